@@ -1,0 +1,1 @@
+"""The CNI specification: requests, results, error codes, versions, chains, running a plugin."""

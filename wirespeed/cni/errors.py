@@ -1,0 +1,50 @@
+"""CNI errors: the codes of the specification, and ours."""
+
+from __future__ import annotations
+
+import json
+from enum import IntEnum
+from typing import Any
+
+
+class Code(IntEnum):
+    """Error codes: below 100 as the CNI specification 1.1 ("Error") assigns them, from 100 ours."""
+
+    INCOMPATIBLE_VERSION = 1
+    UNSUPPORTED_FIELD = 2
+    UNKNOWN_CONTAINER = 3
+    INVALID_ENVIRONMENT = 4
+    IO_FAILURE = 5
+    DECODING_FAILURE = 6
+    INVALID_CONFIG = 7
+    TRY_AGAIN_LATER = 11
+    UNAVAILABLE = 50
+    LIMITED_CONNECTIVITY = 51
+    INTERNAL = 100
+    DEVICE = 101  # the device is not there, or its driver refuses
+    INTERFACE = 102  # the interface name is taken, or the interface is not there
+    ADDRESS = 103  # no address left, or the address is taken
+    DRIFT = 104  # CHECK found something else than ADD made
+    PLUGIN = 105  # an executed plugin failed without a CNI error of its own
+    POLICY = 106  # namespace isolation, capabilities
+
+
+class CniError(Exception):
+    """A refusal or failure that the runtime is told of: `code`, one line `msg`, and optional `details`."""
+
+    def __init__(self, code: int, msg: str, details: str = "") -> None:
+        super().__init__(msg)
+        self.code = int(code)
+        self.msg = msg
+        self.details = details
+
+    def prefixed(self, where: str) -> CniError:
+        """The same error, its message led by where it happened; the code is kept."""
+        return CniError(self.code, f"{where}: {self.msg}", self.details)
+
+    def to_json(self, version: str) -> bytes:
+        """The error object of the specification, as the plugin prints it on standard output."""
+        body: dict[str, Any] = {"cniVersion": version, "code": self.code, "msg": self.msg}
+        if self.details:
+            body["details"] = self.details
+        return json.dumps(body, separators=(",", ":")).encode()

@@ -1,0 +1,43 @@
+"""The seam to the cluster: where pods and networks are read, and where a pod's network-status goes."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from wirespeed.cni.errors import CniError, Code
+
+
+class NotFoundError(CniError):
+    """The cluster answered, and has no such object."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(Code.INVALID_CONFIG, what)
+
+
+class UnavailableError(CniError):
+    """The cluster did not answer in time; the call may be made again."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(Code.TRY_AGAIN_LATER, what)
+
+
+class Cluster(Protocol):
+    """Pods and NetworkAttachmentDefinitions as the JSON objects of the API. Calls are safe from any thread."""
+
+    def pod(self, namespace: str, name: str, uid: str = "") -> dict[str, Any]:
+        """The pod; one whose metadata.uid differs from a given `uid` counts as not found.
+
+        Raises NotFoundError, UnavailableError.
+        """
+
+    def network(self, namespace: str, name: str) -> dict[str, Any]:
+        """The NetworkAttachmentDefinition. Raises NotFoundError, UnavailableError."""
+
+    def set_network_status(self, namespace: str, name: str, uid: str, status: list[dict[str, Any]]) -> None:
+        """Write the annotation k8s.v1.cni.cncf.io/network-status of a pod, in one request.
+
+        Raises NotFoundError, UnavailableError, or CniError when the API server refuses.
+        """
+
+    def close(self) -> None:
+        """End watches and threads."""

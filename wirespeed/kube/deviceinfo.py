@@ -1,0 +1,48 @@
+"""Device-info files (NPWG device-info specification 1.1.0): what an allocated device is, for pods and status."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+VERSION = "1.1.0"
+
+
+def pci_info(address: str, **more: str) -> dict[str, Any]:
+    """The device-info object of a PCI device; `more` are the optional fields, their "_" written "-".
+
+    pci_info("0000:03:02.0", pf_pci_address="0000:03:00.0")
+    """
+    pci = {"pci-address": address} | {key.replace("_", "-"): value for key, value in more.items() if value}
+    return {"type": "pci", "version": VERSION, "pci": pci}
+
+
+def dp_file(base: Path, resource: str, device: str) -> Path:
+    """Where a device plugin leaves the device-info of an allocated device."""
+    return base / "dp" / f"{resource.replace('/', '-')}-{device.replace('/', '-')}-device.json"
+
+
+def cni_file(base: Path, network: str, container: str, ifname: str) -> Path:
+    """Where the device-info of one attachment lies; `network` is "namespace/name"."""
+    return base / "cni" / f"{network.replace('/', '-')}-{container}_{ifname}"
+
+
+def write(path: Path, info: dict[str, Any]) -> None:
+    """Write the file atomically, mode 0444, its folder 0755. Raises OSError."""
+    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    new = path.with_name(f".{path.name}.new")
+    new.unlink(missing_ok=True)
+    new.write_text(json.dumps(info, separators=(",", ":")))
+    new.chmod(0o444)
+    os.replace(new, path)
+
+
+def read(path: Path) -> dict[str, Any] | None:
+    """The device-info of a file, or None where there is none or it is not a JSON object."""
+    try:
+        info = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    return info if isinstance(info, dict) else None

@@ -1,0 +1,54 @@
+"""gRPC over unix sockets for the kubelet's services, from their descriptors: clients and servers by service."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+from google.protobuf import message_factory
+from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+
+
+def _path(method: MethodDescriptor) -> str:
+    return f"/{method.containing_service.full_name}/{method.name}"
+
+
+class Client:
+    """The methods of one service as callables: `client.Register(request, timeout=5)`.
+
+    Raises grpc.RpcError as the channel does.
+    """
+
+    def __init__(self, channel: grpc.Channel, service: ServiceDescriptor) -> None:
+        for method in service.methods:
+            kind = channel.unary_stream if method.server_streaming else channel.unary_unary
+            call = kind(
+                _path(method),
+                request_serializer=message_factory.GetMessageClass(method.input_type).SerializeToString,
+                response_deserializer=message_factory.GetMessageClass(method.output_type).FromString,
+            )
+            setattr(self, method.name, call)
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        raise AttributeError(f"the service has no method {name}")
+
+
+def channel(socket: str) -> grpc.Channel:
+    """A channel to a unix socket path; the authority is "localhost", as the kubelet's own clients set it."""
+    return grpc.insecure_channel(f"unix:{socket}", options=[("grpc.default_authority", "localhost")])
+
+
+def handler(service: ServiceDescriptor, implementation: object) -> grpc.GenericRpcHandler:
+    """Serve `service` by the methods of `implementation` of the same names, each (request, context) -> response."""
+    methods: dict[str, grpc.RpcMethodHandler] = {}
+    for method in service.methods:
+        kind = (
+            grpc.unary_stream_rpc_method_handler if method.server_streaming else grpc.unary_unary_rpc_method_handler
+        )
+        methods[method.name] = kind(
+            getattr(implementation, method.name),
+            request_deserializer=message_factory.GetMessageClass(method.input_type).FromString,
+            response_serializer=message_factory.GetMessageClass(method.output_type).SerializeToString,
+        )
+    return grpc.method_handlers_generic_handler(service.full_name, methods)

@@ -1,0 +1,143 @@
+"""The node as plugins see it: where things lie on it, its journal, its cluster and the other plugins."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from functools import cached_property
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from wirespeed.cni.errors import CniError, Code
+from wirespeed.cni.plugin import Plugin
+from wirespeed.state.journal import Journal
+
+if TYPE_CHECKING:
+    from wirespeed.kube.cluster import Cluster
+
+DEFAULT_CONFIG = Path("/etc/wirespeed/agent.yaml")
+
+
+class ClusterConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True, rename="camel"):
+    """Where pods and networks are read: one of the two; with neither, the in-cluster service account."""
+
+    kubeconfig: str = ""  # path of a kubeconfig file
+    manifests: str = ""  # folder of manifest files, instead of an API server
+
+
+class NodeConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True, rename="camel"):
+    """The agent's configuration file (YAML or JSON), /etc/wirespeed/agent.yaml unless WIRESPEED_CONFIG says."""
+
+    socket: str = "/run/wirespeed/agent.sock"  # where the shim finds the agent
+    state: str = "/run/wirespeed/state.db"  # the journal, on tmpfs
+    cluster: ClusterConfig = ClusterConfig()
+    node_name: str = ""  # this node's name; default: NODE_NAME of the environment, else the host name
+    sysfs: str = "/sys"
+    kubelet: str = "/var/lib/kubelet"  # the kubelet's folder: pod-resources, device-plugins
+    devinfo: str = "/var/run/k8s.cni.cncf.io/devinfo"  # device-info files (NPWG device-info spec)
+    leases: str = "/var/lib/cni/networks"  # host-local's default data folder
+    device_plugin: str = ""  # the device plugin's configuration file; "" runs none
+    resource_prefix: str = "intel.com"  # for pools that name none
+    workers: int = 32  # CNI requests served at once
+    deadline: float = 90.0  # seconds a CNI request may take before it is undone
+
+
+def load_config(path: Path | None = None) -> NodeConfig:
+    """Read the configuration file; a missing default file means all defaults.
+
+    Raises CniError(INVALID_CONFIG) that names the file and the key.
+    """
+    import yaml  # noqa: PLC0415 — not on the path of a plugin that runs with defaults
+
+    chosen = path or Path(os.environ.get("WIRESPEED_CONFIG", DEFAULT_CONFIG))
+    try:
+        text = chosen.read_text()
+    except FileNotFoundError:
+        if chosen == DEFAULT_CONFIG:
+            return NodeConfig()
+        raise CniError(Code.INVALID_CONFIG, f"configuration {chosen}: no such file") from None
+    except OSError as error:
+        raise CniError(Code.IO_FAILURE, f"configuration {chosen}: {error.strerror}") from error
+    try:
+        return msgspec.convert(yaml.safe_load(text) or {}, NodeConfig)
+    except yaml.YAMLError as error:
+        raise CniError(Code.INVALID_CONFIG, f"configuration {chosen}: not YAML: {error}") from error
+    except msgspec.ValidationError as error:
+        raise CniError(Code.INVALID_CONFIG, f"configuration {chosen}: {error}") from error
+
+
+class Node:
+    """What every plugin's `create(node)` is given. Parts are made when first used, and live as long as it."""
+
+    def __init__(self, config: NodeConfig) -> None:
+        self.config = config
+
+    @cached_property
+    def name(self) -> str:
+        return self.config.node_name or os.environ.get("NODE_NAME") or os.uname().nodename
+
+    @cached_property
+    def journal(self) -> Journal:
+        return Journal(Path(self.config.state))
+
+    @cached_property
+    def cluster(self) -> Cluster:
+        """Pods and networks. Raises CniError when the configured source cannot be used."""
+        where = self.config.cluster
+        if where.manifests:
+            from wirespeed.kube.manifests import ManifestCluster  # noqa: PLC0415 — one of the two is loaded
+
+            return ManifestCluster(Path(where.manifests))
+        from wirespeed.kube.apiserver import ApiCluster  # noqa: PLC0415 — the client takes 0.2 s to import
+
+        return ApiCluster(kubeconfig=where.kubeconfig, node_name=self.name)
+
+    @cached_property
+    def plugins(self) -> Mapping[str, Plugin]:
+        """The plugins that run in this process, by the `type` that configurations call them by."""
+        return _Plugins(self)
+
+    def close(self) -> None:
+        """Close what was opened."""
+        for part in ("cluster", "journal"):
+            if part in self.__dict__:
+                self.__dict__[part].close()
+
+
+# Names by which a configuration or an executable asks for one of the plugins; the peers' names count too.
+ALIASES = {
+    "wirespeed": "meta",
+    "multus": "meta",
+    "multus-shim": "meta",
+    "wirespeed-sriov": "sriov",
+    "wirespeed-vhost": "vhost",
+    "userspace": "vhost",
+}
+
+
+class _Plugins(Mapping[str, Plugin]):
+    """Plugins of the entry point group, made when first asked for, under their names and aliases."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._found = {point.name: point for point in entry_points(group="wirespeed.plugins")}
+        self._made: dict[str, Plugin] = {}
+
+    def __getitem__(self, kind: str) -> Plugin:
+        name = ALIASES.get(kind, kind)
+        if name not in self._made:
+            create: Any = self._found[name].load()
+            self._made[name] = create(self._node)
+        return self._made[name]
+
+    def __contains__(self, kind: object) -> bool:
+        return ALIASES.get(str(kind), kind) in self._found
+
+    def __iter__(self) -> Any:
+        return iter(self._found)
+
+    def __len__(self) -> int:
+        return len(self._found)

@@ -1,0 +1,1 @@
+"""The journal: which attachments there are, and which device belongs to which."""

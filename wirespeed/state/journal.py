@@ -1,0 +1,276 @@
+"""The journal (SQLite): what was planned and done for each attachment, and who owns which device.
+
+It lies on tmpfs and so lives exactly as long as the settings that it can undo. Every change of the node is
+written here before it is made; DEL, CHECK, GC and rollback read nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from wirespeed.cni.errors import CniError, Code
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS attachment (
+  container TEXT NOT NULL, ifname TEXT NOT NULL, position INTEGER NOT NULL, netns TEXT NOT NULL,
+  step TEXT NOT NULL, record TEXT NOT NULL, result TEXT,
+  PRIMARY KEY (container, ifname)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS device (
+  device TEXT PRIMARY KEY, plugin TEXT NOT NULL, container TEXT NOT NULL, ifname TEXT NOT NULL,
+  netns TEXT NOT NULL, netns_dev INTEGER NOT NULL, netns_ino INTEGER NOT NULL,
+  step TEXT NOT NULL, record TEXT NOT NULL,
+  UNIQUE (container, ifname)
+) WITHOUT ROWID;
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attachment:
+    """One network of one container, as the meta-plugin planned it.
+
+    `record` is what ADD decided (everything that DEL and CHECK need), `step` how far it got: "planned",
+    "adding", "added"; `result` the plugin's CNI result once there is one.
+    """
+
+    container: str
+    ifname: str
+    position: int
+    netns: str
+    step: str = "planned"
+    record: dict[str, Any] = field(default_factory=dict)
+    result: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceClaim:
+    """A device (PCI address) that belongs to one interface of one container.
+
+    `netns_dev` and `netns_ino` identify the network namespace (stat of its file), for a path may be used
+    again. `record` holds what the device was before and what ADD makes of it.
+    """
+
+    device: str
+    plugin: str
+    container: str
+    ifname: str
+    netns: str
+    netns_dev: int
+    netns_ino: int
+    step: str = "claimed"
+    record: dict[str, Any] = field(default_factory=dict)
+
+
+class DeviceTakenError(CniError):
+    """The device belongs to another attachment, or the attachment has a device already."""
+
+    def __init__(self, claim: DeviceClaim, owner: DeviceClaim) -> None:
+        super().__init__(
+            Code.TRY_AGAIN_LATER,
+            f"device {claim.device} for container {claim.container} {claim.ifname}: "
+            f"{owner.device} belongs to container {owner.container} {owner.ifname} in {owner.netns}",
+        )
+        self.owner = owner
+
+
+class Journal:
+    """The node's journal at `path` (its folder is made, mode 0700). Safe from any thread and several processes.
+
+    Raises CniError(IO_FAILURE) when the file cannot be used.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = threading.Lock()
+        try:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._db = sqlite3.connect(path, timeout=10, isolation_level=None, check_same_thread=False)
+            path.chmod(0o600)
+            # The file lies on tmpfs: it outlives a killed process, and no write outlives the machine.
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=OFF")
+            self._db.executescript(_SCHEMA)
+        except (OSError, sqlite3.Error) as error:
+            raise CniError(Code.IO_FAILURE, f"journal {path}: {error}") from error
+
+    def close(self) -> None:
+        with self._lock:
+            self._db.close()
+
+    @contextmanager
+    def _write(self) -> Iterator[sqlite3.Connection]:
+        """One transaction that writes; every journal step goes through here."""
+        with self._lock:
+            try:
+                self._db.execute("BEGIN IMMEDIATE")
+                try:
+                    yield self._db
+                except BaseException:
+                    self._db.execute("ROLLBACK")
+                    raise
+                self._db.execute("COMMIT")
+            except sqlite3.Error as error:
+                raise CniError(Code.IO_FAILURE, f"journal {self.path}: {error}") from error
+
+    def _read(self, query: str, *values: object) -> list[tuple[Any, ...]]:
+        with self._lock:
+            try:
+                return self._db.execute(query, values).fetchall()
+            except sqlite3.Error as error:
+                raise CniError(Code.IO_FAILURE, f"journal {self.path}: {error}") from error
+
+    # Attachments: the meta-plugin's plan
+
+    def plan(self, attachments: Sequence[Attachment]) -> None:
+        """Write the whole plan of a container, before the first change.
+
+        Raises CniError(INVALID_CONFIG) when the container has one of these interfaces already.
+        """
+        try:
+            with self._write() as db:
+                db.executemany(
+                    "INSERT INTO attachment VALUES (?,?,?,?,?,?,NULL)",
+                    [
+                        (a.container, a.ifname, a.position, a.netns, a.step, json.dumps(a.record))
+                        for a in attachments
+                    ],
+                )
+        except CniError as error:
+            if isinstance(error.__cause__, sqlite3.IntegrityError):
+                known = ", ".join(a.ifname for a in self.attachments(attachments[0].container))
+                raise CniError(
+                    Code.INTERFACE,
+                    f"container {attachments[0].container} is attached already ({known}); DEL it first",
+                ) from error
+            raise
+
+    def attachments(self, container: str | None = None) -> list[Attachment]:
+        """The attachments of a container (or all), in the order in which they are made."""
+        where, values = ("WHERE container = ?", (container,)) if container is not None else ("", ())
+        rows = self._read(
+            f"SELECT container, ifname, position, netns, step, record, result FROM attachment {where} "  # noqa: S608
+            "ORDER BY container, position",
+            *values,
+        )
+        return [
+            Attachment(
+                container=c,
+                ifname=i,
+                position=p,
+                netns=n,
+                step=s,
+                record=json.loads(r),
+                result=json.loads(res) if res else None,
+            )
+            for c, i, p, n, s, r, res in rows
+        ]
+
+    def mark(self, container: str, ifname: str, step: str, result: dict[str, Any] | None = None) -> None:
+        """Note how far an attachment got, and its result once there is one."""
+        with self._write() as db:
+            db.execute(
+                "UPDATE attachment SET step = ?, result = coalesce(?, result) WHERE container = ? AND ifname = ?",
+                (step, None if result is None else json.dumps(result), container, ifname),
+            )
+
+    def forget(self, container: str, ifname: str) -> None:
+        """Drop an attachment that is undone."""
+        with self._write() as db:
+            db.execute("DELETE FROM attachment WHERE container = ? AND ifname = ?", (container, ifname))
+
+    # Devices: who owns which
+
+    def claim(self, claim: DeviceClaim) -> None:
+        """Make the device belong to the claim's container and interface.
+
+        Raises DeviceTakenError when it belongs to another, or the interface has a device already.
+        """
+        with self._write() as db:
+            row = db.execute(
+                "SELECT device FROM device WHERE device = ? OR (container = ? AND ifname = ?)",
+                (claim.device, claim.container, claim.ifname),
+            ).fetchone()
+            if row is None:
+                db.execute(
+                    "INSERT INTO device VALUES (?,?,?,?,?,?,?,?,?)",
+                    (
+                        claim.device,
+                        claim.plugin,
+                        claim.container,
+                        claim.ifname,
+                        claim.netns,
+                        claim.netns_dev,
+                        claim.netns_ino,
+                        claim.step,
+                        json.dumps(claim.record),
+                    ),
+                )
+        if row is not None:
+            owner = self.owner(row[0])
+            if owner is None:  # released between the two reads: the caller may try again at once
+                return self.claim(claim)
+            raise DeviceTakenError(claim, owner)
+        return None
+
+    def advance(self, claim: DeviceClaim, step: str, record: dict[str, Any] | None = None) -> None:
+        """Note the step that is about to be made on an owned device, and what changed of its record."""
+        with self._write() as db:
+            db.execute(
+                "UPDATE device SET step = ?, record = coalesce(?, record) "
+                "WHERE device = ? AND container = ? AND ifname = ?",
+                (
+                    step,
+                    None if record is None else json.dumps(record),
+                    claim.device,
+                    claim.container,
+                    claim.ifname,
+                ),
+            )
+
+    def release(self, claim: DeviceClaim) -> None:
+        """Give the device up, if it is still this claim's."""
+        with self._write() as db:
+            db.execute(
+                "DELETE FROM device WHERE device = ? AND container = ? AND ifname = ?",
+                (claim.device, claim.container, claim.ifname),
+            )
+
+    def owner(self, device: str) -> DeviceClaim | None:
+        """Whose the device is."""
+        return next(iter(self._claims("WHERE device = ?", device)), None)
+
+    def device_of(self, container: str, ifname: str) -> DeviceClaim | None:
+        """The device of a container's interface."""
+        return next(iter(self._claims("WHERE container = ? AND ifname = ?", container, ifname)), None)
+
+    def claims(self) -> list[DeviceClaim]:
+        """All owned devices."""
+        return self._claims("")
+
+    def _claims(self, where: str, *values: str) -> list[DeviceClaim]:
+        rows = self._read(
+            "SELECT device, plugin, container, ifname, netns, netns_dev, netns_ino, step, record "  # noqa: S608
+            f"FROM device {where} ORDER BY device",
+            *values,
+        )
+        return [
+            DeviceClaim(
+                device=d,
+                plugin=p,
+                container=c,
+                ifname=i,
+                netns=n,
+                netns_dev=nd,
+                netns_ino=ni,
+                step=s,
+                record=json.loads(r),
+            )
+            for d, p, c, i, n, nd, ni, s, r in rows
+        ]
