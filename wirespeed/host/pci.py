@@ -38,7 +38,7 @@ class PciDevice:
     def _link(self, name: str) -> str:
         """The last part of what a symlink points to, "" without the symlink."""
         try:
-            return os.path.basename(os.readlink(self.path / name))  # noqa: PTH119 — a string is wanted
+            return os.path.basename(os.readlink(self.path / name))
         except OSError:
             return ""
 
