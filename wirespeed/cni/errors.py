@@ -33,6 +33,8 @@ class CniError(Exception):
     """A refusal or failure that the runtime is told of: `code`, one line `msg`, and optional `details`."""
 
     def __init__(self, code: int, msg: str, details: str = "") -> None:
+        if not msg.isprintable():  # one line, whatever somebody wrote into a name
+            msg = "".join(c if c.isprintable() else repr(c)[1:-1] for c in msg)
         super().__init__(msg)
         self.code = int(code)
         self.msg = msg

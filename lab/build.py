@@ -1,0 +1,198 @@
+"""Builds the lab's artefacts, each once, into folders that appear whole or not at all."""
+
+import fcntl
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from lab.carry import carry
+from lab.errors import LabError, tail
+from lab.progress import Progress
+from lab.recipe import HOST_TOOLS, LAB, LOCK, Recipe, Recipes, recipes
+
+# What a recipe is called while it is built.
+TITLES = {
+    "base": "Debian base (debootstrap)",
+    "qemu": "QEMU",
+    "guest": "guest system",
+    "python": "guest Python packages",
+    "image": "guest disk",
+    "boot": "kernel and initrd",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Artefacts:
+    """Folders of a finished build."""
+
+    cache: Path
+    qemu: Path
+    image: Path
+    boot: Path
+
+
+def cache_folder(environment: Mapping[str, str] = os.environ) -> Path:
+    """Where the lab keeps what it builds: ${XDG_CACHE_HOME:-~/.cache}/wirespeed/lab."""
+    home = environment.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(home) / "wirespeed" / "lab"
+
+
+def finished(cache: Path, wanted: Recipes) -> Artefacts | None:
+    """The artefacts a VM boots from, if all are there."""
+    result = Artefacts(
+        cache=cache,
+        qemu=cache / wanted.qemu.folder,
+        image=cache / wanted.image.folder,
+        boot=cache / wanted.boot.folder,
+    )
+    return result if all(path.is_dir() for path in (result.qemu, result.image, result.boot)) else None
+
+
+def build(progress: Progress, *, cache: Path | None = None) -> Artefacts:
+    """Builds what is missing; LabError if a step fails, with the end of its log."""
+    cache = cache or cache_folder()
+    if not LOCK.is_file():
+        raise LabError(f"{LOCK} is missing: the guest's Python packages are installed from it")
+    wanted = recipes()
+    artefacts = finished(cache, wanted)
+    if artefacts is not None:
+        return artefacts
+    if os.geteuid() != 0:
+        raise LabError("building the lab needs root (debootstrap and chroot); running it does not")
+    cache.mkdir(parents=True, exist_ok=True)
+    with locked(cache / "build.lock", progress):
+        for leftover in cache.glob(".building-*"):
+            shutil.rmtree(leftover)
+        with Builder(cache, progress) as builder:
+            builder.build_all(wanted)
+    artefacts = finished(cache, wanted)
+    if artefacts is None:
+        raise LabError(f"the build ended but {cache} lacks an artefact")
+    return artefacts
+
+
+@contextmanager
+def locked(path: Path, progress: Progress) -> Iterator[None]:
+    """One build at a time; the second waits and then finds everything built."""
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            with progress.step("waiting for another build"):
+                fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+class Builder:
+    """One build: recipes run as processes that end with it."""
+
+    def __init__(self, cache: Path, progress: Progress) -> None:
+        self._cache = cache
+        self._progress = progress
+        self._logs = cache / "logs"
+        self._logs.mkdir(exist_ok=True)
+        self._running: set[subprocess.Popen[bytes]] = set()
+        self._stopped = False
+        self._lock = threading.Lock()
+        self._borrowed = tempfile.TemporaryDirectory(prefix="wirespeed-lab-")
+        self._environment: dict[str, str] = {}
+
+    def __enter__(self) -> "Builder":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._stopped = True
+            for process in self._running:
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+        self._borrowed.cleanup()
+
+    def build_all(self, wanted: Recipes) -> None:
+        """Builds every missing artefact; QEMU's root beside the guest, for each mostly waits on the network."""
+        self.install_tools()
+        self._environment = carry(Path(self._borrowed.name))
+        self.make(wanted.base)
+        with ThreadPoolExecutor(max_workers=2) as pool:
+            guest = pool.submit(self.make_all, wanted.guest, wanted.python, wanted.image, wanted.boot)
+            qemu = pool.submit(self.make, wanted.qemu)
+            try:
+                guest.result()
+                qemu.result()
+            except BaseException:
+                self.__exit__()  # the other thread must not be waited for
+                raise
+
+    def install_tools(self) -> None:
+        """Installs the host's tools that are missing."""
+        path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+        packages = {package for tool, package in HOST_TOOLS.items() if shutil.which(tool, path=path) is None}
+        if not packages:
+            return
+        with self._progress.step(f"installing {' '.join(sorted(packages))}"):
+            apt = ["apt-get", "-q", "-o", "DPkg::Lock::Timeout=600"]
+            environment = dict(os.environ, DEBIAN_FRONTEND="noninteractive")
+            if not any(Path("/var/lib/apt/lists").glob("*_Packages*")):
+                self.execute([*apt, "update"], environment, self._logs / "host-tools.log")
+            install = [*apt, "-y", "--no-install-recommends", "install", *sorted(packages)]
+            self.execute(install, environment, self._logs / "host-tools.log")
+
+    def make_all(self, *wanted: Recipe) -> None:
+        """Builds one after the other."""
+        for recipe in wanted:
+            self.make(recipe)
+
+    def make(self, recipe: Recipe) -> None:
+        """Builds one artefact in a folder of its own and renames it into place."""
+        place = self._cache / recipe.folder
+        if place.is_dir():
+            return
+        target = self._cache / f".building-{recipe.folder}"
+        log = self._logs / f"{recipe.folder}.log"
+        with self._progress.step(TITLES[recipe.name]):
+            target.mkdir()
+            environment = self._environment | recipe.settings
+            environment |= {name: str(self._cache / made.folder) for name, made in recipe.inputs.items()}
+            environment |= {"TARGET": str(target), "LAB": str(LAB), "LOCK": str(LOCK)}
+            self.execute([*ISOLATED, "sh", "-eu", "-c", recipe.script], environment, log)
+            # On the disk before it gets its name: a machine that dies here must not leave a half artefact.
+            subprocess.run(["sync", "-f", str(target)], check=True)
+            target.rename(place)
+
+    def execute(self, command: list[str], environment: dict[str, str], log: Path) -> None:
+        """Runs a command with its output in `log`; LabError with the log's end if it fails."""
+        with log.open("ab") as output, self._lock:
+            if self._stopped:
+                raise LabError("the build was stopped")
+            process = subprocess.Popen(
+                command,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+            self._running.add(process)
+        code = process.wait()
+        with self._lock:
+            self._running.discard(process)
+            if self._stopped:
+                raise LabError("the build was stopped")
+        if code:
+            shown = log.read_text(errors="replace")
+            raise LabError(f"a step failed with exit code {code}; its log is {log}", detail=tail(shown, 25))
+
+
+# A recipe's mounts and processes end with it, and it ends with us, however we end.
+ISOLATED = (
+    *("setpriv", "--pdeathsig", "KILL"),
+    *("unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child", "--mount-proc"),
+)

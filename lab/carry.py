@@ -1,0 +1,86 @@
+"""What a build borrows from this host and must not leave behind: mirror, proxies, certificates, pip's settings."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+from lab.errors import LabError
+
+# Where the recipes see the folder that `carry` fills (recipes/chroot.sh).
+INSIDE = "/run/carry"
+MIRROR_VARIABLE = "WIRESPEED_LAB_MIRROR"
+PROXIES = ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
+CERTIFICATES = ("PIP_CERT", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+
+
+def mirror(environment: Mapping[str, str]) -> str:
+    """The Debian mirror this host uses, as apt knows it; LabError if apt knows none."""
+    if MIRROR_VARIABLE in environment:
+        return environment[MIRROR_VARIABLE]
+    listing = subprocess.run(
+        ["apt-get", "indextargets", "--format", "$(REPO_URI) $(LABEL)", "Created-By: Packages"],
+        capture_output=True,
+        text=True,
+        check=False,
+    ).stdout
+    found = [line.rpartition(" ") for line in listing.splitlines()]
+    uris = [uri for uri, _, label in found if label == "Debian"]
+    if not uris:
+        raise LabError(f"apt on this host knows no Debian mirror; name one in {MIRROR_VARIABLE}")
+    return uris[0]
+
+
+def apt_settings() -> str:
+    """The host's apt settings about fetching, as apt.conf text."""
+    dump = subprocess.run(["apt-config", "dump", "Acquire"], capture_output=True, text=True, check=False).stdout
+    # The root's own lists and languages stay its own.
+    return "".join(f"{line}\n" for line in dump.splitlines() if "::" in line and "Languages" not in line)
+
+
+def pip_settings(environment: Mapping[str, str], home: Path, folder: Path) -> dict[str, str]:
+    """Copies pip's configuration files and certificates into `folder`; returns the environment that finds them.
+
+    pip reads, in this order: XDG_CONFIG_DIRS/pip/pip.conf, ~/.pip/pip.conf, XDG_CONFIG_HOME/pip/pip.conf,
+    PIP_CONFIG_FILE, PIP_* variables. Folders of wheels named in PIP_FIND_LINKS are listed in `folder`/binds.
+    """
+    files = {
+        Path("/etc/pip.conf"): "site/pip/pip.conf",
+        home / ".pip/pip.conf": "home/.pip/pip.conf",
+        Path(environment.get("XDG_CONFIG_HOME", str(home / ".config"))) / "pip/pip.conf": "user/pip/pip.conf",
+        Path(environment.get("PIP_CONFIG_FILE", os.devnull)): "pip.conf",
+    }
+    result = {name: value for name, value in environment.items() if name.startswith("PIP_") or name in PROXIES}
+    for source, place in files.items():
+        target = folder / place
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_file():
+            shutil.copyfile(source, target)
+    result |= {"HOME": f"{INSIDE}/home", "XDG_CONFIG_DIRS": f"{INSIDE}/site", "XDG_CONFIG_HOME": f"{INSIDE}/user"}
+    result["PIP_CONFIG_FILE"] = f"{INSIDE}/pip.conf"
+    (folder / "pip.conf").touch()
+    bundle = next((environment[name] for name in CERTIFICATES if name in environment), None)
+    if bundle is not None and Path(bundle).is_file():
+        shutil.copyfile(bundle, folder / "certificates.pem")
+        result |= {"PIP_CERT": f"{INSIDE}/certificates.pem", "SSL_CERT_FILE": f"{INSIDE}/certificates.pem"}
+    links = environment.get("PIP_FIND_LINKS", "").split()
+    folders = [link for link in links if Path(link).is_dir()]
+    (folder / "binds").write_text("".join(f"{link} /run/links/{n}\n" for n, link in enumerate(folders)))
+    if links:
+        places = {link: f"/run/links/{n}" for n, link in enumerate(folders)}
+        # A folder that is not there is only a warning to pip, as it is on the host.
+        result["PIP_FIND_LINKS"] = " ".join(places.get(link, link) for link in links)
+    return result
+
+
+def carry(folder: Path) -> dict[str, str]:
+    """Fills `folder` for one build and returns the environment its recipes run in, mirror included."""
+    result = pip_settings(os.environ, Path.home(), folder)
+    (folder / "apt.conf").write_text(apt_settings())
+    return result | {
+        "CARRY": str(folder),
+        "MIRROR": mirror(os.environ),
+        "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        "LC_ALL": "C.UTF-8",
+    }

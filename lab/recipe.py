@@ -1,0 +1,133 @@
+"""What the lab is built from: each artefact's recipe, and the key that names the folder it is built into."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+LAB = Path(__file__).resolve().parent
+REPO = LAB.parent
+LOCK = REPO / "requirements.lock"
+
+SUITE = "trixie"
+QEMU_AT_LEAST = "10.0.5"
+QEMU_PACKAGES = ("qemu-system-x86", "seabios")
+GUEST_PACKAGES = (
+    "containernetworking-plugins",
+    "dpdk-dev",
+    "ethtool",
+    "iproute2",
+    "iputils-ping",
+    "kmod",
+    "linux-image-amd64",
+    "pciutils",
+    "procps",
+    "python3",
+    "python3-venv",
+    "tcpdump",
+    "udev",
+)
+ROOT_DISK_MODULES = ("virtio_pci", "virtio_blk", "ext4")
+# Unpacked in the guest's root: those its setup loads, and those that tests load by themselves.
+GUEST_MODULES = (
+    *ROOT_DISK_MODULES,
+    *("virtio_console", "9p", "9pnet_virtio"),
+    *("igb", "igbvf", "vfio-pci", "vfio_iommu_type1"),
+    *("bridge", "veth", "macvlan", "8021q"),
+    *("dummy", "ipvlan", "macvtap", "overlay", "tun", "vhost_net", "vxlan"),
+)
+IMAGE_SIZE = "8G"
+# Installed on the host when missing: command to look for, package that brings it.
+HOST_TOOLS = {
+    "busybox": "busybox-static",
+    "cpio": "cpio",
+    "debootstrap": "debootstrap",
+    "depmod": "kmod",
+    "mke2fs": "e2fsprogs",
+    "setpriv": "util-linux",
+    "unshare": "util-linux",
+    "xz": "xz-utils",
+    "zstd": "zstd",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How one artefact is made: a shell script, its settings, the files it reads and the artefacts it starts from."""
+
+    name: str
+    script: str
+    settings: dict[str, str]
+    inputs: dict[str, "Recipe"]
+    files: tuple[Path, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """Changes whenever anything changes that the artefact is made from; 16 hexadecimal digits."""
+        parts = {
+            "script": self.script,
+            "settings": self.settings,
+            "inputs": {name: recipe.key for name, recipe in self.inputs.items()},
+            "files": {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in self.files},
+        }
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+    @property
+    def folder(self) -> str:
+        """The artefact's folder below the cache."""
+        return f"{self.name}-{self.key}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipes:
+    """All artefacts of the lab."""
+
+    base: Recipe
+    qemu: Recipe
+    guest: Recipe
+    python: Recipe
+    image: Recipe
+    boot: Recipe
+
+
+def script(name: str) -> str:
+    """The shell text of one recipe, with the helpers it may use."""
+    return (LAB / "recipes" / "chroot.sh").read_text() + (LAB / "recipes" / f"{name}.sh").read_text()
+
+
+def recipes(*, lock: Path = LOCK) -> Recipes:
+    """The recipes as this source tree and its lock file say."""
+    base = Recipe(name="base", script=script("base"), settings={"SUITE": SUITE}, inputs={})
+    qemu = Recipe(
+        name="qemu",
+        script=script("qemu"),
+        settings={"PACKAGES": " ".join(QEMU_PACKAGES), "QEMU_AT_LEAST": QEMU_AT_LEAST},
+        inputs={"BASE": base},
+    )
+    guest = Recipe(
+        name="guest",
+        script=script("guest"),
+        settings={"PACKAGES": " ".join(GUEST_PACKAGES), "MODULES": " ".join(GUEST_MODULES)},
+        inputs={"BASE": base},
+    )
+    python = Recipe(
+        name="python",
+        script=script("python"),
+        settings={},
+        inputs={"GUEST": guest},
+        files=(lock,),
+    )
+    image = Recipe(
+        name="image",
+        script=script("image"),
+        settings={"SIZE": IMAGE_SIZE},
+        inputs={"GUEST": guest, "VENV": python},
+    )
+    boot = Recipe(
+        name="boot",
+        script=script("boot"),
+        settings={"MODULES": " ".join(ROOT_DISK_MODULES)},
+        inputs={"GUEST": guest},
+        files=(LAB / "vmlinux.py", *(LAB / "guest" / name for name in ("init", "setup", "agent.py"))),
+    )
+    return Recipes(base=base, qemu=qemu, guest=guest, python=python, image=image, boot=boot)

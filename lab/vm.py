@@ -1,0 +1,182 @@
+"""The QEMU process: its command line, its life, and the sockets that lead into the guest."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lab.build import Artefacts
+
+LIBRARIES = "usr/lib/x86_64-linux-gnu"
+PORTS = ("ctl", "out", "err")
+QUIET = "quiet loglevel=4 console=ttyS0 panic=-1"
+NODE = "intel_iommu=on iommu=pt"
+# Nobody attacks the guest, and each of these is boot time under TCG.
+FAST = "mitigations=off nokaslr audit=0 apparmor=0 nowatchdog cryptomgr.notests random.trust_cpu=on"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """What can be chosen about a VM."""
+
+    accel: str = "tcg"
+    cpus: int = 2
+    memory: str = "4G"
+    hugepages: int = 512
+    hub: str = "separate"
+    udev: bool = False
+    extra_kernel: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Files:
+    """Host paths that one run of the VM uses."""
+
+    artefacts: Artefacts
+    tree: Path
+    out: Path
+    console: Path
+
+
+def qemu_program(artefacts: Artefacts) -> list[str]:
+    """QEMU out of its own root, by that root's own loader and libraries: no chroot, no mount, no root rights."""
+    root = artefacts.qemu / "root"
+    libraries = root / LIBRARIES
+    return [
+        str(libraries / "ld-linux-x86-64.so.2"),
+        *("--library-path", str(libraries)),
+        str(root / "usr/bin/qemu-system-x86_64"),
+        *("-L", str(root / "usr/share/seabios"), "-L", str(root / "usr/share/qemu")),
+    ]
+
+
+def kernel_line(machine: Machine) -> str:
+    """The guest's kernel command line."""
+    own = f"lab.hugepages={machine.hugepages} lab.udev={int(machine.udev)}"
+    return " ".join(part for part in (QUIET, NODE, FAST, own, machine.extra_kernel) if part)
+
+
+def accelerator(name: str) -> list[str]:
+    """QEMU's arguments for `kvm` or `tcg`; `-cpu max` under TCG emulates features that only slow the guest."""
+    if name == "kvm":
+        return ["-accel", "kvm", "-cpu", "host"]
+    return ["-accel", "tcg,thread=multi", "-cpu", "max"]
+
+
+def base_arguments(artefacts: Artefacts, machine: Machine, console: Path) -> list[str]:
+    """Processor, memory, kernel and serial console: enough to boot into the initrd."""
+    return [
+        *("-M", "q35,kernel-irqchip=split", "-smp", str(machine.cpus), "-m", machine.memory),
+        *accelerator(machine.accel),
+        *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
+        *("-kernel", str(artefacts.boot / "vmlinux"), "-initrd", str(artefacts.boot / "initrd.cpio")),
+        *("-append", kernel_line(machine)),
+        *("-chardev", f"file,id=console,path={escaped(console)}", "-serial", "chardev:console"),
+    ]
+
+
+def nic_arguments(hub: str) -> list[str]:
+    """Two PFs, each on a root port of its own; on hubs of their own, or on one (`joined`) that links them."""
+    result: list[str] = []
+    for number in (1, 2):
+        network = 1 if hub == "joined" else number
+        result += [
+            *("-netdev", f"hubport,hubid={network},id=net{number}"),
+            *("-device", f"pcie-root-port,id=port{number},chassis={number},slot={number}"),
+            *("-device", f"igb,netdev=net{number},bus=port{number},id=pf{number},mac=52:54:00:00:00:0{number},romfile="),
+        ]
+    return result
+
+
+def qemu_arguments(files: Files, machine: Machine, descriptors: dict[str, int]) -> list[str]:
+    """The whole command line. `descriptors` are QEMU's ends of the sockets behind the guest's ports."""
+    ports = ["-device", "virtio-serial-pci,id=serial"]
+    for name in PORTS:
+        ports += ["-chardev", f"socket,id={name},fd={descriptors[name]}"]
+        ports += ["-device", f"virtserialport,bus=serial.0,chardev={name},name=lab.{name}"]
+    disk = escaped(files.artefacts.image / "disk.img")
+    return [
+        *qemu_program(files.artefacts),
+        *base_arguments(files.artefacts, machine, files.console),
+        *("-device", "intel-iommu,intremap=on,caching-mode=on"),
+        # The image stays as built: writes go to an unlinked overlay in TMPDIR.
+        *("-drive", f"if=none,id=disk,format=raw,snapshot=on,file={disk}"),
+        *("-device", "virtio-blk-pci,drive=disk"),
+        *("-drive", f"if=none,id=tree,format=raw,readonly=on,file={escaped(files.tree)}"),
+        *("-device", "virtio-blk-pci,drive=tree"),
+        *("-virtfs", f"local,path={escaped(files.out)},mount_tag=out,security_model=none,multidevs=remap"),
+        *ports,
+        *nic_arguments(machine.hub),
+    ]
+
+
+def escaped(path: Path) -> str:
+    """A path inside a QEMU option, where a comma separates."""
+    return str(path).replace(",", ",,")
+
+
+@dataclass(kw_only=True)
+class Vm:
+    """A running VM. `ports` are non-blocking sockets to the guest's ports."""
+
+    process: subprocess.Popen[bytes]
+    ports: dict[str, socket.socket]
+    console: Path
+    messages: Path
+    buffers: dict[str, bytearray] = field(default_factory=dict)
+
+    def log(self) -> str:
+        """What kernel, setup and QEMU itself have said."""
+        texts = (path.read_text(errors="replace") for path in (self.messages, self.console) if path.exists())
+        return "".join(texts).replace("\r", "")
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """A folder for one run, removed afterwards."""
+    folder = Path(tempfile.mkdtemp(prefix="wirespeed-lab-"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def started(files: Files, machine: Machine, folder: Path) -> Iterator[Vm]:
+    """Runs the VM while the body runs; it is killed at the end, for nothing in it is kept but /out."""
+    with ExitStack() as stack:
+        ours: dict[str, socket.socket] = {}
+        theirs: dict[str, socket.socket] = {}
+        for name in PORTS:
+            ours[name], theirs[name] = (stack.enter_context(end) for end in socket.socketpair())
+            ours[name].setblocking(False)
+        descriptors = {name: end.fileno() for name, end in theirs.items()}
+        messages = folder / "qemu.log"
+        with messages.open("wb") as output:
+            process = subprocess.Popen(
+                # If we are killed ourselves, the kernel kills QEMU.
+                ["setpriv", "--pdeathsig", "KILL", *qemu_arguments(files, machine, descriptors)],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                pass_fds=list(descriptors.values()),
+                env=dict(os.environ, QEMU_MODULE_DIR=str(files.artefacts.qemu / "root" / LIBRARIES / "qemu")),
+                start_new_session=True,
+            )
+        stack.callback(stop, process)
+        for end in theirs.values():
+            end.close()
+        yield Vm(process=process, ports=ours, console=files.console, messages=messages)
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """Kills QEMU and waits until it is gone."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()

@@ -1,0 +1,13 @@
+"""The SR-IOV CNI: one VF into one pod, as a kernel netdev or on vfio, and back exactly as it was."""
+
+from __future__ import annotations
+
+from wirespeed.cni.plugin import Plugin
+from wirespeed.node import Node
+
+
+def create(node: Node) -> Plugin:
+    """The plugin for this node."""
+    from plugins.sriov.sriov import Sriov  # noqa: PLC0415 — loaded when the node first needs it
+
+    return Sriov(node)

@@ -1,0 +1,196 @@
+"""The configuration of the SR-IOV CNI: every key, checked before anything is touched."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from wirespeed.cni.errors import CniError, Code
+from wirespeed.cni.request import Request
+from wirespeed.host import pci
+from wirespeed.host.rtnl import ETH_P_8021AD, ETH_P_8021Q, LINK_STATES, VLAN_PROTOCOLS, VfSettings
+
+log = logging.getLogger(__name__)
+
+KEYS = (
+    "deviceID",  # required: the VF's PCI address, "0000:03:02.0"
+    "vlan",  # 0-4094; 0 is explicitly none; absent leaves the VF's VLAN as it is
+    "vlanQoS",  # priority 0-7, with a vlan
+    "vlanProto",  # "802.1Q" (default) or "802.1ad", with a vlan
+    "mac",  # unicast MAC address of the VF, on both the PF's and the VF's side
+    "spoofchk",  # "on" or "off": drop what the VF sends with a foreign source address
+    "trust",  # "on" or "off": let the VF change its addresses and go promiscuous
+    "link_state",  # "auto", "enable" or "disable"
+    "min_tx_rate",  # guaranteed rate in Mbit/s, 0 for none
+    "max_tx_rate",  # limit in Mbit/s, 0 for none
+    "mtu",  # of the VF's netdev, bytes; not in DPDK mode, where the application sets it
+    "ipam",
+    "runtimeConfig",  # mac, ips, deviceID, CNIDeviceInfoFile
+)
+# Keys of the specification and of the meta-plugin, and the peer's logging keys, which have no effect here.
+_OTHER_KEYS = (
+    "cniVersion",
+    "name",
+    "type",
+    "capabilities",
+    "args",
+    "dns",
+    "prevResult",
+    "pciBusID",
+    "logLevel",
+    "logFile",
+    "cni.dev/valid-attachments",
+    "cni.dev/attachments",
+)
+_CANONICAL = {key.lower(): key for key in (*KEYS, *_OTHER_KEYS)}
+_MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SriovConf:
+    """What an attachment asks of its VF: `settings` for the PF's side, `mac` and `mtu` for the netdev."""
+
+    device: str
+    settings: VfSettings
+    mac: str | None
+    mtu: int | None
+    device_info_file: str
+
+
+def parse(request: Request) -> SriovConf:
+    """Check the request's configuration. Raises CniError(INVALID_CONFIG) that names network and key."""
+    try:
+        return _parse(request, _canonical(request.config))
+    except CniError as error:
+        raise error.prefixed(f"network {request.name}") from None
+
+
+def _canonical(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration with its keys as KEYS writes them: the peer reads them in any case."""
+    found = {}
+    for key, value in config.items():
+        known = _CANONICAL.get(key.lower())
+        if known is None:
+            _unknown(key, own=config.get("type") != "sriov")
+        else:
+            found[known] = value
+    return found
+
+
+def _unknown(key: str, *, own: bool) -> None:
+    import difflib  # noqa: PLC0415 — only for a mistake
+
+    near = difflib.get_close_matches(key.lower(), _CANONICAL, 1)
+    hint = f'; nearest known key: "{_CANONICAL[near[0]]}"' if near else ""
+    if own:
+        raise CniError(Code.INVALID_CONFIG, f'unknown key "{key}"{hint}')
+    log.warning('network configuration of type sriov: unknown key "%s" is ignored%s', key, hint)
+
+
+def _parse(request: Request, conf: Mapping[str, Any]) -> SriovConf:
+    runtime = _object(conf, "runtimeConfig")
+    _object(conf, "ipam")
+    device = runtime.get("deviceID") or conf.get("deviceID") or conf.get("pciBusID")
+    if device is None:
+        raise CniError(
+            Code.INVALID_CONFIG,
+            'key "deviceID" is missing: expected the PCI address of a VF '
+            "(a network gets it from its annotation k8s.v1.cni.cncf.io/resourceName)",
+        )
+    if not isinstance(device, str) or not pci.ADDRESS.fullmatch(device.lower()):
+        raise _wrong("deviceID", "a PCI address like 0000:03:02.0", device)
+    mac = _mac(runtime.get("mac") or request.args.get("MAC") or conf.get("mac"))
+    return SriovConf(
+        device=device.lower(),
+        settings=VfSettings(
+            mac=mac,
+            **_vlan(conf),
+            **_rates(conf),
+            spoofchk=_switch(conf, "spoofchk"),
+            trust=_switch(conf, "trust"),
+            link_state=_link_state(conf.get("link_state")),
+        ),
+        mac=mac,
+        mtu=_integer(conf, "mtu", 68, 65535),
+        device_info_file=str(runtime.get("CNIDeviceInfoFile") or ""),
+    )
+
+
+def _wrong(key: str, expected: str, got: object) -> CniError:
+    return CniError(Code.INVALID_CONFIG, f'key "{key}": expected {expected}, got {got!r}')
+
+
+def _object(conf: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    value = conf.get(key)
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise _wrong(key, "an object", value)
+    return value
+
+
+def _integer(conf: Mapping[str, Any], key: str, low: int, high: int) -> int | None:
+    value = conf.get(key)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise _wrong(key, f"an integer from {low} to {high}", value)
+    return value
+
+
+def _switch(conf: Mapping[str, Any], key: str) -> bool | None:
+    value = conf.get(key)
+    if value is None or value == "":
+        return None
+    if value not in ("on", "off"):
+        raise _wrong(key, '"on" or "off"', value)
+    return bool(value == "on")
+
+
+def _link_state(value: object) -> int | None:
+    if value is None or value == "":
+        return None
+    if not isinstance(value, str) or value not in LINK_STATES:
+        raise _wrong("link_state", '"auto", "enable" or "disable"', value)
+    return LINK_STATES[value]
+
+
+def _mac(value: object) -> str | None:
+    if value is None or value == "":
+        return None
+    text = value.lower().replace("-", ":") if isinstance(value, str) else ""
+    if not _MAC.fullmatch(text) or int(text[:2], 16) & 1 or text == "00:00:00:00:00:00":
+        raise _wrong("mac", "a unicast MAC address like 02:00:00:00:00:01", value)
+    return text
+
+
+def _vlan(conf: Mapping[str, Any]) -> dict[str, int]:
+    vlan = _integer(conf, "vlan", 0, 4094)
+    qos = _integer(conf, "vlanQoS", 0, 7)
+    proto = conf.get("vlanProto")
+    if proto is not None and (not isinstance(proto, str) or proto.lower() not in VLAN_PROTOCOLS):
+        raise _wrong("vlanProto", '"802.1Q" or "802.1ad"', proto)
+    number = VLAN_PROTOCOLS[proto.lower()] if proto else ETH_P_8021Q
+    if vlan is None:
+        for key, value in (("vlanQoS", qos), ("vlanProto", proto)):
+            if value is not None:
+                raise CniError(Code.INVALID_CONFIG, f'key "{key}" needs the key "vlan"')
+        return {}
+    if vlan == 0 and qos:
+        raise CniError(Code.INVALID_CONFIG, f'key "vlanQoS": {qos} needs a "vlan" that is not 0')
+    if vlan == 0 and number == ETH_P_8021AD:
+        raise CniError(Code.INVALID_CONFIG, 'key "vlanProto": 802.1ad needs a "vlan" that is not 0')
+    return {"vlan": vlan, "vlan_qos": qos or 0, "vlan_proto": number}
+
+
+def _rates(conf: Mapping[str, Any]) -> dict[str, int | None]:
+    low = _integer(conf, "min_tx_rate", 0, 2**32 - 2)
+    high = _integer(conf, "max_tx_rate", 0, 2**32 - 2)
+    if low and high and low > high:
+        raise CniError(
+            Code.INVALID_CONFIG, f'key "min_tx_rate": {low} Mbit/s is more than "max_tx_rate", {high} Mbit/s'
+        )
+    return {"min_tx_rate": low, "max_tx_rate": high}

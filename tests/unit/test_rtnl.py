@@ -1,0 +1,92 @@
+"""The netlink codec against pyroute2's: what it writes is read there, what is written there it reads."""
+
+from __future__ import annotations
+
+import struct
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
+
+from wirespeed.host import rtnl
+from wirespeed.host.rtnl import VfSettings
+
+MACS = st.binary(min_size=6, max_size=6).map(lambda raw: raw.hex(":"))
+U32 = st.integers(0, 2**32 - 2)
+
+
+def settings() -> st.SearchStrategy[VfSettings]:
+    return st.builds(
+        VfSettings,
+        mac=MACS,
+        vlan=st.integers(0, 4094),
+        vlan_qos=st.integers(0, 7),
+        vlan_proto=st.sampled_from([0x8100, 0x88A8]),
+        min_tx_rate=U32,
+        max_tx_rate=U32,
+        spoofchk=st.booleans(),
+        trust=st.booleans(),
+        link_state=st.integers(0, 2),
+    )
+
+
+def decoded_by_pyroute2(message: bytes) -> Any:
+    found = ifinfmsg(data=message)
+    found.decode()
+    return found
+
+
+@given(vf=st.integers(0, 255), asked=settings())
+def test_vf_settings_are_read_by_pyroute2_as_they_were_meant(vf: int, asked: VfSettings) -> None:
+    info = b"".join(rtnl.vf_attributes(vf, asked))
+    nested = rtnl._attribute(rtnl.IFLA_VFINFO_LIST | rtnl.NLA_F_NESTED, rtnl._attribute(1, info))
+    body = rtnl._IFINFO.pack(0, 0, 7, 0, 0) + nested
+    message = rtnl._HEADER.pack(rtnl._HEADER.size + len(body), rtnl.RTM_SETLINK, 0, 1, 0) + body
+    seen = decoded_by_pyroute2(message).get_attr("IFLA_VFINFO_LIST").get_attr("IFLA_VF_INFO")
+    mac = seen.get_attr("IFLA_VF_MAC")
+    assert (mac["vf"], mac["mac"][:17]) == (vf, asked.mac)
+    vlan = seen.get_attr("IFLA_VF_VLAN_LIST").get_attr("IFLA_VF_VLAN_INFO")
+    assert (vlan["vf"], vlan["vlan"], vlan["qos"]) == (vf, asked.vlan, asked.vlan_qos)
+    assert struct.pack(">H", asked.vlan_proto or 0) == struct.pack(">H", vlan["vlan_proto"])
+    rate = seen.get_attr("IFLA_VF_RATE")
+    assert (rate["min_tx_rate"], rate["max_tx_rate"]) == (asked.min_tx_rate, asked.max_tx_rate)
+    assert seen.get_attr("IFLA_VF_SPOOFCHK")["setting"] == asked.spoofchk
+    assert seen.get_attr("IFLA_VF_TRUST")["setting"] == asked.trust
+    assert seen.get_attr("IFLA_VF_LINK_STATE")["link_state"] == asked.link_state
+
+
+@given(settings())
+def test_what_is_set_is_what_is_read_back(asked: VfSettings) -> None:
+    assert rtnl._vf(b"".join(rtnl.vf_attributes(3, asked))) == asked
+
+
+def test_a_setting_that_the_driver_does_not_report_is_none() -> None:
+    unsupported = rtnl._attribute(rtnl.IFLA_VF_TRUST, struct.pack("II", 0, 0xFFFFFFFF))
+    assert rtnl._vf(unsupported).trust is None
+
+
+def test_nothing_to_set_is_no_message() -> None:
+    assert list(rtnl.vf_attributes(0, VfSettings())) == []
+
+
+def test_only_differing_settings_are_kept() -> None:
+    current = VfSettings(mac="02:00:00:00:00:01", vlan=5, trust=False)
+    assert VfSettings(vlan=5, trust=True).differing(current) == VfSettings(trust=True)
+
+
+@pytest.mark.parametrize("flags", [0, 0x100, 0x300])
+def test_a_refusal_carries_its_number(flags: int) -> None:
+    request = rtnl._HEADER.pack(16, rtnl.RTM_SETLINK, 0, 1, 0)
+    with pytest.raises(rtnl.NetlinkError) as refused:
+        rtnl._raise_for(struct.pack("i", -95) + request, flags)
+    assert refused.value.errno == 95
+    assert refused.value.strerror == "Operation not supported"
+
+
+def test_a_refusal_carries_the_kernels_own_words() -> None:
+    request = rtnl._HEADER.pack(16, rtnl.RTM_SETLINK, 0, 1, 0)
+    words = rtnl._attribute(1, b"mtu less than device minimum\0")
+    with pytest.raises(rtnl.NetlinkError, match=r"Invalid argument \(mtu less than device minimum\)"):
+        rtnl._raise_for(struct.pack("i", -22) + request + words, 0x300)

@@ -1,0 +1,145 @@
+"""The SR-IOV configuration: what is accepted, what is refused and how it is said."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from plugins.sriov.conf import KEYS, parse
+from wirespeed.cni.errors import CniError, Code
+from wirespeed.cni.request import Request
+from wirespeed.host.rtnl import VfSettings
+
+DEVICE = "0000:af:06.1"
+
+
+def request(**keys: Any) -> Request:
+    config = {"cniVersion": "1.0.0", "name": "net", "type": "wirespeed-sriov", "deviceID": DEVICE} | keys
+    return Request(command="ADD", container_id="c", netns="/n", ifname="net1", config=config)
+
+
+def test_a_device_alone_changes_nothing_of_the_vf() -> None:
+    conf = parse(request())
+    assert conf.device == DEVICE
+    assert conf.settings == VfSettings()
+    assert (conf.mac, conf.mtu) == (None, None)
+
+
+def test_every_key_reaches_its_setting() -> None:
+    conf = parse(
+        request(
+            vlan=100,
+            vlanQoS=3,
+            vlanProto="802.1AD",
+            mac="02:00:00:00:00:AA",
+            spoofchk="off",
+            trust="on",
+            link_state="enable",
+            min_tx_rate=10,
+            max_tx_rate=200,
+            mtu=9000,
+        )
+    )
+    assert conf.settings == VfSettings(
+        mac="02:00:00:00:00:aa",
+        vlan=100,
+        vlan_qos=3,
+        vlan_proto=0x88A8,
+        spoofchk=False,
+        trust=True,
+        link_state=1,
+        min_tx_rate=10,
+        max_tx_rate=200,
+    )
+    assert (conf.mac, conf.mtu) == ("02:00:00:00:00:aa", 9000)
+
+
+@pytest.mark.parametrize(
+    ("sources", "expected"),
+    [
+        ({"runtimeConfig": {"mac": "02:00:00:00:00:01"}, "mac": "02:00:00:00:00:03"}, "02:00:00:00:00:01"),
+        ({"mac": "02:00:00:00:00:03"}, "02:00:00:00:00:02"),
+    ],
+)
+def test_the_runtimes_mac_wins_over_the_arguments_and_these_over_the_configuration(
+    sources: dict[str, Any], expected: str
+) -> None:
+    asked = request(**sources).derive(args={"MAC": "02:00:00:00:00:02"})
+    assert parse(asked).mac == expected
+
+
+def test_keys_are_read_in_any_case_as_the_peer_does() -> None:
+    assert parse(request(VLAN=7, Trust="on")).settings == VfSettings(
+        vlan=7, vlan_qos=0, vlan_proto=0x8100, trust=True
+    )
+
+
+def test_vlan_0_without_priority_is_explicitly_no_vlan() -> None:
+    assert parse(request(vlan=0, vlanQoS=0, vlanProto="802.1Q")).settings.vlan == 0
+
+
+REFUSED = [
+    ({"deviceID": None}, 'key "deviceID" is missing: expected the PCI address of a VF'),
+    ({"deviceID": "eth0"}, "key \"deviceID\": expected a PCI address like 0000:03:02.0, got 'eth0'"),
+    ({"deviceID": "0000:03:02.8"}, 'key "deviceID": expected a PCI address'),
+    ({"deviceID": "../0000:03:02.0"}, 'key "deviceID": expected a PCI address'),
+    ({"vlan": 4095}, 'key "vlan": expected an integer from 0 to 4094, got 4095'),
+    ({"vlan": 5000}, 'key "vlan": expected an integer from 0 to 4094, got 5000'),
+    ({"vlan": -1}, 'key "vlan": expected an integer from 0 to 4094, got -1'),
+    ({"vlan": "100"}, "key \"vlan\": expected an integer from 0 to 4094, got '100'"),
+    ({"vlan": True}, 'key "vlan": expected an integer from 0 to 4094, got True'),
+    ({"vlan": 1, "vlanQoS": 8}, 'key "vlanQoS": expected an integer from 0 to 7, got 8'),
+    ({"vlanQoS": 0}, 'key "vlanQoS" needs the key "vlan"'),
+    ({"vlan": 0, "vlanQoS": 1}, 'key "vlanQoS": 1 needs a "vlan" that is not 0'),
+    ({"vlanProto": "802.1q"}, 'key "vlanProto" needs the key "vlan"'),
+    ({"vlan": 5, "vlanProto": "802"}, "key \"vlanProto\": expected \"802.1Q\" or \"802.1ad\", got '802'"),
+    ({"vlan": 0, "vlanProto": "802.1ad"}, 'key "vlanProto": 802.1ad needs a "vlan" that is not 0'),
+    ({"mac": "zz"}, 'key "mac": expected a unicast MAC address'),
+    ({"mac": "01:00:5e:00:00:01"}, 'key "mac": expected a unicast MAC address'),
+    ({"mac": "00:00:00:00:00:00"}, 'key "mac": expected a unicast MAC address'),
+    ({"mac": 5}, 'key "mac": expected a unicast MAC address'),
+    ({"spoofchk": "yes"}, 'key "spoofchk": expected "on" or "off", got \'yes\''),
+    ({"spoofchk": True}, 'key "spoofchk": expected "on" or "off", got True'),
+    ({"trust": "ON"}, 'key "trust": expected "on" or "off", got \'ON\''),
+    ({"link_state": "ENABLE"}, 'key "link_state": expected "auto", "enable" or "disable", got \'ENABLE\''),
+    ({"link_state": 1}, 'key "link_state": expected "auto", "enable" or "disable", got 1'),
+    ({"min_tx_rate": -1}, 'key "min_tx_rate": expected an integer from 0'),
+    ({"min_tx_rate": 200, "max_tx_rate": 100}, 'key "min_tx_rate": 200 Mbit/s is more than "max_tx_rate"'),
+    ({"max_tx_rate": "10"}, 'key "max_tx_rate": expected an integer from 0'),
+    ({"mtu": 10}, 'key "mtu": expected an integer from 68 to 65535, got 10'),
+    ({"vlann": 5}, 'unknown key "vlann"; nearest known key: "vlan"'),
+    ({"spoof_chk": "on"}, 'unknown key "spoof_chk"; nearest known key: "spoofchk"'),
+    ({"runtimeConfig": []}, 'key "runtimeConfig": expected an object'),
+    ({"ipam": "host-local"}, 'key "ipam": expected an object'),
+]
+
+
+@pytest.mark.parametrize(("keys", "message"), REFUSED, ids=[str(keys) for keys, _ in REFUSED])
+def test_refuses(keys: dict[str, Any], message: str) -> None:
+    with pytest.raises(CniError) as refused:
+        parse(request(**keys))
+    assert refused.value.code == Code.INVALID_CONFIG
+    assert refused.value.msg.startswith(f"network net: {message}")
+
+
+def test_an_unknown_key_of_the_peers_configuration_is_only_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    parse(request(type="sriov", vf=0))
+    assert 'unknown key "vf" is ignored' in caplog.text
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=12),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(st.dictionaries(st.sampled_from(KEYS) | st.text(max_size=10), JSON, max_size=6))
+def test_whatever_is_configured_only_a_cni_error_comes_out(keys: dict[str, Any]) -> None:
+    try:
+        parse(request(**keys))
+    except CniError as error:
+        assert "\n" not in error.msg
