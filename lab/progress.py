@@ -25,14 +25,18 @@ class Progress:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._done.set()
-        if self._live:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the living line; from now on the stream belongs to others."""
+        if self._live and not self._done.is_set():
+            self._done.set()
             self._ticker.join()
             self._write("")
 
     @contextmanager
-    def step(self, name: str) -> Iterator[None]:
-        """Shows `name` while the body runs, and how it ended."""
+    def step(self, name: str, *, done: str = "done") -> Iterator[None]:
+        """Shows `name` while the body runs, and how it ended: with `done`, or failed."""
         started = time.monotonic()
         with self._lock:
             self._steps[name] = started
@@ -41,11 +45,11 @@ class Progress:
         outcome = "failed"
         try:
             yield
-            outcome = "done"
+            outcome = done
         finally:
             with self._lock:
                 del self._steps[name]
-                self._write(f"lab: {name} {outcome} in {time.monotonic() - started:.1f} s\n")
+                self._write(f"lab: {name}: {outcome} in {time.monotonic() - started:.1f} s\n")
 
     def say(self, text: str) -> None:
         """One line that stays."""

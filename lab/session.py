@@ -1,12 +1,9 @@
-"""What goes on between host and guest: boot, one command (or a shell), its output and its exit code."""
+"""What goes on between host and guest: boot, one command or a shell, its output and its exit code."""
 
 import json
 import os
 import selectors
-import socket
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 from lab.errors import LabError, tail
@@ -16,35 +13,126 @@ CHUNK = 65536
 BOOT_TIMEOUT = 180.0
 # How long a command that did not end in time may take to say what it hangs on.
 EXPLAIN_TIMEOUT = 3.0
+LEAVE = b"\x1d"  # Ctrl-]
 
 
-@dataclass(kw_only=True)
+class TimedOut(Exception):
+    """What was waited for did not come in time."""
+
+
+class Left(Exception):
+    """The person at the shell pressed Ctrl-]."""
+
+
+def write_all(descriptor: int, data: bytes) -> None:
+    """Writes everything, however slow the reader."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
 class Session:
-    """One job in one VM. `streams` says which host descriptor a port's bytes go to."""
+    """One job in one VM. `streams` says which host descriptor the bytes of the ports out and err go to."""
 
-    vm: Vm
-    streams: dict[str, int]
-    seen: dict[str, int] = field(default_factory=lambda: {"out": 0, "err": 0})
-    pending: bytes = b""
+    def __init__(self, vm: Vm, streams: dict[str, int]) -> None:
+        self._vm = vm
+        self._streams = streams
+        self._passed = dict.fromkeys(streams, 0)
+        self._pending = b""
+        self._messages: list[dict[str, Any]] = []
+        self._selector = selectors.DefaultSelector()
+        for name, port in vm.ports.items():
+            self._selector.register(port, selectors.EVENT_READ, name)
 
     def boot(self) -> float:
-        """Waits for the guest's agent; its seconds since power on. LabError if it does not come."""
-        for message in self.messages(time.monotonic() + BOOT_TIMEOUT, "boot"):
-            if message["event"] == "up":
-                return float(message["uptime"])
-        raise AssertionError("messages() ends by an error only")
+        """Waits for the guest's agent; returns the guest's seconds since power on."""
+        try:
+            return float(self._await("up", time.monotonic() + BOOT_TIMEOUT)["uptime"])
+        except TimedOut:
+            raise LabError(f"the VM did not boot in {BOOT_TIMEOUT:.0f} s", detail=self._log()) from None
+
+    def run(self, job: dict[str, Any], timeout: float | None) -> int:
+        """Runs the command and passes on its output; its exit code. LabError if it or the VM does not end well."""
+        self.send(**job)
+        try:
+            return self._finish(None if timeout is None else time.monotonic() + timeout)
+        except TimedOut:
+            raise LabError(f"the command did not end in {timeout:g} s; the VM was killed") from None
+
+    def shell(self, job: dict[str, Any], terminal: int) -> int | None:
+        """Runs the job's shell with `terminal` (in raw mode) as its terminal; None if left by Ctrl-]."""
+        self.send(**job)
+        self._selector.register(terminal, selectors.EVENT_READ, "terminal")
+        try:
+            return self._finish(None)
+        except Left:
+            return None
 
     def send(self, **message: Any) -> None:
         """One message to the agent."""
-        port = self.vm.ports["ctl"]
-        port.setblocking(True)
-        port.sendall(json.dumps(message).encode() + b"\n")
-        port.setblocking(False)
+        self._to_guest("ctl", json.dumps(message).encode() + b"\n")
 
-    def command(self, *, deadline: float | None) -> int:
-        """Passes on output until the command ends; its exit code. `deadline` is on the monotonic clock."""
-        for message in self.messages(deadline, "command"):
-            if message["event"] == "exit":
-                self.drain(message)
-                return int(message["code"])
-        raise AssertionError("messages() ends by an error only")
+    def explain(self) -> str:
+        """What the guest's processes wait for; empty if even that takes too long."""
+        self.send(do="explain")
+        try:
+            return str(self._await("explained", time.monotonic() + EXPLAIN_TIMEOUT)["text"])
+        except TimedOut:
+            return ""
+
+    def _finish(self, deadline: float | None) -> int:
+        """Waits for the exit code, and then for every byte that the agent says it has sent."""
+        ended = self._await("exit", deadline)
+        wanted = {"out": ended["output"], "err": ended["errors"]}
+        while self._passed != wanted:
+            self._step(None)
+        return int(ended["code"])
+
+    def _await(self, event: str, deadline: float | None) -> dict[str, Any]:
+        while True:
+            for message in self._messages:
+                if message["event"] == event:
+                    self._messages.remove(message)
+                    return message
+            self._step(deadline)
+
+    def _step(self, deadline: float | None) -> None:
+        """Waits for something to read and deals with it."""
+        wait = None if deadline is None else deadline - time.monotonic()
+        if wait is not None and wait <= 0:
+            raise TimedOut
+        for key, _ in self._selector.select(wait):
+            if key.data == "terminal":
+                self._type(os.read(key.fd, CHUNK))
+                continue
+            data = self._read(key.data)
+            if not data:
+                self._selector.unregister(key.fileobj)
+            elif key.data == "ctl":
+                *lines, self._pending = (self._pending + data).split(b"\n")
+                self._messages += [json.loads(line) for line in lines]
+            else:
+                write_all(self._streams[key.data], data)
+                self._passed[key.data] += len(data)
+
+    def _read(self, name: str) -> bytes:
+        try:
+            data = self._vm.ports[name].recv(CHUNK)
+        except ConnectionResetError:
+            data = b""
+        if not data and name == "ctl":
+            self._vm.process.wait()
+            raise LabError(f"the VM died (QEMU ended with {self._vm.process.returncode})", detail=self._log())
+        return data
+
+    def _type(self, keys: bytes) -> None:
+        before, leave, _ = keys.partition(LEAVE)
+        self._to_guest("out", before)
+        if leave or not keys:
+            raise Left
+
+    def _to_guest(self, name: str, data: bytes) -> None:
+        self._vm.ports[name].sendall(data)
+
+    def _log(self) -> str:
+        return tail(self._vm.log(), 40)

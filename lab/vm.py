@@ -8,7 +8,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from lab.build import Artefacts
@@ -123,13 +123,12 @@ def escaped(path: Path) -> str:
 
 @dataclass(kw_only=True)
 class Vm:
-    """A running VM. `ports` are non-blocking sockets to the guest's ports."""
+    """A running VM. `ports` are sockets to the guest's ports."""
 
     process: subprocess.Popen[bytes]
     ports: dict[str, socket.socket]
     console: Path
     messages: Path
-    buffers: dict[str, bytearray] = field(default_factory=dict)
 
     def log(self) -> str:
         """What kernel, setup and QEMU itself have said."""
@@ -155,7 +154,6 @@ def started(files: Files, machine: Machine, folder: Path) -> Iterator[Vm]:
         theirs: dict[str, socket.socket] = {}
         for name in PORTS:
             ours[name], theirs[name] = (stack.enter_context(end) for end in socket.socketpair())
-            ours[name].setblocking(False)
         descriptors = {name: end.fileno() for name, end in theirs.items()}
         messages = folder / "qemu.log"
         with messages.open("wb") as output:

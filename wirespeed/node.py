@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import os
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
 from functools import cached_property
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,10 +72,14 @@ def load_config(path: Path | None = None) -> NodeConfig:
 
 
 class Node:
-    """What every plugin's `create(node)` is given. Parts are made when first used, and live as long as it."""
+    """What every plugin's `create(node)` is given. Parts are made when first used, and live as long as it.
 
-    def __init__(self, config: NodeConfig) -> None:
+    A node made `once` serves one call: it asks the API server for what that call needs and watches nothing.
+    """
+
+    def __init__(self, config: NodeConfig, *, once: bool = False) -> None:
         self.config = config
+        self.once = once
 
     @cached_property
     def name(self) -> str:
@@ -93,7 +99,7 @@ class Node:
             return ManifestCluster(Path(where.manifests))
         from wirespeed.kube.apiserver import ApiCluster  # noqa: PLC0415 — the client takes 0.2 s to import
 
-        return ApiCluster(kubeconfig=where.kubeconfig, node_name=self.name)
+        return ApiCluster(kubeconfig=where.kubeconfig, node_name=self.name, watch=not self.once)
 
     @cached_property
     def plugins(self) -> Mapping[str, Plugin]:
@@ -107,37 +113,47 @@ class Node:
                 self.__dict__[part].close()
 
 
-# Names by which a configuration or an executable asks for one of the plugins; the peers' names count too.
+# The suite's own plugins, by name; others come from the entry point group `wirespeed.plugins`.
+PLUGINS = {"meta": "plugins.meta", "sriov": "plugins.sriov"}
+
+# Names by which a configuration or an executable asks for one of them; the peers' names count too.
 ALIASES = {
     "wirespeed": "meta",
     "multus": "meta",
     "multus-shim": "meta",
     "wirespeed-sriov": "sriov",
-    "wirespeed-vhost": "vhost",
-    "userspace": "vhost",
 }
 
 
 class _Plugins(Mapping[str, Plugin]):
-    """Plugins of the entry point group, made when first asked for, under their names and aliases."""
+    """The plugins under their names and aliases, each made when first asked for."""
 
     def __init__(self, node: Node) -> None:
         self._node = node
-        self._found = {point.name: point for point in entry_points(group="wirespeed.plugins")}
+        self._lock = threading.Lock()
         self._made: dict[str, Plugin] = {}
+
+    @cached_property
+    def _third_party(self) -> dict[str, EntryPoint]:
+        return {point.name: point for point in entry_points(group="wirespeed.plugins")}
 
     def __getitem__(self, kind: str) -> Plugin:
         name = ALIASES.get(kind, kind)
-        if name not in self._made:
-            create: Any = self._found[name].load()
-            self._made[name] = create(self._node)
-        return self._made[name]
+        with self._lock:
+            if name not in self._made:
+                if name in PLUGINS:
+                    create: Any = importlib.import_module(PLUGINS[name]).create
+                else:
+                    create = self._third_party[name].load()
+                self._made[name] = create(self._node)
+            return self._made[name]
 
     def __contains__(self, kind: object) -> bool:
-        return ALIASES.get(str(kind), kind) in self._found
+        name = ALIASES.get(str(kind), str(kind))
+        return name in PLUGINS or name in self._third_party
 
-    def __iter__(self) -> Any:
-        return iter(self._found)
+    def __iter__(self) -> Iterator[str]:
+        return iter({**PLUGINS, **self._third_party})
 
     def __len__(self) -> int:
-        return len(self._found)
+        return len({**PLUGINS, **self._third_party})

@@ -49,11 +49,11 @@ def test_vf_settings_are_read_by_pyroute2_as_they_were_meant(vf: int, asked: VfS
     assert (mac["vf"], mac["mac"][:17]) == (vf, asked.mac)
     vlan = seen.get_attr("IFLA_VF_VLAN_LIST").get_attr("IFLA_VF_VLAN_INFO")
     assert (vlan["vf"], vlan["vlan"], vlan["qos"]) == (vf, asked.vlan, asked.vlan_qos)
-    assert struct.pack(">H", asked.vlan_proto or 0) == struct.pack(">H", vlan["vlan_proto"])
+    assert vlan["proto"] == asked.vlan_proto
     rate = seen.get_attr("IFLA_VF_RATE")
     assert (rate["min_tx_rate"], rate["max_tx_rate"]) == (asked.min_tx_rate, asked.max_tx_rate)
-    assert seen.get_attr("IFLA_VF_SPOOFCHK")["setting"] == asked.spoofchk
-    assert seen.get_attr("IFLA_VF_TRUST")["setting"] == asked.trust
+    assert seen.get_attr("IFLA_VF_SPOOFCHK")["spoofchk"] == asked.spoofchk
+    assert seen.get_attr("IFLA_VF_TRUST")["trust"] == asked.trust
     assert seen.get_attr("IFLA_VF_LINK_STATE")["link_state"] == asked.link_state
 
 

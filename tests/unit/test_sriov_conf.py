@@ -95,7 +95,7 @@ REFUSED = [
     ({"vlanQoS": 0}, 'key "vlanQoS" needs the key "vlan"'),
     ({"vlan": 0, "vlanQoS": 1}, 'key "vlanQoS": 1 needs a "vlan" that is not 0'),
     ({"vlanProto": "802.1q"}, 'key "vlanProto" needs the key "vlan"'),
-    ({"vlan": 5, "vlanProto": "802"}, "key \"vlanProto\": expected \"802.1Q\" or \"802.1ad\", got '802'"),
+    ({"vlan": 5, "vlanProto": "802"}, 'key "vlanProto": expected "802.1Q" or "802.1ad", got \'802\''),
     ({"vlan": 0, "vlanProto": "802.1ad"}, 'key "vlanProto": 802.1ad needs a "vlan" that is not 0'),
     ({"mac": "zz"}, 'key "mac": expected a unicast MAC address'),
     ({"mac": "01:00:5e:00:00:01"}, 'key "mac": expected a unicast MAC address'),

@@ -6,6 +6,9 @@ from typing import Any, Protocol
 
 from wirespeed.cni.errors import CniError, Code
 
+NETWORK_STATUS = "k8s.v1.cni.cncf.io/network-status"
+MIRROR = "kubernetes.io/config.mirror"
+
 
 class NotFoundError(CniError):
     """The cluster answered, and has no such object."""
@@ -19,6 +22,17 @@ class UnavailableError(CniError):
 
     def __init__(self, what: str) -> None:
         super().__init__(Code.TRY_AGAIN_LATER, what)
+
+
+def is_pod(pod: dict[str, Any], uid: str) -> bool:
+    """Whether `uid` is the pod's; "" is any pod's, and a pod of a file may have none.
+
+    A static pod's runtime knows it by the hash of its file, its mirror in the API has a UID of its own and
+    that hash as an annotation.
+    """
+    metadata = pod["metadata"]
+    mine = metadata.get("uid") or ""
+    return not uid or not mine or uid in (mine, (metadata.get("annotations") or {}).get(MIRROR))
 
 
 class Cluster(Protocol):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import grpc
@@ -34,9 +34,9 @@ class Client:
         raise AttributeError(f"the service has no method {name}")
 
 
-def channel(socket: str) -> grpc.Channel:
+def channel(socket: str, *, options: Sequence[tuple[str, Any]] = ()) -> grpc.Channel:
     """A channel to a unix socket path; the authority is "localhost", as the kubelet's own clients set it."""
-    return grpc.insecure_channel(f"unix:{socket}", options=[("grpc.default_authority", "localhost")])
+    return grpc.insecure_channel(f"unix:{socket}", options=[("grpc.default_authority", "localhost"), *options])
 
 
 def handler(service: ServiceDescriptor, implementation: object) -> grpc.GenericRpcHandler:

@@ -1,0 +1,77 @@
+# make demo: the main job, in the lab VM.  make test: every test.  Both install what they need (Debian, root).
+SHELL := /bin/bash
+.DELETE_ON_ERROR:
+
+VENV := .venv
+PY := $(VENV)/bin/python
+SHIM := build/wirespeed-cni
+READY := $(VENV)/ready-$(shell cat requirements.lock | sha256sum | cut -c1-12)
+PACKAGES := python3 python3-venv gcc libc6-dev iproute2 iputils-ping kmod procps containernetworking-plugins
+SOURCES := wirespeed plugins deviceplugin agent cli play lab bench tests
+LAB := $(PY) -m lab
+
+.PHONY: demo test test-unit test-node test-lab bench lint lab-shell lab-image install proto lock clean help
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+
+demo: $(READY) $(SHIM)  ## the vFW pod with DPDK VFs, then VLANs on kernel VFs, in the lab VM
+	$(LAB) run --add build $(DEMO_OPTIONS) -- examples/demo $(DEMO_ARGS)
+
+test: lint test-unit test-node test-lab  ## every test
+
+test-unit: $(READY)  ## pure tests, seconds
+	$(VENV)/bin/pytest tests/unit
+
+test-node: $(READY) $(SHIM)  ## on this kernel: network namespaces, the agent and the shim, executed plugins
+	$(VENV)/bin/pytest tests/node
+
+test-lab: $(READY) $(SHIM)  ## in the lab VM: real PF and VF drivers, vfio, testpmd; one boot
+	$(LAB) run --add build --timeout 2400 -- pytest tests/lab
+
+bench: $(READY) $(SHIM)  ## figures: on this machine, and in the lab VM
+	$(PY) -m bench host
+	$(LAB) run --add build --timeout 1200 -- python3 -m bench lab
+
+lint: $(READY)  ## ruff, mypy --strict, import-linter
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+
+lab-shell: $(READY) $(SHIM)  ## a root shell in the lab VM
+	$(LAB) shell --add build
+
+lab-image: $(READY)  ## build the lab VM's images now
+	$(LAB) build
+
+$(READY): requirements.lock
+	@command -v apt-get >/dev/null || { echo "expected Debian: there is no apt-get" >&2; exit 1; }
+	@missing=$$(for p in $(PACKAGES); do dpkg -s $$p >/dev/null 2>&1 || echo $$p; done); \
+	if [ -n "$$missing" ]; then \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
+	fi
+	rm -rf $(VENV) && python3 -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --require-hashes -r requirements.lock
+	$(VENV)/bin/pip install --quiet --no-deps --no-build-isolation -e .
+	touch $@
+
+$(SHIM): shim/wirespeed-cni.c | $(READY)
+	mkdir -p build
+	gcc -std=c11 -O2 -static -Wall -Wextra -Werror -o $@ $<
+
+install: $(READY) $(SHIM)  ## the shim under its names into /opt/cni/bin
+	install -d /opt/cni/bin
+	install -m 755 $(SHIM) /opt/cni/bin/wirespeed
+	ln -sf wirespeed /opt/cni/bin/wirespeed-sriov
+
+proto: $(READY)  ## the kubelet's messages from their .proto files
+	$(PY) -m grpc_tools.protoc -I. --python_out=. --pyi_out=. wirespeed/kube/proto/*.proto
+
+lock:  ## requirements.lock from pyproject.toml
+	$(VENV)/bin/pip install --quiet uv
+	$(VENV)/bin/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header \
+	  --python-version 3.11 --extra dev pyproject.toml -o requirements.lock
+
+clean:  ## what was made in this folder
+	rm -rf $(VENV) build out *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

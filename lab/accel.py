@@ -1,0 +1,77 @@
+"""Whether the VM may use KVM: not whether /dev/kvm is there, but whether the lab's kernel boots under it."""
+
+import hashlib
+import os
+import platform
+import subprocess
+import time
+from pathlib import Path
+
+from lab.build import Artefacts
+from lab.errors import LabError
+from lab.progress import Progress
+from lab.vm import Machine, base_arguments, qemu_program, scratch, stop
+
+PROBE_TIMEOUT = 15.0
+SIGN = "LAB-PROBE-OK"
+
+
+def choose(artefacts: Artefacts, wanted: str, progress: Progress) -> str:
+    """`kvm` or `tcg`. LabError if kvm is demanded and does not work."""
+    if wanted == "tcg":
+        return wanted
+    if kvm_works(artefacts, progress):
+        return "kvm"
+    if wanted == "kvm":
+        raise LabError("the lab's kernel does not boot under kvm on this machine; leave out --accel kvm")
+    return "tcg"
+
+
+def kvm_works(artefacts: Artefacts, progress: Progress) -> bool:
+    """The probe's answer, kept for this kernel of the host and this build of the lab."""
+    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
+        return False
+    circumstances = f"{platform.release()} {platform.version()} {artefacts.qemu} {artefacts.boot} {cpu_model()}"
+    answer = artefacts.cache / f"kvm-{hashlib.sha256(circumstances.encode()).hexdigest()[:16]}"
+    if answer.is_file():
+        return answer.read_text() == "yes"
+    with progress.step("trying kvm"):
+        works = probe(artefacts)
+    partial = answer.with_name(f".{answer.name}.{os.getpid()}")
+    partial.write_text("yes" if works else "no")
+    partial.rename(answer)
+    progress.say("kvm works" if works else "kvm does not boot the guest's kernel here: using tcg")
+    return works
+
+
+def cpu_model() -> str:
+    """The first processor's name."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return next((line for line in lines if line.startswith("model name")), "")
+
+
+def probe(artefacts: Artefacts) -> bool:
+    """Boots kernel and initrd under KVM; the initrd answers on the console (guest/init)."""
+    with scratch() as folder:
+        console = folder / "console.log"
+        machine = Machine(accel="kvm", extra_kernel="lab.probe")
+        command = [*qemu_program(artefacts), *base_arguments(artefacts, machine, console)]
+        with subprocess.Popen(
+            ["setpriv", "--pdeathsig", "KILL", *command],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        ) as process:
+            try:
+                deadline = time.monotonic() + PROBE_TIMEOUT
+                while time.monotonic() < deadline and process.poll() is None and not answered(console):
+                    time.sleep(0.05)
+                return answered(console)
+            finally:
+                stop(process)
+
+
+def answered(console: Path) -> bool:
+    """Whether the initrd has spoken."""
+    return console.exists() and SIGN in console.read_text(errors="replace")

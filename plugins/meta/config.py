@@ -1,0 +1,135 @@
+"""The meta-plugin's configuration: every key, checked; a peer's configuration is taken as it stands."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from wirespeed.cni.errors import CniError, Code
+
+log = logging.getLogger(__name__)
+
+OWN_TYPE = "wirespeed"
+
+
+class MetaConfig(msgspec.Struct, kw_only=True, frozen=True):
+    """The keys that have a meaning here; those of the specification that every plugin has come first."""
+
+    type: str = OWN_TYPE
+    name: str = ""
+    cniVersion: str = ""
+    capabilities: dict[str, bool] = {}  # what the runtime shall pass in runtimeConfig
+    runtimeConfig: dict[str, Any] = {}  # the runtime's; it goes to the master only
+
+    # The master makes the interface CNI_IFNAME, and its result is what the runtime is given: either
+    # a NetworkAttachmentDefinition's name (in multusNamespace), a network's name in confDir, or the path
+    # of a file or folder,
+    clusterNetwork: str = ""
+    # or the first of these configurations, or the one among them that says "masterplugin": true.
+    delegates: list[dict[str, Any]] = []
+
+    # More networks for each pod, before those that it asks for; each named as clusterNetwork is.
+    defaultNetworks: list[str] = []
+    # Namespaces whose pods get no defaultNetworks.
+    systemNamespaces: list[str] = ["kube-system"]
+    # Where the NetworkAttachmentDefinitions of clusterNetwork and defaultNetworks are.
+    multusNamespace: str = "kube-system"
+
+    # A pod may use networks of its own namespace and of globalNamespaces only.
+    namespaceIsolation: bool = False
+    # Comma separated; given, it replaces "default".
+    globalNamespaces: str | None = None
+
+    confDir: str = "/etc/cni/multus/net.d"  # network configurations that are found by their name
+    binDir: str = "/opt/cni/bin"  # searched for plugins before CNI_PATH
+    kubeconfig: str = ""  # not read: the agent has its own
+
+    @property
+    def conf_dir(self) -> Path:
+        return Path(self.confDir)
+
+    @property
+    def global_namespaces(self) -> frozenset[str]:
+        """The namespaces whose networks every pod may use."""
+        listed = "default" if self.globalNamespaces is None else self.globalNamespaces
+        return frozenset(part.strip() for part in listed.split(",") if part.strip())
+
+
+# Of the specification, for plugins of any kind; they say nothing to this one.
+_SPECIFIED = frozenset({"args", "ipam", "dns", "prevResult", "cni.dev/valid-attachments", "cni.dev/attachments"})
+# Of the peer, with a meaning that this one does not need: state is in the journal, logs are the agent's.
+_NEEDLESS = frozenset(
+    {"cniDir", "retryDeleteOnError", "logFile", "logLevel", "logToStderr", "logOptions", "socketDir"}
+    | {"daemonSocketDir", "cniConf", "cniConfigDir", "multusConfigFile", "multusAutoconfigDir"}
+)
+_KNOWN = frozenset(MetaConfig.__struct_fields__) | _SPECIFIED
+
+
+def load(raw: dict[str, Any]) -> MetaConfig:
+    """Check a configuration as it came on standard input.
+
+    Raises CniError(INVALID_CONFIG) that names the key. A configuration whose type is "wirespeed" may have no
+    unknown key; one of another type is a peer's, and what is not known in it is warned of.
+    """
+    own = raw.get("type", OWN_TYPE) == OWN_TYPE
+    for key in raw:
+        if key not in _KNOWN:
+            if own:
+                raise CniError(Code.INVALID_CONFIG, f"configuration {_name(raw)}: {unknown(key, _KNOWN)}")
+            if key not in _NEEDLESS:
+                warn(f"configuration {_name(raw)}: {unknown(key, _KNOWN)}; it has no effect")
+    # A peer writes null where it means "not given".
+    given = {key: value for key, value in raw.items() if value is not None}
+    try:
+        config = msgspec.convert(given, MetaConfig)
+    except msgspec.ValidationError as error:
+        raise CniError(Code.INVALID_CONFIG, f"configuration {_name(raw)}: {error}") from error
+    _check(config, own=own)
+    return config
+
+
+def _check(config: MetaConfig, *, own: bool) -> None:
+    where = f"configuration {config.name}"
+    if not config.clusterNetwork and not config.delegates:
+        raise CniError(
+            Code.INVALID_CONFIG, f'{where}: one of the keys "clusterNetwork" and "delegates" must name the master'
+        )
+    if config.clusterNetwork and config.delegates:
+        text = f'{where}: of the keys "clusterNetwork" and "delegates" only one may be given'
+        if own:
+            raise CniError(Code.INVALID_CONFIG, text)
+        warn(f'{text}; "delegates" has no effect')
+    if config.defaultNetworks and not config.clusterNetwork:
+        text = f'{where}: key "defaultNetworks" needs the key "clusterNetwork"'
+        if own:
+            raise CniError(Code.INVALID_CONFIG, text)
+        warn(f"{text}; it has no effect")
+    if config.kubeconfig:
+        warn(f'{where}: key "kubeconfig": the agent reads the cluster by its own configuration')
+    for key, folder in (("confDir", config.confDir), ("binDir", config.binDir)):
+        if not folder.startswith("/"):
+            raise CniError(Code.INVALID_CONFIG, f'{where}: key "{key}": expected an absolute path, got {folder!r}')
+
+
+def _name(raw: dict[str, Any]) -> str:
+    return str(raw.get("name", ""))
+
+
+def unknown(key: object, known: Iterable[str]) -> str:
+    """What to say of an unknown key: its name and the nearest known one."""
+    import difflib  # noqa: PLC0415 — only for a mistake
+
+    by_fold = {name.lower(): name for name in sorted(known)}
+    near = difflib.get_close_matches(str(key).lower(), by_fold, 1)
+    return f"unknown key {str(key)[:64]!r}" + (f"; the nearest known is {by_fold[near[0]]!r}" if near else "")
+
+
+@lru_cache(maxsize=256)
+def warn(text: str) -> None:
+    """Log a warning, the first time that it is true: configurations come with every request."""
+    log.warning("%s", text)

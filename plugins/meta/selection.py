@@ -1,0 +1,304 @@
+"""What a pod asks for: its annotation k8s.v1.cni.cncf.io/networks, read strictly in both of its forms."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from plugins.meta.config import unknown
+from wirespeed.cni.errors import CniError, Code
+from wirespeed.host import pci
+
+NETWORKS = "k8s.v1.cni.cncf.io/networks"
+
+_LABEL = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"
+_NAMESPACE = re.compile(_LABEL)  # RFC 1123 label
+_NAME = re.compile(rf"{_LABEL}(\.{_LABEL})*")  # RFC 1123 subdomain
+# Less than the kernel takes: no "%" (a template to it), no ":" (an alias), nothing that a shell would read.
+_IFNAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}")
+_MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
+_GUID = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){7}")
+_PROTOCOLS = ("tcp", "udp", "sctp")
+_RATES = ("ingressRate", "ingressBurst", "egressRate", "egressBurst")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """One network that a pod asks for, and what it asks of it; what was not asked for is empty or None.
+
+    `bandwidth` is in bit/s and bit, as the bandwidth plugin takes it. `default_route` is None where the key
+    is not there, for an empty list means something.
+    """
+
+    namespace: str
+    name: str
+    interface: str = ""
+    ips: tuple[str, ...] = ()
+    mac: str = ""
+    infiniband_guid: str = ""
+    port_mappings: tuple[dict[str, Any], ...] = ()
+    bandwidth: dict[str, int] | None = None
+    device_id: str = ""
+    cni_args: dict[str, Any] = field(default_factory=dict)
+    default_route: tuple[str, ...] | None = None
+
+    @property
+    def label(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+    def runtime_config(self) -> dict[str, Any]:
+        """What is asked for, by capability."""
+        asked = {
+            "ips": list(self.ips),
+            "mac": self.mac,
+            "infinibandGUID": self.infiniband_guid,
+            "portMappings": list(self.port_mappings),
+            "bandwidth": self.bandwidth,
+        }
+        return {capability: value for capability, value in asked.items() if value}
+
+
+def parse(text: object, *, namespace: str) -> list[Selection]:
+    """The networks that the annotation asks for, in order; `namespace` is the pod's.
+
+    Any of the characters [ { " makes it JSON. Raises CniError(INVALID_CONFIG) that names the element and key:
+    an annotation with one invalid value is invalid as a whole (multi-net-spec v1.3, 4.1.2.1).
+    """
+    if not isinstance(text, str):
+        raise _wrong(f"annotation {NETWORKS}", "a string", text)
+    if not text.strip():
+        return []
+    where = f"annotation {NETWORKS}"
+    try:
+        if any(mark in text for mark in '[{"'):
+            return _json(text, namespace)
+        return [_short(item, number, namespace) for number, item in enumerate(text.split(","), start=1)]
+    except CniError as error:
+        raise error.prefixed(where) from None
+
+
+def check_namespace(value: object, where: str) -> str:
+    """The value, if it is an RFC 1123 label. Raises CniError(INVALID_CONFIG)."""
+    if not isinstance(value, str) or len(value) > 63 or not _NAMESPACE.fullmatch(value):
+        raise _wrong(where, "a namespace (lower-case letters, digits, -, at most 63)", value)
+    return value
+
+
+def check_name(value: object, where: str) -> str:
+    """The value, if it is an RFC 1123 subdomain. Raises CniError(INVALID_CONFIG)."""
+    if not isinstance(value, str) or len(value) > 253 or not _NAME.fullmatch(value):
+        raise _wrong(where, "an object's name (lower-case letters, digits, - and ., at most 253)", value)
+    return value
+
+
+def _wrong(where: str, expected: str, got: object) -> CniError:
+    shown = repr(got)
+    return CniError(
+        Code.INVALID_CONFIG,
+        f"{where}: expected {expected}, got {shown if len(shown) <= 80 else shown[:77] + '...'}",
+    )
+
+
+def _short(item: str, number: int, namespace: str) -> Selection:
+    """[<namespace>/]<name>[@<interface>]"""
+    where = f"element {number}"
+    network, at, interface = (part.strip() for part in item.partition("@"))
+    space, slash, name = (part.strip() for part in network.rpartition("/"))
+    if not network or "/" in space or "@" in interface or (at and not interface) or (slash and not space):
+        raise _wrong(where, "[<namespace>/]<name>[@<interface>]", item.strip())
+    return Selection(
+        namespace=check_namespace(space, f"{where}: namespace") if slash else namespace,
+        name=check_name(name, f"{where}: name"),
+        interface=_interface(interface, f"{where}: interface") if at else "",
+    )
+
+
+def _json(text: str, namespace: str) -> list[Selection]:
+    try:
+        elements = msgspec.json.decode(text)
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+        raise CniError(Code.INVALID_CONFIG, f"not JSON: {' '.join(str(error).split())}") from error
+    if not isinstance(elements, list):
+        raise _wrong("the JSON form", "a list of objects", elements)
+    return [_element(value, f"element {number}", namespace) for number, value in enumerate(elements, start=1)]
+
+
+def _element(value: object, where: str, namespace: str) -> Selection:
+    if not isinstance(value, dict):
+        raise _wrong(where, "an object", value)
+    # null is "not given" for every key, as the peers' decoders have it.
+    asked = {key: entry for key, entry in value.items() if entry is not None}
+    if "name" not in asked:
+        raise CniError(Code.INVALID_CONFIG, f'{where}: key "name" is missing')
+    name = check_name(asked.pop("name"), f'{where}: key "name"')
+    space = check_namespace(asked.pop("namespace", "") or namespace, f'{where} ({name}): key "namespace"')
+    found: dict[str, Any] = {}
+    for key, entry in asked.items():
+        here = f'{where} ({space}/{name}): key "{key}"'
+        if key not in _KEYS:
+            known = ("name", "namespace", *_KEYS)
+            raise CniError(Code.INVALID_CONFIG, f"{where} ({space}/{name}): {unknown(key, known)}")
+        target, check = _KEYS[key]
+        if entry in ("", 0) and entry is not False and key in _MAY_BE_EMPTY:
+            continue
+        if target in found:
+            raise CniError(Code.INVALID_CONFIG, f'{here}: given twice, as "interface" and "interfaceRequest"')
+        found[target] = check(entry, here)
+    return Selection(namespace=space, name=name, **found)
+
+
+def _interface(value: object, where: str) -> str:
+    if not isinstance(value, str) or not _IFNAME.fullmatch(value) or value == "lo":
+        raise _wrong(where, "an interface name (1 to 15 letters, digits, _ . -, not lo)", value)
+    return value
+
+
+def _list(value: object, where: str) -> list[Any]:
+    if not isinstance(value, list):
+        raise _wrong(where, "a list", value)
+    return value
+
+
+def _ips(value: object, where: str) -> tuple[str, ...]:
+    found = [_ip(entry, where) for entry in _list(value, where)]
+    addresses = [entry.partition("/")[0] for entry in found]
+    for address in addresses:
+        if addresses.count(address) > 1:
+            raise CniError(Code.INVALID_CONFIG, f"{where}: {address} is there twice")
+    return tuple(found)
+
+
+def _ip(value: object, where: str) -> str:
+    expected = "IP addresses of hosts, each with or without a prefix length (10.0.0.2/24)"
+    if not isinstance(value, str) or "%" in value:
+        raise _wrong(where, expected, value)
+    try:
+        interface = ipaddress.ip_interface(value)
+    except ValueError:
+        raise _wrong(where, expected, value) from None
+    _, slash, prefix = value.partition("/")
+    if interface.ip.is_unspecified or interface.ip.is_multicast or (slash and not prefix.isascii()):
+        raise _wrong(where, expected, value)
+    if slash and not prefix.isdigit():  # a netmask
+        raise _wrong(where, expected, value)
+    return f"{interface.ip}/{interface.network.prefixlen}" if slash else str(interface.ip)
+
+
+def _gateways(value: object, where: str) -> tuple[str, ...]:
+    found = []
+    for entry in _list(value, where):
+        address = _ip(entry, where)
+        if "/" in address:
+            raise _wrong(where, "a list of IP addresses without prefix length", entry)
+        found.append(address)
+    return tuple(found)
+
+
+def _mac(value: object, where: str) -> str:
+    text = value.lower().replace("-", ":") if isinstance(value, str) else ""
+    if not _MAC.fullmatch(text) or int(text[:2], 16) & 1 or text == "00:00:00:00:00:00":
+        raise _wrong(where, "a unicast MAC address like 02:00:00:00:00:01", value)
+    return text
+
+
+def _guid(value: object, where: str) -> str:
+    text = value.lower().replace("-", ":") if isinstance(value, str) else ""
+    if not _GUID.fullmatch(text) or set(text) <= {"0", ":"}:
+        raise _wrong(where, "an 8-byte GUID like 02:00:00:00:00:00:00:01", value)
+    return text
+
+
+def _device(value: object, where: str) -> str:
+    if not isinstance(value, str) or not pci.ADDRESS.fullmatch(value.lower()):
+        raise _wrong(where, "a PCI address like 0000:03:02.0", value)
+    return value.lower()
+
+
+def _object(value: object, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise _wrong(where, "an object", value)
+    return value
+
+
+def _integer(value: object, where: str, low: int, high: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise _wrong(where, f"an integer from {low} to {high}", value)
+    return value
+
+
+def _known_keys(value: dict[str, Any], where: str, known: Iterable[str]) -> dict[str, Any]:
+    known = tuple(known)
+    for key in value:
+        if key not in known:
+            raise CniError(Code.INVALID_CONFIG, f"{where}: {unknown(key, known)}")
+    return {key: entry for key, entry in value.items() if entry is not None}
+
+
+def _ports(value: object, where: str) -> tuple[dict[str, Any], ...]:
+    found: list[dict[str, Any]] = []
+    for number, entry in enumerate(_list(value, where), start=1):
+        mapping = _port(entry, f"{where}, mapping {number}")
+        same = [m for m in found if all(m.get(k) == mapping.get(k) for k in ("hostPort", "protocol", "hostIP"))]
+        if same:
+            port = f"{mapping['hostPort']}/{mapping['protocol']}"
+            raise CniError(Code.INVALID_CONFIG, f"{where}: host port {port} is mapped twice")
+        found.append(mapping)
+    return tuple(found)
+
+
+def _port(value: object, where: str) -> dict[str, Any]:
+    keys = ("hostPort", "containerPort", "protocol", "hostIP")
+    given = _known_keys(_object(value, where), where, keys)
+    protocol = given.get("protocol") or "tcp"
+    if not isinstance(protocol, str) or protocol.lower() not in _PROTOCOLS:
+        raise _wrong(f'{where}: key "protocol"', "tcp, udp or sctp", protocol)
+    mapping: dict[str, Any] = {"protocol": protocol.lower()}
+    for key in ("hostPort", "containerPort"):
+        if key not in given:
+            raise CniError(Code.INVALID_CONFIG, f'{where}: key "{key}" is missing')
+        mapping[key] = _integer(given[key], f'{where}: key "{key}"', 1, 65535)
+    if given.get("hostIP"):
+        mapping["hostIP"] = _host_ip(given["hostIP"], f'{where}: key "hostIP"')
+    return mapping
+
+
+def _host_ip(value: object, where: str) -> str:
+    try:
+        if isinstance(value, str) and "%" not in value:
+            return str(ipaddress.ip_address(value))
+    except ValueError:
+        pass
+    raise _wrong(where, "an IP address", value)
+
+
+def _bandwidth(value: object, where: str) -> dict[str, int]:
+    given = _known_keys(_object(value, where), where, _RATES)
+    return {key: _integer(entry, f'{where}, "{key}"', 0, 2**63 - 1) for key, entry in given.items()}
+
+
+def _no_claim(value: object, where: str) -> str:
+    raise CniError(Code.INVALID_CONFIG, f"{where}: IPAM claims are not supported, got {value!r}")
+
+
+# JSON key -> field of Selection, and what checks it.
+_KEYS: dict[str, tuple[str, Callable[[object, str], Any]]] = {
+    "interface": ("interface", _interface),
+    "interfaceRequest": ("interface", _interface),  # what the key was called before
+    "ips": ("ips", _ips),
+    "mac": ("mac", _mac),
+    "infiniband-guid": ("infiniband_guid", _guid),
+    "portMappings": ("port_mappings", _ports),
+    "bandwidth": ("bandwidth", _bandwidth),
+    "deviceID": ("device_id", _device),
+    "cni-args": ("cni_args", _object),
+    "default-route": ("default_route", _gateways),
+    "ipam-claim-reference": ("claim", _no_claim),
+}
+_MAY_BE_EMPTY = frozenset(
+    {"interface", "interfaceRequest", "mac", "infiniband-guid", "deviceID", "ipam-claim-reference"}
+)

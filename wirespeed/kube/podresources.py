@@ -1,0 +1,94 @@
+"""The kubelet's pod-resources service: which devices it has given to the containers of a pod."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from wirespeed.cni.errors import CniError, Code
+from wirespeed.kube import rpc
+from wirespeed.kube.proto import podresources_pb2 as pb
+
+_TIMEOUT = 5.0  # seconds; the kubelet answers from memory
+_OPTIONS = (
+    ("grpc.max_receive_message_length", 16 << 20),  # the kubelet's own bound of a List answer
+    ("grpc.use_local_subchannel_pool", 1),  # a new channel connects at once, whatever an old one waits for
+)
+
+_SERVICE = pb.DESCRIPTOR.services_by_name["PodResourcesLister"]
+
+
+class PodResources:
+    """A client of the service at `socket` (`<kubelet>/pod-resources/kubelet.sock`); safe from any thread.
+
+    One channel is kept and made anew when the kubelet was.
+    """
+
+    def __init__(self, socket: Path) -> None:
+        self.socket = socket
+        self._lock = threading.Lock()
+        self._channel: grpc.Channel | None = None
+
+    def devices(self, namespace: str, name: str) -> dict[str, list[str]]:
+        """Ids of the pod's devices by resource name, all containers together, sorted.
+
+        Empty for a pod that the kubelet does not know or that has none.
+        Raises CniError(TRY_AGAIN_LATER) when the kubelet does not answer within 5 s.
+        """
+        try:
+            pod = self._ask(lambda client: _get(client, namespace, name))
+        except grpc.RpcError as error:
+            raise CniError(
+                Code.TRY_AGAIN_LATER,
+                f"devices of pod {namespace}/{name}: the kubelet does not answer on {self.socket}: "
+                f"{error.code().name}: {error.details()}",
+            ) from error
+        found: dict[str, set[str]] = {}
+        for container in pod.containers if pod else ():
+            for entry in container.devices:  # one entry a NUMA node
+                found.setdefault(entry.resource_name, set()).update(entry.device_ids)
+        return {resource: sorted(ids) for resource, ids in found.items()}
+
+    def close(self) -> None:
+        """Close the channel."""
+        with self._lock:
+            channel, self._channel = self._channel, None
+        if channel is not None:
+            channel.close()
+
+    def _current(self, *, failed: grpc.Channel | None = None) -> grpc.Channel:
+        """The channel, made anew where there is none or it is the one that failed."""
+        with self._lock:
+            if self._channel is None or self._channel is failed:
+                self._channel = rpc.channel(str(self.socket), options=_OPTIONS)
+            return self._channel
+
+    def _ask(self, call: Callable[[rpc.Client], Any]) -> Any:
+        """Call; once more on a new channel where the old one does not know yet that the kubelet is back."""
+        channel = self._current()
+        try:
+            return call(rpc.Client(channel, _SERVICE))
+        except grpc.RpcError as error:
+            if error.code() is not grpc.StatusCode.UNAVAILABLE:
+                raise
+            return call(rpc.Client(self._current(failed=channel), _SERVICE))
+
+
+def _get(client: rpc.Client, namespace: str, name: str) -> Any:
+    """The pod's PodResources, or None where the kubelet knows no such pod."""
+    try:
+        request = pb.GetPodResourcesRequest(pod_name=name, pod_namespace=namespace)
+        return client.Get(request, timeout=_TIMEOUT).pod_resources
+    except grpc.RpcError as error:
+        text = error.details() or ""
+        # A kubelet whose feature gate KubeletPodResourcesGet is off answers UNKNOWN: "... Get method disabled".
+        if error.code() is grpc.StatusCode.UNIMPLEMENTED or "disabled" in text:
+            listed = client.List(pb.ListPodResourcesRequest(), timeout=_TIMEOUT).pod_resources
+            return next((pod for pod in listed if (pod.namespace, pod.name) == (namespace, name)), None)
+        if error.code() is grpc.StatusCode.NOT_FOUND or "not found" in text:
+            return None
+        raise
