@@ -10,7 +10,8 @@ from pathlib import Path
 from lab.build import Artefacts
 from lab.errors import LabError
 from lab.progress import Progress
-from lab.vm import Machine, base_arguments, qemu_program, scratch, stop
+from lab.scratch import scratch
+from lab.vm import Machine, base_arguments, qemu_program, stop
 
 PROBE_TIMEOUT = 15.0
 SIGN = "LAB-PROBE-OK"

@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 import subprocess
-import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +16,7 @@ from lab.carry import carry
 from lab.errors import LabError, tail
 from lab.progress import Progress
 from lab.recipe import HOST_TOOLS, LAB, LOCK, Recipe, Recipes, recipes
+from lab.scratch import scratch
 
 # What a recipe is called while it is built.
 TITLES = {
@@ -71,8 +71,8 @@ def build(progress: Progress, *, cache: Path | None = None) -> Artefacts:
     with locked(cache / "build.lock", progress):
         for leftover in cache.glob(".building-*"):
             shutil.rmtree(leftover)
-        with Builder(cache, progress) as builder:
-            builder.build_all(wanted)
+        with scratch() as borrowed, Builder(cache, progress) as builder:
+            builder.build_all(wanted, borrowed)
     artefacts = finished(cache, wanted)
     if artefacts is None:
         raise LabError(f"the build ended but {cache} lacks an artefact")
@@ -102,7 +102,6 @@ class Builder:
         self._running: set[subprocess.Popen[bytes]] = set()
         self._stopped = False
         self._lock = threading.Lock()
-        self._borrowed = tempfile.TemporaryDirectory(prefix="wirespeed-lab-")
         self._environment: dict[str, str] = {}
 
     def __enter__(self) -> "Builder":
@@ -114,12 +113,11 @@ class Builder:
             for process in self._running:
                 with suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
-        self._borrowed.cleanup()
 
-    def build_all(self, wanted: Recipes) -> None:
-        """Builds every missing artefact; QEMU's root beside the guest, for each mostly waits on the network."""
+    def build_all(self, wanted: Recipes, borrowed: Path) -> None:
+        """Builds what is missing; QEMU's root beside the guest. `borrowed` is for what this host lends."""
         self.install_tools()
-        self._environment = carry(Path(self._borrowed.name))
+        self._environment = carry(borrowed)
         self.make(wanted.base)
         with ThreadPoolExecutor(max_workers=2) as pool:
             guest = pool.submit(self.make_all, wanted.guest, wanted.python, wanted.image, wanted.boot)

@@ -1,4 +1,4 @@
-"""What a build borrows from this host and must not leave behind: mirror, proxies, certificates, pip's settings."""
+"""What a build borrows from this host and leaves no trace of: mirror, proxies, certificates, pip settings."""
 
 import os
 import shutil
@@ -13,6 +13,7 @@ INSIDE = "/run/carry"
 MIRROR_VARIABLE = "WIRESPEED_LAB_MIRROR"
 PROXIES = ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
 CERTIFICATES = ("PIP_CERT", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+DEBIANS_BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
 
 
 def mirror(environment: Mapping[str, str]) -> str:
@@ -40,7 +41,7 @@ def apt_settings() -> str:
 
 
 def pip_settings(environment: Mapping[str, str], home: Path, folder: Path) -> dict[str, str]:
-    """Copies pip's configuration files and certificates into `folder`; returns the environment that finds them.
+    """Copies pip's configuration and certificates into `folder`; returns the environment that finds them.
 
     pip reads, in this order: XDG_CONFIG_DIRS/pip/pip.conf, ~/.pip/pip.conf, XDG_CONFIG_HOME/pip/pip.conf,
     PIP_CONFIG_FILE, PIP_* variables. Folders of wheels named in PIP_FIND_LINKS are listed in `folder`/binds.
@@ -57,11 +58,15 @@ def pip_settings(environment: Mapping[str, str], home: Path, folder: Path) -> di
         target.parent.mkdir(parents=True, exist_ok=True)
         if source.is_file():
             shutil.copyfile(source, target)
-    result |= {"HOME": f"{INSIDE}/home", "XDG_CONFIG_DIRS": f"{INSIDE}/site", "XDG_CONFIG_HOME": f"{INSIDE}/user"}
+    result |= {
+        "HOME": f"{INSIDE}/home",
+        "XDG_CONFIG_DIRS": f"{INSIDE}/site",
+        "XDG_CONFIG_HOME": f"{INSIDE}/user",
+    }
     result["PIP_CONFIG_FILE"] = f"{INSIDE}/pip.conf"
     (folder / "pip.conf").touch()
-    bundle = next((environment[name] for name in CERTIFICATES if name in environment), None)
-    if bundle is not None and Path(bundle).is_file():
+    bundle = next((environment[name] for name in CERTIFICATES if name in environment), DEBIANS_BUNDLE)
+    if Path(bundle).is_file():
         shutil.copyfile(bundle, folder / "certificates.pem")
         result |= {"PIP_CERT": f"{INSIDE}/certificates.pem", "SSL_CERT_FILE": f"{INSIDE}/certificates.pem"}
     links = environment.get("PIP_FIND_LINKS", "").split()

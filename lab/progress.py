@@ -1,4 +1,4 @@
-"""Says on stderr what the lab is doing and for how long: one living line on a terminal, plain lines elsewhere."""
+"""Says what the lab is doing and for how long: one living line on a terminal, plain lines elsewhere."""
 
 import sys
 import threading
@@ -9,7 +9,7 @@ from typing import Self, TextIO
 
 
 class Progress:
-    """Steps under way, several at once if need be. Used as a context manager; safe to call from any thread."""
+    """Steps under way, several at once if need be. A context manager; safe to call from any thread."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = sys.stderr if stream is None else stream

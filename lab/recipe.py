@@ -53,7 +53,7 @@ HOST_TOOLS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How one artefact is made: a shell script, its settings, the files it reads and the artefacts it starts from."""
+    """How one artefact is made: shell script, settings, files it reads, artefacts it starts from."""
 
     name: str
     script: str

@@ -16,11 +16,11 @@ EXPLAIN_TIMEOUT = 3.0
 LEAVE = b"\x1d"  # Ctrl-]
 
 
-class TimedOut(Exception):
+class TimedOutError(Exception):
     """What was waited for did not come in time."""
 
 
-class Left(Exception):
+class LeftError(Exception):
     """The person at the shell pressed Ctrl-]."""
 
 
@@ -48,16 +48,17 @@ class Session:
         """Waits for the guest's agent; returns the guest's seconds since power on."""
         try:
             return float(self._await("up", time.monotonic() + BOOT_TIMEOUT)["uptime"])
-        except TimedOut:
+        except TimedOutError:
             raise LabError(f"the VM did not boot in {BOOT_TIMEOUT:.0f} s", detail=self._log()) from None
 
     def run(self, job: dict[str, Any], timeout: float | None) -> int:
-        """Runs the command and passes on its output; its exit code. LabError if it or the VM does not end well."""
+        """Runs the command and passes on its output; its exit code. LabError at timeout or if the VM dies."""
         self.send(**job)
         try:
             return self._finish(None if timeout is None else time.monotonic() + timeout)
-        except TimedOut:
-            raise LabError(f"the command did not end in {timeout:g} s; the VM was killed") from None
+        except TimedOutError:
+            hint = self.explain()
+            raise LabError(f"the command did not end in {timeout:g} s; the VM was killed", detail=hint) from None
 
     def shell(self, job: dict[str, Any], terminal: int) -> int | None:
         """Runs the job's shell with `terminal` (in raw mode) as its terminal; None if left by Ctrl-]."""
@@ -65,7 +66,7 @@ class Session:
         self._selector.register(terminal, selectors.EVENT_READ, "terminal")
         try:
             return self._finish(None)
-        except Left:
+        except LeftError:
             return None
 
     def send(self, **message: Any) -> None:
@@ -77,7 +78,7 @@ class Session:
         self.send(do="explain")
         try:
             return str(self._await("explained", time.monotonic() + EXPLAIN_TIMEOUT)["text"])
-        except TimedOut:
+        except TimedOutError:
             return ""
 
     def _finish(self, deadline: float | None) -> int:
@@ -100,7 +101,7 @@ class Session:
         """Waits for something to read and deals with it."""
         wait = None if deadline is None else deadline - time.monotonic()
         if wait is not None and wait <= 0:
-            raise TimedOut
+            raise TimedOutError
         for key, _ in self._selector.select(wait):
             if key.data == "terminal":
                 self._type(os.read(key.fd, CHUNK))
@@ -122,14 +123,14 @@ class Session:
             data = b""
         if not data and name == "ctl":
             self._vm.process.wait()
-            raise LabError(f"the VM died (QEMU ended with {self._vm.process.returncode})", detail=self._log())
+            raise LabError(f"the VM went down (QEMU ended with {self._vm.process.returncode})", detail=self._log())
         return data
 
     def _type(self, keys: bytes) -> None:
         before, leave, _ = keys.partition(LEAVE)
         self._to_guest("out", before)
         if leave or not keys:
-            raise Left
+            raise LeftError
 
     def _to_guest(self, name: str, data: bytes) -> None:
         self._vm.ports[name].sendall(data)

@@ -16,7 +16,17 @@ GUEST_TREE = "/work/wirespeed"
 def project_files(repo: Path) -> list[Path]:
     """Tracked files and untracked ones that are not ignored, relative to `repo`."""
     listing = subprocess.run(
-        ["git", "-C", str(repo), "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--deduplicate"],
+        [
+            "git",
+            "-C",
+            str(repo),
+            "ls-files",
+            "-z",
+            "--cached",
+            "--others",
+            "--exclude-standard",
+            "--deduplicate",
+        ],
         capture_output=True,
         check=False,
     )
@@ -44,15 +54,17 @@ def added_files(argument: str, repo: Path) -> list[tuple[Path, str]]:
 
 
 def metadata_files(repo: Path) -> dict[str, tuple[bytes, int]]:
-    """What an installation would add: entry points and commands, from pyproject.toml; {guest path: (text, mode)}.
+    """What an installation would add, from pyproject.toml: entry points and commands; {path: (text, mode)}.
 
-    The tree is on PYTHONPATH but not installed (pip takes seconds under TCG), and importlib.metadata finds entry
-    points only in a .dist-info folder.
+    The tree is on PYTHONPATH but not installed (pip takes seconds under TCG), and importlib.metadata finds
+    entry points only in a .dist-info folder.
     """
     project = tomllib.loads((repo / "pyproject.toml").read_text())["project"]
     name, version = project["name"], project["version"]
     groups = {"console_scripts": project.get("scripts", {}), **project.get("entry-points", {})}
-    lines = [f"[{group}]\n" + "".join(f"{k} = {v}\n" for k, v in points.items()) for group, points in groups.items()]
+    lines = [
+        f"[{group}]\n" + "".join(f"{k} = {v}\n" for k, v in points.items()) for group, points in groups.items()
+    ]
     folder = f"{GUEST_TREE}/{name}-{version}.dist-info"
     result = {
         f"{folder}/METADATA": (f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n".encode(), 0o644),

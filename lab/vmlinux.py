@@ -1,6 +1,6 @@
 """Unpacks the ELF kernel out of a bzImage: unpacking it inside the guest costs seconds under TCG.
 
-QEMU starts an ELF kernel by its PVH entry point (Documentation/arch/x86/boot.rst; CONFIG_PVH, which Debian sets).
+QEMU starts an ELF kernel by its PVH entry point (CONFIG_PVH, which Debian sets).
 """
 
 import struct
@@ -14,8 +14,8 @@ UNPACKERS = {b"\xfd7zXZ\0": ["xz", "-dc"], b"\x28\xb5\x2f\xfd": ["zstd", "-dc"]}
 def payload(image: bytes) -> bytes:
     """The packed kernel inside `image`, a bzImage of boot protocol 2.08 or later; ValueError if it is none.
 
-    The header gives place and length of the payload (setup_sects 0x1f1, payload_offset 0x248, payload_length 0x24c);
-    its last 4 bytes are the unpacked size.
+    The header (Documentation/arch/x86/boot.rst) gives place and length of the payload: setup_sects 0x1f1,
+    payload_offset 0x248, payload_length 0x24c. Its last 4 bytes are the unpacked size.
     """
     if image[0x202:0x206] != b"HdrS":
         raise ValueError("not a bzImage")

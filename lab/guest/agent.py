@@ -1,10 +1,11 @@
 """The guest's first process: runs the one command it is given and says, byte for byte, what became of it.
 
-Runs as PID 1 of the lab VM under the guest's own Python (-I -S), after guest/setup. Ports of virtio-serial lead to
-the host: lab.ctl carries one JSON object a line both ways, lab.out and lab.err the command's output (for a shell,
-lab.out carries the terminal both ways). The modules imported are few because every import costs under TCG.
+Runs as PID 1 of the lab VM under the guest's own Python (-I -S), after guest/setup. Virtio-serial ports lead
+to the host: lab.ctl carries one JSON object a line both ways, lab.out and lab.err the command's output (for a
+shell, lab.out carries the terminal both ways). Modules imported are few: every import costs under TCG.
 """
 
+import contextlib
 import fcntl
 import json
 import os
@@ -17,7 +18,7 @@ import time
 import traceback
 from typing import Any, NoReturn
 
-# What the host hangs on after the command has ended: this many seconds for output of processes it left behind.
+# After the command has ended: so many seconds for what processes that it left behind still write.
 LINGER = 0.2
 CHUNK = 65536
 
@@ -79,10 +80,8 @@ class Agent:
 
     def reap(self) -> None:
         """Buries ended children; PID 1 inherits every orphan."""
-        try:
+        with contextlib.suppress(BlockingIOError):
             os.read(self.wake, CHUNK)
-        except BlockingIOError:
-            pass
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -120,7 +119,7 @@ class Agent:
 
     def run(self, job: dict[str, Any]) -> None:
         """Runs the command with a pipe for each stream, until it has ended and its output is through."""
-        # Pipes and not the ports themselves: a port cannot be opened twice, /dev/stderr of the command must be.
+        # Pipes, not the ports themselves: a port cannot be opened twice, the command's /dev/stderr must be.
         out, out_end = os.pipe()
         err, err_end = os.pipe()
         nothing = os.open("/dev/null", os.O_RDWR)

@@ -1,0 +1,129 @@
+"""What can be asked of the lab on its command line."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+import lab
+
+EPILOG = """\
+examples:
+  python3 -m lab run -- pytest tests/lab
+  python3 -m lab run --timeout 300 --out out -- sh -c 'pytest tests/lab --junitxml=/out/lab.xml'
+  python3 -m lab run -- sh -c 'echo 4 > /sys/class/net/ens1/device/sriov_numvfs; ip link'
+  python3 -m lab shell
+
+The guest: Debian 13 with its stock kernel; PFs ens1 and ens2 (igb, 7 VFs each), up; IOMMU on; hugepages in
+/dev/hugepages; CNI reference plugins in /usr/lib/cni; dpdk-testpmd; the project in /work/wirespeed, its
+dependencies in /opt/venv. What it writes is gone afterwards, except to /out (--out).
+"""
+
+
+class Parser(argparse.ArgumentParser):
+    """Answers bad use with one line instead of the whole usage."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"lab: {message} (see {self.prog} --help)\n")
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """The command line as a namespace; SystemExit(2) for bad use. After the first -- comes the command."""
+    ours, command = list(arguments), None
+    if "--" in ours:
+        place = ours.index("--")
+        ours, command = ours[:place], ours[place + 1 :]
+    result = parser().parse_args(ours)
+    if result.action == "run" and not command:
+        parser().error("run needs a command after --, such as: run -- pytest tests/lab")
+    if result.action != "run" and command is not None:
+        parser().error(f"{result.action} takes no command; use: run -- COMMAND")
+    result.command = command
+    return result
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line's grammar."""
+    result = Parser(
+        prog="python3 -m lab",
+        description=lab.__doc__,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = result.add_subparsers(dest="action", required=True, metavar="build|run|shell")
+    commands.add_parser("build", help="build what is missing (run and shell do it too); needs root")
+    run = commands.add_parser(
+        "run",
+        help="run one command in a fresh VM and end with its exit code",
+        usage="%(prog)s [OPTIONS] -- COMMAND...",
+    )
+    run.add_argument(
+        "--timeout",
+        type=seconds,
+        metavar="SECONDS",
+        help="kill the VM if the command takes longer (exit code 125)",
+    )
+    shell = commands.add_parser("shell", help="a root shell in a fresh VM; leave with exit or Ctrl-]")
+    for command in (run, shell):
+        add_machine_options(command)
+    return result
+
+
+def add_machine_options(command: argparse.ArgumentParser) -> None:
+    """Options that run and shell share."""
+    command.add_argument(
+        "--out", type=Path, metavar="DIR", help="what the guest writes to /out appears here, at once"
+    )
+    command.add_argument(
+        "--env", type=setting, action="append", default=[], metavar="K=V", help="set a variable in the guest"
+    )
+    command.add_argument(
+        "--add",
+        action="append",
+        default=[],
+        metavar="PATH[:GUESTPATH]",
+        help="bring a file or folder besides what git lists, such as build/ or /tmp/bin:/opt/peers",
+    )
+    command.add_argument(
+        "--hub",
+        choices=("separate", "joined"),
+        default="separate",
+        help="whether the two PFs are on one wire (default: separate)",
+    )
+    command.add_argument("--udev", action="store_true", help="start udevd and settle (default: no udevd)")
+    command.add_argument("--hugepages", type=count, default=512, metavar="N", help="2 MiB pages (default: 512)")
+    command.add_argument("--memory", default="4G", metavar="SIZE", help="of the guest (default: 4G)")
+    command.add_argument(
+        "--accel",
+        choices=("auto", "kvm", "tcg"),
+        default="auto",
+        help="auto takes kvm if a probe boots under it (default: auto)",
+    )
+    command.add_argument("--kernel", default="", metavar="ARGS", help="more kernel command line")
+    command.add_argument("--console", type=Path, metavar="FILE", help="keep the guest's console log here")
+
+
+def seconds(text: str) -> float:
+    """A positive number of seconds."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0
+    if not value > 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number of seconds")
+    return value
+
+
+def count(text: str) -> int:
+    """A whole number from 0."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number")
+    return int(text)
+
+
+def setting(text: str) -> tuple[str, str]:
+    """K=V."""
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise argparse.ArgumentTypeError(f"{text!r} is not K=V")
+    return name, value
