@@ -3,12 +3,32 @@
 from __future__ import annotations
 
 import math
+import os
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import msgspec
+
+from wirespeed.cni import versions
 from wirespeed.cni.errors import CniError, Code
+
+MAX_CONFIG = 1 << 20  # bytes of standard input; a network's configuration has a few thousand
+
+# The environment that each verb needs (specification 1.1.0, section 2, "CNI operations").
+_REQUIRED = {
+    "ADD": ("CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME", "CNI_PATH"),
+    "DEL": ("CNI_CONTAINERID", "CNI_IFNAME", "CNI_PATH"),
+    "CHECK": ("CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME", "CNI_PATH"),
+    "GC": ("CNI_PATH",),
+    "STATUS": ("CNI_PATH",),
+    "VERSION": (),
+}
+_SINCE = {"CHECK": "0.4.0", "GC": "1.1.0", "STATUS": "1.1.0"}  # the version that brought the verb
+_CONTAINER_ID = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.\-]*")
+_NETWORK_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.\-]*")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +68,201 @@ class Request:
                 f"{self.command} of container {self.container_id} {self.ifname}: took longer than its deadline",
             )
 
+    @property
+    def valid_attachments(self) -> set[tuple[str, str]]:
+        """For GC: the (container id, ifname) pairs that are still there; everything else may go.
+
+        Raises CniError(INVALID_CONFIG) where the configuration has no such list: that is not an empty one.
+        """
+        # Specification 1.1.0 calls the key so in one place and cni.dev/attachments in another.
+        for key in ("cni.dev/valid-attachments", "cni.dev/attachments"):
+            if key in self.config:
+                return _attachments(key, self.config[key])
+        raise CniError(
+            Code.INVALID_CONFIG,
+            'key "cni.dev/valid-attachments" is missing: expected the list of attachments to keep',
+        )
+
     def derive(self, **changes: Any) -> Request:
         """The same request with some fields changed."""
         return replace(self, **changes)
+
+
+def parse_request(environ: Mapping[str, str], stdin: bytes, *, deadline: float = math.inf) -> Request:
+    """The request that a plugin's environment and standard input make.
+
+    Raises CniError: INVALID_ENVIRONMENT, DECODING_FAILURE, INVALID_CONFIG or INCOMPATIBLE_VERSION as the
+    specification assigns them. Nothing of the machine is looked at.
+    """
+    command = environ.get("CNI_COMMAND", "")
+    if command not in _REQUIRED:
+        raise _bad("CNI_COMMAND", f"one of {', '.join(_REQUIRED)}", command)
+    missing = [key for key in _REQUIRED[command] if not environ.get(key)]
+    if missing:
+        raise CniError(Code.INVALID_ENVIRONMENT, f"{command}: missing environment variables: {', '.join(missing)}")
+    request = Request(
+        command=command,
+        container_id=check_container_id(environ.get("CNI_CONTAINERID", "")),
+        netns=_netns(command, environ.get("CNI_NETNS", "")),
+        ifname=_ifname(environ.get("CNI_IFNAME", "")),
+        args=parse_args(environ.get("CNI_ARGS", "")),
+        path=_path(environ.get("CNI_PATH", "")),
+        config=_version_config(stdin) if command == "VERSION" else parse_config(stdin),
+        deadline=deadline,
+    )
+    if command != "VERSION":
+        _check_config(request)
+    return request
+
+
+def parse_args(text: str) -> dict[str, str]:
+    """CNI_ARGS, "KEY=VALUE;KEY=VALUE", in order; a value may hold "=".
+
+    Raises CniError(INVALID_ENVIRONMENT) that names the piece at fault.
+    """
+    args: dict[str, str] = {}
+    if not text:
+        return args
+    for piece in _text("CNI_ARGS", text).removesuffix(";").split(";"):
+        key, equals, value = piece.partition("=")
+        if not equals or not key:
+            raise _bad("CNI_ARGS", "KEY=VALUE pairs separated by ;", piece)
+        if key in args:
+            raise CniError(Code.INVALID_ENVIRONMENT, f"CNI_ARGS: {key!r} is given twice")
+        args[key] = value
+    return args
+
+
+def parse_config(stdin: bytes) -> dict[str, Any]:
+    """The JSON object of standard input. Raises CniError(DECODING_FAILURE)."""
+    if len(stdin) > MAX_CONFIG:
+        raise CniError(
+            Code.DECODING_FAILURE, f"standard input: expected at most {MAX_CONFIG} bytes, got {len(stdin)}"
+        )
+    try:
+        config = msgspec.json.decode(stdin)
+    except (msgspec.DecodeError, RecursionError, ValueError) as error:
+        raise CniError(Code.DECODING_FAILURE, f"standard input: expected a JSON object: {error}") from error
+    if not isinstance(config, dict):
+        kind = "an array" if isinstance(config, list) else repr(config)[:40]
+        raise CniError(Code.DECODING_FAILURE, f"standard input: expected a JSON object, got {kind}")
+    return config
+
+
+def check_container_id(text: str) -> str:
+    """The container id, if it is one or "". Raises CniError(INVALID_ENVIRONMENT)."""
+    if text and not _CONTAINER_ID.fullmatch(text):
+        raise _bad("CNI_CONTAINERID", "letters, digits, _ . - after a letter or digit", text)
+    return text
+
+
+def check_network_name(name: object) -> str:
+    """The network's name, if it is one: it becomes part of paths. Raises CniError(INVALID_CONFIG)."""
+    if name is None or name == "":
+        raise CniError(Code.INVALID_CONFIG, 'key "name" is missing: expected the name of the network')
+    if not isinstance(name, str) or not _NETWORK_NAME.fullmatch(name):
+        raise CniError(
+            Code.INVALID_CONFIG,
+            f'key "name": expected letters, digits, _ . - after a letter or digit, got {name!r}',
+        )
+    return name
+
+
+def ifname_fault(name: str) -> str:
+    """What keeps the text from being the name of an interface (Linux, dev_valid_name), or ""."""
+    if name in {"", ".", ".."}:
+        return f"expected a name, got {name!r}"
+    # "%d" in a name is the kernel's template for a number.
+    if any(c in "/:%" or c.isspace() or not c.isprintable() for c in name):
+        return f"expected no / : % or whitespace, got {name!r}"
+    if len(name.encode()) > 15:
+        return f"expected at most 15 bytes, got {name!r}"
+    return ""
+
+
+def check_netns(request: Request, environ: Mapping[str, str], *, own: str = "/proc/self/ns/net") -> None:
+    """Refuse an ADD into the network namespace of this process: it would change the node instead of a pod.
+
+    CNI_NETNS_OVERRIDE=1 (or true) in the environment allows it, as for plugins built on libcni. A path that
+    does not exist is left to the plugin. Raises CniError(INVALID_ENVIRONMENT).
+    """
+    if request.command != "ADD" or environ.get("CNI_NETNS_OVERRIDE", "").lower() in {"1", "true"}:
+        return
+    try:
+        theirs, ours = os.stat(request.netns), os.stat(own)
+    except OSError:
+        return
+    if (theirs.st_dev, theirs.st_ino) == (ours.st_dev, ours.st_ino):
+        raise _bad("CNI_NETNS", "the container's network namespace, not the node's own", request.netns)
+
+
+def _check_config(request: Request) -> None:
+    """What the specification asks of a configuration, whoever reads it."""
+    config = request.config
+    check_network_name(config.get("name"))
+    version = versions.check(config.get("cniVersion"))
+    since = _SINCE.get(request.command)
+    if since and not versions.at_least(version, since):
+        raise CniError(
+            Code.INCOMPATIBLE_VERSION, f"{request.command} needs cniVersion {since} or newer, got {version}"
+        )
+    if request.command == "GC":
+        _ = request.valid_attachments
+
+
+def _attachments(key: str, value: object) -> set[tuple[str, str]]:
+    if value is None:  # how Go writes an empty list
+        return set()
+    if not isinstance(value, list):
+        raise CniError(Code.INVALID_CONFIG, f'key "{key}": expected a list, got {value!r}')
+    found = set()
+    for index, entry in enumerate(value):
+        pair = (entry.get("containerID"), entry.get("ifname")) if isinstance(entry, dict) else (None, None)
+        if not isinstance(pair[0], str) or not isinstance(pair[1], str):
+            raise CniError(
+                Code.INVALID_CONFIG,
+                f'key "{key}[{index}]": expected an object with containerID and ifname, got {entry!r}',
+            )
+        found.add((pair[0], pair[1]))
+    return found
+
+
+def _version_config(stdin: bytes) -> dict[str, Any]:
+    """VERSION takes no parameters; runtimes write {"cniVersion": ...} all the same."""
+    try:
+        return parse_config(stdin)
+    except CniError:
+        return {}
+
+
+def _ifname(name: str) -> str:
+    fault = ifname_fault(name) if name else ""
+    if fault:
+        raise CniError(Code.INVALID_ENVIRONMENT, f"CNI_IFNAME: {fault}")
+    return name
+
+
+def _netns(command: str, path: str) -> str:
+    # A DEL gives back what it can whatever its namespace is called.
+    if not _text("CNI_NETNS", path).startswith("/") and command in {"ADD", "CHECK"}:
+        raise _bad("CNI_NETNS", "an absolute path", path)
+    return path
+
+
+def _path(text: str) -> tuple[str, ...]:
+    folders = tuple(folder for folder in _text("CNI_PATH", text).split(":") if folder)
+    for folder in folders:
+        if not folder.startswith("/"):  # it would be sought where the agent happens to run
+            raise _bad("CNI_PATH", "absolute paths separated by :", folder)
+    return folders
+
+
+def _text(key: str, value: str) -> str:
+    """The value, if it can be shown and passed on: neither control characters nor broken UTF-8."""
+    if not value.isprintable():
+        raise _bad(key, "printable text", value)
+    return value
+
+
+def _bad(key: str, expected: str, got: str) -> CniError:
+    return CniError(Code.INVALID_ENVIRONMENT, f"{key}: expected {expected}, got {got!r}")

@@ -1,0 +1,355 @@
+"""Networks and chains: what each plugin is given, in which order, and what happens when one fails."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wirespeed.cni import result as results
+from wirespeed.cni.chain import Chain, load_network
+from wirespeed.cni.errors import CniError, Code
+from wirespeed.cni.plugin import Result
+from wirespeed.cni.request import Request
+
+ATTACHMENT = Request(
+    command="ADD", container_id="c1", netns="/run/netns/pod", ifname="net1", args={"K8S_POD_NAME": "p"}
+)
+
+
+@dataclass
+class Recorder:
+    """A plugin in this process: notes its requests, adds an interface called as its own `type`."""
+
+    fails: Mapping[str, Exception] = field(default_factory=dict)
+    requests: list[Request] = field(default_factory=list)
+
+    def _note(self, request: Request) -> None:
+        self.requests.append(request)
+        if error := self.fails.get(f"{request.command} {request.config['type']}"):
+            raise error
+
+    def add(self, request: Request) -> Result:
+        self._note(request)
+        result = results.read(request.config.get("prevResult") or {})
+        result["interfaces"].append({"name": request.config["type"], "mtu": 9000})
+        return result
+
+    delete = check = gc = status = _note
+
+    @property
+    def calls(self) -> list[str]:
+        return [f"{request.command} {request.config['type']}" for request in self.requests]
+
+    def configs(self, command: str) -> list[dict[str, Any]]:
+        return [request.config for request in self.requests if request.command == command]
+
+
+def conflist(*kinds: str, version: str = "1.1.0", **more: Any) -> dict[str, Any]:
+    return {"cniVersion": version, "name": "net", "plugins": [{"type": kind} for kind in kinds], **more}
+
+
+def chain_of(plugin: Recorder) -> Chain:
+    return Chain(dict.fromkeys("abc", plugin))
+
+
+def names(result: Result) -> list[str]:
+    return [interface["name"] for interface in result["interfaces"]]
+
+
+# Networks
+
+
+def test_conf_is_a_network_of_one_plugin() -> None:
+    raw = {"cniVersion": "0.4.0", "name": "net", "type": "bridge", "bridge": "br0"}
+    network = load_network(raw)
+    assert (network.name, network.version, network.kinds, network.plugins) == ("net", "0.4.0", ["bridge"], [raw])
+
+
+def test_conflist_is_a_network_of_its_plugins() -> None:
+    network = load_network(conflist("bridge", "tuning", disableCheck="true", disableGC=True))
+    assert (network.kinds, network.disable_check, network.disable_gc) == (["bridge", "tuning"], True, True)
+
+
+def test_list_of_inlined_plugins_alone_is_what_is_loaded_anyway() -> None:
+    assert load_network(conflist("bridge", loadOnlyInlinedPlugins=True)).kinds == ["bridge"]
+
+
+def test_name_and_version_of_the_caller_hold_where_the_network_has_none() -> None:
+    network = load_network({"type": "bridge", "name": ""}, name="nad", version="0.3.1")
+    assert (network.name, network.version) == ("nad", "0.3.1")
+    own = load_network(conflist("bridge"), name="nad", version="0.3.1")
+    assert (own.name, own.version) == ("net", "1.1.0")
+
+
+def test_highest_of_several_versions_is_used() -> None:
+    assert load_network(conflist("a", version="0.4.0", cniVersions=["0.3.1", "1.0.0", "8.0.0"])).version == "1.0.0"
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+keys = ["cniVersion", "cniVersions", "name", "type", "plugins", "disableCheck", "disableGC", "capabilities"]
+
+
+@given(st.dictionaries(st.sampled_from(keys), json_values | st.sampled_from(["1.0.0", "net"])) | json_values)
+def test_only_cni_errors_come_out_of_loading(raw: object) -> None:
+    try:
+        network = load_network(raw)
+    except CniError as error:
+        assert error.code in {Code.INVALID_CONFIG, Code.INCOMPATIBLE_VERSION}
+    else:
+        assert network.kinds
+
+
+# ADD
+
+
+def test_each_plugin_is_given_the_result_of_the_one_before() -> None:
+    plugin = Recorder()
+    result = chain_of(plugin).add(load_network(conflist("a", "b", "c")), ATTACHMENT)
+    assert names(result) == ["a", "b", "c"]
+    first, second, third = plugin.configs("ADD")
+    assert first == {"type": "a", "name": "net", "cniVersion": "1.1.0"}
+    assert second["prevResult"] == {
+        "cniVersion": "1.1.0",
+        "interfaces": [{"name": "a", "mtu": 9000}],
+        "dns": {},
+    }
+    assert [interface["name"] for interface in third["prevResult"]["interfaces"]] == ["a", "b"]
+
+
+def test_result_is_passed_on_in_the_networks_version() -> None:
+    plugin = Recorder()
+    chain_of(plugin).add(load_network(conflist("a", "b", version="0.4.0")), ATTACHMENT)
+    assert plugin.configs("ADD")[1]["prevResult"] == {
+        "cniVersion": "0.4.0",
+        "interfaces": [{"name": "a"}],
+        "dns": {},
+    }
+
+
+def test_plugin_is_called_with_the_attachment() -> None:
+    plugin = Recorder()
+    chain_of(plugin).add(load_network(conflist("a")), ATTACHMENT.derive(command="STATUS"))
+    (request,) = plugin.requests
+    assert request == ATTACHMENT.derive(config=request.config)
+
+
+def test_runtime_config_reaches_the_plugins_with_the_capability() -> None:
+    plugin = Recorder()
+    raw = conflist("a", "b", "c")
+    raw["plugins"][0]["capabilities"] = {"mac": True, "ips": False}
+    raw["plugins"][2]["capabilities"] = {"ips": True, "bandwidth": True}
+    chain_of(plugin).add(load_network(raw), ATTACHMENT, {"mac": "02::1", "ips": ["10.0.0.2/24"]})
+    assert [config.get("runtimeConfig") for config in plugin.configs("ADD")] == [
+        {"mac": "02::1"},
+        None,
+        {"ips": ["10.0.0.2/24"]},
+    ]
+    assert "runtimeConfig" not in raw["plugins"][0]
+
+
+def test_failed_add_is_undone_from_the_failing_plugin_backwards() -> None:
+    plugin = Recorder(fails={"ADD b": CniError(Code.DEVICE, "no device", "details")})
+    with pytest.raises(CniError) as failed:
+        chain_of(plugin).add(load_network(conflist("a", "b", "c")), ATTACHMENT)
+    assert (failed.value.code, failed.value.msg, failed.value.details) == (101, "plugin b: no device", "details")
+    assert plugin.calls == ["ADD a", "ADD b", "DEL b", "DEL a"]
+    assert [names(config["prevResult"]) for config in plugin.configs("DEL")] == [["a"], ["a"]]
+
+
+def test_failing_undo_keeps_the_first_error_and_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    plugin = Recorder(
+        fails={
+            "ADD b": CniError(Code.DEVICE, "no device"),
+            "DEL b": CniError(Code.DEVICE, "still none"),
+            "DEL a": ZeroDivisionError("oops"),
+        }
+    )
+    with caplog.at_level(logging.WARNING), pytest.raises(CniError, match="plugin b: no device"):
+        chain_of(plugin).add(load_network(conflist("a", "b")), ATTACHMENT)
+    assert plugin.calls == ["ADD a", "ADD b", "DEL b", "DEL a"]
+    assert "plugin b: still none; also plugin a: ZeroDivisionError: oops" in caplog.text
+
+
+def test_unexpected_exception_is_undone_too() -> None:
+    plugin = Recorder(fails={"ADD b": ZeroDivisionError()})
+    with pytest.raises(ZeroDivisionError):
+        chain_of(plugin).add(load_network(conflist("a", "b")), ATTACHMENT)
+    assert plugin.calls == ["ADD a", "ADD b", "DEL b", "DEL a"]
+
+
+def test_result_of_a_plugin_of_this_process_is_checked_too() -> None:
+    class Careless(Recorder):
+        def add(self, request: Request) -> Result:
+            self._note(request)
+            return {"ips": [{"addr": "10.0.0.2/24"}]}
+
+    plugin = Careless()
+    with pytest.raises(CniError, match=r"plugin a: result: ips\[0\]\.address: expected") as failed:
+        chain_of(plugin).add(load_network(conflist("a")), ATTACHMENT)
+    assert failed.value.code == Code.DECODING_FAILURE
+    assert plugin.calls == ["ADD a", "DEL a"]
+
+
+def test_add_after_its_deadline_calls_no_plugin_and_undo_has_time_of_its_own() -> None:
+    plugin = Recorder()
+    with pytest.raises(CniError) as late:
+        chain_of(plugin).add(load_network(conflist("a")), ATTACHMENT.derive(deadline=time.monotonic()))
+    assert late.value.code == Code.TRY_AGAIN_LATER
+    assert plugin.calls == ["DEL a"]
+
+
+# DEL, CHECK, STATUS, GC
+
+ADDED: Result = results.empty() | {"interfaces": [{"name": "net1", "mtu": 9000}]}
+
+
+def test_delete_runs_backwards_with_the_result_of_add() -> None:
+    plugin = Recorder()
+    chain_of(plugin).delete(load_network(conflist("a", "b", version="0.4.0")), ATTACHMENT, result=ADDED)
+    assert plugin.calls == ["DEL b", "DEL a"]
+    assert [config["prevResult"] for config in plugin.configs("DEL")] == [results.write(ADDED, "0.4.0")] * 2
+
+
+def test_delete_passes_no_result_before_0_4_0_or_where_there_is_none() -> None:
+    plugin = Recorder()
+    chain_of(plugin).delete(load_network(conflist("a", version="0.3.1")), ATTACHMENT, result=ADDED)
+    chain_of(plugin).delete(load_network(conflist("a")), ATTACHMENT)
+    assert ["prevResult" in config for config in plugin.configs("DEL")] == [False, False]
+
+
+def test_delete_attempts_every_plugin_and_raises_the_first_error_with_the_others_named() -> None:
+    plugin = Recorder(
+        fails={"DEL c": CniError(Code.TRY_AGAIN_LATER, "busy", "soon"), "DEL a": CniError(Code.DEVICE, "gone")}
+    )
+    with pytest.raises(CniError) as failed:
+        chain_of(plugin).delete(load_network(conflist("a", "b", "c")), ATTACHMENT)
+    assert plugin.calls == ["DEL c", "DEL b", "DEL a"]
+    assert (failed.value.code, failed.value.msg) == (11, "plugin c: busy; also plugin a: gone")
+    assert failed.value.details == "soon"
+
+
+def test_delete_gets_the_runtime_config_of_its_capabilities() -> None:
+    plugin = Recorder()
+    raw = conflist("a")
+    raw["plugins"][0]["capabilities"] = {"mac": True}
+    chain_of(plugin).delete(load_network(raw), ATTACHMENT, {"mac": "02::1", "ips": []})
+    assert plugin.configs("DEL")[0]["runtimeConfig"] == {"mac": "02::1"}
+
+
+def test_check_runs_forwards_with_the_result_of_add_up_to_the_first_drift() -> None:
+    plugin = Recorder(fails={"CHECK b": CniError(Code.DRIFT, "mtu is 1500")})
+    with pytest.raises(CniError, match="plugin b: mtu is 1500") as drifted:
+        chain_of(plugin).check(load_network(conflist("a", "b", "c")), ATTACHMENT, result=ADDED)
+    assert drifted.value.code == Code.DRIFT
+    assert plugin.calls == ["CHECK a", "CHECK b"]
+    assert plugin.configs("CHECK")[0]["prevResult"] == results.write(ADDED, "1.1.0")
+
+
+@pytest.mark.parametrize("raw", [conflist("a", disableCheck=True), conflist("a", version="0.3.1")])
+def test_check_is_not_made_where_it_is_disabled_or_unknown(raw: dict[str, Any]) -> None:
+    plugin = Recorder()
+    chain_of(plugin).check(load_network(raw), ATTACHMENT, result=ADDED)
+    assert plugin.calls == []
+
+
+def test_status_asks_up_to_the_first_plugin_that_is_not_ready() -> None:
+    plugin = Recorder(fails={"STATUS b": CniError(Code.UNAVAILABLE, "no bridge")})
+    with pytest.raises(CniError, match="plugin b: no bridge") as refused:
+        chain_of(plugin).status(load_network(conflist("a", "b", "c")), Request(command="STATUS"))
+    assert refused.value.code == Code.UNAVAILABLE
+    assert plugin.calls == ["STATUS a", "STATUS b"]
+
+
+def test_status_of_a_missing_executable_is_unavailable() -> None:
+    with pytest.raises(CniError) as refused:
+        Chain({}).status(load_network(conflist("absent")), Request(command="STATUS", path=("/nonexistent",)))
+    assert (refused.value.code, refused.value.msg) == (
+        Code.UNAVAILABLE,
+        'plugin absent: no executable "absent" in /nonexistent',
+    )
+
+
+def test_gc_tells_every_plugin_the_valid_attachments_under_both_names() -> None:
+    plugin = Recorder(fails={"GC a": CniError(Code.INTERNAL, "stuck")})
+    valid = [{"containerID": "c1", "ifname": "net1"}]
+    request = Request(command="GC", config={"cni.dev/valid-attachments": valid})
+    with pytest.raises(CniError, match="plugin a: stuck"):
+        chain_of(plugin).gc(load_network(conflist("a", "b")), request)
+    assert plugin.calls == ["GC a", "GC b"]
+    for config in plugin.configs("GC"):
+        assert (config["cni.dev/valid-attachments"], config["cni.dev/attachments"]) == (valid, valid)
+
+
+def test_gc_without_a_list_is_refused_for_it_would_drop_everything() -> None:
+    plugin = Recorder()
+    with pytest.raises(CniError, match=r"cni\.dev/valid-attachments"):
+        chain_of(plugin).gc(load_network(conflist("a")), Request(command="GC"))
+    assert plugin.calls == []
+
+
+@pytest.mark.parametrize("raw", [conflist("a", disableGC=True), conflist("a", version="1.0.0")])
+def test_gc_is_not_made_where_it_is_disabled_or_unknown(raw: dict[str, Any]) -> None:
+    plugin = Recorder()
+    chain_of(plugin).gc(load_network(raw), Request(command="GC", config={"cni.dev/valid-attachments": []}))
+    assert plugin.calls == []
+
+
+def test_status_is_not_asked_of_a_version_that_has_none() -> None:
+    plugin = Recorder()
+    chain_of(plugin).status(load_network(conflist("a", version="1.0.0")), Request(command="STATUS"))
+    assert plugin.calls == []
+
+
+# Executed plugins
+
+
+def script(folder: Path, name: str, body: str) -> None:
+    (folder / name).write_text(f"#!/bin/sh\n{body}\n")
+    (folder / name).chmod(0o755)
+
+
+def test_executed_and_builtin_plugins_pass_results_to_each_other(tmp_path: Path) -> None:
+    answered = '{"cniVersion":"0.2.0","ip4":{"ip":"10.0.0.2/24"}}'
+    script(tmp_path, "old", f"cat > {tmp_path}/$CNI_COMMAND.json; echo '{answered}'")
+    plugin = Recorder()
+    network = load_network(conflist("a", "old", "b", version="1.0.0"))
+    request = ATTACHMENT.derive(path=(str(tmp_path),))
+    result = chain_of(plugin).add(network, request)
+    assert names(json.loads((tmp_path / "ADD.json").read_text())["prevResult"]) == ["a"]
+    assert plugin.configs("ADD")[1]["prevResult"]["ips"] == [{"address": "10.0.0.2/24"}]
+    assert result["ips"] == [{"address": "10.0.0.2/24"}]
+    chain_of(plugin).delete(network, request, result=result)
+    assert json.loads((tmp_path / "DEL.json").read_text())["prevResult"]["ips"] == [{"address": "10.0.0.2/24"}]
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ("", "plugin odd: result: expected a JSON object, got ''"),
+        ("hello", "plugin odd: result: expected a JSON object, got 'hello\\n'"),
+        ("[]", "plugin odd: result: expected an object, got []"),
+        (
+            '{"ips":[{"address":"x"}]}',
+            "plugin odd: result: ips[0].address: expected an address with prefix length, got 'x'",
+        ),
+    ],
+)
+def test_unreadable_result_is_refused_and_the_plugin_undone(said: str, message: str, tmp_path: Path) -> None:
+    script(tmp_path, "odd", f"echo $CNI_COMMAND >> {tmp_path}/calls; [ -z '{said}' ] || echo '{said}'")
+    with pytest.raises(CniError) as failed:
+        Chain({}).add(load_network(conflist("odd")), ATTACHMENT.derive(path=(str(tmp_path),)))
+    assert (failed.value.code, failed.value.msg) == (Code.DECODING_FAILURE, message)
+    assert (tmp_path / "calls").read_text().split() == ["ADD", "DEL"]

@@ -1,0 +1,235 @@
+"""Results between the versions of the specification."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wirespeed.cni import result as results
+from wirespeed.cni import versions
+from wirespeed.cni.errors import CniError, Code
+
+FULL: dict[str, Any] = {
+    "interfaces": [
+        {"name": "br0", "mac": "02:00:00:00:00:01", "mtu": 1500},
+        {
+            "name": "net1",
+            "mac": "02:00:00:00:00:02",
+            "mtu": 9000,
+            "sandbox": "/var/run/netns/pod",
+            "socketPath": "/run/vhost/1",
+            "pciID": "0000:03:02.0",
+        },
+    ],
+    "ips": [
+        {"address": "10.1.2.3/24", "gateway": "10.1.2.1", "interface": 1},
+        {"address": "fd00::3/64", "interface": 0},
+    ],
+    "routes": [
+        {
+            "dst": "0.0.0.0/0",
+            "gw": "10.1.2.1",
+            "mtu": 1400,
+            "advmss": 1360,
+            "priority": 5,
+            "table": 0,
+            "scope": 253,
+        },
+        {"dst": "fd00:1::/64"},
+    ],
+    "dns": {"nameservers": ["10.0.0.53"], "domain": "local", "search": ["a", "b"], "options": ["ndots:5"]},
+}
+
+
+def test_1_1_0_says_everything() -> None:
+    assert results.write(FULL, "1.1.0") == {"cniVersion": "1.1.0", **FULL}
+
+
+def test_1_0_0_leaves_out_what_1_1_0_brought() -> None:
+    assert results.write(FULL, "1.0.0") == {
+        "cniVersion": "1.0.0",
+        "interfaces": [
+            {"name": "br0", "mac": "02:00:00:00:00:01"},
+            {"name": "net1", "mac": "02:00:00:00:00:02", "sandbox": "/var/run/netns/pod"},
+        ],
+        "ips": FULL["ips"],
+        "routes": [{"dst": "0.0.0.0/0", "gw": "10.1.2.1"}, {"dst": "fd00:1::/64"}],
+        "dns": FULL["dns"],
+    }
+
+
+@pytest.mark.parametrize("version", ["0.3.0", "0.3.1", "0.4.0"])
+def test_versions_before_1_0_0_say_the_version_of_each_address(version: str) -> None:
+    written = results.write(FULL, version)
+    assert written["cniVersion"] == version
+    assert written["ips"] == [
+        {"version": "4", "address": "10.1.2.3/24", "gateway": "10.1.2.1", "interface": 1},
+        {"version": "6", "address": "fd00::3/64", "interface": 0},
+    ]
+
+
+@pytest.mark.parametrize("version", versions.SUPPORTED)
+def test_empty_result_is_written_with_its_version_and_dns(version: str) -> None:
+    assert results.write(results.empty(), version) == {"cniVersion": version, "dns": {}}
+
+
+def test_writing_another_version_is_refused() -> None:
+    with pytest.raises(CniError) as refused:
+        results.write(FULL, "0.2.0")
+    assert refused.value.code == Code.INCOMPATIBLE_VERSION
+
+
+@pytest.mark.parametrize("declared", [{"cniVersion": "0.2.0"}, {"cniVersion": "0.1.0"}, {}])
+def test_shape_of_0_2_0_is_read(declared: dict[str, str]) -> None:
+    raw = declared | {
+        "ip4": {"ip": "10.1.2.3/24", "gateway": "10.1.2.1", "routes": [{"dst": "0.0.0.0/0"}]},
+        "ip6": {"ip": "fd00::3/64", "routes": [{"dst": "::/0", "gw": "fd00::1"}]},
+        "dns": {"nameservers": ["10.0.0.53"]},
+    }
+    assert results.read(raw) == {
+        "interfaces": [],
+        "ips": [{"address": "10.1.2.3/24", "gateway": "10.1.2.1"}, {"address": "fd00::3/64"}],
+        "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0", "gw": "fd00::1"}],
+        "dns": {"nameservers": ["10.0.0.53"]},
+    }
+
+
+def test_what_go_writes_for_nothing_is_nothing() -> None:
+    raw: dict[str, Any] = {
+        "cniVersion": "1.0.0",
+        "interfaces": None,
+        "ips": None,
+        "routes": [],
+        "dns": {"domain": ""},
+    }
+    assert results.read(raw) == results.empty()
+    bare = {"interfaces": [{"name": "eth0", "mac": "", "sandbox": None, "mtu": None}], "dns": None}
+    assert results.read(bare)["interfaces"] == [{"name": "eth0"}]
+
+
+def test_version_of_the_network_holds_where_the_plugin_gave_none() -> None:
+    assert results.read({"ip4": {"ip": "10.1.2.3/24"}}, "1.0.0") == results.empty()
+    assert results.read({"ips": [{"address": "10.1.2.3/24"}]}, "1.0.0")["ips"] == [{"address": "10.1.2.3/24"}]
+
+
+def test_unknown_keys_are_left_out() -> None:
+    raw = {"vendor": 1, "interfaces": [{"name": "eth0", "vendor": 1}]}
+    assert results.read(raw) == results.empty() | {"interfaces": [{"name": "eth0"}]}
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        ([], "result: expected an object, got []"),
+        (None, "result: expected an object, got None"),
+        (
+            {"cniVersion": "3.0.0"},
+            "result: cniVersion: expected one of 0.1.0, 0.2.0, 0.3.0, 0.3.1, 0.4.0, 1.0.0, 1.1.0, got '3.0.0'",
+        ),
+        ({"interfaces": {}}, "result: interfaces: expected a list, got {}"),
+        ({"interfaces": ["eth0"]}, "result: interfaces[0]: expected an object, got 'eth0'"),
+        ({"interfaces": [{}]}, "result: interfaces[0].name: expected a string, got None"),
+        ({"interfaces": [{"name": "a", "mac": 1}]}, "result: interfaces[0].mac: expected a string, got 1"),
+        ({"interfaces": [{"name": "a", "mtu": "9"}]}, "result: interfaces[0].mtu: expected an integer, got '9'"),
+        ({"interfaces": [{"name": "a", "mtu": True}]}, "result: interfaces[0].mtu: expected an integer, got True"),
+        (
+            {"ips": [{"address": "10.0.0.1"}]},
+            "result: ips[0].address: expected an address with prefix length, got '10.0.0.1'",
+        ),
+        ({"ips": [{}]}, "result: ips[0].address: expected an address with prefix length, got None"),
+        (
+            {"ips": [{"address": "10.0.0.1/8", "gateway": "gw"}]},
+            "result: ips[0].gateway: expected an IP address, got 'gw'",
+        ),
+        (
+            {"ips": [{"address": "10.0.0.1/8", "interface": 0}]},
+            "result: ips[0].interface: expected an index into 0 interfaces, got 0",
+        ),
+        (
+            {"interfaces": [{"name": "a"}], "ips": [{"address": "10.0.0.1/8", "interface": -1}]},
+            "result: ips[0].interface: expected an index into 1 interfaces, got -1",
+        ),
+        ({"routes": [{}]}, "result: routes[0].dst: expected an address with prefix length, got None"),
+        (
+            {"routes": [{"dst": "0.0.0.0/0", "priority": 1.5}]},
+            "result: routes[0].priority: expected an integer, got 1.5",
+        ),
+        ({"dns": []}, "result: dns: expected an object, got []"),
+        ({"dns": {"search": [1]}}, "result: dns.search: expected a list of strings, got [1]"),
+        ({"ip4": {}}, "result: ip4.ip: expected an address with prefix length, got None"),
+        (
+            {"ip4": {"ip": "10.0.0.1/8", "routes": [{"dst": 1}]}},
+            "result: ip4.routes[0].dst: expected an address with prefix length, got 1",
+        ),
+    ],
+)
+def test_wrong_field_is_named(raw: object, message: str) -> None:
+    with pytest.raises(CniError) as refused:
+        results.read(raw)
+    assert (refused.value.code, refused.value.msg) == (Code.DECODING_FAILURE, message)
+
+
+words = st.text(min_size=1, max_size=8)
+numbers = st.integers(0, 2**31)
+ip_texts = st.ip_addresses().map(str)
+prefixes = st.one_of(
+    st.builds("{}/{}".format, st.ip_addresses(v=4), st.integers(0, 32)),
+    st.builds("{}/{}".format, st.ip_addresses(v=6), st.integers(96, 128)),
+)
+
+
+def objects(required: dict[str, Any], optional: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
+    return st.fixed_dictionaries(required, optional=optional)
+
+
+@st.composite
+def full_results(draw: st.DrawFn) -> dict[str, Any]:
+    text = dict.fromkeys(("mac", "sandbox", "socketPath", "pciID"), words)
+    interfaces = draw(st.lists(objects({"name": words}, {**text, "mtu": numbers}), max_size=3))
+    index = {"interface": st.integers(0, len(interfaces) - 1)} if interfaces else {}
+    more = dict.fromkeys(("mtu", "advmss", "priority", "table", "scope"), numbers)
+    lists = dict.fromkeys(("nameservers", "search", "options"), st.lists(words, max_size=2))
+    return {
+        "interfaces": interfaces,
+        "ips": draw(st.lists(objects({"address": prefixes}, {"gateway": ip_texts, **index}), max_size=3)),
+        "routes": draw(st.lists(objects({"dst": prefixes}, {"gw": ip_texts, **more}), max_size=3)),
+        "dns": draw(objects({}, {**lists, "domain": words})),
+    }
+
+
+@given(full_results())
+def test_latest_version_loses_nothing(result: dict[str, Any]) -> None:
+    assert results.read(results.write(result, "1.1.0")) == result
+
+
+@given(full_results(), st.sampled_from(versions.SUPPORTED))
+def test_what_a_version_can_say_comes_back_from_it(result: dict[str, Any], version: str) -> None:
+    once = results.read(results.write(result, version))
+    assert results.read(results.write(once, version)) == once
+    assert once["ips"] == result["ips"]
+    assert once["dns"] == result["dns"]
+    assert [interface["name"] for interface in once["interfaces"]] == [i["name"] for i in result["interfaces"]]
+    assert [(route["dst"], route.get("gw")) for route in once["routes"]] == [
+        (route["dst"], route.get("gw")) for route in result["routes"]
+    ]
+
+
+keys = st.sampled_from(["cniVersion", "interfaces", "ips", "routes", "dns", "ip4", "name", "address", "dst", "ip"])
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | prefixes | st.just("0.2.0"),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(keys, inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(anything)
+def test_only_cni_errors_come_out_of_reading(raw: object) -> None:
+    try:
+        found = results.read(raw)
+    except CniError as error:
+        assert error.code == Code.DECODING_FAILURE
+    else:
+        assert set(found) == {"interfaces", "ips", "routes", "dns"}

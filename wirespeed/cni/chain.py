@@ -1,0 +1,283 @@
+"""Networks (conf or conflist) and running their plugins in order, each given the previous one's result."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import msgspec
+
+from wirespeed.cni import result as results
+from wirespeed.cni import versions
+from wirespeed.cni.errors import CniError, Code
+from wirespeed.cni.execute import check_kind, find_plugin, run_plugin
+from wirespeed.cni.plugin import Plugin, Result
+from wirespeed.cni.request import Request, check_network_name
+
+log = logging.getLogger(__name__)
+
+_METHODS = {"DEL": "delete", "CHECK": "check", "GC": "gc", "STATUS": "status"}
+UNDO_TIME = 30.0  # seconds that undoing a failed ADD may take beyond the request's deadline
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network:
+    """A network: `plugins` are the raw configurations, in the order of ADD. `raw` is what was loaded."""
+
+    name: str
+    version: str
+    plugins: list[dict[str, Any]]
+    disable_check: bool = False
+    disable_gc: bool = False
+    raw: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def kinds(self) -> list[str]:
+        """The `type` of each plugin."""
+        return [plugin["type"] for plugin in self.plugins]
+
+
+def load_network(raw: object, *, name: str = "", version: str = "") -> Network:
+    """The network of a conf (it has `type`) or a conflist (it has `plugins`), decoded from JSON.
+
+    `name` and `version` hold where it has none of its own. Raises CniError: INVALID_CONFIG that names the key,
+    INCOMPATIBLE_VERSION for an unknown version.
+    """
+    if not isinstance(raw, dict):
+        raise CniError(
+            Code.INVALID_CONFIG, f"network {name or 'without a name'}: expected an object, got {_short(raw)}"
+        )
+    given = raw.get("name") or name
+    try:
+        return Network(
+            name=check_network_name(given),
+            version=versions.highest(raw.get("cniVersion") or version, raw.get("cniVersions")),
+            plugins=_plugins(raw),
+            disable_check=_flag(raw, "disableCheck"),
+            disable_gc=_flag(raw, "disableGC"),
+            raw=raw,
+        )
+    except CniError as error:
+        raise error.prefixed(f"network {given}" if given else "network without a name") from None
+
+
+class Chain:
+    """Runs networks: `plugins` by `type` are called in this process, all others are executed from CNI_PATH.
+
+    The requests given here carry container, interface, arguments, path and deadline; each plugin's own
+    configuration is made from the network. Every error keeps its code and names the plugin.
+    """
+
+    def __init__(self, plugins: Mapping[str, Plugin]) -> None:
+        self._builtin = plugins
+
+    def add(self, network: Network, request: Request, runtime_config: Mapping[str, Any] | None = None) -> Result:
+        """Attach the container; the last plugin's result is the network's.
+
+        When one fails, that one and those before it are undone before the error is raised.
+        """
+        request = request.derive(command="ADD")
+        result: Result | None = None
+        for index, plugin in enumerate(network.plugins):
+            try:
+                request.check_deadline()
+                config = _config(network, plugin, runtime_config, result)
+                result = self._add(request.derive(config=config), network.version)
+            except BaseException as error:
+                self._undo(network, index, request, runtime_config, result)
+                if isinstance(error, CniError):
+                    raise _of_plugin(error, plugin) from error
+                raise
+        return result or results.empty()
+
+    def delete(
+        self,
+        network: Network,
+        request: Request,
+        runtime_config: Mapping[str, Any] | None = None,
+        result: Result | None = None,
+    ) -> None:
+        """Detach the container, in reverse order; `result` is what ADD returned. All plugins are attempted.
+
+        Raises the first error; it says which others failed.
+        """
+        if not versions.at_least(network.version, "0.4.0"):
+            result = None
+        configs = [_config(network, plugin, runtime_config, result) for plugin in reversed(network.plugins)]
+        self._call_all(configs, request.derive(command="DEL"))
+
+    def check(
+        self,
+        network: Network,
+        request: Request,
+        runtime_config: Mapping[str, Any] | None = None,
+        result: Result | None = None,
+    ) -> None:
+        """Check the attachment that `result` describes; the first that is wrong is raised.
+
+        A network with disableCheck, or of a version without CHECK, has nothing that could be checked.
+        """
+        if network.disable_check or not versions.at_least(network.version, "0.4.0"):
+            return
+        for plugin in network.plugins:
+            self._call(_config(network, plugin, runtime_config, result), request.derive(command="CHECK"))
+
+    def status(self, network: Network, request: Request) -> None:
+        """Whether the network could take an ADD; the first plugin that could not is raised.
+
+        A network of a version without STATUS is not asked. A plugin that is not there is UNAVAILABLE.
+        """
+        if not versions.at_least(network.version, "1.1.0"):
+            return
+        for plugin in network.plugins:
+            config = _config(network, plugin)
+            if plugin["type"] not in self._builtin:
+                try:
+                    find_plugin(plugin["type"], request.path)
+                except CniError as error:
+                    raise _of_plugin(CniError(Code.UNAVAILABLE, error.msg), config) from error
+            self._call(config, request.derive(command="STATUS"))
+
+    def gc(self, network: Network, request: Request) -> None:
+        """Have every plugin drop what belongs to none of the request's valid attachments. All are attempted.
+
+        A network with disableGC, or of a version without GC, is left alone.
+        """
+        if network.disable_gc or not versions.at_least(network.version, "1.1.0"):
+            return
+        valid = [{"containerID": c, "ifname": i} for c, i in sorted(request.valid_attachments)]
+        # The specification names the key in two ways; plugins read one or the other.
+        keys = {"cni.dev/valid-attachments": valid, "cni.dev/attachments": valid}
+        self._call_all(
+            [_config(network, plugin) | keys for plugin in network.plugins], request.derive(command="GC")
+        )
+
+    def _add(self, request: Request, version: str) -> Result:
+        kind = request.config["type"]
+        if kind in self._builtin:
+            return results.read(self._builtin[kind].add(request), versions.LATEST)
+        return read_output(run_plugin(find_plugin(kind, request.path), request), version)
+
+    def _undo(
+        self,
+        network: Network,
+        failed: int,
+        request: Request,
+        runtime_config: Mapping[str, Any] | None,
+        result: Result | None,
+    ) -> None:
+        """DEL of the plugin that failed and of those before it; what fails in that is logged."""
+        begun = replace(network, plugins=network.plugins[: failed + 1])
+        deadline = max(request.deadline, time.monotonic() + UNDO_TIME)
+        try:
+            self.delete(begun, request.derive(deadline=deadline), runtime_config, result)
+        except CniError as error:
+            log.warning("network %s of container %s: undoing ADD: %s", network.name, request.container_id, error)
+
+    def _call_all(self, configs: Sequence[dict[str, Any]], request: Request) -> None:
+        """Call every plugin whatever the others do; raise the first error and name the rest."""
+        errors = []
+        for config in configs:
+            try:
+                self._call(config, request)
+            except CniError as error:
+                errors.append(error)
+            except Exception as error:
+                log.exception("%s of plugin %s", request.command, config["type"])
+                errors.append(_of_plugin(CniError(Code.INTERNAL, f"{type(error).__name__}: {error}"), config))
+        if errors:
+            first, rest = errors[0], "; ".join(error.msg for error in errors[1:])
+            raise CniError(first.code, f"{first.msg}; also {rest}" if rest else first.msg, first.details)
+
+    def _call(self, config: dict[str, Any], request: Request) -> None:
+        """Any verb but ADD, of one plugin."""
+        kind = config["type"]
+        request = request.derive(config=config)
+        try:
+            request.check_deadline()
+            if kind in self._builtin:
+                getattr(self._builtin[kind], _METHODS[request.command])(request)
+            else:
+                run_plugin(find_plugin(kind, request.path), request)
+        except CniError as error:
+            raise _of_plugin(error, config) from error
+
+
+def read_output(stdout: bytes, version: str) -> Result:
+    """The result that an executed plugin printed. Raises CniError(DECODING_FAILURE)."""
+    try:
+        raw = msgspec.json.decode(stdout)
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+        raise CniError(
+            Code.DECODING_FAILURE, f"result: expected a JSON object, got {_short(stdout.decode(errors='replace'))}"
+        ) from error
+    return results.read(raw, version)
+
+
+def _config(
+    network: Network,
+    plugin: Mapping[str, Any],
+    runtime_config: Mapping[str, Any] | None = None,
+    previous: Result | None = None,
+) -> dict[str, Any]:
+    """What one plugin reads on standard input (specification, "Deriving request configuration")."""
+    config = {**plugin, "name": network.name, "cniVersion": network.version}
+    if previous is not None:
+        config["prevResult"] = results.write(previous, network.version)
+    wanted = plugin.get("capabilities") or {}
+    passed = {key: value for key, value in (runtime_config or {}).items() if wanted.get(key) is True}
+    if passed:
+        config["runtimeConfig"] = passed
+    return config
+
+
+def _plugins(raw: dict[str, Any]) -> list[dict[str, Any]]:
+    if raw.get("type"):
+        return [_plugin("", raw)]
+    plugins = raw.get("plugins")
+    if plugins is None:
+        raise CniError(Code.INVALID_CONFIG, 'expected key "type" or key "plugins"')
+    if not isinstance(plugins, list) or not plugins:
+        raise CniError(
+            Code.INVALID_CONFIG, f'key "plugins": expected a list of plugin configurations, got {_short(plugins)}'
+        )
+    return [_plugin(f"plugins[{index}]: ", plugin) for index, plugin in enumerate(plugins)]
+
+
+def _plugin(where: str, plugin: object) -> dict[str, Any]:
+    if not isinstance(plugin, dict):
+        raise CniError(Code.INVALID_CONFIG, f"{where}expected an object, got {_short(plugin)}")
+    try:
+        check_kind(plugin.get("type"))
+    except CniError as error:
+        raise CniError(error.code, f"{where}{error.msg}") from None
+    capabilities = plugin.get("capabilities")
+    flags = capabilities.values() if isinstance(capabilities, dict) else [capabilities]
+    if capabilities is not None and not all(isinstance(flag, bool) for flag in flags):
+        raise CniError(
+            Code.INVALID_CONFIG,
+            f'{where}key "capabilities": expected an object of true and false, got {_short(capabilities)}',
+        )
+    return plugin
+
+
+def _flag(raw: Mapping[str, Any], key: str) -> bool:
+    """A boolean, or one written as a string, as early runtimes took it."""
+    value = raw.get(key, False)
+    if isinstance(value, str) and value.lower() in {"true", "false"}:
+        return value.lower() == "true"
+    if not isinstance(value, bool):
+        raise CniError(Code.INVALID_CONFIG, f'key "{key}": expected true or false, got {value!r}')
+    return value
+
+
+def _of_plugin(error: CniError, config: Mapping[str, Any]) -> CniError:
+    return error.prefixed(f"plugin {config['type']}")
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

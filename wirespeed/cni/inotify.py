@@ -1,0 +1,71 @@
+"""The kernel's notices of changed files (inotify)."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import select
+import struct
+import weakref
+from typing import NamedTuple
+
+IN_CLOSE_WRITE = 0x0008
+IN_MOVED_FROM = 0x0040
+IN_MOVED_TO = 0x0080
+IN_CREATE = 0x0100
+IN_DELETE = 0x0200
+IN_DELETE_SELF = 0x0400
+IN_MOVE_SELF = 0x0800
+IN_Q_OVERFLOW = 0x4000
+IN_IGNORED = 0x8000
+IN_ONLYDIR = 0x01000000
+
+_HEADER = struct.Struct("iIII")  # struct inotify_event: wd, mask, cookie, len
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class Event(NamedTuple):
+    """What happened (`mask`), and to which file of a watched folder; "" is the watched thing itself."""
+
+    mask: int
+    name: str
+
+
+class Watch:
+    """A watch of one file or folder for the events of `mask`. Raises OSError, ENOSPC or EMFILE at the limits."""
+
+    def __init__(self, path: str, mask: int) -> None:
+        self._fd: int = _libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK)
+        if self._fd < 0:
+            raise _error(path)
+        self.close = weakref.finalize(self, os.close, self._fd)  # also when it is let go of
+        if _libc.inotify_add_watch(self._fd, os.fsencode(path), ctypes.c_uint32(mask)) < 0:
+            error = _error(path)
+            self.close()
+            raise error
+
+    def wait(self, seconds: float) -> bool:
+        """Whether an event came within that time."""
+        poll = select.poll()
+        poll.register(self._fd, select.POLLIN)
+        return bool(poll.poll(seconds * 1000))
+
+    def events(self) -> list[Event]:
+        """What has happened since it was asked last. What others did before a lock was had is in it."""
+        found: list[Event] = []
+        while True:
+            try:
+                buffer = os.read(self._fd, 1 << 16)
+            except BlockingIOError:
+                return found
+            at = 0
+            while at < len(buffer):
+                _, mask, _, length = _HEADER.unpack_from(buffer, at)
+                at += _HEADER.size
+                found.append(Event(mask, os.fsdecode(buffer[at : at + length].rstrip(b"\0"))))
+                at += length
+
+
+def _error(path: str) -> OSError:
+    number = ctypes.get_errno()
+    return OSError(number, os.strerror(number), path)
