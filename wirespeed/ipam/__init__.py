@@ -1,1 +1,5 @@
 """Addresses for an attachment: host-local and static in process, any other IPAM plugin executed."""
+
+from wirespeed.ipam.ipam import Ipam
+
+__all__ = ["Ipam"]

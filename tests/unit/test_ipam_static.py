@@ -1,0 +1,118 @@
+"""The static IPAM, and the types that are executed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from wirespeed.cni.errors import CniError, Code
+from wirespeed.cni.request import Request
+from wirespeed.ipam import Ipam
+
+ADDRESSES = [{"address": "10.1.0.2/24", "gateway": "10.1.0.1"}, {"address": "fd00::2/64"}]
+
+
+def request(ipam: dict[str, Any] | None, env: dict[str, str] | None = None, **more: Any) -> Request:
+    config = {"cniVersion": "1.1.0", "name": "net", "type": "probe", "ipam": ipam, **more}
+    return Request(command="ADD", container_id="c1", netns="/n", ifname="net1", args=env or {}, config=config)
+
+
+@pytest.fixture
+def ipam(tmp_path: Path) -> Ipam:
+    return Ipam(tmp_path / "leases")
+
+
+@pytest.mark.parametrize("absent", [None, {}, {"type": ""}])
+def test_no_ipam_is_no_address(ipam: Ipam, absent: dict[str, Any] | None) -> None:
+    call = request(absent)
+    assert ipam.add(call) == {"ips": [], "routes": [], "dns": {}}
+    ipam.check(call)
+    ipam.delete(call)
+    ipam.status(call)
+    ipam.gc(call)
+
+
+def test_configured_addresses_routes_and_dns_are_given(ipam: Ipam) -> None:
+    routes = [{"dst": "0.0.0.0/0", "gw": "10.1.0.1", "mtu": 1400}]
+    dns = {"nameservers": ["10.0.0.53"], "search": ["local"]}
+    call = request({"type": "static", "addresses": ADDRESSES, "routes": routes, "dns": dns})
+    assert ipam.add(call) == {"ips": ADDRESSES, "routes": routes, "dns": dns}
+
+
+def test_addresses_of_the_arguments_come_after_the_configured_ones(ipam: Ipam) -> None:
+    args = {"IP": "10.9.0.2/24, fd01::2/64", "GATEWAY": "10.9.0.1,fd01::1,10.1.0.254"}
+    call = request({"type": "static", "addresses": ADDRESSES}, args)
+    assert ipam.add(call)["ips"] == [
+        *ADDRESSES,  # which has a gateway of its own
+        {"address": "10.9.0.2/24", "gateway": "10.9.0.1"},
+        {"address": "fd01::2/64", "gateway": "fd01::1"},
+    ]
+
+
+def test_addresses_of_the_runtime_replace_all_others(ipam: Ipam) -> None:
+    conf = {"type": "static", "addresses": ADDRESSES}
+    cni_args = {"cni": {"ips": ["10.2.0.2/24"]}}
+    args = {"IP": "10.9.0.2/24"}
+    assert ipam.add(request(conf, args, args=cni_args))["ips"] == [{"address": "10.2.0.2/24"}]
+    runtime = {"ips": ["10.3.0.2/24"]}
+    call = request(conf, args, args=cni_args, runtimeConfig=runtime)
+    assert ipam.add(call)["ips"] == [{"address": "10.3.0.2/24"}]
+
+
+def test_keys_are_read_in_any_case_as_the_reference_plugin_reads_them(ipam: Ipam) -> None:
+    call = request({"type": "static", "Addresses": [{"Address": "10.1.0.2/24", "GATEWAY": "10.1.0.1"}]})
+    assert ipam.add(call)["ips"] == [{"address": "10.1.0.2/24", "gateway": "10.1.0.1"}]
+
+
+def test_unknown_key_is_warned_of_with_the_nearest_known_one(ipam: Ipam, caplog: pytest.LogCaptureFixture) -> None:
+    ipam.add(request({"type": "static", "adresses": []}))
+    assert 'network net: ipam: unknown key "adresses" is ignored; nearest known key: "addresses"' in caplog.messages
+
+
+def test_static_keeps_nothing(ipam: Ipam, tmp_path: Path) -> None:
+    call = request({"type": "static", "addresses": ADDRESSES})
+    ipam.add(call)
+    for verb in (ipam.check, ipam.status, ipam.gc, ipam.delete):
+        verb(call)
+    assert not (tmp_path / "leases").exists()
+
+
+# Executed types
+
+
+@pytest.fixture
+def executed(tmp_path: Path) -> Path:
+    """A folder with an IPAM plugin in shell that notes verb and standard input."""
+    answered = '{"cniVersion":"1.0.0","ips":[{"address":"10.4.0.2/24"}],"dns":{"domain":"d"},"interfaces":[]}'
+    body = f"#!/bin/sh\ncat > {tmp_path}/$CNI_COMMAND\n[ $CNI_COMMAND = ADD ] && echo '{answered}'\nexit 0\n"
+    (tmp_path / "own-ipam").write_text(body)
+    (tmp_path / "own-ipam").chmod(0o755)
+    return tmp_path
+
+
+def test_other_type_is_executed_with_the_configuration_of_the_caller(ipam: Ipam, executed: Path) -> None:
+    call = request({"type": "own-ipam", "pool": "x"}, bridge="br0").derive(path=(str(executed),))
+    assert ipam.add(call) == {"ips": [{"address": "10.4.0.2/24"}], "routes": [], "dns": {"domain": "d"}}
+    ipam.check(call)
+    ipam.delete(call)
+    ipam.gc(call)
+    ipam.status(call)
+    for verb in ("ADD", "CHECK", "DEL", "GC", "STATUS"):
+        assert json.loads((executed / verb).read_text()) == call.config
+
+
+def test_failure_of_an_executed_type_keeps_its_code(ipam: Ipam, tmp_path: Path) -> None:
+    (tmp_path / "own-ipam").write_text('#!/bin/sh\necho \'{"code":11,"msg":"later"}\'; exit 1\n')
+    (tmp_path / "own-ipam").chmod(0o755)
+    with pytest.raises(CniError) as failed:
+        ipam.add(request({"type": "own-ipam"}).derive(path=(str(tmp_path),)))
+    assert (failed.value.code, failed.value.msg) == (11, "ipam own-ipam: later")
+
+
+def test_status_of_a_type_that_is_nowhere_is_unavailable(ipam: Ipam) -> None:
+    with pytest.raises(CniError) as refused:
+        ipam.status(request({"type": "own-ipam"}).derive(path=("/nonexistent",)))
+    assert refused.value.code == Code.UNAVAILABLE

@@ -1,0 +1,125 @@
+"""What the IPAM configurations share: reading keys, requested addresses, routes."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
+
+from wirespeed.cni import result as results
+from wirespeed.cni.address import Ip, parse_ip, parse_prefix
+from wirespeed.cni.errors import CniError, Code
+from wirespeed.cni.request import Request
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+def bad(key: str, expected: str, got: object) -> CniError:
+    """The refusal of a value: INVALID_CONFIG that names the key."""
+    shown = repr(got)
+    shown = shown if len(shown) <= 80 else f"{shown[:77]}..."
+    return CniError(Code.INVALID_CONFIG, f'key "{key}": expected {expected}, got {shown}')
+
+
+def canonical(raw: Mapping[str, Any], keys: Iterable[str], where: str) -> dict[str, Any]:
+    """The object with its keys as `keys` writes them: the peers read them in any case.
+
+    Keys that are not known are warned of and left out, for the configuration is a peer's.
+    """
+    known = {key.lower(): key for key in keys}
+    found = {}
+    for key, value in raw.items():
+        if key.lower() in known:
+            found[known[key.lower()]] = value
+        else:
+            _warn(where, key, known)
+    return found
+
+
+def _warn(where: str, key: str, known: Mapping[str, str]) -> None:
+    import difflib  # noqa: PLC0415 — only for a mistake
+
+    near = difflib.get_close_matches(key.lower(), known, 1)
+    hint = f'; nearest known key: "{known[near[0]]}"' if near else ""
+    log.warning('%s: unknown key "%s" is ignored%s', where, key, hint)
+
+
+def address(key: str, value: object) -> Ip:
+    """An address. Raises CniError(INVALID_CONFIG)."""
+    ip = parse_ip(value)
+    if ip is None:
+        raise bad(key, "an IP address", value)
+    return ip
+
+
+def objects(key: str, value: object) -> list[dict[str, Any]]:
+    """A list of objects; absent is empty. Raises CniError(INVALID_CONFIG)."""
+    if value is None:
+        return []
+    if not isinstance(value, list):
+        raise bad(key, "a list", value)
+    for index, item in enumerate(value):
+        if not isinstance(item, dict):
+            raise bad(f"{key}[{index}]", "an object", item)
+    return value
+
+
+def absolute_path(key: str, value: object) -> str:
+    """A path, or "" where none is given. Raises CniError(INVALID_CONFIG)."""
+    if value is None or value == "":
+        return ""
+    if not isinstance(value, str) or not value.startswith("/") or not value.isprintable():
+        raise bad(key, "an absolute path", value)
+    return value
+
+
+def of_result(read: Callable[[object], T], value: object) -> T:
+    """Read a part that results and configurations share. Raises CniError(INVALID_CONFIG)."""
+    try:
+        return read(value)
+    except CniError as error:
+        where, _, fault = error.msg.partition(": ")
+        raise CniError(Code.INVALID_CONFIG, f'key "ipam.{where}": {fault}') from None
+
+
+def routes(ipam: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The routes of the configuration. Raises CniError(INVALID_CONFIG)."""
+    return of_result(results.read_routes, ipam.get("routes"))
+
+
+def requested(request: Request) -> dict[str, list[str]]:
+    """The addresses that were asked for, by where: `runtimeConfig.ips`, `args.cni.ips`, CNI_ARGS `IP`.
+
+    With or without prefix length. Raises CniError(INVALID_CONFIG or INVALID_ENVIRONMENT).
+    """
+    found: dict[str, list[str]] = {}
+    for key, value in (
+        ("runtimeConfig.ips", _within(request.config, "runtimeConfig").get("ips")),
+        ("args.cni.ips", _within(_within(request.config, "args"), "cni", "args.").get("ips")),
+    ):
+        if value is None:
+            continue
+        if not isinstance(value, list):
+            raise bad(key, "a list of IP addresses", value)
+        for index, text in enumerate(value):
+            if parse_ip(text) is None and parse_prefix(text) is None:
+                raise bad(f"{key}[{index}]", "an IP address", text)
+        found[key] = value
+    listed = [text.strip() for text in request.args.get("IP", "").split(",") if text.strip()]
+    for text in listed:
+        if parse_ip(text) is None and parse_prefix(text) is None:
+            raise CniError(Code.INVALID_ENVIRONMENT, f"CNI_ARGS IP: expected an IP address, got {text!r}")
+    if listed:
+        found["CNI_ARGS IP"] = listed
+    return found
+
+
+def _within(outer: Mapping[str, Any], key: str, where: str = "") -> Mapping[str, Any]:
+    value = outer.get(key)
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise bad(where + key, "an object", value)
+    return value

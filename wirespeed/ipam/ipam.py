@@ -1,0 +1,112 @@
+"""The `ipam` part of a network configuration, carried out for the plugin whose configuration it is in."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from wirespeed.cni.chain import read_output
+from wirespeed.cni.errors import CniError, Code
+from wirespeed.cni.execute import find_plugin, run_plugin
+from wirespeed.cni.plugin import Result
+from wirespeed.cni.request import Request
+from wirespeed.ipam import conf, hostlocal, static
+from wirespeed.ipam.leases import Leases
+
+HOST_LOCAL = "host-local"
+STATIC = "static"
+
+
+class Ipam:
+    """Addresses as the request's `ipam` says: host-local and static here, any other type from CNI_PATH.
+
+    `leases` is host-local's default data folder. Requests are the calling plugin's own; without `ipam`, or with
+    one without `type`, there is nothing to do. Safe from any thread. Errors keep their code and are led by
+    "ipam <type>".
+    """
+
+    def __init__(self, leases: Path) -> None:
+        self._default = leases
+        self._lock = threading.Lock()
+        self._leases: dict[Path, Leases] = {}
+
+    def add(self, request: Request) -> Result:
+        """The addresses: {"ips": [...], "routes": [...], "dns": {...}}, in the shape of a result."""
+        with _named(request) as kind:
+            match kind:
+                case "":
+                    return {"ips": [], "routes": [], "dns": {}}
+                case "host-local":
+                    return hostlocal.add(request, self._of(request))
+                case "static":
+                    return static.add(request)
+            result = read_output(_execute(kind, request.derive(command="ADD")), request.version)
+            return {key: result[key] for key in ("ips", "routes", "dns")}
+
+    def delete(self, request: Request) -> None:
+        """Give the addresses up; doing so twice is well."""
+        with _named(request) as kind:
+            if kind == HOST_LOCAL:
+                hostlocal.delete(request, self._of(request))
+            elif kind not in {"", STATIC}:
+                _execute(kind, request.derive(command="DEL"))
+
+    def check(self, request: Request) -> None:
+        """The addresses still belong to the attachment."""
+        with _named(request) as kind:
+            if kind == HOST_LOCAL:
+                hostlocal.check(request, self._of(request))
+            elif kind == STATIC:
+                static.add(request)
+            elif kind:
+                _execute(kind, request.derive(command="CHECK"))
+
+    def gc(self, request: Request) -> None:
+        """Give up what belongs to none of the request's valid attachments."""
+        with _named(request) as kind:
+            if kind == HOST_LOCAL:
+                hostlocal.gc(request, self._of(request))
+            elif kind not in {"", STATIC}:
+                _execute(kind, request.derive(command="GC"))
+
+    def status(self, request: Request) -> None:
+        """Whether addresses could be given."""
+        with _named(request) as kind:
+            if kind == HOST_LOCAL:
+                hostlocal.status(request, self._of(request))
+            elif kind == STATIC:
+                static.add(request)
+            elif kind:
+                _execute(kind, request.derive(command="STATUS"))
+
+    def _of(self, request: Request) -> Leases:
+        folder = hostlocal.folder(request, self._default)
+        with self._lock:
+            return self._leases.setdefault(folder, Leases(folder))
+
+
+@contextmanager
+def _named(request: Request) -> Iterator[str]:
+    """The IPAM type of the request; errors inside are led by it."""
+    ipam = request.config.get("ipam")
+    if ipam is not None and not isinstance(ipam, dict):
+        raise conf.bad("ipam", "an object", ipam)
+    kind = (ipam or {}).get("type") or ""
+    if not isinstance(kind, str):
+        raise conf.bad("ipam.type", "the name of a plugin", kind)
+    try:
+        yield kind
+    except CniError as error:
+        raise error.prefixed(f"ipam {kind}") from error
+
+
+def _execute(kind: str, request: Request) -> bytes:
+    try:
+        binary = find_plugin(kind, request.path)
+    except CniError as error:
+        if request.command == "STATUS":
+            raise CniError(Code.UNAVAILABLE, error.msg) from error
+        raise
+    return run_plugin(binary, request)

@@ -1,0 +1,232 @@
+"""The leases of one network on disk, as host-local keeps them: one file an address, under one lock.
+
+In the folder <dataDir>/<network>: a file named as the address that holds "<container id>CRLF<ifname>" (before
+ifnames counted, the container id alone); last_reserved_ip.<number of the range set>; and `lock`, which whoever
+reads or writes here holds with flock(2).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from wirespeed.cni.address import Ip, parse_ip
+from wirespeed.cni.errors import CniError, Code
+
+if TYPE_CHECKING:
+    from wirespeed.cni.inotify import Watch
+
+log = logging.getLogger(__name__)
+
+_NEW = ".new"  # a lease while it is written; no address, so nobody takes it for one
+
+
+class Leases:
+    """The leases in `folder`. Every method but `locked` needs the lock.
+
+    A process that comes back keeps what it read, and has the kernel tell it what others changed since: reading
+    a few hundred files takes longer than everything else in an ADD's addressing.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._path = os.fspath(folder)
+        self._thread = threading.Lock()
+        self._owners: dict[str, str] = {}  # by file name: its content
+        self._names: dict[str, set[str]] = {}  # by content
+        self._watch: Watch | None = None
+        self._identity: tuple[int, int] | None = None
+        self._uses = 0
+
+    @contextmanager
+    def locked(self, deadline: float) -> Iterator[None]:
+        """Hold the lock, the leases being read.
+
+        Makes the folder where there is none. Raises CniError: TRY_AGAIN_LATER when the lock is not free before
+        `deadline` (time.monotonic()), IO_FAILURE when the folder cannot be used.
+        """
+        timeout = max(0.0, min(deadline - time.monotonic(), threading.TIMEOUT_MAX))
+        if not self._thread.acquire(timeout=timeout):
+            raise self._busy()
+        try:
+            with self._flocked(deadline):
+                self._refresh()
+                yield
+        except OSError as error:
+            where = f": {error.filename}" if error.filename else ""
+            raise CniError(Code.IO_FAILURE, f"leases in {self.folder}: {error.strerror}{where}") from error
+        finally:
+            self._thread.release()
+
+    def exists(self) -> bool:
+        """Whether there is anything to release; needs no lock."""
+        return self.folder.is_dir()
+
+    def is_taken(self, ip: Ip) -> bool:
+        return str(ip) in self._owners
+
+    def owner(self, ip: Ip) -> tuple[str, str] | None:
+        """(container id, ifname) of an address; an ifname of "" was not noted."""
+        content = self._owners.get(str(ip))
+        return None if content is None else _split(content)
+
+    def of(self, container: str, ifname: str) -> list[Ip]:
+        """The addresses of a container's interface; those noted without an ifname count if there are no others."""
+        names = self._names.get(f"{container}\r\n{ifname}") or self._names.get(container) or ()
+        return sorted(ip for name in names if (ip := parse_ip(name)) is not None)
+
+    def owners(self) -> dict[Ip, tuple[str, str]]:
+        """Every lease."""
+        return {ip: _split(content) for name, content in self._owners.items() if (ip := parse_ip(name)) is not None}
+
+    def reserve(self, ip: Ip, container: str, ifname: str) -> None:
+        """Write the lease of an address that is not taken; it is there wholly or not at all."""
+        content = f"{container}\r\n{ifname}"
+        new = f"{self._path}/{_NEW}"
+        self._write(new, content)
+        os.rename(new, f"{self._path}/{ip}")
+        self._note(str(ip), content)
+
+    def release(self, ips: Iterable[Ip]) -> None:
+        """Give addresses up."""
+        for ip in ips:
+            with suppress(FileNotFoundError):
+                os.unlink(f"{self._path}/{ip}")
+            self._note(str(ip), None)
+
+    def last(self, number: int) -> Ip | None:
+        """The address that was last given from the range set of that number."""
+        return parse_ip(self._read(f"last_reserved_ip.{number}"))
+
+    def set_last(self, number: int, ip: Ip) -> None:
+        self._write(f"{self._path}/last_reserved_ip.{number}", str(ip))
+
+    def _write(self, path: str, content: str) -> None:
+        """Write the whole file. Not by O_TRUNC: ext4 then waits for the disk when it is closed (auto_da_alloc)."""
+        data = content.encode()
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            os.write(file, data)
+            if os.fstat(file).st_size != len(data):
+                os.ftruncate(file, len(data))
+        finally:
+            os.close(file)
+
+    def _read(self, name: str) -> str | None:
+        """What the file says, without whitespace around it; None where there is none."""
+        try:
+            file = os.open(f"{self._path}/{name}", os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return None
+        try:
+            return os.read(file, 4096).decode(errors="replace").strip()
+        finally:
+            os.close(file)
+
+    # The lock
+
+    @contextmanager
+    def _flocked(self, deadline: float) -> Iterator[None]:
+        file = self._open_lock()
+        try:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if not _flock_before(file, deadline):
+                    raise self._busy() from None
+            yield
+        finally:
+            os.close(file)
+
+    def _open_lock(self) -> int:
+        flags = os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC
+        try:
+            return os.open(f"{self._path}/lock", flags, 0o640)
+        except FileNotFoundError:
+            self.folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+            return os.open(f"{self._path}/lock", flags, 0o640)
+
+    def _busy(self) -> CniError:
+        return CniError(Code.TRY_AGAIN_LATER, f"leases in {self.folder}: the lock was not free before the deadline")
+
+    # What is in the folder
+
+    def _refresh(self) -> None:
+        from wirespeed.cni import inotify  # noqa: PLC0415 — ctypes; the process that serves one call goes without
+
+        stat = os.stat(self._path)
+        if self._watch is not None and self._identity == (stat.st_dev, stat.st_ino):
+            events = self._watch.events()
+            if not any(event.mask & (inotify.IN_Q_OVERFLOW | inotify.IN_IGNORED) for event in events):
+                for name in {event.name for event in events}:
+                    self._note(name, self._content(name))
+                return
+        self._forget_watch()
+        self._uses += 1
+        if self._uses > 1:
+            self._identity = (stat.st_dev, stat.st_ino)
+            self._start_watch()
+        self._owners.clear()
+        self._names.clear()
+        for name in os.listdir(self._path):
+            self._note(name, self._content(name))
+
+    def _start_watch(self) -> None:
+        from wirespeed.cni import inotify  # noqa: PLC0415
+
+        changes = inotify.IN_CLOSE_WRITE | inotify.IN_CREATE | inotify.IN_DELETE
+        moves = inotify.IN_MOVED_FROM | inotify.IN_MOVED_TO
+        try:
+            self._watch = inotify.Watch(self._path, changes | moves | inotify.IN_ONLYDIR)
+        except OSError as error:  # at the limit fs.inotify.max_user_instances: then every call reads the folder
+            log.debug("leases in %s: no watch: %s", self.folder, error)
+
+    def _forget_watch(self) -> None:
+        if self._watch is not None:
+            self._watch.close()
+            self._watch = None
+
+    def _content(self, name: str) -> str | None:
+        """What the lease file says, or None if it is none."""
+        return None if parse_ip(name) is None else self._read(name)
+
+    def _note(self, name: str, content: str | None) -> None:
+        """Keep what was read or written: the file's content, or None where there is no lease."""
+        before = self._owners.pop(name, None)
+        if before is not None:
+            self._names[before].discard(name)
+            if not self._names[before]:
+                del self._names[before]
+        if content is not None:
+            self._owners[name] = content
+            self._names.setdefault(content, set()).add(name)
+
+
+def _split(content: str) -> tuple[str, str]:
+    container, _, ifname = content.partition("\r\n")
+    return container, ifname
+
+
+def _flock_before(file: int, deadline: float) -> bool:
+    """Wait for the lock that another process holds; whether it was had before the deadline.
+
+    flock(2) knows no timeout: a thread of its own waits in it.
+    """
+    copy, had = os.dup(file), threading.Event()
+
+    def wait() -> None:
+        try:
+            fcntl.flock(copy, fcntl.LOCK_EX)
+            had.set()
+        finally:
+            os.close(copy)  # the lock is the open file's, which `file` keeps open
+
+    threading.Thread(target=wait, daemon=True, name="leases-lock").start()
+    return had.wait(max(0.0, min(deadline - time.monotonic(), threading.TIMEOUT_MAX)))

@@ -1,0 +1,148 @@
+"""Ranges of addresses that host-local gives away: read from its configuration, checked, walked in turn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from wirespeed.cni.address import Ip, Prefix, parse_prefix
+from wirespeed.cni.errors import CniError, Code
+from wirespeed.ipam import conf
+
+RANGE_KEYS = (
+    "subnet",  # required: the network, "10.1.0.0/16"
+    "rangeStart",  # the first address that is given away; default: the first after the network's own
+    "rangeEnd",  # the last one; default: the last, for IPv4 the last before the broadcast address
+    "gateway",  # an address of the subnet, never given away; default: the first after the network's own
+)
+
+
+@dataclass(frozen=True)
+class Range:
+    """Addresses from `start` to `end` of one subnet, both given away, all but the gateway."""
+
+    subnet: Prefix
+    start: int
+    end: int
+    gateway: Ip
+
+    def __str__(self) -> str:
+        return f"{self._ip(self.start)}-{self._ip(self.end)}"
+
+    def __contains__(self, ip: object) -> bool:
+        return isinstance(ip, Ip) and ip.bits == self.subnet.ip.bits and self.start <= ip.value <= self.end
+
+    def overlaps(self, other: Range) -> bool:
+        same_family = self.subnet.ip.bits == other.subnet.ip.bits
+        return same_family and self.start <= other.end and other.start <= self.end
+
+    def walk(self, start: int, end: int) -> Iterator[Ip]:
+        """The addresses from start to end that may be given away."""
+        for value in range(start, end + 1):
+            if value != self.gateway.value:
+                yield self._ip(value)
+
+    def _ip(self, value: int) -> Ip:
+        return Ip(self.subnet.ip.bits, value)
+
+
+RangeSet = tuple[Range, ...]
+
+
+def find(ranges: Sequence[Range], ip: Ip) -> Range | None:
+    """The range that has the address."""
+    return next((each for each in ranges if ip in each), None)
+
+
+def shown(ranges: Sequence[Range]) -> str:
+    """The ranges for a message."""
+    return ", ".join(map(str, ranges))
+
+
+def in_turn(ranges: Sequence[Range], last: Ip | None) -> Iterator[tuple[Range, Ip]]:
+    """Every address once, in the order to try them: from the one after `last`, so that none comes back soon."""
+    at = next((index for index, each in enumerate(ranges) if last is not None and last in each), None)
+    if at is None or last is None:
+        for each in ranges:
+            yield from ((each, ip) for ip in each.walk(each.start, each.end))
+        return
+    here = ranges[at]
+    yield from ((here, ip) for ip in here.walk(last.value + 1, here.end))
+    for each in (*ranges[at + 1 :], *ranges[:at]):
+        yield from ((each, ip) for ip in each.walk(each.start, each.end))
+    yield from ((here, ip) for ip in here.walk(here.start, last.value))
+
+
+def read_sets(ipam: Mapping[str, Any], runtime: Mapping[str, Any]) -> list[RangeSet]:
+    """The sets of ranges of a configuration; one address is given from each.
+
+    In the order in which last_reserved_ip files are numbered: runtimeConfig.ipRanges, the single range, `ranges`.
+    Raises CniError(INVALID_CONFIG).
+    """
+    sets = [*_sets("runtimeConfig.ipRanges", runtime.get("ipRanges"))]
+    if ipam.get("subnet") is not None:
+        sets.append((_range("ipam", {key: ipam.get(key) for key in RANGE_KEYS}),))
+    sets += _sets("ipam.ranges", ipam.get("ranges"))
+    if not sets:
+        raise CniError(Code.INVALID_CONFIG, 'expected key "ipam.subnet" or "ipam.ranges", got neither')
+    _check_overlaps([each for ranges in sets for each in ranges])
+    return sets
+
+
+def _sets(key: str, value: object) -> Iterator[RangeSet]:
+    if value is None:
+        return
+    if not isinstance(value, list):
+        raise conf.bad(key, "a list of lists of ranges", value)
+    for number, listed in enumerate(value):
+        where = f"{key}[{number}]"
+        if not isinstance(listed, list) or not listed:
+            raise conf.bad(where, "a list of ranges", listed)
+        ranges = tuple(
+            _range(f"{where}[{index}]", conf.canonical(raw, RANGE_KEYS, f"{where}[{index}]"))
+            for index, raw in enumerate(conf.objects(where, listed))
+        )
+        if len({each.subnet.ip.bits for each in ranges}) > 1:
+            raise conf.bad(where, "ranges of one family, IPv4 or IPv6", shown(ranges))
+        yield ranges
+
+
+def _range(where: str, raw: Mapping[str, Any]) -> Range:
+    subnet = parse_prefix(raw.get("subnet"))
+    if subnet is None:
+        raise conf.bad(f"{where}.subnet", "a network with prefix length", raw.get("subnet"))
+    bits = subnet.ip.bits
+    if subnet.ip.value != subnet.first:
+        network = Prefix(Ip(bits, subnet.first), subnet.length)
+        raise conf.bad(f"{where}.subnet", f"the network's own address, {network}", raw["subnet"])
+    if subnet.length > bits - 2:
+        raise conf.bad(
+            f"{where}.subnet", f"a network of at most /{bits - 2}, to have addresses to give", raw["subnet"]
+        )
+    # The network's own address (for IPv6 the routers' anycast) and IPv4's broadcast are no host's.
+    first, last = subnet.first + 1, subnet.last - (bits == 32)
+    start = max(first, _inside(f"{where}.rangeStart", raw.get("rangeStart"), subnet, first))
+    end = min(last, _inside(f"{where}.rangeEnd", raw.get("rangeEnd"), subnet, last))
+    if start > end:
+        raise conf.bad(
+            f"{where}.rangeEnd", f"an address from {Ip(bits, start)} to {Ip(bits, last)}", str(Ip(bits, end))
+        )
+    gateway = _inside(f"{where}.gateway", raw.get("gateway"), subnet, first)
+    return Range(subnet, start, end, Ip(bits, gateway))
+
+
+def _inside(key: str, value: object, subnet: Prefix, default: int) -> int:
+    if value is None or value == "":
+        return default
+    ip = conf.address(key, value)
+    if ip not in subnet:
+        raise conf.bad(key, f"an address of {subnet}", value)
+    return ip.value
+
+
+def _check_overlaps(ranges: Sequence[Range]) -> None:
+    for index, one in enumerate(ranges):
+        for other in ranges[index + 1 :]:
+            if one.overlaps(other):
+                raise CniError(Code.INVALID_CONFIG, f"ipam: range {one} overlaps with {other}")

@@ -1,0 +1,77 @@
+"""static: the addresses that the configuration or the runtime names, in process."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from wirespeed.cni import result as results
+from wirespeed.cni.address import Prefix, parse_ip, parse_prefix
+from wirespeed.cni.errors import CniError, Code
+from wirespeed.cni.plugin import Result
+from wirespeed.cni.request import Request
+from wirespeed.ipam import conf
+
+KEYS = (
+    "type",
+    "addresses",  # a list of {"address": "10.1.2.3/24", "gateway": "10.1.2.1"}
+    "routes",  # given with the addresses, as they are
+    "dns",  # likewise
+)
+
+
+def add(request: Request) -> Result:
+    """The addresses to use, with the routes and DNS of the configuration.
+
+    runtimeConfig.ips replaces args.cni.ips, that replaces `addresses` and CNI_ARGS IP, which are used both, as the
+    reference plugin does. CNI_ARGS GATEWAY is the gateway of those addresses without one in whose network it is.
+    Raises CniError(INVALID_CONFIG, INVALID_ENVIRONMENT) that names the key.
+    """
+    ipam = conf.canonical(request.config["ipam"], KEYS, f"network {request.name}: ipam")
+    configured = _configured(ipam.get("addresses"))
+    asked = conf.requested(request)
+    for source in ("runtimeConfig.ips", "args.cni.ips"):
+        if asked.get(source):
+            ips = _prefixed(source, asked[source])
+            break
+    else:
+        ips = configured + _prefixed("CNI_ARGS IP", asked.get("CNI_ARGS IP", []))
+        _set_gateways(ips, request.args.get("GATEWAY", ""))
+    return {
+        "ips": ips,
+        "routes": conf.routes(ipam),
+        "dns": conf.of_result(results.read_dns, ipam.get("dns")),
+    }
+
+
+def _configured(value: object) -> list[dict[str, Any]]:
+    ips = []
+    for index, raw in enumerate(conf.objects("ipam.addresses", value)):
+        where = f"ipam.addresses[{index}]"
+        fields = conf.canonical(raw, ("address", "gateway"), where)
+        if parse_prefix(fields.get("address")) is None:
+            raise conf.bad(f"{where}.address", "an address with prefix length", fields.get("address"))
+        ip = {"address": fields["address"]}
+        if fields.get("gateway"):
+            conf.address(f"{where}.gateway", fields["gateway"])
+            ip["gateway"] = fields["gateway"]
+        ips.append(ip)
+    return ips
+
+
+def _prefixed(source: str, texts: list[str]) -> list[dict[str, Any]]:
+    for text in texts:
+        if parse_prefix(text) is None:
+            code = Code.INVALID_ENVIRONMENT if source.startswith("CNI_ARGS") else Code.INVALID_CONFIG
+            raise CniError(code, f"{source}: expected an address with prefix length, got {text!r}")
+    return [{"address": text} for text in texts]
+
+
+def _set_gateways(ips: list[dict[str, Any]], gateways: str) -> None:
+    for text in filter(None, map(str.strip, gateways.split(","))):
+        gateway = parse_ip(text)
+        if gateway is None:
+            raise CniError(Code.INVALID_ENVIRONMENT, f"CNI_ARGS GATEWAY: expected an IP address, got {text!r}")
+        for ip in ips:
+            network: Prefix | None = parse_prefix(ip["address"])
+            if network is not None and gateway in network:
+                ip.setdefault("gateway", text)
