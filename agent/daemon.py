@@ -1,0 +1,126 @@
+"""The agent's process: from its configuration to its end."""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import logging
+import os
+import resource
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from types import FrameType
+
+from agent.listener import listening, only_agent
+from agent.log import to_stderr
+from agent.notify import notify
+from agent.server import Server
+from wirespeed.cni.errors import CniError
+from wirespeed.node import Node, NodeConfig, load_config
+
+log = logging.getLogger(__name__)
+
+_DEVICE_PLUGIN_END = 10.0  # seconds for the device plugin to end
+
+
+def main(config_path: Path | None, log_level: str) -> int:
+    """Serve until SIGTERM or SIGINT; the exit status.
+
+    0 after all that ran was finished, 1 for a refusal (logged), or when the device plugin ended by itself. A
+    second signal ends the process at once.
+    """
+    to_stderr(log_level)
+    try:
+        return _serve(load_config(config_path))
+    except CniError as error:
+        log.error("%s", error.msg, extra={"fields": {"code": error.code}})  # noqa: TRY400 — no traceback for a refusal
+        return 1
+
+
+def _serve(config: NodeConfig) -> int:
+    path = Path(config.socket)
+    with only_agent(path), closing(Node(config)) as node:
+        _warm_up(node)
+        with listening(path) as listener:
+            server = Server(node, listener, path)
+            with _signals(server), _device_plugin(node, server.stop) as died:
+                notify("READY=1")
+                log.info("ready", extra={"fields": {"socket": path, "node": node.name}})
+                finished = server.run()
+                notify("STOPPING=1")
+        if not finished:
+            log.error("calls that run do not end: leaving them to DEL and the journal")
+            os._exit(1)  # a thread cannot be ended, and the interpreter would wait for it
+        log.info("ended")
+        return 1 if died.is_set() else 0
+
+
+def _warm_up(node: Node) -> None:
+    """Make what the first call needs, so that it takes no longer than the ones after it."""
+    _ = node.journal  # without one nothing can be done: this ends the agent
+    try:
+        _ = node.cluster
+    except CniError as error:
+        log.warning("%s; plugins that need no cluster are served", error.msg)
+    for kind in node.plugins:
+        try:
+            _ = node.plugins[kind]
+        except Exception:
+            log.exception("plugin %s cannot be made; the others are served", kind)
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    gc.collect()
+    gc.freeze()  # what is made by now stays: no collection on a call's time looks at it again
+
+
+@contextmanager
+def _signals(server: Server) -> Iterator[None]:
+    """SIGTERM and SIGINT stop the server, and a second one the process. SIGHUP is kept for later use."""
+
+    def end(number: int, _: FrameType | None) -> None:
+        if number in seen:
+            os._exit(128 + number)
+        seen.update({signal.SIGTERM, signal.SIGINT})
+        server.stop()
+
+    seen: set[int] = set()
+    signal.set_wakeup_fd(server.waker.fileno(), warn_on_full_buffer=False)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, end)
+    signal.signal(signal.SIGHUP, lambda *_: log.info("SIGHUP has no meaning yet"))
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(-1)
+
+
+@contextmanager
+def _device_plugin(node: Node, end_agent: Callable[[], None]) -> Iterator[threading.Event]:
+    """Run the device plugin, if there is one to run, beside the server; set is the event when it died."""
+    died, stop = threading.Event(), threading.Event()
+
+    def run() -> None:
+        try:
+            importlib.import_module("deviceplugin").run(node, stop)
+        except CniError as error:
+            log.error("device plugin: %s", error.msg, extra={"fields": {"code": error.code}})  # noqa: TRY400
+        except Exception:
+            log.exception("device plugin failed")
+        if not stop.is_set():
+            log.error("the device plugin ended by itself: the agent ends")
+            died.set()
+            end_agent()
+
+    if not node.config.device_plugin:
+        yield died
+        return
+    thread = threading.Thread(target=run, name="deviceplugin", daemon=True)
+    thread.start()
+    try:
+        yield died
+    finally:
+        stop.set()
+        thread.join(_DEVICE_PLUGIN_END)

@@ -1,0 +1,36 @@
+"""The `wirespeed` command: which subcommands there are, each loaded when it is asked for."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.util import find_spec
+
+import click
+
+# The subcommands: where each is, as "module:function". Such a module imports click alone at its top, and what
+# its command needs inside it: a plugin call pays for its plugin, and --help for none.
+COMMANDS = {
+    "agent": "cli.agent:agent",
+    "cni": "cli.cni:cni",
+    "play": "cli.play:play",
+    "version": "cli.version:version",
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they are called, or listed by --help."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 — click's signature
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        module, _, function = COMMANDS.get(cmd_name, "").partition(":")
+        if not module or find_spec(module) is None:
+            return None
+        command: click.Command = getattr(import_module(module), function)
+        return command
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+def main() -> None:
+    """Line-rate interfaces for Kubernetes pods."""

@@ -1,0 +1,235 @@
+"""What the tests on this kernel share: the shim, agents of their own, network namespaces of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import select
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PATIENCE = 30.0  # seconds after which something that a test waits for will not come
+
+
+@pytest.fixture(scope="session", autouse=True)
+def root() -> None:
+    """These tests need root: without it they fail in CI, and are skipped where a person runs them."""
+    if os.geteuid() == 0:
+        return
+    message = "needs root: network namespaces, an agent that serves root"
+    if os.environ.get("CI"):
+        pytest.fail(message)
+    pytest.skip(message)
+
+
+@pytest.fixture(scope="session")
+def shim() -> Iterator[Path]:
+    """The path of the built shim, built once per session.
+
+    Called as itself it asks for the plugin of its file's name; give `args[0]`, or a link, another name.
+    """
+    # /tmp/pytest-of-root is closed to others; some tests run the shim as another user.
+    with tempfile.TemporaryDirectory(prefix="wirespeed-shim-") as made:
+        folder = Path(made)
+        folder.chmod(0o755)
+        binary = folder / "wirespeed"
+        flags = ("-std=c11", "-O2", "-static", "-Wall", "-Wextra", "-Werror")
+        subprocess.run(["cc", *flags, "-o", binary, ROOT / "shim/wirespeed-cni.c"], check=True)
+        yield binary
+
+
+@dataclass(frozen=True)
+class Netns:
+    """A network namespace: its `name` for `ip netns`, its `path` for CNI_NETNS."""
+
+    name: str
+    path: str
+
+    def run(self, *command: str) -> str:
+        """The standard output of a command that runs inside it; it must succeed."""
+        run = subprocess.run(
+            ["ip", "netns", "exec", self.name, *command], check=True, capture_output=True, text=True
+        )
+        return run.stdout
+
+    def links(self) -> dict[str, Any]:
+        """Its links by name, as `ip -d -j addr show` tells them."""
+        shown = subprocess.run(
+            ["ip", "-n", self.name, "-d", "-j", "addr", "show"], check=True, capture_output=True
+        ).stdout
+        return {link["ifname"]: link for link in json.loads(shown)}
+
+
+@pytest.fixture
+def netns() -> Iterator[Callable[[], Netns]]:
+    """A factory of network namespaces with names of their own: `pod = netns()`. They are removed after the test.
+
+    A test may remove one itself (`ip netns delete`).
+    """
+    made: list[str] = []
+
+    def make() -> Netns:
+        name = f"ws-{uuid.uuid4().hex[:12]}"
+        subprocess.run(["ip", "netns", "add", name], check=True)
+        made.append(name)
+        return Netns(name, f"/run/netns/{name}")
+
+    yield make
+    for name in made:
+        if Path("/run/netns", name).exists():
+            subprocess.run(["ip", "netns", "delete", name], check=True)
+
+
+@dataclass
+class Agent:
+    """A running `wirespeed agent`, and where its things lie. `log` holds the lines it has logged."""
+
+    process: subprocess.Popen[str]
+    config: Path
+    socket: Path
+    state: Path
+    log: list[str] = field(default_factory=list)
+    _lines: queue.Queue[str | None] = field(default_factory=queue.Queue)  # None is the end
+
+    def __post_init__(self) -> None:
+        self.reader = threading.Thread(target=self._read, daemon=True)
+
+    def wait_log(self, *parts: str) -> str:
+        """The next logged line that holds all the parts; lines before it count as seen."""
+        while True:
+            try:
+                line = self._lines.get(timeout=PATIENCE)
+            except queue.Empty:
+                line = None
+            if line is None:
+                raise AssertionError(f"no line with {parts} in:\n" + "".join(self.log))
+            if all(part in line for part in parts):
+                return line
+
+    def environ(self, verb: str, container: str = "c1", **more: str) -> dict[str, str]:
+        """The environment for the shim to call this agent with; `more` overrides."""
+        return {
+            "WIRESPEED_SOCKET": str(self.socket),
+            "CNI_COMMAND": verb,
+            "CNI_CONTAINERID": container,
+            "CNI_NETNS": "/run/netns/none",
+            "CNI_IFNAME": "net1",
+            "CNI_PATH": "/opt/cni/bin",
+            **more,
+        }
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Send the signal and wait for the end; the exit status (negative: what signal ended it)."""
+        self.process.send_signal(number)
+        return self.process.wait(PATIENCE)
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        with self.process.stderr as stderr:
+            for line in stderr:
+                self.log.append(line)
+                self._lines.put(line)
+        self._lines.put(None)
+
+
+@pytest.fixture
+def agent_process(tmp_path: Path) -> Iterator[Callable[..., Agent]]:
+    """A factory of agents, each a process with a configuration, a socket and a journal of its own.
+
+    `agent = agent_process(workers=2)`: keyword arguments are keys of the agent's configuration file;
+    `environ` adds to its environment; `ready=False` does not wait until it is ready; `folder` (default: a
+    new one) is where its things lie, the same for an agent that takes over from another. Clusters are a
+    folder of manifests, `folder/manifests`, unless `cluster` says otherwise. Beside the suite's own plugins
+    it has `probe` and `inner` (tests/node/probe.py), and `broken`, which cannot be made. It is killed after
+    the test.
+    """
+    agents: list[Agent] = []
+
+    def start(
+        *, environ: Mapping[str, str] | None = None, ready: bool = True, folder: Path | None = None, **config: Any
+    ) -> Agent:
+        place = folder or tmp_path / f"agent{len(agents)}"
+        agent = _start_agent(place, {} if environ is None else environ, config, ready=ready)
+        agents.append(agent)
+        return agent
+
+    yield start
+    for agent in agents:
+        if agent.process.poll() is None:
+            agent.process.kill()
+        agent.process.wait(PATIENCE)
+        agent.reader.join(PATIENCE)
+
+
+def _start_agent(folder: Path, environ: Mapping[str, str], config: Mapping[str, Any], *, ready: bool) -> Agent:
+    for made in (folder / "manifests", folder / "kubelet", folder / "site"):
+        made.mkdir(parents=True, exist_ok=True)
+    places = {
+        "socket": str(folder / "run/agent.sock"),
+        "state": str(folder / "run/state.db"),
+        "cluster": {"manifests": str(folder / "manifests")},
+        "kubelet": str(folder / "kubelet"),
+        "devinfo": str(folder / "devinfo"),
+        "leases": str(folder / "leases"),
+        **config,
+    }
+    file = folder / "agent.yaml"
+    file.write_text(json.dumps(places))
+    _register_probe(folder / "site")
+    notified = folder / "notify.sock"
+    notified.unlink(missing_ok=True)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
+        notify.bind(str(notified))
+        process = subprocess.Popen(
+            [sys.executable, "-m", "cli", "agent", "--config", str(file), "--log-level", "debug"],
+            cwd=ROOT,
+            env={
+                **os.environ,
+                "PYTHONPATH": f"{ROOT}:{folder / 'site'}",
+                "NOTIFY_SOCKET": str(notified),
+                **environ,
+            },
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        agent = Agent(process, file, Path(places["socket"]), Path(places["state"]))
+        agent.reader.start()
+        if ready:
+            _wait_ready(agent, notify)
+    return agent
+
+
+def _wait_ready(agent: Agent, notify: socket.socket) -> None:
+    """Until the agent says so; an agent that ends before fails the test with what it logged."""
+    ended = os.pidfd_open(agent.process.pid)
+    try:
+        ready, _, _ = select.select([notify.fileno(), ended], [], [], PATIENCE)
+    finally:
+        os.close(ended)
+    if notify.fileno() not in ready or not notify.recv(1024).startswith(b"READY=1"):
+        agent.process.kill()
+        agent.reader.join(PATIENCE)
+        raise AssertionError("the agent does not get ready:\n" + "".join(agent.log))
+
+
+def _register_probe(site: Path) -> None:
+    """A distribution with entry points, as `pip install` leaves it."""
+    info = site / "probe-1.0.dist-info"
+    info.mkdir(exist_ok=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: probe\nVersion: 1.0\n")
+    points = {"probe": "create", "inner": "create", "broken": "create_badly"}
+    lines = "".join(f"{name} = tests.node.probe:{function}\n" for name, function in points.items())
+    (info / "entry_points.txt").write_text(f"[wirespeed.plugins]\n{lines}")

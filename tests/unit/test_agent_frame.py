@@ -1,0 +1,59 @@
+"""Frames of calls: whole, in pieces, and those that are none."""
+
+from __future__ import annotations
+
+import os
+import struct
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.frame import MAX_CALL, Call, take_call, write_answer
+from wirespeed.cni.errors import CniError, Code
+
+text = st.binary(max_size=20).map(lambda raw: os.fsdecode(raw.replace(b"\0", b"")))
+variables = st.dictionaries(text.filter(lambda name: "=" not in name).map("CNI_".__add__), text)
+calls = st.builds(Call, text, variables, st.binary())
+
+
+def framed(payload: bytes) -> bytes:
+    return b"WSP1" + struct.pack(">I", len(payload)) + payload
+
+
+def written(call: Call) -> bytes:
+    """The frame as the shim makes it."""
+    entries = [call.name, *(f"{key}={value}" for key, value in call.environ.items())]
+    return framed(b"".join(os.fsencode(entry) + b"\0" for entry in entries) + b"\0" + call.stdin)
+
+
+@given(calls)
+def test_call_is_taken_as_it_was_sent(call: Call) -> None:
+    assert take_call(written(call)) == call
+
+
+@given(calls, st.data())
+def test_part_of_a_call_is_none_yet(call: Call, data: st.DataObject) -> None:
+    whole = written(call)
+    length = data.draw(st.integers(0, len(whole) - 1))
+    assert take_call(whole[:length]) is None
+
+
+@given(st.binary() | st.binary().map(framed) | st.binary().map(b"WSP1".__add__))
+def test_anything_else_is_refused_in_one_line(received: bytes) -> None:
+    try:
+        take_call(received)
+    except CniError as error:
+        assert error.code == Code.DECODING_FAILURE
+        assert error.msg.startswith("call frame: ")
+        assert error.msg.isprintable()
+
+
+def test_length_is_bounded_before_the_call_has_come() -> None:
+    assert take_call(b"WSP1" + struct.pack(">I", MAX_CALL)) is None
+    with pytest.raises(CniError, match=f"expected at most {MAX_CALL} bytes, got {MAX_CALL + 1}"):
+        take_call(b"WSP1" + struct.pack(">I", MAX_CALL + 1))
+
+
+def test_answer_is_status_length_and_output() -> None:
+    assert write_answer(1, b"ab") == b"\0\0\0\1\0\0\0\2ab"
