@@ -1,0 +1,93 @@
+"""Selectors: which devices a pool takes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from itertools import islice
+
+from wirespeed.host import pci
+from wirespeed.host.inventory import NetDevice
+
+# The functions of PFs by their names in lower case; a device that is no VF has the number -1.
+Functions = Mapping[str, tuple[range, ...]]
+
+_EVERY = range(-1, 1 << 16)
+_NAME = re.compile(r"[^\s/#]{1,127}")
+_PART = re.compile(r"(\d{1,5})(?:-(\d{1,5}))?")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selectors:
+    """What a device must be: one of the values of each key that has any."""
+
+    vendors: frozenset[str] = frozenset()  # four lower-case hex digits
+    devices: frozenset[str] = frozenset()  # four lower-case hex digits
+    drivers: frozenset[str] = frozenset()
+    pci_addresses: frozenset[str] = frozenset()
+    pf_names: Functions = field(default_factory=dict)  # by the PF's interface
+    root_devices: Functions = field(default_factory=dict)  # by the PF's PCI address
+    link_types: frozenset[str] = frozenset()  # "ether", "infiniband"
+
+    def refusal(self, device: NetDevice) -> str:
+        """The first key that does not fit and why, "" when the device fits."""
+        values = (
+            ("vendors", self.vendors, device.vendor),
+            ("devices", self.devices, device.device),
+            ("drivers", self.drivers, device.driver),
+            ("pciAddresses", self.pci_addresses, device.address),
+            ("linkTypes", self.link_types, device.link_type),
+        )
+        for key, wanted, value in values:
+            if wanted and value not in wanted:
+                return f"{key}: {value or 'none'} is not {_shown(wanted)}"
+        functions = (("pfNames", self.pf_names, device.pf_name), ("rootDevices", self.root_devices, device.pf))
+        for key, by_pf, pf in functions:
+            if by_pf and not any(device.vf_index in numbers for numbers in by_pf.get(pf.lower(), ())):
+                return f"{key}: {_function(pf, device.vf_index)} is not {_shown(by_pf)}"
+        return ""
+
+
+def pf_names(entries: Iterable[str]) -> Functions:
+    """The functions that entries like "ens1f0" and "ens1f0#0,3-5" name.
+
+    Entries of the same PF add up. Raises ValueError that names the entry and what was expected.
+    """
+    return _functions(entries, _NAME, "an interface")
+
+
+def root_devices(entries: Iterable[str]) -> Functions:
+    """The functions that entries like "0000:86:00.0" and "0000:86:00.1#0-7" name, as `pf_names`."""
+    return _functions(entries, pci.ADDRESS, "a PCI address like 0000:86:00.0")
+
+
+def _functions(entries: Iterable[str], name: re.Pattern[str], what: str) -> Functions:
+    found: dict[str, tuple[range, ...]] = {}
+    for entry in entries:
+        pf, hash_sign, numbers = entry.partition("#")
+        pf = pf.lower()
+        if not name.fullmatch(pf):
+            raise ValueError(f"expected {what}, or that with #0,2-5 behind it, got {entry!r}")
+        found[pf] = found.get(pf, ()) + (_ranges(entry, numbers) if hash_sign else (_EVERY,))
+    return found
+
+
+def _ranges(entry: str, numbers: str) -> tuple[range, ...]:
+    found = []
+    for part in numbers.split(","):
+        match = _PART.fullmatch(part)
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+        if first > last:
+            raise ValueError(f"expected VF numbers like #0,2-5 behind the PF, got {part!r} in {entry!r}")
+        found.append(range(first, last + 1))
+    return tuple(found)
+
+
+def _function(pf: str, number: int) -> str:
+    return f"{pf or 'none'}#{number}" if number >= 0 else pf or "none"
+
+
+def _shown(wanted: Collection[str]) -> str:
+    few = " or ".join(islice(sorted(wanted), 4))
+    return f"{few} or {len(wanted) - 4} more" if len(wanted) > 4 else few

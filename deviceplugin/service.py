@@ -1,0 +1,215 @@
+"""The services that a pool offers the kubelet: v1beta1.DevicePlugin and pluginregistration.Registration."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from deviceplugin import allocation
+from deviceplugin.config import PoolConfig
+from deviceplugin.pools import Devices, fits
+from wirespeed.cni.errors import CniError, Code
+from wirespeed.host.inventory import NetDevice, Reader
+from wirespeed.kube import deviceinfo
+from wirespeed.kube.proto import deviceplugin_pb2 as dp
+from wirespeed.kube.proto import pluginregistration_pb2 as registration
+
+log = logging.getLogger(__name__)
+
+VERSION = "v1beta1"
+STREAMS = 4  # ListAndWatch calls of one pool at once: the kubelet has one, and a second while it restarts
+OPTIONS = dp.DevicePluginOptions(get_preferred_allocation_available=True)
+_STATUS = {Code.DEVICE: grpc.StatusCode.FAILED_PRECONDITION, Code.INVALID_CONFIG: grpc.StatusCode.INVALID_ARGUMENT}
+
+
+class PoolService:
+    """One pool's services. `update` gives it its devices; calls are safe from any thread.
+
+    The methods named as the protocol names them are called by gRPC.
+    """
+
+    def __init__(self, pool: PoolConfig, *, sysfs: str, devinfo: Path) -> None:
+        self.pool = pool
+        self.endpoint = ""  # the path of its socket, once it is served
+        self._sysfs, self._devinfo = sysfs, devinfo
+        self._changed = threading.Condition()
+        self._devices: Devices = {}
+        self._offered: set[str] = set()  # every address that was ever in the pool
+        self._version = 0  # of the list that the kubelet sees
+        self._streams = 0
+        self._ended = False
+
+    def update(self, devices: Devices) -> None:
+        """Take these devices as the pool's; the kubelet is told when its list changes."""
+        with self._changed:
+            came, went = devices.keys() - self._devices.keys(), self._devices.keys() - devices.keys()
+            shown, self._devices = self._shown(), devices
+            self._offered.update(devices)
+            if self._shown() != shown:
+                self._version += 1
+                self._changed.notify_all()
+        if came or went:
+            fields = {"devices": len(devices), "came": _some(came), "went": _some(went)}
+            log.info("pool %s", self.pool.resource, extra={"fields": fields})
+
+    def end(self) -> None:
+        """End all ListAndWatch calls, for good."""
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+
+    # v1beta1.DevicePlugin
+
+    def GetDevicePluginOptions(self, request: Any, context: Any) -> Any:  # noqa: ARG002, N802
+        return OPTIONS
+
+    def ListAndWatch(self, request: Any, context: Any) -> Iterator[Any]:  # noqa: ARG002, N802
+        with self._stream(context):
+            seen = -1
+            while True:
+                with self._changed:
+                    self._changed.wait_for(
+                        lambda: self._ended or not context.is_active() or self._version != seen  # noqa: B023
+                    )
+                    if self._ended or not context.is_active():
+                        return
+                    seen, shown = self._version, self._shown()
+                yield dp.ListAndWatchResponse(devices=[_device(*each) for each in shown])
+
+    def GetPreferredAllocation(self, request: Any, context: Any) -> Any:  # noqa: N802
+        with self._changed:
+            known = self._devices
+        answers = []
+        for asked in request.container_requests:
+            must = [_known(known, key) for key in asked.must_include_deviceIDs]
+            available = [_known(known, key) for key in asked.available_deviceIDs]
+            try:
+                chosen = allocation.preferred(available, must, asked.allocation_size)
+            except CniError as error:
+                self._refuse(context, error)
+            answers.append(dp.ContainerPreferredAllocationResponse(deviceIDs=chosen))
+        return dp.PreferredAllocationResponse(container_responses=answers)
+
+    def Allocate(self, request: Any, context: Any) -> Any:  # noqa: N802
+        reader = Reader(self._sysfs)
+        answers = []
+        try:
+            for asked in request.container_requests:
+                devices = [self._allocatable(key, reader, context) for key in asked.devices_ids]
+                answers.append(allocation.answer(self.pool, devices, self._sysfs))
+                for device in devices:
+                    self._write_info(device)
+                log.info(
+                    "allocated",
+                    extra={
+                        "fields": {"resource": self.pool.resource, "devices": _some(d.address for d in devices)}
+                    },
+                )
+        except CniError as error:
+            self._refuse(context, error)
+        except OSError as error:
+            text = f"resource {self.pool.resource}: device-info file {error.filename}: {error.strerror}"
+            log.error("%s", text)  # noqa: TRY400 — no traceback for a refusal
+            context.abort(grpc.StatusCode.INTERNAL, text)
+        return dp.AllocateResponse(container_responses=answers)
+
+    def PreStartContainer(self, request: Any, context: Any) -> Any:  # noqa: ARG002, N802
+        return dp.PreStartContainerResponse()
+
+    # pluginregistration.Registration
+
+    def GetInfo(self, request: Any, context: Any) -> Any:  # noqa: ARG002, N802
+        return registration.PluginInfo(
+            type="DevicePlugin",
+            name=self.pool.resource,
+            endpoint=self.endpoint,
+            supported_versions=[VERSION],
+        )
+
+    def NotifyRegistrationStatus(self, request: Any, context: Any) -> Any:  # noqa: ARG002, N802
+        if request.plugin_registered:
+            log.info("resource %s is registered", self.pool.resource)
+        else:  # the kubelet asks again by itself, with a backoff of its own
+            log.error("resource %s: the kubelet refuses: %s", self.pool.resource, request.error)
+        return registration.RegistrationStatusResponse()
+
+    # Inside
+
+    def _shown(self) -> list[tuple[str, int]]:
+        """What the kubelet sees of the devices: (address, NUMA node or -1), by address."""
+        return [
+            (key, -1 if self.pool.exclude_topology else device.numa_node)
+            for key, device in sorted(self._devices.items())
+        ]
+
+    @contextmanager
+    def _stream(self, context: Any) -> Iterator[None]:
+        """Count a ListAndWatch call, and have it looked at when its caller leaves."""
+        with self._changed:
+            full = self._streams >= STREAMS
+            self._streams += 1
+        try:
+            if full:  # each holds a thread, and Allocate needs one too
+                context.abort(
+                    grpc.StatusCode.RESOURCE_EXHAUSTED,
+                    f"resource {self.pool.resource}: {STREAMS} ListAndWatch calls are open",
+                )
+            context.add_callback(self._notify)  # False when it has left already; `wait_for` sees that
+            yield
+        finally:
+            with self._changed:
+                self._streams -= 1
+
+    def _notify(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
+
+    def _allocatable(self, key: str, reader: Reader, context: Any) -> NetDevice:
+        """The device as it is at this moment. Raises CniError(DEVICE) when it cannot be given any more."""
+        where = f"resource {self.pool.resource}: device {key}"
+        with self._changed:
+            if key not in self._offered:
+                context.abort(grpc.StatusCode.NOT_FOUND, f"{where}: not known in this pool")
+            is_member = key in self._devices
+        device = reader.read_one(key)
+        if device is None:
+            raise CniError(Code.DEVICE, f"{where}: gone")
+        if isinstance(device, str):
+            raise CniError(Code.DEVICE, f"{where}: not in this pool any more: {device}")
+        if not fits(self.pool, device):
+            reasons = " and ".join(selectors.refusal(device) for selectors in self.pool.selectors)
+            raise CniError(Code.DEVICE, f"{where}: not in this pool any more: {reasons}")
+        if not is_member:
+            raise CniError(Code.DEVICE, f"{where}: not in this pool any more")
+        return device
+
+    def _write_info(self, device: NetDevice) -> None:
+        file = deviceinfo.dp_file(self._devinfo, self.pool.resource, device.address)
+        deviceinfo.write(file, deviceinfo.pci_info(device.address, pf_pci_address=device.pf))
+
+    def _refuse(self, context: Any, error: CniError) -> None:
+        log.error("%s", error.msg)
+        context.abort(_STATUS.get(Code(error.code), grpc.StatusCode.INTERNAL), error.msg)
+
+
+def _known(devices: Devices, key: str) -> NetDevice:
+    """The device; one that has just left the pool is of no node, and not preferred for it."""
+    return devices.get(key) or NetDevice(address=key, vendor="", device="", driver="")
+
+
+def _device(address: str, numa_node: int) -> Any:
+    device = dp.Device(ID=address, health="Healthy")
+    if numa_node >= 0:
+        device.topology.nodes.add(ID=numa_node)
+    return device
+
+
+def _some(addresses: Iterable[str]) -> str:
+    listed = sorted(addresses)
+    return ",".join(listed[:8]) + (f",... ({len(listed)})" if len(listed) > 8 else "")

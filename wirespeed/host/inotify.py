@@ -1,0 +1,23 @@
+"""Notices of files that come to a folder and go from it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from wirespeed.cni import inotify
+
+CAME = inotify.IN_CREATE | inotify.IN_MOVED_TO
+WENT = inotify.IN_DELETE | inotify.IN_MOVED_FROM
+GONE = inotify.IN_DELETE_SELF | inotify.IN_MOVE_SELF | inotify.IN_IGNORED  # the folder itself
+MISSED = inotify.IN_Q_OVERFLOW
+
+
+class FolderWatch(inotify.Watch):
+    """A watch of one folder; it can be waited for beside other files. Raises OSError where there is no folder."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(str(folder), CAME | WENT | GONE & ~inotify.IN_IGNORED | inotify.IN_ONLYDIR)
+
+    def fileno(self) -> int:
+        """The descriptor that is readable when there are events."""
+        return self._fd

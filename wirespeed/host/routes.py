@@ -1,0 +1,121 @@
+"""Default routes of this network namespace: which interfaces carry one, and when that changes."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+import struct
+from collections.abc import Iterator
+
+_HEADER = struct.Struct("IHHII")  # struct nlmsghdr
+_RTMSG = struct.Struct("BBBBBBBBI")  # struct rtmsg
+_ATTRIBUTE = struct.Struct("HH")  # struct rtattr
+_NEXTHOP = struct.Struct("HBBi")  # struct rtnexthop
+_NLMSG_ERROR, _NLMSG_DONE = 2, 3
+_RTM_NEWROUTE, _RTM_DELROUTE, _RTM_GETROUTE = 24, 25, 26
+_DUMP = 0x301  # NLM_F_REQUEST | NLM_F_ROOT | NLM_F_MATCH
+_RTA_OIF, _RTA_MULTIPATH = 4, 9
+_RTN_UNICAST = 1
+_RT_TABLE_MAIN = 254
+_GROUPS = 0x40 | 0x400  # RTMGRP_IPV4_ROUTE, RTMGRP_IPV6_ROUTE
+
+
+def default_route_interfaces() -> set[str]:
+    """Names of the interfaces that a default route of the main table leaves by, IPv4 or IPv6, all next hops.
+
+    Of the network namespace that the calling thread is in. Raises OSError.
+    """
+    indexes: set[int] = set()
+    for family in (socket.AF_INET, socket.AF_INET6):
+        indexes.update(*(_leaves_by(route) for route in _dump(family) if _is_default(route)))
+    names = set()
+    for index in indexes:
+        with contextlib.suppress(OSError):  # it went meanwhile, and its routes with it
+            names.add(socket.if_indextoname(index))
+    return names
+
+
+class DefaultRouteEvents:
+    """Notices that a default route came or went in this thread's network namespace. Raises OSError."""
+
+    def __init__(self) -> None:
+        self._socket = _open()
+        self._socket.setblocking(False)
+        self._socket.bind((0, _GROUPS))
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def drain(self) -> bool:
+        """Take all notices; whether a default route was among them, or may have been."""
+        changed = False
+        while True:
+            try:
+                data = self._socket.recv(1 << 16)
+            except BlockingIOError:
+                return changed
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise
+                changed = True  # more notices than fit; what they were is lost
+                continue
+            changed = changed or any(
+                kind in {_RTM_NEWROUTE, _RTM_DELROUTE} and _is_default(payload) for kind, payload in _messages(data)
+            )
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+def _open() -> socket.socket:
+    return socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
+
+
+def _dump(family: int) -> Iterator[bytes]:
+    """All routes of a family, each from its rtmsg on."""
+    with _open() as asking:
+        body = _RTMSG.pack(family, *[0] * 8)
+        asking.send(_HEADER.pack(_HEADER.size + len(body), _RTM_GETROUTE, _DUMP, 1, 0) + body)
+        while True:
+            for kind, payload in _messages(asking.recv(1 << 18)):
+                if kind == _NLMSG_DONE:
+                    return
+                if kind == _NLMSG_ERROR:
+                    number = -struct.unpack_from("i", payload)[0]
+                    if number == errno.EOPNOTSUPP:  # a kernel without IPv6
+                        return
+                    raise OSError(number, os.strerror(number))
+                yield payload
+
+
+def _messages(data: bytes) -> Iterator[tuple[int, bytes]]:
+    at = 0
+    while at < len(data):
+        length, kind, _, _, _ = _HEADER.unpack_from(data, at)
+        yield kind, data[at + _HEADER.size : at + length]
+        at += (length + 3) & ~3
+
+
+def _is_default(route: bytes) -> bool:
+    """Whether it is a unicast route to 0.0.0.0/0 or ::/0 in the main table."""
+    _, prefix, _, _, table, _, _, kind, _ = _RTMSG.unpack_from(route)
+    return bool(prefix == 0 and table == _RT_TABLE_MAIN and kind == _RTN_UNICAST)
+
+
+def _leaves_by(route: bytes) -> Iterator[int]:
+    """Indexes of the interfaces of its next hops."""
+    at = _RTMSG.size
+    while at + _ATTRIBUTE.size <= len(route):
+        length, kind = _ATTRIBUTE.unpack_from(route, at)
+        value = route[at + _ATTRIBUTE.size : at + length]
+        if kind == _RTA_OIF:
+            yield struct.unpack("i", value)[0]
+        elif kind == _RTA_MULTIPATH:
+            hop = 0
+            while hop + _NEXTHOP.size <= len(value):
+                hop_length, _, _, index = _NEXTHOP.unpack_from(value, hop)
+                yield index
+                hop += (hop_length + 3) & ~3
+        at += (length + 3) & ~3
