@@ -1,0 +1,439 @@
+"""The kubelet as device plugins and CNI plugins see it: registration, allocation and pod-resources."""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import socket as sockets
+import stat
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import grpc
+
+from wirespeed.cni.errors import CniError, Code
+from wirespeed.host.inotify import CAME, GONE, MISSED, WENT, FolderWatch
+from wirespeed.kube import resources, rpc
+from wirespeed.kube.proto import deviceplugin_pb2 as dp
+from wirespeed.kube.proto import pluginregistration_pb2 as registration
+from wirespeed.kube.proto import podresources_pb2 as pods
+
+VERSION = "v1beta1"
+_DIAL = 10.0  # seconds for a plugin to be reached, as the kubelet gives it
+_ANSWER = 30.0  # seconds for a plugin to answer
+_WORKERS = 16
+_PLUGIN = dp.DESCRIPTOR.services_by_name["DevicePlugin"]
+_OPTIONS = (
+    ("grpc.use_local_subchannel_pool", 1),  # a plugin that came back is reached at once
+    ("grpc.initial_reconnect_backoff_ms", 50),
+    ("grpc.min_reconnect_backoff_ms", 50),
+    ("grpc.max_receive_message_length", 16 << 20),
+)
+
+
+@dataclass(eq=False)
+class _Endpoint:
+    """A plugin that serves one resource; its devices by id, Unhealthy all once its stream has ended."""
+
+    resource: str
+    socket: Path
+    channel: grpc.Channel
+    preferred: bool
+    devices: dict[str, Any] = field(default_factory=dict)
+    stream: Any = None
+    reader: threading.Thread | None = None
+
+    @property
+    def client(self) -> rpc.Client:
+        return rpc.Client(self.channel, _PLUGIN)
+
+    def close(self) -> None:
+        """End the stream and everything else to the plugin."""
+        self.stream.cancel()
+        if self.reader is not None and self.reader is not threading.current_thread():
+            self.reader.join(_ANSWER)
+        self.channel.close()
+
+
+@dataclass(frozen=True)
+class _Allocation:
+    """What one container was given of one resource."""
+
+    namespace: str
+    pod: str
+    container: str
+    resource: str
+    devices: tuple[str, ...]
+
+
+class Kubelet:
+    """A kubelet's device manager in `folder` (/var/lib/kubelet of a node). Safe from any thread.
+
+    It listens on device-plugins/kubelet.sock and pod-resources/kubelet.sock; with `plugin_watch` it also takes
+    the plugins whose sockets appear in plugins_registry. It may be started again after `stop`, as a restarted
+    kubelet: what was allocated stays so, plugins have to register anew.
+    """
+
+    def __init__(self, folder: Path, *, plugin_watch: bool = False) -> None:
+        self.folder = folder
+        self._plugin_watch = plugin_watch
+        self._changed = threading.Condition()
+        self._allocating = threading.Lock()
+        self._endpoints: dict[str, _Endpoint] = {}
+        self._allocations: list[_Allocation] = []
+        self._end = contextlib.ExitStack()
+
+    def start(self) -> None:
+        """Remove all sockets of device-plugins, as a starting kubelet does, and listen.
+
+        Raises CniError(IO_FAILURE) when a socket cannot be made.
+        """
+        plugins = self.folder / "device-plugins"
+        try:
+            for folder in (plugins, self.folder / "pod-resources"):
+                folder.mkdir(mode=0o750, parents=True, exist_ok=True)
+            for path in plugins.iterdir():
+                if stat.S_ISSOCK(path.lstat().st_mode):
+                    path.unlink()
+            with contextlib.ExitStack() as made:
+                made.callback(self._drop_all)
+                self._listen(made, self.folder / "pod-resources/kubelet.sock", "PodResourcesLister", _Pods(self))
+                self._listen(made, plugins / "kubelet.sock", "Registration", _Registration(self))
+                if self._plugin_watch:
+                    made.enter_context(_PluginWatch(self, self.folder / "plugins_registry"))
+                self._end = made.pop_all()
+        except OSError as error:
+            raise CniError(Code.IO_FAILURE, f"kubelet {self.folder}: {error.strerror}") from error
+
+    def stop(self) -> None:
+        """Stop listening and let the plugins go; allocations stay."""
+        self._end.close()
+
+    def resources(self) -> dict[str, list[Any]]:
+        """The registered resources and their devices (v1beta1 Device messages), by id."""
+        with self._changed:
+            return {
+                name: [endpoint.devices[key] for key in sorted(endpoint.devices)]
+                for name, endpoint in sorted(self._endpoints.items())
+            }
+
+    def wait_for(self, resource: str, count: int, timeout: float) -> None:
+        """Wait up to `timeout` seconds until the resource has at least `count` healthy devices.
+
+        Raises CniError(TRY_AGAIN_LATER) that says what is registered.
+        """
+        self.wait_until(
+            lambda: resource in self._endpoints and len(self._healthy(resource)) >= count,
+            timeout,
+            f"{count} healthy devices of {resource}",
+        )
+
+    def wait_until(self, condition: Callable[[], bool], timeout: float, what: str) -> None:
+        """Wait up to `timeout` seconds until the condition, asked after each change of devices, holds.
+
+        Raises CniError(TRY_AGAIN_LATER) that says `what` was waited for and what is registered.
+        """
+        with self._changed:
+            if self._changed.wait_for(condition, timeout):
+                return
+            known = ", ".join(
+                f"{name} ({len(self._healthy(name))} of {len(self._endpoints[name].devices)} healthy)"
+                for name in sorted(self._endpoints)
+            )
+        raise CniError(
+            Code.TRY_AGAIN_LATER,
+            f"kubelet: no {what} within {timeout:g} s; registered: {known or 'nothing'}",
+        )
+
+    def allocate(self, namespace: str, pod: str, container: str, resource: str, count: int) -> Any:
+        """Give the container `count` devices of the resource; the plugin's ContainerAllocateResponse.
+
+        Those the plugin prefers if it says so, else those with the lowest ids; never one that is given already
+        or Unhealthy. Raises CniError(DEVICE) when there are not enough, or the plugin fails.
+        """
+        with self._allocating:
+            endpoint, free = self._free(resource, count)
+            try:
+                chosen = self._preferred(endpoint, free, count) if endpoint.preferred else free[:count]
+                request = dp.AllocateRequest(container_requests=[dp.ContainerAllocateRequest(devices_ids=chosen)])
+                answers = endpoint.client.Allocate(request, timeout=_ANSWER).container_responses
+            except grpc.RpcError as error:
+                raise _failure(resource, error) from error
+            if len(answers) != 1:
+                raise CniError(
+                    Code.DEVICE, f"resource {resource}: expected 1 container response, got {len(answers)}"
+                )
+            with self._changed:
+                self._allocations.append(_Allocation(namespace, pod, container, resource, tuple(chosen)))
+            return answers[0]
+
+    def free(self, namespace: str, pod: str) -> None:
+        """Take back all devices of the pod."""
+        with self._changed:
+            self._allocations = [a for a in self._allocations if (a.namespace, a.pod) != (namespace, pod)]
+
+    # Plugins
+
+    def connect(self, resource: str, socket: Path, *, preferred: bool | None = None) -> None:
+        """Take the plugin at `socket` for the resource; `preferred` None asks the plugin for its options.
+
+        Raises CniError(INVALID_CONFIG) for its name, or grpc.RpcError when the plugin cannot be reached.
+        """
+        if problem := resources.refusal(resource):
+            raise CniError(Code.INVALID_CONFIG, f"resource {resource!r}: {problem}")
+        channel = rpc.channel(str(socket), options=_OPTIONS)
+        endpoint = _Endpoint(resource, socket, channel, bool(preferred))
+        try:
+            options = endpoint.client.GetDevicePluginOptions(dp.Empty(), timeout=_DIAL, wait_for_ready=True)
+        except grpc.RpcError:
+            channel.close()
+            raise
+        if preferred is None:
+            endpoint.preferred = options.get_preferred_allocation_available
+        endpoint.stream = endpoint.client.ListAndWatch(dp.Empty())
+        endpoint.reader = threading.Thread(target=self._read, args=(endpoint,), name=f"kubelet {resource}")
+        with self._changed:
+            old = self._endpoints.get(resource)
+            self._endpoints[resource] = endpoint
+        if old:
+            old.close()
+        endpoint.reader.start()
+
+    def disconnect(self, socket: Path) -> None:
+        """Let the plugin at `socket` go: its devices become Unhealthy."""
+        with self._changed:
+            gone = [endpoint for endpoint in self._endpoints.values() if endpoint.socket == socket]
+        for endpoint in gone:
+            endpoint.stream.cancel()
+
+    def given(self) -> list[_Allocation]:
+        """Everything that is allocated now."""
+        with self._changed:
+            return list(self._allocations)
+
+    def _read(self, endpoint: _Endpoint) -> None:
+        try:
+            for response in endpoint.stream:
+                with self._changed:
+                    endpoint.devices = {device.ID: device for device in response.devices}
+                    self._changed.notify_all()
+        except grpc.RpcError:
+            pass  # the plugin or this kubelet has gone; either way its devices are no longer to be given
+        with self._changed:
+            endpoint.devices = {
+                key: dp.Device(ID=key, health="Unhealthy", topology=device.topology)
+                for key, device in endpoint.devices.items()
+            }
+            self._changed.notify_all()
+
+    def _drop_all(self) -> None:
+        with self._changed:
+            endpoints, self._endpoints = list(self._endpoints.values()), {}
+            self._changed.notify_all()
+        for endpoint in endpoints:
+            endpoint.close()
+
+    # Devices
+
+    def _healthy(self, resource: str) -> list[str]:
+        devices = self._endpoints[resource].devices
+        return sorted(key for key, device in devices.items() if device.health == "Healthy")
+
+    def _free(self, resource: str, count: int) -> tuple[_Endpoint, list[str]]:
+        with self._changed:
+            endpoint = self._endpoints.get(resource)
+            if endpoint is None:
+                known = ", ".join(sorted(self._endpoints)) or "nothing"
+                raise CniError(Code.DEVICE, f"resource {resource}: not registered; registered: {known}")
+            taken = {key for a in self._allocations if a.resource == resource for key in a.devices}
+            healthy = self._healthy(resource)
+        free = [key for key in healthy if key not in taken]
+        if count < 1 or len(free) < count:
+            raise CniError(
+                Code.DEVICE,
+                f"resource {resource}: {count} asked for, {len(free)} free "
+                f"({len(endpoint.devices)} devices, {len(healthy)} healthy, {len(taken)} allocated)",
+            )
+        return endpoint, free
+
+    def _preferred(self, endpoint: _Endpoint, free: list[str], count: int) -> list[str]:
+        request = dp.ContainerPreferredAllocationRequest(available_deviceIDs=free, allocation_size=count)
+        answer = endpoint.client.GetPreferredAllocation(
+            dp.PreferredAllocationRequest(container_requests=[request]), timeout=_ANSWER
+        )
+        chosen = [key for response in answer.container_responses for key in response.deviceIDs]
+        if len(chosen) != count or len(set(chosen)) != count or not set(chosen) <= set(free):
+            raise CniError(
+                Code.DEVICE,
+                f"resource {endpoint.resource}: the plugin prefers {chosen}: expected {count} of those available",
+            )
+        return chosen
+
+    # Sockets
+
+    def _listen(self, made: contextlib.ExitStack, path: Path, service: str, implementation: object) -> None:
+        path.unlink(missing_ok=True)
+        descriptor = (dp if service == "Registration" else pods).DESCRIPTOR.services_by_name[service]
+        workers = ThreadPoolExecutor(_WORKERS, thread_name_prefix=f"kubelet {service}")
+        server = grpc.server(workers, handlers=[rpc.handler(descriptor, implementation)])
+        made.callback(workers.shutdown)
+        server.add_insecure_port(f"unix:{path}")
+        server.start()
+        made.callback(lambda: server.stop(None).wait())
+
+
+class _Registration:
+    """The service v1beta1.Registration."""
+
+    def __init__(self, kubelet: Kubelet) -> None:
+        self._kubelet = kubelet
+
+    def Register(self, request: Any, context: Any) -> Any:  # noqa: N802 — the service's name
+        if request.version != VERSION:
+            context.abort(
+                grpc.StatusCode.UNKNOWN, f"requested API version {request.version!r}: expected {VERSION!r}"
+            )
+        if not request.endpoint or "/" in request.endpoint:
+            context.abort(grpc.StatusCode.UNKNOWN, f"endpoint {request.endpoint!r}: expected a file name")
+        socket = self._kubelet.folder / "device-plugins" / request.endpoint
+        try:
+            self._kubelet.connect(
+                request.resource_name,
+                socket,
+                preferred=request.options.get_preferred_allocation_available,
+            )
+        except CniError as error:
+            context.abort(grpc.StatusCode.UNKNOWN, error.msg)
+        except grpc.RpcError as error:
+            context.abort(grpc.StatusCode.UNKNOWN, f"plugin at {socket}: {error.code().name}: {error.details()}")
+        return dp.Empty()
+
+
+class _Pods:
+    """The service v1.PodResourcesLister. The kubelet names each device in an entry of its own."""
+
+    def __init__(self, kubelet: Kubelet) -> None:
+        self._kubelet = kubelet
+
+    def List(self, request: Any, context: Any) -> Any:  # noqa: ARG002, N802 — the service's name
+        return pods.ListPodResourcesResponse(pod_resources=self._pods())
+
+    def Get(self, request: Any, context: Any) -> Any:  # noqa: N802
+        for pod in self._pods():
+            if (pod.namespace, pod.name) == (request.pod_namespace, request.pod_name):
+                return pods.GetPodResourcesResponse(pod_resources=pod)
+        return context.abort(
+            grpc.StatusCode.UNKNOWN, f"pod {request.pod_name} in namespace {request.pod_namespace} not found"
+        )
+
+    def GetAllocatableResources(self, request: Any, context: Any) -> Any:  # noqa: ARG002, N802
+        return pods.AllocatableResourcesResponse(
+            devices=[
+                _container_devices(resource, device)
+                for resource, devices in self._kubelet.resources().items()
+                for device in devices
+                if device.health == "Healthy"
+            ]
+        )
+
+    def _pods(self) -> Iterable[Any]:
+        known = {
+            (name, device.ID): device for name, devices in self._kubelet.resources().items() for device in devices
+        }
+        found: dict[tuple[str, str], dict[str, Any]] = {}
+        for given in self._kubelet.given():
+            containers = found.setdefault((given.namespace, given.pod), {})
+            container = containers.setdefault(given.container, pods.ContainerResources(name=given.container))
+            for key in given.devices:
+                device = known.get((given.resource, key), dp.Device(ID=key))
+                container.devices.append(_container_devices(given.resource, device))
+        return [
+            pods.PodResources(namespace=namespace, name=name, containers=containers.values())
+            for (namespace, name), containers in found.items()
+        ]
+
+
+class _PluginWatch:
+    """Takes the plugins whose sockets are in the folder, and lets go those whose sockets leave it."""
+
+    def __init__(self, kubelet: Kubelet, folder: Path) -> None:
+        self._kubelet = kubelet
+        self._folder = folder
+        self._taken: set[str] = set()
+
+    def __enter__(self) -> None:
+        self._folder.mkdir(mode=0o750, parents=True, exist_ok=True)
+        self._watch = FolderWatch(self._folder)
+        self._woken, self._waker = sockets.socketpair()
+        self._thread = threading.Thread(target=self._run, name="kubelet plugin watch")
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._waker.close()
+        self._thread.join()
+        self._woken.close()
+        self._watch.close()
+
+    def _run(self) -> None:
+        self._look()
+        while True:
+            ready, _, _ = select.select([self._watch.fileno(), self._woken.fileno()], [], [])
+            if self._woken.fileno() in ready:
+                return
+            for event in self._watch.events():
+                if event.mask & (CAME | WENT) and event.name in self._taken:
+                    self._taken.discard(event.name)
+                    self._kubelet.disconnect(self._folder / event.name)
+                if event.mask & (GONE | MISSED):
+                    self._taken.clear()
+            self._look()
+
+    def _look(self) -> None:
+        for path in sorted(self._folder.glob("[!.]*")) if self._folder.is_dir() else []:
+            if path.name not in self._taken and path.is_socket():
+                self._taken.add(path.name)
+                self._take(path)
+
+    def _take(self, path: Path) -> None:
+        """Ask the plugin who it is, connect, and tell it the outcome."""
+        # The plugin watcher sets no authority of its own: it is the path, percent-encoded.
+        options = (("grpc.default_authority", quote(str(path), safe="")), *_OPTIONS)
+        with grpc.insecure_channel(f"unix:{path}", options=options) as channel:
+            client = rpc.Client(channel, registration.DESCRIPTOR.services_by_name["Registration"])
+            try:
+                info = client.GetInfo(registration.InfoRequest(), timeout=_DIAL, wait_for_ready=True)
+                problem = self._connect(info)
+                client.NotifyRegistrationStatus(
+                    registration.RegistrationStatus(plugin_registered=not problem, error=problem), timeout=_DIAL
+                )
+            except grpc.RpcError:
+                self._taken.discard(path.name)  # it went while it was asked; its next socket is a new one
+
+    def _connect(self, info: Any) -> str:
+        """Why the plugin cannot be taken, "" if it was."""
+        if info.type != "DevicePlugin" or VERSION not in info.supported_versions:
+            versions = ", ".join(info.supported_versions)
+            return f"plugin {info.name} of type {info.type} speaks {versions}: expected DevicePlugin {VERSION}"
+        try:
+            self._kubelet.connect(info.name, Path(info.endpoint))
+        except CniError as error:
+            return error.msg
+        return ""
+
+
+def _container_devices(resource: str, device: Any) -> Any:
+    entry = pods.ContainerDevices(resource_name=resource, device_ids=[device.ID])
+    if device.HasField("topology"):
+        entry.topology.nodes.extend(pods.NUMANode(ID=node.ID) for node in device.topology.nodes)
+    return entry
+
+
+def _failure(resource: str, error: grpc.RpcError) -> CniError:
+    return CniError(
+        Code.DEVICE, f"resource {resource}: the device plugin refuses: {error.code().name}: {error.details()}"
+    )

@@ -1,0 +1,532 @@
+"""The manifests to play: Pods, NetworkAttachmentDefinitions and ConfigMaps of YAML and JSON files, checked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import yaml
+
+from play import quantity
+from plugins.meta.selection import check_name, check_namespace
+from wirespeed.cni.chain import load_network
+from wirespeed.cni.errors import CniError, Code
+from wirespeed.kube import resources
+
+NAD = "NetworkAttachmentDefinition"
+VERSIONS = {"Pod": "v1", NAD: "k8s.cni.cncf.io/v1", "ConfigMap": "v1"}
+_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class _Part(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True, rename="camel"):
+    """A part of a pod: a key that Kubernetes does not know is a mistake."""
+
+
+class FieldRef(_Part):
+    field_path: str
+    api_version: str = "v1"
+
+
+class ConfigMapKey(_Part):
+    name: str
+    key: str
+    optional: bool = False
+
+
+class ValueFrom(_Part):
+    field_ref: FieldRef | None = None
+    config_map_key_ref: ConfigMapKey | None = None
+    # Refused:
+    secret_key_ref: Any = None
+    resource_field_ref: Any = None
+
+
+class EnvVar(_Part):
+    name: str
+    value: str | None = None
+    value_from: ValueFrom | None = None
+
+
+class ExecAction(_Part):
+    command: list[str]
+
+
+class Probe(_Part):
+    """A readiness probe, once the container runs: `exec` is done, one of another kind is passed over.
+
+    Times in seconds, as Kubernetes has them.
+    """
+
+    exec: ExecAction | None = None
+    initial_delay_seconds: int = 0
+    period_seconds: int = 10
+    timeout_seconds: int = 1
+    success_threshold: int = 1
+    failure_threshold: int = 3
+    termination_grace_period_seconds: int | None = None
+    http_get: Any = None
+    tcp_socket: Any = None
+    grpc: Any = None
+
+
+class Resources(_Part):
+    limits: dict[str, str | int | float] = {}
+    requests: dict[str, str | int | float] = {}
+    claims: Any = None  # refused
+
+
+class VolumeMount(_Part):
+    name: str
+    mount_path: str
+    read_only: bool = False
+    sub_path: str = ""  # refused
+    sub_path_expr: str = ""  # refused
+    mount_propagation: str = ""
+    recursive_read_only: str = ""
+
+
+class Container(_Part):
+    """What of a container is done comes first."""
+
+    name: str
+    command: list[str] = []
+    args: list[str] = []
+    env: list[EnvVar] = []
+    working_dir: str = "/"
+    resources: Resources = Resources()
+    volume_mounts: list[VolumeMount] = []
+    readiness_probe: Probe | None = None
+    stdin: bool = False
+    # Refused:
+    env_from: list[Any] = []
+    volume_devices: list[Any] = []
+    restart_policy: str | None = None
+    # Without effect: there is no image, and no kubelet that looks after it.
+    image: str = ""
+    image_pull_policy: str = ""
+    liveness_probe: Any = None
+    startup_probe: Any = None
+    lifecycle: Any = None
+    ports: Any = None
+    security_context: Any = None
+    stdin_once: bool = False
+    tty: bool = False
+    resize_policy: Any = None
+    termination_message_path: str = ""
+    termination_message_policy: str = ""
+
+
+class EmptyDir(_Part):
+    medium: str = ""
+    size_limit: str | int | None = None
+
+
+class HostPath(_Part):
+    path: str
+    type: str = ""
+
+
+class ConfigMapVolume(_Part):
+    name: str
+    items: list[Any] = []  # refused
+    default_mode: int = 0o644
+    optional: bool = False
+
+
+class Volume(_Part, forbid_unknown_fields=False):
+    """Volumes of other kinds are refused by their name."""
+
+    name: str
+    empty_dir: EmptyDir | None = None
+    host_path: HostPath | None = None
+    config_map: ConfigMapVolume | None = None
+
+
+class HostAlias(_Part):
+    ip: str
+    hostnames: list[str] = []
+
+
+class PodSpec(_Part):
+    """What of a pod is done comes first."""
+
+    containers: list[Container]
+    init_containers: list[Container] = []
+    restart_policy: Literal["Always", "OnFailure", "Never"] = "Always"
+    volumes: list[Volume] = []
+    termination_grace_period_seconds: int = 30
+    hostname: str = ""
+    host_aliases: list[HostAlias] = []
+    # Refused: it would be another pod without them.
+    host_network: bool = False
+    host_pid: bool = msgspec.field(name="hostPID", default=False)
+    host_ipc: bool = msgspec.field(name="hostIPC", default=False)
+    share_process_namespace: bool = False
+    active_deadline_seconds: int | None = None
+    ephemeral_containers: list[Any] = []
+    resource_claims: list[Any] = []
+    # Without effect on one node with no cluster.
+    affinity: Any = None
+    automount_service_account_token: Any = None
+    dns_config: Any = None
+    dns_policy: Any = None
+    enable_service_links: Any = None
+    host_users: Any = None
+    image_pull_secrets: Any = None
+    node_name: Any = None
+    node_selector: Any = None
+    os: Any = None
+    overhead: Any = None
+    preemption_policy: Any = None
+    priority: Any = None
+    priority_class_name: Any = None
+    readiness_gates: Any = None
+    runtime_class_name: Any = None
+    scheduler_name: Any = None
+    scheduling_gates: Any = None
+    security_context: Any = None
+    service_account: Any = None
+    service_account_name: Any = None
+    set_hostname_as_fqdn: Any = msgspec.field(name="setHostnameAsFQDN", default=None)
+    subdomain: Any = None
+    tolerations: Any = None
+    topology_spread_constraints: Any = None
+
+
+class Metadata(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    name: str = ""
+    namespace: str = ""
+    uid: str = ""
+    labels: dict[str, str] | None = None
+    annotations: dict[str, str] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pod:
+    """A pod to play; `raw` is its object in the manifest and `where` its file and document."""
+
+    namespace: str
+    name: str
+    metadata: Metadata
+    spec: PodSpec
+    raw: dict[str, Any]
+    where: str
+
+    @property
+    def label(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+    @property
+    def ends_by_itself(self) -> bool:
+        """Whether there is an end that it is played to: one that is always restarted has none."""
+        return self.spec.restart_policy != "Always"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifests:
+    """All that the files hold, in their order; ConfigMaps as their `data` by (namespace, name)."""
+
+    pods: list[Pod] = field(default_factory=list)
+    networks: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
+    config_maps: dict[tuple[str, str], dict[str, str]] = field(default_factory=dict)
+
+    def device_plugin(self) -> str:
+        """The device plugin's configuration: the text under config.json of a ConfigMap that has a resourceList.
+
+        "" where there is none. Raises CniError(INVALID_CONFIG) for more than one.
+        """
+        found = [
+            (f"{namespace}/{name}", data["config.json"])
+            for (namespace, name), data in self.config_maps.items()
+            if '"resourcelist"' in data.get("config.json", "").lower()
+        ]
+        if len(found) > 1:
+            names = " and ".join(label for label, _ in found)
+            raise CniError(
+                Code.INVALID_CONFIG,
+                f"ConfigMaps {names}: expected one device plugin configuration, got {len(found)}",
+            )
+        return found[0][1] if found else ""
+
+
+def load(files: Sequence[Path]) -> Manifests:
+    """Read and check the files, in their order; a folder is its *.yaml, *.yml and *.json files by name.
+
+    Raises CniError(INVALID_CONFIG) that says file, document and key.
+    """
+    manifests = Manifests()
+    seen: dict[tuple[str, str, str], str] = {}
+    for file in files:
+        for path in _expanded(file):
+            for where, document in _documents(path):
+                for raw in _flattened(document, where):
+                    try:
+                        key = _take(manifests, raw, where)
+                    except CniError as error:
+                        raise error.prefixed(where) from None
+                    if key in seen:
+                        raise _refused(f"{key[0]} {key[1]}/{key[2]} is there twice: {seen[key]} and {where}")
+                    seen[key] = where
+    _check_references(manifests)
+    return manifests
+
+
+def _refused(text: str) -> CniError:
+    return CniError(Code.INVALID_CONFIG, text)
+
+
+def _expanded(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    found = sorted(each for each in path.iterdir() if each.suffix in {".yaml", ".yml", ".json"})
+    if not found:
+        raise _refused(f"{path}: expected *.yaml, *.yml or *.json files in that folder")
+    return found
+
+
+def _documents(path: Path) -> Iterator[tuple[str, object]]:
+    """Where each document is, and what it holds."""
+    number = 0
+    try:
+        text = path.read_text()
+        # JSON is YAML, except that YAML's own reader takes no tabs between its tokens.
+        documents = iter([json.loads(text)]) if path.suffix == ".json" else yaml.load_all(text, Loader=_Loader)
+        for number, document in enumerate(documents, start=1):
+            yield f"{path}, document {number}", document
+    except OSError as error:
+        raise _refused(f"{path}: {error.strerror}") from error
+    except yaml.MarkedYAMLError as error:
+        line = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise _refused(f"{path}, document {number + 1}{line}: not YAML: {error.problem}") from error
+    except (ValueError, yaml.YAMLError, RecursionError) as error:
+        kind = "JSON" if path.suffix == ".json" else "YAML"
+        text = " ".join(str(error).split())
+        raise _refused(f"{path}, document {number + 1}: not {kind}: {text}") from error
+
+
+def _flattened(document: object, where: str) -> Iterator[dict[str, Any]]:
+    """The objects of a document: itself, or the items of a List."""
+    if document is None:  # nothing between two "---"
+        return
+    if not isinstance(document, dict):
+        raise _refused(f"{where}: expected an object with kind and metadata, got {type(document).__name__}")
+    kind = document.get("kind")
+    if kind == "List":
+        items = document.get("items")
+        if not isinstance(items, list):
+            raise _refused(f'{where}: key "items": expected a list')
+        for item in items:
+            yield from _flattened(item, where)
+    elif kind in VERSIONS:
+        yield document
+    elif isinstance(kind, str):
+        raise _refused(f"{where}: kind {kind} is not played: expected {', '.join(VERSIONS)} or List")
+    else:
+        raise _refused(f'{where}: key "kind" is missing: expected {", ".join(VERSIONS)} or List')
+
+
+def _take(manifests: Manifests, raw: dict[str, Any], where: str) -> tuple[str, str, str]:
+    """Add a checked object; its kind, namespace and name."""
+    kind = raw["kind"]
+    if raw.get("apiVersion") != VERSIONS[kind]:
+        raise _refused(f"{kind}: apiVersion: expected {VERSIONS[kind]}, got {raw.get('apiVersion')!r}")
+    metadata = _converted(raw.get("metadata") or {}, Metadata, f"{kind}: metadata")
+    name = check_name(metadata.name, f"{kind}: metadata.name")
+    namespace = check_namespace(metadata.namespace or "default", f"{kind} {name}: metadata.namespace")
+    key = (namespace, name)
+    what = f"{kind} {namespace}/{name}"
+    if kind == "ConfigMap":
+        data = _converted(raw.get("data") or {}, dict[str, str], f"{what}: data")
+        manifests.config_maps[key] = data
+    elif kind == NAD:
+        _check_network(raw, what, name)
+        manifests.networks[key] = raw
+    else:
+        if "spec" not in raw:
+            raise _refused(f"{what}: spec is missing")
+        spec = _converted(raw["spec"], PodSpec, f"{what}: spec")
+        pod = Pod(namespace=namespace, name=name, metadata=metadata, spec=spec, raw=raw, where=where)
+        try:
+            _check_pod(pod)
+        except CniError as error:
+            raise error.prefixed(what) from None
+        manifests.pods.append(pod)
+    return (kind, *key)
+
+
+def _converted(value: object, kind: Any, where: str) -> Any:
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        # "Expected `str`, got `int` - at `$.containers[0].name`": the place goes first, as everywhere.
+        text, at, place = str(error).partition(" - at `$")
+        key = place.removesuffix("`") if at else ""
+        raise _refused(f"{where}{key}: {text[:1].lower()}{text[1:]}") from None
+
+
+def _check_network(raw: dict[str, Any], what: str, name: str) -> None:
+    text = (raw.get("spec") or {}).get("config") or ""
+    if not isinstance(text, str):
+        raise _refused(f"{what}: spec.config: expected a string, got {type(text).__name__}")
+    if not text.strip():
+        return  # the configuration of that name in the meta-plugin's folder
+    try:
+        config = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise _refused(f"{what}: spec.config: not JSON: {error}") from error
+    try:
+        load_network(config, name=name)
+    except CniError as error:
+        raise error.prefixed(f"{what}: spec.config") from None
+
+
+_POD_REFUSED = (
+    "host_network",
+    "host_pid",
+    "host_ipc",
+    "share_process_namespace",
+    "active_deadline_seconds",
+    "ephemeral_containers",
+    "resource_claims",
+)
+
+
+def _check_pod(pod: Pod) -> None:
+    spec = pod.spec
+    _refuse_set(spec, _POD_REFUSED, "spec")
+    if not spec.containers:
+        raise _refused("spec.containers: expected at least one")
+    if spec.termination_grace_period_seconds < 0:
+        raise _refused("spec.terminationGracePeriodSeconds: expected seconds from 0")
+    volumes = _check_volumes(pod)
+    names: set[str] = set()
+    for key, containers in (("initContainers", spec.init_containers), ("containers", spec.containers)):
+        for number, container in enumerate(containers):
+            where = f"spec.{key}[{number}]"
+            check_namespace(container.name, f"{where}.name")
+            if container.name in names:
+                raise _refused(f"{where}.name: {container.name!r} is there twice")
+            names.add(container.name)
+            _check_container(container, where, volumes)
+            if key == "initContainers" and extended(container):
+                raise _refused(f"{where}.resources: extended resources of init containers are not given out here")
+
+
+def _refuse_set(part: _Part, attributes: Sequence[str], where: str) -> None:
+    for attribute in attributes:
+        if getattr(part, attribute):
+            names = {f.name: f.encode_name for f in msgspec.structs.fields(part)}
+            raise _refused(f"{where}.{names[attribute]}: is not done here: expected none")
+
+
+def _check_volumes(pod: Pod) -> dict[str, Volume]:
+    found: dict[str, Volume] = {}
+    for number, (volume, raw) in enumerate(
+        zip(pod.spec.volumes, pod.raw["spec"].get("volumes") or (), strict=True)
+    ):
+        where = f"spec.volumes[{number}]"
+        kinds = [key for key in raw if key != "name"]
+        known = ("emptyDir", "hostPath", "configMap")
+        if len(kinds) != 1 or kinds[0] not in known:
+            raise _refused(f"{where}: expected one of {', '.join(known)}, got {', '.join(kinds) or 'none'}")
+        if volume.config_map:
+            _refuse_set(volume.config_map, ("items",), f"{where}.configMap")
+        if volume.name in found:
+            raise _refused(f"{where}.name: {volume.name!r} is there twice")
+        found[volume.name] = volume
+    return found
+
+
+def _check_container(container: Container, where: str, volumes: dict[str, Volume]) -> None:
+    _refuse_set(container, ("env_from", "volume_devices", "restart_policy"), where)
+    if not container.command:
+        raise _refused(
+            f"{where}.command: is missing: images are not pulled, expected a program of this machine's file system"
+        )
+    for number, variable in enumerate(container.env):
+        _check_variable(variable, f"{where}.env[{number}]")
+    for number, mount in enumerate(container.volume_mounts):
+        here = f"{where}.volumeMounts[{number}]"
+        _refuse_set(mount, ("sub_path", "sub_path_expr"), here)
+        if mount.name not in volumes:
+            raise _refused(f"{here}.name: no volume {mount.name!r} in spec.volumes")
+        if not mount.mount_path.startswith("/") or ".." in mount.mount_path.split("/"):
+            raise _refused(f"{here}.mountPath: expected an absolute path, got {mount.mount_path!r}")
+    if not container.working_dir.startswith("/"):
+        raise _refused(f"{where}.workingDir: expected an absolute path, got {container.working_dir!r}")
+    if (probe := container.readiness_probe) and (probe.period_seconds < 1 or probe.timeout_seconds < 1):
+        raise _refused(f"{where}.readinessProbe: expected periodSeconds and timeoutSeconds from 1")
+    _check_resources(container.resources, f"{where}.resources")
+
+
+def _check_variable(variable: EnvVar, where: str) -> None:
+    if not variable.name or "=" in variable.name or "\0" in variable.name + (variable.value or ""):
+        raise _refused(f"{where}.name: expected a variable's name, got {variable.name!r}")
+    source = variable.value_from
+    if source is None:
+        return
+    _refuse_set(source, ("secret_key_ref", "resource_field_ref"), f"{where}.valueFrom")
+    if variable.value is not None or (source.field_ref is None) == (source.config_map_key_ref is None):
+        raise _refused(f"{where}: expected one of value, valueFrom.fieldRef and valueFrom.configMapKeyRef")
+
+
+def _check_resources(asked: Resources, where: str) -> None:
+    _refuse_set(asked, ("claims",), where)
+    for key, amounts in (("limits", asked.limits), ("requests", asked.requests)):
+        for resource, amount in amounts.items():
+            here = f"{where}.{key}[{resource!r}]"
+            try:
+                if "/" in resource:
+                    if problem := resources.refusal(resource):
+                        raise ValueError(problem)  # noqa: TRY301 — one place says where
+                    quantity.whole(amount)
+                    if asked.limits.get(resource) != asked.requests.get(resource, asked.limits.get(resource)):
+                        raise ValueError("expected the same in limits and requests")  # noqa: TRY301
+                else:
+                    quantity.parse(amount)
+            except ValueError as error:
+                raise _refused(f"{here}: {error}") from None
+
+
+def extended(container: Container) -> dict[str, int]:
+    """How many of each extended resource the container asks for, in the order of its names."""
+    asked = {**container.resources.requests, **container.resources.limits}
+    counted = {resource: quantity.whole(amount) for resource, amount in sorted(asked.items()) if "/" in resource}
+    return {resource: count for resource, count in counted.items() if count}
+
+
+def hugepages(pod: Pod) -> dict[str, int]:
+    """Bytes of each kind of hugepages that the pod's containers ask for, by size: {"2Mi": 134217728}."""
+    sums: dict[str, int] = {}
+    for container in pod.spec.containers:
+        for resource, amount in {**container.resources.requests, **container.resources.limits}.items():
+            if resource.startswith("hugepages-"):
+                size = resource.removeprefix("hugepages-")
+                sums[size] = sums.get(size, 0) + int(quantity.parse(amount))
+    return sums
+
+
+def _check_references(manifests: Manifests) -> None:
+    """What pods take from ConfigMaps is there."""
+    for pod in manifests.pods:
+        for volume in pod.spec.volumes:
+            wanted = volume.config_map
+            if wanted and not wanted.optional and (pod.namespace, wanted.name) not in manifests.config_maps:
+                raise _refused(
+                    f"{pod.where}: Pod {pod.label}: volume {volume.name}: no ConfigMap "
+                    f"{pod.namespace}/{wanted.name} in the files"
+                )
+        for container in [*pod.spec.init_containers, *pod.spec.containers]:
+            for variable in container.env:
+                key = variable.value_from and variable.value_from.config_map_key_ref
+                if not key or key.optional:
+                    continue
+                if key.key not in manifests.config_maps.get((pod.namespace, key.name), {}):
+                    raise _refused(
+                        f"{pod.where}: Pod {pod.label}: container {container.name}: variable {variable.name}: "
+                        f"no key {key.key} in a ConfigMap {pod.namespace}/{key.name} in the files"
+                    )
