@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -17,46 +16,42 @@ log = logging.getLogger(__name__)
 OWN_TYPE = "wirespeed"
 
 
-class MetaConfig(msgspec.Struct, kw_only=True, frozen=True):
+class MetaConfig(msgspec.Struct, kw_only=True, frozen=True, rename="camel"):
     """The keys that have a meaning here; those of the specification that every plugin has come first."""
 
     type: str = OWN_TYPE
     name: str = ""
-    cniVersion: str = ""
+    cni_version: str = ""
     capabilities: dict[str, bool] = {}  # what the runtime shall pass in runtimeConfig
-    runtimeConfig: dict[str, Any] = {}  # the runtime's; it goes to the master only
+    runtime_config: dict[str, Any] = {}  # the runtime's; it goes to the master only
 
     # The master makes the interface CNI_IFNAME, and its result is what the runtime is given: either
     # a NetworkAttachmentDefinition's name (in multusNamespace), a network's name in confDir, or the path
     # of a file or folder,
-    clusterNetwork: str = ""
+    cluster_network: str = ""
     # or the first of these configurations, or the one among them that says "masterplugin": true.
     delegates: list[dict[str, Any]] = []
 
     # More networks for each pod, before those that it asks for; each named as clusterNetwork is.
-    defaultNetworks: list[str] = []
+    default_networks: list[str] = []
     # Namespaces whose pods get no defaultNetworks.
-    systemNamespaces: list[str] = ["kube-system"]
+    system_namespaces: list[str] = ["kube-system"]
     # Where the NetworkAttachmentDefinitions of clusterNetwork and defaultNetworks are.
-    multusNamespace: str = "kube-system"
+    multus_namespace: str = "kube-system"
 
     # A pod may use networks of its own namespace and of globalNamespaces only.
-    namespaceIsolation: bool = False
+    namespace_isolation: bool = False
     # Comma separated; given, it replaces "default".
-    globalNamespaces: str | None = None
+    global_namespaces: str | None = None
 
-    confDir: str = "/etc/cni/multus/net.d"  # network configurations that are found by their name
-    binDir: str = "/opt/cni/bin"  # searched for plugins before CNI_PATH
+    conf_dir: str = "/etc/cni/multus/net.d"  # network configurations that are found by their name
+    bin_dir: str = "/opt/cni/bin"  # searched for plugins before CNI_PATH
     kubeconfig: str = ""  # not read: the agent has its own
 
     @property
-    def conf_dir(self) -> Path:
-        return Path(self.confDir)
-
-    @property
-    def global_namespaces(self) -> frozenset[str]:
+    def exempt_namespaces(self) -> frozenset[str]:
         """The namespaces whose networks every pod may use."""
-        listed = "default" if self.globalNamespaces is None else self.globalNamespaces
+        listed = "default" if self.global_namespaces is None else self.global_namespaces
         return frozenset(part.strip() for part in listed.split(",") if part.strip())
 
 
@@ -67,7 +62,7 @@ _NEEDLESS = frozenset(
     {"cniDir", "retryDeleteOnError", "logFile", "logLevel", "logToStderr", "logOptions", "socketDir"}
     | {"daemonSocketDir", "cniConf", "cniConfigDir", "multusConfigFile", "multusAutoconfigDir"}
 )
-_KNOWN = frozenset(MetaConfig.__struct_fields__) | _SPECIFIED
+_KNOWN = frozenset(MetaConfig.__struct_encode_fields__) | _SPECIFIED
 
 
 def load(raw: dict[str, Any]) -> MetaConfig:
@@ -95,23 +90,23 @@ def load(raw: dict[str, Any]) -> MetaConfig:
 
 def _check(config: MetaConfig, *, own: bool) -> None:
     where = f"configuration {config.name}"
-    if not config.clusterNetwork and not config.delegates:
+    if not config.cluster_network and not config.delegates:
         raise CniError(
             Code.INVALID_CONFIG, f'{where}: one of the keys "clusterNetwork" and "delegates" must name the master'
         )
-    if config.clusterNetwork and config.delegates:
+    if config.cluster_network and config.delegates:
         text = f'{where}: of the keys "clusterNetwork" and "delegates" only one may be given'
         if own:
             raise CniError(Code.INVALID_CONFIG, text)
         warn(f'{text}; "delegates" has no effect')
-    if config.defaultNetworks and not config.clusterNetwork:
+    if config.default_networks and not config.cluster_network:
         text = f'{where}: key "defaultNetworks" needs the key "clusterNetwork"'
         if own:
             raise CniError(Code.INVALID_CONFIG, text)
         warn(f"{text}; it has no effect")
     if config.kubeconfig:
         warn(f'{where}: key "kubeconfig": the agent reads the cluster by its own configuration')
-    for key, folder in (("confDir", config.confDir), ("binDir", config.binDir)):
+    for key, folder in (("confDir", config.conf_dir), ("binDir", config.bin_dir)):
         if not folder.startswith("/"):
             raise CniError(Code.INVALID_CONFIG, f'{where}: key "{key}": expected an absolute path, got {folder!r}')
 

@@ -144,7 +144,7 @@ def _element(value: object, where: str, namespace: str) -> Selection:
             known = ("name", "namespace", *_KEYS)
             raise CniError(Code.INVALID_CONFIG, f"{where} ({space}/{name}): {unknown(key, known)}")
         target, check = _KEYS[key]
-        if entry in ("", 0) and entry is not False and key in _MAY_BE_EMPTY:
+        if entry == "" and key in _MAY_BE_EMPTY:
             continue
         if target in found:
             raise CniError(Code.INVALID_CONFIG, f'{here}: given twice, as "interface" and "interfaceRequest"')
@@ -299,6 +299,5 @@ _KEYS: dict[str, tuple[str, Callable[[object, str], Any]]] = {
     "default-route": ("default_route", _gateways),
     "ipam-claim-reference": ("claim", _no_claim),
 }
-_MAY_BE_EMPTY = frozenset(
-    {"interface", "interfaceRequest", "mac", "infiniband-guid", "deviceID", "ipam-claim-reference"}
-)
+# Keys whose empty string is "not given", as the peers write it.
+_MAY_BE_EMPTY = frozenset(_KEYS) - {"ips", "portMappings", "bandwidth", "cni-args", "default-route"}

@@ -142,7 +142,7 @@ class Sriov:
         # Addresses first: they cost nothing to give back. dhcp alone needs the interface to be there.
         addressing = {} if ipam_type == "dhcp" else self._ipam.add(request)
         request.check_deadline()
-        vfs.apply(host, vf, conf.settings)
+        rest = vfs.apply(host, vf, conf.settings)
         interface: dict[str, Any] = {
             "name": request.ifname,
             "sandbox": request.netns,
@@ -156,6 +156,7 @@ class Sriov:
             return _result(interface, addressing)
         request.check_deadline()
         vfs.move_in(host, vf, ns, ifname=request.ifname, mac=conf.mac, mtu=conf.mtu)
+        host.set_vf(vf.pf_index, vf.index, rest)
         with Rtnl(netns_fd=ns.fd) as inside:
             link = inside.link(request.ifname)
             assert link is not None

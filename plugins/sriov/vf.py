@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from wirespeed.cni.errors import CniError, Code
@@ -126,12 +126,17 @@ def snapshot(vf: Vf) -> dict[str, Any]:
     }
 
 
-def apply(host: Rtnl, vf: Vf, wanted: VfSettings) -> None:
+def apply(host: Rtnl, vf: Vf, wanted: VfSettings) -> VfSettings:
     """Set what is wanted and not so already, in one message where the driver takes that.
 
+    A netdev that is to get a MAC is trusted meanwhile: on some drivers (igb) a VF may not even take the MAC
+    that the PF has set for it otherwise. Returns what to set once the netdev has it.
     Raises CniError(DEVICE) that names the key that the driver refuses; those before it are then set.
     """
     changes = _whole(wanted.differing(vf.settings), wanted, vf.settings)
+    lent = vf.link is not None and wanted.mac not in (None, vf.link.mac) and vf.settings.trust is False
+    if lent and not wanted.trust:
+        changes = replace(changes, trust=True)
     try:
         host.set_vf(vf.pf_index, vf.index, changes)
     except NetlinkError:
@@ -139,11 +144,14 @@ def apply(host: Rtnl, vf: Vf, wanted: VfSettings) -> None:
             try:
                 host.set_vf(vf.pf_index, vf.index, part)
             except NetlinkError as error:
-                asked = wanted.differing(vf.settings).items()
-                keys = ", ".join(f'"{_KEYS[key]}"' for key, _ in part.items() if key in dict(asked))
-                raise CniError(
-                    Code.DEVICE, f"{vf.where}: key {keys}: the driver of the PF refuses it: {error.strerror}"
-                ) from error
+                asked = dict(wanted.differing(vf.settings).items())
+                keys = ", ".join(f'"{_KEYS[key]}"' for key, _ in part.items() if key in asked)
+                if keys:
+                    raise CniError(
+                        Code.DEVICE,
+                        f"{vf.where}: key {keys}: the driver of the PF refuses it: {error.strerror}",
+                    ) from error
+    return VfSettings(trust=False) if lent and not wanted.trust else VfSettings()
 
 
 def _whole(changes: VfSettings, wanted: VfSettings, current: VfSettings) -> VfSettings:

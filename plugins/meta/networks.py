@@ -1,0 +1,179 @@
+"""Where a network's configuration comes from: a NetworkAttachmentDefinition, a file, or inline."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from plugins.meta.config import MetaConfig
+from wirespeed.cni.errors import CniError, Code
+from wirespeed.kube.cluster import Cluster
+
+RESOURCE_NAME = "k8s.v1.cni.cncf.io/resourceName"
+
+_SUFFIXES = (".conflist", ".conf", ".json")
+_QUALIFIED = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A network: the CNI configuration (or list) `raw`, its name filled in.
+
+    `label` is what network-status calls it: "namespace/name" of the definition, else the configuration's
+    name. `resource` is the resource whose devices it attaches, "" for none.
+    """
+
+    label: str
+    raw: dict[str, Any]
+    resource: str = ""
+    master: bool = False
+
+
+def definition(cluster: Cluster, namespace: str, name: str, *, conf_dir: str) -> Source:
+    """The network of a NetworkAttachmentDefinition: its spec.config, or when that is empty the configuration
+    of its name in `conf_dir` (multi-net-spec v1.3, 3.4.1).
+
+    Raises NotFoundError, UnavailableError, CniError(INVALID_CONFIG).
+    """
+    nad = cluster.network(namespace, name)
+    label = f"{namespace}/{name}"
+    try:
+        raw, resource = _configuration(nad, name, conf_dir), _resource(nad)
+    except CniError as error:
+        raise error.prefixed(f"NetworkAttachmentDefinition {label}") from error
+    return Source(label=label, raw=_named(raw, name), resource=resource)
+
+
+def _configuration(nad: dict[str, Any], name: str, conf_dir: str) -> dict[str, Any]:
+    text = (nad.get("spec") or {}).get("config") or ""
+    if not isinstance(text, str):
+        raise CniError(Code.INVALID_CONFIG, f"spec.config: expected a string, got {type(text).__name__}")
+    return _decoded(text, "spec.config") if text.strip() else by_name(conf_dir, name).raw
+
+
+def _resource(nad: dict[str, Any]) -> str:
+    resource = (nad["metadata"].get("annotations") or {}).get(RESOURCE_NAME) or ""
+    if resource and not _QUALIFIED.fullmatch(resource):
+        raise CniError(
+            Code.INVALID_CONFIG, f"annotation {RESOURCE_NAME}: expected <domain>/<name>, got {resource!r}"
+        )
+    return str(resource)
+
+
+def cluster_network(value: str, *, config: MetaConfig, cluster: Callable[[], Cluster]) -> Source:
+    """The network that a clusterNetwork or an entry of defaultNetworks names.
+
+    A value with a "/" is the path of a file, or of a folder whose first configuration it is. Another is a
+    NetworkAttachmentDefinition in multusNamespace, else a configuration of that name in confDir.
+    Raises UnavailableError, CniError(INVALID_CONFIG).
+    """
+    if "/" in value:
+        return _by_path(Path(value))
+    try:
+        return definition(cluster(), config.multus_namespace, value, conf_dir=config.conf_dir)
+    except CniError as error:
+        # No such definition, or no cluster configured. One that is there and wrong, or a cluster that
+        # does not answer, must not make the pod's network another one.
+        if error.code != Code.INVALID_CONFIG or str(error).startswith("NetworkAttachmentDefinition"):
+            raise
+        try:
+            return by_name(config.conf_dir, value)
+        except CniError as second:
+            raise CniError(second.code, f"{error.msg}; {second.msg}") from error
+
+
+def inline(delegates: list[dict[str, Any]]) -> list[Source]:
+    """The networks of the key "delegates", one of them the master: that marked "masterplugin", else the first.
+
+    Raises CniError(INVALID_CONFIG).
+    """
+    marked = []
+    for number, raw in enumerate(delegates):
+        mark = raw.get("masterplugin", False)
+        if not isinstance(mark, bool):
+            raise CniError(
+                Code.INVALID_CONFIG,
+                f'delegates[{number}]: key "masterplugin": expected true or false, got {mark!r}',
+            )
+        if not isinstance(raw.get("name"), str) or not raw["name"]:
+            raise CniError(Code.INVALID_CONFIG, f'delegates[{number}]: key "name" is missing')
+        if mark:
+            marked.append(number)
+    if len(marked) > 1:
+        both = " and ".join(f"delegates[{number}]" for number in marked)
+        raise CniError(Code.INVALID_CONFIG, f'{both}: only one may have the key "masterplugin" true')
+    master = marked[0] if marked else 0
+    return [
+        Source(
+            label=raw["name"],
+            raw={key: value for key, value in raw.items() if key != "masterplugin"},
+            master=number == master,
+        )
+        for number, raw in enumerate(delegates)
+    ]
+
+
+def by_name(folder: str, name: str) -> Source:
+    """The configuration in `folder` whose key "name" is `name`; lists go before single configurations.
+
+    Raises CniError(INVALID_CONFIG) that names files which could not be read, for it may be one of them.
+    """
+    problems = []
+    for path in sorted(_files(Path(folder)), key=lambda p: (_SUFFIXES.index(p.suffix) > 0, p.name)):
+        try:
+            raw = _load(path)
+        except CniError as error:
+            problems.append(error.msg)
+            continue
+        if raw.get("name") == name:
+            return Source(label=name, raw=raw)
+    raise CniError(
+        Code.INVALID_CONFIG, "; ".join([f"no configuration in {folder} has the name {name!r}", *problems])
+    )
+
+
+def _by_path(path: Path) -> Source:
+    if path.is_dir():
+        files = sorted(_files(path))
+        if not files:
+            raise CniError(Code.INVALID_CONFIG, f"{path}: expected a file *{', *'.join(_SUFFIXES)} in that folder")
+        path = files[0]
+    raw = _load(path)
+    if not isinstance(raw.get("name"), str) or not raw["name"]:
+        raise CniError(Code.INVALID_CONFIG, f'{path}: key "name" is missing')
+    return Source(label=raw["name"], raw=raw)
+
+
+def _files(folder: Path) -> list[Path]:
+    try:
+        return [folder / name for name in os.listdir(folder) if name.endswith(_SUFFIXES)]
+    except OSError:
+        return []
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise CniError(Code.INVALID_CONFIG, f"{path}: {getattr(error, 'strerror', None) or error}") from error
+    return _decoded(text, str(path))
+
+
+def _decoded(text: str, where: str) -> dict[str, Any]:
+    try:
+        raw = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise CniError(Code.INVALID_CONFIG, f"{where}: not JSON: {error}") from error
+    if not isinstance(raw, dict):
+        raise CniError(Code.INVALID_CONFIG, f"{where}: expected a JSON object, got {type(raw).__name__}")
+    return raw
+
+
+def _named(raw: dict[str, Any], name: str) -> dict[str, Any]:
+    """The configuration with a name (multi-net-spec v1.3, 3.4.2)."""
+    return raw if raw.get("name") else {**raw, "name": name}
