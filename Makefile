@@ -6,9 +6,12 @@ VENV := .venv
 PY := $(VENV)/bin/python
 SHIM := build/wirespeed-cni
 READY := $(VENV)/ready-$(shell cat requirements.lock | sha256sum | cut -c1-12)
-PACKAGES := python3 python3-venv gcc libc6-dev iproute2 iputils-ping kmod procps containernetworking-plugins
+PACKAGES := ca-certificates python3 python3-venv gcc libc6-dev iproute2 iputils-ping kmod procps containernetworking-plugins
 SOURCES := wirespeed plugins deviceplugin agent cli play lab bench tests
 LAB := $(PY) -m lab
+
+# pip brings certificates of its own: it shall trust what this machine trusts, a company's proxy included.
+export PIP_CERT ?= /etc/ssl/certs/ca-certificates.crt
 
 .PHONY: demo test test-unit test-node test-lab bench lint lab-shell lab-image install proto lock clean help
 
