@@ -9,9 +9,13 @@ lend() {
     mount -t proc proc "$1/proc"
     mount -t tmpfs tmpfs "$1/run"
     mount -t tmpfs tmpfs "$1/tmp"
-    mount --bind /etc/resolv.conf "$1/etc/resolv.conf"
-    mount --bind /etc/hosts "$1/etc/hosts"
-    if [ -d /etc/ssl/certs ]; then mount --bind /etc/ssl/certs "$1/etc/ssl/certs"; fi
+    for file in resolv.conf hosts; do
+        mount --bind "/etc/$file" "$1/etc/$file"
+        mount -o remount,bind,ro "$1/etc/$file"
+    done
+    # A copy: the root's own ca-certificates package writes this folder anew when it is installed.
+    mount -t tmpfs tmpfs "$1/etc/ssl/certs"
+    if [ -d /etc/ssl/certs ]; then cp -a /etc/ssl/certs/. "$1/etc/ssl/certs/"; fi
     mkdir -p "$1/run/carry"
     mount --bind "$CARRY" "$1/run/carry"
 }
