@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,11 @@ class Sriov:
         self._ipam = Ipam(Path(node.config.leases))
         self._sysfs = Path(node.config.sysfs)
         self._locks = Path(node.config.state).parent / "locks"
+
+    def capabilities(self, config: Mapping[str, Any]) -> frozenset[str]:
+        """See `wirespeed.cni.plugin.Capable`; requested addresses are the IPAM's to read."""
+        ips = {"ips"} if config.get("ipam") else set()
+        return frozenset({"mac", "deviceID", "CNIDeviceInfoFile"} | ips)
 
     def add(self, request: Request) -> Result:
         conf = configuration.parse(request)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from wirespeed.cni import result as results
 from wirespeed.cni.chain import Chain, load_network
-from wirespeed.cni.errors import CniError, Code
+from wirespeed.cni.errors import CniError, Code, NotUndoneError
 from wirespeed.cni.plugin import Result
 from wirespeed.cni.request import Request
 
@@ -160,10 +160,48 @@ def test_runtime_config_reaches_the_plugins_with_the_capability() -> None:
     assert "runtimeConfig" not in raw["plugins"][0]
 
 
+@dataclass
+class Reader(Recorder):
+    """A plugin that reads some of runtimeConfig without being told."""
+
+    def capabilities(self, config: Mapping[str, Any]) -> frozenset[str]:
+        return frozenset({"mac", "deviceID"} | ({"ips"} if "ipam" in config else set()))
+
+
+def test_plugin_of_this_process_gets_what_it_reads_of_the_runtime_config_unless_it_declares_otherwise() -> None:
+    plugin = Reader()
+    raw = conflist("a", "b")
+    raw["plugins"][0]["capabilities"] = {"portMappings": True, "mac": False}
+    raw["plugins"][1]["ipam"] = {"type": "static"}
+    runtime = {"mac": "02::1", "ips": ["10.0.0.2/24"], "deviceID": "d", "portMappings": [], "bandwidth": {}}
+    chain_of(plugin).add(load_network(raw), ATTACHMENT, runtime)
+    assert [config["runtimeConfig"] for config in plugin.configs("ADD")] == [
+        {"deviceID": "d", "portMappings": []},
+        {"mac": "02::1", "ips": ["10.0.0.2/24"], "deviceID": "d"},
+    ]
+
+
+def test_delete_of_a_plugin_that_cannot_be_made_leaves_the_others_theirs() -> None:
+    class Broken(dict[str, Any]):
+        def __missing__(self, kind: str) -> Any:
+            raise RuntimeError(f"{kind} cannot be made")
+
+        def __contains__(self, kind: object) -> bool:
+            return True
+
+    plugin = Recorder()
+    chain = Chain(Broken(a=plugin, c=plugin))
+    with pytest.raises(CniError, match="plugin b: RuntimeError: b cannot be made") as failed:
+        chain.delete(load_network(conflist("a", "b", "c")), ATTACHMENT, {"mac": "02::1"})
+    assert failed.value.code == Code.INTERNAL
+    assert plugin.calls == ["DEL c", "DEL a"]
+
+
 def test_failed_add_is_undone_from_the_failing_plugin_backwards() -> None:
     plugin = Recorder(fails={"ADD b": CniError(Code.DEVICE, "no device", "details")})
     with pytest.raises(CniError) as failed:
         chain_of(plugin).add(load_network(conflist("a", "b", "c")), ATTACHMENT)
+    assert not isinstance(failed.value, NotUndoneError)
     assert (failed.value.code, failed.value.msg, failed.value.details) == (101, "plugin b: no device", "details")
     assert plugin.calls == ["ADD a", "ADD b", "DEL b", "DEL a"]
     assert [names(config["prevResult"]) for config in plugin.configs("DEL")] == [["a"], ["a"]]
@@ -177,10 +215,13 @@ def test_failing_undo_keeps_the_first_error_and_is_logged(caplog: pytest.LogCapt
             "DEL a": ZeroDivisionError("oops"),
         }
     )
-    with caplog.at_level(logging.WARNING), pytest.raises(CniError, match="plugin b: no device"):
+    with caplog.at_level(logging.WARNING), pytest.raises(NotUndoneError) as failed:
         chain_of(plugin).add(load_network(conflist("a", "b")), ATTACHMENT)
+    left = "plugin b: still none; also plugin a: ZeroDivisionError: oops"
+    assert failed.value.code == Code.DEVICE
+    assert failed.value.msg == f"plugin b: no device; undoing it failed: {left}"
     assert plugin.calls == ["ADD a", "ADD b", "DEL b", "DEL a"]
-    assert "plugin b: still none; also plugin a: ZeroDivisionError: oops" in caplog.text
+    assert left in caplog.text
 
 
 def test_unexpected_exception_is_undone_too() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,9 +12,9 @@ import msgspec
 
 from wirespeed.cni import result as results
 from wirespeed.cni import versions
-from wirespeed.cni.errors import CniError, Code
+from wirespeed.cni.errors import CniError, Code, NotUndoneError, combined
 from wirespeed.cni.execute import check_kind, find_plugin, run_plugin
-from wirespeed.cni.plugin import Plugin, Result
+from wirespeed.cni.plugin import Capable, Plugin, Result
 from wirespeed.cni.request import Request, check_network_name
 
 log = logging.getLogger(__name__)
@@ -74,23 +74,41 @@ class Chain:
     def __init__(self, plugins: Mapping[str, Plugin]) -> None:
         self._builtin = plugins
 
+    def capabilities(self, plugin: Mapping[str, Any]) -> frozenset[str]:
+        """What of a runtimeConfig the plugin of this configuration is given.
+
+        What it declares, and what a plugin of this process reads anyway, unless it declares that it shall not.
+        """
+        declared = plugin.get("capabilities") or {}
+        wanted = frozenset(key for key, flag in declared.items() if flag is True)
+        if plugin["type"] in self._builtin:
+            builtin = self._builtin[plugin["type"]]
+            if isinstance(builtin, Capable):
+                wanted |= builtin.capabilities(plugin) - declared.keys()
+        return wanted
+
     def add(self, network: Network, request: Request, runtime_config: Mapping[str, Any] | None = None) -> Result:
         """Attach the container; the last plugin's result is the network's.
 
-        When one fails, that one and those before it are undone before the error is raised.
+        When one fails, that one and those before it are undone before the error is raised; a NotUndoneError
+        where that failed too.
         """
         request = request.derive(command="ADD")
         result: Result | None = None
         for index, plugin in enumerate(network.plugins):
             try:
                 request.check_deadline()
-                config = _config(network, plugin, runtime_config, result)
+                config = self._config(network, plugin, runtime_config, result)
                 result = self._add(request.derive(config=config), network.version)
             except BaseException as error:
-                self._undo(network, index, request, runtime_config, result)
-                if isinstance(error, CniError):
-                    raise _of_plugin(error, plugin) from error
-                raise
+                failure = self._undo(network, index, request, runtime_config, result)
+                if not isinstance(error, CniError):
+                    raise
+                named = _of_plugin(error, plugin)
+                if failure is None:
+                    raise named from error
+                text = f"{named.msg}; undoing it failed: {failure.msg}"
+                raise NotUndoneError(named.code, text, named.details) from error
         return result or results.empty()
 
     def delete(
@@ -106,8 +124,11 @@ class Chain:
         """
         if not versions.at_least(network.version, "0.4.0"):
             result = None
-        configs = [_config(network, plugin, runtime_config, result) for plugin in reversed(network.plugins)]
-        self._call_all(configs, request.derive(command="DEL"))
+        self._call_all(
+            list(reversed(network.plugins)),
+            lambda plugin: self._config(network, plugin, runtime_config, result),
+            request.derive(command="DEL"),
+        )
 
     def check(
         self,
@@ -123,7 +144,7 @@ class Chain:
         if network.disable_check or not versions.at_least(network.version, "0.4.0"):
             return
         for plugin in network.plugins:
-            self._call(_config(network, plugin, runtime_config, result), request.derive(command="CHECK"))
+            self._call(self._config(network, plugin, runtime_config, result), request.derive(command="CHECK"))
 
     def status(self, network: Network, request: Request) -> None:
         """Whether the network could take an ADD; the first plugin that could not is raised.
@@ -133,7 +154,7 @@ class Chain:
         if not versions.at_least(network.version, "1.1.0"):
             return
         for plugin in network.plugins:
-            config = _config(network, plugin)
+            config = self._config(network, plugin)
             if plugin["type"] not in self._builtin:
                 try:
                     find_plugin(plugin["type"], request.path)
@@ -152,7 +173,7 @@ class Chain:
         # The specification names the key in two ways; plugins read one or the other.
         keys = {"cni.dev/valid-attachments": valid, "cni.dev/attachments": valid}
         self._call_all(
-            [_config(network, plugin) | keys for plugin in network.plugins], request.derive(command="GC")
+            network.plugins, lambda plugin: self._config(network, plugin) | keys, request.derive(command="GC")
         )
 
     def _add(self, request: Request, version: str) -> Result:
@@ -168,29 +189,35 @@ class Chain:
         request: Request,
         runtime_config: Mapping[str, Any] | None,
         result: Result | None,
-    ) -> None:
-        """DEL of the plugin that failed and of those before it; what fails in that is logged."""
+    ) -> CniError | None:
+        """DEL of the plugin that failed and of those before it; what failed in that is logged and returned."""
         begun = replace(network, plugins=network.plugins[: failed + 1])
         deadline = max(request.deadline, time.monotonic() + UNDO_TIME)
         try:
             self.delete(begun, request.derive(deadline=deadline), runtime_config, result)
         except CniError as error:
             log.warning("network %s of container %s: undoing ADD: %s", network.name, request.container_id, error)
+            return error
+        return None
 
-    def _call_all(self, configs: Sequence[dict[str, Any]], request: Request) -> None:
+    def _call_all(
+        self,
+        plugins: Sequence[dict[str, Any]],
+        configure: Callable[[dict[str, Any]], dict[str, Any]],
+        request: Request,
+    ) -> None:
         """Call every plugin whatever the others do; raise the first error and name the rest."""
         errors = []
-        for config in configs:
+        for plugin in plugins:
             try:
-                self._call(config, request)
+                self._call(configure(plugin), request)
             except CniError as error:
                 errors.append(error)
             except Exception as error:
-                log.exception("%s of plugin %s", request.command, config["type"])
-                errors.append(_of_plugin(CniError(Code.INTERNAL, f"{type(error).__name__}: {error}"), config))
+                log.exception("%s of plugin %s", request.command, plugin["type"])
+                errors.append(_of_plugin(CniError(Code.INTERNAL, f"{type(error).__name__}: {error}"), plugin))
         if errors:
-            first, rest = errors[0], "; ".join(error.msg for error in errors[1:])
-            raise CniError(first.code, f"{first.msg}; also {rest}" if rest else first.msg, first.details)
+            raise combined(errors)
 
     def _call(self, config: dict[str, Any], request: Request) -> None:
         """Any verb but ADD, of one plugin."""
@@ -205,6 +232,24 @@ class Chain:
         except CniError as error:
             raise _of_plugin(error, config) from error
 
+    def _config(
+        self,
+        network: Network,
+        plugin: Mapping[str, Any],
+        runtime_config: Mapping[str, Any] | None = None,
+        previous: Result | None = None,
+    ) -> dict[str, Any]:
+        """What one plugin reads on standard input (specification, "Deriving request configuration")."""
+        config = {**plugin, "name": network.name, "cniVersion": network.version}
+        if previous is not None:
+            config["prevResult"] = results.write(previous, network.version)
+        if runtime_config:
+            wanted = self.capabilities(plugin)
+            passed = {key: value for key, value in runtime_config.items() if key in wanted}
+            if passed:
+                config["runtimeConfig"] = passed
+        return config
+
 
 def read_output(stdout: bytes, version: str) -> Result:
     """The result that an executed plugin printed. Raises CniError(DECODING_FAILURE)."""
@@ -215,23 +260,6 @@ def read_output(stdout: bytes, version: str) -> Result:
             Code.DECODING_FAILURE, f"result: expected a JSON object, got {_short(stdout.decode(errors='replace'))}"
         ) from error
     return results.read(raw, version)
-
-
-def _config(
-    network: Network,
-    plugin: Mapping[str, Any],
-    runtime_config: Mapping[str, Any] | None = None,
-    previous: Result | None = None,
-) -> dict[str, Any]:
-    """What one plugin reads on standard input (specification, "Deriving request configuration")."""
-    config = {**plugin, "name": network.name, "cniVersion": network.version}
-    if previous is not None:
-        config["prevResult"] = results.write(previous, network.version)
-    wanted = plugin.get("capabilities") or {}
-    passed = {key: value for key, value in (runtime_config or {}).items() if wanted.get(key) is True}
-    if passed:
-        config["runtimeConfig"] = passed
-    return config
 
 
 def _plugins(raw: dict[str, Any]) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from enum import IntEnum
 from typing import Any
 
@@ -50,3 +51,13 @@ class CniError(Exception):
         if self.details:
             body["details"] = self.details
         return json.dumps(body, separators=(",", ":")).encode()
+
+
+class NotUndoneError(CniError):
+    """An ADD that failed and could not be undone either: a DEL has to finish it."""
+
+
+def combined(errors: Sequence[CniError]) -> CniError:
+    """The first of the errors, its message naming the others."""
+    first, rest = errors[0], "; ".join(error.msg for error in errors[1:])
+    return CniError(first.code, f"{first.msg}; also {rest}" if rest else first.msg, first.details)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from collections.abc import Mapping
+from typing import Any, Protocol, runtime_checkable
 
 from wirespeed.cni.request import Request
 
@@ -27,3 +28,11 @@ class Plugin(Protocol):
     def gc(self, request: Request) -> None: ...
 
     def status(self, request: Request) -> None: ...
+
+
+@runtime_checkable
+class Capable(Protocol):
+    """A plugin that reads some of runtimeConfig whether or not its configuration declares the capability."""
+
+    def capabilities(self, config: Mapping[str, Any]) -> frozenset[str]:
+        """What of runtimeConfig it reads, given its configuration."""
