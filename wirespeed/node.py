@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
     from wirespeed.kube.cluster import Cluster
+    from wirespeed.kube.podresources import PodResources
 
 DEFAULT_CONFIG = Path("/etc/wirespeed/agent.yaml")
 
@@ -103,6 +104,13 @@ class Node:
         return ApiCluster(kubeconfig=where.kubeconfig, node_name=self.name, watch=not self.once)
 
     @cached_property
+    def pod_resources(self) -> PodResources:
+        """What the kubelet gave to pods."""
+        from wirespeed.kube.podresources import PodResources  # noqa: PLC0415 — grpc takes 50 ms to import
+
+        return PodResources(Path(self.config.kubelet) / "pod-resources/kubelet.sock")
+
+    @cached_property
     def plugins(self) -> Mapping[str, Plugin]:
         """The plugins that run in this process, by the `type` that configurations call them by."""
         return _Plugins(self)
@@ -116,7 +124,7 @@ class Node:
 
     def close(self) -> None:
         """Close what was opened."""
-        for part in ("cluster", "journal"):
+        for part in ("cluster", "pod_resources", "journal"):
             if part in self.__dict__:
                 self.__dict__[part].close()
 

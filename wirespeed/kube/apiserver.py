@@ -96,6 +96,21 @@ class ApiCluster:
                 raise _unreachable(what, error) from error
         return None
 
+    def check(self) -> None:
+        """Raise UnavailableError or CniError(POLICY) where the API server does not answer.
+
+        It is not asked while the watches are at work: runtimes want to know every few seconds.
+        """
+        if self._caches and all(cache.at_work for cache in self._caches):
+            return
+        what = "pods and networks"
+        try:
+            self._api.get("/version")
+        except _RefusedError as error:
+            raise _explained(what, error) from error
+        except _UnreachableError as error:
+            raise _unreachable(what, error) from error
+
     def wait_synced(self, timeout: float) -> bool:
         """Wait up to `timeout` seconds until both caches hold a first list; whether they do."""
         return all(cache.synced.wait(timeout) for cache in self._caches)
@@ -159,6 +174,11 @@ class WatchCache:
         if stream is not None:
             stream.abort()
         self._thread.join()
+
+    @property
+    def at_work(self) -> bool:
+        """Whether the objects are known and the last attempt to watch them has not failed."""
+        return self.synced.is_set() and not self._failures
 
     def get(self, namespace: str, name: str) -> dict[str, Any] | None:
         """The object, None when it is not in the cache (yet)."""

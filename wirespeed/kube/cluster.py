@@ -53,5 +53,8 @@ class Cluster(Protocol):
         Raises NotFoundError, UnavailableError, or CniError when the API server refuses.
         """
 
+    def check(self) -> None:
+        """Raise CniError where pods and networks cannot be read now."""
+
     def close(self) -> None:
         """End watches and threads."""

@@ -81,6 +81,11 @@ class ManifestCluster:
         """Where the network-status of a pod lies: the JSON list of its annotation."""
         return self.folder / ".status" / f"{namespace}_{name}.json"
 
+    def check(self) -> None:
+        """Raise CniError(IO_FAILURE) where the folder cannot be read."""
+        with self._lock:
+            self._current()
+
     def close(self) -> None:
         """Nothing is held open."""
 

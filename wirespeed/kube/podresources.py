@@ -42,16 +42,19 @@ class PodResources:
         try:
             pod = self._ask(lambda client: _get(client, namespace, name))
         except grpc.RpcError as error:
-            raise CniError(
-                Code.TRY_AGAIN_LATER,
-                f"devices of pod {namespace}/{name}: the kubelet does not answer on {self.socket}: "
-                f"{error.code().name}: {error.details()}",
-            ) from error
+            raise self._no_answer(f"devices of pod {namespace}/{name}", error) from error
         found: dict[str, set[str]] = {}
         for container in pod.containers if pod else ():
             for entry in container.devices:  # one entry a NUMA node
                 found.setdefault(entry.resource_name, set()).update(entry.device_ids)
         return {resource: sorted(ids) for resource, ids in found.items()}
+
+    def check(self) -> None:
+        """Raise CniError(TRY_AGAIN_LATER) when the kubelet does not answer."""
+        try:
+            self._ask(lambda client: _get(client, "", ""))  # of no pod
+        except grpc.RpcError as error:
+            raise self._no_answer("devices of pods", error) from error
 
     def close(self) -> None:
         """Close the channel."""
@@ -59,6 +62,10 @@ class PodResources:
             channel, self._channel = self._channel, None
         if channel is not None:
             channel.close()
+
+    def _no_answer(self, what: str, error: grpc.RpcError) -> CniError:
+        reason = f"{error.code().name}: {error.details()}"
+        return CniError(Code.TRY_AGAIN_LATER, f"{what}: the kubelet does not answer on {self.socket}: {reason}")
 
     def _current(self, *, failed: grpc.Channel | None = None) -> grpc.Channel:
         """The channel, made anew where there is none or it is the one that failed."""
