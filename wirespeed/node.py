@@ -32,6 +32,19 @@ class ClusterConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True, ren
     manifests: str = ""  # folder of manifest files, instead of an API server
 
 
+class AutoconfConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True, rename="camel"):
+    """The runtime's CNI configuration: the agent writes it from that of the cluster's own plugin, the primary."""
+
+    # Names of the files to write in cniConfigDir: *.conflist as a list, *.conf as a single configuration.
+    files: tuple[str, ...] = ("00-wirespeed.conflist",)
+    cni_config_dir: str = "/etc/cni/net.d"  # where the runtime reads its configuration
+    primary_dir: str = ""  # where the primary's configuration is; default: cniConfigDir
+    primary: str = ""  # its file's name; default: the one the runtime would take if ours were not there
+    cni_version: str = ""  # one that the runtime speaks; default: the primary's
+    network_name: str = ""  # default: the primary's
+    meta: dict[str, Any] = {}  # more keys for the meta-plugin: defaultNetworks, namespaceIsolation ...
+
+
 class NodeConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True, rename="camel"):
     """The agent's configuration file (YAML or JSON), /etc/wirespeed/agent.yaml unless WIRESPEED_CONFIG says."""
 
@@ -45,6 +58,8 @@ class NodeConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True, rename
     leases: str = "/var/lib/cni/networks"  # host-local's default data folder
     device_plugin: str = ""  # the device plugin's configuration file; "" runs none
     resource_prefix: str = "intel.com"  # for pools that name none
+    autoconf: AutoconfConfig | None = None  # {} writes the runtime's CNI configuration, with all defaults
+    readiness_indicator_file: str = ""  # the file that the primary plugin makes when it is ready; "" waits for none
     workers: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 32  # CNI requests of one plugin served at once
     deadline: Annotated[float, msgspec.Meta(gt=0, le=3600)] = 90.0  # seconds until a CNI request is undone
 

@@ -44,6 +44,10 @@ class Watch:
             self.close()
             raise error
 
+    def fileno(self) -> int:
+        """The descriptor that is readable when there are events."""
+        return self._fd
+
     def wait(self, seconds: float) -> bool:
         """Whether an event came within that time."""
         poll = select.poll()
