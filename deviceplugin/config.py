@@ -41,6 +41,7 @@ _NOT_YET = ("isRdma", "needVhostNet", "vdpaType", "ddpProfiles", "acpiIndexes", 
 _WITHOUT_EFFECT = ("SelectorObj", "SelectorObjs")
 _NAME = re.compile(r"[a-zA-Z0-9_-]+")
 _HEX = re.compile(r"[0-9a-f]{4}")
+_HALF = re.compile(r"[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,12 +172,12 @@ class _Object:
 
 
 def _pool(reader: _Object, default_prefix: str) -> PoolConfig:
-    name = reader.text("resourceName", "letters, digits, - and _", "")
+    name = reader.values.get("resourceName")
     prefix = reader.text("resourcePrefix", "a DNS name", "") or default_prefix
     resource = f"{prefix}/{name}"
     if isinstance(reader.raw, dict):
-        if not _NAME.fullmatch(name):
-            reader.problem("resourceName", "letters, digits, - and _", reader.values.get("resourceName"))
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
+            reader.problem("resourceName", "letters, digits, - and _", name)
         elif problem := resources.refusal(resource):
             reader.problems.append(f"{reader.where}: resource {resource!r}: {problem}")
     kind = reader.text("deviceType", '"netDevice"', "") or "netDevice"
@@ -235,7 +236,7 @@ def _additional_info(reader: _Object) -> Mapping[str, Mapping[str, str]] | None:
         address = "*" if key == "*" else _address(key)
         if address is None:
             reader.problem("additionalInfo", 'a PCI address or "*" as key', key)
-        elif not isinstance(info, dict) or not all(isinstance(text, str) for text in info.values()):
+        elif not isinstance(info, dict) or not all(_is_text(part) for pair in info.items() for part in pair):
             reader.problem(f'additionalInfo["{key}"]', "an object of strings", info)
         else:
             found[address] = info
@@ -250,6 +251,11 @@ def _hex(text: str) -> str | None:
 
 def _address(text: str) -> str | None:
     return text.lower() if pci.ADDRESS.fullmatch(text.lower()) else None
+
+
+def _is_text(value: object) -> bool:
+    """Whether it is a string that can be sent: JSON can write halves of characters."""
+    return isinstance(value, str) and not _HALF.search(value)
 
 
 def _short(value: object) -> str:

@@ -1,0 +1,179 @@
+"""A sysfs of PCI network devices in a folder, as the kernel lays it out; to be changed as the kernel changes it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+
+class FakeSysfs:
+    """PFs, their VFs and other network devices, under `root`: what reads `/sys` reads it with `root` instead.
+
+    All attributes are those that the kernel has; links point where they do there. Addresses are "0000:18:00.0";
+    the VFs of that PF are 0000:19:00.0, 0000:19:00.1 ... 0000:19:00.7, 0000:19:01.0 ...
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        for folder in ("bus/pci/devices", "bus/pci/drivers", "class/net", "kernel/iommu_groups"):
+            (root / folder).mkdir(parents=True, exist_ok=True)
+
+    def device(
+        self,
+        address: str,
+        *,
+        driver: str = "",
+        name: str = "",
+        vendor: str = "8086",
+        device: str = "1592",
+        pci_class: str = "0x020000",
+        numa: int | str | None = 0,
+        iommu_group: int | None = None,
+        link_type: int = 1,
+    ) -> str:
+        """A PCI device; its address. `name` gives it an interface; `numa` None leaves the attribute out."""
+        bus = address.rpartition(":")[0]
+        real = self.root / "devices" / f"pci{bus}" / address
+        real.mkdir(parents=True)
+        self._link(self.root / "bus/pci/devices" / address, real)
+        attributes = {
+            "vendor": f"0x{vendor}",
+            "device": f"0x{device}",
+            "class": pci_class,
+            "driver_override": "(null)",
+        }
+        if numa is not None:
+            attributes["numa_node"] = str(numa)
+        for attribute, text in attributes.items():
+            self.write(address, attribute, text)
+        if iommu_group is not None:
+            self.iommu_group(address, iommu_group)
+        if driver:
+            self.bind(address, driver)
+        if name:
+            self.interface(address, name, link_type=link_type)
+        return address
+
+    def pf(
+        self,
+        address: str,
+        name: str,
+        *,
+        vfs: int = 0,
+        driver: str = "ice",
+        vf_driver: str = "iavf",
+        vf_device: str = "1889",
+        numa: int | str | None = 0,
+        link_type: int = 1,
+        **attributes: str,
+    ) -> list[str]:
+        """A PF with an interface (and its `attributes`) and VFs, as `set_vfs`; the addresses of the VFs."""
+        self.device(address, driver=driver, numa=numa)
+        self.interface(address, name, link_type=link_type, **attributes)
+        self.write(address, "sriov_totalvfs", "256")
+        self.write(address, "sriov_numvfs", "0")
+        return self.set_vfs(address, vfs, driver=vf_driver, device=vf_device)
+
+    def set_vfs(self, pf: str, count: int, *, driver: str = "iavf", device: str = "1889") -> list[str]:
+        """Remove the PF's VFs and make `count` others, on `driver`, with an interface if that is a kernel's."""
+        path = self.path(pf)
+        for link in path.glob("virtfn*"):
+            self.remove(link.resolve().name)
+            link.unlink()
+        self.write(pf, "sriov_numvfs", str(count))
+        vfs = [vf_address(pf, number) for number in range(count)]
+        numa = (path / "numa_node").read_text().strip() if (path / "numa_node").exists() else None
+        for number, address in enumerate(vfs):
+            self.device(address, device=device, vendor=self.read(pf, "vendor").removeprefix("0x"), numa=numa)
+            self._link(path / f"virtfn{number}", self.path(address))
+            self._link(self.path(address) / "physfn", path)
+            self.iommu_group(address, _number(address))
+            if driver:
+                self.bind(address, driver)
+            if driver not in {"", "vfio-pci", "igb_uio", "uio_pci_generic"}:
+                pf_interface = next(iter(sorted(os.listdir(path / "net"))), "eth")
+                self.interface(address, f"{pf_interface}v{number}")
+        return vfs
+
+    def bind(self, address: str, driver: str) -> None:
+        """Bind the device to a driver, away from the one it is on; "" only unbinds. Interfaces stay as they are."""
+        link = self.path(address) / "driver"
+        if link.is_symlink():
+            (link.resolve() / address).unlink()
+            link.unlink()
+        if driver:
+            folder = self.root / "bus/pci/drivers" / driver
+            folder.mkdir(exist_ok=True)
+            self._link(link, folder)
+            self._link(folder / address, self.path(address))
+
+    def interface(self, address: str, name: str, *, link_type: int = 1, **attributes: str) -> None:
+        """Give the device an interface; `link_type` is 1 for Ethernet, 32 for InfiniBand."""
+        folder = self.path(address) / "net" / name
+        folder.mkdir(parents=True)
+        self._link(folder / "device", self.path(address))
+        for attribute, text in {"type": str(link_type), **attributes}.items():
+            (folder / attribute).write_text(f"{text}\n")
+        self._link(self.root / "class/net" / name, folder)
+
+    def upper(self, name: str, *lower: str) -> None:
+        """A virtual interface (a bond, a bridge, a VLAN) above others."""
+        folder = self.root / "devices/virtual/net" / name
+        folder.mkdir(parents=True)
+        self._link(self.root / "class/net" / name, folder)
+        for below in lower:
+            self._link(folder / f"lower_{below}", self.root / "class/net" / below)
+
+    def drop_interface(self, name: str) -> None:
+        """The interface is gone: moved into a pod, or its driver was unbound."""
+        link = self.root / "class/net" / name
+        shutil.rmtree(link.resolve())
+        link.unlink()
+
+    def iommu_group(self, address: str, number: int, name: str = "DMAR") -> None:
+        """Put the device into an IOMMU group; the kernel calls one without an IOMMU `vfio-noiommu`."""
+        group = self.root / "kernel/iommu_groups" / str(number)
+        group.mkdir(exist_ok=True)
+        (group / "name").write_text(f"{name}\n")
+        link = self.path(address) / "iommu_group"
+        link.unlink(missing_ok=True)
+        self._link(link, group)
+
+    def uio(self, address: str, number: int) -> None:
+        """The uio device that igb_uio makes."""
+        (self.path(address) / "uio" / f"uio{number}").mkdir(parents=True)
+
+    def remove(self, address: str) -> None:
+        """The device is gone."""
+        self.bind(address, "")
+        for interface in self.path(address).glob("net/*"):
+            self.drop_interface(interface.name)
+        shutil.rmtree(self.path(address))
+        (self.root / "bus/pci/devices" / address).unlink()
+
+    def path(self, address: str) -> Path:
+        """The device's real folder."""
+        return (self.root / "bus/pci/devices" / address).resolve()
+
+    def write(self, address: str, attribute: str, text: str) -> None:
+        (self.path(address) / attribute).write_text(f"{text}\n")
+
+    def read(self, address: str, attribute: str) -> str:
+        return (self.path(address) / attribute).read_text().strip()
+
+    def _link(self, link: Path, target: Path) -> None:
+        link.symlink_to(os.path.relpath(target, link.parent.resolve()))
+
+
+def vf_address(pf: str, number: int) -> str:
+    """The address of a PF's VF."""
+    domain, bus, _ = pf.split(":")
+    return f"{domain}:{int(bus, 16) + 1:02x}:{number >> 3:02x}.{number & 7}"
+
+
+def _number(address: str) -> int:
+    """A number of its own for each address."""
+    _, bus, function = address.split(":")
+    slot, _, part = function.partition(".")
+    return int(bus, 16) << 8 | int(slot, 16) << 3 | int(part)

@@ -1,0 +1,288 @@
+"""The device plugin's configuration file: what it says, and everything that is wrong with it at once."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from deviceplugin import config
+from deviceplugin.config import PoolConfig
+from deviceplugin.selectors import Selectors
+from wirespeed.cni.errors import CniError, Code
+
+PREFIX = "intel.com"
+EVERY = range(-1, 1 << 16)
+
+
+def parse(*pools: Any) -> list[PoolConfig]:
+    return config.parse(json.dumps({"resourceList": pools}).encode(), PREFIX)
+
+
+def selectors(raw: Any) -> tuple[Selectors, ...]:
+    return parse({"resourceName": "a", "selectors": raw})[0].selectors
+
+
+def problems(*pools: Any) -> list[str]:
+    with pytest.raises(CniError) as caught:
+        parse(*pools)
+    assert caught.value.code == Code.INVALID_CONFIG
+    return caught.value.msg.split("; ")
+
+
+def test_pool_of_a_name_alone_takes_everything_under_the_default_prefix() -> None:
+    assert parse({"resourceName": "net"}) == [PoolConfig(resource="intel.com/net")]
+
+
+def test_every_key_of_a_pool() -> None:
+    [pool] = parse(
+        {
+            "resourceName": "dpdk_a-1",
+            "resourcePrefix": "acme.io",
+            "deviceType": "netDevice",
+            "excludeTopology": True,
+            "selectors": {
+                "vendors": ["8086", "15b3"],
+                "devices": ["154c"],
+                "drivers": ["vfio-pci"],
+                "pciAddresses": ["0000:03:02.0"],
+                "pfNames": ["ens1f0#0-1"],
+                "rootDevices": ["0000:03:00.0"],
+                "linkTypes": ["ether"],
+            },
+            "additionalInfo": {"*": {"token": "t"}, "0000:03:02.0": {"x": "y"}},
+        }
+    )
+    assert pool == PoolConfig(
+        resource="acme.io/dpdk_a-1",
+        selectors=(
+            Selectors(
+                vendors=frozenset({"8086", "15b3"}),
+                devices=frozenset({"154c"}),
+                drivers=frozenset({"vfio-pci"}),
+                pci_addresses=frozenset({"0000:03:02.0"}),
+                pf_names={"ens1f0": (range(2),)},
+                root_devices={"0000:03:00.0": (EVERY,)},
+                link_types=frozenset({"ether"}),
+            ),
+        ),
+        exclude_topology=True,
+        additional_info={"*": {"token": "t"}, "0000:03:02.0": {"x": "y"}},
+    )
+
+
+def test_selectors_may_be_one_object_or_a_list_of_them() -> None:
+    one, two = {"vendors": ["8086"]}, {"drivers": ["vfio-pci"]}
+    first, second = Selectors(vendors=frozenset({"8086"})), Selectors(drivers=frozenset({"vfio-pci"}))
+    assert selectors(one) == (first,)
+    assert selectors([one]) == (first,)
+    assert selectors([one, two]) == (first, second)
+
+
+@pytest.mark.parametrize("raw", [None, {}, [{}]])
+def test_selectors_that_say_nothing_take_everything(raw: Any) -> None:
+    assert selectors(raw) in [(), (Selectors(),)]
+
+
+def test_what_the_peers_operator_writes_is_taken_as_it_stands(caplog: pytest.LogCaptureFixture) -> None:
+    [pool] = config.parse(
+        b'{"resourceList":[{"resourceName":"nic1","selectors":{"vendors":["8086"],"pfNames":["ens0#0-9"],'
+        b'"IsRdma":false,"NeedVhostNet":false,"SelectorObj":null},"SelectorObj":null}]}',
+        PREFIX,
+    )
+    assert pool.selectors == (Selectors(vendors=frozenset({"8086"}), pf_names={"ens0": (range(10),)}),)
+    assert not caplog.records
+
+
+def test_keys_count_in_any_case() -> None:
+    [pool] = parse({"RESOURCENAME": "a", "Selectors": {"VENDORS": ["8086"], "PfNames": ["ens0"]}})
+    assert pool.selectors == (Selectors(vendors=frozenset({"8086"}), pf_names={"ens0": (EVERY,)}),)
+
+
+def test_hex_digits_are_taken_in_either_case_with_or_without_0x() -> None:
+    assert selectors({"vendors": ["15B3", "0x8086"]})[0].vendors == {"15b3", "8086"}
+
+
+def test_unknown_key_is_a_warning_that_names_the_nearest(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        parse({"resourceName": "a", "selectors": {"vendor": ["8086"]}, "comment": "x"})
+    texts = [record.getMessage() for record in caplog.records]
+    assert 'unknown key "resourceList[0].comment" is ignored' in texts[0]
+    assert 'unknown key "resourceList[0].selectors.vendor" is ignored; nearest known key: "vendors"' in texts[1]
+
+
+@pytest.mark.parametrize("name", ["sriov-net_0", "a", "A1", "a" * 63])
+def test_resource_name_that_is_fine(name: str) -> None:
+    assert parse({"resourceName": name})[0].resource == f"intel.com/{name}"
+
+
+@pytest.mark.parametrize(
+    "name", ["junk.net.0", "invalid.name", "", "-x", "x-", "_", "a" * 64, "a b", "a/b", None, 7]
+)
+def test_resource_name_that_is_refused(name: Any) -> None:
+    [problem] = problems({"resourceName": name})
+    assert problem.startswith("resourceList[0]")
+
+
+@pytest.mark.parametrize(
+    ("raw", "expected"),
+    [
+        ([], "resourceList[0].selectors: expected an object or a list of at least one, got []"),
+        ([None], "resourceList[0].selectors[0]: expected an object, got nothing"),
+        ("all", 'resourceList[0].selectors: expected an object or a list of at least one, got "all"'),
+        (
+            {"vendors": "8086"},
+            'resourceList[0].selectors.vendors: expected a list, each four hex digits, got "8086"',
+        ),
+        ({"vendors": ["80866"]}, 'resourceList[0].selectors.vendors: expected four hex digits, got "80866"'),
+        ({"devices": [154]}, "resourceList[0].selectors.devices: expected four hex digits, got 154"),
+        ({"drivers": [""]}, 'resourceList[0].selectors.drivers: expected a driver\'s name, got ""'),
+        (
+            {"linkTypes": ["eth"]},
+            'resourceList[0].selectors.linkTypes: expected "ether" or "infiniband", got "eth"',
+        ),
+        (
+            {"pciAddresses": ["03:02.0"]},
+            'resourceList[0].selectors.pciAddresses: expected a PCI address like 0000:03:02.0, got "03:02.0"',
+        ),
+        ({"isRdma": True}, "resourceList[0].selectors.isRdma: not supported yet: true"),
+        ({"vdpaType": "vhost"}, 'resourceList[0].selectors.vdpaType: not supported yet: "vhost"'),
+    ],
+)
+def test_selectors_that_are_refused(raw: Any, expected: str) -> None:
+    assert problems({"resourceName": "a", "selectors": raw}) == [expected]
+
+
+@pytest.mark.parametrize(
+    "entry", ["eth0#5-3", "eth0#1-2-3", "eth0#a", "eth0##1", "eth0# 1", "eth0#", "#1", "", "a b"]
+)
+def test_malformed_pf_name_is_refused_with_the_entry(entry: str) -> None:
+    [problem] = problems({"resourceName": "a", "selectors": {"pfNames": [entry]}})
+    assert problem.startswith("resourceList[0].selectors.pfNames: expected ")
+    assert repr(entry) in problem
+
+
+def test_root_device_has_to_be_an_address() -> None:
+    [problem] = problems({"resourceName": "a", "selectors": {"rootDevices": ["ens1f0#1"]}})
+    assert "expected a PCI address like 0000:86:00.0" in problem
+
+
+@pytest.mark.parametrize("kind", ["accelerator", "auxNetDevice", "gpu", 7])
+def test_device_type_other_than_net_device_is_refused(kind: Any) -> None:
+    [problem] = problems({"resourceName": "a", "deviceType": kind})
+    assert problem.startswith("resourceList[0].deviceType: ")
+
+
+@pytest.mark.parametrize(
+    "info",
+    [
+        [],
+        {"ens1": {"a": "b"}},
+        {"*": "b"},
+        {"*": {"a": 1}},
+        {"0000:03:02.0": None},
+        {"*": {"half of a character": "\ud83d"}},
+        {"*": {"\ud83d": "x"}},
+    ],
+)
+def test_additional_info_that_is_refused(info: Any) -> None:
+    [problem] = problems({"resourceName": "a", "additionalInfo": info})
+    assert problem.startswith("resourceList[0].additionalInfo")
+
+
+def test_address_of_additional_info_is_taken_in_either_case() -> None:
+    [pool] = parse({"resourceName": "a", "additionalInfo": {"0000:AF:02.0": {"a": "b"}}})
+    assert pool.additional_info == {"0000:af:02.0": {"a": "b"}}
+
+
+def test_same_resource_twice_is_refused_but_not_under_another_prefix() -> None:
+    assert problems({"resourceName": "a"}, {"resourceName": "a"}, {"resourceName": "b"}) == [
+        "resource intel.com/a is there 2 times: expected once"
+    ]
+    assert len(parse({"resourceName": "a"}, {"resourceName": "a", "resourcePrefix": "acme.io"})) == 2
+
+
+def test_all_mistakes_are_told_at_once() -> None:
+    found = problems(
+        {"resourceName": "a.b", "excludeTopology": "yes", "selectors": {"vendors": ["x"], "pfNames": ["e#"]}},
+        {"resourceName": "ok", "resourcePrefix": "UPPER", "deviceType": "accelerator"},
+        {"resourceName": "ok2", "selectors": [{"isRdma": True}, {"linkTypes": "ether"}], "additionalInfo": 1},
+        7,
+    )
+    places = [re.match(r"resourceList\[\d\][^:]*", problem)[0] for problem in found]  # type: ignore[index]
+    assert places == [
+        "resourceList[0].resourceName",
+        "resourceList[0].selectors.vendors",
+        "resourceList[0].selectors.pfNames",
+        "resourceList[0].excludeTopology",
+        "resourceList[1]",
+        "resourceList[1].deviceType",
+        "resourceList[2].selectors[0].isRdma",
+        "resourceList[2].selectors[1].linkTypes",
+        "resourceList[2].additionalInfo",
+        "resourceList[3]",
+    ]
+
+
+@pytest.mark.parametrize("text", [b"", b"{", b"\xff", b"[" * 100000])
+def test_what_is_no_json_is_refused(text: bytes) -> None:
+    with pytest.raises(CniError, match="not JSON"):
+        config.parse(text, PREFIX)
+
+
+@pytest.mark.parametrize("text", [b"[]", b"{}", b'{"resourceList":[]}', b'{"resourceList":{}}', b"null"])
+def test_configuration_without_a_pool_is_refused(text: bytes) -> None:
+    with pytest.raises(CniError, match="expected"):
+        config.parse(text, PREFIX)
+
+
+def test_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CniError) as caught:
+        config.load(tmp_path / "none.json", PREFIX)
+    assert caught.value.code == Code.IO_FAILURE
+    assert caught.value.msg == f"device plugin configuration {tmp_path}/none.json: No such file or directory"
+
+
+def test_mistake_is_told_with_the_files_name(tmp_path: Path) -> None:
+    file = tmp_path / "config.json"
+    file.write_text('{"resourceList":[{"resourceName":"a.b"}]}')
+    with pytest.raises(CniError, match=rf"^device plugin configuration {re.escape(str(file))}: resourceList"):
+        config.load(file, PREFIX)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+KEYS = (*config.POOL_KEYS, *config.SELECTOR_KEYS, "isRdma")
+NEARLY = st.fixed_dictionaries(
+    {},
+    optional=dict.fromkeys(config.POOL_KEYS, JSON)
+    | {"selectors": JSON | st.dictionaries(st.sampled_from(KEYS), JSON | st.lists(st.text()), max_size=4)},
+)
+
+
+@given(JSON | st.builds(lambda pools: {"resourceList": pools}, st.lists(NEARLY, max_size=3)))
+def test_any_json_is_either_pools_or_refused(raw: Any) -> None:
+    try:
+        pools = config.parse(json.dumps(raw).encode(), PREFIX)
+    except CniError as error:
+        assert error.code == Code.INVALID_CONFIG
+        assert error.msg.isprintable()
+    else:
+        assert len(pools) == len({pool.resource for pool in pools}) > 0
+
+
+@given(st.binary())
+def test_any_bytes_are_either_pools_or_refused(text: bytes) -> None:
+    try:
+        config.parse(text, PREFIX)
+    except CniError as error:
+        assert error.code == Code.INVALID_CONFIG

@@ -1,0 +1,141 @@
+"""Selectors: which devices they take, and why not the others."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from deviceplugin import selectors
+from deviceplugin.selectors import Selectors
+from wirespeed.host.inventory import NetDevice
+
+VF = NetDevice(
+    address="0000:03:02.1",
+    vendor="8086",
+    device="154c",
+    driver="vfio-pci",
+    numa_node=1,
+    iommu_group="42",
+    pf="0000:03:00.0",
+    pf_name="ens1f0",
+    vf_index=1,
+    link_type="ether",
+)
+NIC = NetDevice(address="0000:05:00.0", vendor="15b3", device="1017", driver="mlx5_core", link_type="infiniband")
+
+
+def function(pf: str, number: int) -> NetDevice:
+    """The VF of a PF named or addressed so; number -1 is no VF."""
+    return dataclasses.replace(VF, pf=pf, pf_name=pf, vf_index=number)
+
+
+@pytest.mark.parametrize(
+    ("key", "fits", "others"),
+    [
+        ("vendors", "8086", "15b3"),
+        ("devices", "154c", "1017"),
+        ("drivers", "vfio-pci", "mlx5_core"),
+        ("pci_addresses", "0000:03:02.1", "0000:05:00.0"),
+        ("link_types", "ether", "infiniband"),
+    ],
+)
+def test_key_takes_what_has_one_of_its_values_and_nothing_else(key: str, fits: str, others: str) -> None:
+    def selecting(*values: str) -> Selectors:
+        return Selectors(**{key: frozenset(values)})  # type: ignore[arg-type]
+
+    assert selecting(fits).refusal(VF) == ""
+    assert selecting(fits, "else").refusal(VF) == ""
+    assert selecting(fits).refusal(NIC) != ""
+    assert selecting(others).refusal(NIC) == ""
+    assert selecting(others).refusal(VF) != ""
+
+
+def test_all_keys_have_to_fit() -> None:
+    fitting = Selectors(
+        vendors=frozenset({"8086"}),
+        devices=frozenset({"154c"}),
+        drivers=frozenset({"vfio-pci"}),
+        pci_addresses=frozenset({"0000:03:02.1"}),
+        link_types=frozenset({"ether"}),
+        pf_names=selectors.pf_names(["ens1f0#1"]),
+        root_devices=selectors.root_devices(["0000:03:00.0"]),
+    )
+    assert fitting.refusal(VF) == ""
+    for field in ("vendor", "device", "driver", "address", "link_type", "pf_name", "pf"):
+        other: Any = {field: "other"}
+        assert fitting.refusal(dataclasses.replace(VF, **other)) != ""
+    assert fitting.refusal(dataclasses.replace(VF, vf_index=2)) != ""
+
+
+def test_refusal_says_which_key_and_what_the_device_has() -> None:
+    assert (
+        Selectors(drivers=frozenset({"iavf", "ixgbevf"})).refusal(VF) == "drivers: vfio-pci is not iavf or ixgbevf"
+    )
+    assert Selectors(pf_names=selectors.pf_names(["ens1f1"])).refusal(VF) == "pfNames: ens1f0#1 is not ens1f1"
+    assert Selectors(pf_names=selectors.pf_names(["ens1f1"])).refusal(NIC) == "pfNames: none is not ens1f1"
+    many = Selectors(pci_addresses=frozenset(f"0000:07:00.{number}" for number in range(7)))
+    assert many.refusal(VF).endswith(
+        "is not 0000:07:00.0 or 0000:07:00.1 or 0000:07:00.2 or 0000:07:00.3 or 3 more"
+    )
+
+
+def test_pf_names_take_the_functions_that_they_name() -> None:
+    taking = Selectors(pf_names=selectors.pf_names(["ens0", "ens2f0#1", "ens2f1#0,3-5,7"]))
+    devices = [("ens0", -1), ("eth0", -1), ("ens2f0", 1), *[("ens2f1", number) for number in range(8)]]
+    taken = [each for each in devices if not taking.refusal(function(*each))]
+    assert taken == [("ens0", -1), ("ens2f0", 1), *[("ens2f1", number) for number in (0, 3, 4, 5, 7)]]
+
+
+def test_root_devices_take_the_functions_that_they_name() -> None:
+    taking = Selectors(
+        root_devices=selectors.root_devices(["0000:86:00.0", "0000:86:00.1#1", "0000:86:00.2#0-2,5,7"])
+    )
+    devices = [
+        ("0000:86:00.0", -1),
+        ("0000:a0:00.0", -1),
+        ("0000:86:00.1", 1),
+        *[("0000:86:00.2", number) for number in range(8)],
+    ]
+    taken = [each for each in devices if not taking.refusal(function(*each))]
+    assert taken == [devices[0], devices[2], *[("0000:86:00.2", number) for number in (0, 1, 2, 5, 7)]]
+
+
+def test_pf_is_taken_in_any_case_and_its_entries_add_up() -> None:
+    taking = Selectors(pf_names=selectors.pf_names(["eth0#0", "ETH0#3"]))
+    assert [number for number in range(5) if not taking.refusal(function("Eth0", number))] == [0, 3]
+
+
+def test_pf_names_never_take_a_device_that_is_no_vf() -> None:
+    assert Selectors(pf_names=selectors.pf_names(["ens1f0"])).refusal(NIC) != ""
+
+
+NAMES = st.text(st.characters(codec="utf-8", exclude_categories=["Z", "C"], exclude_characters="/#"), min_size=1)
+
+
+@given(NAMES.filter(lambda name: len(name.lower()) < 128), st.sets(st.integers(0, 300), min_size=1))
+def test_numbers_behind_a_pf_are_those_and_no_others(name: str, numbers: set[int]) -> None:
+    parts: list[list[int]] = []
+    for number in sorted(numbers):
+        if parts and parts[-1][1] == number - 1:
+            parts[-1][1] = number
+        else:
+            parts.append([number, number])
+    text = ",".join(str(first) if first == last else f"{first}-{last}" for first, last in parts)
+    [(key, ranges)] = selectors.pf_names([f"{name}#{text}"]).items()
+    assert key == name.lower()
+    assert {number for each in ranges for number in each} == numbers
+
+
+@given(st.lists(st.text() | st.from_regex(r"\A[a-z0:.]{0,14}(#[0-9,\- #a]{0,12})?\Z"), max_size=4))
+def test_any_entries_are_either_functions_or_refused(entries: list[str]) -> None:
+    for parser in (selectors.pf_names, selectors.root_devices):
+        try:
+            found: Any = parser(entries)
+        except ValueError as error:
+            assert "expected" in str(error)
+        else:
+            assert all(each.start < each.stop for ranges in found.values() for each in ranges)
