@@ -1,0 +1,52 @@
+"""The kubelet's checkpoint file of devices, for a node where its pod-resources service is not there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from wirespeed.cni.errors import CniError, Code
+
+NAME = "kubelet_internal_checkpoint"
+
+
+class _Entry(msgspec.Struct):
+    """What one container has of one resource; the ids by NUMA node."""
+
+    uid: str = msgspec.field(name="PodUID")
+    resource: str = msgspec.field(name="ResourceName")
+    devices: dict[str, list[str]] = msgspec.field(name="DeviceIDs")
+
+
+class _Data(msgspec.Struct):
+    entries: list[_Entry] | None = msgspec.field(name="PodDeviceEntries", default=None)
+
+
+class _File(msgspec.Struct):
+    data: _Data = msgspec.field(name="Data")
+
+
+def devices(path: Path, uid: str) -> dict[str, list[str]]:
+    """Ids of the pod's devices by resource name, all containers together, sorted.
+
+    Empty for a pod that has none. Raises CniError: INVALID_CONFIG without a UID, IO_FAILURE when the file cannot be
+    read, DECODING_FAILURE when it is no checkpoint.
+    """
+    if not uid:
+        raise CniError(
+            Code.INVALID_CONFIG, f"{path}: expected the pod's UID, got none: it is what devices go by here"
+        )
+    try:
+        text = path.read_bytes()
+    except OSError as error:
+        raise CniError(Code.IO_FAILURE, f"{path}: {error.strerror}") from error
+    try:
+        entries = msgspec.json.decode(text, type=_File).data.entries or ()
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+        raise CniError(Code.DECODING_FAILURE, f"{path}: not a checkpoint of the kubelet: {error}") from error
+    found: dict[str, set[str]] = {}
+    for entry in entries:
+        if entry.uid == uid:
+            found.setdefault(entry.resource, set()).update(*entry.devices.values())
+    return {resource: sorted(ids) for resource, ids in found.items()}
