@@ -1,0 +1,118 @@
+"""Where the API server is and who we are to it: read by the client library, and again when a file of it changes."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import yaml
+from kubernetes import client, config
+from kubernetes.config import incluster_config
+
+from wirespeed.cni.errors import CniError, Code
+
+_Seen = tuple[int, int, int] | None  # mtime in ns, inode, size; None is no such file
+
+_PROBLEMS = (config.ConfigException, yaml.YAMLError, OSError, ValueError, LookupError, TypeError, AttributeError)
+
+
+class Credentials:
+    """What the file `kubeconfig` says; "" is the in-cluster service account.
+
+    Tokens and certificates are replaced while we run, by the kubelet, a certificate manager or an operator.
+    """
+
+    def __init__(self, kubeconfig: str) -> None:
+        self.label = f"kubeconfig {kubeconfig}" if kubeconfig else "in-cluster service account"
+        self._kubeconfig = kubeconfig
+        self._files: dict[str, _Seen] = {}
+
+    def load(self) -> Any:
+        """The client library's configuration as the files are now. Raises CniError(INVALID_CONFIG)."""
+        configuration = client.Configuration()
+        try:
+            token_file = self._fill(configuration)
+            if token_file:
+                # The library reads a kubeconfig's token file once, and keeps a newline at its end.
+                configuration.api_key["BearerToken"] = f"Bearer {_token(token_file)}"
+                configuration.refresh_api_key_hook = None  # it would put its own back
+            _header(configuration)
+        except _PROBLEMS as error:
+            hint = "" if self._kubeconfig else "; set cluster.kubeconfig or cluster.manifests in the configuration"
+            raise CniError(
+                Code.INVALID_CONFIG, f"API server from the {self.label}: {_line(error)}{hint}"
+            ) from error
+        files = (
+            self._kubeconfig,
+            token_file,
+            configuration.ssl_ca_cert,
+            configuration.cert_file,
+            configuration.key_file,
+        )
+        self._files = {file: _seen(file) for file in files if file}
+        return configuration
+
+    def changed(self) -> bool:
+        """Whether a file is another one than when it was loaded."""
+        return any(_seen(file) != seen for file, seen in self._files.items())
+
+    def _fill(self, configuration: Any) -> str:
+        """Fill the configuration; the file with its token, "" when it is in none."""
+        if not self._kubeconfig:
+            config.load_incluster_config(configuration, try_refresh_token=False)
+            return str(incluster_config.SERVICE_TOKEN_FILENAME)
+        os.stat(self._kubeconfig)  # the library does not say that there is none
+        config.load_kube_config(self._kubeconfig, client_configuration=configuration, persist_config=False)
+        return _token_file(Path(self._kubeconfig))
+
+
+def authorization(configuration: Any) -> str:
+    """The Authorization header, "" for none; a plugin that gives credentials out is asked when they expire.
+
+    Raises CniError(TRY_AGAIN_LATER).
+    """
+    try:
+        return _header(configuration)
+    except _PROBLEMS as error:
+        raise CniError(Code.TRY_AGAIN_LATER, f"credentials: {_line(error)}") from error
+
+
+def _header(configuration: Any) -> str:
+    header = configuration.get_api_key_with_prefix("BearerToken") or ""
+    if not header.isascii() or not header.isprintable():
+        raise ValueError("expected a token of one line of ASCII characters")
+    return str(header)
+
+
+def _token_file(kubeconfig: Path) -> str:
+    """The tokenFile of the user of the current context; it goes before a token in the kubeconfig itself."""
+    raw = yaml.safe_load(kubeconfig.read_text())
+    context = _named(raw["contexts"], raw["current-context"])["context"]
+    user = _named(raw.get("users"), context.get("user")).get("user") or {}
+    return os.path.join(kubeconfig.parent, user["tokenFile"]) if user.get("tokenFile") else ""
+
+
+def _named(values: list[dict[str, Any]] | None, name: str) -> dict[str, Any]:
+    return next((value for value in values or () if value["name"] == name), {})
+
+
+def _token(file: str) -> str:
+    token = Path(file).read_text().strip()
+    if not token:
+        raise ValueError(f"{file}: expected a token, got nothing")
+    return token
+
+
+def _seen(file: str) -> _Seen:
+    try:
+        stat = os.stat(file)
+    except OSError:
+        return None
+    return stat.st_mtime_ns, stat.st_ino, stat.st_size
+
+
+def _line(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    return " ".join(str(error).split()) or type(error).__name__
