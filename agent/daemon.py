@@ -14,6 +14,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from types import FrameType
 
+from agent.autoconf import Autoconf
 from agent.listener import listening, only_agent
 from agent.log import to_stderr
 from agent.notify import notify
@@ -23,14 +24,14 @@ from wirespeed.node import Node, NodeConfig, load_config
 
 log = logging.getLogger(__name__)
 
-_DEVICE_PLUGIN_END = 10.0  # seconds for the device plugin to end
+_PART_END = 10.0  # seconds for a part that runs beside the server to end
 
 
 def main(config_path: Path | None, log_level: str) -> int:
     """Serve until SIGTERM or SIGINT; the exit status.
 
-    0 after all that ran was finished, 1 for a refusal (logged), or when the device plugin ended by itself. A
-    second signal ends the process at once.
+    0 after all that ran was finished, 1 for a refusal (logged), or when a part of it ended by itself. A second
+    signal ends the process at once.
     """
     to_stderr(log_level)
     try:
@@ -42,11 +43,16 @@ def main(config_path: Path | None, log_level: str) -> int:
 
 def _serve(config: NodeConfig) -> int:
     path = Path(config.socket)
+    autoconf = Autoconf(config).run if config.autoconf else None
     with only_agent(path), closing(Node(config)) as node:
         _warm_up(node)
         with listening(path) as listener:
-            server = Server(node, listener, path)
-            with _signals(server), _device_plugin(node, server.stop) as died:
+            server, died = Server(node, listener, path), threading.Event()
+            with (
+                _signals(server),
+                _beside("device plugin", _device_plugin(node), died, server.stop),
+                _beside("writer of the CNI configuration", autoconf, died, server.stop),
+            ):
                 notify("READY=1")
                 log.info("ready", extra={"fields": {"socket": path, "node": node.name}})
                 finished = server.run()
@@ -97,30 +103,39 @@ def _signals(server: Server) -> Iterator[None]:
         signal.set_wakeup_fd(-1)
 
 
+Part = Callable[[threading.Event], None]  # runs until the event is set
+
+
+def _device_plugin(node: Node) -> Part | None:
+    if not node.config.device_plugin:
+        return None
+    return lambda stop: importlib.import_module("deviceplugin").run(node, stop)
+
+
 @contextmanager
-def _device_plugin(node: Node, end_agent: Callable[[], None]) -> Iterator[threading.Event]:
-    """Run the device plugin, if there is one to run, beside the server; set is the event when it died."""
-    died, stop = threading.Event(), threading.Event()
+def _beside(name: str, part: Part | None, died: threading.Event, end_agent: Callable[[], None]) -> Iterator[None]:
+    """Run a part of the agent, if there is one to run, beside the server; `died` is set when it ends by itself."""
+    if part is None:
+        yield
+        return
+    stop = threading.Event()
 
     def run() -> None:
         try:
-            importlib.import_module("deviceplugin").run(node, stop)
+            part(stop)
         except CniError as error:
-            log.error("device plugin: %s", error.msg, extra={"fields": {"code": error.code}})  # noqa: TRY400
+            log.error("%s: %s", name, error.msg, extra={"fields": {"code": error.code}})  # noqa: TRY400
         except Exception:
-            log.exception("device plugin failed")
+            log.exception("%s failed", name)
         if not stop.is_set():
-            log.error("the device plugin ended by itself: the agent ends")
+            log.error("the %s ended by itself: the agent ends", name)
             died.set()
             end_agent()
 
-    if not node.config.device_plugin:
-        yield died
-        return
-    thread = threading.Thread(target=run, name="deviceplugin", daemon=True)
+    thread = threading.Thread(target=run, name=name, daemon=True)
     thread.start()
     try:
-        yield died
+        yield
     finally:
         stop.set()
-        thread.join(_DEVICE_PLUGIN_END)
+        thread.join(_PART_END)
