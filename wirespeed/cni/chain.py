@@ -87,6 +87,18 @@ class Chain:
                 wanted |= builtin.capabilities(plugin) - declared.keys()
         return wanted
 
+    def check_plugins(self, network: Network, path: Sequence[str]) -> None:
+        """Refuse a network with a plugin that is neither in this process nor in the folders of `path`.
+
+        Raises CniError(INVALID_CONFIG) that names the plugin.
+        """
+        for plugin in network.plugins:
+            if plugin["type"] not in self._builtin:
+                try:
+                    find_plugin(plugin["type"], path)
+                except CniError as error:
+                    raise _of_plugin(error, plugin) from error
+
     def add(self, network: Network, request: Request, runtime_config: Mapping[str, Any] | None = None) -> Result:
         """Attach the container; the last plugin's result is the network's.
 
@@ -153,14 +165,12 @@ class Chain:
         """
         if not versions.at_least(network.version, "1.1.0"):
             return
+        try:
+            self.check_plugins(network, request.path)
+        except CniError as error:
+            raise CniError(Code.UNAVAILABLE, error.msg) from error
         for plugin in network.plugins:
-            config = self._config(network, plugin)
-            if plugin["type"] not in self._builtin:
-                try:
-                    find_plugin(plugin["type"], request.path)
-                except CniError as error:
-                    raise _of_plugin(CniError(Code.UNAVAILABLE, error.msg), config) from error
-            self._call(config, request.derive(command="STATUS"))
+            self._call(self._config(network, plugin), request.derive(command="STATUS"))
 
     def gc(self, network: Network, request: Request) -> None:
         """Have every plugin drop what belongs to none of the request's valid attachments. All are attempted.

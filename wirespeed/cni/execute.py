@@ -20,6 +20,7 @@ from wirespeed.cni.request import Request
 
 MAX_STDOUT = 1 << 20  # bytes; a result has a few hundred
 MAX_STDERR = 1 << 16  # bytes of it that are kept, the last ones
+STDIN_NAME = "cni-config"  # of the memory file that is a plugin's standard input
 _BUSY_LIMIT = 3.0  # seconds to wait for an executable that is being written
 
 
@@ -82,7 +83,7 @@ def _start(binary: str, request: Request) -> tuple[subprocess.Popen[bytes], int,
     """The process, and the ends of its standard output and error, which do not block."""
     with contextlib.ExitStack() as opened:
         # The configuration lies in memory before the plugin starts: it reads at its leisure, nobody waits.
-        stdin = os.memfd_create("cni-config", os.MFD_CLOEXEC)
+        stdin = os.memfd_create(STDIN_NAME, os.MFD_CLOEXEC)
         opened.callback(os.close, stdin)
         with open(stdin, "wb", closefd=False) as file:
             file.write(msgspec.json.encode(request.config))

@@ -1,4 +1,4 @@
-"""Default routes of this network namespace: which interfaces carry one, and when that changes."""
+"""Default routes of this network namespace: which there are, taking them away, and when they change."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 import socket
 import struct
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 _HEADER = struct.Struct("IHHII")  # struct nlmsghdr
 _RTMSG = struct.Struct("BBBBBBBBI")  # struct rtmsg
@@ -16,10 +17,44 @@ _NEXTHOP = struct.Struct("HBBi")  # struct rtnexthop
 _NLMSG_ERROR, _NLMSG_DONE = 2, 3
 _RTM_NEWROUTE, _RTM_DELROUTE, _RTM_GETROUTE = 24, 25, 26
 _DUMP = 0x301  # NLM_F_REQUEST | NLM_F_ROOT | NLM_F_MATCH
-_RTA_OIF, _RTA_MULTIPATH = 4, 9
+_DO = 0x005  # NLM_F_REQUEST | NLM_F_ACK
+_RTA_OIF, _RTA_GATEWAY, _RTA_MULTIPATH = 4, 5, 9
 _RTN_UNICAST = 1
 _RT_TABLE_MAIN = 254
 _GROUPS = 0x40 | 0x400  # RTMGRP_IPV4_ROUTE, RTMGRP_IPV6_ROUTE
+
+
+@dataclass(frozen=True)
+class DefaultRoute:
+    """A unicast route to everywhere, of the main table.
+
+    `indexes` are the interfaces of its next hops, `gateway` is that of a route with one next hop, "" for none;
+    `message` is how the kernel tells it.
+    """
+
+    indexes: frozenset[int]
+    gateway: str
+    message: bytes
+
+
+def default_routes(family: int) -> list[DefaultRoute]:
+    """The default routes of AF_INET or AF_INET6, of the namespace that the calling thread is in. Raises OSError."""
+    return [
+        DefaultRoute(frozenset(_leaves_by(route)), _gateway(route), route)
+        for route in _dump(family)
+        if _is_default(route)
+    ]
+
+
+def remove_route(route: DefaultRoute) -> None:
+    """Take a route away that `default_routes` told of, in the same namespace. Raises OSError."""
+    with _open() as asking:
+        # As it was told: the kernel takes its own message and finds the route that has all of it.
+        size = _HEADER.size + len(route.message)
+        asking.send(_HEADER.pack(size, _RTM_DELROUTE, _DO, 1, 0) + route.message)
+        for kind, payload in _messages(asking.recv(1 << 16)):
+            if kind == _NLMSG_ERROR and (number := -struct.unpack_from("i", payload)[0]):
+                raise OSError(number, os.strerror(number))
 
 
 def default_route_interfaces() -> set[str]:
@@ -104,12 +139,24 @@ def _is_default(route: bytes) -> bool:
     return bool(prefix == 0 and table == _RT_TABLE_MAIN and kind == _RTN_UNICAST)
 
 
-def _leaves_by(route: bytes) -> Iterator[int]:
-    """Indexes of the interfaces of its next hops."""
+def _attributes(route: bytes) -> Iterator[tuple[int, bytes]]:
     at = _RTMSG.size
     while at + _ATTRIBUTE.size <= len(route):
         length, kind = _ATTRIBUTE.unpack_from(route, at)
-        value = route[at + _ATTRIBUTE.size : at + length]
+        yield kind, route[at + _ATTRIBUTE.size : at + length]
+        at += (length + 3) & ~3
+
+
+def _gateway(route: bytes) -> str:
+    for kind, value in _attributes(route):
+        if kind == _RTA_GATEWAY:
+            return socket.inet_ntop(socket.AF_INET if len(value) == 4 else socket.AF_INET6, value)
+    return ""
+
+
+def _leaves_by(route: bytes) -> Iterator[int]:
+    """Indexes of the interfaces of its next hops."""
+    for kind, value in _attributes(route):
         if kind == _RTA_OIF:
             yield struct.unpack("i", value)[0]
         elif kind == _RTA_MULTIPATH:
@@ -118,4 +165,3 @@ def _leaves_by(route: bytes) -> Iterator[int]:
                 hop_length, _, _, index = _NEXTHOP.unpack_from(value, hop)
                 yield index
                 hop += (hop_length + 3) & ~3
-        at += (length + 3) & ~3

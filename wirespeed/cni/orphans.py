@@ -1,0 +1,66 @@
+"""Plugins that run on after the process that executed them was killed: they are ended before a DEL undoes them."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import select
+import signal
+import time
+from collections.abc import Iterator
+
+from wirespeed.cni.errors import CniError, Code
+from wirespeed.cni.execute import STDIN_NAME
+
+log = logging.getLogger(__name__)
+
+_STDIN = f"/memfd:{STDIN_NAME} (deleted)"
+
+
+def end_orphans(container: str, *, deadline: float) -> None:
+    """Kill each plugin that another process has executed for the container, and wait until it is no more.
+
+    Such a plugin would go on making what a DEL takes away meanwhile. Raises CniError(TRY_AGAIN_LATER) when one
+    does not end before `deadline` (time.monotonic()).
+    """
+    for pid, ended in _running(container):
+        try:
+            log.warning(
+                "container %s: a plugin of a killed agent still runs, process %d: ending it", container, pid
+            )
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(pid, signal.SIGKILL)  # it leads a group of its own, with what it has started
+            if not select.select([ended], [], [], max(0.0, min(deadline - time.monotonic(), 3600.0)))[0]:
+                raise CniError(Code.TRY_AGAIN_LATER, f"a plugin of a killed agent does not end, process {pid}")
+        finally:
+            os.close(ended)
+
+
+def _running(container: str) -> Iterator[tuple[int, int]]:
+    """(process, pidfd) of each; the pidfd is the caller's to close."""
+    for name in os.listdir("/proc"):
+        if not name.isdigit() or not _is_plugin(name, container):
+            continue
+        try:
+            ended = os.pidfd_open(int(name))
+        except ProcessLookupError:
+            continue
+        if _is_plugin(name, container):  # still, so that the pidfd is of no other process with its number
+            yield int(name), ended
+        else:
+            os.close(ended)
+
+
+def _is_plugin(pid: str, container: str) -> bool:
+    """Whether it was executed by `wirespeed.cni.execute` for the container, in another process than this one."""
+    try:
+        if os.readlink(f"/proc/{pid}/fd/0") != _STDIN:
+            return False
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            environ = file.read().split(b"\0")
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            parent = int(file.read().rpartition(b")")[2].split()[1])
+    except OSError:  # it has ended
+        return False
+    return f"CNI_CONTAINERID={container}".encode() in environ and parent != os.getpid()
