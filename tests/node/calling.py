@@ -23,6 +23,9 @@ class Answer(NamedTuple):
     body: dict[str, Any]
 
 
+DONE = Answer(0, {})
+
+
 class Call:
     """A shim that runs, called as `name`, with `stdin` (a configuration, or raw bytes)."""
 

@@ -16,9 +16,12 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.node.pods import World
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 30.0  # seconds after which something that a test waits for will not come
@@ -58,6 +61,14 @@ class Netns:
     name: str
     path: str
 
+    def add(self) -> None:
+        """Make it."""
+        subprocess.run(["ip", "netns", "add", self.name], check=True)
+
+    def delete(self) -> None:
+        """Remove it; one that is made after has the same path."""
+        subprocess.run(["ip", "netns", "delete", self.name], check=True)
+
     def run(self, *command: str) -> str:
         """The standard output of a command that runs inside it; it must succeed."""
         run = subprocess.run(
@@ -75,22 +86,19 @@ class Netns:
 
 @pytest.fixture
 def netns() -> Iterator[Callable[[], Netns]]:
-    """A factory of network namespaces with names of their own: `pod = netns()`. They are removed after the test.
-
-    A test may remove one itself (`ip netns delete`).
-    """
-    made: list[str] = []
+    """A factory of network namespaces with names of their own: `pod = netns()`. They are removed after the test."""
+    made: list[Netns] = []
 
     def make() -> Netns:
         name = f"ws-{uuid.uuid4().hex[:12]}"
-        subprocess.run(["ip", "netns", "add", name], check=True)
-        made.append(name)
-        return Netns(name, f"/run/netns/{name}")
+        made.append(Netns(name, f"/run/netns/{name}"))
+        made[-1].add()
+        return made[-1]
 
     yield make
-    for name in made:
-        if Path("/run/netns", name).exists():
-            subprocess.run(["ip", "netns", "delete", name], check=True)
+    for each in made:
+        if Path(each.path).exists():
+            each.delete()
 
 
 @dataclass
@@ -151,7 +159,8 @@ def agent_process(tmp_path: Path) -> Iterator[Callable[..., Agent]]:
 
     `agent = agent_process(workers=2)`: keyword arguments are keys of the agent's configuration file;
     `environ` adds to its environment; `ready=False` does not wait until it is ready; `folder` (default: a
-    new one) is where its things lie, the same for an agent that takes over from another. Clusters are a
+    new one) is where its things lie, the same for an agent that takes over from another; `node` is the network
+    namespace that is the node's for it, if what it runs makes interfaces there. Clusters are a
     folder of manifests, `folder/manifests`, unless `cluster` says otherwise. Beside the suite's own plugins
     it has `probe` and `inner` (tests/node/probe.py), and `broken`, which cannot be made. It is killed after
     the test.
@@ -159,10 +168,16 @@ def agent_process(tmp_path: Path) -> Iterator[Callable[..., Agent]]:
     agents: list[Agent] = []
 
     def start(
-        *, environ: Mapping[str, str] | None = None, ready: bool = True, folder: Path | None = None, **config: Any
+        *,
+        environ: Mapping[str, str] | None = None,
+        ready: bool = True,
+        folder: Path | None = None,
+        node: Netns | None = None,
+        **config: Any,
     ) -> Agent:
         place = folder or tmp_path / f"agent{len(agents)}"
-        agent = _start_agent(place, {} if environ is None else environ, config, ready=ready)
+        before = () if node is None else ("nsenter", f"--net={node.path}")
+        agent = _start_agent(place, {} if environ is None else environ, config, ready=ready, before=before)
         agents.append(agent)
         return agent
 
@@ -174,7 +189,14 @@ def agent_process(tmp_path: Path) -> Iterator[Callable[..., Agent]]:
         agent.reader.join(PATIENCE)
 
 
-def _start_agent(folder: Path, environ: Mapping[str, str], config: Mapping[str, Any], *, ready: bool) -> Agent:
+def _start_agent(
+    folder: Path,
+    environ: Mapping[str, str],
+    config: Mapping[str, Any],
+    *,
+    ready: bool,
+    before: tuple[str, ...] = (),
+) -> Agent:
     for made in (folder / "manifests", folder / "kubelet", folder / "site"):
         made.mkdir(parents=True, exist_ok=True)
     places = {
@@ -194,7 +216,7 @@ def _start_agent(folder: Path, environ: Mapping[str, str], config: Mapping[str, 
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
         notify.bind(str(notified))
         process = subprocess.Popen(
-            [sys.executable, "-m", "cli", "agent", "--config", str(file), "--log-level", "debug"],
+            [*before, sys.executable, "-m", "cli", "agent", "--config", str(file), "--log-level", "debug"],
             cwd=ROOT,
             env={
                 **os.environ,
@@ -233,3 +255,24 @@ def _register_probe(site: Path) -> None:
     points = {"probe": "create", "inner": "create", "broken": "create_badly"}
     lines = "".join(f"{name} = tests.node.probe:{function}\n" for name, function in points.items())
     (info / "entry_points.txt").write_text(f"[wirespeed.plugins]\n{lines}")
+
+
+@pytest.fixture
+def world(agent_process: Callable[..., Agent], netns: Callable[[], Netns], shim: Path, tmp_path: Path) -> World:
+    """A node with an agent, a bridge as the pods' network, and the networks default/bridged and default/ptp."""
+    from tests.node.pods import PLUGINS, World  # it imports from here
+
+    assert (PLUGINS / "bridge").exists(), "install containernetworking-plugins"
+    node, folder = netns(), tmp_path / "world"
+    agent = agent_process(folder=folder, node=node)
+    made = World(agent_process, shim, folder, node, netns, agent, {})
+    made.config |= {
+        "cniVersion": "1.0.0",
+        "name": "cluster",
+        "type": "wirespeed",
+        "binDir": str(made.bin),
+        "delegates": [made.conflist("pods", made.bridge("10.1.0.0/24", "0.0.0.0/0"))],
+    }
+    made.define("bridged", made.conflist("bridged", made.bridge("10.2.0.0/24")))
+    made.define("ptp", {"cniVersion": "1.0.0", "type": "ptp", "ipam": made.ipam("10.3.0.0/24")})
+    return made

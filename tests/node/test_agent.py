@@ -16,14 +16,13 @@ from typing import Any
 
 import pytest
 
-from tests.node.calling import PROBE_CONFIG, Answer, Call, Events, Gate, until
+from tests.node.calling import DONE, PROBE_CONFIG, Call, Events, Gate, until
 from tests.node.conftest import PATIENCE, Agent
 from wirespeed.cni.errors import Code
 
 NewGate = Callable[[], Gate]
 StartProbe = Callable[..., Call]
 StartAgent = Callable[..., Agent]
-DONE = Answer(0, {})
 
 
 @pytest.fixture

@@ -1,0 +1,242 @@
+"""A node with a cluster of manifests, and a runtime that makes pods through shim, agent and real plugins."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import subprocess
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.node.calling import Answer, Call
+from tests.node.conftest import Agent, Netns
+
+PLUGINS = Path("/usr/lib/cni")
+
+Config = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Pod:
+    """A pod's sandbox: its container id, and its network namespace."""
+
+    name: str
+    namespace: str
+    container: str
+    netns: Netns
+
+    @property
+    def args(self) -> str:
+        return (
+            f"IgnoreUnknown=1;K8S_POD_NAMESPACE={self.namespace};K8S_POD_NAME={self.name};"
+            f"K8S_POD_INFRA_CONTAINER_ID={self.container};K8S_POD_UID=uid-{self.name}"
+        )
+
+    def links(self) -> dict[str, Any]:
+        """Its links by name, but lo."""
+        return {name: link for name, link in self.netns.links().items() if name != "lo"}
+
+    def addresses(self) -> dict[str, list[str]]:
+        """The IPv4 addresses of each link."""
+        return {
+            name: [f"{a['local']}/{a['prefixlen']}" for a in link["addr_info"] if a["family"] == "inet"]
+            for name, link in self.links().items()
+        }
+
+    def routes(self, *options: str) -> list[dict[str, Any]]:
+        """What `ip route show` tells of its main table."""
+        shown = subprocess.run(
+            ["ip", "-n", self.netns.name, *options, "-j", "route", "show"], check=True, capture_output=True
+        ).stdout
+        routes: list[dict[str, Any]] = json.loads(shown)
+        return routes
+
+
+@dataclass
+class World:
+    """A node: its agent, its own network namespace, and what the runtime is configured with."""
+
+    start: Callable[..., Agent]
+    shim: Path
+    folder: Path
+    node: Netns
+    namespaces: Callable[[], Netns]
+    agent: Agent
+    config: Config
+
+    @property
+    def bin(self) -> Path:
+        return self.folder / "bin"
+
+    # What the cluster has
+
+    def conflist(self, name: str, *plugins: Config, version: str = "1.0.0") -> Config:
+        return {"cniVersion": version, "name": name, "plugins": list(plugins)}
+
+    def ipam(self, subnet: str, *routes: str) -> Config:
+        """host-local with its leases in this world; each route as "destination" or "destination gateway"."""
+        fields = [route.split() for route in routes]
+        return {
+            "type": "host-local",
+            "subnet": subnet,
+            "dataDir": str(self.folder / "leases"),
+            "routes": [dict(zip(("dst", "gw"), each, strict=False)) for each in fields],
+        }
+
+    def bridge(self, subnet: str, *routes: str, **more: Any) -> Config:
+        name = "br" + subnet.split("/", maxsplit=1)[0].replace(".", "")[:8]
+        return {"type": "bridge", "bridge": name, "isGateway": True, "ipam": self.ipam(subnet, *routes), **more}
+
+    def define(self, name: str, config: Config | str, *, namespace: str = "default", resource: str = "") -> None:
+        """A NetworkAttachmentDefinition."""
+        annotations = {"k8s.v1.cni.cncf.io/resourceName": resource} if resource else {}
+        self._write(
+            {
+                "apiVersion": "k8s.cni.cncf.io/v1",
+                "kind": "NetworkAttachmentDefinition",
+                "metadata": {"name": name, "namespace": namespace, "annotations": annotations},
+                "spec": {"config": config if isinstance(config, str) else json.dumps(config)},
+            }
+        )
+
+    def pod(self, name: str, networks: Any = "", *, namespace: str = "default", **annotations: str) -> Pod:
+        """A pod with its annotation and its sandbox, not yet attached."""
+        text = networks if isinstance(networks, str) else json.dumps(networks)
+        self._write(
+            {
+                "apiVersion": "v1",
+                "kind": "Pod",
+                "metadata": {
+                    "name": name,
+                    "namespace": namespace,
+                    "uid": f"uid-{name}",
+                    "annotations": {"k8s.v1.cni.cncf.io/networks": text, **annotations},
+                },
+                "spec": {"containers": [{"name": "main", "image": "none"}]},
+            }
+        )
+        return Pod(name, namespace, f"c-{name}", self.namespaces())
+
+    def _write(self, value: Config) -> None:
+        metadata = value["metadata"]
+        file = f"{value['kind']}-{metadata['namespace']}-{metadata['name']}.json"
+        (self.folder / "manifests" / file).write_text(json.dumps(value))
+
+    def script(self, name: str, body: str = "") -> None:
+        """An executable plugin: notes each call, then does what `body` says, then answers as one that worked.
+
+        `$CNI_COMMAND-<name>` in the folder `fail` has it fail with that file's content.
+        """
+        text = f"""#!/bin/sh
+call=$(mktemp -d {self.folder}/calls/XXXXXX.new)
+env > $call/env; cat > $call/stdin
+mv $call {self.folder}/calls/$(date +%s.%N)-{name}
+fail={self.folder}/fail/$CNI_COMMAND-{name}
+[ -e $fail ] && {{ cat $fail; exit 1; }}
+{body}
+[ "$CNI_COMMAND" = ADD ] && printf '{{"cniVersion":"1.0.0","interfaces":[{{"name":"%s","sandbox":"%s"}}]}}' \\
+  "$CNI_IFNAME" "$CNI_NETNS"
+exit 0
+"""
+        for folder in (self.bin, self.folder / "calls", self.folder / "fail"):
+            folder.mkdir(exist_ok=True)
+        (self.bin / name).write_text(text)
+        (self.bin / name).chmod(0o755)
+
+    def fail(self, name: str, verb: str, error: Config | None) -> None:
+        """Have a script fail in a verb, or no more."""
+        file = self.folder / "fail" / f"{verb}-{name}"
+        if error is None:
+            file.unlink()
+        else:
+            file.write_text(json.dumps({"cniVersion": "1.0.0", **error}))
+
+    def calls(self, name: str, verb: str = "") -> list[tuple[dict[str, str], Config]]:
+        """(environment, configuration) of the calls of a script, in order."""
+        found = []
+        for folder in sorted((self.folder / "calls").glob(f"[0-9]*-{name}")):
+            lines = (folder / "env").read_text().splitlines()
+            environ = dict(line.split("=", maxsplit=1) for line in lines)
+            if verb in ("", environ["CNI_COMMAND"]):
+                found.append((environ, json.loads((folder / "stdin").read_text())))
+        return found
+
+    # What the runtime does
+
+    def begin(self, verb: str, pod: Pod, config: Config | None = None, **environ: str) -> Call:
+        """A call that runs."""
+        given = {
+            "CNI_NETNS": pod.netns.path,
+            "CNI_IFNAME": "eth0",
+            "CNI_ARGS": pod.args,
+            "CNI_PATH": f"{self.bin}:{PLUGINS}",
+            **environ,
+        }
+        environ = self.agent.environ(verb, pod.container, **given)
+        return Call(self.shim, environ, config or self.config, name="wirespeed")
+
+    def call(self, verb: str, pod: Pod, config: Config | None = None, **environ: str) -> Answer:
+        return self.begin(verb, pod, config, **environ).answer()
+
+    def add(self, pod: Pod, config: Config | None = None, **environ: str) -> Config:
+        """ADD that must work; its result."""
+        answer = self.call("ADD", pod, config, **environ)
+        assert answer.status == 0, answer.body
+        return answer.body
+
+    def refused(self, verb: str, pod: Pod, config: Config | None = None, **environ: str) -> tuple[int, str]:
+        """(code, message) of a call that must fail."""
+        answer = self.call(verb, pod, config, **environ)
+        assert answer.status == 1
+        return answer.body["code"], answer.body["msg"]
+
+    def runtime(self, verb: str, valid: Sequence[tuple[str, str]] = (), config: Config | None = None) -> Answer:
+        """GC, with the attachments to keep, or STATUS."""
+        listed = [{"containerID": container, "ifname": ifname} for container, ifname in valid]
+        environ = self.agent.environ(verb, CNI_PATH=f"{self.bin}:{PLUGINS}")
+        for key in ("CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME"):
+            del environ[key]
+        given = {**(config or self.config), "cniVersion": "1.1.0"}
+        if verb == "GC":
+            given["cni.dev/valid-attachments"] = listed
+        return Call(self.shim, environ, given, name="wirespeed").answer()
+
+    def restart(self, **config: Any) -> None:
+        """Another agent on what the last one left."""
+        self.agent = self.start(folder=self.folder, node=self.node, **config)
+
+    # What is there
+
+    def rows(self) -> dict[tuple[str, str], str]:
+        """The journal's attachments: (container, interface) -> step."""
+        with closing(sqlite3.connect(f"file:{self.agent.state}?mode=ro", uri=True)) as journal:
+            found = journal.execute("SELECT container, ifname, step FROM attachment").fetchall()
+        return {(container, ifname): step for container, ifname, step in found}
+
+    def leases(self) -> dict[str, str]:
+        """The leased addresses of all networks -> "container ifname"."""
+        return {
+            path.name: " ".join(path.read_text().split())
+            for path in (self.folder / "leases").glob("*/*")
+            if path.name[0].isdigit()
+        }
+
+    def veths(self) -> list[str]:
+        """The node's ends of the pods' interfaces."""
+        return [name for name in self.node.links() if name.startswith("veth")]
+
+    def status(self, pod: Pod) -> list[Config] | None:
+        file = self.folder / "manifests/.status" / f"{pod.namespace}_{pod.name}.json"
+        return json.loads(file.read_text()) if file.exists() else None
+
+    def nothing_left(self, pod: Pod) -> bool:
+        """Nothing of a pod is there; asserts which if something is."""
+        assert pod.links() == {}
+        assert [row for row in self.rows() if row[0] == pod.container] == []
+        assert [owner for owner in self.leases().values() if owner.startswith(pod.container)] == []
+        devices = self.folder / "devinfo/cni"
+        assert not devices.exists() or list(devices.iterdir()) == []
+        return True
