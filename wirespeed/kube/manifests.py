@@ -5,42 +5,42 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import threading
-from collections.abc import Iterator
+import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from wirespeed.cni.errors import CniError, Code
+from wirespeed.kube import documents
 from wirespeed.kube.cluster import NotFoundError, is_pod
 
 log = logging.getLogger(__name__)
 
-SUFFIXES = (".yaml", ".yml", ".json")
 _NAD = "NetworkAttachmentDefinition"
-_VERSIONS = {"Pod": "v1", _NAD: "k8s.cni.cncf.io/v1"}
-_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_CLAIM, _SLICE = "ResourceClaim", "ResourceSlice"
+_VERSIONS = {"Pod": "v1", _NAD: "k8s.cni.cncf.io/v1", _CLAIM: "resource.k8s.io/v1", _SLICE: "resource.k8s.io/v1"}
+_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
+_SETTLED = 100_000_000  # ns: a file that changed less ago may change again without its times telling
 
 Key = tuple[str, str, str]  # kind, namespace, name
+_Seen = tuple[int, int, int]  # ctime in ns, inode, size: a change of any means: read again
 
 
 @dataclass(frozen=True, kw_only=True)
 class _File:
     """What one file held when it last changed; `problem` is why the rest of it could not be read."""
 
-    seen: tuple[int, int, int]  # mtime in ns, inode, size: a change of any means: read again
+    seen: _Seen | None
     objects: list[tuple[Key, dict[str, Any], str]] = field(default_factory=list)  # with where it stands
     problem: str = ""
 
 
-class _ManifestError(Exception):
-    """A document cannot be used; the text says why."""
-
-
 class ManifestCluster:
-    """Pods and NetworkAttachmentDefinitions of the *.yaml, *.yml and *.json files in `folder` (not below it).
+    """Pods, NetworkAttachmentDefinitions, ResourceClaims and ResourceSlices of the *.yaml, *.yml and *.json files
+    in `folder` (not below it).
 
     Files may hold several documents and List kinds; other kinds are passed over. A file is read again when
     it changed. The status of a pod is written to `<folder>/.status/<namespace>_<name>.json`.
@@ -64,6 +64,15 @@ class ManifestCluster:
     def network(self, namespace: str, name: str) -> dict[str, Any]:
         return self._find(_NAD, namespace, name)
 
+    def claim(self, namespace: str, name: str) -> dict[str, Any]:
+        return self._find(_CLAIM, namespace, name)
+
+    def slices(self, driver: str, *, fresh: bool = False) -> list[dict[str, Any]]:  # noqa: ARG002 — always is
+        with self._lock:
+            files = self._current()
+        values = [value for file in files for (kind, _, _), value, _ in file.objects if kind == _SLICE]
+        return [value for value in values if (value.get("spec") or {}).get("driver") == driver]
+
     def set_network_status(self, namespace: str, name: str, uid: str, status: list[dict[str, Any]]) -> None:
         """Write the pod's status file, atomically. Raises NotFoundError, CniError(IO_FAILURE)."""
         self.pod(namespace, name, uid)
@@ -74,7 +83,8 @@ class ManifestCluster:
             new.write_text(json.dumps(status, indent=4) + "\n")
             os.replace(new, path)
         except OSError as error:
-            new.unlink(missing_ok=True)
+            with suppress(OSError):
+                new.unlink()
             raise CniError(Code.IO_FAILURE, f"network-status {path}: {error.strerror}") from error
 
     def status_file(self, namespace: str, name: str) -> Path:
@@ -109,96 +119,76 @@ class ManifestCluster:
         files = {}
         try:
             with os.scandir(self.folder) as entries:
-                for entry in sorted(entries, key=lambda e: e.name):
-                    if entry.name.endswith(SUFFIXES) and not entry.name.startswith(".") and entry.is_file():
-                        stat = entry.stat()
-                        seen = (stat.st_mtime_ns, stat.st_ino, stat.st_size)
-                        known = self._files.get(entry.name)
-                        files[entry.name] = known if known and known.seen == seen else _read(Path(entry.path), seen)
+                names = sorted(entry.name for entry in entries if entry.name.endswith(documents.SUFFIXES))
         except OSError as error:
             raise CniError(Code.IO_FAILURE, f"manifests in {self.folder}: {error.strerror}") from error
+        for name in names:
+            path = self.folder / name
+            if name.startswith(".") or not path.is_file():  # an editor's, a folder, or gone since
+                continue
+            seen, known = _seen(path), self._files.get(name)
+            files[name] = known if known and seen and known.seen == seen else _read(path, seen)
         self._files = files
         return list(files.values())
 
 
-def _read(path: Path, seen: tuple[int, int, int]) -> _File:
+def _seen(path: Path) -> _Seen | None:
+    """What tells that a file did not change; None when nothing can."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return (stat.st_ctime_ns, stat.st_ino, stat.st_size) if time.time_ns() - stat.st_ctime_ns > _SETTLED else None
+
+
+def _read(path: Path, seen: _Seen | None) -> _File:
     objects: list[tuple[Key, dict[str, Any], str]] = []
     problem = ""
     try:
-        for number, document in _documents(path):
-            where = f"{path}, document {number}"
+        for where, document in documents.read(path):
             try:
-                objects += [(_key(value), value, where) for value in _flattened(document)]
-            except _ManifestError as error:
-                problem = problem or f"{where}: {error}"
-    except _ManifestError as error:
-        problem = str(error)
+                found = [_checked(value, where) for value in documents.objects(document, where)]
+            except CniError as error:
+                problem = problem or error.msg
+            else:
+                objects += [(_key(value), value, where) for value in found if value["kind"] in _VERSIONS]
+    except CniError as error:
+        problem = problem or error.msg
     if problem:
         log.warning("manifest %s", problem)
     return _File(seen=seen, objects=objects, problem=problem)
 
 
-def _documents(path: Path) -> Iterator[tuple[int, object]]:
-    """(number from 1, content) of each document. Raises _ManifestError that says file, document and line."""
-    number = 0
-    try:
-        text = path.read_text()
-        # JSON is YAML, except that YAML's own reader takes no tabs between its tokens.
-        documents = iter([json.loads(text)]) if path.suffix == ".json" else yaml.load_all(text, Loader=_Loader)
-        for number, document in enumerate(documents, start=1):
-            yield number, document
-    except OSError as error:
-        raise _ManifestError(f"{path}: {error.strerror}") from error
-    except yaml.MarkedYAMLError as error:
-        line = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise _ManifestError(f"{path}, document {number + 1}{line}: not YAML: {error.problem}") from error
-    except (ValueError, yaml.YAMLError, RecursionError) as error:
-        kind = "JSON" if path.suffix == ".json" else "YAML"
-        raise _ManifestError(
-            f"{path}, document {number + 1}: not {kind}: {' '.join(str(error).split())}"
-        ) from error
+def _checked(value: dict[str, Any], where: str) -> dict[str, Any]:
+    """The object; a Pod or network with its namespace filled in, if what is read of it later has the right types.
 
-
-def _flattened(document: object) -> Iterator[dict[str, Any]]:
-    """The Pods and NetworkAttachmentDefinitions of a document; _ManifestError says what is wrong with one."""
-    if document is None:  # nothing between two "---"
-        return
-    if not isinstance(document, dict):
-        raise _ManifestError(f"expected an object with kind and metadata, got {type(document).__name__}")
-    kind = document.get("kind")
-    if not isinstance(kind, str):
-        raise _ManifestError('key "kind" is missing')
-    if kind.endswith("List") and "items" in document:
-        items = document["items"]
-        if not isinstance(items, list):
-            raise _ManifestError('key "items": expected a list')
-        for item in items:
-            if isinstance(item, dict):  # a typed list's items need not repeat kind and apiVersion
-                item = {"kind": kind.removesuffix("List"), "apiVersion": document.get("apiVersion")} | item  # noqa: PLW2901
-            yield from _flattened(item)
-    elif kind in _VERSIONS:
-        yield _checked(kind, document)
-
-
-def _checked(kind: str, value: dict[str, Any]) -> dict[str, Any]:
-    """The object with its namespace filled in, if what is read of it later has the right types."""
+    Raises CniError(INVALID_CONFIG).
+    """
+    kind = value["kind"]
+    if kind not in _VERSIONS:
+        return value
     if value.get("apiVersion") != _VERSIONS[kind]:
-        raise _ManifestError(
-            f'{kind}: key "apiVersion": expected {_VERSIONS[kind]}, got {value.get("apiVersion")!r}'
-        )
+        raise _wrong(where, kind, "apiVersion", f"{_VERSIONS[kind]}, got {value.get('apiVersion')!r}")
     metadata = value.get("metadata")
-    if not isinstance(metadata, dict) or not isinstance(metadata.get("name"), str) or not metadata["name"]:
-        raise _ManifestError(f'{kind}: key "metadata.name" is missing')
-    for key in ("namespace", "uid"):
-        if not isinstance(metadata.get(key, ""), str):
-            raise _ManifestError(f'{kind} {metadata["name"]}: key "metadata.{key}": expected a string')
+    if not isinstance(metadata, dict):
+        raise _wrong(where, kind, "metadata", "an object")
+    name, namespace = metadata.get("name"), metadata.get("namespace") or "default"
+    for key, text in (("name", name), ("namespace", namespace)):
+        if not isinstance(text, str) or not _NAME.fullmatch(text):
+            raise _wrong(where, kind, f"metadata.{key}", f"lower-case letters, digits, - and ., got {text!r}")
+    what = f"{kind} {namespace}/{name}"
+    if not isinstance(metadata.get("uid") or "", str):
+        raise _wrong(where, what, "metadata.uid", "a string")
     annotations = metadata.get("annotations") or {}
     if not isinstance(annotations, dict) or not all(isinstance(v, str) for v in annotations.values()):
-        raise _ManifestError(f'{kind} {metadata["name"]}: key "metadata.annotations": expected strings')
+        raise _wrong(where, what, "metadata.annotations", "strings")
     if not isinstance(value.get("spec") or {}, dict):
-        raise _ManifestError(f'{kind} {metadata["name"]}: key "spec": expected an object')
-    namespace = metadata.get("namespace") or "default"
+        raise _wrong(where, what, "spec", "an object")
     return {**value, "metadata": {**metadata, "namespace": namespace, "annotations": annotations}}
+
+
+def _wrong(where: str, what: str, key: str, expected: str) -> CniError:
+    return CniError(Code.INVALID_CONFIG, f'{where}: {what}: key "{key}": expected {expected}')
 
 
 def _key(value: dict[str, Any]) -> Key:
