@@ -43,6 +43,6 @@ def read(path: Path) -> dict[str, Any] | None:
     """The device-info of a file, or None where there is none or it is not a JSON object."""
     try:
         info = json.loads(path.read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return info if isinstance(info, dict) else None
