@@ -1,4 +1,4 @@
-"""A Kubernetes API server for tests: pods and NetworkAttachmentDefinitions over TLS, with faults on demand.
+"""A Kubernetes API server for tests: pods, networks and DRA's claims and slices over TLS, with faults on demand.
 
     with ApiServer(tmp_path) as api:
         api.put(pod)                                     # an object as the API has it; watchers are told
@@ -8,8 +8,8 @@
         assert api.counts() == {"PATCH /api/v1/namespaces/default/pods/web/status": 1}
 
 It serves what a node's agent asks for, as the real one does: GET, LIST with limit and continue, WATCH with
-resourceVersion, bookmarks and 410, PATCH by merge patch, field selectors on name and node, bearer tokens and
-client certificates. Its threads live in the test's process; another process reaches it by the kubeconfig.
+resourceVersion, bookmarks and 410, PATCH by merge patch, field selectors on name, node and driver, bearer tokens
+and client certificates. Its threads live in the test's process; another process reaches it by the kubeconfig.
 """
 
 from __future__ import annotations
@@ -38,13 +38,21 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 PATIENCE = 30.0  # seconds after which something that a test waits for will not come
 PODS = "/api/v1/pods"
 NETWORKS = "/apis/k8s.cni.cncf.io/v1/network-attachment-definitions"
+CLAIMS = "/apis/resource.k8s.io/v1/resourceclaims"
+SLICES = "/apis/resource.k8s.io/v1/resourceslices"
 
-_KINDS = {"pods": "Pod", "network-attachment-definitions": "NetworkAttachmentDefinition"}
+_KINDS = {
+    "pods": "Pod",
+    "network-attachment-definitions": "NetworkAttachmentDefinition",
+    "resourceclaims": "ResourceClaim",
+    "resourceslices": "ResourceSlice",  # of the cluster: in no namespace
+}
 _RESOURCES = {kind: resource for resource, kind in _KINDS.items()}
 _PATH = re.compile(
-    r"(/api/v1|/apis/k8s\.cni\.cncf\.io/v1)(?:/namespaces/(?P<namespace>[^/]+))?"
+    r"(/api/v1|/apis/k8s\.cni\.cncf\.io/v1|/apis/resource\.k8s\.io/v1)(?:/namespaces/(?P<namespace>[^/]+))?"
     rf"/(?P<resource>{'|'.join(_KINDS)})(?:/(?P<name>[^/]+)(?P<status>/status)?)?"
 )
+_FIELDS = {"pods": ("spec.nodeName",), "resourceslices": ("spec.nodeName", "spec.driver")}
 _REASONS = {
     400: "BadRequest",
     401: "Unauthorized",
@@ -157,8 +165,9 @@ class ApiServer:
     def put(self, value: Mapping[str, Any]) -> Object:
         """Create or replace an object; what is now there, with its uid and resourceVersion."""
         new = copy.deepcopy(dict(value))
-        metadata = new["metadata"] = {"namespace": "default", **new["metadata"]}
-        key = (_RESOURCES[new["kind"]], metadata["namespace"], metadata["name"])
+        space = {} if new["kind"] == "ResourceSlice" else {"namespace": "default"}
+        metadata = new["metadata"] = {**space, **new["metadata"]}
+        key = (_RESOURCES[new["kind"]], metadata.get("namespace", ""), metadata["name"])
         with self.changed:
             old = self._objects.get(key)
             metadata.setdefault("uid", old["metadata"]["uid"] if old else str(uuid.uuid4()))
@@ -464,15 +473,18 @@ def _status(status: int, message: str) -> Object:
 
 def _selector(resource: str, namespace: str | None, query: Mapping[str, str]) -> Callable[[Key, Object], bool]:
     wanted = dict(part.split("=", 1) for part in query.get("fieldSelector", "").split(",") if part)
-    if unknown := wanted.keys() - {"metadata.name", "spec.nodeName"}:
+    if unknown := wanted.keys() - {"metadata.name", *_FIELDS.get(resource, ())}:
         raise _StatusError(400, f"field label not supported: {', '.join(unknown)}")
+    name = wanted.pop("metadata.name", None)
 
     def matches(key: Key, value: Object) -> bool:
         return (
             key[0] == resource
             and namespace in (None, key[1])
-            and wanted.get("metadata.name", key[2]) == key[2]
-            and ("spec.nodeName" not in wanted or value["spec"].get("nodeName") == wanted["spec.nodeName"])
+            and name in (None, key[2])
+            and all(
+                (value["spec"].get(field.removeprefix("spec.")) or "") == text for field, text in wanted.items()
+            )
         )
 
     return matches

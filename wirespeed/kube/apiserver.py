@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 from urllib.parse import quote
 
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.kube.api import Api, Patience, RefusedError, UnreachableError
 from wirespeed.kube.cluster import NETWORK_STATUS, NotFoundError, UnavailableError, is_pod
+from wirespeed.kube.slices import Slices
 from wirespeed.kube.watch import WatchCache, jitter
 
 _PODS = "/api/v1/pods"
 _POD = "/api/v1/namespaces/{namespace}/pods/{name}"
 _NADS = "/apis/k8s.cni.cncf.io/v1/network-attachment-definitions"
 _NAD = "/apis/k8s.cni.cncf.io/v1/namespaces/{namespace}/network-attachment-definitions/{name}"
+_CLAIM = "/apis/resource.k8s.io/v1/namespaces/{namespace}/resourceclaims/{name}"
 
 _POD_WAITS = Patience(connect=2.0, read=4.0, total=6.0)
 _CONFLICTS = 5  # how often a PATCH that met another writer is made
@@ -36,6 +39,7 @@ class ApiCluster:
         self._pods = WatchCache(self._api, _PODS, node, trim_pod)
         self._networks = WatchCache(self._api, _NADS, {}, trim_network)
         self._caches = (self._pods, self._networks) if watch else ()
+        self._slices = Slices(self._api, node_name, watch=watch)
         for cache in self._caches:
             cache.start()
 
@@ -51,6 +55,13 @@ class ApiCluster:
         if cached is not None:
             return cached
         return trim_network(self._get(_NAD, namespace, name, f"NetworkAttachmentDefinition {namespace}/{name}"))
+
+    def claim(self, namespace: str, name: str) -> dict[str, Any]:
+        return self._get(_CLAIM, namespace, name, f"ResourceClaim {namespace}/{name}")
+
+    def slices(self, driver: str, *, fresh: bool = False) -> list[dict[str, Any]]:
+        with self._asking(f"ResourceSlices of driver {driver}"):
+            return self._slices.of(driver, fresh=fresh)
 
     def set_network_status(self, namespace: str, name: str, uid: str, status: list[dict[str, Any]]) -> None:
         what = f"network-status of pod {namespace}/{name}"
@@ -80,13 +91,8 @@ class ApiCluster:
         """
         if self._caches and all(cache.at_work for cache in self._caches):
             return
-        what = "pods and networks"
-        try:
+        with self._asking("pods and networks"):
             self._api.get("/version", patience=_POD_WAITS)
-        except RefusedError as error:
-            raise self._explained(what, error) from error
-        except UnreachableError as error:
-            raise _unreachable(what, error) from error
 
     def wait_synced(self, timeout: float) -> bool:
         """Wait up to `timeout` seconds until both caches hold a first list; whether they do."""
@@ -97,6 +103,7 @@ class ApiCluster:
         self._api.close()
         for cache in self._caches:
             cache.join()
+        self._slices.join()
 
     def _asked_pod(self, namespace: str, name: str, uid: str) -> dict[str, Any]:
         what = f"pod {namespace}/{name}"
@@ -106,8 +113,14 @@ class ApiCluster:
         return pod
 
     def _get(self, path: str, namespace: str, name: str, what: str) -> dict[str, Any]:
-        try:
+        with self._asking(what):
             return self._api.get(_path(path, namespace, name), patience=_POD_WAITS)
+
+    @contextmanager
+    def _asking(self, what: str) -> Iterator[None]:
+        """What goes wrong inside is told as CniError that says what was asked for."""
+        try:
+            yield
         except RefusedError as error:
             raise self._explained(what, error) from error
         except UnreachableError as error:

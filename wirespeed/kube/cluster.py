@@ -1,4 +1,4 @@
-"""The seam to the cluster: where pods and networks are read, and where a pod's network-status goes."""
+"""The seam to the cluster: where pods, networks and claims are read, and where a pod's network-status goes."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def is_pod(pod: dict[str, Any], uid: str) -> bool:
 
 
 class Cluster(Protocol):
-    """Pods and NetworkAttachmentDefinitions as the JSON objects of the API. Calls are safe from any thread."""
+    """Objects as the API has them in JSON, of which only what networking reads. Calls are safe from any thread."""
 
     def pod(self, namespace: str, name: str, uid: str = "") -> dict[str, Any]:
         """The pod; one whose metadata.uid differs from a given `uid` counts as not found.
@@ -46,6 +46,16 @@ class Cluster(Protocol):
 
     def network(self, namespace: str, name: str) -> dict[str, Any]:
         """The NetworkAttachmentDefinition. Raises NotFoundError, UnavailableError."""
+
+    def claim(self, namespace: str, name: str) -> dict[str, Any]:
+        """The ResourceClaim as it is now. Raises NotFoundError, UnavailableError."""
+
+    def slices(self, driver: str, *, fresh: bool = False) -> list[dict[str, Any]]:
+        """The ResourceSlices of a DRA driver, perhaps without those of other nodes.
+
+        They may be a moment old, if they are not to be `fresh`. Raises UnavailableError, or CniError when the API
+        server refuses.
+        """
 
     def set_network_status(self, namespace: str, name: str, uid: str, status: list[dict[str, Any]]) -> None:
         """Write the annotation k8s.v1.cni.cncf.io/network-status of a pod, in one request.

@@ -60,6 +60,11 @@ class WatchCache:
         with self._changed:
             return self._objects.get((namespace, name))
 
+    def values(self) -> list[dict[str, Any]]:
+        """All objects that are known, not to be changed."""
+        with self._changed:
+            return list(self._objects.values())
+
     def wait_for(self, condition: Callable[[Mapping[Key, dict[str, Any]]], bool], timeout: float) -> bool:
         """Wait up to `timeout` seconds until the objects meet the condition; whether they do."""
         with self._changed:
@@ -103,18 +108,10 @@ class WatchCache:
         self._api.closed.wait(max(seconds, min(asked, most)))
 
     def _list(self) -> None:
-        found: dict[Key, dict[str, Any]] = {}
-        query = {**self._query, "limit": "500"}
-        while True:
-            page = self._api.get(self._path, query, patience=_LIST)
-            found |= {_key(item): self._trim(item) for item in page.get("items") or ()}
-            metadata = page["metadata"]
-            if not metadata.get("continue"):
-                break
-            query["continue"] = metadata["continue"]
+        items, version = listed(self._api, self._path, self._query, patience=_LIST)
         with self._changed:
-            self._objects = found
-            self._version = metadata["resourceVersion"]
+            self._objects = {_key(item): self._trim(item) for item in items}
+            self._version = version
             self._changed.notify_all()
         self.synced.set()
 
@@ -149,6 +146,24 @@ class WatchCache:
                 self._objects.pop(_key(value), None)
             self._version = version
             self._changed.notify_all()
+
+
+def listed(
+    api: Api, path: str, query: Mapping[str, str], *, patience: Patience
+) -> tuple[list[dict[str, Any]], str]:
+    """All objects at `path` that `query` selects, and the version from which a watch goes on.
+
+    `patience` is for each part of a long list. Raises RefusedError, UnreachableError.
+    """
+    found: list[dict[str, Any]] = []
+    query = {**query, "limit": "500"}
+    while True:
+        page = api.get(path, query, patience=patience)
+        found += page.get("items") or ()
+        metadata = page["metadata"]
+        if not metadata.get("continue"):
+            return found, metadata["resourceVersion"]
+        query["continue"] = metadata["continue"]
 
 
 def _key(value: dict[str, Any]) -> Key:

@@ -1,0 +1,71 @@
+"""The devices of a pod, whoever gave them to it: the kubelet's device plugins, or DRA drivers by claims."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from wirespeed.cni.errors import CniError, Code
+from wirespeed.kube import checkpoint, dra
+from wirespeed.kube.cluster import MIRROR, Cluster
+
+if TYPE_CHECKING:
+    from wirespeed.kube.podresources import PodResources
+
+
+class PodDevices:
+    """All devices of a pod; safe from any thread.
+
+    `kubelet` is the kubelet's folder; `pod_resources` and `cluster` are called when they are needed, for they
+    take time to load.
+    """
+
+    def __init__(
+        self, kubelet: Path, *, pod_resources: Callable[[], PodResources], cluster: Callable[[], Cluster]
+    ) -> None:
+        self._socket = kubelet / "pod-resources/kubelet.sock"
+        self._checkpoint = kubelet / "device-plugins" / checkpoint.NAME
+        self._pod_resources = pod_resources
+        self._cluster = cluster
+
+    def of(self, pod: dict[str, Any], uid: str = "") -> dict[str, list[str]]:
+        """Ids by resource name, sorted; `pod` is its object in the API, `uid` the one that the runtime knows it by.
+
+        Raises CniError led by the pod: what the sources raise, IO_FAILURE when the kubelet has none of its two.
+        """
+        metadata = pod["metadata"]
+        namespace, name = metadata.get("namespace") or "", metadata.get("name") or ""
+        where = f"devices of pod {namespace}/{name}"
+        if not namespace or not name:
+            raise CniError(Code.INVALID_CONFIG, f"{where}: expected a namespace and a name")
+        if self._socket.exists():
+            found = self._pod_resources().devices(namespace, name)  # says itself what it was about
+        else:
+            try:
+                found = self._from_checkpoint(uid or _uid(metadata))
+            except CniError as error:
+                raise error.prefixed(where) from error
+        if not dra.has_claims(pod):
+            return found
+        try:
+            claimed = dra.devices(self._cluster(), pod)
+        except CniError as error:
+            raise error.prefixed(where) from error
+        return {
+            resource: sorted({*found.get(resource, ()), *claimed.get(resource, ())}) for resource in found | claimed
+        }
+
+    def _from_checkpoint(self, uid: str) -> dict[str, list[str]]:
+        if not self._checkpoint.exists():
+            raise CniError(
+                Code.IO_FAILURE,
+                f"neither {self._socket} nor {self._checkpoint} is there: expected the kubelet's folder "
+                "under the key kubelet of the agent's configuration, and a kubelet that runs",
+            )
+        return checkpoint.devices(self._checkpoint, uid)
+
+
+def _uid(metadata: dict[str, Any]) -> str:
+    """What the kubelet knows the pod by: for a static pod the hash of its file, not its mirror's UID."""
+    return (metadata.get("annotations") or {}).get(MIRROR) or metadata.get("uid") or ""

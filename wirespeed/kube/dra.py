@@ -1,0 +1,266 @@
+"""Devices that DRA drivers gave to a pod: what its ResourceClaims were allocated, as ResourceSlices describe it.
+
+The kubelet's pod-resources service names devices of claims too, yet not all: none of a claim that no container
+mentions, none that a driver prepares without naming it to the kubelet; and of none whether it is there for
+administration only, and for which request. The claim itself says all of this, for one request to the API server.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar
+
+import msgspec
+
+from wirespeed.cni.errors import CniError, Code
+from wirespeed.kube.cluster import Cluster, UnavailableError
+
+log = logging.getLogger(__name__)
+
+# Attributes of a network device: the resource that a NetworkAttachmentDefinition names it by, and its PCI address.
+RESOURCE_NAME = "k8s.cni.cncf.io/resourceName"
+DEVICE_ID = "k8s.cni.cncf.io/deviceID"
+
+_PATIENCE = 20.0  # seconds within which the last claim or slice of a pod is asked for
+
+T = TypeVar("T")
+
+
+class _Part(msgspec.Struct, rename="camel"):
+    """A part of an object, with what is read of it; null is not given. Claims and slices: resource.k8s.io/v1."""
+
+
+class _Result(_Part):
+    """One allocated device; `request` is the claim's request that it is for."""
+
+    request: str
+    driver: str
+    pool: str
+    device: str
+    admin_access: bool | None = None
+
+    def __str__(self) -> str:
+        return f"device {self.device} of pool {self.pool} of driver {self.driver}"
+
+
+class _Devices(_Part):
+    results: list[_Result] | None = None
+
+
+class _Allocation(_Part):
+    devices: _Devices | None = None
+
+
+class _ClaimStatus(_Part):
+    allocation: _Allocation | None = None
+
+
+class _Claim(_Part):
+    status: _ClaimStatus | None = None
+
+
+class _Attribute(_Part):
+    string: str | None = None
+
+
+class _Device(_Part):
+    name: str
+    attributes: dict[str, _Attribute] | None = None
+
+    def text(self, attribute: str) -> str:
+        """The attribute's value, "" where it has none or no text."""
+        value = (self.attributes or {}).get(attribute)
+        return (value.string or "") if value else ""
+
+
+class _Pool(_Part):
+    name: str
+    generation: int
+
+
+class _SliceSpec(_Part):
+    driver: str
+    pool: _Pool
+    node_name: str | None = None
+    devices: list[_Device] | None = None
+
+
+class _Slice(_Part):
+    spec: _SliceSpec
+
+
+class _ClaimName(_Part):
+    resource_claim_name: str | None = None
+
+
+class _Mapping(_Part):
+    resource_name: str
+    request_name: str
+
+
+class _Extended(_Part):
+    """The claim that was made for the extended resources which the pod's containers ask for."""
+
+    resource_claim_name: str
+    request_mappings: list[_Mapping]
+
+
+class _PodSpec(_Part):
+    node_name: str | None = None
+    resource_claims: list[_ClaimName] | None = None
+
+
+class _PodStatus(_Part):
+    resource_claim_statuses: list[_ClaimName] | None = None
+    extended_resource_claim_status: _Extended | None = None
+
+
+class _Metadata(_Part):
+    namespace: str
+
+
+class _Pod(_Part):
+    metadata: _Metadata
+    spec: _PodSpec | None = None
+    status: _PodStatus | None = None
+
+
+def has_claims(pod: dict[str, Any]) -> bool:
+    """Whether the pod has claims; most have none, and need nothing of what is here."""
+    spec, status = pod.get("spec") or {}, pod.get("status") or {}
+    keys = ("resourceClaimStatuses", "extendedResourceClaimStatus")
+    return bool(spec.get("resourceClaims") or any(status.get(key) for key in keys))
+
+
+def devices(cluster: Cluster, pod: dict[str, Any]) -> dict[str, list[str]]:
+    """Ids by resource name of the network devices that the pod's claims were allocated, sorted.
+
+    A device without both attributes, or that nobody publishes any more, is passed over: a claim may be for
+    another kind of device. Where the claim stands for extended resources that is an error. Claims are asked for
+    each time, for a name can be another claim's by now; slices are the cluster's to keep.
+    Raises NotFoundError for a claim; UnavailableError; CniError(DEVICE) for a claim without devices, or with
+    others than the pod asked for; CniError(INVALID_CONFIG) for an object that is none of the API's.
+    """
+    found: dict[str, set[str]] = {}
+    for resource, device in _Lookup(cluster, pod).found():
+        found.setdefault(resource, set()).add(device)
+    return {resource: sorted(ids) for resource, ids in found.items()}
+
+
+class _OtherDeviceError(Exception):
+    """It is no network device that can be found; the text says why."""
+
+
+class _Lookup:
+    """The claims of one pod, and the slices of their drivers."""
+
+    def __init__(self, cluster: Cluster, pod: dict[str, Any]) -> None:
+        self._cluster = cluster
+        self._pod = _converted(pod, _Pod, "pod")
+        self._end = time.monotonic() + _PATIENCE
+        self._slices: dict[str, list[_SliceSpec]] = {}
+        self._asked_again: set[str] = set()
+
+    def found(self) -> Iterator[tuple[str, str]]:
+        """The resource and the id of each device."""
+        spec, status = self._pod.spec or _PodSpec(), self._pod.status or _PodStatus()
+        # Those that the pod names itself, and those that were made from templates for it.
+        entries = [*(spec.resource_claims or ()), *(status.resource_claim_statuses or ())]
+        for name in dict.fromkeys(entry.resource_claim_name for entry in entries):
+            if name:  # a template need not lead to a claim
+                yield from self._claimed(name)
+        if status.extended_resource_claim_status:
+            yield from self._extended(status.extended_resource_claim_status)
+
+    def _claimed(self, name: str) -> Iterator[tuple[str, str]]:
+        for result in self._results(name):
+            try:
+                network = self._network(result)
+            except _OtherDeviceError as error:
+                log.info("%s passes over %s", self._label(name), error)
+                continue
+            yield network
+
+    def _extended(self, extended: _Extended) -> Iterator[tuple[str, str]]:
+        label = self._label(extended.resource_claim_name)
+        results = self._results(extended.resource_claim_name)
+        for mapping in extended.request_mappings:
+            where = f"{label}, request {mapping.request_name}"
+            asked = [result for result in results if result.request == mapping.request_name]
+            if not asked:
+                raise CniError(Code.DEVICE, f"{where}: expected devices of {mapping.resource_name}, got none")
+            for result in asked:
+                try:
+                    network = self._network(result, mapping.resource_name)
+                except _OtherDeviceError as error:
+                    raise CniError(Code.DEVICE, f"{where}: {error}") from error
+                yield network
+
+    def _label(self, claim: str) -> str:
+        return f"ResourceClaim {self._pod.metadata.namespace}/{claim}"
+
+    def _results(self, name: str) -> list[_Result]:
+        """The devices of a claim, without those that it may look at while others have them."""
+        label = self._label(name)
+        self._check_time(label)
+        claim = _converted(self._cluster.claim(self._pod.metadata.namespace, name), _Claim, label)
+        allocation = claim.status.allocation if claim.status else None
+        results = allocation.devices.results if allocation and allocation.devices else None
+        if results is None:
+            raise CniError(Code.DEVICE, f"{label}: expected status.allocation with devices, got none")
+        return [result for result in results if not result.admin_access]
+
+    def _network(self, result: _Result, expected: str = "") -> tuple[str, str]:
+        """The resource, which is to be the expected one, and the id. Raises _OtherDeviceError."""
+        device = self._device(result)
+        if device is None:
+            raise _OtherDeviceError(f"{result}: no ResourceSlice of the pool's newest generation has it")
+        resource, identity = device.text(RESOURCE_NAME), device.text(DEVICE_ID)
+        if not resource or expected not in ("", resource):
+            wanted, got = expected or "a resource", resource or "none"
+            raise _OtherDeviceError(f"{result}: attribute {RESOURCE_NAME}: expected {wanted}, got {got}")
+        if not identity:
+            raise _OtherDeviceError(f"{result}: attribute {DEVICE_ID}: expected a device, got none")
+        return resource, identity
+
+    def _device(self, result: _Result) -> _Device | None:
+        """The device as its driver publishes it."""
+        driver = result.driver
+        if driver not in self._slices:
+            self._slices[driver] = self._read(driver, fresh=False)
+        device = _find(self._slices[driver], result)
+        if device is None and driver not in self._asked_again:
+            # The scheduler knew it: the cluster's cache is behind.
+            self._asked_again.add(driver)
+            self._slices[driver] = self._read(driver, fresh=True)
+            device = _find(self._slices[driver], result)
+        return device
+
+    def _read(self, driver: str, *, fresh: bool) -> list[_SliceSpec]:
+        """The driver's slices, without those of other nodes."""
+        label = f"ResourceSlices of driver {driver}"
+        self._check_time(label)
+        specs = [_converted(value, _Slice, label).spec for value in self._cluster.slices(driver, fresh=fresh)]
+        here = self._pod.spec.node_name if self._pod.spec else None
+        return [spec for spec in specs if not here or not spec.node_name or spec.node_name == here]
+
+    def _check_time(self, what: str) -> None:
+        if time.monotonic() > self._end:
+            raise UnavailableError(f"{what}: the pod's claims took longer than {_PATIENCE:g} s")
+
+
+def _find(slices: Iterable[_SliceSpec], result: _Result) -> _Device | None:
+    """The device, if the newest generation of its pool still has it: slices of older ones are waste."""
+    pool = [spec for spec in slices if spec.pool.name == result.pool]
+    newest = max((spec.pool.generation for spec in pool), default=0)
+    current = (device for spec in pool if spec.pool.generation == newest for device in spec.devices or ())
+    return next((device for device in current if device.name == result.device), None)
+
+
+def _converted(value: object, kind: type[T], what: str) -> T:
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        raise CniError(Code.INVALID_CONFIG, f"{what}: {error}") from error
