@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
     from wirespeed.kube.cluster import Cluster
+    from wirespeed.kube.devices import PodDevices
     from wirespeed.kube.podresources import PodResources
 
 DEFAULT_CONFIG = Path("/etc/wirespeed/agent.yaml")
@@ -124,6 +125,15 @@ class Node:
         from wirespeed.kube.podresources import PodResources  # noqa: PLC0415 — grpc takes 50 ms to import
 
         return PodResources(Path(self.config.kubelet) / "pod-resources/kubelet.sock")
+
+    @cached_property
+    def devices(self) -> PodDevices:
+        """What the kubelet and DRA drivers gave to pods."""
+        from wirespeed.kube.devices import PodDevices  # noqa: PLC0415 — not for a plugin without pods
+
+        return PodDevices(
+            Path(self.config.kubelet), pod_resources=lambda: self.pod_resources, cluster=lambda: self.cluster
+        )
 
     @cached_property
     def plugins(self) -> Mapping[str, Plugin]:
