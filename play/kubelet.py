@@ -17,7 +17,7 @@ from urllib.parse import quote
 import grpc
 
 from wirespeed.cni.errors import CniError, Code
-from wirespeed.host.inotify import CAME, GONE, MISSED, WENT, FolderWatch
+from wirespeed.host.inotify import FolderWatch
 from wirespeed.kube import resources, rpc
 from wirespeed.kube.proto import deviceplugin_pb2 as dp
 from wirespeed.kube.proto import pluginregistration_pb2 as registration
@@ -75,14 +75,24 @@ class Kubelet:
     """A kubelet's device manager in `folder` (/var/lib/kubelet of a node). Safe from any thread.
 
     It listens on device-plugins/kubelet.sock and pod-resources/kubelet.sock; with `plugin_watch` it also takes
-    the plugins whose sockets appear in plugins_registry. It may be started again after `stop`, as a restarted
-    kubelet: what was allocated stays so, plugins have to register anew.
+    the plugins whose sockets appear in plugins_registry. `answers_get` False has its pod-resources refuse Get, as
+    a kubelet whose feature gate KubeletPodResourcesGet is off. It may be started again after `stop`, as a
+    restarted kubelet: what was allocated stays so, plugins have to register anew. `changed` is told of each
+    change; it may be one that tells of other things too.
     """
 
-    def __init__(self, folder: Path, *, plugin_watch: bool = False) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        plugin_watch: bool = False,
+        answers_get: bool = True,
+        changed: threading.Condition | None = None,
+    ) -> None:
         self.folder = folder
+        self.answers_get = answers_get
         self._plugin_watch = plugin_watch
-        self._changed = threading.Condition()
+        self._changed = changed or threading.Condition()
         self._allocating = threading.Lock()
         self._endpoints: dict[str, _Endpoint] = {}
         self._allocations: list[_Allocation] = []
@@ -128,10 +138,15 @@ class Kubelet:
         Raises CniError(TRY_AGAIN_LATER) that says what is registered.
         """
         self.wait_until(
-            lambda: resource in self._endpoints and len(self._healthy(resource)) >= count,
+            lambda: self.has(resource, count),
             timeout,
             f"{count} healthy devices of {resource}",
         )
+
+    def has(self, resource: str, count: int) -> bool:
+        """Whether the resource is registered and has at least `count` healthy devices."""
+        with self._changed:
+            return resource in self._endpoints and len(self._healthy(resource)) >= count
 
     def wait_until(self, condition: Callable[[], bool], timeout: float, what: str) -> None:
         """Wait up to `timeout` seconds until the condition, asked after each change of devices, holds.
@@ -324,6 +339,8 @@ class _Pods:
         return pods.ListPodResourcesResponse(pod_resources=self._pods())
 
     def Get(self, request: Any, context: Any) -> Any:  # noqa: N802
+        if not self._kubelet.answers_get:
+            context.abort(grpc.StatusCode.UNKNOWN, "PodResources API Get method disabled")
         for pod in self._pods():
             if (pod.namespace, pod.name) == (request.pod_namespace, request.pod_name):
                 return pods.GetPodResourcesResponse(pod_resources=pod)
@@ -364,7 +381,7 @@ class _PluginWatch:
     def __init__(self, kubelet: Kubelet, folder: Path) -> None:
         self._kubelet = kubelet
         self._folder = folder
-        self._taken: set[str] = set()
+        self._taken: dict[Path, tuple[int, int]] = {}  # which socket it was: inode and time
 
     def __enter__(self) -> None:
         self._folder.mkdir(mode=0o750, parents=True, exist_ok=True)
@@ -380,24 +397,22 @@ class _PluginWatch:
         self._watch.close()
 
     def _run(self) -> None:
-        self._look()
         while True:
+            self._look()
             ready, _, _ = select.select([self._watch.fileno(), self._woken.fileno()], [], [])
             if self._woken.fileno() in ready:
                 return
-            for event in self._watch.events():
-                if event.mask & (CAME | WENT) and event.name in self._taken:
-                    self._taken.discard(event.name)
-                    self._kubelet.disconnect(self._folder / event.name)
-                if event.mask & (GONE | MISSED):
-                    self._taken.clear()
-            self._look()
+            self._watch.events()  # what is there counts, not how it came to be
 
     def _look(self) -> None:
-        for path in sorted(self._folder.glob("[!.]*")) if self._folder.is_dir() else []:
-            if path.name not in self._taken and path.is_socket():
-                self._taken.add(path.name)
-                self._take(path)
+        there = _sockets(self._folder)
+        for path, which in list(self._taken.items()):
+            if there.get(path) != which:
+                del self._taken[path]
+                self._kubelet.disconnect(path)
+        for path in sorted(there.keys() - self._taken.keys()):
+            self._taken[path] = there[path]
+            self._take(path)
 
     def _take(self, path: Path) -> None:
         """Ask the plugin who it is, connect, and tell it the outcome."""
@@ -412,7 +427,7 @@ class _PluginWatch:
                     registration.RegistrationStatus(plugin_registered=not problem, error=problem), timeout=_DIAL
                 )
             except grpc.RpcError:
-                self._taken.discard(path.name)  # it went while it was asked; its next socket is a new one
+                self._taken.pop(path, None)  # it went while it was asked; its next socket is a new one
 
     def _connect(self, info: Any) -> str:
         """Why the plugin cannot be taken, "" if it was."""
@@ -424,6 +439,17 @@ class _PluginWatch:
         except CniError as error:
             return error.msg
         return ""
+
+
+def _sockets(folder: Path) -> dict[Path, tuple[int, int]]:
+    """The sockets of a folder that a kubelet looks at, with what tells each from one that follows it."""
+    found = {}
+    for path in folder.glob("[!.]*"):
+        with contextlib.suppress(FileNotFoundError):
+            status = path.lstat()
+            if stat.S_ISSOCK(status.st_mode):
+                found[path] = (status.st_ino, status.st_mtime_ns)
+    return found
 
 
 def _container_devices(resource: str, device: Any) -> Any:

@@ -11,18 +11,22 @@ from typing import Any, Literal
 import msgspec
 import yaml
 
-from play import quantity
+from play import environment, quantity
 from plugins.meta.selection import check_name, check_namespace
 from wirespeed.cni.chain import load_network
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.kube import resources
 
 NAD = "NetworkAttachmentDefinition"
+HOST_PATH_TYPES = (
+    *("", "DirectoryOrCreate", "Directory", "FileOrCreate", "File"),
+    *("Socket", "CharDevice", "BlockDevice"),
+)
 VERSIONS = {"Pod": "v1", NAD: "k8s.cni.cncf.io/v1", "ConfigMap": "v1"}
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
-class _Part(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True, rename="camel"):
+class _Part(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, rename="camel"):
     """A part of a pod: a key that Kubernetes does not know is a mistake."""
 
 
@@ -97,7 +101,7 @@ class Container(_Part):
     args: list[str] = []
     env: list[EnvVar] = []
     working_dir: str = "/"
-    resources: Resources = Resources()
+    resources: Resources = msgspec.field(default_factory=Resources)
     volume_mounts: list[VolumeMount] = []
     readiness_probe: Probe | None = None
     stdin: bool = False
@@ -414,6 +418,11 @@ def _check_pod(pod: Pod) -> None:
             _check_container(container, where, volumes)
             if key == "initContainers" and extended(container):
                 raise _refused(f"{where}.resources: extended resources of init containers are not given out here")
+    for number, volume in enumerate(spec.volumes):
+        if volume.empty_dir:
+            _check_empty_dir(volume.empty_dir, f"spec.volumes[{number}].emptyDir", hugepages(pod))
+        if volume.host_path:
+            _check_host_path(volume.host_path, f"spec.volumes[{number}].hostPath")
 
 
 def _refuse_set(part: _Part, attributes: Sequence[str], where: str) -> None:
@@ -439,6 +448,28 @@ def _check_volumes(pod: Pod) -> dict[str, Volume]:
             raise _refused(f"{where}.name: {volume.name!r} is there twice")
         found[volume.name] = volume
     return found
+
+
+def _check_empty_dir(volume: EmptyDir, where: str, asked: dict[str, int]) -> None:
+    medium, _, size = volume.medium.partition("-")
+    if volume.medium not in {"", "Memory", "HugePages"} and not (medium == "HugePages" and size):
+        raise _refused(f"{where}.medium: expected Memory, HugePages or HugePages-<size>, got {volume.medium!r}")
+    if medium == "HugePages" and (size not in asked if size else len(asked) != 1):
+        wanted = f"a container that asks for hugepages-{size}" if size else "hugepages of one size to be asked for"
+        raise _refused(f"{where}.medium: {volume.medium}: expected {wanted}, got {', '.join(asked) or 'none'}")
+    if volume.size_limit is not None:
+        try:
+            quantity.whole(volume.size_limit)
+        except ValueError as error:
+            raise _refused(f"{where}.sizeLimit: {error}") from None
+
+
+def _check_host_path(volume: HostPath, where: str) -> None:
+    if not volume.path.startswith("/") or ".." in volume.path.split("/"):
+        raise _refused(f"{where}.path: expected an absolute path, got {volume.path!r}")
+    if volume.type not in HOST_PATH_TYPES:
+        known = ", ".join(kind for kind in HOST_PATH_TYPES if kind)
+        raise _refused(f"{where}.type: expected one of {known}, got {volume.type!r}")
 
 
 def _check_container(container: Container, where: str, volumes: dict[str, Volume]) -> None:
@@ -472,6 +503,8 @@ def _check_variable(variable: EnvVar, where: str) -> None:
     _refuse_set(source, ("secret_key_ref", "resource_field_ref"), f"{where}.valueFrom")
     if variable.value is not None or (source.field_ref is None) == (source.config_map_key_ref is None):
         raise _refused(f"{where}: expected one of value, valueFrom.fieldRef and valueFrom.configMapKeyRef")
+    if source.field_ref and (problem := environment.field_refusal(source.field_ref.field_path)):
+        raise _refused(f"{where}.valueFrom.fieldRef.fieldPath: {problem}")
 
 
 def _check_resources(asked: Resources, where: str) -> None:

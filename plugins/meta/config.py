@@ -35,7 +35,7 @@ class MetaConfig(msgspec.Struct, kw_only=True, frozen=True, rename="camel"):
     # More networks for each pod, before those that it asks for; each named as clusterNetwork is.
     default_networks: list[str] = []
     # Namespaces whose pods get no defaultNetworks.
-    system_namespaces: list[str] = ["kube-system"]
+    system_namespaces: list[str] = msgspec.field(default_factory=lambda: ["kube-system"])
     # Where the NetworkAttachmentDefinitions of clusterNetwork and defaultNetworks are.
     multus_namespace: str = "kube-system"
 

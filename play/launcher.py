@@ -1,0 +1,271 @@
+"""Starts a container's command in namespaces of its own, as runc does: the program that `play.process` runs.
+
+It runs alone (python3 -I -S) with two arguments, both descriptors. The first is a file with the plan, a JSON
+object:
+
+    netns        path of the pod's network namespace
+    root         an empty folder, where the container's root is put together
+    hostname
+    devices      [[path in the container, path on this machine]]
+    mounts       [[source on this machine, path in the container, whether it is read-only]]
+    command      program and arguments
+    environment  variables
+    folder       where it runs
+
+The second is a socket. {"pid": number on this machine} is written there once the command runs, or {"error": text}
+when it cannot; each byte that is read there is a signal for the command, and the socket's end kills it. The exit
+status is the command's, or 128 and the number of the signal that ended it.
+"""
+
+import ctypes
+import json
+import os
+import re
+import select
+import signal
+import socket
+import stat
+import subprocess
+import sys
+from typing import Any, NoReturn
+
+CLONE_NEWNS = 0x00020000
+CLONE_NEWUTS = 0x04000000
+CLONE_NEWIPC = 0x08000000
+CLONE_NEWPID = 0x20000000
+CLONE_NEWNET = 0x40000000
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_BIND, MS_REC, MS_PRIVATE = 1, 2, 4, 8, 4096, 16384, 1 << 18
+MNT_DETACH = 2
+PR_SET_PDEATHSIG = 1
+SYS_MOUNT_SETATTR = 442  # the same number on every architecture
+AT_FDCWD, AT_RECURSIVE = -100, 0x8000
+
+CANNOT_RUN = 128  # the exit status that a runtime gives a command which cannot be started
+OLD = "/.old"  # where this machine's root is while something is mounted from it
+OWN = ("/proc", "/sys", "/dev", "/run", "/tmp")  # noqa: S108 — folders that every container has of its own
+NODES = ("null", "zero", "full", "random", "urandom", "tty")
+LINKS = {
+    "fd": "/proc/self/fd",
+    "stdin": "/proc/self/fd/0",
+    "stdout": "/proc/self/fd/1",
+    "stderr": "/proc/self/fd/2",
+    "ptmx": "pts/ptmx",
+}
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class StartError(Exception):
+    """The container cannot be started; the text says why."""
+
+
+def main() -> NoReturn:
+    """See the module."""
+    with open(int(sys.argv[1]), encoding="utf-8") as file:
+        plan = json.load(file)
+    control = socket.socket(fileno=int(sys.argv[2]))
+    control.set_inheritable(False)
+    child, problem = start(plan)
+    said = {"error": problem} if problem else {"pid": child}
+    try:
+        control.sendall(json.dumps(said).encode() + b"\n")
+    except OSError:  # the caller is gone
+        os.kill(child, signal.SIGKILL)
+    os._exit(watch(child, control))
+
+
+def start(plan: dict[str, Any]) -> tuple[int, str]:
+    """The process of the command, and why it cannot be run."""
+    call("unshare", CLONE_NEWPID)
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    child = os.fork()
+    if not child:
+        become(plan, writer)
+    os.close(writer)
+    with open(reader, encoding="utf-8", errors="replace") as file:
+        return child, file.read()
+
+
+def watch(child: int, control: socket.socket) -> int:
+    """Pass signals on until the child has ended; its exit status."""
+    ended = os.pidfd_open(child)
+    poll = select.poll()
+    poll.register(ended, select.POLLIN)
+    poll.register(control, select.POLLIN)
+    while True:
+        ready = {file for file, _ in poll.poll()}
+        if ended in ready:
+            code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+            return code if code >= 0 else 128 - code
+        numbers = control.recv(64)
+        for number in numbers or [signal.SIGKILL]:
+            os.kill(child, number)
+        if not numbers:
+            poll.unregister(control)
+
+
+def become(plan: dict[str, Any], failure: int) -> NoReturn:
+    """The child's part: the first process of a process namespace prepares the others and becomes the command."""
+    try:
+        call("prctl", PR_SET_PDEATHSIG, signal.SIGKILL)
+        os.umask(0o022)
+        prepare(plan)
+        for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them
+            signal.signal(number, signal.SIG_DFL)
+        run(plan["command"], plan["environment"])
+    except StartError as error:
+        text = str(error)
+    except OSError as error:
+        text = f"{error.filename or 'container'}: {error.strerror}"
+    os.write(failure, text.encode())
+    os._exit(CANNOT_RUN)
+
+
+def run(command: list[str], environment: dict[str, str]) -> NoReturn:
+    """Become the command."""
+    try:
+        os.execvpe(command[0], command, environment)  # noqa: S606 — what the manifest says
+    except OSError as error:
+        raise StartError(f"command {command[0]}: {error.strerror}") from error
+
+
+def prepare(plan: dict[str, Any]) -> None:
+    """Bring this process into the container."""
+    enter(plan["netns"], CLONE_NEWNET)
+    call("unshare", CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC)
+    move_to(make_root(plan["root"]))
+    make_own()
+    give_devices(plan["devices"])
+    mount_volumes(plan["mounts"])
+    call("umount2", OLD, MNT_DETACH)
+    os.rmdir(OLD)
+    socket.sethostname(plan["hostname"])
+    os.makedirs(plan["folder"], exist_ok=True)
+    os.chdir(plan["folder"])
+
+
+def enter(path: str, kind: int) -> None:
+    """Move this process to the namespace at `path`."""
+    try:
+        with open(path, "rb") as file:
+            call("setns", file.fileno(), kind)
+    except OSError as error:
+        raise StartError(f"namespace {path}: {error.strerror}") from error
+
+
+def make_root(folder: str) -> str:
+    """This machine's file system, what is changed in it being kept in memory; the new root's path."""
+    mount("none", "/", flags=MS_REC | MS_PRIVATE)
+    mount("tmpfs", folder, "tmpfs", options="mode=755")
+    upper, work, root = (f"{folder}/{name}" for name in ("upper", "work", "root"))
+    for made in (upper, work, root):
+        os.mkdir(made)
+    mount("overlay", root, "overlay", options=f"lowerdir=/,upperdir={upper},workdir={work}")
+    for place in other_mounts():
+        mount(place, root + place, flags=MS_BIND | MS_REC)
+        make_read_only(root + place)
+    return root
+
+
+def other_mounts() -> list[str]:
+    """What is mounted below this machine's root and belongs to what a container sees: the topmost places."""
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+        places = {re.sub(r"\\(\d{3})", lambda code: chr(int(code[1], 8)), line.split()[4]) for line in file}
+    found: list[str] = []
+    for place in sorted(places - {"/"}):
+        if not any(f"{place}/".startswith(f"{upper}/") for upper in (*found, *OWN)):
+            found.append(place)
+    return found
+
+
+def move_to(root: str) -> None:
+    """Make `root` this process's root, with the old one at OLD."""
+    os.mkdir(root + OLD)
+    done = subprocess.run(["pivot_root", root, root + OLD], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise StartError(done.stderr.strip())
+    os.chdir("/")
+
+
+def make_own() -> None:
+    """The folders that every container has of its own; in /dev are the standard devices."""
+    mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
+    mount("sysfs", "/sys", "sysfs", MS_NOSUID | MS_NODEV | MS_NOEXEC | MS_RDONLY)
+    mount("tmpfs", "/run", "tmpfs", MS_NOSUID | MS_NODEV, "mode=755")
+    mount("tmpfs", "/tmp", "tmpfs", MS_NOSUID | MS_NODEV, "mode=1777")  # noqa: S108
+    mount("tmpfs", "/dev", "tmpfs", MS_NOSUID, "mode=755,size=65536k")
+    for name in NODES:
+        make_node(f"/dev/{name}", os.stat(f"{OLD}/dev/{name}").st_rdev, 0o666)
+    os.mkdir("/dev/pts")
+    os.mkdir("/dev/shm")  # noqa: S108
+    mount("devpts", "/dev/pts", "devpts", MS_NOSUID | MS_NOEXEC, "newinstance,ptmxmode=0666,mode=620,gid=5")
+    mount("shm", "/dev/shm", "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=1777,size=65536k")  # noqa: S108
+    for name, target in LINKS.items():
+        os.symlink(target, f"/dev/{name}")
+
+
+def make_node(path: str, number: int, mode: int) -> None:
+    """Make a character device."""
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    os.mknod(path, stat.S_IFCHR | mode, number)
+    os.chmod(path, mode)  # mknod minds the umask
+
+
+def give_devices(devices: list[list[str]]) -> None:
+    """Make the devices that the container was given."""
+    for inside, outside in devices:
+        try:
+            found = os.stat(OLD + outside)
+        except OSError as error:
+            raise StartError(f"device {outside}: {error.strerror}") from error
+        if not stat.S_ISCHR(found.st_mode):
+            raise StartError(f"device {outside}: expected a character device")
+        if not os.path.lexists(inside):  # two resources may bring the same one, such as /dev/vfio/vfio
+            make_node(inside, found.st_rdev, stat.S_IMODE(found.st_mode))
+
+
+def mount_volumes(mounts: list[list[Any]]) -> None:
+    """Mount what the plan says, upper folders first; a place that is not there is made."""
+    for source, target, read_only in sorted(mounts, key=lambda entry: entry[1].rstrip("/").count("/")):
+        try:
+            if os.path.isdir(OLD + source):
+                os.makedirs(target, exist_ok=True)
+            elif not os.path.exists(target):
+                os.makedirs(os.path.dirname(target), exist_ok=True)
+                open(target, "wb").close()
+        except OSError as error:
+            raise StartError(f"mount path {target}: {error.strerror}") from error
+        mount(OLD + source, target, flags=MS_BIND | MS_REC)
+        if read_only:
+            make_read_only(target)
+
+
+def mount(source: str, target: str, kind: str = "", flags: int = 0, options: str = "") -> None:
+    """mount(2)."""
+    try:
+        call("mount", source, target, kind or None, ctypes.c_ulong(flags), options or None)
+    except OSError as error:
+        what = kind or source.removeprefix(OLD)
+        raise StartError(f"mount of {what} on {target}: {error.strerror}") from error
+
+
+def make_read_only(target: str) -> None:
+    """Make a mount and those below it read-only."""
+    attributes = (ctypes.c_uint64 * 4)(MS_RDONLY, 0, 0, 0)  # struct mount_attr: to set, to clear, propagation, fd
+    number, here, flags, size = map(ctypes.c_long, (SYS_MOUNT_SETATTR, AT_FDCWD, AT_RECURSIVE, 32))
+    try:
+        call("syscall", number, here, target, flags, attributes, size)
+    except OSError as error:
+        raise StartError(f"read-only mount on {target}: {error.strerror}") from error
+
+
+def call(function: str, *arguments: object) -> None:
+    """Call the C library. Raises OSError."""
+    given = [os.fsencode(argument) if isinstance(argument, str) else argument for argument in arguments]
+    if getattr(_libc, function)(*given) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,326 @@
+"""A play, from its manifests to its end: what is started in what order, what it waits for, what it leaves."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from rich.console import Console
+
+from play import admission, manifests, report, sandbox
+from play import session as sessions
+from play.agent import Agent
+from play.command import Command
+from play.kubelet import Kubelet
+from play.manifests import Manifests
+from play.pod import Phase, PodRun, Stage
+from play.sandbox import Runtime
+from play.screen import Screen
+from play.session import Session, write
+from play.undo import Undo
+from wirespeed.cni.errors import CniError, Code
+from wirespeed.kube.manifests import ManifestCluster
+from wirespeed.state.journal import Journal
+
+TIMED_OUT = 124  # as timeout(1) ends
+_READY = 30.0  # seconds for the agent to be ready
+_DEVICES = 15.0  # seconds for the device plugin to offer what the pods ask for
+_PROGRAMS = ("ip", "mount", "umount", "nsenter", "pivot_root", "setpriv")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What is asked of a play; see `wirespeed play --help`."""
+
+    files: Sequence[Path]
+    cni_conf: Path
+    cni_path: tuple[str, ...]
+    shim: Path | None = None
+    in_order: bool = False
+    then: str = ""
+    timeout: float | None = None
+    out: Path | None = None
+    logs: bool = True
+    log_level: str = "warning"
+
+
+class _StoppedError(Exception):
+    """A signal came, or the time is over."""
+
+
+def play(options: Options, console: Console, errors: Console) -> int:
+    """Play the manifests; the exit status.
+
+    0 when every pod that ends by itself, and the command `then`, ended with success, the others were well when
+    they were stopped, and nothing was left. Raises CniError for what is wrong before anything is begun.
+    """
+    if os.geteuid() != 0:
+        raise CniError(Code.UNAVAILABLE, "it needs root: for network namespaces, mounts and devices")
+    if missing := [program for program in _PROGRAMS if not shutil.which(program)]:
+        raise CniError(Code.UNAVAILABLE, f"programs are missing: {', '.join(missing)} (util-linux, iproute2)")
+    loaded = manifests.load(options.files)
+    if not loaded.pods:
+        raise CniError(Code.INVALID_CONFIG, "the files hold no Pod")
+    network = sandbox.load_conf(options.cni_conf)
+    shim = sessions.find_shim(options.shim, options.cni_path)
+    device_plugin = sessions.device_plugin(loaded)
+    admission.check_hugepages(loaded.pods)
+    with sessions.opened() as session:
+        session.write(loaded, device_plugin)
+        runtime = Runtime(
+            network=network,
+            path=options.cni_path,
+            shim=shim,
+            links=session.links,
+            socket=Path(session.config.socket),
+        )
+        screen = Screen(console, logs=options.logs)
+        return _Play(options, loaded, session=session, runtime=runtime, screen=screen, errors=errors).run()
+
+
+class _Play:
+    """One play."""
+
+    def __init__(
+        self,
+        options: Options,
+        loaded: Manifests,
+        *,
+        session: Session,
+        runtime: Runtime,
+        screen: Screen,
+        errors: Console,
+    ) -> None:
+        self._options, self._manifests, self._session = options, loaded, session
+        self._screen, self._errors = screen, errors
+        self._changed = threading.Condition()
+        self._stopped = 0  # the signal that came
+        self._timed_out = False
+        self._problems: list[str] = []
+        self._undo = Undo()
+        self._kubelet = Kubelet(session.kubelet, plugin_watch=True, changed=self._changed)
+        self._agent = Agent(
+            session.agent,
+            session.folder,
+            log_level=options.log_level,
+            changed=self._changed,
+            write=lambda line: screen.line("agent", line),
+        )
+        self._runs: list[PodRun] = []
+        self._then = Command(options.then, screen, self._changed) if options.then else None
+        self._stage = Stage(
+            changed=self._changed,
+            screen=screen,
+            runtime=runtime,
+            session=session.name,
+            folder=session.pods,
+            root=session.root,
+            config_maps=loaded.config_maps,
+            node=os.uname().nodename,
+            status_file=ManifestCluster(session.manifests).status_file,
+            logs=_logs_folder(options.out),
+        )
+
+    def run(self) -> int:
+        """Play; the exit status."""
+        with self._signals(), self._screen.showing(lambda: [run.row for run in self._runs]):
+            try:
+                self._set_up()
+                self._perform()
+            except _StoppedError:
+                pass
+            except CniError as error:
+                self._problem(error.msg)
+            finally:
+                self._judge()
+                self._tear_down()
+        return self._status()
+
+    # Its parts
+
+    def _set_up(self) -> None:
+        """Kubelet, agent, devices: nothing of a pod is made before all of them are admitted."""
+        self._kubelet.start()
+        self._undo.push("kubelet", self._kubelet.stop)
+        self._agent.start()
+        self._undo.push("agent", self._agent.stop)
+        if not self._await(lambda: self._agent.ready, _READY):
+            raise CniError(Code.UNAVAILABLE, f"the agent is not ready within {_READY:g} s")
+        for resource, count in admission.wanted(self._manifests.pods).items():
+            self._kubelet.wait_until(
+                lambda: bool(self._interrupted()) or self._kubelet.has(resource, count),  # noqa: B023
+                _DEVICES,
+                f"{count} healthy devices of {resource}",
+            )
+            self._check()
+        for number, pod in enumerate(self._manifests.pods, start=1):
+            try:
+                given = admission.allocate(self._kubelet, pod)
+            except CniError as error:
+                raise error.prefixed(f"pod {pod.label}: not admitted") from None
+            self._runs.append(PodRun(pod, number=number, stage=self._stage, given=given))
+        for run in self._runs:
+            self._session.add_pod(run.pod, run.uid)
+
+    def _perform(self) -> None:
+        """Start the pods, and wait until the play is over."""
+        for run in self._runs:
+            self._check()
+            run.start()
+            if self._options.in_order:
+                self._await(lambda: run.ready or run.ended)  # noqa: B023
+                if run.phase is Phase.FAILED:
+                    raise CniError(Code.UNAVAILABLE, f"pod {run.pod.label} failed: those after it are not started")
+        self._await(lambda: all(run.attachment or run.ended for run in self._runs))
+        self._screen.interfaces(report.interfaces(self._runs))
+        if self._then:
+            self._run_then()
+        endings = [run for run in self._runs if run.pod.ends_by_itself]
+        if endings or not self._then:
+            self._await(lambda: bool(endings) and all(run.ended for run in endings))
+
+    def _run_then(self) -> None:
+        assert self._then is not None
+        settled = self._await(lambda: all(run.ready or run.ended for run in self._runs))
+        failed = [run.pod.label for run in self._runs if run.phase is Phase.FAILED]
+        assert settled
+        if failed:
+            raise CniError(Code.UNAVAILABLE, f"pod {', '.join(failed)} failed: the command is not run")
+        write(self._session.state, report.pods(self._runs))
+        self._then.start({"PODS": str(self._session.state)})
+        self._await(lambda: self._then is not None and self._then.ended)
+        if self._then.exit_code:
+            raise CniError(Code.UNAVAILABLE, f"the command ended with {self._then.exit_code}: {self._options.then}")
+
+    def _judge(self) -> None:
+        """Note which pods are not as they should be, before they are stopped."""
+        for run in self._runs:
+            if run.phase is Phase.FAILED:
+                self._problem(f"pod {run.pod.label}: {run.reason}")
+            elif self._timed_out and run.pod.ends_by_itself and not run.ended:
+                self._problem(f"pod {run.pod.label} had not ended after {self._options.timeout:g} s")
+            elif not run.pod.ends_by_itself and run.phase is Phase.RUNNING and not run.ready:
+                self._problem(
+                    f"pod {run.pod.label} is not ready at the end{': ' * bool(run.row.reason)}{run.row.reason}"
+                )
+
+    def _tear_down(self) -> None:
+        """Take all of it back, whatever has failed before."""
+        if self._then:
+            self._then.stop()
+        for run in reversed(self._runs):
+            run.stop()
+        for run in self._runs:
+            run.join()
+        if self._agent.ended and self._runs:  # who else could detach the pods?
+            self._agent.start()
+        for run in reversed(self._runs):
+            for problem in run.tear_down():
+                self._problem(problem)
+            self._kubelet.free(run.pod.namespace, run.pod.name)
+        if self._options.out:
+            write(self._options.out / "pods.json", report.pods(self._runs))
+        for problem in [*self._undo.run(), *self._left()]:
+            self._problem(problem)
+
+    def _left(self) -> list[str]:
+        """What is still there of what the pods had."""
+        found = [
+            f"network namespace {run.sandbox.name} is left"
+            for run in self._runs
+            if Path(run.sandbox.netns).exists()
+        ]
+        with open("/proc/self/mounts", encoding="utf-8", errors="surrogateescape") as file:
+            places = [line.split()[1] for line in file]
+        found += [f"a mount is left: {place}" for place in places if place.startswith(f"{self._session.folder}/")]
+        if self._runs:
+            with contextlib.closing(Journal(Path(self._session.config.state))) as journal:
+                kept = [(entry.container, entry.ifname) for entry in journal.attachments()]
+                kept += [(entry.container, entry.ifname) for entry in journal.claims()]
+            pods = {run.sandbox.id: run.pod.label for run in self._runs}
+            found += [f"the journal still has {name} of pod {pods[each]}" for each, name in kept if each in pods]
+        return found
+
+    def _status(self) -> int:
+        for problem in self._problems:
+            self._errors.print(
+                f"wirespeed play: {problem}", style="red", markup=False, highlight=False, soft_wrap=True
+            )
+        if self._timed_out:
+            return TIMED_OUT
+        # A signal is the ordinary end of a play in which no pod ends by itself.
+        unfinished = any(run.pod.ends_by_itself for run in self._runs) or not self._runs or self._then
+        if self._stopped and unfinished:
+            return 128 + self._stopped
+        return 1 if self._problems else 0
+
+    # Waiting
+
+    def _await(self, condition: Callable[[], bool], timeout: float | None = None) -> bool:
+        """Wait for it; whether it came in time. Raises _StoppedError, and CniError when the agent has ended."""
+        with self._changed:
+            self._changed.wait_for(lambda: bool(self._interrupted()) or condition(), timeout)
+            self._check()
+            return condition()
+
+    def _interrupted(self) -> bool:
+        return bool(self._stopped) or self._timed_out or self._agent.ended
+
+    def _check(self) -> None:
+        if self._stopped or self._timed_out:
+            raise _StoppedError
+        if self._agent.ended:
+            raise self._agent.failure()
+
+    def _problem(self, text: str) -> None:
+        self._problems.append(text)
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        """SIGINT and SIGTERM end the play; another one ends its containers at once. So does the end of its time."""
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        for number in before:
+            signal.signal(number, self._on_signal)
+        timer = threading.Timer(self._options.timeout, self._on_timeout) if self._options.timeout else None
+        if timer:
+            timer.daemon = True
+            timer.start()
+        try:
+            yield
+        finally:
+            if timer:
+                timer.cancel()
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _on_signal(self, number: int, _: FrameType | None) -> None:
+        again, self._stopped = bool(self._stopped), number
+        # In a thread: what a signal interrupts may hold a lock.
+        threading.Thread(target=self._kill if again else self._tell, daemon=True).start()
+
+    def _on_timeout(self) -> None:
+        self._timed_out = True
+        self._tell()
+
+    def _tell(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
+
+    def _kill(self) -> None:
+        for run in self._runs:
+            run.kill()
+
+
+def _logs_folder(out: Path | None) -> Path | None:
+    if out is None:
+        return None
+    folder = out / "logs"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

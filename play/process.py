@@ -1,0 +1,138 @@
+"""A container's process: started by the launcher, its output line by line, its end."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from wirespeed.cni.errors import CniError, Code
+
+LAUNCHER = Path(__file__).with_name("launcher.py")
+_LONGEST_LINE = 1 << 16  # bytes of output that are passed on at once, whether or not their line has ended
+
+
+class Mount(NamedTuple):
+    """A file or folder of this machine in a container."""
+
+    source: str
+    target: str
+    read_only: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a container's process is; see `play.launcher`. `devices` are by their path in the container."""
+
+    netns: str
+    root: str
+    hostname: str
+    command: Sequence[str]
+    environment: Mapping[str, str]
+    folder: str = "/"
+    devices: Mapping[str, str] = field(default_factory=dict)
+    mounts: Sequence[Mount] = ()
+    stdin: bool = False  # whether its standard input stays open, with nothing to read
+
+    def to_json(self) -> bytes:
+        parts = {
+            "netns": self.netns,
+            "root": self.root,
+            "hostname": self.hostname,
+            "command": list(self.command),
+            "environment": dict(self.environment),
+            "folder": self.folder,
+            "devices": list(self.devices.items()),
+            "mounts": [list(mount) for mount in self.mounts],
+        }
+        return json.dumps(parts).encode()
+
+
+class Process:
+    """A process that runs in a container, as the container's first.
+
+    `write` is called with each line of its output, without its end, in a thread of its own. Raises
+    CniError(INTERNAL) when it cannot be started. It is killed when this process is.
+    """
+
+    def __init__(self, plan: Plan, write: Callable[[bytes], None]) -> None:
+        self._plan, self._write = plan, write
+        self.ended = threading.Event()
+        self._control, theirs = socket.socketpair()
+        with theirs, _memory(plan.to_json()) as file:
+            self._launcher = subprocess.Popen(
+                [sys.executable, "-I", "-S", str(LAUNCHER), str(file), str(theirs.fileno())],
+                stdin=subprocess.PIPE if plan.stdin else subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                pass_fds=(file, theirs.fileno()),
+                env={"PATH": os.environ.get("PATH", os.defpath)},
+                start_new_session=True,  # the terminal's Ctrl-C is for this process alone
+            )
+        self._reader = threading.Thread(target=self._read, name="output", daemon=True)
+        self._reader.start()
+        with self._control.makefile("rb") as said:
+            answer = json.loads(said.readline() or b'{"error": "the launcher failed"}')
+        if problem := answer.get("error"):
+            self.wait()
+            raise CniError(Code.INTERNAL, problem)
+        self.pid: int = answer["pid"]
+
+    def wait(self) -> int:
+        """Wait for its end and for all of its output; its exit status. By one thread."""
+        status = self._launcher.wait()
+        self._reader.join()
+        if self._launcher.stdin:
+            self._launcher.stdin.close()
+        self.ended.set()
+        self._control.close()
+        return status
+
+    def signal(self, number: int) -> None:
+        """Send the container's first process a signal, if it still runs."""
+        with contextlib.suppress(OSError):  # it has ended
+            self._control.send(bytes([number]))
+
+    def execute(self, command: Sequence[str], timeout: float) -> int | None:
+        """Run a command beside it in the container; the exit status, or None if it was killed after `timeout`."""
+        namespaces = ("--mount", "--uts", "--ipc", "--net", "--pid")
+        process = subprocess.Popen(
+            ["nsenter", f"--target={self.pid}", *namespaces, f"--wdns={self._plan.folder}", "--", *command],
+            env=dict(self._plan.environment),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        try:
+            return process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)  # nsenter and, in the namespace, its child
+            process.wait()
+            return None
+
+    def _read(self) -> None:
+        assert self._launcher.stdout is not None
+        with self._launcher.stdout as output:
+            while line := output.readline(_LONGEST_LINE):
+                self._write(line.rstrip(b"\r\n"))
+
+
+@contextlib.contextmanager
+def _memory(content: bytes) -> Iterator[int]:
+    file = os.memfd_create("plan", os.MFD_CLOEXEC)
+    try:
+        os.write(file, content)
+        os.lseek(file, 0, os.SEEK_SET)
+        yield file
+    finally:
+        os.close(file)

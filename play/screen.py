@@ -1,0 +1,117 @@
+"""What a play shows: the containers' output, the pods' states, tables of their interfaces."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+# What moves the cursor or colours text on a terminal: a container's output shall do neither.
+_ESCAPES = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|[@-Z\\-_])")
+_COLOURS = ("cyan", "magenta", "green", "yellow", "blue", "bright_red")
+_PLAIN_WIDTH = 160  # columns of a table that goes to no terminal
+
+
+class PodRow(NamedTuple):
+    """The state of a pod: `ready` as in "1/2"."""
+
+    pod: str
+    phase: str
+    ready: str
+    restarts: int
+    reason: str
+
+
+class InterfaceRow(NamedTuple):
+    """An interface of a pod, as network-status tells it."""
+
+    pod: str
+    interface: str
+    network: str
+    addresses: str
+    mac: str
+    device: str
+    driver: str
+
+
+class Screen:
+    """Shows on `console`; safe from any thread. On a terminal, a table of `pods` stays below all else."""
+
+    def __init__(self, console: Console, *, logs: bool = True) -> None:
+        self._console, self._logs = console, logs
+        self._live: Live | None = None
+        self._lock = threading.Lock()
+        self._colours: dict[str, str] = {}
+        self._shown: dict[str, PodRow] = {}
+        if not console.is_terminal and "COLUMNS" not in console._environ:
+            console.width = _PLAIN_WIDTH
+
+    @contextmanager
+    def showing(self, pods: Callable[[], Iterable[PodRow]]) -> Iterator[None]:
+        """Show the pods' states while the body runs."""
+        if not self._console.is_terminal:
+            yield
+            return
+        live = Live(get_renderable=lambda: _pod_table(pods()), console=self._console, auto_refresh=False)
+        with live:
+            self._live = live
+            try:
+                yield
+            finally:
+                live.refresh()
+                self._live = None
+
+    def output(self, source: str, text: str) -> None:
+        """A line of a container's output."""
+        if self._logs:
+            self.line(source, text)
+
+    def line(self, source: str, text: str) -> None:
+        """A line, led by where it comes from."""
+        text = _ESCAPES.sub("", text)
+        shown = "".join(c if c.isprintable() or c == "\t" else "�" for c in text)
+        with self._lock:
+            colour = self._colours.setdefault(source, _COLOURS[len(self._colours) % len(_COLOURS)])
+        self._print(Text.assemble((f"{source} | ", colour), shown))
+
+    def note(self, text: str) -> None:
+        """What the play does."""
+        self._print(Text(text, style="bold"))
+
+    def state(self, row: PodRow) -> None:
+        """A pod's state, when it has changed."""
+        with self._lock:
+            if self._shown.get(row.pod) == row:
+                return
+            self._shown[row.pod] = row
+        if self._live:
+            self._live.refresh()
+        elif not self._console.is_terminal:
+            restarts = f", restarts {row.restarts}" if row.restarts else ""
+            reason = f": {row.reason}" if row.reason else ""
+            self._print(Text(f"pod {row.pod}: {row.phase}, ready {row.ready}{restarts}{reason}"))
+
+    def interfaces(self, rows: Sequence[InterfaceRow]) -> None:
+        """The table of the pods' interfaces."""
+        table = Table("Pod", "Interface", "Network", "Addresses", "MAC", "Device", "Driver", title="Interfaces")
+        for number, row in enumerate(rows):
+            last = number + 1 == len(rows) or rows[number + 1].pod != row.pod
+            table.add_row(*row, end_section=last)
+        self._console.print(table)
+
+    def _print(self, text: Text) -> None:
+        self._console.print(text, soft_wrap=True)
+
+
+def _pod_table(rows: Iterable[PodRow]) -> Table:
+    table = Table("Pod", "Phase", "Ready", "Restarts", "Reason")
+    for row in rows:
+        table.add_row(row.pod, row.phase, row.ready, str(row.restarts), row.reason)
+    return table

@@ -1,0 +1,111 @@
+"""A play's own folder, and what the agent finds there."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from play import admission
+from play.manifests import Manifests, Pod
+from wirespeed.cni.errors import CniError, Code
+from wirespeed.node import NodeConfig, load_config
+
+SESSIONS = "/run"  # the paths of sockets have to be short
+
+
+class Session:
+    """The folder of one play, and what lies where in it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.manifests = folder / "manifests"  # the cluster, as the agent sees it
+        self.kubelet = folder / "kubelet"
+        self.pods = folder / "pods"  # the pods' folders
+        self.root = folder / "root"  # empty: containers' roots are put together here
+        self.links = folder / "bin"  # the shim under the plugins' names
+        self.agent = folder / "agent.json"
+        self.state = folder / "pods.json"
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @property
+    def config(self) -> NodeConfig:
+        """What the agent is configured with."""
+        return load_config(self.agent)
+
+    def write(self, manifests: Manifests, device_plugin: str) -> None:
+        """Write what the agent reads, but for the pods; `device_plugin` is the device plugin's configuration."""
+        for folder in (self.manifests, self.kubelet, self.pods, self.root, self.links):
+            folder.mkdir()
+        for (namespace, name), raw in manifests.networks.items():
+            write(self.manifests / f"network_{namespace}_{name}.json", raw)
+        if device_plugin:
+            (self.folder / "config.json").write_text(device_plugin)
+        # Who owns a VF and which addresses are taken are facts of this machine, whoever plays on it: the journal
+        # and the leases stay where they are by default.
+        keys = {
+            "socket": str(self.folder / "agent.sock"),
+            "cluster": {"manifests": str(self.manifests)},
+            "kubelet": str(self.kubelet),
+            "devinfo": str(self.folder / "devinfo"),
+            "devicePlugin": str(self.folder / "config.json") if device_plugin else "",
+        }
+        write(self.agent, keys)
+
+    def add_pod(self, pod: Pod, uid: str) -> None:
+        """Let the agent know of a pod."""
+        raw = {**pod.raw, "metadata": {**pod.raw["metadata"], "uid": uid}}
+        write(self.manifests / f"pod_{pod.namespace}_{pod.name}.json", raw)
+
+
+@contextlib.contextmanager
+def opened() -> Iterator[Session]:
+    """A folder that is removed afterwards. Raises CniError(IO_FAILURE) when that fails."""
+    folder = Path(tempfile.mkdtemp(prefix="wirespeed-play-", dir=SESSIONS))
+    try:
+        yield Session(folder)
+    finally:
+        try:
+            shutil.rmtree(folder)
+        except OSError as error:
+            text = f"folder {folder} cannot be removed: {error.filename}: {error.strerror}"
+            raise CniError(Code.IO_FAILURE, text) from error
+
+
+def write(path: Path, value: Any) -> None:
+    """Write JSON."""
+    path.write_text(json.dumps(value, default=str))  # YAML has dates, JSON has not
+
+
+def find_shim(asked: Path | None, folders: Sequence[str]) -> Path:
+    """The shim's executable: the one asked for, else that of this checkout, else the installed one.
+
+    Raises CniError(INVALID_CONFIG).
+    """
+    built = Path(__file__).parents[1] / "build/wirespeed-cni"
+    places = [asked] if asked else [built, *(Path(folder, "wirespeed") for folder in folders)]
+    for place in places:
+        if place.is_file() and os.access(place, os.X_OK):
+            return place.resolve()
+    listed = ", ".join(map(str, places))
+    raise CniError(Code.INVALID_CONFIG, f"the shim is not there: expected an executable {listed}")
+
+
+def device_plugin(manifests: Manifests) -> str:
+    """The device plugin's configuration, "" for none. Raises CniError when pods ask for devices without one."""
+    found = manifests.device_plugin()
+    if not found and (resources := admission.wanted(manifests.pods)):
+        raise CniError(
+            Code.INVALID_CONFIG,
+            f"pods ask for {', '.join(resources)}: expected a ConfigMap whose config.json has the device plugin's "
+            "resourceList",
+        )
+    return found

@@ -1,0 +1,123 @@
+"""A pod's folder: its volumes and its /etc/hosts, made as the kubelet makes them."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+
+from play import quantity
+from play.environment import ConfigMaps
+from play.manifests import ConfigMapVolume, Container, EmptyDir, HostPath, Pod, Volume, hugepages
+from play.process import Mount
+from play.undo import Undo, run
+from wirespeed.cni.errors import CniError, Code
+
+_HOSTS = """\
+# Kubernetes-managed hosts file.
+127.0.0.1\tlocalhost
+::1\tlocalhost ip6-localhost ip6-loopback
+fe00::0\tip6-localnet
+fe00::0\tip6-mcastprefix
+fe00::1\tip6-allnodes
+fe00::2\tip6-allrouters
+"""
+_IS = {
+    "Directory": stat.S_ISDIR,
+    "File": stat.S_ISREG,
+    "Socket": stat.S_ISSOCK,
+    "CharDevice": stat.S_ISCHR,
+    "BlockDevice": stat.S_ISBLK,
+}
+
+
+class Volumes:
+    """The volumes of `pod`, below `folder`, which is made. What is mounted there is unmounted by `undo`."""
+
+    def __init__(self, pod: Pod, folder: Path, config_maps: ConfigMaps, undo: Undo) -> None:
+        self._pod, self._folder, self._undo = pod, folder, undo
+        self._config_maps = config_maps
+        self._sources: dict[str, str] = {}
+
+    def make(self) -> None:
+        """Make them all. Raises CniError that names the volume."""
+        self._folder.mkdir(parents=True)
+        for volume in self._pod.spec.volumes:
+            try:
+                self._sources[volume.name] = self._make(volume)
+            except CniError as error:
+                raise error.prefixed(f"volume {volume.name}") from None
+            except OSError as error:
+                raise CniError(
+                    Code.IO_FAILURE, f"volume {volume.name}: {error.filename}: {error.strerror}"
+                ) from error
+
+    def write_hosts(self, hostname: str, ips: Sequence[str]) -> None:
+        """Write the pod's /etc/hosts, once its addresses are known."""
+        lines = [f"{ip}\t{hostname}\n" for ip in ips]
+        if aliases := self._pod.spec.host_aliases:
+            lines.append("\n# Entries added by HostAliases.\n")
+            lines += [f"{alias.ip}\t{' '.join(alias.hostnames)}\n" for alias in aliases]
+        (self._folder / "hosts").write_text(_HOSTS + "".join(lines))
+        (self._folder / "hostname").write_text(f"{hostname}\n")
+
+    def mounts(self, container: Container) -> list[Mount]:
+        """What is mounted in a container."""
+        read_only = {volume.name for volume in self._pod.spec.volumes if volume.config_map}
+        found = [
+            Mount(self._sources[mount.name], mount.mount_path, mount.read_only or mount.name in read_only)
+            for mount in container.volume_mounts
+        ]
+        taken = {mount.target.rstrip("/") for mount in found}
+        for name in ("hosts", "hostname"):
+            if f"/etc/{name}" not in taken:
+                found.append(Mount(str(self._folder / name), f"/etc/{name}"))
+        return found
+
+    def _make(self, volume: Volume) -> str:
+        if volume.host_path:
+            return _host_path(volume.host_path)
+        place = self._folder / "volumes" / volume.name
+        place.mkdir(parents=True)
+        if volume.config_map:
+            self._write_config_map(place, volume.config_map)
+        elif volume.empty_dir:
+            self._mount(place, volume.empty_dir)
+            place.chmod(0o777)
+        return str(place)
+
+    def _write_config_map(self, place: Path, volume: ConfigMapVolume) -> None:
+        for key, text in self._config_maps.get((self._pod.namespace, volume.name), {}).items():
+            file = place / key
+            file.write_text(text)
+            file.chmod(volume.default_mode)
+
+    def _mount(self, place: Path, volume: EmptyDir) -> None:
+        """An emptyDir's medium is mounted on this machine: the pod's containers share it."""
+        if volume.medium == "Memory":
+            size = ["-o", f"size={quantity.whole(volume.size_limit)}"] if volume.size_limit else []
+            run("mount", "-t", "tmpfs", *size, "tmpfs", str(place))
+        elif volume.medium:
+            run("mount", "-t", "hugetlbfs", "-o", f"pagesize={self._page_size(volume)}", "hugetlbfs", str(place))
+        else:
+            return
+        self._undo.push(f"volume {place.name}", lambda: run("umount", str(place)))
+
+    def _page_size(self, volume: EmptyDir) -> str:
+        """As mount takes it: "2M" for HugePages-2Mi, or for HugePages of a pod that asks for hugepages-2Mi."""
+        _, _, size = volume.medium.partition("-")
+        return (size or next(iter(hugepages(self._pod)))).removesuffix("i")
+
+
+def _host_path(volume: HostPath) -> str:
+    path = Path(volume.path)
+    if volume.type == "DirectoryOrCreate":
+        path.mkdir(mode=0o755, parents=True, exist_ok=True)
+    elif volume.type == "FileOrCreate" and not path.exists():
+        path.touch(mode=0o644)
+    kind = volume.type.removesuffix("OrCreate")
+    mode = os.stat(path).st_mode
+    if kind and not _IS[kind](mode):
+        raise CniError(Code.INVALID_CONFIG, f"hostPath {path}: expected a {kind}")
+    return os.path.realpath(path)
