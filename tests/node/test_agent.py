@@ -364,9 +364,9 @@ def test_folder_in_which_others_may_replace_the_socket_is_refused(
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"workers": 0}, "Expected `int` >= 1 - at `$.workers`"),
-        ({"deadline": -1}, "Expected `float` > 0.0 - at `$.deadline`"),
-        ({"sockets": "/x"}, "Object contains unknown field `sockets`"),
+        ({"workers": 0}, 'key "workers": expected int >= 1'),
+        ({"deadline": -1}, 'key "deadline": expected float > 0.0'),
+        ({"sockets": "/x"}, 'unknown key "sockets"; nearest known key: "socket"'),
         ({"state": "/proc/nowhere/state.db"}, "journal /proc/nowhere/state.db: "),
         ({"socket": "/proc/nowhere/agent.sock"}, "socket /proc/nowhere/agent.sock: No such file or directory"),
         ({"socket": "/tmp/" + "x" * 200 + "/agent.sock"}, "AF_UNIX path too long"),

@@ -1,0 +1,46 @@
+"""What is said of a value that does not fit its Struct."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import msgspec
+import pytest
+
+from wirespeed.structs import fault
+
+
+class Inner(msgspec.Struct, forbid_unknown_fields=True, rename="camel"):
+    first_name: str
+    size: Annotated[int, msgspec.Meta(ge=1)] = 1
+
+
+class Outer(msgspec.Struct, forbid_unknown_fields=True, rename="camel"):
+    inner: Inner | None = None
+    listed: list[Inner] = []
+    by_name: dict[str, Inner] = {}
+    count: int = 0
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ({"count": "many"}, 'key "count": expected int, got str'),
+        ({"inner": {"firstName": "a", "size": 0}}, 'key "inner.size": expected int >= 1'),
+        ({"cuont": 1}, 'unknown key "cuont"; nearest known key: "count"'),
+        ({"inner": {"fristName": "a"}}, 'unknown key "inner.fristName"; nearest known key: "inner.firstName"'),
+        (
+            {"listed": [{"firstName": "a"}, {"sise": 1}]},
+            'unknown key "listed[1].sise"; nearest known key: "listed[1].size"',
+        ),
+        ({"byName": {"x": {"sise": 1}}}, 'unknown key "byName[...].sise"; nearest known key: "byName[...].size"'),
+        ({"zzzzzzzz": 1}, 'unknown key "zzzzzzzz"'),
+        ({"inner": {}}, 'key "inner.firstName" is missing'),
+        ({"byName": {7: {"firstName": "a"}}}, 'key "byName": expected str, got int as a key'),
+        ([], "expected object, got array"),
+    ],
+)
+def test_a_fault_names_the_key_and_what_was_expected(value: Any, said: str) -> None:
+    with pytest.raises(msgspec.ValidationError) as error:
+        msgspec.convert(value, Outer)
+    assert fault(error.value, Outer) == said
