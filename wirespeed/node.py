@@ -79,14 +79,27 @@ def load_config(path: Path | None = None) -> NodeConfig:
         raise CniError(Code.INVALID_CONFIG, f"configuration {chosen}: no such file") from None
     except OSError as error:
         raise CniError(Code.IO_FAILURE, f"configuration {chosen}: {error.strerror}") from error
+    try:
+        return parse_config(text)
+    except CniError as error:
+        raise error.prefixed(f"configuration {chosen}") from error
+
+
+def parse_config(text: bytes | str) -> NodeConfig:
+    """The configuration of a file's text. Raises CniError(INVALID_CONFIG) that names the key."""
     import yaml  # noqa: PLC0415 — not on the path of a plugin that runs with defaults
 
     try:
-        return msgspec.convert(yaml.safe_load(text) or {}, NodeConfig)
-    except yaml.YAMLError as error:
-        raise CniError(Code.INVALID_CONFIG, f"configuration {chosen}: not YAML: {error}") from error
+        value = yaml.safe_load(text) or {}
+    # Its constructors fail in their own ways for texts like "!!bool maybe".
+    except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise CniError(Code.INVALID_CONFIG, f"not YAML: {' '.join(str(error).split())}") from error
+    try:
+        return msgspec.convert(value, NodeConfig)
     except msgspec.ValidationError as error:
-        raise CniError(Code.INVALID_CONFIG, f"configuration {chosen}: {error}") from error
+        from wirespeed.structs import fault  # noqa: PLC0415 — only for a mistake
+
+        raise CniError(Code.INVALID_CONFIG, fault(error, NodeConfig)) from error
 
 
 class Node:
