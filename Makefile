@@ -7,7 +7,6 @@ PY := $(VENV)/bin/python
 SHIM := build/wirespeed-cni
 READY := $(VENV)/ready-$(shell cat requirements.lock | sha256sum | cut -c1-12)
 PACKAGES := ca-certificates python3 python3-venv gcc libc6-dev iproute2 iputils-ping kmod procps containernetworking-plugins
-SOURCES := wirespeed plugins deviceplugin agent cli play lab bench tests
 LAB := $(PY) -m lab
 
 # pip brings certificates of its own: it shall trust what this machine trusts, a company's proxy included.
@@ -56,7 +55,7 @@ $(READY): requirements.lock
 	fi
 	rm -rf $(VENV) && python3 -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --require-hashes -r requirements.lock
-	$(VENV)/bin/pip install --quiet --no-deps --no-build-isolation -e .
+	$(VENV)/bin/pip install --quiet --no-deps --no-build-isolation --config-settings editable_mode=compat -e .
 	touch $@
 
 $(SHIM): shim/wirespeed-cni.c | $(READY)

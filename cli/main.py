@@ -12,8 +12,10 @@ import click
 COMMANDS = {
     "agent": "cli.agent:agent",
     "cni": "cli.cni:cni",
+    "deviceplugin": "cli.deviceplugin:deviceplugin",
     "play": "cli.play:play",
     "version": "cli.version:version",
+    "vf": "cli.vf:vf",
 }
 
 

@@ -49,6 +49,20 @@ class PodResources:
                 found.setdefault(entry.resource_name, set()).update(entry.device_ids)
         return {resource: sorted(ids) for resource, ids in found.items()}
 
+    def owners(self) -> dict[str, str]:
+        """Every pod's devices: "namespace/name" by device id. Raises CniError(TRY_AGAIN_LATER) as `devices`."""
+        try:
+            listed = self._ask(lambda client: client.List(pb.ListPodResourcesRequest(), timeout=_TIMEOUT))
+        except grpc.RpcError as error:
+            raise self._no_answer("devices of all pods", error) from error
+        return {
+            device: f"{pod.namespace}/{pod.name}"
+            for pod in listed.pod_resources
+            for container in pod.containers
+            for entry in container.devices
+            for device in entry.device_ids
+        }
+
     def check(self) -> None:
         """Raise CniError(TRY_AGAIN_LATER) when the kubelet does not answer."""
         try:

@@ -1,0 +1,38 @@
+"""Which devices this node has given away: to attachments by the journal, to pods by the kubelet."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from wirespeed.node import NodeConfig
+
+
+def owners(config: NodeConfig) -> dict[str, str]:
+    """Who was given a device, by PCI address. Raises CniError when the journal or the kubelet cannot be read."""
+    return {**_of_kubelet(Path(config.kubelet) / "pod-resources/kubelet.sock"), **_of_journal(Path(config.state))}
+
+
+def _of_kubelet(socket: Path) -> dict[str, str]:
+    if not socket.exists():
+        return {}
+    from wirespeed.kube.podresources import PodResources  # noqa: PLC0415 — gRPC, where there is a kubelet
+
+    service = PodResources(socket)
+    try:
+        return {device: f"the kubelet gave it to pod {pod}" for device, pod in service.owners().items()}
+    finally:
+        service.close()
+
+
+def _of_journal(path: Path) -> dict[str, str]:
+    if not path.exists():
+        return {}
+    from wirespeed.state.journal import Journal  # noqa: PLC0415
+
+    journal = Journal(path)
+    try:
+        return {
+            claim.device: f"it is {claim.ifname} of container {claim.container[:12]}" for claim in journal.claims()
+        }
+    finally:
+        journal.close()

@@ -1,0 +1,283 @@
+"""From what PFs are and what they shall be to the steps between, each with its way back."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from provision import eswitch
+from provision.facts import Pf, Vf
+from provision.policy import Group, Wanted
+from wirespeed.cni.errors import CniError, Code
+from wirespeed.host import drivers, rtnl
+from wirespeed.host.pci import PciDevice
+from wirespeed.host.rtnl import NetlinkError, Rtnl, VfSettings
+
+log = logging.getLogger(__name__)
+
+# Seconds for the interface of a VF to appear once its driver has it: igbvf waits 2 s a VF for a PF in reset.
+NETDEV_TIMEOUT = 10.0
+_KERNEL = "netdevice"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One change: what it does, in words; doing it; and taking it back (None: the next step back does)."""
+
+    text: str
+    do: Callable[[], None]
+    undo: Callable[[], None] | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The steps in order, and what stands in the way: with a reason in `refused` no step is taken."""
+
+    steps: Sequence[Step] = ()
+    refused: Sequence[str] = ()
+
+
+def make(wanted: Mapping[str, Wanted], pfs: Iterable[Pf], sysfs: Path = Path("/sys")) -> Plan:
+    """The plan for the PFs of `wanted` (by address); the others are left alone."""
+    steps: list[Step] = []
+    refused: list[str] = []
+    for pf in pfs:
+        if pf.address in wanted:
+            one = _Planner(pf, wanted[pf.address], sysfs)
+            steps += one.steps()
+            refused += one.refused
+    return Plan(steps, refused)
+
+
+def bind_plan(vfs: Iterable[tuple[Pf, Vf]], device_type: str, sysfs: Path = Path("/sys")) -> Plan:
+    """The plan that gives these VFs another driver: "netdevice" for their own, or a userspace one's name."""
+    steps: list[Step] = []
+    refused: list[str] = []
+    for pf, vf in vfs:
+        planner = _Planner(pf, Wanted(num_vfs=len(pf.vfs)), sysfs)
+        group = Group(resource="", policy="", numbers=frozenset({vf.index}), device_type=device_type)
+        steps += planner.of_vf(vf.index, group)
+        refused += planner.refused
+    return Plan(steps, refused)
+
+
+def carry_out(plan: Plan, progress: Callable[[int, Step], None] = lambda _number, _step: None) -> None:
+    """Take the steps; `progress` is told before each. When one fails, those before it are taken back.
+
+    Raises CniError: POLICY for a plan that is refused, or the failed step's; what could not be taken back is told.
+    """
+    if plan.refused:
+        raise CniError(Code.POLICY, "; ".join(plan.refused))
+    for number, step in enumerate(plan.steps):
+        progress(number, step)
+        try:
+            step.do()
+        except (CniError, NetlinkError, OSError) as error:
+            text = getattr(error, "msg", "") or str(error)
+            left = _take_back([step, *reversed(plan.steps[:number])])
+            also = f"; not taken back: {'; '.join(left)}" if left else "; what was done before it is taken back"
+            raise CniError(getattr(error, "code", Code.DEVICE), f"{step.text}: {text}{also}") from error
+
+
+def _take_back(steps: Iterable[Step]) -> list[str]:
+    """Undo steps, the last one first; what failed in that."""
+    left = []
+    for step in steps:
+        if step.undo is None:
+            continue
+        try:
+            step.undo()
+        except (CniError, NetlinkError, OSError) as error:
+            left.append(f"{step.text} ({getattr(error, 'msg', '') or error})")
+    return left
+
+
+@dataclass
+class _Planner:
+    """Plans one PF."""
+
+    pf: Pf
+    wanted: Wanted
+    sysfs: Path
+    refused: list[str] = field(default_factory=list)
+
+    @property
+    def device(self) -> PciDevice:
+        return PciDevice(self.pf.address, self.sysfs)
+
+    def steps(self) -> Iterator[Step]:
+        made_anew = False
+        if self.wanted.externally_managed:
+            self._check_external()
+        else:
+            yield from self._raise()
+            made_anew = yield from self._make_vfs()
+        if self.refused:
+            return
+        for index in range(self.wanted.num_vfs):
+            for group in self.wanted.groups:
+                if index in group.numbers:
+                    yield from self.of_vf(index, group, made_anew=made_anew)
+
+    # The PF
+
+    def _check_external(self) -> None:
+        """A PF that somebody else provides for must already be what is asked for."""
+        pf, wanted = self.pf, self.wanted
+        if wanted.num_vfs > len(pf.vfs):
+            self._refuse(f"externallyManaged: it has {len(pf.vfs)} VFs, {wanted.num_vfs} are asked for")
+        if wanted.mtu > pf.mtu:
+            self._refuse(f"externallyManaged: its MTU is {pf.mtu}, {wanted.mtu} is asked for")
+        if wanted.eswitch and wanted.eswitch != pf.eswitch:
+            self._refuse(f"externallyManaged: its eswitch mode is {pf.eswitch}, {wanted.eswitch} is asked for")
+
+    def _refuse(self, why: str) -> None:
+        self.refused.append(f"{self.pf.where}: {why}")
+
+    def _raise(self) -> Iterator[Step]:
+        """Up, for VFs that are made under a PF that is down take seconds each; and the MTU, never lowered."""
+        pf = self.pf
+        if not pf.name:
+            self._refuse("it has no interface on the host; expected its network driver to be bound")
+            return
+        if self.wanted.num_vfs and not pf.up:
+            yield Step(f"{pf.where}: up", lambda: _set_link(pf.name, up=True), lambda: _set_link(pf.name, up=False))
+        if self.wanted.mtu > pf.mtu:
+            yield Step(
+                f"{pf.where}: MTU {self.wanted.mtu} (now {pf.mtu})",
+                lambda: _set_link(pf.name, mtu=self.wanted.mtu),
+                lambda: _set_link(pf.name, mtu=pf.mtu),
+            )
+
+    def _make_vfs(self) -> Generator[Step, None, bool]:
+        """Change the number of VFs and the eswitch mode; returns whether the VFs are new ones then.
+
+        The kernel changes the number only by way of 0, and a mode only without VFs bound: every VF goes.
+        """
+        pf, wanted = self.pf, self.wanted
+        switches = wanted.eswitch not in ("", pf.eswitch)
+        if wanted.num_vfs == len(pf.vfs) and not switches:
+            return False
+        used = [f"VF {vf.index} ({vf.address}): {vf.user}" for vf in pf.vfs if vf.user]
+        if used:
+            self._refuse(
+                f"{len(pf.vfs)} VFs would be made anew as {wanted.num_vfs}, and are in use: {', '.join(used)}"
+            )
+            return False
+        before = len(pf.vfs)
+        if before:
+            yield Step(f"{pf.where}: remove its {before} VFs", lambda: self._set_number(0), self._restore_vfs)
+        if switches:
+            yield Step(
+                f"{pf.where}: eswitch mode {wanted.eswitch} (now {pf.eswitch})",
+                lambda: eswitch.set_mode(pf.address, wanted.eswitch),
+                lambda: eswitch.set_mode(pf.address, pf.eswitch),
+            )
+        if wanted.num_vfs:
+            yield Step(
+                f"{pf.where}: make {wanted.num_vfs} VFs",
+                lambda: self._set_number(wanted.num_vfs),
+                lambda: self._set_number(0),
+            )
+        return True
+
+    def _set_number(self, number: int) -> None:
+        path = self.device.path / "sriov_numvfs"
+        try:
+            path.write_text(str(number))
+        except OSError as error:
+            raise CniError(Code.DEVICE, f"{path.name} {number}: {error.strerror}") from error
+        made = len(self.device.virtual_functions())
+        if made != number:
+            raise CniError(Code.DEVICE, f"{path.name}: {made} VFs are there after {number} was written")
+
+    def _restore_vfs(self) -> None:
+        """As many VFs as there were, with the drivers that they had."""
+        self._set_number(len(self.pf.vfs))
+        for vf in self.pf.vfs:
+            if vf.in_user_space:
+                drivers.bind(PciDevice(vf.address, self.sysfs), vf.driver)
+
+    # One VF
+
+    def of_vf(self, index: int, group: Group, *, made_anew: bool = False) -> Iterator[Step]:
+        """The steps that make VF number `index` what its group says."""
+        now = None if made_anew else next((vf for vf in self.pf.vfs if vf.index == index), None)
+        what = f"{self.pf.where}: VF {index}" + (f" ({now.address})" if now else "")
+        kernel = group.device_type == _KERNEL
+        right = now is not None and (
+            bool(now.driver) and not now.in_user_space if kernel else now.driver == group.device_type
+        )
+        mtu_right = not kernel or not group.mtu or (now is not None and now.mtu == group.mtu)
+        if right and mtu_right:
+            return
+        if now is not None and now.user:
+            self._refuse(f"VF {index} ({now.address}) would be changed, and is in use: {now.user}")
+            return
+        if not right and not (kernel and made_anew):  # the kernel has given new VFs their own driver
+            yield self._bind_step(what, index, group.device_type, now)
+        if not mtu_right:
+            yield self._mtu_step(what, index, group.mtu, now)
+
+    def _bind_step(self, what: str, index: int, device_type: str, now: Vf | None) -> Step:
+        driver = "" if device_type == _KERNEL else device_type
+
+        def do() -> None:
+            device = self._vf(index)
+            if driver:
+                self._keep_mac(index, device)
+            drivers.bind(device, driver)
+            if not driver:
+                _netdev(device)
+
+        def undo() -> None:
+            if now is not None:
+                drivers.bind(self._vf(index), now.driver if now.in_user_space else "")
+
+        told = f" (now {now.driver or 'none'})" if now else ""
+        return Step(f"{what}: driver {driver or 'its own'}{told}", do, undo)
+
+    def _mtu_step(self, what: str, index: int, mtu: int, now: Vf | None) -> Step:
+        told = f" (now {now.mtu})" if now and now.mtu else ""
+        return Step(
+            f"{what}: MTU {mtu}{told}",
+            lambda: _set_link(_netdev(self._vf(index)).name, mtu=mtu),
+            (lambda: _set_link(_netdev(self._vf(index)).name, mtu=now.mtu)) if now and now.mtu else None,
+        )
+
+    def _vf(self, index: int) -> PciDevice:
+        for number, address in self.device.virtual_functions():
+            if number == index:
+                return PciDevice(address, self.sysfs)
+        raise CniError(Code.DEVICE, f"{self.pf.where}: there is no VF {index}")
+
+    def _keep_mac(self, index: int, device: PciDevice) -> None:
+        """Make the VF's MAC the one that its PF sets: an application that gets the VF then finds it there."""
+        name = device.own_netdev
+        with Rtnl() as host:
+            link = host.link(name) if name else None
+            pf = host.link(self.pf.name, vfs=True)
+            if link is None or pf is None or index >= len(pf.vfs):
+                return
+            if pf.vfs[index].mac == "00:00:00:00:00:00":
+                host.set_vf(pf.index, index, VfSettings(mac=link.mac))
+
+
+def _netdev(device: PciDevice) -> rtnl.Link:
+    link = rtnl.wait_for_device(device.address, timeout=NETDEV_TIMEOUT)
+    if link is None:
+        raise CniError(
+            Code.DEVICE,
+            f"VF {device.address}: driver {device.driver or 'none'}, no interface within {NETDEV_TIMEOUT:.0f} s",
+        )
+    return link
+
+
+def _set_link(name: str, *, up: bool | None = None, mtu: int | None = None) -> None:
+    with Rtnl() as host:
+        link = host.link(name)
+        if link is None:
+            raise CniError(Code.INTERFACE, f"interface {name} is gone")
+        host.set_link(link.index, up=up, mtu=mtu)

@@ -1,0 +1,212 @@
+"""`wirespeed vf` on the igb driver's PFs: VFs are made, bound and removed, or nothing is changed."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from provision import facts, plan
+from provision.policy import Group, Wanted
+from tests.lab.conftest import VFS_PER_PF, LabVfs, bind, sh, state_of_everything
+from wirespeed.cni.errors import CniError, Code
+from wirespeed.host.pci import PciDevice
+
+PF = "ens2"
+POLICY = """\
+apiVersion: sriovnetwork.openshift.io/v1
+kind: SriovNetworkNodePolicy
+metadata: {name: dpdk}
+spec: {resourceName: dpdk, nicSelector: {pfNames: ["ens2#2-3,5"]}, numVfs: 6, deviceType: vfio-pci}
+---
+apiVersion: sriovnetwork.openshift.io/v1
+kind: SriovNetworkNodePolicy
+metadata: {name: kernel}
+spec: {resourceName: kernel, nicSelector: {pfNames: ["ens2#0-1"], vendor: "8086"}, numVfs: 6, mtu: 1600}
+"""
+
+
+@pytest.fixture(autouse=True)
+def _vfs_as_the_other_tests_have_them(vfs: LabVfs) -> Iterator[None]:
+    """After each test the PF has its four VFs again, the last two on vfio-pci."""
+    yield
+    sh("ip", "link", "set", PF, "up", "mtu", "1500")
+    device = Path(f"/sys/class/net/{PF}/device")
+    (device / "sriov_numvfs").write_text("0")
+    (device / "sriov_numvfs").write_text(str(VFS_PER_PF))
+    for _, address in PciDevice(device.resolve().name).virtual_functions()[2:]:
+        bind(address, "vfio-pci")
+
+
+def wirespeed(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "cli", "vf", *arguments], capture_output=True, text=True, check=False
+    )
+
+
+def pf() -> facts.Pf:
+    found = facts.find(facts.read(), PF)
+    assert found is not None
+    return found
+
+
+def drivers() -> list[str]:
+    return [vf.driver for vf in pf().vfs]
+
+
+def test_a_policy_makes_the_vfs_and_the_second_time_has_nothing_to_do(tmp_path: Path) -> None:
+    policy = tmp_path / "policy.yaml"
+    policy.write_text(POLICY)
+    planned = wirespeed("apply", str(policy), "--dry-run")
+    assert (planned.returncode, drivers()) == (0, ["igbvf", "igbvf", "vfio-pci", "vfio-pci"])
+    assert planned.stdout.splitlines() == [
+        "PF ens2 (0000:02:00.0): MTU 1600 (now 1500)",
+        "PF ens2 (0000:02:00.0): remove its 4 VFs",
+        "PF ens2 (0000:02:00.0): make 6 VFs",
+        "PF ens2 (0000:02:00.0): VF 0: MTU 1600",
+        "PF ens2 (0000:02:00.0): VF 1: MTU 1600",
+        "PF ens2 (0000:02:00.0): VF 2: driver vfio-pci",
+        "PF ens2 (0000:02:00.0): VF 3: driver vfio-pci",
+        "PF ens2 (0000:02:00.0): VF 5: driver vfio-pci",
+    ]
+    done = wirespeed("apply", str(policy), "--yes")
+    assert done.returncode == 0, done.stderr
+    assert drivers() == ["igbvf", "igbvf", "vfio-pci", "vfio-pci", "igbvf", "vfio-pci"]
+    assert [vf.mtu for vf in pf().vfs[:2]] == [1600, 1600]
+    assert wirespeed("apply", str(policy), "--yes").stdout == "nothing to do\n"
+
+
+def test_a_vf_on_vfio_keeps_the_mac_that_it_had() -> None:
+    macs = [vf.mac for vf in pf().vfs[:2]]
+    assert wirespeed("bind", f"{PF}#0-1", "--driver", "vfio-pci", "--yes").returncode == 0
+    held = json.loads(sh("ip", "-d", "-j", "link", "show", PF))[0]["vfinfo_list"]
+    assert [held[0]["address"], held[1]["address"]] == macs
+    assert wirespeed("bind", f"{PF}#0-1", "--driver", "netdevice", "--yes").returncode == 0
+    assert [vf.mac for vf in pf().vfs[:2]] == macs
+
+
+def test_vfs_are_made_quickly_on_a_pf_that_was_down() -> None:
+    assert wirespeed("destroy", PF, "--yes").returncode == 0
+    sh("ip", "link", "set", PF, "down")
+    made = wirespeed("create", PF, "2", "--yes")
+    assert made.stdout.splitlines()[:2] == ["PF ens2 (0000:02:00.0): up", "PF ens2 (0000:02:00.0): make 2 VFs"]
+    assert [bool(vf.netdev) for vf in pf().vfs] == [True, True]
+
+
+@pytest.mark.parametrize("use", ["address", "bridge", "namespace", "vfio", "journal"])
+def test_a_vf_in_use_is_refused_and_nothing_is_changed(use: str, tmp_path: Path) -> None:
+    vf = pf().vfs[2 if use == "vfio" else 0]
+    config = tmp_path / "agent.json"
+    config.write_text(json.dumps({"state": f"{tmp_path}/state.db", "kubelet": f"{tmp_path}/kubelet"}))
+    with Use(vf, use, tmp_path / "state.db") as told:
+        before = state_of_everything()
+        for command in (("destroy", PF), ("create", PF, "6"), ("bind", vf.address, "--driver", other(vf))):
+            refused = wirespeed(*command, "--yes", "--config", str(config))
+            assert refused.returncode == 1, command
+            assert "nothing is changed" in refused.stderr
+            assert f"({vf.address})" in refused.stderr
+            assert told in refused.stderr
+        assert state_of_everything() == before
+
+
+def other(vf: facts.Vf) -> str:
+    return "netdevice" if vf.in_user_space else "vfio-pci"
+
+
+class Use:
+    """Uses a VF in one of the ways that are noticed; entering gives what is told of it."""
+
+    def __init__(self, vf: facts.Vf, use: str, journal: Path) -> None:
+        self.vf, self.use, self.journal = vf, use, journal
+        self.file: Any = None
+
+    def __enter__(self) -> str:
+        name = self.vf.netdev
+        if self.use == "address":
+            sh("ip", "address", "add", "192.0.2.1/24", "dev", name)
+            return f"its interface {name} has the address 192.0.2.1/24"
+        if self.use == "bridge":
+            sh("ip", "link", "add", "lab-br", "type", "bridge")
+            sh("ip", "link", "set", name, "master", "lab-br")
+            return f"its interface {name} is a port of lab-br"
+        if self.use == "namespace":
+            sh("ip", "netns", "add", "lab-use")
+            sh("ip", "link", "set", name, "netns", "lab-use")
+            return "its interface is in another network namespace"
+        if self.use == "vfio":
+            self.file = open(f"/dev/vfio/{self.vf.iommu_group}", "rb")
+            return f"process {os.getpid()} ("
+        claim(self.journal, self.vf.address)
+        return "it is net1 of container c1"
+
+    def __exit__(self, *_: object) -> None:
+        if self.use == "address":
+            sh("ip", "address", "del", "192.0.2.1/24", "dev", self.vf.netdev)
+        elif self.use == "bridge":
+            sh("ip", "link", "del", "lab-br")
+        elif self.use == "namespace":
+            sh("ip", "-n", "lab-use", "link", "set", self.vf.netdev, "netns", "1")
+            sh("ip", "netns", "del", "lab-use")
+        elif self.use == "vfio":
+            self.file.close()
+
+
+def claim(journal: Path, address: str) -> None:
+    """Write into a journal that the device is net1 of c1."""
+    from wirespeed.host.netns import Identity
+    from wirespeed.state.journal import DeviceClaim, Journal
+
+    held = Journal(journal)
+    held.claim(
+        DeviceClaim(
+            device=address, plugin="sriov", container="c1", ifname="net1", netns="/n", identity=Identity(1, 2, 3)
+        )
+    )
+    held.close()
+
+
+def test_a_step_that_fails_takes_back_those_before_it() -> None:
+    before = [(vf.driver, vf.index) for vf in pf().vfs]
+    groups = (
+        Group(resource="", policy="", numbers=frozenset({0}), device_type="vfio-pci"),
+        Group(resource="", policy="", numbers=frozenset({1}), device_type="uio_pci_generic"),  # not in the guest
+    )
+    wanted = Wanted(num_vfs=6, mtu=1700, groups=groups)
+    with pytest.raises(CniError) as failed:
+        plan.carry_out(plan.make({pf().address: wanted}, [pf()]))
+    assert failed.value.code == Code.DEVICE
+    assert "VF 1: driver uio_pci_generic: " in failed.value.msg
+    assert "driver uio_pci_generic is not there" in failed.value.msg
+    assert "; what was done before it is taken back" in failed.value.msg
+    assert [(vf.driver, vf.index) for vf in pf().vfs] == before
+    assert pf().mtu == 1500
+
+
+def test_a_pf_that_somebody_else_provides_for_is_checked_and_only_its_vfs_are_changed() -> None:
+    group = Group(resource="", policy="", numbers=frozenset({0}), device_type="vfio-pci")
+    wanted = Wanted(num_vfs=4, externally_managed=True, groups=(group,))
+    made = plan.make({pf().address: wanted}, [pf()])
+    assert [step.text for step in made.steps] == [
+        f"PF ens2 (0000:02:00.0): VF 0 ({pf().vfs[0].address}): driver vfio-pci (now igbvf)"
+    ]
+    more = Wanted(num_vfs=5, mtu=9000, eswitch="switchdev", externally_managed=True)
+    assert [
+        text.partition("externallyManaged: ")[2] for text in plan.make({pf().address: more}, [pf()]).refused
+    ] == [
+        "it has 4 VFs, 5 are asked for",
+        "its MTU is 1500, 9000 is asked for",
+        "its eswitch mode is legacy, switchdev is asked for",
+    ]
+
+
+def test_a_driver_without_an_eswitch_says_so_and_all_is_as_before() -> None:
+    before = [vf.driver for vf in pf().vfs]
+    with pytest.raises(CniError, match="eswitch mode switchdev"):
+        plan.carry_out(plan.make({pf().address: Wanted(num_vfs=4, eswitch="switchdev")}, [pf()]))
+    assert [vf.driver for vf in pf().vfs] == before

@@ -1,0 +1,233 @@
+"""Node policies: what is refused, which PFs they select, and how several are laid over each other."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from provision.policy import API_VERSION, KIND, PfIdentity, Policy, Wanted, for_node, load, merge, vf_numbers
+from wirespeed.cni.errors import CniError, Code
+
+PF0 = PfIdentity(
+    address="0000:86:00.0",
+    vendor="8086",
+    device="158b",
+    names=("ens803f0", "enp134s0f0"),
+    link_type="ether",
+    total_vfs=64,
+)
+PF1 = PfIdentity(
+    address="0000:86:00.1", vendor="15b3", device="1017", names=("ens803f1",), link_type="ether", total_vfs=64
+)
+
+PF_NAMES = "spec.nicSelector.pfNames: 'ens803f0#"
+
+
+def written(folder: Path, *specs: dict[str, Any], **more: Any) -> list[Policy]:
+    """Policies of a file with these specs, named p0, p1, ...; what is not said is as in a small good one."""
+    documents = [
+        {
+            "apiVersion": API_VERSION,
+            "kind": KIND,
+            "metadata": {"name": f"p{number}"},
+            "spec": {"resourceName": f"r{number}", "nicSelector": {"pfNames": ["ens803f0"]}, "numVfs": 2, **spec},
+            **more,
+        }
+        for number, spec in enumerate(specs)
+    ]
+    path = folder / "policies.yaml"
+    path.write_text("\n---\n".join(map(json.dumps, documents)))
+    return load([path])
+
+
+def groups(wanted: Wanted) -> list[tuple[str, list[int], str]]:
+    return [(group.resource, sorted(group.numbers), group.device_type) for group in wanted.groups]
+
+
+@pytest.mark.parametrize(
+    ("spec", "told"),
+    [
+        ({"numVfs": 0}, "spec.numVfs: expected `int` >= 1"),
+        ({"numVfs": "4"}, "spec.numVfs: expected `int`, got `str`"),
+        ({"priority": 100}, "spec.priority: expected `int` <= 99"),
+        ({"numVFs": 4}, "spec: object contains unknown field `numVFs`"),
+        ({"deviceType": "vfio"}, "spec.deviceType: invalid enum value 'vfio'"),
+        ({"nicSelector": {}}, "spec.nicSelector: expected vendor, deviceID, rootDevices or pfNames"),
+        ({"nicSelector": {"vendor": "0x8086"}}, "spec.nicSelector.vendor: expected `str` matching regex"),
+        ({"nicSelector": {"rootDevices": ["86:00.0"]}}, "spec.nicSelector.rootDevices: expected a PCI address"),
+        (
+            {"nicSelector": {"pfNames": ["ens803f0#a-c"]}},
+            PF_NAMES + "a-c': expected VF numbers like 0,2-5",
+        ),
+        (
+            {"nicSelector": {"pfNames": ["ens803f0#1-0"]}},
+            PF_NAMES + "1-0': expected VF numbers like 0,2-5",
+        ),
+        (
+            {"nicSelector": {"pfNames": ["ens803f0#0-2"]}},
+            PF_NAMES + "0-2': expected VF numbers from 0 to 1",
+        ),
+        ({"nicSelector": {"netFilter": "aws/NetworkID:x"}}, "spec.nicSelector.netFilter: not supported"),
+        ({"vdpaType": "vhost"}, "spec.vdpaType: not supported: expected none, got 'vhost'"),
+        ({"bridge": {"ovs": {}}}, "spec.bridge: not supported"),
+        ({"deviceType": "vfio-pci", "isRdma": True}, "spec.isRdma: expected false with deviceType vfio-pci"),
+        ({"eSwitchMode": "switchdev", "linkType": "IB"}, "spec.eSwitchMode: switchdev: expected linkType eth"),
+        ({"resourceName": "a.b"}, "spec.resourceName: expected up to 63 letters"),
+        ({"resourceName": "-x"}, "spec.resourceName: expected up to 63 letters"),
+        ({"resourceName": "x" * 64}, "spec.resourceName: expected up to 63 letters"),
+        ({"resourceName": ""}, "spec.resourceName: expected up to 63 letters"),
+    ],
+)
+def test_a_wrong_policy_is_refused_by_file_document_and_key(
+    tmp_path: Path, spec: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(CniError) as refused:
+        written(tmp_path, {}, spec)
+    assert refused.value.code == Code.INVALID_CONFIG
+    assert refused.value.msg.startswith(f"{tmp_path}/policies.yaml, document 2: policy p1: {told}")
+
+
+@pytest.mark.parametrize("name", ["myresource", "my-resource", "MyResource", "a", "my_resource", "x" * 63])
+def test_a_resource_name_may_be(tmp_path: Path, name: str) -> None:
+    assert written(tmp_path, {"resourceName": name})[0].spec.resource_name == name
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("- 1", "document 1: expected an object, got list"),
+        ("kind: Pod", 'document 1: key "apiVersion": expected sriovnetwork.openshift.io/v1, got None'),
+        ("a: [", "not YAML: "),
+        ("", "expected objects of kind SriovNetworkNodePolicy, found none"),
+    ],
+)
+def test_a_file_that_holds_no_policies(tmp_path: Path, text: str, told: str) -> None:
+    path = tmp_path / "p.yaml"
+    path.write_text(text)
+    with pytest.raises(CniError) as refused:
+        load([path])
+    assert told in refused.value.msg
+
+
+def test_a_policy_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    written(tmp_path / "a", {})
+    written(tmp_path, {})
+    with pytest.raises(CniError, match=r"policy p0 is there twice, also in .*/a/policies.yaml, document 1"):
+        load([tmp_path / "a/policies.yaml", tmp_path / "policies.yaml"])
+
+
+def test_a_node_selector_is_met_by_equal_labels(tmp_path: Path) -> None:
+    policies = written(tmp_path, {"nodeSelector": {"role": "worker", "dpdk": ""}}, {})
+    assert [p.name for p in for_node(policies, {"role": "worker", "dpdk": "", "other": "x"})] == ["p0", "p1"]
+    assert [p.name for p in for_node(policies, {"role": "worker"})] == ["p1"]
+
+
+@pytest.mark.parametrize(
+    ("selector", "chosen"),
+    [
+        ({"vendor": "8086"}, [PF0]),
+        ({"vendor": "15B3", "deviceID": "1017"}, [PF1]),
+        ({"rootDevices": ["0000:86:00.0", "0000:86:00.1"]}, [PF0, PF1]),
+        ({"pfNames": ["enp134s0f0"]}, [PF0]),  # an alternative name
+        ({"pfNames": ["enp134s0f0", "ens803f1"], "vendor": "15b3"}, [PF1]),
+    ],
+)
+def test_a_selector_selects_by_all_of_its_keys(
+    tmp_path: Path, selector: dict[str, Any], chosen: list[PfIdentity]
+) -> None:
+    wanted = merge(written(tmp_path, {"nicSelector": selector}), [PF0, PF1])
+    assert sorted(wanted) == [pf.address for pf in chosen]
+
+
+@pytest.mark.parametrize(
+    ("spec", "told"),
+    [
+        ({"nicSelector": {"vendor": "1234"}}, "spec.nicSelector: no PF of this node is selected"),
+        ({"numVfs": 65}, "expected at most 64, what PF ens803f0 offers, got 65"),
+        ({"linkType": "ib"}, "PF 0000:86:00.0 is ether"),
+    ],
+)
+def test_a_policy_that_no_pf_of_the_node_can_meet(tmp_path: Path, spec: dict[str, Any], told: str) -> None:
+    with pytest.raises(CniError) as refused:
+        merge(written(tmp_path, spec), [PF0])
+    assert told in refused.value.msg
+
+
+def test_an_alternative_name_keeps_its_numbers_and_several_ranges_add_up(tmp_path: Path) -> None:
+    selector = {"pfNames": ["enp134s0f0#2-3,5", "ens803f0#0"]}
+    wanted = merge(written(tmp_path, {"nicSelector": selector, "numVfs": 6}), [PF0])
+    assert groups(wanted[PF0.address]) == [("r0", [0, 2, 3, 5], "netdevice")]
+
+
+LOW = {"resourceName": "low", "nicSelector": {"pfNames": ["ens803f0#0-1"]}, "priority": 99}
+HIGH = {"resourceName": "high", "nicSelector": {"pfNames": ["ens803f0#0-1"]}, "priority": 10}
+
+
+@pytest.mark.parametrize(
+    ("specs", "num_vfs", "mtu", "kept"),
+    [
+        # One of a higher priority with the same VFs: alone.
+        ([LOW | {"numVfs": 4, "mtu": 2000}, HIGH], 2, 0, [("high", [0, 1])]),
+        # The same with other VFs: both, and the larger of each.
+        (
+            [LOW | {"mtu": 2000}, HIGH | {"nicSelector": {"pfNames": ["ens803f0#2-3"]}, "numVfs": 4}],
+            4,
+            2000,
+            [("low", [0, 1]), ("high", [2, 3])],
+        ),
+        # Of one priority with the same VFs: the later by name, and still the larger of each.
+        ([LOW | {"numVfs": 3, "mtu": 2000}, HIGH | {"priority": 99}], 3, 2000, [("high", [0, 1])]),
+        # Of one priority side by side.
+        (
+            [LOW, HIGH | {"priority": 99, "nicSelector": {"pfNames": ["ens803f0#2-4"]}, "numVfs": 5}],
+            5,
+            0,
+            [("low", [0, 1]), ("high", [2, 3, 4])],
+        ),
+        # Of one resource: the later takes the place of the earlier.
+        (
+            [LOW, LOW | {"nicSelector": {"pfNames": ["ens803f0#2-3"]}, "numVfs": 4}],
+            4,
+            0,
+            [("low", [2, 3])],
+        ),
+        # One that covers two.
+        (
+            [
+                LOW | {"nicSelector": {"pfNames": ["ens803f0#0"]}},
+                LOW | {"resourceName": "two", "nicSelector": {"pfNames": ["ens803f0#1"]}},
+                HIGH,
+            ],
+            2,
+            0,
+            [("high", [0, 1])],
+        ),
+    ],
+)
+def test_policies_are_laid_over_each_other_by_priority(
+    tmp_path: Path, specs: list[dict[str, Any]], num_vfs: int, mtu: int, kept: list[tuple[str, list[int]]]
+) -> None:
+    wanted = merge(written(tmp_path, *specs), [PF0])[PF0.address]
+    found = [(resource, numbers) for resource, numbers, _ in groups(wanted)]
+    assert (wanted.num_vfs, wanted.mtu, found) == (num_vfs, mtu, kept)
+
+
+def test_no_policies_ask_for_nothing() -> None:
+    assert merge([], [PF0]) == {}
+
+
+@given(st.text(alphabet="0123456789,-a ", max_size=12))
+def test_vf_numbers_are_read_or_refused(text: str) -> None:
+    try:
+        numbers = vf_numbers(text)
+    except ValueError as error:
+        assert str(error).startswith("expected VF numbers like 0,2-5")
+        return
+    assert numbers
+    assert vf_numbers(",".join(map(str, numbers))) == numbers

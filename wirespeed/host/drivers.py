@@ -1,0 +1,61 @@
+"""Binding PCI devices to drivers."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+from wirespeed.cni.errors import CniError, Code
+from wirespeed.host.pci import PciDevice
+
+
+def bind(device: PciDevice, driver: str) -> None:
+    """Have `driver` drive the device; "" is the driver that the kernel chooses by itself.
+
+    A device that has it already is left alone. When the new driver does not take it, it gets the old one back.
+    Raises CniError(DEVICE) that says what the kernel answered, and for vfio-pci without an IOMMU that.
+    """
+    before = device.driver
+    if before and (before == driver or (not driver and not device.is_in_user_space)):
+        return
+    if driver:
+        _load(device, driver)
+    try:
+        _rebind(device, driver)
+    except CniError:
+        if before:
+            _rebind(device, before)
+        raise
+
+
+def _load(device: PciDevice, driver: str) -> None:
+    """See that the driver is there, loading its module where that is named like it."""
+    folder = device.sysfs / "bus/pci/drivers" / driver
+    if folder.exists():
+        return
+    done = subprocess.run(["modprobe", "--", driver], capture_output=True, text=True, check=False)
+    if not folder.exists():
+        said = done.stderr.strip() or "its module loaded, and there is no such PCI driver"
+        raise CniError(Code.DEVICE, f"device {device.address}: driver {driver} is not there: {said}")
+
+
+def _rebind(device: PciDevice, driver: str) -> None:
+    """Give the device to another driver: driver_override, and a probe of that device alone."""
+    where = f"device {device.address}: binding it to {driver or 'its own driver'}"
+    try:
+        (device.path / "driver_override").write_text(f"{driver}\n")
+        try:
+            if device.driver:
+                (device.path / "driver/unbind").write_text(device.address)
+            (device.sysfs / "bus/pci/drivers_probe").write_text(device.address)
+        finally:
+            # The kernel keeps an override for ever; an empty line takes it away.
+            (device.path / "driver_override").write_text("\n")
+    except OSError as error:
+        raise CniError(Code.DEVICE, f"{where}: {Path(error.filename or '').name}: {error.strerror}") from error
+    now = device.driver
+    if not now or (driver and now != driver):
+        hint = ""
+        if driver == "vfio-pci" and not device.iommu_group:
+            hint = "; it has no IOMMU group: is the IOMMU on (intel_iommu=on) in firmware and kernel?"
+        raise CniError(Code.DEVICE, f"{where}: it has {now or 'no driver'} now{hint}")
