@@ -73,6 +73,21 @@ def test_of_a_pod_is_kept_what_networking_reads() -> None:
     assert LAST in POD["metadata"]["annotations"]  # what was given is left as it was
 
 
+def test_of_a_pods_volumes_the_one_for_sockets_is_kept() -> None:
+    sockets = {"name": "shared-dir", "emptyDir": {}}
+    mount = {"name": "shared-dir", "mountPath": "/sockets"}
+    pod = trim_pod(
+        {
+            "metadata": {"name": "web"},
+            "spec": {
+                "volumes": [{"name": "data", "emptyDir": {}}, sockets],
+                "containers": [{"name": "c", "volumeMounts": [{"name": "data", "mountPath": "/data"}, mount]}],
+            },
+        }
+    )
+    assert pod["spec"] == {"volumes": [sockets], "containers": [{"name": "c", "volumeMounts": [mount]}]}
+
+
 def test_a_pod_may_lack_almost_everything() -> None:
     for pod in (
         {"metadata": {"name": "web"}},

@@ -21,6 +21,19 @@ def test_a_pci_device_has_the_keys_of_the_specification() -> None:
     }
 
 
+def test_vhost_user_and_memif_interfaces_have_the_applications_role_and_the_socket() -> None:
+    assert deviceinfo.vhost_user_info("server", "/sockets/a-net1") == {
+        "type": "vhost-user",
+        "version": "1.1.0",
+        "vhost-user": {"mode": "server", "path": "/sockets/a-net1"},
+    }
+    assert deviceinfo.memif_info("slave", "/sockets/m.sock", "ip") == {
+        "type": "memif",
+        "version": "1.1.0",
+        "memif": {"role": "slave", "path": "/sockets/m.sock", "mode": "ip"},
+    }
+
+
 def test_files_are_where_the_specification_has_them() -> None:
     base = Path("/var/run/k8s.cni.cncf.io/devinfo")
     assert str(deviceinfo.dp_file(base, "intel.com/vf", "0000:03:02.0")) == (

@@ -348,3 +348,26 @@ def test_nesting_without_end_is_refused(tmp_path: Path) -> None:
         with pytest.raises(CniError) as caught:
             list(documents.read(tmp_path / name))
         assert caught.value.code == Code.INVALID_CONFIG
+
+
+def test_annotations_are_made_of_the_present_ones_and_kept_beside_the_manifests(tmp_path: Path) -> None:
+    write(tmp_path / "a.yaml", pod(annotations={"a": "1", "b": "2"}))
+    cluster = ManifestCluster(tmp_path)
+    cluster.annotate("default", "web", "", lambda present: {"b": present["b"] + "!", "c": "3"})
+    cluster.annotate("default", "web", "", lambda present: {"c": present["c"] + present["b"] + present["a"]})
+    assert json.loads(cluster.annotations_file("default", "web").read_text()) == {"b": "2!", "c": "32!1"}
+    assert cluster.pod("default", "web")["metadata"]["annotations"] == {"a": "1", "b": "2"}
+
+
+def test_annotations_written_at_once_are_all_there(tmp_path: Path) -> None:
+    write(tmp_path / "a.yaml", pod())
+    cluster = ManifestCluster(tmp_path)
+    threads = [
+        threading.Thread(target=cluster.annotate, args=("default", "web", "", lambda _, n=n: {str(n): "x"}))
+        for n in range(20)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert set(json.loads(cluster.annotations_file("default", "web").read_text())) == set(map(str, range(20)))

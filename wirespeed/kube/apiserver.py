@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import quote
 
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.kube.api import Api, Patience, RefusedError, UnreachableError
-from wirespeed.kube.cluster import NETWORK_STATUS, NotFoundError, UnavailableError, is_pod
+from wirespeed.kube.cluster import NETWORK_STATUS, SOCKETS_VOLUME, NotFoundError, UnavailableError, is_pod
 from wirespeed.kube.slices import Slices
 from wirespeed.kube.watch import WatchCache, jitter
 
@@ -64,14 +64,29 @@ class ApiCluster:
             return self._slices.of(driver, fresh=fresh)
 
     def set_network_status(self, namespace: str, name: str, uid: str, status: list[dict[str, Any]]) -> None:
-        what = f"network-status of pod {namespace}/{name}"
-        path = _path(_POD, namespace, name) + "/status"
         annotations = {NETWORK_STATUS: json.dumps(status, indent=4)}
-        pod = self.pod(namespace, name, uid)
+        self._patch(self.pod(namespace, name, uid), uid, "network-status", lambda _: {"annotations": annotations})
+
+    def annotate(
+        self, namespace: str, name: str, uid: str, change: Callable[[Mapping[str, str]], Mapping[str, str]]
+    ) -> None:
+        def changed(pod: dict[str, Any]) -> dict[str, Any]:
+            metadata = pod["metadata"]  # its version is a precondition: what is written was made of that one
+            return {"resourceVersion": metadata["resourceVersion"], "annotations": change(metadata["annotations"])}
+
+        self._patch(self._asked_pod(namespace, name, uid), uid, "annotations", changed)
+
+    def _patch(
+        self, pod: dict[str, Any], uid: str, what: str, metadata: Callable[[dict[str, Any]], dict[str, Any]]
+    ) -> None:
+        """Patch the metadata of a pod with what `metadata` makes of it, again where another writer was first."""
+        namespace, name = pod["metadata"]["namespace"], pod["metadata"]["name"]
+        what = f"{what} of pod {namespace}/{name}"
+        path = _path(_POD, namespace, name) + "/status"
         end = time.monotonic() + _POD_WAITS.total
         for left in reversed(range(_CONFLICTS)):
             # Its UID is a precondition. A static pod's mirror has another one than the runtime knows.
-            body = {"metadata": {"uid": pod["metadata"]["uid"], "annotations": annotations}}
+            body = {"metadata": {"uid": pod["metadata"]["uid"], **metadata(pod)}}
             try:
                 return self._api.patch(path, body, patience=_POD_WAITS)
             except RefusedError as error:
@@ -152,21 +167,33 @@ def _picked(value: Mapping[str, Any] | None, *keys: str) -> dict[str, Any]:
 
 
 def trim_pod(pod: dict[str, Any]) -> dict[str, Any]:
-    """What networking reads of a pod: no managed fields, volumes, environments, probes, conditions."""
+    """What networking reads of a pod: no managed fields, environments, probes, conditions, and of its volumes
+    only the one for sockets.
+    """
     metadata = _picked(
         pod["metadata"], "name", "namespace", "uid", "resourceVersion", "deletionTimestamp", "labels"
     )
     annotations = dict(pod["metadata"].get("annotations") or {})
     annotations.pop("kubectl.kubernetes.io/last-applied-configuration", None)
     spec = _picked(pod.get("spec"), "nodeName", "hostNetwork", "resourceClaims")
-    spec["containers"] = [
-        _picked(container, "name", "resources") for container in (pod.get("spec") or {}).get("containers") or ()
-    ]
+    spec["containers"] = [_container(container) for container in (pod.get("spec") or {}).get("containers") or ()]
+    if volumes := _for_sockets((pod.get("spec") or {}).get("volumes")):
+        spec["volumes"] = volumes
     return {
         "metadata": {**metadata, "annotations": annotations},
         "spec": spec,
         "status": _picked(pod.get("status"), "phase", "resourceClaimStatuses", "extendedResourceClaimStatus"),
     }
+
+
+def _container(container: dict[str, Any]) -> dict[str, Any]:
+    trimmed = _picked(container, "name", "resources")
+    mounts = _for_sockets(container.get("volumeMounts"))
+    return {**trimmed, "volumeMounts": mounts} if mounts else trimmed
+
+
+def _for_sockets(volumes: list[dict[str, Any]] | None) -> list[dict[str, Any]]:
+    return [volume for volume in volumes or () if volume.get("name") == SOCKETS_VOLUME]
 
 
 def trim_network(network: dict[str, Any]) -> dict[str, Any]:

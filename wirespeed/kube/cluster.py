@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from wirespeed.cni.errors import CniError, Code
 
 NETWORK_STATUS = "k8s.v1.cni.cncf.io/network-status"
 MIRROR = "kubernetes.io/config.mirror"
+SOCKETS_VOLUME = "shared-dir"  # the one volume of a pod that networking looks at: the folder for its sockets
 
 
 class NotFoundError(CniError):
@@ -61,6 +63,15 @@ class Cluster(Protocol):
         """Write the annotation k8s.v1.cni.cncf.io/network-status of a pod, in one request.
 
         Raises NotFoundError, UnavailableError, or CniError when the API server refuses.
+        """
+
+    def annotate(
+        self, namespace: str, name: str, uid: str, change: Callable[[Mapping[str, str]], Mapping[str, str]]
+    ) -> None:
+        """Write annotations of a pod: those that `change` makes of the present ones.
+
+        Where another writer comes between, they are made anew of what it wrote; so none is lost. Raises
+        NotFoundError, UnavailableError, CniError when the API server refuses, and what `change` raises.
         """
 
     def check(self) -> None:

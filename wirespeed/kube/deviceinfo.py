@@ -19,6 +19,20 @@ def pci_info(address: str, **more: str) -> dict[str, Any]:
     return {"type": "pci", "version": VERSION, "pci": pci}
 
 
+def vhost_user_info(mode: str, path: str) -> dict[str, Any]:
+    """The device-info object of a vhost-user interface: `mode` is the application's, "client" or "server"; `path`
+    is where it finds or makes the socket.
+    """
+    return {"type": "vhost-user", "version": VERSION, "vhost-user": {"mode": mode, "path": path}}
+
+
+def memif_info(role: str, path: str, mode: str = "ethernet") -> dict[str, Any]:
+    """The device-info object of a memif interface: `role` is the application's, "master" or "slave"; `mode` is
+    "ethernet", "ip" or "inject-punt".
+    """
+    return {"type": "memif", "version": VERSION, "memif": {"role": role, "path": path, "mode": mode}}
+
+
 def dp_file(base: Path, resource: str, device: str) -> Path:
     """Where a device plugin leaves the device-info of an allocated device."""
     return base / "dp" / f"{resource.replace('/', '-')}-{device.replace('/', '-')}-device.json"

@@ -8,6 +8,7 @@ import os
 import re
 import threading
 import time
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -76,20 +77,40 @@ class ManifestCluster:
     def set_network_status(self, namespace: str, name: str, uid: str, status: list[dict[str, Any]]) -> None:
         """Write the pod's status file, atomically. Raises NotFoundError, CniError(IO_FAILURE)."""
         self.pod(namespace, name, uid)
-        path = self.status_file(namespace, name)
+        self._write("network-status", self.status_file(namespace, name), status)
+
+    def annotate(
+        self, namespace: str, name: str, uid: str, change: Callable[[Mapping[str, str]], Mapping[str, str]]
+    ) -> None:
+        """Write the pod's file of annotations, atomically; those of its manifest stay as they are there."""
+        pod, path = self.pod(namespace, name, uid), self.annotations_file(namespace, name)
+        with self._lock:
+            try:
+                known = json.loads(path.read_text())
+            except FileNotFoundError:
+                known = {}
+            except (OSError, ValueError) as error:
+                raise CniError(Code.IO_FAILURE, f"annotations {path}: {error}") from error
+            self._write("annotations", path, {**known, **change({**pod["metadata"]["annotations"], **known})})
+
+    def _write(self, what: str, path: Path, value: object) -> None:
         new = path.with_name(f".{path.name}.{threading.get_ident()}")
         try:
             path.parent.mkdir(exist_ok=True)
-            new.write_text(json.dumps(status, indent=4) + "\n")
+            new.write_text(json.dumps(value, indent=4) + "\n")
             os.replace(new, path)
         except OSError as error:
             with suppress(OSError):
                 new.unlink()
-            raise CniError(Code.IO_FAILURE, f"network-status {path}: {error.strerror}") from error
+            raise CniError(Code.IO_FAILURE, f"{what} {path}: {error.strerror}") from error
 
     def status_file(self, namespace: str, name: str) -> Path:
         """Where the network-status of a pod lies: the JSON list of its annotation."""
         return self.folder / ".status" / f"{namespace}_{name}.json"
+
+    def annotations_file(self, namespace: str, name: str) -> Path:
+        """Where the annotations lie that a pod got here: a JSON object of strings."""
+        return self.folder / ".status" / f"{namespace}_{name}.annotations.json"
 
     def check(self) -> None:
         """Raise CniError(IO_FAILURE) where the folder cannot be read."""
