@@ -46,6 +46,15 @@ class AutoconfConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True, re
     meta: dict[str, Any] = {}  # more keys for the meta-plugin: defaultNetworks, namespaceIsolation ...
 
 
+class VhostConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True, rename="camel"):
+    """Where the switches of vhost-user and memif interfaces are found, and where their sockets may lie."""
+
+    ovsdb: str = "unix:/run/openvswitch/db.sock"  # Open vSwitch's database: unix:<path>, tcp:<ip>:<port>
+    ovs_rundir: str = "/run/openvswitch"  # where Open vSwitch makes the sockets that it listens on
+    vpp: str = "/run/vpp/api.sock"  # VPP's API socket
+    sockets: str = "/run/wirespeed/vhost"  # for pods that bring no folder, and for short paths to long ones
+
+
 class NodeConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True, rename="camel"):
     """The agent's configuration file (YAML or JSON), /etc/wirespeed/agent.yaml unless WIRESPEED_CONFIG says."""
 
@@ -57,6 +66,7 @@ class NodeConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True, rename
     kubelet: str = "/var/lib/kubelet"  # the kubelet's folder: pod-resources, device-plugins
     devinfo: str = "/var/run/k8s.cni.cncf.io/devinfo"  # device-info files (NPWG device-info spec)
     leases: str = "/var/lib/cni/networks"  # host-local's default data folder
+    vhost: VhostConfig = VhostConfig()
     device_plugin: str = ""  # the device plugin's configuration file; "" runs none
     resource_prefix: str = "intel.com"  # for pools that name none
     autoconf: AutoconfConfig | None = None  # {} writes the runtime's CNI configuration, with all defaults
@@ -168,7 +178,7 @@ class Node:
 
 
 # The suite's own plugins, by name; others come from the entry point group `wirespeed.plugins`.
-PLUGINS = {"meta": "plugins.meta", "sriov": "plugins.sriov"}
+PLUGINS = {"meta": "plugins.meta", "sriov": "plugins.sriov", "vhost": "plugins.vhost"}
 
 # Names by which a configuration or an executable asks for one of them; the peers' names count too.
 ALIASES = {
@@ -176,6 +186,8 @@ ALIASES = {
     "multus": "meta",
     "multus-shim": "meta",
     "wirespeed-sriov": "sriov",
+    "wirespeed-vhost": "vhost",
+    "userspace": "vhost",
 }
 
 

@@ -1,0 +1,381 @@
+"""Open vSwitch with DPDK: vhost-user ports through its database, one transaction for an ADD and one for a DEL.
+
+What is ours bears our names in external_ids: the database outlives a reboot, the journal does not.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from plugins.vhost import ovsdb
+from plugins.vhost.conf import ALL, Bandwidth, Mirror, VhostConf
+from plugins.vhost.engine import Found, Port, SwitchDownError
+from plugins.vhost.ovsdb import Operation, Ovsdb, as_map, as_set, insert, items, mapping, mutate, named, one, select
+from wirespeed.cni.errors import CniError, Code
+
+T = TypeVar("T")
+
+_MARK = "wirespeed"  # external_ids:wirespeed=<network> of a port, QoS or mirror; "bridge" of a bridge
+_BRIDGE_MARK = {_MARK: "bridge", f"{_MARK}-made": "bridge"}
+_TYPES = {"client": "dpdkvhostuserclient", "server": "dpdkvhostuser"}
+_SMALLEST_BURST = 8 * 65536  # bit; less than a frame would let nothing through
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Bridge:
+    uuid: str
+    datapath: str
+    ports: list[str]
+
+
+class Ovs:
+    """Open vSwitch behind the database at `remote`; `rundir` is where it makes the sockets that it listens on."""
+
+    def __init__(self, remote: str, rundir: Path) -> None:
+        self._remote, self._rundir = remote, rundir
+
+    def add(self, port: Port, *, deadline: float) -> dict[str, Any]:
+        with ovsdb.connected(self._remote, deadline=deadline) as db:
+            sockets = self._check_switch(db, port.conf)
+            configuration = _repeatedly(lambda: _make(db, port))
+            ofport = self._taken_up(db, port, configuration)
+            if port.conf.role == "server":
+                _move(sockets / port.name, Path(port.socket))
+        return {"ofport": ofport, "type": _TYPES[port.conf.role]}
+
+    def remove(self, port: Found, *, deadline: float) -> None:
+        with ovsdb.connected(self._remote, deadline=deadline) as db:
+            _repeatedly(lambda: _unmake(db, port.name))
+
+    def drift(self, port: Port, *, deadline: float) -> list[str]:
+        with ovsdb.connected(self._remote, deadline=deadline) as db:
+            ports, interfaces, bridges = db.transact(
+                select("Port", ["name", "==", port.name], columns=["_uuid", *_port_row(port)]),
+                select("Interface", ["name", "==", port.name], columns=[*_interface_row(port), "error", "ofport"]),
+                select("Bridge", ["name", "==", port.conf.bridge], columns=["ports"]),
+            )
+        if not ports["rows"] or not interfaces["rows"]:
+            return [f"Open vSwitch has no port {port.name}"]
+        row, interface = ports["rows"][0], interfaces["rows"][0]
+        wrong = [f"port {port.name}: {fault}" for fault in _differences(row, _port_row(port))]
+        wrong += [f"interface {port.name}: {fault}" for fault in _differences(interface, _interface_row(port))]
+        if not any(row["_uuid"][1] in ovsdb.uuids(bridge["ports"]) for bridge in bridges["rows"]):
+            wrong.append(f"port {port.name} is not in bridge {port.conf.bridge}")
+        wrong += [f"interface {port.name}: {error}" for error in items(interface["error"]) if error]
+        return wrong
+
+    def ours(self, network: str, *, deadline: float) -> list[Found]:
+        with ovsdb.connected(self._remote, deadline=deadline) as db:
+            mark = ["external_ids", "includes", as_map({_MARK: network})]
+            (found,) = db.transact(select("Port", mark, columns=["name"]))
+        return [Found(name=row["name"]) for row in found["rows"]]
+
+    def status(self, *, deadline: float) -> None:
+        with ovsdb.connected(self._remote, deadline=deadline) as db:
+            (found,) = db.transact(select("Open_vSwitch", columns=["dpdk_initialized"]))
+            if not db.switch_runs():
+                raise SwitchDownError(f"Open vSwitch at {self._remote}: ovs-vswitchd does not run")
+            _check_dpdk(found)
+
+    def _check_switch(self, db: Ovsdb, conf: VhostConf) -> Path:
+        """Where the switch makes its sockets. Raises CniError when it cannot make such a port."""
+        (found,) = db.transact(select("Open_vSwitch", columns=["dpdk_initialized", "iface_types", "other_config"]))
+        _check_dpdk(found)
+        kind = _TYPES[conf.role]
+        if kind not in items(found["rows"][0]["iface_types"]):
+            raise CniError(Code.UNAVAILABLE, f"Open vSwitch at {self._remote}: has no interfaces of type {kind}")
+        return self._rundir / mapping(found["rows"][0]["other_config"]).get("vhost-sock-dir", "")
+
+    def _taken_up(self, db: Ovsdb, port: Port, configuration: int) -> int:
+        """The port's OpenFlow number, once ovs-vswitchd has done what that configuration asks for."""
+        try:
+            _, found = db.transact(
+                ovsdb.wait("Open_vSwitch", [["cur_cfg", "<", configuration]], None, timeout=db.left()),
+                select("Interface", ["name", "==", port.name], columns=["ofport", "error"]),
+            )
+        except ovsdb.WaitedInVainError as error:
+            raise SwitchDownError(
+                f"Open vSwitch at {self._remote}: ovs-vswitchd did not take up port {port.name} in time"
+            ) from error
+        row = found["rows"][0]
+        ofport = next(iter(items(row["ofport"])), -1)
+        if ofport < 0:
+            why = next(iter(items(row["error"])), "it does not say why")
+            raise CniError(Code.DEVICE, f"Open vSwitch cannot make port {port.name}: {why}")
+        return int(ofport)
+
+
+def _check_dpdk(found: ovsdb.Row) -> None:
+    if not found["rows"] or not found["rows"][0]["dpdk_initialized"]:
+        raise CniError(
+            Code.UNAVAILABLE, "Open vSwitch runs without DPDK; expected other_config:dpdk-init=true and hugepages"
+        )
+
+
+def _repeatedly(transaction: Callable[[], T]) -> T:
+    """Make a transaction that read before it writes, again whenever another came between (each try reads anew,
+    and one of those who meet always gets through; the connection's deadline ends it).
+    """
+    while True:
+        try:
+            return transaction()
+        except ovsdb.WaitedInVainError:
+            continue
+
+
+def _bridge(db: Ovsdb, name: str) -> _Bridge | None:
+    columns = ["_uuid", "datapath_type", "ports", "external_ids"]
+    (found,) = db.transact(select("Bridge", ["name", "==", name], columns=columns))
+    for row in found["rows"]:
+        return _Bridge(
+            uuid=row["_uuid"][1],
+            datapath=row["datapath_type"],
+            ports=ovsdb.uuids(row["ports"]),
+        )
+    return None
+
+
+def _changed() -> Operation:
+    """Have ovs-vswitchd say in cur_cfg when it has done what the transaction asks for."""
+    return mutate("Open_vSwitch", [], ["next_cfg", "+=", 1])
+
+
+# ADD
+
+
+def _make(db: Ovsdb, port: Port) -> int:
+    """The transaction of an ADD; the number of the configuration that has the port.
+
+    Raises WaitedInVainError when another made or removed the bridge meanwhile.
+    """
+    bridge = _bridge(db, port.conf.bridge)
+    if bridge is None and not port.conf.create:
+        raise CniError(
+            Code.DEVICE,
+            f'Open vSwitch has no bridge {port.conf.bridge}; expected one, or the key "host.bridge.create" as true',
+        )
+    if bridge is not None and bridge.datapath != "netdev":
+        raise CniError(
+            Code.DEVICE,
+            f"bridge {port.conf.bridge}: expected datapath_type netdev, got {bridge.datapath or 'system'}",
+        )
+    operations = [*_bridge_operations(port.conf.bridge, bridge), *_port_operations(port)]
+    if port.conf.mirror:
+        sources = _mirror_ports(db, port, port.conf.mirror, bridge)
+        operations += _mirror_operations(port, port.conf.mirror, sources)
+    try:
+        results = db.transact(*operations, _changed(), select("Open_vSwitch", columns=["next_cfg"]))
+    except ovsdb.TakenError as error:
+        raise CniError(Code.INTERFACE, f"port {port.name} of bridge {port.conf.bridge}: {error.msg}") from error
+    return int(results[-1]["rows"][0]["next_cfg"])
+
+
+def _bridge_operations(name: str, bridge: _Bridge | None) -> list[Operation]:
+    """Have the bridge: as it was found, or made with a local port as the switch needs one."""
+    where = [["name", "==", name]]
+    into = mutate("Bridge", where, ["ports", "insert", as_set([named("port")])])
+    if bridge is not None:
+        return [ovsdb.wait("Bridge", where, {"_uuid": one(bridge.uuid)}), into]
+    return [
+        ovsdb.wait("Bridge", where, None),
+        insert("Interface", "local_interface", {"name": name, "type": "internal"}),
+        insert("Port", "local_port", {"name": name, "interfaces": named("local_interface")}),
+        insert(
+            "Bridge",
+            "bridge",
+            {
+                "name": name,
+                "datapath_type": "netdev",
+                "ports": named("local_port"),
+                "external_ids": as_map(_BRIDGE_MARK),
+            },
+        ),
+        mutate("Open_vSwitch", [], ["bridges", "insert", as_set([named("bridge")])]),
+        into,
+    ]
+
+
+def _port_operations(port: Port) -> list[Operation]:
+    row: ovsdb.Row = {**_port_row(port), "interfaces": named("interface"), "external_ids": _ids(port)}
+    operations = [
+        insert("Interface", "interface", {**_interface_row(port), "external_ids": _ids(port)}),
+        insert("Port", "port", row),
+    ]
+    limits = port.conf.bandwidth
+    if limits.ingress_rate:
+        row["qos"] = named("qos")
+        policer = {"type": "egress-policer", "other_config": _policer(limits), "external_ids": _ids(port)}
+        operations.append(insert("QoS", "qos", policer))
+    return operations
+
+
+def _ids(port: Port) -> list[Any]:
+    """Whose it is, and by which name DEL finds what belongs to the port."""
+    return as_map(
+        {
+            _MARK: port.network,
+            f"{_MARK}-port": port.name,
+            f"{_MARK}-container": port.container,
+            f"{_MARK}-ifname": port.ifname,
+        }
+    )
+
+
+def _port_row(port: Port) -> ovsdb.Row:
+    conf = port.conf
+    row: ovsdb.Row = {"name": port.name}
+    if conf.vlan is not None:
+        row["tag"] = conf.vlan
+    if conf.trunk:
+        row["trunks"] = conf.trunk[0] if len(conf.trunk) == 1 else as_set(list(conf.trunk))
+        row["vlan_mode"] = "trunk" if conf.vlan is None else "native-untagged"
+    return row
+
+
+def _interface_row(port: Port) -> ovsdb.Row:
+    conf = port.conf
+    row: ovsdb.Row = {"name": port.name, "type": _TYPES[conf.role]}
+    if conf.role == "client":
+        row["options"] = as_map({"vhost-server-path": port.socket})
+    if conf.mtu is not None:
+        row["mtu_request"] = conf.mtu
+    if conf.bandwidth.egress_rate:
+        # Policed as it comes into the switch; kbit/s and kbit.
+        row["ingress_policing_rate"] = max(1, conf.bandwidth.egress_rate // 1000)
+        row["ingress_policing_burst"] = _burst(conf.bandwidth.egress_rate, conf.bandwidth.egress_burst) // 1000
+    return row
+
+
+def _policer(limits: Bandwidth) -> list[Any]:
+    """What the pod may receive: bytes per second and bytes."""
+    burst = _burst(limits.ingress_rate, limits.ingress_burst)
+    return as_map({"cir": str(max(1, limits.ingress_rate // 8)), "cbs": str(burst // 8)})
+
+
+def _burst(rate: int, burst: int) -> int:
+    """Bit; where it is not given, what the rate lets through in 0.1 s."""
+    return burst or max(_SMALLEST_BURST, rate // 10)
+
+
+def _mirror_ports(db: Ovsdb, port: Port, mirror: Mirror, bridge: _Bridge | None) -> list[str]:
+    """The uuids of the ports that the mirror names: its other end, or its sources."""
+    wanted = [mirror.to] if mirror.to else [] if mirror.sources == ALL else list(mirror.sources)
+    found = {}
+    if wanted:
+        answers = db.transact(*(select("Port", ["name", "==", name], columns=["_uuid"]) for name in wanted))
+        found = {
+            name: row["_uuid"][1]
+            for name, answer in zip(wanted, answers, strict=True)
+            for row in answer["rows"]
+            if bridge is not None and row["_uuid"][1] in bridge.ports
+        }
+    for name in wanted:
+        if name not in found:
+            raise CniError(Code.DEVICE, f'key "mirror": bridge {port.conf.bridge} has no port {name}')
+    return list(found.values())
+
+
+def _mirror_operations(port: Port, mirror: Mirror, ports: list[str]) -> list[Operation]:
+    row: ovsdb.Row = {"name": port.name, "external_ids": _ids(port)}
+    if mirror.to:
+        sources: Any = named("port")
+        row["output_port"] = one(ports[0])
+    else:
+        sources = as_set([one(uuid) for uuid in ports])
+        row["output_port"] = named("port")
+    if mirror.sources == ALL:
+        row["select_all"] = True
+    else:
+        row |= {"select_src_port": sources} if mirror.into else {}
+        row |= {"select_dst_port": sources} if mirror.out else {}
+    where = [["name", "==", port.conf.bridge]]
+    return [
+        insert("Mirror", "mirror", row),
+        mutate("Bridge", where, ["mirrors", "insert", as_set([named("mirror")])]),
+    ]
+
+
+def _move(made: Path, wanted: Path) -> None:
+    """Bring the socket that the switch listens on into the pod's folder: a rename, which keeps it connected."""
+    try:
+        os.rename(made, wanted)
+    except OSError as error:
+        raise CniError(
+            Code.IO_FAILURE,
+            f"socket {made}: moving it to {wanted}: {error.strerror}; expected both in one filesystem, or "
+            'the key "host.vhost.mode" as "client"',
+        ) from error
+
+
+# DEL
+
+
+def _unmake(db: Ovsdb, name: str) -> None:
+    """The transaction of a DEL. Raises WaitedInVainError when another changed the bridge meanwhile."""
+    mine = ["external_ids", "includes", as_map({f"{_MARK}-port": name})]
+    found = db.transact(
+        select("Port", mine, columns=["_uuid"]),
+        select("Mirror", mine, columns=["_uuid"]),
+        select("Bridge", columns=["_uuid", "name", "ports", "mirrors", "external_ids"]),
+        select("QoS", mine, columns=["_uuid"]),
+    )
+    ports, mirrors = ({row["_uuid"][1] for row in answer["rows"]} for answer in found[:2])
+    operations = [ovsdb.delete("QoS", ["_uuid", "==", row["_uuid"]]) for row in found[3]["rows"]]
+    for bridge in found[2]["rows"]:
+        operations += _out_of_bridge(bridge, ports, mirrors)
+    if operations:
+        db.transact(*operations, _changed())
+
+
+def _out_of_bridge(bridge: ovsdb.Row, ports: set[str], mirrors: set[str]) -> list[Operation]:
+    """Take ports and mirrors out of a bridge; rows that nothing refers to any more go by themselves."""
+    here, reflected = set(ovsdb.uuids(bridge["ports"])), set(ovsdb.uuids(bridge["mirrors"]))
+    gone, reflections = here & ports, reflected & mirrors
+    if not gone and not reflections:
+        return []
+    where = [["_uuid", "==", bridge["_uuid"]]]
+    operations = [
+        mutate(
+            "Bridge",
+            where,
+            ["ports", "delete", as_set([one(uuid) for uuid in gone])],
+            ["mirrors", "delete", as_set([one(uuid) for uuid in reflections])],
+        )
+    ]
+    ours = mapping(bridge["external_ids"]).get(f"{_MARK}-made") == "bridge"
+    if ours and gone and len(here - gone) <= 1:  # what is left is its local port
+        return [
+            ovsdb.wait("Bridge", where, {"ports": bridge["ports"]}),
+            *operations,
+            mutate("Open_vSwitch", [], ["bridges", "delete", as_set([bridge["_uuid"]])]),
+        ]
+    return operations
+
+
+# CHECK
+
+
+def _differences(row: ovsdb.Row, wanted: ovsdb.Row) -> list[str]:
+    return [
+        f"{column} is {_shown(row[column])}, expected {_shown(value)}"
+        for column, value in wanted.items()
+        if _plain(row[column]) != _plain(value)
+    ]
+
+
+def _plain(value: Any) -> Any:
+    """A value in a form that compares: sets and maps have no order."""
+    if isinstance(value, list) and value and value[0] in {"set", "map"}:
+        plain = sorted(map(str, value[1]))
+        return plain[0] if value[0] == "set" and len(plain) == 1 else plain
+    return str(value)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list) and value and value[0] == "map":
+        return " ".join(f"{key}={entry}" for key, entry in value[1]) or "empty"
+    return ", ".join(map(str, items(value))) or "empty"

@@ -1,0 +1,103 @@
+"""What the application in the pod is told of its interface: the peer's configuration data, and device-info.
+
+Both speak of the application's side: its role, and the socket as it finds it. The data has the peer's keys and
+some more (config.mac, mtu, queues, memif.ringSize, bufferSize, secret), which the peer's readers pass over.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from plugins.vhost.conf import MEMIF, VHOSTUSER, VhostConf
+from plugins.vhost.sockets import Folder
+from wirespeed.cni.errors import CniError, Code
+from wirespeed.cni.plugin import Result
+from wirespeed.cni.request import Request
+from wirespeed.kube import deviceinfo
+
+CONFIGURATION_DATA = "userspace/configuration-data"
+MAPPED_DIR = "userspace/mapped-dir"
+
+Data = dict[str, Any]
+
+
+def file_name(port: str) -> str:
+    """The name of the file with the configuration data, beside the socket."""
+    return f"configData-{port}.json"
+
+
+def configuration_data(request: Request, conf: VhostConf, *, role: str, file: str, addressing: Result) -> Data:
+    """The configuration data of one interface; `role` is the application's, `file` the socket's name.
+
+    What the configuration says of the container's side is kept; the rest follows from the host's.
+    """
+    given = conf.container
+    config: Data = {part: dict(given[part]) for part in ("memif", "vhost", "bridge")}
+    config |= {key: given[key] for key in ("engine", "iftype", "netType") if given.get(key)}
+    config.setdefault("iftype", conf.kind)
+    if addressing.get("ips"):
+        config.setdefault("netType", "interface")
+    if config["iftype"] == MEMIF:
+        config["memif"] |= _memif(conf, role, file)
+    elif config["iftype"] == VHOSTUSER:
+        config["vhost"] |= {"mode": role, "socketfile": file}
+    config |= {"mac": conf.mac} if conf.mac else {}
+    config |= {"mtu": conf.mtu} if conf.mtu else {}
+    config |= {"queues": conf.queues} if conf.queues > 1 else {}
+    return {
+        "containerId": request.container_id,
+        "ifName": request.ifname,
+        "name": request.name,
+        "config": config,
+        "ipResult": _ip_result(request, addressing),
+    }
+
+
+def _memif(conf: VhostConf, role: str, file: str) -> Data:
+    memif: Data = {"role": role, "socketfile": file}
+    mode = conf.container["memif"].get("mode") or conf.mode
+    memif |= {"mode": mode} if mode else {}
+    memif |= {"ringSize": conf.ring_size} if conf.ring_size != 1024 else {}
+    memif |= {"bufferSize": conf.buffer_size} if conf.buffer_size != 2048 else {}
+    memif |= {"secret": conf.secret} if conf.secret else {}
+    return memif
+
+
+def _ip_result(request: Request, addressing: Result) -> Data:
+    """The addresses; without gateways, as the peer has it: routes name those that count."""
+    found: Data = {"interfaces": [{"name": request.ifname, "sandbox": request.netns}]}
+    if addressing.get("ips"):
+        found["ips"] = [{"interface": 0, "address": ip["address"]} for ip in addressing["ips"]]
+    if addressing.get("routes"):
+        found["routes"] = addressing["routes"]
+    return found | {"dns": addressing.get("dns") or {}}
+
+
+def device_info(conf: VhostConf, folder: Folder, *, role: str, file: str) -> dict[str, Any]:
+    """The device-info of the interface, the socket as the container finds it if that is known."""
+    path = f"{folder.inside or folder.path}/{file}"
+    if conf.kind == MEMIF:
+        return deviceinfo.memif_info(role, path, conf.container["memif"].get("mode") or conf.mode or "ethernet")
+    return deviceinfo.vhost_user_info(role, path)
+
+
+def pod_annotations(present: Mapping[str, str], data: Data, mapped_dir: str) -> dict[str, str]:
+    """What of the pod's annotations changes with the data of one more interface.
+
+    Data of an earlier attachment of the same interface's name is replaced. Raises CniError(INVALID_CONFIG) for a
+    pod that says its folder is another one.
+    """
+    said = present.get(MAPPED_DIR, "").rstrip("/")
+    if said and mapped_dir and said != mapped_dir:
+        raise CniError(
+            Code.INVALID_CONFIG, f"annotation {MAPPED_DIR}: expected {mapped_dir}, where the volume is, got {said}"
+        )
+    try:
+        known = json.loads(present.get(CONFIGURATION_DATA) or "[]")
+    except ValueError:
+        known = []
+    kept = [entry for entry in known if isinstance(entry, dict) and entry.get("ifName") != data["ifName"]]
+    changed = {CONFIGURATION_DATA: json.dumps([*kept, data], indent=4)}
+    return changed | ({MAPPED_DIR: f"{mapped_dir}/"} if mapped_dir and not said else {})

@@ -1,0 +1,245 @@
+"""Where an attachment's socket lies: its folder, a path short enough for the kernel, owner, mode and label.
+
+Folders that a pod mounts are the pod's to write in: nothing in them is followed that could lead out of them.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from plugins.vhost.conf import Access
+from plugins.vhost.engine import short_id
+from wirespeed.cni.errors import CniError, Code
+from wirespeed.cni.request import Request
+
+VOLUME = "shared-dir"  # the pod's volume that is for sockets, as the peer calls it
+LONGEST_PATH = 107  # bytes of a socket's path: sun_path has 108, the last is 0 (unix(7))
+_FOLDER_MODE = 0o750
+_UID = re.compile(r"[A-Za-z0-9-]{1,63}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Folder:
+    """A folder for sockets: `path` on the node, `inside` in the container ("" where nobody told).
+
+    `ours` is one that is removed when it is empty, `kubelets` one that the kubelet makes and removes; a folder
+    that is neither is the administrator's, and keeps the owner and mode that it has. `link` is a short path that
+    leads to the folder, "" where none is needed.
+    """
+
+    path: str
+    inside: str = ""
+    ours: bool = False
+    kubelets: bool = False
+    link: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def switch_path(self, file: str) -> str:
+        """The path by which a program on the node connects to, or listens on, a socket in the folder."""
+        return f"{self.link or self.path}/{file}"
+
+
+def of_pod(pod: dict[str, Any], request: Request, kubelet: Path) -> Folder | None:
+    """The folder that the pod's volume "shared-dir" is; None where it has no such volume.
+
+    Raises CniError(INVALID_CONFIG) for a volume that is no folder of the node.
+    """
+    volume = next((v for v in pod["spec"].get("volumes") or [] if v.get("name") == VOLUME), None)
+    if volume is None:
+        return None
+    inside = _mount_path(pod)
+    if path := (volume.get("hostPath") or {}).get("path"):
+        if not path.startswith("/") or ".." in path.split("/"):
+            raise CniError(
+                Code.INVALID_CONFIG,
+                f"volume {VOLUME}: expected a hostPath that is absolute and has no .., got {path}",
+            )
+        return Folder(path=path.rstrip("/") or "/", inside=inside)
+    if "emptyDir" in volume:
+        uid = request.args.get("K8S_POD_UID") or pod["metadata"].get("uid") or ""
+        if not _UID.fullmatch(uid):
+            raise CniError(Code.INVALID_ENVIRONMENT, f"UID of the pod: expected letters, digits and -, got {uid!r}")
+        path = str(kubelet / "pods" / uid / "volumes/kubernetes.io~empty-dir" / VOLUME)
+        return Folder(path=path, inside=inside, kubelets=True)
+    kinds = ", ".join(sorted(key for key in volume if key != "name")) or "nothing"
+    raise CniError(Code.INVALID_CONFIG, f"volume {VOLUME}: expected a hostPath or an emptyDir, got {kinds}")
+
+
+def below(base: Path, container: str) -> Folder:
+    """A folder of the container's own below `base`."""
+    return Folder(path=str(base / short_id(container)), ours=True)
+
+
+def with_short_path(folder: Folder, file: str, links: Path) -> Folder:
+    """The folder with a link in `links` if the socket's path is too long without one.
+
+    Raises CniError(INVALID_CONFIG) where even that is too long, or the path in the container is.
+    """
+    if folder.inside and len(f"{folder.inside}/{file}".encode()) > LONGEST_PATH:
+        raise _too_long(f"{folder.inside}/{file}", "in the container; mount the volume at a shorter path")
+    if len(folder.switch_path(file).encode()) <= LONGEST_PATH:
+        return folder
+    digest = hashlib.blake2s(folder.switch_path(file).encode(), digest_size=8).hexdigest()
+    linked = Folder(**{**folder.to_json(), "link": str(links / digest)})
+    if len(linked.switch_path(file).encode()) > LONGEST_PATH:
+        raise _too_long(linked.switch_path(file), "through a link; configure a shorter vhost.sockets")
+    return linked
+
+
+def _too_long(path: str, where: str) -> CniError:
+    return CniError(
+        Code.INVALID_CONFIG,
+        f"socket {path}: expected a path of at most {LONGEST_PATH} bytes, for the kernel keeps a socket's address "
+        f"in 108, got {len(path.encode())} {where}",
+    )
+
+
+def _mount_path(pod: dict[str, Any]) -> str:
+    """Where the containers have the volume; of several places the last one, as the peer has it."""
+    found = ""
+    for container in pod["spec"].get("containers") or []:
+        for mount in container.get("volumeMounts") or []:
+            if mount.get("name") == VOLUME:
+                found = str(mount.get("mountPath") or "")
+    return found.rstrip("/")
+
+
+# Acting
+
+
+def prepare(folder: Folder, access: Access) -> None:
+    """Make the folder (or find it), and the short path to it. Raises CniError(IO_FAILURE, INVALID_CONFIG)."""
+    try:
+        if not folder.kubelets:
+            os.makedirs(Path(folder.path).parent, mode=0o755, exist_ok=True)
+            with suppress(FileExistsError):
+                os.mkdir(folder.path, _FOLDER_MODE)
+        with _opened(folder.path) as at:
+            if folder.ours or folder.kubelets:
+                mode = access.mode if access.mode is None else access.mode | (access.mode & 0o444) >> 2
+                _set_access(at, folder.path, access, mode)
+        if folder.link:
+            _make_link(Path(folder.link), folder.path)
+    except OSError as error:
+        raise CniError(Code.IO_FAILURE, f"folder for sockets {folder.path}: {error.strerror}") from error
+
+
+def set_access(folder: Folder, file: str, access: Access) -> None:
+    """Owner, mode and label of a socket that the switch made. Raises CniError(IO_FAILURE, INVALID_CONFIG)."""
+    try:
+        with _opened(folder.path) as at:
+            # O_PATH: a socket cannot be opened; its name in /proc leads to just this one.
+            fd = os.open(file, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at)
+            try:
+                _set_access(f"/proc/self/fd/{fd}", f"{folder.path}/{file}", access, access.mode)
+            finally:
+                os.close(fd)
+    except OSError as error:
+        raise CniError(Code.IO_FAILURE, f"socket {folder.path}/{file}: {error.strerror}") from error
+
+
+def write_file(folder: Folder, file: str, content: bytes, access: Access) -> None:
+    """Write a file into the folder, atomically, readable by all that reach it. Raises CniError(IO_FAILURE)."""
+    new = f".{file}.new"
+    try:
+        with _opened(folder.path) as at:
+            with suppress(FileNotFoundError):
+                os.unlink(new, dir_fd=at)
+            fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644, dir_fd=at)
+            with open(fd, "wb") as stream:
+                stream.write(content)
+                os.fchmod(fd, 0o644)
+                _label(f"/proc/self/fd/{fd}", access.label)
+            os.rename(new, file, src_dir_fd=at, dst_dir_fd=at)
+    except OSError as error:
+        raise CniError(Code.IO_FAILURE, f"file {folder.path}/{file}: {error.strerror}") from error
+
+
+def clear(folder: Folder, files: list[str]) -> None:
+    """Remove the files by their names, and the folder and its link where they are ours and nothing else is there.
+
+    What is gone already is well. Raises CniError(IO_FAILURE).
+    """
+    try:
+        with _opened(folder.path) as at:
+            for file in files:
+                _unlink(file, at)
+    except (FileNotFoundError, NotADirectoryError):
+        pass  # the kubelet has removed the pod's volumes
+    except OSError as error:
+        raise CniError(Code.IO_FAILURE, f"folder for sockets {folder.path}: {error.strerror}") from error
+    if folder.ours:
+        with suppress(OSError):  # others of the pod are still in it, or it is gone
+            os.rmdir(folder.path)
+    if folder.link:
+        Path(folder.link).unlink(missing_ok=True)
+
+
+def exists(folder: Folder, file: str) -> bool:
+    """Whether the folder has that file."""
+    try:
+        with _opened(folder.path) as at:
+            os.stat(file, dir_fd=at, follow_symlinks=False)
+    except OSError:
+        return False
+    return True
+
+
+@contextmanager
+def _opened(path: str) -> Iterator[int]:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _unlink(file: str, at: int) -> None:
+    try:
+        os.unlink(file, dir_fd=at)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        # A pod may put a folder where its socket was; it is not ours to empty.
+        if error.errno not in {errno.EISDIR, errno.EPERM}:
+            raise
+
+
+def _set_access(target: int | str, name: str, access: Access, mode: int | None) -> None:
+    """Owner, mode and label of an open folder, or of what a name in /proc leads to."""
+    if access.user is not None or access.group is not None:
+        os.chown(target, -1 if access.user is None else access.user, -1 if access.group is None else access.group)
+    if mode is not None:
+        os.chmod(target, mode)
+    try:
+        _label(target, access.label)
+    except OSError as error:
+        raise CniError(
+            Code.INVALID_CONFIG,
+            f'key "socket.selinuxLabel": {access.label} on {name}: {error.strerror}; expected a label that '
+            "this node's policy has",
+        ) from error
+
+
+def _label(target: int | str, label: str) -> None:
+    if label:
+        os.setxattr(target, "security.selinux", label.encode() + b"\0")
+
+
+def _make_link(link: Path, target: str) -> None:
+    link.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    try:
+        link.symlink_to(target)
+    except FileExistsError:
+        if os.readlink(link) != target:
+            raise

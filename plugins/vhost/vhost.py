@@ -1,0 +1,464 @@
+"""The vhost-user CNI's verbs.
+
+ADD: check, write the attachment into the journal, then make folder, port and what the application is told. DEL:
+take back what the journal says. What a switch that is down cannot be relieved of stays in the journal as a
+removal, which the next call makes good; no pod waits for a switch to go.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from plugins.vhost import conf as configuration
+from plugins.vhost import poddata, sockets
+from plugins.vhost.conf import MEMIF, NONE, OVS, VhostConf
+from plugins.vhost.direct import Direct, end_name
+from plugins.vhost.engine import Engine, Found, Port, SwitchDownError, UnreachedError, port_name
+from plugins.vhost.sockets import Folder
+from wirespeed.cni.errors import CniError, Code, combined
+from wirespeed.cni.plugin import Result
+from wirespeed.cni.request import Request
+from wirespeed.host import netns
+from wirespeed.ipam import Ipam
+from wirespeed.kube import deviceinfo
+from wirespeed.node import Node
+from wirespeed.state.journal import DeviceClaim, DeviceTakenError
+from wirespeed.state.locks import device_lock
+
+log = logging.getLogger(__name__)
+
+PLUGIN = "vhost"
+_REMOVING = "removing"  # the step of a claim whose port the switch is still to be relieved of
+_LOCKS = 64  # files; attachments that share one wait for each other
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Plan:
+    """An attachment that was checked: its port, and the socket `file` in its `folder`."""
+
+    port: Port
+    folder: Folder
+    file: str
+
+    @property
+    def data_file(self) -> str:
+        return poddata.file_name(self.port.name)
+
+
+class Vhost:
+    """One vhost-user or memif port into one pod (`wirespeed.cni.plugin.Plugin`)."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._journal = node.journal
+        self._ipam = Ipam(Path(node.config.leases))
+        self._locks = Path(node.config.state).parent / "locks"
+        self._made: dict[str, Engine] = {NONE: Direct()}
+
+    def capabilities(self, config: Mapping[str, Any]) -> frozenset[str]:
+        """See `wirespeed.cni.plugin.Capable`; requested addresses are the IPAM's to read."""
+        ips = {"ips"} if config.get("ipam") else set()
+        return frozenset({"mac", "bandwidth", "CNIDeviceInfoFile"} | ips)
+
+    def add(self, request: Request) -> Result:
+        conf = configuration.parse(request)
+        with netns.opened(request.netns) as ns:
+            pod = self._pod(request)
+            plan = self._plan(request, conf, pod)
+            self._finish_removals(deadline=request.deadline)
+            with self._lock(request.container_id, request.ifname, deadline=request.deadline):
+                claim = self._claim(request, plan, ns)
+                try:
+                    result = self._attach(request, plan, claim, pod)
+                except BaseException as error:
+                    self._undo(request, claim, error)
+                    raise
+                return result
+
+    def delete(self, request: Request) -> None:
+        errors = []
+        claim = self._journal.device_of(request.container_id, request.ifname)
+        try:
+            if claim is None:
+                self._remove_unknown(request)
+            elif claim.plugin == PLUGIN:
+                self._give_back(claim, deadline=request.deadline)
+        except CniError as error:
+            errors.append(error)
+        try:
+            self._ipam.delete(request)
+        except CniError as error:
+            errors.append(error)
+        if errors:
+            raise combined(errors)
+
+    def check(self, request: Request) -> None:
+        conf = configuration.parse(request)
+        claim = self._journal.device_of(request.container_id, request.ifname)
+        if claim is None or claim.plugin != PLUGIN or claim.step != "attached":
+            raise CniError(
+                Code.UNKNOWN_CONTAINER, f"{request.ifname} of container {request.container_id} has no port here"
+            )
+        self._ipam.check(request)
+        record = claim.record
+        with netns.opened(request.netns):
+            port = _port(request, conf, record["socket"])
+            wrong = self._engine(record["engine"]).drift(port, deadline=request.deadline)
+        folder = Folder(**record["folder"])
+        told = (record["files"][-1], *([record["files"][0]] if _switch_listens(conf) else []))
+        wrong += [f"{folder.path}/{file} is gone" for file in told if not sockets.exists(folder, file)]
+        if folder.link and not Path(folder.link).exists():
+            wrong.append(f"the short path {folder.link} is gone")
+        if wrong:
+            raise CniError(Code.DRIFT, f"{request.ifname}: {', '.join(wrong)}")
+
+    def gc(self, request: Request) -> None:
+        valid, errors = request.valid_attachments, []
+        conf = configuration.parse(request)
+        names = {port_name(container, ifname) for container, ifname in valid}
+        try:
+            self._finish_removals(deadline=request.deadline)
+            for claim in self._journal.claims():
+                mine = claim.plugin == PLUGIN and claim.record["network"] == request.name
+                if mine and (claim.container, claim.ifname) not in valid:
+                    log.info("GC of network %s: %s of container %s", request.name, claim.device, claim.container)
+                    self._give_back(claim, deadline=request.deadline)
+            engine = self._engine(conf.engine)
+            for port in engine.ours(request.name, deadline=request.deadline):
+                if port.name not in names:
+                    log.info("GC of network %s: port %s, which no journal knows", request.name, port.name)
+                    engine.remove(port, deadline=request.deadline)
+        except CniError as error:
+            errors.append(error)
+        try:
+            self._ipam.gc(request)
+        except CniError as error:
+            errors.append(error)
+        if errors:
+            raise combined(errors)
+
+    def status(self, request: Request) -> None:
+        conf = configuration.parse(request)
+        try:
+            self._journal.claims()
+            self._engine(conf.engine).status(deadline=request.deadline)
+        except CniError as error:
+            raise CniError(Code.UNAVAILABLE, error.msg) from error
+        self._ipam.status(request)
+
+    # ADD, step by step
+
+    def _engine(self, name: str) -> Engine:
+        """The engine; its library is loaded when it is first needed."""
+        if name not in self._made:
+            where = self._node.config.vhost
+            if name == OVS:
+                from plugins.vhost.ovs import Ovs  # noqa: PLC0415
+
+                self._made[name] = Ovs(where.ovsdb, Path(where.ovs_rundir))
+            else:
+                from plugins.vhost.vpp import Vpp  # noqa: PLC0415
+
+                self._made[name] = Vpp(Path(where.vpp))
+        return self._made[name]
+
+    def _pod(self, request: Request) -> dict[str, Any] | None:
+        """The pod, or None where the call names none, or the node has no cluster to ask.
+
+        Raises NotFoundError, UnavailableError: which folder the pod brings must be known.
+        """
+        name = request.args.get("K8S_POD_NAME")
+        if not name:
+            return None
+        try:
+            cluster = self._node.cluster
+        except CniError as error:
+            log.warning("%s: going on without what the pod says", error.msg)
+            return None
+        namespace, uid = request.args.get("K8S_POD_NAMESPACE", ""), request.args.get("K8S_POD_UID", "")
+        return cluster.pod(namespace, name, uid)
+
+    def _plan(self, request: Request, conf: VhostConf, pod: dict[str, Any] | None) -> _Plan:
+        """Where everything goes. Raises CniError for what can be refused before anything is changed."""
+        name = port_name(request.container_id, request.ifname)
+        if conf.engine == NONE:
+            file = conf.socket_file or f"memif-{request.name}.sock"
+        else:
+            file = conf.socket_file or (f"memif-{name}.sock" if conf.kind == MEMIF else name)
+        links = Path(self._node.config.vhost.sockets) / "links"
+        folder = sockets.with_short_path(self._folder(request, conf, pod), file, links)
+        return _Plan(port=_port(request, conf, folder.switch_path(file)), folder=folder, file=file)
+
+    def _folder(self, request: Request, conf: VhostConf, pod: dict[str, Any] | None) -> Folder:
+        """The pod's volume, else a folder below `sharedDir`, else one where the node keeps them.
+
+        The ends of a link between pods share theirs.
+        """
+        where = self._node.config.vhost
+        volume = sockets.of_pod(pod, request, Path(self._node.config.kubelet)) if pod else None
+        if conf.engine == NONE:
+            if volume is not None and not volume.kubelets:
+                return volume
+            if volume is None and conf.shared_dir:
+                return Folder(path=conf.shared_dir)
+            got = "an emptyDir, which is one pod's own" if volume else "neither"
+            raise CniError(
+                Code.INVALID_CONFIG,
+                f"network {request.name}: two pods share a folder; expected the key sharedDir, or in both pods a "
+                f"volume {sockets.VOLUME} that is a hostPath, got {got}",
+            )
+        if volume is not None:
+            return volume
+        default = where.sockets
+        if conf.peer:  # where the peer keeps them, beside the switch's own
+            default = where.ovs_rundir if conf.engine == OVS else str(Path(where.vpp).parent)
+        return sockets.below(Path(conf.shared_dir or default), request.container_id)
+
+    def _claim(self, request: Request, plan: _Plan, ns: netns.NetNs) -> DeviceClaim:
+        """Write the attachment into the journal. An end of a link whose pod is gone without a DEL is freed."""
+        port, conf = plan.port, plan.port.conf
+        roles = [conf.app_role] if conf.app_role else ["master", "slave"]
+        if conf.engine != NONE:
+            self._check_socket(plan)
+        for role in roles:
+            claim = DeviceClaim(
+                device=end_name(port.socket, role) if conf.engine == NONE else f"{conf.engine}:{port.name}",
+                plugin=PLUGIN,
+                container=request.container_id,
+                ifname=request.ifname,
+                netns=request.netns,
+                identity=ns.identity,
+                record={
+                    "network": request.name,
+                    "engine": conf.engine,
+                    "bridge": conf.bridge,
+                    "port": port.name,
+                    "socket": port.socket,
+                    "role": role,
+                    "folder": plan.folder.to_json(),
+                    "files": _files(plan, role),
+                    "deviceInfo": conf.device_info_file,
+                },
+            )
+            try:
+                self._journal.claim(claim)
+            except DeviceTakenError as error:
+                owner = error.owner
+                if owner.device != claim.device or netns.alive(owner.netns, owner.identity):
+                    if role != roles[-1] and owner.device == claim.device:
+                        continue
+                    raise
+                log.warning("%s: container %s is gone without a DEL", claim.device, owner.container)
+                self._take_back(owner, deadline=request.deadline)
+                self._journal.claim(claim)
+            return claim
+        raise AssertionError("the last role was claimed or refused")
+
+    def _check_socket(self, plan: _Plan) -> None:
+        """Refuse a socket that another attachment has: the configuration may name its file."""
+        for other in self._journal.claims():
+            if other.plugin == PLUGIN and other.record["socket"] == plan.port.socket:
+                raise CniError(
+                    Code.INVALID_CONFIG,
+                    f"socket {plan.folder.path}/{plan.file} is that of {other.ifname} of container "
+                    f"{other.container}; expected another socketfile, or none",
+                )
+
+    def _attach(self, request: Request, plan: _Plan, claim: DeviceClaim, pod: dict[str, Any] | None) -> Result:
+        conf, folder = plan.port.conf, plan.folder
+        addressing = self._ipam.add(request)
+        request.check_deadline()
+        port = replace(plan.port, addresses=_gateways(request, addressing)) if conf.routed else plan.port
+        sockets.prepare(folder, conf.access)
+        made = self._engine(conf.engine).add(port, deadline=request.deadline)
+        if _switch_listens(conf):
+            sockets.set_access(folder, plan.file, conf.access)
+        request.check_deadline()
+        self._tell(request, plan, claim.record["role"], addressing, pod)
+        self._journal.advance(claim, "attached", {**claim.record, "made": made})
+        return _result(request, plan, addressing)
+
+    def _tell(
+        self, request: Request, plan: _Plan, role: str, addressing: Result, pod: dict[str, Any] | None
+    ) -> None:
+        """Tell the application: in the folder, for the runtime's device-info, in the pod's annotations."""
+        conf, folder = plan.port.conf, plan.folder
+        data = poddata.configuration_data(request, conf, role=role, file=plan.file, addressing=addressing)
+        sockets.write_file(folder, plan.data_file, json.dumps(data).encode(), conf.access)
+        if conf.device_info_file:
+            info = poddata.device_info(conf, folder, role=role, file=plan.file)
+            try:
+                deviceinfo.write(Path(conf.device_info_file), info)
+            except OSError as error:
+                raise CniError(
+                    Code.IO_FAILURE, f"device-info file {conf.device_info_file}: {error.strerror}"
+                ) from error
+        if conf.annotate and pod is not None:
+            metadata = pod["metadata"]
+            self._node.cluster.annotate(
+                metadata["namespace"],
+                metadata["name"],
+                request.args.get("K8S_POD_UID", ""),
+                lambda present: poddata.pod_annotations(present, data, folder.inside),
+            )
+
+    # Undoing
+
+    def _undo(self, request: Request, claim: DeviceClaim, cause: BaseException) -> None:
+        """Take back a failed ADD; what cannot be taken back now stays in the journal for DEL or GC."""
+        try:
+            self._take_back(claim, deadline=request.deadline, port=not isinstance(cause, UnreachedError))
+            self._ipam.delete(request.derive(command="DEL"))
+        except (CniError, OSError) as error:
+            log.error("undoing a failed ADD (%s): %s; DEL or GC will finish it", cause, error)  # noqa: TRY400
+
+    def _give_back(self, claim: DeviceClaim, *, deadline: float) -> None:
+        """Take back an attachment, unless its interface has meanwhile got another."""
+        with self._lock(claim.container, claim.ifname, deadline=deadline):
+            now = self._journal.device_of(claim.container, claim.ifname)
+            if now is not None and now.device == claim.device:
+                self._take_back(now, deadline=deadline)
+
+    def _take_back(self, claim: DeviceClaim, *, deadline: float, port: bool = True) -> None:
+        """Relieve the switch of the port (with `port`), clear the folder, and forget the attachment.
+
+        Where the switch is down the attachment becomes a removal, which is durable; so this has succeeded.
+        """
+        record = claim.record
+        down = None
+        try:
+            if port:
+                self._engine(record["engine"]).remove(_found(record), deadline=deadline)
+        except SwitchDownError as error:
+            down = error
+        if record["folder"]:
+            sockets.clear(Folder(**record["folder"]), record["files"])
+        if record["deviceInfo"]:
+            Path(record["deviceInfo"]).unlink(missing_ok=True)
+        if down is None:
+            self._journal.release(claim)
+        else:
+            log.warning("port %s is removed later: %s", record["port"], down.msg)
+            self._journal.advance(claim, _REMOVING)
+
+    def _remove_unknown(self, request: Request) -> None:
+        """Remove the port of an attachment that the journal does not know: a switch may outlive the journal."""
+        try:
+            conf = configuration.parse(request)
+        except CniError as error:
+            log.info("%s of container %s was never attached: %s", request.ifname, request.container_id, error.msg)
+            return
+        name = port_name(request.container_id, request.ifname)
+        with self._lock(request.container_id, request.ifname, deadline=request.deadline):
+            try:
+                self._engine(conf.engine).remove(Found(name=name), deadline=request.deadline)
+            except SwitchDownError as error:
+                log.warning("port %s is removed later, if it is there: %s", name, error.msg)
+                self._journal.claim(_removal(request, conf, name))
+
+    def _finish_removals(self, *, deadline: float) -> None:
+        """Make good the removals of switches that were down, as far as they are back."""
+        down: set[str] = set()
+        for claim in self._journal.claims():
+            if claim.plugin == PLUGIN and claim.step == _REMOVING and claim.record["engine"] not in down:
+                try:
+                    self._give_back(claim, deadline=deadline)
+                except CniError as error:
+                    log.warning("removing port %s: %s", claim.record["port"], error.msg)
+                if self._journal.owner(claim.device) is not None:
+                    down.add(claim.record["engine"])
+
+    @contextmanager
+    def _lock(self, container: str, ifname: str, *, deadline: float) -> Iterator[None]:
+        number = zlib.crc32(f"{container} {ifname}".encode()) % _LOCKS
+        with device_lock(self._locks, f"vhost-{number}", deadline=deadline):
+            yield
+
+
+def _port(request: Request, conf: VhostConf, socket: str) -> Port:
+    return Port(
+        name=port_name(request.container_id, request.ifname),
+        network=request.name,
+        container=request.container_id,
+        ifname=request.ifname,
+        socket=socket,
+        conf=conf,
+    )
+
+
+def _found(record: Mapping[str, Any]) -> Found:
+    return Found(name=record["port"], socket=record["socket"])
+
+
+def _files(plan: _Plan, role: str) -> list[str]:
+    """What lies in the folder for this attachment: the socket first, what the application is told last.
+
+    The socket of a link between pods is the listening one's.
+    """
+    shared = plan.port.conf.engine == NONE and role != "master"
+    return [plan.data_file] if shared else [plan.file, plan.data_file]
+
+
+def _switch_listens(conf: VhostConf) -> bool:
+    return conf.role in {"server", "master"}
+
+
+def _removal(request: Request, conf: VhostConf, name: str) -> DeviceClaim:
+    """What stays to be done for an attachment of which nothing but the port can be left."""
+    return DeviceClaim(
+        device=f"{conf.engine}:{name}",
+        plugin=PLUGIN,
+        container=request.container_id,
+        ifname=request.ifname,
+        netns=request.netns,
+        identity=netns.Identity(0, 0, 0),
+        step=_REMOVING,
+        record={
+            "network": request.name,
+            "engine": conf.engine,
+            "bridge": conf.bridge,
+            "port": name,
+            "socket": "",
+            "role": "",
+            "folder": None,
+            "files": [],
+            "deviceInfo": "",
+        },
+    )
+
+
+def _gateways(request: Request, addressing: Result) -> tuple[str, ...]:
+    """The addresses of the switch's own side of a routed interface: the gateways, with the pod's prefix."""
+    found = []
+    for ip in addressing.get("ips") or []:
+        if not ip.get("gateway"):
+            raise CniError(
+                Code.INVALID_CONFIG,
+                f"network {request.name}: with netType interface the switch is the gateway; "
+                f"expected IPAM to give one for {ip['address']}",
+            )
+        found.append(f"{ip['gateway']}/{ip['address'].partition('/')[2]}")
+    return tuple(found)
+
+
+def _result(request: Request, plan: _Plan, addressing: Result) -> Result:
+    interface: dict[str, Any] = {
+        "name": request.ifname,
+        "sandbox": request.netns,
+        "socketPath": f"{plan.folder.path}/{plan.file}",
+    }
+    interface |= {"mac": plan.port.conf.mac} if plan.port.conf.mac else {}
+    interface |= {"mtu": plan.port.conf.mtu} if plan.port.conf.mtu else {}
+    return {
+        "interfaces": [interface],
+        "ips": [{**ip, "interface": 0} for ip in addressing.get("ips") or []],
+        "routes": addressing.get("routes") or [],
+        "dns": addressing.get("dns") or {},
+    }

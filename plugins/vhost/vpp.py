@@ -1,0 +1,345 @@
+"""VPP: memif and vhost-user interfaces through its binary API, in a bridge domain or routed.
+
+An interface is ours by its tag, and found by its tag or its socket's file: VPP numbers everything anew when it
+starts, so no number that was noted is trusted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vpp_papi import VPPApiClient
+from vpp_papi.vpp_papi import VPPApiJSONFiles
+
+from plugins.vhost.conf import MEMIF
+from plugins.vhost.engine import ANSWER_AT_MOST, Found, Port, SwitchDownError, UnreachedError
+from plugins.vhost.vpp_messages import definitions
+from wirespeed.cni.errors import CniError, Code
+
+_MARK = "wirespeed"
+_ANY = 0xFFFFFFFF  # an index that stands for all, or for "you choose"
+_UP = 1  # IF_STATUS_API_FLAG_ADMIN_UP
+_ROLES = {"master": 0, "slave": 1}
+_MODES = {"": 0, "ethernet": 0, "ip": 1, "inject-punt": 2}
+_NO_MAC = bytes(6)
+# Errors that one who configures can do something about (vnet/error.h).
+_ERRORS = {
+    -6: "no such entry",
+    -7: "invalid value",
+    -11: "system call 1 failed",
+    -14: "system call 4 failed: it cannot listen on the socket",
+    -73: "invalid argument",
+    -74: "unexpected state of the interface",
+    -81: "the interface or value is there already",
+    -105: "the address is in use",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Interface:
+    """An interface of VPP that is connected by a socket; `role` and `mode` are memif's."""
+
+    index: int
+    kind: str
+    file: str
+    tag: str
+    up: bool
+    mtu: int
+    role: int
+    mode: int
+
+
+class Vpp:
+    """VPP behind the API socket at `path`."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        self._client: Any = None
+
+    def add(self, port: Port, *, deadline: float) -> dict[str, Any]:
+        conf = port.conf
+        with self._session(deadline) as vpp:
+            if not conf.routed:
+                _have_bridge_domain(vpp, int(conf.bridge), create=conf.create)
+            index = _make_memif(vpp, port) if conf.kind == MEMIF else _make_vhost_user(vpp, port)
+            vpp.call("sw_interface_tag_add_del", is_add=True, sw_if_index=index, tag=_tag(port.network, port.name))
+            if conf.mtu:
+                vpp.call("sw_interface_set_mtu", sw_if_index=index, mtu=[conf.mtu, 0, 0, 0])
+            if conf.routed:
+                for address in port.addresses:
+                    _add_address(vpp, index, address)
+            else:
+                _join(vpp, index, int(conf.bridge), enable=True)
+            vpp.call("sw_interface_set_flags", sw_if_index=index, flags=_UP)
+        return {"sw_if_index": index}
+
+    def remove(self, port: Found, *, deadline: float) -> None:
+        with self._session(deadline) as vpp:
+            for interface in _interfaces(vpp):
+                if _is(interface, port):
+                    _remove(vpp, interface)
+            if port.socket:
+                _forget_socket(vpp, port.socket)
+
+    def drift(self, port: Port, *, deadline: float) -> list[str]:
+        conf = port.conf
+        with self._session(deadline) as vpp:
+            mine = [each for each in _interfaces(vpp) if each.file == port.socket]
+            if not mine:
+                return [f"VPP has no interface on {port.socket}"]
+            domains = _domains_of(vpp, mine[0].index)
+        interface, wrong = mine[0], []
+        if not interface.up:
+            wrong.append("the interface is down")
+        if conf.mtu and interface.mtu != conf.mtu:
+            wrong.append(f"the mtu is {interface.mtu}, expected {conf.mtu}")
+        if conf.kind == MEMIF and (interface.role, interface.mode) != (_ROLES[conf.role], _MODES[conf.mode]):
+            wrong.append(f"role and mode of memif are not {conf.role} and {conf.mode or 'ethernet'}")
+        if not conf.routed and int(conf.bridge) not in domains:
+            wrong.append(f"the interface is not in bridge domain {conf.bridge}")
+        return wrong
+
+    def ours(self, network: str, *, deadline: float) -> list[Found]:
+        prefix = _tag(network, "")
+        with self._session(deadline) as vpp:
+            found = _interfaces(vpp)
+        return [
+            Found(name=each.tag.removeprefix(prefix), socket=each.file)
+            for each in found
+            if each.tag.startswith(prefix)
+        ]
+
+    def status(self, *, deadline: float) -> None:
+        with self._session(deadline) as vpp:
+            _interfaces(vpp)
+
+    @contextmanager
+    def _session(self, deadline: float) -> Iterator[_Session]:
+        """A connection of its own for each call, for VPP may have been started anew; one at a time."""
+        deadline = min(deadline, time.monotonic() + ANSWER_AT_MOST)
+        if not self._lock.acquire(timeout=max(0.0, deadline - time.monotonic())):
+            raise SwitchDownError(f"VPP at {self._path}: calls before this one take too long")
+        try:
+            client = self._connected()
+            try:
+                yield _Session(client, self._path, deadline)
+            finally:
+                client.disconnect()
+        finally:
+            self._lock.release()
+
+    def _connected(self) -> Any:
+        if self._client is None:
+            self._client = _client(self._path)
+        try:
+            self._client.connect("wirespeed")
+        except (OSError, ValueError) as error:
+            self._client = None
+            raise UnreachedError(f"VPP at {self._path}: {getattr(error, 'strerror', None) or error}") from error
+        return self._client
+
+
+class _Session:
+    """Calls of one connection."""
+
+    def __init__(self, client: Any, path: Path, deadline: float) -> None:
+        self._client, self._path, self._deadline = client, path, deadline
+
+    def call(self, message: str, **fields: Any) -> Any:
+        """The reply, or the list of them for a dump. Raises SwitchDownError, CniError when VPP refuses."""
+        function = getattr(self._client.api, message, None)
+        if function is None:
+            raise CniError(
+                Code.UNAVAILABLE,
+                f"VPP at {self._path} has no message {message} as 23.10 to 26.06 define it; "
+                "expected such a version with the plugins memif and vhost",
+            )
+        left = self._deadline - time.monotonic()
+        try:
+            reply = function(_timeout=max(0.001, left), **fields)
+        except OSError as error:
+            raise SwitchDownError(f"VPP at {self._path}: {message}: no answer") from error
+        if not isinstance(reply, list) and reply.retval:
+            why = _ERRORS.get(reply.retval, "see vnet/error.h")
+            raise CniError(Code.DEVICE, f"VPP at {self._path} refuses {message}: {reply.retval}, {why}")
+        return reply
+
+
+def _client(path: Path) -> Any:
+    """The library's client, with the messages that we speak instead of all that VPP has."""
+    client = VPPApiClient(bootstrapapi=True, server_address=str(path), async_thread=False, read_timeout=5)
+    client.bootstrapapi = False  # it had to load what a connection needs, not to ask VPP for the rest
+    messages, services = VPPApiJSONFiles.process_json_str(definitions())
+    client.messages.update(messages)
+    client.services.update(services)
+    return client
+
+
+def _tag(network: str, name: str) -> str:
+    """63 bytes at most: a port's name has 28."""
+    return f"{_MARK}:{hashlib.blake2s(network.encode(), digest_size=8).hexdigest()}:{name}"
+
+
+def _is(interface: _Interface, port: Found) -> bool:
+    if port.socket and interface.file == port.socket:
+        return True
+    return interface.tag.startswith(f"{_MARK}:") and interface.tag.endswith(f":{port.name}")
+
+
+def _interfaces(vpp: _Session) -> list[_Interface]:
+    """The memif and vhost-user interfaces, ours and others'."""
+    files = {row.socket_id: row.socket_filename for row in vpp.call("memif_socket_filename_dump")}
+    memifs = {row.sw_if_index: row for row in vpp.call("memif_dump")}
+    vhosts = {row.sw_if_index: row for row in vpp.call("sw_interface_vhost_user_dump", sw_if_index=_ANY)}
+    found = []
+    for row in vpp.call("sw_interface_dump", sw_if_index=_ANY, name_filter_valid=False, name_filter=""):
+        if row.sw_if_index in memifs:
+            memif = memifs[row.sw_if_index]
+            kind, file, role, mode = "memif", files.get(memif.socket_id, ""), memif.role, memif.mode
+        elif row.sw_if_index in vhosts:
+            kind, file, role, mode = "vhost", vhosts[row.sw_if_index].sock_filename, 0, 0
+        else:
+            continue
+        found.append(
+            _Interface(
+                index=row.sw_if_index,
+                kind=kind,
+                file=file,
+                tag=row.tag,
+                up=bool(row.flags & _UP),
+                mtu=row.mtu[0],
+                role=role,
+                mode=mode,
+            )
+        )
+    return found
+
+
+# ADD
+
+
+def _have_bridge_domain(vpp: _Session, number: int, *, create: bool) -> None:
+    if _bridge_domain(vpp, number) is not None:
+        return
+    if not create:
+        raise CniError(
+            Code.DEVICE,
+            f'VPP has no bridge domain {number}; expected one, or the key "host.bridge.create" as true',
+        )
+    try:
+        vpp.call("bridge_domain_add_del", **_domain_fields(number), is_add=True)
+    except CniError:
+        if _bridge_domain(vpp, number) is None:  # another process may have made it between the two
+            raise
+
+
+def _domain_fields(number: int) -> dict[str, Any]:
+    """An ordinary learning bridge."""
+    switches = dict.fromkeys(("flood", "uu_flood", "forward", "learn"), True)
+    return {"bd_id": number, **switches, "arp_term": False, "arp_ufwd": False, "mac_age": 0, "bd_tag": _MARK}
+
+
+def _bridge_domain(vpp: _Session, number: int) -> Any:
+    rows = vpp.call("bridge_domain_dump", bd_id=number, sw_if_index=_ANY)
+    return next((row for row in rows if row.bd_id == number), None)
+
+
+def _make_memif(vpp: _Session, port: Port) -> int:
+    conf = port.conf
+    socket = vpp.call(
+        "memif_socket_filename_add_del_v2", is_add=True, socket_id=_ANY, socket_filename=port.socket
+    ).socket_id
+    made = vpp.call(
+        "memif_create",
+        role=_ROLES[conf.role],
+        mode=_MODES[conf.mode],
+        rx_queues=conf.queues,
+        tx_queues=conf.queues,
+        id=0,
+        socket_id=socket,
+        ring_size=conf.ring_size,
+        buffer_size=conf.buffer_size,
+        no_zero_copy=False,
+        hw_addr=_NO_MAC,
+        secret=conf.secret,
+    )
+    return int(made.sw_if_index)
+
+
+def _make_vhost_user(vpp: _Session, port: Port) -> int:
+    made = vpp.call(
+        "create_vhost_user_if_v2",
+        is_server=port.conf.role == "server",
+        sock_filename=port.socket,
+        renumber=False,
+        disable_mrg_rxbuf=False,
+        disable_indirect_desc=False,
+        enable_gso=False,
+        enable_packed=False,
+        enable_event_idx=False,
+        custom_dev_instance=0,
+        use_custom_mac=False,
+        mac_address=_NO_MAC,
+        tag=_tag(port.network, port.name),
+    )
+    return int(made.sw_if_index)
+
+
+def _add_address(vpp: _Session, index: int, address: str) -> None:
+    interface = ipaddress.ip_interface(address)
+    vpp.call(
+        "sw_interface_add_del_address",
+        sw_if_index=index,
+        is_add=True,
+        del_all=False,
+        family=int(interface.version == 6),
+        address=interface.ip.packed.ljust(16, b"\0"),
+        length=interface.network.prefixlen,
+    )
+
+
+def _join(vpp: _Session, index: int, number: int, *, enable: bool) -> None:
+    vpp.call("sw_interface_set_l2_bridge", rx_sw_if_index=index, bd_id=number, port_type=0, shg=0, enable=enable)
+
+
+# DEL
+
+
+def _domains_of(vpp: _Session, index: int) -> list[int]:
+    rows = vpp.call("bridge_domain_dump", bd_id=_ANY, sw_if_index=_ANY)
+    return [row.bd_id for row in rows if any(member.sw_if_index == index for member in row.sw_if_details)]
+
+
+def _remove(vpp: _Session, interface: _Interface) -> None:
+    for number in _domains_of(vpp, interface.index):
+        _join(vpp, interface.index, number, enable=False)
+        _drop_bridge_domain(vpp, number)
+    if interface.kind == "memif":
+        vpp.call("memif_delete", sw_if_index=interface.index)
+        _forget_socket(vpp, interface.file)
+    else:
+        vpp.call("delete_vhost_user_if", sw_if_index=interface.index)
+
+
+def _drop_bridge_domain(vpp: _Session, number: int) -> None:
+    """Remove the bridge domain if we made it and nothing is in it any more."""
+    domain = _bridge_domain(vpp, number)
+    if domain is not None and domain.bd_tag == _MARK and not domain.n_sw_ifs:
+        vpp.call("bridge_domain_add_del", **_domain_fields(number), is_add=False)
+
+
+def _forget_socket(vpp: _Session, file: str) -> None:
+    """Give up the numbers of a memif socket that no interface has any more."""
+    used = {row.socket_id for row in vpp.call("memif_dump")}
+    for row in vpp.call("memif_socket_filename_dump"):
+        if row.socket_filename == file and row.socket_id and row.socket_id not in used:
+            vpp.call("memif_socket_filename_add_del_v2", is_add=False, socket_id=row.socket_id, socket_filename="")
