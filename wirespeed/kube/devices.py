@@ -56,14 +56,24 @@ class PodDevices:
             resource: sorted({*found.get(resource, ()), *claimed.get(resource, ())}) for resource in found | claimed
         }
 
+    def check(self) -> None:
+        """Raise CniError where nobody could tell now what the kubelet gave to pods."""
+        if self._socket.exists():
+            self._pod_resources().check()
+        else:
+            self._check_checkpoint()
+
     def _from_checkpoint(self, uid: str) -> dict[str, list[str]]:
+        self._check_checkpoint()
+        return checkpoint.devices(self._checkpoint, uid)
+
+    def _check_checkpoint(self) -> None:
         if not self._checkpoint.exists():
             raise CniError(
                 Code.IO_FAILURE,
                 f"neither {self._socket} nor {self._checkpoint} is there: expected the kubelet's folder "
                 "under the key kubelet of the agent's configuration, and a kubelet that runs",
             )
-        return checkpoint.devices(self._checkpoint, uid)
 
 
 def _uid(metadata: dict[str, Any]) -> str:
