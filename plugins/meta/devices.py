@@ -6,25 +6,23 @@ from collections.abc import Callable
 
 from wirespeed.cni.errors import CniError, Code
 
-# Ids by resource name of a pod (namespace, name), as wirespeed.kube.podresources gives them.
-Lookup = Callable[[str, str], dict[str, list[str]]]
-
 
 class Devices:
-    """Hands each device of the pod `namespace`/`name` out once; the same pod always gets the same order.
+    """Hands each device of a pod out once; the same pod always gets the same order.
 
-    The kubelet is asked when the first device is wanted.
+    `lookup` gives the ids by resource name; it is asked when the first device is wanted. `pod` is how messages
+    name the pod.
     """
 
-    def __init__(self, lookup: Lookup, namespace: str, name: str) -> None:
+    def __init__(self, lookup: Callable[[], dict[str, list[str]]], pod: str) -> None:
         self._lookup = lookup
-        self._pod = (namespace, name)
+        self._pod = pod
         self._free: dict[str, list[str]] | None = None
         self._given: dict[str, list[str]] = {}
 
     def _left(self) -> dict[str, list[str]]:
         if self._free is None:
-            self._free = {resource: sorted(set(ids)) for resource, ids in self._lookup(*self._pod).items()}
+            self._free = {resource: sorted(set(ids)) for resource, ids in self._lookup().items()}
         return self._free
 
     def take(self, resource: str) -> str:
@@ -38,7 +36,7 @@ class Devices:
             had = f"all {len(given)} are attached already" if given else "it was given none"
             raise CniError(
                 Code.DEVICE,
-                f"no device of resource {resource} is left for pod {'/'.join(self._pod)}: {had}; "
+                f"no device of resource {resource} is left for pod {self._pod}: {had}; "
                 "each network that uses the resource needs one in the limits of a container",
             )
         return self._hand_out(resource, left[0])
@@ -59,7 +57,7 @@ class Devices:
             + (
                 "is asked for twice"
                 if attached
-                else f"was not given to pod {'/'.join(self._pod)}"
+                else f"was not given to pod {self._pod}"
                 + (f" as resource {resource}" if resource else " by the kubelet")
             ),
         )

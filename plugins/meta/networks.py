@@ -12,7 +12,7 @@ from typing import Any
 
 from plugins.meta.config import MetaConfig
 from wirespeed.cni.errors import CniError, Code
-from wirespeed.kube.cluster import Cluster
+from wirespeed.kube.cluster import Cluster, NotFoundError
 
 RESOURCE_NAME = "k8s.v1.cni.cncf.io/resourceName"
 
@@ -74,17 +74,20 @@ def cluster_network(value: str, *, config: MetaConfig, cluster: Callable[[], Clu
     """
     if "/" in value:
         return _by_path(Path(value))
+    problem: CniError
     try:
-        return definition(cluster(), config.multus_namespace, value, conf_dir=config.conf_dir)
-    except CniError as error:
-        # No such definition, or no cluster configured. One that is there and wrong, or a cluster that
-        # does not answer, must not make the pod's network another one.
-        if error.code != Code.INVALID_CONFIG or str(error).startswith("NetworkAttachmentDefinition"):
-            raise
+        known = cluster()
+    except CniError as error:  # there is none to ask, as for a runtime without a cluster
+        problem = error
+    else:
         try:
-            return by_name(config.conf_dir, value)
-        except CniError as second:
-            raise CniError(second.code, f"{error.msg}; {second.msg}") from error
+            return definition(known, config.multus_namespace, value, conf_dir=config.conf_dir)
+        except NotFoundError as error:  # one that is there and wrong must not make it another network
+            problem = error
+    try:
+        return by_name(config.conf_dir, value)
+    except CniError as error:
+        raise CniError(error.code, f"{problem.msg}; {error.msg}") from problem
 
 
 def inline(delegates: list[dict[str, Any]]) -> list[Source]:

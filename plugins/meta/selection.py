@@ -1,4 +1,7 @@
-"""What a pod asks for: its annotation k8s.v1.cni.cncf.io/networks, read strictly in both of its forms."""
+"""What a pod asks for: its annotation k8s.v1.cni.cncf.io/networks, read strictly in both of its forms.
+
+The annotation v1.multus-cni.io/default-network, for another master, has the same forms.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ from wirespeed.cni.errors import CniError, Code
 from wirespeed.host import pci
 
 NETWORKS = "k8s.v1.cni.cncf.io/networks"
+DEFAULT_NETWORK = "v1.multus-cni.io/default-network"
 
 _LABEL = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"
 _NAMESPACE = re.compile(_LABEL)  # RFC 1123 label
@@ -63,17 +67,28 @@ class Selection:
         return {capability: value for capability, value in asked.items() if value}
 
 
-def parse(text: object, *, namespace: str) -> list[Selection]:
+def parse_default(text: object, *, namespace: str) -> Selection | None:
+    """The one network that the annotation v1.multus-cni.io/default-network names, None where it is empty.
+
+    `namespace` holds where it names none. Raises CniError(INVALID_CONFIG).
+    """
+    found = parse(text, namespace=namespace, annotation=DEFAULT_NETWORK)
+    if len(found) > 1:
+        raise CniError(Code.INVALID_CONFIG, f"annotation {DEFAULT_NETWORK}: expected one network, got {len(found)}")
+    return found[0] if found else None
+
+
+def parse(text: object, *, namespace: str, annotation: str = NETWORKS) -> list[Selection]:
     """The networks that the annotation asks for, in order; `namespace` is the pod's.
 
     Any of the characters [ { " makes it JSON. Raises CniError(INVALID_CONFIG) that names the element and key:
     an annotation with one invalid value is invalid as a whole (multi-net-spec v1.3, 4.1.2.1).
     """
+    where = f"annotation {annotation}"
     if not isinstance(text, str):
-        raise _wrong(f"annotation {NETWORKS}", "a string", text)
+        raise _wrong(where, "a string", text)
     if not text.strip():
         return []
-    where = f"annotation {NETWORKS}"
     try:
         if any(mark in text for mark in '[{"'):
             return _json(text, namespace)

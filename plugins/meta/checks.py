@@ -1,0 +1,89 @@
+"""What can be refused before anything is changed: plugins, capabilities, default routes, interfaces."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from plugins.meta.delegate import Delegate
+from wirespeed.cni.chain import Chain, Network
+from wirespeed.cni.errors import CniError, Code
+from wirespeed.host.netns import NetNs
+from wirespeed.host.rtnl import Rtnl
+from wirespeed.node import ALIASES
+
+# IPAM plugins that read requested addresses from CNI_ARGS, in every version of theirs.
+_READS_IP = ("host-local", "static")
+
+
+def check(delegates: Sequence[Delegate], chain: Chain) -> None:
+    """Refuse what could not be done. Raises CniError that names the network."""
+    for delegate in delegates:
+        try:
+            _check(delegate, chain)
+        except CniError as error:
+            raise error.prefixed(delegate.where) from error
+    _check_default_route(delegates)
+
+
+def check_interfaces(delegates: Sequence[Delegate], ns: NetNs) -> None:
+    """Refuse interface names that the namespace has already. Raises CniError(INTERFACE)."""
+    with Rtnl(netns_fd=ns.fd) as inside:
+        there = {name for link in inside.links() for name in (link.name, *link.altnames)}
+    for delegate in delegates:
+        if delegate.ifname in there:
+            raise CniError(
+                Code.INTERFACE,
+                f"{delegate.where}: network namespace {ns.path} has an interface {delegate.ifname} already",
+            )
+
+
+def needs_ip_argument(chain: Chain, network: Network) -> bool:
+    """Whether requested addresses reach the network's IPAM by CNI_ARGS IP alone.
+
+    The specification of the annotation asks for the capability "ips". Networks made for its peers often lack it
+    and yet have their addresses requested: static and host-local read CNI_ARGS IP, which the peer always sets.
+    Where the capability is declared, IP must not be there as well, for static would add both.
+    """
+    if _takes(chain, network, "ips"):
+        return False
+    ipams = [plugin.get("ipam") for plugin in network.plugins]
+    return any(isinstance(ipam, dict) and ipam.get("type") in _READS_IP for ipam in ipams)
+
+
+def _takes(chain: Chain, network: Network, capability: str) -> bool:
+    return any(capability in chain.capabilities(plugin) for plugin in network.plugins)
+
+
+def _check(delegate: Delegate, chain: Chain) -> None:
+    network = delegate.network()
+    for kind in network.kinds:
+        if ALIASES.get(kind, kind) == "meta":
+            raise CniError(
+                Code.INVALID_CONFIG, f"plugin {kind}: a network of the meta-plugin's own type never ends"
+            )
+    chain.check_plugins(network, delegate.path)
+    for capability in delegate.asked:
+        if not _takes(chain, network, capability) and not (
+            capability == "ips" and needs_ip_argument(chain, network)
+        ):
+            raise CniError(
+                Code.POLICY,
+                f'the pod asks for "{capability}", and no plugin of the network takes it: '
+                f'expected "capabilities": {{"{capability}": true}} in the configuration of one',
+            )
+
+
+def _check_default_route(delegates: Sequence[Delegate]) -> None:
+    """One network may have the key (multi-net-spec v1.3, 4.1.2.1.9), with one gateway of each family."""
+    asking = [delegate for delegate in delegates if delegate.default_route is not None]
+    if len(asking) > 1:
+        both = " and ".join(delegate.where for delegate in asking)
+        raise CniError(Code.INVALID_CONFIG, f'{both}: only one network may have the key "default-route"')
+    for delegate in asking:
+        families = [":" in gateway for gateway in delegate.default_route or ()]
+        if len(families) != len(set(families)):
+            raise CniError(
+                Code.INVALID_CONFIG,
+                f'{delegate.where}: key "default-route": expected one gateway of each address family, '
+                f"got {', '.join(delegate.default_route or ())}",
+            )

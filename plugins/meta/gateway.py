@@ -1,0 +1,135 @@
+"""The key default-route: one attachment gets the pod's default routes, and the others lose theirs.
+
+What is undone with the interfaces needs no step of its own: no route outlives its interface.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from wirespeed.cni.address import parse_prefix
+from wirespeed.cni.errors import CniError, Code
+from wirespeed.cni.plugin import Result
+from wirespeed.host import netns, routes
+from wirespeed.host.netns import NetNs
+from wirespeed.host.routes import DefaultRoute
+from wirespeed.host.rtnl import NetlinkError, Rtnl
+
+_FAMILIES = (socket.AF_INET, socket.AF_INET6)
+_EVERYWHERE = {socket.AF_INET: "0.0.0.0/0", socket.AF_INET6: "::/0"}
+_NAMES = {socket.AF_INET: "IPv4", socket.AF_INET6: "IPv6"}
+_MAIN = 254
+
+
+def give(ns: NetNs, ifname: str, gateways: Sequence[str], results: Mapping[str, Result]) -> dict[str, Result]:
+    """Make the default routes of the namespace those of `ifname`, of each family that a gateway is given for.
+
+    Without gateways it keeps the ones that its plugins made, and is alone with them. `results` are those of all
+    attachments by interface; returned are those that are no longer true, as they are now.
+    Raises CniError(INTERFACE) when the kernel does not do it.
+    """
+    with Rtnl(netns_fd=ns.fd) as inside:
+        link = inside.link(ifname)
+        if link is None:
+            raise CniError(Code.INTERFACE, f"default route: the pod has no network interface {ifname}")
+        wanted = {_family(gateway): gateway for gateway in gateways}
+        families = list(wanted) or _own_families(ns, link.index, ifname)
+        for family in families:
+            _clear(ns, family, keep=None if wanted else link.index)
+            if family in wanted:
+                _add(inside, link.index, family, wanted[family], ifname)
+    wrong = fault(ns, ifname, gateways)
+    if wrong:
+        raise CniError(Code.INTERFACE, f"default route: {wrong}")
+    return _told(ifname, wanted, families, results)
+
+
+def fault(ns: NetNs, ifname: str, gateways: Sequence[str]) -> str:
+    """What of the namespace's default routes is not as `give` makes it, "" for nothing."""
+    with Rtnl(netns_fd=ns.fd) as inside:
+        link = inside.link(ifname)
+    if link is None:
+        return f"the pod has no network interface {ifname}"
+    wanted = {_family(gateway): gateway for gateway in gateways}
+    own = 0
+    for family in wanted or _FAMILIES:
+        found = _default_routes(ns, family)
+        mine = [route for route in found if route.indexes == {link.index}]
+        own += len(mine)
+        if family in wanted and [route.gateway for route in mine] != [wanted[family]]:
+            return f"expected the {_NAMES[family]} default route by {ifname} to go to {wanted[family]}"
+        if mine and len(mine) < len(found):
+            return f"expected the {_NAMES[family]} default route by {ifname} to be the only one"
+    return "" if own else f"expected a default route by {ifname}"
+
+
+def _family(gateway: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in gateway else socket.AF_INET
+
+
+def _default_routes(ns: NetNs, family: socket.AddressFamily) -> list[DefaultRoute]:
+    return netns.inside(ns.fd, lambda: routes.default_routes(family))
+
+
+def _own_families(ns: NetNs, index: int, ifname: str) -> list[socket.AddressFamily]:
+    """The families that the interface has a default route of."""
+    found = [
+        family for family in _FAMILIES if any(route.indexes == {index} for route in _default_routes(ns, family))
+    ]
+    if not found:
+        raise CniError(
+            Code.INTERFACE,
+            f'default route: the plugins made none by {ifname}: expected a gateway in the key "default-route"',
+        )
+    return found
+
+
+def _clear(ns: NetNs, family: socket.AddressFamily, *, keep: int | None) -> None:
+    """Remove the default routes of a family, but those that leave by the interface `keep` alone."""
+    for route in _default_routes(ns, family):
+        if keep is None or route.indexes != {keep}:
+            try:
+                netns.inside(ns.fd, lambda route=route: routes.remove_route(route))  # type: ignore[misc]
+            except OSError as error:
+                raise CniError(
+                    Code.INTERFACE, f"default route: removing the {_NAMES[family]} one: {error.strerror}"
+                ) from error
+
+
+def _add(inside: Rtnl, index: int, family: socket.AddressFamily, gateway: str, ifname: str) -> None:
+    try:
+        inside.add_route(index, _EVERYWHERE[family], gateway=gateway)
+    except NetlinkError as error:
+        raise CniError(Code.INTERFACE, f"default route: via {gateway} on {ifname}: {error.strerror}") from error
+
+
+def _told(
+    ifname: str,
+    wanted: Mapping[socket.AddressFamily, str],
+    families: Sequence[socket.AddressFamily],
+    results: Mapping[str, Result],
+) -> dict[str, Result]:
+    """The results with the default routes that there are."""
+    changed = {}
+    for name, result in results.items():
+        kept = [
+            route for route in result["routes"] if not (_is_default(route, families) and (name != ifname or wanted))
+        ]
+        if name == ifname:
+            kept += [{"dst": _EVERYWHERE[family], "gw": gateway} for family, gateway in wanted.items()]
+        if kept != result["routes"]:
+            changed[name] = {**result, "routes": kept}
+    return changed
+
+
+def _is_default(route: Mapping[str, Any], families: Sequence[socket.AddressFamily]) -> bool:
+    """Whether it is a default route of the main table, of one of the families."""
+    prefix = parse_prefix(route["dst"])
+    return (
+        prefix is not None
+        and prefix.length == 0
+        and _family(route["dst"]) in families
+        and route.get("table", _MAIN) in (0, _MAIN)
+    )

@@ -1,0 +1,352 @@
+"""The meta-plugin's verbs.
+
+ADD: resolve, check, write the plan into the journal, act, report. Everything after reads the journal: DEL undoes
+what it says was begun, CHECK holds the pod against the results in it, GC drops what the runtime no longer knows.
+A row leaves the journal only when its DEL has succeeded, so whatever failed or was killed, a DEL finishes it.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from plugins.meta import checks, config, gateway, status
+from plugins.meta.delegate import Delegate, planned, recorded, recorded_identity
+from plugins.meta.resolve import Pod, Resolver, named_pod, read_pod
+from wirespeed.cni.chain import UNDO_TIME, Chain, load_network
+from wirespeed.cni.errors import CniError, Code, NotUndoneError, combined
+from wirespeed.cni.orphans import end_orphans
+from wirespeed.cni.plugin import Result
+from wirespeed.cni.request import Request
+from wirespeed.host import netns
+from wirespeed.host.netns import NetNs
+from wirespeed.kube import deviceinfo
+from wirespeed.kube.cluster import NotFoundError
+from wirespeed.node import Node
+from wirespeed.state.journal import Attachment
+
+log = logging.getLogger(__name__)
+
+
+class Meta:
+    """All networks of a container (`wirespeed.cni.plugin.Plugin`)."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._journal = node.journal
+        self._chain = Chain(node.plugins)
+        self._devinfo = Path(node.config.devinfo)
+        self._resolver = Resolver(
+            chain=self._chain,
+            cluster=lambda: node.cluster,
+            devices_of=lambda pod: node.devices.of(pod.found, pod.uid),
+            devinfo=self._devinfo,
+        )
+        if not node.once:
+            _ = node.devices, node.pod_resources  # what they import is not for the time of a call
+
+    # ADD
+
+    def add(self, request: Request) -> Result:
+        settings = config.load(request.config)
+        pod = named_pod(request.args)
+        with _named(f"container {request.container_id}" if pod is None else f"pod {pod.label}"):
+            if pod is not None:
+                pod = read_pod(pod, self._node.cluster)
+            delegates = self._resolver.delegates(request, settings, pod)
+            checks.check(delegates, self._chain)
+            with netns.opened(request.netns) as ns:
+                checks.check_interfaces(delegates, ns)
+                request.check_deadline()
+                self._journal.plan(
+                    planned(delegates, container=request.container_id, netns=request.netns, identity=ns.identity)
+                )
+                try:
+                    results = self._attach(request, delegates, ns)
+                    self._report(request, pod, delegates, results)
+                except BaseException as error:
+                    raise self._undone(request, error) from error
+        return results[delegates[0].ifname]
+
+    def _attach(self, request: Request, delegates: Sequence[Delegate], ns: NetNs) -> dict[str, Result]:
+        """Make the attachments in order; their results by interface."""
+        results: dict[str, Result] = {}
+        for delegate in delegates:
+            with _named(delegate.where):
+                results[delegate.ifname] = self._attach_one(request, delegate)
+        for delegate in delegates:
+            if delegate.default_route is not None:
+                with _named(delegate.where):
+                    changed = gateway.give(ns, delegate.ifname, delegate.default_route, results)
+                for ifname, result in changed.items():
+                    self._journal.mark(request.container_id, ifname, "added", result)
+                results |= changed
+        return results
+
+    def _attach_one(self, request: Request, delegate: Delegate) -> Result:
+        container, ifname = request.container_id, delegate.ifname
+        self._journal.mark(container, ifname, "adding")
+        try:
+            result = self._chain.add(
+                delegate.network(), delegate.request(request, netns=request.netns), delegate.runtime_config
+            )
+        except NotUndoneError:
+            raise  # its row says so, for what is left of it
+        except CniError:
+            self._journal.mark(container, ifname, "planned")  # nothing is left of it
+            raise
+        self._journal.mark(container, ifname, "added", result)
+        return result
+
+    def _report(
+        self, request: Request, pod: Pod | None, delegates: Sequence[Delegate], results: dict[str, Result]
+    ) -> None:
+        """Write the pod's network-status."""
+        if pod is None:
+            return
+        request.check_deadline()
+        with _named("network-status"):
+            entries = [
+                entry
+                for delegate in delegates
+                for entry in status.entries(
+                    label=delegate.label,
+                    ifname=delegate.ifname,
+                    master=delegate.master,
+                    result=results[delegate.ifname],
+                    device_info=self._device_info(delegate),
+                )
+            ]
+            try:
+                self._node.cluster.set_network_status(pod.namespace, pod.name, pod.uid, entries)
+            except NotFoundError as error:  # deleted meanwhile
+                raise CniError(Code.TRY_AGAIN_LATER, error.msg) from error
+
+    def _device_info(self, delegate: Delegate) -> dict[str, object] | None:
+        """What the plugin wrote of the device, or else the device plugin."""
+        if not delegate.device:
+            return None
+        theirs = deviceinfo.dp_file(self._devinfo, delegate.resource, delegate.device)
+        return deviceinfo.read(Path(delegate.device_info_file)) or deviceinfo.read(theirs)
+
+    def _undone(self, request: Request, error: BaseException) -> CniError:
+        """Undo an ADD that failed; the error to tell, which names what could not be undone."""
+        told = error if isinstance(error, CniError) else CniError(Code.INTERNAL, type(error).__name__)
+        deadline = max(request.deadline, time.monotonic() + UNDO_TIME)
+        try:
+            self._remove(self._rows(request), request.derive(command="DEL", deadline=deadline))
+        except CniError as left:
+            log.warning("container %s: undoing ADD: %s; DEL or GC will finish it", request.container_id, left)
+            return CniError(told.code, f"{told.msg}; not undone: {left.msg}", told.details)
+        return told
+
+    # DEL
+
+    def delete(self, request: Request) -> None:
+        rows = self._rows(request)
+        if rows:
+            self._remove(rows, request)
+        else:
+            self._delete_unrecorded(request)
+
+    def _rows(self, request: Request) -> list[Attachment]:
+        """The attachments that were made, or begun, by the runtime's call for this interface."""
+        return [
+            row
+            for row in self._journal.attachments(request.container_id)
+            if recorded(row).request_ifname == request.ifname
+        ]
+
+    def _remove(self, rows: Sequence[Attachment], request: Request) -> None:
+        """Undo attachments, the last one first. All are attempted; raises the first error with the others named."""
+        if any(row.step == "adding" for row in rows):
+            end_orphans(request.container_id, deadline=request.deadline)
+        errors = []
+        for row in reversed(rows):
+            delegate = recorded(row)
+            try:
+                with _named(delegate.where):
+                    if row.step != "planned":
+                        self._detach(row, delegate, request)
+                    self._forget(row.container, delegate)
+            except CniError as error:
+                errors.append(error)
+        if errors:
+            raise combined(errors)
+
+    def _detach(self, row: Attachment, delegate: Delegate, request: Request) -> None:
+        # Not into what may have taken the namespace's path since: without one, plugins give back what is theirs.
+        with netns.reopened(row.netns, recorded_identity(row)) as ns:
+            path = ns.path if ns is not None else ""
+            self._chain.delete(
+                delegate.network(), delegate.request(request, netns=path), delegate.runtime_config, row.result
+            )
+
+    def _forget(self, container: str, delegate: Delegate) -> None:
+        """Drop an attachment that is no more."""
+        if delegate.device_info_file:
+            try:
+                Path(delegate.device_info_file).unlink(missing_ok=True)
+            except OSError as error:
+                raise CniError(
+                    Code.IO_FAILURE, f"device-info file {delegate.device_info_file}: {error.strerror}"
+                ) from error
+        self._journal.forget(container, delegate.ifname)
+
+    def _delete_unrecorded(self, request: Request) -> None:
+        """DEL of a container that the journal does not know: nothing was made, it is undone, or the node restarted.
+
+        After a restart the interfaces are gone with the journal, but addresses are leased on disk. The networks of
+        the configuration are told, so that they give them up; those that the pod asked for have theirs given up by
+        GC. No network namespace is named: what the path is now may be another's.
+        """
+        errors = []
+        for delegate in reversed(self._configured(request)):
+            try:
+                checks.check([delegate], self._chain)
+            except CniError as error:
+                log.warning("container %s is not known, and cannot be detached: %s", request.container_id, error)
+                continue
+            try:
+                with _named(delegate.where):
+                    self._chain.delete(delegate.network(), delegate.request(request, netns=""))
+            except CniError as error:
+                errors.append(error)
+        if errors:
+            raise combined(errors)
+
+    def _configured(self, request: Request) -> list[Delegate]:
+        """The networks that every container has; none where the configuration cannot be used.
+
+        Raises CniError(TRY_AGAIN_LATER) where that may be another time.
+        """
+        try:
+            settings = config.load(request.config)
+            pod = named_pod(request.args)
+            return self._resolver.configured(request, settings, namespace=pod.namespace if pod else None)
+        except CniError as error:
+            if error.code == Code.TRY_AGAIN_LATER:
+                raise
+            log.warning("%s of container %s: %s", request.command, request.container_id, error)
+            return []
+
+    # CHECK, STATUS, GC
+
+    def check(self, request: Request) -> None:
+        rows = self._rows(request)
+        if not rows:
+            raise CniError(
+                Code.UNKNOWN_CONTAINER, f"container {request.container_id} {request.ifname}: not attached"
+            )
+        errors = []
+        with netns.opened(request.netns) as ns:
+            for row in rows:
+                try:
+                    with _named(recorded(row).where):
+                        self._check_one(row, request, ns)
+                except CniError as error:
+                    errors.append(error)
+        if errors:
+            raise combined(errors)
+
+    def _check_one(self, row: Attachment, request: Request, ns: NetNs) -> None:
+        delegate = recorded(row)
+        if row.result is None:
+            raise CniError(Code.DRIFT, f"expected an attachment that was made, got one that is {row.step}")
+        self._chain.check(
+            delegate.network(), delegate.request(request, netns=ns.path), delegate.runtime_config, row.result
+        )
+        if delegate.default_route is not None:
+            wrong = gateway.fault(ns, delegate.ifname, delegate.default_route)
+            if wrong:
+                raise CniError(Code.DRIFT, f"default route: {wrong}")
+
+    def status(self, request: Request) -> None:
+        settings = config.load(request.config)
+        try:
+            self._journal.check_usable()
+            self._node.cluster.check()
+            delegates = self._resolver.configured(request, settings, namespace="")
+            checks.check(delegates, self._chain)
+            if any(delegate.resource for delegate in delegates):
+                self._node.devices.check()
+        except CniError as error:
+            raise CniError(Code.UNAVAILABLE, error.msg, error.details) from error
+        for delegate in delegates:
+            with _named(delegate.where):
+                self._chain.status(delegate.network(), delegate.request(request, netns=""))
+
+    def gc(self, request: Request) -> None:
+        """Drop the attachments of containers that the runtime no longer has, and have the networks do the same.
+
+        The runtime knows of an attachment for each of its calls, so each interface of such a container is valid.
+        """
+        valid = {container for container, _ in request.valid_attachments}
+        rows = self._journal.attachments()
+        mine = [row for row in rows if recorded(row).configuration == request.name]
+        dead = [row for row in mine if row.container not in valid]
+        errors = []
+        for container, group in groupby(dead, key=lambda row: row.container):
+            try:
+                with _named(f"container {container}"):
+                    log.info("GC of %s: container %s is gone", request.name, container)
+                    self._remove(list(group), request.derive(container_id=container))
+            except CniError as error:
+                errors.append(error)
+        unknown = valid - {row.container for row in rows}
+        if unknown:
+            # Attached before this journal was: their interfaces are not known, and not to be called invalid.
+            log.warning(
+                "GC of %s: networks are left alone: %d containers are not in the journal",
+                request.name,
+                len(unknown),
+            )
+        else:
+            kept = [row for row in rows if row.container in valid or recorded(row).configuration != request.name]
+            errors += self._collect([*map(recorded, mine), *self._configured(request)], kept, request)
+        if errors:
+            raise combined(errors)
+
+    def _collect(
+        self, delegates: Sequence[Delegate], kept: Sequence[Attachment], request: Request
+    ) -> list[CniError]:
+        """GC of each network once, with all attachments to it that are kept; what failed."""
+        valid: dict[str, list[dict[str, str]]] = {}
+        for row in kept:
+            name = recorded(row).network().name
+            valid.setdefault(name, []).append({"containerID": row.container, "ifname": row.ifname})
+        errors = []
+        done: list[dict[str, Any]] = []
+        for delegate in delegates:
+            if delegate.raw in done:
+                continue
+            done.append(delegate.raw)
+            try:
+                with _named(f"network {delegate.label}"):
+                    self._collect_one(delegate, valid, request)
+            except CniError as error:
+                errors.append(error)
+        return errors
+
+    def _collect_one(self, delegate: Delegate, valid: Mapping[str, list[dict[str, str]]], request: Request) -> None:
+        network = load_network(delegate.raw, version=delegate.version)
+        keys = dict.fromkeys(("cni.dev/valid-attachments", "cni.dev/attachments"), valid.get(network.name, []))
+        call = delegate.request(request, netns="")
+        self._chain.gc(network, call.derive(ifname="", args={}, config={**request.config, **keys}))
+
+
+@contextmanager
+def _named(where: str) -> Iterator[None]:
+    """Errors inside are led by `where`; one that is no CniError becomes one, and is logged with its traceback."""
+    try:
+        yield
+    except CniError as error:
+        raise error.prefixed(where) from error
+    except Exception as error:
+        log.exception("%s", where)
+        raise CniError(Code.INTERNAL, f"{where}: {type(error).__name__}: {error}") from error

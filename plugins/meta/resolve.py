@@ -1,0 +1,263 @@
+"""From a runtime's call to delegates: whose it is, which networks in which order, and what each is given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from plugins.meta import networks, selection
+from plugins.meta.checks import needs_ip_argument
+from plugins.meta.config import MetaConfig
+from plugins.meta.delegate import Delegate
+from plugins.meta.devices import Devices
+from plugins.meta.networks import Source
+from plugins.meta.selection import Selection
+from wirespeed.cni.chain import Chain
+from wirespeed.cni.errors import CniError, Code
+from wirespeed.cni.request import Request
+from wirespeed.kube import deviceinfo
+from wirespeed.kube.cluster import Cluster, NotFoundError
+
+# CNI_ARGS that ask something of the interface that the runtime knows: no other network's business.
+_OF_THE_MASTER = ("IP", "MAC", "GATEWAY")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pod:
+    """The pod that a call is for; `uid` is what the runtime knows it by, `found` its object in the API."""
+
+    namespace: str
+    name: str
+    uid: str = ""
+    found: dict[str, Any] = field(default_factory=dict)  # empty until it is read
+
+    @property
+    def label(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+    def annotation(self, key: str) -> str:
+        """The value, "" where there is none."""
+        return (self.found["metadata"].get("annotations") or {}).get(key) or ""
+
+
+def named_pod(args: Mapping[str, str]) -> Pod | None:
+    """The pod that CNI_ARGS name, None where they name none: a runtime without pods.
+
+    Raises CniError(INVALID_ENVIRONMENT).
+    """
+    name, namespace = args.get("K8S_POD_NAME", ""), args.get("K8S_POD_NAMESPACE", "")
+    if not name and not namespace:
+        return None
+    try:
+        return Pod(
+            namespace=selection.check_namespace(namespace, "CNI_ARGS: K8S_POD_NAMESPACE"),
+            name=selection.check_name(name, "CNI_ARGS: K8S_POD_NAME"),
+            uid=args.get("K8S_POD_UID", ""),
+        )
+    except CniError as error:
+        raise CniError(Code.INVALID_ENVIRONMENT, error.msg) from error
+
+
+def read_pod(pod: Pod, cluster: Cluster) -> Pod:
+    """The pod with what the cluster knows of it.
+
+    Raises CniError(TRY_AGAIN_LATER) where the cluster has no such pod, UnavailableError.
+    """
+    try:
+        found = cluster.pod(pod.namespace, pod.name, pod.uid)
+    except NotFoundError as error:
+        # Without its annotation nobody knows what it asks for: the master alone would be a pod that misses
+        # interfaces. A static pod runs before the API server has its mirror, so the runtime is to try again; of
+        # one that was deleted meanwhile it will not want to.
+        raise CniError(Code.TRY_AGAIN_LATER, error.msg) from error
+    return replace(pod, uid=pod.uid or found["metadata"].get("uid") or "", found=found)
+
+
+_NOTHING = Selection(namespace="", name="")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Wanted:
+    """A network that the container gets, and what was asked of it: nothing, if the configuration names it."""
+
+    source: Source
+    asked: Selection = _NOTHING
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resolver:
+    """What resolving needs of the node; `devices_of` gives the ids of a pod's devices by resource name.
+
+    The cluster is made, and the devices are asked for, only when there is need.
+    """
+
+    chain: Chain
+    cluster: Callable[[], Cluster]
+    devices_of: Callable[[Pod], dict[str, list[str]]]
+    devinfo: Path
+
+    def delegates(self, request: Request, config: MetaConfig, pod: Pod | None) -> list[Delegate]:
+        """The delegates of an ADD, in order, the master first; a pod must have been read.
+
+        Raises CniError that names the network, the annotation or the key, UnavailableError.
+        """
+        wanted = self._wanted(config, pod)
+        names = _names(wanted, request.ifname)
+        devices = self._devices(wanted, pod)
+        return [
+            self._delegate(request, config, each, ifname=ifname, resource=resource, device=device)
+            for each, ifname, (resource, device) in zip(wanted, names, devices, strict=True)
+        ]
+
+    def configured(self, request: Request, config: MetaConfig, *, namespace: str | None) -> list[Delegate]:
+        """The delegates that the configuration alone makes, for a pod of that namespace (None: for no pod)."""
+        wanted = [_Wanted(source=source) for source in self._sources(config, namespace)]
+        names = _names(wanted, request.ifname)
+        return [
+            self._delegate(request, config, each, ifname=ifname, resource=each.source.resource, device="")
+            for each, ifname in zip(wanted, names, strict=True)
+        ]
+
+    # Which networks
+
+    def _sources(self, config: MetaConfig, namespace: str | None) -> list[Source]:
+        """The master, then the others of the configuration."""
+        if not config.cluster_network:
+            inline = networks.inline(config.delegates)
+            return sorted(inline, key=lambda source: not source.master)
+        sources = [replace(self._of_cluster("clusterNetwork", config.cluster_network, config), master=True)]
+        if namespace is not None and namespace not in config.system_namespaces:
+            sources += [self._of_cluster("defaultNetworks", name, config) for name in config.default_networks]
+        return sources
+
+    def _of_cluster(self, key: str, value: str, config: MetaConfig) -> Source:
+        try:
+            return networks.cluster_network(value, config=config, cluster=self.cluster)
+        except CniError as error:
+            raise error.prefixed(f'configuration {config.name}: key "{key}", {value!r}') from error
+
+    def _wanted(self, config: MetaConfig, pod: Pod | None) -> list[_Wanted]:
+        wanted = [
+            _Wanted(source=source) for source in self._sources(config, None if pod is None else pod.namespace)
+        ]
+        if pod is None:
+            return wanted
+        text = pod.annotation(selection.DEFAULT_NETWORK)
+        master = selection.parse_default(text, namespace=config.multus_namespace)
+        if master is not None:
+            allowed = config.exempt_namespaces | {config.multus_namespace}
+            source = self._selected(master, config, pod, allowed)
+            wanted[0] = _Wanted(source=replace(source, master=True), asked=master)
+        for asked in selection.parse(pod.annotation(selection.NETWORKS), namespace=pod.namespace):
+            source = self._selected(asked, config, pod, config.exempt_namespaces)
+            wanted.append(_Wanted(source=source, asked=asked))
+        return wanted
+
+    def _selected(self, asked: Selection, config: MetaConfig, pod: Pod, allowed: frozenset[str]) -> Source:
+        """The network that a pod asks for, if it may."""
+        if config.namespace_isolation and asked.namespace not in allowed | {pod.namespace}:
+            known = " or ".join([pod.namespace, *sorted(allowed - {pod.namespace})])
+            raise CniError(
+                Code.POLICY,
+                f"network {asked.label}: namespaces are isolated: expected a network of namespace {known}",
+            )
+        return networks.definition(self.cluster(), asked.namespace, asked.name, conf_dir=config.conf_dir)
+
+    # What each is given
+
+    def _devices(self, wanted: Sequence[_Wanted], pod: Pod | None) -> list[tuple[str, str]]:
+        """(resource, device) of each network, ("", "") for one that has none."""
+        if pod is None:
+            for each in wanted:
+                if each.source.resource:
+                    raise CniError(
+                        Code.DEVICE,
+                        f"network {each.source.label}: no device of resource {each.source.resource}: devices are "
+                        "given to pods, and CNI_ARGS name none",
+                    )
+            return [("", "")] * len(wanted)
+        devices = Devices(lambda: self.devices_of(pod), pod.label)
+        found = [("", "")] * len(wanted)
+        # Those that are asked for by id first: nobody else must be given them.
+        for number, each in sorted(enumerate(wanted), key=lambda item: not item[1].asked.device_id):
+            try:
+                if each.asked.device_id:
+                    resource = devices.take_id(each.asked.device_id, each.source.resource)
+                    found[number] = resource, each.asked.device_id
+                elif each.source.resource:
+                    found[number] = each.source.resource, devices.take(each.source.resource)
+            except CniError as error:
+                raise error.prefixed(f"network {each.source.label}") from error
+        return found
+
+    def _delegate(
+        self, request: Request, config: MetaConfig, each: _Wanted, *, ifname: str, resource: str, device: str
+    ) -> Delegate:
+        source, asked = each.source, each.asked
+        runtime = {**(config.runtime_config if source.master else {}), **asked.runtime_config()}
+        file = ""
+        if device:
+            file = str(deviceinfo.cni_file(self.devinfo, source.label, request.container_id, ifname))
+            runtime |= {"deviceID": device, "CNIDeviceInfoFile": file}
+        delegate = Delegate(
+            configuration=config.name,
+            request_ifname=request.ifname,
+            label=source.label,
+            raw=source.raw,
+            version=config.cni_version,
+            ifname=ifname,
+            master=source.master,
+            args=_args(request.args, master=source.master),
+            path=tuple(dict.fromkeys((config.bin_dir, *request.path))),
+            runtime_config=runtime,
+            asked=tuple(asked.runtime_config()),
+            cni_args=asked.cni_args,
+            resource=resource,
+            device=device,
+            device_info_file=file,
+            default_route=asked.default_route,
+        )
+        return self._with_ip_argument(delegate, asked.ips)
+
+    def _with_ip_argument(self, delegate: Delegate, ips: Sequence[str]) -> Delegate:
+        """Addresses also as CNI_ARGS IP, for a network that would not get them otherwise."""
+        try:
+            if not ips or not needs_ip_argument(self.chain, delegate.network()):
+                return delegate
+        except CniError as error:
+            raise error.prefixed(delegate.where) from error
+        return msgspec.structs.replace(delegate, args={**delegate.args, "IP": ",".join(ips)})
+
+
+def _names(wanted: Sequence[_Wanted], master: str) -> list[str]:
+    """The interface of each network: the runtime's name for the master, then net1, net2 or what the pod asks for.
+
+    Raises CniError(INTERFACE) where two would be called alike.
+    """
+    taken: dict[str, str] = {}
+    for position, each in enumerate(wanted):
+        name = each.asked.interface or (f"net{position}" if position else master)
+        if not position and name != master:
+            raise CniError(
+                Code.INVALID_CONFIG,
+                f'network {each.source.label}: key "interface": expected {master}, which is what the runtime calls '
+                f"the pod's first interface, got {name!r}",
+            )
+        if name in taken:
+            raise CniError(
+                Code.INTERFACE,
+                f"interface {name} would be that of network {taken[name]} and of network {each.source.label}: "
+                "expected a name for one only",
+            )
+        taken[name] = each.source.label
+    return list(taken)
+
+
+def _args(given: Mapping[str, str], *, master: bool) -> dict[str, str]:
+    """CNI_ARGS for a delegate: the runtime's, and that a plugin shall pass over those that it does not know."""
+    kept = {key: value for key, value in given.items() if master or key not in _OF_THE_MASTER}
+    return kept | {"IgnoreUnknown": "1"}
