@@ -35,6 +35,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from wirespeed.host import netns as namespaces
+
 PATIENCE = 30.0  # seconds after which something that a test waits for will not come
 PODS = "/api/v1/pods"
 NETWORKS = "/apis/k8s.cni.cncf.io/v1/network-attachment-definitions"
@@ -116,14 +118,16 @@ class Fault:
 class ApiServer:
     """Serves on 127.0.0.1 from `start` (or `with`) to `stop`, with certificates of its own in `folder`.
 
+    With `netns`, the path of a network namespace, the address is that namespace's.
     `requests` is all that was asked, in order; `watches` the paths of the watches that run; `connections` how
     many are open. All may be looked at from any thread; `wait` waits for a state of them.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, netns: str = "") -> None:
         self.requests: list[Request] = []
         self.changed = threading.Condition()
         self.url = ""
+        self._netns = netns or "/proc/thread-self/ns/net"
         self._folder = folder / "apiserver"
         self._folder.mkdir()
         self._objects: dict[Key, Object] = {}
@@ -149,7 +153,9 @@ class ApiServer:
 
     def start(self) -> None:
         """Serve, on the same port as before."""
-        self._server = _Server(self, self._port, self._ca.server_context())
+        with namespaces.opened(self._netns) as netns:
+            context = self._ca.server_context()
+            self._server = namespaces.inside(netns.fd, lambda: _Server(self, self._port, context))
         self._port = self._server.server_address[1]
         self.url = f"https://127.0.0.1:{self._port}"
         self._server.begin()
@@ -547,6 +553,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             raise _StatusError(401, "Unauthorized")
 
     def _answer(self, request: Request, match: re.Match[str] | None, body: bytes) -> None:
+        if request.path == "/version":
+            self._send(200, {"major": "1", "minor": "35"})
+            return
         if match is None:
             raise _StatusError(404, "the server could not find the requested resource")
         api, resource = self.server.api, match["resource"]

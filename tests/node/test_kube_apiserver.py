@@ -634,6 +634,47 @@ def test_a_cluster_without_the_networks_resource_serves_pods(
     assert mine.wait_synced(PATIENCE)
 
 
+# Whether it answers
+
+
+def test_a_cluster_that_is_followed_is_not_asked_whether_it_answers(api: ApiServer, cluster: Factory) -> None:
+    mine = cluster()
+    mine.check()
+    assert not api.counts()
+
+
+def test_a_cluster_that_is_not_followed_is_asked(api: ApiServer, cluster: Factory) -> None:
+    cluster(watch=False).check()
+    assert api.counts() == {"GET /version": 1}
+
+
+def test_a_cluster_that_does_not_answer_is_told(api: ApiServer, cluster: Factory) -> None:
+    mine = cluster(watch=False)
+    api.fault("GET", "/version", status=503, message="because")
+    with pytest.raises(UnavailableError) as caught:
+        mine.check()
+    assert caught.value.msg == "pods and networks: the API server cannot answer now: 503 because"
+    api.stop()
+    with pytest.raises(UnavailableError, match="pods and networks: no answer from the API server: https:"):
+        mine.check()
+
+
+def test_a_cluster_whose_watch_fails_is_asked_until_it_works(
+    api: ApiServer, cluster: Factory, hurried: None
+) -> None:
+    mine = cluster()
+    broken = api.fault("WATCH", NETWORKS, status=500)
+    api.cut_watches()
+    api.wait(lambda: broken.met == 2)
+    mine.check()
+    assert api.counts()["GET /version"] == 1
+    api.heal()
+    api.wait(lambda: len(api.watches) == 2)
+    api.put(network())
+    assert mine._networks.wait_for(lambda networks: ("default", "net") in networks, PATIENCE)
+    assert mine._networks.at_work
+
+
 # Credentials that are replaced while we run
 
 

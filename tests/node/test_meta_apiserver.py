@@ -1,0 +1,205 @@
+"""Pods whose cluster is an API server: what an ADD asks of it, and what happens while it is away."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.apiserver import ApiServer
+from tests.node.calling import DONE
+from tests.node.pods import Pod, World
+from wirespeed.cni.errors import Code
+from wirespeed.kube.cluster import NETWORK_STATUS
+
+
+@pytest.fixture
+def api(world: World, tmp_path: Path) -> Iterator[ApiServer]:
+    """The API server of the world's node."""
+    world.node.run("ip", "link", "set", "lo", "up")
+    with ApiServer(tmp_path, netns=world.node.path) as server:
+        yield server
+
+
+def made(api: ApiServer, world: World, name: str = "p") -> Pod:
+    """A pod of the cluster, not yet attached, that asks for the network default/bridged, which is there too."""
+    pod = world.pod(name, "bridged")
+    for file in (world.folder / "manifests").glob("*.json"):
+        value = json.loads(file.read_text())
+        if value["kind"] == "Pod":
+            value["spec"]["nodeName"] = "n1"
+        api.put(value)
+        file.unlink()
+    return pod
+
+
+def start(api: ApiServer, world: World) -> None:
+    """Start an agent that has the API server instead of manifests; it knows all that is there until now."""
+    assert world.agent.stop() == 0
+    world.restart(cluster={"kubeconfig": str(api.kubeconfig())}, nodeName="n1")
+    api.wait(lambda: len(api.watches) == 2)
+    api.forget()
+
+
+def status(api: ApiServer, pod: Pod) -> Any:
+    annotations = api.object("Pod", pod.namespace, pod.name)["metadata"]["annotations"]
+    return json.loads(annotations.get(NETWORK_STATUS, "null"))
+
+
+def path(pod: Pod, suffix: str = "") -> str:
+    return f"/api/v1/namespaces/{pod.namespace}/pods/{pod.name}{suffix}"
+
+
+def test_add_is_one_request_and_del_is_none(world: World, api: ApiServer) -> None:
+    pod = made(api, world)
+    start(api, world)
+    result = world.add(pod)
+    assert api.counts() == {f"PATCH {path(pod, '/status')}": 1}
+    assert pod.addresses() == {"eth0": ["10.1.0.2/24"], "net1": ["10.2.0.2/24"]}
+    assert [(entry["name"], entry["interface"], entry["ips"]) for entry in status(api, pod)] == [
+        ("pods", "eth0", ["10.1.0.2"]),
+        ("default/bridged", "net1", ["10.2.0.2"]),
+    ]
+    api.forget()
+    assert world.call("CHECK", pod, {**world.config, "prevResult": result}) == DONE
+    assert world.call("DEL", pod) == DONE
+    assert world.nothing_left(pod)
+    assert not api.counts()
+
+
+def test_a_pod_of_which_the_watch_has_not_told_is_asked_for(world: World, api: ApiServer) -> None:
+    start(api, world)
+    held = api.fault("WATCH", "/pods", hold=True)
+    api.cut_watches()
+    api.wait(lambda: held.met == 1)
+    pod = made(api, world)
+    world.add(pod)
+    assert [entry["interface"] for entry in status(api, pod)] == ["eth0", "net1"]
+    asked = {verb for verb in api.counts() if pod.name in verb.rsplit("/", 2)[-2:]}
+    assert asked == {f"GET {path(pod)}", f"PATCH {path(pod, '/status')}"}
+
+
+def test_many_pods_at_once_are_one_request_each(world: World, api: ApiServer) -> None:
+    pods = [made(api, world, f"p{number}") for number in range(8)]
+    start(api, world)
+    with ThreadPoolExecutor(len(pods)) as runtime:
+        results = list(runtime.map(world.add, pods))
+    assert api.counts() == {f"PATCH {path(pod, '/status')}": 1 for pod in pods}
+    told = [status(api, pod)[0]["ips"][0] for pod in pods]
+    assert told == [result["ips"][0]["address"].partition("/")[0] for result in results]
+    assert len(set(told)) == len(pods)
+
+
+def test_while_the_server_is_away_add_is_to_be_tried_again_and_del_works(world: World, api: ApiServer) -> None:
+    attached, waiting = made(api, world, "attached"), made(api, world, "waiting")
+    start(api, world)
+    world.add(attached)
+    api.stop()
+    began = time.monotonic()
+    code, message = world.refused("ADD", waiting)
+    assert time.monotonic() - began < 5.0
+    assert code == Code.TRY_AGAIN_LATER
+    assert message == (
+        "pod default/waiting: network-status: network-status of pod default/waiting: no answer from the API "
+        f"server: {api.url}: Failed to establish a new connection: [Errno 111] Connection refused"
+    )
+    assert world.nothing_left(waiting)
+    assert world.call("DEL", waiting) == DONE
+    assert world.call("DEL", attached) == DONE
+    assert world.nothing_left(attached)
+    api.start()
+    world.add(waiting)
+    assert status(api, waiting)
+
+
+def test_a_pod_that_is_not_known_while_the_server_is_away_is_not_touched(world: World, api: ApiServer) -> None:
+    start(api, world)
+    api.stop()
+    pod = made(api, world)
+    code, message = world.refused("ADD", pod)
+    assert code == Code.TRY_AGAIN_LATER
+    assert message.startswith("pod default/p: ")
+    assert "no answer from the API server" in message
+    assert world.nothing_left(pod)
+
+
+def test_a_server_that_hangs_keeps_add_for_seconds_only(world: World, api: ApiServer) -> None:
+    pod = made(api, world)
+    start(api, world)
+    api.fault("PATCH", hold=True)
+    began = time.monotonic()
+    code, message = world.refused("ADD", pod)
+    assert time.monotonic() - began < 8.0
+    assert code == Code.TRY_AGAIN_LATER
+    assert "Read timed out" in message
+    assert world.nothing_left(pod)
+
+
+def test_an_agent_that_starts_without_a_server_serves_del(world: World, api: ApiServer) -> None:
+    pod = made(api, world)
+    start(api, world)
+    world.add(pod)
+    api.stop()
+    began = time.monotonic()
+    assert world.agent.stop() == 0
+    assert time.monotonic() - began < 5.0
+    world.restart(cluster={"kubeconfig": json.loads(world.agent.config.read_text())["cluster"]["kubeconfig"]})
+    assert world.call("DEL", pod) == DONE
+    assert world.nothing_left(pod)
+    code, message = world.refused("ADD", pod)
+    assert code == Code.TRY_AGAIN_LATER
+    assert "no answer from the API server" in message
+
+
+def test_status_of_a_pod_that_was_replaced_meanwhile_is_not_its_successors(world: World, api: ApiServer) -> None:
+    pod = made(api, world)
+    start(api, world)
+    held = api.fault("PATCH", hold=True, times=1)
+    call = world.begin("ADD", pod)
+    api.wait(lambda: held.met == 1)
+    old = api.object("Pod", "default", "p")
+    api.delete("Pod", "default", "p")
+    api.put({**old, "metadata": {**old["metadata"], "uid": "successor", "annotations": {}}})
+    held.release()
+    answer = call.answer()
+    assert (answer.status, answer.body["code"]) == (1, Code.TRY_AGAIN_LATER)
+    assert "its UID in the API server is successor, not uid-p" in answer.body["msg"]
+    assert status(api, pod) is None
+    assert world.nothing_left(pod)
+
+
+def test_status_of_another_writer_is_no_hindrance(world: World, api: ApiServer) -> None:
+    pod = made(api, world)
+    start(api, world)
+    api.fault("PATCH", status=409, times=2)
+    world.add(pod)
+    assert [entry["interface"] for entry in status(api, pod)] == ["eth0", "net1"]
+
+
+def test_a_token_that_may_not_write_status_is_told_and_nothing_stays(world: World, api: ApiServer) -> None:
+    pod = made(api, world)
+    start(api, world)
+    api.fault("PATCH", status=403, message='pods "p" is forbidden: cannot patch resource "pods/status"')
+    code, message = world.refused("ADD", pod)
+    assert code == Code.POLICY
+    assert message.endswith(
+        'the API server forbids it: 403 pods "p" is forbidden: cannot patch resource "pods/status"'
+    )
+    assert world.nothing_left(pod)
+
+
+def test_runtimes_status_tells_of_a_server_that_is_away(world: World, api: ApiServer) -> None:
+    start(api, world)
+    assert world.runtime("STATUS") == DONE
+    api.stop()
+    answer = world.runtime("STATUS")
+    while answer == DONE:  # the agent learns of it when its watches end
+        world.agent.wait_log("watch of", "going on with what is known")
+        answer = world.runtime("STATUS")
+    assert answer.body["code"] == Code.UNAVAILABLE
+    assert "no answer from the API server" in answer.body["msg"]
