@@ -48,7 +48,7 @@ def test_a_static_pod_is_known_by_the_hash_of_its_file(tmp_path: Path) -> None:
     static = pod()
     static["metadata"]["annotations"] = {MIRROR: "hash"}
     found = sources(tmp_path)
-    assert found.of(static) == found.of(static, "hash") == found.of(pod(), "hash") == {VF: ["0000:01:00.4"]}
+    assert found.of(static) == found.of(static, "u1") == found.of(pod(), "hash") == {VF: ["0000:01:00.4"]}
 
 
 def test_a_pod_without_claims_needs_no_cluster(tmp_path: Path) -> None:

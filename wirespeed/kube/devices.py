@@ -43,7 +43,7 @@ class PodDevices:
             found = self._pod_resources().devices(namespace, name)  # says itself what it was about
         else:
             try:
-                found = self._from_checkpoint(uid or _uid(metadata))
+                found = self._from_checkpoint(_known_by(metadata, uid))
             except CniError as error:
                 raise error.prefixed(where) from error
         if not dra.has_claims(pod):
@@ -76,6 +76,6 @@ class PodDevices:
             )
 
 
-def _uid(metadata: dict[str, Any]) -> str:
-    """What the kubelet knows the pod by: for a static pod the hash of its file, not its mirror's UID."""
-    return (metadata.get("annotations") or {}).get(MIRROR) or metadata.get("uid") or ""
+def _known_by(metadata: dict[str, Any], uid: str) -> str:
+    """What the kubelet knows the pod by: a static pod by the hash of its file, not by its mirror's UID."""
+    return (metadata.get("annotations") or {}).get(MIRROR) or uid or metadata.get("uid") or ""
