@@ -1,0 +1,99 @@
+"""The meta-plugin's configuration: what is taken as it stands, and what is warned of."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from plugins.meta import config
+from plugins.meta.config import load
+from wirespeed.cni.errors import CniError
+
+OWN: dict[str, Any] = {"cniVersion": "1.0.0", "name": "cluster", "type": "wirespeed", "delegates": [{}]}
+
+
+@pytest.fixture(autouse=True)
+def _every_warning_is_new() -> None:
+    config.warn.cache_clear()
+
+
+def test_what_is_not_given_has_the_peers_defaults() -> None:
+    loaded = load(OWN)
+    assert (loaded.conf_dir, loaded.bin_dir) == ("/etc/cni/multus/net.d", "/opt/cni/bin")
+    assert (loaded.system_namespaces, loaded.multus_namespace) == (["kube-system"], "kube-system")
+    assert not loaded.namespace_isolation
+
+
+@pytest.mark.parametrize(
+    ("given_as", "exempt"),
+    [
+        (None, {"default"}),
+        ("", set()),
+        (" foo,bar ,default", {"foo", "bar", "default"}),
+        ("shared", {"shared"}),
+    ],
+)
+def test_global_namespaces_replace_the_default_one(given_as: str | None, exempt: set[str]) -> None:
+    assert load({**OWN, "globalNamespaces": given_as}).exempt_namespaces == exempt
+
+
+def test_null_is_not_given() -> None:
+    loaded = load({**OWN, "clusterNetwork": None, "confDir": None, "runtimeConfig": None, "prevResult": None})
+    assert (loaded.cluster_network, loaded.conf_dir, loaded.runtime_config) == (
+        "",
+        "/etc/cni/multus/net.d",
+        {},
+    )
+
+
+def test_peers_configuration_is_taken_with_its_unknown_keys_warned_of_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    peer = {
+        **OWN,
+        "type": "multus",
+        "logLevel": "debug",
+        "cniDir": "/var/lib/cni/multus",
+        "kubeconfig": "/etc/cni/net.d/multus.d/multus.kubeconfig",
+        "confdir": "/x",
+    }
+    with caplog.at_level(logging.WARNING):
+        assert load(peer).kubeconfig == peer["kubeconfig"]
+        load(peer)
+    assert [record.getMessage() for record in caplog.records] == [
+        "configuration cluster: unknown key 'confdir'; the nearest known is 'confDir'; it has no effect",
+        'configuration cluster: key "kubeconfig": the agent reads the cluster by its own configuration',
+    ]
+
+
+def test_peers_configuration_with_both_masters_uses_the_cluster_network(caplog: pytest.LogCaptureFixture) -> None:
+    both = {**OWN, "type": "multus-shim", "clusterNetwork": "main"}
+    assert load(both).cluster_network == "main"
+    assert 'only one may be given; "delegates" has no effect' in caplog.text
+
+
+def test_keys_of_the_specification_are_known() -> None:
+    load({**OWN, "args": {}, "ipam": {}, "dns": {}, "prevResult": {"ips": []}, "capabilities": {"mac": True}})
+    load({**OWN, "cni.dev/valid-attachments": [], "cni.dev/attachments": []})
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+keys = st.sampled_from([*config.MetaConfig.__struct_encode_fields__, "args", "zzz", "logLevel"]) | st.text(
+    max_size=4
+)
+
+
+@given(st.dictionaries(keys, json_values, max_size=6), st.sampled_from(["wirespeed", "multus", None]))
+def test_whatever_is_given_is_loaded_or_refused(raw: dict[str, Any], kind: str | None) -> None:
+    try:
+        load(raw if kind is None else {**raw, "type": kind})
+    except CniError as error:
+        assert error.msg.isprintable()

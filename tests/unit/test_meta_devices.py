@@ -1,0 +1,97 @@
+"""The one allocator of a pod's devices: each is handed out once, whoever asks."""
+
+from __future__ import annotations
+
+import pytest
+
+from plugins.meta.devices import Devices
+from wirespeed.cni.errors import CniError, Code
+
+
+def devices(**ids: list[str]) -> Devices:
+    return Devices(lambda: {f"intel.com/{name}": each for name, each in ids.items()}, "ns/p")
+
+
+def test_devices_are_handed_out_in_order_of_their_ids() -> None:
+    pool = devices(a=["03:02.3", "03:02.0", "03:02.3"], b=["03:09.0"])
+    assert [pool.take("intel.com/a"), pool.take("intel.com/b"), pool.take("intel.com/a")] == [
+        "03:02.0",
+        "03:09.0",
+        "03:02.3",
+    ]
+
+
+def test_kubelet_is_asked_once_and_only_when_a_device_is_wanted() -> None:
+    asked = []
+
+    def lookup() -> dict[str, list[str]]:
+        asked.append(1)
+        return {"intel.com/a": ["1", "2"]}
+
+    pool = Devices(lookup, "ns/p")
+    assert asked == []
+    pool.take("intel.com/a")
+    pool.take("intel.com/a")
+    assert asked == [1]
+
+
+def test_device_that_is_taken_by_id_is_no_longer_to_be_had() -> None:
+    pool = devices(a=["1", "2"])
+    assert pool.take_id("1") == "intel.com/a"
+    assert pool.take("intel.com/a") == "2"
+
+
+def test_device_under_two_resources_is_handed_out_once() -> None:
+    pool = devices(a=["1"], b=["1", "2"])
+    assert pool.take("intel.com/a") == "1"
+    assert pool.take("intel.com/b") == "2"
+
+
+@pytest.mark.parametrize(
+    ("before", "ids", "message"),
+    [
+        (0, [], "it was given none"),
+        (2, ["1", "2"], "all 2 are attached already"),
+    ],
+)
+def test_no_device_left_is_refused_with_why(before: int, ids: list[str], message: str) -> None:
+    pool = devices(a=ids)
+    for _ in range(before):
+        pool.take("intel.com/a")
+    with pytest.raises(CniError, match=f"no device of resource intel.com/a is left for pod ns/p: {message};") as no:
+        pool.take("intel.com/a")
+    assert no.value.code == Code.DEVICE
+
+
+@pytest.mark.parametrize(
+    ("device", "resource", "message"),
+    [
+        ("9", "", "device 9 was not given to pod ns/p by the kubelet"),
+        ("2", "intel.com/a", "device 2 was not given to pod ns/p as resource intel.com/a"),
+        ("1", "", "device 1 is asked for twice"),
+    ],
+)
+def test_device_of_another_or_asked_for_twice_is_refused(device: str, resource: str, message: str) -> None:
+    pool = devices(a=["1"], b=["2"])
+    pool.take("intel.com/a")
+    with pytest.raises(CniError) as refused:
+        pool.take_id(device, resource)
+    assert (refused.value.code, refused.value.msg) == (Code.POLICY, message)
+
+
+def test_what_asking_the_kubelet_raises_is_raised_and_it_is_asked_again() -> None:
+    answers: list[dict[str, list[str]] | CniError] = [
+        CniError(Code.TRY_AGAIN_LATER, "away"),
+        {"intel.com/a": ["1"]},
+    ]
+
+    def lookup() -> dict[str, list[str]]:
+        answer = answers.pop(0)
+        if isinstance(answer, CniError):
+            raise answer
+        return answer
+
+    pool = Devices(lookup, "ns/p")
+    with pytest.raises(CniError, match="away"):
+        pool.take("intel.com/a")
+    assert pool.take("intel.com/a") == "1"

@@ -1,0 +1,171 @@
+"""The annotation of a pod: what each form says, and that nothing but a refusal comes of anything else."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from plugins.meta import selection
+from plugins.meta.selection import Selection, parse, parse_default
+from wirespeed.cni.errors import CniError, Code
+
+
+def one(**keys: Any) -> Selection:
+    (found,) = parse(json.dumps([{"name": "n", **keys}]), namespace="pod-ns")
+    return found
+
+
+# The short form
+
+
+@pytest.mark.parametrize(
+    ("text", "namespace", "name", "interface"),
+    [
+        ("net1", "pod-ns", "net1", ""),
+        ("default/net1", "default", "net1", ""),
+        ("net1@my_interface", "pod-ns", "net1", "my_interface"),
+        ("default/net1@my_interface", "default", "net1", "my_interface"),
+        ("  default / net1 @ if0  ", "default", "net1", "if0"),
+        ("net.with.dots", "pod-ns", "net.with.dots", ""),
+        ("a@fifteen-letters", "pod-ns", "a", "fifteen-letters"),
+    ],
+)
+def test_short_form(text: str, namespace: str, name: str, interface: str) -> None:
+    assert parse(text, namespace="pod-ns") == [Selection(namespace=namespace, name=name, interface=interface)]
+
+
+def test_order_is_kept_and_a_network_may_be_there_twice() -> None:
+    assert [found.label for found in parse("b,x/a , b", namespace="p")] == ["p/b", "x/a", "p/b"]
+
+
+@pytest.mark.parametrize("text", ["", "   ", "[]", "\n"])
+def test_nothing_is_asked_for(text: str) -> None:
+    assert parse(text, namespace="p") == []
+
+
+# JSON
+
+
+def test_json_form_without_requests_is_what_the_short_form_is() -> None:
+    text = '[{"name":"net1"},{"name":"net2","namespace":"x","interface":"if0"}]'
+    assert parse(text, namespace="p") == parse("net1,x/net2@if0", namespace="p")
+
+
+def test_every_key_reaches_its_field() -> None:
+    found = one(
+        interface="if0",
+        ips=["10.0.0.2/24", "2001:DB8::2"],
+        mac="C2-11-22-33-44-66",
+        portMappings=[{"hostPort": 8080, "containerPort": 80, "protocol": "TCP", "hostIP": "127.0.0.1"}],
+        bandwidth={"ingressRate": 2048, "ingressBurst": 1600, "egressRate": None},
+        deviceID="0000:AF:06.1",
+        **{
+            "infiniband-guid": "02:00:00:00:00:00:00:0A",
+            "cni-args": {"a": {"b": 1}},
+            "default-route": ["10.0.0.1", "fd00::1"],
+        },
+    )
+    assert found == Selection(
+        namespace="pod-ns",
+        name="n",
+        interface="if0",
+        ips=("10.0.0.2/24", "2001:db8::2"),
+        mac="c2:11:22:33:44:66",
+        infiniband_guid="02:00:00:00:00:00:00:0a",
+        port_mappings=({"hostPort": 8080, "containerPort": 80, "protocol": "tcp", "hostIP": "127.0.0.1"},),
+        bandwidth={"ingressRate": 2048, "ingressBurst": 1600},
+        device_id="0000:af:06.1",
+        cni_args={"a": {"b": 1}},
+        default_route=("10.0.0.1", "fd00::1"),
+    )
+
+
+def test_runtime_config_has_what_was_asked_for_by_capability() -> None:
+    assert one(mac="02:00:00:00:00:01", ips=[]).runtime_config() == {"mac": "02:00:00:00:00:01"}
+    assert one().runtime_config() == {}
+
+
+def test_protocol_of_a_port_is_tcp_unless_it_says_otherwise() -> None:
+    mapping = {"hostPort": 53, "containerPort": 53}
+    both = one(portMappings=[mapping, {**mapping, "protocol": "udp"}])
+    assert [each["protocol"] for each in both.port_mappings] == ["tcp", "udp"]
+
+
+@pytest.mark.parametrize("key", ["interface", "mac", "infiniband-guid", "deviceID", "namespace"])
+@pytest.mark.parametrize("value", ["", None])
+def test_empty_value_is_not_given(key: str, value: str | None) -> None:
+    assert one(**{key: value}) == one()
+
+
+def test_old_name_of_the_interface_key_is_known() -> None:
+    assert one(interfaceRequest="if0").interface == "if0"
+
+
+def test_empty_default_route_is_not_none() -> None:
+    assert one(**{"default-route": []}).default_route == ()
+    assert one().default_route is None
+
+
+# The other annotation
+
+
+def test_other_master_is_one_network_of_the_administrators_namespace() -> None:
+    found = parse_default("main", namespace="kube-system")
+    assert found == Selection(namespace="kube-system", name="main")
+    assert parse_default(" ", namespace="kube-system") is None
+    with pytest.raises(CniError, match=r"^annotation v1\.multus-cni\.io/default-network: element 1: name: ") as bad:
+        parse_default("Main", namespace="kube-system")
+    assert bad.value.code == Code.INVALID_CONFIG
+
+
+# Anything
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=12),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=12,
+)
+values = json_values | st.sampled_from(
+    ["10.0.0.1", "10.0.0.1/24", "::1", "02:00:00:00:00:01", "0000:03:02.0", "a", ["10.0.0.1"], [{"hostPort": 1}]]
+)
+elements = st.dictionaries(st.sampled_from([*selection._KEYS, "name", "namespace", "Name"]), values, max_size=5)
+
+
+def check(text: str) -> None:
+    try:
+        for found in parse(text, namespace="p"):
+            assert found.name
+            assert found.namespace
+            assert "/" not in found.interface
+            assert ".." not in found.label
+            json.dumps(found.runtime_config())
+    except CniError as error:
+        assert error.code == Code.INVALID_CONFIG
+        assert error.msg.startswith("annotation k8s.v1.cni.cncf.io/networks: ")
+        assert error.msg.isprintable()
+
+
+@given(st.lists(elements | json_values, max_size=3) | json_values)
+def test_any_json_is_read_or_refused(value: object) -> None:
+    check(json.dumps(value))
+
+
+@given(st.text(max_size=40) | st.text(alphabet='ab/@, .[{"}]:-_%\n\x00', max_size=30))
+@example("[" * 2000)
+@example('[{"name":' * 1500)
+@example('[{"name":"n","bandwidth":{"ingressRate":' + "9" * 5000 + "}}]")
+@example('[{"name":"\ud800"}]')
+def test_any_text_is_read_or_refused(text: str) -> None:
+    check(text)
+
+
+@given(json_values)
+def test_annotation_that_is_no_text_is_refused(value: object) -> None:
+    if not isinstance(value, str):
+        with pytest.raises(CniError, match="expected a string"):
+            parse(value, namespace="p")
