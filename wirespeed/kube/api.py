@@ -10,8 +10,8 @@ import socket
 import threading
 import time
 import weakref
-from collections.abc import Callable, Generator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Generator, Iterator, Mapping
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlencode
 
 import msgspec
@@ -30,12 +30,20 @@ _PIECE = 1 << 16
 _PREFIX = re.compile(r"^HTTPS?Connection(Pool)?\(.*?\): ")
 
 
+T = TypeVar("T")
+
+
 class Patience(NamedTuple):
     """Seconds: to connect (to one address), between two reads, and for the whole answer, further attempts too."""
 
     connect: float
     read: float
     total: float
+
+
+class _Page(msgspec.Struct):
+    metadata: dict[str, Any]
+    items: list[msgspec.Raw] | None = None
 
 
 class RefusedError(Exception):
@@ -66,18 +74,26 @@ class Api:
         self._open: weakref.WeakSet[HTTPConnection] = weakref.WeakSet()
         self._client = _Client(self.credentials.load(), self._track)
 
-    def get(self, path: str, query: Mapping[str, str] | None = None, *, patience: Patience) -> dict[str, Any]:
-        """The object or list at `path`."""
+    def get(self, path: str, *, patience: Patience) -> dict[str, Any]:
+        """The object at `path`."""
         end = time.monotonic() + patience.total
-        value = self._decode(self._respond("GET", path, patience, end, query=query), end)
-        if not isinstance(value, dict):
-            raise UnreachableError(f"{self._client.host}: expected an object, got {type(value).__name__}")
-        return value
+        return self._decode(self._respond("GET", path, patience, end), end, dict[str, Any])
+
+    def page(
+        self, path: str, query: Mapping[str, str], *, patience: Patience
+    ) -> tuple[Iterator[dict[str, Any]], dict[str, Any]]:
+        """A list, or a part of it: its objects, and its metadata.
+
+        Each object is made when it is its turn: all at once they would take many times the memory of the answer.
+        """
+        end = time.monotonic() + patience.total
+        page = self._decode(self._respond("GET", path, patience, end, query=query), end, _Page)
+        return map(msgspec.json.decode, page.items or ()), page.metadata
 
     def patch(self, path: str, body: dict[str, Any], *, patience: Patience) -> None:
         """A JSON merge patch (RFC 7386)."""
         end = time.monotonic() + patience.total
-        self._decode(self._respond("PATCH", path, patience, end, body=json.dumps(body)), end)
+        self._decode(self._respond("PATCH", path, patience, end, body=json.dumps(body)), end, dict[str, Any])
 
     def lines(self, path: str, query: Mapping[str, str], *, patience: Patience, silence: float) -> Generator[bytes]:
         """The lines of a watch as they come, until the server ends it; to be closed.
@@ -166,9 +182,9 @@ class Api:
                     raise UnreachableError(f"{self._client.host}: the answer takes too long")
         return b"".join(pieces)
 
-    def _decode(self, response: Any, end: float) -> Any:
+    def _decode(self, response: Any, end: float, kind: type[T]) -> T:
         try:
-            return msgspec.json.decode(self._body(response, end))
+            return msgspec.json.decode(self._body(response, end), type=kind)
         except (HTTPError, OSError, msgspec.DecodeError) as error:
             raise self._unreachable(error) from error
 

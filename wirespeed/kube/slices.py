@@ -44,8 +44,7 @@ class Slices:
         found: list[dict[str, Any]] = []
         for selector in self._selectors:
             query = {"fieldSelector": ",".join(filter(None, (selector, f"spec.driver={driver}")))}
-            items, _ = listed(self._api, _SLICES, query, patience=_POD_WAITS)
-            found += map(trim_slice, items)
+            found += listed(self._api, _SLICES, query, trim_slice, patience=_POD_WAITS)[0]
         return found
 
     def join(self) -> None:

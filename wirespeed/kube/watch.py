@@ -108,9 +108,9 @@ class WatchCache:
         self._api.closed.wait(max(seconds, min(asked, most)))
 
     def _list(self) -> None:
-        items, version = listed(self._api, self._path, self._query, patience=_LIST)
+        items, version = listed(self._api, self._path, self._query, self._trim, patience=_LIST)
         with self._changed:
-            self._objects = {_key(item): self._trim(item) for item in items}
+            self._objects = {_key(item): item for item in items}
             self._version = version
             self._changed.notify_all()
         self.synced.set()
@@ -149,18 +149,22 @@ class WatchCache:
 
 
 def listed(
-    api: Api, path: str, query: Mapping[str, str], *, patience: Patience
+    api: Api,
+    path: str,
+    query: Mapping[str, str],
+    trim: Callable[[dict[str, Any]], dict[str, Any]],
+    *,
+    patience: Patience,
 ) -> tuple[list[dict[str, Any]], str]:
-    """All objects at `path` that `query` selects, and the version from which a watch goes on.
+    """All objects at `path` that `query` selects, trimmed, and the version from which a watch goes on.
 
     `patience` is for each part of a long list. Raises RefusedError, UnreachableError.
     """
     found: list[dict[str, Any]] = []
     query = {**query, "limit": "500"}
     while True:
-        page = api.get(path, query, patience=patience)
-        found += page.get("items") or ()
-        metadata = page["metadata"]
+        items, metadata = api.page(path, query, patience=patience)
+        found += map(trim, items)
         if not metadata.get("continue"):
             return found, metadata["resourceVersion"]
         query["continue"] = metadata["continue"]
