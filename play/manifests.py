@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
-import yaml
 
 from play import environment, quantity
 from plugins.meta.selection import check_name, check_namespace
 from wirespeed.cni.chain import load_network
 from wirespeed.cni.errors import CniError, Code
-from wirespeed.kube import resources
+from wirespeed.kube import documents, resources
 
 NAD = "NetworkAttachmentDefinition"
 HOST_PATH_TYPES = (
@@ -23,7 +22,6 @@ HOST_PATH_TYPES = (
     *("Socket", "CharDevice", "BlockDevice"),
 )
 VERSIONS = {"Pod": "v1", NAD: "k8s.cni.cncf.io/v1", "ConfigMap": "v1"}
-_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class _Part(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, rename="camel"):
@@ -266,8 +264,8 @@ def load(files: Sequence[Path]) -> Manifests:
     seen: dict[tuple[str, str, str], str] = {}
     for file in files:
         for path in _expanded(file):
-            for where, document in _documents(path):
-                for raw in _flattened(document, where):
+            for where, document in documents.read(path):
+                for raw in documents.objects(document, where):
                     try:
                         key = _take(manifests, raw, where)
                     except CniError as error:
@@ -286,56 +284,17 @@ def _refused(text: str) -> CniError:
 def _expanded(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path]
-    found = sorted(each for each in path.iterdir() if each.suffix in {".yaml", ".yml", ".json"})
+    found = sorted(each for each in path.iterdir() if each.suffix in documents.SUFFIXES)
     if not found:
         raise _refused(f"{path}: expected *.yaml, *.yml or *.json files in that folder")
     return found
 
 
-def _documents(path: Path) -> Iterator[tuple[str, object]]:
-    """Where each document is, and what it holds."""
-    number = 0
-    try:
-        text = path.read_text()
-        # JSON is YAML, except that YAML's own reader takes no tabs between its tokens.
-        documents = iter([json.loads(text)]) if path.suffix == ".json" else yaml.load_all(text, Loader=_Loader)
-        for number, document in enumerate(documents, start=1):
-            yield f"{path}, document {number}", document
-    except OSError as error:
-        raise _refused(f"{path}: {error.strerror}") from error
-    except yaml.MarkedYAMLError as error:
-        line = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise _refused(f"{path}, document {number + 1}{line}: not YAML: {error.problem}") from error
-    except (ValueError, yaml.YAMLError, RecursionError) as error:
-        kind = "JSON" if path.suffix == ".json" else "YAML"
-        text = " ".join(str(error).split())
-        raise _refused(f"{path}, document {number + 1}: not {kind}: {text}") from error
-
-
-def _flattened(document: object, where: str) -> Iterator[dict[str, Any]]:
-    """The objects of a document: itself, or the items of a List."""
-    if document is None:  # nothing between two "---"
-        return
-    if not isinstance(document, dict):
-        raise _refused(f"{where}: expected an object with kind and metadata, got {type(document).__name__}")
-    kind = document.get("kind")
-    if kind == "List":
-        items = document.get("items")
-        if not isinstance(items, list):
-            raise _refused(f'{where}: key "items": expected a list')
-        for item in items:
-            yield from _flattened(item, where)
-    elif kind in VERSIONS:
-        yield document
-    elif isinstance(kind, str):
-        raise _refused(f"{where}: kind {kind} is not played: expected {', '.join(VERSIONS)} or List")
-    else:
-        raise _refused(f'{where}: key "kind" is missing: expected {", ".join(VERSIONS)} or List')
-
-
 def _take(manifests: Manifests, raw: dict[str, Any], where: str) -> tuple[str, str, str]:
     """Add a checked object; its kind, namespace and name."""
     kind = raw["kind"]
+    if kind not in VERSIONS:
+        raise _refused(f"kind {kind} is not played: expected {', '.join(VERSIONS)} or List")
     if raw.get("apiVersion") != VERSIONS[kind]:
         raise _refused(f"{kind}: apiVersion: expected {VERSIONS[kind]}, got {raw.get('apiVersion')!r}")
     metadata = _converted(raw.get("metadata") or {}, Metadata, f"{kind}: metadata")

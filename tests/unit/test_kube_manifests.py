@@ -148,6 +148,7 @@ def test_a_broken_document_hides_nothing_in_the_others(tmp_path: Path) -> None:
         ({}, 'key "kind" is missing'),
         ({"kind": 1}, 'key "kind" is missing'),
         ({"kind": "List", "items": {}}, 'key "items": expected a list'),
+        ({"kind": "List"}, 'key "items": expected a list'),
         ({"kind": "List", "items": [{"metadata": {}}]}, 'key "kind" is missing'),
         ({"kind": "List", "items": [1]}, "expected an object with kind and metadata, got int"),
         ({"kind": "Pod"}, 'Pod: key "apiVersion": expected v1, got None'),

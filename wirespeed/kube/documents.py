@@ -50,10 +50,10 @@ def objects(document: object, where: str) -> Iterator[dict[str, Any]]:
     kind = document.get("kind")
     if not isinstance(kind, str) or not kind:
         raise _refused(f'{where}: key "kind" is missing')
-    if not kind.endswith("List") or "items" not in document:
+    if kind != "List" and not (kind.endswith("List") and "items" in document):
         yield document
         return
-    items = document["items"]
+    items = document.get("items")
     if not isinstance(items, list):
         raise _refused(f'{where}: key "items": expected a list')
     for item in items:
