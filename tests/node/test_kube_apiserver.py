@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import shutil
 import socket
+import socketserver
 import tempfile
 import threading
 import time
@@ -818,6 +820,73 @@ def _encoded(path: Path) -> str:
     import base64
 
     return base64.b64encode(path.read_bytes()).decode()
+
+
+def test_a_program_that_gives_credentials_is_asked_again_when_they_are_refused(
+    api: ApiServer, cluster: Factory, tmp_path: Path
+) -> None:
+    api.put(pod())
+    token, program = tmp_path / "token", tmp_path / "program"
+    version = "client.authentication.k8s.io/v1"
+    program.write_text(
+        "#!/bin/sh\n"
+        f'echo "{{\\"apiVersion\\": \\"{version}\\", \\"kind\\": \\"ExecCredential\\", '
+        f'\\"status\\": {{\\"token\\": \\"$(cat {token})\\"}}}}"\n'
+    )
+    program.chmod(0o755)
+    token.write_text(api.token())
+    mine = cluster(api.kubeconfig(exec={"apiVersion": version, "command": str(program), "args": []}))
+    mine.set_network_status("default", "web", "u1", STATUS)
+    assert api.counts() == {f"PATCH {WEB}/status": 1}
+    api.revoke_all()
+    token.write_text(api.token())
+    mine.set_network_status("default", "web", "u1", [])
+    assert api.counts() == {f"PATCH {WEB}/status": 3}  # the second one was refused
+    assert written(api) == []
+
+
+class _Proxy(socketserver.BaseRequestHandler):
+    """An HTTP proxy's CONNECT."""
+
+    def handle(self) -> None:
+        head = b""
+        while b"\r\n\r\n" not in head:
+            head += self.request.recv(4096)
+        host, _, port = head.split()[1].decode().partition(":")
+        with socket.create_connection((host, int(port))) as other:
+            self.request.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+            back = threading.Thread(target=self._pass, args=(other, self.request))
+            back.start()
+            self._pass(self.request, other)
+            back.join()
+
+    @staticmethod
+    def _pass(one: socket.socket, other: socket.socket) -> None:
+        with contextlib.suppress(OSError):  # one of the two has left already
+            while data := one.recv(65536):
+                other.sendall(data)
+            other.shutdown(socket.SHUT_WR)
+
+
+def test_a_proxy_of_the_kubeconfig_is_gone_through(
+    api: ApiServer, cluster: Factory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    api.put(pod())
+    config = json.loads(api.kubeconfig().read_text())
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), _Proxy) as proxy:
+        serving = threading.Thread(target=proxy.serve_forever, kwargs={"poll_interval": 0.01})
+        serving.start()
+        config["clusters"][0]["cluster"]["proxy-url"] = f"http://127.0.0.1:{proxy.server_address[1]}"
+        (tmp_path / "proxied").write_text(json.dumps(config))
+        mine = cluster(tmp_path / "proxied")
+        mine.set_network_status("default", "web", "u1", STATUS)
+        assert written(api) == STATUS
+        mine.close()
+        api.wait(lambda: api.connections == 0)
+        proxy.shutdown()
+        serving.join()
 
 
 def test_a_server_that_is_not_the_one_we_trust_is_not_talked_to(

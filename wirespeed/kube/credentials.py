@@ -25,7 +25,7 @@ class Credentials:
 
     def __init__(self, kubeconfig: str) -> None:
         self.label = f"kubeconfig {kubeconfig}" if kubeconfig else "in-cluster service account"
-        self._kubeconfig = kubeconfig
+        self._kubeconfig = os.path.expanduser(kubeconfig)  # as the library does
         self._files: dict[str, _Seen] = {}
 
     def load(self) -> Any:
