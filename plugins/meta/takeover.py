@@ -1,0 +1,214 @@
+"""Pods that Multus attached, as rows of the journal, from the files that it keeps of each.
+
+`<cniDir>/<container>` lists a pod's networks in the order of ADD (Multus, pkg/types, DelegateNetConf);
+`<cniDir>/results/<network>-<container>-<interface>` is what libcni keeps of each ADD that succeeded (kind
+cniCacheV1). None of these files is read or written here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import msgspec
+
+from plugins.meta.delegate import Delegate, planned
+from wirespeed.cni import result as results
+from wirespeed.cni.errors import CniError, Code
+from wirespeed.cni.request import check_container_id, ifname_fault
+from wirespeed.host.netns import Identity
+from wirespeed.state.journal import Attachment, Journal
+
+NOWHERE = Identity(0, 0, 0)  # of a network namespace that is gone: none has it
+MASTER_IFNAME = "eth0"  # CNI_IFNAME of every Kubernetes runtime, where no file tells it
+
+
+class Cached(msgspec.Struct, kw_only=True):
+    """What libcni keeps of one ADD: its inputs and its result. Each network's configuration is base64."""
+
+    kind: str
+    container: str = msgspec.field(name="containerId")
+    config: bytes
+    ifname: str = msgspec.field(name="ifName")
+    network: str = msgspec.field(name="networkName")
+    netns: str = ""
+    args: list[tuple[str, str]] | None = msgspec.field(name="cniArgs", default=None)
+    capability_args: dict[str, Any] | None = msgspec.field(name="capabilityArgs", default=None)
+    result: dict[str, Any] | None = None
+
+
+class _Listed(msgspec.Struct, kw_only=True):
+    """One network in Multus' list of a pod. `config` is the conf or conflist that ADD ran, device included."""
+
+    config: bytes = msgspec.field(name="Bytes")
+    label: str = msgspec.field(name="Name", default="")
+    ifname: str = msgspec.field(name="ifnameRequest", default="")
+    device: str = msgspec.field(name="deviceID", default="")
+    resource: str = msgspec.field(name="resourceName", default="")
+
+
+def read_cached(data: bytes) -> Cached:
+    """A file of libcni's cache. Raises CniError(DECODING_FAILURE)."""
+    try:
+        cached = msgspec.json.decode(data, type=Cached)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise CniError(Code.DECODING_FAILURE, f"expected a result in libcni's cache: {error}") from error
+    fault = ifname_fault(cached.ifname)
+    if cached.kind != "cniCacheV1" or fault:
+        raise CniError(
+            Code.DECODING_FAILURE,
+            f"expected a result in libcni's cache of kind cniCacheV1: {fault or f'kind is {cached.kind!r}'}",
+        )
+    check_container_id(cached.container)
+    return cached
+
+
+class _Found(NamedTuple):
+    """A network of a pod, the interface that Multus gave it, and what is cached of its ADD."""
+
+    listed: _Listed
+    ifname: str
+    cached: Cached | None
+
+
+def attachments(
+    container: str,
+    listed: bytes | None,
+    cached: Sequence[Cached],
+    *,
+    configuration: str,
+    version: str,
+    path: tuple[str, ...],
+    identity: Callable[[str], Identity],
+) -> list[Attachment]:
+    """The rows of one container, in the order in which Multus attached it.
+
+    `listed` is its list (None where Multus has lost it, as by a DEL that failed) and `cached` its results; a
+    network without one was begun at most. `configuration` is the name of the CNI configuration by which the
+    runtime calls us, `version` the cniVersion for networks that have none, `path` Multus' binDir; `identity`
+    tells which network namespace is at a path now. Raises CniError that says what cannot be read.
+    """
+    try:
+        networks = _matched([] if listed is None else _read_list(listed), cached)
+        first = next(iter(networks), None)
+        delegates = [
+            _delegate(
+                each,
+                configuration=configuration,
+                request_ifname=MASTER_IFNAME if first is None or first.listed.ifname else first.ifname,
+                version=version,
+                path=path,
+                args=_common_args(cached),
+                master=each is first,
+            )
+            for each in networks
+        ]
+        netns = next((each.netns for each in cached if each.netns), "")
+        rows = planned(delegates, container=container, netns=netns, identity=identity(netns))
+        return [_with_result(row, each.cached, version) for row, each in zip(rows, networks, strict=True)]
+    except CniError as error:
+        raise error.prefixed(f"container {container}") from error
+
+
+def record(journal: Journal, rows: Sequence[Attachment]) -> None:
+    """Write the rows of one container into the journal, which may have them, or some of what they say, already.
+
+    Raises CniError(INTERFACE, IO_FAILURE).
+    """
+    if not journal.attachments(rows[0].container):
+        journal.plan(rows)
+    for row in rows:
+        journal.mark(row.container, row.ifname, row.step, row.result)
+
+
+def _read_list(data: bytes) -> list[_Listed]:
+    try:
+        return msgspec.json.decode(data, type=list[_Listed])
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise CniError(Code.DECODING_FAILURE, f"expected Multus' list of its networks: {error}") from error
+
+
+def _matched(listed: Sequence[_Listed], cached: Sequence[Cached]) -> list[_Found]:
+    """The networks of the list with their results, then results whose network is on no list."""
+    left = list(cached)
+    found = []
+    for entry, ifname in zip(listed, _ifnames(listed, cached), strict=True):
+        network = _decoded(entry.config).get("name")
+        result = next((each for each in left if (each.network, each.ifname) == (network, ifname)), None)
+        if result is not None:
+            left.remove(result)
+        found.append(_Found(entry, ifname, result))
+    return found + [
+        _Found(_Listed(config=each.config, label=each.network, ifname=each.ifname), each.ifname, each)
+        for each in left
+    ]
+
+
+def _ifnames(listed: Sequence[_Listed], cached: Sequence[Cached]) -> list[str]:
+    """The interface of each network: the one that was asked for, CNI_IFNAME for the master, net1, net2 ..."""
+    if not listed:
+        return []
+    others = [entry.ifname or f"net{position}" for position, entry in enumerate(listed)][1:]
+    master = _decoded(listed[0].config).get("name")
+    made = [each.ifname for each in cached if each.network == master and each.ifname not in others]
+    return [listed[0].ifname or (made[0] if made else MASTER_IFNAME), *others]
+
+
+def _decoded(config: bytes) -> dict[str, Any]:
+    try:
+        return msgspec.json.decode(config, type=dict[str, Any])
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise CniError(Code.DECODING_FAILURE, f"expected a network's configuration: {error}") from error
+
+
+def _common_args(cached: Sequence[Cached]) -> dict[str, str]:
+    """CNI_ARGS that all networks of the container had: those that say which pod it is."""
+    args = next((each.args for each in cached if each.args), [])
+    return {key: value for key, value in args if key == "IgnoreUnknown" or key.startswith("K8S_POD_")}
+
+
+def _delegate(
+    found: _Found,
+    *,
+    configuration: str,
+    request_ifname: str,
+    version: str,
+    path: tuple[str, ...],
+    args: dict[str, str],
+    master: bool,
+) -> Delegate:
+    entry, ifname, cached = found
+    raw = _decoded(entry.config)
+    runtime_config = (cached.capability_args if cached else None) or {}
+    delegate = Delegate(
+        configuration=configuration,
+        request_ifname=request_ifname,
+        label=entry.label or str(raw.get("name")),
+        raw=raw,
+        version=version,
+        ifname=ifname,
+        master=master,
+        args=dict(cached.args) if cached and cached.args else args,  # Multus writes some of them twice
+        path=path,
+        runtime_config=runtime_config,
+        resource=entry.resource,
+        device=entry.device if entry.resource else "",  # only then it is in the configuration
+        device_info_file=str(runtime_config.get("CNIDeviceInfoFile") or ""),
+    )
+    try:
+        delegate.network()
+    except CniError as error:
+        raise error.prefixed(delegate.where) from error
+    return delegate
+
+
+def _with_result(row: Attachment, cached: Cached | None, version: str) -> Attachment:
+    if cached is None:
+        return replace(row, step="adding")
+    if cached.result is None:
+        return replace(row, step="added")
+    try:
+        return replace(row, step="added", result=results.read(cached.result, version))
+    except CniError as error:
+        raise error.prefixed(f"cached result of network {cached.network} ({cached.ifname})") from error

@@ -1,0 +1,92 @@
+"""The files that Multus keeps of a pod, byte for byte of the shape in which its thin plugin wrote them.
+
+Seen from Multus 4.3: `<cniDir>/<container>`, and `<cniDir>/results/<network>-<container>-<interface>` by libcni.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+POD_ARGS = {
+    "IgnoreUnknown": "true",
+    "K8S_POD_NAMESPACE": "test",
+    "K8S_POD_NAME": "testpod",
+    "K8S_POD_INFRA_CONTAINER_ID": "",
+    "K8S_POD_UID": "uid1",
+}
+
+
+def _base64(config: Mapping[str, Any]) -> str:
+    # Go writes the keys of a map in order, and no spaces.
+    return base64.b64encode(json.dumps(config, sort_keys=True, separators=(",", ":")).encode()).decode()
+
+
+@dataclass(kw_only=True)
+class Attached:
+    """A network of a pod that Multus attached: `config` is what its plugins were run with."""
+
+    config: dict[str, Any]
+    ifname: str
+    result: dict[str, Any] | None  # None: its ADD has not succeeded
+    label: str = ""  # "namespace/name" of its definition; else the configuration's name
+    extra: dict[str, Any] = field(default_factory=dict)  # ifnameRequest, deviceID, resourceName ...
+    args: dict[str, str] = field(default_factory=dict)  # beside those of the pod
+    capability_args: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return str(self.config["name"])
+
+    def listed(self) -> dict[str, Any]:
+        """Its entry in the pod's list."""
+        lossy = {"cniVersion": self.config.get("cniVersion", ""), "name": self.name, "ipam": {}}
+        if "plugins" in self.config:
+            plugins = [{"type": each["type"], "ipam": {}} for each in self.config["plugins"]]
+            conf, conf_list = lossy, {"cniVersion": lossy["cniVersion"], "name": self.name, "plugins": plugins}
+        else:
+            conf, conf_list = {**lossy, "type": self.config["type"]}, {}
+        return {
+            "Conf": conf,
+            "ConfList": conf_list,
+            "Name": self.label or self.name,
+            "IsFilterV4Gateway": False,
+            "IsFilterV6Gateway": False,
+            **self.extra,
+            "Bytes": _base64(self.config),
+        }
+
+    def cached(self, container: str, netns: str) -> dict[str, Any]:
+        """What libcni keeps of its ADD."""
+        args = list({**POD_ARGS, "K8S_POD_INFRA_CONTAINER_ID": container}.items())
+        found: dict[str, Any] = {
+            "kind": "cniCacheV1",
+            "containerId": container,
+            "config": _base64(self.config),
+            "ifName": self.ifname,
+            "networkName": self.name,
+            "netns": netns,
+            "cniArgs": [*args, *args, *self.args.items()],  # the thin plugin has those of the pod twice
+        }
+        if self.capability_args:
+            found["capabilityArgs"] = self.capability_args
+        return {**found, "result": self.result}
+
+
+def write(folder: Path, container: str, networks: list[Attached], *, netns: str) -> None:
+    """Write the files of a pod whose networks were attached in that order."""
+    (folder / "results").mkdir(mode=0o700, parents=True, exist_ok=True)
+    _write(folder / container, [each.listed() for each in networks])
+    for each in networks:
+        if each.result is not None:
+            name = f"{each.name}-{container}-{each.ifname}"
+            _write(folder / "results" / name, each.cached(container, netns))
+
+
+def _write(path: Path, value: object) -> None:
+    path.write_text(json.dumps(value, separators=(",", ":")))
+    path.chmod(0o600)
