@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import struct
 from dataclasses import dataclass
+from typing import BinaryIO
 
 from wirespeed.cni.errors import CniError, Code
 
@@ -67,6 +68,24 @@ def _parse(payload: bytes) -> Call:
 
 def _bad(what: str) -> CniError:
     return CniError(Code.DECODING_FAILURE, f"call frame: {what}")
+
+
+def write_call(call: Call) -> bytes:
+    """The frame of a call, as the shim writes it."""
+    variables = b"".join(os.fsencode(f"{key}={value}") + b"\0" for key, value in call.environ.items())
+    payload = os.fsencode(call.name) + b"\0" + variables + b"\0" + call.stdin
+    return _HEAD.pack(_MAGIC, len(payload)) + payload
+
+
+def read_answer(stream: BinaryIO) -> tuple[int, bytes]:
+    """The exit status and the standard output that answer a call. Raises EOFError for an answer that breaks off."""
+    head = stream.read(_ANSWER.size)
+    if len(head) == _ANSWER.size:
+        exit_code, length = _ANSWER.unpack(head)
+        stdout = stream.read(length)
+        if len(stdout) == length:
+            return exit_code, stdout
+    raise EOFError("the answer breaks off")
 
 
 def write_answer(exit_code: int, stdout: bytes = b"") -> bytes:

@@ -20,9 +20,23 @@ import click
     show_default=True,
     help="The least level that is logged, on standard error.",
 )
+@click.option("--check", is_flag=True, help="Ask the agent that runs whether it serves, and end.")
 @click.pass_context
-def agent(ctx: click.Context, config: Path | None, log_level: str) -> None:
+def agent(ctx: click.Context, *, config: Path | None, log_level: str, check: bool) -> None:
     """Serve this node's CNI calls and its device plugin."""
+    if check:
+        _check(config)
+        return
     from agent import main  # noqa: PLC0415 — see cli.main
 
     ctx.exit(main(config, log_level))
+
+
+def _check(config: Path | None) -> None:
+    from agent.check import check  # noqa: PLC0415 — see cli.main
+    from wirespeed.cni.errors import CniError  # noqa: PLC0415
+
+    try:
+        check(config)
+    except CniError as error:
+        raise click.ClickException(error.msg) from error

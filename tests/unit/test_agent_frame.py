@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import struct
 
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.frame import MAX_CALL, Call, take_call, write_answer
+from agent.frame import MAX_CALL, Call, read_answer, take_call, write_answer, write_call
 from wirespeed.cni.errors import CniError, Code
 
 text = st.binary(max_size=20).map(lambda raw: os.fsdecode(raw.replace(b"\0", b"")))
@@ -30,6 +31,11 @@ def written(call: Call) -> bytes:
 @given(calls)
 def test_call_is_taken_as_it_was_sent(call: Call) -> None:
     assert take_call(written(call)) == call
+
+
+@given(calls)
+def test_call_is_written_as_the_shim_writes_it(call: Call) -> None:
+    assert write_call(call) == written(call)
 
 
 @given(calls, st.data())
@@ -57,3 +63,11 @@ def test_length_is_bounded_before_the_call_has_come() -> None:
 
 def test_answer_is_status_length_and_output() -> None:
     assert write_answer(1, b"ab") == b"\0\0\0\1\0\0\0\2ab"
+
+
+@given(st.integers(0, 255), st.binary(), st.data())
+def test_answer_is_read_whole_or_not_at_all(status: int, stdout: bytes, data: st.DataObject) -> None:
+    whole = write_answer(status, stdout)
+    assert read_answer(io.BytesIO(whole)) == (status, stdout)
+    with pytest.raises(EOFError):
+        read_answer(io.BytesIO(whole[: data.draw(st.integers(0, len(whole) - 1))]))
