@@ -83,7 +83,10 @@ def load(raw: dict[str, Any]) -> MetaConfig:
     try:
         config = msgspec.convert(given, MetaConfig)
     except msgspec.ValidationError as error:
-        raise CniError(Code.INVALID_CONFIG, f"configuration {_name(raw)}: {error}") from error
+        from wirespeed.structs import fault  # noqa: PLC0415 — only for a mistake
+
+        text = f"configuration {_name(raw)}: {fault(error, MetaConfig)}"
+        raise CniError(Code.INVALID_CONFIG, text) from error
     _check(config, own=own)
     return config
 

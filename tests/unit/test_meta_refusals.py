@@ -142,23 +142,23 @@ DELEGATES = 'configuration cluster: one of the keys "clusterNetwork" and "delega
         (
             {"namespaceIsolation": "yes"},
             7,
-            "configuration cluster: Expected `bool`, got `str` - at `$.namespaceIsolation`",
+            'configuration cluster: key "namespaceIsolation": expected bool, got str',
         ),
-        ({"delegates": {}}, 7, "configuration cluster: Expected `array`, got `object` - at `$.delegates`"),
+        ({"delegates": {}}, 7, 'configuration cluster: key "delegates": expected array, got object'),
         (
             {"delegates": [MASTER, "x"]},
             7,
-            "configuration cluster: Expected `object`, got `str` - at `$.delegates[1]`",
+            'configuration cluster: key "delegates[1]": expected object, got str',
         ),
         (
             {"systemNamespaces": "kube-system"},
             7,
-            "configuration cluster: Expected `array`, got `str` - at `$.systemNamespaces`",
+            'configuration cluster: key "systemNamespaces": expected array, got str',
         ),
         (
             {"runtimeConfig": []},
             7,
-            "configuration cluster: Expected `object`, got `array` - at `$.runtimeConfig`",
+            'configuration cluster: key "runtimeConfig": expected object, got array',
         ),
         ({"binDir": "bin"}, 7, "configuration cluster: key \"binDir\": expected an absolute path, got 'bin'"),
         ({"confDir": "x/y"}, 7, "configuration cluster: key \"confDir\": expected an absolute path, got 'x/y'"),
