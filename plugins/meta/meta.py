@@ -164,14 +164,15 @@ class Meta:
 
     def _remove(self, rows: Sequence[Attachment], request: Request) -> None:
         """Undo attachments, the last one first. All are attempted; raises the first error with the others named."""
-        if any(row.step == "adding" for row in rows):
-            end_orphans(request.container_id, deadline=request.deadline)
+        if any(row.step in {"adding", "deleting"} for row in rows):  # by a call that did not finish
+            end_orphans(rows[0].container, rows[0].netns, deadline=request.deadline)
         errors = []
         for row in reversed(rows):
             delegate = recorded(row)
             try:
                 with _named(delegate.where):
                     if row.step != "planned":
+                        self._journal.mark(row.container, row.ifname, "deleting")
                         self._detach(row, delegate, request)
                     self._forget(row.container, delegate)
             except CniError as error:

@@ -298,6 +298,16 @@ def test_empty_default_route_leaves_the_networks_own_alone_in_the_pod(world: Wor
     world.nothing_left(none)
 
 
+def test_gateway_that_is_asked_for_replaces_the_networks_own(world: World) -> None:
+    world.define("own", world.conflist("own", world.bridge("10.4.0.0/24", isDefaultGateway=True)))
+    pod = world.pod("p", [{"name": "own", "default-route": ["10.4.0.9"]}])
+    world.add(pod)
+    assert defaults(pod.routes()) == [("10.4.0.9", "net1")]
+    status = world.status(pod)
+    assert status is not None
+    assert status[1]["gateway"] == ["10.4.0.9"]
+
+
 def test_gateway_that_cannot_be_reached_is_refused_and_everything_undone(world: World) -> None:
     pod = world.pod("p", [{"name": "bridged", "default-route": ["10.99.0.1"]}])
     code, message = world.refused("ADD", pod)
@@ -419,9 +429,9 @@ def test_what_could_not_be_undone_stays_for_the_delete_that_follows(world: World
         "pod default/p: network default/two (net2): plugin two: not now; not undone: network default/one (net1): "
         "plugin one: stuck"
     )
-    assert world.rows() == {("c-p", "net1"): "added"}
+    assert world.rows() == {("c-p", "net1"): "deleting"}
     assert world.refused("DEL", pod) == (110, "network default/one (net1): plugin one: stuck")
-    assert world.rows() == {("c-p", "net1"): "added"}
+    assert world.rows() == {("c-p", "net1"): "deleting"}
     world.fail("one", "DEL", None)
     assert world.call("DEL", pod) == DONE
     world.nothing_left(pod)
@@ -454,17 +464,18 @@ def test_network_status_that_cannot_be_written_has_all_undone(world: World) -> N
 
 def test_add_past_its_deadline_is_undone(world: World) -> None:
     world.agent.stop()
-    world.restart(deadline=2.0)
+    world.restart(deadline=1.0)
     world.script("slow", f"[ $CNI_COMMAND = ADD ] && exec sleep {PATIENCE}")
     world.define("slow", {"cniVersion": "1.0.0", "type": "slow"})
-    pod = world.pod("p", "bridged,slow")
-    code, message = world.refused("ADD", pod)
+    config = {**world.config, "delegates": [{"cniVersion": "1.0.0", "name": "pods", "type": "probe"}]}
+    pod = world.pod("p", "slow")
+    code, message = world.refused("ADD", pod, config)
     assert code == Code.TRY_AGAIN_LATER
     assert message == (
-        "pod default/p: network default/slow (net2): plugin slow: ADD took longer than its deadline and was killed"
+        "pod default/p: network default/slow (net1): plugin slow: ADD took longer than its deadline and was killed"
     )
+    assert [environ["CNI_COMMAND"] for environ, _ in world.calls("slow")] == ["ADD", "DEL"]
     world.nothing_left(pod)
-    assert world.veths() == []
 
 
 # DEL and CHECK
@@ -494,7 +505,7 @@ def test_delete_attempts_every_network_from_the_last_one_and_keeps_the_first_err
         "network default/three (net3): plugin three: busy; also network default/one (net1): plugin one: stuck"
     )
     assert [environ["CNI_IFNAME"] for environ, _ in world.calls("*", "DEL")] == ["net3", "net2", "net1"]
-    assert world.rows() == {("c-p", "net1"): "added", ("c-p", "net3"): "added"}
+    assert world.rows() == {("c-p", "net1"): "deleting", ("c-p", "net3"): "deleting"}
     assert pod.links() == {}
 
 

@@ -68,20 +68,24 @@ def test_delete_after_a_kill_within_an_add_leaves_nothing(world: World, events: 
     assert world.veths() == []
 
 
+@pytest.mark.parametrize("verb", ["ADD", "DEL"])
 def test_plugin_that_a_killed_agent_left_running_is_ended_before_its_work_is_undone(
-    world: World, tmp_path: Path
+    world: World, tmp_path: Path, verb: str
 ) -> None:
     begun, gate = tmp_path / "begun", tmp_path / "gate"
     os.mkfifo(begun)
     os.mkfifo(gate)
     late = "ip link add late type veth peer name later netns"
-    world.script("slow", f"[ $CNI_COMMAND = ADD ] && {{ echo > {begun}; read go < {gate}; {late} $CNI_NETNS; }}")
+    waits = f"{{ echo > {begun}; read go < {gate}; {late} $CNI_NETNS; }}"
+    world.script("slow", f"[ $CNI_COMMAND = {verb} ] && mkdir {tmp_path}/once && {waits}")
     world.define("slow", {"cniVersion": "1.0.0", "type": "slow"})
     pod = world.pod("p", "slow")
-    adding = world.begin("ADD", pod)
+    if verb == "DEL":
+        world.add(pod)
+    call = world.begin(verb, pod)
     assert begun.read_text() == "\n"
     kill(world)
-    assert adding.answer().body["code"] == Code.TRY_AGAIN_LATER
+    assert call.answer().body["code"] == Code.TRY_AGAIN_LATER
     world.restart()
     assert world.call("DEL", pod) == DONE
     world.agent.wait_log("container c-p: a plugin of a killed agent still runs, process ", "ending it")
@@ -108,7 +112,7 @@ def test_delete_after_a_kill_within_a_delete_finishes_it(world: World, events: E
     assert events.next() == "begin DEL c-p"
     kill(world)
     assert deleting.answer().body["code"] == Code.TRY_AGAIN_LATER
-    assert world.rows() == dict.fromkeys([("c-p", "eth0"), ("c-p", "net1"), ("c-p", "net2")], "added")
+    assert world.rows() == {("c-p", "eth0"): "added", ("c-p", "net1"): "added", ("c-p", "net2"): "deleting"}
     world.restart()
     again = world.begin("DEL", pod)
     assert events.next() == "begin DEL c-p"
@@ -255,7 +259,7 @@ def test_gc_that_fails_keeps_the_row_and_attempts_the_others(world: World) -> No
     status, body = world.runtime("GC")
     assert (status, body["code"]) == (1, 110)
     assert body["msg"] == "container c-a-stuck: network default/side (net1): plugin side: stuck"
-    assert world.rows() == {("c-a-stuck", "net1"): "added"}
+    assert world.rows() == {("c-a-stuck", "net1"): "deleting"}
     world.nothing_left(gone)
     world.fail("side", "DEL", None)
     assert world.runtime("GC") == DONE

@@ -18,13 +18,15 @@ log = logging.getLogger(__name__)
 _STDIN = f"/memfd:{STDIN_NAME} (deleted)"
 
 
-def end_orphans(container: str, *, deadline: float) -> None:
+def end_orphans(container: str, netns: str, *, deadline: float) -> None:
     """Kill each plugin that another process has executed for the container, and wait until it is no more.
+
+    `netns` is the path of the network namespace that it was executed with.
 
     Such a plugin would go on making what a DEL takes away meanwhile. Raises CniError(TRY_AGAIN_LATER) when one
     does not end before `deadline` (time.monotonic()).
     """
-    for pid, ended in _running(container):
+    for pid, ended in _running(container, netns):
         try:
             log.warning(
                 "container %s: a plugin of a killed agent still runs, process %d: ending it", container, pid
@@ -37,30 +39,31 @@ def end_orphans(container: str, *, deadline: float) -> None:
             os.close(ended)
 
 
-def _running(container: str) -> Iterator[tuple[int, int]]:
+def _running(container: str, netns: str) -> Iterator[tuple[int, int]]:
     """(process, pidfd) of each; the pidfd is the caller's to close."""
     for name in os.listdir("/proc"):
-        if not name.isdigit() or not _is_plugin(name, container):
+        if not name.isdigit() or not _is_plugin(name, container, netns):
             continue
         try:
             ended = os.pidfd_open(int(name))
         except ProcessLookupError:
             continue
-        if _is_plugin(name, container):  # still, so that the pidfd is of no other process with its number
+        if _is_plugin(name, container, netns):  # still, so that the pidfd is of no other process with its number
             yield int(name), ended
         else:
             os.close(ended)
 
 
-def _is_plugin(pid: str, container: str) -> bool:
+def _is_plugin(pid: str, container: str, netns: str) -> bool:
     """Whether it was executed by `wirespeed.cni.execute` for the container, in another process than this one."""
     try:
         if os.readlink(f"/proc/{pid}/fd/0") != _STDIN:
             return False
         with open(f"/proc/{pid}/environ", "rb") as file:
-            environ = file.read().split(b"\0")
+            environ = set(file.read().split(b"\0"))
         with open(f"/proc/{pid}/stat", "rb") as file:
             parent = int(file.read().rpartition(b")")[2].split()[1])
     except OSError:  # it has ended
         return False
-    return f"CNI_CONTAINERID={container}".encode() in environ and parent != os.getpid()
+    wanted = {f"CNI_CONTAINERID={container}".encode(), f"CNI_NETNS={netns}".encode()}
+    return wanted <= environ and parent != os.getpid()
