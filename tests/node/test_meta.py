@@ -360,6 +360,17 @@ def test_second_add_is_refused_and_leaves_the_first_ones_interfaces(world: World
     assert world.rows() == {("c-p", "eth0"): "added", ("c-p", "net1"): "added"}
 
 
+def test_plugin_of_the_agents_process_that_cannot_be_made_is_refused_before_the_first_change(world: World) -> None:
+    world.define("broken", {"cniVersion": "1.0.0", "type": "broken"})
+    pod = world.pod("p", "bridged,broken")
+    assert world.refused("ADD", pod) == (
+        Code.INTERNAL,
+        "pod default/p: network default/broken (net2): plugin broken: cannot be made: RuntimeError: this plugin "
+        "cannot be made",
+    )
+    assert (world.rows(), world.leases(), world.veths()) == ({}, {}, [])
+
+
 def test_pod_that_the_cluster_does_not_know_is_to_be_tried_again(world: World) -> None:
     pod = world.pod("p", "bridged")
     (world.folder / "manifests/Pod-default-p.json").unlink()

@@ -181,20 +181,36 @@ def test_plugin_of_this_process_gets_what_it_reads_of_the_runtime_config_unless_
     ]
 
 
+class Unmakable(dict[str, Any]):
+    """Plugins of this process, of which those that are not here cannot be made."""
+
+    def __missing__(self, kind: str) -> Any:
+        raise RuntimeError(f"not {kind}")
+
+    def __contains__(self, kind: object) -> bool:
+        return True
+
+
 def test_delete_of_a_plugin_that_cannot_be_made_leaves_the_others_theirs() -> None:
-    class Broken(dict[str, Any]):
-        def __missing__(self, kind: str) -> Any:
-            raise RuntimeError(f"{kind} cannot be made")
-
-        def __contains__(self, kind: object) -> bool:
-            return True
-
     plugin = Recorder()
-    chain = Chain(Broken(a=plugin, c=plugin))
-    with pytest.raises(CniError, match="plugin b: RuntimeError: b cannot be made") as failed:
+    chain = Chain(Unmakable(a=plugin, c=plugin))
+    with pytest.raises(CniError, match="plugin b: RuntimeError: not b") as failed:
         chain.delete(load_network(conflist("a", "b", "c")), ATTACHMENT, {"mac": "02::1"})
     assert failed.value.code == Code.INTERNAL
     assert plugin.calls == ["DEL c", "DEL a"]
+
+
+def test_plugin_that_cannot_be_made_or_is_not_there_is_found_before_a_call(tmp_path: Path) -> None:
+    network = load_network(conflist("a", "b"))
+    with pytest.raises(CniError, match=r"^plugin b: cannot be made: RuntimeError: not b$") as unmakable:
+        Chain(Unmakable(a=Recorder())).check_plugins(network, [])
+    assert unmakable.value.code == Code.INTERNAL
+    with pytest.raises(CniError, match=rf'^plugin b: no executable "b" in {tmp_path}$') as missing:
+        Chain({"a": Recorder()}).check_plugins(network, [str(tmp_path)])
+    assert missing.value.code == Code.INVALID_CONFIG
+    (tmp_path / "b").write_text("")
+    (tmp_path / "b").chmod(0o755)
+    Chain({"a": Recorder()}).check_plugins(network, [str(tmp_path)])
 
 
 def test_failed_add_is_undone_from_the_failing_plugin_backwards() -> None:

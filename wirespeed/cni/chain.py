@@ -90,14 +90,24 @@ class Chain:
     def check_plugins(self, network: Network, path: Sequence[str]) -> None:
         """Refuse a network with a plugin that is neither in this process nor in the folders of `path`.
 
-        Raises CniError(INVALID_CONFIG) that names the plugin.
+        Raises CniError that names the plugin: INVALID_CONFIG, or INTERNAL for one of this process that cannot
+        be made.
         """
         for plugin in network.plugins:
-            if plugin["type"] not in self._builtin:
-                try:
+            try:
+                if plugin["type"] in self._builtin:
+                    self._make(plugin["type"])
+                else:
                     find_plugin(plugin["type"], path)
-                except CniError as error:
-                    raise _of_plugin(error, plugin) from error
+            except CniError as error:
+                raise _of_plugin(error, plugin) from error
+
+    def _make(self, kind: str) -> None:
+        try:
+            _ = self._builtin[kind]
+        except Exception as error:
+            log.exception("plugin %s", kind)
+            raise CniError(Code.INTERNAL, f"cannot be made: {type(error).__name__}: {error}") from error
 
     def add(self, network: Network, request: Request, runtime_config: Mapping[str, Any] | None = None) -> Result:
         """Attach the container; the last plugin's result is the network's.
