@@ -18,22 +18,13 @@ CNI_DIR = "/var/lib/cni/multus"  # its state, where its configuration does not s
 class Translation:
     """The agent's configuration as a document (`wirespeed.node.NodeConfig`), and what is lost on the way.
 
-    `cni_dir` is where Multus keeps its state.
+    `cni_dir` is where Multus keeps its state, `bin_dir` where it looks for plugins first ("" for nowhere).
     """
 
     document: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     cni_dir: str = CNI_DIR
-
-    @property
-    def autoconf(self) -> dict[str, Any]:
-        found: dict[str, Any] = self.document.setdefault("autoconf", {})
-        return found
-
-    @property
-    def meta(self) -> dict[str, Any]:
-        found: dict[str, Any] = self.autoconf.setdefault("meta", {})
-        return found
+    bin_dir: str = ""
 
 
 # Keys that the meta-plugin has under the same name, with the same meaning.
@@ -99,7 +90,7 @@ def translate(raw: Mapping[str, Any]) -> Translation:
     an effect here that it had there is in the warnings, as is every unknown one.
     """
     given = {key: _on_node(key, value, raw) for key, value in raw.items() if value is not None}
-    found = Translation(cni_dir=str(given.get("cniDir") or CNI_DIR))
+    found = Translation(cni_dir=str(given.get("cniDir") or CNI_DIR), bin_dir=str(given.get("binDir") or ""))
     for key in given:
         if key in _LOST:
             found.warnings.append(f'key "{key}" has no effect here: {_LOST[key]}')
@@ -109,7 +100,7 @@ def translate(raw: Mapping[str, Any]) -> Translation:
             found.warnings.append(f'key "{key}" is not known{hint}: it has no effect')
     _node_keys(given, found)
     if _written_by_multus(given, found):
-        _autoconf_keys(given, found)
+        found.document["autoconf"] = _autoconf(given, found)
     return found
 
 
@@ -152,11 +143,8 @@ def _written_by_multus(given: Mapping[str, Any], found: Translation) -> bool:
     return True
 
 
-def _autoconf_keys(given: Mapping[str, Any], found: Translation) -> None:
-    autoconf, meta = found.autoconf, {key: given[key] for key in _META if key in given}
-    for key, ours in _AUTOCONF.items():
-        if given.get(key):
-            autoconf[ours] = given[key]
+def _autoconf(given: Mapping[str, Any], found: Translation) -> dict[str, Any]:
+    autoconf = {ours: given[key] for key, ours in _AUTOCONF.items() if given.get(key)}
     if autoconf.get("primaryDir") == autoconf.get("cniConfigDir", "/etc/cni/net.d"):
         autoconf.pop("primaryDir", None)
     if not given.get("overrideNetworkName"):
@@ -166,7 +154,9 @@ def _autoconf_keys(given: Mapping[str, Any], found: Translation) -> None:
         autoconf["cniVersion"] = version
     elif version:
         found.warnings.append(f'key "cniVersion": {version!r} is not spoken here: the primary\'s holds')
+    meta = {key: given[key] for key in _META if key in given}
     if "/" in str(meta.get("clusterNetwork", "")):  # the primary's file, which is found by the same rule
         del meta["clusterNetwork"]
     if meta:
-        found.meta.update(meta)
+        autoconf["meta"] = meta
+    return autoconf

@@ -1,0 +1,108 @@
+"""The shim under its names in the runtime's folder of plugins, and the peers' plugins that make room for it."""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from agent.install import steps
+from agent.install.steps import Step, Undo, kept
+from wirespeed.cni.errors import CniError, Code
+from wirespeed.node import ALIASES
+
+OWN_NAMES = sorted(name for name in ALIASES if name.startswith("wirespeed"))
+# By what is replaced: the names that the shim takes.
+PEERS = {"multus": ("multus", "multus-shim"), "sriov-cni": ("sriov",)}
+
+_MARK = b"wirespeed: a CNI plugin, called by a container runtime"  # a text of shim/wirespeed-cni.c
+
+
+def read_shim(path: Path) -> bytes:
+    """The shim. Raises CniError that says what is at the path instead."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise CniError(Code.IO_FAILURE, f"shim {path}: {error.strerror}") from error
+    if _MARK not in data:
+        raise CniError(
+            Code.INVALID_CONFIG, f"shim {path}: expected the executable that is built of wirespeed-cni.c"
+        )
+    return data
+
+
+def place(shim: bytes, folder: Path, replace: Iterable[str]) -> Iterator[Step]:
+    """The steps that put the shim under its names, and under those of the peers in `replace`.
+
+    A peer's executable is kept as <name>.replaced. Raises CniError(POLICY) for a file of our name that is not
+    the shim.
+    """
+    for name in OWN_NAMES:
+        path = folder / name
+        if path.exists() and not _is_shim(path):
+            raise CniError(Code.POLICY, f"{path}: expected wirespeed's shim or no file; move this one away")
+        yield from _place_one(shim, path)
+    for peer in replace:
+        for name in PEERS[peer]:
+            path = folder / name
+            if path.exists() and not _is_shim(path):
+                yield steps.keep(path, f"keep {path} as {kept(path).name}")
+            yield from _place_one(shim, path)
+
+
+def _place_one(shim: bytes, path: Path) -> Iterator[Step]:
+    # No link to one file: a peer's installer that copies over its name would write into all of them.
+    if path.is_symlink() or not path.exists() or path.read_bytes() != shim or path.stat().st_mode & 0o777 != 0o755:
+        yield steps.write(path, shim, 0o755, f"put the shim at {path}")
+
+
+def take_away(folder: Path) -> Iterator[Step]:
+    """The steps that remove the shim from all its names and put back what was there before."""
+    for name in [*OWN_NAMES, *(name for names in PEERS.values() for name in names)]:
+        path = folder / name
+        ours = path.exists() and _is_shim(path)
+        if kept(path).exists() and (ours or not path.exists()):
+            yield steps.put_back(path, f"put {kept(path).name} back at {path}")
+        elif ours:
+            yield steps.remove(path, f"remove the shim at {path}")
+
+
+def _is_shim(path: Path) -> bool:
+    return path.is_file() and _MARK in path.read_bytes()
+
+
+def await_calls(folder: Path, replace: Iterable[str], seconds: float) -> Step:
+    """Wait for the calls of replaced executables that run: they still write what is taken over next."""
+
+    def do() -> Undo:
+        until = time.monotonic() + seconds
+        for peer in replace:
+            for name in PEERS[peer]:
+                _await_processes(kept(folder / name), until)
+        return lambda: None
+
+    return Step("wait for calls of the replaced plugins to end", do)
+
+
+def _await_processes(executable: Path, until: float) -> None:
+    try:
+        wanted = executable.stat()
+    except FileNotFoundError:
+        return
+    for pid in [name for name in os.listdir("/proc") if name.isdigit()]:
+        try:
+            process = os.pidfd_open(int(pid))
+        except ProcessLookupError:
+            continue
+        try:
+            # Read with the process held: the number is still its own.
+            if os.path.samestat(os.stat(f"/proc/{pid}/exe"), wanted):
+                left = max(0.0, until - time.monotonic())
+                if not select.select([process], [], [], left)[0]:
+                    raise CniError(Code.TRY_AGAIN_LATER, f"{executable}: process {pid} of it does not end")
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            continue  # it has ended, is one of the kernel's, or runs outside of all that a runtime here could start
+        finally:
+            os.close(process)

@@ -1,0 +1,274 @@
+"""What Multus and sriov-cni keep of pods that they attached: into the journal, and back.
+
+Their files are moved aside as they are taken, so that what is undone here is never taken again, and an
+uninstallation gives back those of pods that still run.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from agent.install import steps
+from agent.install.steps import Step, Undo, kept
+from plugins.meta import takeover as multus
+from plugins.meta.delegate import recorded
+from plugins.sriov import takeover as sriov
+from wirespeed.cni.errors import CniError
+from wirespeed.cni.request import check_container_id
+from wirespeed.host import netns
+from wirespeed.host.netns import Identity
+from wirespeed.host.pci import PciDevice
+from wirespeed.host.rtnl import NetlinkError
+from wirespeed.node import ALIASES, NodeConfig
+from wirespeed.state.journal import Attachment, DeviceClaim, Journal
+
+Pairs = set[tuple[str, str]]  # container, interface
+
+
+@dataclass
+class Taken:
+    """What is taken over of one container: rows and claims of the journal, and the files that they come from."""
+
+    what: str
+    rows: list[Attachment] = field(default_factory=list)
+    claims: list[DeviceClaim] = field(default_factory=list)
+    files: list[Path] = field(default_factory=list)
+
+
+@dataclass
+class Found:
+    """Everything in one folder that can be taken over, and in words what cannot."""
+
+    base: Path
+    taken: list[Taken] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+
+# Reading
+
+
+def read_multus(base: Path, *, configuration: str, version: str, path: tuple[str, ...]) -> Found:
+    """What Multus keeps in its cniDir `base`; the keywords are those of `plugins.meta.takeover.attachments`."""
+    found = Found(base)
+    results: dict[str, list[tuple[multus.Cached, Path]]] = defaultdict(list)
+    for file in _files(base / "results"):
+        try:
+            cached = multus.read_cached(file.read_bytes())
+        except CniError as error:
+            found.problems.append(f"{file}: {error.msg}")
+        else:
+            results[cached.container].append((cached, file))
+    lists = {file.name: file for file in _files(base) if _is_container(file.name)}
+    for container in sorted({*lists, *results}):
+        listed = lists.get(container)
+        own = results[container]
+        try:
+            rows = multus.attachments(
+                container,
+                listed.read_bytes() if listed else None,
+                [cached for cached, _ in own],
+                configuration=configuration,
+                version=version,
+                path=path,
+                identity=_identity,
+            )
+        except CniError as error:
+            found.problems.append(f"{listed or base}: {error.msg}")
+            continue
+        files = [*([listed] if listed else []), *(file for _, file in own)]
+        found.problems += _of_nobody(container, rows)
+        names = ", ".join(row.ifname for row in rows)
+        found.taken.append(Taken(f"container {container}: {names or 'no network'}", rows=rows, files=files))
+    return found
+
+
+def _of_nobody(container: str, rows: list[Attachment]) -> Iterator[str]:
+    """Networks whose plugin runs in this process and knows nothing of them: userspace-cni keeps them elsewhere."""
+    for delegate in map(recorded, rows):
+        for kind in delegate.network().kinds:
+            if ALIASES.get(kind) == "vhost":
+                yield f"container {container}: {delegate.where} was attached by another plugin {kind}"
+
+
+def read_sriov(base: Path, config: NodeConfig, *, only: Pairs | None = None) -> Found:
+    """What sriov-cni keeps in `base`, of these attachments or of all."""
+    found = Found(base)
+    for file in _files(base):
+        owner = sriov.owner(file.name)
+        if owner is None or (only is not None and owner not in only):
+            continue
+        try:
+            kept_of = sriov.read_kept(file.read_bytes())
+            place = base / "pci" / kept_of.device
+            claim = _claim(*owner, kept_of, place, config)
+        except (CniError, NetlinkError) as error:
+            found.problems.append(f"{file}: {error}")
+            continue
+        files = [file, *([place] if place.exists() else [])]
+        what = f"container {owner[0]}: VF {kept_of.device} ({owner[1]})"
+        found.taken.append(Taken(what, claims=[claim], files=files))
+    return found
+
+
+def _claim(container: str, ifname: str, kept_of: sriov.Kept, place: Path, config: NodeConfig) -> DeviceClaim:
+    path = place.read_text() if place.exists() else ""
+    device = PciDevice(kept_of.device, Path(config.sysfs))
+    identity = _identity(path)
+    with netns.reopened(path, identity) as ns:
+        now = sriov.look(device, ns)
+    return sriov.claim(
+        container, ifname, kept_of, now=now, netns=path, identity=identity, devinfo=Path(config.devinfo)
+    )
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    if folder.is_dir():
+        yield from (path for path in sorted(folder.iterdir()) if path.is_file() and not path.is_symlink())
+
+
+def _is_container(name: str) -> bool:
+    try:
+        return bool(check_container_id(name))
+    except CniError:
+        return False
+
+
+def _identity(path: str) -> Identity:
+    """Which network namespace is at the path now."""
+    if path:
+        try:
+            with netns.opened(path) as ns:
+                return ns.identity
+        except CniError:
+            pass  # its pod is gone
+    return multus.NOWHERE
+
+
+# Into the journal
+
+
+def take_over(found: Found, state: Path) -> Iterator[Step]:
+    """The steps that put into the journal at `state` what was found, and its files aside."""
+    for taken in found.taken:
+        yield Step(f"take over {taken.what}", lambda taken=taken: _take(taken, found.base, state))  # type: ignore[misc]
+
+
+def _take(taken: Taken, base: Path, state: Path) -> Undo:
+    with closing(Journal(state)) as journal:
+        if taken.rows:
+            multus.record(journal, taken.rows)
+        for claim in taken.claims:
+            if journal.device_of(claim.container, claim.ifname) is None:
+                journal.claim(claim)
+    moved = [(file, kept(base) / file.relative_to(base)) for file in taken.files]
+    for here, aside in moved:
+        _move(here, aside)
+
+    def undo() -> None:
+        for here, aside in moved:
+            _move(aside, here)
+        with closing(Journal(state)) as journal:
+            _forget(journal, taken)
+
+    return undo
+
+
+def _forget(journal: Journal, taken: Taken) -> None:
+    for row in taken.rows:
+        journal.forget(row.container, row.ifname)
+    for claim in taken.claims:
+        journal.release(claim)
+
+
+def _move(here: Path, there: Path) -> None:
+    there.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    os.replace(here, there)
+
+
+# And back
+
+
+def give_back(multus_base: Path, sriov_base: Path, state: Path) -> Iterator[Step]:
+    """The steps that give back what was taken over and not undone since, out of the journal at `state`.
+
+    Raises CniError that says what of the files kept aside cannot be read.
+    """
+    rows, claims = _journaled(state)
+    for container, files in _aside_of_multus(multus_base).items():
+        mine = Taken(
+            f"container {container}", rows=[row for row in rows if row.container == container], files=files
+        )
+        yield from _back(mine, multus_base, state, "Multus")
+    for (container, ifname), files in _aside_of_sriov(sriov_base).items():
+        own = [claim for claim in claims if (claim.container, claim.ifname) == (container, ifname)]
+        mine = Taken(f"container {container} ({ifname})", claims=own, files=files)
+        yield from _back(mine, sriov_base, state, "sriov-cni")
+
+
+def ours_alone(multus_base: Path, sriov_base: Path, state: Path) -> set[str]:
+    """The containers in the journal at `state` that no peer knows, so that nobody could undo them."""
+    rows, claims = _journaled(state)
+    known = {row.container for row in rows} | {claim.container for claim in claims}
+    theirs = {*_aside_of_multus(multus_base), *(container for container, _ in _aside_of_sriov(sriov_base))}
+    return known - theirs
+
+
+def _journaled(state: Path) -> tuple[list[Attachment], list[DeviceClaim]]:
+    """What the journal holds; one that is not there is not made."""
+    if not state.exists():
+        return [], []
+    with closing(Journal(state)) as journal:
+        return journal.attachments(), journal.claims()
+
+
+def _back(taken: Taken, base: Path, state: Path, peer: str) -> Iterator[Step]:
+    if taken.rows or taken.claims:
+        yield Step(f"give {taken.what} back to {peer}", lambda: _give(taken, base, state))
+    else:
+        for file in taken.files:
+            yield steps.remove(file, f"remove {file}: {taken.what} is gone")
+
+
+def _give(taken: Taken, base: Path, state: Path) -> Undo:
+    moved = [(file, base / file.relative_to(kept(base))) for file in taken.files]
+    for aside, there in moved:
+        _move(aside, there)
+    with closing(Journal(state)) as journal:
+        _forget(journal, taken)
+
+    def undo() -> None:
+        with closing(Journal(state)) as journal:
+            if taken.rows:
+                multus.record(journal, taken.rows)
+            for claim in taken.claims:
+                journal.claim(claim)
+        for aside, there in moved:
+            _move(there, aside)
+
+    return undo
+
+
+def _aside_of_multus(base: Path) -> dict[str, list[Path]]:
+    aside = kept(base)
+    found: dict[str, list[Path]] = defaultdict(list)
+    for file in _files(aside):
+        found[file.name].append(file)
+    for file in _files(aside / "results"):
+        found[multus.read_cached(file.read_bytes()).container].append(file)
+    return found
+
+
+def _aside_of_sriov(base: Path) -> dict[tuple[str, str], list[Path]]:
+    aside = kept(base)
+    found: dict[tuple[str, str], list[Path]] = {}
+    for file in _files(aside):
+        owner = sriov.owner(file.name)
+        if owner is not None:
+            place = aside / "pci" / sriov.read_kept(file.read_bytes()).device
+            found[owner] = [file, *([place] if place.exists() else [])]
+    return found

@@ -1,0 +1,126 @@
+"""Changes of a node that are made together or not at all."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from wirespeed.cni.errors import CniError, Code
+from wirespeed.host.files import sync_folder, write_atomically
+
+log = logging.getLogger(__name__)
+
+Undo = Callable[[], None]
+KEPT = ".replaced"  # what was there before is kept under its name with this behind it
+
+
+@dataclass(frozen=True)
+class Step:
+    """One change: `what` it is, for a person, and `do`, which makes it and gives what takes it back."""
+
+    what: str
+    do: Callable[[], Undo]
+
+
+def execute(steps: Sequence[Step], told: Callable[[str], None]) -> Undo:
+    """Make the changes in order, telling of each; what takes all of them back.
+
+    When one fails, those before it are taken back, the last one first. Raises CniError, IO_FAILURE for what the
+    system refuses.
+    """
+    done: list[Undo] = []
+
+    def undo_all() -> None:
+        for undo in reversed(done):
+            try:
+                undo()
+            except (CniError, OSError) as failure:
+                log.error("taking it back: %s", failure)  # noqa: TRY400 — the first error is what is told
+
+    try:
+        for step in steps:
+            told(step.what)
+            done.append(step.do())
+    except BaseException as error:
+        undo_all()
+        if isinstance(error, OSError):
+            raise CniError(Code.IO_FAILURE, f"{error.filename or 'system'}: {error.strerror}") from error
+        raise
+    return undo_all
+
+
+def kept(path: Path) -> Path:
+    """Where what was at the path before is kept."""
+    return path.with_name(path.name + KEPT)
+
+
+def write(path: Path, data: bytes, mode: int, what: str) -> Step:
+    """Write the file; taking it back brings the old content, or removes it."""
+
+    def do() -> Undo:
+        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        older = _content(path)
+        write_atomically(path, data, mode)
+        return lambda: _restore(path, older)
+
+    return Step(what, do)
+
+
+def keep(path: Path, what: str) -> Step:
+    """Keep what is at the path under a second name, while it stays where it is."""
+
+    def do() -> Undo:
+        aside, new = kept(path), path.with_name(f".{path.name}.new")
+        older = _content(aside)
+        new.unlink(missing_ok=True)
+        os.link(path, new, follow_symlinks=False)
+        os.replace(new, aside)
+        return lambda: _restore(aside, older)
+
+    return Step(what, do)
+
+
+def put_back(path: Path, what: str) -> Step:
+    """Put what was kept of the path in its place again."""
+
+    def do() -> Undo:
+        older = _content(path)
+        os.replace(kept(path), path)
+        sync_folder(path.parent)
+
+        def undo() -> None:
+            os.replace(path, kept(path))
+            _restore(path, older)
+
+        return undo
+
+    return Step(what, do)
+
+
+def remove(path: Path, what: str) -> Step:
+    """Remove the file."""
+
+    def do() -> Undo:
+        older = _content(path)
+        path.unlink()
+        return lambda: _restore(path, older)
+
+    return Step(what, do)
+
+
+def _content(path: Path) -> tuple[bytes, int] | None:
+    """What the file holds, and its mode; None where there is none."""
+    try:
+        return path.read_bytes(), path.stat().st_mode & 0o7777
+    except FileNotFoundError:
+        return None
+
+
+def _restore(path: Path, content: tuple[bytes, int] | None) -> None:
+    if content is None:
+        path.unlink(missing_ok=True)
+    else:
+        write_atomically(path, *content)

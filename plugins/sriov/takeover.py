@@ -1,0 +1,193 @@
+"""VFs that sriov-cni gave to pods, as claims of the journal, from what it keeps of each.
+
+`/var/lib/cni/sriov/<container>-<interface>` is its configuration with the VF's state before it changed anything
+(sriov-cni, pkg/types, NetConf); `/var/lib/cni/sriov/pci/<address>` is the path of the network namespace that the
+VF went to.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from plugins.sriov import conf as configuration
+from plugins.sriov import vf as vfs
+from plugins.sriov.conf import SriovConf
+from plugins.sriov.sriov import PLUGIN
+from plugins.sriov.vf import Vf
+from wirespeed.cni.errors import CniError, Code
+from wirespeed.cni.request import Request, check_container_id, check_network_name, ifname_fault
+from wirespeed.host import pci
+from wirespeed.host.netns import Identity, NetNs
+from wirespeed.host.pci import PciDevice
+from wirespeed.host.rtnl import IFF_ALLMULTI, IFF_PROMISC, IFF_UP, Link, Rtnl, VfSettings
+from wirespeed.state.journal import DeviceClaim
+
+log = logging.getLogger(__name__)
+
+_FILE_NAME = re.compile(r"([0-9a-f]{64})-(.+)")  # runtimes' container ids; a name of an interface may hold "-"
+# Of its configuration, what a user wrote; the rest is what it noted, "MTU" included.
+_WRITTEN = (
+    *("name", "type", "cniVersion", "deviceID", "vlan", "vlanQoS", "vlanProto", "min_tx_rate", "max_tx_rate"),
+    *("spoofchk", "trust", "link_state"),
+)
+
+
+class _State(msgspec.Struct, kw_only=True, rename="pascal"):
+    """A VF's state as sriov-cni notes it; its names but for the initials are the fields' own."""
+
+    host_name: str = msgspec.field(name="HostIFName", default="")  # "" of a VF that had no netdev
+    admin_mac: str = msgspec.field(name="AdminMAC", default="")
+    effective_mac: str = msgspec.field(name="EffectiveMAC", default="")
+    spoof_chk: bool = False
+    trust: bool = False
+    vlan: int = 0
+    vlan_qos: int = msgspec.field(name="VlanQoS", default=0)
+    vlan_proto: int = 0
+    min_tx_rate: int = 0
+    max_tx_rate: int = 0
+    link_state: int = 0
+    mtu: int = msgspec.field(name="MTU", default=0)
+
+
+class _File(msgspec.Struct, kw_only=True):
+    """What has to be in a file."""
+
+    device: str = msgspec.field(name="deviceID")
+    network: str = msgspec.field(name="name")
+    state: _State = msgspec.field(name="OrigVfState")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kept:
+    """What sriov-cni keeps of one attachment: the VF, its state before, and `raw`, the whole configuration."""
+
+    device: str
+    network: str
+    state: _State
+    raw: dict[str, Any]
+
+
+def owner(file_name: str) -> tuple[str, str] | None:
+    """The container and interface that a file is of; None for a file that is none of sriov-cni's."""
+    match = _FILE_NAME.fullmatch(file_name)
+    container, ifname = match.groups() if match else file_name.rpartition("-")[::2]
+    try:
+        check_container_id(container)
+    except CniError:
+        return None
+    return (container, ifname) if container and not ifname_fault(ifname) else None
+
+
+def read_kept(data: bytes) -> Kept:
+    """A file of sriov-cni. Raises CniError(DECODING_FAILURE) that says what was expected."""
+    try:
+        raw = msgspec.json.decode(data, type=dict[str, Any])
+        file = msgspec.convert(raw, _File)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise CniError(Code.DECODING_FAILURE, f"expected what sriov-cni keeps of a VF: {error}") from error
+    if not pci.ADDRESS.fullmatch(file.device.lower()):
+        raise CniError(
+            Code.DECODING_FAILURE, f'key "deviceID": expected a PCI address like 0000:03:02.0, got {file.device!r}'
+        )
+    return Kept(device=file.device.lower(), network=check_network_name(file.network), state=file.state, raw=raw)
+
+
+def look(device: PciDevice, ns: NetNs | None) -> Vf:
+    """The VF as it is now, its netdev in the pod's namespace or on the host.
+
+    Raises NetlinkError, and CniError(DEVICE) for a device that is no VF, or whose PF shows it no more.
+    """
+    pf = device.physical_function
+    if pf is None:
+        raise CniError(Code.DEVICE, f"device {device.address}: expected an SR-IOV virtual function, it is none")
+    with Rtnl() as host:
+        index, link = device.vf_index, host.link_of_device(device.address)
+        seen = host.link(pf.netdevs[0], vfs=True) if pf.netdevs else None
+        if seen is None or index >= len(seen.vfs):
+            raise CniError(Code.DEVICE, f"device {device.address}: PF {pf.address} has no such VF")
+    if link is None and ns is not None:
+        with Rtnl(netns_fd=ns.fd) as inside:
+            link = inside.link_of_device(device.address)
+    return Vf(device=device, pf=pf, index=index, driver=device.driver, settings=seen.vfs[index], link=link)
+
+
+def claim(
+    container: str, ifname: str, kept: Kept, *, now: Vf, netns: str, identity: Identity, devinfo: Path
+) -> DeviceClaim:
+    """The claim of a VF that is `now` in the network namespace at `netns`, to become again what `kept` says.
+
+    What sriov-cni has not noted (alternative names, the length of its queue) stays as it is now. Raises
+    CniError(DEVICE) when that is not to be seen.
+    """
+    wanted = _wanted(kept, devinfo)
+    return DeviceClaim(
+        device=kept.device,
+        plugin=PLUGIN,
+        container=container,
+        ifname=ifname,
+        netns=netns,
+        identity=identity,
+        step="attached",
+        record={
+            "network": kept.network,
+            "before": vfs.snapshot(replace(now, settings=_settings(kept.state, now), link=_link(kept.state, now))),
+            "wanted": {"settings": asdict(wanted.settings), "mac": wanted.mac, "mtu": None} if wanted else _NOTHING,
+            "deviceInfo": "",
+        },
+    )
+
+
+_NOTHING = {"settings": asdict(VfSettings()), "mac": None, "mtu": None}
+
+
+def _settings(state: _State, now: Vf) -> VfSettings:
+    """The PF's side as it was; what the driver does not report is none of it."""
+    noted = VfSettings(
+        mac=state.admin_mac.lower() or now.settings.mac,
+        vlan=state.vlan,
+        vlan_qos=state.vlan_qos,
+        vlan_proto=state.vlan_proto or now.settings.vlan_proto,
+        min_tx_rate=state.min_tx_rate,
+        max_tx_rate=state.max_tx_rate,
+        spoofchk=state.spoof_chk,
+        trust=state.trust,
+        link_state=state.link_state,
+    )
+    unknown = {f.name: None for f in fields(VfSettings) if getattr(now.settings, f.name) is None}
+    return replace(noted, **unknown)
+
+
+def _link(state: _State, now: Vf) -> Link | None:
+    """The netdev as it was: down, for that is how sriov-cni gives one back."""
+    if not state.host_name:
+        return None
+    link = now.link or Link(index=0, name=state.host_name, mac="", mtu=0, flags=0)
+    if not (state.effective_mac or link.mac) or not (state.mtu or link.mtu):
+        raise CniError(
+            Code.DEVICE,
+            f"device {now.device.address}: neither its MAC and MTU are noted nor is its interface there",
+        )
+    return replace(
+        link,
+        name=state.host_name,
+        mac=state.effective_mac.lower() or link.mac,
+        mtu=state.mtu or link.mtu,
+        flags=link.flags & ~(IFF_UP | IFF_PROMISC | IFF_ALLMULTI),
+    )
+
+
+def _wanted(kept: Kept, devinfo: Path) -> SriovConf | None:
+    """What CHECK holds the VF against; nothing where sriov-cni has taken values that are refused here."""
+    config = {key: kept.raw[key] for key in _WRITTEN if key in kept.raw}
+    config["mac"] = (kept.raw.get("runtimeConfig") or {}).get("mac") or kept.raw.get("MAC")
+    try:
+        return configuration.parse(Request(command="CHECK", config=config), devinfo)
+    except CniError as error:
+        log.warning("device %s: %s; CHECK compares nothing of it", kept.device, error.msg)
+        return None
