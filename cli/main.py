@@ -13,7 +13,9 @@ COMMANDS = {
     "agent": "cli.agent:agent",
     "cni": "cli.cni:cni",
     "deviceplugin": "cli.deviceplugin:deviceplugin",
+    "install": "cli.install:install",
     "play": "cli.play:play",
+    "uninstall": "cli.install:uninstall",
     "version": "cli.version:version",
     "vf": "cli.vf:vf",
 }
