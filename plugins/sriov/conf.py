@@ -31,7 +31,7 @@ KEYS = (
     "runtimeConfig",  # mac, ips, deviceID, CNIDeviceInfoFile
 )
 # Keys of the specification and of the meta-plugin, and the peer's logging keys, which have no effect here.
-_OTHER_KEYS = (
+OTHER_KEYS = (
     "cniVersion",
     "name",
     "type",
@@ -45,7 +45,7 @@ _OTHER_KEYS = (
     "cni.dev/valid-attachments",
     "cni.dev/attachments",
 )
-_CANONICAL = {key.lower(): key for key in (*KEYS, *_OTHER_KEYS)}
+_CANONICAL = {key.lower(): key for key in (*KEYS, *OTHER_KEYS)}
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 
 
