@@ -62,7 +62,7 @@ _NEEDLESS = frozenset(
     {"cniDir", "retryDeleteOnError", "logFile", "logLevel", "logToStderr", "logOptions", "socketDir"}
     | {"daemonSocketDir", "cniConf", "cniConfigDir", "multusConfigFile", "multusAutoconfigDir"}
 )
-_KNOWN = frozenset(MetaConfig.__struct_encode_fields__) | _SPECIFIED
+KNOWN = frozenset(MetaConfig.__struct_encode_fields__) | _SPECIFIED
 
 
 def load(raw: dict[str, Any]) -> MetaConfig:
@@ -73,11 +73,11 @@ def load(raw: dict[str, Any]) -> MetaConfig:
     """
     own = raw.get("type", OWN_TYPE) == OWN_TYPE
     for key in raw:
-        if key not in _KNOWN:
+        if key not in KNOWN:
             if own:
-                raise CniError(Code.INVALID_CONFIG, f"configuration {_name(raw)}: {unknown(key, _KNOWN)}")
+                raise CniError(Code.INVALID_CONFIG, f"configuration {_name(raw)}: {unknown(key, KNOWN)}")
             if key not in _NEEDLESS:
-                warn(f"configuration {_name(raw)}: {unknown(key, _KNOWN)}; it has no effect")
+                warn(f"configuration {_name(raw)}: {unknown(key, KNOWN)}; it has no effect")
     # A peer writes null where it means "not given".
     given = {key: value for key, value in raw.items() if value is not None}
     try:

@@ -156,8 +156,7 @@ def _element(value: object, where: str, namespace: str) -> Selection:
     for key, entry in asked.items():
         here = f'{where} ({space}/{name}): key "{key}"'
         if key not in _KEYS:
-            known = ("name", "namespace", *_KEYS)
-            raise CniError(Code.INVALID_CONFIG, f"{where} ({space}/{name}): {unknown(key, known)}")
+            raise CniError(Code.INVALID_CONFIG, f"{where} ({space}/{name}): {unknown(key, KEYS)}")
         target, check = _KEYS[key]
         if entry == "" and key in _MAY_BE_EMPTY:
             continue
@@ -314,5 +313,6 @@ _KEYS: dict[str, tuple[str, Callable[[object, str], Any]]] = {
     "default-route": ("default_route", _gateways),
     "ipam-claim-reference": ("claim", _no_claim),
 }
+KEYS = ("name", "namespace", *_KEYS)
 # Keys whose empty string is "not given", as the peers write it.
 _MAY_BE_EMPTY = frozenset(_KEYS) - {"ips", "portMappings", "bandwidth", "cni-args", "default-route"}

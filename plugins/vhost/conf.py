@@ -72,7 +72,7 @@ MIRROR_KEYS = (
     "direction",  # "in" (from the port into the switch), "out" or "both" (default)
 )
 # Keys of the specification and of the meta-plugin, and the peer's that have no effect here.
-_OTHER_KEYS = (
+OTHER_KEYS = (
     "cniVersion",
     "name",
     "type",
@@ -185,7 +185,7 @@ class _Reader:
         self._peer = request.config.get("type") == PEER
 
     def read(self) -> VhostConf:
-        conf = self._canonical("", request_keys(self._request.config), (*KEYS, *_OTHER_KEYS))
+        conf = self._canonical("", request_keys(self._request.config), (*KEYS, *OTHER_KEYS))
         host = self._side(conf, "host")
         container = self._side(conf, "container")
         runtime = _object("", conf, "runtimeConfig")
