@@ -23,7 +23,7 @@ from wirespeed.cni.errors import CniError, Code, NotUndoneError, combined
 from wirespeed.cni.orphans import end_orphans
 from wirespeed.cni.plugin import Result
 from wirespeed.cni.request import Request
-from wirespeed.host import netns
+from wirespeed.host import netns, readiness
 from wirespeed.host.netns import NetNs
 from wirespeed.kube import deviceinfo
 from wirespeed.kube.cluster import NotFoundError
@@ -271,6 +271,7 @@ class Meta:
         settings = config.load(request.config)
         try:
             self._journal.check_usable()
+            readiness.check(self._node.config.readiness_indicator_file)
             self._node.cluster.check()
             delegates = self._resolver.configured(request, settings, namespace="")
             checks.check(delegates, self._chain)

@@ -15,9 +15,11 @@ import pytest
 
 from agent import autoconf
 from agent.autoconf import Autoconf
-from tests.node.calling import until
+from tests.node.calling import DONE, until
 from tests.node.conftest import PATIENCE, Agent
+from tests.node.pods import World
 from wirespeed.cni import inotify
+from wirespeed.cni.errors import Code
 from wirespeed.node import AutoconfConfig, NodeConfig
 
 StartAgent = Callable[..., Agent]
@@ -200,6 +202,17 @@ def test_nothing_is_written_before_the_primary_says_that_it_is_ready(
     indicator.unlink()
     agent.wait_log(f"has not made the file {indicator} yet; {runtime.ours} stays")
     assert runtime.ours.exists()
+
+
+def test_status_says_at_once_that_the_primary_is_no_more_ready(world: World) -> None:
+    indicator = world.folder / "ready"
+    world.agent.stop()
+    world.restart(readinessIndicatorFile=str(indicator))
+    answer = world.runtime("STATUS")
+    assert (answer.status, answer.body["code"]) == (1, Code.UNAVAILABLE)
+    assert f"has not made the file {indicator} yet" in answer.body["msg"]
+    indicator.touch()
+    assert world.runtime("STATUS") == DONE
 
 
 def test_file_that_the_runtime_would_not_take_is_warned_of(start: StartAgent, runtime: Runtime) -> None:
