@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 # Seconds for the interface of a VF to appear once its driver has it: igbvf waits 2 s a VF for a PF in reset.
 NETDEV_TIMEOUT = 10.0
 _KERNEL = "netdevice"
+NO_MAC = "00:00:00:00:00:00"
 
 
 @dataclass(frozen=True)
@@ -230,11 +231,15 @@ class _Planner:
                 self._keep_mac(index, device)
             drivers.bind(device, driver)
             if not driver:
-                _netdev(device)
+                self._take_mac(index, _netdev(device))
 
         def undo() -> None:
-            if now is not None:
-                drivers.bind(self._vf(index), now.driver if now.in_user_space else "")
+            if now is None:
+                return
+            device = self._vf(index)
+            drivers.bind(device, now.driver if now.in_user_space else "")
+            if now.netdev:
+                self._take_mac(index, _netdev(device))
 
         told = f" (now {now.driver or 'none'})" if now else ""
         return Step(f"{what}: driver {driver or 'its own'}{told}", do, undo)
@@ -261,8 +266,20 @@ class _Planner:
             pf = host.link(self.pf.name, vfs=True)
             if link is None or pf is None or index >= len(pf.vfs):
                 return
-            if pf.vfs[index].mac == "00:00:00:00:00:00":
+            # Some drivers (igb) tell the VF's own MAC as that which the PF has set.
+            if pf.vfs[index].mac in (NO_MAC, link.mac):
                 host.set_vf(pf.index, index, VfSettings(mac=link.mac))
+
+    def _take_mac(self, index: int, link: rtnl.Link) -> None:
+        """Give the VF's interface the MAC that its PF has set: the PF lets it use no other.
+
+        A driver that finds the VF still in reset makes one up (igbvf).
+        """
+        with Rtnl() as host:
+            pf = host.link(self.pf.name, vfs=True)
+            mac = pf.vfs[index].mac if pf is not None and index < len(pf.vfs) else None
+            if mac not in (None, NO_MAC, link.mac):
+                host.set_link(link.index, mac=mac)
 
 
 def _netdev(device: PciDevice) -> rtnl.Link:
