@@ -6,10 +6,10 @@ What is ours bears our names in external_ids: the database outlives a reboot, th
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from plugins.vhost import ovsdb
 from plugins.vhost.conf import ALL, Bandwidth, Mirror, VhostConf
@@ -17,10 +17,8 @@ from plugins.vhost.engine import Found, Port, SwitchDownError
 from plugins.vhost.ovsdb import Operation, Ovsdb, as_map, as_set, insert, items, mapping, mutate, named, one, select
 from wirespeed.cni.errors import CniError, Code
 
-T = TypeVar("T")
-
-_MARK = "wirespeed"  # external_ids:wirespeed=<network> of a port, QoS or mirror; "bridge" of a bridge
-_BRIDGE_MARK = {_MARK: "bridge", f"{_MARK}-made": "bridge"}
+_MARK = "wirespeed"  # external_ids:wirespeed=<network> of a port, QoS or mirror
+_MADE = {f"{_MARK}-made": "bridge"}  # external_ids of a bridge that we made
 _TYPES = {"client": "dpdkvhostuserclient", "server": "dpdkvhostuser"}
 _SMALLEST_BURST = 8 * 65536  # bit; less than a frame would let nothing through
 
@@ -41,7 +39,7 @@ class Ovs:
     def add(self, port: Port, *, deadline: float) -> dict[str, Any]:
         with ovsdb.connected(self._remote, deadline=deadline) as db:
             sockets = self._check_switch(db, port.conf)
-            configuration = _repeatedly(lambda: _make(db, port))
+            configuration = _make(db, port)
             ofport = self._taken_up(db, port, configuration)
             if port.conf.role == "server":
                 _move(sockets / port.name, Path(port.socket))
@@ -49,7 +47,7 @@ class Ovs:
 
     def remove(self, port: Found, *, deadline: float) -> None:
         with ovsdb.connected(self._remote, deadline=deadline) as db:
-            _repeatedly(lambda: _unmake(db, port.name))
+            _unmake(db, port.name)
 
     def drift(self, port: Port, *, deadline: float) -> list[str]:
         with ovsdb.connected(self._remote, deadline=deadline) as db:
@@ -92,9 +90,10 @@ class Ovs:
 
     def _taken_up(self, db: Ovsdb, port: Port, configuration: int) -> int:
         """The port's OpenFlow number, once ovs-vswitchd has done what that configuration asks for."""
+        patience = db.left() * 9 // 10  # the database says so before we give up its answer
         try:
             _, found = db.transact(
-                ovsdb.wait("Open_vSwitch", [["cur_cfg", "<", configuration]], None, timeout=db.left()),
+                ovsdb.wait("Open_vSwitch", [["cur_cfg", "<", configuration]], None, timeout=patience),
                 select("Interface", ["name", "==", port.name], columns=["ofport", "error"]),
             )
         except ovsdb.WaitedInVainError as error:
@@ -116,19 +115,8 @@ def _check_dpdk(found: ovsdb.Row) -> None:
         )
 
 
-def _repeatedly(transaction: Callable[[], T]) -> T:
-    """Make a transaction that read before it writes, again whenever another came between (each try reads anew,
-    and one of those who meet always gets through; the connection's deadline ends it).
-    """
-    while True:
-        try:
-            return transaction()
-        except ovsdb.WaitedInVainError:
-            continue
-
-
 def _bridge(db: Ovsdb, name: str) -> _Bridge | None:
-    columns = ["_uuid", "datapath_type", "ports", "external_ids"]
+    columns = ["_uuid", "datapath_type", "ports"]
     (found,) = db.transact(select("Bridge", ["name", "==", name], columns=columns))
     for row in found["rows"]:
         return _Bridge(
@@ -150,8 +138,21 @@ def _changed() -> Operation:
 def _make(db: Ovsdb, port: Port) -> int:
     """The transaction of an ADD; the number of the configuration that has the port.
 
-    Raises WaitedInVainError when another made or removed the bridge meanwhile.
+    It is made anew when another made or removed the bridge after it was looked at: of those who meet one always
+    gets through, and the deadline of the conversation ends it.
     """
+    while True:
+        try:
+            results = db.transact(*_operations(db, port), select("Open_vSwitch", columns=["next_cfg"]))
+            return int(results[-1]["rows"][0]["next_cfg"])
+        except ovsdb.WaitedInVainError:
+            continue
+        except ovsdb.TakenError as error:
+            raise CniError(Code.INTERFACE, f"port {port.name} of bridge {port.conf.bridge}: {error.msg}") from error
+
+
+def _operations(db: Ovsdb, port: Port) -> list[Operation]:
+    """What makes the port, given the bridge as it is now."""
     bridge = _bridge(db, port.conf.bridge)
     if bridge is None and not port.conf.create:
         raise CniError(
@@ -165,13 +166,8 @@ def _make(db: Ovsdb, port: Port) -> int:
         )
     operations = [*_bridge_operations(port.conf.bridge, bridge), *_port_operations(port)]
     if port.conf.mirror:
-        sources = _mirror_ports(db, port, port.conf.mirror, bridge)
-        operations += _mirror_operations(port, port.conf.mirror, sources)
-    try:
-        results = db.transact(*operations, _changed(), select("Open_vSwitch", columns=["next_cfg"]))
-    except ovsdb.TakenError as error:
-        raise CniError(Code.INTERFACE, f"port {port.name} of bridge {port.conf.bridge}: {error.msg}") from error
-    return int(results[-1]["rows"][0]["next_cfg"])
+        operations += _mirror_operations(port, port.conf.mirror, _mirror_ports(db, port, port.conf.mirror, bridge))
+    return [*operations, _changed()]
 
 
 def _bridge_operations(name: str, bridge: _Bridge | None) -> list[Operation]:
@@ -191,7 +187,7 @@ def _bridge_operations(name: str, bridge: _Bridge | None) -> list[Operation]:
                 "name": name,
                 "datapath_type": "netdev",
                 "ports": named("local_port"),
-                "external_ids": as_map(_BRIDGE_MARK),
+                "external_ids": as_map(_MADE),
             },
         ),
         mutate("Open_vSwitch", [], ["bridges", "insert", as_set([named("bridge")])]),
@@ -315,45 +311,61 @@ def _move(made: Path, wanted: Path) -> None:
 
 
 def _unmake(db: Ovsdb, name: str) -> None:
-    """The transaction of a DEL. Raises WaitedInVainError when another changed the bridge meanwhile."""
+    """The transaction of a DEL, and a second one for a bridge that is empty after it."""
     mine = ["external_ids", "includes", as_map({f"{_MARK}-port": name})]
     found = db.transact(
         select("Port", mine, columns=["_uuid"]),
         select("Mirror", mine, columns=["_uuid"]),
-        select("Bridge", columns=["_uuid", "name", "ports", "mirrors", "external_ids"]),
         select("QoS", mine, columns=["_uuid"]),
+        select("Bridge", columns=["_uuid", "ports", "mirrors", "external_ids"]),
     )
     ports, mirrors = ({row["_uuid"][1] for row in answer["rows"]} for answer in found[:2])
-    operations = [ovsdb.delete("QoS", ["_uuid", "==", row["_uuid"]]) for row in found[3]["rows"]]
-    for bridge in found[2]["rows"]:
-        operations += _out_of_bridge(bridge, ports, mirrors)
+    operations = []
+    for row in found[2]["rows"]:
+        policed = [["qos", "includes", row["_uuid"]]]
+        operations += [ovsdb.update("Port", policed, {"qos": as_set([])}), ovsdb.delete("QoS", row["_uuid"])]
+    of = [bridge for bridge in found[3]["rows"] if _holds(bridge, ports, mirrors)]
+    operations += [_out_of_bridge(bridge, ports, mirrors) for bridge in of]
     if operations:
         db.transact(*operations, _changed())
+    if any(_is_ours(bridge) for bridge in of):
+        _drop_empty_bridges(db)
 
 
-def _out_of_bridge(bridge: ovsdb.Row, ports: set[str], mirrors: set[str]) -> list[Operation]:
+def _holds(bridge: ovsdb.Row, ports: set[str], mirrors: set[str]) -> bool:
+    return bool(ports & set(ovsdb.uuids(bridge["ports"])) or mirrors & set(ovsdb.uuids(bridge["mirrors"])))
+
+
+def _is_ours(bridge: ovsdb.Row) -> bool:
+    return mapping(bridge["external_ids"]).items() >= _MADE.items()
+
+
+def _out_of_bridge(bridge: ovsdb.Row, ports: set[str], mirrors: set[str]) -> Operation:
     """Take ports and mirrors out of a bridge; rows that nothing refers to any more go by themselves."""
-    here, reflected = set(ovsdb.uuids(bridge["ports"])), set(ovsdb.uuids(bridge["mirrors"]))
-    gone, reflections = here & ports, reflected & mirrors
-    if not gone and not reflections:
-        return []
-    where = [["_uuid", "==", bridge["_uuid"]]]
-    operations = [
-        mutate(
-            "Bridge",
-            where,
-            ["ports", "delete", as_set([one(uuid) for uuid in gone])],
-            ["mirrors", "delete", as_set([one(uuid) for uuid in reflections])],
-        )
-    ]
-    ours = mapping(bridge["external_ids"]).get(f"{_MARK}-made") == "bridge"
-    if ours and gone and len(here - gone) <= 1:  # what is left is its local port
-        return [
-            ovsdb.wait("Bridge", where, {"ports": bridge["ports"]}),
-            *operations,
-            mutate("Open_vSwitch", [], ["bridges", "delete", as_set([bridge["_uuid"]])]),
-        ]
-    return operations
+    return mutate(
+        "Bridge",
+        [["_uuid", "==", bridge["_uuid"]]],
+        ["ports", "delete", as_set([one(uuid) for uuid in ports])],
+        ["mirrors", "delete", as_set([one(uuid) for uuid in mirrors])],
+    )
+
+
+def _drop_empty_bridges(db: Ovsdb) -> None:
+    """Remove the bridges that we made and that have nothing but their local port.
+
+    Of those who take the last ports out at once, the one who commits last sees an empty bridge.
+    """
+    made = ["external_ids", "includes", as_map(_MADE)]
+    (found,) = db.transact(select("Bridge", made, columns=["_uuid", "ports"]))
+    for bridge in found["rows"]:
+        if len(ovsdb.uuids(bridge["ports"])) > 1:
+            continue
+        with suppress(ovsdb.WaitedInVainError):  # it has got a port meanwhile, or is gone
+            db.transact(
+                ovsdb.wait("Bridge", [["_uuid", "==", bridge["_uuid"]]], {"ports": bridge["ports"]}),
+                mutate("Open_vSwitch", [], ["bridges", "delete", as_set([bridge["_uuid"]])]),
+                _changed(),
+            )
 
 
 # CHECK

@@ -141,8 +141,13 @@ def mutate(table: str, where: list[Any], *mutations: Any) -> Operation:
     return {"op": "mutate", "table": table, "where": where, "mutations": list(mutations)}
 
 
-def delete(table: str, *where: Any) -> Operation:
-    return {"op": "delete", "table": table, "where": list(where)}
+def update(table: str, where: list[Any], row: Row) -> Operation:
+    return {"op": "update", "table": table, "where": where, "row": row}
+
+
+def delete(table: str, uuid: list[str]) -> Operation:
+    """Delete a row of a table whose rows do not go by themselves when nothing refers to them."""
+    return {"op": "delete", "table": table, "where": [["_uuid", "==", uuid]]}
 
 
 def wait(table: str, where: list[Any], row: Row | None, *, timeout: int = 0) -> Operation:

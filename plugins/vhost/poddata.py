@@ -1,7 +1,7 @@
 """What the application in the pod is told of its interface: the peer's configuration data, and device-info.
 
-Both speak of the application's side: its role, and the socket as it finds it. The data has the peer's keys and
-some more (config.mac, mtu, queues, memif.ringSize, bufferSize, secret), which the peer's readers pass over.
+Both speak of the application's side: its role, and the socket as it finds it. The data has the peer's keys, and
+podName, config.mac, mtu, queues, memif.ringSize, bufferSize and secret beside them, which its readers pass over.
 """
 
 from __future__ import annotations
@@ -46,13 +46,15 @@ def configuration_data(request: Request, conf: VhostConf, *, role: str, file: st
     config |= {"mac": conf.mac} if conf.mac else {}
     config |= {"mtu": conf.mtu} if conf.mtu else {}
     config |= {"queues": conf.queues} if conf.queues > 1 else {}
-    return {
+    data = {
         "containerId": request.container_id,
         "ifName": request.ifname,
         "name": request.name,
         "config": config,
         "ipResult": _ip_result(request, addressing),
     }
+    # Pods may share a folder: each knows its own data by its name.
+    return data | ({"podName": request.args["K8S_POD_NAME"]} if request.args.get("K8S_POD_NAME") else {})
 
 
 def _memif(conf: VhostConf, role: str, file: str) -> Data:

@@ -19,8 +19,8 @@ from plugins.vhost.conf import Access
 from plugins.vhost.engine import short_id
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.request import Request
+from wirespeed.kube.cluster import SOCKETS_VOLUME as VOLUME
 
-VOLUME = "shared-dir"  # the pod's volume that is for sockets, as the peer calls it
 LONGEST_PATH = 107  # bytes of a socket's path: sun_path has 108, the last is 0 (unix(7))
 _FOLDER_MODE = 0o750
 _UID = re.compile(r"[A-Za-z0-9-]{1,63}")

@@ -11,7 +11,7 @@ import json
 import logging
 import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from wirespeed.cni.request import Request
 from wirespeed.host import netns
 from wirespeed.ipam import Ipam
 from wirespeed.kube import deviceinfo
+from wirespeed.kube.cluster import SOCKETS_VOLUME
 from wirespeed.node import Node
 from wirespeed.state.journal import DeviceClaim, DeviceTakenError
 from wirespeed.state.locks import device_lock
@@ -212,7 +213,7 @@ class Vhost:
             raise CniError(
                 Code.INVALID_CONFIG,
                 f"network {request.name}: two pods share a folder; expected the key sharedDir, or in both pods a "
-                f"volume {sockets.VOLUME} that is a hostPath, got {got}",
+                f"volume {SOCKETS_VOLUME} that is a hostPath, got {got}",
             )
         if volume is not None:
             return volume
@@ -341,7 +342,8 @@ class Vhost:
         if record["folder"]:
             sockets.clear(Folder(**record["folder"]), record["files"])
         if record["deviceInfo"]:
-            Path(record["deviceInfo"]).unlink(missing_ok=True)
+            with suppress(FileNotFoundError, NotADirectoryError):
+                Path(record["deviceInfo"]).unlink()
         if down is None:
             self._journal.release(claim)
         else:

@@ -1,0 +1,354 @@
+"""Open vSwitch with DPDK, and dpdk-testpmd in pods: processes of the tests' own, in namespaces of their own.
+
+The fixtures are for modules with `pytest_plugins = ("tests.node.vhostlab",)`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.node.calling import until
+from tests.node.conftest import PATIENCE, ROOT, Netns
+from wirespeed.cni.plugin import Result
+from wirespeed.cni.request import Request
+from wirespeed.node import Node, NodeConfig, VhostConfig
+
+VSWITCHD = Path("/usr/lib/openvswitch-switch-dpdk/ovs-vswitchd-dpdk")
+SCHEMA = Path("/usr/share/openvswitch/vswitch.ovsschema")
+MEMORY = 512  # hugepages of 2 MiB: 256 MiB for the switch and 128 MiB for each of three applications
+
+
+def missing(what: str) -> None:
+    """The machine lacks something: a failure in CI, and a skip where a person runs the test."""
+    if os.environ.get("CI"):
+        pytest.fail(what)
+    pytest.skip(what)
+
+
+@pytest.fixture(scope="session")
+def hugepages(root: None) -> Iterator[Path]:
+    """A mounted hugetlbfs with room for a switch and applications."""
+    count = Path("/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages")
+    if not count.exists():
+        missing("needs hugepages of 2 MiB")
+    before = int(count.read_text())
+    folder = Path(tempfile.mkdtemp(prefix="ws-huge-", dir="/tmp"))
+    subprocess.run(["mount", "-t", "hugetlbfs", "-o", "pagesize=2M", "none", folder], check=True)
+    try:
+        if before < MEMORY:
+            count.write_text(str(MEMORY))
+        if int(count.read_text()) < MEMORY:
+            missing(f"needs {MEMORY} hugepages of 2 MiB, got {count.read_text().strip()}")
+        yield folder
+    finally:
+        count.write_text(str(before))
+        subprocess.run(["umount", folder], check=True)
+        folder.rmdir()
+
+
+def end(pid: int, number: int = signal.SIGTERM) -> None:
+    """Have the process end, and wait until it has."""
+    descriptor = os.pidfd_open(pid)
+    try:
+        os.kill(pid, number)
+        ready, _, _ = select.select([descriptor], [], [], PATIENCE)
+        assert ready, f"process {pid} does not end"
+    finally:
+        os.close(descriptor)
+
+
+class Switch:
+    """An Open vSwitch with DPDK in `folder`; ovs-vswitchd runs in the network namespace `netns`."""
+
+    def __init__(self, folder: Path, netns: str, hugepages: Path) -> None:
+        self.folder, self.netns, self.hugepages = folder, netns, hugepages
+        self.rundir = folder / "run"
+        self.rundir.mkdir()
+        self.remote = f"unix:{self.rundir}/db.sock"
+        names = ("OVS_RUNDIR", "OVS_DBDIR", "OVS_LOGDIR", "OVS_SYSCONFDIR")
+        self._environ = {**os.environ, **dict.fromkeys(names, str(folder)), "OVS_RUNDIR": str(self.rundir)}
+        self._run("ovsdb-tool", "create", str(folder / "conf.db"), str(SCHEMA))
+
+    def start_database(self) -> None:
+        remote = f"--remote=p{self.remote}"
+        self._run("ovsdb-server", str(self.folder / "conf.db"), remote, *self._daemon("ovsdb-server"))
+
+    def configure(self, **other_config: str) -> None:
+        """Before the first start."""
+        settings = [f"other_config:{key.replace('_', '-')}={value}" for key, value in other_config.items()]
+        self.vsctl("--no-wait", "init")
+        self.vsctl("--no-wait", "set", "Open_vSwitch", ".", *settings)
+
+    def start(self) -> None:
+        """Start ovs-vswitchd; when this returns it has done what the database says."""
+        daemon = self._daemon("ovs-vswitchd")
+        self._run("ip", "netns", "exec", self.netns, str(VSWITCHD), self.remote, *daemon)
+
+    def stop(self) -> None:
+        end(self._pid("ovs-vswitchd"))
+
+    def stop_database(self) -> None:
+        end(self._pid("ovsdb-server"))
+
+    def vsctl(self, *args: str) -> str:
+        return self._run("ovs-vsctl", "--timeout=20", f"--db={self.remote}", *args).strip()
+
+    def ports(self, bridge: str = "br0") -> list[str]:
+        return self.vsctl("list-ports", bridge).split()
+
+    def get(self, table: str, record: str, column: str) -> str:
+        return self.vsctl("--if-exists", "get", table, record, column).strip('"')
+
+    def snapshot(self) -> dict[str, Any]:
+        """All that is configured, without what the switch reports; to be compared."""
+        columns = {
+            "Bridge": "name,external_ids,ports,mirrors",
+            "Port": "name,external_ids,tag,trunks",
+            "Interface": "name,type,options,external_ids",
+            "QoS": "type,external_ids",
+            "Mirror": "name,external_ids",
+        }
+        shown = {
+            table: json.loads(self.vsctl("--format=json", f"--columns={listed}", "list", table))["data"]
+            for table, listed in columns.items()
+        }
+        return {table: sorted(map(json.dumps, rows)) for table, rows in shown.items()}
+
+    def close(self) -> None:
+        for name in ("ovs-vswitchd", "ovsdb-server"):
+            if self._pidfile(name).exists():
+                end(self._pid(name))
+
+    def _daemon(self, name: str) -> list[str]:
+        log = f"--log-file={self.folder / name}.log"
+        return [f"--pidfile={self._pidfile(name)}", "--detach", "--no-chdir", log, "-vconsole:off"]
+
+    def _pidfile(self, name: str) -> Path:
+        return self.rundir / f"{name}.pid"
+
+    def _pid(self, name: str) -> int:
+        return int(self._pidfile(name).read_text())
+
+    def _run(self, *command: str) -> str:
+        done = subprocess.run(
+            command, env=self._environ, check=False, capture_output=True, text=True, timeout=PATIENCE
+        )
+        assert done.returncode == 0, f"{' '.join(command)}: {done.stderr}"
+        return done.stdout
+
+
+@contextmanager
+def _namespace() -> Iterator[str]:
+    name = f"ws-{uuid.uuid4().hex[:12]}"
+    subprocess.run(["ip", "netns", "add", name], check=True)
+    try:
+        yield name
+    finally:
+        subprocess.run(["ip", "netns", "delete", name], check=True)
+
+
+@pytest.fixture(scope="session")
+def running_switch(hugepages: Path) -> Iterator[Switch]:
+    if not VSWITCHD.exists() or shutil.which("ovsdb-server") is None:
+        missing("needs Open vSwitch with DPDK: apt-get install openvswitch-switch-dpdk")
+    folder = Path(tempfile.mkdtemp(prefix="ws-ovs-", dir="/tmp"))
+    folder.chmod(0o755)
+    with _namespace() as netns:
+        switch = Switch(folder, netns, hugepages)
+        try:
+            switch.start_database()
+            switch.configure(
+                dpdk_init="true",
+                dpdk_socket_mem="256",
+                dpdk_extra="--no-pci",
+                dpdk_hugepage_dir=str(hugepages),
+                pmd_cpu_mask="0x1",
+            )
+            switch.start()
+            yield switch
+        finally:
+            switch.close()
+            shutil.rmtree(folder)
+
+
+@pytest.fixture
+def switch(running_switch: Switch) -> Iterator[Switch]:
+    """The switch, with an empty bridge br0 that the administrator made; it must be as it was after the test."""
+    running_switch.vsctl("add-br", "br0", "--", "set", "Bridge", "br0", "datapath_type=netdev")
+    before = running_switch.snapshot()
+    yield running_switch
+    after = running_switch.snapshot()
+    for bridge in running_switch.vsctl("list-br").split():  # one test's leftovers are not the next one's
+        running_switch.vsctl("--no-wait", "del-br", bridge)
+    running_switch.vsctl("--all", "destroy", "QoS")
+    assert after == before
+
+
+@dataclass
+class Host:
+    """A node whose plugin is called as the agent calls it, and where its things lie."""
+
+    node: Node
+    folder: Path
+
+    def request(self, verb: str, conf: dict[str, Any], pod: Netns | None, **more: Any) -> Request:
+        fields = {"container_id": pod.name.removeprefix("ws-") + "0" * 52, "netns": pod.path} if pod else {}
+        return Request(command=verb, **{"ifname": "net1", "config": conf, **fields, **more})
+
+    def add(self, conf: dict[str, Any], pod: Netns, **more: Any) -> Result:
+        return self.node.plugin(conf["type"]).add(self.request("ADD", conf, pod, **more))
+
+    def delete(self, conf: dict[str, Any], pod: Netns, **more: Any) -> None:
+        self.node.plugin(conf["type"]).delete(self.request("DEL", conf, pod, **more))
+
+    def check(self, conf: dict[str, Any], pod: Netns, **more: Any) -> None:
+        self.node.plugin(conf["type"]).check(self.request("CHECK", conf, pod, **more))
+
+    def gc(self, conf: dict[str, Any], keep: list[tuple[Netns, str]]) -> None:
+        kept = [{"containerID": self.request("GC", conf, pod).container_id, "ifname": name} for pod, name in keep]
+        config = {**conf, "cni.dev/valid-attachments": kept}
+        self.node.plugin(conf["type"]).gc(self.request("GC", config, None, ifname=""))
+
+    def status(self, conf: dict[str, Any]) -> None:
+        self.node.plugin(conf["type"]).status(self.request("STATUS", conf, None, ifname=""))
+
+    def leases(self) -> list[str]:
+        """The addresses that are given out."""
+        return sorted(path.name for path in (self.folder / "leases").glob("*/*.*.*.*"))
+
+    def left(self) -> list[str]:
+        """What the plugin has left on the node: journal rows, leases, files and folders for sockets."""
+        rows = [f"claim {claim.device} {claim.step}" for claim in self.node.journal.claims()]
+        files = [str(path) for path in (self.folder / "sockets").rglob("*") if path.name != "links"]
+        return [*rows, *(f"lease {lease}" for lease in self.leases()), *files]
+
+
+@pytest.fixture
+def host(switch: Switch) -> Iterator[Host]:
+    """A node beside the switch; it must be empty after the test."""
+    folder = Path(tempfile.mkdtemp(prefix="ws-vhost-", dir="/tmp"))
+    (folder / "manifests").mkdir()
+    config = NodeConfig(
+        state=str(folder / "run/state.db"),
+        leases=str(folder / "leases"),
+        kubelet=str(folder / "kubelet"),
+        vhost=VhostConfig(ovsdb=switch.remote, ovs_rundir=str(switch.rundir), sockets=str(folder / "sockets")),
+    )
+    made = Host(Node(config), folder)
+    yield made
+    left = made.left()
+    made.node.close()
+    shutil.rmtree(folder)
+    assert left == []
+
+
+def network(name: str = "net", **keys: Any) -> dict[str, Any]:
+    """A configuration of OVS-DPDK's; `keys` are of its host part, those with a capital T of the top."""
+    host = {"engine": "ovs-dpdk", "iftype": "vhostuser", "bridge": {"bridgeName": "br0"}}
+    return {
+        "cniVersion": "1.1.0",
+        "name": name,
+        "type": "wirespeed-vhost",
+        "host": host | keys,
+        "ipam": {"type": "host-local", "subnet": "10.9.0.0/16"},
+    }
+
+
+class Testpmd:
+    """dpdk-testpmd in a pod, started with what `wirespeed eal` says there and commanded by its prompt."""
+
+    __test__ = False  # no test class, whatever its name says
+
+    def __init__(self, pod: Netns, sockets: Path, *options: str) -> None:
+        args = subprocess.run(
+            [sys.executable, "-m", "cli", "eal", "--sockets", sockets, "--memory=128", f"--file-prefix={pod.name}"],
+            cwd=ROOT,
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout.split()
+        # Its prompt is written at once, and so must be what it prints before.
+        command = ["ip", "netns", "exec", pod.name, "stdbuf", "-oL", "dpdk-testpmd", *args]
+        self._process = subprocess.Popen(
+            [*command, "--", "-i", "--total-num-mbufs=4096", *options],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        self.output = ""
+        self._to_prompt()
+
+    def command(self, text: str) -> str:
+        """What a command prints."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{text}\n".encode())
+        self._process.stdin.flush()
+        return self._to_prompt()
+
+    def packets(self) -> tuple[int, int]:
+        """Packets received and sent."""
+        shown = self.command("show port stats 0")
+        counts = [re.search(rf"{way}-packets: (\d+)", shown) for way in ("RX", "TX")]
+        assert counts[0] is not None, shown
+        assert counts[1] is not None, shown
+        return int(counts[0][1]), int(counts[1][1])
+
+    def wait_link(self) -> None:
+        """Until the other side has connected."""
+        until(lambda: "Link status: up" in self.command("show port info 0"), f"a link: {self.output[-2000:]}")
+
+    def quit(self) -> None:
+        if self._process.poll() is None:
+            assert self._process.stdin is not None
+            self._process.stdin.write(b"quit\n")
+            self._process.stdin.close()
+            self._process.wait(PATIENCE)
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait(PATIENCE)
+
+    def _to_prompt(self) -> str:
+        assert self._process.stdout is not None
+        said, patience = "", time.monotonic() + PATIENCE
+        while not said.endswith("testpmd> "):
+            ready, _, _ = select.select([self._process.stdout], [], [], max(0.0, patience - time.monotonic()))
+            assert ready, f"no prompt after:\n{self.output}{said}"
+            piece = os.read(self._process.stdout.fileno(), 65536)
+            assert piece, f"testpmd has ended:\n{self.output}{said}"
+            said += piece.decode(errors="replace")
+        self.output += said
+        return said
+
+
+@pytest.fixture
+def testpmd(hugepages: Path) -> Iterator[Callable[..., Testpmd]]:
+    """A factory: `testpmd(pod, sockets, "--forward-mode=txonly")`. They are ended after the test."""
+    if shutil.which("dpdk-testpmd") is None:
+        missing("needs dpdk-testpmd: apt-get install dpdk-dev")
+    made: list[Testpmd] = []
+
+    def start(pod: Netns, sockets: Path, *options: str) -> Testpmd:
+        made.append(Testpmd(pod, sockets, *options))
+        return made[-1]
+
+    yield start
+    for each in made:
+        each.quit()

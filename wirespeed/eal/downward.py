@@ -1,0 +1,41 @@
+"""A file of the Downward API: one annotation a line, its value quoted as Go quotes (strconv.Quote)."""
+
+from __future__ import annotations
+
+import re
+
+_LINE = re.compile(r'([^=\n]+)="((?:[^"\\]|\\.)*)"\s*')
+_ESCAPE = re.compile(r"\\(?:x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|([0-7]{3})|(.))", re.DOTALL)
+_SIMPLE = {"a": "\a", "b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v"}
+
+
+def read(text: str) -> dict[str, str]:
+    """The annotations by name; a line that is none says nothing."""
+    found = {}
+    for line in text.split("\n"):
+        match = _LINE.fullmatch(line)
+        if match:
+            found[match[1]] = unquote(match[2])
+    return found
+
+
+def unquote(text: str) -> str:
+    """What Go has quoted; bytes that are no UTF-8 become U+FFFD."""
+    # Escapes of bytes (\xff) are of the text's UTF-8, so all becomes bytes first.
+    pieces, end = [], 0
+    for match in _ESCAPE.finditer(text):
+        pieces += [text[end : match.start()].encode(errors="replace"), _escaped(match)]
+        end = match.end()
+    return b"".join([*pieces, text[end:].encode(errors="replace")]).decode(errors="replace")
+
+
+def _escaped(match: re.Match[str]) -> bytes:
+    byte, short, long, octal, simple = match.groups()
+    if byte:
+        return bytes([int(byte, 16)])
+    if octal:
+        return bytes([int(octal, 8) & 0xFF])
+    if simple:
+        return _SIMPLE.get(simple, simple).encode()
+    code = int(short or long, 16)
+    return (chr(code) if code < 0x110000 else "\ufffd").encode(errors="replace")
