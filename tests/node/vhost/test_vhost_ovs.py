@@ -17,10 +17,8 @@ import pytest
 
 from plugins.vhost.engine import port_name
 from tests.node.conftest import Netns
-from tests.node.vhostlab import Host, Switch, network
+from tests.node.vhost.conftest import Host, Switch, network
 from wirespeed.cni.errors import CniError, Code
-
-pytest_plugins = ("tests.node.vhostlab",)
 
 Pods = Callable[[], Netns]
 

@@ -1,7 +1,4 @@
-"""Open vSwitch with DPDK, and dpdk-testpmd in pods: processes of the tests' own, in namespaces of their own.
-
-The fixtures are for modules with `pytest_plugins = ("tests.node.vhostlab",)`.
-"""
+"""Open vSwitch with DPDK, and dpdk-testpmd in pods: processes of the tests' own, in namespaces of their own."""
 
 from __future__ import annotations
 
@@ -28,7 +25,7 @@ from tests.node.calling import until
 from tests.node.conftest import PATIENCE, ROOT, Netns
 from wirespeed.cni.plugin import Result
 from wirespeed.cni.request import Request
-from wirespeed.node import Node, NodeConfig, VhostConfig
+from wirespeed.node import ClusterConfig, Node, NodeConfig, VhostConfig
 
 VSWITCHD = Path("/usr/lib/openvswitch-switch-dpdk/ovs-vswitchd-dpdk")
 SCHEMA = Path("/usr/share/openvswitch/vswitch.ovsschema")
@@ -229,6 +226,12 @@ class Host:
     def status(self, conf: dict[str, Any]) -> None:
         self.node.plugin(conf["type"]).status(self.request("STATUS", conf, None, ifname=""))
 
+    def data_file(self, conf: dict[str, Any], pod: Netns, ifname: str = "net1") -> Path:
+        """Where the application of an attachment is told of its interface."""
+        claim = self.node.journal.device_of(self.request("ADD", conf, pod).container_id, ifname)
+        assert claim is not None
+        return Path(claim.record["folder"]["path"], claim.record["files"][-1])
+
     def leases(self) -> list[str]:
         """The addresses that are given out."""
         return sorted(path.name for path in (self.folder / "leases").glob("*/*.*.*.*"))
@@ -240,16 +243,17 @@ class Host:
         return [*rows, *(f"lease {lease}" for lease in self.leases()), *files]
 
 
-@pytest.fixture
-def host(switch: Switch) -> Iterator[Host]:
-    """A node beside the switch; it must be empty after the test."""
+@contextmanager
+def _host(**vhost: str) -> Iterator[Host]:
+    """A node, which must be empty at the end."""
     folder = Path(tempfile.mkdtemp(prefix="ws-vhost-", dir="/tmp"))
     (folder / "manifests").mkdir()
     config = NodeConfig(
         state=str(folder / "run/state.db"),
         leases=str(folder / "leases"),
         kubelet=str(folder / "kubelet"),
-        vhost=VhostConfig(ovsdb=switch.remote, ovs_rundir=str(switch.rundir), sockets=str(folder / "sockets")),
+        cluster=ClusterConfig(manifests=str(folder / "manifests")),
+        vhost=VhostConfig(sockets=str(folder / "sockets"), **vhost),
     )
     made = Host(Node(config), folder)
     yield made
@@ -257,6 +261,20 @@ def host(switch: Switch) -> Iterator[Host]:
     made.node.close()
     shutil.rmtree(folder)
     assert left == []
+
+
+@pytest.fixture
+def host(switch: Switch) -> Iterator[Host]:
+    """A node beside the switch; it must be empty after the test."""
+    with _host(ovsdb=switch.remote, ovs_rundir=str(switch.rundir)) as made:
+        yield made
+
+
+@pytest.fixture
+def lone_host() -> Iterator[Host]:
+    """A node without a switch; it must be empty after the test."""
+    with _host(ovsdb="unix:/nowhere/db.sock", vpp="/nowhere/api.sock") as made:
+        yield made
 
 
 def network(name: str = "net", **keys: Any) -> dict[str, Any]:

@@ -8,9 +8,7 @@ from typing import Any
 
 from tests.node.calling import until
 from tests.node.conftest import Netns
-from tests.node.vhostlab import Host, Switch, Testpmd, network
-
-pytest_plugins = ("tests.node.vhostlab",)
+from tests.node.vhost.conftest import Host, Switch, Testpmd, network
 
 BURSTS = 3  # of 32 packets: less than a ring holds, so none is lost
 PACKETS = 32 * BURSTS

@@ -1,0 +1,113 @@
+"""memif from pod to pod, with no switch: who is master, packets counted at both ends, and what stays when."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.node.calling import until
+from tests.node.conftest import Netns
+from tests.node.vhost.conftest import Host, Testpmd
+from wirespeed.cni.errors import CniError, Code
+
+BURSTS = 3  # of 32 packets: less than a ring holds, so none is lost
+PACKETS = 32 * BURSTS
+
+Start = Callable[..., Testpmd]
+Pods = Callable[[], Netns]
+
+
+@pytest.fixture
+def link(lone_host: Host) -> dict[str, Any]:
+    """A configuration of a link between two pods."""
+    return {
+        "cniVersion": "1.1.0",
+        "name": "link",
+        "type": "wirespeed-vhost",
+        "sharedDir": str(lone_host.folder / "link"),
+        "host": {"engine": "none", "iftype": "memif"},
+        "ipam": {"type": "host-local", "subnet": "10.9.0.0/16"},
+    }
+
+
+def role_of(result: dict[str, Any]) -> str:
+    folder = Path(result["interfaces"][0]["socketPath"]).parent
+    ip = result["ips"][0]["address"]
+    for file in folder.glob("configData-*.json"):
+        data = json.loads(file.read_text())
+        if data["ipResult"]["ips"][0]["address"] == ip:
+            return str(data["config"]["memif"]["role"])
+    raise AssertionError("no configuration data")
+
+
+def test_packets_go_from_pod_to_pod(lone_host: Host, link: dict[str, Any], netns: Pods, testpmd: Start) -> None:
+    pods = [netns(), netns()]
+    results = [lone_host.add(link, pod) for pod in pods]
+    assert [role_of(result) for result in results] == ["master", "slave"]
+    files = [lone_host.data_file(link, pod) for pod in pods]
+    receiver, sender = (testpmd(pod, file) for pod, file in zip(pods, files, strict=True))
+    for application in (receiver, sender):
+        application.wait_link()
+    receiver.command("set fwd rxonly")
+    receiver.command("start")
+    sender.command(f"start tx_first {BURSTS}")
+    until(lambda: receiver.packets()[0] == PACKETS, f"{PACKETS} packets received")
+    assert sender.packets()[1] == PACKETS
+    for application in (sender, receiver):
+        application.quit()
+    for pod in pods:
+        lone_host.check(link, pod)
+        lone_host.delete(link, pod)
+
+
+def test_a_third_pod_is_refused_and_a_freed_end_is_given_again(
+    lone_host: Host, link: dict[str, Any], netns: Pods
+) -> None:
+    first, second, third = netns(), netns(), netns()
+    assert role_of(lone_host.add(link, first)) == "master"
+    assert role_of(lone_host.add(link, second)) == "slave"
+    with pytest.raises(CniError) as caught:
+        lone_host.add(link, third)
+    assert caught.value.code == Code.TRY_AGAIN_LATER
+    assert len(lone_host.leases()) == 2
+    lone_host.delete(link, first)
+    assert role_of(lone_host.add(link, third)) == "master"
+    for pod in (second, third):
+        lone_host.check(link, pod)
+        lone_host.delete(link, pod)
+
+
+def test_the_end_of_a_pod_that_is_gone_without_a_del_is_freed(
+    lone_host: Host, link: dict[str, Any], netns: Pods
+) -> None:
+    conf = link | {"container": {"memif": {"role": "master"}}}
+    gone, new = netns(), netns()
+    lone_host.add(conf, gone)
+    with pytest.raises(CniError):
+        lone_host.add(conf, new)
+    subprocess.run(["ip", "netns", "delete", gone.name], check=True)
+    assert role_of(lone_host.add(conf, new)) == "master"
+    lone_host.delete(conf, gone)  # late, and without effect on the new one
+    lone_host.check(conf, new)
+    lone_host.delete(conf, new)
+
+
+def test_the_socket_stays_while_its_master_does(lone_host: Host, link: dict[str, Any], netns: Pods) -> None:
+    master, slave = netns(), netns()
+    socket = Path(lone_host.add(link, master)["interfaces"][0]["socketPath"])
+    lone_host.add(link, slave)
+    socket.touch()  # as the master's application makes it
+    lone_host.delete(link, slave)
+    assert socket.exists()
+    lone_host.delete(link, master)
+    assert not socket.exists()
+
+
+def test_a_folder_that_two_pods_share_must_be_named(lone_host: Host, link: dict[str, Any], netns: Pods) -> None:
+    with pytest.raises(CniError, match="two pods share a folder; expected the key sharedDir"):
+        lone_host.add({key: value for key, value in link.items() if key != "sharedDir"}, netns())
