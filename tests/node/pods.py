@@ -166,8 +166,8 @@ exit 0
 
     # What the runtime does
 
-    def begin(self, verb: str, pod: Pod, config: Config | None = None, **environ: str) -> Call:
-        """A call that runs."""
+    def environ(self, verb: str, pod: Pod, **environ: str) -> dict[str, str]:
+        """What a plugin is called with."""
         given = {
             "CNI_NETNS": pod.netns.path,
             "CNI_IFNAME": "eth0",
@@ -175,8 +175,11 @@ exit 0
             "CNI_PATH": f"{self.bin}:{PLUGINS}",
             **environ,
         }
-        environ = self.agent.environ(verb, pod.container, **given)
-        return Call(self.shim, environ, config or self.config, name="wirespeed")
+        return self.agent.environ(verb, pod.container, **given)
+
+    def begin(self, verb: str, pod: Pod, config: Config | None = None, **environ: str) -> Call:
+        """A call that runs."""
+        return Call(self.shim, self.environ(verb, pod, **environ), config or self.config, name="wirespeed")
 
     def call(self, verb: str, pod: Pod, config: Config | None = None, **environ: str) -> Answer:
         return self.begin(verb, pod, config, **environ).answer()
@@ -212,9 +215,19 @@ exit 0
 
     def rows(self) -> dict[tuple[str, str], str]:
         """The journal's attachments: (container, interface) -> step."""
+        return {(container, ifname): step for container, ifname, step, _ in self._journal()}
+
+    def recorded(self, pod: Pod, ifname: str) -> Config:
+        """The result in the journal of an attachment."""
+        (text,) = [
+            text for container, name, _, text in self._journal() if (container, name) == (pod.container, ifname)
+        ]
+        result: Config = json.loads(text)
+        return result
+
+    def _journal(self) -> list[tuple[str, str, str, str]]:
         with closing(sqlite3.connect(f"file:{self.agent.state}?mode=ro", uri=True)) as journal:
-            found = journal.execute("SELECT container, ifname, step FROM attachment").fetchall()
-        return {(container, ifname): step for container, ifname, step in found}
+            return journal.execute("SELECT container, ifname, step, result FROM attachment").fetchall()
 
     def leases(self) -> dict[str, str]:
         """The leased addresses of all networks -> "container ifname"."""

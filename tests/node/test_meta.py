@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from typing import Any
 
 import pytest
 
-from tests.node.calling import DONE
-from tests.node.conftest import PATIENCE
+from tests.node.calling import DONE, Answer
+from tests.node.conftest import PATIENCE, ROOT
 from tests.node.pods import World
 from wirespeed.cni.errors import Code
 
@@ -160,6 +164,35 @@ def test_runtime_without_pods_gets_what_the_configuration_says(world: World) -> 
     world.nothing_left(pod)
 
 
+def test_what_one_process_attached_another_checks_and_removes(world: World) -> None:
+    """The plugin alone, as an executable without the agent, works on the same journal."""
+
+    def alone(verb: str) -> Answer:
+        environ = world.environ(verb, pod) | {
+            "WIRESPEED_CONFIG": str(world.agent.config),
+            "PATH": os.environ["PATH"],
+        }
+        run = subprocess.run(
+            ["nsenter", f"--net={world.node.path}", sys.executable, "-m", "cli", "cni", "wirespeed"],
+            env=environ,
+            cwd=ROOT,
+            input=json.dumps(world.config).encode(),
+            stdout=subprocess.PIPE,
+            check=False,
+        )
+        return Answer(run.returncode, json.loads(run.stdout) if run.stdout else {})
+
+    pod = world.pod("p", "bridged")
+    assert alone("ADD").body["ips"][0]["address"] == "10.1.0.2/24"
+    assert pod.addresses() == {"eth0": ["10.1.0.2/24"], "net1": ["10.2.0.2/24"]}
+    assert world.call("CHECK", pod) == alone("CHECK") == DONE
+    assert world.call("DEL", pod) == DONE
+    world.nothing_left(pod)
+    world.add(pod)
+    assert alone("DEL") == DONE
+    world.nothing_left(pod)
+
+
 # What each plugin is given
 
 
@@ -240,6 +273,8 @@ def test_default_route_moves_to_the_network_that_asks_for_it(world: World) -> No
     status = world.status(pod)
     assert status is not None
     assert [entry.get("gateway") for entry in status] == [None, ["10.2.0.1"], None]
+    assert world.recorded(pod, "eth0")["routes"] == result["routes"]
+    assert world.recorded(pod, "net1")["routes"] == [{"dst": "0.0.0.0/0", "gw": "10.2.0.1"}]
     assert world.call("CHECK", pod) == DONE
 
     pod.netns.run("ip", "route", "replace", "default", "via", "10.1.0.1", "dev", "eth0")
@@ -598,3 +633,10 @@ def test_status_of_a_cluster_that_cannot_be_read_is_unavailable(world: World) ->
     status, body = world.runtime("STATUS")
     assert (status, body["code"]) == (1, Code.UNAVAILABLE)
     assert body["msg"] == f"manifests in {world.folder}/manifests: No such file or directory"
+
+
+def test_status_of_a_journal_that_nobody_would_find_is_unavailable(world: World) -> None:
+    world.agent.state.unlink()
+    status, body = world.runtime("STATUS")
+    assert (status, body["code"]) == (1, Code.UNAVAILABLE)
+    assert body["msg"] == f"journal {world.agent.state}: No such file or directory"
