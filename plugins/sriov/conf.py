@@ -6,6 +6,7 @@ import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from wirespeed.cni.errors import CniError, Code
@@ -45,6 +46,8 @@ OTHER_KEYS = (
     "cni.dev/valid-attachments",
     "cni.dev/attachments",
 )
+# What CNI_ARGS may hold: ours, host-local's and the runtime's.
+_ARGS = ("IgnoreUnknown", "MAC", "IP", "GATEWAY")
 _CANONICAL = {key.lower(): key for key in (*KEYS, *OTHER_KEYS)}
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 
@@ -60,10 +63,14 @@ class SriovConf:
     device_info_file: str
 
 
-def parse(request: Request) -> SriovConf:
-    """Check the request's configuration. Raises CniError(INVALID_CONFIG) that names network and key."""
+def parse(request: Request, devinfo: Path) -> SriovConf:
+    """Check the request's configuration; `devinfo` is the folder of device-info files.
+
+    Raises CniError that names network and key: INVALID_CONFIG, or INVALID_ENVIRONMENT for CNI_ARGS.
+    """
     try:
-        return _parse(request, _canonical(request.config))
+        _check_args(request)
+        return _parse(request, _canonical(request.config), devinfo)
     except CniError as error:
         raise error.prefixed(f"network {request.name}") from None
 
@@ -75,6 +82,8 @@ def _canonical(config: Mapping[str, Any]) -> dict[str, Any]:
         known = _CANONICAL.get(key.lower())
         if known is None:
             _unknown(key, own=config.get("type") != "sriov")
+        elif known in found:
+            raise CniError(Code.INVALID_CONFIG, f'key "{known}" is given twice, as "{key}" too')
         else:
             found[known] = value
     return found
@@ -90,7 +99,17 @@ def _unknown(key: str, *, own: bool) -> None:
     log.warning('network configuration of type sriov: unknown key "%s" is ignored%s', key, hint)
 
 
-def _parse(request: Request, conf: Mapping[str, Any]) -> SriovConf:
+def _check_args(request: Request) -> None:
+    """CNI_ARGS that nobody knows are refused, unless they say themselves that they may be ignored."""
+    if request.args.get("IgnoreUnknown", "").lower() in {"1", "t", "true"}:
+        return
+    unknown = [key for key in request.args if key not in _ARGS and not key.startswith("K8S_POD_")]
+    if unknown:
+        expected = f"expected one of {', '.join(_ARGS)}, or IgnoreUnknown=1 as well"
+        raise CniError(Code.INVALID_ENVIRONMENT, f"CNI_ARGS: unknown {', '.join(unknown)}; {expected}")
+
+
+def _parse(request: Request, conf: Mapping[str, Any], devinfo: Path) -> SriovConf:
     runtime = _object(conf, "runtimeConfig")
     _object(conf, "ipam")
     device = runtime.get("deviceID") or conf.get("deviceID") or conf.get("pciBusID")
@@ -115,7 +134,7 @@ def _parse(request: Request, conf: Mapping[str, Any]) -> SriovConf:
         ),
         mac=mac,
         mtu=_integer(conf, "mtu", 68, 65535),
-        device_info_file=str(runtime.get("CNIDeviceInfoFile") or ""),
+        device_info_file=_device_info_file(runtime.get("CNIDeviceInfoFile"), devinfo),
     )
 
 
@@ -165,6 +184,17 @@ def _mac(value: object) -> str | None:
     if not _MAC.fullmatch(text) or int(text[:2], 16) & 1 or text == "00:00:00:00:00:00":
         raise _wrong("mac", "a unicast MAC address like 02:00:00:00:00:01", value)
     return text
+
+
+def _device_info_file(value: object, devinfo: Path) -> str:
+    """A path in the folder of device-info files: it is written and removed by root, and a network may name it."""
+    if value is None or value == "":
+        return ""
+    if not isinstance(value, str) or not value.isprintable() or ".." in value.split("/"):
+        raise _wrong("runtimeConfig.CNIDeviceInfoFile", "an absolute path", value)
+    if devinfo not in Path(value).parents:
+        raise _wrong("runtimeConfig.CNIDeviceInfoFile", f"a file in {devinfo}", value)
+    return value
 
 
 def _vlan(conf: Mapping[str, Any]) -> dict[str, int]:

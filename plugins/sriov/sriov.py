@@ -8,13 +8,14 @@ so a DEL or GC after any crash ends as a clean one does.
 from __future__ import annotations
 
 import logging
-import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from plugins.sriov import addressing
 from plugins.sriov import conf as configuration
 from plugins.sriov import vf as vfs
 from plugins.sriov.conf import SriovConf
@@ -22,18 +23,21 @@ from plugins.sriov.vf import Vf
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.plugin import Result
 from wirespeed.cni.request import Request
-from wirespeed.host import netns
+from wirespeed.host import announce, netns
 from wirespeed.host.pci import PciDevice
-from wirespeed.host.rtnl import NetlinkError, Rtnl, VfSettings
+from wirespeed.host.rtnl import Link, NetlinkError, Rtnl, VfSettings
 from wirespeed.ipam import Ipam
 from wirespeed.kube import deviceinfo
 from wirespeed.node import Node
-from wirespeed.state.journal import DeviceClaim
+from wirespeed.state.journal import DeviceClaim, DeviceTakenError
 from wirespeed.state.locks import device_lock
 
 log = logging.getLogger(__name__)
 
 PLUGIN = "sriov"
+
+# Seconds that undoing a failed ADD may take, its deadline having perhaps passed.
+_UNDO_TIME = 10.0
 
 
 class Sriov:
@@ -43,6 +47,7 @@ class Sriov:
         self._journal = node.journal
         self._ipam = Ipam(Path(node.config.leases))
         self._sysfs = Path(node.config.sysfs)
+        self._devinfo = Path(node.config.devinfo)
         self._locks = Path(node.config.state).parent / "locks"
 
     def capabilities(self, config: Mapping[str, Any]) -> frozenset[str]:
@@ -51,78 +56,84 @@ class Sriov:
         return frozenset({"mac", "deviceID", "CNIDeviceInfoFile"} | ips)
 
     def add(self, request: Request) -> Result:
-        conf = configuration.parse(request)
-        with (
-            netns.opened(request.netns) as ns,
-            device_lock(self._locks, conf.device, deadline=request.deadline),
-            Rtnl() as host,
-        ):
-            self._free_from_dead_owner(conf.device)
-            vf = vfs.find(host, PciDevice(conf.device, self._sysfs))
-            _check_mode(conf, vf)
-            claim = self._claim(request, conf, vf, ns)
-            try:
-                result = self._attach(request, conf, vf, ns, host)
-                self._journal.advance(claim, "attached")
-            except BaseException as error:
-                self._undo(request, claim, error)
-                raise
-            return result
+        conf = configuration.parse(request, self._devinfo)
+        with netns.opened(request.netns) as ns:
+            # Asked before the lock too: who has the VF may be waiting for a slow IPAM with the lock held.
+            self._dead_owner(request, conf.device)
+            with (
+                device_lock(self._locks, conf.device, deadline=request.deadline),
+                _kernel_refusals(f"device {conf.device}"),
+                Rtnl() as host,
+            ):
+                self._free_from_dead_owner(request, conf.device)
+                vf = vfs.find(host, PciDevice(conf.device, self._sysfs))
+                _check_mode(request, conf, vf)
+                claim = self._claim(request, conf, vf, ns)
+                with self._undone_on_failure(request, claim):
+                    result = self._attach(request, conf, vf, ns, host)
+                    self._journal.advance(claim, "attached")
+                return result
 
     def delete(self, request: Request) -> None:
-        errors = []
         claim = self._journal.device_of(request.container_id, request.ifname)
+        steps: list[Callable[[], None]] = [lambda: self._ipam.delete(request)]
         if claim is not None and claim.plugin == PLUGIN:
-            try:
-                self._give_back(claim, deadline=request.deadline)
-            except CniError as error:
-                errors.append(error)
-        try:
-            self._ipam.delete(request)
-        except CniError as error:
-            errors.append(error)
-        if errors:
-            raise errors[0]
+            steps.insert(0, lambda: self._give_back(claim, deadline=request.deadline))
+        _all_of(steps)
 
     def check(self, request: Request) -> None:
-        conf = configuration.parse(request)
+        conf = configuration.parse(request, self._devinfo)
         claim = self._journal.device_of(request.container_id, request.ifname)
         if claim is None or claim.device != conf.device:
             raise CniError(Code.UNKNOWN_CONTAINER, f"device {conf.device} does not belong to this attachment")
         self._ipam.check(request)
-        with netns.opened(request.netns) as ns, Rtnl() as host:
-            wrong = _drift(host, claim, PciDevice(conf.device, self._sysfs), ns, _previous_ips(request))
+        with netns.opened(request.netns) as ns, _kernel_refusals(f"device {conf.device}"), Rtnl() as host:
+            device = PciDevice(conf.device, self._sysfs)
+            wanted = claim.record["wanted"]
+            wrong = vfs.drift(host, device, claim.record["before"], VfSettings(**wanted["settings"]))
+            if claim.record["before"]["link"] is not None:
+                wrong += _netdev_drift(claim, ns, request.config.get("prevResult") or {})
         if wrong:
             raise CniError(Code.DRIFT, f"device {conf.device} of {request.ifname}: {', '.join(wrong)}")
 
     def gc(self, request: Request) -> None:
-        valid = {
-            (entry.get("containerID"), entry.get("ifname"))
-            for entry in request.config.get("cni.dev/valid-attachments") or []
-        }
-        for claim in self._journal.claims():
-            mine = claim.plugin == PLUGIN and claim.record["network"] == request.name
-            if mine and (claim.container, claim.ifname) not in valid:
-                log.info("GC of network %s: device %s of container %s", request.name, claim.device, claim.container)
-                self._give_back(claim, deadline=request.deadline)
-        self._ipam.gc(request)
+        valid = request.valid_attachments
+        lost = [
+            claim
+            for claim in self._journal.claims()
+            if claim.plugin == PLUGIN
+            and claim.record["network"] == request.name
+            and (claim.container, claim.ifname) not in valid
+        ]
+        for claim in lost:
+            log.info("GC of network %s: device %s of container %s", request.name, claim.device, claim.container)
+        steps = [lambda claim=claim: self._give_back(claim, deadline=request.deadline) for claim in lost]
+        _all_of([*steps, lambda: self._ipam.gc(request)])
 
     def status(self, request: Request) -> None:
         try:
-            self._journal.claims()
+            self._journal.check_usable()
         except CniError as error:
             raise CniError(Code.UNAVAILABLE, error.msg) from error
         self._ipam.status(request)
 
     # ADD, step by step
 
-    def _free_from_dead_owner(self, device: str) -> None:
-        """Bring back a VF whose pod is gone without a DEL: its namespace is no more."""
+    def _dead_owner(self, request: Request, device: str) -> DeviceClaim | None:
+        """The dead owner of the device, or None without one. Raises DeviceTakenError for one that lives."""
         owner = self._journal.owner(device)
-        if owner is not None and not netns.alive(owner.netns, owner.netns_dev, owner.netns_ino):
-            log.warning("device %s: container %s is gone without a DEL", device, owner.container)
-            self._restore(owner, timeout=vfs.RETURN_TIMEOUT)
-            self._journal.release(owner)
+        if owner is not None and netns.alive(owner.netns, owner.identity):
+            raise DeviceTakenError(device, request.container_id, request.ifname, owner)
+        return owner
+
+    def _free_from_dead_owner(self, request: Request, device: str) -> None:
+        """Bring back a VF whose pod is gone without a DEL: its namespace is no more."""
+        owner = self._dead_owner(request, device)
+        if owner is None:
+            return
+        log.warning("device %s: container %s is gone without a DEL", device, owner.container)
+        self._restore(owner, deadline=request.deadline)
+        self._journal.release(owner)
 
     def _claim(self, request: Request, conf: SriovConf, vf: Vf, ns: netns.NetNs) -> DeviceClaim:
         claim = DeviceClaim(
@@ -131,8 +142,7 @@ class Sriov:
             container=request.container_id,
             ifname=request.ifname,
             netns=request.netns,
-            netns_dev=ns.dev,
-            netns_ino=ns.ino,
+            identity=ns.identity,
             record={
                 "network": request.name,
                 "before": vfs.snapshot(vf),
@@ -144,158 +154,158 @@ class Sriov:
         return claim
 
     def _attach(self, request: Request, conf: SriovConf, vf: Vf, ns: netns.NetNs, host: Rtnl) -> Result:
-        ipam_type = (request.config.get("ipam") or {}).get("type")
         # Addresses first: they cost nothing to give back. dhcp alone needs the interface to be there.
-        addressing = {} if ipam_type == "dhcp" else self._ipam.add(request)
+        late = _ipam_type(request) == "dhcp"
+        given = {} if late else self._ipam.add(request)
         request.check_deadline()
         rest = vfs.apply(host, vf, conf.settings)
-        interface: dict[str, Any] = {
-            "name": request.ifname,
-            "sandbox": request.netns,
-            "pciID": conf.device,
-        }
-        if vf.link is None:
-            mac = conf.mac or vf.settings.mac
-            if mac and mac != vfs.NO_MAC:
-                interface["mac"] = mac
-            self._describe(conf, vf)
-            return _result(interface, addressing)
-        request.check_deadline()
-        vfs.move_in(host, vf, ns, ifname=request.ifname, mac=conf.mac, mtu=conf.mtu)
-        host.set_vf(vf.pf_index, vf.index, rest)
-        with Rtnl(netns_fd=ns.fd) as inside:
-            link = inside.link(request.ifname)
-            assert link is not None
-            interface |= {"mac": link.mac, "mtu": link.mtu}
-            if ipam_type == "dhcp":
-                addressing = self._ipam.add(request)
-            configure(inside, ns, link.index, request.ifname, addressing)
+        interface: dict[str, Any] = {"name": request.ifname, "sandbox": request.netns, "pciID": conf.device}
         self._describe(conf, vf)
-        return _result(interface, addressing)
+        if vf.link is None:
+            return _result(interface | _dpdk_facts(conf, vf), given)
+        request.check_deadline()
+        vfs.move_in(host, vf, vf.link, ns, ifname=request.ifname, mac=conf.mac, mtu=conf.mtu)
+        vfs.settle(host, vf, rest)
+        with Rtnl(netns_fd=ns.fd) as inside:
+            link = _moved(inside, vf, request.ifname)
+            if late:
+                given = self._ipam.add(request)
+            addressing.configure(inside, ns, link.index, request.ifname, given)
+        request.check_deadline()
+        announce.in_background(ns, link.index, [ip["address"] for ip in given.get("ips") or []])
+        return _result(interface | {"mac": link.mac, "mtu": link.mtu}, given)
 
     def _describe(self, conf: SriovConf, vf: Vf) -> None:
         """Write the device-info file that the runtime asked for."""
-        if conf.device_info_file:
-            info = deviceinfo.pci_info(conf.device, pf_pci_address=vf.pf.address)
-            try:
-                deviceinfo.write(Path(conf.device_info_file), info)
-            except OSError as error:
-                raise CniError(
-                    Code.IO_FAILURE, f"device-info file {conf.device_info_file}: {error.strerror}"
-                ) from error
+        if not conf.device_info_file:
+            return
+        info = deviceinfo.pci_info(conf.device, pf_pci_address=vf.pf.address)
+        try:
+            deviceinfo.write(Path(conf.device_info_file), info)
+        except OSError as error:
+            raise CniError(
+                Code.IO_FAILURE, f"device-info file {conf.device_info_file}: {error.strerror}"
+            ) from error
 
     # Undoing
 
-    def _undo(self, request: Request, claim: DeviceClaim, cause: BaseException) -> None:
-        """Take back a failed ADD; what cannot be taken back now stays in the journal for DEL or GC."""
+    @contextmanager
+    def _undone_on_failure(self, request: Request, claim: DeviceClaim) -> Iterator[None]:
+        """Take back a failed ADD, whatever it failed by; what cannot be is left in the journal for DEL or GC."""
         try:
-            self._restore(claim, timeout=vfs.RETURN_TIMEOUT)
-            self._ipam.delete(request.derive(command="DEL"))
-            self._journal.release(claim)
-        except (CniError, NetlinkError, OSError) as error:
-            log.error("undoing a failed ADD (%s): %s; DEL or GC will finish it", cause, error)  # noqa: TRY400
+            yield
+        except BaseException as cause:
+            deadline = time.monotonic() + _UNDO_TIME
+            undo = request.derive(command="DEL", deadline=deadline)
+            try:
+                _all_of([lambda: self._restore(claim, deadline=deadline), lambda: self._ipam.delete(undo)])
+                self._journal.release(claim)
+            except CniError as error:
+                log.error("undoing a failed ADD (%s): %s; DEL or GC will finish it", cause, error)  # noqa: TRY400
+            raise
 
     def _give_back(self, claim: DeviceClaim, *, deadline: float) -> None:
-        """Restore a VF and give it up, unless it has meanwhile become another's."""
+        """Restore a VF and give it up, unless that has been done meanwhile."""
         with device_lock(self._locks, claim.device, deadline=deadline):
-            if self._journal.device_of(claim.container, claim.ifname) is None:
-                return
-            left = deadline - time.monotonic() if deadline < math.inf else vfs.RETURN_TIMEOUT
-            self._restore(claim, timeout=max(0.0, min(left, vfs.RETURN_TIMEOUT)))
-            self._journal.release(claim)
+            now = self._journal.device_of(claim.container, claim.ifname)
+            if now is not None and now.device == claim.device:
+                self._restore(now, deadline=deadline)
+                self._journal.release(now)
 
-    def _restore(self, claim: DeviceClaim, *, timeout: float) -> None:
-        where = (claim.netns, claim.netns_dev, claim.netns_ino)
-        try:
+    def _restore(self, claim: DeviceClaim, *, deadline: float) -> None:
+        timeout = max(0.0, min(deadline - time.monotonic(), vfs.RETURN_TIMEOUT))
+        where = claim.netns, claim.identity
+        with _kernel_refusals(f"device {claim.device}: restoring it"):
             vfs.restore(PciDevice(claim.device, self._sysfs), claim.record["before"], where, timeout=timeout)
-        except NetlinkError as error:
-            raise CniError(Code.DEVICE, f"device {claim.device}: restoring it: {error.strerror}") from error
         if claim.record["deviceInfo"]:
-            Path(claim.record["deviceInfo"]).unlink(missing_ok=True)
+            try:
+                Path(claim.record["deviceInfo"]).unlink(missing_ok=True)
+            except OSError as error:
+                raise CniError(
+                    Code.IO_FAILURE, f"device-info file {claim.record['deviceInfo']}: {error.strerror}"
+                ) from error
 
 
-def _check_mode(conf: SriovConf, vf: Vf) -> None:
-    if vf.link is None and conf.mtu is not None:
+@contextmanager
+def _kernel_refusals(where: str) -> Iterator[None]:
+    """What the kernel refuses inside, and nobody has explained better, is told as a CNI error."""
+    try:
+        yield
+    except NetlinkError as error:
+        raise CniError(Code.DEVICE, f"{where}: {error.strerror}") from error
+
+
+def _all_of(steps: list[Callable[[], None]]) -> None:
+    """Do every step, whether or not those before it fail; then raise the first CniError."""
+    errors: list[CniError] = []
+    for step in steps:
+        try:
+            step()
+        except CniError as error:
+            errors.append(error)
+    for later in errors[1:]:
+        log.error("%s", later.msg, extra={"fields": {"code": later.code}})
+    if errors:
+        raise errors[0]
+
+
+def _ipam_type(request: Request) -> str:
+    return str((request.config.get("ipam") or {}).get("type") or "")
+
+
+def _check_mode(request: Request, conf: SriovConf, vf: Vf) -> None:
+    """What a VF without a netdev cannot be given."""
+    if vf.link is not None:
+        return
+    if conf.mtu is not None:
         raise CniError(
             Code.INVALID_CONFIG,
             f'key "mtu": {vf.where} has no netdev; expected the application to set its MTU itself',
         )
+    if _ipam_type(request) == "dhcp":
+        raise CniError(
+            Code.INVALID_CONFIG,
+            f'key "ipam": {vf.where} has no netdev that could ask for an address; expected another type than dhcp',
+        )
 
 
-def configure(inside: Rtnl, ns: netns.NetNs, index: int, ifname: str, addressing: Result) -> None:
-    """Give an interface of the pod the addresses and routes of an IPAM result. Raises CniError(ADDRESS)."""
-    ips = addressing.get("ips") or []
-    if any(":" in ip["address"] for ip in ips):
-        netns.inside(ns.fd, lambda: Path(f"/proc/sys/net/ipv6/conf/{ifname}/disable_ipv6").write_text("0"))
-    for ip in ips:
-        try:
-            inside.add_address(index, ip["address"])
-        except NetlinkError as error:
-            raise CniError(Code.ADDRESS, f"address {ip['address']} on {ifname}: {error.strerror}") from error
-    for route in addressing.get("routes") or []:
-        gateway = route.get("gw") or _gateway_for(route["dst"], ips)
-        try:
-            inside.add_route(
-                index,
-                route["dst"],
-                gateway=gateway,
-                mtu=route.get("mtu", 0),
-                advmss=route.get("advmss", 0),
-                priority=route.get("priority", 0),
-                table=route.get("table", 0),
-                scope=route.get("scope"),
-            )
-        except NetlinkError as error:
-            raise CniError(
-                Code.ADDRESS, f"route {route['dst']} via {gateway or 'link'} on {ifname}: {error.strerror}"
-            ) from error
+def _dpdk_facts(conf: SriovConf, vf: Vf) -> dict[str, Any]:
+    """What the result says of a VF that an application drives: its MAC, and the most that its link takes."""
+    mac = conf.mac or vf.settings.mac
+    return ({"mac": mac} if mac and mac != vfs.NO_MAC else {}) | ({"mtu": vf.pf_mtu} if vf.pf_mtu else {})
 
 
-def _gateway_for(destination: str, ips: list[dict[str, Any]]) -> str:
-    """The gateway of the route's family: a route without one takes that of the addresses (specification)."""
-    six = ":" in destination
-    return next((ip["gateway"] for ip in ips if ip.get("gateway") and (":" in ip["gateway"]) == six), "")
+def _moved(inside: Rtnl, vf: Vf, ifname: str) -> Link:
+    link = inside.link(ifname)
+    if link is None or link.parent not in {"", vf.device.address}:
+        raise CniError(Code.INTERFACE, f"{vf.where}: its interface {ifname} has left the network namespace")
+    return link
 
 
-def _result(interface: dict[str, Any], addressing: Result) -> Result:
-    ips = [{**ip, "interface": 0} for ip in addressing.get("ips") or []]
+def _result(interface: dict[str, Any], given: Result) -> Result:
+    ips = [{**ip, "interface": 0} for ip in given.get("ips") or []]
     result: Result = {"interfaces": [interface]}
     if ips:
         result["ips"] = ips
-    if addressing.get("routes"):
-        result["routes"] = addressing["routes"]
-    result["dns"] = addressing.get("dns") or {}
+    if given.get("routes"):
+        result["routes"] = given["routes"]
+    result["dns"] = given.get("dns") or {}
     return result
 
 
-# CHECK
-
-
-def _previous_ips(request: Request) -> list[str]:
-    previous = request.config.get("prevResult") or {}
-    return [ip["address"] for ip in previous.get("ips") or []]
-
-
-def _drift(host: Rtnl, claim: DeviceClaim, vf_device: PciDevice, ns: netns.NetNs, ips: list[str]) -> list[str]:
-    """What of the VF is not what ADD made of it."""
-    wanted, before = claim.record["wanted"], claim.record["before"]
-    pf = vf_device.physical_function
-    pf_link = host.link(pf.netdevs[0], vfs=True) if pf is not None and pf.netdevs else None
-    if pf_link is None or before["index"] >= len(pf_link.vfs):
-        return [f"the PF {before['pf']} has no such VF any more"]
-    wrong = vfs.drift(pf_link.vfs[before["index"]], VfSettings(**wanted["settings"]))
-    if before["link"] is None:
-        return wrong
+def _netdev_drift(claim: DeviceClaim, ns: netns.NetNs, previous: dict[str, Any]) -> list[str]:
+    """What of the VF's netdev in the pod is not what ADD made of it."""
+    wanted, name = claim.record["wanted"], claim.ifname
     with Rtnl(netns_fd=ns.fd) as inside:
-        link = inside.link(claim.ifname)
+        link = inside.link(name)
         if link is None or link.parent != claim.device:
-            return [*wrong, f"the namespace has no interface {claim.ifname} of this device"]
-        if wanted["mac"] and link.mac != wanted["mac"]:
-            wrong.append(f"mac of {claim.ifname} is {link.mac}, expected {wanted['mac']}")
-        if wanted["mtu"] and link.mtu != wanted["mtu"]:
-            wrong.append(f"mtu of {claim.ifname} is {link.mtu}, expected {wanted['mtu']}")
+            return [f"the namespace has no interface {name} of this device"]
+        wrong = [
+            f"{key} of {name} is {getattr(link, key)}, expected {wanted[key]}"
+            for key in ("mac", "mtu")
+            if wanted[key] and getattr(link, key) != wanted[key]
+        ]
         if not link.up:
-            wrong.append(f"{claim.ifname} is down")
-        there = {address.cidr for address in inside.addresses(link.index)}
-        wrong += [f"address {ip} is missing on {claim.ifname}" for ip in ips if ip not in there]
-    return wrong
+            wrong.append(f"{name} is down")
+        number = next((n for n, i in enumerate(previous.get("interfaces") or []) if i.get("name") == name), 0)
+        return wrong + addressing.missing(inside, link.index, name, previous, number)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
@@ -20,6 +21,11 @@ NO_MAC = "00:00:00:00:00:00"
 # How long a VF may take to appear in the host's namespace after its own was deleted, in seconds: the kernel
 # takes namespaces down in the background, one after another.
 RETURN_TIMEOUT = 10.0
+
+# How long a VF's driver may take to hear of the MAC that the PF has set, in seconds: i40e and ice reset the VF
+# for that, and iavf answers "try again" meanwhile.
+MAC_TIMEOUT = 2.0
+_NOT_YET = frozenset({errno.EAGAIN, errno.EBUSY, errno.EACCES})
 
 # The configuration's key for each setting, as errors name it.
 _KEYS = {
@@ -42,6 +48,8 @@ _GROUPS = (
     ("link_state",),
     ("trust",),
 )
+# What a pod may change of its netdev and a move keeps: attributes of Link, keywords of Rtnl.set_link.
+_LINK_KEYS = ("mac", "mtu", "txqlen", "alias", "promisc", "allmulti", "xdp")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,15 +57,18 @@ class Vf:
     """A VF and its place: number `index` of the PF `pf`, whose interface has `pf_index` on the host.
 
     `driver` is the VF's, `link` its netdev on the host (None on vfio), `settings` what the PF holds for it.
+    `pf_fault` says why the PF's side can be neither read nor set ("": it can); `pf_mtu` is in bytes.
     """
 
     device: PciDevice
     pf: PciDevice
-    pf_index: int
     index: int
     driver: str
     settings: VfSettings
-    link: Link | None
+    pf_index: int = 0
+    pf_mtu: int = 0
+    pf_fault: str = ""
+    link: Link | None = None
 
     @property
     def where(self) -> str:
@@ -66,45 +77,50 @@ class Vf:
 
 def find(host: Rtnl, device: PciDevice) -> Vf:
     """The VF at a PCI address, as it is now. Raises CniError(DEVICE) that says what was found instead."""
-    pf, index = _place(device)
-    settings, pf_index = _pf_side(host, pf, index)
-    driver = device.driver
-    link = None
-    if driver not in USERSPACE_DRIVERS:
-        names = device.netdevs
-        link = host.link(names[0]) if names else None
-        if link is None:
-            raise CniError(
-                Code.DEVICE,
-                f"device {device.address}: driver {driver or 'none'}, no network interface on the host; expected "
-                f"one (is it in another namespace?) or a driver of {', '.join(sorted(USERSPACE_DRIVERS))}",
-            )
-    return Vf(device=device, pf=pf, pf_index=pf_index, index=index, driver=driver, settings=settings, link=link)
-
-
-def _place(device: PciDevice) -> tuple[PciDevice, int]:
     if not device.exists:
         raise CniError(Code.DEVICE, f"device {device.address}: there is no such PCI device")
     pf = device.physical_function
     if pf is None:
         raise CniError(Code.DEVICE, f"device {device.address}: expected an SR-IOV virtual function, it is none")
-    return pf, device.vf_index
-
-
-def _pf_side(host: Rtnl, pf: PciDevice, index: int) -> tuple[VfSettings, int]:
-    """What the PF's driver holds for VF `index`, and the PF's interface index."""
-    names = pf.netdevs
-    link = host.link(names[0], vfs=True) if names else None
+    vf = _seen_from_pf(host, device, pf)
+    if device.is_in_user_space:
+        return vf
+    link = _netdev(host, device)
     if link is None:
         raise CniError(
-            Code.DEVICE, f"PF {pf.address}: driver {pf.driver or 'none'}, no network interface on the host"
+            Code.DEVICE,
+            f"device {device.address}: driver {vf.driver or 'none'}, no network interface on the host; expected "
+            f"one (is it in another namespace?) or a driver of {', '.join(sorted(USERSPACE_DRIVERS))}",
         )
-    if index >= len(link.vfs):
+    if link.master:
+        port_of = host.link(link.master)
         raise CniError(
             Code.DEVICE,
-            f"PF {pf.address} ({link.name}): reports {len(link.vfs)} VFs, expected one with number {index}",
+            f"{vf.where}: its interface {link.name} is a port of {port_of.name if port_of else link.master} "
+            "on the host; expected one that nothing uses",
         )
-    return link.vfs[index], link.index
+    return replace(vf, link=link)
+
+
+def _seen_from_pf(host: Rtnl, device: PciDevice, pf: PciDevice) -> Vf:
+    """The VF without its netdev: what the PF's driver holds for it, where that can be seen."""
+    index = device.vf_index
+    vf = Vf(device=device, pf=pf, index=index, driver=device.driver, settings=VfSettings())
+    link = host.link(name, vfs=True) if (name := pf.own_netdev) else None
+    if link is None:
+        fault = f"PF {pf.address} (driver {pf.driver or 'none'}) has no network interface on the host"
+        return replace(vf, pf_fault=fault)
+    if index >= len(link.vfs):
+        fault = f"PF {pf.address} ({link.name}) reports {len(link.vfs)} VFs, expected one with number {index}"
+        return replace(vf, pf_mtu=link.mtu, pf_fault=fault)
+    return replace(vf, settings=link.vfs[index], pf_index=link.index, pf_mtu=link.mtu)
+
+
+def _netdev(host: Rtnl, device: PciDevice) -> Link | None:
+    """The device's interface on the host; the second look is for one that is renamed meanwhile."""
+    if not (names := device.netdevs):
+        return None
+    return host.link(names[0]) or host.link_of_device(device.address)
 
 
 def snapshot(vf: Vf) -> dict[str, Any]:
@@ -113,45 +129,69 @@ def snapshot(vf: Vf) -> dict[str, Any]:
     return {
         "pf": vf.pf.address,
         "index": vf.index,
+        "driver": vf.driver,
         "settings": asdict(vf.settings),
         "link": None
         if link is None
         else {
             "name": link.name,
-            "mac": link.mac,
-            "mtu": link.mtu,
             "up": link.up,
+            "permanent_mac": link.permanent_mac,
             "altnames": list(link.altnames),
+            **{key: getattr(link, key) for key in _LINK_KEYS},
         },
     }
+
+
+# Giving it to a pod
 
 
 def apply(host: Rtnl, vf: Vf, wanted: VfSettings) -> VfSettings:
     """Set what is wanted and not so already, in one message where the driver takes that.
 
     A netdev that is to get a MAC is trusted meanwhile: on some drivers (igb) a VF may not even take the MAC
-    that the PF has set for it otherwise. Returns what to set once the netdev has it.
+    that the PF has set for it otherwise. Returns what to set, with `settle`, once the netdev has it.
     Raises CniError(DEVICE) that names the key that the driver refuses; those before it are then set.
     """
-    changes = _whole(wanted.differing(vf.settings), wanted, vf.settings)
-    lent = vf.link is not None and wanted.mac not in (None, vf.link.mac) and vf.settings.trust is False
+    asked = wanted.differing(vf.settings)
+    if vf.pf_fault:
+        if asked.items():
+            raise CniError(Code.DEVICE, f"{vf.where}: {_named(dict(asked.items()))} cannot be set: {vf.pf_fault}")
+        return VfSettings()
+    changes = _whole(asked, wanted, vf.settings)
+    lent = vf.link is not None and wanted.mac not in {None, vf.link.mac} and vf.settings.trust is False
     if lent and not wanted.trust:
         changes = replace(changes, trust=True)
     try:
         host.set_vf(vf.pf_index, vf.index, changes)
     except NetlinkError:
         for part in _parts(changes):
-            try:
-                host.set_vf(vf.pf_index, vf.index, part)
-            except NetlinkError as error:
-                asked = dict(wanted.differing(vf.settings).items())
-                keys = ", ".join(f'"{_KEYS[key]}"' for key, _ in part.items() if key in asked)
-                if keys:
-                    raise CniError(
-                        Code.DEVICE,
-                        f"{vf.where}: key {keys}: the driver of the PF refuses it: {error.strerror}",
-                    ) from error
+            _set_one(host, vf, part, asked)
     return VfSettings(trust=False) if lent and not wanted.trust else VfSettings()
+
+
+def _set_one(host: Rtnl, vf: Vf, part: VfSettings, asked: VfSettings) -> None:
+    try:
+        host.set_vf(vf.pf_index, vf.index, part)
+    except NetlinkError as error:
+        keys = [key for key, _ in part.items() if getattr(asked, key) is not None]
+        if keys:
+            raise CniError(
+                Code.DEVICE, f"{vf.where}: {_named(keys)}: the driver of the PF refuses it: {error.strerror}"
+            ) from error
+
+
+def settle(host: Rtnl, vf: Vf, rest: VfSettings) -> None:
+    """Set what `apply` has left for after the move. Raises CniError(DEVICE)."""
+    try:
+        host.set_vf(vf.pf_index, vf.index, rest)
+    except NetlinkError as error:
+        raise CniError(Code.DEVICE, f"{vf.where}: trust cannot be set back: {error.strerror}") from error
+
+
+def _named(settings: Iterable[str]) -> str:
+    """Settings as the configuration writes their keys: 'key "vlan", "vlanQoS"'."""
+    return "key " + ", ".join(f'"{_KEYS[key]}"' for key in settings)
 
 
 def _whole(changes: VfSettings, wanted: VfSettings, current: VfSettings) -> VfSettings:
@@ -173,14 +213,21 @@ def _parts(settings: VfSettings) -> Iterator[VfSettings]:
             yield VfSettings(**part)
 
 
-def move_in(host: Rtnl, vf: Vf, ns: netns.NetNs, *, ifname: str, mac: str | None, mtu: int | None) -> None:
+def move_in(
+    host: Rtnl, vf: Vf, link: Link, ns: netns.NetNs, *, ifname: str, mac: str | None, mtu: int | None
+) -> None:
     """Move the VF's netdev into the pod, name it, address it and raise it: one message.
 
     Raises CniError: INTERFACE when the pod has that name already, DEVICE when the driver refuses.
     """
-    assert vf.link is not None
     try:
-        host.set_link(vf.link.index, netns_fd=ns.fd, name=ifname, mac=mac, mtu=mtu, up=True)
+        try:
+            host.set_link(link.index, netns_fd=ns.fd, name=ifname, mac=mac, mtu=mtu, up=True)
+        except NetlinkError as error:
+            if mac is None or error.errno not in {*_NOT_YET, errno.EADDRNOTAVAIL}:
+                raise
+            log.debug("%s: %s: trying its MAC again in %s", vf.where, error, ns.path)
+            netns.inside(ns.fd, lambda: _finish_inside(vf.device.address, ifname, mac, mtu))
     except NetlinkError as error:
         if error.errno == errno.EEXIST:
             raise CniError(
@@ -195,43 +242,64 @@ def move_in(host: Rtnl, vf: Vf, ns: netns.NetNs, *, ifname: str, mac: str | None
         ) from error
 
 
-def restore(device: PciDevice, before: dict[str, Any], where: tuple[str, int, int], *, timeout: float) -> None:
+def _finish_inside(address: str, ifname: str, mac: str, mtu: int | None) -> None:
+    """Do the rest of a move that stopped at the MAC, once the VF's driver takes that or has it by itself.
+
+    The kernel moves, then sets the MAC, then the MTU, then the name.
+    """
+    with Rtnl() as inside:
+        link = inside.link_of_device(address)
+        if link is None:
+            raise NetlinkError(errno.ENODEV, "its interface is gone")
+        _reset(inside, link)
+        rtnl.set_mac(link.index, mac, again_on=_NOT_YET, timeout=MAC_TIMEOUT)
+        inside.set_link(link.index, name=ifname, mtu=mtu, up=True)
+
+
+def _reset(where: Rtnl, link: Link) -> None:
+    """Have igbvf reset its VF, which a change of the MTU does; to other drivers it is a change and back.
+
+    After the PF was reset (it went down, say), igb takes no MAC from a VF before that; and what igbvf calls the
+    permanent MAC is the one that the VF had at its last reset.
+    """
+    with _attempt(f"{link.name}: reset"):
+        where.set_link(link.index, mtu=link.mtu - 1)
+        where.set_link(link.index, mtu=link.mtu)
+
+
+# Bringing it back
+
+
+def restore(
+    device: PciDevice, before: dict[str, Any], where: tuple[str, netns.Identity], *, timeout: float
+) -> None:
     """Make the VF what `before` (a snapshot) says, from whatever state it is in.
 
-    `where` is the pod's namespace (path, st_dev, st_ino), `timeout` how many seconds to wait for a VF whose
-    namespace was deleted. A device that is gone has nothing to restore. Raises CniError: TRY_AGAIN_LATER when
-    the VF did not come back in time, DEVICE that says what could not be restored.
+    `where` is the pod's namespace as `netns.reopened` takes it, `timeout` is how many seconds to wait for a VF
+    whose namespace was deleted. A device that is gone has nothing to restore, nor has the netdev of one whose
+    driver was unbound or changed. Raises NetlinkError, or CniError: TRY_AGAIN_LATER when the VF did not come
+    back in time, DEVICE that says what could not be restored.
     """
     pf = device.physical_function
     if pf is None or pf.address != before["pf"]:
         return
     with Rtnl() as host:
-        settings, pf_index = _pf_side(host, pf, device.vf_index)
-        vf = Vf(
-            device=device,
-            pf=pf,
-            pf_index=pf_index,
-            index=device.vf_index,
-            driver=device.driver,
-            settings=settings,
-            link=None,
-        )
-        if before["link"] is None or vf.driver in USERSPACE_DRIVERS:
+        vf = _seen_from_pf(host, device, pf)
+        if before["link"] is None or not vf.driver or device.is_in_user_space:
             _restore_settings(host, vf, before)
             return
         link = _bring_home(host, vf, before["link"], where, timeout)
+        _lend_trust(host, vf, _changes(link, before["link"]))
         link = _restore_link(host, link, before["link"])
         _restore_settings(host, vf, before)
-        if link.mac != before["link"]["mac"]:  # refused while the PF had set another: now it has not
-            link = _restore_link(host, link, before["link"])
         _verify_link(vf, link, before["link"])
 
 
-def _bring_home(host: Rtnl, vf: Vf, before: dict[str, Any], where: tuple[str, int, int], timeout: float) -> Link:
+def _bring_home(
+    host: Rtnl, vf: Vf, before: dict[str, Any], where: tuple[str, netns.Identity], timeout: float
+) -> Link:
     """The VF's netdev in the host's namespace, moved there when it is still in the pod's."""
-    names = vf.device.netdevs
-    link = host.link(names[0]) if names else None
-    if link is not None:
+    if (link := _netdev(host, vf.device)) is not None:
         return link
     with netns.reopened(*where) as ns:
         if ns is not None and (moved := _move_out(host, vf, before, ns)) is not None:
@@ -246,87 +314,113 @@ def _bring_home(host: Rtnl, vf: Vf, before: dict[str, Any], where: tuple[str, in
 
 
 def _move_out(host: Rtnl, vf: Vf, before: dict[str, Any], ns: netns.NetNs) -> Link | None:
-    """Move the netdev from the pod to the host in one message, with its old name, MAC and MTU, down."""
+    """Move the netdev from the pod to the host in one message, with its old name and all that was changed."""
     address = vf.device.address
     with Rtnl(netns_fd=ns.fd) as inside, netns.opened("/proc/self/ns/net") as home:
         link = inside.link_of_device(address)
         if link is None:
             return None
-        mac = before["mac"] if before["mac"] != link.mac else None
-        if mac is not None and vf.settings.trust is False:
-            # While the PF has set its MAC, a VF takes back its own only when it is trusted (igb).
-            with _refusal_is_no_error(f"{vf.where}: trust"):
-                host.set_vf(vf.pf_index, vf.index, VfSettings(trust=True))
+        changes = _changes(link, before)
+        _lend_trust(host, vf, changes)
+        _drop_altnames(inside, link, before)
+        if "mac" in changes:
+            # Before the move closes it: igbvf takes the MAC that it has at that moment for its permanent one.
+            with _attempt(f"{link.name}: mac"):
+                inside.set_link(link.index, mac=changes.pop("mac"))
         try:
-            inside.set_link(
-                link.index, netns_fd=home.fd, name=before["name"], mac=mac, mtu=before["mtu"], up=before["up"]
-            )
+            inside.set_link(link.index, netns_fd=home.fd, name=before["name"], up=before["up"], **changes)
         except NetlinkError as error:
             if error.errno == errno.EEXIST:
                 spare = "vf" + "".join(c for c in address if c.isalnum())
                 log.warning("%s: its name %s is taken on the host, it is %s now", vf.where, before["name"], spare)
                 inside.set_link(link.index, netns_fd=home.fd, name=spare)
-            else:  # a refused MAC or MTU: it has moved all the same, and is looked at again at home
+            else:  # something else is refused: it has moved all the same, and is looked at again at home
                 log.info("%s: moving it home: %s", vf.where, error)
         return host.link_of_device(address)
 
 
-class _refusal_is_no_error:  # noqa: N801 — reads as the context manager it is
-    """Go on when the driver refuses what is only an attempt."""
+def _lend_trust(host: Rtnl, vf: Vf, changes: dict[str, Any]) -> None:
+    """Trust a VF whose MAC is to change: while the PF has set one, igb lets no other take back its own.
 
-    def __init__(self, what: str) -> None:
-        self._what = what
+    The trust that it had is among the settings that are restored after its netdev.
+    """
+    if "mac" in changes and vf.settings.trust is False:
+        with _attempt(f"{vf.where}: trust"):
+            host.set_vf(vf.pf_index, vf.index, VfSettings(trust=True))
 
-    def __enter__(self) -> None:
-        return None
 
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
-        if isinstance(error, NetlinkError):
-            log.debug("%s: %s", self._what, error)
-            return True
-        return False
+@contextlib.contextmanager
+def _attempt(what: str) -> Iterator[None]:
+    """Go on when the driver refuses what is only tried: whether all is as it was is looked at after."""
+    try:
+        yield
+    except NetlinkError as error:
+        log.debug("%s: %s", what, error)
+
+
+def _changes(link: Link, before: dict[str, Any]) -> dict[str, Any]:
+    """What to set, by keyword of Rtnl.set_link, for the netdev to be as it was; no XDP program is put back."""
+    return {
+        key: before[key]
+        for key in _LINK_KEYS
+        if getattr(link, key) != before[key] and (key != "xdp" or not before[key])
+    }
 
 
 def _restore_link(host: Rtnl, link: Link, before: dict[str, Any]) -> Link:
-    """Set what differs of name, MAC, MTU and state, each on its own so that one refusal stops no other."""
+    """Set what differs of name, state and the rest, each on its own so that one refusal stops no other."""
     if link.up and (link.name != before["name"] or not before["up"]):
         host.set_link(link.index, up=False)
-    steps: list[dict[str, Any]] = []
+    _drop_altnames(host, link, before)
+    steps = [{key: value} for key, value in _changes(link, before).items()]
     if link.name != before["name"]:
-        steps.append({"name": before["name"]})
-    if link.mac != before["mac"]:
-        steps.append({"mac": before["mac"]})
-    if link.mtu != before["mtu"]:
-        steps.append({"mtu": before["mtu"]})
+        steps.insert(0, {"name": before["name"]})
     if before["up"]:
         steps.append({"up": True})
     for step in steps:
-        with _refusal_is_no_error(f"{link.name}: {step}"):
+        with _attempt(f"{link.name}: {step}"):
             host.set_link(link.index, **step)
+    now = host.link(link.index) or link
+    for name in before["altnames"]:
+        if name not in now.altnames:
+            with _attempt(f"{link.name}: altname {name}"):
+                host.add_altname(link.index, name)
+    return _restore_mac(host, now, before)
+
+
+def _restore_mac(host: Rtnl, link: Link, before: dict[str, Any]) -> Link:
+    """See that it has its MAC, which may be refused at first, and that this is its permanent one if it was."""
+    if link.mac != before["mac"]:
+        _reset(host, link)
+        with _attempt(f"{link.name}: mac after a reset"):
+            host.set_link(link.index, mac=before["mac"])
+        link = host.link(link.index) or link
+    if before["permanent_mac"] not in {"", link.permanent_mac}:
+        _reset(host, link)
+    return link
+
+
+def _drop_altnames(where: Rtnl, link: Link, before: dict[str, Any]) -> None:
+    """Take off the alternative names that it had not before (udev and pods give some); one may be its old name."""
     for name in link.altnames:
-        if name not in before["altnames"] and name != before["name"]:
-            with _refusal_is_no_error(f"{link.name}: altname {name}"):
-                host.remove_altname(link.index, name)
-    return host.link(link.index) or link if steps else link
+        if name not in before["altnames"]:
+            with _attempt(f"{link.name}: altname {name}"):
+                where.remove_altname(link.index, name)
 
 
 def _restore_settings(host: Rtnl, vf: Vf, before: dict[str, Any]) -> None:
     """Make the PF's side what it was, in one message, else one setting at a time; then look whether it is."""
     wanted = VfSettings(**before["settings"])
-    current, _ = _pf_side(host, vf.pf, vf.index)
-    changes = _whole(wanted.differing(current), wanted, current)
+    if not wanted.items():
+        return
+    current = _seen_from_pf(host, vf.device, vf.pf)
+    if current.pf_fault:
+        raise CniError(Code.DEVICE, f"{vf.where}: its settings cannot be restored: {current.pf_fault}")
+    changes = _whole(wanted.differing(current.settings), wanted, current.settings)
     if not changes.items():
         return
-    refused: dict[str, object] = {}
-    try:
-        host.set_vf(vf.pf_index, vf.index, changes)
-    except NetlinkError:
-        for part in _parts(changes):
-            try:
-                host.set_vf(vf.pf_index, vf.index, part)
-            except NetlinkError as error:
-                refused |= {key: error.strerror for key, _ in part.items()}
-    now, _ = _pf_side(host, vf.pf, vf.index)
+    refused = _set_back(host, current, changes)
+    now = _seen_from_pf(host, vf.device, vf.pf).settings
     left = dict(wanted.differing(now).items())
     if left.get("mac") == NO_MAC:
         log.warning("%s: the driver of the PF keeps the MAC %s that was set", vf.where, now.mac)
@@ -339,19 +433,47 @@ def _restore_settings(host: Rtnl, vf: Vf, before: dict[str, Any]) -> None:
         raise CniError(Code.DEVICE, f"{vf.where}: not restored: {told}")
 
 
+def _set_back(host: Rtnl, vf: Vf, changes: VfSettings) -> dict[str, str]:
+    """Set the changes; what the driver said, by setting, to each that it refuses."""
+    refused: dict[str, str] = {}
+    try:
+        if changes.mac == NO_MAC and changes.spoofchk is not None:
+            # Some NICs cannot say what a check against no MAC is: it is set while there is one.
+            host.set_vf(vf.pf_index, vf.index, VfSettings(spoofchk=changes.spoofchk))
+        host.set_vf(vf.pf_index, vf.index, changes)
+    except NetlinkError:
+        for part in _parts(changes):
+            try:
+                host.set_vf(vf.pf_index, vf.index, part)
+            except NetlinkError as error:
+                refused |= {key: str(error.strerror) for key, _ in part.items()}
+    return refused
+
+
 def _verify_link(vf: Vf, link: Link, before: dict[str, Any]) -> None:
-    now = {"mac": link.mac, "mtu": link.mtu, "up": link.up}
     if link.name != before["name"]:
         log.warning("%s: is named %s now, was %s: that name is taken", vf.where, link.name, before["name"])
-    left = [f"{key} is {now[key]}, was {before[key]}" for key in ("mac", "mtu", "up") if now[key] != before[key]]
+    left = [f"{key} is {getattr(link, key)}, was {value}" for key, value in _changes(link, before).items()]
+    if link.up != before["up"]:
+        left.append(f"up is {link.up}, was {before['up']}")
     if left:
         raise CniError(Code.DEVICE, f"{vf.where}: not restored: {', '.join(left)}")
 
 
-def drift(vf_settings: VfSettings, wanted: VfSettings) -> list[str]:
-    """What differs of the settings that were asked for, as "vlan is 5, expected 100"."""
-    return [
-        f"{_KEYS[f.name]} is {getattr(vf_settings, f.name)}, expected {getattr(wanted, f.name)}"
+# CHECK
+
+
+def drift(host: Rtnl, device: PciDevice, before: dict[str, Any], wanted: VfSettings) -> list[str]:
+    """What differs of the driver and the settings that were asked for, as "vlan is 5, expected 100"."""
+    pf = device.physical_function
+    if pf is None or pf.address != before["pf"]:
+        return [f"the PF {before['pf']} has no such VF any more"]
+    vf = _seen_from_pf(host, device, pf)
+    wrong = [] if vf.driver == before["driver"] else [f"driver is {vf.driver or 'none'}, was {before['driver']}"]
+    if wanted.items() and vf.pf_fault:
+        return [*wrong, vf.pf_fault]
+    return wrong + [
+        f"{_KEYS[f.name]} is {getattr(vf.settings, f.name)}, expected {getattr(wanted, f.name)}"
         for f in fields(wanted)
-        if getattr(wanted, f.name) is not None and getattr(wanted, f.name) != getattr(vf_settings, f.name)
+        if getattr(wanted, f.name) not in {None, getattr(vf.settings, f.name)}
     ]

@@ -85,12 +85,22 @@ def state_of_everything() -> dict[str, Any]:
     return shown
 
 
+def differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+    """What is not as it was, one line each: 'ens1 mtu: 1400, was 1500'."""
+    told = []
+    for name in sorted({*before, *after}):
+        old, new = before.get(name, {}), after.get(name, {})
+        keys = sorted(key for key in {*old, *new} if old.get(key) != new.get(key))
+        told += [f"{name} {key}: {new.get(key)}, was {old.get(key)}" for key in keys]
+    return told
+
+
 @pytest.fixture
 def unchanged(vfs: LabVfs) -> Iterator[None]:
     """Everything about the PFs and VFs is after the test as it was before."""
     before = state_of_everything()
     yield
-    assert state_of_everything() == before
+    assert differences(before, state_of_everything()) == []
 
 
 @pytest.fixture

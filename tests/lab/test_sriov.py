@@ -74,13 +74,15 @@ def test_two_pods_on_one_vlan_reach_each_other(agent: Runtime, vfs: LabVfs, name
 
 
 def test_vfio_vf_gets_its_settings_and_a_device_info_file(
-    agent: Runtime, vfs: LabVfs, namespaces: Namespaces, tmp_path: Path
+    agent: Runtime, vfs: LabVfs, namespaces: Namespaces
 ) -> None:
-    netns, device, info = namespaces(), vfs.vfio[0], tmp_path / "info.json"
+    netns, device, info = namespaces(), vfs.vfio[0], agent.folder / "devinfo/cni/default-data-vfio_net1"
     asked = conf(device, mac=MAC, vlan=7, ipam=host_local(), runtimeConfig={"CNIDeviceInfoFile": str(info)})
     added = agent.add("vfio", asked, netns)
     assert added.code == 0, added.body
-    assert added.body["interfaces"] == [{"name": "net1", "mac": MAC, "sandbox": netns, "pciID": device}]
+    assert added.body["interfaces"] == [
+        {"name": "net1", "mac": MAC, "mtu": 1500, "sandbox": netns, "pciID": device}
+    ]
     assert added.body["ips"][0]["address"].startswith("10.8.0.")
     pf = PciDevice(device).physical_function
     assert pf is not None
@@ -163,7 +165,7 @@ def test_a_taken_interface_name_is_refused_and_left_alone(
     [
         ({"link_state": "disable"}, '"link_state"'),
         ({"max_tx_rate": 100}, '"max_tx_rate"'),
-        ({"vlanProto": "802.1ad"}, '"vlanProto"'),
+        ({"vlanProto": "802.1ad"}, '"vlan", "vlanProto"'),
     ],
 )
 @pytest.mark.parametrize("kind", ["kernel", "vfio"])

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plugins.sriov.conf import KEYS, parse
+from plugins.sriov import conf
+from plugins.sriov.conf import KEYS, SriovConf
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.request import Request
 from wirespeed.host.rtnl import VfSettings
@@ -21,15 +23,19 @@ def request(**keys: Any) -> Request:
     return Request(command="ADD", container_id="c", netns="/n", ifname="net1", config=config)
 
 
+def parse(asked: Request) -> SriovConf:
+    return conf.parse(asked, Path("/devinfo"))
+
+
 def test_a_device_alone_changes_nothing_of_the_vf() -> None:
-    conf = parse(request())
-    assert conf.device == DEVICE
-    assert conf.settings == VfSettings()
-    assert (conf.mac, conf.mtu) == (None, None)
+    asked = parse(request())
+    assert asked.device == DEVICE
+    assert asked.settings == VfSettings()
+    assert (asked.mac, asked.mtu) == (None, None)
 
 
 def test_every_key_reaches_its_setting() -> None:
-    conf = parse(
+    asked = parse(
         request(
             vlan=100,
             vlanQoS=3,
@@ -43,7 +49,7 @@ def test_every_key_reaches_its_setting() -> None:
             mtu=9000,
         )
     )
-    assert conf.settings == VfSettings(
+    assert asked.settings == VfSettings(
         mac="02:00:00:00:00:aa",
         vlan=100,
         vlan_qos=3,
@@ -54,7 +60,7 @@ def test_every_key_reaches_its_setting() -> None:
         min_tx_rate=10,
         max_tx_rate=200,
     )
-    assert (conf.mac, conf.mtu) == ("02:00:00:00:00:aa", 9000)
+    assert (asked.mac, asked.mtu) == ("02:00:00:00:00:aa", 9000)
 
 
 @pytest.mark.parametrize(
@@ -71,6 +77,29 @@ def test_the_runtimes_mac_wins_over_the_arguments_and_these_over_the_configurati
     assert parse(asked).mac == expected
 
 
+def test_an_unknown_argument_is_refused_unless_unknown_ones_may_be_ignored() -> None:
+    asked = request().derive(args={"FOO": "1", "MAC": "02:00:00:00:00:02"})
+    with pytest.raises(CniError, match="network net: CNI_ARGS: unknown FOO; expected one of") as refused:
+        parse(asked)
+    assert refused.value.code == Code.INVALID_ENVIRONMENT
+    assert parse(asked.derive(args={**asked.args, "IgnoreUnknown": "1"})).mac == "02:00:00:00:00:02"
+
+
+def test_the_runtimes_own_arguments_are_known() -> None:
+    args = {
+        "K8S_POD_NAMESPACE": "default",
+        "K8S_POD_NAME": "p",
+        "K8S_POD_INFRA_CONTAINER_ID": "c",
+        "IP": "10.0.0.5",
+    }
+    assert parse(request().derive(args=args)).mac is None
+
+
+def test_a_device_info_file_lies_in_the_folder_for_them() -> None:
+    asked = parse(request(runtimeConfig={"CNIDeviceInfoFile": "/devinfo/cni/default-net-c_net1"}))
+    assert asked.device_info_file == "/devinfo/cni/default-net-c_net1"
+
+
 def test_keys_are_read_in_any_case_as_the_peer_does() -> None:
     assert parse(request(VLAN=7, Trust="on")).settings == VfSettings(
         vlan=7, vlan_qos=0, vlan_proto=0x8100, trust=True
@@ -80,6 +109,8 @@ def test_keys_are_read_in_any_case_as_the_peer_does() -> None:
 def test_vlan_0_without_priority_is_explicitly_no_vlan() -> None:
     assert parse(request(vlan=0, vlanQoS=0, vlanProto="802.1Q")).settings.vlan == 0
 
+
+INFO_FILE = 'key "runtimeConfig.CNIDeviceInfoFile": expected '
 
 REFUSED = [
     ({"deviceID": None}, 'key "deviceID" is missing: expected the PCI address of a VF'),
@@ -112,6 +143,12 @@ REFUSED = [
     ({"mtu": 10}, 'key "mtu": expected an integer from 68 to 65535, got 10'),
     ({"vlann": 5}, 'unknown key "vlann"; nearest known key: "vlan"'),
     ({"spoof_chk": "on"}, 'unknown key "spoof_chk"; nearest known key: "spoofchk"'),
+    ({"VLAN": 5, "vlan": 6}, 'key "vlan" is given twice, as "vlan" too'),
+    ({"runtimeConfig": {"CNIDeviceInfoFile": "/etc/passwd"}}, INFO_FILE + "a file in /devinfo, got '/etc/passwd'"),
+    ({"runtimeConfig": {"CNIDeviceInfoFile": "/devinfo/../etc/passwd"}}, INFO_FILE + "an absolute path"),
+    ({"runtimeConfig": {"CNIDeviceInfoFile": "devinfo/a"}}, INFO_FILE + "a file in /devinfo"),
+    ({"runtimeConfig": {"CNIDeviceInfoFile": "/devinfo"}}, INFO_FILE + "a file in /devinfo"),
+    ({"runtimeConfig": {"CNIDeviceInfoFile": 5}}, INFO_FILE + "an absolute path"),
     ({"runtimeConfig": []}, 'key "runtimeConfig": expected an object'),
     ({"ipam": "host-local"}, 'key "ipam": expected an object'),
 ]

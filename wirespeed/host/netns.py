@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
+import socket
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,16 +18,29 @@ T = TypeVar("T")
 
 CLONE_NEWNET = 0x40000000
 _NS_GET_NSTYPE = 0xB703  # linux/nsfs.h
+_SO_NETNS_COOKIE = 71  # asm-generic/socket.h, since Linux 5.14
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Which namespace it is, whatever a path names later.
+
+    `dev` and `ino` are those of its file. The kernel gives the inode number of a namespace that is gone to the
+    next one that is made; `cookie` is never given again (0: a kernel that knows none).
+    """
+
+    dev: int
+    ino: int
+    cookie: int
 
 
 @dataclass(frozen=True)
 class NetNs:
-    """An open network namespace: `fd` is valid inside the `with` that gave it; `dev` and `ino` identify it."""
+    """An open network namespace; `fd` is valid inside the `with` that gave it."""
 
     fd: int
     path: str
-    dev: int
-    ino: int
+    identity: Identity
 
 
 @contextmanager
@@ -41,14 +57,13 @@ def opened(path: str) -> Iterator[NetNs]:
     try:
         if not _is_netns(fd):
             raise CniError(Code.UNKNOWN_CONTAINER, f"network namespace {path}: not a network namespace")
-        stat = os.fstat(fd)
-        yield NetNs(fd, path, stat.st_dev, stat.st_ino)
+        yield NetNs(fd, path, _identity(fd))
     finally:
         os.close(fd)
 
 
 @contextmanager
-def reopened(path: str, dev: int, ino: int) -> Iterator[NetNs | None]:
+def reopened(path: str, identity: Identity) -> Iterator[NetNs | None]:
     """The namespace that `path` was when its identity was noted, or None when it is gone.
 
     A path may meanwhile name another namespace. One whose path is gone may live on in a process: that is
@@ -57,25 +72,40 @@ def reopened(path: str, dev: int, ino: int) -> Iterator[NetNs | None]:
     for candidate in (path, *_processes()):
         try:
             stat = os.stat(candidate)
+            if (stat.st_dev, stat.st_ino) != (identity.dev, identity.ino):
+                continue
+            fd = os.open(candidate, os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
             continue
-        if (stat.st_dev, stat.st_ino) == (dev, ino):
-            try:
-                fd = os.open(candidate, os.O_RDONLY | os.O_CLOEXEC)
-            except OSError:
-                continue
-            try:
-                yield NetNs(fd, candidate, dev, ino)
-            finally:
-                os.close(fd)
-            return
+        try:
+            if _identity(fd) == identity:
+                yield NetNs(fd, candidate, identity)
+                return
+        finally:
+            os.close(fd)
     yield None
 
 
-def alive(path: str, dev: int, ino: int) -> bool:
+def alive(path: str, identity: Identity) -> bool:
     """Whether the namespace whose identity was noted is still there."""
-    with reopened(path, dev, ino) as found:
+    with reopened(path, identity) as found:
         return found is not None
+
+
+def _identity(fd: int) -> Identity:
+    stat = os.fstat(fd)
+    return Identity(stat.st_dev, stat.st_ino, inside(fd, _cookie))
+
+
+def _cookie() -> int:
+    """The cookie of the namespace that this thread is in."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as one:
+        try:
+            return int.from_bytes(one.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8), sys.byteorder)
+        except OSError as error:
+            if error.errno != errno.ENOPROTOOPT:
+                raise
+            return 0
 
 
 def _processes() -> Iterator[str]:

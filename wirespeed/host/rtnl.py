@@ -9,19 +9,21 @@ from __future__ import annotations
 
 import errno
 import ipaddress
+import math
 import os
 import select
 import socket
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, fields
 from types import TracebackType
+from typing import TypeVar
 
 from wirespeed.host import netns
 
 RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK, RTM_SETLINK = 16, 17, 18, 19
-RTM_NEWADDR, RTM_GETADDR, RTM_NEWROUTE = 20, 22, 24
+RTM_NEWADDR, RTM_GETADDR, RTM_NEWROUTE, RTM_GETROUTE = 20, 22, 24, 26
 RTM_NEWLINKPROP, RTM_DELLINKPROP = 108, 109
 RTMGRP_LINK = 1
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP, NLM_F_EXCL, NLM_F_CREATE = 1, 4, 0x300, 0x200, 0x400
@@ -29,8 +31,9 @@ NLMSG_ERROR, NLMSG_DONE = 2, 3
 IFF_UP, IFF_RUNNING, IFF_PROMISC, IFF_ALLMULTI = 0x1, 0x40, 0x100, 0x200
 NLA_F_NESTED = 0x8000
 
-IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_VFINFO_LIST = 1, 3, 4, 22
-IFLA_NET_NS_FD, IFLA_EXT_MASK, IFLA_PROP_LIST, IFLA_ALT_IFNAME, IFLA_PARENT_DEV_NAME = 28, 29, 52, 53, 56
+IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_MASTER, IFLA_TXQLEN, IFLA_IFALIAS = 1, 3, 4, 10, 13, 20
+IFLA_VFINFO_LIST, IFLA_NET_NS_FD, IFLA_EXT_MASK, IFLA_XDP = 22, 28, 29, 43
+IFLA_PROP_LIST, IFLA_ALT_IFNAME, IFLA_PERM_ADDRESS, IFLA_PARENT_DEV_NAME = 52, 53, 54, 56
 RTEXT_FILTER_VF, RTEXT_FILTER_SKIP_STATS = 1, 8
 
 IFLA_VF_MAC, IFLA_VF_VLAN, IFLA_VF_SPOOFCHK, IFLA_VF_LINK_STATE = 1, 2, 4, 5
@@ -39,6 +42,8 @@ IFLA_VF_RATE, IFLA_VF_TRUST, IFLA_VF_VLAN_LIST, IFLA_VF_VLAN_INFO = 6, 9, 12, 1
 ETH_P_8021Q, ETH_P_8021AD = 0x8100, 0x88A8
 VLAN_PROTOCOLS = {"802.1q": ETH_P_8021Q, "802.1ad": ETH_P_8021AD}
 LINK_STATES = {"auto": 0, "enable": 1, "disable": 2}
+
+T = TypeVar("T")
 
 _HEADER = struct.Struct("IHHII")
 _ATTRIBUTE = struct.Struct("HH")
@@ -85,13 +90,22 @@ class VfSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class Link:
-    """A network interface; `parent` is the bus address of its device ("" for a virtual one), `mtu` in bytes."""
+    """A network interface.
+
+    `mtu` is in bytes, `permanent_mac` the one that the driver says its hardware has, `master` the index of the bridge or bond that it is a port of (0: none), `xdp` whether an
+    XDP program is attached, `parent` the bus address of its device ("" for a virtual one).
+    """
 
     index: int
     name: str
     mac: str
     mtu: int
     flags: int
+    permanent_mac: str = ""
+    txqlen: int = 0
+    alias: str = ""
+    master: int = 0
+    xdp: bool = False
     parent: str = ""
     altnames: tuple[str, ...] = ()
     vfs: tuple[VfSettings, ...] = ()
@@ -100,6 +114,19 @@ class Link:
     def up(self) -> bool:
         return bool(self.flags & IFF_UP)
 
+    @property
+    def running(self) -> bool:
+        """Whether it is up and has a carrier."""
+        return bool(self.flags & IFF_RUNNING)
+
+    @property
+    def promisc(self) -> bool:
+        return bool(self.flags & IFF_PROMISC)
+
+    @property
+    def allmulti(self) -> bool:
+        return bool(self.flags & IFF_ALLMULTI)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Address:
@@ -107,6 +134,16 @@ class Address:
 
     index: int
     cidr: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Route:
+    """A unicast route: `destination` as "10.0.0.0/8", `gateway` "" for the link, `table` its number (254: main)."""
+
+    index: int
+    destination: str
+    gateway: str
+    table: int
 
 
 class Rtnl:
@@ -172,23 +209,36 @@ class Rtnl:
         name: str | None = None,
         mac: str | None = None,
         mtu: int | None = None,
+        txqlen: int | None = None,
+        alias: str | None = None,
+        xdp: bool | None = None,
         up: bool | None = None,
+        promisc: bool | None = None,
+        allmulti: bool | None = None,
     ) -> None:
         """Change an interface in one message: move it, name it, address it, raise or lower it.
 
-        Moving closes the interface; `up` then decides what it is in the new namespace.
+        Moving closes the interface; `up` then decides what it is in the new namespace. `mtu` in bytes, `alias`
+        "" for none, `xdp` False takes an XDP program off. Not atomic: what the kernel does before the one that
+        it refuses is done, a move always.
         """
-        attributes = b""
-        if netns_fd is not None:
-            attributes += _u32(IFLA_NET_NS_FD, netns_fd)
+        attributes = b"" if netns_fd is None else _u32(IFLA_NET_NS_FD, netns_fd)
         if name is not None:
             attributes += _text(IFLA_IFNAME, name)
         if mac is not None:
             attributes += _attribute(IFLA_ADDRESS, _mac_bytes(mac))
         if mtu is not None:
             attributes += _u32(IFLA_MTU, mtu)
-        flags, change = (0, 0) if up is None else (IFF_UP if up else 0, IFF_UP)
-        self._do(RTM_SETLINK, NLM_F_ACK, _IFINFO.pack(0, 0, index, flags, change) + attributes)
+        if txqlen is not None:
+            attributes += _u32(IFLA_TXQLEN, txqlen)
+        if alias is not None:
+            attributes += _attribute(IFLA_IFALIAS, alias.encode())
+        if xdp is False:
+            attributes += _attribute(IFLA_XDP | NLA_F_NESTED, _attribute(1, struct.pack("i", -1)))  # IFLA_XDP_FD
+        flags = {IFF_UP: up, IFF_PROMISC: promisc, IFF_ALLMULTI: allmulti}
+        change = sum(flag for flag, on in flags.items() if on is not None)
+        value = sum(flag for flag, on in flags.items() if on)
+        self._do(RTM_SETLINK, NLM_F_ACK, _IFINFO.pack(0, 0, index, value, change) + attributes)
 
     def set_vf(self, pf_index: int, vf: int, settings: VfSettings) -> None:
         """Set what is given for VF number `vf` of a PF, in one message.
@@ -224,6 +274,20 @@ class Rtnl:
             for kind, payload in self._request(RTM_GETADDR, NLM_F_DUMP, body)
             if kind == RTM_NEWADDR
         ]
+
+    def routes(self, index: int) -> list[Route]:
+        """The unicast routes by an interface, both families, all tables."""
+        found = []
+        for family in (socket.AF_INET, socket.AF_INET6):
+            body = struct.pack("BBBBBBBBI", family, 0, 0, 0, 0, 0, 0, 0, 0) + _u32(4, index)  # RTA_OIF
+            try:
+                answers = list(self._request(RTM_GETROUTE, NLM_F_DUMP, body))
+            except NetlinkError as error:
+                if error.errno != errno.EOPNOTSUPP:  # a kernel without IPv6
+                    raise
+                continue
+            found += [_route(payload) for kind, payload in answers if kind == RTM_NEWROUTE and payload[7] == 1]
+        return [route for route in found if route.index == index]
 
     def add_address(self, index: int, cidr: str) -> None:
         """Give the interface an address, "10.0.0.1/24" or "2001:db8::1/64"; IPv6 without a duplicate check."""
@@ -309,20 +373,70 @@ class Rtnl:
 
 def wait_for_device(parent: str, *, timeout: float) -> Link | None:
     """Wait up to `timeout` seconds until the device's interface is in this thread's namespace; None if not."""
+    return _wait_for(lambda asking: asking.link_of_device(parent), timeout)
+
+
+def wait_for_carrier(index: int, *, timeout: float) -> Link | None:
+    """Wait up to `timeout` seconds until the interface in this thread's namespace is up with a carrier.
+
+    The interface as it is then, or None when it is gone.
+    """
+
+    def settled(asking: Rtnl) -> tuple[Link | None] | None:
+        link = asking.link(index)
+        return (link,) if link is None or link.running else None
+
+    if (found := _wait_for(settled, timeout)) is not None:
+        return found[0]
+    with Rtnl() as asking:
+        return asking.link(index)
+
+
+def set_mac(index: int, mac: str, *, again_on: Collection[int], timeout: float) -> None:
+    """Set the MAC of an interface in this thread's namespace, again while the kernel answers one of `again_on`.
+
+    Tried again at each change of a link and ten times a second (not every driver tells), for up to `timeout`
+    seconds; done as well when the interface has the MAC by itself. Raises NetlinkError, the last one.
+    """
+    refusals: list[NetlinkError] = []
+
+    def done(asking: Rtnl) -> bool | None:
+        link = asking.link(index)
+        if link is not None and link.mac == mac:
+            return True
+        try:
+            asking.set_link(index, mac=mac)
+        except NetlinkError as error:
+            if error.errno not in again_on:
+                raise
+            refusals.append(error)
+            return None
+        return True
+
+    if not _wait_for(done, timeout, every=0.1):
+        raise refusals[-1]
+
+
+def _wait_for(look: Callable[[Rtnl], T | None], timeout: float, *, every: float = math.inf) -> T | None:
+    """What `look` finds in this thread's namespace; None after `timeout`.
+
+    It looks again at each change of a link, and `every` so many seconds.
+    """
     deadline = time.monotonic() + timeout
     with _socket() as events, Rtnl() as asking:
         events.bind((0, RTMGRP_LINK))  # before the first look, so that nothing is missed between
         while True:
-            if found := asking.link_of_device(parent):
+            if (found := look(asking)) is not None:
                 return found
             left = deadline - time.monotonic()
-            if left <= 0 or not select.select([events], [], [], left)[0]:
+            if left <= 0:
                 return None
-            try:
-                events.recv(1 << 16)
-            except OSError as error:
-                if error.errno != errno.ENOBUFS:  # more events than fit: the look that follows sees them all
-                    raise
+            if select.select([events], [], [], min(left, every))[0]:
+                try:
+                    events.recv(1 << 16)
+                except OSError as error:
+                    if error.errno != errno.ENOBUFS:  # more events than fit: the look that follows sees them all
+                        raise
 
 
 def vf_attributes(vf: int, settings: VfSettings) -> Iterator[bytes]:
@@ -405,6 +519,11 @@ def _link(payload: bytes) -> Link:
         mac=seen.get(IFLA_ADDRESS, b"").hex(":"),
         mtu=_U32.unpack(seen[IFLA_MTU])[0] if IFLA_MTU in seen else 0,
         flags=flags,
+        permanent_mac=seen.get(IFLA_PERM_ADDRESS, b"").hex(":"),
+        txqlen=_U32.unpack(seen[IFLA_TXQLEN])[0] if IFLA_TXQLEN in seen else 0,
+        alias=_string(seen.get(IFLA_IFALIAS)),
+        master=_U32.unpack(seen[IFLA_MASTER])[0] if IFLA_MASTER in seen else 0,
+        xdp=dict(_attributes(seen.get(IFLA_XDP, b""))).get(2, b"\0") != b"\0",  # IFLA_XDP_ATTACHED
         parent=_string(seen.get(IFLA_PARENT_DEV_NAME)),
         altnames=tuple(_string(value) for kind, value in properties if kind == IFLA_ALT_IFNAME),
         vfs=tuple(_vf(info) for _, info in vfs),
@@ -446,6 +565,18 @@ def _address(payload: bytes) -> Address:
     seen = dict(_attributes(payload, 8))
     packed = seen.get(2) or seen[1]  # IFA_LOCAL, for IPv6 IFA_ADDRESS alone
     return Address(index=index, cidr=f"{ipaddress.ip_address(packed)}/{prefix}")
+
+
+def _route(payload: bytes) -> Route:
+    family, prefix, _, _, table = struct.unpack_from("BBBBB", payload)
+    seen = dict(_attributes(payload, 12))
+    destination = seen.get(1, bytes(16 if family == socket.AF_INET6 else 4))  # RTA_DST
+    return Route(
+        index=_U32.unpack(seen[4])[0] if 4 in seen else 0,  # RTA_OIF
+        destination=f"{ipaddress.ip_address(destination)}/{prefix}",
+        gateway=str(ipaddress.ip_address(seen[5])) if 5 in seen else "",  # RTA_GATEWAY
+        table=_U32.unpack(seen[15])[0] if 15 in seen else table,  # RTA_TABLE
+    )
 
 
 def _string(value: bytes | None) -> str:

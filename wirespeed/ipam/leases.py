@@ -7,7 +7,6 @@ reads or writes here holds with flock(2).
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import threading
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from wirespeed.cni.address import Ip, parse_ip
 from wirespeed.cni.errors import CniError, Code
+from wirespeed.host.filelock import flock_before
 
 if TYPE_CHECKING:
     from wirespeed.cni.inotify import Watch
@@ -136,11 +136,8 @@ class Leases:
     def _flocked(self, deadline: float) -> Iterator[None]:
         file = self._open_lock()
         try:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if not _flock_before(file, deadline):
-                    raise self._busy() from None
+            if not flock_before(file, deadline):
+                raise self._busy()
             yield
         finally:
             os.close(file)
@@ -212,21 +209,3 @@ class Leases:
 def _split(content: str) -> tuple[str, str]:
     container, _, ifname = content.partition("\r\n")
     return container, ifname
-
-
-def _flock_before(file: int, deadline: float) -> bool:
-    """Wait for the lock that another process holds; whether it was had before the deadline.
-
-    flock(2) knows no timeout: a thread of its own waits in it.
-    """
-    copy, had = os.dup(file), threading.Event()
-
-    def wait() -> None:
-        try:
-            fcntl.flock(copy, fcntl.LOCK_EX)
-            had.set()
-        finally:
-            os.close(copy)  # the lock is the open file's, which `file` keeps open
-
-    threading.Thread(target=wait, daemon=True, name="leases-lock").start()
-    return had.wait(max(0.0, min(deadline - time.monotonic(), threading.TIMEOUT_MAX)))

@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from wirespeed.cni.errors import CniError, Code
+from wirespeed.host.netns import Identity
 
+_VERSION = 1  # of the schema, as the file's user_version
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS attachment (
   container TEXT NOT NULL, ifname TEXT NOT NULL, position INTEGER NOT NULL, netns TEXT NOT NULL,
@@ -25,7 +27,7 @@ CREATE TABLE IF NOT EXISTS attachment (
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS device (
   device TEXT PRIMARY KEY, plugin TEXT NOT NULL, container TEXT NOT NULL, ifname TEXT NOT NULL,
-  netns TEXT NOT NULL, netns_dev INTEGER NOT NULL, netns_ino INTEGER NOT NULL,
+  netns TEXT NOT NULL, netns_dev INTEGER NOT NULL, netns_ino INTEGER NOT NULL, netns_cookie INTEGER NOT NULL,
   step TEXT NOT NULL, record TEXT NOT NULL,
   UNIQUE (container, ifname)
 ) WITHOUT ROWID;
@@ -53,7 +55,7 @@ class Attachment:
 class DeviceClaim:
     """A device (PCI address) that belongs to one interface of one container.
 
-    `netns_dev` and `netns_ino` identify the network namespace (stat of its file), for a path may be used
+    `netns` is the path of the network namespace and `identity` which one that was, for a path may be used
     again. `record` holds what the device was before and what ADD makes of it.
     """
 
@@ -62,8 +64,7 @@ class DeviceClaim:
     container: str
     ifname: str
     netns: str
-    netns_dev: int
-    netns_ino: int
+    identity: Identity
     step: str = "claimed"
     record: dict[str, Any] = field(default_factory=dict)
 
@@ -71,10 +72,10 @@ class DeviceClaim:
 class DeviceTakenError(CniError):
     """The device belongs to another attachment, or the attachment has a device already."""
 
-    def __init__(self, claim: DeviceClaim, owner: DeviceClaim) -> None:
+    def __init__(self, device: str, container: str, ifname: str, owner: DeviceClaim) -> None:
         super().__init__(
             Code.TRY_AGAIN_LATER,
-            f"device {claim.device} for container {claim.container} {claim.ifname}: "
+            f"device {device} for container {container} {ifname}: "
             f"{owner.device} belongs to container {owner.container} {owner.ifname} in {owner.netns}",
         )
         self.owner = owner
@@ -93,16 +94,39 @@ class Journal:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._db = sqlite3.connect(path, timeout=10, isolation_level=None, check_same_thread=False)
             path.chmod(0o600)
+            stat = path.stat()
+            self._file = stat.st_dev, stat.st_ino
             # The file lies on tmpfs: it outlives a killed process, and no write outlives the machine.
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=OFF")
-            self._db.executescript(_SCHEMA)
+            self._make()
         except (OSError, sqlite3.Error) as error:
             raise CniError(Code.IO_FAILURE, f"journal {path}: {error}") from error
 
     def close(self) -> None:
         with self._lock:
             self._db.close()
+
+    def _make(self) -> None:
+        """Make the tables of a new file. Raises CniError(IO_FAILURE) for a file of another version."""
+        (found,) = self._db.execute("PRAGMA user_version").fetchone()
+        if found not in {0, _VERSION}:
+            raise CniError(
+                Code.IO_FAILURE, f"journal {self.path}: is of version {found}, expected version {_VERSION}"
+            )
+        if not found:
+            self._db.executescript(f"{_SCHEMA} PRAGMA user_version = {_VERSION};")
+
+    def check_usable(self) -> None:
+        """Raise CniError(IO_FAILURE) where a change could not be written, or where nobody would find it."""
+        with self._write() as db:
+            db.execute(f"PRAGMA user_version = {_VERSION}")
+        try:
+            stat = self.path.stat()
+        except OSError as error:
+            raise CniError(Code.IO_FAILURE, f"journal {self.path}: {error.strerror}") from error
+        if (stat.st_dev, stat.st_ino) != self._file:
+            raise CniError(Code.IO_FAILURE, f"journal {self.path}: another file has taken its place")
 
     @contextmanager
     def _write(self) -> Iterator[sqlite3.Connection]:
@@ -131,7 +155,7 @@ class Journal:
     def plan(self, attachments: Sequence[Attachment]) -> None:
         """Write the whole plan of a container, before the first change.
 
-        Raises CniError(INVALID_CONFIG) when the container has one of these interfaces already.
+        Raises CniError(INTERFACE) when the container has one of these interfaces already.
         """
         try:
             with self._write() as db:
@@ -199,15 +223,16 @@ class Journal:
             ).fetchone()
             if row is None:
                 db.execute(
-                    "INSERT INTO device VALUES (?,?,?,?,?,?,?,?,?)",
+                    "INSERT INTO device VALUES (?,?,?,?,?,?,?,?,?,?)",
                     (
                         claim.device,
                         claim.plugin,
                         claim.container,
                         claim.ifname,
                         claim.netns,
-                        claim.netns_dev,
-                        claim.netns_ino,
+                        claim.identity.dev,
+                        claim.identity.ino,
+                        claim.identity.cookie,
                         claim.step,
                         json.dumps(claim.record),
                     ),
@@ -216,7 +241,7 @@ class Journal:
             owner = self.owner(row[0])
             if owner is None:  # released between the two reads: the caller may try again at once
                 return self.claim(claim)
-            raise DeviceTakenError(claim, owner)
+            raise DeviceTakenError(claim.device, claim.container, claim.ifname, owner)
         return None
 
     def advance(self, claim: DeviceClaim, step: str, record: dict[str, Any] | None = None) -> None:
@@ -256,7 +281,7 @@ class Journal:
 
     def _claims(self, where: str, *values: str) -> list[DeviceClaim]:
         rows = self._read(
-            "SELECT device, plugin, container, ifname, netns, netns_dev, netns_ino, step, record "  # noqa: S608
+            "SELECT device, plugin, container, ifname, netns, netns_dev, netns_ino, netns_cookie, step, record "  # noqa: S608
             f"FROM device {where} ORDER BY device",
             *values,
         )
@@ -267,10 +292,9 @@ class Journal:
                 container=c,
                 ifname=i,
                 netns=n,
-                netns_dev=nd,
-                netns_ino=ni,
+                identity=Identity(nd, ni, nc),
                 step=s,
                 record=json.loads(r),
             )
-            for d, p, c, i, n, nd, ni, s, r in rows
+            for d, p, c, i, n, nd, ni, nc, s, r in rows
         ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import threading
 import time
@@ -11,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from wirespeed.cni.errors import CniError, Code
+from wirespeed.host.filelock import flock_before
 
 _threads: dict[str, threading.Lock] = {}
 
@@ -19,19 +19,31 @@ _threads: dict[str, threading.Lock] = {}
 def device_lock(folder: Path, device: str, *, deadline: float) -> Iterator[None]:
     """Hold the lock of `device`, a file in `folder` that the kernel frees when its holder dies.
 
-    Waits for threads of this process until `deadline` (time.monotonic()), then raises
-    CniError(TRY_AGAIN_LATER); another process keeps the lock no longer than its own deadline.
+    Raises CniError: TRY_AGAIN_LATER when it is not free before `deadline` (time.monotonic()), IO_FAILURE when
+    the folder cannot be used.
     """
     lock = _threads.setdefault(device, threading.Lock())
     if not lock.acquire(timeout=max(0.0, min(deadline - time.monotonic(), threading.TIMEOUT_MAX))):
-        raise CniError(Code.TRY_AGAIN_LATER, f"device {device}: another request still works on it")
+        raise _busy(device)
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        file = os.open(folder / device, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        file = _open(folder, device)
         try:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            if not flock_before(file, deadline):
+                raise _busy(device)
             yield
         finally:
             os.close(file)
     finally:
         lock.release()
+
+
+def _open(folder: Path, device: str) -> int:
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return os.open(folder / device, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise CniError(Code.IO_FAILURE, f"lock {folder / device}: {error.strerror}") from error
+
+
+def _busy(device: str) -> CniError:
+    return CniError(Code.TRY_AGAIN_LATER, f"device {device}: another request still works on it")

@@ -1,0 +1,90 @@
+"""Telling an interface's neighbours who has its addresses now: ARP announcements and unsolicited NAs.
+
+A pod often gets an address that another one had a moment ago, on another MAC: without this its neighbours send to
+that one until their caches time out.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import os
+import socket
+import struct
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from wirespeed.host import netns, rtnl
+
+log = logging.getLogger(__name__)
+
+# Seconds to wait for the carrier, without which nothing is sent. Meanwhile the namespace is held open.
+CARRIER_TIMEOUT = 1.0
+
+# What has the kernel announce later changes of the MAC by itself, and keep IPv6 addresses of an interface that
+# is lowered, as it does with IPv4's.
+_SYSCTLS = ("ipv4/conf/{}/arp_notify", "ipv6/conf/{}/ndisc_notify", "ipv6/conf/{}/keep_addr_on_down")
+
+_ETH_P_ARP, _ARPHRD_ETHER = 0x0806, 1
+_ARP = struct.Struct(">HHBBH6s4s6s4s")
+_NEIGHBOUR_ADVERTISEMENT, _OVERRIDE, _TARGET_LINK_LAYER_ADDRESS = 136, 0x20000000, 2
+
+
+def in_background(ns: netns.NetNs, index: int, ips: Sequence[str]) -> None:
+    """Announce addresses ("10.0.0.1/24") of an interface once it has a carrier; nobody waits for that.
+
+    It takes no longer than CARRIER_TIMEOUT; a process ends after it. What fails is logged.
+    """
+    fd = os.dup(ns.fd)
+
+    def run() -> None:
+        try:
+            netns.inside(fd, lambda: _announce(index, ips))
+        except OSError as error:
+            log.info("announcing %s in %s: %s", ", ".join(ips), ns.path, error)
+        finally:
+            os.close(fd)
+
+    try:
+        threading.Thread(target=run, name="announce").start()
+    except RuntimeError as error:  # no more threads
+        os.close(fd)
+        log.info("announcing %s in %s: %s", ", ".join(ips), ns.path, error)
+
+
+def _announce(index: int, ips: Sequence[str]) -> None:
+    name = socket.if_indextoname(index)
+    for sysctl in _SYSCTLS:
+        path = Path("/proc/sys/net") / sysctl.format(name)
+        try:
+            path.write_text("1")
+        except OSError as error:  # no IPv6 in this kernel, /proc/sys mounted read-only
+            log.debug("%s: %s", path, error)
+    link = rtnl.wait_for_carrier(index, timeout=CARRIER_TIMEOUT)
+    if link is None:
+        return
+    mac = bytes.fromhex(link.mac.replace(":", ""))
+    for ip in (ipaddress.ip_interface(text).ip for text in ips):
+        if ip.version == 4:
+            _announce_arp(link.name, mac, ip.packed)
+        else:
+            _advertise(index, mac, ip)
+
+
+def _announce_arp(name: str, mac: bytes, ip: bytes) -> None:
+    """An ARP announcement (RFC 5227, 2.3): a request whose sender and target are the address."""
+    body = _ARP.pack(1, 0x0800, 6, 4, 1, mac, ip, bytes(6), ip)
+    with socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as link:
+        link.sendto(body, (name, _ETH_P_ARP, 0, _ARPHRD_ETHER, b"\xff" * 6))
+
+
+def _advertise(index: int, mac: bytes, ip: ipaddress.IPv6Address) -> None:
+    """An unsolicited neighbour advertisement (RFC 4861, 7.2.6), from the address to all nodes of the link."""
+    body = struct.pack(">BBHI", _NEIGHBOUR_ADVERTISEMENT, 0, 0, _OVERRIDE) + ip.packed
+    body += struct.pack("BB", _TARGET_LINK_LAYER_ADDRESS, 1) + mac
+    with socket.socket(socket.AF_INET6, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.IPPROTO_ICMPV6) as link:
+        link.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, 255)
+        link.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, index)
+        link.bind((str(ip), 0, 0, index))
+        link.sendto(body, ("ff02::1", 0, 0, index))
