@@ -151,7 +151,8 @@ def _element(value: object, where: str, namespace: str) -> Selection:
     if "name" not in asked:
         raise CniError(Code.INVALID_CONFIG, f'{where}: key "name" is missing')
     name = check_name(asked.pop("name"), f'{where}: key "name"')
-    space = check_namespace(asked.pop("namespace", "") or namespace, f'{where} ({name}): key "namespace"')
+    given = asked.pop("namespace", "")
+    space = check_namespace(namespace if given == "" else given, f'{where} ({name}): key "namespace"')
     found: dict[str, Any] = {}
     for key, entry in asked.items():
         here = f'{where} ({space}/{name}): key "{key}"'
