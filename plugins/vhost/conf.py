@@ -462,9 +462,11 @@ def _text(where: str, conf: Mapping[str, Any], key: str, longest: int) -> str:
     value = conf.get(key)
     if value is None:
         return ""
-    # A comma or a space would end the argument that tells the application of it.
-    if not isinstance(value, str) or len(value) > longest or not re.fullmatch(r"[!-+--~]*", value):
-        raise _wrong(where + key, f"at most {longest} printable ASCII characters, no comma", value)
+    # It becomes part of an argument of the application.
+    if not isinstance(value, str) or len(value) > longest or not re.fullmatch(r"[\x21-\x7e]*", value):
+        raise _wrong(where + key, f"at most {longest} printable ASCII characters without spaces", value)
+    if set(value) & set(",\"'\\"):
+        raise _wrong(where + key, "no comma, quote or backslash", value)
     return value
 
 

@@ -74,7 +74,7 @@ def port_name(container: str, ifname: str) -> str:
     """The name of an attachment's port, and of its socket unless the configuration names that.
 
     12 digits of the container's id and the interface's name, as the peer has it; what does not fit that is
-    hashed, so that two attachments never share a name.
+    hashed. Should two containers' ids begin alike, the second one's port is refused, for its name is taken.
     """
     return f"{short_id(container)}-{ifname if re.fullmatch('[A-Za-z0-9_.-]+', ifname) else _digest(ifname, 4)}"
 

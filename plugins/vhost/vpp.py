@@ -68,8 +68,6 @@ class Vpp:
     def add(self, port: Port, *, deadline: float) -> dict[str, Any]:
         conf = port.conf
         with self._session(deadline) as vpp:
-            if not conf.routed:
-                _have_bridge_domain(vpp, int(conf.bridge), create=conf.create)
             index = _make_memif(vpp, port) if conf.kind == MEMIF else _make_vhost_user(vpp, port)
             vpp.call("sw_interface_tag_add_del", is_add=True, sw_if_index=index, tag=_tag(port.network, port.name))
             if conf.mtu:
@@ -78,6 +76,7 @@ class Vpp:
                 for address in port.addresses:
                     _add_address(vpp, index, address)
             else:
+                _have_bridge_domain(vpp, int(conf.bridge), create=conf.create)
                 _join(vpp, index, int(conf.bridge), enable=True)
             vpp.call("sw_interface_set_flags", sw_if_index=index, flags=_UP)
         return {"sw_if_index": index}
@@ -89,6 +88,7 @@ class Vpp:
                     _remove(vpp, interface)
             if port.socket:
                 _forget_socket(vpp, port.socket)
+            _drop_empty_bridge_domains(vpp)
 
     def drift(self, port: Port, *, deadline: float) -> list[str]:
         conf = port.conf
@@ -322,7 +322,6 @@ def _domains_of(vpp: _Session, index: int) -> list[int]:
 def _remove(vpp: _Session, interface: _Interface) -> None:
     for number in _domains_of(vpp, interface.index):
         _join(vpp, interface.index, number, enable=False)
-        _drop_bridge_domain(vpp, number)
     if interface.kind == "memif":
         vpp.call("memif_delete", sw_if_index=interface.index)
         _forget_socket(vpp, interface.file)
@@ -330,11 +329,11 @@ def _remove(vpp: _Session, interface: _Interface) -> None:
         vpp.call("delete_vhost_user_if", sw_if_index=interface.index)
 
 
-def _drop_bridge_domain(vpp: _Session, number: int) -> None:
-    """Remove the bridge domain if we made it and nothing is in it any more."""
-    domain = _bridge_domain(vpp, number)
-    if domain is not None and domain.bd_tag == _MARK and not domain.n_sw_ifs:
-        vpp.call("bridge_domain_add_del", **_domain_fields(number), is_add=False)
+def _drop_empty_bridge_domains(vpp: _Session) -> None:
+    """Remove the bridge domains that we made and that nothing is in any more."""
+    for domain in vpp.call("bridge_domain_dump", bd_id=_ANY, sw_if_index=_ANY):
+        if domain.bd_tag == _MARK and not domain.n_sw_ifs:
+            vpp.call("bridge_domain_add_del", **_domain_fields(domain.bd_id), is_add=False)
 
 
 def _forget_socket(vpp: _Session, file: str) -> None:
