@@ -62,10 +62,8 @@ $(SHIM): shim/wirespeed-cni.c | $(READY)
 	mkdir -p build
 	gcc -std=c11 -O2 -static -Wall -Wextra -Werror -o $@ $<
 
-install: $(READY) $(SHIM)  ## the shim under its names into /opt/cni/bin
-	install -d /opt/cni/bin
-	install -m 755 $(SHIM) /opt/cni/bin/wirespeed
-	ln -sf wirespeed /opt/cni/bin/wirespeed-sriov
+install: $(READY) $(SHIM)  ## this node: the shim and a configuration (INSTALL_OPTIONS: wirespeed install --help)
+	$(VENV)/bin/wirespeed install $(INSTALL_OPTIONS)
 
 proto: $(READY)  ## the kubelet's messages from their .proto files
 	$(PY) -m grpc_tools.protoc -I. --python_out=. --pyi_out=. wirespeed/kube/proto/*.proto

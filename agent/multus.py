@@ -61,7 +61,7 @@ NEEDLESS = {
 # Keys whose effect is lost, and what to do instead.
 _LOST = {
     "perNodeCertificate": "give the agent a kubeconfig, or the service account of its DaemonSet",
-    "metricsPort": "see the agent's own metrics",
+    "metricsPort": "the agent logs each call with its code and its time",
     "enablePprof": "a Python process has no pprof",
     "auxiliaryCNIChainName": "put its plugins into the primary's conflist",
 }

@@ -17,6 +17,7 @@ OWN_NAMES = sorted(name for name in ALIASES if name.startswith("wirespeed"))
 # By what is replaced: the names that the shim takes.
 PEERS = {"multus": ("multus", "multus-shim"), "sriov-cni": ("sriov",)}
 
+_MOST = 8 << 20  # bytes of a shim
 _MARK = b"wirespeed: a CNI plugin, called by a container runtime"  # a text of shim/wirespeed-cni.c
 
 
@@ -48,8 +49,10 @@ def place(shim: bytes, folder: Path, replace: Iterable[str]) -> Iterator[Step]:
         for name in PEERS[peer]:
             path = folder / name
             if path.exists() and not _is_shim(path):
-                yield steps.keep(path, f"keep {path} as {kept(path).name}")
-            yield from _place_one(shim, path)
+                what = f"put the shim at {path}, what is there is kept as {kept(path).name}"
+                yield steps.replace(path, shim, 0o755, what)
+            else:
+                yield from _place_one(shim, path)
 
 
 def _place_one(shim: bytes, path: Path) -> Iterator[Step]:
@@ -70,7 +73,8 @@ def take_away(folder: Path) -> Iterator[Step]:
 
 
 def _is_shim(path: Path) -> bool:
-    return path.is_file() and _MARK in path.read_bytes()
+    """Whether it is the shim, perhaps of another version; a peer's has up to a hundred times its size."""
+    return path.is_file() and path.stat().st_size <= _MOST and _MARK in path.read_bytes()
 
 
 def await_calls(folder: Path, replace: Iterable[str], seconds: float) -> Step:

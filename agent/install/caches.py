@@ -159,23 +159,31 @@ def take_over(found: Found, state: Path) -> Iterator[Step]:
 
 
 def _take(taken: Taken, base: Path, state: Path) -> Undo:
-    with closing(Journal(state)) as journal:
-        if taken.rows:
-            multus.record(journal, taken.rows)
-        for claim in taken.claims:
-            if journal.device_of(claim.container, claim.ifname) is None:
-                journal.claim(claim)
-    moved = [(file, kept(base) / file.relative_to(base)) for file in taken.files]
-    for here, aside in moved:
-        _move(here, aside)
+    moved: list[tuple[Path, Path]] = []
 
     def undo() -> None:
-        for here, aside in moved:
+        for here, aside in reversed(moved):
             _move(aside, here)
         with closing(Journal(state)) as journal:
             _forget(journal, taken)
 
+    with steps.undone_on_failure(undo):
+        with closing(Journal(state)) as journal:
+            _record(journal, taken)
+        for file in taken.files:
+            aside = kept(base) / file.relative_to(base)
+            _move(file, aside)
+            moved.append((file, aside))
     return undo
+
+
+def _record(journal: Journal, taken: Taken) -> None:
+    """Write the rows and claims; an installation that was killed may have done so."""
+    if taken.rows:
+        multus.record(journal, taken.rows)
+    for claim in taken.claims:
+        if journal.device_of(claim.container, claim.ifname) is None:
+            journal.claim(claim)
 
 
 def _forget(journal: Journal, taken: Taken) -> None:
@@ -235,21 +243,21 @@ def _back(taken: Taken, base: Path, state: Path, peer: str) -> Iterator[Step]:
 
 
 def _give(taken: Taken, base: Path, state: Path) -> Undo:
-    moved = [(file, base / file.relative_to(kept(base))) for file in taken.files]
-    for aside, there in moved:
-        _move(aside, there)
-    with closing(Journal(state)) as journal:
-        _forget(journal, taken)
+    moved: list[tuple[Path, Path]] = []
 
     def undo() -> None:
         with closing(Journal(state)) as journal:
-            if taken.rows:
-                multus.record(journal, taken.rows)
-            for claim in taken.claims:
-                journal.claim(claim)
-        for aside, there in moved:
+            _record(journal, taken)
+        for aside, there in reversed(moved):
             _move(there, aside)
 
+    with steps.undone_on_failure(undo):
+        for aside in taken.files:
+            there = base / aside.relative_to(kept(base))
+            _move(aside, there)
+            moved.append((aside, there))
+        with closing(Journal(state)) as journal:
+            _forget(journal, taken)
     return undo
 
 

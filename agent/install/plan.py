@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
+from textwrap import indent
 from typing import Any
 
 import msgspec
@@ -97,7 +98,8 @@ def installation(options: Options) -> Plan:
     translation = _translation(options, theirs)
     plan, text = _configuration(options, translation, theirs)
     if text is not None:
-        plan.steps.append(steps.write(options.config, text, 0o600, f"write {options.config}"))
+        shown = indent(text.decode().rstrip(), "    ")
+        plan.steps.append(steps.write(options.config, text, 0o600, f"write {options.config}:\n{shown}"))
     placing = list(binaries.place(shim, options.bin_dir, options.replace))
     plan.steps += placing
     if options.replace:

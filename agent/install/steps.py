@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,6 +53,16 @@ def execute(steps: Sequence[Step], told: Callable[[str], None]) -> Undo:
     return undo_all
 
 
+@contextlib.contextmanager
+def undone_on_failure(undo: Undo) -> Iterator[None]:
+    """Take back what a step has done so far when the rest of it fails."""
+    try:
+        yield
+    except BaseException:
+        undo()
+        raise
+
+
 def kept(path: Path) -> Path:
     """Where what was at the path before is kept."""
     return path.with_name(path.name + KEPT)
@@ -69,8 +80,8 @@ def write(path: Path, data: bytes, mode: int, what: str) -> Step:
     return Step(what, do)
 
 
-def keep(path: Path, what: str) -> Step:
-    """Keep what is at the path under a second name, while it stays where it is."""
+def replace(path: Path, data: bytes, mode: int, what: str) -> Step:
+    """Write the file, and keep what it takes the place of: the path is never without one of them."""
 
     def do() -> Undo:
         aside, new = kept(path), path.with_name(f".{path.name}.new")
@@ -78,7 +89,14 @@ def keep(path: Path, what: str) -> Step:
         new.unlink(missing_ok=True)
         os.link(path, new, follow_symlinks=False)
         os.replace(new, aside)
-        return lambda: _restore(aside, older)
+
+        def undo() -> None:
+            os.replace(aside, path)
+            _restore(aside, older)
+
+        with undone_on_failure(undo):
+            write_atomically(path, data, mode)
+        return undo
 
     return Step(what, do)
 

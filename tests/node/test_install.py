@@ -15,8 +15,10 @@ from typing import Any
 
 import pytest
 import yaml
+from click.testing import CliRunner
 
 from agent.install import binaries
+from cli.install import install, uninstall
 from tests import multusfiles, sriovfiles
 from tests.multusfiles import Attached
 from tests.node.calling import DONE, Call
@@ -235,6 +237,24 @@ def test_failure_takes_back_all_that_was_done(place: Place) -> None:
     assert "Not a directory" in said
     assert place.tree() == before
     assert place.rows() == set()
+
+
+def test_failure_in_the_middle_of_a_pod_leaves_it_to_multus(place: Place) -> None:
+    multusfiles.write(place.multus, CID, [BRIDGED], netns="/run/netns/gone")
+    aside = place.multus.with_name("multus.replaced")
+    aside.mkdir()
+    (aside / "results").write_text("in the way")
+    before = place.tree()
+    assert f"{aside}/results: File exists" in place.refused("install", "--replace", "multus")
+    assert place.tree() == before
+    assert place.rows() == set()
+
+
+def test_only_root_changes_the_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    for command in (install, uninstall):
+        answer = CliRunner().invoke(command, ["--shim", "/bin/true"] if command is install else [])
+        assert (answer.exit_code, "expected root" in answer.output) == (1, True)
 
 
 # Multus

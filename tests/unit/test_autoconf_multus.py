@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -171,3 +173,17 @@ def test_configuration_with_more_networks_than_the_primary_is_taken_as_it_stands
     found = multus.translate({"name": "n", "delegates": [{"type": "bridge"}, {"type": "macvlan"}]})
     assert "autoconf" not in found.document
     assert "2 networks" in found.warnings[0]
+
+
+# Documentation
+
+
+def test_every_key_is_in_the_documentation_and_no_other() -> None:
+    text = (Path(__file__).parents[2] / "docs/multus.md").read_text()
+    told: dict[str, str] = {}
+    for row in re.finditer(r"^\| (`.+?) \| (\w+) \| .+ \|$", text, re.MULTILINE):
+        told |= dict.fromkeys(re.findall(r"`([^`]+)`", row[1]), row[2])
+    assert set(told) == multus.KEYS
+    assert set(told.values()) == {"same", "better", "ignored"}
+    lost = {key for key in multus.KEYS if any("no effect" in each for each in multus.translate({key: 1}).warnings)}
+    assert {told[key] for key in lost} == {"ignored"}
