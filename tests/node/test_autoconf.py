@@ -204,6 +204,28 @@ def test_nothing_is_written_before_the_primary_says_that_it_is_ready(
     assert runtime.ours.exists()
 
 
+def test_runtime_that_reads_the_file_gets_the_primarys_network_as_it_is_at_that_time(
+    world: World, runtime: Runtime
+) -> None:
+    runtime.put(world.bridge("10.4.0.0/24"))
+    world.agent.stop()
+    world.restart(autoconf={"cniConfigDir": str(runtime.folder)})
+    world.agent.wait_log(WRITTEN)
+    document = json.loads(runtime.ours.read_bytes())
+    for version in document["cniVersions"]:
+        config = {**document["plugins"][0], "name": document["name"], "cniVersion": version}
+        pod = world.pod(f"p{version}", "bridged")
+        assert world.add(pod, config)["cniVersion"] == version
+        assert list(pod.addresses()) == ["eth0", "net1"]
+        assert pod.addresses()["eth0"][0].startswith("10.4.0.")
+    inode = runtime.ours.stat().st_ino
+    runtime.put(world.bridge("10.5.0.0/24"))
+    pod = world.pod("later")
+    world.add(pod, config)
+    assert pod.addresses() == {"eth0": ["10.5.0.2/24"]}
+    assert runtime.ours.stat().st_ino == inode
+
+
 def test_status_says_at_once_that_the_primary_is_no_more_ready(world: World) -> None:
     indicator = world.folder / "ready"
     world.agent.stop()
