@@ -100,6 +100,7 @@ def pod_annotations(present: Mapping[str, str], data: Data, mapped_dir: str) -> 
         known = json.loads(present.get(CONFIGURATION_DATA) or "[]")
     except ValueError:
         known = []
-    kept = [entry for entry in known if isinstance(entry, dict) and entry.get("ifName") != data["ifName"]]
+    listed = known if isinstance(known, list) else []
+    kept = [entry for entry in listed if isinstance(entry, dict) and entry.get("ifName") != data["ifName"]]
     changed = {CONFIGURATION_DATA: json.dumps([*kept, data], indent=4)}
     return changed | ({MAPPED_DIR: f"{mapped_dir}/"} if mapped_dir and not said else {})

@@ -183,7 +183,7 @@ def _files(sources: Sources, mapped: str) -> Iterator[tuple[str, Object]]:
                 data, age = json.loads(path.read_text()), path.stat().st_mtime_ns
             except (OSError, ValueError, RecursionError):
                 continue
-            if isinstance(data, dict) and _is_ours(data, sources):
+            if isinstance(data, dict) and (path == place or _is_ours(data, sources)):
                 name = _text(data.get("ifName"))
                 if name not in newest or newest[name][0] < age:
                     newest[name] = (age, str(path.parent), data)
