@@ -1,0 +1,87 @@
+"""The other configurations: the agent's, the device plugin's, Multus' daemon's, and policies for VFs."""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from agent import cniconf, multus
+from cli.checks.findings import Finding
+from cli.checks.places import Document
+from cli.checks.problems import Mending, Problem, examine, locate, without
+from deviceplugin import config as deviceplugin_config
+from provision import policy
+from wirespeed.node import NodeConfig, parse_config
+
+_POLICY = Mending(keys={"resourceName": "unknown", "numVfs": 1, "nicSelector": {}}, elements={})
+# Between two of the device plugin's problems, of which each begins with a place or a resource.
+_NEXT = re.compile(r"; (?=resourceList\b|resource \S+ is there \d+ times)")
+
+
+def agent(document: Document) -> Iterator[Finding]:
+    """The agent's configuration."""
+
+    for problem in examine(_read_agent, document.value, reword=_of_autoconf).problems:
+        yield Finding.of(problem, document.place)
+
+
+def _read_agent(value: Any) -> None:
+    config = parse_config(yaml.safe_dump(value))
+    if config.autoconf is not None:
+        cniconf.check(config.autoconf)
+
+
+def _of_autoconf(text: str) -> str:
+    """A message with the whole path of a key of autoconf."""
+    return text.replace('autoconf: key "', 'key "autoconf.', 1).replace(": configuration primary: ", ": ", 1)
+
+
+def device_plugin(document: Document) -> Iterator[Finding]:
+    """The device plugin's configuration, which tells of all its mistakes itself."""
+    outcome = examine(
+        lambda value: deviceplugin_config.parse(json.dumps(value).encode(), NodeConfig().resource_prefix),
+        document.value,
+        split=_NEXT.split,
+        reword=without("device plugin configuration: "),
+    )
+    for problem in outcome.problems:
+        yield Finding.of(problem, document.place)
+
+
+def multus_daemon(document: Document) -> Iterator[Finding]:
+    """The configuration of Multus' daemon, as the agent takes it over."""
+    for text in multus.translate(document.value).warnings:
+        steps, _ = locate(document.value, text)
+        yield Finding.of(Problem(text, steps, error=False), document.place)
+    outcome = examine(
+        lambda value: _read_agent(multus.translate(value).document),
+        document.value,
+        reword=_of_daemon,
+    )
+    for problem in outcome.problems:
+        yield Finding.of(problem, document.place)
+
+
+def _of_daemon(text: str) -> str:
+    """A message with the keys as the daemon has them."""
+    return text.removeprefix('autoconf: key "meta": configuration primary: ').replace('key "autoconf.', 'key "', 1)
+
+
+def node_policy(document: Document) -> Iterator[Finding]:
+    """An SriovNetworkNodePolicy, as `wirespeed vf apply` reads it."""
+    with tempfile.TemporaryDirectory(prefix="wirespeed-check-") as folder:
+        path = Path(folder, "policy.yaml")
+
+        def run(value: Any) -> None:
+            path.write_text(yaml.safe_dump(value))
+            policy.load([path])
+
+        outcome = examine(run, document.value, mending=_POLICY, reword=without(f"{path}, document 1: "))
+    for problem in outcome.problems:
+        yield Finding.of(problem, document.place)

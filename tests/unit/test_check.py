@@ -1,0 +1,650 @@
+"""`wirespeed check`: what it says of files, on which line, and that it says something of any file."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from click.testing import CliRunner, Result
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from cli.checks import files
+from cli.main import main
+
+
+def run(folder: Path, *arguments: str, **contents: str | bytes) -> Result:
+    """The command on these files, each called by its name with "__" for the dot; {name}__conf="..."."""
+    paths = []
+    for name, content in contents.items():
+        path = folder / name.replace("__", ".")
+        path.write_bytes(content if isinstance(content, bytes) else textwrap.dedent(content).encode())
+        paths.append(str(path))
+    return CliRunner().invoke(main, ["check", *arguments, *paths], catch_exceptions=False)
+
+
+def said(folder: Path, **contents: str | bytes) -> list[str]:
+    """The findings, without the folder in front of the names."""
+    return run(folder, **contents).stdout.replace(f"{folder}/", "").splitlines()
+
+
+# CNI configurations
+
+
+def test_every_mistake_of_a_configuration_is_told_on_its_line(tmp_path: Path) -> None:
+    conf = """\
+        {
+          "cniVersion": "1.0.0",
+          "name": "net",
+          "type": "wirespeed-sriov",
+          "deviceID": "0000:01:00.0",
+          "vlan": 5000,
+          "vlanQoS": 3,
+          "spoofchk": true,
+          "vlam": 1,
+          "ipam": {
+            "type": "host-local",
+            "subnet": "10.1.0.0/16",
+            "rangeStart": "10.2.0.1",
+            "dataDir": "leases"
+          }
+        }
+        """
+    assert said(tmp_path, net__conf=conf) == [
+        'net.conf:6: error: key "vlan": expected an integer from 0 to 4094, got 5000',
+        'net.conf:8: error: key "spoofchk": expected "on" or "off", got True',
+        'net.conf:9: error: unknown key "vlam"; nearest known key: "vlan"',
+        "net.conf:13: error: key \"ipam.rangeStart\": expected an address of 10.1.0.0/16, got '10.2.0.1'",
+        "net.conf:14: error: key \"ipam.dataDir\": expected an absolute path, got 'leases'",
+    ]
+
+
+def test_what_a_peer_ignores_is_a_warning_as_is_a_device_that_only_a_pod_has(tmp_path: Path) -> None:
+    conf = '{"cniVersion": "1.0.0", "name": "net", "type": "sriov",\n "VLAN": 5, "vlam": 1, "loglevel": "debug"}'
+    result = run(tmp_path, net__conf=conf)
+    assert result.exit_code == 0
+    assert [line.partition("warning: ")[2][:60] for line in result.stdout.splitlines()] == [
+        'key "deviceID" is missing: expected the PCI address of a VF ',
+        'network configuration of type sriov: unknown key "vlam" is i',
+    ]
+
+
+def test_a_list_is_told_of_by_plugin(tmp_path: Path) -> None:
+    conflist = """\
+        {
+          "cniVersion": "1.9.0",
+          "name": "net/1",
+          "plugins": [
+            {"type": "bridge", "ipam": {"type": "static",
+              "addresses": [{"address": "10.0.0.1"}]}},
+            {"typ": "tuning"},
+            {"type": "portmap", "capabilities": {"portMappings": "yes"}},
+            7
+          ]
+        }
+        """
+    assert said(tmp_path, net__conflist=conflist) == [
+        "net.conflist:2: error: key \"cniVersion\": expected one of 0.3.0, 0.3.1, 0.4.0, 1.0.0, 1.1.0, got '1.9.0'",
+        "net.conflist:3: error: key \"name\": expected letters, digits, _ . - after a letter or digit, got 'net/1'",
+        'net.conflist:6: warning: key "ipam.addresses[0].address": expected an address with prefix length, '
+        "got '10.0.0.1'",
+        'net.conflist:7: error: plugins[1]: key "type" is missing: expected the name of a plugin',
+        'net.conflist:8: error: plugins[2]: key "capabilities": expected an object of true and false, '
+        "got {'portMappings': 'yes'}",
+        "net.conflist:9: error: plugins[3]: expected an object, got 7",
+    ]
+
+
+def test_the_meta_plugins_configuration_is_told_of_with_the_networks_in_it(tmp_path: Path) -> None:
+    conf = """\
+        {
+          "cniVersion": "1.0.0", "name": "cluster", "type": "wirespeed",
+          "namespaceIsolation": "yes",
+          "clusterNetwrk": "main",
+          "delegates": [
+            {"type": "bridge"},
+            {"name": "second", "cniVersion": "0.1.0", "type": "ptp"}
+          ],
+          "confDir": "net.d"
+        }
+        """
+    assert said(tmp_path, a__conf=conf) == [
+        'a.conf:3: error: key "namespaceIsolation": expected bool, got str',
+        "a.conf:4: error: unknown key 'clusterNetwrk'; the nearest known is 'clusterNetwork'",
+        'a.conf:6: error: delegates[0]: key "name" is missing',
+        "a.conf:7: error: key \"cniVersion\": expected one of 0.3.0, 0.3.1, 0.4.0, 1.0.0, 1.1.0, got '0.1.0'",
+        "a.conf:9: error: key \"confDir\": expected an absolute path, got 'net.d'",
+    ]
+
+
+def test_a_vhost_configuration_is_told_of_by_path(tmp_path: Path) -> None:
+    conf = """\
+        {"cniVersion": "1.0.0", "name": "net", "type": "wirespeed-vhost",
+          "host": {
+            "engine": "ovs-dpdk",
+            "iftype": "memif",
+            "queus": 4}}
+        """
+    assert said(tmp_path, net__conf=conf) == [
+        'net.conf:4: error: key "host.iftype": expected "vhostuser" with engine ovs-dpdk, got \'memif\'',
+        'net.conf:5: error: unknown key "host.queus"; nearest known key: "host.queues"',
+    ]
+
+
+def test_what_is_no_json_is_told_where_it_ends_to_be(tmp_path: Path) -> None:
+    assert said(
+        tmp_path, a__conf='{\n  "name": "net",\n  "type" "x"\n}\n', b__conf='{"type": "x"\n', c__json=""
+    ) == [
+        "a.conf:3: error: not JSON: expecting ':' delimiter",
+        "b.conf:2: error: not JSON: expecting ',' delimiter",
+        "c.json:1: error: not JSON: expecting value",
+    ]
+
+
+def test_a_key_that_is_there_twice_is_a_warning(tmp_path: Path) -> None:
+    conf = '{"cniVersion": "1.0.0",\n "name": "net", "type": "ptp",\n "name": "net2"}'
+    manifest = "apiVersion: v1\nkind: Pod\nmetadata:\n  name: a\n  name: b\nspec: {}\n"
+    text = 'key "name" is there twice in one object: the last one counts'
+    assert said(tmp_path, a__conf=conf, b__yaml=manifest) == [
+        f"a.conf:3: warning: {text}",
+        f"b.yaml:5: warning: {text}",
+    ]
+
+
+# Manifests
+
+NETWORKS = """\
+    apiVersion: k8s.cni.cncf.io/v1
+    kind: NetworkAttachmentDefinition
+    metadata:
+      name: vf
+      annotations: {k8s.v1.cni.cncf.io/resourceName: intel.com/vf}
+    spec:
+      config: '{"cniVersion": "1.0.0", "type": "sriov", "ipam": {"type": "static"}}'
+    ---
+    apiVersion: k8s.cni.cncf.io/v1
+    kind: NetworkAttachmentDefinition
+    metadata: {name: tap}
+    spec:
+      config: '{"cniVersion": "1.0.0", "type": "bridge"}'
+    """
+
+
+def definition(config: str) -> str:
+    head = (
+        "apiVersion: k8s.cni.cncf.io/v1\nkind: NetworkAttachmentDefinition\nmetadata: {name: a}\nspec:\n  config: "
+    )
+    return head + config
+
+
+@pytest.mark.parametrize(
+    ("config", "line"),
+    [
+        ('|\n\n    {\n      "type": "sriov",\n      "vlan": 5000\n    }\n', 9),
+        ('>-\n    {\n      "type": "sriov",\n      "vlan": 5000\n    }\n', 8),
+        ('\'{"type": "sriov",\n      "vlan": 5000}\'\n', 6),
+        ('"{\\"type\\": \\"sriov\\",\\n\n      \\"vlan\\": 5000}"\n', 6),
+        ('"{\\"type\\": \\"sriov\\",\\n \\"vlan\\": 5000}"\n', 5),
+    ],
+    ids=["literal", "folded", "single quoted", "double quoted", "one line"],
+)
+def test_a_definitions_configuration_is_told_of_on_the_files_lines(tmp_path: Path, config: str, line: int) -> None:
+    found = [each for each in said(tmp_path, a__yaml=definition(config)) if "vlan" in each]
+    assert found == [f'a.yaml:{line}: error: key "vlan": expected an integer from 0 to 4094, got 5000']
+
+
+def test_a_definition_that_no_pod_could_use_is_an_error(tmp_path: Path) -> None:
+    manifest = """\
+        apiVersion: k8s.cni.cncf.io/v1
+        kind: NetworkAttachmentDefinition
+        metadata:
+          name: a
+          annotations:
+            k8s.v1.cni.cncf.io/resourceName: vf
+        spec:
+          config: |
+            {"type": "ptp",
+             "plugins": [}
+        ---
+        apiVersion: k8s.cni.cncf.io/v1
+        kind: NetworkAttachmentDefinition
+        metadata:
+          name: A_b
+        ---
+        apiVersion: k8s.cni.cncf.io/v1beta1
+        kind: NetworkAttachmentDefinition
+        ---
+        apiVersion: k8s.cni.cncf.io/v1
+        kind: NetworkAttachmentDefinition
+        metadata: {name: a}
+        """
+    assert said(tmp_path, a__yaml=manifest) == [
+        "a.yaml:6: error: NetworkAttachmentDefinition default/a: annotation k8s.v1.cni.cncf.io/resourceName: "
+        "expected <domain>/<name>, got 'vf'",
+        "a.yaml:10: error: NetworkAttachmentDefinition default/a: spec.config: not JSON: expecting value",
+        "a.yaml:15: error: NetworkAttachmentDefinition: metadata.name: expected an object's name (lower-case "
+        "letters, digits, - and ., at most 253), got 'A_b'",
+        "a.yaml:17: error: NetworkAttachmentDefinition: apiVersion: expected k8s.cni.cncf.io/v1, "
+        "got 'k8s.cni.cncf.io/v1beta1'",
+        "a.yaml:20: error: NetworkAttachmentDefinition default/a is there twice: a.yaml:1 has it too",
+        "a.yaml:20: warning: NetworkAttachmentDefinition default/a: spec.config: expected a CNI configuration: "
+        "without one the node's own of the name 'a' holds",
+    ]
+
+
+def pod(annotation: str, limits: str = "", **spec: str) -> str:
+    more = "".join(f"\n  {key}: {value}" for key, value in spec.items())
+    return (
+        "apiVersion: v1\nkind: Pod\nmetadata:\n  name: web\n  annotations:\n"
+        f"    k8s.v1.cni.cncf.io/networks: {annotation}\n"
+        f"spec:\n  containers:\n    - name: c\n      resources: {{limits: {{{limits}}}}}{more}\n"
+    )
+
+
+def test_the_short_form_is_told_of_by_item(tmp_path: Path) -> None:
+    annotation = "|\n      tap, vf@a/b,\n      tap@net-with-a-long-name,\n      default/tap/x,\n"
+    expected = "expected an interface name (1 to 15 letters, digits, _ . -, not lo)"
+    where = "annotation k8s.v1.cni.cncf.io/networks"
+    assert said(tmp_path, a__yaml=pod(annotation), n__yaml=NETWORKS) == [
+        f"a.yaml:7: error: {where}: element 2: interface: {expected}, got 'a/b'",
+        f"a.yaml:8: error: {where}: element 3: interface: {expected}, got 'net-with-a-long-name'",
+        f"a.yaml:9: error: {where}: element 4: expected [<namespace>/]<name>[@<interface>], got 'default/tap/x'",
+        f"a.yaml:9: error: {where}: element 5: expected [<namespace>/]<name>[@<interface>], got ''",
+    ]
+
+
+def test_the_json_form_is_told_of_by_element_and_key(tmp_path: Path) -> None:
+    annotation = """|
+      [
+        {"name": "tap", "interfce": "a", "mac": "zz"},
+        {"name": "tap", "portMappings": [{"hostPort": 80, "containerPort": 80},
+          {"hostPort": 99999, "containerPort": 80}]},
+        {"nam": "tap"},
+        "tap"
+      ]
+"""
+    where = "annotation k8s.v1.cni.cncf.io/networks"
+    assert said(tmp_path, a__yaml=pod(annotation)) == [
+        f'a.yaml:8: error: {where}: element 1 (default/tap): key "mac": expected a unicast MAC address like '
+        "02:00:00:00:00:01, got 'zz'",
+        f"a.yaml:8: error: {where}: element 1 (default/tap): unknown key 'interfce'; the nearest known is "
+        "'interface'",
+        "a.yaml:8: warning: network default/tap: none of the files has this NetworkAttachmentDefinition",
+        "a.yaml:9: warning: network default/tap: none of the files has this NetworkAttachmentDefinition",
+        f'a.yaml:10: error: {where}: element 2 (default/tap): key "portMappings", mapping 2: key "hostPort": '
+        "expected an integer from 1 to 65535, got 99999",
+        f"a.yaml:11: error: {where}: element 3 (default/unknown): unknown key 'nam'; the nearest known is 'name'",
+        f'a.yaml:11: error: {where}: element 3: key "name" is missing',
+        f"a.yaml:12: error: {where}: element 4: expected an object, got 'tap'",
+    ]
+
+
+def test_an_annotation_that_is_no_json_list_is_an_error(tmp_path: Path) -> None:
+    where = "annotation k8s.v1.cni.cncf.io/networks"
+    assert said(tmp_path, a__yaml=pod('\'[{"name": "a"\n      "mac"}]\''), b__yaml=pod('\'{"name": "a"}\'')) == [
+        f"a.yaml:7: error: {where}: not JSON: expecting ',' delimiter",
+        f"b.yaml:6: error: {where}: the JSON form: expected a list of objects, got {{'name': 'a'}}",
+    ]
+
+
+def test_a_network_of_the_files_own_namespaces_must_be_there_another_may_be_in_the_cluster(tmp_path: Path) -> None:
+    missing = "none of the files has this NetworkAttachmentDefinition"
+    annotation = "tpa, kube-system/mgmt, tap"
+    assert said(tmp_path, a__yaml=pod(annotation), n__yaml=NETWORKS) == [
+        f"a.yaml:6: error: network default/tpa: {missing}; the nearest is default/tap",
+        f"a.yaml:6: warning: network kube-system/mgmt: {missing}",
+    ]
+
+
+def test_what_no_plugin_of_the_network_takes_is_an_error(tmp_path: Path) -> None:
+    annotation = """|
+      [{"name": "tap", "mac": "02:00:00:00:00:01",
+        "ips": ["10.0.0.1/24"]},
+       {"name": "vf", "mac": "02:00:00:00:00:02", "ips": ["10.0.0.2/24"]}]
+"""
+    found = said(tmp_path, a__yaml=pod(annotation, "intel.com/vf: 1"), n__yaml=NETWORKS)
+    text = 'network default/tap (net1): the pod asks for "{0}", and no plugin of the network takes it: expected '
+    text += '"capabilities": {{"{0}": true}} in the configuration of one'
+    assert found == [f"a.yaml:7: error: {text.format('mac')}", f"a.yaml:8: error: {text.format('ips')}"]
+
+
+@pytest.mark.parametrize(
+    ("annotation", "limits", "expected"),
+    [
+        ("vf, vf", "intel.com/vf: 2", []),
+        ("vf, vf", "intel.com/vf: 1", ["all 1 are attached already"]),
+        ("vf", "", ["it was given none"]),
+        ("vf", 'intel.com/vf: "1", hugepages-1Gi: 2Gi, memory: 64Gi', []),
+        ("tap@net2, tap", "", ["interface net2 would be that of network default/tap and of network default/tap"]),
+        ("tap@a, tap@a", "", ["interface a would be that of network default/tap and of network default/tap"]),
+        ("tap@eth0", "", ["interface eth0 would be that of network primary and of network default/tap"]),
+    ],
+)
+def test_networks_of_one_pod_must_get_on_with_each_other(
+    tmp_path: Path, annotation: str, limits: str, expected: list[str]
+) -> None:
+    found = said(tmp_path, a__yaml=pod(annotation, limits), n__yaml=NETWORKS)
+    assert len(found) == len(expected)
+    assert all(
+        line.startswith("a.yaml:6: error: ") and text in line for line, text in zip(found, expected, strict=True)
+    )
+
+
+def test_a_pod_with_claims_may_have_its_devices_from_them(tmp_path: Path) -> None:
+    claiming = pod("vf, vf", resourceClaims="[{name: vfs, resourceClaimName: vfs}]")
+    assert said(tmp_path, a__yaml=claiming, n__yaml=NETWORKS) == []
+
+
+def test_devices_that_are_asked_for_by_id_count(tmp_path: Path) -> None:
+    annotation = '\'[{"name": "vf", "deviceID": "0000:01:00.1"}, {"name": "vf"}]\''
+    assert said(tmp_path, a__yaml=pod(annotation, "intel.com/vf: 2"), n__yaml=NETWORKS) == []
+    (found,) = said(tmp_path, a__yaml=pod(annotation, "intel.com/vf: 1"), n__yaml=NETWORKS)
+    assert "no device of resource intel.com/vf is left" in found
+
+
+def test_only_one_network_has_the_default_route(tmp_path: Path) -> None:
+    annotation = """|
+      [{"name": "tap", "default-route": ["10.0.0.1"]},
+       {"name": "tap",
+        "default-route": []}]
+"""
+    assert said(tmp_path, a__yaml=pod(annotation), n__yaml=NETWORKS) == [
+        "a.yaml:9: error: network default/tap (net1) and network default/tap (net2): only one network may have the "
+        'key "default-route"'
+    ]
+
+
+def test_another_master_is_one_network_that_the_runtime_names(tmp_path: Path) -> None:
+    manifest = pod("tap").replace(
+        "networks: tap", "networks: tap\n    v1.multus-cni.io/default-network: default/tap@x"
+    )
+    assert said(tmp_path, a__yaml=manifest, n__yaml=NETWORKS) == [
+        'a.yaml:7: error: network default/tap: key "interface": expected eth0, which is what the runtime calls the '
+        "pod's first interface, got 'x'"
+    ]
+
+
+@pytest.mark.parametrize("kind", ["Deployment", "DaemonSet", "StatefulSet", "Job", "CronJob"])
+def test_what_makes_pods_is_told_of_like_a_pod(tmp_path: Path, kind: str) -> None:
+    template = {
+        "metadata": {"annotations": {"k8s.v1.cni.cncf.io/networks": "vf, other"}},
+        "spec": {"containers": [{"name": "c"}]},
+    }
+    spec: dict[str, Any] = {"template": template}
+    if kind == "CronJob":
+        spec = {"jobTemplate": {"spec": spec}}
+    manifest = {"apiVersion": "apps/v1", "kind": kind, "metadata": {"name": "web"}, "spec": spec}
+    found = said(tmp_path, a__json=json.dumps(manifest), n__yaml=NETWORKS)
+    assert len(found) == 2
+    assert "network default/other: none of the files has this" in found[0]
+    assert "no device of resource intel.com/vf is left for pod default/web: it was given none" in found[1]
+
+
+def test_a_list_of_objects_is_its_items(tmp_path: Path) -> None:
+    item = json.dumps({"metadata": {"name": "a"}, "spec": {"config": '{"type": ""}'}})
+    manifest = (
+        f'{{"apiVersion": "k8s.cni.cncf.io/v1", "kind": "NetworkAttachmentDefinitionList",\n"items": [\n{item}]}}'
+    )
+    assert said(tmp_path, a__json=manifest) == ['a.json:3: error: expected key "type" or key "plugins"']
+
+
+def test_objects_that_have_no_networks_are_passed_over(tmp_path: Path) -> None:
+    result = run(tmp_path, a__yaml="apiVersion: v1\nkind: Service\nmetadata: {}\n---\n---\n", b__yaml="")
+    assert (result.exit_code, result.stdout, result.stderr) == (0, "", "0 documents: 0 errors, 0 warnings\n")
+
+
+# Other configurations
+
+
+def test_the_agents_configuration_is_told_of_by_key(tmp_path: Path) -> None:
+    config = """\
+        socket: /run/agent.sock
+        wokers: 3
+        cluster:
+          kubeconfg: /etc/kubeconfig
+        workers: 0
+        autoconf:
+          files: [x]
+          meta:
+            namespaceIsolation: perhaps
+        """
+    assert said(tmp_path, agent__yaml=config) == [
+        'agent.yaml:2: error: unknown key "wokers"; nearest known key: "workers"',
+        'agent.yaml:4: error: unknown key "cluster.kubeconfg"; nearest known key: "cluster.kubeconfig"',
+        'agent.yaml:5: error: key "workers": expected int >= 1',
+        "agent.yaml:7: error: key \"autoconf.files\": expected names of files *.conflist or *.conf, got 'x'",
+        'agent.yaml:9: error: key "autoconf.meta": key "namespaceIsolation": expected bool, got str',
+    ]
+
+
+DEVICES = """\
+{
+\t"resourceList": [
+\t\t{"resourceName": "a.b",
+\t\t "selectors": [{"vendors": ["80866"]}, {"pfNames": ["eth0#5-3"]}]},
+\t\t{"resourceName": "c", "selector": {}}
+\t]
+}
+"""
+OF_DEVICES = [
+    '3: error: resourceList[0].resourceName: expected letters, digits, - and _, got "a.b"',
+    '4: error: resourceList[0].selectors[0].vendors: expected four hex digits, got "80866"',
+    "4: error: resourceList[0].selectors[1].pfNames: expected VF numbers like #0,2-5 behind the PF, got '5-3' in "
+    "'eth0#5-3'",
+    '5: warning: unknown key "resourceList[1].selector" is ignored; nearest known key: "selectors"',
+]
+
+
+def test_the_device_plugins_configuration_is_told_of_by_place(tmp_path: Path) -> None:
+    assert said(tmp_path, config__json=DEVICES) == [f"config.json:{line}" for line in OF_DEVICES]
+
+
+def test_configurations_in_a_config_map_are_told_of_on_the_files_lines(tmp_path: Path) -> None:
+    inside = textwrap.indent(DEVICES.replace("\t", " "), "    ")
+    manifest = (
+        "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\ndata:\n  notes: 'x: {'\n  config.json: |\n" + inside
+    )
+    lines = [f"{int(line.partition(':')[0]) + 6}:{line.partition(':')[2]}" for line in OF_DEVICES]
+    assert said(tmp_path, a__yaml=manifest) == [f"a.yaml:{line}" for line in lines]
+
+
+def test_what_a_config_map_calls_json_must_be_json(tmp_path: Path) -> None:
+    manifest = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\ndata:\n  a.json: |\n    {\n    x\n"
+    assert said(tmp_path, a__yaml=manifest) == [
+        "a.yaml:7: error: ConfigMap: data: a.json: not JSON: expecting property name enclosed in double quotes"
+    ]
+
+
+def test_multus_daemon_is_told_of_as_the_agent_takes_it_over(tmp_path: Path) -> None:
+    config = """\
+        {
+          "chrootDir": "/hostroot",
+          "socketDir": "/host/run/multus/",
+          "metricsPort": 9091,
+          "cniVersion": "0.2.0",
+          "cniConfigDir": 7,
+          "namespaceIsolation": "yes",
+          "confdir": "/etc"
+        }
+        """
+    found = said(tmp_path, daemon_config__json=config)
+    assert [line[: line.index('" ') + 1] if '" ' in line else line for line in found] == [
+        'daemon_config.json:4: warning: key "metricsPort"',
+        "daemon_config.json:5: warning: key \"cniVersion\": '0.2.0' is not spoken here: the primary's holds",
+        'daemon_config.json:6: error: key "cniConfigDir": expected str, got int',
+        'daemon_config.json:7: error: key "namespaceIsolation": expected bool, got str',
+        'daemon_config.json:8: warning: key "confdir"',
+    ]
+
+
+def test_a_policy_for_vfs_is_told_of_by_key(tmp_path: Path) -> None:
+    manifest = """\
+        apiVersion: sriovnetwork.openshift.io/v1
+        kind: SriovNetworkNodePolicy
+        metadata: {name: p}
+        spec:
+          resourceName: x-
+          numVfs: 0
+          nicSelector:
+            pfName: [a]
+        """
+    found = said(tmp_path, a__yaml=manifest)
+    assert [line.split(": ")[0] for line in found] == ["a.yaml:5", "a.yaml:6", "a.yaml:7", "a.yaml:8"]
+
+
+# The command
+
+
+def test_strict_takes_warnings_for_errors(tmp_path: Path) -> None:
+    conf = '{"cniVersion": "1.0.0", "name": "net", "type": "sriov", "deviceID": "0000:01:00.0", "vlam": 1}'
+    assert run(tmp_path, net__conf=conf).exit_code == 0
+    result = run(tmp_path, "--strict", net__conf=conf)
+    assert result.exit_code == 1
+    assert f"{tmp_path}/net.conf:1: error: " in result.stdout
+    assert result.stderr == "1 document: 1 error, 0 warnings\n"
+
+
+def test_findings_come_as_json_too(tmp_path: Path) -> None:
+    result = run(tmp_path, "--format", "json", net__conf='{"cniVersion": "1.0.0",\n "name": 7, "type": "ptp"}')
+    assert result.exit_code == 1
+    assert json.loads(result.stdout) == [
+        {
+            "file": f"{tmp_path}/net.conf",
+            "line": 2,
+            "level": "error",
+            "message": 'key "name": expected letters, digits, _ . - after a letter or digit, got 7',
+        }
+    ]
+
+
+def test_a_folder_is_its_files_and_other_files_need_no_suffix(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("{")
+    (tmp_path / "sub.yaml").mkdir()
+    (tmp_path / "a.conf").write_text("{")
+    (tmp_path / "dp").write_text('{"resourceList": [],}')
+    assert run(tmp_path, str(tmp_path)).stdout.splitlines() == [
+        f"{tmp_path}/a.conf:1: error: not JSON: expecting property name enclosed in double quotes"
+    ]
+    assert run(tmp_path, str(tmp_path / "dp")).stdout.splitlines() == [
+        f"{tmp_path}/dp:1: error: device plugin configuration: not JSON: expecting property name enclosed in "
+        "double quotes"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        (b"\xff\xfe", "expected text in UTF-8, got byte 0xff"),
+        (b"foo: bar\n", "not known: expected a Kubernetes object"),
+        (b"- 1\n", "not known: expected a Kubernetes object"),
+        (b"a: [\n", "not YAML: did not find expected node content"),
+        (b"\x00", "not YAML: control characters are not allowed"),
+        (b'{"type": ' * 3000, "not JSON: "),
+        (b"a: !!int ''", "not YAML: "),
+    ],
+)
+def test_what_cannot_be_told_is_an_error(tmp_path: Path, content: bytes, text: str) -> None:
+    result = run(tmp_path, a=content)
+    assert result.exit_code == 1
+    assert text in result.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["/nowhere/at/all.yaml"], ["--format", "xml", "/"], ["--schema", "none"]]
+)
+def test_bad_use_is_status_2(arguments: list[str]) -> None:
+    assert CliRunner().invoke(main, ["check", *arguments]).exit_code == 2
+
+
+def test_the_examples_are_without_findings() -> None:
+    examples = Path(__file__).parents[2] / "examples"
+    folders = sorted({path.parent for path in examples.rglob("*.yaml")})
+    assert folders
+    report = files.check([*folders, *examples.glob("*.conf")])
+    assert (report.findings, report.documents > 10) == ([], True)
+
+
+# Any file
+
+SEEDS = [
+    NETWORKS,
+    pod(
+        '|\n      [{"name": "vf", "mac": "02:00:00:00:00:01", "portMappings": [{"hostPort": 1}]}]',
+        "intel.com/vf: 1",
+    ),
+    pod("vf, tap@net2"),
+    DEVICES,
+    '{"cniVersion": "1.0.0", "name": "a", "plugins": [{"type": "sriov", "ipam": {"type": "host-local"}}]}',
+    '{"cniVersion": "1.0.0", "name": "a", "type": "multus", "delegates": [{"name": "b", "type": "bridge"}]}',
+    "socket: /x\ncluster: {manifests: /y}\nautoconf: {files: [a.conf], meta: {defaultNetworks: [a]}}\n",
+    '{"socketDir": "/a", "chrootDir": "/b", "cniVersion": "1.0.0", "delegates": [{}, {}]}',
+    'apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\ndata:\n  a: |\n    {"resourceList": [{}]}\n',
+]
+PIECES = st.sampled_from(
+    ["{", "}", "[", "]", ":", ",", '"', "'", "\n", "  ", "- ", "null", "7", "&a ", "*a", "<<: ", "|"]
+)
+
+
+@st.composite
+def damaged(draw: st.DrawFn) -> str:
+    """One of the seeds with pieces of it left out, doubled or replaced."""
+    text = textwrap.dedent(draw(st.sampled_from(SEEDS)))
+    for _ in range(draw(st.integers(1, 4))):
+        begin = draw(st.integers(0, len(text)))
+        end = min(len(text), begin + draw(st.integers(0, 12)))
+        text = text[:begin] + draw(PIECES | st.text(max_size=3) | st.just(text[begin:end] * 2)) + text[end:]
+    return text
+
+
+@given(damaged() | st.text(), st.sampled_from(["any.yaml", "any.conf", "any"]))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_any_file_is_told_of(tmp_path: Path, text: str, name: str) -> None:
+    path = tmp_path / name
+    path.write_text(text, errors="surrogateescape" if text.isprintable() else "replace")
+    report = files.check([path])
+    lines = len(text.splitlines()) + 1
+    assert all(1 <= finding.line <= lines for _, finding in report.findings)
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=5), inner, max_size=2),
+    max_leaves=4,
+)
+
+
+@st.composite
+def changed(draw: st.DrawFn) -> list[Any]:
+    """The objects of one of the seeds with other values somewhere, also inside texts that are JSON."""
+    objects = list(yaml.safe_load_all(textwrap.dedent(draw(st.sampled_from(SEEDS))).replace("\t", " ")))
+    for _ in range(draw(st.integers(1, 3))):
+        _change(draw, draw(st.sampled_from(objects)))
+    return objects
+
+
+def _change(draw: st.DrawFn, value: Any) -> None:
+    keys = list(value) if isinstance(value, dict) else list(range(len(value)))
+    key = draw(st.sampled_from(keys) if keys else st.just("new")) if isinstance(value, dict) or keys else None
+    if key is None:
+        return
+    inside = value.get(key) if isinstance(value, dict) else value[key]
+    if isinstance(inside, str) and inside.strip().startswith(("{", "[")) and draw(st.booleans()):
+        parsed = json.loads(inside)
+        _change(draw, parsed)
+        value[key] = json.dumps(parsed, indent=1)
+    elif isinstance(inside, dict | list) and inside and draw(st.integers(0, 3)):
+        _change(draw, inside)
+    else:
+        value[key] = draw(VALUES)
+
+
+@given(changed())
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_any_value_anywhere_is_told_of(tmp_path: Path, objects: list[Any]) -> None:
+    path = tmp_path / "any.yaml"
+    path.write_text("---\n".join(json.dumps(each, indent=1) + "\n" for each in objects))
+    files.check([path])
