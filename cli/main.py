@@ -11,6 +11,7 @@ import click
 # its command needs inside it: a plugin call pays for its plugin, and --help for none.
 COMMANDS = {
     "agent": "cli.agent:agent",
+    "check": "cli.check:check",
     "cni": "cli.cni:cni",
     "deviceplugin": "cli.deviceplugin:deviceplugin",
     "install": "cli.install:install",
