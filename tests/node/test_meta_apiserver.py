@@ -203,3 +203,18 @@ def test_runtimes_status_tells_of_a_server_that_is_away(world: World, api: ApiSe
         answer = world.runtime("STATUS")
     assert answer.body["code"] == Code.UNAVAILABLE
     assert "no answer from the API server" in answer.body["msg"]
+
+
+def test_del_of_an_unknown_container_waits_for_a_server_that_alone_knows_the_master(
+    world: World, api: ApiServer
+) -> None:
+    """Its addresses could not be given back: the runtime is to try again."""
+    pod = made(api, world)
+    start(api, world)
+    config = {key: value for key, value in world.config.items() if key != "delegates"} | {"clusterNetwork": "main"}
+    api.stop()
+    code, message = world.refused("DEL", pod, config)
+    assert code == Code.TRY_AGAIN_LATER
+    assert "NetworkAttachmentDefinition kube-system/main: no answer from the API server" in message
+    api.start()
+    assert world.call("DEL", pod, config) == DONE  # there is none

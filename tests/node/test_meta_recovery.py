@@ -60,6 +60,12 @@ def test_delete_after_a_kill_within_an_add_leaves_nothing(world: World, events: 
     }
     assert list(pod.links()) == ["eth0", "net1"]
     world.restart()
+    code, message = world.refused("CHECK", pod, CNI_IFNAME="eth0")
+    assert code == Code.DRIFT
+    assert message == (
+        "network default/held (net2): expected an attachment that was made, got one that is adding; also "
+        "network default/ptp (net3): expected an attachment that was made, got one that is planned"
+    )
     deleting = world.begin("DEL", pod)
     assert events.next() == "begin DEL c-p"
     gate.open()
