@@ -71,9 +71,9 @@ class Agent:
         return CniError(Code.UNAVAILABLE, f"the agent ended with {status}: {self._last or 'it says nothing'}")
 
     def stop(self) -> None:
-        """End it, and wait until it has finished what runs. Raises CniError(UNAVAILABLE) when that fails."""
-        process, self._process = self._process, None
-        if process is None:
+        """End it, if it runs, and wait until it has finished what runs. Raises CniError(UNAVAILABLE)."""
+        process = self._process
+        if process is None or self.ended:
             return
         process.send_signal(signal.SIGTERM)
         try:
@@ -83,7 +83,7 @@ class Agent:
             process.wait()
             raise CniError(Code.UNAVAILABLE, f"the agent did not end within {_END:g} s and was killed") from None
         if status:
-            raise CniError(Code.UNAVAILABLE, f"the agent ended with {status}: {self._last}")
+            raise self.failure()
 
     def _await_ready(self, notify: socket.socket) -> None:
         with notify:

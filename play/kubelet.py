@@ -45,6 +45,7 @@ class _Endpoint:
     channel: grpc.Channel
     preferred: bool
     devices: dict[str, Any] = field(default_factory=dict)
+    listed: bool = False  # whether it has told its devices
     stream: Any = None
     reader: threading.Thread | None = None
 
@@ -138,15 +139,15 @@ class Kubelet:
         Raises CniError(TRY_AGAIN_LATER) that says what is registered.
         """
         self.wait_until(
-            lambda: self.has(resource, count),
+            lambda: resource in self._endpoints and len(self._healthy(resource)) >= count,
             timeout,
             f"{count} healthy devices of {resource}",
         )
 
-    def has(self, resource: str, count: int) -> bool:
-        """Whether the resource is registered and has at least `count` healthy devices."""
+    def is_listed(self, resource: str) -> bool:
+        """Whether the resource is registered, and its plugin has told its devices."""
         with self._changed:
-            return resource in self._endpoints and len(self._healthy(resource)) >= count
+            return resource in self._endpoints and self._endpoints[resource].listed
 
     def wait_until(self, condition: Callable[[], bool], timeout: float, what: str) -> None:
         """Wait up to `timeout` seconds until the condition, asked after each change of devices, holds.
@@ -236,6 +237,7 @@ class Kubelet:
             for response in endpoint.stream:
                 with self._changed:
                     endpoint.devices = {device.ID: device for device in response.devices}
+                    endpoint.listed = True
                     self._changed.notify_all()
         except grpc.RpcError:
             pass  # the plugin or this kubelet has gone; either way its devices are no longer to be given

@@ -31,7 +31,7 @@ from wirespeed.state.journal import Journal
 
 TIMED_OUT = 124  # as timeout(1) ends
 _READY = 30.0  # seconds for the agent to be ready
-_DEVICES = 15.0  # seconds for the device plugin to offer what the pods ask for
+_DEVICES = 15.0  # seconds for the device plugin to tell its devices
 _PROGRAMS = ("ip", "mount", "umount", "nsenter", "pivot_root", "setpriv")
 
 
@@ -137,7 +137,7 @@ class _Play:
             except _StoppedError:
                 pass
             except CniError as error:
-                self._problem(error.msg)
+                self._problems.append(error.msg)
             finally:
                 self._judge()
                 self._tear_down()
@@ -153,11 +153,11 @@ class _Play:
         self._undo.push("agent", self._agent.stop)
         if not self._await(lambda: self._agent.ready, _READY):
             raise CniError(Code.UNAVAILABLE, f"the agent is not ready within {_READY:g} s")
-        for resource, count in admission.wanted(self._manifests.pods).items():
+        for resource in admission.wanted(self._manifests.pods):
             self._kubelet.wait_until(
-                lambda: bool(self._interrupted()) or self._kubelet.has(resource, count),  # noqa: B023
+                lambda: self._interrupted() or self._kubelet.is_listed(resource),  # noqa: B023
                 _DEVICES,
-                f"{count} healthy devices of {resource}",
+                f"device plugin of {resource}",
             )
             self._check()
         for number, pod in enumerate(self._manifests.pods, start=1):
@@ -181,34 +181,37 @@ class _Play:
         self._await(lambda: all(run.attachment or run.ended for run in self._runs))
         self._screen.interfaces(report.interfaces(self._runs))
         if self._then:
-            self._run_then()
+            self._run_then(self._then)
         endings = [run for run in self._runs if run.pod.ends_by_itself]
-        if endings or not self._then:
-            self._await(lambda: bool(endings) and all(run.ended for run in endings))
+        if endings:
+            self._await(lambda: all(run.ended for run in endings))
+        elif not self._then:
+            self._await(lambda: False)
 
-    def _run_then(self) -> None:
-        assert self._then is not None
-        settled = self._await(lambda: all(run.ready or run.ended for run in self._runs))
-        failed = [run.pod.label for run in self._runs if run.phase is Phase.FAILED]
-        assert settled
-        if failed:
+    def _run_then(self, command: Command) -> None:
+        self._await(lambda: all(run.ready or run.ended for run in self._runs))
+        if failed := [run.pod.label for run in self._runs if run.phase is Phase.FAILED]:
             raise CniError(Code.UNAVAILABLE, f"pod {', '.join(failed)} failed: the command is not run")
         write(self._session.state, report.pods(self._runs))
-        self._then.start({"PODS": str(self._session.state)})
-        self._await(lambda: self._then is not None and self._then.ended)
-        if self._then.exit_code:
-            raise CniError(Code.UNAVAILABLE, f"the command ended with {self._then.exit_code}: {self._options.then}")
+        command.start({"PODS": str(self._session.state)})
+        self._await(lambda: command.ended)
+        if command.exit_code:
+            raise CniError(Code.UNAVAILABLE, f"the command ended with {command.exit_code}: {self._options.then}")
 
     def _judge(self) -> None:
-        """Note which pods are not as they should be, before they are stopped."""
+        """Note what is not as it should be, before the pods are stopped."""
         for run in self._runs:
+            where = f"pod {run.pod.label}"
             if run.phase is Phase.FAILED:
-                self._problem(f"pod {run.pod.label}: {run.reason}")
-            elif self._timed_out and run.pod.ends_by_itself and not run.ended:
-                self._problem(f"pod {run.pod.label} had not ended after {self._options.timeout:g} s")
-            elif not run.pod.ends_by_itself and run.phase is Phase.RUNNING and not run.ready:
-                self._problem(
-                    f"pod {run.pod.label} is not ready at the end{': ' * bool(run.row.reason)}{run.row.reason}"
+                self._problems.append(f"{where}: {run.reason}")
+            elif run.ended or not run.started:
+                continue
+            elif self._timed_out:
+                what = "had not ended" if run.pod.ends_by_itself else "was stopped"
+                self._problems.append(f"{where} {what} after {self._options.timeout:g} s")
+            elif not run.pod.ends_by_itself and not run.ready and (run.row.reason or not self._stopped):
+                self._problems.append(
+                    f"{where} was not ready when it was stopped: {run.row.reason or 'its probe fails'}"
                 )
 
     def _tear_down(self) -> None:
@@ -219,16 +222,17 @@ class _Play:
             run.stop()
         for run in self._runs:
             run.join()
-        if self._agent.ended and self._runs:  # who else could detach the pods?
+        if self._agent.ended and any(run.started for run in self._runs):  # who else could detach them?
             self._agent.start()
         for run in reversed(self._runs):
-            for problem in run.tear_down():
-                self._problem(problem)
+            self._problems += run.tear_down()
             self._kubelet.free(run.pod.namespace, run.pod.name)
+        if self._agent.ended:
+            self._problems.append(self._agent.failure().msg)
         if self._options.out:
             write(self._options.out / "pods.json", report.pods(self._runs))
-        for problem in [*self._undo.run(), *self._left()]:
-            self._problem(problem)
+        self._problems += self._undo.run()
+        self._problems += self._left()
 
     def _left(self) -> list[str]:
         """What is still there of what the pods had."""
@@ -249,7 +253,7 @@ class _Play:
         return found
 
     def _status(self) -> int:
-        for problem in self._problems:
+        for problem in dict.fromkeys(self._problems):
             self._errors.print(
                 f"wirespeed play: {problem}", style="red", markup=False, highlight=False, soft_wrap=True
             )
@@ -266,7 +270,7 @@ class _Play:
     def _await(self, condition: Callable[[], bool], timeout: float | None = None) -> bool:
         """Wait for it; whether it came in time. Raises _StoppedError, and CniError when the agent has ended."""
         with self._changed:
-            self._changed.wait_for(lambda: bool(self._interrupted()) or condition(), timeout)
+            self._changed.wait_for(lambda: self._interrupted() or condition(), timeout)
             self._check()
             return condition()
 
@@ -278,9 +282,6 @@ class _Play:
             raise _StoppedError
         if self._agent.ended:
             raise self._agent.failure()
-
-    def _problem(self, text: str) -> None:
-        self._problems.append(text)
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:

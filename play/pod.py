@@ -104,11 +104,16 @@ class PodRun:
         self._volumes = Volumes(pod, stage.folder / self.uid, stage.config_maps, self._undo)
         self._lock = threading.Lock()  # of the two that follow
         self._processes: set[Process] = set()
+        self._ending = 0  # the signal for processes that have yet to be started
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"pod {pod.label}")
         self._killer: threading.Timer | None = None
 
     # What is to be seen of it
+
+    @property
+    def started(self) -> bool:
+        return self._thread.ident is not None
 
     @property
     def ready(self) -> bool:
@@ -143,28 +148,26 @@ class PodRun:
 
     def stop(self) -> None:
         """Have its containers end: SIGTERM, and SIGKILL after the pod's grace period."""
-        with self._lock:
-            if self._stop.is_set():
-                return
-            self._stop.set()
-            processes = list(self._processes)
-        for process in processes:
-            process.signal(signal.SIGTERM)
+        self._end(signal.SIGTERM)
         self._killer = threading.Timer(self.pod.spec.termination_grace_period_seconds, self.kill)
         self._killer.daemon = True
         self._killer.start()
 
     def kill(self) -> None:
         """End its containers at once."""
+        self._end(signal.SIGKILL)
+
+    def _end(self, number: int) -> None:
         with self._lock:
+            self._ending = number if self._ending != signal.SIGKILL else self._ending
             self._stop.set()
             processes = list(self._processes)
         for process in processes:
-            process.signal(signal.SIGKILL)
+            process.signal(number)
 
     def join(self) -> None:
         """Wait until its threads have ended, after `stop`."""
-        if self._thread.ident is not None:
+        if self.started:
             self._thread.join()
         if self._killer:
             self._killer.cancel()
@@ -263,9 +266,9 @@ class PodRun:
                 return CANNOT_RUN
             with self._lock:
                 self._processes.add(process)
-                stopped = self._stop.is_set()
-            if stopped:
-                process.signal(signal.SIGKILL)
+                ending = self._ending
+            if ending:
+                process.signal(ending)
             probe = container.readiness_probe
             probed = probe is not None and probe.exec is not None
             self._change(state, running=True, ready=not probed, reason="")

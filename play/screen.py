@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -50,7 +51,7 @@ class Screen:
         self._lock = threading.Lock()
         self._colours: dict[str, str] = {}
         self._shown: dict[str, PodRow] = {}
-        if not console.is_terminal and "COLUMNS" not in console._environ:
+        if not console.is_terminal and "COLUMNS" not in os.environ:
             console.width = _PLAIN_WIDTH
 
     @contextmanager

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from deviceplugin import config
 from play import admission
 from play.manifests import Manifests, Pod
 from wirespeed.cni.errors import CniError, Code
@@ -100,12 +101,20 @@ def find_shim(asked: Path | None, folders: Sequence[str]) -> Path:
 
 
 def device_plugin(manifests: Manifests) -> str:
-    """The device plugin's configuration, "" for none. Raises CniError when pods ask for devices without one."""
-    found = manifests.device_plugin()
-    if not found and (resources := admission.wanted(manifests.pods)):
+    """The device plugin's configuration, "" for none.
+
+    Raises CniError(INVALID_CONFIG) for a wrong one, or when pods ask for what it does not offer.
+    """
+    text, wanted = manifests.device_plugin(), admission.wanted(manifests.pods)
+    try:
+        pools = config.parse(text.encode(), NodeConfig().resource_prefix) if text else []
+    except CniError as error:
+        raise error.prefixed("config.json") from None
+    offered = [pool.resource for pool in pools]
+    if unknown := [resource for resource in wanted if resource not in offered]:
         raise CniError(
             Code.INVALID_CONFIG,
-            f"pods ask for {', '.join(resources)}: expected a ConfigMap whose config.json has the device plugin's "
-            "resourceList",
+            f"pods ask for {', '.join(unknown)}: expected it in the resourceList of a ConfigMap's config.json, "
+            f"got {', '.join(offered) or 'none'}",
         )
-    return found
+    return text

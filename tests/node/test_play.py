@@ -1,0 +1,670 @@
+"""`wirespeed play` on this kernel: pods with an eth0 by Debian's bridge plugin, each play on a node of its own.
+
+The node is a network namespace, in which the bridge and all else of a test lives. What a play leaves is looked
+for by a mark that all of its processes have in their environment.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import re
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.node.conftest import PATIENCE, ROOT, Netns
+from wirespeed.node import NodeConfig
+from wirespeed.state.journal import Attachment, Journal
+
+Manifest = dict[str, Any]
+
+
+def container(name: str = "main", script: str = "", **keys: Any) -> Manifest:
+    """A container that runs a shell script."""
+    return {"name": name, "command": ["/bin/sh", "-c", script], **keys}
+
+
+def pod(name: str, *containers: Manifest, policy: str = "Never", **spec: Any) -> Manifest:
+    spec = {"restartPolicy": policy, "terminationGracePeriodSeconds": 5, "containers": list(containers), **spec}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": spec}
+
+
+# Ends by SIGTERM, as soon as it has said that it is up. A trap is run between commands, but also during a `wait`.
+WAITS = "trap 'echo ended well; exit 0' TERM; echo up; sleep 1000 & wait"
+
+
+def waiting(name: str, **spec: Any) -> Manifest:
+    return pod(name, container(script=WAITS), policy="Always", **spec)
+
+
+@dataclass
+class Stage:
+    """A node, and the plays on it: `folder` is for what they read and write."""
+
+    node: Netns
+    folder: Path
+    shim: Path
+    mark: str = field(default_factory=lambda: f"play-{uuid.uuid4().hex}")
+    playing: list[Playing] = field(default_factory=list)
+
+    @property
+    def conf(self) -> Path:
+        return self.folder / "cni.conf"
+
+    def write_conf(self, **delegate: Any) -> None:
+        """The CNI conf of the node: the meta-plugin, with a bridge for eth0 or another delegate."""
+        bridge = {
+            "cniVersion": "1.0.0",
+            "name": "pods",
+            "type": "bridge",
+            "bridge": "br0",
+            "isGateway": True,
+            "ipam": {
+                "type": "host-local",
+                "dataDir": str(self.folder / "leases"),
+                "ranges": [[{"subnet": "10.99.0.0/24"}]],
+            },
+        }
+        conf = {"cniVersion": "1.1.0", "name": "cluster", "type": "wirespeed", "delegates": [delegate or bridge]}
+        self.conf.write_text(json.dumps(conf))
+
+    def write_plugin(self, script: str) -> None:
+        """A plugin of the test's own for eth0: it runs the script, and then succeeds."""
+        result = '{"cniVersion": "1.0.0", "interfaces": [{"name": "eth0", "sandbox": "%s"}]}'
+        plugin = self.folder / "plugins/probing"
+        plugin.write_text(f"#!/bin/sh\n{script}\n[ $CNI_COMMAND != ADD ] || printf '{result}' \"$CNI_NETNS\"\n")
+        plugin.chmod(0o755)
+        self.write_conf(cniVersion="1.0.0", name="probing", type="probing")
+
+    def start(self, *manifests: Manifest, options: tuple[str, ...] = ()) -> Playing:
+        """Begin a play of the manifests, its containers marked."""
+        for manifest in manifests:
+            for part in ("initContainers", "containers"):
+                for each in manifest.get("spec", {}).get(part, ()):
+                    each.setdefault("env", []).append({"name": "MARK", "value": self.mark})
+        folder = self.folder / f"play{len(self.playing)}"
+        folder.mkdir()
+        (folder / "manifests.yaml").write_text(yaml.safe_dump_all(manifests))
+        process = subprocess.Popen(
+            [
+                *("nsenter", f"--net={self.node.path}", sys.executable, "-m", "cli", "play"),
+                *("--cni-conf", str(self.conf), "--shim", str(self.shim), "--out", str(folder / "out")),
+                *(
+                    "--cni-path",
+                    f"{self.folder / 'plugins'}:/usr/lib/cni",
+                    *options,
+                    str(folder / "manifests.yaml"),
+                ),
+            ],
+            cwd=ROOT,
+            env={**os.environ, "MARK": self.mark},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.playing.append(Playing(process, folder / "out/pods.json"))
+        return self.playing[-1]
+
+    def play(self, *manifests: Manifest, options: tuple[str, ...] = ()) -> Played:
+        return self.start(*manifests, options=options).ended()
+
+    def processes(self) -> dict[int, list[str]]:
+        """The command lines of what has the mark in its environment."""
+        found = {}
+        for entry in Path("/proc").iterdir():
+            with contextlib.suppress(OSError):
+                if entry.name.isdigit() and self.mark.encode() in (entry / "environ").read_bytes():
+                    found[int(entry.name)] = (entry / "cmdline").read_text().split("\0")
+        return found
+
+    def agent(self) -> tuple[int, str]:
+        """The process of the agent, and the name of its play's session."""
+        for pid, command in self.processes().items():
+            if "agent" in command:
+                return pid, Path(command[command.index("--config") + 1]).parent.name
+        raise AssertionError("no agent runs")
+
+    def left(self) -> list[str]:
+        """What is there of plays on this node: processes, folders, mounts, namespaces, owned things, leases."""
+        told = [each.told for each in self.playing if each.told.exists()]
+        sessions = {name for file in told for name in re.findall(r"wirespeed-play-\w+", file.read_text())}
+        mounts = Path("/proc/self/mounts").read_text().splitlines()
+        found = [f"process {pid}: {' '.join(command)}" for pid, command in self.processes().items()]
+        for session in sessions:
+            found += [f"folder {session}"] * Path("/run", session).exists()
+            found += [f"mount {line}" for line in mounts if session in line]
+            found += [f"namespace {name}" for name in os.listdir("/run/netns") if name.startswith(session)]
+            found += [f"attachment {each}" for each in _attachments(session)]
+        found += [f"link {name}" for name in self.node.links() if name not in {"lo", "br0"}]
+        return found + [f"lease {lease}" for lease in self.folder.glob("leases/pods/*.*.*.*")]
+
+
+class Playing:
+    """A play that runs; it is killed when it takes too long. `told` is where its pods.json will be."""
+
+    def __init__(self, process: subprocess.Popen[str], told: Path) -> None:
+        self.process, self.told = process, told
+        self._said: list[str] = []
+        self._errors: list[str] = []
+        self._lines: queue.Queue[str] = queue.Queue()  # "" is the end
+        self._readers = [threading.Thread(target=self._read), threading.Thread(target=self._read_errors)]
+        for reader in self._readers:
+            reader.start()
+        self._watchdog = threading.Timer(4 * PATIENCE, process.kill)
+        self._watchdog.start()
+
+    def said(self, *parts: str) -> None:
+        """Wait until each of the parts was in a line of its output."""
+        missing = set(parts)
+        while missing:
+            line = self._lines.get()
+            assert line, f"it ended without {missing}:\n{''.join(self._said + self._errors)}"
+            missing -= {part for part in missing if part in line}
+
+    def signal(self, number: int) -> Playing:
+        self.process.send_signal(number)
+        return self
+
+    def ended(self) -> Played:
+        """Wait for its end."""
+        for reader in self._readers:
+            reader.join()
+        status = self.process.wait()
+        self._watchdog.cancel()
+        told = json.loads(self.told.read_text()) if self.told.exists() else {}
+        return Played(status, "".join(self._said), "".join(self._errors), told)
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        with self.process.stdout as lines:
+            for line in lines:
+                self._said.append(line)
+                self._lines.put(line)
+        self._lines.put("")
+
+    def _read_errors(self) -> None:
+        assert self.process.stderr is not None
+        with self.process.stderr as lines:
+            self._errors.extend(lines)
+
+
+@dataclass
+class Played:
+    """How a play ended; `told` is its pods.json."""
+
+    status: int
+    stdout: str
+    stderr: str
+    told: Manifest
+
+    def said(self, source: str) -> list[str]:
+        """The lines of a container's output, "namespace/pod/container"."""
+        return [line.partition(" | ")[2] for line in self.stdout.splitlines() if line.startswith(f"{source} | ")]
+
+    def pod(self, name: str) -> Manifest:
+        found: Manifest = next(item for item in self.told["items"] if item["metadata"]["name"] == name)
+        return found
+
+    def restarts(self, name: str) -> int:
+        count: int = self.pod(name)["status"]["containerStatuses"][0]["restartCount"]
+        return count
+
+
+def _attachments(session: str) -> list[Attachment]:
+    """What the journal has of the pods of a play."""
+    with contextlib.closing(Journal(Path(NodeConfig().state))) as journal:
+        return [each for each in journal.attachments() if session in each.netns]
+
+
+def _give_back(stage: Stage, session: str) -> None:
+    """What an administrator can do after a play that could not take all back: the journal knows what to undo."""
+    for attachment in _attachments(session):
+        call = {
+            "CNI_COMMAND": "DEL",
+            "CNI_CONTAINERID": attachment.container,
+            "CNI_NETNS": attachment.netns,
+            "CNI_IFNAME": attachment.ifname,
+            "CNI_PATH": f"{stage.folder / 'plugins'}:/usr/lib/cni",
+        }
+        with stage.conf.open() as conf:
+            subprocess.run(
+                ["nsenter", f"--net={stage.node.path}", sys.executable, "-m", "cli", "cni", "wirespeed"],
+                stdin=conf,
+                env={**os.environ, **call},
+                cwd=ROOT,
+                check=True,
+            )
+
+
+class Fifo:
+    """A fifo by which a test and what it runs tell each other that they have come so far."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        os.mkfifo(path)
+        self._file = os.open(path, os.O_RDWR)  # so that nobody waits who opens it
+
+    def heard(self) -> None:
+        """Wait until something was written to it."""
+        assert select.select([self._file], [], [], PATIENCE)[0], f"nothing came through {self.path}"
+        os.read(self._file, 4096)
+
+    def tell(self) -> None:
+        """Let the one go on who reads a line from it."""
+        os.write(self._file, b"\n")
+
+
+@pytest.fixture
+def stage(netns: Callable[[], Netns], tmp_path: Path, shim: Path) -> Iterator[Stage]:
+    """A node to play on; whatever a test does there, nothing is left of it."""
+    made = Stage(netns(), tmp_path, shim)
+    made.node.run("ip", "link", "set", "lo", "up")
+    made.write_conf()
+    (tmp_path / "plugins").mkdir()
+    yield made
+    for playing in made.playing:
+        playing.process.kill()
+        playing.ended()
+    try:
+        assert made.left() == []
+    finally:
+        for pid in made.processes():
+            os.kill(pid, signal.SIGKILL)
+
+
+def test_pods_reach_each_other_over_eth0(stage: Stage) -> None:
+    server = waiting("server")
+    client = pod("client", container(script="ping -c 2 -i 0.2 -w 10 10.99.0.2"))
+    played = stage.play(server, client, options=("--in-order",))
+    assert (played.status, played.stderr) == (0, "")
+    assert "2 packets transmitted, 2 received" in "\n".join(played.said("default/client/main"))
+    assert played.said("default/server/main") == ["up", "ended well"]
+    assert [item["status"]["phase"] for item in played.told["items"]] == ["Succeeded", "Succeeded"]
+    assert played.pod("server")["status"]["podIP"] == "10.99.0.2"
+
+
+def test_interfaces_are_shown_as_network_status_tells_them(stage: Stage) -> None:
+    played = stage.play(pod("one", container(script="cat /sys/class/net/eth0/address")))
+    status = json.loads(played.pod("one")["metadata"]["annotations"]["k8s.v1.cni.cncf.io/network-status"])
+    assert [(entry["name"], entry["interface"], entry["ips"]) for entry in status] == [
+        ("pods", "eth0", ["10.99.0.2"])
+    ]
+    assert played.said("default/one/main") == [status[0]["mac"]]
+    row = next(line for line in played.stdout.splitlines() if status[0]["mac"] in line and "default/one" in line)
+    assert all(part in row for part in ("eth0", "pods", "10.99.0.2"))
+
+
+def test_a_failed_pod_fails_the_play(stage: Stage) -> None:
+    played = stage.play(pod("good", container(script="true")), pod("bad", container(script="exit 3")))
+    assert played.status == 1
+    assert played.stderr == "wirespeed play: pod default/bad: container main: exit status 3\n"
+    assert [item["status"]["phase"] for item in played.told["items"]] == ["Succeeded", "Failed"]
+
+
+def test_a_command_that_cannot_be_run_is_named(stage: Stage) -> None:
+    played = stage.play(pod("bad", {"name": "main", "command": ["no-such-program"]}))
+    assert played.status == 1
+    assert "pod default/bad: container main: command no-such-program: No such file or directory" in played.stderr
+
+
+def test_on_failure_runs_a_container_until_it_succeeds(stage: Stage) -> None:
+    once = container(script="[ -e /work/seen ] || { touch /work/seen; exit 7; }")
+    once["volumeMounts"] = [{"name": "work", "mountPath": "/work"}]
+    played = stage.play(pod("again", once, policy="OnFailure", volumes=[{"name": "work", "emptyDir": {}}]))
+    assert played.status == 0
+    assert played.restarts("again") == 1
+
+
+def test_always_runs_a_container_that_has_succeeded_again(stage: Stage) -> None:
+    once = container(script=f"[ -e /work/seen ] && {{ touch /work/ready; {WAITS}; }}; touch /work/seen")
+    once["volumeMounts"] = [{"name": "work", "mountPath": "/work"}]
+    once["readinessProbe"] = {"exec": {"command": ["test", "-e", "/work/ready"]}, "periodSeconds": 1}
+    manifest = pod("again", once, policy="Always", volumes=[{"name": "work", "emptyDir": {}}])
+    played = stage.play(manifest, options=("--then", "true"))
+    assert played.status == 0
+    assert played.restarts("again") == 1
+
+
+def test_a_container_that_crashes_at_the_end_is_told_of(stage: Stage) -> None:
+    playing = stage.start(pod("loop", container(script="exit 9"), policy="Always"))
+    playing.said("restarts 2")  # the first time again at once, the second time after 10 s
+    played = playing.signal(signal.SIGINT).ended()
+    assert played.status == 1
+    assert "pod default/loop was not ready when it was stopped: exit status 9, again in 10 s" in played.stderr
+
+
+def test_init_containers_run_in_order_before_the_others(stage: Stage) -> None:
+    steps = [
+        container(name, f"echo {name} >> /work/steps; cat /work/steps") for name in ("first", "second", "third")
+    ]
+    for step in steps:
+        step["volumeMounts"] = [{"name": "work", "mountPath": "/work"}]
+    volumes = [{"name": "work", "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}}]
+    played = stage.play(pod("steps", steps[2], initContainers=steps[:2], volumes=volumes))
+    assert played.status == 0
+    assert played.said("default/steps/third") == ["first", "second", "third"]
+
+
+def test_a_failing_init_container_keeps_the_others_from_running(stage: Stage) -> None:
+    played = stage.play(pod("init", container(script="echo ran"), initContainers=[container("first", "exit 4")]))
+    assert played.status == 1
+    assert "pod default/init: init container first: exit status 4" in played.stderr
+    assert played.said("default/init/main") == []
+
+
+def test_variables_are_filled_in(stage: Stage) -> None:
+    config_map = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "colours"}, "data": {"sky": "blue"}}
+    script = 'echo "$GREETING"; echo "$PATH $HOME $HOSTNAME"; hostname; grep told /etc/hosts | xargs; pwd'
+    told = container(script=script)
+    told["workingDir"] = "/some/where"
+    told["env"] = [
+        {"name": "ADDRESS", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
+        {"name": "COLOUR", "valueFrom": {"configMapKeyRef": {"name": "colours", "key": "sky"}}},
+        {"name": "GREETING", "value": "$(COLOUR) at $(ADDRESS), not $$(COLOUR)"},
+    ]
+    played = stage.play(config_map, pod("told", told))
+    assert played.said("default/told/main") == [
+        "blue at 10.99.0.2, not $(COLOUR)",
+        "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin /root told",
+        "told",
+        "10.99.0.2 told",
+        "/some/where",
+    ]
+
+
+def test_volumes_are_mounted_as_asked_and_shared_in_the_pod(stage: Stage) -> None:
+    host = stage.folder / "host"
+    host.mkdir()
+    (host / "given").write_text("given\n")
+    volumes = [
+        {"name": "shared", "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}},
+        {"name": "host", "hostPath": {"path": str(host), "type": "Directory"}},
+        {"name": "texts", "configMap": {"name": "texts", "defaultMode": 0o755}},
+    ]
+    mounts = [{"name": name, "mountPath": f"/volumes/{name}"} for name in ("shared", "host", "texts")]
+    script = "cd /volumes; texts/greet; cat host/given; echo back > host/made; stat -f -c %T shared"
+    writer = container(
+        "writer", f"mkfifo /volumes/shared/pipe; {script}; echo over > /volumes/shared/pipe", volumeMounts=mounts
+    )
+    reader = container("reader", "until [ -p /volumes/shared/pipe ]; do sleep 0.05; done; cat /volumes/shared/pipe")
+    reader["volumeMounts"] = mounts[:1]
+    config_map = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "texts"}}
+    config_map["data"] = {"greet": "#!/bin/sh\necho hello\n"}
+    played = stage.play(config_map, pod("volumes", writer, reader, volumes=volumes))
+    assert (played.status, played.stderr) == (0, "")
+    assert played.said("default/volumes/writer") == ["hello", "given", "tmpfs"]
+    assert played.said("default/volumes/reader") == ["over"]
+    assert (host / "made").read_text() == "back\n"
+
+
+def test_read_only_mounts_refuse_writing(stage: Stage) -> None:
+    host = stage.folder / "host"
+    host.mkdir()
+    config_map = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "text"}, "data": {"key": "value"}}
+    volumes = [{"name": "host", "hostPath": {"path": str(host)}}, {"name": "text", "configMap": {"name": "text"}}]
+    writes = container(script="touch /host/made; echo $?; echo other > /text/key; cat /text/key")
+    writes["volumeMounts"] = [
+        {"name": "host", "mountPath": "/host", "readOnly": True},
+        {"name": "text", "mountPath": "/text"},
+    ]
+    played = stage.play(config_map, pod("writes", writes, volumes=volumes))
+    assert "1" in played.said("default/writes/main")
+    assert played.said("default/writes/main")[-1] == "value"
+    assert not (host / "made").exists()
+
+
+def test_a_host_path_of_another_type_is_refused(stage: Stage) -> None:
+    volumes = [{"name": "host", "hostPath": {"path": "/etc/hostname", "type": "Directory"}}]
+    played = stage.play(pod("host", container(script="true"), volumes=volumes))
+    assert played.status == 1
+    assert "pod default/host: volume host: hostPath /etc/hostname: expected a Directory" in played.stderr
+
+
+def test_a_container_has_devices_processes_and_a_file_system_of_its_own(stage: Stage) -> None:
+    secret = f"/etc/{stage.mark}"
+    listings = "ls /dev | paste -sd' '; echo $$$$; ls /proc | grep -c '^[0-9]'; ls /sys/class/net | paste -sd' '"
+    script = f"{listings}; touch {secret}; ls {secret}; ls /run /tmp"
+    played = stage.play(pod("alone", container(script=script)))
+    said = played.said("default/alone/main")
+    assert said[0] == "fd full null ptmx pts random shm stderr stdin stdout tty urandom zero"
+    assert said[1] == "1"  # the command is the first process of its namespace
+    assert int(said[2]) <= 4
+    assert said[3] == "eth0 lo"
+    assert said[4] == secret
+    assert said[5:] == ["/run:", "", "/tmp:"]
+    assert not Path(secret).exists()
+
+
+def test_standard_input_is_empty_or_stays_open_as_asked(stage: Stage) -> None:
+    reads = container(script="head -c 1; echo read")
+    waits = container(script="echo waits; head -c 1; echo read", stdin=True)
+    playing = stage.start(pod("empty", reads), pod("open", waits))
+    playing.said("empty/main | read", "open/main | waits", "pod default/empty: Succeeded")
+    assert playing.signal(signal.SIGINT).ended().said("default/open/main") == ["waits"]
+
+
+def test_a_pod_is_ready_when_its_probe_says_so(stage: Stage) -> None:
+    shared = [{"name": "shared", "hostPath": {"path": str(stage.folder)}}]
+    mounts = [{"name": "shared", "mountPath": "/shared"}]
+    slow = container(script=f"sleep 1; touch /shared/works; touch /tmp/ready; {WAITS}", volumeMounts=mounts)
+    slow["readinessProbe"] = {"exec": {"command": ["test", "-e", "/tmp/ready"]}, "periodSeconds": 1}
+    next_one = container(script="ls /shared/works", volumeMounts=mounts)
+    played = stage.play(
+        pod("slow", slow, policy="Always", volumes=shared),
+        pod("next", next_one, volumes=shared),
+        options=("--in-order",),
+    )
+    assert played.status == 0
+    assert played.said("default/next/main") == ["/shared/works"]
+
+
+def test_in_order_a_failed_pod_keeps_those_after_it_from_starting(stage: Stage) -> None:
+    bad = pod("bad", container(script="true"), initContainers=[container("first", "exit 1")])
+    played = stage.play(bad, pod("next", container(script="echo ran")), options=("--in-order",))
+    assert played.status == 1
+    assert "pod default/bad failed: those after it are not started" in played.stderr
+    assert played.pod("next")["status"]["phase"] == "Pending"
+    assert played.said("default/next/main") == []
+
+
+def test_a_command_is_run_when_all_pods_are_ready(stage: Stage) -> None:
+    command = "grep -o 'netns/wirespeed-play-[a-z0-9_]*-1-one' $PODS; grep -o '\"podIP\": \"[0-9.]*' $PODS"
+    played = stage.play(waiting("one"), options=("--then", command))
+    assert played.status == 0
+    lines = [line for line in played.stdout.splitlines() if line.startswith("then | ")]
+    assert re.fullmatch(r"then \| netns/wirespeed-play-\w+-1-one", lines[0])
+    assert lines[1] == 'then | "podIP": "10.99.0.2'
+
+
+def test_a_command_that_fails_fails_the_play(stage: Stage) -> None:
+    played = stage.play(waiting("one"), options=("--then", "exit 5"))
+    assert played.status == 1
+    assert played.stderr == "wirespeed play: the command ended with 5: exit 5\n"
+
+
+def test_the_time_of_a_play_may_be_bounded(stage: Stage) -> None:
+    played = stage.play(pod("long", container(script=WAITS)), options=("--timeout", "2"))
+    assert played.status == 124
+    assert "pod default/long had not ended after 2 s" in played.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_is_the_end_of_pods_that_do_not_end(stage: Stage, number: int) -> None:
+    playing = stage.start(waiting("one"), waiting("two"))
+    playing.said("two/main | up", "one/main | up")
+    played = playing.signal(number).ended()
+    assert (played.status, played.stderr) == (0, "")
+    assert played.said("default/one/main") == ["up", "ended well"]
+
+
+def test_a_signal_cuts_off_pods_that_were_to_end(stage: Stage) -> None:
+    playing = stage.start(pod("job", container(script=WAITS)))
+    playing.said("job/main | up")
+    assert playing.signal(signal.SIGINT).ended().status == 128 + signal.SIGINT
+
+
+def test_a_signal_while_an_init_container_runs(stage: Stage) -> None:
+    first = container("first", WAITS)
+    playing = stage.start(pod("init", container(script="echo ran"), initContainers=[first]))
+    playing.said("init/first | up")
+    played = playing.signal(signal.SIGTERM).ended()
+    assert played.status == 128 + signal.SIGTERM
+    assert played.said("default/init/main") == []
+
+
+def test_a_signal_while_a_pod_is_attached_undoes_the_attachment(stage: Stage) -> None:
+    begun, gate, calls = Fifo(stage.folder / "begun"), Fifo(stage.folder / "gate"), stage.folder / "calls"
+    waits = f"echo > {begun.path}; head -n 1 {gate.path}"
+    stage.write_plugin(f"echo $CNI_COMMAND >> {calls}; [ $CNI_COMMAND != ADD ] || {{ {waits}; }}")
+    playing = stage.start(waiting("one"))
+    begun.heard()
+    playing.signal(signal.SIGINT)
+    gate.tell()
+    played = playing.ended()
+    assert (played.status, played.stderr, played.said("default/one/main")) == (0, "", [])
+    assert calls.read_text().split() == ["ADD", "DEL"]
+
+
+def test_a_signal_while_the_agent_starts(stage: Stage) -> None:
+    playing = stage.start(pod("one", container(script="echo ran")))
+    end = os.pidfd_open(playing.process.pid)
+    while not stage.processes().keys() - {playing.process.pid}:
+        assert not select.select([end], [], [], 0)[0], "ended before its agent"
+    os.close(end)
+    played = playing.signal(signal.SIGINT).ended()
+    assert played.status == 128 + signal.SIGINT
+    assert played.said("default/one/main") == []
+
+
+def test_containers_that_do_not_end_are_killed_after_the_grace_period(stage: Stage) -> None:
+    deaf = container(script="trap '' TERM; echo up; while :; do sleep 0.1; done")
+    playing = stage.start(pod("deaf", deaf, policy="Always", terminationGracePeriodSeconds=1))
+    playing.said("deaf/main | up")
+    played = playing.signal(signal.SIGINT).ended()
+    assert played.status == 0
+    assert played.pod("deaf")["status"]["containerStatuses"][0]["state"] == {"terminated": {"exitCode": 137}}
+
+
+def test_a_second_signal_kills_at_once(stage: Stage) -> None:
+    deaf = container(script="trap 'echo asked' TERM; echo up; while :; do sleep 0.1; done")
+    playing = stage.start(pod("deaf", deaf, policy="Always", terminationGracePeriodSeconds=1000))
+    playing.said("deaf/main | up")
+    playing.signal(signal.SIGINT).said("deaf/main | asked")
+    played = playing.signal(signal.SIGINT).ended()
+    assert played.pod("deaf")["status"]["containerStatuses"][0]["state"] == {"terminated": {"exitCode": 137}}
+
+
+def test_a_plugin_that_refuses_fails_the_pod(stage: Stage) -> None:
+    error = '{"cniVersion": "1.0.0", "code": 42, "msg": "no room on this bridge"}'
+    stage.write_plugin(f"[ $CNI_COMMAND != ADD ] || {{ echo '{error}'; exit 1; }}")
+    played = stage.play(pod("one", container(script="echo ran")))
+    assert played.status == 1
+    assert played.stderr.startswith("wirespeed play: pod default/one: plugin wirespeed: ")
+    assert "no room on this bridge" in played.stderr
+    assert played.said("default/one/main") == []
+
+
+def test_a_failing_del_is_told_and_all_else_is_taken_back(stage: Stage) -> None:
+    error = '{"cniVersion": "1.0.0", "code": 42, "msg": "it will not go"}'
+    may_go = stage.folder / "may_go"
+    stage.write_plugin(f"[ $CNI_COMMAND != DEL ] || [ -e {may_go} ] || {{ echo '{error}'; exit 1; }}")
+    played = stage.play(pod("one", container(script="true")))
+    assert played.status == 1
+    assert re.search(r"pod default/one: DEL: .*it will not go", played.stderr)
+    assert "the journal still has eth0 of pod default/one" in played.stderr
+    session = played.pod("one")["metadata"]["annotations"]["wirespeed.play/netns"].split("/")[-1].rsplit("-", 2)[0]
+    assert not Path("/run", session).exists()
+    may_go.touch()
+    _give_back(stage, session)
+
+
+def test_an_agent_that_dies_is_told_and_another_detaches_its_pods(stage: Stage) -> None:
+    playing = stage.start(waiting("one"))
+    playing.said("one/main | up")
+    os.kill(stage.agent()[0], signal.SIGKILL)
+    played = playing.ended()
+    assert played.status == 1
+    assert played.stderr.startswith("wirespeed play: the agent ended with -9")
+    assert played.said("default/one/main") == ["up", "ended well"]
+
+
+def test_containers_and_agent_end_with_a_play_that_is_killed(stage: Stage) -> None:
+    playing = stage.start(waiting("one"))
+    playing.said("one/main | up")
+    _, session = stage.agent()
+    running = stage.processes()
+    assert any("sleep" in command for command in running.values())
+    ends = [os.pidfd_open(pid) for pid in running]
+    playing.process.kill()
+    for end in ends:
+        assert select.select([end], [], [], PATIENCE)[0], "a process outlives the play"
+        os.close(end)
+    # What no process holds is left, and can be given back.
+    _give_back(stage, session)
+    subprocess.run(["ip", "netns", "delete", f"{session}-1-one"], check=True)
+    shutil.rmtree(Path("/run", session))
+
+
+def test_two_plays_at_once_do_not_meet(stage: Stage) -> None:
+    both = [stage.start(waiting("same")) for _ in range(2)]
+    for playing in both:
+        playing.said("same/main | up")
+    played = [playing.signal(signal.SIGINT).ended() for playing in both]
+    assert [(each.status, each.stderr) for each in played] == [(0, ""), (0, "")]
+    assert played[0].pod("same")["status"]["podIP"] != played[1].pod("same")["status"]["podIP"]
+
+
+@pytest.mark.parametrize(
+    ("manifest", "told"),
+    [
+        ({**pod("bad", container(script="true")), "kind": "Deployment"}, "kind Deployment is not played"),
+        (pod("bad", container(script="true"), hostNetwork=True), "spec.hostNetwork: is not done here"),
+        (
+            pod("bad", container(script="true", resources={"limits": {"intel.com/vf": 1}})),
+            "pods ask for intel.com/vf",
+        ),
+        (
+            pod("bad", container(script="true", resources={"limits": {"hugepages-3Mi": "3Mi"}})),
+            "hugepages-3Mi: this node has no pages",
+        ),
+    ],
+    ids=["kind", "host-network", "resource", "hugepages"],
+)
+def test_what_cannot_be_played_is_refused_before_anything_is_done(
+    stage: Stage, manifest: Manifest, told: str
+) -> None:
+    calls = stage.folder / "calls"
+    stage.write_plugin(f"echo $CNI_COMMAND >> {calls}")
+    played = stage.play(pod("good", container(script="echo ran")), manifest)
+    assert played.status == 1
+    assert told in played.stderr
+    assert (played.stdout, played.told) == ("", {})
+    assert not calls.exists()
+
+
+def test_a_pod_whose_devices_are_not_there_is_not_admitted_and_none_is_started(stage: Stage) -> None:
+    config = {"resourceList": [{"resourceName": "none", "selectors": {"vendors": ["ffff"]}}]}
+    config_map = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "pools"}}
+    config_map["data"] = {"config.json": json.dumps(config)}
+    wants = container(script="true", resources={"limits": {"intel.com/none": 1}})
+    played = stage.play(config_map, pod("good", container(script="echo ran")), pod("wants", wants))
+    assert played.status == 1
+    assert played.stderr == (
+        "wirespeed play: pod default/wants: not admitted: container main: resource intel.com/none: "
+        "1 asked for, 0 free (0 devices, 0 healthy, 0 allocated)\n"
+    )
+    assert played.said("default/good/main") == []

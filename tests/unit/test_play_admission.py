@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from play import admission, manifests, session
+from play.admission import Given
+from play.manifests import Manifests
+from play.process import Mount
+from wirespeed.cni.errors import CniError, Code
+from wirespeed.kube.proto import deviceplugin_pb2 as dp
+
+POOLS = '{"resourceList": [{"resourceName": "left"}, {"resourceName": "right", "resourcePrefix": "example.com"}]}'
+
+
+def load(tmp_path: Path, *limits: dict[str, Any], config: str = "") -> Manifests:
+    """Pods whose containers have these limits, and the device plugin's configuration."""
+    documents: list[Any] = [
+        {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": f"p{number}"},
+            "spec": {"containers": [{"name": "main", "command": ["true"], "resources": {"limits": each}}]},
+        }
+        for number, each in enumerate(limits)
+    ]
+    if config:
+        data = {"config.json": config}
+        documents.append({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c"}, "data": data})
+    file = tmp_path / "m.yaml"
+    file.write_text(yaml.safe_dump_all(documents))
+    return manifests.load([file])
+
+
+def write_pages(sysfs: Path, folder: str, free: int) -> None:
+    path = sysfs / "kernel/mm/hugepages" / folder
+    path.mkdir(parents=True)
+    (path / "free_hugepages").write_text(f"{free}\n")
+
+
+def test_hugepages_that_all_pods_ask_for_together_have_to_be_free(tmp_path: Path) -> None:
+    write_pages(tmp_path, "hugepages-2048kB", 64)
+    pods = load(tmp_path, {"hugepages-2Mi": "64Mi"}, {"hugepages-2Mi": "64Mi"}).pods
+    admission.check_hugepages(pods, tmp_path)
+    with pytest.raises(CniError) as refused:
+        admission.check_hugepages([*pods, *pods], tmp_path)
+    assert refused.value.code == Code.UNAVAILABLE
+    assert "hugepages-2Mi: 256 MiB asked for, 128 MiB free: this node needs more in" in refused.value.msg
+    assert refused.value.msg.endswith("hugepages-2048kB/nr_hugepages")
+
+
+def test_hugepages_of_a_size_that_the_node_has_not(tmp_path: Path) -> None:
+    with pytest.raises(CniError, match="hugepages-1Gi: this node has no pages of that size"):
+        admission.check_hugepages(load(tmp_path, {"hugepages-1Gi": "1Gi"}).pods, tmp_path)
+
+
+def test_resources_of_all_pods_are_added_up(tmp_path: Path) -> None:
+    pods = load(tmp_path, {"intel.com/a": 1, "cpu": 2}, {"intel.com/a": 2, "intel.com/b": 1}).pods
+    assert admission.wanted(pods) == {"intel.com/a": 3, "intel.com/b": 1}
+
+
+def test_a_container_is_given_what_its_resources_bring_together() -> None:
+    given = Given()
+    shared = dp.DeviceSpec(container_path="/dev/vfio/vfio", host_path="/dev/vfio/vfio", permissions="rw")
+    for number in "12":
+        own = dp.DeviceSpec(container_path=f"/dev/vfio/{number}", host_path=f"/dev/vfio/noiommu-{number}")
+        mount = dp.Mount(container_path=f"/m{number}", host_path=f"/host/{number}", read_only=number == "2")
+        response = {"envs": {f"PCIDEVICE_{number}": number}, "devices": [shared, own], "mounts": [mount]}
+        given.add(dp.ContainerAllocateResponse(**response))
+    assert given.environment == {"PCIDEVICE_1": "1", "PCIDEVICE_2": "2"}
+    assert given.devices == {
+        "/dev/vfio/vfio": "/dev/vfio/vfio",
+        "/dev/vfio/1": "/dev/vfio/noiommu-1",
+        "/dev/vfio/2": "/dev/vfio/noiommu-2",
+    }
+    assert given.mounts == [Mount("/host/1", "/m1", False), Mount("/host/2", "/m2", True)]
+
+
+def test_cdi_devices_are_refused_by_their_name() -> None:
+    response = dp.ContainerAllocateResponse(cdi_devices=[dp.CDIDevice(name="intel.com/net=1")])
+    with pytest.raises(CniError, match=r"CDI devices are not done here: intel\.com/net=1"):
+        Given().add(response)
+
+
+def test_the_device_plugins_configuration_offers_what_pods_ask_for(tmp_path: Path) -> None:
+    asked = ({"intel.com/left": 1}, {"example.com/right": 1})
+    assert session.device_plugin(load(tmp_path, *asked, config=POOLS)) == POOLS
+    assert session.device_plugin(load(tmp_path, {})) == ""
+
+
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        (
+            "",
+            "pods ask for intel.com/other: expected it in the resourceList of a ConfigMap's config.json, got none",
+        ),
+        (POOLS, "pods ask for intel.com/other: .*, got intel.com/left, example.com/right"),
+        ('{"resourceList": [{"resourceName": 3}]}', r"config.json: resourceList\[0\]"),
+    ],
+)
+def test_what_no_pool_offers_is_refused(tmp_path: Path, config: str, told: str) -> None:
+    with pytest.raises(CniError, match=told):
+        session.device_plugin(load(tmp_path, {"intel.com/other": 1}, config=config))

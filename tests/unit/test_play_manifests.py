@@ -1,0 +1,254 @@
+"""What a manifest may say, and how what it may not say is refused: by file, document, object and key."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from play import manifests
+from play.manifests import Manifests, extended, hugepages
+from wirespeed.cni.errors import CniError, Code
+
+Manifest = dict[str, Any]
+
+
+def pod(container: Manifest | None = None, **spec: Any) -> Manifest:
+    made = {"name": "main", "command": ["true"], **(container or {})}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}, "spec": {"containers": [made], **spec}}
+
+
+def config_map(name: str = "c", **data: str) -> Manifest:
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": data}
+
+
+def network(config: object = '{"cniVersion": "1.0.0", "type": "sriov"}') -> Manifest:
+    version = "k8s.cni.cncf.io/v1"
+    kind = "NetworkAttachmentDefinition"
+    return {"apiVersion": version, "kind": kind, "metadata": {"name": "n"}, "spec": {"config": config}}
+
+
+def load(tmp_path: Path, *documents: object) -> Manifests:
+    file = tmp_path / "m.yaml"
+    file.write_text(yaml.safe_dump_all(documents))
+    return manifests.load([file])
+
+
+def test_pods_networks_and_config_maps_are_found_in_files_folders_and_lists(tmp_path: Path) -> None:
+    (tmp_path / "b.yaml").write_text(yaml.safe_dump_all([network(), None, config_map(key="value")]))
+    (tmp_path / "a.json").write_text(json.dumps({"kind": "List", "items": [pod()]}))
+    (tmp_path / "notes.txt").write_text("not read")
+    loaded = manifests.load([tmp_path])
+    assert [each.label for each in loaded.pods] == ["default/p"]
+    assert list(loaded.networks) == [("default", "n")]
+    assert loaded.config_maps == {("default", "c"): {"key": "value"}}
+
+
+def test_keys_that_have_no_effect_here_are_taken(tmp_path: Path) -> None:
+    container = {
+        "image": "dpdk",
+        "securityContext": {"privileged": True},
+        "livenessProbe": {"exec": {}},
+        "tty": True,
+    }
+    loaded = load(tmp_path, pod(container, nodeSelector={"a": "b"}, serviceAccountName="x", dnsPolicy="Default"))
+    assert loaded.pods[0].spec.containers[0].image == "dpdk"
+
+
+def test_extended_resources_and_hugepages_are_counted(tmp_path: Path) -> None:
+    limits = {"intel.com/b": "2", "intel.com/a": 1, "intel.com/none": 0, "hugepages-2Mi": "64Mi", "memory": "1Gi"}
+    played = load(tmp_path, pod({"resources": {"limits": limits, "requests": {"cpu": "500m"}}})).pods[0]
+    assert list(extended(played.spec.containers[0]).items()) == [("intel.com/a", 1), ("intel.com/b", 2)]
+    assert hugepages(played) == {"2Mi": 64 << 20}
+
+
+def test_the_device_plugins_configuration_is_the_one_config_json(tmp_path: Path) -> None:
+    pools = '{"resourceList": []}'
+    both = [config_map("other", **{"config.json": "{}"}), config_map("pools", **{"config.json": pools})]
+    assert load(tmp_path, *both).device_plugin() == pools
+    assert load(tmp_path, pod()).device_plugin() == ""
+    with pytest.raises(CniError, match="ConfigMaps default/a and default/b: expected one device plugin conf"):
+        load(tmp_path, *(config_map(name, **{"config.json": pools}) for name in "ab")).device_plugin()
+
+
+def env(**variable: Any) -> Manifest:
+    return pod({"env": [{"name": "V", **variable}]})
+
+
+def volume(mount: Manifest | None = None, **kind: Any) -> Manifest:
+    mounts = {"volumeMounts": [{"name": "v", "mountPath": "/v", **mount}]} if mount is not None else {}
+    return pod(mounts, volumes=[{"name": "v", **kind}])
+
+
+def limits(**amounts: Any) -> Manifest:
+    return pod({"resources": {"limits": {key.replace("__", "/"): value for key, value in amounts.items()}}})
+
+
+def probe(**keys: Any) -> Manifest:
+    return pod({"readinessProbe": {"exec": {"command": ["true"]}, **keys}})
+
+
+CONTAINER = "Pod default/p: spec.containers[0]"
+REFUSED: list[tuple[object, str]] = [
+    ("text", "expected an object with kind and metadata, got str"),
+    ({"apiVersion": "v1"}, 'key "kind" is missing'),
+    ({"kind": "List", "items": 3}, 'key "items": expected a list'),
+    ({**pod(), "kind": "Deployment"}, "kind Deployment is not played: expected Pod, "),
+    ({**pod(), "apiVersion": "v2"}, "Pod: apiVersion: expected v1, got 'v2'"),
+    ({**pod(), "metadata": {"name": "A"}}, "Pod: metadata.name: expected an object's name"),
+    ({**pod(), "metadata": {"name": "p", "namespace": "a.b"}}, "Pod p: metadata.namespace: expected a namespace"),
+    (
+        {**pod(), "metadata": {"name": "p", "labels": {"a": 1}}},
+        "Pod: metadata.labels[...]: expected `str`, got `int`",
+    ),
+    ({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}}, "Pod default/p: spec is missing"),
+    (pod(containers=[]), "Pod default/p: spec.containers: expected at least one"),
+    (pod(restartPolicy="Sometimes"), "Pod default/p: spec.restartPolicy: invalid enum value 'Sometimes'"),
+    (pod(restartpolicy="Never"), "Pod default/p: spec: object contains unknown field `restartpolicy`"),
+    (pod(hostNetwork=True), "Pod default/p: spec.hostNetwork: is not done here: expected none"),
+    (pod(hostPID=True), "Pod default/p: spec.hostPID: is not done here"),
+    (pod(shareProcessNamespace=True), "Pod default/p: spec.shareProcessNamespace: is not done here"),
+    (pod(ephemeralContainers=[{}]), "Pod default/p: spec.ephemeralContainers: is not done here"),
+    (pod(terminationGracePeriodSeconds=-1), "spec.terminationGracePeriodSeconds: expected seconds from 0"),
+    (pod({"name": "Main"}), f"{CONTAINER}.name: expected a namespace"),
+    (pod({"command": []}), f"{CONTAINER}.command: is missing: images are not pulled"),
+    (pod({"command": "true"}), f"{CONTAINER}.command: expected `array`, got `str`"),
+    (pod({"comand": []}), f"{CONTAINER}: object contains unknown field `comand`"),
+    (pod({"workingDir": "tmp"}), f"{CONTAINER}.workingDir: expected an absolute path, got 'tmp'"),
+    (pod({"envFrom": [{}]}), f"{CONTAINER}.envFrom: is not done here"),
+    (pod(initContainers=[{"name": "main", "command": ["true"]}]), "spec.containers[0].name: 'main' is there twice"),
+    (
+        pod(initContainers=[{"name": "i", "command": ["true"], "resources": {"limits": {"a.b/c": 1}}}]),
+        "spec.initContainers[0].resources: extended resources of init containers are not given out here",
+    ),
+    (env(name="A=B"), f"{CONTAINER}.env[0].name: expected a variable's name, got 'A=B'"),
+    (env(value=1), f"{CONTAINER}.env[0].value: expected `str | null`, got `int`"),
+    (
+        env(value="a", valueFrom={"fieldRef": {"fieldPath": "metadata.name"}}),
+        f"{CONTAINER}.env[0]: expected one of value",
+    ),
+    (env(valueFrom={"secretKeyRef": {}, "fieldRef": None}), f"{CONTAINER}.env[0]: expected one of value"),
+    (
+        env(valueFrom={"secretKeyRef": {"name": "s"}}),
+        f"{CONTAINER}.env[0].valueFrom.secretKeyRef: is not done here",
+    ),
+    (
+        env(valueFrom={"fieldRef": {"fieldPath": "status.hostIP"}}),
+        f"{CONTAINER}.env[0].valueFrom.fieldRef.fieldPath: expected one of metadata.name, ",
+    ),
+    (
+        env(valueFrom={"configMapKeyRef": {"name": "c", "key": "k"}}),
+        "Pod default/p: container main: variable V: no key k in a ConfigMap default/c in the files",
+    ),
+    (limits(hugepages="1MB"), f"{CONTAINER}.resources.limits['hugepages']: expected a quantity like 2"),
+    (limits(intel__x="0.5"), f"{CONTAINER}.resources.limits['intel/x']: expected a whole number from 0"),
+    (limits(Intel__x=1), f"{CONTAINER}.resources.limits['Intel/x']: prefix 'Intel'"),
+    (
+        pod({"resources": {"limits": {"a.b/c": 1}, "requests": {"a.b/c": 2}}}),
+        f"{CONTAINER}.resources.limits['a.b/c']: expected the same in limits and requests",
+    ),
+    (pod({"resources": {"claims": [{"name": "x"}]}}), f"{CONTAINER}.resources.claims: is not done here"),
+    (probe(periodSeconds=0), f"{CONTAINER}.readinessProbe: expected periodSeconds and timeoutSeconds from 1"),
+    (volume(), "spec.volumes[0]: expected one of emptyDir, hostPath, configMap, got none"),
+    (
+        volume(secret={"secretName": "s"}),
+        "spec.volumes[0]: expected one of emptyDir, hostPath, configMap, got secret",
+    ),
+    (
+        volume(emptyDir={"medium": "Disk"}),
+        "spec.volumes[0].emptyDir.medium: expected Memory, HugePages or HugePages-",
+    ),
+    (
+        volume(emptyDir={"medium": "HugePages"}),
+        "emptyDir.medium: HugePages: expected hugepages of one size to be asked",
+    ),
+    (
+        volume(emptyDir={"medium": "HugePages-1Gi"}),
+        "HugePages-1Gi: expected a container that asks for hugepages-1Gi",
+    ),
+    (volume(emptyDir={"sizeLimit": "big"}), "spec.volumes[0].emptyDir.sizeLimit: expected a quantity"),
+    (volume(hostPath={"path": "etc"}), "spec.volumes[0].hostPath.path: expected an absolute path, got 'etc'"),
+    (volume(hostPath={"path": "/etc/../root"}), "spec.volumes[0].hostPath.path: expected an absolute path"),
+    (
+        volume(hostPath={"path": "/etc", "type": "Folder"}),
+        "spec.volumes[0].hostPath.type: expected one of Directory",
+    ),
+    (volume(configMap={"name": "c"}), "Pod default/p: volume v: no ConfigMap default/c in the files"),
+    (volume(configMap={"name": "c", "items": [{}]}), "spec.volumes[0].configMap.items: is not done here"),
+    (volume({"name": "w"}, emptyDir={}), f"{CONTAINER}.volumeMounts[0].name: no volume 'w' in spec.volumes"),
+    (volume({"mountPath": "v"}, emptyDir={}), f"{CONTAINER}.volumeMounts[0].mountPath: expected an absolute path"),
+    (
+        volume({"mountPath": "/v/../.."}, emptyDir={}),
+        f"{CONTAINER}.volumeMounts[0].mountPath: expected an absolute",
+    ),
+    (volume({"subPath": "a"}, emptyDir={}), f"{CONTAINER}.volumeMounts[0].subPath: is not done here"),
+    (network(3), "NetworkAttachmentDefinition default/n: spec.config: expected a string, got int"),
+    (network("{"), "NetworkAttachmentDefinition default/n: spec.config: not JSON"),
+    (network('{"cniVersion": "1.0.0"}'), 'default/n: spec.config: network n: expected key "type" or key "plugins"'),
+    ({**config_map(), "data": {"a": 1}}, "ConfigMap default/c: data[...]: expected `str`, got `int`"),
+]
+
+
+@pytest.mark.parametrize(("document", "told"), REFUSED, ids=[told[-60:] for _, told in REFUSED])
+def test_what_cannot_be_played_is_refused_with_its_place(tmp_path: Path, document: object, told: str) -> None:
+    with pytest.raises(CniError) as refused:
+        load(tmp_path, document)
+    assert refused.value.code == Code.INVALID_CONFIG
+    assert refused.value.msg.startswith(f"{tmp_path / 'm.yaml'}, document 1: ")
+    assert told in refused.value.msg
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "told"),
+    [
+        ("m.yaml", "a: [", "m.yaml, document 1 in line 2: not YAML: "),
+        ("m.yaml", "---\nkind: List\nitems: []\n---\n\tx: 1", "m.yaml, document 2 in line 5: not YAML: "),
+        ("m.json", '{"a": ', "m.json, document 1: not JSON: "),
+        ("none.yaml", None, "none.yaml: No such file or directory"),
+    ],
+)
+def test_files_that_cannot_be_read_are_named(tmp_path: Path, name: str, text: str | None, told: str) -> None:
+    if text is not None:
+        (tmp_path / name).write_text(text)
+    with pytest.raises(CniError) as refused:
+        manifests.load([tmp_path / name])
+    assert told in refused.value.msg
+
+
+def test_an_empty_folder_is_a_mistake(tmp_path: Path) -> None:
+    with pytest.raises(CniError, match=r"expected \*\.yaml, \*\.yml or \*\.json files in that folder"):
+        manifests.load([tmp_path])
+
+
+def test_an_object_that_is_there_twice_is_refused_with_both_places(tmp_path: Path) -> None:
+    with pytest.raises(CniError, match=r"Pod default/p is there twice: .*document 1 and .*document 2"):
+        load(tmp_path, pod(), pod())
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(),
+        lambda inner: (
+            st.lists(inner)
+            | st.dictionaries(
+                st.sampled_from(
+                    ["containers", "name", "command", "volumes", "env", "resources", "emptyDir", "limits"]
+                ),
+                inner,
+            )
+        ),
+        max_leaves=12,
+    )
+)
+def test_no_spec_raises_anything_but_a_refusal(tmp_path_factory: pytest.TempPathFactory, spec: object) -> None:
+    file = tmp_path_factory.getbasetemp() / "fuzzed.json"
+    file.write_text(json.dumps({**pod(), "spec": spec}))
+    try:
+        manifests.load([file])
+    except CniError as error:
+        assert error.code == Code.INVALID_CONFIG
