@@ -92,8 +92,9 @@ class VfSettings:
 class Link:
     """A network interface.
 
-    `mtu` is in bytes, `permanent_mac` the one that the driver says its hardware has, `master` the index of the bridge or bond that it is a port of (0: none), `xdp` whether an
-    XDP program is attached, `parent` the bus address of its device ("" for a virtual one).
+    `mtu` is in bytes, `permanent_mac` the one that the driver says its hardware has, `master` the index of the
+    bridge or bond that it is a port of (0: none), `xdp` whether an XDP program is attached, `parent` the bus
+    address of its device ("" for a virtual one).
     """
 
     index: int

@@ -1,0 +1,93 @@
+"""The lock of a device: one worker at a time, in this process and among processes, and no wait without an end."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from wirespeed.cni.errors import CniError, Code
+from wirespeed.state.locks import device_lock
+
+DEVICE = "0000:03:02.0"
+FOREVER = float("inf")
+
+
+@contextmanager
+def held_by_another_process(folder: Path) -> Iterator[int]:
+    """The lock of DEVICE, held by a child until the end or until it is killed; its process id."""
+    held, held_end = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            with device_lock(folder, DEVICE, deadline=FOREVER):
+                os.write(held_end, b"x")
+                threading.Event().wait()
+        finally:
+            os._exit(0)
+    try:
+        os.read(held, 1)
+        yield child
+    finally:
+        os.kill(child, 9)
+        os.waitpid(child, 0)
+
+
+def test_a_lock_held_by_another_process_is_given_up_at_the_deadline(tmp_path: Path) -> None:
+    with (
+        held_by_another_process(tmp_path),
+        pytest.raises(CniError, match=f"device {DEVICE}: another request still works on it") as refused,
+        device_lock(tmp_path, DEVICE, deadline=time.monotonic() + 0.05),
+    ):
+        pytest.fail("two have the lock")
+    assert refused.value.code == Code.TRY_AGAIN_LATER
+
+
+def test_the_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:
+    with held_by_another_process(tmp_path) as child:
+        waiting = threading.Timer(0.05, os.kill, (child, 9))
+        waiting.start()
+        with device_lock(tmp_path, DEVICE, deadline=time.monotonic() + 30):
+            waiting.join()
+
+
+def test_a_lock_held_by_another_thread_is_given_up_at_the_deadline(tmp_path: Path) -> None:
+    refused: list[CniError] = []
+
+    def ask() -> None:
+        try:
+            with device_lock(tmp_path, DEVICE, deadline=time.monotonic() + 0.05):
+                pass
+        except CniError as error:
+            refused.append(error)
+
+    with device_lock(tmp_path, DEVICE, deadline=FOREVER):
+        asking = threading.Thread(target=ask)
+        asking.start()
+        asking.join()
+    assert [error.code for error in refused] == [Code.TRY_AGAIN_LATER]
+    with device_lock(tmp_path, DEVICE, deadline=time.monotonic()):
+        pass
+
+
+def test_other_devices_are_not_waited_for(tmp_path: Path) -> None:
+    with (
+        device_lock(tmp_path, DEVICE, deadline=FOREVER),
+        device_lock(tmp_path, "0000:03:02.1", deadline=time.monotonic()),
+    ):
+        pass
+
+
+def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(CniError, match=r"lock .*file/0000:03:02.0: File exists") as refused,
+        device_lock(tmp_path / "file", DEVICE, deadline=FOREVER),
+    ):
+        pass
+    assert refused.value.code == Code.IO_FAILURE

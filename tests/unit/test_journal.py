@@ -1,0 +1,128 @@
+"""The journal: who owns a device, what was planned, and whether it can be relied on."""
+
+from __future__ import annotations
+
+import sqlite3
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from wirespeed.cni.errors import CniError, Code
+from wirespeed.host.netns import Identity
+from wirespeed.state.journal import Attachment, DeviceClaim, DeviceTakenError, Journal
+
+CLAIM = DeviceClaim(
+    device="0000:03:02.0",
+    plugin="sriov",
+    container="a",
+    ifname="net1",
+    netns="/run/netns/a",
+    identity=Identity(4, 4026531840, 7),
+    record={"before": {"vlan": 5}},
+)
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Journal:
+    return Journal(tmp_path / "state.db")
+
+
+def test_a_claim_is_read_as_it_was_written_also_by_the_next_process(tmp_path: Path) -> None:
+    first = Journal(tmp_path / "state.db")
+    first.claim(CLAIM)
+    first.advance(CLAIM, "attached")
+    assert Journal(tmp_path / "state.db").owner(CLAIM.device) == replace(CLAIM, step="attached")
+
+
+def test_a_device_belongs_to_one_attachment(journal: Journal) -> None:
+    journal.claim(CLAIM)
+    with pytest.raises(
+        DeviceTakenError, match=r"0000:03:02.0 belongs to container a net1 in /run/netns/a"
+    ) as taken:
+        journal.claim(replace(CLAIM, container="b"))
+    assert taken.value.code == Code.TRY_AGAIN_LATER
+    assert taken.value.owner == CLAIM
+
+
+def test_an_attachment_has_one_device(journal: Journal) -> None:
+    journal.claim(CLAIM)
+    with pytest.raises(DeviceTakenError, match=r"0000:03:02.0 belongs to container a net1"):
+        journal.claim(replace(CLAIM, device="0000:03:02.1"))
+    assert journal.claims() == [CLAIM]
+
+
+def test_of_many_who_claim_a_device_at_once_one_gets_it(journal: Journal) -> None:
+    def claim(container: str) -> bool:
+        try:
+            journal.claim(replace(CLAIM, container=container))
+        except DeviceTakenError:
+            return False
+        return True
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sum(pool.map(claim, "abcdefgh")) == 1
+
+
+def test_a_release_by_a_former_owner_leaves_the_new_one(journal: Journal) -> None:
+    journal.claim(CLAIM)
+    journal.release(CLAIM)
+    new = replace(CLAIM, container="b")
+    journal.claim(new)
+    journal.release(CLAIM)
+    journal.advance(CLAIM, "attached")
+    assert journal.owner(CLAIM.device) == new
+
+
+def test_a_plan_is_written_whole_or_not_at_all(journal: Journal) -> None:
+    plan = [
+        Attachment(container="a", ifname=name, position=n, netns="/n") for n, name in enumerate(["eth0", "net1"])
+    ]
+    journal.plan(plan[1:])
+    with pytest.raises(CniError, match="container a is attached already") as refused:
+        journal.plan(plan)
+    assert refused.value.code == Code.INTERFACE
+    assert journal.attachments("a") == plan[1:]
+
+
+def test_a_journal_of_another_version_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "state.db"
+    Journal(path).close()
+    with sqlite3.connect(path) as db:
+        db.execute("PRAGMA user_version = 99")
+    with pytest.raises(CniError, match="is of version 99, expected version 1") as refused:
+        Journal(path)
+    assert refused.value.code == Code.IO_FAILURE
+
+
+def test_a_file_that_is_no_journal_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "state.db"
+    path.write_bytes(b"not a database, however long it may be" * 100)
+    with pytest.raises(CniError, match=r"state.db") as refused:
+        Journal(path)
+    assert refused.value.code == Code.IO_FAILURE
+
+
+def test_a_journal_that_works_is_usable(journal: Journal) -> None:
+    journal.check_usable()
+
+
+@pytest.mark.parametrize("put_another", [False, True])
+def test_a_journal_whose_file_is_gone_is_not_usable(journal: Journal, put_another: bool) -> None:
+    journal.path.rename(journal.path.with_suffix(".away"))
+    if put_another:
+        journal.path.touch()
+    with pytest.raises(CniError, match="another file has taken its place" if put_another else "No such file"):
+        journal.check_usable()
+
+
+def test_a_journal_that_another_writer_never_leaves_is_not_usable(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal._db.execute("PRAGMA busy_timeout = 1")
+    with sqlite3.connect(journal.path) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(CniError, match="locked") as refused:
+            journal.check_usable()
+    assert refused.value.code == Code.IO_FAILURE
