@@ -62,13 +62,22 @@ def _own(
 ) -> Schema:
     """A plugin's configuration under its own type: its keys in whatever case, and what others may be."""
     found = _object(keys, details)
-    names = "|".join(_any_case(key) for key in (*keys, *others))
     return {
         **found,
         "properties": {**found["properties"], "type": {"const": kind}},
-        "patternProperties": {f"^(?:{names})$": {}},
-        "additionalProperties": unknown,
+        **_no_others((*keys, *others), unknown=unknown),
     }
+
+
+def _no_others(keys: Iterable[str], *, unknown: Schema | bool = False) -> Schema:
+    """What keeps an object to these keys, in whatever case."""
+    names = "|".join(map(_any_case, keys))
+    return {"patternProperties": {f"^(?:{names})$": {}}, "additionalProperties": unknown}
+
+
+def _part(keys: Iterable[str], details: Mapping[str, Schema] | None = None) -> Schema:
+    """A part of a plugin's configuration under its own type."""
+    return _object(keys, details or {}, **_no_others(keys))
 
 
 _NULL = {"type": "null"}
@@ -125,22 +134,39 @@ _ELEMENT: Mapping[str, Schema] = {
     "ipam-claim-reference": _NO_TEXT,
 }
 
+_MEMIF: Mapping[str, Schema] = {
+    "role": {"enum": ["master", "slave", ""]},
+    "mode": {"enum": ["ethernet", "ip", "inject-punt", ""]},
+    "ringSize": _number(2, 1 << 14),
+    "bufferSize": _number(64, 65535),
+    "secret": _text(maxLength=24),
+}
+_HOST: Mapping[str, Schema] = {
+    "engine": {"enum": ["ovs-dpdk", "vpp", "none"]},
+    "iftype": {"enum": ["vhostuser", "memif"]},
+    "netType": {"enum": ["bridge", "interface", ""]},
+    "memif": _part(vhost_conf.MEMIF_KEYS, _MEMIF),
+    "vhost": _part(vhost_conf.VHOST_KEYS, {"mode": {"enum": ["client", "server", ""]}}),
+    "bridge": _part(vhost_conf.BRIDGE_KEYS),
+    "mtu": _number(68, 65535),
+    "queues": _number(1, 255),
+}
+_CONTAINER: Mapping[str, Schema] = {
+    "memif": _part(vhost_conf.MEMIF_KEYS),
+    "vhost": _part(vhost_conf.VHOST_KEYS),
+    "bridge": _part(vhost_conf.BRIDGE_KEYS),
+}
 _VHOST: Mapping[str, Schema] = {
-    "host": {"$ref": "#/$defs/side"},
-    "container": {"$ref": "#/$defs/side"},
+    "host": _part(vhost_conf.HOST_KEYS, _HOST),
+    "container": _part(vhost_conf.HOST_KEYS, _CONTAINER),
     "sharedDir": _text(),
-    "socket": _object(vhost_conf.SOCKET_KEYS, {"mode": _text("0?[0-7]{3}")}),
+    "socket": _part(vhost_conf.SOCKET_KEYS, {"mode": _text("0?[0-7]{3}")}),
     "mac": {"anyOf": [_MAC, _NO_TEXT]},
-    "bandwidth": _object(vhost_conf.BANDWIDTH_KEYS, dict.fromkeys(vhost_conf.BANDWIDTH_KEYS, _number(0, 2**53))),
+    "bandwidth": _part(vhost_conf.BANDWIDTH_KEYS, dict.fromkeys(vhost_conf.BANDWIDTH_KEYS, _number(0, 2**53))),
     "mirror": {},
     "annotate": {"type": "boolean"},
     "ipam": {"type": "object"},
     "runtimeConfig": {"type": "object"},
-}
-_SIDE: Mapping[str, Schema] = {
-    "memif": {"type": "object"},
-    "vhost": {"type": "object"},
-    "bridge": {"type": "object"},
 }
 
 _POOL_NAMES = _list(_text())
@@ -205,11 +231,6 @@ def _device_plugin() -> Schema:
     }
 
 
-def _vhost() -> Schema:
-    found = _own("wirespeed-vhost", vhost_conf.KEYS, vhost_conf.OTHER_KEYS, _VHOST, unknown=_NULL)
-    return {**found, "$defs": {"side": _object(vhost_conf.HOST_KEYS, _SIDE)}}
-
-
 # What `wirespeed check --schema` shows: a title, and what makes the rest.
 KINDS: Mapping[str, tuple[str, Callable[[], Schema]]] = {
     "agent": ("The agent's configuration", lambda: msgspec.json.schema(NodeConfig)),
@@ -219,7 +240,10 @@ KINDS: Mapping[str, tuple[str, Callable[[], Schema]]] = {
         "The SR-IOV plugin's CNI configuration",
         lambda: _own("wirespeed-sriov", sriov_conf.KEYS, sriov_conf.OTHER_KEYS, _SRIOV, unknown=False),
     ),
-    "vhost": ("The vhost-user plugin's CNI configuration", _vhost),
+    "vhost": (
+        "The vhost-user plugin's CNI configuration",
+        lambda: _own("wirespeed-vhost", vhost_conf.KEYS, vhost_conf.OTHER_KEYS, _VHOST, unknown=_NULL),
+    ),
     "host-local": ("The key ipam of type host-local", lambda: _object(hostlocal.KEYS, _LEASES)),
     "static": ("The key ipam of type static", lambda: _object(static.KEYS, _STATIC)),
     "device-plugin": ("The device plugin's configuration", _device_plugin),
