@@ -47,7 +47,7 @@ class Report:
 
 @dataclass(frozen=True, kw_only=True)
 class _Known:
-    """A document of a known kind, and its text if that stands alone."""
+    """A document of a known kind, and the file that it is in."""
 
     path: Path
     kind: str

@@ -105,6 +105,7 @@ class Pods:
     def check(self, raw: dict[str, Any], place: Place) -> Iterator[Finding]:
         """The annotations of a pod, or of the template of its kind."""
         kind, steps = raw["kind"], TEMPLATES[raw["kind"]]
+        raw = _with_name(raw)
         fault = metadata_fault(raw, kind)
         if fault is not None:
             yield Finding.of(fault, place)
@@ -203,6 +204,14 @@ class Pods:
             mine = found.setdefault(resource, [])
             mine[:] = [*mine, *(f"{resource}#{number}" for number in range(count))][:count]
         return found
+
+
+def _with_name(raw: dict[str, Any]) -> dict[str, Any]:
+    """The object with a name like the one that the API server makes from generateName."""
+    metadata = _object(raw.get("metadata"))
+    if metadata.get("name") or not isinstance(metadata.get("generateName"), str):
+        return raw
+    return {**raw, "metadata": {**metadata, "name": f"{metadata['generateName']}x"}}
 
 
 def _is_usable(key: tuple[str, str], raw: dict[str, Any]) -> bool:

@@ -339,6 +339,11 @@ def test_a_pod_with_claims_may_have_its_devices_from_them(tmp_path: Path) -> Non
     assert said(tmp_path, a__yaml=claiming, n__yaml=NETWORKS) == []
 
 
+def test_a_name_may_be_left_to_the_api_server(tmp_path: Path) -> None:
+    manifest = pod("tap").replace("name: web", "generateName: web-")
+    assert said(tmp_path, a__yaml=manifest, n__yaml=NETWORKS) == []
+
+
 def test_devices_that_are_asked_for_by_id_count(tmp_path: Path) -> None:
     annotation = '\'[{"name": "vf", "deviceID": "0000:01:00.1"}, {"name": "vf"}]\''
     assert said(tmp_path, a__yaml=pod(annotation, "intel.com/vf: 2"), n__yaml=NETWORKS) == []
