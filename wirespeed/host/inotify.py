@@ -9,14 +9,14 @@ from wirespeed.cni import inotify
 CAME = inotify.IN_CREATE | inotify.IN_MOVED_TO
 WENT = inotify.IN_DELETE | inotify.IN_MOVED_FROM
 GONE = inotify.IN_DELETE_SELF | inotify.IN_MOVE_SELF | inotify.IN_IGNORED  # the folder itself
-MISSED = inotify.IN_Q_OVERFLOW
 
 
 class FolderWatch(inotify.Watch):
     """A watch of one folder; it can be waited for beside other files. Raises OSError where there is no folder."""
 
     def __init__(self, folder: Path) -> None:
-        super().__init__(str(folder), CAME | WENT | GONE & ~inotify.IN_IGNORED | inotify.IN_ONLYDIR)
+        wanted = CAME | WENT | inotify.IN_DELETE_SELF | inotify.IN_MOVE_SELF
+        super().__init__(str(folder), wanted | inotify.IN_ONLYDIR)
 
     def fileno(self) -> int:
         """The descriptor that is readable when there are events."""

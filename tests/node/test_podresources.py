@@ -1,0 +1,125 @@
+"""The devices of a pod, asked from a kubelet."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from play.kubelet import Kubelet
+from tests.node.calling import until
+from tests.node.conftest import PATIENCE
+from tests.node.test_play_kubelet import Plugin, registered
+from wirespeed.cni.errors import CniError, Code
+from wirespeed.kube.podresources import PodResources
+
+
+@pytest.fixture(params=["Get", "List"])
+def kubelet(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Kubelet]:
+    """A kubelet that answers Get, and one that only answers List."""
+    kubelet = Kubelet(tmp_path, answers_get=request.param == "Get")
+    kubelet.start()
+    yield kubelet
+    kubelet.stop()
+
+
+@pytest.fixture
+def client(kubelet: Kubelet) -> Iterator[PodResources]:
+    with contextlib.closing(PodResources(kubelet.folder / "pod-resources/kubelet.sock")) as client:
+        yield client
+
+
+def test_devices_of_all_containers_by_resource(kubelet: Kubelet, client: PodResources) -> None:
+    with (
+        registered(kubelet, Plugin(kubelet.folder, "acme.io/a", "a1", "a2", "a3")),
+        registered(kubelet, Plugin(kubelet.folder, "acme.io/b", "b1")),
+    ):
+        kubelet.allocate("default", "pod", "app", "acme.io/a", 1)
+        kubelet.allocate("default", "pod", "other", "acme.io/a", 1)
+        kubelet.allocate("default", "pod", "app", "acme.io/b", 1)
+        kubelet.allocate("default", "another", "app", "acme.io/a", 1)
+        assert client.devices("default", "pod") == {"acme.io/a": ["a1", "a2"], "acme.io/b": ["b1"]}
+        assert client.devices("default", "another") == {"acme.io/a": ["a3"]}
+
+
+def test_pod_that_the_kubelet_does_not_know_has_none(kubelet: Kubelet, client: PodResources) -> None:
+    with registered(kubelet, Plugin(kubelet.folder, "acme.io/a", "a1")):
+        kubelet.allocate("default", "pod", "app", "acme.io/a", 1)
+        assert client.devices("other", "pod") == {}
+        assert client.devices("default", "po") == {}
+        kubelet.free("default", "pod")
+        assert client.devices("default", "pod") == {}
+
+
+def test_kubelet_that_was_restarted_answers_the_same_client(kubelet: Kubelet, client: PodResources) -> None:
+    with registered(kubelet, Plugin(kubelet.folder, "acme.io/a", "a1")):
+        kubelet.allocate("default", "pod", "app", "acme.io/a", 1)
+        for _ in range(5):
+            assert client.devices("default", "pod") == {"acme.io/a": ["a1"]}
+            kubelet.stop()
+            kubelet.start()
+        assert client.devices("default", "pod") == {"acme.io/a": ["a1"]}
+
+
+def test_kubelet_that_is_not_there_is_named_and_found_when_it_comes(kubelet: Kubelet, client: PodResources) -> None:
+    kubelet.stop()
+    for ask in (lambda: client.devices("default", "pod"), client.check):
+        with pytest.raises(
+            CniError, match=f"the kubelet does not answer on {client.socket}: UNAVAILABLE"
+        ) as caught:
+            ask()
+        assert caught.value.code == Code.TRY_AGAIN_LATER
+    kubelet.start()
+    client.check()
+    assert client.devices("default", "pod") == {}
+
+
+def test_client_that_asks_in_vain_and_again_holds_no_more_and_more(kubelet: Kubelet, client: PodResources) -> None:
+    def held() -> int:
+        return threading.active_count() + len(os.listdir("/proc/self/fd"))
+
+    def ask_in_vain() -> None:
+        with pytest.raises(CniError):
+            client.devices("default", "pod")
+
+    client.check()
+    kubelet.stop()
+    ask_in_vain()
+    before = held()
+    for _ in range(20):
+        ask_in_vain()
+    until(lambda: held() <= before, f"{before} threads and descriptors")
+
+
+def test_many_threads_ask_one_client_while_the_kubelet_restarts(kubelet: Kubelet, client: PodResources) -> None:
+    with registered(kubelet, Plugin(kubelet.folder, "acme.io/a", "a1")):
+        kubelet.allocate("default", "pod", "app", "acme.io/a", 1)
+    done = threading.Event()
+    wrong: list[object] = []
+
+    def ask() -> None:
+        while not done.is_set():
+            try:
+                answer = client.devices("default", "pod")
+            except CniError as error:
+                if error.code != Code.TRY_AGAIN_LATER:
+                    wrong.append(error)
+                continue
+            if answer != {"acme.io/a": ["a1"]}:
+                wrong.append(answer)
+
+    askers = [threading.Thread(target=ask) for _ in range(8)]
+    for asker in askers:
+        asker.start()
+    for _ in range(5):
+        kubelet.stop()
+        kubelet.start()
+    done.set()
+    for asker in askers:
+        asker.join(PATIENCE)
+    assert wrong == []
+    assert client.devices("default", "pod") == {"acme.io/a": ["a1"]}
