@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from deviceplugin.config import PoolConfig
 from wirespeed.host.inventory import Inventory, NetDevice
@@ -43,6 +43,12 @@ def explain(pools: Sequence[PoolConfig], inventory: Inventory) -> str:
     ]
     counts = [f"{pool.resource}: {list(by_device.values()).count(pool.resource)} devices" for pool in pools]
     return "\n".join([*lines, "", *counts])
+
+
+def some(addresses: Iterable[str]) -> str:
+    """Addresses for a line of the log: the first eight, and how many there are."""
+    listed = sorted(addresses)
+    return ",".join(listed[:8]) + (f",... ({len(listed)})" if len(listed) > 8 else "")
 
 
 def _refusals(pools: Sequence[PoolConfig], device: NetDevice) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import grpc
 
 from deviceplugin import allocation
 from deviceplugin.config import PoolConfig
-from deviceplugin.pools import Devices, fits
+from deviceplugin.pools import Devices, fits, some
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.host.inventory import NetDevice, Reader
 from wirespeed.kube import deviceinfo
@@ -55,7 +55,7 @@ class PoolService:
                 self._version += 1
                 self._changed.notify_all()
         if came or went:
-            fields = {"devices": len(devices), "came": _some(came), "went": _some(went)}
+            fields = {"devices": len(devices), "came": some(came), "went": some(went)}
             log.info("pool %s", self.pool.resource, extra={"fields": fields})
 
     def end(self) -> None:
@@ -107,9 +107,7 @@ class PoolService:
                     self._write_info(device)
                 log.info(
                     "allocated",
-                    extra={
-                        "fields": {"resource": self.pool.resource, "devices": _some(d.address for d in devices)}
-                    },
+                    extra={"fields": {"resource": self.pool.resource, "devices": some(d.address for d in devices)}},
                 )
         except CniError as error:
             self._refuse(context, error)
@@ -208,8 +206,3 @@ def _device(address: str, numa_node: int) -> Any:
     if numa_node >= 0:
         device.topology.nodes.add(ID=numa_node)
     return device
-
-
-def _some(addresses: Iterable[str]) -> str:
-    listed = sorted(addresses)
-    return ",".join(listed[:8]) + (f",... ({len(listed)})" if len(listed) > 8 else "")
