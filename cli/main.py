@@ -14,6 +14,7 @@ COMMANDS = {
     "check": "cli.check:check",
     "cni": "cli.cni:cni",
     "deviceplugin": "cli.deviceplugin:deviceplugin",
+    "eal": "cli.eal:eal",
     "install": "cli.install:install",
     "play": "cli.play:play",
     "uninstall": "cli.install:uninstall",
