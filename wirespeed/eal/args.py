@@ -74,7 +74,9 @@ def _memif(number: int, interface: Interface) -> str:
         raise EalError(f"interface {interface.name}: DPDK has no memif of mode {interface.mode}, only ethernet")
     role = _ROLES.get(interface.role)
     if role is None:
-        raise EalError(f"interface {interface.name}: expected memif's role master or slave, got {interface.role!r}")
+        raise EalError(
+            f'interface {interface.name}: expected memif\'s role master or slave, got "{interface.role}"'
+        )
     parts = [f"net_memif{number}", "id=0", f"role={role}", f"socket={_path(interface)}", "socket-abstract=no"]
     if interface.ring_size:
         parts.append(f"rsize={interface.ring_size.bit_length() - 1}")
@@ -90,7 +92,7 @@ def _path(interface: Interface) -> str:
     if not _PLAIN.fullmatch(interface.path):
         raise EalError(
             f"interface {interface.name}: its path cannot be an argument: expected no space, comma or quote, "
-            f"got {interface.path!r}"
+            f'got "{interface.path}"'
         )
     return interface.path
 

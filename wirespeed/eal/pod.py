@@ -104,7 +104,8 @@ def _objects(text: str | None) -> list[Object]:
 
 
 def _text(value: object) -> str:
-    return value if isinstance(value, str) else ""
+    """The value, if it is text; JSON's halves of characters become "?"."""
+    return value.encode(errors="replace").decode() if isinstance(value, str) else ""
 
 
 def _number(value: object) -> int:
@@ -235,12 +236,12 @@ def _addresses(data: Object) -> list[str]:
 
 def _devices(environ: Mapping[str, str]) -> list[str]:
     """The PCI addresses of PCIDEVICE_<RESOURCE>, by the variables' names; the _INFO of a resource is JSON."""
-    found: list[str] = []
+    found: dict[str, None] = {}
     for name in sorted(environ):
         if name.startswith("PCIDEVICE_") and not name.endswith("_INFO"):
-            listed = [value.strip().lower() for value in environ[name].split(",")]
-            found += [address for address in listed if _PCI.fullmatch(address) and address not in found]
-    return found
+            listed = (value.strip().lower() for value in environ[name].split(","))
+            found |= dict.fromkeys(address for address in listed if _PCI.fullmatch(address))
+    return list(found)
 
 
 def _add_devices(found: list[Interface], devices: list[str]) -> None:
