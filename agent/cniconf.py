@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from plugins.meta import config as meta_config
+from plugins.meta import networks
 from wirespeed.cni import versions
 from wirespeed.cni.chain import Network, load_network
 from wirespeed.cni.errors import CniError, Code
@@ -80,7 +81,8 @@ def _candidates(folder: Path, where: AutoconfConfig) -> list[str]:
 
 def _read(path: Path) -> Network | None:
     try:
-        return load_network(json.loads(path.read_bytes()))
+        raw = json.loads(path.read_bytes())
+        return load_network(networks.with_folder(path, raw) if isinstance(raw, dict) else raw)
     except FileNotFoundError:
         return None
     except OSError as error:

@@ -18,7 +18,7 @@ from agent.autoconf import Autoconf
 from agent.listener import listening, only_agent
 from agent.log import to_stderr
 from agent.notify import notify
-from agent.server import Server
+from agent.server import Observer, Server
 from wirespeed.cni.errors import CniError
 from wirespeed.node import Node, NodeConfig, load_config
 
@@ -47,9 +47,10 @@ def _serve(config: NodeConfig) -> int:
     with only_agent(path), closing(Node(config)) as node:
         _warm_up(node)
         with listening(path) as listener:
-            server, died = Server(node, listener, path), threading.Event()
+            died = threading.Event()
             with (
-                _signals(server),
+                _metrics(node) as observe,
+                _signals(server := Server(node, listener, path, observe)),
                 _beside("device plugin", _device_plugin(node), died, server.stop),
                 _beside("writer of the CNI configuration", autoconf, died, server.stop),
             ):
@@ -101,6 +102,19 @@ def _signals(server: Server) -> Iterator[None]:
         yield
     finally:
         signal.set_wakeup_fd(-1)
+
+
+@contextmanager
+def _metrics(node: Node) -> Iterator[Observer]:
+    """Serve the agent's figures where the configuration says so; gives what counts calls."""
+    if not node.config.metrics:
+        yield lambda *_: None
+        return
+    from agent.metrics import Metrics, serving  # noqa: PLC0415 — an agent without them does not pay for them
+
+    metrics = Metrics(node)
+    with serving(metrics, node.config.metrics):
+        yield metrics.observe
 
 
 Part = Callable[[threading.Event], None]  # runs until the event is set

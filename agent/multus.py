@@ -30,7 +30,7 @@ class Translation:
 # Keys that the meta-plugin has under the same name, with the same meaning.
 _META = (
     *("clusterNetwork", "defaultNetworks", "systemNamespaces", "multusNamespace", "namespaceIsolation"),
-    *("globalNamespaces", "confDir", "binDir", "capabilities"),
+    *("globalNamespaces", "confDir", "binDir", "capabilities", "auxiliaryCNIChainName"),
 )
 # Keys of the daemon that name a place or a way to write the configuration.
 _AUTOCONF = {"cniConfigDir": "cniConfigDir", "multusAutoconfigDir": "primaryDir", "multusMasterCNI": "primary"}
@@ -63,7 +63,6 @@ _LOST = {
     "perNodeCertificate": "give the agent a kubeconfig, or the service account of its DaemonSet",
     "metricsPort": "the agent logs each call with its code and its time",
     "enablePprof": "a Python process has no pprof",
-    "auxiliaryCNIChainName": "put its plugins into the primary's conflist",
 }
 # Keys that are read below.
 _READ = frozenset(

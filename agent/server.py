@@ -13,15 +13,17 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from agent import frame
 from agent.lanes import Lanes, Turn
 from wirespeed.cni import dispatch
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.plugin import Plugin
+from wirespeed.cni.request import VERBS
 from wirespeed.node import ALIASES, Node
 
 log = logging.getLogger(__name__)
@@ -59,6 +61,10 @@ class _Job(Turn):
         return self.call.environ.get("CNI_COMMAND", "")
 
 
+# Told of each call that was answered: its plugin, verb, error code (0 for success) and seconds since its arrival.
+Observer = Callable[[str, str, int, float], None]
+
+
 class Server:
     """Serves the listening socket at `path` with the node's plugins.
 
@@ -66,8 +72,10 @@ class Server:
     each plugin run them. Each call has `node.config.deadline` seconds from its arrival, waiting included.
     """
 
-    def __init__(self, node: Node, listener: socket.socket, path: Path) -> None:
-        self._node, self._listener, self._path = node, listener, path
+    def __init__(
+        self, node: Node, listener: socket.socket, path: Path, observe: Observer = lambda *_: None
+    ) -> None:
+        self._node, self._listener, self._path, self._observe = node, listener, path, observe
         self._lanes: Lanes[_Job] = Lanes(node.config.workers)
         self._callers: set[_Caller] = set()
         self._finished: queue.SimpleQueue[_Job] = queue.SimpleQueue()
@@ -245,13 +253,25 @@ class Server:
             answer = dispatch.answer(
                 lambda: self._node.plugin(job.call.name), job.call.environ, job.call.stdin, deadline=job.deadline
             )
-            _log_answer(job, answer, _deliver(job.socket, answer))
+            self._tell(job, answer, delivered=_deliver(job.socket, answer))
         except Exception:
             log.exception("answering failed", extra={"fields": _fields(job)})
         finally:
             job.socket.close()
             self._finished.put(job)
             self._wake()
+
+    def _tell(self, job: _Job, answer: dispatch.Answer, *, delivered: bool) -> None:
+        error: dict[str, Any] = json.loads(answer.stdout) if answer.exit_code else {"code": 0, "msg": ""}
+        verb = job.verb if job.verb in VERBS else "unknown"
+        self._observe(job.lane or "unknown", verb, error["code"], time.monotonic() - job.arrived)
+        fields = {**_fields(job), "code": error["code"], "error": error["msg"]}
+        if not delivered:
+            fields["caller"] = "left before the answer"
+        if answer.exit_code:
+            log.error("failed", extra={"fields": fields})
+        else:
+            log.info("served", extra={"fields": fields})
 
     # Time, and the end
 
@@ -278,7 +298,7 @@ class Server:
                 ),
             )
             _send_now(job.socket, frame.write_answer(*answer))
-            _log_answer(job, answer, delivered=True)
+            self._tell(job, answer, delivered=True)
             self._withdraw(job)
 
     def _hand_over(self) -> None:
@@ -336,16 +356,3 @@ def _fields(job: _Job) -> dict[str, object]:
         "ifname": job.call.environ.get("CNI_IFNAME", ""),
         "ms": (time.monotonic() - job.arrived) * 1000,
     }
-
-
-def _log_answer(job: _Job, answer: dispatch.Answer, delivered: bool) -> None:
-    level = logging.INFO if answer.exit_code == 0 else logging.ERROR
-    if not log.isEnabledFor(level):
-        return
-    fields = {**_fields(job), "code": 0}
-    if answer.exit_code != 0:
-        error = json.loads(answer.stdout)
-        fields |= {"code": error["code"], "error": error["msg"]}
-    if not delivered:
-        fields["caller"] = "left before the answer"
-    log.log(level, "served" if answer.exit_code == 0 else "failed", extra={"fields": fields})

@@ -9,7 +9,7 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from deviceplugin.kubelet import Kubelet
 from deviceplugin.service import PoolService
 from wirespeed.host import pci
 from wirespeed.kube import deviceinfo
+from wirespeed.metrics import Family
 from wirespeed.node import Node, NodeConfig
 
 log = logging.getLogger(__name__)
@@ -30,7 +31,9 @@ def run(node: Node, stop: threading.Event) -> None:
 
     Raises CniError: INVALID_CONFIG with all that is wrong with the configuration, IO_FAILURE.
     """
-    Plugin(node.config).run(stop)
+    plugin = Plugin(node.config)
+    node.metrics.append(plugin.figures)
+    plugin.run(stop)
 
 
 class Plugin:
@@ -47,6 +50,22 @@ class Plugin:
     def look_again(self) -> None:
         """Have the node's devices read again, as after a notice of the kernel; from any thread, while it runs."""
         self._follower.look_again()
+
+    def figures(self) -> Iterator[Family]:
+        """The pools' devices and what was given of them (`wirespeed.metrics`)."""
+        devices = Family(
+            name="wirespeed_pool_devices", kind="gauge", text="Devices offered to the kubelet", labels=("resource",)
+        )
+        given = Family(
+            name="wirespeed_pool_allocations",
+            kind="counter",
+            text="Devices given to containers since the agent's start",
+            labels=("resource",),
+        )
+        for service in self._services:
+            devices.add(service.pool.resource, value=service.offered)
+            given.add(service.pool.resource, value=service.given)
+        yield from (devices, given)
 
     def run(self, stop: threading.Event) -> None:
         """Serve the pools until `stop` is set; once."""

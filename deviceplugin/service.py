@@ -44,6 +44,13 @@ class PoolService:
         self._version = 0  # of the list that the kubelet sees
         self._streams = 0
         self._ended = False
+        self.given = 0  # devices that were given to containers
+
+    @property
+    def offered(self) -> int:
+        """How many devices the kubelet is offered."""
+        with self._changed:
+            return len(self._devices)
 
     def update(self, devices: Devices) -> None:
         """Take these devices as the pool's; the kubelet is told when its list changes."""
@@ -105,6 +112,8 @@ class PoolService:
                 answers.append(allocation.answer(self.pool, devices, self._sysfs))
                 for device in devices:
                     self._write_info(device)
+                with self._changed:
+                    self.given += len(devices)
                 log.info(
                     "allocated",
                     extra={"fields": {"resource": self.pool.resource, "devices": some(d.address for d in devices)}},

@@ -19,7 +19,7 @@ def _of_kubelet(socket: Path) -> dict[str, str]:
 
     service = PodResources(socket)
     try:
-        return {device: f"the kubelet gave it to pod {pod}" for device, pod in service.owners().items()}
+        return {each.device: f"the kubelet gave it to pod {each.namespace}/{each.pod}" for each in service.given()}
     finally:
         service.close()
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from wirespeed.kube.cluster import Cluster
     from wirespeed.kube.devices import PodDevices
     from wirespeed.kube.podresources import PodResources
+    from wirespeed.metrics import Source
 
 DEFAULT_CONFIG = Path("/etc/wirespeed/agent.yaml")
 
@@ -71,6 +72,7 @@ class NodeConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True, rename
     resource_prefix: str = "intel.com"  # for pools that name none
     autoconf: AutoconfConfig | None = None  # {} writes the runtime's CNI configuration, with all defaults
     readiness_indicator_file: str = ""  # the file that the primary plugin makes when it is ready; "" waits for none
+    metrics: str = ""  # where figures for Prometheus are served, "127.0.0.1:9808"; "" serves none
     workers: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 32  # CNI requests of one plugin served at once
     deadline: Annotated[float, msgspec.Meta(gt=0, le=3600)] = 90.0  # seconds until a CNI request is undone
 
@@ -121,6 +123,7 @@ class Node:
     def __init__(self, config: NodeConfig, *, once: bool = False) -> None:
         self.config = config
         self.once = once
+        self.metrics: list[Source] = []  # what parts of the agent tell of themselves
 
     @cached_property
     def name(self) -> str:

@@ -26,6 +26,7 @@ _REQUIRED = {
     "STATUS": ("CNI_PATH",),
     "VERSION": (),
 }
+VERBS = tuple(_REQUIRED)
 _SINCE = {"CHECK": "0.4.0", "GC": "1.1.0", "STATUS": "1.1.0"}  # the version that brought the verb
 _CONTAINER_ID = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.\-]*")
 _NETWORK_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.\-]*")

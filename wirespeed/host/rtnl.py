@@ -37,7 +37,7 @@ IFLA_PROP_LIST, IFLA_ALT_IFNAME, IFLA_PERM_ADDRESS, IFLA_PARENT_DEV_NAME = 52, 5
 RTEXT_FILTER_VF, RTEXT_FILTER_SKIP_STATS = 1, 8
 
 IFLA_VF_MAC, IFLA_VF_VLAN, IFLA_VF_SPOOFCHK, IFLA_VF_LINK_STATE = 1, 2, 4, 5
-IFLA_VF_RATE, IFLA_VF_TRUST, IFLA_VF_VLAN_LIST, IFLA_VF_VLAN_INFO = 6, 9, 12, 1
+IFLA_VF_RATE, IFLA_VF_STATS, IFLA_VF_TRUST, IFLA_VF_VLAN_LIST, IFLA_VF_VLAN_INFO = 6, 8, 9, 12, 1
 
 ETH_P_8021Q, ETH_P_8021AD = 0x8100, 0x88A8
 VLAN_PROTOCOLS = {"802.1q": ETH_P_8021Q, "802.1ad": ETH_P_8021AD}
@@ -252,6 +252,16 @@ class Rtnl:
         if info:
             nested = _attribute(IFLA_VFINFO_LIST | NLA_F_NESTED, _attribute(IFLA_VF_MAC | NLA_F_NESTED, info))
             self._do(RTM_SETLINK, NLM_F_ACK, _IFINFO.pack(0, 0, pf_index, 0, 0) + nested)
+
+    def vf_stats(self, pf_index: int) -> list[dict[int, bytes]]:
+        """The counters of a PF's VFs, by number: IFLA_VF_STATS_* attributes, each a u64."""
+        body = _IFINFO.pack(0, 0, pf_index, 0, 0) + _u32(IFLA_EXT_MASK, RTEXT_FILTER_VF)
+        for kind, payload in self._request(RTM_GETLINK, 0, body):
+            if kind == RTM_NEWLINK:
+                listed = dict(_attributes(payload, _IFINFO.size)).get(IFLA_VFINFO_LIST, b"")
+                vfs = [dict(_attributes(info)) for _, info in _attributes(listed)]
+                return [dict(_attributes(vf.get(IFLA_VF_STATS, b""))) for vf in vfs]
+        return []
 
     def add_altname(self, index: int, name: str) -> None:
         """Give the interface an alternative name."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import grpc
 
@@ -20,6 +20,16 @@ _OPTIONS = (
 )
 
 _SERVICE = pb.DESCRIPTOR.services_by_name["PodResourcesLister"]
+
+
+class Given(NamedTuple):
+    """A device that the kubelet gave to a container."""
+
+    namespace: str
+    pod: str
+    container: str
+    resource: str
+    device: str
 
 
 class PodResources:
@@ -49,19 +59,19 @@ class PodResources:
                 found.setdefault(entry.resource_name, set()).update(entry.device_ids)
         return {resource: sorted(ids) for resource, ids in found.items()}
 
-    def owners(self) -> dict[str, str]:
-        """Every pod's devices: "namespace/name" by device id. Raises CniError(TRY_AGAIN_LATER) as `devices`."""
+    def given(self) -> list[Given]:
+        """Every pod's devices. Raises CniError(TRY_AGAIN_LATER) as `devices`."""
         try:
             listed = self._ask(lambda client: client.List(pb.ListPodResourcesRequest(), timeout=_TIMEOUT))
         except grpc.RpcError as error:
             raise self._no_answer("devices of all pods", error) from error
-        return {
-            device: f"{pod.namespace}/{pod.name}"
+        return [
+            Given(pod.namespace, pod.name, container.name, entry.resource_name, device)
             for pod in listed.pod_resources
             for container in pod.containers
             for entry in container.devices
             for device in entry.device_ids
-        }
+        ]
 
     def check(self) -> None:
         """Raise CniError(TRY_AGAIN_LATER) when the kubelet does not answer."""

@@ -1,0 +1,114 @@
+"""The agent's figures: calls, attachments, pools, VFs and the devices of pods, over HTTP."""
+
+from __future__ import annotations
+
+import json
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from play.kubelet import Kubelet
+from tests.fakesysfs import FakeSysfs
+from tests.node.calling import PROBE_CONFIG, Call
+from tests.node.conftest import Agent
+from wirespeed.cni.errors import Code
+
+Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
+
+
+def look(agent: Agent) -> Samples:
+    """All samples by name and labels; once for an agent."""
+    line = agent.wait_log("metrics are served")
+    address = line.rpartition("address=")[2].strip()
+    with urllib.request.urlopen(f"http://{address}/metrics", timeout=20) as answer:
+        families = text_string_to_metric_families(answer.read().decode())
+        return {
+            (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+            for family in families
+            for sample in family.samples
+        }
+
+
+def sample(samples: Samples, name: str, **labels: str) -> float:
+    return samples[name, tuple(sorted(labels.items()))]
+
+
+@pytest.fixture
+def measured(agent_process: Callable[..., Agent]) -> Callable[..., Agent]:
+    """Starts an agent that serves its figures on a port of its own."""
+
+    def start(**config: object) -> Agent:
+        return agent_process(metrics="127.0.0.1:0", **config)
+
+    return start
+
+
+def test_calls_are_counted_by_plugin_verb_and_code(measured: Callable[..., Agent], shim: Path) -> None:
+    agent = measured()
+    assert Call(shim, agent.environ("STATUS"), PROBE_CONFIG).answer().status == 0
+    for _ in range(2):
+        assert Call(shim, agent.environ("STATUS"), PROBE_CONFIG, name="nobody").answer().status == 1
+    refused = Call(shim, agent.environ("DANCE"), PROBE_CONFIG).answer()
+    samples = look(agent)
+    assert sample(samples, "wirespeed_cni_requests_total", plugin="probe", verb="STATUS", code="0") == 1
+    unknown = {"plugin": "unknown", "verb": "STATUS", "code": str(int(Code.INVALID_CONFIG))}
+    assert sample(samples, "wirespeed_cni_requests_total", **unknown) == 2
+    odd = {"plugin": "probe", "verb": "unknown", "code": str(refused.body["code"])}
+    assert sample(samples, "wirespeed_cni_requests_total", **odd) == 1
+    assert sample(samples, "wirespeed_cni_seconds_count", plugin="probe", verb="STATUS") == 1
+    assert sample(samples, "wirespeed_attachments", step="added") == 0
+    assert sample(samples, "process_open_fds") > 3
+
+
+def test_pools_and_the_devices_of_pods(measured: Callable[..., Agent], tmp_path: Path) -> None:
+    sysfs = FakeSysfs(tmp_path / "sys")
+    sysfs.pf("0000:18:00.0", name="ens1f0", vfs=4)
+    pools = tmp_path / "pools.json"
+    pools.write_text(json.dumps({"resourceList": [{"resourceName": "vfs", "selectors": {"pfNames": ["ens1f0"]}}]}))
+    kubelet = Kubelet(tmp_path / "kubelet")
+    kubelet.start()
+    try:
+        agent = measured(kubelet=str(tmp_path / "kubelet"), sysfs=str(sysfs.root), devicePlugin=str(pools))
+        kubelet.wait_for("intel.com/vfs", 4, 20)
+        kubelet.allocate("default", "vfw", "testpmd", "intel.com/vfs", 1)
+        samples = look(agent)
+    finally:
+        kubelet.stop()
+    assert sample(samples, "wirespeed_pool_devices", resource="intel.com/vfs") == 4
+    assert sample(samples, "wirespeed_pool_allocations_total", resource="intel.com/vfs") == 1
+    given = {"pciAddr": "0000:19:00.0", "dev_type": "intel.com/vfs", "pod": "vfw", "namespace": "default"}
+    assert sample(samples, "sriov_kubepoddevice", container="testpmd", **given) == 1
+    vf = {"pf": "ens1f0", "vf": "3", "pciAddr": "0000:19:00.3", "numa_node": "0", "namespace": "", "pod": ""}
+    assert [name for name, labels in samples if name == "wirespeed_vf_info" and set(vf.items()) <= set(labels)]
+
+
+def test_counters_of_sysfs_are_told_under_both_names(measured: Callable[..., Agent], tmp_path: Path) -> None:
+    sysfs = FakeSysfs(tmp_path / "sys")
+    sysfs.pf("0000:18:00.0", name="ens1f0", vfs=2)
+    for vf, text in (("0", "5"), ("1", "NaN")):
+        folder = sysfs.root / f"bus/pci/devices/0000:18:00.0/sriov/{vf}/stats"
+        folder.mkdir(parents=True)
+        (folder / "rx_bytes").write_text(f"{text}\n")
+    samples = look(measured(sysfs=str(sysfs.root)))
+    first = {"pf": "ens1f0", "vf": "0", "pciAddr": "0000:19:00.0", "numa_node": "0"}
+    assert sample(samples, "sriov_vf_rx_bytes", **first) == 5
+    assert sample(samples, "wirespeed_vf_rx_bytes_total", **first, namespace="", pod="") == 5
+    assert len([name for name, _ in samples if name == "sriov_vf_rx_bytes"]) == 1
+
+
+def test_a_source_that_cannot_be_read_leaves_the_others(measured: Callable[..., Agent], tmp_path: Path) -> None:
+    (tmp_path / "kubelet/pod-resources").mkdir(parents=True)
+    (tmp_path / "kubelet/pod-resources/kubelet.sock").touch()  # nobody listens there
+    agent = measured(kubelet=str(tmp_path / "kubelet"))
+    assert sample(look(agent), "wirespeed_attachments", step="added") == 0
+    agent.wait_log("metrics:", "the kubelet does not answer")
+
+
+@pytest.mark.parametrize("address", ["9808", "localhost:", "127.0.0.1:99999", "127.0.0.1:http"])
+def test_an_address_that_is_none_ends_the_agent(agent_process: Callable[..., Agent], address: str) -> None:
+    agent = agent_process(metrics=address, ready=False)
+    assert agent.process.wait(20) == 1
+    agent.wait_log("metrics", "expected address:port")

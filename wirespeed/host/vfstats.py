@@ -1,0 +1,52 @@
+"""What VFs have sent and received: the counters of a PF's driver."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+
+from wirespeed.host.pci import PciDevice
+from wirespeed.host.rtnl import Rtnl
+
+# By netlink: IFLA_VF_STATS_* of linux/if_link.h, in their order; 6 is padding.
+_NETLINK = {
+    0: "rx_packets",
+    1: "tx_packets",
+    2: "rx_bytes",
+    3: "tx_bytes",
+    4: "rx_broadcast",
+    5: "rx_multicast",
+    7: "rx_dropped",
+    8: "tx_dropped",
+}
+
+
+def read(pf: PciDevice, host: Rtnl) -> dict[int, Mapping[str, int]]:
+    """Counters by the VFs' numbers: those that the driver keeps in sysfs, which are more, else those of netlink.
+
+    Names are those of sysfs: rx_bytes, tx_packets, rx_dropped, ... Raises NetlinkError, OSError.
+    """
+    name = pf.own_netdev
+    folder = pf.path / "sriov"
+    if folder.is_dir():  # mlx5_core and others: device/sriov/<number>/stats
+        return {int(vf.name): _of_sysfs(vf / "stats") for vf in folder.iterdir() if vf.name.isdigit()}
+    link = host.link(name) if name else None
+    return dict(enumerate(map(_of_netlink, host.vf_stats(link.index)))) if link else {}
+
+
+def _of_sysfs(folder: Path) -> dict[str, int]:
+    found = {}
+    for file in folder.iterdir() if folder.is_dir() else ():
+        text = file.read_text().strip() if file.is_file() and not file.is_symlink() else ""
+        if text.isascii() and text.isdigit():
+            found[file.name] = int(text)
+    return found
+
+
+def _of_netlink(counters: Mapping[int, bytes]) -> dict[str, int]:
+    return {
+        name: struct.unpack("Q", counters[kind])[0]
+        for kind, name in _NETLINK.items()
+        if len(counters.get(kind, b"")) == 8
+    }
