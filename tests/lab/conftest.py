@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import select
+import socket
 import subprocess
 import sys
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -50,8 +53,7 @@ class LabVfs:
     vfio: list[str] = field(default_factory=list)
 
 
-@pytest.fixture(scope="session")
-def vfs() -> LabVfs:
+def make_vfs() -> LabVfs:
     """Four VFs of each PF, the last two of each on vfio-pci."""
     found = LabVfs()
     for pf in PFS:
@@ -63,6 +65,18 @@ def vfs() -> LabVfs:
         found.kernel.extend(addresses[:2])
         found.vfio.extend(addresses[2:])
     return found
+
+
+def remove_vfs() -> None:
+    """Leave both PFs without VFs."""
+    for pf in PFS:
+        Path(f"/sys/class/net/{pf}/device/sriov_numvfs").write_text("0")
+
+
+@pytest.fixture(scope="session")
+def vfs() -> LabVfs:
+    """The VFs that the tests work with."""
+    return make_vfs()
 
 
 def state_of_everything() -> dict[str, Any]:
@@ -158,24 +172,30 @@ class Runtime:
         ifname: str = "net1",
         binary: str = "wirespeed-sriov",
         args: str = "",
+        path: str = "/usr/lib/cni",
     ) -> Answer:
-        done = subprocess.run(
-            [self.folder / binary],
-            input=json.dumps(conf).encode(),
-            env={
-                "CNI_COMMAND": verb,
-                "CNI_CONTAINERID": container,
-                "CNI_NETNS": netns,
-                "CNI_IFNAME": ifname,
-                "CNI_PATH": "/usr/lib/cni",
-                "CNI_ARGS": args,
-                "WIRESPEED_SOCKET": str(self.folder / "agent.sock"),
-            },
-            capture_output=True,
-            check=False,
-            timeout=120,
-        )
-        return Answer(done.returncode, json.loads(done.stdout) if done.stdout.strip() else {})
+        environ = {
+            "CNI_COMMAND": verb,
+            "CNI_CONTAINERID": container,
+            "CNI_NETNS": netns,
+            "CNI_IFNAME": ifname,
+            "CNI_PATH": path,
+            "CNI_ARGS": args,
+            "WIRESPEED_SOCKET": str(self.folder / "agent.sock"),
+        }
+        return _answer([self.folder / binary], conf, environ)
+
+    def alone(self, verb: str, container: str, conf: dict[str, Any], netns: str) -> Answer:
+        """A call that one process serves without the agent."""
+        environ = {
+            "CNI_COMMAND": verb,
+            "CNI_CONTAINERID": container,
+            "CNI_NETNS": netns,
+            "CNI_IFNAME": "net1",
+            "CNI_PATH": "/usr/lib/cni",
+            "WIRESPEED_CONFIG": str(self.config),
+        }
+        return _answer([sys.executable, "-m", "cli", "cni", "sriov"], conf, dict(os.environ) | environ)
 
     def add(self, container: str, conf: dict[str, Any], netns: str, **more: str) -> Answer:
         return self.call("ADD", container, conf, netns=netns, **more)
@@ -184,13 +204,19 @@ class Runtime:
         return self.call("DEL", container, conf, netns=netns, **more)
 
 
-@pytest.fixture(scope="session")
-def runtime(tmp_path_factory: pytest.TempPathFactory) -> Runtime:
-    """The shim under its names, and a configuration for agents that serve it."""
-    folder = tmp_path_factory.mktemp("wirespeed")
+def _answer(command: list[Any], conf: dict[str, Any], environ: dict[str, str]) -> Answer:
+    done = subprocess.run(
+        command, input=json.dumps(conf).encode(), env=environ, capture_output=True, check=False, timeout=120
+    )
+    return Answer(done.returncode, json.loads(done.stdout) if done.stdout.strip() else {})
+
+
+def make_runtime(folder: Path, **config: Any) -> Runtime:
+    """The shim under its names, and a configuration for agents that serve it; `config` goes into that."""
     for name in ("wirespeed", "wirespeed-sriov"):
         (folder / name).symlink_to(Path(__file__).parents[2] / "build/wirespeed-cni")
-    config = {
+    (folder / "manifests").mkdir()
+    config |= {
         "socket": str(folder / "agent.sock"),
         "state": str(folder / "state.db"),
         "leases": str(folder / "leases"),
@@ -198,20 +224,43 @@ def runtime(tmp_path_factory: pytest.TempPathFactory) -> Runtime:
         "kubelet": str(folder / "kubelet"),
         "cluster": {"manifests": str(folder / "manifests")},
     }
-    (folder / "manifests").mkdir()
     (folder / "agent.json").write_text(json.dumps(config))
     return Runtime(folder)
+
+
+@pytest.fixture(scope="session")
+def runtime(tmp_path_factory: pytest.TempPathFactory) -> Runtime:
+    return make_runtime(tmp_path_factory.mktemp("wirespeed"))
+
+
+@contextmanager
+def serving(runtime: Runtime) -> Iterator[Runtime]:
+    """An agent that serves the runtime's calls, from when it says that it is ready."""
+    notices = runtime.folder / "notify.sock"
+    notices.unlink(missing_ok=True)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(notices))
+        process = subprocess.Popen(
+            [sys.executable, "-m", "cli", "agent", "--config", runtime.config],
+            env=dict(os.environ, NOTIFY_SOCKET=str(notices)),
+        )
+        ended = os.pidfd_open(process.pid)
+        try:
+            select.select([manager.fileno(), ended], [], [], 60)
+            assert process.poll() is None, "the agent ended; what it logged is above"
+            assert manager.recv(64) == b"READY=1"
+            yield runtime
+        finally:
+            os.close(ended)
+            process.terminate()
+            assert process.wait(timeout=30) == 0
 
 
 @pytest.fixture(scope="module")
 def agent(runtime: Runtime) -> Iterator[Runtime]:
     """An agent that serves the runtime's calls."""
-    process = subprocess.Popen([sys.executable, "-m", "cli", "agent", "--config", runtime.config])
-    try:
-        yield runtime  # the shim waits until the agent listens
-    finally:
-        process.terminate()
-        assert process.wait(timeout=30) == 0
+    with serving(runtime):
+        yield runtime
 
 
 def conf(device: str, **keys: Any) -> dict[str, Any]:
@@ -219,5 +268,36 @@ def conf(device: str, **keys: Any) -> dict[str, Any]:
     return {"cniVersion": "1.1.0", "name": "data", "type": "wirespeed-sriov", "deviceID": device} | keys
 
 
-def host_local(third: int = 0) -> dict[str, Any]:
-    return {"type": "host-local", "subnet": f"10.8.{third}.0/24"}
+def host_local(third: int = 0, **keys: Any) -> dict[str, Any]:
+    return {"type": "host-local", "subnet": f"10.8.{third}.0/24"} | keys
+
+
+def vf_of(address: str) -> dict[str, Any]:
+    """What the PF shows of a VF, by `ip -d -j link`."""
+    device = PciDevice(address)
+    link = json.loads(sh("ip", "-d", "-j", "link", "show", pf_of(address)))[0]
+    found: dict[str, Any] = link["vfinfo_list"][device.vf_index]
+    return found
+
+
+def pf_of(address: str) -> str:
+    """The interface of a VF's PF."""
+    pf = PciDevice(address).physical_function
+    assert pf is not None
+    return pf.netdevs[0]
+
+
+@contextmanager
+def process_in(netns: str) -> Iterator[None]:
+    """A process that is in the namespace."""
+    process = subprocess.Popen(
+        ["ip", "netns", "exec", Path(netns).name, "sh", "-c", "echo in; read x"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    process.stdout.readline()
+    try:
+        yield
+    finally:
+        process.communicate(b"\n")

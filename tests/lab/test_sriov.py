@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.lab.conftest import (
     LabVfs,
     Runtime,
+    bind,
     conf,
     host_local,
     in_namespace,
     link_in,
+    pf_of,
+    process_in,
     sh,
-    state_of_everything,
+    vf_of,
 )
 from wirespeed.cni.errors import Code
 from wirespeed.host.pci import PciDevice
@@ -27,16 +28,6 @@ pytestmark = pytest.mark.usefixtures("unchanged")
 
 MAC = "02:00:00:00:00:aa"
 Namespaces = Callable[[], str]
-
-
-def vf_of(address: str) -> dict[str, Any]:
-    """What the PF shows of a VF, by `ip -d -j link`."""
-    device = PciDevice(address)
-    pf = device.physical_function
-    assert pf is not None
-    link = json.loads(sh("ip", "-d", "-j", "link", "show", pf.netdevs[0]))[0]
-    found: dict[str, Any] = link["vfinfo_list"][device.vf_index]
-    return found
 
 
 def test_kernel_vf_gets_all_that_is_asked_for(agent: Runtime, vfs: LabVfs, namespaces: Namespaces) -> None:
@@ -128,66 +119,6 @@ def test_late_del_leaves_new_owners_vf_alone(agent: Runtime, vfs: LabVfs, namesp
     assert agent.delete("new", conf(device, vlan=1234), new).code == 0
 
 
-def test_the_same_vf_asked_for_twice_at_once_goes_to_one(
-    agent: Runtime, vfs: LabVfs, namespaces: Namespaces
-) -> None:
-    device = vfs.kernel[0]
-    pods = {name: namespaces() for name in ("one", "two")}
-    with ThreadPoolExecutor(2) as pool:
-        answers = dict(
-            zip(pods, pool.map(lambda pod: agent.add(pod, conf(device, vlan=5), pods[pod]), pods), strict=True)
-        )
-    winner, loser = sorted(pods, key=lambda pod: answers[pod].code)
-    assert (answers[winner].code, answers[loser].code) == (0, 1)
-    assert answers[loser].body["code"] == Code.TRY_AGAIN_LATER
-    assert f"{device} belongs to container {winner} net1" in answers[loser].body["msg"]
-    assert link_in(pods[winner], "net1") is not None
-    assert agent.delete(loser, conf(device), pods[loser]).code == 0
-    assert link_in(pods[winner], "net1") is not None
-    assert agent.delete(winner, conf(device), pods[winner]).code == 0
-
-
-def test_a_taken_interface_name_is_refused_and_left_alone(
-    agent: Runtime, vfs: LabVfs, namespaces: Namespaces
-) -> None:
-    netns = namespaces()
-    in_namespace(netns, "ip", "link", "add", "net1", "type", "dummy")
-    before, everything = link_in(netns, "net1"), state_of_everything()
-    refused = agent.add("taken", conf(vfs.kernel[0], mac=MAC, vlan=5), netns)
-    assert (refused.code, refused.body["code"]) == (1, Code.INTERFACE)
-    assert f"network namespace {netns} has an interface net1 already" in refused.body["msg"]
-    assert link_in(netns, "net1") == before
-    assert state_of_everything() == everything
-
-
-@pytest.mark.parametrize(
-    ("keys", "named"),
-    [
-        ({"link_state": "disable"}, '"link_state"'),
-        ({"max_tx_rate": 100}, '"max_tx_rate"'),
-        ({"vlanProto": "802.1ad"}, '"vlan", "vlanProto"'),
-    ],
-)
-@pytest.mark.parametrize("kind", ["kernel", "vfio"])
-def test_a_setting_that_the_driver_refuses_is_named_and_all_is_put_back(
-    agent: Runtime, vfs: LabVfs, namespaces: Namespaces, kind: str, keys: dict[str, Any], named: str
-) -> None:
-    device = getattr(vfs, kind)[0]
-    pf = PciDevice(device).physical_function
-    assert pf is not None
-    if "max_tx_rate" in keys:  # igb takes a rate only while the PF has a link
-        sh("ip", "link", "set", pf.netdevs[0], "down")
-    try:
-        everything = state_of_everything()
-        asked = conf(device, mac=MAC, vlan=5, spoofchk="off", trust="on", **keys)
-        refused = agent.add("refused", asked, namespaces())
-        assert (refused.code, refused.body["code"]) == (1, Code.DEVICE)
-        assert f"key {named}: the driver of the PF refuses it" in refused.body["msg"]
-        assert state_of_everything() == everything
-    finally:
-        sh("ip", "link", "set", pf.netdevs[0], "up")
-
-
 def test_a_refused_setting_that_is_so_already_is_no_error(
     agent: Runtime, vfs: LabVfs, namespaces: Namespaces
 ) -> None:
@@ -196,39 +127,118 @@ def test_a_refused_setting_that_is_so_already_is_no_error(
     assert agent.delete("same", asked, netns).code == 0
 
 
-def test_check_finds_every_drifted_setting(agent: Runtime, vfs: LabVfs, namespaces: Namespaces) -> None:
+def test_a_mac_needs_no_trust_and_leaves_none(agent: Runtime, vfs: LabVfs, namespaces: Namespaces) -> None:
     netns, device = namespaces(), vfs.kernel[0]
-    asked = conf(device, mac=MAC, vlan=100, spoofchk="off", trust="on", mtu=1400, ipam=host_local())
-    added = agent.add("drift", asked, netns)
-    pf = PciDevice(device).physical_function
-    assert pf is not None
-    of_vf = ("ip", "link", "set", pf.netdevs[0], "vf", str(PciDevice(device).vf_index))
-    sh(*of_vf, "vlan", "5")
-    sh(*of_vf, "spoofchk", "on")
-    in_namespace(netns, "ip", "link", "set", "net1", "mtu", "1300")
-    in_namespace(netns, "ip", "addr", "flush", "dev", "net1")
-    in_namespace(netns, "ip", "link", "set", "net1", "down")
-    found = agent.call("CHECK", "drift", asked | {"prevResult": added.body}, netns=netns)
-    assert found.body["code"] == Code.DRIFT
-    for told in ("vlan is 5, expected 100", "spoofchk is True, expected False", "mtu of net1 is 1300", "is down"):
-        assert told in found.body["msg"]
-    assert f"address {added.body['ips'][0]['address']} is missing" in found.body["msg"]
-    assert agent.delete("drift", asked, netns).code == 0
+    added = agent.add("untrusted", conf(device, mac=MAC), netns)
+    assert added.body["interfaces"][0]["mac"] == MAC
+    link = link_in(netns, "net1")
+    assert link is not None
+    assert (link["address"], vf_of(device)["address"], vf_of(device)["trust"]) == (MAC, MAC, False)
+    assert agent.delete("untrusted", conf(device), netns).code == 0
+    assert agent.delete("untrusted", conf(device), netns).code == 0  # a second DEL finds nothing to do
 
 
-def test_gc_restores_what_no_valid_attachment_owns(agent: Runtime, vfs: LabVfs, namespaces: Namespaces) -> None:
-    kept, lost = namespaces(), namespaces()
-    assert agent.add("kept", conf(vfs.kernel[0], vlan=5), kept).code == 0
-    assert agent.add("lost", conf(vfs.kernel[1], vlan=6), lost).code == 0
-    valid = {"cni.dev/valid-attachments": [{"containerID": "kept", "ifname": "net1"}]}
-    assert agent.call("GC", "", conf(vfs.kernel[0]) | valid).code == 0
-    assert link_in(lost, "net1") is None
-    assert link_in(kept, "net1") is not None
-    assert agent.delete("kept", conf(vfs.kernel[0]), kept).code == 0
+def test_netns_without_a_path_but_with_a_process_before_del(
+    agent: Runtime, vfs: LabVfs, namespaces: Namespaces
+) -> None:
+    netns, asked = namespaces(), conf(vfs.kernel[0], mac=MAC, vlan=9)
+    assert agent.add("held", asked, netns).code == 0
+    with process_in(netns):
+        sh("ip", "netns", "del", Path(netns).name)
+        assert agent.delete("held", asked, netns).code == 0
+        assert PciDevice(vfs.kernel[0]).netdevs  # brought home, not waited for
 
 
-def test_a_pf_is_no_vf(agent: Runtime, namespaces: Namespaces) -> None:
-    pf = Path("/sys/class/net/ens1/device").resolve().name
-    refused = agent.add("pf", conf(pf), namespaces())
-    assert refused.body["code"] == Code.DEVICE
-    assert "expected an SR-IOV virtual function" in refused.body["msg"]
+@pytest.mark.parametrize("kind", ["kernel", "vfio"])
+def test_a_new_pod_whose_namespace_has_the_inode_number_of_the_dead_ones(
+    agent: Runtime, vfs: LabVfs, namespaces: Namespaces, kind: str
+) -> None:
+    device, old = getattr(vfs, kind)[0], namespaces()
+    number = Path(old).stat().st_ino
+    assert agent.add("old", conf(device, vlan=11), old).code == 0
+    sh("ip", "netns", "del", Path(old).name)
+    for _ in range(200):  # the kernel gives the lowest free one, and takes the old namespace down in the background
+        new = namespaces()
+        if Path(new).stat().st_ino == number:
+            break
+    assert Path(new).stat().st_ino == number
+    with process_in(new):
+        added = agent.add("new", conf(device, vlan=1234), new)
+        assert added.code == 0, added.body
+        assert agent.delete("old", conf(device, vlan=11), old).code == 0
+        assert vf_of(device)["vlan_list"][0]["vlan"] == 1234
+        assert agent.delete("new", conf(device, vlan=1234), new).code == 0
+
+
+def test_an_attachment_that_is_there_is_not_made_again(agent: Runtime, vfs: LabVfs, namespaces: Namespaces) -> None:
+    netns, asked = namespaces(), conf(vfs.kernel[0], vlan=9, ipam=host_local())
+    assert agent.add("twice", asked, netns).code == 0
+    before = link_in(netns, "net1")
+    for device in vfs.kernel[:2]:
+        again = agent.add("twice", asked | {"deviceID": device}, netns)
+        assert (again.code, again.body["code"]) == (1, Code.TRY_AGAIN_LATER)
+        assert f"{vfs.kernel[0]} belongs to container twice net1" in again.body["msg"]
+    assert link_in(netns, "net1") == before
+    assert len(list((agent.folder / "leases/data").glob("10.8.0.*"))) == 1
+    assert agent.delete("twice", asked, netns).code == 0
+
+
+def test_an_attachment_that_failed_is_made_at_the_next_try(
+    agent: Runtime, vfs: LabVfs, namespaces: Namespaces
+) -> None:
+    netns, asked = namespaces(), conf(vfs.kernel[0], mac=MAC, ipam=host_local())
+    assert agent.add("again", asked | {"link_state": "disable"}, netns).body["code"] == Code.DEVICE
+    assert agent.add("again", asked, netns).code == 0
+    assert agent.delete("again", asked, netns).code == 0
+
+
+def test_a_pf_that_is_down_gives_its_vfs_all_the_same(agent: Runtime, vfs: LabVfs, namespaces: Namespaces) -> None:
+    netns, device = namespaces(), vfs.kernel[0]
+    sh("ip", "link", "set", pf_of(device), "down")
+    try:
+        added = agent.add("down", conf(device, vlan=9, spoofchk="off", ipam=host_local()), netns)
+        assert added.code == 0, added.body
+        assert vf_of(device)["vlan_list"][0]["vlan"] == 9
+        assert agent.delete("down", conf(device, ipam=host_local()), netns).code == 0
+    finally:
+        sh("ip", "link", "set", pf_of(device), "up")
+
+
+def test_a_pf_without_an_interface_on_the_host_gives_its_vfs_without_settings(
+    agent: Runtime, vfs: LabVfs, namespaces: Namespaces
+) -> None:
+    netns, elsewhere, device = namespaces(), namespaces(), vfs.vfio[-1]
+    pf = pf_of(device)
+    sh("ip", "link", "set", pf, "netns", Path(elsewhere).name)
+    try:
+        refused = agent.add("blind", conf(device, vlan=9), netns)
+        assert refused.body["code"] == Code.DEVICE
+        assert 'key "vlan", "vlanQoS", "vlanProto" cannot be set: PF' in refused.body["msg"]
+        assert "has no network interface on the host" in refused.body["msg"]
+        added = agent.add("blind", conf(device), netns)
+        assert added.body["interfaces"] == [{"name": "net1", "sandbox": netns, "pciID": device}]
+        assert agent.delete("blind", conf(device), netns).code == 0
+    finally:
+        in_namespace(elsewhere, "ip", "link", "set", pf, "netns", "1")
+        sh("ip", "link", "set", pf, "up")
+
+
+def test_a_vf_that_lost_its_driver_meanwhile_gets_its_settings_back(
+    agent: Runtime, vfs: LabVfs, namespaces: Namespaces
+) -> None:
+    netns, device = namespaces(), vfs.kernel[-1]
+    assert agent.add("lost", conf(device, vlan=9, mac=MAC), netns).code == 0
+    Path(f"/sys/bus/pci/devices/{device}/driver/unbind").write_text(device)
+    assert agent.delete("lost", conf(device), netns).code == 0
+    bind(device, "igbvf")
+
+
+def test_one_process_adds_without_the_agent_and_the_agent_deletes(
+    agent: Runtime, vfs: LabVfs, namespaces: Namespaces
+) -> None:
+    netns, asked = namespaces(), conf(vfs.kernel[0], vlan=9, mac=MAC, ipam=host_local())
+    added = agent.alone("ADD", "alone", asked, netns)
+    assert added.body["interfaces"][0]["mac"] == MAC
+    assert agent.delete("alone", asked, netns).code == 0
+    assert agent.add("agents", asked, netns).code == 0
+    assert agent.alone("DEL", "agents", asked, netns).code == 0

@@ -13,8 +13,7 @@ from typing import Any
 import pytest
 
 from tests import sriovfiles
-from tests.lab.conftest import LabVfs, Runtime, in_namespace, link_in, sh
-from tests.lab.test_sriov import vf_of
+from tests.lab.conftest import LabVfs, Runtime, in_namespace, link_in, sh, vf_of
 from wirespeed.host.pci import PciDevice
 
 pytestmark = pytest.mark.usefixtures("unchanged")
