@@ -268,20 +268,26 @@ class _Play:
     # Waiting
 
     def _await(self, condition: Callable[[], bool], timeout: float | None = None) -> bool:
-        """Wait for it; whether it came in time. Raises _StoppedError, and CniError when the agent has ended."""
+        """Wait for it; whether it came in time.
+
+        Raises _StoppedError, and CniError when the agent has ended or a pod could not be set up.
+        """
         with self._changed:
             self._changed.wait_for(lambda: self._interrupted() or condition(), timeout)
             self._check()
             return condition()
 
     def _interrupted(self) -> bool:
-        return bool(self._stopped) or self._timed_out or self._agent.ended
+        ended = bool(self._stopped) or self._timed_out or self._agent.ended
+        return ended or any(run.broken for run in self._runs)
 
     def _check(self) -> None:
         if self._stopped or self._timed_out:
             raise _StoppedError
         if self._agent.ended:
             raise self._agent.failure()
+        if any(run.broken for run in self._runs):
+            raise CniError(Code.UNAVAILABLE, "a pod could not be set up")
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:

@@ -90,6 +90,7 @@ class PodRun:
         self.uid = pod.metadata.uid or str(uuid.uuid4())
         self.hostname = (pod.spec.hostname or pod.name)[:63].rstrip("-.")
         self.phase, self.reason = Phase.PENDING, ""
+        self.broken = False  # whether it failed before any of its containers ran
         self.attachment: _Attachment | None = None
         self.init_states = {each.name: State(each.name) for each in pod.spec.init_containers}
         self.states = {each.name: State(each.name) for each in pod.spec.containers}
@@ -184,10 +185,10 @@ class PodRun:
             if all(self._initialise(container) for container in self.pod.spec.init_containers):
                 self._run_containers()
         except CniError as error:
-            self._change(phase=Phase.FAILED, reason=error.msg)
+            self._change(phase=Phase.FAILED, reason=error.msg, broken=True)
         except Exception as error:
             log.exception("pod %s", self.pod.label)
-            self._change(phase=Phase.FAILED, reason=repr(error))
+            self._change(phase=Phase.FAILED, reason=repr(error), broken=True)
 
     def _attach(self) -> None:
         self._volumes.make()

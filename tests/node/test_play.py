@@ -568,13 +568,15 @@ def test_a_second_signal_kills_at_once(stage: Stage) -> None:
     assert played.pod("deaf")["status"]["containerStatuses"][0]["state"] == {"terminated": {"exitCode": 137}}
 
 
-def test_a_plugin_that_refuses_fails_the_pod(stage: Stage) -> None:
+@pytest.mark.parametrize("policy", ["Never", "Always"])
+def test_a_plugin_that_refuses_ends_the_play(stage: Stage, policy: str) -> None:
     error = '{"cniVersion": "1.0.0", "code": 42, "msg": "no room on this bridge"}'
     stage.write_plugin(f"[ $CNI_COMMAND != ADD ] || {{ echo '{error}'; exit 1; }}")
-    played = stage.play(pod("one", container(script="echo ran")))
+    played = stage.play(pod("one", container(script="echo ran"), policy=policy))
     assert played.status == 1
-    assert played.stderr.startswith("wirespeed play: pod default/one: plugin wirespeed: ")
-    assert "no room on this bridge" in played.stderr
+    assert re.search(
+        r"^wirespeed play: pod default/one: plugin wirespeed: .*no room on this bridge", played.stderr, re.M
+    )
     assert played.said("default/one/main") == []
 
 
