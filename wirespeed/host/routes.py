@@ -7,21 +7,27 @@ import errno
 import os
 import socket
 import struct
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 _HEADER = struct.Struct("IHHII")  # struct nlmsghdr
 _RTMSG = struct.Struct("BBBBBBBBI")  # struct rtmsg
 _ATTRIBUTE = struct.Struct("HH")  # struct rtattr
+_IFINFOMSG = struct.Struct("BxHiII")  # struct ifinfomsg
+_IFADDRMSG = struct.Struct("BBBBI")  # struct ifaddrmsg
 _NEXTHOP = struct.Struct("HBBi")  # struct rtnexthop
 _NLMSG_ERROR, _NLMSG_DONE = 2, 3
+_RTM_NEWLINK, _RTM_DELLINK, _RTM_DELADDR = 16, 17, 21
 _RTM_NEWROUTE, _RTM_DELROUTE, _RTM_GETROUTE = 24, 25, 26
 _DUMP = 0x301  # NLM_F_REQUEST | NLM_F_ROOT | NLM_F_MATCH
 _DO = 0x005  # NLM_F_REQUEST | NLM_F_ACK
 _RTA_OIF, _RTA_GATEWAY, _RTA_MULTIPATH = 4, 5, 9
 _RTN_UNICAST = 1
 _RT_TABLE_MAIN = 254
-_GROUPS = 0x40 | 0x400  # RTMGRP_IPV4_ROUTE, RTMGRP_IPV6_ROUTE
+_GROUPS = 0x1 | 0x10 | 0x40 | 0x400  # RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV4_ROUTE, RTMGRP_IPV6_ROUTE
+_IFLA_MASTER, _IFLA_PARENT_DEV_NAME = 10, 56
+_IFF_UP = 1
 
 
 @dataclass(frozen=True)
@@ -73,18 +79,29 @@ def default_route_interfaces() -> set[str]:
 
 
 class DefaultRouteEvents:
-    """Notices that a default route came or went in this thread's network namespace. Raises OSError."""
+    """Notices that other interfaces may carry a default route, in this thread's network namespace.
+
+    That is when such a route came or went, or an interface became part of a bond or bridge, or left it.
+    Raises OSError.
+    """
 
     def __init__(self) -> None:
         self._socket = _open()
         self._socket.setblocking(False)
         self._socket.bind((0, _GROUPS))
+        self._carriers = {  # that have or had such a route
+            index
+            for family in (socket.AF_INET, socket.AF_INET6)
+            for route in default_routes(family)
+            for index in route.indexes
+        }
+        self._masters: dict[int, int] = {}
 
     def fileno(self) -> int:
         return self._socket.fileno()
 
     def drain(self) -> bool:
-        """Take all notices; whether a default route was among them, or may have been."""
+        """Take all notices; whether one of them counts, or may have."""
         changed = False
         while True:
             try:
@@ -96,12 +113,37 @@ class DefaultRouteEvents:
                     raise
                 changed = True  # more notices than fit; what they were is lost
                 continue
-            changed = changed or any(
-                kind in {_RTM_NEWROUTE, _RTM_DELROUTE} and _is_default(payload) for kind, payload in _messages(data)
-            )
+            for kind, payload in _messages(data):
+                changed = self._counts(kind, payload) or changed
 
     def close(self) -> None:
         self._socket.close()
+
+    def _counts(self, kind: int, payload: bytes) -> bool:
+        if kind in {_RTM_NEWROUTE, _RTM_DELROUTE}:
+            if not _is_default(payload):
+                return False
+            self._carriers.update(_leaves_by(payload))
+            return True
+        # The kernel takes IPv4 routes away in silence, with the address or the link that they need.
+        if kind == _RTM_DELADDR:
+            return _IFADDRMSG.unpack_from(payload)[4] in self._carriers
+        if kind in {_RTM_NEWLINK, _RTM_DELLINK}:
+            family, _, index, flags, _ = _IFINFOMSG.unpack_from(payload)
+            is_down = kind == _RTM_DELLINK or not flags & _IFF_UP
+            moved = family == socket.AF_UNSPEC and self._has_moved(
+                index, dict(_attributes(payload, _IFINFOMSG.size))
+            )
+            return moved or (is_down and index in self._carriers)
+        return False
+
+    def _has_moved(self, index: int, attributes: dict[int, bytes]) -> bool:
+        """Whether the interface of a device is below another one than was told last."""
+        if _IFLA_PARENT_DEV_NAME not in attributes:  # a virtual one; each pod has some
+            return False
+        master = int.from_bytes(attributes.get(_IFLA_MASTER, b""), sys.byteorder)
+        before, self._masters[index] = self._masters.get(index, 0), master
+        return before != master
 
 
 def _open() -> socket.socket:
@@ -139,11 +181,10 @@ def _is_default(route: bytes) -> bool:
     return bool(prefix == 0 and table == _RT_TABLE_MAIN and kind == _RTN_UNICAST)
 
 
-def _attributes(route: bytes) -> Iterator[tuple[int, bytes]]:
-    at = _RTMSG.size
-    while at + _ATTRIBUTE.size <= len(route):
-        length, kind = _ATTRIBUTE.unpack_from(route, at)
-        yield kind, route[at + _ATTRIBUTE.size : at + length]
+def _attributes(message: bytes, at: int = _RTMSG.size) -> Iterator[tuple[int, bytes]]:
+    while at + _ATTRIBUTE.size <= len(message):
+        length, kind = _ATTRIBUTE.unpack_from(message, at)
+        yield kind, message[at + _ATTRIBUTE.size : at + length]
         at += (length + 3) & ~3
 
 
