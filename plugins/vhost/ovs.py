@@ -14,7 +14,7 @@ from typing import Any
 from plugins.vhost import ovsdb
 from plugins.vhost.conf import ALL, Bandwidth, Mirror, VhostConf
 from plugins.vhost.engine import Found, Port, SwitchDownError
-from plugins.vhost.ovsdb import Operation, Ovsdb, as_map, as_set, insert, items, mapping, mutate, named, one, select
+from plugins.vhost.ovsdb import Operation, Ovsdb, as_map, as_set, insert, items, mapping, mutate, named, one, rows
 from wirespeed.cni.errors import CniError, Code
 
 _MARK = "wirespeed"  # external_ids:wirespeed=<network> of a port, QoS or mirror
@@ -52,9 +52,9 @@ class Ovs:
     def drift(self, port: Port, *, deadline: float) -> list[str]:
         with ovsdb.connected(self._remote, deadline=deadline) as db:
             ports, interfaces, bridges = db.transact(
-                select("Port", ["name", "==", port.name], columns=["_uuid", *_port_row(port)]),
-                select("Interface", ["name", "==", port.name], columns=[*_interface_row(port), "error", "ofport"]),
-                select("Bridge", ["name", "==", port.conf.bridge], columns=["ports"]),
+                rows("Port", ["name", "==", port.name], columns=["_uuid", *_port_row(port)]),
+                rows("Interface", ["name", "==", port.name], columns=[*_interface_row(port), "error", "ofport"]),
+                rows("Bridge", ["name", "==", port.conf.bridge], columns=["ports"]),
             )
         if not ports["rows"] or not interfaces["rows"]:
             return [f"Open vSwitch has no port {port.name}"]
@@ -69,19 +69,19 @@ class Ovs:
     def ours(self, network: str, *, deadline: float) -> list[Found]:
         with ovsdb.connected(self._remote, deadline=deadline) as db:
             mark = ["external_ids", "includes", as_map({_MARK: network})]
-            (found,) = db.transact(select("Port", mark, columns=["name"]))
+            (found,) = db.transact(rows("Port", mark, columns=["name"]))
         return [Found(name=row["name"]) for row in found["rows"]]
 
     def status(self, *, deadline: float) -> None:
         with ovsdb.connected(self._remote, deadline=deadline) as db:
-            (found,) = db.transact(select("Open_vSwitch", columns=["dpdk_initialized"]))
+            (found,) = db.transact(rows("Open_vSwitch", columns=["dpdk_initialized"]))
             if not db.switch_runs():
                 raise SwitchDownError(f"Open vSwitch at {self._remote}: ovs-vswitchd does not run")
             _check_dpdk(found)
 
     def _check_switch(self, db: Ovsdb, conf: VhostConf) -> Path:
         """Where the switch makes its sockets. Raises CniError when it cannot make such a port."""
-        (found,) = db.transact(select("Open_vSwitch", columns=["dpdk_initialized", "iface_types", "other_config"]))
+        (found,) = db.transact(rows("Open_vSwitch", columns=["dpdk_initialized", "iface_types", "other_config"]))
         _check_dpdk(found)
         kind = _TYPES[conf.role]
         if kind not in items(found["rows"][0]["iface_types"]):
@@ -94,7 +94,7 @@ class Ovs:
         try:
             _, found = db.transact(
                 ovsdb.wait("Open_vSwitch", [["cur_cfg", "<", configuration]], None, timeout=patience),
-                select("Interface", ["name", "==", port.name], columns=["ofport", "error"]),
+                rows("Interface", ["name", "==", port.name], columns=["ofport", "error"]),
             )
         except ovsdb.WaitedInVainError as error:
             raise SwitchDownError(
@@ -117,7 +117,7 @@ def _check_dpdk(found: ovsdb.Row) -> None:
 
 def _bridge(db: Ovsdb, name: str) -> _Bridge | None:
     columns = ["_uuid", "datapath_type", "ports"]
-    (found,) = db.transact(select("Bridge", ["name", "==", name], columns=columns))
+    (found,) = db.transact(rows("Bridge", ["name", "==", name], columns=columns))
     for row in found["rows"]:
         return _Bridge(
             uuid=row["_uuid"][1],
@@ -143,7 +143,7 @@ def _make(db: Ovsdb, port: Port) -> int:
     """
     while True:
         try:
-            results = db.transact(*_operations(db, port), select("Open_vSwitch", columns=["next_cfg"]))
+            results = db.transact(*_operations(db, port), rows("Open_vSwitch", columns=["next_cfg"]))
             return int(results[-1]["rows"][0]["next_cfg"])
         except ovsdb.WaitedInVainError:
             continue
@@ -262,7 +262,7 @@ def _mirror_ports(db: Ovsdb, port: Port, mirror: Mirror, bridge: _Bridge | None)
     wanted = [mirror.to] if mirror.to else [] if mirror.sources == ALL else list(mirror.sources)
     found = {}
     if wanted:
-        answers = db.transact(*(select("Port", ["name", "==", name], columns=["_uuid"]) for name in wanted))
+        answers = db.transact(*(rows("Port", ["name", "==", name], columns=["_uuid"]) for name in wanted))
         found = {
             name: row["_uuid"][1]
             for name, answer in zip(wanted, answers, strict=True)
@@ -314,10 +314,10 @@ def _unmake(db: Ovsdb, name: str) -> None:
     """The transaction of a DEL, and a second one for a bridge that is empty after it."""
     mine = ["external_ids", "includes", as_map({f"{_MARK}-port": name})]
     found = db.transact(
-        select("Port", mine, columns=["_uuid"]),
-        select("Mirror", mine, columns=["_uuid"]),
-        select("QoS", mine, columns=["_uuid"]),
-        select("Bridge", columns=["_uuid", "ports", "mirrors", "external_ids"]),
+        rows("Port", mine, columns=["_uuid"]),
+        rows("Mirror", mine, columns=["_uuid"]),
+        rows("QoS", mine, columns=["_uuid"]),
+        rows("Bridge", columns=["_uuid", "ports", "mirrors", "external_ids"]),
     )
     ports, mirrors = ({row["_uuid"][1] for row in answer["rows"]} for answer in found[:2])
     operations = []
@@ -356,7 +356,7 @@ def _drop_empty_bridges(db: Ovsdb) -> None:
     Of those who take the last ports out at once, the one who commits last sees an empty bridge.
     """
     made = ["external_ids", "includes", as_map(_MADE)]
-    (found,) = db.transact(select("Bridge", made, columns=["_uuid", "ports"]))
+    (found,) = db.transact(rows("Bridge", made, columns=["_uuid", "ports"]))
     for bridge in found["rows"]:
         if len(ovsdb.uuids(bridge["ports"])) > 1:
             continue

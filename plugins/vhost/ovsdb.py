@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import ovs.jsonrpc
-import ovs.poller
 import ovs.stream
 
 from plugins.vhost.engine import ANSWER_AT_MOST, SwitchDownError, UnreachedError
@@ -80,11 +80,11 @@ class Ovsdb:
         if not self.left():
             raise SwitchDownError(f"Open vSwitch database {self._remote}: no answer in time")
         self._connection.run()
-        poller = ovs.poller.Poller()
-        self._connection.wait(poller)
-        self._connection.recv_wait(poller)
-        poller.timer_wait(self.left())
-        poller.block()
+        # Not the library's own poller: it is select(2), which knows 1024 files, and an agent may have more.
+        poller = select.poll()
+        backlog = select.POLLOUT if self._connection.get_backlog() else 0
+        poller.register(self._connection.stream.socket, select.POLLIN | backlog)
+        poller.poll(self.left())
 
     def _check(self, error: int) -> None:
         if error:
@@ -128,7 +128,7 @@ def _text(error: int) -> str:
 # Operations (RFC 7047, 5.2) and their notation of values (5.1)
 
 
-def select(table: str, *where: Any, columns: list[str]) -> Operation:
+def rows(table: str, *where: Any, columns: list[str]) -> Operation:
     return {"op": "select", "table": table, "where": list(where), "columns": columns}
 
 

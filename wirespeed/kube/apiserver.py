@@ -74,7 +74,7 @@ class ApiCluster:
             metadata = pod["metadata"]  # its version is a precondition: what is written was made of that one
             return {"resourceVersion": metadata["resourceVersion"], "annotations": change(metadata["annotations"])}
 
-        self._patch(self._asked_pod(namespace, name, uid), uid, "annotations", changed)
+        self._patch(self.pod(namespace, name, uid), uid, "annotations", changed)
 
     def _patch(
         self, pod: dict[str, Any], uid: str, what: str, metadata: Callable[[dict[str, Any]], dict[str, Any]]

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import socket
 import stat
 from collections.abc import Callable
@@ -187,6 +188,20 @@ def test_adding_and_deleting_on_one_bridge_at_once_loses_no_port(switch: Switch,
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(come_and_go, pods))
     assert switch.vsctl("list-br").split() == ["br0"]
+
+
+def test_an_agent_with_many_open_files_reaches_the_switch(switch: Switch, host: Host, netns: Pods) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 4096), hard))
+    opened = [os.open("/dev/null", os.O_RDONLY) for _ in range(1100)]  # more than select(2) knows
+    try:
+        conf, pod = network(), netns()
+        host.add(conf, pod)
+        host.delete(conf, pod)
+    finally:
+        for descriptor in opened:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_a_bridge_is_made_when_asked_and_removed_with_its_last_port(
