@@ -44,13 +44,14 @@ def needs_ip_argument(chain: Chain, network: Network) -> bool:
     and yet have their addresses requested: static and host-local read CNI_ARGS IP, which the peer always sets.
     Where the capability is declared, IP must not be there as well, for static would add both.
     """
-    if _takes(chain, network, "ips"):
+    if takes(chain, network, "ips"):
         return False
     ipams = [plugin.get("ipam") for plugin in network.plugins]
     return any(isinstance(ipam, dict) and ipam.get("type") in _READS_IP for ipam in ipams)
 
 
-def _takes(chain: Chain, network: Network, capability: str) -> bool:
+def takes(chain: Chain, network: Network, capability: str) -> bool:
+    """Whether a plugin of the network is given what is asked for by that capability."""
     return any(capability in chain.capabilities(plugin) for plugin in network.plugins)
 
 
@@ -63,7 +64,7 @@ def _check(delegate: Delegate, chain: Chain) -> None:
             )
     chain.check_plugins(network, delegate.path)
     for capability in delegate.asked:
-        if not _takes(chain, network, capability) and not (
+        if not takes(chain, network, capability) and not (
             capability == "ips" and needs_ip_argument(chain, network)
         ):
             raise CniError(

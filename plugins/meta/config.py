@@ -5,15 +5,18 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 from functools import lru_cache
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 
 from wirespeed.cni.errors import CniError, Code
+from wirespeed.cni.request import check_network_name
 
 log = logging.getLogger(__name__)
 
 OWN_TYPE = "wirespeed"
+
+Capability = Literal["ips", "mac", "infinibandGUID", "portMappings", "bandwidth"]  # what the annotation can ask for
 
 
 class MetaConfig(msgspec.Struct, kw_only=True, frozen=True, rename="camel"):
@@ -44,6 +47,15 @@ class MetaConfig(msgspec.Struct, kw_only=True, frozen=True, rename="camel"):
     # Comma separated; given, it replaces "default".
     global_namespaces: str | None = None
 
+    # A chain beside the master, for each pod: the *.conf of the folder of this name that lies beside the file of
+    # clusterNetwork. It is run last, on the master's interface.
+    auxiliary_cni_chain_name: str = msgspec.field(name="auxiliaryCNIChainName", default="")
+    # The number of the first interface after the master's: 1 is net1.
+    first_interface: Annotated[int, msgspec.Meta(ge=0, le=9999)] = 1
+    # What pods may ask of a network even where no plugin of it has the capability. An address or a MAC is then
+    # passed in CNI_ARGS; anything else has no effect.
+    lenient_capabilities: list[Capability] = []
+
     conf_dir: str = "/etc/cni/multus/net.d"  # network configurations that are found by their name
     bin_dir: str = "/opt/cni/bin"  # searched for plugins before CNI_PATH
     kubeconfig: str = ""  # not read: the agent has its own
@@ -55,8 +67,11 @@ class MetaConfig(msgspec.Struct, kw_only=True, frozen=True, rename="camel"):
         return frozenset(part.strip() for part in listed.split(",") if part.strip())
 
 
-# Of the specification, for plugins of any kind; they say nothing to this one.
-_SPECIFIED = frozenset({"args", "ipam", "dns", "prevResult", "cni.dev/valid-attachments", "cni.dev/attachments"})
+# Of the specification, for plugins of any kind or for the runtime; they say nothing to this one.
+_SPECIFIED = frozenset(
+    {"args", "ipam", "dns", "prevResult", "cni.dev/valid-attachments", "cni.dev/attachments"}
+    | {"cniVersions", "disableCheck", "disableGC", "loadOnlyInlinedPlugins"}
+)
 # Of the peer, with a meaning that this one does not need: state is in the journal, logs are the agent's.
 _NEEDLESS = frozenset(
     {"cniDir", "retryDeleteOnError", "logFile", "logLevel", "logToStderr", "logOptions", "socketDir"}
@@ -107,11 +122,26 @@ def _check(config: MetaConfig, *, own: bool) -> None:
         if own:
             raise CniError(Code.INVALID_CONFIG, text)
         warn(f"{text}; it has no effect")
+    if config.auxiliary_cni_chain_name:
+        _check_auxiliary(where, config)
     if config.kubeconfig:
         warn(f'{where}: key "kubeconfig": the agent reads the cluster by its own configuration')
     for key, folder in (("confDir", config.conf_dir), ("binDir", config.bin_dir)):
         if not folder.startswith("/"):
             raise CniError(Code.INVALID_CONFIG, f'{where}: key "{key}": expected an absolute path, got {folder!r}')
+
+
+def _check_auxiliary(where: str, config: MetaConfig) -> None:
+    where = f'{where}: key "auxiliaryCNIChainName"'
+    try:
+        check_network_name(config.auxiliary_cni_chain_name)
+    except CniError as error:
+        raise error.prefixed(where) from None
+    if "/" not in config.cluster_network:
+        raise CniError(
+            Code.INVALID_CONFIG,
+            f'{where}: needs a path in the key "clusterNetwork": the chain\'s folder lies beside that file',
+        )
 
 
 def _name(raw: dict[str, Any]) -> str:

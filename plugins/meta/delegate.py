@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from wirespeed.cni import result as results
 from wirespeed.cni.chain import Network, load_network
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.request import Request
@@ -31,6 +32,7 @@ class Delegate(msgspec.Struct, kw_only=True, frozen=True, rename="camel"):
     args: dict[str, str] = {}  # CNI_ARGS
     path: tuple[str, ...] = ()  # where plugins are executed from
     runtime_config: dict[str, Any] = {}  # of which each plugin gets what it has the capabilities for
+    auxiliary: bool = False  # it makes no interface, its plugins work on the master's; `ifname` is its name here
     asked: tuple[str, ...] = ()  # the capabilities that the pod's annotation needs of the network
     cni_args: dict[str, Any] = {}  # put into each plugin's args.cni
     resource: str = ""
@@ -41,17 +43,27 @@ class Delegate(msgspec.Struct, kw_only=True, frozen=True, rename="camel"):
     @property
     def where(self) -> str:
         """How a message names it."""
-        return f"network {self.label} ({self.ifname})" if self.ifname else f"network {self.label}"
+        named = self.ifname and not self.auxiliary
+        return f"network {self.label} ({self.ifname})" if named else f"network {self.label}"
+
+    @property
+    def cni_ifname(self) -> str:
+        """What its plugins are told as CNI_IFNAME: an auxiliary chain works on the master's interface."""
+        return self.request_ifname if self.auxiliary else self.ifname
 
     def network(self) -> Network:
         """What its plugins are run with. Raises CniError(INVALID_CONFIG, INCOMPATIBLE_VERSION)."""
         network = load_network(self.raw, version=self.version)
-        return replace(network, plugins=[self._completed(plugin) for plugin in network.plugins])
+        return replace(
+            network,
+            plugins=[self._completed(plugin) for plugin in network.plugins],
+            begin=results.empty() if self.auxiliary else None,
+        )
 
     def request(self, call: Request, *, netns: str) -> Request:
         """The runtime's call as one of this attachment."""
         path = (*self.path, *(folder for folder in call.path if folder not in self.path))
-        return call.derive(netns=netns, ifname=self.ifname, args=self.args, path=path)
+        return call.derive(netns=netns, ifname=self.cni_ifname, args=self.args, path=path)
 
     def _completed(self, plugin: dict[str, Any]) -> dict[str, Any]:
         """The plugin's configuration with the device and the arguments in it."""

@@ -114,6 +114,7 @@ class Meta:
             entries = [
                 entry
                 for delegate in delegates
+                if not delegate.auxiliary
                 for entry in status.entries(
                     label=delegate.label,
                     ifname=delegate.ifname,
@@ -320,8 +321,9 @@ class Meta:
         """GC of each network once, with all attachments to it that are kept; what failed."""
         valid: dict[str, list[dict[str, str]]] = {}
         for row in kept:
-            name = recorded(row).network().name
-            valid.setdefault(name, []).append({"containerID": row.container, "ifname": row.ifname})
+            delegate = recorded(row)
+            attachment = {"containerID": row.container, "ifname": delegate.cni_ifname}
+            valid.setdefault(delegate.network().name, []).append(attachment)
         errors = []
         done: list[dict[str, Any]] = []
         for delegate in delegates:

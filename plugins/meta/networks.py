@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from plugins.meta.config import MetaConfig
+from wirespeed.cni.chain import flag
 from wirespeed.cni.errors import CniError, Code
+from wirespeed.cni.request import check_network_name
 from wirespeed.kube.cluster import Cluster, NotFoundError
 
 RESOURCE_NAME = "k8s.v1.cni.cncf.io/resourceName"
@@ -25,13 +27,15 @@ class Source:
     """A network: the CNI configuration (or list) `raw`, its name filled in.
 
     `label` is what network-status calls it: "namespace/name" of the definition, else the configuration's
-    name. `resource` is the resource whose devices it attaches, "" for none.
+    name. `resource` is the resource whose devices it attaches, "" for none. One that is `auxiliary` makes no
+    interface.
     """
 
     label: str
     raw: dict[str, Any]
     resource: str = ""
     master: bool = False
+    auxiliary: bool = False
 
 
 def definition(cluster: Cluster, namespace: str, name: str, *, conf_dir: str) -> Source:
@@ -68,7 +72,8 @@ def _resource(nad: dict[str, Any]) -> str:
 def cluster_network(value: str, *, config: MetaConfig, cluster: Callable[[], Cluster]) -> Source:
     """The network that a clusterNetwork or an entry of defaultNetworks names.
 
-    A value with a "/" is the path of a file, or of a folder whose first configuration it is. Another is a
+    A value with a "/" is the path of a file, or of a folder whose first configuration it is; to a list in a file
+    belong the configurations of the folder of its name (see `with_folder`). Another is a
     NetworkAttachmentDefinition in multusNamespace, else a configuration of that name in confDir.
     Raises UnavailableError, CniError(INVALID_CONFIG).
     """
@@ -146,10 +151,52 @@ def _by_path(path: Path) -> Source:
         if not files:
             raise CniError(Code.INVALID_CONFIG, f"{path}: expected a file *{', *'.join(_SUFFIXES)} in that folder")
         path = files[0]
-    raw = _load(path)
+    raw = with_folder(path, _load(path))
     if not isinstance(raw.get("name"), str) or not raw["name"]:
         raise CniError(Code.INVALID_CONFIG, f'{path}: key "name" is missing')
     return Source(label=raw["name"], raw=raw)
+
+
+def with_folder(path: Path, raw: dict[str, Any]) -> dict[str, Any]:
+    """The list of the file `path` with the plugins appended that lie in the folder beside it that has its name.
+
+    Each *.conf there is one, in the order of their names, unless the list says loadOnlyInlinedPlugins
+    (specification 1.1.0, "Configuration format"). Raises CniError(INVALID_CONFIG) that names the file.
+    """
+    if path.suffix != ".conflist" or not isinstance(raw.get("name"), str):
+        return raw
+    try:
+        if flag(raw, "loadOnlyInlinedPlugins"):
+            return raw
+        folder = path.parent / check_network_name(raw["name"])
+    except CniError as error:
+        raise error.prefixed(str(path)) from error
+    appended, inline = _plugins_in(folder), raw.get("plugins") or []
+    # What is wrong with the list itself is told by who loads it.
+    return {**raw, "plugins": [*inline, *appended]} if appended and isinstance(inline, list) else raw
+
+
+def auxiliary(config: MetaConfig) -> Source | None:
+    """The chain of the key auxiliaryCNIChainName, None where there is none or nothing is in its folder.
+
+    Raises CniError(INVALID_CONFIG) that names the file.
+    """
+    name, master = config.auxiliary_cni_chain_name, Path(config.cluster_network)
+    if not name:
+        return None
+    plugins = _plugins_in((master if master.is_dir() else master.parent) / name)
+    raw = {"cniVersion": config.cni_version, "name": name, "plugins": plugins}
+    return Source(label=name, raw=raw, auxiliary=True) if plugins else None
+
+
+def _plugins_in(folder: Path) -> list[dict[str, Any]]:
+    plugins = []
+    for path in sorted(path for path in _files(folder) if path.suffix == ".conf"):
+        plugin = _load(path)
+        if not isinstance(plugin.get("type"), str) or not plugin["type"]:
+            raise CniError(Code.INVALID_CONFIG, f'{path}: key "type" is missing')
+        plugins.append(plugin)
+    return plugins
 
 
 def _files(folder: Path) -> list[Path]:

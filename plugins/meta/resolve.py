@@ -10,8 +10,8 @@ from typing import Any
 import msgspec
 
 from plugins.meta import networks, selection
-from plugins.meta.checks import needs_ip_argument
-from plugins.meta.config import MetaConfig
+from plugins.meta.checks import needs_ip_argument, takes
+from plugins.meta.config import MetaConfig, warn
 from plugins.meta.delegate import Delegate
 from plugins.meta.devices import Devices
 from plugins.meta.networks import Source
@@ -106,7 +106,7 @@ class Resolver:
         Raises CniError that names the network, the annotation or the key, UnavailableError.
         """
         wanted = self._wanted(config, pod)
-        names = _names(wanted, request.ifname)
+        names = _names(wanted, request.ifname, first=config.first_interface)
         devices = self._devices(wanted, pod)
         return [
             self._delegate(request, config, each, ifname=ifname, resource=resource, device=device)
@@ -116,7 +116,8 @@ class Resolver:
     def configured(self, request: Request, config: MetaConfig, *, namespace: str | None) -> list[Delegate]:
         """The delegates that the configuration alone makes, for a pod of that namespace (None: for no pod)."""
         wanted = [_Wanted(source=source) for source in self._sources(config, namespace)]
-        names = _names(wanted, request.ifname)
+        wanted += self._auxiliary(config)
+        names = _names(wanted, request.ifname, first=config.first_interface)
         return [
             self._delegate(request, config, each, ifname=ifname, resource=each.source.resource, device="")
             for each, ifname in zip(wanted, names, strict=True)
@@ -134,6 +135,13 @@ class Resolver:
             sources += [self._of_cluster("defaultNetworks", name, config) for name in config.default_networks]
         return sources
 
+    def _auxiliary(self, config: MetaConfig) -> list[_Wanted]:
+        try:
+            source = networks.auxiliary(config)
+        except CniError as error:
+            raise error.prefixed(f'configuration {config.name}: key "auxiliaryCNIChainName"') from error
+        return [_Wanted(source=source)] if source else []
+
     def _of_cluster(self, key: str, value: str, config: MetaConfig) -> Source:
         try:
             return networks.cluster_network(value, config=config, cluster=self.cluster)
@@ -145,7 +153,7 @@ class Resolver:
             _Wanted(source=source) for source in self._sources(config, None if pod is None else pod.namespace)
         ]
         if pod is None:
-            return wanted
+            return wanted + self._auxiliary(config)
         text = pod.annotation(selection.DEFAULT_NETWORK)
         master = selection.parse_default(text, namespace=config.multus_namespace)
         if master is not None:
@@ -155,7 +163,7 @@ class Resolver:
         for asked in selection.parse(pod.annotation(selection.NETWORKS), namespace=pod.namespace):
             source = self._selected(asked, config, pod, config.exempt_namespaces)
             wanted.append(_Wanted(source=source, asked=asked))
-        return wanted
+        return wanted + self._auxiliary(config)
 
     def _selected(self, asked: Selection, config: MetaConfig, pod: Pod, allowed: frozenset[str]) -> Source:
         """The network that a pod asks for, if it may."""
@@ -214,6 +222,7 @@ class Resolver:
             args=_args(request.args, master=source.master),
             path=tuple(dict.fromkeys((config.bin_dir, *request.path))),
             runtime_config=runtime,
+            auxiliary=source.auxiliary,
             asked=tuple(asked.runtime_config()),
             cni_args=asked.cni_args,
             resource=resource,
@@ -221,26 +230,42 @@ class Resolver:
             device_info_file=file,
             default_route=asked.default_route,
         )
-        return self._with_ip_argument(delegate, asked.ips)
-
-    def _with_ip_argument(self, delegate: Delegate, ips: Sequence[str]) -> Delegate:
-        """Addresses also as CNI_ARGS IP, for a network that would not get them otherwise."""
         try:
-            if not ips or not needs_ip_argument(self.chain, delegate.network()):
-                return delegate
+            return self._with_arguments(delegate, asked, config.lenient_capabilities)
         except CniError as error:
             raise error.prefixed(delegate.where) from error
-        return msgspec.structs.replace(delegate, args={**delegate.args, "IP": ",".join(ips)})
+
+    def _with_arguments(self, delegate: Delegate, asked: Selection, lenient: Sequence[str]) -> Delegate:
+        """What it would not be given otherwise in CNI_ARGS: addresses for an IPAM that reads them there, and what
+        may be asked of networks without the capability.
+        """
+        if not delegate.asked:
+            return delegate
+        network = delegate.network()
+        missing = [key for key in delegate.asked if key in lenient and not takes(self.chain, network, key)]
+        args = dict(delegate.args)
+        if asked.ips and ("ips" in missing or needs_ip_argument(self.chain, network)):
+            args["IP"] = ",".join(asked.ips)
+        if "mac" in missing:
+            args["MAC"] = asked.mac
+        for key in missing:
+            if key not in {"ips", "mac"}:
+                warn(
+                    f'network {delegate.label}: pods ask for "{key}", which no plugin of it takes: it has no effect'
+                )
+        kept = tuple(key for key in delegate.asked if key not in missing)
+        return msgspec.structs.replace(delegate, args=args, asked=kept)
 
 
-def _names(wanted: Sequence[_Wanted], master: str) -> list[str]:
-    """The interface of each network: the runtime's name for the master, then net1, net2 or what the pod asks for.
+def _names(wanted: Sequence[_Wanted], master: str, *, first: int) -> list[str]:
+    """The interface of each network: the runtime's name for the master, then what the pod asks for, or net and a
+    number that counts from `first`.
 
     Raises CniError(INTERFACE) where two would be called alike.
     """
     taken: dict[str, str] = {}
     for position, each in enumerate(wanted):
-        name = each.asked.interface or (f"net{position}" if position else master)
+        name = each.asked.interface or (f"net{position - 1 + first}" if position else master)
         if not position and name != master:
             raise CniError(
                 Code.INVALID_CONFIG,

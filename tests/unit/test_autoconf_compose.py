@@ -116,6 +116,14 @@ def test_master_is_the_primarys_file_and_the_name_is_its(tmp_path: Path) -> None
     }
 
 
+def test_capabilities_are_also_those_of_the_plugins_in_the_lists_folder(tmp_path: Path) -> None:
+    put(tmp_path, "10-cbr0.conflist")
+    (tmp_path / "cbr0").mkdir()
+    put(tmp_path / "cbr0", "1.conf", {"type": "tuning", "capabilities": {"mac": True}})
+    (plugin,) = composed(tmp_path)["plugins"]
+    assert plugin["capabilities"] == {"ips": True, "mac": True, "portMappings": True}
+
+
 def test_single_configuration_is_one_object(tmp_path: Path) -> None:
     path = put(tmp_path, "10-ptp.conf", {"cniVersion": "0.4.0", "name": "ptp", "type": "ptp"})
     assert composed(tmp_path, "00-multus.conf", files=["00-multus.conf"]) == {

@@ -98,7 +98,7 @@ def test_key_that_is_not_needed_here_changes_nothing_and_is_not_warned_of(key: s
     assert multus.translate({**without, key: "x"}) == multus.translate(without)
 
 
-@pytest.mark.parametrize("key", ["perNodeCertificate", "metricsPort", "enablePprof", "auxiliaryCNIChainName"])
+@pytest.mark.parametrize("key", ["perNodeCertificate", "metricsPort", "enablePprof"])
 def test_key_whose_effect_is_lost_is_warned_of_with_what_to_do(key: str) -> None:
     (warning,) = multus.translate({key: True}).warnings
     assert warning.startswith(f'key "{key}" has no effect here: ')

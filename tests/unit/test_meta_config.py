@@ -26,6 +26,7 @@ def test_what_is_not_given_has_the_peers_defaults() -> None:
     assert (loaded.conf_dir, loaded.bin_dir) == ("/etc/cni/multus/net.d", "/opt/cni/bin")
     assert (loaded.system_namespaces, loaded.multus_namespace) == (["kube-system"], "kube-system")
     assert not loaded.namespace_isolation
+    assert (loaded.first_interface, loaded.lenient_capabilities) == (1, [])
 
 
 @pytest.mark.parametrize(
@@ -79,6 +80,7 @@ def test_peers_configuration_with_both_masters_uses_the_cluster_network(caplog: 
 def test_keys_of_the_specification_are_known() -> None:
     load({**OWN, "args": {}, "ipam": {}, "dns": {}, "prevResult": {"ips": []}, "capabilities": {"mac": True}})
     load({**OWN, "cni.dev/valid-attachments": [], "cni.dev/attachments": []})
+    load({**OWN, "cniVersions": ["1.1.0"], "disableCheck": True, "disableGC": True, "loadOnlyInlinedPlugins": True})
 
 
 json_values = st.recursive(

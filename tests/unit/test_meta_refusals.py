@@ -117,6 +117,16 @@ DELEGATES = 'configuration cluster: one of the keys "clusterNetwork" and "delega
     ("change", "code", "message"),
     [
         ({"delegates": []}, 7, DELEGATES),
+        (
+            {"firstInterface": -1},
+            7,
+            'configuration cluster: key "firstInterface": expected int >= 0',
+        ),
+        (
+            {"lenientCapabilities": ["ips", "aliases"]},
+            7,
+            "configuration cluster: key \"lenientCapabilities[1]\": invalid enum value 'aliases'",
+        ),
         ({"delegates": None}, 7, DELEGATES),
         (
             {"clusterNetwork": "x"},

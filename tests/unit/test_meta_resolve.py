@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plugins.meta import gateway, resolve
+from plugins.meta import config, gateway, resolve
 from plugins.meta.checks import needs_ip_argument
 from plugins.meta.config import load
 from plugins.meta.delegate import Delegate, planned, recorded, recorded_identity
@@ -105,6 +105,14 @@ def test_plan_is_the_master_and_then_what_is_asked_for_in_order(plan: Callable[.
     ]
     assert {each.configuration for each in found} == {"cluster"}
     assert {each.request_ifname for each in found} == {"eth0"}
+
+
+@pytest.mark.parametrize(("first", "names"), [(0, ["net0", "fast", "net2"]), (5, ["net5", "fast", "net7"])])
+def test_interfaces_are_numbered_from_where_the_configuration_says(
+    plan: Callable[..., list[Delegate]], first: int, names: list[str]
+) -> None:
+    found = plan("a,a@fast,a", {"a": BRIDGE}, config={"firstInterface": first})
+    assert [each.ifname for each in found] == ["eth0", *names]
 
 
 def test_network_without_a_version_has_the_configurations(plan: Callable[..., list[Delegate]]) -> None:
@@ -231,6 +239,36 @@ def test_addresses_go_by_cni_args_only_to_an_ipam_that_reads_them_and_has_no_cap
     found = plan([{"name": "n", "ips": ["10.0.0.2/24", "fd00::2/64"]}], {"n": network})[1]
     assert found.args.get("IP") == ("10.0.0.2/24,fd00::2/64" if needed else None)
     assert "IP" not in plan("n", {"n": network})[1].args
+
+
+# What may be asked of a network without the capability
+
+
+MAC = "02:00:00:00:00:01"
+
+
+def test_address_and_mac_go_by_cni_args_where_the_configuration_is_lenient(
+    plan: Callable[..., list[Delegate]],
+) -> None:
+    asked = [{"name": "n", "ips": ["10.0.0.2/24"], "mac": MAC, "bandwidth": {"ingressRate": 1}}]
+    lenient = {"lenientCapabilities": ["ips", "mac"]}
+    found = plan(asked, {"n": BRIDGE}, config=lenient)[1]
+    assert (found.args["IP"], found.args["MAC"]) == ("10.0.0.2/24", MAC)
+    assert found.asked == ("bandwidth",)  # which is refused
+    capable = {**BRIDGE, "capabilities": {"ips": True, "mac": True, "bandwidth": True}}
+    found = plan(asked, {"n": capable}, config=lenient)[1]
+    assert not {"IP", "MAC"} & found.args.keys()
+    assert found.asked == ("ips", "mac", "bandwidth")
+
+
+def test_request_that_has_no_effect_is_warned_of_where_the_configuration_is_lenient(
+    plan: Callable[..., list[Delegate]], caplog: pytest.LogCaptureFixture
+) -> None:
+    config.warn.cache_clear()
+    asked = [{"name": "n", "portMappings": [{"hostPort": 80, "containerPort": 80}]}]
+    found = plan(asked, {"n": BRIDGE}, config={"lenientCapabilities": ["portMappings"]})[1]
+    assert found.asked == ()
+    assert 'network ns/n: pods ask for "portMappings", which no plugin of it takes: it has no effect' in caplog.text
 
 
 # Calls

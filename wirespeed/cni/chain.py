@@ -25,7 +25,10 @@ UNDO_TIME = 30.0  # seconds that undoing a failed ADD may take beyond the reques
 
 @dataclass(frozen=True, kw_only=True)
 class Network:
-    """A network: `plugins` are the raw configurations, in the order of ADD. `raw` is what was loaded."""
+    """A network: `plugins` are the raw configurations, in the order of ADD. `raw` is what was loaded.
+
+    `begin` is the result that its first plugin is given, for one that makes no interface of its own.
+    """
 
     name: str
     version: str
@@ -33,6 +36,7 @@ class Network:
     disable_check: bool = False
     disable_gc: bool = False
     raw: dict[str, Any] = field(default_factory=dict)
+    begin: Result | None = None
 
     @property
     def kinds(self) -> list[str]:
@@ -56,8 +60,8 @@ def load_network(raw: object, *, name: str = "", version: str = "") -> Network:
             name=check_network_name(given),
             version=versions.highest(raw.get("cniVersion") or version, raw.get("cniVersions")),
             plugins=_plugins(raw),
-            disable_check=_flag(raw, "disableCheck"),
-            disable_gc=_flag(raw, "disableGC"),
+            disable_check=flag(raw, "disableCheck"),
+            disable_gc=flag(raw, "disableGC"),
             raw=raw,
         )
     except CniError as error:
@@ -116,7 +120,7 @@ class Chain:
         where that failed too.
         """
         request = request.derive(command="ADD")
-        result: Result | None = None
+        result = network.begin
         for index, plugin in enumerate(network.plugins):
             try:
                 request.check_deadline()
@@ -312,8 +316,11 @@ def _plugin(where: str, plugin: object) -> dict[str, Any]:
     return plugin
 
 
-def _flag(raw: Mapping[str, Any], key: str) -> bool:
-    """A boolean, or one written as a string, as early runtimes took it."""
+def flag(raw: Mapping[str, Any], key: str) -> bool:
+    """A boolean of a list, or one written as a string, as early runtimes took it; false where it is not there.
+
+    Raises CniError(INVALID_CONFIG).
+    """
     value = raw.get(key, False)
     if isinstance(value, str) and value.lower() in {"true", "false"}:
         return value.lower() == "true"
