@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from wirespeed.host import pci, vfstats
+from wirespeed.host import netns, pci, vfstats
 from wirespeed.host.pci import PciDevice
 from wirespeed.host.rtnl import Rtnl
 from wirespeed.kube.podresources import PodResources
 from wirespeed.metrics import Family, Source
 from wirespeed.node import Node
+from wirespeed.state.journal import DeviceClaim
 
 _VF = ("pf", "vf", "pciAddr", "numa_node")
 
@@ -20,7 +21,9 @@ def of(node: Node) -> list[Source]:
     """The sources for this node."""
     return [
         lambda: attachments(node),
-        lambda: vfs(Path(node.config.sysfs), _owners(node)),
+        lambda: vfs(
+            Path(node.config.sysfs), _owners(node), {claim.device: claim for claim in node.journal.claims()}
+        ),
         lambda: pod_devices(Path(node.config.kubelet) / "pod-resources/kubelet.sock"),
     ]
 
@@ -40,10 +43,10 @@ def attachments(node: Node) -> Iterator[Family]:
     yield owned
 
 
-def vfs(sysfs: Path, owners: dict[str, tuple[str, str]]) -> Iterator[Family]:
+def vfs(sysfs: Path, owners: Mapping[str, tuple[str, str]], claims: Mapping[str, DeviceClaim]) -> Iterator[Family]:
     """The VFs and their counters, also under the names of the SR-IOV metrics exporter (sriov_vf_*).
 
-    `owners` are the (namespace, pod) that devices are attached to, by PCI address.
+    By PCI address, `owners` are the (namespace, pod) that devices are attached to, `claims` the journal's.
     """
     info = Family(
         name="wirespeed_vf_info",
@@ -62,7 +65,7 @@ def vfs(sysfs: Path, owners: dict[str, tuple[str, str]]) -> Iterator[Family]:
                 labels = (pf.own_netdev, str(index), address, _numa(device))
                 owner = owners.get(address, ("", ""))
                 info.add(*labels, device.driver, *owner)
-                for name, value in stats.get(index, {}).items():
+                for name, value in (stats.get(index) or _in_pod(claims.get(address))).items():
                     _counter(counters, name, value, labels, owner)
     yield info
     yield from counters.values()
@@ -85,6 +88,17 @@ def pod_devices(socket: Path) -> Iterator[Family]:
         finally:
             service.close()
     yield family
+
+
+def _in_pod(claim: DeviceClaim | None) -> Mapping[str, int]:
+    """What an attached VF's own interface has counted, where the PF's driver counts nothing."""
+    if claim is None:
+        return {}
+    with netns.reopened(claim.netns, claim.identity) as ns:
+        if ns is None:
+            return {}
+        with Rtnl(netns_fd=ns.fd) as inside:
+            return vfstats.of_interface(claim.device, inside)
 
 
 def _counter(

@@ -32,7 +32,7 @@ IFF_UP, IFF_RUNNING, IFF_PROMISC, IFF_ALLMULTI = 0x1, 0x40, 0x100, 0x200
 NLA_F_NESTED = 0x8000
 
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_MASTER, IFLA_TXQLEN, IFLA_IFALIAS = 1, 3, 4, 10, 13, 20
-IFLA_VFINFO_LIST, IFLA_NET_NS_FD, IFLA_EXT_MASK, IFLA_XDP = 22, 28, 29, 43
+IFLA_VFINFO_LIST, IFLA_STATS64, IFLA_NET_NS_FD, IFLA_EXT_MASK, IFLA_XDP = 22, 23, 28, 29, 43
 IFLA_PROP_LIST, IFLA_ALT_IFNAME, IFLA_PERM_ADDRESS, IFLA_PARENT_DEV_NAME = 52, 53, 54, 56
 RTEXT_FILTER_VF, RTEXT_FILTER_SKIP_STATS = 1, 8
 
@@ -255,13 +255,20 @@ class Rtnl:
 
     def vf_stats(self, pf_index: int) -> list[dict[int, bytes]]:
         """The counters of a PF's VFs, by number: IFLA_VF_STATS_* attributes, each a u64."""
-        body = _IFINFO.pack(0, 0, pf_index, 0, 0) + _u32(IFLA_EXT_MASK, RTEXT_FILTER_VF)
-        for kind, payload in self._request(RTM_GETLINK, 0, body):
+        listed = self._of_link(pf_index, IFLA_VFINFO_LIST, _u32(IFLA_EXT_MASK, RTEXT_FILTER_VF))
+        vfs = [dict(_attributes(info)) for _, info in _attributes(listed)]
+        return [dict(_attributes(vf.get(IFLA_VF_STATS, b""))) for vf in vfs]
+
+    def link_stats(self, index: int) -> bytes:
+        """The counters of an interface: a struct rtnl_link_stats64 (linux/if_link.h)."""
+        return self._of_link(index, IFLA_STATS64, b"")
+
+    def _of_link(self, index: int, wanted: int, attributes: bytes) -> bytes:
+        """One attribute of an interface, b"" without it."""
+        for kind, payload in self._request(RTM_GETLINK, 0, _IFINFO.pack(0, 0, index, 0, 0) + attributes):
             if kind == RTM_NEWLINK:
-                listed = dict(_attributes(payload, _IFINFO.size)).get(IFLA_VFINFO_LIST, b"")
-                vfs = [dict(_attributes(info)) for _, info in _attributes(listed)]
-                return [dict(_attributes(vf.get(IFLA_VF_STATS, b""))) for vf in vfs]
-        return []
+                return dict(_attributes(payload, _IFINFO.size)).get(wanted, b"")
+        return b""
 
     def add_altname(self, index: int, name: str) -> None:
         """Give the interface an alternative name."""

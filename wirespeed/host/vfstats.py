@@ -20,19 +20,31 @@ _NETLINK = {
     7: "rx_dropped",
     8: "tx_dropped",
 }
+# By the VF's own interface: the first fields of struct rtnl_link_stats64.
+_LINK = ("rx_packets", "tx_packets", "rx_bytes", "tx_bytes", "rx_errors", "tx_errors", "rx_dropped", "tx_dropped")
 
 
 def read(pf: PciDevice, host: Rtnl) -> dict[int, Mapping[str, int]]:
     """Counters by the VFs' numbers: those that the driver keeps in sysfs, which are more, else those of netlink.
 
-    Names are those of sysfs: rx_bytes, tx_packets, rx_dropped, ... Raises NetlinkError, OSError.
+    Names are those of sysfs: rx_bytes, tx_packets, rx_dropped, ... A driver that counts nothing for its VFs (igb)
+    has none here; the kernel then tells zeros. Raises NetlinkError, OSError.
     """
     name = pf.own_netdev
     folder = pf.path / "sriov"
     if folder.is_dir():  # mlx5_core and others: device/sriov/<number>/stats
         return {int(vf.name): _of_sysfs(vf / "stats") for vf in folder.iterdir() if vf.name.isdigit()}
     link = host.link(name) if name else None
-    return dict(enumerate(map(_of_netlink, host.vf_stats(link.index)))) if link else {}
+    counted = list(map(_of_netlink, host.vf_stats(link.index))) if link else []
+    return dict(enumerate(counted)) if any(any(vf.values()) for vf in counted) else {}
+
+
+def of_interface(address: str, asking: Rtnl) -> dict[str, int]:
+    """What the VF's own interface in that namespace has counted; nothing without one. Raises NetlinkError."""
+    link = asking.link_of_device(address)
+    counters = asking.link_stats(link.index) if link else b""
+    size = 8 * len(_LINK)
+    return dict(zip(_LINK, struct.unpack(f"{len(_LINK)}Q", counters[:size]), strict=True)) if counters else {}
 
 
 def _of_sysfs(folder: Path) -> dict[str, int]:
