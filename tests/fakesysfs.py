@@ -71,8 +71,8 @@ class FakeSysfs:
         """A PF with an interface (and its `attributes`) and VFs, as `set_vfs`; the addresses of the VFs."""
         self.device(address, driver=driver, numa=numa)
         self.interface(address, name, link_type=link_type, **attributes)
-        self.write(address, "sriov_totalvfs", "256")
-        self.write(address, "sriov_numvfs", "0")
+        for attribute, number in {"totalvfs": 256, "numvfs": 0, "offset": 256, "stride": 1}.items():
+            self.write(address, f"sriov_{attribute}", str(number))
         return self.set_vfs(address, vfs, driver=vf_driver, device=vf_device)
 
     def set_vfs(self, pf: str, count: int, *, driver: str = "iavf", device: str = "1889") -> list[str]:

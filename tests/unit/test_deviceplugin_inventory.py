@@ -197,5 +197,15 @@ def test_one_device_is_read_as_it_is_now(sysfs: FakeSysfs) -> None:
     assert reader.read_one(VF1) is None
 
 
+def test_one_vf_is_found_however_the_pf_spaces_its_vfs(sysfs: FakeSysfs) -> None:
+    sysfs.pf(PF, "ens1f0", vfs=9)
+    reader = Reader(str(sysfs.root))
+    found = reader.read().devices
+    for offset, stride in (("256", "1"), ("255", "1"), ("256", "2"), ("0", "0"), ("", ""), ("a", "b")):
+        sysfs.write(PF, "sriov_offset", offset)
+        sysfs.write(PF, "sriov_stride", stride)
+        assert {address: reader.read_one(address) for address in found} == found
+
+
 def test_node_without_pci_has_no_devices(tmp_path: Path) -> None:
     assert Reader(str(tmp_path)).read(["eth0"]) == Inventory()

@@ -82,9 +82,10 @@ class Reader:
 
         Default routes are not looked at.
         """
-        return self._read(address, {}, {})
+        return self._read(address, None, {})
 
-    def _read(self, address: str, pfs: dict[str, _Pf], routes: dict[str, str]) -> NetDevice | str | None:
+    def _read(self, address: str, pfs: dict[str, _Pf] | None, routes: dict[str, str]) -> NetDevice | str | None:
+        """Read a device; `pfs` remembers the PFs of those read before, None: no other one will be read."""
         path = f"{self._pci}/{address}"
         try:
             if int(_text(f"{path}/class"), 16) >> 16 != _NETWORK_CLASS:
@@ -100,8 +101,10 @@ class Reader:
         if not driver:
             return "no driver is bound"
         pf = None
-        if pf_address:
-            pf = pfs.get(pf_address) or pfs.setdefault(pf_address, self._pf(pf_address))
+        if pf_address and pfs is None:
+            pf = self._pf(pf_address, self._vf(pf_address, address) or self._vfs(pf_address))
+        elif pf_address and pfs is not None:
+            pf = pfs.get(pf_address) or pfs.setdefault(pf_address, self._pf(pf_address, self._vfs(pf_address)))
         return NetDevice(
             address=address,
             vendor=_hex(f"{path}/vendor"),
@@ -118,10 +121,10 @@ class Reader:
             or self._link_types.get(address, ""),
         )
 
-    def _pf(self, address: str) -> _Pf:
+    def _pf(self, address: str, vfs: dict[str, int]) -> _Pf:
         names = self._interfaces(address)
         name = self._uplink(names)
-        return _Pf(name, self._link_type([name] if name else []), self._vfs(address))
+        return _Pf(name, self._link_type([name] if name else []), vfs)
 
     def _vfs(self, address: str) -> dict[str, int]:
         """The numbers of a PF's VFs by their addresses.
@@ -131,6 +134,16 @@ class Reader:
         path = f"{self._pci}/{address}"
         links = [name for name in _names(path) if name.startswith("virtfn")]
         return {_link(f"{path}/{name}"): int(name.removeprefix("virtfn")) for name in links}
+
+    def _vf(self, pf: str, address: str) -> dict[str, int]:
+        """As `_vfs`, but of one VF alone and without a look at all links; nothing where the PF spaces them oddly.
+
+        A PF's VFs lie on the bus sriov_offset functions behind it, and sriov_stride from each other.
+        """
+        path = f"{self._pci}/{pf}"
+        distance = _routing_id(address) - _routing_id(pf) - max(0, _number(f"{path}/sriov_offset"))
+        number = distance // max(1, _number(f"{path}/sriov_stride"))
+        return {address: number} if _link(f"{path}/virtfn{number}") == address else {}
 
     def _interfaces(self, address: str) -> list[str]:
         """Its interfaces; those of a virtio device are one folder deeper."""
@@ -206,6 +219,13 @@ def _link(path: str) -> str:
         return os.readlink(path).rpartition("/")[2]
     except OSError:
         return ""
+
+
+def _routing_id(address: str) -> int:
+    """Bus, device and function as one number."""
+    _, bus, slot = address.split(":")
+    device, _, function = slot.partition(".")
+    return int(bus, 16) << 8 | int(device, 16) << 3 | int(function)
 
 
 def _hex(path: str) -> str:
