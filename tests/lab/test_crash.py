@@ -1,10 +1,10 @@
-"""The agent is killed at every instant of an ADD: the DEL that follows ends as a clean one does."""
+"""The agent is killed at every instant of an ADD or a DEL: the DEL that follows ends as a clean one does."""
 
 from __future__ import annotations
 
 import os
 import signal
-import sys
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,47 +12,66 @@ from typing import Any
 
 import pytest
 
-from tests.lab.conftest import LabVfs, Runtime, conf, host_local, state_of_everything
+from agent import main
+from plugins.sriov.sriov import Sriov
+from tests.lab.conftest import LabVfs, Runtime, conf, differences, sh, state_of_everything
+from wirespeed.host.rtnl import Rtnl
+from wirespeed.ipam.leases import Leases
+from wirespeed.kube import deviceinfo
+from wirespeed.state.journal import Journal
 
 MAC = "02:00:00:00:00:bb"
+Namespaces = Callable[[], str]
 
 
 @contextmanager
-def forked_agent(runtime: Runtime, *, die_at: int | None = None, count: Path | None = None) -> Iterator[None]:
-    """An agent in a child process that kills itself at instant number `die_at`.
+def forked_agent(runtime: Runtime, *, verb: str = "", die_at: int | None = None) -> Iterator[socket.socket]:
+    """An agent in a child process that kills itself at instant number `die_at` of the verb, "ADD" or "DEL".
 
-    An instant is before or after each journal transaction and each netlink change. `count` receives how many
-    there were.
+    An instant is before or after each thing that is changed: journal, kernel, leases, device-info files. Each
+    is told to the socket that this gives.
     """
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     child = os.fork()
     if not child:
         try:
-            _become_agent(runtime, die_at, count)
+            ours.close()
+            _tell_instants(verb, die_at, theirs)
+            os._exit(main(runtime.config, "warning"))
         finally:
             os._exit(1)
+    theirs.close()
     try:
-        yield
+        with ours:
+            yield ours
     finally:
         os.kill(child, signal.SIGTERM)
         os.waitpid(child, 0)
 
 
-def _become_agent(runtime: Runtime, die_at: int | None, count: Path | None) -> None:
-    from agent import main
-    from wirespeed.host.rtnl import Rtnl
-    from wirespeed.state.journal import Journal
-
+def _tell_instants(verb: str, die_at: int | None, told: socket.socket) -> None:
     passed = 0
+    counting = False
 
     def instant() -> None:
         nonlocal passed
-        passed += 1
-        if count is not None:
-            count.write_text(str(passed))
-        if passed == die_at:
-            os.kill(os.getpid(), signal.SIGKILL)
+        if counting:
+            passed += 1
+            told.send(b".")
+            if passed == die_at:
+                os.kill(os.getpid(), signal.SIGKILL)
 
-    write, change = Journal._write, Rtnl._do
+    def around(owner: Any, name: str) -> None:
+        """An instant before and after each call of a function."""
+        function = getattr(owner, name)
+
+        def between(*args: Any, **kwargs: Any) -> Any:
+            instant()
+            result = function(*args, **kwargs)
+            instant()
+            return result
+
+        setattr(owner, name, between)
 
     @contextmanager
     def counted_write(self: Journal) -> Iterator[Any]:
@@ -61,44 +80,107 @@ def _become_agent(runtime: Runtime, die_at: int | None, count: Path | None) -> N
             yield db
         instant()
 
-    def counted_change(self: Rtnl, kind: int, flags: int, body: bytes) -> None:
-        instant()
-        change(self, kind, flags, body)
-        instant()
+    def counted(plugin_verb: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any) -> Any:
+            nonlocal counting
+            counting = True
+            try:
+                return plugin_verb(*args)
+            finally:
+                counting = False
 
-    Journal._write = counted_write  # type: ignore[assignment]
-    Rtnl._do = counted_change  # type: ignore[method-assign]
-    sys.stdout.flush()
-    os._exit(main(runtime.config, "warning"))
+        return call
+
+    write = Journal._write
+    Journal._write = counted_write  # type: ignore[method-assign]
+    around(Rtnl, "_do")
+    around(Leases, "reserve")
+    around(Leases, "set_last")
+    around(Leases, "release")
+    around(deviceinfo, "write")
+    around(Path, "unlink")
+    name = {"ADD": "add", "DEL": "delete"}.get(verb)
+    if name is not None:
+        setattr(Sriov, name, counted(getattr(Sriov, name)))
+
+
+def count_instants(told: socket.socket) -> int:
+    told.setblocking(False)
+    count = 0
+    while True:
+        try:
+            told.recv(1)
+        except BlockingIOError:
+            return count
+        count += 1
+
+
+def wanted(runtime: Runtime, device: str, kind: str) -> dict[str, Any]:
+    """A configuration that makes the plugin change whatever it can change of such a VF."""
+    ipam = {"type": "host-local", "ranges": [[{"subnet": "10.8.7.0/24"}], [{"subnet": "fd00:8:7::/64"}]]}
+    info = {"CNIDeviceInfoFile": str(runtime.folder / "devinfo/cni/default-data-crash_net1")}
+    asked = conf(device, mac=MAC, vlan=77, spoofchk="off", ipam=ipam, runtimeConfig=info)
+    return asked | ({"mtu": 1400} if kind == "kernel" else {})
+
+
+def left_behind(runtime: Runtime) -> list[str]:
+    """Leases and device-info files that are there."""
+    found = [*(runtime.folder / "leases").rglob("*"), *(runtime.folder / "devinfo").rglob("*")]
+    kept = (
+        "last_reserved_ip.0",
+        "last_reserved_ip.1",
+        "lock",
+    )  # host-local's own, which live as long as the network
+    return [str(path) for path in found if path.is_file() and path.name not in kept]
+
+
+def delete_ends_clean(
+    runtime: Runtime, asked: dict[str, Any], netns: str, before: dict[str, Any], what: str
+) -> None:
+    with forked_agent(runtime):
+        deleted = runtime.delete("crash", asked, netns)
+    assert deleted.code == 0, f"{what}: {deleted.body}"
+    assert differences(before, state_of_everything()) == [], what
+    assert left_behind(runtime) == [], what
 
 
 @pytest.mark.parametrize("kind", ["kernel", "vfio"])
 def test_killed_at_every_instant_of_an_add_then_del(
-    runtime: Runtime, vfs: LabVfs, namespaces: Callable[[], str], kind: str, tmp_path: Path
+    runtime: Runtime, vfs: LabVfs, namespaces: Namespaces, kind: str
 ) -> None:
-    device = getattr(vfs, kind)[0]
-    asked = conf(device, mac=MAC, vlan=77, spoofchk="off", trust="on", ipam=host_local(7))
-    if kind == "kernel":
-        asked["mtu"] = 1400
-    leases = runtime.folder / "leases" / "data"
+    asked = wanted(runtime, getattr(vfs, kind)[0], kind)
     before = state_of_everything()
-    instants = _count_instants(runtime, asked, namespaces(), tmp_path / "count")
-    assert instants >= (12 if kind == "kernel" else 6)
-    assert state_of_everything() == before
-    for number in range(1, instants + 1):
-        netns = namespaces()
-        with forked_agent(runtime, die_at=number):
-            died = runtime.add("crash", asked, netns)
-        assert (died.code, died.body["code"]) == (1, 11), f"instant {number}"
-        with forked_agent(runtime):
-            assert runtime.delete("crash", asked, netns).code == 0, f"instant {number}"
-        assert state_of_everything() == before, f"instant {number}"
-        assert not list(leases.glob("10.8.7.*")), f"instant {number}"
-
-
-def _count_instants(runtime: Runtime, asked: dict[str, Any], netns: str, count: Path) -> int:
-    with forked_agent(runtime, count=count):
+    netns = namespaces()
+    with forked_agent(runtime, verb="ADD") as told:
         assert runtime.add("crash", asked, netns).code == 0
-        instants = int(count.read_text())
-        assert runtime.delete("crash", asked, netns).code == 0
-    return instants
+        instants = count_instants(told)
+    delete_ends_clean(runtime, asked, netns, before, "no crash")
+    assert instants >= (26 if kind == "kernel" else 18)
+    for number in range(1, instants + 1):
+        with forked_agent(runtime, verb="ADD", die_at=number):
+            died = runtime.add("crash", asked, netns)
+        assert (died.code, died.body.get("code")) == (1, 11), f"instant {number}"
+        delete_ends_clean(runtime, asked, netns, before, f"instant {number} of {instants}")
+
+
+@pytest.mark.parametrize("netns_first", [False, True], ids=["netns there", "netns gone"])
+@pytest.mark.parametrize("kind", ["kernel", "vfio"])
+def test_killed_at_every_instant_of_a_del_then_del(
+    runtime: Runtime, vfs: LabVfs, namespaces: Namespaces, kind: str, netns_first: bool
+) -> None:
+    asked = wanted(runtime, getattr(vfs, kind)[0], kind)
+    before = state_of_everything()
+    number, instants = 0, 1
+    while number < instants:
+        number += 1
+        netns = namespaces()
+        with forked_agent(runtime, verb="DEL", die_at=number) as told:
+            added = runtime.add("crash", asked, netns)
+            assert added.code == 0, added.body
+            if netns_first:
+                sh("ip", "netns", "del", Path(netns).name)
+            ended = runtime.delete("crash", asked, netns)
+            # How many instants there are is known only at the end: the run that nothing kills has one too few.
+            instants = number + 1 if ended.code else count_instants(told)
+        delete_ends_clean(runtime, asked, netns, before, f"instant {number}")
+    assert instants >= (12 if kind == "kernel" else 6)

@@ -1,0 +1,104 @@
+"""What was measured: series of times, their percentiles and ratios, as a table, as Markdown and as JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+HEADINGS = ("what", "system", "n", "p50 ms", "p90 ms", "p99 ms", "ratio of p50")
+
+
+@dataclass
+class Figures:
+    """Times in ms of each thing that was measured ("ADD of a kernel VF") by each system, and notes.
+
+    The first system that a thing was measured with is what the others' ratios are to.
+    """
+
+    title: str
+    times: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)
+
+    def add(self, what: str, system: str, milliseconds: float) -> None:
+        self.times.setdefault(what, {}).setdefault(system, []).append(milliseconds)
+
+    def ratio(self, what: str, system: str) -> float:
+        """The system's median as a multiple of the first system's."""
+        series = self.times[what]
+        return percentile(series[system], 50) / percentile(next(iter(series.values())), 50)
+
+    def rows(self) -> list[tuple[str, ...]]:
+        """The cells under HEADINGS."""
+        found = []
+        for what, series in self.times.items():
+            for number, (system, times) in enumerate(series.items()):
+                shown = [f"{percentile(times, share):.2f}" for share in (50, 90, 99)]
+                ratio = f"{self.ratio(what, system):.2f}" if number else "1"
+                found.append((what, system, str(len(times)), *shown, ratio))
+        return found
+
+    def show(self) -> None:
+        """Print the table and the notes."""
+        table = Table(*HEADINGS, title=self.title)
+        last = ""
+        for row in self.rows():
+            if last and row[0] != last:
+                table.add_section()
+            table.add_row("" if row[0] == last else row[0], *row[1:])
+            last = row[0]
+        console = Console() if sys.stdout.isatty() else Console(width=120)
+        console.print(table)
+        for name, value in self.notes.items():
+            console.print(f"{name}: {value}", highlight=False)
+
+    def markdown(self) -> str:
+        lines = [f"### {self.title}", "", _cells(HEADINGS), _cells(["---"] * 2 + ["--:"] * 5)]
+        lines += [_cells(row) for row in self.rows()]
+        lines += ["", *(f"- {name}: {value}" for name, value in self.notes.items())]
+        return "\n".join(lines) + "\n"
+
+    def to_json(self) -> str:
+        """Every time that was measured, too."""
+        value: dict[str, Any] = {"title": self.title, "notes": self.notes, "milliseconds": self.times}
+        return json.dumps(value, indent=1) + "\n"
+
+    def write(self, folder: Path, name: str) -> None:
+        """<folder>/<name>.md and <name>.json."""
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{name}.md").write_text(self.markdown())
+        (folder / f"{name}.json").write_text(self.to_json())
+
+
+def percentile(times: Sequence[float], share: float) -> float:
+    """The smallest time that `share` per cent of all are not above (nearest rank)."""
+    return sorted(times)[max(0, math.ceil(share / 100 * len(times)) - 1)]
+
+
+def interleaved(rounds: int, turns: Sequence[Callable[[int], None]]) -> None:
+    """Give each its turn in every round, in turned order in every other one: noise then hits all alike.
+
+    Round 0 comes before those that count; what a turn measures then is to be dropped.
+    """
+    for number in range(rounds + 1):
+        for turn in turns if number % 2 else reversed(turns):
+            turn(number)
+
+
+def machine() -> str:
+    """What this ran on."""
+    uname = platform.uname()
+    return f"{os.cpu_count()} cores, {uname.machine}, Linux {uname.release}, Python {platform.python_version()}"
+
+
+def _cells(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"

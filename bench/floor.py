@@ -1,0 +1,98 @@
+"""The kernel's floor: the netlink messages that an attachment takes at least, made beforehand."""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+import time
+
+from bench.systems import CallFailedError, sandbox
+from wirespeed.host import netns, rtnl
+from wirespeed.host.pci import PciDevice
+from wirespeed.host.rtnl import Link, Rtnl, VfSettings
+
+MAC = "02:00:00:00:00:f0"
+NO_MAC = "00:00:00:00:00:00"
+GIVEN = VfSettings(mac=MAC, vlan=100, vlan_qos=0, vlan_proto=rtnl.ETH_P_8021Q, spoofchk=True, trust=True)
+TAKEN = VfSettings(mac=NO_MAC, vlan=0, vlan_qos=0, vlan_proto=rtnl.ETH_P_8021Q, spoofchk=True, trust=False)
+
+
+class Floor:
+    """A VF that gets a MAC, a VLAN, spoof checking and trust; its netdev, where it has one, moves, with an address.
+
+    Only the time between sending a message and having its answer counts.
+    """
+
+    def __init__(self, address: str) -> None:
+        device = PciDevice(address)
+        pf = device.physical_function
+        if pf is None:
+            raise CallFailedError(f"{address} is no VF")
+        with Rtnl() as host:
+            pf_link = host.link(pf.own_netdev)
+            self._link = host.link(device.netdevs[0]) if device.netdevs else None
+        if pf_link is None:
+            raise CallFailedError(f"{pf.address} has no interface")
+        self._give = _settings(pf_link.index, device.vf_index, GIVEN)
+        self._take = _settings(pf_link.index, device.vf_index, TAKEN)
+
+    def add_and_delete(self) -> dict[str, float]:
+        """Milliseconds of an ADD and of its DEL."""
+        with _socket() as host:
+            if self._link is None:
+                return {"ADD": _exchange(host, self._give), "DEL": _exchange(host, self._take)}
+            with (
+                sandbox() as made,
+                netns.opened(made.path) as pod,
+                netns.opened("/proc/self/ns/net") as home,
+                netns.inside(pod.fd, _socket) as inside,
+            ):
+                return self._moved(host, inside, self._link, pod.fd, home.fd)
+
+    def _moved(
+        self, host: socket.socket, inside: socket.socket, link: Link, pod: int, home: int
+    ) -> dict[str, float]:
+        index, mac = link.index, link.mac
+        there = _set_link(index, pod, "net1", MAC, rtnl.IFF_UP)
+        address = struct.pack("BBBBi", socket.AF_INET, 24, 0, 0, index)
+        address += rtnl._attribute(2, bytes([10, 9, 0, 5])) + rtnl._attribute(1, bytes([10, 9, 0, 5]))
+        named = _message(rtnl.RTM_NEWADDR, rtnl.NLM_F_CREATE | rtnl.NLM_F_EXCL, address)
+        back = _set_link(index, home, link.name, mac, 0)
+        add = _exchange(host, self._give) + _exchange(host, there) + _exchange(inside, named)
+        # It goes home while it is trusted: it may then take its own MAC back.
+        return {"ADD": add, "DEL": _exchange(inside, back) + _exchange(host, self._take)}
+
+
+def _socket() -> socket.socket:
+    made = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
+    made.bind((0, 0))
+    return made
+
+
+def _exchange(link: socket.socket, message: bytes) -> float:
+    began = time.perf_counter()
+    link.send(message)
+    answer = link.recv(1 << 16)
+    took = (time.perf_counter() - began) * 1000
+    number = -struct.unpack_from("i", answer, 16)[0]
+    if number:
+        raise CallFailedError(f"the kernel refuses a message of the floor: {os.strerror(number)}")
+    return took
+
+
+def _message(kind: int, flags: int, body: bytes) -> bytes:
+    header = struct.pack("IHHII", 16 + len(body), kind, flags | rtnl.NLM_F_REQUEST | rtnl.NLM_F_ACK, 1, 0)
+    return header + body
+
+
+def _settings(pf_index: int, vf: int, settings: VfSettings) -> bytes:
+    info = rtnl._attribute(rtnl.IFLA_VF_MAC | rtnl.NLA_F_NESTED, b"".join(rtnl.vf_attributes(vf, settings)))
+    nested = rtnl._attribute(rtnl.IFLA_VFINFO_LIST | rtnl.NLA_F_NESTED, info)
+    return _message(rtnl.RTM_SETLINK, 0, rtnl._IFINFO.pack(0, 0, pf_index, 0, 0) + nested)
+
+
+def _set_link(index: int, netns_fd: int, name: str, mac: str, flags: int) -> bytes:
+    attributes = rtnl._u32(rtnl.IFLA_NET_NS_FD, netns_fd) + rtnl._text(rtnl.IFLA_IFNAME, name)
+    attributes += rtnl._attribute(rtnl.IFLA_ADDRESS, rtnl._mac_bytes(mac))
+    return _message(rtnl.RTM_SETLINK, 0, rtnl._IFINFO.pack(0, 0, index, flags, rtnl.IFF_UP) + attributes)

@@ -1,0 +1,152 @@
+"""What is measured: the suite's agent and shim, and any other CNI plugin, each called as a runtime calls it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+SHIM = ROOT / "build/wirespeed-cni"
+REFERENCE_PLUGINS = "/usr/lib/cni"  # Debian's containernetworking-plugins
+
+PEER_HELP = """\
+another CNI plugin, called in the same run as ours is: its executable, the file of its network configuration,
+and the folders of the plugins that it calls (default: the folder of its executable)
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Peer:
+    """Another system: its executable, the network configuration it is called with, and CNI_PATH."""
+
+    name: str
+    binary: Path
+    config: dict[str, Any]
+    path: str
+
+
+def read_peer(text: str) -> Peer:
+    """NAME=BINARY:CONF[:CNI_PATH]. Raises ValueError that says what is wrong."""
+    name, equals, rest = text.partition("=")
+    binary, _, rest = rest.partition(":")
+    conf, _, path = rest.partition(":")
+    if not (name and equals and binary and conf):
+        raise ValueError(f"expected NAME=BINARY:CONF[:CNI_PATH], got {text!r}")
+    executable = Path(binary).resolve()
+    if not os.access(executable, os.X_OK):
+        raise ValueError(f"{name}: {executable} is no executable")
+    try:
+        config = json.loads(Path(conf).read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{name}: configuration {conf}: {error}") from error
+    return Peer(name=name, binary=executable, config=config, path=path or str(executable.parent))
+
+
+class CallFailedError(Exception):
+    """A plugin did not do what it was to be timed with."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Caller:
+    """One plugin's executable, as a runtime calls it: environment, configuration, the whole process."""
+
+    binary: Path
+    config: Mapping[str, Any]
+    path: str = REFERENCE_PLUGINS
+    environ: Mapping[str, str] = field(default_factory=dict)
+    ifname: str = "eth0"
+    args: str = "IgnoreUnknown=1"
+
+    def timed(self, verb: str, sandbox: Sandbox | None = None, previous: Any = None) -> tuple[float, Any]:
+        """Milliseconds from before the process starts to after it has ended, and its result.
+
+        Raises CallFailedError with what the plugin said.
+        """
+        environ = {"PATH": os.environ["PATH"], "CNI_COMMAND": verb, "CNI_PATH": self.path, **self.environ}
+        if sandbox is not None:
+            environ |= {"CNI_CONTAINERID": sandbox.container, "CNI_NETNS": sandbox.path}
+            environ |= {"CNI_IFNAME": self.ifname, "CNI_ARGS": self.args}
+        config = dict(self.config) if previous is None else {**self.config, "prevResult": previous}
+        stdin = json.dumps(config).encode()
+        began = time.perf_counter()
+        done = subprocess.run([self.binary], input=stdin, env=environ, capture_output=True, check=False)
+        took = (time.perf_counter() - began) * 1000
+        if done.returncode:
+            said = (done.stdout + done.stderr).decode(errors="replace").strip()
+            raise CallFailedError(f"{self.binary.name} {verb} ended with {done.returncode}: {said[:500]}")
+        return took, json.loads(done.stdout) if done.stdout.strip() else None
+
+    def add_and_delete(self) -> dict[str, float]:
+        """Milliseconds of an ADD and of its DEL, in a sandbox of its own."""
+        with sandbox() as made:
+            took_add, result = self.timed("ADD", made)
+            took_del, _ = self.timed("DEL", made, result)
+        return {"ADD": took_add, "DEL": took_del}
+
+
+@dataclass(frozen=True)
+class Sandbox:
+    """A pod's network namespace, as a runtime makes it: its path, and the container's id."""
+
+    path: str
+    container: str
+
+
+@contextmanager
+def sandbox() -> Iterator[Sandbox]:
+    container = uuid.uuid4().hex
+    name = f"bench-{container[:8]}"
+    subprocess.run(["ip", "netns", "add", name], check=True)
+    try:
+        subprocess.run(["ip", "-n", name, "link", "set", "lo", "up"], check=True)
+        yield Sandbox(f"/run/netns/{name}", container)
+    finally:
+        subprocess.run(["ip", "netns", "del", name], check=True)
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A running agent; `folder` is where its things lie."""
+
+    folder: Path
+    process: subprocess.Popen[bytes]
+
+    def caller(self, name: str, config: Mapping[str, Any], **more: Any) -> Caller:
+        """The shim, called by that name."""
+        link = self.folder / name
+        if not link.exists():
+            link.symlink_to(SHIM)
+        environ = {"WIRESPEED_SOCKET": str(self.folder / "agent.sock")}
+        return Caller(binary=link, config=config, environ=environ, **more)
+
+    def memory(self) -> str:
+        """What the agent has in memory."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        (resident,) = [line.split()[1] for line in status.splitlines() if line.startswith("VmRSS")]
+        return f"{int(resident) / 1024:.0f} MiB"
+
+
+@contextmanager
+def suite(folder: Path) -> Iterator[Suite]:
+    """An agent on a cluster of manifest files, `folder`/manifests."""
+    (folder / "manifests").mkdir()
+    places = {"socket": "agent.sock", "state": "state.db", "leases": "leases", "devinfo": "devinfo"}
+    config: dict[str, Any] = {key: str(folder / name) for key, name in places.items()}
+    config |= {"kubelet": str(folder / "kubelet"), "cluster": {"manifests": str(folder / "manifests")}}
+    (folder / "agent.json").write_text(json.dumps(config))
+    command = [sys.executable, "-m", "cli", "agent", "--config", str(folder / "agent.json"), "--log-level", "error"]
+    process = subprocess.Popen(command, cwd=ROOT)
+    try:
+        yield Suite(folder, process)  # the shim waits until the agent listens
+    finally:
+        process.terminate()
+        process.wait()
