@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from typing import TypeVar
 
 from wirespeed.cni.errors import CniError, Code
@@ -69,7 +70,7 @@ def reopened(path: str, identity: Identity) -> Iterator[NetNs | None]:
     A path may meanwhile name another namespace. One whose path is gone may live on in a process: that is
     found by the identity, in /proc.
     """
-    for candidate in (path, *_processes()):
+    for candidate in chain((path,), _processes()):  # /proc is read only where the path is another's now
         try:
             stat = os.stat(candidate)
             if (stat.st_dev, stat.st_ino) != (identity.dev, identity.ino):

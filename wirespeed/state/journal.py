@@ -39,7 +39,7 @@ class Attachment:
     """One network of one container, as the meta-plugin planned it.
 
     `record` is what ADD decided (everything that DEL and CHECK need), `step` how far it got: "planned",
-    "adding", "added"; `result` the plugin's CNI result once there is one.
+    "adding", "added", "deleting"; `result` the plugin's CNI result once there is one.
     """
 
     container: str
