@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 
 _NETLINK_KOBJECT_UEVENT = 15
 _FROM_KERNEL = 1  # the multicast group; udevd sends its own to group 2
+_SUBSYSTEM = re.compile(rb"\0SUBSYSTEM=(pci|net)\0")
+_DEVPATH = re.compile(rb"\0DEVPATH=([^\0]*)\0")
 _ADDRESS = re.compile(r"/([0-9a-f]{4,}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7])(?=/)")
 
 
@@ -62,11 +64,11 @@ class DeviceEvents:
 
 
 def _add(changes: Changes, data: bytes) -> None:
-    """Add what a notice says: "add@<path>" and then KEY=value, each ended by a zero byte."""
-    pairs = (part.partition("=") for part in data.decode(errors="replace").split("\0")[1:])
-    values = {key: value for key, _, value in pairs}
-    addresses = _ADDRESS.findall(f"{values.get('DEVPATH', '')}/")
-    if addresses and values.get("SUBSYSTEM") == "pci":
-        changes.devices.add(addresses[-1])
-    elif addresses and values.get("SUBSYSTEM") == "net":
-        changes.interfaces.add(addresses[-1])
+    """Add what a notice says: "add@<path>" and then KEY=value, each ended by a zero byte.
+
+    Most are of other things, such as the queues of the interfaces that pods get.
+    """
+    subsystem, path = _SUBSYSTEM.search(data), _DEVPATH.search(data)
+    addresses = _ADDRESS.findall(path[1].decode(errors="replace") + "/") if subsystem and path else []
+    if subsystem and addresses:
+        (changes.devices if subsystem[1] == b"pci" else changes.interfaces).add(addresses[-1])
