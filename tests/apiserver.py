@@ -8,8 +8,9 @@
         assert api.counts() == {"PATCH /api/v1/namespaces/default/pods/web/status": 1}
 
 It serves what a node's agent asks for, as the real one does: GET, LIST with limit and continue, WATCH with
-resourceVersion, bookmarks and 410, PATCH by merge patch, field selectors on name, node and driver, bearer tokens
-and client certificates. Its threads live in the test's process; another process reaches it by the kubeconfig.
+resourceVersion, bookmarks and 410, PATCH by merge patch, POST of events, field selectors on name, node and driver,
+bearer tokens and client certificates. Its threads live in the test's process; another process reaches it by the
+kubeconfig.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ SLICES = "/apis/resource.k8s.io/v1/resourceslices"
 
 _KINDS = {
     "pods": "Pod",
+    "events": "Event",
     "network-attachment-definitions": "NetworkAttachmentDefinition",
     "resourceclaims": "ResourceClaim",
     "resourceslices": "ResourceSlice",  # of the cluster: in no namespace
@@ -60,6 +62,7 @@ _REASONS = {
     401: "Unauthorized",
     403: "Forbidden",
     404: "NotFound",
+    405: "MethodNotAllowed",
     409: "Conflict",
     410: "Expired",
     415: "UnsupportedMediaType",
@@ -75,7 +78,7 @@ Key = tuple[str, str, str]  # resource, namespace, name
 
 
 class Request(NamedTuple):
-    """What was asked; `verb` is GET, LIST, WATCH or PATCH."""
+    """What was asked; `verb` is GET, LIST, WATCH, PATCH or POST."""
 
     verb: str
     path: str
@@ -187,6 +190,12 @@ class ApiServer:
     def object(self, kind: str, namespace: str, name: str) -> Object:
         with self.changed:
             return copy.deepcopy(self._objects[_RESOURCES[kind], namespace, name])
+
+    def objects(self, kind: str) -> list[Object]:
+        """All of a kind, by namespace and name."""
+        with self.changed:
+            found = [value for key, value in sorted(self._objects.items()) if key[0] == _RESOURCES[kind]]
+            return copy.deepcopy(found)
 
     def compact(self) -> None:
         """Forget the history: watches and pages of lists that go on from before are refused with 410."""
@@ -339,6 +348,23 @@ class ApiServer:
                 value.pop("kind", None)
                 value.pop("apiVersion", None)
         return {"kind": f"{_KINDS[resource]}List", "apiVersion": "v1", "metadata": metadata, "items": page}
+
+    def create(self, resource: str, namespace: str, value: Object) -> Object:
+        metadata = value["metadata"]
+        key = (resource, namespace, metadata["name"])
+        if metadata.get("namespace", namespace) != namespace:
+            raise _StatusError(
+                400, "the namespace of the provided object does not match the namespace sent on the request"
+            )
+        if (value.get("involvedObject") or {}).get("namespace") != namespace:
+            text = "involvedObject.namespace: Invalid value: does not match event.namespace"
+            raise _StatusError(422, f'Event "{key[2]}" is invalid: {text}')
+        with self.changed:
+            if key in self._objects:
+                raise _StatusError(409, f'{resource} "{key[2]}" already exists')
+            return copy.deepcopy(
+                self._store(key, None, {**value, "metadata": {**metadata, "uid": str(uuid.uuid4())}})
+            )
 
     def patch(self, key: Key, patch: Object, *, status: bool) -> Object:
         with self.changed:
@@ -523,6 +549,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def do_PATCH(self) -> None:
         self._serve()
 
+    def do_POST(self) -> None:
+        self._serve()
+
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 — its name in the base class
         """Nothing: a test asks for `requests`."""
 
@@ -567,6 +596,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             if not isinstance(patch, dict):
                 raise _StatusError(400, "cannot unmarshal into a Go value of type map[string]interface {}")
             self._send(200, api.patch(key, patch, status=bool(match["status"])))
+        elif request.verb == "POST":
+            self._create(key, body)
         elif request.verb == "GET":
             self._send(200, api.find(key))
         elif request.verb == "LIST":
@@ -574,6 +605,13 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         else:
             with api.watching(request, _selector(resource, match["namespace"], request.query)) as watch:
                 self._watch(watch)
+
+    def _create(self, key: Key, body: bytes) -> None:
+        if self.headers.get("Content-Type") != "application/json":
+            raise _StatusError(415, "expected application/json")
+        if key[0] != "events" or key[2]:
+            raise _StatusError(405, "the server does not allow this method on the requested resource")
+        self._send(201, self.server.api.create(key[0], key[1], json.loads(body)))
 
     def _watch(self, watch: _Watch) -> None:
         self.send_response(200)

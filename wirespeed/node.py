@@ -32,6 +32,7 @@ class ClusterConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True, ren
 
     kubeconfig: str = ""  # path of a kubeconfig file
     manifests: str = ""  # folder of manifest files, instead of an API server
+    events: bool = True  # tell of attachments, and why a pod was refused them, by Kubernetes events
 
 
 class AutoconfConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True, rename="camel"):

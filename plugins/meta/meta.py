@@ -26,7 +26,7 @@ from wirespeed.cni.request import Request
 from wirespeed.host import netns, readiness
 from wirespeed.host.netns import NetNs
 from wirespeed.kube import deviceinfo
-from wirespeed.kube.cluster import NotFoundError
+from wirespeed.kube.cluster import NotFoundError, PodEvent
 from wirespeed.node import Node
 from wirespeed.state.journal import Attachment
 
@@ -58,19 +58,29 @@ class Meta:
         with _named(f"container {request.container_id}" if pod is None else f"pod {pod.label}"):
             if pod is not None:
                 pod = read_pod(pod, self._node.cluster)
-            delegates = self._resolver.delegates(request, settings, pod)
-            checks.check(delegates, self._chain)
-            with netns.opened(request.netns) as ns:
-                checks.check_interfaces(delegates, ns)
-                request.check_deadline()
-                self._journal.plan(
-                    planned(delegates, container=request.container_id, netns=request.netns, identity=ns.identity)
-                )
-                try:
-                    results = self._attach(request, delegates, ns)
-                    self._report(request, pod, delegates, results)
-                except BaseException as error:
-                    raise self._undone(request, error) from error
+            try:
+                return self._add(request, settings, pod)
+            except CniError as error:
+                self._tell(pod, *_refusal(error), warning=True)
+                raise
+
+    def _add(self, request: Request, settings: config.MetaConfig, pod: Pod | None) -> Result:
+        delegates = self._resolver.delegates(request, settings, pod)
+        checks.check(delegates, self._chain)
+        with netns.opened(request.netns) as ns:
+            checks.check_interfaces(delegates, ns)
+            request.check_deadline()
+            self._journal.plan(
+                planned(delegates, container=request.container_id, netns=request.netns, identity=ns.identity)
+            )
+            try:
+                results = self._attach(request, delegates, ns)
+                self._report(request, pod, delegates, results)
+            except BaseException as error:
+                raise self._undone(request, error) from error
+        for delegate in delegates:
+            if not delegate.auxiliary:
+                self._tell(pod, "AddedInterface", _addition(delegate, results[delegate.ifname]))
         return results[delegates[0].ifname]
 
     def _attach(self, request: Request, delegates: Sequence[Delegate], ns: NetNs) -> dict[str, Result]:
@@ -127,6 +137,16 @@ class Meta:
                 self._node.cluster.set_network_status(pod.namespace, pod.name, pod.uid, entries)
             except NotFoundError as error:  # deleted meanwhile
                 raise CniError(Code.TRY_AGAIN_LATER, error.msg) from error
+
+    def _tell(self, pod: Pod | None, reason: str, message: str, *, warning: bool = False) -> None:
+        """Make an event of the pod."""
+        if pod is not None and self._node.config.cluster.events:
+            uid = pod.found["metadata"].get("uid") or pod.uid
+            self._node.cluster.event(
+                PodEvent(
+                    namespace=pod.namespace, name=pod.name, uid=uid, reason=reason, message=message, warning=warning
+                )
+            )
 
     def _device_info(self, delegate: Delegate) -> dict[str, object] | None:
         """What the plugin wrote of the device, or else the device plugin."""
@@ -342,6 +362,17 @@ class Meta:
         keys = dict.fromkeys(("cni.dev/valid-attachments", "cni.dev/attachments"), valid.get(network.name, []))
         call = delegate.request(request, netns="")
         self._chain.gc(network, call.derive(ifname="", args={}, config={**request.config, **keys}))
+
+
+def _refusal(error: CniError) -> tuple[str, str]:
+    """The reason and the message of the event that tells of an ADD that failed."""
+    return "NoNetworkFound" if isinstance(error, NotFoundError) else "AttachFailed", error.msg
+
+
+def _addition(delegate: Delegate, result: Result) -> str:
+    """The message of the event that tells of an attachment."""
+    addresses = " ".join(ip["address"] for ip in result["ips"])
+    return f"Add {delegate.ifname} [{addresses}] from {delegate.label}"
 
 
 @contextmanager

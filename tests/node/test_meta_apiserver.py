@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -51,6 +52,11 @@ def status(api: ApiServer, pod: Pod) -> Any:
     return json.loads(annotations.get(NETWORK_STATUS, "null"))
 
 
+def requests(api: ApiServer) -> Counter[str]:
+    """What was asked, but for events, which are written beside."""
+    return Counter({what: times for what, times in api.counts().items() if "/events" not in what})
+
+
 def path(pod: Pod, suffix: str = "") -> str:
     return f"/api/v1/namespaces/{pod.namespace}/pods/{pod.name}{suffix}"
 
@@ -59,17 +65,65 @@ def test_add_is_one_request_and_del_is_none(world: World, api: ApiServer) -> Non
     pod = made(api, world)
     start(api, world)
     result = world.add(pod)
-    assert api.counts() == {f"PATCH {path(pod, '/status')}": 1}
+    assert requests(api) == {f"PATCH {path(pod, '/status')}": 1}
     assert pod.addresses() == {"eth0": ["10.1.0.2/24"], "net1": ["10.2.0.2/24"]}
     assert [(entry["name"], entry["interface"], entry["ips"]) for entry in status(api, pod)] == [
         ("pods", "eth0", ["10.1.0.2"]),
         ("default/bridged", "net1", ["10.2.0.2"]),
     ]
+    api.wait(lambda: len(api.objects("Event")) == 2)
     api.forget()
     assert world.call("CHECK", pod, {**world.config, "prevResult": result}) == DONE
     assert world.call("DEL", pod) == DONE
     assert world.nothing_left(pod)
     assert not api.counts()
+
+
+def told(api: ApiServer) -> list[tuple[str, str, str]]:
+    """(type, reason, message) of all events."""
+    return sorted((each["type"], each["reason"], each["message"]) for each in api.objects("Event"))
+
+
+def test_events_tell_of_each_attachment_and_add_does_not_wait_for_them(world: World, api: ApiServer) -> None:
+    pod = made(api, world)
+    start(api, world)
+    held = api.fault("POST", hold=True)
+    world.add(pod)
+    api.wait(lambda: held.met == 1)
+    assert told(api) == []
+    api.heal()
+    api.wait(lambda: len(api.objects("Event")) == 2)
+    assert told(api) == [
+        ("Normal", "AddedInterface", "Add eth0 [10.1.0.2/24] from pods"),
+        ("Normal", "AddedInterface", "Add net1 [10.2.0.2/24] from default/bridged"),
+    ]
+    assert {each["involvedObject"]["uid"] for each in api.objects("Event")} == {"uid-p"}
+
+
+def test_event_tells_why_a_pod_is_not_attached_and_how_often_it_was_tried(world: World, api: ApiServer) -> None:
+    pod, other = made(api, world), made(api, world, "other")
+    for name, networks in (("p", "absent"), ("other", "a b")):
+        value = api.object("Pod", "default", name)
+        value["metadata"]["annotations"]["k8s.v1.cni.cncf.io/networks"] = networks
+        api.put(value)
+    start(api, world)
+    for times in (1, 2):
+        code, message = world.refused("ADD", pod)
+        assert code == Code.INVALID_CONFIG
+        api.wait(lambda times=times: [each["count"] for each in api.objects("Event")] == [times])  # type: ignore[misc]
+    assert told(api) == [("Warning", "NoNetworkFound", message.removeprefix("pod default/p: "))]
+    _, message = world.refused("ADD", other)
+    api.wait(lambda: len(api.objects("Event")) == 2)
+    assert told(api)[0] == ("Warning", "AttachFailed", message.removeprefix("pod default/other: "))
+
+
+def test_no_events_are_made_where_the_configuration_says_so(world: World, api: ApiServer) -> None:
+    pod = made(api, world)
+    assert world.agent.stop() == 0
+    world.restart(cluster={"kubeconfig": str(api.kubeconfig()), "events": False}, nodeName="n1")
+    world.add(pod)
+    assert world.agent.stop() == 0  # which writes what waits
+    assert told(api) == []
 
 
 def test_a_pod_of_which_the_watch_has_not_told_is_asked_for(world: World, api: ApiServer) -> None:
@@ -89,7 +143,7 @@ def test_many_pods_at_once_are_one_request_each(world: World, api: ApiServer) ->
     start(api, world)
     with ThreadPoolExecutor(len(pods)) as runtime:
         results = list(runtime.map(world.add, pods))
-    assert api.counts() == {f"PATCH {path(pod, '/status')}": 1 for pod in pods}
+    assert requests(api) == {f"PATCH {path(pod, '/status')}": 1 for pod in pods}
     told = [status(api, pod)[0]["ips"][0] for pod in pods]
     assert told == [result["ips"][0]["address"].partition("/")[0] for result in results]
     assert len(set(told)) == len(pods)

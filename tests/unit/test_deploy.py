@@ -22,6 +22,7 @@ from deviceplugin import config as pools
 from plugins.meta.config import MetaConfig
 from tests.apiserver import ApiServer
 from wirespeed.kube.apiserver import ApiCluster
+from wirespeed.kube.cluster import PodEvent
 from wirespeed.node import AutoconfConfig, NodeConfig
 
 ROOT = Path(__file__).parents[2]
@@ -75,7 +76,7 @@ def needed(verb: str, path: str) -> tuple[str, str, str]:
     """The right that a request needs."""
     match = re.fullmatch(r"/(?:api|apis/([^/]+))/v1(?:/namespaces/[^/]+)?/([^/]+)(?:/[^/]+(/status)?)?", path)
     assert match, path
-    return match[1] or "", match[2] + (match[3] or ""), verb.lower()
+    return match[1] or "", match[2] + (match[3] or ""), "create" if verb == "POST" else verb.lower()
 
 
 def test_role_grants_the_requests_that_the_agent_makes_and_no_other(
@@ -93,7 +94,7 @@ def test_role_grants_the_requests_that_the_agent_makes_and_no_other(
         for watch in (True, False):
             cluster = ApiCluster(kubeconfig=str(api.kubeconfig()), node_name="n1", watch=watch)
             with contextlib.closing(cluster):
-                _every_request(cluster)
+                _every_request(cluster, api)
                 if watch:
                     api.wait(lambda: len(api.watches) == 4)
         asked = {
@@ -104,10 +105,16 @@ def test_role_grants_the_requests_that_the_agent_makes_and_no_other(
     assert granted(objects["ClusterRole/wirespeed"]) == asked
 
 
-def _every_request(cluster: ApiCluster) -> None:
+def _every_request(cluster: ApiCluster, api: ApiServer) -> None:
     uid = cluster.pod("default", "web")["metadata"]["uid"]
     cluster.set_network_status("default", "web", uid, [])
     cluster.annotate("default", "web", uid, lambda _: {"a": "b"})
+    event = PodEvent(namespace="default", name="web", uid=uid, reason="AddedInterface", message="net1")
+    before = len(api.objects("Event"))
+    cluster.event(event)
+    api.wait(lambda: len(api.objects("Event")) == before + 1)
+    cluster.event(event)
+    api.wait(lambda: [each["count"] for each in api.objects("Event")] == [2] * (before + 1))
     cluster.check()
     cluster.slices("gpu.example.com")
     for missing in (cluster.network, cluster.claim):

@@ -95,6 +95,11 @@ class Api:
         end = time.monotonic() + patience.total
         self._decode(self._respond("PATCH", path, patience, end, body=json.dumps(body)), end, dict[str, Any])
 
+    def post(self, path: str, body: dict[str, Any], *, patience: Patience) -> None:
+        """Make an object, whose name the body has: a request that is repeated finds it there (409)."""
+        end = time.monotonic() + patience.total
+        self._decode(self._respond("POST", path, patience, end, body=json.dumps(body)), end, dict[str, Any])
+
     def lines(self, path: str, query: Mapping[str, str], *, patience: Patience, silence: float) -> Generator[bytes]:
         """The lines of a watch as they come, until the server ends it; to be closed.
 
@@ -153,7 +158,7 @@ class Api:
                     return response
                 refused = _refused(response, self._body(response, end))
             except (ProtocolError, ConnectionError) as error:
-                # The server closed an idle connection as we used it: both methods may be repeated.
+                # The server closed an idle connection as we used it: all our requests may be repeated.
                 if resent or self.closed.is_set():
                     raise self._unreachable(error) from error
                 resent = True
@@ -241,7 +246,7 @@ class _Client:
         if header := authorization(self._configuration):
             headers["Authorization"] = header
         if body is not None:
-            headers["Content-Type"] = "application/merge-patch+json"
+            headers["Content-Type"] = "application/merge-patch+json" if method == "PATCH" else "application/json"
         left = max(0.001, end - time.monotonic())
         timeout = urllib3.Timeout(connect=patience.connect, read=patience.read, total=left)
         return self._pool.request(

@@ -11,7 +11,15 @@ from urllib.parse import quote
 
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.kube.api import Api, Patience, RefusedError, UnreachableError
-from wirespeed.kube.cluster import NETWORK_STATUS, SOCKETS_VOLUME, NotFoundError, UnavailableError, is_pod
+from wirespeed.kube.cluster import (
+    NETWORK_STATUS,
+    SOCKETS_VOLUME,
+    NotFoundError,
+    PodEvent,
+    UnavailableError,
+    is_pod,
+)
+from wirespeed.kube.events import Events
 from wirespeed.kube.slices import Slices
 from wirespeed.kube.watch import WatchCache, jitter
 
@@ -40,6 +48,7 @@ class ApiCluster:
         self._networks = WatchCache(self._api, _NADS, {}, trim_network)
         self._caches = (self._pods, self._networks) if watch else ()
         self._slices = Slices(self._api, node_name, watch=watch)
+        self._events = Events(self._api, node_name)
         for cache in self._caches:
             cache.start()
 
@@ -75,6 +84,9 @@ class ApiCluster:
             return {"resourceVersion": metadata["resourceVersion"], "annotations": change(metadata["annotations"])}
 
         self._patch(self.pod(namespace, name, uid), uid, "annotations", changed)
+
+    def event(self, event: PodEvent) -> None:
+        self._events.tell(event)
 
     def _patch(
         self, pod: dict[str, Any], uid: str, what: str, metadata: Callable[[dict[str, Any]], dict[str, Any]]
@@ -115,7 +127,9 @@ class ApiCluster:
         return all(cache.synced.wait(max(0.0, end - time.monotonic())) for cache in self._caches)
 
     def close(self) -> None:
+        self._events.flush()
         self._api.close()
+        self._events.join()
         for cache in self._caches:
             cache.join()
         self._slices.join()

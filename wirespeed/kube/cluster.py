@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from wirespeed.cni.errors import CniError, Code
@@ -35,6 +36,21 @@ def is_pod(pod: dict[str, Any], uid: str) -> bool:
     metadata = pod["metadata"]
     mine = metadata.get("uid") or ""
     return not uid or not mine or uid in (mine, (metadata.get("annotations") or {}).get(MIRROR))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PodEvent:
+    """Something that happened to a pod, for people: `reason` is one word in CamelCase, `message` a line.
+
+    `uid` is the one that the pod has in the API.
+    """
+
+    namespace: str
+    name: str
+    uid: str
+    reason: str
+    message: str
+    warning: bool = False
 
 
 class Cluster(Protocol):
@@ -73,6 +89,9 @@ class Cluster(Protocol):
         Where another writer comes between, they are made anew of what it wrote; so none is lost. Raises
         NotFoundError, UnavailableError, CniError when the API server refuses, and what `change` raises.
         """
+
+    def event(self, event: PodEvent) -> None:
+        """Tell of something that happened to a pod. Does not wait, raises nothing; it may be lost."""
 
     def check(self) -> None:
         """Raise CniError where pods and networks cannot be read now."""

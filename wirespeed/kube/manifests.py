@@ -16,7 +16,7 @@ from typing import Any
 
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.kube import documents
-from wirespeed.kube.cluster import NotFoundError, is_pod
+from wirespeed.kube.cluster import NotFoundError, PodEvent, is_pod
 
 log = logging.getLogger(__name__)
 
@@ -111,6 +111,11 @@ class ManifestCluster:
     def annotations_file(self, namespace: str, name: str) -> Path:
         """Where the annotations lie that a pod got here: a JSON object of strings."""
         return self.folder / ".status" / f"{namespace}_{name}.annotations.json"
+
+    def event(self, event: PodEvent) -> None:
+        """Log it: nobody asks a folder for events."""
+        level = logging.WARNING if event.warning else logging.INFO
+        log.log(level, "event of pod %s/%s: %s: %s", event.namespace, event.name, event.reason, event.message)
 
     def check(self) -> None:
         """Raise CniError(IO_FAILURE) where the folder cannot be read."""

@@ -1,0 +1,185 @@
+"""Kubernetes events of pods, written by a thread of its own: who tells of something neither waits nor fails."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import OrderedDict
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import quote
+
+from wirespeed.kube.api import Api, Patience, RefusedError, UnreachableError
+from wirespeed.kube.cluster import PodEvent
+
+log = logging.getLogger(__name__)
+
+_EVENTS = "/api/v1/namespaces/{namespace}/events"
+_WAITS = Patience(connect=2.0, read=4.0, total=6.0)
+_WAITING = 1000  # events that wait to be written; those that come while so many do are dropped
+_KNOWN = 4096  # events that are remembered, to count a repetition instead of writing another one
+_REPEATED_WITHIN = 1800.0  # seconds; the API server keeps an event for an hour
+_FLUSH = 1.0  # seconds that closing waits for what is still to be written
+_MESSAGE = 1024  # characters of a message, and
+_NAME = 253  # of a name, that the API server takes
+_COMPONENT = "wirespeed"
+
+
+@dataclass
+class _Written:
+    """An event of the API server: its name, how often it happened, and when it was last written."""
+
+    name: str
+    count: int
+    at: float
+
+
+class Events:
+    """Writes events to the API server, in the order in which they came; `host` is this node's name.
+
+    The same event of the same pod is written once with a count: of those that wait together, and of one that is
+    repeated within half an hour. What cannot be written is dropped: `dropped` counts it.
+    """
+
+    def __init__(self, api: Api, host: str) -> None:
+        self._api, self._host = api, host
+        self._changed = threading.Condition()
+        self._waiting: OrderedDict[PodEvent, int] = OrderedDict()  # how often each happened
+        self._written: OrderedDict[PodEvent, _Written] = OrderedDict()  # by when they were last written
+        self._thread: threading.Thread | None = None
+        self._closing = False
+        self._failing = ""  # why the last one could not be written
+        self.dropped = 0
+
+    def tell(self, event: PodEvent) -> None:
+        """Have the event written, some time."""
+        with self._changed:
+            if self._closing or (event not in self._waiting and len(self._waiting) >= _WAITING):
+                self.dropped += 1
+                return
+            self._waiting[event] = self._waiting.get(event, 0) + 1
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="events", daemon=True)
+                self._thread.start()
+            self._changed.notify()
+
+    def flush(self) -> None:
+        """Take no more, and wait a moment for what is there to be written."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        if self._thread is not None:
+            self._thread.join(_FLUSH)
+
+    def join(self) -> None:
+        """Wait for the thread's end, once the API is closed."""
+        if self._thread is not None:
+            self._thread.join()
+
+    def _run(self) -> None:
+        while (taken := self._next()) is not None:
+            event, times = taken
+            try:
+                self._write(event, times)
+            except UnreachableError as error:
+                self._failed(times, error)
+            except RefusedError as error:
+                if error.status in (403, 404):  # 404: its namespace goes, and the pod with it
+                    self._failed(times, error)
+                else:
+                    log.debug("event of pod %s/%s: %s", event.namespace, event.name, error)
+                    self._drop(times)
+            else:
+                self._works()
+
+    def _next(self) -> tuple[PodEvent, int] | None:
+        """The event that has waited longest; None at the end."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or self._closing)
+            if not self._waiting or self._api.closed.is_set():
+                self.dropped += sum(self._waiting.values())
+                self._waiting.clear()
+                return None
+            return self._waiting.popitem(last=False)
+
+    def _write(self, event: PodEvent, times: int) -> None:
+        written = self._written.pop(event, None)
+        if written is not None and time.monotonic() - written.at < _REPEATED_WITHIN:
+            written.count, written.at = written.count + times, time.monotonic()
+            if self._count(event, written):
+                self._written[event] = written
+                return
+        self._written[event] = self._post(event, times)
+        while len(self._written) > _KNOWN:
+            self._written.popitem(last=False)
+
+    def _count(self, event: PodEvent, written: _Written) -> bool:
+        """Note a repetition; whether the event is still there."""
+        path = f"{_path(event)}/{quote(written.name, safe='')}"
+        try:
+            self._api.patch(path, {"count": written.count, "lastTimestamp": _now()}, patience=_WAITS)
+        except RefusedError as error:
+            if error.status == 404:
+                return False
+            raise
+        return True
+
+    def _post(self, event: PodEvent, times: int) -> _Written:
+        mark = f".{time.time_ns():x}"
+        written = _Written(event.name[: _NAME - len(mark)] + mark, times, time.monotonic())
+        try:
+            self._api.post(_path(event), self._object(event, written), patience=_WAITS)
+        except RefusedError as error:
+            if error.status != 409:  # it is there: the first attempt's answer was lost
+                raise
+        return written
+
+    def _object(self, event: PodEvent, written: _Written) -> dict[str, Any]:
+        now = _now()
+        return {
+            "apiVersion": "v1",
+            "kind": "Event",
+            "metadata": {"name": written.name, "namespace": event.namespace},
+            "involvedObject": {
+                "apiVersion": "v1",
+                "kind": "Pod",
+                "namespace": event.namespace,
+                "name": event.name,
+                "uid": event.uid,
+            },
+            "type": "Warning" if event.warning else "Normal",
+            "reason": event.reason,
+            "message": event.message[:_MESSAGE],
+            "source": {"component": _COMPONENT, "host": self._host},
+            "reportingComponent": _COMPONENT,
+            "reportingInstance": self._host,
+            "firstTimestamp": now,
+            "lastTimestamp": now,
+            "count": written.count,
+        }
+
+    def _failed(self, times: int, error: Exception) -> None:
+        """Tell of it once until it works again."""
+        self._drop(times)
+        if not self._failing and not self._api.closed.is_set():
+            log.warning("events: %s; they are dropped", error)
+        self._failing = str(error)
+
+    def _works(self) -> None:
+        if self._failing:
+            log.info("events: they are written again; %d were dropped until now", self.dropped)
+        self._failing = ""
+
+    def _drop(self, times: int) -> None:
+        with self._changed:
+            self.dropped += times
+
+
+def _path(event: PodEvent) -> str:
+    return _EVENTS.format(namespace=quote(event.namespace, safe=""))
+
+
+def _now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
