@@ -76,11 +76,12 @@ def play(ctx: click.Context, /, files: tuple[Path, ...], cni_path: str, **option
 
     from play.play import Options  # noqa: PLC0415
     from play.play import play as run  # noqa: PLC0415
+    from play.screen import Terminal  # noqa: PLC0415
     from wirespeed.cni.errors import CniError  # noqa: PLC0415
 
     folders = tuple(folder for folder in cni_path.split(":") if folder)
     asked = Options(files=files, cni_path=folders, **options)  # type: ignore[arg-type]
     try:
-        ctx.exit(run(asked, Console(highlight=False), Console(stderr=True)))
+        ctx.exit(run(asked, Terminal(highlight=False), Console(stderr=True)))
     except CniError as error:
         raise click.ClickException(error.msg) from error

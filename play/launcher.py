@@ -226,7 +226,8 @@ def give_devices(devices: list[list[str]]) -> None:
 
 def mount_volumes(mounts: list[list[Any]]) -> None:
     """Mount what the plan says, upper folders first; a place that is not there is made."""
-    for source, target, read_only in sorted(mounts, key=lambda entry: entry[1].rstrip("/").count("/")):
+    for source, path, read_only in sorted(mounts, key=lambda entry: entry[1].rstrip("/").count("/")):
+        target = os.path.realpath(path)  # also of a link that leads nowhere yet, such as to /run
         try:
             if os.path.isdir(OLD + source):
                 os.makedirs(target, exist_ok=True)

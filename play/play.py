@@ -291,8 +291,8 @@ class _Play:
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
-        """SIGINT and SIGTERM end the play; another one ends its containers at once. So does the end of its time."""
-        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        """SIGINT, SIGTERM and SIGHUP end the play, as the end of its time does; a second one kills containers."""
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
         for number in before:
             signal.signal(number, self._on_signal)
         timer = threading.Timer(self._options.timeout, self._on_timeout) if self._options.timeout else None

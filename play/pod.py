@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from play import environment
 from play.admission import Given
@@ -107,6 +107,7 @@ class PodRun:
         self._processes: set[Process] = set()
         self._ending = 0  # the signal for processes that have yet to be started
         self._stop = threading.Event()
+        self._logs: set[Path] = set()  # that this play has begun
         self._thread = threading.Thread(target=self._run, name=f"pod {pod.label}")
         self._killer: threading.Timer | None = None
 
@@ -194,7 +195,7 @@ class PodRun:
         self._volumes.make()
         self.sandbox.make()
         result = self.sandbox.attach()
-        self._volumes.write_hosts(self.hostname, self.sandbox.ips)
+        self._volumes.write_names(self.hostname, self.sandbox.ips)
         self._change(attachment=_Attachment(self.sandbox.ips, self._network_status(result)))
 
     def _network_status(self, result: Result) -> list[dict[str, Any]]:
@@ -321,9 +322,13 @@ class PodRun:
         )
 
     def _log_file(self, container: Container) -> IO[bytes]:
-        folder = self._stage.logs
-        name = f"{self.pod.namespace}_{self.pod.name}_{container.name}.log"
-        return open(folder / name if folder else os.devnull, "ab")
+        """The file of a container's output, from its first run on."""
+        if self._stage.logs is None:
+            return open(os.devnull, "ab")
+        path = self._stage.logs / f"{self.pod.namespace}_{self.pod.name}_{container.name}.log"
+        mode = "ab" if path in self._logs else "wb"
+        self._logs.add(path)
+        return cast(IO[bytes], open(path, mode))
 
     def _write(self, container: Container, line: bytes, file: IO[bytes]) -> None:
         file.write(line + b"\n")

@@ -6,7 +6,7 @@ import os
 import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
 from rich.console import Console
@@ -40,6 +40,14 @@ class InterfaceRow(NamedTuple):
     mac: str
     device: str
     driver: str
+
+
+class Terminal(Console):
+    """A console; when nobody reads it any more, nothing is said and all else goes on."""
+
+    def on_broken_pipe(self) -> None:
+        with suppress(SystemExit):
+            super().on_broken_pipe()
 
 
 class Screen:
@@ -101,7 +109,7 @@ class Screen:
 
     def interfaces(self, rows: Sequence[InterfaceRow]) -> None:
         """The table of the pods' interfaces."""
-        table = Table("Pod", "Interface", "Network", "Addresses", "MAC", "Device", "Driver", title="Interfaces")
+        table = _table("Pod", "Interface", "Network", "Addresses", "MAC", "Device", "Driver", title="Interfaces")
         for number, row in enumerate(rows):
             last = number + 1 == len(rows) or rows[number + 1].pod != row.pod
             table.add_row(*row, end_section=last)
@@ -112,7 +120,15 @@ class Screen:
 
 
 def _pod_table(rows: Iterable[PodRow]) -> Table:
-    table = Table("Pod", "Phase", "Ready", "Restarts", "Reason")
+    table = _table("Pod", "Phase", "Ready", "Restarts", "Reason")
     for row in rows:
         table.add_row(row.pod, row.phase, row.ready, str(row.restarts), row.reason)
+    return table
+
+
+def _table(*columns: str, title: str | None = None) -> Table:
+    """A table that cuts nothing off where there is not room enough."""
+    table = Table(title=title)
+    for column in columns:
+        table.add_column(column, overflow="fold")
     return table

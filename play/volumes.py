@@ -1,4 +1,4 @@
-"""A pod's folder: its volumes and its /etc/hosts, made as the kubelet makes them."""
+"""A pod's folder: its volumes, and what it knows of names, made as the kubelet makes them."""
 
 from __future__ import annotations
 
@@ -53,14 +53,16 @@ class Volumes:
                     Code.IO_FAILURE, f"volume {volume.name}: {error.filename}: {error.strerror}"
                 ) from error
 
-    def write_hosts(self, hostname: str, ips: Sequence[str]) -> None:
-        """Write the pod's /etc/hosts, once its addresses are known."""
+    def write_names(self, hostname: str, ips: Sequence[str]) -> None:
+        """Write the pod's /etc/hosts, once its addresses are known, its name and its resolv.conf."""
         lines = [f"{ip}\t{hostname}\n" for ip in ips]
         if aliases := self._pod.spec.host_aliases:
             lines.append("\n# Entries added by HostAliases.\n")
             lines += [f"{alias.ip}\t{' '.join(alias.hostnames)}\n" for alias in aliases]
         (self._folder / "hosts").write_text(_HOSTS + "".join(lines))
         (self._folder / "hostname").write_text(f"{hostname}\n")
+        node = Path("/etc/resolv.conf")
+        (self._folder / "resolv.conf").write_text(node.read_text() if node.exists() else "")
 
     def mounts(self, container: Container) -> list[Mount]:
         """What is mounted in a container."""
@@ -70,7 +72,7 @@ class Volumes:
             for mount in container.volume_mounts
         ]
         taken = {mount.target.rstrip("/") for mount in found}
-        for name in ("hosts", "hostname"):
+        for name in ("hosts", "hostname", "resolv.conf"):
             if f"/etc/{name}" not in taken:
                 found.append(Mount(str(self._folder / name), f"/etc/{name}"))
         return found

@@ -179,6 +179,12 @@ class Playing:
         self.process.send_signal(number)
         return self
 
+    def stop_reading(self) -> None:
+        """Close the pipe that its output comes through."""
+        assert self.process.stdout is not None
+        with open(os.devnull) as nothing:
+            os.dup2(nothing.fileno(), self.process.stdout.fileno())
+
     def ended(self) -> Played:
         """Wait for its end."""
         for reader in self._readers:
@@ -427,6 +433,18 @@ def test_read_only_mounts_refuse_writing(stage: Stage) -> None:
     assert not (host / "made").exists()
 
 
+def test_mount_paths_may_lead_through_links(stage: Stage) -> None:
+    writes = container(script="echo here > /var/run/work/file; cat /run/work/file")
+    writes["volumeMounts"] = [{"name": "work", "mountPath": "/var/run/work"}]
+    played = stage.play(pod("writes", writes, volumes=[{"name": "work", "emptyDir": {}}]))
+    assert played.said("default/writes/main") == ["here"]
+
+
+def test_names_are_looked_up_as_the_node_does(stage: Stage) -> None:
+    played = stage.play(pod("names", container(script="cat /etc/resolv.conf; echo end")))
+    assert played.said("default/names/main") == [*Path("/etc/resolv.conf").read_text().splitlines(), "end"]
+
+
 def test_a_host_path_of_another_type_is_refused(stage: Stage) -> None:
     volumes = [{"name": "host", "hostPath": {"path": "/etc/hostname", "type": "Directory"}}]
     played = stage.play(pod("host", container(script="true"), volumes=volumes))
@@ -502,7 +520,7 @@ def test_the_time_of_a_play_may_be_bounded(stage: Stage) -> None:
     assert "pod default/long had not ended after 2 s" in played.stderr
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_is_the_end_of_pods_that_do_not_end(stage: Stage, number: int) -> None:
     playing = stage.start(waiting("one"), waiting("two"))
     playing.said("two/main | up", "one/main | up")
@@ -548,6 +566,22 @@ def test_a_signal_while_the_agent_starts(stage: Stage) -> None:
     played = playing.signal(signal.SIGINT).ended()
     assert played.status == 128 + signal.SIGINT
     assert played.said("default/one/main") == []
+
+
+def test_a_play_goes_on_when_nobody_reads_what_it_says(stage: Stage) -> None:
+    gate = Fifo(stage.folder / "gate")
+    talks = container(script="echo up; head -n 1 /gate/gate; seq 100000; exit 3")
+    talks["volumeMounts"] = [{"name": "gate", "mountPath": "/gate"}]
+    volumes = [{"name": "gate", "hostPath": {"path": str(stage.folder)}}]
+    playing = stage.start(pod("talks", talks, volumes=volumes))
+    playing.said("talks/main | up")
+    playing.stop_reading()
+    gate.tell()
+    played = playing.ended()
+    assert played.status == 1
+    assert played.stderr == "wirespeed play: pod default/talks: container main: exit status 3\n"
+    log = playing.told.parent / "logs/default_talks_main.log"
+    assert log.read_text().splitlines()[-1] == "100000"
 
 
 def test_containers_that_do_not_end_are_killed_after_the_grace_period(stage: Stage) -> None:
