@@ -1,0 +1,55 @@
+"""The examples, played as they stand: pods whose applications know nothing but what `wirespeed eal` tells them."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.node.conftest import ROOT, Netns
+from tests.node.vhost.conftest import Switch, missing
+
+EXAMPLES = ROOT / "examples"
+RUNDIR = Path("/run/openvswitch")  # where the examples' node has its switch
+PACKETS = 3200
+
+
+@pytest.mark.skipif(RUNDIR.exists(), reason="an Open vSwitch of this machine's own is there")
+def test_packets_arrive_through_the_switch_and_over_the_link(
+    switch: Switch, hugepages: Path, netns: Callable[[], Netns], shim: Path, tmp_path: Path
+) -> None:
+    if not Path("/usr/lib/cni/bridge").exists():
+        missing("needs the bridge plugin: apt-get install containernetworking-plugins")
+    manifests = tmp_path / "manifests"
+    manifests.mkdir()
+    command = f"PYTHONPATH={ROOT} {sys.executable} -m cli eal"
+    for file in sorted((EXAMPLES / "vhost").glob("*.yaml")):
+        text = file.read_text().replace("$(wirespeed eal)", f"$({command} --memory 128)")
+        text = text.replace("/run/wirespeed/example/", f"{switch.folder}/example-")
+        (manifests / file.name).write_text(text)
+    play = [sys.executable, "-m", "cli", "play", "--in-order", "--shim", str(shim), "--out", str(tmp_path / "out")]
+    play += ["--cni-conf", str(EXAMPLES / "00-wirespeed.conf"), "--timeout", "120", str(manifests)]
+    # Its own mounts: there the switch of the test is where the node's would be.
+    inside = ["sh", "-c", f'mount --bind {switch.rundir} {RUNDIR} && exec "$@"', "sh"]
+    RUNDIR.mkdir()
+    try:
+        done = subprocess.run(
+            ["unshare", "--mount", "ip", "netns", "exec", netns().name, *inside, *play],
+            check=False,
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+        )
+    finally:
+        RUNDIR.rmdir()
+    assert done.returncode == 0, done.stdout + done.stderr
+    for pod, way in (("sink", "RX"), ("source", "TX"), ("link-sink", "RX"), ("link-source", "TX")):
+        said = (tmp_path / f"out/logs/default_{pod}_testpmd.log").read_text()
+        assert max(map(int, re.findall(rf"{way}-packets: (\d+)", said)), default=0) == PACKETS, said
+    assert switch.vsctl("list-br").split() == ["br0"]
