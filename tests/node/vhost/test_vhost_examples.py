@@ -6,7 +6,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -19,9 +19,18 @@ RUNDIR = Path("/run/openvswitch")  # where the examples' node has its switch
 PACKETS = 3200
 
 
-@pytest.mark.skipif(RUNDIR.exists(), reason="an Open vSwitch of this machine's own is there")
+@pytest.fixture
+def rundir() -> Iterator[Path]:
+    """The folder where a node's Open vSwitch is, made where there is none."""
+    there = RUNDIR.exists()
+    RUNDIR.mkdir(exist_ok=True)
+    yield RUNDIR
+    if not there:
+        RUNDIR.rmdir()
+
+
 def test_packets_arrive_through_the_switch_and_over_the_link(
-    switch: Switch, hugepages: Path, netns: Callable[[], Netns], shim: Path, tmp_path: Path
+    switch: Switch, rundir: Path, netns: Callable[[], Netns], shim: Path, tmp_path: Path
 ) -> None:
     if not Path("/usr/lib/cni/bridge").exists():
         missing("needs the bridge plugin: apt-get install containernetworking-plugins")
@@ -35,19 +44,15 @@ def test_packets_arrive_through_the_switch_and_over_the_link(
     play = [sys.executable, "-m", "cli", "play", "--in-order", "--shim", str(shim), "--out", str(tmp_path / "out")]
     play += ["--cni-conf", str(EXAMPLES / "00-wirespeed.conf"), "--timeout", "120", str(manifests)]
     # Its own mounts: there the switch of the test is where the node's would be.
-    inside = ["sh", "-c", f'mount --bind {switch.rundir} {RUNDIR} && exec "$@"', "sh"]
-    RUNDIR.mkdir()
-    try:
-        done = subprocess.run(
-            ["unshare", "--mount", "ip", "netns", "exec", netns().name, *inside, *play],
-            check=False,
-            cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-            capture_output=True,
-            text=True,
-        )
-    finally:
-        RUNDIR.rmdir()
+    inside = ["sh", "-c", f'mount --bind {switch.rundir} {rundir} && exec "$@"', "sh"]
+    done = subprocess.run(
+        ["unshare", "--mount", "ip", "netns", "exec", netns().name, *inside, *play],
+        check=False,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     for pod, way in (("sink", "RX"), ("source", "TX"), ("link-sink", "RX"), ("link-source", "TX")):
         said = (tmp_path / f"out/logs/default_{pod}_testpmd.log").read_text()
