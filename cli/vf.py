@@ -243,6 +243,7 @@ def _show(pfs: Sequence[Pf]) -> None:
     table.add_column("USED BY", overflow="fold")
     for pf in pfs:
         state = f"{len(pf.vfs)} of {pf.total_vfs} VFs, {'up' if pf.up else 'down'}, {pf.eswitch}"
+        state += f", {pf.model}" if pf.model else ""
         table.add_row(
             f"PF {pf.name}", pf.address, pf.driver, pf.name, "", _number(pf.mtu), _numa(pf.numa_node), "", state
         )

@@ -2,32 +2,43 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
+import os
+from typing import Any
+
+from pyroute2.devlink import DL
+from pyroute2.netlink import NLM_F_ACK, NLM_F_REQUEST
+from pyroute2.netlink.devlink import DEVLINK_NAMES, devlinkcmd
+from pyroute2.netlink.exceptions import NetlinkError
 
 from wirespeed.cni.errors import CniError, Code
 
+_MODES = ("legacy", "switchdev")  # linux/devlink.h: DEVLINK_ESWITCH_MODE_LEGACY is 0
+
 
 def mode(address: str) -> str:
-    """ "legacy" or "switchdev"; a PF without a devlink eswitch has the legacy way of working."""
-    done = _devlink("-j", "dev", "eswitch", "show", f"pci/{address}")
-    if done.returncode:
-        return "legacy"
+    """The mode, "legacy" or "switchdev"; a PF whose driver has no devlink eswitch works the legacy way."""
     try:
-        return str(json.loads(done.stdout)["dev"][f"pci/{address}"]["mode"])
-    except (ValueError, LookupError, TypeError):
-        return "legacy"
+        answers = _request("DEVLINK_CMD_ESWITCH_GET", address, NLM_F_REQUEST)
+    except (NetlinkError, OSError):
+        return _MODES[0]
+    number = answers[0].get_attr("DEVLINK_ATTR_ESWITCH_MODE") if answers else 0
+    return _MODES[number or 0]
 
 
 def set_mode(address: str, wanted: str) -> None:
     """Set it. Raises CniError(DEVICE) with what the driver answers."""
-    done = _devlink("dev", "eswitch", "set", f"pci/{address}", "mode", wanted)
-    if done.returncode:
-        raise CniError(Code.DEVICE, f"PF {address}: eswitch mode {wanted}: {' '.join(done.stderr.split())}")
-
-
-def _devlink(*arguments: str) -> subprocess.CompletedProcess[str]:
+    chosen = ("DEVLINK_ATTR_ESWITCH_MODE", _MODES.index(wanted))
     try:
-        return subprocess.run(["devlink", *arguments], capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        return subprocess.CompletedProcess(arguments, 127, "", "the program devlink (iproute2) is not there")
+        _request("DEVLINK_CMD_ESWITCH_SET", address, NLM_F_REQUEST | NLM_F_ACK, chosen)
+    except NetlinkError as error:
+        raise CniError(Code.DEVICE, f"PF {address}: eswitch mode {wanted}: {os.strerror(error.code)}") from error
+    except OSError as error:
+        raise CniError(Code.DEVICE, f"PF {address}: eswitch mode {wanted}: {error.strerror}") from error
+
+
+def _request(command: str, address: str, flags: int, *more: tuple[str, int]) -> list[Any]:
+    message = devlinkcmd()
+    message["cmd"], message["version"] = DEVLINK_NAMES[command], 1
+    message["attrs"] = [("DEVLINK_ATTR_BUS_NAME", "pci"), ("DEVLINK_ATTR_DEV_NAME", address), *more]
+    with DL() as devlink:
+        return list(devlink.nlm_request(message, msg_type=devlink.prid, msg_flags=flags))

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from provision import eswitch
+from provision import eswitch, udev
 from provision.policy import PfIdentity
 from wirespeed.host import pci
 from wirespeed.host.pci import PciDevice
@@ -35,7 +35,11 @@ class Vf:
 
 @dataclass(frozen=True, kw_only=True)
 class Pf:
-    """A PF now. `mtu` in bytes; `link_type` "ether", "infiniband" or ""; `eswitch` "legacy" or "switchdev"."""
+    """A PF now.
+
+    `model` is for people, `mtu` in bytes; `link_type` is "ether", "infiniband" or "", `eswitch` "legacy" or
+    "switchdev".
+    """
 
     address: str
     name: str
@@ -43,6 +47,7 @@ class Pf:
     driver: str
     vendor: str
     device: str
+    model: str
     numa_node: int
     total_vfs: int
     mtu: int
@@ -116,6 +121,7 @@ def _pf(device: PciDevice, host: Rtnl, users: Users) -> Pf:
         driver=device.driver,
         vendor=device.vendor,
         device=device.device,
+        model=udev.model(device.address),
         numa_node=device.numa_node,
         total_vfs=device.total_vfs,
         mtu=link.mtu if link else 0,

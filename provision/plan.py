@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from provision import eswitch
+from provision import eswitch, udev
 from provision.facts import Pf, Vf
 from provision.policy import Group, Wanted
 from wirespeed.cni.errors import CniError, Code
@@ -190,9 +190,10 @@ class _Planner:
             path.write_text(str(number))
         except OSError as error:
             raise CniError(Code.DEVICE, f"{path.name} {number}: {error.strerror}") from error
-        made = len(self.device.virtual_functions())
-        if made != number:
-            raise CniError(Code.DEVICE, f"{path.name}: {made} VFs are there after {number} was written")
+        made = [PciDevice(address, self.sysfs) for _, address in self.device.virtual_functions()]
+        if len(made) != number:
+            raise CniError(Code.DEVICE, f"{path.name}: {len(made)} VFs are there after {number} was written")
+        udev.settle([name for vf in made for name in vf.netdevs], timeout=NETDEV_TIMEOUT)
 
     def _restore_vfs(self) -> None:
         """As many VFs as there were, with the drivers that they had."""
@@ -283,7 +284,7 @@ class _Planner:
 
 
 def _netdev(device: PciDevice) -> rtnl.Link:
-    link = rtnl.wait_for_device(device.address, timeout=NETDEV_TIMEOUT)
+    link = rtnl.wait_for(lambda asking: asking.link_of_device(device.address), NETDEV_TIMEOUT)
     if link is None:
         raise CniError(
             Code.DEVICE,
