@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import socket
 from pathlib import Path
 
-from agent import frame
+from agent import client, frame
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.node import load_config
 
@@ -18,14 +17,6 @@ def check(config_path: Path | None) -> None:
     Raises CniError: UNAVAILABLE when it does not answer as it should, or what `load_config` raises.
     """
     path = load_config(config_path).socket
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as agent:
-        agent.settimeout(_PATIENCE)
-        try:
-            agent.connect(path)
-            agent.sendall(frame.write_call(frame.Call("meta", {"CNI_COMMAND": "VERSION"}, b"{}")))
-            with agent.makefile("rb") as answer:
-                status, _ = frame.read_answer(answer)
-        except (OSError, EOFError) as error:
-            raise CniError(Code.UNAVAILABLE, f"agent at {path}: {error}") from error
+    status, _ = client.ask(path, frame.Call("meta", {"CNI_COMMAND": "VERSION"}, b"{}"), patience=_PATIENCE)
     if status:
         raise CniError(Code.UNAVAILABLE, f"agent at {path}: answered with status {status}")

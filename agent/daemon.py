@@ -53,6 +53,7 @@ def _serve(config: NodeConfig) -> int:
                 _signals(server := Server(node, listener, path, observe)),
                 _beside("device plugin", _device_plugin(node), died, server.stop),
                 _beside("writer of the CNI configuration", autoconf, died, server.stop),
+                _beside("follower of annotations", _follower(node), died, server.stop),
             ):
                 notify("READY=1")
                 log.info("ready", extra={"fields": {"socket": path, "node": node.name}})
@@ -124,6 +125,14 @@ def _device_plugin(node: Node) -> Part | None:
     if not node.config.device_plugin:
         return None
     return lambda stop: importlib.import_module("deviceplugin").run(node, stop)
+
+
+def _follower(node: Node) -> Part | None:
+    if not node.config.follow_networks:
+        return None
+    from agent.follow import Follower  # noqa: PLC0415 — an agent without one does not pay for it
+
+    return Follower(node).run
 
 
 @contextmanager

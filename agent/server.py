@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from agent import frame
+from agent import frame, hotplug
 from agent.lanes import Lanes, Turn
 from wirespeed.cni import dispatch
 from wirespeed.cni.errors import CniError, Code
@@ -33,7 +33,7 @@ _RECEIVE_TIME = 10.0  # seconds for a caller to send its call
 _FULL_TIME = 1.0  # seconds until connections are taken again, unless one is closed before
 _UNDO_TIME = 10.0  # seconds at most, beyond its deadline, for a call to undo what it began, when the agent ends
 _PIECE = 1 << 18
-_ORDERED = frozenset({"ADD", "DEL", "CHECK"})
+_ORDERED = frozenset({"ADD", "DEL", "CHECK"}) | hotplug.VERBS
 _CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
 
 
@@ -250,9 +250,7 @@ class Server:
     def _serve(self, job: _Job) -> None:
         """Run a call and answer it, in a worker's thread."""
         try:
-            answer = dispatch.answer(
-                lambda: self._node.plugin(job.call.name), job.call.environ, job.call.stdin, deadline=job.deadline
-            )
+            answer = self._answer(job)
             self._tell(job, answer, delivered=_deliver(job.socket, answer))
         except Exception:
             log.exception("answering failed", extra={"fields": _fields(job)})
@@ -261,9 +259,17 @@ class Server:
             self._finished.put(job)
             self._wake()
 
+    def _answer(self, job: _Job) -> dispatch.Answer:
+        call = job.call
+        if job.verb in hotplug.VERBS:
+            return hotplug.answer(self._node, call, deadline=job.deadline)
+        return dispatch.answer(
+            lambda: self._node.plugin(call.name), call.environ, call.stdin, deadline=job.deadline
+        )
+
     def _tell(self, job: _Job, answer: dispatch.Answer, *, delivered: bool) -> None:
         error: dict[str, Any] = json.loads(answer.stdout) if answer.exit_code else {"code": 0, "msg": ""}
-        verb = job.verb if job.verb in VERBS else "unknown"
+        verb = job.verb if job.verb in hotplug.VERBS.union(VERBS) else "unknown"
         self._observe(job.lane or "unknown", verb, error["code"], time.monotonic() - job.arrived)
         fields = {**_fields(job), "code": error["code"], "error": error["msg"]}
         if not delivered:
@@ -341,6 +347,8 @@ def _deliver(connection: socket.socket, answer: dispatch.Answer) -> bool:
 
 def _refusal(job: _Job, error: CniError) -> dispatch.Answer:
     """The error as the call's answer, in the version that its configuration speaks."""
+    if job.verb in hotplug.VERBS:
+        return hotplug.refused(error)
 
     def no_plugin() -> Plugin:
         raise error

@@ -11,8 +11,10 @@ import click
 # its command needs inside it: a plugin call pays for its plugin, and --help for none.
 COMMANDS = {
     "agent": "cli.agent:agent",
+    "attach": "cli.hotplug:attach",
     "check": "cli.check:check",
     "cni": "cli.cni:cni",
+    "detach": "cli.hotplug:detach",
     "deviceplugin": "cli.deviceplugin:deviceplugin",
     "eal": "cli.eal:eal",
     "install": "cli.install:install",

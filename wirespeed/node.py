@@ -73,6 +73,7 @@ class NodeConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True, rename
     resource_prefix: str = "intel.com"  # for pools that name none
     autoconf: AutoconfConfig | None = None  # {} writes the runtime's CNI configuration, with all defaults
     readiness_indicator_file: str = ""  # the file that the primary plugin makes when it is ready; "" waits for none
+    follow_networks: bool = False  # attach and detach networks of pods that run as their annotation changes
     metrics: str = ""  # where figures for Prometheus are served, "127.0.0.1:9808"; "" serves none
     workers: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 32  # CNI requests of one plugin served at once
     deadline: Annotated[float, msgspec.Meta(gt=0, le=3600)] = 90.0  # seconds until a CNI request is undone

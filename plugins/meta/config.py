@@ -60,6 +60,10 @@ class MetaConfig(msgspec.Struct, kw_only=True, frozen=True, rename="camel"):
     bin_dir: str = "/opt/cni/bin"  # searched for plugins before CNI_PATH
     kubeconfig: str = ""  # not read: the agent has its own
 
+    def for_later(self) -> dict[str, Any]:
+        """The keys that say what networks a pod may have, and where they are found."""
+        return {key: value for key, value in msgspec.to_builtins(self).items() if key in _FOR_LATER}
+
     @property
     def exempt_namespaces(self) -> frozenset[str]:
         """The namespaces whose networks every pod may use."""
@@ -67,6 +71,10 @@ class MetaConfig(msgspec.Struct, kw_only=True, frozen=True, rename="camel"):
         return frozenset(part.strip() for part in listed.split(",") if part.strip())
 
 
+_FOR_LATER = frozenset(
+    {"name", "cniVersion", "namespaceIsolation", "globalNamespaces", "firstInterface", "lenientCapabilities"}
+    | {"confDir", "binDir"}
+)
 # Of the specification, for plugins of any kind or for the runtime; they say nothing to this one.
 _SPECIFIED = frozenset(
     {"args", "ipam", "dns", "prevResult", "cni.dev/valid-attachments", "cni.dev/attachments"}

@@ -33,6 +33,8 @@ class Delegate(msgspec.Struct, kw_only=True, frozen=True, rename="camel"):
     path: tuple[str, ...] = ()  # where plugins are executed from
     runtime_config: dict[str, Any] = {}  # of which each plugin gets what it has the capabilities for
     auxiliary: bool = False  # it makes no interface, its plugins work on the master's; `ifname` is its name here
+    selected: bool = False  # the pod's annotation asks for it
+    settings: dict[str, Any] = {}  # the master's: the configuration's keys that networks of a later day need
     asked: tuple[str, ...] = ()  # the capabilities that the pod's annotation needs of the network
     cni_args: dict[str, Any] = {}  # put into each plugin's args.cni
     resource: str = ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from wirespeed.cni.errors import CniError, Code
 
@@ -11,18 +11,23 @@ class Devices:
     """Hands each device of a pod out once; the same pod always gets the same order.
 
     `lookup` gives the ids by resource name; it is asked when the first device is wanted. `pod` is how messages
-    name the pod.
+    name the pod. `taken` are those, as (resource, device), that it has attached already.
     """
 
-    def __init__(self, lookup: Callable[[], dict[str, list[str]]], pod: str) -> None:
+    def __init__(
+        self, lookup: Callable[[], dict[str, list[str]]], pod: str, taken: Sequence[tuple[str, str]] = ()
+    ) -> None:
         self._lookup = lookup
         self._pod = pod
         self._free: dict[str, list[str]] | None = None
         self._given: dict[str, list[str]] = {}
+        for resource, device in taken:
+            self._given.setdefault(resource, []).append(device)
 
     def _left(self) -> dict[str, list[str]]:
         if self._free is None:
-            self._free = {resource: sorted(set(ids)) for resource, ids in self._lookup().items()}
+            given = {device for devices in self._given.values() for device in devices}
+            self._free = {resource: sorted(set(ids) - given) for resource, ids in self._lookup().items()}
         return self._free
 
     def take(self, resource: str) -> str:

@@ -41,7 +41,7 @@ class Meta:
         self._journal = node.journal
         self._chain = Chain(node.plugins)
         self._devinfo = Path(node.config.devinfo)
-        self._resolver = Resolver(
+        self.resolver = Resolver(
             chain=self._chain,
             cluster=lambda: node.cluster,
             devices_of=lambda pod: node.devices.of(pod.found, pod.uid),
@@ -55,17 +55,17 @@ class Meta:
     def add(self, request: Request) -> Result:
         settings = config.load(request.config)
         pod = named_pod(request.args)
-        with _named(f"container {request.container_id}" if pod is None else f"pod {pod.label}"):
+        with named(f"container {request.container_id}" if pod is None else f"pod {pod.label}"):
             if pod is not None:
                 pod = read_pod(pod, self._node.cluster)
             try:
                 return self._add(request, settings, pod)
             except CniError as error:
-                self._tell(pod, *_refusal(error), warning=True)
+                self.tell(pod, *refusal(error), warning=True)
                 raise
 
     def _add(self, request: Request, settings: config.MetaConfig, pod: Pod | None) -> Result:
-        delegates = self._resolver.delegates(request, settings, pod)
+        delegates = self.resolver.delegates(request, settings, pod)
         checks.check(delegates, self._chain)
         with netns.opened(request.netns) as ns:
             checks.check_interfaces(delegates, ns)
@@ -75,30 +75,31 @@ class Meta:
             )
             try:
                 results = self._attach(request, delegates, ns)
-                self._report(request, pod, delegates, results)
+                self.report(request, pod, [(delegate, results[delegate.ifname]) for delegate in delegates])
             except BaseException as error:
-                raise self._undone(request, error) from error
+                raise self.undone(request, error, self._rows(request)) from error
         for delegate in delegates:
             if not delegate.auxiliary:
-                self._tell(pod, "AddedInterface", _addition(delegate, results[delegate.ifname]))
+                self.tell(pod, "AddedInterface", addition(delegate, results[delegate.ifname]))
         return results[delegates[0].ifname]
 
     def _attach(self, request: Request, delegates: Sequence[Delegate], ns: NetNs) -> dict[str, Result]:
         """Make the attachments in order; their results by interface."""
         results: dict[str, Result] = {}
         for delegate in delegates:
-            with _named(delegate.where):
-                results[delegate.ifname] = self._attach_one(request, delegate)
+            with named(delegate.where):
+                results[delegate.ifname] = self.attach_one(request, delegate)
         for delegate in delegates:
             if delegate.default_route is not None:
-                with _named(delegate.where):
+                with named(delegate.where):
                     changed = gateway.give(ns, delegate.ifname, delegate.default_route, results)
                 for ifname, result in changed.items():
                     self._journal.mark(request.container_id, ifname, "added", result)
                 results |= changed
         return results
 
-    def _attach_one(self, request: Request, delegate: Delegate) -> Result:
+    def attach_one(self, request: Request, delegate: Delegate) -> Result:
+        """Make an attachment that is in the journal. Raises CniError; its row then says what is left of it."""
         container, ifname = request.container_id, delegate.ifname
         self._journal.mark(container, ifname, "adding")
         try:
@@ -113,23 +114,21 @@ class Meta:
         self._journal.mark(container, ifname, "added", result)
         return result
 
-    def _report(
-        self, request: Request, pod: Pod | None, delegates: Sequence[Delegate], results: dict[str, Result]
-    ) -> None:
-        """Write the pod's network-status."""
+    def report(self, request: Request, pod: Pod | None, made: Sequence[tuple[Delegate, Result]]) -> None:
+        """Write the pod's network-status: all its attachments, each with its result."""
         if pod is None:
             return
         request.check_deadline()
-        with _named("network-status"):
+        with named("network-status"):
             entries = [
                 entry
-                for delegate in delegates
+                for delegate, result in made
                 if not delegate.auxiliary
                 for entry in status.entries(
                     label=delegate.label,
                     ifname=delegate.ifname,
                     master=delegate.master,
-                    result=results[delegate.ifname],
+                    result=result,
                     device_info=self._device_info(delegate),
                 )
             ]
@@ -138,7 +137,7 @@ class Meta:
             except NotFoundError as error:  # deleted meanwhile
                 raise CniError(Code.TRY_AGAIN_LATER, error.msg) from error
 
-    def _tell(self, pod: Pod | None, reason: str, message: str, *, warning: bool = False) -> None:
+    def tell(self, pod: Pod | None, reason: str, message: str, *, warning: bool = False) -> None:
         """Make an event of the pod."""
         if pod is not None and self._node.config.cluster.events:
             uid = pod.found["metadata"].get("uid") or pod.uid
@@ -155,12 +154,12 @@ class Meta:
         theirs = deviceinfo.dp_file(self._devinfo, delegate.resource, delegate.device)
         return deviceinfo.read(Path(delegate.device_info_file)) or deviceinfo.read(theirs)
 
-    def _undone(self, request: Request, error: BaseException) -> CniError:
-        """Undo an ADD that failed; the error to tell, which names what could not be undone."""
+    def undone(self, request: Request, error: BaseException, rows: Sequence[Attachment]) -> CniError:
+        """Undo these attachments of a call that failed; the error to tell, which names what could not be undone."""
         told = error if isinstance(error, CniError) else CniError(Code.INTERNAL, type(error).__name__)
         deadline = max(request.deadline, time.monotonic() + UNDO_TIME)
         try:
-            self._remove(self._rows(request), request.derive(command="DEL", deadline=deadline))
+            self.remove(rows, request.derive(command="DEL", deadline=deadline))
         except CniError as left:
             log.warning("container %s: undoing ADD: %s; DEL or GC will finish it", request.container_id, left)
             return CniError(told.code, f"{told.msg}; not undone: {left.msg}", told.details)
@@ -171,7 +170,7 @@ class Meta:
     def delete(self, request: Request) -> None:
         rows = self._rows(request)
         if rows:
-            self._remove(rows, request)
+            self.remove(rows, request)
         else:
             self._delete_unrecorded(request)
 
@@ -183,7 +182,7 @@ class Meta:
             if recorded(row).request_ifname == request.ifname
         ]
 
-    def _remove(self, rows: Sequence[Attachment], request: Request) -> None:
+    def remove(self, rows: Sequence[Attachment], request: Request) -> None:
         """Undo attachments, the last one first. All are attempted; raises the first error with the others named."""
         if any(row.step in {"adding", "deleting"} for row in rows):  # by a call that did not finish
             end_orphans(rows[0].container, rows[0].netns, deadline=request.deadline)
@@ -191,7 +190,7 @@ class Meta:
         for row in reversed(rows):
             delegate = recorded(row)
             try:
-                with _named(delegate.where):
+                with named(delegate.where):
                     if row.step != "planned":
                         self._journal.mark(row.container, row.ifname, "deleting")
                         self._detach(row, delegate, request)
@@ -235,7 +234,7 @@ class Meta:
                 log.warning("container %s is not known, and cannot be detached: %s", request.container_id, error)
                 continue
             try:
-                with _named(delegate.where):
+                with named(delegate.where):
                     self._chain.delete(delegate.network(), delegate.request(request, netns=""))
             except CniError as error:
                 errors.append(error)
@@ -250,7 +249,7 @@ class Meta:
         try:
             settings = config.load(request.config)
             pod = named_pod(request.args)
-            return self._resolver.configured(request, settings, namespace=pod.namespace if pod else None)
+            return self.resolver.configured(request, settings, namespace=pod.namespace if pod else None)
         except CniError as error:
             if error.code == Code.TRY_AGAIN_LATER:
                 raise
@@ -269,7 +268,7 @@ class Meta:
         with netns.opened(request.netns) as ns:
             for row in rows:
                 try:
-                    with _named(recorded(row).where):
+                    with named(recorded(row).where):
                         self._check_one(row, request, ns)
                 except CniError as error:
                     errors.append(error)
@@ -294,14 +293,14 @@ class Meta:
             self._journal.check_usable()
             readiness.check(self._node.config.readiness_indicator_file)
             self._node.cluster.check()
-            delegates = self._resolver.configured(request, settings, namespace="")
+            delegates = self.resolver.configured(request, settings, namespace="")
             checks.check(delegates, self._chain)
             if any(delegate.resource for delegate in delegates):
                 self._node.devices.check()
         except CniError as error:
             raise CniError(Code.UNAVAILABLE, error.msg, error.details) from error
         for delegate in delegates:
-            with _named(delegate.where):
+            with named(delegate.where):
                 self._chain.status(delegate.network(), delegate.request(request, netns=""))
 
     def gc(self, request: Request) -> None:
@@ -316,9 +315,9 @@ class Meta:
         errors = []
         for container, group in groupby(dead, key=lambda row: row.container):
             try:
-                with _named(f"container {container}"):
+                with named(f"container {container}"):
                     log.info("GC of %s: container %s is gone", request.name, container)
-                    self._remove(list(group), request.derive(container_id=container))
+                    self.remove(list(group), request.derive(container_id=container))
             except CniError as error:
                 errors.append(error)
         unknown = valid - {row.container for row in rows}
@@ -351,7 +350,7 @@ class Meta:
                 continue
             done.append(delegate.raw)
             try:
-                with _named(f"network {delegate.label}"):
+                with named(f"network {delegate.label}"):
                     self._collect_one(delegate, valid, request)
             except CniError as error:
                 errors.append(error)
@@ -364,19 +363,19 @@ class Meta:
         self._chain.gc(network, call.derive(ifname="", args={}, config={**request.config, **keys}))
 
 
-def _refusal(error: CniError) -> tuple[str, str]:
+def refusal(error: CniError) -> tuple[str, str]:
     """The reason and the message of the event that tells of an ADD that failed."""
     return "NoNetworkFound" if isinstance(error, NotFoundError) else "AttachFailed", error.msg
 
 
-def _addition(delegate: Delegate, result: Result) -> str:
+def addition(delegate: Delegate, result: Result) -> str:
     """The message of the event that tells of an attachment."""
     addresses = " ".join(ip["address"] for ip in result["ips"])
     return f"Add {delegate.ifname} [{addresses}] from {delegate.label}"
 
 
 @contextmanager
-def _named(where: str) -> Iterator[None]:
+def named(where: str) -> Iterator[None]:
     """Errors inside are led by `where`; one that is no CniError becomes one, and is logged with its traceback."""
     try:
         yield

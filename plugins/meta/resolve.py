@@ -86,6 +86,7 @@ class _Wanted:
 
     source: Source
     asked: Selection = _NOTHING
+    selected: bool = False  # by the annotation for networks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,6 +113,26 @@ class Resolver:
             self._delegate(request, config, each, ifname=ifname, resource=resource, device=device)
             for each, ifname, (resource, device) in zip(wanted, names, devices, strict=True)
         ]
+
+    def later(
+        self,
+        request: Request,
+        config: MetaConfig,
+        pod: Pod,
+        asked: Selection,
+        *,
+        ifname: str,
+        taken: Sequence[tuple[str, str]],
+        selected: bool,
+    ) -> Delegate:
+        """The delegate of a network that a pod gets while it runs; `taken` are the devices that it has attached.
+
+        Raises CniError that names the network, UnavailableError.
+        """
+        source = self._selected(asked, config, pod, config.exempt_namespaces)
+        wanted = _Wanted(source=source, asked=asked, selected=selected)
+        ((resource, device),) = self._devices([wanted], pod, taken)
+        return self._delegate(request, config, wanted, ifname=ifname, resource=resource, device=device)
 
     def configured(self, request: Request, config: MetaConfig, *, namespace: str | None) -> list[Delegate]:
         """The delegates that the configuration alone makes, for a pod of that namespace (None: for no pod)."""
@@ -162,7 +183,7 @@ class Resolver:
             wanted[0] = _Wanted(source=replace(source, master=True), asked=master)
         for asked in selection.parse(pod.annotation(selection.NETWORKS), namespace=pod.namespace):
             source = self._selected(asked, config, pod, config.exempt_namespaces)
-            wanted.append(_Wanted(source=source, asked=asked))
+            wanted.append(_Wanted(source=source, asked=asked, selected=True))
         return wanted + self._auxiliary(config)
 
     def _selected(self, asked: Selection, config: MetaConfig, pod: Pod, allowed: frozenset[str]) -> Source:
@@ -177,7 +198,9 @@ class Resolver:
 
     # What each is given
 
-    def _devices(self, wanted: Sequence[_Wanted], pod: Pod | None) -> list[tuple[str, str]]:
+    def _devices(
+        self, wanted: Sequence[_Wanted], pod: Pod | None, taken: Sequence[tuple[str, str]] = ()
+    ) -> list[tuple[str, str]]:
         """(resource, device) of each network, ("", "") for one that has none."""
         if pod is None:
             for each in wanted:
@@ -188,7 +211,7 @@ class Resolver:
                         "given to pods, and CNI_ARGS name none",
                     )
             return [("", "")] * len(wanted)
-        devices = Devices(lambda: self.devices_of(pod), pod.label)
+        devices = Devices(lambda: self.devices_of(pod), pod.label, taken)
         found = [("", "")] * len(wanted)
         # Those that are asked for by id first: nobody else must be given them.
         for number, each in sorted(enumerate(wanted), key=lambda item: not item[1].asked.device_id):
@@ -223,6 +246,8 @@ class Resolver:
             path=tuple(dict.fromkeys((config.bin_dir, *request.path))),
             runtime_config=runtime,
             auxiliary=source.auxiliary,
+            selected=each.selected,
+            settings=config.for_later() if source.master else {},
             asked=tuple(asked.runtime_config()),
             cni_args=asked.cni_args,
             resource=resource,

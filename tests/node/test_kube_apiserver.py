@@ -1003,3 +1003,43 @@ def test_closing_ends_watches_of_credentials_from_before(api: ApiServer, cluster
 
 def test_closing_twice_is_one(api: ApiServer, cluster: Factory) -> None:
     cluster().close()
+
+
+# Listeners
+
+
+def test_listener_is_told_of_all_pods_and_of_each_change(api: ApiServer, cluster: Factory) -> None:
+    told: list[tuple[str, str | None]] = []
+
+    def note(key: tuple[str, str], found: dict[str, Any] | None) -> None:
+        told.append((key[1], found["metadata"]["annotations"].get("a") if found else "gone"))
+        with api.changed:
+            api.changed.notify_all()
+
+    api.put(pod("first", a="1"))
+    mine = cluster()
+    mine.on_pod_change(note)
+    assert told == [("first", "1")]
+    api.put(pod("second"))
+    api.wait(lambda: len(told) == 2)
+    api.put(pod("first", a="2"))
+    api.wait(lambda: len(told) == 3)
+    api.delete("Pod", "default", "first")
+    api.wait(lambda: len(told) == 4)
+    assert told[1:] == [("second", None), ("first", "2"), ("first", "gone")]
+
+
+def test_listener_is_told_of_what_went_while_the_watch_was_away(
+    api: ApiServer, cluster: Factory, hurried: None
+) -> None:
+    gone = threading.Event()
+    api.put(pod("web"))
+    mine = cluster()
+    mine.on_pod_change(lambda key, found: gone.set() if found is None else None)
+    held = api.fault("WATCH", "/pods", hold=True)
+    api.cut_watches()
+    api.wait(lambda: held.met >= 1)
+    api.delete("Pod", "default", "web")
+    api.compact()
+    api.heal()
+    assert gone.wait(PATIENCE)

@@ -21,7 +21,7 @@ from wirespeed.kube.cluster import (
 )
 from wirespeed.kube.events import Events
 from wirespeed.kube.slices import Slices
-from wirespeed.kube.watch import WatchCache, jitter
+from wirespeed.kube.watch import Listener, WatchCache, jitter
 
 _PODS = "/api/v1/pods"
 _POD = "/api/v1/namespaces/{namespace}/pods/{name}"
@@ -87,6 +87,9 @@ class ApiCluster:
 
     def event(self, event: PodEvent) -> None:
         self._events.tell(event)
+
+    def on_pod_change(self, listener: Listener) -> None:
+        self._pods.listen(listener)
 
     def _patch(
         self, pod: dict[str, Any], uid: str, what: str, metadata: Callable[[dict[str, Any]], dict[str, Any]]

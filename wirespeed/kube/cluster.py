@@ -93,6 +93,13 @@ class Cluster(Protocol):
     def event(self, event: PodEvent) -> None:
         """Tell of something that happened to a pod. Does not wait, raises nothing; it may be lost."""
 
+    def on_pod_change(self, listener: Callable[[tuple[str, str], dict[str, Any] | None], None]) -> None:
+        """Have the listener told of this node's pods: of all that are there, then of each change.
+
+        It is given (namespace, name) and the pod, None when it is gone, in one thread at a time, and must be quick.
+        A cluster that watches nothing tells nothing.
+        """
+
     def check(self) -> None:
         """Raise CniError where pods and networks cannot be read now."""
 

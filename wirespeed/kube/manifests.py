@@ -117,6 +117,9 @@ class ManifestCluster:
         level = logging.WARNING if event.warning else logging.INFO
         log.log(level, "event of pod %s/%s: %s: %s", event.namespace, event.name, event.reason, event.message)
 
+    def on_pod_change(self, listener: Callable[[tuple[str, str], dict[str, Any] | None], None]) -> None:
+        """Nothing is told: files are looked at when somebody asks."""
+
     def check(self) -> None:
         """Raise CniError(IO_FAILURE) where the folder cannot be read."""
         with self._lock:

@@ -23,6 +23,7 @@ _SILENCE = 30.0  # seconds beyond its end, as the server was asked for it, that 
 _BACKOFF = (0.2, 30.0)  # seconds between attempts: the first, and at most
 
 Key = tuple[str, str]  # namespace ("" for an object of the cluster), name
+Listener = Callable[[Key, dict[str, Any] | None], None]  # of an object as it is now, None when it is gone
 
 
 class WatchCache:
@@ -41,6 +42,7 @@ class WatchCache:
         self._objects: dict[Key, dict[str, Any]] = {}
         self._version = ""  # where the next watch goes on; "" is: list first
         self._failures = 0  # in a row
+        self._listeners: list[Listener] = []
         self._thread = threading.Thread(target=self._run, name=f"watch {path}", daemon=True)
 
     @property
@@ -64,6 +66,16 @@ class WatchCache:
         """All objects that are known, not to be changed."""
         with self._changed:
             return list(self._objects.values())
+
+    def listen(self, listener: Listener) -> None:
+        """Have the listener told of all objects that are there, and of each that comes, changes or goes.
+
+        Its calls come one after another, from this thread and the watch's, and the watch waits for them.
+        """
+        with self._changed:
+            self._listeners.append(listener)
+            for key, value in self._objects.items():
+                listener(key, value)
 
     def wait_for(self, condition: Callable[[Mapping[Key, dict[str, Any]]], bool], timeout: float) -> bool:
         """Wait up to `timeout` seconds until the objects meet the condition; whether they do."""
@@ -110,9 +122,9 @@ class WatchCache:
     def _list(self) -> None:
         items, version = listed(self._api, self._path, self._query, self._trim, patience=_LIST)
         with self._changed:
-            self._objects = {_key(item): item for item in items}
+            gone, self._objects = self._objects, {_key(item): item for item in items}
             self._version = version
-            self._changed.notify_all()
+            self._tell(*{**gone, **self._objects})
         self.synced.set()
 
     def _watch(self) -> None:
@@ -145,7 +157,15 @@ class WatchCache:
             elif kind == "DELETED":
                 self._objects.pop(_key(value), None)
             self._version = version
-            self._changed.notify_all()
+            if kind != "BOOKMARK":
+                self._tell(_key(value))
+
+    def _tell(self, *keys: Key) -> None:
+        """The objects of these keys have changed."""
+        for listener in self._listeners:
+            for key in keys:
+                listener(key, self._objects.get(key))
+        self._changed.notify_all()
 
 
 def listed(

@@ -1,0 +1,236 @@
+"""Networks of a container that runs: attached and detached later, by hand or as the pod's annotation changes.
+
+What is attached later has a row of the journal like the rest, so the pod's CHECK, DEL and GC find it. All that was
+given by the runtime's ADD comes from the journal. The caller keeps the order of a container's calls.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import count
+
+import msgspec
+
+from plugins.meta import checks, selection
+from plugins.meta.config import MetaConfig
+from plugins.meta.delegate import Delegate, planned, recorded, recorded_identity
+from plugins.meta.meta import Meta, addition, named, refusal
+from plugins.meta.resolve import Pod, named_pod, read_pod
+from plugins.meta.selection import Selection
+from wirespeed.cni.chain import Chain
+from wirespeed.cni.errors import CniError, Code, combined
+from wirespeed.cni.request import Request
+from wirespeed.host import netns
+from wirespeed.host.netns import NetNs
+from wirespeed.host.rtnl import Rtnl
+from wirespeed.node import Node
+from wirespeed.state.journal import Attachment
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Container:
+    """A container that is attached: the runtime's call for it, made anew, and the settings of that time."""
+
+    request: Request
+    settings: MetaConfig
+    pod: Pod
+    ns: NetNs
+
+
+class Hotplug:
+    """Attaches and detaches single networks of containers that `meta` has attached."""
+
+    def __init__(self, node: Node, meta: Meta) -> None:
+        self._node, self._meta, self._journal = node, meta, node.journal
+        self._chain = Chain(node.plugins)
+
+    def attach(self, container: str, text: str, *, deadline: float) -> Attachment:
+        """Attach a network, written as in the annotation; the row of it. Raises CniError, and is undone then."""
+        with self._opened(container, deadline) as here:
+            asked = selection.parse(text, namespace=here.pod.namespace)
+            if len(asked) != 1:
+                raise CniError(Code.INVALID_CONFIG, f"expected one network, got {len(asked)}")
+            return self._attach(here, asked[0], selected=False)
+
+    def detach(self, container: str, what: str, *, deadline: float) -> Attachment:
+        """Detach a network, named by its interface or its name; the row that it had.
+
+        Raises CniError, and then what is left of it is in the journal.
+        """
+        with self._opened(container, deadline) as here:
+            row = self._named_row(here, what)
+            self._detach(here, row)
+        return row
+
+    def follow(self, container: str, *, deadline: float) -> None:
+        """Attach what the pod's annotation asks for and is not there, and detach what it no longer asks for.
+
+        All are attempted; raises the first error with the others named. What differs only in what it asks of
+        its network stays as it is. What was attached by hand, or by the configuration, is left alone.
+        """
+        with self._opened(container, deadline) as here:
+            if here.pod.found["metadata"].get("deletionTimestamp"):
+                return
+            text = here.pod.annotation(selection.NETWORKS)
+            with self._told(here.pod):
+                wanted = selection.parse(text, namespace=here.pod.namespace)
+            missing, surplus = difference(wanted, self._rows(here))
+            errors: list[CniError] = []
+            for row in reversed(surplus):
+                _attempt(lambda row=row: self._detach(here, row), errors)  # type: ignore[misc]
+            for asked in missing:
+                _attempt(lambda asked=asked: self._attach(here, asked, selected=True), errors)  # type: ignore[misc]
+        if errors:
+            raise combined(errors)
+
+    @contextmanager
+    def _opened(self, container: str, deadline: float) -> Iterator[_Container]:
+        """The container, if networks can be attached to it; errors inside are led by its pod."""
+        row = next((row for row in self._journal.attachments(container) if recorded(row).master), None)
+        if row is None:
+            raise CniError(Code.UNKNOWN_CONTAINER, f"container {container}: not attached")
+        master = recorded(row)
+        pod = named_pod(master.args)
+        if row.step != "added":
+            raise CniError(Code.TRY_AGAIN_LATER, f"container {container}: its ADD or DEL has not finished")
+        if pod is None or not master.settings:
+            why = "is no pod's" if pod is None else "was attached by another version"
+            raise CniError(Code.POLICY, f"container {container}: it {why}: networks cannot be attached later")
+        with named(f"pod {pod.label}"), netns.reopened(row.netns, recorded_identity(row)) as ns:
+            if ns is None:
+                raise CniError(Code.UNKNOWN_CONTAINER, f"network namespace {row.netns}: it is gone")
+            yield _Container(
+                request=Request(
+                    command="ADD",
+                    container_id=container,
+                    netns=ns.path,
+                    ifname=master.request_ifname,
+                    args=master.args,
+                    path=master.path,
+                    config=master.settings,
+                    deadline=deadline,
+                ),
+                settings=msgspec.convert(master.settings, MetaConfig),
+                pod=read_pod(pod, self._node.cluster),
+                ns=ns,
+            )
+
+    def _rows(self, here: _Container) -> list[Attachment]:
+        """All attachments of the container that belong to the runtime's call."""
+        rows = self._journal.attachments(here.request.container_id)
+        return [row for row in rows if recorded(row).request_ifname == here.request.ifname]
+
+    def _named_row(self, here: _Container, what: str) -> Attachment:
+        """The one that is meant, if it may go."""
+        rows = self._rows(here)
+        labels = (what, f"{here.pod.namespace}/{what}")
+        found = [row for row in rows if row.ifname == what] or [
+            row for row in rows if recorded(row).label in labels
+        ]
+        if not found:
+            raise CniError(Code.INVALID_CONFIG, f"it has neither an interface nor a network {what!r}")
+        if len(found) > 1:
+            names = " or ".join(row.ifname for row in found)
+            raise CniError(Code.INVALID_CONFIG, f"it has network {what!r} {len(found)} times: expected {names}")
+        delegate = recorded(found[0])
+        if delegate.master or delegate.auxiliary:
+            raise CniError(Code.POLICY, f"{delegate.where}: it goes with the pod, not before")
+        return found[0]
+
+    def _attach(self, here: _Container, asked: Selection, *, selected: bool) -> Attachment:
+        request, ifname = here.request, asked.interface or self._free_name(here)
+        with self._told(here.pod):
+            delegate = self._resolved(here, asked, ifname=ifname, selected=selected)
+            rows = self._rows(here)
+            (row,) = planned(
+                [delegate], container=request.container_id, netns=rows[0].netns, identity=here.ns.identity
+            )
+            self._journal.plan([replace(row, position=rows[-1].position + 1)])
+            try:
+                with named(delegate.where):
+                    result = self._meta.attach_one(request, delegate)
+                self._report(here)
+            except BaseException as error:
+                raise self._meta.undone(request, error, self._row(here, ifname)) from error
+        self._meta.tell(here.pod, "AddedInterface", addition(delegate, result))
+        return self._row(here, ifname)[0]
+
+    def _resolved(self, here: _Container, asked: Selection, *, ifname: str, selected: bool) -> Delegate:
+        """The delegate, after everything that can be refused was."""
+        if asked.default_route is not None:
+            raise CniError(
+                Code.POLICY,
+                f'network {asked.label}: key "default-route": a pod that runs keeps the default route that it has',
+            )
+        devices = [(each.resource, each.device) for each in map(recorded, self._rows(here)) if each.device]
+        delegate = self._meta.resolver.later(
+            here.request, here.settings, here.pod, asked, ifname=ifname, taken=devices, selected=selected
+        )
+        checks.check([delegate], self._chain)
+        checks.check_interfaces([delegate], here.ns)
+        here.request.check_deadline()
+        return delegate
+
+    def _free_name(self, here: _Container) -> str:
+        """The first of net1, net2 ... that neither an attachment nor an interface has."""
+        with Rtnl(netns_fd=here.ns.fd) as inside:
+            taken = {name for link in inside.links() for name in (link.name, *link.altnames)}
+        taken |= {row.ifname for row in self._rows(here)}
+        return next(name for n in count(here.settings.first_interface) if (name := f"net{n}") not in taken)
+
+    def _row(self, here: _Container, ifname: str) -> list[Attachment]:
+        return [row for row in self._rows(here) if row.ifname == ifname]
+
+    def _detach(self, here: _Container, row: Attachment) -> None:
+        delegate = recorded(row)
+        # First what is told of it: if that fails the attachment is still there to be detached.
+        self._report(here, without=row.ifname)
+        self._meta.remove([row], here.request.derive(command="DEL"))
+        self._meta.tell(here.pod, "RemovedInterface", f"Remove {row.ifname} from {delegate.label}")
+
+    def _report(self, here: _Container, *, without: str = "") -> None:
+        made = [
+            (recorded(row), row.result)
+            for row in self._rows(here)
+            if row.result is not None and row.ifname != without
+        ]
+        self._meta.report(here.request, here.pod, made)
+
+    @contextmanager
+    def _told(self, pod: Pod) -> Iterator[None]:
+        """What is refused or fails inside is an event of the pod."""
+        try:
+            yield
+        except CniError as error:
+            self._meta.tell(pod, *refusal(error), warning=True)
+            raise
+
+
+def difference(wanted: Sequence[Selection], rows: Sequence[Attachment]) -> tuple[list[Selection], list[Attachment]]:
+    """What is asked for and not attached, and what is attached, or half so, and was asked for before.
+
+    An element is an attachment's if it names its network, and its interface or none.
+    """
+    left = [row for row in rows if recorded(row).selected]
+    whole = [row for row in left if row.step == "added"]
+    matched: set[int] = set()
+    for number, asked in sorted(enumerate(wanted), key=lambda item: not item[1].interface):
+        for row in whole:
+            if recorded(row).label == asked.label and asked.interface in ("", row.ifname):
+                whole.remove(row)
+                left.remove(row)
+                matched.add(number)
+                break
+    return [asked for number, asked in enumerate(wanted) if number not in matched], left
+
+
+def _attempt(change: Callable[[], object], errors: list[CniError]) -> None:
+    try:
+        change()
+    except CniError as error:
+        errors.append(error)
