@@ -80,13 +80,17 @@ def below(base: Path, container: str) -> Folder:
     return Folder(path=str(base / short_id(container)), ours=True)
 
 
+def check_inside(folder: Folder, file: str) -> None:
+    """Raise CniError(INVALID_CONFIG) where the socket's path in the container is too long."""
+    if folder.inside and len(f"{folder.inside}/{file}".encode()) > LONGEST_PATH:
+        raise _too_long(f"{folder.inside}/{file}", "in the container; mount the volume at a shorter path")
+
+
 def with_short_path(folder: Folder, file: str, links: Path) -> Folder:
     """The folder with a link in `links` if the socket's path is too long without one.
 
-    Raises CniError(INVALID_CONFIG) where even that is too long, or the path in the container is.
+    Raises CniError(INVALID_CONFIG) where even that is too long.
     """
-    if folder.inside and len(f"{folder.inside}/{file}".encode()) > LONGEST_PATH:
-        raise _too_long(f"{folder.inside}/{file}", "in the container; mount the volume at a shorter path")
     if len(folder.switch_path(file).encode()) <= LONGEST_PATH:
         return folder
     digest = hashlib.blake2s(folder.switch_path(file).encode(), digest_size=8).hexdigest()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -37,6 +38,7 @@ log = logging.getLogger(__name__)
 
 PLUGIN = "vhost"
 _REMOVING = "removing"  # the step of a claim whose port the switch is still to be relieved of
+_UNDO_TIME = 5.0  # seconds that undoing an ADD has, whatever its deadline
 _LOCKS = 64  # files; attachments that share one wait for each other
 
 
@@ -126,11 +128,7 @@ class Vhost:
         names = {port_name(container, ifname) for container, ifname in valid}
         try:
             self._finish_removals(deadline=request.deadline)
-            for claim in self._journal.claims():
-                mine = claim.plugin == PLUGIN and claim.record["network"] == request.name
-                if mine and (claim.container, claim.ifname) not in valid:
-                    log.info("GC of network %s: %s of container %s", request.name, claim.device, claim.container)
-                    self._give_back(claim, deadline=request.deadline)
+            errors += self._give_back_all_but(valid, request)
             engine = self._engine(conf.engine)
             for port in engine.ours(request.name, deadline=request.deadline):
                 if port.name not in names:
@@ -144,6 +142,18 @@ class Vhost:
             errors.append(error)
         if errors:
             raise combined(errors)
+
+    def _give_back_all_but(self, valid: set[tuple[str, str]], request: Request) -> list[CniError]:
+        errors = []
+        for claim in self._journal.claims():
+            mine = claim.plugin == PLUGIN and claim.record["network"] == request.name
+            if mine and (claim.container, claim.ifname) not in valid:
+                log.info("GC of network %s: %s of container %s", request.name, claim.device, claim.container)
+                try:
+                    self._give_back(claim, deadline=request.deadline)
+                except CniError as error:
+                    errors.append(error)
+        return errors
 
     def status(self, request: Request) -> None:
         conf = configuration.parse(request)
@@ -193,8 +203,10 @@ class Vhost:
             file = conf.socket_file or f"memif-{request.name}.sock"
         else:
             file = conf.socket_file or (f"memif-{name}.sock" if conf.kind == MEMIF else name)
-        links = Path(self._node.config.vhost.sockets) / "links"
-        folder = sockets.with_short_path(self._folder(request, conf, pod), file, links)
+        folder = self._folder(request, conf, pod)
+        sockets.check_inside(folder, file)
+        if conf.engine != NONE:  # without a switch nobody on the node uses the socket
+            folder = sockets.with_short_path(folder, file, Path(self._node.config.vhost.sockets) / "links")
         return _Plan(port=_port(request, conf, folder.switch_path(file)), folder=folder, file=file)
 
     def _folder(self, request: Request, conf: VhostConf, pod: dict[str, Any] | None) -> Folder:
@@ -226,7 +238,7 @@ class Vhost:
         """Write the attachment into the journal. An end of a link whose pod is gone without a DEL is freed."""
         port, conf = plan.port, plan.port.conf
         roles = [conf.app_role] if conf.app_role else ["master", "slave"]
-        if conf.engine != NONE:
+        if conf.engine != NONE and conf.socket_file:  # else it is the attachment's own
             self._check_socket(plan)
         for role in roles:
             claim = DeviceClaim(
@@ -315,7 +327,8 @@ class Vhost:
     def _undo(self, request: Request, claim: DeviceClaim, cause: BaseException) -> None:
         """Take back a failed ADD; what cannot be taken back now stays in the journal for DEL or GC."""
         try:
-            self._take_back(claim, deadline=request.deadline, port=not isinstance(cause, UnreachedError))
+            deadline = max(request.deadline, time.monotonic() + _UNDO_TIME)
+            self._take_back(claim, deadline=deadline, port=not isinstance(cause, UnreachedError))
             self._ipam.delete(request.derive(command="DEL"))
         except (CniError, OSError) as error:
             log.error("undoing a failed ADD (%s): %s; DEL or GC will finish it", cause, error)  # noqa: TRY400

@@ -9,6 +9,7 @@ import os
 import resource
 import socket
 import stat
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,7 +17,8 @@ from typing import Any
 
 import pytest
 
-from plugins.vhost.engine import port_name
+from plugins.vhost.engine import Port, port_name
+from plugins.vhost.ovs import Ovs
 from tests.node.conftest import Netns
 from tests.node.vhost.conftest import Host, Switch, network
 from wirespeed.cni.errors import CniError, Code
@@ -332,6 +334,24 @@ def test_a_folder_for_an_unprivileged_pod_is_its_own(switch: Switch, host: Host,
         assert os.getxattr(path, "security.selinux") == label.encode() + b"\0"
     host.delete(conf, pod)
     assert list(base.iterdir()) == []
+
+
+def test_an_add_that_takes_longer_than_its_deadline_is_undone(
+    switch: Switch, host: Host, netns: Pods, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    conf, pod = network(bridge={"bridgeName": "made", "create": True}), netns()
+    made = Ovs.add
+
+    def late(engine: Ovs, port: Port, *, deadline: float) -> dict[str, Any]:
+        result = made(engine, port, deadline=deadline)
+        time.sleep(max(0.0, deadline - time.monotonic()) + 0.01)  # the switch takes all the time there is
+        return result
+
+    monkeypatch.setattr(Ovs, "add", late)
+    with pytest.raises(CniError, match="took longer than its deadline") as caught:
+        host.add(conf, pod, deadline=time.monotonic() + 0.5)
+    assert caught.value.code == Code.TRY_AGAIN_LATER
+    assert switch.vsctl("list-br").split() == ["br0"]
 
 
 def test_a_namespace_that_is_none_is_refused_first(switch: Switch, host: Host, netns: Pods) -> None:

@@ -153,6 +153,17 @@ def test_without_a_pod_the_data_is_in_the_folder_alone(switch: Switch, host: Hos
     assert list((host.folder / "base").iterdir()) == []
 
 
+def test_the_peers_pods_without_any_folder_have_theirs_beside_the_switchs(
+    switch: Switch, host: Host, netns: Pods
+) -> None:
+    conf, pod = peers_network(), netns()
+    path = Path(host.add(conf, pod)["interfaces"][0]["socketPath"])
+    short = pod.name.removeprefix("ws-")
+    assert path == switch.rundir / short / f"{short}-net1"
+    host.delete(conf, pod)
+    assert not path.parent.exists()
+
+
 def test_ports_come_and_go_through_the_shim_and_the_agent(
     switch: Switch, shim: Path, agent_process: Callable[..., Agent], netns: Pods
 ) -> None:
