@@ -65,6 +65,35 @@ def test_packets_go_from_pod_to_pod(lone_host: Host, link: dict[str, Any], netns
         lone_host.delete(link, pod)
 
 
+@pytest.mark.parametrize("killed", [0, 1])
+def test_an_end_that_is_started_anew_is_connected_again(
+    lone_host: Host, link: dict[str, Any], netns: Pods, testpmd: Start, killed: int
+) -> None:
+    pods = [netns(), netns()]
+    for pod in pods:
+        lone_host.add(link, pod)
+    files = [lone_host.data_file(link, pod) for pod in pods]
+    ends = [testpmd(pod, file) for pod, file in zip(pods, files, strict=True)]
+    for application in ends:
+        application.wait_link()
+    ends[killed].kill()
+    ends[killed] = testpmd(pods[killed], files[killed])
+    if killed == 0:  # DPDK's slave connects when its port is started, and not by itself again
+        ends[1].command("port stop 0")
+        ends[1].command("port start 0")
+    for application in ends:
+        application.wait_link()
+    receiver, sender = ends
+    receiver.command("set fwd rxonly")
+    receiver.command("start")
+    sender.command(f"start tx_first {BURSTS}")
+    until(lambda: receiver.packets()[0] == PACKETS, f"{PACKETS} packets received")
+    for application in ends:
+        application.quit()
+    for pod in pods:
+        lone_host.delete(link, pod)
+
+
 def test_a_third_pod_is_refused_and_a_freed_end_is_given_again(
     lone_host: Host, link: dict[str, Any], netns: Pods
 ) -> None:
