@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ from wirespeed.host import pci
 from wirespeed.host.pci import PciDevice
 from wirespeed.host.routes import default_route_interfaces
 from wirespeed.host.rtnl import Link, Rtnl
+from wirespeed.host.vfio import vfio_users
 
 _LINK_TYPES = {"1": "ether", "32": "infiniband"}  # linux/if_arp.h
 
@@ -93,22 +93,6 @@ def read(sysfs: Path = Path("/sys"), *, owners: Mapping[str, str] | None = None)
 def find(pfs: Iterable[Pf], name: str) -> Pf | None:
     """The PF of that address, name or alternative name."""
     return next((pf for pf in pfs if name in (pf.address, pf.name, *pf.altnames)), None)
-
-
-def vfio_users(proc: Path = Path("/proc")) -> dict[str, str]:
-    """Which process has which vfio group open: {"42": "process 4711 (dpdk-testpmd)"}."""
-    found: dict[str, str] = {}
-    for folder in proc.glob("[0-9]*"):
-        try:
-            opened = [os.readlink(entry) for entry in (folder / "fd").iterdir()]
-            command = (folder / "comm").read_text().strip()
-        except OSError:  # it ended
-            continue
-        for target in opened:
-            name = target.removeprefix("/dev/vfio/").removeprefix("noiommu-")
-            if target.startswith("/dev/vfio/") and name.isdigit():
-                found[name] = f"process {folder.name} ({command})"
-    return found
 
 
 def _pf(device: PciDevice, host: Rtnl, users: Users) -> Pf:

@@ -28,6 +28,36 @@ def bind(device: PciDevice, driver: str) -> None:
         raise
 
 
+def put_back(device: PciDevice, driver: str, override: str) -> None:
+    """Give the device the driver ("" for none) and the driver_override that it had.
+
+    From whatever a `bind` that was cut short has left. Raises CniError(DEVICE).
+    """
+    if driver:
+        bind(device, driver)
+    elif device.driver:
+        _write(device, "driver/unbind", device.address)
+    now = device.attribute("driver_override")
+    if now != override:
+        _write(device, "driver_override", f"{override.replace('(null)', '')}\n")
+
+
+def reset(device: PciDevice) -> None:
+    """Reset the function, where the device offers that: what its last user left in it is gone.
+
+    Raises CniError(DEVICE).
+    """
+    if (device.path / "reset").exists():
+        _write(device, "reset", "1")
+
+
+def _write(device: PciDevice, name: str, text: str) -> None:
+    try:
+        (device.path / name).write_text(text)
+    except OSError as error:
+        raise CniError(Code.DEVICE, f"device {device.address}: {name}: {error.strerror}") from error
+
+
 def _load(device: PciDevice, driver: str) -> None:
     """See that the driver is there, loading its module where that is named like it."""
     folder = device.sysfs / "bus/pci/drivers" / driver

@@ -1,0 +1,64 @@
+"""Giving a device back the driver that it had, and resetting it, in a sysfs that a test has made."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.fakesysfs import FakeSysfs
+from wirespeed.cni.errors import CniError, Code
+from wirespeed.host import drivers
+from wirespeed.host.pci import PciDevice
+from wirespeed.host.vfio import vfio_users
+
+PF = "0000:18:00.0"
+
+
+@pytest.fixture
+def sysfs(tmp_path: Path) -> FakeSysfs:
+    return FakeSysfs(tmp_path)
+
+
+def vf_on(sysfs: FakeSysfs, driver: str) -> PciDevice:
+    (address,) = sysfs.pf(PF, "eth4", vfs=1, vf_driver=driver)
+    return PciDevice(address, sysfs.root)
+
+
+@pytest.mark.parametrize("override", ["(null)", "vfio-pci"])
+def test_an_override_that_a_cut_short_binding_left_is_what_it_was(sysfs: FakeSysfs, override: str) -> None:
+    device = vf_on(sysfs, "iavf")
+    sysfs.write(device.address, "driver_override", "mlx5_vfio_pci")
+    drivers.put_back(device, "iavf", override)
+    assert device.attribute("driver_override") == override.replace("(null)", "")
+
+
+def test_a_device_that_had_no_driver_gets_none(sysfs: FakeSysfs) -> None:
+    device = vf_on(sysfs, "vfio-pci")
+    drivers.put_back(device, "", "(null)")
+    assert (device.path / "driver/unbind").read_text() == device.address
+
+
+def test_a_device_is_reset_where_it_offers_that(sysfs: FakeSysfs) -> None:
+    device = vf_on(sysfs, "uio_pci_generic")
+    drivers.reset(device)
+    assert not (device.path / "reset").exists()
+    sysfs.write(device.address, "reset", "")
+    drivers.reset(device)
+    assert (device.path / "reset").read_text() == "1"
+
+
+def test_a_reset_that_fails_names_the_device(sysfs: FakeSysfs) -> None:
+    device = vf_on(sysfs, "uio_pci_generic")
+    (device.path / "reset").mkdir()
+    with pytest.raises(CniError, match=f"device {device.address}: reset: Is a directory") as failed:
+        drivers.reset(device)
+    assert failed.value.code == Code.DEVICE
+
+
+def test_who_has_a_vfio_group_open_is_told(tmp_path: Path) -> None:
+    for process, target in (("10", "/dev/vfio/42"), ("11", "/dev/vfio/noiommu-7"), ("12", "/dev/vfio/vfio")):
+        (tmp_path / process / "fd").mkdir(parents=True)
+        (tmp_path / process / "fd/3").symlink_to(target)
+        (tmp_path / process / "comm").write_text("dpdk-testpmd\n")
+    assert vfio_users(tmp_path) == {"42": "process 10 (dpdk-testpmd)", "7": "process 11 (dpdk-testpmd)"}
