@@ -1,10 +1,10 @@
-"""What a container is told of its devices: variables and device nodes; and which devices go together best."""
+"""What a container is told of its devices: variables and device nodes."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from deviceplugin.config import PoolConfig
@@ -41,33 +41,6 @@ def answer(pool: PoolConfig, devices: Sequence[NetDevice], sysfs: str) -> Any:
             for host, container in nodes.items()
         ],
     )
-
-
-def preferred(available: Iterable[NetDevice], must: Iterable[NetDevice], size: int) -> list[str]:
-    """The addresses of `size` devices, those of `must` among them: on the fewest NUMA nodes, then the lowest.
-
-    `available` holds those of `must` too. Raises CniError(INVALID_CONFIG) when no such choice is there.
-    """
-    chosen = {device.address: device.numa_node for device in must}
-    by_node: dict[int, list[str]] = {}
-    for device in sorted(available, key=lambda device: device.address):
-        if device.address not in chosen:
-            by_node.setdefault(device.numa_node, []).append(device.address)
-    needed = size - len(chosen)
-    if needed < 0 or needed > sum(map(len, by_node.values())):
-        raise CniError(
-            Code.INVALID_CONFIG,
-            f"{size} devices asked for: {len(chosen)} must be among them and "
-            f"{sum(map(len, by_node.values()))} others are available",
-        )
-    taken = list(chosen.values())
-
-    def order(node: int) -> tuple[int, int, str]:
-        free = by_node[node]
-        return -taken.count(node), -min(len(free), needed), free[0]
-
-    rest = [address for node in sorted(by_node, key=order) for address in by_node[node]]
-    return sorted([*chosen, *rest[:needed]])
 
 
 def _driver_info(device: NetDevice, sysfs: str) -> tuple[str, Mapping[str, str], list[_Node]]:

@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from deviceplugin import selectors
+from deviceplugin.health import REASONS
 from deviceplugin.selectors import Selectors
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.host import pci
+from wirespeed.host.inventory import ACCELERATOR, AUXILIARY, NETWORK
 from wirespeed.kube import resources
 
 log = logging.getLogger(__name__)
@@ -22,10 +24,14 @@ log = logging.getLogger(__name__)
 POOL_KEYS = (
     "resourceName",  # required: letters, digits, - and _
     "resourcePrefix",  # a DNS name; default: resourcePrefix of the agent's configuration
-    "deviceType",  # "netDevice"
+    "deviceType",  # "netDevice" (default), "accelerator", "auxNetDevice"
     "excludeTopology",  # true: the kubelet is not told the devices' NUMA nodes
     "selectors",  # an object, or a list of them whose devices add up; none: every network device
     "additionalInfo",  # {"<PCI address>" or "*": {name: text}}, told to the pod as `extra`
+    "cdi",  # true: containers get the devices by CDI; default: cdi of the agent's configuration
+    "health",  # which faults make a device Unhealthy, ["driver", "link"]; default: all (health.REASONS)
+    "allocation",  # "spread" (default) or "packed": over the PFs, or as few of them as can be
+    "hugepages",  # "2Mi", "1Gi": NUMA nodes without free ones of this size are preferred last
 )
 SELECTOR_KEYS = (
     "vendors",  # ["8086"]
@@ -35,12 +41,27 @@ SELECTOR_KEYS = (
     "pfNames",  # ["ens1f0", "ens1f1#0,3-5"]: VFs of these PFs, numbered from 0
     "rootDevices",  # ["0000:86:00.0", "0000:86:00.1#0-7"]: the same by the PFs' addresses
     "linkTypes",  # ["ether"], ["infiniband"]
+    "acpiIndexes",  # ["101"]: the firmware's number of the slot
+    "ddpProfiles",  # ["GTPv1-C/U IPv4/IPv6 payload"]: what is loaded into the NIC's pipeline
+    "pKeys",  # ["0x8001"]: the first partition key of InfiniBand devices
+    "auxTypes",  # ["sf"], required for auxNetDevice
+    "isRdma",  # true: devices with RDMA, given with the nodes of it
+    "needVhostNet",  # true: given with /dev/vhost-net and /dev/net/tun
+    "vdpaType",  # "virtio" or "vhost": devices with such a vdpa device; not together with isRdma
 )
-# Keys of the peer that may be there with nothing in them: its operator writes them always.
-_NOT_YET = ("isRdma", "needVhostNet", "vdpaType", "ddpProfiles", "acpiIndexes", "pKeys", "auxTypes")
+# The selectors that count for a device type; the others are keys without effect there.
+_SELECTORS_OF = {
+    NETWORK: frozenset(SELECTOR_KEYS) - {"auxTypes"},
+    ACCELERATOR: frozenset({"vendors", "devices", "drivers", "pciAddresses", "acpiIndexes"}),
+    AUXILIARY: frozenset(SELECTOR_KEYS) - {"pciAddresses", "acpiIndexes", "ddpProfiles", "pKeys", "vdpaType"},
+}
 _WITHOUT_EFFECT = ("SelectorObj", "SelectorObjs")
 _NAME = re.compile(r"[a-zA-Z0-9_-]+")
+_NUMBER = re.compile(r"[0-9]{1,10}")
+_KINDS = '"netDevice", "accelerator" or "auxNetDevice"'
+_EMPTY: tuple[object, ...] = (None, False, "", [], {})
 _HEX = re.compile(r"[0-9a-f]{4}")
+_PAGE = re.compile(r"([1-9][0-9]{0,5})(Ki|Mi|Gi)")
 _HALF = re.compile(r"[\ud800-\udfff]")
 
 
@@ -52,9 +73,14 @@ class PoolConfig:
     """
 
     resource: str  # "prefix/name"
+    kind: str = NETWORK  # what its devices are: the deviceType
     selectors: tuple[Selectors, ...] = ()
     exclude_topology: bool = False
     additional_info: Mapping[str, Mapping[str, str]] | None = None
+    cdi: bool | None = None  # None: as the agent's configuration says
+    health: frozenset[str] = frozenset(REASONS)
+    packed: bool = False  # a container's devices are taken from few PFs, else spread over them
+    hugepages: int = 0  # KiB; 0: they do not count
 
 
 def load(path: Path, prefix: str) -> list[PoolConfig]:
@@ -180,47 +206,91 @@ def _pool(reader: _Object, default_prefix: str) -> PoolConfig:
             reader.problem("resourceName", "letters, digits, - and _", name)
         elif problem := resources.refusal(resource):
             reader.problems.append(f"{reader.where}: resource {resource!r}: {problem}")
-    kind = reader.text("deviceType", '"netDevice"', "") or "netDevice"
-    if kind in {"accelerator", "auxNetDevice"}:
-        reader.problems.append(f'{reader.place("deviceType")}: not supported yet: "{kind}" (expected "netDevice")')
-    elif kind != "netDevice":
-        reader.problem("deviceType", '"netDevice"', kind)
+    kind = reader.text("deviceType", _KINDS, "") or NETWORK
+    if kind not in _SELECTORS_OF:
+        reader.problem("deviceType", _KINDS, kind)
+        kind = NETWORK
     return PoolConfig(
         resource=resource,
-        selectors=_selectors(reader),
+        kind=kind,
+        selectors=_selectors(reader, kind),
         exclude_topology=reader.flag("excludeTopology"),
         additional_info=_additional_info(reader),
+        cdi=reader.flag("cdi") if reader.values.get("cdi") is not None else None,
+        health=_health(reader),
+        packed=_packed(reader),
+        hugepages=_hugepages(reader),
     )
 
 
-def _selectors(reader: _Object) -> tuple[Selectors, ...]:
+def _health(reader: _Object) -> frozenset[str]:
+    if reader.values.get("health") is None:
+        return frozenset(REASONS)
+    expected = " or ".join(f'"{reason}"' for reason in REASONS)
+    return reader.texts("health", expected, lambda text: text if text in REASONS else None)
+
+
+def _packed(reader: _Object) -> bool:
+    policy = reader.text("allocation", '"spread" or "packed"', "spread")
+    if policy not in {"spread", "packed"}:
+        reader.problem("allocation", '"spread" or "packed"', policy)
+    return policy == "packed"
+
+
+def _hugepages(reader: _Object) -> int:
+    """KiB of a page."""
+    expected = 'a page size like "2Mi" or "1Gi"'
+    text = reader.text("hugepages", expected, "")
+    match = _PAGE.fullmatch(text)
+    if text and not match:
+        reader.problem("hugepages", expected, text)
+    return int(match[1]) * {"Ki": 1, "Mi": 1 << 10, "Gi": 1 << 20}[match[2]] if match else 0
+
+
+def _selectors(reader: _Object, kind: str) -> tuple[Selectors, ...]:
     value = reader.values.get("selectors")
-    if value is None:
-        return ()
     place = reader.place("selectors")
+    if value is None:
+        if kind == AUXILIARY and isinstance(reader.raw, dict):
+            reader.problem("selectors", 'an object with "auxTypes": ["sf"]', value)
+        return ()
     if isinstance(value, dict):
-        return (_selector(place, value, reader.problems),)
+        return (_selector(place, value, kind, reader.problems),)
     if not isinstance(value, list) or not value:
         reader.problem("selectors", "an object or a list of at least one", value)
         return ()
-    return tuple(_selector(f"{place}[{number}]", each, reader.problems) for number, each in enumerate(value))
+    return tuple(_selector(f"{place}[{number}]", each, kind, reader.problems) for number, each in enumerate(value))
 
 
-def _selector(place: str, raw: object, problems: list[str]) -> Selectors:
-    reader = _Object(place, raw, SELECTOR_KEYS, problems, (*_NOT_YET, *_WITHOUT_EFFECT))
-    for key in _NOT_YET:
-        if reader.values.get(key) not in (None, False, "", [], {}):
-            problems.append(f"{reader.place(key)}: not supported yet: {_short(reader.values[key])}")
+def _selector(place: str, raw: object, kind: str, problems: list[str]) -> Selectors:
+    reader = _Object(place, raw, SELECTOR_KEYS, problems, _WITHOUT_EFFECT)
+    for key in reader.values.keys() - _SELECTORS_OF[kind]:
+        if reader.values.pop(key) not in _EMPTY and key not in _WITHOUT_EFFECT:
+            log.warning("device plugin configuration: %s has no effect: deviceType is %s", reader.place(key), kind)
+    types = reader.texts("auxTypes", '"sf"', lambda text: text if text == "sf" else None)
+    if kind == AUXILIARY and not types and not reader.values.get("auxTypes") and isinstance(raw, dict):
+        reader.problem("auxTypes", '["sf"]', reader.values.get("auxTypes"))
+    vdpa = reader.text("vdpaType", '"virtio" or "vhost"', "")
+    if vdpa not in {"", "virtio", "vhost"}:
+        reader.problem("vdpaType", '"virtio" or "vhost"', vdpa)
+    if vdpa and reader.flag("isRdma"):
+        problems.append(f"{place}: isRdma and vdpaType exclude each other: expected one of them")
     return Selectors(
         vendors=reader.texts("vendors", "four hex digits", _hex),
         devices=reader.texts("devices", "four hex digits", _hex),
-        drivers=reader.texts("drivers", "a driver's name", lambda text: text or None),
+        drivers=reader.texts("drivers", "a driver's name", _any),
         pci_addresses=reader.texts("pciAddresses", "a PCI address like 0000:03:02.0", _address),
         pf_names=reader.functions("pfNames", selectors.pf_names),
         root_devices=reader.functions("rootDevices", selectors.root_devices),
         link_types=reader.texts(
             "linkTypes", '"ether" or "infiniband"', lambda text: text if text in {"ether", "infiniband"} else None
         ),
+        acpi_indexes=reader.texts("acpiIndexes", "a number in quotes", _index),
+        ddp_profiles=reader.texts("ddpProfiles", "a profile's name", _any),
+        pkeys=reader.texts("pKeys", "0x and four hex digits", _pkey),
+        is_rdma=reader.flag("isRdma"),
+        need_vhost_net=reader.flag("needVhostNet"),
+        vdpa_type=vdpa,
     )
 
 
@@ -247,6 +317,20 @@ def _hex(text: str) -> str | None:
     """As sysfs has it, without 0x."""
     text = text.lower().removeprefix("0x")
     return text if _HEX.fullmatch(text) else None
+
+
+def _index(text: str) -> str | None:
+    return str(int(text)) if _NUMBER.fullmatch(text) else None
+
+
+def _pkey(text: str) -> str | None:
+    """As sysfs has it, with 0x."""
+    digits = _hex(text)
+    return f"0x{digits}" if digits else None
+
+
+def _any(text: str) -> str | None:
+    return text or None
 
 
 def _address(text: str) -> str | None:

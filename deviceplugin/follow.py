@@ -8,9 +8,12 @@ import os
 import select
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
+from deviceplugin.health import Fault, Health
 from deviceplugin.pools import Devices, assign, some
 from deviceplugin.service import PoolService
+from wirespeed.host.inotify import GONE, FolderWatch
 from wirespeed.host.inventory import Inventory, Reader
 from wirespeed.host.routes import DefaultRouteEvents, default_route_interfaces
 from wirespeed.host.uevents import DeviceEvents
@@ -18,6 +21,7 @@ from wirespeed.host.uevents import DeviceEvents
 log = logging.getLogger(__name__)
 
 _SETTLE = 100  # ms from the first notice to the look: devices come and go in bursts
+_LOOK = 500  # ms until PFs are looked at without a notice: PCIe errors are only counted, and links told of late
 
 
 class Follower:
@@ -29,8 +33,10 @@ class Follower:
     def __init__(self, services: Sequence[PoolService], sysfs: str) -> None:
         self._services = services
         self._reader = Reader(sysfs)
+        self._health = Health(sysfs)
         self._inventory = Inventory()
-        self._found: dict[str, Devices] = {service.pool.resource: {} for service in services}
+        self._found: dict[str, Devices] = {}
+        self._vfio: FolderWatch | None = None
         with contextlib.ExitStack() as opened:
             self._changes = opened.enter_context(contextlib.closing(DeviceEvents()))
             self._routes = opened.enter_context(contextlib.closing(DefaultRouteEvents()))
@@ -38,34 +44,72 @@ class Follower:
             opened.callback(os.close, self._asked)
             self.close = opened.pop_all().close
 
+    def change(self, services: Sequence[PoolService]) -> None:
+        """Have these pools from the next look on, which is soon; from any thread."""
+        self._services = services
+        self.look_again()
+
     def read(self) -> None:
-        """Read all devices, and give them to their pools."""
+        """Read all devices, and give them to their pools with what is wrong with them."""
         began = time.monotonic()
+        services = self._services
         left_out = self._inventory.left_out
+        self._watch_vfio()
         self._inventory = self._reader.read(default_route_interfaces())
         _log_left_out(left_out, self._inventory.left_out)
-        before, self._found = self._found, assign([service.pool for service in self._services], self._inventory)
+        before, self._found = self._found, assign([service.pool for service in services], self._inventory)
+        faults = self._faults(services, before)
         # A device that changes its pool leaves the one before it comes to the other.
-        for resource, devices in before.items():
-            before[resource] = {key: device for key, device in self._found[resource].items() if key in devices}
-        for found in (before, self._found):
-            for service in self._services:
-                service.update(found[service.pool.resource])
+        for service in services:
+            found = self._found[service.pool.resource]
+            stays = {key: found[key] for key in before.get(service.pool.resource, ()) if key in found}
+            service.update(stays, faults)
+        for service in services:
+            service.update(self._found[service.pool.resource], faults)
         log.debug("devices are read", extra={"fields": {"ms": (time.monotonic() - began) * 1000}})
 
     def follow(self, ended: int) -> None:
         """Read again after each change, until the descriptor `ended` is readable."""
-        poller, end = select.poll(), select.poll()
+        end = select.poll()
         end.register(ended, select.POLLIN)
-        for file in (ended, self._asked, self._changes.fileno(), self._routes.fileno()):
-            poller.register(file, select.POLLIN)
-        while ended not in dict(poller.poll()):
-            if not self._take():
+        while not end.poll(0):
+            if not self._waits_for_change(ended):
                 continue
             if end.poll(_SETTLE):
                 return
             self._take()  # what comes from here on is for the next round
             self.read()
+
+    def _waits_for_change(self, ended: int) -> bool:
+        """Wait for notices, but not for long; whether a pool may have to change."""
+        poller = select.poll()
+        for file in (ended, self._asked, self._changes.fileno(), self._routes.fileno()):
+            poller.register(file, select.POLLIN)
+        if self._vfio:
+            poller.register(self._vfio, select.POLLIN)
+        poller.poll(_LOOK)
+        return self._take() or self._health.stirred()
+
+    def _faults(self, services: Sequence[PoolService], before: dict[str, Devices]) -> dict[str, Fault]:
+        """What is wrong with devices, by address. What a pool has lost by a fault stays in it."""
+        members = {key for devices in self._found.values() for key in devices}
+        self._health.look({key: device for devices in self._found.values() for key, device in devices.items()})
+        faults: dict[str, Fault] = {}
+        for service in services:
+            found, wanted = self._found[service.pool.resource], service.pool.health
+            for key, device in found.items():
+                if fault := self._health.fault(device, wanted):
+                    faults[key] = fault
+            for key, device in before.get(service.pool.resource, {}).items():
+                if key not in members and (fault := self._health.lost(device, self._inventory, wanted)):
+                    found[key], faults[key] = device, fault
+        return faults
+
+    def _watch_vfio(self) -> None:
+        """Watch the folder of vfio's nodes, once there is one."""
+        if self._vfio is None or any(event.mask & GONE for event in self._vfio.events()):
+            with contextlib.suppress(FileNotFoundError):
+                self._vfio = FolderWatch(Path(self._health.vfio))
 
     def look_again(self) -> None:
         """Have `follow` read all devices again, as after a notice of the kernel."""
@@ -77,7 +121,8 @@ class Follower:
         with contextlib.suppress(BlockingIOError):
             asked = os.eventfd_read(self._asked) > 0
         routes, changes = self._routes.drain(), self._changes.drain()
-        if asked or routes or changes.lost or changes.devices:
+        nodes = self._vfio.events() if self._vfio else ()
+        if asked or routes or changes.lost or changes.devices or nodes:
             return True
         return not all(self._is_as_read(address) for address in changes.interfaces)
 

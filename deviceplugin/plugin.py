@@ -62,10 +62,18 @@ class Plugin:
             text="Devices given to containers since the agent's start",
             labels=("resource",),
         )
+        unhealthy = Family(
+            name="wirespeed_device_unhealthy",
+            kind="gauge",
+            text="Devices that the kubelet must not give to pods: 1, with the reason",
+            labels=("resource", "device", "reason"),
+        )
         for service in self._services:
             devices.add(service.pool.resource, value=service.offered)
             given.add(service.pool.resource, value=service.given)
-        yield from (devices, given)
+            for address, fault in service.faults.items():
+                unhealthy.add(service.pool.resource, address, fault.reason)
+        yield from (devices, given, unhealthy)
 
     def run(self, stop: threading.Event) -> None:
         """Serve the pools until `stop` is set; once."""

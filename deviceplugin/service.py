@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import grpc
 
-from deviceplugin import allocation
+from deviceplugin import allocation, preference
 from deviceplugin.config import PoolConfig
+from deviceplugin.health import Fault
 from deviceplugin.pools import Devices, fits, some
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.host.inventory import NetDevice, Reader
@@ -40,6 +41,7 @@ class PoolService:
         self._sysfs, self._devinfo = sysfs, devinfo
         self._changed = threading.Condition()
         self._devices: Devices = {}
+        self._faults: dict[str, Fault] = {}
         self._offered: set[str] = set()  # every address that was ever in the pool
         self._version = 0  # of the list that the kubelet sees
         self._streams = 0
@@ -52,11 +54,19 @@ class PoolService:
         with self._changed:
             return len(self._devices)
 
-    def update(self, devices: Devices) -> None:
-        """Take these devices as the pool's; the kubelet is told when its list changes."""
+    @property
+    def faults(self) -> dict[str, Fault]:
+        """What is wrong with its devices, by address."""
+        with self._changed:
+            return dict(self._faults)
+
+    def update(self, devices: Devices, faults: Mapping[str, Fault]) -> None:
+        """Take these devices as the pool's, Unhealthy those with a fault; the kubelet is told what changes."""
+        faults = {key: fault for key, fault in faults.items() if key in devices}
         with self._changed:
             came, went = devices.keys() - self._devices.keys(), self._devices.keys() - devices.keys()
-            shown, self._devices = self._shown(), devices
+            shown, before = self._shown(), self._faults
+            self._devices, self._faults = devices, faults
             self._offered.update(devices)
             if self._shown() != shown:
                 self._version += 1
@@ -64,6 +74,7 @@ class PoolService:
         if came or went:
             fields = {"devices": len(devices), "came": some(came), "went": some(went)}
             log.info("pool %s", self.pool.resource, extra={"fields": fields})
+        self._log_faults(before, faults)
 
     def end(self) -> None:
         """End all ListAndWatch calls, for good."""
@@ -91,13 +102,15 @@ class PoolService:
 
     def GetPreferredAllocation(self, request: Any, context: Any) -> Any:  # noqa: N802
         with self._changed:
-            known = self._devices
+            known, pool = self._devices, self.pool
+        nodes = {device.numa_node for device in known.values()}
+        last = preference.without_memory_or_cpus(nodes, pool.hugepages, self._sysfs)
         answers = []
         for asked in request.container_requests:
             must = [_known(known, key) for key in asked.must_include_deviceIDs]
             available = [_known(known, key) for key in asked.available_deviceIDs]
             try:
-                chosen = allocation.preferred(available, must, asked.allocation_size)
+                chosen = preference.preferred(available, must, asked.allocation_size, packed=pool.packed, last=last)
             except CniError as error:
                 self._refuse(context, error)
             answers.append(dp.ContainerPreferredAllocationResponse(deviceIDs=chosen))
@@ -148,10 +161,24 @@ class PoolService:
 
     # Inside
 
-    def _shown(self) -> list[tuple[str, int]]:
-        """What the kubelet sees of the devices: (address, NUMA node or -1), by address."""
+    def _log_faults(self, before: Mapping[str, Fault], now: Mapping[str, Fault]) -> None:
+        """Say which devices became Unhealthy and why, one line a fault, and which are Healthy again."""
+        by_fault: dict[Fault, list[str]] = {}
+        for key, fault in now.items():
+            if before.get(key) != fault:
+                by_fault.setdefault(fault, []).append(key)
+        for fault, keys in sorted(by_fault.items()):
+            fields = {"reason": fault.reason, "devices": some(keys)}
+            log.warning("pool %s: unhealthy: %s", self.pool.resource, fault.text, extra={"fields": fields})
+        well = [key for key in before if key not in now and key in self._devices]
+        if well:
+            fields = {"devices": some(well)}
+            log.info("pool %s: healthy again", self.pool.resource, extra={"fields": fields})
+
+    def _shown(self) -> list[tuple[str, int, bool]]:
+        """What the kubelet sees of the devices: (address, NUMA node or -1, whether it is healthy), by address."""
         return [
-            (key, -1 if self.pool.exclude_topology else device.numa_node)
+            (key, -1 if self.pool.exclude_topology else device.numa_node, key not in self._faults)
             for key, device in sorted(self._devices.items())
         ]
 
@@ -210,8 +237,8 @@ def _known(devices: Devices, key: str) -> NetDevice:
     return devices.get(key) or NetDevice(address=key, vendor="", device="", driver="")
 
 
-def _device(address: str, numa_node: int) -> Any:
-    device = dp.Device(ID=address, health="Healthy")
+def _device(address: str, numa_node: int, healthy: bool) -> Any:
+    device = dp.Device(ID=address, health="Healthy" if healthy else "Unhealthy")
     if numa_node >= 0:
         device.topology.nodes.add(ID=numa_node)
     return device

@@ -79,7 +79,8 @@ class FakeSysfs:
         """Remove the PF's VFs and make `count` others, on `driver`, with an interface if that is a kernel's."""
         path = self.path(pf)
         for link in path.glob("virtfn*"):
-            self.remove(link.resolve().name)
+            if link.exists():  # else the device was removed by itself, and its PF still has the link
+                self.remove(link.resolve().name)
             link.unlink()
         self.write(pf, "sriov_numvfs", str(count))
         vfs = [vf_address(pf, number) for number in range(count)]
@@ -136,9 +137,13 @@ class FakeSysfs:
         group = self.root / "kernel/iommu_groups" / str(number)
         group.mkdir(exist_ok=True)
         (group / "name").write_text(f"{name}\n")
+        (group / "devices").mkdir(exist_ok=True)
         link = self.path(address) / "iommu_group"
-        link.unlink(missing_ok=True)
+        if link.is_symlink():
+            (link / "devices" / address).unlink()
+            link.unlink()
         self._link(link, group)
+        self._link(group / "devices" / address, self.path(address))
 
     def uio(self, address: str, number: int) -> None:
         """The uio device that igb_uio makes."""
@@ -147,10 +152,16 @@ class FakeSysfs:
     def remove(self, address: str) -> None:
         """The device is gone."""
         self.bind(address, "")
+        if (group := self.path(address) / "iommu_group").is_symlink():
+            (group / "devices" / address).unlink()
         for interface in self.path(address).glob("net/*"):
             self.drop_interface(interface.name)
         shutil.rmtree(self.path(address))
         (self.root / "bus/pci/devices" / address).unlink()
+
+    def set_interface(self, name: str, attribute: str, text: str) -> None:
+        """An attribute of an interface, such as `operstate` or `flags`."""
+        (self.root / "class/net" / name / attribute).write_text(f"{text}\n")
 
     def path(self, address: str) -> Path:
         """The device's real folder."""

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deviceplugin.allocation import answer, preferred
+from deviceplugin.allocation import answer
 from deviceplugin.config import PoolConfig
+from deviceplugin.preference import preferred
 from tests.fakesysfs import FakeSysfs
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.host.inventory import NetDevice, Reader

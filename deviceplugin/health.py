@@ -1,0 +1,171 @@
+"""What is wrong with a device that a pool has: which devices the kubelet must not give to pods for now."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from wirespeed.host.inventory import Inventory, NetDevice
+from wirespeed.host.pci import PciDevice
+
+# Which faults a pool may count, in the order in which they are looked for: the first one is the reason told.
+REASONS = (
+    "gone",  # the device, or its PF, is no more; not a VF whose PF was told to have fewer
+    "driver",  # it has lost the driver that it was offered with, and no other pool takes it as it is
+    "pcie",  # it or its PF had a fatal PCIe error within the last minute, or does not answer at all
+    "vfio",  # on vfio-pci, without its group's node in /dev/vfio, or with a neighbour on a kernel driver
+    "link",  # the PF of a VF is down, or has no carrier
+)
+
+_CALM = 60.0  # seconds without a further fatal PCIe error until a device that answers counts as recovered
+_IFF_UP = 1
+_MAY_SHARE = frozenset({"", "pcieport", "pci-stub"})  # drivers that leave an IOMMU group viable, beside vfio's own
+
+
+@dataclass(frozen=True, order=True)
+class Fault:
+    """What is wrong: one of REASONS, and what exactly, for people."""
+
+    reason: str
+    text: str
+
+
+@dataclass
+class _Errors:
+    """How many fatal PCIe errors a device has had, and when (`clock`) the last one was seen."""
+
+    count: int
+    last: float | None = None
+
+
+class Health:
+    """Looks at devices through `sysfs`, and at the nodes of vfio in the folder `dev` beside it. One thread."""
+
+    def __init__(self, sysfs: str = "/sys", *, clock: Callable[[], float] = time.monotonic) -> None:
+        self.vfio = f"{os.path.dirname(sysfs.rstrip('/'))}/dev/vfio"
+        self._sysfs = Path(sysfs)
+        self._pci = f"{sysfs}/bus/pci/devices"
+        self._clock = clock
+        self._errors: dict[str, _Errors] = {}
+        self._parents: dict[str, tuple[str, str]] = {}  # faults of PFs when they were last looked at: link, PCIe
+
+    def look(self, devices: Mapping[str, NetDevice]) -> None:
+        """Look at what the devices have in common, their PFs; `fault` answers from it."""
+        parents = {_parent(device) for device in devices.values()}
+        self._errors = {key: seen for key, seen in self._errors.items() if key in parents or key in devices}
+        self._parents = {address: self._look_at_parent(address) for address in sorted(parents)}
+
+    def stirred(self) -> bool:
+        """Whether another look would find something else: of a PF, or of an error that has been long ago by now."""
+        now = self._clock()
+        if any(seen.last is not None and now - seen.last >= _CALM for seen in self._errors.values()):
+            return True
+        return any(self._look_at_parent(address) != seen for address, seen in self._parents.items())
+
+    def fault(self, device: NetDevice, wanted: Collection[str]) -> Fault | None:
+        """What is wrong with a device that is there, of the reasons that are wanted."""
+        link, pcie = self._parents.get(_parent(device), ("", ""))
+        checks: tuple[tuple[str, Callable[[], str]], ...] = (
+            ("pcie", lambda: self._fatal(device.address) or pcie),
+            ("vfio", lambda: self._vfio(device)),
+            # A PF that is given itself is down until its pod has it; and then its interface is not to be seen here.
+            ("link", lambda: link if device.pf else ""),
+        )
+        found = ((reason, check()) for reason, check in checks if reason in wanted)
+        return next((Fault(reason, text) for reason, text in found if text), None)
+
+    def lost(self, device: NetDevice, inventory: Inventory, wanted: Collection[str]) -> Fault | None:
+        """Why a device is no more what it was in its pool, None where somebody meant it not to be."""
+        now = inventory.devices.get(device.address)
+        driver = PciDevice(device.address, self._sysfs).driver
+        if not os.path.exists(f"{self._pci}/{device.address}"):
+            text = self._gone(device)
+            fault = Fault("gone", text) if text else None
+        elif not driver:
+            fault = Fault("driver", f"no driver is bound; it had {device.driver}")
+        elif now and driver != device.driver:
+            fault = Fault("driver", f"driver {driver} is bound; it had {device.driver}")
+        else:
+            fault = None
+        return fault if fault and fault.reason in wanted else None
+
+    def _gone(self, device: NetDevice) -> str:
+        path = f"{self._pci}/{device.pf}"
+        if not device.pf:
+            return "gone"
+        if not os.path.exists(path):
+            return f"gone with its PF {device.pf}"
+        if not os.path.exists(f"{path}/driver"):
+            return f"gone, for its PF {device.pf} has no driver"
+        if os.path.islink(f"{path}/virtfn{device.vf_index}"):
+            return f"gone, though its PF {device.pf} has it still"
+        return ""  # the PF was told to have fewer VFs, or others
+
+    def _look_at_parent(self, address: str) -> tuple[str, str]:
+        return self._link(address), self._fatal(address) or self._silent(address)
+
+    def _link(self, address: str) -> str:
+        """Why the PF has no link. From operstate: reading `carrier` waits for whoever changes interfaces."""
+        pf = PciDevice(address, self._sysfs)
+        name = pf.own_netdev
+        flags, state = pf.attribute(f"net/{name}/flags"), pf.attribute(f"net/{name}/operstate")
+        if flags and not int(flags, 16) & _IFF_UP:
+            return f"PF {name} is down"
+        return f"PF {name} has no carrier" if state in {"down", "lowerlayerdown"} else ""
+
+    def _fatal(self, address: str) -> str:
+        """Its fatal PCIe errors (AER counts them since the boot) that came after the first look."""
+        text = PciDevice(address, self._sysfs).attribute("aer_dev_fatal")
+        count = next((int(line.split()[1]) for line in text.splitlines() if line.startswith("TOTAL_ERR")), 0)
+        seen = self._errors.setdefault(address, _Errors(count))
+        now = self._clock()
+        if count > seen.count:
+            seen.count, seen.last = count, now
+        if seen.last is not None and now - seen.last >= _CALM:
+            seen.last = None
+        return f"{address}: a fatal PCIe error, the {count}. since the boot" if seen.last is not None else ""
+
+    def _silent(self, address: str) -> str:
+        """Whether a PF's registers read as all ones. A VF's vendor reads so always (SR-IOV, VF Vendor ID)."""
+        try:
+            with open(f"{self._pci}/{address}/config", "rb", buffering=0) as file:
+                silent = file.read(4) == b"\xff\xff\xff\xff"
+        except OSError:
+            return ""
+        return f"{address} does not answer" if silent else ""
+
+    def _vfio(self, device: NetDevice) -> str:
+        if device.driver != "vfio-pci" or not device.iommu_group:
+            return ""
+        group = f"{self._pci}/{device.address}/iommu_group"
+        noiommu = PciDevice(device.address, self._sysfs).attribute("iommu_group/name") == "vfio-noiommu"
+        node = f"{self.vfio}/{'noiommu-' if noiommu else ''}{device.iommu_group}"
+        if self._sees_nodes() and not os.path.exists(node):
+            return f"no node {node}"
+        for neighbour in _names(f"{group}/devices") if not noiommu else ():
+            driver = PciDevice(neighbour, self._sysfs).driver
+            if driver not in _MAY_SHARE and "vfio" not in driver:
+                return f"IOMMU group {device.iommu_group} is not viable: {neighbour} in it is on {driver}"
+        return ""
+
+    def _sees_nodes(self) -> bool:
+        """Whether new nodes appear in `dev`: a container's own is a tmpfs, filled when the container was made."""
+        dev = os.path.dirname(self.vfio)
+        if not os.path.isdir(dev):
+            return False
+        mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
+        return next((kind for _, path, kind, *_ in reversed(mounts) if path == dev), "") != "tmpfs"
+
+
+def _parent(device: NetDevice) -> str:
+    return device.pf or device.address
+
+
+def _names(folder: str) -> list[str]:
+    try:
+        return sorted(os.listdir(folder))
+    except OSError:
+        return []

@@ -1,0 +1,93 @@
+"""Which devices go together best: the answer to GetPreferredAllocation."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path
+
+from wirespeed.cni.errors import CniError, Code
+from wirespeed.host.inventory import NetDevice
+
+
+def preferred(
+    available: Iterable[NetDevice],
+    must: Iterable[NetDevice],
+    size: int,
+    *,
+    packed: bool = False,
+    last: Collection[int] = (),
+) -> list[str]:
+    """The addresses of `size` devices, those of `must` among them: on the fewest NUMA nodes, then as `packed` says.
+
+    `available` holds those of `must` too. On each node, IOMMU groups stay whole where they can: one group can be
+    used by one pod only. Then devices are spread over the PFs, those with most devices left first, or packed on
+    few, those with least left first; then by address. NUMA nodes of `last` are taken only when the others do not
+    suffice. Raises CniError(INVALID_CONFIG) when no such choice is there.
+    """
+    chosen = {device.address: device for device in must}
+    by_node: dict[int, list[NetDevice]] = {}
+    for device in sorted(available, key=lambda device: device.address):
+        if device.address not in chosen:
+            by_node.setdefault(device.numa_node, []).append(device)
+    needed = size - len(chosen)
+    if needed < 0 or needed > sum(map(len, by_node.values())):
+        raise CniError(
+            Code.INVALID_CONFIG,
+            f"{size} devices asked for: {len(chosen)} must be among them and "
+            f"{sum(map(len, by_node.values()))} others are available",
+        )
+    taken = Counter(device.numa_node for device in chosen.values())
+
+    def order(node: int) -> tuple[int, bool, int, str]:
+        free = by_node[node]
+        return -taken[node], node in last, -min(len(free), needed), free[0].address
+
+    for node in sorted(by_node, key=order):
+        for device in _of_node(by_node[node], list(chosen.values()), size - len(chosen), packed=packed):
+            chosen[device.address] = device
+    return sorted(chosen)
+
+
+def without_memory_or_cpus(nodes: Iterable[int], hugepages: int, sysfs: str) -> set[int]:
+    """The NUMA nodes that have no CPU, or no free hugepage of `hugepages` KiB (0: those do not count)."""
+    found = set()
+    for node in nodes:
+        path = f"{sysfs}/devices/system/node/node{node}"
+        free = f"{path}/hugepages/hugepages-{hugepages}kB/free_hugepages"
+        if os.path.isdir(path) and (not _text(f"{path}/cpulist") or (hugepages and _text(free) in {"", "0"})):
+            found.add(node)
+    return found
+
+
+def _of_node(
+    free: Sequence[NetDevice], chosen: Sequence[NetDevice], needed: int, *, packed: bool
+) -> list[NetDevice]:
+    """Up to `needed` of the devices of one node, beside those that are chosen."""
+    left = list(free)
+    found: list[NetDevice] = []
+    while left and len(found) < needed:
+        on_pf = Counter(device.pf or device.address for device in (*chosen, *found))
+        left_on_pf = Counter(device.pf or device.address for device in left)
+        groups = {device.iommu_group for device in (*chosen, *found) if device.iommu_group}
+        sizes = Counter(device.iommu_group for device in left if device.iommu_group)
+
+        def order(device: NetDevice) -> tuple[bool, bool, int, int, str]:
+            pf, group = device.pf or device.address, device.iommu_group
+            sign = 1 if packed else -1
+            split = sizes[group] > needed - len(found)  # noqa: B023 — called in this round
+            on, rest = on_pf[pf], left_on_pf[pf]  # noqa: B023
+            return group not in groups, split, -on if packed else on, sign * rest, device.address  # noqa: B023
+
+        best = min(left, key=order)
+        left.remove(best)
+        found.append(best)
+    return found
+
+
+def _text(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="ascii").strip()
+    except OSError:
+        return ""

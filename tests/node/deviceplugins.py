@@ -1,0 +1,158 @@
+"""A node for tests of the device plugin: a fake sysfs, a kubelet, and plugins that run against them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deviceplugin.plugin import Plugin
+from play.kubelet import Kubelet
+from tests.fakesysfs import FakeSysfs
+from tests.node.conftest import PATIENCE
+from wirespeed.kube import rpc
+from wirespeed.kube.proto import deviceplugin_pb2 as dp
+from wirespeed.node import NodeConfig
+
+PF, OTHER_PF = "0000:18:00.0", "0000:3b:00.0"
+BY_PF = (
+    {"resourceName": "one", "selectors": {"pfNames": ["ens1f0"]}},
+    {"resourceName": "two", "selectors": {"pfNames": ["ens2f0"]}},
+)
+BY_DRIVER = (
+    {"resourceName": "net", "selectors": {"drivers": ["iavf"]}},
+    {"resourceName": "dpdk", "selectors": {"drivers": ["vfio-pci"]}},
+)
+
+
+class Recorder(Kubelet):
+    """A kubelet that counts how often each resource was registered, and sees two registrations of one at once."""
+
+    def __init__(self, folder: Path, **more: Any) -> None:
+        super().__init__(folder, **more)
+        self.registered: Counter[str] = Counter()
+        self.racing: list[str] = []
+        self._under_way: Counter[str] = Counter()
+
+    def connect(self, resource: str, socket: Path, *, preferred: bool | None = None) -> None:
+        self.registered[resource] += 1
+        self._under_way[resource] += 1
+        if self._under_way[resource] > 1:
+            self.racing.append(resource)
+        super().connect(resource, socket, preferred=preferred)
+        self._under_way[resource] -= 1
+
+    def ids(self, resource: str) -> list[str]:
+        """The healthy devices of the resource."""
+        return [device.ID for device in self.resources().get(resource, []) if device.health == "Healthy"]
+
+    def wait_ids(self, resource: str, ids: list[str]) -> None:
+        self.wait_until(lambda: self.ids(resource) == ids, PATIENCE, f"{ids} of {resource}")
+
+
+@dataclass
+class Place:
+    """A node's folders, a kubelet there, and device plugins that run on it."""
+
+    folder: Path
+    sysfs: FakeSysfs
+    kubelet: Recorder
+    errors: list[BaseException] = field(default_factory=list)
+
+    @property
+    def sockets(self) -> Path:
+        return self.folder / "kubelet/device-plugins"
+
+    @property
+    def devinfo(self) -> Path:
+        return self.folder / "devinfo/dp"
+
+    def config(self, *pools: dict[str, Any], **more: Any) -> NodeConfig:
+        file = self.folder / "pools.json"
+        file.write_text(json.dumps({"resourceList": pools}))
+        places: dict[str, Any] = {
+            "sysfs": str(self.sysfs.root),
+            "kubelet": str(self.folder / "kubelet"),
+            "devinfo": str(self.folder / "devinfo"),
+        }
+        return NodeConfig(device_plugin=str(file), **places, **more)
+
+    @contextlib.contextmanager
+    def running(self, *pools: dict[str, Any], **more: Any) -> Iterator[Plugin]:
+        """A plugin with these pools, from its start to its end; what it raises fails the test."""
+        plugin, stop = Plugin(self.config(*pools, **more)), threading.Event()
+
+        def run() -> None:
+            try:
+                plugin.run(stop)
+            except BaseException as error:  # told at the end
+                self.errors.append(error)
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        try:
+            yield plugin
+        finally:
+            stop.set()
+            thread.join(PATIENCE)
+            assert not thread.is_alive()
+            assert not self.errors
+
+
+@contextlib.contextmanager
+def standing(folder: Path) -> Iterator[Place]:
+    """A node with a PF of four VFs and one of two, and a kubelet that is started."""
+    sysfs = FakeSysfs(folder / "sys")
+    sysfs.pf(PF, "ens1f0", vfs=4, numa=0)
+    sysfs.pf(OTHER_PF, "ens2f0", vfs=2, numa=1)
+    place = Place(folder, sysfs, Recorder(folder / "kubelet"))
+    place.kubelet.start()
+    yield place
+    place.kubelet.stop()
+    assert place.kubelet.racing == []
+
+
+VFS = [f"0000:19:00.{number}" for number in range(4)]
+OTHER_VFS = [f"0000:3c:00.{number}" for number in range(2)]
+
+
+def watching(place: Place) -> Recorder:
+    """The place's kubelet, as one that finds plugins in plugins_registry."""
+    place.kubelet.stop()
+    place.kubelet = Recorder(place.folder / "kubelet", plugin_watch=True)
+    place.kubelet.start()
+    return place.kubelet
+
+
+def listed(place: Place) -> dict[str, list[str]]:
+    return {resource: place.kubelet.ids(resource) for resource in place.kubelet.resources()}
+
+
+BOTH = {"intel.com/one": VFS, "intel.com/two": OTHER_VFS}
+
+
+def wait_listed(place: Place, expected: dict[str, list[str]]) -> None:
+    place.kubelet.wait_until(lambda: listed(place) == expected, PATIENCE, f"resources {expected}")
+
+
+def call(socket: Path, method: str, request: Any) -> Any:
+    """One call of a pool's service."""
+    with rpc.channel(str(socket), options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
+        client = rpc.Client(channel, dp.DESCRIPTOR.services_by_name["DevicePlugin"])
+        return getattr(client, method)(request, timeout=PATIENCE, wait_for_ready=True)
+
+
+def allocate(place: Place, *ids: str, resource: str = "one") -> Any:
+    request = dp.AllocateRequest(container_requests=[dp.ContainerAllocateRequest(devices_ids=ids)])
+    return call(place.sockets / f"intel.com_{resource}.sock", "Allocate", request)
+
+
+def texts(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records]

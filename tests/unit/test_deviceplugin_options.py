@@ -1,0 +1,56 @@
+"""The keys of a pool that say how its devices are watched and chosen."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from deviceplugin.config import PoolConfig, parse
+from deviceplugin.health import REASONS
+from wirespeed.cni.errors import CniError
+
+
+def pool(**keys: Any) -> PoolConfig:
+    text = json.dumps({"resourceList": [{"resourceName": "a", **keys}]})
+    [found] = parse(text.encode(), "intel.com")
+    return found
+
+
+def test_all_faults_count_unless_the_pool_names_some_or_none() -> None:
+    assert pool().health == set(REASONS)
+    assert pool(health=None).health == set(REASONS)
+    assert pool(health=[]).health == set()
+    assert pool(health=["link", "driver"]).health == {"link", "driver"}
+
+
+def test_devices_are_spread_unless_the_pool_is_packed() -> None:
+    assert not pool().packed
+    assert not pool(allocation="spread").packed
+    assert pool(allocation="packed").packed
+
+
+@pytest.mark.parametrize(("text", "size"), [("", 0), ("4Ki", 4), ("2Mi", 2048), ("1Gi", 1 << 20)])
+def test_hugepages_are_of_a_size(text: str, size: int) -> None:
+    assert pool(hugepages=text).hugepages == size
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        (
+            {"health": ["links"]},
+            'resourceList[0].health: expected "gone" or "driver" or "pcie" or "vfio" or "link", got "links"',
+        ),
+        ({"health": "link"}, "resourceList[0].health: expected a list"),
+        ({"allocation": "even"}, 'resourceList[0].allocation: expected "spread" or "packed", got "even"'),
+        ({"allocation": True}, 'resourceList[0].allocation: expected "spread" or "packed", got true'),
+        ({"hugepages": "2M"}, 'resourceList[0].hugepages: expected a page size like "2Mi" or "1Gi", got "2M"'),
+        ({"hugepages": 2}, 'resourceList[0].hugepages: expected a page size like "2Mi" or "1Gi", got 2'),
+    ],
+)
+def test_wrong_value_is_refused_with_what_was_expected(keys: dict[str, Any], message: str) -> None:
+    with pytest.raises(CniError) as caught:
+        pool(**keys)
+    assert message in caught.value.msg
