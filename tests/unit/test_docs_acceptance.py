@@ -1,0 +1,39 @@
+"""docs/meta-acceptance.md: every case is there once, and every test that it names exists."""
+
+from __future__ import annotations
+
+import ast
+import re
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).parents[1]
+ROWS = [
+    [cell.strip() for cell in line.strip("|").split("|")]
+    for line in (TESTS.parent / "docs/meta-acceptance.md").read_text().splitlines()
+    if re.match(r"\| [A-Z]\d", line)
+]
+CASES = {"A": 7, "B": 15, "C": 19, "D": 11, "E": 11, "F": 4, "G": 9, "H": 9, "W": 23}
+
+
+@cache
+def functions(file: str) -> set[str]:
+    """The tests of a file."""
+    return {node.name for node in ast.parse((TESTS / file).read_text()).body if isinstance(node, ast.FunctionDef)}
+
+
+def test_every_case_is_there_once_and_in_order() -> None:
+    expected = [f"{group}{number}" for group, count in CASES.items() for number in range(1, count + 1)]
+    assert [row[0] for row in ROWS] == expected
+
+
+@pytest.mark.parametrize("row", ROWS, ids=[row[0] for row in ROWS])
+def test_case_names_tests_that_exist_or_says_why_there_is_none(row: list[str]) -> None:
+    case, what, shown = row
+    named = re.findall(r"`([a-z/_]+\.py)::(\w+)`", shown)
+    assert named or shown.startswith("not here: "), case
+    assert what
+    for file, name in named:
+        assert name in functions(file), f"{case}: {file} has no {name}"
