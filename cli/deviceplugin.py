@@ -78,12 +78,11 @@ def _where(config: Path | None, pools: Path | None, prefix: str | None) -> NodeC
 
 def _table(where: NodeConfig) -> str:
     from deviceplugin.config import load  # noqa: PLC0415 — see cli.main
-    from deviceplugin.pools import explain  # noqa: PLC0415
-    from wirespeed.host.inventory import Reader  # noqa: PLC0415
+    from deviceplugin.pools import explain, reader  # noqa: PLC0415
     from wirespeed.host.routes import default_route_interfaces  # noqa: PLC0415
 
     pools = load(Path(where.device_plugin), where.resource_prefix)
-    return explain(pools, Reader(where.sysfs).read(default_route_interfaces()))
+    return explain(pools, reader(pools, where.sysfs).read(default_route_interfaces()))
 
 
 def _serve(where: NodeConfig) -> None:

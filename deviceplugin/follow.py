@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from deviceplugin.health import Fault, Health
-from deviceplugin.pools import Devices, assign, some
+from deviceplugin.pools import Devices, assign, firmware, reader, some
 from deviceplugin.service import PoolService
 from wirespeed.host.inotify import GONE, FolderWatch
-from wirespeed.host.inventory import Inventory, Reader
+from wirespeed.host.inventory import Inventory
 from wirespeed.host.routes import DefaultRouteEvents, default_route_interfaces
 from wirespeed.host.uevents import DeviceEvents
 
@@ -32,7 +32,7 @@ class Follower:
 
     def __init__(self, services: Sequence[PoolService], sysfs: str) -> None:
         self._services = services
-        self._reader = Reader(sysfs)
+        self._reader = reader([service.pool for service in services], sysfs)
         self._health = Health(sysfs)
         self._inventory = Inventory()
         self._found: dict[str, Devices] = {}
@@ -47,6 +47,7 @@ class Follower:
     def change(self, services: Sequence[PoolService]) -> None:
         """Have these pools from the next look on, which is soon; from any thread."""
         self._services = services
+        self._reader.firmware = firmware(service.pool for service in services)
         self.look_again()
 
     def read(self) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from deviceplugin import config
+from deviceplugin import cdi, config
 from deviceplugin.config import PoolConfig
 from deviceplugin.follow import Follower
 from deviceplugin.kubelet import Kubelet
@@ -44,7 +44,8 @@ class Plugin:
         pools = config.load(Path(where.device_plugin), where.resource_prefix)
         _remove_stale_info(pools, where)
         self._where = where
-        self._services = [PoolService(pool, sysfs=where.sysfs, devinfo=Path(where.devinfo)) for pool in pools]
+        cdi.remove_stale(pools, where)
+        self._services = [_service(pool, where) for pool in pools]
         self._follower = Follower(self._services, where.sysfs)
 
     def look_again(self) -> None:
@@ -97,6 +98,16 @@ class Plugin:
             kubelet.follow(ended.fileno())
             following.result()
             waiter.join()
+
+
+def _service(pool: PoolConfig, where: NodeConfig) -> PoolService:
+    return PoolService(
+        pool,
+        sysfs=where.sysfs,
+        devinfo=Path(where.devinfo),
+        specs=cdi.specs(pool, where),
+        annotate=where.cdi_annotations,
+    )
 
 
 def _close_after(stop: threading.Event, ender: socket.socket) -> None:

@@ -5,14 +5,44 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from deviceplugin.config import PoolConfig
-from wirespeed.host.inventory import Inventory, NetDevice
+from deviceplugin.selectors import Selectors
+from wirespeed.host.firmware import Firmware
+from wirespeed.host.inventory import Inventory, NetDevice, Reader
 
 Devices = dict[str, NetDevice]  # by PCI address
 
 
 def fits(pool: PoolConfig, device: NetDevice) -> bool:
     """Whether one of the pool's selectors takes the device."""
-    return not pool.selectors or any(not selectors.refusal(device) for selectors in pool.selectors)
+    return taken_by(pool, device) is not None
+
+
+def taken_by(pool: PoolConfig, device: NetDevice) -> Selectors | None:
+    """The first of the pool's selectors that takes the device, which says what is given with it."""
+    if device.kind != pool.kind:
+        return None
+    return next((each for each in pool.selectors or (Selectors(),) if not each.refusal(device)), None)
+
+
+def refusal(pool: PoolConfig, device: NetDevice) -> str:
+    """Why the pool does not take the device: what does not fit each of its selectors."""
+    if device.kind != pool.kind:
+        return f"deviceType: {device.kind} is not {pool.kind}"
+    return " and ".join(selectors.refusal(device) for selectors in pool.selectors)
+
+
+def firmware(pools: Iterable[PoolConfig]) -> Firmware:
+    """What to ask the NICs' firmware for: what the pools' selectors look at, for each answer takes time."""
+    selectors = [each for pool in pools for each in pool.selectors]
+    return Firmware(
+        wants_profiles=any(each.ddp_profiles for each in selectors),
+        wants_rdma=any(each.is_rdma for each in selectors),
+    )
+
+
+def reader(pools: Iterable[PoolConfig], sysfs: str) -> Reader:
+    """A reader of the devices that knows what the pools' selectors look at."""
+    return Reader(sysfs, firmware(pools))
 
 
 def assign(pools: Sequence[PoolConfig], inventory: Inventory) -> dict[str, Devices]:
@@ -26,7 +56,7 @@ def assign(pools: Sequence[PoolConfig], inventory: Inventory) -> dict[str, Devic
 
 
 def explain(pools: Sequence[PoolConfig], inventory: Inventory) -> str:
-    """A table of every network device: the pool that it is in, or why it is in none."""
+    """A table of every device: the pool that it is in, or why it is in none."""
     by_device = {address: resource for resource, devices in assign(pools, inventory).items() for address in devices}
     rows = [("DEVICE", "DRIVER", "FUNCTION", "POOL")]
     for address in sorted({*inventory.devices, *inventory.left_out}):
@@ -52,7 +82,4 @@ def some(addresses: Iterable[str]) -> str:
 
 
 def _refusals(pools: Sequence[PoolConfig], device: NetDevice) -> str:
-    return "; ".join(
-        f"{pool.resource} {' and '.join(selectors.refusal(device) for selectors in pool.selectors)}"
-        for pool in pools
-    )
+    return "; ".join(f"{pool.resource} {refusal(pool, device)}" for pool in pools)

@@ -20,7 +20,7 @@ _PART = re.compile(r"(\d{1,5})(?:-(\d{1,5}))?")
 
 @dataclass(frozen=True, kw_only=True)
 class Selectors:
-    """What a device must be: one of the values of each key that has any."""
+    """What a device must be: one of the values of each key that has any. `need_vhost_net` takes every device."""
 
     vendors: frozenset[str] = frozenset()  # four lower-case hex digits
     devices: frozenset[str] = frozenset()  # four lower-case hex digits
@@ -29,6 +29,12 @@ class Selectors:
     pf_names: Functions = field(default_factory=dict)  # by the PF's interface
     root_devices: Functions = field(default_factory=dict)  # by the PF's PCI address
     link_types: frozenset[str] = frozenset()  # "ether", "infiniband"
+    acpi_indexes: frozenset[str] = frozenset()
+    ddp_profiles: frozenset[str] = frozenset()
+    pkeys: frozenset[str] = frozenset()  # four lower-case hex digits behind 0x
+    is_rdma: bool = False  # and their RDMA devices' nodes are given with them
+    need_vhost_net: bool = False  # /dev/vhost-net and /dev/net/tun are given with them
+    vdpa_type: str = ""  # "virtio", "vhost": the node of a vdpa device of this type is given with it
 
     def refusal(self, device: NetDevice) -> str:
         """The first key that does not fit and why, "" when the device fits."""
@@ -37,7 +43,12 @@ class Selectors:
             ("devices", self.devices, device.device),
             ("drivers", self.drivers, device.driver),
             ("pciAddresses", self.pci_addresses, device.address),
+            ("acpiIndexes", self.acpi_indexes, device.acpi_index),
             ("linkTypes", self.link_types, device.link_type),
+            ("ddpProfiles", self.ddp_profiles, device.ddp_profile),
+            ("pKeys", self.pkeys, device.pkey),
+            ("isRdma", {"an RDMA device"} if self.is_rdma else (), "an RDMA device" if device.has_rdma else ""),
+            ("vdpaType", {self.vdpa_type} if self.vdpa_type else (), device.vdpa_driver),
         )
         for key, wanted, value in values:
             if wanted and value not in wanted:

@@ -11,9 +11,11 @@ from typing import Any
 
 import grpc
 
-from deviceplugin import allocation, preference
+from deviceplugin import allocation, pools, preference
+from deviceplugin.cdi import Specs
 from deviceplugin.config import PoolConfig
 from deviceplugin.health import Fault
+from deviceplugin.info import device_info
 from deviceplugin.pools import Devices, fits, some
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.host.inventory import NetDevice, Reader
@@ -35,8 +37,12 @@ class PoolService:
     The methods named as the protocol names them are called by gRPC.
     """
 
-    def __init__(self, pool: PoolConfig, *, sysfs: str, devinfo: Path) -> None:
+    def __init__(
+        self, pool: PoolConfig, *, sysfs: str, devinfo: Path, specs: Specs | None = None, annotate: bool = False
+    ) -> None:
+        """With `specs` the devices are given by CDI; with `annotate` they are named in annotations."""
         self.pool = pool
+        self._specs, self._annotate = specs, annotate
         self.endpoint = ""  # the path of its socket, once it is served
         self._sysfs, self._devinfo = sysfs, devinfo
         self._changed = threading.Condition()
@@ -63,6 +69,7 @@ class PoolService:
     def update(self, devices: Devices, faults: Mapping[str, Fault]) -> None:
         """Take these devices as the pool's, Unhealthy those with a fault; the kubelet is told what changes."""
         faults = {key: fault for key, fault in faults.items() if key in devices}
+        self._offer_by_cdi(devices)
         with self._changed:
             came, went = devices.keys() - self._devices.keys(), self._devices.keys() - devices.keys()
             shown, before = self._shown(), self._faults
@@ -117,12 +124,14 @@ class PoolService:
         return dp.PreferredAllocationResponse(container_responses=answers)
 
     def Allocate(self, request: Any, context: Any) -> Any:  # noqa: N802
-        reader = Reader(self._sysfs)
+        reader = pools.reader([self.pool], self._sysfs)
         answers = []
         try:
             for asked in request.container_requests:
                 devices = [self._allocatable(key, reader, context) for key in asked.devices_ids]
-                answers.append(allocation.answer(self.pool, devices, self._sysfs))
+                answers.append(
+                    allocation.answer(self.pool, devices, self._sysfs, self._specs, annotate=self._annotate)
+                )
                 for device in devices:
                     self._write_info(device)
                 with self._changed:
@@ -217,15 +226,25 @@ class PoolService:
         if isinstance(device, str):
             raise CniError(Code.DEVICE, f"{where}: not in this pool any more: {device}")
         if not fits(self.pool, device):
-            reasons = " and ".join(selectors.refusal(device) for selectors in self.pool.selectors)
-            raise CniError(Code.DEVICE, f"{where}: not in this pool any more: {reasons}")
+            reason = pools.refusal(self.pool, device)
+            raise CniError(Code.DEVICE, f"{where}: not in this pool any more: {reason}")
         if not is_member:
             raise CniError(Code.DEVICE, f"{where}: not in this pool any more")
         return device
 
     def _write_info(self, device: NetDevice) -> None:
         file = deviceinfo.dp_file(self._devinfo, self.pool.resource, device.address)
-        deviceinfo.write(file, deviceinfo.pci_info(device.address, pf_pci_address=device.pf))
+        info = device_info(self.pool, device, self._sysfs)
+        if info is not None:
+            deviceinfo.write(file, info)
+
+    def _offer_by_cdi(self, devices: Devices) -> None:
+        """Before the kubelet knows of them. What cannot be written is tried again when a device is asked for."""
+        try:
+            if self._specs:
+                self._specs.offer(self.pool, devices)
+        except CniError as error:
+            log.error("%s", error.msg)  # noqa: TRY400 — no traceback for a full disk
 
     def _refuse(self, context: Any, error: CniError) -> None:
         log.error("%s", error.msg)

@@ -71,6 +71,9 @@ class NodeConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True, rename
     vhost: VhostConfig = VhostConfig()
     device_plugin: str = ""  # the device plugin's configuration file; "" runs none
     resource_prefix: str = "intel.com"  # for pools that name none
+    cdi: bool = False  # containers get the pools' devices by CDI; a pool may say otherwise
+    cdi_dir: str = "/var/run/cdi"  # where the runtime reads CDI specifications
+    cdi_annotations: bool = False  # name CDI devices in annotations, for a kubelet or runtime without cdi_devices
     autoconf: AutoconfConfig | None = None  # {} writes the runtime's CNI configuration, with all defaults
     readiness_indicator_file: str = ""  # the file that the primary plugin makes when it is ready; "" waits for none
     follow_networks: bool = False  # attach and detach networks of pods that run as their annotation changes

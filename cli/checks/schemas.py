@@ -178,13 +178,21 @@ _SELECTOR: Mapping[str, Schema] = {
     "pfNames": _POOL_NAMES,
     "rootDevices": _POOL_NAMES,
     "linkTypes": _list({"enum": ["ether", "infiniband"]}),
+    "acpiIndexes": _list(_text("[0-9]{1,10}")),
+    "ddpProfiles": _list(_text(minLength=1)),
+    "pKeys": _list(_text(rf"(?:0[xX])?{_HEX}{{4}}")),
+    "auxTypes": _list({"const": "sf"}),
+    "isRdma": {"type": "boolean"},
+    "needVhostNet": {"type": "boolean"},
+    "vdpaType": {"enum": ["", "virtio", "vhost"]},
 }
 _SELECTORS = {"$ref": "#/$defs/selectors"}
 _POOL: Mapping[str, Schema] = {
     "resourceName": _text("[a-zA-Z0-9_-]+"),
     "resourcePrefix": _text(),
-    "deviceType": _text(),
+    "deviceType": {"enum": ["", "netDevice", "accelerator", "auxNetDevice"]},
     "excludeTopology": {"type": "boolean"},
+    "cdi": {"type": "boolean"},
     "selectors": {"anyOf": [_SELECTORS, _list(_SELECTORS, minItems=1)]},
     "additionalInfo": {
         "type": "object",

@@ -71,16 +71,18 @@ def test_vfio_vfs_with_additional_info_and_a_group_without_iommu(sysfs: FakeSysf
     ]
 
 
-def test_uio_vf_has_its_node_at_the_first_allocation_and_uio_pci_generic_none(sysfs: FakeSysfs) -> None:
+def test_uio_vfs_have_their_nodes_at_the_first_allocation(sysfs: FakeSysfs) -> None:
     sysfs.device("0000:03:02.4", driver="igb_uio")
     sysfs.uio("0000:03:02.4", 7)
+    sysfs.device("0000:03:02.5", driver="uio_pci_generic")
+    sysfs.uio("0000:03:02.5", 8)
     devices = [netdev("0000:03:02.4", "igb_uio"), netdev("0000:03:02.5", "uio_pci_generic")]
     told = answer(PoolConfig(resource="intel.com/uio"), devices, str(sysfs.root))
     assert told.envs["PCIDEVICE_INTEL_COM_UIO_INFO"] == (
         '{"0000:03:02.4":{"generic":{"deviceID":"0000:03:02.4"},"uio":{"mount":"/dev/uio7"}},'
-        '"0000:03:02.5":{"generic":{"deviceID":"0000:03:02.5"}}}'
+        '"0000:03:02.5":{"generic":{"deviceID":"0000:03:02.5"},"uio":{"mount":"/dev/uio8"}}}'
     )
-    assert nodes(told) == [("/dev/uio7", "/dev/uio7", "rw")]
+    assert nodes(told) == [("/dev/uio7", "/dev/uio7", "rw"), ("/dev/uio8", "/dev/uio8", "rw")]
 
 
 def test_devices_are_named_in_the_order_of_the_request(sysfs: FakeSysfs) -> None:
@@ -101,7 +103,7 @@ def test_additional_info_of_all_devices_counts_for_each_and_its_own_more(sysfs: 
     assert extra == {"bla": "bla", "test": "test1"}
 
 
-@pytest.mark.parametrize("driver", ["vfio-pci", "igb_uio", "uio"])
+@pytest.mark.parametrize("driver", ["vfio-pci", "igb_uio", "uio", "uio_pci_generic"])
 def test_device_without_its_drivers_node_is_refused(sysfs: FakeSysfs, driver: str) -> None:
     sysfs.device("0000:03:02.4", driver=driver)
     with pytest.raises(CniError, match=r"device 0000:03:02\.4: on ") as caught:

@@ -1,4 +1,4 @@
-"""The node's PCI network devices: what each is, and why those that must not be given away are left out.
+"""The node's network devices and accelerators: what each is, and why some must not be given away.
 
 One pass over sysfs with few system calls a device: 2,048 VFs take a tenth of a second.
 """
@@ -8,21 +8,31 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+
+from wirespeed.host.firmware import Firmware
 
 _LINK_TYPES = {"1": "ether", "32": "infiniband"}  # ARPHRD_ETHER, ARPHRD_INFINIBAND of linux/if_arp.h
 _PCI = re.compile(r"[0-9a-f]{4,}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]")
 _UPLINK = re.compile(r"p\d+")  # phys_port_name of a switchdev uplink; representors have pfNvfM
-_NETWORK_CLASS = 0x02
+_AUXILIARY = re.compile(r"\S+\.(\S+)\.\d+")  # linux/auxiliary_bus.h: <module>.<type>.<number>
+NETWORK, ACCELERATOR, AUXILIARY = "netDevice", "accelerator", "auxNetDevice"
+_KINDS = {0x02: NETWORK, 0x12: ACCELERATOR}  # by the class of the PCI device
+_SCALABLE_FUNCTION = "sf"
 
 
 @dataclass(frozen=True, kw_only=True)
 class NetDevice:
-    """A PCI network device that may be given to a pod.
+    """A device that may be given to a pod: a PCI network device, an accelerator or a scalable function.
 
     `vendor` and `device` are four lower-case hex digits; `driver` is the bound one; `numa_node` is -1 where
     none is known; `iommu_group` is its number or ""; `pf` is the PF's address, `pf_name` its interface and
     `vf_index` the VF's number there, "", "" and -1 for what is no VF; `link_type` is "ether", "infiniband" or "".
+    `pkey` is the first one of an InfiniBand device, as sysfs has it; `rdma` are its RDMA devices, and `has_rdma`
+    is also true when they cannot be seen from here; `vdpa` is its vdpa device, `vdpa_driver` "virtio" or "vhost".
+
+    A scalable function has its name on the auxiliary bus as `address`, its number as `vf_index`; vendor, device,
+    driver and NUMA node are its PF's.
     """
 
     address: str
@@ -35,6 +45,17 @@ class NetDevice:
     pf_name: str = ""
     vf_index: int = -1
     link_type: str = ""
+    kind: str = NETWORK  # "netDevice", "accelerator", "auxNetDevice"
+    acpi_index: str = ""
+    pkey: str = ""
+    rdma: tuple[str, ...] = ()
+    has_rdma: bool = False
+    vdpa: str = ""
+    vdpa_driver: str = ""
+    ddp_profile: str = ""
+
+
+_UNKNOWN = NetDevice(address="", vendor="", device="", driver="")
 
 
 @dataclass(frozen=True)
@@ -52,74 +73,171 @@ class _Pf:
     vfs: dict[str, int]  # the VFs' numbers by address
 
 
+@dataclass(frozen=True)
+class _Seen:
+    """What is read of the whole node before its devices are; `alone` when no other device is read with it."""
+
+    routes: dict[str, str]  # why devices below a default route are left out
+    vdpa: dict[str, tuple[str, str]]
+    functions: dict[str, str]
+    alone: bool = False
+    pfs: dict[str, _Pf] = field(default_factory=dict)
+
+
 class Reader:
     """Reads the inventory from `sysfs`, a mount of it (sees the interfaces of the namespace it was mounted in).
 
-    It remembers the link type of a device whose interface has moved into a pod.
+    It remembers what cannot be seen of a device whose interface has moved into a pod. What `firmware` is not asked
+    for is not known.
     """
 
-    def __init__(self, sysfs: str = "/sys") -> None:
+    def __init__(self, sysfs: str = "/sys", firmware: Firmware | None = None) -> None:
         self._net = f"{sysfs}/class/net"
         self._pci = f"{sysfs}/bus/pci/devices"
-        self._link_types: dict[str, str] = {}
+        self._auxiliary = f"{sysfs}/bus/auxiliary/devices"
+        self._vdpa = f"{sysfs}/bus/vdpa/devices"
+        self.firmware = firmware or Firmware()
+        self._known: dict[str, NetDevice] = {}
 
     def read(self, default_routes: Iterable[str] = ()) -> Inventory:
-        """All PCI network controllers, by address; `default_routes` are the interfaces with such a route."""
-        routes = self._carriers(default_routes)
+        """All devices, by address; `default_routes` are the interfaces with such a route."""
+        self.firmware.forget()
+        seen = _Seen(self._carriers(default_routes), self._vdpa_devices(), self._functions())
         found = Inventory()
-        pfs: dict[str, _Pf] = {}
-        for address in sorted(_names(self._pci)):
-            device = self._read(address, pfs, routes)
+        for address in [*sorted(_names(self._pci)), *sorted(seen.functions)]:
+            device = self._read(address, seen)
             if isinstance(device, str):
                 found.left_out[address] = device
             elif device is not None:
                 found.devices[address] = device
-        self._link_types = {key: device.link_type for key, device in found.devices.items()}
+        self._known = found.devices
         return found
 
     def read_one(self, address: str) -> NetDevice | str | None:
-        """The device as it is now: None where there is no network device, the reason why it must be left out.
+        """The device as it is now: None where there is none, the reason why it must be left out.
 
         Default routes are not looked at.
         """
-        return self._read(address, None, {})
+        return self._read(address, _Seen({}, self._vdpa_devices(), self._functions(), alone=True))
 
-    def _read(self, address: str, pfs: dict[str, _Pf] | None, routes: dict[str, str]) -> NetDevice | str | None:
-        """Read a device; `pfs` remembers the PFs of those read before, None: no other one will be read."""
+    def _read(self, address: str, seen: _Seen) -> NetDevice | str | None:
+        if address in seen.functions:
+            return self._read_function(address, seen.functions[address], seen)
         path = f"{self._pci}/{address}"
-        try:
-            if int(_text(f"{path}/class"), 16) >> 16 != _NETWORK_CLASS:
-                return None
-        except ValueError:  # gone, or no class that could be read
+        kind = self._kind(address)
+        if not kind:
             return None
         pf_address = _link(f"{path}/physfn")
-        if address in routes:
-            return routes[address]
-        if not pf_address and (vfs := self._vfs(address)):
-            return f"a PF with {len(vfs)} VFs"
         driver = _link(f"{path}/driver")
-        if not driver:
-            return "no driver is bound"
-        pf = None
-        if pf_address and pfs is None:
-            pf = self._pf(pf_address, self._vf(pf_address, address) or self._vfs(pf_address))
-        elif pf_address and pfs is not None:
-            pf = pfs.get(pf_address) or pfs.setdefault(pf_address, self._pf(pf_address, self._vfs(pf_address)))
-        return NetDevice(
-            address=address,
-            vendor=_hex(f"{path}/vendor"),
-            device=_hex(f"{path}/device"),
-            driver=driver,
-            numa_node=_number(f"{path}/numa_node"),
-            iommu_group=_link(f"{path}/iommu_group"),
-            pf=pf_address,
-            pf_name=pf.name if pf else "",
-            vf_index=pf.vfs.get(address, -1) if pf else -1,
-            # A VF's is always that of its PF, and that can still be seen when the VF is on vfio-pci or in a pod.
-            link_type=(pf.link_type if pf else "")
-            or self._link_type(self._interfaces(address))
-            or self._link_types.get(address, ""),
+        if reason := self._reason(address, driver, is_vf=bool(pf_address), seen=seen):
+            return reason
+        pf = self._pf_of(pf_address, address, seen) if pf_address else None
+        return self._with_others(
+            NetDevice(
+                address=address,
+                vendor=_hex(f"{path}/vendor"),
+                device=_hex(f"{path}/device"),
+                driver=driver,
+                numa_node=_number(f"{path}/numa_node"),
+                iommu_group=_link(f"{path}/iommu_group"),
+                pf=pf_address,
+                pf_name=pf.name if pf else "",
+                vf_index=pf.vfs.get(address, -1) if pf else -1,
+                # A VF's is always that of its PF, which can be seen when the VF is on vfio-pci or in a pod too.
+                link_type=(pf.link_type if pf else "")
+                or self._link_type(self._interfaces(address))
+                or self._before(address).link_type,
+                kind=kind,
+                acpi_index=_text(f"{path}/acpi_index"),
+                ddp_profile=self.firmware.profile(address, pf_address),
+            ),
+            path,
+            seen,
         )
+
+    def _read_function(self, name: str, pf_address: str, seen: _Seen) -> NetDevice | str | None:
+        """A scalable function, which the auxiliary bus has under its PF."""
+        path = f"{self._pci}/{pf_address}"
+        if self._kind(pf_address) != NETWORK:
+            return None
+        if name in seen.routes:
+            return seen.routes[name]
+        if not (driver := _link(f"{path}/driver")):
+            return "no driver is bound to its PF"
+        pf = self._pf(pf_address, {})
+        return self._with_others(
+            NetDevice(
+                address=name,
+                vendor=_hex(f"{path}/vendor"),
+                device=_hex(f"{path}/device"),
+                driver=driver,
+                numa_node=_number(f"{path}/numa_node"),
+                pf=pf_address,
+                pf_name=pf.name,
+                vf_index=_number(f"{self._auxiliary}/{name}/sfnum"),
+                link_type=self._link_type(_names(f"{self._auxiliary}/{name}/net")) or pf.link_type,
+                kind=AUXILIARY,
+            ),
+            f"{self._auxiliary}/{name}",
+            seen,
+        )
+
+    def _kind(self, address: str) -> str:
+        """The kind of a PCI device, "" for what is of no kind: gone, or without a class that could be read."""
+        try:
+            return _KINDS.get(int(_text(f"{self._pci}/{address}/class"), 16) >> 16, "")
+        except ValueError:
+            return ""
+
+    def _reason(self, address: str, driver: str, *, is_vf: bool, seen: _Seen) -> str:
+        """Why a PCI device must be left out."""
+        if address in seen.routes:
+            return seen.routes[address]
+        if not is_vf and (vfs := self._vfs(address)):
+            return f"a PF with {len(vfs)} VFs"
+        if count := sum(pf == address for pf in seen.functions.values()):
+            return f"a PF with {count} scalable functions"
+        return "" if driver else "no driver is bound"
+
+    def _with_others(self, device: NetDevice, path: str, seen: _Seen) -> NetDevice:
+        """The device with the RDMA and vdpa devices that are made of it."""
+        names = tuple(_names(f"{path}/infiniband"))
+        pkey = ""
+        if names and device.link_type == "infiniband":
+            pkey = _text(f"{path}/infiniband/{names[0]}/ports/1/pkeys/0")
+        before = self._before(device.address)
+        if not names and before.rdma and before.driver == device.driver and not _names(f"{path}/net"):
+            names, pkey = before.rdma, before.pkey  # it has moved into a pod with the interface
+        has_rdma = bool(names) or self.firmware.has_rdma(device.address)
+        vdpa, driver = seen.vdpa.get(device.address, ("", ""))
+        if not has_rdma and not vdpa:
+            return device
+        return replace(device, rdma=names, pkey=pkey, has_rdma=has_rdma, vdpa=vdpa, vdpa_driver=driver)
+
+    def _before(self, address: str) -> NetDevice:
+        return self._known.get(address, _UNKNOWN)
+
+    def _functions(self) -> dict[str, str]:
+        """The PFs of the scalable functions, by these."""
+        found = {}
+        for name in _names(self._auxiliary):
+            match = _AUXILIARY.fullmatch(name)
+            if match and match[1] == _SCALABLE_FUNCTION:
+                found[name] = _parent(f"{self._auxiliary}/{name}")
+        return found
+
+    def _vdpa_devices(self) -> dict[str, tuple[str, str]]:
+        """The first vdpa device of each device that has one, and that one's driver."""
+        found: dict[str, tuple[str, str]] = {}
+        for name in _names(self._vdpa):
+            path = f"{self._vdpa}/{name}"
+            found.setdefault(_parent(path), (name, _link(f"{path}/driver").removesuffix("_vdpa")))
+        return found
+
+    def _pf_of(self, pf: str, vf: str, seen: _Seen) -> _Pf:
+        if seen.alone:
+            return self._pf(pf, self._vf(pf, vf) or self._vfs(pf))
+        return seen.pfs.get(pf) or seen.pfs.setdefault(pf, self._pf(pf, self._vfs(pf)))
 
     def _pf(self, address: str, vfs: dict[str, int]) -> _Pf:
         names = self._interfaces(address)
@@ -164,7 +282,7 @@ class Reader:
         return _LINK_TYPES.get(_text(f"{self._net}/{names[0]}/type"), "") if names else ""
 
     def _carriers(self, default_routes: Iterable[str]) -> dict[str, str]:
-        """What the PCI devices below the interfaces carry, by address: through bonds, bridges, VLANs as well."""
+        """What the devices below the interfaces carry, by address: through bonds, bridges, VLANs as well."""
         found: dict[str, str] = {}
         seen: set[str] = set()
         for top in sorted(default_routes):
@@ -176,7 +294,8 @@ class Reader:
                 seen.add(name)
                 pending += self._lower(name)
                 device = os.path.realpath(f"{self._net}/{name}/device")
-                if addresses := _PCI.findall(device):
+                last = device.rpartition("/")[2]
+                if addresses := [last] if _AUXILIARY.fullmatch(last) else _PCI.findall(device):
                     what = "a default route" if name == top else f"the default route of {top}"
                     found[addresses[-1]] = f"its interface {name} carries {what}"
         return found
@@ -219,6 +338,11 @@ def _link(path: str) -> str:
         return os.readlink(path).rpartition("/")[2]
     except OSError:
         return ""
+
+
+def _parent(path: str) -> str:
+    """The name of the device that the device at `path`, a symlink of a bus, is a child of."""
+    return os.path.basename(os.path.dirname(os.path.realpath(path)))
 
 
 def _routing_id(address: str) -> int:

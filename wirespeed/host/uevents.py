@@ -1,4 +1,4 @@
-"""The kernel's notices of PCI devices and their network interfaces that came, went or changed (uevents)."""
+"""The kernel's notices of PCI devices, and of what is made of them, that came, went or changed (uevents)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 _NETLINK_KOBJECT_UEVENT = 15
 _FROM_KERNEL = 1  # the multicast group; udevd sends its own to group 2
-_SUBSYSTEM = re.compile(rb"\0SUBSYSTEM=(pci|net)\0")
+_SUBSYSTEM = re.compile(rb"\0SUBSYSTEM=(pci|net|auxiliary|vdpa|infiniband)\0")
 _DEVPATH = re.compile(rb"\0DEVPATH=([^\0]*)\0")
 _ADDRESS = re.compile(r"/([0-9a-f]{4,}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7])(?=/)")
 
@@ -17,6 +17,8 @@ _ADDRESS = re.compile(r"/([0-9a-f]{4,}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7])(?=/)")
 @dataclass
 class Changes:
     """PCI addresses: of the devices that came, went or changed, and of those whose interfaces did.
+
+    Scalable functions and vdpa devices count as the device that they are made of, RDMA devices as interfaces.
 
     With `lost`, there were more notices than fit, and it may have been any device.
     """
@@ -71,4 +73,4 @@ def _add(changes: Changes, data: bytes) -> None:
     subsystem, path = _SUBSYSTEM.search(data), _DEVPATH.search(data)
     addresses = _ADDRESS.findall(path[1].decode(errors="replace") + "/") if subsystem and path else []
     if subsystem and addresses:
-        (changes.devices if subsystem[1] == b"pci" else changes.interfaces).add(addresses[-1])
+        (changes.interfaces if subsystem[1] in {b"net", b"infiniband"} else changes.devices).add(addresses[-1])

@@ -37,16 +37,27 @@ def devices(path: Path, uid: str) -> dict[str, list[str]]:
         raise CniError(
             Code.INVALID_CONFIG, f"{path}: expected the pod's UID, got none: it is what devices go by here"
         )
+    found: dict[str, set[str]] = {}
+    for entry in _entries(path):
+        if entry.uid == uid:
+            found.setdefault(entry.resource, set()).update(*entry.devices.values())
+    return {resource: sorted(ids) for resource, ids in found.items()}
+
+
+def in_use(path: Path) -> dict[str, set[str]]:
+    """Ids of all devices that pods have, by resource name. Raises CniError: IO_FAILURE, DECODING_FAILURE."""
+    found: dict[str, set[str]] = {}
+    for entry in _entries(path):
+        found.setdefault(entry.resource, set()).update(*entry.devices.values())
+    return found
+
+
+def _entries(path: Path) -> list[_Entry]:
     try:
         text = path.read_bytes()
     except OSError as error:
         raise CniError(Code.IO_FAILURE, f"{path}: {error.strerror}") from error
     try:
-        entries = msgspec.json.decode(text, type=_File).data.entries or ()
+        return msgspec.json.decode(text, type=_File).data.entries or []
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise CniError(Code.DECODING_FAILURE, f"{path}: not a checkpoint of the kubelet: {error}") from error
-    found: dict[str, set[str]] = {}
-    for entry in entries:
-        if entry.uid == uid:
-            found.setdefault(entry.resource, set()).update(*entry.devices.values())
-    return {resource: sorted(ids) for resource, ids in found.items()}

@@ -19,6 +19,13 @@ def pci_info(address: str, **more: str) -> dict[str, Any]:
     return {"type": "pci", "version": VERSION, "pci": pci}
 
 
+def vdpa_info(parent: str, driver: str, **more: str) -> dict[str, Any]:
+    """The device-info object of the vdpa device `parent` on `driver`, "vhost" or "virtio"; `more` as above."""
+    vdpa = {"parent-device": parent, "driver": driver}
+    vdpa |= {key.replace("_", "-"): value for key, value in more.items() if value}
+    return {"type": "vdpa", "version": VERSION, "vdpa": vdpa}
+
+
 def vhost_user_info(mode: str, path: str) -> dict[str, Any]:
     """The device-info object of a vhost-user interface: `mode` is the application's, "client" or "server"; `path`
     is where it finds or makes the socket.

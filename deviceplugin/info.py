@@ -1,0 +1,42 @@
+"""Device-info files of allocated devices (NPWG device-info specification 1.1.0)."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from deviceplugin.config import PoolConfig
+from deviceplugin.pools import taken_by
+from deviceplugin.selectors import Selectors
+from wirespeed.host.inventory import NETWORK, NetDevice
+from wirespeed.host.pci import PciDevice
+from wirespeed.host.vdpa import vhost_node
+from wirespeed.kube import deviceinfo
+
+
+def device_info(pool: PoolConfig, device: NetDevice, sysfs: str) -> dict[str, Any] | None:
+    """The object for a device of the pool: of type vdpa where a selector with vdpaType took it, else of type pci.
+
+    None for what the specification has no type for: accelerators and scalable functions.
+    """
+    if device.kind != NETWORK:
+        return None
+    selectors = taken_by(pool, device) or Selectors()
+    pf = {"pf_pci_address": device.pf, "representor_device": representor(device, sysfs)}
+    if selectors.vdpa_type:
+        node = vhost_node(sysfs, device.vdpa) if selectors.vdpa_type == "vhost" else ""
+        return deviceinfo.vdpa_info(device.vdpa, selectors.vdpa_type, path=node, pci_address=device.address, **pf)
+    rdma = ",".join(device.rdma) if selectors.is_rdma else ""
+    return deviceinfo.pci_info(device.address, rdma_device=rdma, **pf)
+
+
+def representor(device: NetDevice, sysfs: str) -> str:
+    """The interface that stands for a VF on the embedded switch of its PF in switchdev mode, "" without one."""
+    if device.vf_index < 0:
+        return ""
+    pf = PciDevice(device.pf, Path(sysfs))
+    name = re.compile(rf"(c\d+)?pf\d+vf{device.vf_index}")
+    netdevs = pf.netdevs
+    ports = {each: pf.attribute(f"net/{each}/phys_port_name") for each in netdevs} if len(netdevs) > 1 else {}
+    return next((each for each, port in ports.items() if name.fullmatch(port)), "")

@@ -1,0 +1,28 @@
+"""What a container gets with a device: each provider adds its part of what is told, and its nodes."""
+
+from __future__ import annotations
+
+from deviceplugin.config import PoolConfig
+from deviceplugin.pools import taken_by
+from deviceplugin.providers import extra, rdma, uio, vdpa, vfio, vhostnet
+from deviceplugin.providers.part import Asked, Node, Part, Provider
+from deviceplugin.selectors import Selectors
+from wirespeed.host.inventory import NetDevice
+
+__all__ = ["Node", "Part", "parts"]
+
+_PROVIDERS: tuple[Provider, ...] = (
+    vfio.provide,
+    uio.provide,
+    rdma.provide,
+    vdpa.provide,
+    vhostnet.provide,
+    extra.provide,
+)
+
+
+def parts(pool: PoolConfig, device: NetDevice, sysfs: str) -> list[Part]:
+    """What the providers add for a device of the pool. Raises CniError(DEVICE) as they do."""
+    asked = Asked(device=device, selectors=taken_by(pool, device) or Selectors(), pool=pool, sysfs=sysfs)
+    found = [Part("generic", {"deviceID": device.address})]
+    return found + [part for provide in _PROVIDERS if (part := provide(asked)) is not None]

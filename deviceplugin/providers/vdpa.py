@@ -1,0 +1,19 @@
+"""Devices that a selector with vdpaType "vhost" took: the node of their vdpa device."""
+
+from __future__ import annotations
+
+from deviceplugin.providers.part import Asked, Part, same
+from wirespeed.cni.errors import CniError, Code
+from wirespeed.host.vdpa import vhost_node
+
+
+def provide(asked: Asked) -> Part | None:
+    """One of type virtio is an interface, and has no node."""
+    if asked.selectors.vdpa_type != "vhost":
+        return None
+    node = vhost_node(asked.sysfs, asked.device.vdpa)
+    if not node:
+        raise CniError(
+            Code.DEVICE, f"device {asked.device.address}: vdpa device {asked.device.vdpa} without a vhost-vdpa node"
+        )
+    return Part("vdpa", {"mount": node}, (same(node),))

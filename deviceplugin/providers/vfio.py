@@ -1,0 +1,34 @@
+"""Devices on vfio-pci, or on a vendor's own vfio driver: the container and the IOMMU group's node."""
+
+from __future__ import annotations
+
+import os
+
+from deviceplugin.providers.part import Asked, Node, Part, names, same, text
+from wirespeed.cni.errors import CniError, Code
+
+_CONTAINER = "/dev/vfio/vfio"
+
+
+def provide(asked: Asked) -> Part | None:
+    """Without an IOMMU, the kernel calls the group's node otherwise; DPDK looks for it under the usual name."""
+    device = asked.device
+    if device.driver != "vfio-pci" and not os.path.isdir(f"{asked.path}/vfio-dev"):
+        return None
+    if not device.iommu_group:
+        raise CniError(Code.DEVICE, f"device {device.address}: on {device.driver} without an IOMMU group")
+    node = f"/dev/vfio/{device.iommu_group}"
+    told = {"dev-mount": node, "mount": _CONTAINER}
+    if text(f"{asked.path}/iommu_group/name") == "vfio-noiommu":
+        return Part("vfio", told, (same(_CONTAINER), (node, f"/dev/vfio/noiommu-{device.iommu_group}")))
+    return Part("vfio", told, (same(_CONTAINER), same(node), *_character_devices(asked)))
+
+
+def _character_devices(asked: Asked) -> list[Node]:
+    """The device's own node, and iommufd that it is used with, where the kernel is built with them."""
+    found = [
+        name for name in names(f"{asked.path}/vfio-dev") if os.path.exists(f"{asked.path}/vfio-dev/{name}/dev")
+    ]
+    if not found or not os.path.exists(f"{asked.sysfs}/class/misc/iommu"):
+        return []
+    return [same(f"/dev/vfio/devices/{name}") for name in found] + [same("/dev/iommu")]

@@ -1,0 +1,119 @@
+"""What devlink and ddptool tell of NICs that sysfs does not: DDP profiles, and whether RDMA is switched on."""
+
+from __future__ import annotations
+
+import json
+import logging
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+_PROFILE = "fw.app.name"  # linux/devlink.h: DEVLINK_INFO_VERSION_GENERIC_FW_APP_NAME
+_NO_PROFILE = 8  # ddptool's exit status for a NIC without one
+_TIMEOUT = 30.0  # seconds: a NIC whose firmware does not answer must not stop everything
+
+
+@dataclass
+class Firmware:
+    """Asks only for what is wanted, each program once, and keeps the answers: NICs answer slowly."""
+
+    wants_profiles: bool = False
+    wants_rdma: bool = False
+    _of_ddptool: dict[str, str] = field(default_factory=dict)
+
+    def profile(self, address: str, pf: str) -> str:
+        """The DDP profile loaded for a device, from itself, from its PF or by ddptool; "" for none or unwanted."""
+        if not self.wants_profiles:
+            return ""
+        found = self._profiles.get(address) or self._profiles.get(pf)
+        if found:
+            return found
+        if address not in self._of_ddptool:
+            self._of_ddptool[address] = _by_ddptool(address)
+        return self._of_ddptool[address]
+
+    def has_rdma(self, address: str) -> bool:
+        """Whether the device's RDMA is switched on: in a pod of its own, its RDMA device cannot be seen."""
+        return self.wants_rdma and address in self._rdma
+
+    def forget(self) -> None:
+        """Ask again."""
+        self.__dict__.pop("_profiles", None)
+        self.__dict__.pop("_rdma", None)
+        self._of_ddptool.clear()
+
+    @cached_property
+    def _profiles(self) -> Mapping[str, str]:
+        return profiles(_devlink("dev", "info").get("info", {}))
+
+    @cached_property
+    def _rdma(self) -> frozenset[str]:
+        return rdma_enabled(_devlink("dev", "param", "show").get("param", {}))
+
+
+def profiles(info: Mapping[str, Any]) -> dict[str, str]:
+    """The DDP profiles by PCI address, of what `devlink -j dev info` has under `info`."""
+    running = {handle: device.get("versions", {}).get("running", {}) for handle, device in info.items()}
+    return {
+        handle.removeprefix("pci/"): versions[_PROFILE]
+        for handle, versions in running.items()
+        if _PROFILE in versions
+    }
+
+
+def rdma_enabled(params: Mapping[str, Any]) -> frozenset[str]:
+    """The PCI addresses whose `enable_rdma` is on, of what `devlink -j dev param show` has under `param`."""
+    return frozenset(
+        handle.removeprefix("pci/")
+        for handle, found in params.items()
+        for param in found
+        if param["name"] == "enable_rdma" and any(value.get("value") is True for value in param["values"])
+    )
+
+
+def profile_of_ddptool(status: int, output: str) -> str:
+    """The profile that `ddptool -l -a -j -s <address>` names, "" for none. Raises ValueError."""
+    if status == _NO_PROFILE:
+        return ""
+    if status:
+        raise ValueError(f"exit status {status}")
+    try:
+        inventory = json.loads(output)["DDPInventory"]
+        name = (inventory[0] if isinstance(inventory, list) else inventory)["DDPpackage"]["name"]
+    except (LookupError, TypeError, RecursionError) as error:
+        raise ValueError(f"expected DDPInventory.DDPpackage.name, got {output[:60]!r}") from error
+    if not isinstance(name, str):
+        raise ValueError(f"expected a name as DDPInventory.DDPpackage.name, got {name!r}")
+    return name
+
+
+def _by_ddptool(address: str) -> str:
+    try:
+        done = _run("ddptool", "-l", "-a", "-j", "-s", address)
+        return profile_of_ddptool(done.returncode, done.stdout)
+    except FileNotFoundError:
+        return ""
+    except (OSError, ValueError, subprocess.TimeoutExpired) as error:
+        log.warning("ddptool for %s: %s", address, error)
+        return ""
+
+
+def _devlink(*arguments: str) -> dict[str, Any]:
+    """Its JSON answer; {} where there is none, which is a warning."""
+    try:
+        done = _run("devlink", "-j", *arguments)
+        answer = json.loads(done.stdout or "{}")
+    except (OSError, ValueError, subprocess.TimeoutExpired) as error:
+        log.warning("devlink %s: %s", " ".join(arguments), error)
+        return {}
+    if done.returncode:
+        log.warning("devlink %s: exit status %d: %s", " ".join(arguments), done.returncode, done.stderr.strip())
+    return answer if isinstance(answer, dict) else {}
+
+
+def _run(*command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=_TIMEOUT, check=False)
