@@ -21,6 +21,8 @@ from play.kubelet import Kubelet
 from tests.node.calling import DONE, Events, Gate, until
 from tests.node.conftest import PATIENCE
 from tests.node.pods import Config, Pod, World
+from tests.node.test_hotplug import refused as attach_refused
+from tests.node.test_hotplug import run as attach
 from wirespeed.cni.errors import Code
 from wirespeed.kube import deviceinfo, rpc
 from wirespeed.kube.proto import deviceplugin_pb2 as dp
@@ -351,6 +353,22 @@ def test_master_and_a_network_of_the_pod_share_one_allocator(world: World, kubel
     world.add(pod, config)
     given = [(environ["CNI_IFNAME"], config["deviceID"]) for environ, config in world.calls("taker", "ADD")]
     assert given[::2] == [("eth0", "0000:03:02.2"), ("net1", "0000:03:02.3"), ("net2", "0000:03:02.1")]
+
+
+def test_network_that_is_attached_later_gets_a_device_that_is_left(world: World, kubelet: Kubelet) -> None:
+    device_network(world, "vfs")
+    pod = world.pod("p", [{"name": "vfs", "deviceID": "0000:03:02.2"}])
+    kubelet.allocate("default", "p", "main", VFS, 2)
+    world.add(pod)
+    assert attach(world, "attach", "p", "vfs") == "net2"
+    given = [config["deviceID"] for _, config in world.calls("taker", "ADD")][::2]
+    assert given == ["0000:03:02.2", "0000:03:02.1"]
+    assert "no device of resource intel.com/vfs is left" in attach_refused(world, "attach", "p", "vfs")
+    assert attach(world, "detach", "p", "net1") == "net1"
+    assert attach(world, "attach", "p", "vfs") == "net1"
+    assert world.calls("taker", "ADD")[-1][1]["deviceID"] == "0000:03:02.2"
+    assert world.call("DEL", pod) == DONE
+    assert world.nothing_left(pod)
 
 
 @pytest.mark.parametrize(
