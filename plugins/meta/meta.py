@@ -149,10 +149,12 @@ class Meta:
 
     def _device_info(self, delegate: Delegate) -> dict[str, object] | None:
         """What the plugin wrote of the device, or else the device plugin."""
-        if not delegate.device:
+        if not delegate.device_info_file:
             return None
-        theirs = deviceinfo.dp_file(self._devinfo, delegate.resource, delegate.device)
-        return deviceinfo.read(Path(delegate.device_info_file)) or deviceinfo.read(theirs)
+        made = deviceinfo.read(Path(delegate.device_info_file))
+        if made or not delegate.device:
+            return made
+        return deviceinfo.read(deviceinfo.dp_file(self._devinfo, delegate.resource, delegate.device))
 
     def undone(self, request: Request, error: BaseException, rows: Sequence[Attachment]) -> CniError:
         """Undo these attachments of a call that failed; the error to tell, which names what could not be undone."""

@@ -230,10 +230,7 @@ class Resolver:
     ) -> Delegate:
         source, asked = each.source, each.asked
         runtime = {**(config.runtime_config if source.master else {}), **asked.runtime_config()}
-        file = ""
-        if device:
-            file = str(deviceinfo.cni_file(self.devinfo, source.label, request.container_id, ifname))
-            runtime |= {"deviceID": device, "CNIDeviceInfoFile": file}
+        runtime |= {"deviceID": device} if device else {}
         delegate = Delegate(
             configuration=config.name,
             request_ifname=request.ifname,
@@ -252,13 +249,20 @@ class Resolver:
             cni_args=asked.cni_args,
             resource=resource,
             device=device,
-            device_info_file=file,
             default_route=asked.default_route,
         )
         try:
+            # Without a device too, a plugin may say what it made: a vhost-user port.
+            if device or takes(self.chain, delegate.network(), "CNIDeviceInfoFile"):
+                delegate = self._with_device_info(delegate, request.container_id)
             return self._with_arguments(delegate, asked, config.lenient_capabilities)
         except CniError as error:
             raise error.prefixed(delegate.where) from error
+
+    def _with_device_info(self, delegate: Delegate, container: str) -> Delegate:
+        file = str(deviceinfo.cni_file(self.devinfo, delegate.label, container, delegate.ifname))
+        runtime = {**delegate.runtime_config, "CNIDeviceInfoFile": file}
+        return msgspec.structs.replace(delegate, runtime_config=runtime, device_info_file=file)
 
     def _with_arguments(self, delegate: Delegate, asked: Selection, lenient: Sequence[str]) -> Delegate:
         """What it would not be given otherwise in CNI_ARGS: addresses for an IPAM that reads them there, and what

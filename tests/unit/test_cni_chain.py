@@ -194,7 +194,7 @@ class Unmakable(dict[str, Any]):
 def test_delete_of_a_plugin_that_cannot_be_made_leaves_the_others_theirs() -> None:
     plugin = Recorder()
     chain = Chain(Unmakable(a=plugin, c=plugin))
-    with pytest.raises(CniError, match="plugin b: RuntimeError: not b") as failed:
+    with pytest.raises(CniError, match="plugin b: cannot be made: RuntimeError: not b") as failed:
         chain.delete(load_network(conflist("a", "b", "c")), ATTACHMENT, {"mac": "02::1"})
     assert failed.value.code == Code.INTERNAL
     assert plugin.calls == ["DEL c", "DEL a"]

@@ -172,6 +172,19 @@ def test_sriov_of_this_process_gets_device_info_and_mac_without_declaring_capabi
     assert chain.capabilities({**plugin, "ipam": {"type": "static"}}) >= {"ips"}
 
 
+def test_plugin_that_makes_device_info_itself_is_told_where_without_a_device(
+    plan: Callable[..., list[Delegate]],
+) -> None:
+    declared = {"type": "other", "capabilities": {"CNIDeviceInfoFile": True}}
+    _, fast, third, plain = plan(
+        "fast,third,plain", {"fast": {"type": "userspace"}, "third": declared, "plain": BRIDGE}
+    )
+    for each in (fast, third):
+        assert each.device_info_file == f"/devinfo/cni/ns-{each.raw['name']}-c1_{each.ifname}"
+        assert each.runtime_config == {"CNIDeviceInfoFile": each.device_info_file}
+    assert (plain.device_info_file, plain.runtime_config) == ("", {})
+
+
 def test_device_that_is_asked_for_by_id_is_not_given_to_an_earlier_network(
     plan: Callable[..., list[Delegate]],
 ) -> None:

@@ -82,11 +82,15 @@ class Chain:
         """What of a runtimeConfig the plugin of this configuration is given.
 
         What it declares, and what a plugin of this process reads anyway, unless it declares that it shall not.
+        Raises CniError(INTERNAL) for a plugin of this process that cannot be made.
         """
         declared = plugin.get("capabilities") or {}
         wanted = frozenset(key for key, flag in declared.items() if flag is True)
         if plugin["type"] in self._builtin:
-            builtin = self._builtin[plugin["type"]]
+            try:
+                builtin = self._make(plugin["type"])
+            except CniError as error:
+                raise _of_plugin(error, plugin) from error
             if isinstance(builtin, Capable):
                 wanted |= builtin.capabilities(plugin) - declared.keys()
         return wanted
@@ -106,9 +110,9 @@ class Chain:
             except CniError as error:
                 raise _of_plugin(error, plugin) from error
 
-    def _make(self, kind: str) -> None:
+    def _make(self, kind: str) -> Plugin:
         try:
-            _ = self._builtin[kind]
+            return self._builtin[kind]
         except Exception as error:
             log.exception("plugin %s", kind)
             raise CniError(Code.INTERNAL, f"cannot be made: {type(error).__name__}: {error}") from error

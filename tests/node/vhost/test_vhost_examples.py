@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,6 +29,15 @@ def rundir() -> Iterator[Path]:
     yield RUNDIR
     if not there:
         RUNDIR.rmdir()
+
+
+def device_info(pods: Path, name: str) -> dict[str, Any]:
+    """The device-info of net1 in a pod's network-status; its socket is where the container has it."""
+    pod = next(pod for pod in json.loads(pods.read_text())["items"] if pod["metadata"]["name"] == name)
+    status = json.loads(pod["metadata"]["annotations"]["k8s.v1.cni.cncf.io/network-status"])
+    info: dict[str, Any] = next(entry for entry in status if entry["interface"] == "net1")["device-info"]
+    assert info[info["type"]]["path"].startswith("/var/lib/cni/usrspcni/")
+    return info
 
 
 def test_packets_arrive_through_the_switch_and_over_the_link(
@@ -57,4 +68,6 @@ def test_packets_arrive_through_the_switch_and_over_the_link(
     for pod, way in (("sink", "RX"), ("source", "TX"), ("link-sink", "RX"), ("link-source", "TX")):
         said = (tmp_path / f"out/logs/default_{pod}_testpmd.log").read_text()
         assert max(map(int, re.findall(rf"{way}-packets: (\d+)", said)), default=0) == PACKETS, said
+    assert device_info(tmp_path / "out/pods.json", "sink")["vhost-user"]["mode"] == "server"
+    assert device_info(tmp_path / "out/pods.json", "link-sink")["memif"]["role"] == "master"
     assert switch.vsctl("list-br").split() == ["br0"]
