@@ -381,8 +381,8 @@ class Vhost:
     def _finish_removals(self, *, deadline: float) -> None:
         """Make good the removals of switches that were down, as far as they are back."""
         down: set[str] = set()
-        for claim in self._journal.claims():
-            if claim.plugin == PLUGIN and claim.step == _REMOVING and claim.record["engine"] not in down:
+        for claim in self._journal.claims(step=_REMOVING):
+            if claim.plugin == PLUGIN and claim.record["engine"] not in down:
                 try:
                     self._give_back(claim, deadline=deadline)
                 except CniError as error:

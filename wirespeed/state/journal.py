@@ -275,9 +275,9 @@ class Journal:
         """The device of a container's interface."""
         return next(iter(self._claims("WHERE container = ? AND ifname = ?", container, ifname)), None)
 
-    def claims(self) -> list[DeviceClaim]:
-        """All owned devices."""
-        return self._claims("")
+    def claims(self, *, step: str = "") -> list[DeviceClaim]:
+        """All owned devices, or those that are at a step."""
+        return self._claims("WHERE step = ?", step) if step else self._claims("")
 
     def _claims(self, where: str, *values: str) -> list[DeviceClaim]:
         rows = self._read(
