@@ -50,7 +50,7 @@ def _serve(config: NodeConfig) -> int:
             died = threading.Event()
             with (
                 _metrics(node) as observe,
-                _signals(server := Server(node, listener, path, observe)),
+                _signals(server := Server(node, listener, path, observe), node.hang_up),
                 _beside("device plugin", _device_plugin(node), died, server.stop),
                 _beside("writer of the CNI configuration", autoconf, died, server.stop),
                 _beside("follower of annotations", _follower(node), died, server.stop),
@@ -85,8 +85,8 @@ def _warm_up(node: Node) -> None:
 
 
 @contextmanager
-def _signals(server: Server) -> Iterator[None]:
-    """SIGTERM and SIGINT stop the server, and a second one the process. SIGHUP is kept for later use."""
+def _signals(server: Server, hang_up: Callable[[], None]) -> Iterator[None]:
+    """SIGTERM and SIGINT stop the server, and a second one the process. SIGHUP reads configurations again."""
 
     def end(number: int, _: FrameType | None) -> None:
         if number in seen:
@@ -98,7 +98,7 @@ def _signals(server: Server) -> Iterator[None]:
     signal.set_wakeup_fd(server.waker.fileno(), warn_on_full_buffer=False)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, end)
-    signal.signal(signal.SIGHUP, lambda *_: log.info("SIGHUP has no meaning yet"))
+    signal.signal(signal.SIGHUP, lambda *_: hang_up())
     try:
         yield
     finally:

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--pools",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="The device plugin's configuration file, instead of the one that the agent's names.",
+    type=click.Path(path_type=Path),
+    help="The device plugin's configuration file (or the folder of one a node), instead of the one that the "
+    "agent's names.",
 )
 @click.option("--resource-prefix", help="Prefix of the pools that name none, instead of the agent's.")
 @click.option("--dry-run", is_flag=True, help="Show the pool of each device, or why it is in none, and end.")
@@ -77,11 +78,11 @@ def _where(config: Path | None, pools: Path | None, prefix: str | None) -> NodeC
 
 
 def _table(where: NodeConfig) -> str:
-    from deviceplugin.config import load  # noqa: PLC0415 — see cli.main
+    from deviceplugin.config import load_of  # noqa: PLC0415 — see cli.main
     from deviceplugin.pools import explain, reader  # noqa: PLC0415
     from wirespeed.host.routes import default_route_interfaces  # noqa: PLC0415
 
-    pools = load(Path(where.device_plugin), where.resource_prefix)
+    pools = load_of(where)
     return explain(pools, reader(pools, where.sysfs).read(default_route_interfaces()))
 
 
@@ -105,4 +106,6 @@ def _serve(where: NodeConfig) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, end)
-    run(Node(where), stop)
+    node = Node(where)
+    signal.signal(signal.SIGHUP, lambda *_: node.hang_up())
+    run(node, stop)

@@ -18,6 +18,7 @@ from wirespeed.cni.errors import CniError, Code
 from wirespeed.host import pci
 from wirespeed.host.inventory import ACCELERATOR, AUXILIARY, NETWORK
 from wirespeed.kube import resources
+from wirespeed.node import Node, NodeConfig
 
 log = logging.getLogger(__name__)
 
@@ -81,6 +82,21 @@ class PoolConfig:
     health: frozenset[str] = frozenset(REASONS)
     packed: bool = False  # a container's devices are taken from few PFs, else spread over them
     hugepages: int = 0  # KiB; 0: they do not count
+
+
+def file_of(where: NodeConfig) -> Path:
+    """The node's file: `devicePlugin`, or where that is a folder the one in it that has the node's name."""
+    path = Path(where.device_plugin)
+    return path / Node(where).name if path.is_dir() else path
+
+
+def load_of(where: NodeConfig) -> list[PoolConfig]:
+    """The node's pools; none where `devicePlugin` is a folder without a file for this node. Raises as `load`."""
+    path = file_of(where)
+    if path.parent == Path(where.device_plugin) and not path.exists():
+        log.info("no pools: there is no file %s", path)
+        return []
+    return load(path, where.resource_prefix)
 
 
 def load(path: Path, prefix: str) -> list[PoolConfig]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import select
 from collections.abc import Sequence
 from pathlib import Path
 
-from deviceplugin import sockets
 from deviceplugin.registrar import Registrar
 from deviceplugin.service import PoolService
 from deviceplugin.sockets import Socket
@@ -31,12 +32,20 @@ class Kubelet:
         registry = folder / "plugins_registry"
         self._finds_us = registry.is_dir()
         self._folder = registry if self._finds_us else folder / "device-plugins"
-        self._threads = sockets.threads(len(services))
-        self._pools = [
-            Socket(service, self._folder, self._threads, asked_by_kubelet=self._finds_us) for service in services
-        ]
+        self._pools = self.sockets(services)
+        self._next: list[Socket] | None = None
+        self._asked = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._watch = _watch(self._folder)
         self._registrar = None if self._finds_us else Registrar(self._folder / "kubelet.sock")
+
+    def sockets(self, services: Sequence[PoolService]) -> list[Socket]:
+        """Sockets for the services, not served yet. Raises CniError(INVALID_CONFIG) for too long a name."""
+        return [Socket(service, self._folder, asked_by_kubelet=self._finds_us) for service in services]
+
+    def change(self, pools: Sequence[Socket]) -> None:
+        """Serve these instead, made by `sockets` just now; those of a service that is served already go on."""
+        self._next = list(pools)
+        os.eventfd_write(self._asked, 1)
 
     def serve(self) -> None:
         """Serve all pools, and have them registered if the kubelet is there."""
@@ -58,26 +67,45 @@ class Kubelet:
         if self._registrar:
             self._registrar.close()
         self._watch.close()
-        for pool in self._pools:
-            pool.service.end()
-        for ended in [pool.close() for pool in self._pools]:
-            if ended:
-                ended.wait()
-        self._threads.shutdown()
+        _end(self._pools)
+        os.close(self._asked)
 
     def _wait(self, ended: int) -> list[int]:
         """Until something may have to be done; which files are readable."""
         poller = select.poll()
-        poller.register(ended, select.POLLIN)
-        poller.register(self._watch, select.POLLIN)
+        for file in (ended, self._asked, self._watch.fileno()):
+            poller.register(file, select.POLLIN)
         if self._registrar:
             poller.register(self._registrar, select.POLLIN)
         return [file for file, _ in poller.poll(self._registrar.timeout() if self._registrar else None)]
 
+    def _take_change(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self._asked)
+        new, self._next = self._next, None
+        if new is None:
+            return
+        served = {pool.service: pool for pool in self._pools}
+        pools = [served.get(pool.service, pool) for pool in new]
+        _end([pool for pool in self._pools if pool not in pools])  # before another one takes its path
+        self._pools = pools
+
     def _update(self) -> None:
+        self._take_change()
         anew = [pool for pool in self._pools if pool.keep()]
         if self._registrar:
             self._registrar.update(self._pools, anew)
+
+
+def _end(pools: Sequence[Socket]) -> None:
+    """Remove the sockets; let the calls that run finish for half a second, and end their threads."""
+    for pool in pools:
+        pool.service.end()
+    for ended in [pool.close() for pool in pools]:
+        if ended:
+            ended.wait()
+    for pool in pools:
+        pool.release()
 
 
 def _watch(folder: Path) -> FolderWatch:

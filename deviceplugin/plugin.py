@@ -17,7 +17,9 @@ from deviceplugin import cdi, config
 from deviceplugin.config import PoolConfig
 from deviceplugin.follow import Follower
 from deviceplugin.kubelet import Kubelet
+from deviceplugin.reload import Reloader, content
 from deviceplugin.service import PoolService
+from wirespeed.cni.errors import CniError
 from wirespeed.host import pci
 from wirespeed.kube import deviceinfo
 from wirespeed.metrics import Family
@@ -33,6 +35,7 @@ def run(node: Node, stop: threading.Event) -> None:
     """
     plugin = Plugin(node.config)
     node.metrics.append(plugin.figures)
+    node.hangups.append(plugin.read_again)
     plugin.run(stop)
 
 
@@ -41,16 +44,23 @@ class Plugin:
 
     def __init__(self, where: NodeConfig) -> None:
         self._began = time.monotonic()
-        pools = config.load(Path(where.device_plugin), where.resource_prefix)
-        _remove_stale_info(pools, where)
+        self._file = config.file_of(where)
+        text = content(self._file)
+        pools = config.load_of(where)
         self._where = where
+        _remove_stale_info(pools, where)
         cdi.remove_stale(pools, where)
         self._services = [_service(pool, where) for pool in pools]
         self._follower = Follower(self._services, where.sysfs)
+        self._reloader = Reloader(self._file, text, self._reload)
 
     def look_again(self) -> None:
         """Have the node's devices read again, as after a notice of the kernel; from any thread, while it runs."""
         self._follower.look_again()
+
+    def read_again(self) -> None:
+        """Have the configuration's file read again; from any thread or a signal's handler, while it runs."""
+        self._reloader.ask()
 
     def figures(self) -> Iterator[Family]:
         """The pools' devices and what was given of them (`wirespeed.metrics`)."""
@@ -80,8 +90,9 @@ class Plugin:
         """Serve the pools until `stop` is set; once."""
         with contextlib.ExitStack() as end:
             end.callback(self._follower.close)
+            end.callback(self._reloader.close)
             self._follower.read()
-            kubelet = Kubelet(self._services, Path(self._where.kubelet))
+            self._kubelet = kubelet = Kubelet(self._services, Path(self._where.kubelet))
             end.callback(kubelet.close)
             kubelet.serve()
             fields = {"pools": len(self._services), "ms": (time.monotonic() - self._began) * 1000}
@@ -91,13 +102,44 @@ class Plugin:
             end.callback(ended.close)
             waiter = threading.Thread(target=_close_after, args=(stop, ender), name="deviceplugin end", daemon=True)
             waiter.start()
-            threads = end.enter_context(ThreadPoolExecutor(1, thread_name_prefix="deviceplugin devices"))
+            threads = end.enter_context(ThreadPoolExecutor(2, thread_name_prefix="deviceplugin follower"))
             end.callback(ender.close)
-            following = threads.submit(self._follower.follow, ended.fileno())
-            following.add_done_callback(lambda _: ender.close())  # one of the two fails: the other ends
+            followers = [
+                threads.submit(follow, ended.fileno()) for follow in (self._follower.follow, self._reloader.follow)
+            ]
+            for following in followers:
+                following.add_done_callback(lambda _: ender.close())  # one of them fails: the others end
             kubelet.follow(ended.fileno())
-            following.result()
+            for following in followers:
+                following.result()
             waiter.join()
+
+    def _reload(self) -> None:
+        """Read the configuration's file and have its pools, or none of them: a wrong one changes nothing."""
+        served = {service.pool.resource: service for service in self._services}
+        try:
+            pools = config.load_of(self._where)
+            services = [_changed(served.get(pool.resource), pool) or _service(pool, self._where) for pool in pools]
+            sockets = self._kubelet.sockets(services)
+        except CniError as error:
+            log.error("refused, the pools stay as they are: %s", error.msg)  # noqa: TRY400 — no traceback for it
+            return
+        for service, pool in zip(services, pools, strict=True):
+            service.pool = pool
+        for service in self._services:
+            if service not in services:  # what it had may be given to another pool from here on
+                service.update({}, {})
+        self._services = services
+        self._kubelet.change(sockets)
+        self._follower.change(services)
+        log.info("the configuration is read anew", extra={"fields": {"pools": len(pools), "file": self._file}})
+
+
+def _changed(service: PoolService | None, pool: PoolConfig) -> PoolService | None:
+    """The service that can go on with the pool as it is now; None where it must be made anew."""
+    if service and (service.pool.kind, service.pool.cdi) == (pool.kind, pool.cdi):
+        return service
+    return None
 
 
 def _service(pool: PoolConfig, where: NodeConfig) -> PoolService:

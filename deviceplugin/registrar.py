@@ -6,7 +6,7 @@ import contextlib
 import logging
 import socket
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -65,12 +65,16 @@ class Registrar:
         self._waker.close()
         self._woken.close()
 
-    def update(self, pools: Iterable[Socket], anew: Iterable[Socket]) -> None:
-        """Register those of the pools that this kubelet does not know; those served `anew` it knows no more."""
+    def update(self, pools: Collection[Socket], anew: Iterable[Socket]) -> None:
+        """Register those of the pools that this kubelet does not know; those served `anew` it knows no more.
+
+        Pools that are no more among them are forgotten.
+        """
         with contextlib.suppress(BlockingIOError):
             self._woken.recv(1 << 16)
         self._see_kubelet()
-        for pool in anew:
+        known = self._registered | self._calls.keys() | self._failed.keys()
+        for pool in (*anew, *(pool for pool in known if pool not in pools)):
             self._registered.discard(pool)
             self._failed.pop(pool, None)
             if call := self._calls.pop(pool, None):

@@ -48,6 +48,7 @@ class PoolService:
         self._changed = threading.Condition()
         self._devices: Devices = {}
         self._faults: dict[str, Fault] = {}
+        self._listed: list[tuple[str, int, bool]] = []  # what the kubelet sees
         self._offered: set[str] = set()  # every address that was ever in the pool
         self._version = 0  # of the list that the kubelet sees
         self._streams = 0
@@ -72,10 +73,11 @@ class PoolService:
         self._offer_by_cdi(devices)
         with self._changed:
             came, went = devices.keys() - self._devices.keys(), self._devices.keys() - devices.keys()
-            shown, before = self._shown(), self._faults
+            before = self._faults
             self._devices, self._faults = devices, faults
             self._offered.update(devices)
-            if self._shown() != shown:
+            if (shown := self._shown()) != self._listed:
+                self._listed = shown
                 self._version += 1
                 self._changed.notify_all()
         if came or went:

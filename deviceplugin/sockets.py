@@ -19,7 +19,7 @@ from wirespeed.kube.proto import pluginregistration_pb2 as registration
 log = logging.getLogger(__name__)
 
 _LONGEST = 107  # bytes of a unix socket's path (sun_path of unix(7), and a zero byte)
-_WORKERS = 8  # threads for the calls of all pools that are answered at once
+_WORKERS = 2  # threads for the calls of one pool that are answered at once, beside its ListAndWatch
 _GRACE = 0.5  # seconds for calls to finish when the plugin ends
 
 Identity = tuple[int, int, int]
@@ -34,28 +34,22 @@ def identity(path: Path) -> Identity | None:
     return (status.st_dev, status.st_ino, status.st_mtime_ns) if stat.S_ISSOCK(status.st_mode) else None
 
 
-def threads(pools: int) -> ThreadPoolExecutor:
-    """The threads that serve all calls of that many pools. They are made as calls need them.
-
-    Each pool has a gRPC server of its own, with one thread that takes its calls: a call over a unix socket tells
-    neither the path that it came by nor a host (the peer is "unix:", the authority "localhost"), so a server of
-    several sockets could not tell the pools apart. ListAndWatch holds a thread for as long as the kubelet is there.
-    """
-    return ThreadPoolExecutor(pools * STREAMS + _WORKERS, thread_name_prefix="deviceplugin call")
-
-
 class Socket:
     """A pool's socket: served, served anew after somebody removed it, and removed.
 
     `asked_by_kubelet` is whether the kubelet finds it by itself and asks who it is. One thread at a time.
+
+    Each pool has a gRPC server of its own, with one thread that takes its calls: a call over a unix socket tells
+    neither the path that it came by nor a host (the peer is "unix:", the authority "localhost"), so a server of
+    several sockets could not tell the pools apart. ListAndWatch holds a thread for as long as the kubelet is there.
+    Threads are made as calls need them.
     """
 
-    def __init__(
-        self, service: PoolService, folder: Path, calls: ThreadPoolExecutor, *, asked_by_kubelet: bool
-    ) -> None:
+    def __init__(self, service: PoolService, folder: Path, *, asked_by_kubelet: bool) -> None:
         self.service = service
         self.path = folder / f"{service.pool.resource.replace('/', '_')}.sock"
-        self._calls, self._asked_by_kubelet = calls, asked_by_kubelet
+        self._asked_by_kubelet = asked_by_kubelet
+        self._calls = ThreadPoolExecutor(STREAMS + _WORKERS, thread_name_prefix="deviceplugin call")
         self._server: Any = None
         self._identity: Identity | None = None
         self._taken_by: Identity | None = None
@@ -91,6 +85,10 @@ class Socket:
         """Remove the socket; after `grace` seconds end the calls that run. The event that is set when they have."""
         server, self._server, self._identity = self._server, None, None
         return server.stop(grace) if server else None
+
+    def release(self) -> None:
+        """End its threads, after all calls have ended. It serves no more."""
+        self._calls.shutdown()
 
     def _serve(self) -> None:
         handlers = [rpc.handler(dp.DESCRIPTOR.services_by_name["DevicePlugin"], self.service)]

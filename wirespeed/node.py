@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -69,7 +69,7 @@ class NodeConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True, rename
     devinfo: str = "/var/run/k8s.cni.cncf.io/devinfo"  # device-info files (NPWG device-info spec)
     leases: str = "/var/lib/cni/networks"  # host-local's default data folder
     vhost: VhostConfig = VhostConfig()
-    device_plugin: str = ""  # the device plugin's configuration file; "" runs none
+    device_plugin: str = ""  # the device plugin's configuration file, or a folder of one a node; "" runs none
     resource_prefix: str = "intel.com"  # for pools that name none
     cdi: bool = False  # containers get the pools' devices by CDI; a pool may say otherwise
     cdi_dir: str = "/var/run/cdi"  # where the runtime reads CDI specifications
@@ -129,6 +129,7 @@ class Node:
         self.config = config
         self.once = once
         self.metrics: list[Source] = []  # what parts of the agent tell of themselves
+        self.hangups: list[Callable[[], None]] = []  # what parts do on SIGHUP, within its handler
 
     @cached_property
     def name(self) -> str:
@@ -177,6 +178,11 @@ class Node:
             known = ", ".join(sorted({*self.plugins, *ALIASES}))
             raise CniError(Code.INVALID_CONFIG, f"plugin {kind!r} is not known: expected one of {known}")
         return self.plugins[kind]
+
+    def hang_up(self) -> None:
+        """Have configurations read again, as on SIGHUP."""
+        for part in self.hangups:
+            part()
 
     def close(self) -> None:
         """Close what was opened."""

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from deviceplugin import config as deviceplugin_config
+from deviceplugin import health
 from plugins.meta import config as meta_config
 from plugins.meta import selection
 from plugins.meta.config import MetaConfig
@@ -198,6 +199,9 @@ _POOL: Mapping[str, Schema] = {
         "type": "object",
         "additionalProperties": {"type": "object", "additionalProperties": {"type": "string"}},
     },
+    "health": _list({"enum": list(health.REASONS)}),
+    "allocation": {"enum": ["spread", "packed"]},
+    "hugepages": _text("[1-9][0-9]{0,5}(Ki|Mi|Gi)|"),
 }
 
 _RANGE: Mapping[str, Schema] = dict.fromkeys(ranges.RANGE_KEYS, _text())

@@ -82,12 +82,18 @@ class Place:
             "kubelet": str(self.folder / "kubelet"),
             "devinfo": str(self.folder / "devinfo"),
         }
-        return NodeConfig(device_plugin=str(file), **places, **more)
+        return NodeConfig(**{"device_plugin": str(file), **places, **more})
 
     @contextlib.contextmanager
     def running(self, *pools: dict[str, Any], **more: Any) -> Iterator[Plugin]:
         """A plugin with these pools, from its start to its end; what it raises fails the test."""
-        plugin, stop = Plugin(self.config(*pools, **more)), threading.Event()
+        with self.running_as(self.config(*pools, **more)) as plugin:
+            yield plugin
+
+    @contextlib.contextmanager
+    def running_as(self, config: NodeConfig) -> Iterator[Plugin]:
+        """As `running`, on a node that is configured so."""
+        plugin, stop = Plugin(config), threading.Event()
 
         def run() -> None:
             try:

@@ -145,6 +145,17 @@ def test_killed_plugin_leaves_sockets_that_the_next_one_takes(config: Path, kube
     assert len(list((kubelet.folder / "device-plugins").iterdir())) == 3
 
 
+def test_sighup_has_the_pools_read_again(config: Path, kubelet: Kubelet) -> None:
+    with subprocess.Popen(command("--config", config), cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            kubelet.wait_for("example.org/net", 1, PATIENCE)
+            process.send_signal(signal.SIGHUP)
+            assert process.stderr is not None
+            assert any("INFO the configuration is read anew" in line for line in process.stderr)
+        finally:
+            process.kill()
+
+
 def _healthy(kubelet: Kubelet) -> list[str]:
     return [
         device.ID for devices in kubelet.resources().values() for device in devices if device.health == "Healthy"
@@ -165,6 +176,16 @@ def test_agent_serves_the_pools_over_restarts_of_the_kubelet(
     agent.reader.join(PATIENCE)
     assert not [line for line in agent.log if not LINE.fullmatch(line)]
     assert [path.name for path in (kubelet.folder / "device-plugins").iterdir()] == ["kubelet.sock"]
+
+
+def test_sighup_has_the_agent_read_the_pools_again(
+    agent_process: StartAgent, places: dict[str, Any], kubelet: Kubelet
+) -> None:
+    agent = agent_process(**places)
+    kubelet.wait_for("example.org/net", 1, PATIENCE)
+    agent.process.send_signal(signal.SIGHUP)
+    agent.wait_log("INFO the configuration is read anew", "pools=2")
+    assert agent.stop() == 0
 
 
 def test_agent_with_wrong_pools_says_so_and_ends(agent_process: StartAgent, places: dict[str, Any]) -> None:

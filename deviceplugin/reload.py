@@ -1,0 +1,112 @@
+"""Notices that the pools' configuration is to be read anew: its file has changed, or somebody asks for it."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import select
+from collections.abc import Callable
+from pathlib import Path
+
+from wirespeed.cni import inotify
+from wirespeed.host.inotify import GONE
+
+log = logging.getLogger(__name__)
+
+_LINKS = 40  # as many as the kernel follows
+_CHANGES = inotify.IN_CLOSE_WRITE | inotify.IN_MOVED_TO | inotify.IN_MOVED_FROM | inotify.IN_DELETE
+_WATCHED = _CHANGES | inotify.IN_CREATE | inotify.IN_DELETE_SELF | inotify.IN_MOVE_SELF | inotify.IN_ONLYDIR
+
+
+class Reloader:
+    """Calls `reload` when the file's content is another one than `text` was, and when it is asked to.
+
+    Watched are the folder of the file and those of all links that lead to it: a ConfigMap's file is a link to
+    ..data/<file>, and ..data a link that is replaced when the ConfigMap changes. One thread follows, any may ask.
+    Raises OSError.
+    """
+
+    def __init__(self, file: Path, text: bytes | None, reload: Callable[[], None]) -> None:
+        self._file, self._text, self._reload = file, text, reload
+        self._asked = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._watches: dict[Path, inotify.Watch] = {}
+
+    def ask(self) -> None:
+        """Have the file read whether it has changed or not; also from a signal's handler."""
+        os.eventfd_write(self._asked, 1)
+
+    def follow(self, ended: int) -> None:
+        """Until the descriptor `ended` is readable."""
+        changed = True  # it may have, before anything was watched
+        while True:
+            self._watch()
+            text = content(self._file) if changed else self._text
+            if self._take_asked() or text != self._text:
+                self._text = text
+                self._reload()
+            poller = select.poll()
+            for file in (ended, self._asked, *(watch.fileno() for watch in self._watches.values())):
+                poller.register(file, select.POLLIN)
+            if ended in dict(poller.poll()):
+                return
+            changed = self._take_events()
+
+    def close(self) -> None:
+        """Stop watching."""
+        for watch in self._watches.values():
+            watch.close()
+        self._watches.clear()
+        os.close(self._asked)
+
+    def _watch(self) -> None:
+        """Watch the folders that matter by now. One that is not there is watched once something else happens."""
+        wanted = _folders(self._file)
+        for folder in self._watches.keys() - wanted:
+            self._watches.pop(folder).close()
+        for folder in wanted - self._watches.keys():
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                self._watches[folder] = inotify.Watch(str(folder), _WATCHED)
+
+    def _take_asked(self) -> bool:
+        with contextlib.suppress(BlockingIOError):
+            return os.eventfd_read(self._asked) > 0
+        return False
+
+    def _take_events(self) -> bool:
+        """Whether the file may have other content. One that was just made is not written yet, but a link is."""
+        changed = False
+        for folder, watch in list(self._watches.items()):
+            events = watch.events()
+            changed |= any(
+                event.mask & ~inotify.IN_CREATE or (folder / event.name).is_symlink() for event in events
+            )
+            if any(event.mask & GONE for event in events):
+                self._watches.pop(folder).close()
+                log.warning("folder %s has gone: SIGHUP has its configuration read again", folder)
+        return changed
+
+
+def _folders(file: Path) -> set[Path]:
+    """The folders in which something has to change for another file to be at the path: of it and of each link."""
+    found: set[Path] = set()
+    here, rest, links = Path("/"), list(file.absolute().parts[1:]), 0
+    while rest:
+        name = rest.pop(0)
+        path = here.parent if name == ".." else here / name
+        if path.is_symlink() and links < _LINKS:
+            found.add(here)
+            target, links = path.readlink(), links + 1
+            here = Path("/") if target.is_absolute() else here
+            rest = [*target.parts[target.is_absolute() :], *rest]
+        else:
+            here = path
+    return {*found, here.parent}
+
+
+def content(file: Path) -> bytes | None:
+    """The file's bytes, None where it cannot be read."""
+    try:
+        return file.read_bytes()
+    except OSError:
+        return None
