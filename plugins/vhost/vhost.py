@@ -12,7 +12,7 @@ import logging
 import time
 import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -355,8 +355,7 @@ class Vhost:
         if record["folder"]:
             sockets.clear(Folder(**record["folder"]), record["files"])
         if record["deviceInfo"]:
-            with suppress(FileNotFoundError, NotADirectoryError):
-                Path(record["deviceInfo"]).unlink()
+            deviceinfo.remove(Path(record["deviceInfo"]))
         if down is None:
             self._journal.release(claim)
         else:

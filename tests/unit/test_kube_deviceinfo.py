@@ -82,6 +82,16 @@ def test_what_an_interrupted_write_left_is_no_hindrance(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["file"]
 
 
+def test_what_an_interrupted_write_left_goes_with_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    deviceinfo.write(path, {"a": "b"})
+    (tmp_path / ".file.new").write_text("half")
+    deviceinfo.remove(path)
+    assert os.listdir(tmp_path) == []
+    deviceinfo.remove(path)
+    deviceinfo.remove(tmp_path / "absent/file")
+
+
 @pytest.mark.parametrize(
     "content", [None, b"", b"{", b"[]", b'"text"', b"\xff", b"[" * 100_000], ids=lambda content: repr(content)[:8]
 )

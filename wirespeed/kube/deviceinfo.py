@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -53,11 +54,22 @@ def cni_file(base: Path, network: str, container: str, ifname: str) -> Path:
 def write(path: Path, info: dict[str, Any]) -> None:
     """Write the file atomically, mode 0444, its folder 0755. Raises OSError."""
     path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-    new = path.with_name(f".{path.name}.new")
+    new = _unfinished(path)
     new.unlink(missing_ok=True)
     new.write_text(json.dumps(info, separators=(",", ":")))
     new.chmod(0o444)
     os.replace(new, path)
+
+
+def remove(path: Path) -> None:
+    """Remove the file, if it is there, and what a `write` that was killed has left of it. Raises OSError."""
+    for name in (path, _unfinished(path)):
+        with suppress(FileNotFoundError, NotADirectoryError):
+            name.unlink()
+
+
+def _unfinished(path: Path) -> Path:
+    return path.with_name(f".{path.name}.new")
 
 
 def read(path: Path) -> dict[str, Any] | None:
