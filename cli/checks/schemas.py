@@ -100,6 +100,11 @@ _SRIOV: Mapping[str, Schema] = {
     "min_tx_rate": _number(0, 2**32 - 2),
     "max_tx_rate": _number(0, 2**32 - 2),
     "mtu": _number(68, 65535),
+    "promisc": _SWITCH,
+    "all_multicast": _SWITCH,
+    "queues": _number(1, 1024),
+    "driver": {"anyOf": [_text("[A-Za-z0-9][A-Za-z0-9_-]{0,63}"), _NO_TEXT]},
+    "reset": _SWITCH,
     "ipam": {"type": "object"},
     "runtimeConfig": {"type": "object"},
 }

@@ -28,6 +28,11 @@ KEYS = (
     "min_tx_rate",  # guaranteed rate in Mbit/s, 0 for none
     "max_tx_rate",  # limit in Mbit/s, 0 for none
     "mtu",  # of the VF's netdev, bytes; not in DPDK mode, where the application sets it
+    "promisc",  # "on" or "off" for the VF's netdev; "on" needs trust
+    "all_multicast",  # "on" or "off" for the VF's netdev; "on" needs trust
+    "queues",  # how many channels (queues) the VF's netdev works with
+    "driver",  # what drives the VF in the pod: "vfio-pci", another driver, or "netdevice" for the kernel's own
+    "reset",  # "on" (default) or "off": a function-level reset of a user-space VF before another pod gets it
     "ipam",
     "runtimeConfig",  # mac, ips, deviceID, CNIDeviceInfoFile
 )
@@ -46,20 +51,35 @@ OTHER_KEYS = (
     "cni.dev/valid-attachments",
     "cni.dev/attachments",
 )
+# Keys that others know and no driver of the kernel could obey: no netlink attribute carries them.
+_IMPOSSIBLE = {
+    "vlantrunk": 'key "vlanTrunk": the kernel has no way to give a VF several VLANs; expected "vlan" for one, '
+    'or none and "trust": "on", with the VLANs as interfaces in the pod',
+}
 # What CNI_ARGS may hold: ours, host-local's and the runtime's.
 _ARGS = ("IgnoreUnknown", "MAC", "IP", "GATEWAY")
 _CANONICAL = {key.lower(): key for key in (*KEYS, *OTHER_KEYS)}
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
+_DRIVER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+NETDEVICE = "netdevice"  # as a driver: the one that the kernel chooses
 
 
 @dataclass(frozen=True, kw_only=True)
 class SriovConf:
-    """What an attachment asks of its VF: `settings` for the PF's side, `mac` and `mtu` for the netdev."""
+    """What an attachment asks of its VF: `settings` for the PF's side, `mac` to `queues` for the netdev.
+
+    `driver` is "" for the one that the VF has; `reset` whether a user-space VF is reset when it is given back.
+    """
 
     device: str
     settings: VfSettings
     mac: str | None
     mtu: int | None
+    promisc: bool | None
+    allmulti: bool | None
+    queues: int | None
+    driver: str
+    reset: bool
     device_info_file: str
 
 
@@ -79,6 +99,8 @@ def _canonical(config: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration with its keys as KEYS writes them: the peer reads them in any case."""
     found = {}
     for key, value in config.items():
+        if key.lower() in _IMPOSSIBLE:
+            raise CniError(Code.INVALID_CONFIG, _IMPOSSIBLE[key.lower()])
         known = _CANONICAL.get(key.lower())
         if known is None:
             _unknown(key, own=config.get("type") != "sriov")
@@ -122,6 +144,7 @@ def _parse(request: Request, conf: Mapping[str, Any], devinfo: Path) -> SriovCon
     if not isinstance(device, str) or not pci.ADDRESS.fullmatch(device.lower()):
         raise _wrong("deviceID", "a PCI address like 0000:03:02.0", device)
     mac = _mac(runtime.get("mac") or request.args.get("MAC") or conf.get("mac"))
+    trust = _switch(conf, "trust")
     return SriovConf(
         device=device.lower(),
         settings=VfSettings(
@@ -129,11 +152,16 @@ def _parse(request: Request, conf: Mapping[str, Any], devinfo: Path) -> SriovCon
             **_vlan(conf),
             **_rates(conf),
             spoofchk=_switch(conf, "spoofchk"),
-            trust=_switch(conf, "trust"),
+            trust=trust,
             link_state=_link_state(conf.get("link_state")),
         ),
         mac=mac,
         mtu=_integer(conf, "mtu", 68, 65535),
+        promisc=_trusted_switch(conf, "promisc", trust),
+        allmulti=_trusted_switch(conf, "all_multicast", trust),
+        queues=_integer(conf, "queues", 1, 1024),
+        driver=_driver(conf.get("driver")),
+        reset=_switch(conf, "reset") is not False,
         device_info_file=_device_info_file(runtime.get("CNIDeviceInfoFile"), devinfo),
     )
 
@@ -167,6 +195,22 @@ def _switch(conf: Mapping[str, Any], key: str) -> bool | None:
     if value not in ("on", "off"):
         raise _wrong(key, '"on" or "off"', value)
     return bool(value == "on")
+
+
+def _trusted_switch(conf: Mapping[str, Any], key: str, trust: bool | None) -> bool | None:
+    """What a NIC gives only to a VF that is trusted: to one that is not, it would be on without effect."""
+    value = _switch(conf, key)
+    if value and not trust:
+        raise CniError(Code.INVALID_CONFIG, f'key "{key}": "on" needs "trust": "on"')
+    return value
+
+
+def _driver(value: object) -> str:
+    if value is None or value == "":
+        return ""
+    if not isinstance(value, str) or not _DRIVER.fullmatch(value):
+        raise _wrong("driver", f'the name of a driver like "vfio-pci", or "{NETDEVICE}"', value)
+    return value
 
 
 def _link_state(value: object) -> int | None:

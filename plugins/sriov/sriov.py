@@ -11,20 +11,20 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from plugins.sriov import addressing
 from plugins.sriov import conf as configuration
 from plugins.sriov import vf as vfs
-from plugins.sriov.conf import SriovConf
+from plugins.sriov.conf import NETDEVICE, SriovConf
 from plugins.sriov.vf import Vf
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.plugin import Result
 from wirespeed.cni.request import Request
-from wirespeed.host import announce, netns
-from wirespeed.host.pci import PciDevice
+from wirespeed.host import announce, ethtool, netns
+from wirespeed.host.pci import USERSPACE_DRIVERS, PciDevice
 from wirespeed.host.rtnl import Link, NetlinkError, Rtnl, VfSettings
 from wirespeed.ipam import Ipam
 from wirespeed.kube import deviceinfo
@@ -35,6 +35,10 @@ from wirespeed.state.locks import device_lock
 log = logging.getLogger(__name__)
 
 PLUGIN = "sriov"
+
+# Keys of the configuration that the VF's netdev gets: as fields of the configuration, and of Link.
+_NETDEV_KEYS = {"mac": "mac", "mtu": "mtu", "promisc": "promisc", "all_multicast": "allmulti", "queues": "queues"}
+_OF_THE_NETDEV = tuple(key for key in _NETDEV_KEYS if key != "mac")  # a VF without one has none of these
 
 # Seconds that undoing a failed ADD may take, its deadline having perhaps passed.
 _UNDO_TIME = 10.0
@@ -66,10 +70,12 @@ class Sriov:
                 Rtnl() as host,
             ):
                 self._free_from_dead_owner(request, conf.device)
-                vf = vfs.find(host, PciDevice(conf.device, self._sysfs))
-                _check_mode(request, conf, vf)
+                vf = vfs.find(host, PciDevice(conf.device, self._sysfs), rebinding=bool(conf.driver))
+                _check_mode(request, conf, vf.where, has_netdev=_to_be_netdev(conf, vf))
                 claim = self._claim(request, conf, vf, ns)
                 with self._undone_on_failure(request, claim):
+                    if conf.driver:
+                        claim, vf = self._rebind(request, conf, vf, host, claim)
                     result = self._attach(request, conf, vf, ns, host)
                     self._journal.advance(claim, "attached")
                 return result
@@ -89,9 +95,10 @@ class Sriov:
         self._ipam.check(request)
         with netns.opened(request.netns) as ns, _kernel_refusals(f"device {conf.device}"), Rtnl() as host:
             device = PciDevice(conf.device, self._sysfs)
-            wanted = claim.record["wanted"]
-            wrong = vfs.drift(host, device, claim.record["before"], VfSettings(**wanted["settings"]))
-            if claim.record["before"]["link"] is not None:
+            before, given = claim.record["before"], claim.record.get("given") or {}
+            wanted = VfSettings(**claim.record["wanted"]["settings"])
+            wrong = vfs.drift(host, device, before["pf"], given.get("driver", before["driver"]), wanted)
+            if given.get("netdev", before["link"] is not None):
                 wrong += _netdev_drift(claim, ns, request.config.get("prevResult") or {})
         if wrong:
             raise CniError(Code.DRIFT, f"device {conf.device} of {request.ifname}: {', '.join(wrong)}")
@@ -146,12 +153,29 @@ class Sriov:
             record={
                 "network": request.name,
                 "before": vfs.snapshot(vf),
-                "wanted": {"settings": asdict(conf.settings), "mac": conf.mac, "mtu": conf.mtu},
+                "wanted": {
+                    "settings": asdict(conf.settings),
+                    **{key: getattr(conf, key) for key in _NETDEV_KEYS.values()},
+                },
                 "deviceInfo": conf.device_info_file,
+                "reset": conf.reset,
+                # None: it keeps its driver, else the driver_override that was before it got another.
+                "override": vf.device.attribute("driver_override") if conf.driver else None,
             },
         )
         self._journal.claim(claim)
         return claim
+
+    def _rebind(
+        self, request: Request, conf: SriovConf, vf: Vf, host: Rtnl, claim: DeviceClaim
+    ) -> tuple[DeviceClaim, Vf]:
+        """The VF on the driver that is asked for, and its claim, which then says so."""
+        vf = vfs.rebound(host, vf, "" if conf.driver == NETDEVICE else conf.driver)
+        _check_mode(request, conf, vf.where, has_netdev=vf.link is not None)
+        given = {"driver": vf.driver, "netdev": vf.link is not None}
+        claim = replace(claim, record={**claim.record, "given": given})
+        self._journal.advance(claim, "bound", claim.record)
+        return claim, vf
 
     def _attach(self, request: Request, conf: SriovConf, vf: Vf, ns: netns.NetNs, host: Rtnl) -> Result:
         # Addresses first: they cost nothing to give back. dhcp alone needs the interface to be there.
@@ -164,7 +188,10 @@ class Sriov:
         if vf.link is None:
             return _result(interface | _dpdk_facts(conf, vf), given)
         request.check_deadline()
-        vfs.move_in(host, vf, vf.link, ns, ifname=request.ifname, mac=conf.mac, mtu=conf.mtu)
+        if conf.queues is not None:
+            vfs.set_queues(vf, vf.link, conf.queues)
+        flags = {"promisc": conf.promisc, "allmulti": conf.allmulti}
+        vfs.move_in(host, vf, vf.link, ns, ifname=request.ifname, mac=conf.mac, mtu=conf.mtu, **flags)
         vfs.settle(host, vf, rest)
         with Rtnl(netns_fd=ns.fd) as inside:
             link = _moved(inside, vf, request.ifname)
@@ -214,12 +241,19 @@ class Sriov:
 
     def _restore(self, claim: DeviceClaim, *, deadline: float) -> None:
         timeout = max(0.0, min(deadline - time.monotonic(), vfs.RETURN_TIMEOUT))
-        where = claim.netns, claim.identity
+        record = claim.record
         with _kernel_refusals(f"device {claim.device}: restoring it"):
-            vfs.restore(PciDevice(claim.device, self._sysfs), claim.record["before"], where, timeout=timeout)
+            vfs.restore(
+                PciDevice(claim.device, self._sysfs),
+                record["before"],
+                (claim.netns, claim.identity),
+                timeout=timeout,
+                override=record.get("override"),
+                reset=record.get("reset", False),
+            )
         if claim.record["deviceInfo"]:
             try:
-                Path(claim.record["deviceInfo"]).unlink(missing_ok=True)
+                deviceinfo.remove(Path(claim.record["deviceInfo"]))
             except OSError as error:
                 raise CniError(
                     Code.IO_FAILURE, f"device-info file {claim.record['deviceInfo']}: {error.strerror}"
@@ -253,19 +287,28 @@ def _ipam_type(request: Request) -> str:
     return str((request.config.get("ipam") or {}).get("type") or "")
 
 
-def _check_mode(request: Request, conf: SriovConf, vf: Vf) -> None:
+def _to_be_netdev(conf: SriovConf, vf: Vf) -> bool:
+    """Whether the pod gets the VF as a netdev, as far as the name of a driver that it is to get tells."""
+    if not conf.driver:
+        return vf.link is not None
+    return conf.driver not in USERSPACE_DRIVERS and "vfio" not in conf.driver
+
+
+def _check_mode(request: Request, conf: SriovConf, where: str, *, has_netdev: bool) -> None:
     """What a VF without a netdev cannot be given."""
-    if vf.link is not None:
+    if has_netdev:
         return
-    if conf.mtu is not None:
-        raise CniError(
-            Code.INVALID_CONFIG,
-            f'key "mtu": {vf.where} has no netdev; expected the application to set its MTU itself',
-        )
+    where += f", on {conf.driver}," if conf.driver else ""
+    for key in _OF_THE_NETDEV:
+        if getattr(conf, _NETDEV_KEYS[key]) is not None:
+            raise CniError(
+                Code.INVALID_CONFIG,
+                f'key "{key}": {where} has no netdev; expected the application to set it itself',
+            )
     if _ipam_type(request) == "dhcp":
         raise CniError(
             Code.INVALID_CONFIG,
-            f'key "ipam": {vf.where} has no netdev that could ask for an address; expected another type than dhcp',
+            f'key "ipam": {where} has no netdev that could ask for an address; expected another type than dhcp',
         )
 
 
@@ -300,10 +343,14 @@ def _netdev_drift(claim: DeviceClaim, ns: netns.NetNs, previous: dict[str, Any])
         link = inside.link(name)
         if link is None or link.parent != claim.device:
             return [f"the namespace has no interface {name} of this device"]
+        there = {**vars(link), "promisc": link.promisc, "allmulti": link.allmulti}
+        if wanted.get("queues") is not None:
+            found = netns.inside(ns.fd, lambda: ethtool.queues(name))
+            there["queues"] = found and found.count
         wrong = [
-            f"{key} of {name} is {getattr(link, key)}, expected {wanted[key]}"
-            for key in ("mac", "mtu")
-            if wanted[key] and getattr(link, key) != wanted[key]
+            f"{key} of {name} is {there[known]}, expected {wanted[known]}"
+            for key, known in _NETDEV_KEYS.items()
+            if wanted.get(known) not in {None, there.get(known)}
         ]
         if not link.up:
             wrong.append(f"{name} is down")

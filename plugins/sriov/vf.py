@@ -10,9 +10,10 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from wirespeed.cni.errors import CniError, Code
-from wirespeed.host import netns, rtnl
+from wirespeed.host import drivers, ethtool, netns, rtnl
 from wirespeed.host.pci import USERSPACE_DRIVERS, PciDevice
 from wirespeed.host.rtnl import Link, NetlinkError, Rtnl, VfSettings
+from wirespeed.host.vfio import vfio_users
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +57,8 @@ _LINK_KEYS = ("mac", "mtu", "txqlen", "alias", "promisc", "allmulti", "xdp")
 class Vf:
     """A VF and its place: number `index` of the PF `pf`, whose interface has `pf_index` on the host.
 
-    `driver` is the VF's, `link` its netdev on the host (None on vfio), `settings` what the PF holds for it.
+    `driver` is the VF's, `link` its netdev on the host (None on vfio) and `queues` how many that works with
+    (None: its driver does not tell), `settings` what the PF holds for it.
     `pf_fault` says why the PF's side can be neither read nor set ("": it can); `pf_mtu` is in bytes.
     """
 
@@ -69,21 +71,25 @@ class Vf:
     pf_mtu: int = 0
     pf_fault: str = ""
     link: Link | None = None
+    queues: int | None = None
 
     @property
     def where(self) -> str:
         return f"VF {self.device.address} (VF {self.index} of PF {self.pf.address}, driver {self.driver or 'none'})"
 
 
-def find(host: Rtnl, device: PciDevice) -> Vf:
-    """The VF at a PCI address, as it is now. Raises CniError(DEVICE) that says what was found instead."""
+def find(host: Rtnl, device: PciDevice, *, rebinding: bool = False) -> Vf:
+    """The VF at a PCI address, as it is now; `rebinding` takes one without a driver as well, that is to get one.
+
+    Raises CniError(DEVICE) that says what was found instead.
+    """
     if not device.exists:
         raise CniError(Code.DEVICE, f"device {device.address}: there is no such PCI device")
     pf = device.physical_function
     if pf is None:
         raise CniError(Code.DEVICE, f"device {device.address}: expected an SR-IOV virtual function, it is none")
     vf = _seen_from_pf(host, device, pf)
-    if device.is_in_user_space:
+    if device.is_in_user_space or (rebinding and not vf.driver):
         return vf
     link = _netdev(host, device)
     if link is None:
@@ -99,7 +105,8 @@ def find(host: Rtnl, device: PciDevice) -> Vf:
             f"{vf.where}: its interface {link.name} is a port of {port_of.name if port_of else link.master} "
             "on the host; expected one that nothing uses",
         )
-    return replace(vf, link=link)
+    found = ethtool.queues(link.name)
+    return replace(vf, link=link, queues=found.count if found else None)
 
 
 def _seen_from_pf(host: Rtnl, device: PciDevice, pf: PciDevice) -> Vf:
@@ -138,6 +145,7 @@ def snapshot(vf: Vf) -> dict[str, Any]:
             "up": link.up,
             "permanent_mac": link.permanent_mac,
             "altnames": list(link.altnames),
+            "queues": vf.queues,
             **{key: getattr(link, key) for key in _LINK_KEYS},
         },
     }
@@ -213,21 +221,66 @@ def _parts(settings: VfSettings) -> Iterator[VfSettings]:
             yield VfSettings(**part)
 
 
+def rebound(host: Rtnl, vf: Vf, driver: str) -> Vf:
+    """The VF on another driver, "" for the one that the kernel chooses. Raises CniError(DEVICE)."""
+    if driver != vf.driver:
+        _check_unused(vf.device)
+    drivers.bind(vf.device, driver)
+    return find(host, vf.device)
+
+
+def _check_unused(device: PciDevice) -> None:
+    """The kernel takes a VF from vfio only when nobody uses it any more, and its caller waits in the kernel."""
+    if device.is_in_user_space and (user := vfio_users().get(device.iommu_group)):
+        raise CniError(
+            Code.TRY_AGAIN_LATER,
+            f"device {device.address}: {user} has its vfio group open; expected nobody to use it",
+        )
+
+
+def set_queues(vf: Vf, link: Link, count: int) -> None:
+    """Have the VF's netdev, on the host still, work with so many queues. Raises CniError(DEVICE)."""
+    there = ethtool.queues(link.name)
+    if there is None:
+        raise CniError(Code.DEVICE, f'{vf.where}: key "queues": its driver lets nobody set how many it works with')
+    if count > there.maximum:
+        raise CniError(
+            Code.DEVICE, f'{vf.where}: key "queues": expected at most {there.maximum}, which it has; got {count}'
+        )
+    if count != there.count:
+        try:
+            ethtool.set_queues(link.name, count)
+        except OSError as error:
+            raise CniError(Code.DEVICE, f'{vf.where}: key "queues": {error.strerror}') from error
+
+
 def move_in(
-    host: Rtnl, vf: Vf, link: Link, ns: netns.NetNs, *, ifname: str, mac: str | None, mtu: int | None
+    host: Rtnl,
+    vf: Vf,
+    link: Link,
+    ns: netns.NetNs,
+    *,
+    ifname: str,
+    mac: str | None,
+    mtu: int | None,
+    promisc: bool | None = None,
+    allmulti: bool | None = None,
 ) -> None:
     """Move the VF's netdev into the pod, name it, address it and raise it: one message.
 
     Raises CniError: INTERFACE when the pod has that name already, DEVICE when the driver refuses.
     """
+    if ifname in link.altnames:  # the kernel gives no interface a name that it has as an alternative one
+        host.remove_altname(link.index, ifname)
+    rest: dict[str, Any] = {"name": ifname, "mtu": mtu, "promisc": promisc, "allmulti": allmulti, "up": True}
     try:
         try:
-            host.set_link(link.index, netns_fd=ns.fd, name=ifname, mac=mac, mtu=mtu, up=True)
+            host.set_link(link.index, netns_fd=ns.fd, mac=mac, **rest)
         except NetlinkError as error:
             if mac is None or error.errno not in {*_NOT_YET, errno.EADDRNOTAVAIL}:
                 raise
             log.debug("%s: %s: trying its MAC again in %s", vf.where, error, ns.path)
-            netns.inside(ns.fd, lambda: _finish_inside(vf.device.address, ifname, mac, mtu))
+            netns.inside(ns.fd, lambda: _finish_inside(vf.device.address, mac, rest))
     except NetlinkError as error:
         if error.errno == errno.EEXIST:
             raise CniError(
@@ -242,7 +295,7 @@ def move_in(
         ) from error
 
 
-def _finish_inside(address: str, ifname: str, mac: str, mtu: int | None) -> None:
+def _finish_inside(address: str, mac: str, rest: dict[str, Any]) -> None:
     """Do the rest of a move that stopped at the MAC, once the VF's driver takes that or has it by itself.
 
     The kernel moves, then sets the MAC, then the MTU, then the name.
@@ -253,7 +306,7 @@ def _finish_inside(address: str, ifname: str, mac: str, mtu: int | None) -> None
             raise NetlinkError(errno.ENODEV, "its interface is gone")
         _reset(inside, link)
         rtnl.set_mac(link.index, mac, again_on=_NOT_YET, timeout=MAC_TIMEOUT)
-        inside.set_link(link.index, name=ifname, mtu=mtu, up=True)
+        inside.set_link(link.index, **rest)
 
 
 def _reset(where: Rtnl, link: Link) -> None:
@@ -271,18 +324,27 @@ def _reset(where: Rtnl, link: Link) -> None:
 
 
 def restore(
-    device: PciDevice, before: dict[str, Any], where: tuple[str, netns.Identity], *, timeout: float
+    device: PciDevice,
+    before: dict[str, Any],
+    where: tuple[str, netns.Identity],
+    *,
+    timeout: float,
+    override: str | None = None,
+    reset: bool = False,
 ) -> None:
     """Make the VF what `before` (a snapshot) says, from whatever state it is in.
 
     `where` is the pod's namespace as `netns.reopened` takes it, `timeout` is how many seconds to wait for a VF
-    whose namespace was deleted. A device that is gone has nothing to restore, nor has the netdev of one whose
-    driver was unbound or changed. Raises NetlinkError, or CniError: TRY_AGAIN_LATER when the VF did not come
-    back in time, DEVICE that says what could not be restored.
+    whose namespace was deleted. One that was given another driver gets its own back, and `override`, the
+    driver_override that it had (None: it was given none). `reset` resets it while it is in user space.
+    A device that is gone has nothing to restore, nor has the netdev of one whose driver was unbound or changed.
+    Raises NetlinkError, or CniError: TRY_AGAIN_LATER when the VF did not come back in time, DEVICE that says
+    what could not be restored.
     """
     pf = device.physical_function
     if pf is None or pf.address != before["pf"]:
         return
+    _take_from_application(device, before["driver"], override, reset=reset)
     with Rtnl() as host:
         vf = _seen_from_pf(host, device, pf)
         if before["link"] is None or not vf.driver or device.is_in_user_space:
@@ -293,6 +355,19 @@ def restore(
         link = _restore_link(host, link, before["link"])
         _restore_settings(host, vf, before)
         _verify_link(vf, link, before["link"])
+
+
+def _take_from_application(device: PciDevice, driver: str, override: str | None, *, reset: bool) -> None:
+    """Reset what an application drove, and give it the driver and driver_override that it had (see `restore`)."""
+    if override is not None and device.driver != driver:
+        _check_unused(device)
+    if reset and device.is_in_user_space:
+        try:
+            drivers.reset(device)
+        except CniError as error:  # a device that cannot be reset would keep its pod for ever
+            log.warning("%s", error.msg)
+    if override is not None:
+        drivers.put_back(device, driver, override)
 
 
 def _bring_home(
@@ -385,7 +460,20 @@ def _restore_link(host: Rtnl, link: Link, before: dict[str, Any]) -> Link:
         if name not in now.altnames:
             with _attempt(f"{link.name}: altname {name}"):
                 host.add_altname(link.index, name)
+    _restore_queues(now, before)
     return _restore_mac(host, now, before)
+
+
+def _restore_queues(link: Link, before: dict[str, Any]) -> None:
+    """Have it work with as many queues as it did; a pod may have changed that too."""
+    wanted, now = before.get("queues"), ethtool.queues(link.name)
+    if wanted is not None and now is not None and now.count != wanted:
+        try:
+            ethtool.set_queues(link.name, wanted)
+        except OSError as error:
+            raise CniError(
+                Code.DEVICE, f"{link.name}: not restored: queues is {now.count}, was {wanted} ({error.strerror})"
+            ) from error
 
 
 def _restore_mac(host: Rtnl, link: Link, before: dict[str, Any]) -> Link:
@@ -463,13 +551,13 @@ def _verify_link(vf: Vf, link: Link, before: dict[str, Any]) -> None:
 # CHECK
 
 
-def drift(host: Rtnl, device: PciDevice, before: dict[str, Any], wanted: VfSettings) -> list[str]:
+def drift(host: Rtnl, device: PciDevice, pf_address: str, driver: str, wanted: VfSettings) -> list[str]:
     """What differs of the driver and the settings that were asked for, as "vlan is 5, expected 100"."""
     pf = device.physical_function
-    if pf is None or pf.address != before["pf"]:
-        return [f"the PF {before['pf']} has no such VF any more"]
+    if pf is None or pf.address != pf_address:
+        return [f"the PF {pf_address} has no such VF any more"]
     vf = _seen_from_pf(host, device, pf)
-    wrong = [] if vf.driver == before["driver"] else [f"driver is {vf.driver or 'none'}, was {before['driver']}"]
+    wrong = [] if vf.driver == driver else [f"driver is {vf.driver or 'none'}, was {driver}"]
     if wanted.items() and vf.pf_fault:
         return [*wrong, vf.pf_fault]
     return wrong + [

@@ -99,6 +99,7 @@ def _tell_instants(verb: str, die_at: int | None, told: socket.socket) -> None:
     around(Leases, "release")
     around(deviceinfo, "write")
     around(Path, "unlink")
+    around(Path, "write_text")
     name = {"ADD": "add", "DEL": "delete"}.get(verb)
     if name is not None:
         setattr(Sriov, name, counted(getattr(Sriov, name)))
@@ -116,11 +117,19 @@ def count_instants(told: socket.socket) -> int:
 
 
 def wanted(runtime: Runtime, device: str, kind: str) -> dict[str, Any]:
-    """A configuration that makes the plugin change whatever it can change of such a VF."""
+    """A configuration that makes the plugin change whatever it can change of such a VF.
+
+    Of kind "rebound" is a kernel VF that the pod gets on vfio-pci.
+    """
     ipam = {"type": "host-local", "ranges": [[{"subnet": "10.8.7.0/24"}], [{"subnet": "fd00:8:7::/64"}]]}
     info = {"CNIDeviceInfoFile": str(runtime.folder / "devinfo/cni/default-data-crash_net1")}
     asked = conf(device, mac=MAC, vlan=77, spoofchk="off", ipam=ipam, runtimeConfig=info)
-    return asked | ({"mtu": 1400} if kind == "kernel" else {})
+    more: dict[str, dict[str, Any]] = {"kernel": {"mtu": 1400}, "rebound": {"driver": "vfio-pci"}}
+    return asked | more.get(kind, {})
+
+
+def device_of(vfs: LabVfs, kind: str) -> str:
+    return (vfs.vfio if kind == "vfio" else vfs.kernel)[0]
 
 
 def left_behind(runtime: Runtime) -> list[str]:
@@ -144,11 +153,11 @@ def delete_ends_clean(
     assert left_behind(runtime) == [], what
 
 
-@pytest.mark.parametrize("kind", ["kernel", "vfio"])
+@pytest.mark.parametrize("kind", ["kernel", "vfio", "rebound"])
 def test_killed_at_every_instant_of_an_add_then_del(
     runtime: Runtime, vfs: LabVfs, namespaces: Namespaces, kind: str
 ) -> None:
-    asked = wanted(runtime, getattr(vfs, kind)[0], kind)
+    asked = wanted(runtime, device_of(vfs, kind), kind)
     before = state_of_everything()
     netns = namespaces()
     with forked_agent(runtime, verb="ADD") as told:
@@ -164,11 +173,11 @@ def test_killed_at_every_instant_of_an_add_then_del(
 
 
 @pytest.mark.parametrize("netns_first", [False, True], ids=["netns there", "netns gone"])
-@pytest.mark.parametrize("kind", ["kernel", "vfio"])
+@pytest.mark.parametrize("kind", ["kernel", "vfio", "rebound"])
 def test_killed_at_every_instant_of_a_del_then_del(
     runtime: Runtime, vfs: LabVfs, namespaces: Namespaces, kind: str, netns_first: bool
 ) -> None:
-    asked = wanted(runtime, getattr(vfs, kind)[0], kind)
+    asked = wanted(runtime, device_of(vfs, kind), kind)
     before = state_of_everything()
     number, instants = 0, 1
     while number < instants:

@@ -31,7 +31,10 @@ def test_a_device_alone_changes_nothing_of_the_vf() -> None:
     asked = parse(request())
     assert asked.device == DEVICE
     assert asked.settings == VfSettings()
-    assert (asked.mac, asked.mtu) == (None, None)
+    assert (asked.mac, asked.mtu, asked.promisc, asked.allmulti, asked.queues, asked.driver) == (
+        *[None] * 5,
+        "",
+    )
 
 
 def test_every_key_reaches_its_setting() -> None:
@@ -47,6 +50,11 @@ def test_every_key_reaches_its_setting() -> None:
             min_tx_rate=10,
             max_tx_rate=200,
             mtu=9000,
+            promisc="on",
+            all_multicast="off",
+            queues=4,
+            driver="vfio-pci",
+            reset="off",
         )
     )
     assert asked.settings == VfSettings(
@@ -61,6 +69,8 @@ def test_every_key_reaches_its_setting() -> None:
         max_tx_rate=200,
     )
     assert (asked.mac, asked.mtu) == ("02:00:00:00:00:aa", 9000)
+    assert (asked.promisc, asked.allmulti, asked.queues) == (True, False, 4)
+    assert (asked.driver, asked.reset) == ("vfio-pci", False)
 
 
 @pytest.mark.parametrize(
@@ -141,6 +151,14 @@ REFUSED = [
     ({"min_tx_rate": 200, "max_tx_rate": 100}, 'key "min_tx_rate": 200 Mbit/s is more than "max_tx_rate"'),
     ({"max_tx_rate": "10"}, 'key "max_tx_rate": expected an integer from 0'),
     ({"mtu": 10}, 'key "mtu": expected an integer from 68 to 65535, got 10'),
+    ({"promisc": "on"}, 'key "promisc": "on" needs "trust": "on"'),
+    ({"all_multicast": "on", "trust": "off"}, 'key "all_multicast": "on" needs "trust": "on"'),
+    ({"all_multicast": True}, 'key "all_multicast": expected "on" or "off", got True'),
+    ({"queues": 0}, 'key "queues": expected an integer from 1 to 1024, got 0'),
+    ({"driver": "../vfio-pci"}, 'key "driver": expected the name of a driver like "vfio-pci"'),
+    ({"driver": 5}, 'key "driver": expected the name of a driver'),
+    ({"reset": "yes"}, 'key "reset": expected "on" or "off", got \'yes\''),
+    ({"vlanTrunk": "10-20"}, 'key "vlanTrunk": the kernel has no way to give a VF several VLANs'),
     ({"vlann": 5}, 'unknown key "vlann"; nearest known key: "vlan"'),
     ({"spoof_chk": "on"}, 'unknown key "spoof_chk"; nearest known key: "spoofchk"'),
     ({"VLAN": 5, "vlan": 6}, 'key "vlan" is given twice, as "vlan" too'),
@@ -160,6 +178,11 @@ def test_refuses(keys: dict[str, Any], message: str) -> None:
         parse(request(**keys))
     assert refused.value.code == Code.INVALID_CONFIG
     assert refused.value.msg.startswith(f"network net: {message}")
+
+
+def test_several_vlans_are_refused_in_the_peers_configuration_too() -> None:
+    with pytest.raises(CniError, match='key "vlanTrunk": the kernel has no way'):
+        parse(request(type="sriov", vlantrunk="10-20"))
 
 
 def test_an_unknown_key_of_the_peers_configuration_is_only_a_warning(caplog: pytest.LogCaptureFixture) -> None:

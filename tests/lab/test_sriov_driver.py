@@ -1,0 +1,245 @@
+"""VFs that get another driver for their pod, resets between pods, and what a trusted netdev may be."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import mmap
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.lab.conftest import (
+    LabVfs,
+    Runtime,
+    bind,
+    conf,
+    differences,
+    host_local,
+    in_namespace,
+    link_in,
+    sh,
+    state_of_everything,
+    vf_of,
+)
+from wirespeed.cni.errors import Code
+from wirespeed.host.pci import PciDevice
+
+pytestmark = pytest.mark.usefixtures("unchanged")
+
+MAC = "02:00:00:00:00:aa"
+RECEIVE_QUEUE = 0x2828 // 4  # RXDCTL of a VF's first queue (82576 datasheet, 8.26)
+QUEUE_ENABLED = 1 << 25
+Namespaces = Callable[[], str]
+
+
+def override_of(device: str) -> Path:
+    return Path(f"/sys/bus/pci/devices/{device}/driver_override")
+
+
+def test_a_kernel_vf_is_on_vfio_while_its_pod_has_it(agent: Runtime, vfs: LabVfs, namespaces: Namespaces) -> None:
+    netns, device = namespaces(), vfs.kernel[0]
+    asked = conf(device, driver="vfio-pci", mac=MAC, vlan=7, ipam=host_local())
+    added = agent.add("bound", asked, netns)
+    assert added.code == 0, added.body
+    assert added.body["interfaces"] == [
+        {"name": "net1", "mac": MAC, "mtu": 1500, "sandbox": netns, "pciID": device}
+    ]
+    assert (PciDevice(device).driver, PciDevice(device).netdevs, link_in(netns, "net1")) == ("vfio-pci", [], None)
+    assert (vf_of(device)["address"], vf_of(device)["vlan_list"][0]["vlan"]) == (MAC, 7)
+    asked["prevResult"] = added.body
+    assert agent.call("CHECK", "bound", asked, netns=netns).body == {}
+    bind(device, "igbvf")
+    assert "driver is igbvf, was vfio-pci" in agent.call("CHECK", "bound", asked, netns=netns).body["msg"]
+    bind(device, "vfio-pci")
+    assert agent.delete("bound", asked, netns).code == 0
+    assert agent.delete("bound", asked, netns).code == 0  # a second DEL finds nothing to do
+
+
+@pytest.mark.parametrize("netns_first", [False, True])
+def test_a_vfio_vf_is_a_netdev_while_its_pod_has_it(
+    agent: Runtime, vfs: LabVfs, namespaces: Namespaces, netns_first: bool
+) -> None:
+    netns, device = namespaces(), vfs.vfio[0]
+    asked = conf(device, driver="netdevice", mac=MAC, mtu=1400, ipam=host_local())
+    added = agent.add("netdev", asked, netns)
+    assert added.code == 0, added.body
+    link = link_in(netns, "net1")
+    assert link is not None
+    assert (link["address"], link["mtu"], PciDevice(device).driver) == (MAC, 1400, "igbvf")
+    asked["prevResult"] = added.body
+    assert agent.call("CHECK", "netdev", asked, netns=netns).body == {}
+    in_namespace(netns, "ip", "link", "set", "net1", "down")
+    assert "net1 is down" in agent.call("CHECK", "netdev", asked, netns=netns).body["msg"]
+    if netns_first:
+        sh("ip", "netns", "del", Path(netns).name)
+    assert agent.delete("netdev", asked, netns).code == 0
+
+
+def test_an_administrators_override_is_there_again(agent: Runtime, vfs: LabVfs, namespaces: Namespaces) -> None:
+    netns, device = namespaces(), vfs.vfio[0]
+    override_of(device).write_text("vfio-pci\n")
+    try:
+        assert agent.add("override", conf(device, driver="netdevice"), netns).code == 0
+        assert agent.delete("override", conf(device), netns).code == 0
+        assert (PciDevice(device).driver, override_of(device).read_text()) == ("vfio-pci", "vfio-pci\n")
+    finally:
+        override_of(device).write_text("\n")
+
+
+def test_gc_gives_back_the_driver(agent: Runtime, vfs: LabVfs, namespaces: Namespaces) -> None:
+    device = vfs.kernel[0]
+    assert agent.add("lost", conf(device, driver="vfio-pci", vlan=6), namespaces()).code == 0
+    assert agent.call("GC", "", conf(device) | {"cni.dev/valid-attachments": []}).code == 0
+    assert PciDevice(device).driver == "igbvf"
+
+
+def test_a_vf_without_a_driver_gets_one_and_is_without_again(
+    agent: Runtime, vfs: LabVfs, namespaces: Namespaces
+) -> None:
+    netns, device = namespaces(), vfs.vfio[-1]
+    Path(f"/sys/bus/pci/devices/{device}/driver/unbind").write_text(device)
+    try:
+        assert agent.add("bare", conf(device, driver="vfio-pci"), netns).code == 0
+        assert PciDevice(device).driver == "vfio-pci"
+        assert agent.delete("bare", conf(device), netns).code == 0
+        assert PciDevice(device).driver == ""
+    finally:
+        bind(device, "vfio-pci")
+
+
+@pytest.mark.parametrize(
+    ("driver", "told"),
+    [
+        ("mlx5_vfio_pci", "driver mlx5_vfio_pci is not there"),
+        ("pci-stub", "driver pci-stub, no network interface on the host"),
+    ],
+)
+def test_a_driver_that_does_not_serve_is_refused_and_all_is_put_back(
+    agent: Runtime, vfs: LabVfs, namespaces: Namespaces, driver: str, told: str
+) -> None:
+    everything = state_of_everything()
+    refused = agent.add("wrong", conf(vfs.kernel[0], driver=driver, mac=MAC), namespaces())
+    assert (refused.code, refused.body["code"]) == (1, Code.DEVICE)
+    assert told in refused.body["msg"]
+    assert differences(everything, state_of_everything()) == []
+
+
+@pytest.mark.parametrize(
+    "keys", [{"mtu": 1400}, {"promisc": "on", "trust": "on"}, {"queues": 2}, {"ipam": {"type": "dhcp"}}]
+)
+def test_what_a_netdev_alone_has_is_refused_on_vfio_and_all_is_put_back(
+    agent: Runtime, vfs: LabVfs, namespaces: Namespaces, keys: dict[str, object]
+) -> None:
+    everything = state_of_everything()
+    refused = agent.add("wrong", conf(vfs.kernel[0], driver="vfio-pci", **keys), namespaces())
+    assert refused.body["code"] == Code.INVALID_CONFIG
+    assert f'key "{next(iter(keys))}"' in refused.body["msg"]
+    assert differences(everything, state_of_everything()) == []
+
+
+def test_a_vf_that_an_application_still_has_open_is_not_taken_from_it(
+    agent: Runtime, vfs: LabVfs, namespaces: Namespaces
+) -> None:
+    netns, device = namespaces(), vfs.kernel[0]
+    assert agent.add("open", conf(device, driver="vfio-pci"), netns).code == 0
+    group = os.open(f"/dev/vfio/{PciDevice(device).iommu_group}", os.O_RDWR)
+    try:
+        early = agent.delete("open", conf(device), netns)
+        assert early.body["code"] == Code.TRY_AGAIN_LATER
+        assert f"process {os.getpid()} (" in early.body["msg"]
+        assert "has its vfio group open" in early.body["msg"]
+    finally:
+        os.close(group)
+    assert agent.delete("open", conf(device), netns).code == 0
+
+
+@contextmanager
+def registers(device: str) -> Iterator[ctypes.Array[ctypes.c_uint32]]:
+    """The VF's registers, as an application that drives it has them."""
+    with Path(f"/sys/bus/pci/devices/{device}/resource0").open("r+b") as file:
+        mapped = mmap.mmap(file.fileno(), 0x4000)
+    words = (ctypes.c_uint32 * (0x4000 // 4)).from_buffer(mapped)
+    try:
+        yield words
+    finally:
+        del words
+
+
+@pytest.mark.parametrize("keys", [{}, {"reset": "on"}, {"reset": "off"}], ids=str)
+def test_what_an_application_left_in_a_uio_vf_is_reset_for_the_next_pod(
+    agent: Runtime, vfs: LabVfs, namespaces: Namespaces, keys: dict[str, str]
+) -> None:
+    netns, device = namespaces(), vfs.vfio[-1]
+    sh("modprobe", "uio_pci_generic")
+    bind(device, "uio_pci_generic")
+    try:
+        asked = conf(device, mac=MAC, vlan=7, **keys)
+        added = agent.add("uio", asked, netns)
+        assert added.code == 0, added.body
+        assert (vf_of(device)["address"], vf_of(device)["vlan_list"][0]["vlan"]) == (MAC, 7)
+        asked["prevResult"] = added.body
+        assert agent.call("CHECK", "uio", asked, netns=netns).body == {}
+        with registers(device) as words:
+            words[RECEIVE_QUEUE] |= QUEUE_ENABLED
+            assert words[RECEIVE_QUEUE] & QUEUE_ENABLED
+        assert agent.delete("uio", asked, netns).code == 0
+        with registers(device) as words:
+            assert bool(words[RECEIVE_QUEUE] & QUEUE_ENABLED) == (keys.get("reset") == "off")
+            words[RECEIVE_QUEUE] &= ~QUEUE_ENABLED
+    finally:
+        bind(device, "vfio-pci")
+
+
+def test_a_trusted_vf_is_promiscuous_in_its_pod(agent: Runtime, vfs: LabVfs, namespaces: Namespaces) -> None:
+    netns, device = namespaces(), vfs.kernel[0]
+    asked = conf(device, trust="on", promisc="on", all_multicast="on")
+    added = agent.add("promisc", asked, netns)
+    assert added.code == 0, added.body
+    link = link_in(netns, "net1")
+    assert link is not None
+    assert {"PROMISC", "ALLMULTI"} <= set(link["flags"])
+    asked["prevResult"] = added.body
+    assert agent.call("CHECK", "promisc", asked, netns=netns).body == {}
+    in_namespace(netns, "ip", "link", "set", "net1", "promisc", "off", "allmulticast", "off")
+    found = agent.call("CHECK", "promisc", asked, netns=netns)
+    assert "promisc of net1 is False, expected True" in found.body["msg"]
+    assert "all_multicast of net1 is False, expected True" in found.body["msg"]
+    assert agent.delete("promisc", asked, netns).code == 0
+
+
+def test_queues_of_a_driver_that_tells_none_are_refused(
+    agent: Runtime, vfs: LabVfs, namespaces: Namespaces
+) -> None:
+    everything = state_of_everything()
+    refused = agent.add("queues", conf(vfs.kernel[0], queues=2), namespaces())
+    assert (refused.code, refused.body["code"]) == (1, Code.DEVICE)
+    assert 'key "queues": its driver lets nobody set how many' in refused.body["msg"]
+    assert differences(everything, state_of_everything()) == []
+
+
+@pytest.mark.parametrize("netns_first", [False, True])
+def test_a_vf_that_has_the_pods_name_as_an_alternative_one(
+    agent: Runtime, vfs: LabVfs, namespaces: Namespaces, netns_first: bool
+) -> None:
+    netns, device = namespaces(), vfs.kernel[0]
+    name = PciDevice(device).netdevs[0]
+    for altname in ("net1", "enp-of-the-host"):
+        sh("ip", "link", "property", "add", "dev", name, "altname", altname)
+    try:
+        added = agent.add("altname", conf(device), netns)
+        assert added.code == 0, added.body
+        link = link_in(netns, "net1")
+        assert link is not None
+        assert link["altnames"] == ["enp-of-the-host"]
+        if netns_first:
+            sh("ip", "netns", "del", Path(netns).name)
+        assert agent.delete("altname", conf(device), netns).code == 0
+        shown = json.loads(sh("ip", "-j", "link", "show", name))[0]
+        assert sorted(shown["altnames"]) == ["enp-of-the-host", "net1"]
+    finally:
+        for altname in ("net1", "enp-of-the-host"):
+            sh("ip", "link", "property", "del", "dev", name, "altname", altname)
