@@ -149,6 +149,46 @@ class FakeSysfs:
         """The uio device that igb_uio makes."""
         (self.path(address) / "uio" / f"uio{number}").mkdir(parents=True)
 
+    def vfio_device(self, address: str, number: int) -> None:
+        """What vfio makes where the kernel is built with a node for each device, and with iommufd."""
+        folder = self.path(address) / "vfio-dev" / f"vfio{number}"
+        folder.mkdir(parents=True)
+        (folder / "dev").write_text(f"511:{number}\n")
+        (self.root / "class/misc/iommu").mkdir(parents=True, exist_ok=True)
+
+    def function(self, pf: str, name: str, number: int) -> str:
+        """A scalable function of a PF as the auxiliary bus has it, "mlx5_core.sf.4"; its name."""
+        folder = self.path(pf) / name
+        folder.mkdir()
+        (folder / "sfnum").write_text(f"{number}\n")
+        (self.root / "bus/auxiliary/devices").mkdir(parents=True, exist_ok=True)
+        self._link(self.root / "bus/auxiliary/devices" / name, folder)
+        return name
+
+    def rdma(self, of: Path, name: str, *, number: int, pkey: str = "0xffff") -> None:
+        """An RDMA device of the device in the folder `of`, with all its character devices."""
+        (of / "infiniband" / name / "ports/1/pkeys").mkdir(parents=True)
+        (of / "infiniband" / name / "ports/1/pkeys/0").write_text(f"{pkey}\n")
+        nodes = {"infiniband_verbs": ["uverbs"], "infiniband_mad": ["issm", "umad"], "infiniband_cm": ["ucm"]}
+        for kind, prefixes in nodes.items():
+            for prefix in prefixes:
+                folder = self.root / "class" / kind / f"{prefix}{number}"
+                folder.mkdir(parents=True)
+                (folder / "ibdev").write_text(f"{name}\n")
+        (self.root / "class/misc/rdma_cm").mkdir(parents=True, exist_ok=True)
+
+    def vdpa(self, of: Path, name: str, driver: str, *, number: int = 0) -> None:
+        """A vdpa device of the device in the folder `of`, on "vhost_vdpa" or "virtio_vdpa"."""
+        folder = of / name
+        folder.mkdir()
+        drivers = self.root / "bus/vdpa/drivers" / driver
+        drivers.mkdir(parents=True, exist_ok=True)
+        (self.root / "bus/vdpa/devices").mkdir(exist_ok=True)
+        self._link(self.root / "bus/vdpa/devices" / name, folder)
+        self._link(folder / "driver", drivers)
+        if driver == "vhost_vdpa":
+            (folder / f"vhost-vdpa-{number}").mkdir()
+
     def remove(self, address: str) -> None:
         """The device is gone."""
         self.bind(address, "")
