@@ -1,0 +1,179 @@
+"""VFs of drivers that no lab has: a stand-in takes the messages as a PF's driver does, in a sysfs of a test."""
+
+from __future__ import annotations
+
+import errno
+import logging
+from collections.abc import Collection
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from plugins.sriov import vf as vfs
+from tests.fakesysfs import FakeSysfs
+from wirespeed.cni.errors import CniError, Code
+from wirespeed.host import rtnl
+from wirespeed.host.netns import Identity
+from wirespeed.host.pci import PciDevice
+from wirespeed.host.rtnl import ETH_P_8021AD, ETH_P_8021Q, LINK_STATES, Link, NetlinkError, Rtnl, VfSettings
+
+PF = "0000:18:00.0"
+NOWHERE = ("/run/netns/none", Identity(0, 0, 0))
+BEFORE = VfSettings(
+    mac=vfs.NO_MAC,
+    vlan=0,
+    vlan_qos=0,
+    vlan_proto=ETH_P_8021Q,
+    min_tx_rate=0,
+    max_tx_rate=1000,
+    spoofchk=True,
+    trust=False,
+    link_state=LINK_STATES["auto"],
+)
+WANTED = VfSettings(
+    mac="02:00:00:00:00:aa",
+    vlan=100,
+    vlan_qos=3,
+    vlan_proto=ETH_P_8021AD,
+    min_tx_rate=100,
+    spoofchk=False,
+    trust=True,
+    link_state=LINK_STATES["enable"],
+)
+
+
+class PfDriver(Rtnl):
+    """The PF's driver: takes a message attribute by attribute, in the kernel's order, up to one that it refuses."""
+
+    def __init__(self, *, refuses: Collection[str] = (), keeps_mac: bool = False) -> None:
+        self.settings, self.refuses, self.keeps_mac = BEFORE, refuses, keeps_mac
+
+    def close(self) -> None:
+        """It has no socket."""
+
+    def link(self, name: str | int, *, vfs: bool = False) -> Link | None:
+        if name not in ("eth4", 7):
+            return None
+        return Link(index=7, name="eth4", mac="02:00:00:00:00:01", mtu=9000, flags=1, vfs=(self.settings,))
+
+    def set_vf(self, pf_index: int, vf: int, settings: VfSettings) -> None:
+        assert (pf_index, vf) == (7, 0)
+        for attribute in rtnl.vf_attributes(vf, settings):
+            part = dict(rtnl._vf(attribute).items())
+            if any(key in self.refuses for key in part):
+                raise NetlinkError(errno.EOPNOTSUPP, "Operation not supported")
+            if not (self.keeps_mac and part.get("mac") == vfs.NO_MAC):
+                self.settings = replace(self.settings, **part)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def sysfs(tmp_path: Path) -> FakeSysfs:
+    return FakeSysfs(tmp_path)
+
+
+def vf_of(sysfs: FakeSysfs, driver: str = "vfio-pci") -> PciDevice:
+    (address,) = sysfs.pf(PF, "eth4", vfs=1, driver="mlx5_core", vf_driver=driver)
+    return PciDevice(address, sysfs.root)
+
+
+def restore(driver: PfDriver, device: PciDevice, before: vfs.Vf, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vfs, "Rtnl", lambda: driver)
+    vfs.restore(device, vfs.snapshot(before), NOWHERE, timeout=0)
+
+
+def test_rates_link_state_and_8021ad_are_set_and_put_back(
+    sysfs: FakeSysfs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver, device = PfDriver(), vf_of(sysfs)
+    vf = vfs.find(driver, device)
+    vfs.apply(driver, vf, WANTED)
+    assert driver.settings == replace(WANTED, max_tx_rate=1000)  # the other rate is the administrator's
+    assert vfs.drift(driver, device, PF, "vfio-pci", WANTED) == []
+    driver.settings = replace(driver.settings, min_tx_rate=50, link_state=2)
+    assert vfs.drift(driver, device, PF, "vfio-pci", WANTED) == [
+        "min_tx_rate is 50, expected 100",
+        "link_state is 2, expected 1",
+    ]
+    restore(driver, device, vf, monkeypatch)
+    assert driver.settings == BEFORE
+
+
+@pytest.mark.parametrize(
+    ("refused", "named"),
+    [
+        ("link_state", 'key "link_state"'),
+        ("min_tx_rate", 'key "min_tx_rate"'),
+        ("vlan_proto", 'key "vlan", "vlanQoS", "vlanProto"'),
+        ("trust", 'key "trust"'),
+    ],
+)
+def test_what_the_driver_refuses_is_named_and_what_it_took_is_put_back(
+    sysfs: FakeSysfs, monkeypatch: pytest.MonkeyPatch, refused: str, named: str
+) -> None:
+    driver, device = PfDriver(refuses=[refused]), vf_of(sysfs)
+    vf = vfs.find(driver, device)
+    with pytest.raises(
+        CniError, match=f"{named}: the driver of the PF refuses it: Operation not supported"
+    ) as told:
+        vfs.apply(driver, vf, WANTED)
+    assert told.value.code == Code.DEVICE
+    restore(driver, device, vf, monkeypatch)
+    assert driver.settings == BEFORE
+
+
+def test_a_driver_that_keeps_a_mac_does_not_keep_the_pod(
+    sysfs: FakeSysfs, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    driver, device = PfDriver(keeps_mac=True), vf_of(sysfs)
+    vf = vfs.find(driver, device)
+    vfs.apply(driver, vf, WANTED)
+    with caplog.at_level(logging.WARNING):
+        restore(driver, device, vf, monkeypatch)
+    assert driver.settings == replace(BEFORE, mac=WANTED.mac)
+    assert f"the driver of the PF keeps the MAC {WANTED.mac} that was set" in caplog.text
+
+
+def test_what_cannot_be_put_back_is_told(sysfs: FakeSysfs, monkeypatch: pytest.MonkeyPatch) -> None:
+    driver, device = PfDriver(), vf_of(sysfs)
+    vf = vfs.find(driver, device)
+    vfs.apply(driver, vf, WANTED)
+    driver.refuses = ["link_state"]
+    with pytest.raises(CniError, match=r"not restored: link_state is 1, was 0 \(Operation not supported\)"):
+        restore(driver, device, vf, monkeypatch)
+    assert driver.settings == replace(BEFORE, link_state=1)
+
+
+def test_a_vendors_vfio_driver_is_a_user_space_one(sysfs: FakeSysfs) -> None:
+    device = vf_of(sysfs, "mlx5_vfio_pci")
+    sysfs.drop_interface("eth4v0")
+    (device.path / "vfio-dev").mkdir()
+    assert vfs.find(PfDriver(), device).link is None
+
+
+def test_a_vf_of_a_pf_without_an_interface_goes_as_long_as_nothing_is_asked(sysfs: FakeSysfs) -> None:
+    device = vf_of(sysfs)
+    sysfs.drop_interface("eth4")
+    sysfs.bind(PF, "vfio-pci")
+    vf = vfs.find(PfDriver(), device)
+    assert vfs.apply(PfDriver(), vf, VfSettings()) == VfSettings()
+    with pytest.raises(
+        CniError, match=rf'key "trust" cannot be set: PF {PF} \(driver vfio-pci\) has no network interface'
+    ) as refused:
+        vfs.apply(PfDriver(), vf, VfSettings(trust=True))
+    assert refused.value.code == Code.DEVICE
+
+
+def test_a_vf_of_a_switchdev_pf_is_set_by_the_pfs_own_interface(sysfs: FakeSysfs) -> None:
+    (address,) = sysfs.pf(PF, "eth4", vfs=1, vf_driver="vfio-pci", phys_switch_id="ab12", phys_port_name="p0")
+    sysfs.interface(PF, "aa_rep0", phys_switch_id="ab12", phys_port_name="pf0vf0")
+    driver = PfDriver()
+    vfs.apply(driver, vfs.find(driver, PciDevice(address, sysfs.root)), VfSettings(trust=True))
+    assert driver.settings.trust
+
+
+def test_a_vf_without_a_driver_is_taken_only_when_it_is_to_get_one(sysfs: FakeSysfs) -> None:
+    device = vf_of(sysfs, "")
+    with pytest.raises(CniError, match="driver none, no network interface on the host"):
+        vfs.find(PfDriver(), device)
+    assert vfs.find(PfDriver(), device, rebinding=True).driver == ""
