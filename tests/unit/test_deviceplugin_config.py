@@ -105,6 +105,69 @@ def test_keys_count_in_any_case() -> None:
     assert pool.selectors == (Selectors(vendors=frozenset({"8086"}), pf_names={"ens0": (EVERY,)}),)
 
 
+def test_every_other_key_of_a_selector() -> None:
+    [one, two] = selectors(
+        [
+            {
+                "acpiIndexes": ["101", "007"],
+                "ddpProfiles": ["GTPv1-C/U IPv4/IPv6 payload"],
+                "pKeys": ["0x8001", "7FFF"],
+                "isRdma": True,
+                "needVhostNet": True,
+            },
+            {"vdpaType": "vhost"},
+        ]
+    )
+    assert one == Selectors(
+        acpi_indexes=frozenset({"101", "7"}),
+        ddp_profiles=frozenset({"GTPv1-C/U IPv4/IPv6 payload"}),
+        pkeys=frozenset({"0x8001", "0x7fff"}),
+        is_rdma=True,
+        need_vhost_net=True,
+    )
+    assert two == Selectors(vdpa_type="vhost")
+
+
+def test_accelerators_and_scalable_functions_are_pools_of_their_kind() -> None:
+    accelerator, function = parse(
+        {"resourceName": "fec", "deviceType": "accelerator", "selectors": {"devices": ["0d5d"]}},
+        {"resourceName": "sf", "deviceType": "auxNetDevice", "selectors": [{"auxTypes": ["sf", "sf"]}]},
+    )
+    assert (accelerator.kind, accelerator.selectors[0].devices) == ("accelerator", frozenset({"0d5d"}))
+    assert (function.kind, function.selectors) == ("auxNetDevice", (Selectors(),))
+
+
+@pytest.mark.parametrize(
+    ("raw", "place"),
+    [
+        ({"auxTypes": []}, "selectors.auxTypes"),
+        ([{"auxTypes": ["sf"]}, {"auxTypes": []}], "selectors[1].auxTypes"),
+        ({"auxTypes": ["sf", "eth", "rdma"]}, "selectors.auxTypes"),
+        ({"vendors": ["15b3"]}, "selectors.auxTypes"),
+        (None, "selectors"),
+    ],
+)
+def test_scalable_functions_need_their_type_in_each_selector(raw: Any, place: str) -> None:
+    found = problems({"resourceName": "a", "deviceType": "auxNetDevice", "selectors": raw})
+    assert all(problem.startswith(f"resourceList[0].{place}: expected ") for problem in found)
+    assert all('"sf"' in problem for problem in found)
+
+
+def test_selector_without_effect_for_the_type_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        [pool] = parse(
+            {"resourceName": "a", "deviceType": "accelerator", "selectors": {"pfNames": ["ens0"], "isRdma": False}}
+        )
+    assert pool.selectors == (Selectors(),)
+    [text] = [record.getMessage() for record in caplog.records]
+    assert "resourceList[0].selectors.pfNames has no effect: deviceType is accelerator" in text
+
+
+@pytest.mark.parametrize(("raw", "cdi"), [({}, None), ({"cdi": True}, True), ({"cdi": False}, False)])
+def test_pool_may_say_whether_it_is_given_by_cdi(raw: dict[str, bool], cdi: bool | None) -> None:
+    assert parse({"resourceName": "a", **raw})[0].cdi is cdi
+
+
 def test_hex_digits_are_taken_in_either_case_with_or_without_0x() -> None:
     assert selectors({"vendors": ["15B3", "0x8086"]})[0].vendors == {"15b3", "8086"}
 

@@ -24,8 +24,23 @@ VF = NetDevice(
     pf_name="ens1f0",
     vf_index=1,
     link_type="ether",
+    acpi_index="101",
+    ddp_profile="ICE COMMS Package",
 )
-NIC = NetDevice(address="0000:05:00.0", vendor="15b3", device="1017", driver="mlx5_core", link_type="infiniband")
+NIC = NetDevice(
+    address="0000:05:00.0",
+    vendor="15b3",
+    device="1017",
+    driver="mlx5_core",
+    link_type="infiniband",
+    acpi_index="102",
+    ddp_profile="ICE OS Default Package",
+    pkey="0x8001",
+    rdma=("mlx5_0",),
+    has_rdma=True,
+    vdpa="vdpa0",
+    vdpa_driver="vhost",
+)
 
 
 def function(pf: str, number: int) -> NetDevice:
@@ -41,6 +56,8 @@ def function(pf: str, number: int) -> NetDevice:
         ("drivers", "vfio-pci", "mlx5_core"),
         ("pci_addresses", "0000:03:02.1", "0000:05:00.0"),
         ("link_types", "ether", "infiniband"),
+        ("acpi_indexes", "101", "102"),
+        ("ddp_profiles", "ICE COMMS Package", "ICE OS Default Package"),
     ],
 )
 def test_key_takes_what_has_one_of_its_values_and_nothing_else(key: str, fits: str, others: str) -> None:
@@ -52,6 +69,16 @@ def test_key_takes_what_has_one_of_its_values_and_nothing_else(key: str, fits: s
     assert selecting(fits).refusal(NIC) != ""
     assert selecting(others).refusal(NIC) == ""
     assert selecting(others).refusal(VF) != ""
+
+
+def test_keys_that_only_some_devices_have_anything_for() -> None:
+    for key, value in (("pkeys", frozenset({"0x8001"})), ("is_rdma", True), ("vdpa_type", "vhost")):
+        selecting = Selectors(**{key: value})  # type: ignore[arg-type]
+        assert selecting.refusal(NIC) == ""
+        assert " none is not " in selecting.refusal(VF)
+    assert Selectors(pkeys=frozenset({"0x8002"})).refusal(NIC) == "pKeys: 0x8001 is not 0x8002"
+    assert Selectors(vdpa_type="virtio").refusal(NIC) == "vdpaType: vhost is not virtio"
+    assert Selectors(need_vhost_net=True).refusal(VF) == ""
 
 
 def test_all_keys_have_to_fit() -> None:
