@@ -14,6 +14,7 @@ from typing import Any
 from deviceplugin import selectors
 from deviceplugin.health import REASONS
 from deviceplugin.selectors import Selectors
+from plugins.vhost.conf import SOCKET_KEYS, Access, access
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.host import pci
 from wirespeed.host.inventory import ACCELERATOR, AUXILIARY, NETWORK
@@ -25,7 +26,7 @@ log = logging.getLogger(__name__)
 POOL_KEYS = (
     "resourceName",  # required: letters, digits, - and _
     "resourcePrefix",  # a DNS name; default: resourcePrefix of the agent's configuration
-    "deviceType",  # "netDevice" (default), "accelerator", "auxNetDevice"
+    "deviceType",  # "netDevice" (default), "accelerator", "auxNetDevice", "vhostUser"
     "excludeTopology",  # true: the kubelet is not told the devices' NUMA nodes
     "selectors",  # an object, or a list of them whose devices add up; none: every network device
     "additionalInfo",  # {"<PCI address>" or "*": {name: text}}, told to the pod as `extra`
@@ -33,6 +34,8 @@ POOL_KEYS = (
     "health",  # which faults make a device Unhealthy, ["driver", "link"]; default: all (health.REASONS)
     "allocation",  # "spread" (default) or "packed": over the PFs, or as few of them as can be
     "hugepages",  # "2Mi", "1Gi": NUMA nodes without free ones of this size are preferred last
+    "count",  # required for vhostUser: how many devices there are, 1 to 1024
+    "socket",  # for vhostUser: owner, mode and label of the folders, the keys of plugins.vhost.conf.SOCKET_KEYS
 )
 SELECTOR_KEYS = (
     "vendors",  # ["8086"]
@@ -50,16 +53,20 @@ SELECTOR_KEYS = (
     "needVhostNet",  # true: given with /dev/vhost-net and /dev/net/tun
     "vdpaType",  # "virtio" or "vhost": devices with such a vdpa device; not together with isRdma
 )
+VHOST_USER = "vhostUser"  # a deviceType: folders for the sockets of vhost-user interfaces
 # The selectors that count for a device type; the others are keys without effect there.
 _SELECTORS_OF = {
     NETWORK: frozenset(SELECTOR_KEYS) - {"auxTypes"},
     ACCELERATOR: frozenset({"vendors", "devices", "drivers", "pciAddresses", "acpiIndexes"}),
+    VHOST_USER: frozenset(),
     AUXILIARY: frozenset(SELECTOR_KEYS) - {"pciAddresses", "acpiIndexes", "ddpProfiles", "pKeys", "vdpaType"},
 }
 _WITHOUT_EFFECT = ("SelectorObj", "SelectorObjs")
 _NAME = re.compile(r"[a-zA-Z0-9_-]+")
+_MOST_SOCKETS = 1024  # devices of a vhost-user pool
+_LONGEST_ID = 63  # letters of a device's id, for the kubelet
 _NUMBER = re.compile(r"[0-9]{1,10}")
-_KINDS = '"netDevice", "accelerator" or "auxNetDevice"'
+_KINDS = '"netDevice", "accelerator", "auxNetDevice" or "vhostUser"'
 _EMPTY: tuple[object, ...] = (None, False, "", [], {})
 _HEX = re.compile(r"[0-9a-f]{4}")
 _PAGE = re.compile(r"([1-9][0-9]{0,5})(Ki|Mi|Gi)")
@@ -82,6 +89,8 @@ class PoolConfig:
     health: frozenset[str] = frozenset(REASONS)
     packed: bool = False  # a container's devices are taken from few PFs, else spread over them
     hugepages: int = 0  # KiB; 0: they do not count
+    count: int = 0  # of a vhost-user pool: how many devices it has
+    access: Access = field(default_factory=Access)  # of the folders of a vhost-user pool
 
 
 def file_of(where: NodeConfig) -> Path:
@@ -126,6 +135,11 @@ def parse(text: bytes, prefix: str) -> list[PoolConfig]:
     for place, raw in enumerate(reader.list("resourceList", "a list of at least one pool", empty=False)):
         pools.append(_pool(_Object(f"resourceList[{place}]", raw, POOL_KEYS, problems, _WITHOUT_EFFECT), prefix))
     names = [pool.resource for pool in pools]
+    sockets = [pool.resource.rpartition("/")[2] for pool in pools if pool.kind == VHOST_USER]
+    problems += [
+        f"{sockets.count(name)} vhostUser pools have the resourceName {name}: expected one, for ids are made of it"
+        for name in sorted({name for name in sockets if sockets.count(name) > 1})
+    ]
     twice = sorted({name for name in names if names.count(name) > 1})
     problems += [f"resource {name} is there {names.count(name)} times: expected once" for name in twice]
     if problems:
@@ -236,7 +250,33 @@ def _pool(reader: _Object, default_prefix: str) -> PoolConfig:
         health=_health(reader),
         packed=_packed(reader),
         hugepages=_hugepages(reader),
+        count=_count(reader, kind),
+        access=_access(reader),
     )
+
+
+def _count(reader: _Object, kind: str) -> int:
+    value = reader.values.get("count")
+    is_count = isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= _MOST_SOCKETS
+    if (kind == VHOST_USER or value is not None) and not is_count:
+        reader.problem("count", f"a number from 1 to {_MOST_SOCKETS}", value)
+    name = reader.values.get("resourceName")
+    longest = _LONGEST_ID - len(f"-{_MOST_SOCKETS - 1}")
+    if kind == VHOST_USER and isinstance(name, str) and len(name) > longest:
+        reader.problem("resourceName", f"at most {longest} letters, for ids of devices are made of it", name)
+    return value if isinstance(value, int) and is_count else 0
+
+
+def _access(reader: _Object) -> Access:
+    raw = reader.values.get("socket")
+    if raw is None:
+        return Access()
+    inner = _Object(reader.place("socket"), raw, SOCKET_KEYS, reader.problems)
+    try:
+        return access(inner.values)
+    except CniError as error:
+        reader.problems.append(f"{reader.where}: {error.msg}")
+        return Access()
 
 
 def _health(reader: _Object) -> frozenset[str]:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from deviceplugin.config import VHOST_USER
 from deviceplugin.health import Fault, Health
 from deviceplugin.pools import Devices, assign, firmware, reader, some
 from deviceplugin.service import PoolService
@@ -102,7 +103,11 @@ class Follower:
                 if fault := self._health.fault(device, wanted):
                     faults[key] = fault
             for key, device in before.get(service.pool.resource, {}).items():
-                if key not in members and (fault := self._health.lost(device, self._inventory, wanted)):
+                if (
+                    device.kind != VHOST_USER
+                    and key not in members
+                    and (fault := self._health.lost(device, self._inventory, wanted))
+                ):
                     found[key], faults[key] = device, fault
         return faults
 

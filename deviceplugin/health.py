@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from wirespeed.host.inventory import Inventory, NetDevice
+from wirespeed.host.inventory import NETWORK, Inventory, NetDevice
 from wirespeed.host.pci import PciDevice
 
 # Which faults a pool may count, in the order in which they are looked for: the first one is the reason told.
@@ -100,7 +100,7 @@ class Health:
             return f"gone with its PF {device.pf}"
         if not os.path.exists(f"{path}/driver"):
             return f"gone, for its PF {device.pf} has no driver"
-        if os.path.islink(f"{path}/virtfn{device.vf_index}"):
+        if device.kind == NETWORK and os.path.islink(f"{path}/virtfn{device.vf_index}"):
             return f"gone, though its PF {device.pf} has it still"
         return ""  # the PF was told to have fewer VFs, or others
 

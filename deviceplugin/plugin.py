@@ -147,6 +147,7 @@ def _service(pool: PoolConfig, where: NodeConfig) -> PoolService:
         pool,
         sysfs=where.sysfs,
         devinfo=Path(where.devinfo),
+        sockets=Path(where.vhost.sockets),
         specs=cdi.specs(pool, where),
         annotate=where.cdi_annotations,
     )

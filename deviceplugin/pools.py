@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from deviceplugin.config import PoolConfig
+from deviceplugin import vhostuser
+from deviceplugin.config import VHOST_USER, PoolConfig
 from deviceplugin.selectors import Selectors
 from wirespeed.host.firmware import Firmware
 from wirespeed.host.inventory import Inventory, NetDevice, Reader
@@ -52,7 +53,7 @@ def assign(pools: Sequence[PoolConfig], inventory: Inventory) -> dict[str, Devic
         pool = next((pool for pool in pools if fits(pool, device)), None)
         if pool:
             found[pool.resource][address] = device
-    return found
+    return found | {pool.resource: vhostuser.devices(pool) for pool in pools if pool.kind == VHOST_USER}
 
 
 def explain(pools: Sequence[PoolConfig], inventory: Inventory) -> str:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import grpc
 
-from deviceplugin import allocation, pools, preference
+from deviceplugin import allocation, pools, preference, vhostuser
 from deviceplugin.cdi import Specs
-from deviceplugin.config import PoolConfig
+from deviceplugin.config import VHOST_USER, PoolConfig
 from deviceplugin.health import Fault
 from deviceplugin.info import device_info
 from deviceplugin.pools import Devices, fits, some
@@ -38,13 +38,23 @@ class PoolService:
     """
 
     def __init__(
-        self, pool: PoolConfig, *, sysfs: str, devinfo: Path, specs: Specs | None = None, annotate: bool = False
+        self,
+        pool: PoolConfig,
+        *,
+        sysfs: str,
+        devinfo: Path,
+        sockets: Path,
+        specs: Specs | None = None,
+        annotate: bool = False,
     ) -> None:
-        """With `specs` the devices are given by CDI; with `annotate` they are named in annotations."""
+        """With `specs` the devices are given by CDI; with `annotate` they are named in annotations.
+
+        `sockets` is the node's folder for those of vhost-user interfaces.
+        """
         self.pool = pool
         self._specs, self._annotate = specs, annotate
         self.endpoint = ""  # the path of its socket, once it is served
-        self._sysfs, self._devinfo = sysfs, devinfo
+        self._sysfs, self._devinfo, self._sockets = sysfs, devinfo, sockets
         self._changed = threading.Condition()
         self._devices: Devices = {}
         self._faults: dict[str, Fault] = {}
@@ -131,9 +141,7 @@ class PoolService:
         try:
             for asked in request.container_requests:
                 devices = [self._allocatable(key, reader, context) for key in asked.devices_ids]
-                answers.append(
-                    allocation.answer(self.pool, devices, self._sysfs, self._specs, annotate=self._annotate)
-                )
+                answers.append(self._answer(devices))
                 for device in devices:
                     self._write_info(device)
                 with self._changed:
@@ -222,6 +230,8 @@ class PoolService:
             if key not in self._offered:
                 context.abort(grpc.StatusCode.NOT_FOUND, f"{where}: not known in this pool")
             is_member = key in self._devices
+            if is_member and self.pool.kind == VHOST_USER:
+                return self._devices[key]
         device = reader.read_one(key)
         if device is None:
             raise CniError(Code.DEVICE, f"{where}: gone")
@@ -233,6 +243,11 @@ class PoolService:
         if not is_member:
             raise CniError(Code.DEVICE, f"{where}: not in this pool any more")
         return device
+
+    def _answer(self, devices: Sequence[NetDevice]) -> Any:
+        if self.pool.kind == VHOST_USER:
+            return vhostuser.answer(self.pool, [device.address for device in devices], self._sockets)
+        return allocation.answer(self.pool, devices, self._sysfs, self._specs, annotate=self._annotate)
 
     def _write_info(self, device: NetDevice) -> None:
         file = deviceinfo.dp_file(self._devinfo, self.pool.resource, device.address)

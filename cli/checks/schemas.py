@@ -196,7 +196,7 @@ _SELECTORS = {"$ref": "#/$defs/selectors"}
 _POOL: Mapping[str, Schema] = {
     "resourceName": _text("[a-zA-Z0-9_-]+"),
     "resourcePrefix": _text(),
-    "deviceType": {"enum": ["", "netDevice", "accelerator", "auxNetDevice"]},
+    "deviceType": {"enum": ["", "netDevice", "accelerator", "auxNetDevice", "vhostUser"]},
     "excludeTopology": {"type": "boolean"},
     "cdi": {"type": "boolean"},
     "selectors": {"anyOf": [_SELECTORS, _list(_SELECTORS, minItems=1)]},
@@ -204,6 +204,8 @@ _POOL: Mapping[str, Schema] = {
         "type": "object",
         "additionalProperties": {"type": "object", "additionalProperties": {"type": "string"}},
     },
+    "count": _number(1, 1024),
+    "socket": _object(vhost_conf.SOCKET_KEYS, {"mode": {"anyOf": [_text("0?[0-7]{3}"), {"type": "null"}]}}),
     "health": _list({"enum": list(health.REASONS)}),
     "allocation": {"enum": ["spread", "packed"]},
     "hugepages": _text("[1-9][0-9]{0,5}(Ki|Mi|Gi)|"),

@@ -27,7 +27,8 @@ KEYS = (
     "mirror",  # MIRROR_KEYS
     "annotate",  # whether the pod gets the annotations userspace/*; default: for type "userspace" only
     "ipam",  # addresses are told to the application, there is no netdev to put them on
-    "runtimeConfig",  # mac, ips, bandwidth, CNIDeviceInfoFile
+    "deviceID",  # a device of a vhost-user pool of the device plugin, whose folder the sockets lie in
+    "runtimeConfig",  # mac, ips, bandwidth, deviceID, CNIDeviceInfoFile
 )
 HOST_KEYS = (
     "engine",  # required: "ovs-dpdk", "vpp", or "none" for memif from pod to pod
@@ -80,7 +81,6 @@ OTHER_KEYS = (
     "args",
     "dns",
     "prevResult",
-    "deviceID",
     "pciBusID",
     "kubeconfig",  # the node's configuration says where pods are read
     "logLevel",
@@ -96,6 +96,7 @@ _OPPOSITE = {"client": "server", "server": "client", "master": "slave", "slave":
 
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 _FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")  # no comma: it would end the argument of the application
+_DEVICE = re.compile(r"[A-Za-z0-9_-]{1,63}")
 _BRIDGE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}")
 _FOLDER = re.compile(r"/[A-Za-z0-9_.+@~/-]*")
 _LABEL = re.compile(r"[A-Za-z0-9_.,:+-]{1,255}")
@@ -163,6 +164,7 @@ class VhostConf:
     mirror: Mirror | None = None
     access: Access = Access()
     shared_dir: str = ""
+    device: str = ""  # of a vhost-user pool, whose folder is the attachment's
     annotate: bool = False
     container: Mapping[str, Any]
     device_info_file: str = ""
@@ -215,6 +217,7 @@ class _Reader:
             annotate=_flag("", conf, "annotate", default=self._peer),
             container={**container},
             device_info_file=_device_info(runtime),
+            device=_device(runtime.get("deviceID") or conf.get("deviceID")),
             peer=self._peer,
         )
         return self._on_bridge(made, host["bridge"])
@@ -318,19 +321,22 @@ class _Reader:
 
     def _access(self, conf: Mapping[str, Any], host: Mapping[str, Any]) -> Access:
         raw = self._canonical("socket.", _object("", conf, "socket"), SOCKET_KEYS)
-        mode = raw.get("mode")
-        if mode is not None and (not isinstance(mode, str) or not re.fullmatch(r"0?[0-7]{3}", mode)):
-            raise _wrong("socket.mode", 'octal digits like "0660"', mode)
-        group = raw.get("group")
-        where = "socket.group"
-        if group is None and host["vhost"].get("group"):
-            group, where = host["vhost"]["group"], "host.vhost.group"
-        return Access(
-            user=_account("socket.user", raw.get("user"), lambda name: pwd.getpwnam(name).pw_uid),
-            group=_account(where, group, lambda name: grp.getgrnam(name).gr_gid),
-            mode=None if mode is None else int(mode, 8),
-            label=_name("socket.", raw, "selinuxLabel", _LABEL),
-        )
+        if raw.get("group") is None and host["vhost"].get("group"):
+            return access({**raw, "group": host["vhost"]["group"]}, group_key="host.vhost.group")
+        return access(raw)
+
+
+def access(raw: Mapping[str, Any], *, group_key: str = "socket.group") -> Access:
+    """What an object of SOCKET_KEYS says. Raises CniError(INVALID_CONFIG) that names the key."""
+    mode = raw.get("mode")
+    if mode is not None and (not isinstance(mode, str) or not re.fullmatch(r"0?[0-7]{3}", mode)):
+        raise _wrong("socket.mode", 'octal digits like "0660"', mode)
+    return Access(
+        user=_account("socket.user", raw.get("user"), lambda name: pwd.getpwnam(name).pw_uid),
+        group=_account(group_key, raw.get("group"), lambda name: grp.getgrnam(name).gr_gid),
+        mode=None if mode is None else int(mode, 8),
+        label=_name("socket.", raw, "selinuxLabel", _LABEL),
+    )
 
 
 _MODES = ("ethernet", "ip", "inject-punt")
@@ -506,6 +512,11 @@ def _account(key: str, value: object, look_up: Any) -> int | None:
             raise _wrong(key, "a number, or a name that this node knows", value) from None
         return number
     raise _wrong(key, "a name or a number", value)
+
+
+def _device(value: object) -> str:
+    """The id of a device of a vhost-user pool. A PCI address, which the peer does not look at either, is none."""
+    return value if isinstance(value, str) and _DEVICE.fullmatch(value) else ""
 
 
 def _device_info(runtime: Mapping[str, Any]) -> str:

@@ -75,6 +75,16 @@ def of_pod(pod: dict[str, Any], request: Request, kubelet: Path) -> Folder | Non
     raise CniError(Code.INVALID_CONFIG, f"volume {VOLUME}: expected a hostPath or an emptyDir, got {kinds}")
 
 
+def of_device(base: Path, device: str) -> Folder:
+    """The folder of a device of a vhost-user pool. The device plugin makes it, with owner, mode and label."""
+    return Folder(path=str(base / "devices" / device), inside=inside_of_device(device))
+
+
+def inside_of_device(device: str) -> str:
+    """Where containers have that folder."""
+    return f"/run/vhost-user/{device}"
+
+
 def below(base: Path, container: str) -> Folder:
     """A folder of the container's own below `base`."""
     return Folder(path=str(base / short_id(container)), ours=True)

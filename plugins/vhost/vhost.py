@@ -210,11 +210,20 @@ class Vhost:
         return _Plan(port=_port(request, conf, folder.switch_path(file)), folder=folder, file=file)
 
     def _folder(self, request: Request, conf: VhostConf, pod: dict[str, Any] | None) -> Folder:
-        """The pod's volume, else a folder below `sharedDir`, else one where the node keeps them.
+        """Its device's folder, the pod's volume, else one below `sharedDir`, else one where the node keeps them.
 
         The ends of a link between pods share theirs.
         """
         where = self._node.config.vhost
+        if conf.device and conf.engine != NONE:
+            folder = sockets.of_device(Path(where.sockets), conf.device)
+            if not Path(folder.path).is_dir():
+                raise CniError(
+                    Code.DEVICE,
+                    f"network {request.name}: device {conf.device}: no folder {folder.path}: expected a device of "
+                    "a pool of deviceType vhostUser that this node's device plugin has given to the pod",
+                )
+            return folder
         volume = sockets.of_pod(pod, request, Path(self._node.config.kubelet)) if pod else None
         if conf.engine == NONE:
             if volume is not None and not volume.kubelets:

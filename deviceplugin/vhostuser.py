@@ -1,0 +1,51 @@
+"""Pools of vhost-user devices: each is a folder for sockets, which the vhost plugin finds by the device's id."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from deviceplugin.config import VHOST_USER, PoolConfig
+from plugins.vhost import sockets
+from plugins.vhost.sockets import Folder
+from wirespeed.cni.errors import CniError, Code
+from wirespeed.host.inventory import NetDevice
+from wirespeed.kube.proto import deviceplugin_pb2 as dp
+
+
+def devices(pool: PoolConfig) -> dict[str, NetDevice]:
+    """The pool's devices by id: "<resourceName>-<number>"."""
+    name = pool.resource.rpartition("/")[2]
+    return {
+        key: NetDevice(address=key, vendor="", device="", driver="", kind=VHOST_USER)
+        for key in (f"{name}-{number}" for number in range(pool.count))
+    }
+
+
+def answer(pool: PoolConfig, keys: Sequence[str], base: Path) -> Any:
+    """The ContainerAllocateResponse: each device's folder, empty, mounted, and a variable that tells where.
+
+    VHOSTUSER_<RESOURCE> has the folders in the container, joined by commas; `base` is the node's `vhost.sockets`.
+    Raises CniError: IO_FAILURE, INVALID_CONFIG for an SELinux label that the node's policy has not.
+    """
+    variable = "VHOSTUSER_" + re.sub(r"[^A-Z0-9]", "_", pool.resource.upper())
+    told = dp.ContainerAllocateResponse(envs={variable: ",".join(sockets.inside_of_device(key) for key in keys)})
+    for key in keys:
+        folder = sockets.of_device(base, key)
+        _make_anew(folder, pool)
+        told.mounts.add(container_path=folder.inside, host_path=folder.path, read_only=False)
+    return told
+
+
+def _make_anew(folder: Folder, pool: PoolConfig) -> None:
+    """A folder of its own for this container: a pod that had the device before cannot reach into it."""
+    try:
+        shutil.rmtree(folder.path)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise CniError(Code.IO_FAILURE, f"folder for sockets {folder.path}: {error.strerror}") from error
+    sockets.prepare(Folder(path=folder.path, ours=True), pool.access)

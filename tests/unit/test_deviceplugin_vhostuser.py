@@ -1,0 +1,55 @@
+"""The keys of pools of vhost-user devices."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from deviceplugin import vhostuser
+from deviceplugin.config import PoolConfig, parse
+from plugins.vhost.conf import Access
+from wirespeed.cni.errors import CniError
+
+
+def pools(*entries: dict[str, Any]) -> list[PoolConfig]:
+    resources = [{"resourceName": "vhost", "deviceType": "vhostUser", **entry} for entry in entries]
+    return parse(json.dumps({"resourceList": resources}).encode(), "intel.com")
+
+
+def test_devices_are_named_after_the_resource() -> None:
+    [pool] = pools({"count": 2})
+    assert list(vhostuser.devices(pool)) == ["vhost-0", "vhost-1"]
+    assert pool.access == Access()
+
+
+def test_folders_have_an_owner_a_mode_and_a_label() -> None:
+    socket = {"user": 1, "group": "2", "MODE": "0660", "selinuxLabel": "a:b:c:s0"}
+    [pool] = pools({"count": 1, "socket": socket})
+    assert pool.access == Access(user=1, group=2, mode=0o660, label="a:b:c:s0")
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({}, "resourceList[0].count: expected a number from 1 to 1024, got nothing"),
+        ({"count": 0}, "resourceList[0].count: expected a number from 1 to 1024, got 0"),
+        ({"count": True}, "resourceList[0].count: expected a number from 1 to 1024, got true"),
+        ({"count": 1, "socket": 5}, "resourceList[0].socket: expected an object, got 5"),
+        ({"count": 1, "socket": {"mode": "rw"}}, 'resourceList[0]: key "socket.mode": expected octal digits'),
+        (
+            {"count": 1, "resourceName": "n" * 59},
+            "resourceList[0].resourceName: expected at most 58 letters, for ids of devices are made of it",
+        ),
+    ],
+)
+def test_wrong_pool_is_refused_with_what_was_expected(entry: dict[str, Any], message: str) -> None:
+    with pytest.raises(CniError) as caught:
+        pools(entry)
+    assert message in caught.value.msg
+
+
+def test_pools_of_the_same_name_would_have_the_same_devices_and_are_refused() -> None:
+    with pytest.raises(CniError, match="2 vhostUser pools have the resourceName vhost: expected one"):
+        pools({"count": 1}, {"count": 1, "resourcePrefix": "acme.io"})
