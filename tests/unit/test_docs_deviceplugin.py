@@ -1,0 +1,36 @@
+"""docs/deviceplugin.md: every case is there once, every test that it names exists, every selector is told of."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from deviceplugin.config import SELECTOR_KEYS
+from tests.unit.test_docs_acceptance import TESTS, functions
+
+TEXT = (TESTS.parent / "docs/deviceplugin.md").read_text()
+ROWS = [
+    [cell.strip() for cell in line.strip("|").split("|")]
+    for line in TEXT.splitlines()
+    if re.match(r"\| \d+ \|", line)
+]
+
+
+def test_every_case_is_there_once_and_in_order() -> None:
+    assert [row[0] for row in ROWS] == [str(number) for number in range(1, 60)]
+
+
+@pytest.mark.parametrize("row", ROWS, ids=[row[0] for row in ROWS])
+def test_case_names_tests_that_exist_or_says_why_there_is_none(row: list[str]) -> None:
+    case, what, shown = row
+    named = re.findall(r"`([a-z/_]+\.py)::(\w+)`", shown)
+    assert named or shown.startswith("not here: "), case
+    assert what
+    for file, name in named:
+        assert name in functions(file), f"{case}: {file} has no {name}"
+
+
+def test_every_selector_is_told_of() -> None:
+    section = TEXT.partition("## Selectors")[2].partition("## What a container gets")[0]
+    assert [key for key in SELECTOR_KEYS if f"`{key}`" not in section] == []
