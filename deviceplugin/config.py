@@ -34,6 +34,7 @@ POOL_KEYS = (
     "health",  # which faults make a device Unhealthy, ["driver", "link"]; default: all (health.REASONS)
     "allocation",  # "spread" (default) or "packed": over the PFs, or as few of them as can be
     "hugepages",  # "2Mi", "1Gi": NUMA nodes without free ones of this size are preferred last
+    "bind",  # true or a driver's name (true: "vfio-pci"): for containers whose VF no CNI plugin attached; needs cdi
     "count",  # required for vhostUser: how many devices there are, 1 to 1024
     "socket",  # for vhostUser: owner, mode and label of the folders, the keys of plugins.vhost.conf.SOCKET_KEYS
 )
@@ -65,6 +66,7 @@ _WITHOUT_EFFECT = ("SelectorObj", "SelectorObjs")
 _NAME = re.compile(r"[a-zA-Z0-9_-]+")
 _MOST_SOCKETS = 1024  # devices of a vhost-user pool
 _LONGEST_ID = 63  # letters of a device's id, for the kubelet
+_DRIVER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _NUMBER = re.compile(r"[0-9]{1,10}")
 _KINDS = '"netDevice", "accelerator", "auxNetDevice" or "vhostUser"'
 _EMPTY: tuple[object, ...] = (None, False, "", [], {})
@@ -89,6 +91,7 @@ class PoolConfig:
     health: frozenset[str] = frozenset(REASONS)
     packed: bool = False  # a container's devices are taken from few PFs, else spread over them
     hugepages: int = 0  # KiB; 0: they do not count
+    bind: str = ""  # the driver that a VF gets for a container; "": the one that it has
     count: int = 0  # of a vhost-user pool: how many devices it has
     access: Access = field(default_factory=Access)  # of the folders of a vhost-user pool
 
@@ -250,9 +253,22 @@ def _pool(reader: _Object, default_prefix: str) -> PoolConfig:
         health=_health(reader),
         packed=_packed(reader),
         hugepages=_hugepages(reader),
+        bind=_bind(reader, kind),
         count=_count(reader, kind),
         access=_access(reader),
     )
+
+
+def _bind(reader: _Object, kind: str) -> str:
+    """The driver's name."""
+    value = reader.values.get("bind")
+    driver = "vfio-pci" if value is True else "" if value is None or value is False else value
+    if not isinstance(driver, str) or (driver and not _DRIVER.fullmatch(driver)):
+        reader.problem("bind", 'true or the name of a driver like "vfio-pci"', value)
+        return ""
+    if driver and kind != NETWORK:
+        reader.problems.append(f"{reader.place('bind')}: only devices of deviceType {NETWORK} can be bound")
+    return driver
 
 
 def _count(reader: _Object, kind: str) -> int:

@@ -14,14 +14,16 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from deviceplugin import cdi, config
+from deviceplugin.binding import Bindings
 from deviceplugin.config import PoolConfig
 from deviceplugin.follow import Follower
 from deviceplugin.kubelet import Kubelet
 from deviceplugin.reload import Reloader, content
 from deviceplugin.service import PoolService
-from wirespeed.cni.errors import CniError
+from wirespeed.cni.errors import CniError, Code
 from wirespeed.host import pci
 from wirespeed.kube import deviceinfo
+from wirespeed.kube.podresources import PodResources
 from wirespeed.metrics import Family
 from wirespeed.node import Node, NodeConfig
 
@@ -50,7 +52,8 @@ class Plugin:
         self._where = where
         _remove_stale_info(pools, where)
         cdi.remove_stale(pools, where)
-        self._services = [_service(pool, where) for pool in pools]
+        self._bindings = _bindings(where)
+        self._services = [_service(pool, where, self._bindings) for pool in pools]
         self._follower = Follower(self._services, where.sysfs)
         self._reloader = Reloader(self._file, text, self._reload)
 
@@ -102,11 +105,10 @@ class Plugin:
             end.callback(ended.close)
             waiter = threading.Thread(target=_close_after, args=(stop, ender), name="deviceplugin end", daemon=True)
             waiter.start()
-            threads = end.enter_context(ThreadPoolExecutor(2, thread_name_prefix="deviceplugin follower"))
+            threads = end.enter_context(ThreadPoolExecutor(3, thread_name_prefix="deviceplugin follower"))
             end.callback(ender.close)
-            followers = [
-                threads.submit(follow, ended.fileno()) for follow in (self._follower.follow, self._reloader.follow)
-            ]
+            follows = (self._follower.follow, self._reloader.follow, self._follow_bindings)
+            followers = [threads.submit(follow, ended.fileno()) for follow in follows]
             for following in followers:
                 following.add_done_callback(lambda _: ender.close())  # one of them fails: the others end
             kubelet.follow(ended.fileno())
@@ -114,12 +116,22 @@ class Plugin:
                 following.result()
             waiter.join()
 
+    def _follow_bindings(self, ended: int) -> None:
+        resources = PodResources(Path(self._where.kubelet) / "pod-resources/kubelet.sock")
+        try:
+            self._bindings.follow(ended, lambda: [given.device for given in resources.given()])
+        finally:
+            resources.close()
+
     def _reload(self) -> None:
         """Read the configuration's file and have its pools, or none of them: a wrong one changes nothing."""
         served = {service.pool.resource: service for service in self._services}
         try:
             pools = config.load_of(self._where)
-            services = [_changed(served.get(pool.resource), pool) or _service(pool, self._where) for pool in pools]
+            services = [
+                _changed(served.get(pool.resource), pool) or _service(pool, self._where, self._bindings)
+                for pool in pools
+            ]
             sockets = self._kubelet.sockets(services)
         except CniError as error:
             log.error("refused, the pools stay as they are: %s", error.msg)  # noqa: TRY400 — no traceback for it
@@ -137,18 +149,36 @@ class Plugin:
 
 def _changed(service: PoolService | None, pool: PoolConfig) -> PoolService | None:
     """The service that can go on with the pool as it is now; None where it must be made anew."""
-    if service and (service.pool.kind, service.pool.cdi) == (pool.kind, pool.cdi):
+    if service and _fixed(service.pool) == _fixed(pool):
         return service
     return None
 
 
-def _service(pool: PoolConfig, where: NodeConfig) -> PoolService:
+def _fixed(pool: PoolConfig) -> tuple[object, ...]:
+    """What a service cannot change: what it is, and which calls the kubelet was told to make."""
+    return pool.kind, pool.cdi, bool(pool.bind)
+
+
+def _bindings(where: NodeConfig) -> Bindings:
+    state = Path(where.state).parent
+    return Bindings(Path(where.sysfs), state / "bound", state / "locks")
+
+
+def _service(pool: PoolConfig, where: NodeConfig, bindings: Bindings) -> PoolService:
+    specs = cdi.specs(pool, where)
+    if pool.bind and specs is None:
+        raise CniError(
+            Code.INVALID_CONFIG,
+            f"resource {pool.resource}: bind needs cdi: the nodes of a VF's driver are known when its container "
+            "starts, not when the VF is allocated",
+        )
     return PoolService(
         pool,
         sysfs=where.sysfs,
         devinfo=Path(where.devinfo),
         sockets=Path(where.vhost.sockets),
-        specs=cdi.specs(pool, where),
+        bindings=bindings,
+        specs=specs,
         annotate=where.cdi_annotations,
     )
 

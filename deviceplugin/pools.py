@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from deviceplugin import vhostuser
 from deviceplugin.config import VHOST_USER, PoolConfig
@@ -22,14 +23,21 @@ def taken_by(pool: PoolConfig, device: NetDevice) -> Selectors | None:
     """The first of the pool's selectors that takes the device, which says what is given with it."""
     if device.kind != pool.kind:
         return None
-    return next((each for each in pool.selectors or (Selectors(),) if not each.refusal(device)), None)
+    return next((each for each in pool.selectors or (Selectors(),) if not _refusal(pool, each, device)), None)
 
 
 def refusal(pool: PoolConfig, device: NetDevice) -> str:
     """Why the pool does not take the device: what does not fit each of its selectors."""
     if device.kind != pool.kind:
         return f"deviceType: {device.kind} is not {pool.kind}"
-    return " and ".join(selectors.refusal(device) for selectors in pool.selectors)
+    return " and ".join(_refusal(pool, selectors, device) for selectors in pool.selectors)
+
+
+def _refusal(pool: PoolConfig, selectors: Selectors, device: NetDevice) -> str:
+    """As the selectors say, but that a VF on the driver that the pool binds is one on the driver that they name."""
+    if pool.bind and device.driver == pool.bind:
+        selectors = replace(selectors, drivers=frozenset())
+    return selectors.refusal(device)
 
 
 def firmware(pools: Iterable[PoolConfig]) -> Firmware:

@@ -13,7 +13,7 @@ from typing import Any
 import grpc
 
 from deviceplugin import sockets
-from deviceplugin.service import OPTIONS, VERSION
+from deviceplugin.service import VERSION
 from deviceplugin.sockets import Identity, Socket
 from wirespeed.kube import rpc
 from wirespeed.kube.proto import deviceplugin_pb2 as dp
@@ -110,7 +110,10 @@ class Registrar:
     def _register(self, pool: Socket) -> None:
         self._channel = self._channel or rpc.channel(str(self._path), options=_OPTIONS)
         request = dp.RegisterRequest(
-            version=VERSION, endpoint=pool.path.name, resource_name=pool.service.pool.resource, options=OPTIONS
+            version=VERSION,
+            endpoint=pool.path.name,
+            resource_name=pool.service.pool.resource,
+            options=pool.service.options,
         )
         call = rpc.Client(self._channel, _SERVICE).Register.future(  # type: ignore[attr-defined]
             request, timeout=_ANSWER, wait_for_ready=True

@@ -12,6 +12,7 @@ from typing import Any
 import grpc
 
 from deviceplugin import allocation, pools, preference, vhostuser
+from deviceplugin.binding import Bindings
 from deviceplugin.cdi import Specs
 from deviceplugin.config import VHOST_USER, PoolConfig
 from deviceplugin.health import Fault
@@ -27,7 +28,6 @@ log = logging.getLogger(__name__)
 
 VERSION = "v1beta1"
 STREAMS = 4  # ListAndWatch calls of one pool at once: the kubelet has one, and a second while it restarts
-OPTIONS = dp.DevicePluginOptions(get_preferred_allocation_available=True)
 _STATUS = {Code.DEVICE: grpc.StatusCode.FAILED_PRECONDITION, Code.INVALID_CONFIG: grpc.StatusCode.INVALID_ARGUMENT}
 
 
@@ -44,6 +44,7 @@ class PoolService:
         sysfs: str,
         devinfo: Path,
         sockets: Path,
+        bindings: Bindings,
         specs: Specs | None = None,
         annotate: bool = False,
     ) -> None:
@@ -54,7 +55,7 @@ class PoolService:
         self.pool = pool
         self._specs, self._annotate = specs, annotate
         self.endpoint = ""  # the path of its socket, once it is served
-        self._sysfs, self._devinfo, self._sockets = sysfs, devinfo, sockets
+        self._sysfs, self._devinfo, self._sockets, self._bindings = sysfs, devinfo, sockets, bindings
         self._changed = threading.Condition()
         self._devices: Devices = {}
         self._faults: dict[str, Fault] = {}
@@ -64,6 +65,13 @@ class PoolService:
         self._streams = 0
         self._ended = False
         self.given = 0  # devices that were given to containers
+
+    @property
+    def options(self) -> Any:
+        """The DevicePluginOptions: which calls the kubelet makes."""
+        return dp.DevicePluginOptions(
+            get_preferred_allocation_available=True, pre_start_required=bool(self.pool.bind)
+        )
 
     @property
     def offered(self) -> int:
@@ -104,7 +112,7 @@ class PoolService:
     # v1beta1.DevicePlugin
 
     def GetDevicePluginOptions(self, request: Any, context: Any) -> Any:  # noqa: ARG002, N802
-        return OPTIONS
+        return self.options
 
     def ListAndWatch(self, request: Any, context: Any) -> Iterator[Any]:  # noqa: ARG002, N802
         with self._stream(context):
@@ -140,6 +148,8 @@ class PoolService:
         answers = []
         try:
             for asked in request.container_requests:
+                for key in asked.devices_ids if self.pool.bind else ():
+                    self._bindings.give_back(key)  # the pod that had it is gone, says the kubelet
                 devices = [self._allocatable(key, reader, context) for key in asked.devices_ids]
                 answers.append(self._answer(devices))
                 for device in devices:
@@ -158,7 +168,18 @@ class PoolService:
             context.abort(grpc.StatusCode.INTERNAL, text)
         return dp.AllocateResponse(container_responses=answers)
 
-    def PreStartContainer(self, request: Any, context: Any) -> Any:  # noqa: ARG002, N802
+    def PreStartContainer(self, request: Any, context: Any) -> Any:  # noqa: N802
+        """By now the pod's networks are attached: a VF that none of them took gets the pool's driver.
+
+        The runtime reads the CDI specification after this, which then has the nodes of the driver that each has.
+        """
+        reader = pools.reader([self.pool], self._sysfs)
+        try:
+            for key in request.devices_ids if self.pool.bind else ():
+                self._bindings.hand_over(key, self.pool.bind)
+                self._answer([self._allocatable(key, reader, context)])
+        except CniError as error:
+            self._refuse(context, error)
         return dp.PreStartContainerResponse()
 
     # pluginregistration.Registration

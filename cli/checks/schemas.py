@@ -204,6 +204,7 @@ _POOL: Mapping[str, Schema] = {
         "type": "object",
         "additionalProperties": {"type": "object", "additionalProperties": {"type": "string"}},
     },
+    "bind": {"anyOf": [{"type": "boolean"}, _text("[A-Za-z0-9][A-Za-z0-9_-]{0,63}|")]},
     "count": _number(1, 1024),
     "socket": _object(vhost_conf.SOCKET_KEYS, {"mode": {"anyOf": [_text("0?[0-7]{3}"), {"type": "null"}]}}),
     "health": _list({"enum": list(health.REASONS)}),

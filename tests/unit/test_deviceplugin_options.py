@@ -9,7 +9,9 @@ import pytest
 
 from deviceplugin.config import PoolConfig, parse
 from deviceplugin.health import REASONS
+from deviceplugin.pools import fits
 from wirespeed.cni.errors import CniError
+from wirespeed.host.inventory import NetDevice
 
 
 def pool(**keys: Any) -> PoolConfig:
@@ -37,6 +39,21 @@ def test_hugepages_are_of_a_size(text: str, size: int) -> None:
 
 
 @pytest.mark.parametrize(
+    ("value", "driver"),
+    [(None, ""), (False, ""), ("", ""), (True, "vfio-pci"), ("uio_pci_generic", "uio_pci_generic")],
+)
+def test_bind_names_a_driver_or_means_vfio_pci(value: object, driver: str) -> None:
+    assert pool(bind=value).bind == driver
+
+
+def test_vf_on_the_driver_that_is_bound_stays_in_its_pool() -> None:
+    on_vfio = NetDevice(address="0000:19:00.0", vendor="8086", device="154c", driver="vfio-pci")
+    assert fits(pool(bind=True, selectors={"drivers": ["iavf"]}), on_vfio)
+    assert not fits(pool(selectors={"drivers": ["iavf"]}), on_vfio)
+    assert not fits(pool(bind=True, selectors={"drivers": ["iavf"], "vendors": ["15b3"]}), on_vfio)
+
+
+@pytest.mark.parametrize(
     ("keys", "message"),
     [
         (
@@ -47,6 +64,14 @@ def test_hugepages_are_of_a_size(text: str, size: int) -> None:
         ({"allocation": "even"}, 'resourceList[0].allocation: expected "spread" or "packed", got "even"'),
         ({"allocation": True}, 'resourceList[0].allocation: expected "spread" or "packed", got true'),
         ({"hugepages": "2M"}, 'resourceList[0].hugepages: expected a page size like "2Mi" or "1Gi", got "2M"'),
+        ({"bind": 1}, 'resourceList[0].bind: expected true or the name of a driver like "vfio-pci", got 1'),
+        ({"bind": 0}, "resourceList[0].bind: expected true or the name of a driver"),
+        ({"bind": "../x"}, "resourceList[0].bind: expected true or the name of a driver"),
+        ({"bind": [1]}, "resourceList[0].bind: expected true or the name of a driver"),
+        (
+            {"bind": True, "deviceType": "accelerator"},
+            "resourceList[0].bind: only devices of deviceType netDevice can be bound",
+        ),
         ({"hugepages": 2}, 'resourceList[0].hugepages: expected a page size like "2Mi" or "1Gi", got 2'),
     ],
 )

@@ -1,0 +1,119 @@
+"""VFs of pools with `bind`: on their own driver while they are free, on another one for containers that need it."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import select
+import time
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from wirespeed.cni.errors import CniError, Code
+from wirespeed.host import drivers
+from wirespeed.host.pci import ADDRESS, PciDevice
+from wirespeed.state.locks import device_lock
+
+log = logging.getLogger(__name__)
+
+_EVERY = 5000  # ms until it is asked again whether pods still have the VFs; the kubelet tells nobody by itself
+_LOCKED = 20.0  # seconds to wait for the device's lock; the kubelet gives PreStartContainer 30
+
+
+class Bindings:
+    """The VFs that are on another driver for a container, each a file in `folder` that has its own driver's name.
+
+    `folder` lives as long as the bindings do: on tmpfs. `locks` are those of the CNI plugins; safe from any thread.
+    """
+
+    def __init__(self, sysfs: Path, folder: Path, locks: Path) -> None:
+        self._sysfs, self._folder, self._locks = sysfs, folder, locks
+
+    def hand_over(self, address: str, driver: str) -> None:
+        """Have the VF on the driver for a container that starts, reset.
+
+        One that a CNI plugin has attached by now is left as it is: on a user-space driver, or with its interface
+        in the pod. Raises CniError: DEVICE, TRY_AGAIN_LATER when another request works on it, IO_FAILURE.
+        """
+        device = PciDevice(address, self._sysfs)
+        with self._lock(address):
+            if device.is_in_user_space or (device.driver and not device.netdevs):
+                return
+            if self._own(address) is None:
+                self._remember(address, device.driver)
+            drivers.bind(device, driver)
+            drivers.reset(device)
+        log.info("bound for a container", extra={"fields": {"device": address, "driver": driver}})
+
+    def give_back(self, address: str) -> None:
+        """Have the VF on its own driver again, reset, if it was handed over. Raises CniError as `hand_over`."""
+        if self._own(address) is None:
+            return
+        device = PciDevice(address, self._sysfs)
+        with self._lock(address):
+            own = self._own(address)
+            if own is not None and device.exists:
+                drivers.reset(device)
+                drivers.bind(device, own)
+            (self._folder / address).unlink(missing_ok=True)
+        log.info("bound to its own driver again", extra={"fields": {"device": address, "driver": own}})
+
+    def handed_over(self) -> list[str]:
+        """The VFs that are on another driver for a container."""
+        try:
+            return sorted(name for name in os.listdir(self._folder) if ADDRESS.fullmatch(name))
+        except FileNotFoundError:
+            return []
+
+    def follow(self, ended: int, given: Callable[[], Iterable[str]]) -> None:
+        """Give back what is not `given` to a pod any more, until the descriptor `ended` is readable."""
+        poller = select.poll()
+        poller.register(ended, select.POLLIN)
+        while not poller.poll(_EVERY):
+            for address in self._free(given):
+                try:
+                    self.give_back(address)
+                except CniError as error:
+                    log.error("%s", error.msg)  # noqa: TRY400 — it is tried again
+
+    def _free(self, given: Callable[[], Iterable[str]]) -> list[str]:
+        handed_over = self.handed_over()
+        if not handed_over:
+            return []
+        try:
+            kept = set(given())
+        except CniError as error:
+            log.debug("%s", error.msg)
+            return []
+        return [address for address in handed_over if address not in kept and not self._is_open(address)]
+
+    def _is_open(self, address: str) -> bool:
+        """Whether a program has its group open, which only one may: a kubelet that starts lists no pod at first."""
+        device = PciDevice(address, self._sysfs)
+        noiommu = device.attribute("iommu_group/name") == "vfio-noiommu"
+        node = self._sysfs.parent / f"dev/vfio/{'noiommu-' if noiommu else ''}{device.iommu_group}"
+        try:
+            os.close(os.open(node, os.O_RDWR | os.O_CLOEXEC))
+        except OSError as error:
+            return error.errno != errno.ENOENT
+        return False
+
+    def _lock(self, address: str) -> AbstractContextManager[None]:
+        return device_lock(self._locks, address, deadline=time.monotonic() + _LOCKED)
+
+    def _own(self, address: str) -> str | None:
+        try:
+            return (self._folder / address).read_text()
+        except FileNotFoundError:
+            return None
+
+    def _remember(self, address: str, driver: str) -> None:
+        new = self._folder / f".{address}.new"
+        try:
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            new.write_text(driver)
+            new.replace(self._folder / address)
+        except OSError as error:
+            raise CniError(Code.IO_FAILURE, f"device {address}: {new}: {error.strerror}") from error

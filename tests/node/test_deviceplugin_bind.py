@@ -1,0 +1,199 @@
+"""Pools with `bind`, whose VFs get the driver that their container needs: against a kubelet and a fake kernel."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from deviceplugin import binding
+from deviceplugin.plugin import Plugin
+from tests.node.calling import until
+from tests.node.deviceplugins import BY_PF, OTHER_VFS, PF, VFS, Place, allocate, call, standing, wait_listed
+from wirespeed.cni.errors import CniError, Code
+from wirespeed.host.pci import PciDevice
+from wirespeed.kube.proto import deviceplugin_pb2 as dp
+
+POOL = {"resourceName": "one", "bind": True, "selectors": {"drivers": ["iavf"], "pfNames": ["ens1f0"]}}
+
+
+class Kernel:
+    """What the kernel does when a device is bound or reset, told in order."""
+
+    def __init__(self, place: Place) -> None:
+        self.place = place
+        self.done: list[str] = []
+
+    def bind(self, device: PciDevice, driver: str) -> None:
+        if device.driver == driver:
+            return
+        self.done.append(f"bind {device.address} {driver}")
+        name = f"ens1f0v{VFS.index(device.address)}"
+        if driver == "vfio-pci":
+            self.place.sysfs.drop_interface(name)
+        else:
+            self.place.sysfs.interface(device.address, name)
+        self.place.sysfs.bind(device.address, driver)
+
+    def reset(self, device: PciDevice) -> None:
+        self.done.append(f"reset {device.address}")
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    with standing(tmp_path) as place:
+        yield place
+
+
+@pytest.fixture
+def kernel(place: Place, monkeypatch: pytest.MonkeyPatch) -> Kernel:
+    kernel = Kernel(place)
+    monkeypatch.setattr("wirespeed.host.drivers.bind", kernel.bind)
+    monkeypatch.setattr("wirespeed.host.drivers.reset", kernel.reset)
+    monkeypatch.setattr(binding, "_EVERY", 20)
+    return kernel
+
+
+def more(place: Place) -> dict[str, Any]:
+    return {"cdi": True, "cdi_dir": str(place.folder / "cdi"), "state": str(place.folder / "run/state.db")}
+
+
+def start(place: Place, *ids: str) -> None:
+    call(place.sockets / "intel.com_one.sock", "PreStartContainer", dp.PreStartContainerRequest(devices_ids=ids))
+
+
+def edits(place: Place, address: str) -> dict[str, Any]:
+    spec = json.loads((place.folder / "cdi/wirespeed-dp-intel.com-net-pci-one.json").read_text())
+    return next(device["containerEdits"] for device in spec["devices"] if device["name"] == address)
+
+
+def bound(place: Place) -> list[str]:
+    folder = place.folder / "run/bound"
+    return sorted(os.listdir(folder)) if folder.exists() else []
+
+
+def driver(place: Place, address: str) -> str:
+    return PciDevice(address, place.sysfs.root).driver
+
+
+def test_vf_without_a_network_is_bound_at_the_containers_start_and_its_own_again_when_free(
+    place: Place, kernel: Kernel
+) -> None:
+    with place.running(POOL, **more(place)) as plugin:
+        place.kubelet.wait_ids("intel.com/one", VFS)
+        answer = place.kubelet.allocate("default", "pod", "app", "intel.com/one", 1)
+        assert [device.name for device in answer.cdi_devices] == [f"intel.com/net-pci-one={VFS[0]}"]
+        assert "deviceNodes" not in edits(place, VFS[0])
+        start(place, VFS[0])
+        group = PciDevice(VFS[0], place.sysfs.root).iommu_group
+        assert [node["path"] for node in edits(place, VFS[0])["deviceNodes"]] == [
+            "/dev/vfio/vfio",
+            f"/dev/vfio/{group}",
+        ]
+        assert bound(place) == [VFS[0]]
+        plugin.look_again()
+        start(place, VFS[0])  # another container of the pod, or the same one once more
+        assert kernel.done == [f"bind {VFS[0]} vfio-pci", f"reset {VFS[0]}"]
+        assert place.kubelet.ids("intel.com/one") == VFS
+        place.kubelet.free("default", "pod")
+        until(lambda: bound(place) == [], "given back")
+        assert kernel.done[2:] == [f"reset {VFS[0]}", f"bind {VFS[0]} iavf"]
+        assert place.kubelet.ids("intel.com/one") == VFS
+
+
+def test_vf_whose_interface_is_in_the_pod_stays_as_it_is(place: Place, kernel: Kernel) -> None:
+    with place.running(POOL, **more(place)):
+        place.kubelet.wait_ids("intel.com/one", VFS)
+        place.kubelet.allocate("default", "pod", "app", "intel.com/one", 1)
+        place.sysfs.drop_interface("ens1f0v0")  # the SR-IOV plugin's ADD
+        start(place, VFS[0])
+        assert "deviceNodes" not in edits(place, VFS[0])
+    assert kernel.done == []
+
+
+def test_vf_that_the_network_has_bound_comes_with_its_nodes_and_is_the_networks_to_give_back(
+    place: Place, kernel: Kernel
+) -> None:
+    with place.running(POOL, **more(place)):
+        place.kubelet.wait_ids("intel.com/one", VFS)
+        place.kubelet.allocate("default", "pod", "app", "intel.com/one", 1)
+        place.sysfs.bind(VFS[0], "vfio-pci")
+        start(place, VFS[0])
+        assert "deviceNodes" in edits(place, VFS[0])
+        assert bound(place) == []
+    assert kernel.done == []
+
+
+def test_vf_is_its_own_again_before_it_is_allocated_anew(
+    place: Place, kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(binding, "_EVERY", 3_600_000)
+    with place.running(POOL, **more(place)):
+        place.kubelet.wait_ids("intel.com/one", VFS)
+        allocate(place, VFS[1])
+        start(place, VFS[1])
+        assert driver(place, VFS[1]) == "vfio-pci"
+        allocate(place, VFS[1])
+        assert driver(place, VFS[1]) == "iavf"
+    assert kernel.done[2:] == [f"reset {VFS[1]}", f"bind {VFS[1]} iavf"]
+
+
+def test_plugin_that_starts_again_gives_back_what_it_bound(place: Place, kernel: Kernel) -> None:
+    with place.running(POOL, **more(place)):
+        place.kubelet.wait_ids("intel.com/one", VFS)
+        place.kubelet.allocate("default", "pod", "app", "intel.com/one", 1)
+        start(place, VFS[0])
+    assert driver(place, VFS[0]) == "vfio-pci"
+    with place.running(POOL, **more(place)):
+        place.kubelet.wait_ids("intel.com/one", VFS)
+        assert bound(place) == [VFS[0]]
+        place.kubelet.free("default", "pod")
+        until(lambda: bound(place) == [], "given back")
+    assert driver(place, VFS[0]) == "iavf"
+
+
+def test_options_ask_for_the_call_before_the_start_only_where_it_binds(place: Place) -> None:
+    with place.running(POOL, BY_PF[1], **more(place)):
+        wait_listed(place, {"intel.com/one": VFS, "intel.com/two": OTHER_VFS})
+        for name, required in {"one": True, "two": False}.items():
+            options = call(place.sockets / f"intel.com_{name}.sock", "GetDevicePluginOptions", dp.Empty())
+            assert options.pre_start_required == required
+
+
+def test_failure_to_bind_is_told_and_the_vf_is_given_back(
+    place: Place, kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(device: PciDevice, name: str) -> None:
+        if name == "vfio-pci":
+            raise CniError(Code.DEVICE, f"device {device.address}: no")
+
+    monkeypatch.setattr("wirespeed.host.drivers.bind", fail)
+    with place.running(POOL, **more(place)):
+        place.kubelet.wait_ids("intel.com/one", VFS)
+        place.kubelet.allocate("default", "pod", "app", "intel.com/one", 1)
+        with pytest.raises(grpc.RpcError) as caught:
+            start(place, VFS[0])
+        assert caught.value.details() == f"device {VFS[0]}: no"
+        place.kubelet.free("default", "pod")
+        until(lambda: bound(place) == [], "forgotten")
+
+
+def test_pool_that_binds_without_cdi_is_refused(place: Place) -> None:
+    with pytest.raises(CniError, match=r"resource intel\.com/one: bind needs cdi"):
+        Plugin(place.config(POOL))
+
+
+def test_vf_that_is_gone_is_forgotten(place: Place, kernel: Kernel) -> None:
+    with place.running(POOL, **more(place)):
+        place.kubelet.wait_ids("intel.com/one", VFS)
+        place.kubelet.allocate("default", "pod", "app", "intel.com/one", 4)
+        start(place, VFS[3])
+        place.sysfs.set_vfs(PF, 0)
+        place.kubelet.free("default", "pod")
+        until(lambda: bound(place) == [], "forgotten")
+    assert kernel.done == [f"bind {VFS[3]} vfio-pci", f"reset {VFS[3]}"]
