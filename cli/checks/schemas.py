@@ -103,6 +103,7 @@ _SRIOV: Mapping[str, Schema] = {
     "promisc": _SWITCH,
     "all_multicast": _SWITCH,
     "queues": _number(1, 1024),
+    "rdmaIsolation": {"type": "boolean"},
     "driver": {"anyOf": [_text("[A-Za-z0-9][A-Za-z0-9_-]{0,63}"), _NO_TEXT]},
     "reset": _SWITCH,
     "ipam": {"type": "object"},

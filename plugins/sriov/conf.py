@@ -31,6 +31,7 @@ KEYS = (
     "promisc",  # "on" or "off" for the VF's netdev; "on" needs trust
     "all_multicast",  # "on" or "off" for the VF's netdev; "on" needs trust
     "queues",  # how many channels (queues) the VF's netdev works with
+    "rdmaIsolation",  # true: the VF's RDMA devices go into the pod with its netdev, and are nowhere else
     "driver",  # what drives the VF in the pod: "vfio-pci", another driver, or "netdevice" for the kernel's own
     "reset",  # "on" (default) or "off": a function-level reset of a user-space VF before another pod gets it
     "ipam",
@@ -78,6 +79,7 @@ class SriovConf:
     promisc: bool | None
     allmulti: bool | None
     queues: int | None
+    rdma_isolation: bool
     driver: str
     reset: bool
     device_info_file: str
@@ -160,6 +162,7 @@ def _parse(request: Request, conf: Mapping[str, Any], devinfo: Path) -> SriovCon
         promisc=_trusted_switch(conf, "promisc", trust),
         allmulti=_trusted_switch(conf, "all_multicast", trust),
         queues=_integer(conf, "queues", 1, 1024),
+        rdma_isolation=_rdma_isolation(conf),
         driver=_driver(conf.get("driver")),
         reset=_switch(conf, "reset") is not False,
         device_info_file=_device_info_file(runtime.get("CNIDeviceInfoFile"), devinfo),
@@ -203,6 +206,17 @@ def _trusted_switch(conf: Mapping[str, Any], key: str, trust: bool | None) -> bo
     if value and not trust:
         raise CniError(Code.INVALID_CONFIG, f'key "{key}": "on" needs "trust": "on"')
     return value
+
+
+def _rdma_isolation(conf: Mapping[str, Any]) -> bool:
+    value = conf.get("rdmaIsolation")
+    if value is not None and not isinstance(value, bool):
+        raise _wrong("rdmaIsolation", "true or false", value)
+    if value and conf.get("driver"):
+        raise CniError(
+            Code.INVALID_CONFIG, 'key "rdmaIsolation": expected no "driver": a VF has RDMA devices by its own'
+        )
+    return bool(value)
 
 
 def _driver(value: object) -> str:

@@ -77,6 +77,7 @@ class Sriov:
                     if conf.driver:
                         claim, vf = self._rebind(request, conf, vf, host, claim)
                     result = self._attach(request, conf, vf, ns, host)
+                    vfs.move_rdma(vf, claim.record["rdma"], ns)
                     self._journal.advance(claim, "attached")
                 return result
 
@@ -160,6 +161,7 @@ class Sriov:
                 "deviceInfo": conf.device_info_file,
                 "reset": conf.reset,
                 # None: it keeps its driver, else the driver_override that was before it got another.
+                "rdma": vfs.rdma_devices(vf) if conf.rdma_isolation else {},
                 "override": vf.device.attribute("driver_override") if conf.driver else None,
             },
         )
@@ -250,6 +252,7 @@ class Sriov:
                 timeout=timeout,
                 override=record.get("override"),
                 reset=record.get("reset", False),
+                rdma=record.get("rdma", {}),
             )
         if claim.record["deviceInfo"]:
             try:
@@ -354,5 +357,6 @@ def _netdev_drift(claim: DeviceClaim, ns: netns.NetNs, previous: dict[str, Any])
         ]
         if not link.up:
             wrong.append(f"{name} is down")
+        wrong += vfs.rdma_missing(claim.record.get("rdma", {}), ns)
         number = next((n for n, i in enumerate(previous.get("interfaces") or []) if i.get("name") == name), 0)
         return wrong + addressing.missing(inside, link.index, name, previous, number)

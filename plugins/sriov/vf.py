@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.host import drivers, ethtool, netns, rtnl
 from wirespeed.host.pci import USERSPACE_DRIVERS, PciDevice
+from wirespeed.host.rdma import Rdma
 from wirespeed.host.rtnl import Link, NetlinkError, Rtnl, VfSettings
 from wirespeed.host.vfio import vfio_users
 
@@ -238,6 +240,63 @@ def _check_unused(device: PciDevice) -> None:
         )
 
 
+def rdma_devices(vf: Vf) -> dict[str, int]:
+    """The VF's RDMA devices on the host, numbers by name, to be moved with its netdev.
+
+    Raises CniError(DEVICE) when there is none or it belongs to every network namespace.
+    """
+    try:
+        names = set(os.listdir(vf.device.path / "infiniband"))
+    except OSError:
+        names = set()
+    if not names:
+        raise CniError(Code.DEVICE, f'{vf.where}: key "rdmaIsolation": it has no RDMA device on the host')
+    with Rdma() as asking:
+        if not asking.exclusive():
+            raise CniError(
+                Code.DEVICE,
+                f'{vf.where}: key "rdmaIsolation": all network namespaces share the RDMA devices of this node; '
+                'expected that each has its own ("rdma system set netns exclusive")',
+            )
+        return {name: number for name, number in asking.devices().items() if name in names}
+
+
+def move_rdma(vf: Vf, devices: dict[str, int], ns: netns.NetNs) -> None:
+    """Move RDMA devices from the host into the pod. Raises CniError(DEVICE)."""
+    if not devices:
+        return
+    with Rdma() as host:
+        for name, number in devices.items():
+            try:
+                host.move(number, ns.fd)
+            except NetlinkError as error:
+                raise CniError(
+                    Code.DEVICE, f'{vf.where}: key "rdmaIsolation": moving {name} to {ns.path}: {error.strerror}'
+                ) from error
+
+
+def rdma_missing(devices: dict[str, int], ns: netns.NetNs) -> list[str]:
+    """Which RDMA devices that were moved into the pod are not there."""
+    if not devices:
+        return []
+    with Rdma(netns_fd=ns.fd) as inside:
+        there = set(inside.devices().values())
+    return [f"RDMA device {name} is not in {ns.path}" for name, number in devices.items() if number not in there]
+
+
+def _bring_rdma_home(devices: dict[str, int], where: tuple[str, netns.Identity]) -> None:
+    """Move RDMA devices from the pod back to the host; the kernel does it for a namespace that is gone."""
+    if not devices:
+        return
+    with netns.reopened(*where) as ns, netns.opened("/proc/self/ns/net") as home:
+        if ns is None:
+            return
+        with Rdma(netns_fd=ns.fd) as inside:
+            if inside.exclusive():  # else they are everywhere
+                for number in set(devices.values()) & set(inside.devices().values()):
+                    inside.move(number, home.fd)
+
+
 def set_queues(vf: Vf, link: Link, count: int) -> None:
     """Have the VF's netdev, on the host still, work with so many queues. Raises CniError(DEVICE)."""
     there = ethtool.queues(link.name)
@@ -331,12 +390,14 @@ def restore(
     timeout: float,
     override: str | None = None,
     reset: bool = False,
+    rdma: dict[str, int],
 ) -> None:
     """Make the VF what `before` (a snapshot) says, from whatever state it is in.
 
     `where` is the pod's namespace as `netns.reopened` takes it, `timeout` is how many seconds to wait for a VF
     whose namespace was deleted. One that was given another driver gets its own back, and `override`, the
     driver_override that it had (None: it was given none). `reset` resets it while it is in user space.
+    `rdma` are RDMA devices that went into the pod with it, as `rdma_devices` gave them.
     A device that is gone has nothing to restore, nor has the netdev of one whose driver was unbound or changed.
     Raises NetlinkError, or CniError: TRY_AGAIN_LATER when the VF did not come back in time, DEVICE that says
     what could not be restored.
@@ -344,6 +405,7 @@ def restore(
     pf = device.physical_function
     if pf is None or pf.address != before["pf"]:
         return
+    _bring_rdma_home(rdma, where)  # before the netdev: it keeps its addresses by that
     _take_from_application(device, before["driver"], override, reset=reset)
     with Rtnl() as host:
         vf = _seen_from_pf(host, device, pf)

@@ -54,6 +54,7 @@ def test_every_key_reaches_its_setting() -> None:
             all_multicast="off",
             queues=4,
             driver="vfio-pci",
+            rdmaIsolation=False,
             reset="off",
         )
     )
@@ -156,6 +157,9 @@ REFUSED = [
     ({"all_multicast": True}, 'key "all_multicast": expected "on" or "off", got True'),
     ({"queues": 0}, 'key "queues": expected an integer from 1 to 1024, got 0'),
     ({"driver": "../vfio-pci"}, 'key "driver": expected the name of a driver like "vfio-pci"'),
+    ({"rdmaIsolation": "yes"}, "key \"rdmaIsolation\": expected true or false, got 'yes'"),
+    ({"rdmaIsolation": 1}, 'key "rdmaIsolation": expected true or false, got 1'),
+    ({"rdmaIsolation": True, "driver": "netdevice"}, 'key "rdmaIsolation": expected no "driver"'),
     ({"driver": 5}, 'key "driver": expected the name of a driver'),
     ({"reset": "yes"}, 'key "reset": expected "on" or "off", got \'yes\''),
     ({"vlanTrunk": "10-20"}, 'key "vlanTrunk": the kernel has no way to give a VF several VLANs'),

@@ -13,9 +13,10 @@ import pytest
 from plugins.sriov import vf as vfs
 from tests.fakesysfs import FakeSysfs
 from wirespeed.cni.errors import CniError, Code
-from wirespeed.host import rtnl
+from wirespeed.host import netns, rtnl
 from wirespeed.host.netns import Identity
 from wirespeed.host.pci import PciDevice
+from wirespeed.host.rdma import Rdma
 from wirespeed.host.rtnl import ETH_P_8021AD, ETH_P_8021Q, LINK_STATES, Link, NetlinkError, Rtnl, VfSettings
 
 PF = "0000:18:00.0"
@@ -79,7 +80,7 @@ def vf_of(sysfs: FakeSysfs, driver: str = "vfio-pci") -> PciDevice:
 
 def restore(driver: PfDriver, device: PciDevice, before: vfs.Vf, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vfs, "Rtnl", lambda: driver)
-    vfs.restore(device, vfs.snapshot(before), NOWHERE, timeout=0)
+    vfs.restore(device, vfs.snapshot(before), NOWHERE, timeout=0, rdma={})
 
 
 def test_rates_link_state_and_8021ad_are_set_and_put_back(
@@ -177,3 +178,73 @@ def test_a_vf_without_a_driver_is_taken_only_when_it_is_to_get_one(sysfs: FakeSy
     with pytest.raises(CniError, match="driver none, no network interface on the host"):
         vfs.find(PfDriver(), device)
     assert vfs.find(PfDriver(), device, rebinding=True).driver == ""
+
+
+class RdmaDevices:
+    """The kernel's RDMA devices: in which namespace each is."""
+
+    def __init__(self, *, exclusive: bool = True) -> None:
+        self.is_exclusive, self.host = exclusive, {"mlx5_0": 1, "mlx5_4": 5}
+        self.pod: dict[str, int] = {}
+
+    def open(self, *, netns_fd: int | None = None) -> RdmaSocket:
+        here, there = (self.host, self.pod) if netns_fd is None else (self.pod, self.host)
+        return RdmaSocket(self.is_exclusive, here, there)
+
+
+class RdmaSocket(Rdma):
+    """Sees the devices of one namespace, and moves them to the other."""
+
+    def __init__(self, exclusive: bool, here: dict[str, int], there: dict[str, int]) -> None:
+        self.is_exclusive, self.here, self.there = exclusive, here, there
+
+    def __exit__(self, *_: object) -> None:
+        """It has no socket."""
+
+    def exclusive(self) -> bool:
+        return self.is_exclusive
+
+    def devices(self) -> dict[str, int]:
+        return dict(self.here)
+
+    def move(self, index: int, netns_fd: int) -> None:
+        name = next(name for name, number in self.here.items() if number == index)
+        self.there[name] = self.here.pop(name)
+
+
+def vf_with_rdma(sysfs: FakeSysfs) -> vfs.Vf:
+    device = vf_of(sysfs)
+    (device.path / "infiniband/mlx5_4").mkdir(parents=True)
+    return vfs.find(PfDriver(), device)
+
+
+def test_the_vfs_rdma_devices_go_into_the_pod_and_come_back(
+    sysfs: FakeSysfs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    devices = RdmaDevices()
+    monkeypatch.setattr(vfs, "Rdma", devices.open)
+    vf = vf_with_rdma(sysfs)
+    moved = vfs.rdma_devices(vf)
+    assert moved == {"mlx5_4": 5}
+    with netns.opened("/proc/self/ns/net") as pod:
+        assert vfs.rdma_missing(moved, pod) == [f"RDMA device mlx5_4 is not in {pod.path}"]
+        vfs.move_rdma(vf, moved, pod)
+        assert (devices.host, devices.pod) == ({"mlx5_0": 1}, {"mlx5_4": 5})
+        assert vfs.rdma_missing(moved, pod) == []
+        vfs._bring_rdma_home(moved, (pod.path, pod.identity))
+        assert (devices.host, devices.pod) == ({"mlx5_0": 1, "mlx5_4": 5}, {})
+        vfs._bring_rdma_home(moved, (pod.path, pod.identity))  # they are at home: a second DEL moves nothing
+
+
+def test_rdma_devices_that_all_namespaces_share_are_not_moved(
+    sysfs: FakeSysfs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vfs, "Rdma", RdmaDevices(exclusive=False).open)
+    with pytest.raises(CniError, match="all network namespaces share the RDMA devices of this node") as refused:
+        vfs.rdma_devices(vf_with_rdma(sysfs))
+    assert refused.value.code == Code.DEVICE
+
+
+def test_a_vf_without_an_rdma_device_has_none_to_move(sysfs: FakeSysfs) -> None:
+    with pytest.raises(CniError, match='key "rdmaIsolation": it has no RDMA device'):
+        vfs.rdma_devices(vfs.find(PfDriver(), vf_of(sysfs)))
