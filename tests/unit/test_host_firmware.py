@@ -123,6 +123,14 @@ def test_answer_that_is_none_is_as_no_profile(programs: Path, sysfs: FakeSysfs, 
     assert (found[VF0].ddp_profile, found[VF0].has_rdma) == ("", False)
 
 
+def test_what_goes_wrong_is_told_once(programs: Path, sysfs: FakeSysfs, caplog: pytest.LogCaptureFixture) -> None:
+    program(programs, "devlink", "", status=1)
+    reader = Reader(str(sysfs.root), Firmware(wants_rdma=True))
+    for _ in range(3):
+        reader.read()
+    assert [record.getMessage() for record in caplog.records] == ["devlink dev param show: exit status 1: "]
+
+
 def test_profile_of_ddptool() -> None:
     assert profile_of_ddptool(0, json.dumps(DDPTOOL)) == "GTPv1-C/U IPv4/IPv6 payload"
     assert profile_of_ddptool(0, json.dumps({"DDPInventory": [DDPTOOL["DDPInventory"]]})).startswith("GTPv1")

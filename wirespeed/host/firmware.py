@@ -19,11 +19,15 @@ _TIMEOUT = 30.0  # seconds: a NIC whose firmware does not answer must not stop e
 
 @dataclass
 class Firmware:
-    """Asks only for what is wanted, each program once, and keeps the answers: NICs answer slowly."""
+    """Asks only for what is wanted, each program once, and keeps the answers: NICs answer slowly.
+
+    What goes wrong is a warning, each once.
+    """
 
     wants_profiles: bool = False
     wants_rdma: bool = False
     _of_ddptool: dict[str, str] = field(default_factory=dict)
+    _told: set[str] = field(default_factory=set)
 
     def profile(self, address: str, pf: str) -> str:
         """The DDP profile loaded for a device, from itself, from its PF or by ddptool; "" for none or unwanted."""
@@ -33,7 +37,7 @@ class Firmware:
         if found:
             return found
         if address not in self._of_ddptool:
-            self._of_ddptool[address] = _by_ddptool(address)
+            self._of_ddptool[address] = self._by_ddptool(address)
         return self._of_ddptool[address]
 
     def has_rdma(self, address: str) -> bool:
@@ -48,11 +52,39 @@ class Firmware:
 
     @cached_property
     def _profiles(self) -> Mapping[str, str]:
-        return profiles(_devlink("dev", "info").get("info", {}))
+        return profiles(self._devlink("dev", "info").get("info", {}))
 
     @cached_property
     def _rdma(self) -> frozenset[str]:
-        return rdma_enabled(_devlink("dev", "param", "show").get("param", {}))
+        return rdma_enabled(self._devlink("dev", "param", "show").get("param", {}))
+
+    def _by_ddptool(self, address: str) -> str:
+        try:
+            done = _run("ddptool", "-l", "-a", "-j", "-s", address)
+            return profile_of_ddptool(done.returncode, done.stdout)
+        except FileNotFoundError:
+            return ""
+        except (OSError, ValueError, subprocess.TimeoutExpired) as error:
+            self._warn(f"ddptool for {address}: {error}")
+            return ""
+
+    def _devlink(self, *arguments: str) -> dict[str, Any]:
+        """Its JSON answer, {} where there is none."""
+        command = f"devlink {' '.join(arguments)}"
+        try:
+            done = _run("devlink", "-j", *arguments)
+            answer = json.loads(done.stdout or "{}")
+        except (OSError, ValueError, subprocess.TimeoutExpired) as error:
+            self._warn(f"{command}: {error}")
+            return {}
+        if done.returncode:
+            self._warn(f"{command}: exit status {done.returncode}: {done.stderr.strip()}")
+        return answer if isinstance(answer, dict) else {}
+
+    def _warn(self, text: str) -> None:
+        if text not in self._told:
+            self._told.add(text)
+            log.warning("%s", text)
 
 
 def profiles(info: Mapping[str, Any]) -> dict[str, str]:
@@ -89,30 +121,6 @@ def profile_of_ddptool(status: int, output: str) -> str:
     if not isinstance(name, str):
         raise ValueError(f"expected a name as DDPInventory.DDPpackage.name, got {name!r}")
     return name
-
-
-def _by_ddptool(address: str) -> str:
-    try:
-        done = _run("ddptool", "-l", "-a", "-j", "-s", address)
-        return profile_of_ddptool(done.returncode, done.stdout)
-    except FileNotFoundError:
-        return ""
-    except (OSError, ValueError, subprocess.TimeoutExpired) as error:
-        log.warning("ddptool for %s: %s", address, error)
-        return ""
-
-
-def _devlink(*arguments: str) -> dict[str, Any]:
-    """Its JSON answer; {} where there is none, which is a warning."""
-    try:
-        done = _run("devlink", "-j", *arguments)
-        answer = json.loads(done.stdout or "{}")
-    except (OSError, ValueError, subprocess.TimeoutExpired) as error:
-        log.warning("devlink %s: %s", " ".join(arguments), error)
-        return {}
-    if done.returncode:
-        log.warning("devlink %s: exit status %d: %s", " ".join(arguments), done.returncode, done.stderr.strip())
-    return answer if isinstance(answer, dict) else {}
 
 
 def _run(*command: str) -> subprocess.CompletedProcess[str]:
