@@ -90,7 +90,7 @@ def specs(pool: PoolConfig, where: NodeConfig) -> Specs | None:
 
     Raises CniError(INVALID_CONFIG) where CDI could not name the pool.
     """
-    if not (where.cdi if pool.cdi is None else pool.cdi):
+    if not is_given_by_cdi(pool, where):
         return None
     vendor = pool.resource.partition("/")[0]
     if not _VENDOR.fullmatch(vendor):
@@ -105,10 +105,15 @@ def specs(pool: PoolConfig, where: NodeConfig) -> Specs | None:
     )
 
 
+def is_given_by_cdi(pool: PoolConfig, where: NodeConfig) -> bool:
+    """What the pool says, else the node; never what is no hardware."""
+    return pool.kind in _CLASSES and (where.cdi if pool.cdi is None else pool.cdi)
+
+
 def remove_stale(pools: Iterable[PoolConfig], where: NodeConfig) -> None:
     """Remove the files of pools that are no more, but for those with a device that a pod has."""
     folder = Path(where.cdi_dir)
-    present = {_file(pool, where) for pool in pools if (where.cdi if pool.cdi is None else pool.cdi)}
+    present = {_file(pool, where) for pool in pools if is_given_by_cdi(pool, where)}
     used = _used(where)
     in_use = {key for keys in (used or {}).values() for key in keys}
     for file in sorted(folder.glob(f"{_OURS}*.json")):

@@ -142,6 +142,12 @@ def test_pool_says_whether_its_devices_are_given_by_cdi(where: NodeConfig) -> No
     assert cdi.specs(PoolConfig(resource="a.b/c", cdi=True), off) is not None
 
 
+def test_what_is_no_hardware_is_not_given_by_cdi(where: NodeConfig) -> None:
+    folders = PoolConfig(resource="a.b/c", kind="vhostUser")
+    assert cdi.specs(folders, where) is None
+    cdi.remove_stale([folders], where)
+
+
 def test_prefix_that_cdi_could_not_name_is_refused(where: NodeConfig) -> None:
     with pytest.raises(CniError, match=r"CDI expects a prefix that begins with a letter, got '1st\.io'") as caught:
         cdi.specs(PoolConfig(resource="1st.io/net"), where)
