@@ -49,11 +49,13 @@ class Health:
         self._sysfs = Path(sysfs)
         self._pci = f"{sysfs}/bus/pci/devices"
         self._clock = clock
+        self._nodes_appear = False
         self._errors: dict[str, _Errors] = {}
         self._parents: dict[str, tuple[str, str]] = {}  # faults of PFs when they were last looked at: link, PCIe
 
     def look(self, devices: Mapping[str, NetDevice]) -> None:
-        """Look at what the devices have in common, their PFs; `fault` answers from it."""
+        """Look at what the devices have in common, PFs and /dev; `fault` answers from it."""
+        self._nodes_appear = self._nodes_appear_in_dev()
         parents = {_parent(device) for device in devices.values()}
         self._errors = {key: seen for key, seen in self._errors.items() if key in parents or key in devices}
         self._parents = {address: self._look_at_parent(address) for address in sorted(parents)}
@@ -143,7 +145,7 @@ class Health:
         group = f"{self._pci}/{device.address}/iommu_group"
         noiommu = PciDevice(device.address, self._sysfs).attribute("iommu_group/name") == "vfio-noiommu"
         node = f"{self.vfio}/{'noiommu-' if noiommu else ''}{device.iommu_group}"
-        if self._sees_nodes() and not os.path.exists(node):
+        if self._nodes_appear and not os.path.exists(node):
             return f"no node {node}"
         for neighbour in _names(f"{group}/devices") if not noiommu else ():
             driver = PciDevice(neighbour, self._sysfs).driver
@@ -151,7 +153,7 @@ class Health:
                 return f"IOMMU group {device.iommu_group} is not viable: {neighbour} in it is on {driver}"
         return ""
 
-    def _sees_nodes(self) -> bool:
+    def _nodes_appear_in_dev(self) -> bool:
         """Whether new nodes appear in `dev`: a container's own is a tmpfs, filled when the container was made."""
         dev = os.path.dirname(self.vfio)
         if not os.path.isdir(dev):
