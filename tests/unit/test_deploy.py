@@ -148,7 +148,7 @@ def mounted(container: dict[str, Any], pod: dict[str, Any]) -> dict[str, str]:
 def places(config: NodeConfig) -> list[str]:
     """Where the agent, and what it executes, looks on the node by that configuration."""
     autoconf, meta = config.autoconf or AutoconfConfig(), MetaConfig(cluster_network="x")
-    found = [config.socket, config.state, config.kubelet, config.devinfo, config.leases]
+    found = [config.socket, config.state, config.kubelet, config.devinfo, config.cdi_dir, config.leases]
     return [*found, autoconf.cni_config_dir, meta.conf_dir, meta.bin_dir, "/run/netns"]
 
 
