@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
@@ -73,7 +74,7 @@ class _Pf:
     vfs: dict[str, int]  # the VFs' numbers by address
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Seen:
     """What is read of the whole node before its devices are; `alone` when no other device is read with it."""
 
@@ -82,6 +83,10 @@ class _Seen:
     functions: dict[str, str]
     alone: bool = False
     pfs: dict[str, _Pf] = field(default_factory=dict)
+    by_pf: Counter[str] = field(init=False)  # how many scalable functions each PF has
+
+    def __post_init__(self) -> None:
+        self.by_pf = Counter(self.functions.values())
 
 
 class Reader:
@@ -164,7 +169,7 @@ class Reader:
             return seen.routes[name]
         if not (driver := _link(f"{path}/driver")):
             return "no driver is bound to its PF"
-        pf = self._pf(pf_address, {})
+        pf = self._pf_of(pf_address, "", seen)
         return self._with_others(
             NetDevice(
                 address=name,
@@ -195,7 +200,7 @@ class Reader:
             return seen.routes[address]
         if not is_vf and (vfs := self._vfs(address)):
             return f"a PF with {len(vfs)} VFs"
-        if count := sum(pf == address for pf in seen.functions.values()):
+        if count := seen.by_pf[address]:
             return f"a PF with {count} scalable functions"
         return "" if driver else "no driver is bound"
 
@@ -235,8 +240,9 @@ class Reader:
         return found
 
     def _pf_of(self, pf: str, vf: str, seen: _Seen) -> _Pf:
+        """A PF read once for all that is made of it; alone, with its one VF, or none."""
         if seen.alone:
-            return self._pf(pf, self._vf(pf, vf) or self._vfs(pf))
+            return self._pf(pf, (self._vf(pf, vf) or self._vfs(pf)) if vf else {})
         return seen.pfs.get(pf) or seen.pfs.setdefault(pf, self._pf(pf, self._vfs(pf)))
 
     def _pf(self, address: str, vfs: dict[str, int]) -> _Pf:
@@ -342,7 +348,10 @@ def _link(path: str) -> str:
 
 def _parent(path: str) -> str:
     """The name of the device that the device at `path`, a symlink of a bus, is a child of."""
-    return os.path.basename(os.path.dirname(os.path.realpath(path)))
+    try:
+        return os.readlink(path).rsplit("/", 2)[-2]
+    except (OSError, IndexError):
+        return ""
 
 
 def _routing_id(address: str) -> int:
