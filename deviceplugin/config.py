@@ -336,17 +336,26 @@ def _selectors(reader: _Object, kind: str) -> tuple[Selectors, ...]:
 
 def _selector(place: str, raw: object, kind: str, problems: list[str]) -> Selectors:
     reader = _Object(place, raw, SELECTOR_KEYS, problems, _WITHOUT_EFFECT)
-    for key in reader.values.keys() - _SELECTORS_OF[kind]:
+    read = _read_selector(reader)
+    if kind == AUXILIARY and not reader.values.get("auxTypes") and isinstance(raw, dict):
+        reader.problem("auxTypes", '["sf"]', reader.values.get("auxTypes"))
+    useless = reader.values.keys() - _SELECTORS_OF[kind]
+    for key in sorted(useless):
         if reader.values.pop(key) not in _EMPTY and key not in _WITHOUT_EFFECT:
             log.warning("device plugin configuration: %s has no effect: deviceType is %s", reader.place(key), kind)
-    types = reader.texts("auxTypes", '"sf"', lambda text: text if text == "sf" else None)
-    if kind == AUXILIARY and not types and not reader.values.get("auxTypes") and isinstance(raw, dict):
-        reader.problem("auxTypes", '["sf"]', reader.values.get("auxTypes"))
+    if not useless:
+        return read
+    reader.problems = []  # they are told already
+    return _read_selector(reader)
+
+
+def _read_selector(reader: _Object) -> Selectors:
+    reader.texts("auxTypes", '"sf"', lambda text: text if text == "sf" else None)
     vdpa = reader.text("vdpaType", '"virtio" or "vhost"', "")
     if vdpa not in {"", "virtio", "vhost"}:
         reader.problem("vdpaType", '"virtio" or "vhost"', vdpa)
-    if vdpa and reader.flag("isRdma"):
-        problems.append(f"{place}: isRdma and vdpaType exclude each other: expected one of them")
+    if vdpa and reader.values.get("isRdma") is True:
+        reader.problems.append(f"{reader.where}: isRdma and vdpaType exclude each other: expected one of them")
     return Selectors(
         vendors=reader.texts("vendors", "four hex digits", _hex),
         devices=reader.texts("devices", "four hex digits", _hex),

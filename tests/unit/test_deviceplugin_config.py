@@ -163,6 +163,11 @@ def test_selector_without_effect_for_the_type_is_a_warning(caplog: pytest.LogCap
     assert "resourceList[0].selectors.pfNames has no effect: deviceType is accelerator" in text
 
 
+def test_wrong_value_of_a_selector_without_effect_is_a_mistake_once() -> None:
+    [problem] = problems({"resourceName": "a", "selectors": {"auxTypes": {}}})
+    assert problem.startswith("resourceList[0].selectors.auxTypes: expected a list")
+
+
 @pytest.mark.parametrize(("raw", "cdi"), [({}, None), ({"cdi": True}, True), ({"cdi": False}, False)])
 def test_pool_may_say_whether_it_is_given_by_cdi(raw: dict[str, bool], cdi: bool | None) -> None:
     assert parse({"resourceName": "a", **raw})[0].cdi is cdi
