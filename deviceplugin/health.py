@@ -45,7 +45,7 @@ class Health:
     """Looks at devices through `sysfs`, and at the nodes of vfio in the folder `dev` beside it. One thread."""
 
     def __init__(self, sysfs: str = "/sys", *, clock: Callable[[], float] = time.monotonic) -> None:
-        self.vfio = f"{os.path.dirname(sysfs.rstrip('/'))}/dev/vfio"
+        self.vfio = os.path.join(os.path.dirname(sysfs.rstrip("/")), "dev/vfio")
         self._sysfs = Path(sysfs)
         self._pci = f"{sysfs}/bus/pci/devices"
         self._clock = clock

@@ -55,10 +55,14 @@ def reader(pools: Iterable[PoolConfig], sysfs: str) -> Reader:
 
 
 def assign(pools: Sequence[PoolConfig], inventory: Inventory) -> dict[str, Devices]:
-    """The devices of each pool by its resource; a device is in one pool at most."""
+    """The devices of each pool by its resource; a device is in one pool at most.
+
+    Pools that bind come first: a VF that one of them has bound must not go to one that takes its new driver.
+    """
+    ordered = sorted(pools, key=lambda pool: not pool.bind)
     found: dict[str, Devices] = {pool.resource: {} for pool in pools}
     for address, device in inventory.devices.items():
-        pool = next((pool for pool in pools if fits(pool, device)), None)
+        pool = next((pool for pool in ordered if fits(pool, device)), None)
         if pool:
             found[pool.resource][address] = device
     return found | {pool.resource: vhostuser.devices(pool) for pool in pools if pool.kind == VHOST_USER}

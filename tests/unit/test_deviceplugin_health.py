@@ -153,6 +153,11 @@ def test_vfio_device_needs_the_node_of_its_group(lab: Lab) -> None:
     assert lab.fault() is None
 
 
+def test_nodes_of_the_host_are_sought_where_mounts_name_them() -> None:
+    assert Health("/sys").vfio == "/dev/vfio"
+    assert Health("/host/sys/").vfio == "/host/dev/vfio"
+
+
 def test_nodes_are_not_asked_for_where_there_is_no_dev(lab: Lab) -> None:
     lab.sysfs.bind(VF, "vfio-pci")
     lab.vfio.rmdir()

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from deviceplugin.config import PoolConfig, parse
 from deviceplugin.health import REASONS
-from deviceplugin.pools import fits
+from deviceplugin.pools import assign, fits
 from wirespeed.cni.errors import CniError
-from wirespeed.host.inventory import NetDevice
+from wirespeed.host.inventory import Inventory, NetDevice
 
 
 def pool(**keys: Any) -> PoolConfig:
@@ -51,6 +52,14 @@ def test_vf_on_the_driver_that_is_bound_stays_in_its_pool() -> None:
     assert fits(pool(bind=True, selectors={"drivers": ["iavf"]}), on_vfio)
     assert not fits(pool(selectors={"drivers": ["iavf"]}), on_vfio)
     assert not fits(pool(bind=True, selectors={"drivers": ["iavf"], "vendors": ["15b3"]}), on_vfio)
+
+
+def test_vf_that_is_bound_does_not_go_to_a_pool_that_takes_its_new_driver() -> None:
+    on_vfio = NetDevice(address="0000:19:00.0", vendor="8086", device="154c", driver="vfio-pci")
+    dpdk = replace(pool(selectors={"drivers": ["vfio-pci"]}), resource="a.b/dpdk")
+    mixed = replace(pool(bind=True, selectors={"drivers": ["iavf"]}), resource="a.b/mixed")
+    found = assign([dpdk, mixed], Inventory({on_vfio.address: on_vfio}))
+    assert found == {"a.b/dpdk": {}, "a.b/mixed": {on_vfio.address: on_vfio}}
 
 
 @pytest.mark.parametrize(
