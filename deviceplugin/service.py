@@ -261,7 +261,8 @@ class PoolService:
         if not fits(self.pool, device):
             reason = pools.refusal(self.pool, device)
             raise CniError(Code.DEVICE, f"{where}: not in this pool any more: {reason}")
-        if not is_member:
+        # One that is bound just now may have been seen between two drivers.
+        if not is_member and not self.pool.bind:
             raise CniError(Code.DEVICE, f"{where}: not in this pool any more")
         return device
 
