@@ -643,7 +643,7 @@ def test_containers_and_agent_end_with_a_play_that_is_killed(stage: Stage) -> No
     playing.said("one/main | up")
     _, session = stage.agent()
     running = stage.processes()
-    assert any("sleep" in command for command in running.values())
+    assert any("/bin/sh" in command for command in running.values())
     ends = [os.pidfd_open(pid) for pid in running]
     playing.process.kill()
     for end in ends:
