@@ -459,12 +459,13 @@ def test_many_changes_are_one_look_and_the_last_counts(place: Place, caplog: pyt
     with place.running(*BY_DRIVER) as plugin:
         place.kubelet.wait_ids("intel.com/dpdk", [])
         place.kubelet.wait_ids("intel.com/net", [*VFS, *OTHER_VFS])
-        before = texts(caplog).count("devices are read")
+        before, began = texts(caplog).count("devices are read"), time.monotonic()
         for number in range(100):
             place.sysfs.bind(VFS[0], ("iavf", "vfio-pci")[number % 2])
             plugin.look_again()
         place.kubelet.wait_ids("intel.com/dpdk", [VFS[0]])
-    assert texts(caplog).count("devices are read") - before <= 3
+        looks, most = texts(caplog).count("devices are read") - before, (time.monotonic() - began) / 0.1 + 2
+    assert looks <= min(most, 50)
 
 
 def test_vf_whose_interface_is_in_a_pod_stays_in_its_pool(place: Place) -> None:

@@ -1,4 +1,4 @@
-"""What devlink and ddptool tell: recorded answers, given by programs of their names."""
+"""What devlink and ddptool tell: answers in their documented forms, given by programs of their names."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from wirespeed.host.inventory import Reader
 PF, VF0, VF1 = "0000:18:00.0", "0000:19:00.0", "0000:19:00.1"
 COMMS = "ICE COMMS Package"
 
-# As `devlink -j dev info` of iproute2 6.1 shows an E810; shortened.
+# In the form of `devlink -j dev info` of iproute2, with what the kernel's documentation lists for ice.
 INFO = {
     "info": {
         f"pci/{PF}": {
