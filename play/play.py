@@ -220,6 +220,8 @@ class _Play:
             self._then.stop()
         for run in reversed(self._runs):
             run.stop()
+        if self._stopped:
+            self._screen.note(f"{signal.Signals(self._stopped).name}: all pods are told to end")
         for run in self._runs:
             run.join()
         if self._agent.ended and any(run.started for run in self._runs):  # who else could detach them?

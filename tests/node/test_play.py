@@ -167,13 +167,14 @@ class Playing:
         self._watchdog = threading.Timer(4 * PATIENCE, process.kill)
         self._watchdog.start()
 
-    def said(self, *parts: str) -> None:
+    def said(self, *parts: str) -> Playing:
         """Wait until each of the parts was in a line of its output."""
         missing = set(parts)
         while missing:
             line = self._lines.get()
             assert line, f"it ended without {missing}:\n{''.join(self._said + self._errors)}"
             missing -= {part for part in missing if part in line}
+        return self
 
     def signal(self, number: int) -> Playing:
         self.process.send_signal(number)
@@ -550,7 +551,7 @@ def test_a_signal_while_a_pod_is_attached_undoes_the_attachment(stage: Stage) ->
     stage.write_plugin(f"echo $CNI_COMMAND >> {calls}; [ $CNI_COMMAND != ADD ] || {{ {waits}; }}")
     playing = stage.start(waiting("one"))
     begun.heard()
-    playing.signal(signal.SIGINT)
+    playing.signal(signal.SIGINT).said("SIGINT: all pods are told to end")
     gate.tell()
     played = playing.ended()
     assert (played.status, played.stderr, played.said("default/one/main")) == (0, "", [])
