@@ -17,6 +17,8 @@ examples:
   python3 -m lab run --add build -- python3 -m bench lab
 
 In the lab, --peer's configuration says "@KERNEL@" or "@VFIO@" for the address of the VF that it is measured with.
+On the host it may say "@KUBECONFIG@", and a --service has KUBECONFIG in its environment: of the API server that
+all systems ask. It has the pod default/bench, whose annotation names the networks net1 and net2.
 python3 -m bench.vhost measures ports of Open vSwitch.
 """
 
@@ -36,6 +38,13 @@ def main() -> int:
     )
     parser.add_argument(
         "--peer", type=_peer, action="append", default=[], metavar="NAME=BINARY:CONF[:CNI_PATH]", help=PEER_HELP
+    )
+    parser.add_argument(
+        "--service",
+        action="append",
+        default=[],
+        metavar="COMMAND",
+        help="a shell command that runs beside, for a peer with a daemon (host only)",
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help="write bench-WHERE.md and bench-WHERE.json there")
     arguments = parser.parse_args()

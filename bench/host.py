@@ -8,20 +8,25 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from bench.api import take_puts
 from bench.figures import Figures, interleaved, machine
 from bench.starts import start_callers, starts
-from bench.systems import REFERENCE_PLUGINS, Caller, Peer, Suite, sandbox, suite
+from bench.systems import REFERENCE_PLUGINS, Caller, Peer, Suite, filled, sandbox, suite
+from tests.apiserver import ApiServer
 
 NETWORKS = {"eth0": 1, "net1": 2, "net2": 3}
-POD = "pod with three bridged networks"
+POD, ALONE = "pod with three bridged networks", "the three bridge plugins alone"
+ARGS = "IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME=bench;K8S_POD_UID=bench"
 NAMESPACE = "WIRESPEED_BENCH_NAMESPACE"  # set in the process that has one
 
 
@@ -32,13 +37,35 @@ def measure(arguments: argparse.Namespace) -> Figures:
         os.execvp("unshare", ["unshare", "--net", sys.executable, "-m", "bench", *sys.argv[1:]])
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     figures = Figures("On this machine")
-    with tempfile.TemporaryDirectory(prefix="wirespeed-bench-") as name, suite(Path(name)) as ours:
-        floor = {"static C program": (Caller(binary=_static_program(ours.folder), config={}), "VERSION")}
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="wirespeed-bench-")))
+        take_puts()
+        api = stack.enter_context(ApiServer(folder))
+        for thing in _cluster(folder):
+            api.put(thing)
+        kubeconfig = str(api.kubeconfig())
+        ours = stack.enter_context(suite(folder, {"kubeconfig": kubeconfig}))
+        for command in arguments.service:
+            stack.enter_context(_service(command, kubeconfig))
+        floor = {"static C program": (Caller(binary=_static_program(folder), config={}), "VERSION")}
         starts(figures, floor | start_callers(ours, arguments.peer), arguments.rounds)
-        _pods(figures, ours, arguments)
+        peers = {peer.name: _caller(peer, kubeconfig) for peer in arguments.peer}
+        _pods(figures, ours, api, peers, arguments.rounds)
         figures.notes["agent's resident memory"] = ours.memory()
     figures.notes["machine"] = machine()
     return figures
+
+
+@contextmanager
+def _service(command: str, kubeconfig: str) -> Iterator[None]:
+    """A command that runs beside, with all that it starts."""
+    environ = dict(os.environ, KUBECONFIG=kubeconfig)
+    process = subprocess.Popen(["sh", "-c", command], env=environ, start_new_session=True)
+    try:
+        yield
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait()
 
 
 def _static_program(folder: Path) -> Path:
@@ -51,26 +78,30 @@ def _static_program(folder: Path) -> Path:
     return program
 
 
-def _pods(figures: Figures, ours: Suite, arguments: argparse.Namespace) -> None:
+def _pods(figures: Figures, ours: Suite, api: ApiServer, peers: Mapping[str, Caller], rounds: int) -> None:
     """ADD and DEL of whole pods: the plugins alone, the agent that calls them, and the peers."""
     folder = ours.folder
-    _write_manifests(folder)
     meta = {"cniVersion": "1.0.0", "name": "pods", "type": "wirespeed", "delegates": [_bridge(folder, "eth0")]}
-    args = "IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME=bench"
     turns: dict[str, Callable[[], dict[str, float]]] = {
-        "the three bridge plugins alone": partial(_alone, folder),
-        "wirespeed": ours.caller("wirespeed", meta, args=args).add_and_delete,
+        ALONE: partial(_alone, folder),
+        "wirespeed": ours.caller("wirespeed", meta, args=ARGS).add_and_delete,
+        **{name: caller.add_and_delete for name, caller in peers.items()},
     }
-    for peer in arguments.peer:
-        turns[peer.name] = _caller(peer, args).add_and_delete
+    asked = dict.fromkeys(turns, 0)
+    for verb in ("ADD", "DEL"):
+        figures.times[f"{verb} of a {POD}"] = {system: [] for system in turns}
 
     def turn(system: str, number: int) -> None:
-        for verb, took in turns[system]().items() if number else ():
-            figures.add(f"{verb} of a {POD}", system, took)
-        if not number:
-            turns[system]()
+        before = len(api.requests)
+        took = turns[system]()
+        if number:
+            asked[system] += len(api.requests) - before
+            for verb, milliseconds in took.items():
+                figures.add(f"{verb} of a {POD}", system, milliseconds)
 
-    interleaved(arguments.rounds, [partial(turn, system) for system in turns])
+    interleaved(rounds, [partial(turn, system) for system in turns])
+    told = ", ".join(f"{system} {count / rounds:.1f}" for system, count in asked.items() if system != ALONE)
+    figures.notes["requests to the API server for a pod's ADD and DEL"] = told
 
 
 def _alone(folder: Path) -> dict[str, float]:
@@ -88,8 +119,9 @@ def _alone(folder: Path) -> dict[str, float]:
     return took
 
 
-def _caller(peer: Peer, args: str) -> Caller:
-    return Caller(binary=peer.binary, config=peer.config, path=peer.path, args=args)
+def _caller(peer: Peer, kubeconfig: str) -> Caller:
+    config = filled(peer.config, KUBECONFIG=kubeconfig)
+    return Caller(binary=peer.binary, config=config, path=peer.path, args=ARGS)
 
 
 def _bridge(folder: Path, ifname: str) -> dict[str, Any]:
@@ -98,25 +130,20 @@ def _bridge(folder: Path, ifname: str) -> dict[str, Any]:
     return {"cniVersion": "1.0.0", "name": f"net-{number}", "type": "bridge", "bridge": f"br{number}", "ipam": ipam}
 
 
-def _write_manifests(folder: Path) -> None:
+def _cluster(folder: Path) -> Iterator[dict[str, Any]]:
+    """The pod, and the networks that it asks for."""
     networks = [ifname for ifname in NETWORKS if ifname != "eth0"]
-    documents: list[dict[str, Any]] = [
-        {
+    for ifname in networks:
+        yield {
             "apiVersion": "k8s.cni.cncf.io/v1",
             "kind": "NetworkAttachmentDefinition",
             "metadata": {"name": ifname, "namespace": "default"},
             "spec": {"config": json.dumps(_bridge(folder, ifname))},
         }
-        for ifname in networks
-    ]
     annotations = {"k8s.v1.cni.cncf.io/networks": ",".join(networks)}
-    documents.append(
-        {
-            "apiVersion": "v1",
-            "kind": "Pod",
-            "metadata": {"name": "bench", "namespace": "default", "uid": "bench", "annotations": annotations},
-            "spec": {"containers": [{"name": "main", "image": "none"}]},
-        }
-    )
-    for number, document in enumerate(documents):
-        (folder / "manifests" / f"{number}.json").write_text(json.dumps(document))
+    yield {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "bench", "namespace": "default", "uid": "bench", "annotations": annotations},
+        "spec": {"nodeName": os.uname().nodename, "containers": [{"name": "main", "image": "none"}]},
+    }

@@ -16,7 +16,7 @@ from typing import Any
 from bench.figures import Figures, interleaved, machine
 from bench.floor import Floor
 from bench.starts import start_callers, starts
-from bench.systems import Caller, CallFailedError, Peer, Suite, suite
+from bench.systems import Caller, CallFailedError, Peer, Suite, filled, suite
 from wirespeed.host.pci import PciDevice
 
 PFS = {"kernel": "ens1", "vfio": "ens2"}
@@ -29,7 +29,10 @@ Turn = Callable[[], dict[str, float]]
 def measure(arguments: argparse.Namespace) -> Figures:
     """All figures of the VM's VFs."""
     figures = Figures("In the lab VM")
-    with tempfile.TemporaryDirectory(prefix="wirespeed-bench-") as name, suite(Path(name)) as ours:
+    with (
+        tempfile.TemporaryDirectory(prefix="wirespeed-bench-") as name,
+        suite(Path(name), {"manifests": name}) as ours,
+    ):
         free = {kind: _make_vfs(kind) for kind in PFS}
         shim = ours.caller("wirespeed-sriov", {"cniVersion": "1.0.0"})
         floor = {"shim alone, VERSION": (shim, "VERSION")}
@@ -81,7 +84,7 @@ def _ours(ours: Suite, kind: str, device: str) -> Caller:
 
 def _peers(figures: Figures, peer: Peer, kind: str, device: str) -> dict[str, float]:
     """A peer's ADD and DEL; that it fails is noted, and no reason to measure nothing."""
-    config = json.loads(json.dumps(peer.config).replace(f"@{kind.upper()}@", device))
+    config = filled(peer.config, **{kind.upper(): device})
     caller = Caller(binary=peer.binary, config=config, path=peer.path, ifname="net1")
     try:
         return caller.add_and_delete()

@@ -51,6 +51,15 @@ def read_peer(text: str) -> Peer:
     return Peer(name=name, binary=executable, config=config, path=path or str(executable.parent))
 
 
+def filled(config: Mapping[str, Any], **values: str) -> dict[str, Any]:
+    """The configuration with "@NAME@" in its texts replaced."""
+    text = json.dumps(config)
+    for name, value in values.items():
+        text = text.replace(f"@{name}@", value)
+    found: dict[str, Any] = json.loads(text)
+    return found
+
+
 class CallFailedError(Exception):
     """A plugin did not do what it was to be timed with."""
 
@@ -136,12 +145,11 @@ class Suite:
 
 
 @contextmanager
-def suite(folder: Path) -> Iterator[Suite]:
-    """An agent on a cluster of manifest files, `folder`/manifests."""
-    (folder / "manifests").mkdir()
+def suite(folder: Path, cluster: Mapping[str, str]) -> Iterator[Suite]:
+    """An agent; `cluster` says where it reads pods and networks."""
     places = {"socket": "agent.sock", "state": "state.db", "leases": "leases", "devinfo": "devinfo"}
     config: dict[str, Any] = {key: str(folder / name) for key, name in places.items()}
-    config |= {"kubelet": str(folder / "kubelet"), "cluster": {"manifests": str(folder / "manifests")}}
+    config |= {"kubelet": str(folder / "kubelet"), "cluster": dict(cluster)}
     (folder / "agent.json").write_text(json.dumps(config))
     command = [sys.executable, "-m", "cli", "agent", "--config", str(folder / "agent.json"), "--log-level", "error"]
     process = subprocess.Popen(command, cwd=ROOT)

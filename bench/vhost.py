@@ -23,7 +23,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests import apiserver
+from bench.api import take_puts
 from tests.apiserver import ApiServer
 from tests.node.calling import until
 from tests.node.vhost.conftest import MEMORY, Switch
@@ -49,7 +49,7 @@ def run(pods: int = 50, peer: Path | None = None) -> dict[str, Any]:
         folder = Path(tempfile.mkdtemp(prefix="ws-bench-", dir="/tmp"))
         stack.callback(shutil.rmtree, folder)
         switch = stack.enter_context(_switch(folder))
-        _take_puts()
+        take_puts()
         api = stack.enter_context(ApiServer(folder))
         kubeconfig = api.kubeconfig()
         environ = stack.enter_context(_agent(folder, switch, kubeconfig))
@@ -68,17 +68,6 @@ def run(pods: int = 50, peer: Path | None = None) -> dict[str, Any]:
         if peer
     }
     return {"pods": pods, **medians, **ratios}
-
-
-def _take_puts() -> None:
-    """Have the stand-in answer the peer's PUT of a pod's status, which is protobuf, as if it were done."""
-
-    def put(handler: apiserver._Handler) -> None:
-        handler.rfile.read(int(handler.headers["Content-Length"]))
-        namespace, name = handler.path.split("/")[4:7:2]
-        handler._send(200, handler.server.api.find(("pods", namespace, name)))
-
-    apiserver._Handler.do_PUT = put  # type: ignore[attr-defined]
 
 
 def _link(folder: Path) -> Path:

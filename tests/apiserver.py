@@ -51,6 +51,11 @@ _KINDS = {
     "resourceclaims": "ResourceClaim",
     "resourceslices": "ResourceSlice",  # of the cluster: in no namespace
 }
+_VERSIONS = {  # of what is not the core's
+    "network-attachment-definitions": "k8s.cni.cncf.io/v1",
+    "resourceclaims": "resource.k8s.io/v1",
+    "resourceslices": "resource.k8s.io/v1",
+}
 _RESOURCES = {kind: resource for resource, kind in _KINDS.items()}
 _PATH = re.compile(
     r"(/api/v1|/apis/k8s\.cni\.cncf\.io/v1|/apis/resource\.k8s\.io/v1)(?:/namespaces/(?P<namespace>[^/]+))?"
@@ -347,7 +352,8 @@ class ApiServer:
             if resource == "pods":  # the items of the API's own lists say neither
                 value.pop("kind", None)
                 value.pop("apiVersion", None)
-        return {"kind": f"{_KINDS[resource]}List", "apiVersion": "v1", "metadata": metadata, "items": page}
+        version = _VERSIONS.get(resource, "v1")
+        return {"kind": f"{_KINDS[resource]}List", "apiVersion": version, "metadata": metadata, "items": page}
 
     def create(self, resource: str, namespace: str, value: Object) -> Object:
         metadata = value["metadata"]
