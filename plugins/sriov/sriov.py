@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -155,7 +155,7 @@ class Sriov:
                 "network": request.name,
                 "before": vfs.snapshot(vf),
                 "wanted": {
-                    "settings": asdict(conf.settings),
+                    "settings": dict(vars(conf.settings)),
                     **{key: getattr(conf, key) for key in _NETDEV_KEYS.values()},
                 },
                 "deviceInfo": conf.device_info_file,

@@ -7,7 +7,7 @@ import errno
 import logging
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from wirespeed.cni.errors import CniError, Code
@@ -85,11 +85,12 @@ def find(host: Rtnl, device: PciDevice, *, rebinding: bool = False) -> Vf:
 
     Raises CniError(DEVICE) that says what was found instead.
     """
-    if not device.exists:
-        raise CniError(Code.DEVICE, f"device {device.address}: there is no such PCI device")
     pf = device.physical_function
     if pf is None:
-        raise CniError(Code.DEVICE, f"device {device.address}: expected an SR-IOV virtual function, it is none")
+        fault = (
+            "expected an SR-IOV virtual function, it is none" if device.exists else "there is no such PCI device"
+        )
+        raise CniError(Code.DEVICE, f"device {device.address}: {fault}")
     vf = _seen_from_pf(host, device, pf)
     if device.is_in_user_space or (rebinding and not vf.driver):
         return vf
@@ -111,6 +112,12 @@ def find(host: Rtnl, device: PciDevice, *, rebinding: bool = False) -> Vf:
     return replace(vf, link=link, queues=found.count if found else None)
 
 
+def _settings(host: Rtnl, vf: Vf) -> VfSettings:
+    """What the PF holds for the VF now."""
+    link = host.link(vf.pf_index, vfs=True)
+    return link.vfs[vf.index] if link is not None and vf.index < len(link.vfs) else VfSettings()
+
+
 def _seen_from_pf(host: Rtnl, device: PciDevice, pf: PciDevice) -> Vf:
     """The VF without its netdev: what the PF's driver holds for it, where that can be seen."""
     index = device.vf_index
@@ -127,9 +134,10 @@ def _seen_from_pf(host: Rtnl, device: PciDevice, pf: PciDevice) -> Vf:
 
 def _netdev(host: Rtnl, device: PciDevice) -> Link | None:
     """The device's interface on the host; the second look is for one that is renamed meanwhile."""
-    if not (names := device.netdevs):
-        return None
-    return host.link(names[0]) or host.link_of_device(device.address)
+    for _ in range(2):
+        if (names := device.netdevs) and (link := host.link(names[0])) is not None:
+            return link
+    return None
 
 
 def snapshot(vf: Vf) -> dict[str, Any]:
@@ -139,7 +147,7 @@ def snapshot(vf: Vf) -> dict[str, Any]:
         "pf": vf.pf.address,
         "index": vf.index,
         "driver": vf.driver,
-        "settings": asdict(vf.settings),
+        "settings": dict(vars(vf.settings)),
         "link": None
         if link is None
         else {
@@ -412,9 +420,8 @@ def restore(
         if before["link"] is None or not vf.driver or device.is_in_user_space:
             _restore_settings(host, vf, before)
             return
-        link = _bring_home(host, vf, before["link"], where, timeout)
-        _lend_trust(host, vf, _changes(link, before["link"]))
-        link = _restore_link(host, link, before["link"])
+        link, vf = _bring_home(host, vf, before["link"], where, timeout)
+        link, vf = _restore_link(host, vf, link, before["link"])
         _restore_settings(host, vf, before)
         _verify_link(vf, link, before["link"])
 
@@ -434,56 +441,60 @@ def _take_from_application(device: PciDevice, driver: str, override: str | None,
 
 def _bring_home(
     host: Rtnl, vf: Vf, before: dict[str, Any], where: tuple[str, netns.Identity], timeout: float
-) -> Link:
+) -> tuple[Link, Vf]:
     """The VF's netdev in the host's namespace, moved there when it is still in the pod's."""
     if (link := _netdev(host, vf.device)) is not None:
-        return link
+        return link, vf
     with netns.reopened(*where) as ns:
-        if ns is not None and (moved := _move_out(host, vf, before, ns)) is not None:
-            return moved
+        if ns is not None:
+            with Rtnl(netns_fd=ns.fd) as inside:
+                link = inside.link_of_device(vf.device.address)
+                if link is not None:
+                    vf = _move_out(host, vf, before, inside, link)
     # Its namespace is gone, or has just gone: the kernel brings a physical netdev back to the host's.
-    back = rtnl.wait_for_device(vf.device.address, timeout=timeout)
+    back = rtnl.wait_for(lambda asking: _netdev(asking, vf.device), timeout)
     if back is None:
         raise CniError(
             Code.TRY_AGAIN_LATER, f"{vf.where}: its interface did not come back to the host within {timeout:.0f} s"
         )
-    return back
+    return back, vf
 
 
-def _move_out(host: Rtnl, vf: Vf, before: dict[str, Any], ns: netns.NetNs) -> Link | None:
-    """Move the netdev from the pod to the host in one message, with its old name and all that was changed."""
-    address = vf.device.address
-    with Rtnl(netns_fd=ns.fd) as inside, netns.opened("/proc/self/ns/net") as home:
-        link = inside.link_of_device(address)
-        if link is None:
-            return None
-        changes = _changes(link, before)
-        _lend_trust(host, vf, changes)
-        _drop_altnames(inside, link, before)
-        if "mac" in changes:
-            # Before the move closes it: igbvf takes the MAC that it has at that moment for its permanent one.
-            with _attempt(f"{link.name}: mac"):
-                inside.set_link(link.index, mac=changes.pop("mac"))
+def _move_out(host: Rtnl, vf: Vf, before: dict[str, Any], inside: Rtnl, link: Link) -> Vf:
+    """Move the netdev from the pod to the host in one message, with its old name and all that was changed.
+
+    The VF as its PF's side is after that.
+    """
+    changes = _changes(link, before)
+    vf = _lend_trust(host, vf, changes)
+    _drop_altnames(inside, link, before)
+    if "mac" in changes:
+        # Before the move closes it: igbvf takes the MAC that it has at that moment for its permanent one.
+        with _attempt(f"{link.name}: mac"):
+            inside.set_link(link.index, mac=changes.pop("mac"))
+    with netns.current() as home:
         try:
-            inside.set_link(link.index, netns_fd=home.fd, name=before["name"], up=before["up"], **changes)
+            inside.set_link(link.index, netns_fd=home, name=before["name"], up=before["up"], **changes)
         except NetlinkError as error:
             if error.errno == errno.EEXIST:
-                spare = "vf" + "".join(c for c in address if c.isalnum())
+                spare = "vf" + "".join(c for c in vf.device.address if c.isalnum())
                 log.warning("%s: its name %s is taken on the host, it is %s now", vf.where, before["name"], spare)
-                inside.set_link(link.index, netns_fd=home.fd, name=spare)
+                inside.set_link(link.index, netns_fd=home, name=spare)
             else:  # something else is refused: it has moved all the same, and is looked at again at home
                 log.info("%s: moving it home: %s", vf.where, error)
-        return host.link_of_device(address)
+    return vf
 
 
-def _lend_trust(host: Rtnl, vf: Vf, changes: dict[str, Any]) -> None:
+def _lend_trust(host: Rtnl, vf: Vf, changes: dict[str, Any]) -> Vf:
     """Trust a VF whose MAC is to change: while the PF has set one, igb lets no other take back its own.
 
-    The trust that it had is among the settings that are restored after its netdev.
+    The trust that it had is among the settings that are restored after its netdev. The VF as it is now.
     """
     if "mac" in changes and vf.settings.trust is False:
         with _attempt(f"{vf.where}: trust"):
             host.set_vf(vf.pf_index, vf.index, VfSettings(trust=True))
+            return replace(vf, settings=replace(vf.settings, trust=True))
+    return vf
 
 
 @contextlib.contextmanager
@@ -504,9 +515,11 @@ def _changes(link: Link, before: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _restore_link(host: Rtnl, link: Link, before: dict[str, Any]) -> Link:
+def _restore_link(host: Rtnl, vf: Vf, link: Link, before: dict[str, Any]) -> tuple[Link, Vf]:
     """Set what differs of name, state and the rest, each on its own so that one refusal stops no other."""
-    if link.up and (link.name != before["name"] or not before["up"]):
+    vf = _lend_trust(host, vf, _changes(link, before))
+    lowered = link.up and (link.name != before["name"] or not before["up"])
+    if lowered:
         host.set_link(link.index, up=False)
     _drop_altnames(host, link, before)
     steps = [{key: value} for key, value in _changes(link, before).items()]
@@ -517,13 +530,13 @@ def _restore_link(host: Rtnl, link: Link, before: dict[str, Any]) -> Link:
     for step in steps:
         with _attempt(f"{link.name}: {step}"):
             host.set_link(link.index, **step)
-    now = host.link(link.index) or link
+    now = (host.link(link.index) or link) if steps or lowered else link
     for name in before["altnames"]:
         if name not in now.altnames:
             with _attempt(f"{link.name}: altname {name}"):
                 host.add_altname(link.index, name)
     _restore_queues(now, before)
-    return _restore_mac(host, now, before)
+    return _restore_mac(host, now, before), vf
 
 
 def _restore_queues(link: Link, before: dict[str, Any]) -> None:
@@ -563,14 +576,13 @@ def _restore_settings(host: Rtnl, vf: Vf, before: dict[str, Any]) -> None:
     wanted = VfSettings(**before["settings"])
     if not wanted.items():
         return
-    current = _seen_from_pf(host, vf.device, vf.pf)
-    if current.pf_fault:
-        raise CniError(Code.DEVICE, f"{vf.where}: its settings cannot be restored: {current.pf_fault}")
-    changes = _whole(wanted.differing(current.settings), wanted, current.settings)
+    if vf.pf_fault:
+        raise CniError(Code.DEVICE, f"{vf.where}: its settings cannot be restored: {vf.pf_fault}")
+    changes = _whole(wanted.differing(vf.settings), wanted, vf.settings)
     if not changes.items():
         return
-    refused = _set_back(host, current, changes)
-    now = _seen_from_pf(host, vf.device, vf.pf).settings
+    refused = _set_back(host, vf, changes)
+    now = _settings(host, vf)
     left = dict(wanted.differing(now).items())
     if left.get("mac") == NO_MAC:
         log.warning("%s: the driver of the PF keeps the MAC %s that was set", vf.where, now.mac)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 from agent import main
 from plugins.sriov.sriov import Sriov
 from tests.lab.conftest import LabVfs, Runtime, conf, differences, sh, state_of_everything
+from wirespeed.cni.errors import Code
 from wirespeed.host.rtnl import Rtnl
 from wirespeed.ipam.leases import Leases
 from wirespeed.kube import deviceinfo
@@ -51,11 +53,11 @@ def forked_agent(runtime: Runtime, *, verb: str = "", die_at: int | None = None)
 
 def _tell_instants(verb: str, die_at: int | None, told: socket.socket) -> None:
     passed = 0
-    counting = False
+    counted_thread = 0  # announcements go on in the background, and change nothing that would have to be undone
 
     def instant() -> None:
         nonlocal passed
-        if counting:
+        if counted_thread == threading.get_ident():
             passed += 1
             told.send(b".")
             if passed == die_at:
@@ -82,17 +84,18 @@ def _tell_instants(verb: str, die_at: int | None, told: socket.socket) -> None:
 
     def counted(plugin_verb: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any) -> Any:
-            nonlocal counting
-            counting = True
+            nonlocal counted_thread
+            counted_thread = threading.get_ident()
             try:
                 return plugin_verb(*args)
             finally:
-                counting = False
+                counted_thread = 0
 
         return call
 
     write = Journal._write
     Journal._write = counted_write  # type: ignore[method-assign]
+    around(Journal, "_change")
     around(Rtnl, "_do")
     around(Leases, "reserve")
     around(Leases, "set_last")
@@ -160,16 +163,15 @@ def test_killed_at_every_instant_of_an_add_then_del(
     asked = wanted(runtime, device_of(vfs, kind), kind)
     before = state_of_everything()
     netns = namespaces()
-    with forked_agent(runtime, verb="ADD") as told:
-        assert runtime.add("crash", asked, netns).code == 0
-        instants = count_instants(told)
-    delete_ends_clean(runtime, asked, netns, before, "no crash")
-    assert instants >= (26 if kind == "kernel" else 18)
-    for number in range(1, instants + 1):
+    number, added = 0, False
+    while not added:  # the ADD that is over before that instant is the one after the last
+        number += 1
         with forked_agent(runtime, verb="ADD", die_at=number):
-            died = runtime.add("crash", asked, netns)
-        assert (died.code, died.body.get("code")) == (1, 11), f"instant {number}"
-        delete_ends_clean(runtime, asked, netns, before, f"instant {number} of {instants}")
+            answer = runtime.add("crash", asked, netns)
+        added = answer.code == 0
+        assert added or answer.body["code"] == Code.TRY_AGAIN_LATER, f"instant {number}: {answer.body}"
+        delete_ends_clean(runtime, asked, netns, before, f"instant {number}")
+    assert number > (26 if kind == "kernel" else 18)
 
 
 @pytest.mark.parametrize("netns_first", [False, True], ids=["netns there", "netns gone"])

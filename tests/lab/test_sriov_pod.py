@@ -149,8 +149,8 @@ def test_a_pod_that_takes_over_an_address_is_known_to_its_neighbour(
         assert watching.stdout is not None
         # A change that is seen means that the monitor listens.
         in_namespace(neighbour, "ip", "neigh", "add", "10.8.5.77", "lladdr", MAC, "dev", "net1")
-        while "10.8.5.77" not in watching.stdout.readline():
-            pass
+        while "10.8.5.77" not in (line := watching.stdout.readline()):
+            assert line, "the monitor has ended"
         assert agent.add("new", confs["new"][1], new).code == 0
         unlearnt = {"10.8.5.5", "fd00:8:5::5"}
         while unlearnt:

@@ -113,7 +113,8 @@ def test_a_stale_neighbour_learns_the_new_mac(pod_and_neighbour: tuple[Netns, Ne
         with opened(pod.path) as (ns, index):
             # A change that is seen means that the monitor listens.
             ip("-n", neighbour.name, "neigh", "add", "10.0.0.77", "lladdr", MAC, "dev", "peer")
-            assert "10.0.0.77" in watching.stdout.readline()
+            while "10.0.0.77" not in (line := watching.stdout.readline()):
+                assert line, "the monitor has ended"
             announce.in_background(ns, index, ["10.0.0.5/24", "fd00::5/64"])
         unlearnt = {"10.0.0.5", "fd00::5"}
         while unlearnt:

@@ -86,7 +86,7 @@ def test_other_devices_are_not_waited_for(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with (
-        pytest.raises(CniError, match=r"lock .*file/0000:03:02.0: File exists") as refused,
+        pytest.raises(CniError, match=r"lock .*file/0000:03:02.0: Not a directory") as refused,
         device_lock(tmp_path / "file", DEVICE, deadline=FOREVER),
     ):
         pass

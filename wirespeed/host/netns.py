@@ -87,6 +87,16 @@ def reopened(path: str, identity: Identity) -> Iterator[NetNs | None]:
     yield None
 
 
+@contextmanager
+def current() -> Iterator[int]:
+    """A descriptor of the network namespace that this thread is in."""
+    fd = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
 def alive(path: str, identity: Identity) -> bool:
     """Whether the namespace whose identity was noted is still there."""
     with reopened(path, identity) as found:
@@ -127,8 +137,7 @@ def inside(fd: int, function: Callable[[], T]) -> T:
 
     Sockets that it opens stay in that namespace and may be used from anywhere after.
     """
-    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-    try:
+    with current() as home:
         _setns(fd)
         try:
             return function()
@@ -137,8 +146,6 @@ def inside(fd: int, function: Callable[[], T]) -> T:
                 _setns(home)
             except OSError:
                 os.abort()  # a thread that is lost in a pod's namespace must serve nobody else
-    finally:
-        os.close(home)
 
 
 def _load_setns() -> Callable[[int], None]:

@@ -15,10 +15,10 @@ import select
 import socket
 import struct
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, fields
 from types import TracebackType
-from typing import TypeVar
+from typing import TypeVar, overload
 
 from wirespeed.host import netns
 
@@ -49,6 +49,7 @@ _HEADER = struct.Struct("IHHII")
 _ATTRIBUTE = struct.Struct("HH")
 _IFINFO = struct.Struct("BxHiII")
 _U32 = struct.Struct("I")
+_LONGEST = 1 << 18  # bytes of an answer: a PF with 256 VFs has a fifth of that
 _UNSUPPORTED = 0xFFFFFFFF  # what the kernel reports for a VF setting that the driver does not fill in
 
 
@@ -109,7 +110,7 @@ class Link:
     xdp: bool = False
     parent: str = ""
     altnames: tuple[str, ...] = ()
-    vfs: tuple[VfSettings, ...] = ()
+    vfs: Sequence[VfSettings] = ()
 
     @property
     def up(self) -> bool:
@@ -164,6 +165,7 @@ class Rtnl:
 
         self._socket = make() if netns_fd is None else netns.inside(netns_fd, make)
         self._sequence = 0
+        self._buffer = bytearray(_LONGEST)
 
     def close(self) -> None:
         self._socket.close()
@@ -371,7 +373,7 @@ class Rtnl:
         )
         multipart = flags & NLM_F_DUMP == NLM_F_DUMP or flags & NLM_F_ACK
         while True:
-            data = self._socket.recv(1 << 18)
+            data = bytes(memoryview(self._buffer)[: self._socket.recv_into(self._buffer)])
             offset = 0
             while offset < len(data):
                 length, answer, answer_flags, sequence, _ = _HEADER.unpack_from(data, offset)
@@ -389,11 +391,6 @@ class Rtnl:
                     return
 
 
-def wait_for_device(parent: str, *, timeout: float) -> Link | None:
-    """Wait up to `timeout` seconds until the device's interface is in this thread's namespace; None if not."""
-    return _wait_for(lambda asking: asking.link_of_device(parent), timeout)
-
-
 def wait_for_carrier(index: int, *, timeout: float) -> Link | None:
     """Wait up to `timeout` seconds until the interface in this thread's namespace is up with a carrier.
 
@@ -404,7 +401,7 @@ def wait_for_carrier(index: int, *, timeout: float) -> Link | None:
         link = asking.link(index)
         return (link,) if link is None or link.running else None
 
-    if (found := _wait_for(settled, timeout)) is not None:
+    if (found := wait_for(settled, timeout)) is not None:
         return found[0]
     with Rtnl() as asking:
         return asking.link(index)
@@ -431,11 +428,11 @@ def set_mac(index: int, mac: str, *, again_on: Collection[int], timeout: float) 
             return None
         return True
 
-    if not _wait_for(done, timeout, every=0.1):
+    if not wait_for(done, timeout, every=0.1):
         raise refusals[-1]
 
 
-def _wait_for(look: Callable[[Rtnl], T | None], timeout: float, *, every: float = math.inf) -> T | None:
+def wait_for(look: Callable[[Rtnl], T | None], timeout: float, *, every: float = math.inf) -> T | None:
     """What `look` finds in this thread's namespace; None after `timeout`.
 
     It looks again at each change of a link, and `every` so many seconds.
@@ -516,21 +513,22 @@ def _mac_bytes(mac: str) -> bytes:
     return bytes.fromhex(mac.replace(":", ""))
 
 
-def _attributes(data: bytes, offset: int = 0) -> Iterator[tuple[int, bytes]]:
-    end = len(data)
+def _attributes(data: bytes, offset: int = 0) -> list[tuple[int, bytes]]:
+    found = []
+    end, unpack = len(data), _ATTRIBUTE.unpack_from
     while offset + 4 <= end:
-        length, kind = _ATTRIBUTE.unpack_from(data, offset)
+        length, kind = unpack(data, offset)
         if length < 4:
-            return
-        yield kind & 0x3FFF, data[offset + 4 : offset + length]
+            break
+        found.append((kind & 0x3FFF, data[offset + 4 : offset + length]))
         offset += (length + 3) & ~3
+    return found
 
 
 def _link(payload: bytes) -> Link:
     _, _, index, flags, _ = _IFINFO.unpack_from(payload)
     seen = dict(_attributes(payload, _IFINFO.size))
     properties = _attributes(seen.get(IFLA_PROP_LIST, b""))
-    vfs = _attributes(seen.get(IFLA_VFINFO_LIST, b""))
     return Link(
         index=index,
         name=_string(seen.get(IFLA_IFNAME)),
@@ -544,8 +542,28 @@ def _link(payload: bytes) -> Link:
         xdp=dict(_attributes(seen.get(IFLA_XDP, b""))).get(2, b"\0") != b"\0",  # IFLA_XDP_ATTACHED
         parent=_string(seen.get(IFLA_PARENT_DEV_NAME)),
         altnames=tuple(_string(value) for kind, value in properties if kind == IFLA_ALT_IFNAME),
-        vfs=tuple(_vf(info) for _, info in vfs),
+        vfs=_Vfs(seen[IFLA_VFINFO_LIST]) if IFLA_VFINFO_LIST in seen else (),
     )
+
+
+class _Vfs(Sequence[VfSettings]):
+    """What a PF's driver tells of its VFs; each is decoded when it is asked for, for mostly one is."""
+
+    def __init__(self, listed: bytes) -> None:
+        self._infos = [info for _, info in _attributes(listed)]
+
+    def __len__(self) -> int:
+        return len(self._infos)
+
+    @overload
+    def __getitem__(self, index: int) -> VfSettings: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[VfSettings]: ...
+
+    def __getitem__(self, index: int | slice) -> VfSettings | list[VfSettings]:
+        infos = self._infos[index]
+        return [_vf(info) for info in infos] if isinstance(infos, list) else _vf(infos)
 
 
 def _vf(info: bytes) -> VfSettings:

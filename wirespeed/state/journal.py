@@ -130,7 +130,7 @@ class Journal:
 
     @contextmanager
     def _write(self) -> Iterator[sqlite3.Connection]:
-        """One transaction that writes; every journal step goes through here."""
+        """One transaction of several statements that write."""
         with self._lock:
             try:
                 self._db.execute("BEGIN IMMEDIATE")
@@ -140,6 +140,14 @@ class Journal:
                     self._db.execute("ROLLBACK")
                     raise
                 self._db.execute("COMMIT")
+            except sqlite3.Error as error:
+                raise CniError(Code.IO_FAILURE, f"journal {self.path}: {error}") from error
+
+    def _change(self, query: str, *values: object) -> int:
+        """One statement that writes, its own transaction; how many rows it changed."""
+        with self._lock:
+            try:
+                return self._db.execute(query, values).rowcount
             except sqlite3.Error as error:
                 raise CniError(Code.IO_FAILURE, f"journal {self.path}: {error}") from error
 
@@ -198,16 +206,17 @@ class Journal:
 
     def mark(self, container: str, ifname: str, step: str, result: dict[str, Any] | None = None) -> None:
         """Note how far an attachment got, and its result once there is one."""
-        with self._write() as db:
-            db.execute(
-                "UPDATE attachment SET step = ?, result = coalesce(?, result) WHERE container = ? AND ifname = ?",
-                (step, None if result is None else json.dumps(result), container, ifname),
-            )
+        self._change(
+            "UPDATE attachment SET step = ?, result = coalesce(?, result) WHERE container = ? AND ifname = ?",
+            step,
+            None if result is None else json.dumps(result),
+            container,
+            ifname,
+        )
 
     def forget(self, container: str, ifname: str) -> None:
         """Drop an attachment that is undone."""
-        with self._write() as db:
-            db.execute("DELETE FROM attachment WHERE container = ? AND ifname = ?", (container, ifname))
+        self._change("DELETE FROM attachment WHERE container = ? AND ifname = ?", container, ifname)
 
     # Devices: who owns which
 
@@ -216,56 +225,46 @@ class Journal:
 
         Raises DeviceTakenError when it belongs to another, or the interface has a device already.
         """
-        with self._write() as db:
-            row = db.execute(
-                "SELECT device FROM device WHERE device = ? OR (container = ? AND ifname = ?)",
-                (claim.device, claim.container, claim.ifname),
-            ).fetchone()
-            if row is None:
-                db.execute(
-                    "INSERT INTO device VALUES (?,?,?,?,?,?,?,?,?,?)",
-                    (
-                        claim.device,
-                        claim.plugin,
-                        claim.container,
-                        claim.ifname,
-                        claim.netns,
-                        claim.identity.dev,
-                        claim.identity.ino,
-                        claim.identity.cookie,
-                        claim.step,
-                        json.dumps(claim.record),
-                    ),
-                )
-        if row is not None:
-            owner = self.owner(row[0])
-            if owner is None:  # released between the two reads: the caller may try again at once
-                return self.claim(claim)
-            raise DeviceTakenError(claim.device, claim.container, claim.ifname, owner)
-        return None
+        claimed = self._change(
+            "INSERT INTO device VALUES (?,?,?,?,?,?,?,?,?,?) ON CONFLICT DO NOTHING",
+            claim.device,
+            claim.plugin,
+            claim.container,
+            claim.ifname,
+            claim.netns,
+            claim.identity.dev,
+            claim.identity.ino,
+            claim.identity.cookie,
+            claim.step,
+            json.dumps(claim.record),
+        )
+        if claimed:
+            return None
+        owner = self.owner(claim.device) or self.device_of(claim.container, claim.ifname)
+        if owner is None:  # released meanwhile: it may be tried again at once
+            return self.claim(claim)
+        raise DeviceTakenError(claim.device, claim.container, claim.ifname, owner)
 
     def advance(self, claim: DeviceClaim, step: str, record: dict[str, Any] | None = None) -> None:
         """Note the step that is about to be made on an owned device, and what changed of its record."""
-        with self._write() as db:
-            db.execute(
-                "UPDATE device SET step = ?, record = coalesce(?, record) "
-                "WHERE device = ? AND container = ? AND ifname = ?",
-                (
-                    step,
-                    None if record is None else json.dumps(record),
-                    claim.device,
-                    claim.container,
-                    claim.ifname,
-                ),
-            )
+        self._change(
+            "UPDATE device SET step = ?, record = coalesce(?, record) "
+            "WHERE device = ? AND container = ? AND ifname = ?",
+            step,
+            None if record is None else json.dumps(record),
+            claim.device,
+            claim.container,
+            claim.ifname,
+        )
 
     def release(self, claim: DeviceClaim) -> None:
         """Give the device up, if it is still this claim's."""
-        with self._write() as db:
-            db.execute(
-                "DELETE FROM device WHERE device = ? AND container = ? AND ifname = ?",
-                (claim.device, claim.container, claim.ifname),
-            )
+        self._change(
+            "DELETE FROM device WHERE device = ? AND container = ? AND ifname = ?",
+            claim.device,
+            claim.container,
+            claim.ifname,
+        )
 
     def owner(self, device: str) -> DeviceClaim | None:
         """Whose the device is."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.host.filelock import flock_before
 
+_FLAGS = os.O_CREAT | os.O_RDWR | os.O_CLOEXEC
 _threads: dict[str, threading.Lock] = {}
 
 
@@ -39,8 +40,11 @@ def device_lock(folder: Path, device: str, *, deadline: float) -> Iterator[None]
 
 def _open(folder: Path, device: str) -> int:
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return os.open(folder / device, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        try:
+            return os.open(folder / device, _FLAGS, 0o600)
+        except FileNotFoundError:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            return os.open(folder / device, _FLAGS, 0o600)
     except OSError as error:
         raise CniError(Code.IO_FAILURE, f"lock {folder / device}: {error.strerror}") from error
 
