@@ -103,10 +103,18 @@ def differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     """What is not as it was, one line each: 'ens1 mtu: 1400, was 1500'."""
     told = []
     for name in sorted({*before, *after}):
-        old, new = before.get(name, {}), after.get(name, {})
+        old, new = _flat(before.get(name, {})), _flat(after.get(name, {}))
         keys = sorted(key for key in {*old, *new} if old.get(key) != new.get(key))
         told += [f"{name} {key}: {new.get(key)}, was {old.get(key)}" for key in keys]
     return told
+
+
+def _flat(shown: dict[str, Any]) -> dict[str, Any]:
+    """With each thing that a PF shows of each of its VFs on its own."""
+    flat = {key: value for key, value in shown.items() if key != "vfinfo_list"}
+    for info in shown.get("vfinfo_list", []):
+        flat |= {f"vf {info['vf']} {key}": value for key, value in info.items()}
+    return flat
 
 
 @pytest.fixture
@@ -285,6 +293,23 @@ def pf_of(address: str) -> str:
     pf = PciDevice(address).physical_function
     assert pf is not None
     return pf.netdevs[0]
+
+
+@contextmanager
+def pf_disturbed(pf: str) -> Iterator[None]:
+    """For a body that takes the PF down: the PF is up after it, and its VFs take MACs again.
+
+    igb takes none from a VF that was not reset since, and a change of its MTU resets a VF.
+    """
+    device = PciDevice(Path(f"/sys/class/net/{pf}/device").resolve().name)
+    try:
+        yield
+    finally:
+        sh("ip", "link", "set", pf, "up")
+        for _, address in device.virtual_functions():
+            for name in PciDevice(address).netdevs:
+                for mtu in ("1400", "1500"):
+                    sh("ip", "link", "set", name, "mtu", mtu)
 
 
 @contextmanager

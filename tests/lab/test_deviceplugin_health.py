@@ -1,4 +1,4 @@
-"""The agent's device plugin on real VFs: faults that come and go, and pools that change."""
+"""The agent's device plugin on real VFs: faults, a driver that follows the request, pools that change."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ import pytest
 from play.kubelet import Kubelet
 from tests.lab.conftest import LabVfs, sh
 from wirespeed.host.pci import PciDevice
+from wirespeed.kube import rpc
+from wirespeed.kube.proto import deviceplugin_pb2 as dp
 
 PATIENCE = 30.0
 SOON = 2.0  # seconds; a second is promised, and this machine is emulated
@@ -110,6 +112,31 @@ def test_vfio_node_that_goes_is_unhealthy_and_back(place: Place, vfs: LabVfs) ->
     finally:
         Path("/dev/vfio/hidden").rename(node)
     place.wait("dpdk", all_are("Healthy", *vfs.vfio))
+
+
+def test_driver_follows_the_request_and_comes_back(place: Place, vfs: LabVfs) -> None:
+    [first, second] = vfs.kernel[:2]
+    own, netdevs = PciDevice(first).driver, PciDevice(first).netdevs
+    place.kubelet.allocate("default", "pod", "app", "lab.example/mixed", 1)
+    with rpc.channel(str(place.folder / "kubelet/device-plugins/lab.example_mixed.sock")) as channel:
+        client = rpc.Client(channel, dp.DESCRIPTOR.services_by_name["DevicePlugin"])
+        client.PreStartContainer(dp.PreStartContainerRequest(devices_ids=[first]), timeout=PATIENCE)
+    assert PciDevice(first).driver == "vfio-pci"
+    node = f"/dev/vfio/{PciDevice(first).iommu_group}"
+    spec = json.loads((place.folder / "cdi/wirespeed-dp-lab.example-net-pci-mixed.json").read_text())
+    edits = {device["name"]: device["containerEdits"] for device in spec["devices"]}
+    assert [each["path"] for each in edits[first]["deviceNodes"]] == ["/dev/vfio/vfio", node]
+    assert Path(node).is_char_device()
+    assert PciDevice(second).driver == own
+    with open(node, "rb+", buffering=0):  # a program of the pod, which the kubelet of this moment does not know
+        place.kubelet.free("default", "pod")
+        place.wait("mixed", all_are("Healthy", first, second))
+        assert PciDevice(first).driver == "vfio-pci"
+    place.kubelet.allocate("default", "other", "app", "lab.example/mixed", 2)
+    assert PciDevice(first).driver == own
+    assert PciDevice(first).netdevs == netdevs
+    place.kubelet.free("default", "other")
+    place.wait("mixed", all_are("Healthy", first, second))
 
 
 def test_pools_that_change_are_served_without_a_restart(place: Place, vfs: LabVfs) -> None:

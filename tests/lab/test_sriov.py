@@ -16,6 +16,7 @@ from tests.lab.conftest import (
     host_local,
     in_namespace,
     link_in,
+    pf_disturbed,
     pf_of,
     process_in,
     sh,
@@ -194,14 +195,35 @@ def test_an_attachment_that_failed_is_made_at_the_next_try(
 
 def test_a_pf_that_is_down_gives_its_vfs_all_the_same(agent: Runtime, vfs: LabVfs, namespaces: Namespaces) -> None:
     netns, device = namespaces(), vfs.kernel[0]
-    sh("ip", "link", "set", pf_of(device), "down")
-    try:
+    with pf_disturbed(pf_of(device)):
+        sh("ip", "link", "set", pf_of(device), "down")
         added = agent.add("down", conf(device, vlan=9, spoofchk="off", ipam=host_local()), netns)
         assert added.code == 0, added.body
         assert vf_of(device)["vlan_list"][0]["vlan"] == 9
         assert agent.delete("down", conf(device, ipam=host_local()), netns).code == 0
-    finally:
-        sh("ip", "link", "set", pf_of(device), "up")
+
+
+@pytest.mark.parametrize("netns_first", [False, True])
+def test_a_vf_of_a_pf_that_was_down_gets_a_mac_and_its_own_back(
+    agent: Runtime, vfs: LabVfs, namespaces: Namespaces, netns_first: bool
+) -> None:
+    netns, device = namespaces(), vfs.kernel[0]
+
+    def interrupt() -> None:
+        for state in ("down", "up"):
+            sh("ip", "link", "set", pf_of(device), state)
+
+    with pf_disturbed(pf_of(device)):
+        interrupt()
+        added = agent.add("interrupted", conf(device, mac=MAC), netns)
+        assert added.code == 0, added.body
+        link = link_in(netns, "net1")
+        assert link is not None
+        assert (link["address"], "UP" in link["flags"]) == (MAC, True)
+        if netns_first:
+            sh("ip", "netns", "del", Path(netns).name)
+        interrupt()
+        assert agent.delete("interrupted", conf(device), netns).code == 0
 
 
 def test_a_pf_without_an_interface_on_the_host_gives_its_vfs_without_settings(
@@ -209,18 +231,20 @@ def test_a_pf_without_an_interface_on_the_host_gives_its_vfs_without_settings(
 ) -> None:
     netns, elsewhere, device = namespaces(), namespaces(), vfs.vfio[-1]
     pf = pf_of(device)
-    sh("ip", "link", "set", pf, "netns", Path(elsewhere).name)
-    try:
-        refused = agent.add("blind", conf(device, vlan=9), netns)
-        assert refused.body["code"] == Code.DEVICE
-        assert 'key "vlan", "vlanQoS", "vlanProto" cannot be set: PF' in refused.body["msg"]
-        assert "has no network interface on the host" in refused.body["msg"]
-        added = agent.add("blind", conf(device), netns)
-        assert added.body["interfaces"] == [{"name": "net1", "sandbox": netns, "pciID": device}]
-        assert agent.delete("blind", conf(device), netns).code == 0
-    finally:
-        in_namespace(elsewhere, "ip", "link", "set", pf, "netns", "1")
-        sh("ip", "link", "set", pf, "up")
+    # A reset would have igb forget the MAC that the VF had taken by itself, and nobody could tell it again.
+    asked = conf(device, reset="off")
+    with pf_disturbed(pf):
+        sh("ip", "link", "set", pf, "netns", Path(elsewhere).name)
+        try:
+            refused = agent.add("blind", asked | {"vlan": 9}, netns)
+            assert refused.body["code"] == Code.DEVICE
+            assert 'key "vlan", "vlanQoS", "vlanProto" cannot be set: PF' in refused.body["msg"]
+            assert "has no network interface on the host" in refused.body["msg"]
+            added = agent.add("blind", asked, netns)
+            assert added.body["interfaces"] == [{"name": "net1", "sandbox": netns, "pciID": device}]
+            assert agent.delete("blind", asked, netns).code == 0
+        finally:
+            in_namespace(elsewhere, "ip", "link", "set", pf, "netns", "1")
 
 
 def test_a_vf_that_lost_its_driver_meanwhile_gets_its_settings_back(

@@ -20,6 +20,7 @@ from tests.lab.conftest import (
     in_namespace,
     link_in,
     make_runtime,
+    pf_disturbed,
     pf_of,
     serving,
     sh,
@@ -79,17 +80,15 @@ def test_a_setting_that_the_driver_refuses_is_named_and_all_is_put_back(
     agent: Runtime, vfs: LabVfs, namespaces: Namespaces, kind: str, keys: dict[str, Any], named: str
 ) -> None:
     device = getattr(vfs, kind)[0]
-    if "max_tx_rate" in keys:  # igb takes a rate only while the PF has a link
-        sh("ip", "link", "set", pf_of(device), "down")
-    try:
+    with pf_disturbed(pf_of(device)):
+        if "max_tx_rate" in keys:  # igb takes a rate only while the PF has a link
+            sh("ip", "link", "set", pf_of(device), "down")
         everything = state_of_everything()
         asked = conf(device, mac=MAC, vlan=5, spoofchk="off", trust="on", **keys)
         refused = agent.add("refused", asked, namespaces())
         assert (refused.code, refused.body["code"]) == (1, Code.DEVICE)
         assert f"key {named}: the driver of the PF refuses it" in refused.body["msg"]
         assert state_of_everything() == everything
-    finally:
-        sh("ip", "link", "set", pf_of(device), "up")
 
 
 def test_a_pf_is_no_vf(agent: Runtime, namespaces: Namespaces) -> None:
