@@ -29,7 +29,7 @@ from wirespeed.node import ClusterConfig, Node, NodeConfig, VhostConfig
 
 VSWITCHD = Path("/usr/lib/openvswitch-switch-dpdk/ovs-vswitchd-dpdk")
 SCHEMA = Path("/usr/share/openvswitch/vswitch.ovsschema")
-MEMORY = 512  # hugepages of 2 MiB: 256 MiB for the switch and 128 MiB for each of three applications
+MEMORY = 768  # hugepages of 2 MiB: for the switch, which takes what its ports' MTU asks for, and 3 x 128 MiB
 
 
 def missing(what: str) -> None:
@@ -294,7 +294,8 @@ class Testpmd:
 
     __test__ = False  # no test class, whatever its name says
 
-    def __init__(self, pod: Netns, sockets: Path, *options: str) -> None:
+    def __init__(self, pod: Netns, sockets: Path, hugepages: Path, *options: str) -> None:
+        self._files = (hugepages, f"{pod.name}map_*")
         args = subprocess.run(
             [sys.executable, "-m", "cli", "eal", "--sockets", sockets, "--memory=128", f"--file-prefix={pod.name}"],
             cwd=ROOT,
@@ -305,13 +306,17 @@ class Testpmd:
         # Its prompt is written at once, and so must be what it prints before.
         command = ["ip", "netns", "exec", pod.name, "stdbuf", "-oL", "dpdk-testpmd", *args]
         self._process = subprocess.Popen(
-            [*command, "--", "-i", "--total-num-mbufs=4096", *options],
+            [*command, f"--huge-dir={hugepages}", "--", "-i", "--total-num-mbufs=4096", *options],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
         )
         self.output = ""
-        self._to_prompt()
+        try:
+            self._to_prompt()
+        except BaseException:
+            self.kill()
+            raise
 
     def command(self, text: str) -> str:
         """What a command prints."""
@@ -337,11 +342,18 @@ class Testpmd:
             assert self._process.stdin is not None
             self._process.stdin.write(b"quit\n")
             self._process.stdin.close()
-            self._process.wait(PATIENCE)
+        self._ended()
 
     def kill(self) -> None:
         self._process.kill()
+        self._ended()
+
+    def _ended(self) -> None:
+        """Its hugepages are files that it leaves, for the next one of its name."""
         self._process.wait(PATIENCE)
+        folder, pattern = self._files
+        for file in folder.glob(pattern):
+            file.unlink()
 
     def _to_prompt(self) -> str:
         assert self._process.stdout is not None
@@ -364,7 +376,7 @@ def testpmd(hugepages: Path) -> Iterator[Callable[..., Testpmd]]:
     made: list[Testpmd] = []
 
     def start(pod: Netns, sockets: Path, *options: str) -> Testpmd:
-        made.append(Testpmd(pod, sockets, *options))
+        made.append(Testpmd(pod, sockets, hugepages, *options))
         return made[-1]
 
     yield start
