@@ -452,6 +452,17 @@ def test_files_beside_the_sockets_tell_without_any_annotation(library: Library, 
     assert both(library, sources(mapped))[0] == found
 
 
+def test_the_folders_of_a_pools_devices_are_looked_into(library: Library, tmp_path: Path) -> None:
+    for number in (1, 0):
+        folder = tmp_path / f"run/vhost-user/vhost-{number}"
+        data_file(folder, f"configData-a-net{number}.json", userspace(f"net{number}", "server", "s"))
+    found, _ = both(library, sources(tmp_path, root=tmp_path))
+    assert [(each.name, each.path) for each in found] == [
+        ("net0", f"{tmp_path}/run/vhost-user/vhost-0/s"),
+        ("net1", f"{tmp_path}/run/vhost-user/vhost-1/s"),
+    ]
+
+
 def test_files_of_other_pods_in_the_folder_are_theirs(library: Library, tmp_path: Path) -> None:
     data_file(tmp_path, "configData-a-net1.json", userspace("net1", "client", "a") | {"podName": "other"})
     path = data_file(tmp_path, "configData-b-net1.json", userspace("net1", "client", "b") | {"podName": "app"})

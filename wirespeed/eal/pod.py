@@ -25,6 +25,7 @@ NETWORK_STATUS = "k8s.v1.cni.cncf.io/network-status"
 CONFIGURATION_DATA = "userspace/configuration-data"
 MAPPED_DIR = "userspace/mapped-dir"
 DEFAULT_MAPPED_DIR = "/var/lib/cni/usrspcni"
+POOL_DIR = "run/vhost-user"  # where the folders of devices of vhost-user pools are
 
 _PCI = re.compile(r"[0-9a-f]{4}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7]")
 _KINDS = ("pci", "vhost-user", "memif", "vdpa")
@@ -35,7 +36,8 @@ Object = dict[str, Any]
 @dataclass(frozen=True, kw_only=True)
 class Sources:
     """Where is read. `sockets` are folders with sockets, or single files configData-*.json; by default the folder
-    that the pod says its sockets are mapped to. `root` is the root of the file system, for /proc and /sys.
+    that the pod says its sockets are mapped to, and those of devices below /run/vhost-user. `root` is the root of
+    the file system, for /sys and /run.
     """
 
     environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
@@ -178,7 +180,8 @@ def _of_status(entry: Object) -> Interface:
 def _files(sources: Sources, mapped: str) -> Iterator[tuple[str, Object]]:
     """The configuration data in files, with the folder of each; of several for one interface the newest."""
     newest: dict[str, tuple[int, str, Object]] = {}
-    for place in sources.sockets or (Path(mapped),):
+    pool = sorted((sources.root / POOL_DIR).glob("*"))
+    for place in sources.sockets or (Path(mapped), *pool):
         for path in sorted(place.glob("configData-*.json")) if place.is_dir() else [place]:
             try:
                 data, age = json.loads(path.read_text()), path.stat().st_mtime_ns

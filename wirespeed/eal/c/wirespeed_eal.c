@@ -596,6 +596,16 @@ static void take_file(struct ws_eal *pod, struct data_file **files, const char *
 	*at = file;
 }
 
+static int by_name(const struct dirent **one, const struct dirent **other)
+{
+	return strcmp((*one)->d_name, (*other)->d_name);
+}
+
+static int is_entry(const struct dirent *entry)
+{
+	return strcmp(entry->d_name, ".") && strcmp(entry->d_name, "..");
+}
+
 static int is_data_file(const struct dirent *entry)
 {
 	return !strncmp(entry->d_name, "configData-", 11) && ends_with(entry->d_name, ".json");
@@ -611,7 +621,7 @@ static void take_place(struct ws_eal *pod, struct data_file **files, const char 
 		take_file(pod, files, place, 1);
 		return;
 	}
-	count = scandir(place, &entries, is_data_file, alphasort);
+	count = scandir(place, &entries, is_data_file, by_name);
 	for (int i = 0; i < count; i++) {
 		const char *end = ends_with(place, "/") ? "" : "/";
 		const char *path = formatted(pod, "%s%s%s", place, end, entries[i]->d_name);
@@ -623,15 +633,34 @@ static void take_place(struct ws_eal *pod, struct data_file **files, const char 
 		free(entries);
 }
 
+/* The folders of devices of vhost-user pools. */
+static void take_pool(struct ws_eal *pod, struct data_file **files)
+{
+	const char *folder = formatted(pod, "%s/run/vhost-user", pod->sources.root);
+	struct dirent **entries;
+	int count = scandir(folder, &entries, is_entry, by_name);
+
+	for (int i = 0; i < count; i++) {
+		const char *path = formatted(pod, "%s/%s", folder, entries[i]->d_name);
+
+		free(entries[i]);
+		take_place(pod, files, path);
+	}
+	if (count >= 0)
+		free(entries);
+}
+
 static void add_files(struct ws_eal *pod, const char *mapped)
 {
 	struct data_file *files = NULL;
 
-	if (!pod->sources.sockets)
+	if (!pod->sources.sockets) {
 		take_place(pod, &files, mapped);
-	else
+		take_pool(pod, &files);
+	} else {
 		for (const char *const *place = pod->sources.sockets; *place; place++)
 			take_place(pod, &files, *place);
+	}
 	for (struct data_file *file = files; file; file = file->next)
 		add_data(pod, file->data, file->folder);
 }

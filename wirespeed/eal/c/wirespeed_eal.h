@@ -24,7 +24,7 @@ extern "C" {
 struct ws_eal_sources {
 	const char *podinfo;		/* the Downward API's folder: /etc/podnetinfo */
 	const char *const *sockets;	/* folders with sockets, or files configData-*.json; ends with NULL */
-	const char *root;		/* root of the file system, for /sys: "" */
+	const char *root;		/* root of the file system, for /sys and /run: "" */
 	const char *hostname;		/* gethostname(2) */
 	const char *const *environ;	/* NAME=VALUE, ends with NULL: environ(7) */
 };
