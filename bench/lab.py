@@ -21,7 +21,7 @@ from wirespeed.host.pci import PciDevice
 
 PFS = {"kernel": "ens1", "vfio": "ens2"}
 VFS = 7
-FLOOR, OURS = "netlink floor", "wirespeed"
+FLOOR, OURS, NO_RESET = "netlink floor", "wirespeed", "wirespeed, reset off"
 SETTINGS = {"mac": "02:00:00:00:00:f1", "vlan": 100, "spoofchk": "on", "trust": "on"}
 Turn = Callable[[], dict[str, float]]
 
@@ -41,6 +41,7 @@ def measure(arguments: argparse.Namespace) -> Figures:
         for kind in PFS:
             turns[kind, FLOOR] = Floor(free[kind].pop(0)).add_and_delete
             turns[kind, OURS] = _ours(ours, kind, free[kind].pop(0)).add_and_delete
+        turns["vfio", NO_RESET] = _ours(ours, "vfio", free["vfio"].pop(0), reset="off").add_and_delete
         for peer in arguments.peer:
             kind = "vfio" if "@VFIO@" in json.dumps(peer.config) else "kernel"
             turns[kind, peer.name] = partial(_peers, figures, peer, kind, free[kind].pop(0))
@@ -76,10 +77,10 @@ def _make_vfs(kind: str) -> list[str]:
     return addresses
 
 
-def _ours(ours: Suite, kind: str, device: str) -> Caller:
+def _ours(ours: Suite, kind: str, device: str, **more: str) -> Caller:
     config: dict[str, Any] = {"cniVersion": "1.0.0", "name": f"bench-{kind}", "type": "wirespeed-sriov"}
     config |= SETTINGS | {"deviceID": device, "ipam": {"type": "host-local", "subnet": "10.8.0.0/16"}}
-    return ours.caller("wirespeed-sriov", config, ifname="net1")
+    return ours.caller("wirespeed-sriov", config | more, ifname="net1")
 
 
 def _peers(figures: Figures, peer: Peer, kind: str, device: str) -> dict[str, float]:

@@ -79,7 +79,9 @@ class Sriov:
                     result = self._attach(request, conf, vf, ns, host)
                     vfs.move_rdma(vf, claim.record["rdma"], ns)
                     self._journal.advance(claim, "attached")
-                return result
+            if vf.link is not None:
+                announce.in_background(ns, request.ifname, [ip["address"] for ip in result.get("ips", [])])
+            return result
 
     def delete(self, request: Request) -> None:
         claim = self._journal.device_of(request.container_id, request.ifname)
@@ -201,7 +203,6 @@ class Sriov:
                 given = self._ipam.add(request)
             addressing.configure(inside, ns, link.index, request.ifname, given)
         request.check_deadline()
-        announce.in_background(ns, link.index, [ip["address"] for ip in given.get("ips") or []])
         return _result(interface | {"mac": link.mac, "mtu": link.mtu}, given)
 
     def _describe(self, conf: SriovConf, vf: Vf) -> None:

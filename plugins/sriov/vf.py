@@ -414,7 +414,8 @@ def restore(
     if pf is None or pf.address != before["pf"]:
         return
     _bring_rdma_home(rdma, where)  # before the netdev: it keeps its addresses by that
-    _take_from_application(device, before["driver"], override, reset=reset)
+    # A reset has igb forget the MAC that it gave the VF: only where the PF's side can be restored.
+    _take_from_application(device, before["driver"], override, reset=reset and pf.own_netdev != "")
     with Rtnl() as host:
         vf = _seen_from_pf(host, device, pf)
         if before["link"] is None or not vf.driver or device.is_in_user_space:
@@ -451,6 +452,8 @@ def _bring_home(
                 link = inside.link_of_device(vf.device.address)
                 if link is not None:
                     vf = _move_out(host, vf, before, inside, link)
+                    if (moved := _netdev(host, vf.device)) is not None:
+                        return moved, vf
     # Its namespace is gone, or has just gone: the kernel brings a physical netdev back to the host's.
     back = rtnl.wait_for(lambda asking: _netdev(asking, vf.device), timeout)
     if back is None:

@@ -81,8 +81,8 @@ def arrives(listening: socket.socket, wanted: Callable[[bytes], bool]) -> bytes:
 def test_both_families_are_announced_once_there_is_a_carrier(pod_and_neighbour: tuple[Netns, Netns]) -> None:
     pod, neighbour = pod_and_neighbour
     mac = bytes.fromhex(MAC.replace(":", ""))
-    with listener(neighbour) as listening, opened(pod.path) as (ns, index):
-        announce.in_background(ns, index, ["10.0.0.5/24", "fd00::5/64"])
+    with listener(neighbour) as listening, opened(pod.path) as (ns, _):
+        announce.in_background(ns, "net1", ["10.0.0.5/24", "fd00::5/64"])
         neighbour.run("ip", "link", "set", "peer", "up")
         arp = arrives(listening, lambda frame: frame[12:14] == b"\x08\x06")
         assert (arp[:6], arp[6:12]) == (b"\xff" * 6, mac)
@@ -110,12 +110,12 @@ def test_a_stale_neighbour_learns_the_new_mac(pod_and_neighbour: tuple[Netns, Ne
     timer.start()
     try:
         assert watching.stdout is not None
-        with opened(pod.path) as (ns, index):
+        with opened(pod.path) as (ns, _):
             # A change that is seen means that the monitor listens.
             ip("-n", neighbour.name, "neigh", "add", "10.0.0.77", "lladdr", MAC, "dev", "peer")
             while "10.0.0.77" not in (line := watching.stdout.readline()):
                 assert line, "the monitor has ended"
-            announce.in_background(ns, index, ["10.0.0.5/24", "fd00::5/64"])
+            announce.in_background(ns, "net1", ["10.0.0.5/24", "fd00::5/64"])
         unlearnt = {"10.0.0.5", "fd00::5"}
         while unlearnt:
             line = watching.stdout.readline()
@@ -140,8 +140,8 @@ def test_an_interface_that_goes_is_not_waited_for(pod_and_neighbour: tuple[Netns
 def test_the_kernel_announces_later_changes_by_itself(pod_and_neighbour: tuple[Netns, Netns]) -> None:
     pod, neighbour = pod_and_neighbour
     neighbour.run("ip", "link", "set", "peer", "up")
-    with listener(neighbour) as listening, opened(pod.path) as (ns, index):
-        announce.in_background(ns, index, ["10.0.0.5/24"])
+    with listener(neighbour) as listening, opened(pod.path) as (ns, _):
+        announce.in_background(ns, "net1", ["10.0.0.5/24"])
         arrives(listening, lambda frame: frame[12:14] == b"\x08\x06")
     for sysctl in announce._SYSCTLS:
         assert pod.run("cat", str(Path("/proc/sys/net") / sysctl.format("net1"))) == "1\n"

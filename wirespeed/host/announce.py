@@ -31,7 +31,7 @@ _ARP = struct.Struct(">HHBBH6s4s6s4s")
 _NEIGHBOUR_ADVERTISEMENT, _OVERRIDE, _TARGET_LINK_LAYER_ADDRESS = 136, 0x20000000, 2
 
 
-def in_background(ns: netns.NetNs, index: int, ips: Sequence[str]) -> None:
+def in_background(ns: netns.NetNs, name: str, ips: Sequence[str]) -> None:
     """Announce addresses ("10.0.0.1/24") of an interface once it has a carrier; nobody waits for that.
 
     It takes no longer than CARRIER_TIMEOUT; a process ends after it. What fails is logged.
@@ -40,7 +40,7 @@ def in_background(ns: netns.NetNs, index: int, ips: Sequence[str]) -> None:
 
     def run() -> None:
         try:
-            netns.inside(fd, lambda: _announce(index, ips))
+            netns.inside(fd, lambda: _announce(name, ips))
         except OSError as error:
             log.info("announcing %s in %s: %s", ", ".join(ips), ns.path, error)
         finally:
@@ -53,8 +53,8 @@ def in_background(ns: netns.NetNs, index: int, ips: Sequence[str]) -> None:
         log.info("announcing %s in %s: %s", ", ".join(ips), ns.path, error)
 
 
-def _announce(index: int, ips: Sequence[str]) -> None:
-    name = socket.if_indextoname(index)
+def _announce(name: str, ips: Sequence[str]) -> None:
+    index = socket.if_nametoindex(name)
     for sysctl in _SYSCTLS:
         path = Path("/proc/sys/net") / sysctl.format(name)
         try:
