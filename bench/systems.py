@@ -90,7 +90,7 @@ class Caller:
         done = subprocess.run([self.binary], input=stdin, env=environ, capture_output=True, check=False)
         took = (time.perf_counter() - began) * 1000
         if done.returncode:
-            said = (done.stdout + done.stderr).decode(errors="replace").strip()
+            said = " ".join((done.stdout + done.stderr).decode(errors="replace").split())
             raise CallFailedError(f"{self.binary.name} {verb} ended with {done.returncode}: {said[:500]}")
         return took, json.loads(done.stdout) if done.stdout.strip() else None
 
