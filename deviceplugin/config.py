@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import logging
 import re
@@ -16,6 +15,7 @@ from deviceplugin.health import REASONS
 from deviceplugin.selectors import Selectors
 from plugins.vhost.conf import SOCKET_KEYS, Access, access
 from wirespeed.cni.errors import CniError, Code
+from wirespeed.cni.keys import nearest
 from wirespeed.host import pci
 from wirespeed.host.inventory import ACCELERATOR, AUXILIARY, NETWORK
 from wirespeed.kube import resources
@@ -170,8 +170,7 @@ class _Object:
             if key.lower() in known:
                 self.values[known[key.lower()]] = value
             else:
-                near = difflib.get_close_matches(key.lower(), known, 1)
-                hint = f'; nearest known key: "{known[near[0]]}"' if near else ""
+                hint = nearest(key, known)
                 log.warning('device plugin configuration: unknown key "%s" is ignored%s', self.place(key), hint)
 
     def place(self, key: str) -> str:

@@ -12,6 +12,7 @@ import msgspec
 
 from play import environment, quantity
 from plugins.meta.selection import check_name, check_namespace
+from wirespeed import structs
 from wirespeed.cni.chain import load_network
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.kube import documents, resources
@@ -325,10 +326,7 @@ def _converted(value: object, kind: Any, where: str) -> Any:
     try:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
-        # "Expected `str`, got `int` - at `$.containers[0].name`": the place goes first, as everywhere.
-        text, at, place = str(error).partition(" - at `$")
-        key = place.removesuffix("`") if at else ""
-        raise _refused(f"{where}{key}: {text[:1].lower()}{text[1:]}") from None
+        raise _refused(structs.placed(error, where)) from None
 
 
 def _check_network(raw: dict[str, Any], what: str, name: str) -> None:

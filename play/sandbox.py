@@ -86,20 +86,11 @@ class _Shim:
     check = gc = status = delete
 
     def _call(self, request: Request) -> bytes:
-        environment = {
-            "CNI_COMMAND": request.command,
-            "CNI_CONTAINERID": request.container_id,
-            "CNI_NETNS": request.netns,
-            "CNI_IFNAME": request.ifname,
-            "CNI_ARGS": ";".join(f"{key}={value}" for key, value in request.args.items()),
-            "CNI_PATH": ":".join(request.path),
-            "WIRESPEED_SOCKET": str(self._socket),
-        }
         process = subprocess.Popen(
             [self._binary],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env=environment,
+            env=request.environ | {"WIRESPEED_SOCKET": str(self._socket)},
             start_new_session=True,  # the terminal's Ctrl-C shall not cut a call off
         )
         try:

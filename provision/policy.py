@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
-import yaml
 
+from wirespeed import structs
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.host import pci
+from wirespeed.kube import documents
 
 API_VERSION = "sriovnetwork.openshift.io/v1"
 KIND = "SriovNetworkNodePolicy"
@@ -106,10 +107,9 @@ def load(files: Sequence[Path]) -> list[Policy]:
     """The policies of the files. Raises CniError(INVALID_CONFIG) that names file, document and key."""
     found: dict[str, Policy] = {}
     for path in files:
-        for number, document in enumerate(_documents(path), start=1):
+        for where, document in documents.read(path):
             if document is None:
                 continue
-            where = f"{path}, document {number}"
             policy = _policy(document, where)
             if policy.name in found:
                 raise _wrong(where, f"policy {policy.name} is there twice, also in {found[policy.name].where}")
@@ -152,15 +152,6 @@ def _wrong(where: str, text: str) -> CniError:
     return CniError(Code.INVALID_CONFIG, f"{where}: {text}")
 
 
-def _documents(path: Path) -> list[Any]:
-    try:
-        return list(yaml.safe_load_all(path.read_text()))
-    except OSError as error:
-        raise _wrong(str(path), str(error.strerror)) from error
-    except (UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
-        raise _wrong(str(path), f"not YAML: {' '.join(str(error).split())}") from error
-
-
 def _policy(document: object, where: str) -> Policy:
     if not isinstance(document, dict):
         raise _wrong(where, f"expected an object, got {type(document).__name__}")
@@ -175,9 +166,7 @@ def _policy(document: object, where: str) -> Policy:
     try:
         spec = msgspec.convert(document.get("spec"), Spec)
     except msgspec.ValidationError as error:
-        text, at, place = str(error).partition(" - at `$")
-        key = place.removesuffix("`") if at else ""
-        raise _wrong(f"{where}: spec{key}", f"{text[:1].lower()}{text[1:]}") from error
+        raise CniError(Code.INVALID_CONFIG, structs.placed(error, f"{where}: spec")) from error
     _check(spec, where)
     return Policy(name=name, where=where, spec=spec)
 

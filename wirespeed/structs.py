@@ -34,6 +34,12 @@ def fault(error: msgspec.ValidationError, kind: type[msgspec.Struct]) -> str:
     return f'key "{path}": {said}' if path else said
 
 
+def placed(error: msgspec.ValidationError, where: str) -> str:
+    """The library's own words with the place before them: "spec.containers[0].name: expected `str`, got `int`"."""
+    text, at, place = str(error).partition(" - at `$")
+    return f"{where}{place.removesuffix('`') if at else ''}: {text[:1].lower()}{text[1:]}"
+
+
 def _joined(path: str, key: str) -> str:
     return f"{path}.{key}" if path else key
 

@@ -213,12 +213,8 @@ class Meta:
     def _forget(self, container: str, delegate: Delegate) -> None:
         """Drop an attachment that is no more."""
         if delegate.device_info_file:
-            try:
-                Path(delegate.device_info_file).unlink(missing_ok=True)
-            except OSError as error:
-                raise CniError(
-                    Code.IO_FAILURE, f"device-info file {delegate.device_info_file}: {error.strerror}"
-                ) from error
+            with deviceinfo.named(delegate.device_info_file):
+                deviceinfo.remove(Path(delegate.device_info_file))
         self._journal.forget(container, delegate.ifname)
 
     def _delete_unrecorded(self, request: Request) -> None:

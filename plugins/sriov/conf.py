@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from wirespeed.cni.errors import CniError, Code
+from wirespeed.cni.keys import nearest
 from wirespeed.cni.request import Request
 from wirespeed.host import pci
 from wirespeed.host.rtnl import ETH_P_8021AD, ETH_P_8021Q, LINK_STATES, VLAN_PROTOCOLS, VfSettings
@@ -114,10 +115,7 @@ def _canonical(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _unknown(key: str, *, own: bool) -> None:
-    import difflib  # noqa: PLC0415 — only for a mistake
-
-    near = difflib.get_close_matches(key.lower(), _CANONICAL, 1)
-    hint = f'; nearest known key: "{_CANONICAL[near[0]]}"' if near else ""
+    hint = nearest(key, _CANONICAL)
     if own:
         raise CniError(Code.INVALID_CONFIG, f'unknown key "{key}"{hint}')
     log.warning('network configuration of type sriov: unknown key "%s" is ignored%s', key, hint)

@@ -210,12 +210,8 @@ class Sriov:
         if not conf.device_info_file:
             return
         info = deviceinfo.pci_info(conf.device, pf_pci_address=vf.pf.address)
-        try:
+        with deviceinfo.named(conf.device_info_file):
             deviceinfo.write(Path(conf.device_info_file), info)
-        except OSError as error:
-            raise CniError(
-                Code.IO_FAILURE, f"device-info file {conf.device_info_file}: {error.strerror}"
-            ) from error
 
     # Undoing
 
@@ -255,13 +251,9 @@ class Sriov:
                 reset=record.get("reset", False),
                 rdma=record.get("rdma", {}),
             )
-        if claim.record["deviceInfo"]:
-            try:
-                deviceinfo.remove(Path(claim.record["deviceInfo"]))
-            except OSError as error:
-                raise CniError(
-                    Code.IO_FAILURE, f"device-info file {claim.record['deviceInfo']}: {error.strerror}"
-                ) from error
+        if path := claim.record["deviceInfo"]:
+            with deviceinfo.named(path):
+                deviceinfo.remove(Path(path))
 
 
 @contextmanager

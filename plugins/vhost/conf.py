@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from wirespeed.cni.errors import CniError, Code
+from wirespeed.cni.keys import nearest
 from wirespeed.cni.request import Request
 
 log = logging.getLogger(__name__)
@@ -234,10 +235,7 @@ class _Reader:
         return found
 
     def _unknown(self, where: str, key: str, names: Mapping[str, str]) -> None:
-        import difflib  # noqa: PLC0415 — only for a mistake
-
-        near = difflib.get_close_matches(key.lower(), names, 1)
-        hint = f'; nearest known key: "{where}{names[near[0]]}"' if near else ""
+        hint = nearest(key, names, within=where)
         if not self._peer:
             raise CniError(Code.INVALID_CONFIG, f'unknown key "{where}{key}"{hint}')
         log.warning("network %s: unknown key %s%s is ignored%s", self._request.name, where, key, hint)

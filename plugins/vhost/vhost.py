@@ -316,12 +316,8 @@ class Vhost:
         sockets.write_file(folder, plan.data_file, json.dumps(data).encode(), conf.access)
         if conf.device_info_file:
             info = poddata.device_info(conf, folder, role=role, file=plan.file)
-            try:
+            with deviceinfo.named(conf.device_info_file):
                 deviceinfo.write(Path(conf.device_info_file), info)
-            except OSError as error:
-                raise CniError(
-                    Code.IO_FAILURE, f"device-info file {conf.device_info_file}: {error.strerror}"
-                ) from error
         if conf.annotate and pod is not None:
             metadata = pod["metadata"]
             self._node.cluster.annotate(

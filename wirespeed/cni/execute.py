@@ -105,7 +105,7 @@ def _start(binary: str, request: Request) -> tuple[subprocess.Popen[bytes], int,
 
 
 def _spawn(binary: str, request: Request, *, stdin: int, stdout: int, stderr: int) -> subprocess.Popen[bytes]:
-    environ = _environ(request)
+    environ = request.environ | {"PATH": os.environ.get("PATH", os.defpath)}
 
     def spawn() -> subprocess.Popen[bytes]:
         # Without a preexec_fn this is a vfork: 0.15 ms, where a fork takes 8 ms in a process of 200 MiB. What
@@ -134,20 +134,6 @@ def _spawn(binary: str, request: Request, *, stdin: int, stdout: int, stderr: in
         if error.errno == errno.ETXTBSY:
             raise CniError(Code.TRY_AGAIN_LATER, f"{binary} is being written") from error
         raise CniError(Code.PLUGIN, f"{binary} cannot be run: {error.strerror}") from error
-
-
-def _environ(request: Request) -> dict[str, str]:
-    variables = {
-        "CNI_COMMAND": request.command,
-        "CNI_CONTAINERID": request.container_id,
-        "CNI_NETNS": request.netns,
-        "CNI_IFNAME": request.ifname,
-        "CNI_ARGS": ";".join(f"{key}={value}" for key, value in request.args.items()),
-        "CNI_PATH": ":".join(request.path),
-    }
-    variables = {key: value for key, value in variables.items() if value}
-    variables["PATH"] = os.environ.get("PATH", os.defpath)
-    return variables
 
 
 def _converse(process: subprocess.Popen[bytes], out: int, err: int, request: Request) -> tuple[bytes, bytes]:

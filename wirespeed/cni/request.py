@@ -61,6 +61,19 @@ class Request:
         """The network's name."""
         return str(self.config.get("name", ""))
 
+    @property
+    def environ(self) -> dict[str, str]:
+        """The CNI_* variables that a plugin's process is given for it, those that say something."""
+        variables = {
+            "CNI_COMMAND": self.command,
+            "CNI_CONTAINERID": self.container_id,
+            "CNI_NETNS": self.netns,
+            "CNI_IFNAME": self.ifname,
+            "CNI_ARGS": ";".join(f"{key}={value}" for key, value in self.args.items()),
+            "CNI_PATH": ":".join(self.path),
+        }
+        return {key: value for key, value in variables.items() if value}
+
     def check_deadline(self) -> None:
         """Raise TRY_AGAIN_LATER when the deadline has passed."""
         if time.monotonic() > self.deadline:

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from wirespeed.cni import result as results
 from wirespeed.cni.address import Ip, parse_ip, parse_prefix
 from wirespeed.cni.errors import CniError, Code
+from wirespeed.cni.keys import nearest
 from wirespeed.cni.request import Request
 
 log = logging.getLogger(__name__)
@@ -39,11 +40,7 @@ def canonical(raw: Mapping[str, Any], keys: Iterable[str], where: str) -> dict[s
 
 
 def _warn(where: str, key: str, known: Mapping[str, str]) -> None:
-    import difflib  # noqa: PLC0415 — only for a mistake
-
-    near = difflib.get_close_matches(key.lower(), known, 1)
-    hint = f'; nearest known key: "{known[near[0]]}"' if near else ""
-    log.warning('%s: unknown key "%s" is ignored%s', where, key, hint)
+    log.warning('%s: unknown key "%s" is ignored%s', where, key, nearest(key, known))
 
 
 def address(key: str, value: object) -> Ip:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from wirespeed.cni.errors import CniError, Code
 
 VERSION = "1.1.0"
 
@@ -66,6 +69,15 @@ def remove(path: Path) -> None:
     for name in (path, _unfinished(path)):
         with suppress(FileNotFoundError, NotADirectoryError):
             name.unlink()
+
+
+@contextmanager
+def named(path: Path | str) -> Iterator[None]:
+    """What fails with the file is told with its path: CniError(IO_FAILURE)."""
+    try:
+        yield
+    except OSError as error:
+        raise CniError(Code.IO_FAILURE, f"device-info file {path}: {error.strerror}") from error
 
 
 def _unfinished(path: Path) -> Path:
