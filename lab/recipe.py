@@ -20,6 +20,7 @@ GUEST_PACKAGES = (
     "iputils-ping",
     "kmod",
     "linux-image-amd64",
+    "openvswitch-switch-dpdk",
     "pciutils",
     "procps",
     "python3",
