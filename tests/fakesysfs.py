@@ -156,13 +156,18 @@ class FakeSysfs:
         (folder / "dev").write_text(f"511:{number}\n")
         (self.root / "class/misc/iommu").mkdir(parents=True, exist_ok=True)
 
-    def function(self, pf: str, name: str, number: int) -> str:
+    def function(self, pf: str, name: str, number: int, *, interface: str = "") -> str:
         """A scalable function of a PF as the auxiliary bus has it, "mlx5_core.sf.4"; its name."""
         folder = self.path(pf) / name
         folder.mkdir()
         (folder / "sfnum").write_text(f"{number}\n")
-        (self.root / "bus/auxiliary/devices").mkdir(parents=True, exist_ok=True)
-        self._link(self.root / "bus/auxiliary/devices" / name, folder)
+        bus, driver = self.root / "bus/auxiliary", f"{name.partition('.')[0]}.sf"
+        (bus / "devices").mkdir(parents=True, exist_ok=True)
+        (bus / "drivers" / driver).mkdir(parents=True, exist_ok=True)
+        self._link(bus / "devices" / name, folder)
+        self._link(folder / "driver", bus / "drivers" / driver)
+        if interface:
+            (folder / "net" / interface).mkdir(parents=True)
         return name
 
     def rdma(self, of: Path, name: str, *, number: int, pkey: str = "0xffff") -> None:

@@ -18,6 +18,7 @@ from plugins.meta.config import MetaConfig
 from plugins.sriov import conf as sriov_conf
 from plugins.vhost import conf as vhost_conf
 from provision import policy
+from wirespeed.host import functions
 from wirespeed.ipam import hostlocal, ranges, static
 from wirespeed.node import NodeConfig
 
@@ -89,7 +90,7 @@ _NO_TEXT = {"const": ""}
 _SWITCH = {"enum": ["on", "off", ""]}
 
 _SRIOV: Mapping[str, Schema] = {
-    "deviceID": {"anyOf": [_PCI, _NO_TEXT]},
+    "deviceID": {"anyOf": [_PCI, _text(functions.SCALABLE.pattern), _NO_TEXT]},
     "vlan": _number(0, 4094),
     "vlanQoS": _number(0, 7),
     "vlanProto": _text("|".join(map(_any_case, ("802.1q", "802.1ad")))),
@@ -135,7 +136,7 @@ _ELEMENT: Mapping[str, Schema] = {
     "infiniband-guid": {"anyOf": [_text(rf"{_HEX}{{2}}(?:[:-]{_HEX}{{2}}){{7}}"), _NO_TEXT]},
     "portMappings": _list(_PORT),
     "bandwidth": _object(_RATES, dict.fromkeys(_RATES, _number(0, 2**63 - 1)), additionalProperties=False),
-    "deviceID": {"anyOf": [_PCI, _NO_TEXT]},
+    "deviceID": {"anyOf": [_PCI, _text(functions.SCALABLE.pattern), _NO_TEXT]},
     "cni-args": {"type": "object"},
     "default-route": _ADDRESSES,
     "ipam-claim-reference": _NO_TEXT,

@@ -15,7 +15,7 @@ import msgspec
 
 from plugins.meta.config import unknown
 from wirespeed.cni.errors import CniError, Code
-from wirespeed.host import pci
+from wirespeed.host import functions
 
 NETWORKS = "k8s.v1.cni.cncf.io/networks"
 DEFAULT_NETWORK = "v1.multus-cni.io/default-network"
@@ -229,9 +229,10 @@ def _guid(value: object, where: str) -> str:
 
 
 def _device(value: object, where: str) -> str:
-    if not isinstance(value, str) or not pci.ADDRESS.fullmatch(value.lower()):
-        raise _wrong(where, "a PCI address like 0000:03:02.0", value)
-    return value.lower()
+    name = functions.canonical(value)
+    if not name:
+        raise _wrong(where, functions.EXPECTED, value)
+    return name
 
 
 def _object(value: object, where: str) -> dict[str, Any]:

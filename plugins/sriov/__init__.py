@@ -1,4 +1,4 @@
-"""The SR-IOV CNI: one VF into one pod, as a kernel netdev or on vfio, and back exactly as it was."""
+"""The SR-IOV CNI: one VF or scalable function into one pod, and back exactly as it was."""
 
 from __future__ import annotations
 

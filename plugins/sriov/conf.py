@@ -12,13 +12,13 @@ from typing import Any
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.keys import nearest
 from wirespeed.cni.request import Request
-from wirespeed.host import pci
+from wirespeed.host import functions
 from wirespeed.host.rtnl import ETH_P_8021AD, ETH_P_8021Q, LINK_STATES, VLAN_PROTOCOLS, VfSettings
 
 log = logging.getLogger(__name__)
 
 KEYS = (
-    "deviceID",  # required: the VF's PCI address, "0000:03:02.0"
+    "deviceID",  # required: the VF's PCI address, "0000:03:02.0", or a scalable function, "mlx5_core.sf.4"
     "vlan",  # 0-4094; 0 is explicitly none; absent leaves the VF's VLAN as it is
     "vlanQoS",  # priority 0-7, with a vlan
     "vlanProto",  # "802.1Q" (default) or "802.1ad", with a vlan
@@ -60,6 +60,11 @@ _IMPOSSIBLE = {
 }
 # What CNI_ARGS may hold: ours, host-local's and the runtime's.
 _ARGS = ("IgnoreUnknown", "MAC", "IP", "GATEWAY")
+# What only a VF has: its PF's driver holds it, or sysfs offers it.
+_OF_A_VF = (
+    *("vlan", "vlanQoS", "vlanProto", "spoofchk", "trust", "link_state", "min_tx_rate", "max_tx_rate"),
+    *("driver", "reset"),
+)
 _CANONICAL = {key.lower(): key for key in (*KEYS, *OTHER_KEYS)}
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 _DRIVER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
@@ -68,7 +73,7 @@ NETDEVICE = "netdevice"  # as a driver: the one that the kernel chooses
 
 @dataclass(frozen=True, kw_only=True)
 class SriovConf:
-    """What an attachment asks of its VF: `settings` for the PF's side, `mac` to `queues` for the netdev.
+    """What an attachment asks of its device: `settings` for the PF's side, `mac` to `queues` for the netdev.
 
     `driver` is "" for the one that the VF has; `reset` whether a user-space VF is reset when it is given back.
     """
@@ -141,30 +146,47 @@ def _parse(request: Request, conf: Mapping[str, Any], devinfo: Path) -> SriovCon
             'key "deviceID" is missing: expected the PCI address of a VF '
             "(a network gets it from its annotation k8s.v1.cni.cncf.io/resourceName)",
         )
-    if not isinstance(device, str) or not pci.ADDRESS.fullmatch(device.lower()):
-        raise _wrong("deviceID", "a PCI address like 0000:03:02.0", device)
+    name = functions.canonical(device)
+    if not name:
+        raise _wrong("deviceID", functions.EXPECTED, device)
     mac = _mac(runtime.get("mac") or request.args.get("MAC") or conf.get("mac"))
-    trust = _switch(conf, "trust")
+    scalable = functions.SCALABLE.fullmatch(name) is not None
+    if scalable:
+        _refuse_what_is_a_vfs(conf)
     return SriovConf(
-        device=device.lower(),
-        settings=VfSettings(
-            mac=mac,
-            **_vlan(conf),
-            **_rates(conf),
-            spoofchk=_switch(conf, "spoofchk"),
-            trust=trust,
-            link_state=_link_state(conf.get("link_state")),
-        ),
+        device=name,
+        settings=VfSettings() if scalable else _settings(conf, mac),
         mac=mac,
         mtu=_integer(conf, "mtu", 68, 65535),
-        promisc=_trusted_switch(conf, "promisc", trust),
-        allmulti=_trusted_switch(conf, "all_multicast", trust),
+        promisc=_trusted_switch(conf, "promisc", trusted=scalable),
+        allmulti=_trusted_switch(conf, "all_multicast", trusted=scalable),
         queues=_integer(conf, "queues", 1, 1024),
         rdma_isolation=_rdma_isolation(conf),
         driver=_driver(conf.get("driver")),
         reset=_switch(conf, "reset") is not False,
         device_info_file=_device_info_file(runtime.get("CNIDeviceInfoFile"), devinfo),
     )
+
+
+def _settings(conf: Mapping[str, Any], mac: str | None) -> VfSettings:
+    return VfSettings(
+        mac=mac,
+        **_vlan(conf),
+        **_rates(conf),
+        spoofchk=_switch(conf, "spoofchk"),
+        trust=_switch(conf, "trust"),
+        link_state=_link_state(conf.get("link_state")),
+    )
+
+
+def _refuse_what_is_a_vfs(conf: Mapping[str, Any]) -> None:
+    for key in _OF_A_VF:
+        if conf.get(key) not in {None, ""}:
+            raise CniError(
+                Code.INVALID_CONFIG,
+                f'key "{key}": a scalable function has none, and no driver but its own; '
+                "what concerns its port is set with devlink",
+            )
 
 
 def _wrong(key: str, expected: str, got: object) -> CniError:
@@ -198,10 +220,10 @@ def _switch(conf: Mapping[str, Any], key: str) -> bool | None:
     return bool(value == "on")
 
 
-def _trusted_switch(conf: Mapping[str, Any], key: str, trust: bool | None) -> bool | None:
+def _trusted_switch(conf: Mapping[str, Any], key: str, *, trusted: bool) -> bool | None:
     """What a NIC gives only to a VF that is trusted: to one that is not, it would be on without effect."""
     value = _switch(conf, key)
-    if value and not trust:
+    if value and not trusted and not _switch(conf, "trust"):
         raise CniError(Code.INVALID_CONFIG, f'key "{key}": "on" needs "trust": "on"')
     return value
 

@@ -19,12 +19,12 @@ from plugins.sriov import addressing
 from plugins.sriov import conf as configuration
 from plugins.sriov import vf as vfs
 from plugins.sriov.conf import NETDEVICE, SriovConf
-from plugins.sriov.vf import Vf
+from plugins.sriov.function import Vf
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.plugin import Result
 from wirespeed.cni.request import Request
-from wirespeed.host import announce, ethtool, netns
-from wirespeed.host.pci import USERSPACE_DRIVERS, PciDevice
+from wirespeed.host import announce, ethtool, functions, netns
+from wirespeed.host.pci import USERSPACE_DRIVERS
 from wirespeed.host.rtnl import Link, NetlinkError, Rtnl, VfSettings
 from wirespeed.ipam import Ipam
 from wirespeed.kube import deviceinfo
@@ -45,7 +45,7 @@ _UNDO_TIME = 10.0
 
 
 class Sriov:
-    """One VF into one pod (`wirespeed.cni.plugin.Plugin`)."""
+    """One VF or scalable function into one pod (`wirespeed.cni.plugin.Plugin`)."""
 
     def __init__(self, node: Node) -> None:
         self._journal = node.journal
@@ -70,7 +70,7 @@ class Sriov:
                 Rtnl() as host,
             ):
                 self._free_from_dead_owner(request, conf.device)
-                vf = vfs.find(host, PciDevice(conf.device, self._sysfs), rebinding=bool(conf.driver))
+                vf = vfs.find(host, functions.named(conf.device, self._sysfs), rebinding=bool(conf.driver))
                 _check_mode(request, conf, vf.where, has_netdev=_to_be_netdev(conf, vf))
                 claim = self._claim(request, conf, vf, ns)
                 with self._undone_on_failure(request, claim):
@@ -97,7 +97,7 @@ class Sriov:
             raise CniError(Code.UNKNOWN_CONTAINER, f"device {conf.device} does not belong to this attachment")
         self._ipam.check(request)
         with netns.opened(request.netns) as ns, _kernel_refusals(f"device {conf.device}"), Rtnl() as host:
-            device = PciDevice(conf.device, self._sysfs)
+            device = functions.named(conf.device, self._sysfs)
             before, given = claim.record["before"], claim.record.get("given") or {}
             wanted = VfSettings(**claim.record["wanted"]["settings"])
             wrong = vfs.drift(host, device, before["pf"], given.get("driver", before["driver"]), wanted)
@@ -187,7 +187,8 @@ class Sriov:
         given = {} if late else self._ipam.add(request)
         request.check_deadline()
         rest = vfs.apply(host, vf, conf.settings)
-        interface: dict[str, Any] = {"name": request.ifname, "sandbox": request.netns, "pciID": conf.device}
+        interface: dict[str, Any] = {"name": request.ifname, "sandbox": request.netns}
+        interface |= {"pciID": vf.pci_address} if vf.pci_address else {}
         self._describe(conf, vf)
         if vf.link is None:
             return _result(interface | _dpdk_facts(conf, vf), given)
@@ -206,10 +207,10 @@ class Sriov:
         return _result(interface | {"mac": link.mac, "mtu": link.mtu}, given)
 
     def _describe(self, conf: SriovConf, vf: Vf) -> None:
-        """Write the device-info file that the runtime asked for."""
-        if not conf.device_info_file:
+        """Write the device-info file that the runtime asked for; there is a type for PCI devices only."""
+        if not conf.device_info_file or not vf.pci_address:
             return
-        info = deviceinfo.pci_info(conf.device, pf_pci_address=vf.pf.address)
+        info = deviceinfo.pci_info(vf.pci_address, pf_pci_address=vf.pf.address)
         with deviceinfo.named(conf.device_info_file):
             deviceinfo.write(Path(conf.device_info_file), info)
 
@@ -243,7 +244,7 @@ class Sriov:
         record = claim.record
         with _kernel_refusals(f"device {claim.device}: restoring it"):
             vfs.restore(
-                PciDevice(claim.device, self._sysfs),
+                functions.named(claim.device, self._sysfs),
                 record["before"],
                 (claim.netns, claim.identity),
                 timeout=timeout,

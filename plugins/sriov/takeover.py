@@ -18,8 +18,8 @@ import msgspec
 from plugins.sriov import conf as configuration
 from plugins.sriov import vf as vfs
 from plugins.sriov.conf import SriovConf
+from plugins.sriov.function import Vf
 from plugins.sriov.sriov import PLUGIN
-from plugins.sriov.vf import Vf
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.request import Request, check_container_id, check_network_name, ifname_fault
 from wirespeed.host import pci

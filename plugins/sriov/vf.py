@@ -1,4 +1,4 @@
-"""One VF: what it is, giving it to a pod, and bringing it back exactly as it was."""
+"""One VF or scalable function: what it is, giving it to a pod, and bringing it back exactly as it was."""
 
 from __future__ import annotations
 
@@ -7,11 +7,15 @@ import errno
 import logging
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from typing import Any
 
+from plugins.sriov import sf
+from plugins.sriov.function import Vf
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.host import drivers, ethtool, netns, rtnl
+from wirespeed.host.device import Device
+from wirespeed.host.functions import Function, ScalableFunction
 from wirespeed.host.pci import USERSPACE_DRIVERS, PciDevice
 from wirespeed.host.rdma import Rdma
 from wirespeed.host.rtnl import Link, NetlinkError, Rtnl, VfSettings
@@ -55,43 +59,17 @@ _GROUPS = (
 _LINK_KEYS = ("mac", "mtu", "txqlen", "alias", "promisc", "allmulti", "xdp")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Vf:
-    """A VF and its place: number `index` of the PF `pf`, whose interface has `pf_index` on the host.
-
-    `driver` is the VF's, `link` its netdev on the host (None on vfio) and `queues` how many that works with
-    (None: its driver does not tell), `settings` what the PF holds for it.
-    `pf_fault` says why the PF's side can be neither read nor set ("": it can); `pf_mtu` is in bytes.
-    """
-
-    device: PciDevice
-    pf: PciDevice
-    index: int
-    driver: str
-    settings: VfSettings
-    pf_index: int = 0
-    pf_mtu: int = 0
-    pf_fault: str = ""
-    link: Link | None = None
-    queues: int | None = None
-
-    @property
-    def where(self) -> str:
-        return f"VF {self.device.address} (VF {self.index} of PF {self.pf.address}, driver {self.driver or 'none'})"
-
-
-def find(host: Rtnl, device: PciDevice, *, rebinding: bool = False) -> Vf:
-    """The VF at a PCI address, as it is now; `rebinding` takes one without a driver as well, that is to get one.
+def find(host: Rtnl, device: Function, *, rebinding: bool = False) -> Vf:
+    """What the device is now; `rebinding` takes one without a driver as well, that is to get one.
 
     Raises CniError(DEVICE) that says what was found instead.
     """
     pf = device.physical_function
     if pf is None:
-        fault = (
-            "expected an SR-IOV virtual function, it is none" if device.exists else "there is no such PCI device"
-        )
+        none = f"there is no such {device.BUS} device"
+        fault = "expected an SR-IOV virtual function, it is none" if device.exists else none
         raise CniError(Code.DEVICE, f"device {device.address}: {fault}")
-    vf = _seen_from_pf(host, device, pf)
+    vf = _look(host, device, pf)
     if device.is_in_user_space or (rebinding and not vf.driver):
         return vf
     link = _netdev(host, device)
@@ -118,10 +96,15 @@ def _settings(host: Rtnl, vf: Vf) -> VfSettings:
     return link.vfs[vf.index] if link is not None and vf.index < len(link.vfs) else VfSettings()
 
 
+def _look(host: Rtnl, device: Function, pf: PciDevice) -> Vf:
+    """The function without its netdev."""
+    return sf.look(device, pf) if isinstance(device, ScalableFunction) else _seen_from_pf(host, device, pf)
+
+
 def _seen_from_pf(host: Rtnl, device: PciDevice, pf: PciDevice) -> Vf:
     """The VF without its netdev: what the PF's driver holds for it, where that can be seen."""
     index = device.vf_index
-    vf = Vf(device=device, pf=pf, index=index, driver=device.driver, settings=VfSettings())
+    vf = Vf(device=device, pf=pf, index=index, driver=device.driver)
     link = host.link(name, vfs=True) if (name := pf.own_netdev) else None
     if link is None:
         fault = f"PF {pf.address} (driver {pf.driver or 'none'}) has no network interface on the host"
@@ -132,7 +115,7 @@ def _seen_from_pf(host: Rtnl, device: PciDevice, pf: PciDevice) -> Vf:
     return replace(vf, settings=link.vfs[index], pf_index=link.index, pf_mtu=link.mtu)
 
 
-def _netdev(host: Rtnl, device: PciDevice) -> Link | None:
+def _netdev(host: Rtnl, device: Device) -> Link | None:
     """The device's interface on the host; the second look is for one that is renamed meanwhile."""
     for _ in range(2):
         if (names := device.netdevs) and (link := host.link(names[0])) is not None:
@@ -233,6 +216,7 @@ def _parts(settings: VfSettings) -> Iterator[VfSettings]:
 
 def rebound(host: Rtnl, vf: Vf, driver: str) -> Vf:
     """The VF on another driver, "" for the one that the kernel chooses. Raises CniError(DEVICE)."""
+    assert isinstance(vf.device, PciDevice)  # nothing else can be asked for another driver
     if driver != vf.driver:
         _check_unused(vf.device)
     drivers.bind(vf.device, driver)
@@ -391,7 +375,7 @@ def _reset(where: Rtnl, link: Link) -> None:
 
 
 def restore(
-    device: PciDevice,
+    device: Function,
     before: dict[str, Any],
     where: tuple[str, netns.Identity],
     *,
@@ -414,10 +398,11 @@ def restore(
     if pf is None or pf.address != before["pf"]:
         return
     _bring_rdma_home(rdma, where)  # before the netdev: it keeps its addresses by that
-    # A reset has igb forget the MAC that it gave the VF: only where the PF's side can be restored.
-    _take_from_application(device, before["driver"], override, reset=reset and pf.own_netdev != "")
+    if isinstance(device, PciDevice):
+        # A reset has igb forget the MAC that it gave the VF: only where the PF's side can be restored.
+        _take_from_application(device, before["driver"], override, reset=reset and pf.own_netdev != "")
     with Rtnl() as host:
-        vf = _seen_from_pf(host, device, pf)
+        vf = _look(host, device, pf)
         if before["link"] is None or not vf.driver or device.is_in_user_space:
             _restore_settings(host, vf, before)
             return
@@ -480,7 +465,7 @@ def _move_out(host: Rtnl, vf: Vf, before: dict[str, Any], inside: Rtnl, link: Li
             inside.set_link(link.index, netns_fd=home, name=before["name"], up=before["up"], **changes)
         except NetlinkError as error:
             if error.errno == errno.EEXIST:
-                spare = "vf" + "".join(c for c in vf.device.address if c.isalnum())
+                spare = "vf" + "".join(c for c in vf.device.address if c.isalnum())[-13:]
                 log.warning("%s: its name %s is taken on the host, it is %s now", vf.where, before["name"], spare)
                 inside.set_link(link.index, netns_fd=home, name=spare)
             else:  # something else is refused: it has moved all the same, and is looked at again at home
@@ -628,12 +613,12 @@ def _verify_link(vf: Vf, link: Link, before: dict[str, Any]) -> None:
 # CHECK
 
 
-def drift(host: Rtnl, device: PciDevice, pf_address: str, driver: str, wanted: VfSettings) -> list[str]:
+def drift(host: Rtnl, device: Function, pf_address: str, driver: str, wanted: VfSettings) -> list[str]:
     """What differs of the driver and the settings that were asked for, as "vlan is 5, expected 100"."""
     pf = device.physical_function
     if pf is None or pf.address != pf_address:
         return [f"the PF {pf_address} has no such VF any more"]
-    vf = _seen_from_pf(host, device, pf)
+    vf = _look(host, device, pf)
     wrong = [] if vf.driver == driver else [f"driver is {vf.driver or 'none'}, was {driver}"]
     if wanted.items() and vf.pf_fault:
         return [*wrong, vf.pf_fault]

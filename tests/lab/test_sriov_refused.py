@@ -154,7 +154,7 @@ def test_a_vf_that_the_host_uses_is_refused(agent: Runtime, vfs: LabVfs, namespa
 def test_a_device_that_is_not_there_is_refused(agent: Runtime, vfs: LabVfs, namespaces: Namespaces) -> None:
     refused = agent.add("none", conf("0000:7f:1f.7"), namespaces())
     assert refused.body["code"] == Code.DEVICE
-    assert "there is no such PCI device" in refused.body["msg"]
+    assert "there is no such pci device" in refused.body["msg"]
 
 
 def test_a_namespace_that_is_not_there_is_refused(agent: Runtime, vfs: LabVfs) -> None:

@@ -381,7 +381,8 @@ def of(key: str) -> str:
         (
             element("deviceID", "../../x"),
             7,
-            f"{of('deviceID')}: expected a PCI address like 0000:03:02.0, got '../../x'",
+            f"{of('deviceID')}: expected a PCI address like 0000:03:02.0, or a scalable function like "
+            "mlx5_core.sf.4, got '../../x'",
         ),
         (element("cni-args", "x"), 7, f"{of('cni-args')}: expected an object, got 'x'"),
         (

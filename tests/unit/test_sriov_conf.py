@@ -125,7 +125,13 @@ INFO_FILE = 'key "runtimeConfig.CNIDeviceInfoFile": expected '
 
 REFUSED = [
     ({"deviceID": None}, 'key "deviceID" is missing: expected the PCI address of a VF'),
-    ({"deviceID": "eth0"}, "key \"deviceID\": expected a PCI address like 0000:03:02.0, got 'eth0'"),
+    (
+        {"deviceID": "eth0"},
+        'key "deviceID": expected a PCI address like 0000:03:02.0, or a scalable function like mlx5_core.sf.4, '
+        "got 'eth0'",
+    ),
+    ({"deviceID": "mlx5_core.rdma.4"}, 'key "deviceID": expected a PCI address'),
+    ({"deviceID": "../mlx5_core.sf.4"}, 'key "deviceID": expected a PCI address'),
     ({"deviceID": "0000:03:02.8"}, 'key "deviceID": expected a PCI address'),
     ({"deviceID": "../0000:03:02.0"}, 'key "deviceID": expected a PCI address'),
     ({"vlan": 4095}, 'key "vlan": expected an integer from 0 to 4094, got 4095'),
@@ -182,6 +188,40 @@ def test_refuses(keys: dict[str, Any], message: str) -> None:
         parse(request(**keys))
     assert refused.value.code == Code.INVALID_CONFIG
     assert refused.value.msg.startswith(f"network net: {message}")
+
+
+FUNCTION = "mlx5_core.sf.4"
+
+
+def test_a_scalable_functions_interface_gets_what_an_interface_has() -> None:
+    keys = {"mac": "02:00:00:00:00:0a", "mtu": 9000, "promisc": "on", "all_multicast": "on", "queues": 2}
+    asked = parse(request(deviceID=FUNCTION, rdmaIsolation=True, **keys))
+    assert (asked.device, asked.settings) == (FUNCTION, VfSettings())
+    assert (asked.mac, asked.mtu, asked.promisc, asked.allmulti, asked.queues) == tuple(
+        True if value == "on" else value for value in keys.values()
+    )
+    assert asked.rdma_isolation
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("vlan", 0),
+        ("vlanQoS", 0),
+        ("vlanProto", "802.1q"),
+        ("spoofchk", "off"),
+        ("trust", "on"),
+        ("link_state", "auto"),
+        ("min_tx_rate", 0),
+        ("max_tx_rate", 0),
+        ("driver", "vfio-pci"),
+        ("reset", "off"),
+    ],
+)
+def test_what_only_a_vf_has_is_refused_for_a_scalable_function(key: str, value: object) -> None:
+    with pytest.raises(CniError, match=f'key "{key}": a scalable function has none') as refused:
+        parse(request(deviceID=FUNCTION, **{key: value}))
+    assert refused.value.code == Code.INVALID_CONFIG
 
 
 def test_several_vlans_are_refused_in_the_peers_configuration_too() -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from plugins.sriov import vf as vfs
+from plugins.sriov.function import Vf
 from tests.fakesysfs import FakeSysfs
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.host import netns, rtnl
@@ -78,7 +79,7 @@ def vf_of(sysfs: FakeSysfs, driver: str = "vfio-pci") -> PciDevice:
     return PciDevice(address, sysfs.root)
 
 
-def restore(driver: PfDriver, device: PciDevice, before: vfs.Vf, monkeypatch: pytest.MonkeyPatch) -> None:
+def restore(driver: PfDriver, device: PciDevice, before: Vf, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vfs, "Rtnl", lambda: driver)
     vfs.restore(device, vfs.snapshot(before), NOWHERE, timeout=0, rdma={})
 
@@ -212,7 +213,7 @@ class RdmaSocket(Rdma):
         self.there[name] = self.here.pop(name)
 
 
-def vf_with_rdma(sysfs: FakeSysfs) -> vfs.Vf:
+def vf_with_rdma(sysfs: FakeSysfs) -> Vf:
     device = vf_of(sysfs)
     (device.path / "infiniband/mlx5_4").mkdir(parents=True)
     return vfs.find(PfDriver(), device)

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from plugins.sriov import takeover
-from plugins.sriov.vf import Vf
+from plugins.sriov.function import Vf
 from tests import sriovfiles
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.host.netns import Identity

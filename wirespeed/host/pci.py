@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
 from pathlib import Path
+
+from wirespeed.host.device import Device
 
 ADDRESS = re.compile(r"[0-9a-f]{4,8}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7]")
 
@@ -16,44 +17,10 @@ USERSPACE_DRIVERS = frozenset({"vfio-pci", "uio_pci_generic", "igb_uio"})
 _REPRESENTOR = re.compile(r"(c\d+)?pf\d+(vf|sf)\d+")
 
 
-@dataclass(frozen=True)
-class PciDevice:
-    """One PCI device, read from `<sysfs>/bus/pci/devices/<address>` whenever a property is asked for."""
+class PciDevice(Device):
+    """A PCI device."""
 
-    address: str
-    sysfs: Path = Path("/sys")
-
-    @property
-    def path(self) -> Path:
-        return self.sysfs / "bus/pci/devices" / self.address
-
-    @property
-    def exists(self) -> bool:
-        return self.path.exists()
-
-    def _file(self, name: str) -> str:
-        """The path of one of its files. As text: an ADD looks at a dozen, and Path takes longer than the kernel."""
-        return f"{self.sysfs}/bus/pci/devices/{self.address}/{name}"
-
-    def attribute(self, name: str, default: str = "") -> str:
-        """The text of a sysfs attribute, stripped; `default` where the device has none or it cannot be read."""
-        try:
-            file = os.open(self._file(name), os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:
-            return default
-        try:
-            return os.read(file, 4096).decode(errors="replace").strip()
-        except OSError:
-            return default
-        finally:
-            os.close(file)
-
-    def _link(self, name: str) -> str:
-        """The last part of what a symlink points to, "" without the symlink."""
-        try:
-            return os.readlink(self._file(name)).rpartition("/")[2]
-        except OSError:
-            return ""
+    BUS = "pci"
 
     @property
     def vendor(self) -> str:
@@ -64,11 +31,6 @@ class PciDevice:
     def device(self) -> str:
         """Four lower-case hex digits, without 0x."""
         return self.attribute("device").removeprefix("0x")
-
-    @property
-    def driver(self) -> str:
-        """The bound driver's name, "" when there is none."""
-        return self._link("driver")
 
     @property
     def is_in_user_space(self) -> bool:
@@ -89,14 +51,6 @@ class PciDevice:
     def is_network(self) -> bool:
         """Whether the class is 0x02xxxx, a network controller."""
         return self.attribute("class").startswith("0x02")
-
-    @property
-    def netdevs(self) -> list[str]:
-        """Names of its network interfaces in the network namespace that sysfs was mounted in, sorted."""
-        try:
-            return sorted(os.listdir(self._file("net")))
-        except OSError:
-            return []
 
     @property
     def own_netdev(self) -> str:

@@ -1,0 +1,43 @@
+"""What a pod is given: a function of a network card, whatever its kind."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from wirespeed.host.functions import Function
+from wirespeed.host.pci import PciDevice
+from wirespeed.host.rtnl import Link, VfSettings
+
+VF, SCALABLE = "VF", "scalable function"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Vf:
+    """A VF, or a scalable function in its place: number `index` of the PF `pf`, `pf_index` that one's interface.
+
+    `driver` is its own, `link` its netdev on the host (None on vfio) and `queues` how many that works with
+    (None: its driver does not tell), `settings` what the PF holds for it.
+    `pf_fault` says why the PF's side can be neither read nor set ("": it can); `pf_mtu` is in bytes.
+    """
+
+    device: Function
+    pf: PciDevice
+    index: int
+    driver: str
+    settings: VfSettings = field(default_factory=VfSettings)
+    kind: str = VF
+    pf_index: int = 0
+    pf_mtu: int = 0
+    pf_fault: str = ""
+    link: Link | None = None
+    queues: int | None = None
+
+    @property
+    def where(self) -> str:
+        place = f"{self.kind} {self.index} of PF {self.pf.address}, driver {self.driver or 'none'}"
+        return f"{self.kind} {self.device.address} ({place})"
+
+    @property
+    def pci_address(self) -> str:
+        """Its own address on the PCI bus, "" for one that is none of its devices."""
+        return self.device.address if isinstance(self.device, PciDevice) else ""

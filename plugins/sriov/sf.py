@@ -1,0 +1,19 @@
+"""Scalable functions: they have a netdev, and nothing that their PF's driver holds for them."""
+
+from __future__ import annotations
+
+from plugins.sriov.function import SCALABLE, Vf
+from wirespeed.host.functions import ScalableFunction
+from wirespeed.host.pci import PciDevice
+
+
+def look(device: ScalableFunction, pf: PciDevice) -> Vf:
+    """The function without its netdev."""
+    return Vf(
+        device=device,
+        pf=pf,
+        index=device.number,
+        driver=device.driver,
+        kind=SCALABLE,
+        pf_fault="what a PF holds for its VFs it does not hold for a scalable function",
+    )

@@ -1,0 +1,79 @@
+"""A device of one of the kernel's buses in sysfs: its attributes, its driver and its network interfaces."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+
+@dataclass(frozen=True)
+class Device:
+    """A device, read from `<sysfs>/bus/<BUS>/devices/<address>` whenever a property is asked for.
+
+    `address` is its name on the bus; an interface tells that of the device that it belongs to (`Link.parent`).
+    """
+
+    BUS: ClassVar[str]
+
+    address: str
+    sysfs: Path = Path("/sys")
+
+    @property
+    def path(self) -> Path:
+        return self.sysfs / "bus" / self.BUS / "devices" / self.address
+
+    @property
+    def exists(self) -> bool:
+        return self.path.exists()
+
+    def _file(self, name: str) -> str:
+        """The path of one of its files. As text: an ADD looks at a dozen, and Path takes longer than the kernel."""
+        return f"{self.sysfs}/bus/{self.BUS}/devices/{self.address}/{name}"
+
+    def attribute(self, name: str, default: str = "") -> str:
+        """The text of a sysfs attribute, stripped; `default` where the device has none or it cannot be read."""
+        try:
+            file = os.open(self._file(name), os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return default
+        try:
+            return os.read(file, 4096).decode(errors="replace").strip()
+        except OSError:
+            return default
+        finally:
+            os.close(file)
+
+    def _link(self, name: str) -> str:
+        """The last part of what a symlink points to, "" without the symlink."""
+        try:
+            return os.readlink(self._file(name)).rpartition("/")[2]
+        except OSError:
+            return ""
+
+    @property
+    def driver(self) -> str:
+        """The bound driver's name, "" when there is none."""
+        return self._link("driver")
+
+    @property
+    def is_in_user_space(self) -> bool:
+        """Whether its driver gives it to an application instead of making an interface of it."""
+        return False
+
+    @property
+    def parent(self) -> str:
+        """The name of the device that it is a child of, "" when it is not there."""
+        try:
+            return os.readlink(self.path).rsplit("/", 2)[-2]
+        except (OSError, IndexError):
+            return ""
+
+    @property
+    def netdevs(self) -> list[str]:
+        """Names of its network interfaces in the network namespace that sysfs was mounted in, sorted."""
+        try:
+            return sorted(os.listdir(self._file("net")))
+        except OSError:
+            return []
