@@ -182,17 +182,29 @@ class FakeSysfs:
                 (folder / "ibdev").write_text(f"{name}\n")
         (self.root / "class/misc/rdma_cm").mkdir(parents=True, exist_ok=True)
 
-    def vdpa(self, of: Path, name: str, driver: str, *, number: int = 0) -> None:
-        """A vdpa device of the device in the folder `of`, on "vhost_vdpa" or "virtio_vdpa"."""
+    def vdpa(self, of: Path, name: str, driver: str = "", *, number: int = 0, interface: str = "") -> None:
+        """A vdpa device of the device in the folder `of`; on "virtio_vdpa" with an `interface`, on "vhost_vdpa"."""
         folder = of / name
         folder.mkdir()
-        drivers = self.root / "bus/vdpa/drivers" / driver
-        drivers.mkdir(parents=True, exist_ok=True)
-        (self.root / "bus/vdpa/devices").mkdir(exist_ok=True)
+        (self.root / "bus/vdpa/devices").mkdir(parents=True, exist_ok=True)
         self._link(self.root / "bus/vdpa/devices" / name, folder)
-        self._link(folder / "driver", drivers)
+        if driver:
+            drivers = self.root / "bus/vdpa/drivers" / driver
+            drivers.mkdir(parents=True, exist_ok=True)
+            self._link(folder / "driver", drivers)
         if driver == "vhost_vdpa":
             (folder / f"vhost-vdpa-{number}").mkdir()
+        if driver == "virtio_vdpa":
+            self._virtio(folder, f"virtio{number}", interface)
+
+    def _virtio(self, of: Path, name: str, interface: str) -> None:
+        """A virtio device on virtio_net."""
+        (of / name / "net" / interface).mkdir(parents=True)
+        bus = self.root / "bus/virtio"
+        (bus / "devices").mkdir(parents=True, exist_ok=True)
+        (bus / "drivers/virtio_net").mkdir(parents=True, exist_ok=True)
+        self._link(bus / "devices" / name, of / name)
+        self._link(of / name / "driver", bus / "drivers/virtio_net")
 
     def remove(self, address: str) -> None:
         """The device is gone."""

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from wirespeed.host.device import Device
 from wirespeed.host.functions import Function
 from wirespeed.host.pci import PciDevice
 from wirespeed.host.rtnl import Link, VfSettings
+from wirespeed.host.vdpa import VdpaDevice
 
 VF, SCALABLE = "VF", "scalable function"
 
@@ -17,6 +19,7 @@ class Vf:
 
     `driver` is its own, `link` its netdev on the host (None on vfio) and `queues` how many that works with
     (None: its driver does not tell), `settings` what the PF holds for it.
+    `vdpa` is the vdpa device that it is given by, None where it is given as it is.
     `pf_fault` says why the PF's side can be neither read nor set ("": it can); `pf_mtu` is in bytes.
     """
 
@@ -31,6 +34,7 @@ class Vf:
     pf_fault: str = ""
     link: Link | None = None
     queues: int | None = None
+    vdpa: VdpaDevice | None = None
 
     @property
     def where(self) -> str:
@@ -41,3 +45,13 @@ class Vf:
     def pci_address(self) -> str:
         """Its own address on the PCI bus, "" for one that is none of its devices."""
         return self.device.address if isinstance(self.device, PciDevice) else ""
+
+    @property
+    def is_in_user_space(self) -> bool:
+        """Whether it makes no netdev, for an application drives it."""
+        return self.device.is_in_user_space or (self.vdpa is not None and self.vdpa.virtio is None)
+
+    @property
+    def owner(self) -> Device:
+        """What its netdev belongs to, and is found by wherever it is."""
+        return (self.vdpa and self.vdpa.virtio) or self.device

@@ -100,7 +100,7 @@ class Sriov:
             device = functions.named(conf.device, self._sysfs)
             before, given = claim.record["before"], claim.record.get("given") or {}
             wanted = VfSettings(**claim.record["wanted"]["settings"])
-            wrong = vfs.drift(host, device, before["pf"], given.get("driver", before["driver"]), wanted)
+            wrong = vfs.drift(host, device, before, given.get("driver", before["driver"]), wanted)
             if given.get("netdev", before["link"] is not None):
                 wrong += _netdev_drift(claim, ns, request.config.get("prevResult") or {})
         if wrong:
@@ -207,10 +207,10 @@ class Sriov:
         return _result(interface | {"mac": link.mac, "mtu": link.mtu}, given)
 
     def _describe(self, conf: SriovConf, vf: Vf) -> None:
-        """Write the device-info file that the runtime asked for; there is a type for PCI devices only."""
-        if not conf.device_info_file or not vf.pci_address:
+        """Write the device-info file that the runtime asked for; there is none for a scalable function."""
+        info = vfs.info(vf)
+        if not conf.device_info_file or info is None:
             return
-        info = deviceinfo.pci_info(vf.pci_address, pf_pci_address=vf.pf.address)
         with deviceinfo.named(conf.device_info_file):
             deviceinfo.write(Path(conf.device_info_file), info)
 
@@ -317,7 +317,7 @@ def _dpdk_facts(conf: SriovConf, vf: Vf) -> dict[str, Any]:
 
 def _moved(inside: Rtnl, vf: Vf, ifname: str) -> Link:
     link = inside.link(ifname)
-    if link is None or link.parent not in {"", vf.device.address}:
+    if link is None or link.parent not in {"", vf.owner.address}:
         raise CniError(Code.INTERFACE, f"{vf.where}: its interface {ifname} has left the network namespace")
     return link
 
@@ -336,9 +336,10 @@ def _result(interface: dict[str, Any], given: Result) -> Result:
 def _netdev_drift(claim: DeviceClaim, ns: netns.NetNs, previous: dict[str, Any]) -> list[str]:
     """What of the VF's netdev in the pod is not what ADD made of it."""
     wanted, name = claim.record["wanted"], claim.ifname
+    parent = (claim.record["before"]["link"] or {}).get("parent", claim.device)
     with Rtnl(netns_fd=ns.fd) as inside:
         link = inside.link(name)
-        if link is None or link.parent != claim.device:
+        if link is None or link.parent != parent:
             return [f"the namespace has no interface {name} of this device"]
         there = {**vars(link), "promisc": link.promisc, "allmulti": link.allmulti}
         if wanted.get("queues") is not None:

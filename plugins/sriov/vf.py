@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import fields, replace
 from typing import Any
 
-from plugins.sriov import sf
+from plugins.sriov import sf, vdpa
 from plugins.sriov.function import Vf
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.host import drivers, ethtool, netns, rtnl
@@ -20,6 +20,7 @@ from wirespeed.host.pci import USERSPACE_DRIVERS, PciDevice
 from wirespeed.host.rdma import Rdma
 from wirespeed.host.rtnl import Link, NetlinkError, Rtnl, VfSettings
 from wirespeed.host.vfio import vfio_users
+from wirespeed.kube import deviceinfo
 
 log = logging.getLogger(__name__)
 
@@ -69,10 +70,15 @@ def find(host: Rtnl, device: Function, *, rebinding: bool = False) -> Vf:
         none = f"there is no such {device.BUS} device"
         fault = "expected an SR-IOV virtual function, it is none" if device.exists else none
         raise CniError(Code.DEVICE, f"device {device.address}: {fault}")
-    vf = _look(host, device, pf)
-    if device.is_in_user_space or (rebinding and not vf.driver):
+    vf = vdpa.through(_look(host, device, pf))
+    if rebinding and vf.vdpa is not None:
+        raise CniError(
+            Code.INVALID_CONFIG,
+            f'{vf.where}: key "driver": expected none: its vdpa device {vf.vdpa.address} would be gone',
+        )
+    if vf.is_in_user_space or (rebinding and not vf.driver):
         return vf
-    link = _netdev(host, device)
+    link = _netdev(host, vf.owner)
     if link is None:
         raise CniError(
             Code.DEVICE,
@@ -131,10 +137,12 @@ def snapshot(vf: Vf) -> dict[str, Any]:
         "index": vf.index,
         "driver": vf.driver,
         "settings": dict(vars(vf.settings)),
+        "vdpa": vdpa.noted(vf),
         "link": None
         if link is None
         else {
             "name": link.name,
+            "parent": link.parent,
             "up": link.up,
             "permanent_mac": link.permanent_mac,
             "altnames": list(link.altnames),
@@ -142,6 +150,13 @@ def snapshot(vf: Vf) -> dict[str, Any]:
             **{key: getattr(link, key) for key in _LINK_KEYS},
         },
     }
+
+
+def info(vf: Vf) -> dict[str, Any] | None:
+    """Its device-info; the specification has none for a scalable function."""
+    if vf.vdpa is not None:
+        return vdpa.info(vf, vf.vdpa)
+    return deviceinfo.pci_info(vf.pci_address, pf_pci_address=vf.pf.address) if vf.pci_address else None
 
 
 # Giving it to a pod
@@ -331,7 +346,7 @@ def move_in(
             if mac is None or error.errno not in {*_NOT_YET, errno.EADDRNOTAVAIL}:
                 raise
             log.debug("%s: %s: trying its MAC again in %s", vf.where, error, ns.path)
-            netns.inside(ns.fd, lambda: _finish_inside(vf.device.address, mac, rest))
+            netns.inside(ns.fd, lambda: _finish_inside(vf.owner.address, mac, rest))
     except NetlinkError as error:
         if error.errno == errno.EEXIST:
             raise CniError(
@@ -402,8 +417,8 @@ def restore(
         # A reset has igb forget the MAC that it gave the VF: only where the PF's side can be restored.
         _take_from_application(device, before["driver"], override, reset=reset and pf.own_netdev != "")
     with Rtnl() as host:
-        vf = _look(host, device, pf)
-        if before["link"] is None or not vf.driver or device.is_in_user_space:
+        vf = vdpa.again(_look(host, device, pf), before.get("vdpa"))
+        if before["link"] is None or not vf.owner.driver or vf.is_in_user_space:
             _restore_settings(host, vf, before)
             return
         link, vf = _bring_home(host, vf, before["link"], where, timeout)
@@ -429,18 +444,18 @@ def _bring_home(
     host: Rtnl, vf: Vf, before: dict[str, Any], where: tuple[str, netns.Identity], timeout: float
 ) -> tuple[Link, Vf]:
     """The VF's netdev in the host's namespace, moved there when it is still in the pod's."""
-    if (link := _netdev(host, vf.device)) is not None:
+    if (link := _netdev(host, vf.owner)) is not None:
         return link, vf
     with netns.reopened(*where) as ns:
         if ns is not None:
             with Rtnl(netns_fd=ns.fd) as inside:
-                link = inside.link_of_device(vf.device.address)
+                link = inside.link_of_device(vf.owner.address)
                 if link is not None:
                     vf = _move_out(host, vf, before, inside, link)
-                    if (moved := _netdev(host, vf.device)) is not None:
+                    if (moved := _netdev(host, vf.owner)) is not None:
                         return moved, vf
     # Its namespace is gone, or has just gone: the kernel brings a physical netdev back to the host's.
-    back = rtnl.wait_for(lambda asking: _netdev(asking, vf.device), timeout)
+    back = rtnl.wait_for(lambda asking: _netdev(asking, vf.owner), timeout)
     if back is None:
         raise CniError(
             Code.TRY_AGAIN_LATER, f"{vf.where}: its interface did not come back to the host within {timeout:.0f} s"
@@ -613,13 +628,17 @@ def _verify_link(vf: Vf, link: Link, before: dict[str, Any]) -> None:
 # CHECK
 
 
-def drift(host: Rtnl, device: Function, pf_address: str, driver: str, wanted: VfSettings) -> list[str]:
-    """What differs of the driver and the settings that were asked for, as "vlan is 5, expected 100"."""
+def drift(host: Rtnl, device: Function, before: dict[str, Any], driver: str, wanted: VfSettings) -> list[str]:
+    """What differs of the driver and the settings that were asked for, as "vlan is 5, expected 100".
+
+    `before` is the snapshot from before the pod had it, `driver` what it is to be on now.
+    """
     pf = device.physical_function
-    if pf is None or pf.address != pf_address:
-        return [f"the PF {pf_address} has no such VF any more"]
-    vf = _look(host, device, pf)
+    if pf is None or pf.address != before["pf"]:
+        return [f"the PF {before['pf']} has no such VF any more"]
+    vf = vdpa.again(_look(host, device, pf), before.get("vdpa"))
     wrong = [] if vf.driver == driver else [f"driver is {vf.driver or 'none'}, was {driver}"]
+    wrong += vdpa.drift(vf, before.get("vdpa"))
     if wanted.items() and vf.pf_fault:
         return [*wrong, vf.pf_fault]
     return wrong + [

@@ -91,9 +91,9 @@ def test_rates_link_state_and_8021ad_are_set_and_put_back(
     vf = vfs.find(driver, device)
     vfs.apply(driver, vf, WANTED)
     assert driver.settings == replace(WANTED, max_tx_rate=1000)  # the other rate is the administrator's
-    assert vfs.drift(driver, device, PF, "vfio-pci", WANTED) == []
+    assert vfs.drift(driver, device, vfs.snapshot(vf), "vfio-pci", WANTED) == []
     driver.settings = replace(driver.settings, min_tx_rate=50, link_state=2)
-    assert vfs.drift(driver, device, PF, "vfio-pci", WANTED) == [
+    assert vfs.drift(driver, device, vfs.snapshot(vf), "vfio-pci", WANTED) == [
         "min_tx_rate is 50, expected 100",
         "link_state is 2, expected 1",
     ]

@@ -1,14 +1,58 @@
-"""vdpa devices in sysfs."""
+"""vdpa devices in sysfs: network devices that speak virtio, made of a VF or a scalable function."""
 
 from __future__ import annotations
 
 import os
+from pathlib import Path
+
+from wirespeed.host.device import Device
+
+VHOST, VIRTIO = "vhost", "virtio"
+
+
+class VirtioDevice(Device):
+    """A device of the virtio bus, "virtio0"."""
+
+    BUS = "virtio"
+
+
+class VdpaDevice(Device):
+    """A device of the vdpa bus, "vdpa0"."""
+
+    BUS = "vdpa"
+
+    @property
+    def kind(self) -> str:
+        """Whom its driver gives it to: VHOST an application by a node, VIRTIO the kernel; "" without a driver."""
+        return self.driver.removesuffix("_vdpa")
+
+    @property
+    def node(self) -> str:
+        """The node that vhost_vdpa has made for it, "/dev/vhost-vdpa-0"; "" without one."""
+        return next((f"/dev/{entry}" for entry in self._children("vhost-vdpa-")), "")
+
+    @property
+    def virtio(self) -> VirtioDevice | None:
+        """The device that virtio_vdpa has made of it, whose driver makes its interface."""
+        return next((VirtioDevice(entry, self.sysfs) for entry in self._children("virtio")), None)
+
+    def _children(self, prefix: str) -> list[str]:
+        try:
+            return sorted(entry for entry in os.listdir(self.path) if entry.startswith(prefix))
+        except OSError:
+            return []
+
+
+def made_of(device: Device) -> VdpaDevice | None:
+    """The first vdpa device with a driver that is made of the device."""
+    try:
+        names = sorted(os.listdir(device.sysfs / "bus" / VdpaDevice.BUS / "devices"))
+    except OSError:
+        return None
+    found = (VdpaDevice(name, device.sysfs) for name in names)
+    return next((vdpa for vdpa in found if vdpa.parent == device.address and vdpa.driver), None)
 
 
 def vhost_node(sysfs: str, name: str) -> str:
-    """The node that vhost_vdpa has made for the vdpa device, "/dev/vhost-vdpa-0"; "" without one."""
-    try:
-        entries = os.listdir(f"{sysfs}/bus/vdpa/devices/{name}") if name else []
-    except OSError:
-        return ""
-    return next((f"/dev/{entry}" for entry in sorted(entries) if entry.startswith("vhost-vdpa-")), "")
+    """The node of the vdpa device of that name, "" without one."""
+    return VdpaDevice(name, Path(sysfs)).node if name else ""

@@ -1,0 +1,126 @@
+"""vdpa devices of VFs and scalable functions on made-up sysfs trees: which one counts, and what is said of it."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from plugins.sriov import vf as vfs
+from tests.fakesysfs import FakeSysfs
+from wirespeed.cni.errors import CniError, Code
+from wirespeed.host import functions
+from wirespeed.host.functions import Function
+from wirespeed.host.netns import Identity
+from wirespeed.host.rtnl import Link, Rtnl, VfSettings
+
+PF, VF = "0000:18:00.0", "0000:19:00.0"
+PF_LINK = Link(index=7, name="eth4", mac="02:00:00:00:00:01", mtu=9000, flags=1, vfs=(VfSettings(trust=False),))
+OWN = Link(index=8, name="eth4v0", mac="02:00:00:00:00:02", mtu=1500, flags=0, parent=VF)
+VIRTIO = Link(index=9, name="eth9", mac="02:00:00:00:00:03", mtu=1500, flags=0, parent="virtio3")
+NOWHERE = ("/run/netns/none", Identity(0, 0, 0))
+
+
+class Host(Rtnl):
+    """A host with the interfaces of the PF, the VF and a virtio device."""
+
+    def __init__(self) -> None:
+        """It has no socket."""
+
+    def close(self) -> None:
+        """See above."""
+
+    def link(self, name: str | int, *, vfs: bool = False) -> Link | None:
+        return next((link for link in (PF_LINK, OWN, VIRTIO) if name in (link.name, link.index)), None)
+
+
+@pytest.fixture
+def sysfs(tmp_path: Path) -> FakeSysfs:
+    made = FakeSysfs(tmp_path)
+    made.pf(PF, "eth4", vfs=1, driver="mlx5_core", vf_driver="mlx5_core")
+    return made
+
+
+def vf_of(sysfs: FakeSysfs) -> Function:
+    return functions.named(VF, sysfs.root)
+
+
+def test_a_vf_on_virtio_vdpa_is_given_by_the_interface_of_its_virtio_device(sysfs: FakeSysfs) -> None:
+    sysfs.vdpa(sysfs.path(VF), "vdpa1", "virtio_vdpa", number=3, interface="eth9")
+    vf = vfs.find(Host(), vf_of(sysfs))
+    assert (vf.link, vf.owner.address, vf.is_in_user_space) == (VIRTIO, "virtio3", False)
+    assert vf.settings == VfSettings(trust=False)
+    assert vfs.info(vf) == {
+        "type": "vdpa",
+        "version": "1.1.0",
+        "vdpa": {"parent-device": "vdpa1", "driver": "virtio", "pci-address": VF, "pf-pci-address": PF},
+    }
+
+
+def test_a_vf_on_vhost_vdpa_is_given_by_its_node(sysfs: FakeSysfs) -> None:
+    sysfs.vdpa(sysfs.path(VF), "vdpa1", "vhost_vdpa", number=2)
+    vf = vfs.find(Host(), vf_of(sysfs))
+    assert (vf.link, vf.is_in_user_space) == (None, True)
+    told = vfs.info(vf)
+    assert told is not None
+    assert told["vdpa"] == {
+        "parent-device": "vdpa1",
+        "driver": "vhost",
+        "path": "/dev/vhost-vdpa-2",
+        "pci-address": VF,
+        "pf-pci-address": PF,
+    }
+
+
+def test_a_scalable_functions_vdpa_device_is_told_without_an_address_of_its_own(sysfs: FakeSysfs) -> None:
+    name = sysfs.function(PF, "mlx5_core.sf.4", 88, interface="eth4s88")
+    sysfs.vdpa(sysfs.path(PF) / name, "vdpa1", "vhost_vdpa")
+    told = vfs.info(vfs.find(Host(), functions.named(name, sysfs.root)))
+    assert told is not None
+    assert told["vdpa"] == {
+        "parent-device": "vdpa1",
+        "driver": "vhost",
+        "path": "/dev/vhost-vdpa-0",
+        "pf-pci-address": PF,
+    }
+
+
+def test_a_vdpa_device_without_a_driver_does_not_count_nor_does_anothers(sysfs: FakeSysfs) -> None:
+    sysfs.vdpa(sysfs.path(VF), "vdpa1")
+    sysfs.vdpa(sysfs.path(PF), "vdpa0", "vhost_vdpa")
+    vf = vfs.find(Host(), vf_of(sysfs))
+    assert (vf.link, vf.owner.address, vf.vdpa) == (OWN, VF, None)
+
+
+def test_one_on_vhost_vdpa_without_a_node_is_refused(sysfs: FakeSysfs) -> None:
+    sysfs.vdpa(sysfs.path(VF), "vdpa1", "vhost_vdpa")
+    (sysfs.path(VF) / "vdpa1/vhost-vdpa-0").rmdir()
+    with pytest.raises(CniError, match="its vdpa device vdpa1 has no vhost-vdpa node") as refused:
+        vfs.find(Host(), vf_of(sysfs))
+    assert refused.value.code == Code.DEVICE
+
+
+def test_a_driver_that_would_cost_the_vf_its_vdpa_device_is_refused(sysfs: FakeSysfs) -> None:
+    sysfs.vdpa(sysfs.path(VF), "vdpa1", "vhost_vdpa")
+    with pytest.raises(
+        CniError, match='key "driver": expected none: its vdpa device vdpa1 would be gone'
+    ) as refused:
+        vfs.find(Host(), vf_of(sysfs), rebinding=True)
+    assert refused.value.code == Code.INVALID_CONFIG
+
+
+@pytest.mark.parametrize("driver", ["virtio_vdpa", "vhost_vdpa"])
+def test_what_became_of_a_vdpa_device_is_found(
+    sysfs: FakeSysfs, driver: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sysfs.vdpa(sysfs.path(VF), "vdpa1", driver, number=3, interface="eth9")
+    before = vfs.snapshot(vfs.find(Host(), vf_of(sysfs)))
+    assert vfs.drift(Host(), vf_of(sysfs), before, "mlx5_core", VfSettings()) == []
+    shutil.rmtree(sysfs.path(VF) / "vdpa1")
+    (sysfs.root / "bus/vdpa/devices/vdpa1").unlink()
+    assert vfs.drift(Host(), vf_of(sysfs), before, "mlx5_core", VfSettings()) == [
+        f"its vdpa device vdpa1 is no longer on {driver}"
+    ]
+    monkeypatch.setattr(vfs, "Rtnl", Host)
+    vfs.restore(vf_of(sysfs), before, NOWHERE, timeout=0, rdma={})  # with no interface to wait for
