@@ -7,7 +7,7 @@ import signal
 import subprocess
 import threading
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,7 @@ TITLES = {
     "qemu": "QEMU",
     "guest": "guest system",
     "python": "guest Python packages",
+    "modules": "the kernel's test drivers",
     "image": "guest disk",
     "boot": "kernel and initrd",
 }
@@ -115,19 +116,13 @@ class Builder:
                     os.killpg(process.pid, signal.SIGKILL)
 
     def build_all(self, wanted: Recipes, borrowed: Path) -> None:
-        """Builds what is missing; QEMU's root beside the guest. `borrowed` is for what this host lends."""
+        """Builds what is missing. `borrowed` is for what this host lends."""
         self.install_tools()
         self._environment = carry(borrowed)
         self.make(wanted.base)
-        with ThreadPoolExecutor(max_workers=2) as pool:
-            guest = pool.submit(self.make_all, wanted.guest, wanted.python, wanted.image, wanted.boot)
-            qemu = pool.submit(self.make, wanted.qemu)
-            try:
-                guest.result()
-                qemu.result()
-            except BaseException:
-                self.__exit__()  # the other thread must not be waited for
-                raise
+        self.side_by_side([wanted.guest], [wanted.qemu])
+        self.side_by_side([wanted.python, wanted.boot], [wanted.modules])
+        self.make(wanted.image)
 
     def install_tools(self) -> None:
         """Installs the host's tools that are missing."""
@@ -143,7 +138,18 @@ class Builder:
             install = [*apt, "-y", "--no-install-recommends", "install", *sorted(packages)]
             self.execute(install, environment, self._logs / "host-tools.log")
 
-    def make_all(self, *wanted: Recipe) -> None:
+    def side_by_side(self, *rows: list[Recipe]) -> None:
+        """Builds the rows at the same time, and of each row one after the other."""
+        with ThreadPoolExecutor(max_workers=len(rows)) as pool:
+            running = [pool.submit(self.make_all, row) for row in rows]
+            try:
+                for row in as_completed(running):
+                    row.result()
+            except BaseException:
+                self.__exit__()  # the other thread must not be waited for
+                raise
+
+    def make_all(self, wanted: list[Recipe]) -> None:
         """Builds one after the other."""
         for recipe in wanted:
             self.make(recipe)

@@ -36,7 +36,13 @@ GUEST_MODULES = (
     *("igb", "igbvf", "vfio-pci", "vfio_iommu_type1"),
     *("bridge", "veth", "macvlan", "8021q"),
     *("dummy", "ipvlan", "macvtap", "overlay", "tun", "vhost_net", "vxlan"),
+    *("psample", "vdpa", "vhost_vdpa", "virtio_net", "virtio_vdpa"),
 )
+# The kernel's own test drivers, which Debian does not build: what of the source is unpacked, and what make is told.
+TEST_DRIVERS = ("drivers/net/netdevsim", "drivers/vdpa/vdpa_sim", "drivers/vhost/vringh.c")
+TEST_DRIVER_OPTIONS = ("CONFIG_NETDEVSIM=m", "CONFIG_VDPA_SIM=m", "CONFIG_VDPA_SIM_NET=m")
+# What compiles them; libelf is for the headers' objtool.
+COMPILER_PACKAGES = ("gcc", "libelf1t64", "make")
 IMAGE_SIZE = "8G"
 # Installed on the host when missing: command to look for, package that brings it.
 HOST_TOOLS = {
@@ -87,6 +93,7 @@ class Recipes:
     qemu: Recipe
     guest: Recipe
     python: Recipe
+    modules: Recipe
     image: Recipe
     boot: Recipe
 
@@ -118,11 +125,21 @@ def recipes(*, lock: Path = LOCK) -> Recipes:
         inputs={"GUEST": guest},
         files=(lock,),
     )
+    modules = Recipe(
+        name="modules",
+        script=script("modules"),
+        settings={
+            "PACKAGES": " ".join(COMPILER_PACKAGES),
+            "DRIVERS": " ".join(TEST_DRIVERS),
+            "OPTIONS": " ".join(TEST_DRIVER_OPTIONS),
+        },
+        inputs={"BASE": base, "GUEST": guest},
+    )
     image = Recipe(
         name="image",
         script=script("image"),
         settings={"SIZE": IMAGE_SIZE},
-        inputs={"GUEST": guest, "VENV": python},
+        inputs={"GUEST": guest, "VENV": python, "MODULES": modules},
     )
     boot = Recipe(
         name="boot",
@@ -131,4 +148,4 @@ def recipes(*, lock: Path = LOCK) -> Recipes:
         inputs={"GUEST": guest},
         files=(LAB / "vmlinux.py", *(LAB / "guest" / name for name in ("init", "setup", "agent.py"))),
     )
-    return Recipes(base=base, qemu=qemu, guest=guest, python=python, image=image, boot=boot)
+    return Recipes(base=base, qemu=qemu, guest=guest, python=python, modules=modules, image=image, boot=boot)

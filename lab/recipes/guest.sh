@@ -8,5 +8,6 @@ kernel=$(ls "$root/lib/modules")
 modules=$(modprobe -d "$root" -S "$kernel" --show-depends -a $MODULES)
 echo "$modules" | sed -n 's/^insmod \([^ ]*\.xz\).*/\1/p' | sort -u | xargs -r xz -d
 depmod -b "$root" "$kernel"
-mkdir -p "$root/work/wirespeed" "$root/out" "$root/dev/hugepages"
+# Where the disk's recipe shows the test drivers.
+mkdir -p "$root/work/wirespeed" "$root/out" "$root/dev/hugepages" "$root/lib/modules/$kernel/updates"
 forget "$root"

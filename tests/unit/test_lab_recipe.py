@@ -108,7 +108,16 @@ def test_guest_packages_decide_everything_in_the_guest(lock: Path, monkeypatch: 
     before = keys(recipes(lock=lock))
     monkeypatch.setattr(recipe, "GUEST_PACKAGES", (*recipe.GUEST_PACKAGES, "iperf3"))
     after = keys(recipes(lock=lock))
-    assert {name for name in before if before[name] != after[name]} == {"guest", "python", "image", "boot"}
+    assert {name for name in before if before[name] != after[name]} == {
+        *("guest", "python", "modules", "image", "boot")
+    }
+
+
+def test_list_of_test_drivers_decides_them_and_the_disk_only(lock: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = keys(recipes(lock=lock))
+    monkeypatch.setattr(recipe, "TEST_DRIVERS", (*recipe.TEST_DRIVERS, "drivers/ptp/ptp_mock.c"))
+    after = keys(recipes(lock=lock))
+    assert {name for name in before if before[name] != after[name]} == {"modules", "image"}
 
 
 def test_build_counts_as_finished_only_when_every_folder_is_there(lock: Path, tmp_path: Path) -> None:
