@@ -606,7 +606,7 @@ def damaged(draw: st.DrawFn) -> str:
 
 
 @given(damaged() | st.text(), st.sampled_from(["any.yaml", "any.conf", "any"]))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_file_is_told_of(tmp_path: Path, text: str, name: str) -> None:
     path = tmp_path / name
     path.write_text(text, errors="surrogateescape" if text.isprintable() else "replace")
@@ -648,7 +648,7 @@ def _change(draw: st.DrawFn, value: Any) -> None:
 
 
 @given(changed())
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_value_anywhere_is_told_of(tmp_path: Path, objects: list[Any]) -> None:
     path = tmp_path / "any.yaml"
     path.write_text("---\n".join(json.dumps(each, indent=1) + "\n" for each in objects))

@@ -585,7 +585,7 @@ _ENVIRON = st.dictionaries(
 )
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     entries=st.lists(_ENTRY | _JSON, max_size=4) | _JSON,
     data=st.lists(_CONFIG | _JSON, max_size=3) | _JSON,
@@ -600,7 +600,7 @@ def test_python_and_c_say_the_same_whatever_is_written(
     both(library, sources(folder, environ))
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     text=st.text(st.sampled_from('{}[]",:\\ \n\tunr01.5e-+tfx='), max_size=40), name=st.sampled_from([STATUS, DATA])
 )

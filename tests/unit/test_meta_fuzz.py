@@ -141,7 +141,7 @@ CONFIGS = st.sampled_from([st.just(CONFIG), st.just(CONFIG), nearly(CONFIG)]).fl
 NODE = Node(NodeConfig(state="/nowhere/state.db"), once=True)
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=400, suppress_health_check=[HealthCheck.too_slow])
 @given(definitions(), texts, st.sampled_from([st.just(""), st.just(""), st.just(""), texts]).flatmap(same), CONFIGS)
 def test_whatever_a_pod_a_network_and_a_configuration_say_is_a_plan_or_a_refusal(
     found: dict[str, Any], networks: str, default: str, given_config: Any
