@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
 from deviceplugin.config import PoolConfig
 from deviceplugin.pools import taken_by
 from deviceplugin.selectors import Selectors
+from wirespeed.host import switchdev
 from wirespeed.host.inventory import NETWORK, NetDevice
 from wirespeed.host.pci import PciDevice
 from wirespeed.host.vdpa import vhost_node
@@ -23,7 +23,7 @@ def device_info(pool: PoolConfig, device: NetDevice, sysfs: str) -> dict[str, An
     if device.kind != NETWORK:
         return None
     selectors = taken_by(pool, device) or Selectors()
-    pf = {"pf_pci_address": device.pf, "representor_device": representor(device, sysfs)}
+    pf = {"pf_pci_address": device.pf, "representor_device": _representor(device, sysfs)}
     if selectors.vdpa_type:
         node = vhost_node(sysfs, device.vdpa) if selectors.vdpa_type == "vhost" else ""
         return deviceinfo.vdpa_info(device.vdpa, selectors.vdpa_type, path=node, pci_address=device.address, **pf)
@@ -31,12 +31,7 @@ def device_info(pool: PoolConfig, device: NetDevice, sysfs: str) -> dict[str, An
     return deviceinfo.pci_info(device.address, rdma_device=rdma, **pf)
 
 
-def representor(device: NetDevice, sysfs: str) -> str:
-    """The interface that stands for a VF on the embedded switch of its PF in switchdev mode, "" without one."""
+def _representor(device: NetDevice, sysfs: str) -> str:
     if device.vf_index < 0:
         return ""
-    pf = PciDevice(device.pf, Path(sysfs))
-    name = re.compile(rf"(c\d+)?pf\d+vf{device.vf_index}")
-    netdevs = pf.netdevs
-    ports = {each: pf.attribute(f"net/{each}/phys_port_name") for each in netdevs} if len(netdevs) > 1 else {}
-    return next((each for each, port in ports.items() if name.fullmatch(port)), "")
+    return switchdev.representor(PciDevice(device.pf, Path(sysfs)), switchdev.VF, device.vf_index)

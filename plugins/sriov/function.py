@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from wirespeed.host import switchdev
 from wirespeed.host.device import Device
 from wirespeed.host.functions import Function
 from wirespeed.host.pci import PciDevice
@@ -55,3 +56,9 @@ class Vf:
     def owner(self) -> Device:
         """What its netdev belongs to, and is found by wherever it is."""
         return (self.vdpa and self.vdpa.virtio) or self.device
+
+    @property
+    def representor(self) -> str:
+        """The interface that stands for it on the switch in its card, "" without one."""
+        kind = switchdev.VF if self.kind == VF else switchdev.SF
+        return switchdev.representor(self.pf, kind, self.index)

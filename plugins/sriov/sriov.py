@@ -208,8 +208,7 @@ class Sriov:
 
     def _describe(self, conf: SriovConf, vf: Vf) -> None:
         """Write the device-info file that the runtime asked for; there is none for a scalable function."""
-        info = vfs.info(vf)
-        if not conf.device_info_file or info is None:
+        if not conf.device_info_file or (info := vfs.info(vf)) is None:
             return
         with deviceinfo.named(conf.device_info_file):
             deviceinfo.write(Path(conf.device_info_file), info)

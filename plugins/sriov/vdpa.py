@@ -46,5 +46,10 @@ def drift(vf: Vf, before: dict[str, str] | None) -> list[str]:
 def info(vf: Vf, found: VdpaDevice) -> dict[str, Any]:
     """Its device-info."""
     return deviceinfo.vdpa_info(
-        found.address, found.kind, path=found.node, pci_address=vf.pci_address, pf_pci_address=vf.pf.address
+        found.address,
+        found.kind,
+        path=found.node,
+        pci_address=vf.pci_address,
+        pf_pci_address=vf.pf.address,
+        representor_device=vf.representor,
     )

@@ -156,7 +156,9 @@ def info(vf: Vf) -> dict[str, Any] | None:
     """Its device-info; the specification has none for a scalable function."""
     if vf.vdpa is not None:
         return vdpa.info(vf, vf.vdpa)
-    return deviceinfo.pci_info(vf.pci_address, pf_pci_address=vf.pf.address) if vf.pci_address else None
+    if not vf.pci_address:
+        return None
+    return deviceinfo.pci_info(vf.pci_address, pf_pci_address=vf.pf.address, representor_device=vf.representor)
 
 
 # Giving it to a pod

@@ -11,11 +11,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from plugins.vhost import ovsdb
 from plugins.vhost.conf import ALL, Bandwidth, Mirror, VhostConf
-from plugins.vhost.engine import Found, Port, SwitchDownError
-from plugins.vhost.ovsdb import Operation, Ovsdb, as_map, as_set, insert, items, mapping, mutate, named, one, rows
+from plugins.vhost.engine import Found, Port
 from wirespeed.cni.errors import CniError, Code
+from wirespeed.host import ovsdb
+from wirespeed.host.ovsdb import (
+    Operation,
+    Ovsdb,
+    as_map,
+    as_set,
+    changed,
+    differences,
+    insert,
+    items,
+    mapping,
+    mutate,
+    named,
+    one,
+    rows,
+    vlan_columns,
+)
+from wirespeed.host.switches import SwitchDownError
 
 _MARK = "wirespeed"  # external_ids:wirespeed=<network> of a port, QoS or mirror
 _MADE = {f"{_MARK}-made": "bridge"}  # external_ids of a bridge that we made
@@ -40,7 +56,7 @@ class Ovs:
         with ovsdb.connected(self._remote, deadline=deadline) as db:
             sockets = self._check_switch(db, port.conf)
             configuration = _make(db, port)
-            ofport = self._taken_up(db, port, configuration)
+            ofport = db.taken_up(port.name, configuration)
             if port.conf.role == "server":
                 _move(sockets / port.name, Path(port.socket))
         return {"ofport": ofport, "type": _TYPES[port.conf.role]}
@@ -59,8 +75,8 @@ class Ovs:
         if not ports["rows"] or not interfaces["rows"]:
             return [f"Open vSwitch has no port {port.name}"]
         row, interface = ports["rows"][0], interfaces["rows"][0]
-        wrong = [f"port {port.name}: {fault}" for fault in _differences(row, _port_row(port))]
-        wrong += [f"interface {port.name}: {fault}" for fault in _differences(interface, _interface_row(port))]
+        wrong = [f"port {port.name}: {fault}" for fault in differences(row, _port_row(port))]
+        wrong += [f"interface {port.name}: {fault}" for fault in differences(interface, _interface_row(port))]
         if not any(row["_uuid"][1] in ovsdb.uuids(bridge["ports"]) for bridge in bridges["rows"]):
             wrong.append(f"port {port.name} is not in bridge {port.conf.bridge}")
         wrong += [f"interface {port.name}: {error}" for error in items(interface["error"]) if error]
@@ -88,25 +104,6 @@ class Ovs:
             raise CniError(Code.UNAVAILABLE, f"Open vSwitch at {self._remote}: has no interfaces of type {kind}")
         return self._rundir / mapping(found["rows"][0]["other_config"]).get("vhost-sock-dir", "")
 
-    def _taken_up(self, db: Ovsdb, port: Port, configuration: int) -> int:
-        """The port's OpenFlow number, once ovs-vswitchd has done what that configuration asks for."""
-        patience = db.left() * 9 // 10  # the database says so before we give up its answer
-        try:
-            _, found = db.transact(
-                ovsdb.wait("Open_vSwitch", [["cur_cfg", "<", configuration]], None, timeout=patience),
-                rows("Interface", ["name", "==", port.name], columns=["ofport", "error"]),
-            )
-        except ovsdb.WaitedInVainError as error:
-            raise SwitchDownError(
-                f"Open vSwitch at {self._remote}: ovs-vswitchd did not take up port {port.name} in time"
-            ) from error
-        row = found["rows"][0]
-        ofport = next(iter(items(row["ofport"])), -1)
-        if ofport < 0:
-            why = next(iter(items(row["error"])), "it does not say why")
-            raise CniError(Code.DEVICE, f"Open vSwitch cannot make port {port.name}: {why}")
-        return int(ofport)
-
 
 def _check_dpdk(found: ovsdb.Row) -> None:
     if not found["rows"] or not found["rows"][0]["dpdk_initialized"]:
@@ -125,11 +122,6 @@ def _bridge(db: Ovsdb, name: str) -> _Bridge | None:
             ports=ovsdb.uuids(row["ports"]),
         )
     return None
-
-
-def _changed() -> Operation:
-    """Have ovs-vswitchd say in cur_cfg when it has done what the transaction asks for."""
-    return mutate("Open_vSwitch", [], ["next_cfg", "+=", 1])
 
 
 # ADD
@@ -167,7 +159,7 @@ def _operations(db: Ovsdb, port: Port) -> list[Operation]:
     operations = [*_bridge_operations(port.conf.bridge, bridge), *_port_operations(port)]
     if port.conf.mirror:
         operations += _mirror_operations(port, port.conf.mirror, _mirror_ports(db, port, port.conf.mirror, bridge))
-    return [*operations, _changed()]
+    return [*operations, changed()]
 
 
 def _bridge_operations(name: str, bridge: _Bridge | None) -> list[Operation]:
@@ -222,14 +214,7 @@ def _ids(port: Port) -> list[Any]:
 
 
 def _port_row(port: Port) -> ovsdb.Row:
-    conf = port.conf
-    row: ovsdb.Row = {"name": port.name}
-    if conf.vlan is not None:
-        row["tag"] = conf.vlan
-    if conf.trunk:
-        row["trunks"] = conf.trunk[0] if len(conf.trunk) == 1 else as_set(list(conf.trunk))
-        row["vlan_mode"] = "trunk" if conf.vlan is None else "native-untagged"
-    return row
+    return {"name": port.name, **vlan_columns(port.conf.vlan, port.conf.trunk)}
 
 
 def _interface_row(port: Port) -> ovsdb.Row:
@@ -327,7 +312,7 @@ def _unmake(db: Ovsdb, name: str) -> None:
     of = [bridge for bridge in found[3]["rows"] if _holds(bridge, ports, mirrors)]
     operations += [_out_of_bridge(bridge, ports, mirrors) for bridge in of]
     if operations:
-        db.transact(*operations, _changed())
+        db.transact(*operations, changed())
     if any(_is_ours(bridge) for bridge in of):
         _drop_empty_bridges(db)
 
@@ -364,30 +349,5 @@ def _drop_empty_bridges(db: Ovsdb) -> None:
             db.transact(
                 ovsdb.wait("Bridge", [["_uuid", "==", bridge["_uuid"]]], {"ports": bridge["ports"]}),
                 mutate("Open_vSwitch", [], ["bridges", "delete", as_set([bridge["_uuid"]])]),
-                _changed(),
+                changed(),
             )
-
-
-# CHECK
-
-
-def _differences(row: ovsdb.Row, wanted: ovsdb.Row) -> list[str]:
-    return [
-        f"{column} is {_shown(row[column])}, expected {_shown(value)}"
-        for column, value in wanted.items()
-        if _plain(row[column]) != _plain(value)
-    ]
-
-
-def _plain(value: Any) -> Any:
-    """A value in a form that compares: sets and maps have no order."""
-    if isinstance(value, list) and value and value[0] in {"set", "map"}:
-        plain = sorted(map(str, value[1]))
-        return plain[0] if value[0] == "set" and len(plain) == 1 else plain
-    return str(value)
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, list) and value and value[0] == "map":
-        return " ".join(f"{key}={entry}" for key, entry in value[1]) or "empty"
-    return ", ".join(map(str, items(value))) or "empty"

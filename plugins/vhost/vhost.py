@@ -21,12 +21,13 @@ from plugins.vhost import conf as configuration
 from plugins.vhost import poddata, sockets
 from plugins.vhost.conf import MEMIF, NONE, OVS, VhostConf
 from plugins.vhost.direct import Direct, end_name
-from plugins.vhost.engine import Engine, Found, Port, SwitchDownError, UnreachedError, port_name
+from plugins.vhost.engine import Engine, Found, Port, port_name
 from plugins.vhost.sockets import Folder
 from wirespeed.cni.errors import CniError, Code, combined
 from wirespeed.cni.plugin import Result
 from wirespeed.cni.request import Request
 from wirespeed.host import netns
+from wirespeed.host.switches import SwitchDownError, UnreachedError
 from wirespeed.ipam import Ipam
 from wirespeed.kube import deviceinfo
 from wirespeed.kube.cluster import SOCKETS_VOLUME

@@ -20,9 +20,10 @@ from vpp_papi import VPPApiClient
 from vpp_papi.vpp_papi import VPPApiJSONFiles
 
 from plugins.vhost.conf import MEMIF
-from plugins.vhost.engine import ANSWER_AT_MOST, Found, Port, SwitchDownError, UnreachedError
+from plugins.vhost.engine import Found, Port
 from plugins.vhost.vpp_messages import definitions
 from wirespeed.cni.errors import CniError, Code
+from wirespeed.host.switches import ANSWER_AT_MOST, SwitchDownError, UnreachedError
 
 _MARK = "wirespeed"
 _ANY = 0xFFFFFFFF  # an index that stands for all, or for "you choose"

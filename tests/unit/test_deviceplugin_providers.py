@@ -270,8 +270,16 @@ def test_info_of_a_vdpa_device(sysfs: FakeSysfs) -> None:
 
 @pytest.mark.parametrize("port", ["pf0vf1", "c1pf0vf1"])
 def test_info_names_the_representor_of_a_vf_in_switchdev_mode(sysfs: FakeSysfs, port: str) -> None:
-    sysfs.interface(PF, "rep10", phys_port_name="pf0vf10")
-    sysfs.interface(PF, "rep1", phys_port_name=port)
+    for name, port_name, switch in (
+        ("other", port, "f00d"),
+        ("rep10", "pf0vf10", "ab12"),
+        ("rep1", port, "ab12"),
+        ("pf1rep1", "pf1vf1", "ab12"),
+    ):
+        sysfs.interface(PF, name, phys_port_name=port_name, phys_switch_id=switch)
+    assert "representor-device" not in info(sysfs, key=VF1)["pci"]  # in legacy mode its PF is of no switch
+    for attribute, text in {"phys_switch_id": "ab12", "phys_port_name": "p0"}.items():
+        sysfs.set_interface("ens1f0", attribute, text)
     assert info(sysfs, key=VF1)["pci"]["representor-device"] == "rep1"
     assert "representor-device" not in info(sysfs)["pci"]
 

@@ -170,8 +170,12 @@ def test_a_vf_of_a_switchdev_pf_is_set_by_the_pfs_own_interface(sysfs: FakeSysfs
     (address,) = sysfs.pf(PF, "eth4", vfs=1, vf_driver="vfio-pci", phys_switch_id="ab12", phys_port_name="p0")
     sysfs.interface(PF, "aa_rep0", phys_switch_id="ab12", phys_port_name="pf0vf0")
     driver = PfDriver()
-    vfs.apply(driver, vfs.find(driver, PciDevice(address, sysfs.root)), VfSettings(trust=True))
+    vf = vfs.find(driver, PciDevice(address, sysfs.root))
+    vfs.apply(driver, vf, VfSettings(trust=True))
     assert driver.settings.trust
+    told = vfs.info(vf)
+    assert told is not None
+    assert told["pci"] == {"pci-address": address, "pf-pci-address": PF, "representor-device": "aa_rep0"}
 
 
 def test_a_vf_without_a_driver_is_taken_only_when_it_is_to_get_one(sysfs: FakeSysfs) -> None:

@@ -6,15 +6,15 @@ import errno
 import os
 import select
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import ovs.jsonrpc
 import ovs.stream
 
-from plugins.vhost.engine import ANSWER_AT_MOST, SwitchDownError, UnreachedError
 from wirespeed.cni.errors import CniError, Code
+from wirespeed.host.switches import ANSWER_AT_MOST, SwitchDownError, UnreachedError
 
 DATABASE = "Open_vSwitch"
 _TIMED_OUT = "timed out"  # the error of a "wait" operation whose condition is not met (RFC 7047, 5.2.6)
@@ -54,6 +54,28 @@ class Ovsdb:
         mine = self._call("lock", ["ovs_vswitchd"])["locked"]
         self._call("unlock", ["ovs_vswitchd"])
         return not mine
+
+    def taken_up(self, port: str, configuration: int) -> int:
+        """The OpenFlow number of a port, once ovs-vswitchd has done what that configuration (next_cfg) asks for.
+
+        Raises SwitchDownError when it does not in time, CniError(DEVICE) with what it says of the port.
+        """
+        patience = self.left() * 9 // 10  # the database says so before we give up its answer
+        try:
+            _, found = self.transact(
+                wait("Open_vSwitch", [["cur_cfg", "<", configuration]], None, timeout=patience),
+                rows("Interface", ["name", "==", port], columns=["ofport", "error"]),
+            )
+        except WaitedInVainError as error:
+            raise SwitchDownError(
+                f"Open vSwitch at {self._remote}: ovs-vswitchd did not take up port {port} in time"
+            ) from error
+        row = found["rows"][0]
+        ofport = next(iter(items(row["ofport"])), -1)
+        if ofport < 0:
+            why = next(iter(items(row["error"])), "it does not say why")
+            raise CniError(Code.DEVICE, f"Open vSwitch cannot make port {port}: {why}")
+        return int(ofport)
 
     def left(self) -> int:
         """Milliseconds until the deadline."""
@@ -163,6 +185,11 @@ def wait(table: str, where: list[Any], row: Row | None, *, timeout: int = 0) -> 
     }
 
 
+def changed() -> Operation:
+    """Have ovs-vswitchd say in cur_cfg when it has done what the transaction asks for."""
+    return mutate("Open_vSwitch", [], ["next_cfg", "+=", 1])
+
+
 def named(name: str) -> list[str]:
     return ["named-uuid", name]
 
@@ -194,3 +221,38 @@ def uuids(value: Any) -> list[str]:
 def mapping(value: Any) -> dict[str, str]:
     """A column that is a map."""
     return dict(value[1])
+
+
+def vlan_columns(vlan: int | None, trunk: Sequence[int]) -> Row:
+    """The columns of a Port that has one VLAN untagged (None: has not) and others tagged."""
+    row: Row = {} if vlan is None else {"tag": vlan}
+    if trunk:
+        row["trunks"] = trunk[0] if len(trunk) == 1 else as_set(list(trunk))
+        row["vlan_mode"] = "trunk" if vlan is None else "native-untagged"
+    return row
+
+
+# What a row is, beside what it should be
+
+
+def differences(row: Row, wanted: Row) -> list[str]:
+    """The columns that are not as they are wanted: "tag is 5, expected 100"."""
+    return [
+        f"{column} is {_shown(row[column])}, expected {_shown(value)}"
+        for column, value in wanted.items()
+        if _plain(row[column]) != _plain(value)
+    ]
+
+
+def _plain(value: Any) -> Any:
+    """A value in a form that compares: sets and maps have no order."""
+    if isinstance(value, list) and value and value[0] in {"set", "map"}:
+        plain = sorted(map(str, value[1]))
+        return plain[0] if value[0] == "set" and len(plain) == 1 else plain
+    return str(value)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list) and value and value[0] == "map":
+        return " ".join(f"{key}={entry}" for key, entry in value[1]) or "empty"
+    return ", ".join(map(str, items(value))) or "empty"
