@@ -21,7 +21,7 @@ from wirespeed.host.pci import PciDevice
 
 PFS = {"kernel": "ens1", "vfio": "ens2"}
 VFS = 7
-FLOOR, OURS, NO_RESET = "netlink floor", "wirespeed", "wirespeed, reset off"
+FLOOR, OURS, RESET = "netlink floor", "wirespeed", "wirespeed, reset on"
 SETTINGS = {"mac": "02:00:00:00:00:f1", "vlan": 100, "spoofchk": "on", "trust": "on"}
 Turn = Callable[[], dict[str, float]]
 
@@ -41,7 +41,7 @@ def measure(arguments: argparse.Namespace) -> Figures:
         for kind in PFS:
             turns[kind, FLOOR] = Floor(free[kind].pop(0)).add_and_delete
             turns[kind, OURS] = _ours(ours, kind, free[kind].pop(0)).add_and_delete
-        turns["vfio", NO_RESET] = _ours(ours, "vfio", free["vfio"].pop(0), reset="off").add_and_delete
+        turns["vfio", RESET] = _ours(ours, "vfio", free["vfio"].pop(0), reset="on").add_and_delete
         for peer in arguments.peer:
             kind = "vfio" if "@VFIO@" in json.dumps(peer.config) else "kernel"
             turns[kind, peer.name] = partial(_peers, figures, peer, kind, free[kind].pop(0))

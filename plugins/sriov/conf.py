@@ -34,7 +34,7 @@ KEYS = (
     "queues",  # how many channels (queues) the VF's netdev works with
     "rdmaIsolation",  # true: the VF's RDMA devices go into the pod with its netdev, and are nowhere else
     "driver",  # what drives the VF in the pod: "vfio-pci", another driver, or "netdevice" for the kernel's own
-    "reset",  # "on" (default) or "off": a function-level reset of a user-space VF before another pod gets it
+    "reset",  # "on" or "off": a function-level reset of a user-space VF by DEL; absent: where vfio does not do it
     "ipam",
     "runtimeConfig",  # mac, ips, deviceID, CNIDeviceInfoFile
 )
@@ -75,7 +75,8 @@ NETDEVICE = "netdevice"  # as a driver: the one that the kernel chooses
 class SriovConf:
     """What an attachment asks of its device: `settings` for the PF's side, `mac` to `queues` for the netdev.
 
-    `driver` is "" for the one that the VF has; `reset` whether a user-space VF is reset when it is given back.
+    `driver` is "" for the one that the VF has; `reset` whether a user-space VF is reset when it is given back,
+    None where its driver does not do that by itself.
     """
 
     device: str
@@ -87,7 +88,7 @@ class SriovConf:
     queues: int | None
     rdma_isolation: bool
     driver: str
-    reset: bool
+    reset: bool | None
     device_info_file: str
 
 
@@ -163,7 +164,7 @@ def _parse(request: Request, conf: Mapping[str, Any], devinfo: Path) -> SriovCon
         queues=_integer(conf, "queues", 1, 1024),
         rdma_isolation=_rdma_isolation(conf),
         driver=_driver(conf.get("driver")),
-        reset=_switch(conf, "reset") is not False,
+        reset=_switch(conf, "reset"),
         device_info_file=_device_info_file(runtime.get("CNIDeviceInfoFile"), devinfo),
     )
 

@@ -398,14 +398,15 @@ def restore(
     *,
     timeout: float,
     override: str | None = None,
-    reset: bool = False,
+    reset: bool | None = False,
     rdma: dict[str, int],
 ) -> None:
     """Make the VF what `before` (a snapshot) says, from whatever state it is in.
 
     `where` is the pod's namespace as `netns.reopened` takes it, `timeout` is how many seconds to wait for a VF
     whose namespace was deleted. One that was given another driver gets its own back, and `override`, the
-    driver_override that it had (None: it was given none). `reset` resets it while it is in user space.
+    driver_override that it had (None: it was given none). `reset` resets it while it is in user space,
+    None only where its driver does not.
     `rdma` are RDMA devices that went into the pod with it, as `rdma_devices` gave them.
     A device that is gone has nothing to restore, nor has the netdev of one whose driver was unbound or changed.
     Raises NetlinkError, or CniError: TRY_AGAIN_LATER when the VF did not come back in time, DEVICE that says
@@ -417,7 +418,7 @@ def restore(
     _bring_rdma_home(rdma, where)  # before the netdev: it keeps its addresses by that
     if isinstance(device, PciDevice):
         # A reset has igb forget the MAC that it gave the VF: only where the PF's side can be restored.
-        _take_from_application(device, before["driver"], override, reset=reset and pf.own_netdev != "")
+        _take_from_application(device, before["driver"], override, reset=reset if pf.own_netdev else False)
     with Rtnl() as host:
         vf = vdpa.again(_look(host, device, pf), before.get("vdpa"))
         if before["link"] is None or not vf.owner.driver or vf.is_in_user_space:
@@ -429,11 +430,12 @@ def restore(
         _verify_link(vf, link, before["link"])
 
 
-def _take_from_application(device: PciDevice, driver: str, override: str | None, *, reset: bool) -> None:
+def _take_from_application(device: PciDevice, driver: str, override: str | None, *, reset: bool | None) -> None:
     """Reset what an application drove, and give it the driver and driver_override that it had (see `restore`)."""
     if override is not None and device.driver != driver:
         _check_unused(device)
-    if reset and device.is_in_user_space:
+    # vfio resets a function when its last user closes it, and for its next one (vfio_pci_core_disable, _enable).
+    if device.is_in_user_space and (not device.is_on_vfio if reset is None else reset):
         try:
             drivers.reset(device)
         except CniError as error:  # a device that cannot be reset would keep its pod for ever

@@ -248,7 +248,7 @@ def test_a_pf_without_an_interface_on_the_host_gives_its_vfs_without_settings(
     netns, elsewhere, device = namespaces(), namespaces(), vfs.vfio[-1]
     pf = pf_of(device)
     # A reset would have igb forget the MAC that the VF had taken by itself, and nobody could tell it again.
-    asked = conf(device, reset="off")
+    asked = conf(device, reset="on")
     with pf_disturbed(pf):
         sh("ip", "link", "set", pf, "netns", Path(elsewhere).name)
         try:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import json
 import mmap
 import os
+import re
+import select
+import struct
+import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -31,9 +36,15 @@ from wirespeed.host.pci import PciDevice
 pytestmark = pytest.mark.usefixtures("unchanged")
 
 MAC = "02:00:00:00:00:aa"
-RECEIVE_QUEUE = 0x2828 // 4  # RXDCTL of a VF's first queue (82576 datasheet, 8.26)
+# RXDCTL and TXDCTL of a VF's first queue (82576 datasheet, 8.26)
+RECEIVE_QUEUE, SEND_QUEUE = 0x2828 // 4, 0x3828 // 4
 QUEUE_ENABLED = 1 << 25
+Registers = ctypes.Array[ctypes.c_uint32]
 Namespaces = Callable[[], str]
+
+# linux/vfio.h
+_SET_IOMMU, _SET_CONTAINER, _GET_DEVICE_FD, _GET_REGION_INFO = 0x3B66, 0x3B68, 0x3B6A, 0x3B6C
+_TYPE1_IOMMU = 1
 
 
 def override_of(device: str) -> Path:
@@ -158,8 +169,8 @@ def test_a_vf_that_an_application_still_has_open_is_not_taken_from_it(
 
 
 @contextmanager
-def registers(device: str) -> Iterator[ctypes.Array[ctypes.c_uint32]]:
-    """The VF's registers, as an application that drives it has them."""
+def registers(device: str) -> Iterator[Registers]:
+    """The VF's registers, by sysfs; the kernel gives them so while nobody has the VF open over vfio."""
     with Path(f"/sys/bus/pci/devices/{device}/resource0").open("r+b") as file:
         mapped = mmap.mmap(file.fileno(), 0x4000)
     words = (ctypes.c_uint32 * (0x4000 // 4)).from_buffer(mapped)
@@ -167,6 +178,30 @@ def registers(device: str) -> Iterator[ctypes.Array[ctypes.c_uint32]]:
         yield words
     finally:
         del words
+
+
+def queues_that_are_on(device: str) -> list[int]:
+    with registers(device) as words:
+        return [queue for queue in (RECEIVE_QUEUE, SEND_QUEUE) if words[queue] & QUEUE_ENABLED]
+
+
+@contextmanager
+def opened_by_vfio(device: str) -> Iterator[tuple[int, int]]:
+    """A VF opened as an application does it over vfio: the file, and where in it its registers begin."""
+    with ExitStack() as opened:
+
+        def held(file: int) -> int:
+            opened.callback(os.close, file)
+            return file
+
+        container = held(os.open("/dev/vfio/vfio", os.O_RDWR))
+        group = held(os.open(f"/dev/vfio/{PciDevice(device).iommu_group}", os.O_RDWR))
+        fcntl.ioctl(group, _SET_CONTAINER, struct.pack("i", container))
+        fcntl.ioctl(container, _SET_IOMMU, _TYPE1_IOMMU)
+        file = held(fcntl.ioctl(group, _GET_DEVICE_FD, ctypes.create_string_buffer(device.encode())))
+        # struct vfio_region_info of region 0, BAR 0: argsz, flags, index, cap_offset, size, offset
+        answer = fcntl.ioctl(file, _GET_REGION_INFO, struct.pack("IIIIQQ", 32, 0, 0, 0, 0, 0))
+        yield file, struct.unpack("IIIIQQ", answer)[-1]
 
 
 @pytest.mark.parametrize("keys", [{}, {"reset": "on"}, {"reset": "off"}], ids=str)
@@ -192,6 +227,81 @@ def test_what_an_application_left_in_a_uio_vf_is_reset_for_the_next_pod(
             words[RECEIVE_QUEUE] &= ~QUEUE_ENABLED
     finally:
         bind(device, "vfio-pci")
+
+
+def test_what_an_application_left_in_a_vfio_vf_is_off_once_it_has_closed_it(
+    agent: Runtime, vfs: LabVfs, namespaces: Namespaces
+) -> None:
+    netns, device = namespaces(), vfs.vfio[-1]
+    assert agent.add("closed", conf(device, reset="off"), netns).code == 0
+    with opened_by_vfio(device) as (file, start):
+        os.pwrite(file, QUEUE_ENABLED.to_bytes(4, "little"), start + 4 * RECEIVE_QUEUE)
+        assert int.from_bytes(os.pread(file, 4, start + 4 * RECEIVE_QUEUE), "little") & QUEUE_ENABLED
+    assert agent.delete("closed", conf(device), netns).code == 0
+    assert queues_that_are_on(device) == []
+
+
+def test_what_a_killed_application_left_in_a_vfio_vf_is_off(
+    agent: Runtime, vfs: LabVfs, namespaces: Namespaces
+) -> None:
+    netns, device = namespaces(), vfs.vfio[-1]
+    assert agent.add("killed", conf(device, reset="off", mac=MAC), netns).code == 0
+    command = [
+        "stdbuf",
+        "-oL",
+        "dpdk-testpmd",
+        "-l",
+        "0-1",
+        "-a",
+        device,
+        "-m",
+        "64",
+        "--file-prefix",
+        "killed",
+        "--",
+        "-i",
+    ]
+    with subprocess.Popen(
+        [*command, "--auto-start", "--forward-mode=txonly", "--total-num-mbufs=2048"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    ) as application:
+        try:
+            _wait_for(application, r"testpmd> ")
+            assert application.stdin is not None
+            application.stdin.write(b"show port stats 0\n")
+            application.stdin.flush()
+            _wait_for(application, r"TX-packets: [1-9]")
+        finally:
+            application.kill()
+    assert agent.delete("killed", conf(device), netns).code == 0
+    assert queues_that_are_on(device) == []
+
+
+def _wait_for(process: subprocess.Popen[bytes], pattern: str) -> None:
+    """Read what a process says until that is in it."""
+    assert process.stdout is not None
+    said = ""
+    while not re.search(pattern, said):
+        assert select.select([process.stdout], [], [], 60)[0], said
+        more = os.read(process.stdout.fileno(), 4096)
+        assert more, said
+        said += more.decode()
+
+
+@pytest.mark.parametrize("keys", [{}, {"reset": "on"}, {"reset": "off"}], ids=str)
+def test_a_vfio_vf_is_reset_by_its_del_only_where_that_is_asked(
+    agent: Runtime, vfs: LabVfs, namespaces: Namespaces, keys: dict[str, str]
+) -> None:
+    netns, device = namespaces(), vfs.vfio[-1]
+    assert agent.add("asked", conf(device, **keys), netns).code == 0
+    with registers(device) as words:
+        words[RECEIVE_QUEUE] |= QUEUE_ENABLED
+    assert agent.delete("asked", conf(device), netns).code == 0
+    assert queues_that_are_on(device) == ([] if keys.get("reset") == "on" else [RECEIVE_QUEUE])
+    with registers(device) as words:
+        words[RECEIVE_QUEUE] &= ~QUEUE_ENABLED
 
 
 def test_a_trusted_vf_is_promiscuous_in_its_pod(agent: Runtime, vfs: LabVfs, namespaces: Namespaces) -> None:

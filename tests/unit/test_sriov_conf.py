@@ -31,8 +31,8 @@ def test_a_device_alone_changes_nothing_of_the_vf() -> None:
     asked = parse(request())
     assert asked.device == DEVICE
     assert asked.settings == VfSettings()
-    assert (asked.mac, asked.mtu, asked.promisc, asked.allmulti, asked.queues, asked.driver) == (
-        *[None] * 5,
+    assert (asked.mac, asked.mtu, asked.promisc, asked.allmulti, asked.queues, asked.reset, asked.driver) == (
+        *[None] * 6,
         "",
     )
 

@@ -153,6 +153,31 @@ def test_a_vendors_vfio_driver_is_a_user_space_one(sysfs: FakeSysfs) -> None:
     assert vfs.find(PfDriver(), device).link is None
 
 
+@pytest.mark.parametrize(
+    ("driver", "reset", "expected"),
+    [
+        ("vfio-pci", None, False),
+        ("mlx5_vfio_pci", None, False),
+        ("uio_pci_generic", None, True),
+        ("igb_uio", None, True),
+        ("vfio-pci", True, True),
+        ("igb_uio", False, False),
+        ("iavf", True, False),
+    ],
+)
+def test_a_vf_that_an_application_drove_is_reset_where_its_driver_does_not(
+    sysfs: FakeSysfs, monkeypatch: pytest.MonkeyPatch, driver: str, reset: bool | None, expected: bool
+) -> None:
+    device = vf_of(sysfs, driver)
+    sysfs.write(device.address, "reset", "")
+    if driver == "mlx5_vfio_pci":
+        (device.path / "vfio-dev").mkdir()
+    monkeypatch.setattr(vfs, "Rtnl", PfDriver)
+    before = vfs.snapshot(Vf(device=device, pf=PciDevice(PF, sysfs.root), index=0, driver=driver, settings=BEFORE))
+    vfs.restore(device, before, NOWHERE, timeout=0, reset=reset, rdma={})
+    assert (device.attribute("reset") == "1") is expected
+
+
 def test_a_vf_of_a_pf_without_an_interface_goes_as_long_as_nothing_is_asked(sysfs: FakeSysfs) -> None:
     device = vf_of(sysfs)
     sysfs.drop_interface("eth4")

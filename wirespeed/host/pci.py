@@ -35,7 +35,12 @@ class PciDevice(Device):
     @property
     def is_in_user_space(self) -> bool:
         """Whether its driver gives it to user space: one of USERSPACE_DRIVERS, or a vendor's own vfio driver."""
-        return self.driver in USERSPACE_DRIVERS or os.path.exists(self._file("vfio-dev"))
+        return self.driver in USERSPACE_DRIVERS or self.is_on_vfio
+
+    @property
+    def is_on_vfio(self) -> bool:
+        """Whether it is on vfio-pci or a vendor's own vfio driver, which has the same core of the kernel."""
+        return self.driver == "vfio-pci" or os.path.exists(self._file("vfio-dev"))
 
     @property
     def iommu_group(self) -> str:
