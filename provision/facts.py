@@ -6,20 +6,25 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from provision import eswitch, udev
+from provision import eswitch, udev, vdpa
 from provision.policy import PfIdentity
+from provision.vdpa import Vdpa
 from wirespeed.host import pci
 from wirespeed.host.pci import PciDevice
 from wirespeed.host.routes import default_route_interfaces
 from wirespeed.host.rtnl import Link, Rtnl
-from wirespeed.host.vfio import vfio_users
+from wirespeed.host.vdpa import vhost_node
+from wirespeed.host.vfio import vdpa_users, vfio_users
 
 _LINK_TYPES = {"1": "ether", "32": "infiniband"}  # linux/if_arp.h
 
 
 @dataclass(frozen=True, kw_only=True)
 class Vf:
-    """A VF now. `netdev` is its interface on the host ("" for none), `user` who uses it ("" for nobody)."""
+    """A VF now. `netdev` is its interface on the host ("" for none), `user` who uses it ("" for nobody).
+
+    `vdpa` is its vdpa device, `vdpa_type` "virtio", "vhost", "none" without a driver; both "" where there is none.
+    """
 
     address: str
     index: int
@@ -30,6 +35,8 @@ class Vf:
     numa_node: int
     iommu_group: str
     in_user_space: bool = False
+    vdpa: str = ""
+    vdpa_type: str = ""
     user: str = ""
 
 
@@ -78,15 +85,19 @@ class Users:
 
     owners: Mapping[str, str] = field(default_factory=dict)  # of the journal and of the kubelet
     groups: Mapping[str, str] = field(default_factory=dict)  # who has /dev/vfio/<group> open
+    vdpas: Mapping[str, str] = field(default_factory=dict)  # who has a node /dev/vhost-vdpa-<number> open
     routed: frozenset[str] = frozenset()  # interfaces that carry a default route
 
 
 def read(sysfs: Path = Path("/sys"), *, owners: Mapping[str, str] | None = None) -> list[Pf]:
     """The PFs of this node, those with SR-IOV, by address. `owners` says who was given a device. Raises OSError."""
-    users = Users(owners or {}, vfio_users(), frozenset(default_route_interfaces()))
+    users = Users(owners or {}, vfio_users(), vdpa_users(), frozenset(default_route_interfaces()))
+    vdpas = vdpa.of_devices(sysfs)
     with Rtnl() as host:
         return [
-            _pf(device, host, users) for device in pci.network_devices(sysfs) if device.total_vfs and device.exists
+            _pf(device, host, users, vdpas)
+            for device in pci.network_devices(sysfs)
+            if device.total_vfs and device.exists
         ]
 
 
@@ -95,7 +106,7 @@ def find(pfs: Iterable[Pf], name: str) -> Pf | None:
     return next((pf for pf in pfs if name in (pf.address, pf.name, *pf.altnames)), None)
 
 
-def _pf(device: PciDevice, host: Rtnl, users: Users) -> Pf:
+def _pf(device: PciDevice, host: Rtnl, users: Users, vdpas: Mapping[str, Vdpa]) -> Pf:
     name = device.own_netdev
     link = host.link(name) if name else None
     return Pf(
@@ -113,13 +124,13 @@ def _pf(device: PciDevice, host: Rtnl, users: Users) -> Pf:
         link_type=_LINK_TYPES.get(device.attribute(f"net/{name}/type"), "") if name else "",
         eswitch=eswitch.mode(device.address),
         vfs=tuple(
-            _vf(index, PciDevice(address, device.sysfs), host, users)
+            _vf(index, PciDevice(address, device.sysfs), host, users, vdpas.get(address))
             for index, address in device.virtual_functions()
         ),
     )
 
 
-def _vf(index: int, device: PciDevice, host: Rtnl, users: Users) -> Vf:
+def _vf(index: int, device: PciDevice, host: Rtnl, users: Users, made: Vdpa | None) -> Vf:
     name = device.own_netdev
     link = host.link(name) if name else None
     return Vf(
@@ -132,7 +143,9 @@ def _vf(index: int, device: PciDevice, host: Rtnl, users: Users) -> Vf:
         numa_node=device.numa_node,
         iommu_group=device.iommu_group,
         in_user_space=device.is_in_user_space,
-        user=_user(device, link, host, users),
+        vdpa=made.name if made else "",
+        vdpa_type=made.kind if made else "",
+        user=_user(device, link, host, users) or (_user_of_vdpa(device, made, host, users) if made else ""),
     )
 
 
@@ -144,6 +157,18 @@ def _user(device: PciDevice, link: Link | None, host: Rtnl, users: Users) -> str
         return users.groups.get(device.iommu_group, "")
     if link is None:
         return "its interface is in another network namespace" if device.driver else ""
+    return _user_of_interface(link, host, users)
+
+
+def _user_of_vdpa(device: PciDevice, made: Vdpa, host: Rtnl, users: Users) -> str:
+    """Who uses the vdpa device that was made of the VF, "" for nobody."""
+    if made.kind == "vhost":
+        return users.vdpas.get(vhost_node(str(device.sysfs), made.name), "")
+    if made.kind != "virtio":
+        return ""
+    link = next(filter(None, map(host.link, vdpa.interfaces(made.name, device.sysfs))), None)
+    if link is None:
+        return "the interface of its vdpa device is in another network namespace"
     return _user_of_interface(link, host, users)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from provision import eswitch, udev
+from provision import eswitch, udev, vdpa
 from provision.facts import Pf, Vf
 from provision.policy import Group, Wanted
 from wirespeed.cni.errors import CniError, Code
@@ -213,15 +213,20 @@ class _Planner:
             bool(now.driver) and not now.in_user_space if kernel else now.driver == group.device_type
         )
         mtu_right = not kernel or not group.mtu or (now is not None and now.mtu == group.mtu)
-        if right and mtu_right:
+        vdpa_right = group.vdpa is None or (now.vdpa_type if now is not None else "") == group.vdpa
+        if right and mtu_right and vdpa_right:
             return
         if now is not None and now.user:
             self._refuse(f"VF {index} ({now.address}) would be changed, and is in use: {now.user}")
             return
+        if now is not None and now.vdpa and not (right and vdpa_right):  # it would go with its VF's driver anyway
+            yield self._no_vdpa_step(what, now)
         if not right and not (kernel and made_anew):  # the kernel has given new VFs their own driver
             yield self._bind_step(what, index, group.device_type, now)
         if not mtu_right:
             yield self._mtu_step(what, index, group.mtu, now)
+        if group.vdpa and not (right and vdpa_right):
+            yield self._vdpa_step(what, index, group.vdpa)
 
     def _bind_step(self, what: str, index: int, device_type: str, now: Vf | None) -> Step:
         driver = "" if device_type == _KERNEL else device_type
@@ -252,6 +257,26 @@ class _Planner:
             lambda: _set_link(_netdev(self._vf(index)).name, mtu=mtu),
             (lambda: _set_link(_netdev(self._vf(index)).name, mtu=now.mtu)) if now and now.mtu else None,
         )
+
+    def _vdpa_step(self, what: str, index: int, kind: str) -> Step:
+        def do() -> None:
+            address = self._vf(index).address
+            vdpa.make(f"pci/{address}", f"vdpa:{address}", kind, self.sysfs)
+
+        def undo() -> None:
+            vdpa.delete(f"vdpa:{self._vf(index).address}", self.sysfs)
+
+        return Step(f"{what}: vdpa device of type {kind}", do, undo)
+
+    def _no_vdpa_step(self, what: str, now: Vf) -> Step:
+        def do() -> None:
+            vdpa.delete(now.vdpa, self.sysfs)
+
+        def undo() -> None:
+            if now.vdpa_type in vdpa.DRIVERS and now.address not in vdpa.of_devices(self.sysfs):
+                vdpa.make(f"pci/{now.address}", now.vdpa, now.vdpa_type, self.sysfs)
+
+        return Step(f"{what}: remove its vdpa device {now.vdpa} (type {now.vdpa_type})", do, undo)
 
     def _vf(self, index: int) -> PciDevice:
         for number, address in self.device.virtual_functions():

@@ -55,9 +55,8 @@ class Spec(_Part, frozen=True, kw_only=True):
     is_rdma: bool = False
     need_vhost_net: bool = False
     exclude_topology: bool = False
-    # Refused.
-    vdpa_type: str = ""
-    bridge: Any = None
+    vdpa_type: Literal["", "virtio", "vhost"] = ""  # a vdpa device of this type for each VF
+    bridge: Any = None  # refused
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,13 +70,17 @@ class Policy:
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """Some VFs of a PF, by their numbers, and what they shall be. `mtu` 0 leaves it."""
+    """Some VFs of a PF, by their numbers, and what they shall be.
+
+    `mtu` 0 leaves it; `vdpa` is the type of their vdpa devices, "" for none of these, None leaves them.
+    """
 
     resource: str
     policy: str
     numbers: frozenset[int]
     device_type: str
     mtu: int = 0
+    vdpa: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,12 +180,13 @@ def _check(spec: Spec, where: str) -> None:
             f"{where}: spec.resourceName",
             f"expected up to 63 letters, digits, - and _, the first and last no - or _, got {spec.resource_name!r}",
         )
-    refused = {"nicSelector.netFilter": spec.nic_selector.net_filter, "vdpaType": spec.vdpa_type}
-    for key, value in {**refused, "bridge": spec.bridge}.items():
+    for key, value in {"nicSelector.netFilter": spec.nic_selector.net_filter, "bridge": spec.bridge}.items():
         if value:
             raise _wrong(f"{where}: spec.{key}", f"not supported: expected none, got {value!r}")
     if spec.device_type == "vfio-pci" and spec.is_rdma:
         raise _wrong(f"{where}: spec.isRdma", "expected false with deviceType vfio-pci: it has no RDMA device")
+    if spec.vdpa_type and (spec.device_type != "netdevice" or spec.e_switch_mode != "switchdev"):
+        raise _wrong(f"{where}: spec.vdpaType", "expected deviceType netdevice and eSwitchMode switchdev with it")
     if spec.e_switch_mode == "switchdev" and spec.link_type.lower() == "ib":
         raise _wrong(f"{where}: spec.eSwitchMode", "switchdev: expected linkType eth")
     _check_selector(spec, f"{where}: spec.nicSelector")
@@ -256,6 +260,7 @@ def _group(policy: Policy, pf: PfIdentity) -> Group:
         numbers=numbers,
         device_type=spec.device_type,
         mtu=spec.mtu,
+        vdpa=spec.vdpa_type,
     )
 
 

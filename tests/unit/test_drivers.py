@@ -10,7 +10,7 @@ from tests.fakesysfs import FakeSysfs
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.host import drivers
 from wirespeed.host.pci import PciDevice
-from wirespeed.host.vfio import vfio_users
+from wirespeed.host.vfio import vdpa_users, vfio_users
 
 PF = "0000:18:00.0"
 
@@ -62,3 +62,11 @@ def test_who_has_a_vfio_group_open_is_told(tmp_path: Path) -> None:
         (tmp_path / process / "fd/3").symlink_to(target)
         (tmp_path / process / "comm").write_text("dpdk-testpmd\n")
     assert vfio_users(tmp_path) == {"42": "process 10 (dpdk-testpmd)", "7": "process 11 (dpdk-testpmd)"}
+
+
+def test_who_has_a_vdpa_device_open_is_told(tmp_path: Path) -> None:
+    for process, target in (("10", "/dev/vhost-vdpa-3"), ("11", "/dev/vhost-net")):
+        (tmp_path / process / "fd").mkdir(parents=True)
+        (tmp_path / process / "fd/3").symlink_to(target)
+        (tmp_path / process / "comm").write_text("dpdk-testpmd\n")
+    assert vdpa_users(tmp_path) == {"/dev/vhost-vdpa-3": "process 10 (dpdk-testpmd)"}

@@ -73,7 +73,12 @@ def groups(wanted: Wanted) -> list[tuple[str, list[int], str]]:
             PF_NAMES + "0-2': expected VF numbers from 0 to 1",
         ),
         ({"nicSelector": {"netFilter": "aws/NetworkID:x"}}, "spec.nicSelector.netFilter: not supported"),
-        ({"vdpaType": "vhost"}, "spec.vdpaType: not supported: expected none, got 'vhost'"),
+        ({"vdpaType": "vhost"}, "spec.vdpaType: expected deviceType netdevice and eSwitchMode switchdev with it"),
+        (
+            {"vdpaType": "virtio", "eSwitchMode": "switchdev", "deviceType": "vfio-pci"},
+            "spec.vdpaType: expected deviceType netdevice and eSwitchMode switchdev with it",
+        ),
+        ({"vdpaType": "net"}, "spec.vdpaType: invalid enum value 'net'"),
         ({"bridge": {"ovs": {}}}, "spec.bridge: not supported"),
         ({"deviceType": "vfio-pci", "isRdma": True}, "spec.isRdma: expected false with deviceType vfio-pci"),
         ({"eSwitchMode": "switchdev", "linkType": "IB"}, "spec.eSwitchMode: switchdev: expected linkType eth"),

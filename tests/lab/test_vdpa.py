@@ -1,0 +1,60 @@
+"""vdpa devices made and deleted by the kernel's own simulator of them."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from provision import vdpa
+from provision.vdpa import Vdpa
+from tests.lab.conftest import sh
+from wirespeed.cni.errors import CniError, Code
+from wirespeed.host.vdpa import vhost_node
+from wirespeed.host.vfio import vdpa_users
+
+MAKER, NAME = "vdpasim_net", "vdpa:test"
+BUS = Path("/sys/bus/vdpa")
+
+
+@pytest.fixture(autouse=True)
+def _simulator() -> Iterator[None]:
+    sh("modprobe", "vdpa_sim_net")
+    yield
+    vdpa.delete(NAME)
+
+
+@pytest.mark.parametrize(("kind", "driver"), [("virtio", "virtio_vdpa"), ("vhost", "vhost_vdpa")])
+def test_a_vdpa_device_is_made_on_the_driver_of_its_type(kind: str, driver: str) -> None:
+    for other in vdpa.DRIVERS.values():  # both are there: the kernel gives a new device to the first
+        sh("modprobe", other)
+    vdpa.make(MAKER, NAME, kind)
+    assert (BUS / "devices" / NAME / "driver").resolve().name == driver
+    assert vdpa.of_devices()[MAKER] == Vdpa(name=NAME, kind=kind)
+    assert len(vdpa.interfaces(NAME)) == (kind == "virtio")
+    node = vhost_node("/sys", NAME)
+    assert Path(node).is_char_device() == (kind == "vhost")
+    vdpa.delete(NAME)
+    assert not (BUS / "devices" / NAME).exists()
+    vdpa.delete(NAME)
+
+
+def test_who_has_a_vdpa_device_open_is_told() -> None:
+    vdpa.make(MAKER, NAME, "vhost")
+    node = vhost_node("/sys", NAME)
+    with Path(node).open("rb") as opened:
+        user = subprocess.Popen(["sleep", "60"], stdin=opened)
+    try:
+        assert vdpa_users() == {node: f"process {user.pid} (sleep)"}
+    finally:
+        user.kill()
+        user.wait()
+
+
+def test_a_device_that_cannot_be_made_is_told_with_its_maker() -> None:
+    with pytest.raises(CniError, match=rf"vdpa device {NAME} of pci/0000:01:10.0: No such device") as refused:
+        vdpa.make("pci/0000:01:10.0", NAME, "vhost")
+    assert refused.value.code == Code.DEVICE
+    assert not (BUS / "devices" / NAME).exists()

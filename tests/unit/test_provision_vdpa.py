@@ -1,0 +1,109 @@
+"""vdpa devices of VFs in plans, and how they are found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from provision import plan, vdpa
+from provision.facts import Pf, Vf
+from provision.policy import Group, Wanted
+from provision.vdpa import Vdpa
+from tests.fakesysfs import FakeSysfs
+
+PF, VF0 = "0000:03:00.0", "0000:04:00.0"
+WHERE = f"PF ens1 ({PF}): VF 0 ({VF0}): "
+
+
+def planned(vf: Vf, *, device_type: str = "netdevice", vdpa_type: str | None) -> plan.Plan:
+    """The plan for a PF in switchdev mode with this one VF, that is to be so."""
+    pf = Pf(
+        address=PF,
+        name="ens1",
+        altnames=(),
+        driver="mlx5_core",
+        vendor="15b3",
+        device="101d",
+        model="",
+        numa_node=0,
+        total_vfs=8,
+        mtu=1500,
+        up=True,
+        link_type="ether",
+        eswitch="switchdev",
+        vfs=(vf,),
+    )
+    group = Group(resource="r", policy="p", numbers=frozenset({0}), device_type=device_type, vdpa=vdpa_type)
+    return plan.make({PF: Wanted(num_vfs=1, eswitch="switchdev", groups=(group,))}, [pf])
+
+
+def vf(vdpa_type: str = "", *, user: str = "") -> Vf:
+    return Vf(
+        address=VF0,
+        index=0,
+        driver="mlx5_core",
+        netdev="ens1v0",
+        mac="02:00:00:00:00:01",
+        mtu=1500,
+        numa_node=0,
+        iommu_group="7",
+        vdpa="vdpa0" if vdpa_type else "",
+        vdpa_type=vdpa_type,
+        user=user,
+    )
+
+
+def texts(made: plan.Plan) -> list[str]:
+    assert all(step.text.startswith(WHERE) for step in made.steps)
+    return [step.text.removeprefix(WHERE) for step in made.steps]
+
+
+@pytest.mark.parametrize(
+    ("now", "wanted", "steps"),
+    [
+        ("", "vhost", ["vdpa device of type vhost"]),
+        ("vhost", "vhost", []),
+        ("virtio", "vhost", ["remove its vdpa device vdpa0 (type virtio)", "vdpa device of type vhost"]),
+        ("none", "virtio", ["remove its vdpa device vdpa0 (type none)", "vdpa device of type virtio"]),
+        ("virtio", "", ["remove its vdpa device vdpa0 (type virtio)"]),
+        ("none", "", ["remove its vdpa device vdpa0 (type none)"]),
+        ("virtio", None, []),  # not spoken of
+    ],
+)
+def test_a_vf_has_the_vdpa_device_that_its_policy_names(now: str, wanted: str | None, steps: list[str]) -> None:
+    assert texts(planned(vf(now), vdpa_type=wanted)) == steps
+
+
+def test_a_vf_that_goes_to_vfio_loses_its_vdpa_device_first() -> None:
+    made = planned(vf("vhost"), device_type="vfio-pci", vdpa_type="")
+    assert texts(made) == ["remove its vdpa device vdpa0 (type vhost)", "driver vfio-pci (now mlx5_core)"]
+
+
+def test_a_vdpa_device_in_use_is_left_alone() -> None:
+    made = planned(vf("vhost", user="process 10 (dpdk-testpmd)"), vdpa_type="virtio")
+    assert made.steps == []
+    assert made.refused == [
+        f"PF ens1 ({PF}): VF 0 ({VF0}) would be changed, and is in use: process 10 (dpdk-testpmd)"
+    ]
+
+
+def test_vdpa_devices_are_known_by_what_they_were_made_of(tmp_path: Path) -> None:
+    sysfs = FakeSysfs(tmp_path)
+    first, second, third = sysfs.pf(PF, "ens1", vfs=3, driver="mlx5_core", vf_driver="mlx5_core")
+    sysfs.vdpa(sysfs.path(first), "vdpa:a", "vhost_vdpa")
+    sysfs.vdpa(sysfs.path(second), "vdpa:b", "virtio_vdpa")
+    (sysfs.path(second) / "vdpa:b/virtio3/net/eth7").mkdir(parents=True)
+    sysfs.vdpa(sysfs.path(third), "vdpa:c", "vhost_vdpa")
+    (sysfs.path(third) / "vdpa:c/driver").unlink()
+    assert vdpa.of_devices(tmp_path) == {
+        first: Vdpa(name="vdpa:a", kind="vhost"),
+        second: Vdpa(name="vdpa:b", kind="virtio"),
+        third: Vdpa(name="vdpa:c", kind="none"),
+    }
+    assert vdpa.interfaces("vdpa:b", tmp_path) == ["eth7"]
+    assert vdpa.interfaces("vdpa:a", tmp_path) == []
+
+
+def test_a_node_without_vdpa_has_none(tmp_path: Path) -> None:
+    assert vdpa.of_devices(tmp_path) == {}
