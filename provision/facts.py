@@ -8,12 +8,11 @@ from pathlib import Path
 
 from provision import eswitch, udev, vdpa
 from provision.policy import PfIdentity
-from provision.vdpa import Vdpa
 from wirespeed.host import pci
 from wirespeed.host.pci import PciDevice
 from wirespeed.host.routes import default_route_interfaces
 from wirespeed.host.rtnl import Link, Rtnl
-from wirespeed.host.vdpa import vhost_node
+from wirespeed.host.vdpa import VHOST, VIRTIO, VdpaDevice
 from wirespeed.host.vfio import vdpa_users, vfio_users
 
 _LINK_TYPES = {"1": "ether", "32": "infiniband"}  # linux/if_arp.h
@@ -106,7 +105,7 @@ def find(pfs: Iterable[Pf], name: str) -> Pf | None:
     return next((pf for pf in pfs if name in (pf.address, pf.name, *pf.altnames)), None)
 
 
-def _pf(device: PciDevice, host: Rtnl, users: Users, vdpas: Mapping[str, Vdpa]) -> Pf:
+def _pf(device: PciDevice, host: Rtnl, users: Users, vdpas: Mapping[str, VdpaDevice]) -> Pf:
     name = device.own_netdev
     link = host.link(name) if name else None
     return Pf(
@@ -130,7 +129,7 @@ def _pf(device: PciDevice, host: Rtnl, users: Users, vdpas: Mapping[str, Vdpa]) 
     )
 
 
-def _vf(index: int, device: PciDevice, host: Rtnl, users: Users, made: Vdpa | None) -> Vf:
+def _vf(index: int, device: PciDevice, host: Rtnl, users: Users, made: VdpaDevice | None) -> Vf:
     name = device.own_netdev
     link = host.link(name) if name else None
     return Vf(
@@ -143,9 +142,9 @@ def _vf(index: int, device: PciDevice, host: Rtnl, users: Users, made: Vdpa | No
         numa_node=device.numa_node,
         iommu_group=device.iommu_group,
         in_user_space=device.is_in_user_space,
-        vdpa=made.name if made else "",
-        vdpa_type=made.kind if made else "",
-        user=_user(device, link, host, users) or (_user_of_vdpa(device, made, host, users) if made else ""),
+        vdpa=made.address if made else "",
+        vdpa_type=(made.kind or "none") if made else "",
+        user=_user(device, link, host, users) or (_user_of_vdpa(made, host, users) if made else ""),
     )
 
 
@@ -160,13 +159,13 @@ def _user(device: PciDevice, link: Link | None, host: Rtnl, users: Users) -> str
     return _user_of_interface(link, host, users)
 
 
-def _user_of_vdpa(device: PciDevice, made: Vdpa, host: Rtnl, users: Users) -> str:
-    """Who uses the vdpa device that was made of the VF, "" for nobody."""
-    if made.kind == "vhost":
-        return users.vdpas.get(vhost_node(str(device.sysfs), made.name), "")
-    if made.kind != "virtio":
+def _user_of_vdpa(made: VdpaDevice, host: Rtnl, users: Users) -> str:
+    """Who uses the vdpa device that was made of a VF, "" for nobody."""
+    if made.kind == VHOST:
+        return users.vdpas.get(made.node, "")
+    if made.kind != VIRTIO or made.virtio is None:
         return ""
-    link = next(filter(None, map(host.link, vdpa.interfaces(made.name, device.sysfs))), None)
+    link = next(filter(None, map(host.link, made.virtio.netdevs)), None)
     if link is None:
         return "the interface of its vdpa device is in another network namespace"
     return _user_of_interface(link, host, users)

@@ -14,6 +14,7 @@ from wirespeed.cni.errors import CniError, Code
 from wirespeed.host import drivers, rtnl
 from wirespeed.host.pci import PciDevice
 from wirespeed.host.rtnl import NetlinkError, Rtnl, VfSettings
+from wirespeed.host.vdpa import VdpaDevice
 
 log = logging.getLogger(__name__)
 
@@ -273,7 +274,7 @@ class _Planner:
             vdpa.delete(now.vdpa, self.sysfs)
 
         def undo() -> None:
-            if now.vdpa_type in vdpa.DRIVERS and now.address not in vdpa.of_devices(self.sysfs):
+            if now.vdpa_type != "none" and not VdpaDevice(now.vdpa, self.sysfs).exists:
                 vdpa.make(f"pci/{now.address}", now.vdpa, now.vdpa_type, self.sysfs)
 
         return Step(f"{what}: remove its vdpa device {now.vdpa} (type {now.vdpa_type})", do, undo)

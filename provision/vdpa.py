@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-from dataclasses import dataclass
 from pathlib import Path
 
 from pyroute2.netlink import NLM_F_ACK, NLM_F_REQUEST, genlmsg
@@ -12,9 +10,8 @@ from pyroute2.netlink.exceptions import NetlinkError
 from pyroute2.netlink.generic import GenericNetlinkSocket
 
 from wirespeed.cni.errors import CniError, Code
-
-# By what policies call a type: the driver of the vdpa bus, which is its module's name too.
-DRIVERS = {"virtio": "virtio_vdpa", "vhost": "vhost_vdpa"}
+from wirespeed.host import drivers
+from wirespeed.host.vdpa import VdpaDevice
 
 # Pairs of queues that a device gets where its maker lets that be chosen, as the SR-IOV network operator has it.
 _PAIRS = 32
@@ -35,28 +32,14 @@ class _Message(genlmsg):  # type: ignore[misc]
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Vdpa:
-    """A vdpa device; `kind` is "virtio", "vhost", or "none" without a driver."""
-
-    name: str
-    kind: str
-
-
-def of_devices(sysfs: Path = Path("/sys")) -> dict[str, Vdpa]:
+def of_devices(sysfs: Path = Path("/sys")) -> dict[str, VdpaDevice]:
     """The first vdpa device of each device that one was made of, by that one's name: a VF's PCI address."""
-    found: dict[str, Vdpa] = {}
-    kinds = {driver: kind for kind, driver in DRIVERS.items()}
     folder = sysfs / "bus/vdpa/devices"
+    found: dict[str, VdpaDevice] = {}
     for name in sorted(os.listdir(folder)) if folder.exists() else []:
-        parent = (folder / name).resolve().parent.name
-        found.setdefault(parent, Vdpa(name=name, kind=kinds.get(_driver(folder / name), "none")))
+        made = VdpaDevice(name, sysfs)
+        found.setdefault(made.parent, made)
     return found
-
-
-def interfaces(name: str, sysfs: Path = Path("/sys")) -> list[str]:
-    """The interfaces on the host that virtio_vdpa has made of a vdpa device."""
-    return sorted(each.name for each in (sysfs / "bus/vdpa/devices" / name).glob("virtio*/net/*"))
 
 
 def make(maker: str, name: str, kind: str, sysfs: Path = Path("/sys")) -> None:
@@ -65,11 +48,6 @@ def make(maker: str, name: str, kind: str, sysfs: Path = Path("/sys")) -> None:
     It is on the driver for `kind`; where that cannot be, there is none. Raises CniError(DEVICE).
     """
     where = f"vdpa device {name} of {maker}"
-    driver = DRIVERS[kind]
-    if not (sysfs / "bus/vdpa/drivers" / driver).exists():
-        done = subprocess.run(["modprobe", "--", driver], capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise CniError(Code.DEVICE, f"{where}: driver {driver} is not there: {done.stderr.strip()}")
     bus, _, device = maker.rpartition("/")
     handle: list[_Attribute] = [("VDPA_ATTR_MGMTDEV_BUS_NAME", bus)] if bus else []
     handle += [("VDPA_ATTR_MGMTDEV_DEV_NAME", device), ("VDPA_ATTR_DEV_NAME", name)]
@@ -78,7 +56,8 @@ def make(maker: str, name: str, kind: str, sysfs: Path = Path("/sys")) -> None:
     except CniError:  # a maker that has fewer, or lets nobody choose
         _request(_NEW, handle, where)
     try:
-        _bind(sysfs / "bus/vdpa", name, driver, where)
+        # The kernel has given it to the first driver of the bus that was there.
+        drivers.bind(VdpaDevice(name, sysfs), f"{kind}_vdpa")
     except CniError:
         delete(name, sysfs)
         raise
@@ -86,30 +65,8 @@ def make(maker: str, name: str, kind: str, sysfs: Path = Path("/sys")) -> None:
 
 def delete(name: str, sysfs: Path = Path("/sys")) -> None:
     """Delete a vdpa device, if it is there. Raises CniError(DEVICE)."""
-    if (sysfs / "bus/vdpa/devices" / name).exists():
+    if VdpaDevice(name, sysfs).exists:
         _request(_DELETE, [("VDPA_ATTR_DEV_NAME", name)], f"vdpa device {name}")
-
-
-def _bind(bus: Path, name: str, driver: str, where: str) -> None:
-    """The kernel has probed the drivers that were there in the order of their loading: it may be on another."""
-    path = bus / "devices" / name
-    if _driver(path) == driver:
-        return
-    try:
-        (path / "driver_override").write_text(driver)
-        if _driver(path):
-            (path / "driver/unbind").write_text(name)
-        (bus / "drivers_probe").write_text(name)
-    except OSError as error:
-        what = Path(error.filename or "").name
-        raise CniError(Code.DEVICE, f"{where}: binding it to {driver}: {what}: {error.strerror}") from error
-    if _driver(path) != driver:
-        raise CniError(Code.DEVICE, f"{where}: binding it to {driver}: it has {_driver(path) or 'no driver'} now")
-
-
-def _driver(path: Path) -> str:
-    link = path / "driver"
-    return link.resolve().name if link.exists() else ""
 
 
 def _request(command: int, attributes: list[_Attribute], where: str) -> None:

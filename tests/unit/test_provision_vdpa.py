@@ -9,8 +9,8 @@ import pytest
 from provision import plan, vdpa
 from provision.facts import Pf, Vf
 from provision.policy import Group, Wanted
-from provision.vdpa import Vdpa
 from tests.fakesysfs import FakeSysfs
+from wirespeed.host.vdpa import VdpaDevice
 
 PF, VF0 = "0000:03:00.0", "0000:04:00.0"
 WHERE = f"PF ens1 ({PF}): VF 0 ({VF0}): "
@@ -90,19 +90,14 @@ def test_a_vdpa_device_in_use_is_left_alone() -> None:
 
 def test_vdpa_devices_are_known_by_what_they_were_made_of(tmp_path: Path) -> None:
     sysfs = FakeSysfs(tmp_path)
-    first, second, third = sysfs.pf(PF, "ens1", vfs=3, driver="mlx5_core", vf_driver="mlx5_core")
+    first, second, _ = sysfs.pf(PF, "ens1", vfs=3, driver="mlx5_core", vf_driver="mlx5_core")
     sysfs.vdpa(sysfs.path(first), "vdpa:a", "vhost_vdpa")
     sysfs.vdpa(sysfs.path(second), "vdpa:b", "virtio_vdpa")
-    (sysfs.path(second) / "vdpa:b/virtio3/net/eth7").mkdir(parents=True)
-    sysfs.vdpa(sysfs.path(third), "vdpa:c", "vhost_vdpa")
-    (sysfs.path(third) / "vdpa:c/driver").unlink()
+    (sysfs.path(second) / "vdpa:b/driver").unlink()
     assert vdpa.of_devices(tmp_path) == {
-        first: Vdpa(name="vdpa:a", kind="vhost"),
-        second: Vdpa(name="vdpa:b", kind="virtio"),
-        third: Vdpa(name="vdpa:c", kind="none"),
+        first: VdpaDevice("vdpa:a", tmp_path),
+        second: VdpaDevice("vdpa:b", tmp_path),
     }
-    assert vdpa.interfaces("vdpa:b", tmp_path) == ["eth7"]
-    assert vdpa.interfaces("vdpa:a", tmp_path) == []
 
 
 def test_a_node_without_vdpa_has_none(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Binding PCI devices to drivers."""
+"""Binding devices to drivers of their bus."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import subprocess
 from pathlib import Path
 
 from wirespeed.cni.errors import CniError, Code
+from wirespeed.host.device import Device
 from wirespeed.host.pci import PciDevice
 
 
-def bind(device: PciDevice, driver: str) -> None:
+def bind(device: Device, driver: str) -> None:
     """Have `driver` drive the device; "" is the driver that the kernel chooses by itself.
 
     A device that has it already is left alone. When the new driver does not take it, it gets the old one back.
@@ -51,25 +52,25 @@ def reset(device: PciDevice) -> None:
         _write(device, "reset", "1")
 
 
-def _write(device: PciDevice, name: str, text: str) -> None:
+def _write(device: Device, name: str, text: str) -> None:
     try:
         (device.path / name).write_text(text)
     except OSError as error:
         raise CniError(Code.DEVICE, f"device {device.address}: {name}: {error.strerror}") from error
 
 
-def _load(device: PciDevice, driver: str) -> None:
+def _load(device: Device, driver: str) -> None:
     """See that the driver is there, loading its module where that is named like it."""
-    folder = device.sysfs / "bus/pci/drivers" / driver
+    folder = device.sysfs / "bus" / device.BUS / "drivers" / driver
     if folder.exists():
         return
     done = subprocess.run(["modprobe", "--", driver], capture_output=True, text=True, check=False)
     if not folder.exists():
-        said = done.stderr.strip() or "its module loaded, and there is no such PCI driver"
+        said = done.stderr.strip() or f"its module loaded, and there is no such driver of the bus {device.BUS}"
         raise CniError(Code.DEVICE, f"device {device.address}: driver {driver} is not there: {said}")
 
 
-def _rebind(device: PciDevice, driver: str) -> None:
+def _rebind(device: Device, driver: str) -> None:
     """Give the device to another driver: driver_override, and a probe of that device alone."""
     where = f"device {device.address}: binding it to {driver or 'its own driver'}"
     try:
@@ -77,7 +78,7 @@ def _rebind(device: PciDevice, driver: str) -> None:
         try:
             if device.driver:
                 (device.path / "driver/unbind").write_text(device.address)
-            (device.sysfs / "bus/pci/drivers_probe").write_text(device.address)
+            (device.sysfs / "bus" / device.BUS / "drivers_probe").write_text(device.address)
         finally:
             # The kernel keeps an override for ever; an empty line takes it away.
             (device.path / "driver_override").write_text("\n")
@@ -86,6 +87,6 @@ def _rebind(device: PciDevice, driver: str) -> None:
     now = device.driver
     if not now or (driver and now != driver):
         hint = ""
-        if driver == "vfio-pci" and not device.iommu_group:
+        if driver == "vfio-pci" and isinstance(device, PciDevice) and not device.iommu_group:
             hint = "; it has no IOMMU group: is the IOMMU on (intel_iommu=on) in firmware and kernel?"
         raise CniError(Code.DEVICE, f"{where}: it has {now or 'no driver'} now{hint}")
