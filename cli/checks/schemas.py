@@ -107,6 +107,8 @@ _SRIOV: Mapping[str, Schema] = {
     "rdmaIsolation": {"type": "boolean"},
     "driver": {"anyOf": [_text("[A-Za-z0-9][A-Za-z0-9_-]{0,63}"), _NO_TEXT]},
     "reset": _SWITCH,
+    "bridge": {"anyOf": [_text(sriov_conf.BRIDGE.pattern), _NO_TEXT]},
+    "trunk": _list(_number(1, 4094)),
     "ipam": {"type": "object"},
     "runtimeConfig": {"type": "object"},
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,8 @@ KEYS = (
     "rdmaIsolation",  # true: the VF's RDMA devices go into the pod with its netdev, and are nowhere else
     "driver",  # what drives the VF in the pod: "vfio-pci", another driver, or "netdevice" for the kernel's own
     "reset",  # "on" or "off": a function-level reset of a user-space VF by DEL; absent: where vfio does not do it
+    "bridge",  # Open vSwitch bridge that gets the VF's representor as a port; its PF is in switchdev mode
+    "trunk",  # with a bridge: list of VLANs that the port carries tagged; "vlan" is then the one untagged
     "ipam",
     "runtimeConfig",  # mac, ips, deviceID, CNIDeviceInfoFile
 )
@@ -56,7 +58,7 @@ OTHER_KEYS = (
 # Keys that others know and no driver of the kernel could obey: no netlink attribute carries them.
 _IMPOSSIBLE = {
     "vlantrunk": 'key "vlanTrunk": the kernel has no way to give a VF several VLANs; expected "vlan" for one, '
-    'or none and "trust": "on", with the VLANs as interfaces in the pod',
+    'or none and "trust": "on", with the VLANs as interfaces in the pod, or "bridge" and "trunk"',
 }
 # What CNI_ARGS may hold: ours, host-local's and the runtime's.
 _ARGS = ("IgnoreUnknown", "MAC", "IP", "GATEWAY")
@@ -65,22 +67,39 @@ _OF_A_VF = (
     *("vlan", "vlanQoS", "vlanProto", "spoofchk", "trust", "link_state", "min_tx_rate", "max_tx_rate"),
     *("driver", "reset"),
 )
+_OF_A_PORT = ("vlan", "max_tx_rate")  # of these what a representor's port has as well
 _CANONICAL = {key.lower(): key for key in (*KEYS, *OTHER_KEYS)}
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
+BRIDGE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}")
 _DRIVER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 NETDEVICE = "netdevice"  # as a driver: the one that the kernel chooses
+
+
+@dataclass(frozen=True, kw_only=True)
+class BridgePort:
+    """A representor as a port of an Open vSwitch bridge: `vlan` untagged, `trunk` tagged (neither: every VLAN).
+
+    `rate` limits what the pod sends, in Mbit/s, 0 for no limit.
+    """
+
+    bridge: str
+    vlan: int | None = None
+    trunk: tuple[int, ...] = ()
+    rate: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class SriovConf:
     """What an attachment asks of its device: `settings` for the PF's side, `mac` to `queues` for the netdev.
 
+    `port` is the representor's, whose VLAN and limit are then none of `settings`.
     `driver` is "" for the one that the VF has; `reset` whether a user-space VF is reset when it is given back,
     None where its driver does not do that by itself.
     """
 
     device: str
     settings: VfSettings
+    port: BridgePort | None
     mac: str | None
     mtu: int | None
     promisc: bool | None
@@ -102,6 +121,11 @@ def parse(request: Request, devinfo: Path) -> SriovConf:
         return _parse(request, _canonical(request.config), devinfo)
     except CniError as error:
         raise error.prefixed(f"network {request.name}") from None
+
+
+def names_bridge(config: Mapping[str, Any]) -> bool:
+    """Whether a configuration, which may be one that was taken for valid before, names a bridge."""
+    return any(key.lower() == "bridge" and value for key, value in config.items())
 
 
 def _canonical(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -152,11 +176,13 @@ def _parse(request: Request, conf: Mapping[str, Any], devinfo: Path) -> SriovCon
         raise _wrong("deviceID", functions.EXPECTED, device)
     mac = _mac(runtime.get("mac") or request.args.get("MAC") or conf.get("mac"))
     scalable = functions.SCALABLE.fullmatch(name) is not None
+    port = _port(conf)
     if scalable:
-        _refuse_what_is_a_vfs(conf)
+        _refuse_what_is_a_vfs(conf, but=_OF_A_PORT if port else ())
     return SriovConf(
         device=name,
-        settings=VfSettings() if scalable else _settings(conf, mac),
+        settings=VfSettings() if scalable else _settings(conf, mac, with_port=port is not None),
+        port=port,
         mac=mac,
         mtu=_integer(conf, "mtu", 68, 65535),
         promisc=_trusted_switch(conf, "promisc", trusted=scalable),
@@ -169,20 +195,49 @@ def _parse(request: Request, conf: Mapping[str, Any], devinfo: Path) -> SriovCon
     )
 
 
-def _settings(conf: Mapping[str, Any], mac: str | None) -> VfSettings:
+def _settings(conf: Mapping[str, Any], mac: str | None, *, with_port: bool) -> VfSettings:
+    """What the PF is asked to hold for a VF; in switchdev mode drivers leave its VLAN and rates to the switch."""
     return VfSettings(
         mac=mac,
-        **_vlan(conf),
-        **_rates(conf),
+        **({} if with_port else _vlan(conf)),
+        **({} if with_port else _rates(conf)),
         spoofchk=_switch(conf, "spoofchk"),
         trust=_switch(conf, "trust"),
         link_state=_link_state(conf.get("link_state")),
     )
 
 
-def _refuse_what_is_a_vfs(conf: Mapping[str, Any]) -> None:
+def _port(conf: Mapping[str, Any]) -> BridgePort | None:
+    """What is asked of the representor's port, None without a bridge."""
+    bridge, trunk = conf.get("bridge"), conf.get("trunk") or []
+    if not isinstance(trunk, list) or not all(_is_vlan(vlan) for vlan in trunk):
+        raise _wrong("trunk", "a list of VLANs from 1 to 4094", trunk)
+    if bridge is None or bridge == "":
+        if trunk:
+            raise CniError(Code.INVALID_CONFIG, 'key "trunk" needs the key "bridge"')
+        return None
+    if not isinstance(bridge, str) or not BRIDGE.fullmatch(bridge):
+        raise _wrong("bridge", "the name of an Open vSwitch bridge like br-int", bridge)
+    vlan, rates = _vlan(conf), _rates(conf)
+    if vlan.get("vlan_qos") or vlan.get("vlan_proto", ETH_P_8021Q) != ETH_P_8021Q or rates["min_tx_rate"]:
+        raise CniError(
+            Code.INVALID_CONFIG,
+            'key "bridge": a port of Open vSwitch has no "vlanQoS", "vlanProto" or "min_tx_rate"; expected none',
+        )
+    if (tag := vlan.get("vlan")) in trunk:
+        raise CniError(Code.INVALID_CONFIG, f'key "trunk": {tag} is the VLAN that is untagged (key "vlan")')
+    return BridgePort(
+        bridge=bridge, vlan=tag or None, trunk=tuple(sorted(set(trunk))), rate=rates["max_tx_rate"] or 0
+    )
+
+
+def _is_vlan(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 4094
+
+
+def _refuse_what_is_a_vfs(conf: Mapping[str, Any], *, but: Collection[str]) -> None:
     for key in _OF_A_VF:
-        if conf.get(key) not in {None, ""}:
+        if key not in but and conf.get(key) not in {None, ""}:
             raise CniError(
                 Code.INVALID_CONFIG,
                 f'key "{key}": a scalable function has none, and no driver but its own; '

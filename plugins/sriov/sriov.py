@@ -2,7 +2,8 @@
 
 ADD: check, take the VF in the journal with all that it is now, then change it. DEL: bring it back from
 wherever it is to what the journal says, then give it up. Nothing is changed that the journal does not know,
-so a DEL or GC after any crash ends as a clean one does.
+so a DEL or GC after any crash ends as a clean one does. A port that an Open vSwitch that is down cannot be relieved
+of keeps its VF in the journal; the next call removes it.
 """
 
 from __future__ import annotations
@@ -12,13 +13,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from plugins.sriov import addressing
+from plugins.sriov import addressing, representor
 from plugins.sriov import conf as configuration
 from plugins.sriov import vf as vfs
-from plugins.sriov.conf import NETDEVICE, SriovConf
+from plugins.sriov.conf import NETDEVICE, BridgePort, SriovConf
 from plugins.sriov.function import Vf
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.plugin import Result
@@ -26,15 +28,20 @@ from wirespeed.cni.request import Request
 from wirespeed.host import announce, ethtool, functions, netns
 from wirespeed.host.pci import USERSPACE_DRIVERS
 from wirespeed.host.rtnl import Link, NetlinkError, Rtnl, VfSettings
+from wirespeed.host.switches import SwitchDownError, UnreachedError
 from wirespeed.ipam import Ipam
 from wirespeed.kube import deviceinfo
 from wirespeed.node import Node
 from wirespeed.state.journal import DeviceClaim, DeviceTakenError
 from wirespeed.state.locks import device_lock
 
+if TYPE_CHECKING:
+    from plugins.sriov.bridge import Bridges
+
 log = logging.getLogger(__name__)
 
 PLUGIN = "sriov"
+_REMOVING = "removing"  # the step of a claim whose VF is restored, and whose port is still to be removed
 
 # Keys of the configuration that the VF's netdev gets: as fields of the configuration, and of Link.
 _NETDEV_KEYS = {"mac": "mac", "mtu": "mtu", "promisc": "promisc", "all_multicast": "allmulti", "queues": "queues"}
@@ -53,6 +60,13 @@ class Sriov:
         self._sysfs = Path(node.config.sysfs)
         self._devinfo = Path(node.config.devinfo)
         self._locks = Path(node.config.state).parent / "locks"
+        self._ovsdb = node.config.vhost.ovsdb
+
+    @cached_property
+    def _bridges(self) -> Bridges:
+        from plugins.sriov.bridge import Bridges  # noqa: PLC0415 — its library is for networks with a bridge
+
+        return Bridges(self._ovsdb)
 
     def capabilities(self, config: Mapping[str, Any]) -> frozenset[str]:
         """See `wirespeed.cni.plugin.Capable`; requested addresses are the IPAM's to read."""
@@ -61,6 +75,7 @@ class Sriov:
 
     def add(self, request: Request) -> Result:
         conf = configuration.parse(request, self._devinfo)
+        self._finish_removals(deadline=request.deadline)
         with netns.opened(request.netns) as ns:
             # Asked before the lock too: who has the VF may be waiting for a slow IPAM with the lock held.
             self._dead_owner(request, conf.device)
@@ -72,7 +87,7 @@ class Sriov:
                 self._free_from_dead_owner(request, conf.device)
                 vf = vfs.find(host, functions.named(conf.device, self._sysfs), rebinding=bool(conf.driver))
                 _check_mode(request, conf, vf.where, has_netdev=_to_be_netdev(conf, vf))
-                claim = self._claim(request, conf, vf, ns)
+                claim = self._claim(request, conf, vf, ns, host)
                 with self._undone_on_failure(request, claim):
                     if conf.driver:
                         claim, vf = self._rebind(request, conf, vf, host, claim)
@@ -88,6 +103,8 @@ class Sriov:
         steps: list[Callable[[], None]] = [lambda: self._ipam.delete(request)]
         if claim is not None and claim.plugin == PLUGIN:
             steps.insert(0, lambda: self._give_back(claim, deadline=request.deadline))
+        elif claim is None and configuration.names_bridge(request.config):
+            steps.insert(0, lambda: self._remove_unknown(request))
         _all_of(steps)
 
     def check(self, request: Request) -> None:
@@ -103,6 +120,8 @@ class Sriov:
             wrong = vfs.drift(host, device, before, given.get("driver", before["driver"]), wanted)
             if given.get("netdev", before["link"] is not None):
                 wrong += _netdev_drift(claim, ns, request.config.get("prevResult") or {})
+            if conf.port is not None:
+                wrong += self._port_drift(claim, conf.port, host, deadline=request.deadline)
         if wrong:
             raise CniError(Code.DRIFT, f"device {conf.device} of {request.ifname}: {', '.join(wrong)}")
 
@@ -117,12 +136,18 @@ class Sriov:
         ]
         for claim in lost:
             log.info("GC of network %s: device %s of container %s", request.name, claim.device, claim.container)
-        steps = [lambda claim=claim: self._give_back(claim, deadline=request.deadline) for claim in lost]
+        steps: list[Callable[[], None]] = [
+            partial(self._give_back, claim, deadline=request.deadline) for claim in lost
+        ]
+        if configuration.names_bridge(request.config):
+            steps.append(lambda: self._bridges.sweep(request.name, valid, deadline=request.deadline))
         _all_of([*steps, lambda: self._ipam.gc(request)])
 
     def status(self, request: Request) -> None:
         try:
             self._journal.check_usable()
+            if configuration.names_bridge(request.config):
+                self._bridges.status(deadline=request.deadline)
         except CniError as error:
             raise CniError(Code.UNAVAILABLE, error.msg) from error
         self._ipam.status(request)
@@ -132,7 +157,7 @@ class Sriov:
     def _dead_owner(self, request: Request, device: str) -> DeviceClaim | None:
         """The dead owner of the device, or None without one. Raises DeviceTakenError for one that lives."""
         owner = self._journal.owner(device)
-        if owner is not None and netns.alive(owner.netns, owner.identity):
+        if owner is not None and owner.step != _REMOVING and netns.alive(owner.netns, owner.identity):
             raise DeviceTakenError(device, request.container_id, request.ifname, owner)
         return owner
 
@@ -142,10 +167,15 @@ class Sriov:
         if owner is None:
             return
         log.warning("device %s: container %s is gone without a DEL", device, owner.container)
-        self._restore(owner, deadline=request.deadline)
-        self._journal.release(owner)
+        self._take_back(owner, deadline=request.deadline)
+        if self._journal.owner(device) is not None:
+            raise CniError(
+                Code.TRY_AGAIN_LATER,
+                f"device {device}: its representor is still a port of {owner.record['port']['bridge']}, and Open "
+                "vSwitch is down; expected it to run",
+            )
 
-    def _claim(self, request: Request, conf: SriovConf, vf: Vf, ns: netns.NetNs) -> DeviceClaim:
+    def _claim(self, request: Request, conf: SriovConf, vf: Vf, ns: netns.NetNs, host: Rtnl) -> DeviceClaim:
         claim = DeviceClaim(
             device=conf.device,
             plugin=PLUGIN,
@@ -161,6 +191,7 @@ class Sriov:
                     **{key: getattr(conf, key) for key in _NETDEV_KEYS.values()},
                 },
                 "deviceInfo": conf.device_info_file,
+                "port": _port_before(conf, vf, host),
                 "reset": conf.reset,
                 # None: it keeps its driver, else the driver_override that was before it got another.
                 "rdma": vfs.rdma_devices(vf) if conf.rdma_isolation else {},
@@ -190,6 +221,8 @@ class Sriov:
         interface: dict[str, Any] = {"name": request.ifname, "sandbox": request.netns}
         interface |= {"pciID": vf.pci_address} if vf.pci_address else {}
         self._describe(conf, vf)
+        if conf.port is not None:
+            self._into_bridge(request, conf, conf.port, vf, host)
         if vf.link is None:
             return _result(interface | _dpdk_facts(conf, vf), given)
         request.check_deadline()
@@ -206,12 +239,28 @@ class Sriov:
         request.check_deadline()
         return _result(interface | {"mac": link.mac, "mtu": link.mtu}, given)
 
+    def _into_bridge(self, request: Request, conf: SriovConf, port: BridgePort, vf: Vf, host: Rtnl) -> None:
+        """Make the representor a port of the bridge, with the MTU of the pod's interface, and raise it."""
+        link = representor.find(host, vf)
+        owner = {"network": request.name, "container": request.container_id, "ifname": request.ifname}
+        self._bridges.attach(link.name, port, **owner, deadline=request.deadline)
+        host.set_link(link.index, mtu=conf.mtu, up=True)
+        request.check_deadline()
+
     def _describe(self, conf: SriovConf, vf: Vf) -> None:
         """Write the device-info file that the runtime asked for; there is none for a scalable function."""
         if not conf.device_info_file or (info := vfs.info(vf)) is None:
             return
         with deviceinfo.named(conf.device_info_file):
             deviceinfo.write(Path(conf.device_info_file), info)
+
+    def _port_drift(self, claim: DeviceClaim, port: BridgePort, host: Rtnl, *, deadline: float) -> list[str]:
+        """What of the representor and its port is not what ADD made of them."""
+        link = host.link(claim.record["port"]["before"]["index"]) if claim.record.get("port") else None
+        if link is None:
+            return ["its representor is gone"]
+        wrong = [] if link.up else [f"its representor {link.name} is down"]
+        return wrong + self._bridges.drift(link.name, port, deadline=deadline)
 
     # Undoing
 
@@ -224,8 +273,9 @@ class Sriov:
             deadline = time.monotonic() + _UNDO_TIME
             undo = request.derive(command="DEL", deadline=deadline)
             try:
-                _all_of([lambda: self._restore(claim, deadline=deadline), lambda: self._ipam.delete(undo)])
-                self._journal.release(claim)
+                unreached = isinstance(cause, UnreachedError)  # Open vSwitch has not heard of the port
+                steps = [lambda: self._take_back(claim, deadline=deadline, port=not unreached)]
+                _all_of([*steps, lambda: self._ipam.delete(undo)])
             except CniError as error:
                 log.error("undoing a failed ADD (%s): %s; DEL or GC will finish it", cause, error)  # noqa: TRY400
             raise
@@ -235,8 +285,46 @@ class Sriov:
         with device_lock(self._locks, claim.device, deadline=deadline):
             now = self._journal.device_of(claim.container, claim.ifname)
             if now is not None and now.device == claim.device:
-                self._restore(now, deadline=deadline)
-                self._journal.release(now)
+                self._take_back(now, deadline=deadline)
+
+    def _take_back(self, claim: DeviceClaim, *, deadline: float, port: bool = True) -> None:
+        """Remove the port (with `port`), restore the VF, and give it up, unless Open vSwitch is down.
+
+        The claim then becomes a removal, which is durable; so this has succeeded.
+        """
+        fault: CniError | None = None
+        try:
+            if port and claim.record.get("port"):
+                self._bridges.detach(claim.container, claim.ifname, deadline=deadline)
+        except CniError as error:
+            fault = error
+        if claim.step != _REMOVING:
+            self._restore(claim, deadline=deadline)
+        if fault is None:
+            self._journal.release(claim)
+        elif isinstance(fault, SwitchDownError):
+            log.warning("device %s: its representor's port is removed later: %s", claim.device, fault.msg)
+            self._journal.advance(claim, _REMOVING)
+        else:
+            raise fault
+
+    def _finish_removals(self, *, deadline: float) -> None:
+        """Remove the ports that an Open vSwitch that was down had to keep, if it is back."""
+        for claim in self._journal.claims(step=_REMOVING):
+            if claim.plugin == PLUGIN:
+                try:
+                    self._give_back(claim, deadline=deadline)
+                except CniError as error:
+                    log.warning("device %s: %s", claim.device, error.msg)
+                if self._journal.owner(claim.device) is not None:
+                    return
+
+    def _remove_unknown(self, request: Request) -> None:
+        """Remove the port of an attachment that the journal does not know: Open vSwitch's database outlives it."""
+        try:
+            self._bridges.detach(request.container_id, request.ifname, deadline=request.deadline)
+        except SwitchDownError as error:
+            log.warning("a port of %s of %s is left to GC: %s", request.ifname, request.container_id, error.msg)
 
     def _restore(self, claim: DeviceClaim, *, deadline: float) -> None:
         timeout = max(0.0, min(deadline - time.monotonic(), vfs.RETURN_TIMEOUT))
@@ -251,6 +339,9 @@ class Sriov:
                 reset=record.get("reset", False),
                 rdma=record.get("rdma", {}),
             )
+            if port := record.get("port"):
+                with Rtnl() as host:
+                    representor.put_back(host, port["before"])
         if path := claim.record["deviceInfo"]:
             with deviceinfo.named(path):
                 deviceinfo.remove(Path(path))
@@ -288,6 +379,13 @@ def _to_be_netdev(conf: SriovConf, vf: Vf) -> bool:
     if not conf.driver:
         return vf.link is not None
     return conf.driver not in USERSPACE_DRIVERS and "vfio" not in conf.driver
+
+
+def _port_before(conf: SriovConf, vf: Vf, host: Rtnl) -> dict[str, Any] | None:
+    """What the representor is before it becomes a port."""
+    if conf.port is None:
+        return None
+    return {"bridge": conf.port.bridge, "before": representor.snapshot(representor.find(host, vf))}
 
 
 def _check_mode(request: Request, conf: SriovConf, where: str, *, has_netdev: bool) -> None:

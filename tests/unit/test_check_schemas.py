@@ -262,6 +262,8 @@ def test_a_configuration_that_is_accepted_fits_its_schema(kind: str) -> None:
         ("networks", [{"name": "a", "interface": "lo"}]),
         ("sriov", {"vlan": 4095}),
         ("sriov", {"vlam": 1}),
+        ("sriov", {"bridge": "br 0"}),
+        ("sriov", {"trunk": [0]}),
         ("sriov", {"spoofchk": True}),
         ("vhost", {"mac": "x"}),
         ("vhost", {"hosst": {}}),

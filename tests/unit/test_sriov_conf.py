@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from plugins.sriov import conf
-from plugins.sriov.conf import KEYS, SriovConf
+from plugins.sriov.conf import KEYS, BridgePort, SriovConf
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.request import Request
 from wirespeed.host.rtnl import VfSettings
@@ -169,6 +169,16 @@ REFUSED = [
     ({"driver": 5}, 'key "driver": expected the name of a driver'),
     ({"reset": "yes"}, 'key "reset": expected "on" or "off", got \'yes\''),
     ({"vlanTrunk": "10-20"}, 'key "vlanTrunk": the kernel has no way to give a VF several VLANs'),
+    ({"bridge": "br int"}, 'key "bridge": expected the name of an Open vSwitch bridge like br-int'),
+    ({"bridge": 5}, 'key "bridge": expected the name of an Open vSwitch bridge'),
+    ({"trunk": [5]}, 'key "trunk" needs the key "bridge"'),
+    ({"bridge": "br0", "trunk": [0]}, 'key "trunk": expected a list of VLANs from 1 to 4094, got [0]'),
+    ({"bridge": "br0", "trunk": "5"}, 'key "trunk": expected a list of VLANs'),
+    ({"bridge": "br0", "trunk": [5], "vlan": 5}, 'key "trunk": 5 is the VLAN that is untagged'),
+    ({"bridge": "br0", "vlan": 5, "vlanQoS": 3}, 'key "bridge": a port of Open vSwitch has no "vlanQoS"'),
+    ({"bridge": "br0", "vlan": 5, "vlanProto": "802.1ad"}, 'key "bridge": a port of Open vSwitch has no'),
+    ({"bridge": "br0", "min_tx_rate": 5}, 'key "bridge": a port of Open vSwitch has no'),
+    ({"bridge": "br0", "vlan": 4095}, 'key "vlan": expected an integer from 0 to 4094'),
     ({"vlann": 5}, 'unknown key "vlann"; nearest known key: "vlan"'),
     ({"spoof_chk": "on"}, 'unknown key "spoof_chk"; nearest known key: "spoofchk"'),
     ({"VLAN": 5, "vlan": 6}, 'key "vlan" is given twice, as "vlan" too'),
@@ -188,6 +198,23 @@ def test_refuses(keys: dict[str, Any], message: str) -> None:
         parse(request(**keys))
     assert refused.value.code == Code.INVALID_CONFIG
     assert refused.value.msg.startswith(f"network net: {message}")
+
+
+def test_vlan_and_limit_are_the_ports_and_not_the_vfs_where_there_is_a_bridge() -> None:
+    asked = parse(
+        request(bridge="br-int", vlan=5, trunk=[7, 6], max_tx_rate=100, trust="on", mac="02:00:00:00:00:0a")
+    )
+    assert asked.port == BridgePort(bridge="br-int", vlan=5, trunk=(6, 7), rate=100)
+    assert asked.settings == VfSettings(mac="02:00:00:00:00:0a", trust=True)
+    assert parse(request(bridge="br-int", vlan=0)).port == BridgePort(bridge="br-int")
+    assert parse(request(bridge="")).port is None
+
+
+def test_a_scalable_functions_port_has_a_vlan_and_a_limit() -> None:
+    asked = parse(request(deviceID=FUNCTION, bridge="br-int", vlan=5, max_tx_rate=100))
+    assert asked.port == BridgePort(bridge="br-int", vlan=5, rate=100)
+    with pytest.raises(CniError, match='key "trust": a scalable function has none'):
+        parse(request(deviceID=FUNCTION, bridge="br-int", trust="on"))
 
 
 FUNCTION = "mlx5_core.sf.4"

@@ -55,21 +55,24 @@ class Ovsdb:
         self._call("unlock", ["ovs_vswitchd"])
         return not mine
 
-    def taken_up(self, port: str, configuration: int) -> int:
-        """The OpenFlow number of a port, once ovs-vswitchd has done what that configuration (next_cfg) asks for.
+    def wait_done(self, configuration: int, what: str) -> None:
+        """Until ovs-vswitchd has done `what`, which that configuration (next_cfg) asks for.
 
-        Raises SwitchDownError when it does not in time, CniError(DEVICE) with what it says of the port.
+        Raises SwitchDownError when it does not in time.
         """
         patience = self.left() * 9 // 10  # the database says so before we give up its answer
         try:
-            _, found = self.transact(
-                wait("Open_vSwitch", [["cur_cfg", "<", configuration]], None, timeout=patience),
-                rows("Interface", ["name", "==", port], columns=["ofport", "error"]),
-            )
+            self.transact(wait("Open_vSwitch", [["cur_cfg", "<", configuration]], None, timeout=patience))
         except WaitedInVainError as error:
-            raise SwitchDownError(
-                f"Open vSwitch at {self._remote}: ovs-vswitchd did not take up port {port} in time"
-            ) from error
+            raise SwitchDownError(f"Open vSwitch at {self._remote}: ovs-vswitchd did not {what} in time") from error
+
+    def taken_up(self, port: str, configuration: int) -> int:
+        """The OpenFlow number of a port, once ovs-vswitchd has done what that configuration asks for.
+
+        Raises SwitchDownError when it does not in time, CniError(DEVICE) with what it says of the port.
+        """
+        self.wait_done(configuration, f"take up port {port}")
+        (found,) = self.transact(rows("Interface", ["name", "==", port], columns=["ofport", "error"]))
         row = found["rows"][0]
         ofport = next(iter(items(row["ofport"])), -1)
         if ofport < 0:

@@ -1,0 +1,156 @@
+"""The representor of a VF as a port of an Open vSwitch bridge: made in one transaction, and removed in one.
+
+What is ours bears our names in external_ids: the database outlives a reboot, the journal does not.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection
+
+from plugins.sriov.conf import BridgePort
+from wirespeed.cni.errors import CniError, Code
+from wirespeed.host import ovsdb
+from wirespeed.host.ovsdb import Operation, Ovsdb, Row, as_map, as_set, changed, insert, mutate, named, one, rows
+from wirespeed.host.switches import SwitchDownError
+
+log = logging.getLogger(__name__)
+
+_MARK = "wirespeed-sriov"  # external_ids:wirespeed-sriov=<network> of a port
+
+
+class Bridges:
+    """The bridges of the Open vSwitch behind the database at `remote`.
+
+    Every call raises SwitchDownError when it does not answer before `deadline` (time.monotonic()), and CniError
+    when it refuses.
+    """
+
+    def __init__(self, remote: str) -> None:
+        self._remote = remote
+
+    def attach(
+        self, representor: str, port: BridgePort, *, network: str, container: str, ifname: str, deadline: float
+    ) -> None:
+        """Make the representor a port, in place of one that a pod before has left; returns once it works."""
+        marks = {_MARK: network, f"{_MARK}-container": container, f"{_MARK}-ifname": ifname}
+        with ovsdb.connected(self._remote, deadline=deadline) as db:
+            db.taken_up(representor, _make(db, representor, port, marks))
+
+    def detach(self, container: str, ifname: str, *, deadline: float) -> None:
+        """Remove the port that is marked as this interface's, wherever it is and whatever its name."""
+        with ovsdb.connected(self._remote, deadline=deadline) as db:
+            _remove(db, _marked(db, {f"{_MARK}-container": container, f"{_MARK}-ifname": ifname}))
+
+    def sweep(self, network: str, valid: Collection[tuple[str, str]], *, deadline: float) -> None:
+        """Remove the network's ports of all interfaces that are not among `valid`, (container, name) each."""
+        with ovsdb.connected(self._remote, deadline=deadline) as db:
+            lost = [row for row in _marked(db, {_MARK: network}) if _owner(row) not in valid]
+            for row in lost:
+                log.info("GC of network %s: port %s of container %s", network, row["name"], _owner(row)[0])
+            _remove(db, lost)
+
+    def drift(self, representor: str, port: BridgePort, *, deadline: float) -> list[str]:
+        """What of the port is not as `attach` made it."""
+        wanted, interface = _port_columns(port), _interface_columns(port)
+        with ovsdb.connected(self._remote, deadline=deadline) as db:
+            ports, interfaces, bridges = db.transact(
+                rows("Port", ["name", "==", representor], columns=["_uuid", *wanted]),
+                rows("Interface", ["name", "==", representor], columns=["error", *interface]),
+                rows("Bridge", ["name", "==", port.bridge], columns=["ports"]),
+            )
+        if not ports["rows"] or not interfaces["rows"]:
+            return [f"Open vSwitch has no port {representor}"]
+        row, faults = ports["rows"][0], ovsdb.items(interfaces["rows"][0]["error"])
+        wrong = ovsdb.differences(row, wanted) + ovsdb.differences(interfaces["rows"][0], interface)
+        wrong = [f"port {representor}: {fault}" for fault in [*wrong, *faults]]
+        if not any(row["_uuid"][1] in ovsdb.uuids(bridge["ports"]) for bridge in bridges["rows"]):
+            wrong.append(f"port {representor} is not in bridge {port.bridge}")
+        return wrong
+
+    def status(self, *, deadline: float) -> None:
+        """Raise CniError when no port could be made now."""
+        with ovsdb.connected(self._remote, deadline=deadline) as db:
+            if not db.switch_runs():
+                raise SwitchDownError(f"Open vSwitch at {self._remote}: ovs-vswitchd does not run")
+
+
+def _make(db: Ovsdb, representor: str, port: BridgePort, marks: dict[str, str]) -> int:
+    """The transaction of an ADD; the number of the configuration that has the port.
+
+    It is made anew when another has changed bridge or port after they were looked at; the deadline ends it.
+    """
+    while True:
+        try:
+            operations = _operations(db, representor, port, marks)
+            results = db.transact(*operations, changed(), rows("Open_vSwitch", columns=["next_cfg"]))
+            return int(results[-1]["rows"][0]["next_cfg"])
+        except ovsdb.WaitedInVainError:
+            continue
+
+
+def _operations(db: Ovsdb, representor: str, port: BridgePort, marks: dict[str, str]) -> list[Operation]:
+    """What makes the port, given bridge and port as they are now."""
+    bridge, by_name = ["name", "==", port.bridge], ["name", "==", representor]
+    bridges, ports = db.transact(
+        rows("Bridge", bridge, columns=["_uuid"]), rows("Port", by_name, columns=["_uuid", "external_ids"])
+    )
+    if not bridges["rows"]:
+        raise CniError(Code.DEVICE, f'key "bridge": Open vSwitch has no bridge {port.bridge}; expected one')
+    there: Row | None = next(iter(ports["rows"]), None)
+    if there is not None and _MARK not in ovsdb.mapping(there["external_ids"]):
+        raise CniError(
+            Code.INTERFACE,
+            f'key "bridge": representor {representor} is a port of Open vSwitch already, made by somebody else',
+        )
+    row = {"name": representor, "external_ids": as_map(marks)}
+    return [
+        ovsdb.wait("Bridge", [bridge], {"_uuid": bridges["rows"][0]["_uuid"]}),
+        ovsdb.wait("Port", [by_name], there and {"_uuid": there["_uuid"]}),
+        *([_out_of_bridge(there["_uuid"])] if there else []),
+        insert("Interface", "interface", row | _interface_columns(port)),
+        insert("Port", "port", row | _port_columns(port) | {"interfaces": named("interface")}),
+        mutate("Bridge", [bridge], ["ports", "insert", as_set([named("port")])]),
+    ]
+
+
+def _port_columns(port: BridgePort) -> Row:
+    nothing = {"tag": as_set([]), "trunks": as_set([]), "vlan_mode": as_set([])}
+    return nothing | ovsdb.vlan_columns(port.vlan, port.trunk)
+
+
+def _interface_columns(port: BridgePort) -> Row:
+    return {"ingress_policing_rate": port.rate * 1000}  # kbit/s of what comes from the pod into the switch
+
+
+def _marked(db: Ovsdb, ids: dict[str, str]) -> list[Row]:
+    columns = ["_uuid", "name", "external_ids"]
+    (found,) = db.transact(rows("Port", ["external_ids", "includes", as_map(ids)], columns=columns))
+    return list(found["rows"])
+
+
+def _owner(row: Row) -> tuple[str, str]:
+    """The container and interface that a port was made for."""
+    ids = ovsdb.mapping(row["external_ids"])
+    return ids.get(f"{_MARK}-container", ""), ids.get(f"{_MARK}-ifname", "")
+
+
+def _remove(db: Ovsdb, ports: list[Row]) -> None:
+    """Remove ports, and wait until a switch that runs has let go of their interfaces.
+
+    It puts flags of them back as it does, the whole of them as it remembers them: who lowers one before that finds
+    it up again.
+    """
+    if not ports:
+        return
+    operations = [_out_of_bridge(row["_uuid"]) for row in ports]
+    results = db.transact(*operations, changed(), rows("Open_vSwitch", columns=["next_cfg"]))
+    if db.switch_runs():
+        names = ", ".join(row["name"] for row in ports)
+        db.wait_done(int(results[-1]["rows"][0]["next_cfg"]), f"let go of port {names}")
+
+
+def _out_of_bridge(uuid: list[str]) -> Operation:
+    """Take a port out of its bridge; rows that nothing refers to any more go by themselves."""
+    port = as_set([one(uuid[1])])
+    return mutate("Bridge", [["ports", "includes", port]], ["ports", "delete", port])
