@@ -1,57 +1,82 @@
-"""The command line: python3 -m bench host | lab."""
+"""The command line: python3 -m bench host | lab | vhost | deviceplugin."""
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import bench
-from bench import host, lab
-from bench.systems import PEER_HELP, SHIM, CallFailedError, Peer, read_peer
+from bench import deviceplugin, host, lab, systems, vhost
+from bench.figures import Figures
+from bench.systems import SHIM, CallFailedError
 
 EPILOG = """\
 examples:
   python3 -m bench host --out figures
   python3 -m bench host --peer 'other=/opt/other/plugin:/tmp/other.conf:/opt/other'
   python3 -m lab run --add build -- python3 -m bench lab
-
-In the lab, --peer's configuration says "@KERNEL@" or "@VFIO@" for the address of the VF that it is measured with.
-On the host it may say "@KUBECONFIG@", and a --service has KUBECONFIG in its environment: of the API server that
-all systems ask. It has the pod default/bench, whose annotation names the networks net1 and net2.
-python3 -m bench.vhost measures ports of Open vSwitch.
+  python3 -m bench vhost --peer other=/opt/other/plugin
+  python3 -m bench deviceplugin --peer 'other=/opt/other/plugin --config-file @CONFIG@'
 """
 
 
+class Where(NamedTuple):
+    """What is measured at one place, and beside which other systems."""
+
+    measure: Callable[[argparse.Namespace], Figures]
+    text: str
+    rounds: int
+    read_peer: Callable[[str], Any]
+    peer: str
+    peer_text: str
+
+
+WHERES = {
+    "host": Where(
+        host.measure,
+        "this machine: pods with bridged networks",
+        40,
+        systems.read_peer,
+        systems.PEER,
+        systems.PEER_TEXT + host.PEER_TEXT,
+    ),
+    "lab": Where(
+        lab.measure,
+        "inside the lab VM: its SR-IOV VFs",
+        40,
+        systems.read_peer,
+        systems.PEER,
+        systems.PEER_TEXT + lab.PEER_TEXT,
+    ),
+    "vhost": Where(
+        vhost.measure,
+        "this machine: vhost-user ports of Open vSwitch with DPDK",
+        40,
+        vhost.read_peer,
+        vhost.PEER,
+        vhost.PEER_TEXT,
+    ),
+    "deviceplugin": Where(
+        deviceplugin.measure,
+        "this machine: device plugins with 2,048 VFs",
+        5,
+        deviceplugin.read_peer,
+        deviceplugin.PEER,
+        deviceplugin.PEER_TEXT,
+    ),
+}
+
+
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        prog="python3 -m bench",
-        description=bench.__doc__,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "where", choices=("host", "lab"), help="this machine, or (inside the lab VM) its SR-IOV VFs"
-    )
-    parser.add_argument(
-        "--rounds", type=int, default=40, metavar="N", help="how often each is called (default: 40)"
-    )
-    parser.add_argument(
-        "--peer", type=_peer, action="append", default=[], metavar="NAME=BINARY:CONF[:CNI_PATH]", help=PEER_HELP
-    )
-    parser.add_argument(
-        "--service",
-        action="append",
-        default=[],
-        metavar="COMMAND",
-        help="a shell command that runs beside, for a peer with a daemon (host only)",
-    )
-    parser.add_argument("--out", type=Path, metavar="DIR", help="write bench-WHERE.md and bench-WHERE.json there")
+    parser = _parser()
     arguments = parser.parse_args()
     if not SHIM.exists():
         parser.error(f"{SHIM} is not built: make {SHIM.relative_to(SHIM.parents[1])}")
     try:
-        figures = {"host": host, "lab": lab}[arguments.where].measure(arguments)
+        figures = WHERES[arguments.where].measure(arguments)
     except CallFailedError as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
@@ -61,11 +86,55 @@ def main() -> int:
     return 0
 
 
-def _peer(text: str) -> Peer:
-    try:
-        return read_peer(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python3 -m bench",
+        description=bench.__doc__,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    wheres = parser.add_subparsers(dest="where", required=True, metavar="WHERE")
+    for name, where in WHERES.items():
+        one = wheres.add_parser(name, help=where.text, description=f"Figures of {where.text}.")
+        one.add_argument(
+            "--rounds",
+            type=int,
+            default=where.rounds,
+            metavar="N",
+            help="how often each has its turn (default: %(default)s)",
+        )
+        one.add_argument(
+            "--peer",
+            type=_reader(where.read_peer),
+            action="append",
+            default=[],
+            metavar=where.peer,
+            help=where.peer_text,
+        )
+        one.add_argument(
+            "--out", type=Path, metavar="DIR", help=f"write bench-{name}.md and bench-{name}.json there"
+        )
+        if name == "host":
+            one.add_argument(
+                "--service",
+                action="append",
+                default=[],
+                metavar="COMMAND",
+                help="a shell command that runs beside, for a peer with a daemon",
+            )
+    return parser
+
+
+def _reader(read: Callable[[str], Any]) -> Callable[[str], Any]:
+    """What a wrong --peer is told by argparse."""
+
+    def peer(text: str) -> Any:
+        try:
+            return read(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return peer
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What was measured: series of times, their percentiles and ratios, as a table, as Markdown and as JSON."""
+"""What was measured: series of figures, their percentiles and ratios, as a table, as Markdown and as JSON."""
 
 from __future__ import annotations
 
@@ -15,36 +15,38 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-HEADINGS = ("what", "system", "n", "p50 ms", "p90 ms", "p99 ms", "ratio of p50")
+HEADINGS = ("what", "system", "n", "p50", "p90", "p99", "ratio of p50")
 
 
 @dataclass
 class Figures:
-    """Times in ms of each thing that was measured ("ADD of a kernel VF") by each system, and notes.
+    """Figures of each thing that was measured ("ADD of a kernel VF") by each system, and notes.
 
     The first system that a thing was measured with is what the others' ratios are to.
     """
 
     title: str
-    times: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    series: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    units: dict[str, str] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=dict)
 
-    def add(self, what: str, system: str, milliseconds: float) -> None:
-        self.times.setdefault(what, {}).setdefault(system, []).append(milliseconds)
+    def add(self, what: str, system: str, figure: float, unit: str = "ms") -> None:
+        self.series.setdefault(what, {}).setdefault(system, []).append(figure)
+        self.units[what] = unit
 
     def ratio(self, what: str, system: str) -> float:
         """The system's median as a multiple of the first system's."""
-        series = self.times[what]
+        series = self.series[what]
         return percentile(series[system], 50) / percentile(next(iter(series.values())), 50)
 
     def rows(self) -> list[tuple[str, ...]]:
         """The cells under HEADINGS."""
         found = []
-        for what, series in self.times.items():
-            for number, (system, times) in enumerate(series.items()):
-                shown = [f"{percentile(times, share):.2f}" for share in (50, 90, 99)]
+        for what, series in self.series.items():
+            for number, (system, measured) in enumerate(series.items()):
+                shown = [f"{percentile(measured, share):.2f} {self.units[what]}" for share in (50, 90, 99)]
                 ratio = f"{self.ratio(what, system):.2f}" if number else "1"
-                found.append((what, system, str(len(times)), *shown, ratio))
+                found.append((what, system, str(len(measured)), *shown, ratio))
         return found
 
     def show(self) -> None:
@@ -68,8 +70,13 @@ class Figures:
         return "\n".join(lines) + "\n"
 
     def to_json(self) -> str:
-        """Every time that was measured, too."""
-        value: dict[str, Any] = {"title": self.title, "notes": self.notes, "milliseconds": self.times}
+        """Every figure that was measured, too."""
+        value: dict[str, Any] = {
+            "title": self.title,
+            "notes": self.notes,
+            "units": self.units,
+            "series": self.series,
+        }
         return json.dumps(value, indent=1) + "\n"
 
     def write(self, folder: Path, name: str) -> None:
@@ -79,9 +86,9 @@ class Figures:
         (folder / f"{name}.json").write_text(self.to_json())
 
 
-def percentile(times: Sequence[float], share: float) -> float:
-    """The smallest time that `share` per cent of all are not above (nearest rank)."""
-    return sorted(times)[max(0, math.ceil(share / 100 * len(times)) - 1)]
+def percentile(figures: Sequence[float], share: float) -> float:
+    """The smallest figure that `share` per cent of all are not above (nearest rank)."""
+    return sorted(figures)[max(0, math.ceil(share / 100 * len(figures)) - 1)]
 
 
 def interleaved(rounds: int, turns: Sequence[Callable[[int], None]]) -> None:

@@ -28,6 +28,10 @@ NETWORKS = {"eth0": 1, "net1": 2, "net2": 3}
 POD, ALONE = "pod with three bridged networks", "the three bridge plugins alone"
 ARGS = "IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME=bench;K8S_POD_UID=bench"
 NAMESPACE = "WIRESPEED_BENCH_NAMESPACE"  # set in the process that has one
+PEER_TEXT = """\
+Its configuration may say "@KUBECONFIG@", and a --service has KUBECONFIG in its environment: of the API server that
+all systems ask. It has the pod default/bench, whose annotation names the networks net1 and net2
+"""
 
 
 def measure(arguments: argparse.Namespace) -> Figures:
@@ -89,7 +93,7 @@ def _pods(figures: Figures, ours: Suite, api: ApiServer, peers: Mapping[str, Cal
     }
     asked = dict.fromkeys(turns, 0)
     for verb in ("ADD", "DEL"):
-        figures.times[f"{verb} of a {POD}"] = {system: [] for system in turns}
+        figures.series[f"{verb} of a {POD}"] = {system: [] for system in turns}
 
     def turn(system: str, number: int) -> None:
         before = len(api.requests)

@@ -23,6 +23,9 @@ PFS = {"kernel": "ens1", "vfio": "ens2"}
 VFS = 7
 FLOOR, OURS, RESET = "netlink floor", "wirespeed", "wirespeed, reset on"
 SETTINGS = {"mac": "02:00:00:00:00:f1", "vlan": 100, "spoofchk": "on", "trust": "on"}
+PEER_TEXT = """\
+Its configuration says "@KERNEL@" or "@VFIO@" for the address of the VF that it is measured with
+"""
 Turn = Callable[[], dict[str, float]]
 
 
@@ -60,7 +63,7 @@ def _measure(figures: Figures, turns: dict[tuple[str, str], Turn], rounds: int) 
     # The floor comes first in the figures, whoever has the first turn.
     for kind in PFS:
         for verb in ("ADD", "DEL"):
-            figures.times.setdefault(f"{verb} of a {kind} VF", {})[FLOOR] = []
+            figures.series.setdefault(f"{verb} of a {kind} VF", {})[FLOOR] = []
     interleaved(rounds, [partial(turn, *who) for who in turns])
 
 

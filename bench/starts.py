@@ -23,7 +23,7 @@ def start_callers(ours: Suite, peers: Sequence[Peer]) -> Starts:
 def starts(figures: Figures, callers: Mapping[str, tuple[Caller, str]], rounds: int) -> None:
     """Time them; the first one is what the others are compared to."""
     what = "start of a process"
-    figures.times[what] = {system: [] for system in callers}
+    figures.series[what] = {system: [] for system in callers}
 
     def turn(system: str, number: int) -> None:
         caller, verb = callers[system]

@@ -18,9 +18,10 @@ ROOT = Path(__file__).parents[1]
 SHIM = ROOT / "build/wirespeed-cni"
 REFERENCE_PLUGINS = "/usr/lib/cni"  # Debian's containernetworking-plugins
 
-PEER_HELP = """\
+PEER = "NAME=BINARY:CONF[:CNI_PATH]"
+PEER_TEXT = """\
 another CNI plugin, called in the same run as ours is: its executable, the file of its network configuration,
-and the folders of the plugins that it calls (default: the folder of its executable)
+and the folders of the plugins that it calls (default: the folder of its executable).
 """
 
 
@@ -40,15 +41,21 @@ def read_peer(text: str) -> Peer:
     binary, _, rest = rest.partition(":")
     conf, _, path = rest.partition(":")
     if not (name and equals and binary and conf):
-        raise ValueError(f"expected NAME=BINARY:CONF[:CNI_PATH], got {text!r}")
-    executable = Path(binary).resolve()
-    if not os.access(executable, os.X_OK):
-        raise ValueError(f"{name}: {executable} is no executable")
+        raise ValueError(f"expected {PEER}, got {text!r}")
+    program = executable(name, binary)
     try:
         config = json.loads(Path(conf).read_text())
     except (OSError, ValueError) as error:
         raise ValueError(f"{name}: configuration {conf}: {error}") from error
-    return Peer(name=name, binary=executable, config=config, path=path or str(executable.parent))
+    return Peer(name=name, binary=program, config=config, path=path or str(program.parent))
+
+
+def executable(name: str, path: str) -> Path:
+    """The absolute path of a peer's executable. Raises ValueError where it is none."""
+    found = Path(path).resolve()
+    if not (found.is_file() and os.access(found, os.X_OK)):
+        raise ValueError(f"{name}: {found} is no executable")
+    return found
 
 
 def filled(config: Mapping[str, Any], **values: str) -> dict[str, Any]:
@@ -139,17 +146,22 @@ class Suite:
 
     def memory(self) -> str:
         """What the agent has in memory."""
-        status = Path(f"/proc/{self.process.pid}/status").read_text()
-        (resident,) = [line.split()[1] for line in status.splitlines() if line.startswith("VmRSS")]
-        return f"{int(resident) / 1024:.0f} MiB"
+        return f"{resident(self.process.pid) / 1024:.0f} MiB"
+
+
+def resident(pid: int) -> int:
+    """KiB of a process that are in memory."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    (found,) = [line.split()[1] for line in status.splitlines() if line.startswith("VmRSS")]
+    return int(found)
 
 
 @contextmanager
-def suite(folder: Path, cluster: Mapping[str, str]) -> Iterator[Suite]:
-    """An agent; `cluster` says where it reads pods and networks."""
+def suite(folder: Path, cluster: Mapping[str, str], **more: Any) -> Iterator[Suite]:
+    """An agent; `cluster` says where it reads pods and networks, `more` are further keys of its configuration."""
     places = {"socket": "agent.sock", "state": "state.db", "leases": "leases", "devinfo": "devinfo"}
     config: dict[str, Any] = {key: str(folder / name) for key, name in places.items()}
-    config |= {"kubelet": str(folder / "kubelet"), "cluster": dict(cluster)}
+    config |= {"kubelet": str(folder / "kubelet"), "cluster": dict(cluster), **more}
     (folder / "agent.json").write_text(json.dumps(config))
     command = [sys.executable, "-m", "cli", "agent", "--config", str(folder / "agent.json"), "--log-level", "error"]
     process = subprocess.Popen(command, cwd=ROOT)

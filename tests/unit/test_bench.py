@@ -41,14 +41,14 @@ def test_ratios_are_to_the_first_system() -> None:
 
 def test_markdown_has_each_row_and_the_notes() -> None:
     text = figures().markdown().splitlines()
-    assert "| ADD | ours | 3 | 3.00 | 13.50 | 13.50 | 1.50 |" in text
+    assert "| ADD | ours | 3 | 3.00 ms | 13.50 ms | 13.50 ms | 1.50 |" in text
     assert text[-1] == "- machine: this one"
 
 
 def test_what_is_written_holds_every_time(tmp_path: Path) -> None:
     figures().write(tmp_path / "out", "bench-host")
     written = json.loads((tmp_path / "out/bench-host.json").read_text())
-    assert written["milliseconds"]["ADD"]["floor"] == [2.0, 2.0, 9.0]
+    assert written["series"]["ADD"]["floor"] == [2.0, 2.0, 9.0]
     assert (tmp_path / "out/bench-host.md").read_text() == figures().markdown()
 
 

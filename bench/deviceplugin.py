@@ -1,0 +1,293 @@
+"""Figures of device plugins: 2,048 VFs of 8 PFs, offered to one kubelet by the suite's and by others, in turn.
+
+Runs in network and mount namespaces of its own. There /sys is a tree that is laid out here, every VF on vfio-pci,
+/dev has the VFs' nodes, and /run and /var/lib are empty: each system finds the same node under the same paths.
+Every turn is a whole life of a plugin's process, beside a kubelet that has just started.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import random
+import shlex
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from bench.figures import Figures, interleaved, machine
+from bench.systems import ROOT, CallFailedError, executable, resident
+from play.kubelet import Kubelet
+from tests.fakesysfs import FakeSysfs
+from wirespeed.cni.errors import CniError
+from wirespeed.kube import rpc
+from wirespeed.kube.proto import deviceplugin_pb2 as dp
+
+PFS = {f"0000:{2 * number + 16:02x}:00.0": f"ens{number}f0" for number in range(8)}  # interface by address
+VFS = 256  # of each
+PREFIX = "intel.com"  # of resources' names, unless a plugin is told another one
+KUBELET = Path("/var/lib/kubelet")
+CALLS = {1: 300, 4: 100}  # how often a turn asks for so many VFs
+READY = 300.0  # seconds after which a plugin will not announce its devices any more
+ANSWER = 30.0  # seconds for one of its answers, and for its end
+REST = 5.0  # seconds
+OURS = "wirespeed"
+NAMESPACE = "WIRESPEED_BENCH_NAMESPACE"  # set in the process that has its own
+
+PEER = "NAME=COMMAND"
+PEER_TEXT = """\
+another device plugin that reads the same configuration, in the same run as ours: its command, in which "@CONFIG@"
+stands for the configuration's file
+"""
+_SERVICE = dp.DESCRIPTOR.services_by_name["DevicePlugin"]
+
+
+@dataclass(frozen=True)
+class Peer:
+    """Another device plugin, and how it is started."""
+
+    name: str
+    command: tuple[str, ...]
+
+
+def read_peer(text: str) -> Peer:
+    """NAME=COMMAND. Raises ValueError that says what is wrong."""
+    name, _, rest = text.partition("=")
+    command = shlex.split(rest)
+    if not (name and command):
+        raise ValueError(f"expected {PEER}, got {text!r}")
+    return Peer(name, (str(executable(name, command[0])), *command[1:]))
+
+
+def measure(arguments: argparse.Namespace) -> Figures:
+    """All figures; the process is replaced by one in namespaces of its own first."""
+    if NAMESPACE not in os.environ:
+        os.environ[NAMESPACE] = "1"
+        own = ("unshare", "--net", "--mount", "--propagation", "private")
+        os.execvp(own[0], [*own, sys.executable, "-m", "bench", *sys.argv[1:]])
+    figures = Figures(f"Device plugin with {len(PFS) * VFS:,} VFs")
+    with tempfile.TemporaryDirectory(prefix="wirespeed-bench-") as name:
+        folder = Path(name)
+        vfs = _lay_out(folder)
+        pools, config = folder / "pools.json", folder / "agent.json"
+        pools.write_text(json.dumps(_pools()))
+        config.write_text(json.dumps({"devicePlugin": str(pools)}))
+        systems = {OURS: (sys.executable, "-m", "cli", "deviceplugin", "--config", str(config))}
+        for peer in arguments.peer:
+            systems[peer.name] = tuple(part.replace("@CONFIG@", str(pools)) for part in peer.command)
+        with _node(folder):
+            lives = [_Life(figures, system, command, folder, vfs) for system, command in systems.items()]
+            interleaved(arguments.rounds, [life.turn for life in lives])
+    figures.notes["machine"] = machine()
+    return figures
+
+
+# The node
+
+
+def _lay_out(folder: Path) -> dict[str, list[str]]:
+    """sysfs and /dev in the folder; the VFs' addresses by the name of their pool."""
+    sysfs, dev = FakeSysfs(folder / "sys"), folder / "dev"
+    (sysfs.root / "devices/system").mkdir(parents=True)
+    (dev / "vfio").mkdir(parents=True)
+    for name in ("vfio/vfio", *_DEVICES):
+        (dev / name).touch()
+    found = {}
+    for address, name in PFS.items():
+        vfs = sysfs.pf(address, name, vfs=VFS, vf_driver="vfio-pci", operstate="up", flags="0x1003")
+        sysfs.write(address, "sriov_numvfs", str(VFS))
+        for device in (address, *vfs):
+            sysfs.write(device, "modalias", _modalias(sysfs.read(device, "device")))
+        for vf in vfs:
+            (dev / "vfio" / (sysfs.path(vf) / "iommu_group").readlink().name).touch()
+        found[name] = vfs
+    return found
+
+
+def _modalias(device: str) -> str:
+    """As the kernel writes it (drivers/pci/pci-sysfs.c), of an Ethernet device of Intel's."""
+    return f"pci:v00008086d{int(device, 16):08X}sv00008086sd00000000bc02sc00i00"
+
+
+def _pools() -> dict[str, Any]:
+    return {
+        "resourceList": [
+            {"resourceName": name, "selectors": {"pfNames": [name], "drivers": ["vfio-pci"]}}
+            for name in PFS.values()
+        ]
+    }
+
+
+_DEVICES = ("null", "zero", "random", "urandom")  # what programs need of /dev
+
+
+@contextlib.contextmanager
+def _node(folder: Path) -> Iterator[None]:
+    """The node's folders under their own paths, for what this process starts, and the PFs' interfaces."""
+    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+    for name in PFS.values():  # a plugin may ask the kernel for them; bridges are what every kernel can make
+        subprocess.run(["ip", "link", "add", name, "up", "type", "bridge"], check=True)
+    mounts: list[tuple[tuple[str, ...], str]] = [
+        (("--bind", f"/dev/{name}"), str(folder / "dev" / name)) for name in _DEVICES
+    ]
+    mounts.append((("--rbind", "/sys/devices/system"), str(folder / "sys/devices/system")))
+    mounts += [(("--rbind", str(folder / name)), f"/{name}") for name in ("sys", "dev")]
+    mounts += [(("-t", "tmpfs", "none"), place) for place in ("/run", "/var/lib")]
+    with contextlib.ExitStack() as mounted:
+        for source, place in mounts:
+            subprocess.run(["mount", *source, place], check=True)
+            mounted.callback(subprocess.run, ["umount", "--lazy", place], check=True)
+        yield
+
+
+# A plugin's life
+
+
+@dataclass(frozen=True)
+class _Life:
+    """One system, and what is done with its process."""
+
+    figures: Figures
+    system: str
+    command: tuple[str, ...]
+    folder: Path
+    vfs: Mapping[str, list[str]]
+
+    def turn(self, number: int) -> None:
+        """Start it, have it allocate, let it rest, end it. Raises CallFailedError."""
+        add = (self.figures if number else Figures("not counted")).add
+        changed = threading.Condition()
+        with _kubelet(changed) as kubelet, self._log.open("w") as log:
+            began = time.perf_counter()
+            with _process(self.command, log, changed) as process:
+                self._await_all(kubelet, process)
+                add("start until all are announced", self.system, _since(began))
+                for what, took in _calls(self.vfs, random.Random(number)):
+                    add(what, self.system, took)
+                add("resident memory then", self.system, resident(process.pid) / 1024, "MiB")
+                add("CPU time of a second at rest", self.system, _at_rest(process.pid))
+                began = time.perf_counter()
+                process.terminate()
+                process.wait(ANSWER)
+                add("SIGTERM until it has ended", self.system, _since(began))
+
+    @property
+    def _log(self) -> Path:
+        return self.folder / f"{self.system}.log"
+
+    def _await_all(self, kubelet: Kubelet, process: subprocess.Popen[bytes]) -> None:
+        """Until each VF is announced as healthy in the pool of its PF."""
+        wanted = {f"{PREFIX}/{pool}": sorted(vfs) for pool, vfs in self.vfs.items()}
+
+        def is_decided() -> bool:
+            return process.poll() is not None or wanted == {
+                resource: [device.ID for device in devices if device.health == "Healthy"]
+                for resource, devices in kubelet.resources().items()
+            }
+
+        try:
+            kubelet.wait_until(is_decided, READY, "announcement of all devices")
+        except CniError as error:
+            raise self._failed(error.msg) from error
+        if process.poll() is not None:
+            raise self._failed(f"ended with {process.returncode}")
+
+    def _failed(self, what: str) -> CallFailedError:
+        last = " ".join(self._log.read_text(errors="replace").splitlines()[-3:])
+        return CallFailedError(f"{self.system}: {what}: {last[-500:]}")
+
+
+@contextlib.contextmanager
+def _kubelet(changed: threading.Condition) -> Iterator[Kubelet]:
+    """A kubelet that finds plugins in plugins_registry."""
+    kubelet = Kubelet(KUBELET, plugin_watch=True, changed=changed)
+    kubelet.start()
+    try:
+        yield kubelet
+    finally:
+        kubelet.stop()
+
+
+@contextlib.contextmanager
+def _process(
+    command: tuple[str, ...], log: IO[str], changed: threading.Condition
+) -> Iterator[subprocess.Popen[bytes]]:
+    """The plugin's process; `changed` is told of its end, which it meets here at the latest."""
+
+    def tell() -> None:
+        process.wait()
+        with changed:
+            changed.notify_all()
+
+    process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
+    watch = threading.Thread(target=tell)
+    watch.start()
+    try:
+        yield process
+    finally:
+        process.kill()
+        watch.join()
+
+
+def _calls(vfs: Mapping[str, list[str]], chance: random.Random) -> Iterator[tuple[str, float]]:
+    """What calls of a kubelet take, in ms, each of a pool by chance: the same ones for all systems in one round."""
+    with contextlib.ExitStack() as opened:
+        clients = {}
+        for pool in sorted(vfs):
+            socket = KUBELET / f"plugins_registry/{PREFIX}_{pool}.sock"
+            clients[pool] = rpc.Client(opened.enter_context(rpc.channel(str(socket))), _SERVICE)
+            clients[pool].GetDevicePluginOptions(dp.Empty(), timeout=ANSWER, wait_for_ready=True)
+        for size, count in CALLS.items():
+            name = f"{size} VF" if size == 1 else f"{size} VFs"
+            for _ in range(count):
+                pool = chance.choice(sorted(vfs))
+                began = time.perf_counter()
+                options = clients[pool].GetDevicePluginOptions(dp.Empty(), timeout=ANSWER)
+                yield "a call that does nothing", _since(began)
+                if options.get_preferred_allocation_available:
+                    yield f"GetPreferredAllocation of {name}", _prefer(clients[pool], vfs[pool], size)
+                yield f"Allocate of {name}", _allocate(clients[pool], pool, chance.sample(vfs[pool], size))
+
+
+def _prefer(client: rpc.Client, free: list[str], size: int) -> float:
+    asked = dp.ContainerPreferredAllocationRequest(available_deviceIDs=free, allocation_size=size)
+    began = time.perf_counter()
+    answer = client.GetPreferredAllocation(
+        dp.PreferredAllocationRequest(container_requests=[asked]), timeout=ANSWER
+    )
+    took = _since(began)
+    if len(set(answer.container_responses[0].deviceIDs) & set(free)) != size:
+        raise CallFailedError(f"a preference of {size} devices is answered with {answer}")
+    return took
+
+
+def _allocate(client: rpc.Client, pool: str, chosen: list[str]) -> float:
+    """ms of a call that was answered with what belongs to the VFs: their variable, and their nodes of vfio."""
+    asked = dp.ContainerAllocateRequest(devices_ids=chosen)
+    began = time.perf_counter()
+    (told,) = client.Allocate(dp.AllocateRequest(container_requests=[asked]), timeout=ANSWER).container_responses
+    took = _since(began)
+    variable = told.envs[f"PCIDEVICE_{PREFIX}_{pool}".replace(".", "_").upper()]
+    if set(variable.split(",")) != set(chosen) or len(told.devices) != len(chosen) + 1:
+        raise CallFailedError(f"an Allocate of {chosen} is answered with {told}")
+    return took
+
+
+def _at_rest(pid: int) -> float:
+    """ms of CPU time that the process takes in a second in which nobody asks for anything."""
+    clock = ~pid << 3 | 2  # CPUCLOCK_SCHED of the process, as clock_getcpuclockid(3) makes it
+    before = time.clock_gettime(clock)
+    time.sleep(REST)
+    return (time.clock_gettime(clock) - before) * 1000 / REST
+
+
+def _since(began: float) -> float:
+    return (time.perf_counter() - began) * 1000
