@@ -13,6 +13,7 @@ import json
 import os
 import random
 import shlex
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -207,7 +208,9 @@ class _Life:
 
 @contextlib.contextmanager
 def _kubelet(changed: threading.Condition) -> Iterator[Kubelet]:
-    """A kubelet that finds plugins in plugins_registry."""
+    """A kubelet that finds plugins in plugins_registry, on a node that has just booted."""
+    for left in [*Path("/run").iterdir(), *KUBELET.parent.iterdir()]:
+        shutil.rmtree(left)
     kubelet = Kubelet(KUBELET, plugin_watch=True, changed=changed)
     kubelet.start()
     try:

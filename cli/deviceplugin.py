@@ -109,3 +109,5 @@ def _serve(where: NodeConfig) -> None:
     node = Node(where)
     signal.signal(signal.SIGHUP, lambda *_: node.hang_up())
     run(node, stop)
+    # All is done and logged; for the interpreter to take itself apart would take longer than all of it.
+    os._exit(0)

@@ -33,14 +33,6 @@ class Fault:
     text: str
 
 
-@dataclass
-class _Errors:
-    """How many fatal PCIe errors a device has had, and when (`clock`) the last one was seen."""
-
-    count: int
-    last: float | None = None
-
-
 class Health:
     """Looks at devices through `sysfs`, and at the nodes of vfio in the folder `dev` beside it. One thread."""
 
@@ -50,20 +42,22 @@ class Health:
         self._pci = f"{sysfs}/bus/pci/devices"
         self._clock = clock
         self._nodes_appear = False
-        self._errors: dict[str, _Errors] = {}
+        self._errors: dict[str, int] = {}  # how many fatal PCIe errors a device has had
+        self._recent: dict[str, float] = {}  # when (`clock`) the last one was seen, within _CALM
         self._parents: dict[str, tuple[str, str]] = {}  # faults of PFs when they were last looked at: link, PCIe
 
     def look(self, devices: Mapping[str, NetDevice]) -> None:
         """Look at what the devices have in common, PFs and /dev; `fault` answers from it."""
         self._nodes_appear = self._nodes_appear_in_dev()
         parents = {_parent(device) for device in devices.values()}
-        self._errors = {key: seen for key, seen in self._errors.items() if key in parents or key in devices}
+        self._errors = {key: count for key, count in self._errors.items() if key in parents or key in devices}
+        self._recent = {key: last for key, last in self._recent.items() if key in self._errors}
         self._parents = {address: self._look_at_parent(address) for address in sorted(parents)}
 
     def stirred(self) -> bool:
         """Whether another look would find something else: of a PF, or of an error that has been long ago by now."""
         now = self._clock()
-        if any(seen.last is not None and now - seen.last >= _CALM for seen in self._errors.values()):
+        if any(now - last >= _CALM for last in self._recent.values()):
             return True
         return any(self._look_at_parent(address) != seen for address, seen in self._parents.items())
 
@@ -122,13 +116,12 @@ class Health:
         """Its fatal PCIe errors (AER counts them since the boot) that came after the first look."""
         text = PciDevice(address, self._sysfs).attribute("aer_dev_fatal")
         count = next((int(line.split()[1]) for line in text.splitlines() if line.startswith("TOTAL_ERR")), 0)
-        seen = self._errors.setdefault(address, _Errors(count))
         now = self._clock()
-        if count > seen.count:
-            seen.count, seen.last = count, now
-        if seen.last is not None and now - seen.last >= _CALM:
-            seen.last = None
-        return f"{address}: a fatal PCIe error, the {count}. since the boot" if seen.last is not None else ""
+        if count > self._errors.setdefault(address, count):
+            self._errors[address], self._recent[address] = count, now
+        if now - self._recent.get(address, now) >= _CALM:
+            del self._recent[address]
+        return f"{address}: a fatal PCIe error, the {count}. since the boot" if address in self._recent else ""
 
     def _silent(self, address: str) -> str:
         """Whether a PF's registers read as all ones. A VF's vendor reads so always (SR-IOV, VF Vendor ID)."""

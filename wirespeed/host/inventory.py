@@ -10,6 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from sys import intern
 
 from wirespeed.host.firmware import Firmware
 
@@ -22,7 +23,7 @@ _KINDS = {0x02: NETWORK, 0x12: ACCELERATOR}  # by the class of the PCI device
 _SCALABLE_FUNCTION = "sf"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class NetDevice:
     """A device that may be given to a pod: a PCI network device, an accelerator or a scalable function.
 
@@ -140,12 +141,12 @@ class Reader:
         return self._with_others(
             NetDevice(
                 address=address,
-                vendor=_hex(f"{path}/vendor"),
-                device=_hex(f"{path}/device"),
-                driver=driver,
+                vendor=intern(_hex(f"{path}/vendor")),
+                device=intern(_hex(f"{path}/device")),
+                driver=intern(driver),
                 numa_node=_number(f"{path}/numa_node"),
                 iommu_group=_link(f"{path}/iommu_group"),
-                pf=pf_address,
+                pf=intern(pf_address),
                 pf_name=pf.name if pf else "",
                 vf_index=pf.vfs.get(address, -1) if pf else -1,
                 # A VF's is always that of its PF, which can be seen when the VF is on vfio-pci or in a pod too.

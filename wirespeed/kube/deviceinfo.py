@@ -56,12 +56,23 @@ def cni_file(base: Path, network: str, container: str, ifname: str) -> Path:
 
 def write(path: Path, info: dict[str, Any]) -> None:
     """Write the file atomically, mode 0444, its folder 0755. Raises OSError."""
-    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     new = _unfinished(path)
-    new.unlink(missing_ok=True)
-    new.write_text(json.dumps(info, separators=(",", ":")))
-    new.chmod(0o444)
+    try:
+        file = _create(new)
+    except FileNotFoundError:
+        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        file = _create(new)
+    except FileExistsError:  # a `write` that was killed has left it
+        new.unlink()
+        file = _create(new)
+    with open(file, "wb") as unfinished:
+        os.fchmod(file, 0o444)
+        unfinished.write(json.dumps(info, separators=(",", ":")).encode())
     os.replace(new, path)
+
+
+def _create(path: Path) -> int:
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o444)
 
 
 def remove(path: Path) -> None:
