@@ -35,8 +35,10 @@ test-node: $(READY) $(SHIM) switch-packages  ## on this kernel: namespaces, the 
 test-lab: $(READY) $(SHIM)  ## in the lab VM: real PF and VF drivers, vfio, testpmd; one boot
 	$(LAB) run --add build --timeout 2400 -- pytest tests/lab
 
-bench: $(READY) $(SHIM)  ## figures: on this machine, and in the lab VM
+bench: $(READY) $(SHIM) switch-packages  ## figures: on this machine, and in the lab VM
 	$(PY) -m bench host
+	$(PY) -m bench vhost
+	$(PY) -m bench deviceplugin
 	$(LAB) run --add build --timeout 1200 -- python3 -m bench lab
 
 lint: $(READY)  ## ruff, mypy --strict, import-linter
