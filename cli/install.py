@@ -37,9 +37,9 @@ def _places(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("--shim", type=_FILE, help="The built shim.  [default: the one beside this program]")
 @click.option(
     "--replace",
-    type=click.Choice(["multus", "sriov-cni"]),
+    type=click.Choice(["multus", "sriov-cni", "userspace-cni"]),
     multiple=True,
-    help="Take its names, its configuration and its pods. May be given twice.",
+    help="Take its names, its configuration and its pods. May be given several times.",
 )
 @click.option("--daemon-config", type=_FILE, help="Multus' daemon-config.json, with --replace multus.")
 @click.option("--cni-config-dir", type=_FOLDER, default="/etc/cni/net.d", help="The runtime's configurations.")

@@ -55,6 +55,7 @@ class VhostConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True, renam
     ovs_rundir: str = "/run/openvswitch"  # where Open vSwitch makes the sockets that it listens on
     vpp: str = "/run/vpp/api.sock"  # VPP's API socket
     sockets: str = "/run/wirespeed/vhost"  # for pods that bring no folder, and for short paths to long ones
+    userspace_dir: str = "/var/lib/cni/usrspcni"  # what userspace-CNI keeps of ports that it made
 
 
 class NodeConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True, rename="camel"):

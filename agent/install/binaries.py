@@ -15,7 +15,7 @@ from wirespeed.node import ALIASES
 
 OWN_NAMES = sorted(name for name in ALIASES if name.startswith("wirespeed"))
 # By what is replaced: the names that the shim takes.
-PEERS = {"multus": ("multus", "multus-shim"), "sriov-cni": ("sriov",)}
+PEERS = {"multus": ("multus", "multus-shim"), "sriov-cni": ("sriov",), "userspace-cni": ("userspace",)}
 
 _MOST = 8 << 20  # bytes of a shim
 _MARK = b"wirespeed: a CNI plugin, called by a container runtime"  # a text of shim/wirespeed-cni.c

@@ -1,7 +1,8 @@
 """What Multus and sriov-cni keep of pods that they attached: into the journal, and back.
 
 Their files are moved aside as they are taken, so that what is undone here is never taken again, and an
-uninstallation gives back those of pods that still run.
+uninstallation gives back those of pods that still run. What userspace-CNI keeps stays where it is, for both
+(`plugins.vhost.takeover`).
 """
 
 from __future__ import annotations
@@ -18,13 +19,15 @@ from agent.install.steps import Step, Undo, kept
 from plugins.meta import takeover as multus
 from plugins.meta.delegate import recorded
 from plugins.sriov import takeover as sriov
+from plugins.vhost import takeover as userspace
+from plugins.vhost.conf import PEER
 from wirespeed.cni.errors import CniError
 from wirespeed.cni.request import check_container_id
 from wirespeed.host import netns
 from wirespeed.host.netns import Identity
 from wirespeed.host.pci import PciDevice
 from wirespeed.host.rtnl import NetlinkError
-from wirespeed.node import ALIASES, NodeConfig
+from wirespeed.node import NodeConfig
 from wirespeed.state.journal import Attachment, DeviceClaim, Journal
 
 Pairs = set[tuple[str, str]]  # container, interface
@@ -52,7 +55,9 @@ class Found:
 # Reading
 
 
-def read_multus(base: Path, *, configuration: str, version: str, path: tuple[str, ...]) -> Found:
+def read_multus(
+    base: Path, config: NodeConfig, *, configuration: str, version: str, path: tuple[str, ...]
+) -> Found:
     """What Multus keeps in its cniDir `base`; the keywords are those of `plugins.meta.takeover.attachments`."""
     found = Found(base)
     results: dict[str, list[tuple[multus.Cached, Path]]] = defaultdict(list)
@@ -81,18 +86,23 @@ def read_multus(base: Path, *, configuration: str, version: str, path: tuple[str
             found.problems.append(f"{listed or base}: {error.msg}")
             continue
         files = [*([listed] if listed else []), *(file for _, file in own)]
-        found.problems += _of_nobody(container, rows)
+        found.problems += _of_nobody(container, rows, Path(config.vhost.userspace_dir))
         names = ", ".join(row.ifname for row in rows)
         found.taken.append(Taken(f"container {container}: {names or 'no network'}", rows=rows, files=files))
     return found
 
 
-def _of_nobody(container: str, rows: list[Attachment]) -> Iterator[str]:
-    """Networks whose plugin runs in this process and knows nothing of them: userspace-cni keeps them elsewhere."""
-    for delegate in map(recorded, rows):
-        for kind in delegate.network().kinds:
-            if ALIASES.get(kind) == "vhost":
-                yield f"container {container}: {delegate.where} was attached by another plugin {kind}"
+def _of_nobody(container: str, rows: list[Attachment], base: Path) -> Iterator[str]:
+    """Networks of userspace-CNI, whose plugin runs in this process now, that `base` says nothing of."""
+    for row, delegate in zip(rows, map(recorded, rows), strict=True):
+        if PEER not in delegate.network().kinds:
+            continue
+        where = f"container {container}: {delegate.where} was attached by userspace-CNI"
+        try:
+            if userspace.kept(base, container, row.ifname) is None:
+                yield f"{where}, and {base} has nothing of it"
+        except CniError as error:
+            yield f"{where}: {error.msg}"
 
 
 def read_sriov(base: Path, config: NodeConfig, *, only: Pairs | None = None) -> Found:

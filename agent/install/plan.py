@@ -33,7 +33,7 @@ _CNI_CONFIG_DIR = Path("/etc/cni/net.d")
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Where things lie on the node, and what is replaced there ("multus", "sriov-cni")."""
+    """Where things lie on the node, and what is replaced there, of `binaries.PEERS`."""
 
     shim: Path
     bin_dir: Path = Path("/opt/cni/bin")
@@ -250,6 +250,7 @@ def _of_multus(
     version = said.get("cniVersion")
     return caches.read_multus(
         options.multus_dir or Path(translation.cni_dir),
+        config,
         configuration=_network_name(config, theirs),
         version=version if version in versions.SUPPORTED else versions.SUPPORTED[0],
         path=(translation.bin_dir or str(options.bin_dir),),
@@ -280,6 +281,9 @@ def _unit_steps(options: Options) -> Iterator[Step]:
 
 
 def _notes(options: Options, config: NodeConfig) -> Iterator[str]:
+    ports = list(Path(config.vhost.userspace_dir, "data").glob("local-*.json"))
+    if "userspace-cni" in options.replace and ports:
+        yield f"ports that userspace-CNI made are removed here when their pods go: {len(ports)}"
     if options.unit is not None:
         if not config.cluster.kubeconfig and not config.cluster.manifests:
             yield f"the agent needs a kubeconfig where it is no pod: --kubeconfig, or cluster in {options.config}"

@@ -17,6 +17,9 @@ class Direct:
     def remove(self, port: Found, *, deadline: float) -> None:
         """Nothing to do."""
 
+    def socket_of(self, name: str, *, deadline: float) -> str:  # noqa: ARG002
+        return ""
+
     def drift(self, port: Port, *, deadline: float) -> list[str]:  # noqa: ARG002
         return []
 

@@ -27,10 +27,14 @@ class Port:
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """A port that this plugin made; `socket` is "" where the switch does not tell."""
+    """A port that this plugin made, or userspace-CNI did, which leaves no marks (`marked`).
+
+    `socket` is "" where the switch does not tell.
+    """
 
     name: str
     socket: str = ""
+    marked: bool = True
 
 
 class Engine(Protocol):
@@ -44,7 +48,14 @@ class Engine(Protocol):
         """
 
     def remove(self, port: Found, *, deadline: float) -> None:
-        """Remove the port if it is there and ours, and a bridge that we made and that is empty now."""
+        """Remove the port if it is there and ours, and a bridge that we made and that is empty now.
+
+        Of what is not marked that is what userspace-CNI removes: a port of that name without our marks, and its
+        bridge if that is empty now and bears nobody's settings.
+        """
+
+    def socket_of(self, name: str, *, deadline: float) -> str:
+        """The path by which the switch connects to the socket of a port without our marks; "" where it does not."""
 
     def drift(self, port: Port, *, deadline: float) -> list[str]:
         """What of the port is not as `add` made it."""

@@ -35,6 +35,9 @@ from wirespeed.host.switches import SwitchDownError
 
 _MARK = "wirespeed"  # external_ids:wirespeed=<network> of a port, QoS or mirror
 _MADE = {f"{_MARK}-made": "bridge"}  # external_ids of a bridge that we made
+# Columns of a bridge that are empty unless somebody has set it up for more than userspace-CNI's ports.
+_SETTINGS = ("external_ids", "other_config", "controller", "fail_mode", "netflow", "sflow", "ipfix", "mirrors")
+_EMPTY = (["set", []], ["map", []])
 _TYPES = {"client": "dpdkvhostuserclient", "server": "dpdkvhostuser"}
 _SMALLEST_BURST = 8 * 65536  # bit; less than a frame would let nothing through
 
@@ -63,7 +66,15 @@ class Ovs:
 
     def remove(self, port: Found, *, deadline: float) -> None:
         with ovsdb.connected(self._remote, deadline=deadline) as db:
-            _unmake(db, port.name)
+            if port.marked:
+                _unmake(db, port.name)
+            else:
+                _unmake_unmarked(db, port.name)
+
+    def socket_of(self, name: str, *, deadline: float) -> str:
+        with ovsdb.connected(self._remote, deadline=deadline) as db:
+            (found,) = db.transact(rows("Interface", *_unmarked(name), columns=["options"]))
+        return next((mapping(row["options"]).get("vhost-server-path", "") for row in found["rows"]), "")
 
     def drift(self, port: Port, *, deadline: float) -> list[str]:
         with ovsdb.connected(self._remote, deadline=deadline) as db:
@@ -314,7 +325,29 @@ def _unmake(db: Ovsdb, name: str) -> None:
     if operations:
         db.transact(*operations, changed())
     if any(_is_ours(bridge) for bridge in of):
-        _drop_empty_bridges(db)
+        _drop_empty_bridges(db, ["external_ids", "includes", as_map(_MADE)])
+
+
+def _unmarked(name: str) -> list[Any]:
+    """What finds the port, or interface, of that name if it does not bear our marks."""
+    return [["name", "==", name], ["external_ids", "excludes", as_map({f"{_MARK}-port": name})]]
+
+
+def _unmake_unmarked(db: Ovsdb, name: str) -> None:
+    """As `_unmake`, of a port that userspace-CNI made."""
+    found = db.transact(
+        rows("Port", *_unmarked(name), columns=["_uuid"]),
+        rows("Interface", *_unmarked(name), columns=["type"]),
+        rows("Bridge", columns=["_uuid", "ports", *_SETTINGS]),
+    )
+    if not any(row["type"] in _TYPES.values() for row in found[1]["rows"]):
+        return
+    ports = {row["_uuid"][1] for row in found[0]["rows"]}
+    for bridge in found[2]["rows"]:
+        if _holds(bridge, ports, set()):
+            db.transact(_out_of_bridge(bridge, ports, set()), changed())
+            if all(bridge[column] in _EMPTY for column in _SETTINGS):
+                _drop_empty_bridges(db, ["_uuid", "==", bridge["_uuid"]])
 
 
 def _holds(bridge: ovsdb.Row, ports: set[str], mirrors: set[str]) -> bool:
@@ -335,13 +368,12 @@ def _out_of_bridge(bridge: ovsdb.Row, ports: set[str], mirrors: set[str]) -> Ope
     )
 
 
-def _drop_empty_bridges(db: Ovsdb) -> None:
-    """Remove the bridges that we made and that have nothing but their local port.
+def _drop_empty_bridges(db: Ovsdb, where: list[Any]) -> None:
+    """Remove those bridges of `where` that have nothing but their local port.
 
     Of those who take the last ports out at once, the one who commits last sees an empty bridge.
     """
-    made = ["external_ids", "includes", as_map(_MADE)]
-    (found,) = db.transact(rows("Bridge", made, columns=["_uuid", "ports"]))
+    (found,) = db.transact(rows("Bridge", where, columns=["_uuid", "ports"]))
     for bridge in found["rows"]:
         if len(ovsdb.uuids(bridge["ports"])) > 1:
             continue

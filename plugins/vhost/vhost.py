@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from plugins.vhost import conf as configuration
-from plugins.vhost import poddata, sockets
-from plugins.vhost.conf import MEMIF, NONE, OVS, VhostConf
+from plugins.vhost import poddata, sockets, takeover
+from plugins.vhost.conf import MEMIF, NONE, OVS, VPP, VhostConf
 from plugins.vhost.direct import Direct, end_name
-from plugins.vhost.engine import Engine, Found, Port, port_name
+from plugins.vhost.engine import Engine, Found, Port, port_name, short_id
 from plugins.vhost.sockets import Folder
+from plugins.vhost.takeover import Kept
 from wirespeed.cni.errors import CniError, Code, combined
 from wirespeed.cni.plugin import Result
 from wirespeed.cni.request import Request
@@ -90,6 +91,7 @@ class Vhost:
         errors = []
         claim = self._journal.device_of(request.container_id, request.ifname)
         try:
+            claim = claim or self._take_over(request)
             if claim is None:
                 self._remove_unknown(request)
             elif claim.plugin == PLUGIN:
@@ -362,11 +364,45 @@ class Vhost:
             sockets.clear(Folder(**record["folder"]), record["files"])
         if record["deviceInfo"]:
             deviceinfo.remove(Path(record["deviceInfo"]))
+        if record.get("kept"):
+            takeover.forget(Path(record["kept"]), record["folder"]["path"] if record["folder"] else "")
         if down is None:
             self._journal.release(claim)
         else:
             log.warning("port %s is removed later: %s", record["port"], down.msg)
             self._journal.advance(claim, _REMOVING)
+
+    def _take_over(self, request: Request) -> DeviceClaim | None:
+        """The claim of a port that userspace-CNI made for this attachment, None where it made none."""
+        with self._lock(request.container_id, request.ifname, deadline=request.deadline):
+            kept = takeover.kept(Path(self._node.config.vhost.userspace_dir), request.container_id, request.ifname)
+            if kept is None:
+                return None
+            claim = _removal(request, kept.engine, kept.port)
+            claim.record["kept"] = str(kept.file)
+            if socket := self._socket_of(kept, request):
+                path, _, file = socket.rpartition("/")
+                folder = Folder(path=path, ours=Path(path).name == short_id(request.container_id))
+                claim.record.update(socket=socket, folder=folder.to_json(), files=[file])
+            self._journal.claim(claim)
+        log.info("port %s of userspace-CNI is taken over", kept.port)
+        return claim
+
+    def _socket_of(self, kept: Kept, request: Request) -> str:
+        """Where the socket of userspace-CNI's port is: the switch knows, or the pod; "" where neither does."""
+        try:
+            if socket := self._engine(kept.engine).socket_of(kept.port, deadline=request.deadline):
+                return socket
+        except SwitchDownError as error:
+            log.warning("port %s: %s", kept.port, error.msg)
+        try:
+            conf = configuration.parse(request)
+            folder = self._folder(request, conf, self._pod(request))
+        except CniError as error:
+            log.warning("port %s: its socket stays where it is, if it is there: %s", kept.port, error.msg)
+            return ""
+        file = conf.socket_file or (f"memif-{kept.port}.sock" if kept.engine == VPP else kept.port)
+        return f"{takeover.as_switch_has_it(folder.path)}/{file}"
 
     def _remove_unknown(self, request: Request) -> None:
         """Remove the port of an attachment that the journal does not know: a switch may outlive the journal."""
@@ -381,7 +417,7 @@ class Vhost:
                 self._engine(conf.engine).remove(Found(name=name), deadline=request.deadline)
             except SwitchDownError as error:
                 log.warning("port %s is removed later, if it is there: %s", name, error.msg)
-                self._journal.claim(_removal(request, conf, name))
+                self._journal.claim(_removal(request, conf.engine, name))
 
     def _finish_removals(self, *, deadline: float) -> None:
         """Make good the removals of switches that were down, as far as they are back."""
@@ -414,7 +450,7 @@ def _port(request: Request, conf: VhostConf, socket: str) -> Port:
 
 
 def _found(record: Mapping[str, Any]) -> Found:
-    return Found(name=record["port"], socket=record["socket"])
+    return Found(name=record["port"], socket=record["socket"], marked=not record.get("kept"))
 
 
 def _files(plan: _Plan, role: str) -> list[str]:
@@ -430,10 +466,10 @@ def _switch_listens(conf: VhostConf) -> bool:
     return conf.role in {"server", "master"}
 
 
-def _removal(request: Request, conf: VhostConf, name: str) -> DeviceClaim:
+def _removal(request: Request, engine: str, name: str) -> DeviceClaim:
     """What stays to be done for an attachment of which nothing but the port can be left."""
     return DeviceClaim(
-        device=f"{conf.engine}:{name}",
+        device=f"{engine}:{name}",
         plugin=PLUGIN,
         container=request.container_id,
         ifname=request.ifname,
@@ -442,8 +478,7 @@ def _removal(request: Request, conf: VhostConf, name: str) -> DeviceClaim:
         step=_REMOVING,
         record={
             "network": request.name,
-            "engine": conf.engine,
-            "bridge": conf.bridge,
+            "engine": engine,
             "port": name,
             "socket": "",
             "role": "",

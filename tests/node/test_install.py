@@ -19,7 +19,7 @@ from click.testing import CliRunner
 
 from agent.install import binaries
 from cli.install import install, uninstall
-from tests import multusfiles, sriovfiles
+from tests import multusfiles, sriovfiles, userspacefiles
 from tests.multusfiles import Attached
 from tests.node.calling import DONE, Call
 from tests.node.conftest import PATIENCE, ROOT
@@ -412,6 +412,62 @@ def test_vf_of_a_pod_of_multus_is_looked_at_with_it(place: Place) -> None:
     said = place.refused("install", "--replace", "multus")
     assert f"{CID}-net1: device 0000:ff:1f.7" in said
     assert "cd" * 32 not in said
+
+
+# userspace-CNI
+
+
+def test_userspace_cnis_name_leads_to_the_agent_and_its_ports_stay_until_their_pods_go(place: Place) -> None:
+    place.plugin("userspace", "theirs")
+    base = place.root / "var/lib/cni/usrspcni"
+    for ifname in ("net1", "net2"):
+        userspacefiles.keep(base, CID, ifname)
+    place.config.parent.mkdir()
+    place.config.write_text(json.dumps({"vhost": {"userspaceDir": str(base)}}))
+    before = place.tree()
+    told = place.run("install", "--replace", "userspace-cni")
+    assert "note: ports that userspace-CNI made are removed here when their pods go: 2" in told
+    assert (place.bin / "userspace").read_bytes() == place.shim.read_bytes()
+    assert (place.bin / "userspace.replaced").read_text() == "theirs"
+    assert place.run("install", "--replace", "userspace-cni")[0] == "nothing to do"
+    place.run("uninstall")
+    assert place.tree() == before
+
+
+def test_call_of_userspace_cni_that_runs_is_waited_for(place: Place) -> None:
+    shutil.copy(shutil.which("sleep") or "", place.bin / "userspace")
+    call = subprocess.Popen([place.bin / "userspace", "1000"])
+    try:
+        process = place.start("install", "--replace", "userspace-cni")
+        assert process.stdout is not None
+        while "wait for calls" not in process.stdout.readline():
+            assert process.poll() is None
+        assert process.poll() is None
+    finally:
+        call.kill()
+        call.wait(PATIENCE)
+    _, stderr = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, stderr) == (0, "")
+
+
+def test_pod_of_multus_with_a_port_of_userspace_cni_is_taken_over_if_it_keeps_the_port(place: Place) -> None:
+    attached = Attached(
+        config={"cniVersion": "0.3.1", "name": "fast", "type": "userspace"},
+        ifname="net1",
+        result={"cniVersion": "0.3.1", "interfaces": [{"name": "net1", "sandbox": "/run/netns/gone"}]},
+    )
+    multusfiles.write(place.multus, CID, [BRIDGED, attached], netns="/run/netns/gone")
+    base = place.root / "var/lib/cni/usrspcni"
+    place.config.parent.mkdir()
+    place.config.write_text(json.dumps({"vhost": {"userspaceDir": str(base)}}))
+    said = place.refused("install", "--replace", "multus")
+    assert f"was attached by userspace-CNI, and {base} has nothing of it" in said
+    file = userspacefiles.keep(base, CID, "net1")
+    file.write_text("{")
+    assert f"{file}: expected what userspace-CNI keeps" in place.refused("install", "--replace", "multus")
+    userspacefiles.keep(base, CID, "net1")
+    place.run("install", "--replace", "multus")
+    assert place.rows() == {(CID, "eth0", "added"), (CID, "net1", "added")}
 
 
 # Putting back

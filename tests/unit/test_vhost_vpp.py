@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from plugins.vhost.engine import port_name
+from tests import userspacefiles
 from tests.vpp import FakeVpp
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.plugin import Result
@@ -103,6 +104,28 @@ def test_a_memif_is_made_as_asked_joins_its_bridge_domain_and_is_removed(vpp: Fa
     assert vpp.state() == before
     assert left(node) == []
     delete(node, conf)
+
+
+def test_memif_of_userspace_cni_goes(vpp: FakeVpp, tmp_path: Path) -> None:
+    base = tmp_path / "usrspcni"
+    where = VhostConfig(vpp=str(tmp_path / "api.sock"), sockets=str(tmp_path / "s"), userspace_dir=str(base))
+    node = Node(NodeConfig(state=str(tmp_path / "run/state.db"), leases=str(tmp_path / "leases"), vhost=where))
+    before = vpp.state()
+    conf = {**network(), "type": "userspace", "sharedDir": str(tmp_path)}
+    add(node, conf)
+    (interface,) = vpp.interfaces.values()
+    interface.tag = ""  # it leaves no marks
+    Path(node.config.state).unlink()
+    node.close()
+    kept = base / f"data/local-{CONTAINER[:12]}-net1.json"
+    kept.parent.mkdir(parents=True)
+    kept.write_text(userspacefiles.KEPT_OF_VPP)
+    fresh = Node(node.config)
+    delete(fresh, conf)
+    assert vpp.state() == before
+    assert not kept.exists()
+    assert left(fresh) == []
+    fresh.close()
 
 
 @pytest.mark.parametrize(("mode", "listens"), [("client", False), ("server", True)])

@@ -110,6 +110,14 @@ class Switch:
     def ports(self, bridge: str = "br0") -> list[str]:
         return self.vsctl("list-ports", bridge).split()
 
+    def flows(self, bridge: str) -> list[str]:
+        """The actions of the bridge's flows."""
+        shown = self._run("ovs-ofctl", "dump-flows", bridge)
+        return re.findall(r"actions=(\S+)", shown)
+
+    def add_flow(self, bridge: str, flow: str) -> None:
+        self._run("ovs-ofctl", "add-flow", bridge, flow)
+
     def get(self, table: str, record: str, column: str) -> str:
         return self.vsctl("--if-exists", "get", table, record, column).strip('"')
 
@@ -253,7 +261,7 @@ def _host(**vhost: str) -> Iterator[Host]:
         leases=str(folder / "leases"),
         kubelet=str(folder / "kubelet"),
         cluster=ClusterConfig(manifests=str(folder / "manifests")),
-        vhost=VhostConfig(sockets=str(folder / "sockets"), **vhost),
+        vhost=VhostConfig(sockets=str(folder / "sockets"), userspace_dir=str(folder / "usrspcni"), **vhost),
     )
     made = Host(Node(config), folder)
     yield made

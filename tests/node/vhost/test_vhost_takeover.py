@@ -1,0 +1,191 @@
+"""Ports that userspace-CNI made on a real Open vSwitch, and that go with the DEL of their pods."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from plugins.vhost import takeover
+from tests import userspacefiles
+from tests.node.conftest import Netns
+from tests.node.vhost.conftest import Host, Switch, network
+from wirespeed.cni.errors import CniError, Code
+
+MakeNetns = Callable[[], Netns]
+
+
+class Attached:
+    """A pod that userspace-CNI has attached, with a lease of host-local's for each interface."""
+
+    def __init__(self, host: Host, pod: Netns, switch: Switch, folder: Path) -> None:
+        self.host, self.pod, self.switch, self.folder = host, pod, switch, folder
+        self.container = host.request("DEL", conf(), pod).container_id
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def port(self, ifname: str = "net1") -> str:
+        return f"{self.container[:12]}-{ifname}"
+
+    @property
+    def kept(self) -> list[str]:
+        """What userspace-CNI keeps of it, by interface."""
+        files = (self.host.folder / "usrspcni/data").glob(f"local-{self.container[:12]}-*.json")
+        return sorted(path.stem.rpartition("-")[2] for path in files)
+
+    def attach(self, ifname: str = "net1", *, bridge: str = "br4", mode: str = "client") -> None:
+        userspacefiles.make_port(self.switch, bridge, self.port(ifname), self.folder, mode=mode)
+        if mode == "client":  # then it is the application that makes it
+            with socket.socket(socket.AF_UNIX) as made:
+                made.bind(str(self.folder / self.port(ifname)))
+        userspacefiles.keep(self.host.folder / "usrspcni", self.container, ifname)
+        lease = self.host.folder / f"leases/net/10.9.0.{9 + len(self.kept)}"
+        lease.parent.mkdir(parents=True, exist_ok=True)
+        lease.write_text(f"{self.container}\r\n{ifname}")
+
+    def delete(self, ifname: str = "net1", **keys: Any) -> None:
+        self.host.delete(conf(**keys), self.pod, ifname=ifname)
+
+
+def conf(**keys: Any) -> dict[str, Any]:
+    made = network(bridge={"bridgeName": "br4"}, vhost={"mode": "client"}, netType="bridge")
+    return {**made, "cniVersion": "0.3.1", "type": "userspace", **keys}
+
+
+@pytest.fixture
+def attached(host: Host, switch: Switch, netns: MakeNetns, tmp_path: Path) -> Attached:
+    return Attached(host, netns(), switch, tmp_path / "pod")
+
+
+def test_del_takes_the_port_its_socket_its_address_and_what_was_kept(attached: Attached) -> None:
+    attached.attach()
+    attached.attach("net2")
+    attached.delete()
+    assert attached.switch.ports("br4") == [attached.port("net2")]
+    assert [path.name for path in attached.folder.iterdir()] == [attached.port("net2")]
+    assert attached.kept == ["net2"]
+    assert attached.host.leases() == ["10.9.0.11"]
+    attached.delete("net2")
+
+
+def test_bridge_goes_with_its_last_port_and_its_rules_with_it(attached: Attached) -> None:
+    attached.attach()
+    assert attached.switch.flows("br4") == ["NORMAL", "NORMAL"]
+    attached.delete()
+    assert attached.switch.vsctl("list-br") == "br0"
+
+
+def test_bridge_that_somebody_has_set_up_stays(attached: Attached) -> None:
+    attached.switch.vsctl("set", "Bridge", "br0", "external_ids:owner=admin")
+    attached.attach(bridge="br0")
+    attached.delete()
+    assert attached.switch.ports("br0") == []
+    attached.switch.vsctl("remove", "Bridge", "br0", "external_ids", "owner")
+
+
+def test_bridge_on_which_a_pod_of_ours_is_stays(attached: Attached, netns: MakeNetns) -> None:
+    attached.attach()
+    other = netns()
+    attached.host.add(conf(), other)
+    attached.delete()
+    (port,) = attached.switch.ports("br4")
+    assert port.startswith(attached.host.request("DEL", conf(), other).container_id[:12])
+    attached.host.delete(conf(), other)
+    attached.switch.vsctl("del-br", "br4")
+
+
+def test_socket_that_the_switch_listened_on_goes_with_the_folder(
+    host: Host, switch: Switch, netns: MakeNetns
+) -> None:
+    pod = netns()
+    shared = host.folder / "shared"
+    container = host.request("DEL", conf(), pod).container_id
+    attached = Attached(host, pod, switch, shared / container[:12])
+    attached.attach(mode="server")
+    assert (attached.folder / attached.port()).is_socket()
+    attached.delete(sharedDir=str(shared))
+    assert list(shared.iterdir()) == []
+    assert switch.vsctl("list-br") == "br0"
+
+
+@pytest.fixture
+def mounted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A pod's emptyDir, mounted where its path is short."""
+    volume, short = tmp_path / "volume", tmp_path / "vhost_sockets/uid"
+    volume.mkdir()
+    short.mkdir(parents=True)
+    monkeypatch.setattr(takeover, "MOUNTS", short.parent)
+    subprocess.run(["mount", "--bind", volume, short], check=True)
+    yield short
+    if short.exists():
+        subprocess.run(["umount", short], check=True)
+
+
+def test_mount_of_a_long_folder_goes_with_the_pods_last_port(
+    host: Host, switch: Switch, netns: MakeNetns, mounted: Path
+) -> None:
+    attached = Attached(host, netns(), switch, mounted)
+    attached.attach()
+    attached.attach("net2")
+    attached.delete()
+    assert [path.name for path in mounted.iterdir()] == [attached.port("net2")]
+    attached.delete("net2")
+    assert not mounted.exists()
+    assert list((mounted.parents[1] / "volume").iterdir()) == []
+
+
+def test_second_del_finds_nothing_to_do(attached: Attached) -> None:
+    attached.attach()
+    attached.delete()
+    attached.delete()
+
+
+def test_port_is_removed_when_the_switch_is_back(attached: Attached, netns: MakeNetns) -> None:
+    attached.attach()
+    attached.switch.stop_database()
+    attached.delete()
+    attached.switch.start_database()
+    assert attached.switch.ports("br4") == [attached.port()]
+    other = netns()
+    attached.host.add(conf(), other)
+    assert attached.port() not in attached.switch.ports("br4")
+    attached.host.delete(conf(), other)
+    attached.switch.vsctl("--if-exists", "del-br", "br4")
+    (attached.folder / attached.port()).unlink()
+
+
+@pytest.mark.parametrize("settings", [["type=internal"], ["type=dpdkvhostuserclient"]])
+def test_port_that_is_not_userspace_cnis_is_left_alone(attached: Attached, settings: list[str]) -> None:
+    userspacefiles.keep(attached.host.folder / "usrspcni", attached.container, "net1", port="precious")
+    mark = ["--", "set", "Port", "precious", "external_ids:wirespeed-port=precious"]
+    mark += ["--", "set", "Interface", "precious", "external_ids:wirespeed-port=precious"]
+    more = mark if settings != ["type=internal"] else []
+    attached.switch.vsctl("add-port", "br0", "precious", "--", "set", "Interface", "precious", *settings, *more)
+    attached.delete()
+    assert attached.switch.ports("br0") == ["precious"]
+    assert attached.kept == []
+    attached.switch.vsctl("del-port", "br0", "precious")
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"vhostname":"a/b"}', '{"vhostname":""}', "{}"])
+def test_file_that_cannot_be_read_is_told(attached: Attached, text: str) -> None:
+    file = userspacefiles.keep(attached.host.folder / "usrspcni", attached.container, "net1")
+    file.write_text(text)
+    with pytest.raises(CniError, match=rf"{file.name}.*expected") as caught:
+        attached.delete()
+    assert caught.value.code == Code.DECODING_FAILURE
+
+
+def test_what_is_kept_is_read_as_it_was_found(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    file = tmp_path / "data/local-aaaaaaaaaaaa-net1.json"
+    file.write_text(userspacefiles.KEPT)
+    assert takeover.kept(tmp_path, "aa" * 32, "net1") == takeover.Kept(
+        file=file, engine="ovs-dpdk", port="aaaaaaaaaaaa-net1"
+    )
+    assert takeover.kept(tmp_path, "aa" * 32, "net2") is None
+    assert json.loads(userspacefiles.KEPT)["vhostmac"] == ""
