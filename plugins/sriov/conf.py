@@ -209,7 +209,7 @@ def _settings(conf: Mapping[str, Any], mac: str | None, *, with_port: bool) -> V
 
 def _port(conf: Mapping[str, Any]) -> BridgePort | None:
     """What is asked of the representor's port, None without a bridge."""
-    bridge, trunk = conf.get("bridge"), conf.get("trunk") or []
+    bridge, trunk = conf.get("bridge"), [] if conf.get("trunk") is None else conf["trunk"]
     if not isinstance(trunk, list) or not all(_is_vlan(vlan) for vlan in trunk):
         raise _wrong("trunk", "a list of VLANs from 1 to 4094", trunk)
     if bridge is None or bridge == "":
