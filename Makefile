@@ -7,15 +7,16 @@ PY := $(VENV)/bin/python
 SHIM := build/wirespeed-cni
 READY := $(VENV)/ready-$(shell cat requirements.lock | sha256sum | cut -c1-12)
 PACKAGES := ca-certificates python3 python3-venv gcc libc6-dev iproute2 iputils-ping kmod procps containernetworking-plugins
-# What the node tests run beside: Open vSwitch with DPDK, and dpdk-testpmd.
-SWITCH_PACKAGES := openvswitch-switch-dpdk dpdk-dev
+# What the node tests run beside: Open vSwitch with DPDK, dpdk-testpmd, and (unless another package has brought it)
+# containerd.
+NODE_PACKAGES := openvswitch-switch-dpdk dpdk-dev $(if $(shell command -v containerd),,containerd)
 EAL := build/libwirespeed_eal.so
 LAB := $(PY) -m lab
 
 # pip brings certificates of its own: it shall trust what this machine trusts, a company's proxy included.
 export PIP_CERT ?= /etc/ssl/certs/ca-certificates.crt
 
-.PHONY: demo test test-unit test-node test-lab bench lint lab-shell lab-image switch-packages eal install proto lock \
+.PHONY: demo test test-unit test-node test-lab bench lint lab-shell lab-image node-packages eal install proto lock \
   clean help
 
 help:  ## this list
@@ -29,7 +30,7 @@ test: lint test-unit test-node test-lab  ## every test
 test-unit: $(READY)  ## pure tests, seconds
 	$(VENV)/bin/pytest tests/unit
 
-test-node: $(READY) $(SHIM) switch-packages  ## on this kernel: namespaces, the agent and the shim, OVS-DPDK
+test-node: $(READY) $(SHIM) node-packages  ## on this kernel: namespaces, agent and shim, containerd, OVS-DPDK
 	$(VENV)/bin/pytest tests/node
 
 test-lab: $(READY) $(SHIM)  ## in the lab VM: real PF and VF drivers, vfio, testpmd; one boot
@@ -57,22 +58,22 @@ $(READY): requirements.lock
 	@command -v apt-get >/dev/null || { echo "expected Debian: there is no apt-get" >&2; exit 1; }
 	@missing=$$(for p in $(PACKAGES); do dpkg -s $$p >/dev/null 2>&1 || echo $$p; done); \
 	if [ -n "$$missing" ]; then \
-	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends --no-remove $$missing >/dev/null; \
 	fi
 	rm -rf $(VENV) && python3 -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --require-hashes -r requirements.lock
 	$(VENV)/bin/pip install --quiet --no-deps --no-build-isolation --config-settings editable_mode=compat -e .
 	touch $@
 
-# Installing a switch must not start one here: policy-rc.d says so to packages' scripts, where nobody says it yet.
-switch-packages: | $(READY)
-	@missing=$$(for p in $(SWITCH_PACKAGES); do dpkg -s $$p >/dev/null 2>&1 || echo $$p; done); \
+# Installing them must not start them here: policy-rc.d says so to packages' scripts, where nobody says it yet.
+node-packages: | $(READY)
+	@missing=$$(for p in $(NODE_PACKAGES); do dpkg -s $$p >/dev/null 2>&1 || echo $$p; done); \
 	if [ -n "$$missing" ]; then \
 	  policy=/usr/sbin/policy-rc.d; \
 	  if [ ! -e $$policy ]; then \
 	    trap "rm -f $$policy" EXIT; printf '#!/bin/sh\nexit 101\n' > $$policy; chmod 755 $$policy; \
 	  fi; \
-	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends --no-remove $$missing >/dev/null; \
 	fi
 
 eal: $(EAL)  ## the EAL library for C, build/libwirespeed_eal.so

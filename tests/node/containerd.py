@@ -1,0 +1,152 @@
+"""containerd as the runtime of a node: a process of its own with an image for sandboxes, asked over the CRI."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import subprocess
+import tarfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from tests.node.conftest import PATIENCE, Netns
+from wirespeed.kube import rpc
+
+IMAGE = "wirespeed.test/pause:1"
+CONFIG = """\
+version = 2
+root = "{data}/root"
+state = "{data}/state"
+[grpc]
+  address = "{folder}/containerd.sock"
+[plugins."io.containerd.internal.v1.opt"]
+  path = "{data}/opt"
+[plugins."io.containerd.grpc.v1.cri"]
+  sandbox_image = "{image}"
+  disable_apparmor = true
+  disable_tcp_service = true
+  # A sandbox's process gets no better protection from the kernel's memory killer than this one has.
+  restrict_oom_score_adj = true
+  [plugins."io.containerd.grpc.v1.cri".cni]
+    bin_dir = "{folder}/bin"
+    conf_dir = "{folder}/net.d"
+  [plugins."io.containerd.grpc.v1.cri".containerd]
+    snapshotter = "native"
+    [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
+      runtime_type = "io.containerd.runc.v2"
+      [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
+        Root = "{data}/runc"
+"""
+# What containerd mounts for containers ends with its mount namespace, but for pods' network namespaces: these are
+# mounted in a folder that all share. Its processes end with the first one of their own PID namespace.
+START = """\
+mount --make-private "$(stat -c %m "$1")"
+mount -t tmpfs tmpfs "$1"
+exec nsenter --net="$2" containerd --config "$3" --log-level debug
+"""
+ISOLATED = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "--propagation", "unchanged")
+
+cri: Any = grpc.protos("tests/node/cri.proto")
+
+
+class Containerd:
+    """A containerd that runs, with its CNI folders `net.d` and `bin` in `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._channel = rpc.channel(str(folder / "containerd.sock"))
+        self._runtime = rpc.Client(self._channel, cri.DESCRIPTOR.services_by_name["RuntimeService"])
+
+    def network_is_ready(self) -> bool:
+        """Whether it has a configuration of a network, and all that is in it says that it works."""
+        conditions = self._runtime.Status(cri.StatusRequest(), timeout=PATIENCE).status.conditions
+        return bool({each.type: each.status for each in conditions}["NetworkReady"])
+
+    def run(self, name: str) -> str:
+        """Run the sandbox of the pod default/<name>; its id. Raises grpc.RpcError."""
+        metadata = cri.PodSandboxMetadata(name=name, uid=f"uid-{name}", namespace="default")
+        linux = cri.LinuxPodSandboxConfig()
+        config = cri.PodSandboxConfig(metadata=metadata, log_directory=str(self.folder / "logs"), linux=linux)
+        answer = self._runtime.RunPodSandbox(cri.RunPodSandboxRequest(config=config), timeout=PATIENCE)
+        return str(answer.pod_sandbox_id)
+
+    def stop(self, sandbox: str) -> None:
+        """Stop a sandbox and remove it. Raises grpc.RpcError."""
+        for call in (self._runtime.StopPodSandbox, self._runtime.RemovePodSandbox):
+            call(cri.PodSandboxRequest(pod_sandbox_id=sandbox), timeout=PATIENCE)
+
+    def address(self, sandbox: str) -> str:
+        """The pod's address, as the kubelet tells it the API server."""
+        return str(self._status(sandbox).status.network.ip)
+
+    def netns(self, sandbox: str) -> Netns:
+        """The sandbox's network namespace."""
+        spec = json.loads(self._status(sandbox).info["info"])["runtimeSpec"]
+        (path,) = [each["path"] for each in spec["linux"]["namespaces"] if each["type"] == "network"]
+        return Netns(Path(path).name, path)
+
+    def _status(self, sandbox: str) -> Any:
+        request = cri.PodSandboxStatusRequest(pod_sandbox_id=sandbox, verbose=True)
+        return self._runtime.PodSandboxStatus(request, timeout=PATIENCE)
+
+    def close(self) -> None:
+        self._channel.close()
+
+
+@contextmanager
+def running(folder: Path, node: Netns, environ: Mapping[str, str]) -> Iterator[Containerd]:
+    """A containerd whose host is the network namespace `node`; plugins that it runs inherit `environ`."""
+    data = folder / "data"
+    for made in (data, folder / "net.d", folder / "bin"):
+        made.mkdir(parents=True)
+    config = folder / "config.toml"
+    config.write_text(CONFIG.format(folder=folder, data=data, image=IMAGE))
+    with (folder / "containerd.log").open("wb") as log:
+        command = (*ISOLATED, "sh", "-euc", START, "sh", str(data), node.path, str(config))
+        process = subprocess.Popen(command, env={**os.environ, **environ}, stdout=log, stderr=subprocess.STDOUT)
+    runtime = Containerd(folder)
+    try:
+        grpc.channel_ready_future(runtime._channel).result(PATIENCE)
+        _import_image(folder)
+        yield runtime
+    finally:
+        runtime.close()
+        process.kill()
+        process.wait(PATIENCE)
+
+
+def _import_image(folder: Path) -> None:
+    """Give it the image whose one program waits to be killed."""
+    program = folder / "pause"
+    source = b"#include <unistd.h>\nint main(void) { for (;;) pause(); }\n"
+    subprocess.run(["cc", "-static", "-O2", "-x", "c", "-o", program, "-"], input=source, check=True)
+    layer = _archive({"pause": program.read_bytes()})
+    config = json.dumps(
+        {
+            "architecture": "amd64",
+            "os": "linux",
+            "config": {"Entrypoint": ["/pause"]},
+            "rootfs": {"type": "layers", "diff_ids": [f"sha256:{hashlib.sha256(layer).hexdigest()}"]},
+        }
+    ).encode()
+    manifest = json.dumps([{"Config": "config.json", "RepoTags": [IMAGE], "Layers": ["layer.tar"]}]).encode()
+    image = folder / "image.tar"
+    image.write_bytes(_archive({"layer.tar": layer, "config.json": config, "manifest.json": manifest}))
+    ctr = ("ctr", "--address", str(folder / "containerd.sock"), "--namespace", "k8s.io")
+    subprocess.run([*ctr, "images", "import", "--snapshotter", "native", image], check=True, capture_output=True)
+
+
+def _archive(files: Mapping[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for name, data in files.items():
+            member = tarfile.TarInfo(name)
+            member.size, member.mode = len(data), 0o755
+            archive.addfile(member, io.BytesIO(data))
+    return buffer.getvalue()
