@@ -1,8 +1,8 @@
 """Figures of device plugins: 2,048 VFs of 8 PFs, offered to one kubelet by the suite's and by others, in turn.
 
 Runs in network and mount namespaces of its own. There /sys is a tree that is laid out here, every VF on vfio-pci,
-/dev has the VFs' nodes, and /run and /var/lib are empty: each system finds the same node under the same paths.
-Every turn is a whole life of a plugin's process, beside a kubelet that has just started.
+/dev has the VFs' nodes, and each system finds the same node under the same paths. Every turn is a whole life of a
+plugin's process, beside a kubelet that has just started, with /run and /var/lib empty.
 """
 
 from __future__ import annotations
@@ -13,13 +13,12 @@ import json
 import os
 import random
 import shlex
-import shutil
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -127,6 +126,8 @@ def _pools() -> dict[str, Any]:
     }
 
 
+# What a node that has just booted has nothing of.
+_EMPTY = [(("-t", "tmpfs", "none"), place) for place in ("/run", "/var/lib")]
 _DEVICES = ("null", "zero", "random", "urandom")  # what programs need of /dev
 
 
@@ -141,7 +142,13 @@ def _node(folder: Path) -> Iterator[None]:
     ]
     mounts.append((("--rbind", "/sys/devices/system"), str(folder / "sys/devices/system")))
     mounts += [(("--rbind", str(folder / name)), f"/{name}") for name in ("sys", "dev")]
-    mounts += [(("-t", "tmpfs", "none"), place) for place in ("/run", "/var/lib")]
+    with _mounted(mounts):
+        yield
+
+
+@contextlib.contextmanager
+def _mounted(mounts: Sequence[tuple[tuple[str, ...], str]]) -> Iterator[None]:
+    """What is mounted (mount's arguments), and where."""
     with contextlib.ExitStack() as mounted:
         for source, place in mounts:
             subprocess.run(["mount", *source, place], check=True)
@@ -166,7 +173,7 @@ class _Life:
         """Start it, have it allocate, let it rest, end it. Raises CallFailedError."""
         add = (self.figures if number else Figures("not counted")).add
         changed = threading.Condition()
-        with _kubelet(changed) as kubelet, self._log.open("w") as log:
+        with _mounted(_EMPTY), _kubelet(changed) as kubelet, self._log.open("w") as log:
             began = time.perf_counter()
             with _process(self.command, log, changed) as process:
                 self._await_all(kubelet, process)
@@ -208,9 +215,7 @@ class _Life:
 
 @contextlib.contextmanager
 def _kubelet(changed: threading.Condition) -> Iterator[Kubelet]:
-    """A kubelet that finds plugins in plugins_registry, on a node that has just booted."""
-    for left in [*Path("/run").iterdir(), *KUBELET.parent.iterdir()]:
-        shutil.rmtree(left)
+    """A kubelet that finds plugins in plugins_registry."""
     kubelet = Kubelet(KUBELET, plugin_watch=True, changed=changed)
     kubelet.start()
     try:

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bench import deviceplugin, vhost
 from bench.figures import Figures, interleaved, percentile
 from bench.systems import read_peer
 
@@ -95,3 +96,23 @@ def test_a_peers_path_may_name_several_folders(plugin: Path) -> None:
 def test_what_is_no_peer_is_said(plugin: Path, text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         read_peer(text.format(folder=plugin.parent))
+
+
+def test_a_device_plugin_is_a_command(plugin: Path) -> None:
+    peer = deviceplugin.read_peer(f"other={plugin} --config-file @CONFIG@ 'a b'")
+    assert (peer.name, peer.command) == ("other", (str(plugin), "--config-file", "@CONFIG@", "a b"))
+
+
+def test_userspace_cni_is_an_executable(plugin: Path) -> None:
+    assert vhost.read_peer(f"other={plugin}") == vhost.Peer("other", plugin)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [("x", "expected NAME="), ("=x", "expected NAME="), ("x=", "expected")]
+)
+def test_what_is_no_peer_is_said_of_others_too(text: str, message: str) -> None:
+    for read in (deviceplugin.read_peer, vhost.read_peer):
+        with pytest.raises(ValueError, match=message):
+            read(text)
+        with pytest.raises(ValueError, match="other: /nowhere is no executable"):
+            read("other=/nowhere")
