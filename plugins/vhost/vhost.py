@@ -19,7 +19,7 @@ from typing import Any
 
 from plugins.vhost import conf as configuration
 from plugins.vhost import poddata, sockets, takeover
-from plugins.vhost.conf import MEMIF, NONE, OVS, VPP, VhostConf
+from plugins.vhost.conf import MEMIF, NONE, OVS, VPP, Bandwidth, VhostConf
 from plugins.vhost.direct import Direct, end_name
 from plugins.vhost.engine import Engine, Found, Port, port_name, short_id
 from plugins.vhost.sockets import Folder
@@ -108,6 +108,9 @@ class Vhost:
     def check(self, request: Request) -> None:
         conf = configuration.parse(request)
         claim = self._journal.device_of(request.container_id, request.ifname)
+        if claim is None and (kept := self._kept(request)) is not None:
+            self._check_kept(request, conf, kept)
+            return
         if claim is None or claim.plugin != PLUGIN or claim.step != "attached":
             raise CniError(
                 Code.UNKNOWN_CONTAINER, f"{request.ifname} of container {request.container_id} has no port here"
@@ -372,10 +375,52 @@ class Vhost:
             log.warning("port %s is removed later: %s", record["port"], down.msg)
             self._journal.advance(claim, _REMOVING)
 
+    def _remove_unknown(self, request: Request) -> None:
+        """Remove the port of an attachment that the journal does not know: a switch may outlive the journal."""
+        try:
+            conf = configuration.parse(request)
+        except CniError as error:
+            log.info("%s of container %s was never attached: %s", request.ifname, request.container_id, error.msg)
+            return
+        name = port_name(request.container_id, request.ifname)
+        with self._lock(request.container_id, request.ifname, deadline=request.deadline):
+            try:
+                self._engine(conf.engine).remove(Found(name=name), deadline=request.deadline)
+            except SwitchDownError as error:
+                log.warning("port %s is removed later, if it is there: %s", name, error.msg)
+                self._journal.claim(_removal(request, conf.engine, name))
+
+    def _finish_removals(self, *, deadline: float) -> None:
+        """Make good the removals of switches that were down, as far as they are back."""
+        down: set[str] = set()
+        for claim in self._journal.claims(step=_REMOVING):
+            if claim.plugin == PLUGIN and claim.record["engine"] not in down:
+                try:
+                    self._give_back(claim, deadline=deadline)
+                except CniError as error:
+                    log.warning("removing port %s: %s", claim.record["port"], error.msg)
+                if self._journal.owner(claim.device) is not None:
+                    down.add(claim.record["engine"])
+
+    # Ports of userspace-CNI
+
+    def _kept(self, request: Request) -> Kept | None:
+        """What userspace-CNI keeps of this attachment; None where it made none. Raises as `takeover.kept`."""
+        base = Path(self._node.config.vhost.userspace_dir)
+        return takeover.kept(base, request.container_id, request.ifname)
+
+    def _check_kept(self, request: Request, conf: VhostConf, kept: Kept) -> None:
+        """Hold its port against what it makes of the configuration, which is less than is made of it here."""
+        self._ipam.check(request)
+        made = replace(conf, vlan=None, trunk=(), mtu=None, bandwidth=Bandwidth(), mirror=None)
+        port = replace(_port(request, made, self._socket_of(kept, request)), name=kept.port)
+        if wrong := self._engine(kept.engine).drift(port, deadline=request.deadline):
+            raise CniError(Code.DRIFT, f"{request.ifname}: {', '.join(wrong)}")
+
     def _take_over(self, request: Request) -> DeviceClaim | None:
         """The claim of a port that userspace-CNI made for this attachment, None where it made none."""
         with self._lock(request.container_id, request.ifname, deadline=request.deadline):
-            kept = takeover.kept(Path(self._node.config.vhost.userspace_dir), request.container_id, request.ifname)
+            kept = self._kept(request)
             if kept is None:
                 return None
             claim = _removal(request, kept.engine, kept.port)
@@ -403,33 +448,6 @@ class Vhost:
             return ""
         file = conf.socket_file or (f"memif-{kept.port}.sock" if kept.engine == VPP else kept.port)
         return f"{takeover.as_switch_has_it(folder.path)}/{file}"
-
-    def _remove_unknown(self, request: Request) -> None:
-        """Remove the port of an attachment that the journal does not know: a switch may outlive the journal."""
-        try:
-            conf = configuration.parse(request)
-        except CniError as error:
-            log.info("%s of container %s was never attached: %s", request.ifname, request.container_id, error.msg)
-            return
-        name = port_name(request.container_id, request.ifname)
-        with self._lock(request.container_id, request.ifname, deadline=request.deadline):
-            try:
-                self._engine(conf.engine).remove(Found(name=name), deadline=request.deadline)
-            except SwitchDownError as error:
-                log.warning("port %s is removed later, if it is there: %s", name, error.msg)
-                self._journal.claim(_removal(request, conf.engine, name))
-
-    def _finish_removals(self, *, deadline: float) -> None:
-        """Make good the removals of switches that were down, as far as they are back."""
-        down: set[str] = set()
-        for claim in self._journal.claims(step=_REMOVING):
-            if claim.plugin == PLUGIN and claim.record["engine"] not in down:
-                try:
-                    self._give_back(claim, deadline=deadline)
-                except CniError as error:
-                    log.warning("removing port %s: %s", claim.record["port"], error.msg)
-                if self._journal.owner(claim.device) is not None:
-                    down.add(claim.record["engine"])
 
     @contextmanager
     def _lock(self, container: str, ifname: str, *, deadline: float) -> Iterator[None]:

@@ -138,6 +138,23 @@ def test_mount_of_a_long_folder_goes_with_the_pods_last_port(
     assert list((mounted.parents[1] / "volume").iterdir()) == []
 
 
+@pytest.mark.parametrize("mode", ["client", "server"])
+def test_check_holds_the_port_against_what_userspace_cni_makes_of_the_configuration(
+    attached: Attached, mode: str
+) -> None:
+    attached.attach(mode=mode)
+    asked = conf(host={**conf()["host"], "vhost": {"mode": mode}, "mtu": 2000})
+    asked["host"]["bridge"] = {"bridgeName": "br4", "vlanId": 5}
+    attached.host.check(asked, attached.pod)
+    attached.switch.vsctl("del-port", "br4", attached.port())
+    with pytest.raises(CniError, match=f"Open vSwitch has no port {attached.port()}") as caught:
+        attached.host.check(asked, attached.pod)
+    assert caught.value.code == Code.DRIFT
+    attached.delete()
+    attached.switch.vsctl("--if-exists", "del-br", "br4")
+    (attached.folder / attached.port()).unlink(missing_ok=True)
+
+
 def test_second_del_finds_nothing_to_do(attached: Attached) -> None:
     attached.attach()
     attached.delete()
