@@ -6,6 +6,7 @@ import errno
 import logging
 import os
 import select
+import socket
 import time
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
@@ -14,6 +15,8 @@ from pathlib import Path
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.host import drivers
 from wirespeed.host.pci import ADDRESS, PciDevice
+from wirespeed.host.vfio import vfio_users
+from wirespeed.node import NodeConfig
 from wirespeed.state.locks import device_lock
 
 log = logging.getLogger(__name__)
@@ -22,14 +25,22 @@ _EVERY = 5000  # ms until it is asked again whether pods still have the VFs; the
 _LOCKED = 20.0  # seconds to wait for the device's lock; the kubelet gives PreStartContainer 30
 
 
-class Bindings:
-    """The VFs that are on another driver for a container, each a file in `folder` that has its own driver's name.
+def bindings(where: NodeConfig) -> Bindings:
+    """Those of the node, beside its journal."""
+    state = Path(where.state).parent
+    return Bindings(Path(where.sysfs), state / "bound", state / "locks", kubelet=where.kubelet)
 
+
+class Bindings:
+    """The VFs that are on another driver for a container, each a file in `folder`.
+
+    It has the name of the VF's own driver, and the folder of the kubelet whose pod has the VF: the agent of another
+    one, such as a play's, knows nothing of this pod and leaves the VF alone for as long as that kubelet answers.
     `folder` lives as long as the bindings do: on tmpfs. `locks` are those of the CNI plugins; safe from any thread.
     """
 
-    def __init__(self, sysfs: Path, folder: Path, locks: Path) -> None:
-        self._sysfs, self._folder, self._locks = sysfs, folder, locks
+    def __init__(self, sysfs: Path, folder: Path, locks: Path, *, kubelet: str) -> None:
+        self._sysfs, self._folder, self._locks, self._kubelet = sysfs, folder, locks, kubelet
 
     def hand_over(self, address: str, driver: str) -> None:
         """Have the VF on the driver for a container that starts, reset.
@@ -48,13 +59,25 @@ class Bindings:
         log.info("bound for a container", extra={"fields": {"device": address, "driver": driver}})
 
     def give_back(self, address: str) -> None:
-        """Have the VF on its own driver again, reset, if it was handed over. Raises CniError as `hand_over`."""
+        """Have the VF on its own driver again, reset, if it was handed over.
+
+        Raises CniError as `hand_over`, TRY_AGAIN_LATER also while a program has it open: the kernel would wait for
+        its end where no deadline reaches.
+        """
         if self._own(address) is None:
             return
         device = PciDevice(address, self._sysfs)
         with self._lock(address):
             own = self._own(address)
+            if kubelet := self._other_kubelet(address):
+                raise CniError(Code.DEVICE, f"device {address}: a pod of the kubelet in {kubelet} has it")
             if own is not None and device.exists:
+                if self._is_open(address):
+                    user = vfio_users().get(device.iommu_group, "a process")
+                    raise CniError(
+                        Code.TRY_AGAIN_LATER,
+                        f"device {address}: {user} has its vfio group open; expected nobody to use it",
+                    )
                 drivers.reset(device)
                 drivers.bind(device, own)
             (self._folder / address).unlink(missing_ok=True)
@@ -68,10 +91,12 @@ class Bindings:
             return []
 
     def follow(self, ended: int, given: Callable[[], Iterable[str]]) -> None:
-        """Give back what is not `given` to a pod any more, until the descriptor `ended` is readable."""
+        """Give back what is not `given` to a pod any more, until `ended` is readable, and once more then."""
         poller = select.poll()
         poller.register(ended, select.POLLIN)
-        while not poller.poll(_EVERY):
+        is_last = False
+        while not is_last:
+            is_last = bool(poller.poll(_EVERY))
             for address in self._free(given):
                 try:
                     self.give_back(address)
@@ -87,7 +112,11 @@ class Bindings:
         except CniError as error:
             log.debug("%s", error.msg)
             return []
-        return [address for address in handed_over if address not in kept and not self._is_open(address)]
+        return [
+            address
+            for address in handed_over
+            if address not in kept and not self._other_kubelet(address) and not self._is_open(address)
+        ]
 
     def _is_open(self, address: str) -> bool:
         """Whether a program has its group open, which only one may: a kubelet that starts lists no pod at first."""
@@ -104,16 +133,34 @@ class Bindings:
         return device_lock(self._locks, address, deadline=time.monotonic() + _LOCKED)
 
     def _own(self, address: str) -> str | None:
+        """The name of its own driver, None for a VF that is not handed over."""
+        found = self._noted(address)
+        return None if found is None else found[0]
+
+    def _other_kubelet(self, address: str) -> str:
+        """The folder of another kubelet that lives and whose pod has the VF; "" for none."""
+        found = self._noted(address)
+        if found is None or found[1] == self._kubelet:
+            return ""
+        with socket.socket(socket.AF_UNIX) as asking:
+            try:
+                asking.connect(f"{found[1]}/pod-resources/kubelet.sock")
+            except OSError:
+                return ""
+        return found[1]
+
+    def _noted(self, address: str) -> tuple[str, str] | None:
         try:
-            return (self._folder / address).read_text()
+            driver, _, kubelet = (self._folder / address).read_text().partition("\n")
         except FileNotFoundError:
             return None
+        return driver, kubelet
 
     def _remember(self, address: str, driver: str) -> None:
         new = self._folder / f".{address}.new"
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            new.write_text(driver)
+            new.write_text(f"{driver}\n{self._kubelet}")
             new.replace(self._folder / address)
         except OSError as error:
             raise CniError(Code.IO_FAILURE, f"device {address}: {new}: {error.strerror}") from error

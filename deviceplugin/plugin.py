@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from deviceplugin import cdi, config
-from deviceplugin.binding import Bindings
+from deviceplugin.binding import Bindings, bindings
 from deviceplugin.config import PoolConfig
 from deviceplugin.follow import Follower
 from deviceplugin.kubelet import Kubelet
@@ -52,7 +52,7 @@ class Plugin:
         self._where = where
         _remove_stale_info(pools, where)
         cdi.remove_stale(pools, where)
-        self._bindings = _bindings(where)
+        self._bindings = bindings(where)
         self._services = [_service(pool, where, self._bindings) for pool in pools]
         self._follower = Follower(self._services, where.sysfs)
         self._reloader = Reloader(self._file, text, self._reload)
@@ -157,11 +157,6 @@ def _changed(service: PoolService | None, pool: PoolConfig) -> PoolService | Non
 def _fixed(pool: PoolConfig) -> tuple[object, ...]:
     """What a service cannot change: what it is, and which calls the kubelet was told to make."""
     return pool.kind, pool.cdi, bool(pool.bind)
-
-
-def _bindings(where: NodeConfig) -> Bindings:
-    state = Path(where.state).parent
-    return Bindings(Path(where.sysfs), state / "bound", state / "locks")
 
 
 def _service(pool: PoolConfig, where: NodeConfig, bindings: Bindings) -> PoolService:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -155,6 +156,56 @@ def test_plugin_that_starts_again_gives_back_what_it_bound(place: Place, kernel:
         place.kubelet.free("default", "pod")
         until(lambda: bound(place) == [], "given back")
     assert driver(place, VFS[0]) == "iavf"
+
+
+def test_plugin_that_ends_gives_back_what_is_free_by_then(
+    place: Place, kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(binding, "_EVERY", 3_600_000)
+    with place.running(POOL, **more(place)):
+        place.kubelet.wait_ids("intel.com/one", VFS)
+        for pod in ("ends", "stays"):
+            place.kubelet.allocate("default", pod, "app", "intel.com/one", 1)
+            place.kubelet.pre_start("default", pod, "app")
+        [ended], [stayed] = (given.devices for given in place.kubelet.given())
+        place.kubelet.free("default", "ends")
+    assert (driver(place, ended), driver(place, stayed)) == ("iavf", "vfio-pci")
+
+
+def test_vf_of_another_kubelets_pod_is_left_alone_while_that_kubelet_lives(place: Place, kernel: Kernel) -> None:
+    other = binding.bindings(place.config(POOL, **more(place), kubelet=str(place.folder / "other")))
+    ended, ender = socket.socketpair()
+    ender.close()  # `follow` looks once
+    with ended, place.running(POOL, **more(place)):
+        place.kubelet.wait_ids("intel.com/one", VFS)
+        place.kubelet.allocate("default", "pod", "app", "intel.com/one", 1)
+        place.kubelet.pre_start("default", "pod", "app")
+        with pytest.raises(CniError) as refused:
+            other.give_back(VFS[0])
+        assert refused.value.msg == f"device {VFS[0]}: a pod of the kubelet in {place.kubelet.folder} has it"
+        other.follow(ended.fileno(), tuple)
+        assert driver(place, VFS[0]) == "vfio-pci"
+        place.kubelet.stop()
+        other.follow(ended.fileno(), tuple)
+        assert driver(place, VFS[0]) == "iavf"
+
+
+def test_vf_that_a_program_still_has_open_is_not_allocated(place: Place, kernel: Kernel) -> None:
+    with place.running(POOL, **more(place)):
+        place.kubelet.wait_ids("intel.com/one", VFS)
+        allocate(place, VFS[0])
+        start(place, VFS[0])
+        node = place.folder / "dev/vfio" / PciDevice(VFS[0], place.sysfs.root).iommu_group
+        node.mkdir(parents=True)  # as what is open, it cannot be opened to write
+        with pytest.raises(grpc.RpcError) as caught:
+            allocate(place, VFS[0])
+        assert caught.value.details() == (
+            f"device {VFS[0]}: a process has its vfio group open; expected nobody to use it"
+        )
+        assert driver(place, VFS[0]) == "vfio-pci"
+        node.rmdir()
+        allocate(place, VFS[0])
+        assert driver(place, VFS[0]) == "iavf"
 
 
 def test_options_ask_for_the_call_before_the_start_only_where_it_binds(place: Place) -> None:
