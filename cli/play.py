@@ -24,6 +24,13 @@ import click
     help="Where plugins are that are executed.",
 )
 @click.option(
+    "--cdi-path",
+    default="/etc/cdi:/var/run/cdi",
+    show_default=True,
+    metavar="FOLDERS",
+    help="Where CDI specifications are, the last counts most; those of the play's device plugin count more.",
+)
+@click.option(
     "--shim",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="The shim's executable.  [default: build/wirespeed-cni of this checkout, or `wirespeed` in --cni-path]",
@@ -57,7 +64,7 @@ import click
     help="The least level of the agent's log that is shown.",
 )
 @click.pass_context
-def play(ctx: click.Context, /, files: tuple[Path, ...], cni_path: str, **options: object) -> None:
+def play(ctx: click.Context, /, files: tuple[Path, ...], cni_path: str, cdi_path: str, **options: object) -> None:
     """Run the Pods of Kubernetes manifests on this machine, with no cluster.
 
     For demonstrations and tests: this is no production runtime. It stands where the kubelet, the container runtime
@@ -79,9 +86,12 @@ def play(ctx: click.Context, /, files: tuple[Path, ...], cni_path: str, **option
     from play.screen import Terminal  # noqa: PLC0415
     from wirespeed.cni.errors import CniError  # noqa: PLC0415
 
-    folders = tuple(folder for folder in cni_path.split(":") if folder)
-    asked = Options(files=files, cni_path=folders, **options)  # type: ignore[arg-type]
+    asked = Options(files=files, cni_path=_folders(cni_path), cdi_path=_folders(cdi_path), **options)  # type: ignore[arg-type]
     try:
         ctx.exit(run(asked, Terminal(highlight=False), Console(stderr=True)))
     except CniError as error:
         raise click.ClickException(error.msg) from error
+
+
+def _folders(text: str) -> tuple[str, ...]:
+    return tuple(folder for folder in text.split(":") if folder)

@@ -17,20 +17,25 @@ from wirespeed.cni.errors import CniError, Code
 
 @dataclass
 class Given:
-    """What a container was given with its devices; `devices` are nodes by their path in the container."""
+    """What a container was given with its devices; `devices` are nodes by their path in the container.
+
+    `cdi` names the CDI devices, whose part the runtime looks up when the container starts.
+    """
 
     environment: dict[str, str] = field(default_factory=dict)
     devices: dict[str, str] = field(default_factory=dict)
     mounts: list[Mount] = field(default_factory=list)
+    cdi: list[str] = field(default_factory=list)
 
     def add(self, response: Any) -> None:
-        """Add a ContainerAllocateResponse. Raises CniError(DEVICE) for what is not done here."""
-        if response.cdi_devices:
-            names = ", ".join(device.name for device in response.cdi_devices)
-            raise CniError(Code.DEVICE, f"CDI devices are not done here: {names}")
+        """Add a ContainerAllocateResponse."""
         self.environment.update(response.envs)
         self.devices.update((device.container_path, device.host_path) for device in response.devices)
-        self.mounts += [Mount(each.host_path, each.container_path, each.read_only) for each in response.mounts]
+        self.mounts += [
+            Mount(each.host_path, each.container_path, ("ro",) if each.read_only else ())
+            for each in response.mounts
+        ]
+        self.cdi += [device.name for device in response.cdi_devices]
 
 
 def wanted(pods: Iterable[Pod]) -> dict[str, int]:

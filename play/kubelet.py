@@ -43,7 +43,7 @@ class _Endpoint:
     resource: str
     socket: Path
     channel: grpc.Channel
-    preferred: bool
+    options: Any  # its DevicePluginOptions
     devices: dict[str, Any] = field(default_factory=dict)
     listed: bool = False  # whether it has told its devices
     stream: Any = None
@@ -175,7 +175,11 @@ class Kubelet:
         with self._allocating:
             endpoint, free = self._free(resource, count)
             try:
-                chosen = self._preferred(endpoint, free, count) if endpoint.preferred else free[:count]
+                chosen = (
+                    self._preferred(endpoint, free, count)
+                    if endpoint.options.get_preferred_allocation_available
+                    else free[:count]
+                )
                 request = dp.AllocateRequest(container_requests=[dp.ContainerAllocateRequest(devices_ids=chosen)])
                 answers = endpoint.client.Allocate(request, timeout=_ANSWER).container_responses
             except grpc.RpcError as error:
@@ -188,6 +192,26 @@ class Kubelet:
                 self._allocations.append(_Allocation(namespace, pod, container, resource, tuple(chosen)))
             return answers[0]
 
+    def pre_start(self, namespace: str, pod: str, container: str) -> None:
+        """Tell the plugins that asked for it that the container, whose networks are attached, is to be made.
+
+        Raises CniError(DEVICE) when one refuses, or is not registered any more.
+        """
+        of = namespace, pod, container
+        with self._changed:
+            given = [a for a in self._allocations if (a.namespace, a.pod, a.container) == of]
+            endpoints = dict(self._endpoints)
+        for each in given:
+            endpoint = endpoints.get(each.resource)
+            if endpoint is None:
+                raise CniError(Code.DEVICE, f"resource {each.resource}: not registered any more")
+            if endpoint.options.pre_start_required:
+                try:
+                    request = dp.PreStartContainerRequest(devices_ids=each.devices)
+                    endpoint.client.PreStartContainer(request, timeout=_ANSWER)
+                except grpc.RpcError as error:
+                    raise _failure(each.resource, error) from error
+
     def free(self, namespace: str, pod: str) -> None:
         """Take back all devices of the pod."""
         with self._changed:
@@ -195,22 +219,22 @@ class Kubelet:
 
     # Plugins
 
-    def connect(self, resource: str, socket: Path, *, preferred: bool | None = None) -> None:
-        """Take the plugin at `socket` for the resource; `preferred` None asks the plugin for its options.
+    def connect(self, resource: str, socket: Path, *, options: Any = None) -> None:
+        """Take the plugin at `socket` for the resource; without `options` those that it tells when it is asked.
 
         Raises CniError(INVALID_CONFIG) for its name, or grpc.RpcError when the plugin cannot be reached.
         """
         if problem := resources.refusal(resource):
             raise CniError(Code.INVALID_CONFIG, f"resource {resource!r}: {problem}")
         channel = rpc.channel(str(socket), options=_OPTIONS)
-        endpoint = _Endpoint(resource, socket, channel, bool(preferred))
+        endpoint = _Endpoint(resource, socket, channel, options)
         try:
-            options = endpoint.client.GetDevicePluginOptions(dp.Empty(), timeout=_DIAL, wait_for_ready=True)
+            told = endpoint.client.GetDevicePluginOptions(dp.Empty(), timeout=_DIAL, wait_for_ready=True)
         except grpc.RpcError:
             channel.close()
             raise
-        if preferred is None:
-            endpoint.preferred = options.get_preferred_allocation_available
+        if options is None:
+            endpoint.options = told
         endpoint.stream = endpoint.client.ListAndWatch(dp.Empty())
         endpoint.reader = threading.Thread(target=self._read, args=(endpoint,), name=f"kubelet {resource}")
         with self._changed:
@@ -319,11 +343,7 @@ class _Registration:
             context.abort(grpc.StatusCode.UNKNOWN, f"endpoint {request.endpoint!r}: expected a file name")
         socket = self._kubelet.folder / "device-plugins" / request.endpoint
         try:
-            self._kubelet.connect(
-                request.resource_name,
-                socket,
-                preferred=request.options.get_preferred_allocation_available,
-            )
+            self._kubelet.connect(request.resource_name, socket, options=request.options)
         except CniError as error:
             context.abort(grpc.StatusCode.UNKNOWN, error.msg)
         except grpc.RpcError as error:

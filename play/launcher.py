@@ -6,8 +6,9 @@ object:
     netns        path of the pod's network namespace
     root         an empty folder, where the container's root is put together
     hostname
-    devices      [[path in the container, path on this machine]]
-    mounts       [[source on this machine, path in the container, whether it is read-only]]
+    devices      [[path in the container, "c", "b" or "p", major, minor, mode, owner, group]]
+    mounts       [[source on this machine, path in the container, options: bind (without what is mounted below it),
+                   ro, nosuid, nodev, noexec]]
     command      program and arguments
     environment  variables
     folder       where it runs
@@ -43,6 +44,8 @@ AT_FDCWD, AT_RECURSIVE = -100, 0x8000
 CANNOT_RUN = 128  # the exit status that a runtime gives a command which cannot be started
 OLD = "/.old"  # where this machine's root is while something is mounted from it
 OWN = ("/proc", "/sys", "/dev", "/run", "/tmp")  # noqa: S108 — folders that every container has of its own
+KINDS = {"c": stat.S_IFCHR, "b": stat.S_IFBLK, "p": stat.S_IFIFO}
+RESTRICTIONS = {"ro": MS_RDONLY, "nosuid": MS_NOSUID, "nodev": MS_NODEV, "noexec": MS_NOEXEC}
 NODES = ("null", "zero", "full", "random", "urandom", "tty")
 LINKS = {
     "fd": "/proc/self/fd",
@@ -163,7 +166,7 @@ def make_root(folder: str) -> str:
     mount("overlay", root, "overlay", options=f"lowerdir=/,upperdir={upper},workdir={work}")
     for place in other_mounts():
         mount(place, root + place, flags=MS_BIND | MS_REC)
-        make_read_only(root + place)
+        restrict(root + place, "ro")
     return root
 
 
@@ -195,7 +198,7 @@ def make_own() -> None:
     mount("tmpfs", "/tmp", "tmpfs", MS_NOSUID | MS_NODEV, "mode=1777")  # noqa: S108
     mount("tmpfs", "/dev", "tmpfs", MS_NOSUID, "mode=755,size=65536k")
     for name in NODES:
-        make_node(f"/dev/{name}", os.stat(f"{OLD}/dev/{name}").st_rdev, 0o666)
+        make_node(f"/dev/{name}", stat.S_IFCHR, os.stat(f"{OLD}/dev/{name}").st_rdev, 0o666)
     os.mkdir("/dev/pts")
     os.mkdir("/dev/shm")  # noqa: S108
     mount("devpts", "/dev/pts", "devpts", MS_NOSUID | MS_NOEXEC, "newinstance,ptmxmode=0666,mode=620,gid=5")
@@ -204,29 +207,24 @@ def make_own() -> None:
         os.symlink(target, f"/dev/{name}")
 
 
-def make_node(path: str, number: int, mode: int) -> None:
-    """Make a character device."""
+def make_node(path: str, kind: int, number: int, mode: int) -> None:
+    """Make a device node."""
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    os.mknod(path, stat.S_IFCHR | mode, number)
+    os.mknod(path, kind | mode, number)
     os.chmod(path, mode)  # mknod minds the umask
 
 
-def give_devices(devices: list[list[str]]) -> None:
-    """Make the devices that the container was given."""
-    for inside, outside in devices:
-        try:
-            found = os.stat(OLD + outside)
-        except OSError as error:
-            raise StartError(f"device {outside}: {error.strerror}") from error
-        if not stat.S_ISCHR(found.st_mode):
-            raise StartError(f"device {outside}: expected a character device")
-        if not os.path.lexists(inside):  # two resources may bring the same one, such as /dev/vfio/vfio
-            make_node(inside, found.st_rdev, stat.S_IMODE(found.st_mode))
+def give_devices(devices: list[list[Any]]) -> None:
+    """Make the devices that the container was given; those that every container has stay."""
+    for path, kind, major, minor, mode, owner, group in devices:
+        if not os.path.lexists(path):
+            make_node(path, KINDS[kind], os.makedev(major, minor), mode)
+            os.chown(path, owner, group)
 
 
 def mount_volumes(mounts: list[list[Any]]) -> None:
     """Mount what the plan says, upper folders first; a place that is not there is made."""
-    for source, path, read_only in sorted(mounts, key=lambda entry: entry[1].rstrip("/").count("/")):
+    for source, path, options in sorted(mounts, key=lambda entry: entry[1].rstrip("/").count("/")):
         target = os.path.realpath(path)  # also of a link that leads nowhere yet, such as to /run
         try:
             if os.path.isdir(OLD + source):
@@ -236,9 +234,8 @@ def mount_volumes(mounts: list[list[Any]]) -> None:
                 open(target, "wb").close()
         except OSError as error:
             raise StartError(f"mount path {target}: {error.strerror}") from error
-        mount(OLD + source, target, flags=MS_BIND | MS_REC)
-        if read_only:
-            make_read_only(target)
+        mount(OLD + source, target, flags=MS_BIND if "bind" in options else MS_BIND | MS_REC)
+        restrict(target, *options)
 
 
 def mount(source: str, target: str, kind: str = "", flags: int = 0, options: str = "") -> None:
@@ -250,14 +247,15 @@ def mount(source: str, target: str, kind: str = "", flags: int = 0, options: str
         raise StartError(f"mount of {what} on {target}: {error.strerror}") from error
 
 
-def make_read_only(target: str) -> None:
-    """Make a mount and those below it read-only."""
-    attributes = (ctypes.c_uint64 * 4)(MS_RDONLY, 0, 0, 0)  # struct mount_attr: to set, to clear, propagation, fd
+def restrict(target: str, *options: str) -> None:
+    """Set these of the options RESTRICTIONS for a mount and those below it."""
+    to_set = sum(RESTRICTIONS[option] for option in {*options} & RESTRICTIONS.keys())
+    attributes = (ctypes.c_uint64 * 4)(to_set, 0, 0, 0)  # struct mount_attr: to set, to clear, propagation, fd
     number, here, flags, size = map(ctypes.c_long, (SYS_MOUNT_SETATTR, AT_FDCWD, AT_RECURSIVE, 32))
     try:
         call("syscall", number, here, target, flags, attributes, size)
     except OSError as error:
-        raise StartError(f"read-only mount on {target}: {error.strerror}") from error
+        raise StartError(f"mount on {target} with {' '.join(options)}: {error.strerror}") from error
 
 
 def call(function: str, *arguments: object) -> None:

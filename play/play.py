@@ -14,6 +14,7 @@ from types import FrameType
 
 from rich.console import Console
 
+from deviceplugin.binding import bindings
 from play import admission, manifests, report, sandbox
 from play import session as sessions
 from play.agent import Agent
@@ -42,6 +43,7 @@ class Options:
     files: Sequence[Path]
     cni_conf: Path
     cni_path: tuple[str, ...]
+    cdi_path: tuple[str, ...] = ()
     shim: Path | None = None
     in_order: bool = False
     then: str = ""
@@ -114,11 +116,14 @@ class _Play:
             write=lambda line: screen.line("agent", line),
         )
         self._runs: list[PodRun] = []
+        self._devices: set[str] = set()  # what the pods were given
         self._then = Command(options.then, screen, self._changed) if options.then else None
         self._stage = Stage(
             changed=self._changed,
             screen=screen,
+            kubelet=self._kubelet,
             runtime=runtime,
+            cdi=[*map(Path, options.cdi_path), session.cdi],
             session=session.name,
             folder=session.pods,
             root=session.root,
@@ -166,6 +171,7 @@ class _Play:
             except CniError as error:
                 raise error.prefixed(f"pod {pod.label}: not admitted") from None
             self._runs.append(PodRun(pod, number=number, stage=self._stage, given=given))
+        self._devices = {device for given in self._kubelet.given() for device in given.devices}
         for run in self._runs:
             self._session.add_pod(run.pod, run.uid)
 
@@ -246,6 +252,8 @@ class _Play:
         with open("/proc/self/mounts", encoding="utf-8", errors="surrogateescape") as file:
             places = [line.split()[1] for line in file]
         found += [f"a mount is left: {place}" for place in places if place.startswith(f"{self._session.folder}/")]
+        bound = bindings(self._session.config).handed_over()
+        found += [f"device {device} has not its own driver again" for device in bound if device in self._devices]
         if self._runs:
             with contextlib.closing(Journal(Path(self._session.config.state))) as journal:
                 kept = [(entry.container, entry.ifname) for entry in journal.attachments()]

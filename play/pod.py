@@ -9,15 +9,16 @@ import signal
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import IO, Any, cast
 
-from play import environment
+from play import cdi, devices, environment
 from play.admission import Given
 from play.environment import ConfigMaps, Facts
+from play.kubelet import Kubelet
 from play.launcher import CANNOT_RUN
 from play.manifests import Container, Pod, Probe
 from play.process import Plan, Process
@@ -52,7 +53,9 @@ class Stage:
 
     changed: threading.Condition
     screen: Screen
+    kubelet: Kubelet
     runtime: Runtime
+    cdi: Sequence[Path]  # folders of CDI specifications, the last counts most
     session: str  # the play's name, which leads the names of what is made
     folder: Path  # of the pods' folders
     root: Path  # an empty folder, where containers' roots are put together
@@ -298,7 +301,10 @@ class PodRun:
             ended = process.ended.wait(probe.period_seconds)
 
     def _plan(self, container: Container) -> Plan:
+        """What its process is, once the device plugins know that it is to be made. Raises CniError(DEVICE)."""
         given = self.given.get(container.name, Given())
+        self._stage.kubelet.pre_start(self.pod.namespace, self.pod.name, container.name)
+        added = cdi.added(given.cdi, self._stage.cdi)
         facts = Facts(
             uid=self.uid,
             hostname=self.hostname,
@@ -309,15 +315,17 @@ class PodRun:
         variables = environment.variables(
             self.pod, container, facts=facts, config_maps=self._stage.config_maps, given=given.environment
         )
+        nodes = {path: devices.node(path, os.path.realpath(host)) for path, host in given.devices.items()}
+        mounts = {mount.target: mount for mount in (*self._volumes.mounts(container), *given.mounts)}
         return Plan(
             netns=self.sandbox.netns,
             root=str(self._stage.root),
             hostname=self.hostname,
             command=environment.command(container, variables),
-            environment=variables,
+            environment={**variables, **added.environment},
             folder=container.working_dir,
-            devices=given.devices,
-            mounts=[*self._volumes.mounts(container), *given.mounts],
+            devices=[*{**nodes, **added.devices}.values()],
+            mounts=[*{**mounts, **added.mounts}.values()],
             stdin=container.stdin,
         )
 

@@ -11,10 +11,11 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from play.devices import Node
 from wirespeed.cni.errors import CniError, Code
 
 LAUNCHER = Path(__file__).with_name("launcher.py")
@@ -22,16 +23,16 @@ _LONGEST_LINE = 1 << 16  # bytes of output that are passed on at once, whether o
 
 
 class Mount(NamedTuple):
-    """A file or folder of this machine in a container."""
+    """A file or folder of this machine in a container; `options` are those of `play.launcher`."""
 
     source: str
     target: str
-    read_only: bool = False
+    options: Sequence[str] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What a container's process is; see `play.launcher`. `devices` are by their path in the container."""
+    """What a container's process is; see `play.launcher`."""
 
     netns: str
     root: str
@@ -39,7 +40,7 @@ class Plan:
     command: Sequence[str]
     environment: Mapping[str, str]
     folder: str = "/"
-    devices: Mapping[str, str] = field(default_factory=dict)
+    devices: Sequence[Node] = ()
     mounts: Sequence[Mount] = ()
     stdin: bool = False  # whether its standard input stays open, with nothing to read
 
@@ -51,8 +52,8 @@ class Plan:
             "command": list(self.command),
             "environment": dict(self.environment),
             "folder": self.folder,
-            "devices": list(self.devices.items()),
-            "mounts": [list(mount) for mount in self.mounts],
+            "devices": self.devices,
+            "mounts": self.mounts,
         }
         return json.dumps(parts).encode()
 

@@ -27,6 +27,7 @@ class Session:
         self.folder = folder
         self.manifests = folder / "manifests"  # the cluster, as the agent sees it
         self.kubelet = folder / "kubelet"
+        self.cdi = folder / "cdi"  # what the device plugin tells the runtime
         self.pods = folder / "pods"  # the pods' folders
         self.root = folder / "root"  # empty: containers' roots are put together here
         self.links = folder / "bin"  # the shim under the plugins' names
@@ -57,6 +58,7 @@ class Session:
             "cluster": {"manifests": str(self.manifests)},
             "kubelet": str(self.kubelet),
             "devinfo": str(self.folder / "devinfo"),
+            "cdiDir": str(self.cdi),
             "devicePlugin": str(self.folder / "config.json") if device_plugin else "",
         }
         write(self.agent, keys)

@@ -68,7 +68,11 @@ class Volumes:
         """What is mounted in a container."""
         read_only = {volume.name for volume in self._pod.spec.volumes if volume.config_map}
         found = [
-            Mount(self._sources[mount.name], mount.mount_path, mount.read_only or mount.name in read_only)
+            Mount(
+                self._sources[mount.name],
+                mount.mount_path,
+                ("ro",) if mount.read_only or mount.name in read_only else (),
+            )
             for mount in container.volume_mounts
         ]
         taken = {mount.target.rstrip("/") for mount in found}

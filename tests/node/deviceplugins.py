@@ -41,12 +41,12 @@ class Recorder(Kubelet):
         self.racing: list[str] = []
         self._under_way: Counter[str] = Counter()
 
-    def connect(self, resource: str, socket: Path, *, preferred: bool | None = None) -> None:
+    def connect(self, resource: str, socket: Path, *, options: Any = None) -> None:
         self.registered[resource] += 1
         self._under_way[resource] += 1
         if self._under_way[resource] > 1:
             self.racing.append(resource)
-        super().connect(resource, socket, preferred=preferred)
+        super().connect(resource, socket, options=options)
         self._under_way[resource] -= 1
 
     def ids(self, resource: str) -> list[str]:

@@ -34,11 +34,15 @@ class Plugin:
         resource: str,
         *ids: str,
         prefers: list[str] | None = None,
+        pre_start: bool = False,
         numa: int | None = None,
         registry: str = "device-plugins",
         kind: str = "DevicePlugin",
     ) -> None:
         self.resource, self.prefers, self.numa, self.kind = resource, prefers, numa, kind
+        self.options = dp.DevicePluginOptions(
+            get_preferred_allocation_available=prefers is not None, pre_start_required=pre_start
+        )
         self.socket = folder / registry / f"{resource.replace('/', '_')}.sock"
         self.calls: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self.notified: queue.SimpleQueue[Any] = queue.SimpleQueue()
@@ -73,7 +77,7 @@ class Plugin:
         self._lists.put(dp.ListAndWatchResponse(devices=devices))
 
     def GetDevicePluginOptions(self, request: Any, context: Any) -> Any:
-        return dp.DevicePluginOptions(get_preferred_allocation_available=self.prefers is not None)
+        return self.options
 
     def ListAndWatch(self, request: Any, context: Any) -> Iterator[Any]:
         while (offered := self._lists.get()) is not None:
@@ -95,6 +99,9 @@ class Plugin:
         return dp.AllocateResponse(container_responses=[dp.ContainerAllocateResponse(envs={"IDS": ids})])
 
     def PreStartContainer(self, request: Any, context: Any) -> Any:
+        self.calls.put(request)
+        if "lost" in request.devices_ids:
+            context.abort(grpc.StatusCode.FAILED_PRECONDITION, "it is lost")
         return dp.PreStartContainerResponse()
 
     def GetInfo(self, request: Any, context: Any) -> Any:
@@ -113,7 +120,7 @@ def register(kubelet: Kubelet, plugin: Plugin, **fields: Any) -> None:
         "version": "v1beta1",
         "endpoint": plugin.socket.name,
         "resource_name": plugin.resource,
-        "options": dp.DevicePluginOptions(get_preferred_allocation_available=plugin.prefers is not None),
+        "options": plugin.options,
     }
     with rpc.channel(str(kubelet.folder / "device-plugins/kubelet.sock"), options=LOCAL) as channel:
         client: Any = rpc.Client(channel, dp.DESCRIPTOR.services_by_name["Registration"])
@@ -325,6 +332,55 @@ def test_waiting_in_vain_says_what_is_there(kubelet: Kubelet) -> None:
     message = r"no 2 healthy devices of acme\.io/a within 0 s; registered: acme\.io/a \(1 of 1 healthy\)"
     with registered(kubelet, Plugin(kubelet.folder, "acme.io/a", "a1")), pytest.raises(CniError, match=message):
         kubelet.wait_for("acme.io/a", 2, 0)
+
+
+# The start of a container
+
+
+@pytest.mark.parametrize("registry", ["device-plugins", "plugins_registry"])
+def test_plugins_that_ask_for_it_are_told_that_a_container_with_their_devices_starts(
+    request: pytest.FixtureRequest, registry: str
+) -> None:
+    registers = registry == "device-plugins"
+    kubelet: Kubelet = request.getfixturevalue("kubelet" if registers else "watching")
+    asks = Plugin(kubelet.folder, "acme.io/a", "a1", "a2", "a3", pre_start=True, registry=registry)
+    does_not = Plugin(kubelet.folder, "acme.io/b", "b1", registry=registry)
+    with asks, does_not:
+        for plugin in (asks, does_not):
+            if registers:
+                register(kubelet, plugin)
+            kubelet.wait_for(plugin.resource, 1, PATIENCE)
+        for name, container, resource, count in (
+            ("pod", "app", "acme.io/a", 2),
+            ("pod", "app", "acme.io/b", 1),
+            ("pod", "side", "acme.io/a", 1),
+        ):
+            kubelet.allocate("default", name, container, resource, count)
+        for plugin in (asks, does_not):
+            while not plugin.calls.empty():
+                plugin.calls.get_nowait()
+        kubelet.pre_start("default", "pod", "app")
+        assert asks.calls.get_nowait() == dp.PreStartContainerRequest(devices_ids=["a1", "a2"])
+        kubelet.pre_start("default", "pod", "init")
+        kubelet.pre_start("default", "other", "app")
+        assert asks.calls.empty()
+        assert does_not.calls.empty()
+
+
+def test_refusal_to_start_and_a_plugin_that_is_gone_are_told(kubelet: Kubelet) -> None:
+    with registered(kubelet, Plugin(kubelet.folder, "acme.io/a", "lost", pre_start=True)):
+        kubelet.allocate("default", "pod", "app", "acme.io/a", 1)
+        with pytest.raises(
+            CniError, match=r"acme\.io/a: the device plugin refuses: FAILED_PRECONDITION: it is lost"
+        ):
+            kubelet.pre_start("default", "pod", "app")
+    with pytest.raises(CniError, match=r"acme\.io/a: the device plugin refuses: UNAVAILABLE") as caught:
+        kubelet.pre_start("default", "pod", "app")
+    assert caught.value.code == Code.DEVICE
+    kubelet.stop()
+    kubelet.start()
+    with pytest.raises(CniError, match=r"resource acme\.io/a: not registered any more"):
+        kubelet.pre_start("default", "pod", "app")
 
 
 # Pod-resources

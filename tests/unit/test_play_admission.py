@@ -76,13 +76,14 @@ def test_a_container_is_given_what_its_resources_bring_together() -> None:
         "/dev/vfio/1": "/dev/vfio/noiommu-1",
         "/dev/vfio/2": "/dev/vfio/noiommu-2",
     }
-    assert given.mounts == [Mount("/host/1", "/m1", False), Mount("/host/2", "/m2", True)]
+    assert given.mounts == [Mount("/host/1", "/m1"), Mount("/host/2", "/m2", ("ro",))]
 
 
-def test_cdi_devices_are_refused_by_their_name() -> None:
-    response = dp.ContainerAllocateResponse(cdi_devices=[dp.CDIDevice(name="intel.com/net=1")])
-    with pytest.raises(CniError, match=r"CDI devices are not done here: intel\.com/net=1"):
-        Given().add(response)
+def test_a_container_is_given_the_names_of_its_cdi_devices() -> None:
+    given = Given()
+    for name in ("intel.com/net=1", "intel.com/other=2"):
+        given.add(dp.ContainerAllocateResponse(cdi_devices=[dp.CDIDevice(name=name)]))
+    assert given.cdi == ["intel.com/net=1", "intel.com/other=2"]
 
 
 def test_the_device_plugins_configuration_offers_what_pods_ask_for(tmp_path: Path) -> None:

@@ -1,0 +1,35 @@
+"""Device nodes of a container, as the runtime makes them from those of this machine."""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import NamedTuple
+
+from wirespeed.cni.errors import CniError, Code
+
+_KINDS = {stat.S_IFCHR: "c", stat.S_IFBLK: "b", stat.S_IFIFO: "p"}
+
+
+class Node(NamedTuple):
+    """A device node in a container; `kind` is "c", "b" or "p", as mknod(1) calls them."""
+
+    path: str
+    kind: str
+    major: int
+    minor: int
+    mode: int
+    uid: int = 0
+    gid: int = 0
+
+
+def node(path: str, host: str) -> Node:
+    """A node at `path` that is the one of this machine at `host`; root owns it. Raises CniError(DEVICE)."""
+    try:
+        found = os.lstat(host)
+    except OSError as error:
+        raise CniError(Code.DEVICE, f"device {host}: {error.strerror}") from error
+    kind = _KINDS.get(stat.S_IFMT(found.st_mode))
+    if kind is None:
+        raise CniError(Code.DEVICE, f"device {host}: expected a device node")
+    return Node(path, kind, os.major(found.st_rdev), os.minor(found.st_rdev), mode=stat.S_IMODE(found.st_mode))

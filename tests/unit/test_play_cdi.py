@@ -1,0 +1,225 @@
+"""CDI as a runtime has it: which specification counts, what it brings a container, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from deviceplugin.allocation import answer
+from deviceplugin.cdi import Specs
+from deviceplugin.config import PoolConfig
+from play import cdi
+from play.cdi import Added
+from play.devices import Node
+from play.process import Mount
+from tests.fakesysfs import FakeSysfs
+from wirespeed.cni.errors import CniError, Code
+from wirespeed.host.inventory import Reader
+
+NULL, ZERO = (os.stat(path).st_rdev for path in ("/dev/null", "/dev/zero"))
+
+
+def device(name: str = "one", **edits: Any) -> dict[str, Any]:
+    return {"name": name, "containerEdits": edits or {"env": [f"NAME={name}"]}}
+
+
+def spec(*devices: dict[str, Any], **keys: Any) -> dict[str, Any]:
+    return {"cdiVersion": "1.1.0", "kind": "acme.io/net", "devices": list(devices) or [device()], **keys}
+
+
+def written(file: Path, *documents: Any) -> Path:
+    """The folder of the file, in which the specification now is."""
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(json.dumps(documents[0]) if file.suffix == ".json" else yaml.safe_dump_all(documents))
+    return file.parent
+
+
+def added(folder: Path, *names: str) -> Added:
+    return cdi.added([f"acme.io/net={name}" for name in names or ("one",)], [folder])
+
+
+def node(path: str, number: int, mode: int = 0o666, uid: int = 0, gid: int = 0) -> Node:
+    return Node(path, "c", os.major(number), os.minor(number), mode, uid, gid)
+
+
+def test_container_gets_what_is_said_of_the_devices_that_it_names(tmp_path: Path) -> None:
+    folder = written(
+        tmp_path / "a.json",
+        spec(
+            device("one", env=["FIRST=1=one", "SHARED=one"], deviceNodes=[{"path": "/dev/zero"}]),
+            device("two", deviceNodes=[{"path": "/dev/x/two", "hostPath": "/dev/null", "permissions": "rw"}]),
+            device("three", env=["THIRD=3"]),
+            containerEdits={
+                "env": ["SHARED=all"],
+                "mounts": [
+                    {"hostPath": "/etc", "containerPath": "/a", "options": ["ro", "rbind", "nosuid", "rprivate"]}
+                ],
+            },
+        ),
+    )
+    found = added(folder, "one", "two", "one")
+    assert found.environment == {"SHARED": "one", "FIRST": "1=one"}
+    assert [*found.devices.values()] == [node("/dev/zero", ZERO), node("/dev/x/two", NULL)]
+    assert [*found.mounts.values()] == [Mount("/etc", "/a", ("ro", "nosuid"))]
+
+
+def test_no_name_needs_no_specification(tmp_path: Path) -> None:
+    assert cdi.added([], [tmp_path / "none"]) == Added()
+
+
+def test_node_has_what_the_specification_says_and_the_rest_from_this_machine(tmp_path: Path) -> None:
+    owned = {"path": "/dev/a", "hostPath": "/dev/null", "type": "u", "fileMode": 0o640, "uid": 7, "gid": 8}
+    whole = {"path": "/dev/not/here", "type": "b", "major": 7, "minor": 3}
+    pipe = {"path": "/dev/pipe", "type": "p", "fileMode": 0o600}
+    folder = written(tmp_path / "a.json", spec(device(deviceNodes=[owned, whole, pipe])))
+    assert [*added(folder).devices.values()] == [
+        node("/dev/a", NULL, 0o640, 7, 8),
+        Node("/dev/not/here", "b", 7, 3, 0o666),
+        Node("/dev/pipe", "p", 0, 0, 0o600),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("keys", "told"),
+    [
+        ({"path": "/dev/not/here"}, "device /dev/not/here: No such file or directory"),
+        ({"path": "/dev/a", "hostPath": "/etc/passwd"}, "device /etc/passwd: expected a device node"),
+        ({"path": "/dev/null", "type": "b"}, "device /dev/null: expected a node of type b, got c"),
+    ],
+)
+def test_node_that_is_not_as_it_should_be_is_refused(tmp_path: Path, keys: dict[str, str], told: str) -> None:
+    folder = written(tmp_path / "a.json", spec(device(deviceNodes=[keys])))
+    with pytest.raises(CniError) as refused:
+        added(folder)
+    assert refused.value.msg == f"CDI device acme.io/net=one: {tmp_path}/a.json: {told}"
+    assert refused.value.code == Code.DEVICE
+
+
+def test_later_folder_wins(tmp_path: Path) -> None:
+    folders = [
+        written(tmp_path / name / "a.yaml", spec(device(env=[f"FROM={name}"]), device(name)))
+        for name in ("static", "dynamic")
+    ]
+    names = ["acme.io/net=one", "acme.io/net=static"]
+    assert cdi.added(names, folders).environment == {"FROM": "dynamic", "NAME": "static"}
+    assert cdi.added(names[:1], folders[::-1]).environment == {"FROM": "static"}
+
+
+def test_device_that_two_files_of_a_folder_define_is_not_defined(tmp_path: Path) -> None:
+    for name in "ab":
+        written(tmp_path / f"{name}.json", spec(device(), device(name)))
+    assert added(tmp_path, "a", "b").environment == {"NAME": "b"}
+    with pytest.raises(CniError, match=rf"acme\.io/net=one: defined by {tmp_path}/a\.json and {tmp_path}/b\.json"):
+        added(tmp_path)
+
+
+def test_name_that_nothing_defines_is_refused_with_the_files_that_are_wrong(tmp_path: Path) -> None:
+    written(tmp_path / "good.json", spec())
+    written(tmp_path / "bad.json", {"kind": 3})
+    written(tmp_path / "other.txt", {"kind": 3})
+    with pytest.raises(CniError) as refused:
+        cdi.added(["acme.io/net=two", "acme.io/net=one", "acme.io/net=three"], [tmp_path / "none", tmp_path])
+    assert refused.value.code == Code.DEVICE
+    assert refused.value.msg == (
+        f"CDI device acme.io/net=two, acme.io/net=three: no specification in {tmp_path}/none or {tmp_path} "
+        f'defines it; {tmp_path}/bad.json: key "kind": expected str, got int'
+    )
+
+
+@pytest.mark.parametrize(
+    ("edits", "told"),
+    [
+        ({"hooks": [{"hookName": "createContainer", "path": "/bin/x"}]}, "hook createContainer /bin/x"),
+        ({"netDevices": [{"hostInterfaceName": "eth7", "name": "net1"}]}, "netDevice eth7"),
+        ({"intelRdt": {"closID": "gold"}}, "intelRdt"),
+        ({"additionalGids": [0, 44]}, "additionalGids"),
+        (
+            {"mounts": [{"hostPath": "tmpfs", "containerPath": "/a", "type": "tmpfs"}]},
+            "mount on /a of type tmpfs with options none",
+        ),
+        (
+            {"mounts": [{"hostPath": "/a", "containerPath": "/a", "options": ["bind", "slave"]}]},
+            "mount on /a of type none with options bind,slave",
+        ),
+    ],
+)
+def test_edit_that_is_not_done_here_is_refused_by_its_name(
+    tmp_path: Path, edits: dict[str, Any], told: str
+) -> None:
+    folder = written(tmp_path / "a.json", spec(device(**edits), device("other")))
+    with pytest.raises(CniError) as refused:
+        added(folder)
+    assert refused.value.msg == f"CDI device acme.io/net=one: {tmp_path}/a.json: {told}: not done here"
+    assert added(folder, "other").environment == {"NAME": "other"}
+
+
+@pytest.mark.parametrize(
+    ("keys", "told"),
+    [
+        ({"cdiVersion": "2.0.0"}, 'key "cdiVersion": expected one of 0.3.0, '),
+        ({"kind": "acme.io"}, "expected vendor/class, got 'acme.io'"),
+        ({"kind": "7.io/net"}, "expected vendor/class"),
+        ({"devices": []}, 'key "devices": expected at least one'),
+        ({"devices": [device(), device()]}, 'key "devices": one is there twice'),
+        ({"devices": [device("a/b")]}, "device 'a/b': expected letters, digits"),
+        ({"devices": [{"name": "one"}]}, "device 'one': expected at least one edit"),
+        ({"devices": [device(env=["=x"])]}, "device 'one': env: expected NAME=VALUE, got '=x'"),
+        ({"devices": [device(envs=["A=x"])]}, 'unknown key "devices[0].containerEdits.envs"'),
+        ({"devices": [device(deviceNodes=[{"path": ""}])]}, "device 'one': deviceNodes: a path is empty"),
+        (
+            {"devices": [device(deviceNodes=[{"path": "/a", "type": "x"}])]},
+            "deviceNodes[0].type\": invalid enum value 'x'",
+        ),
+        (
+            {"devices": [device(deviceNodes=[{"path": "/a", "permissions": "rwx"}])]},
+            "device node /a: expected permissions rwm, got 'rwx'",
+        ),
+        ({"containerEdits": {"mounts": [{"hostPath": "/a", "containerPath": ""}]}}, "mounts: a path is empty"),
+        ({"cdiVersion": "0.5.0", "annotations": {"a": "b"}}, "what it uses needs 0.6.0, got 0.5.0"),
+        ({"cdiVersion": "0.5.0", "kind": "acme.io/a.b"}, "needs 0.6.0"),
+        ({"cdiVersion": "0.4.0", "devices": [device("1")]}, "needs 0.5.0"),
+        (
+            {"cdiVersion": "v0.4.0", "devices": [device(deviceNodes=[{"path": "/a", "hostPath": "/b"}])]},
+            "needs 0.5.0",
+        ),
+        (
+            {
+                "cdiVersion": "0.3.0",
+                "containerEdits": {"mounts": [{"hostPath": "/a", "containerPath": "/b", "type": "bind"}]},
+            },
+            "needs 0.4.0",
+        ),
+        ({"cdiVersion": "0.6.0", "containerEdits": {"additionalGids": [4]}}, "needs 0.7.0"),
+        ({"cdiVersion": "0.6.0", "containerEdits": {"intelRdt": {}}}, "needs 0.7.0"),
+        ({"cdiVersion": "1.0.0", "containerEdits": {"intelRdt": {"enableMonitoring": True}}}, "needs 1.1.0"),
+        ({"cdiVersion": "1.0.0", "containerEdits": {"netDevices": [{}]}}, "needs 1.1.0"),
+    ],
+)
+def test_specification_that_is_not_valid_defines_nothing(tmp_path: Path, keys: dict[str, Any], told: str) -> None:
+    folder = written(tmp_path / "a.json", spec(**keys))
+    with pytest.raises(CniError) as refused:
+        added(folder)
+    assert told in refused.value.msg
+
+
+def test_file_of_several_documents_is_no_specification(tmp_path: Path) -> None:
+    with pytest.raises(CniError, match=r"a\.yaml: expected one document, got 2"):
+        added(written(tmp_path / "a.yaml", spec(), spec()))
+
+
+def test_what_the_device_plugin_writes_is_valid(tmp_path: Path) -> None:
+    sysfs = FakeSysfs(tmp_path / "sys")
+    kernel, vfio = sysfs.pf("0000:18:00.0", "ens1f0", vfs=2)
+    sysfs.bind(vfio, "vfio-pci")
+    pool, found = PoolConfig(resource="intel.com/dpdk"), Reader(str(sysfs.root)).read().devices
+    specs = Specs(pool, sysfs=str(sysfs.root), folder=tmp_path / "cdi")
+    told = answer(pool, [found[kernel], found[vfio]], str(sysfs.root), specs)
+    [first, second] = [each.name for each in told.cdi_devices]
+    assert cdi.added([first], [tmp_path / "cdi"]).environment == {"WIRESPEED_DEVICE_0000_19_00_0": kernel}
+    with pytest.raises(CniError, match=r"device /dev/vfio/.*: No such file or directory"):
+        cdi.added([second], [tmp_path / "cdi"])
