@@ -486,7 +486,11 @@ def _move_out(host: Rtnl, vf: Vf, before: dict[str, Any], inside: Rtnl, link: Li
             if error.errno == errno.EEXIST:
                 spare = "vf" + "".join(c for c in vf.device.address if c.isalnum())[-13:]
                 log.warning("%s: its name %s is taken on the host, it is %s now", vf.where, before["name"], spare)
-                inside.set_link(link.index, netns_fd=home, name=spare)
+                # The kernel moves a netdev first whose name in the pod is free on the host, and renames it then.
+                if (moved := _netdev(host, vf.owner)) is not None:
+                    host.set_link(moved.index, name=spare)
+                else:
+                    inside.set_link(link.index, netns_fd=home, name=spare)
             else:  # something else is refused: it has moved all the same, and is looked at again at home
                 log.info("%s: moving it home: %s", vf.where, error)
     return vf

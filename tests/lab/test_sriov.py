@@ -102,6 +102,25 @@ def test_netns_deleted_before_del_of_a_vf_named_like_the_pf(
     assert agent.delete("gone", asked, netns, ifname="ens1").code == 0
 
 
+@pytest.mark.parametrize("taken_too", [(), ("net1",)], ids=["free", "taken"])
+def test_a_vf_whose_name_was_taken_comes_back_under_another(
+    agent: Runtime, vfs: LabVfs, namespaces: Namespaces, taken_too: tuple[str, ...]
+) -> None:
+    netns, device = namespaces(), PciDevice(vfs.kernel[0])
+    [name], asked = device.netdevs, conf(device.address, mac=MAC)
+    assert agent.add("renamed", asked, netns).code == 0
+    for taken in (name, *taken_too):  # whether the kernel moves it before it renames it depends on its name there
+        sh("ip", "link", "add", taken, "type", "bridge")
+    try:
+        assert agent.delete("renamed", asked, netns).code == 0
+        [spare] = device.netdevs
+        assert spare == "vf" + "".join(c for c in device.address if c.isalnum())[-13:]
+    finally:
+        for taken in (name, *taken_too):
+            sh("ip", "link", "delete", taken)
+    sh("ip", "link", "set", spare, "name", name)
+
+
 def test_del_without_a_netns_in_the_call(agent: Runtime, vfs: LabVfs, namespaces: Namespaces) -> None:
     netns, asked = namespaces(), conf(vfs.kernel[0], vlan=9)
     assert agent.add("unnamed", asked, netns).code == 0
