@@ -8,13 +8,18 @@ import os
 import select
 import socket
 import time
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any
 
+import msgspec
+
+from plugins.sriov import vf as vfs
 from wirespeed.cni.errors import CniError, Code
-from wirespeed.host import drivers
+from wirespeed.host import drivers, netns
 from wirespeed.host.pci import ADDRESS, PciDevice
+from wirespeed.host.rtnl import NetlinkError, Rtnl
 from wirespeed.host.vfio import vfio_users
 from wirespeed.node import NodeConfig
 from wirespeed.state.locks import device_lock
@@ -22,7 +27,17 @@ from wirespeed.state.locks import device_lock
 log = logging.getLogger(__name__)
 
 _EVERY = 5000  # ms until it is asked again whether pods still have the VFs; the kubelet tells nobody by itself
+_NOWHERE = "", netns.Identity(0, 0, 0)  # the interface of a VF that is handed over is in no pod
 _LOCKED = 20.0  # seconds to wait for the device's lock; the kubelet gives PreStartContainer 30
+
+
+class _Note(msgspec.Struct, frozen=True):
+    """What a device was: its driver, driver_override and, of a VF, the rest; and the kubelet whose pod has it."""
+
+    driver: str
+    override: str
+    kubelet: str
+    before: dict[str, Any] | None
 
 
 def bindings(where: NodeConfig) -> Bindings:
@@ -34,8 +49,8 @@ def bindings(where: NodeConfig) -> Bindings:
 class Bindings:
     """The VFs that are on another driver for a container, each a file in `folder`.
 
-    It has the name of the VF's own driver, and the folder of the kubelet whose pod has the VF: the agent of another
-    one, such as a play's, knows nothing of this pod and leaves the VF alone for as long as that kubelet answers.
+    It tells what the VF was before, and the folder of the kubelet whose pod has the VF: the agent of another one,
+    such as a play's, knows nothing of this pod and leaves the VF alone for as long as that kubelet answers.
     `folder` lives as long as the bindings do: on tmpfs. `locks` are those of the CNI plugins; safe from any thread.
     """
 
@@ -43,7 +58,7 @@ class Bindings:
         self._sysfs, self._folder, self._locks, self._kubelet = sysfs, folder, locks, kubelet
 
     def hand_over(self, address: str, driver: str) -> None:
-        """Have the VF on the driver for a container that starts, reset.
+        """Have the VF on the driver for a container that starts, reset; all that it was is noted first.
 
         One that a CNI plugin has attached by now is left as it is: on a user-space driver, or with its interface
         in the pod. Raises CniError: DEVICE, TRY_AGAIN_LATER when another request works on it, IO_FAILURE.
@@ -52,36 +67,35 @@ class Bindings:
         with self._lock(address):
             if device.is_in_user_space or (device.driver and not device.netdevs):
                 return
-            if self._own(address) is None:
-                self._remember(address, device.driver)
+            if self._noted(address) is None:
+                self._remember(device)
             drivers.bind(device, driver)
             drivers.reset(device)
         log.info("bound for a container", extra={"fields": {"device": address, "driver": driver}})
 
     def give_back(self, address: str) -> None:
-        """Have the VF on its own driver again, reset, if it was handed over.
+        """Have the VF as it was, reset, if it was handed over.
 
         Raises CniError as `hand_over`, TRY_AGAIN_LATER also while a program has it open: the kernel would wait for
         its end where no deadline reaches.
         """
-        if self._own(address) is None:
+        if self._noted(address) is None:
             return
         device = PciDevice(address, self._sysfs)
         with self._lock(address):
-            own = self._own(address)
-            if kubelet := self._other_kubelet(address):
+            note = self._noted(address)
+            if kubelet := _other_kubelet(note, self._kubelet):
                 raise CniError(Code.DEVICE, f"device {address}: a pod of the kubelet in {kubelet} has it")
-            if own is not None and device.exists:
+            if note is not None and device.exists:
                 if self._is_open(address):
                     user = vfio_users().get(device.iommu_group, "a process")
                     raise CniError(
                         Code.TRY_AGAIN_LATER,
                         f"device {address}: {user} has its vfio group open; expected nobody to use it",
                     )
-                drivers.reset(device)
-                drivers.bind(device, own)
+                _put_back(device, note)
             (self._folder / address).unlink(missing_ok=True)
-        log.info("bound to its own driver again", extra={"fields": {"device": address, "driver": own}})
+        log.info("as before the container had it", extra={"fields": {"device": address, "driver": device.driver}})
 
     def handed_over(self) -> list[str]:
         """The VFs that are on another driver for a container."""
@@ -115,7 +129,9 @@ class Bindings:
         return [
             address
             for address in handed_over
-            if address not in kept and not self._other_kubelet(address) and not self._is_open(address)
+            if address not in kept
+            and not _other_kubelet(self._noted(address), self._kubelet)
+            and not self._is_open(address)
         ]
 
     def _is_open(self, address: str) -> bool:
@@ -132,35 +148,65 @@ class Bindings:
     def _lock(self, address: str) -> AbstractContextManager[None]:
         return device_lock(self._locks, address, deadline=time.monotonic() + _LOCKED)
 
-    def _own(self, address: str) -> str | None:
-        """The name of its own driver, None for a VF that is not handed over."""
-        found = self._noted(address)
-        return None if found is None else found[0]
-
-    def _other_kubelet(self, address: str) -> str:
-        """The folder of another kubelet that lives and whose pod has the VF; "" for none."""
-        found = self._noted(address)
-        if found is None or found[1] == self._kubelet:
-            return ""
-        with socket.socket(socket.AF_UNIX) as asking:
-            try:
-                asking.connect(f"{found[1]}/pod-resources/kubelet.sock")
-            except OSError:
-                return ""
-        return found[1]
-
-    def _noted(self, address: str) -> tuple[str, str] | None:
+    def _noted(self, address: str) -> _Note | None:
+        """None for a VF that is not handed over."""
         try:
-            driver, _, kubelet = (self._folder / address).read_text().partition("\n")
+            return msgspec.json.decode((self._folder / address).read_bytes(), type=_Note)
         except FileNotFoundError:
             return None
-        return driver, kubelet
 
-    def _remember(self, address: str, driver: str) -> None:
-        new = self._folder / f".{address}.new"
+    def _remember(self, device: PciDevice) -> None:
+        note = _Note(device.driver, device.attribute("driver_override"), self._kubelet, _before(device))
+        new = self._folder / f".{device.address}.new"
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            new.write_text(f"{driver}\n{self._kubelet}")
-            new.replace(self._folder / address)
+            new.write_bytes(msgspec.json.encode(note))
+            new.replace(self._folder / device.address)
         except OSError as error:
-            raise CniError(Code.IO_FAILURE, f"device {address}: {new}: {error.strerror}") from error
+            raise CniError(Code.IO_FAILURE, f"device {device.address}: {new}: {error.strerror}") from error
+
+
+def _other_kubelet(note: _Note | None, own: str) -> str:
+    """The folder of another kubelet that lives and whose pod has the VF; "" for none."""
+    if note is None or note.kubelet == own:
+        return ""
+    with socket.socket(socket.AF_UNIX) as asking:
+        try:
+            asking.connect(f"{note.kubelet}/pod-resources/kubelet.sock")
+        except OSError:
+            return ""
+    return note.kubelet
+
+
+def _before(device: PciDevice) -> dict[str, Any] | None:
+    """All that a VF is, its interface and what its PF holds for it; None for what is no VF. Raises CniError."""
+    if device.physical_function is None:
+        return None
+    with _kernel_refusals(device), Rtnl() as host:
+        return vfs.snapshot(vfs.find(host, device, rebinding=True))
+
+
+def _put_back(device: PciDevice, note: _Note) -> None:
+    """Make it what it was. Raises CniError."""
+    if note.before is None:
+        drivers.reset(device)
+        drivers.put_back(device, note.driver, note.override)
+        return
+    with _kernel_refusals(device):
+        vfs.restore(
+            device,
+            note.before,
+            _NOWHERE,
+            timeout=vfs.RETURN_TIMEOUT,
+            override=note.override,
+            reset=None,
+            rdma={},
+        )
+
+
+@contextmanager
+def _kernel_refusals(device: PciDevice) -> Iterator[None]:
+    try:
+        yield
+    except NetlinkError as error:
+        raise CniError(Code.DEVICE, f"device {device.address}: {error.strerror}") from error
