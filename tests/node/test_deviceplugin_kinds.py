@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 
 from tests.fakesysfs import FakeSysfs
 from tests.node.conftest import PATIENCE
-from tests.node.deviceplugins import Place, Recorder
+from tests.node.deviceplugins import Place, Recorder, allocate
 from wirespeed.cni.errors import CniError
 
 PF, VFS, CARD, SF = "0000:18:00.0", ["0000:19:00.0", "0000:19:00.1"], "0000:3b:00.0", "mlx5_core.sf.4"
@@ -53,6 +54,27 @@ def test_accelerators_and_scalable_functions_are_given(place: Place) -> None:
     assert [node.host_path for node in card.devices] == ["/dev/vfio/vfio", "/dev/vfio/7"]
     assert function.envs["PCIDEVICE_INTEL_COM_SF"] == SF
     assert not place.devinfo.exists()  # the specification has no type for them
+
+
+@pytest.mark.parametrize(
+    "pool",
+    [
+        {"selectors": {"drivers": ["iavf"]}},
+        {"deviceType": "accelerator"},
+        {"deviceType": "auxNetDevice", "selectors": {"auxTypes": ["sf"]}},
+        {"deviceType": "vhostUser", "count": 1},
+        {"cdi": True, "bind": True},
+    ],
+    ids=["netDevice", "accelerator", "auxNetDevice", "vhostUser", "bind"],
+)
+def test_unknown_device_is_refused_in_pools_of_every_kind(place: Place, pool: dict[str, Any]) -> None:
+    cdi = str(place.folder / "cdi")
+    with place.running({"resourceName": "one", **pool}, cdi_dir=cdi, state=str(place.folder / "run/state.db")):
+        place.kubelet.wait_until(lambda: place.kubelet.is_listed("intel.com/one"), PATIENCE, "the pool")
+        with pytest.raises(grpc.RpcError) as caught:
+            allocate(place, "unknown")
+    assert caught.value.code() == grpc.StatusCode.NOT_FOUND
+    assert caught.value.details() == "resource intel.com/one: device unknown: not known in this pool"
 
 
 def test_device_that_comes_is_in_the_specification_before_the_kubelet_knows_it(place: Place) -> None:
