@@ -1,4 +1,4 @@
-"""Giving a device back the driver that it had, and resetting it, in a sysfs that a test has made."""
+"""Giving a device another driver and the one that it had, and resetting it, in a sysfs that a test has made."""
 
 from __future__ import annotations
 
@@ -23,6 +23,49 @@ def sysfs(tmp_path: Path) -> FakeSysfs:
 def vf_on(sysfs: FakeSysfs, driver: str) -> PciDevice:
     (address,) = sysfs.pf(PF, "eth4", vfs=1, vf_driver=driver)
     return PciDevice(address, sysfs.root)
+
+
+def probed(sysfs: FakeSysfs) -> str:
+    """The device for which the kernel was asked to look for a driver, "" for none."""
+    file = sysfs.root / "bus/pci/drivers_probe"
+    return file.read_text() if file.exists() else ""
+
+
+def test_a_device_that_is_on_the_driver_already_is_left_alone(sysfs: FakeSysfs) -> None:
+    device = vf_on(sysfs, "vfio-pci")
+    drivers.bind(device, "vfio-pci")
+    assert (probed(sysfs), device.attribute("driver_override")) == ("", "(null)")
+    assert not (device.path / "driver/unbind").exists()
+
+
+def test_a_device_that_the_driver_does_not_take_keeps_its_own_and_no_override(sysfs: FakeSysfs) -> None:
+    device = vf_on(sysfs, "iavf")
+    (sysfs.root / "bus/pci/drivers/vfio-pci").mkdir()
+    with pytest.raises(
+        CniError, match=f"device {device.address}: binding it to vfio-pci: it has iavf now"
+    ) as failed:
+        drivers.bind(device, "vfio-pci")
+    assert failed.value.code == Code.DEVICE
+    assert (device.path / "driver/unbind").read_text() == probed(sysfs) == device.address
+    assert (device.driver, device.attribute("driver_override")) == ("iavf", "")
+
+
+def test_a_device_without_a_driver_is_not_unbound_before_it_is_probed(sysfs: FakeSysfs) -> None:
+    device = vf_on(sysfs, "")
+    (sysfs.root / "bus/pci/drivers/vfio-pci").mkdir()
+    with pytest.raises(CniError, match="it has no driver now"):
+        drivers.bind(device, "vfio-pci")
+    assert probed(sysfs) == device.address
+
+
+def test_a_device_that_is_not_there_and_a_driver_that_is_not_are_named(sysfs: FakeSysfs) -> None:
+    (sysfs.root / "bus/pci/drivers/vfio-pci").mkdir()
+    with pytest.raises(
+        CniError, match=r"device 0000:99:00.0: binding it to vfio-pci: driver_override: No such file"
+    ):
+        drivers.bind(PciDevice("0000:99:00.0", sysfs.root), "vfio-pci")
+    with pytest.raises(CniError, match="driver wirespeed_none is not there: "):
+        drivers.bind(vf_on(sysfs, "iavf"), "wirespeed_none")
 
 
 @pytest.mark.parametrize("override", ["(null)", "vfio-pci"])

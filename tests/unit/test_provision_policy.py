@@ -85,7 +85,10 @@ def groups(wanted: Wanted) -> list[tuple[str, list[int], str]]:
         ({"resourceName": "a.b"}, "spec.resourceName: expected up to 63 letters"),
         ({"resourceName": "-x"}, "spec.resourceName: expected up to 63 letters"),
         ({"resourceName": "x" * 64}, "spec.resourceName: expected up to 63 letters"),
-        ({"resourceName": ""}, "spec.resourceName: expected up to 63 letters"),
+        *(
+            ({"resourceName": name}, "spec.resourceName: expected up to 63 letters")
+            for name in ("", "_", "-", "x-", "a b", "a/b")
+        ),
     ],
 )
 def test_a_wrong_policy_is_refused_by_file_document_and_key(
@@ -97,7 +100,9 @@ def test_a_wrong_policy_is_refused_by_file_document_and_key(
     assert refused.value.msg.startswith(f"{tmp_path}/policies.yaml, document 2: policy p1: {told}")
 
 
-@pytest.mark.parametrize("name", ["myresource", "my-resource", "MyResource", "a", "my_resource", "x" * 63])
+@pytest.mark.parametrize(
+    "name", ["myresource", "my-resource", "MyResource", "a", "my_resource", "net_device-1", "x" * 63]
+)
 def test_a_resource_name_may_be(tmp_path: Path, name: str) -> None:
     assert written(tmp_path, {"resourceName": name})[0].spec.resource_name == name
 
@@ -221,6 +226,20 @@ def test_policies_are_laid_over_each_other_by_priority(
     wanted = merge(written(tmp_path, *specs), [PF0])[PF0.address]
     found = [(resource, numbers) for resource, numbers, _ in groups(wanted)]
     assert (wanted.num_vfs, wanted.mtu, found) == (num_vfs, mtu, kept)
+
+
+def test_policies_of_two_pfs_stand_side_by_side(tmp_path: Path) -> None:
+    other = HIGH | {"nicSelector": {"pfNames": ["ens803f1#0-1"]}}
+    wanted = merge(written(tmp_path, LOW, other), [PF0, PF1])
+    assert {address: groups(each) for address, each in wanted.items()} == {
+        PF0.address: [("low", [0, 1], "netdevice")],
+        PF1.address: [("high", [0, 1], "netdevice")],
+    }
+
+
+def test_two_names_of_a_pf_are_one_pf(tmp_path: Path) -> None:
+    by_altname = HIGH | {"nicSelector": {"pfNames": ["enp134s0f0#0-1"]}}
+    assert groups(merge(written(tmp_path, LOW, by_altname), [PF0])[PF0.address]) == [("high", [0, 1], "netdevice")]
 
 
 def test_no_policies_ask_for_nothing() -> None:

@@ -1,0 +1,109 @@
+"""Plans for PFs: which steps there are between what is and what shall be, and what a kernel that refuses does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from provision import plan
+from provision.facts import Pf, Vf
+from provision.policy import Group, Wanted
+from tests.fakesysfs import FakeSysfs, vf_address
+from wirespeed.cni.errors import CniError, Code
+
+PF = "0000:18:00.0"
+WHERE = f"PF ens1f0 ({PF}): "
+
+
+def pf(*drivers: str) -> Pf:
+    """A PF whose VFs are on these drivers."""
+    vfs = [
+        Vf(
+            address=vf_address(PF, index),
+            index=index,
+            driver=driver,
+            netdev=f"ens1f0v{index}" if driver == "iavf" else "",
+            mac="",
+            mtu=1500,
+            numa_node=0,
+            iommu_group=str(index),
+            in_user_space=driver == "vfio-pci",
+        )
+        for index, driver in enumerate(drivers)
+    ]
+    return Pf(
+        address=PF,
+        name="ens1f0",
+        altnames=(),
+        driver="ice",
+        vendor="8086",
+        device="1592",
+        model="",
+        numa_node=0,
+        total_vfs=64,
+        mtu=1500,
+        up=True,
+        link_type="ether",
+        eswitch="legacy",
+        vfs=tuple(vfs),
+    )
+
+
+def group(*numbers: int, device_type: str = "netdevice") -> Group:
+    return Group(resource="r", policy="p", numbers=frozenset(numbers), device_type=device_type)
+
+
+@pytest.mark.parametrize(
+    ("now", "wanted", "steps"),
+    [
+        ((), Wanted(num_vfs=1), ["make 1 VFs"]),
+        (("iavf",), Wanted(num_vfs=1), []),
+        (("iavf",), Wanted(num_vfs=1, groups=(group(0),)), []),
+        (("vfio-pci",), Wanted(num_vfs=1), []),  # of no group: nobody says what it shall be
+        (("iavf", "vfio-pci"), Wanted(num_vfs=2, groups=(group(0),)), []),
+        (("",), Wanted(num_vfs=1, groups=(group(0),)), [f"VF 0 ({vf_address(PF, 0)}): driver its own (now none)"]),
+        ((), Wanted(num_vfs=0), []),
+        (("iavf", "iavf"), Wanted(num_vfs=0), ["remove its 2 VFs"]),
+    ],
+)
+def test_there_is_a_step_for_what_is_not_so_and_none_for_the_rest(
+    now: tuple[str, ...], wanted: Wanted, steps: list[str]
+) -> None:
+    made = plan.make({PF: wanted}, [pf(*now)])
+    assert [step.text for step in made.steps] == [WHERE + step for step in steps]
+    assert made.refused == []
+
+
+def test_pf_that_somebody_else_provides_for_gets_no_step_when_it_is_not_as_asked() -> None:
+    wanted = Wanted(num_vfs=3, mtu=9000, externally_managed=True, groups=(group(0, device_type="vfio-pci"),))
+    made = plan.make({PF: wanted}, [pf("iavf", "iavf")])
+    assert made.steps == []
+    with pytest.raises(
+        CniError, match=r"it has 2 VFs, 3 are asked for; .*its MTU is 1500, 9000 is asked for"
+    ) as caught:
+        plan.carry_out(made)
+    assert caught.value.code == Code.POLICY
+
+
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [
+        ("folder", "sriov_numvfs 2: Is a directory"),
+        ("gone", "sriov_numvfs 2: No such file or directory"),
+        ("ignored", "sriov_numvfs: 0 VFs are there after 2 was written"),
+    ],
+)
+def test_number_of_vfs_that_the_kernel_does_not_take_is_told(tmp_path: Path, fault: str, told: str) -> None:
+    sysfs = FakeSysfs(tmp_path)
+    sysfs.pf(PF, "ens1f0")
+    file = sysfs.path(PF) / "sriov_numvfs"
+    if fault == "folder":
+        file.unlink()
+        file.mkdir()
+    if fault == "gone":
+        sysfs.remove(PF)
+    with pytest.raises(CniError) as caught:
+        plan.carry_out(plan.make({PF: Wanted(num_vfs=2)}, [pf()], sysfs.root))
+    assert caught.value.code == Code.DEVICE
+    assert caught.value.msg.startswith(f"{WHERE}make 2 VFs: {told}; ")
