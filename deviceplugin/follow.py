@@ -14,6 +14,7 @@ from deviceplugin.config import VHOST_USER
 from deviceplugin.health import Fault, Health
 from deviceplugin.pools import Devices, assign, firmware, reader, some
 from deviceplugin.service import PoolService
+from wirespeed.host.devlink import Reporter, health_reporters
 from wirespeed.host.inotify import GONE, FolderWatch
 from wirespeed.host.inventory import Inventory
 from wirespeed.host.routes import DefaultRouteEvents, default_route_interfaces
@@ -34,7 +35,7 @@ class Follower:
     def __init__(self, services: Sequence[PoolService], sysfs: str) -> None:
         self._services = services
         self._reader = reader([service.pool for service in services], sysfs)
-        self._health = Health(sysfs)
+        self._health = Health(sysfs, reporters=self._reporters_in_error)
         self._inventory = Inventory()
         self._found: dict[str, Devices] = {}
         self._vfio: FolderWatch | None = None
@@ -43,7 +44,15 @@ class Follower:
             self._routes = opened.enter_context(contextlib.closing(DefaultRouteEvents()))
             self._asked = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
             opened.callback(os.close, self._asked)
+            self._reporters = health_reporters(self.look_again)
+            if self._reporters:
+                opened.callback(self._reporters.close)
             self.close = opened.pop_all().close
+
+    @property
+    def reporters_in_error(self) -> frozenset[Reporter]:
+        """The health reporters of devlink that are in error; for any thread."""
+        return self._reporters.in_error if self._reporters else frozenset()
 
     def change(self, services: Sequence[PoolService]) -> None:
         """Have these pools from the next look on, which is soon; from any thread."""
@@ -87,8 +96,9 @@ class Follower:
         poller = select.poll()
         for file in (ended, self._asked, self._changes.fileno(), self._routes.fileno()):
             poller.register(file, select.POLLIN)
-        if self._vfio:
-            poller.register(self._vfio, select.POLLIN)
+        for watch in (self._vfio, self._reporters):
+            if watch:
+                poller.register(watch, select.POLLIN)
         poller.poll(_LOOK)
         return self._take() or self._health.stirred()
 
@@ -111,6 +121,12 @@ class Follower:
                     found[key], faults[key] = device, fault
         return faults
 
+    def _reporters_in_error(self) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        for reporter in sorted(self.reporters_in_error):
+            found.setdefault(reporter.device, []).append(reporter.name)
+        return found
+
     def _watch_vfio(self) -> None:
         """Watch the folder of vfio's nodes, once there is one."""
         if self._vfio is None or any(event.mask & GONE for event in self._vfio.events()):
@@ -128,7 +144,8 @@ class Follower:
             asked = os.eventfd_read(self._asked) > 0
         routes, changes = self._routes.drain(), self._changes.drain()
         nodes = self._vfio.events() if self._vfio else ()
-        if asked or routes or changes.lost or changes.devices or nodes:
+        reported = self._reporters.drain() if self._reporters else False
+        if asked or routes or changes.lost or changes.devices or nodes or reported:
             return True
         return not all(self._is_as_read(address) for address in changes.interfaces)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ REASONS = (
     "gone",  # the device, or its PF, is no more; not a VF whose PF was told to have fewer
     "driver",  # it has lost the driver that it was offered with, and no other pool takes it as it is
     "pcie",  # it or its PF had a fatal PCIe error within the last minute, or does not answer at all
+    "devlink",  # a health reporter of it or its PF, one that can recover, is in error
     "vfio",  # on vfio-pci, without its group's node in /dev/vfio, or with a neighbour on a kernel driver
     "link",  # the PF of a VF is down, or has no carrier
 )
@@ -36,19 +37,28 @@ class Fault:
 class Health:
     """Looks at devices through `sysfs`, and at the nodes of vfio in the folder `dev` beside it. One thread."""
 
-    def __init__(self, sysfs: str = "/sys", *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        sysfs: str = "/sys",
+        *,
+        reporters: Callable[[], Mapping[str, Sequence[str]]] = dict,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`reporters` gives the names of the health reporters in error, by the device."""
         self.vfio = os.path.join(os.path.dirname(sysfs.rstrip("/")), "dev/vfio")
         self._sysfs = Path(sysfs)
         self._pci = f"{sysfs}/bus/pci/devices"
-        self._clock = clock
+        self._reporters, self._clock = reporters, clock
         self._nodes_appear = False
         self._errors: dict[str, int] = {}  # how many fatal PCIe errors a device has had
         self._recent: dict[str, float] = {}  # when (`clock`) the last one was seen, within _CALM
+        self._reported: Mapping[str, Sequence[str]] = {}
         self._parents: dict[str, tuple[str, str]] = {}  # faults of PFs when they were last looked at: link, PCIe
 
     def look(self, devices: Mapping[str, NetDevice]) -> None:
         """Look at what the devices have in common, PFs and /dev; `fault` answers from it."""
         self._nodes_appear = self._nodes_appear_in_dev()
+        self._reported = self._reporters()
         parents = {_parent(device) for device in devices.values()}
         self._errors = {key: count for key, count in self._errors.items() if key in parents or key in devices}
         self._recent = {key: last for key, last in self._recent.items() if key in self._errors}
@@ -66,6 +76,7 @@ class Health:
         link, pcie = self._parents.get(_parent(device), ("", ""))
         checks: tuple[tuple[str, Callable[[], str]], ...] = (
             ("pcie", lambda: self._fatal(device.address) or pcie),
+            ("devlink", lambda: self._broken(device.address) or self._broken(device.pf)),
             ("vfio", lambda: self._vfio(device)),
             # A PF that is given itself is down until its pod has it; and then its interface is not to be seen here.
             ("link", lambda: link if device.pf else ""),
@@ -131,6 +142,10 @@ class Health:
         except OSError:
             return ""
         return f"{address} does not answer" if silent else ""
+
+    def _broken(self, address: str) -> str:
+        names = ", ".join(self._reported.get(address, ()))
+        return f"{address}: health reporter {names} is in error" if names else ""
 
     def _vfio(self, device: NetDevice) -> str:
         if device.driver != "vfio-pci" or not device.iommu_group:

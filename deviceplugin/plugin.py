@@ -82,12 +82,21 @@ class Plugin:
             text="Devices that the kubelet must not give to pods: 1, with the reason",
             labels=("resource", "device", "reason"),
         )
+        reporters = Family(
+            name="wirespeed_devlink_reporter_in_error",
+            kind="gauge",
+            text="Health reporters of devlink, of which a NIC's driver says that it is broken: 1",
+            labels=("device", "port", "reporter"),
+        )
         for service in self._services:
             devices.add(service.pool.resource, value=service.offered)
             given.add(service.pool.resource, value=service.given)
             for address, fault in service.faults.items():
                 unhealthy.add(service.pool.resource, address, fault.reason)
-        yield from (devices, given, unhealthy)
+        for reporter in sorted(self._follower.reporters_in_error):
+            port = "" if reporter.port < 0 else str(reporter.port)
+            reporters.add(reporter.device, port, reporter.name, value=1)
+        yield from (devices, given, unhealthy, reporters)
 
     def run(self, stop: threading.Event) -> None:
         """Serve the pools until `stop` is set; once."""

@@ -295,6 +295,49 @@ def pf_of(address: str) -> str:
     return pf.netdevs[0]
 
 
+@dataclass(frozen=True)
+class Netdevsim:
+    """A device of the kernel's driver netdevsim, with one port, which is a PF for the kernel above the driver."""
+
+    name: str
+
+    @property
+    def path(self) -> Path:
+        return Path("/sys/bus/netdevsim/devices") / self.name
+
+    @property
+    def debug(self) -> Path:
+        """What one does to it in place of real hardware."""
+        return Path("/sys/kernel/debug/netdevsim") / self.name
+
+    @property
+    def handle(self) -> str:
+        """Its name for `devlink`."""
+        return f"netdevsim/{self.name}"
+
+    @property
+    def port(self) -> str:
+        """The interface of its port."""
+        ports = json.loads(sh("devlink", "-j", "port", "show"))["port"]
+        return str(next(port["netdev"] for port in ports.values() if port["flavour"] == "physical"))
+
+    def remove(self) -> None:
+        Path("/sys/bus/netdevsim/del_device").write_text(self.name.removeprefix("netdevsim"))
+
+
+@pytest.fixture
+def netdevsim() -> Iterator[Netdevsim]:
+    """A new one, which is removed after the test."""
+    sh("modprobe", "netdevsim")
+    if not Path("/sys/kernel/debug/netdevsim").exists():
+        sh("mount", "-t", "debugfs", "debugfs", "/sys/kernel/debug")
+    made = Netdevsim("netdevsim7")
+    Path("/sys/bus/netdevsim/new_device").write_text("7 1")
+    yield made
+    if made.path.exists():
+        made.remove()
+
+
 @contextmanager
 def pf_disturbed(pf: str) -> Iterator[None]:
     """For a body that takes the PF down: the PF is up after it, and its VFs take MACs again.

@@ -1,0 +1,138 @@
+"""What the kernel tells of health reporters, in pyroute2's encoding of it."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+
+import pytest
+from pyroute2.netlink.devlink import DEVLINK_NAMES, devlinkcmd
+
+from wirespeed.host import netlink
+from wirespeed.host.devlink import HealthReporters, Reporter, apply
+
+PF = "0000:18:00.0"
+FAMILY = 21
+FATAL, PORT_TX = Reporter(PF, -1, "fw_fatal"), Reporter(PF, 65535, "tx")
+
+
+def message(command: str, reporter: Reporter, state: int | None = None, *, recovers: bool = True) -> bytes:
+    """One message with its netlink header, as the kernel sends it."""
+    encoded = devlinkcmd()
+    encoded["cmd"], encoded["version"] = DEVLINK_NAMES[f"DEVLINK_CMD_{command}"], 1
+    encoded["header"]["type"] = FAMILY
+    attributes: list[tuple[str, object]] = [
+        ("DEVLINK_ATTR_BUS_NAME", "pci"),
+        ("DEVLINK_ATTR_DEV_NAME", reporter.device),
+    ]
+    if reporter.port >= 0:
+        attributes.append(("DEVLINK_ATTR_PORT_INDEX", reporter.port))
+    if state is not None:
+        about = [
+            ("DEVLINK_ATTR_HEALTH_REPORTER_NAME", reporter.name),
+            ("DEVLINK_ATTR_HEALTH_REPORTER_STATE", state),
+            ("DEVLINK_ATTR_HEALTH_REPORTER_ERR_COUNT", 4),
+        ]
+        if recovers:
+            about.append(("DEVLINK_ATTR_HEALTH_REPORTER_AUTO_RECOVER", 0))
+        attributes.append(("DEVLINK_ATTR_HEALTH_REPORTER", {"attrs": about}))
+    encoded["attrs"] = attributes
+    encoded.encode()
+    return bytes(encoded.data)
+
+
+def after(*sent: bytes) -> set[Reporter]:
+    """What is in error after these messages."""
+    found: set[Reporter] = set()
+    for each in sent:
+        [(kind, payload)] = netlink.messages(each)
+        assert kind == FAMILY
+        apply(found, payload)
+    return found
+
+
+def broken(reporter: Reporter) -> bytes:
+    return message("HEALTH_REPORTER_RECOVER", reporter, 1)
+
+
+def test_reporter_is_in_error_until_it_is_told_to_be_healthy() -> None:
+    assert after(broken(FATAL), broken(PORT_TX)) == {FATAL, PORT_TX}
+    assert after(broken(FATAL), message("HEALTH_REPORTER_RECOVER", FATAL, 0), broken(PORT_TX)) == {PORT_TX}
+
+
+def test_answer_counts_as_a_notice_does() -> None:
+    assert after(message("HEALTH_REPORTER_GET", FATAL, 1), message("HEALTH_REPORTER_GET", PORT_TX, 0)) == {FATAL}
+
+
+def test_reporter_that_cannot_recover_is_never_in_error() -> None:
+    assert after(message("HEALTH_REPORTER_RECOVER", Reporter(PF, -1, "mdd"), 1, recovers=False)) == set()
+
+
+def test_reporters_go_with_their_device_or_their_port() -> None:
+    other = Reporter("0000:3b:00.0", 65535, "tx")
+    assert after(broken(FATAL), broken(PORT_TX), broken(other), message("PORT_DEL", PORT_TX)) == {FATAL, other}
+    assert after(broken(FATAL), broken(PORT_TX), broken(other), message("DEL", FATAL)) == {other}
+
+
+@pytest.mark.parametrize("command", ["NEW", "PORT_NEW", "PARAM_NEW"])
+def test_other_notices_change_nothing(command: str) -> None:
+    assert after(broken(FATAL), message(command, PORT_TX)) == {FATAL}
+
+
+class Kernel:
+    """The kernel's end of a listening socket, and its answers to the question what there is."""
+
+    def __init__(self, *answers: list[bytes]) -> None:
+        self.socket, self.listening = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.answers = list(answers)
+        self.answered, self.late = threading.Event(), threading.Event()
+
+    def answer(self) -> list[bytes]:
+        assert self.answered.wait(30)
+        return [payload for each in self.answers.pop(0) for _, payload in netlink.messages(each)]
+
+    @contextmanager
+    def reporters(self) -> Iterator[HealthReporters]:
+        made = HealthReporters(self.listening, FAMILY, self.answer, self.late.set)
+        with closing(made), self.socket:
+            yield made
+
+
+def test_what_was_broken_before_is_known_at_once() -> None:
+    kernel = Kernel([message("HEALTH_REPORTER_GET", FATAL, 1)])
+    kernel.answered.set()
+    with kernel.reporters() as reporters:
+        assert reporters.in_error == {FATAL}
+
+
+def test_late_answer_does_not_undo_what_was_told_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wirespeed.host.devlink._PATIENCE", 0)
+    other = Reporter("0000:3b:00.0", -1, "fw_fatal")
+    states = [(FATAL, 1), (PORT_TX, 0), (other, 1)]
+    kernel = Kernel([message("HEALTH_REPORTER_GET", each, state) for each, state in states])
+    with kernel.reporters() as reporters:
+        assert reporters.in_error == set()
+        kernel.socket.send(broken(PORT_TX))
+        kernel.socket.send(message("HEALTH_REPORTER_RECOVER", FATAL, 0))
+        assert reporters.drain()
+        assert reporters.in_error == {PORT_TX}
+        kernel.answered.set()
+        assert kernel.late.wait(30)
+        assert reporters.in_error == {PORT_TX, other}
+        assert not reporters.drain()
+
+
+def test_messages_of_other_families_are_passed_over() -> None:
+    kernel = Kernel([])
+    kernel.answered.set()
+    with kernel.reporters() as reporters:
+        kernel.socket.send(netlink_error())
+        assert not reporters.drain()
+        kernel.socket.send(broken(FATAL))
+        assert reporters.drain()
+
+
+def netlink_error() -> bytes:
+    return b"\x24\0\0\0\2\0\0\0" + bytes(28)

@@ -1,0 +1,176 @@
+"""Health reporters of devlink: what the drivers of NICs say is broken, as the kernel tells it (linux/devlink.h)."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import socket
+import struct
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from wirespeed.host import netlink
+from wirespeed.host.rtnl import NetlinkError
+
+log = logging.getLogger(__name__)
+
+_COMMAND = struct.Struct("BBH")  # struct genlmsghdr
+_DEL, _PORT_DEL, _REPORTER_GET, _REPORTER_RECOVER = 4, 8, 52, 54
+_DEVICE, _PORT, _REPORTER, _NAME, _STATE, _AUTO_RECOVER = 2, 3, 114, 115, 116, 121
+_IN_ERROR = b"\1"  # DEVLINK_HEALTH_REPORTER_STATE_ERROR
+_CONTROLLER, _GET_FAMILY = 16, 3  # linux/genetlink.h
+_FAMILY_ID, _FAMILY_NAME, _GROUPS, _GROUP_NAME, _GROUP_ID = 1, 2, 7, 1, 2
+_NETLINK_GENERIC, _SOL_NETLINK, _ADD_MEMBERSHIP = 16, 270, 1  # linux/netlink.h, linux/socket.h
+_PATIENCE = 1.0  # seconds for the first answer
+
+
+@dataclass(frozen=True, order=True)
+class Reporter:
+    """A health reporter of a device (by its name on its bus), or of a port of it (-1: of none in particular)."""
+
+    device: str
+    port: int
+    name: str
+
+
+class HealthReporters:
+    """Which health reporters are in error. One thread drains, any may ask what is `broken`.
+
+    The kernel tells of every change, but answers what there is now only when no driver holds its device: while one
+    recovers a NIC by a reset, that takes minutes. So a thread of its own waits for that answer.
+    """
+
+    def __init__(
+        self,
+        listening: socket.socket,
+        family: int,
+        ask: Callable[[], Iterable[bytes]],
+        late: Callable[[], None],
+    ) -> None:
+        """`ask` gives the messages of all reporters; `late` is called by another thread when they have come."""
+        listening.setblocking(False)
+        self._socket, self._family, self._dump, self._late = listening, family, ask, late
+        self._lock = threading.Lock()
+        self._in_error: set[Reporter] = set()
+        self._meanwhile: list[bytes] | None = None  # what the kernel has told since it was asked
+        self._closed = False
+        self._ask().join(_PATIENCE)
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        with self._lock:
+            self._closed = True
+        self._socket.close()
+
+    @property
+    def in_error(self) -> frozenset[Reporter]:
+        """The reporters in error. One that cannot recover only counts what happened, and is not among them."""
+        with self._lock:
+            return frozenset(self._in_error)
+
+    def drain(self) -> bool:
+        """Take all notices; whether other reporters are in error now. Raises OSError."""
+        before, lost = self.in_error, False
+        while True:
+            try:
+                data = self._socket.recv(1 << 16)
+            except BlockingIOError:
+                break
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise
+                lost = True
+                continue
+            if not lost:  # else it is older than what did not fit
+                self._note([message for kind, message in netlink.messages(data) if kind == self._family])
+        if lost:
+            self._ask()
+        return self.in_error != before
+
+    def _note(self, told: list[bytes]) -> None:
+        with self._lock:
+            if self._meanwhile is not None:
+                self._meanwhile += told
+            for message in told:
+                apply(self._in_error, message)
+
+    def _ask(self) -> threading.Thread:
+        meanwhile: list[bytes] = []
+        with self._lock:
+            self._meanwhile = meanwhile
+        thread = threading.Thread(target=self._take_answer, args=(meanwhile,), name="devlink", daemon=True)
+        thread.start()
+        return thread
+
+    def _take_answer(self, meanwhile: list[bytes]) -> None:
+        answer: list[bytes] = []
+        try:
+            answer.extend(self._dump())
+        except OSError as error:
+            log.warning("devlink does not tell all that is broken: %s", error.strerror)
+        with self._lock:
+            if self._closed or self._meanwhile is not meanwhile:  # asked again, for notices were lost
+                return
+            self._in_error.clear()
+            for message in [*answer, *meanwhile]:  # what it told last is the newest, however old the answer is
+                apply(self._in_error, message)
+            self._meanwhile = None
+            self._late()
+
+
+def health_reporters(late: Callable[[], None]) -> HealthReporters | None:
+    """Of the calling thread's network namespace; None where the kernel has no devlink. Raises OSError."""
+    try:
+        family, group = _family()
+    except NetlinkError as error:
+        if error.errno == errno.ENOENT:
+            return None
+        raise
+
+    def ask() -> Iterable[bytes]:
+        with _open() as asking:
+            yield from netlink.request(asking, family, netlink.DUMP, _COMMAND.pack(_REPORTER_GET, 1, 0))
+
+    listening = _open()
+    listening.bind((0, 0))  # the kernel tells nothing to a socket without an address
+    listening.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP, group)
+    return HealthReporters(listening, family, ask, late)
+
+
+def apply(in_error: set[Reporter], message: bytes) -> None:
+    """Change the set as a message of the family (from its genlmsghdr on) says; others change nothing."""
+    command = message[0]
+    found = netlink.attributes(message[_COMMAND.size :])
+    if _DEVICE not in found:
+        return
+    device = netlink.string(found[_DEVICE])
+    port = struct.unpack("I", found[_PORT])[0] if _PORT in found else -1
+    if command in {_REPORTER_GET, _REPORTER_RECOVER}:
+        about = netlink.attributes(found[_REPORTER])
+        reporter = Reporter(device, port, netlink.string(about[_NAME]))
+        # The kernel says how it recovers only of one that can. Of the others none is ever well again.
+        if about[_STATE] == _IN_ERROR and _AUTO_RECOVER in about:
+            in_error.add(reporter)
+        else:
+            in_error.discard(reporter)
+    elif command in {_DEL, _PORT_DEL}:  # the reporters go untold
+        gone = {each for each in in_error if each.device == device and (command == _DEL or each.port == port)}
+        in_error -= gone
+
+
+def _family() -> tuple[int, int]:
+    """The numbers of the family devlink, and of its group that is told of changes."""
+    with _open() as asking:
+        body = _COMMAND.pack(_GET_FAMILY, 1, 0) + netlink.text(_FAMILY_NAME, "devlink")
+        [answer] = netlink.request(asking, _CONTROLLER, 0, body)
+    found = netlink.attributes(answer[_COMMAND.size :])
+    groups = map(netlink.attributes, netlink.attributes(found[_GROUPS]).values())
+    group = next(each[_GROUP_ID] for each in groups if netlink.string(each[_GROUP_NAME]) == "config")
+    return struct.unpack("H", found[_FAMILY_ID])[0], struct.unpack("I", group)[0]
+
+
+def _open() -> socket.socket:
+    return socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_GENERIC)

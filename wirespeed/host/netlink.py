@@ -1,0 +1,65 @@
+"""What netlink families have in common: one request and its answers, and attributes (linux/netlink.h)."""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+from collections.abc import Iterator
+
+from wirespeed.host.rtnl import NetlinkError
+
+REQUEST, ACK, DUMP = 1, 4, 0x300
+_ERROR, _DONE = 2, 3
+_HEADER = struct.Struct("IHHII")
+
+
+def request(asking: socket.socket, kind: int, flags: int, body: bytes) -> Iterator[bytes]:
+    """Send one request; the payload of each of its answers. Raises NetlinkError when the kernel refuses."""
+    asking.send(_HEADER.pack(_HEADER.size + len(body), kind, flags | REQUEST, 1, 0) + body)
+    while True:
+        for answer, payload in messages(asking.recv(1 << 16)):
+            if answer == _ERROR and (number := -struct.unpack_from("i", payload)[0]):
+                raise NetlinkError(number, os.strerror(number))
+            if answer in {_ERROR, _DONE}:
+                return
+            yield payload
+        if not flags:
+            return
+
+
+def messages(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """The kind and the payload of each message that came together."""
+    offset = 0
+    while offset < len(data):
+        length, kind = _HEADER.unpack_from(data, offset)[:2]
+        yield kind, data[offset + _HEADER.size : offset + length]
+        offset += (length + 3) & ~3
+
+
+def attributes(data: bytes) -> dict[int, bytes]:
+    """Attributes by their kind; of several of one kind the last."""
+    found, offset = {}, 0
+    while offset + 4 <= len(data):
+        length, kind = struct.unpack_from("HH", data, offset)
+        if length < 4:
+            break
+        found[kind & 0x3FFF] = data[offset + 4 : offset + length]
+        offset += (length + 3) & ~3
+    return found
+
+
+def u32(kind: int, value: int) -> bytes:
+    """An attribute that is a number."""
+    return struct.pack("HHI", 8, kind, value)
+
+
+def text(kind: int, value: str) -> bytes:
+    """An attribute that is a text."""
+    data = value.encode() + b"\0"
+    return struct.pack("HH", 4 + len(data), kind) + data + b"\0" * (-len(data) % 4)
+
+
+def string(value: bytes) -> str:
+    """The text of an attribute."""
+    return value.rstrip(b"\0").decode(errors="replace")
