@@ -11,34 +11,40 @@ from pyroute2.netlink.devlink import DEVLINK_NAMES, devlinkcmd
 from pyroute2.netlink.exceptions import NetlinkError
 
 from wirespeed.cni.errors import CniError, Code
+from wirespeed.host.device import Device
 
 _MODES = ("legacy", "switchdev")  # linux/devlink.h: DEVLINK_ESWITCH_MODE_LEGACY is 0
 
 
-def mode(address: str) -> str:
+def mode(device: Device) -> str:
     """The mode, "legacy" or "switchdev"; a PF whose driver has no devlink eswitch works the legacy way."""
     try:
-        answers = _request("DEVLINK_CMD_ESWITCH_GET", address, NLM_F_REQUEST)
+        answers = _request("DEVLINK_CMD_ESWITCH_GET", device, NLM_F_REQUEST)
     except (NetlinkError, OSError):
         return _MODES[0]
     number = answers[0].get_attr("DEVLINK_ATTR_ESWITCH_MODE") if answers else 0
     return _MODES[number or 0]
 
 
-def set_mode(address: str, wanted: str) -> None:
+def set_mode(device: Device, wanted: str) -> None:
     """Set it. Raises CniError(DEVICE) with what the driver answers."""
+    where = f"PF {device.address}: eswitch mode {wanted}"
     chosen = ("DEVLINK_ATTR_ESWITCH_MODE", _MODES.index(wanted))
     try:
-        _request("DEVLINK_CMD_ESWITCH_SET", address, NLM_F_REQUEST | NLM_F_ACK, chosen)
+        _request("DEVLINK_CMD_ESWITCH_SET", device, NLM_F_REQUEST | NLM_F_ACK, chosen)
     except NetlinkError as error:
-        raise CniError(Code.DEVICE, f"PF {address}: eswitch mode {wanted}: {os.strerror(error.code)}") from error
+        raise CniError(Code.DEVICE, f"{where}: {os.strerror(error.code)}") from error
     except OSError as error:
-        raise CniError(Code.DEVICE, f"PF {address}: eswitch mode {wanted}: {error.strerror}") from error
+        raise CniError(Code.DEVICE, f"{where}: {error.strerror}") from error
 
 
-def _request(command: str, address: str, flags: int, *more: tuple[str, int]) -> list[Any]:
+def _request(command: str, device: Device, flags: int, *more: tuple[str, int]) -> list[Any]:
     message = devlinkcmd()
     message["cmd"], message["version"] = DEVLINK_NAMES[command], 1
-    message["attrs"] = [("DEVLINK_ATTR_BUS_NAME", "pci"), ("DEVLINK_ATTR_DEV_NAME", address), *more]
+    message["attrs"] = [
+        ("DEVLINK_ATTR_BUS_NAME", device.BUS),
+        ("DEVLINK_ATTR_DEV_NAME", device.address),
+        *more,
+    ]
     with DL() as devlink:
         return list(devlink.nlm_request(message, msg_type=devlink.prid, msg_flags=flags))

@@ -121,7 +121,7 @@ def _pf(device: PciDevice, host: Rtnl, users: Users, vdpas: Mapping[str, VdpaDev
         mtu=link.mtu if link else 0,
         up=link.up if link else False,
         link_type=_LINK_TYPES.get(device.attribute(f"net/{name}/type"), "") if name else "",
-        eswitch=eswitch.mode(device.address),
+        eswitch=eswitch.mode(device),
         vfs=tuple(
             _vf(index, PciDevice(address, device.sysfs), host, users, vdpas.get(address))
             for index, address in device.virtual_functions()

@@ -174,8 +174,8 @@ class _Planner:
         if switches:
             yield Step(
                 f"{pf.where}: eswitch mode {wanted.eswitch} (now {pf.eswitch})",
-                lambda: eswitch.set_mode(pf.address, wanted.eswitch),
-                lambda: eswitch.set_mode(pf.address, pf.eswitch),
+                lambda: eswitch.set_mode(self.device, wanted.eswitch),
+                lambda: eswitch.set_mode(self.device, pf.eswitch),
             )
         if wanted.num_vfs:
             yield Step(
