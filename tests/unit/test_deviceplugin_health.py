@@ -32,7 +32,8 @@ class Lab:
         self.vfio = folder / "dev/vfio"
         self.vfio.mkdir(parents=True)
         self.clock = Clock()
-        self.health = Health(str(self.sysfs.root), clock=self.clock)
+        self.reporters: dict[str, list[str]] = {}  # of devlink, in error
+        self.health = Health(str(self.sysfs.root), reporters=lambda: self.reporters, clock=self.clock)
         self.was = self.devices()[VF]
 
     def read(self) -> Inventory:
@@ -139,6 +140,34 @@ def test_pf_whose_registers_are_all_ones_does_not_answer(lab: Lab) -> None:
     (lab.sysfs.path(PF) / "config").write_bytes(b"\xff\xff\xff\xff")
     assert lab.health.stirred()
     assert lab.fault() == Fault("pcie", f"{PF} does not answer")
+
+
+@pytest.mark.parametrize(
+    ("broken", "text"),
+    [
+        ({PF: ["fw_fatal"]}, f"{PF}: health reporter fw_fatal is in error"),
+        ({PF: ["fw_fatal", "tx"]}, f"{PF}: health reporter fw_fatal, tx is in error"),
+        ({PF: ["fw_fatal"], VF: ["tx"]}, f"{VF}: health reporter tx is in error"),
+        ({OTHER_VF: ["tx"], "0000:3b:00.0": ["fw_fatal"]}, ""),
+    ],
+)
+def test_health_reporter_of_the_vf_or_its_pf_counts(lab: Lab, broken: dict[str, list[str]], text: str) -> None:
+    lab.reporters = broken
+    assert lab.fault() == (Fault("devlink", text) if text else None)
+    assert lab.fault(("pcie", "vfio", "link")) is None
+    lab.reporters = {}
+    assert lab.fault() is None
+
+
+def test_health_reporter_of_a_scalable_function_or_its_pf_counts(lab: Lab) -> None:
+    lab.sysfs.pf("0000:3b:00.0", "ens2f0")
+    name = lab.sysfs.function("0000:3b:00.0", "mlx5_core.sf.4", 88)
+    for address in (name, "0000:3b:00.0"):
+        lab.reporters = {address: ["rx"]}
+        devices = lab.devices()
+        lab.health.look(devices)
+        expected = Fault("devlink", f"{address}: health reporter rx is in error")
+        assert lab.health.fault(devices[name], REASONS) == expected
 
 
 def test_vfio_device_needs_the_node_of_its_group(lab: Lab) -> None:
