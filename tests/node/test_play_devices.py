@@ -11,6 +11,7 @@ import os
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -102,17 +103,52 @@ def test_device_that_no_specification_defines_fails_its_pod(stage: Stage) -> Non
     assert played.said("default/one/main") == []
 
 
-def test_specifications_of_other_folders_count_less(stage: Stage) -> None:
+def elsewhere(stage: Stage, **edits: Any) -> tuple[str, ...]:
+    """Options for a play that finds a specification of the kernel's VF in another folder too."""
     spec: Manifest = {"cdiVersion": "0.5.0", "kind": "intel.com/net-pci-net"}
-    spec["devices"] = [{"name": KERNEL, "containerEdits": {"env": ["FROM=elsewhere"]}}]
+    spec["devices"] = [{"name": KERNEL, "containerEdits": edits}]
     (stage.folder / "more").mkdir()
     (stage.folder / "more/a.json").write_text(json.dumps(spec))
-    elsewhere = ("--cdi-path", f"{stage.folder}/none:{stage.folder}/more")
-    played = stage.play(pools(CDI), asking("own", "echo $FROM.", net=1), options=elsewhere)
+    return ("--cdi-path", f"{stage.folder}/none:{stage.folder}/more")
+
+
+def test_specifications_of_other_folders_count_less(stage: Stage) -> None:
+    options = elsewhere(stage, env=["FROM=elsewhere"])
+    played = stage.play(pools(CDI), asking("own", "echo $FROM.", net=1), options=options)
     assert played.said("default/own/main") == ["."]
     without_specifications(stage)
-    played = stage.play(pools(CDI), asking("other", "echo $FROM.", net=1), options=elsewhere)
+    played = stage.play(pools(CDI), asking("other", "echo $FROM.", net=1), options=options)
     assert (played.status, played.said("default/other/main")) == (0, ["elsewhere."])
+
+
+def test_nodes_and_mounts_are_as_the_specification_says(stage: Stage) -> None:
+    (stage.folder / "files/below").mkdir(parents=True)
+    options = elsewhere(
+        stage,
+        deviceNodes=[
+            {"path": "/dev/of/null", "hostPath": "/dev/null", "uid": 7, "gid": 8, "fileMode": 0o640},
+            {"path": "/opt/pipe", "type": "p"},
+        ],
+        mounts=[
+            {"hostPath": f"{stage.folder}/files", "containerPath": "/files", "options": ["ro", "rbind", "noexec"]},
+            {"hostPath": f"{stage.folder}/files", "containerPath": "/other", "options": ["bind"]},
+        ],
+    )
+    without_specifications(stage)
+    show = (
+        "stat -c '%F %u %g %a %t,%T' /dev/of/null; stat -c %F /opt/pipe; touch /other/made; ls /files; "
+        "touch /files/more; grep -o ' /files r[a-z,]*' /proc/self/mountinfo"
+    )
+    played = stage.play(pools(CDI), asking("one", show, net=1), options=options)
+    assert (played.status, played.stderr) == (0, "")
+    assert played.said("default/one/main") == [
+        "character special file 7 8 640 1,3",
+        "fifo",
+        "below",
+        "made",
+        "touch: cannot touch '/files/more': Read-only file system",
+        " /files ro,noexec,relatime",
+    ]
 
 
 def test_pool_that_binds_is_told_before_the_container_is_made(stage: Stage) -> None:
