@@ -13,6 +13,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 import yaml
 
@@ -30,9 +31,9 @@ PATIENCE = 60.0
 SOON = 5.0  # seconds; a fault is told within one, but this machine is emulated
 NUMBERS = {"net": range(2), "dpdk": range(2, 4), "mixed": range(4, 7)}  # of each PF's VFs
 KEYS: dict[str, Manifest] = {
-    "net": {"allocation": "packed"},
+    "net": {"allocation": "packed"},  # two pods are then on one PF, and so on one wire
     "mixed": {"bind": True, "cdi": True},
-}  # `net`'s pods are on one wire
+}
 POOLS = [
     {"resourceName": name, **KEYS.get(name, {}), "selectors": {"pfNames": [f"{pf}#{at[0]}-{at[-1]}" for pf in PFS]}}
     for name, at in NUMBERS.items()
@@ -216,7 +217,7 @@ class Pools:
                 with self._changed:
                     self._health[name] = {device.ID: device.health for device in response.devices}
                     self._changed.notify_all()
-        except Exception as error:  # the end of the stream is one
+        except grpc.RpcError as error:  # so it ends
             with self._changed:
                 self._health[name] = {"ended": str(error)}
 

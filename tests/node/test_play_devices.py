@@ -15,9 +15,11 @@ from typing import Any
 
 import pytest
 
+from play.kubelet import Kubelet
 from tests.fakesysfs import FakeSysfs
 from tests.node.conftest import Netns
 from tests.node.plays import Manifest, Stage, container, pod, standing
+from wirespeed.node import NodeConfig
 
 PF = "0000:18:00.0"
 KERNEL, VFIO, OTHER = (f"0000:19:00.{number}" for number in range(3))
@@ -167,3 +169,19 @@ def test_plugin_that_refuses_before_the_start_fails_the_pod(stage: Stage) -> Non
         "intel.com/mixed: CDI specification " in played.stderr
     )
     assert played.said("default/one/main") == []
+
+
+def test_vf_that_is_bound_for_a_pod_of_another_kubelet_is_not_given(stage: Stage) -> None:
+    other = Kubelet(stage.folder / "other")
+    note = Path(NodeConfig().state).parent / "bound" / VFIO
+    note.parent.mkdir(parents=True, exist_ok=True)
+    note.write_text(json.dumps({"driver": "iavf", "override": "", "kubelet": str(other.folder), "before": None}))
+    other.start()
+    try:
+        played = stage.play(pools(MIXED), asking("one", "echo ran", mixed=1))
+    finally:
+        other.stop()
+        note.unlink()
+    assert (played.status, played.said("default/one/main")) == (1, [])
+    assert "pod default/one: not admitted: container main: resource intel.com/mixed: " in played.stderr
+    assert f"device {VFIO}: a pod of the kubelet in {other.folder} has it" in played.stderr
