@@ -19,12 +19,13 @@ import msgspec
 
 from plugins.vhost.conf import OVS, VPP
 from plugins.vhost.engine import port_name
+from plugins.vhost.sockets import Folder
 from wirespeed.cni.errors import CniError, Code
 
-# Where userspace-CNI mounts an emptyDir whose path is too long for a socket, by the pod's UID, which is a part of
-# the path of a volume (cniovs/cniovs.go, getShortSharedDir).
+# Where userspace-CNI mounts an emptyDir whose path is too long for a socket, by the pod's UID (cniovs/cniovs.go,
+# getShortSharedDir).
 MOUNTS = Path("/var/lib/vhost_sockets")
-_LONG, _UID_PART = 89, 5
+_LONG = 89
 _DIGITS = 12  # of a container's id
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")  # of a port; its socket's file has the same
 _UMOUNT_NOFOLLOW = 8
@@ -72,12 +73,12 @@ def kept(base: Path, container: str, ifname: str) -> Kept | None:
     return Kept(file=file, engine=OVS, port=found.port)
 
 
-def as_switch_has_it(folder: str) -> str:
+def as_switch_has_it(folder: Folder) -> str:
     """The path by which a pod's folder was told to the switch."""
-    parts = folder.split("/")
-    if len(folder) < _LONG or "empty-dir" not in folder:
-        return folder
-    return str(MOUNTS / parts[_UID_PART])
+    if not folder.kubelets or len(folder.path) < _LONG:
+        return folder.path
+    uid = folder.path.partition("/pods/")[2].partition("/")[0]
+    return str(MOUNTS / uid)
 
 
 def forget(file: Path, folder: str) -> None:
@@ -104,5 +105,5 @@ def _unmount(folder: str) -> None:
         number = ctypes.get_errno()
         if number not in {errno.EINVAL, errno.ENOENT}:  # not mounted any more, or gone
             raise OSError(number, os.strerror(number), folder)
-    with suppress(FileNotFoundError):
+    with suppress(OSError):  # gone, or the folder of something else
         os.rmdir(folder)

@@ -447,7 +447,7 @@ class Vhost:
             log.warning("port %s: its socket stays where it is, if it is there: %s", kept.port, error.msg)
             return ""
         file = conf.socket_file or (f"memif-{kept.port}.sock" if kept.engine == VPP else kept.port)
-        return f"{takeover.as_switch_has_it(folder.path)}/{file}"
+        return f"{takeover.as_switch_has_it(folder)}/{file}"
 
     @contextmanager
     def _lock(self, container: str, ifname: str, *, deadline: float) -> Iterator[None]:

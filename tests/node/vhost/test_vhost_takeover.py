@@ -12,12 +12,15 @@ from typing import Any
 import pytest
 
 from plugins.vhost import takeover
+from plugins.vhost.sockets import Folder
 from tests import userspacefiles
 from tests.node.conftest import Netns
 from tests.node.vhost.conftest import Host, Switch, network
 from wirespeed.cni.errors import CniError, Code
 
 MakeNetns = Callable[[], Netns]
+UID = "0f3c2e1a-7b5d-4c1e-9f64-1c2d3e4f5a6b"
+VOLUME = "volumes/kubernetes.io~empty-dir/shared-dir"
 
 
 class Attached:
@@ -195,6 +198,18 @@ def test_file_that_cannot_be_read_is_told(attached: Attached, text: str) -> None
     with pytest.raises(CniError, match=rf"{file.name}.*expected") as caught:
         attached.delete()
     assert caught.value.code == Code.DECODING_FAILURE
+
+
+@pytest.mark.parametrize(
+    ("folder", "expected"),
+    [
+        (Folder(path=f"/var/lib/kubelet/pods/{UID}/{VOLUME}", kubelets=True), f"/var/lib/vhost_sockets/{UID}"),
+        (Folder(path=f"/k/pods/{UID}/{VOLUME}"[:80], kubelets=True), f"/k/pods/{UID}/{VOLUME}"[:80]),
+        (Folder(path=f"/srv/pods/{UID}/{'empty-dir' * 9}"), f"/srv/pods/{UID}/{'empty-dir' * 9}"),
+    ],
+)
+def test_long_folders_of_the_kubelets_are_the_mounts_of_userspace_cni(folder: Folder, expected: str) -> None:
+    assert takeover.as_switch_has_it(folder) == expected
 
 
 def test_what_is_kept_is_read_as_it_was_found(tmp_path: Path) -> None:
