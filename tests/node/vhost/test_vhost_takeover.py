@@ -11,12 +11,16 @@ from typing import Any
 
 import pytest
 
+from agent.install import caches
+from agent.install.steps import execute
 from plugins.vhost import takeover
 from plugins.vhost.sockets import Folder
-from tests import userspacefiles
-from tests.node.conftest import Netns
+from tests import multusfiles, userspacefiles
+from tests.node.calling import DONE, Call
+from tests.node.conftest import Agent, Netns
 from tests.node.vhost.conftest import Host, Switch, network
 from wirespeed.cni.errors import CniError, Code
+from wirespeed.node import NodeConfig, VhostConfig
 
 MakeNetns = Callable[[], Netns]
 UID = "0f3c2e1a-7b5d-4c1e-9f64-1c2d3e4f5a6b"
@@ -176,6 +180,40 @@ def test_port_is_removed_when_the_switch_is_back(attached: Attached, netns: Make
     attached.host.delete(conf(), other)
     attached.switch.vsctl("--if-exists", "del-br", "br4")
     (attached.folder / attached.port()).unlink()
+
+
+def test_port_goes_with_a_pod_that_multus_attached(
+    attached: Attached, shim: Path, agent_process: Callable[..., Agent], tmp_path: Path
+) -> None:
+    attached.attach()
+    pod, base = attached.pod, tmp_path / "multus"
+    eth0 = multusfiles.Attached(
+        config={"cniVersion": "1.0.0", "name": "cbr0", "type": "bridge", "bridge": "none"},
+        ifname="eth0",
+        result={"cniVersion": "1.0.0", "interfaces": [{"name": "eth0", "sandbox": pod.path}]},
+    )
+    net1 = multusfiles.Attached(
+        config=conf(),
+        ifname="net1",
+        result={"cniVersion": "0.3.1", "interfaces": [{"name": "net1", "sandbox": pod.path}]},
+    )
+    multusfiles.write(base, attached.container, [eth0, net1], netns=pod.path)
+    agent = agent_process()
+    agent.stop()
+    vhost = {"ovsdb": attached.switch.remote, "userspaceDir": str(attached.host.folder / "usrspcni")}
+    more = {"leases": attached.host.node.config.leases, "vhost": vhost}
+    where = NodeConfig(vhost=VhostConfig(userspace_dir=vhost["userspaceDir"]))
+    found = caches.read_multus(base, where, configuration="multus", version="1.0.0", path=("/usr/lib/cni",))
+    assert found.problems == []
+    execute(list(caches.take_over(found, agent.state)), lambda _: None)
+    agent = agent_process(folder=agent.config.parent, **more)
+    environ = agent.environ(
+        "DEL", attached.container, CNI_NETNS=pod.path, CNI_IFNAME="eth0", CNI_PATH="/usr/lib/cni"
+    )
+    config = {"cniVersion": "1.0.0", "name": "multus", "type": "multus", "delegates": [eth0.config]}
+    assert Call(shim, environ, config, name="multus").answer() == DONE
+    assert attached.switch.vsctl("list-br") == "br0"
+    assert (attached.kept, attached.host.leases(), list(attached.folder.iterdir())) == ([], [], [])
 
 
 @pytest.mark.parametrize("settings", [["type=internal"], ["type=dpdkvhostuserclient"]])
