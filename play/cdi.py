@@ -5,7 +5,6 @@ As the Go library that containerd and CRI-O use reads them (container-device-int
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -245,18 +244,20 @@ def _not_done(edits: _Edits) -> list[str]:
 
 def _node(each: _DeviceNode) -> Node:
     """As the specification says, what it leaves open being that of this machine's node. Raises CniError(DEVICE)."""
-    kind = "c" if each.type == "u" else each.type
     host_path = each.host_path or each.path
-    is_whole = bool(kind) and (each.major != 0 or kind == "p")
-    if is_whole and not os.path.lexists(host_path):
-        host = Node(each.path, kind, each.major, each.minor, 0o666)
-    else:
+    is_whole = each.type == "p" or (each.type != "" and each.major != 0)
+    try:
         host = node(each.path, host_path)
-    if not is_whole and kind not in {"", host.kind}:
-        raise CniError(Code.DEVICE, f"device {host_path}: expected a node of type {kind}, got {host.kind}")
-    major, minor = (each.major, each.minor) if each.major else (host.major, host.minor)
+    except CniError:
+        if not is_whole:
+            raise
+        host = Node(each.path, each.type, each.major, each.minor, 0o666)
+    if not is_whole and each.type not in {"", host.kind}:
+        raise CniError(Code.DEVICE, f"device {host_path}: expected a node of type {each.type}, got {host.kind}")
+    kind = (each.type or host.kind).replace("u", "c")  # "u" is a "c", as for mknod(1)
+    major, minor = (each.major, each.minor) if each.major or kind == "p" else (host.major, host.minor)
     mode = host.mode if each.file_mode is None else each.file_mode
-    return Node(each.path, kind or host.kind, major, minor, mode, each.uid, each.gid)
+    return Node(each.path, kind, major, minor, mode, each.uid, each.gid)
 
 
 def _mount(each: _Mount) -> Mount:

@@ -73,13 +73,15 @@ def test_no_name_needs_no_specification(tmp_path: Path) -> None:
 
 
 def test_node_has_what_the_specification_says_and_the_rest_from_this_machine(tmp_path: Path) -> None:
-    owned = {"path": "/dev/a", "hostPath": "/dev/null", "type": "u", "fileMode": 0o640, "uid": 7, "gid": 8}
+    owned = {"path": "/dev/a", "hostPath": "/dev/null", "type": "c", "fileMode": 0o640, "uid": 7, "gid": 8}
     whole = {"path": "/dev/not/here", "type": "b", "major": 7, "minor": 3}
-    pipe = {"path": "/dev/pipe", "type": "p", "fileMode": 0o600}
-    folder = written(tmp_path / "a.json", spec(device(deviceNodes=[owned, whole, pipe])))
+    other = {"path": "/dev/zero", "type": "u", "major": 1, "minor": 3}
+    pipe = {"path": "/dev/pipe", "hostPath": "/etc/passwd", "type": "p", "fileMode": 0o600}
+    folder = written(tmp_path / "a.json", spec(device(deviceNodes=[owned, whole, other, pipe])))
     assert [*added(folder).devices.values()] == [
         node("/dev/a", NULL, 0o640, 7, 8),
         Node("/dev/not/here", "b", 7, 3, 0o666),
+        node("/dev/zero", NULL),
         Node("/dev/pipe", "p", 0, 0, 0o600),
     ]
 
@@ -90,6 +92,7 @@ def test_node_has_what_the_specification_says_and_the_rest_from_this_machine(tmp
         ({"path": "/dev/not/here"}, "device /dev/not/here: No such file or directory"),
         ({"path": "/dev/a", "hostPath": "/etc/passwd"}, "device /etc/passwd: expected a device node"),
         ({"path": "/dev/null", "type": "b"}, "device /dev/null: expected a node of type b, got c"),
+        ({"path": "/dev/null", "type": "u"}, "device /dev/null: expected a node of type u, got c"),
     ],
 )
 def test_node_that_is_not_as_it_should_be_is_refused(tmp_path: Path, keys: dict[str, str], told: str) -> None:
