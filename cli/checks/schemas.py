@@ -16,6 +16,7 @@ from plugins.meta import config as meta_config
 from plugins.meta import selection
 from plugins.meta.config import MetaConfig
 from plugins.sriov import conf as sriov_conf
+from plugins.sriov.rss import Rss
 from plugins.vhost import conf as vhost_conf
 from provision import policy
 from wirespeed.host import functions
@@ -104,6 +105,7 @@ _SRIOV: Mapping[str, Schema] = {
     "promisc": _SWITCH,
     "all_multicast": _SWITCH,
     "queues": _number(1, 1024),
+    "rss": msgspec.json.schema(Rss)["$defs"]["Rss"],
     "rdmaIsolation": {"type": "boolean"},
     "driver": {"anyOf": [_text("[A-Za-z0-9][A-Za-z0-9_-]{0,63}"), _NO_TEXT]},
     "reset": _SWITCH,

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from plugins.sriov import rss
+from plugins.sriov.rss import Rss
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.keys import nearest
 from wirespeed.cni.request import Request
@@ -32,6 +34,7 @@ KEYS = (
     "promisc",  # "on" or "off" for the VF's netdev; "on" needs trust
     "all_multicast",  # "on" or "off" for the VF's netdev; "on" needs trust
     "queues",  # how many channels (queues) the VF's netdev works with
+    "rss",  # how what the VF's netdev receives is spread over its queues: queues, weights, hash, key
     "rdmaIsolation",  # true: the VF's RDMA devices go into the pod with its netdev, and are nowhere else
     "driver",  # what drives the VF in the pod: "vfio-pci", another driver, or "netdevice" for the kernel's own
     "reset",  # "on" or "off": a function-level reset of a user-space VF by DEL; absent: where vfio does not do it
@@ -90,7 +93,7 @@ class BridgePort:
 
 @dataclass(frozen=True, kw_only=True)
 class SriovConf:
-    """What an attachment asks of its device: `settings` for the PF's side, `mac` to `queues` for the netdev.
+    """What an attachment asks of its device: `settings` for the PF's side, `mac` to `rss` for the netdev.
 
     `port` is the representor's, whose VLAN and limit are then none of `settings`.
     `driver` is "" for the one that the VF has; `reset` whether a user-space VF is reset when it is given back,
@@ -105,6 +108,7 @@ class SriovConf:
     promisc: bool | None
     allmulti: bool | None
     queues: int | None
+    rss: Rss | None
     rdma_isolation: bool
     driver: str
     reset: bool | None
@@ -188,6 +192,7 @@ def _parse(request: Request, conf: Mapping[str, Any], devinfo: Path) -> SriovCon
         promisc=_trusted_switch(conf, "promisc", trusted=scalable),
         allmulti=_trusted_switch(conf, "all_multicast", trusted=scalable),
         queues=_integer(conf, "queues", 1, 1024),
+        rss=rss.parse(conf.get("rss")),
         rdma_isolation=_rdma_isolation(conf),
         driver=_driver(conf.get("driver")),
         reset=_switch(conf, "reset"),

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from wirespeed.host import switchdev
 from wirespeed.host.device import Device
+from wirespeed.host.ethtool import Spread
 from wirespeed.host.functions import Function
 from wirespeed.host.pci import PciDevice
 from wirespeed.host.rtnl import Link, VfSettings
@@ -19,7 +20,7 @@ class Vf:
     """A VF, or a scalable function in its place: number `index` of the PF `pf`, `pf_index` that one's interface.
 
     `driver` is its own, `link` its netdev on the host (None on vfio) and `queues` how many that works with
-    (None: its driver does not tell), `settings` what the PF holds for it.
+    and `spread` how it receives with them (None: its driver does not tell), `settings` what the PF holds for it.
     `vdpa` is the vdpa device that it is given by, None where it is given as it is.
     `pf_fault` says why the PF's side can be neither read nor set ("": it can); `pf_mtu` is in bytes.
     """
@@ -35,6 +36,7 @@ class Vf:
     pf_fault: str = ""
     link: Link | None = None
     queues: int | None = None
+    spread: Spread | None = None
     vdpa: VdpaDevice | None = None
 
     @property

@@ -17,7 +17,9 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from plugins.sriov import addressing, representor
+import msgspec
+
+from plugins.sriov import addressing, representor, rss
 from plugins.sriov import conf as configuration
 from plugins.sriov import vf as vfs
 from plugins.sriov.conf import NETDEVICE, BridgePort, SriovConf
@@ -45,7 +47,8 @@ _REMOVING = "removing"  # the step of a claim whose VF is restored, and whose po
 
 # Keys of the configuration that the VF's netdev gets: as fields of the configuration, and of Link.
 _NETDEV_KEYS = {"mac": "mac", "mtu": "mtu", "promisc": "promisc", "all_multicast": "allmulti", "queues": "queues"}
-_OF_THE_NETDEV = tuple(key for key in _NETDEV_KEYS if key != "mac")  # a VF without one has none of these
+# As keys and as fields of the configuration: a VF without a netdev has none of these.
+_OF_THE_NETDEV = {**{key: field for key, field in _NETDEV_KEYS.items() if key != "mac"}, "rss": "rss"}
 
 # Seconds that undoing a failed ADD may take, its deadline having perhaps passed.
 _UNDO_TIME = 10.0
@@ -189,6 +192,7 @@ class Sriov:
                 "wanted": {
                     "settings": dict(vars(conf.settings)),
                     **{key: getattr(conf, key) for key in _NETDEV_KEYS.values()},
+                    "rss": conf.rss and msgspec.to_builtins(conf.rss),
                 },
                 "deviceInfo": conf.device_info_file,
                 "port": _port_before(conf, vf, host),
@@ -228,6 +232,8 @@ class Sriov:
         request.check_deadline()
         if conf.queues is not None:
             vfs.set_queues(vf, vf.link, conf.queues)
+        if conf.rss is not None:
+            rss.apply(vf, vf.link, conf.rss)
         flags = {"promisc": conf.promisc, "allmulti": conf.allmulti}
         vfs.move_in(host, vf, vf.link, ns, ifname=request.ifname, mac=conf.mac, mtu=conf.mtu, **flags)
         vfs.settle(host, vf, rest)
@@ -393,8 +399,8 @@ def _check_mode(request: Request, conf: SriovConf, where: str, *, has_netdev: bo
     if has_netdev:
         return
     where += f", on {conf.driver}," if conf.driver else ""
-    for key in _OF_THE_NETDEV:
-        if getattr(conf, _NETDEV_KEYS[key]) is not None:
+    for key, field in _OF_THE_NETDEV.items():
+        if getattr(conf, field) is not None:
             raise CniError(
                 Code.INVALID_CONFIG,
                 f'key "{key}": {where} has no netdev; expected the application to set it itself',
@@ -447,6 +453,8 @@ def _netdev_drift(claim: DeviceClaim, ns: netns.NetNs, previous: dict[str, Any])
             for key, known in _NETDEV_KEYS.items()
             if wanted.get(known) not in {None, there.get(known)}
         ]
+        if wanted.get("rss"):
+            wrong += rss.drift(name, wanted["rss"], netns.inside(ns.fd, lambda: ethtool.spread(name)))
         if not link.up:
             wrong.append(f"{name} is down")
         wrong += vfs.rdma_missing(claim.record.get("rdma", {}), ns)

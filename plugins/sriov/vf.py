@@ -7,10 +7,10 @@ import errno
 import logging
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from typing import Any
 
-from plugins.sriov import sf, vdpa
+from plugins.sriov import rss, sf, vdpa
 from plugins.sriov.function import Vf
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.host import drivers, ethtool, netns, rtnl
@@ -93,7 +93,7 @@ def find(host: Rtnl, device: Function, *, rebinding: bool = False) -> Vf:
             "on the host; expected one that nothing uses",
         )
     found = ethtool.queues(link.name)
-    return replace(vf, link=link, queues=found.count if found else None)
+    return replace(vf, link=link, queues=found.count if found else None, spread=ethtool.spread(link.name))
 
 
 def _settings(host: Rtnl, vf: Vf) -> VfSettings:
@@ -147,6 +147,7 @@ def snapshot(vf: Vf) -> dict[str, Any]:
             "permanent_mac": link.permanent_mac,
             "altnames": list(link.altnames),
             "queues": vf.queues,
+            "rss": vf.spread and asdict(vf.spread),
             **{key: getattr(link, key) for key in _LINK_KEYS},
         },
     }
@@ -317,9 +318,18 @@ def set_queues(vf: Vf, link: Link, count: int) -> None:
         )
     if count != there.count:
         try:
-            ethtool.set_queues(link.name, count)
+            _set_queues(link, count)
         except OSError as error:
             raise CniError(Code.DEVICE, f'{vf.where}: key "queues": {error.strerror}') from error
+
+
+def _set_queues(link: Link, count: int) -> None:
+    """Set how many queues there are. Raises OSError."""
+    spread = ethtool.spread(link.name)
+    if spread is not None and max(spread.table, default=0) >= count:
+        # The kernel takes no queue away that somebody spreads to: back to what the driver does by itself.
+        ethtool.set_spread(link.name, table=())
+    ethtool.set_queues(link.name, count)
 
 
 def move_in(
@@ -547,6 +557,7 @@ def _restore_link(host: Rtnl, vf: Vf, link: Link, before: dict[str, Any]) -> tup
             with _attempt(f"{link.name}: altname {name}"):
                 host.add_altname(link.index, name)
     _restore_queues(now, before)
+    rss.restore(now, before.get("rss"))
     return _restore_mac(host, now, before), vf
 
 
@@ -555,7 +566,7 @@ def _restore_queues(link: Link, before: dict[str, Any]) -> None:
     wanted, now = before.get("queues"), ethtool.queues(link.name)
     if wanted is not None and now is not None and now.count != wanted:
         try:
-            ethtool.set_queues(link.name, wanted)
+            _set_queues(link, wanted)
         except OSError as error:
             raise CniError(
                 Code.DEVICE, f"{link.name}: not restored: queues is {now.count}, was {wanted} ({error.strerror})"

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from wirespeed.host import ethtool
 from wirespeed.host.pci import PciDevice
 
 PFS = ("ens1", "ens2")
@@ -80,13 +81,14 @@ def vfs() -> LabVfs:
 
 
 def state_of_everything() -> dict[str, Any]:
-    """All that `ip -d -j link` and sysfs show of the PFs and VFs, counters left out."""
+    """All that `ip -d -j link`, ethtool and sysfs show of the PFs and VFs, counters left out."""
     shown: dict[str, Any] = {}
     for link in json.loads(sh("ip", "-d", "-j", "link", "show")):
         if link["ifname"] in PFS or link.get("parentbus") == "pci":
             link["is_up"] = "UP" in link["flags"]
             for info in link.get("vfinfo_list", []):
                 info.pop("stats", None)
+            link |= {"queues": ethtool.queues(link["ifname"]), "spread": ethtool.spread(link["ifname"])}
             shown[link["ifname"]] = {key: value for key, value in link.items() if key not in VOLATILE}
     for pf in PFS:
         for _, address in PciDevice(Path(f"/sys/class/net/{pf}/device").resolve().name).virtual_functions():

@@ -17,6 +17,7 @@ from agent import main
 from plugins.sriov.sriov import Sriov
 from tests.lab.conftest import LabVfs, Runtime, conf, differences, sh, state_of_everything
 from wirespeed.cni.errors import Code
+from wirespeed.host import ethtool
 from wirespeed.host.rtnl import Rtnl
 from wirespeed.ipam.leases import Leases
 from wirespeed.kube import deviceinfo
@@ -101,6 +102,8 @@ def _tell_instants(verb: str, die_at: int | None, told: socket.socket) -> None:
     around(Leases, "set_last")
     around(Leases, "release")
     around(deviceinfo, "write")
+    around(ethtool, "set_queues")
+    around(ethtool, "set_spread")
     around(Path, "unlink")
     around(Path, "write_text")
     name = {"ADD": "add", "DEL": "delete"}.get(verb)

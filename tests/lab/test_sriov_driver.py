@@ -140,7 +140,14 @@ def test_a_driver_that_does_not_serve_is_refused_and_all_is_put_back(
 
 
 @pytest.mark.parametrize(
-    "keys", [{"mtu": 1400}, {"promisc": "on", "trust": "on"}, {"queues": 2}, {"ipam": {"type": "dhcp"}}]
+    "keys",
+    [
+        {"mtu": 1400},
+        {"promisc": "on", "trust": "on"},
+        {"queues": 2},
+        {"rss": {"queues": 2}},
+        {"ipam": {"type": "dhcp"}},
+    ],
 )
 def test_what_a_netdev_alone_has_is_refused_on_vfio_and_all_is_put_back(
     agent: Runtime, vfs: LabVfs, namespaces: Namespaces, keys: dict[str, object]
@@ -321,13 +328,21 @@ def test_a_trusted_vf_is_promiscuous_in_its_pod(agent: Runtime, vfs: LabVfs, nam
     assert agent.delete("promisc", asked, netns).code == 0
 
 
+@pytest.mark.parametrize(
+    ("keys", "told"),
+    [
+        ({"queues": 2}, 'key "queues": its driver lets nobody set how many'),
+        ({"rss": {"queues": 2}}, 'key "rss": its driver lets nobody set how it spreads'),
+    ],
+)
 def test_queues_of_a_driver_that_tells_none_are_refused(
-    agent: Runtime, vfs: LabVfs, namespaces: Namespaces
+    agent: Runtime, vfs: LabVfs, namespaces: Namespaces, keys: dict[str, object], told: str
 ) -> None:
     everything = state_of_everything()
-    refused = agent.add("queues", conf(vfs.kernel[0], queues=2), namespaces())
+    refused = agent.add("queues", conf(vfs.kernel[0], mac=MAC, **keys), namespaces())
     assert (refused.code, refused.body["code"]) == (1, Code.DEVICE)
-    assert 'key "queues": its driver lets nobody set how many' in refused.body["msg"]
+    assert told in refused.body["msg"]
+    assert "driver igbvf" in refused.body["msg"]
     assert differences(everything, state_of_everything()) == []
 
 

@@ -264,6 +264,7 @@ def test_a_configuration_that_is_accepted_fits_its_schema(kind: str) -> None:
         ("sriov", {"vlam": 1}),
         ("sriov", {"bridge": "br 0"}),
         ("sriov", {"trunk": [0]}),
+        ("sriov", {"rss": {"queues": 0}}),
         ("sriov", {"spoofchk": True}),
         ("vhost", {"mac": "x"}),
         ("vhost", {"hosst": {}}),

@@ -15,6 +15,7 @@ from deviceplugin import config as deviceplugin_config
 from plugins.meta import networks, selection
 from plugins.meta.config import MetaConfig
 from plugins.sriov import conf as sriov_conf
+from plugins.sriov.rss import Rss
 from plugins.vhost import conf as vhost_conf
 from plugins.vhost import poddata
 from wirespeed.ipam import hostlocal, static
@@ -71,6 +72,7 @@ def test_a_table_of_a_struct_has_its_keys_and_defaults(name: str, kind: type[msg
     [
         ("networks", selection.KEYS),
         ("sriov", sriov_conf.KEYS),
+        ("sriov rss", Rss.__struct_fields__),
         ("vhost", vhost_conf.KEYS),
         ("vhost side", vhost_conf.HOST_KEYS),
         ("vhost memif", vhost_conf.MEMIF_KEYS),

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from plugins.sriov import conf
 from plugins.sriov.conf import KEYS, BridgePort, SriovConf
+from plugins.sriov.rss import Rss
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.request import Request
 from wirespeed.host.rtnl import VfSettings
@@ -31,10 +32,8 @@ def test_a_device_alone_changes_nothing_of_the_vf() -> None:
     asked = parse(request())
     assert asked.device == DEVICE
     assert asked.settings == VfSettings()
-    assert (asked.mac, asked.mtu, asked.promisc, asked.allmulti, asked.queues, asked.reset, asked.driver) == (
-        *[None] * 6,
-        "",
-    )
+    assert (asked.mac, asked.mtu, asked.promisc, asked.allmulti, asked.queues, asked.rss) == (*[None] * 6,)
+    assert (asked.reset, asked.driver) == (None, "")
 
 
 def test_every_key_reaches_its_setting() -> None:
@@ -53,6 +52,7 @@ def test_every_key_reaches_its_setting() -> None:
             promisc="on",
             all_multicast="off",
             queues=4,
+            rss={"weights": [3, 1], "hash": "xor"},
             driver="vfio-pci",
             rdmaIsolation=False,
             reset="off",
@@ -71,6 +71,7 @@ def test_every_key_reaches_its_setting() -> None:
     )
     assert (asked.mac, asked.mtu) == ("02:00:00:00:00:aa", 9000)
     assert (asked.promisc, asked.allmulti, asked.queues) == (True, False, 4)
+    assert asked.rss == Rss(weights=[3, 1], hash="xor")
     assert (asked.driver, asked.reset) == ("vfio-pci", False)
 
 
@@ -167,6 +168,7 @@ REFUSED = [
     ({"rdmaIsolation": 1}, 'key "rdmaIsolation": expected true or false, got 1'),
     ({"rdmaIsolation": True, "driver": "netdevice"}, 'key "rdmaIsolation": expected no "driver"'),
     ({"driver": 5}, 'key "driver": expected the name of a driver'),
+    ({"rss": {"queues": 0}}, 'key "rss.queues": expected int >= 1'),
     ({"reset": "yes"}, 'key "reset": expected "on" or "off", got \'yes\''),
     ({"vlanTrunk": "10-20"}, 'key "vlanTrunk": the kernel has no way to give a VF several VLANs'),
     ({"bridge": "br int"}, 'key "bridge": expected the name of an Open vSwitch bridge like br-int'),

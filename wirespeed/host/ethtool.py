@@ -1,4 +1,4 @@
-"""How many queues an interface works with, over the ethtool ioctl."""
+"""How many queues an interface works with, and how it spreads over them what it receives: the ethtool ioctl."""
 
 from __future__ import annotations
 
@@ -7,10 +7,20 @@ import errno
 import fcntl
 import socket
 import struct
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 _SIOCETHTOOL = 0x8946  # linux/sockios.h
-_GET_CHANNELS, _SET_CHANNELS = 0x3C, 0x3D  # linux/ethtool.h
+# linux/ethtool.h
+_GET_RECEIVE_QUEUES = 0x2D  # ETHTOOL_GRXRINGS
+_GET_CHANNELS, _SET_CHANNELS = 0x3C, 0x3D
+_GET_SPREAD, _SET_SPREAD = 0x46, 0x47  # ETHTOOL_GRSSH, ETHTOOL_SRSSH
+_NO_CHANGE = 0xFFFFFFFF  # ETH_RXFH_INDIR_NO_CHANGE
+HASHES = {"toeplitz": 1, "xor": 2, "crc32": 4}  # ETH_RSS_HASH_*_BIT
+
+# struct ethtool_rxfh: command, context, size of the table, bytes of the key, hash, transformation
+_SPREAD = struct.Struct("IIIIBB2xI")
+_CLASSIFIER = 192  # bytes of a struct ethtool_rxnfc
 
 
 @dataclass(frozen=True)
@@ -21,33 +31,94 @@ class Queues:
     maximum: int
 
 
+@dataclass(frozen=True, kw_only=True)
+class Spread:
+    """How an interface spreads what it receives: a hash of each packet is a place in `table`, which has its queue.
+
+    `hash` is one of HASHES and `key` that of the hash, its bytes in hex with colons; each "" where its driver tells
+    none.
+    """
+
+    table: tuple[int, ...]
+    hash: str
+    key: str
+
+
 def queues(name: str) -> Queues | None:
     """The queues of an interface in this thread's namespace; None where its driver tells none, or it is gone."""
-    try:
-        found = _channels(name, array.array("I", [_GET_CHANNELS, *[0] * 8]))
-    except OSError as error:
-        if error.errno in {errno.EOPNOTSUPP, errno.ENODEV}:
-            return None
-        raise
+    found = _told(lambda: _exchange(name, array.array("I", [_GET_CHANNELS, *[0] * 8])))
+    if found is None:
+        return None
     _, rx_maximum, tx_maximum, _, maximum, rx, tx, _, combined = found
     return Queues(combined, maximum) if maximum else Queues(min(rx, tx), min(rx_maximum, tx_maximum))
 
 
 def set_queues(name: str, count: int) -> None:
     """Set how many queues an interface in this thread's namespace works with. Raises OSError."""
-    asked = _channels(name, array.array("I", [_GET_CHANNELS, *[0] * 8]))
+    asked = _exchange(name, array.array("I", [_GET_CHANNELS, *[0] * 8]))
     asked[0] = _SET_CHANNELS
     if asked[4]:  # it has combined ones: each receives and sends
         asked[8] = count
     else:
         asked[5] = asked[6] = count
-    _channels(name, asked)
+    _exchange(name, asked)
 
 
-def _channels(name: str, channels: array.array[int]) -> array.array[int]:
-    """Pass a struct ethtool_channels to the kernel; it as the kernel leaves it."""
-    address, _ = channels.buffer_info()
+def receive_queues(name: str) -> int:
+    """Over how many queues an interface in this thread's namespace can spread what it receives; 0 as `queues`."""
+    asked = array.array("B", struct.pack("I", _GET_RECEIVE_QUEUES).ljust(_CLASSIFIER, b"\0"))
+    found = _told(lambda: _exchange(name, asked))
+    return 0 if found is None else int(struct.unpack_from("Q", found, 8)[0])
+
+
+def spread(name: str) -> Spread | None:
+    """How an interface in this thread's namespace spreads what it receives; None as for `queues`."""
+    sizes = _told(lambda: _spread(name, places=0, length=0))
+    if sizes is None:
+        return None
+    _, _, places, length, *_ = _SPREAD.unpack_from(sizes)
+    found = _spread(name, places=places, length=length)
+    start = _SPREAD.size + 4 * places
+    number = _SPREAD.unpack_from(found)[4]
+    return Spread(
+        table=struct.unpack_from(f"{places}I", found, _SPREAD.size),
+        hash=next((name for name, bit in HASHES.items() if bit == number), ""),
+        key=bytes(found[start : start + length]).hex(":"),
+    )
+
+
+def set_spread(name: str, *, table: Sequence[int] | None = None, hash_name: str = "", key: str = "") -> None:
+    """Set what is given of how an interface in this thread's namespace spreads what it receives. Raises OSError.
+
+    An empty table is the one that the driver has by itself.
+    """
+    transformation = _SPREAD.unpack_from(_spread(name, places=0, length=0))[5]
+    places, tail = (_NO_CHANGE, b"") if table is None else (len(table), struct.pack(f"{len(table)}I", *table))
+    packed = bytes.fromhex(key.replace(":", ""))
+    head = _SPREAD.pack(_SET_SPREAD, 0, places, len(packed), HASHES.get(hash_name, 0), transformation, 0)
+    _exchange(name, array.array("B", head + tail + packed))
+
+
+def _spread(name: str, *, places: int, length: int) -> array.array[int]:
+    """What the kernel answers to ETHTOOL_GRSSH: the sizes, and table and key where room of these sizes is given."""
+    head = _SPREAD.pack(_GET_SPREAD, 0, places, length, 0, 0, 0)
+    return _exchange(name, array.array("B", head.ljust(_SPREAD.size + 4 * places + length, b"\0")))
+
+
+def _told(ask: Callable[[], array.array[int]]) -> array.array[int] | None:
+    """An answer; None where the driver tells none, or the interface is gone."""
+    try:
+        return ask()
+    except OSError as error:
+        if error.errno in {errno.EOPNOTSUPP, errno.ENODEV}:
+            return None
+        raise
+
+
+def _exchange(name: str, argument: array.array[int]) -> array.array[int]:
+    """Pass a structure to the kernel; it as the kernel leaves it."""
+    address, _ = argument.buffer_info()
     request = struct.pack("16sP16x", name.encode(), address)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as one:
         fcntl.ioctl(one, _SIOCETHTOOL, request)
-    return channels
+    return argument

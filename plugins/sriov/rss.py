@@ -1,0 +1,155 @@
+"""How what a pod's interface receives is spread over its queues: asked for, set, looked at, put back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from plugins.sriov.function import Vf
+from wirespeed import structs
+from wirespeed.cni.errors import CniError, Code
+from wirespeed.host import ethtool
+from wirespeed.host.ethtool import Spread
+from wirespeed.host.rtnl import Link
+
+_Weight = Annotated[int, Meta(ge=0, le=1 << 16)]
+
+
+class Rss(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """The key "rss", as `ethtool -X` takes it; None is "leave it"."""
+
+    queues: Annotated[int, Meta(ge=1, le=1024)] | None = None  # as often to each of the first so many
+    weights: Annotated[list[_Weight], Meta(min_length=1, max_length=1024)] | None = None  # one a queue
+    hash: Literal["toeplitz", "xor", "crc32"] | None = None
+    key: Annotated[str, Meta(pattern="^[0-9a-fA-F]{2}(:[0-9a-fA-F]{2})*$")] | None = None  # of the hash
+
+
+class _Conf(msgspec.Struct):
+    rss: Rss | None = None
+
+
+def parse(value: object) -> Rss | None:
+    """The value of the key "rss". Raises CniError(INVALID_CONFIG) that names the key inside."""
+    try:
+        found = msgspec.convert({"rss": value}, _Conf).rss
+    except msgspec.ValidationError as error:
+        raise CniError(Code.INVALID_CONFIG, structs.fault(error, _Conf)) from error
+    if found is None:
+        return None
+    if found == Rss():
+        raise CniError(Code.INVALID_CONFIG, 'key "rss": expected "queues", "weights", "hash" or "key" in it')
+    if found.weights is not None and found.queues is not None:
+        raise CniError(Code.INVALID_CONFIG, 'key "rss.weights": expected no "queues" beside it')
+    if found.weights is not None and not any(found.weights):
+        raise CniError(Code.INVALID_CONFIG, 'key "rss.weights": expected one that is not 0')
+    return found
+
+
+def apply(vf: Vf, link: Link, asked: Rss) -> None:
+    """Have the VF's netdev, on the host still, spread as is asked. Raises CniError(DEVICE) that names the key."""
+    now, there = ethtool.spread(link.name), ethtool.receive_queues(link.name)
+    if now is None or not there:
+        raise CniError(
+            Code.DEVICE, f'{vf.where}: key "rss": its driver lets nobody set how it spreads what it receives'
+        )
+    _check(vf, asked, now, there)
+    for key, change in _changes(now, _wanted(asked, now)):
+        try:
+            ethtool.set_spread(link.name, **change)
+        except OSError as error:
+            raise CniError(Code.DEVICE, f'{vf.where}: key "rss.{_named(asked, key)}": {error.strerror}') from error
+
+
+def _check(vf: Vf, asked: Rss, now: Spread, there: int) -> None:
+    """What the driver has not enough of, and the kernel would call an invalid argument; `there` are its queues."""
+    weights = asked.weights or ()
+    expected = ""
+    if table := _named(asked, "table"):
+        if not now.table:
+            expected = "none, for its driver has no table of queues"
+        elif (asked.queues or len(weights)) > there:
+            expected = f"at most {there} queues, which it has"
+        elif sum(weights) > len(now.table):
+            expected = f"a sum of at most {len(now.table)}, the size of its table"
+    if asked.key is not None and len(asked.key) != len(now.key):
+        table, expected = "key", f"{(len(now.key) + 1) // 3} bytes, as long as its key is"
+    if expected:
+        raise CniError(Code.DEVICE, f'{vf.where}: key "rss.{table}": expected {expected}')
+
+
+def _named(asked: Rss, part: str) -> str:
+    """What the configuration calls a part of a spread; "" for a table that it does not ask for."""
+    if part != "table":
+        return part
+    return "queues" if asked.queues is not None else "weights" if asked.weights is not None else ""
+
+
+def _wanted(asked: Rss, now: Spread) -> Spread:
+    """The spread that is asked for: the rest of it is as it is now."""
+    return Spread(
+        table=_table(asked, len(now.table)) or now.table,
+        hash=asked.hash or now.hash,
+        key=(asked.key or now.key).lower(),
+    )
+
+
+def _table(asked: Rss, size: int) -> tuple[int, ...]:
+    """The table that ethtool makes of the numbers; () where none is asked for."""
+    if asked.queues is not None:
+        return tuple(place % asked.queues for place in range(size))
+    found: list[int] = []
+    passed, whole = 0, sum(asked.weights or ())
+    for queue, weight in enumerate(asked.weights or ()):
+        passed += weight
+        found += [queue] * (size * passed // whole - len(found))
+    return tuple(found)
+
+
+def _changes(now: Spread, wanted: Spread) -> Iterator[tuple[str, dict[str, Any]]]:
+    """What to set for the one to be the other, a part at a time: drivers have some and refuse others."""
+    if now.table != wanted.table:
+        yield "table", {"table": wanted.table}
+    if now.hash != wanted.hash:
+        yield "hash", {"hash_name": wanted.hash}
+    if now.key != wanted.key:
+        yield "key", {"key": wanted.key}
+
+
+def restore(link: Link, before: Mapping[str, Any] | None) -> None:
+    """Have it spread as it did; a pod may have changed that too. Raises CniError(DEVICE)."""
+    if before is None or (now := ethtool.spread(link.name)) is None:
+        return
+    wanted = Spread(table=tuple(before["table"]), hash=before["hash"], key=before["key"])
+    for key, change in _changes(now, wanted):
+        # The table of nobody in particular is set as such: the kernel then lets it follow the number of queues.
+        as_default = key == "table" and _is_default(link, wanted.table)
+        try:
+            ethtool.set_spread(link.name, **({"table": ()} if as_default else change))
+        except OSError as error:
+            raise CniError(Code.DEVICE, f"{link.name}: not restored: rss: its {key} ({error.strerror})") from error
+
+
+def _is_default(link: Link, table: tuple[int, ...]) -> bool:
+    """Whether it is the table that the kernel makes where nobody asks for one (ethtool_rxfh_indir_default)."""
+    count = ethtool.receive_queues(link.name)
+    return table == tuple(place % count for place in range(len(table)))
+
+
+def drift(name: str, wanted: Mapping[str, Any], now: Spread | None) -> list[str]:
+    """What of an interface's spread is not what was asked for."""
+    if now is None:
+        return [f"rss of {name}: its driver tells nothing"]
+    asked = Rss(**wanted)
+    expected = _wanted(asked, now)
+    wrong = [
+        f"rss.{key} of {name} is {there}, expected {should}"
+        for key, there, should in (("hash", now.hash, expected.hash), ("key", now.key, expected.key))
+        if there != should
+    ]
+    otherwise = sum(there != should for there, should in zip(now.table, expected.table, strict=True))
+    if otherwise:
+        wrong.append(f"rss.{_named(asked, 'table')} of {name}: {otherwise} of {len(now.table)} places are not so")
+    return wrong

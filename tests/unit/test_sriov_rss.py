@@ -1,0 +1,169 @@
+"""The key "rss": what is refused of it, what table it makes, and what a driver is told."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from plugins.sriov import rss
+from plugins.sriov.function import Vf
+from plugins.sriov.rss import Rss
+from wirespeed.cni.errors import CniError, Code
+from wirespeed.host import ethtool
+from wirespeed.host.ethtool import Spread
+from wirespeed.host.pci import PciDevice
+from wirespeed.host.rtnl import Link
+
+LINK = Link(index=7, name="eth0", mac="02:00:00:00:00:01", mtu=1500, flags=0)
+VF = Vf(device=PciDevice("0000:18:01.0"), pf=PciDevice("0000:18:00.0"), index=0, driver="iavf", link=LINK)
+KEY = ":".join(f"{byte:02x}" for byte in range(40))
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        (4, 'key "rss": expected object | null, got int'),
+        ({}, 'key "rss": expected "queues", "weights", "hash" or "key" in it'),
+        ({"queue": 4}, 'unknown key "rss.queue"; nearest known key: "rss.queues"'),
+        ({"queues": 0}, 'key "rss.queues": expected int >= 1'),
+        ({"queues": True}, 'key "rss.queues": expected int | null, got bool'),
+        ({"weights": []}, 'key "rss.weights": expected array of length >= 1'),
+        ({"weights": [0, 0]}, 'key "rss.weights": expected one that is not 0'),
+        ({"weights": [1, -1]}, 'key "rss.weights[1]": expected int >= 0'),
+        ({"queues": 2, "weights": [1, 2]}, 'key "rss.weights": expected no "queues" beside it'),
+        ({"hash": "md5"}, "key \"rss.hash\": invalid enum value 'md5'"),
+        ({"key": "0g"}, 'key "rss.key": expected str matching regex'),
+    ],
+)
+def test_refuses(value: object, told: str) -> None:
+    with pytest.raises(CniError) as refused:
+        rss.parse(value)
+    assert told in refused.value.msg
+    assert refused.value.code == Code.INVALID_CONFIG
+
+
+def test_nothing_asked_is_nothing() -> None:
+    assert rss.parse(None) is None
+
+
+def by_ethtool(weights: Sequence[int], size: int) -> tuple[int, ...]:
+    """The table of `ethtool -X weight`, place by place: the next queue once the shares so far are used up."""
+    table, queue, shares = [], -1, 0
+    for place in range(size):
+        while place >= size * shares // sum(weights):
+            queue += 1
+            shares += weights[queue]
+        table.append(queue)
+    return tuple(table)
+
+
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=16).filter(any), st.sampled_from([8, 64, 128, 512]))
+def test_weights_make_the_table_that_ethtool_makes(weights: list[int], size: int) -> None:
+    assert rss._table(Rss(weights=weights), size) == by_ethtool(weights, size)
+
+
+@given(st.integers(1, 64), st.sampled_from([8, 64, 128, 512]))
+def test_queues_share_the_table_equally(queues: int, size: int) -> None:
+    table = rss._table(Rss(queues=queues), size)
+    used = [table.count(queue) for queue in range(min(queues, size))]
+    assert sum(used) == size
+    assert max(used) - min(used) <= 1
+
+
+class Driver:
+    """A driver with a table, a key and a choice of hashes; it takes its own table back as the kernel makes it."""
+
+    def __init__(self, *, queues: int = 4, places: int = 16, refuses: str = "") -> None:
+        self.queues, self.refuses = queues, refuses
+        self.default = tuple(place % queues for place in range(places))
+        self.now = Spread(table=self.default, hash="toeplitz", key=KEY)
+        self.is_somebodys = False
+
+    def set_spread(
+        self, name: str, *, table: Sequence[int] | None = None, hash_name: str = "", key: str = ""
+    ) -> None:
+        if (self.refuses == "hash" and hash_name) or (self.refuses == "table" and table is not None):
+            raise OSError(95, "Operation not supported")
+        if table is not None:
+            self.is_somebodys = bool(table)
+        self.now = Spread(
+            table=self.now.table if table is None else tuple(table) or self.default,
+            hash=hash_name or self.now.hash,
+            key=key or self.now.key,
+        )
+
+
+def driver(monkeypatch: pytest.MonkeyPatch, **keys: Any) -> Driver:
+    found = Driver(**keys)
+    monkeypatch.setattr(ethtool, "spread", lambda name: found.now)
+    monkeypatch.setattr(ethtool, "receive_queues", lambda name: found.queues)
+    monkeypatch.setattr(ethtool, "set_spread", found.set_spread)
+    return found
+
+
+def noted(spread: Spread) -> dict[str, Any]:
+    return {"table": list(spread.table), "hash": spread.hash, "key": spread.key}
+
+
+def test_all_of_it_is_set_found_and_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = driver(monkeypatch)
+    before, asked = there.now, Rss(weights=[3, 1], hash="xor", key=KEY[::-1].upper())
+    rss.apply(VF, LINK, asked)
+    assert there.now == Spread(table=(0,) * 12 + (1,) * 4, hash="xor", key=KEY[::-1])
+    wanted = {"queues": None, "weights": [3, 1], "hash": "xor", "key": KEY[::-1].upper()}
+    assert rss.drift("net1", wanted, there.now) == []
+    there.set_spread("net1", table=[0] * 16, hash_name="crc32", key=KEY)
+    assert rss.drift("net1", wanted, there.now) == [
+        "rss.hash of net1 is crc32, expected xor",
+        f"rss.key of net1 is {KEY}, expected {KEY[::-1]}",
+        "rss.weights of net1: 4 of 16 places are not so",
+    ]
+    rss.restore(LINK, noted(before))
+    assert there.now == before
+    assert not there.is_somebodys
+
+
+def test_an_administrators_table_is_put_back_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = driver(monkeypatch)
+    there.set_spread("eth0", table=[3] * 16)
+    before = there.now
+    rss.apply(VF, LINK, Rss(queues=2))
+    rss.restore(LINK, noted(before))
+    assert (there.now, there.is_somebodys) == (before, True)
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        (Rss(queues=5), 'key "rss.queues": expected at most 4 queues, which it has'),
+        (Rss(weights=[9, 9]), 'key "rss.weights": expected a sum of at most 16, the size of its table'),
+        (Rss(key="00:11"), 'key "rss.key": expected 40 bytes, as long as its key is'),
+        (Rss(hash="xor"), 'key "rss.hash": Operation not supported'),
+    ],
+)
+def test_what_the_driver_does_not_do_is_named(monkeypatch: pytest.MonkeyPatch, asked: Rss, told: str) -> None:
+    there = driver(monkeypatch, refuses="hash")
+    before = there.now
+    with pytest.raises(CniError) as refused:
+        rss.apply(VF, LINK, asked)
+    assert refused.value.msg == f"{VF.where}: {told}"
+    assert there.now == before
+
+
+def test_a_driver_without_a_table_spreads_to_no_queues(monkeypatch: pytest.MonkeyPatch) -> None:
+    driver(monkeypatch, places=0)
+    with pytest.raises(CniError, match=r'key "rss.queues": expected none, for its driver has no table of queues'):
+        rss.apply(VF, LINK, Rss(queues=2))
+
+
+def test_what_cannot_be_put_back_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = driver(monkeypatch)
+    before = noted(there.now)
+    rss.apply(VF, LINK, Rss(queues=1))
+    there.refuses = "table"
+    with pytest.raises(CniError, match=r"eth0: not restored: rss: its table \(Operation not supported\)"):
+        rss.restore(LINK, before)
