@@ -41,7 +41,7 @@ KEYS = (
     "bridge",  # Open vSwitch bridge that gets the VF's representor as a port; its PF is in switchdev mode
     "trunk",  # with a bridge: list of VLANs that the port carries tagged; "vlan" is then the one untagged
     "ipam",
-    "runtimeConfig",  # mac, ips, deviceID, CNIDeviceInfoFile
+    "runtimeConfig",  # mac, infinibandGUID, ips, deviceID, CNIDeviceInfoFile
 )
 # Keys of the specification and of the meta-plugin, and the peer's logging keys, which have no effect here.
 OTHER_KEYS = (
@@ -64,14 +64,15 @@ _IMPOSSIBLE = {
     'or none and "trust": "on", with the VLANs as interfaces in the pod, or "bridge" and "trunk"',
 }
 # What CNI_ARGS may hold: ours, host-local's and the runtime's.
-_ARGS = ("IgnoreUnknown", "MAC", "IP", "GATEWAY")
+_ARGS = ("IgnoreUnknown", "MAC", "GUID", "IP", "GATEWAY")
 # What only a VF has: its PF's driver holds it, or sysfs offers it.
 _OF_A_VF = (
     *("vlan", "vlanQoS", "vlanProto", "spoofchk", "trust", "link_state", "min_tx_rate", "max_tx_rate"),
-    *("driver", "reset"),
+    *("driver", "reset", "infinibandGUID"),
 )
 _OF_A_PORT = ("vlan", "max_tx_rate")  # of these what a representor's port has as well
 _CANONICAL = {key.lower(): key for key in (*KEYS, *OTHER_KEYS)}
+_GUID = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){7}")
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 BRIDGE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}")
 _DRIVER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
@@ -179,13 +180,14 @@ def _parse(request: Request, conf: Mapping[str, Any], devinfo: Path) -> SriovCon
     if not name:
         raise _wrong("deviceID", functions.EXPECTED, device)
     mac = _mac(runtime.get("mac") or request.args.get("MAC") or conf.get("mac"))
+    guid = _guid(runtime.get("infinibandGUID") or request.args.get("GUID") or _guid_of_arguments(conf))
     scalable = functions.SCALABLE.fullmatch(name) is not None
     port = _port(conf)
     if scalable:
-        _refuse_what_is_a_vfs(conf, but=_OF_A_PORT if port else ())
+        _refuse_what_is_a_vfs({**conf, "infinibandGUID": guid}, but=_OF_A_PORT if port else ())
     return SriovConf(
         device=name,
-        settings=VfSettings() if scalable else _settings(conf, mac, with_port=port is not None),
+        settings=VfSettings() if scalable else _settings(conf, mac, guid, with_port=port is not None),
         port=port,
         mac=mac,
         mtu=_integer(conf, "mtu", 68, 65535),
@@ -200,7 +202,7 @@ def _parse(request: Request, conf: Mapping[str, Any], devinfo: Path) -> SriovCon
     )
 
 
-def _settings(conf: Mapping[str, Any], mac: str | None, *, with_port: bool) -> VfSettings:
+def _settings(conf: Mapping[str, Any], mac: str | None, guid: str | None, *, with_port: bool) -> VfSettings:
     """What the PF is asked to hold for a VF; in switchdev mode drivers leave its VLAN and rates to the switch."""
     return VfSettings(
         mac=mac,
@@ -209,6 +211,8 @@ def _settings(conf: Mapping[str, Any], mac: str | None, *, with_port: bool) -> V
         spoofchk=_switch(conf, "spoofchk"),
         trust=_switch(conf, "trust"),
         link_state=_link_state(conf.get("link_state")),
+        node_guid=guid,
+        port_guid=guid,
     )
 
 
@@ -322,6 +326,22 @@ def _mac(value: object) -> str | None:
     text = value.lower().replace("-", ":") if isinstance(value, str) else ""
     if not _MAC.fullmatch(text) or int(text[:2], 16) & 1 or text == "00:00:00:00:00:00":
         raise _wrong("mac", "a unicast MAC address like 02:00:00:00:00:01", value)
+    return text
+
+
+def _guid_of_arguments(conf: Mapping[str, Any]) -> object:
+    """The GUID in "args", where ib-kubernetes has it put by the annotation's key cni-args."""
+    args = conf.get("args")
+    cni = args.get("cni") if isinstance(args, dict) else None
+    return cni.get("guid") if isinstance(cni, dict) else None
+
+
+def _guid(value: object) -> str | None:
+    if value is None or value == "":
+        return None
+    text = value.lower().replace("-", ":") if isinstance(value, str) else ""
+    if not _GUID.fullmatch(text) or set(text) in ({"0", ":"}, {"f", ":"}):
+        raise _wrong("infinibandGUID", "an 8-byte GUID like 02:00:00:00:00:00:00:01", value)
     return text
 
 

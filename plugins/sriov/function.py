@@ -22,7 +22,8 @@ class Vf:
     `driver` is its own, `link` its netdev on the host (None on vfio) and `queues` how many that works with
     and `spread` how it receives with them (None: its driver does not tell), `settings` what the PF holds for it.
     `vdpa` is the vdpa device that it is given by, None where it is given as it is.
-    `pf_fault` says why the PF's side can be neither read nor set ("": it can); `pf_mtu` is in bytes.
+    `pf_fault` says why the PF's side can be neither read nor set ("": it can); `pf_mtu` is in bytes, `infiniband`
+    whether the PF's interface, or its own, is one of InfiniBand.
     """
 
     device: Function
@@ -34,6 +35,7 @@ class Vf:
     pf_index: int = 0
     pf_mtu: int = 0
     pf_fault: str = ""
+    infiniband: bool = False
     link: Link | None = None
     queues: int | None = None
     spread: Spread | None = None

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from plugins.sriov import addressing, representor, rss
+from plugins.sriov import addressing, infiniband, representor, rss
 from plugins.sriov import conf as configuration
 from plugins.sriov import vf as vfs
 from plugins.sriov.conf import NETDEVICE, BridgePort, SriovConf
@@ -74,7 +74,14 @@ class Sriov:
     def capabilities(self, config: Mapping[str, Any]) -> frozenset[str]:
         """See `wirespeed.cni.plugin.Capable`; requested addresses are the IPAM's to read."""
         ips = {"ips"} if config.get("ipam") else set()
-        return frozenset({"mac", "deviceID", "CNIDeviceInfoFile"} | ips)
+        guid = {"infinibandGUID"} if self._is_infiniband(config.get("deviceID")) else set()
+        return frozenset({"mac", "deviceID", "CNIDeviceInfoFile"} | ips | guid)
+
+    def _is_infiniband(self, device: object) -> bool:
+        """Whether it is a VF of an InfiniBand PF."""
+        name = functions.canonical(device)
+        pf = functions.named(name, self._sysfs).physical_function if name else None
+        return pf is not None and pf.is_infiniband
 
     def add(self, request: Request) -> Result:
         conf = configuration.parse(request, self._devinfo)
@@ -90,14 +97,18 @@ class Sriov:
                 self._free_from_dead_owner(request, conf.device)
                 vf = vfs.find(host, functions.named(conf.device, self._sysfs), rebinding=bool(conf.driver))
                 _check_mode(request, conf, vf.where, has_netdev=_to_be_netdev(conf, vf))
+                infiniband.check(vf, conf.settings)
                 claim = self._claim(request, conf, vf, ns, host)
                 with self._undone_on_failure(request, claim):
                     if conf.driver:
                         claim, vf = self._rebind(request, conf, vf, host, claim)
+                    if vf.infiniband:
+                        claim, vf = self._as_infiniband(conf, vf, ns, host, claim, deadline=request.deadline)
                     result = self._attach(request, conf, vf, ns, host)
-                    vfs.move_rdma(vf, claim.record["rdma"], ns)
+                    if not vf.infiniband:
+                        vfs.move_rdma(vf, claim.record["rdma"], ns)
                     self._journal.advance(claim, "attached")
-            if vf.link is not None:
+            if vf.link is not None and not vf.infiniband:
                 announce.in_background(ns, request.ifname, [ip["address"] for ip in result.get("ips", [])])
             return result
 
@@ -188,7 +199,7 @@ class Sriov:
             identity=ns.identity,
             record={
                 "network": request.name,
-                "before": vfs.snapshot(vf),
+                "before": vfs.snapshot(vf if conf.settings.port_guid is None else infiniband.known(vf)),
                 "wanted": {
                     "settings": dict(vars(conf.settings)),
                     **{key: getattr(conf, key) for key in _NETDEV_KEYS.values()},
@@ -215,6 +226,31 @@ class Sriov:
         claim = replace(claim, record={**claim.record, "given": given})
         self._journal.advance(claim, "bound", claim.record)
         return claim, vf
+
+    def _as_infiniband(
+        self, conf: SriovConf, vf: Vf, ns: netns.NetNs, host: Rtnl, claim: DeviceClaim, *, deadline: float
+    ) -> tuple[DeviceClaim, Vf]:
+        """The VF with the GUIDs asked for, which its driver reads when it takes it; its RDMA devices in the pod.
+
+        Either has the kernel make its netdev anew, on the host.
+        """
+        timeout = max(0.0, min(deadline - time.monotonic(), vfs.RETURN_TIMEOUT))
+        if conf.settings.port_guid is not None and vf.link is not None:
+            guids = VfSettings(node_guid=conf.settings.node_guid, port_guid=conf.settings.port_guid)
+            vfs.apply(host, vf, guids)
+            with self._made_again(deadline=deadline):
+                vf = vfs.taken_again(host, vf, timeout=timeout)
+            rdma = vfs.rdma_devices(vf) if conf.rdma_isolation else {}
+            claim = replace(claim, record={**claim.record, "rdma": rdma})
+            self._journal.advance(claim, "bound", claim.record)
+        if claim.record["rdma"]:
+            vfs.move_rdma(vf, claim.record["rdma"], ns)
+            vf = vfs.with_netdev(host, vf, timeout=timeout)
+        return claim, vf
+
+    def _made_again(self, *, deadline: float) -> AbstractContextManager[None]:
+        """The lock of who has RDMA devices made again: two at once could get each other's names (mlx5_0 ...)."""
+        return device_lock(self._locks, "rdma", deadline=deadline)
 
     def _attach(self, request: Request, conf: SriovConf, vf: Vf, ns: netns.NetNs, host: Rtnl) -> Result:
         # Addresses first: they cost nothing to give back. dhcp alone needs the interface to be there.
@@ -335,7 +371,11 @@ class Sriov:
     def _restore(self, claim: DeviceClaim, *, deadline: float) -> None:
         timeout = max(0.0, min(deadline - time.monotonic(), vfs.RETURN_TIMEOUT))
         record = claim.record
-        with _kernel_refusals(f"device {claim.device}: restoring it"):
+        again = record["wanted"]["settings"].get("port_guid") is not None
+        with (
+            _kernel_refusals(f"device {claim.device}: restoring it"),
+            self._made_again(deadline=deadline) if again else nullcontext(),
+        ):
             vfs.restore(
                 functions.named(claim.device, self._sysfs),
                 record["before"],
@@ -343,6 +383,7 @@ class Sriov:
                 timeout=timeout,
                 override=record.get("override"),
                 reset=record.get("reset", False),
+                again=again,
                 rdma=record.get("rdma", {}),
             )
             if port := record.get("port"):
@@ -455,6 +496,9 @@ def _netdev_drift(claim: DeviceClaim, ns: netns.NetNs, previous: dict[str, Any])
         ]
         if wanted.get("rss"):
             wrong += rss.drift(name, wanted["rss"], netns.inside(ns.fd, lambda: ethtool.spread(name)))
+        guid = wanted["settings"].get("port_guid")
+        if guid is not None and not link.mac.endswith(guid):
+            wrong.append(f"infinibandGUID of {name} is not {guid}, its address is {link.mac}")
         if not link.up:
             wrong.append(f"{name} is down")
         wrong += vfs.rdma_missing(claim.record.get("rdma", {}), ns)

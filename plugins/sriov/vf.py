@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, fields, replace
 from typing import Any
 
-from plugins.sriov import rss, sf, vdpa
+from plugins.sriov import infiniband, rss, sf, vdpa
 from plugins.sriov.function import Vf
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.host import drivers, ethtool, netns, rtnl
@@ -46,6 +46,8 @@ _KEYS = {
     "spoofchk": "spoofchk",
     "trust": "trust",
     "link_state": "link_state",
+    "node_guid": "infinibandGUID",
+    "port_guid": "infinibandGUID",
 }
 # The settings that are one for the kernel: set, and named in an error, together.
 _GROUPS = (
@@ -55,6 +57,8 @@ _GROUPS = (
     ("spoofchk",),
     ("link_state",),
     ("trust",),
+    ("node_guid",),
+    ("port_guid",),
 )
 # What a pod may change of its netdev and a move keeps: attributes of Link, keywords of Rtnl.set_link.
 _LINK_KEYS = ("mac", "mtu", "txqlen", "alias", "promisc", "allmulti", "xdp")
@@ -93,7 +97,13 @@ def find(host: Rtnl, device: Function, *, rebinding: bool = False) -> Vf:
             "on the host; expected one that nothing uses",
         )
     found = ethtool.queues(link.name)
-    return replace(vf, link=link, queues=found.count if found else None, spread=ethtool.spread(link.name))
+    return replace(
+        vf,
+        link=link,
+        infiniband=vf.infiniband or link.infiniband,
+        queues=found.count if found else None,
+        spread=ethtool.spread(link.name),
+    )
 
 
 def _settings(host: Rtnl, vf: Vf) -> VfSettings:
@@ -115,10 +125,11 @@ def _seen_from_pf(host: Rtnl, device: PciDevice, pf: PciDevice) -> Vf:
     if link is None:
         fault = f"PF {pf.address} (driver {pf.driver or 'none'}) has no network interface on the host"
         return replace(vf, pf_fault=fault)
+    vf = replace(vf, pf_mtu=link.mtu, infiniband=link.infiniband)
     if index >= len(link.vfs):
         fault = f"PF {pf.address} ({link.name}) reports {len(link.vfs)} VFs, expected one with number {index}"
-        return replace(vf, pf_mtu=link.mtu, pf_fault=fault)
-    return replace(vf, settings=link.vfs[index], pf_index=link.index, pf_mtu=link.mtu)
+        return replace(vf, pf_fault=fault)
+    return replace(vf, settings=link.vfs[index], pf_index=link.index)
 
 
 def _netdev(host: Rtnl, device: Device) -> Link | None:
@@ -210,7 +221,7 @@ def settle(host: Rtnl, vf: Vf, rest: VfSettings) -> None:
 
 def _named(settings: Iterable[str]) -> str:
     """Settings as the configuration writes their keys: 'key "vlan", "vlanQoS"'."""
-    return "key " + ", ".join(f'"{_KEYS[key]}"' for key in settings)
+    return "key " + ", ".join(f'"{key}"' for key in dict.fromkeys(_KEYS[key] for key in settings))
 
 
 def _whole(changes: VfSettings, wanted: VfSettings, current: VfSettings) -> VfSettings:
@@ -238,6 +249,20 @@ def rebound(host: Rtnl, vf: Vf, driver: str) -> Vf:
     if driver != vf.driver:
         _check_unused(vf.device)
     drivers.bind(vf.device, driver)
+    return find(host, vf.device)
+
+
+def taken_again(host: Rtnl, vf: Vf, *, timeout: float) -> Vf:
+    """The VF once its driver has taken it again, with the GUIDs that it has then. Raises CniError(DEVICE)."""
+    assert isinstance(vf.device, PciDevice)  # nothing else is given a GUID
+    drivers.take_again(vf.device, vf.driver)
+    return with_netdev(host, vf, timeout=timeout)
+
+
+def with_netdev(host: Rtnl, vf: Vf, *, timeout: float) -> Vf:
+    """The VF with a netdev that its driver is making, or has just made, on the host. Raises CniError(DEVICE)."""
+    if _netdev(host, vf.owner) is None:
+        rtnl.wait_for(lambda asking: _netdev(asking, vf.owner), timeout)
     return find(host, vf.device)
 
 
@@ -409,6 +434,7 @@ def restore(
     timeout: float,
     override: str | None = None,
     reset: bool | None = False,
+    again: bool = False,
     rdma: dict[str, int],
 ) -> None:
     """Make the VF what `before` (a snapshot) says, from whatever state it is in.
@@ -416,7 +442,7 @@ def restore(
     `where` is the pod's namespace as `netns.reopened` takes it, `timeout` is how many seconds to wait for a VF
     whose namespace was deleted. One that was given another driver gets its own back, and `override`, the
     driver_override that it had (None: it was given none). `reset` resets it while it is in user space,
-    None only where its driver does not.
+    None only where its driver does not; `again` has the driver of one that was given GUIDs take it again.
     `rdma` are RDMA devices that went into the pod with it, as `rdma_devices` gave them.
     A device that is gone has nothing to restore, nor has the netdev of one whose driver was unbound or changed.
     Raises NetlinkError, or CniError: TRY_AGAIN_LATER when the VF did not come back in time, DEVICE that says
@@ -431,6 +457,8 @@ def restore(
         _take_from_application(device, before["driver"], override, reset=reset if pf.own_netdev else False)
     with Rtnl() as host:
         vf = vdpa.again(_look(host, device, pf), before.get("vdpa"))
+        if again and before["link"] is not None and vf.driver in {"", before["driver"]}:
+            vf = _without_guids(host, vf, before)
         if before["link"] is None or not vf.owner.driver or vf.is_in_user_space:
             _restore_settings(host, vf, before)
             return
@@ -438,6 +466,14 @@ def restore(
         link, vf = _restore_link(host, vf, link, before["link"])
         _restore_settings(host, vf, before)
         _verify_link(vf, link, before["link"])
+
+
+def _without_guids(host: Rtnl, vf: Vf, before: dict[str, Any]) -> Vf:
+    """The VF with the GUIDs that it had, and its netdev with them on the host: its driver makes it anew there."""
+    assert isinstance(vf.device, PciDevice)
+    _restore_settings(host, vf, before)
+    drivers.take_again(vf.device, before["driver"])
+    return _look(host, vf.device, vf.pf)
 
 
 def _take_from_application(device: PciDevice, driver: str, override: str | None, *, reset: bool | None) -> None:
@@ -528,11 +564,16 @@ def _attempt(what: str) -> Iterator[None]:
 
 
 def _changes(link: Link, before: dict[str, Any]) -> dict[str, Any]:
-    """What to set, by keyword of Rtnl.set_link, for the netdev to be as it was; no XDP program is put back."""
+    """What to set, by keyword of Rtnl.set_link, for the netdev to be as it was; no XDP program is put back.
+
+    The address of an InfiniBand one is its queue pair's and its port's GUID, and not anybody's to set.
+    """
     return {
         key: before[key]
         for key in _LINK_KEYS
-        if getattr(link, key) != before[key] and (key != "xdp" or not before[key])
+        if getattr(link, key) != before[key]
+        and (key != "xdp" or not before[key])
+        and (key != "mac" or not link.infiniband)
     }
 
 
@@ -575,6 +616,8 @@ def _restore_queues(link: Link, before: dict[str, Any]) -> None:
 
 def _restore_mac(host: Rtnl, link: Link, before: dict[str, Any]) -> Link:
     """See that it has its MAC, which may be refused at first, and that this is its permanent one if it was."""
+    if link.infiniband:
+        return link
     if link.mac != before["mac"]:
         _reset(host, link)
         with _attempt(f"{link.name}: mac after a reset"):
@@ -595,7 +638,7 @@ def _drop_altnames(where: Rtnl, link: Link, before: dict[str, Any]) -> None:
 
 def _restore_settings(host: Rtnl, vf: Vf, before: dict[str, Any]) -> None:
     """Make the PF's side what it was, in one message, else one setting at a time; then look whether it is."""
-    wanted = VfSettings(**before["settings"])
+    wanted = infiniband.to_put_back(VfSettings(**before["settings"]), vf.settings)
     if not wanted.items():
         return
     if vf.pf_fault:
@@ -605,7 +648,7 @@ def _restore_settings(host: Rtnl, vf: Vf, before: dict[str, Any]) -> None:
         return
     refused = _set_back(host, vf, changes)
     now = _settings(host, vf)
-    left = dict(wanted.differing(now).items())
+    left = {key: value for key, value in wanted.differing(now).items() if not _is_untold(key, now)}
     if left.get("mac") == NO_MAC:
         log.warning("%s: the driver of the PF keeps the MAC %s that was set", vf.where, now.mac)
         del left["mac"]
@@ -664,4 +707,10 @@ def drift(host: Rtnl, device: Function, before: dict[str, Any], driver: str, wan
         f"{_KEYS[f.name]} is {getattr(vf.settings, f.name)}, expected {getattr(wanted, f.name)}"
         for f in fields(wanted)
         if getattr(wanted, f.name) not in {None, getattr(vf.settings, f.name)}
+        and not _is_untold(f.name, vf.settings)
     ]
+
+
+def _is_untold(setting: str, now: VfSettings) -> bool:
+    """Whether it is a GUID that the PF's driver takes and does not tell."""
+    return setting.endswith("guid") and getattr(now, setting) is None

@@ -42,7 +42,8 @@ def apart(tmp_path_factory: pytest.TempPathFactory) -> Runtime:
     folder = tmp_path_factory.mktemp("rss")
     sysfs = FakeSysfs(folder / "sys")
     pf = sysfs.path(sysfs.device("0000:aa:00.0", driver="igb"))
-    vf = sysfs.path(sysfs.device(DEVICE, driver="igb", name=NAME))
+    vf = sysfs.path(sysfs.device(DEVICE, driver="igb"))
+    (vf / "net").symlink_to(f"/sys/bus/pci/devices/{DEVICE}/net")
     (vf / "physfn").symlink_to(pf)
     (pf / "virtfn0").symlink_to(vf)
     return make_runtime(folder, sysfs=str(sysfs.root))
@@ -171,4 +172,4 @@ def test_killed_while_it_spreads_otherwise_then_del(apart: Runtime, namespaces: 
                     runtime_says = apart.delete("crash", asked, path)
                 instants = number + 1 if runtime_says.code else count_instants(told)
             delete_ends_clean(apart, asked, path, before, f"instant {number}")
-    assert instants >= 12
+    assert instants >= (12 if verb == "ADD" else 10)

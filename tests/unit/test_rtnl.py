@@ -67,6 +67,36 @@ def test_a_setting_that_the_driver_does_not_report_is_none() -> None:
     assert rtnl._vf(unsupported).trust is None
 
 
+GUIDS = st.binary(min_size=8, max_size=8).map(lambda raw: raw.hex(":"))
+
+
+@given(vf=st.integers(0, 255), node=GUIDS, port=GUIDS)
+def test_guids_are_written_as_pyroute2_writes_them_each_in_an_info_of_its_own(
+    vf: int, node: str, port: str
+) -> None:
+    infos = rtnl.vf_infos(vf, VfSettings(mac="02:00:00:00:00:01", trust=True, node_guid=node, port_guid=port))
+    assert [[kind for kind, _ in rtnl._attributes(info)] for info in infos] == [[1, 9], [10], [11]]
+    for info, kind, guid in ((infos[1], "node", node), (infos[2], "port", port)):
+        theirs = getattr(ifinfmsg.vflist.vfinfo, f"vf_ib_{kind}_guid")()
+        theirs["vf"], theirs[f"ib_{kind}_guid"] = vf, guid
+        theirs.encode()
+        # pyroute2 has 20 bytes more than struct ifla_vf_guid, which is as much as the kernel reads.
+        assert info[4:] == bytes(theirs.data)[4:20]
+
+
+@given(vf=st.integers(0, 255), node=GUIDS, port=GUIDS)
+def test_guids_are_read_back_as_they_were_set(vf: int, node: str, port: str) -> None:
+    asked = VfSettings(node_guid=node, port_guid=port)
+    assert rtnl._vf(b"".join(rtnl.vf_infos(vf, asked))) == asked
+
+
+@pytest.mark.parametrize(("kind", "infiniband"), [(1, False), (32, True)])
+def test_an_infiniband_interface_is_known_by_its_type(kind: int, infiniband: bool) -> None:
+    address = rtnl._attribute(rtnl.IFLA_ADDRESS, bytes(range(20)))
+    link = rtnl._link(rtnl._IFINFO.pack(0, kind, 7, 0, 0) + address)
+    assert (link.infiniband, link.mac) == (infiniband, bytes(range(20)).hex(":"))
+
+
 def test_nothing_to_set_is_no_message() -> None:
     assert list(rtnl.vf_attributes(0, VfSettings())) == []
 

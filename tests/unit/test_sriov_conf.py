@@ -89,6 +89,41 @@ def test_the_runtimes_mac_wins_over_the_arguments_and_these_over_the_configurati
     assert parse(asked).mac == expected
 
 
+GUID, OTHER = "02:00:00:00:00:00:00:01", "02:00:00:00:00:00:00:02"
+
+
+@pytest.mark.parametrize(
+    ("keys", "args"),
+    [
+        ({"runtimeConfig": {"infinibandGUID": GUID}, "args": {"cni": {"guid": OTHER}}}, {"GUID": OTHER}),
+        ({"args": {"cni": {"guid": OTHER}}}, {"GUID": GUID}),
+        ({"args": {"cni": {"guid": GUID.replace(":", "-")}}}, {}),
+    ],
+)
+def test_the_runtimes_guid_wins_over_the_arguments_and_these_over_the_configuration(
+    keys: dict[str, Any], args: dict[str, str]
+) -> None:
+    asked = parse(request(**keys).derive(args=args))
+    assert asked.settings == VfSettings(node_guid=GUID, port_guid=GUID)
+
+
+@pytest.mark.parametrize("guid", [5, "02:00:00:00:00:01", ":".join(["00"] * 8), ":".join(["FF"] * 8), "x"])
+def test_what_is_no_guid_is_refused(guid: object) -> None:
+    with pytest.raises(CniError, match=r'key "infinibandGUID": expected an 8-byte GUID like .*, got') as refused:
+        parse(request(runtimeConfig={"infinibandGUID": guid}))
+    assert refused.value.code == Code.INVALID_CONFIG
+
+
+def test_a_scalable_function_has_no_guid_to_set() -> None:
+    with pytest.raises(CniError, match='key "infinibandGUID": a scalable function has none'):
+        parse(request(deviceID="mlx5_core.sf.4", runtimeConfig={"infinibandGUID": GUID}))
+
+
+@pytest.mark.parametrize("args", [5, {"cni": 5}, {"cni": None}, {"cni": {"guid": ""}}])
+def test_arguments_without_a_guid_ask_for_none(args: object) -> None:
+    assert parse(request(args=args)).settings == VfSettings()
+
+
 def test_an_unknown_argument_is_refused_unless_unknown_ones_may_be_ignored() -> None:
     asked = request().derive(args={"FOO": "1", "MAC": "02:00:00:00:00:02"})
     with pytest.raises(CniError, match="network net: CNI_ARGS: unknown FOO; expected one of") as refused:

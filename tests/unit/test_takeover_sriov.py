@@ -85,6 +85,8 @@ def test_what_it_was_before_is_what_sriov_cni_noted() -> None:
         "spoofchk": True,
         "trust": True,
         "link_state": 0,
+        "node_guid": None,
+        "port_guid": None,
     }
     link = before["link"]
     assert (link["name"], link["mac"], link["mtu"]) == ("enp3s0f0v0", "b6:11:22:33:44:55", 1500)

@@ -43,6 +43,21 @@ def put_back(device: PciDevice, driver: str, override: str) -> None:
         _write(device, "driver_override", f"{override.replace('(null)', '')}\n")
 
 
+def take_again(device: PciDevice, driver: str) -> None:
+    """Have the device, which is on `driver` or on none, given up by that and taken again.
+
+    Some drivers read only then what the PF holds for a VF. Raises CniError(DEVICE).
+    """
+    if device.driver:
+        _write(device, "driver/unbind", device.address)
+    try:
+        (device.sysfs / "bus/pci/drivers" / driver / "bind").write_text(device.address)
+    except OSError as error:
+        raise CniError(
+            Code.DEVICE, f"device {device.address}: binding it to {driver} again: {error.strerror}"
+        ) from error
+
+
 def reset(device: PciDevice) -> None:
     """Reset the function, where the device offers that: what its last user left in it is gone.
 

@@ -67,6 +67,12 @@ class PciDevice(Device):
         return names[0] if names else ""
 
     @property
+    def is_infiniband(self) -> bool:
+        """Whether its own interface is one of InfiniBand (ARPHRD_INFINIBAND)."""
+        name = self.own_netdev
+        return bool(name) and self.attribute(f"net/{name}/type") == "32"
+
+    @property
     def physical_function(self) -> PciDevice | None:
         """The PF of a VF, None for anything else."""
         address = self._link("physfn")

@@ -38,10 +38,12 @@ RTEXT_FILTER_VF, RTEXT_FILTER_SKIP_STATS = 1, 8
 
 IFLA_VF_MAC, IFLA_VF_VLAN, IFLA_VF_SPOOFCHK, IFLA_VF_LINK_STATE = 1, 2, 4, 5
 IFLA_VF_RATE, IFLA_VF_STATS, IFLA_VF_TRUST, IFLA_VF_VLAN_LIST, IFLA_VF_VLAN_INFO = 6, 8, 9, 12, 1
+IFLA_VF_INFO, IFLA_VF_IB_NODE_GUID, IFLA_VF_IB_PORT_GUID = 1, 10, 11
 
 ETH_P_8021Q, ETH_P_8021AD = 0x8100, 0x88A8
 VLAN_PROTOCOLS = {"802.1q": ETH_P_8021Q, "802.1ad": ETH_P_8021AD}
 LINK_STATES = {"auto": 0, "enable": 1, "disable": 2}
+ARPHRD_INFINIBAND = 32  # linux/if_arp.h
 
 T = TypeVar("T")
 
@@ -49,6 +51,7 @@ _HEADER = struct.Struct("IHHII")
 _ATTRIBUTE = struct.Struct("HH")
 _IFINFO = struct.Struct("BxHiII")
 _U32 = struct.Struct("I")
+_GUID = struct.Struct("I4xQ")  # struct ifla_vf_guid
 _LONGEST = 1 << 18  # bytes of an answer: a PF with 256 VFs has a fifth of that
 _UNSUPPORTED = 0xFFFFFFFF  # what the kernel reports for a VF setting that the driver does not fill in
 
@@ -61,7 +64,7 @@ class NetlinkError(OSError):
 class VfSettings:
     """What the PF's driver holds for one VF; None is "not reported" when read, "leave it" when set.
 
-    Rates in Mbit/s, 0 for no limit; `vlan_proto` and `link_state` as the kernel's numbers.
+    Rates in Mbit/s, 0 for no limit; `vlan_proto` and `link_state` as the kernel's numbers; GUIDs 8 bytes in hex.
     """
 
     mac: str | None = None
@@ -73,6 +76,8 @@ class VfSettings:
     spoofchk: bool | None = None
     trust: bool | None = None
     link_state: int | None = None
+    node_guid: str | None = None
+    port_guid: str | None = None
 
     def differing(self, current: VfSettings) -> VfSettings:
         """Only those settings whose value is not the current one."""
@@ -95,7 +100,8 @@ class Link:
 
     `mtu` is in bytes, `permanent_mac` the one that the driver says its hardware has, `master` the index of the
     bridge or bond that it is a port of (0: none), `xdp` whether an XDP program is attached, `parent` the bus
-    address of its device ("" for a virtual one).
+    address of its device ("" for a virtual one). One of `infiniband` has an address of 20 bytes, whose last 8 are
+    the GUID of its port.
     """
 
     index: int
@@ -109,6 +115,7 @@ class Link:
     master: int = 0
     xdp: bool = False
     parent: str = ""
+    infiniband: bool = False
     altnames: tuple[str, ...] = ()
     vfs: Sequence[VfSettings] = ()
 
@@ -250,9 +257,9 @@ class Rtnl:
         A VLAN's id, priority and protocol are one setting for the kernel, as are the two rates: where one
         of them is given, all are.
         """
-        info = b"".join(vf_attributes(vf, settings))
-        if info:
-            nested = _attribute(IFLA_VFINFO_LIST | NLA_F_NESTED, _attribute(IFLA_VF_MAC | NLA_F_NESTED, info))
+        infos = b"".join(_attribute(IFLA_VF_INFO | NLA_F_NESTED, info) for info in vf_infos(vf, settings))
+        if infos:
+            nested = _attribute(IFLA_VFINFO_LIST | NLA_F_NESTED, infos)
             self._do(RTM_SETLINK, NLM_F_ACK, _IFINFO.pack(0, 0, pf_index, 0, 0) + nested)
 
     def vf_stats(self, pf_index: int) -> list[dict[int, bytes]]:
@@ -454,6 +461,13 @@ def wait_for(look: Callable[[Rtnl], T | None], timeout: float, *, every: float =
                         raise
 
 
+def vf_infos(vf: int, settings: VfSettings) -> list[bytes]:
+    """The settings of a VF as the infos of a message: of one, the kernel takes nothing after a GUID."""
+    attributes = list(vf_attributes(vf, settings))
+    first = len(attributes) - sum(guid is not None for guid in (settings.node_guid, settings.port_guid))
+    return [info for info in (b"".join(attributes[:first]), *attributes[first:]) if info]
+
+
 def vf_attributes(vf: int, settings: VfSettings) -> Iterator[bytes]:
     """The settings of a VF as netlink attributes, in the order in which the kernel applies them.
 
@@ -474,6 +488,10 @@ def vf_attributes(vf: int, settings: VfSettings) -> Iterator[bytes]:
         yield _attribute(IFLA_VF_LINK_STATE, struct.pack("II", vf, settings.link_state))
     if settings.trust is not None:
         yield _attribute(IFLA_VF_TRUST, struct.pack("II", vf, settings.trust))
+    if settings.node_guid is not None:
+        yield _attribute(IFLA_VF_IB_NODE_GUID, _GUID.pack(vf, int(settings.node_guid.replace(":", ""), 16)))
+    if settings.port_guid is not None:
+        yield _attribute(IFLA_VF_IB_PORT_GUID, _GUID.pack(vf, int(settings.port_guid.replace(":", ""), 16)))
 
 
 def _socket() -> socket.socket:
@@ -526,7 +544,7 @@ def _attributes(data: bytes, offset: int = 0) -> list[tuple[int, bytes]]:
 
 
 def _link(payload: bytes) -> Link:
-    _, _, index, flags, _ = _IFINFO.unpack_from(payload)
+    _, kind, index, flags, _ = _IFINFO.unpack_from(payload)
     seen = dict(_attributes(payload, _IFINFO.size))
     properties = _attributes(seen.get(IFLA_PROP_LIST, b""))
     return Link(
@@ -541,6 +559,7 @@ def _link(payload: bytes) -> Link:
         master=_U32.unpack(seen[IFLA_MASTER])[0] if IFLA_MASTER in seen else 0,
         xdp=dict(_attributes(seen.get(IFLA_XDP, b""))).get(2, b"\0") != b"\0",  # IFLA_XDP_ATTACHED
         parent=_string(seen.get(IFLA_PARENT_DEV_NAME)),
+        infiniband=kind == ARPHRD_INFINIBAND,
         altnames=tuple(_string(value) for kind, value in properties if kind == IFLA_ALT_IFNAME),
         vfs=_Vfs(seen[IFLA_VFINFO_LIST]) if IFLA_VFINFO_LIST in seen else (),
     )
@@ -577,6 +596,9 @@ def _vf(info: bytes) -> VfSettings:
         value = second(kind)
         return None if value is None else bool(value)
 
+    def guid(kind: int) -> str | None:
+        return _GUID.unpack_from(seen[kind])[1].to_bytes(8, "big").hex(":") if kind in seen else None
+
     vlan: tuple[int | None, int | None, int | None] = (None, None, None)
     listed = dict(_attributes(seen.get(IFLA_VF_VLAN_LIST, b""))).get(IFLA_VF_VLAN_INFO)
     if listed:
@@ -593,6 +615,8 @@ def _vf(info: bytes) -> VfSettings:
         spoofchk=switch(IFLA_VF_SPOOFCHK),
         trust=switch(IFLA_VF_TRUST),
         link_state=second(IFLA_VF_LINK_STATE),
+        node_guid=guid(IFLA_VF_IB_NODE_GUID),
+        port_guid=guid(IFLA_VF_IB_PORT_GUID),
     )
 
 
