@@ -72,8 +72,10 @@ def metadata_files(repo: Path) -> dict[str, tuple[bytes, int]]:
     }
     for command, point in project.get("scripts", {}).items():
         module, _, function = point.partition(":")
-        text = f"#!/opt/venv/bin/python3\nimport sys\nfrom {module} import {function}\nsys.exit({function}())\n"
-        result[f"/opt/venv/bin/{command}"] = (text.encode(), 0o755)
+        # They need no environment, so that they can be called in containers, as those of an image can.
+        lines = ["#!/opt/venv/bin/python3", "import sys", f'sys.path.insert(0, "{GUEST_TREE}")']
+        lines += [f"from {module} import {function}", f"sys.exit({function}())"]
+        result[f"/usr/local/bin/{command}"] = ("\n".join([*lines, ""]).encode(), 0o755)
     return result
 
 

@@ -308,7 +308,9 @@ def test_entry_points_are_found_as_if_installed(repo: Path, tmp_path: Path) -> N
         [sys.executable, "-c", script], env=python_path, capture_output=True, text=True, check=True
     )
     assert shown.stdout == "['p.meta:create']\n"
-    assert os.access(tmp_path / "guest/opt/venv/bin/w", os.X_OK)
+    command = tmp_path / "guest/usr/local/bin/w"
+    assert os.access(command, os.X_OK)
+    assert 'sys.path.insert(0, "/work/wirespeed")' in command.read_text()
 
 
 # Small parts
