@@ -128,6 +128,14 @@ def unchanged(vfs: LabVfs) -> Iterator[None]:
 
 
 @pytest.fixture
+def no_bridge() -> Iterator[None]:
+    """The bridge of the examples' CNI conf, which its plugin leaves as any cluster's does, is gone afterwards."""
+    yield
+    if Path("/sys/class/net/mgmt0").exists():
+        sh("ip", "link", "delete", "mgmt0")
+
+
+@pytest.fixture
 def namespaces() -> Iterator[Callable[[], str]]:
     """Make network namespaces (paths); they are removed after the test."""
     made: list[str] = []

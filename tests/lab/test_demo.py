@@ -15,18 +15,10 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.lab.conftest import PFS, LabVfs, make_vfs, remove_vfs, sh, state_of_everything
+from tests.lab.conftest import PFS, LabVfs, make_vfs, remove_vfs, state_of_everything
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
-
-
-@pytest.fixture
-def no_bridge() -> Iterator[None]:
-    """The bridge of the example's CNI conf, which its plugin leaves as any cluster's does, is gone afterwards."""
-    yield
-    if Path("/sys/class/net/mgmt0").exists():
-        sh("ip", "link", "delete", "mgmt0")
 
 
 @pytest.fixture
