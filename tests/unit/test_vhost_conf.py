@@ -232,6 +232,12 @@ def test_the_runtimes_mac_wins_over_the_arguments_and_these_over_the_configurati
     assert parse(asked.derive(config=runtime)).mac == "02:00:00:00:00:01"
 
 
+def test_arguments_for_other_plugins_are_passed_over() -> None:
+    theirs = {"K8S_POD_NAME": "p", "FOO": "bar"}
+    for args in (theirs, theirs | {"IgnoreUnknown": "0"}, theirs | {"IgnoreUnknown": "1"}):
+        assert parse(request().derive(args=args)) == parse(request())
+
+
 _JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),

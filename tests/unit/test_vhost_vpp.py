@@ -281,6 +281,15 @@ def test_del_while_vpp_is_down_is_made_good_by_the_next_call(vpp: FakeVpp, node:
     assert (vpp.state(), left(node)) == (before, [])
 
 
+def test_add_without_a_vpp_is_to_be_tried_again_and_leaves_nothing(node: Node) -> None:
+    conf = network() | {"ipam": {"type": "host-local", "subnet": "10.9.0.0/24"}}
+    with pytest.raises(CniError, match=f"VPP at {node.config.vhost.vpp}: No such file or directory") as caught:
+        add(node, conf)
+    assert caught.value.code == Code.TRY_AGAIN_LATER
+    leases = Path(node.config.leases)
+    assert (left(node), [path.name for path in leases.glob("*/10.9.*")]) == ([], [])
+
+
 def test_gc_removes_what_has_no_attachment_and_no_journal(vpp: FakeVpp, node: Node) -> None:
     conf = network()
     add(node, conf)
