@@ -134,6 +134,7 @@ def recipes(*, lock: Path = LOCK) -> Recipes:
             "OPTIONS": " ".join(TEST_DRIVER_OPTIONS),
         },
         inputs={"BASE": base, "GUEST": guest},
+        files=tuple(sorted((LAB / "drivers").glob("*.c"))),
     )
     image = Recipe(
         name="image",

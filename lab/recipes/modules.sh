@@ -1,5 +1,5 @@
-# Test drivers of exactly the guest's kernel, from its own source, against its headers. Headers and source are
-# unpacked, not installed: the headers' package wants the whole kernel beside it.
+# Test drivers of exactly the guest's kernel, from its own source, and the lab's own, against its headers. Headers and
+# source are unpacked, not installed: the headers' package wants the whole kernel beside it.
 kernel=$(ls "$GUEST/root/lib/modules")
 version=$(dpkg-query --admindir "$GUEST/root/var/lib/dpkg" -W -f '${Version}' "linux-image-$kernel")
 flavour=${kernel##*-}
@@ -24,10 +24,12 @@ for package in "$root/build"/linux-headers-*.deb "$root/build"/linux-kbuild-*.de
 archive=linux-source-$series
 dpkg-deb --fsys-tarfile "$root/build/$archive"_*.deb | tar -xO "./usr/src/$archive.tar.xz" | xz -dc -T 0 |
     tar -x -C "$root/build/source" --strip-components=1 $(printf "$archive/%s " $DRIVERS)
+cp "$LAB"/drivers/*.c "$root/build/source"
 # Without debugging information: it would need the whole kernel's, and is read by nobody.
 for driver in $DRIVERS; do
     case $driver in *.c) echo "obj-m += ${driver%.c}.o" ;; *) echo "obj-m += $driver/" ;; esac
 done > "$root/build/source/Kbuild"
+for driver in "$LAB"/drivers/*.c; do echo "obj-m += $(basename "$driver" .c).o"; done >> "$root/build/source/Kbuild"
 chroot "$root" make -j "$(nproc)" -C "/usr/src/linux-headers-$kernel" M=/build/source \
     CONFIG_DEBUG_INFO= CONFIG_DEBUG_INFO_BTF_MODULES= $OPTIONS modules
 mkdir "$TARGET/$kernel"

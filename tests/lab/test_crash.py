@@ -18,6 +18,7 @@ from plugins.sriov.sriov import Sriov
 from tests.lab.conftest import LabVfs, Runtime, conf, differences, sh, state_of_everything
 from wirespeed.cni.errors import Code
 from wirespeed.host import ethtool
+from wirespeed.host.ovsdb import Ovsdb
 from wirespeed.host.rtnl import Rtnl
 from wirespeed.ipam.leases import Leases
 from wirespeed.kube import deviceinfo
@@ -31,8 +32,8 @@ Namespaces = Callable[[], str]
 def forked_agent(runtime: Runtime, *, verb: str = "", die_at: int | None = None) -> Iterator[socket.socket]:
     """An agent in a child process that kills itself at instant number `die_at` of the verb, "ADD" or "DEL".
 
-    An instant is before or after each thing that is changed: journal, kernel, leases, device-info files. Each
-    is told to the socket that this gives.
+    An instant is before or after each thing that is changed: journal, kernel, leases, device-info files, and each
+    call of Open vSwitch. Each is told to the socket that this gives.
     """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     child = os.fork()
@@ -98,6 +99,7 @@ def _tell_instants(verb: str, die_at: int | None, told: socket.socket) -> None:
     Journal._write = counted_write  # type: ignore[method-assign]
     around(Journal, "_change")
     around(Rtnl, "_do")
+    around(Ovsdb, "_call")
     around(Leases, "reserve")
     around(Leases, "set_last")
     around(Leases, "release")

@@ -120,6 +120,10 @@ def test_list_of_test_drivers_decides_them_and_the_disk_only(lock: Path, monkeyp
     assert {name for name in before if before[name] != after[name]} == {"modules", "image"}
 
 
+def test_the_labs_own_drivers_are_compiled_with_them(lock: Path) -> None:
+    assert [path.name for path in recipes(lock=lock).modules.files] == ["wirespeed_sf.c"]
+
+
 def test_build_counts_as_finished_only_when_every_folder_is_there(lock: Path, tmp_path: Path) -> None:
     wanted = recipes(lock=lock)
     for name in (wanted.qemu.folder, wanted.image.folder, f".building-{wanted.boot.folder}"):
