@@ -94,7 +94,8 @@ def test_guest_script_decides_the_initrd_only(lock: Path, monkeypatch: pytest.Mo
     before = keys(recipes(lock=lock))
     copy = tmp_path / "lab"
     (copy / "guest").mkdir(parents=True)
-    (copy / "recipes").symlink_to(recipe.LAB / "recipes")
+    for folder in ("recipes", "drivers"):
+        (copy / folder).symlink_to(recipe.LAB / folder)
     for name in ("vmlinux.py", "guest/init", "guest/setup", "guest/agent.py"):
         (copy / name).write_bytes((recipe.LAB / name).read_bytes())
     with (copy / "guest/setup").open("a") as file:
