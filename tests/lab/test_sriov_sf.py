@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.lab.conftest import PFS, Runtime, conf, host_local, in_namespace, link_in, sh
+from tests.lab.conftest import PFS, Runtime, conf, host_local, in_namespace, link_in, serving, sh
 from tests.lab.test_crash import count_instants, forked_agent, left_behind
 from wirespeed.cni.errors import Code
 
@@ -43,6 +43,13 @@ def function() -> Iterator[Function]:
         yield Function(interface, Function(interface, {}).state())
     finally:
         sh("rmmod", "wirespeed_sf")
+
+
+@pytest.fixture
+def agent(runtime: Runtime) -> Iterator[Runtime]:
+    """An agent for one test: where it is to be killed, there must be no other."""
+    with serving(runtime):
+        yield runtime
 
 
 def wanted(runtime: Runtime) -> dict[str, Any]:

@@ -11,7 +11,6 @@ from wirespeed.host.pci import PciDevice
 from wirespeed.host.switchdev import SF, VF, representor
 
 PF = "0000:18:00.1"
-UPLINK = {"phys_switch_id": "ab12", "phys_port_name": "p1"}
 
 
 @pytest.fixture
@@ -27,7 +26,7 @@ def port(sysfs: FakeSysfs, name: str, port_name: str, switch: str = "ab12") -> N
 
 
 def test_a_representor_is_found_by_switch_function_and_number(sysfs: FakeSysfs) -> None:
-    sysfs.pf(PF, "eth4", **UPLINK)
+    sysfs.pf(PF, "eth4", phys_switch_id="ab12", phys_port_name="p1")
     port(sysfs, "a", "pf1vf3", switch="cd34")
     port(sysfs, "b", "pf0vf3")
     port(sysfs, "c", "pf1vf33")
