@@ -36,7 +36,7 @@ test-node: $(READY) $(SHIM) node-packages  ## on this kernel: namespaces, agent 
 test-lab: $(READY) $(SHIM)  ## in the lab VM: real PF and VF drivers, vfio, testpmd; one boot
 	$(LAB) run --add build --timeout 2400 -- pytest tests/lab
 
-bench: $(READY) $(SHIM) switch-packages  ## figures: on this machine, and in the lab VM
+bench: $(READY) $(SHIM) node-packages  ## figures: on this machine, and in the lab VM
 	$(PY) -m bench host
 	$(PY) -m bench vhost
 	$(PY) -m bench deviceplugin
