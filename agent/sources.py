@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from plugins.sriov.vf import netdev_parent
 from wirespeed.host import netns, pci, vfstats
 from wirespeed.host.pci import PciDevice
 from wirespeed.host.rtnl import Rtnl
@@ -98,7 +99,7 @@ def _in_pod(claim: DeviceClaim | None) -> Mapping[str, int]:
         if ns is None:
             return {}
         with Rtnl(netns_fd=ns.fd) as inside:
-            return vfstats.of_interface(claim.device, inside)
+            return vfstats.of_interface(netdev_parent(claim), inside)
 
 
 def _counter(

@@ -480,7 +480,7 @@ def _result(interface: dict[str, Any], given: Result) -> Result:
 def _netdev_drift(claim: DeviceClaim, ns: netns.NetNs, previous: dict[str, Any]) -> list[str]:
     """What of the VF's netdev in the pod is not what ADD made of it."""
     wanted, name = claim.record["wanted"], claim.ifname
-    parent = (claim.record["before"]["link"] or {}).get("parent", claim.device)
+    parent = vfs.netdev_parent(claim)
     with Rtnl(netns_fd=ns.fd) as inside:
         link = inside.link(name)
         if link is None or link.parent != parent:

@@ -21,6 +21,7 @@ from wirespeed.host.rdma import Rdma
 from wirespeed.host.rtnl import Link, NetlinkError, Rtnl, VfSettings
 from wirespeed.host.vfio import vfio_users
 from wirespeed.kube import deviceinfo
+from wirespeed.state.journal import DeviceClaim
 
 log = logging.getLogger(__name__)
 
@@ -162,6 +163,12 @@ def snapshot(vf: Vf) -> dict[str, Any]:
             **{key: getattr(link, key) for key in _LINK_KEYS},
         },
     }
+
+
+def netdev_parent(claim: DeviceClaim) -> str:
+    """The bus address by which the netdev of a claimed VF is known in its pod."""
+    link = claim.record.get("before", {}).get("link") or {}
+    return str(link.get("parent", claim.device))
 
 
 def info(vf: Vf) -> dict[str, Any] | None:

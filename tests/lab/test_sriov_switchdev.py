@@ -203,7 +203,7 @@ def test_killed_at_every_instant_of_an_add_then_del(card: Card, namespaces: Name
         added = answer.code == 0
         assert added or answer.body["code"] == Code.TRY_AGAIN_LATER, f"instant {number}: {answer.body}"
         delete_ends_clean(card, netns, before, f"instant {number}")
-    assert number > 30
+    assert number > 24
 
 
 def test_killed_at_every_instant_of_a_del_then_del(card: Card, namespaces: Namespaces) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from wirespeed.host import functions
 from wirespeed.host.functions import Function
 from wirespeed.host.netns import Identity
 from wirespeed.host.rtnl import Link, Rtnl, VfSettings
+from wirespeed.state.journal import DeviceClaim
 
 PF, VF = "0000:18:00.0", "0000:19:00.0"
 PF_LINK = Link(index=7, name="eth4", mac="02:00:00:00:00:01", mtu=9000, flags=1, vfs=(VfSettings(trust=False),))
@@ -56,6 +58,16 @@ def test_a_vf_on_virtio_vdpa_is_given_by_the_interface_of_its_virtio_device(sysf
         "version": "1.1.0",
         "vdpa": {"parent-device": "vdpa1", "driver": "virtio", "pci-address": VF, "pf-pci-address": PF},
     }
+
+
+def test_in_its_pod_an_interface_is_known_by_the_device_that_it_belongs_to(sysfs: FakeSysfs) -> None:
+    sysfs.vdpa(sysfs.path(VF), "vdpa1", "virtio_vdpa", number=3, interface="eth9")
+    claim = DeviceClaim(
+        device=VF, plugin="sriov", container="c", ifname="net1", netns="/n", identity=NOWHERE[1], record={}
+    )
+    before = vfs.snapshot(vfs.find(Host(), vf_of(sysfs)))
+    assert vfs.netdev_parent(replace(claim, record={"before": before})) == "virtio3"
+    assert vfs.netdev_parent(replace(claim, record={"before": {"link": None}})) == VF
 
 
 def test_a_vf_on_vhost_vdpa_is_given_by_its_node(sysfs: FakeSysfs) -> None:
