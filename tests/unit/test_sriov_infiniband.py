@@ -14,6 +14,7 @@ from plugins.sriov import sriov
 from plugins.sriov import vf as vfs
 from plugins.sriov.sriov import Sriov
 from tests.fakesysfs import FakeSysfs
+from wirespeed.cni.chain import Chain, load_network
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.request import Request
 from wirespeed.host import drivers, rtnl
@@ -281,3 +282,13 @@ def test_the_capability_is_that_of_vfs_of_infiniband(node: Node, insert: Callabl
     assert "infinibandGUID" in plugin.capabilities({"deviceID": card.address})
     assert "infinibandGUID" not in plugin.capabilities({"deviceID": ethernet})
     assert "infinibandGUID" not in plugin.capabilities({})
+
+
+def test_a_network_that_says_nothing_of_it_passes_the_pods_guid_to_its_vf(
+    node: Node, insert: Callable[..., Card]
+) -> None:
+    card = insert()
+    asked = request(card)
+    network = load_network({key: value for key, value in asked.config.items() if key != "runtimeConfig"})
+    Chain({"wirespeed-sriov": Sriov(node)}).add(network, asked, {"infinibandGUID": GUID})
+    assert card.read == GUID
