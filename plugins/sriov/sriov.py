@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from plugins.sriov import addressing, infiniband, representor, rss
+from plugins.sriov import addressing, infiniband, representor, rss, settings
 from plugins.sriov import conf as configuration
 from plugins.sriov import vf as vfs
 from plugins.sriov.conf import NETDEVICE, BridgePort, SriovConf
@@ -237,7 +237,7 @@ class Sriov:
         timeout = max(0.0, min(deadline - time.monotonic(), vfs.RETURN_TIMEOUT))
         if conf.settings.port_guid is not None and vf.link is not None:
             guids = VfSettings(node_guid=conf.settings.node_guid, port_guid=conf.settings.port_guid)
-            vfs.apply(host, vf, guids)
+            settings.apply(host, vf, guids)
             with self._made_again(deadline=deadline):
                 vf = vfs.taken_again(host, vf, timeout=timeout)
             rdma = vfs.rdma_devices(vf) if conf.rdma_isolation else {}
@@ -257,7 +257,7 @@ class Sriov:
         late = _ipam_type(request) == "dhcp"
         given = {} if late else self._ipam.add(request)
         request.check_deadline()
-        rest = vfs.apply(host, vf, conf.settings)
+        rest = settings.apply(host, vf, conf.settings)
         interface: dict[str, Any] = {"name": request.ifname, "sandbox": request.netns}
         interface |= {"pciID": vf.pci_address} if vf.pci_address else {}
         self._describe(conf, vf)
@@ -272,7 +272,7 @@ class Sriov:
             rss.apply(vf, vf.link, conf.rss)
         flags = {"promisc": conf.promisc, "allmulti": conf.allmulti}
         vfs.move_in(host, vf, vf.link, ns, ifname=request.ifname, mac=conf.mac, mtu=conf.mtu, **flags)
-        vfs.settle(host, vf, rest)
+        settings.settle(host, vf, rest)
         with Rtnl(netns_fd=ns.fd) as inside:
             link = _moved(inside, vf, request.ifname)
             if late:
@@ -456,7 +456,7 @@ def _check_mode(request: Request, conf: SriovConf, where: str, *, has_netdev: bo
 def _dpdk_facts(conf: SriovConf, vf: Vf) -> dict[str, Any]:
     """What the result says of a VF that an application drives: its MAC, and the most that its link takes."""
     mac = conf.mac or vf.settings.mac
-    return ({"mac": mac} if mac and mac != vfs.NO_MAC else {}) | ({"mtu": vf.pf_mtu} if vf.pf_mtu else {})
+    return ({"mac": mac} if mac and mac != settings.NO_MAC else {}) | ({"mtu": vf.pf_mtu} if vf.pf_mtu else {})
 
 
 def _moved(inside: Rtnl, vf: Vf, ifname: str) -> Link:

@@ -6,11 +6,11 @@ import contextlib
 import errno
 import logging
 import os
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, fields, replace
+from collections.abc import Iterator
+from dataclasses import asdict, replace
 from typing import Any
 
-from plugins.sriov import infiniband, rss, sf, vdpa
+from plugins.sriov import rss, settings, sf, vdpa
 from plugins.sriov.function import Vf
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.host import drivers, ethtool, netns, rtnl
@@ -25,8 +25,6 @@ from wirespeed.state.journal import DeviceClaim
 
 log = logging.getLogger(__name__)
 
-NO_MAC = "00:00:00:00:00:00"
-
 # How long a VF may take to appear in the host's namespace after its own was deleted, in seconds: the kernel
 # takes namespaces down in the background, one after another.
 RETURN_TIMEOUT = 10.0
@@ -36,31 +34,6 @@ RETURN_TIMEOUT = 10.0
 MAC_TIMEOUT = 2.0
 _NOT_YET = frozenset({errno.EAGAIN, errno.EBUSY, errno.EACCES})
 
-# The configuration's key for each setting, as errors name it.
-_KEYS = {
-    "mac": "mac",
-    "vlan": "vlan",
-    "vlan_qos": "vlanQoS",
-    "vlan_proto": "vlanProto",
-    "min_tx_rate": "min_tx_rate",
-    "max_tx_rate": "max_tx_rate",
-    "spoofchk": "spoofchk",
-    "trust": "trust",
-    "link_state": "link_state",
-    "node_guid": "infinibandGUID",
-    "port_guid": "infinibandGUID",
-}
-# The settings that are one for the kernel: set, and named in an error, together.
-_GROUPS = (
-    ("mac",),
-    ("vlan", "vlan_qos", "vlan_proto"),
-    ("min_tx_rate", "max_tx_rate"),
-    ("spoofchk",),
-    ("link_state",),
-    ("trust",),
-    ("node_guid",),
-    ("port_guid",),
-)
 # What a pod may change of its netdev and a move keeps: attributes of Link, keywords of Rtnl.set_link.
 _LINK_KEYS = ("mac", "mtu", "txqlen", "alias", "promisc", "allmulti", "xdp")
 
@@ -105,12 +78,6 @@ def find(host: Rtnl, device: Function, *, rebinding: bool = False) -> Vf:
         queues=found.count if found else None,
         spread=ethtool.spread(link.name),
     )
-
-
-def _settings(host: Rtnl, vf: Vf) -> VfSettings:
-    """What the PF holds for the VF now."""
-    link = host.link(vf.pf_index, vfs=True)
-    return link.vfs[vf.index] if link is not None and vf.index < len(link.vfs) else VfSettings()
 
 
 def _look(host: Rtnl, device: Function, pf: PciDevice) -> Vf:
@@ -181,73 +148,6 @@ def info(vf: Vf) -> dict[str, Any] | None:
 
 
 # Giving it to a pod
-
-
-def apply(host: Rtnl, vf: Vf, wanted: VfSettings) -> VfSettings:
-    """Set what is wanted and not so already, in one message where the driver takes that.
-
-    A netdev that is to get a MAC is trusted meanwhile: on some drivers (igb) a VF may not even take the MAC
-    that the PF has set for it otherwise. Returns what to set, with `settle`, once the netdev has it.
-    Raises CniError(DEVICE) that names the key that the driver refuses; those before it are then set.
-    """
-    asked = wanted.differing(vf.settings)
-    if vf.pf_fault:
-        if asked.items():
-            raise CniError(Code.DEVICE, f"{vf.where}: {_named(dict(asked.items()))} cannot be set: {vf.pf_fault}")
-        return VfSettings()
-    changes = _whole(asked, wanted, vf.settings)
-    lent = vf.link is not None and wanted.mac not in {None, vf.link.mac} and vf.settings.trust is False
-    if lent and not wanted.trust:
-        changes = replace(changes, trust=True)
-    try:
-        host.set_vf(vf.pf_index, vf.index, changes)
-    except NetlinkError:
-        for part in _parts(changes):
-            _set_one(host, vf, part, asked)
-    return VfSettings(trust=False) if lent and not wanted.trust else VfSettings()
-
-
-def _set_one(host: Rtnl, vf: Vf, part: VfSettings, asked: VfSettings) -> None:
-    try:
-        host.set_vf(vf.pf_index, vf.index, part)
-    except NetlinkError as error:
-        keys = [key for key, _ in part.items() if getattr(asked, key) is not None]
-        if keys:
-            raise CniError(
-                Code.DEVICE, f"{vf.where}: {_named(keys)}: the driver of the PF refuses it: {error.strerror}"
-            ) from error
-
-
-def settle(host: Rtnl, vf: Vf, rest: VfSettings) -> None:
-    """Set what `apply` has left for after the move. Raises CniError(DEVICE)."""
-    try:
-        host.set_vf(vf.pf_index, vf.index, rest)
-    except NetlinkError as error:
-        raise CniError(Code.DEVICE, f"{vf.where}: trust cannot be set back: {error.strerror}") from error
-
-
-def _named(settings: Iterable[str]) -> str:
-    """Settings as the configuration writes their keys: 'key "vlan", "vlanQoS"'."""
-    return "key " + ", ".join(f'"{key}"' for key in dict.fromkeys(_KEYS[key] for key in settings))
-
-
-def _whole(changes: VfSettings, wanted: VfSettings, current: VfSettings) -> VfSettings:
-    """The changes, each group of which one is in it completed: from what is wanted, else from what is."""
-    filled = {}
-    for group in _GROUPS:
-        if any(getattr(changes, key) is not None for key in group):
-            for key in group:
-                value = getattr(wanted, key)
-                filled[key] = getattr(current, key) if value is None else value
-    return VfSettings(**filled)
-
-
-def _parts(settings: VfSettings) -> Iterator[VfSettings]:
-    """The settings one group at a time."""
-    for group in _GROUPS:
-        part = {key: value for key in group if (value := getattr(settings, key)) is not None}
-        if part:
-            yield VfSettings(**part)
 
 
 def rebound(host: Rtnl, vf: Vf, driver: str) -> Vf:
@@ -467,18 +367,18 @@ def restore(
         if again and before["link"] is not None and vf.driver in {"", before["driver"]}:
             vf = _without_guids(host, vf, before)
         if before["link"] is None or not vf.owner.driver or vf.is_in_user_space:
-            _restore_settings(host, vf, before)
+            settings.put_back(host, vf, VfSettings(**before["settings"]))
             return
         link, vf = _bring_home(host, vf, before["link"], where, timeout)
         link, vf = _restore_link(host, vf, link, before["link"])
-        _restore_settings(host, vf, before)
+        settings.put_back(host, vf, VfSettings(**before["settings"]))
         _verify_link(vf, link, before["link"])
 
 
 def _without_guids(host: Rtnl, vf: Vf, before: dict[str, Any]) -> Vf:
     """The VF with the GUIDs that it had, and its netdev with them on the host: its driver makes it anew there."""
     assert isinstance(vf.device, PciDevice)
-    _restore_settings(host, vf, before)
+    settings.put_back(host, vf, VfSettings(**before["settings"]))
     drivers.take_again(vf.device, before["driver"])
     return _look(host, vf.device, vf.pf)
 
@@ -643,47 +543,6 @@ def _drop_altnames(where: Rtnl, link: Link, before: dict[str, Any]) -> None:
                 where.remove_altname(link.index, name)
 
 
-def _restore_settings(host: Rtnl, vf: Vf, before: dict[str, Any]) -> None:
-    """Make the PF's side what it was, in one message, else one setting at a time; then look whether it is."""
-    wanted = infiniband.to_put_back(VfSettings(**before["settings"]), vf.settings)
-    if not wanted.items():
-        return
-    if vf.pf_fault:
-        raise CniError(Code.DEVICE, f"{vf.where}: its settings cannot be restored: {vf.pf_fault}")
-    changes = _whole(wanted.differing(vf.settings), wanted, vf.settings)
-    if not changes.items():
-        return
-    refused = _set_back(host, vf, changes)
-    now = _settings(host, vf)
-    left = {key: value for key, value in wanted.differing(now).items() if not _is_untold(key, now)}
-    if left.get("mac") == NO_MAC:
-        log.warning("%s: the driver of the PF keeps the MAC %s that was set", vf.where, now.mac)
-        del left["mac"]
-    if left:
-        told = ", ".join(
-            f"{_KEYS[key]} is {getattr(now, key)}, was {value}" + (f" ({refused[key]})" if key in refused else "")
-            for key, value in left.items()
-        )
-        raise CniError(Code.DEVICE, f"{vf.where}: not restored: {told}")
-
-
-def _set_back(host: Rtnl, vf: Vf, changes: VfSettings) -> dict[str, str]:
-    """Set the changes; what the driver said, by setting, to each that it refuses."""
-    refused: dict[str, str] = {}
-    try:
-        if changes.mac == NO_MAC and changes.spoofchk is not None:
-            # Some NICs cannot say what a check against no MAC is: it is set while there is one.
-            host.set_vf(vf.pf_index, vf.index, VfSettings(spoofchk=changes.spoofchk))
-        host.set_vf(vf.pf_index, vf.index, changes)
-    except NetlinkError:
-        for part in _parts(changes):
-            try:
-                host.set_vf(vf.pf_index, vf.index, part)
-            except NetlinkError as error:
-                refused |= {key: str(error.strerror) for key, _ in part.items()}
-    return refused
-
-
 def _verify_link(vf: Vf, link: Link, before: dict[str, Any]) -> None:
     if link.name != before["name"]:
         log.warning("%s: is named %s now, was %s: that name is taken", vf.where, link.name, before["name"])
@@ -708,16 +567,4 @@ def drift(host: Rtnl, device: Function, before: dict[str, Any], driver: str, wan
     vf = vdpa.again(_look(host, device, pf), before.get("vdpa"))
     wrong = [] if vf.driver == driver else [f"driver is {vf.driver or 'none'}, was {driver}"]
     wrong += vdpa.drift(vf, before.get("vdpa"))
-    if wanted.items() and vf.pf_fault:
-        return [*wrong, vf.pf_fault]
-    return wrong + [
-        f"{_KEYS[f.name]} is {getattr(vf.settings, f.name)}, expected {getattr(wanted, f.name)}"
-        for f in fields(wanted)
-        if getattr(wanted, f.name) not in {None, getattr(vf.settings, f.name)}
-        and not _is_untold(f.name, vf.settings)
-    ]
-
-
-def _is_untold(setting: str, now: VfSettings) -> bool:
-    """Whether it is a GUID that the PF's driver takes and does not tell."""
-    return setting.endswith("guid") and getattr(now, setting) is None
+    return wrong + settings.drift(vf, wanted)

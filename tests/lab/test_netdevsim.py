@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from plugins.sriov import settings
 from plugins.sriov import vf as vfs
 from provision import eswitch, plan
 from provision.facts import Pf
@@ -92,7 +93,7 @@ def test_every_setting_goes_in_one_message_and_is_put_back(card: Card) -> None:
     everything = card.shown()
     vf = vfs.find(card.host, card.vf)
     before = vfs.snapshot(vf)
-    vfs.apply(card.host, vf, WANTED)
+    settings.apply(card.host, vf, WANTED)
     assert card.host.sent == 1
     after = card.shown()
     assert {key: after[INDEX][key] for key in SHOWN} == SHOWN
@@ -107,7 +108,7 @@ def test_what_was_set_by_others_meanwhile_is_told_and_put_back(card: Card) -> No
     everything = card.shown()
     vf = vfs.find(card.host, card.vf)
     before = vfs.snapshot(vf)
-    vfs.apply(card.host, vf, WANTED)
+    settings.apply(card.host, vf, WANTED)
     sh("ip", "link", "set", card.device.port, "vf", str(INDEX), "state", "disable")
     sh("ip", "link", "set", card.device.port, "vf", str(INDEX), "min_tx_rate", "50", "max_tx_rate", "1000")
     assert vfs.drift(card.host, card.vf, before, "vfio-pci", WANTED) == [
@@ -124,7 +125,7 @@ def test_only_what_is_asked_for_is_changed(card: Card) -> None:
     sh("ip", "link", "set", port, "vf", number, "vlan", "7", "qos", "5", "proto", "802.1ad")
     everything = card.shown()
     vf = vfs.find(card.host, card.vf)
-    vfs.apply(card.host, vf, VfSettings(min_tx_rate=20, vlan=8))
+    settings.apply(card.host, vf, VfSettings(min_tx_rate=20, vlan=8))
     expected = replace(vf.settings, min_tx_rate=20, vlan=8)  # the other rate, priority and protocol as they were
     assert vfs.find(card.host, card.vf).settings == expected
     restore(card, vfs.snapshot(vf))
@@ -143,7 +144,7 @@ def test_what_is_refused_is_named_and_what_was_taken_is_put_back(card: Card, ask
     everything = card.shown()
     vf = vfs.find(card.host, card.vf)
     with pytest.raises(CniError, match=f"key {named}: the driver of the PF refuses it") as told:
-        vfs.apply(card.host, vf, asked)
+        settings.apply(card.host, vf, asked)
     assert told.value.code == Code.DEVICE
     restore(card, vfs.snapshot(vf))
     assert card.shown() == everything
@@ -158,10 +159,10 @@ def test_rates_are_refused_in_switchdev_mode_and_the_rest_is_taken(
     everything = card.shown()
     vf = vfs.find(card.host, card.vf)
     with pytest.raises(CniError, match='key "min_tx_rate", "max_tx_rate": the driver of the PF refuses it'):
-        vfs.apply(card.host, vf, WANTED)
+        settings.apply(card.host, vf, WANTED)
     restore(card, vfs.snapshot(vf))
     assert card.shown() == everything
-    vfs.apply(card.host, vf, replace(WANTED, min_tx_rate=None, max_tx_rate=None))
+    settings.apply(card.host, vf, replace(WANTED, min_tx_rate=None, max_tx_rate=None))
     assert card.shown()[INDEX]["link_state"] == "enable"
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from plugins.sriov import sriov
+from plugins.sriov import settings, sriov
 from plugins.sriov import vf as vfs
 from plugins.sriov.sriov import Sriov
 from tests.fakesysfs import FakeSysfs
@@ -37,7 +37,7 @@ class Card(Rtnl):
     def __init__(self, sysfs: FakeSysfs, *, tells_guids: bool = True, kind: int = 32) -> None:
         (self.address,) = sysfs.pf(PF, "ib0", vfs=1, driver="mlx5_core", vf_driver="mlx5_core", link_type=kind)
         self.sysfs, self.tells_guids, self.infiniband = sysfs, tells_guids, kind == 32
-        self.settings = VfSettings(mac=vfs.NO_MAC, vlan=0, node_guid=NEVER_SET, port_guid=NEVER_SET)
+        self.settings = VfSettings(mac=settings.NO_MAC, vlan=0, node_guid=NEVER_SET, port_guid=NEVER_SET)
         self.name, self.mtu, self.up, self.read, self.done = "ib0v0", 2044, False, OWN, list[str]()
         self.instants = 0  # after how many the process is killed
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from plugins.sriov import settings
 from plugins.sriov import vf as vfs
 from tests.fakesysfs import FakeSysfs
 from wirespeed.cni.errors import CniError, Code
@@ -40,7 +41,7 @@ def test_a_scalable_function_is_found_with_its_interface(sysfs: FakeSysfs) -> No
     assert (vf.link, vf.pf.address, vf.index, vf.settings) == (LINK, PF, 88, VfSettings())
     assert vf.where == (f"scalable function {NAME} (scalable function 88 of PF {PF}, driver mlx5_core.sf)")
     assert vf.pci_address == ""
-    assert vfs.apply(Host(), vf, VfSettings()) == VfSettings()
+    assert settings.apply(Host(), vf, VfSettings()) == VfSettings()
 
 
 def test_one_without_an_interface_on_the_host_is_refused(sysfs: FakeSysfs) -> None:

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from plugins.sriov import settings
 from plugins.sriov import vf as vfs
 from plugins.sriov.function import Vf
+from plugins.sriov.settings import NO_MAC
 from tests.fakesysfs import FakeSysfs
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.host import netns, rtnl
@@ -23,7 +25,7 @@ from wirespeed.host.rtnl import ETH_P_8021AD, ETH_P_8021Q, LINK_STATES, Link, Ne
 PF = "0000:18:00.0"
 NOWHERE = ("/run/netns/none", Identity(0, 0, 0))
 BEFORE = VfSettings(
-    mac=vfs.NO_MAC,
+    mac=NO_MAC,
     vlan=0,
     vlan_qos=0,
     vlan_proto=ETH_P_8021Q,
@@ -65,7 +67,7 @@ class PfDriver(Rtnl):
             part = dict(rtnl._vf(attribute).items())
             if any(key in self.refuses for key in part):
                 raise NetlinkError(errno.EOPNOTSUPP, "Operation not supported")
-            if not (self.keeps_mac and part.get("mac") == vfs.NO_MAC):
+            if not (self.keeps_mac and part.get("mac") == NO_MAC):
                 self.settings = replace(self.settings, **part)  # type: ignore[arg-type]
 
 
@@ -89,7 +91,7 @@ def test_rates_link_state_and_8021ad_are_set_and_put_back(
 ) -> None:
     driver, device = PfDriver(), vf_of(sysfs)
     vf = vfs.find(driver, device)
-    vfs.apply(driver, vf, WANTED)
+    settings.apply(driver, vf, WANTED)
     assert driver.settings == replace(WANTED, max_tx_rate=1000)  # the other rate is the administrator's
     assert vfs.drift(driver, device, vfs.snapshot(vf), "vfio-pci", WANTED) == []
     driver.settings = replace(driver.settings, min_tx_rate=50, link_state=2)
@@ -118,7 +120,7 @@ def test_what_the_driver_refuses_is_named_and_what_it_took_is_put_back(
     with pytest.raises(
         CniError, match=f"{named}: the driver of the PF refuses it: Operation not supported"
     ) as told:
-        vfs.apply(driver, vf, WANTED)
+        settings.apply(driver, vf, WANTED)
     assert told.value.code == Code.DEVICE
     restore(driver, device, vf, monkeypatch)
     assert driver.settings == BEFORE
@@ -129,7 +131,7 @@ def test_a_driver_that_keeps_a_mac_does_not_keep_the_pod(
 ) -> None:
     driver, device = PfDriver(keeps_mac=True), vf_of(sysfs)
     vf = vfs.find(driver, device)
-    vfs.apply(driver, vf, WANTED)
+    settings.apply(driver, vf, WANTED)
     with caplog.at_level(logging.WARNING):
         restore(driver, device, vf, monkeypatch)
     assert driver.settings == replace(BEFORE, mac=WANTED.mac)
@@ -139,7 +141,7 @@ def test_a_driver_that_keeps_a_mac_does_not_keep_the_pod(
 def test_what_cannot_be_put_back_is_told(sysfs: FakeSysfs, monkeypatch: pytest.MonkeyPatch) -> None:
     driver, device = PfDriver(), vf_of(sysfs)
     vf = vfs.find(driver, device)
-    vfs.apply(driver, vf, WANTED)
+    settings.apply(driver, vf, WANTED)
     driver.refuses = ["link_state"]
     with pytest.raises(CniError, match=r"not restored: link_state is 1, was 0 \(Operation not supported\)"):
         restore(driver, device, vf, monkeypatch)
@@ -183,11 +185,11 @@ def test_a_vf_of_a_pf_without_an_interface_goes_as_long_as_nothing_is_asked(sysf
     sysfs.drop_interface("eth4")
     sysfs.bind(PF, "vfio-pci")
     vf = vfs.find(PfDriver(), device)
-    assert vfs.apply(PfDriver(), vf, VfSettings()) == VfSettings()
+    assert settings.apply(PfDriver(), vf, VfSettings()) == VfSettings()
     with pytest.raises(
         CniError, match=rf'key "trust" cannot be set: PF {PF} \(driver vfio-pci\) has no network interface'
     ) as refused:
-        vfs.apply(PfDriver(), vf, VfSettings(trust=True))
+        settings.apply(PfDriver(), vf, VfSettings(trust=True))
     assert refused.value.code == Code.DEVICE
 
 
@@ -196,7 +198,7 @@ def test_a_vf_of_a_switchdev_pf_is_set_by_the_pfs_own_interface(sysfs: FakeSysfs
     sysfs.interface(PF, "aa_rep0", phys_switch_id="ab12", phys_port_name="pf0vf0")
     driver = PfDriver()
     vf = vfs.find(driver, PciDevice(address, sysfs.root))
-    vfs.apply(driver, vf, VfSettings(trust=True))
+    settings.apply(driver, vf, VfSettings(trust=True))
     assert driver.settings.trust
     told = vfs.info(vf)
     assert told is not None
