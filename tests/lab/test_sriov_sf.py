@@ -145,4 +145,4 @@ def test_killed_at_every_instant_then_del(
             deleted = runtime.delete("crash", wanted(runtime), netns)
         assert deleted.code == 0, f"instant {number}: {deleted.body}"
         assert (function.state(), left_behind(runtime)) == (function.before, []), f"instant {number}"
-    assert instants > (18 if verb == "ADD" else 8)
+    assert instants > (11 if verb == "ADD" else 8)
