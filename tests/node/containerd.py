@@ -56,7 +56,7 @@ cri: Any = grpc.protos("tests/node/cri.proto")
 
 
 class Containerd:
-    """A containerd that runs, with its CNI folders `net.d` and `bin` in `folder`."""
+    """A containerd that runs; its CNI folders are `net.d` and `bin` in `folder`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -103,8 +103,7 @@ class Containerd:
 def running(folder: Path, node: Netns, environ: Mapping[str, str]) -> Iterator[Containerd]:
     """A containerd whose host is the network namespace `node`; plugins that it runs inherit `environ`."""
     data = folder / "data"
-    for made in (data, folder / "net.d", folder / "bin"):
-        made.mkdir(parents=True)
+    data.mkdir()
     config = folder / "config.toml"
     config.write_text(CONFIG.format(folder=folder, data=data, image=IMAGE))
     with (folder / "containerd.log").open("wb") as log:

@@ -13,30 +13,32 @@ import grpc
 import pytest
 
 from tests.node import containerd
-from tests.node.calling import until
 from tests.node.containerd import Containerd
 from tests.node.pods import PLUGINS, World
 
 
 @pytest.fixture
 def runtime(world: World, tmp_path: Path) -> Iterator[Containerd]:
-    """The runtime of the world's node; the agent there writes its configuration."""
+    """The runtime of the world's node; it starts once the agent there has written its configuration."""
     folder = tmp_path / "containerd"
-    with containerd.running(folder, world.node, {"WIRESPEED_SOCKET": str(world.agent.socket)}) as made:
-        for plugin in ("bridge", "host-local", "loopback", "ptp"):
-            shutil.copy(PLUGINS / plugin, folder / "bin")
-        shutil.copy(world.shim, folder / "bin/wirespeed")
-        primary = world.conflist("pods", world.bridge("10.1.0.0/24", "0.0.0.0/0"))
-        (folder / "net.d/10-pods.conflist").write_text(json.dumps(primary))
-        restart(world, made)
-        until(made.network_is_ready, "a network that is ready")
-        yield made
+    for made in ("net.d", "bin"):
+        (folder / made).mkdir(parents=True)
+    for plugin in ("bridge", "host-local", "loopback", "ptp"):
+        shutil.copy(PLUGINS / plugin, folder / "bin")
+    shutil.copy(world.shim, folder / "bin/wirespeed")
+    primary = world.conflist("pods", world.bridge("10.1.0.0/24", "0.0.0.0/0"))
+    (folder / "net.d/10-pods.conflist").write_text(json.dumps(primary))
+    restart(world, folder)
+    world.agent.wait_log("CNI configuration written")
+    with containerd.running(folder, world.node, {"WIRESPEED_SOCKET": str(world.agent.socket)}) as started:
+        assert started.network_is_ready()
+        yield started
 
 
-def restart(world: World, runtime: Containerd, number: int = signal.SIGTERM) -> None:
-    """End the agent by a signal and start the next one."""
+def restart(world: World, folder: Path, number: int = signal.SIGTERM) -> None:
+    """End the agent by a signal; the next one writes the configuration of the runtime in the folder."""
     world.agent.stop(number)
-    world.restart(autoconf={"cniConfigDir": str(runtime.folder / "net.d")})
+    world.restart(autoconf={"cniConfigDir": str(folder / "net.d")})
 
 
 def addresses(runtime: Containerd, sandbox: str) -> dict[str, str]:
@@ -70,7 +72,7 @@ def test_pod_whose_network_is_not_there_is_refused_with_the_reason(world: World,
 def test_pod_that_another_agent_attached_is_taken_away(world: World, runtime: Containerd, number: int) -> None:
     world.pod("web", "bridged")
     sandbox = runtime.run("web")
-    restart(world, runtime, number)
+    restart(world, runtime.folder, number)
     assert runtime.network_is_ready()
     runtime.stop(sandbox)
     assert nothing_left(world)
