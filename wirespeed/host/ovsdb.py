@@ -76,7 +76,7 @@ class Ovsdb:
         row = found["rows"][0]
         ofport = next(iter(items(row["ofport"])), -1)
         if ofport < 0:
-            why = next(iter(items(row["error"])), "it does not say why")
+            why = next(iter(items(row["error"])), "the log of ovs-vswitchd says why")
             raise CniError(Code.DEVICE, f"Open vSwitch cannot make port {port}: {why}")
         return int(ofport)
 
