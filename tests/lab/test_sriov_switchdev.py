@@ -24,12 +24,14 @@ from tests.lab.conftest import (
     in_namespace,
     link_in,
     make_runtime,
+    pf_of,
     serving,
     sh,
 )
 from tests.lab.test_crash import count_instants, forked_agent, left_behind
 from tests.node.vhost.conftest import Switch
 from wirespeed.cni.errors import Code
+from wirespeed.host.pci import PciDevice
 
 pytestmark = pytest.mark.usefixtures("unchanged")
 
@@ -134,10 +136,22 @@ def running_switch() -> Iterator[Switch]:
 
 
 @pytest.fixture(scope="module")
-def card(vfs: LabVfs, simulator: None, running_switch: Switch, tmp_path_factory: pytest.TempPathFactory) -> Card:
-    vf, folder = vfs.kernel[0], tmp_path_factory.mktemp("wirespeed")
-    sysfs = make_sysfs(tmp_path_factory.mktemp("sysfs"), vf)
-    return Card(vf, make_runtime(folder, sysfs=sysfs, vhost={"ovsdb": running_switch.remote}), running_switch)
+def trusted_vf(vfs: LabVfs) -> Iterator[str]:
+    """A VF of igb that may take a MAC: its own PF, which the plugin does not see, is not asked for that."""
+    vf = vfs.kernel[0]
+    of_vf = ("ip", "link", "set", pf_of(vf), "vf", str(PciDevice(vf).vf_index))
+    sh(*of_vf, "trust", "on")
+    yield vf
+    sh(*of_vf, "trust", "off")
+
+
+@pytest.fixture(scope="module")
+def card(
+    trusted_vf: str, simulator: None, running_switch: Switch, tmp_path_factory: pytest.TempPathFactory
+) -> Card:
+    folder, sysfs = tmp_path_factory.mktemp("wirespeed"), make_sysfs(tmp_path_factory.mktemp("sysfs"), trusted_vf)
+    runtime = make_runtime(folder, sysfs=sysfs, vhost={"ovsdb": running_switch.remote})
+    return Card(trusted_vf, runtime, running_switch)
 
 
 def wanted(card: Card) -> dict[str, Any]:
