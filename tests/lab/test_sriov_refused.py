@@ -126,6 +126,9 @@ def test_a_vf_that_no_known_driver_drives_is_refused(
     agent: Runtime, vfs: LabVfs, namespaces: Namespaces, driver: str
 ) -> None:
     device = vfs.kernel[-1]
+    # A VF whose MAC nobody has set at the PF gets another one each time that igbvf takes it.
+    mac = PciDevice(device).attribute(f"net/{PciDevice(device).own_netdev}/address")
+    sh("ip", "link", "set", pf_of(device), "vf", str(PciDevice(device).vf_index), "mac", mac)
     if driver:
         sh("modprobe", driver)
         bind(device, driver)
