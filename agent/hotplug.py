@@ -17,6 +17,7 @@ from agent import client, frame
 from plugins.meta.delegate import recorded, recorded_identity
 from plugins.meta.hotplug import Hotplug
 from plugins.meta.meta import Meta
+from wirespeed import structs
 from wirespeed.cni.dispatch import Answer
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.request import check_container_id
@@ -30,6 +31,7 @@ log = logging.getLogger(__name__)
 VERBS = frozenset({"ATTACH", "DETACH", "FOLLOW"})
 
 
+@structs.prepared
 class _Order(msgspec.Struct, forbid_unknown_fields=True):
     network: str
 

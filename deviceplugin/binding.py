@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from plugins.sriov import vf as vfs
+from wirespeed import structs
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.host import drivers, netns
 from wirespeed.host.pci import ADDRESS, PciDevice
@@ -31,6 +32,7 @@ _NOWHERE = "", netns.Identity(0, 0, 0)  # the interface of a VF that is handed o
 _LOCKED = 20.0  # seconds to wait for the device's lock; the kubelet gives PreStartContainer 30
 
 
+@structs.prepared
 class _Note(msgspec.Struct, frozen=True):
     """What a device was: its driver, driver_override and, of a VF, the rest; and the kubelet whose pod has it."""
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
+from wirespeed import structs
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.plugin import Plugin
 from wirespeed.state.journal import Journal
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 DEFAULT_CONFIG = Path("/etc/wirespeed/agent.yaml")
 
 
+@structs.prepared
 class ClusterConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True, rename="camel"):
     """Where pods and networks are read: one of the two; with neither, the in-cluster service account."""
 
@@ -35,6 +37,7 @@ class ClusterConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True, ren
     events: bool = True  # tell of attachments, and why a pod was refused them, by Kubernetes events
 
 
+@structs.prepared
 class AutoconfConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True, rename="camel"):
     """The runtime's CNI configuration: the agent writes it from that of the cluster's own plugin, the primary."""
 
@@ -48,6 +51,7 @@ class AutoconfConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True, re
     meta: dict[str, Any] = {}  # more keys for the meta-plugin: defaultNetworks, namespaceIsolation ...
 
 
+@structs.prepared
 class VhostConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True, rename="camel"):
     """Where the switches of vhost-user and memif interfaces are found, and where their sockets may lie."""
 
@@ -58,6 +62,7 @@ class VhostConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True, renam
     userspace_dir: str = "/var/lib/cni/usrspcni"  # what userspace-CNI keeps of ports that it made
 
 
+@structs.prepared
 class NodeConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True, rename="camel"):
     """The agent's configuration file (YAML or JSON), /etc/wirespeed/agent.yaml unless WIRESPEED_CONFIG says."""
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from wirespeed import structs
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.request import check_network_name
 
@@ -19,6 +20,7 @@ OWN_TYPE = "wirespeed"
 Capability = Literal["ips", "mac", "infinibandGUID", "portMappings", "bandwidth"]  # what the annotation can ask for
 
 
+@structs.prepared
 class MetaConfig(msgspec.Struct, kw_only=True, frozen=True, rename="camel"):
     """The keys that have a meaning here; those of the specification that every plugin has come first."""
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from wirespeed import structs
 from wirespeed.cni import result as results
 from wirespeed.cni.chain import Network, load_network
 from wirespeed.cni.errors import CniError, Code
@@ -16,6 +17,7 @@ from wirespeed.host.netns import Identity
 from wirespeed.state.journal import Attachment
 
 
+@structs.prepared
 class Delegate(msgspec.Struct, kw_only=True, frozen=True, rename="camel"):
     """The network's own configuration, and all that its plugins are given beside it.
 

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from plugins.meta.delegate import Delegate, planned
+from wirespeed import structs
 from wirespeed.cni import result as results
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.request import check_container_id, ifname_fault
@@ -24,6 +25,7 @@ NOWHERE = Identity(0, 0, 0)  # of a network namespace that is gone: none has it
 MASTER_IFNAME = "eth0"  # CNI_IFNAME of every Kubernetes runtime, where no file tells it
 
 
+@structs.prepared
 class Cached(msgspec.Struct, kw_only=True):
     """What libcni keeps of one ADD: its inputs and its result. Each network's configuration is base64."""
 
@@ -38,6 +40,7 @@ class Cached(msgspec.Struct, kw_only=True):
     result: dict[str, Any] | None = None
 
 
+@structs.prepared
 class _Listed(msgspec.Struct, kw_only=True):
     """One network in Multus' list of a pod. `config` is the conf or conflist that ADD ran, device included."""
 

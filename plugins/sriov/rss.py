@@ -18,6 +18,7 @@ from wirespeed.host.rtnl import Link
 _Weight = Annotated[int, Meta(ge=0, le=1 << 16)]
 
 
+@structs.prepared
 class Rss(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     """The key "rss", as `ethtool -X` takes it; None is "leave it"."""
 
@@ -27,6 +28,7 @@ class Rss(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True)
     key: Annotated[str, Meta(pattern="^[0-9a-fA-F]{2}(:[0-9a-fA-F]{2})*$")] | None = None  # of the hash
 
 
+@structs.prepared
 class _Conf(msgspec.Struct):
     rss: Rss | None = None
 

@@ -20,6 +20,7 @@ from plugins.sriov import vf as vfs
 from plugins.sriov.conf import SriovConf
 from plugins.sriov.function import Vf
 from plugins.sriov.sriov import PLUGIN
+from wirespeed import structs
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.request import Request, check_container_id, check_network_name, ifname_fault
 from wirespeed.host import pci
@@ -38,6 +39,7 @@ _WRITTEN = (
 )
 
 
+@structs.prepared
 class _State(msgspec.Struct, kw_only=True, rename="pascal"):
     """A VF's state as sriov-cni notes it; its names but for the initials are the fields' own."""
 
@@ -55,6 +57,7 @@ class _State(msgspec.Struct, kw_only=True, rename="pascal"):
     mtu: int = msgspec.field(name="MTU", default=0)
 
 
+@structs.prepared
 class _File(msgspec.Struct, kw_only=True):
     """What has to be in a file."""
 

@@ -20,6 +20,7 @@ import msgspec
 from plugins.vhost.conf import OVS, VPP
 from plugins.vhost.engine import port_name
 from plugins.vhost.sockets import Folder
+from wirespeed import structs
 from wirespeed.cni.errors import CniError, Code
 
 # Where userspace-CNI mounts an emptyDir whose path is too long for a socket, by the pod's UID (cniovs/cniovs.go,
@@ -31,6 +32,7 @@ _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")  # of a port; its socket's file has 
 _UMOUNT_NOFOLLOW = 8
 
 
+@structs.prepared
 class _File(msgspec.Struct, kw_only=True):
     """What may be in a file."""
 

@@ -54,17 +54,17 @@ class LabVfs:
     vfio: list[str] = field(default_factory=list)
 
 
-def make_vfs() -> LabVfs:
-    """Four VFs of each PF, the last two of each on vfio-pci."""
+def make_vfs(per_pf: int = VFS_PER_PF, *, kernel: int = 2) -> LabVfs:
+    """VFs of each PF, by default four; those after the first `kernel` on vfio-pci."""
     found = LabVfs()
     for pf in PFS:
         device = Path(f"/sys/class/net/{pf}/device")
-        (device / "sriov_numvfs").write_text(str(VFS_PER_PF))
+        (device / "sriov_numvfs").write_text(str(per_pf))
         addresses = [address for _, address in PciDevice(device.resolve().name).virtual_functions()]
-        for address in addresses[2:]:
+        for address in addresses[kernel:]:
             bind(address, "vfio-pci")
-        found.kernel.extend(addresses[:2])
-        found.vfio.extend(addresses[2:])
+        found.kernel.extend(addresses[:kernel])
+        found.vfio.extend(addresses[kernel:])
     return found
 
 

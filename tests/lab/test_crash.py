@@ -176,7 +176,7 @@ def test_killed_at_every_instant_of_an_add_then_del(
         added = answer.code == 0
         assert added or answer.body["code"] == Code.TRY_AGAIN_LATER, f"instant {number}: {answer.body}"
         delete_ends_clean(runtime, asked, netns, before, f"instant {number}")
-    assert number > (26 if kind == "kernel" else 18)
+    assert number > (22 if kind == "kernel" else 14)
 
 
 @pytest.mark.parametrize("netns_first", [False, True], ids=["netns there", "netns gone"])

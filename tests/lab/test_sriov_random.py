@@ -1,4 +1,4 @@
-"""Random walks of a node's life over the VFs of two PFs, held against a model after every step.
+"""Random walks of a node's life over the 14 VFs of two PFs, held against a model after every step.
 
 Pods come and go in any order, lose their namespaces, ask for what others have, and the agent is killed meanwhile.
 A VF that the model says nobody has is what it was at the beginning, at every step. WIRESPEED_SEQUENCES says how
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -27,7 +27,9 @@ from tests.lab.conftest import (
     host_local,
     in_namespace,
     link_in,
+    make_vfs,
     pf_of,
+    remove_vfs,
     sh,
     state_of_everything,
 )
@@ -280,11 +282,20 @@ class Walk:
         return conf(device, **asked)
 
 
+@pytest.fixture(scope="module")
+def all_vfs(vfs: LabVfs) -> Iterator[LabVfs]:
+    """Seven of each PF, all that there can be, three of them on vfio-pci."""
+    remove_vfs()
+    yield make_vfs(7, kernel=4)
+    remove_vfs()
+    assert make_vfs() == vfs
+
+
 @pytest.mark.parametrize("seed", range(SEED, SEED + SEQUENCES))
 def test_every_vf_is_what_it_was_whatever_happened(
-    runtime: Runtime, vfs: LabVfs, namespaces: Namespaces, seed: int
+    runtime: Runtime, all_vfs: LabVfs, namespaces: Namespaces, seed: int
 ) -> None:
-    walk = Walk(runtime, vfs, namespaces, seed)
+    walk = Walk(runtime, all_vfs, namespaces, seed)
     with walk.agent:
         walk.agent.enter_context(forked_agent(runtime))
         for _ in range(STEPS):

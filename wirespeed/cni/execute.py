@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from wirespeed import structs
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.request import Request
 
@@ -211,6 +212,7 @@ def _signal_name(number: int) -> str:
         return f"signal {number}"
 
 
+@structs.prepared
 class _ErrorObject(msgspec.Struct):
     code: int
     msg: str

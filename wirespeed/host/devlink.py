@@ -48,7 +48,7 @@ class HealthReporters:
         ask: Callable[[], Iterable[bytes]],
         late: Callable[[], None],
     ) -> None:
-        """`ask` gives the messages of all reporters; `late` is called by another thread when they have come."""
+        """`ask` gives the messages of all reporters; another thread calls `late` when they differ."""
         listening.setblocking(False)
         self._socket, self._family, self._dump, self._late = listening, family, ask, late
         self._lock = threading.Lock()
@@ -114,11 +114,13 @@ class HealthReporters:
         with self._lock:
             if self._closed or self._meanwhile is not meanwhile:  # asked again, for notices were lost
                 return
+            before = frozenset(self._in_error)
             self._in_error.clear()
             for message in [*answer, *meanwhile]:  # what it told last is the newest, however old the answer is
                 apply(self._in_error, message)
             self._meanwhile = None
-            self._late()
+            if self._in_error != before:
+                self._late()
 
 
 def health_reporters(late: Callable[[], None]) -> HealthReporters | None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import TypeVar
 
+from wirespeed import structs
 from wirespeed.cni.errors import CniError, Code
 
 T = TypeVar("T")
@@ -22,6 +23,7 @@ _NS_GET_NSTYPE = 0xB703  # linux/nsfs.h
 _SO_NETNS_COOKIE = 71  # asm-generic/socket.h, since Linux 5.14
 
 
+@structs.prepared
 @dataclass(frozen=True)
 class Identity:
     """Which namespace it is, whatever a path names later.

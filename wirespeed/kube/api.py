@@ -20,6 +20,7 @@ from kubernetes.client.rest import RESTClientObject
 from urllib3.connection import HTTPConnection
 from urllib3.exceptions import HTTPError, ProtocolError
 
+from wirespeed import structs
 from wirespeed.cni.errors import CniError
 from wirespeed.kube.credentials import Credentials, authorization
 
@@ -41,6 +42,7 @@ class Patience(NamedTuple):
     total: float
 
 
+@structs.prepared
 class _Page(msgspec.Struct):
     metadata: dict[str, Any]
     items: list[msgspec.Raw] | None = None

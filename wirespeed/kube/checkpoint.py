@@ -6,11 +6,13 @@ from pathlib import Path
 
 import msgspec
 
+from wirespeed import structs
 from wirespeed.cni.errors import CniError, Code
 
 NAME = "kubelet_internal_checkpoint"
 
 
+@structs.prepared
 class _Entry(msgspec.Struct):
     """What one container has of one resource; the ids by NUMA node."""
 
@@ -19,10 +21,12 @@ class _Entry(msgspec.Struct):
     devices: dict[str, list[str]] = msgspec.field(name="DeviceIDs")
 
 
+@structs.prepared
 class _Data(msgspec.Struct):
     entries: list[_Entry] | None = msgspec.field(name="PodDeviceEntries", default=None)
 
 
+@structs.prepared
 class _File(msgspec.Struct):
     data: _Data = msgspec.field(name="Data")
 

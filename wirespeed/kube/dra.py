@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from wirespeed import structs
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.kube.cluster import Cluster, UnavailableError
 
@@ -32,6 +33,7 @@ class _Part(msgspec.Struct, rename="camel"):
     """A part of an object, with what is read of it; null is not given. Claims and slices: resource.k8s.io/v1."""
 
 
+@structs.prepared
 class _Result(_Part):
     """One allocated device; `request` is the claim's request that it is for."""
 
@@ -45,26 +47,32 @@ class _Result(_Part):
         return f"device {self.device} of pool {self.pool} of driver {self.driver}"
 
 
+@structs.prepared
 class _Devices(_Part):
     results: list[_Result] | None = None
 
 
+@structs.prepared
 class _Allocation(_Part):
     devices: _Devices | None = None
 
 
+@structs.prepared
 class _ClaimStatus(_Part):
     allocation: _Allocation | None = None
 
 
+@structs.prepared
 class _Claim(_Part):
     status: _ClaimStatus | None = None
 
 
+@structs.prepared
 class _Attribute(_Part):
     string: str | None = None
 
 
+@structs.prepared
 class _Device(_Part):
     name: str
     attributes: dict[str, _Attribute] | None = None
@@ -75,11 +83,13 @@ class _Device(_Part):
         return (value.string or "") if value else ""
 
 
+@structs.prepared
 class _Pool(_Part):
     name: str
     generation: int
 
 
+@structs.prepared
 class _SliceSpec(_Part):
     driver: str
     pool: _Pool
@@ -87,19 +97,23 @@ class _SliceSpec(_Part):
     devices: list[_Device] | None = None
 
 
+@structs.prepared
 class _Slice(_Part):
     spec: _SliceSpec
 
 
+@structs.prepared
 class _ClaimName(_Part):
     resource_claim_name: str | None = None
 
 
+@structs.prepared
 class _Mapping(_Part):
     resource_name: str
     request_name: str
 
 
+@structs.prepared
 class _Extended(_Part):
     """The claim that was made for the extended resources which the pod's containers ask for."""
 
@@ -107,20 +121,24 @@ class _Extended(_Part):
     request_mappings: list[_Mapping]
 
 
+@structs.prepared
 class _PodSpec(_Part):
     node_name: str | None = None
     resource_claims: list[_ClaimName] | None = None
 
 
+@structs.prepared
 class _PodStatus(_Part):
     resource_claim_statuses: list[_ClaimName] | None = None
     extended_resource_claim_status: _Extended | None = None
 
 
+@structs.prepared
 class _Metadata(_Part):
     namespace: str
 
 
+@structs.prepared
 class _Pod(_Part):
     metadata: _Metadata
     spec: _PodSpec | None = None
