@@ -68,6 +68,7 @@ class _Device(_Part):
     container_edits: _Edits = msgspec.field(default_factory=_Edits)
 
 
+@structs.prepared
 class _Spec(_Part):
     cdi_version: str
     kind: str

@@ -154,6 +154,7 @@ class HostAlias(_Part):
     hostnames: list[str] = []
 
 
+@structs.prepared
 class PodSpec(_Part):
     """What of a pod is done comes first."""
 
@@ -200,6 +201,7 @@ class PodSpec(_Part):
     topology_spread_constraints: Any = None
 
 
+@structs.prepared
 class Metadata(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     name: str = ""
     namespace: str = ""

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 DEFAULT_CONFIG = Path("/etc/wirespeed/agent.yaml")
 
 
-@structs.prepared
 class ClusterConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True, rename="camel"):
     """Where pods and networks are read: one of the two; with neither, the in-cluster service account."""
 
@@ -37,7 +36,6 @@ class ClusterConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True, ren
     events: bool = True  # tell of attachments, and why a pod was refused them, by Kubernetes events
 
 
-@structs.prepared
 class AutoconfConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True, rename="camel"):
     """The runtime's CNI configuration: the agent writes it from that of the cluster's own plugin, the primary."""
 
@@ -51,7 +49,6 @@ class AutoconfConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True, re
     meta: dict[str, Any] = {}  # more keys for the meta-plugin: defaultNetworks, namespaceIsolation ...
 
 
-@structs.prepared
 class VhostConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True, rename="camel"):
     """Where the switches of vhost-user and memif interfaces are found, and where their sockets may lie."""
 

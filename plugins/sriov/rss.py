@@ -18,7 +18,6 @@ from wirespeed.host.rtnl import Link
 _Weight = Annotated[int, Meta(ge=0, le=1 << 16)]
 
 
-@structs.prepared
 class Rss(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     """The key "rss", as `ethtool -X` takes it; None is "leave it"."""
 

@@ -39,7 +39,6 @@ _WRITTEN = (
 )
 
 
-@structs.prepared
 class _State(msgspec.Struct, kw_only=True, rename="pascal"):
     """A VF's state as sriov-cni notes it; its names but for the initials are the fields' own."""
 

@@ -10,9 +10,9 @@ import sys
 LOOK = """
 import importlib, pkgutil
 import msgspec, msgspec._utils
-import agent, deviceplugin, plugins, wirespeed
+import agent, deviceplugin, play, plugins, wirespeed
 
-for package in (agent, deviceplugin, plugins, wirespeed):
+for package in (agent, deviceplugin, play, plugins, wirespeed):
     for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
         importlib.import_module(module.name)
 
@@ -26,7 +26,7 @@ def looked_into(*_):
     raise TypeError
 
 found = [kind for kind in structs(msgspec.Struct) if kind.__module__.partition(".")[0] in
-         ("agent", "deviceplugin", "plugins", "wirespeed") and not kind.__subclasses__()]
+         ("agent", "deviceplugin", "play", "plugins", "wirespeed") and not kind.__subclasses__()]
 msgspec._utils._get_class_mro_and_typevar_mappings = looked_into
 late = []
 for kind in found:

@@ -12,7 +12,6 @@ from wirespeed.cni.errors import CniError, Code
 NAME = "kubelet_internal_checkpoint"
 
 
-@structs.prepared
 class _Entry(msgspec.Struct):
     """What one container has of one resource; the ids by NUMA node."""
 
@@ -21,7 +20,6 @@ class _Entry(msgspec.Struct):
     devices: dict[str, list[str]] = msgspec.field(name="DeviceIDs")
 
 
-@structs.prepared
 class _Data(msgspec.Struct):
     entries: list[_Entry] | None = msgspec.field(name="PodDeviceEntries", default=None)
 

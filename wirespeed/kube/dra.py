@@ -33,7 +33,6 @@ class _Part(msgspec.Struct, rename="camel"):
     """A part of an object, with what is read of it; null is not given. Claims and slices: resource.k8s.io/v1."""
 
 
-@structs.prepared
 class _Result(_Part):
     """One allocated device; `request` is the claim's request that it is for."""
 
@@ -47,17 +46,14 @@ class _Result(_Part):
         return f"device {self.device} of pool {self.pool} of driver {self.driver}"
 
 
-@structs.prepared
 class _Devices(_Part):
     results: list[_Result] | None = None
 
 
-@structs.prepared
 class _Allocation(_Part):
     devices: _Devices | None = None
 
 
-@structs.prepared
 class _ClaimStatus(_Part):
     allocation: _Allocation | None = None
 
@@ -67,12 +63,10 @@ class _Claim(_Part):
     status: _ClaimStatus | None = None
 
 
-@structs.prepared
 class _Attribute(_Part):
     string: str | None = None
 
 
-@structs.prepared
 class _Device(_Part):
     name: str
     attributes: dict[str, _Attribute] | None = None
@@ -83,13 +77,11 @@ class _Device(_Part):
         return (value.string or "") if value else ""
 
 
-@structs.prepared
 class _Pool(_Part):
     name: str
     generation: int
 
 
-@structs.prepared
 class _SliceSpec(_Part):
     driver: str
     pool: _Pool
@@ -102,18 +94,15 @@ class _Slice(_Part):
     spec: _SliceSpec
 
 
-@structs.prepared
 class _ClaimName(_Part):
     resource_claim_name: str | None = None
 
 
-@structs.prepared
 class _Mapping(_Part):
     resource_name: str
     request_name: str
 
 
-@structs.prepared
 class _Extended(_Part):
     """The claim that was made for the extended resources which the pod's containers ask for."""
 
@@ -121,19 +110,16 @@ class _Extended(_Part):
     request_mappings: list[_Mapping]
 
 
-@structs.prepared
 class _PodSpec(_Part):
     node_name: str | None = None
     resource_claims: list[_ClaimName] | None = None
 
 
-@structs.prepared
 class _PodStatus(_Part):
     resource_claim_statuses: list[_ClaimName] | None = None
     extended_resource_claim_status: _Extended | None = None
 
 
-@structs.prepared
 class _Metadata(_Part):
     namespace: str
 
