@@ -19,7 +19,7 @@ from plugins.sriov import conf as sriov_conf
 from plugins.sriov.rss import Rss
 from plugins.vhost import conf as vhost_conf
 from provision import policy
-from wirespeed.host import functions
+from wirespeed.host import functions, switches
 from wirespeed.ipam import hostlocal, ranges, static
 from wirespeed.node import NodeConfig
 
@@ -109,7 +109,7 @@ _SRIOV: Mapping[str, Schema] = {
     "rdmaIsolation": {"type": "boolean"},
     "driver": {"anyOf": [_text("[A-Za-z0-9][A-Za-z0-9_-]{0,63}"), _NO_TEXT]},
     "reset": _SWITCH,
-    "bridge": {"anyOf": [_text(sriov_conf.BRIDGE.pattern), _NO_TEXT]},
+    "bridge": {"anyOf": [_text(switches.BRIDGE.pattern), _NO_TEXT]},
     "trunk": _list(_number(1, 4094)),
     "ipam": {"type": "object"},
     "runtimeConfig": {"type": "object"},

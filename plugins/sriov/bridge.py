@@ -11,8 +11,7 @@ from collections.abc import Collection
 from plugins.sriov.conf import BridgePort
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.host import ovsdb
-from wirespeed.host.ovsdb import Operation, Ovsdb, Row, as_map, as_set, changed, insert, mutate, named, one, rows
-from wirespeed.host.switches import SwitchDownError
+from wirespeed.host.ovsdb import Operation, Ovsdb, Row, as_map, as_set, insert, mutate, named, one, rows
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +34,8 @@ class Bridges:
         """Make the representor a port, in place of one that a pod before has left; returns once it works."""
         marks = {_MARK: network, f"{_MARK}-container": container, f"{_MARK}-ifname": ifname}
         with ovsdb.connected(self._remote, deadline=deadline) as db:
-            db.taken_up(representor, _make(db, representor, port, marks))
+            configuration = db.change_as_found(lambda: _operations(db, representor, port, marks))
+            db.taken_up(representor, configuration)
 
     def detach(self, container: str, ifname: str, *, deadline: float) -> None:
         """Remove the port that is marked as this interface's, wherever it is and whatever its name."""
@@ -71,22 +71,7 @@ class Bridges:
     def status(self, *, deadline: float) -> None:
         """Raise CniError when no port could be made now."""
         with ovsdb.connected(self._remote, deadline=deadline) as db:
-            if not db.switch_runs():
-                raise SwitchDownError(f"Open vSwitch at {self._remote}: ovs-vswitchd does not run")
-
-
-def _make(db: Ovsdb, representor: str, port: BridgePort, marks: dict[str, str]) -> int:
-    """The transaction of an ADD; the number of the configuration that has the port.
-
-    It is made anew when another has changed bridge or port after they were looked at; the deadline ends it.
-    """
-    while True:
-        try:
-            operations = _operations(db, representor, port, marks)
-            results = db.transact(*operations, changed(), rows("Open_vSwitch", columns=["next_cfg"]))
-            return int(results[-1]["rows"][0]["next_cfg"])
-        except ovsdb.WaitedInVainError:
-            continue
+            db.check_switch_runs()
 
 
 def _operations(db: Ovsdb, representor: str, port: BridgePort, marks: dict[str, str]) -> list[Operation]:
@@ -143,11 +128,9 @@ def _remove(db: Ovsdb, ports: list[Row]) -> None:
     """
     if not ports:
         return
-    operations = [_out_of_bridge(row["_uuid"]) for row in ports]
-    results = db.transact(*operations, changed(), rows("Open_vSwitch", columns=["next_cfg"]))
+    configuration = db.change(*(_out_of_bridge(row["_uuid"]) for row in ports))
     if db.switch_runs():
-        names = ", ".join(row["name"] for row in ports)
-        db.wait_done(int(results[-1]["rows"][0]["next_cfg"]), f"let go of port {names}")
+        db.wait_done(configuration, f"let go of port {', '.join(row['name'] for row in ports)}")
 
 
 def _out_of_bridge(uuid: list[str]) -> Operation:

@@ -16,6 +16,7 @@ from wirespeed.cni.keys import nearest
 from wirespeed.cni.request import Request
 from wirespeed.host import functions
 from wirespeed.host.rtnl import ETH_P_8021AD, ETH_P_8021Q, LINK_STATES, VLAN_PROTOCOLS, VfSettings
+from wirespeed.host.switches import BRIDGE, TRUNK, is_trunk
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +75,6 @@ _OF_A_PORT = ("vlan", "max_tx_rate")  # of these what a representor's port has a
 _CANONICAL = {key.lower(): key for key in (*KEYS, *OTHER_KEYS)}
 _GUID = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){7}")
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
-BRIDGE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}")
 _DRIVER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 NETDEVICE = "netdevice"  # as a driver: the one that the kernel chooses
 
@@ -219,8 +219,8 @@ def _settings(conf: Mapping[str, Any], mac: str | None, guid: str | None, *, wit
 def _port(conf: Mapping[str, Any]) -> BridgePort | None:
     """What is asked of the representor's port, None without a bridge."""
     bridge, trunk = conf.get("bridge"), [] if conf.get("trunk") is None else conf["trunk"]
-    if not isinstance(trunk, list) or not all(_is_vlan(vlan) for vlan in trunk):
-        raise _wrong("trunk", "a list of VLANs from 1 to 4094", trunk)
+    if not is_trunk(trunk):
+        raise _wrong("trunk", TRUNK, trunk)
     if bridge is None or bridge == "":
         if trunk:
             raise CniError(Code.INVALID_CONFIG, 'key "trunk" needs the key "bridge"')
@@ -238,10 +238,6 @@ def _port(conf: Mapping[str, Any]) -> BridgePort | None:
     return BridgePort(
         bridge=bridge, vlan=tag or None, trunk=tuple(sorted(set(trunk))), rate=rates["max_tx_rate"] or 0
     )
-
-
-def _is_vlan(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 4094
 
 
 def _refuse_what_is_a_vfs(conf: Mapping[str, Any], *, but: Collection[str]) -> None:

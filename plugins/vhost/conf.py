@@ -13,6 +13,7 @@ from typing import Any
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.keys import nearest
 from wirespeed.cni.request import Request
+from wirespeed.host.switches import BRIDGE, TRUNK, is_trunk
 
 log = logging.getLogger(__name__)
 
@@ -98,7 +99,6 @@ _OPPOSITE = {"client": "server", "server": "client", "master": "slave", "slave":
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 _FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")  # no comma: it would end the argument of the application
 _DEVICE = re.compile(r"[A-Za-z0-9_-]{1,63}")
-_BRIDGE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}")
 _FOLDER = re.compile(r"/[A-Za-z0-9_.+@~/-]*")
 _LABEL = re.compile(r"[A-Za-z0-9_.,:+-]{1,255}")
 
@@ -283,11 +283,11 @@ class _Reader:
         if made.engine == VPP:
             return replace(made, bridge=_domain(bridge), create=create)
         trunk = bridge.get("trunk") or []
-        if not isinstance(trunk, list) or not all(_is_vlan(vlan) for vlan in trunk):
-            raise _wrong(f"{where}trunk", "a list of VLANs from 1 to 4094", trunk)
+        if not is_trunk(trunk):
+            raise _wrong(f"{where}trunk", TRUNK, trunk)
         return replace(
             made,
-            bridge=_name(where, bridge, "bridgeName", _BRIDGE) or "br0",
+            bridge=_name(where, bridge, "bridgeName", BRIDGE) or "br0",
             create=create,
             vlan=_integer(where, bridge, "vlanId", 0, 4094) or None,
             trunk=tuple(sorted(set(trunk))),
@@ -489,10 +489,6 @@ def _folder(value: object) -> str:
     if not isinstance(value, str) or not _FOLDER.fullmatch(value) or ".." in value.split("/"):
         raise _wrong("sharedDir", "an absolute path of letters, digits, _ . + @ ~ - and no ..", value)
     return value.rstrip("/") or "/"
-
-
-def _is_vlan(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 4094
 
 
 def _account(key: str, value: object, look_up: Any) -> int | None:

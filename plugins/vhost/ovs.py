@@ -31,7 +31,6 @@ from wirespeed.host.ovsdb import (
     rows,
     vlan_columns,
 )
-from wirespeed.host.switches import SwitchDownError
 
 _MARK = "wirespeed"  # external_ids:wirespeed=<network> of a port, QoS or mirror
 _MADE = {f"{_MARK}-made": "bridge"}  # external_ids of a bridge that we made
@@ -102,8 +101,7 @@ class Ovs:
     def status(self, *, deadline: float) -> None:
         with ovsdb.connected(self._remote, deadline=deadline) as db:
             (found,) = db.transact(rows("Open_vSwitch", columns=["dpdk_initialized"]))
-            if not db.switch_runs():
-                raise SwitchDownError(f"Open vSwitch at {self._remote}: ovs-vswitchd does not run")
+            db.check_switch_runs()
             _check_dpdk(found)
 
     def _check_switch(self, db: Ovsdb, conf: VhostConf) -> Path:
@@ -139,19 +137,11 @@ def _bridge(db: Ovsdb, name: str) -> _Bridge | None:
 
 
 def _make(db: Ovsdb, port: Port) -> int:
-    """The transaction of an ADD; the number of the configuration that has the port.
-
-    It is made anew when another made or removed the bridge after it was looked at: of those who meet one always
-    gets through, and the deadline of the conversation ends it.
-    """
-    while True:
-        try:
-            results = db.transact(*_operations(db, port), rows("Open_vSwitch", columns=["next_cfg"]))
-            return int(results[-1]["rows"][0]["next_cfg"])
-        except ovsdb.WaitedInVainError:
-            continue
-        except ovsdb.TakenError as error:
-            raise CniError(Code.INTERFACE, f"port {port.name} of bridge {port.conf.bridge}: {error.msg}") from error
+    """The transaction of an ADD; the number of the configuration that has the port."""
+    try:
+        return db.change_as_found(lambda: _operations(db, port))
+    except ovsdb.TakenError as error:
+        raise CniError(Code.INTERFACE, f"port {port.name} of bridge {port.conf.bridge}: {error.msg}") from error
 
 
 def _operations(db: Ovsdb, port: Port) -> list[Operation]:
@@ -170,7 +160,7 @@ def _operations(db: Ovsdb, port: Port) -> list[Operation]:
     operations = [*_bridge_operations(port.conf.bridge, bridge), *_port_operations(port)]
     if port.conf.mirror:
         operations += _mirror_operations(port, port.conf.mirror, _mirror_ports(db, port, port.conf.mirror, bridge))
-    return [*operations, changed()]
+    return operations
 
 
 def _bridge_operations(name: str, bridge: _Bridge | None) -> list[Operation]:

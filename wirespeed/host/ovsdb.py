@@ -6,7 +6,7 @@ import errno
 import os
 import select
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -55,14 +55,40 @@ class Ovsdb:
         self._call("unlock", ["ovs_vswitchd"])
         return not mine
 
-    def wait_done(self, configuration: int, what: str) -> None:
-        """Until ovs-vswitchd has done `what`, which that configuration (next_cfg) asks for.
+    def check_switch_runs(self) -> None:
+        """Raise SwitchDownError when it does not."""
+        if not self.switch_runs():
+            raise SwitchDownError(f"Open vSwitch at {self._remote}: ovs-vswitchd does not run")
+
+    def change(self, *operations: Operation) -> int:
+        """Change what ovs-vswitchd has to take up; the number of the configuration (next_cfg) that has it.
+
+        Raises as `transact`.
+        """
+        results = self.transact(*operations, changed(), rows("Open_vSwitch", columns=["next_cfg"]))
+        return int(results[-1]["rows"][0]["next_cfg"])
+
+    def change_as_found(self, look: Callable[[], Sequence[Operation]]) -> int:
+        """As `change`, of what is decided by a look at the database, and waits for that to be so still.
+
+        It is looked and made anew when another has changed it meanwhile: of those who meet one always gets through,
+        and the deadline of the conversation ends it.
+        """
+        while True:
+            try:
+                return self.change(*look())
+            except WaitedInVainError:
+                continue
+
+    def wait_done(self, configuration: int, what: str, *then: Operation) -> list[Row]:
+        """Until ovs-vswitchd has done `what`, which that configuration asks for; then the results of `then`.
 
         Raises SwitchDownError when it does not in time.
         """
         patience = self.left() * 9 // 10  # the database says so before we give up its answer
+        done = wait("Open_vSwitch", [["cur_cfg", "<", configuration]], None, timeout=patience)
         try:
-            self.transact(wait("Open_vSwitch", [["cur_cfg", "<", configuration]], None, timeout=patience))
+            return self.transact(done, *then)[1:]
         except WaitedInVainError as error:
             raise SwitchDownError(f"Open vSwitch at {self._remote}: ovs-vswitchd did not {what} in time") from error
 
@@ -71,8 +97,8 @@ class Ovsdb:
 
         Raises SwitchDownError when it does not in time, CniError(DEVICE) with what it says of the port.
         """
-        self.wait_done(configuration, f"take up port {port}")
-        (found,) = self.transact(rows("Interface", ["name", "==", port], columns=["ofport", "error"]))
+        interface = rows("Interface", ["name", "==", port], columns=["ofport", "error"])
+        (found,) = self.wait_done(configuration, f"take up port {port}", interface)
         row = found["rows"][0]
         ofport = next(iter(items(row["ofport"])), -1)
         if ofport < 0:

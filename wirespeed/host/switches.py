@@ -1,8 +1,13 @@
-"""What virtual switches have in common: they may be down."""
+"""What virtual switches have in common: they may be down, their bridges have names, their ports VLANs."""
 
 from __future__ import annotations
 
+import re
+
 from wirespeed.cni.errors import CniError, Code
+
+BRIDGE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}")
+TRUNK = "a list of VLANs from 1 to 4094"
 
 ANSWER_AT_MOST = 20.0  # seconds that a switch has for one call, where the request's deadline is later
 
@@ -16,3 +21,10 @@ class SwitchDownError(CniError):
 
 class UnreachedError(SwitchDownError):
     """The switch could not be reached: it knows nothing of what was to be asked."""
+
+
+def is_trunk(value: object) -> bool:
+    """Whether it is what a configuration may give as the VLANs that a port carries tagged (TRUNK)."""
+    return isinstance(value, list) and all(
+        isinstance(vlan, int) and not isinstance(vlan, bool) and 1 <= vlan <= 4094 for vlan in value
+    )
