@@ -8,8 +8,8 @@ import os
 import select
 import socket
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,9 @@ import msgspec
 from plugins.sriov import vf as vfs
 from wirespeed import structs
 from wirespeed.cni.errors import CniError, Code
-from wirespeed.host import drivers, netns
+from wirespeed.host import drivers, netns, rtnl
 from wirespeed.host.pci import ADDRESS, PciDevice
-from wirespeed.host.rtnl import NetlinkError, Rtnl
+from wirespeed.host.rtnl import Rtnl
 from wirespeed.host.vfio import vfio_users
 from wirespeed.node import NodeConfig
 from wirespeed.state.locks import device_lock
@@ -184,7 +184,7 @@ def _before(device: PciDevice) -> dict[str, Any] | None:
     """All that a VF is, its interface and what its PF holds for it; None for what is no VF. Raises CniError."""
     if device.physical_function is None:
         return None
-    with _kernel_refusals(device), Rtnl() as host:
+    with rtnl.refusals(f"device {device.address}"), Rtnl() as host:
         return vfs.snapshot(vfs.find(host, device, rebinding=True))
 
 
@@ -194,7 +194,7 @@ def _put_back(device: PciDevice, note: _Note) -> None:
         drivers.reset(device)
         drivers.put_back(device, note.driver, note.override)
         return
-    with _kernel_refusals(device):
+    with rtnl.refusals(f"device {device.address}"):
         vfs.restore(
             device,
             note.before,
@@ -204,11 +204,3 @@ def _put_back(device: PciDevice, note: _Note) -> None:
             reset=None,
             rdma={},
         )
-
-
-@contextmanager
-def _kernel_refusals(device: PciDevice) -> Iterator[None]:
-    try:
-        yield
-    except NetlinkError as error:
-        raise CniError(Code.DEVICE, f"device {device.address}: {error.strerror}") from error

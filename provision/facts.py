@@ -15,8 +15,6 @@ from wirespeed.host.rtnl import Link, Rtnl
 from wirespeed.host.vdpa import VHOST, VIRTIO, VdpaDevice
 from wirespeed.host.vfio import vdpa_users, vfio_users
 
-_LINK_TYPES = {"1": "ether", "32": "infiniband"}  # linux/if_arp.h
-
 
 @dataclass(frozen=True, kw_only=True)
 class Vf:
@@ -120,7 +118,7 @@ def _pf(device: PciDevice, host: Rtnl, users: Users, vdpas: Mapping[str, VdpaDev
         total_vfs=device.total_vfs,
         mtu=link.mtu if link else 0,
         up=link.up if link else False,
-        link_type=_LINK_TYPES.get(device.attribute(f"net/{name}/type"), "") if name else "",
+        link_type=device.link_type,
         eswitch=eswitch.mode(device),
         vfs=tuple(
             _vf(index, PciDevice(address, device.sysfs), host, users, vdpas.get(address))

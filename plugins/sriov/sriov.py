@@ -27,9 +27,9 @@ from plugins.sriov.function import Vf
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.plugin import Result
 from wirespeed.cni.request import Request
-from wirespeed.host import announce, ethtool, functions, netns
+from wirespeed.host import announce, ethtool, functions, netns, rtnl
 from wirespeed.host.pci import USERSPACE_DRIVERS
-from wirespeed.host.rtnl import Link, NetlinkError, Rtnl, VfSettings
+from wirespeed.host.rtnl import Link, Rtnl, VfSettings
 from wirespeed.host.switches import SwitchDownError, UnreachedError
 from wirespeed.ipam import Ipam
 from wirespeed.kube import deviceinfo
@@ -81,7 +81,7 @@ class Sriov:
         """Whether it is a VF of an InfiniBand PF."""
         name = functions.canonical(device)
         pf = functions.named(name, self._sysfs).physical_function if name else None
-        return pf is not None and pf.is_infiniband
+        return pf is not None and pf.link_type == "infiniband"
 
     def add(self, request: Request) -> Result:
         conf = configuration.parse(request, self._devinfo)
@@ -91,7 +91,7 @@ class Sriov:
             self._dead_owner(request, conf.device)
             with (
                 device_lock(self._locks, conf.device, deadline=request.deadline),
-                _kernel_refusals(f"device {conf.device}"),
+                rtnl.refusals(f"device {conf.device}"),
                 Rtnl() as host,
             ):
                 self._free_from_dead_owner(request, conf.device)
@@ -127,7 +127,7 @@ class Sriov:
         if claim is None or claim.device != conf.device:
             raise CniError(Code.UNKNOWN_CONTAINER, f"device {conf.device} does not belong to this attachment")
         self._ipam.check(request)
-        with netns.opened(request.netns) as ns, _kernel_refusals(f"device {conf.device}"), Rtnl() as host:
+        with netns.opened(request.netns) as ns, rtnl.refusals(f"device {conf.device}"), Rtnl() as host:
             device = functions.named(conf.device, self._sysfs)
             before, given = claim.record["before"], claim.record.get("given") or {}
             wanted = VfSettings(**claim.record["wanted"]["settings"])
@@ -373,7 +373,7 @@ class Sriov:
         record = claim.record
         again = record["wanted"]["settings"].get("port_guid") is not None
         with (
-            _kernel_refusals(f"device {claim.device}: restoring it"),
+            rtnl.refusals(f"device {claim.device}: restoring it"),
             self._made_again(deadline=deadline) if again else nullcontext(),
         ):
             vfs.restore(
@@ -392,15 +392,6 @@ class Sriov:
         if path := claim.record["deviceInfo"]:
             with deviceinfo.named(path):
                 deviceinfo.remove(Path(path))
-
-
-@contextmanager
-def _kernel_refusals(where: str) -> Iterator[None]:
-    """What the kernel refuses inside, and nobody has explained better, is told as a CNI error."""
-    try:
-        yield
-    except NetlinkError as error:
-        raise CniError(Code.DEVICE, f"{where}: {error.strerror}") from error
 
 
 def _all_of(steps: list[Callable[[], None]]) -> None:

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field, replace
 from sys import intern
 
 from wirespeed.host.firmware import Firmware
+from wirespeed.host.pci import LINK_TYPES
 
-_LINK_TYPES = {"1": "ether", "32": "infiniband"}  # ARPHRD_ETHER, ARPHRD_INFINIBAND of linux/if_arp.h
 _PCI = re.compile(r"[0-9a-f]{4,}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]")
 _UPLINK = re.compile(r"p\d+")  # phys_port_name of a switchdev uplink; representors have pfNvfM
 _AUXILIARY = re.compile(r"\S+\.(\S+)\.\d+")  # linux/auxiliary_bus.h: <module>.<type>.<number>
@@ -286,7 +286,7 @@ class Reader:
         return names[0] if names else ""
 
     def _link_type(self, names: list[str]) -> str:
-        return _LINK_TYPES.get(_text(f"{self._net}/{names[0]}/type"), "") if names else ""
+        return LINK_TYPES.get(_text(f"{self._net}/{names[0]}/type"), "") if names else ""
 
     def _carriers(self, default_routes: Iterable[str]) -> dict[str, str]:
         """What the devices below the interfaces carry, by address: through bonds, bridges, VLANs as well."""

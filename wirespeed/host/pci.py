@@ -13,6 +13,8 @@ ADDRESS = re.compile(r"[0-9a-f]{4,8}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7]")
 # Drivers that give a device to user space: such a device has no netdev and the pod drives it itself.
 USERSPACE_DRIVERS = frozenset({"vfio-pci", "uio_pci_generic", "igb_uio"})
 
+LINK_TYPES = {"1": "ether", "32": "infiniband"}  # ARPHRD_ETHER, ARPHRD_INFINIBAND of linux/if_arp.h
+
 # phys_port_name of the representor of a VF or SF: a PF in switchdev mode has these beside its own interface.
 _REPRESENTOR = re.compile(r"(c\d+)?pf\d+(vf|sf)\d+")
 
@@ -67,10 +69,10 @@ class PciDevice(Device):
         return names[0] if names else ""
 
     @property
-    def is_infiniband(self) -> bool:
-        """Whether its own interface is one of InfiniBand (ARPHRD_INFINIBAND)."""
+    def link_type(self) -> str:
+        """Of its own interface: "ether", "infiniband", or "" for another one and without one."""
         name = self.own_netdev
-        return bool(name) and self.attribute(f"net/{name}/type") == "32"
+        return LINK_TYPES.get(self.attribute(f"net/{name}/type"), "") if name else ""
 
     @property
     def physical_function(self) -> PciDevice | None:

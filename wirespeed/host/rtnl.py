@@ -16,10 +16,12 @@ import socket
 import struct
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from types import TracebackType
 from typing import TypeVar, overload
 
+from wirespeed.cni.errors import CniError, Code
 from wirespeed.host import netns
 
 RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK, RTM_SETLINK = 16, 17, 18, 19
@@ -58,6 +60,15 @@ _UNSUPPORTED = 0xFFFFFFFF  # what the kernel reports for a VF setting that the d
 
 class NetlinkError(OSError):
     """The kernel refused a request: `errno`, and as text what it says (extended ack included)."""
+
+
+@contextmanager
+def refusals(where: str) -> Iterator[None]:
+    """What the kernel refuses inside, and nobody has explained better, is told as CniError(DEVICE)."""
+    try:
+        yield
+    except NetlinkError as error:
+        raise CniError(Code.DEVICE, f"{where}: {error.strerror}") from error
 
 
 @dataclass(frozen=True, kw_only=True)
