@@ -8,7 +8,8 @@ import shutil
 import signal
 import subprocess
 import sys
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -352,21 +353,28 @@ def test_file_that_cannot_be_read_is_told_and_nothing_is_done_unless_it_may_be_l
     assert (place.multus / "broken").exists()
 
 
-def test_call_that_runs_is_waited_for_and_what_it_wrote_is_taken_over(place: Place) -> None:
-    shutil.copy(shutil.which("sleep") or "", place.bin / "multus")
-    call = subprocess.Popen([place.bin / "multus", "1000"])
+@contextmanager
+def waiting_for_a_call(place: Place, name: str, *, of: str) -> Iterator[None]:
+    """A call of a peer's plugin runs, and the installation in its place waits; it ends well after that."""
+    shutil.copy(shutil.which("sleep") or "", place.bin / name)
+    call = subprocess.Popen([place.bin / name, "1000"])
     try:
-        process = place.start("install", "--replace", "multus")
+        process = place.start("install", "--replace", of)
         assert process.stdout is not None
         while "wait for calls" not in process.stdout.readline():
             assert process.poll() is None
-        multusfiles.write(place.multus, CID, [BRIDGED], netns="/run/netns/gone")
+        yield
         assert process.poll() is None
     finally:
         call.kill()
         call.wait(PATIENCE)
     _, stderr = process.communicate(timeout=PATIENCE)
     assert (process.returncode, stderr) == (0, "")
+
+
+def test_call_that_runs_is_waited_for_and_what_it_wrote_is_taken_over(place: Place) -> None:
+    with waiting_for_a_call(place, "multus", of="multus"):
+        multusfiles.write(place.multus, CID, [BRIDGED], netns="/run/netns/gone")
     assert place.rows() == {(CID, "eth0", "added")}
 
 
@@ -435,19 +443,8 @@ def test_userspace_cnis_name_leads_to_the_agent_and_its_ports_stay_until_their_p
 
 
 def test_call_of_userspace_cni_that_runs_is_waited_for(place: Place) -> None:
-    shutil.copy(shutil.which("sleep") or "", place.bin / "userspace")
-    call = subprocess.Popen([place.bin / "userspace", "1000"])
-    try:
-        process = place.start("install", "--replace", "userspace-cni")
-        assert process.stdout is not None
-        while "wait for calls" not in process.stdout.readline():
-            assert process.poll() is None
-        assert process.poll() is None
-    finally:
-        call.kill()
-        call.wait(PATIENCE)
-    _, stderr = process.communicate(timeout=PATIENCE)
-    assert (process.returncode, stderr) == (0, "")
+    with waiting_for_a_call(place, "userspace", of="userspace-cni"):
+        pass
 
 
 def test_pod_of_multus_with_a_port_of_userspace_cni_is_taken_over_if_it_keeps_the_port(place: Place) -> None:

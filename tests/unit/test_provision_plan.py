@@ -2,52 +2,37 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from provision import plan
-from provision.facts import Pf, Vf
+from provision.facts import Pf
 from provision.policy import Group, Wanted
+from tests import pfs
 from tests.fakesysfs import FakeSysfs, vf_address
 from wirespeed.cni.errors import CniError, Code
 
-PF = "0000:18:00.0"
+PF = pfs.ADDRESS
 WHERE = f"PF ens1f0 ({PF}): "
 
 
 def pf(*drivers: str) -> Pf:
     """A PF whose VFs are on these drivers."""
     vfs = [
-        Vf(
+        replace(
+            pfs.VF,
             address=vf_address(PF, index),
             index=index,
             driver=driver,
             netdev=f"ens1f0v{index}" if driver == "iavf" else "",
-            mac="",
-            mtu=1500,
-            numa_node=0,
             iommu_group=str(index),
             in_user_space=driver == "vfio-pci",
         )
         for index, driver in enumerate(drivers)
     ]
-    return Pf(
-        address=PF,
-        name="ens1f0",
-        altnames=(),
-        driver="ice",
-        vendor="8086",
-        device="1592",
-        model="",
-        numa_node=0,
-        total_vfs=64,
-        mtu=1500,
-        up=True,
-        link_type="ether",
-        eswitch="legacy",
-        vfs=tuple(vfs),
-    )
+    return replace(pfs.PF, vfs=tuple(vfs))
 
 
 def group(*numbers: int, device_type: str = "netdevice") -> Group:

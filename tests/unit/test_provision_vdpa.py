@@ -2,56 +2,32 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from provision import plan, vdpa
-from provision.facts import Pf, Vf
+from provision.facts import Vf
 from provision.policy import Group, Wanted
+from tests import pfs
 from tests.fakesysfs import FakeSysfs
 from wirespeed.host.vdpa import VdpaDevice
 
-PF, VF0 = "0000:03:00.0", "0000:04:00.0"
-WHERE = f"PF ens1 ({PF}): VF 0 ({VF0}): "
+PF = pfs.ADDRESS
+WHERE = f"PF ens1f0 ({PF}): VF 0 ({pfs.VF.address}): "
 
 
 def planned(vf: Vf, *, device_type: str = "netdevice", vdpa_type: str | None) -> plan.Plan:
     """The plan for a PF in switchdev mode with this one VF, that is to be so."""
-    pf = Pf(
-        address=PF,
-        name="ens1",
-        altnames=(),
-        driver="mlx5_core",
-        vendor="15b3",
-        device="101d",
-        model="",
-        numa_node=0,
-        total_vfs=8,
-        mtu=1500,
-        up=True,
-        link_type="ether",
-        eswitch="switchdev",
-        vfs=(vf,),
-    )
+    pf = replace(pfs.PF, driver="mlx5_core", eswitch="switchdev", vfs=(vf,))
     group = Group(resource="r", policy="p", numbers=frozenset({0}), device_type=device_type, vdpa=vdpa_type)
     return plan.make({PF: Wanted(num_vfs=1, eswitch="switchdev", groups=(group,))}, [pf])
 
 
 def vf(vdpa_type: str = "", *, user: str = "") -> Vf:
-    return Vf(
-        address=VF0,
-        index=0,
-        driver="mlx5_core",
-        netdev="ens1v0",
-        mac="02:00:00:00:00:01",
-        mtu=1500,
-        numa_node=0,
-        iommu_group="7",
-        vdpa="vdpa0" if vdpa_type else "",
-        vdpa_type=vdpa_type,
-        user=user,
-    )
+    vdpa = "vdpa0" if vdpa_type else ""
+    return replace(pfs.VF, driver="mlx5_core", vdpa=vdpa, vdpa_type=vdpa_type, user=user)
 
 
 def texts(made: plan.Plan) -> list[str]:
@@ -84,7 +60,7 @@ def test_a_vdpa_device_in_use_is_left_alone() -> None:
     made = planned(vf("vhost", user="process 10 (dpdk-testpmd)"), vdpa_type="virtio")
     assert made.steps == []
     assert made.refused == [
-        f"PF ens1 ({PF}): VF 0 ({VF0}) would be changed, and is in use: process 10 (dpdk-testpmd)"
+        f"PF ens1f0 ({PF}): VF 0 ({pfs.VF.address}) would be changed, and is in use: process 10 (dpdk-testpmd)"
     ]
 
 

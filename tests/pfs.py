@@ -1,0 +1,33 @@
+"""A PF and a VF of it as `provision.facts` tells them; tests replace what matters to them."""
+
+from __future__ import annotations
+
+from provision.facts import Pf, Vf
+from tests.fakesysfs import vf_address
+
+ADDRESS = "0000:18:00.0"
+VF = Vf(
+    address=vf_address(ADDRESS, 0),
+    index=0,
+    driver="iavf",
+    netdev="ens1f0v0",
+    mac="",
+    mtu=1500,
+    numa_node=0,
+    iommu_group="0",
+)
+PF = Pf(
+    address=ADDRESS,
+    name="ens1f0",
+    altnames=(),
+    driver="ice",
+    vendor="8086",
+    device="1592",
+    model="",
+    numa_node=0,
+    total_vfs=64,
+    mtu=1500,
+    up=True,
+    link_type="ether",
+    eswitch="legacy",
+)
