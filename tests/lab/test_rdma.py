@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import os
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -14,6 +16,27 @@ from wirespeed.host.rdma import Rdma
 from wirespeed.host.rtnl import NetlinkError
 
 Namespaces = Callable[[], str]
+
+PATIENCE = 20.0  # seconds
+
+
+def set_sharing(mode: str) -> None:
+    """Share RDMA devices or not, once the namespaces of whatever ran before are gone.
+
+    The kernel refuses while there is one, and takes a deleted one down later, on a work queue that nobody can
+    wait for.
+    """
+    end = time.monotonic() + PATIENCE
+    while (said := sh_refused("rdma", "system", "set", "netns", mode)) and time.monotonic() < end:
+        assert "Device or resource busy" in said
+        os.sched_yield()
+    assert not said
+
+
+def sh_refused(*command: str) -> str:
+    """What a command says when it fails."""
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    return done.stderr or f"{command} fails" if done.returncode else ""
 
 
 @pytest.fixture
@@ -28,9 +51,9 @@ def roce() -> Iterator[str]:
 @pytest.fixture
 def exclusive() -> Iterator[None]:
     """Each RDMA device belongs to one namespace."""
-    sh("rdma", "system", "set", "netns", "exclusive")
+    set_sharing("exclusive")
     yield
-    sh("rdma", "system", "set", "netns", "shared")
+    set_sharing("shared")
 
 
 def test_rdma_devices_and_their_sharing_are_told(roce: str) -> None:
