@@ -58,8 +58,8 @@ class Follower:
         ender.start()
         self._node.cluster.on_pod_change(self._notice)
         with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="follow") as workers:
-            while (key := self._next()) is not None:
-                workers.submit(self._serve, key, self._pods[key])
+            while (due := self._next()) is not None:
+                workers.submit(self._serve, *due)
         ender.join()
 
     def _end_with(self, stop: threading.Event) -> None:
@@ -82,7 +82,7 @@ class Follower:
                 pod.pending, pod.due = True, 0.0
                 self._changed.notify()
 
-    def _next(self) -> Key | None:
+    def _next(self) -> tuple[Key, _Pod] | None:
         """The next pod that is due, noted as running; None at the end."""
         with self._changed:
             while not self._stopping:
@@ -90,8 +90,9 @@ class Follower:
                 waiting = {key: pod.due for key, pod in self._pods.items() if pod.pending and not pod.running}
                 key = min(waiting, key=lambda key: waiting[key], default=None)
                 if key is not None and waiting[key] <= now:
-                    self._pods[key].pending, self._pods[key].running = False, True
-                    return key
+                    pod = self._pods[key]  # whoever runs it keeps it: the pod may go and come anew
+                    pod.pending, pod.running = False, True
+                    return key, pod
                 self._changed.wait(_IDLE if key is None else waiting[key] - now)
             return None
 

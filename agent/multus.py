@@ -61,7 +61,7 @@ NEEDLESS = {
 # Keys whose effect is lost, and what to do instead.
 _LOST = {
     "perNodeCertificate": "give the agent a kubeconfig, or the service account of its DaemonSet",
-    "metricsPort": "the agent logs each call with its code and its time",
+    "metricsPort": "the agent's key metrics, an address and a port, has its figures",
     "enablePprof": "a Python process has no pprof",
 }
 # Keys that are read below.

@@ -139,6 +139,8 @@ class Bindings:
     def _is_open(self, address: str) -> bool:
         """Whether a program has its group open, which only one may: a kubelet that starts lists no pod at first."""
         device = PciDevice(address, self._sysfs)
+        if not device.iommu_group:
+            return False
         noiommu = device.attribute("iommu_group/name") == "vfio-noiommu"
         node = self._sysfs.parent / f"dev/vfio/{'noiommu-' if noiommu else ''}{device.iommu_group}"
         try:

@@ -121,9 +121,12 @@ def load(path: Path, prefix: str) -> list[PoolConfig]:
     except OSError as error:
         raise CniError(Code.IO_FAILURE, f"device plugin configuration {path}: {error.strerror}") from error
     try:
-        return parse(text, prefix)
+        pools = parse(text, prefix)
     except CniError as error:
         raise error.prefixed(f"device plugin configuration {path}") from None
+    if not pools:  # the SR-IOV operator writes such a file for a node that no policy is for
+        log.info("no pools: %s lists none", path)
+    return pools
 
 
 def parse(text: bytes, prefix: str) -> list[PoolConfig]:
@@ -135,7 +138,9 @@ def parse(text: bytes, prefix: str) -> list[PoolConfig]:
     problems: list[str] = []
     reader = _Object("", config, ("resourceList",), problems)
     pools = []
-    for place, raw in enumerate(reader.list("resourceList", "a list of at least one pool", empty=False)):
+    if isinstance(config, dict) and "resourceList" not in reader.values:
+        reader.problem("resourceList", "a list of pools", None)
+    for place, raw in enumerate(reader.list("resourceList", "a list of pools")):
         pools.append(_pool(_Object(f"resourceList[{place}]", raw, POOL_KEYS, problems, _WITHOUT_EFFECT), prefix))
     names = [pool.resource for pool in pools]
     sockets = [pool.resource.rpartition("/")[2] for pool in pools if pool.kind == VHOST_USER]
@@ -195,11 +200,11 @@ class _Object:
             self.problem(key, "true or false", value)
         return value is True
 
-    def list(self, key: str, expected: str, *, empty: bool = True) -> list[Any]:
+    def list(self, key: str, expected: str) -> list[Any]:
         value = self.values.get(key)
-        if value is None and empty:
+        if value is None:
             return []
-        if not isinstance(value, list) or not (value or empty):
+        if not isinstance(value, list):
             self.problem(key, expected, value)
             return []
         return value

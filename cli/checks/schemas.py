@@ -252,7 +252,7 @@ def _device_plugin() -> Schema:
     selectors = _object(deviceplugin_config.SELECTOR_KEYS, _SELECTOR)
     return {
         **_object(("resourceList",), {}),
-        "properties": {"resourceList": _list(pool, minItems=1)},
+        "properties": {"resourceList": {"anyOf": [_list(pool), _NULL]}},
         "$defs": {"selectors": selectors},
     }
 

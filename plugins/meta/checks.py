@@ -9,8 +9,11 @@ from wirespeed.cni.chain import Chain, Network
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.host.netns import NetNs
 from wirespeed.host.rtnl import Rtnl
-from wirespeed.node import ALIASES
+from wirespeed.ipam import check_usable
+from wirespeed.node import ALIASES, PLUGINS
 
+# Reference plugins, and those made alike, which give their whole configuration to the plugin of its `ipam.type`.
+_GIVES_TO_IPAM = {"bridge", "dummy", "host-device", "ib-sriov", "ipoib", "ipvlan", "macvlan", "ovs", "ptp", "vlan"}
 # IPAM plugins that read requested addresses from CNI_ARGS, in every version of theirs.
 _READS_IP = ("host-local", "static")
 
@@ -63,6 +66,7 @@ def _check(delegate: Delegate, chain: Chain) -> None:
                 Code.INVALID_CONFIG, f"plugin {kind}: a network of the meta-plugin's own type never ends"
             )
     chain.check_plugins(network, delegate.path)
+    _check_ipam(network, delegate.path)
     for capability in delegate.asked:
         if not takes(chain, network, capability) and not (
             capability == "ips" and needs_ip_argument(chain, network)
@@ -72,6 +76,18 @@ def _check(delegate: Delegate, chain: Chain) -> None:
                 f'the pod asks for "{capability}", and no plugin of the network takes it: '
                 f'expected "capabilities": {{"{capability}": true}} in the configuration of one',
             )
+
+
+def _check_ipam(network: Network, path: Sequence[str]) -> None:
+    """Refuse addresses from a plugin that is nowhere: DEL needs it too, so what failed could not be undone."""
+    for plugin in network.plugins:
+        kind = plugin["type"]
+        executed = kind in _GIVES_TO_IPAM
+        if executed or ALIASES.get(kind, kind) in PLUGINS:
+            try:
+                check_usable(plugin, path, executed=executed)
+            except CniError as error:
+                raise error.prefixed(f"plugin {kind}") from error
 
 
 def _check_default_route(delegates: Sequence[Delegate]) -> None:

@@ -197,7 +197,7 @@ class Hotplug:
         made = [
             (recorded(row), row.result)
             for row in self._rows(here)
-            if row.result is not None and row.ifname != without
+            if row.step == "added" and row.result is not None and row.ifname != without
         ]
         self._meta.report(here.request, here.pod, made)
 

@@ -114,7 +114,8 @@ class Sriov:
 
     def delete(self, request: Request) -> None:
         claim = self._journal.device_of(request.container_id, request.ifname)
-        steps: list[Callable[[], None]] = [lambda: self._ipam.delete(request)]
+        attached = claim is not None
+        steps: list[Callable[[], None]] = [lambda: self._ipam.delete(request, attached=attached)]
         if claim is not None and claim.plugin == PLUGIN:
             steps.insert(0, lambda: self._give_back(claim, deadline=request.deadline))
         elif claim is None and configuration.names_bridge(request.config):
@@ -317,7 +318,7 @@ class Sriov:
             try:
                 unreached = isinstance(cause, UnreachedError)  # Open vSwitch has not heard of the port
                 steps = [lambda: self._take_back(claim, deadline=deadline, port=not unreached)]
-                _all_of([*steps, lambda: self._ipam.delete(undo)])
+                _all_of([*steps, lambda: self._ipam.delete(undo, attached=False)])
             except CniError as error:
                 log.error("undoing a failed ADD (%s): %s; DEL or GC will finish it", cause, error)  # noqa: TRY400
             raise

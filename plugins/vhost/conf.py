@@ -194,7 +194,7 @@ class _Reader:
         runtime = _object("", conf, "runtimeConfig")
         engine = _one_of("host.", host, "engine", tuple(_KINDS), required=True)
         kind = _one_of("host.", host, "iftype", _KINDS[engine], required=True, why=f" with engine {engine}")
-        self._check_applies(conf, host, engine, kind)
+        self._check_applies(conf, runtime, host, engine, kind)
         self._check_ipam(conf)
         role, app_role = _roles(host, container, engine, kind, peer=self._peer)
         made = VhostConf(
@@ -249,13 +249,16 @@ class _Reader:
             found[part] = self._canonical(f"{side}.{part}.", _object(f"{side}.", found, part), keys)
         return found
 
-    def _check_applies(self, conf: Mapping[str, Any], host: Mapping[str, Any], engine: str, kind: str) -> None:
+    def _check_applies(
+        self, conf: Mapping[str, Any], runtime: Mapping[str, Any], host: Mapping[str, Any], engine: str, kind: str
+    ) -> None:
         """Refuse what an engine would silently not do."""
         bridge = host["bridge"]
         only_ovs = {
             "host.bridge.vlanId": bridge.get("vlanId"),
             "host.bridge.trunk": bridge.get("trunk"),
             "bandwidth": conf.get("bandwidth"),
+            "runtimeConfig.bandwidth": runtime.get("bandwidth"),
             "mirror": conf.get("mirror"),
         }
         asked = [key for key, value in only_ovs.items() if value] if engine != OVS else []
@@ -315,6 +318,10 @@ class _Reader:
         if not isinstance(to, str) or not isinstance(listed, list) or not all(isinstance(p, str) for p in listed):
             raise _wrong("mirror", '"to" as the name of a port, or "from" as "all" or a list of ports', raw)
         direction = _one_of("mirror.", raw, "direction", ("in", "out", "both")) or "both"
+        if source == "all" and direction != "both":
+            raise _wrong(
+                "mirror.direction", '"both" with "from" as "all": Open vSwitch copies both then', direction
+            )
         return Mirror(to=to, sources=tuple(listed), into=direction != "out", out=direction != "in")
 
     def _access(self, conf: Mapping[str, Any], host: Mapping[str, Any]) -> Access:

@@ -8,6 +8,7 @@ from hashlib import blake2s
 from typing import Any, Protocol
 
 from plugins.vhost.conf import VhostConf
+from wirespeed.cni.errors import CniError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +38,10 @@ class Found:
     marked: bool = True
 
 
+class SocketTakenError(CniError):
+    """A port that is not of this attachment is on the socket: nothing was made."""
+
+
 class Engine(Protocol):
     """A switch. Every call raises SwitchDownError when it does not answer before `deadline` (time.monotonic()),
     and CniError when it refuses. Safe from any thread.
@@ -44,7 +49,7 @@ class Engine(Protocol):
 
     def add(self, port: Port, *, deadline: float) -> dict[str, Any]:
         """Make the port; what the switch calls it, for people who look. After an error `remove` takes away what
-        was made of it.
+        was made of it, unless that is a SocketTakenError.
         """
 
     def remove(self, port: Found, *, deadline: float) -> None:

@@ -21,7 +21,7 @@ from plugins.vhost import conf as configuration
 from plugins.vhost import poddata, sockets, takeover
 from plugins.vhost.conf import MEMIF, NONE, OVS, VPP, Bandwidth, VhostConf
 from plugins.vhost.direct import Direct, end_name
-from plugins.vhost.engine import Engine, Found, Port, port_name, short_id
+from plugins.vhost.engine import Engine, Found, Port, SocketTakenError, port_name, short_id
 from plugins.vhost.sockets import Folder
 from plugins.vhost.takeover import Kept
 from wirespeed.cni.errors import CniError, Code, combined
@@ -70,7 +70,9 @@ class Vhost:
     def capabilities(self, config: Mapping[str, Any]) -> frozenset[str]:
         """See `wirespeed.cni.plugin.Capable`; requested addresses are the IPAM's to read."""
         ips = {"ips"} if config.get("ipam") else set()
-        return frozenset({"mac", "bandwidth", "CNIDeviceInfoFile"} | ips)
+        host = config.get("host")
+        limits = {"bandwidth"} if isinstance(host, dict) and host.get("engine") == OVS else set()
+        return frozenset({"mac", "CNIDeviceInfoFile"} | limits | ips)
 
     def add(self, request: Request) -> Result:
         conf = configuration.parse(request)
@@ -99,7 +101,7 @@ class Vhost:
         except CniError as error:
             errors.append(error)
         try:
-            self._ipam.delete(request)
+            self._ipam.delete(request, attached=claim is not None)
         except CniError as error:
             errors.append(error)
         if errors:
@@ -339,8 +341,10 @@ class Vhost:
         """Take back a failed ADD; what cannot be taken back now stays in the journal for DEL or GC."""
         try:
             deadline = max(request.deadline, time.monotonic() + _UNDO_TIME)
-            self._take_back(claim, deadline=deadline, port=not isinstance(cause, UnreachedError))
-            self._ipam.delete(request.derive(command="DEL"))
+            self._take_back(
+                claim, deadline=deadline, port=not isinstance(cause, (UnreachedError, SocketTakenError))
+            )
+            self._ipam.delete(request.derive(command="DEL"), attached=False)
         except (CniError, OSError) as error:
             log.error("undoing a failed ADD (%s): %s; DEL or GC will finish it", cause, error)  # noqa: TRY400
 

@@ -20,7 +20,7 @@ from vpp_papi import VPPApiClient
 from vpp_papi.vpp_papi import VPPApiJSONFiles
 
 from plugins.vhost.conf import MEMIF
-from plugins.vhost.engine import Found, Port
+from plugins.vhost.engine import Found, Port, SocketTakenError
 from plugins.vhost.vpp_messages import definitions
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.host.switches import ANSWER_AT_MOST, SwitchDownError, UnreachedError
@@ -69,6 +69,11 @@ class Vpp:
     def add(self, port: Port, *, deadline: float) -> dict[str, Any]:
         conf = port.conf
         with self._session(deadline) as vpp:
+            if any(each.file == port.socket for each in _interfaces(vpp)):
+                raise SocketTakenError(
+                    Code.DEVICE,
+                    f"VPP has an interface on {port.socket} already; expected another socketfile, or none",
+                )
             index = _make_memif(vpp, port) if conf.kind == MEMIF else _make_vhost_user(vpp, port)
             vpp.call("sw_interface_tag_add_del", is_add=True, sw_if_index=index, tag=_tag(port.network, port.name))
             if conf.mtu:
@@ -194,8 +199,8 @@ def _tag(network: str, name: str) -> str:
 
 
 def _is(interface: _Interface, port: Found) -> bool:
-    if port.socket and interface.file == port.socket:
-        return True
+    if port.socket and interface.file == port.socket and not interface.tag:
+        return True  # an ADD was ended before it had its tag, or VPP began anew with what it had
     return interface.tag.startswith(f"{_MARK}:") and interface.tag.endswith(f":{port.name}")
 
 

@@ -35,7 +35,7 @@ class Kernel:
             return
         self.done.append(f"bind {device.address} {driver}")
         name = f"ens1f0v{VFS.index(device.address)}"
-        if driver == "vfio-pci":
+        if driver in {"vfio-pci", "igb_uio"}:
             self.place.sysfs.drop_interface(name)
         else:
             self.place.sysfs.interface(device.address, name)
@@ -208,6 +208,22 @@ def test_vf_that_a_program_still_has_open_is_not_allocated(place: Place, kernel:
         assert driver(place, VFS[0]) == "vfio-pci"
         node.rmdir()
         allocate(place, VFS[0])
+        assert driver(place, VFS[0]) == "iavf"
+
+
+def test_vf_of_a_node_without_an_iommu_is_given_back_though_there_is_a_folder_of_vfio(
+    place: Place, kernel: Kernel
+) -> None:
+    (place.folder / "dev/vfio").mkdir(parents=True)
+    (place.sysfs.path(VFS[0]) / "iommu_group").unlink()
+    (place.sysfs.path(VFS[0]) / "uio/uio0").mkdir(parents=True)
+    with place.running({**POOL, "bind": "igb_uio"}, **more(place)):
+        place.kubelet.wait_ids("intel.com/one", VFS)
+        place.kubelet.allocate("default", "pod", "app", "intel.com/one", 1)
+        start(place, VFS[0])
+        assert driver(place, VFS[0]) == "igb_uio"
+        place.kubelet.free("default", "pod")
+        until(lambda: bound(place) == [], "given back")
         assert driver(place, VFS[0]) == "iavf"
 
 

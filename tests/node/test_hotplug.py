@@ -178,6 +178,9 @@ def test_detachment_that_fails_is_finished_by_the_next_one_or_by_del(world: Worl
         assert refused(world, "detach", "p", "side").endswith("plugin side: stuck")
         assert world.rows()["c-p", "net2"] == "deleting"
         assert reported(world, pod) == BOTH
+        assert run(world, "attach", "p", "ptp").split()[0] == "net3"
+        assert reported(world, pod) == [*BOTH, ("default/ptp", "net3")]
+        run(world, "detach", "p", "net3")
         world.fail("side", "DEL", None)
         finish()
         assert ("c-p", "net2") not in world.rows()

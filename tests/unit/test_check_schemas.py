@@ -272,7 +272,7 @@ def test_a_configuration_that_is_accepted_fits_its_schema(kind: str) -> None:
         ("vhost", {"host": {"memif": {"ringSize": 1 << 20}}}),
         ("host-local", {"subnet": 1}),
         ("static", {"addresses": [{"address": 1}]}),
-        ("device-plugin", {"resourceList": []}),
+        ("device-plugin", {"resourceList": {}}),
         ("device-plugin", {"resourceList": [{"selectors": {"vendors": ["80866"]}}]}),
         ("node-policy", {"resourceName": "a", "nicSelector": {"vendor": "x"}, "numVfs": 1}),
     ],

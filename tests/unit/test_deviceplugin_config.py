@@ -313,8 +313,14 @@ def test_what_is_no_json_is_refused(text: bytes) -> None:
         config.parse(text, PREFIX)
 
 
-@pytest.mark.parametrize("text", [b"[]", b"{}", b'{"resourceList":[]}', b'{"resourceList":{}}', b"null"])
-def test_configuration_without_a_pool_is_refused(text: bytes) -> None:
+@pytest.mark.parametrize("text", [b'{"resourceList":[]}', b'{"resourceList":null}'])
+def test_a_node_may_have_no_pools(text: bytes) -> None:
+    """The SR-IOV operator writes null for a node that no policy is for."""
+    assert config.parse(text, PREFIX) == []
+
+
+@pytest.mark.parametrize("text", [b"[]", b"{}", b'{"resourcelists":[]}', b'{"resourceList":{}}', b"null"])
+def test_configuration_without_a_list_of_pools_is_refused(text: bytes) -> None:
     with pytest.raises(CniError, match="expected"):
         config.parse(text, PREFIX)
 
@@ -346,6 +352,10 @@ NEARLY = st.fixed_dictionaries(
 )
 
 
+def raw_pools(raw: dict[str, Any]) -> list[Any]:
+    return next(value for key, value in raw.items() if key.lower() == "resourcelist") or []
+
+
 @given(JSON | st.builds(lambda pools: {"resourceList": pools}, st.lists(NEARLY, max_size=3)))
 def test_any_json_is_either_pools_or_refused(raw: Any) -> None:
     try:
@@ -354,7 +364,7 @@ def test_any_json_is_either_pools_or_refused(raw: Any) -> None:
         assert error.code == Code.INVALID_CONFIG
         assert error.msg.isprintable()
     else:
-        assert len(pools) == len({pool.resource for pool in pools}) > 0
+        assert len(pools) == len({pool.resource for pool in pools}) == len(raw_pools(raw))
 
 
 @given(st.binary())

@@ -112,6 +112,24 @@ def test_failure_of_an_executed_type_keeps_its_code(ipam: Ipam, tmp_path: Path) 
     assert (failed.value.code, failed.value.msg) == (11, "ipam own-ipam: later")
 
 
+@pytest.mark.parametrize(
+    "ipam_of_the_network", ["host-local", {"type": 5}, {"type": "a/b"}, {"type": "host-local", "dataDir": "here"}]
+)
+def test_a_configuration_that_no_add_takes_keeps_nobody_from_del(ipam: Ipam, ipam_of_the_network: Any) -> None:
+    call = request(ipam_of_the_network)
+    with pytest.raises(CniError) as refused:
+        ipam.add(call)
+    assert refused.value.code == Code.INVALID_CONFIG
+    ipam.delete(call)
+
+
+def test_del_of_what_was_never_attached_needs_no_plugin(ipam: Ipam) -> None:
+    call = request({"type": "own-ipam"}).derive(path=("/nonexistent",))
+    ipam.delete(call, attached=False)
+    with pytest.raises(CniError, match='no executable "own-ipam" in /nonexistent'):
+        ipam.delete(call)  # it has addresses, which would be lost
+
+
 def test_status_of_a_type_that_is_nowhere_is_unavailable(ipam: Ipam) -> None:
     with pytest.raises(CniError) as refused:
         ipam.status(request({"type": "own-ipam"}).derive(path=("/nonexistent",)))

@@ -52,6 +52,16 @@ def test_no_name_leads_out_of_the_folder(tmp_path: Path) -> None:
         assert path.resolve().parent in (tmp_path / "dp", tmp_path / "cni")
 
 
+def test_a_long_networks_name_makes_a_file_of_its_own(tmp_path: Path) -> None:
+    paths = [deviceinfo.cni_file(tmp_path, f"ns/{'n' * 253}", "c" * 64, ifname) for ifname in ("net1", "net2")]
+    for path in paths:
+        deviceinfo.write(path, deviceinfo.pci_info("0000:03:02.0"))
+    assert sorted((tmp_path / "cni").iterdir()) == paths
+    for path in paths:
+        deviceinfo.remove(path)
+    assert list((tmp_path / "cni").iterdir()) == []
+
+
 def test_what_is_written_is_read_and_cannot_be_written_by_others(tmp_path: Path) -> None:
     path = deviceinfo.dp_file(tmp_path, "intel.com/vf", "0000:03:02.0")
     info = deviceinfo.pci_info("0000:03:02.0")

@@ -32,7 +32,7 @@ ARGS = {"K8S_POD_NAMESPACE": "default", "K8S_POD_NAME": "p", "K8S_POD_UID": "u1"
 def refusal(tmp_path: Path) -> Callable[..., Refusal]:
     """(code, message) of an ADD that must be refused before anything is written or executed."""
     (tmp_path / "bin").mkdir()
-    for name in ("main", "side"):
+    for name in ("main", "side", "macvlan"):
         (tmp_path / "bin" / name).write_text("#!/bin/sh\nexit 99\n")
         (tmp_path / "bin" / name).chmod(0o755)
     (tmp_path / "bin/text").write_text("no program")
@@ -473,6 +473,7 @@ def test_capability_that_is_declared_false_is_not_one(refusal: Callable[..., Ref
 
 OF_X = "pod default/p: NetworkAttachmentDefinition default/x: "
 X = "pod default/p: network default/x (net1): "
+NOWHERE = 'no executable "wherabouts" in /opt/cni/bin, $/bin'
 
 
 @pytest.mark.parametrize(
@@ -526,6 +527,19 @@ X = "pod default/p: network default/x (net1): "
             {"cniVersion": "1.0.0", "type": "absent"},
             7,
             f'{X}plugin absent: no executable "absent" in /opt/cni/bin, $/bin',
+        ),
+        *(
+            (
+                {"cniVersion": "1.0.0", "type": kind, "ipam": ipam},
+                7,
+                f"{X}plugin {kind}: {why}",
+            )
+            for kind, ipam, why in (
+                ("macvlan", {"type": "wherabouts"}, f"ipam wherabouts: {NOWHERE}"),
+                ("macvlan", "host-local", "key \"ipam\": expected an object, got 'host-local'"),
+                ("wirespeed-vhost", {"type": "wherabouts"}, f"ipam wherabouts: {NOWHERE}"),
+                ("wirespeed-vhost", {"type": 5}, 'key "ipam.type": expected the name of a plugin, got 5'),
+            )
         ),
         (
             {"cniVersion": "1.0.0", "type": "meta"},

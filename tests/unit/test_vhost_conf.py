@@ -141,6 +141,7 @@ def test_a_wrong_host_part_is_named(host: Any, text: str) -> None:
         ({"mirror": {}, "bandwidth": []}, 'key "bandwidth": expected an object'),
         ({"mirror": {"to": "a", "from": "all"}}, 'key "mirror": expected one of the keys "to" and "from"'),
         ({"mirror": {"from": "a"}}, 'key "mirror": expected "to" as the name of a port, or "from"'),
+        ({"mirror": {"from": "all", "direction": "in"}}, 'key "mirror.direction": expected "both" with "from"'),
         ({"mirror": {"to": "a", "direction": "x"}}, 'key "mirror.direction": expected "in" or "out" or "both"'),
         ({"ipam": {"type": "dhcp"}}, 'key "ipam.type": expected an IPAM that needs no interface'),
         (
@@ -180,6 +181,8 @@ def test_what_an_engine_does_not_do_is_refused() -> None:
     text = refusal({**MEMIF, "bridge": bridge}, Code.UNSUPPORTED_FIELD)
     assert text == 'key "host.bridge.vlanId" has no effect with engine vpp and iftype memif'
     assert "bandwidth" in refusal({**MEMIF}, Code.UNSUPPORTED_FIELD, bandwidth={"egressRate": 1})
+    asked = {"bandwidth": {"egressRate": 1}}
+    assert "runtimeConfig.bandwidth" in refusal({**MEMIF}, Code.UNSUPPORTED_FIELD, runtimeConfig=asked)
     assert "host.memif.role" in refusal({**OVS, "memif": {"role": "master"}}, Code.UNSUPPORTED_FIELD)
     direct = {"engine": "none", "iftype": "memif"}
     assert "host.bridge" in refusal({**direct, "bridge": {"bridgeName": "br0"}}, Code.UNSUPPORTED_FIELD)

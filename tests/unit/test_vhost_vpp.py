@@ -234,6 +234,18 @@ def test_whatever_vpp_refuses_nothing_is_left(vpp: FakeVpp, node: Node, message:
     assert (vpp.state(), left(node)) == (before, [])
 
 
+def test_an_interface_of_others_on_the_socket_is_refused_and_stays(vpp: FakeVpp, node: Node) -> None:
+    conf = network(memif={"role": "master", "mode": "ethernet", "socketfile": "theirs.sock"})
+    path = node.config.vhost.sockets / Path(CONTAINER[:12]) / "theirs.sock"
+    vpp._memif_socket_filename_add_del_v2(is_add=True, socket_id=7, socket_filename=str(path))
+    vpp._memif_create(role=1, mode=0, socket_id=7, ring_size=1024, buffer_size=2048)
+    before = vpp.state()
+    with pytest.raises(CniError, match=rf"VPP has an interface on {path} already; expected another socketfile"):
+        add(node, conf)
+    delete(node, conf)
+    assert (vpp.state(), left(node)) == (before, [])
+
+
 def test_interfaces_are_found_by_their_socket_not_by_numbers_that_vpp_gave_before_its_restart(
     node: Node, tmp_path: Path
 ) -> None:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from wirespeed.cni.chain import read_output
 from wirespeed.cni.errors import CniError, Code
-from wirespeed.cni.execute import find_plugin, run_plugin
+from wirespeed.cni.execute import check_kind, find_plugin, run_plugin
 from wirespeed.cni.plugin import Result
 from wirespeed.cni.request import Request
 from wirespeed.ipam import conf, hostlocal, static
 from wirespeed.ipam.leases import Leases
+
+log = logging.getLogger(__name__)
 
 HOST_LOCAL = "host-local"
 STATIC = "static"
@@ -45,9 +49,22 @@ class Ipam:
             result = read_output(_execute(kind, request.derive(command="ADD")), request.version)
             return {key: result[key] for key in ("ips", "routes", "dns")}
 
-    def delete(self, request: Request) -> None:
-        """Give the addresses up; doing so twice is well."""
-        with _named(request) as kind:
+    def delete(self, request: Request, *, attached: bool = True) -> None:
+        """Give the addresses up; doing so twice is well.
+
+        Without addresses to give up nothing fails: none were leased by a configuration that `add` refuses as it
+        stands, nor, unless the interface was `attached`, by a plugin that is not there.
+        """
+        try:
+            kind = _kind(request.config)
+            if kind == HOST_LOCAL:
+                self._of(request)
+            elif not attached:
+                check_usable(request.config, request.path)
+        except CniError as error:
+            log.info("network %s: no addresses were given: %s", request.name, error.msg)
+            return
+        with _named(request):
             if kind == HOST_LOCAL:
                 hostlocal.delete(request, self._of(request))
             elif kind not in {"", STATIC}:
@@ -87,17 +104,42 @@ class Ipam:
             return self._leases.setdefault(folder, Leases(folder))
 
 
-@contextmanager
-def _named(request: Request) -> Iterator[str]:
-    """The IPAM type of the request; errors inside are led by it."""
-    ipam = request.config.get("ipam")
+def check_usable(config: Mapping[str, Any], path: Sequence[str], *, executed: bool = False) -> None:
+    """Refuse an `ipam` that has no plugin: those but host-local and static, or of an `executed` plugin all, are in
+    the folders of `path`. Raises CniError(INVALID_CONFIG).
+    """
+    kind = _kind(config)
+    if kind and (executed or kind not in {HOST_LOCAL, STATIC}):
+        with _led_by(kind):
+            find_plugin(kind, path)
+
+
+def _kind(config: Mapping[str, Any]) -> str:
+    """The IPAM type of a plugin's configuration, "" where it has none. Raises CniError(INVALID_CONFIG)."""
+    ipam = config.get("ipam")
     if ipam is not None and not isinstance(ipam, dict):
         raise conf.bad("ipam", "an object", ipam)
     kind = (ipam or {}).get("type") or ""
     if not isinstance(kind, str):
         raise conf.bad("ipam.type", "the name of a plugin", kind)
-    try:
+    if kind:
+        with _led_by(kind):
+            check_kind(kind)
+    return kind
+
+
+@contextmanager
+def _named(request: Request) -> Iterator[str]:
+    """The IPAM type of the request; errors inside are led by it."""
+    kind = _kind(request.config)
+    with _led_by(kind):
         yield kind
+
+
+@contextmanager
+def _led_by(kind: str) -> Iterator[None]:
+    try:
+        yield
     except CniError as error:
         raise error.prefixed(f"ipam {kind}") from error
 

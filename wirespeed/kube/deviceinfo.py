@@ -13,6 +13,8 @@ from wirespeed.cni.errors import CniError, Code
 
 VERSION = "1.1.0"
 
+_LONGEST = 250  # bytes of a file's name, of which a `write` needs 5 more
+
 
 def pci_info(address: str, **more: str) -> dict[str, Any]:
     """The device-info object of a PCI device; `more` are the optional fields, their "_" written "-".
@@ -50,8 +52,8 @@ def dp_file(base: Path, resource: str, device: str) -> Path:
 
 
 def cni_file(base: Path, network: str, container: str, ifname: str) -> Path:
-    """Where the device-info of one attachment lies; `network` is "namespace/name"."""
-    return base / "cni" / f"{network.replace('/', '-')}-{container}_{ifname}"
+    """Where the device-info of one attachment lies; `network` is "namespace/name"; of a long name its end."""
+    return base / "cni" / f"{network.replace('/', '-')}-{container}_{ifname}"[-_LONGEST:]
 
 
 def write(path: Path, info: dict[str, Any]) -> None:

@@ -19,6 +19,7 @@ import pytest
 
 from plugins.vhost.engine import Port, port_name
 from plugins.vhost.ovs import Ovs
+from tests.node.calling import until
 from tests.node.conftest import Netns
 from tests.node.vhost.conftest import Host, Switch, network
 from wirespeed.cni.errors import CniError, Code
@@ -318,7 +319,9 @@ def test_a_folder_on_another_file_system_undoes_a_listening_switchs_port(
     assert switch.ports() == []
     assert list(Path("/dev/shm/ws-vhost-test").iterdir()) == []
     Path("/dev/shm/ws-vhost-test").rmdir()
-    assert not any(path.name.endswith("-net1") for path in switch.rundir.iterdir())
+    until(  # ovs-vswitchd does what its database says a moment later
+        lambda: not any(path.name.endswith("-net1") for path in switch.rundir.iterdir()), "is the socket gone"
+    )
 
 
 def test_a_folder_for_an_unprivileged_pod_is_its_own(switch: Switch, host: Host, netns: Pods) -> None:
