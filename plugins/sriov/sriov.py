@@ -3,7 +3,7 @@
 ADD: check, take the VF in the journal with all that it is now, then change it. DEL: bring it back from
 wherever it is to what the journal says, then give it up. Nothing is changed that the journal does not know,
 so a DEL or GC after any crash ends as a clean one does. A port that an Open vSwitch that is down cannot be relieved
-of keeps its VF in the journal; the next call removes it.
+of keeps its VF in the journal; GC removes it, or the next ADD that asks for that VF or for a bridge.
 """
 
 from __future__ import annotations
@@ -85,7 +85,8 @@ class Sriov:
 
     def add(self, request: Request) -> Result:
         conf = configuration.parse(request, self._devinfo)
-        self._finish_removals(deadline=request.deadline)
+        if conf.port is not None:  # no other ADD is to wait for Open vSwitch
+            self._finish_removals(deadline=request.deadline)
         with netns.opened(request.netns) as ns:
             # Asked before the lock too: who has the VF may be waiting for a slow IPAM with the lock held.
             self._dead_owner(request, conf.device)
@@ -323,11 +324,11 @@ class Sriov:
                 log.error("undoing a failed ADD (%s): %s; DEL or GC will finish it", cause, error)  # noqa: TRY400
             raise
 
-    def _give_back(self, claim: DeviceClaim, *, deadline: float) -> None:
-        """Restore a VF and give it up, unless that has been done meanwhile."""
+    def _give_back(self, claim: DeviceClaim, *, deadline: float, step: str = "") -> None:
+        """Restore a VF and give it up, unless that has been done meanwhile; with `step`, while it is at it."""
         with device_lock(self._locks, claim.device, deadline=deadline):
             now = self._journal.device_of(claim.container, claim.ifname)
-            if now is not None and now.device == claim.device:
+            if now is not None and now.device == claim.device and step in {"", now.step}:
                 self._take_back(now, deadline=deadline)
 
     def _take_back(self, claim: DeviceClaim, *, deadline: float, port: bool = True) -> None:
@@ -356,10 +357,12 @@ class Sriov:
         for claim in self._journal.claims(step=_REMOVING):
             if claim.plugin == PLUGIN:
                 try:
-                    self._give_back(claim, deadline=deadline)
+                    # The same attachment may have been made again meanwhile: that one stays.
+                    self._give_back(claim, deadline=deadline, step=_REMOVING)
                 except CniError as error:
                     log.warning("device %s: %s", claim.device, error.msg)
-                if self._journal.owner(claim.device) is not None:
+                owner = self._journal.owner(claim.device)
+                if owner is not None and owner.step == _REMOVING:
                     return
 
     def _remove_unknown(self, request: Request) -> None:

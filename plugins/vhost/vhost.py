@@ -2,7 +2,7 @@
 
 ADD: check, write the attachment into the journal, then make folder, port and what the application is told. DEL:
 take back what the journal says. What a switch that is down cannot be relieved of stays in the journal as a
-removal, which the next call makes good; no pod waits for a switch to go.
+removal, which the next call for that switch makes good; no pod waits for a switch to go.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Vhost:
         with netns.opened(request.netns) as ns:
             pod = self._pod(request)
             plan = self._plan(request, conf, pod)
-            self._finish_removals(deadline=request.deadline)
+            self._finish_removals(conf.engine, deadline=request.deadline)
             with self._lock(request.container_id, request.ifname, deadline=request.deadline):
                 claim = self._claim(request, plan, ns)
                 try:
@@ -135,7 +135,7 @@ class Vhost:
         conf = configuration.parse(request)
         names = {port_name(container, ifname) for container, ifname in valid}
         try:
-            self._finish_removals(deadline=request.deadline)
+            self._finish_removals(conf.engine, deadline=request.deadline)
             errors += self._give_back_all_but(valid, request)
             engine = self._engine(conf.engine)
             for port in engine.ours(request.name, deadline=request.deadline):
@@ -348,11 +348,11 @@ class Vhost:
         except (CniError, OSError) as error:
             log.error("undoing a failed ADD (%s): %s; DEL or GC will finish it", cause, error)  # noqa: TRY400
 
-    def _give_back(self, claim: DeviceClaim, *, deadline: float) -> None:
-        """Take back an attachment, unless its interface has meanwhile got another."""
+    def _give_back(self, claim: DeviceClaim, *, deadline: float, step: str = "") -> None:
+        """Take back an attachment, unless its interface has got another since; with `step`, while it is at it."""
         with self._lock(claim.container, claim.ifname, deadline=deadline):
             now = self._journal.device_of(claim.container, claim.ifname)
-            if now is not None and now.device == claim.device:
+            if now is not None and now.device == claim.device and step in {"", now.step}:
                 self._take_back(now, deadline=deadline)
 
     def _take_back(self, claim: DeviceClaim, *, deadline: float, port: bool = True) -> None:
@@ -394,17 +394,21 @@ class Vhost:
                 log.warning("port %s is removed later, if it is there: %s", name, error.msg)
                 self._journal.claim(_removal(request, conf.engine, name))
 
-    def _finish_removals(self, *, deadline: float) -> None:
-        """Make good the removals of switches that were down, as far as they are back."""
-        down: set[str] = set()
+    def _finish_removals(self, engine: str, *, deadline: float) -> None:
+        """Make good the removals that a switch which was down has kept, if it is back.
+
+        Those of another switch are not this call's to wait for.
+        """
         for claim in self._journal.claims(step=_REMOVING):
-            if claim.plugin == PLUGIN and claim.record["engine"] not in down:
+            if claim.plugin == PLUGIN and claim.record["engine"] == engine:
                 try:
-                    self._give_back(claim, deadline=deadline)
+                    # The same attachment may have been made again meanwhile: that one stays.
+                    self._give_back(claim, deadline=deadline, step=_REMOVING)
                 except CniError as error:
                     log.warning("removing port %s: %s", claim.record["port"], error.msg)
-                if self._journal.owner(claim.device) is not None:
-                    down.add(claim.record["engine"])
+                owner = self._journal.owner(claim.device)
+                if owner is not None and owner.step == _REMOVING:
+                    return
 
     # Ports of userspace-CNI
 

@@ -7,16 +7,20 @@ those of a made-up sysfs, on vfio-pci, so the VF's end is the application's and 
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from plugins.sriov import sriov
 from tests.fakesysfs import FakeSysfs
 from tests.node.conftest import Netns
 from tests.node.vhost.conftest import VSWITCHD, Switch, missing
@@ -25,6 +29,7 @@ from wirespeed.cni.plugin import Result
 from wirespeed.cni.request import Request
 from wirespeed.host import netns as namespaces
 from wirespeed.node import Node, NodeConfig, VhostConfig
+from wirespeed.state.locks import device_lock
 
 PF = "0000:18:00.0"
 VFS = 3
@@ -42,8 +47,10 @@ class Host:
     folder: Path
     before: dict[str, Any] = field(default_factory=dict)
 
-    def call(self, verb: str, conf: dict[str, Any], pod: Netns | None, ifname: str = "net1") -> Any:
-        request = Request(command=verb, config=conf)
+    def call(
+        self, verb: str, conf: dict[str, Any], pod: Netns | None, ifname: str = "net1", *, within: float = math.inf
+    ) -> Any:
+        request = Request(command=verb, config=conf, deadline=time.monotonic() + within)
         if pod is not None:
             request = request.derive(container_id=pod.name, netns=pod.path, ifname=ifname)
         plugin = self.node.plugin(conf["type"])
@@ -293,3 +300,41 @@ def test_a_del_while_the_database_is_down_succeeds_and_its_port_goes_later(host:
     host.add(host.conf(1), other)
     assert host.switch.ports() == ["rep1"]
     host.delete(host.conf(1), other)
+
+
+def test_an_attachment_that_was_made_again_is_not_taken_for_the_removal_that_it_was(
+    host: Host, netns: Pods, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pod, other, conf = netns(), netns(), host.conf()
+    host.add(conf, pod)
+    host.switch.stop_database()
+    try:
+        host.delete(conf, pod)
+    finally:
+        host.switch.start_database()
+    before_the_lock_is_had = [lambda: host.add(conf, pod)]
+
+    def locked_late(folder: Path, device: str, *, deadline: float) -> AbstractContextManager[None]:
+        if before_the_lock_is_had:
+            before_the_lock_is_had.pop()()
+        return device_lock(folder, device, deadline=deadline)
+
+    monkeypatch.setattr(sriov, "device_lock", locked_late)
+    host.add(host.conf(1), other)  # begins with the removal, whose VF's lock another call has
+    assert host.switch.ports() == ["rep0", "rep1"]
+    assert [claim.step for claim in host.node.journal.claims()] == ["attached", "attached"]
+    host.delete(conf, pod)
+    host.delete(host.conf(1), other)
+
+
+def test_an_add_without_a_bridge_does_not_wait_for_a_database_that_hangs(host: Host, netns: Pods) -> None:
+    pod, other, conf = netns(), netns(), host.conf(1, bridge=None)
+    host.add(host.conf(), pod)
+    with host.switch.database_hung():
+        host.call("DEL", host.conf(), pod, within=1)
+        assert [claim.step for claim in host.node.journal.claims()] == ["removing"]
+        host.call(
+            "ADD", conf, other, within=10
+        )  # which is the less, of this and of what a switch has for an answer
+        host.delete(conf, other)
+    host.delete(host.conf(), pod)

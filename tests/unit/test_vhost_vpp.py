@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import socket
 import stat
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from plugins.vhost import vhost
 from plugins.vhost.engine import port_name
 from tests import userspacefiles
 from tests.vpp import FakeVpp
@@ -19,6 +22,7 @@ from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.plugin import Result
 from wirespeed.cni.request import Request
 from wirespeed.node import Node, NodeConfig, VhostConfig
+from wirespeed.state.locks import device_lock
 
 CONTAINER = "a" * 64
 
@@ -37,7 +41,9 @@ def node(tmp_path: Path) -> Iterator[Node]:
     config = NodeConfig(
         state=str(tmp_path / "run/state.db"),
         leases=str(tmp_path / "leases"),
-        vhost=VhostConfig(vpp=str(tmp_path / "api.sock"), sockets=str(tmp_path / "s")),
+        vhost=VhostConfig(
+            vpp=str(tmp_path / "api.sock"), ovsdb=f"unix:{tmp_path}/db.sock", sockets=str(tmp_path / "s")
+        ),
     )
     made = Node(config)
     yield made
@@ -291,6 +297,45 @@ def test_del_while_vpp_is_down_is_made_good_by_the_next_call(vpp: FakeVpp, node:
     assert len(vpp.interfaces) == 1
     delete(node, conf, ifname="net2")
     assert (vpp.state(), left(node)) == (before, [])
+
+
+def test_an_attachment_that_was_made_again_is_not_taken_for_the_removal_that_it_was(
+    vpp: FakeVpp, node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    conf, before = network(), vpp.state()
+    add(node, conf)
+    vpp.path.rename(tmp_path / "away")
+    delete(node, conf)
+    (tmp_path / "away").rename(vpp.path)
+    before_the_lock_is_had = [lambda: add(node, conf)]
+
+    def locked_late(folder: Path, device: str, *, deadline: float) -> AbstractContextManager[None]:
+        if before_the_lock_is_had:
+            before_the_lock_is_had.pop()()
+        return device_lock(folder, device, deadline=deadline)
+
+    monkeypatch.setattr(vhost, "device_lock", locked_late)
+    add(node, conf, ifname="net2")  # begins with the removal, whose lock another call has
+    assert [claim.step for claim in node.journal.claims()] == ["attached", "attached"]
+    assert len(vpp.interfaces) == 2
+    for ifname in ("net1", "net2"):
+        delete(node, conf, ifname=ifname)
+    assert (vpp.state(), left(node)) == (before, [])
+
+
+def test_an_add_does_not_wait_for_another_switch_that_hangs(vpp: FakeVpp, node: Node, tmp_path: Path) -> None:
+    conf = network()
+    switch = {"engine": "ovs-dpdk", "iftype": "vhostuser", "bridge": {"bridgeName": "br0"}}
+    other = {**conf, "name": "other", "host": switch}
+    with socket.socket(socket.AF_UNIX) as database:
+        database.bind(str(tmp_path / "db.sock"))
+        database.listen()  # one can connect to it, and gets no answer
+        removing = request("DEL", other, ifname="net2").derive(deadline=time.monotonic() + 1)
+        node.plugin("vhost").delete(removing)
+        assert [claim.step for claim in node.journal.claims()] == ["removing"]
+        node.plugin("vhost").add(request("ADD", conf).derive(deadline=time.monotonic() + 10))
+        delete(node, conf)
+    assert [claim.step for claim in node.journal.claims()] == ["removing"]
 
 
 def test_add_without_a_vpp_is_to_be_tried_again_and_leaves_nothing(node: Node) -> None:

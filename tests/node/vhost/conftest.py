@@ -104,6 +104,16 @@ class Switch:
     def stop_database(self) -> None:
         end(self._pid("ovsdb-server"))
 
+    @contextmanager
+    def database_hung(self) -> Iterator[None]:
+        """The database's process stands still: one can connect to it, and gets no answer."""
+        pid = self._pid("ovsdb-server")
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(pid, signal.SIGCONT)
+
     def vsctl(self, *args: str) -> str:
         return self._run("ovs-vsctl", "--timeout=20", f"--db={self.remote}", *args).strip()
 
