@@ -222,7 +222,8 @@ class Sriov:
         self, request: Request, conf: SriovConf, vf: Vf, host: Rtnl, claim: DeviceClaim
     ) -> tuple[DeviceClaim, Vf]:
         """The VF on the driver that is asked for, and its claim, which then says so."""
-        vf = vfs.rebound(host, vf, "" if conf.driver == NETDEVICE else conf.driver)
+        driver = "" if conf.driver == NETDEVICE else conf.driver
+        vf = vfs.rebound(host, vf, driver, timeout=_left(request.deadline))
         _check_mode(request, conf, vf.where, has_netdev=vf.link is not None)
         given = {"driver": vf.driver, "netdev": vf.link is not None}
         claim = replace(claim, record={**claim.record, "given": given})
@@ -236,7 +237,7 @@ class Sriov:
 
         Either has the kernel make its netdev anew, on the host.
         """
-        timeout = max(0.0, min(deadline - time.monotonic(), vfs.RETURN_TIMEOUT))
+        timeout = _left(deadline)
         if conf.settings.port_guid is not None and vf.link is not None:
             guids = VfSettings(node_guid=conf.settings.node_guid, port_guid=conf.settings.port_guid)
             settings.apply(host, vf, guids)
@@ -373,7 +374,6 @@ class Sriov:
             log.warning("a port of %s of %s is left to GC: %s", request.ifname, request.container_id, error.msg)
 
     def _restore(self, claim: DeviceClaim, *, deadline: float) -> None:
-        timeout = max(0.0, min(deadline - time.monotonic(), vfs.RETURN_TIMEOUT))
         record = claim.record
         again = record["wanted"]["settings"].get("port_guid") is not None
         with (
@@ -384,7 +384,7 @@ class Sriov:
                 functions.named(claim.device, self._sysfs),
                 record["before"],
                 (claim.netns, claim.identity),
-                timeout=timeout,
+                timeout=_left(deadline),
                 override=record.get("override"),
                 reset=record.get("reset", False),
                 again=again,
@@ -410,6 +410,11 @@ def _all_of(steps: list[Callable[[], None]]) -> None:
         log.error("%s", later.msg, extra={"fields": {"code": later.code}})
     if errors:
         raise errors[0]
+
+
+def _left(deadline: float) -> float:
+    """How many seconds before the deadline may be spent waiting for an interface."""
+    return max(0.0, min(deadline - time.monotonic(), vfs.RETURN_TIMEOUT))
 
 
 def _ipam_type(request: Request) -> str:

@@ -25,8 +25,9 @@ from wirespeed.state.journal import DeviceClaim
 
 log = logging.getLogger(__name__)
 
-# How long a VF may take to appear in the host's namespace after its own was deleted, in seconds: the kernel
-# takes namespaces down in the background, one after another.
+# How long a VF's netdev may take to appear in the host's namespace, in seconds: after its own was deleted, for the
+# kernel takes namespaces down in the background, one after another; after its driver took the VF, for iavf makes it
+# once it has talked to the PF.
 RETURN_TIMEOUT = 10.0
 
 # How long a VF's driver may take to hear of the MAC that the PF has set, in seconds: i40e and ice reset the VF
@@ -150,13 +151,16 @@ def info(vf: Vf) -> dict[str, Any] | None:
 # Giving it to a pod
 
 
-def rebound(host: Rtnl, vf: Vf, driver: str) -> Vf:
-    """The VF on another driver, "" for the one that the kernel chooses. Raises CniError(DEVICE)."""
+def rebound(host: Rtnl, vf: Vf, driver: str, *, timeout: float) -> Vf:
+    """The VF on another driver, "" for the one that the kernel chooses, with the netdev that this makes of it.
+
+    Raises CniError(DEVICE).
+    """
     assert isinstance(vf.device, PciDevice)  # nothing else can be asked for another driver
     if driver != vf.driver:
         _check_unused(vf.device)
     drivers.bind(vf.device, driver)
-    return find(host, vf.device)
+    return find(host, vf.device) if vf.device.is_in_user_space else with_netdev(host, vf, timeout=timeout)
 
 
 def taken_again(host: Rtnl, vf: Vf, *, timeout: float) -> Vf:
