@@ -242,7 +242,7 @@ def _port(conf: Mapping[str, Any]) -> BridgePort | None:
 
 def _refuse_what_is_a_vfs(conf: Mapping[str, Any], *, but: Collection[str]) -> None:
     for key in _OF_A_VF:
-        if key not in but and conf.get(key) not in {None, ""}:
+        if key not in but and conf.get(key) not in (None, ""):
             raise CniError(
                 Code.INVALID_CONFIG,
                 f'key "{key}": a scalable function has none, and no driver but its own; '

@@ -446,6 +446,12 @@ def _check_mode(request: Request, conf: SriovConf, where: str, *, has_netdev: bo
                 Code.INVALID_CONFIG,
                 f'key "{key}": {where} has no netdev; expected the application to set it itself',
             )
+    if conf.mac is not None and conf.settings.mac is None:  # a VF has one of its PF
+        raise CniError(
+            Code.INVALID_CONFIG,
+            f'key "mac": {where} has no netdev, and its PF holds no MAC for it; expected none, for its vdpa device '
+            "has the one that it was made with",
+        )
     if _ipam_type(request) == "dhcp":
         raise CniError(
             Code.INVALID_CONFIG,

@@ -280,6 +280,8 @@ def test_a_scalable_functions_interface_gets_what_an_interface_has() -> None:
         ("max_tx_rate", 0),
         ("driver", "vfio-pci"),
         ("reset", "off"),
+        ("vlan", [100]),
+        ("trust", {}),
     ],
 )
 def test_what_only_a_vf_has_is_refused_for_a_scalable_function(key: str, value: object) -> None:
@@ -305,9 +307,12 @@ JSON = st.recursive(
 )
 
 
-@given(st.dictionaries(st.sampled_from(KEYS) | st.text(max_size=10), JSON, max_size=6))
-def test_whatever_is_configured_only_a_cni_error_comes_out(keys: dict[str, Any]) -> None:
+@given(
+    st.dictionaries(st.sampled_from(KEYS) | st.text(max_size=10), JSON, max_size=6),
+    st.sampled_from([DEVICE, FUNCTION]),
+)
+def test_whatever_is_configured_only_a_cni_error_comes_out(keys: dict[str, Any], device: str) -> None:
     try:
-        parse(request(**keys))
+        parse(request(**{"deviceID": device, **keys}))
     except CniError as error:
         assert "\n" not in error.msg

@@ -8,13 +8,16 @@ from pathlib import Path
 
 import pytest
 
+from plugins.sriov import sriov
 from plugins.sriov import vf as vfs
 from tests.fakesysfs import FakeSysfs
 from wirespeed.cni.errors import CniError, Code
+from wirespeed.cni.request import Request
 from wirespeed.host import functions
 from wirespeed.host.functions import Function
 from wirespeed.host.netns import Identity
 from wirespeed.host.rtnl import Link, Rtnl, VfSettings
+from wirespeed.node import Node, NodeConfig
 from wirespeed.state.journal import DeviceClaim
 
 PF, VF = "0000:18:00.0", "0000:19:00.0"
@@ -96,6 +99,24 @@ def test_a_scalable_functions_vdpa_device_is_told_without_an_address_of_its_own(
         "path": "/dev/vhost-vdpa-0",
         "pf-pci-address": PF,
     }
+
+
+def test_a_mac_that_nobody_would_hold_is_refused_for_a_scalable_function_on_vhost_vdpa(
+    sysfs: FakeSysfs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = sysfs.function(PF, "mlx5_core.sf.4", 88, interface="eth4s88")
+    sysfs.vdpa(sysfs.path(PF) / name, "vdpa1", "vhost_vdpa")
+    monkeypatch.setattr(sriov, "Rtnl", Host)
+    node = Node(NodeConfig(state=str(tmp_path / "run/state.db"), sysfs=str(sysfs.root), leases=str(tmp_path / "l")))
+    config = {"cniVersion": "1.1.0", "name": "net", "type": "wirespeed-sriov", "deviceID": name}
+    plain = Request(command="ADD", container_id="c", netns="/proc/self/ns/net", ifname="net1", config=config)
+    asked = plain.derive(config=config | {"mac": "02:00:00:00:00:0a"})
+    with pytest.raises(CniError, match=r'key "mac": .* has no netdev, and its PF holds no MAC for it') as refused:
+        node.plugin("sriov").add(asked)
+    assert refused.value.code == Code.INVALID_CONFIG
+    assert node.journal.claims() == []
+    assert "mac" not in node.plugin("sriov").add(plain)["interfaces"][0]
+    node.close()
 
 
 def test_a_vdpa_device_without_a_driver_does_not_count_nor_does_anothers(sysfs: FakeSysfs) -> None:
