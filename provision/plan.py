@@ -291,10 +291,10 @@ class _Planner:
         with Rtnl() as host:
             link = host.link(name) if name else None
             pf = host.link(self.pf.name, vfs=True)
-            if link is None or pf is None or index >= len(pf.vfs):
+            if link is None or pf is None or not pf.vfs:
                 return
             # Some drivers (igb) tell the VF's own MAC as that which the PF has set.
-            if pf.vfs[index].mac in (NO_MAC, link.mac):
+            if pf.vf(index).mac in (NO_MAC, link.mac):
                 host.set_vf(pf.index, index, VfSettings(mac=link.mac))
 
     def _take_mac(self, index: int, link: rtnl.Link) -> None:
@@ -304,7 +304,7 @@ class _Planner:
         """
         with Rtnl() as host:
             pf = host.link(self.pf.name, vfs=True)
-            mac = pf.vfs[index].mac if pf is not None and index < len(pf.vfs) else None
+            mac = pf.vf(index).mac if pf is not None and pf.vfs else None
             if mac not in (None, NO_MAC, link.mac):
                 host.set_link(link.index, mac=mac)
 

@@ -151,9 +151,9 @@ def _set_back(host: Rtnl, vf: Vf, changes: VfSettings) -> dict[str, str]:
 
 
 def _held(host: Rtnl, vf: Vf) -> VfSettings:
-    """What the PF holds for the VF now."""
+    """What the PF holds for the VF now. Raises CniError(TRY_AGAIN_LATER) while its driver does not tell."""
     link = host.link(vf.pf_index, vfs=True)
-    return link.vfs[vf.index] if link is not None and vf.index < len(link.vfs) else VfSettings()
+    return VfSettings() if link is None else link.vf(vf.index)
 
 
 def drift(vf: Vf, wanted: VfSettings) -> list[str]:

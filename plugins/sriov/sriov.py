@@ -321,7 +321,7 @@ class Sriov:
                 unreached = isinstance(cause, UnreachedError)  # Open vSwitch has not heard of the port
                 steps = [lambda: self._take_back(claim, deadline=deadline, port=not unreached)]
                 _all_of([*steps, lambda: self._ipam.delete(undo, attached=False)])
-            except CniError as error:
+            except (CniError, OSError) as error:
                 log.error("undoing a failed ADD (%s): %s; DEL or GC will finish it", cause, error)  # noqa: TRY400
             raise
 
@@ -399,15 +399,16 @@ class Sriov:
 
 
 def _all_of(steps: list[Callable[[], None]]) -> None:
-    """Do every step, whether or not those before it fail; then raise the first CniError."""
-    errors: list[CniError] = []
+    """Do every step, whether or not those before it fail; then raise the first CniError or OSError."""
+    errors: list[CniError | OSError] = []
     for step in steps:
         try:
             step()
-        except CniError as error:
+        except (CniError, OSError) as error:
             errors.append(error)
     for later in errors[1:]:
-        log.error("%s", later.msg, extra={"fields": {"code": later.code}})
+        fields = {"code": later.code} if isinstance(later, CniError) else {}
+        log.error("%s", later, extra={"fields": fields})
     if errors:
         raise errors[0]
 

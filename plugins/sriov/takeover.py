@@ -103,7 +103,8 @@ def read_kept(data: bytes) -> Kept:
 def look(device: PciDevice, ns: NetNs | None) -> Vf:
     """The VF as it is now, its netdev in the pod's namespace or on the host.
 
-    Raises NetlinkError, and CniError(DEVICE) for a device that is no VF, or whose PF shows it no more.
+    Raises NetlinkError, and CniError: DEVICE for a device that is no VF, or whose PF shows none, TRY_AGAIN_LATER
+    while its PF does not tell of it.
     """
     pf = device.physical_function
     if pf is None:
@@ -111,12 +112,12 @@ def look(device: PciDevice, ns: NetNs | None) -> Vf:
     with Rtnl() as host:
         index, link = device.vf_index, host.link_of_device(device.address)
         seen = host.link(pf.netdevs[0], vfs=True) if pf.netdevs else None
-        if seen is None or index >= len(seen.vfs):
-            raise CniError(Code.DEVICE, f"device {device.address}: PF {pf.address} has no such VF")
+        if seen is None or not seen.vfs:
+            raise CniError(Code.DEVICE, f"device {device.address}: PF {pf.address} tells of none of its VFs")
     if link is None and ns is not None:
         with Rtnl(netns_fd=ns.fd) as inside:
             link = inside.link_of_device(device.address)
-    return Vf(device=device, pf=pf, index=index, driver=device.driver, settings=seen.vfs[index], link=link)
+    return Vf(device=device, pf=pf, index=index, driver=device.driver, settings=seen.vf(index), link=link)
 
 
 def claim(

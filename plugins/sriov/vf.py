@@ -36,7 +36,7 @@ MAC_TIMEOUT = 2.0
 _NOT_YET = frozenset({errno.EAGAIN, errno.EBUSY, errno.EACCES})
 
 # What a pod may change of its netdev and a move keeps: attributes of Link, keywords of Rtnl.set_link.
-_LINK_KEYS = ("mac", "mtu", "txqlen", "alias", "promisc", "allmulti", "xdp")
+_LINK_KEYS = ("mac", "mtu", "txqlen", "alias", "promisc", "allmulti", "arp", "multicast")
 
 
 def find(host: Rtnl, device: Function, *, rebinding: bool = False) -> Vf:
@@ -87,7 +87,10 @@ def _look(host: Rtnl, device: Function, pf: PciDevice) -> Vf:
 
 
 def _seen_from_pf(host: Rtnl, device: PciDevice, pf: PciDevice) -> Vf:
-    """The VF without its netdev: what the PF's driver holds for it, where that can be seen."""
+    """The VF without its netdev: what the PF's driver holds for it, where that can be seen.
+
+    Raises CniError(TRY_AGAIN_LATER) where it tells of other VFs and not of this one.
+    """
     index = device.vf_index
     vf = Vf(device=device, pf=pf, index=index, driver=device.driver)
     link = host.link(name, vfs=True) if (name := pf.own_netdev) else None
@@ -95,10 +98,9 @@ def _seen_from_pf(host: Rtnl, device: PciDevice, pf: PciDevice) -> Vf:
         fault = f"PF {pf.address} (driver {pf.driver or 'none'}) has no network interface on the host"
         return replace(vf, pf_fault=fault)
     vf = replace(vf, pf_mtu=link.mtu, infiniband=link.infiniband)
-    if index >= len(link.vfs):
-        fault = f"PF {pf.address} ({link.name}) reports {len(link.vfs)} VFs, expected one with number {index}"
-        return replace(vf, pf_fault=fault)
-    return replace(vf, settings=link.vfs[index], pf_index=link.index)
+    if not link.vfs:
+        return replace(vf, pf_fault=f"the driver of PF {pf.address} ({link.name}) tells of none of its VFs")
+    return replace(vf, settings=link.vf(index), pf_index=link.index)
 
 
 def _netdev(host: Rtnl, device: Device) -> Link | None:
@@ -126,6 +128,7 @@ def snapshot(vf: Vf) -> dict[str, Any]:
             "up": link.up,
             "permanent_mac": link.permanent_mac,
             "altnames": list(link.altnames),
+            "xdp": bool(link.xdp),
             "queues": vf.queues,
             "rss": vf.spread and asdict(vf.spread),
             **{key: getattr(link, key) for key in _LINK_KEYS},
@@ -432,6 +435,7 @@ def _move_out(host: Rtnl, vf: Vf, before: dict[str, Any], inside: Rtnl, link: Li
     changes = _changes(link, before)
     vf = _lend_trust(host, vf, changes)
     _drop_altnames(inside, link, before)
+    _drop_xdp(inside, link, before)
     if "mac" in changes:
         # Before the move closes it: igbvf takes the MAC that it has at that moment for its permanent one.
         with _attempt(f"{link.name}: mac"):
@@ -475,16 +479,15 @@ def _attempt(what: str) -> Iterator[None]:
 
 
 def _changes(link: Link, before: dict[str, Any]) -> dict[str, Any]:
-    """What to set, by keyword of Rtnl.set_link, for the netdev to be as it was; no XDP program is put back.
+    """What to set, by keyword of Rtnl.set_link, for the netdev to be as it was.
 
-    The address of an InfiniBand one is its queue pair's and its port's GUID, and not anybody's to set.
+    What the journal of an older release did not note stays. The address of an InfiniBand one is its queue pair's
+    and its port's GUID, and not anybody's to set.
     """
     return {
         key: before[key]
         for key in _LINK_KEYS
-        if getattr(link, key) != before[key]
-        and (key != "xdp" or not before[key])
-        and (key != "mac" or not link.infiniband)
+        if key in before and getattr(link, key) != before[key] and (key != "mac" or not link.infiniband)
     }
 
 
@@ -495,6 +498,7 @@ def _restore_link(host: Rtnl, vf: Vf, link: Link, before: dict[str, Any]) -> tup
     if lowered:
         host.set_link(link.index, up=False)
     _drop_altnames(host, link, before)
+    _drop_xdp(host, link, before)
     steps = [{key: value} for key, value in _changes(link, before).items()]
     if link.name != before["name"]:
         steps.insert(0, {"name": before["name"]})
@@ -503,7 +507,7 @@ def _restore_link(host: Rtnl, vf: Vf, link: Link, before: dict[str, Any]) -> tup
     for step in steps:
         with _attempt(f"{link.name}: {step}"):
             host.set_link(link.index, **step)
-    now = (host.link(link.index) or link) if steps or lowered else link
+    now = (host.link(link.index) or link) if steps or lowered or _left_xdp(link, before) else link
     for name in before["altnames"]:
         if name not in now.altnames:
             with _attempt(f"{link.name}: altname {name}"):
@@ -547,10 +551,23 @@ def _drop_altnames(where: Rtnl, link: Link, before: dict[str, Any]) -> None:
                 where.remove_altname(link.index, name)
 
 
+def _left_xdp(link: Link, before: dict[str, Any]) -> tuple[str, ...]:
+    """The modes of XDP programs that a pod attached; where there was one already, they are left as they are."""
+    return () if before["xdp"] else link.xdp
+
+
+def _drop_xdp(where: Rtnl, link: Link, before: dict[str, Any]) -> None:
+    """Take off XDP programs that a pod attached, before the MTU is set: with one, drivers refuse large MTUs."""
+    for mode in _left_xdp(link, before):
+        with _attempt(f"{link.name}: {mode} XDP program"):
+            where.detach_xdp(link.index, mode)
+
+
 def _verify_link(vf: Vf, link: Link, before: dict[str, Any]) -> None:
     if link.name != before["name"]:
         log.warning("%s: is named %s now, was %s: that name is taken", vf.where, link.name, before["name"])
     left = [f"{key} is {getattr(link, key)}, was {value}" for key, value in _changes(link, before).items()]
+    left += [f"an XDP program is attached ({mode})" for mode in _left_xdp(link, before)]
     if link.up != before["up"]:
         left.append(f"up is {link.up}, was {before['up']}")
     if left:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
-import os
-import struct
 import subprocess
 import threading
 from collections.abc import Callable
@@ -13,10 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import xdp
 from tests.lab.conftest import LabVfs, Runtime, conf, in_namespace, link_in
-from wirespeed.host import netns as host_netns
-from wirespeed.host import rtnl
-from wirespeed.host.rtnl import Rtnl
 
 pytestmark = pytest.mark.usefixtures("unchanged")
 
@@ -24,24 +19,6 @@ MAC = "02:00:00:00:00:aa"
 OTHER_MAC = "02:00:00:00:00:bb"
 PATIENCE = 30
 Namespaces = Callable[[], str]
-
-
-def attach_xdp(netns: str, ifname: str) -> None:
-    """Attach an XDP program that passes everything, as a pod with CAP_NET_ADMIN and CAP_BPF can."""
-    code = struct.pack("<BBhi", 0xB7, 0, 0, 2) + struct.pack("<BBhi", 0x95, 0, 0, 0)  # return XDP_PASS
-    insns, licence = ctypes.create_string_buffer(code), ctypes.create_string_buffer(b"GPL")
-    attributes = struct.pack("IIQQ", 6, 2, ctypes.addressof(insns), ctypes.addressof(licence))  # BPF_PROG_TYPE_XDP
-    buffer = ctypes.create_string_buffer(attributes.ljust(128, b"\0"), 128)
-    program = ctypes.CDLL(None, use_errno=True).syscall(321, 5, buffer, 128)  # bpf(BPF_PROG_LOAD)
-    assert program >= 0, os.strerror(ctypes.get_errno())
-    with host_netns.opened(netns) as ns, Rtnl(netns_fd=ns.fd) as inside:
-        link = inside.link(ifname)
-        assert link is not None
-        attribute = rtnl._attribute(
-            rtnl.IFLA_XDP | rtnl.NLA_F_NESTED, rtnl._attribute(1, struct.pack("i", program))
-        )
-        inside._do(rtnl.RTM_SETLINK, rtnl.NLM_F_ACK, rtnl._IFINFO.pack(0, 0, link.index, 0, 0) + attribute)
-    os.close(program)
 
 
 @pytest.mark.parametrize("netns_first", [False, True])
@@ -57,10 +34,12 @@ def test_what_a_pod_changes_of_its_vf_is_undone(
         ("alias", "the pod was here"),
         ("promisc", "on"),
         ("allmulticast", "on"),
+        ("arp", "off"),
+        ("multicast", "off"),
     ):
         in_namespace(netns, "ip", "link", "set", "net1", *change)
     in_namespace(netns, "ip", "link", "property", "add", "dev", "net1", "altname", "a-name-that-the-pod-gave")
-    attach_xdp(netns, "net1")
+    xdp.attach(netns, "net1")
     changed = link_in(netns, "net1")
     assert changed is not None
     assert (changed["address"], changed["promiscuity"], "xdp" in changed) == (OTHER_MAC, 1, True)

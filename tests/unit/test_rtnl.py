@@ -10,6 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 
+from tests import openfiles
+from wirespeed.cni.errors import CniError, Code
 from wirespeed.host import rtnl
 from wirespeed.host.rtnl import VfSettings
 
@@ -95,6 +97,54 @@ def test_an_infiniband_interface_is_known_by_its_type(kind: int, infiniband: boo
     address = rtnl._attribute(rtnl.IFLA_ADDRESS, bytes(range(20)))
     link = rtnl._link(rtnl._IFINFO.pack(0, kind, 7, 0, 0) + address)
     assert (link.infiniband, link.mac) == (infiniband, bytes(range(20)).hex(":"))
+
+
+def test_a_vf_that_the_driver_does_not_tell_of_does_not_shift_those_after_it() -> None:
+    told = {number: VfSettings(mac=f"02:00:00:00:00:0{number}", vlan=number, trust=False) for number in (0, 1, 3)}
+    infos = b"".join(vf_info(number, settings) for number, settings in told.items())
+    link = rtnl._link(rtnl._IFINFO.pack(0, 1, 7, 0, 0) + rtnl._attribute(rtnl.IFLA_VFINFO_LIST, infos))
+    assert list(link.vfs) == [0, 1, 3]
+    for number, settings in told.items():
+        found = link.vf(number)
+        assert (found.mac, found.vlan, found.trust) == (settings.mac, settings.vlan, False)
+    with pytest.raises(CniError, match="does not tell what it holds for VF 2") as untold:
+        link.vf(2)
+    assert untold.value.code == Code.TRY_AGAIN_LATER
+
+
+def vf_info(number: int, settings: VfSettings) -> bytes:
+    """An IFLA_VF_INFO as the kernel writes it: MAC, broadcast address, VLAN in its older form, then the others."""
+    mac, *others = rtnl.vf_attributes(number, settings)
+    older = rtnl._attribute(13, b"\xff" * 32) + rtnl._attribute(
+        2, struct.pack("III", number, settings.vlan or 0, 0)
+    )
+    return rtnl._attribute(rtnl.IFLA_VF_INFO, mac + older + b"".join(others))
+
+
+@pytest.mark.parametrize(
+    ("attached", "modes"),
+    [
+        ({2: b"\0"}, ()),
+        ({2: b"\1", 5: b"\7\0\0\0", 4: b"\7\0\0\0"}, ("native",)),
+        ({6: b"\7\0\0\0", 2: b"\2", 4: b"\7\0\0\0"}, ("generic",)),
+        ({5: b"\7\0\0\0", 7: b"\x08\0\0\0", 2: b"\4"}, ("native", "offloaded")),
+    ],
+)
+def test_xdp_programs_are_known_by_their_modes(attached: dict[int, bytes], modes: tuple[str, ...]) -> None:
+    nested = b"".join(rtnl._attribute(kind, value) for kind, value in attached.items())
+    link = rtnl._link(rtnl._IFINFO.pack(0, 1, 7, 0, 0) + rtnl._attribute(rtnl.IFLA_XDP, nested))
+    assert link.xdp == modes
+
+
+def test_a_process_with_more_files_than_select_knows_waits_for_links() -> None:
+    looked: list[int] = []
+
+    def second(_: rtnl.Rtnl) -> int | None:
+        looked.append(len(looked))
+        return looked[-1] or None
+
+    with openfiles.many():
+        assert rtnl.wait_for(second, 30, every=0.001) == 1
 
 
 def test_nothing_to_set_is_no_message() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
@@ -10,14 +11,14 @@ from typing import Any
 
 import pytest
 
-from plugins.sriov import settings, sriov
+from plugins.sriov import addressing, settings, sriov
 from plugins.sriov import vf as vfs
 from plugins.sriov.sriov import Sriov
 from tests.fakesysfs import FakeSysfs
 from wirespeed.cni.chain import Chain, load_network
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.request import Request
-from wirespeed.host import drivers, rtnl
+from wirespeed.host import drivers, ethtool, rtnl
 from wirespeed.host.netns import Identity
 from wirespeed.host.pci import PciDevice
 from wirespeed.host.rtnl import Address, Link, Route, Rtnl, VfSettings
@@ -62,7 +63,7 @@ class Card(Rtnl):
     def link(self, name: str | int, *, vfs: bool = False) -> Link | None:
         if name in {"ib0", 7}:
             told = self.settings if self.tells_guids else replace(self.settings, node_guid=None, port_guid=None)
-            return Link(index=7, name="ib0", mac="", mtu=4092, flags=1, infiniband=self.infiniband, vfs=(told,))
+            return Link(index=7, name="ib0", mac="", mtu=4092, flags=1, infiniband=self.infiniband, vfs={0: told})
         if name in {self.name, 8}:
             address = f"{QUEUE_PAIR}:{self.read}" if self.infiniband else "02:00:00:00:00:01"
             return Link(
@@ -208,6 +209,48 @@ def test_killed_at_every_instant_then_del(
         assert card.device.driver == "mlx5_core", number
         assert node.journal.claims() == []
     assert number > 6
+
+
+def failing(*_: object) -> None:
+    raise OSError(errno.EIO, "Input/output error")
+
+
+def test_an_error_of_the_system_keeps_no_step_of_a_del_from_being_done(
+    node: Node, insert: Callable[..., Card], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, plugin = addressed(insert(), monkeypatch), Sriov(node)
+    plugin.add(asked)
+    assert list(tmp_path.rglob("10.1.0.2"))
+    with monkeypatch.context() as broken:
+        broken.setattr(ethtool, "queues", failing)
+        with pytest.raises(OSError, match="Input/output error"):
+            plugin.delete(asked)
+    assert not list(tmp_path.rglob("10.1.0.2"))
+    assert len(node.journal.claims()) == 1
+    plugin.delete(asked)
+    assert node.journal.claims() == []
+
+
+def test_an_add_that_cannot_be_undone_is_told_by_what_it_failed_by_and_keeps_no_address(
+    node: Node, insert: Callable[..., Card], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = addressed(insert(), monkeypatch)
+
+    def refuse(*_: object) -> None:
+        monkeypatch.setattr(ethtool, "queues", failing)
+        raise CniError(Code.ADDRESS, "no such route")
+
+    monkeypatch.setattr(addressing, "configure", refuse)
+    with pytest.raises(CniError, match="no such route"):
+        Sriov(node).add(asked)
+    assert not list(tmp_path.rglob("10.1.0.2"))
+    assert len(node.journal.claims()) == 1
+
+
+def addressed(card: Card, monkeypatch: pytest.MonkeyPatch) -> Request:
+    """An attachment with 10.1.0.2, which its card need not have set."""
+    monkeypatch.setattr(addressing, "configure", lambda *_: None)
+    return request(card, ipam={"type": "host-local", "subnet": "10.1.0.0/24", "rangeStart": "10.1.0.2"})
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from wirespeed.node import Node, NodeConfig
 from wirespeed.state.journal import DeviceClaim
 
 PF, VF = "0000:18:00.0", "0000:19:00.0"
-PF_LINK = Link(index=7, name="eth4", mac="02:00:00:00:00:01", mtu=9000, flags=1, vfs=(VfSettings(trust=False),))
+PF_LINK = Link(index=7, name="eth4", mac="02:00:00:00:00:01", mtu=9000, flags=1, vfs={0: VfSettings(trust=False)})
 OWN = Link(index=8, name="eth4v0", mac="02:00:00:00:00:02", mtu=1500, flags=0, parent=VF)
 VIRTIO = Link(index=9, name="eth9", mac="02:00:00:00:00:03", mtu=1500, flags=0, parent="virtio3")
 NOWHERE = ("/run/netns/none", Identity(0, 0, 0))

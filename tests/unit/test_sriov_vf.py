@@ -59,7 +59,7 @@ class PfDriver(Rtnl):
     def link(self, name: str | int, *, vfs: bool = False) -> Link | None:
         if name not in ("eth4", 7):
             return None
-        return Link(index=7, name="eth4", mac="02:00:00:00:00:01", mtu=9000, flags=1, vfs=(self.settings,))
+        return Link(index=7, name="eth4", mac="02:00:00:00:00:01", mtu=9000, flags=1, vfs={0: self.settings})
 
     def set_vf(self, pf_index: int, vf: int, settings: VfSettings) -> None:
         assert (pf_index, vf) == (7, 0)
@@ -146,6 +146,46 @@ def test_what_cannot_be_put_back_is_told(sysfs: FakeSysfs, monkeypatch: pytest.M
     with pytest.raises(CniError, match=r"not restored: link_state is 1, was 0 \(Operation not supported\)"):
         restore(driver, device, vf, monkeypatch)
     assert driver.settings == replace(BEFORE, link_state=1)
+
+
+class Resetting(PfDriver):
+    """A PF's driver that resets VF 0 and tells of VF 1 alone."""
+
+    def link(self, name: str | int, *, vfs: bool = False) -> Link | None:
+        link = super().link(name, vfs=vfs)
+        return link and replace(link, vfs={1: WANTED})
+
+
+def test_a_vf_that_its_pf_does_not_tell_of_now_is_not_taken_for_another(
+    sysfs: FakeSysfs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = vf_of(sysfs)
+    before, driver = vfs.find(PfDriver(), device), Resetting()
+    monkeypatch.setattr(vfs, "Rtnl", lambda: driver)
+    for verb in (
+        lambda: vfs.find(driver, device),
+        lambda: vfs.restore(device, vfs.snapshot(before), NOWHERE, timeout=0, rdma={}),
+        lambda: vfs.drift(driver, device, vfs.snapshot(before), "vfio-pci", VfSettings()),
+        lambda: settings.put_back(driver, replace(before, settings=WANTED), BEFORE),
+    ):
+        with pytest.raises(CniError, match="PF eth4: its driver does not tell what it holds for VF 0") as untold:
+            verb()
+        assert untold.value.code == Code.TRY_AGAIN_LATER
+
+
+def test_a_vf_of_a_pf_that_tells_of_none_goes_as_long_as_nothing_is_asked(
+    sysfs: FakeSysfs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver, device = PfDriver(), vf_of(sysfs)
+    told = driver.link("eth4")
+    assert told is not None
+    monkeypatch.setattr(driver, "link", lambda *_, **__: replace(told, vfs={}))
+    vf = vfs.find(driver, device)
+    assert settings.apply(driver, vf, VfSettings()) == VfSettings()
+    with pytest.raises(CniError, match=r"the driver of PF .* \(eth4\) tells of none of its VFs") as refused:
+        settings.apply(driver, vf, VfSettings(trust=True))
+    assert refused.value.code == Code.DEVICE
+    restore(driver, device, vf, monkeypatch)
 
 
 def test_a_vendors_vfio_driver_is_a_user_space_one(sysfs: FakeSysfs) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import select
 import signal
@@ -33,7 +34,9 @@ def end_orphans(container: str, netns: str, *, deadline: float) -> None:
             )
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(pid, signal.SIGKILL)  # it leads a group of its own, with what it has started
-            if not select.select([ended], [], [], max(0.0, min(deadline - time.monotonic(), 3600.0)))[0]:
+            poller = select.poll()  # select(2) knows 1024 files, and an agent may have more
+            poller.register(ended, select.POLLIN)
+            if not poller.poll(math.ceil(1000 * max(0.0, min(deadline - time.monotonic(), 3600.0)))):
                 raise CniError(Code.TRY_AGAIN_LATER, f"a plugin of a killed agent does not end, process {pid}")
         finally:
             os.close(ended)

@@ -15,11 +15,11 @@ import select
 import socket
 import struct
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from types import TracebackType
-from typing import TypeVar, overload
+from typing import TypeVar
 
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.host import netns
@@ -30,7 +30,7 @@ RTM_NEWLINKPROP, RTM_DELLINKPROP = 108, 109
 RTMGRP_LINK = 1
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP, NLM_F_EXCL, NLM_F_CREATE = 1, 4, 0x300, 0x200, 0x400
 NLMSG_ERROR, NLMSG_DONE = 2, 3
-IFF_UP, IFF_RUNNING, IFF_PROMISC, IFF_ALLMULTI = 0x1, 0x40, 0x100, 0x200
+IFF_UP, IFF_RUNNING, IFF_NOARP, IFF_PROMISC, IFF_ALLMULTI, IFF_MULTICAST = 0x1, 0x40, 0x80, 0x100, 0x200, 0x1000
 NLA_F_NESTED = 0x8000
 
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_MASTER, IFLA_TXQLEN, IFLA_IFALIAS = 1, 3, 4, 10, 13, 20
@@ -41,6 +41,10 @@ RTEXT_FILTER_VF, RTEXT_FILTER_SKIP_STATS = 1, 8
 IFLA_VF_MAC, IFLA_VF_VLAN, IFLA_VF_SPOOFCHK, IFLA_VF_LINK_STATE = 1, 2, 4, 5
 IFLA_VF_RATE, IFLA_VF_STATS, IFLA_VF_TRUST, IFLA_VF_VLAN_LIST, IFLA_VF_VLAN_INFO = 6, 8, 9, 12, 1
 IFLA_VF_INFO, IFLA_VF_IB_NODE_GUID, IFLA_VF_IB_PORT_GUID = 1, 10, 11
+
+IFLA_XDP_FD, IFLA_XDP_FLAGS = 1, 3
+# How an XDP program is attached: IFLA_XDP_*_PROG_ID, which tells that one is, and XDP_FLAGS_*_MODE.
+XDP_MODES = {"native": (5, 4), "generic": (6, 2), "offloaded": (7, 8)}
 
 ETH_P_8021Q, ETH_P_8021AD = 0x8100, 0x88A8
 VLAN_PROTOCOLS = {"802.1q": ETH_P_8021Q, "802.1ad": ETH_P_8021AD}
@@ -110,9 +114,9 @@ class Link:
     """A network interface.
 
     `mtu` is in bytes, `permanent_mac` the one that the driver says its hardware has, `master` the index of the
-    bridge or bond that it is a port of (0: none), `xdp` whether an XDP program is attached, `parent` the bus
-    address of its device ("" for a virtual one). One of `infiniband` has an address of 20 bytes, whose last 8 are
-    the GUID of its port.
+    bridge or bond that it is a port of (0: none), `xdp` the modes (XDP_MODES) in which an XDP program is attached,
+    `parent` the bus address of its device ("" for a virtual one). One of `infiniband` has an address of 20 bytes,
+    whose last 8 are the GUID of its port. `vfs` are those of its VFs, by number, that its driver tells of.
     """
 
     index: int
@@ -124,11 +128,11 @@ class Link:
     txqlen: int = 0
     alias: str = ""
     master: int = 0
-    xdp: bool = False
+    xdp: tuple[str, ...] = ()
     parent: str = ""
     infiniband: bool = False
     altnames: tuple[str, ...] = ()
-    vfs: Sequence[VfSettings] = ()
+    vfs: Mapping[int, VfSettings] = field(default_factory=dict)
 
     @property
     def up(self) -> bool:
@@ -146,6 +150,27 @@ class Link:
     @property
     def allmulti(self) -> bool:
         return bool(self.flags & IFF_ALLMULTI)
+
+    @property
+    def arp(self) -> bool:
+        return not self.flags & IFF_NOARP
+
+    @property
+    def multicast(self) -> bool:
+        return bool(self.flags & IFF_MULTICAST)
+
+    def vf(self, number: int) -> VfSettings:
+        """What the driver holds for one VF. Raises CniError(TRY_AGAIN_LATER) when it does not tell that now.
+
+        The kernel leaves out a VF that the driver answers no question about, as some do while they reset it
+        (rtnl_fill_vfinfo).
+        """
+        if (found := self.vfs.get(number)) is None:
+            raise CniError(
+                Code.TRY_AGAIN_LATER,
+                f"PF {self.name}: its driver does not tell what it holds for VF {number}, as while it resets it",
+            )
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,16 +257,16 @@ class Rtnl:
         mtu: int | None = None,
         txqlen: int | None = None,
         alias: str | None = None,
-        xdp: bool | None = None,
         up: bool | None = None,
         promisc: bool | None = None,
         allmulti: bool | None = None,
+        arp: bool | None = None,
+        multicast: bool | None = None,
     ) -> None:
         """Change an interface in one message: move it, name it, address it, raise or lower it.
 
         Moving closes the interface; `up` then decides what it is in the new namespace. `mtu` in bytes, `alias`
-        "" for none, `xdp` False takes an XDP program off. Not atomic: what the kernel does before the one that
-        it refuses is done, a move always.
+        "" for none. Not atomic: what the kernel does before the one that it refuses is done, a move always.
         """
         attributes = b"" if netns_fd is None else _u32(IFLA_NET_NS_FD, netns_fd)
         if name is not None:
@@ -254,12 +279,27 @@ class Rtnl:
             attributes += _u32(IFLA_TXQLEN, txqlen)
         if alias is not None:
             attributes += _attribute(IFLA_IFALIAS, alias.encode())
-        if xdp is False:
-            attributes += _attribute(IFLA_XDP | NLA_F_NESTED, _attribute(1, struct.pack("i", -1)))  # IFLA_XDP_FD
-        flags = {IFF_UP: up, IFF_PROMISC: promisc, IFF_ALLMULTI: allmulti}
+        noarp = None if arp is None else not arp
+        flags = {
+            IFF_UP: up,
+            IFF_NOARP: noarp,
+            IFF_PROMISC: promisc,
+            IFF_ALLMULTI: allmulti,
+            IFF_MULTICAST: multicast,
+        }
         change = sum(flag for flag, on in flags.items() if on is not None)
         value = sum(flag for flag, on in flags.items() if on)
         self._do(RTM_SETLINK, NLM_F_ACK, _IFINFO.pack(0, 0, index, value, change) + attributes)
+
+    def detach_xdp(self, index: int, mode: str) -> None:
+        """Take off the XDP program that is attached in that mode (XDP_MODES).
+
+        The kernel takes off none of another mode: without one in the message, none of a generic program where the
+        driver has native ones, and says that it has.
+        """
+        flags = _u32(IFLA_XDP_FLAGS, XDP_MODES[mode][1])
+        nested = _attribute(IFLA_XDP | NLA_F_NESTED, _attribute(IFLA_XDP_FD, struct.pack("i", -1)) + flags)
+        self._do(RTM_SETLINK, NLM_F_ACK, _IFINFO.pack(0, 0, index, 0, 0) + nested)
 
     def set_vf(self, pf_index: int, vf: int, settings: VfSettings) -> None:
         """Set what is given for VF number `vf` of a PF, in one message.
@@ -273,11 +313,14 @@ class Rtnl:
             nested = _attribute(IFLA_VFINFO_LIST | NLA_F_NESTED, infos)
             self._do(RTM_SETLINK, NLM_F_ACK, _IFINFO.pack(0, 0, pf_index, 0, 0) + nested)
 
-    def vf_stats(self, pf_index: int) -> list[dict[int, bytes]]:
-        """The counters of a PF's VFs, by number: IFLA_VF_STATS_* attributes, each a u64."""
+    def vf_stats(self, pf_index: int) -> dict[int, dict[int, bytes]]:
+        """The counters of those VFs of a PF, by number, that its driver tells of.
+
+        Of each IFLA_VF_STATS_* attributes, each a u64.
+        """
         listed = self._of_link(pf_index, IFLA_VFINFO_LIST, _u32(IFLA_EXT_MASK, RTEXT_FILTER_VF))
-        vfs = [dict(_attributes(info)) for _, info in _attributes(listed)]
-        return [dict(_attributes(vf.get(IFLA_VF_STATS, b""))) for vf in vfs]
+        vfs = {number: dict(_attributes(info)) for number, info in _by_number(listed).items()}
+        return {number: dict(_attributes(vf.get(IFLA_VF_STATS, b""))) for number, vf in vfs.items()}
 
     def link_stats(self, index: int) -> bytes:
         """The counters of an interface: a struct rtnl_link_stats64 (linux/if_link.h)."""
@@ -458,13 +501,15 @@ def wait_for(look: Callable[[Rtnl], T | None], timeout: float, *, every: float =
     deadline = time.monotonic() + timeout
     with _socket() as events, Rtnl() as asking:
         events.bind((0, RTMGRP_LINK))  # before the first look, so that nothing is missed between
+        poller = select.poll()  # select(2) knows 1024 files, and an agent may have more
+        poller.register(events, select.POLLIN)
         while True:
             if (found := look(asking)) is not None:
                 return found
             left = deadline - time.monotonic()
             if left <= 0:
                 return None
-            if select.select([events], [], [], min(left, every))[0]:
+            if poller.poll(math.ceil(1000 * min(left, every))):
                 try:
                     events.recv(1 << 16)
                 except OSError as error:
@@ -558,6 +603,7 @@ def _link(payload: bytes) -> Link:
     _, kind, index, flags, _ = _IFINFO.unpack_from(payload)
     seen = dict(_attributes(payload, _IFINFO.size))
     properties = _attributes(seen.get(IFLA_PROP_LIST, b""))
+    attached = dict(_attributes(seen.get(IFLA_XDP, b"")))
     return Link(
         index=index,
         name=_string(seen.get(IFLA_IFNAME)),
@@ -568,32 +614,36 @@ def _link(payload: bytes) -> Link:
         txqlen=_U32.unpack(seen[IFLA_TXQLEN])[0] if IFLA_TXQLEN in seen else 0,
         alias=_string(seen.get(IFLA_IFALIAS)),
         master=_U32.unpack(seen[IFLA_MASTER])[0] if IFLA_MASTER in seen else 0,
-        xdp=dict(_attributes(seen.get(IFLA_XDP, b""))).get(2, b"\0") != b"\0",  # IFLA_XDP_ATTACHED
+        xdp=tuple(mode for mode, (program, _) in XDP_MODES.items() if program in attached),
         parent=_string(seen.get(IFLA_PARENT_DEV_NAME)),
         infiniband=kind == ARPHRD_INFINIBAND,
         altnames=tuple(_string(value) for kind, value in properties if kind == IFLA_ALT_IFNAME),
-        vfs=_Vfs(seen[IFLA_VFINFO_LIST]) if IFLA_VFINFO_LIST in seen else (),
+        vfs=_Vfs(seen.get(IFLA_VFINFO_LIST, b"")),
     )
 
 
-class _Vfs(Sequence[VfSettings]):
+class _Vfs(Mapping[int, VfSettings]):
     """What a PF's driver tells of its VFs; each is decoded when it is asked for, for mostly one is."""
 
     def __init__(self, listed: bytes) -> None:
-        self._infos = [info for _, info in _attributes(listed)]
+        self._infos = _by_number(listed)
 
     def __len__(self) -> int:
         return len(self._infos)
 
-    @overload
-    def __getitem__(self, index: int) -> VfSettings: ...
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._infos)
 
-    @overload
-    def __getitem__(self, index: slice) -> list[VfSettings]: ...
+    def __getitem__(self, number: int) -> VfSettings:
+        return _vf(self._infos[number])
 
-    def __getitem__(self, index: int | slice) -> VfSettings | list[VfSettings]:
-        infos = self._infos[index]
-        return [_vf(info) for info in infos] if isinstance(infos, list) else _vf(infos)
+
+def _by_number(listed: bytes) -> dict[int, bytes]:
+    """The infos of an IFLA_VFINFO_LIST by their VFs' numbers: not by their places, for VFs may be left out.
+
+    The value of the first attribute, IFLA_VF_MAC, begins with the number, as all but one do.
+    """
+    return {_U32.unpack_from(info, _ATTRIBUTE.size)[0]: info for _, info in _attributes(listed)}
 
 
 def _vf(info: bytes) -> VfSettings:

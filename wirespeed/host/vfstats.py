@@ -24,7 +24,7 @@ _NETLINK = {
 _LINK = ("rx_packets", "tx_packets", "rx_bytes", "tx_bytes", "rx_errors", "tx_errors", "rx_dropped", "tx_dropped")
 
 
-def read(pf: PciDevice, host: Rtnl) -> dict[int, Mapping[str, int]]:
+def read(pf: PciDevice, host: Rtnl) -> Mapping[int, Mapping[str, int]]:
     """Counters by the VFs' numbers: those that the driver keeps in sysfs, which are more, else those of netlink.
 
     Names are those of sysfs: rx_bytes, tx_packets, rx_dropped, ... A driver that counts nothing for its VFs (igb)
@@ -35,8 +35,9 @@ def read(pf: PciDevice, host: Rtnl) -> dict[int, Mapping[str, int]]:
     if folder.is_dir():  # mlx5_core and others: device/sriov/<number>/stats
         return {int(vf.name): _of_sysfs(vf / "stats") for vf in folder.iterdir() if vf.name.isdigit()}
     link = host.link(name) if name else None
-    counted = list(map(_of_netlink, host.vf_stats(link.index))) if link else []
-    return dict(enumerate(counted)) if any(any(vf.values()) for vf in counted) else {}
+    told = host.vf_stats(link.index) if link else {}
+    counted = {number: _of_netlink(counters) for number, counters in told.items()}
+    return counted if any(any(vf.values()) for vf in counted.values()) else {}
 
 
 def of_interface(address: str, asking: Rtnl) -> dict[str, int]:

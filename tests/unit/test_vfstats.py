@@ -1,0 +1,42 @@
+"""What a PF's driver has counted for its VFs, of netlink messages as the kernel writes them."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+from tests.fakesysfs import FakeSysfs
+from wirespeed.host import rtnl, vfstats
+from wirespeed.host.pci import PciDevice
+from wirespeed.host.rtnl import Link, Rtnl
+
+PF = "0000:18:00.0"
+
+
+class Host(Rtnl):
+    """A host whose one PF tells of some VFs; each has received ten times its number of packets."""
+
+    def __init__(self, *told: int) -> None:
+        self.told = told
+
+    def link(self, name: str | int, *, vfs: bool = False) -> Link | None:
+        return Link(index=7, name="eth4", mac="02:00:00:00:00:01", mtu=1500, flags=1)
+
+    def _of_link(self, index: int, wanted: int, attributes: bytes) -> bytes:
+        assert (index, wanted) == (7, rtnl.IFLA_VFINFO_LIST)
+        return b"".join(rtnl._attribute(rtnl.IFLA_VF_INFO, self.info(number)) for number in self.told)
+
+    def info(self, number: int) -> bytes:
+        counters = rtnl._attribute(0, struct.pack("Q", 10 * number)) + rtnl._attribute(6, b"")
+        mac = struct.pack("I32s", number, b"\2")
+        return rtnl._attribute(rtnl.IFLA_VF_MAC, mac) + rtnl._attribute(rtnl.IFLA_VF_STATS, counters)
+
+
+def test_counters_are_those_of_the_vfs_that_are_told_of(tmp_path: Path) -> None:
+    sysfs = FakeSysfs(tmp_path)
+    sysfs.pf(PF, "eth4", vfs=4)
+    pf = PciDevice(PF, sysfs.root)
+    expected = {number: {"rx_packets": 10 * number} for number in (0, 1, 3)}
+    assert vfstats.read(pf, Host(0, 1, 3)) == expected
+    assert vfstats.read(pf, Host(0)) == {}  # nothing is counted
+    assert vfstats.read(pf, Host()) == {}

@@ -1,0 +1,49 @@
+"""An XDP program as a pod with CAP_NET_ADMIN and CAP_BPF can attach one."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import struct
+
+from wirespeed.host import netns as namespaces
+from wirespeed.host import rtnl
+from wirespeed.host.rtnl import Rtnl
+
+
+def attach(netns: str, ifname: str, flags: int = 0) -> None:
+    """Attach one that passes everything; `flags` are XDP_FLAGS_*, 0 has the kernel choose the mode."""
+    program = _load()
+    with namespaces.opened(netns) as ns, Rtnl(netns_fd=ns.fd) as inside:
+        link = inside.link(ifname)
+        assert link is not None
+        asked = rtnl._attribute(1, struct.pack("i", program)) + rtnl._u32(3, flags)  # IFLA_XDP_FD, IFLA_XDP_FLAGS
+        attribute = rtnl._attribute(rtnl.IFLA_XDP | rtnl.NLA_F_NESTED, asked)
+        inside._do(rtnl.RTM_SETLINK, rtnl.NLM_F_ACK, rtnl._IFINFO.pack(0, 0, link.index, 0, 0) + attribute)
+    os.close(program)
+
+
+def hold(netns: str, ifname: str, flags: int) -> int:
+    """Attach one by a BPF link, which is attached until what is returned, a file's descriptor, is closed."""
+    program = _load()
+    with namespaces.opened(netns) as ns, Rtnl(netns_fd=ns.fd) as inside:
+        link = inside.link(ifname)
+        assert link is not None
+        attributes = struct.pack("IIII", program, link.index, 37, flags)  # BPF_XDP
+        held = namespaces.inside(ns.fd, lambda: _bpf(28, attributes))  # BPF_LINK_CREATE
+    os.close(program)
+    return held
+
+
+def _load() -> int:
+    code = struct.pack("<BBhi", 0xB7, 0, 0, 2) + struct.pack("<BBhi", 0x95, 0, 0, 0)  # return XDP_PASS
+    insns, licence = ctypes.create_string_buffer(code), ctypes.create_string_buffer(b"GPL")
+    attributes = struct.pack("IIQQ", 6, 2, ctypes.addressof(insns), ctypes.addressof(licence))  # BPF_PROG_TYPE_XDP
+    return _bpf(5, attributes)  # BPF_PROG_LOAD
+
+
+def _bpf(command: int, attributes: bytes) -> int:
+    buffer = ctypes.create_string_buffer(attributes.ljust(128, b"\0"), 128)
+    made: int = ctypes.CDLL(None, use_errno=True).syscall(321, command, buffer, 128)
+    assert made >= 0, os.strerror(ctypes.get_errno())
+    return made
