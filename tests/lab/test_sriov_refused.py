@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -32,6 +33,7 @@ from wirespeed.host.pci import PciDevice
 pytestmark = pytest.mark.usefixtures("unchanged")
 
 MAC = "02:00:00:00:00:aa"
+PATIENCE = 60.0  # seconds
 Namespaces = Callable[[], str]
 
 
@@ -184,13 +186,14 @@ def test_a_pod_for_which_no_address_is_left_gets_no_vf(
 
 
 @contextmanager
-def slow_ipam(folder: Path) -> Iterator[tuple[dict[str, Any], str]]:
-    """An IPAM plugin whose ADD tells the fifo `begun` and waits for `gate`: its configuration and CNI_PATH.
+def slow_ipam(folder: Path) -> Iterator[tuple[dict[str, Any], str, Callable[[], None]]]:
+    """An IPAM plugin whose ADD waits for the fifo `gate`: its configuration, CNI_PATH, and what waits for its ADD.
 
     It notes its verbs in `called`.
     """
     for name in ("begun", "gate"):
         os.mkfifo(folder / name)
+    begun = os.open(folder / "begun", os.O_RDWR)  # so that nobody waits for ever for one that never comes
     plugin = folder / "slow"
     plugin.write_text(
         f"#!/bin/sh\necho $CNI_COMMAND >> {folder}/called\n[ $CNI_COMMAND = ADD ] || exit 0\n"
@@ -198,16 +201,22 @@ def slow_ipam(folder: Path) -> Iterator[tuple[dict[str, Any], str]]:
         'echo \'{"cniVersion":"1.0.0","ips":[{"address":"10.9.0.5/24"}]}\'\n'
     )
     plugin.chmod(0o755)
-    yield {"type": "slow"}, str(folder)
+
+    def wait_begun() -> None:
+        assert select.select([begun], [], [], PATIENCE)[0], "its ADD never began"
+        os.read(begun, 1)
+
+    yield {"type": "slow"}, str(folder), wait_begun
+    os.close(begun)
 
 
 def test_a_vf_whose_owner_waits_for_ipam_is_refused_at_once(
     agent: Runtime, vfs: LabVfs, namespaces: Namespaces, tmp_path: Path
 ) -> None:
     first, second, device = namespaces(), namespaces(), vfs.kernel[0]
-    with slow_ipam(tmp_path) as (ipam, path), ThreadPoolExecutor(1) as pool:
+    with slow_ipam(tmp_path) as (ipam, path, wait_begun), ThreadPoolExecutor(1) as pool:
         adding = pool.submit(agent.add, "first", conf(device, ipam=ipam), first, path=path)
-        (tmp_path / "begun").read_text()
+        wait_begun()
         refused = agent.add("second", conf(device, vlan=5), second)
         assert refused.body["code"] == Code.TRY_AGAIN_LATER
         assert f"{device} belongs to container first net1" in refused.body["msg"]
@@ -220,11 +229,12 @@ def test_an_add_that_outlives_its_deadline_is_undone_with_its_address(
     vfs: LabVfs, namespaces: Namespaces, tmp_path: Path
 ) -> None:
     (tmp_path / "agent").mkdir()
-    with serving(make_runtime(tmp_path / "agent", deadline=1.0)) as hasty, slow_ipam(tmp_path) as (ipam, path):
+    with serving(make_runtime(tmp_path / "agent", deadline=5.0)) as hasty, slow_ipam(tmp_path) as slow:
+        ipam, path, wait_begun = slow
         asked = conf(vfs.kernel[0], mac=MAC, vlan=5, ipam=ipam)
         with ThreadPoolExecutor(1) as pool:
             adding = pool.submit(hasty.add, "late", asked, namespaces(), path=path)
-            (tmp_path / "begun").read_text()
+            wait_begun()
             late = adding.result()
     assert (late.code, late.body["code"]) == (1, Code.TRY_AGAIN_LATER)
     assert (tmp_path / "called").read_text().split() == ["ADD", "DEL"]

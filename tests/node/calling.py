@@ -8,6 +8,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -92,6 +93,23 @@ class Gate:
     def open(self) -> None:
         """Let the probe pass that waits, or that comes."""
         os.close(os.open(self.path, os.O_WRONLY))
+
+
+def is_soon(once: Callable[[], float], limit: float) -> bool:
+    """Whether what takes so many seconds is done within the limit once in three times.
+
+    What else the machine does only adds to a time, so the least one tells of the code.
+    """
+    return any(once() < limit for _ in range(3))
+
+
+def open_files(process: int) -> list[tuple[int, str]]:
+    """The descriptors of a process, each with what it is; one that is closed meanwhile is left out."""
+    folder, found = Path(f"/proc/{process}/fd"), []
+    for fd in os.listdir(folder):
+        with suppress(FileNotFoundError):
+            found.append((int(fd), os.readlink(folder / fd)))
+    return found
 
 
 def until(condition: Callable[[], bool], what: str) -> None:

@@ -78,7 +78,10 @@ def arrives(listening: socket.socket, wanted: Callable[[bytes], bool]) -> bytes:
             return frame
 
 
-def test_both_families_are_announced_once_there_is_a_carrier(pod_and_neighbour: tuple[Netns, Netns]) -> None:
+def test_both_families_are_announced_once_there_is_a_carrier(
+    pod_and_neighbour: tuple[Netns, Netns], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(announce, "CARRIER_TIMEOUT", PATIENCE)
     pod, neighbour = pod_and_neighbour
     mac = bytes.fromhex(MAC.replace(":", ""))
     with listener(neighbour) as listening, opened(pod.path) as (ns, _):

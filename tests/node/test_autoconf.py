@@ -255,6 +255,7 @@ def test_reader_never_finds_half_a_file(start: StartAgent, runtime: Runtime) -> 
     reader = threading.Thread(target=reading)
     reader.start()
     try:
+        until(lambda: "null" in read, "read at first")
         for number in range(50):
             runtime.put({"type": "bridge", "capabilities": {f"c{number}": True}})
             agent.wait_log(WRITTEN)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from deviceplugin.plugin import Plugin
+from tests.node.calling import is_soon
 from tests.node.conftest import PATIENCE
 from tests.node.deviceplugins import BOTH, BY_DRIVER, BY_PF, OTHER_VFS, PF, VFS, Place, standing, texts, wait_listed
 
@@ -45,17 +46,25 @@ def test_vfs_of_a_pf_without_carrier_are_unhealthy_within_a_second_and_back(
     place.sysfs.set_interface("ens1f0", "operstate", "up")
     with place.running(*BY_PF) as plugin:
         wait_listed(place, BOTH)
-        began = time.monotonic()
-        place.sysfs.set_interface("ens1f0", "operstate", "down")
-        wait_unhealthy(place, "intel.com/one", VFS)
-        assert time.monotonic() - began < SOON
-        assert figures(plugin) == {("intel.com/one", key, "link") for key in VFS}
-        assert place.kubelet.ids("intel.com/two") == OTHER_VFS
-        place.sysfs.set_interface("ens1f0", "operstate", "up")
-        wait_listed(place, BOTH)
-        assert figures(plugin) == set()
-    assert texts(caplog).count("pool intel.com/one: unhealthy: PF ens1f0 has no carrier") == 1
-    assert texts(caplog).count("pool intel.com/one: healthy again") == 1
+        rounds = 0
+
+        def carrier_goes_and_comes() -> float:
+            nonlocal rounds
+            rounds += 1
+            began = time.monotonic()
+            place.sysfs.set_interface("ens1f0", "operstate", "down")
+            wait_unhealthy(place, "intel.com/one", VFS)
+            took = time.monotonic() - began
+            assert figures(plugin) == {("intel.com/one", key, "link") for key in VFS}
+            assert place.kubelet.ids("intel.com/two") == OTHER_VFS
+            place.sysfs.set_interface("ens1f0", "operstate", "up")
+            wait_listed(place, BOTH)
+            assert figures(plugin) == set()
+            return took
+
+        assert is_soon(carrier_goes_and_comes, SOON)
+    assert texts(caplog).count("pool intel.com/one: unhealthy: PF ens1f0 has no carrier") == rounds
+    assert texts(caplog).count("pool intel.com/one: healthy again") == rounds
 
 
 def test_pool_counts_only_the_faults_that_it_names(place: Place) -> None:
@@ -96,24 +105,37 @@ def test_vfio_node_that_goes_is_noticed_by_itself(place: Place) -> None:
     (nodes / group).touch()
     with place.running(*BY_DRIVER) as plugin:
         place.kubelet.wait_ids("intel.com/dpdk", [VFS[1]])
-        began = time.monotonic()
-        (nodes / group).unlink()
-        wait_unhealthy(place, "intel.com/dpdk", [VFS[1]])
-        assert time.monotonic() - began < SOON
-        assert figures(plugin) == {("intel.com/dpdk", VFS[1], "vfio")}
-        (nodes / group).touch()
-        place.kubelet.wait_ids("intel.com/dpdk", [VFS[1]])
+
+        def node_goes_and_comes() -> float:
+            began = time.monotonic()
+            (nodes / group).unlink()
+            wait_unhealthy(place, "intel.com/dpdk", [VFS[1]])
+            took = time.monotonic() - began
+            assert figures(plugin) == {("intel.com/dpdk", VFS[1], "vfio")}
+            (nodes / group).touch()
+            place.kubelet.wait_ids("intel.com/dpdk", [VFS[1]])
+            return took
+
+        assert is_soon(node_goes_and_comes, SOON)
 
 
 def test_fatal_pcie_error_of_a_pf_is_noticed_by_itself(place: Place) -> None:
+    errors = 0
     place.sysfs.write(PF, "aer_dev_fatal", "TOTAL_ERR_FATAL 0")
-    with place.running(*BY_PF) as plugin:
-        wait_listed(place, BOTH)
-        began = time.monotonic()
-        place.sysfs.write(PF, "aer_dev_fatal", "TOTAL_ERR_FATAL 1")
-        wait_unhealthy(place, "intel.com/one", VFS)
-        assert time.monotonic() - began < SOON
-        assert figures(plugin) == {("intel.com/one", key, "pcie") for key in VFS}
+
+    def one_more_error() -> float:
+        nonlocal errors
+        errors += 1
+        with place.running(*BY_PF) as plugin:
+            wait_listed(place, BOTH)
+            began = time.monotonic()
+            place.sysfs.write(PF, "aer_dev_fatal", f"TOTAL_ERR_FATAL {errors}")
+            wait_unhealthy(place, "intel.com/one", VFS)
+            took = time.monotonic() - began
+            assert figures(plugin) == {("intel.com/one", key, "pcie") for key in VFS}
+        return took
+
+    assert is_soon(one_more_error, SOON)
 
 
 def test_vf_whose_interface_is_in_a_pod_stays_healthy(place: Place) -> None:

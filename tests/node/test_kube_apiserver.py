@@ -66,8 +66,8 @@ def cluster(api: ApiServer) -> Iterator[Factory]:
 
 @pytest.fixture
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a pod waits for ends after half a second, watches are begun again at once."""
-    monkeypatch.setattr(apiserver, "_POD_WAITS", Patience(connect=0.2, read=0.3, total=0.5))
+    """What a pod waits for ends after two seconds, watches are begun again at once."""
+    monkeypatch.setattr(apiserver, "_POD_WAITS", Patience(connect=1.0, read=1.5, total=2.0))
     monkeypatch.setattr(watch, "_BACKOFF", (0.001, 0.01))
 
 
@@ -388,7 +388,7 @@ def test_an_answer_that_drips_is_left_after_seconds(api: ApiServer, cluster: Fac
     began = time.monotonic()
     with pytest.raises(UnavailableError, match="the answer takes too long"):
         mine.pod("default", "web")
-    assert time.monotonic() - began < 2.0
+    assert time.monotonic() - began < 6.0
     api.heal()
     assert mine.pod("default", "web")["metadata"]["uid"] == "u1"
 
@@ -405,7 +405,7 @@ def test_a_host_that_does_not_take_connections_is_left_after_seconds(
             began = time.monotonic()
             with pytest.raises(UnavailableError, match="timed out"):
                 mine.pod("default", "web")
-            assert time.monotonic() - began < 2.0
+            assert time.monotonic() - began < 6.0
 
 
 @pytest.mark.parametrize("after", [None, 20])

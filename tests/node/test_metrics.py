@@ -19,10 +19,13 @@ from wirespeed.cni.errors import Code
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
 
-def look(agent: Agent) -> Samples:
-    """All samples by name and labels; once for an agent."""
-    line = agent.wait_log("metrics are served")
-    address = line.rpartition("address=")[2].strip()
+def served(agent: Agent) -> str:
+    """The address of the agent's figures; once for an agent."""
+    return agent.wait_log("metrics are served").rpartition("address=")[2].strip()
+
+
+def look(address: str) -> Samples:
+    """All samples by name and labels."""
     with urllib.request.urlopen(f"http://{address}/metrics", timeout=20) as answer:
         families = text_string_to_metric_families(answer.read().decode())
         return {
@@ -52,7 +55,9 @@ def test_calls_are_counted_by_plugin_verb_and_code(measured: Callable[..., Agent
     for _ in range(2):
         assert Call(shim, agent.environ("STATUS"), PROBE_CONFIG, name="nobody").answer().status == 1
     refused = Call(shim, agent.environ("DANCE"), PROBE_CONFIG).answer()
-    samples = look(agent)
+    address = served(agent)
+    agent.wait_log("failed", "verb=DANCE")  # it is counted by now; its caller has its answer before
+    samples = look(address)
     assert sample(samples, "wirespeed_cni_requests_total", plugin="probe", verb="STATUS", code="0") == 1
     unknown = {"plugin": "unknown", "verb": "STATUS", "code": str(int(Code.INVALID_CONFIG))}
     assert sample(samples, "wirespeed_cni_requests_total", **unknown) == 2
@@ -74,7 +79,7 @@ def test_pools_and_the_devices_of_pods(measured: Callable[..., Agent], tmp_path:
         agent = measured(kubelet=str(tmp_path / "kubelet"), sysfs=str(sysfs.root), devicePlugin=str(pools))
         kubelet.wait_for("intel.com/vfs", 4, 20)
         kubelet.allocate("default", "vfw", "testpmd", "intel.com/vfs", 1)
-        samples = look(agent)
+        samples = look(served(agent))
     finally:
         kubelet.stop()
     assert sample(samples, "wirespeed_pool_devices", resource="intel.com/vfs") == 4
@@ -92,7 +97,7 @@ def test_counters_of_sysfs_are_told_under_both_names(measured: Callable[..., Age
         folder = sysfs.root / f"bus/pci/devices/0000:18:00.0/sriov/{vf}/stats"
         folder.mkdir(parents=True)
         (folder / "rx_bytes").write_text(f"{text}\n")
-    samples = look(measured(sysfs=str(sysfs.root)))
+    samples = look(served(measured(sysfs=str(sysfs.root))))
     first = {"pf": "ens1f0", "vf": "0", "pciAddr": "0000:19:00.0", "numa_node": "0"}
     assert sample(samples, "sriov_vf_rx_bytes", **first) == 5
     assert sample(samples, "wirespeed_vf_rx_bytes_total", **first, namespace="", pod="") == 5
@@ -103,7 +108,7 @@ def test_a_source_that_cannot_be_read_leaves_the_others(measured: Callable[..., 
     (tmp_path / "kubelet/pod-resources").mkdir(parents=True)
     (tmp_path / "kubelet/pod-resources/kubelet.sock").touch()  # nobody listens there
     agent = measured(kubelet=str(tmp_path / "kubelet"))
-    assert sample(look(agent), "wirespeed_attachments", step="added") == 0
+    assert sample(look(served(agent)), "wirespeed_attachments", step="added") == 0
     agent.wait_log("metrics:", "the kubelet does not answer")
 
 

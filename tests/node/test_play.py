@@ -27,10 +27,10 @@ def stage(netns: Callable[[], Netns], tmp_path: Path, shim: Path) -> Iterator[St
 
 def test_pods_reach_each_other_over_eth0(stage: Stage) -> None:
     server = waiting("server")
-    client = pod("client", container(script="ping -c 2 -i 0.2 -w 10 10.99.0.2"))
+    client = pod("client", container(script="ping -c 2 -i 0.2 -w 30 10.99.0.2 && echo reached"))
     played = stage.play(server, client, options=("--in-order",))
     assert (played.status, played.stderr) == (0, "")
-    assert "2 packets transmitted, 2 received" in "\n".join(played.said("default/client/main"))
+    assert "reached" in played.said("default/client/main")
     assert played.said("default/server/main") == ["up", "ended well"]
     assert [item["status"]["phase"] for item in played.told["items"]] == ["Succeeded", "Succeeded"]
     assert played.pod("server")["status"]["podIP"] == "10.99.0.2"
@@ -248,9 +248,9 @@ def test_a_command_that_fails_fails_the_play(stage: Stage) -> None:
 
 
 def test_the_time_of_a_play_may_be_bounded(stage: Stage) -> None:
-    played = stage.play(pod("long", container(script=WAITS)), options=("--timeout", "2"))
+    played = stage.play(pod("long", container(script=WAITS)), options=("--timeout", "6"))
     assert played.status == 124
-    assert "pod default/long had not ended after 2 s" in played.stderr
+    assert "pod default/long had not ended after 6 s" in played.stderr
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tests.node.calling import Answer, until
+from tests.node.calling import Answer, open_files, until
 from tests.node.pods import Pod, World
 
 PODS = 100
@@ -30,8 +30,7 @@ def threads(world: World) -> int:
 
 def descriptors(world: World) -> list[str]:
     """The kinds of what the agent has open."""
-    folder = Path(f"/proc/{world.agent.process.pid}/fd")
-    return sorted(os.readlink(folder / fd).split(":")[0] for fd in os.listdir(folder))
+    return sorted(what.split(":")[0] for _, what in open_files(world.agent.process.pid))
 
 
 def at_once(pods: Iterable[Pod], call: Callable[[Pod], Answer]) -> list[Answer]:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from plugins.vhost.engine import port_name
 from tests.node.calling import until
 from tests.node.conftest import Netns
 from tests.node.vhost.conftest import Host, Switch, Testpmd, network
@@ -21,12 +22,19 @@ def folder(result: dict[str, Any]) -> Path:
     return Path(result["interfaces"][0]["socketPath"]).parent
 
 
+def wait_links(switch: Switch, host: Host, *ends: tuple[Netns, Testpmd]) -> None:
+    """Until application and switch are connected: the one knows of the socket before the other sends."""
+    for pod, application in ends:
+        application.wait_link()
+        name = port_name(host.request("ADD", {}, pod).container_id, "net1")
+        until(lambda name=name: switch.get("Interface", name, "link_state") == "up", f"{name} up")  # type: ignore[misc]
+
+
 def test_packets_go_from_pod_to_pod(switch: Switch, host: Host, netns: Pods, testpmd: Start) -> None:
     conf, pods = network(), [netns(), netns()]
     results = [host.add(conf, pod) for pod in pods]
     sender, receiver = (testpmd(pod, folder(result)) for pod, result in zip(pods, results, strict=True))
-    for application in (sender, receiver):
-        application.wait_link()
+    wait_links(switch, host, *zip(pods, (sender, receiver), strict=True))
     receiver.command("set fwd rxonly")
     receiver.command("start")
     sender.command(f"start tx_first {BURSTS}")
@@ -45,8 +53,7 @@ def test_vlans_keep_pods_apart(switch: Switch, host: Host, netns: Pods, testpmd:
     pods = [netns() for _ in confs]
     results = [host.add(conf, pod) for conf, pod in zip(confs, pods, strict=True)]
     sender, same, other = (testpmd(pod, folder(result)) for pod, result in zip(pods, results, strict=True))
-    for application in (sender, same, other):
-        application.wait_link()
+    wait_links(switch, host, *zip(pods, (sender, same, other), strict=True))
     for application in (same, other):
         application.command("set fwd rxonly")
         application.command("start")
@@ -93,8 +100,7 @@ def test_an_application_that_is_started_anew_is_connected_again(
     receiver.wait_link()
     receiver.kill()
     again = testpmd(pods[1], folder(results[1]))
-    for application in (sender, again):
-        application.wait_link()
+    wait_links(switch, host, *zip(pods, (sender, again), strict=True))
     again.command("set fwd rxonly")
     again.command("start")
     sender.command(f"start tx_first {BURSTS}")
