@@ -68,7 +68,7 @@ def create(
         group = Group(resource="", policy="", numbers=numbers, device_type=driver, mtu=mtu or 0)
         return _planned({found.address: Wanted(num_vfs=number, mtu=mtu or 0, groups=(group,))}, pfs, config)
 
-    _carry_out(_told(plan), dry_run=dry_run, yes=yes)
+    _carry_out(_told(plan), config, dry_run=dry_run, yes=yes)
 
 
 @vf.command()
@@ -84,7 +84,7 @@ def destroy(*, pf: str, config: Path | None, dry_run: bool, yes: bool) -> None:
         pfs = _facts(config)
         return _planned({_pf(pfs, pf).address: Wanted(num_vfs=0)}, pfs, config)
 
-    _carry_out(_told(plan), dry_run=dry_run, yes=yes)
+    _carry_out(_told(plan), config, dry_run=dry_run, yes=yes)
 
 
 @vf.command()
@@ -102,7 +102,7 @@ def bind(*, vfs: Sequence[str], driver: str, config: Path | None, dry_run: bool,
         pfs = _facts(config)
         return bind_plan([each for name in vfs for each in _vfs(pfs, name)], driver, _sysfs(config))
 
-    _carry_out(_told(plan), dry_run=dry_run, yes=yes)
+    _carry_out(_told(plan), config, dry_run=dry_run, yes=yes)
 
 
 @vf.command()
@@ -132,7 +132,7 @@ def apply(
         pfs = _facts(config)
         return _planned(policy.merge(mine, [pf.identity for pf in pfs]), pfs, config)
 
-    _carry_out(_told(plan), dry_run=dry_run, yes=yes)
+    _carry_out(_told(plan), config, dry_run=dry_run, yes=yes)
 
 
 # The node
@@ -202,9 +202,10 @@ def _vfs(pfs: Sequence[Pf], name: str) -> list[tuple[Pf, Vf]]:
 # What is shown
 
 
-def _carry_out(plan: Plan, *, dry_run: bool, yes: bool) -> None:
+def _carry_out(plan: Plan, config: Path | None, *, dry_run: bool, yes: bool) -> None:
     """Show the plan, ask, and take its steps."""
     from provision.plan import carry_out  # noqa: PLC0415 — see cli.main
+    from wirespeed.node import load_config  # noqa: PLC0415
 
     for step in plan.steps if not plan.refused else ():
         click.echo(step.text)
@@ -217,7 +218,8 @@ def _carry_out(plan: Plan, *, dry_run: bool, yes: bool) -> None:
         return
     if not yes:
         click.confirm(f"{len(plan.steps)} steps: go on?", abort=True)
-    _told(lambda: _with_progress(lambda progress: carry_out(plan, progress), len(plan.steps)))
+    node = _told(lambda: load_config(config))
+    _told(lambda: _with_progress(lambda progress: carry_out(plan, node, progress), len(plan.steps)))
 
 
 def _with_progress(work: Callable[[Callable[[int, Any], None]], None], count: int) -> None:

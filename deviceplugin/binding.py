@@ -18,10 +18,9 @@ import msgspec
 from plugins.sriov import vf as vfs
 from wirespeed import structs
 from wirespeed.cni.errors import CniError, Code
-from wirespeed.host import drivers, netns, rtnl
+from wirespeed.host import drivers, netns, rtnl, vfio
 from wirespeed.host.pci import ADDRESS, PciDevice
 from wirespeed.host.rtnl import Rtnl
-from wirespeed.host.vfio import vfio_users
 from wirespeed.node import NodeConfig
 from wirespeed.state.locks import device_lock
 
@@ -90,7 +89,7 @@ class Bindings:
                 raise CniError(Code.DEVICE, f"device {address}: a pod of the kubelet in {kubelet} has it")
             if note is not None and device.exists:
                 if self._is_open(address):
-                    user = vfio_users().get(device.iommu_group, "a process")
+                    user = vfio.user_of(device) or "a process"
                     raise CniError(
                         Code.TRY_AGAIN_LATER,
                         f"device {address}: {user} has its vfio group open; expected nobody to use it",

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from provision import eswitch, udev, vdpa
 from provision.policy import PfIdentity
-from wirespeed.host import pci
+from wirespeed.host import pci, vfio
 from wirespeed.host.pci import PciDevice
 from wirespeed.host.routes import default_route_interfaces
-from wirespeed.host.rtnl import Link, Rtnl
+from wirespeed.host.rtnl import Link, Rtnl, VfSettings
 from wirespeed.host.vdpa import VHOST, VIRTIO, VdpaDevice
-from wirespeed.host.vfio import vdpa_users, vfio_users
 
 
 @dataclass(frozen=True, kw_only=True)
 class Vf:
     """A VF now. `netdev` is its interface on the host ("" for none), `user` who uses it ("" for nobody).
 
-    `vdpa` is its vdpa device, `vdpa_type` "virtio", "vhost", "none" without a driver; both "" where there is none.
+    `driver_override` is the driver that an administrator keeps it for ("" for none).
+    `settings` is what the PF's driver holds for it, as far as it tells. `vdpa` is its vdpa device, `vdpa_type`
+    "virtio", "vhost", "none" without a driver; both "" where there is none.
     """
 
     address: str
@@ -31,7 +32,10 @@ class Vf:
     mtu: int
     numa_node: int
     iommu_group: str
+    up: bool = False
+    driver_override: str = ""
     in_user_space: bool = False
+    settings: VfSettings = field(default_factory=VfSettings)
     vdpa: str = ""
     vdpa_type: str = ""
     user: str = ""
@@ -78,17 +82,22 @@ class Pf:
 
 @dataclass
 class Users:
-    """Who uses devices, from several sources; each maps a PCI address to a text that says who."""
+    """What tells who uses devices, from several sources."""
 
-    owners: Mapping[str, str] = field(default_factory=dict)  # of the journal and of the kubelet
-    groups: Mapping[str, str] = field(default_factory=dict)  # who has /dev/vfio/<group> open
-    vdpas: Mapping[str, str] = field(default_factory=dict)  # who has a node /dev/vhost-vdpa-<number> open
+    owners: Mapping[str, str] = field(default_factory=dict)  # who was given one, by PCI address: journal, kubelet
+    nodes: Mapping[str, str] = field(default_factory=dict)  # who has one's node open, /dev/vfio/42, by its path
     routed: frozenset[str] = frozenset()  # interfaces that carry a default route
+    # Whether a VF on a kernel driver without an interface counts as used: it is in a namespace that nobody told of.
+    missing: bool = True
+
+
+def _users(owners: Mapping[str, str], *, missing: bool = True) -> Users:
+    return Users(owners, vfio.users(), frozenset(default_route_interfaces()), missing)
 
 
 def read(sysfs: Path = Path("/sys"), *, owners: Mapping[str, str] | None = None) -> list[Pf]:
     """The PFs of this node, those with SR-IOV, by address. `owners` says who was given a device. Raises OSError."""
-    users = Users(owners or {}, vfio_users(), vdpa_users(), frozenset(default_route_interfaces()))
+    users = _users(owners or {})
     vdpas = vdpa.of_devices(sysfs)
     with Rtnl() as host:
         return [
@@ -98,6 +107,23 @@ def read(sysfs: Path = Path("/sys"), *, owners: Mapping[str, str] | None = None)
         ]
 
 
+def in_use(
+    addresses: Iterable[str], sysfs: Path = Path("/sys"), *, owners: Mapping[str, str], arriving: bool
+) -> dict[str, str]:
+    """Who uses which of these VFs now, by address. `arriving`: an interface may be on its way. Raises OSError."""
+    users = _users(owners, missing=not arriving)
+    vdpas = vdpa.of_devices(sysfs)
+    with Rtnl() as host:
+        found = {each: _user(PciDevice(each, sysfs), vdpas.get(each), host, users) for each in addresses}
+    return {address: user for address, user in found.items() if user}
+
+
+def again(pf: Pf, sysfs: Path = Path("/sys")) -> Pf:
+    """What the PF is by now, but for who uses its VFs. Raises OSError."""
+    with Rtnl() as host:
+        return _pf(PciDevice(pf.address, sysfs), host, Users(), vdpa.of_devices(sysfs))
+
+
 def find(pfs: Iterable[Pf], name: str) -> Pf | None:
     """The PF of that address, name or alternative name."""
     return next((pf for pf in pfs if name in (pf.address, pf.name, *pf.altnames)), None)
@@ -105,7 +131,7 @@ def find(pfs: Iterable[Pf], name: str) -> Pf | None:
 
 def _pf(device: PciDevice, host: Rtnl, users: Users, vdpas: Mapping[str, VdpaDevice]) -> Pf:
     name = device.own_netdev
-    link = host.link(name) if name else None
+    link = host.link(name, vfs=True) if name else None
     return Pf(
         address=device.address,
         name=name,
@@ -121,13 +147,17 @@ def _pf(device: PciDevice, host: Rtnl, users: Users, vdpas: Mapping[str, VdpaDev
         link_type=device.link_type,
         eswitch=eswitch.mode(device),
         vfs=tuple(
-            _vf(index, PciDevice(address, device.sysfs), host, users, vdpas.get(address))
+            replace(
+                _vf(index, PciDevice(address, device.sysfs), host, users, vdpas.get(address)),
+                settings=link.vfs.get(index, VfSettings()) if link else VfSettings(),
+            )
             for index, address in device.virtual_functions()
         ),
     )
 
 
 def _vf(index: int, device: PciDevice, host: Rtnl, users: Users, made: VdpaDevice | None) -> Vf:
+    """The VF, but for what its PF holds for it."""
     name = device.own_netdev
     link = host.link(name) if name else None
     return Vf(
@@ -139,33 +169,38 @@ def _vf(index: int, device: PciDevice, host: Rtnl, users: Users, made: VdpaDevic
         mtu=link.mtu if link else 0,
         numa_node=device.numa_node,
         iommu_group=device.iommu_group,
+        up=link.up if link else False,
+        driver_override=device.attribute("driver_override").replace("(null)", ""),
         in_user_space=device.is_in_user_space,
         vdpa=made.address if made else "",
         vdpa_type=(made.kind or "none") if made else "",
-        user=_user(device, link, host, users) or (_user_of_vdpa(made, host, users) if made else ""),
+        user=_user(device, made, host, users),
     )
 
 
-def _user(device: PciDevice, link: Link | None, host: Rtnl, users: Users) -> str:
-    """Who uses the VF, "" for nobody."""
+def _user(device: PciDevice, made: VdpaDevice | None, host: Rtnl, users: Users) -> str:
+    """Who uses the VF, or the vdpa device that was made of it; "" for nobody."""
     if owner := users.owners.get(device.address):
         return owner
     if device.is_in_user_space:
-        return users.groups.get(device.iommu_group, "")
+        return next((users.nodes[node] for node in vfio.nodes(device) if node in users.nodes), "")
+    if user := _user_of_vdpa(made, host, users) if made else "":
+        return user
+    link = host.link(name) if (name := device.own_netdev) else None
     if link is None:
-        return "its interface is in another network namespace" if device.driver else ""
+        return "its interface is in another network namespace" if device.driver and users.missing else ""
     return _user_of_interface(link, host, users)
 
 
 def _user_of_vdpa(made: VdpaDevice, host: Rtnl, users: Users) -> str:
     """Who uses the vdpa device that was made of a VF, "" for nobody."""
     if made.kind == VHOST:
-        return users.vdpas.get(made.node, "")
+        return users.nodes.get(made.node, "")
     if made.kind != VIRTIO or made.virtio is None:
         return ""
     link = next(filter(None, map(host.link, made.virtio.netdevs)), None)
     if link is None:
-        return "the interface of its vdpa device is in another network namespace"
+        return "the interface of its vdpa device is in another network namespace" if users.missing else ""
     return _user_of_interface(link, host, users)
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import logging
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from provision import eswitch, udev, vdpa
+from provision import eswitch, facts, hold, udev, vdpa
 from provision.facts import Pf, Vf
 from provision.policy import Group, Wanted
 from wirespeed.cni.errors import CniError, Code
@@ -15,22 +16,34 @@ from wirespeed.host import drivers, rtnl
 from wirespeed.host.pci import PciDevice
 from wirespeed.host.rtnl import NetlinkError, Rtnl, VfSettings
 from wirespeed.host.vdpa import VdpaDevice
+from wirespeed.node import NodeConfig
 
 log = logging.getLogger(__name__)
 
 # Seconds for the interface of a VF to appear once its driver has it: igbvf waits 2 s a VF for a PF in reset.
 NETDEV_TIMEOUT = 10.0
+# Seconds for a driver that resets the VF when the PF sets something for it (i40e, ice), and what it says meanwhile.
+MAC_TIMEOUT = 2.0
+_NOT_YET = frozenset({errno.EAGAIN, errno.EBUSY, errno.EACCES})
 _KERNEL = "netdevice"
 NO_MAC = "00:00:00:00:00:00"
+# What a VF is to be again when a change of it is taken back, beside its vdpa device: attributes of facts.Vf.
+_KEPT = ("driver", "driver_override", "netdev", "up", "mac", "mtu")
 
 
 @dataclass(frozen=True)
 class Step:
-    """One change: what it does, in words; doing it; and taking it back (None: the next step back does)."""
+    """One change: what it does, in words; doing it; and taking it back (None: the next step back does).
+
+    `vfs` tells the addresses of the VFs that it changes, which nobody may use then; `new` ones may be without their
+    interface still.
+    """
 
     text: str
     do: Callable[[], None]
     undo: Callable[[], None] | None = None
+    vfs: Callable[[], Collection[str]] = tuple
+    new: bool = False
 
 
 @dataclass(frozen=True)
@@ -65,35 +78,47 @@ def bind_plan(vfs: Iterable[tuple[Pf, Vf]], device_type: str, sysfs: Path = Path
     return Plan(steps, refused)
 
 
-def carry_out(plan: Plan, progress: Callable[[int, Step], None] = lambda _number, _step: None) -> None:
+def carry_out(
+    plan: Plan, config: NodeConfig, progress: Callable[[int, Step], None] = lambda _number, _step: None
+) -> None:
     """Take the steps; `progress` is told before each. When one fails, those before it are taken back.
 
+    The plan may be old: whether somebody uses a VF by now is looked at again, with its lock held, before each step
+    that changes it, and before that is taken back.
     Raises CniError: POLICY for a plan that is refused, or the failed step's; what could not be taken back is told.
     """
     if plan.refused:
         raise CniError(Code.POLICY, "; ".join(plan.refused))
+    begun: list[Step] = []
     for number, step in enumerate(plan.steps):
         progress(number, step)
         try:
-            step.do()
-        except (CniError, NetlinkError, OSError) as error:
-            text = getattr(error, "msg", "") or str(error)
-            left = _take_back([step, *reversed(plan.steps[:number])])
+            with hold.unused(step.vfs(), config, arriving=step.new):
+                begun.append(step)
+                step.do()
+        except (CniError, OSError) as error:
+            left = _take_back(reversed(begun), config)
             also = f"; not taken back: {'; '.join(left)}" if left else "; what was done before it is taken back"
-            raise CniError(getattr(error, "code", Code.DEVICE), f"{step.text}: {text}{also}") from error
+            code = getattr(error, "code", Code.DEVICE)
+            raise CniError(code, f"{step.text}: {_told(error)}{also}") from error
 
 
-def _take_back(steps: Iterable[Step]) -> list[str]:
+def _take_back(steps: Iterable[Step], config: NodeConfig) -> list[str]:
     """Undo steps, the last one first; what failed in that."""
     left = []
     for step in steps:
         if step.undo is None:
             continue
         try:
-            step.undo()
-        except (CniError, NetlinkError, OSError) as error:
-            left.append(f"{step.text} ({getattr(error, 'msg', '') or error})")
+            with hold.unused(step.vfs(), config, arriving=True):
+                step.undo()
+        except (CniError, OSError) as error:
+            left.append(f"{step.text} ({_told(error)})")
     return left
+
+
+def _told(error: CniError | OSError) -> str:
+    return error.msg if isinstance(error, CniError) else str(error)
 
 
 @dataclass
@@ -170,7 +195,8 @@ class _Planner:
             return False
         before = len(pf.vfs)
         if before:
-            yield Step(f"{pf.where}: remove its {before} VFs", lambda: self._set_number(0), self._restore_vfs)
+            what = f"{pf.where}: remove its {before} VFs"
+            yield Step(what, lambda: self._set_number(0), self._restore_vfs, self._addresses)
         if switches:
             yield Step(
                 f"{pf.where}: eswitch mode {wanted.eswitch} (now {pf.eswitch})",
@@ -182,8 +208,12 @@ class _Planner:
                 f"{pf.where}: make {wanted.num_vfs} VFs",
                 lambda: self._set_number(wanted.num_vfs),
                 lambda: self._set_number(0),
+                self._addresses,
             )
         return True
+
+    def _addresses(self) -> list[str]:
+        return [address for _, address in self.device.virtual_functions()]
 
     def _set_number(self, number: int) -> None:
         path = self.device.path / "sriov_numvfs"
@@ -191,17 +221,89 @@ class _Planner:
             path.write_text(str(number))
         except OSError as error:
             raise CniError(Code.DEVICE, f"{path.name} {number}: {error.strerror}") from error
-        made = [PciDevice(address, self.sysfs) for _, address in self.device.virtual_functions()]
+        made = [PciDevice(address, self.sysfs) for address in self._addresses()]
         if len(made) != number:
             raise CniError(Code.DEVICE, f"{path.name}: {len(made)} VFs are there after {number} was written")
         udev.settle([name for vf in made for name in vf.netdevs], timeout=NETDEV_TIMEOUT)
 
     def _restore_vfs(self) -> None:
-        """As many VFs as there were, with the drivers that they had."""
+        """As many VFs as there were, each as it was. Raises CniError that tells what is not."""
         self._set_number(len(self.pf.vfs))
+        left = []
         for vf in self.pf.vfs:
-            if vf.in_user_space:
-                drivers.bind(PciDevice(vf.address, self.sysfs), vf.driver)
+            for restore in (self._restore_vf, self._restore_vdpa):
+                try:
+                    restore(vf)
+                except (CniError, OSError) as error:
+                    left.append(_told(error))
+        if left:
+            raise CniError(Code.DEVICE, "; ".join(left))
+
+    def _restore_vf(self, before: Vf) -> None:
+        """Make a VF what it was, each part on its own, so that one that fails stops no other.
+
+        What the PF holds goes first: drivers read it when they take a VF. Raises CniError that tells what is not
+        as it was then, but for its vdpa device.
+        """
+        device = PciDevice(before.address, self.sysfs)
+        failed = [_told(error) for error in self._restore_settings(before)]
+        parts: list[Callable[[], None]] = [lambda: drivers.put_back(device, before.driver, before.driver_override)]
+        if before.mac:  # it had an interface
+            parts += [
+                lambda: _restore_link(device, name=before.netdev),
+                lambda: _restore_link(device, mtu=before.mtu),
+                lambda: _restore_link(device, mac=before.mac),
+                lambda: _restore_link(device, up=before.up),
+            ]
+        for part in parts:
+            try:
+                part()
+            except (CniError, OSError) as error:
+                failed.append(_told(error))
+        left = self._differences(before)
+        if left:
+            reasons = f" ({'; '.join(failed)})" if failed else ""
+            raise CniError(Code.DEVICE, f"VF {before.index} ({before.address}): {', '.join(left)}{reasons}")
+
+    def _restore_settings(self, before: Vf) -> Iterator[OSError]:
+        """Have the PF hold for the VF what it did; yields what its driver refuses."""
+        with Rtnl() as host:
+            pf = host.link(self.pf.name, vfs=True)
+            if pf is None:
+                return
+            now = pf.vfs.get(before.index, VfSettings())
+            for part in before.settings.parts():
+                if part.differing(now).items():
+                    try:
+                        host.set_vf(pf.index, before.index, part)
+                    except NetlinkError as error:
+                        yield error
+
+    def _differences(self, before: Vf) -> list[str]:
+        """What of a VF is not as it was, as "mtu is 1500, was 9000"."""
+        now = next((vf for vf in facts.again(self.pf, self.sysfs).vfs if vf.index == before.index), None)
+        if now is None:
+            return ["it is not there"]
+        left = [
+            f"{key} is {getattr(now, key) or 'none'}, was {getattr(before, key) or 'none'}"
+            for key in _KEPT
+            if getattr(now, key) != getattr(before, key)
+        ]
+        settings = before.settings.differing(now.settings)
+        return left + [
+            f"the PF's {key} is {getattr(now.settings, key)}, was {old}" for key, old in settings.items()
+        ]
+
+    def _restore_vdpa(self, before: Vf) -> None:
+        """Make the VF's vdpa device again where it is gone."""
+        if not before.vdpa or VdpaDevice(before.vdpa, self.sysfs).exists:
+            return
+        if before.vdpa_type == "none":
+            told = "was on no driver, which nobody can have it made with"
+            raise CniError(
+                Code.DEVICE, f"VF {before.index} ({before.address}): its vdpa device {before.vdpa} {told}"
+            )
+        vdpa.make(f"pci/{before.address}", before.vdpa, before.vdpa_type, self.sysfs)
 
     # One VF
 
@@ -227,7 +329,7 @@ class _Planner:
         if not mtu_right:
             yield self._mtu_step(what, index, group.mtu, now)
         if group.vdpa and not (right and vdpa_right):
-            yield self._vdpa_step(what, index, group.vdpa)
+            yield self._vdpa_step(what, index, group.vdpa, now)
 
     def _bind_step(self, what: str, index: int, device_type: str, now: Vf | None) -> Step:
         driver = "" if device_type == _KERNEL else device_type
@@ -240,26 +342,21 @@ class _Planner:
             if not driver:
                 self._take_mac(index, _netdev(device))
 
-        def undo() -> None:
-            if now is None:
-                return
-            device = self._vf(index)
-            drivers.bind(device, now.driver if now.in_user_space else "")
-            if now.netdev:
-                self._take_mac(index, _netdev(device))
-
         told = f" (now {now.driver or 'none'})" if now else ""
-        return Step(f"{what}: driver {driver or 'its own'}{told}", do, undo)
+        undo = (lambda: self._restore_vf(now)) if now else None
+        return self._step(index, f"{what}: driver {driver or 'its own'}{told}", do, undo, new=now is None)
 
     def _mtu_step(self, what: str, index: int, mtu: int, now: Vf | None) -> Step:
         told = f" (now {now.mtu})" if now and now.mtu else ""
-        return Step(
+        return self._step(
+            index,
             f"{what}: MTU {mtu}{told}",
             lambda: _set_link(_netdev(self._vf(index)).name, mtu=mtu),
             (lambda: _set_link(_netdev(self._vf(index)).name, mtu=now.mtu)) if now and now.mtu else None,
+            new=now is None,
         )
 
-    def _vdpa_step(self, what: str, index: int, kind: str) -> Step:
+    def _vdpa_step(self, what: str, index: int, kind: str, now: Vf | None) -> Step:
         def do() -> None:
             address = self._vf(index).address
             vdpa.make(f"pci/{address}", f"vdpa:{address}", kind, self.sysfs)
@@ -267,17 +364,27 @@ class _Planner:
         def undo() -> None:
             vdpa.delete(f"vdpa:{self._vf(index).address}", self.sysfs)
 
-        return Step(f"{what}: vdpa device of type {kind}", do, undo)
+        return self._step(index, f"{what}: vdpa device of type {kind}", do, undo, new=now is None)
 
     def _no_vdpa_step(self, what: str, now: Vf) -> Step:
-        def do() -> None:
-            vdpa.delete(now.vdpa, self.sysfs)
+        return self._step(
+            now.index,
+            f"{what}: remove its vdpa device {now.vdpa} (type {now.vdpa_type})",
+            lambda: vdpa.delete(now.vdpa, self.sysfs),
+            lambda: self._restore_vdpa(now),
+        )
 
-        def undo() -> None:
-            if now.vdpa_type != "none" and not VdpaDevice(now.vdpa, self.sysfs).exists:
-                vdpa.make(f"pci/{now.address}", now.vdpa, now.vdpa_type, self.sysfs)
-
-        return Step(f"{what}: remove its vdpa device {now.vdpa} (type {now.vdpa_type})", do, undo)
+    def _step(
+        self,
+        index: int,
+        text: str,
+        do: Callable[[], None],
+        undo: Callable[[], None] | None = None,
+        *,
+        new: bool = False,
+    ) -> Step:
+        """A step that changes one VF."""
+        return Step(text, do, undo, lambda: [self._vf(index).address], new)
 
     def _vf(self, index: int) -> PciDevice:
         for number, address in self.device.virtual_functions():
@@ -317,6 +424,24 @@ def _netdev(device: PciDevice) -> rtnl.Link:
             f"VF {device.address}: driver {device.driver or 'none'}, no interface within {NETDEV_TIMEOUT:.0f} s",
         )
     return link
+
+
+def _restore_link(
+    device: PciDevice,
+    *,
+    name: str | None = None,
+    mac: str | None = None,
+    mtu: int | None = None,
+    up: bool | None = None,
+) -> None:
+    """Give a VF's interface what it had and has no more: a driver that finds the VF in reset makes up a MAC."""
+    udev.settle([_netdev(device).name], timeout=NETDEV_TIMEOUT)
+    link = _netdev(device)
+    if mac is not None:
+        rtnl.set_mac(link.index, mac, again_on=_NOT_YET, timeout=MAC_TIMEOUT)
+    elif name not in {None, link.name} or mtu not in {None, link.mtu} or up not in {None, link.up}:
+        with Rtnl() as host:
+            host.set_link(link.index, name=name, mtu=mtu, up=up)
 
 
 def _set_link(name: str, *, up: bool | None = None, mtu: int | None = None) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import fields, replace
 
 from plugins.sriov import infiniband
 from plugins.sriov.function import Vf
 from wirespeed.cni.errors import CniError, Code
-from wirespeed.host.rtnl import NetlinkError, Rtnl, VfSettings
+from wirespeed.host.rtnl import VF_SETTING_GROUPS, NetlinkError, Rtnl, VfSettings
 
 log = logging.getLogger(__name__)
 
@@ -29,17 +29,6 @@ _KEYS = {
     "node_guid": "infinibandGUID",
     "port_guid": "infinibandGUID",
 }
-# The settings that are one for the kernel: set, and named in an error, together.
-_GROUPS = (
-    ("mac",),
-    ("vlan", "vlan_qos", "vlan_proto"),
-    ("min_tx_rate", "max_tx_rate"),
-    ("spoofchk",),
-    ("link_state",),
-    ("trust",),
-    ("node_guid",),
-    ("port_guid",),
-)
 
 
 def apply(host: Rtnl, vf: Vf, wanted: VfSettings) -> VfSettings:
@@ -61,7 +50,7 @@ def apply(host: Rtnl, vf: Vf, wanted: VfSettings) -> VfSettings:
     try:
         host.set_vf(vf.pf_index, vf.index, changes)
     except NetlinkError:
-        for part in _parts(changes):
+        for part in changes.parts():
             _set_one(host, vf, part, asked)
     return VfSettings(trust=False) if lent and not wanted.trust else VfSettings()
 
@@ -93,20 +82,12 @@ def _named(settings: Iterable[str]) -> str:
 def _whole(changes: VfSettings, wanted: VfSettings, current: VfSettings) -> VfSettings:
     """The changes, each group of which one is in it completed: from what is wanted, else from what is."""
     filled = {}
-    for group in _GROUPS:
+    for group in VF_SETTING_GROUPS:
         if any(getattr(changes, key) is not None for key in group):
             for key in group:
                 value = getattr(wanted, key)
                 filled[key] = getattr(current, key) if value is None else value
     return VfSettings(**filled)
-
-
-def _parts(settings: VfSettings) -> Iterator[VfSettings]:
-    """The settings one group at a time."""
-    for group in _GROUPS:
-        part = {key: value for key in group if (value := getattr(settings, key)) is not None}
-        if part:
-            yield VfSettings(**part)
 
 
 def put_back(host: Rtnl, vf: Vf, before: VfSettings) -> None:
@@ -142,7 +123,7 @@ def _set_back(host: Rtnl, vf: Vf, changes: VfSettings) -> dict[str, str]:
             host.set_vf(vf.pf_index, vf.index, VfSettings(spoofchk=changes.spoofchk))
         host.set_vf(vf.pf_index, vf.index, changes)
     except NetlinkError:
-        for part in _parts(changes):
+        for part in changes.parts():
             try:
                 host.set_vf(vf.pf_index, vf.index, part)
             except NetlinkError as error:

@@ -13,13 +13,12 @@ from typing import Any
 from plugins.sriov import rss, settings, sf, vdpa
 from plugins.sriov.function import Vf
 from wirespeed.cni.errors import CniError, Code
-from wirespeed.host import drivers, ethtool, netns, rtnl
+from wirespeed.host import drivers, ethtool, netns, rtnl, vfio
 from wirespeed.host.device import Device
 from wirespeed.host.functions import Function, ScalableFunction
 from wirespeed.host.pci import USERSPACE_DRIVERS, PciDevice
 from wirespeed.host.rdma import Rdma
 from wirespeed.host.rtnl import Link, NetlinkError, Rtnl, VfSettings
-from wirespeed.host.vfio import vfio_users
 from wirespeed.kube import deviceinfo
 from wirespeed.state.journal import DeviceClaim
 
@@ -182,10 +181,9 @@ def with_netdev(host: Rtnl, vf: Vf, *, timeout: float) -> Vf:
 
 def _check_unused(device: PciDevice) -> None:
     """The kernel takes a VF from vfio only when nobody uses it any more, and its caller waits in the kernel."""
-    if device.is_in_user_space and (user := vfio_users().get(device.iommu_group)):
+    if user := vfio.user_of(device):
         raise CniError(
-            Code.TRY_AGAIN_LATER,
-            f"device {device.address}: {user} has its vfio group open; expected nobody to use it",
+            Code.TRY_AGAIN_LATER, f"device {device.address}: {user} has it open; expected nobody to use it"
         )
 
 

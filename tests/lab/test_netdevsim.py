@@ -25,6 +25,7 @@ from wirespeed.cni.errors import CniError, Code
 from wirespeed.host.netns import Identity
 from wirespeed.host.pci import PciDevice
 from wirespeed.host.rtnl import ETH_P_8021AD, LINK_STATES, Rtnl, VfSettings
+from wirespeed.node import NodeConfig
 
 PF = "0000:18:00.0"
 NOWHERE = ("/run/netns/none", Identity(0, 0, 0))
@@ -205,12 +206,12 @@ def test_plan_changes_the_mode_of_the_eswitch(netdevsim: Netdevsim, device: PciD
     made = plan.make({device.address: Wanted(num_vfs=0, eswitch="switchdev")}, [pf_of(device)])
     where = f"PF {device.own_netdev} ({device.address})"
     assert [step.text for step in made.steps] == [f"{where}: eswitch mode switchdev (now legacy)"]
-    plan.carry_out(made)
+    plan.carry_out(made, NodeConfig())
     assert devlink_mode(netdevsim) == eswitch.mode(device) == "switchdev"
     ports = json.loads(sh("devlink", "-j", "port", "show"))["port"].values()
     assert [port["vfnum"] for port in ports if port["flavour"] == "pcivf"] == [0, 1]
     back = plan.make({device.address: Wanted(num_vfs=0, eswitch="legacy")}, [pf_of(device, "switchdev")])
-    plan.carry_out(back)
+    plan.carry_out(back, NodeConfig())
     assert devlink_mode(netdevsim) == eswitch.mode(device) == "legacy"
 
 
@@ -219,7 +220,7 @@ def test_mode_is_taken_back_when_a_later_step_fails(netdevsim: Netdevsim, device
     made = plan.make({device.address: Wanted(num_vfs=2, eswitch="switchdev")}, [pf_of(device)])
     failed = "sriov_numvfs: 0 VFs are there after 2 was written; what was done before it is taken back"
     with pytest.raises(CniError, match=failed):
-        plan.carry_out(made, lambda _number, _step: modes.append(devlink_mode(netdevsim)))
+        plan.carry_out(made, NodeConfig(), lambda _number, _step: modes.append(devlink_mode(netdevsim)))
     assert modes == ["legacy", "switchdev"]  # before each of the two steps
     assert devlink_mode(netdevsim) == "legacy"
     assert (netdevsim.path / "sriov_numvfs").read_text().strip() == "0"

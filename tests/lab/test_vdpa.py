@@ -12,7 +12,7 @@ from provision import vdpa
 from tests.lab.conftest import sh
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.host.vdpa import VdpaDevice
-from wirespeed.host.vfio import vdpa_users
+from wirespeed.host.vfio import users
 
 MAKER, NAME = "vdpasim_net", "vdpa:test"
 
@@ -43,7 +43,7 @@ def test_who_has_a_vdpa_device_open_is_told() -> None:
     with Path(node).open("rb") as opened:
         user = subprocess.Popen(["sleep", "60"], stdin=opened)
     try:
-        assert vdpa_users() == {node: f"process {user.pid} (sleep)"}
+        assert users()[node] == f"process {user.pid} (sleep)"
     finally:
         user.kill()
         user.wait()

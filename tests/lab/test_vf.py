@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from provision.policy import Group, Wanted
 from tests.lab.conftest import VFS_PER_PF, LabVfs, bind, sh, state_of_everything
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.host.pci import PciDevice
+from wirespeed.node import NodeConfig
 
 PF = "ens2"
 POLICY = """\
@@ -172,20 +174,66 @@ def claim(journal: Path, address: str) -> None:
 
 
 def test_a_step_that_fails_takes_back_those_before_it() -> None:
-    before = [(vf.driver, vf.index) for vf in pf().vfs]
+    sh("ip", "link", "set", pf().vfs[0].netdev, "mtu", "1400")
+    sh("ip", "link", "set", PF, "vf", "1", "vlan", "100", "qos", "3")
+    sh("ip", "link", "set", PF, "vf", "2", "trust", "on", "spoofchk", "off")
+    Path(f"/sys/bus/pci/devices/{pf().vfs[1].address}/driver/unbind").write_text(pf().vfs[1].address)
+    before = as_they_are()
     groups = (
         Group(resource="", policy="", numbers=frozenset({0}), device_type="vfio-pci"),
         Group(resource="", policy="", numbers=frozenset({1}), device_type="igb_uio"),  # Debian has no such module
     )
     wanted = Wanted(num_vfs=6, mtu=1700, groups=groups)
     with pytest.raises(CniError) as failed:
-        plan.carry_out(plan.make({pf().address: wanted}, [pf()]))
+        plan.carry_out(plan.make({pf().address: wanted}, [pf()]), NodeConfig())
     assert failed.value.code == Code.DEVICE
     assert "VF 1: driver igb_uio: " in failed.value.msg
     assert "driver igb_uio is not there" in failed.value.msg
     assert "; what was done before it is taken back" in failed.value.msg
-    assert [(vf.driver, vf.index) for vf in pf().vfs] == before
+    assert as_they_are() == before
     assert pf().mtu == 1500
+
+
+def as_they_are() -> list[facts.Vf]:
+    """The VFs, but for their IOMMU groups: the kernel numbers those of VFs that are made anew as it likes."""
+    return [replace(vf, iommu_group="") for vf in pf().vfs]
+
+
+def test_a_vf_that_was_bound_in_vain_is_what_it_was() -> None:
+    before = as_they_are()
+    groups = (
+        Group(resource="", policy="", numbers=frozenset({0}), device_type="vfio-pci"),
+        Group(resource="", policy="", numbers=frozenset({2}), device_type="netdevice", mtu=1400),
+        Group(resource="", policy="", numbers=frozenset({3}), device_type="igb_uio"),
+    )
+    wanted = Wanted(num_vfs=VFS_PER_PF, groups=groups)
+    with pytest.raises(CniError, match="; what was done before it is taken back"):
+        plan.carry_out(plan.make({pf().address: wanted}, [pf()]), NodeConfig())
+    assert as_they_are() == before
+
+
+@pytest.mark.parametrize("command", [("destroy", PF), ("bind", f"{PF}#0-1", "--driver", "vfio-pci")])
+def test_a_vf_that_is_given_away_while_a_person_reads_the_plan_is_left_alone(
+    command: tuple[str, ...], tmp_path: Path
+) -> None:
+    config = tmp_path / "agent.json"
+    config.write_text(json.dumps({"state": f"{tmp_path}/state.db", "kubelet": f"{tmp_path}/kubelet"}))
+    before, address = state_of_everything(), pf().vfs[1].address
+    asking = subprocess.Popen(
+        [sys.executable, "-u", "-m", "cli", "vf", *command, "--config", str(config)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert asking.stdin is not None
+    assert asking.stdout is not None
+    assert asking.stdout.readline().startswith("PF ens2")  # the plan is made
+    claim(tmp_path / "state.db", address)
+    _, told = asking.communicate("y\n")
+    assert asking.returncode == 1
+    assert f"in use by now: {address}: it is net1 of container c1; what was done before it is taken back" in told
+    assert state_of_everything() == before
 
 
 def test_a_pf_that_somebody_else_provides_for_is_checked_and_only_its_vfs_are_changed() -> None:
@@ -208,5 +256,5 @@ def test_a_pf_that_somebody_else_provides_for_is_checked_and_only_its_vfs_are_ch
 def test_a_driver_without_an_eswitch_says_so_and_all_is_as_before() -> None:
     before = [vf.driver for vf in pf().vfs]
     with pytest.raises(CniError, match="eswitch mode switchdev"):
-        plan.carry_out(plan.make({pf().address: Wanted(num_vfs=4, eswitch="switchdev")}, [pf()]))
+        plan.carry_out(plan.make({pf().address: Wanted(num_vfs=4, eswitch="switchdev")}, [pf()]), NodeConfig())
     assert [vf.driver for vf in pf().vfs] == before

@@ -8,9 +8,8 @@ import pytest
 
 from tests.fakesysfs import FakeSysfs
 from wirespeed.cni.errors import CniError, Code
-from wirespeed.host import drivers
+from wirespeed.host import drivers, vfio
 from wirespeed.host.pci import PciDevice
-from wirespeed.host.vfio import vdpa_users, vfio_users
 
 PF = "0000:18:00.0"
 
@@ -116,17 +115,45 @@ def test_a_reset_that_fails_names_the_device(sysfs: FakeSysfs) -> None:
     assert failed.value.code == Code.DEVICE
 
 
-def test_who_has_a_vfio_group_open_is_told(tmp_path: Path) -> None:
-    for process, target in (("10", "/dev/vfio/42"), ("11", "/dev/vfio/noiommu-7"), ("12", "/dev/vfio/vfio")):
-        (tmp_path / process / "fd").mkdir(parents=True)
-        (tmp_path / process / "fd/3").symlink_to(target)
-        (tmp_path / process / "comm").write_text("dpdk-testpmd\n")
-    assert vfio_users(tmp_path) == {"42": "process 10 (dpdk-testpmd)", "7": "process 11 (dpdk-testpmd)"}
+def has_open(proc: Path, process: str, node: str) -> None:
+    """A process that has a node open, as /proc shows it."""
+    (proc / process / "fd").mkdir(parents=True)
+    (proc / process / "fd/3").symlink_to(node)
+    (proc / process / "comm").write_text("dpdk-testpmd\n")
 
 
-def test_who_has_a_vdpa_device_open_is_told(tmp_path: Path) -> None:
-    for process, target in (("10", "/dev/vhost-vdpa-3"), ("11", "/dev/vhost-net")):
-        (tmp_path / process / "fd").mkdir(parents=True)
-        (tmp_path / process / "fd/3").symlink_to(target)
-        (tmp_path / process / "comm").write_text("dpdk-testpmd\n")
-    assert vdpa_users(tmp_path) == {"/dev/vhost-vdpa-3": "process 10 (dpdk-testpmd)"}
+def test_who_has_a_node_of_a_device_open_is_told(tmp_path: Path) -> None:
+    for process, node in (("10", "/dev/vfio/42"), ("11", "/dev/vhost-vdpa-3"), ("12", "/dev/vhost-net")):
+        has_open(tmp_path, process, node)
+    assert vfio.users(tmp_path) == {
+        "/dev/vfio/42": "process 10 (dpdk-testpmd)",
+        "/dev/vhost-vdpa-3": "process 11 (dpdk-testpmd)",
+    }
+
+
+@pytest.mark.parametrize(
+    ("driver", "node", "used"),
+    [
+        ("vfio-pci", "/dev/vfio/42", True),
+        ("vfio-pci", "/dev/vfio/noiommu-42", True),  # without an IOMMU; in a container it has the other name
+        ("vfio-pci", "/dev/vfio/devices/vfio3", True),  # with iommufd
+        ("mlx5_vfio_pci", "/dev/vfio/devices/vfio3", True),
+        ("uio_pci_generic", "/dev/uio1", True),
+        ("vfio-pci", "/dev/vfio/vfio", False),
+        ("vfio-pci", "/dev/vfio/4", False),
+        ("vfio-pci", "/dev/vfio/devices/vfio33", False),
+        ("uio_pci_generic", "/dev/uio11", False),
+        ("iavf", "/dev/vfio/42", False),  # another device of the group
+    ],
+)
+def test_an_application_that_drives_a_device_is_known_by_any_of_its_nodes(
+    sysfs: FakeSysfs, tmp_path: Path, driver: str, node: str, used: bool
+) -> None:
+    device = vf_on(sysfs, driver)
+    sysfs.iommu_group(device.address, 42)
+    if "vfio" in driver:
+        sysfs.vfio_device(device.address, 3)
+    if "uio" in driver:
+        sysfs.uio(device.address, 1)
+    has_open(tmp_path / "proc", "10", node)
+    assert vfio.user_of(device, tmp_path / "proc") == ("process 10 (dpdk-testpmd)" if used else "")

@@ -13,6 +13,7 @@ from provision.policy import Group, Wanted
 from tests import pfs
 from tests.fakesysfs import FakeSysfs, vf_address
 from wirespeed.cni.errors import CniError, Code
+from wirespeed.node import NodeConfig
 
 PF = pfs.ADDRESS
 WHERE = f"PF ens1f0 ({PF}): "
@@ -67,7 +68,7 @@ def test_pf_that_somebody_else_provides_for_gets_no_step_when_it_is_not_as_asked
     with pytest.raises(
         CniError, match=r"it has 2 VFs, 3 are asked for; .*its MTU is 1500, 9000 is asked for"
     ) as caught:
-        plan.carry_out(made)
+        plan.carry_out(made, NodeConfig())
     assert caught.value.code == Code.POLICY
 
 
@@ -89,6 +90,6 @@ def test_number_of_vfs_that_the_kernel_does_not_take_is_told(tmp_path: Path, fau
     if fault == "gone":
         sysfs.remove(PF)
     with pytest.raises(CniError) as caught:
-        plan.carry_out(plan.make({PF: Wanted(num_vfs=2)}, [pf()], sysfs.root))
+        plan.carry_out(plan.make({PF: Wanted(num_vfs=2)}, [pf()], sysfs.root), NodeConfig())
     assert caught.value.code == Code.DEVICE
     assert caught.value.msg.startswith(f"{WHERE}make 2 VFs: {told}; ")

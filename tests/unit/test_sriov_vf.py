@@ -16,7 +16,7 @@ from plugins.sriov.function import Vf
 from plugins.sriov.settings import NO_MAC
 from tests.fakesysfs import FakeSysfs
 from wirespeed.cni.errors import CniError, Code
-from wirespeed.host import netns, rtnl
+from wirespeed.host import netns, rtnl, vfio
 from wirespeed.host.netns import Identity
 from wirespeed.host.pci import PciDevice
 from wirespeed.host.rdma import Rdma
@@ -101,6 +101,19 @@ def test_rates_link_state_and_8021ad_are_set_and_put_back(
     ]
     restore(driver, device, vf, monkeypatch)
     assert driver.settings == BEFORE
+
+
+def test_a_vf_that_an_application_drives_by_iommufd_is_not_taken_from_it(
+    sysfs: FakeSysfs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver, device = PfDriver(), vf_of(sysfs)
+    sysfs.vfio_device(device.address, 3)
+    opened = {"/dev/vfio/devices/vfio3": "process 10 (dpdk-testpmd)"}
+    monkeypatch.setattr(vfio, "users", lambda _proc: opened)
+    with pytest.raises(CniError, match=r"process 10 \(dpdk-testpmd\) has it open") as refused:
+        vfs.rebound(driver, vfs.find(driver, device), "", timeout=0)
+    assert refused.value.code == Code.TRY_AGAIN_LATER
+    assert device.driver == "vfio-pci"
 
 
 @pytest.mark.parametrize(

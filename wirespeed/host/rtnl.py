@@ -75,6 +75,19 @@ def refusals(where: str) -> Iterator[None]:
         raise CniError(Code.DEVICE, f"{where}: {error.strerror}") from error
 
 
+# The settings that are one for the kernel.
+VF_SETTING_GROUPS = (
+    ("mac",),
+    ("vlan", "vlan_qos", "vlan_proto"),
+    ("min_tx_rate", "max_tx_rate"),
+    ("spoofchk",),
+    ("link_state",),
+    ("trust",),
+    ("node_guid",),
+    ("port_guid",),
+)
+
+
 @dataclass(frozen=True, kw_only=True)
 class VfSettings:
     """What the PF's driver holds for one VF; None is "not reported" when read, "leave it" when set.
@@ -107,6 +120,13 @@ class VfSettings:
     def items(self) -> list[tuple[str, object]]:
         """(name, value) of those that are set."""
         return [(f.name, value) for f in fields(self) if (value := getattr(self, f.name)) is not None]
+
+    def parts(self) -> Iterator[VfSettings]:
+        """Those that are set, one of VF_SETTING_GROUPS at a time."""
+        given = dict(vars(self))
+        for group in VF_SETTING_GROUPS:
+            if part := {key: given[key] for key in group if given[key] is not None}:
+                yield VfSettings(**part)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,31 +1,46 @@
-"""Who uses VFs in user space, over vfio and vhost-vdpa."""
+"""Who uses VFs in user space, over vfio, uio and vhost-vdpa."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
+from wirespeed.host.pci import PciDevice
 
-def vfio_users(proc: Path = Path("/proc")) -> dict[str, str]:
-    """Which process has which vfio group open: {"42": "process 4711 (dpdk-testpmd)"}."""
-    groups = ((node.removeprefix("noiommu-"), process) for node, process in _opened("/dev/vfio/", proc))
-    return {group: process for group, process in groups if group.isdigit()}
+_NODES = ("/dev/vfio/", "/dev/uio", "/dev/vhost-vdpa-")
 
 
-def vdpa_users(proc: Path = Path("/proc")) -> dict[str, str]:
-    """Which process has which node open: {"/dev/vhost-vdpa-0": "process 4711 (dpdk-testpmd)"}."""
-    return {f"/dev/vhost-vdpa-{number}": process for number, process in _opened("/dev/vhost-vdpa-", proc)}
-
-
-def _opened(prefix: str, proc: Path) -> Iterator[tuple[str, str]]:
-    """The nodes that processes have open, without the prefix of their paths, and the process of each."""
+def users(proc: Path = Path("/proc")) -> dict[str, str]:
+    """Which process has which node of a device open: {"/dev/vfio/42": "process 4711 (dpdk-testpmd)"}."""
+    found: dict[str, str] = {}
     for folder in proc.glob("[0-9]*"):
         try:
             opened = [os.readlink(entry) for entry in (folder / "fd").iterdir()]
             command = (folder / "comm").read_text().strip()
         except OSError:  # it ended
             continue
-        for target in opened:
-            if target.startswith(prefix):
-                yield target.removeprefix(prefix), f"process {folder.name} ({command})"
+        process = f"process {folder.name} ({command})"
+        found |= {target: process for target in opened if target.startswith(_NODES)}
+    return found
+
+
+def nodes(device: PciDevice) -> list[str]:
+    """The nodes by any of which an application may drive a device that is in user space.
+
+    Those of vfio are its group's, which is named otherwise without an IOMMU, but not in a container; and its own,
+    that goes with iommufd.
+    """
+    group = device.iommu_group
+    found = [f"/dev/vfio/{group}", f"/dev/vfio/noiommu-{group}"] if group else []
+    for folder, prefix in (("vfio-dev", "/dev/vfio/devices"), ("uio", "/dev")):
+        there = device.path / folder
+        found += [f"{prefix}/{name}" for name in (sorted(os.listdir(there)) if there.exists() else ())]
+    return found
+
+
+def user_of(device: PciDevice, proc: Path = Path("/proc")) -> str:
+    """The process that drives a device in user space, "" for none."""
+    if not device.is_in_user_space:
+        return ""
+    opened = users(proc)
+    return next((opened[node] for node in nodes(device) if node in opened), "")
