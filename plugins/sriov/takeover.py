@@ -111,7 +111,7 @@ def look(device: PciDevice, ns: NetNs | None) -> Vf:
         raise CniError(Code.DEVICE, f"device {device.address}: expected an SR-IOV virtual function, it is none")
     with Rtnl() as host:
         index, link = device.vf_index, host.link_of_device(device.address)
-        seen = host.link(pf.netdevs[0], vfs=True) if pf.netdevs else None
+        seen = host.link(name, vfs=True) if (name := pf.own_netdev) else None
         if seen is None or not seen.vfs:
             raise CniError(Code.DEVICE, f"device {device.address}: PF {pf.address} tells of none of its VFs")
     if link is None and ns is not None:
