@@ -93,21 +93,20 @@ def _serve(where: NodeConfig) -> None:
     import threading  # noqa: PLC0415
 
     from deviceplugin import run  # noqa: PLC0415
+    from wirespeed.host import signals  # noqa: PLC0415
     from wirespeed.node import Node  # noqa: PLC0415
 
-    seen: list[int] = []
-    stop = threading.Event()
+    node, stop = Node(where), threading.Event()
 
-    def end(number: int, _: object) -> None:
-        if seen:
+    def handle(number: int) -> None:
+        if number == signal.SIGHUP:
+            node.hang_up()
+        elif stop.is_set():
             os._exit(128 + number)
-        seen.append(number)
-        stop.set()
+        else:
+            stop.set()
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, end)
-    node = Node(where)
-    signal.signal(signal.SIGHUP, lambda *_: node.hang_up())
-    run(node, stop)
+    with signals.handled((signal.SIGTERM, signal.SIGINT, signal.SIGHUP), handle):
+        run(node, stop)
     # All is done and logged; for the interpreter to take itself apart would take longer than all of it.
     os._exit(0)

@@ -10,7 +10,6 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
 from rich.console import Console
 
@@ -27,6 +26,7 @@ from play.screen import Screen
 from play.session import Session, write
 from play.undo import Undo
 from wirespeed.cni.errors import CniError, Code
+from wirespeed.host import signals
 from wirespeed.kube.manifests import ManifestCluster
 from wirespeed.state.journal import Journal
 
@@ -302,25 +302,23 @@ class _Play:
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
         """SIGINT, SIGTERM and SIGHUP end the play, as the end of its time does; a second one kills containers."""
-        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-        for number in before:
-            signal.signal(number, self._on_signal)
         timer = threading.Timer(self._options.timeout, self._on_timeout) if self._options.timeout else None
         if timer:
             timer.daemon = True
             timer.start()
         try:
-            yield
+            with signals.handled((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), self._on_signal):
+                yield
         finally:
             if timer:
                 timer.cancel()
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
-    def _on_signal(self, number: int, _: FrameType | None) -> None:
+    def _on_signal(self, number: int) -> None:
         again, self._stopped = bool(self._stopped), number
-        # In a thread: what a signal interrupts may hold a lock.
-        threading.Thread(target=self._kill if again else self._tell, daemon=True).start()
+        if again:
+            self._kill()
+        else:
+            self._tell()
 
     def _on_timeout(self) -> None:
         self._timed_out = True

@@ -286,7 +286,7 @@ def standing(node: Netns, folder: Path, shim: Path) -> Iterator[Stage]:
         playing.process.kill()
         playing.ended()
     try:
-        assert made.left() == []
+        assert not (left := made.left()), left
     finally:
         for pid in made.processes():
             os.kill(pid, signal.SIGKILL)

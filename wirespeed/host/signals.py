@@ -1,0 +1,41 @@
+"""Signals that are acted on whatever the main thread does."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import threading
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def handled(numbers: Collection[int], handle: Callable[[int], None]) -> Iterator[None]:
+    """Call `handle` with each of these signals that comes while the body runs, in a thread of its own.
+
+    Python runs a handler in the main thread, when that is between two instructions: a signal that comes just
+    before it begins to wait for a lock is slept through. What is written to a socket meanwhile is not. The body
+    runs in the main thread.
+    """
+    ours, theirs = socket.socketpair()
+    theirs.setblocking(False)
+    thread = threading.Thread(target=_read, args=(ours, numbers, handle), name="signals", daemon=True)
+    before = {number: signal.signal(number, lambda *_: None) for number in numbers}
+    waker = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
+    thread.start()
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(waker)
+        theirs.close()
+        thread.join()
+        ours.close()
+
+
+def _read(ours: socket.socket, numbers: Collection[int], handle: Callable[[int], None]) -> None:
+    while came := ours.recv(64):
+        for number in came:
+            if number in numbers:
+                handle(number)
