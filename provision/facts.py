@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from provision import eswitch, udev, vdpa
@@ -113,8 +113,11 @@ def in_use(
     """Who uses which of these VFs now, by address. `arriving`: an interface may be on its way. Raises OSError."""
     users = _users(owners, missing=not arriving)
     vdpas = vdpa.of_devices(sysfs)
+    found = {}
     with Rtnl() as host:
-        found = {each: _user(PciDevice(each, sysfs), vdpas.get(each), host, users) for each in addresses}
+        for device in (PciDevice(address, sysfs) for address in addresses):
+            link = host.link(name) if (name := device.own_netdev) else None
+            found[device.address] = _user(device, link, vdpas.get(device.address), host, users)
     return {address: user for address, user in found.items() if user}
 
 
@@ -147,17 +150,13 @@ def _pf(device: PciDevice, host: Rtnl, users: Users, vdpas: Mapping[str, VdpaDev
         link_type=device.link_type,
         eswitch=eswitch.mode(device),
         vfs=tuple(
-            replace(
-                _vf(index, PciDevice(address, device.sysfs), host, users, vdpas.get(address)),
-                settings=link.vfs.get(index, VfSettings()) if link else VfSettings(),
-            )
+            _vf(index, PciDevice(address, device.sysfs), host, users, vdpas.get(address), pf=link)
             for index, address in device.virtual_functions()
         ),
     )
 
 
-def _vf(index: int, device: PciDevice, host: Rtnl, users: Users, made: VdpaDevice | None) -> Vf:
-    """The VF, but for what its PF holds for it."""
+def _vf(index: int, device: PciDevice, host: Rtnl, users: Users, made: VdpaDevice | None, *, pf: Link | None) -> Vf:
     name = device.own_netdev
     link = host.link(name) if name else None
     return Vf(
@@ -172,21 +171,21 @@ def _vf(index: int, device: PciDevice, host: Rtnl, users: Users, made: VdpaDevic
         up=link.up if link else False,
         driver_override=device.attribute("driver_override").replace("(null)", ""),
         in_user_space=device.is_in_user_space,
+        settings=pf.vfs.get(index, VfSettings()) if pf else VfSettings(),
         vdpa=made.address if made else "",
         vdpa_type=(made.kind or "none") if made else "",
-        user=_user(device, made, host, users),
+        user=_user(device, link, made, host, users),
     )
 
 
-def _user(device: PciDevice, made: VdpaDevice | None, host: Rtnl, users: Users) -> str:
+def _user(device: PciDevice, link: Link | None, made: VdpaDevice | None, host: Rtnl, users: Users) -> str:
     """Who uses the VF, or the vdpa device that was made of it; "" for nobody."""
     if owner := users.owners.get(device.address):
         return owner
     if device.is_in_user_space:
-        return next((users.nodes[node] for node in vfio.nodes(device) if node in users.nodes), "")
+        return vfio.user_among(users.nodes, device)
     if user := _user_of_vdpa(made, host, users) if made else "":
         return user
-    link = host.link(name) if (name := device.own_netdev) else None
     if link is None:
         return "its interface is in another network namespace" if device.driver and users.missing else ""
     return _user_of_interface(link, host, users)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,9 +21,6 @@ log = logging.getLogger(__name__)
 
 # Seconds for the interface of a VF to appear once its driver has it: igbvf waits 2 s a VF for a PF in reset.
 NETDEV_TIMEOUT = 10.0
-# Seconds for a driver that resets the VF when the PF sets something for it (i40e, ice), and what it says meanwhile.
-MAC_TIMEOUT = 2.0
-_NOT_YET = frozenset({errno.EAGAIN, errno.EBUSY, errno.EACCES})
 _KERNEL = "netdevice"
 NO_MAC = "00:00:00:00:00:00"
 # What a VF is to be again when a change of it is taken back, beside its vdpa device: attributes of facts.Vf.
@@ -438,7 +434,7 @@ def _restore_link(
     udev.settle([_netdev(device).name], timeout=NETDEV_TIMEOUT)
     link = _netdev(device)
     if mac is not None:
-        rtnl.set_mac(link.index, mac, again_on=_NOT_YET, timeout=MAC_TIMEOUT)
+        rtnl.set_mac(link.index, mac, again_on=rtnl.MAC_NOT_YET, timeout=rtnl.MAC_TIMEOUT)
     elif name not in {None, link.name} or mtu not in {None, link.mtu} or up not in {None, link.up}:
         with Rtnl() as host:
             host.set_link(link.index, name=name, mtu=mtu, up=up)

@@ -17,7 +17,7 @@ def attach(netns: str, ifname: str, flags: int = 0) -> None:
     with namespaces.opened(netns) as ns, Rtnl(netns_fd=ns.fd) as inside:
         link = inside.link(ifname)
         assert link is not None
-        asked = rtnl._attribute(1, struct.pack("i", program)) + rtnl._u32(3, flags)  # IFLA_XDP_FD, IFLA_XDP_FLAGS
+        asked = rtnl._attribute(rtnl.IFLA_XDP_FD, struct.pack("i", program)) + rtnl._u32(rtnl.IFLA_XDP_FLAGS, flags)
         attribute = rtnl._attribute(rtnl.IFLA_XDP | rtnl.NLA_F_NESTED, asked)
         inside._do(rtnl.RTM_SETLINK, rtnl.NLM_F_ACK, rtnl._IFINFO.pack(0, 0, link.index, 0, 0) + attribute)
     os.close(program)

@@ -29,11 +29,6 @@ log = logging.getLogger(__name__)
 # once it has talked to the PF.
 RETURN_TIMEOUT = 10.0
 
-# How long a VF's driver may take to hear of the MAC that the PF has set, in seconds: i40e and ice reset the VF
-# for that, and iavf answers "try again" meanwhile.
-MAC_TIMEOUT = 2.0
-_NOT_YET = frozenset({errno.EAGAIN, errno.EBUSY, errno.EACCES})
-
 # What a pod may change of its netdev and a move keeps: attributes of Link, keywords of Rtnl.set_link.
 _LINK_KEYS = ("mac", "mtu", "txqlen", "alias", "promisc", "allmulti", "arp", "multicast")
 
@@ -292,7 +287,7 @@ def move_in(
         try:
             host.set_link(link.index, netns_fd=ns.fd, mac=mac, **rest)
         except NetlinkError as error:
-            if mac is None or error.errno not in {*_NOT_YET, errno.EADDRNOTAVAIL}:
+            if mac is None or error.errno not in {*rtnl.MAC_NOT_YET, errno.EADDRNOTAVAIL}:
                 raise
             log.debug("%s: %s: trying its MAC again in %s", vf.where, error, ns.path)
             netns.inside(ns.fd, lambda: _finish_inside(vf.owner.address, mac, rest))
@@ -320,7 +315,7 @@ def _finish_inside(address: str, mac: str, rest: dict[str, Any]) -> None:
         if link is None:
             raise NetlinkError(errno.ENODEV, "its interface is gone")
         _reset(inside, link)
-        rtnl.set_mac(link.index, mac, again_on=_NOT_YET, timeout=MAC_TIMEOUT)
+        rtnl.set_mac(link.index, mac, again_on=rtnl.MAC_NOT_YET, timeout=rtnl.MAC_TIMEOUT)
         inside.set_link(link.index, **rest)
 
 

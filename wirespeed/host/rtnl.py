@@ -46,6 +46,11 @@ IFLA_XDP_FD, IFLA_XDP_FLAGS = 1, 3
 # How an XDP program is attached: IFLA_XDP_*_PROG_ID, which tells that one is, and XDP_FLAGS_*_MODE.
 XDP_MODES = {"native": (5, 4), "generic": (6, 2), "offloaded": (7, 8)}
 
+# How long a VF's driver may take to hear of the MAC that the PF has set, in seconds, and what it answers meanwhile:
+# i40e and ice reset the VF for that, and iavf says "try again".
+MAC_TIMEOUT = 2.0
+MAC_NOT_YET = frozenset({errno.EAGAIN, errno.EBUSY, errno.EACCES})
+
 ETH_P_8021Q, ETH_P_8021AD = 0x8100, 0x88A8
 VLAN_PROTOCOLS = {"802.1q": ETH_P_8021Q, "802.1ad": ETH_P_8021AD}
 LINK_STATES = {"auto": 0, "enable": 1, "disable": 2}

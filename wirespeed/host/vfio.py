@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from wirespeed.host.pci import PciDevice
@@ -42,5 +43,9 @@ def user_of(device: PciDevice, proc: Path = Path("/proc")) -> str:
     """The process that drives a device in user space, "" for none."""
     if not device.is_in_user_space:
         return ""
-    opened = users(proc)
+    return user_among(users(proc), device)
+
+
+def user_among(opened: Mapping[str, str], device: PciDevice) -> str:
+    """The process that has one of the device's nodes open, of what `users` told; "" for none."""
     return next((opened[node] for node in nodes(device) if node in opened), "")

@@ -57,16 +57,15 @@ class Ipam:
         """
         try:
             kind = _kind(request.config)
-            if kind == HOST_LOCAL:
-                self._of(request)
-            elif not attached:
+            leases = self._of(request) if kind == HOST_LOCAL else None
+            if not attached:
                 check_usable(request.config, request.path)
         except CniError as error:
             log.info("network %s: no addresses were given: %s", request.name, error.msg)
             return
-        with _named(request):
-            if kind == HOST_LOCAL:
-                hostlocal.delete(request, self._of(request))
+        with _led_by(kind):
+            if leases is not None:
+                hostlocal.delete(request, leases)
             elif kind not in {"", STATIC}:
                 _execute(kind, request.derive(command="DEL"))
 
