@@ -114,7 +114,7 @@ def bind(*, vfs: Sequence[str], driver: str, config: Path | None, dry_run: bool,
 def apply(
     *, policies: Sequence[Path], labels: Sequence[str], config: Path | None, dry_run: bool, yes: bool
 ) -> None:
-    """Make the VFs that node policies (SriovNetworkNodePolicy objects of YAML files) ask for.
+    """Make the VFs that node policies (SriovNetworkNodePolicy objects of YAML or JSON files) ask for.
 
     A policy whose nodeSelector does not fit the labels given is passed over. PFs that no policy selects stay as
     they are. Done twice, the second time has nothing to do.
@@ -124,7 +124,7 @@ def apply(
     given = dict(label.partition("=")[::2] for label in labels)
 
     def plan() -> Plan:
-        loaded = policy.load(policies)
+        loaded = policy.load(policies, say=click.echo)
         mine = policy.for_node(loaded, given)
         for other in loaded:
             if other not in mine:

@@ -85,7 +85,7 @@ def opened() -> Iterator[Session]:
 
 def write(path: Path, value: Any) -> None:
     """Write JSON."""
-    path.write_text(json.dumps(value, default=str))  # YAML has dates, JSON has not
+    path.write_text(json.dumps(value))
 
 
 def find_shim(asked: Path | None, folders: Sequence[str]) -> Path:

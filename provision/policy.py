@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -18,6 +18,7 @@ from wirespeed.kube import documents
 API_VERSION = "sriovnetwork.openshift.io/v1"
 KIND = "SriovNetworkNodePolicy"
 LOWEST = 99
+_OPERATORS = "default"  # the name of the operator's own policy
 
 _RESOURCE = re.compile(r"[a-zA-Z0-9]([a-zA-Z0-9_-]{0,61}[a-zA-Z0-9])?")
 _NUMBERS = re.compile(r"(\d{1,3})(?:-(\d{1,3}))?")
@@ -106,18 +107,24 @@ class PfIdentity:
     total_vfs: int
 
 
-def load(files: Sequence[Path]) -> list[Policy]:
-    """The policies of the files. Raises CniError(INVALID_CONFIG) that names file, document and key."""
+def load(files: Sequence[Path], *, say: Callable[[str], None] = lambda _: None) -> list[Policy]:
+    """The policies of the files; `say` is told of what else is there and passed over.
+
+    Raises CniError(INVALID_CONFIG) that names file, document and key.
+    """
     found: dict[str, Policy] = {}
+    kinds: set[str] = set()
     for path in files:
         for where, document in documents.read(path):
-            if document is None:
-                continue
-            policy = _policy(document, where)
-            if policy.name in found:
-                raise _wrong(where, f"policy {policy.name} is there twice, also in {found[policy.name].where}")
-            found[policy.name] = policy
-    if not found:
+            for raw in documents.objects(document, where):
+                kinds.add(raw["kind"])
+                policy = read(raw, where, say=say)
+                if policy is None:
+                    continue
+                if policy.name in found:
+                    raise _wrong(where, f"policy {policy.name} is there twice, also in {found[policy.name].where}")
+                found[policy.name] = policy
+    if KIND not in kinds:
         raise _wrong(", ".join(map(str, files)), f"expected objects of kind {KIND}, found none")
     return list(found.values())
 
@@ -155,23 +162,36 @@ def _wrong(where: str, text: str) -> CniError:
     return CniError(Code.INVALID_CONFIG, f"{where}: {text}")
 
 
-def _policy(document: object, where: str) -> Policy:
-    if not isinstance(document, dict):
-        raise _wrong(where, f"expected an object, got {type(document).__name__}")
-    for key, expected in (("apiVersion", API_VERSION), ("kind", KIND)):
-        if document.get(key) != expected:
-            raise _wrong(where, f'key "{key}": expected {expected}, got {document.get(key)!r}')
-    metadata = document.get("metadata")
+def read(raw: Mapping[str, Any], where: str, *, say: Callable[[str], None] = lambda _: None) -> Policy | None:
+    """The policy that an object is; None, and `say` is told, for what the operator would make no VFs by.
+
+    That is an object of another kind, or the empty policy that the operator's older releases make for themselves.
+    Raises CniError(INVALID_CONFIG) that begins with `where`.
+    """
+    metadata = raw.get("metadata")
     name = metadata.get("name") if isinstance(metadata, dict) else None
+    if raw["kind"] != KIND:
+        say(f"{where}: {raw['kind']} {name or ''}: passed over, it is no {KIND}")
+        return None
+    if raw.get("apiVersion") != API_VERSION:
+        raise _wrong(where, f'key "apiVersion": expected {API_VERSION}, got {raw.get("apiVersion")!r}')
     if not isinstance(name, str) or not name:
         raise _wrong(where, 'key "metadata.name" is missing')
     where = f"{where}: policy {name}"
+    spec = raw.get("spec")
+    if name == _OPERATORS and isinstance(spec, dict) and not spec.get("numVfs"):
+        say(f"{where}: passed over, it is the operator's own and asks for nothing")
+        return None
+    return Policy(name=name, where=where, spec=_spec(spec, where))
+
+
+def _spec(raw: object, where: str) -> Spec:
     try:
-        spec = msgspec.convert(document.get("spec"), Spec)
+        spec = msgspec.convert(raw, Spec)
     except msgspec.ValidationError as error:
         raise CniError(Code.INVALID_CONFIG, structs.placed(error, f"{where}: spec")) from error
     _check(spec, where)
-    return Policy(name=name, where=where, spec=spec)
+    return spec
 
 
 def _check(spec: Spec, where: str) -> None:

@@ -109,11 +109,17 @@ def parse_config(text: bytes | str) -> NodeConfig:
     """The configuration of a file's text. Raises CniError(INVALID_CONFIG) that names the key."""
     import yaml  # noqa: PLC0415 — not on the path of a plugin that runs with defaults
 
+    from wirespeed.kube import kubeyaml  # noqa: PLC0415
+
     try:
-        value = yaml.safe_load(text) or {}
-    # Its constructors fail in their own ways for texts like "!!bool maybe".
-    except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        value = kubeyaml.load(text) or {}
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise CniError(Code.INVALID_CONFIG, f"not YAML: {' '.join(str(error).split())}") from error
+    return to_config(value)
+
+
+def to_config(value: object) -> NodeConfig:
+    """The configuration that a file's value is. Raises CniError(INVALID_CONFIG) that names the key."""
     try:
         return msgspec.convert(value, NodeConfig)
     except msgspec.ValidationError as error:

@@ -12,7 +12,6 @@ from textwrap import indent
 from typing import Any
 
 import msgspec
-import yaml
 
 from agent import cniconf, multus
 from agent.install import binaries, caches, steps
@@ -22,6 +21,7 @@ from plugins.meta.config import OWN_TYPE
 from wirespeed.cni import versions
 from wirespeed.cni.chain import load_network
 from wirespeed.cni.errors import CniError, Code
+from wirespeed.kube import kubeyaml
 from wirespeed.node import NodeConfig, load_config
 
 _CALL_TIME = 90.0  # seconds for calls of replaced plugins to end; runtimes give up on them earlier
@@ -165,10 +165,10 @@ def _configuration(
         if theirs is not None:
             document["autoconf"]["files"] = ["00-wirespeed.conflist", theirs.path.name]
             document["autoconf"] |= _pinned(document["autoconf"], theirs)
-    text = yaml.safe_dump(document, sort_keys=False)
+    text = kubeyaml.dump(document)
     if options.config.exists():
         plan = Plan(config=load_config(options.config), notes=translation.warnings)
-        if theirs is not None and not _says(yaml.safe_load(options.config.read_bytes()), document):
+        if theirs is not None and not _says(kubeyaml.load(options.config.read_bytes()), document):
             plan.notes.append(f"{options.config} stays as it is; Multus' configuration would make it:\n{text}")
         return plan, None
     return Plan(config=_converted(document, options.config), notes=translation.warnings), text.encode()

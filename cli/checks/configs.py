@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
-
-import yaml
 
 from agent import cniconf, multus
 from cli.checks.findings import Finding
@@ -17,9 +13,10 @@ from cli.checks.places import Document
 from cli.checks.problems import Mending, Problem, examine, locate, without
 from deviceplugin import config as deviceplugin_config
 from provision import policy
-from wirespeed.node import NodeConfig, parse_config
+from wirespeed.node import NodeConfig, to_config
 
 _POLICY = Mending(keys={"resourceName": "unknown", "numVfs": 1, "nicSelector": {}}, elements={})
+_WHERE = "policy file"  # what a message begins with
 # Between two of the device plugin's problems, of which each begins with a place or a resource.
 _NEXT = re.compile(r"; (?=resourceList\b|resource \S+ is there \d+ times)")
 
@@ -32,7 +29,7 @@ def agent(document: Document) -> Iterator[Finding]:
 
 
 def _read_agent(value: Any) -> None:
-    config = parse_config(yaml.safe_dump(value))
+    config = to_config(value)
     if config.autoconf is not None:
         cniconf.check(config.autoconf)
 
@@ -75,13 +72,8 @@ def _of_daemon(text: str) -> str:
 
 def node_policy(document: Document) -> Iterator[Finding]:
     """An SriovNetworkNodePolicy, as `wirespeed vf apply` reads it."""
-    with tempfile.TemporaryDirectory(prefix="wirespeed-check-") as folder:
-        path = Path(folder, "policy.yaml")
-
-        def run(value: Any) -> None:
-            path.write_text(yaml.safe_dump(value))
-            policy.load([path])
-
-        outcome = examine(run, document.value, mending=_POLICY, reword=without(f"{path}, document 1: "))
+    outcome = examine(
+        lambda value: policy.read(value, _WHERE), document.value, mending=_POLICY, reword=without(f"{_WHERE}: ")
+    )
     for problem in outcome.problems:
         yield Finding.of(problem, document.place)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from agent import multus
@@ -15,6 +15,7 @@ from cli.checks.networks import NAD, Definitions
 from cli.checks.places import Document, Lines, UnreadableError, lines_of, read, read_json
 from cli.checks.pods import TEMPLATES, Pods
 from provision.policy import KIND as NODE_POLICY
+from wirespeed.kube import documents
 from wirespeed.node import Node, NodeConfig
 
 _JSON = (".json", ".conf", ".conflist")
@@ -97,20 +98,23 @@ def _contents(path: Path) -> Iterator[_Known | Finding]:
         yield Finding(1, error=True, text=f"expected text in UTF-8, got byte {error.object[error.start]:#04x}")
         return
     try:
-        documents = read(text, json_only=path.suffix in _JSON)
+        found = read(text, json_only=path.suffix in _JSON)
     except UnreadableError as error:
         yield Finding(error.line, error=True, text=str(error))
         return
-    for document in documents:
+    for document in found:
         yield from networks.repeated(document)
         for part in _parts(document):
             yield from _recognised(path, part, text, lines_of(text))
 
 
 def _parts(document: Document) -> Iterator[Document]:
-    """The document, or the items of a list of Kubernetes objects."""
+    """The document, or the items of a list of Kubernetes objects: without what is null, as these are read."""
     value = document.value
     kind = value.get("kind") if isinstance(value, dict) else None
+    if kind is not None:
+        value = documents.given(value)
+        document = replace(document, value=value)
     items = value.get("items") if isinstance(kind, str) and kind.endswith("List") else None
     if not isinstance(items, list):
         yield document
@@ -118,7 +122,7 @@ def _parts(document: Document) -> Iterator[Document]:
     for number, item in enumerate(items):
         if isinstance(item, dict) and kind != "List":  # a typed list's items need not say what they are
             item = {"kind": str(kind).removesuffix("List"), "apiVersion": value.get("apiVersion"), **item}  # noqa: PLW2901
-        yield Document(item, document.place.at(("items", number)))
+        yield from _parts(Document(item, document.place.at(("items", number))))
 
 
 def _recognised(path: Path, document: Document, text: str, lines: Lines) -> Iterator[_Known | Finding]:

@@ -11,15 +11,13 @@ from typing import Any
 
 import yaml
 
+from wirespeed.kube import kubeyaml
+
 Step = str | int  # a key, or an index from 0
 Lines = Callable[[int], int]  # from an offset in a text to the line of the file, from 1
 
-Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # as the cluster of manifest files has it
-
 _SPACE = re.compile(r"[ \t\n\r]*")
 _DECODER = json.JSONDecoder()
-# What the constructors of YAML's types raise for texts such as "!!int ''", beside its own errors.
-_UNREADABLE = (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError)
 
 
 class UnreadableError(Exception):
@@ -129,12 +127,12 @@ def _scan(text: str, at: int, lines: Lines, twice: list[tuple[int, str]]) -> tup
 def _yaml(text: str, lines: Lines) -> list[Document]:
     try:
         return list(_documents(text, lines))
-    except _UNREADABLE as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise _not_yaml(error, text, lines) from error
 
 
 def _documents(text: str, lines: Lines) -> Iterator[Document]:
-    loader = Loader(text)
+    loader = kubeyaml.Loader(text)
     try:
         while loader.check_node():
             node = loader.get_node()
@@ -159,16 +157,18 @@ def _line(error: object) -> str:
 
 
 def _repeated(node: yaml.Node, lines: Lines, twice: list[tuple[int, str]], seen: set[int]) -> None:
-    """Keys that are there twice; before the value is made, which puts merged keys among the object's own."""
+    """Keys that are there twice, but for those that are merged."""
     if id(node) in seen:
         return
     seen.add(id(node))
     if isinstance(node, yaml.MappingNode):
         keys: set[str] = set()
         for key, value in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.value in keys and key.value != "<<":
-                twice.append((lines(key.start_mark.index), key.value))
-            keys.add(str(key.value))
+            if not kubeyaml.is_merge(key):
+                name = kubeyaml.key(key)
+                if name in keys:
+                    twice.append((lines(key.start_mark.index), name))
+                keys.add(name)
             _repeated(value, lines, twice, seen)
     elif isinstance(node, yaml.SequenceNode):
         for item in node.value:
@@ -190,8 +190,11 @@ class _Placed:
         place = self._known[id(node)] = Place(line or self._lines(node.start_mark.index))
         if isinstance(node, yaml.MappingNode):
             for key, value in node.value:
-                if isinstance(key, yaml.ScalarNode):
-                    place.parts[key.value] = self.place(value, self._lines(key.start_mark.index))
+                if kubeyaml.is_merge(key):
+                    for source in kubeyaml.merged(value):
+                        place.parts |= self.place(source).parts
+                else:
+                    place.parts[kubeyaml.key(key)] = self.place(value, self._lines(key.start_mark.index))
         elif isinstance(node, yaml.SequenceNode):
             for index, item in enumerate(node.value):
                 place.parts[index] = self.place(item)

@@ -907,9 +907,9 @@ def test_a_server_that_is_not_the_one_we_trust_is_not_talked_to(
     ("text", "reason"),
     [
         (None, "no such file or directory"),
-        ("", "file is empty"),
+        ("", "expected an object, got nothing"),
         ("{", "while parsing"),
-        ("[]", ""),
+        ("[]", "expected an object, got list"),
         ('{"current-context": "x", "contexts": []}', "expected object with name x"),
     ],
 )

@@ -397,6 +397,64 @@ def test_a_list_of_objects_is_its_items(tmp_path: Path) -> None:
     assert said(tmp_path, a__json=manifest) == ['a.json:3: error: expected key "type" or key "plugins"']
 
 
+def test_a_file_is_read_as_kubernetes_reads_it(tmp_path: Path) -> None:
+    """Addresses without quotes are strings, keys without a value are not given, lists hold objects."""
+    manifest = """\
+        apiVersion: v1
+        kind: List
+        items:
+        - apiVersion: sriovnetwork.openshift.io/v1
+          kind: SriovNetworkNodePolicy
+          metadata: {name: default, creationTimestamp: null}
+          spec: {resourceName: "", nicSelector: {}, nodeSelector: {}, numVfs: 0}
+        - apiVersion: sriovnetwork.openshift.io/v1
+          kind: SriovNetworkNodePolicy
+          metadata: {name: mine, creationTimestamp: 2024-05-01T10:00:00Z}
+          spec:
+            mtu:
+            nodeSelector:
+            nicSelector: {rootDevices: [0000:18:00.0], vendor: }
+            resourceName: nics
+            numVfs: 1e1
+            priority: 200
+        - apiVersion: v1
+          kind: PodList
+          items:
+          - metadata: {name: web, annotations: {k8s.v1.cni.cncf.io/networks: , built: 2024-05-01}}
+            spec: {containers: , volumes: ~}
+          - metadata: {name: other, annotations: {k8s.v1.cni.cncf.io/networks: tip}}
+            spec: {}
+        """
+    found = said(tmp_path, a__yaml=manifest, n__yaml=NETWORKS)
+    assert found[0] == "a.yaml:17: error: policy mine: spec.priority: expected `int` <= 99"
+    assert [line.partition(": ")[0] for line in found] == ["a.yaml:17", "a.yaml:23"]
+
+
+def test_merged_keys_have_their_place_and_may_be_there_twice(tmp_path: Path) -> None:
+    manifest = """\
+        apiVersion: sriovnetwork.openshift.io/v1
+        kind: SriovNetworkNodePolicy
+        metadata: {name: mine}
+        spec:
+          resourceName: nics
+          nicSelector: &nics
+            vendor: "8086"
+            deviceId: 158b
+          numVfs: 2
+        ---
+        apiVersion: sriovnetwork.openshift.io/v1
+        kind: SriovNetworkNodePolicy
+        metadata: {name: other}
+        spec:
+          <<: &rest
+            resourceName: nics
+            numVfs: 0
+          <<: {nicSelector: {vendor: "15b3"}}
+        """
+    found = said(tmp_path, a__yaml=manifest)
+    assert [line.split(" error")[0] for line in found] == ["a.yaml:8:", "a.yaml:17:"], found
+
+
 def test_objects_that_have_no_networks_are_passed_over(tmp_path: Path) -> None:
     result = run(tmp_path, a__yaml="apiVersion: v1\nkind: Service\nmetadata: {}\n---\n---\n", b__yaml="")
     assert (result.exit_code, result.stdout, result.stderr) == (0, "", "0 documents: 0 errors, 0 warnings\n")

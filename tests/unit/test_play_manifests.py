@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -35,12 +34,12 @@ def network(config: object = '{"cniVersion": "1.0.0", "type": "sriov"}') -> Mani
 
 def load(tmp_path: Path, *documents: object) -> Manifests:
     file = tmp_path / "m.yaml"
-    file.write_text(yaml.safe_dump_all(documents))
+    file.write_text("\n---\n".join(map(json.dumps, documents)))
     return manifests.load([file])
 
 
 def test_pods_networks_and_config_maps_are_found_in_files_folders_and_lists(tmp_path: Path) -> None:
-    (tmp_path / "b.yaml").write_text(yaml.safe_dump_all([network(), None, config_map(key="value")]))
+    (tmp_path / "b.yaml").write_text("\n---\n".join(map(json.dumps, [network(), None, config_map(key="value")])))
     (tmp_path / "a.json").write_text(json.dumps({"kind": "List", "items": [pod()]}))
     (tmp_path / "notes.txt").write_text("not read")
     loaded = manifests.load([tmp_path])

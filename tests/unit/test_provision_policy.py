@@ -110,8 +110,9 @@ def test_a_resource_name_may_be(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("- 1", "document 1: expected an object, got list"),
-        ("kind: Pod", 'document 1: key "apiVersion": expected sriovnetwork.openshift.io/v1, got None'),
+        ("- 1", "document 1: expected an object with kind and metadata, got list"),
+        (f"kind: {KIND}", 'document 1: key "apiVersion": expected sriovnetwork.openshift.io/v1, got None'),
+        ("kind: Pod", "expected objects of kind SriovNetworkNodePolicy, found none"),
         ("a: [", "not YAML: "),
         ("", "expected objects of kind SriovNetworkNodePolicy, found none"),
     ],
@@ -130,6 +131,80 @@ def test_a_policy_that_is_there_twice_is_refused(tmp_path: Path) -> None:
     written(tmp_path, {})
     with pytest.raises(CniError, match=r"policy p0 is there twice, also in .*/a/policies.yaml, document 1"):
         load([tmp_path / "a/policies.yaml", tmp_path / "policies.yaml"])
+
+
+EXPORTED = """
+apiVersion: v1
+items:
+- apiVersion: sriovnetwork.openshift.io/v1
+  kind: SriovNetworkNodePolicy
+  metadata:
+    creationTimestamp: 2024-05-01T10:00:00Z
+    generation: 1
+    managedFields: [{manager: sriov-network-operator, operation: Update, time: 2024-05-01T10:00:00Z}]
+    name: default
+    namespace: sriov-network-operator
+    resourceVersion: "1203"
+    uid: 3c5a3a8e-0000-4000-8000-000000000001
+  spec:
+    nicSelector: {}
+    nodeSelector: {}
+    numVfs: 0
+    resourceName: ""
+- apiVersion: sriovnetwork.openshift.io/v1
+  kind: SriovNetworkNodePolicy
+  metadata:
+    creationTimestamp: null
+    name: mine
+    uid: 1e3
+  spec:
+    bridge: {ovs: null}
+    linkType: null
+    mtu:
+    nicSelector:
+      pfNames:
+      rootDevices: [0000:18:00.0, 0000:18:00.1]
+    nodeSelector:
+    numVfs: 4.0
+    priority: 0o12
+    resourceName: intelnics
+  status: {}
+kind: List
+metadata:
+  resourceVersion: ""
+---
+apiVersion: v1
+kind: Namespace
+metadata: {name: sriov-network-operator}
+"""
+
+
+@pytest.mark.parametrize("kind", ["List", f"{KIND}List"])
+def test_what_kubectl_writes_is_read(tmp_path: Path, kind: str) -> None:
+    """A list of what is in the cluster, with what the API server adds; an address without quotes is no number."""
+    path = tmp_path / "exported.yaml"
+    path.write_text(EXPORTED.replace("kind: List", f"kind: {kind}"))
+    said: list[str] = []
+    (policy,) = load([path], say=said.append)
+    assert policy.name == "mine"
+    assert policy.spec.nic_selector.root_devices == ["0000:18:00.0", "0000:18:00.1"]
+    assert (policy.spec.num_vfs, policy.spec.priority, policy.spec.mtu) == (4, 10, 0)
+    assert said == [
+        f"{path}, document 1: policy default: passed over, it is the operator's own and asks for nothing",
+        f"{path}, document 2: Namespace sriov-network-operator: passed over, it is no {KIND}",
+    ]
+
+
+def test_the_operators_own_policy_alone_asks_for_nothing(tmp_path: Path) -> None:
+    nothing = {"resourceName": "", "nicSelector": {}, "numVfs": 0}
+    assert written(tmp_path, nothing, metadata={"name": "default"}) == []
+    with pytest.raises(CniError, match=r"policy p0: spec\.numVfs"):
+        written(tmp_path, nothing)
+
+
+def test_a_policy_of_that_name_that_asks_for_vfs_is_one_like_others(tmp_path: Path) -> None:
+    (policy,) = written(tmp_path, {"numVfs": 3}, metadata={"name": "default"})
+    assert policy.spec.num_vfs == 3
 
 
 def test_a_node_selector_is_met_by_equal_labels(tmp_path: Path) -> None:

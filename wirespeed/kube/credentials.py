@@ -8,9 +8,10 @@ from typing import Any
 
 import yaml
 from kubernetes import client, config
-from kubernetes.config import incluster_config
+from kubernetes.config import incluster_config, kube_config
 
 from wirespeed.cni.errors import CniError, Code
+from wirespeed.kube import documents, kubeyaml
 
 _Seen = tuple[int, int, int] | None  # mtime in ns, inode, size; None is no such file
 
@@ -62,9 +63,10 @@ class Credentials:
         if not self._kubeconfig:
             config.load_incluster_config(configuration, try_refresh_token=False)
             return str(incluster_config.SERVICE_TOKEN_FILENAME)
-        os.stat(self._kubeconfig)  # the library does not say that there is none
-        config.load_kube_config(self._kubeconfig, client_configuration=configuration, persist_config=False)
-        return _token_file(Path(self._kubeconfig))
+        raw = _read(Path(self._kubeconfig))
+        node = kube_config.ConfigNode(self._kubeconfig, raw, self._kubeconfig)
+        kube_config.KubeConfigLoader(node, config_base_path=None).load_and_set(configuration)
+        return _token_file(raw, Path(self._kubeconfig).parent)
 
 
 def authorization(configuration: Any) -> str:
@@ -85,12 +87,20 @@ def _header(configuration: Any) -> str:
     return str(header)
 
 
-def _token_file(kubeconfig: Path) -> str:
+def _read(kubeconfig: Path) -> dict[str, Any]:
+    """The file's first document, as kubectl reads it: the library itself reads YAML 1.1."""
+    raw = next(kubeyaml.load_all(kubeconfig.read_text()), None)
+    if not isinstance(raw, dict):
+        raise config.ConfigException(f"expected an object, got {'nothing' if raw is None else type(raw).__name__}")
+    given: dict[str, Any] = documents.given(raw)
+    return given
+
+
+def _token_file(raw: dict[str, Any], folder: Path) -> str:
     """The tokenFile of the user of the current context; it goes before a token in the kubeconfig itself."""
-    raw = yaml.safe_load(kubeconfig.read_text())
     context = _named(raw["contexts"], raw["current-context"])["context"]
     user = _named(raw.get("users"), context.get("user")).get("user") or {}
-    return os.path.join(kubeconfig.parent, user["tokenFile"]) if user.get("tokenFile") else ""
+    return os.path.join(folder, user["tokenFile"]) if user.get("tokenFile") else ""
 
 
 def _named(values: list[dict[str, Any]] | None, name: str) -> dict[str, Any]:

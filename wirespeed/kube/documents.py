@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,22 +11,26 @@ from typing import Any
 import yaml
 
 from wirespeed.cni.errors import CniError, Code
+from wirespeed.kube import kubeyaml
 
 SUFFIXES = (".yaml", ".yml", ".json")
-_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+# Maps of strings in which Kubernetes keeps a key without a value, as an empty string.
+_STRINGS = frozenset({"annotations", "labels", "data"})
+_DECODER = json.JSONDecoder()
+_SPACE = re.compile(r"[ \t\r\n]*")
 
 
 def read(path: Path) -> Iterator[tuple[str, object]]:
-    """Where each document of the file stands ("<path>, document <number>"), and what it holds; one for JSON.
+    """Where each document of the file stands ("<path>, document <number>"), and what it holds.
+
+    As kubectl, it takes JSON objects one after the other for documents, whatever the file is called.
 
     Raises CniError(INVALID_CONFIG) that says file, document and line, after the documents before it.
     """
     number = 0
     try:
         text = path.read_text()
-        # JSON is YAML, except that YAML's own reader takes no tabs between its tokens.
-        documents = iter([json.loads(text)]) if path.suffix == ".json" else yaml.load_all(text, Loader=_Loader)
-        for number, document in enumerate(documents, start=1):
+        for number, document in enumerate(_values(text, json_only=path.suffix == ".json"), start=1):
             yield f"{path}, document {number}", document
     except OSError as error:
         raise _refused(f"{path}: {error.strerror}") from error
@@ -41,8 +46,52 @@ def read(path: Path) -> Iterator[tuple[str, object]]:
 def objects(document: object, where: str) -> Iterator[dict[str, Any]]:
     """The objects of a document, each with a kind: itself, or the items of a list kind (List, PodList ...).
 
-    Nothing between two "---" is no object. Raises CniError(INVALID_CONFIG) that begins with `where`.
+    What is null in them is not there. Nothing between two "---" is no object. Raises CniError(INVALID_CONFIG) that
+    begins with `where`.
     """
+    yield from _objects(given(document), where)
+
+
+def given(value: Any, *, strings: bool = False) -> Any:
+    """The value without what is null: to Kubernetes, a key without a value is one that is not given."""
+    if isinstance(value, dict):
+        return {
+            key: "" if part is None else given(part, strings=key in _STRINGS)
+            for key, part in value.items()
+            if part is not None or strings
+        }
+    if isinstance(value, list):
+        return [given(item) for item in value]
+    return value
+
+
+def _values(text: str, *, json_only: bool) -> Iterator[Any]:
+    """The documents of a text. JSON is YAML, except that YAML's own reader takes no tabs between its tokens."""
+    if not json_only and not text.lstrip().startswith("{"):
+        return kubeyaml.load_all(text)
+    try:
+        return iter(list(_json_values(text)))
+    except ValueError:
+        if json_only:
+            raise
+        return kubeyaml.load_all(text)
+
+
+def _json_values(text: str) -> Iterator[Any]:
+    """JSON values one after the other. Raises ValueError."""
+    at = _after_space(text, 0)
+    while at < len(text):
+        value, at = _DECODER.raw_decode(text, at)
+        yield value
+        at = _after_space(text, at)
+
+
+def _after_space(text: str, at: int) -> int:
+    match = _SPACE.match(text, at)
+    return match.end() if match else at
+
+
+def _objects(document: object, where: str) -> Iterator[dict[str, Any]]:
     if document is None:
         return
     if not isinstance(document, dict):
@@ -59,7 +108,7 @@ def objects(document: object, where: str) -> Iterator[dict[str, Any]]:
     for item in items:
         if isinstance(item, dict) and kind != "List":  # a typed list's items need not repeat what they are
             item = {"kind": kind.removesuffix("List"), "apiVersion": document.get("apiVersion")} | item  # noqa: PLW2901
-        yield from objects(item, where)
+        yield from _objects(item, where)
 
 
 def _refused(text: str) -> CniError:
