@@ -73,8 +73,9 @@ def play(ctx: click.Context, /, files: tuple[Path, ...], cni_path: str, cdi_path
     a /dev of their own and see this machine's file system, with what they write in it kept apart; images are not
     pulled, resources not limited, nothing is isolated from root.
 
-    FILES hold Pods, NetworkAttachmentDefinitions and ConfigMaps; of a folder all *.yaml, *.yml and *.json files are
-    taken, by name. A ConfigMap whose config.json has a resourceList is the device plugin's configuration.
+    FILES hold Pods, NetworkAttachmentDefinitions and ConfigMaps; objects of kinds that have no effect here are
+    named and passed over. Of a folder all *.yaml, *.yml and *.json files are taken, by name. A ConfigMap whose
+    config.json has a resourceList is the device plugin's configuration.
 
     It runs until all pods that end by themselves have ended (restartPolicy OnFailure or Never), or until it is
     stopped, and takes everything back. The exit status is 0 only when all succeeded and nothing was left.

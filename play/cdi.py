@@ -160,7 +160,7 @@ def _read(folders: Sequence[Path]) -> tuple[dict[str, _Defined], list[str]]:
 
 def _load(file: Path) -> _Spec:
     """The specification of a file. Raises CniError(INVALID_CONFIG) that names it."""
-    found = [value for _, value in documents.read(file)]
+    found = [documents.given(value) for _, value in documents.read(file)]
     if len(found) != 1:
         raise CniError(Code.INVALID_CONFIG, f"{file}: expected one document, got {len(found)}")
     try:

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from play import downward
+
 if TYPE_CHECKING:
     from play.manifests import Container, EnvVar, Pod
 
@@ -14,16 +16,6 @@ if TYPE_CHECKING:
 BASE = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root"}
 
 _REFERENCE = re.compile(r"\$(?:\(([^)]*)\)|(.))", re.DOTALL)
-_KEYED = re.compile(r"metadata\.(labels|annotations)\['([^']+)'\]")
-_FIELDS = (
-    "metadata.name",
-    "metadata.namespace",
-    "metadata.uid",
-    "spec.nodeName",
-    "spec.serviceAccountName",
-    "status.podIP",
-    "status.podIPs",
-)
 
 ConfigMaps = Mapping[tuple[str, str], Mapping[str, str]]
 
@@ -39,21 +31,13 @@ class Facts:
     annotations: Mapping[str, str]
 
 
-def field_refusal(path: str) -> str:
-    """What is wrong with a fieldPath; "" if it is filled in here."""
-    if path in _FIELDS or _KEYED.fullmatch(path):
-        return ""
-    known = ", ".join((*_FIELDS, "metadata.labels['KEY']", "metadata.annotations['KEY']"))
-    return f"expected one of {known}, got {path!r}"
-
-
 def variables(
     pod: Pod, container: Container, *, facts: Facts, config_maps: ConfigMaps, given: Mapping[str, str]
 ) -> dict[str, str]:
     """A container's variables; `given` are those of its devices, which its own override."""
     own: dict[str, str] = {}
     for variable in container.env:
-        value = _value(pod, variable, facts, config_maps, own)
+        value = _value(pod, container, variable, facts=facts, config_maps=config_maps, known=own)
         if value is not None:
             own[variable.name] = value
     return {**BASE, "HOSTNAME": facts.hostname, **given, **own}
@@ -77,29 +61,23 @@ def command(container: Container, known: Mapping[str, str]) -> list[str]:
 
 
 def _value(
-    pod: Pod, variable: EnvVar, facts: Facts, config_maps: ConfigMaps, known: Mapping[str, str]
+    pod: Pod,
+    container: Container,
+    variable: EnvVar,
+    *,
+    facts: Facts,
+    config_maps: ConfigMaps,
+    known: Mapping[str, str],
 ) -> str | None:
     """None where an optional key is not there. References are to variables that stand before it."""
     source = variable.value_from
     if source is None:
         return expand(variable.value or "", known)
     if source.field_ref:
-        return _field(pod, source.field_ref.field_path, facts)
-    assert source.config_map_key_ref is not None  # one of the two, see play.manifests
+        return downward.field(pod, source.field_ref.field_path, facts)
+    if source.resource_field_ref:
+        containers = [*pod.spec.init_containers, *pod.spec.containers]
+        return downward.resource(source.resource_field_ref, containers, container.name)
+    assert source.config_map_key_ref is not None  # one of the three, see play.manifests
     key = source.config_map_key_ref
     return config_maps.get((pod.namespace, key.name), {}).get(key.key)
-
-
-def _field(pod: Pod, path: str, facts: Facts) -> str:
-    if keyed := _KEYED.fullmatch(path):
-        kind, key = keyed.groups()
-        return (facts.annotations if kind == "annotations" else pod.metadata.labels or {}).get(key, "")
-    return {
-        "metadata.name": pod.name,
-        "metadata.namespace": pod.namespace,
-        "metadata.uid": facts.uid,
-        "spec.nodeName": facts.node,
-        "spec.serviceAccountName": "default",
-        "status.podIP": facts.ips[0] if facts.ips else "",
-        "status.podIPs": ",".join(facts.ips),
-    }[path]

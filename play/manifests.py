@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import secrets
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 
-from play import environment, quantity
+from play import downward, quantity, texts
+from play.downward import FieldRef, ResourceFieldRef
+from play.texts import ConfigMapVolume, DownwardVolume, ProjectedVolume
 from plugins.meta.selection import check_name, check_namespace
 from wirespeed import structs
 from wirespeed.cni.chain import load_network
@@ -22,16 +25,16 @@ HOST_PATH_TYPES = (
     *("", "DirectoryOrCreate", "Directory", "FileOrCreate", "File"),
     *("Socket", "CharDevice", "BlockDevice"),
 )
+# Kinds that make pods: to leave these out would be to play something else.
+_OF_PODS = ("CronJob", "DaemonSet", "Deployment", "Job", "ReplicaSet", "ReplicationController", "StatefulSet")
+_LONGEST, _RANDOM = 63, 5  # characters of a name that is generated, and how many of these are chosen
+_VOLUMES = ("emptyDir", "hostPath", "configMap", "downwardAPI", "projected")
+_SOURCES = ("configMap", "downwardAPI", "serviceAccountToken")
 VERSIONS = {"Pod": "v1", NAD: "k8s.cni.cncf.io/v1", "ConfigMap": "v1"}
 
 
 class _Part(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, rename="camel"):
     """A part of a pod: a key that Kubernetes does not know is a mistake."""
-
-
-class FieldRef(_Part):
-    field_path: str
-    api_version: str = "v1"
 
 
 class ConfigMapKey(_Part):
@@ -43,9 +46,8 @@ class ConfigMapKey(_Part):
 class ValueFrom(_Part):
     field_ref: FieldRef | None = None
     config_map_key_ref: ConfigMapKey | None = None
-    # Refused:
-    secret_key_ref: Any = None
-    resource_field_ref: Any = None
+    resource_field_ref: ResourceFieldRef | None = None
+    secret_key_ref: Any = None  # refused
 
 
 class EnvVar(_Part):
@@ -133,13 +135,6 @@ class HostPath(_Part):
     type: str = ""
 
 
-class ConfigMapVolume(_Part):
-    name: str
-    items: list[Any] = []  # refused
-    default_mode: int = 0o644
-    optional: bool = False
-
-
 class Volume(_Part, forbid_unknown_fields=False):
     """Volumes of other kinds are refused by their name."""
 
@@ -147,6 +142,13 @@ class Volume(_Part, forbid_unknown_fields=False):
     empty_dir: EmptyDir | None = None
     host_path: HostPath | None = None
     config_map: ConfigMapVolume | None = None
+    downward_api: DownwardVolume | None = msgspec.field(name="downwardAPI", default=None)
+    projected: ProjectedVolume | None = None
+
+    @property
+    def texts(self) -> texts.Volume | None:
+        """What its files are; None for one that is a folder for anything."""
+        return self.config_map or self.downward_api or self.projected
 
 
 class HostAlias(_Part):
@@ -204,6 +206,7 @@ class PodSpec(_Part):
 @structs.prepared
 class Metadata(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     name: str = ""
+    generate_name: str = ""
     namespace: str = ""
     uid: str = ""
     labels: dict[str, str] | None = None
@@ -238,6 +241,7 @@ class Manifests:
     pods: list[Pod] = field(default_factory=list)
     networks: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
     config_maps: dict[tuple[str, str], dict[str, str]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)  # what in them has no effect here, a line each
 
     def device_plugin(self) -> str:
         """The device plugin's configuration: the text under config.json of a ConfigMap that has a resourceList.
@@ -267,8 +271,12 @@ def load(files: Sequence[Path]) -> Manifests:
     seen: dict[tuple[str, str, str], str] = {}
     for file in files:
         for path in _expanded(file):
+            others: dict[str, None] = {}
             for where, document in documents.read(path):
                 for raw in documents.objects(document, where):
+                    if raw["kind"] not in (*VERSIONS, *_OF_PODS):
+                        others[_named(raw)] = None
+                        continue
                     try:
                         key = _take(manifests, raw, where)
                     except CniError as error:
@@ -276,6 +284,8 @@ def load(files: Sequence[Path]) -> Manifests:
                     if key in seen:
                         raise _refused(f"{key[0]} {key[1]}/{key[2]} is there twice: {seen[key]} and {where}")
                     seen[key] = where
+            if others:
+                manifests.notes.append(f"{path}: not played, without effect here: {', '.join(others)}")
     _check_references(manifests)
     return manifests
 
@@ -301,6 +311,9 @@ def _take(manifests: Manifests, raw: dict[str, Any], where: str) -> tuple[str, s
     if raw.get("apiVersion") != VERSIONS[kind]:
         raise _refused(f"{kind}: apiVersion: expected {VERSIONS[kind]}, got {raw.get('apiVersion')!r}")
     metadata = _converted(raw.get("metadata") or {}, Metadata, f"{kind}: metadata")
+    if metadata.generate_name and not metadata.name:
+        metadata = msgspec.structs.replace(metadata, name=_generated(metadata.generate_name))
+        raw = {**raw, "metadata": {**raw["metadata"], "name": metadata.name}}
     name = check_name(metadata.name, f"{kind}: metadata.name")
     namespace = check_namespace(metadata.namespace or "default", f"{kind} {name}: metadata.namespace")
     key = (namespace, name)
@@ -322,6 +335,20 @@ def _take(manifests: Manifests, raw: dict[str, Any], where: str) -> tuple[str, s
             raise error.prefixed(what) from None
         manifests.pods.append(pod)
     return (kind, *key)
+
+
+def _named(raw: Mapping[str, Any]) -> str:
+    """An object's kind and name, for people."""
+    metadata = raw.get("metadata")
+    name = metadata.get("name") if isinstance(metadata, dict) else None
+    return f"{raw['kind']} {name}" if name else str(raw["kind"])
+
+
+def _generated(begin: str) -> str:
+    """A name that begins so, as the API server makes it."""
+    return begin[: _LONGEST - _RANDOM] + "".join(
+        secrets.choice("bcdfghjklmnpqrstvwxz2456789") for _ in range(_RANDOM)
+    )
 
 
 def _converted(value: object, kind: Any, where: str) -> Any:
@@ -398,15 +425,25 @@ def _check_volumes(pod: Pod) -> dict[str, Volume]:
     ):
         where = f"spec.volumes[{number}]"
         kinds = [key for key in raw if key != "name"]
-        known = ("emptyDir", "hostPath", "configMap")
-        if len(kinds) != 1 or kinds[0] not in known:
-            raise _refused(f"{where}: expected one of {', '.join(known)}, got {', '.join(kinds) or 'none'}")
-        if volume.config_map:
-            _refuse_set(volume.config_map, ("items",), f"{where}.configMap")
+        if not kinds:  # Kubernetes' default
+            volume.empty_dir = EmptyDir()
+        elif len(kinds) != 1 or kinds[0] not in _VOLUMES:
+            raise _refused(f"{where}: expected one of {', '.join(_VOLUMES)}, got {', '.join(kinds)}")
+        if volume.texts:
+            _check_texts(volume.texts, raw[kinds[0]], f"{where}.{kinds[0]}", pod)
         if volume.name in found:
             raise _refused(f"{where}.name: {volume.name!r} is there twice")
         found[volume.name] = volume
     return found
+
+
+def _check_texts(volume: texts.Volume, raw: Mapping[str, Any], where: str, pod: Pod) -> None:
+    for number, source in enumerate(raw.get("sources", ())):
+        if unknown := [key for key in source if key not in _SOURCES] or (not source and ["none"]):
+            expected = ", ".join(_SOURCES)
+            raise _refused(f"{where}.sources[{number}]: expected one of {expected}, got {', '.join(unknown)}")
+    if problem := texts.refusal(volume, [*pod.spec.init_containers, *pod.spec.containers]):
+        raise _refused(f"{where}{problem}")
 
 
 def _check_empty_dir(volume: EmptyDir, where: str, asked: dict[str, int]) -> None:
@@ -459,11 +496,15 @@ def _check_variable(variable: EnvVar, where: str) -> None:
     source = variable.value_from
     if source is None:
         return
-    _refuse_set(source, ("secret_key_ref", "resource_field_ref"), f"{where}.valueFrom")
-    if variable.value is not None or (source.field_ref is None) == (source.config_map_key_ref is None):
-        raise _refused(f"{where}: expected one of value, valueFrom.fieldRef and valueFrom.configMapKeyRef")
-    if source.field_ref and (problem := environment.field_refusal(source.field_ref.field_path)):
+    _refuse_set(source, ("secret_key_ref",), f"{where}.valueFrom")
+    sources = [source.field_ref, source.config_map_key_ref, source.resource_field_ref]
+    if (variable.value is not None) + sum(each is not None for each in sources) != 1:
+        keys = "valueFrom.fieldRef, valueFrom.configMapKeyRef and valueFrom.resourceFieldRef"
+        raise _refused(f"{where}: expected one of value, {keys}")
+    if source.field_ref and (problem := downward.field_refusal(source.field_ref.field_path)):
         raise _refused(f"{where}.valueFrom.fieldRef.fieldPath: {problem}")
+    if source.resource_field_ref and (problem := downward.resource_refusal(source.resource_field_ref)):
+        raise _refused(f"{where}.valueFrom.resourceFieldRef{problem}")
 
 
 def _check_resources(asked: Resources, where: str) -> None:
@@ -506,12 +547,9 @@ def _check_references(manifests: Manifests) -> None:
     """What pods take from ConfigMaps is there."""
     for pod in manifests.pods:
         for volume in pod.spec.volumes:
-            wanted = volume.config_map
-            if wanted and not wanted.optional and (pod.namespace, wanted.name) not in manifests.config_maps:
-                raise _refused(
-                    f"{pod.where}: Pod {pod.label}: volume {volume.name}: no ConfigMap "
-                    f"{pod.namespace}/{wanted.name} in the files"
-                )
+            if volume.texts:
+                where = f"{pod.where}: Pod {pod.label}: volume {volume.name}"
+                _check_sources(volume.texts, where, pod.namespace, manifests)
         for container in [*pod.spec.init_containers, *pod.spec.containers]:
             for variable in container.env:
                 key = variable.value_from and variable.value_from.config_map_key_ref
@@ -522,3 +560,21 @@ def _check_references(manifests: Manifests) -> None:
                         f"{pod.where}: Pod {pod.label}: container {container.name}: variable {variable.name}: "
                         f"no key {key.key} in a ConfigMap {pod.namespace}/{key.name} in the files"
                     )
+
+
+def _check_sources(volume: texts.Volume, where: str, namespace: str, manifests: Manifests) -> None:
+    """What a volume takes from ConfigMaps is there; what a cluster would put there is noted."""
+    lacking = ["serviceAccountToken"] if texts.has_token(volume) else []
+    for wanted in texts.config_maps(volume):
+        data = manifests.config_maps.get((namespace, wanted.name))
+        label = f"ConfigMap {namespace}/{wanted.name}"
+        if wanted.optional:
+            continue
+        if data is None and wanted.name == texts.ROOT_CA:
+            lacking.append(label)
+        elif data is None:
+            raise _refused(f"{where}: no {label} in the files")
+        elif missing := [item.key for item in wanted.items if item.key not in data]:
+            raise _refused(f"{where}: no key {missing[0]} in {label}")
+    if lacking:
+        manifests.notes.append(f"{where}: without {' and '.join(lacking)}: there is no API server here")

@@ -18,6 +18,7 @@ from play import admission, manifests, report, sandbox
 from play import session as sessions
 from play.agent import Agent
 from play.command import Command
+from play.follow import followed
 from play.kubelet import Kubelet
 from play.manifests import Manifests
 from play.pod import Phase, PodRun, Stage
@@ -84,6 +85,8 @@ def play(options: Options, console: Console, errors: Console) -> int:
             socket=Path(session.config.socket),
         )
         screen = Screen(console, logs=options.logs)
+        for note in loaded.notes:
+            screen.note(note)
         return _Play(options, loaded, session=session, runtime=runtime, screen=screen, errors=errors).run()
 
 
@@ -116,6 +119,7 @@ class _Play:
             write=lambda line: screen.line("agent", line),
         )
         self._runs: list[PodRun] = []
+        self._cluster = ManifestCluster(session.manifests)
         self._devices: set[str] = set()  # what the pods were given
         self._then = Command(options.then, screen, self._changed) if options.then else None
         self._stage = Stage(
@@ -129,13 +133,18 @@ class _Play:
             root=session.root,
             config_maps=loaded.config_maps,
             node=os.uname().nodename,
-            status_file=ManifestCluster(session.manifests).status_file,
+            status_file=self._cluster.status_file,
+            annotations_file=self._cluster.annotations_file,
             logs=_logs_folder(options.out),
         )
 
     def run(self) -> int:
         """Play; the exit status."""
-        with self._signals(), self._screen.showing(lambda: [run.row for run in self._runs]):
+        with (
+            self._signals(),
+            self._screen.showing(lambda: [run.row for run in self._runs]),
+            followed(self._cluster.status_folder, self._refresh),
+        ):
             try:
                 self._set_up()
                 self._perform()
@@ -274,6 +283,10 @@ class _Play:
         if self._stopped and unfinished:
             return 128 + self._stopped
         return 1 if self._problems else 0
+
+    def _refresh(self) -> None:
+        for run in self._runs:
+            run.refresh()
 
     # Waiting
 

@@ -62,6 +62,7 @@ class Stage:
     config_maps: ConfigMaps
     node: str
     status_file: Callable[[str, str], Path]  # of a pod, by its namespace and name
+    annotations_file: Callable[[str, str], Path]
     logs: Path | None  # folder of the containers' output
 
 
@@ -83,6 +84,7 @@ class _Attachment:
 
     ips: list[str] = field(default_factory=list)
     status: list[dict[str, Any]] = field(default_factory=list)
+    annotations: dict[str, str] = field(default_factory=dict)  # that the pod got here
 
 
 class PodRun:
@@ -110,6 +112,7 @@ class PodRun:
         self._processes: set[Process] = set()
         self._ending = 0  # the signal for processes that have yet to be started
         self._stop = threading.Event()
+        self._leaving = threading.Event()  # set when it is taken down
         self._logs: set[Path] = set()  # that this play has begun
         self._thread = threading.Thread(target=self._run, name=f"pod {pod.label}")
         self._killer: threading.Timer | None = None
@@ -142,9 +145,21 @@ class PodRun:
     def annotations(self) -> dict[str, str]:
         """The pod's annotations, network-status among them."""
         found = dict(self.pod.metadata.annotations or {})
+        if self.attachment:
+            found |= self.attachment.annotations
         if self.attachment and self.attachment.status:
             found[NETWORK_STATUS] = json.dumps(self.attachment.status)
         return found
+
+    @property
+    def _facts(self) -> Facts:
+        return Facts(
+            uid=self.uid,
+            hostname=self.hostname,
+            node=self._stage.node,
+            ips=self.sandbox.ips,
+            annotations=self.annotations,
+        )
 
     # What is done with it, by the one who plays it
 
@@ -170,6 +185,16 @@ class PodRun:
         for process in processes:
             process.signal(number)
 
+    def refresh(self) -> None:
+        """See what the agent has written of the pod since, and let its volumes tell it."""
+        if self.attachment is None or self._leaving.is_set():
+            return
+        self._change(attachment=self._written(self.attachment))
+        try:
+            self._volumes.refresh(self._facts)
+        except CniError as error:
+            self._stage.screen.note(f"pod {self.pod.label}: {error.msg}")
+
     def join(self) -> None:
         """Wait until its threads have ended, after `stop`."""
         if self.started:
@@ -179,6 +204,7 @@ class PodRun:
 
     def tear_down(self) -> list[str]:
         """Detach it and remove all that was made for it; what failed."""
+        self._leaving.set()
         return [f"pod {self.pod.label}: {problem}" for problem in self._undo.run()]
 
     # Inside
@@ -195,22 +221,26 @@ class PodRun:
             self._change(phase=Phase.FAILED, reason=repr(error), broken=True)
 
     def _attach(self) -> None:
-        self._volumes.make()
+        self._volumes.make(self._facts)
         self.sandbox.make()
         result = self.sandbox.attach()
         self._volumes.write_names(self.hostname, self.sandbox.ips)
-        self._change(attachment=_Attachment(self.sandbox.ips, self._network_status(result)))
+        self._change(attachment=self._written(_Attachment(self.sandbox.ips, self._network_status(result))))
+        self._volumes.refresh(self._facts)
 
     def _network_status(self, result: Result) -> list[dict[str, Any]]:
-        """As the meta-plugin has written it; under another CNI conf, what the result tells of the one network."""
-        try:
-            found: list[dict[str, Any]] = json.loads(
-                self._stage.status_file(self.pod.namespace, self.pod.name).read_text()
-            )
-        except FileNotFoundError:
-            network = self._stage.runtime.network.name
-            return status.entries(label=network, ifname=IFNAME, master=True, result=result, device_info=None)
-        return found
+        """What the result tells of the one network, under a CNI conf that writes no network-status."""
+        network = self._stage.runtime.network.name
+        return status.entries(label=network, ifname=IFNAME, master=True, result=result, device_info=None)
+
+    def _written(self, known: _Attachment) -> _Attachment:
+        """What is known, with what the agent has written."""
+        names = (self.pod.namespace, self.pod.name)
+        return _Attachment(
+            known.ips,
+            _read(self._stage.status_file(*names), known.status),
+            _read(self._stage.annotations_file(*names), known.annotations),
+        )
 
     def _initialise(self, container: Container) -> bool:
         """Run an init container to its success; whether the pod goes on."""
@@ -358,6 +388,14 @@ class PodRun:
 def backoff(crashes: int) -> float:
     """Seconds until a container is started again that has crashed so many times."""
     return 0.0 if crashes < 2 else min(_BACKOFF * 2.0 ** min(crashes - 2, 10), _MOST_BACKOFF)
+
+
+def _read(file: Path, otherwise: Any) -> Any:
+    """What a JSON file of the agent's says; until there is one, something else."""
+    try:
+        return json.loads(file.read_text())
+    except FileNotFoundError:
+        return otherwise
 
 
 def _reason(state: State) -> str:

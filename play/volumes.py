@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from play import quantity
-from play.environment import ConfigMaps
-from play.manifests import ConfigMapVolume, Container, EmptyDir, HostPath, Pod, Volume, hugepages
+from play import quantity, texts
+from play.environment import ConfigMaps, Facts
+from play.manifests import Container, EmptyDir, HostPath, Pod, Volume, hugepages
 from play.process import Mount
 from play.undo import Undo, run
 from wirespeed.cni.errors import CniError, Code
@@ -39,19 +41,21 @@ class Volumes:
         self._pod, self._folder, self._undo = pod, folder, undo
         self._config_maps = config_maps
         self._sources: dict[str, str] = {}
+        self._lock = threading.Lock()  # of the next one, and of writing what it says
+        self._written: dict[str, dict[str, texts.File]] = {}  # by volume
 
-    def make(self) -> None:
+    def make(self, facts: Facts) -> None:
         """Make them all. Raises CniError that names the volume."""
         self._folder.mkdir(parents=True)
         for volume in self._pod.spec.volumes:
-            try:
+            with _told(volume):
                 self._sources[volume.name] = self._make(volume)
-            except CniError as error:
-                raise error.prefixed(f"volume {volume.name}") from None
-            except OSError as error:
-                raise CniError(
-                    Code.IO_FAILURE, f"volume {volume.name}: {error.filename}: {error.strerror}"
-                ) from error
+        self._write_texts(facts)
+
+    def refresh(self, facts: Facts) -> None:
+        """Write what tells of the pod anew, once they are made. Raises CniError that names the volume."""
+        if self._written:
+            self._write_texts(facts)
 
     def write_names(self, hostname: str, ips: Sequence[str]) -> None:
         """Write the pod's /etc/hosts, once its addresses are known, its name and its resolv.conf."""
@@ -66,7 +70,7 @@ class Volumes:
 
     def mounts(self, container: Container) -> list[Mount]:
         """What is mounted in a container."""
-        read_only = {volume.name for volume in self._pod.spec.volumes if volume.config_map}
+        read_only = {volume.name for volume in self._pod.spec.volumes if volume.texts}
         found = [
             Mount(
                 self._sources[mount.name],
@@ -86,18 +90,21 @@ class Volumes:
             return _host_path(volume.host_path)
         place = self._folder / "volumes" / volume.name
         place.mkdir(parents=True)
-        if volume.config_map:
-            self._write_config_map(place, volume.config_map)
-        elif volume.empty_dir:
+        if volume.empty_dir:
             self._mount(place, volume.empty_dir)
             place.chmod(0o777)
         return str(place)
 
-    def _write_config_map(self, place: Path, volume: ConfigMapVolume) -> None:
-        for key, text in self._config_maps.get((self._pod.namespace, volume.name), {}).items():
-            file = place / key
-            file.write_text(text)
-            file.chmod(volume.default_mode)
+    def _write_texts(self, facts: Facts) -> None:
+        with self._lock:
+            for volume in self._pod.spec.volumes:
+                if volume.texts is None:
+                    continue
+                found = texts.files(volume.texts, self._pod, facts, self._config_maps)
+                if self._written.get(volume.name) != found:
+                    with _told(volume):
+                        texts.write(self._folder / "volumes" / volume.name, found)
+                    self._written[volume.name] = found
 
     def _mount(self, place: Path, volume: EmptyDir) -> None:
         """An emptyDir's medium is mounted on this machine: the pod's containers share it."""
@@ -114,6 +121,17 @@ class Volumes:
         """As mount takes it: "2M" for HugePages-2Mi, or for HugePages of a pod that asks for hugepages-2Mi."""
         _, _, size = volume.medium.partition("-")
         return (size or next(iter(hugepages(self._pod)))).removesuffix("i")
+
+
+@contextlib.contextmanager
+def _told(volume: Volume) -> Iterator[None]:
+    """Errors name the volume."""
+    try:
+        yield
+    except CniError as error:
+        raise error.prefixed(f"volume {volume.name}") from None
+    except OSError as error:
+        raise CniError(Code.IO_FAILURE, f"volume {volume.name}: {error.filename}: {error.strerror}") from error
 
 
 def _host_path(volume: HostPath) -> str:

@@ -9,12 +9,13 @@ import select
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.node.conftest import PATIENCE, Netns
+from tests.node.conftest import PATIENCE, ROOT, Netns
 from tests.node.plays import WAITS, Fifo, Manifest, Stage, container, give_back, pod, standing, waiting
 
 
@@ -148,6 +149,41 @@ def test_volumes_are_mounted_as_asked_and_shared_in_the_pod(stage: Stage) -> Non
     assert played.said("default/volumes/writer") == ["hello", "given", "tmpfs"]
     assert played.said("default/volumes/reader") == ["over"]
     assert (host / "made").read_text() == "back\n"
+
+
+def test_a_volume_tells_of_the_pod_and_of_networks_that_come_later(stage: Stage) -> None:
+    """The file of annotations has network-status before the container runs, and follows what is attached to it."""
+    info = "/etc/podnetinfo"
+    items = [
+        {"path": key, "fieldRef": {"fieldPath": f"metadata.{key}"}}
+        for key in ("labels", "annotations", "namespace")
+    ]
+    script = f"cat {info}/labels; echo; cat {info}/namespace; echo; grep -o eth0 {info}/annotations; echo begun; "
+    script += f"until grep -q net1 {info}/annotations; do sleep 0.05; done; echo seen; touch {info}/x 2>/dev/null"
+    tells = container(script=script + " || echo kept", volumeMounts=[{"name": "info", "mountPath": info}])
+    manifest = pod("told", tells, volumes=[{"name": "info", "downwardAPI": {"items": items}}])
+    manifest["metadata"]["labels"] = {"tier": 'the "first"', "app": "a"}
+    later = {"cniVersion": "1.0.0", "type": "bridge", "bridge": "br0"}
+    network = {
+        "apiVersion": "k8s.cni.cncf.io/v1",
+        "kind": "NetworkAttachmentDefinition",
+        "metadata": {"name": "later"},
+        "spec": {"config": json.dumps(later)},
+    }
+    namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "default"}}
+    playing = stage.start(namespace, network, manifest).said("not played, without effect here: Namespace", "begun")
+    _, session = stage.agent()
+    agent = f"/run/{session}/agent.json"
+    subprocess.run(
+        [sys.executable, "-m", "cli", "attach", "--config", agent, "told", "later"], cwd=ROOT, check=True
+    )
+    played = playing.ended()
+    assert (played.status, played.stderr) == (0, "")
+    said = ['app="a"', 'tier="the \\"first\\""', "default", "eth0", "begun", "seen", "kept"]
+    assert played.said("default/told/main") == said
+    annotations = played.pod("told")["metadata"]["annotations"]
+    status = json.loads(annotations["k8s.v1.cni.cncf.io/network-status"])
+    assert [entry["interface"] for entry in status] == ["eth0", "net1"]
 
 
 def test_read_only_mounts_refuse_writing(stage: Stage) -> None:

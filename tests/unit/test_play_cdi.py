@@ -210,6 +210,14 @@ def test_specification_that_is_not_valid_defines_nothing(tmp_path: Path, keys: d
     assert told in refused.value.msg
 
 
+def test_key_without_a_value_is_not_given(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(
+        "cdiVersion: 0.6.0\nkind: acme.io/net\nannotations:\ncontainerEdits:\n"
+        "devices:\n- name: 52:54:00\n  annotations:\n  containerEdits: {env: [A=1], deviceNodes: , mounts: ~}\n"
+    )
+    assert added(tmp_path, "52:54:00").environment == {"A": "1"}
+
+
 def test_file_of_several_documents_is_no_specification(tmp_path: Path) -> None:
     with pytest.raises(CniError, match=r"a\.yaml: expected one document, got 2"):
         added(written(tmp_path / "a.yaml", spec(), spec()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from play import manifests
-from play.manifests import Manifests, extended, hugepages
+from play.manifests import EmptyDir, Manifests, extended, hugepages
 from wirespeed.cni.errors import CniError, Code
 
 Manifest = dict[str, Any]
@@ -57,6 +58,107 @@ def test_keys_that_have_no_effect_here_are_taken(tmp_path: Path) -> None:
     }
     loaded = load(tmp_path, pod(container, nodeSelector={"a": "b"}, serviceAccountName="x", dnsPolicy="Default"))
     assert loaded.pods[0].spec.containers[0].image == "dpdk"
+
+
+def test_kinds_without_effect_here_are_named_and_passed_over(tmp_path: Path) -> None:
+    others = [
+        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "edge"}},
+        {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "vfw", "namespace": "edge"}},
+        {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "vfw", "namespace": "core"}},
+        {"apiVersion": "example.com/v1", "kind": "Wish"},
+    ]
+    loaded = load(tmp_path, *others, pod())
+    assert [each.label for each in loaded.pods] == ["default/p"]
+    assert loaded.notes == [
+        f"{tmp_path}/m.yaml: not played, without effect here: Namespace edge, ServiceAccount vfw, Wish"
+    ]
+
+
+EXPORTED = """
+apiVersion: v1
+kind: List
+metadata: {resourceVersion: ""}
+items:
+- apiVersion: v1
+  kind: Pod
+  metadata:
+    annotations: {k8s.v1.cni.cncf.io/networks: , built: 2024-05-01}
+    creationTimestamp: 2024-05-01T10:00:00Z
+    labels: {release: 1.2.3, since: 2024-05-01}
+    managedFields: [{manager: kubectl, time: 2024-05-01T10:00:00Z}]
+    name: vfw
+    resourceVersion: "77"
+    uid: 00000000-0000-4000-8000-000000000001
+  spec:
+    affinity: null
+    containers:
+    - args:
+      command: [/bin/true]
+      env:
+      - {name: DEVICE, value: 0000:18:00.1}
+      - name: EMPTY
+        value:
+      name: main
+      ports: null
+      resources:
+      volumeMounts:
+      - {mountPath: /var/run/secrets/kubernetes.io/serviceaccount, name: kube-api-access-x7, readOnly: yes}
+      - {mountPath: /work, name: work}
+    initContainers:
+    nodeName: node-1
+    nodeSelector:
+    serviceAccount: default
+    terminationGracePeriodSeconds: 1e1
+    volumes:
+    - name: work
+      emptyDir:
+    - name: kube-api-access-x7
+      projected:
+        defaultMode: 0644
+        sources:
+        - serviceAccountToken: {expirationSeconds: 3607, path: token}
+        - configMap: {items: [{key: ca.crt, path: ca.crt}], name: kube-root-ca.crt}
+        - downwardAPI: {items: [{fieldRef: {apiVersion: v1, fieldPath: metadata.namespace}, path: namespace}]}
+  status: {phase: Running, podIP: 10.0.0.1}
+- apiVersion: v1
+  data: {key: }
+  kind: ConfigMap
+  metadata: {creationTimestamp: null, name: c}
+"""
+
+
+def test_what_kubectl_writes_is_played(tmp_path: Path) -> None:
+    """Null is not given, an address or a date without quotes is a string, what the API server adds is taken."""
+    (tmp_path / "m.yaml").write_text(EXPORTED)
+    loaded = manifests.load([tmp_path / "m.yaml"])
+    (played,) = loaded.pods
+    (main,) = played.spec.containers
+    assert [(each.name, each.value) for each in main.env] == [("DEVICE", "0000:18:00.1"), ("EMPTY", None)]
+    assert played.metadata.labels == {"release": "1.2.3", "since": "2024-05-01"}
+    assert played.metadata.annotations == {"k8s.v1.cni.cncf.io/networks": "", "built": "2024-05-01"}
+    assert played.spec.termination_grace_period_seconds == 10
+    assert played.spec.volumes[0].empty_dir == EmptyDir()
+    assert loaded.config_maps == {("default", "c"): {"key": ""}}
+    assert loaded.notes == [
+        f"{tmp_path}/m.yaml, document 1: Pod default/vfw: volume kube-api-access-x7: without serviceAccountToken "
+        "and ConfigMap default/kube-root-ca.crt: there is no API server here"
+    ]
+
+
+def test_a_number_is_no_string(tmp_path: Path) -> None:
+    """Nor is it one to Kubernetes."""
+    (tmp_path / "m.yaml").write_text(EXPORTED.replace("value: 0000:18:00.1", "value: 5"))
+    with pytest.raises(CniError, match=r"spec.containers\[0\].env\[0\].value: expected `str | null`, got `int`"):
+        manifests.load([tmp_path / "m.yaml"])
+
+
+def test_a_pod_may_have_the_begin_of_a_name(tmp_path: Path) -> None:
+    nameless = {**pod(), "metadata": {"generateName": "vfw-"}}
+    first, second = load(tmp_path, nameless, nameless).pods
+    for each in (first, second):
+        assert each.raw["metadata"]["name"] == each.name
+        assert re.fullmatch("vfw-[a-z0-9]{5}", each.name)
+    assert first.name != second.name
 
 
 def test_extended_resources_and_hugepages_are_counted(tmp_path: Path) -> None:
@@ -153,10 +255,9 @@ REFUSED: list[tuple[object, str]] = [
     ),
     (pod({"resources": {"claims": [{"name": "x"}]}}), f"{CONTAINER}.resources.claims: is not done here"),
     (probe(periodSeconds=0), f"{CONTAINER}.readinessProbe: expected periodSeconds and timeoutSeconds from 1"),
-    (volume(), "spec.volumes[0]: expected one of emptyDir, hostPath, configMap, got none"),
     (
         volume(secret={"secretName": "s"}),
-        "spec.volumes[0]: expected one of emptyDir, hostPath, configMap, got secret",
+        "spec.volumes[0]: expected one of emptyDir, hostPath, configMap, downwardAPI, projected, got secret",
     ),
     (
         volume(emptyDir={"medium": "Disk"}),
@@ -178,7 +279,43 @@ REFUSED: list[tuple[object, str]] = [
         "spec.volumes[0].hostPath.type: expected one of Directory",
     ),
     (volume(configMap={"name": "c"}), "Pod default/p: volume v: no ConfigMap default/c in the files"),
-    (volume(configMap={"name": "c", "items": [{}]}), "spec.volumes[0].configMap.items: is not done here"),
+    (volume(configMap={"name": "c", "items": [{"key": "k"}]}), "configMap.items[0]: object missing required field"),
+    (
+        volume(configMap={"name": "c", "items": [{"key": "k", "path": "../k"}]}),
+        "spec.volumes[0].configMap.items[0].path: expected a path in the volume, got '../k'",
+    ),
+    (
+        volume(downwardAPI={"items": [{"path": "a", "fieldRef": {"fieldPath": "status.podIP"}}]}),
+        "spec.volumes[0].downwardAPI.items[0].fieldRef.fieldPath: expected one of metadata.name, ",
+    ),
+    (
+        volume(downwardAPI={"items": [{"path": "a"}]}),
+        "spec.volumes[0].downwardAPI.items[0]: expected one of fieldRef and resourceFieldRef",
+    ),
+    (
+        volume(downwardAPI={"items": [{"path": "a", "resourceFieldRef": {"resource": "limits.cpu"}}]}),
+        "spec.volumes[0].downwardAPI.items[0].resourceFieldRef.containerName: expected one of main, got ''",
+    ),
+    (
+        volume(downwardAPI={"items": [{"path": "a", "mode": 0o1777, "fieldRef": {"fieldPath": "metadata.name"}}]}),
+        "spec.volumes[0].downwardAPI.items[0].mode: expected permissions from 0 to 0777, got 0o1777",
+    ),
+    (
+        volume(projected={"sources": [{"secret": {"name": "s"}}]}),
+        "spec.volumes[0].projected.sources[0]: expected one of configMap, downwardAPI, serviceAccountToken, got s",
+    ),
+    (
+        volume(projected={"sources": [{"configMap": {"name": "c"}}]}),
+        "Pod default/p: volume v: no ConfigMap default/c in the files",
+    ),
+    (
+        env(valueFrom={"resourceFieldRef": {"resource": "cpu"}}),
+        f"{CONTAINER}.env[0].valueFrom.resourceFieldRef.resource: expected limits or requests of cpu, ",
+    ),
+    (
+        env(valueFrom={"resourceFieldRef": {"resource": "limits.cpu", "divisor": "x"}}),
+        f"{CONTAINER}.env[0].valueFrom.resourceFieldRef.divisor: expected a quantity like",
+    ),
     (volume({"name": "w"}, emptyDir={}), f"{CONTAINER}.volumeMounts[0].name: no volume 'w' in spec.volumes"),
     (volume({"mountPath": "v"}, emptyDir={}), f"{CONTAINER}.volumeMounts[0].mountPath: expected an absolute path"),
     (

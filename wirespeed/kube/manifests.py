@@ -104,13 +104,18 @@ class ManifestCluster:
                 new.unlink()
             raise CniError(Code.IO_FAILURE, f"{what} {path}: {error.strerror}") from error
 
+    @property
+    def status_folder(self) -> Path:
+        """Where all that is written of pods lies."""
+        return self.folder / ".status"
+
     def status_file(self, namespace: str, name: str) -> Path:
         """Where the network-status of a pod lies: the JSON list of its annotation."""
-        return self.folder / ".status" / f"{namespace}_{name}.json"
+        return self.status_folder / f"{namespace}_{name}.json"
 
     def annotations_file(self, namespace: str, name: str) -> Path:
         """Where the annotations lie that a pod got here: a JSON object of strings."""
-        return self.folder / ".status" / f"{namespace}_{name}.annotations.json"
+        return self.status_folder / f"{namespace}_{name}.annotations.json"
 
     def event(self, event: PodEvent) -> None:
         """Log it: nobody asks a folder for events."""

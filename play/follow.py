@@ -1,0 +1,37 @@
+"""Notices of what the agent writes of pods while they run: network-status, annotations."""
+
+from __future__ import annotations
+
+import os
+import select
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from wirespeed.host.inotify import FolderWatch
+
+
+@contextmanager
+def followed(folder: Path, changed: Callable[[], None]) -> Iterator[None]:
+    """Call `changed`, in a thread of its own, when files of the folder have changed; until the body ends."""
+    folder.mkdir(exist_ok=True)
+    watch, end = FolderWatch(folder), os.eventfd(0)
+    thread = threading.Thread(target=_follow, args=(watch, end, changed), name="annotations")
+    thread.start()
+    try:
+        yield
+    finally:
+        os.eventfd_write(end, 1)
+        thread.join()
+        os.close(end)
+        watch.close()
+
+
+def _follow(watch: FolderWatch, end: int, changed: Callable[[], None]) -> None:
+    while True:
+        ready, _, _ = select.select([watch.fileno(), end], [], [])
+        if end in ready:
+            return
+        if watch.events():
+            changed()
