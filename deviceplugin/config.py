@@ -15,7 +15,7 @@ from deviceplugin.health import REASONS
 from deviceplugin.selectors import Selectors
 from plugins.vhost.conf import SOCKET_KEYS, Access, access
 from wirespeed.cni.errors import CniError, Code
-from wirespeed.cni.keys import nearest
+from wirespeed.cni.keys import nearest, nearest_value
 from wirespeed.host import pci
 from wirespeed.host.inventory import ACCELERATOR, AUXILIARY, NETWORK
 from wirespeed.kube import resources
@@ -183,7 +183,8 @@ class _Object:
 
     def problem(self, key: str, expected: str, got: object) -> None:
         place = self.place(key)
-        self.problems.append(f"{place}{': ' if place else ''}expected {expected}, got {_short(got)}")
+        hint = nearest_value(got, expected)
+        self.problems.append(f"{place}{': ' if place else ''}expected {expected}, got {_short(got)}{hint}")
 
     def text(self, key: str, expected: str, default: str) -> str:
         value = self.values.get(key)

@@ -355,7 +355,7 @@ def _converted(value: object, kind: Any, where: str) -> Any:
     try:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
-        raise _refused(structs.placed(error, where)) from None
+        raise _refused(structs.placed(error, where, kind)) from None
 
 
 def _check_network(raw: dict[str, Any], what: str, name: str) -> None:

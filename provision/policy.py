@@ -189,7 +189,7 @@ def _spec(raw: object, where: str) -> Spec:
     try:
         spec = msgspec.convert(raw, Spec)
     except msgspec.ValidationError as error:
-        raise CniError(Code.INVALID_CONFIG, structs.placed(error, f"{where}: spec")) from error
+        raise CniError(Code.INVALID_CONFIG, structs.placed(error, f"{where}: spec", Spec)) from error
     _check(spec, where)
     return spec
 

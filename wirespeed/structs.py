@@ -9,12 +9,15 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from wirespeed.cni.keys import nearest_value
+
 T = TypeVar("T")
 
 _PLACE = re.compile(r" - at (?P<a_key>`key` in )?`\$\.?(?P<path>[^`]*)`$")
 _INDEX = re.compile(r"\[[^\]]*\]")
 _UNKNOWN = re.compile(r"Object contains unknown field `(?P<key>.*)`")
 _MISSING = re.compile(r"Object missing required field `(?P<key>.*)`")
+_CHOICE = re.compile(r"Invalid enum value (?P<value>.*)", re.DOTALL)
 
 
 def prepared(kind: type[T]) -> type[T]:
@@ -39,16 +42,37 @@ def fault(error: msgspec.ValidationError, kind: type[msgspec.Struct]) -> str:
         return f'unknown key "{key}"' + (f'; nearest known key: "{near[0]}"' if near else "")
     if match := _MISSING.fullmatch(text):
         return f'key "{_joined(path, match["key"])}" is missing'
+    if match := _CHOICE.fullmatch(text):
+        return f'key "{path}": {_choice(match["value"], kind, path)}'
     said = f"{text[:1].lower()}{text[1:]}".replace("`", "")
     if place and place["a_key"]:
         said = f"{said} as a key"
     return f'key "{path}": {said}' if path else said
 
 
-def placed(error: msgspec.ValidationError, where: str) -> str:
-    """The library's own words with the place before them: "spec.containers[0].name: expected `str`, got `int`"."""
+def placed(error: msgspec.ValidationError, where: str, kind: Any = None) -> str:
+    """The place, and the library's own words: "spec.containers[0].name: expected `str`, got `int`".
+
+    With the Struct that was expected, a key or a value of an enumeration that is not known comes with the nearest.
+    """
     text, at, place = str(error).partition(" - at `$")
-    return f"{where}{place.removesuffix('`') if at else ''}: {text[:1].lower()}{text[1:]}"
+    place = place.removesuffix("`") if at else ""
+    path = place.removeprefix(".")
+    said = f"{text[:1].lower()}{text[1:]}"
+    known = _struct(kind)
+    if known and (match := _UNKNOWN.fullmatch(text)):
+        near = difflib.get_close_matches(match["key"], _keys(known, path), 1)
+        said = f'unknown key "{match["key"]}"' + (f'; nearest known key: "{near[0]}"' if near else "")
+    elif known and (match := _CHOICE.fullmatch(text)):
+        said = _choice(match["value"], known, path)
+    return f"{where}{place}: {said}"
+
+
+def _choice(value: str, kind: type[msgspec.Struct], path: str) -> str:
+    """What to say of a value of an enumeration, which comes in quotes."""
+    *first, last = [f'"{choice}"' for choice in _choices(kind, path) if choice]
+    expected = f"{', '.join(first)} or {last}" if first else last
+    return f"expected {expected}, got {value}{nearest_value(value[1:-1], expected)}"
 
 
 def _joined(path: str, key: str) -> str:
@@ -57,11 +81,30 @@ def _joined(path: str, key: str) -> str:
 
 def _keys(kind: type[msgspec.Struct], path: str) -> tuple[str, ...]:
     """The keys of the Struct at a path like "cluster" or "pools[0].selector"; none where there is no Struct."""
-    found: type[msgspec.Struct] | None = kind
-    for step in filter(None, _INDEX.sub("", path).split(".")):
-        fields = {field.encode_name: field.type for field in msgspec.structs.fields(found)} if found else {}
-        found = _struct(fields.get(step))
+    found = _struct(_hint(kind, path))
     return found.__struct_encode_fields__ if found else ()
+
+
+def _choices(kind: type[msgspec.Struct], path: str) -> list[str]:
+    """The values of the enumeration at a path."""
+    return [str(choice) for choice in _literals(_hint(kind, path))]
+
+
+def _literals(hint: Any) -> list[Any]:
+    parts = typing.get_args(hint)
+    return (
+        list(parts) if typing.get_origin(hint) is typing.Literal else [v for part in parts for v in _literals(part)]
+    )
+
+
+def _hint(kind: type[msgspec.Struct], path: str) -> Any:
+    """The type at a path; None where nothing is known of it."""
+    found: Any = kind
+    for step in filter(None, _INDEX.sub("", path).split(".")):
+        inner = _struct(found)
+        fields = {field.encode_name: field.type for field in msgspec.structs.fields(inner)} if inner else {}
+        found = fields.get(step)
+    return found
 
 
 def _struct(hint: Any) -> type[msgspec.Struct] | None:

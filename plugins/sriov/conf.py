@@ -12,7 +12,7 @@ from typing import Any
 from plugins.sriov import rss
 from plugins.sriov.rss import Rss
 from wirespeed.cni.errors import CniError, Code
-from wirespeed.cni.keys import nearest
+from wirespeed.cni.keys import nearest, nearest_value
 from wirespeed.cni.request import Request
 from wirespeed.host import functions
 from wirespeed.host.rtnl import ETH_P_8021AD, ETH_P_8021Q, LINK_STATES, VLAN_PROTOCOLS, VfSettings
@@ -251,7 +251,9 @@ def _refuse_what_is_a_vfs(conf: Mapping[str, Any], *, but: Collection[str]) -> N
 
 
 def _wrong(key: str, expected: str, got: object) -> CniError:
-    return CniError(Code.INVALID_CONFIG, f'key "{key}": expected {expected}, got {got!r}')
+    return CniError(
+        Code.INVALID_CONFIG, f'key "{key}": expected {expected}, got {got!r}{nearest_value(got, expected)}'
+    )
 
 
 def _object(conf: Mapping[str, Any], key: str) -> Mapping[str, Any]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from wirespeed.cni.errors import CniError, Code
-from wirespeed.cni.keys import nearest
+from wirespeed.cni.keys import nearest, nearest_value
 from wirespeed.cni.request import Request
 from wirespeed.host.switches import BRIDGE, TRUNK, is_trunk
 
@@ -399,9 +399,9 @@ def _domain(bridge: Mapping[str, Any]) -> str:
 
 def _wrong(key: str, expected: str, got: object) -> CniError:
     shown = repr(got)
+    shown = shown if len(shown) <= 80 else shown[:77] + "..."
     return CniError(
-        Code.INVALID_CONFIG,
-        f'key "{key}": expected {expected}, got {shown if len(shown) <= 80 else shown[:77] + "..."}',
+        Code.INVALID_CONFIG, f'key "{key}": expected {expected}, got {shown}{nearest_value(got, expected)}'
     )
 
 

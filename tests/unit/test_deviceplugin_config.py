@@ -213,7 +213,8 @@ def test_resource_name_that_is_refused(name: Any) -> None:
         ({"drivers": [""]}, 'resourceList[0].selectors.drivers: expected a driver\'s name, got ""'),
         (
             {"linkTypes": ["eth"]},
-            'resourceList[0].selectors.linkTypes: expected "ether" or "infiniband", got "eth"',
+            'resourceList[0].selectors.linkTypes: expected "ether" or "infiniband", got "eth", '
+            'the nearest is "ether"',
         ),
         (
             {"pciAddresses": ["03:02.0"]},

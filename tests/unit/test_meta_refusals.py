@@ -125,7 +125,8 @@ DELEGATES = 'configuration cluster: one of the keys "clusterNetwork" and "delega
         (
             {"lenientCapabilities": ["ips", "aliases"]},
             7,
-            "configuration cluster: key \"lenientCapabilities[1]\": invalid enum value 'aliases'",
+            'configuration cluster: key "lenientCapabilities[1]": expected "ips", "mac", "infinibandGUID", '
+            '"portMappings" or "bandwidth", got \'aliases\'',
         ),
         ({"delegates": None}, 7, DELEGATES),
         (

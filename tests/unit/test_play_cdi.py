@@ -176,7 +176,7 @@ def test_edit_that_is_not_done_here_is_refused_by_its_name(
         ({"devices": [device(deviceNodes=[{"path": ""}])]}, "device 'one': deviceNodes: a path is empty"),
         (
             {"devices": [device(deviceNodes=[{"path": "/a", "type": "x"}])]},
-            "deviceNodes[0].type\": invalid enum value 'x'",
+            'deviceNodes[0].type": expected "b", "c", "u" or "p", got \'x\'',
         ),
         (
             {"devices": [device(deviceNodes=[{"path": "/a", "permissions": "rwx"}])]},

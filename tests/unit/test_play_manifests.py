@@ -209,8 +209,15 @@ REFUSED: list[tuple[object, str]] = [
     ),
     ({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}}, "Pod default/p: spec is missing"),
     (pod(containers=[]), "Pod default/p: spec.containers: expected at least one"),
-    (pod(restartPolicy="Sometimes"), "Pod default/p: spec.restartPolicy: invalid enum value 'Sometimes'"),
-    (pod(restartpolicy="Never"), "Pod default/p: spec: object contains unknown field `restartpolicy`"),
+    (
+        pod(restartPolicy="always"),
+        'Pod default/p: spec.restartPolicy: expected "Always", "OnFailure" or "Never", got \'always\', '
+        'the nearest is "Always"',
+    ),
+    (
+        pod(restartpolicy="Never"),
+        'Pod default/p: spec: unknown key "restartpolicy"; nearest known key: "restartPolicy"',
+    ),
     (pod(hostNetwork=True), "Pod default/p: spec.hostNetwork: is not done here: expected none"),
     (pod(hostPID=True), "Pod default/p: spec.hostPID: is not done here"),
     (pod(shareProcessNamespace=True), "Pod default/p: spec.shareProcessNamespace: is not done here"),
@@ -219,7 +226,7 @@ REFUSED: list[tuple[object, str]] = [
     (pod({"name": "Main"}), f"{CONTAINER}.name: expected a namespace"),
     (pod({"command": []}), f"{CONTAINER}.command: is missing: images are not pulled"),
     (pod({"command": "true"}), f"{CONTAINER}.command: expected `array`, got `str`"),
-    (pod({"comand": []}), f"{CONTAINER}: object contains unknown field `comand`"),
+    (pod({"comand": []}), f'{CONTAINER}: unknown key "comand"; nearest known key: "command"'),
     (pod({"workingDir": "tmp"}), f"{CONTAINER}.workingDir: expected an absolute path, got 'tmp'"),
     (pod({"envFrom": [{}]}), f"{CONTAINER}.envFrom: is not done here"),
     (pod(initContainers=[{"name": "main", "command": ["true"]}]), "spec.containers[0].name: 'main' is there twice"),

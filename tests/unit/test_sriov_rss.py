@@ -35,7 +35,7 @@ KEY = ":".join(f"{byte:02x}" for byte in range(40))
         ({"weights": [0, 0]}, 'key "rss.weights": expected one that is not 0'),
         ({"weights": [1, -1]}, 'key "rss.weights[1]": expected int >= 0'),
         ({"queues": 2, "weights": [1, 2]}, 'key "rss.weights": expected no "queues" beside it'),
-        ({"hash": "md5"}, "key \"rss.hash\": invalid enum value 'md5'"),
+        ({"hash": "md5"}, 'key "rss.hash": expected "toeplitz", "xor" or "crc32", got \'md5\''),
         ({"key": "0g"}, 'key "rss.key": expected str matching regex'),
     ],
 )

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 import pytest
 
-from wirespeed.structs import fault
+from wirespeed.structs import fault, placed
 
 
 class Inner(msgspec.Struct, forbid_unknown_fields=True, rename="camel"):
@@ -20,6 +20,7 @@ class Outer(msgspec.Struct, forbid_unknown_fields=True, rename="camel"):
     listed: list[Inner] = []
     by_name: dict[str, Inner] = {}
     count: int = 0
+    driver: Literal["", "netdevice", "vfio-pci"] = ""
 
 
 @pytest.mark.parametrize(
@@ -37,6 +38,10 @@ class Outer(msgspec.Struct, forbid_unknown_fields=True, rename="camel"):
         ({"zzzzzzzz": 1}, 'unknown key "zzzzzzzz"'),
         ({"inner": {}}, 'key "inner.firstName" is missing'),
         ({"byName": {7: {"firstName": "a"}}}, 'key "byName": expected str, got int as a key'),
+        (
+            {"driver": "vfio_pci"},
+            'key "driver": expected "netdevice" or "vfio-pci", got \'vfio_pci\', the nearest is "vfio-pci"',
+        ),
         ([], "expected object, got array"),
     ],
 )
@@ -44,3 +49,18 @@ def test_a_fault_names_the_key_and_what_was_expected(value: Any, said: str) -> N
     with pytest.raises(msgspec.ValidationError) as error:
         msgspec.convert(value, Outer)
     assert fault(error.value, Outer) == said
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ({"listed": [{"fristName": "a"}]}, 'x.listed[0]: unknown key "fristName"; nearest known key: "firstName"'),
+        ({"zzzzzzzz": 1}, 'x: unknown key "zzzzzzzz"'),
+        ({"driver": "none"}, 'x.driver: expected "netdevice" or "vfio-pci", got \'none\''),
+        ({"inner": {"firstName": 7}}, "x.inner.firstName: expected `str`, got `int`"),
+    ],
+)
+def test_a_place_comes_first_and_what_is_not_known_with_the_nearest(value: Any, said: str) -> None:
+    with pytest.raises(msgspec.ValidationError) as error:
+        msgspec.convert(value, Outer)
+    assert placed(error.value, "x", Outer) == said

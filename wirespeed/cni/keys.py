@@ -1,4 +1,4 @@
-"""Keys of configurations that are read in any case: what to say of one that is not known."""
+"""Keys of configurations that are read in any case, and values of a few words: what to say of one not known."""
 
 from __future__ import annotations
 
@@ -14,3 +14,13 @@ def nearest(key: str, known: Mapping[str, str], *, within: str = "") -> str:
 
     near = difflib.get_close_matches(key.lower(), known, 1)
     return f'; nearest known key: "{within}{known[near[0]]}"' if near else ""
+
+
+def nearest_value(value: object, expected: str) -> str:
+    """', the nearest is "auto"', or "" where none is near: `expected` has the known values in double quotes."""
+    import difflib  # noqa: PLC0415 — only for a mistake
+    import re  # noqa: PLC0415
+
+    known = {each.lower(): each for each in re.findall(r'"([^"]+)"', expected)}
+    near = difflib.get_close_matches(value.lower(), known, 1) if isinstance(value, str) else []
+    return f', the nearest is "{known[near[0]]}"' if near else ""
