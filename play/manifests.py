@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import json
+import re
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,9 +30,29 @@ HOST_PATH_TYPES = (
 # Kinds that make pods: to leave these out would be to play something else.
 _OF_PODS = ("CronJob", "DaemonSet", "Deployment", "Job", "ReplicaSet", "ReplicationController", "StatefulSet")
 _LONGEST, _RANDOM = 63, 5  # characters of a name that is generated, and how many of these are chosen
-_VOLUMES = ("emptyDir", "hostPath", "configMap", "downwardAPI", "projected")
 _SOURCES = ("configMap", "downwardAPI", "serviceAccountToken")
 VERSIONS = {"Pod": "v1", NAD: "k8s.cni.cncf.io/v1", "ConfigMap": "v1"}
+# The kinds of volumes that Kubernetes has, those that are made here first.
+_PLAYED_VOLUMES = ("emptyDir", "hostPath", "configMap", "downwardAPI", "projected")
+VOLUMES = (
+    *_PLAYED_VOLUMES,
+    *(
+        "awsElasticBlockStore",
+        "azureDisk",
+        "azureFile",
+        "cephfs",
+        "cinder",
+        "csi",
+        "ephemeral",
+        "fc",
+    ),
+    *("flexVolume", "flocker", "gcePersistentDisk", "gitRepo", "glusterfs", "image", "iscsi", "nfs"),
+    *("persistentVolumeClaim", "photonPersistentDisk", "portworxVolume", "quobyte", "rbd", "scaleIO"),
+    *("secret", "storageos", "vsphereVolume"),
+)
+
+
+_LABEL = re.compile(r"(?=.{1,63}$)[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 
 
 class _Part(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, rename="camel"):
@@ -47,7 +69,9 @@ class ValueFrom(_Part):
     field_ref: FieldRef | None = None
     config_map_key_ref: ConfigMapKey | None = None
     resource_field_ref: ResourceFieldRef | None = None
-    secret_key_ref: Any = None  # refused
+    # Refused:
+    secret_key_ref: Any = None
+    file_key_ref: Any = None
 
 
 class EnvVar(_Part):
@@ -90,6 +114,7 @@ class VolumeMount(_Part):
     read_only: bool = False
     sub_path: str = ""  # refused
     sub_path_expr: str = ""  # refused
+    bind_mount_options: Any = None  # refused
     mount_propagation: str = ""
     recursive_read_only: str = ""
 
@@ -110,6 +135,7 @@ class Container(_Part):
     env_from: list[Any] = []
     volume_devices: list[Any] = []
     restart_policy: str | None = None
+    restart_policy_rules: Any = None
     # Without effect: there is no image, and no kubelet that looks after it.
     image: str = ""
     image_pull_policy: str = ""
@@ -128,6 +154,7 @@ class Container(_Part):
 class EmptyDir(_Part):
     medium: str = ""
     size_limit: str | int | None = None
+    mode: Any = None  # refused
 
 
 class HostPath(_Part):
@@ -175,12 +202,15 @@ class PodSpec(_Part):
     active_deadline_seconds: int | None = None
     ephemeral_containers: list[Any] = []
     resource_claims: list[Any] = []
+    hostname_override: str | None = None
+    resources: Any = None
     # Without effect on one node with no cluster.
     affinity: Any = None
     automount_service_account_token: Any = None
     dns_config: Any = None
     dns_policy: Any = None
     enable_service_links: Any = None
+    eviction_responders: Any = None
     host_users: Any = None
     image_pull_secrets: Any = None
     node_name: Any = None
@@ -194,6 +224,7 @@ class PodSpec(_Part):
     runtime_class_name: Any = None
     scheduler_name: Any = None
     scheduling_gates: Any = None
+    scheduling_group: Any = None
     security_context: Any = None
     service_account: Any = None
     service_account_name: Any = None
@@ -279,6 +310,8 @@ def load(files: Sequence[Path]) -> Manifests:
                         continue
                     try:
                         key = _take(manifests, raw, where)
+                        if raw["kind"] == "Pod":
+                            _check_played(manifests.pods[-1])
                     except CniError as error:
                         raise error.prefixed(where) from None
                     if key in seen:
@@ -288,6 +321,14 @@ def load(files: Sequence[Path]) -> Manifests:
                 manifests.notes.append(f"{path}: not played, without effect here: {', '.join(others)}")
     _check_references(manifests)
     return manifests
+
+
+def check(raw: dict[str, Any]) -> None:
+    """Refuse an object, of a kind that is played, that Kubernetes would not take as it stands.
+
+    What Kubernetes takes and only a play does not do is none of this. Raises CniError(INVALID_CONFIG).
+    """
+    _take(Manifests(), raw, "")
 
 
 def _refused(text: str) -> CniError:
@@ -382,12 +423,14 @@ _POD_REFUSED = (
     "active_deadline_seconds",
     "ephemeral_containers",
     "resource_claims",
+    "hostname_override",
+    "resources",
 )
 
 
 def _check_pod(pod: Pod) -> None:
+    """Refuse what Kubernetes refuses too."""
     spec = pod.spec
-    _refuse_set(spec, _POD_REFUSED, "spec")
     if not spec.containers:
         raise _refused("spec.containers: expected at least one")
     if spec.termination_grace_period_seconds < 0:
@@ -397,13 +440,13 @@ def _check_pod(pod: Pod) -> None:
     for key, containers in (("initContainers", spec.init_containers), ("containers", spec.containers)):
         for number, container in enumerate(containers):
             where = f"spec.{key}[{number}]"
-            check_namespace(container.name, f"{where}.name")
+            if not _LABEL.fullmatch(container.name):
+                expected = "lower-case letters, digits and -, at most 63"
+                raise _refused(f"{where}.name: expected {expected}, got {container.name!r}")
             if container.name in names:
                 raise _refused(f"{where}.name: {container.name!r} is there twice")
             names.add(container.name)
             _check_container(container, where, volumes)
-            if key == "initContainers" and extended(container):
-                raise _refused(f"{where}.resources: extended resources of init containers are not given out here")
     for number, volume in enumerate(spec.volumes):
         if volume.empty_dir:
             _check_empty_dir(volume.empty_dir, f"spec.volumes[{number}].emptyDir", hugepages(pod))
@@ -411,7 +454,63 @@ def _check_pod(pod: Pod) -> None:
             _check_host_path(volume.host_path, f"spec.volumes[{number}].hostPath")
 
 
-def _refuse_set(part: _Part, attributes: Sequence[str], where: str) -> None:
+def _check_played(pod: Pod) -> None:
+    """Refuse what a play does not do, of a pod that is right."""
+    try:
+        _refuse_set(pod.spec, _POD_REFUSED, "spec")
+        for number, (volume, raw) in enumerate(
+            zip(pod.spec.volumes, pod.raw["spec"].get("volumes") or (), strict=True)
+        ):
+            _check_played_volume(volume, raw, f"spec.volumes[{number}]")
+        for number, container in enumerate(pod.spec.init_containers):
+            where = f"spec.initContainers[{number}]"
+            _check_played_container(container, where)
+            if extended(container):
+                raise _refused(f"{where}.resources: extended resources of init containers are not given out here")
+        for number, container in enumerate(pod.spec.containers):
+            _check_played_container(container, f"spec.containers[{number}]")
+    except CniError as error:
+        raise error.prefixed(f"Pod {pod.label}") from None
+
+
+def _check_played_volume(volume: Volume, raw: dict[str, Any], where: str) -> None:
+    if other := [key for key in raw if key not in ("name", *_PLAYED_VOLUMES)]:
+        raise _refused(f"{where}: expected one of {', '.join(_PLAYED_VOLUMES)}, got {', '.join(other)}")
+    if volume.config_map:
+        _refuse_set(volume.config_map, ("default_user",), f"{where}.configMap")
+    for number, source in enumerate((raw.get("projected") or {}).get("sources") or ()):
+        if unknown := [key for key in source if key not in _SOURCES] or (not source and ["none"]):
+            expected = ", ".join(_SOURCES)
+            raise _refused(
+                f"{where}.projected.sources[{number}]: expected one of {expected}, got {', '.join(unknown)}"
+            )
+    if volume.empty_dir:
+        _refuse_set(volume.empty_dir, ("mode",), f"{where}.emptyDir")
+
+
+def _check_played_container(container: Container, where: str) -> None:
+    _refuse_set(container, ("env_from", "volume_devices", "restart_policy", "restart_policy_rules"), where)
+    if not container.command:
+        raise _refused(
+            f"{where}.command: is missing: images are not pulled, expected a program of this machine's file system"
+        )
+    for number, variable in enumerate(container.env):
+        source, here = variable.value_from, f"{where}.env[{number}].valueFrom"
+        if source is not None:
+            _refuse_set(source, ("secret_key_ref", "file_key_ref"), here)
+            if source.field_ref and (problem := downward.field_refusal(source.field_ref.field_path)):
+                raise _refused(f"{here}.fieldRef.fieldPath: {problem}")
+    for number, mount in enumerate(container.volume_mounts):
+        here = f"{where}.volumeMounts[{number}]"
+        _refuse_set(mount, ("sub_path", "sub_path_expr", "bind_mount_options"), here)
+        if not mount.mount_path.startswith("/") or ".." in mount.mount_path.split("/"):
+            raise _refused(f"{here}.mountPath: expected an absolute path, got {mount.mount_path!r}")
+    if (probe := container.readiness_probe) and (probe.period_seconds < 1 or probe.timeout_seconds < 1):
+        raise _refused(f"{where}.readinessProbe: expected periodSeconds and timeoutSeconds from 1")
+    _refuse_set(container.resources, ("claims",), f"{where}.resources")
+
+
+def _refuse_set(part: msgspec.Struct, attributes: Sequence[str], where: str) -> None:
     for attribute in attributes:
         if getattr(part, attribute):
             names = {f.name: f.encode_name for f in msgspec.structs.fields(part)}
@@ -425,25 +524,22 @@ def _check_volumes(pod: Pod) -> dict[str, Volume]:
     ):
         where = f"spec.volumes[{number}]"
         kinds = [key for key in raw if key != "name"]
+        if unknown := [kind for kind in kinds if kind not in VOLUMES]:
+            near = difflib.get_close_matches(unknown[0], VOLUMES, 1)
+            hint = f'; nearest known key: "{near[0]}"' if near else ""
+            raise _refused(f'{where}: unknown key "{unknown[0]}"{hint}')
         if not kinds:  # Kubernetes' default
             volume.empty_dir = EmptyDir()
-        elif len(kinds) != 1 or kinds[0] not in _VOLUMES:
-            raise _refused(f"{where}: expected one of {', '.join(_VOLUMES)}, got {', '.join(kinds)}")
-        if volume.texts:
-            _check_texts(volume.texts, raw[kinds[0]], f"{where}.{kinds[0]}", pod)
+        elif len(kinds) != 1:
+            raise _refused(f"{where}: expected one of {', '.join(_PLAYED_VOLUMES)}, got {', '.join(kinds)}")
+        if volume.texts and (
+            problem := texts.refusal(volume.texts, [*pod.spec.init_containers, *pod.spec.containers])
+        ):
+            raise _refused(f"{where}.{kinds[0]}{problem}")
         if volume.name in found:
             raise _refused(f"{where}.name: {volume.name!r} is there twice")
         found[volume.name] = volume
     return found
-
-
-def _check_texts(volume: texts.Volume, raw: Mapping[str, Any], where: str, pod: Pod) -> None:
-    for number, source in enumerate(raw.get("sources", ())):
-        if unknown := [key for key in source if key not in _SOURCES] or (not source and ["none"]):
-            expected = ", ".join(_SOURCES)
-            raise _refused(f"{where}.sources[{number}]: expected one of {expected}, got {', '.join(unknown)}")
-    if problem := texts.refusal(volume, [*pod.spec.init_containers, *pod.spec.containers]):
-        raise _refused(f"{where}{problem}")
 
 
 def _check_empty_dir(volume: EmptyDir, where: str, asked: dict[str, int]) -> None:
@@ -469,24 +565,14 @@ def _check_host_path(volume: HostPath, where: str) -> None:
 
 
 def _check_container(container: Container, where: str, volumes: dict[str, Volume]) -> None:
-    _refuse_set(container, ("env_from", "volume_devices", "restart_policy"), where)
-    if not container.command:
-        raise _refused(
-            f"{where}.command: is missing: images are not pulled, expected a program of this machine's file system"
-        )
     for number, variable in enumerate(container.env):
         _check_variable(variable, f"{where}.env[{number}]")
     for number, mount in enumerate(container.volume_mounts):
         here = f"{where}.volumeMounts[{number}]"
-        _refuse_set(mount, ("sub_path", "sub_path_expr"), here)
         if mount.name not in volumes:
             raise _refused(f"{here}.name: no volume {mount.name!r} in spec.volumes")
-        if not mount.mount_path.startswith("/") or ".." in mount.mount_path.split("/"):
-            raise _refused(f"{here}.mountPath: expected an absolute path, got {mount.mount_path!r}")
     if not container.working_dir.startswith("/"):
         raise _refused(f"{where}.workingDir: expected an absolute path, got {container.working_dir!r}")
-    if (probe := container.readiness_probe) and (probe.period_seconds < 1 or probe.timeout_seconds < 1):
-        raise _refused(f"{where}.readinessProbe: expected periodSeconds and timeoutSeconds from 1")
     _check_resources(container.resources, f"{where}.resources")
 
 
@@ -496,19 +582,15 @@ def _check_variable(variable: EnvVar, where: str) -> None:
     source = variable.value_from
     if source is None:
         return
-    _refuse_set(source, ("secret_key_ref",), f"{where}.valueFrom")
-    sources = [source.field_ref, source.config_map_key_ref, source.resource_field_ref]
-    if (variable.value is not None) + sum(each is not None for each in sources) != 1:
+    sources = [part for part in msgspec.structs.astuple(source) if part]
+    if (variable.value is not None) + len(sources) != 1:
         keys = "valueFrom.fieldRef, valueFrom.configMapKeyRef and valueFrom.resourceFieldRef"
         raise _refused(f"{where}: expected one of value, {keys}")
-    if source.field_ref and (problem := downward.field_refusal(source.field_ref.field_path)):
-        raise _refused(f"{where}.valueFrom.fieldRef.fieldPath: {problem}")
     if source.resource_field_ref and (problem := downward.resource_refusal(source.resource_field_ref)):
         raise _refused(f"{where}.valueFrom.resourceFieldRef{problem}")
 
 
 def _check_resources(asked: Resources, where: str) -> None:
-    _refuse_set(asked, ("claims",), where)
     for key, amounts in (("limits", asked.limits), ("requests", asked.requests)):
         for resource, amount in amounts.items():
             here = f"{where}.{key}[{resource!r}]"

@@ -52,6 +52,7 @@ class ConfigMapVolume(_Part):
     name: str = ""
     items: list[KeyItem] = []
     default_mode: int | None = None
+    default_user: Any = None  # refused
     optional: bool = False
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from kubernetes.client import models
 
 from play import manifests
 from play.manifests import EmptyDir, Manifests, extended, hugepages
@@ -223,7 +224,7 @@ REFUSED: list[tuple[object, str]] = [
     (pod(shareProcessNamespace=True), "Pod default/p: spec.shareProcessNamespace: is not done here"),
     (pod(ephemeralContainers=[{}]), "Pod default/p: spec.ephemeralContainers: is not done here"),
     (pod(terminationGracePeriodSeconds=-1), "spec.terminationGracePeriodSeconds: expected seconds from 0"),
-    (pod({"name": "Main"}), f"{CONTAINER}.name: expected a namespace"),
+    (pod({"name": "Main"}), f"{CONTAINER}.name: expected lower-case letters, digits and -, at most 63, got 'Main'"),
     (pod({"command": []}), f"{CONTAINER}.command: is missing: images are not pulled"),
     (pod({"command": "true"}), f"{CONTAINER}.command: expected `array`, got `str`"),
     (pod({"comand": []}), f'{CONTAINER}: unknown key "comand"; nearest known key: "command"'),
@@ -262,6 +263,7 @@ REFUSED: list[tuple[object, str]] = [
     ),
     (pod({"resources": {"claims": [{"name": "x"}]}}), f"{CONTAINER}.resources.claims: is not done here"),
     (probe(periodSeconds=0), f"{CONTAINER}.readinessProbe: expected periodSeconds and timeoutSeconds from 1"),
+    (volume(emptydir={}), 'spec.volumes[0]: unknown key "emptydir"; nearest known key: "emptyDir"'),
     (
         volume(secret={"secretName": "s"}),
         "spec.volumes[0]: expected one of emptyDir, hostPath, configMap, downwardAPI, projected, got secret",
@@ -344,6 +346,60 @@ def test_what_cannot_be_played_is_refused_with_its_place(tmp_path: Path, documen
     assert refused.value.code == Code.INVALID_CONFIG
     assert refused.value.msg.startswith(f"{tmp_path / 'm.yaml'}, document 1: ")
     assert told in refused.value.msg
+
+
+# What Kubernetes takes, and a play does not do.
+NOT_DONE = (
+    *(
+        "is not done here",
+        "images are not pulled",
+        "is not played",
+        "got secret",
+        "mountPath: expected an absolute",
+    ),
+    *(
+        "of init containers are not given out",
+        "valueFrom.fieldRef.fieldPath: expected one of",
+        "expected one of configMap, downwardAPI, serviceAccountToken",
+        "in the files",
+        "and timeoutSeconds from 1",
+    ),
+)
+
+
+@pytest.mark.parametrize(("document", "told"), REFUSED, ids=[told[-60:] for _, told in REFUSED])
+def test_an_object_by_itself_is_refused_for_what_kubernetes_refuses_too(document: Any, told: str) -> None:
+    if not isinstance(document, dict) or document.get("kind") not in manifests.VERSIONS:
+        return
+    if any(text in told for text in NOT_DONE):
+        manifests.check(document)
+    else:
+        with pytest.raises(CniError, match=re.escape(told)):
+            manifests.check(document)
+
+
+MODELS = {
+    "V1PodSpec": manifests.PodSpec,
+    "V1Container": manifests.Container,
+    "V1EnvVar": manifests.EnvVar,
+    "V1EnvVarSource": manifests.ValueFrom,
+    "V1Probe": manifests.Probe,
+    "V1ResourceRequirements": manifests.Resources,
+    "V1VolumeMount": manifests.VolumeMount,
+    "V1EmptyDirVolumeSource": manifests.EmptyDir,
+    "V1HostPathVolumeSource": manifests.HostPath,
+    "V1ConfigMapVolumeSource": manifests.ConfigMapVolume,
+}
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_every_key_that_kubernetes_has_is_known(model: str) -> None:
+    known = set(MODELS[model].__struct_encode_fields__)
+    assert set(getattr(models, model).attribute_map.values()) == known
+
+
+def test_every_kind_of_volume_that_kubernetes_has_is_known() -> None:
+    assert set(manifests.VOLUMES) == {*models.V1Volume.attribute_map.values()} - {"name"}
 
 
 @pytest.mark.parametrize(
