@@ -90,7 +90,7 @@ def load_config(path: Path | None = None) -> NodeConfig:
 
     Raises CniError(INVALID_CONFIG) that names the file and the key.
     """
-    chosen = path or Path(os.environ.get("WIRESPEED_CONFIG", DEFAULT_CONFIG))
+    chosen = path or config_path()
     try:
         text = chosen.read_bytes()
     except FileNotFoundError:
@@ -103,6 +103,11 @@ def load_config(path: Path | None = None) -> NodeConfig:
         return parse_config(text)
     except CniError as error:
         raise error.prefixed(f"configuration {chosen}") from error
+
+
+def config_path() -> Path:
+    """Where the configuration file is, unless a command line names another."""
+    return Path(os.environ.get("WIRESPEED_CONFIG", DEFAULT_CONFIG))
 
 
 def parse_config(text: bytes | str) -> NodeConfig:

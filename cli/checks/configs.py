@@ -9,9 +9,11 @@ from typing import Any
 
 from agent import cniconf, multus
 from cli.checks.findings import Finding
+from cli.checks.networks import metadata_fault
 from cli.checks.places import Document
 from cli.checks.problems import Mending, Problem, examine, locate, without
 from deviceplugin import config as deviceplugin_config
+from play import manifests
 from provision import policy
 from wirespeed.node import NodeConfig, to_config
 
@@ -76,4 +78,15 @@ def node_policy(document: Document) -> Iterator[Finding]:
         lambda value: policy.read(value, _WHERE), document.value, mending=_POLICY, reword=without(f"{_WHERE}: ")
     )
     for problem in outcome.problems:
+        yield Finding.of(problem, document.place)
+
+
+def config_map(document: Document) -> Iterator[Finding]:
+    """A ConfigMap, as `wirespeed play` reads it; the configurations in it are told of by themselves."""
+    raw = document.value
+    fault = metadata_fault(raw, raw["kind"])
+    if fault is not None:
+        yield Finding.of(fault, document.place)
+        return
+    for problem in examine(manifests.check, raw).problems:
         yield Finding.of(problem, document.place)

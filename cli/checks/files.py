@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from agent import multus
-from cli.checks import configs, networks
+from cli.checks import configs, made, networks, pods
 from cli.checks.findings import Finding
-from cli.checks.networks import NAD, Definitions
-from cli.checks.places import Document, Lines, UnreadableError, lines_of, read, read_json
+from cli.checks.networks import NAD, Definitions, Executables, Given
+from cli.checks.places import (
+    TEMPLATE,
+    Document,
+    Lines,
+    TemplateError,
+    UnreadableError,
+    lines_of,
+    read,
+    read_json,
+    readable,
+)
 from cli.checks.pods import TEMPLATES, Pods
 from provision.policy import KIND as NODE_POLICY
 from wirespeed.kube import documents
@@ -28,22 +39,32 @@ _KINDS: Mapping[str, frozenset[str]] = {
     "multus": frozenset(multus.KEYS),
 }
 _OF_JSON = ("device plugin", "network", "multus")  # whose readers take nothing else
+_CONFIG_MAP = "ConfigMap"
 _CHECKS: Mapping[str, Callable[[Document], Iterator[Finding]]] = {
     "device plugin": configs.device_plugin,
-    "network": networks.configuration,
     "agent": configs.agent,
     "multus": configs.multus_daemon,
-    NAD: networks.definition,
     NODE_POLICY: configs.node_policy,
+    _CONFIG_MAP: configs.config_map,
 }
+# Those with plugins in them, whose executables may be looked for.
+_NETWORKS: Mapping[str, Callable[[Document, Given], Iterator[Finding]]] = {
+    "network": networks.configuration,
+    NAD: networks.definition,
+    **dict.fromkeys(made.NETWORKS, made.network),
+}
+_OF_SCHEMAS = frozenset({"$schema", "properties", "items"})
+_ONCE = frozenset({NAD, NODE_POLICY, _CONFIG_MAP, "Pod"})  # of which two of one name are refused
+_KUSTOMIZE = ("kustomization.yaml", "kustomization.yml")  # need not say what they are
 
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """The findings of each file, by line, and how many documents of a known kind there were."""
+    """The findings of each file, by line; how many documents of a known kind there were, and of which others."""
 
     findings: list[tuple[Path, Finding]]
     documents: int
+    others: Mapping[str, int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,40 +76,76 @@ class _Known:
     document: Document
 
 
-def check(paths: Sequence[Path]) -> Report:
-    """Check the files; a folder is its files of known suffixes. Definitions of one count for pods of another."""
-    found: list[tuple[Path, Finding]] = []
+@dataclass(kw_only=True)
+class _Files:
+    """The files to read, each with whether it was named itself; and what is wrong with folders."""
+
+    found: dict[Path, bool] = field(default_factory=dict)
+    problems: list[tuple[Path, Finding]] = field(default_factory=list)
+
+
+def check(paths: Sequence[Path], *, search: Sequence[str] = (), recursive: bool = False) -> Report:
+    """Check the files; a folder is its files of known suffixes. Definitions of one count for pods of another.
+
+    Executables of plugins are looked for in the folders `search`; where there are none, they are not.
+    """
+    files = _expanded(paths, recursive=recursive)
+    found = list(files.problems)
     known: list[_Known] = []
-    for path in _expanded(paths):
-        for each in _contents(path):
+    others: Counter[str] = Counter()
+    for path, named in files.found.items():
+        for each in _contents(path, named=named):
             if isinstance(each, Finding):
                 found.append((path, each))
-            else:
+            elif isinstance(each, _Known):
                 known.append(each)
+            else:
+                others[each] += 1
     definitions, twice = _definitions(known)
     found += twice
     with tempfile.TemporaryDirectory(prefix="wirespeed-check-") as folder:
         config = NodeConfig(state=f"{folder}/state.db", kubelet=folder, devinfo=folder, leases=folder)
         with closing(Node(config, once=True)) as node:
-            pods = Pods(definitions, node)
+            given = Given(executables=Executables(path=tuple(search), builtin=node.plugins) if search else None)
+            pods_of = Pods(definitions, node)
             for each in known:
-                found += [(each.path, finding) for finding in _findings(each, pods)]
-    order = {path: number for number, path in enumerate(_expanded(paths))}
+                found += [(each.path, finding) for finding in _findings(each, pods_of, given)]
+    order = {path: number for number, path in enumerate([*(path for path, _ in files.problems), *files.found])}
     found = sorted(set(found), key=lambda item: (order[item[0]], item[1].line, not item[1].error, item[1].text))
-    return Report(findings=found, documents=len(known))
+    return Report(findings=found, documents=len(known), others=others)
 
 
-def _expanded(paths: Sequence[Path]) -> list[Path]:
-    """The files, each once."""
-    found: dict[Path, None] = {}
+def _expanded(paths: Sequence[Path], *, recursive: bool) -> _Files:
+    files = _Files()
     for path in paths:
-        inside = sorted(each for each in path.iterdir() if each.suffix in SUFFIXES) if path.is_dir() else [path]
-        found |= dict.fromkeys(each for each in inside if each.is_file() or not path.is_dir())
-    return list(found)
+        if not path.is_dir():
+            files.found[path] = True
+            continue
+        inside, below = _inside(path), [each for folder in _folders(path) for each in _inside(folder)]
+        for each in [*inside, *(below if recursive else ())]:
+            files.found.setdefault(each, False)
+        if not inside and not (recursive and below):
+            text = f"expected files *{', *'.join(SUFFIXES)} in this folder"
+            if below:
+                text += f"; there are {len(below)} in the folders below it, which --recursive reads"
+            files.problems.append((path, Finding(1, error=True, text=text)))
+    return files
 
 
-def _contents(path: Path) -> Iterator[_Known | Finding]:
-    """What a file holds, and what cannot be read of it or is nothing that is known here."""
+def _inside(folder: Path) -> list[Path]:
+    return sorted(each for each in folder.iterdir() if each.suffix in SUFFIXES and each.is_file())
+
+
+def _folders(folder: Path) -> Iterator[Path]:
+    """The folders below one, but for hidden ones such as .git and those that links lead to."""
+    for path in sorted(folder.iterdir()):
+        if path.is_dir() and not path.is_symlink() and not path.name.startswith("."):
+            yield path
+            yield from _folders(path)
+
+
+def _contents(path: Path, *, named: bool) -> Iterator[_Known | Finding | str]:
+    """What a file holds: documents, what cannot be read or is nothing that is known here, other objects' kinds."""
     try:
         text = path.read_text()
     except OSError as error:
@@ -97,15 +154,13 @@ def _contents(path: Path) -> Iterator[_Known | Finding]:
     except UnicodeDecodeError as error:
         yield Finding(1, error=True, text=f"expected text in UTF-8, got byte {error.object[error.start]:#04x}")
         return
-    try:
-        found = read(text, json_only=path.suffix in _JSON)
-    except UnreadableError as error:
-        yield Finding(error.line, error=True, text=str(error))
-        return
-    for document in found:
+    for document in readable(text, json_only=path.suffix in _JSON):
+        if isinstance(document, UnreadableError):
+            yield Finding(document.line, error=not isinstance(document, TemplateError), text=str(document))
+            continue
         yield from networks.repeated(document)
         for part in _parts(document):
-            yield from _recognised(path, part, text, lines_of(text))
+            yield from _recognised(path, part, text, lines_of(text), named=named)
 
 
 def _parts(document: Document) -> Iterator[Document]:
@@ -125,35 +180,53 @@ def _parts(document: Document) -> Iterator[Document]:
         yield from _parts(Document(item, document.place.at(("items", number))))
 
 
-def _recognised(path: Path, document: Document, text: str, lines: Lines) -> Iterator[_Known | Finding]:
+def _recognised(
+    path: Path, document: Document, text: str, lines: Lines, *, named: bool
+) -> Iterator[_Known | Finding | str]:
     value = document.value
     if value is None:  # nothing between two "---"
         return
     kind = _kind(value)
-    if kind == "ConfigMap":
-        yield from _config_map(path, document)
-    elif kind in _OF_JSON and not document.is_json:
+    if kind in _OF_JSON and not document.is_json:
         try:
             read_json(text, lines)
         except UnreadableError as error:
             yield Finding(error.line, error=True, text=f"{kind} configuration: {error}")
-    elif kind in _CHECKS or kind in TEMPLATES:
+    elif kind in _CHECKS or kind in _NETWORKS or kind in TEMPLATES or kind in made.MACHINES:
         yield _Known(path=path, kind=kind, document=document)
-    elif not kind:
-        yield Finding(
-            document.place.line,
-            error=True,
-            text="not known: expected a Kubernetes object (kind), a CNI configuration (type or plugins), or a "
-            "configuration of the device plugin (resourceList), of the agent or of Multus' daemon",
-        )
+        if kind == _CONFIG_MAP:
+            yield from _inside_config_map(path, document)
+    elif kind == "List" or (kind.endswith("List") and "items" in value):
+        line = document.place.at(("items",)).line
+        yield Finding(line, error=True, text=f'{kind}: key "items": expected a list')
+    elif kind or path.name in _KUSTOMIZE:
+        yield kind.removeprefix("/") or "Kustomization"
+    else:
+        refused = named or path.suffix in (".conf", ".conflist")
+        yield Finding(document.place.line, error=refused, text=_not_known(value))
+
+
+def _not_known(value: object) -> str:
+    if isinstance(value, dict) and isinstance(value.get("kind"), str):
+        return f'{value["kind"]}: key "apiVersion" is missing'
+    return (
+        "not known: expected a Kubernetes object (kind), a CNI configuration (type or plugins), or a configuration "
+        "of the device plugin (resourceList), of the agent or of Multus' daemon"
+    )
 
 
 def _kind(value: object) -> str:
-    """What a document is; "" if it is nothing that is known."""
+    """What a document is; "" if it is nothing that is known; "/" before the kind of an object that is not read."""
     if not isinstance(value, dict):
         return ""
     if isinstance(value.get("kind"), str) and "apiVersion" in value:
-        return str(value["kind"])
+        kind = str(value["kind"])
+        theirs = (kind in TEMPLATES and not pods.is_read(value)) or (
+            kind in (*made.NETWORKS, *made.MACHINES) and not made.is_read(value)
+        )
+        return f"/{kind}" if theirs else kind
+    if value.keys() & _OF_SCHEMAS and value.get("type") in ("object", "array", None):  # which have a type too
+        return ""
     keys = {str(key) for key in value}
     folded = {key.lower() for key in keys}
     for kind in ("device plugin", "network"):
@@ -164,7 +237,7 @@ def _kind(value: object) -> str:
     return best if counts[best] else ""
 
 
-def _config_map(path: Path, document: Document) -> Iterator[_Known | Finding]:
+def _inside_config_map(path: Path, document: Document) -> Iterator[_Known | Finding | str]:
     """The configurations in a ConfigMap: what of it is nothing that is known here may be anybody's."""
     data = document.value.get("data")
     for key, text in data.items() if isinstance(data, dict) else ():
@@ -180,32 +253,51 @@ def _config_map(path: Path, document: Document) -> Iterator[_Known | Finding]:
         for each in inside:
             if _kind(each.value) in _KINDS:
                 yield from networks.repeated(each)
-                yield from _recognised(path, each, text, place.lines)
+                yield from _recognised(path, each, text, place.lines, named=True)
 
 
 def _definitions(known: Sequence[_Known]) -> tuple[Definitions, list[tuple[Path, Finding]]]:
-    """The definitions of all files, and what is wrong where two are of one name."""
+    """The definitions of all files, and what is wrong where two objects are of one name."""
     definitions = Definitions()
-    seen: dict[tuple[str, str], str] = {}
+    seen: dict[tuple[str, ...], str] = {}
     twice = []
     for each in known:
-        if each.kind != NAD or networks.definition_fault(each.document.value) is not None:
+        raw, kind = each.document.value, NAD if each.kind in made.NETWORKS else each.kind
+        if kind not in _ONCE or networks.metadata_fault(raw, kind) is not None:
             continue
-        key = networks.key(each.document.value)
+        if each.kind in made.NETWORKS:
+            raw = made.definition(raw)
+        elif kind == NAD and networks.definition_fault(raw) is not None:
+            continue
+        # Folders may hold several of what is only ever used by itself.
+        key = (kind, *networks.key(raw), "" if kind == NAD else str(each.path.parent))
         line = each.document.place.line
         if key in seen:
-            text = f"{NAD} {'/'.join(key)} is there twice: {seen[key]} has it too"
+            text = f"{kind} {'/'.join(key[1:3])} is there twice: {seen[key]} has it too"
             twice.append((each.path, Finding(line, error=True, text=text)))
         else:
             seen[key] = f"{each.path}:{line}"
-            definitions.known[key] = each.document.value
+            if kind == NAD:
+                definitions.known[networks.key(raw)] = raw
     return definitions, twice
 
 
-def _findings(each: _Known, pods: Pods) -> list[Finding]:
+def _findings(each: _Known, pods_of: Pods, given: Given) -> list[Finding]:
+    place = each.document.place
     try:
         if each.kind in TEMPLATES:
-            return list(pods.check(each.document.value, each.document.place))
-        return list(_CHECKS[each.kind](each.document))
+            found = list(pods_of.check(each.document.value, place))
+        elif each.kind in made.MACHINES:
+            found = list(pods_of.machine(each.document))
+        elif each.kind in _NETWORKS:
+            found = list(_NETWORKS[each.kind](each.document, given))
+        else:
+            found = list(_CHECKS[each.kind](each.document))
     except RecursionError:
-        return [Finding(each.document.place.line, error=True, text="nested too deeply to be read")]
+        return [Finding(place.line, error=True, text="nested too deeply to be read")]
+    return [_of_template(finding) for finding in found]
+
+
+def _of_template(finding: Finding) -> Finding:
+    """A template that is YAML as it stands has its mistakes where its values will be."""
+    return replace(finding, error=False, text=TEMPLATE) if "{{" in finding.text else finding

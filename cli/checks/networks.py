@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
+from cli.checks import misplaced
 from cli.checks.findings import Finding
 from cli.checks.places import Document, Place, UnreadableError, read_json
 from cli.checks.problems import Mending, Problem, examine, without
 from plugins.meta import config as meta_config
 from plugins.meta import networks
+from plugins.meta.checks import GIVES_TO_IPAM
 from plugins.meta.networks import RESOURCE_NAME
 from plugins.meta.selection import check_name, check_namespace
 from plugins.sriov import conf as sriov_conf
@@ -19,8 +21,9 @@ from plugins.vhost import conf as vhost_conf
 from wirespeed.cni import versions
 from wirespeed.cni.chain import load_network
 from wirespeed.cni.errors import CniError
+from wirespeed.cni.execute import find_plugin
 from wirespeed.cni.request import Request
-from wirespeed.ipam import hostlocal, static
+from wirespeed.ipam import check_usable, hostlocal, static
 from wirespeed.kube.cluster import Cluster, NotFoundError
 from wirespeed.node import ALIASES, NodeConfig
 
@@ -36,12 +39,30 @@ _DEFINITION = Mending(keys={"config": f'{{"type": "{_STAND_IN}"}}'}, elements={}
 
 
 @dataclass(frozen=True, kw_only=True)
+class Executables:
+    """Where plugins are looked for that are executed, and the types of those that are not."""
+
+    path: tuple[str, ...]
+    builtin: Container[str]
+
+    def check(self, plugin: dict[str, Any]) -> None:
+        """Refuse a plugin's configuration whose executables are not there. Raises CniError."""
+        kind = plugin["type"]
+        if kind not in self.builtin:
+            find_plugin(kind, self.path)
+        ipam = plugin.get("ipam")
+        if isinstance(ipam, dict) and isinstance(ipam.get("type"), str):
+            check_usable(plugin, self.path, executed=kind in GIVES_TO_IPAM)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Given:
-    """What a network's configuration need not say, for others do."""
+    """What a network's configuration need not say, for others do; no `executables` are not looked for."""
 
     name: str = ""
     version: str = ""
     device: bool = False
+    executables: Executables | None = None
 
 
 NOTHING = Given()
@@ -73,8 +94,13 @@ def _plugin(config: dict[str, Any], place: Place, given: Given) -> Iterator[Find
     """One plugin of this suite, or any other's addresses."""
     reword = without(f"network {config['name']}: ")
     kind = ALIASES.get(config["type"], config["type"])
+    if given.executables:
+        try:
+            given.executables.check(config)
+        except CniError as error:
+            yield Finding(place.at(("type",)).line, error=True, text=error.msg)
     if kind == "meta":
-        yield from _meta(config, place)
+        yield from _meta(config, place, given.executables)
     elif kind in _READERS:
         injected = _INJECTED.get(kind, {})
         if given.device:
@@ -113,7 +139,7 @@ def _read_ipam(config: dict[str, Any]) -> None:
         reader(_request({**config, "ipam": ipam}))
 
 
-def _meta(config: dict[str, Any], place: Place) -> Iterator[Finding]:
+def _meta(config: dict[str, Any], place: Place, executables: Executables | None) -> Iterator[Finding]:
     """The meta-plugin's own configuration, with the networks in it."""
     mending = Mending(keys={"clusterNetwork": _STAND_IN}, elements=_MENDING.elements)
     reword = without(f"configuration {config['name']}: ")
@@ -127,7 +153,8 @@ def _meta(config: dict[str, Any], place: Place) -> Iterator[Finding]:
     for index, each in enumerate(delegates):
         raw = {key: value for key, value in each.items() if key != "masterplugin"}
         network = Document(raw, place.at(("delegates", index)))
-        yield from configuration(network, Given(name=_STAND_IN, version=versions.LATEST))
+        given = Given(name=_STAND_IN, version=versions.LATEST, executables=executables)
+        yield from configuration(network, given)
 
 
 @dataclass
@@ -145,15 +172,16 @@ class Definitions:
         return cast("Cluster", self)
 
 
-def definition(document: Document) -> Iterator[Finding]:
+def definition(document: Document, given: Given = NOTHING) -> Iterator[Finding]:
     """A NetworkAttachmentDefinition."""
     raw, place = document.value, document.place
+    yield from misplaced.keys(raw.get("metadata"), place.at(("metadata",)))
     fault = definition_fault(raw)
     if fault is not None:
         yield Finding.of(fault, place)
         return
     namespace, name = key(raw)
-    annotations = raw["metadata"].get("annotations") or {}
+    resource = (raw["metadata"].get("annotations") or {}).get(RESOURCE_NAME)
     text, where = (raw.get("spec") or {}).get("config") or "", place.at(("spec", "config"))
     if isinstance(text, str) and not text.strip():
         reason = f"expected a CNI configuration: without one the node's own of the name {name!r} holds"
@@ -179,7 +207,7 @@ def definition(document: Document) -> Iterator[Finding]:
             return
         yield from repeated(config)
         yield from configuration(
-            config, Given(name=name, version=versions.LATEST, device=RESOURCE_NAME in annotations)
+            config, replace(given, name=name, version=versions.LATEST, device=resource is not None)
         )
 
 

@@ -17,6 +17,10 @@ Step = str | int  # a key, or an index from 0
 Lines = Callable[[int], int]  # from an offset in a text to the line of the file, from 1
 
 _SPACE = re.compile(r"[ \t\n\r]*")
+_SEPARATOR = re.compile(r"^---(?=\s|$)", re.MULTILINE)  # nothing but the end of a document begins a line so
+_ACTION = re.compile(r"\{\{|\{%")  # of Helm, Go or Jinja
+TEMPLATE = "a template is not read: check what is made of it, such as the output of `helm template`"
+_BRACKET = re.compile(r'"(?:[^"\\]|\\.)*"|[][{}]', re.DOTALL)  # or a string, in which there are none
 _DECODER = json.JSONDecoder()
 
 
@@ -26,6 +30,10 @@ class UnreadableError(Exception):
     def __init__(self, line: int, text: str) -> None:
         super().__init__(text)
         self.line = line
+
+
+class TemplateError(UnreadableError):
+    """The text is what Helm or another program makes a document of."""
 
 
 @dataclass(eq=False)
@@ -81,6 +89,32 @@ def read(text: str, lines: Lines | None = None, *, json_only: bool = False) -> l
         raise error from None
 
 
+def readable(text: str, *, json_only: bool = False) -> Iterator[Document | UnreadableError]:
+    """The documents of a file, and what cannot be read of it: of several documents one does not hide the others."""
+    lines = lines_of(text)
+    try:
+        yield from read(text, lines, json_only=json_only)
+    except UnreadableError as error:
+        begins = [0, *(match.end() for match in _SEPARATOR.finditer(text))]
+        if json_only or len(begins) == 1:
+            yield _told(error, text, 0, lines)
+            return
+        for begin, end in zip(begins, [*begins[1:], len(text)], strict=True):
+            part = text[begin:end].removesuffix("---")
+            try:
+                yield from read(part, lambda offset, begin=begin: lines(begin + offset))  # type: ignore[misc]
+            except UnreadableError as problem:
+                yield _told(problem, part, begin, lines)
+
+
+def _told(error: UnreadableError, text: str, begin: int, lines: Lines) -> UnreadableError:
+    """The error, or that the text is a template, where that is why."""
+    action = _ACTION.search(text)
+    if action is None:
+        return error
+    return TemplateError(lines(begin + action.start()), TEMPLATE)
+
+
 def read_json(text: str, lines: Lines) -> Document:
     """The value of a JSON text. Raises UnreadableError."""
     try:
@@ -88,10 +122,25 @@ def read_json(text: str, lines: Lines) -> Document:
         document = Document(value, Place(lines(0)), is_json=True)
         document.place, _ = _scan(text, _skip(text, 0), lines, document.twice)
     except json.JSONDecodeError as error:
-        raise UnreadableError(lines(error.pos), f"not JSON: {error.msg[:1].lower()}{error.msg[1:]}") from error
+        reason = f"{error.msg[:1].lower()}{error.msg[1:]}{_unclosed(text, error.pos, lines)}"
+        raise UnreadableError(lines(error.pos), f"not JSON: {reason}") from error
     except (ValueError, RecursionError) as error:  # a number of thousands of digits, thousands of brackets
         raise UnreadableError(lines(0), f"not JSON: {_line(error)}") from error
     return document
+
+
+def _unclosed(text: str, end: int, lines: Lines) -> str:
+    """The bracket that is not closed where a JSON text ends, or has another closed; "" where that is not so."""
+    opened: list[int] = []
+    for match in _BRACKET.finditer(text, 0, end):
+        if match[0] in "[{":
+            opened.append(match.start())
+        elif match[0] in "]}" and opened:
+            opened.pop()
+    found, rest = text[opened[-1]] if opened else "", text[end:].lstrip()[:1]
+    if not found or rest not in ("", "]" if found == "{" else "}"):
+        return ""
+    return f": the {text[opened[-1]]} of line {lines(opened[-1])} is not closed"
 
 
 def _skip(text: str, at: int) -> int:
@@ -148,8 +197,11 @@ def _not_yaml(error: Exception, text: str, lines: Lines) -> UnreadableError:
     mark = getattr(error, "problem_mark", None)
     position = mark.index if mark else getattr(error, "position", 0)
     offset = min(position, len(text)) if isinstance(position, int) else 0
-    reason = getattr(error, "problem", None) or getattr(error, "reason", None) or error
-    return UnreadableError(lines(offset), f"not YAML: {_line(reason)}")
+    reason = _line(getattr(error, "problem", None) or getattr(error, "reason", None) or error)
+    begun, context = getattr(error, "context_mark", None), getattr(error, "context", None)
+    if begun and context and lines(begun.index) != lines(offset):  # such as "while parsing a flow sequence"
+        reason = f"{reason} {context} of line {lines(begun.index)}"
+    return UnreadableError(lines(offset), f"not YAML: {reason}")
 
 
 def _line(error: object) -> str:

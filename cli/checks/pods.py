@@ -10,11 +10,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from cli.checks import made, misplaced
 from cli.checks.findings import Finding
 from cli.checks.networks import NAD, Definitions, metadata_fault, repeated
-from cli.checks.places import Place, UnreadableError, read_json
+from cli.checks.places import Document, Place, UnreadableError, read_json
 from cli.checks.problems import Mending, examine
-from play import quantity
+from play import manifests, quantity
 from plugins.meta import checks, networks, selection
 from plugins.meta.config import MetaConfig
 from plugins.meta.networks import RESOURCE_NAME
@@ -29,6 +30,8 @@ from wirespeed.node import Node
 # Kinds with a pod in them, and where.
 TEMPLATES: Mapping[str, tuple[str, ...]] = {
     "Pod": (),
+    "PodTemplate": ("template",),
+    "ReplicationController": ("spec", "template"),
     "Deployment": ("spec", "template"),
     "DaemonSet": ("spec", "template"),
     "StatefulSet": ("spec", "template"),
@@ -36,9 +39,20 @@ TEMPLATES: Mapping[str, tuple[str, ...]] = {
     "Job": ("spec", "template"),
     "CronJob": ("spec", "jobTemplate", "spec", "template"),
 }
+# Kubernetes' own API groups; with another, a Job is somebody else's.
+_GROUPS = frozenset({"apps", "batch", "extensions"})
 _REQUEST = Request(command="ADD", container_id="check", netns="/check", ifname="eth0")
 _CONFIG = MetaConfig(name="check", cni_version=versions.LATEST, delegates=[{"name": "primary", "type": "primary"}])
+_SPEC = Mending(
+    keys={"name": "unknown", "containers": [{"name": "unknown"}], "spec": {"containers": [{"name": "unknown"}]}},
+    elements={
+        "containers": {"name": "unknown"},
+        "initContainers": {"name": "unknown"},
+        "volumes": {"emptyDir": {}},
+    },
+)
 _ELEMENTS = Mending(keys={"name": "unknown"}, elements={"": {"name": "unknown"}})
+_RESOURCE = re.compile(r"resource ([^\s:]+)")
 _MANY = 100  # devices of a resource whose number is not known
 
 Elements = list[dict[str, Any]]
@@ -79,13 +93,17 @@ class _Asked:
 
 @dataclass(frozen=True, kw_only=True)
 class _Wanted:
-    """What a pod, or each of a template's, asks for; `default` is another master, `devices` what it may have."""
+    """What a pod, or each of a template's, asks for; `default` is another master, `devices` what it may have.
+
+    `listed` are the resources that its containers name.
+    """
 
     namespace: str
     name: str
     default: tuple[_Asked, ...] = ()
     networks: tuple[_Asked, ...] = ()
     devices: Mapping[str, int]
+    listed: frozenset[str] = frozenset()
 
     @property
     def all(self) -> tuple[_Asked, ...]:
@@ -106,6 +124,7 @@ class Pods:
         """The annotations of a pod, or of the template of its kind."""
         kind, steps = raw["kind"], TEMPLATES[raw["kind"]]
         raw = _with_name(raw)
+        yield from misplaced.keys(raw.get("metadata"), place.at(("metadata",)))
         fault = metadata_fault(raw, kind)
         if fault is not None:
             yield Finding.of(fault, place)
@@ -113,19 +132,50 @@ class Pods:
         pod: Any = raw
         for step in steps:
             pod = _object(_object(pod).get(step))
+        if steps:
+            yield from _of_template(raw, pod, steps, place)
+            if not pod:
+                return
         named = {key: raw["metadata"].get(key) for key in ("namespace", "name")}
         pod = {**pod, "metadata": {**_object(pod.get("metadata")), **named}}
         fault = metadata_fault(pod, f"{kind}: {'.'.join(steps)}" if steps else kind)
         if fault is not None:
             yield Finding.of(fault, place.at(steps))
             return
+        yield from _spec(raw, pod, steps, place.at(steps))
         yield from self._pod(pod, place.at((*steps, "metadata", "annotations")))
+
+    def machine(self, document: Document) -> Iterator[Finding]:
+        """The networks of a virtual machine, whose pod KubeVirt makes, with all devices that they need."""
+        metadata, elements, place = made.machine(document)
+        pod = _with_name({"metadata": metadata})
+        yield from misplaced.keys(document.value.get("metadata"), document.place.at(("metadata",)))
+        if steps := made.MACHINES[document.value["kind"]]:
+            yield from misplaced.keys(metadata, place, f"{'.'.join(steps)}.metadata")
+        fault = metadata_fault(pod, document.value["kind"])
+        if fault is not None:
+            yield Finding.of(fault, place)
+            return
+        namespace = pod["metadata"].get("namespace") or "default"
+        wanted = _Wanted(namespace=namespace, name=pod["metadata"]["name"], devices=self._every_device)
+        asked = []
+        for element, where in elements:
+            found, each = _machines(element, namespace, where)
+            yield from found
+            if each is not None:
+                found, each = self._alone(wanted, each)
+                yield from found
+                asked.append(each)
+        yield from self._together(replace(wanted, networks=tuple(asked)), place)
+        if not elements:  # else KubeVirt writes the annotation anew
+            claimed = {**pod, "spec": {"resourceClaims": [{}]}}
+            yield from self._pod(claimed, place.at(("annotations",)))
 
     def _pod(self, pod: dict[str, Any], place: Place) -> Iterator[Finding]:
         metadata, spec = pod["metadata"], _object(pod.get("spec"))
-        namespace = metadata["namespace"] or "default"
+        namespace = metadata.get("namespace") or "default"
         devices = self._every_device if spec.get("resourceClaims") else _limits(spec, self._every_device)
-        wanted = _Wanted(namespace=namespace, name=metadata["name"], devices=devices)
+        wanted = _Wanted(namespace=namespace, name=metadata["name"], devices=devices, listed=_listed(spec))
         asked: list[tuple[_Asked, ...]] = []
         for annotation, space in ((DEFAULT_NETWORK, _CONFIG.multus_namespace), (NETWORKS, namespace)):
             text = _object(metadata.get("annotations")).get(annotation) or ""
@@ -172,7 +222,9 @@ class Pods:
                 if error.msg in said:
                     return
                 said.add(error.msg)
-                yield Finding(_line(error.msg, wanted, place), error=True, text=error.msg)
+                filled_in = _is_filled_in(error, wanted)
+                text = f"{error.msg}, unless a network resources injector adds it" if filled_in else error.msg
+                yield Finding(_line(error.msg, wanted, place), error=not filled_in, text=text)
                 wanted = _without(error, wanted)
             else:
                 return
@@ -190,7 +242,7 @@ class Pods:
             devices_of=lambda _: self._devices(wanted),
             devinfo=Path("/"),
         )
-        checks.check(resolver.delegates(_REQUEST, _CONFIG, pod), self._chain)
+        checks.check(resolver.delegates(_REQUEST, _CONFIG, pod), self._chain, elsewhere=True)
 
     def _devices(self, wanted: _Wanted) -> dict[str, list[str]]:
         """Ids by resource, those that the pod asks for among them."""
@@ -204,6 +256,67 @@ class Pods:
             mine = found.setdefault(resource, [])
             mine[:] = [*mine, *(f"{resource}#{number}" for number in range(count))][:count]
         return found
+
+
+def _machines(element: dict[str, Any], namespace: str, place: Place) -> tuple[list[Finding], _Asked | None]:
+    """A network that a virtual machine names, as an element of its pod's annotation."""
+    try:
+        (each,) = selection.parse(json.dumps([element]), namespace=namespace)
+    except CniError:
+        name = "/".join(filter(None, (element.get("namespace"), element["name"])))
+        text = f"multus.networkName: expected [<namespace>/]<name>, got {name!r}"
+        return [Finding(place.line, error=True, text=text)], None
+    return [], _Asked(label=each.label, element={**element, "namespace": each.namespace}, place=place)
+
+
+def _of_template(
+    raw: dict[str, Any], template: dict[str, Any], steps: tuple[str, ...], place: Place
+) -> Iterator[Finding]:
+    """What is wrong with the template of a kind that makes pods, and with where its networks are asked for."""
+    kind, metadata, where = raw["kind"], template.get("metadata"), ".".join(steps)
+    if not template:
+        yield Finding(place.at(steps).line, error=True, text=f"{kind}: {where}: expected the template of a pod")
+    yield from misplaced.keys(metadata, place.at((*steps, "metadata")), f"{where}.metadata")
+    yield from misplaced.of_workload(kind, raw["metadata"], metadata, steps, place.at(("metadata",)))
+
+
+def _spec(raw: dict[str, Any], pod: dict[str, Any], steps: tuple[str, ...], place: Place) -> Iterator[Finding]:
+    """What is wrong with a pod by the reader of `wirespeed play`, which is as strict as the API server."""
+    version = "v1" if steps else raw.get("apiVersion")
+    metadata = {key: value for key, value in pod["metadata"].items() if value is not None}
+    outcome = examine(
+        manifests.check, {**pod, "apiVersion": version, "kind": "Pod", "metadata": metadata}, mending=_SPEC
+    )
+    label = f"{metadata.get('namespace') or 'default'}/{metadata['name']}"
+    for problem in outcome.problems:
+        text = problem.text.replace(f"Pod {label}: spec", f"{raw['kind']} {label}: {'.'.join((*steps, 'spec'))}", 1)
+        yield Finding.of(replace(problem, text=text), place)
+
+
+def is_read(raw: dict[str, Any]) -> bool:
+    """Whether an object is a pod, or Kubernetes' own kind that makes pods."""
+    group, slash, _ = str(raw.get("apiVersion")).rpartition("/")
+    return raw["kind"] in TEMPLATES and (not slash or group in _GROUPS)
+
+
+def _is_filled_in(error: CniError, wanted: _Wanted) -> bool:
+    """Whether a device is missing that an admission webhook, the network resources injector, would ask for.
+
+    It adds what networks need to the limits of pods that do not name the resource themselves.
+    """
+    match = _RESOURCE.search(error.msg) if error.code == Code.DEVICE else None
+    return match is not None and match[1] not in wanted.listed
+
+
+def _listed(spec: dict[str, Any]) -> frozenset[str]:
+    """The resources that the containers name, in limits or requests."""
+    found: set[str] = set()
+    for key in ("containers", "initContainers"):
+        containers = spec.get(key)
+        for container in map(_object, containers if isinstance(containers, list) else ()):
+            resources = _object(container.get("resources"))
+            found.update(*(_object(resources.get(part)) for part in ("limits", "requests")))
+    return frozenset(found)
 
 
 def _with_name(raw: dict[str, Any]) -> dict[str, Any]:
@@ -316,7 +429,7 @@ def _line(text: str, wanted: _Wanted, place: Place) -> int:
 
 def _without(error: CniError, wanted: _Wanted) -> _Wanted:
     """The same pod without what has been told: it gets devices enough, or names that nobody else has."""
-    if error.code in (Code.DEVICE, Code.POLICY) and (match := re.search(r"resource (\S+/[^\s:]+)", error.msg)):
+    if error.code in (Code.DEVICE, Code.POLICY) and (match := _RESOURCE.search(error.msg)):
         return replace(wanted, devices={**wanted.devices, match[1]: _MANY})
     dropped = "interface" if error.code == Code.INTERFACE else "default-route"
     return replace(

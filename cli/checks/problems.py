@@ -167,8 +167,11 @@ def _plain(key: object) -> str:
 
 def _follows(text: str, steps: tuple[Step, ...], missing: str, mended: set[tuple[Step, ...]]) -> bool:
     """Whether the message is about, or mentions, something that has been mended."""
-    if missing and _folded((*steps, missing)) in mended:
+    here = _folded(steps)
+    if here in mended or (missing and _folded((*steps, missing)) in mended):
         return True
+    if not missing and steps and isinstance(steps[-1], int) and any(path[:-1] == here for path in mended):
+        return True  # of an element without what was wrong in it
     for name in _MENTIONED.findall(text):
         paths = [(*steps[:-1], name), (*steps, name), tuple(_split(name, number=False))]
         if any(_folded(path) in mended for path in paths):
@@ -184,6 +187,8 @@ def _mend(
     value: Any, steps: tuple[Step, ...], missing: str, mending: Mending, mended: set[tuple[Step, ...]]
 ) -> bool:
     """Set right what is there, or put in what is missing; whether that could be done."""
+    if _folded((*steps, missing) if missing else steps) in mended:  # in vain: all that it is in goes
+        missing, steps = "", _list_around(steps)
     holder = _follow(value, steps)
     if missing in mending.keys and isinstance(holder, dict):
         holder[missing] = copy.deepcopy(mending.keys[missing])
@@ -192,8 +197,9 @@ def _mend(
     while steps and isinstance(steps[-1], int):
         owner = str(steps[-2]) if len(steps) > 1 else ""
         holder = _follow(value, steps[:-1])
-        if owner in mending.elements and holder[steps[-1]] != mending.elements[owner]:
-            holder[steps[-1]] = copy.deepcopy(mending.elements[owner])
+        instead = _element(holder[steps[-1]], mending.elements.get(owner))
+        if instead is not None and holder[steps[-1]] != instead:
+            holder[steps[-1]] = instead
             return True
         steps = steps[:-1]
     if not steps:
@@ -207,6 +213,19 @@ def _mend(
     else:
         del holder[key]
     return True
+
+
+def _list_around(steps: tuple[Step, ...]) -> tuple[Step, ...]:
+    """The steps to the innermost list that they lead through; none where there is no list."""
+    last = max((index for index, step in enumerate(steps) if isinstance(step, int)), default=0)
+    return steps[:last]
+
+
+def _element(value: Any, instead: Any) -> Any:
+    """What a wrong element becomes: it keeps its name, by which others may refer to it."""
+    if isinstance(value, dict) and isinstance(value.get("name"), str) and isinstance(instead, dict):
+        return {"name": value["name"], **copy.deepcopy(instead)}
+    return copy.deepcopy(instead)
 
 
 def _follow(value: Any, steps: tuple[Step, ...]) -> Any:

@@ -13,16 +13,19 @@ from wirespeed.ipam import check_usable
 from wirespeed.node import ALIASES, PLUGINS
 
 # Reference plugins, and those made alike, which give their whole configuration to the plugin of its `ipam.type`.
-_GIVES_TO_IPAM = {"bridge", "dummy", "host-device", "ib-sriov", "ipoib", "ipvlan", "macvlan", "ovs", "ptp", "vlan"}
+GIVES_TO_IPAM = {"bridge", "dummy", "host-device", "ib-sriov", "ipoib", "ipvlan", "macvlan", "ovs", "ptp", "vlan"}
 # IPAM plugins that read requested addresses from CNI_ARGS, in every version of theirs.
 _READS_IP = ("host-local", "static")
 
 
-def check(delegates: Sequence[Delegate], chain: Chain) -> None:
-    """Refuse what could not be done. Raises CniError that names the network."""
+def check(delegates: Sequence[Delegate], chain: Chain, *, elsewhere: bool = False) -> None:
+    """Refuse what could not be done. Raises CniError that names the network.
+
+    On another machine than the pod's (`elsewhere`), executables are not looked for.
+    """
     for delegate in delegates:
         try:
-            _check(delegate, chain)
+            _check(delegate, chain, elsewhere=elsewhere)
         except CniError as error:
             raise error.prefixed(delegate.where) from error
     _check_default_route(delegates)
@@ -58,15 +61,16 @@ def takes(chain: Chain, network: Network, capability: str) -> bool:
     return any(capability in chain.capabilities(plugin) for plugin in network.plugins)
 
 
-def _check(delegate: Delegate, chain: Chain) -> None:
+def _check(delegate: Delegate, chain: Chain, *, elsewhere: bool) -> None:
     network = delegate.network()
     for kind in network.kinds:
         if ALIASES.get(kind, kind) == "meta":
             raise CniError(
                 Code.INVALID_CONFIG, f"plugin {kind}: a network of the meta-plugin's own type never ends"
             )
-    chain.check_plugins(network, delegate.path)
-    _check_ipam(network, delegate.path)
+    if not elsewhere:
+        chain.check_plugins(network, delegate.path)
+        _check_ipam(network, delegate.path)
     for capability in delegate.asked:
         if not takes(chain, network, capability) and not (
             capability == "ips" and needs_ip_argument(chain, network)
@@ -82,7 +86,7 @@ def _check_ipam(network: Network, path: Sequence[str]) -> None:
     """Refuse addresses from a plugin that is nowhere: DEL needs it too, so what failed could not be undone."""
     for plugin in network.plugins:
         kind = plugin["type"]
-        executed = kind in _GIVES_TO_IPAM
+        executed = kind in GIVES_TO_IPAM
         if executed or ALIASES.get(kind, kind) in PLUGINS:
             try:
                 check_usable(plugin, path, executed=executed)

@@ -13,8 +13,12 @@ from click.testing import CliRunner, Result
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cli.checks import files
+from cli.checks import files, places
 from cli.main import main
+from play import manifests
+from provision import policy
+from tests.unit.test_play_manifests import NOT_DONE, REFUSED
+from wirespeed.cni.errors import CniError
 
 
 def run(folder: Path, *arguments: str, **contents: str | bytes) -> Result:
@@ -140,14 +144,14 @@ def test_what_is_no_json_is_told_where_it_ends_to_be(tmp_path: Path) -> None:
         tmp_path, a__conf='{\n  "name": "net",\n  "type" "x"\n}\n', b__conf='{"type": "x"\n', c__json=""
     ) == [
         "a.conf:3: error: not JSON: expecting ':' delimiter",
-        "b.conf:2: error: not JSON: expecting ',' delimiter",
+        "b.conf:2: error: not JSON: expecting ',' delimiter: the { of line 1 is not closed",
         "c.json:1: error: not JSON: expecting value",
     ]
 
 
 def test_a_key_that_is_there_twice_is_a_warning(tmp_path: Path) -> None:
     conf = '{"cniVersion": "1.0.0",\n "name": "net", "type": "ptp",\n "name": "net2"}'
-    manifest = "apiVersion: v1\nkind: Pod\nmetadata:\n  name: a\n  name: b\nspec: {}\n"
+    manifest = "apiVersion: v1\nkind: Pod\nmetadata:\n  name: a\n  name: b\nspec: {containers: [{name: c}]}\n"
     text = 'key "name" is there twice in one object: the last one counts'
     assert said(tmp_path, a__conf=conf, b__yaml=manifest) == [
         f"a.conf:3: warning: {text}",
@@ -225,7 +229,8 @@ def test_a_definition_that_no_pod_could_use_is_an_error(tmp_path: Path) -> None:
     assert said(tmp_path, a__yaml=manifest) == [
         "a.yaml:6: error: NetworkAttachmentDefinition default/a: annotation k8s.v1.cni.cncf.io/resourceName: "
         "expected <domain>/<name>, got 'vf'",
-        "a.yaml:10: error: NetworkAttachmentDefinition default/a: spec.config: not JSON: expecting value",
+        "a.yaml:10: error: NetworkAttachmentDefinition default/a: spec.config: not JSON: expecting value: the "
+        "[ of line 10 is not closed",
         "a.yaml:15: error: NetworkAttachmentDefinition: metadata.name: expected an object's name (lower-case "
         "letters, digits, - and ., at most 253), got 'A_b'",
         "a.yaml:17: error: NetworkAttachmentDefinition: apiVersion: expected k8s.cni.cncf.io/v1, "
@@ -285,7 +290,8 @@ def test_the_json_form_is_told_of_by_element_and_key(tmp_path: Path) -> None:
 
 def test_an_annotation_that_is_no_json_list_is_an_error(tmp_path: Path) -> None:
     where = "annotation k8s.v1.cni.cncf.io/networks"
-    assert said(tmp_path, a__yaml=pod('\'[{"name": "a"\n      "mac"}]\''), b__yaml=pod('\'{"name": "a"}\'')) == [
+    other = pod('\'{"name": "a"}\'').replace("name: web", "name: other")
+    assert said(tmp_path, a__yaml=pod('\'[{"name": "a"\n      "mac"}]\''), b__yaml=other) == [
         f"a.yaml:7: error: {where}: not JSON: expecting ',' delimiter",
         f"b.yaml:6: error: {where}: the JSON form: expected a list of objects, got {{'name': 'a'}}",
     ]
@@ -317,7 +323,7 @@ def test_what_no_plugin_of_the_network_takes_is_an_error(tmp_path: Path) -> None
     [
         ("vf, vf", "intel.com/vf: 2", []),
         ("vf, vf", "intel.com/vf: 1", ["all 1 are attached already"]),
-        ("vf", "", ["it was given none"]),
+        ("vf", "intel.com/vf: 0", ["it was given none"]),
         ("vf", 'intel.com/vf: "1", hugepages-1Gi: 2Gi, memory: 64Gi', []),
         ("tap@net2, tap", "", ["interface net2 would be that of network default/tap and of network default/tap"]),
         ("tap@a, tap@a", "", ["interface a would be that of network default/tap and of network default/tap"]),
@@ -387,6 +393,8 @@ def test_what_makes_pods_is_told_of_like_a_pod(tmp_path: Path, kind: str) -> Non
     assert len(found) == 2
     assert "network default/other: none of the files has this" in found[0]
     assert "no device of resource intel.com/vf is left for pod default/web: it was given none" in found[1]
+    assert found[1].endswith(", unless a network resources injector adds it")
+    assert " warning: " in found[1]
 
 
 def test_a_list_of_objects_is_its_items(tmp_path: Path) -> None:
@@ -457,7 +465,415 @@ def test_merged_keys_have_their_place_and_may_be_there_twice(tmp_path: Path) -> 
 
 def test_objects_that_have_no_networks_are_passed_over(tmp_path: Path) -> None:
     result = run(tmp_path, a__yaml="apiVersion: v1\nkind: Service\nmetadata: {}\n---\n---\n", b__yaml="")
-    assert (result.exit_code, result.stdout, result.stderr) == (0, "", "0 documents: 0 errors, 0 warnings\n")
+    assert (result.exit_code, result.stdout, result.stderr) == (
+        0,
+        "",
+        "0 documents: 0 errors, 0 warnings; not read: 1 Service\n",
+    )
+
+
+def test_a_device_that_a_webhook_would_ask_for_is_a_warning(tmp_path: Path) -> None:
+    (found,) = said(tmp_path, a__yaml=pod("vf", "intel.com/other: 1"), n__yaml=NETWORKS)
+    assert found.startswith("a.yaml:6: warning: ")
+    assert found.endswith(", unless a network resources injector adds it")
+
+
+@pytest.mark.parametrize("kind", ["Deployment", "DaemonSet", "StatefulSet", "ReplicaSet", "Job", "CronJob"])
+def test_networks_asked_of_what_makes_pods_are_not_its_pods(tmp_path: Path, kind: str) -> None:
+    steps = ["spec", "jobTemplate", "spec", "template"] if kind == "CronJob" else ["spec", "template"]
+    inside: dict[str, Any] = {"metadata": {}, "spec": {"containers": [{"name": "c"}]}}
+    for step in reversed(steps):
+        inside = {step: inside}
+    manifest = {
+        "apiVersion": "batch/v1" if "Job" in kind else "apps/v1",
+        "kind": kind,
+        "metadata": {"name": "web", "annotations": {"k8s.v1.cni.cncf.io/networks": "vf"}},
+        **inside,
+    }
+    where = ".".join(steps)
+    text = (
+        f"annotation k8s.v1.cni.cncf.io/networks of the {kind} itself is not read: its pods have those of "
+        f"{where}.metadata.annotations"
+    )
+    assert said(tmp_path, a__json=json.dumps(manifest, indent=1)) == [f"a.json:7: error: {text}"]
+    pods = inside["spec"]["jobTemplate"]["spec"]["template"] if kind == "CronJob" else inside["spec"]["template"]
+    pods["metadata"]["annotations"] = {"k8s.v1.cni.cncf.io/networks": "tap"}
+    assert said(tmp_path, a__json=json.dumps(manifest, indent=1), n__yaml=NETWORKS) == [
+        f"a.json:7: warning: {text}"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("metadata", "found"),
+    [
+        (
+            "annotations: {k8s.v1.cni.cncf.io/network: a}",
+            "annotation k8s.v1.cni.cncf.io/network is not read: expected ",
+        ),
+        (
+            "annotations: {k8s.v1.cni.cncf/networks: a}",
+            "annotation k8s.v1.cni.cncf/networks is not read: expected ",
+        ),
+        (
+            "annotations: {k8s.v1.cni.cncf.io/Networks: a}",
+            "annotation k8s.v1.cni.cncf.io/Networks is not read: exp",
+        ),
+        (
+            "annotations: {k8s.cni.cncf.io/networks: a}",
+            "annotation k8s.cni.cncf.io/networks is not read: expected k8s",
+        ),
+        (
+            "labels: {k8s.v1.cni.cncf.io/networks: a}",
+            "label k8s.v1.cni.cncf.io/networks is not read: expected the anno",
+        ),
+        (
+            "annotations: {v1.multus-cni.io/default-networks: a}",
+            "annotation v1.multus-cni.io/default-networks is not read: expected v1.multus-cni.io/default-network",
+        ),
+        (
+            "k8s.v1.cni.cncf.io/networks: a",
+            "metadata.k8s.v1.cni.cncf.io/networks is not read: expected k8s.v1.cni.cncf",
+        ),
+        ("annotation: {}", 'unknown key "metadata.annotation"; nearest known key: "metadata.annotations"'),
+    ],
+)
+def test_a_slip_in_where_networks_are_asked_for_is_told(tmp_path: Path, metadata: str, found: str) -> None:
+    of_pod = f"metadata:\n  name: web\n  {metadata}\n"
+    spec = "spec: {containers: [{name: c}]}\n"
+    manifest = f"apiVersion: v1\nkind: Pod\n{of_pod}{spec}"
+    (line,) = said(tmp_path, a__yaml=manifest)
+    assert line.startswith("a.yaml:5: error: ")
+    assert found.removeprefix("metadata.").removeprefix('unknown key "metadata.') in line
+    template = textwrap.indent(f"template:\n{textwrap.indent(of_pod + spec, '  ')}", "  ")
+    workload = f"apiVersion: apps/v1\nkind: Deployment\nmetadata: {{name: web}}\nspec:\n{template}"
+    (line,) = said(tmp_path, a__yaml=workload)
+    assert line.startswith("a.yaml:8: error: ")
+    assert "spec.template.metadata" in line
+
+
+def test_annotations_of_others_are_nobodys_slip(tmp_path: Path) -> None:
+    annotations = (
+        "{k8s.v1.cni.cncf.io/network-status: '[]', k8s.v1.cni.cncf.io/networks-status: '[]', networks: a, "
+        "k8s.ovn.org/pod-networks: '{}', k8s.v1.cni.cncf.io/nodeSelector: a=b, cni.projectcalico.org/podIP: a}"
+    )
+    manifest = f"apiVersion: v1\nkind: Pod\nmetadata: {{name: web, annotations: {annotations}}}\n"
+    assert said(tmp_path, a__yaml=f"{manifest}spec: {{containers: [{{name: c}}]}}\n") == []
+
+
+def test_a_definitions_annotation_may_be_misspelt_too(tmp_path: Path) -> None:
+    manifest = NETWORKS.replace("resourceName: intel", "resourcename: intel")
+    assert said(tmp_path, n__yaml=manifest)[0] == (
+        "n.yaml:5: error: metadata: annotation k8s.v1.cni.cncf.io/resourcename is not read: expected "
+        "k8s.v1.cni.cncf.io/resourceName"
+    )
+
+
+def test_a_pod_is_told_of_as_kubernetes_would_refuse_it(tmp_path: Path) -> None:
+    spec = """\
+        spec:
+          restartPolicy: always
+          containers:
+            - name: main
+              comand: [a]
+              resources: {limits: {memory: much}}
+              volumeMounts: [{name: w, mountPath: /w}]
+            - name: main
+          volumes:
+            - name: v
+              emptydir: {}
+        """
+    head = "apiVersion: v1\nkind: Pod\nmetadata:\n  name: web\n"
+    expected = [
+        (2, 'restartPolicy: expected "Always", "OnFailure" or "Never", got \'always\', the nearest is "Always"'),
+        (5, 'containers[0]: unknown key "comand"; nearest known key: "command"'),
+        (
+            6,
+            'containers[0].resources.limits[\'memory\']: expected a quantity like 2, "500m" or "128Mi", '
+            "got 'much'",
+        ),
+        (7, "containers[0].volumeMounts[0].name: no volume 'w' in spec.volumes"),
+        (8, "containers[1].name: 'main' is there twice"),
+        (11, 'volumes[0]: unknown key "emptydir"; nearest known key: "emptyDir"'),
+    ]
+    found = said(tmp_path, a__yaml=head + textwrap.dedent(spec))
+    assert [line.split(", got 'much'")[0] for line in found if "expected one of emptyDir" not in line] == [
+        f"a.yaml:{line + 4}: error: Pod default/web: spec{'.' if text else ''}{text}".split(", got 'much'")[0]
+        for line, text in expected
+    ]
+    workload = "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: web}\nspec:\n  template:\n"
+    found = said(tmp_path, a__yaml=workload + textwrap.indent(textwrap.dedent(spec), "    "))
+    assert found[0] == (
+        "a.yaml:7: error: Deployment default/web: spec.template.spec.restartPolicy: expected "
+        '"Always", "OnFailure" or "Never", got \'always\', the nearest is "Always"'
+    )
+
+
+def test_what_makes_pods_needs_a_template_and_may_be_anothers(tmp_path: Path) -> None:
+    manifest = "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: web}\nspec: {replicas: 1}\n"
+    assert said(tmp_path, a__yaml=manifest) == [
+        "a.yaml:4: error: Deployment: spec.template: expected the template of a pod"
+    ]
+    others = "apiVersion: batch.volcano.sh/v1alpha1\nkind: Job\nmetadata: {name: web}\nspec: {tasks: []}\n"
+    assert run(tmp_path, a__yaml=others).stderr.endswith("; not read: 1 Job\n")
+
+
+@pytest.mark.parametrize(
+    ("document", "told"),
+    [
+        (document, told)
+        for document, told in REFUSED
+        if not any(text in told for text in NOT_DONE) and not isinstance(document, str)
+    ],
+    ids=str,
+)
+def test_what_a_play_refuses_as_input_is_an_error(tmp_path: Path, document: Any, told: str) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text(json.dumps(document, indent=1))
+    with pytest.raises(CniError):
+        manifests.load([path])
+    report = files.check([path])
+    assert any(finding.error for _, finding in report.findings), told
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(
+            "a: [",
+            "a: b: c",
+            "\tx: 1",
+            "- 1",
+            "text",
+            "kind: Pod",
+            "apiVersion: v1",
+            "\0",
+            "*a",
+            "a: &b *b",
+        ),
+        *(
+            "kind: List\nitems: 3\napiVersion: v1",
+            "kind: List\napiVersion: v1",
+            "{",
+            "{}",
+            "[]",
+            "7",
+            '{"kind": "Pod"}',
+        ),
+        *("kind: List\napiVersion: v1\nitems: [1]", "kind: List\napiVersion: v1\nitems: [{kind: Pod}]"),
+        "kind: List\napiVersion: v1\nitems: [{apiVersion: v1, kind: Pod, metadata: {name: A}}]",
+        "kind: PodList\napiVersion: v1\nitems: [{metadata: {name: A}}]",
+        "a: {{ .Values.x }}",
+        "{{- if .x }}\nkind: Pod\n{{- end }}",
+    ],
+)
+@pytest.mark.parametrize("read", [manifests.load, policy.load], ids=["play", "vf apply"])
+def test_what_no_reader_takes_for_a_document_is_told(tmp_path: Path, text: str, read: Any) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text(text)
+    with pytest.raises(CniError):
+        read([path])
+    assert files.check([path]).findings
+
+
+def test_two_of_one_name_are_told_as_a_play_refuses_them(tmp_path: Path) -> None:
+    config = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\n"
+    assert said(
+        tmp_path, a__yaml=f"{config}---\n{config}---\n{pod('tap')}", b__yaml=pod("tap"), n__yaml=NETWORKS
+    ) == [
+        "a.yaml:5: error: ConfigMap default/a is there twice: a.yaml:1 has it too",
+        "b.yaml:1: error: Pod default/web is there twice: a.yaml:9 has it too",
+    ]
+
+
+def test_a_config_map_holds_strings(tmp_path: Path) -> None:
+    manifest = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\ndata:\n  x: 7\n"
+    assert said(tmp_path, a__yaml=manifest) == [
+        "a.yaml:1: error: ConfigMap default/a: data[...]: expected `str`, got `int`"
+    ]
+
+
+# Objects that others make networks and pods of
+
+OPERATORS = """\
+    apiVersion: sriovnetwork.openshift.io/v1
+    kind: SriovNetwork
+    metadata: {name: net, namespace: operator}
+    spec:
+      networkNamespace: default
+      resourceName: vf
+      vlan: 5000
+      spoofChk: perhaps
+      linkStat: auto
+      ipam: |
+        {"type": "host-local",
+         "subnet": "10.1.0.0/33"}
+      metaPlugins: |
+        {"type": "tuning"},
+        {"typ": "rdma"}
+      capabilities: '{"mac": true'
+    """
+
+
+def test_the_operators_network_is_told_of_by_the_configuration_that_it_becomes(tmp_path: Path) -> None:
+    assert [line.split("got")[0] for line in said(tmp_path, a__yaml=OPERATORS)] == [
+        'a.yaml:7: error: key "vlan": expected an integer from 0 to 4094, ',
+        'a.yaml:8: error: key "spoofchk": expected "on" or "off", ',
+        'a.yaml:9: error: SriovNetwork net: spec: unknown key "linkStat"; nearest known key: "linkState"',
+        'a.yaml:12: error: key "ipam.subnet": expected a network with prefix length, ',
+        'a.yaml:15: error: plugins[2]: key "type" is missing: expected the name of a plugin',
+        "a.yaml:16: error: spec.capabilities: not JSON: expecting ',' delimiter: the { of line 16 is not closed",
+    ]
+
+
+def test_pods_may_ask_for_the_operators_networks(tmp_path: Path) -> None:
+    network = "\n".join(line for line in textwrap.dedent(OPERATORS).splitlines()[:6]) + "\n  vlan: 5\n"
+    assert said(tmp_path, n__yaml=network, a__yaml=pod("net", "openshift.io/vf: 1")) == []
+    (found,) = said(tmp_path, n__yaml=network, a__yaml=pod("nett"))
+    assert found.endswith("; the nearest is default/net")
+
+
+MACHINE = """\
+    apiVersion: kubevirt.io/v1
+    kind: VirtualMachine
+    metadata: {name: vm}
+    spec:
+      template:
+        metadata:
+          annotations: {k8s.v1.cni.cncf.io/network: tap}
+        spec:
+          networks:
+            - name: a
+              multus: {networkName: vf}
+            - name: b
+              multus:
+                networkName: tapp
+            - name: c
+              multus: {networkName: a/b/c}
+            - name: d
+              pod: {}
+    """
+
+
+def test_a_virtual_machines_networks_are_its_pods(tmp_path: Path) -> None:
+    found = said(tmp_path, a__yaml=MACHINE, n__yaml=NETWORKS)
+    assert [line.split(" is not read")[0].split(": expected")[0] for line in found] == [
+        "a.yaml:7: error: spec.template.metadata: annotation k8s.v1.cni.cncf.io/network",
+        "a.yaml:14: error: network default/tapp: none of the files has this NetworkAttachmentDefinition; the "
+        "nearest is default/tap",
+        "a.yaml:16: error: multus.networkName",
+    ]
+    assert found[2].endswith(": expected [<namespace>/]<name>, got 'a/b/c'")
+
+
+def test_objects_of_others_are_counted(tmp_path: Path) -> None:
+    manifest = "apiVersion: x.io/v1\nkind: SriovNetwork\n---\napiVersion: v1\nkind: Service\n---\n" * 2
+    result = run(tmp_path, a__yaml=f"{manifest}{textwrap.dedent(MACHINE)}", n__yaml=NETWORKS)
+    assert result.stderr.endswith("; not read: 2 Service, 2 SriovNetwork\n")
+
+
+# Executables
+
+
+def test_executables_are_looked_for_where_that_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WIRESPEED_CONFIG", str(tmp_path / "none.yaml"))
+    bin_dir = tmp_path / "bin"
+    bin_dir.mkdir()
+    (bin_dir / "bridge").write_text("")
+    (bin_dir / "bridge").chmod(0o755)
+    conflist = """\
+        {"cniVersion": "1.0.0", "name": "net", "plugins": [
+          {"type": "bridge", "ipam": {"type": "static"}},
+          {"type": "sriov", "deviceID": "0000:01:00.0", "ipam": {"type": "whereabouts"}},
+          {"type": "tuning"}]}
+        """
+    files = {"a__conflist": conflist, "n__yaml": NETWORKS, "p__yaml": pod("tap")}
+    assert run(tmp_path, **files).stdout == ""
+    found = run(tmp_path, "--bin-dir", str(bin_dir), **files).stdout.replace(f"{tmp_path}/", "").splitlines()
+    assert found == [
+        'a.conflist:2: error: ipam static: no executable "static" in bin',
+        'a.conflist:3: error: ipam whereabouts: no executable "whereabouts" in bin',
+        'a.conflist:4: error: no executable "tuning" in bin',
+    ]
+
+
+def test_a_node_is_looked_at_where_there_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config, bin_dir = tmp_path / "agent.yaml", tmp_path / "bin"
+    bin_dir.mkdir()
+    monkeypatch.setenv("WIRESPEED_CONFIG", str(config))
+    config.write_text(f"autoconf: {{meta: {{binDir: {bin_dir}}}}}\n")
+    conf = '{"cniVersion": "1.0.0", "name": "net", "type": "absent"}'
+    missing = f'{tmp_path}/a.conf:1: error: no executable "absent" in {bin_dir}\n'
+    assert run(tmp_path, a__conf=conf).stdout == missing
+    assert run(tmp_path, "--no-node", a__conf=conf).stdout == ""
+    bin_dir.rmdir()
+    assert run(tmp_path, a__conf=conf).stdout == ""
+    assert run(tmp_path, "--node", a__conf=conf).stdout == missing
+    config.write_text("nonsense: 1\n")
+    assert run(tmp_path, a__conf=conf).stdout == ""
+    refused = run(tmp_path, "--node", a__conf=conf)
+    assert (refused.exit_code, "nonsense" in refused.stderr) == (1, True)
+
+
+# Files that are not whole
+
+
+def test_one_document_that_cannot_be_read_does_not_hide_the_others(tmp_path: Path) -> None:
+    manifest = (
+        f"a: [1,\n2\n---\n{pod('tapp')}---\nkind: {{{{ .Values.kind }}}}\n---\n{pod('tappp').replace('web', 'b')}"
+    )
+    assert said(tmp_path, a__yaml=manifest, n__yaml=NETWORKS) == [
+        "a.yaml:3: error: not YAML: did not find expected ',' or ']' while parsing a flow sequence of line 1",
+        "a.yaml:9: error: network default/tapp: none of the files has this NetworkAttachmentDefinition; the "
+        "nearest is default/tap",
+        f"a.yaml:15: warning: {places.TEMPLATE}",
+        "a.yaml:22: error: network default/tappp: none of the files has this NetworkAttachmentDefinition; the "
+        "nearest is default/tap",
+    ]
+
+
+def test_a_template_that_is_yaml_is_told_of_as_one(tmp_path: Path) -> None:
+    manifest = pod("tap").replace("name: web", "name: 'web-{{ .Release.Name }}'")
+    assert said(tmp_path, a__yaml=manifest, n__yaml=NETWORKS) == [f"a.yaml:4: warning: {places.TEMPLATE}"]
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (
+            '[{"name": "a"},\n {"name": "b"}\n',
+            "3: error: not JSON: expecting ',' delimiter: the [ of line 1 is not closed",
+        ),
+        ('{"a": [1, 2}', "1: error: not JSON: expecting ',' delimiter: the [ of line 1 is not closed"),
+        ('{"a": "["\n', "2: error: not JSON: expecting ',' delimiter: the { of line 1 is not closed"),
+        ('{"a": [1 2]}', "1: error: not JSON: expecting ',' delimiter"),
+        ('{"a": 1} x', "1: error: not JSON: extra data"),
+    ],
+)
+def test_a_bracket_that_is_not_closed_is_told_where_it_is(tmp_path: Path, text: str, told: str) -> None:
+    assert said(tmp_path, a__conf=text) == [f"a.conf:{told}"]
+
+
+def test_folders_below_are_read_where_that_is_asked_for(tmp_path: Path) -> None:
+    below = tmp_path / "a" / "b"
+    below.mkdir(parents=True)
+    (tmp_path / ".git").mkdir()
+    (tmp_path / ".git" / "c.yaml").write_text("{")
+    (below / "p.yaml").write_text(pod("tap"))
+    (below / "notes.yaml").write_text("x: 1\n")
+    result = run(tmp_path, str(tmp_path))
+    assert (result.exit_code, result.stdout.replace(str(tmp_path), "DIR")) == (
+        1,
+        "DIR:1: error: expected files *.yaml, *.yml, *.json, *.conf, *.conflist in this folder; there are 2 in the "
+        "folders below it, which --recursive reads\n",
+    )
+    result = run(tmp_path, "-R", str(tmp_path))
+    assert result.exit_code == 0
+    assert [line.replace(str(tmp_path), "")[:50] for line in result.stdout.splitlines()] == [
+        "/a/b/notes.yaml:1: warning: not known: expected a ",
+        "/a/b/p.yaml:6: warning: network default/tap: none ",
+    ]
 
 
 # Other configurations
@@ -590,7 +1006,8 @@ def test_a_folder_is_its_files_and_other_files_need_no_suffix(tmp_path: Path) ->
     (tmp_path / "a.conf").write_text("{")
     (tmp_path / "dp").write_text('{"resourceList": [],}')
     assert run(tmp_path, str(tmp_path)).stdout.splitlines() == [
-        f"{tmp_path}/a.conf:1: error: not JSON: expecting property name enclosed in double quotes"
+        f"{tmp_path}/a.conf:1: error: not JSON: expecting property name enclosed in double quotes: the {{ of line "
+        "1 is not closed"
     ]
     assert run(tmp_path, str(tmp_path / "dp")).stdout.splitlines() == [
         f"{tmp_path}/dp:1: error: device plugin configuration: not JSON: expecting property name enclosed in "
@@ -605,6 +1022,8 @@ def test_a_folder_is_its_files_and_other_files_need_no_suffix(tmp_path: Path) ->
         (b"foo: bar\n", "not known: expected a Kubernetes object"),
         (b"- 1\n", "not known: expected a Kubernetes object"),
         (b"a: [\n", "not YAML: did not find expected node content"),
+        (b"kind: Pod\n", 'Pod: key "apiVersion" is missing'),
+        (b'{"$schema": "x", "type": "object"}', "not known: expected a Kubernetes object"),
         (b"\x00", "not YAML: control characters are not allowed"),
         (b'{"type": ' * 3000, "not JSON: "),
         (b"a: !!int ''", "not YAML: "),
