@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from agent import cniconf, multus
+from cli.checks import drivers
 from cli.checks.findings import Finding
 from cli.checks.networks import metadata_fault
 from cli.checks.places import Document
@@ -51,6 +52,7 @@ def device_plugin(document: Document) -> Iterator[Finding]:
     )
     for problem in outcome.problems:
         yield Finding.of(problem, document.place)
+    yield from drivers.of_pools(document.value, document.place)
 
 
 def multus_daemon(document: Document) -> Iterator[Finding]:

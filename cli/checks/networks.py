@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
-from cli.checks import misplaced
+from cli.checks import drivers, misplaced
 from cli.checks.findings import Finding
 from cli.checks.places import Document, Place, UnreadableError, read_json
 from cli.checks.problems import Mending, Problem, examine, without
@@ -102,6 +102,7 @@ def _plugin(config: dict[str, Any], place: Place, given: Given) -> Iterator[Find
     if kind == "meta":
         yield from _meta(config, place, given.executables)
     elif kind in _READERS:
+        yield from drivers.slip('key "driver"', config.get("driver"), place.at(("driver",)))
         injected = _INJECTED.get(kind, {})
         if given.device:
             config = {**config, **injected}

@@ -931,6 +931,47 @@ def test_configurations_in_a_config_map_are_told_of_on_the_files_lines(tmp_path:
     assert said(tmp_path, a__yaml=manifest) == [f"a.yaml:{line}" for line in lines]
 
 
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [("vfio_pci", "vfio-pci"), ("VFIO-PCI", "vfio-pci"), ("kernal", "netdevice"), ("kernel", "netdevice")],
+)
+def test_a_drivers_name_that_is_nearly_anothers_is_a_warning(tmp_path: Path, name: str, near: str) -> None:
+    conf = (
+        f'{{"cniVersion": "1.0.0", "name": "a", "type": "sriov", "deviceID": "0000:01:00.0",\n "driver": "{name}"}}'
+    )
+    assert said(tmp_path, a__conf=conf) == [
+        f'a.conf:2: warning: key "driver": no driver called "{name}" is known here, the nearest is "{near}"'
+    ]
+
+
+@pytest.mark.parametrize("name", ["vfio-pci", "iavf", "mlx5_core", "mlx5-vfio-pci", "netdevice", "hns3", "igb_uio"])
+def test_drivers_of_nics_are_nobodys_slip(tmp_path: Path, name: str) -> None:
+    conf = (
+        f'{{"cniVersion": "1.0.0", "name": "a", "type": "sriov", "deviceID": "0000:01:00.0", "driver": "{name}"}}'
+    )
+    pools = {"resourceList": [{"resourceName": "a", "selectors": {"drivers": [name]}}]}
+    assert said(tmp_path, a__conf=conf, b__json=json.dumps(pools)) == []
+
+
+def test_drivers_of_pools_may_be_misspelt_too(tmp_path: Path) -> None:
+    pools = """\
+        {"resourceList": [
+          {"resourceName": "a", "cdi": true, "bind": "vfio_pci",
+           "selectors": {"drivers": ["vfiopci"]}},
+          {"resourceName": "b", "Selectors": [{}, {
+            "Drivers": ["iavf", "vfio_pci"]}]}]}
+        """
+    said_of = 'no driver called "{}" is known here, the nearest is "vfio-pci"'
+    assert said(tmp_path, a__json=pools) == [
+        f"a.json:{line}: warning: resourceList{where}: {said_of.format(name)}"
+        for line, where, name in (
+            (2, "[0].bind", "vfio_pci"),
+            (3, "[0].selectors.drivers", "vfiopci"),
+            (5, "[1].selectors[1].drivers", "vfio_pci"),
+        )
+    ]
+
+
 def test_what_a_config_map_calls_json_must_be_json(tmp_path: Path) -> None:
     manifest = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\ndata:\n  a.json: |\n    {\n    x\n"
     assert said(tmp_path, a__yaml=manifest) == [
