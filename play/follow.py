@@ -29,9 +29,11 @@ def followed(folder: Path, changed: Callable[[], None]) -> Iterator[None]:
 
 
 def _follow(watch: FolderWatch, end: int, changed: Callable[[], None]) -> None:
+    poll = select.poll()
+    for file in (watch.fileno(), end):
+        poll.register(file, select.POLLIN)
     while True:
-        ready, _, _ = select.select([watch.fileno(), end], [], [])
-        if end in ready:
+        if end in {file for file, _ in poll.poll()}:
             return
         if watch.events():
             changed()

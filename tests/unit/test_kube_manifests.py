@@ -98,6 +98,40 @@ def test_lists_hold_objects(tmp_path: Path, value: dict[str, Any]) -> None:
     assert ManifestCluster(tmp_path).pod("default", "web")["kind"] == "Pod"
 
 
+def test_files_are_read_as_kubernetes_reads_them(tmp_path: Path) -> None:
+    """What is null is not given, and a string needs no quotes where Kubernetes needs none."""
+    (tmp_path / "a.yaml").write_text(
+        "apiVersion: v1\nkind: Pod\nmetadata:\n  name: web\n  namespace:\n  creationTimestamp: null\n"
+        "  labels: {since: 2024-05-01, none: }\n  annotations: {mac: 52:54:00:12:34:56, none: ~, 1: one}\n"
+        "spec:\n  containers:\n  volumes: [{name: a, emptyDir: }]\n"
+    )
+    found = ManifestCluster(tmp_path).pod("default", "web")
+    assert found["metadata"] == {
+        "name": "web",
+        "namespace": "default",
+        "labels": {"since": "2024-05-01", "none": ""},
+        "annotations": {"mac": "52:54:00:12:34:56", "none": "", "1": "one"},
+    }
+    assert found["spec"] == {"volumes": [{"name": "a"}]}
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.yaml"])
+def test_json_objects_may_stand_one_after_the_other(tmp_path: Path, name: str) -> None:
+    first, second = (json.dumps(pod(each), indent="\t") for each in "ab")
+    (tmp_path / name).write_text(f"\n{first}\n{second}\n")
+    cluster = ManifestCluster(tmp_path)
+    assert cluster.pod("default", "a")
+    assert cluster.pod("default", "b")
+
+
+def test_what_begins_like_json_may_be_yaml(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(
+        "{apiVersion: v1, kind: Pod, metadata: {name: web}}\n---\n" + json.dumps(pod("b"))
+    )
+    assert ManifestCluster(tmp_path).pod("default", "web")
+    assert ManifestCluster(tmp_path).pod("default", "b")
+
+
 def test_json_may_have_tabs(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(json.dumps(pod(), indent="\t"))
     assert ManifestCluster(tmp_path).pod("default", "web")

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cli.main import main
 from provision.policy import API_VERSION, KIND, PfIdentity, Policy, Wanted, for_node, load, merge, vf_numbers
 from wirespeed.cni.errors import CniError, Code
 
@@ -207,6 +209,19 @@ def test_the_operators_own_policy_alone_asks_for_nothing(tmp_path: Path) -> None
     assert written(tmp_path, nothing, metadata={"name": "default"}) == []
     with pytest.raises(CniError, match=r"policy p0: spec\.numVfs"):
         written(tmp_path, nothing)
+
+
+def test_the_command_says_what_it_passes_over(tmp_path: Path) -> None:
+    written(tmp_path, {"resourceName": "", "nicSelector": {}, "numVfs": 0}, metadata={"name": "default"})
+    (tmp_path / "agent.yaml").write_text(f"sysfs: {tmp_path}/sys\nstate: {tmp_path}/state.db\n")
+    (tmp_path / "sys/bus/pci/devices").mkdir(parents=True)
+    arguments = ["vf", "apply", str(tmp_path / "policies.yaml"), "--config", str(tmp_path / "agent.yaml")]
+    result = CliRunner().invoke(main, arguments, catch_exceptions=False)
+    assert result.exit_code == 0
+    assert result.stdout == (
+        f"{tmp_path}/policies.yaml, document 1: policy default: passed over, it is the operator's own and asks for "
+        "nothing\nnothing to do\n"
+    )
 
 
 def test_a_policy_of_that_name_that_asks_for_vfs_is_one_like_others(tmp_path: Path) -> None:
