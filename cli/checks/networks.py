@@ -147,6 +147,8 @@ def _meta(config: dict[str, Any], place: Place, executables: Executables | None)
     for problem in examine(meta_config.load, config, mending=mending, reword=reword).problems:
         yield Finding.of(problem, place)
     delegates = config.get("delegates")
+    if config.get("clusterNetwork"):  # beside which they are not read, which is told of by now
+        return
     if not isinstance(delegates, list) or not all(isinstance(each, dict) for each in delegates):
         return
     for problem in examine(lambda value: networks.inline(value["delegates"]), config, mending=_MENDING).problems:

@@ -125,6 +125,25 @@ def test_the_meta_plugins_configuration_is_told_of_with_the_networks_in_it(tmp_p
     ]
 
 
+@pytest.mark.parametrize(
+    "delegate", [{"type": "bridge"}, {"plugins": [{"type": "bridge"}]}, {"name": "", "type": "a"}]
+)
+def test_a_delegate_has_a_name_also_where_it_is_a_list(tmp_path: Path, delegate: dict[str, Any]) -> None:
+    """Multus takes such a configuration, and libcni refuses every pod with it."""
+    conf = {
+        "cniVersion": "1.0.0",
+        "name": "cluster",
+        "type": "multus",
+        "delegates": [{**delegate, "cniVersion": "1.0.0"}],
+    }
+    assert said(tmp_path, a__conf=json.dumps(conf)) == ['a.conf:1: error: delegates[0]: key "name" is missing']
+    found = said(tmp_path, a__conf=json.dumps({**conf, "clusterNetwork": "main"}))
+    assert found == [
+        'a.conf:1: warning: of the keys "clusterNetwork" and "delegates" only one may be given; "delegates" has no '
+        "effect"
+    ]
+
+
 def test_a_vhost_configuration_is_told_of_by_path(tmp_path: Path) -> None:
     conf = """\
         {"cniVersion": "1.0.0", "name": "net", "type": "wirespeed-vhost",
