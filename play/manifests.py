@@ -33,9 +33,9 @@ _LONGEST, _RANDOM = 63, 5  # characters of a name that is generated, and how man
 _SOURCES = ("configMap", "downwardAPI", "serviceAccountToken")
 VERSIONS = {"Pod": "v1", NAD: "k8s.cni.cncf.io/v1", "ConfigMap": "v1"}
 # The kinds of volumes that Kubernetes has, those that are made here first.
-_PLAYED_VOLUMES = ("emptyDir", "hostPath", "configMap", "downwardAPI", "projected")
-VOLUMES = (
-    *_PLAYED_VOLUMES,
+_VOLUMES = ("emptyDir", "hostPath", "configMap", "downwardAPI", "projected")
+KINDS_OF_VOLUMES = (
+    *_VOLUMES,
     *(
         "awsElasticBlockStore",
         "azureDisk",
@@ -474,8 +474,8 @@ def _check_played(pod: Pod) -> None:
 
 
 def _check_played_volume(volume: Volume, raw: dict[str, Any], where: str) -> None:
-    if other := [key for key in raw if key not in ("name", *_PLAYED_VOLUMES)]:
-        raise _refused(f"{where}: expected one of {', '.join(_PLAYED_VOLUMES)}, got {', '.join(other)}")
+    if other := [key for key in raw if key not in ("name", *_VOLUMES)]:
+        raise _refused(f"{where}: expected one of {', '.join(_VOLUMES)}, got {', '.join(other)}")
     if volume.config_map:
         _refuse_set(volume.config_map, ("default_user",), f"{where}.configMap")
     for number, source in enumerate((raw.get("projected") or {}).get("sources") or ()):
@@ -524,14 +524,14 @@ def _check_volumes(pod: Pod) -> dict[str, Volume]:
     ):
         where = f"spec.volumes[{number}]"
         kinds = [key for key in raw if key != "name"]
-        if unknown := [kind for kind in kinds if kind not in VOLUMES]:
-            near = difflib.get_close_matches(unknown[0], VOLUMES, 1)
+        if unknown := [kind for kind in kinds if kind not in KINDS_OF_VOLUMES]:
+            near = difflib.get_close_matches(unknown[0], KINDS_OF_VOLUMES, 1)
             hint = f'; nearest known key: "{near[0]}"' if near else ""
             raise _refused(f'{where}: unknown key "{unknown[0]}"{hint}')
         if not kinds:  # Kubernetes' default
             volume.empty_dir = EmptyDir()
         elif len(kinds) != 1:
-            raise _refused(f"{where}: expected one of {', '.join(_PLAYED_VOLUMES)}, got {', '.join(kinds)}")
+            raise _refused(f"{where}: expected one of {', '.join(_VOLUMES)}, got {', '.join(kinds)}")
         if volume.texts and (
             problem := texts.refusal(volume.texts, [*pod.spec.init_containers, *pod.spec.containers])
         ):

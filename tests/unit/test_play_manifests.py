@@ -263,6 +263,10 @@ REFUSED: list[tuple[object, str]] = [
     ),
     (pod({"resources": {"claims": [{"name": "x"}]}}), f"{CONTAINER}.resources.claims: is not done here"),
     (probe(periodSeconds=0), f"{CONTAINER}.readinessProbe: expected periodSeconds and timeoutSeconds from 1"),
+    (
+        volume(emptyDir={}, hostPath={"path": "/"}),
+        "spec.volumes[0]: expected one of emptyDir, hostPath, configMap, downwardAPI, projected, got ",
+    ),
     (volume(emptydir={}), 'spec.volumes[0]: unknown key "emptydir"; nearest known key: "emptyDir"'),
     (
         volume(secret={"secretName": "s"}),
@@ -399,7 +403,7 @@ def test_every_key_that_kubernetes_has_is_known(model: str) -> None:
 
 
 def test_every_kind_of_volume_that_kubernetes_has_is_known() -> None:
-    assert set(manifests.VOLUMES) == {*models.V1Volume.attribute_map.values()} - {"name"}
+    assert set(manifests.KINDS_OF_VOLUMES) == {*models.V1Volume.attribute_map.values()} - {"name"}
 
 
 @pytest.mark.parametrize(
