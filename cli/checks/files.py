@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from agent import multus
-from cli.checks import configs, made, networks, pods
+from cli.checks import configs, made, networks, pods, vfio
 from cli.checks.findings import Finding
 from cli.checks.networks import NAD, Definitions, Executables, Given
 from cli.checks.places import (
@@ -107,12 +107,22 @@ def check(paths: Sequence[Path], *, search: Sequence[str] = (), recursive: bool 
         config = NodeConfig(state=f"{folder}/state.db", kubelet=folder, devinfo=folder, leases=folder)
         with closing(Node(config, once=True)) as node:
             given = Given(executables=Executables(path=tuple(search), builtin=node.plugins) if search else None)
-            pods_of = Pods(definitions, node)
+            pods_of = Pods(definitions, node, _on_vfio(known, definitions))
             for each in known:
                 found += [(each.path, finding) for finding in _findings(each, pods_of, given)]
     order = {path: number for number, path in enumerate([*(path for path, _ in files.problems), *files.found])}
     found = sorted(set(found), key=lambda item: (order[item[0]], item[1].line, not item[1].error, item[1].text))
     return Report(findings=found, documents=len(known), others=others)
+
+
+def _on_vfio(known: Sequence[_Known], definitions: Definitions) -> vfio.Resources:
+    """The resources on vfio-pci, by all files together."""
+    found = vfio.Resources()
+    for each in known:
+        found.add(each.kind, each.document.value)
+    for raw in definitions.known.values():
+        found.add_network(raw)
+    return found
 
 
 def _expanded(paths: Sequence[Path], *, recursive: bool) -> _Files:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cli.checks import made, misplaced
+from cli.checks import made, misplaced, vfio
 from cli.checks.findings import Finding
 from cli.checks.networks import NAD, Definitions, metadata_fault, repeated
 from cli.checks.places import Document, Place, UnreadableError, read_json
@@ -111,9 +111,10 @@ class _Wanted:
 
 
 class Pods:
-    """Checks pods against the definitions; `node` gives the plugins of this suite."""
+    """Checks pods against the definitions; `node` gives the plugins of this suite, `on_vfio` what is for DPDK."""
 
-    def __init__(self, definitions: Definitions, node: Node) -> None:
+    def __init__(self, definitions: Definitions, node: Node, on_vfio: vfio.Resources) -> None:
+        self._on_vfio = on_vfio
         self._definitions = definitions
         self._usable = _Forgiving({key: raw for key, raw in definitions.known.items() if _is_usable(key, raw)})
         resources = {_resource(raw) for raw in self._usable.known.values()}
@@ -144,6 +145,7 @@ class Pods:
             return
         yield from _spec(raw, pod, steps, place.at(steps))
         yield from self._pod(pod, place.at((*steps, "metadata", "annotations")))
+        yield from vfio.findings(_object(pod.get("spec")), place.at((*steps, "spec")), self._on_vfio)
 
     def machine(self, document: Document) -> Iterator[Finding]:
         """The networks of a virtual machine, whose pod KubeVirt makes, with all devices that they need."""

@@ -1035,6 +1035,80 @@ def test_a_policy_for_vfs_is_told_of_by_key(tmp_path: Path) -> None:
     assert [line.split(": ")[0] for line in found] == ["a.yaml:5", "a.yaml:6", "a.yaml:7", "a.yaml:8"]
 
 
+# DPDK
+
+
+VFIO_SOURCES = {
+    "device plugin": """\
+        {"resourceList": [{"resourceName": "dpdk", "selectors": [{"drivers": ["vfio-pci"]}]},
+                          {"resourceName": "any", "selectors": {"drivers": ["vfio-pci", "iavf"]}}]}
+        """,
+    "policy": """\
+        apiVersion: sriovnetwork.openshift.io/v1
+        kind: SriovNetworkNodePolicy
+        metadata: {name: p}
+        spec: {resourceName: dpdk, numVfs: 2, deviceType: vfio-pci, nicSelector: {pfNames: [a]}}
+        """,
+    "network": """\
+        apiVersion: k8s.cni.cncf.io/v1
+        kind: NetworkAttachmentDefinition
+        metadata: {name: n, annotations: {k8s.v1.cni.cncf.io/resourceName: intel.com/dpdk}}
+        spec: {config: '{"cniVersion": "1.0.0", "name": "n", "type": "wirespeed-sriov", "driver": "vfio-pci"}'}
+        """,
+}
+
+
+def dpdk_pod(context: str = "{}", limits: str = "intel.com/dpdk: 1") -> str:
+    return f"""\
+        apiVersion: v1
+        kind: Pod
+        metadata: {{name: p}}
+        spec:
+          containers:
+            - {{name: other, image: i}}
+            - name: dpdk
+              image: i
+              securityContext: {context}
+              resources: {{limits: {{{limits}}}}}
+        """
+
+
+ON_VFIO = "p.yaml:7: warning: container dpdk: intel.com/dpdk is on vfio-pci: its "
+
+
+@pytest.mark.parametrize("source", VFIO_SOURCES)
+def test_a_container_with_vfio_devices_that_cannot_lock_memory_is_told_of(tmp_path: Path, source: str) -> None:
+    found = [line for line in said(tmp_path, s__yaml=VFIO_SOURCES[source], p__yaml=dpdk_pod()) if "vfio" in line]
+    pages, lock = (line.removeprefix(ON_VFIO) for line in found if line.startswith("p.yaml"))
+    assert pages == "limits have no hugepages, which DPDK takes memory from"
+    assert lock.startswith("securityContext does not add the capability IPC_LOCK: vfio locks the memory")
+
+
+@pytest.mark.parametrize(
+    "context",
+    [
+        "{privileged: true}",
+        "{capabilities: {add: [IPC_LOCK]}}",
+        "{capabilities: {add: [ALL], drop: [NET_RAW]}}",
+        "{capabilities: {add: [ipc_lock], drop: [ALL]}}",
+    ],
+)
+def test_a_container_that_can_lock_memory_and_has_hugepages_is_well(tmp_path: Path, context: str) -> None:
+    limits = "intel.com/dpdk: 1, hugepages-2Mi: 64Mi, memory: 64Mi"
+    contents = {"s__yaml": VFIO_SOURCES["device plugin"], "p__yaml": dpdk_pod(context, limits)}
+    assert said(tmp_path, **contents) == []
+
+
+def test_a_capability_with_cap_is_told_of(tmp_path: Path) -> None:
+    contents = {"s__yaml": VFIO_SOURCES["policy"], "p__yaml": dpdk_pod("{capabilities: {add: [CAP_IPC_LOCK]}}")}
+    assert any("the capability is IPC_LOCK in Kubernetes" in line for line in said(tmp_path, **contents))
+
+
+@pytest.mark.parametrize("limits", ["intel.com/any: 1", "other.com/dpdk: 1", "cpu: 1"])
+def test_a_resource_that_may_be_on_another_driver_is_not_told_of(tmp_path: Path, limits: str) -> None:
+    assert said(tmp_path, s__yaml=VFIO_SOURCES["device plugin"], p__yaml=dpdk_pod(limits=limits)) == []
+
+
 # The command
 
 
