@@ -86,7 +86,7 @@ def pod(name: str, container: Manifest, *networks: str, **counts: int) -> Manife
     limits: Manifest = {f"intel.com/{resource}": count for resource, count in counts.items()}
     spec: Manifest = {"terminationGracePeriodSeconds": 0, "containers": [{"name": "main", **container}]}
     if "volumeMounts" in container:
-        limits["hugepages-2Mi"] = "64Mi"
+        limits |= {"hugepages-2Mi": "64Mi", "memory": "256Mi"}
         spec["terminationGracePeriodSeconds"] = 10
         spec["volumes"] = [
             {"name": "hugepages", "emptyDir": {"medium": "HugePages"}},
@@ -109,6 +109,7 @@ def echoes() -> Manifest:
     return {
         **runs(f"{HAS} exec dpdk-testpmd {options} -- {forwarding}"),
         "stdin": True,
+        "securityContext": {"capabilities": {"add": ["IPC_LOCK"]}},
         "volumeMounts": [
             {"name": "hugepages", "mountPath": "/dev/hugepages"},
             {"name": "probes", "mountPath": "/opt/probes"},
