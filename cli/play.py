@@ -70,8 +70,8 @@ def play(ctx: click.Context, /, files: tuple[Path, ...], cni_path: str, cdi_path
     For demonstrations and tests: this is no production runtime. It stands where the kubelet, the container runtime
     and the API server stand, and speaks their protocols with this node's agent, which it starts: device plugin
     registration and allocation, pod-resources, CNI through the shim, network-status. Containers have namespaces and
-    a /dev of their own and see this machine's file system, with what they write in it kept apart; images are not
-    pulled, resources not limited, nothing is isolated from root.
+    a /dev of their own and see this machine's file system, with what they write in it kept apart. They have the
+    capabilities, users, memory and hugepages that they would have on a cluster; images are not pulled.
 
     FILES hold Pods, NetworkAttachmentDefinitions and ConfigMaps; objects of kinds that have no effect here are
     named and passed over. Of a folder all *.yaml, *.yml and *.json files are taken, by name. A ConfigMap whose

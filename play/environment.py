@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from play.manifests import Container, EnvVar, Pod
 
 # What a container has where its image says nothing, from the runtime.
-BASE = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root"}
+BASE = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
 
 _REFERENCE = re.compile(r"\$(?:\(([^)]*)\)|(.))", re.DOTALL)
 
@@ -27,6 +27,7 @@ class Facts:
     uid: str
     hostname: str
     node: str
+    home: str = "/root"  # of the container's user
     ips: Sequence[str] = ()
     annotations: Mapping[str, str]
 
@@ -40,7 +41,7 @@ def variables(
         value = _value(pod, container, variable, facts=facts, config_maps=config_maps, known=own)
         if value is not None:
             own[variable.name] = value
-    return {**BASE, "HOSTNAME": facts.hostname, **given, **own}
+    return {**BASE, "HOME": facts.home, "HOSTNAME": facts.hostname, **given, **own}
 
 
 def expand(text: str, known: Mapping[str, str]) -> str:

@@ -12,6 +12,12 @@ object:
     command      program and arguments
     environment  variables
     folder       where it runs
+    groups       [[control group's folder on this machine, place in the container]]
+    rights       {"user", "group", "groups", "capabilities": by their numbers, "noNewPrivileges", "privileged",
+                 "readOnlyRoot", "memlock": bytes}
+
+A plan with "join", the number of a container's first process, runs a command beside it. It has only command,
+environment, folder, groups and rights.
 
 The second is a socket. {"pid": number on this machine} is written there once the command runs, or {"error": text}
 when it cannot; each byte that is read there is a signal for the command, and the socket's end kills it. The exit
@@ -22,6 +28,7 @@ import ctypes
 import json
 import os
 import re
+import resource
 import select
 import signal
 import socket
@@ -31,13 +38,16 @@ import sys
 from typing import Any, NoReturn
 
 CLONE_NEWNS = 0x00020000
+CLONE_NEWCGROUP = 0x02000000
 CLONE_NEWUTS = 0x04000000
 CLONE_NEWIPC = 0x08000000
 CLONE_NEWPID = 0x20000000
 CLONE_NEWNET = 0x40000000
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_BIND, MS_REC, MS_PRIVATE = 1, 2, 4, 8, 4096, 16384, 1 << 18
+MS_REMOUNT = 32
 MNT_DETACH = 2
-PR_SET_PDEATHSIG = 1
+PR_SET_PDEATHSIG, PR_SET_KEEPCAPS, PR_CAPBSET_READ, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 1, 8, 23, 24, 38
+CAPABILITY_VERSION = 0x20080522
 SYS_MOUNT_SETATTR = 442  # the same number on every architecture
 AT_FDCWD, AT_RECURSIVE = -100, 0x8000
 
@@ -47,6 +57,23 @@ OWN = ("/proc", "/sys", "/dev", "/run", "/tmp")  # noqa: S108 — folders that e
 KINDS = {"c": stat.S_IFCHR, "b": stat.S_IFBLK, "p": stat.S_IFIFO}
 RESTRICTIONS = {"ro": MS_RDONLY, "nosuid": MS_NOSUID, "nodev": MS_NODEV, "noexec": MS_NOEXEC}
 NODES = ("null", "zero", "full", "random", "urandom", "tty")
+# In /dev of this machine, and of no container: those have their own, or none.
+NOT_GIVEN = ("pts", "shm", "mqueue", "hugepages", "fd", "stdin", "stdout", "stderr", "ptmx", "console")
+CGROUPS = "/sys/fs/cgroup"
+# What of the kernel an unprivileged container does not see, or cannot write: the kubelet's default procMount.
+MASKED = (
+    *("/proc/acpi", "/proc/asound", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/sched_debug"),
+    *("/proc/scsi", "/proc/timer_list", "/proc/timer_stats", "/sys/devices/virtual/powercap", "/sys/firmware"),
+)
+READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
+NAMESPACES = {
+    "ipc": CLONE_NEWIPC,
+    "uts": CLONE_NEWUTS,
+    "net": CLONE_NEWNET,
+    "pid": CLONE_NEWPID,
+    "cgroup": CLONE_NEWCGROUP,
+    "mnt": CLONE_NEWNS,
+}
 LINKS = {
     "fd": "/proc/self/fd",
     "stdin": "/proc/self/fd/0",
@@ -79,11 +106,15 @@ def main() -> NoReturn:
 
 def start(plan: dict[str, Any]) -> tuple[int, str]:
     """The process of the command, and why it cannot be run."""
-    call("unshare", CLONE_NEWPID)
+    groups = [os.open(f"{folder}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC) for folder, _ in plan["groups"]]
+    if "join" in plan:
+        join(plan["join"])
+    else:
+        call("unshare", CLONE_NEWPID)
     reader, writer = os.pipe2(os.O_CLOEXEC)
     child = os.fork()
     if not child:
-        become(plan, writer)
+        become(plan, groups, writer)
     os.close(writer)
     with open(reader, encoding="utf-8", errors="replace") as file:
         return child, file.read()
@@ -107,12 +138,25 @@ def watch(child: int, control: socket.socket) -> int:
             poll.unregister(control)
 
 
-def become(plan: dict[str, Any], failure: int) -> NoReturn:
+def join(process: int) -> None:
+    """Enter the namespaces of a process; its process namespace is that of children from now on."""
+    kinds = [(os.open(f"/proc/{process}/ns/{name}", os.O_RDONLY), kind) for name, kind in NAMESPACES.items()]
+    for file, kind in kinds:
+        call("setns", file, kind)
+        os.close(file)
+
+
+def become(plan: dict[str, Any], groups: list[int], failure: int) -> NoReturn:
     """The child's part: the first process of a process namespace prepares the others and becomes the command."""
     try:
         call("prctl", PR_SET_PDEATHSIG, signal.SIGKILL)
         os.umask(0o022)
-        prepare(plan)
+        if "join" not in plan:
+            prepare(plan)
+        os.chdir(plan["folder"])
+        enter_groups(groups, plan)
+        confine(plan["rights"])
+        call("prctl", PR_SET_PDEATHSIG, signal.SIGKILL)  # another user's process begins without it
         for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them
             signal.signal(number, signal.SIG_DFL)
         run(plan["command"], plan["environment"])
@@ -132,19 +176,72 @@ def run(command: list[str], environment: dict[str, str]) -> NoReturn:
         raise StartError(f"command {command[0]}: {error.strerror}") from error
 
 
+def enter_groups(groups: list[int], plan: dict[str, Any]) -> None:
+    """Move this process to the container's control groups; one alone is the topmost that the container sees."""
+    for file, (folder, _) in zip(groups, plan["groups"], strict=True):
+        try:
+            os.write(file, b"0")
+        except OSError as error:
+            raise StartError(f"control group {folder}: {error.strerror}") from error
+    if "join" not in plan and [place for _, place in plan["groups"]] == [CGROUPS]:
+        call("unshare", CLONE_NEWCGROUP)
+
+
+def confine(rights: dict[str, Any]) -> None:
+    """Give this process the container's user, capabilities and limits, as runc does before it runs the command."""
+    _, hard = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    limit = rights["memlock"] if hard == resource.RLIM_INFINITY else min(rights["memlock"], hard)
+    resource.setrlimit(resource.RLIMIT_MEMLOCK, (limit, limit))
+    kept = {*rights["capabilities"]}
+    number = 0
+    while (held := _libc.prctl(PR_CAPBSET_READ, number, 0, 0, 0)) >= 0:  # until one that the kernel does not know
+        if held and number not in kept:
+            call("prctl", PR_CAPBSET_DROP, number, 0, 0, 0)
+        number += 1
+    if rights["user"]:
+        for file in (0, 1, 2):  # so that it can open /dev/stdout
+            if os.fstat(file).st_rdev != os.stat("/dev/null").st_rdev:
+                os.fchown(file, rights["user"], -1)
+    os.setgroups(rights["groups"])
+    call("prctl", PR_SET_KEEPCAPS, 1, 0, 0, 0)
+    os.setgid(rights["group"])
+    os.setuid(rights["user"])
+    call("prctl", PR_SET_KEEPCAPS, 0, 0, 0, 0)
+    set_capabilities(sum(1 << number for number in kept))
+    if rights["noNewPrivileges"]:
+        call("prctl", PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+
+
+def set_capabilities(mask: int) -> None:
+    """Make these the permitted and effective ones of this process; none is inheritable."""
+    header = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION, 0)
+    low, high = mask & 0xFFFFFFFF, mask >> 32
+    try:
+        call("capset", header, (ctypes.c_uint32 * 6)(low, low, 0, high, high, 0))
+    except OSError as error:
+        raise StartError(f"capabilities {mask:#x}: {error.strerror}") from error
+
+
 def prepare(plan: dict[str, Any]) -> None:
     """Bring this process into the container."""
+    rights = plan["rights"]
     enter(plan["netns"], CLONE_NEWNET)
     call("unshare", CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC)
     move_to(make_root(plan["root"]))
     make_own()
-    give_devices(plan["devices"])
+    show_groups(plan["groups"])
+    give_devices([*(every_device() if rights["privileged"] else ()), *plan["devices"]])
+    if not rights["privileged"]:
+        hide_kernel()
     mount_volumes(plan["mounts"])
     call("umount2", OLD, MNT_DETACH)
     os.rmdir(OLD)
     socket.sethostname(plan["hostname"])
     os.makedirs(plan["folder"], exist_ok=True)
-    os.chdir(plan["folder"])
+    if rights["readOnlyRoot"]:  # its volumes and /dev can be written to
+        remount("/", MS_RDONLY)
+        for place in ("/run", "/tmp"):  # noqa: S108
+            remount(place, MS_RDONLY | MS_NOSUID | MS_NODEV)
 
 
 def enter(path: str, kind: int) -> None:
@@ -207,6 +304,55 @@ def make_own() -> None:
         os.symlink(target, f"/dev/{name}")
 
 
+def show_groups(groups: list[list[str]]) -> None:
+    """Let the container see its control groups, and no other's."""
+    if groups and groups[0][1] != CGROUPS:
+        mount("tmpfs", CGROUPS, "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=755")
+    for folder, place in groups:
+        os.makedirs(place, exist_ok=True)
+        mount(OLD + folder, place, flags=MS_BIND)
+        restrict(place, "ro", "nosuid", "nodev", "noexec")
+
+
+def hide_kernel() -> None:
+    """Take from /proc and /sys what an unprivileged container does not get."""
+    for path in MASKED:
+        if os.path.isdir(path):
+            mount("tmpfs", path, "tmpfs", MS_RDONLY)
+        elif os.path.exists(path):
+            mount("/dev/null", path, flags=MS_BIND)
+    for path in READ_ONLY:
+        if os.path.exists(path):
+            mount(path, path, flags=MS_BIND | MS_REC)
+            restrict(path, "ro")
+
+
+def every_device() -> list[list[Any]]:
+    """The devices of this machine, as a privileged container gets them."""
+    found: list[list[Any]] = []
+    top = f"{OLD}/dev"
+    for folder, folders, names in os.walk(top):
+        left_out = NOT_GIVEN if folder == top else ()
+        folders[:] = [name for name in folders if name not in left_out]
+        for name in (name for name in names if name not in left_out):
+            node = os.lstat(f"{folder}/{name}")
+            kind = {stat.S_IFCHR: "c", stat.S_IFBLK: "b"}.get(stat.S_IFMT(node.st_mode))
+            if kind:
+                path, number = f"{folder}/{name}".removeprefix(OLD), node.st_rdev
+                found.append(
+                    [
+                        path,
+                        kind,
+                        os.major(number),
+                        os.minor(number),
+                        stat.S_IMODE(node.st_mode),
+                        node.st_uid,
+                        node.st_gid,
+                    ]
+                )
+    return found
+
+
 def make_node(path: str, kind: int, number: int, mode: int) -> None:
     """Make a device node."""
     os.makedirs(os.path.dirname(path), exist_ok=True)
@@ -245,6 +391,11 @@ def mount(source: str, target: str, kind: str = "", flags: int = 0, options: str
     except OSError as error:
         what = kind or source.removeprefix(OLD)
         raise StartError(f"mount of {what} on {target}: {error.strerror}") from error
+
+
+def remount(target: str, flags: int) -> None:
+    """Set the flags of one mount, not of those below it."""
+    mount("none", target, flags=MS_BIND | MS_REMOUNT | flags)
 
 
 def restrict(target: str, *options: str) -> None:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from play import downward, quantity, texts
+from play import downward, limits, quantity, security, texts
 from play.downward import FieldRef, ResourceFieldRef
 from play.texts import ConfigMapVolume, DownwardVolume, ProjectedVolume
 from plugins.meta.selection import check_name, check_namespace
@@ -130,6 +130,7 @@ class Container(_Part):
     resources: Resources = msgspec.field(default_factory=Resources)
     volume_mounts: list[VolumeMount] = []
     readiness_probe: Probe | None = None
+    security_context: security.SecurityContext | None = None
     stdin: bool = False
     # Refused:
     env_from: list[Any] = []
@@ -143,7 +144,6 @@ class Container(_Part):
     startup_probe: Any = None
     lifecycle: Any = None
     ports: Any = None
-    security_context: Any = None
     stdin_once: bool = False
     tty: bool = False
     resize_policy: Any = None
@@ -194,6 +194,7 @@ class PodSpec(_Part):
     termination_grace_period_seconds: int = 30
     hostname: str = ""
     host_aliases: list[HostAlias] = []
+    security_context: security.PodSecurityContext | None = None
     # Refused: it would be another pod without them.
     host_network: bool = False
     host_pid: bool = msgspec.field(name="hostPID", default=False)
@@ -225,7 +226,6 @@ class PodSpec(_Part):
     scheduler_name: Any = None
     scheduling_gates: Any = None
     scheduling_group: Any = None
-    security_context: Any = None
     service_account: Any = None
     service_account_name: Any = None
     set_hostname_as_fqdn: Any = msgspec.field(name="setHostnameAsFQDN", default=None)
@@ -447,6 +447,7 @@ def _check_pod(pod: Pod) -> None:
                 raise _refused(f"{where}.name: {container.name!r} is there twice")
             names.add(container.name)
             _check_container(container, where, volumes)
+            _check_security(spec, container, where)
     for number, volume in enumerate(spec.volumes):
         if volume.empty_dir:
             _check_empty_dir(volume.empty_dir, f"spec.volumes[{number}].emptyDir", hugepages(pod))
@@ -508,6 +509,11 @@ def _check_played_container(container: Container, where: str) -> None:
     if (probe := container.readiness_probe) and (probe.period_seconds < 1 or probe.timeout_seconds < 1):
         raise _refused(f"{where}.readinessProbe: expected periodSeconds and timeoutSeconds from 1")
     _refuse_set(container.resources, ("claims",), f"{where}.resources")
+
+
+def _check_security(spec: PodSpec, container: Container, where: str) -> None:
+    if problem := security.refusal(spec.security_context, container.security_context):
+        raise _refused(f"{where}.securityContext.{problem}")
 
 
 def _refuse_set(part: msgspec.Struct, attributes: Sequence[str], where: str) -> None:
@@ -605,6 +611,8 @@ def _check_resources(asked: Resources, where: str) -> None:
                     quantity.parse(amount)
             except ValueError as error:
                 raise _refused(f"{here}: {error}") from None
+    if problem := limits.refusal(asked.limits, asked.requests):
+        raise _refused(f"{where}: {problem}")
 
 
 def extended(container: Container) -> dict[str, int]:

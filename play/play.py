@@ -14,9 +14,10 @@ from pathlib import Path
 from rich.console import Console
 
 from deviceplugin.binding import bindings
-from play import admission, manifests, report, sandbox
+from play import admission, hidden, manifests, notices, report, sandbox
 from play import session as sessions
 from play.agent import Agent
+from play.cgroups import Cgroups
 from play.command import Command
 from play.follow import followed
 from play.kubelet import Kubelet
@@ -34,7 +35,7 @@ from wirespeed.state.journal import Journal
 TIMED_OUT = 124  # as timeout(1) ends
 _READY = 30.0  # seconds for the agent to be ready
 _DEVICES = 15.0  # seconds for the device plugin to tell its devices
-_PROGRAMS = ("ip", "mount", "umount", "nsenter", "pivot_root", "setpriv")
+_PROGRAMS = ("ip", "mount", "umount", "pivot_root", "setpriv")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +75,8 @@ def play(options: Options, console: Console, errors: Console) -> int:
     network = sandbox.load_conf(options.cni_conf)
     shim = sessions.find_shim(options.shim, options.cni_path)
     device_plugin = sessions.device_plugin(loaded)
+    hidden.refuse(loaded.pods)
+    notices.refuse_lacking(loaded.pods)
     admission.check_hugepages(loaded.pods)
     with sessions.opened() as session:
         session.write(loaded, device_plugin)
@@ -118,6 +121,7 @@ class _Play:
             changed=self._changed,
             write=lambda line: screen.line("agent", line),
         )
+        self._cgroups = Cgroups(session.name)
         self._runs: list[PodRun] = []
         self._cluster = ManifestCluster(session.manifests)
         self._devices: set[str] = set()  # what the pods were given
@@ -127,6 +131,7 @@ class _Play:
             screen=screen,
             kubelet=self._kubelet,
             runtime=runtime,
+            cgroups=self._cgroups,
             cdi=[*map(Path, options.cdi_path), session.cdi],
             session=session.name,
             folder=session.pods,
@@ -161,6 +166,9 @@ class _Play:
 
     def _set_up(self) -> None:
         """Kubelet, agent, devices: nothing of a pod is made before all of them are admitted."""
+        self._cgroups.make(self._undo)
+        for line in notices.lines(self._manifests.pods, self._cgroups.missing):
+            self._screen.note(line)
         self._kubelet.start()
         self._undo.push("kubelet", self._kubelet.stop)
         self._agent.start()
@@ -261,6 +269,7 @@ class _Play:
         with open("/proc/self/mounts", encoding="utf-8", errors="surrogateescape") as file:
             places = [line.split()[1] for line in file]
         found += [f"a mount is left: {place}" for place in places if place.startswith(f"{self._session.folder}/")]
+        found += [f"a control group is left: {folder}" for folder in self._cgroups.left()]
         bound = bindings(self._session.config).handed_over()
         found += [f"device {device} has not its own driver again" for device in bound if device in self._devices]
         if self._runs:

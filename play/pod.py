@@ -15,8 +15,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import IO, Any, cast
 
-from play import cdi, devices, environment
+from play import cdi, devices, environment, limits, security
 from play.admission import Given
+from play.cgroups import Cgroups, Group, PodGroups
 from play.environment import ConfigMaps, Facts
 from play.kubelet import Kubelet
 from play.launcher import CANNOT_RUN
@@ -55,6 +56,7 @@ class Stage:
     screen: Screen
     kubelet: Kubelet
     runtime: Runtime
+    cgroups: Cgroups
     cdi: Sequence[Path]  # folders of CDI specifications, the last counts most
     session: str  # the play's name, which leads the names of what is made
     folder: Path  # of the pods' folders
@@ -107,6 +109,7 @@ class PodRun:
             arguments=pod_arguments(pod.namespace, pod.name, self.uid),
             undo=self._undo,
         )
+        self._groups: PodGroups | None = None
         self._volumes = Volumes(pod, stage.folder / self.uid, stage.config_maps, self._undo)
         self._lock = threading.Lock()  # of the two that follow
         self._processes: set[Process] = set()
@@ -221,6 +224,7 @@ class PodRun:
             self._change(phase=Phase.FAILED, reason=repr(error), broken=True)
 
     def _attach(self) -> None:
+        self._groups = self._stage.cgroups.pod(self.sandbox.name, limits.of_pod(self.pod), self._undo)
         self._volumes.make(self._facts)
         self.sandbox.make()
         result = self.sandbox.attach()
@@ -294,7 +298,9 @@ class PodRun:
         """Run a container to its end; the exit status."""
         with self._log_file(container) as file:
             try:
-                process = Process(self._plan(container), lambda line: self._write(container, line, file))
+                groups = self._groups_of(container)
+                killed = sum(group.oom_kills() for group in groups)
+                process = Process(self._plan(container, groups), lambda line: self._write(container, line, file))
             except CniError as error:
                 self._stage.screen.note(f"pod {self.pod.label}: container {container.name}: {error.msg}")
                 self._change(state, exit_code=CANNOT_RUN, reason=error.msg)
@@ -313,8 +319,15 @@ class PodRun:
             code = process.wait()
         with self._lock:
             self._processes.discard(process)
-        self._change(state, running=False, ready=False, exit_code=code)
+        out_of_memory = sum(group.oom_kills() for group in groups) > killed
+        reason = f"exit status {code}, out of memory (limit {_memory_limit(container)})" if out_of_memory else ""
+        self._change(state, running=False, ready=False, exit_code=code, reason=reason)
         return code
+
+    def _groups_of(self, container: Container) -> list[Group]:
+        """Its control groups. Raises CniError(IO_FAILURE)."""
+        assert self._groups is not None  # made with the pod's network
+        return self._groups.container(container.name, limits.of(container))
 
     def _probe(self, process: Process, probe: Probe, state: State) -> None:
         """Ask whether a container is ready, for as long as it runs."""
@@ -330,15 +343,17 @@ class PodRun:
                 self._change(state, unless=process.ended, ready=False)
             ended = process.ended.wait(probe.period_seconds)
 
-    def _plan(self, container: Container) -> Plan:
+    def _plan(self, container: Container, groups: Sequence[Group]) -> Plan:
         """What its process is, once the device plugins know that it is to be made. Raises CniError(DEVICE)."""
         given = self.given.get(container.name, Given())
         self._stage.kubelet.pre_start(self.pod.namespace, self.pod.name, container.name)
         added = cdi.added(given.cdi, self._stage.cdi)
+        rights = security.rights(self.pod.spec.security_context, container.security_context)
         facts = Facts(
             uid=self.uid,
             hostname=self.hostname,
             node=self._stage.node,
+            home=rights.home,
             ips=self.sandbox.ips,
             annotations=self.annotations,
         )
@@ -353,6 +368,8 @@ class PodRun:
             hostname=self.hostname,
             command=environment.command(container, variables),
             environment={**variables, **added.environment},
+            rights=rights,
+            groups=[(str(group.folder), group.hierarchy.place) for group in groups],
             folder=container.working_dir,
             devices=[*{**nodes, **added.devices}.values()],
             mounts=[*{**mounts, **added.mounts}.values()],
@@ -396,6 +413,10 @@ def _read(file: Path, otherwise: Any) -> Any:
         return json.loads(file.read_text())
     except FileNotFoundError:
         return otherwise
+
+
+def _memory_limit(container: Container) -> str:
+    return str(container.resources.limits.get("memory", "of the pod"))
 
 
 def _reason(state: State) -> str:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from play.devices import Node
+from play.security import Rights
 from wirespeed.cni.errors import CniError, Code
 
 LAUNCHER = Path(__file__).with_name("launcher.py")
@@ -39,9 +40,11 @@ class Plan:
     hostname: str
     command: Sequence[str]
     environment: Mapping[str, str]
+    rights: Rights
     folder: str = "/"
     devices: Sequence[Node] = ()
     mounts: Sequence[Mount] = ()
+    groups: Sequence[tuple[str, str]] = ()  # folders of its control groups, and their places in it
     stdin: bool = False  # whether its standard input stays open, with nothing to read
 
     def to_json(self) -> bytes:
@@ -54,6 +57,20 @@ class Plan:
             "folder": self.folder,
             "devices": self.devices,
             "mounts": self.mounts,
+            "groups": self.groups,
+            "rights": self.rights.to_json(),
+        }
+        return json.dumps(parts).encode()
+
+    def beside(self, pid: int, command: Sequence[str]) -> bytes:
+        """The launcher's plan of another command, in the container whose first process is `pid`."""
+        parts = {
+            "join": pid,
+            "command": list(command),
+            "environment": dict(self.environment),
+            "folder": self.folder,
+            "groups": self.groups,
+            "rights": self.rights.to_json(),
         }
         return json.dumps(parts).encode()
 
@@ -69,15 +86,13 @@ class Process:
         self._plan, self._write = plan, write
         self.ended = threading.Event()
         self._control, theirs = socket.socketpair()
-        with theirs, _memory(plan.to_json()) as file:
-            self._launcher = subprocess.Popen(
-                [sys.executable, "-I", "-S", str(LAUNCHER), str(file), str(theirs.fileno())],
+        with theirs:
+            self._launcher = _launch(
+                plan.to_json(),
+                theirs,
                 stdin=subprocess.PIPE if plan.stdin else subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
-                pass_fds=(file, theirs.fileno()),
-                env={"PATH": os.environ.get("PATH", os.defpath)},
-                start_new_session=True,  # the terminal's Ctrl-C is for this process alone
             )
         self._reader = threading.Thread(target=self._read, name="output", daemon=True)
         self._reader.start()
@@ -104,20 +119,23 @@ class Process:
             self._control.send(bytes([number]))
 
     def execute(self, command: Sequence[str], timeout: float) -> int | None:
-        """Run a command beside it in the container; the exit status, or None if it was killed after `timeout`."""
-        namespaces = ("--mount", "--uts", "--ipc", "--net", "--pid")
-        process = subprocess.Popen(
-            ["nsenter", f"--target={self.pid}", *namespaces, f"--wdns={self._plan.folder}", "--", *command],
-            env=dict(self._plan.environment),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+        """Run a command beside it in the container, which may do what the container may.
+
+        The exit status, or None if it was killed after `timeout`.
+        """
+        control, theirs = socket.socketpair()
+        with control:
+            with theirs:
+                nothing = subprocess.DEVNULL
+                plan = self._plan.beside(self.pid, command)
+                process = _launch(plan, theirs, stdin=nothing, stdout=nothing, stderr=nothing)
+            return self._end_of(process, timeout)
+
+    def _end_of(self, process: subprocess.Popen[bytes], timeout: float) -> int | None:
         try:
             return process.wait(timeout)
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)  # nsenter and, in the namespace, its child
+            os.killpg(process.pid, signal.SIGKILL)  # the launcher and, in the namespace, its child
             process.wait()
             return None
 
@@ -126,6 +144,22 @@ class Process:
         with self._launcher.stdout as output:
             while line := output.readline(_LONGEST_LINE):
                 self._write(line.rstrip(b"\r\n"))
+
+
+def _launch(
+    plan: bytes, control: socket.socket, *, stdin: int, stdout: int, stderr: int
+) -> subprocess.Popen[bytes]:
+    """Start the launcher with its plan and its end of the control socket."""
+    with _memory(plan) as file:
+        return subprocess.Popen(
+            [sys.executable, "-I", "-S", str(LAUNCHER), str(file), str(control.fileno())],
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+            pass_fds=(file, control.fileno()),
+            env={"PATH": os.environ.get("PATH", os.defpath)},
+            start_new_session=True,  # the terminal's Ctrl-C is for this process alone
+        )
 
 
 @contextlib.contextmanager

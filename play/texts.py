@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -179,7 +180,7 @@ def _text(item: DownwardItem, pod: Pod, facts: Facts) -> str:
 # How they are written
 
 
-def write(place: Path, found: Mapping[str, File]) -> None:
+def write(place: Path, found: Mapping[str, File], *, group: int | None = None) -> None:
     """Have the folder hold these files and no others; who reads sees all that was there, or all that is.
 
     As the kubelet does it: the files are in a folder of their own, which the link ..data leads to.
@@ -191,6 +192,8 @@ def write(place: Path, found: Mapping[str, File]) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(file.text)
         target.chmod(file.mode)
+    if group is not None:
+        give_to(new, group)
     data = place / "..data"
     old = data.resolve() if data.is_symlink() else None
     (place / "..new").symlink_to(new.name)
@@ -204,3 +207,11 @@ def write(place: Path, found: Mapping[str, File]) -> None:
             entry.unlink()
     if old:
         shutil.rmtree(old)
+
+
+def give_to(place: Path, group: int) -> None:
+    """Let a group use a volume, as the kubelet does for fsGroup."""
+    for path in (place, *place.rglob("*")):
+        mode = path.stat().st_mode
+        os.chown(path, -1, group)
+        path.chmod(stat.S_IMODE(mode) | (0o2070 if path.is_dir() else 0o060 if mode & 0o200 else 0o040))

@@ -93,7 +93,15 @@ class Volumes:
         if volume.empty_dir:
             self._mount(place, volume.empty_dir)
             place.chmod(0o777)
+        if self._group is not None:
+            texts.give_to(place, self._group)
         return str(place)
+
+    @property
+    def _group(self) -> int | None:
+        """The pod's fsGroup."""
+        context = self._pod.spec.security_context
+        return context.fs_group if context else None
 
     def _write_texts(self, facts: Facts) -> None:
         with self._lock:
@@ -103,7 +111,7 @@ class Volumes:
                 found = texts.files(volume.texts, self._pod, facts, self._config_maps)
                 if self._written.get(volume.name) != found:
                     with _told(volume):
-                        texts.write(self._folder / "volumes" / volume.name, found)
+                        texts.write(self._folder / "volumes" / volume.name, found, group=self._group)
                     self._written[volume.name] = found
 
     def _mount(self, place: Path, volume: EmptyDir) -> None:

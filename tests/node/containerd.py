@@ -15,6 +15,7 @@ from typing import Any
 
 import grpc
 
+from tests.node.calling import until
 from tests.node.conftest import PATIENCE, Netns
 from wirespeed.kube import rpc
 
@@ -46,11 +47,14 @@ state = "{data}/state"
 # What containerd mounts for containers ends with its mount namespace, but for pods' network namespaces: these are
 # mounted in a folder that all share. Its processes end with the first one of their own PID namespace.
 START = """\
+ulimit -l 8192 || true  # as the kernel gives it a service; not all can raise it
 mount --make-private "$(stat -c %m "$1")"
 mount -t tmpfs tmpfs "$1"
 exec nsenter --net="$2" containerd --config "$3" --log-level debug
 """
 ISOLATED = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "--propagation", "unchanged")
+
+_EXITED = 2  # the state of a container that has ended
 
 cri: Any = grpc.protos("tests/node/cri.proto")
 
@@ -68,13 +72,41 @@ class Containerd:
         conditions = self._runtime.Status(cri.StatusRequest(), timeout=PATIENCE).status.conditions
         return bool({each.type: each.status for each in conditions}["NetworkReady"])
 
-    def run(self, name: str) -> str:
+    def run(self, name: str, *, privileged: bool = False) -> str:
         """Run the sandbox of the pod default/<name>; its id. Raises grpc.RpcError."""
+        request = cri.RunPodSandboxRequest(config=self._pod(name, privileged=privileged))
+        return str(self._runtime.RunPodSandbox(request, timeout=PATIENCE).pod_sandbox_id)
+
+    def _pod(self, name: str, *, privileged: bool) -> Any:
         metadata = cri.PodSandboxMetadata(name=name, uid=f"uid-{name}", namespace="default")
-        linux = cri.LinuxPodSandboxConfig()
-        config = cri.PodSandboxConfig(metadata=metadata, log_directory=str(self.folder / "logs"), linux=linux)
-        answer = self._runtime.RunPodSandbox(cri.RunPodSandboxRequest(config=config), timeout=PATIENCE)
-        return str(answer.pod_sandbox_id)
+        security = cri.LinuxSandboxSecurityContext(privileged=privileged)
+        linux = cri.LinuxPodSandboxConfig(security_context=security)
+        return cri.PodSandboxConfig(metadata=metadata, log_directory=str(self.folder / "logs"), linux=linux)
+
+    def output(self, name: str, command: list[str], security: Any) -> list[str]:
+        """What a container of the pod default/<name> says until it ends; `security` is its
+        LinuxContainerSecurityContext. Raises grpc.RpcError.
+        """
+        sandbox = self.run(name, privileged=security.privileged)
+        config = cri.ContainerConfig(
+            metadata=cri.ContainerMetadata(name="main"),
+            image=cri.ImageSpec(image=IMAGE),
+            command=command,
+            log_path=f"{name}.log",
+            linux=cri.LinuxContainerConfig(security_context=security),
+        )
+        pod = self._pod(name, privileged=security.privileged)
+        request = cri.CreateContainerRequest(pod_sandbox_id=sandbox, config=config, sandbox_config=pod)
+        made = self._runtime.CreateContainer(request, timeout=PATIENCE)
+        self._runtime.StartContainer(made, timeout=PATIENCE)
+        until(lambda: self._container(made).state == _EXITED, f"ended: {name}")
+        log = (self.folder / "logs" / f"{name}.log").read_text()
+        assert self._container(made).exit_code == 0, log
+        self.stop(sandbox)
+        return [line.split(" ", 3)[3] for line in log.splitlines()]  # after time, stream and tag
+
+    def _container(self, made: Any) -> Any:
+        return self._runtime.ContainerStatus(made, timeout=PATIENCE).status
 
     def stop(self, sandbox: str) -> None:
         """Stop a sandbox and remove it. Raises grpc.RpcError."""
@@ -100,8 +132,13 @@ class Containerd:
 
 
 @contextmanager
-def running(folder: Path, node: Netns, environ: Mapping[str, str]) -> Iterator[Containerd]:
-    """A containerd whose host is the network namespace `node`; plugins that it runs inherit `environ`."""
+def running(
+    folder: Path, node: Netns, environ: Mapping[str, str], files: Mapping[str, bytes] | None = None
+) -> Iterator[Containerd]:
+    """A containerd whose host is the network namespace `node`; plugins that it runs inherit `environ`.
+
+    Its image has these `files` too.
+    """
     data = folder / "data"
     data.mkdir()
     config = folder / "config.toml"
@@ -112,7 +149,7 @@ def running(folder: Path, node: Netns, environ: Mapping[str, str]) -> Iterator[C
     runtime = Containerd(folder)
     try:
         grpc.channel_ready_future(runtime._channel).result(PATIENCE)
-        _import_image(folder)
+        _import_image(folder, files or {})
         yield runtime
     finally:
         runtime.close()
@@ -120,12 +157,12 @@ def running(folder: Path, node: Netns, environ: Mapping[str, str]) -> Iterator[C
         process.wait(PATIENCE)
 
 
-def _import_image(folder: Path) -> None:
-    """Give it the image whose one program waits to be killed."""
+def _import_image(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Give it the image, whose program waits to be killed."""
     program = folder / "pause"
     source = b"#include <unistd.h>\nint main(void) { for (;;) pause(); }\n"
     subprocess.run(["cc", "-static", "-O2", "-x", "c", "-o", program, "-"], input=source, check=True)
-    layer = _archive({"pause": program.read_bytes()})
+    layer = _archive({"pause": program.read_bytes(), **files})
     config = json.dumps(
         {
             "architecture": "amd64",

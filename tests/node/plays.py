@@ -24,6 +24,7 @@ from typing import Any
 
 import yaml
 
+from play import cgroups
 from tests.node.conftest import PATIENCE, ROOT, Netns
 from wirespeed.node import NodeConfig
 from wirespeed.state.journal import Attachment, Journal
@@ -148,6 +149,8 @@ class Stage:
             found += [f"mount {line}" for line in mounts if session in line]
             found += [f"namespace {name}" for name in os.listdir("/run/netns") if name.startswith(session)]
             found += [f"attachment {each}" for each in attachments(session)]
+            groups = [each.base / session for each in cgroups.find()]
+            found += [f"control group {group}" for group in groups if group.exists()]
         found += [f"link {name}" for name in self.node.links() if name not in {"lo", "br0"}]
         return found + [f"lease {lease}" for lease in self.folder.glob("leases/pods/*.*.*.*")]
 
@@ -238,6 +241,9 @@ def attachments(session: str) -> list[Attachment]:
 
 def give_back(stage: Stage, session: str) -> None:
     """What an administrator can do after a play that could not take all back: the journal knows what to undo."""
+    for hierarchy in cgroups.find():
+        for folder, _, _ in os.walk(hierarchy.base / session, topdown=False):
+            os.rmdir(folder)
     for attachment in attachments(session):
         call = {
             "CNI_COMMAND": "DEL",

@@ -443,7 +443,7 @@ def test_two_plays_at_once_do_not_meet(stage: Stage) -> None:
             "pods ask for intel.com/vf",
         ),
         (
-            pod("bad", container(script="true", resources={"limits": {"hugepages-3Mi": "3Mi"}})),
+            pod("bad", container(script="true", resources={"limits": {"hugepages-3Mi": "3Mi", "memory": "1Mi"}})),
             "hugepages-3Mi: this node has no pages",
         ),
     ],

@@ -17,15 +17,16 @@ POOLS = '{"resourceList": [{"resourceName": "left"}, {"resourceName": "right", "
 
 
 def load(tmp_path: Path, *limits: dict[str, Any], config: str = "") -> Manifests:
-    """Pods whose containers have these limits, and the device plugin's configuration."""
+    """Pods whose containers have these limits and one of memory, and the device plugin's configuration."""
+    resources = [{"limits": {"memory": "1Gi", **each}} for each in limits]
     documents: list[Any] = [
         {
             "apiVersion": "v1",
             "kind": "Pod",
             "metadata": {"name": f"p{number}"},
-            "spec": {"containers": [{"name": "main", "command": ["true"], "resources": {"limits": each}}]},
+            "spec": {"containers": [{"name": "main", "command": ["true"], "resources": each}]},
         }
-        for number, each in enumerate(limits)
+        for number, each in enumerate(resources)
     ]
     if config:
         data = {"config.json": config}

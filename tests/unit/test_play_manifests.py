@@ -254,7 +254,21 @@ REFUSED: list[tuple[object, str]] = [
         env(valueFrom={"configMapKeyRef": {"name": "c", "key": "k"}}),
         "Pod default/p: container main: variable V: no key k in a ConfigMap default/c in the files",
     ),
+    (
+        pod({"securityContext": {"runasuser": 1}}),
+        f"{CONTAINER}.securityContext: object contains unknown field `runasuser`",
+    ),
+    (
+        pod({"securityContext": {"capabilities": {"ad": []}}}),
+        f"{CONTAINER}.securityContext.capabilities: object contains unknown field `ad`",
+    ),
+    (
+        pod(securityContext={"privileged": True}),
+        "Pod default/p: spec.securityContext: object contains unknown field `privileged`",
+    ),
+    (pod({"securityContext": {"runAsNonRoot": True}}), f"{CONTAINER}.securityContext.runAsNonRoot: expected"),
     (limits(hugepages="1MB"), f"{CONTAINER}.resources.limits['hugepages']: expected a quantity like 2"),
+    (limits(**{"hugepages-2Mi": "4Mi"}), f"{CONTAINER}.resources: hugepages-2Mi: expected cpu or memory beside it"),
     (limits(intel__x="0.5"), f"{CONTAINER}.resources.limits['intel/x']: expected a whole number from 0"),
     (limits(Intel__x=1), f"{CONTAINER}.resources.limits['Intel/x']: prefix 'Intel'"),
     (
