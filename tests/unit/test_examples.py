@@ -46,6 +46,14 @@ def test_a_container_with_a_vfio_device_may_lock_memory_and_has_hugepages(folder
             assert limits.of(container).hugepages
 
 
+def test_a_container_that_sets_up_a_kernels_interface_may_do_so() -> None:
+    pods = [pod for folder in FOLDERS for pod in load(folder).pods if "net_af_packet" in text_of(pod)]
+    assert [pod.label for pod in pods] == ["default/firewall"]
+    context = pods[0].spec.containers[0].security_context
+    assert context
+    assert "NET_ADMIN" in capabilities(context, frozenset())
+
+
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_the_packets_of_testpmd_have_room_in_the_hugepages(folder: str) -> None:
     for pod in load(folder).pods:
