@@ -240,7 +240,7 @@ def prepare(plan: dict[str, Any]) -> None:
     os.makedirs(plan["folder"], exist_ok=True)
     if rights["readOnlyRoot"]:  # its volumes and /dev can be written to
         remount("/", MS_RDONLY)
-        for place in ("/run", "/tmp"):  # noqa: S108
+        for place in {"/run", "/tmp"} - {os.path.realpath(path) for _, path, _ in plan["mounts"]}:  # noqa: S108
             remount(place, MS_RDONLY | MS_NOSUID | MS_NODEV)
 
 

@@ -129,15 +129,7 @@ class Process:
                 nothing = subprocess.DEVNULL
                 plan = self._plan.beside(self.pid, command)
                 process = _launch(plan, theirs, stdin=nothing, stdout=nothing, stderr=nothing)
-            return self._end_of(process, timeout)
-
-    def _end_of(self, process: subprocess.Popen[bytes], timeout: float) -> int | None:
-        try:
-            return process.wait(timeout)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)  # the launcher and, in the namespace, its child
-            process.wait()
-            return None
+            return _end_of(process, timeout)
 
     def _read(self) -> None:
         assert self._launcher.stdout is not None
@@ -160,6 +152,15 @@ def _launch(
             env={"PATH": os.environ.get("PATH", os.defpath)},
             start_new_session=True,  # the terminal's Ctrl-C is for this process alone
         )
+
+
+def _end_of(process: subprocess.Popen[bytes], timeout: float) -> int | None:
+    try:
+        return process.wait(timeout)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)  # the launcher and, in the namespace, its child
+        process.wait()
+        return None
 
 
 @contextlib.contextmanager

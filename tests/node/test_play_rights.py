@@ -173,6 +173,16 @@ def test_a_command_beside_the_container_may_do_no_more(stage: Stage, rights: Pat
     assert (shared / "probe").read_text() == own
 
 
+def test_volumes_of_a_read_only_container_can_be_written(stage: Stage) -> None:
+    writes = container(
+        script="for place in /tmp /run/work /run /etc /dev; do test -w $place && echo $place; done; :"
+    )
+    writes["volumeMounts"] = [{"name": "work", "mountPath": place} for place in ("/tmp", "/run/work")]
+    writes["securityContext"] = {"readOnlyRootFilesystem": True}
+    played = stage.play(pod("writes", writes, volumes=[{"name": "work", "emptyDir": {}}]))
+    assert played.said("default/writes/main") == ["/tmp", "/run/work", "/dev"]
+
+
 def test_files_of_a_volume_are_the_pods_group(stage: Stage) -> None:
     writes = container(script="id -G; stat -c '%g %a' /work; touch /work/file; stat -c '%u %g' /work/file")
     writes["volumeMounts"] = [{"name": "work", "mountPath": "/work"}]
