@@ -448,9 +448,9 @@ def test_a_file_is_read_as_kubernetes_reads_it(tmp_path: Path) -> None:
           kind: PodList
           items:
           - metadata: {name: web, annotations: {k8s.v1.cni.cncf.io/networks: , built: 2024-05-01}}
-            spec: {containers: , volumes: ~}
+            spec: {containers: [{name: main, image: i, resources: }], volumes: ~}
           - metadata: {name: other, annotations: {k8s.v1.cni.cncf.io/networks: tip}}
-            spec: {}
+            spec: {containers: [{name: main, image: i}]}
         """
     found = said(tmp_path, a__yaml=manifest, n__yaml=NETWORKS)
     assert found[0] == "a.yaml:17: error: policy mine: spec.priority: expected `int` <= 99"
@@ -1052,8 +1052,8 @@ VFIO_SOURCES = {
     "network": """\
         apiVersion: k8s.cni.cncf.io/v1
         kind: NetworkAttachmentDefinition
-        metadata: {name: n, annotations: {k8s.v1.cni.cncf.io/resourceName: intel.com/dpdk}}
-        spec: {config: '{"cniVersion": "1.0.0", "name": "n", "type": "wirespeed-sriov", "driver": "vfio-pci"}'}
+        metadata: {name: net, annotations: {k8s.v1.cni.cncf.io/resourceName: intel.com/dpdk}}
+        spec: {config: '{"cniVersion": "1.0.0", "name": "net", "type": "wirespeed-sriov", "driver": "vfio-pci"}'}
         """,
 }
 

@@ -256,15 +256,15 @@ REFUSED: list[tuple[object, str]] = [
     ),
     (
         pod({"securityContext": {"runasuser": 1}}),
-        f"{CONTAINER}.securityContext: object contains unknown field `runasuser`",
+        f'{CONTAINER}.securityContext: unknown key "runasuser"',
     ),
     (
         pod({"securityContext": {"capabilities": {"ad": []}}}),
-        f"{CONTAINER}.securityContext.capabilities: object contains unknown field `ad`",
+        f'{CONTAINER}.securityContext.capabilities: unknown key "ad"',
     ),
     (
         pod(securityContext={"privileged": True}),
-        "Pod default/p: spec.securityContext: object contains unknown field `privileged`",
+        'Pod default/p: spec.securityContext: unknown key "privileged"',
     ),
     (pod({"securityContext": {"runAsNonRoot": True}}), f"{CONTAINER}.securityContext.runAsNonRoot: expected"),
     (limits(hugepages="1MB"), f"{CONTAINER}.resources.limits['hugepages']: expected a quantity like 2"),
