@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from plugins.meta.config import CAPABILITIES
 from wirespeed.cni import versions
 
 NETWORK_NAME = "multus-cni-network"  # what Multus calls its network
@@ -154,8 +155,9 @@ def _autoconf(given: Mapping[str, Any], found: Translation) -> dict[str, Any]:
     elif version:
         found.warnings.append(f'key "cniVersion": {version!r} is not spoken here: the primary\'s holds')
     meta = {key: given[key] for key in _META if key in given}
+    # Multus refuses nothing that a pod asks of a network: an address or a MAC also goes by CNI_ARGS.
+    meta["lenientCapabilities"] = list(CAPABILITIES)
     if "/" in str(meta.get("clusterNetwork", "")):  # the primary's file, which is found by the same rule
         del meta["clusterNetwork"]
-    if meta:
-        autoconf["meta"] = meta
+    autoconf["meta"] = meta
     return autoconf

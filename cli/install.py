@@ -88,6 +88,7 @@ def _carry_out(planned: Callable[[Options], Plan], options: Options, *, dry_run:
         if dry_run:
             for step in plan.steps:
                 click.echo(f"would {step.what}")
+            plan.notes += plan.outlook()
         elif plan.steps:
             with plans.no_agent(plan.config) if alone else contextlib.nullcontext():
                 execute(plan.steps, click.echo)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from textwrap import indent
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import msgspec
 
 from agent import cniconf, multus
-from agent.install import binaries, caches, steps
+from agent.install import binaries, caches, demands, steps
 from agent.install.steps import Step, Undo, execute, kept
 from agent.listener import only_agent
 from plugins.meta.config import OWN_TYPE
@@ -57,6 +58,7 @@ class Plan:
     config: NodeConfig
     steps: list[Step] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    outlook: Callable[[], Iterable[str]] = tuple  # more notes, of the cluster, for whom it is asked
 
 
 @contextlib.contextmanager
@@ -112,6 +114,8 @@ def installation(options: Options) -> Plan:
         )
     plan.steps += _unit_steps(options)
     plan.notes += _notes(options, plan.config)
+    if "multus" in options.replace:
+        plan.outlook = partial(demands.notes, plan.config)
     return plan
 
 

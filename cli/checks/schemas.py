@@ -86,7 +86,7 @@ def _part(keys: Iterable[str], details: Mapping[str, Schema] | None = None) -> S
 _NULL = {"type": "null"}
 _HEX = "[0-9a-fA-F]"
 _PCI = _text(rf"{_HEX}{{4,8}}:{_HEX}{{2}}:[01]{_HEX}\.[0-7]")
-_MAC = _text(rf"{_HEX}[02468aAcCeE](?:[:-]{_HEX}{{2}}){{5}}")
+_MAC = _text(rf"{_HEX}[02468aAcCeE](?:(?:[:-]{_HEX}{{2}}){{5}}|{_HEX}{{2}}(?:\.{_HEX}{{4}}){{2}})")
 _NO_TEXT = {"const": ""}
 _SWITCH = {"enum": ["on", "off", ""]}
 
@@ -143,7 +143,7 @@ _ELEMENT: Mapping[str, Schema] = {
     "deviceID": {"anyOf": [_PCI, _text(functions.SCALABLE.pattern), _NO_TEXT]},
     "cni-args": {"type": "object"},
     "default-route": _ADDRESSES,
-    "ipam-claim-reference": _NO_TEXT,
+    "ipam-claim-reference": _text(),
 }
 
 _MEMIF: Mapping[str, Schema] = {

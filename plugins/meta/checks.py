@@ -78,7 +78,8 @@ def _check(delegate: Delegate, chain: Chain, *, elsewhere: bool) -> None:
             raise CniError(
                 Code.POLICY,
                 f'the pod asks for "{capability}", and no plugin of the network takes it: '
-                f'expected "capabilities": {{"{capability}": true}} in the configuration of one',
+                f'expected "capabilities": {{"{capability}": true}} in the configuration of one, or '
+                f'"lenientCapabilities": ["{capability}"] in the meta-plugin\'s (autoconf.meta of agent.yaml)',
             )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 from functools import lru_cache
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 
@@ -18,6 +18,7 @@ log = logging.getLogger(__name__)
 OWN_TYPE = "wirespeed"
 
 Capability = Literal["ips", "mac", "infinibandGUID", "portMappings", "bandwidth"]  # what the annotation can ask for
+CAPABILITIES: tuple[Capability, ...] = get_args(Capability)
 
 
 @structs.prepared
@@ -55,7 +56,8 @@ class MetaConfig(msgspec.Struct, kw_only=True, frozen=True, rename="camel"):
     # The number of the first interface after the master's: 1 is net1.
     first_interface: Annotated[int, msgspec.Meta(ge=0, le=9999)] = 1
     # What pods may ask of a network even where no plugin of it has the capability. An address or a MAC is then
-    # passed in CNI_ARGS; anything else has no effect.
+    # passed in CNI_ARGS; anything else has no effect. In a peer's configuration that does not say, all of them: it
+    # lets its pods ask for anything.
     lenient_capabilities: list[Capability] = []
 
     conf_dir: str = "/etc/cni/multus/net.d"  # network configurations that are found by their name
@@ -105,6 +107,8 @@ def load(raw: dict[str, Any]) -> MetaConfig:
                 warn(f"configuration {_name(raw)}: {unknown(key, KNOWN)}; it has no effect")
     # A peer writes null where it means "not given".
     given = {key: value for key, value in raw.items() if value is not None}
+    if not own:
+        given.setdefault("lenientCapabilities", list(CAPABILITIES))
     try:
         config = msgspec.convert(given, MetaConfig)
     except msgspec.ValidationError as error:

@@ -38,6 +38,7 @@ class Delegate(msgspec.Struct, kw_only=True, frozen=True, rename="camel"):
     selected: bool = False  # the pod's annotation asks for it
     settings: dict[str, Any] = {}  # the master's: the configuration's keys that networks of a later day need
     asked: tuple[str, ...] = ()  # the capabilities that the pod's annotation needs of the network
+    lenient: tuple[str, ...] = ()  # those that it asks for too, that no plugin has, and that may be without effect
     cni_args: dict[str, Any] = {}  # put into each plugin's args.cni
     resource: str = ""
     device: str = ""

@@ -17,7 +17,7 @@ import msgspec
 from plugins.meta import checks, selection
 from plugins.meta.config import MetaConfig
 from plugins.meta.delegate import Delegate, planned, recorded, recorded_identity
-from plugins.meta.meta import Meta, addition, named, refusal
+from plugins.meta.meta import Meta, named, refusal
 from plugins.meta.resolve import Pod, named_pod, read_pod
 from plugins.meta.selection import Selection
 from wirespeed.cni.chain import Chain
@@ -157,7 +157,7 @@ class Hotplug:
                 self._report(here)
             except BaseException as error:
                 raise self._meta.undone(request, error, self._row(here, ifname)) from error
-        self._meta.tell(here.pod, "AddedInterface", addition(delegate, result))
+        self._meta.tell_added(here.pod, delegate, result)
         return self._row(here, ifname)[0]
 
     def _resolved(self, here: _Container, asked: Selection, *, ifname: str, selected: bool) -> Delegate:

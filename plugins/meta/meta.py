@@ -15,7 +15,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from plugins.meta import checks, config, gateway, status
+from plugins.meta import checks, config, gateway, requests, status
 from plugins.meta.delegate import Delegate, planned, recorded, recorded_identity
 from plugins.meta.resolve import Pod, Resolver, named_pod, read_pod
 from wirespeed.cni.chain import UNDO_TIME, Chain, load_network
@@ -80,7 +80,7 @@ class Meta:
                 raise self.undone(request, error, self._rows(request)) from error
         for delegate in delegates:
             if not delegate.auxiliary:
-                self.tell(pod, "AddedInterface", addition(delegate, results[delegate.ifname]))
+                self.tell_added(pod, delegate, results[delegate.ifname])
         return results[delegates[0].ifname]
 
     def _attach(self, request: Request, delegates: Sequence[Delegate], ns: NetNs) -> dict[str, Result]:
@@ -146,6 +146,13 @@ class Meta:
                     namespace=pod.namespace, name=pod.name, uid=uid, reason=reason, message=message, warning=warning
                 )
             )
+
+    def tell_added(self, pod: Pod | None, delegate: Delegate, result: Result) -> None:
+        """Tell of an attachment, and of what the pod asked for and did not get."""
+        self.tell(pod, "AddedInterface", addition(delegate, result))
+        for message in requests.unmet(delegate, result):
+            log.warning("%s%s", f"pod {pod.label}: " if pod else "", message)
+            self.tell(pod, "RequestNotMet", message, warning=True)
 
     def _device_info(self, delegate: Delegate) -> dict[str, object] | None:
         """What the plugin wrote of the device, or else the device plugin."""

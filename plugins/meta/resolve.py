@@ -283,7 +283,7 @@ class Resolver:
                     f'network {delegate.label}: pods ask for "{key}", which no plugin of it takes: it has no effect'
                 )
         kept = tuple(key for key in delegate.asked if key not in missing)
-        return msgspec.structs.replace(delegate, args=args, asked=kept)
+        return msgspec.structs.replace(delegate, args=args, asked=kept, lenient=tuple(missing))
 
 
 def _names(wanted: Sequence[_Wanted], master: str, *, first: int) -> list[str]:

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from plugins.meta.config import unknown
+from wirespeed.cni.address import unicast_mac
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.host import functions
 
@@ -25,7 +26,6 @@ _NAMESPACE = re.compile(_LABEL)  # RFC 1123 label
 _NAME = re.compile(rf"{_LABEL}(\.{_LABEL})*")  # RFC 1123 subdomain
 # Less than the kernel takes: no "%" (a template to it), no ":" (an alias), nothing that a shell would read.
 _IFNAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}")
-_MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 _GUID = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){7}")
 _PROTOCOLS = ("tcp", "udp", "sctp")
 _RATES = ("ingressRate", "ingressBurst", "egressRate", "egressBurst")
@@ -36,7 +36,9 @@ class Selection:
     """One network that a pod asks for, and what it asks of it; what was not asked for is empty or None.
 
     `bandwidth` is in bit/s and bit, as the bandwidth plugin takes it. `default_route` is None where the key
-    is not there, for an empty list means something.
+    is not there, for an empty list means something. `ipam_claim` names an IPAMClaim: the network's own plugin
+    reads it in the pod's annotation (OVN-Kubernetes does), and one that knows no claims passes over it
+    (multi-net-spec v1.3, 4.1.2.1.11).
     """
 
     namespace: str
@@ -50,6 +52,7 @@ class Selection:
     device_id: str = ""
     cni_args: dict[str, Any] = field(default_factory=dict)
     default_route: tuple[str, ...] | None = None
+    ipam_claim: str = ""
 
     @property
     def label(self) -> str:
@@ -215,8 +218,8 @@ def _gateways(value: object, where: str) -> tuple[str, ...]:
 
 
 def _mac(value: object, where: str) -> str:
-    text = value.lower().replace("-", ":") if isinstance(value, str) else ""
-    if not _MAC.fullmatch(text) or int(text[:2], 16) & 1 or text == "00:00:00:00:00:00":
+    text = unicast_mac(value)
+    if not text:
         raise _wrong(where, "a unicast MAC address like 02:00:00:00:00:01", value)
     return text
 
@@ -297,8 +300,10 @@ def _bandwidth(value: object, where: str) -> dict[str, int]:
     return {key: _integer(entry, f'{where}, "{key}"', 0, 2**63 - 1) for key, entry in given.items()}
 
 
-def _no_claim(value: object, where: str) -> str:
-    raise CniError(Code.INVALID_CONFIG, f"{where}: IPAM claims are not supported, got {value!r}")
+def _claim(value: object, where: str) -> str:
+    if not isinstance(value, str):
+        raise _wrong(where, "the name of an IPAMClaim", value)
+    return value
 
 
 # JSON key -> field of Selection, and what checks it.
@@ -313,7 +318,7 @@ _KEYS: dict[str, tuple[str, Callable[[object, str], Any]]] = {
     "deviceID": ("device_id", _device),
     "cni-args": ("cni_args", _object),
     "default-route": ("default_route", _gateways),
-    "ipam-claim-reference": ("claim", _no_claim),
+    "ipam-claim-reference": ("ipam_claim", _claim),
 }
 KEYS = ("name", "namespace", *_KEYS)
 # Keys whose empty string is "not given", as the peers write it.

@@ -11,6 +11,7 @@ from typing import Any
 
 from plugins.sriov import rss
 from plugins.sriov.rss import Rss
+from wirespeed.cni.address import unicast_mac
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.keys import nearest, nearest_value
 from wirespeed.cni.request import Request
@@ -74,7 +75,6 @@ _OF_A_VF = (
 _OF_A_PORT = ("vlan", "max_tx_rate")  # of these what a representor's port has as well
 _CANONICAL = {key.lower(): key for key in (*KEYS, *OTHER_KEYS)}
 _GUID = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){7}")
-_MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 _DRIVER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 NETDEVICE = "netdevice"  # as a driver: the one that the kernel chooses
 
@@ -321,8 +321,8 @@ def _link_state(value: object) -> int | None:
 def _mac(value: object) -> str | None:
     if value is None or value == "":
         return None
-    text = value.lower().replace("-", ":") if isinstance(value, str) else ""
-    if not _MAC.fullmatch(text) or int(text[:2], 16) & 1 or text == "00:00:00:00:00:00":
+    text = unicast_mac(value)
+    if not text:
         raise _wrong("mac", "a unicast MAC address like 02:00:00:00:00:01", value)
     return text
 

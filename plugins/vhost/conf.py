@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from wirespeed.cni.address import unicast_mac
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.keys import nearest, nearest_value
 from wirespeed.cni.request import Request
@@ -96,7 +97,6 @@ VHOSTUSER, MEMIF = "vhostuser", "memif"
 _KINDS = {OVS: (VHOSTUSER,), VPP: (MEMIF, VHOSTUSER), NONE: (MEMIF,)}
 _OPPOSITE = {"client": "server", "server": "client", "master": "slave", "slave": "master"}
 
-_MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 _FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")  # no comma: it would end the argument of the application
 _DEVICE = re.compile(r"[A-Za-z0-9_-]{1,63}")
 _FOLDER = re.compile(r"/[A-Za-z0-9_.+@~/-]*")
@@ -484,8 +484,8 @@ def _text(where: str, conf: Mapping[str, Any], key: str, longest: int) -> str:
 def _mac(value: object) -> str:
     if value is None or value == "":
         return ""
-    text = value.lower().replace("-", ":") if isinstance(value, str) else ""
-    if not _MAC.fullmatch(text) or int(text[:2], 16) & 1 or text == "00:00:00:00:00:00":
+    text = unicast_mac(value)
+    if not text:
         raise _wrong("mac", "a unicast MAC address like 02:00:00:00:00:01", value)
     return text
 

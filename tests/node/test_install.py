@@ -21,6 +21,7 @@ from click.testing import CliRunner
 from agent.install import binaries
 from cli.install import install, uninstall
 from tests import multusfiles, sriovfiles, userspacefiles
+from tests.apiserver import ApiServer
 from tests.multusfiles import Attached
 from tests.node.calling import DONE, Call
 from tests.node.conftest import PATIENCE, ROOT
@@ -189,6 +190,7 @@ def test_dry_run_tells_all_and_changes_nothing(place: Place) -> None:
     multusfiles.write(place.multus, CID, [BRIDGED], netns="/run/netns/gone")
     before = place.tree()
     told = place.run("install", "--replace", "multus", "--systemd", "--dry-run")
+    assert told.pop().startswith("note: pods' requests were not held against their networks' capabilities: ")
     assert place.tree() == before
     assert not (place.root / "run/wirespeed").exists()
     done = place.run("install", "--replace", "multus", "--systemd")
@@ -291,13 +293,59 @@ def test_multus_configuration_becomes_the_agents_and_its_file_follows_the_primar
         "autoconf": {
             "networkName": "multus-cni-network",
             "cniVersion": "0.4.0",
-            "meta": {"defaultNetworks": ["data"], "namespaceIsolation": True},
+            "meta": {
+                "defaultNetworks": ["data"],
+                "namespaceIsolation": True,
+                "lenientCapabilities": ["ips", "mac", "infinibandGUID", "portMappings", "bandwidth"],
+            },
             "cniConfigDir": str(place.conf),
             "files": ["00-wirespeed.conflist", "00-multus.conf"],
         }
     }
     assert any('note: key "metricsPort" has no effect here' in line for line in told)
     assert json.loads((place.conf / "00-multus.conf.replaced").read_text()) == THICK
+
+
+def test_dry_run_names_the_networks_whose_pods_ask_for_more_than_their_plugins_declare(
+    place: Place, tmp_path: Path
+) -> None:
+    place.put("00-multus.conf", THICK)
+    mac, ips = "02:9d:4c:00:00:01", ["10.2.0.5/24"]
+    networks: dict[str, Any] = {
+        "bridged": {"type": "bridge"},
+        "capable": {"type": "bridge", "capabilities": {"mac": True}},
+    }
+    asked = [{"name": "bridged", "mac": mac, "ips": ips}, {"name": "capable", "mac": mac}]
+    with ApiServer(tmp_path) as api:
+        for name, config in networks.items():
+            text = json.dumps({"cniVersion": "1.0.0", "name": name, **config})
+            api.put(
+                {
+                    "apiVersion": "k8s.cni.cncf.io/v1",
+                    "kind": "NetworkAttachmentDefinition",
+                    "metadata": {"name": name, "namespace": "vms"},
+                    "spec": {"config": text},
+                }
+            )
+        for number in range(5):
+            annotations = {"k8s.v1.cni.cncf.io/networks": json.dumps(asked)}
+            metadata = {"name": f"vm{number}", "namespace": "vms", "annotations": annotations}
+            api.put({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": {"nodeName": f"n{number}"}})
+        options = ("--replace", "multus", "--kubeconfig", str(api.kubeconfig()), "--dry-run")
+        lenient = place.run("install", *options)
+        place.config.parent.mkdir()
+        place.config.write_text(yaml.safe_dump({"cluster": {"kubeconfig": str(api.kubeconfig())}, "autoconf": {}}))
+        strict = place.run("install", *options)
+    assert {request.verb for request in api.requests} <= {"GET", "LIST"}
+    pods = "(vms/vm0, vms/vm1, vms/vm2 and 2 more)"
+    lacking = 'note: network vms/bridged: pods ask for "{0}", and no plugin of it has that capability: {1} {2}'
+    assert [line for line in lenient if "capability" in line] == [
+        lacking.format(key, "it is passed in CNI_ARGS, by lenientCapabilities", pods) for key in ("ips", "mac")
+    ]
+    refused = 'they are refused, until autoconf.meta.lenientCapabilities has "{0}"'
+    assert [line for line in strict if "capability" in line] == [
+        lacking.format(key, refused.format(key), pods) for key in ("ips", "mac")
+    ]
 
 
 def test_primary_that_multus_had_taken_stays_the_primary(place: Place) -> None:

@@ -12,6 +12,9 @@ import pytest
 from agent import cniconf, multus
 from wirespeed.node import NodeConfig
 
+# What Multus' users may rely on: it passes what a pod asks for, and refuses nothing.
+EVERYTHING = ["ips", "mac", "infinibandGUID", "portMappings", "bandwidth"]
+
 # What Multus' own manifests say.
 SHIPPED = {
     "chrootDir": "/hostroot",
@@ -40,6 +43,7 @@ def test_shipped_configuration_becomes_the_nodes_own_paths_without_a_warning() -
             "cniConfigDir": "/etc/cni/net.d",
             "networkName": "multus-cni-network",
             "cniVersion": "0.3.1",
+            "meta": {"lenientCapabilities": EVERYTHING},
         }
     }
     assert found.warnings == []
@@ -84,6 +88,7 @@ def test_keys_with_a_counterpart_become_it() -> None:
                 "namespaceIsolation": True,
                 "globalNamespaces": "default,networks",
                 "capabilities": {"bandwidth": True},
+                "lenientCapabilities": EVERYTHING,
             },
         },
     }
@@ -123,7 +128,10 @@ def test_configuration_of_the_users_own_is_not_written_over() -> None:
 
 def test_master_that_is_no_file_is_kept() -> None:
     document = multus.translate({"clusterNetwork": "primary-net"}).document
-    assert document["autoconf"]["meta"] == {"clusterNetwork": "primary-net"}
+    assert document["autoconf"]["meta"] == {
+        "clusterNetwork": "primary-net",
+        "lenientCapabilities": EVERYTHING,
+    }
     taken(document)
 
 
@@ -143,7 +151,7 @@ def test_configuration_of_the_daemon_follows_the_primary_from_now_on() -> None:
         }
     )
     found = multus.translate({**said, **SHIPPED})
-    assert found.document["autoconf"]["meta"] == {"binDir": "/opt/cni/bin"}
+    assert found.document["autoconf"]["meta"] == {"binDir": "/opt/cni/bin", "lenientCapabilities": EVERYTHING}
     assert found.warnings == []
 
 
@@ -165,7 +173,11 @@ def test_list_of_the_thin_plugin_is_read_as_one_object() -> None:
     found = multus.translate(said)
     assert found.document == {
         "cluster": {"kubeconfig": "/etc/cni/net.d/multus.d/multus.kubeconfig"},
-        "autoconf": {"networkName": "node-net", "cniVersion": "1.0.0"},
+        "autoconf": {
+            "networkName": "node-net",
+            "cniVersion": "1.0.0",
+            "meta": {"lenientCapabilities": EVERYTHING},
+        },
     }
 
 

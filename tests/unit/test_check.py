@@ -333,7 +333,8 @@ def test_what_no_plugin_of_the_network_takes_is_an_error(tmp_path: Path) -> None
 """
     found = said(tmp_path, a__yaml=pod(annotation, "intel.com/vf: 1"), n__yaml=NETWORKS)
     text = 'network default/tap (net1): the pod asks for "{0}", and no plugin of the network takes it: expected '
-    text += '"capabilities": {{"{0}": true}} in the configuration of one'
+    text += '"capabilities": {{"{0}": true}} in the configuration of one, or "lenientCapabilities": ["{0}"] in the '
+    text += "meta-plugin's (autoconf.meta of agent.yaml)"
     assert found == [f"a.yaml:7: error: {text.format('mac')}", f"a.yaml:8: error: {text.format('ips')}"]
 
 

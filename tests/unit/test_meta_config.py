@@ -29,6 +29,17 @@ def test_what_is_not_given_has_the_peers_defaults() -> None:
     assert (loaded.first_interface, loaded.lenient_capabilities) == (1, [])
 
 
+@pytest.mark.parametrize("kind", ["multus", "multus-shim"])
+def test_peers_configuration_lets_pods_ask_for_anything_unless_it_says_otherwise(kind: str) -> None:
+    peer = {**OWN, "type": kind}
+    everything = ["ips", "mac", "infinibandGUID", "portMappings", "bandwidth"]
+    assert load(peer).lenient_capabilities == everything
+    assert load({**peer, "lenientCapabilities": None}).lenient_capabilities == everything
+    assert load({**peer, "lenientCapabilities": []}).lenient_capabilities == []
+    # And so do networks that its pods get later.
+    assert load(load(peer).for_later() | {"delegates": [{}]}).lenient_capabilities == everything
+
+
 @pytest.mark.parametrize(
     ("given_as", "exempt"),
     [

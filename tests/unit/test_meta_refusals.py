@@ -392,9 +392,9 @@ def of(key: str) -> str:
             f"{of('default-route')}: expected a list of IP addresses without prefix length, got '10.0.0.1/24'",
         ),
         (
-            element("ipam-claim-reference", "c"),
+            element("ipam-claim-reference", ["c"]),
             7,
-            f"{of('ipam-claim-reference')}: IPAM claims are not supported, got 'c'",
+            f"{of('ipam-claim-reference')}: expected the name of an IPAMClaim, got ['c']",
         ),
         # Together
         (
@@ -441,7 +441,8 @@ def test_annotation_is_refused(refusal: Callable[..., Refusal], annotation: Any,
 def lacks(network: str, capability: str) -> str:
     return (
         f'pod default/p: network default/{network} (net1): the pod asks for "{capability}", and no plugin of the '
-        f'network takes it: expected "capabilities": {{"{capability}": true}} in the configuration of one'
+        f'network takes it: expected "capabilities": {{"{capability}": true}} in the configuration of one, or '
+        f'"lenientCapabilities": ["{capability}"] in the meta-plugin\'s (autoconf.meta of agent.yaml)'
     )
 
 

@@ -267,11 +267,11 @@ def test_address_and_mac_go_by_cni_args_where_the_configuration_is_lenient(
     lenient = {"lenientCapabilities": ["ips", "mac"]}
     found = plan(asked, {"n": BRIDGE}, config=lenient)[1]
     assert (found.args["IP"], found.args["MAC"]) == ("10.0.0.2/24", MAC)
-    assert found.asked == ("bandwidth",)  # which is refused
+    assert (found.asked, found.lenient) == (("bandwidth",), ("ips", "mac"))  # the bandwidth is refused
     capable = {**BRIDGE, "capabilities": {"ips": True, "mac": True, "bandwidth": True}}
     found = plan(asked, {"n": capable}, config=lenient)[1]
     assert not {"IP", "MAC"} & found.args.keys()
-    assert found.asked == ("ips", "mac", "bandwidth")
+    assert (found.asked, found.lenient) == (("ips", "mac", "bandwidth"), ())
 
 
 def test_request_that_has_no_effect_is_warned_of_where_the_configuration_is_lenient(
@@ -280,8 +280,50 @@ def test_request_that_has_no_effect_is_warned_of_where_the_configuration_is_leni
     config.warn.cache_clear()
     asked = [{"name": "n", "portMappings": [{"hostPort": 80, "containerPort": 80}]}]
     found = plan(asked, {"n": BRIDGE}, config={"lenientCapabilities": ["portMappings"]})[1]
-    assert found.asked == ()
+    assert (found.asked, found.lenient) == ((), ("portMappings",))
     assert 'network ns/n: pods ask for "portMappings", which no plugin of it takes: it has no effect' in caplog.text
+
+
+# KubeVirt and OVN-Kubernetes
+
+OVN = {
+    "cniVersion": "1.0.0",
+    "name": "tenant-blue",
+    "type": "ovn-k8s-cni-overlay",
+    "topology": "layer2",
+    "role": "secondary",
+    "subnets": "10.100.0.0/16",
+    "excludeSubnets": "10.100.0.0/30",
+    "allowPersistentIPs": True,
+    "mtu": 1400,
+    "netAttachDefName": "ns/l2",
+}
+
+
+def test_network_of_ovn_kubernetes_reaches_its_plugin_as_it_stands_and_the_claim_by_the_pods_annotation(
+    plan: Callable[..., list[Delegate]],
+) -> None:
+    element = {"name": "l2", "namespace": "ns", "interface": "pod37a8eec1ce1", "mac": MAC}
+    claim = {**element, "ips": ["10.100.0.5/16"], "ipam-claim-reference": "vm1.blue", "cni-args": None}
+    found = plan([claim], {"l2": OVN}, config={"type": "multus"})[1]
+    assert found.network().plugins == [OVN]
+    assert found.ifname == "pod37a8eec1ce1"
+    # By these the plugin finds the pod, in whose annotation it reads the rest.
+    assert {key: found.args[key] for key in ("K8S_POD_NAMESPACE", "K8S_POD_NAME", "MAC", "IP")} == {
+        "K8S_POD_NAMESPACE": "ns",
+        "K8S_POD_NAME": "p",
+        "MAC": MAC,
+        "IP": "10.100.0.5/16",
+    }
+
+
+def test_arguments_of_a_binding_plugin_are_put_into_its_configuration_however_nested(
+    plan: Callable[..., list[Delegate]],
+) -> None:
+    args = {"logicNetworkName": "default", "more": {"list": [1, {"deep": True}], "none": None}}
+    binding = {"cniVersion": "1.0.0", "plugins": [{"type": "kubevirt-passt-binding"}]}
+    found = plan([{"name": "b", "cni-args": args}], {"b": binding})[1]
+    assert found.network().plugins == [{"type": "kubevirt-passt-binding", "args": {"cni": args}}]
 
 
 # Calls

@@ -67,6 +67,7 @@ def test_every_key_reaches_its_field() -> None:
             "infiniband-guid": "02:00:00:00:00:00:00:0A",
             "cni-args": {"a": {"b": 1}},
             "default-route": ["10.0.0.1", "fd00::1"],
+            "ipam-claim-reference": "vm1.data",
         },
     )
     assert found == Selection(
@@ -81,6 +82,7 @@ def test_every_key_reaches_its_field() -> None:
         device_id="0000:af:06.1",
         cni_args={"a": {"b": 1}},
         default_route=("10.0.0.1", "fd00::1"),
+        ipam_claim="vm1.data",
     )
 
 
@@ -95,7 +97,14 @@ def test_protocol_of_a_port_is_tcp_unless_it_says_otherwise() -> None:
     assert [each["protocol"] for each in both.port_mappings] == ["tcp", "udp"]
 
 
-@pytest.mark.parametrize("key", ["interface", "mac", "infiniband-guid", "deviceID", "namespace"])
+@pytest.mark.parametrize("mac", ["02:00:5E:00:53:01", "02-00-5e-00-53-01", "0200.5E00.5301"])
+def test_mac_is_taken_in_every_form_of_the_peers(mac: str) -> None:
+    assert one(mac=mac).mac == "02:00:5e:00:53:01"
+
+
+@pytest.mark.parametrize(
+    "key", ["interface", "mac", "infiniband-guid", "deviceID", "namespace", "ipam-claim-reference"]
+)
 @pytest.mark.parametrize("value", ["", None])
 def test_empty_value_is_not_given(key: str, value: str | None) -> None:
     assert one(**{key: value}) == one()
@@ -120,6 +129,55 @@ def test_other_master_is_one_network_of_the_administrators_namespace() -> None:
     with pytest.raises(CniError, match=r"^annotation v1\.multus-cni\.io/default-network: element 1: name: ") as bad:
         parse_default("Main", namespace="kube-system")
     assert bad.value.code == Code.INVALID_CONFIG
+
+
+def test_other_master_is_taken_in_json_too_with_all_that_is_asked_of_it() -> None:
+    # As KubeVirt's IPAM extension writes it for a VM with a MAC, addresses and a claim of its own.
+    element = {
+        "name": "default",
+        "namespace": "ovn-kubernetes",
+        "ips": ["192.168.1.10/16", "fd20:1234::200/64"],
+        "mac": "02:03:04:05:06:07",
+        "ipam-claim-reference": "vm1.podnet",
+    }
+    assert parse_default(json.dumps([element]), namespace="kube-system") == Selection(
+        namespace="ovn-kubernetes",
+        name="default",
+        ips=("192.168.1.10/16", "fd20:1234::200/64"),
+        mac="02:03:04:05:06:07",
+        ipam_claim="vm1.podnet",
+    )
+    assert parse_default("[]", namespace="kube-system") is None
+    with pytest.raises(CniError, match=r"the JSON form: expected a list of objects, got \{'name'"):
+        parse_default(json.dumps(element), namespace="kube-system")  # nor do the peers take one alone
+
+
+# What KubeVirt writes
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (  # a VM's network with a MAC of kubemacpool, its interface named by a hash
+            '[{"name":"data","namespace":"vms","mac":"02:9d:4c:00:00:01","interface":"pod37a8eec1ce1"}]',
+            Selection(namespace="vms", name="data", mac="02:9d:4c:00:00:01", interface="pod37a8eec1ce1"),
+        ),
+        (  # an older client library, which writes null
+            '[{"name":"data","namespace":"vms","interface":"net1","cni-args":null,"default-route":null}]',
+            Selection(namespace="vms", name="data", interface="net1"),
+        ),
+        (  # a network binding plugin's own network
+            '[{"name":"passt","namespace":"vms","cni-args":{"logicNetworkName":"default"}}]',
+            Selection(namespace="vms", name="passt", cni_args={"logicNetworkName": "default"}),
+        ),
+        (
+            '[{"name":"l2","namespace":"vms","ipam-claim-reference":"vm1.data","interface":"pod37a8eec1ce1"}]',
+            Selection(namespace="vms", name="l2", ipam_claim="vm1.data", interface="pod37a8eec1ce1"),
+        ),
+    ],
+)
+def test_annotation_of_a_virtual_machine_is_read(text: str, expected: Selection) -> None:
+    assert parse(text, namespace="vms") == [expected]
 
 
 # Anything

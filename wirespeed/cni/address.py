@@ -1,13 +1,17 @@
-"""IP addresses and prefixes as integers, parsed as strictly as the kernel and Go's net package parse them.
+"""Addresses, parsed as strictly as the kernel and Go's net package parse them.
 
-No netmask notation, no leading zeros, no zones. It takes a tenth of the time of the ipaddress module, and
-addresses are read several times in each ADD.
+IP addresses and prefixes are integers, without netmask notation, leading zeros or zones. It takes a tenth of the
+time of the ipaddress module, and addresses are read several times in each ADD.
 """
 
 from __future__ import annotations
 
+import re
 import socket
 from typing import NamedTuple
+
+_MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
+_DOTTED_MAC = re.compile(r"([0-9a-f]{2})([0-9a-f]{2})\.([0-9a-f]{2})([0-9a-f]{2})\.([0-9a-f]{2})([0-9a-f]{2})")
 
 
 class Ip(NamedTuple):
@@ -76,3 +80,17 @@ def parse_prefix(text: object) -> Prefix | None:
     # A mapped address counts its prefix within IPv6.
     bits = int(length) - (96 if ":" in address and ip.bits == 32 else 0)
     return Prefix(ip, bits) if 0 <= bits <= ip.bits else None
+
+
+def unicast_mac(text: object) -> str:
+    """The MAC address as the kernel writes it, "" for what is none of a single interface.
+
+    The forms are those of Go's net.ParseMAC, by which the peers read it: 02:00:00:00:00:01, with - in place of :,
+    and 0200.0000.0001.
+    """
+    found = text.lower().replace("-", ":") if isinstance(text, str) else ""
+    if dotted := _DOTTED_MAC.fullmatch(found):
+        found = ":".join(dotted.groups())
+    if not _MAC.fullmatch(found) or int(found[:2], 16) & 1 or found == "00:00:00:00:00:00":
+        return ""
+    return found

@@ -21,7 +21,7 @@ from wirespeed.kube.cluster import (
 )
 from wirespeed.kube.events import Events
 from wirespeed.kube.slices import Slices
-from wirespeed.kube.watch import Listener, WatchCache, jitter
+from wirespeed.kube.watch import Listener, WatchCache, jitter, listed
 
 _PODS = "/api/v1/pods"
 _POD = "/api/v1/namespaces/{namespace}/pods/{name}"
@@ -30,6 +30,7 @@ _NAD = "/apis/k8s.cni.cncf.io/v1/namespaces/{namespace}/network-attachment-defin
 _CLAIM = "/apis/resource.k8s.io/v1/namespaces/{namespace}/resourceclaims/{name}"
 
 _POD_WAITS = Patience(connect=2.0, read=4.0, total=6.0)
+_LIST_WAITS = Patience(connect=2.0, read=10.0, total=30.0)
 _CONFLICTS = 5  # how often a PATCH that met another writer is made
 
 
@@ -58,6 +59,11 @@ class ApiCluster:
             return cached
         # The runtime may be ahead of the watch: this may be a new pod, under the name of one before it.
         return self._asked_pod(namespace, name, uid)
+
+    def pods(self) -> list[dict[str, Any]]:
+        """The pods of all nodes, as they are now. Raises UnavailableError, or CniError where it is refused."""
+        with self._asking("pods"):
+            return listed(self._api, _PODS, {}, trim_pod, patience=_LIST_WAITS)[0]
 
     def network(self, namespace: str, name: str) -> dict[str, Any]:
         cached = self._networks.get(namespace, name)
