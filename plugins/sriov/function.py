@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from wirespeed.host import switchdev
@@ -23,7 +24,7 @@ class Vf:
     and `spread` how it receives with them (None: its driver does not tell), `settings` what the PF holds for it.
     `vdpa` is the vdpa device that it is given by, None where it is given as it is.
     `pf_fault` says why the PF's side can be neither read nor set ("": it can); `pf_mtu` is in bytes, `infiniband`
-    whether the PF's interface, or its own, is one of InfiniBand.
+    whether the PF's interface, or its own, is one of InfiniBand, and `held` what the PF holds for each of its VFs.
     """
 
     device: Function
@@ -36,6 +37,7 @@ class Vf:
     pf_mtu: int = 0
     pf_fault: str = ""
     infiniband: bool = False
+    held: Mapping[int, VfSettings] = field(default_factory=dict)
     link: Link | None = None
     queues: int | None = None
     spread: Spread | None = None

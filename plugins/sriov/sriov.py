@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from plugins.sriov import addressing, infiniband, representor, rss, settings
+from plugins.sriov import addressing, infiniband, representor, rivals, rss, settings
 from plugins.sriov import conf as configuration
 from plugins.sriov import vf as vfs
 from plugins.sriov.conf import NETDEVICE, BridgePort, SriovConf
 from plugins.sriov.function import Vf
+from plugins.sriov.rivals import REMOVING
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.plugin import Result
 from wirespeed.cni.request import Request
@@ -43,7 +44,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PLUGIN = "sriov"
-_REMOVING = "removing"  # the step of a claim whose VF is restored, and whose port is still to be removed
 
 # Keys of the configuration that the VF's netdev gets: as fields of the configuration, and of Link.
 _NETDEV_KEYS = {"mac": "mac", "mtu": "mtu", "promisc": "promisc", "all_multicast": "allmulti", "queues": "queues"}
@@ -90,6 +90,7 @@ class Sriov:
         with netns.opened(request.netns) as ns:
             # Asked before the lock too: who has the VF may be waiting for a slow IPAM with the lock held.
             self._dead_owner(request, conf.device)
+            self._free_address(conf, deadline=request.deadline)
             with (
                 device_lock(self._locks, conf.device, deadline=request.deadline),
                 rtnl.refusals(f"device {conf.device}"),
@@ -173,7 +174,7 @@ class Sriov:
     def _dead_owner(self, request: Request, device: str) -> DeviceClaim | None:
         """The dead owner of the device, or None without one. Raises DeviceTakenError for one that lives."""
         owner = self._journal.owner(device)
-        if owner is not None and owner.step != _REMOVING and netns.alive(owner.netns, owner.identity):
+        if owner is not None and owner.step != REMOVING and netns.alive(owner.netns, owner.identity):
             raise DeviceTakenError(device, request.container_id, request.ifname, owner)
         return owner
 
@@ -190,6 +191,25 @@ class Sriov:
                 f"device {device}: its representor is still a port of {owner.record['port']['bridge']}, and Open "
                 "vSwitch is down; expected it to run",
             )
+
+    def _free_address(self, conf: SriovConf, *, deadline: float) -> None:
+        """Bring back VFs of the same PF whose pods are gone without a DEL, and that have the address asked for.
+
+        Before this one's own lock is held: who holds the lock of one VF waits for that of no other.
+        """
+        address, pf = rivals.asked(conf), functions.named(conf.device, self._sysfs).physical_function
+        if not address or pf is None:
+            return
+        for owner in rivals.dead(self._journal, pf.address, address):
+            if owner.device != conf.device:
+                log.warning(
+                    "device %s has %s: container %s is gone without a DEL", owner.device, address, owner.container
+                )
+                try:
+                    self._give_back(owner, deadline=deadline)
+                except CniError as error:
+                    where = f"device {conf.device}: {address} is still that of a pod that is gone"
+                    raise error.prefixed(where) from error
 
     def _claim(self, request: Request, conf: SriovConf, vf: Vf, ns: netns.NetNs, host: Rtnl) -> DeviceClaim:
         claim = DeviceClaim(
@@ -213,10 +233,17 @@ class Sriov:
                 # None: it keeps its driver, else the driver_override that was before it got another.
                 "rdma": vfs.rdma_devices(vf) if conf.rdma_isolation else {},
                 "override": vf.device.attribute("driver_override") if conf.driver else None,
+                "pod": rivals.pod_of(request.args),
             },
         )
-        self._journal.claim(claim)
+        with self._addresses_of(vf, deadline=request.deadline) if rivals.asked(conf) else nullcontext():
+            rivals.check(self._journal, vf, claim)
+            self._journal.claim(claim)
         return claim
+
+    def _addresses_of(self, vf: Vf, *, deadline: float) -> AbstractContextManager[None]:
+        """The lock of who takes an address on a PF: of two at once that want the same, the second is to see it."""
+        return device_lock(self._locks, f"addresses of {vf.pf.address}", deadline=deadline)
 
     def _rebind(
         self, request: Request, conf: SriovConf, vf: Vf, host: Rtnl, claim: DeviceClaim
@@ -343,27 +370,27 @@ class Sriov:
                 self._bridges.detach(claim.container, claim.ifname, deadline=deadline)
         except CniError as error:
             fault = error
-        if claim.step != _REMOVING:
+        if claim.step != REMOVING:
             self._restore(claim, deadline=deadline)
         if fault is None:
             self._journal.release(claim)
         elif isinstance(fault, SwitchDownError):
             log.warning("device %s: its representor's port is removed later: %s", claim.device, fault.msg)
-            self._journal.advance(claim, _REMOVING)
+            self._journal.advance(claim, REMOVING)
         else:
             raise fault
 
     def _finish_removals(self, *, deadline: float) -> None:
         """Remove the ports that an Open vSwitch that was down had to keep, if it is back."""
-        for claim in self._journal.claims(step=_REMOVING):
+        for claim in self._journal.claims(step=REMOVING):
             if claim.plugin == PLUGIN:
                 try:
                     # The same attachment may have been made again meanwhile: that one stays.
-                    self._give_back(claim, deadline=deadline, step=_REMOVING)
+                    self._give_back(claim, deadline=deadline, step=REMOVING)
                 except CniError as error:
                     log.warning("device %s: %s", claim.device, error.msg)
                 owner = self._journal.owner(claim.device)
-                if owner is not None and owner.step == _REMOVING:
+                if owner is not None and owner.step == REMOVING:
                     return
 
     def _remove_unknown(self, request: Request) -> None:
@@ -433,7 +460,11 @@ def _port_before(conf: SriovConf, vf: Vf, host: Rtnl) -> dict[str, Any] | None:
     """What the representor is before it becomes a port."""
     if conf.port is None:
         return None
-    return {"bridge": conf.port.bridge, "before": representor.snapshot(representor.find(host, vf))}
+    return {
+        "bridge": conf.port.bridge,
+        "vlan": conf.port.vlan,
+        "before": representor.snapshot(representor.find(host, vf)),
+    }
 
 
 def _check_mode(request: Request, conf: SriovConf, where: str, *, has_netdev: bool) -> None:

@@ -94,7 +94,7 @@ def _seen_from_pf(host: Rtnl, device: PciDevice, pf: PciDevice) -> Vf:
     vf = replace(vf, pf_mtu=link.mtu, infiniband=link.infiniband)
     if not link.vfs:
         return replace(vf, pf_fault=f"the driver of PF {pf.address} ({link.name}) tells of none of its VFs")
-    return replace(vf, settings=link.vf(index), pf_index=link.index)
+    return replace(vf, settings=link.vf(index), pf_index=link.index, held=link.vfs)
 
 
 def _netdev(host: Rtnl, device: Device) -> Link | None:

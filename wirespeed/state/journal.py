@@ -274,8 +274,10 @@ class Journal:
         """The device of a container's interface."""
         return next(iter(self._claims("WHERE container = ? AND ifname = ?", container, ifname)), None)
 
-    def claims(self, *, step: str = "") -> list[DeviceClaim]:
-        """All owned devices, or those that are at a step."""
+    def claims(self, *, step: str = "", mentioning: str = "") -> list[DeviceClaim]:
+        """All owned devices, or those that are at a step, or whose record has that text somewhere."""
+        if mentioning:
+            return self._claims("WHERE instr(record, ?)", mentioning)
         return self._claims("WHERE step = ?", step) if step else self._claims("")
 
     def _claims(self, where: str, *values: str) -> list[DeviceClaim]:

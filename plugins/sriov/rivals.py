@@ -1,0 +1,111 @@
+"""Who else on a PF has the MAC address, or the GUID, that an attachment asks for.
+
+A PF hands a frame to the VF that has its destination address. Drivers take an address twice without a word (that of
+ice refused it once, and then left it to its user), and either VF may get what is for the other one. VLANs are
+networks of their own, and so are bridges: one address in two of them is no mistake, for NICs filter by VLAN too.
+Nor is one twice in the same pod, which makes a bond of the two.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from plugins.sriov.conf import SriovConf
+from plugins.sriov.function import Vf
+from plugins.sriov.settings import NO_MAC
+from wirespeed.cni.errors import CniError, Code
+from wirespeed.host import netns
+from wirespeed.state.journal import DeviceClaim, Journal
+
+log = logging.getLogger(__name__)
+
+REMOVING = "removing"  # the step of a claim whose VF is restored, and whose port is still to be removed
+
+Record = dict[str, Any]  # of a claim
+
+
+def asked(conf: SriovConf) -> str:
+    """The address that an attachment asks for, "" for none."""
+    return conf.settings.port_guid or conf.mac or ""
+
+
+def dead(journal: Journal, pf: str, address: str) -> list[DeviceClaim]:
+    """The claims on functions of the PF that were given the address for pods that are gone."""
+    return [
+        claim
+        for claim in _of_pf(journal, pf, address)
+        if _wanted(claim.record) == address and not netns.alive(claim.netns, claim.identity)
+    ]
+
+
+def check(journal: Journal, vf: Vf, claim: DeviceClaim) -> None:
+    """Refuse the address that the claim, not yet made, asks for where another pod has it in the same network.
+
+    Raises CniError(TRY_AGAIN_LATER) that names the pod and its VF: pods go. One that the journal does not know (a
+    virtual machine's, or what a peer has left on a VF that is free) is warned of: there is no pod that would go.
+    """
+    address = _wanted(claim.record)
+    if not address:
+        return
+    key = "infinibandGUID" if claim.record["wanted"]["settings"].get("port_guid") else "mac"
+    known = {vf.index}
+    for other in _of_pf(journal, vf.pf.address, address):
+        if _held(other.record) != address or _network(other.record) != _network(claim.record):
+            continue
+        if other.container == claim.container:
+            known.add(other.record["before"]["index"])
+        elif _wanted(other.record) == address or netns.alive(other.netns, other.identity):
+            raise CniError(
+                Code.TRY_AGAIN_LATER,
+                f'{vf.where}: key "{key}": {address} is that of device {other.device}, which is {other.ifname} of '
+                f"{_owner(other)}; expected one that no other pod has on this PF and VLAN",
+            )
+    vlan = _network(claim.record)[1]
+    for number, held in vf.held.items():
+        if number not in known and held.mac == address and (held.vlan or 0) == vlan:
+            log.warning("%s: its PF holds %s for VF %d too, which is no pod's here", vf.where, address, number)
+
+
+def pod_of(args: Mapping[str, str]) -> str:
+    """The pod that CNI_ARGS name, as "namespace/name", "" for none."""
+    name = args.get("K8S_POD_NAME", "")
+    return f"{args.get('K8S_POD_NAMESPACE', '')}/{name}" if name else ""
+
+
+def _of_pf(journal: Journal, pf: str, address: str) -> list[DeviceClaim]:
+    """The claims on the PF's functions that have to do with the address."""
+    return [
+        claim
+        for claim in journal.claims(mentioning=address)
+        if claim.record.get("before", {}).get("pf") == pf and claim.step != REMOVING
+    ]
+
+
+def _owner(claim: DeviceClaim) -> str:
+    pod = claim.record.get("pod")
+    return f"pod {pod} (container {claim.container})" if pod else f"container {claim.container}"
+
+
+def _wanted(record: Record) -> str:
+    """The address that was asked for."""
+    return record["wanted"]["settings"].get("port_guid") or record["wanted"].get("mac") or ""
+
+
+def _held(record: Record) -> str:
+    """The address that the function has: the one that was asked for, else the one that it had before."""
+    before = record["before"]
+    mac = before["settings"].get("mac") or NO_MAC
+    link = (before.get("link") or {}).get("mac", "")
+    return _wanted(record) or before["settings"].get("port_guid") or (mac if mac != NO_MAC else link)
+
+
+def _network(record: Record) -> tuple[str, int, int]:
+    """Where the function is: the bridge of its representor, its VLAN (0: untagged), and which kind of VLAN."""
+    if port := record.get("port"):
+        return port["bridge"], port.get("vlan") or 0, 0
+    wanted, before = record["wanted"]["settings"], record["before"]["settings"]
+    chosen = before if wanted.get("vlan") is None else wanted
+    vlan = chosen.get("vlan") or 0
+    return "", vlan, (chosen.get("vlan_proto") or 0) if vlan else 0
