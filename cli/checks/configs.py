@@ -15,8 +15,9 @@ from cli.checks.places import Document
 from cli.checks.problems import Mending, Problem, examine, locate, without
 from deviceplugin import config as deviceplugin_config
 from play import manifests
+from plugins.meta.config import CAPABILITIES, OWN_TYPE
 from provision import policy
-from wirespeed.node import NodeConfig, to_config
+from wirespeed.node import ALIASES, NodeConfig, to_config
 
 _POLICY = Mending(keys={"resourceName": "unknown", "numVfs": 1, "nicSelector": {}}, elements={})
 _WHERE = "policy file"  # what a message begins with
@@ -40,6 +41,20 @@ def _read_agent(value: Any) -> None:
 def _of_autoconf(text: str) -> str:
     """A message with the whole path of a key of autoconf."""
     return text.replace('autoconf: key "', 'key "autoconf.', 1).replace(": configuration primary: ", ": ", 1)
+
+
+def lenient(meta: dict[str, Any]) -> set[object]:
+    """What a meta-plugin's configuration, or autoconf.meta, lets pods ask of networks without the capability.
+
+    Nothing where it is another plugin's, or wrong, which is told of where it stands.
+    """
+    kind = meta.get("type", OWN_TYPE)
+    if not isinstance(kind, str) or ALIASES.get(kind) != "meta":
+        return set()
+    given = meta.get("lenientCapabilities")
+    if given is None and kind != OWN_TYPE:
+        return set(CAPABILITIES)
+    return {each for each in given if isinstance(each, str)} if isinstance(given, list) else set()
 
 
 def device_plugin(document: Document) -> Iterator[Finding]:

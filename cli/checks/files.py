@@ -25,6 +25,7 @@ from cli.checks.places import (
     readable,
 )
 from cli.checks.pods import TEMPLATES, Pods
+from plugins.meta.config import CAPABILITIES, Capability
 from provision.policy import KIND as NODE_POLICY
 from wirespeed.kube import documents
 from wirespeed.node import Node, NodeConfig
@@ -107,7 +108,7 @@ def check(paths: Sequence[Path], *, search: Sequence[str] = (), recursive: bool 
         config = NodeConfig(state=f"{folder}/state.db", kubelet=folder, devinfo=folder, leases=folder)
         with closing(Node(config, once=True)) as node:
             given = Given(executables=Executables(path=tuple(search), builtin=node.plugins) if search else None)
-            pods_of = Pods(definitions, node, _on_vfio(known, definitions))
+            pods_of = Pods(definitions, node, _on_vfio(known, definitions), lenient=_lenient(known))
             for each in known:
                 found += [(each.path, finding) for finding in _findings(each, pods_of, given)]
     order = {path: number for number, path in enumerate([*(path for path, _ in files.problems), *files.found])}
@@ -290,6 +291,25 @@ def _definitions(known: Sequence[_Known]) -> tuple[Definitions, list[tuple[Path,
             if kind == NAD:
                 definitions.known[networks.key(raw)] = raw
     return definitions, twice
+
+
+def _lenient(known: Sequence[_Known]) -> list[Capability]:
+    """What the meta-plugin's configurations among the files let pods ask of any network."""
+    found: set[object] = set()
+    for each in known:
+        value = each.document.value
+        if each.kind == "multus":  # which becomes one that lets them ask for all
+            return list(CAPABILITIES)
+        if each.kind == "agent":
+            autoconf = value.get("autoconf")
+            meta = autoconf.get("meta") if isinstance(autoconf, dict) else None
+        elif each.kind == "network":
+            plugins = value.get("plugins")
+            meta = plugins[0] if isinstance(plugins, list) and plugins else value
+        else:
+            continue
+        found |= configs.lenient(meta) if isinstance(meta, dict) else set()
+    return [capability for capability in CAPABILITIES if capability in found]
 
 
 def _findings(each: _Known, pods_of: Pods, given: Given) -> list[Finding]:

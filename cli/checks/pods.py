@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from cli.checks import made, misplaced, vfio
 from cli.checks.findings import Finding
 from cli.checks.networks import NAD, Definitions, metadata_fault, repeated
@@ -17,7 +19,7 @@ from cli.checks.places import Document, Place, UnreadableError, read_json
 from cli.checks.problems import Mending, examine
 from play import manifests, quantity
 from plugins.meta import checks, networks, selection
-from plugins.meta.config import MetaConfig
+from plugins.meta.config import Capability, MetaConfig
 from plugins.meta.networks import RESOURCE_NAME
 from plugins.meta.resolve import Pod, Resolver
 from plugins.meta.selection import DEFAULT_NETWORK, NETWORKS
@@ -111,10 +113,21 @@ class _Wanted:
 
 
 class Pods:
-    """Checks pods against the definitions; `node` gives the plugins of this suite, `on_vfio` what is for DPDK."""
+    """Checks pods against the definitions; `node` gives the plugins of this suite, `on_vfio` what is for DPDK.
 
-    def __init__(self, definitions: Definitions, node: Node, on_vfio: vfio.Resources) -> None:
+    `lenient` is what the cluster lets pods ask of networks without the capability.
+    """
+
+    def __init__(
+        self,
+        definitions: Definitions,
+        node: Node,
+        on_vfio: vfio.Resources,
+        *,
+        lenient: Sequence[Capability] = (),
+    ) -> None:
         self._on_vfio = on_vfio
+        self._config = msgspec.structs.replace(_CONFIG, lenient_capabilities=list(lenient))
         self._definitions = definitions
         self._usable = _Forgiving({key: raw for key, raw in definitions.known.items() if _is_usable(key, raw)})
         resources = {_resource(raw) for raw in self._usable.known.values()}
@@ -244,7 +257,7 @@ class Pods:
             devices_of=lambda _: self._devices(wanted),
             devinfo=Path("/"),
         )
-        checks.check(resolver.delegates(_REQUEST, _CONFIG, pod), self._chain, elsewhere=True)
+        checks.check(resolver.delegates(_REQUEST, self._config, pod), self._chain, elsewhere=True)
 
     def _devices(self, wanted: _Wanted) -> dict[str, list[str]]:
         """Ids by resource, those that the pod asks for among them."""

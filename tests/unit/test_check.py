@@ -338,6 +338,39 @@ def test_what_no_plugin_of_the_network_takes_is_an_error(tmp_path: Path) -> None
     assert found == [f"a.yaml:7: error: {text.format('mac')}", f"a.yaml:8: error: {text.format('ips')}"]
 
 
+LENIENT = {
+    "agent": "autoconf: {meta: {lenientCapabilities: [mac, ips]}}\n",
+    "own": """type: wirespeed
+name: n
+cniVersion: 1.0.0
+clusterNetwork: /etc/cni/net.d/10-cbr0.conflist
+lenientCapabilities: [ips, mac]
+""",
+    "multus": """cniVersion: 1.0.0
+name: n
+plugins: [{type: multus, clusterNetwork: /etc/cni/net.d/10-cbr0.conflist}]
+""",
+    "daemon": """apiVersion: v1
+kind: ConfigMap
+metadata: {name: multus-daemon-config, namespace: kube-system}
+data:
+  daemon-config.json: '{"cniVersion": "1.0.0", "multusConfigFile": "auto"}'
+""",
+}
+
+
+@pytest.mark.parametrize("kind", LENIENT)
+def test_what_the_clusters_configuration_lets_pods_ask_for_is_no_error(tmp_path: Path, kind: str) -> None:
+    text = LENIENT[kind]
+    if kind in ("own", "multus"):  # these are JSON to the runtime
+        text = json.dumps(yaml.safe_load(text))
+    annotation = """|
+      [{"name": "tap", "mac": "02:00:00:00:00:01", "ips": ["10.0.0.1/24"]}]
+"""
+    assert len(said(tmp_path, a__yaml=pod(annotation), n__yaml=NETWORKS)) == 2
+    assert said(tmp_path, a__yaml=pod(annotation), n__yaml=NETWORKS, c__yaml=text) == []
+
+
 @pytest.mark.parametrize(
     ("annotation", "limits", "expected"),
     [
@@ -1249,14 +1282,22 @@ def _change(draw: st.DrawFn, value: Any) -> None:
     if key is None:
         return
     inside = value.get(key) if isinstance(value, dict) else value[key]
-    if isinstance(inside, str) and inside.strip().startswith(("{", "[")) and draw(st.booleans()):
-        parsed = json.loads(inside)
+    parsed = _parsed(inside)
+    if parsed is not None and draw(st.booleans()):
         _change(draw, parsed)
         value[key] = json.dumps(parsed, indent=1)
     elif isinstance(inside, dict | list) and inside and draw(st.integers(0, 3)):
         _change(draw, inside)
     else:
         value[key] = draw(VALUES)
+
+
+def _parsed(value: Any) -> Any:
+    """The object or list that a text is in JSON; None for anything else, also for what was made of one before."""
+    try:
+        return json.loads(value) if isinstance(value, str) and value.strip().startswith(("{", "[")) else None
+    except ValueError:
+        return None
 
 
 @given(changed())
