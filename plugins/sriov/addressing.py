@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from wirespeed.cni.errors import CniError, Code
-from wirespeed.host import netns
-from wirespeed.host.rtnl import NetlinkError, Rtnl
-
-MAIN_TABLE = 254
+from wirespeed.host import netns, routes
+from wirespeed.host.routes import Route
+from wirespeed.host.rtnl import Link, NetlinkError, Rtnl
 
 
 def configure(inside: Rtnl, ns: netns.NetNs, index: int, ifname: str, addressing: Mapping[str, Any]) -> None:
@@ -21,50 +20,75 @@ def configure(inside: Rtnl, ns: netns.NetNs, index: int, ifname: str, addressing
     if any(":" in ip["address"] for ip in ips):
         _enable_ipv6(ns, ifname)
     for ip in ips:
-        try:
-            inside.add_address(index, ip["address"])
-        except NetlinkError as error:
-            raise CniError(Code.ADDRESS, f"address {ip['address']} on {ifname}: {error.strerror}") from error
+        _add_address(inside, index, ifname, ip["address"])
     for route in addressing.get("routes") or []:
-        gateway = _gateway(route, ips)
-        try:
-            inside.add_route(
-                index,
-                route["dst"],
-                gateway=gateway,
-                mtu=route.get("mtu", 0),
-                advmss=route.get("advmss", 0),
-                priority=route.get("priority", 0),
-                table=route.get("table", 0),
-                scope=route.get("scope"),
-            )
-        except NetlinkError as error:
-            raise CniError(
-                Code.ADDRESS, f"route {route['dst']} via {gateway or 'link'} on {ifname}: {error.strerror}"
-            ) from error
+        _add_route(inside, index, ifname, route, ips)
 
 
-def missing(inside: Rtnl, index: int, ifname: str, previous: Mapping[str, Any], number: int) -> list[str]:
+def missing(inside: Rtnl, link: Link, previous: Mapping[str, Any], number: int) -> list[str]:
     """What an earlier result says that the interface has, and it has not.
 
-    `number` is the interface's place in the result's interfaces.
+    `number` is the interface's place in the result's interfaces. Plugins behind in the list may move the routes of
+    the main table: sbr into a table with rules for the interface's addresses, vrf into the VRF's. So they are also
+    found in any table by which packets of the interface are routed.
     """
     ips = [ip for ip in previous.get("ips") or [] if ip.get("interface", number) == number]
-    there = {ipaddress.ip_interface(address.cidr) for address in inside.addresses(index)}
+    there = {ipaddress.ip_interface(address.cidr) for address in inside.addresses(link.index)}
     wrong = [
-        f"address {ip['address']} is missing on {ifname}"
+        f"address {ip['address']} is missing on {link.name}"
         for ip in ips
         if ipaddress.ip_interface(ip["address"]) not in there
     ]
-    routes = {
-        (ipaddress.ip_network(route.destination), route.gateway, route.table) for route in inside.routes(index)
-    }
-    for route in previous.get("routes") or []:
+    expected = previous.get("routes") or []
+    if not expected:
+        return wrong
+    found = routes.by_interface(inside, link.index)
+    moved = routes.tables(inside, link, there)
+    for route in expected:
         gateway = _gateway(route, ips)
-        wanted = (ipaddress.ip_network(route["dst"], strict=False), gateway, route.get("table") or MAIN_TABLE)
-        if wanted not in routes:
-            wrong.append(f"route {route['dst']} via {gateway or 'link'} is missing on {ifname}")
+        network = ipaddress.ip_network(route["dst"], strict=False)
+        table = route.get("table") or routes.MAIN_TABLE
+        places = {table} | (moved if table == routes.MAIN_TABLE else set())
+        if not any(Route(network, gateway, place) in found for place in places):
+            wrong.append(f"route {route['dst']} via {gateway or 'link'} is missing on {link.name}")
     return wrong
+
+
+def _add_address(inside: Rtnl, index: int, ifname: str, address: str) -> None:
+    try:
+        inside.add_address(index, address)
+    except NetlinkError as error:
+        # The kernel has made it by itself (fe80::...), or IPAM gives it twice.
+        there = {ipaddress.ip_interface(each.cidr) for each in inside.addresses(index)}
+        if error.errno != errno.EEXIST or ipaddress.ip_interface(address) not in there:
+            raise CniError(Code.ADDRESS, f"address {address} on {ifname}: {error.strerror}") from error
+
+
+def _add_route(
+    inside: Rtnl, index: int, ifname: str, route: Mapping[str, Any], ips: Sequence[Mapping[str, Any]]
+) -> None:
+    gateway = _gateway(route, ips)
+    metrics = {key: route.get(key, 0) for key in ("mtu", "advmss")}
+    try:
+        inside.add_route(
+            index,
+            route["dst"],
+            gateway=gateway,
+            priority=route.get("priority", 0),
+            table=route.get("table", 0),
+            scope=route.get("scope"),
+            **metrics,
+        )
+    except NetlinkError as error:
+        if error.errno == errno.EEXIST and not any(metrics.values()):
+            return  # this very route is there: IPAM gives it twice, or the kernel has made it
+        hint = ""
+        if gateway and error.errno in {errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EINVAL}:
+            networks = ", ".join(str(ipaddress.ip_interface(ip["address"]).network) for ip in ips)
+            hint = f"; expected a gateway in a network of the interface ({networks or 'it has none'})"
+        raise CniError(
+            Code.ADDRESS, f"route {route['dst']} via {gateway or 'link'} on {ifname}: {error.strerror}{hint}"
+        ) from error
 
 
 def _gateway(route: Mapping[str, Any], ips: Sequence[Mapping[str, Any]]) -> str:
@@ -77,12 +101,16 @@ def _gateway(route: Mapping[str, Any], ips: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _enable_ipv6(ns: netns.NetNs, ifname: str) -> None:
-    """Runtimes make pods with IPv6 off; an interface that gets such an address has it on."""
-    sysctl = Path(f"/proc/sys/net/ipv6/conf/{ifname}/disable_ipv6")
+    """Runtimes make pods with IPv6 off; an interface that gets such an address has it on.
+
+    So has lo, by which a pod reaches its own addresses.
+    """
 
     def enable() -> None:
-        if sysctl.read_text().strip() != "0":  # /proc/sys may be read-only
-            sysctl.write_text("0")
+        for name in ("lo", ifname):
+            sysctl = Path(f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6")
+            if sysctl.read_text().strip() != "0":  # /proc/sys may be read-only
+                sysctl.write_text("0")
 
     try:
         netns.inside(ns.fd, enable)

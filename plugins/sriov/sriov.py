@@ -519,6 +519,10 @@ def _netdev_drift(claim: DeviceClaim, ns: netns.NetNs, previous: dict[str, Any])
     """What of the VF's netdev in the pod is not what ADD made of it."""
     wanted, name = claim.record["wanted"], claim.ifname
     parent = vfs.netdev_parent(claim)
+    interfaces = enumerate(previous.get("interfaces") or [])
+    number, told = next(((n, each) for n, each in interfaces if each.get("name") == name), (0, dict[str, Any]()))
+    # A plugin behind in the list (tuning) may have set another one, and then the result says so.
+    wanted = wanted | {key: told[key] for key in ("mac", "mtu") if wanted.get(key) is not None and told.get(key)}
     with Rtnl(netns_fd=ns.fd) as inside:
         link = inside.link(name)
         if link is None or link.parent != parent:
@@ -540,5 +544,4 @@ def _netdev_drift(claim: DeviceClaim, ns: netns.NetNs, previous: dict[str, Any])
         if not link.up:
             wrong.append(f"{name} is down")
         wrong += vfs.rdma_missing(claim.record.get("rdma", {}), ns)
-        number = next((n for n, i in enumerate(previous.get("interfaces") or []) if i.get("name") == name), 0)
-        return wrong + addressing.missing(inside, link.index, name, previous, number)
+        return wrong + addressing.missing(inside, link, previous, number)

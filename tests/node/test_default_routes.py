@@ -61,6 +61,16 @@ def test_interfaces_of_all_next_hops_are_told(space: Space) -> None:
     assert space.interfaces() == {"v0", "w0"}
 
 
+@pytest.mark.parametrize("told", ["1", "0"])
+def test_interfaces_of_next_hop_objects_are_told(space: Space, told: str) -> None:
+    space.netns.run("sysctl", "-qw", f"net.ipv4.nexthop_compat_mode={told}")
+    space.ip("nexthop", "add", "id", "1", "via", "192.0.2.9", "dev", "v0")
+    space.ip("nexthop", "add", "id", "2", "via", "192.0.3.9", "dev", "w0")
+    space.ip("nexthop", "add", "id", "3", "group", "1/2")
+    space.ip("route", "add", "default", "nhid", "3")
+    assert space.interfaces() == {"v0", "w0"}
+
+
 @pytest.mark.parametrize(
     "route",
     [

@@ -108,6 +108,32 @@ def test_own_default_route_is_kept_alone_in_its_family(pod: Netns) -> None:
     assert fault(pod) == "expected the IPv4 default route by net1 to be the only one"
 
 
+def test_own_default_route_of_ipv6_is_kept_of_one_that_the_kernel_made_of_two(pod: Netns) -> None:
+    for address, dev in (("fd00:1::1", "eth0"), ("fd00:2::1", "net1"), ("fd00:1::3", "eth0")):
+        pod.run("ip", "-6", "route", "append", "default", "via", address, "dev", dev, "mtu", "1400")
+    assert len(json.loads(pod.run("ip", "-6", "-j", "route", "show", "default"))[0]["nexthops"]) == 3
+    assert fault(pod) == "expected the IPv6 default route by net1 to be the only one"
+    give(pod)
+    assert defaults(pod, "-6") == [("fd00:2::1", "net1")]
+    assert fault(pod) == ""
+
+
+@pytest.mark.parametrize("compatible", ["1", "0"])
+def test_default_route_by_a_next_hop_object_goes_too(pod: Netns, compatible: str) -> None:
+    pod.run("sysctl", "-qw", f"net.ipv4.nexthop_compat_mode={compatible}")
+    for family, number, gateways in (("-4", 1, ("10.1.0.1", "10.2.0.9")), ("-6", 5, ("fd00:1::1", "fd00:2::9"))):
+        for offset, (via, dev) in enumerate(zip(gateways, ("eth0", "net1"), strict=True)):
+            pod.run("ip", family, "nexthop", "add", "id", str(number + offset), "via", via, "dev", dev)
+        group = str(number + 2)
+        pod.run("ip", "nexthop", "add", "id", group, "group", f"{number}/{number + 1}")
+        pod.run("ip", family, "route", "add", "default", "nhid", group)
+        pod.run("ip", family, "route", "add", "default", "nhid", str(number), "metric", "77")
+    give(pod, "10.2.0.1", "fd00:2::1")
+    assert defaults(pod) == [("10.2.0.1", "net1")]
+    assert defaults(pod, "-6") == [("fd00:2::1", "net1")]
+    assert fault(pod, "10.2.0.1", "fd00:2::1") == ""
+
+
 def test_default_route_that_the_kernel_has_not_after_all_is_an_error(
     pod: Netns, monkeypatch: pytest.MonkeyPatch
 ) -> None:

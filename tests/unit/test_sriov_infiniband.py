@@ -21,7 +21,7 @@ from wirespeed.cni.request import Request
 from wirespeed.host import drivers, ethtool, rtnl
 from wirespeed.host.netns import Identity
 from wirespeed.host.pci import PciDevice
-from wirespeed.host.rtnl import Address, Link, Route, Rtnl, VfSettings
+from wirespeed.host.rtnl import Address, Link, Rtnl, VfSettings
 from wirespeed.node import Node, NodeConfig
 
 PF = "0000:18:00.0"
@@ -47,9 +47,6 @@ class Card(Rtnl):
         return PciDevice(self.address, self.sysfs.root)
 
     def addresses(self, index: int) -> list[Address]:
-        return []
-
-    def routes(self, index: int) -> list[Route]:
         return []
 
     def close(self) -> None:

@@ -1,33 +1,62 @@
-"""Default routes of this network namespace: which there are, taking them away, and when they change."""
+"""Routes of a network namespace: which leave by an interface, which are default routes, and when these change."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import os
+import ipaddress
 import socket
 import struct
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
-_HEADER = struct.Struct("IHHII")  # struct nlmsghdr
-_RTMSG = struct.Struct("BBBBBBBBI")  # struct rtmsg
-_ATTRIBUTE = struct.Struct("HH")  # struct rtattr
+from wirespeed.host.netlink import attributes, messages
+from wirespeed.host.rtnl import Link, NetlinkError, Rtnl
+
+MAIN_TABLE = 254
+
+_RTMSG = struct.Struct("BBBBBBBBI")  # struct rtmsg, and struct fib_rule_hdr
 _IFINFOMSG = struct.Struct("BxHiII")  # struct ifinfomsg
 _IFADDRMSG = struct.Struct("BBBBI")  # struct ifaddrmsg
+_NHMSG = struct.Struct("BBBBI")  # struct nhmsg
 _NEXTHOP = struct.Struct("HBBi")  # struct rtnexthop
-_NLMSG_ERROR, _NLMSG_DONE = 2, 3
-_RTM_NEWLINK, _RTM_DELLINK, _RTM_DELADDR = 16, 17, 21
-_RTM_NEWROUTE, _RTM_DELROUTE, _RTM_GETROUTE = 24, 25, 26
-_DUMP = 0x301  # NLM_F_REQUEST | NLM_F_ROOT | NLM_F_MATCH
-_DO = 0x005  # NLM_F_REQUEST | NLM_F_ACK
-_RTA_OIF, _RTA_GATEWAY, _RTA_MULTIPATH = 4, 5, 9
+_NEXTHOP_GROUP = struct.Struct("IBBH")  # struct nexthop_grp
+_ATTRIBUTE = struct.Struct("HH")  # struct rtattr
+_RTM_NEWLINK, _RTM_DELLINK, _RTM_GETLINK, _RTM_DELADDR = 16, 17, 18, 21
+_RTM_NEWROUTE, _RTM_DELROUTE, _RTM_GETROUTE, _RTM_GETRULE, _RTM_GETNEXTHOP = 24, 25, 26, 34, 106
+_RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_MULTIPATH, _RTA_TABLE, _RTA_VIA, _RTA_ENCAP, _RTA_NH_ID = (
+    1, 4, 5, 9, 15, 18, 22, 30,
+)  # fmt: skip
+_NHA_ID, _NHA_GROUP, _NHA_OIF, _NHA_GATEWAY = 1, 2, 5, 6
+_FRA_SRC, _FRA_IIFNAME, _FRA_TABLE, _FRA_OIFNAME = 2, 3, 15, 17
+_FR_ACT_TO_TBL, _FIB_RULE_INVERT = 1, 2
 _RTN_UNICAST = 1
-_RT_TABLE_MAIN = 254
+_FAMILIES = (socket.AF_INET, socket.AF_INET6)
 _GROUPS = 0x1 | 0x10 | 0x40 | 0x400  # RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV4_ROUTE, RTMGRP_IPV6_ROUTE
-_IFLA_MASTER, _IFLA_PARENT_DEV_NAME = 10, 56
+_IFLA_MASTER, _IFLA_LINKINFO, _IFLA_PARENT_DEV_NAME = 10, 18, 56
+_IFLA_INFO_KIND, _IFLA_INFO_DATA, _IFLA_VRF_TABLE = 1, 2, 1
 _IFF_UP = 1
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+Interface = ipaddress.IPv4Interface | ipaddress.IPv6Interface
+
+
+@dataclass(frozen=True)
+class Hop:
+    """A next hop: the index of its interface, and its gateway, "" for the link."""
+
+    index: int
+    gateway: str
+
+
+class Route(NamedTuple):
+    """A unicast route by one interface; `gateway` is "" for the link."""
+
+    destination: Network
+    gateway: str
+    table: int
 
 
 @dataclass(frozen=True)
@@ -35,7 +64,8 @@ class DefaultRoute:
     """A unicast route to everywhere, of the main table.
 
     `indexes` are the interfaces of its next hops, `gateway` is that of a route with one next hop, "" for none;
-    `message` is how the kernel tells it.
+    `message` is what the kernel is told to remove it. Of IPv6 routes that the kernel made one with several next
+    hops, each is a route here, for each was made by itself and can be removed so.
     """
 
     indexes: frozenset[int]
@@ -43,24 +73,59 @@ class DefaultRoute:
     message: bytes
 
 
+def by_interface(asking: Rtnl, index: int) -> set[Route]:
+    """The unicast routes that leave by an interface, alone or among others, of both families and all tables."""
+    found: set[Route] = set()
+    for family in _FAMILIES:
+        for message in _dump(asking, family, _u32(_RTA_OIF, index)):
+            _, prefix, _, _, table, _, _, kind, _ = _RTMSG.unpack_from(message)
+            if kind != _RTN_UNICAST:
+                continue
+            seen = attributes(message[_RTMSG.size :])
+            destination = seen.get(_RTA_DST, bytes(16 if family == socket.AF_INET6 else 4))
+            network = ipaddress.ip_network((destination, prefix))
+            number = _number(seen[_RTA_TABLE]) if _RTA_TABLE in seen else table
+            found.update(Route(network, hop.gateway, number) for hop in _hops(seen, asking) if hop.index == index)
+    return found
+
+
+def tables(asking: Rtnl, link: Link, sources: Collection[Interface]) -> set[int]:
+    """The tables by which packets of an interface with these addresses are routed.
+
+    That is the table of the VRF that it is in, and those that rules (RPDB) name for its addresses or for itself.
+    """
+    found = {_vrf_table(asking, link.master)} if link.master else set()
+    for rule in asking.dump(_RTM_GETRULE, _RTMSG.pack(*[0] * 9)):
+        _, _, length, _, table, _, _, action, flags = _RTMSG.unpack_from(rule)
+        seen = attributes(rule[_RTMSG.size :])
+        if action != _FR_ACT_TO_TBL or flags & _FIB_RULE_INVERT:
+            continue
+        names = {seen[key].rstrip(b"\0").decode() for key in (_FRA_IIFNAME, _FRA_OIFNAME) if key in seen}
+        if names and link.name not in names:
+            continue
+        if _FRA_SRC in seen:
+            network = ipaddress.ip_network((seen[_FRA_SRC], length), strict=False)
+            if not any(source.ip in network for source in sources):
+                continue
+        found.add(_number(seen[_FRA_TABLE]) if _FRA_TABLE in seen else table)
+    return found - {0}
+
+
 def default_routes(family: int) -> list[DefaultRoute]:
     """The default routes of AF_INET or AF_INET6, of the namespace that the calling thread is in. Raises OSError."""
-    return [
-        DefaultRoute(frozenset(_leaves_by(route)), _gateway(route), route)
-        for route in _dump(family)
-        if _is_default(route)
-    ]
+    with Rtnl() as asking:
+        return [
+            route
+            for message in _dump(asking, family)
+            if _is_default(message)
+            for route in _default_routes(message, asking)
+        ]
 
 
 def remove_route(route: DefaultRoute) -> None:
     """Take a route away that `default_routes` told of, in the same namespace. Raises OSError."""
-    with _open() as asking:
-        # As it was told: the kernel takes its own message and finds the route that has all of it.
-        size = _HEADER.size + len(route.message)
-        asking.send(_HEADER.pack(size, _RTM_DELROUTE, _DO, 1, 0) + route.message)
-        for kind, payload in _messages(asking.recv(1 << 16)):
-            if kind == _NLMSG_ERROR and (number := -struct.unpack_from("i", payload)[0]):
-                raise OSError(number, os.strerror(number))
+    with Rtnl() as asking:
+        asking.do(_RTM_DELROUTE, route.message)
 
 
 def default_route_interfaces() -> set[str]:
@@ -68,11 +133,8 @@ def default_route_interfaces() -> set[str]:
 
     Of the network namespace that the calling thread is in. Raises OSError.
     """
-    indexes: set[int] = set()
-    for family in (socket.AF_INET, socket.AF_INET6):
-        indexes.update(*(_leaves_by(route) for route in _dump(family) if _is_default(route)))
     names = set()
-    for index in indexes:
+    for index in _default_route_indexes():
         with contextlib.suppress(OSError):  # it went meanwhile, and its routes with it
             names.add(socket.if_indextoname(index))
     return names
@@ -86,15 +148,10 @@ class DefaultRouteEvents:
     """
 
     def __init__(self) -> None:
-        self._socket = _open()
+        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
         self._socket.setblocking(False)
         self._socket.bind((0, _GROUPS))
-        self._carriers = {  # that have or had such a route
-            index
-            for family in (socket.AF_INET, socket.AF_INET6)
-            for route in default_routes(family)
-            for index in route.indexes
-        }
+        self._carriers = _default_route_indexes()  # that have or had such a route
         self._masters: dict[int, int] = {}
 
     def fileno(self) -> int:
@@ -113,7 +170,7 @@ class DefaultRouteEvents:
                     raise
                 changed = True  # more notices than fit; what they were is lost
                 continue
-            for kind, payload in _messages(data):
+            for kind, payload in messages(data):
                 changed = self._counts(kind, payload) or changed
 
     def close(self) -> None:
@@ -123,7 +180,7 @@ class DefaultRouteEvents:
         if kind in {_RTM_NEWROUTE, _RTM_DELROUTE}:
             if not _is_default(payload):
                 return False
-            self._carriers.update(_leaves_by(payload))
+            self._carriers.update(hop.index for hop in _own_hops(attributes(payload[_RTMSG.size :])))
             return True
         # The kernel takes IPv4 routes away in silence, with the address or the link that they need.
         if kind == _RTM_DELADDR:
@@ -131,78 +188,127 @@ class DefaultRouteEvents:
         if kind in {_RTM_NEWLINK, _RTM_DELLINK}:
             family, _, index, flags, _ = _IFINFOMSG.unpack_from(payload)
             is_down = kind == _RTM_DELLINK or not flags & _IFF_UP
-            moved = family == socket.AF_UNSPEC and self._has_moved(
-                index, dict(_attributes(payload, _IFINFOMSG.size))
-            )
+            moved = family == socket.AF_UNSPEC and self._has_moved(index, attributes(payload[_IFINFOMSG.size :]))
             return moved or (is_down and index in self._carriers)
         return False
 
-    def _has_moved(self, index: int, attributes: dict[int, bytes]) -> bool:
+    def _has_moved(self, index: int, seen: Mapping[int, bytes]) -> bool:
         """Whether the interface of a device is below another one than was told last."""
-        if _IFLA_PARENT_DEV_NAME not in attributes:  # a virtual one; each pod has some
+        if _IFLA_PARENT_DEV_NAME not in seen:  # a virtual one; each pod has some
             return False
-        master = int.from_bytes(attributes.get(_IFLA_MASTER, b""), sys.byteorder)
+        master = int.from_bytes(seen.get(_IFLA_MASTER, b""), sys.byteorder)
         before, self._masters[index] = self._masters.get(index, 0), master
         return before != master
 
 
-def _open() -> socket.socket:
-    return socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
-
-
-def _dump(family: int) -> Iterator[bytes]:
+def _dump(asking: Rtnl, family: int, filtered: bytes = b"") -> list[bytes]:
     """All routes of a family, each from its rtmsg on."""
-    with _open() as asking:
-        body = _RTMSG.pack(family, *[0] * 8)
-        asking.send(_HEADER.pack(_HEADER.size + len(body), _RTM_GETROUTE, _DUMP, 1, 0) + body)
-        while True:
-            for kind, payload in _messages(asking.recv(1 << 18)):
-                if kind == _NLMSG_DONE:
-                    return
-                if kind == _NLMSG_ERROR:
-                    number = -struct.unpack_from("i", payload)[0]
-                    if number == errno.EOPNOTSUPP:  # a kernel without IPv6
-                        return
-                    raise OSError(number, os.strerror(number))
-                yield payload
+    try:
+        return asking.dump(_RTM_GETROUTE, _RTMSG.pack(family, *[0] * 8) + filtered)
+    except NetlinkError as error:
+        if error.errno == errno.EOPNOTSUPP:  # a kernel without IPv6
+            return []
+        raise
 
 
-def _messages(data: bytes) -> Iterator[tuple[int, bytes]]:
-    at = 0
-    while at < len(data):
-        length, kind, _, _, _ = _HEADER.unpack_from(data, at)
-        yield kind, data[at + _HEADER.size : at + length]
-        at += (length + 3) & ~3
+def _default_route_indexes() -> set[int]:
+    return {index for family in _FAMILIES for route in default_routes(family) for index in route.indexes}
 
 
 def _is_default(route: bytes) -> bool:
     """Whether it is a unicast route to 0.0.0.0/0 or ::/0 in the main table."""
     _, prefix, _, _, table, _, _, kind, _ = _RTMSG.unpack_from(route)
-    return bool(prefix == 0 and table == _RT_TABLE_MAIN and kind == _RTN_UNICAST)
+    return bool(prefix == 0 and table == MAIN_TABLE and kind == _RTN_UNICAST)
 
 
-def _attributes(message: bytes, at: int = _RTMSG.size) -> Iterator[tuple[int, bytes]]:
-    while at + _ATTRIBUTE.size <= len(message):
-        length, kind = _ATTRIBUTE.unpack_from(message, at)
-        yield kind, message[at + _ATTRIBUTE.size : at + length]
+def _default_routes(message: bytes, asking: Rtnl) -> Iterator[DefaultRoute]:
+    """The route that the kernel tells so; of IPv6 with several next hops, the route by each."""
+    seen = attributes(message[_RTMSG.size :])
+    hops = _hops(seen, asking)
+    indexes = frozenset(hop.index for hop in hops)
+    if (
+        _RTA_NH_ID in seen
+    ):  # the kernel tells the object's next hops beside it, and takes them back by the object only
+        told = (_RTA_OIF, _RTA_GATEWAY, _RTA_VIA, _RTA_MULTIPATH, _RTA_ENCAP)
+        yield DefaultRoute(indexes, hops[0].gateway if len(hops) == 1 else "", _without(message, told))
+    elif _RTA_MULTIPATH in seen and message[0] == socket.AF_INET6:
+        for hop in hops:
+            only = _without(message, (_RTA_MULTIPATH,)) + _u32(_RTA_OIF, hop.index)
+            if hop.gateway:
+                only += _packed(_RTA_GATEWAY, socket.inet_pton(socket.AF_INET6, hop.gateway))
+            yield DefaultRoute(frozenset({hop.index}), hop.gateway, only)
+    else:
+        yield DefaultRoute(indexes, hops[0].gateway if len(hops) == 1 else "", message)
+
+
+def _hops(route: Mapping[int, bytes], asking: Rtnl) -> list[Hop]:
+    """The next hops of a route by its attributes; those of an object (`ip nexthop`) are asked for if not told.
+
+    The kernel does not tell them with the sysctl nexthop_compat_mode off.
+    """
+    found = list(_own_hops(route))
+    if found or _RTA_NH_ID not in route:
+        return found
+    return list(_hops_of_object(_number(route[_RTA_NH_ID]), asking))
+
+
+def _own_hops(route: Mapping[int, bytes]) -> Iterator[Hop]:
+    """The next hops that a route's own attributes tell."""
+    if _RTA_OIF in route:
+        yield Hop(_number(route[_RTA_OIF]), _gateway(route))
+    listed = route.get(_RTA_MULTIPATH, b"")
+    at = 0
+    while at + _NEXTHOP.size <= len(listed):
+        length, _, _, index = _NEXTHOP.unpack_from(listed, at)
+        yield Hop(index, _gateway(attributes(listed[at + _NEXTHOP.size : at + length])))
         at += (length + 3) & ~3
 
 
-def _gateway(route: bytes) -> str:
-    for kind, value in _attributes(route):
-        if kind == _RTA_GATEWAY:
-            return socket.inet_ntop(socket.AF_INET if len(value) == 4 else socket.AF_INET6, value)
-    return ""
+def _hops_of_object(number: int, asking: Rtnl) -> Iterator[Hop]:
+    try:
+        answer = asking.get(_RTM_GETNEXTHOP, _NHMSG.pack(0, 0, 0, 0, 0) + _u32(_NHA_ID, number))
+    except NetlinkError as error:
+        if error.errno != errno.ENOENT:  # it went meanwhile, and its routes with it
+            raise
+        return
+    seen = attributes(answer[_NHMSG.size :])
+    for member, *_ in _NEXTHOP_GROUP.iter_unpack(seen.get(_NHA_GROUP, b"")):
+        yield from _hops_of_object(member, asking)
+    if _NHA_OIF in seen:
+        yield Hop(_number(seen[_NHA_OIF]), _address(seen.get(_NHA_GATEWAY, b"")))
 
 
-def _leaves_by(route: bytes) -> Iterator[int]:
-    """Indexes of the interfaces of its next hops."""
-    for kind, value in _attributes(route):
-        if kind == _RTA_OIF:
-            yield struct.unpack("i", value)[0]
-        elif kind == _RTA_MULTIPATH:
-            hop = 0
-            while hop + _NEXTHOP.size <= len(value):
-                hop_length, _, _, index = _NEXTHOP.unpack_from(value, hop)
-                yield index
-                hop += (hop_length + 3) & ~3
+def _gateway(hop: Mapping[int, bytes]) -> str:
+    """RTA_GATEWAY, or RTA_VIA: one of the other family, which begins with its family."""
+    return _address(hop.get(_RTA_GATEWAY, b"") or hop.get(_RTA_VIA, b"")[2:])
+
+
+def _address(packed: bytes) -> str:
+    return str(ipaddress.ip_address(packed)) if packed else ""
+
+
+def _vrf_table(asking: Rtnl, index: int) -> int:
+    """The table of a VRF, 0 for an interface that is none."""
+    info = attributes(asking.get(_RTM_GETLINK, _IFINFOMSG.pack(0, 0, index, 0, 0))[_IFINFOMSG.size :])
+    kind = attributes(info.get(_IFLA_LINKINFO, b""))
+    if kind.get(_IFLA_INFO_KIND, b"").rstrip(b"\0") != b"vrf":
+        return 0
+    return _number(attributes(kind[_IFLA_INFO_DATA])[_IFLA_VRF_TABLE])
+
+
+def _without(message: bytes, kinds: Collection[int]) -> bytes:
+    """A route's message without attributes of these kinds."""
+    kept = (_packed(kind, value) for kind, value in attributes(message[_RTMSG.size :]).items() if kind not in kinds)
+    return message[: _RTMSG.size] + b"".join(kept)
+
+
+def _packed(kind: int, value: bytes) -> bytes:
+    return _ATTRIBUTE.pack(_ATTRIBUTE.size + len(value), kind) + value + b"\0" * (-len(value) % 4)
+
+
+def _u32(kind: int, value: int) -> bytes:
+    return _packed(kind, value.to_bytes(4, sys.byteorder))
+
+
+def _number(value: bytes) -> int:
+    return int.from_bytes(value, sys.byteorder)

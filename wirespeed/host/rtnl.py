@@ -25,7 +25,7 @@ from wirespeed.cni.errors import CniError, Code
 from wirespeed.host import netns
 
 RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK, RTM_SETLINK = 16, 17, 18, 19
-RTM_NEWADDR, RTM_GETADDR, RTM_NEWROUTE, RTM_GETROUTE = 20, 22, 24, 26
+RTM_NEWADDR, RTM_GETADDR, RTM_NEWROUTE = 20, 22, 24
 RTM_NEWLINKPROP, RTM_DELLINKPROP = 108, 109
 RTMGRP_LINK = 1
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP, NLM_F_EXCL, NLM_F_CREATE = 1, 4, 0x300, 0x200, 0x400
@@ -206,16 +206,6 @@ class Address:
     cidr: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class Route:
-    """A unicast route: `destination` as "10.0.0.0/8", `gateway` "" for the link, `table` its number (254: main)."""
-
-    index: int
-    destination: str
-    gateway: str
-    table: int
-
-
 class Rtnl:
     """A route netlink socket in the calling thread's network namespace, or in the one open at `netns_fd`.
 
@@ -381,20 +371,6 @@ class Rtnl:
             if kind == RTM_NEWADDR
         ]
 
-    def routes(self, index: int) -> list[Route]:
-        """The unicast routes by an interface, both families, all tables."""
-        found = []
-        for family in (socket.AF_INET, socket.AF_INET6):
-            body = struct.pack("BBBBBBBBI", family, 0, 0, 0, 0, 0, 0, 0, 0) + _u32(4, index)  # RTA_OIF
-            try:
-                answers = list(self._request(RTM_GETROUTE, NLM_F_DUMP, body))
-            except NetlinkError as error:
-                if error.errno != errno.EOPNOTSUPP:  # a kernel without IPv6
-                    raise
-                continue
-            found += [_route(payload) for kind, payload in answers if kind == RTM_NEWROUTE and payload[7] == 1]
-        return [route for route in found if route.index == index]
-
     def add_address(self, index: int, cidr: str) -> None:
         """Give the interface an address, "10.0.0.1/24" or "2001:db8::1/64"; IPv6 without a duplicate check."""
         interface = ipaddress.ip_interface(cidr)
@@ -422,7 +398,9 @@ class Rtnl:
     ) -> None:
         """Add a unicast route by the interface; without a gateway its scope is the link.
 
-        `table` 0 is the main table (254); `mtu` and `advmss` in bytes, 0 for the kernel's own.
+        `table` 0 is the main table (254); `mtu` and `advmss` in bytes, 0 for the kernel's own. Routes to the same
+        destination by other next hops stay: the newest IPv4 route is used, and IPv6 routes with gateways become one
+        with several next hops. Raises NetlinkError, EEXIST only where the very same route is there.
         """
         network = ipaddress.ip_network(destination, strict=False)
         if scope is None:
@@ -443,9 +421,21 @@ class Rtnl:
         metrics = (_u32(2, mtu) if mtu else b"") + (_u32(8, advmss) if advmss else b"")  # RTAX_MTU, RTAX_ADVMSS
         if metrics:
             body += _attribute(8 | NLA_F_NESTED, metrics)  # RTA_METRICS
-        self._do(RTM_NEWROUTE, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL, body)
+        self._do(RTM_NEWROUTE, NLM_F_ACK | NLM_F_CREATE, body)
 
     # The exchange
+
+    def dump(self, kind: int, body: bytes) -> list[bytes]:
+        """All objects that a request RTM_GET* lists, each from its header (struct rtmsg, ...) on."""
+        return [payload for answer, payload in self._request(kind, NLM_F_DUMP, body) if answer == kind - 2]
+
+    def get(self, kind: int, body: bytes) -> bytes:
+        """The one object that a request RTM_GET* asks for."""
+        return next(payload for answer, payload in self._request(kind, 0, body) if answer == kind - 2)
+
+    def do(self, kind: int, body: bytes) -> None:
+        """A request that is acknowledged."""
+        self._do(kind, NLM_F_ACK, body)
 
     def _do(self, kind: int, flags: int, body: bytes) -> None:
         for _ in self._request(kind, flags, body):
@@ -711,18 +701,6 @@ def _address(payload: bytes) -> Address:
     seen = dict(_attributes(payload, 8))
     packed = seen.get(2) or seen[1]  # IFA_LOCAL, for IPv6 IFA_ADDRESS alone
     return Address(index=index, cidr=f"{ipaddress.ip_address(packed)}/{prefix}")
-
-
-def _route(payload: bytes) -> Route:
-    family, prefix, _, _, table = struct.unpack_from("BBBBB", payload)
-    seen = dict(_attributes(payload, 12))
-    destination = seen.get(1, bytes(16 if family == socket.AF_INET6 else 4))  # RTA_DST
-    return Route(
-        index=_U32.unpack(seen[4])[0] if 4 in seen else 0,  # RTA_OIF
-        destination=f"{ipaddress.ip_address(destination)}/{prefix}",
-        gateway=str(ipaddress.ip_address(seen[5])) if 5 in seen else "",  # RTA_GATEWAY
-        table=_U32.unpack(seen[15])[0] if 15 in seen else table,  # RTA_TABLE
-    )
 
 
 def _string(value: bytes | None) -> str:
