@@ -129,7 +129,6 @@ class Sriov:
         claim = self._journal.device_of(request.container_id, request.ifname)
         if claim is None or claim.device != conf.device:
             raise CniError(Code.UNKNOWN_CONTAINER, f"device {conf.device} does not belong to this attachment")
-        self._ipam.check(request)
         with netns.opened(request.netns) as ns, rtnl.refusals(f"device {conf.device}"), Rtnl() as host:
             device = functions.named(conf.device, self._sysfs)
             before, given = claim.record["before"], claim.record.get("given") or {}
@@ -141,6 +140,7 @@ class Sriov:
                 wrong += self._port_drift(claim, conf.port, host, deadline=request.deadline)
         if wrong:
             raise CniError(Code.DRIFT, f"device {conf.device} of {request.ifname}: {', '.join(wrong)}")
+        self._ipam.check(request)
 
     def gc(self, request: Request) -> None:
         valid = request.valid_attachments

@@ -117,7 +117,6 @@ class Vhost:
             raise CniError(
                 Code.UNKNOWN_CONTAINER, f"{request.ifname} of container {request.container_id} has no port here"
             )
-        self._ipam.check(request)
         record = claim.record
         with netns.opened(request.netns):
             port = _port(request, conf, record["socket"])
@@ -129,6 +128,7 @@ class Vhost:
             wrong.append(f"the short path {folder.link} is gone")
         if wrong:
             raise CniError(Code.DRIFT, f"{request.ifname}: {', '.join(wrong)}")
+        self._ipam.check(request)
 
     def gc(self, request: Request) -> None:
         valid, errors = request.valid_attachments, []
@@ -419,11 +419,11 @@ class Vhost:
 
     def _check_kept(self, request: Request, conf: VhostConf, kept: Kept) -> None:
         """Hold its port against what it makes of the configuration, which is less than is made of it here."""
-        self._ipam.check(request)
         made = replace(conf, vlan=None, trunk=(), mtu=None, bandwidth=Bandwidth(), mirror=None)
         port = replace(_port(request, made, self._socket_of(kept, request)), name=kept.port)
         if wrong := self._engine(kept.engine).drift(port, deadline=request.deadline):
             raise CniError(Code.DRIFT, f"{request.ifname}: {', '.join(wrong)}")
+        self._ipam.check(request)
 
     def _take_over(self, request: Request) -> DeviceClaim | None:
         """The claim of a port that userspace-CNI made for this attachment, None where it made none."""

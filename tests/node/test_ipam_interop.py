@@ -1,4 +1,4 @@
-"""host-local in process beside the reference plugin, on one data folder."""
+"""host-local and static in process beside the reference plugins: on one data folder, on configurations alike."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, Phase, event, example, given, settings
+from hypothesis import strategies as st
 
 from wirespeed.cni.errors import CniError
 from wirespeed.cni.execute import run_plugin
@@ -181,3 +183,146 @@ def test_concurrent_callers_of_both_get_different_addresses(sides: Sides) -> Non
     assert len(given) == len(set(given)) == 64
     owners = [content for name, content in sides.leases().items() if ":" not in name]
     assert len(owners) == len(set(owners)) == 56
+
+
+# Configurations of every form
+
+V4 = [
+    "10.1.1.1",
+    "10.1.1.0",
+    "10.1.1.62",
+    "10.1.1.254",
+    "10.9.9.9",
+    "::ffff:10.1.1.9",
+    "010.1.1.1",
+    "10.1.1",
+    "",
+    None,
+]
+V6 = [
+    "2001:db8:1::1",
+    "2001:DB8:1::00a0",
+    "2001:db8:1::",
+    "fe80::1",
+    "2001:db8:9::1",
+    "2001:db8:1::1%eth0",
+    "",
+    None,
+]
+SUBNETS = {
+    4: ["10.1.1.0/24", "10.1.1.0/26", "10.1.1.0/30", "10.1.1.7/24", "10.1.1.0/31", "10.1.1.0/024", "010.1.1.0/24",
+        "::ffff:10.1.1.0/120", "10.1.1.0/33", "10.1.1.0/255.255.255.0", "10.1.1.0"],
+    6: ["2001:db8:1::/64", "2001:DB8:0001::/64", "2001:db8:1::/112", "2001:db8:1::7/64", "2001:db8:1::/127"],
+}  # fmt: skip
+DESTINATIONS = [
+    "0.0.0.0/0",
+    "::/0",
+    "10.1.1.5/24",
+    "FD00::/8",
+    "::ffff:10.0.0.0/104",
+    "10.0.0.0",
+    "default",
+    "",
+    None,
+]
+
+
+def case(*keys: str) -> st.SearchStrategy[str]:
+    return st.sampled_from(keys)
+
+
+def mostly(good: list[Any], bad: list[Any]) -> st.SearchStrategy[Any]:
+    """Configurations of only what may be wrong are nearly all refused."""
+    return st.one_of(*[st.sampled_from(good)] * 4, st.sampled_from(bad))
+
+
+@st.composite
+def ranges(draw: st.DrawFn) -> dict[str, Any]:
+    family = draw(st.sampled_from([4, 6]))
+    own = V4 if family == 4 else V6
+    start, end = ("10.1.1.9", "10.1.1.33") if family == 4 else ("2001:DB8:1::00a0", "2001:db8:1:0:0::a7")
+    # Network and broadcast address are no host's: the reference plugin gives them, if a range begins or ends so.
+    odd = [text for text in own if text not in {"10.1.1.0", "2001:db8:1::"}]
+    found = {draw(case("subnet", "Subnet")): draw(mostly(SUBNETS[family][:2], SUBNETS[family]))}
+    for key, values in {
+        "gateway": mostly(own[:5], V4 + V6),
+        "rangeStart": mostly([start], odd),
+        "rangeEnd": mostly([end], odd),
+    }.items():
+        if draw(st.booleans()):
+            found[draw(case(key, key.upper()))] = draw(values)
+    return found
+
+
+@st.composite
+def routed(draw: st.DrawFn) -> dict[str, Any]:
+    route: dict[str, Any] = {draw(case("dst", "Dst")): draw(mostly(DESTINATIONS[:5], DESTINATIONS))}
+    if draw(st.booleans()):
+        route[draw(case("gw", "GW"))] = draw(mostly(V4[:6] + V6[:5], V4 + V6))
+    return route
+
+
+@st.composite
+def host_local(draw: st.DrawFn) -> dict[str, Any]:
+    form = draw(st.sampled_from(["single", "single", "ranges", "both"]))
+    found: dict[str, Any] = {"type": "host-local"}
+    if form != "ranges":
+        found |= draw(ranges())
+    if form != "single":
+        found["ranges"] = draw(st.lists(st.lists(ranges(), min_size=1, max_size=2), max_size=2) | st.none())
+    return found | {draw(case("routes", "Routes")): draw(st.lists(routed(), max_size=2) | st.none())}
+
+
+@st.composite
+def statics(draw: st.DrawFn) -> dict[str, Any]:
+    good = ["10.1.1.7/24", "10.1.1.5/32", "::ffff:10.1.1.5/128", "2001:DB8:1::7/64", "2001:db8::0005/0"]
+    prefixed = mostly(good, SUBNETS[4] + SUBNETS[6])
+    addresses: list[dict[str, Any]] = [
+        {draw(case("address", "Address")): draw(prefixed)}
+        | ({"gateway": draw(mostly(V4[:6] + V6[:5], V4 + V6))} if draw(st.booleans()) else {})
+        for _ in range(draw(st.integers(0, 2)))
+    ]
+    found = {"type": "static", "addresses": addresses, "routes": draw(st.lists(routed(), max_size=2) | st.none())}
+    names = st.lists(st.sampled_from(["10.0.0.53", "fd00::53", "a.b"]), max_size=2) | st.none()
+    dns = {"nameservers": draw(names), "Search": draw(names), "domain": draw(st.sampled_from(["", "d", None]))}
+    return found | ({"dns": dns} if draw(st.booleans()) else {})
+
+
+def outside(subnet: str, gateway: str, *destinations: str) -> dict[str, Any]:
+    routes = [{"dst": destination} for destination in destinations]
+    return {"type": "host-local", "ranges": [[{"subnet": subnet, "gateway": gateway}]], "routes": routes}
+
+
+@settings(
+    max_examples=300,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    phases=(Phase.explicit, Phase.generate),  # each runs a program: small examples are not looked for
+)
+@example(ipam=outside("2001:db8:1::/64", "fe80::1", "::/0"))
+@example(ipam=outside("10.1.1.0/26", "10.1.1.254", "0.0.0.0/0"))
+@example(ipam=outside("10.1.1.0/26", "fe80::1"))
+@example(ipam=outside("2001:db8:1::/120", "10.1.1.2"))
+@given(ipam=host_local() | statics())
+def test_what_the_reference_plugin_takes_is_taken_with_the_same_result(
+    tmp_path_factory: pytest.TempPathFactory, ipam: dict[str, Any]
+) -> None:
+    folder = tmp_path_factory.mktemp("leases")
+
+    def call(side: str) -> Request:
+        with_folder = ipam | ({"dataDir": str(folder / side)} if ipam["type"] == "host-local" else {})
+        config = {"cniVersion": "1.0.0", "name": "net", "type": "probe", "ipam": with_folder}
+        return Request(command="ADD", container_id="c1", netns="/n", ifname="net1", path=("/x",), config=config)
+
+    try:
+        raw = json.loads(run_plugin(f"/usr/lib/cni/{ipam['type']}", call("theirs")))
+    except CniError:
+        return  # what it refuses may work here
+    event(f"{ipam['type']} takes it")
+    theirs = {"ips": raw.get("ips", []), "routes": raw.get("routes") or [], "dns": raw.get("dns") or {}}
+    assert Ipam(Path("/nonexistent")).add(call("ours")) == theirs
+    if ipam["type"] == "host-local":
+        leases = [
+            {f.name: f.read_bytes() for f in (folder / side / "net").iterdir()} for side in ("ours", "theirs")
+        ]
+        assert leases[0] == leases[1]

@@ -308,8 +308,8 @@ SUBNET = {"subnet": "10.1.2.0/24"}
             "key \"ipam.rangeEnd\": expected an address from 10.1.2.50 to 10.1.2.254, got '10.1.2.40'",
         ),
         (
-            SUBNET | {"gateway": "10.1.3.1"},
-            "key \"ipam.gateway\": expected an address of 10.1.2.0/24, got '10.1.3.1'",
+            SUBNET | {"gateway": "10.1.3"},
+            "key \"ipam.gateway\": expected an IP address, got '10.1.3'",
         ),
         (
             {"ranges": [SUBNET]},

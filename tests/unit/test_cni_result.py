@@ -115,6 +115,22 @@ def test_version_of_the_network_holds_where_the_plugin_gave_none() -> None:
     assert results.read({"ips": [{"address": "10.1.2.3/24"}]}, "1.0.0")["ips"] == [{"address": "10.1.2.3/24"}]
 
 
+def test_addresses_are_written_as_the_peers_write_them() -> None:
+    raw = {
+        "ips": [{"address": "FD00:0::0005/64", "gateway": "FE80::1"}, {"address": "::ffff:10.1.2.3/120"}],
+        "routes": [{"dst": "2001:DB8::/32", "gw": "FE80::1"}, {"dst": "10.9.0.1/16", "gw": "::ffff:10.1.2.1"}],
+    }
+    assert results.read(raw) == results.empty() | {
+        "ips": [{"address": "fd00::5/64", "gateway": "fe80::1"}, {"address": "10.1.2.3/24"}],
+        "routes": [{"dst": "2001:db8::/32", "gw": "fe80::1"}, {"dst": "10.9.0.1/16", "gw": "10.1.2.1"}],
+    }
+
+
+def test_negative_numbers_of_a_route_say_nothing() -> None:
+    negative = dict.fromkeys(("mtu", "advmss", "priority", "table"), -1)
+    assert results.read_routes([{"dst": "::/0"} | negative]) == [{"dst": "::/0"} | dict.fromkeys(negative, 0)]
+
+
 def test_unknown_keys_are_left_out() -> None:
     raw = {"vendor": 1, "interfaces": [{"name": "eth0", "vendor": 1}]}
     assert results.read(raw) == results.empty() | {"interfaces": [{"name": "eth0"}]}
@@ -157,6 +173,14 @@ def test_unknown_keys_are_left_out() -> None:
             {"routes": [{"dst": "0.0.0.0/0", "priority": 1.5}]},
             "result: routes[0].priority: expected an integer, got 1.5",
         ),
+        (
+            {"routes": [{"dst": "0.0.0.0/0", "table": 2**32}]},
+            "result: routes[0].table: expected an integer of 32 bits, got 4294967296",
+        ),
+        (
+            {"routes": [{"dst": "0.0.0.0/0", "scope": -1}]},
+            "result: routes[0].scope: expected an integer from 0 to 255, got -1",
+        ),
         ({"dns": []}, "result: dns: expected an object, got []"),
         ({"dns": {"search": [1]}}, "result: dns.search: expected a list of strings, got [1]"),
         ({"ip4": {}}, "result: ip4.ip: expected an address with prefix length, got None"),
@@ -173,11 +197,12 @@ def test_wrong_field_is_named(raw: object, message: str) -> None:
 
 
 words = st.text(min_size=1, max_size=8)
-numbers = st.integers(0, 2**31)
-ip_texts = st.ip_addresses().map(str)
+numbers = st.integers(0, 2**32 - 1)
+six = st.ip_addresses(v=6).map(str).filter(lambda text: not text.startswith("::ffff:"))  # such may be IPv4
+ip_texts = st.one_of(st.ip_addresses(v=4).map(str), six)
 prefixes = st.one_of(
     st.builds("{}/{}".format, st.ip_addresses(v=4), st.integers(0, 32)),
-    st.builds("{}/{}".format, st.ip_addresses(v=6), st.integers(96, 128)),
+    st.builds("{}/{}".format, six, st.integers(0, 128)),
 )
 
 
@@ -190,8 +215,8 @@ def full_results(draw: st.DrawFn) -> dict[str, Any]:
     text = dict.fromkeys(("mac", "sandbox", "socketPath", "pciID"), words)
     interfaces = draw(st.lists(objects({"name": words}, {**text, "mtu": numbers}), max_size=3))
     index = {"interface": st.integers(0, len(interfaces) - 1)} if interfaces else {}
-    more = dict.fromkeys(("mtu", "advmss", "priority", "table", "scope"), numbers)
-    lists = dict.fromkeys(("nameservers", "search", "options"), st.lists(words, max_size=2))
+    more = dict.fromkeys(("mtu", "advmss", "priority", "table"), numbers) | {"scope": st.integers(0, 255)}
+    lists = dict.fromkeys(("nameservers", "search", "options"), st.lists(words, min_size=1, max_size=2))
     return {
         "interfaces": interfaces,
         "ips": draw(st.lists(objects({"address": prefixes}, {"gateway": ip_texts, **index}), max_size=3)),

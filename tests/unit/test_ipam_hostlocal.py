@@ -110,6 +110,21 @@ def test_neither_gateway_nor_network_nor_broadcast_is_ever_given(ipam: Ipam) -> 
     )
 
 
+@pytest.mark.parametrize("gateway", ["10.1.9.9", "fe80::1", "::a01:202"])
+def test_gateway_outside_the_subnet_is_told_and_keeps_no_address_back(ipam: Ipam, gateway: str) -> None:
+    far = {"subnet": "10.1.2.0/30", "gateway": gateway, "routes": [{"dst": "0.0.0.0/0"}]}
+    given = ipam.add(request("c1", ipam=far))
+    assert given["ips"] == [{"address": "10.1.2.1/30", "gateway": gateway}]
+    assert given["routes"] == [{"dst": "0.0.0.0/0"}]
+    assert given_to(ipam, request("c2", ipam=far)) == ["10.1.2.2/30"]
+
+
+def test_keys_of_a_route_are_read_in_any_case(ipam: Ipam, caplog: pytest.LogCaptureFixture) -> None:
+    call = request(ipam=SUBNET | {"Routes": [{"Dst": "10.9.0.0/16", "GW": "10.1.2.9", "MTU": 1400, "metric": 5}]})
+    assert ipam.add(call)["routes"] == [{"dst": "10.9.0.0/16", "gw": "10.1.2.9", "mtu": 1400}]
+    assert 'ipam.routes[0]: unknown key "metric" is ignored' in caplog.text
+
+
 def test_ranges_of_a_set_are_used_one_after_the_other(ipam: Ipam) -> None:
     both = {
         "ranges": [

@@ -112,6 +112,54 @@ def test_failure_of_an_executed_type_keeps_its_code(ipam: Ipam, tmp_path: Path) 
     assert (failed.value.code, failed.value.msg) == (11, "ipam own-ipam: later")
 
 
+def answering(folder: Path, kind: str, answer: str, status: int = 1) -> Request:
+    """A CHECK with an IPAM plugin that answers it so."""
+    (folder / kind).write_text(f"#!/bin/sh\necho '{answer}'\nexit {status}\n")
+    (folder / kind).chmod(0o755)
+    return request({"type": kind}).derive(command="CHECK", path=(str(folder),))
+
+
+@pytest.mark.parametrize(
+    ("kind", "answer", "logged"),
+    [
+        ("whereabouts", '{"code":999,"msg":"CNI CHECK method is not implemented"}', "is not implemented"),
+        ("of-libcni-0", '{"code":100,"msg":"CHECK is not supported"}', "CHECK is not supported"),
+        ("of-libcni-0", '{"code":4,"msg":"unknown CNI_COMMAND: CHECK"}', "unknown CNI_COMMAND: CHECK"),
+        ("dhcp", '{"code":1,"msg":"plugin version does not allow CHECK"}', "does not allow CHECK"),
+        ("in-shell", "what is CHECK?", "exit status 1: what is CHECK?"),
+    ],
+)
+def test_an_executed_type_without_check_is_logged(
+    ipam: Ipam, tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: str, answer: str, logged: str
+) -> None:
+    ipam.check(answering(tmp_path, kind, answer))
+    (message,) = caplog.messages
+    assert message.startswith(f"network net: ipam {kind} has not checked its addresses: ")
+    assert message.endswith(logged)
+
+
+@pytest.mark.parametrize(
+    ("kind", "code"),
+    [
+        ("own-ipam", 3),  # unknown container
+        ("own-ipam", 11),  # try again later
+        ("own-ipam", 104),  # one of its own
+        ("dhcp", 999),  # has a CHECK, and no other code for a lease that is gone
+    ],
+)
+def test_an_executed_type_that_has_lost_the_address_fails_the_check(
+    ipam: Ipam, tmp_path: Path, kind: str, code: int
+) -> None:
+    with pytest.raises(CniError) as failed:
+        ipam.check(answering(tmp_path, kind, f'{{"code":{code},"msg":"no such lease"}}'))
+    assert (failed.value.code, failed.value.msg) == (code, f"ipam {kind}: no such lease")
+
+
+def test_check_of_a_type_that_is_nowhere_fails(ipam: Ipam) -> None:
+    with pytest.raises(CniError, match='ipam own-ipam: no executable "own-ipam" in /nonexistent'):
+        ipam.check(request({"type": "own-ipam"}).derive(path=("/nonexistent",)))
+
+
 @pytest.mark.parametrize(
     "ipam_of_the_network", ["host-local", {"type": 5}, {"type": "a/b"}, {"type": "host-local", "dataDir": "here"}]
 )

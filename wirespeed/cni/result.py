@@ -7,6 +7,8 @@ nothing, and no cniVersion:
     ips:        address ("10.1.2.3/24"), gateway?, interface? (index into interfaces)
     routes:     dst ("0.0.0.0/0"), and of gw, mtu, advmss, priority, table, scope those that are given
     dns:        nameservers?, domain?, search?, options?
+
+Addresses are in the form in which the peers write them: "2001:db8::1", and IPv4 mapped into IPv6 is IPv4.
 """
 
 from __future__ import annotations
@@ -22,6 +24,9 @@ from wirespeed.cni.plugin import Result
 # Versions before interfaces and chains: one address of each family, its routes with it.
 _OLD = ("0.1.0", "0.2.0")
 _WITH_IP_VERSION = frozenset({"0.3.0", "0.3.1", "0.4.0"})
+
+ROUTE_KEYS = ("dst", "gw", "mtu", "advmss", "priority", "table", "scope")
+DNS_KEYS = ("nameservers", "domain", "search", "options")
 
 
 def empty() -> Result:
@@ -110,8 +115,8 @@ def _read_ip(where: str, raw: Mapping[str, Any]) -> dict[str, Any]:
 
 def _read_route(where: str, raw: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {"dst": _prefix(f"{where}.dst", raw.get("dst"))}
-    numbers = dict.fromkeys(("mtu", "advmss", "priority", "table", "scope"), _integer)
-    _copy(where, raw, found, {"gw": _address, **numbers})
+    numbers = dict.fromkeys(("mtu", "advmss", "priority", "table"), _u32)
+    _copy(where, raw, found, {"gw": _address, **numbers, "scope": _u8})
     return found
 
 
@@ -147,10 +152,10 @@ def _each(
 def _copy(
     where: str, raw: Mapping[str, Any], found: dict[str, Any], kinds: Mapping[str, Callable[[str, object], Any]]
 ) -> None:
-    """Copy the optional fields that are there; null and "" say nothing."""
+    """Copy the optional fields that are there; null, "" and an empty list say nothing."""
     for key, check in kinds.items():
         value = raw.get(key)
-        if value is not None and value != "":
+        if value is not None and value not in ("", []):
             found[key] = check(f"{where}.{key}", value)
 
 
@@ -178,16 +183,32 @@ def _integer(where: str, value: object) -> int:
     return value
 
 
+def _u32(where: str, value: object) -> int:
+    """A number of the kernel's; negative ones say nothing, as for the peers."""
+    if _integer(where, value) >= 1 << 32:
+        raise _bad(where, "an integer of 32 bits", value)
+    return max(0, _integer(where, value))
+
+
+def _u8(where: str, value: object) -> int:
+    number = _integer(where, value)
+    if not 0 <= number < 256:
+        raise _bad(where, "an integer from 0 to 255", value)
+    return number
+
+
 def _address(where: str, value: object) -> str:
-    if parse_ip(value) is None:
+    ip = parse_ip(value)
+    if ip is None:
         raise _bad(where, "an IP address", value)
-    return str(value)
+    return str(ip)
 
 
 def _prefix(where: str, value: object) -> str:
-    if parse_prefix(value) is None:
+    prefix = parse_prefix(value)
+    if prefix is None:
         raise _bad(where, "an address with prefix length", value)
-    return str(value)
+    return str(prefix)
 
 
 def _bad(where: str, expected: str, got: object) -> CniError:
@@ -214,8 +235,7 @@ def _write_ip(ip: Mapping[str, Any], version: str) -> dict[str, Any]:
 
 
 def _write_route(route: Mapping[str, Any], version: str) -> dict[str, Any]:
-    keys = ("dst", "gw", "mtu", "advmss", "priority", "table", "scope")
-    return _only(route, keys if version == "1.1.0" else ("dst", "gw"))
+    return _only(route, ROUTE_KEYS if version == "1.1.0" else ("dst", "gw"))
 
 
 def _only(fields: Mapping[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:

@@ -83,7 +83,17 @@ def of_result(read: Callable[[object], T], value: object) -> T:
 
 def routes(ipam: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The routes of the configuration. Raises CniError(INVALID_CONFIG)."""
-    return of_result(results.read_routes, ipam.get("routes"))
+    listed = objects("ipam.routes", ipam.get("routes"))
+    keyed = [canonical(raw, results.ROUTE_KEYS, f"ipam.routes[{index}]") for index, raw in enumerate(listed)]
+    return of_result(results.read_routes, keyed)
+
+
+def dns(ipam: Mapping[str, Any]) -> dict[str, Any]:
+    """The DNS of the configuration. Raises CniError(INVALID_CONFIG)."""
+    value = ipam.get("dns")
+    return of_result(
+        results.read_dns, canonical(value, results.DNS_KEYS, "ipam.dns") if isinstance(value, dict) else value
+    )
 
 
 def requested(request: Request) -> dict[str, list[str]]:

@@ -22,6 +22,13 @@ log = logging.getLogger(__name__)
 HOST_LOCAL = "host-local"
 STATIC = "static"
 
+# How the Go library (pkg/skel) refuses a version without CHECK and a command that it does not know.
+_WITHOUT_CHECK = frozenset({Code.INCOMPATIBLE_VERSION, Code.INVALID_ENVIRONMENT})
+# How it tells any error that has no code of its own (999, in early versions 100), and how a failure without a CNI
+# error is told here. whereabouts and others say so that they have no CHECK; those named are known to have one.
+_SAYS_NOTHING = frozenset({999, 100, Code.PLUGIN})
+_HAVE_CHECK = frozenset({"dhcp"})
+
 
 class Ipam:
     """Addresses as the request's `ipam` says: host-local and static here, any other type from CNI_PATH.
@@ -70,14 +77,17 @@ class Ipam:
                 _execute(kind, request.derive(command="DEL"))
 
     def check(self, request: Request) -> None:
-        """The addresses still belong to the attachment."""
+        """The addresses still belong to the attachment.
+
+        Many IPAM plugins have no CHECK, and tell so by the error that any failed Go plugin gives: that is logged.
+        """
         with _named(request) as kind:
             if kind == HOST_LOCAL:
                 hostlocal.check(request, self._of(request))
             elif kind == STATIC:
                 static.add(request)
             elif kind:
-                _execute(kind, request.derive(command="CHECK"))
+                _check_executed(kind, request.derive(command="CHECK"))
 
     def gc(self, request: Request) -> None:
         """Give up what belongs to none of the request's valid attachments."""
@@ -141,6 +151,16 @@ def _led_by(kind: str) -> Iterator[None]:
         yield
     except CniError as error:
         raise error.prefixed(f"ipam {kind}") from error
+
+
+def _check_executed(kind: str, request: Request) -> None:
+    try:
+        _execute(kind, request)
+    except CniError as error:
+        says_nothing = error.code in _SAYS_NOTHING and kind not in _HAVE_CHECK
+        if not says_nothing and error.code not in _WITHOUT_CHECK:
+            raise
+        log.warning("network %s: ipam %s has not checked its addresses: %s", request.name, kind, error.msg)
 
 
 def _execute(kind: str, request: Request) -> bytes:

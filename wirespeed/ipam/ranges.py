@@ -14,7 +14,7 @@ RANGE_KEYS = (
     "subnet",  # required: the network, "10.1.0.0/16"
     "rangeStart",  # the first address that is given away; default: the first after the network's own
     "rangeEnd",  # the last one; default: the last, for IPv4 the last before the broadcast address
-    "gateway",  # an address of the subnet, never given away; default: the first after the network's own
+    "gateway",  # an address, never given away if it is of the subnet; default: the first after the network's own
 )
 
 
@@ -40,8 +40,8 @@ class Range:
     def walk(self, start: int, end: int) -> Iterator[Ip]:
         """The addresses from start to end that may be given away."""
         for value in range(start, end + 1):
-            if value != self.gateway.value:
-                yield self._ip(value)
+            if (ip := self._ip(value)) != self.gateway:
+                yield ip
 
     def _ip(self, value: int) -> Ip:
         return Ip(self.subnet.ip.bits, value)
@@ -128,8 +128,9 @@ def _range(where: str, raw: Mapping[str, Any]) -> Range:
         raise conf.bad(
             f"{where}.rangeEnd", f"an address from {Ip(bits, start)} to {Ip(bits, last)}", str(Ip(bits, end))
         )
-    gateway = _inside(f"{where}.gateway", raw.get("gateway"), subnet, first)
-    return Range(subnet, start, end, Ip(bits, gateway))
+    asked = raw.get("gateway")
+    gateway = Ip(bits, first) if asked is None or asked == "" else conf.address(f"{where}.gateway", asked)
+    return Range(subnet, start, end, gateway)
 
 
 def _inside(key: str, value: object, subnet: Prefix, default: int) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from wirespeed.cni import result as results
 from wirespeed.cni.address import Prefix, parse_ip, parse_prefix
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.plugin import Result
@@ -39,7 +38,7 @@ def add(request: Request) -> Result:
     return {
         "ips": ips,
         "routes": conf.routes(ipam),
-        "dns": conf.of_result(results.read_dns, ipam.get("dns")),
+        "dns": conf.dns(ipam),
     }
 
 
@@ -48,22 +47,25 @@ def _configured(value: object) -> list[dict[str, Any]]:
     for index, raw in enumerate(conf.objects("ipam.addresses", value)):
         where = f"ipam.addresses[{index}]"
         fields = conf.canonical(raw, ("address", "gateway"), where)
-        if parse_prefix(fields.get("address")) is None:
+        prefix = parse_prefix(fields.get("address"))
+        if prefix is None:
             raise conf.bad(f"{where}.address", "an address with prefix length", fields.get("address"))
-        ip = {"address": fields["address"]}
+        ip = {"address": str(prefix)}
         if fields.get("gateway"):
-            conf.address(f"{where}.gateway", fields["gateway"])
-            ip["gateway"] = fields["gateway"]
+            ip["gateway"] = str(conf.address(f"{where}.gateway", fields["gateway"]))
         ips.append(ip)
     return ips
 
 
 def _prefixed(source: str, texts: list[str]) -> list[dict[str, Any]]:
+    ips = []
     for text in texts:
-        if parse_prefix(text) is None:
+        prefix = parse_prefix(text)
+        if prefix is None:
             code = Code.INVALID_ENVIRONMENT if source.startswith("CNI_ARGS") else Code.INVALID_CONFIG
             raise CniError(code, f"{source}: expected an address with prefix length, got {text!r}")
-    return [{"address": text} for text in texts]
+        ips.append({"address": str(prefix)})
+    return ips
 
 
 def _set_gateways(ips: list[dict[str, Any]], gateways: str) -> None:
@@ -74,4 +76,4 @@ def _set_gateways(ips: list[dict[str, Any]], gateways: str) -> None:
         for ip in ips:
             network: Prefix | None = parse_prefix(ip["address"])
             if network is not None and gateway in network:
-                ip.setdefault("gateway", text)
+                ip.setdefault("gateway", str(gateway))
