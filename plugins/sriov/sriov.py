@@ -133,9 +133,12 @@ class Sriov:
             device = functions.named(conf.device, self._sysfs)
             before, given = claim.record["before"], claim.record.get("given") or {}
             wanted = VfSettings(**claim.record["wanted"]["settings"])
+            previous = request.config.get("prevResult") or {}
+            if _told(previous, claim.ifname)[1].get("mac") not in {None, wanted.mac}:
+                wanted = replace(wanted, mac=None)  # a plugin behind set another: not every PF's driver hears of it
             wrong = vfs.drift(host, device, before, given.get("driver", before["driver"]), wanted)
             if given.get("netdev", before["link"] is not None):
-                wrong += _netdev_drift(claim, ns, request.config.get("prevResult") or {})
+                wrong += _netdev_drift(claim, ns, previous)
             if conf.port is not None:
                 wrong += self._port_drift(claim, conf.port, host, deadline=request.deadline)
         if wrong:
@@ -519,8 +522,7 @@ def _netdev_drift(claim: DeviceClaim, ns: netns.NetNs, previous: dict[str, Any])
     """What of the VF's netdev in the pod is not what ADD made of it."""
     wanted, name = claim.record["wanted"], claim.ifname
     parent = vfs.netdev_parent(claim)
-    interfaces = enumerate(previous.get("interfaces") or [])
-    number, told = next(((n, each) for n, each in interfaces if each.get("name") == name), (0, dict[str, Any]()))
+    number, told = _told(previous, name)
     # A plugin behind in the list (tuning) may have set another one, and then the result says so.
     wanted = wanted | {key: told[key] for key in ("mac", "mtu") if wanted.get(key) is not None and told.get(key)}
     with Rtnl(netns_fd=ns.fd) as inside:
@@ -545,3 +547,9 @@ def _netdev_drift(claim: DeviceClaim, ns: netns.NetNs, previous: dict[str, Any])
             wrong.append(f"{name} is down")
         wrong += vfs.rdma_missing(claim.record.get("rdma", {}), ns)
         return wrong + addressing.missing(inside, link, previous, number)
+
+
+def _told(previous: Mapping[str, Any], ifname: str) -> tuple[int, Mapping[str, Any]]:
+    """The place of an interface in a result's interfaces, and what the result says of it."""
+    interfaces = enumerate(previous.get("interfaces") or [])
+    return next(((number, each) for number, each in interfaces if each.get("name") == ifname), (0, {}))

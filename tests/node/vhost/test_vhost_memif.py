@@ -126,6 +126,28 @@ def test_the_end_of_a_pod_that_is_gone_without_a_del_is_freed(
     lone_host.delete(conf, new)
 
 
+def test_check_looks_at_the_port_whatever_an_executed_ipam_says(
+    lone_host: Host, link: dict[str, Any], netns: Pods, tmp_path: Path
+) -> None:
+    def ipam_answers(answer: dict[str, Any], status: int) -> None:
+        (tmp_path / "own-ipam").write_text(f"#!/bin/sh\necho '{json.dumps(answer)}'\nexit {status}\n")
+        (tmp_path / "own-ipam").chmod(0o755)
+
+    conf, pod, path = link | {"ipam": {"type": "own-ipam"}}, netns(), (str(tmp_path),)
+    ipam_answers({"cniVersion": "1.1.0", "ips": [{"address": "10.9.0.7/24"}]}, 0)
+    lone_host.add(conf, pod, path=path)
+    ipam_answers({"code": 999, "msg": "CNI CHECK method is not implemented"}, 1)
+    lone_host.check(conf, pod, path=path)
+    ipam_answers({"code": 104, "msg": "the lease is gone"}, 1)
+    with pytest.raises(CniError, match="the lease is gone"):
+        lone_host.check(conf, pod, path=path)
+    lone_host.data_file(conf, pod).unlink()
+    with pytest.raises(CniError, match=r"configData-.*\.json is gone"):
+        lone_host.check(conf, pod, path=path)
+    ipam_answers({}, 0)
+    lone_host.delete(conf, pod, path=path)
+
+
 def test_the_socket_stays_while_its_master_does(lone_host: Host, link: dict[str, Any], netns: Pods) -> None:
     master, slave = netns(), netns()
     socket = Path(lone_host.add(link, master)["interfaces"][0]["socketPath"])
