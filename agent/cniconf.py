@@ -11,7 +11,7 @@ from typing import Any
 from plugins.meta import config as meta_config
 from plugins.meta import networks
 from wirespeed.cni import versions
-from wirespeed.cni.chain import Network, load_network
+from wirespeed.cni.chain import Network, canonical, load_network
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.node import ALIASES, AutoconfConfig
 
@@ -82,7 +82,7 @@ def _candidates(folder: Path, where: AutoconfConfig) -> list[str]:
 def _read(path: Path) -> Network | None:
     try:
         raw = json.loads(path.read_bytes())
-        return load_network(networks.with_folder(path, raw) if isinstance(raw, dict) else raw)
+        return load_network(networks.with_folder(path, canonical(raw)) if isinstance(raw, dict) else raw)
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -122,8 +122,10 @@ def compose(primary: Primary, where: AutoconfConfig, file: str) -> bytes:
 def _spoken(raw: dict[str, Any], where: AutoconfConfig) -> list[str]:
     """The version that an old runtime reads, and all that are newer."""
     known = versions.SUPPORTED
-    named = where.cni_version or raw.get("cniVersion")
-    least = named if named in known else min(v for v in raw["cniVersions"] if v in known)
+    named, listed = where.cni_version or raw.get("cniVersion"), raw.get("cniVersions") or []
+    if not named and not listed:
+        named = versions.IMPLIED
+    least = named if named in known else min(v for v in listed if v in known)
     return list(known[known.index(least) :])
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from plugins.meta.config import CAPABILITIES
 from wirespeed.cni import versions
+from wirespeed.cni.keys import in_any_case
 
 NETWORK_NAME = "multus-cni-network"  # what Multus calls its network
 CNI_DIR = "/var/lib/cni/multus"  # its state, where its configuration does not say
@@ -86,9 +87,11 @@ def said_by(configuration: Mapping[str, Any]) -> dict[str, Any]:
 def translate(raw: Mapping[str, Any]) -> Translation:
     """Translate the daemon's configuration, what a CNI configuration says, or the one over the other.
 
-    Paths that the daemon sees below /host, or below its chrootDir, are those of the node. Every key without
-    an effect here that it had there is in the warnings, as is every unknown one.
+    Keys are read in any case, as Multus reads them. Paths that the daemon sees below /host, or below its
+    chrootDir, are those of the node. Every key without an effect here that it had there is in the warnings, as is
+    every unknown one.
     """
+    raw = in_any_case(raw, KEYS)
     given = {key: _on_node(key, value, raw) for key, value in raw.items() if value is not None}
     found = Translation(cni_dir=str(given.get("cniDir") or CNI_DIR), bin_dir=str(given.get("binDir") or ""))
     for key in given:

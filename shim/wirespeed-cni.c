@@ -65,7 +65,7 @@ static bool write_all(int fd, const char *bytes, size_t length)
 
 /* The one string at the top level of standard input that tells the caller's version, if it is a supported one. */
 
-static const char *const supported[] = {"0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"};
+static const char *const supported[] = {"0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"};
 #define SUPPORTED (sizeof supported / sizeof *supported)
 
 static const char *skip_space(const char *at, const char *end)

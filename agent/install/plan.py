@@ -20,7 +20,7 @@ from agent.install.steps import Step, Undo, execute, kept
 from agent.listener import only_agent
 from plugins.meta.config import OWN_TYPE
 from wirespeed.cni import versions
-from wirespeed.cni.chain import load_network
+from wirespeed.cni.chain import canonical, load_network
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.kube import kubeyaml
 from wirespeed.node import NodeConfig, load_config
@@ -132,7 +132,7 @@ def _multus_conf(folder: Path) -> _MultusConf | None:
                 raise CniError(Code.INVALID_CONFIG, f"{path}: cannot be read: {error}") from error
             continue
         if kinds[0] in binaries.PEERS["multus"]:
-            return _MultusConf(path, raw)
+            return _MultusConf(path, canonical(raw))
     return None
 
 
@@ -256,7 +256,7 @@ def _of_multus(
         options.multus_dir or Path(translation.cni_dir),
         config,
         configuration=_network_name(config, theirs),
-        version=version if version in versions.SUPPORTED else versions.SUPPORTED[0],
+        version=version if version in versions.SUPPORTED else versions.IMPLIED,
         path=(translation.bin_dir or str(options.bin_dir),),
     )
 

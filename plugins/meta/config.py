@@ -11,6 +11,7 @@ import msgspec
 
 from wirespeed import structs
 from wirespeed.cni.errors import CniError, Code
+from wirespeed.cni.keys import in_any_case
 from wirespeed.cni.request import check_network_name
 
 log = logging.getLogger(__name__)
@@ -90,15 +91,18 @@ _NEEDLESS = frozenset(
     | {"daemonSocketDir", "cniConf", "cniConfigDir", "multusConfigFile", "multusAutoconfigDir"}
 )
 KNOWN = frozenset(MetaConfig.__struct_encode_fields__) | _SPECIFIED
+_ANY_CASE = KNOWN | _NEEDLESS
 
 
 def load(raw: dict[str, Any]) -> MetaConfig:
     """Check a configuration as it came on standard input.
 
     Raises CniError(INVALID_CONFIG) that names the key. A configuration whose type is "wirespeed" may have no
-    unknown key; one of another type is a peer's, and what is not known in it is warned of.
+    unknown key; one of another type is a peer's: keys are read in any case, and what is not known is warned of.
     """
-    own = raw.get("type", OWN_TYPE) == OWN_TYPE
+    folded = in_any_case(raw, _ANY_CASE)
+    own = folded.get("type", OWN_TYPE) == OWN_TYPE
+    raw = raw if own else folded
     for key in raw:
         if key not in KNOWN:
             if own:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from plugins.meta.config import MetaConfig
-from wirespeed.cni.chain import flag
+from wirespeed.cni.chain import canonical, flag
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.request import check_network_name
 from wirespeed.kube.cluster import Cluster, NotFoundError
@@ -92,6 +92,7 @@ def cluster_network(value: str, *, config: MetaConfig, cluster: Callable[[], Clu
     try:
         return by_name(config.conf_dir, value)
     except CniError as error:
+    delegates = [canonical(raw) for raw in delegates]
         raise CniError(error.code, f"{problem.msg}; {error.msg}") from problem
 
 
@@ -221,7 +222,7 @@ def _decoded(text: str, where: str) -> dict[str, Any]:
         raise CniError(Code.INVALID_CONFIG, f"{where}: not JSON: {error}") from error
     if not isinstance(raw, dict):
         raise CniError(Code.INVALID_CONFIG, f"{where}: expected a JSON object, got {type(raw).__name__}")
-    return raw
+    return canonical(raw)
 
 
 def _named(raw: dict[str, Any], name: str) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from plugins.meta.delegate import Delegate
 from plugins.meta.devices import Devices
 from plugins.meta.networks import Source
 from plugins.meta.selection import Selection
+from wirespeed.cni import versions
 from wirespeed.cni.chain import Chain
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.request import Request
@@ -236,7 +237,7 @@ class Resolver:
             request_ifname=request.ifname,
             label=source.label,
             raw=source.raw,
-            version=config.cni_version,
+            version=versions.IMPLIED,
             ifname=ifname,
             master=source.master,
             args=_args(request.args, master=source.master),

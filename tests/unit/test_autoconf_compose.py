@@ -147,6 +147,15 @@ def test_version_is_one_that_an_old_runtime_reads_and_newer_ones_are_offered(tmp
     assert composed(tmp_path, cniVersion="0.4.0")["cniVersion"] == "0.4.0"
 
 
+def test_primary_without_a_version_is_one_of_0_1_0(tmp_path: Path) -> None:
+    raw = {"Name": "cbr0", "plugins": [BRIDGE]}
+    put(tmp_path, "10-cbr0.conflist", raw)
+    document = composed(tmp_path)
+    assert (document["cniVersion"], document["cniVersions"]) == ("0.1.0", list(versions.SUPPORTED))
+    put(tmp_path, "10-cbr0.conflist", {**raw, "cniVersion": "0.2.0"})
+    assert composed(tmp_path)["cniVersion"] == "0.2.0"
+
+
 def test_newest_version_needs_no_list(tmp_path: Path) -> None:
     put(tmp_path, "10-cbr0.conflist", {**CBR0, "cniVersion": "1.1.0"})
     assert "cniVersions" not in composed(tmp_path)

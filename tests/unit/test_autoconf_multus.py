@@ -115,9 +115,16 @@ def test_unknown_key_is_warned_of_with_the_nearest() -> None:
 
 
 def test_version_that_is_not_spoken_here_is_warned_of_and_left_to_the_primary() -> None:
-    found = multus.translate({"cniVersion": "0.2.0"})
+    found = multus.translate({"cniVersion": "0.5.0"})
     assert "cniVersion" not in found.document["autoconf"]
     assert len(found.warnings) == 1
+
+
+def test_keys_are_read_in_any_case() -> None:
+    found = multus.translate({"readinessIndicatorFile": "/host/run/ready", "NamespaceIsolation": True})
+    assert found.document["readinessIndicatorFile"] == "/run/ready"
+    assert found.document["autoconf"]["meta"] == {"namespaceIsolation": True}
+    assert found.warnings == []
 
 
 def test_configuration_of_the_users_own_is_not_written_over() -> None:

@@ -92,7 +92,8 @@ def test_a_list_is_told_of_by_plugin(tmp_path: Path) -> None:
         }
         """
     assert said(tmp_path, net__conflist=conflist) == [
-        "net.conflist:2: error: key \"cniVersion\": expected one of 0.3.0, 0.3.1, 0.4.0, 1.0.0, 1.1.0, got '1.9.0'",
+        'net.conflist:2: error: key "cniVersion": expected one of 0.1.0, 0.2.0, 0.3.0, 0.3.1, '
+        "0.4.0, 1.0.0, 1.1.0, got '1.9.0'",
         "net.conflist:3: error: key \"name\": expected letters, digits, _ . - after a letter or digit, got 'net/1'",
         'net.conflist:6: warning: key "ipam.addresses[0].address": expected an address with prefix length, '
         "got '10.0.0.1'",
@@ -111,7 +112,7 @@ def test_the_meta_plugins_configuration_is_told_of_with_the_networks_in_it(tmp_p
           "clusterNetwrk": "main",
           "delegates": [
             {"type": "bridge"},
-            {"name": "second", "cniVersion": "0.1.0", "type": "ptp"}
+            {"name": "second", "cniVersion": "0.1.9", "type": "ptp"}
           ],
           "confDir": "net.d"
         }
@@ -120,7 +121,8 @@ def test_the_meta_plugins_configuration_is_told_of_with_the_networks_in_it(tmp_p
         'a.conf:3: error: key "namespaceIsolation": expected bool, got str',
         "a.conf:4: error: unknown key 'clusterNetwrk'; the nearest known is 'clusterNetwork'",
         'a.conf:6: error: delegates[0]: key "name" is missing',
-        "a.conf:7: error: key \"cniVersion\": expected one of 0.3.0, 0.3.1, 0.4.0, 1.0.0, 1.1.0, got '0.1.0'",
+        'a.conf:7: error: key "cniVersion": expected one of 0.1.0, 0.2.0, 0.3.0, 0.3.1, 0.4.0, '
+        "1.0.0, 1.1.0, got '0.1.9'",
         "a.conf:9: error: key \"confDir\": expected an absolute path, got 'net.d'",
     ]
 
@@ -1038,19 +1040,19 @@ def test_multus_daemon_is_told_of_as_the_agent_takes_it_over(tmp_path: Path) -> 
           "chrootDir": "/hostroot",
           "socketDir": "/host/run/multus/",
           "metricsPort": 9091,
-          "cniVersion": "0.2.0",
+          "cniVersion": "0.5.0",
           "cniConfigDir": 7,
           "namespaceIsolation": "yes",
-          "confdir": "/etc"
+          "confdr": "/etc"
         }
         """
     found = said(tmp_path, daemon_config__json=config)
     assert [line[: line.index('" ') + 1] if '" ' in line else line for line in found] == [
         'daemon_config.json:4: warning: key "metricsPort"',
-        "daemon_config.json:5: warning: key \"cniVersion\": '0.2.0' is not spoken here: the primary's holds",
+        "daemon_config.json:5: warning: key \"cniVersion\": '0.5.0' is not spoken here: the primary's holds",
         'daemon_config.json:6: error: key "cniConfigDir": expected str, got int',
         'daemon_config.json:7: error: key "namespaceIsolation": expected bool, got str',
-        'daemon_config.json:8: warning: key "confdir"',
+        'daemon_config.json:8: warning: key "confdr"',
     ]
 
 

@@ -46,7 +46,7 @@ def test_help_loads_nothing_but_click() -> None:
 
 
 def test_version_tells_the_spoken_cni_versions() -> None:
-    assert run("version").stdout.endswith("CNI 0.3.0, 0.3.1, 0.4.0, 1.0.0, 1.1.0\n")
+    assert run("version").stdout.endswith("CNI 0.1.0, 0.2.0, 0.3.0, 0.3.1, 0.4.0, 1.0.0, 1.1.0\n")
 
 
 def test_plugin_answers_version_alone() -> None:

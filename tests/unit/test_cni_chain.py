@@ -30,6 +30,7 @@ class Recorder:
     """A plugin in this process: notes its requests, adds an interface called as its own `type`."""
 
     fails: Mapping[str, Exception] = field(default_factory=dict)
+    adds: Mapping[str, list[Any]] = field(default_factory=dict)  # to what is its result beside the interface
     requests: list[Request] = field(default_factory=list)
 
     def _note(self, request: Request) -> None:
@@ -41,6 +42,7 @@ class Recorder:
         self._note(request)
         result = results.read(request.config.get("prevResult") or {})
         result["interfaces"].append({"name": request.config["type"], "mtu": 9000})
+        result |= self.adds
         return result
 
     delete = check = gc = status = _note
@@ -90,6 +92,32 @@ def test_name_and_version_of_the_caller_hold_where_the_network_has_none() -> Non
     assert (own.name, own.version) == ("net", "1.1.0")
 
 
+@pytest.mark.parametrize("version", [None, ""])
+def test_network_without_a_version_is_one_of_0_1_0(version: str | None) -> None:
+    assert load_network({"name": "net", "type": "a", "cniVersion": version}).version == "0.1.0"
+    assert load_network({"name": "net", "type": "a"}).version == "0.1.0"
+    assert load_network({"name": "net", "plugins": [{"type": "a", "cniVersion": "1.0.0"}]}).version == "0.1.0"
+
+
+def test_keys_of_the_specification_are_read_in_any_case() -> None:
+    raw = {
+        "CNIVersion": "0.4.0",
+        "Name": "net",
+        "Plugins": [
+            {"Type": "a", "Capabilities": {"mac": True}, "Own": 1, "IPAM": {"TYPE": "static", "Addresses": []}},
+        ],
+        "disablecheck": True,
+    }
+    network = load_network(raw)
+    assert (network.name, network.version, network.disable_check) == ("net", "0.4.0", True)
+    ipam = {"type": "static", "Addresses": []}
+    assert network.plugins == [{"type": "a", "capabilities": {"mac": True}, "Own": 1, "ipam": ipam}]
+    assert network.raw == raw  # the journal's, as it was found
+    plugin = Recorder()
+    chain_of(plugin).add(network, ATTACHMENT)
+    assert plugin.configs("ADD") == [{**network.plugins[0], "name": "net", "cniVersion": "0.4.0"}]
+
+
 def test_highest_of_several_versions_is_used() -> None:
     assert load_network(conflist("a", version="0.4.0", cniVersions=["0.3.1", "1.0.0", "8.0.0"])).version == "1.0.0"
 
@@ -137,6 +165,17 @@ def test_result_is_passed_on_in_the_networks_version() -> None:
         "interfaces": [{"name": "a"}],
         "dns": {},
     }
+
+
+@pytest.mark.parametrize("version", ["0.1.0", "0.2.0"])
+def test_result_is_passed_on_in_the_shape_of_an_old_version(version: str) -> None:
+    address = {"ips": [{"address": "10.0.0.2/24", "gateway": "10.0.0.1"}]}
+    plugin = Recorder(adds=address)
+    chain_of(plugin).add(load_network(conflist("a", "b", version=version)), ATTACHMENT)
+    first, second = plugin.configs("ADD")
+    assert first == {"type": "a", "name": "net", "cniVersion": version}
+    shape = {"ip": "10.0.0.2/24", "gateway": "10.0.0.1"}
+    assert second["prevResult"] == {"cniVersion": version, "ip4": shape, "dns": {}}
 
 
 def test_plugin_is_called_with_the_attachment() -> None:
@@ -282,9 +321,10 @@ def test_delete_runs_backwards_with_the_result_of_add() -> None:
 
 def test_delete_passes_no_result_before_0_4_0_or_where_there_is_none() -> None:
     plugin = Recorder()
-    chain_of(plugin).delete(load_network(conflist("a", version="0.3.1")), ATTACHMENT, result=ADDED)
+    for version in ("0.3.1", "0.1.0", ""):
+        chain_of(plugin).delete(load_network(conflist("a", version=version)), ATTACHMENT, result=ADDED)
     chain_of(plugin).delete(load_network(conflist("a")), ATTACHMENT)
-    assert ["prevResult" in config for config in plugin.configs("DEL")] == [False, False]
+    assert ["prevResult" in config for config in plugin.configs("DEL")] == [False] * 4
 
 
 def test_delete_attempts_every_plugin_and_raises_the_first_error_with_the_others_named() -> None:
@@ -315,7 +355,9 @@ def test_check_runs_forwards_with_the_result_of_add_up_to_the_first_drift() -> N
     assert plugin.configs("CHECK")[0]["prevResult"] == results.write(ADDED, "1.1.0")
 
 
-@pytest.mark.parametrize("raw", [conflist("a", disableCheck=True), conflist("a", version="0.3.1")])
+@pytest.mark.parametrize(
+    "raw", [conflist("a", disableCheck=True), conflist("a", version="0.3.1"), conflist("a", version="")]
+)
 def test_check_is_not_made_where_it_is_disabled_or_unknown(raw: dict[str, Any]) -> None:
     plugin = Recorder()
     chain_of(plugin).check(load_network(raw), ATTACHMENT, result=ADDED)

@@ -63,6 +63,24 @@ def test_add_prints_its_result_in_the_callers_version() -> None:
     assert json.loads(call(Recorder(), "ADD", "1.1.0").stdout)["interfaces"][0]["mtu"] == 9000
 
 
+@pytest.mark.parametrize(("given", "spoken"), [("", "0.1.0"), ("0.1.0", "0.1.0"), ("0.2.0", "0.2.0")])
+def test_configuration_without_a_version_is_answered_as_one_of_0_1_0(given: str, spoken: str) -> None:
+    assert json.loads(call(Recorder(), "ADD", given).stdout) == {
+        "cniVersion": spoken,
+        "ip4": {"ip": "10.0.0.2/24"},
+        "dns": {},
+    }
+    assert call(Recorder(), "DEL", given) == Answer(0, b"")
+    refused = json.loads(call(Recorder(), "CHECK", given).stdout)
+    assert (refused["cniVersion"], refused["code"]) == (spoken, Code.INCOMPATIBLE_VERSION)
+
+
+def test_key_of_the_version_may_be_missing_or_null() -> None:
+    for config in ({"name": "net", "type": "probe"}, {"cniVersion": None, "name": "net", "type": "probe"}):
+        answered = answer(Recorder, ENVIRON | {"CNI_COMMAND": "ADD"}, json.dumps(config).encode())
+        assert json.loads(answered.stdout)["cniVersion"] == "0.1.0"
+
+
 @pytest.mark.parametrize("command", ["DEL", "CHECK", "GC", "STATUS"])
 def test_other_verbs_reach_the_plugin_and_print_nothing(command: str) -> None:
     plugin = Recorder()
@@ -81,7 +99,9 @@ def test_refused_call_makes_no_plugin() -> None:
     assert exit_code == 1
 
 
-@pytest.mark.parametrize(("command", "version"), [("CHECK", "0.3.1"), ("GC", "1.0.0"), ("STATUS", "1.0.0")])
+@pytest.mark.parametrize(
+    ("command", "version"), [("CHECK", "0.3.1"), ("GC", "1.0.0"), ("STATUS", "1.0.0"), ("STATUS", "0.1.0")]
+)
 def test_verbs_are_kept_from_versions_that_had_none(command: str, version: str) -> None:
     plugin = Recorder()
     exit_code, stdout = call(plugin, command, version)

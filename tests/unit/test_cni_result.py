@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 
 from wirespeed.cni import result as results
 from wirespeed.cni import versions
+from wirespeed.cni.address import parse_prefix
 from wirespeed.cni.errors import CniError, Code
 
+OLD = ("0.1.0", "0.2.0")
 FULL: dict[str, Any] = {
     "interfaces": [
         {"name": "br0", "mac": "02:00:00:00:00:01", "mtu": 1500},
@@ -76,9 +78,29 @@ def test_empty_result_is_written_with_its_version_and_dns(version: str) -> None:
     assert results.write(results.empty(), version) == {"cniVersion": version, "dns": {}}
 
 
+@pytest.mark.parametrize("version", OLD)
+def test_versions_before_0_3_0_say_the_first_address_of_each_family_with_its_routes(version: str) -> None:
+    more = [{"address": "10.1.2.4/24", "interface": 1}]
+    assert results.write({**FULL, "ips": FULL["ips"] + more}, version) == {
+        "cniVersion": version,
+        "ip4": {
+            "ip": "10.1.2.3/24",
+            "gateway": "10.1.2.1",
+            "routes": [{"dst": "0.0.0.0/0", "gw": "10.1.2.1"}],
+        },
+        "ip6": {"ip": "fd00::3/64", "routes": [{"dst": "fd00:1::/64"}]},
+        "dns": FULL["dns"],
+    }
+
+
+def test_routes_of_a_family_without_an_address_cannot_be_said_before_0_3_0() -> None:
+    written = results.write({**FULL, "ips": FULL["ips"][:1]}, "0.2.0")
+    assert set(written) == {"cniVersion", "ip4", "dns"}
+
+
 def test_writing_another_version_is_refused() -> None:
     with pytest.raises(CniError) as refused:
-        results.write(FULL, "0.2.0")
+        results.write(FULL, "0.5.0")
     assert refused.value.code == Code.INCOMPATIBLE_VERSION
 
 
@@ -129,6 +151,13 @@ def test_addresses_are_written_as_the_peers_write_them() -> None:
 def test_negative_numbers_of_a_route_say_nothing() -> None:
     negative = dict.fromkeys(("mtu", "advmss", "priority", "table"), -1)
     assert results.read_routes([{"dst": "::/0"} | negative]) == [{"dst": "::/0"} | dict.fromkeys(negative, 0)]
+
+
+def test_plugin_that_was_called_in_an_old_version_and_does_not_care_is_understood() -> None:
+    new = {"interfaces": [{"name": "eth0"}], "ips": [{"address": "10.1.2.3/24"}]}
+    assert results.read(new, "0.1.0")["ips"] == [{"address": "10.1.2.3/24"}]
+    assert results.read({"ip4": {"ip": "10.1.2.3/24"}}, "0.1.0")["ips"] == [{"address": "10.1.2.3/24"}]
+    assert results.read(new | {"cniVersion": "0.2.0"}, "0.1.0") == results.empty()  # it says itself what it speaks
 
 
 def test_unknown_keys_are_left_out() -> None:
@@ -230,7 +259,7 @@ def test_latest_version_loses_nothing(result: dict[str, Any]) -> None:
     assert results.read(results.write(result, "1.1.0")) == result
 
 
-@given(full_results(), st.sampled_from(versions.SUPPORTED))
+@given(full_results(), st.sampled_from([each for each in versions.SUPPORTED if each not in OLD]))
 def test_what_a_version_can_say_comes_back_from_it(result: dict[str, Any], version: str) -> None:
     once = results.read(results.write(result, version))
     assert results.read(results.write(once, version)) == once
@@ -240,6 +269,29 @@ def test_what_a_version_can_say_comes_back_from_it(result: dict[str, Any], versi
     assert [(route["dst"], route.get("gw")) for route in once["routes"]] == [
         (route["dst"], route.get("gw")) for route in result["routes"]
     ]
+
+
+def bits(prefix: str) -> int:
+    """The family of a prefix; an IPv4 one may be written as IPv6."""
+    found = parse_prefix(prefix)
+    assert found is not None
+    return found.ip.bits
+
+
+@given(full_results(), st.sampled_from(OLD))
+def test_what_an_old_version_can_say_comes_back_from_it(result: dict[str, Any], version: str) -> None:
+    once = results.read(results.write(result, version))
+    assert results.read(results.write(once, version)) == once
+    assert once["dns"] == result["dns"]
+    assert once["interfaces"] == []
+    for ip in once["ips"]:
+        first = next(each for each in result["ips"] if bits(each["address"]) == bits(ip["address"]))
+        assert (ip["address"], ip.get("gateway")) == (first["address"], first.get("gateway"))
+    families = {bits(ip["address"]) for ip in result["ips"]}
+    assert {bits(ip["address"]) for ip in once["ips"]} == families
+    said = [(route["dst"], route.get("gw")) for route in once["routes"]]
+    expected = [(route["dst"], route.get("gw")) for route in result["routes"] if bits(route["dst"]) in families]
+    assert sorted(said, key=str) == sorted(expected, key=str)
 
 
 keys = st.sampled_from(["cniVersion", "interfaces", "ips", "routes", "dns", "ip4", "name", "address", "dst", "ip"])

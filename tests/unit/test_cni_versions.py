@@ -25,6 +25,11 @@ def test_versions_are_compared_in_their_order() -> None:
         ("1.0.0", ["0.3.1"], "1.0.0"),
         (None, ["0.3.1", "1.1.0", "2.0.0"], "1.1.0"),
         ("2.0.0", ["0.4.0"], "0.4.0"),
+        ("0.2.0", None, "0.2.0"),
+        ("0.1.0", ["0.2.0"], "0.2.0"),
+        (None, None, "0.1.0"),
+        ("", None, "0.1.0"),
+        (None, [], "0.1.0"),
     ],
 )
 def test_highest_known_version_of_a_configuration_is_used(version: object, listed: object, used: str) -> None:
@@ -43,5 +48,5 @@ def test_no_known_version_is_incompatible() -> None:
 def test_version_is_answered_in_the_callers_version_if_it_is_known(given: object, spoken: str) -> None:
     assert json.loads(versions.answer({"cniVersion": given})) == {
         "cniVersion": spoken,
-        "supportedVersions": ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"],
+        "supportedVersions": ["0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"],
     }

@@ -71,13 +71,15 @@ def test_peers_configuration_is_taken_with_its_unknown_keys_warned_of_once(
         "logLevel": "debug",
         "cniDir": "/var/lib/cni/multus",
         "kubeconfig": "/etc/cni/net.d/multus.d/multus.kubeconfig",
-        "confdir": "/x",
+        "ConfDir": "/x",
+        "confdr": "/y",
     }
     with caplog.at_level(logging.WARNING):
-        assert load(peer).kubeconfig == peer["kubeconfig"]
+        loaded = load(peer)
+        assert (loaded.kubeconfig, loaded.conf_dir) == (peer["kubeconfig"], "/x")
         load(peer)
     assert [record.getMessage() for record in caplog.records] == [
-        "configuration cluster: unknown key 'confdir'; the nearest known is 'confDir'; it has no effect",
+        "configuration cluster: unknown key 'confdr'; the nearest known is 'confDir'; it has no effect",
         'configuration cluster: key "kubeconfig": the agent reads the cluster by its own configuration',
     ]
 

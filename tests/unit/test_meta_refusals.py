@@ -204,8 +204,8 @@ DELEGATES = 'configuration cluster: one of the keys "clusterNetwork" and "delega
         (
             {"delegates": [{**MASTER, "cniVersion": "9.0"}]},
             1,
-            'pod default/p: network pods (eth0): network pods: key "cniVersion": expected one of 0.3.0, 0.3.1, '
-            "0.4.0, 1.0.0, 1.1.0, got '9.0'",
+            'pod default/p: network pods (eth0): network pods: key "cniVersion": expected one of 0.1.0, 0.2.0, '
+            "0.3.0, 0.3.1, 0.4.0, 1.0.0, 1.1.0, got '9.0'",
         ),
         (
             {"delegates": [{**MASTER, "type": "absent"}]},
@@ -513,7 +513,8 @@ NOWHERE = 'no executable "wherabouts" in /opt/cni/bin, $/bin'
         (
             {"cniVersion": "2.0.0", "type": "side"},
             1,
-            f"{X}network x: key \"cniVersion\": expected one of 0.3.0, 0.3.1, 0.4.0, 1.0.0, 1.1.0, got '2.0.0'",
+            f'{X}network x: key "cniVersion": expected one of 0.1.0, 0.2.0, 0.3.0, 0.3.1, 0.4.0, 1.0.0, '
+            "1.1.0, got '2.0.0'",
         ),
         (
             {"cniVersion": "1.0.0", "name": "a/b", "type": "side"},

@@ -168,8 +168,8 @@ def test_list_that_cannot_be_read_is_told_with_its_container(listed: bytes) -> N
 
 
 def test_network_that_could_not_be_run_is_told_by_name() -> None:
-    old = Attached(**{**vars(MACVLAN), "config": {**MACVLAN.config, "cniVersion": "0.2.0"}})
-    with pytest.raises(CniError, match=rf"container {CID}: network test/data \(net1\): .*0.2.0"):
+    old = Attached(**{**vars(MACVLAN), "config": {**MACVLAN.config, "cniVersion": "0.5.0"}})
+    with pytest.raises(CniError, match=rf"container {CID}: network test/data \(net1\): .*0.5.0"):
         rows([MASTER, old])
 
 

@@ -14,11 +14,17 @@ from wirespeed.cni import result as results
 from wirespeed.cni import versions
 from wirespeed.cni.errors import CniError, Code, NotUndoneError, combined
 from wirespeed.cni.execute import check_kind, find_plugin, run_plugin
+from wirespeed.cni.keys import in_any_case
 from wirespeed.cni.plugin import Capable, Plugin, Result
 from wirespeed.cni.request import Request, check_network_name
 
 log = logging.getLogger(__name__)
 
+# Keys of lists and of plugins' configurations that are looked at, or written, on the way to a plugin.
+_KEYS = (
+    *("name", "cniVersion", "cniVersions", "disableCheck", "disableGC", "loadOnlyInlinedPlugins", "plugins"),
+    *("type", "capabilities", "ipam", "args", "prevResult", "runtimeConfig", "deviceID", "pciBusID"),
+)
 _METHODS = {"DEL": "delete", "CHECK": "check", "GC": "gc", "STATUS": "status"}
 UNDO_TIME = 30.0  # seconds that undoing a failed ADD may take beyond the request's deadline
 
@@ -54,18 +60,29 @@ def load_network(raw: object, *, name: str = "", version: str = "") -> Network:
         raise CniError(
             Code.INVALID_CONFIG, f"network {name or 'without a name'}: expected an object, got {_short(raw)}"
         )
-    given = raw.get("name") or name
+    conf = canonical(raw)
+    given = conf.get("name") or name
     try:
         return Network(
             name=check_network_name(given),
-            version=versions.highest(raw.get("cniVersion") or version, raw.get("cniVersions")),
-            plugins=_plugins(raw),
-            disable_check=flag(raw, "disableCheck"),
-            disable_gc=flag(raw, "disableGC"),
+            version=versions.highest(conf.get("cniVersion") or version, conf.get("cniVersions")),
+            plugins=_plugins(conf),
+            disable_check=flag(conf, "disableCheck"),
+            disable_gc=flag(conf, "disableGC"),
             raw=raw,
         )
     except CniError as error:
         raise error.prefixed(f"network {given}" if given else "network without a name") from None
+
+
+def canonical(raw: dict[str, Any]) -> dict[str, Any]:
+    """A conf or conflist with the specification's keys as the specification writes them: any case is read."""
+    conf = in_any_case(raw, _KEYS)
+    if isinstance(conf.get("ipam"), dict):
+        conf["ipam"] = in_any_case(conf["ipam"], ("type",))
+    if isinstance(conf.get("plugins"), list):
+        conf["plugins"] = [canonical(each) if isinstance(each, dict) else each for each in conf["plugins"]]
+    return conf
 
 
 class Chain:

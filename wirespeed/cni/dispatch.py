@@ -67,7 +67,6 @@ def _call(plugin_for: Callable[[], Plugin], request: Request) -> bytes:
 def _version_of(stdin: bytes) -> str:
     """The version to tell an error in, whatever is wrong with the configuration."""
     try:
-        version = json.loads(stdin)["cniVersion"]
-    except (ValueError, TypeError, KeyError, RecursionError):
+        return versions.of_error(json.loads(stdin))
+    except (ValueError, RecursionError):
         return versions.LATEST
-    return version if version in versions.SUPPORTED else versions.LATEST

@@ -3,6 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+
+def in_any_case(raw: Mapping[str, Any], known: tuple[str, ...] | frozenset[str]) -> dict[str, Any]:
+    """The object with its known keys as `known` writes them, and all others as they are.
+
+    Go's encoding/json, by which the peers and libcni read, finds a key in any case; of a key that is there in two
+    spellings the last one counts, except that null says nothing.
+    """
+    by_fold = _by_fold(known)
+    found: dict[str, Any] = {}
+    for key, value in raw.items():
+        written = by_fold.get(key.casefold(), key)
+        if value is not None or written not in found:
+            found[written] = value
+    return found
+
+
+@lru_cache(maxsize=32)
+def _by_fold(known: tuple[str, ...] | frozenset[str]) -> dict[str, str]:
+    return {key.casefold(): key for key in known}
 
 
 def nearest(key: str, known: Mapping[str, str], *, within: str = "") -> str:

@@ -53,8 +53,8 @@ class Request:
 
     @property
     def version(self) -> str:
-        """The cniVersion of the configuration; without one it is 0.1.0 (specification, "Version")."""
-        return str(self.config.get("cniVersion") or "0.1.0")
+        """The cniVersion of the configuration."""
+        return str(self.config.get("cniVersion") or versions.IMPLIED)
 
     @property
     def name(self) -> str:

@@ -23,6 +23,7 @@ from wirespeed.cni.plugin import Result
 
 # Versions before interfaces and chains: one address of each family, its routes with it.
 _OLD = ("0.1.0", "0.2.0")
+_SINCE_0_3_0 = ("interfaces", "ips")  # keys that no result of an older version has
 _WITH_IP_VERSION = frozenset({"0.3.0", "0.3.1", "0.4.0"})
 
 ROUTE_KEYS = ("dst", "gw", "mtu", "advmss", "priority", "table", "scope")
@@ -66,10 +67,11 @@ def read_dns(raw: object) -> dict[str, Any]:
 def _read(raw: object, version: str | None) -> Result:
     fields = _object("", raw)
     spoken = fields.get("cniVersion") or version or ("0.2.0" if "ip4" in fields or "ip6" in fields else None)
-    if spoken in _OLD:
+    # A plugin that was called in an old version and says no other may print what it always prints.
+    if spoken in _OLD and (fields.get("cniVersion") or not any(key in fields for key in _SINCE_0_3_0)):
         return _read_old(fields)
     if spoken is not None and spoken not in versions.SUPPORTED:
-        raise _bad("cniVersion", f"one of {', '.join((*_OLD, *versions.SUPPORTED))}", spoken)
+        raise _bad("cniVersion", f"one of {', '.join(versions.SUPPORTED)}", spoken)
     interfaces = _each("interfaces", fields, _read_interface)
     ips = _each("ips", fields, _read_ip)
     for index, ip in enumerate(ips):
@@ -89,6 +91,8 @@ def write(result: Mapping[str, Any], version: str) -> dict[str, Any]:
     Raises CniError(INCOMPATIBLE_VERSION) for an unsupported version.
     """
     versions.check(version)
+    if version in _OLD:
+        return {"cniVersion": version, **_write_old(result)}
     written: dict[str, Any] = {"cniVersion": version}
     for key, put in (("interfaces", _write_interface), ("ips", _write_ip), ("routes", _write_route)):
         if result.get(key):
@@ -221,6 +225,26 @@ def _bad(where: str, expected: str, got: object) -> CniError:
 # Writing
 
 
+def _write_old(result: Mapping[str, Any]) -> dict[str, Any]:
+    """The shape of 0.1.0 and 0.2.0: the first address of each family, with the routes of that family."""
+    written: dict[str, Any] = {}
+    for ip in result.get("ips") or ():
+        written.setdefault(_old_key(ip["address"]), {"ip": ip["address"], **_only(ip, ("gateway",))})
+    for route in result.get("routes") or ():
+        if part := written.get(_old_key(route["dst"])):
+            part.setdefault("routes", []).append(_only(route, ("dst", "gw")))
+    return {**written, "dns": dict(result.get("dns") or {})}
+
+
+def _old_key(text: str) -> str:
+    return "ip4" if _is_ipv4(text) else "ip6"
+
+
+def _is_ipv4(text: str) -> bool:
+    prefix = parse_prefix(text)
+    return prefix is not None and prefix.ip.bits == 32
+
+
 def _write_interface(interface: Mapping[str, Any], version: str) -> dict[str, Any]:
     keys = ("name", "mac", "mtu", "sandbox", "socketPath", "pciID")
     return _only(interface, keys if version == "1.1.0" else ("name", "mac", "sandbox"))
@@ -229,8 +253,7 @@ def _write_interface(interface: Mapping[str, Any], version: str) -> dict[str, An
 def _write_ip(ip: Mapping[str, Any], version: str) -> dict[str, Any]:
     written = _only(ip, ("address", "gateway", "interface"))
     if version in _WITH_IP_VERSION:
-        prefix = parse_prefix(ip["address"])
-        return {"version": "4" if prefix is not None and prefix.ip.bits == 32 else "6", **written}
+        return {"version": "4" if _is_ipv4(ip["address"]) else "6", **written}
     return written
 
 

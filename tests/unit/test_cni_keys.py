@@ -1,0 +1,30 @@
+"""Keys that are read in any case."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from wirespeed.cni.keys import in_any_case
+
+KNOWN = ("deviceID", "mac", "skip")
+
+
+@pytest.mark.parametrize(
+    ("raw", "found"),
+    [
+        ({"mac": 1, "other": 2}, {"mac": 1, "other": 2}),
+        ({"DeviceId": 1, "MAC": 2}, {"deviceID": 1, "mac": 2}),
+        ({"mac": 1, "Mac": 2}, {"mac": 2}),
+        ({"Mac": 2, "mac": 1}, {"mac": 1}),  # of several the last one counts, in whatever case
+        ({"mac": 1, "Mac": None}, {"mac": 1}),  # null says nothing
+        ({"Mac": None}, {"mac": None}),
+        ({"\u212aip": 1, "\u017f\u212aip": 2}, {"\u212aip": 1, "skip": 2}),  # letters that fold to s and k
+        ({"Other": 1, "other": 2}, {"Other": 1, "other": 2}),
+    ],
+)
+def test_known_keys_are_found_in_any_case_and_others_are_left_alone(
+    raw: dict[str, Any], found: dict[str, Any]
+) -> None:
+    assert in_any_case(raw, KNOWN) == found
