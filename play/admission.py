@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -67,15 +67,18 @@ def check_hugepages(pods: Sequence[Pod], sysfs: Path = Path("/sys")) -> None:
             )
 
 
-def allocate(kubelet: Kubelet, pod: Pod) -> dict[str, Given]:
+def allocate(kubelet: Kubelet, pod: Pod, *, counted: Collection[str] = ()) -> dict[str, Given]:
     """Have the pod's devices allocated; what each of its containers was given, by its name.
 
-    Raises CniError(DEVICE) that names the container, when there are not enough or the device plugin refuses.
+    Of resources that are only `counted` there is nothing to be given. Raises CniError(DEVICE) that names the
+    container, when there are not enough or the device plugin refuses.
     """
     found = {}
     for container in pod.spec.containers:
         given = found[container.name] = Given()
         for resource, count in extended(container).items():
+            if resource in counted:
+                continue
             try:
                 given.add(kubelet.allocate(pod.namespace, pod.name, container.name, resource, count))
             except CniError as error:

@@ -74,9 +74,9 @@ def play(options: Options, console: Console, errors: Console) -> int:
         raise CniError(Code.INVALID_CONFIG, "the files hold no Pod")
     network = sandbox.load_conf(options.cni_conf)
     shim = sessions.find_shim(options.shim, options.cni_path)
-    device_plugin = sessions.device_plugin(loaded)
     hidden.refuse(loaded.pods)
     notices.refuse_lacking(loaded.pods)
+    device_plugin, counted = sessions.device_plugin(loaded), sessions.counted(loaded)
     admission.check_hugepages(loaded.pods)
     with sessions.opened() as session:
         session.write(loaded, device_plugin)
@@ -90,7 +90,17 @@ def play(options: Options, console: Console, errors: Console) -> int:
         screen = Screen(console, logs=options.logs)
         for note in loaded.notes:
             screen.note(note)
-        return _Play(options, loaded, session=session, runtime=runtime, screen=screen, errors=errors).run()
+        for resource in counted:
+            _complain(
+                errors, f"warning: resource {resource}: no device plugin serves it, so pods are given no device"
+            )
+        return _Play(
+            options, loaded, counted=counted, session=session, runtime=runtime, screen=screen, errors=errors
+        ).run()
+
+
+def _complain(errors: Console, text: str) -> None:
+    errors.print(f"wirespeed play: {text}", style="red", markup=False, highlight=False, soft_wrap=True)
 
 
 class _Play:
@@ -101,12 +111,13 @@ class _Play:
         options: Options,
         loaded: Manifests,
         *,
+        counted: Sequence[str],
         session: Session,
         runtime: Runtime,
         screen: Screen,
         errors: Console,
     ) -> None:
-        self._options, self._manifests, self._session = options, loaded, session
+        self._options, self._manifests, self._counted, self._session = options, loaded, counted, session
         self._screen, self._errors = screen, errors
         self._changed = threading.Condition()
         self._stopped = 0  # the signal that came
@@ -175,7 +186,8 @@ class _Play:
         self._undo.push("agent", self._agent.stop)
         if not self._await(lambda: self._agent.ready, _READY):
             raise CniError(Code.UNAVAILABLE, f"the agent is not ready within {_READY:g} s")
-        for resource in admission.wanted(self._manifests.pods):
+        served = [each for each in admission.wanted(self._manifests.pods) if each not in self._counted]
+        for resource in served:
             self._kubelet.wait_until(
                 lambda: self._interrupted() or self._kubelet.is_listed(resource),  # noqa: B023
                 _DEVICES,
@@ -184,7 +196,7 @@ class _Play:
             self._check()
         for number, pod in enumerate(self._manifests.pods, start=1):
             try:
-                given = admission.allocate(self._kubelet, pod)
+                given = admission.allocate(self._kubelet, pod, counted=self._counted)
             except CniError as error:
                 raise error.prefixed(f"pod {pod.label}: not admitted") from None
             self._runs.append(PodRun(pod, number=number, stage=self._stage, given=given))
@@ -282,9 +294,7 @@ class _Play:
 
     def _status(self) -> int:
         for problem in dict.fromkeys(self._problems):
-            self._errors.print(
-                f"wirespeed play: {problem}", style="red", markup=False, highlight=False, soft_wrap=True
-            )
+            _complain(self._errors, problem)
         if self._timed_out:
             return TIMED_OUT
         # A signal is the ordinary end of a play in which no pod ends by itself.

@@ -14,6 +14,9 @@ from typing import Any
 from deviceplugin import config
 from play import admission
 from play.manifests import Manifests, Pod
+from plugins.meta.devices import DeviceUse, device_use
+from plugins.meta.networks import RESOURCE_NAME
+from wirespeed.cni.chain import load_network
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.node import NodeConfig, load_config
 
@@ -105,18 +108,44 @@ def find_shim(asked: Path | None, folders: Sequence[str]) -> Path:
 def device_plugin(manifests: Manifests) -> str:
     """The device plugin's configuration, "" for none.
 
-    Raises CniError(INVALID_CONFIG) for a wrong one, or when pods ask for what it does not offer.
+    Raises CniError(INVALID_CONFIG) for a wrong one, or when pods ask for what it does not offer and which is not
+    `counted`.
     """
-    text, wanted = manifests.device_plugin(), admission.wanted(manifests.pods)
-    try:
-        pools = config.parse(text.encode(), NodeConfig().resource_prefix) if text else []
-    except CniError as error:
-        raise error.prefixed("config.json") from None
-    offered = [pool.resource for pool in pools]
-    if unknown := [resource for resource in wanted if resource not in offered]:
+    text, offered = manifests.device_plugin(), _offered(manifests)
+    known = {*offered, *counted(manifests)}
+    if unknown := [resource for resource in admission.wanted(manifests.pods) if resource not in known]:
         raise CniError(
             Code.INVALID_CONFIG,
             f"pods ask for {', '.join(unknown)}: expected it in the resourceList of a ConfigMap's config.json, "
             f"got {', '.join(offered) or 'none'}",
         )
     return text
+
+
+def counted(manifests: Manifests) -> list[str]:
+    """Resources that pods ask for, that no device plugin serves and whose networks can do without a device.
+
+    In a cluster the status of nodes counts them, so that pods come to a node that has a certain bridge. A resource
+    of no network is none of them: a container would miss its device. Raises CniError(INVALID_CONFIG).
+    """
+    uses: dict[str, set[DeviceUse]] = {}
+    for (_, name), raw in manifests.networks.items():
+        resource = (raw["metadata"].get("annotations") or {}).get(RESOURCE_NAME) or ""
+        text = (raw.get("spec") or {}).get("config") or ""
+        use = device_use(load_network(json.loads(text), name=name)) if text.strip() else DeviceUse.POSSIBLE
+        uses.setdefault(resource, set()).add(use)
+    offered = _offered(manifests)
+    return [
+        resource
+        for resource in admission.wanted(manifests.pods)
+        if resource not in offered and resource in uses and DeviceUse.NEEDED not in uses[resource]
+    ]
+
+
+def _offered(manifests: Manifests) -> list[str]:
+    """The resources of the device plugin. Raises CniError(INVALID_CONFIG) for a wrong configuration."""
+    text = manifests.device_plugin()
+    try:
+        return [pool.resource for pool in config.parse(text.encode(), NodeConfig().resource_prefix)] if text else []
+    except CniError as error:
+        raise error.prefixed("config.json") from None

@@ -19,7 +19,7 @@ from plugins.meta.selection import check_name, check_namespace
 from plugins.sriov import conf as sriov_conf
 from plugins.vhost import conf as vhost_conf
 from wirespeed.cni import versions
-from wirespeed.cni.chain import load_network
+from wirespeed.cni.chain import canonical, load_network
 from wirespeed.cni.errors import CniError
 from wirespeed.cni.execute import find_plugin
 from wirespeed.cni.request import Request
@@ -71,7 +71,7 @@ NOTHING = Given()
 def configuration(document: Document, given: Given = NOTHING) -> Iterator[Finding]:
     """A network's configuration, or a list of plugins."""
     raw, place = document.value, document.place
-    name = (raw.get("name") if isinstance(raw, dict) else "") or given.name
+    name = (canonical(raw).get("name") if isinstance(raw, dict) else "") or given.name
     outcome = examine(
         lambda value: load_network(value, name=given.name, version=given.version),
         raw,
@@ -82,8 +82,9 @@ def configuration(document: Document, given: Given = NOTHING) -> Iterator[Findin
         yield Finding.of(problem, place)
     if not isinstance(raw, dict):
         return
-    single = bool(raw.get("type"))
-    plugins = [raw] if single else raw.get("plugins")
+    conf = canonical(raw)
+    single = bool(conf.get("type"))
+    plugins = [conf] if single else conf.get("plugins")
     for index, plugin in enumerate(plugins if isinstance(plugins, list) else ()):
         if isinstance(plugin, dict) and isinstance(plugin.get("type"), str):
             config = {**plugin, "name": str(name or _STAND_IN), "cniVersion": versions.LATEST}
@@ -198,9 +199,7 @@ def definition(document: Document, given: Given = NOTHING) -> Iterator[Finding]:
         mending=_DEFINITION,
     )
     for problem in outcome.problems:
-        if RESOURCE_NAME in problem.text:
-            yield Finding.of(replace(problem, steps=("metadata", "annotations", RESOURCE_NAME)), place)
-        elif "not JSON" not in problem.text:  # which is told of below, where it is
+        if "not JSON" not in problem.text:  # which is told of below, where it is
             yield Finding.of(problem, place)
     if isinstance(text, str):
         try:

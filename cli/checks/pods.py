@@ -19,7 +19,7 @@ from cli.checks.places import Document, Place, UnreadableError, read_json
 from cli.checks.problems import Mending, examine
 from play import manifests, quantity
 from plugins.meta import checks, networks, selection
-from plugins.meta.config import Capability, MetaConfig
+from plugins.meta.config import Capability, MetaConfig, warn
 from plugins.meta.networks import RESOURCE_NAME
 from plugins.meta.resolve import Pod, Resolver
 from plugins.meta.selection import DEFAULT_NETWORK, NETWORKS
@@ -255,6 +255,8 @@ class Pods:
             chain=self._chain,
             cluster=self._usable.cluster,
             devices_of=lambda _: self._devices(wanted),
+            served=lambda *_: True,  # that is the node's to know
+            ignored=lambda *_: None,  # told of where the annotation is read
             devinfo=Path("/"),
         )
         checks.check(resolver.delegates(_REQUEST, self._config, pod), self._chain, elsewhere=True)
@@ -393,7 +395,9 @@ def _read(annotation: str, text: str, namespace: str, place: Place) -> tuple[lis
     found = list(repeated(document))
 
     def run(value: Any) -> None:
-        selection.parse(json.dumps(value), namespace=namespace, annotation=annotation)
+        for each in selection.parse(json.dumps(value), namespace=namespace, annotation=annotation):
+            for line in each.ignored:
+                warn(line)
 
     outcome = examine(run, document.value, mending=_ELEMENTS)
     found += [Finding.of(problem, document.place) for problem in outcome.problems]
@@ -404,9 +408,9 @@ def _read(annotation: str, text: str, namespace: str, place: Place) -> tuple[lis
     return found, [
         _Asked(
             label=each.label,
-            element={**element, "namespace": each.namespace},
+            element={**selection.canonical(element), "namespace": each.namespace},
             place=document.place.at((index,)),
-            stand_in=_object(given).get("name") != each.name,
+            stand_in=selection.canonical(_object(given)).get("name") != each.name,
         )
         for index, (each, element, given) in enumerate(zip(parsed, outcome.value, document.value, strict=True))
     ]

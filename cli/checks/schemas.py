@@ -125,7 +125,6 @@ _PORT = _object(
         "hostIP": _text(),
     },
     required=["hostPort", "containerPort"],
-    additionalProperties=False,
 )
 _RATES = ("ingressRate", "ingressBurst", "egressRate", "egressBurst")
 _LABEL = "[a-z0-9](?:[-a-z0-9]*[a-z0-9])?"
@@ -136,10 +135,16 @@ _ELEMENT: Mapping[str, Schema] = {
     "interface": _IFNAME,
     "interfaceRequest": _IFNAME,
     "ips": _ADDRESSES,
-    "mac": {"anyOf": [_MAC, _NO_TEXT]},
-    "infiniband-guid": {"anyOf": [_text(rf"{_HEX}{{2}}(?:[:-]{_HEX}{{2}}){{7}}"), _NO_TEXT]},
+    "mac": {"anyOf": [_MAC, _text(rf"{_HEX}[02468aAcCeE]{_HEX}{{2}}(?:\.{_HEX}{{4}}){{2}}"), _NO_TEXT]},
+    "infiniband-guid": {
+        "anyOf": [
+            _text(rf"{_HEX}{{2}}(?:[:-]{_HEX}{{2}}){{7}}"),
+            _text(rf"{_HEX}{{4}}(?:\.{_HEX}{{4}}){{3}}"),
+            _NO_TEXT,
+        ]
+    },
     "portMappings": _list(_PORT),
-    "bandwidth": _object(_RATES, dict.fromkeys(_RATES, _number(0, 2**63 - 1)), additionalProperties=False),
+    "bandwidth": _object(_RATES, dict.fromkeys(_RATES, _number(0, 2**63 - 1))),
     "deviceID": {"anyOf": [_PCI, _text(functions.SCALABLE.pattern), _NO_TEXT]},
     "cni-args": {"type": "object"},
     "default-route": _ADDRESSES,
@@ -242,7 +247,7 @@ def _meta() -> Schema:
 
 
 def _networks() -> Schema:
-    element = _object(selection.KEYS, _ELEMENT, required=["name"], additionalProperties=_NULL)
+    element = _object(selection.KEYS, _ELEMENT, required=["name"])  # another key has no effect, and is no mistake
     element["properties"]["name"] = _ELEMENT["name"]
     return _list(element)
 

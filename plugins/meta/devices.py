@@ -2,9 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from enum import Enum
+from typing import Any
 
+from wirespeed.cni.chain import Network
 from wirespeed.cni.errors import CniError, Code
+
+# Plugins that attach a device and nothing else.
+_NEEDS = frozenset({"sriov", "wirespeed-sriov", "ib-sriov", "accelerated-bridge", "afxdp"})
+# Plugins that never look at one: the reference plugins, but for host-device, and whose names say as much.
+_USES_NONE = frozenset(
+    {"bridge", "dummy", "ipvlan", "loopback", "macvlan", "ptp", "tap", "vlan"}
+    | {"bandwidth", "firewall", "portmap", "sbr", "tuning", "vrf"}
+)
+_OF_HOST_DEVICE = ("device", "hwaddr", "kernelpath", "pciBusID")  # one of them names what is moved
+
+
+class DeviceUse(Enum):
+    """What the plugins of a network do with a device that the pod was given."""
+
+    NONE = "none"
+    POSSIBLE = "possible"  # plugins that are not known may use one
+    NEEDED = "needed"
+
+
+def device_use(network: Network) -> DeviceUse:
+    """What a network does with a device."""
+    if any(_needs_device(plugin) for plugin in network.plugins):
+        return DeviceUse.NEEDED
+    return DeviceUse.NONE if _USES_NONE.issuperset(network.kinds) else DeviceUse.POSSIBLE
+
+
+def _needs_device(plugin: Mapping[str, Any]) -> bool:
+    if plugin["type"] == "host-device":
+        return not any(plugin.get(key) for key in _OF_HOST_DEVICE)
+    return plugin["type"] in _NEEDS
 
 
 class Devices:
@@ -29,6 +62,14 @@ class Devices:
             given = {device for devices in self._given.values() for device in devices}
             self._free = {resource: sorted(set(ids) - given) for resource, ids in self._lookup().items()}
         return self._free
+
+    def has(self, resource: str) -> bool:
+        """Whether a device of it is left. Raises what asking the kubelet raises."""
+        return bool(self._left().get(resource))
+
+    def had(self, resource: str) -> bool:
+        """Whether one of its devices has been handed out."""
+        return bool(self._given.get(resource))
 
     def take(self, resource: str) -> str:
         """The first device of a resource that is left.

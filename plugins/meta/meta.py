@@ -45,6 +45,8 @@ class Meta:
             chain=self._chain,
             cluster=lambda: node.cluster,
             devices_of=lambda pod: node.devices.of(pod.found, pod.uid),
+            served=lambda pod, resource: node.devices.serves(pod.found, resource),
+            ignored=self._tell_ignored,
             devinfo=self._devinfo,
         )
         if not node.once:
@@ -153,6 +155,12 @@ class Meta:
         for message in requests.unmet(delegate, result):
             log.warning("%s%s", f"pod {pod.label}: " if pod else "", message)
             self.tell(pod, "RequestNotMet", message, warning=True)
+
+    def _tell_ignored(self, pod: Pod, text: str) -> None:
+        """Tell of what the pod asks for and does not get, though it runs."""
+        if not self._node.config.cluster.events:
+            config.warn(f"pod {pod.label}: {text}")
+        self.tell(pod, "RequestIgnored", text, warning=True)
 
     def _device_info(self, delegate: Delegate) -> dict[str, object] | None:
         """What the plugin wrote of the device, or else the device plugin."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,6 @@ from wirespeed.kube.cluster import Cluster, NotFoundError
 RESOURCE_NAME = "k8s.v1.cni.cncf.io/resourceName"
 
 _SUFFIXES = (".conflist", ".conf", ".json")
-_QUALIFIED = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,9 +45,11 @@ def definition(cluster: Cluster, namespace: str, name: str, *, conf_dir: str) ->
     nad = cluster.network(namespace, name)
     label = f"{namespace}/{name}"
     try:
-        raw, resource = _configuration(nad, name, conf_dir), _resource(nad)
+        raw = _configuration(nad, name, conf_dir)
     except CniError as error:
         raise error.prefixed(f"NetworkAttachmentDefinition {label}") from error
+    # Any name: a DRA driver's resource need have no domain.
+    resource = str((nad["metadata"].get("annotations") or {}).get(RESOURCE_NAME) or "")
     return Source(label=label, raw=_named(raw, name), resource=resource)
 
 
@@ -58,15 +58,6 @@ def _configuration(nad: dict[str, Any], name: str, conf_dir: str) -> dict[str, A
     if not isinstance(text, str):
         raise CniError(Code.INVALID_CONFIG, f"spec.config: expected a string, got {type(text).__name__}")
     return _decoded(text, "spec.config") if text.strip() else by_name(conf_dir, name).raw
-
-
-def _resource(nad: dict[str, Any]) -> str:
-    resource = (nad["metadata"].get("annotations") or {}).get(RESOURCE_NAME) or ""
-    if resource and not _QUALIFIED.fullmatch(resource):
-        raise CniError(
-            Code.INVALID_CONFIG, f"annotation {RESOURCE_NAME}: expected <domain>/<name>, got {resource!r}"
-        )
-    return str(resource)
 
 
 def cluster_network(value: str, *, config: MetaConfig, cluster: Callable[[], Cluster]) -> Source:
@@ -92,7 +83,6 @@ def cluster_network(value: str, *, config: MetaConfig, cluster: Callable[[], Clu
     try:
         return by_name(config.conf_dir, value)
     except CniError as error:
-    delegates = [canonical(raw) for raw in delegates]
         raise CniError(error.code, f"{problem.msg}; {error.msg}") from problem
 
 
@@ -102,6 +92,7 @@ def inline(delegates: list[dict[str, Any]]) -> list[Source]:
     Raises CniError(INVALID_CONFIG).
     """
     marked = []
+    delegates = [canonical(raw) for raw in delegates]
     for number, raw in enumerate(delegates):
         mark = raw.get("masterplugin", False)
         if not isinstance(mark, bool):

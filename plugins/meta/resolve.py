@@ -13,11 +13,11 @@ from plugins.meta import networks, selection
 from plugins.meta.checks import needs_ip_argument, takes
 from plugins.meta.config import MetaConfig, warn
 from plugins.meta.delegate import Delegate
-from plugins.meta.devices import Devices
+from plugins.meta.devices import Devices, DeviceUse, device_use
 from plugins.meta.networks import Source
 from plugins.meta.selection import Selection
 from wirespeed.cni import versions
-from wirespeed.cni.chain import Chain
+from wirespeed.cni.chain import Chain, load_network
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.request import Request
 from wirespeed.kube import deviceinfo
@@ -92,14 +92,18 @@ class _Wanted:
 
 @dataclass(frozen=True, kw_only=True)
 class Resolver:
-    """What resolving needs of the node; `devices_of` gives the ids of a pod's devices by resource name.
+    """What resolving needs of the node.
 
-    The cluster is made, and the devices are asked for, only when there is need.
+    `devices_of` gives the ids of a pod's devices by resource name; `served` tells whether anybody gives pods like
+    this one devices of a resource; `ignored` is told what of a pod's annotations has no effect. The cluster is
+    made, and the devices are asked for, only when there is need.
     """
 
     chain: Chain
     cluster: Callable[[], Cluster]
     devices_of: Callable[[Pod], dict[str, list[str]]]
+    served: Callable[[Pod, str], bool]
+    ignored: Callable[[Pod, str], None]
     devinfo: Path
 
     def delegates(self, request: Request, config: MetaConfig, pod: Pod | None) -> list[Delegate]:
@@ -189,6 +193,8 @@ class Resolver:
 
     def _selected(self, asked: Selection, config: MetaConfig, pod: Pod, allowed: frozenset[str]) -> Source:
         """The network that a pod asks for, if it may."""
+        if asked.ignored:
+            self.ignored(pod, "; ".join(asked.ignored))
         if config.namespace_isolation and asked.namespace not in allowed | {pod.namespace}:
             known = " or ".join([pod.namespace, *sorted(allowed - {pod.namespace})])
             raise CniError(
@@ -205,7 +211,7 @@ class Resolver:
         """(resource, device) of each network, ("", "") for one that has none."""
         if pod is None:
             for each in wanted:
-                if each.source.resource:
+                if each.source.resource and device_use(load_network(each.source.raw)) is not DeviceUse.NONE:
                     raise CniError(
                         Code.DEVICE,
                         f"network {each.source.label}: no device of resource {each.source.resource}: devices are "
@@ -220,11 +226,24 @@ class Resolver:
                 if each.asked.device_id:
                     resource = devices.take_id(each.asked.device_id, each.source.resource)
                     found[number] = resource, each.asked.device_id
-                elif each.source.resource:
+                elif each.source.resource and self._gets_device(each.source, devices, pod):
                     found[number] = each.source.resource, devices.take(each.source.resource)
             except CniError as error:
                 raise error.prefixed(f"network {each.source.label}") from error
         return found
+
+    def _gets_device(self, source: Source, devices: Devices, pod: Pod) -> bool:
+        """Whether the network has to get a device of its resource.
+
+        Some resources are only counted, so that pods are scheduled to nodes that have a certain bridge: nobody
+        gives devices of them out, and their networks can do without.
+        """
+        if devices.has(source.resource):
+            return True
+        use = device_use(load_network(source.raw))
+        if use is DeviceUse.POSSIBLE:
+            return devices.had(source.resource) or self.served(pod, source.resource)
+        return use is DeviceUse.NEEDED
 
     def _delegate(
         self, request: Request, config: MetaConfig, each: _Wanted, *, ifname: str, resource: str, device: str

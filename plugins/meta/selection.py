@@ -1,21 +1,24 @@
-"""What a pod asks for: its annotation k8s.v1.cni.cncf.io/networks, read strictly in both of its forms.
+"""What a pod asks for: its annotation k8s.v1.cni.cncf.io/networks, in both of its forms.
 
-The annotation v1.multus-cni.io/default-network, for another master, has the same forms.
+Values are checked before anything is made of them. Keys are read as Multus reads them: in any case, and one that is
+not known has no effect; whoever reads the annotation tells of it. The annotation v1.multus-cni.io/default-network,
+for another master, has the same forms.
 """
 
 from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgspec
 
 from plugins.meta.config import unknown
-from wirespeed.cni.address import unicast_mac
+from wirespeed.cni.address import octets, unicast_mac
 from wirespeed.cni.errors import CniError, Code
+from wirespeed.cni.keys import in_any_case
 from wirespeed.host import functions
 
 NETWORKS = "k8s.v1.cni.cncf.io/networks"
@@ -28,7 +31,12 @@ _NAME = re.compile(rf"{_LABEL}(\.{_LABEL})*")  # RFC 1123 subdomain
 _IFNAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}")
 _GUID = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){7}")
 _PROTOCOLS = ("tcp", "udp", "sctp")
-_RATES = ("ingressRate", "ingressBurst", "egressRate", "egressBurst")
+# Keys of the objects inside an element, by the element's key.
+_INNER = {
+    "portMappings": ("hostPort", "containerPort", "protocol", "hostIP"),
+    "bandwidth": ("ingressRate", "ingressBurst", "egressRate", "egressBurst"),
+}
+_MEANT = {"gateway": "default-route"}  # keys that others' documentation has, and what does that
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,9 +44,9 @@ class Selection:
     """One network that a pod asks for, and what it asks of it; what was not asked for is empty or None.
 
     `bandwidth` is in bit/s and bit, as the bandwidth plugin takes it. `default_route` is None where the key
-    is not there, for an empty list means something. `ipam_claim` names an IPAMClaim: the network's own plugin
-    reads it in the pod's annotation (OVN-Kubernetes does), and one that knows no claims passes over it
-    (multi-net-spec v1.3, 4.1.2.1.11).
+    is not there, for an empty list means something. `ignored` says what of the element has no effect, a line each.
+    `ipam_claim` names an IPAMClaim: the network's own plugin reads it in the pod's annotation (OVN-Kubernetes does),
+    and one that knows no claims passes over it (multi-net-spec v1.3, 4.1.2.1.11).
     """
 
     namespace: str
@@ -53,6 +61,7 @@ class Selection:
     cni_args: dict[str, Any] = field(default_factory=dict)
     default_route: tuple[str, ...] | None = None
     ipam_claim: str = ""
+    ignored: tuple[str, ...] = ()
 
     @property
     def label(self) -> str:
@@ -85,7 +94,8 @@ def parse(text: object, *, namespace: str, annotation: str = NETWORKS) -> list[S
     """The networks that the annotation asks for, in order; `namespace` is the pod's.
 
     Any of the characters [ { " makes it JSON. Raises CniError(INVALID_CONFIG) that names the element and key:
-    an annotation with one invalid value is invalid as a whole (multi-net-spec v1.3, 4.1.2.1).
+    an annotation with one invalid value is invalid as a whole (multi-net-spec v1.3, 4.1.2.1). A key that is not
+    known makes nothing invalid: Selection.ignored names it.
     """
     where = f"annotation {annotation}"
     if not isinstance(text, str):
@@ -94,7 +104,10 @@ def parse(text: object, *, namespace: str, annotation: str = NETWORKS) -> list[S
         return []
     try:
         if any(mark in text for mark in '[{"'):
-            return _json(text, namespace)
+            return [
+                replace(each, ignored=tuple(f"{where}: {line}" for line in each.ignored))
+                for each in _json(text, namespace)
+            ]
         return [_short(item, number, namespace) for number, item in enumerate(text.split(","), start=1)]
     except CniError as error:
         raise error.prefixed(where) from None
@@ -125,14 +138,14 @@ def _wrong(where: str, expected: str, got: object) -> CniError:
 def _short(item: str, number: int, namespace: str) -> Selection:
     """[<namespace>/]<name>[@<interface>]"""
     where = f"element {number}"
-    network, at, interface = (part.strip() for part in item.partition("@"))
-    space, slash, name = (part.strip() for part in network.rpartition("/"))
-    if not network or "/" in space or "@" in interface or (at and not interface) or (slash and not space):
+    network, _, interface = (part.strip() for part in item.partition("@"))
+    space, _, name = (part.strip() for part in network.rpartition("/"))
+    if not network or "/" in space or "@" in interface:
         raise _wrong(where, "[<namespace>/]<name>[@<interface>]", item.strip())
     return Selection(
-        namespace=check_namespace(space, f"{where}: namespace") if slash else namespace,
+        namespace=check_namespace(space, f"{where}: namespace") if space else namespace,
         name=check_name(name, f"{where}: name"),
-        interface=_interface(interface, f"{where}: interface") if at else "",
+        interface=_interface(interface, f"{where}: interface") if interface else "",
     )
 
 
@@ -150,24 +163,56 @@ def _element(value: object, where: str, namespace: str) -> Selection:
     if not isinstance(value, dict):
         raise _wrong(where, "an object", value)
     # null is "not given" for every key, as the peers' decoders have it.
-    asked = {key: entry for key, entry in value.items() if entry is not None}
+    asked = {key: entry for key, entry in canonical(value).items() if entry is not None}
     if "name" not in asked:
         raise CniError(Code.INVALID_CONFIG, f'{where}: key "name" is missing')
     name = check_name(asked.pop("name"), f'{where}: key "name"')
     given = asked.pop("namespace", "")
     space = check_namespace(namespace if given == "" else given, f'{where} ({name}): key "namespace"')
+    where = f"{where} ({space}/{name})"
+    ignored = _ignored(asked, where)
     found: dict[str, Any] = {}
-    for key, entry in asked.items():
-        here = f'{where} ({space}/{name}): key "{key}"'
-        if key not in _KEYS:
-            raise CniError(Code.INVALID_CONFIG, f"{where} ({space}/{name}): {unknown(key, KEYS)}")
+    for key in (key for key in _KEYS if key in asked):
         target, check = _KEYS[key]
-        if entry == "" and key in _MAY_BE_EMPTY:
+        if asked[key] == "" and key in _MAY_BE_EMPTY:
             continue
-        if target in found:
-            raise CniError(Code.INVALID_CONFIG, f'{here}: given twice, as "interface" and "interfaceRequest"')
-        found[target] = check(entry, here)
-    return Selection(namespace=space, name=name, **found)
+        read = check(asked[key], f'{where}: key "{key}"')
+        if found.setdefault(target, read) != read:
+            ignored.append(f'{where}: key "{key}" has no effect beside "{target}"')
+    return Selection(namespace=space, name=name, ignored=tuple(ignored), **found)
+
+
+def canonical(element: dict[str, Any]) -> dict[str, Any]:
+    """The element with its keys, and those of the objects in it, as KEYS writes them: they are read in any case."""
+    found = in_any_case(element, KEYS)
+    for key, known in _INNER.items():
+        inner = found.get(key)
+        if isinstance(inner, dict):
+            found[key] = in_any_case(inner, known)
+        elif isinstance(inner, list):
+            found[key] = [in_any_case(each, known) if isinstance(each, dict) else each for each in inner]
+    return found
+
+
+def _ignored(element: dict[str, Any], where: str) -> list[str]:
+    """What to say of the keys that are not known."""
+    told = [f"{where}: {_unknown(key, KEYS)}" for key in element if key not in KEYS]
+    for key, known in _INNER.items():
+        inner = element.get(key)
+        for number, each in enumerate(inner if isinstance(inner, list) else [inner], start=1):
+            here = f'{where}: key "{key}"' + (f", mapping {number}" if isinstance(inner, list) else "")
+            if isinstance(each, dict):
+                told += [f"{here}: {_unknown(one, known)}" for one in each if one not in known]
+    return told
+
+
+def _unknown(key: str, known: tuple[str, ...]) -> str:
+    plain = unknown(key, ())
+    meant = _MEANT.get(key.casefold())
+    said = f"{plain}; the nearest known is {meant!r}" if meant in known else unknown(key, known)
+    if said == plain:
+        said += f"; known are {', '.join(known)}"
+    return f"{said}; it has no effect"
 
 
 def _interface(value: object, where: str) -> str:
@@ -225,7 +270,7 @@ def _mac(value: object, where: str) -> str:
 
 
 def _guid(value: object, where: str) -> str:
-    text = value.lower().replace("-", ":") if isinstance(value, str) else ""
+    text = octets(value)
     if not _GUID.fullmatch(text) or set(text) <= {"0", ":"}:
         raise _wrong(where, "an 8-byte GUID like 02:00:00:00:00:00:00:01", value)
     return text
@@ -250,12 +295,11 @@ def _integer(value: object, where: str, low: int, high: int) -> int:
     return value
 
 
-def _known_keys(value: dict[str, Any], where: str, known: Iterable[str]) -> dict[str, Any]:
-    known = tuple(known)
-    for key in value:
-        if key not in known:
-            raise CniError(Code.INVALID_CONFIG, f"{where}: {unknown(key, known)}")
-    return {key: entry for key, entry in value.items() if entry is not None}
+def _given(value: object, where: str, key: str) -> dict[str, Any]:
+    """What an object under that key of the element says, of what is known."""
+    return {
+        name: entry for name, entry in _object(value, where).items() if name in _INNER[key] and entry is not None
+    }
 
 
 def _ports(value: object, where: str) -> tuple[dict[str, Any], ...]:
@@ -271,8 +315,7 @@ def _ports(value: object, where: str) -> tuple[dict[str, Any], ...]:
 
 
 def _port(value: object, where: str) -> dict[str, Any]:
-    keys = ("hostPort", "containerPort", "protocol", "hostIP")
-    given = _known_keys(_object(value, where), where, keys)
+    given = _given(value, where, "portMappings")
     protocol = given.get("protocol") or "tcp"
     if not isinstance(protocol, str) or protocol.lower() not in _PROTOCOLS:
         raise _wrong(f'{where}: key "protocol"', "tcp, udp or sctp", protocol)
@@ -296,7 +339,7 @@ def _host_ip(value: object, where: str) -> str:
 
 
 def _bandwidth(value: object, where: str) -> dict[str, int]:
-    given = _known_keys(_object(value, where), where, _RATES)
+    given = _given(value, where, "bandwidth")
     return {key: _integer(entry, f'{where}, "{key}"', 0, 2**63 - 1) for key, entry in given.items()}
 
 

@@ -229,7 +229,7 @@ def test_a_definition_that_no_pod_could_use_is_an_error(tmp_path: Path) -> None:
         metadata:
           name: a
           annotations:
-            k8s.v1.cni.cncf.io/resourceName: vf
+            k8s.v1.cni.cncf.io/resourceName: sriov_nic_1
         spec:
           config: |
             {"type": "ptp",
@@ -248,8 +248,6 @@ def test_a_definition_that_no_pod_could_use_is_an_error(tmp_path: Path) -> None:
         metadata: {name: a}
         """
     assert said(tmp_path, a__yaml=manifest) == [
-        "a.yaml:6: error: NetworkAttachmentDefinition default/a: annotation k8s.v1.cni.cncf.io/resourceName: "
-        "expected <domain>/<name>, got 'vf'",
         "a.yaml:10: error: NetworkAttachmentDefinition default/a: spec.config: not JSON: expecting value: the "
         "[ of line 10 is not closed",
         "a.yaml:15: error: NetworkAttachmentDefinition: metadata.name: expected an object's name (lower-case "
@@ -297,15 +295,31 @@ def test_the_json_form_is_told_of_by_element_and_key(tmp_path: Path) -> None:
     assert said(tmp_path, a__yaml=pod(annotation)) == [
         f'a.yaml:8: error: {where}: element 1 (default/tap): key "mac": expected a unicast MAC address like '
         "02:00:00:00:00:01, got 'zz'",
-        f"a.yaml:8: error: {where}: element 1 (default/tap): unknown key 'interfce'; the nearest known is "
-        "'interface'",
+        f"a.yaml:8: warning: {where}: element 1 (default/tap): unknown key 'interfce'; the nearest known is "
+        "'interface'; it has no effect",
         "a.yaml:8: warning: network default/tap: none of the files has this NetworkAttachmentDefinition",
         "a.yaml:9: warning: network default/tap: none of the files has this NetworkAttachmentDefinition",
         f'a.yaml:10: error: {where}: element 2 (default/tap): key "portMappings", mapping 2: key "hostPort": '
         "expected an integer from 1 to 65535, got 99999",
-        f"a.yaml:11: error: {where}: element 3 (default/unknown): unknown key 'nam'; the nearest known is 'name'",
         f'a.yaml:11: error: {where}: element 3: key "name" is missing',
+        f"a.yaml:11: warning: {where}: element 3 (default/unknown): unknown key 'nam'; the nearest known is "
+        "'name'; it has no effect",
         f"a.yaml:12: error: {where}: element 4: expected an object, got 'tap'",
+    ]
+
+
+def test_keys_of_the_annotation_are_read_in_any_case(tmp_path: Path) -> None:
+    annotation = """|
+      [{"Name": "vf", "Mac": "02:00:00:00:00:01",
+        "gateway": ["10.1.1.1"]},
+       {"NAME": "tap", "MAC": 7}]
+"""
+    where = "annotation k8s.v1.cni.cncf.io/networks"
+    assert said(tmp_path, a__yaml=pod(annotation, "intel.com/vf: 1"), n__yaml=NETWORKS) == [
+        f"a.yaml:8: warning: {where}: element 1 (default/vf): unknown key 'gateway'; the nearest known is "
+        "'default-route'; it has no effect",
+        f'a.yaml:9: error: {where}: element 2 (default/tap): key "mac": expected a unicast MAC address like '
+        "02:00:00:00:00:01, got 7",
     ]
 
 
@@ -393,6 +407,23 @@ def test_networks_of_one_pod_must_get_on_with_each_other(
     assert all(
         line.startswith("a.yaml:6: error: ") and text in line for line, text in zip(found, expected, strict=True)
     )
+
+
+def test_a_resource_may_have_any_name_and_is_no_device_to_a_network_without_use_for_one(tmp_path: Path) -> None:
+    counted = "annotations: {k8s.v1.cni.cncf.io/resourceName: bridge.kubevirt.io/br0}"
+    networks = textwrap.dedent(NETWORKS).replace("intel.com/vf", "sriov_nic_1")
+    networks = networks.replace("{name: tap}", f"{{name: tap, {counted}}}")
+    (found,) = said(tmp_path, a__yaml=pod("vf, tap, tap"), n__yaml=networks)
+    assert found.startswith("a.yaml:6: error: network default/vf: no device of resource sriov_nic_1 is left for ")
+    assert said(tmp_path, a__yaml=pod("tap", "bridge.kubevirt.io/br0: 1"), n__yaml=networks) == []
+    claiming = pod("vf, tap", resourceClaims="[{name: vfs, resourceClaimName: vfs}]")
+    assert said(tmp_path, a__yaml=claiming, n__yaml=networks) == []
+
+
+def test_configurations_without_a_version_and_of_the_oldest_are_read(tmp_path: Path) -> None:
+    conf = '{"name": "n", "type": "bridge"%s}'
+    multus = '{"name": "multus-cni-network", "type": "multus", "delegates": [{"name": "d", "type": "bridge"}]}'
+    assert said(tmp_path, a__conf=conf % "", b__conf=conf % ', "cniVersion": "0.2.0"', c__conf=multus) == []
 
 
 def test_a_pod_with_claims_may_have_its_devices_from_them(tmp_path: Path) -> None:

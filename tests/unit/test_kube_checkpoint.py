@@ -49,6 +49,13 @@ def test_devices_come_sorted_by_resource_whatever_container_and_numa_node_they_a
     }
 
 
+def test_resources_are_those_that_plugins_serve_and_those_that_pods_have(tmp_path: Path) -> None:
+    path = written(tmp_path, entry("another", "a", "intel.com/net_B", node0=["0000:03:02.9"]))
+    assert checkpoint.registered(path) == {"intel.com/net_A", "intel.com/net_B"}
+    path.write_text('{"Data": {"RegisteredDevices": null}}')
+    assert checkpoint.registered(path) == set()
+
+
 def test_a_pod_that_is_not_in_it_has_none(tmp_path: Path) -> None:
     assert checkpoint.devices(written(tmp_path), UID) == {}
 

@@ -20,11 +20,12 @@ from wirespeed.kube.devices import PodDevices
 VF = "intel.com/vf"
 
 
-def kubelet(folder: Path, *entries: dict[str, Any]) -> Path:
+def kubelet(folder: Path, *entries: dict[str, Any], serves: tuple[str, ...] = ()) -> Path:
     """A kubelet's folder with a checkpoint, and no socket."""
     plugins = folder / "kubelet/device-plugins"
     plugins.mkdir(parents=True)
-    (plugins / checkpoint.NAME).write_text(json.dumps({"Data": {"PodDeviceEntries": list(entries)}}))
+    data = {"PodDeviceEntries": list(entries), "RegisteredDevices": {resource: [] for resource in serves}}
+    (plugins / checkpoint.NAME).write_text(json.dumps({"Data": data}))
     return folder / "kubelet"
 
 
@@ -80,6 +81,31 @@ def test_a_claim_that_cannot_be_read_is_no_pod_without_devices(tmp_path: Path) -
         sources(tmp_path).of(pod("web-nic"))
     assert error.value.code == NotFoundError("").code
     assert error.value.msg.startswith("devices of pod default/web: ResourceClaim default/web-nic: ")
+
+
+BRIDGE = "bridge.network.kubevirt.io/br0"
+
+
+def test_resource_is_served_by_a_device_plugin_or_a_driver_of_the_pods_claims(tmp_path: Path) -> None:
+    kubelet(tmp_path, serves=(VF,))  # of which it has no healthy device
+    slices = published(device("vf0", "0000:02:00.4", "sriov_nic_1"), device("vf1", "0000:02:00.5", "sriov_nic_2"))
+    found = sources(tmp_path, claim("web-nic", result("vf0")), slices)
+    assert found.serves(pod(), VF)
+    assert not found.serves(pod(), BRIDGE)
+    assert not found.serves(pod(), "sriov_nic_2")
+    assert found.serves(pod("web-nic"), "sriov_nic_2")  # the driver's, though the pod was given another one
+    assert not found.serves(pod("web-nic"), BRIDGE)
+
+
+def test_pods_devices_are_named_as_their_driver_names_them(tmp_path: Path) -> None:
+    kubelet(tmp_path)
+    slices = published(device("vf0", "0000:02:00.4", "sriov_nic_1"))
+    found = sources(tmp_path, claim("web-nic", result("vf0")), slices)
+    assert found.of(pod("web-nic")) == {"sriov_nic_1": ["0000:02:00.4"]}
+
+
+def test_a_kubelet_that_cannot_tell_may_serve_any_resource(tmp_path: Path) -> None:
+    assert PodDevices(tmp_path, pod_resources=unused, cluster=unused).serves(pod(), BRIDGE)
 
 
 def test_a_kubelet_with_neither_socket_nor_checkpoint_is_an_error(tmp_path: Path) -> None:

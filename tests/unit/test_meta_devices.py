@@ -2,10 +2,35 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from plugins.meta.devices import Devices
+from plugins.meta.devices import Devices, DeviceUse, device_use
+from wirespeed.cni.chain import load_network
 from wirespeed.cni.errors import CniError, Code
+
+
+@pytest.mark.parametrize(
+    ("plugins", "use"),
+    [
+        ([{"type": "sriov"}, {"type": "tuning"}], DeviceUse.NEEDED),
+        ([{"type": "sriov", "deviceID": "0000:03:02.0"}], DeviceUse.NEEDED),  # which may be another pod's
+        ([{"type": "wirespeed-sriov"}], DeviceUse.NEEDED),
+        ([{"type": "ib-sriov"}], DeviceUse.NEEDED),
+        ([{"type": "accelerated-bridge"}], DeviceUse.NEEDED),
+        ([{"type": "afxdp"}], DeviceUse.NEEDED),
+        ([{"type": "host-device"}], DeviceUse.NEEDED),
+        ([{"type": "host-device", "device": "ens1"}], DeviceUse.POSSIBLE),
+        ([{"type": "ovs"}], DeviceUse.POSSIBLE),
+        ([{"type": "bridge"}, {"type": "vendors"}], DeviceUse.POSSIBLE),
+        ([{"type": "wirespeed-vhost"}], DeviceUse.POSSIBLE),
+        ([{"type": "bridge"}], DeviceUse.NONE),
+        ([{"type": "macvlan"}, {"type": "tuning"}, {"type": "sbr"}], DeviceUse.NONE),
+    ],
+)
+def test_plugins_tell_whether_a_network_uses_a_device(plugins: list[dict[str, Any]], use: DeviceUse) -> None:
+    assert device_use(load_network({"name": "n", "plugins": plugins})) is use
 
 
 def devices(**ids: list[str]) -> Devices:

@@ -49,7 +49,14 @@ def no_cluster() -> Any:
 
 def delegates(config: dict[str, Any]) -> list[Delegate]:
     """Those of a container that is no pod's."""
-    resolver = Resolver(chain=Chain({}), cluster=no_cluster, devices_of=lambda _: {}, devinfo=Path("/devinfo"))
+    resolver = Resolver(
+        chain=Chain({}),
+        cluster=no_cluster,
+        devices_of=lambda _: {},
+        served=lambda *_: True,
+        ignored=lambda *_: None,
+        devinfo=Path("/devinfo"),
+    )
     request = Request(command="ADD", container_id="c1", netns="/n", ifname="eth0")
     return resolver.delegates(request, load({"cniVersion": "1.0.0", "name": "c", **config}), named_pod({}))
 

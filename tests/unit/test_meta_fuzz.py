@@ -165,6 +165,8 @@ def resolved(found: dict[str, Any], networks: str, default: str, given_config: d
         chain=chain,
         cluster=lambda: cast(Cluster, Definitions(found)),
         devices_of=lambda _: copy.deepcopy(DEVICES),
+        served=lambda *_: True,
+        ignored=lambda *_: None,
         devinfo=DEVINFO,
     )
     pod = Pod(

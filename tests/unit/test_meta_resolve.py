@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,10 @@ def chain(tmp_path: Path) -> Chain:
 
 @pytest.fixture
 def plan(tmp_path: Path, chain: Chain) -> Callable[..., list[Delegate]]:
-    """The delegates of a pod ns/p with an annotation, in a cluster with `networks`: name -> configuration."""
+    """The delegates of a pod ns/p with an annotation, in a cluster with `networks`: name -> configuration.
+
+    `served` are resources that somebody gives devices of; `told` gets what of the annotation has no effect.
+    """
 
     def make(
         annotation: Any = "",
@@ -44,6 +47,8 @@ def plan(tmp_path: Path, chain: Chain) -> Callable[..., list[Delegate]]:
         *,
         resources: Mapping[str, str] | None = None,
         devices: Mapping[str, list[str]] | None = None,
+        served: Collection[str] = (),
+        told: list[str] | None = None,
         config: Config | None = None,
         args: Mapping[str, str] = ARGS,
     ) -> list[Delegate]:
@@ -66,6 +71,8 @@ def plan(tmp_path: Path, chain: Chain) -> Callable[..., list[Delegate]]:
             chain=chain,
             cluster=lambda: ManifestCluster(folder),
             devices_of=lambda _: dict(devices or {}),
+            served=lambda _, resource: resource in served,
+            ignored=lambda pod, text: None if told is None else told.append(f"{pod.label}: {text}"),
             devinfo=Path("/devinfo"),
         )
         text = annotation if isinstance(annotation, str) else json.dumps(annotation)
@@ -203,6 +210,74 @@ def test_device_that_is_asked_for_by_id_is_not_given_to_an_earlier_network(
         ("0000:03:02.1", "intel.com/vfs"),
         ("0000:03:02.0", "intel.com/vfs"),
     ]
+
+
+VFS = {"type": "ovs"}  # which may use a device, or not
+
+
+@pytest.mark.parametrize("resource", ["sriov_nic_1", "intel.com/vfs", "a/b/c", "ANY name:1"])
+def test_resource_may_have_any_name(plan: Callable[..., list[Delegate]], resource: str) -> None:
+    found = plan("vf", {"vf": {"type": "sriov"}}, resources={"vf": resource}, devices={resource: ["d"]})[1]
+    assert (found.resource, found.device) == (resource, "d")
+    with pytest.raises(CniError, match=f"no device of resource {resource} is left for pod ns/p") as none:
+        plan("vf", {"vf": {"type": "sriov"}}, resources={"vf": resource}, devices={f"{resource}x": ["d"]})
+    assert none.value.code == Code.DEVICE
+
+
+@pytest.mark.parametrize("network", [BRIDGE, VFS, {"plugins": [VFS, {"type": "tuning"}]}])
+def test_network_is_attached_without_a_device_of_a_resource_that_is_only_counted(
+    plan: Callable[..., list[Delegate]], network: Config
+) -> None:
+    resources = {"br": "bridge.network.kubevirt.io/br0"}
+    others = {"intel.com/vfs": ["d"]}
+    for each in plan("br,br", {"br": network}, resources=resources, devices=others, served=list(others))[1:]:
+        assert (each.resource, each.device, each.device_info_file, each.runtime_config) == ("", "", "", {})
+        assert all("deviceID" not in plugin for plugin in each.network().plugins)
+
+
+def test_network_that_has_no_use_for_a_device_gets_one_that_is_there_and_needs_none(
+    plan: Callable[..., list[Delegate]],
+) -> None:
+    more: Config = {"resources": {"br": "intel.com/vfs"}, "served": ["intel.com/vfs"]}
+    found = plan("br,br", {"br": BRIDGE}, devices={"intel.com/vfs": ["d"]}, **more)
+    assert [each.device for each in found] == ["", "d", ""]
+
+
+@pytest.mark.parametrize(
+    ("network", "served"),
+    [
+        ({"type": "sriov"}, False),
+        ({"type": "wirespeed-sriov", "deviceID": "0000:03:02.0"}, False),
+        ({"plugins": [{"type": "ib-sriov"}, {"type": "tuning"}]}, False),
+        ({"type": "host-device"}, False),
+        (VFS, True),
+    ],
+)
+def test_network_that_needs_a_device_or_could_have_one_is_refused_without(
+    plan: Callable[..., list[Delegate]], network: Config, served: bool
+) -> None:
+    more: Config = {"resources": {"vf": "intel.com/vfs"}, "served": ["intel.com/vfs"] if served else []}
+    with pytest.raises(CniError, match=r"network ns/vf: no device of resource .*: it was given none;"):
+        plan("vf", {"vf": network}, **more)
+    with pytest.raises(CniError, match=r"network ns/vf: no device of resource .*: all 1 are attached already;"):
+        plan("vf,vf", {"vf": network}, devices={"intel.com/vfs": ["d"]}, **more)
+
+
+def test_device_that_was_there_makes_a_resource_that_nobody_serves_any_more_no_counted_one(
+    plan: Callable[..., list[Delegate]],
+) -> None:
+    with pytest.raises(CniError, match="all 1 are attached already"):
+        plan("vf,vf", {"vf": VFS}, resources={"vf": "intel.com/vfs"}, devices={"intel.com/vfs": ["d"]})
+
+
+def test_what_of_the_annotation_has_no_effect_is_told_of(plan: Callable[..., list[Delegate]]) -> None:
+    told: list[str] = []
+    asked = [{"name": "a", "gateway": ["10.0.0.1"], "x": 1}, {"name": "a", "Interface": "b"}]
+    plan(asked, {"a": BRIDGE}, told=told)
+    (line,) = told
+    where = "annotation k8s.v1.cni.cncf.io/networks: element 1 (ns/a): unknown key"
+    assert line.startswith(f"ns/p: {where} 'gateway'; ")
+    assert f"; {where} 'x'; " in line
 
 
 def test_cni_args_of_the_pod_are_merged_over_those_of_each_plugin(plan: Callable[..., list[Delegate]]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -32,6 +33,7 @@ def one(**keys: Any) -> Selection:
         ("  default / net1 @ if0  ", "default", "net1", "if0"),
         ("net.with.dots", "pod-ns", "net.with.dots", ""),
         ("a@fifteen-letters", "pod-ns", "a", "fifteen-letters"),
+        ("/net1@", "pod-ns", "net1", ""),  # what is empty is not given
     ],
 )
 def test_short_form(text: str, namespace: str, name: str, interface: str) -> None:
@@ -114,6 +116,110 @@ def test_old_name_of_the_interface_key_is_known() -> None:
     assert one(interfaceRequest="if0").interface == "if0"
 
 
+def test_interface_counts_before_its_old_name() -> None:
+    both = one(interfaceRequest="if1", interface="if0")
+    assert both.interface == "if0"
+    assert ignored(both) == ['key "interfaceRequest" has no effect beside "interface"']
+    assert ignored(one(interfaceRequest="if0", interface="if0")) == []
+
+
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [
+        ({"Mac": "02:00:00:00:00:01"}, {"mac": "02:00:00:00:00:01"}),
+        ({"NAMESPACE": "x", "IPs": ["10.0.0.1"]}, {"namespace": "x", "ips": ("10.0.0.1",)}),
+        ({"mac": "02:00:00:00:00:01", "MAC": "02:00:00:00:00:02"}, {"mac": "02:00:00:00:00:02"}),
+        ({"MAC": "02:00:00:00:00:02", "mac": "02:00:00:00:00:01"}, {"mac": "02:00:00:00:00:01"}),
+        ({"mac": "02:00:00:00:00:01", "MAC": None}, {"mac": "02:00:00:00:00:01"}),
+        ({"Default-Route": []}, {"default_route": ()}),
+        ({"CNI-args": {"A": 1, "a": 2}}, {"cni_args": {"A": 1, "a": 2}}),
+        ({"Bandwidth": {"INGRESSRATE": 5}}, {"bandwidth": {"ingressRate": 5}}),
+        (
+            {"portmappings": [{"HostPort": 1, "containerport": 2, "hostIp": "10.0.0.1"}]},
+            {"port_mappings": ({"protocol": "tcp", "hostPort": 1, "containerPort": 2, "hostIP": "10.0.0.1"},)},
+        ),
+        ({"Infiniband-GUID": "02:00:00:00:00:00:00:01"}, {"infiniband_guid": "02:00:00:00:00:00:00:01"}),
+    ],
+)
+def test_keys_are_read_in_any_case(keys: dict[str, Any], expected: dict[str, Any]) -> None:
+    assert one(**keys) == replace(one(), **expected)
+
+
+def test_name_too_is_read_in_any_case() -> None:
+    assert parse('[{"Name": "n"}]', namespace="pod-ns") == [one()]
+    assert parse_default('[{"NAME": "n", "zz": 1}]', namespace="x") is not None
+
+
+def ignored(found: Selection) -> list[str]:
+    """What of the element has no effect, without where it is."""
+    where = "annotation k8s.v1.cni.cncf.io/networks: element 1 (pod-ns/n): "
+    assert all(line.startswith(where) for line in found.ignored)
+    return [line.removeprefix(where) for line in found.ignored]
+
+
+KNOWN = ", ".join(selection.KEYS)
+
+
+@pytest.mark.parametrize(
+    ("keys", "lines"),
+    [
+        (
+            {"gateway": ["10.1.1.1"]},
+            ["unknown key 'gateway'; the nearest known is 'default-route'; it has no effect"],
+        ),
+        ({"interfce": {}}, ["unknown key 'interfce'; the nearest known is 'interface'; it has no effect"]),
+        ({"zz": 1}, [f"unknown key 'zz'; known are {KNOWN}; it has no effect"]),
+        (
+            {"bandwidth": {"ingresRate": "x", "egressRate": 1}},
+            ["key \"bandwidth\": unknown key 'ingresRate'; the nearest known is 'ingressRate'; it has no effect"],
+        ),
+        (
+            {"portMappings": [{"hostPort": n, "containerPort": n, "gateway": n} for n in (1, 2)]},
+            [
+                f"key \"portMappings\", mapping {n}: unknown key 'gateway'; known are hostPort, containerPort, "
+                "protocol, hostIP; it has no effect"
+                for n in (1, 2)
+            ],
+        ),
+        ({"Gateway": None}, []),
+    ],
+)
+def test_key_that_is_not_known_has_no_effect_and_is_told_with_the_nearest(
+    keys: dict[str, Any], lines: list[str]
+) -> None:
+    found = one(**keys)
+    assert ignored(found) == lines
+    known = {key: value for key, value in keys.items() if key in selection.KEYS}
+    if "bandwidth" in known:
+        known["bandwidth"] = {"egressRate": 1}
+    if "portMappings" in known:
+        known["portMappings"] = [{"hostPort": n, "containerPort": n} for n in (1, 2)]
+    assert replace(found, ignored=()) == one(**known)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("Mac", 5), ("IPS", "10.0.0.1"), ("Bandwidth", {"INGRESSRATE": "5"}), ("portmappings", {}), ("Name", 7)],
+)
+def test_values_of_a_wrong_type_are_refused_under_whatever_case_of_the_key(key: str, value: Any) -> None:
+    with pytest.raises(CniError) as refused:
+        one(**{key: value})
+    assert refused.value.code == Code.INVALID_CONFIG
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "field"),
+    [
+        ("mac", "0200.5E10.0001", "mac"),
+        ("mac", "02-00-5e-10-00-01", "mac"),
+        ("infiniband-guid", "0200.0000.0000.00FF", "infiniband_guid"),
+    ],
+)
+def test_octets_are_read_in_every_spelling_of_theirs(key: str, value: str, field: str) -> None:
+    spelled = {"mac": "02:00:5e:10:00:01", "infiniband_guid": "02:00:00:00:00:00:00:ff"}
+    assert getattr(one(**{key: value}), field) == spelled[field]
+
+
 def test_empty_default_route_is_not_none() -> None:
     assert one(**{"default-route": []}).default_route == ()
     assert one().default_route is None
@@ -191,7 +297,11 @@ json_values = st.recursive(
 values = json_values | st.sampled_from(
     ["10.0.0.1", "10.0.0.1/24", "::1", "02:00:00:00:00:01", "0000:03:02.0", "a", ["10.0.0.1"], [{"hostPort": 1}]]
 )
-elements = st.dictionaries(st.sampled_from([*selection._KEYS, "name", "namespace", "Name"]), values, max_size=5)
+elements = st.dictionaries(
+    st.sampled_from([*selection._KEYS, "name", "namespace", "Name", "MAC", "portmappings", "\x00"]),
+    values,
+    max_size=5,
+)
 
 
 def check(text: str) -> None:
@@ -202,6 +312,7 @@ def check(text: str) -> None:
             assert "/" not in found.interface
             assert ".." not in found.label
             json.dumps(found.runtime_config())
+            assert all(line.isprintable() for line in found.ignored)
     except CniError as error:
         assert error.code == Code.INVALID_CONFIG
         assert error.msg.startswith("annotation k8s.v1.cni.cncf.io/networks: ")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,10 @@ from wirespeed.kube.proto import deviceplugin_pb2 as dp
 POOLS = '{"resourceList": [{"resourceName": "left"}, {"resourceName": "right", "resourcePrefix": "example.com"}]}'
 
 
-def load(tmp_path: Path, *limits: dict[str, Any], config: str = "") -> Manifests:
-    """Pods whose containers have these limits and one of memory, and the device plugin's configuration."""
+def load(
+    tmp_path: Path, *limits: dict[str, Any], config: str = "", networks: Sequence[dict[str, Any]] = ()
+) -> Manifests:
+    """Pods whose containers have these limits and one of memory, networks, the device plugin's configuration."""
     resources = [{"limits": {"memory": "1Gi", **each}} for each in limits]
     documents: list[Any] = [
         {
@@ -28,6 +31,7 @@ def load(tmp_path: Path, *limits: dict[str, Any], config: str = "") -> Manifests
         }
         for number, each in enumerate(resources)
     ]
+    documents += networks
     if config:
         data = {"config.json": config}
         documents.append({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c"}, "data": data})
@@ -91,6 +95,45 @@ def test_the_device_plugins_configuration_offers_what_pods_ask_for(tmp_path: Pat
     asked = ({"intel.com/left": 1}, {"example.com/right": 1})
     assert session.device_plugin(load(tmp_path, *asked, config=POOLS)) == POOLS
     assert session.device_plugin(load(tmp_path, {})) == ""
+
+
+def network(name: str, resource: str, config: str) -> dict[str, Any]:
+    annotations = {"k8s.v1.cni.cncf.io/resourceName": resource} if resource else None
+    return {
+        "apiVersion": "k8s.cni.cncf.io/v1",
+        "kind": "NetworkAttachmentDefinition",
+        "metadata": {"name": name, "annotations": annotations},
+        "spec": {"config": config},
+    }
+
+
+BRIDGE = "bridge.network.kubevirt.io/br0"
+
+
+@pytest.mark.parametrize("config", ['{"type": "bridge"}', '{"plugins": [{"type": "ovs"}]}', ""])
+def test_a_resource_that_no_pool_offers_is_counted_where_its_network_can_do_without(
+    tmp_path: Path, config: str
+) -> None:
+    networks = [network("a", BRIDGE, config), network("b", "", '{"type": "sriov"}')]
+    loaded = load(tmp_path, {BRIDGE: 1, "intel.com/left": 1}, config=POOLS, networks=networks)
+    assert session.counted(loaded) == [BRIDGE]
+    assert session.device_plugin(loaded) == POOLS
+
+
+@pytest.mark.parametrize("other", [[], [network("b", BRIDGE, '{"type": "sriov"}')]])
+def test_a_resource_without_a_network_or_of_one_that_needs_a_device_is_not_counted(
+    tmp_path: Path, other: list[dict[str, Any]]
+) -> None:
+    networks = [network("a", BRIDGE if other else "", '{"type": "bridge"}'), *other]
+    loaded = load(tmp_path, {BRIDGE: 1}, networks=networks)
+    assert session.counted(loaded) == []
+    with pytest.raises(CniError, match=f"pods ask for {BRIDGE}: "):
+        session.device_plugin(loaded)
+
+
+def test_a_resource_that_a_pool_offers_is_not_counted(tmp_path: Path) -> None:
+    networks = [network("a", "intel.com/left", '{"type": "bridge"}')]
+    assert session.counted(load(tmp_path, {"intel.com/left": 1}, config=POOLS, networks=networks)) == []
 
 
 @pytest.mark.parametrize(

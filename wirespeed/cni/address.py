@@ -11,7 +11,7 @@ import socket
 from typing import NamedTuple
 
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
-_DOTTED_MAC = re.compile(r"([0-9a-f]{2})([0-9a-f]{2})\.([0-9a-f]{2})([0-9a-f]{2})\.([0-9a-f]{2})([0-9a-f]{2})")
+_DOTTED = re.compile(r"[0-9a-f]{4}(\.[0-9a-f]{4})+")  # a MAC address or GUID as switches write it
 
 
 class Ip(NamedTuple):
@@ -82,15 +82,22 @@ def parse_prefix(text: object) -> Prefix | None:
     return Prefix(ip, bits) if 0 <= bits <= ip.bits else None
 
 
-def unicast_mac(text: object) -> str:
-    """The MAC address as the kernel writes it, "" for what is none of a single interface.
+def octets(value: object) -> str:
+    """A MAC address or GUID as the kernel writes it, 02:00:00:00:00:01; "" for what is no text.
 
-    The forms are those of Go's net.ParseMAC, by which the peers read it: 02:00:00:00:00:01, with - in place of :,
-    and 0200.0000.0001.
+    The forms are those of Go's net.ParseMAC, by which the peers read it: also with - in place of :, and
+    0200.0000.0001.
     """
-    found = text.lower().replace("-", ":") if isinstance(text, str) else ""
-    if dotted := _DOTTED_MAC.fullmatch(found):
-        found = ":".join(dotted.groups())
+    text = value.lower().replace("-", ":") if isinstance(value, str) else ""
+    if _DOTTED.fullmatch(text):
+        digits = text.replace(".", "")
+        text = ":".join(digits[at : at + 2] for at in range(0, len(digits), 2))
+    return text
+
+
+def unicast_mac(text: object) -> str:
+    """The MAC address in the form of `octets`, "" for what is none of a single interface."""
+    found = octets(text)
     if not _MAC.fullmatch(found) or int(found[:2], 16) & 1 or found == "00:00:00:00:00:00":
         return ""
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -22,6 +23,7 @@ class _Entry(msgspec.Struct):
 
 class _Data(msgspec.Struct):
     entries: list[_Entry] | None = msgspec.field(name="PodDeviceEntries", default=None)
+    registered: dict[str, Any] | None = msgspec.field(name="RegisteredDevices", default=None)
 
 
 @structs.prepared
@@ -54,12 +56,22 @@ def in_use(path: Path) -> dict[str, set[str]]:
     return found
 
 
+def registered(path: Path) -> set[str]:
+    """Names of the resources that device plugins serve. Raises CniError: IO_FAILURE, DECODING_FAILURE."""
+    data = _data(path)
+    return {*(data.registered or ()), *(entry.resource for entry in data.entries or ())}
+
+
 def _entries(path: Path) -> list[_Entry]:
+    return _data(path).entries or []
+
+
+def _data(path: Path) -> _Data:
     try:
         text = path.read_bytes()
     except OSError as error:
         raise CniError(Code.IO_FAILURE, f"{path}: {error.strerror}") from error
     try:
-        return msgspec.json.decode(text, type=_File).data.entries or []
+        return msgspec.json.decode(text, type=_File).data
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise CniError(Code.DECODING_FAILURE, f"{path}: not a checkpoint of the kubelet: {error}") from error

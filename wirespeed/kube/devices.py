@@ -56,6 +56,31 @@ class PodDevices:
             resource: sorted({*found.get(resource, ()), *claimed.get(resource, ())}) for resource in found | claimed
         }
 
+    def serves(self, pod: dict[str, Any], resource: str) -> bool:
+        """Whether a device plugin of this node, or a driver of the pod's claims, has devices of the resource.
+
+        True where the kubelet cannot tell. Raises CniError led by resource and pod: TRY_AGAIN_LATER when the
+        kubelet does not answer, and what the cluster raises.
+        """
+        metadata = pod["metadata"]
+        where = f"resource {resource} of pod {metadata.get('namespace')}/{metadata.get('name')}"
+        try:
+            if self._registered(resource):
+                return True
+            return dra.has_claims(pod) and dra.publishes(self._cluster(), pod, resource)
+        except CniError as error:
+            raise error.prefixed(where) from error
+
+    def _registered(self, resource: str) -> bool:
+        """Whether the kubelet knows a device plugin's resource of the name.
+
+        It tells of healthy devices only, and its file, which outlives a restart of it and of the device plugin, may
+        be mounted or not: either counts.
+        """
+        told = self._pod_resources().allocatable() if self._socket.exists() else None
+        kept = checkpoint.registered(self._checkpoint) if self._checkpoint.exists() else None
+        return (told is None and kept is None) or resource in (told or set()) | (kept or set())
+
     def check(self) -> None:
         """Raise CniError where nobody could tell now what the kubelet gave to pods."""
         if self._socket.exists():

@@ -153,6 +153,11 @@ def devices(cluster: Cluster, pod: dict[str, Any]) -> dict[str, list[str]]:
     return {resource: sorted(ids) for resource, ids in found.items()}
 
 
+def publishes(cluster: Cluster, pod: dict[str, Any], resource: str) -> bool:
+    """Whether a driver that the pod's claims are for publishes devices of the resource. Raises as `devices`."""
+    return _Lookup(cluster, pod).publishes(resource)
+
+
 class _OtherDeviceError(Exception):
     """It is no network device that can be found; the text says why."""
 
@@ -169,14 +174,30 @@ class _Lookup:
 
     def found(self) -> Iterator[tuple[str, str]]:
         """The resource and the id of each device."""
+        for name in self._names():
+            yield from self._claimed(name)
+        extended = (self._pod.status or _PodStatus()).extended_resource_claim_status
+        if extended:
+            yield from self._extended(extended)
+
+    def publishes(self, resource: str) -> bool:
+        """Whether a driver of the claims' devices has devices of the resource."""
+        extended = (self._pod.status or _PodStatus()).extended_resource_claim_status
+        names = [*self._names(), *([extended.resource_claim_name] if extended else ())]
+        drivers = dict.fromkeys(result.driver for name in names for result in self._results(name))
+        return any(
+            device.text(RESOURCE_NAME) == resource
+            for driver in drivers
+            for spec in self._read(driver, fresh=False)
+            for device in spec.devices or ()
+        )
+
+    def _names(self) -> list[str]:
+        """The claims that the pod names itself, and those that were made from templates for it."""
         spec, status = self._pod.spec or _PodSpec(), self._pod.status or _PodStatus()
-        # Those that the pod names itself, and those that were made from templates for it.
         entries = [*(spec.resource_claims or ()), *(status.resource_claim_statuses or ())]
-        for name in dict.fromkeys(entry.resource_claim_name for entry in entries):
-            if name:  # a template need not lead to a claim
-                yield from self._claimed(name)
-        if status.extended_resource_claim_status:
-            yield from self._extended(status.extended_resource_claim_status)
+        names = dict.fromkeys(entry.resource_claim_name for entry in entries)
+        return [name for name in names if name]  # a template need not lead to a claim
 
     def _claimed(self, name: str) -> Iterator[tuple[str, str]]:
         for result in self._results(name):

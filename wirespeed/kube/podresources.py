@@ -73,6 +73,17 @@ class PodResources:
             for device in entry.device_ids
         ]
 
+    def allocatable(self) -> set[str] | None:
+        """Names of the resources with healthy devices of device plugins; None where the kubelet does not tell.
+
+        Raises CniError(TRY_AGAIN_LATER) as `devices`.
+        """
+        try:
+            told = self._ask(_allocatable)
+        except grpc.RpcError as error:
+            raise self._no_answer("resources of device plugins", error) from error
+        return None if told is None else {entry.resource_name for entry in told.devices}
+
     def check(self) -> None:
         """Raise CniError(TRY_AGAIN_LATER) when the kubelet does not answer."""
         try:
@@ -107,6 +118,16 @@ class PodResources:
             if error.code() is not grpc.StatusCode.UNAVAILABLE:
                 raise
             return call(rpc.Client(self._current(failed=channel), _SERVICE))
+
+
+def _allocatable(client: rpc.Client) -> Any:
+    """The answer, or None from a kubelet without that call, or with its feature gate off: "... disabled"."""
+    try:
+        return client.GetAllocatableResources(pb.AllocatableResourcesRequest(), timeout=_TIMEOUT)
+    except grpc.RpcError as error:
+        if error.code() is grpc.StatusCode.UNIMPLEMENTED or "disabled" in (error.details() or ""):
+            return None
+        raise
 
 
 def _get(client: rpc.Client, namespace: str, name: str) -> Any:
