@@ -45,8 +45,8 @@ class Selection:
 
     `bandwidth` is in bit/s and bit, as the bandwidth plugin takes it. `default_route` is None where the key
     is not there, for an empty list means something. `ignored` says what of the element has no effect, a line each.
-    `ipam_claim` names an IPAMClaim: the network's own plugin reads it in the pod's annotation (OVN-Kubernetes does),
-    and one that knows no claims passes over it (multi-net-spec v1.3, 4.1.2.1.11).
+    `ipam_claim` names an IPAMClaim: the network's own plugin reads it in the pod's annotation (OVN-Kubernetes
+    does), and one that knows no claims passes over it (multi-net-spec v1.3, 4.1.2.1.11).
     """
 
     namespace: str

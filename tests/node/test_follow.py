@@ -105,6 +105,24 @@ def test_interface_that_an_element_asks_for_is_what_it_is_known_by(world: World,
     assert pod.addresses()["b"] == ["10.2.0.3/24"]  # it was left alone
 
 
+def test_key_that_is_not_known_is_told_of_with_the_network_that_comes_and_of_no_other(
+    world: World, api: ApiServer
+) -> None:
+    pod = running(world, api, "bridged")
+    annotate(api, pod, [{"Name": "bridged"}, {"NAME": "ptp", "INTERFACE": "later", "gateway": ["10.1.1.1"]}])
+    wait(api, pod, net1="default/bridged", later="default/ptp")
+    api.wait(lambda: any(reason == "RequestIgnored" for reason, _ in events(api, pod)))
+    annotate(
+        api,
+        pod,
+        [{"name": "bridged", "zz": 1}, {"name": "ptp", "interface": "later", "gateway": []}, {"name": "bridged"}],
+    )
+    wait(api, pod, net1="default/bridged", later="default/ptp", net2="default/bridged")
+    api.wait(lambda: ("AddedInterface", "Add net2 [10.2.0.3/24] from default/bridged") in events(api, pod))
+    (text,) = [message for reason, message in events(api, pod) if reason == "RequestIgnored"]
+    assert "element 2 (default/ptp): unknown key 'gateway'; the nearest known is 'default-route'" in text
+
+
 def test_network_that_is_not_there_yet_is_attached_once_it_is(world: World, api: ApiServer) -> None:
     pod = running(world, api, "")
     annotate(api, pod, "late,bridged")

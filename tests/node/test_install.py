@@ -348,6 +348,24 @@ def test_dry_run_names_the_networks_whose_pods_ask_for_more_than_their_plugins_d
     ]
 
 
+def test_multus_configuration_without_a_version_is_taken_over(place: Place) -> None:
+    """That of the ConfigMap in Multus' manifests."""
+    delegate = {"cniVersion": "0.3.1", "name": "default-cni-network", "plugins": [{"type": "flannel"}]}
+    config: dict[str, Any] = {"name": "multus-cni-network", "type": "multus"}
+    config |= {"capabilities": {"portMappings": True}}
+    config |= {"delegates": [delegate], "kubeconfig": "/etc/cni/net.d/multus.d/multus.kubeconfig"}
+    place.put("00-multus.conf", config)
+    place.run("install", "--replace", "multus")
+    assert yaml.safe_load(place.config.read_text()) == {
+        "cluster": {"kubeconfig": "/etc/cni/net.d/multus.d/multus.kubeconfig"},
+        "autoconf": {
+            "networkName": "multus-cni-network",
+            "cniConfigDir": str(place.conf),
+            "files": ["00-wirespeed.conflist", "00-multus.conf"],
+        },
+    }
+
+
 def test_primary_that_multus_had_taken_stays_the_primary(place: Place) -> None:
     place.put("05-other.conflist", {**PRIMARY, "name": "other"})
     place.put("00-multus.conf", THICK)

@@ -12,7 +12,7 @@ import pytest
 
 from tests.node.calling import DONE, Answer
 from tests.node.conftest import PATIENCE, ROOT
-from tests.node.pods import World
+from tests.node.pods import Config, World
 from wirespeed.cni.errors import Code
 
 EVERYWHERE = {"dst": "0.0.0.0/0"}
@@ -69,6 +69,44 @@ def test_result_is_in_the_runtimes_version_whatever_the_networks_speak(world: Wo
     result = world.add(world.pod("p"), {**world.config, "cniVersion": version})
     assert result["cniVersion"] == version
     assert ("version" in result["ips"][0]) == (version < "1.0.0")
+
+
+@pytest.mark.parametrize("version", ["", "0.1.0", "0.2.0"])
+def test_runtime_and_networks_of_the_oldest_versions_or_without_one_are_served(world: World, version: str) -> None:
+    """As with the configuration in the ConfigMap of Multus' manifests, which has no cniVersion."""
+    spoken = version or "0.1.0"
+    world.script("side")
+    world.define("old", {"cniVersion": version, "plugins": [world.bridge("10.4.0.0/24"), {"type": "tuning"}]})
+    seen = [world.bridge("10.5.0.0/24", "10.77.0.0/16"), {"type": "side"}]
+    world.define("seen", {"cniVersion": version, "plugins": seen})
+    master = {"Name": "pods", "Plugins": [world.bridge("10.1.0.0/24", "0.0.0.0/0"), {"Type": "portmap"}]}
+    config: Config = {"cniVersion": version, "name": "multus-cni-network", "type": "multus"}
+    config |= {"BinDir": str(world.bin), "delegates": [master | ({"cniVersion": version} if version else {})]}
+    pod = world.pod("p", "old,bridged,seen")
+    assert world.add(pod, config) == {
+        "cniVersion": spoken,
+        "ip4": {"ip": "10.1.0.2/24", "gateway": "10.1.0.1", "routes": [{"dst": "0.0.0.0/0"}]},
+        "dns": {},
+    }
+    expected = {"eth0": "10.1.0.2", "net1": "10.4.0.2", "net2": "10.2.0.2", "net3": "10.5.0.2"}
+    assert pod.addresses() == {ifname: [f"{address}/24"] for ifname, address in expected.items()}
+    ((_, told),) = world.calls("side", "ADD")
+    assert told["cniVersion"] == spoken
+    assert told["prevResult"]["ip4"] == {
+        "ip": "10.5.0.2/24",
+        "gateway": "10.5.0.1",
+        "routes": [{"dst": "10.77.0.0/16"}],
+    }
+    reported = {entry["interface"]: entry.get("ips") for entry in world.status(pod) or []}
+    del expected["net3"]  # whose last plugin tells of no address
+    assert reported == {"net3": None} | {ifname: [address] for ifname, address in expected.items()}
+    code, message = world.refused("CHECK", pod, config)
+    assert (code, message) == (1, f"CHECK needs cniVersion 0.4.0 or newer, got {spoken}")
+    assert world.call("CHECK", pod) == DONE  # a runtime that speaks it: the old networks have nothing to be checked
+    assert world.call("DEL", pod, config) == DONE
+    ((_, told),) = world.calls("side", "DEL")
+    assert "prevResult" not in told
+    world.nothing_left(pod)
 
 
 def test_delegate_marked_masterplugin_makes_the_first_interface(world: World) -> None:

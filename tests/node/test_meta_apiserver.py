@@ -117,6 +117,25 @@ def test_event_tells_why_a_pod_is_not_attached_and_how_often_it_was_tried(world:
     assert told(api)[0] == ("Warning", "AttachFailed", message.removeprefix("pod default/other: "))
 
 
+def test_key_of_the_annotation_that_is_not_known_is_an_event_and_the_pod_runs(world: World, api: ApiServer) -> None:
+    pod = made(api, world)
+    value = api.object("Pod", "default", "p")
+    # As Multus' own example of a macvlan pod has it, and a key in another case.
+    asked = [{"name": "bridged", "Interface": "fast", "gateway": ["10.1.1.1"]}]
+    value["metadata"]["annotations"]["k8s.v1.cni.cncf.io/networks"] = json.dumps(asked)
+    api.put(value)
+    start(api, world)
+    world.add(pod)
+    assert sorted(pod.links()) == ["eth0", "fast"]
+    api.wait(lambda: len(api.objects("Event")) == 3)
+    assert told(api)[-1] == (
+        "Warning",
+        "RequestIgnored",
+        "annotation k8s.v1.cni.cncf.io/networks: element 1 (default/bridged): unknown key 'gateway'; the nearest "
+        "known is 'default-route'; it has no effect",
+    )
+
+
 def test_no_events_are_made_where_the_configuration_says_so(world: World, api: ApiServer) -> None:
     pod = made(api, world)
     assert world.agent.stop() == 0

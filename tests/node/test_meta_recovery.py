@@ -414,6 +414,54 @@ def test_device_that_the_kubelet_did_not_give_is_refused_before_the_first_change
     assert (world.rows(), world.leases(), world.veths()) == ({}, {}, [])
 
 
+BRIDGE = "bridge.network.kubevirt.io/br0"  # which KubeVirt's bridge-marker counts in the status of nodes
+
+
+def test_resource_that_no_device_plugin_serves_is_no_device(world: World, kubelet: Kubelet) -> None:
+    world.script("taker")
+    world.define("bridged", world.conflist("bridged", world.bridge("10.2.0.0/24")), resource=BRIDGE)
+    world.define("other", world.conflist("other", {"type": "taker"}), resource=BRIDGE)
+    pod = world.pod("p", "bridged,other,bridged")
+    world.add(pod)
+    assert pod.addresses() == {"eth0": ["10.1.0.2/24"], "net1": ["10.2.0.2/24"], "net3": ["10.2.0.3/24"]}
+    ((environ, config),) = world.calls("taker", "ADD")
+    assert (environ["CNI_IFNAME"], "deviceID" in config, "runtimeConfig" in config) == ("net2", False, False)
+    assert attach(world, "attach", "p", "bridged") == "net4 10.2.0.4/24"
+    assert world.call("CHECK", pod) == DONE
+    assert world.call("DEL", pod) == DONE
+    assert world.nothing_left(pod)
+
+
+def test_sriov_network_is_refused_without_a_device_whoever_serves_its_resource(
+    world: World, kubelet: Kubelet
+) -> None:
+    for name, resource in (("served", VFS), ("counted", BRIDGE), ("nic", "sriov_nic_1")):
+        world.define(name, {"cniVersion": "1.0.0", "type": "sriov"}, resource=resource)
+        pod = world.pod(f"p-{name}", name)
+        code, message = world.refused("ADD", pod)
+        assert code == Code.DEVICE
+        assert f"network default/{name}: no device of resource {resource} is left for pod default/p-" in message
+        assert (world.rows(), world.leases(), world.veths()) == ({}, {}, [])
+
+
+def test_network_that_may_use_a_device_is_refused_while_nobody_can_tell_whether_it_is_served(
+    world: World, kubelet: Kubelet
+) -> None:
+    world.script("taker")
+    world.define("other", world.conflist("other", {"type": "taker"}), resource=BRIDGE)
+    pod = world.pod("p", "other")
+    path = world.folder / "kubelet/pod-resources/kubelet.sock"
+    kubelet.stop()
+    path.unlink(missing_ok=True)
+    with socket.socket(socket.AF_UNIX) as deaf:
+        deaf.bind(str(path))
+    assert world.refused("ADD", pod)[0] == Code.TRY_AGAIN_LATER
+    path.unlink()
+    kubelet.start()
+    world.add(pod)
+    assert len(world.calls("taker", "ADD")) == 1
+
+
 def test_kubelet_that_does_not_answer_is_to_be_tried_again_and_status_says_so(
     world: World, kubelet: Kubelet
 ) -> None:

@@ -461,6 +461,26 @@ def test_what_cannot_be_played_is_refused_before_anything_is_done(
     assert not calls.exists()
 
 
+def test_a_resource_that_is_only_counted_is_warned_of_and_the_pod_is_played(stage: Stage) -> None:
+    resource = "bridge.network.kubevirt.io/br1"
+    ipam = {"type": "host-local", "dataDir": str(stage.folder / "leases"), "subnet": "10.98.0.0/24"}
+    config = {"type": "bridge", "bridge": "br0", "ipam": ipam}
+    network = {
+        "apiVersion": "k8s.cni.cncf.io/v1",
+        "kind": "NetworkAttachmentDefinition",
+        "metadata": {"name": "net", "annotations": {"k8s.v1.cni.cncf.io/resourceName": resource}},
+        "spec": {"config": json.dumps(config)},
+    }
+    wants = pod("wants", container(script="ip -o link show net1", resources={"limits": {resource: 1}}))
+    wants["metadata"]["annotations"] = {"k8s.v1.cni.cncf.io/networks": "net"}
+    played = stage.play(network, wants)
+    assert played.stderr == (
+        f"wirespeed play: warning: resource {resource}: no device plugin serves it, so pods are given no device\n"
+    )
+    assert played.status == 0
+    assert "net1" in played.said("default/wants/main")[0]
+
+
 def test_a_pod_whose_devices_are_not_there_is_not_admitted_and_none_is_started(stage: Stage) -> None:
     config = {"resourceList": [{"resourceName": "none", "selectors": {"vendors": ["ffff"]}}]}
     config_map = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "pools"}}

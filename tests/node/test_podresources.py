@@ -6,8 +6,11 @@ import contextlib
 import os
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
+import grpc
 import pytest
 
 from play.kubelet import Kubelet
@@ -15,7 +18,9 @@ from tests.node.calling import until
 from tests.node.conftest import PATIENCE
 from tests.node.test_play_kubelet import Plugin, registered
 from wirespeed.cni.errors import CniError, Code
+from wirespeed.kube import rpc
 from wirespeed.kube.podresources import PodResources
+from wirespeed.kube.proto import podresources_pb2 as pb
 
 
 @pytest.fixture(params=["Get", "List"])
@@ -53,6 +58,45 @@ def test_pod_that_the_kubelet_does_not_know_has_none(kubelet: Kubelet, client: P
         assert client.devices("default", "po") == {}
         kubelet.free("default", "pod")
         assert client.devices("default", "pod") == {}
+
+
+def test_resources_are_those_with_healthy_devices_whoever_has_them(kubelet: Kubelet, client: PodResources) -> None:
+    assert client.allocatable() == set()
+    with registered(kubelet, Plugin(kubelet.folder, "acme.io/a", "a1")):
+        kubelet.allocate("default", "pod", "app", "acme.io/a", 1)
+        assert client.allocatable() == {"acme.io/a"}
+    kubelet.stop()
+    with pytest.raises(CniError, match="resources of device plugins: the kubelet does not answer") as caught:
+        client.allocatable()
+    assert caught.value.code == Code.TRY_AGAIN_LATER
+
+
+@pytest.mark.parametrize(
+    ("code", "text"),
+    [
+        (grpc.StatusCode.UNIMPLEMENTED, "unknown method GetAllocatableResources for service v1.PodResourcesLister"),
+        (grpc.StatusCode.UNKNOWN, "PodResources API GetAllocatableResources disabled"),
+    ],
+)
+def test_kubelet_that_does_not_tell_of_resources_is_not_one_without(
+    tmp_path: Path, code: grpc.StatusCode, text: str
+) -> None:
+    class Old:
+        """The service of an older kubelet, or of one whose feature gate is off."""
+
+        def GetAllocatableResources(self, request: Any, context: Any) -> Any:
+            context.abort(code, text)
+
+        List = Get = GetAllocatableResources
+
+    service = pb.DESCRIPTOR.services_by_name["PodResourcesLister"]
+    with ThreadPoolExecutor() as workers:
+        server = grpc.server(workers, handlers=[rpc.handler(service, Old())])
+        server.add_insecure_port(f"unix:{tmp_path}/kubelet.sock")
+        server.start()
+        with contextlib.closing(PodResources(tmp_path / "kubelet.sock")) as client:
+            assert client.allocatable() is None
+        server.stop(None).wait()
 
 
 def test_kubelet_that_was_restarted_answers_the_same_client(kubelet: Kubelet, client: PodResources) -> None:
