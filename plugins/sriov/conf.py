@@ -134,15 +134,16 @@ def names_bridge(config: Mapping[str, Any]) -> bool:
 
 
 def _canonical(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration with its keys as KEYS writes them: the peer reads them in any case."""
-    found = {}
+    """The configuration with its keys as KEYS writes them: the peer reads them in any case, the last one counts."""
+    own = config.get("type") != "sriov"
+    found: dict[str, Any] = {}
     for key, value in config.items():
         if key.lower() in _IMPOSSIBLE:
             raise CniError(Code.INVALID_CONFIG, _IMPOSSIBLE[key.lower()])
         known = _CANONICAL.get(key.lower())
         if known is None:
-            _unknown(key, own=config.get("type") != "sriov")
-        elif known in found:
+            _unknown(key, own=own)
+        elif known in found and own:
             raise CniError(Code.INVALID_CONFIG, f'key "{known}" is given twice, as "{key}" too')
         else:
             found[known] = value

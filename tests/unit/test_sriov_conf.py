@@ -36,6 +36,11 @@ def test_a_device_alone_changes_nothing_of_the_vf() -> None:
     assert (asked.reset, asked.driver) == (None, "")
 
 
+def test_of_a_peers_key_in_two_spellings_the_last_one_counts() -> None:
+    asked = parse(request(type="sriov", VLAN=5, vlan=6))
+    assert asked.settings == VfSettings(vlan=6, vlan_qos=0, vlan_proto=0x8100)
+
+
 def test_every_key_reaches_its_setting() -> None:
     asked = parse(
         request(
