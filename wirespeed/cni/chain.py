@@ -21,10 +21,11 @@ from wirespeed.cni.request import Request, check_network_name
 log = logging.getLogger(__name__)
 
 # Keys of lists and of plugins' configurations that are looked at, or written, on the way to a plugin.
-_KEYS = (
-    *("name", "cniVersion", "cniVersions", "disableCheck", "disableGC", "loadOnlyInlinedPlugins", "plugins"),
-    *("type", "capabilities", "ipam", "args", "prevResult", "runtimeConfig", "deviceID", "pciBusID"),
+_KEYS = frozenset(
+    {"name", "cniVersion", "cniVersions", "disableCheck", "disableGC", "loadOnlyInlinedPlugins", "plugins"}
+    | {"type", "capabilities", "ipam", "args", "prevResult", "runtimeConfig", "deviceID", "pciBusID"}
 )
+_IPAM_KEYS = frozenset({"type"})
 _METHODS = {"DEL": "delete", "CHECK": "check", "GC": "gc", "STATUS": "status"}
 UNDO_TIME = 30.0  # seconds that undoing a failed ADD may take beyond the request's deadline
 
@@ -78,8 +79,9 @@ def load_network(raw: object, *, name: str = "", version: str = "") -> Network:
 def canonical(raw: dict[str, Any]) -> dict[str, Any]:
     """A conf or conflist with the specification's keys as the specification writes them: any case is read."""
     conf = in_any_case(raw, _KEYS)
-    if isinstance(conf.get("ipam"), dict):
-        conf["ipam"] = in_any_case(conf["ipam"], ("type",))
+    ipam = conf.get("ipam")
+    if isinstance(ipam, dict):
+        conf["ipam"] = in_any_case(ipam, _IPAM_KEYS)
     if isinstance(conf.get("plugins"), list):
         conf["plugins"] = [canonical(each) if isinstance(each, dict) else each for each in conf["plugins"]]
     return conf
