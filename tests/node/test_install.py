@@ -355,7 +355,12 @@ def test_multus_configuration_without_a_version_is_taken_over(place: Place) -> N
     config |= {"capabilities": {"portMappings": True}}
     config |= {"delegates": [delegate], "kubeconfig": "/etc/cni/net.d/multus.d/multus.kubeconfig"}
     place.put("00-multus.conf", config)
+    result = {"cniVersion": "0.2.0", "ip4": {"ip": "10.1.0.2/24"}, "dns": {}}
+    old = Attached(config={"cniVersion": "0.2.0", "name": "old", "type": "rec"}, ifname="net1", result=result)
+    none = Attached(config={"name": "none", "type": "rec"}, ifname="net2", result={**result, "cniVersion": "0.1.0"})
+    multusfiles.write(place.multus, CID, [BRIDGED, old, none], netns="/run/netns/gone")
     place.run("install", "--replace", "multus")
+    assert place.rows() == {(CID, ifname, "added") for ifname in ("eth0", "net1", "net2")}
     assert yaml.safe_load(place.config.read_text()) == {
         "cluster": {"kubeconfig": "/etc/cni/net.d/multus.d/multus.kubeconfig"},
         "autoconf": {

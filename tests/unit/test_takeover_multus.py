@@ -167,6 +167,19 @@ def test_list_that_cannot_be_read_is_told_with_its_container(listed: bytes) -> N
     assert refused.value.code == Code.DECODING_FAILURE
 
 
+@pytest.mark.parametrize("given", [{"cniVersion": "0.2.0"}, {"cniVersion": "0.1.0"}, {}])
+def test_networks_of_the_oldest_versions_or_without_one_are_taken_over(given: dict[str, str]) -> None:
+    shape = {"ip4": {"ip": "10.89.0.2/24", "routes": [{"dst": "10.0.0.0/8"}]}, "dns": {}}
+    # Where a plugin says no version in its result, libcni keeps the one that it was called in.
+    result = {"cniVersion": given.get("cniVersion", "0.1.0"), **shape}
+    old = Attached(config={"name": "data", "type": "rec-macvlan", **given}, ifname="net1", result=result)
+    _, row = rows([MASTER, old], version="0.1.0")
+    assert recorded(row).network().version == given.get("cniVersion", "0.1.0")
+    assert row.result is not None
+    assert row.result["ips"] == [{"address": "10.89.0.2/24"}]
+    assert row.result["routes"] == [{"dst": "10.0.0.0/8"}]
+
+
 def test_network_that_could_not_be_run_is_told_by_name() -> None:
     old = Attached(**{**vars(MACVLAN), "config": {**MACVLAN.config, "cniVersion": "0.5.0"}})
     with pytest.raises(CniError, match=rf"container {CID}: network test/data \(net1\): .*0.5.0"):
