@@ -123,7 +123,8 @@ def test_version_that_is_not_spoken_here_is_warned_of_and_left_to_the_primary() 
 def test_keys_are_read_in_any_case() -> None:
     found = multus.translate({"readinessIndicatorFile": "/host/run/ready", "NamespaceIsolation": True})
     assert found.document["readinessIndicatorFile"] == "/run/ready"
-    assert found.document["autoconf"]["meta"] == {"namespaceIsolation": True}
+    meta = found.document["autoconf"]["meta"]
+    assert meta == {"namespaceIsolation": True, "lenientCapabilities": EVERYTHING}
     assert found.warnings == []
 
 

@@ -414,7 +414,7 @@ def test_a_resource_may_have_any_name_and_is_no_device_to_a_network_without_use_
     networks = textwrap.dedent(NETWORKS).replace("intel.com/vf", "sriov_nic_1")
     networks = networks.replace("{name: tap}", f"{{name: tap, {counted}}}")
     (found,) = said(tmp_path, a__yaml=pod("vf, tap, tap"), n__yaml=networks)
-    assert found.startswith("a.yaml:6: error: network default/vf: no device of resource sriov_nic_1 is left for ")
+    assert found.startswith("a.yaml:6: warning: network default/vf: no device of resource sriov_nic_1 is left for ")
     assert said(tmp_path, a__yaml=pod("tap", "bridge.kubevirt.io/br0: 1"), n__yaml=networks) == []
     claiming = pod("vf, tap", resourceClaims="[{name: vfs, resourceClaimName: vfs}]")
     assert said(tmp_path, a__yaml=claiming, n__yaml=networks) == []
