@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from plugins.meta.delegate import of_earlier_boot
 from plugins.sriov.vf import netdev_parent
 from wirespeed.host import netns, pci, vfstats
 from wirespeed.host.pci import PciDevice
@@ -129,7 +130,8 @@ def _owners(node: Node) -> dict[str, tuple[str, str]]:
     for row in node.journal.attachments():
         delegate = row.record.get("delegate") or {}
         args = delegate.get("args") or {}
-        if delegate.get("device"):
+        # One of an earlier boot has it no more.
+        if delegate.get("device") and not of_earlier_boot(row):
             found[delegate["device"]] = (args.get("K8S_POD_NAMESPACE", ""), args.get("K8S_POD_NAME", ""))
     return found
 

@@ -159,9 +159,15 @@ def resident(pid: int) -> int:
 @contextmanager
 def suite(folder: Path, cluster: Mapping[str, str], **more: Any) -> Iterator[Suite]:
     """An agent; `cluster` says where it reads pods and networks, `more` are further keys of its configuration."""
-    places = {"socket": "agent.sock", "state": "state.db", "leases": "leases", "devinfo": "devinfo"}
+    places = {
+        "socket": "agent.sock",
+        "state": "state.db",
+        "attachments": "attachments",
+        "leases": "leases",
+        "devinfo": "devinfo",
+    }
     config: dict[str, Any] = {key: str(folder / name) for key, name in places.items()}
-    config |= {"kubelet": str(folder / "kubelet"), "cluster": dict(cluster), **more}
+    config |= {"kubelet": str(folder / "kubelet"), "cluster": dict(cluster), "runtimes": [], **more}
     (folder / "agent.json").write_text(json.dumps(config))
     command = [sys.executable, "-m", "cli", "agent", "--config", str(folder / "agent.json"), "--log-level", "error"]
     process = subprocess.Popen(command, cwd=ROOT)

@@ -54,14 +54,16 @@ class Session:
             write(self.manifests / f"network_{namespace}_{name}.json", raw)
         if device_plugin:
             (self.folder / "config.json").write_text(device_plugin)
-        # Who owns a VF and which addresses are taken are facts of this machine, whoever plays on it: the journal
-        # and the leases stay where they are by default.
+        # Who owns a VF and which addresses are taken are facts of this machine, whoever plays on it: the journal,
+        # its records and the leases stay where they are by default. What the node's own runtime has let go of is
+        # for the node's own agent to collect.
         keys = {
             "socket": str(self.folder / "agent.sock"),
             "cluster": {"manifests": str(self.manifests)},
             "kubelet": str(self.kubelet),
             "devinfo": str(self.folder / "devinfo"),
             "cdiDir": str(self.cdi),
+            "runtimes": [],
             "devicePlugin": str(self.folder / "config.json") if device_plugin else "",
         }
         write(self.agent, keys)

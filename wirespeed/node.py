@@ -15,7 +15,7 @@ import msgspec
 from wirespeed import structs
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.plugin import Plugin
-from wirespeed.state.journal import Journal
+from wirespeed.state.records import KeptJournal
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -65,6 +65,9 @@ class NodeConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True, rename
 
     socket: str = "/run/wirespeed/agent.sock"  # where the shim finds the agent
     state: str = "/run/wirespeed/state.db"  # the journal, on tmpfs
+    attachments: str = "/var/lib/wirespeed/attachments"  # records of what containers hold, on disk
+    # The runtimes' CRI sockets: what sandboxes hold that none of them knows any more is given back.
+    runtimes: tuple[str, ...] = ("/run/containerd/containerd.sock", "/run/crio/crio.sock")
     cluster: ClusterConfig = ClusterConfig()
     node_name: str = ""  # this node's name; default: NODE_NAME of the environment, else the host name
     sysfs: str = "/sys"
@@ -133,6 +136,11 @@ def to_config(value: object) -> NodeConfig:
         raise CniError(Code.INVALID_CONFIG, fault(error, NodeConfig)) from error
 
 
+def open_journal(config: NodeConfig) -> KeptJournal:
+    """The node's journal. Raises CniError(IO_FAILURE)."""
+    return KeptJournal(Path(config.state), Path(config.attachments))
+
+
 class Node:
     """What every plugin's `create(node)` is given. Parts are made when first used, and live as long as it.
 
@@ -150,8 +158,8 @@ class Node:
         return self.config.node_name or os.environ.get("NODE_NAME") or os.uname().nodename
 
     @cached_property
-    def journal(self) -> Journal:
-        return Journal(Path(self.config.state))
+    def journal(self) -> KeptJournal:
+        return open_journal(self.config)
 
     @cached_property
     def cluster(self) -> Cluster:

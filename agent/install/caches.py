@@ -17,7 +17,7 @@ from pathlib import Path
 from agent.install import steps
 from agent.install.steps import Step, Undo, kept
 from plugins.meta import takeover as multus
-from plugins.meta.delegate import recorded
+from plugins.meta.delegate import NOWHERE, recorded
 from plugins.sriov import takeover as sriov
 from plugins.vhost import takeover as userspace
 from plugins.vhost.conf import PEER
@@ -27,8 +27,9 @@ from wirespeed.host import netns
 from wirespeed.host.netns import Identity
 from wirespeed.host.pci import PciDevice
 from wirespeed.host.rtnl import NetlinkError
-from wirespeed.node import NodeConfig
+from wirespeed.node import NodeConfig, open_journal
 from wirespeed.state.journal import Attachment, DeviceClaim, Journal
+from wirespeed.state.records import Records
 
 Pairs = set[tuple[str, str]]  # container, interface
 
@@ -156,29 +157,29 @@ def _identity(path: str) -> Identity:
                 return ns.identity
         except CniError:
             pass  # its pod is gone
-    return multus.NOWHERE
+    return NOWHERE
 
 
 # Into the journal
 
 
-def take_over(found: Found, state: Path) -> Iterator[Step]:
-    """The steps that put into the journal at `state` what was found, and its files aside."""
+def take_over(found: Found, config: NodeConfig) -> Iterator[Step]:
+    """The steps that put into the node's journal what was found, and its files aside."""
     for taken in found.taken:
-        yield Step(f"take over {taken.what}", lambda taken=taken: _take(taken, found.base, state))  # type: ignore[misc]
+        yield Step(f"take over {taken.what}", lambda taken=taken: _take(taken, found.base, config))  # type: ignore[misc]
 
 
-def _take(taken: Taken, base: Path, state: Path) -> Undo:
+def _take(taken: Taken, base: Path, config: NodeConfig) -> Undo:
     moved: list[tuple[Path, Path]] = []
 
     def undo() -> None:
         for here, aside in reversed(moved):
             _move(aside, here)
-        with closing(Journal(state)) as journal:
+        with closing(open_journal(config)) as journal:
             _forget(journal, taken)
 
     with steps.undone_on_failure(undo):
-        with closing(Journal(state)) as journal:
+        with closing(open_journal(config)) as journal:
             _record(journal, taken)
         for file in taken.files:
             aside = kept(base) / file.relative_to(base)
@@ -211,52 +212,56 @@ def _move(here: Path, there: Path) -> None:
 # And back
 
 
-def give_back(multus_base: Path, sriov_base: Path, state: Path) -> Iterator[Step]:
-    """The steps that give back what was taken over and not undone since, out of the journal at `state`.
+def give_back(multus_base: Path, sriov_base: Path, config: NodeConfig) -> Iterator[Step]:
+    """The steps that give back what was taken over and not undone since, out of the node's journal.
 
     Raises CniError that says what of the files kept aside cannot be read.
     """
-    rows, claims = _journaled(state)
+    rows, claims = _journaled(config)
     for container, files in _aside_of_multus(multus_base).items():
         mine = Taken(
             f"container {container}", rows=[row for row in rows if row.container == container], files=files
         )
-        yield from _back(mine, multus_base, state, "Multus")
+        yield from _back(mine, multus_base, config, "Multus")
     for (container, ifname), files in _aside_of_sriov(sriov_base).items():
         own = [claim for claim in claims if (claim.container, claim.ifname) == (container, ifname)]
         mine = Taken(f"container {container} ({ifname})", claims=own, files=files)
-        yield from _back(mine, sriov_base, state, "sriov-cni")
+        yield from _back(mine, sriov_base, config, "sriov-cni")
 
 
-def ours_alone(multus_base: Path, sriov_base: Path, state: Path) -> set[str]:
-    """The containers in the journal at `state` that no peer knows, so that nobody could undo them."""
-    rows, claims = _journaled(state)
+def ours_alone(multus_base: Path, sriov_base: Path, config: NodeConfig) -> set[str]:
+    """The containers in the node's journal, or its records, that no peer knows, so that nobody could undo them."""
+    rows, claims = _journaled(config)
     known = {row.container for row in rows} | {claim.container for claim in claims}
     theirs = {*_aside_of_multus(multus_base), *(container for container, _ in _aside_of_sriov(sriov_base))}
     return known - theirs
 
 
-def _journaled(state: Path) -> tuple[list[Attachment], list[DeviceClaim]]:
-    """What the journal holds; one that is not there is not made."""
-    if not state.exists():
-        return [], []
-    with closing(Journal(state)) as journal:
-        return journal.attachments(), journal.claims()
+def _journaled(config: NodeConfig) -> tuple[list[Attachment], list[DeviceClaim]]:
+    """What the journal and the records hold; a journal that is not there is not made."""
+    rows: list[Attachment] = []
+    claims: list[DeviceClaim] = []
+    if Path(config.state).exists():
+        with closing(open_journal(config)) as journal:
+            rows, claims = journal.attachments(), journal.claims()
+    records, known = Records(Path(config.attachments)), {row.container for row in rows}
+    rows += [row for each in records.containers() if each not in known for row in records.read(each)]
+    return rows, claims
 
 
-def _back(taken: Taken, base: Path, state: Path, peer: str) -> Iterator[Step]:
+def _back(taken: Taken, base: Path, config: NodeConfig, peer: str) -> Iterator[Step]:
     if taken.rows or taken.claims:
-        yield Step(f"give {taken.what} back to {peer}", lambda: _give(taken, base, state))
+        yield Step(f"give {taken.what} back to {peer}", lambda: _give(taken, base, config))
     else:
         for file in taken.files:
             yield steps.remove(file, f"remove {file}: {taken.what} is gone")
 
 
-def _give(taken: Taken, base: Path, state: Path) -> Undo:
+def _give(taken: Taken, base: Path, config: NodeConfig) -> Undo:
     moved: list[tuple[Path, Path]] = []
 
     def undo() -> None:
-        with closing(Journal(state)) as journal:
+        with closing(open_journal(config)) as journal:
             _record(journal, taken)
         for aside, there in reversed(moved):
             _move(there, aside)
@@ -266,7 +271,7 @@ def _give(taken: Taken, base: Path, state: Path) -> Undo:
             there = base / aside.relative_to(kept(base))
             _move(aside, there)
             moved.append((aside, there))
-        with closing(Journal(state)) as journal:
+        with closing(open_journal(config)) as journal:
             _forget(journal, taken)
     return undo
 

@@ -236,7 +236,7 @@ def _taking_over(
 
     def take() -> Undo:
         # Read again: calls that ran meanwhile have written more.
-        steps_of = [step for found in look() for step in caches.take_over(found, Path(config.state))]
+        steps_of = [step for found in look() for step in caches.take_over(found, config)]
         return execute(steps_of, lambda _: None)
 
     there = [taken.what for found in look() for taken in found.taken]
@@ -304,15 +304,15 @@ def removal(options: Options) -> Plan:
     """
     config = load_config(options.config) if options.config.exists() else NodeConfig()
     plan = Plan(config=config)
-    state, cni_dir = Path(config.state), options.multus_dir or Path(multus.CNI_DIR)
-    alone = caches.ours_alone(cni_dir, options.sriov_dir, state)
+    cni_dir = options.multus_dir or Path(multus.CNI_DIR)
+    alone = caches.ours_alone(cni_dir, options.sriov_dir, config)
     if alone:
         text = f"{len(alone)} containers were attached by wirespeed and would never be detached"
         if not options.force:
             names = ", ".join(sorted(alone)[:5])
             raise CniError(Code.POLICY, f"{text} ({names}): drain the node first, or use --force")
         plan.notes.append(text)
-    plan.steps += caches.give_back(cni_dir, options.sriov_dir, state)
+    plan.steps += caches.give_back(cni_dir, options.sriov_dir, config)
     if config.autoconf is not None:
         for name in config.autoconf.files:
             plan.steps += _conf_removal(Path(config.autoconf.cni_config_dir) / name)

@@ -105,7 +105,9 @@ def check(paths: Sequence[Path], *, search: Sequence[str] = (), recursive: bool 
     definitions, twice = _definitions(known)
     found += twice
     with tempfile.TemporaryDirectory(prefix="wirespeed-check-") as folder:
-        config = NodeConfig(state=f"{folder}/state.db", kubelet=folder, devinfo=folder, leases=folder)
+        config = NodeConfig(
+            state=f"{folder}/state.db", attachments=folder, kubelet=folder, devinfo=folder, leases=folder
+        )
         with closing(Node(config, once=True)) as node:
             given = Given(executables=Executables(path=tuple(search), builtin=node.plugins) if search else None)
             pods_of = Pods(definitions, node, _on_vfio(known, definitions), lenient=_lenient(known))

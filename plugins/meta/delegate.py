@@ -13,8 +13,12 @@ from wirespeed.cni import result as results
 from wirespeed.cni.chain import Network, load_network
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.request import Request
+from wirespeed.host import netns as namespaces
+from wirespeed.host.boot import boot_id
 from wirespeed.host.netns import Identity
 from wirespeed.state.journal import Attachment
+
+NOWHERE = Identity(0, 0, 0)  # of a network namespace that is gone: none has it
 
 
 @structs.prepared
@@ -101,7 +105,11 @@ def planned(delegates: Sequence[Delegate], *, container: str, netns: str, identi
             ifname=delegate.ifname,
             position=position,
             netns=netns,
-            record={"delegate": msgspec.to_builtins(delegate), "netns": msgspec.to_builtins(identity)},
+            record={
+                "delegate": msgspec.to_builtins(delegate),
+                "netns": msgspec.to_builtins(identity),
+                "boot": boot_id(),
+            },
         )
         for position, delegate in enumerate(delegates)
     ]
@@ -115,3 +123,15 @@ def recorded(row: Attachment) -> Delegate:
 def recorded_identity(row: Attachment) -> Identity:
     """Which network namespace the attachment was made in."""
     return msgspec.convert(row.record["netns"], Identity)
+
+
+def of_earlier_boot(row: Attachment) -> bool:
+    """Whether the attachment was made before the node was started: then its interface is gone, and its device may
+    be another's.
+    """
+    return bool(row.record.get("boot", boot_id()) != boot_id())
+
+
+def departed(row: Attachment) -> bool:
+    """Whether the network namespace that the attachment was made in is no more."""
+    return of_earlier_boot(row) or not namespaces.alive(row.netns, recorded_identity(row))

@@ -2,7 +2,8 @@
 
 ADD: resolve, check, write the plan into the journal, act, report. Everything after reads the journal: DEL undoes
 what it says was begun, CHECK holds the pod against the results in it, GC drops what the runtime no longer knows.
-A row leaves the journal only when its DEL has succeeded, so whatever failed or was killed, a DEL finishes it.
+A row leaves the journal only when its DEL has succeeded, so whatever failed or was killed, a DEL finishes it. After
+a reboot the rows come back from their records on disk.
 """
 
 from __future__ import annotations
@@ -16,8 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from plugins.meta import checks, config, gateway, requests, status
-from plugins.meta.delegate import Delegate, planned, recorded, recorded_identity
+from plugins.meta.delegate import Delegate, departed, of_earlier_boot, planned, recorded, recorded_identity
+from plugins.meta.detach import detach
 from plugins.meta.resolve import Pod, Resolver, named_pod, read_pod
+from plugins.meta.restore import record_all, restore
 from wirespeed.cni.chain import UNDO_TIME, Chain, load_network
 from wirespeed.cni.errors import CniError, Code, NotUndoneError, combined
 from wirespeed.cni.orphans import end_orphans
@@ -50,6 +53,8 @@ class Meta:
             devinfo=self._devinfo,
         )
         if not node.once:
+            restore(self._journal)
+            record_all(self._journal)
             _ = node.devices, node.pod_resources  # what they import is not for the time of a call
 
     # ADD
@@ -72,8 +77,9 @@ class Meta:
         with netns.opened(request.netns) as ns:
             checks.check_interfaces(delegates, ns)
             request.check_deadline()
-            self._journal.plan(
-                planned(delegates, container=request.container_id, netns=request.netns, identity=ns.identity)
+            self._plan(
+                request,
+                planned(delegates, container=request.container_id, netns=request.netns, identity=ns.identity),
             )
             try:
                 results = self._attach(request, delegates, ns)
@@ -84,6 +90,22 @@ class Meta:
             if not delegate.auxiliary:
                 self.tell_added(pod, delegate, results[delegate.ifname])
         return results[delegates[0].ifname]
+
+    def _plan(self, request: Request, rows: Sequence[Attachment]) -> None:
+        """Write the plan; what the container had before a reboot is given back first.
+
+        Some runtimes give a container the same id after a reboot, and call no DEL for what it was.
+        """
+        if self._node.once:
+            restore(self._journal, request.container_id)
+        try:
+            self._journal.plan(rows)
+        except CniError as error:
+            old = [row for row in self._journal.attachments(request.container_id) if of_earlier_boot(row)]
+            if error.code != Code.INTERFACE or not old:
+                raise
+            self.remove(old, request.derive(command="DEL"))
+            self._journal.plan(rows)
 
     def _attach(self, request: Request, delegates: Sequence[Delegate], ns: NetNs) -> dict[str, Result]:
         """Make the attachments in order; their results by interface."""
@@ -193,11 +215,11 @@ class Meta:
 
     def _rows(self, request: Request) -> list[Attachment]:
         """The attachments that were made, or begun, by the runtime's call for this interface."""
-        return [
-            row
-            for row in self._journal.attachments(request.container_id)
-            if recorded(row).request_ifname == request.ifname
-        ]
+        rows = self._journal.attachments(request.container_id)
+        if not rows:
+            restore(self._journal, request.container_id)
+            rows = self._journal.attachments(request.container_id)
+        return [row for row in rows if recorded(row).request_ifname == request.ifname]
 
     def remove(self, rows: Sequence[Attachment], request: Request) -> None:
         """Undo attachments, the last one first. All are attempted; raises the first error with the others named."""
@@ -219,11 +241,12 @@ class Meta:
 
     def _detach(self, row: Attachment, delegate: Delegate, request: Request) -> None:
         # Not into what may have taken the namespace's path since: without one, plugins give back what is theirs.
+        if of_earlier_boot(row):
+            detach(self._chain, delegate, request, netns="", result=row.result, same_boot=False)
+            return
         with netns.reopened(row.netns, recorded_identity(row)) as ns:
             path = ns.path if ns is not None else ""
-            self._chain.delete(
-                delegate.network(), delegate.request(request, netns=path), delegate.runtime_config, row.result
-            )
+            detach(self._chain, delegate, request, netns=path, result=row.result)
 
     def _forget(self, container: str, delegate: Delegate) -> None:
         """Drop an attachment that is no more."""
@@ -233,9 +256,9 @@ class Meta:
         self._journal.forget(container, delegate.ifname)
 
     def _delete_unrecorded(self, request: Request) -> None:
-        """DEL of a container that the journal does not know: nothing was made, it is undone, or the node restarted.
+        """DEL of a container that neither the journal nor a record knows: nothing was made, or it is undone.
 
-        After a restart the interfaces are gone with the journal, but addresses are leased on disk. The networks of
+        Or its record is lost, or whoever attached it kept none, and addresses are leased on disk. The networks of
         the configuration are told, so that they give them up; those that the pod asked for have theirs given up by
         GC. No network namespace is named: what the path is now may be another's.
         """
@@ -248,7 +271,7 @@ class Meta:
                 continue
             try:
                 with named(delegate.where):
-                    self._chain.delete(delegate.network(), delegate.request(request, netns=""))
+                    detach(self._chain, delegate, request, netns="", same_boot=False)
             except CniError as error:
                 errors.append(error)
         if errors:
@@ -268,6 +291,14 @@ class Meta:
                 raise
             log.warning("%s of container %s: %s", request.command, request.container_id, error)
             return []
+
+    def collect(self, container: str, *, deadline: float) -> None:
+        """Undo what a container has whose network namespace is gone, if it is gone. Raises CniError."""
+        rows = [row for row in self._journal.attachments(container) if departed(row)]
+        if rows:
+            log.info("container %s is gone, and nobody has detached it", container)
+            with named(f"container {container}"):
+                self.remove(rows, Request(command="DEL", container_id=container, deadline=deadline))
 
     # CHECK, STATUS, GC
 
@@ -322,6 +353,7 @@ class Meta:
         The runtime knows of an attachment for each of its calls, so each interface of such a container is valid.
         """
         valid = {container for container, _ in request.valid_attachments}
+        restore(self._journal)
         rows = self._journal.attachments()
         mine = [row for row in rows if recorded(row).configuration == request.name]
         dead = [row for row in mine if row.container not in valid]

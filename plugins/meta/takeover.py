@@ -21,7 +21,6 @@ from wirespeed.cni.request import check_container_id, ifname_fault
 from wirespeed.host.netns import Identity
 from wirespeed.state.journal import Attachment, Journal
 
-NOWHERE = Identity(0, 0, 0)  # of a network namespace that is gone: none has it
 MASTER_IFNAME = "eth0"  # CNI_IFNAME of every Kubernetes runtime, where no file tells it
 
 

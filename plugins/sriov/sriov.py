@@ -116,7 +116,8 @@ class Sriov:
 
     def delete(self, request: Request) -> None:
         claim = self._journal.device_of(request.container_id, request.ifname)
-        attached = claim is not None
+        # After a reboot there is no claim any more, but a record of what ADD gave.
+        attached = claim is not None or "prevResult" in request.config
         steps: list[Callable[[], None]] = [lambda: self._ipam.delete(request, attached=attached)]
         if claim is not None and claim.plugin == PLUGIN:
             steps.insert(0, lambda: self._give_back(claim, deadline=request.deadline))

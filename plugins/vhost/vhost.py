@@ -101,7 +101,9 @@ class Vhost:
         except CniError as error:
             errors.append(error)
         try:
-            self._ipam.delete(request, attached=claim is not None)
+            # After a reboot there is no claim any more, but a record of what ADD gave.
+            attached = claim is not None or "prevResult" in request.config
+            self._ipam.delete(request, attached=attached)
         except CniError as error:
             errors.append(error)
         if errors:

@@ -237,6 +237,8 @@ def make_runtime(folder: Path, **config: Any) -> Runtime:
     config |= {
         "socket": str(folder / "agent.sock"),
         "state": str(folder / "state.db"),
+        "attachments": str(folder / "attachments"),
+        "runtimes": [],
         "leases": str(folder / "leases"),
         "devinfo": str(folder / "devinfo"),
         "kubelet": str(folder / "kubelet"),

@@ -240,6 +240,8 @@ def _start_agent(
     places = {
         "socket": str(folder / "run/agent.sock"),
         "state": str(folder / "run/state.db"),
+        "attachments": str(folder / "attachments"),
+        "runtimes": [],
         "cluster": {"manifests": str(folder / "manifests")},
         "kubelet": str(folder / "kubelet"),
         "devinfo": str(folder / "devinfo"),

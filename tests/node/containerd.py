@@ -8,12 +8,13 @@ import json
 import os
 import subprocess
 import tarfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import grpc
+from google.protobuf import message_factory
 
 from tests.node.calling import until
 from tests.node.conftest import PATIENCE, Netns
@@ -22,7 +23,7 @@ from wirespeed.kube import rpc
 IMAGE = "wirespeed.test/pause:1"
 CONFIG = """\
 version = 2
-root = "{data}/root"
+root = "{root}"
 state = "{data}/state"
 [grpc]
   address = "{folder}/containerd.sock"
@@ -59,26 +60,42 @@ _EXITED = 2  # the state of a container that has ended
 cri: Any = grpc.protos("tests/node/cri.proto")
 
 
+class _Runtime:
+    """The methods of the runtime's service: `runtime.Status(request, timeout=5)`."""
+
+    def __init__(self, channel: grpc.Channel) -> None:
+        for method in cri.DESCRIPTOR.services_by_name["RuntimeService"].methods:
+            call = channel.unary_unary(
+                f"/runtime.v1.RuntimeService/{method.name}",
+                request_serializer=message_factory.GetMessageClass(method.input_type).SerializeToString,
+                response_deserializer=message_factory.GetMessageClass(method.output_type).FromString,
+            )
+            setattr(self, method.name, call)
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        raise AttributeError(f"the service has no method {name}")
+
+
 class Containerd:
     """A containerd that runs; its CNI folders are `net.d` and `bin` in `folder`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._channel = rpc.channel(str(folder / "containerd.sock"))
-        self._runtime = rpc.Client(self._channel, cri.DESCRIPTOR.services_by_name["RuntimeService"])
+        self._runtime = _Runtime(self._channel)
 
     def network_is_ready(self) -> bool:
         """Whether it has a configuration of a network, and all that is in it says that it works."""
         conditions = self._runtime.Status(cri.StatusRequest(), timeout=PATIENCE).status.conditions
         return bool({each.type: each.status for each in conditions}["NetworkReady"])
 
-    def run(self, name: str, *, privileged: bool = False) -> str:
-        """Run the sandbox of the pod default/<name>; its id. Raises grpc.RpcError."""
-        request = cri.RunPodSandboxRequest(config=self._pod(name, privileged=privileged))
+    def run(self, name: str, attempt: int = 0, *, privileged: bool = False) -> str:
+        """Run the sandbox of the pod default/<name>, its first one or a later; its id. Raises grpc.RpcError."""
+        request = cri.RunPodSandboxRequest(config=self._pod(name, attempt, privileged=privileged))
         return str(self._runtime.RunPodSandbox(request, timeout=PATIENCE).pod_sandbox_id)
 
-    def _pod(self, name: str, *, privileged: bool) -> Any:
-        metadata = cri.PodSandboxMetadata(name=name, uid=f"uid-{name}", namespace="default")
+    def _pod(self, name: str, attempt: int = 0, *, privileged: bool) -> Any:
+        metadata = cri.PodSandboxMetadata(name=name, uid=f"uid-{name}", namespace="default", attempt=attempt)
         security = cri.LinuxSandboxSecurityContext(privileged=privileged)
         linux = cri.LinuxPodSandboxConfig(security_context=security)
         return cri.PodSandboxConfig(metadata=metadata, log_directory=str(self.folder / "logs"), linux=linux)
@@ -133,17 +150,23 @@ class Containerd:
 
 @contextmanager
 def running(
-    folder: Path, node: Netns, environ: Mapping[str, str], files: Mapping[str, bytes] | None = None
+    folder: Path,
+    node: Netns,
+    environ: Mapping[str, str],
+    files: Mapping[str, bytes] | None = None,
+    *,
+    root: Path | None = None,
 ) -> Iterator[Containerd]:
     """A containerd whose host is the network namespace `node`; plugins that it runs inherit `environ`.
 
-    Its image has these `files` too.
+    Its image has these `files` too. What it keeps on disk lies in `root`, for the next one of that folder; by
+    default it ends with it.
     """
     data = folder / "data"
-    data.mkdir()
+    data.mkdir(exist_ok=True)
     config = folder / "config.toml"
-    config.write_text(CONFIG.format(folder=folder, data=data, image=IMAGE))
-    with (folder / "containerd.log").open("wb") as log:
+    config.write_text(CONFIG.format(folder=folder, data=data, root=root or data / "root", image=IMAGE))
+    with (folder / "containerd.log").open("ab") as log:
         command = (*ISOLATED, "sh", "-euc", START, "sh", str(data), node.path, str(config))
         process = subprocess.Popen(command, env={**os.environ, **environ}, stdout=log, stderr=subprocess.STDOUT)
     runtime = Containerd(folder)

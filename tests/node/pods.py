@@ -71,6 +71,11 @@ class World:
     def bin(self) -> Path:
         return self.folder / "bin"
 
+    @property
+    def records(self) -> Path:
+        """What the agent keeps of containers over a reboot."""
+        return self.folder / "attachments"
+
     # What the cluster has
 
     def conflist(self, name: str, *plugins: Config, version: str = "1.0.0") -> Config:

@@ -28,6 +28,7 @@ from tests.node.conftest import PATIENCE, ROOT
 from tests.node.pods import PLUGINS, Pod, World
 from wirespeed.node import load_config
 from wirespeed.state.journal import Journal
+from wirespeed.state.records import KeptJournal
 
 CID = "ab" * 32
 PRIMARY = {"cniVersion": "1.0.0", "name": "cbr0", "plugins": [{"type": "bridge"}]}
@@ -87,10 +88,14 @@ class Place:
         return self.command(arguments[0], *given, *arguments[1:])
 
     def command(self, *arguments: str) -> subprocess.Popen[str]:
-        """`wirespeed` with this node's /run, in which the network namespaces are those of everybody."""
+        """`wirespeed` with this node's records and its /run, in which the network namespaces are everybody's."""
         run = self.root / "run"
-        (run / "netns").mkdir(exist_ok=True)
-        mounts = 'mount --rbind /run/netns "$0/netns" && mount --rbind "$0" /run && exec "$@"'
+        for made in (run / "netns", run / "records", Path("/var/lib/wirespeed")):
+            made.mkdir(exist_ok=True)
+        mounts = (
+            'mount --bind "$0/records" /var/lib/wirespeed && mount --rbind /run/netns "$0/netns" && '
+            'mount --rbind "$0" /run && exec "$@"'
+        )
         return subprocess.Popen(
             ["unshare", "--mount", "sh", "-c", mounts, str(run), sys.executable, "-m", "cli", *arguments],
             cwd=ROOT,
@@ -134,8 +139,12 @@ class Place:
             if path.is_file() and "run" not in path.relative_to(self.root).parts
         }
 
-    def journal(self) -> Journal:
-        return Journal(self.root / "run/wirespeed/state.db")
+    @property
+    def records(self) -> Path:
+        return self.root / "run/records/attachments"
+
+    def journal(self) -> KeptJournal:
+        return KeptJournal(self.root / "run/wirespeed/state.db", self.records)
 
     def rows(self) -> set[tuple[str, str, str]]:
         with closing(self.journal()) as journal:
@@ -556,6 +565,7 @@ def test_uninstall_leaves_the_node_as_it_was(place: Place) -> None:
     assert after.pop("etc/wirespeed/agent.yaml")
     assert after == before
     assert place.rows() == set()
+    assert list(place.records.iterdir()) == []
     assert place.run("uninstall")[0] == "nothing to do"
 
 
@@ -572,10 +582,15 @@ def test_pods_that_ended_meanwhile_are_not_given_back(place: Place) -> None:
     assert not [path for path in place.multus.with_name("multus.replaced").rglob("*") if path.is_file()]
 
 
-def test_pods_that_nobody_else_could_detach_keep_the_installation(place: Place, world: World) -> None:
+@pytest.mark.parametrize("rebooted", [False, True])
+def test_pods_that_nobody_else_could_detach_keep_the_installation(
+    place: Place, world: World, rebooted: bool
+) -> None:
     pod = world.pod("p")
     world.add(pod)
     world.agent.stop()
+    if rebooted:  # then only their records are left
+        shutil.rmtree(world.agent.state.parent)
     place.config.parent.mkdir()
     shutil.copy(world.agent.config, place.config)
     assert "1 containers were attached by wirespeed and would never be detached (c-p)" in place.refused("uninstall")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import signal
 import socket
 import sqlite3
@@ -145,9 +146,11 @@ def test_delete_without_a_journal_gives_back_the_addresses_of_the_configurations
 
 
 def lose_journal(world: World) -> None:
+    """And the records of it."""
     kill(world)
     for path in world.agent.state.parent.glob("state.db*"):
         path.unlink()
+    shutil.rmtree(world.records)
     world.restart()
 
 

@@ -149,6 +149,7 @@ def places(config: NodeConfig) -> list[str]:
     """Where the agent, and what it executes, looks on the node by that configuration."""
     autoconf, meta = config.autoconf or AutoconfConfig(), MetaConfig(cluster_network="x")
     found = [config.socket, config.state, config.kubelet, config.devinfo, config.cdi_dir, config.leases]
+    found += [config.attachments, *config.runtimes]
     return [*found, autoconf.cni_config_dir, meta.conf_dir, meta.bin_dir, "/run/netns"]
 
 
@@ -179,14 +180,15 @@ def test_nothing_is_mounted_that_nobody_reads(objects: dict[str, dict[str, Any]]
 def test_folders_in_which_others_mount_are_followed(pod: dict[str, Any]) -> None:
     (agent,) = pod["containers"]
     propagated = {mount["mountPath"] for mount in agent["volumeMounts"] if "mountPropagation" in mount}
-    assert propagated == {"/run/netns", "/var/lib/kubelet"}
+    assert propagated == {"/run/netns", "/var/lib/kubelet", "/run/containerd", "/run/crio"}
 
 
 def test_installer_sees_where_it_writes(pod: dict[str, Any]) -> None:
     (installer,) = pod["initContainers"]
     mounts = mounted(installer, pod)
     defaults = [option.default for option in install_command.params if option.name in {"bin_dir", "cni_config_dir"}]
-    assert all(covered(str(place), mounts) for place in [*defaults, "/var/lib/cni/multus", "/var/lib/cni/sriov"])
+    taken = ["/var/lib/cni/multus", "/var/lib/cni/sriov", NodeConfig().state, NodeConfig().attachments]
+    assert all(covered(str(place), mounts) for place in [*defaults, *taken])
 
 
 # Configuration

@@ -61,6 +61,7 @@ def refusal(tmp_path: Path) -> Callable[..., Refusal]:
         node = Node(
             NodeConfig(
                 state=str(tmp_path / "state.db"),
+                attachments=str(tmp_path / "attachments"),
                 cluster=ClusterConfig(manifests=str(manifests)),
                 kubelet=str(tmp_path / "kubelet"),
                 devinfo=str(tmp_path / "devinfo"),

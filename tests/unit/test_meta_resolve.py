@@ -31,7 +31,11 @@ ARGS = {"K8S_POD_NAMESPACE": "ns", "K8S_POD_NAME": "p", "IgnoreUnknown": "true",
 @pytest.fixture
 def chain(tmp_path: Path) -> Chain:
     """Chains with the suite's own plugins."""
-    return Chain(Node(NodeConfig(state=str(tmp_path / "state.db")), once=True).plugins)
+    return Chain(
+        Node(
+            NodeConfig(state=str(tmp_path / "state.db"), attachments=str(tmp_path / "attachments")), once=True
+        ).plugins
+    )
 
 
 @pytest.fixture

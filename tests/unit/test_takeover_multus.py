@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from plugins.meta import takeover
-from plugins.meta.delegate import recorded, recorded_identity
+from plugins.meta.delegate import NOWHERE, recorded, recorded_identity
 from plugins.meta.meta import Meta
 from tests.multusfiles import POD_ARGS, Attached
 from wirespeed.cni.errors import CniError, Code
@@ -153,8 +153,8 @@ def test_results_that_a_failed_del_has_left_behind_are_taken_without_the_list() 
 
 
 def test_namespace_that_is_gone_is_none() -> None:
-    (row,) = rows([MASTER], identity=lambda _: takeover.NOWHERE)
-    assert recorded_identity(row) == takeover.NOWHERE
+    (row,) = rows([MASTER], identity=lambda _: NOWHERE)
+    assert recorded_identity(row) == NOWHERE
 
 
 # Refusals
@@ -240,8 +240,15 @@ def recorder(tmp_path: Path) -> Callable[[], list[dict[str, Any]]]:
 def test_del_calls_all_networks_in_reverse_with_what_add_had_and_its_result(
     tmp_path: Path, recorder: Callable[[], list[dict[str, Any]]]
 ) -> None:
-    node = Node(NodeConfig(state=str(tmp_path / "state.db"), devinfo=str(tmp_path / "devinfo")), once=True)
-    takeover.record(node.journal, rows([MASTER, MACVLAN, SRIOV], identity=lambda _: takeover.NOWHERE))
+    node = Node(
+        NodeConfig(
+            state=str(tmp_path / "state.db"),
+            attachments=str(tmp_path / "attachments"),
+            devinfo=str(tmp_path / "devinfo"),
+        ),
+        once=True,
+    )
+    takeover.record(node.journal, rows([MASTER, MACVLAN, SRIOV], identity=lambda _: NOWHERE))
     Meta(node).delete(
         Request(
             command="DEL",

@@ -114,6 +114,10 @@ class Chain:
                 wanted |= builtin.capabilities(plugin) - declared.keys()
         return wanted
 
+    def executes(self, plugin: Mapping[str, Any]) -> bool:
+        """Whether the plugin of this configuration is a process of its own."""
+        return plugin["type"] not in self._builtin
+
     def check_plugins(self, network: Network, path: Sequence[str]) -> None:
         """Refuse a network with a plugin that is neither in this process nor in the folders of `path`.
 

@@ -1,7 +1,8 @@
 """The journal (SQLite): what was planned and done for each attachment, and who owns which device.
 
 It lies on tmpfs and so lives exactly as long as the settings that it can undo. Every change of the node is
-written here before it is made; DEL, CHECK, GC and rollback read nothing else.
+written here before it is made; DEL, CHECK, GC and rollback read nothing else. What must outlive a reboot is in
+`wirespeed.state.records` as well.
 """
 
 from __future__ import annotations
@@ -204,6 +205,20 @@ class Journal:
             for c, i, p, n, s, r, res in rows
         ]
 
+    def restore(self, rows: Sequence[Attachment]) -> None:
+        """Write rows that another journal had; those that are here already stay as they are."""
+        with self._write() as db:
+            db.executemany(
+                "INSERT OR IGNORE INTO attachment VALUES (?,?,?,?,?,?,?)",
+                [
+                    (
+                        *(a.container, a.ifname, a.position, a.netns, a.step, json.dumps(a.record)),
+                        None if a.result is None else json.dumps(a.result),
+                    )
+                    for a in rows
+                ],
+            )
+
     def mark(self, container: str, ifname: str, step: str, result: dict[str, Any] | None = None) -> None:
         """Note how far an attachment got, and its result once there is one."""
         self._change(
@@ -217,6 +232,11 @@ class Journal:
     def forget(self, container: str, ifname: str) -> None:
         """Drop an attachment that is undone."""
         self._change("DELETE FROM attachment WHERE container = ? AND ifname = ?", container, ifname)
+
+    def _has_others(self, container: str, ifname: str) -> bool:
+        """Whether the container has attachments beside that one."""
+        query = "SELECT 1 FROM attachment WHERE container = ? AND ifname != ? LIMIT 1"
+        return bool(self._read(query, container, ifname))
 
     # Devices: who owns which
 

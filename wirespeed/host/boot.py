@@ -1,0 +1,12 @@
+"""Which boot of the kernel this is."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+
+@cache
+def boot_id() -> str:
+    """The kernel's own id of the time since it was started (random(4)); the same in every container."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
