@@ -89,7 +89,7 @@ $(SHIM): shim/wirespeed-cni.c | $(READY)
 install: $(READY) $(SHIM)  ## this node: the shim and a configuration (INSTALL_OPTIONS: wirespeed install --help)
 	$(VENV)/bin/wirespeed install $(INSTALL_OPTIONS)
 
-proto: $(READY)  ## the kubelet's messages from their .proto files
+proto: $(READY)  ## the messages of the kubelet and of runtimes from their .proto files
 	$(PY) -m grpc_tools.protoc -I. --python_out=. --pyi_out=. wirespeed/kube/proto/*.proto
 
 lock:  ## requirements.lock from pyproject.toml

@@ -54,6 +54,7 @@ def _serve(config: NodeConfig) -> int:
                 _beside("device plugin", _device_plugin(node), died, server.stop),
                 _beside("writer of the CNI configuration", autoconf, died, server.stop),
                 _beside("follower of annotations", _follower(node), died, server.stop),
+                _beside("collector of what is left of sandboxes", _collector(node), died, server.stop),
             ):
                 notify("READY=1")
                 log.info("ready", extra={"fields": {"socket": path, "node": node.name}})
@@ -133,6 +134,14 @@ def _follower(node: Node) -> Part | None:
     from agent.follow import Follower  # noqa: PLC0415 — an agent without one does not pay for it
 
     return Follower(node).run
+
+
+def _collector(node: Node) -> Part | None:
+    if not node.config.runtimes:
+        return None
+    from agent.collect import Collector  # noqa: PLC0415 — gRPC, where there is a runtime to ask
+
+    return Collector(node).run
 
 
 @contextmanager

@@ -1,4 +1,5 @@
-"""Calls of the agent's own for one container that runs: ATTACH, DETACH and FOLLOW, beside those of the runtime.
+"""Calls of the agent's own for one container, beside those of the runtime: ATTACH, DETACH and FOLLOW for one that
+runs, COLLECT for one that is gone.
 
 They come by the socket as calls of the meta-plugin do, with CNI_COMMAND and CNI_CONTAINERID, so that they have
 their turn among the runtime's calls for that container. Standard input of ATTACH is {"network": one network as the
@@ -28,7 +29,7 @@ from wirespeed.state.journal import Attachment, Journal
 
 log = logging.getLogger(__name__)
 
-VERBS = frozenset({"ATTACH", "DETACH", "FOLLOW"})
+VERBS = frozenset({"ATTACH", "DETACH", "FOLLOW", "COLLECT"})
 
 
 @structs.prepared
@@ -59,6 +60,9 @@ def _serve(node: Node, verb: str, call: frame.Call, deadline: float) -> dict[str
         raise CniError(Code.INVALID_ENVIRONMENT, f"{verb}: CNI_CONTAINERID is missing")
     meta = node.plugin("meta")
     assert isinstance(meta, Meta)
+    if verb == "COLLECT":
+        meta.collect(container, deadline=deadline)
+        return {}
     hotplug = Hotplug(node, meta)
     if verb == "FOLLOW":
         hotplug.follow(container, deadline=deadline)
