@@ -104,6 +104,7 @@ def netns() -> Iterator[Callable[[], Netns]]:
 @pytest.fixture
 def sandbox(netns: Callable[[], Netns]) -> Callable[[], Netns]:
     """A factory of namespaces as a cluster's own network leaves them: see `give_eth0`."""
+    from tests.node.sandboxes import give_eth0
 
     def make() -> Netns:
         made = netns()
@@ -111,32 +112,6 @@ def sandbox(netns: Callable[[], Netns]) -> Callable[[], Netns]:
         return made
 
     return make
-
-
-def give_eth0(pod: Netns) -> None:
-    """Give a pod eth0 with an address and a default route of both families, IPv6 being off for what comes later.
-
-    Beside it the pod gets a static route, as clusters' own plugins make for services.
-    """
-    commands = """
-        link set lo up
-        link add eth0 address 02:00:00:00:56:05 type veth peer name wire0 address 02:00:00:00:56:06
-        link set wire0 up
-        link set eth0 up
-        addr add 10.56.0.5/16 dev eth0
-        addr add fd00:56::5/64 dev eth0 nodad
-        route add default via 10.56.0.1 dev eth0
-        route add 10.96.0.0/12 via 10.56.0.1 dev eth0
-        route add default via fd00:56::1 dev eth0
-        route add fd00:96::/32 via fd00:56::1 dev eth0
-    """
-    sysctls = ("net.ipv6.conf.default.accept_dad=0", "net.ipv6.conf.all.accept_dad=0")
-    pod.run("sysctl", "-qw", *sysctls)
-    subprocess.run(
-        ["ip", "-n", pod.name, "-batch", "-"], input="\n".join(map(str.strip, commands.splitlines())),
-        text=True, check=True,
-    )  # fmt: skip
-    pod.run("sysctl", "-qw", "net.ipv6.conf.default.disable_ipv6=1")
 
 
 @dataclass

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from plugins.sriov import addressing
 from tests.node.conftest import Netns
+from tests.node.sandboxes import settle
 from wirespeed.cni import result as results
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.execute import run_plugin
@@ -391,6 +392,8 @@ def test_the_kernel_has_what_it_has_after_the_reference_plugin(
     else:
         event("the reference plugin takes it")
         added = host.add(ours, ipam)
+        settle(theirs)
+        settle(ours)
         assert addresses(ours) == addresses(theirs)
         assert routes(ours) == routes(theirs)
         assert missing(ours, added) == []
