@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kubernetes.client import models
 
-from play import manifests
+from play import manifests, texts
 from play.manifests import EmptyDir, Manifests, extended, hugepages
 from wirespeed.cni.errors import CniError, Code
 
@@ -406,7 +406,7 @@ MODELS = {
     "V1VolumeMount": manifests.VolumeMount,
     "V1EmptyDirVolumeSource": manifests.EmptyDir,
     "V1HostPathVolumeSource": manifests.HostPath,
-    "V1ConfigMapVolumeSource": manifests.ConfigMapVolume,
+    "V1ConfigMapVolumeSource": texts.ConfigMapVolume,
 }
 
 
