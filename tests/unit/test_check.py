@@ -874,13 +874,15 @@ def test_executables_are_looked_for_where_that_is_asked_for(
           {"type": "sriov", "deviceID": "0000:01:00.0", "ipam": {"type": "whereabouts"}},
           {"type": "tuning"}]}
         """
-    files = {"a__conflist": conflist, "n__yaml": NETWORKS, "p__yaml": pod("tap")}
+    networks = NETWORKS.replace('"type": "bridge"', '"type": "bridge", "ipam": {"type": "static"}')
+    files = {"a__conflist": conflist, "n__yaml": networks, "p__yaml": pod("tap")}
     assert run(tmp_path, **files).stdout == ""
     found = run(tmp_path, "--bin-dir", str(bin_dir), **files).stdout.replace(f"{tmp_path}/", "").splitlines()
     assert found == [
         'a.conflist:2: error: ipam static: no executable "static" in bin',
         'a.conflist:3: error: ipam whereabouts: no executable "whereabouts" in bin',
         'a.conflist:4: error: no executable "tuning" in bin',
+        'n.yaml:13: error: ipam static: no executable "static" in bin',
     ]
 
 
