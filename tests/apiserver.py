@@ -25,17 +25,17 @@ import select
 import socket
 import socketserver
 import ssl
-import subprocess
 import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from tests.certificates import HAND_MADE, Authority, Profile
 from wirespeed.host import netns as namespaces
 
 PATIENCE = 30.0  # seconds after which something that a test waits for will not come
@@ -126,12 +126,13 @@ class Fault:
 class ApiServer:
     """Serves on 127.0.0.1 from `start` (or `with`) to `stop`, with certificates of its own in `folder`.
 
-    With `netns`, the path of a network namespace, the address is that namespace's.
+    With `netns`, the path of a network namespace, the address is that namespace's. `certificates` says what those
+    look like.
     `requests` is all that was asked, in order; `watches` the paths of the watches that run; `connections` how
     many are open. All may be looked at from any thread; `wait` waits for a state of them.
     """
 
-    def __init__(self, folder: Path, *, netns: str = "") -> None:
+    def __init__(self, folder: Path, *, netns: str = "", certificates: Profile = HAND_MADE) -> None:
         self.requests: list[Request] = []
         self.changed = threading.Condition()
         self.url = ""
@@ -148,7 +149,7 @@ class ApiServer:
         self._watches: list[_Watch] = []
         self._server: _Server | None = None
         self._port = 0
-        self._ca = _Authority(self._folder)
+        self._ca = Authority(self._folder, certificates)
 
     def __enter__(self) -> ApiServer:
         self.start()
@@ -738,44 +739,3 @@ class _Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
             with self.api.changed:
                 self.open.discard(connection)
                 self.api.changed.notify_all()
-
-
-class _Authority:
-    """A certificate authority of one test, by the openssl program."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self.certificate, self._key = folder / "ca.crt", folder / "ca.key"
-        self._config = folder / "openssl.cnf"
-        self._config.write_text("[req]\ndistinguished_name=dn\n[dn]\n")  # the machine's own adds extensions
-        extensions = ["basicConstraints=critical,CA:TRUE", "subjectKeyIdentifier=hash"]
-        self._make(self.certificate, self._key, "test", extensions)
-
-    def issue(self, name: str, usage: str) -> tuple[Path, Path, str]:
-        """A certificate, its key and its serial number as the ssl module tells it."""
-        certificate, key = self._folder / f"{name}.crt", self._folder / f"{name}.key"
-        serial = f"1{uuid.uuid4().hex[1:]}".upper()
-        signer = ["-CA", str(self.certificate), "-CAkey", str(self._key), "-set_serial", f"0x{serial}"]
-        extensions = ["subjectAltName=IP:127.0.0.1", f"extendedKeyUsage={usage}", "basicConstraints=CA:FALSE"]
-        new, new_key = self._folder / "new.crt", self._folder / "new.key"
-        self._make(new, new_key, name, [*extensions, "authorityKeyIdentifier=keyid"], signer)
-        new_key.replace(key)
-        new.replace(certificate)
-        return certificate, key, serial
-
-    def server_context(self) -> ssl.SSLContext:
-        certificate, key, _ = self.issue("server", "serverAuth")
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(certificate, key)
-        context.load_verify_locations(self.certificate)
-        context.verify_mode = ssl.CERT_OPTIONAL
-        return context
-
-    def _make(
-        self, certificate: Path, key: Path, name: str, extensions: Sequence[str], signer: Sequence[str] = ()
-    ) -> None:
-        command = ["openssl", "req", "-config", str(self._config), "-x509", "-nodes", "-days", "2"]
-        command += ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-subj", f"/CN={name}"]
-        command += ["-keyout", str(key), "-out", str(certificate), *signer]
-        command += [argument for extension in extensions for argument in ("-addext", extension)]
-        subprocess.run(command, check=True, capture_output=True)

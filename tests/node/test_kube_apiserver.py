@@ -845,7 +845,7 @@ def test_a_program_that_gives_credentials_is_asked_again_when_they_are_refused(
     assert written(api) == []
 
 
-class _Proxy(socketserver.BaseRequestHandler):
+class Proxy(socketserver.BaseRequestHandler):
     """An HTTP proxy's CONNECT."""
 
     def handle(self) -> None:
@@ -875,7 +875,7 @@ def test_a_proxy_of_the_kubeconfig_is_gone_through(
         monkeypatch.delenv(name, raising=False)
     api.put(pod())
     config = json.loads(api.kubeconfig().read_text())
-    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), _Proxy) as proxy:
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Proxy) as proxy:
         serving = threading.Thread(target=proxy.serve_forever, kwargs={"poll_interval": 0.01})
         serving.start()
         config["clusters"][0]["cluster"]["proxy-url"] = f"http://127.0.0.1:{proxy.server_address[1]}"

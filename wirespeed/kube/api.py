@@ -22,7 +22,7 @@ from urllib3.exceptions import HTTPError, ProtocolError
 
 from wirespeed import structs
 from wirespeed.cni.errors import CniError
-from wirespeed.kube.credentials import Credentials, authorization
+from wirespeed.kube.credentials import Credentials, Loaded, authorization
 
 log = logging.getLogger(__name__)
 
@@ -231,13 +231,20 @@ class Api:
 class _Client:
     """The connections that are made with one set of credentials; `track` is told of each."""
 
-    def __init__(self, configuration: Any, track: Callable[[HTTPConnection], None]) -> None:
+    def __init__(self, loaded: Loaded, track: Callable[[HTTPConnection], None]) -> None:
+        configuration = loaded.configuration
         configuration.retries = False  # each attempt is ours
         configuration.keep_alive = True  # a watch over a dead path is noticed
         configuration.connection_pool_maxsize = _CONNECTIONS
         self.host: str = configuration.host
         self._configuration = configuration
+        configuration.proxy_ssl_context = loaded.tls
         self._pool: urllib3.PoolManager = RESTClientObject(configuration).pool_manager
+        if loaded.tls is not None:
+            # One for all connections, its files read once: urllib3 would read them for each, and be strict.
+            for key in ("ca_certs", "ca_cert_data", "cert_file", "key_file"):
+                self._pool.connection_pool_kw.pop(key, None)
+            self._pool.connection_pool_kw["ssl_context"] = loaded.tls
         self._pool.pool_classes_by_scheme = {
             scheme: _tracked(pool, track) for scheme, pool in self._pool.pool_classes_by_scheme.items()
         }

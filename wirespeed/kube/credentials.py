@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import os
+import ssl
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 from kubernetes import client, config
 from kubernetes.config import incluster_config, kube_config
 
 from wirespeed.cni.errors import CniError, Code
-from wirespeed.kube import documents, kubeyaml
+from wirespeed.kube import documents, kubeyaml, tls
 
 _Seen = tuple[int, int, int] | None  # mtime in ns, inode, size; None is no such file
 
 _PROBLEMS = (config.ConfigException, yaml.YAMLError, OSError, ValueError, LookupError, TypeError, AttributeError)
+
+
+class Loaded(NamedTuple):
+    """The client library's configuration, and how the server is verified by it; None for one without TLS."""
+
+    configuration: Any
+    tls: ssl.SSLContext | None
 
 
 class Credentials:
@@ -29,8 +37,8 @@ class Credentials:
         self._kubeconfig = os.path.expanduser(kubeconfig)  # as the library does
         self._files: dict[str, _Seen] = {}
 
-    def load(self) -> Any:
-        """The client library's configuration as the files are now. Raises CniError(INVALID_CONFIG)."""
+    def load(self) -> Loaded:
+        """What the files say now. Raises CniError(INVALID_CONFIG)."""
         configuration = client.Configuration()
         try:
             token_file = self._fill(configuration)
@@ -39,6 +47,8 @@ class Credentials:
                 configuration.api_key["BearerToken"] = f"Bearer {_token(token_file)}"
                 configuration.refresh_api_key_hook = None  # it would put its own back
             _header(configuration)
+            urls = (configuration.host, configuration.proxy or "")
+            secure = tls.context(configuration) if any(map(_is_https, urls)) else None
         except _PROBLEMS as error:
             hint = "" if self._kubeconfig else "; set cluster.kubeconfig or cluster.manifests in the configuration"
             raise CniError(
@@ -52,7 +62,7 @@ class Credentials:
             configuration.key_file,
         )
         self._files = {file: _seen(file) for file in files if file}
-        return configuration
+        return Loaded(configuration, secure)
 
     def changed(self) -> bool:
         """Whether a file is another one than when it was loaded."""
@@ -126,3 +136,7 @@ def _line(error: BaseException) -> str:
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename}: {error.strerror}"
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def _is_https(url: str) -> bool:
+    return url.lower().startswith("https:")

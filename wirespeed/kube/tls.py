@@ -1,0 +1,47 @@
+"""TLS to the API server: its certificate's chain, name and dates are verified, as Go's clients do it."""
+
+from __future__ import annotations
+
+import ssl
+from typing import Any
+
+from urllib3.util.ssl_ import create_urllib3_context
+
+
+def context(configuration: Any) -> ssl.SSLContext:
+    """For the client library's configuration, with its certificates loaded.
+
+    Python 3.13 and later verify in X.509 strict mode by default, which refuses the authorities of EKS, of MicroK8s
+    and those made by `openssl req -x509`, for extensions that RFC 5280 asks for. kubectl and the kubelet do without
+    them. As with Go, any certificate that is trusted ends a chain, not only one that signed itself; and a name is
+    looked for in subjectAltName only.
+    Raises OSError (ssl.SSLError is one) and ValueError for certificates or keys that cannot be read.
+    """
+    verified = create_urllib3_context(
+        cert_reqs=ssl.CERT_REQUIRED if configuration.verify_ssl else ssl.CERT_NONE,
+        verify_flags=ssl.VERIFY_X509_PARTIAL_CHAIN,
+    )
+    verified.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    _load_authorities(verified, configuration)
+    if configuration.cert_file:
+        try:
+            verified.load_cert_chain(configuration.cert_file, configuration.key_file, _no_password)
+        except ssl.SSLError as error:
+            raise ValueError(f"client certificate {configuration.cert_file}: {error}") from error
+    return verified
+
+
+def _load_authorities(verified: ssl.SSLContext, configuration: Any) -> None:
+    file, data = configuration.ssl_ca_cert, configuration.ca_cert_data
+    if not file and not data:
+        verified.load_default_certs()
+        return
+    try:
+        verified.load_verify_locations(cafile=file, cadata=data)
+    except ssl.SSLError as error:
+        raise ValueError(f"certificate authority {file or 'data'}: {error}") from error
+
+
+def _no_password() -> str:
+    """OpenSSL would ask at the terminal for it."""
+    raise ValueError("expected a client key without a password")
