@@ -19,6 +19,7 @@ from agent.listener import listening, only_agent
 from agent.log import to_stderr
 from agent.notify import notify
 from agent.server import Observer, Server
+from plugins.meta.meta import Meta
 from wirespeed.cni.errors import CniError
 from wirespeed.node import Node, NodeConfig, load_config
 
@@ -55,6 +56,7 @@ def _serve(config: NodeConfig) -> int:
                 _beside("writer of the CNI configuration", autoconf, died, server.stop),
                 _beside("follower of annotations", _follower(node), died, server.stop),
                 _beside("collector of what is left of sandboxes", _collector(node), died, server.stop),
+                _beside("writer of network-status", _reporter(node), died, server.stop),
             ):
                 notify("READY=1")
                 log.info("ready", extra={"fields": {"socket": path, "node": node.name}})
@@ -142,6 +144,17 @@ def _collector(node: Node) -> Part | None:
     from agent.collect import Collector  # noqa: PLC0415 — gRPC, where there is a runtime to ask
 
     return Collector(node).run
+
+
+def _reporter(node: Node) -> Part | None:
+    if node.config.cluster.manifests:
+        return None
+    try:
+        meta = node.plugin("meta")
+    except Exception:  # told already; without it there is nothing to be written
+        return None
+    assert isinstance(meta, Meta)
+    return meta.reporter.run
 
 
 @contextmanager

@@ -12,19 +12,22 @@ class Turn:
     """A call that wants to run in the lane of its plugin.
 
     `container` is the container whose calls run one after another, "" for a call that concerns none. One that
-    runs `alone` runs beside no call that concerns a container.
+    runs `alone` runs beside no call that concerns a container. One that is `brief` waits for no API server, and has
+    room beside those that may.
     """
 
     lane: str
     container: str = ""
     alone: bool = False
+    brief: bool = False
 
 
 T = TypeVar("T", bound=Turn)
 
 
 class Lanes(Generic[T]):
-    """Turns that run and turns that wait, in one lane for each plugin, `width` of them at once in each.
+    """Turns that run and turns that wait, in one lane for each plugin, `width` brief ones at once in each, and as
+    many others.
 
     The specification 1.1.0 ("Lifecycle & Ordering") has the runtime make no two calls for one container at
     once, and no ADD or DEL beside a GC, whose list of attachments to keep an ADD would not be on. Runtimes
@@ -69,8 +72,7 @@ class Lanes(Generic[T]):
         closed = any(turn.alone for turn in running)
         begun: list[T] = []
         for turn in self._waiting[lane]:
-            if len(running) == self._width:
-                break
+            full = sum(other.brief == turn.brief for other in running) >= self._width
             if turn.alone:
                 free = not closed and not busy
                 closed = True  # also while it waits: calls that come later must not pass it for ever
@@ -79,7 +81,7 @@ class Lanes(Generic[T]):
                 busy.add(turn.container)
             else:
                 free = True
-            if free:
+            if free and not full:
                 running.append(turn)
                 begun.append(turn)
         self._waiting[lane] = [turn for turn in self._waiting[lane] if turn not in begun]

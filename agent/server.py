@@ -24,6 +24,7 @@ from wirespeed.cni import dispatch
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.plugin import Plugin
 from wirespeed.cni.request import VERBS
+from wirespeed.kube.cluster import asked_until
 from wirespeed.node import ALIASES, Node
 
 log = logging.getLogger(__name__)
@@ -33,6 +34,7 @@ _RECEIVE_TIME = 10.0  # seconds for a caller to send its call
 _FULL_TIME = 1.0  # seconds until connections are taken again, unless one is closed before
 _UNDO_TIME = 10.0  # seconds at most, beyond its deadline, for a call to undo what it began, when the agent ends
 _PIECE = 1 << 18
+_ATTACHING = frozenset({"ADD"}) | hotplug.VERBS  # these wait for the API server
 _ORDERED = frozenset({"ADD", "DEL", "CHECK"}) | hotplug.VERBS
 _CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
 
@@ -69,7 +71,8 @@ class Server:
     """Serves the listening socket at `path` with the node's plugins.
 
     One thread, that of `run`, takes calls and keeps their order (see `Lanes`); `node.config.workers` threads for
-    each plugin run them. Each call has `node.config.deadline` seconds from its arrival, waiting included.
+    each plugin run those that attach, and as many the others. Each call has `node.config.deadline` seconds from its
+    arrival, waiting included.
     """
 
     def __init__(
@@ -214,6 +217,7 @@ class Server:
             lane=ALIASES.get(call.name, call.name) if call.name in self._node.plugins else "",
             container=call.environ.get("CNI_CONTAINERID", "") if verb in _ORDERED else "",
             alone=verb == "GC",
+            brief=verb not in _ATTACHING,
             call=call,
             socket=connection,
             arrived=now,
@@ -260,6 +264,10 @@ class Server:
             self._wake()
 
     def _answer(self, job: _Job) -> dispatch.Answer:
+        with asked_until(job.deadline) if job.verb in _ATTACHING else contextlib.nullcontext():
+            return self._answered(job)
+
+    def _answered(self, job: _Job) -> dispatch.Answer:
         call = job.call
         if job.verb in hotplug.VERBS:
             return hotplug.answer(self._node, call, deadline=job.deadline)
@@ -310,6 +318,7 @@ class Server:
     def _hand_over(self) -> None:
         """Tell every caller whose call has not begun to ask the next agent."""
         log.info("ending", extra={"fields": {"running": len(list(self._lanes.running))}})
+        self._node.hasten()
         self._path.unlink(missing_ok=True)  # who comes now waits for that agent to make its own
         if self._full_until is None:
             self._selector.unregister(self._listener)

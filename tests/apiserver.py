@@ -135,6 +135,8 @@ class ApiServer:
     def __init__(self, folder: Path, *, netns: str = "", certificates: Profile = HAND_MADE) -> None:
         self.requests: list[Request] = []
         self.changed = threading.Condition()
+        self.going = threading.Event()  # nothing is done while it is not set
+        self.going.set()
         self.url = ""
         self._netns = netns or "/proc/thread-self/ns/net"
         self._folder = folder / "apiserver"
@@ -309,6 +311,29 @@ class ApiServer:
             for fault in self._faults:
                 fault.times = 0
                 fault.release()
+
+    @contextlib.contextmanager
+    def pausing(self, seconds: float, every: float) -> Iterator[None]:
+        """Do nothing at all for so many seconds of `every` so many, as a process that is stopped by turns.
+
+        What has arrived is done afterwards, whether or not its client still waits.
+        """
+        end = threading.Event()
+
+        def turns() -> None:
+            while not end.is_set():
+                self.going.clear()
+                end.wait(seconds)
+                self.going.set()
+                end.wait(every - seconds)
+
+        thread = threading.Thread(target=turns)
+        thread.start()
+        try:
+            yield
+        finally:
+            end.set()
+            thread.join()
 
     # For the handlers
 
@@ -571,6 +596,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             verb = "WATCH" if query.get("watch") == "true" else "LIST"
         request = Request(verb, unquote(url.path), query, self.headers.get("Authorization") or "")
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.server.api.going.wait()
         self._fault = self.server.api.arrived(request)
         try:
             self._meet_fault(sent=None)
@@ -644,6 +670,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.wfile.flush()
 
     def _send(self, status: int, value: Object, headers: Mapping[str, str] | None = None) -> None:
+        self.server.api.going.wait()
         data = json.dumps(value).encode()
         self.send_response(status)
         fields = {"Content-Type": "application/json", "Content-Length": str(len(data)), **(headers or {})}
@@ -720,6 +747,7 @@ class _Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
 
     def finish_request(self, request: Any, client_address: Any) -> None:
         """In the connection's own thread: a handshake that does not end keeps nobody else waiting."""
+        self.api.going.wait()
         with contextlib.suppress(OSError), self._tracked(request):  # clients leave when they want
             secure = self._context.wrap_socket(request, server_side=True, do_handshake_on_connect=False)
             with secure, self._tracked(secure):

@@ -33,6 +33,8 @@ class ClusterConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True, ren
 
     kubeconfig: str = ""  # path of a kubeconfig file
     manifests: str = ""  # folder of manifest files, instead of an API server
+    # Seconds that the API server has for the first answer of a request, before it is asked again; then more.
+    request_timeout: Annotated[float, msgspec.Meta(gt=0, le=60)] = 4.0
     events: bool = True  # tell of attachments, and why a pod was refused them, by Kubernetes events
 
 
@@ -84,7 +86,9 @@ class NodeConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True, rename
     readiness_indicator_file: str = ""  # the file that the primary plugin makes when it is ready; "" waits for none
     follow_networks: bool = False  # attach and detach networks of pods that run as their annotation changes
     metrics: str = ""  # where figures for Prometheus are served, "127.0.0.1:9808"; "" serves none
-    workers: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 32  # CNI requests of one plugin served at once
+    workers: Annotated[int, msgspec.Meta(ge=1, le=1024)] = (
+        32  # ADDs of one plugin served at once, and as many others
+    )
     deadline: Annotated[float, msgspec.Meta(gt=0, le=3600)] = 90.0  # seconds until a CNI request is undone
 
 
@@ -170,8 +174,10 @@ class Node:
 
             return ManifestCluster(Path(where.manifests))
         from wirespeed.kube.apiserver import ApiCluster  # noqa: PLC0415 — the client takes 0.2 s to import
+        from wirespeed.kube.retry import Waits  # noqa: PLC0415
 
-        return ApiCluster(kubeconfig=where.kubeconfig, node_name=self.name, watch=not self.once)
+        waits = Waits.of(where.request_timeout)
+        return ApiCluster(kubeconfig=where.kubeconfig, node_name=self.name, watch=not self.once, waits=waits)
 
     @cached_property
     def pod_resources(self) -> PodResources:
@@ -205,6 +211,11 @@ class Node:
         """Have configurations read again, as on SIGHUP."""
         for part in self.hangups:
             part()
+
+    def hasten(self) -> None:
+        """Have calls that wait for the API server give up on it: the agent is about to end."""
+        if "cluster" in self.__dict__:
+            self.cluster.hasten()
 
     def close(self) -> None:
         """Close what was opened."""

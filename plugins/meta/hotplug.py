@@ -14,10 +14,11 @@ from itertools import count
 
 import msgspec
 
-from plugins.meta import checks, selection
+from plugins.meta import budget, checks, selection
 from plugins.meta.config import MetaConfig
 from plugins.meta.delegate import Delegate, planned, recorded, recorded_identity
 from plugins.meta.meta import Meta, named, refusal
+from plugins.meta.reporter import attached
 from plugins.meta.resolve import Pod, named_pod, read_pod
 from plugins.meta.selection import Selection
 from wirespeed.cni.chain import Chain
@@ -26,6 +27,7 @@ from wirespeed.cni.request import Request
 from wirespeed.host import netns
 from wirespeed.host.netns import NetNs
 from wirespeed.host.rtnl import Rtnl
+from wirespeed.kube.cluster import asked_until
 from wirespeed.node import Node
 from wirespeed.state.journal import Attachment
 
@@ -40,6 +42,7 @@ class _Container:
     settings: MetaConfig
     pod: Pod
     ns: NetNs
+    times: budget.Budget
 
 
 class Hotplug:
@@ -104,21 +107,21 @@ class Hotplug:
         with named(f"pod {pod.label}"), netns.reopened(row.netns, recorded_identity(row)) as ns:
             if ns is None:
                 raise CniError(Code.UNKNOWN_CONTAINER, f"network namespace {row.netns}: it is gone")
-            yield _Container(
-                request=Request(
-                    command="ADD",
-                    container_id=container,
-                    netns=ns.path,
-                    ifname=master.request_ifname,
-                    args=master.args,
-                    path=master.path,
-                    config=master.settings,
-                    deadline=deadline,
-                ),
-                settings=msgspec.convert(master.settings, MetaConfig),
-                pod=read_pod(pod, self._node.cluster),
-                ns=ns,
+            request = Request(
+                command="ADD",
+                container_id=container,
+                netns=ns.path,
+                ifname=master.request_ifname,
+                args=master.args,
+                path=master.path,
+                config=master.settings,
+                deadline=deadline,
             )
+            times = budget.of(request, at_most=self._node.config.deadline)
+            with asked_until(times.read):
+                pod = read_pod(pod, self._node.cluster)
+            settings = msgspec.convert(master.settings, MetaConfig)
+            yield _Container(request=request, settings=settings, pod=pod, ns=ns, times=times)
 
     def _rows(self, here: _Container) -> list[Attachment]:
         """All attachments of the container that belong to the runtime's call."""
@@ -168,9 +171,10 @@ class Hotplug:
                 f'network {asked.label}: key "default-route": a pod that runs keeps the default route that it has',
             )
         devices = [(each.resource, each.device) for each in map(recorded, self._rows(here)) if each.device]
-        delegate = self._meta.resolver.later(
-            here.request, here.settings, here.pod, asked, ifname=ifname, taken=devices, selected=selected
-        )
+        with asked_until(here.times.read):
+            delegate = self._meta.resolver.later(
+                here.request, here.settings, here.pod, asked, ifname=ifname, taken=devices, selected=selected
+            )
         checks.check([delegate], self._chain)
         checks.check_interfaces([delegate], here.ns)
         here.request.check_deadline()
@@ -188,18 +192,19 @@ class Hotplug:
 
     def _detach(self, here: _Container, row: Attachment) -> None:
         delegate = recorded(row)
-        # First what is told of it: if that fails the attachment is still there to be detached.
-        self._report(here, without=row.ifname)
+        # First what is told of it: if that is refused the attachment is still there to be detached.
+        told = self._report(here, without=row.ifname)
         self._meta.remove([row], here.request.derive(command="DEL"))
+        if not told:  # or written meanwhile, when the attachment was still there
+            self._meta.reporter.owe(here.request, here.pod, f"{delegate.where} was detached meanwhile")
         self._meta.tell(here.pod, "RemovedInterface", f"Remove {row.ifname} from {delegate.label}")
 
-    def _report(self, here: _Container, *, without: str = "") -> None:
-        made = [
-            (recorded(row), row.result)
-            for row in self._rows(here)
-            if row.step == "added" and row.result is not None and row.ifname != without
-        ]
-        self._meta.report(here.request, here.pod, made)
+    def _report(self, here: _Container, *, without: str = "") -> bool:
+        """Write network-status; whether it is written. It is owed if not."""
+        rows = self._rows(here)
+        made = attached(rows, rows[0], without=without)
+        with named("network-status"):
+            return self._meta.reporter.report(here.request, here.pod, made, until=here.times.report)
 
     @contextmanager
     def _told(self, pod: Pod) -> Iterator[None]:

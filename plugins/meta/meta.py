@@ -16,9 +16,10 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from plugins.meta import checks, config, gateway, requests, status
+from plugins.meta import budget, checks, config, gateway, requests
 from plugins.meta.delegate import Delegate, departed, of_earlier_boot, planned, recorded, recorded_identity
 from plugins.meta.detach import detach
+from plugins.meta.reporter import Reporter
 from plugins.meta.resolve import Pod, Resolver, named_pod, read_pod
 from plugins.meta.restore import record_all, restore
 from wirespeed.cni.chain import UNDO_TIME, Chain, load_network
@@ -29,7 +30,7 @@ from wirespeed.cni.request import Request
 from wirespeed.host import netns, readiness
 from wirespeed.host.netns import NetNs
 from wirespeed.kube import deviceinfo
-from wirespeed.kube.cluster import NotFoundError, PodEvent
+from wirespeed.kube.cluster import NotFoundError, PodEvent, asked_until
 from wirespeed.node import Node
 from wirespeed.state.journal import Attachment
 
@@ -43,14 +44,14 @@ class Meta:
         self._node = node
         self._journal = node.journal
         self._chain = Chain(node.plugins)
-        self._devinfo = Path(node.config.devinfo)
+        self.reporter = Reporter(node, self.tell)
         self.resolver = Resolver(
             chain=self._chain,
             cluster=lambda: node.cluster,
             devices_of=lambda pod: node.devices.of(pod.found, pod.uid),
             served=lambda pod, resource: node.devices.serves(pod.found, resource),
             ignored=self._tell_ignored,
-            devinfo=self._devinfo,
+            devinfo=Path(node.config.devinfo),
         )
         if not node.once:
             restore(self._journal)
@@ -62,17 +63,20 @@ class Meta:
     def add(self, request: Request) -> Result:
         settings = config.load(request.config)
         pod = named_pod(request.args)
+        times = budget.of(request, at_most=self._node.config.deadline)
         with named(f"container {request.container_id}" if pod is None else f"pod {pod.label}"):
             if pod is not None:
-                pod = read_pod(pod, self._node.cluster)
+                with asked_until(times.read):
+                    pod = read_pod(pod, self._node.cluster)
             try:
-                return self._add(request, settings, pod)
+                return self._add(request, settings, pod, times)
             except CniError as error:
                 self.tell(pod, *refusal(error), warning=True)
                 raise
 
-    def _add(self, request: Request, settings: config.MetaConfig, pod: Pod | None) -> Result:
-        delegates = self.resolver.delegates(request, settings, pod)
+    def _add(self, request: Request, settings: config.MetaConfig, pod: Pod | None, times: budget.Budget) -> Result:
+        with asked_until(times.read):
+            delegates = self.resolver.delegates(request, settings, pod)
         checks.check(delegates, self._chain)
         with netns.opened(request.netns) as ns:
             checks.check_interfaces(delegates, ns)
@@ -83,7 +87,10 @@ class Meta:
             )
             try:
                 results = self._attach(request, delegates, ns)
-                self.report(request, pod, [(delegate, results[delegate.ifname]) for delegate in delegates])
+                if pod is not None:
+                    made = [(delegate, results[delegate.ifname]) for delegate in delegates]
+                    with named("network-status"):
+                        self.reporter.report(request, pod, made, until=times.report)
             except BaseException as error:
                 raise self.undone(request, error, self._rows(request)) from error
         for delegate in delegates:
@@ -138,29 +145,6 @@ class Meta:
         self._journal.mark(container, ifname, "added", result)
         return result
 
-    def report(self, request: Request, pod: Pod | None, made: Sequence[tuple[Delegate, Result]]) -> None:
-        """Write the pod's network-status: all its attachments, each with its result."""
-        if pod is None:
-            return
-        request.check_deadline()
-        with named("network-status"):
-            entries = [
-                entry
-                for delegate, result in made
-                if not delegate.auxiliary
-                for entry in status.entries(
-                    label=delegate.label,
-                    ifname=delegate.ifname,
-                    master=delegate.master,
-                    result=result,
-                    device_info=self._device_info(delegate),
-                )
-            ]
-            try:
-                self._node.cluster.set_network_status(pod.namespace, pod.name, pod.uid, entries)
-            except NotFoundError as error:  # deleted meanwhile
-                raise CniError(Code.TRY_AGAIN_LATER, error.msg) from error
-
     def tell(self, pod: Pod | None, reason: str, message: str, *, warning: bool = False) -> None:
         """Make an event of the pod."""
         if pod is not None and self._node.config.cluster.events:
@@ -183,15 +167,6 @@ class Meta:
         if not self._node.config.cluster.events:
             config.warn(f"pod {pod.label}: {text}")
         self.tell(pod, "RequestIgnored", text, warning=True)
-
-    def _device_info(self, delegate: Delegate) -> dict[str, object] | None:
-        """What the plugin wrote of the device, or else the device plugin."""
-        if not delegate.device_info_file:
-            return None
-        made = deviceinfo.read(Path(delegate.device_info_file))
-        if made or not delegate.device:
-            return made
-        return deviceinfo.read(deviceinfo.dp_file(self._devinfo, delegate.resource, delegate.device))
 
     def undone(self, request: Request, error: BaseException, rows: Sequence[Attachment]) -> CniError:
         """Undo these attachments of a call that failed; the error to tell, which names what could not be undone."""

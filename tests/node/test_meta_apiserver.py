@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -39,10 +40,11 @@ def made(api: ApiServer, world: World, name: str = "p") -> Pod:
     return pod
 
 
-def start(api: ApiServer, world: World) -> None:
+def start(api: ApiServer, world: World, *, timeout: float = 4.0, **config: Any) -> None:
     """Start an agent that has the API server instead of manifests; it knows all that is there until now."""
     assert world.agent.stop() == 0
-    world.restart(cluster={"kubeconfig": str(api.kubeconfig())}, nodeName="n1")
+    cluster = {"kubeconfig": str(api.kubeconfig()), "requestTimeout": timeout}
+    world.restart(cluster=cluster, nodeName="n1", **config)
     api.wait(lambda: len(api.watches) == 2)
     api.forget()
 
@@ -168,48 +170,34 @@ def test_many_pods_at_once_are_one_request_each(world: World, api: ApiServer) ->
     assert len(set(told)) == len(pods)
 
 
-def test_while_the_server_is_away_add_is_to_be_tried_again_and_del_works(world: World, api: ApiServer) -> None:
+def test_while_the_server_is_away_pods_that_are_known_are_attached_and_del_works(
+    world: World, api: ApiServer
+) -> None:
     attached, waiting = made(api, world, "attached"), made(api, world, "waiting")
-    start(api, world)
+    start(api, world, timeout=0.5, deadline=3.0)
     world.add(attached)
     api.stop()
-    began = time.monotonic()
-    code, message = world.refused("ADD", waiting)
-    assert time.monotonic() - began < 5.0
-    assert code == Code.TRY_AGAIN_LATER
-    assert message == (
-        "pod default/waiting: network-status: network-status of pod default/waiting: no answer from the API "
-        f"server: {api.url}: Failed to establish a new connection: [Errno 111] Connection refused"
-    )
-    assert world.nothing_left(waiting)
-    assert world.call("DEL", waiting) == DONE
+    world.add(waiting)
+    told = world.agent.wait_log("pod default/waiting: network-status is not written yet, it will be: ")
+    assert f"no answer from the API server: {api.url}: Failed to establish a new connection" in told
+    assert waiting.addresses() == {"eth0": ["10.1.0.3/24"], "net1": ["10.2.0.3/24"]}
     assert world.call("DEL", attached) == DONE
     assert world.nothing_left(attached)
     api.start()
-    world.add(waiting)
-    assert status(api, waiting)
+    api.wait(lambda: status(api, waiting) is not None)
+    assert world.call("DEL", waiting) == DONE
+    assert world.nothing_left(waiting)
 
 
 def test_a_pod_that_is_not_known_while_the_server_is_away_is_not_touched(world: World, api: ApiServer) -> None:
-    start(api, world)
+    start(api, world, timeout=0.5, deadline=3.0)
     api.stop()
     pod = made(api, world)
     code, message = world.refused("ADD", pod)
     assert code == Code.TRY_AGAIN_LATER
     assert message.startswith("pod default/p: ")
     assert "no answer from the API server" in message
-    assert world.nothing_left(pod)
-
-
-def test_a_server_that_hangs_keeps_add_for_seconds_only(world: World, api: ApiServer) -> None:
-    pod = made(api, world)
-    start(api, world)
-    api.fault("PATCH", hold=True)
-    began = time.monotonic()
-    code, message = world.refused("ADD", pod)
-    assert time.monotonic() - began < 8.0
-    assert code == Code.TRY_AGAIN_LATER
-    assert "Read timed out" in message
+    assert re.search(r"\(asked \d+ times\)$", message)
     assert world.nothing_left(pod)
 
 
@@ -221,7 +209,9 @@ def test_an_agent_that_starts_without_a_server_serves_del(world: World, api: Api
     began = time.monotonic()
     assert world.agent.stop() == 0
     assert time.monotonic() - began < 5.0
-    world.restart(cluster={"kubeconfig": json.loads(world.agent.config.read_text())["cluster"]["kubeconfig"]})
+    world.restart(
+        cluster={"kubeconfig": json.loads(world.agent.config.read_text())["cluster"]["kubeconfig"]}, deadline=3.0
+    )
     assert world.call("DEL", pod) == DONE
     assert world.nothing_left(pod)
     code, message = world.refused("ADD", pod)

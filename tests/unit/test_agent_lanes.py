@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from agent.lanes import Lanes, Turn
 
 
-def turn(container: str = "", lane: str = "sriov", *, alone: bool = False) -> Turn:
-    return Turn(lane=lane, container=container, alone=alone)
+def turn(container: str = "", lane: str = "sriov", *, alone: bool = False, brief: bool = False) -> Turn:
+    return Turn(lane=lane, container=container, alone=alone, brief=brief)
 
 
 def test_second_turn_of_a_container_begins_when_the_first_ends() -> None:
@@ -26,6 +26,25 @@ def test_other_containers_and_other_lanes_do_not_wait() -> None:
     lanes: Lanes[Turn] = Lanes(9)
     for begun in (turn("a"), turn("b"), turn("a", "meta"), turn(), turn()):
         assert lanes.arrive(begun) == [begun]
+
+
+def test_brief_turns_do_not_wait_for_room_that_others_take() -> None:
+    lanes: Lanes[Turn] = Lanes(1)
+    add, other_add, del_, other_del = turn("a"), turn("b"), turn("c", brief=True), turn("d", brief=True)
+    assert lanes.arrive(add) == [add]
+    assert lanes.arrive(other_add) == []
+    assert lanes.arrive(del_) == [del_]
+    assert lanes.arrive(other_del) == []
+    assert lanes.finish(del_) == [other_del]
+    assert lanes.finish(add) == [other_add]
+
+
+def test_brief_turn_waits_for_another_of_its_container() -> None:
+    lanes: Lanes[Turn] = Lanes(9)
+    add, del_ = turn("a"), turn("a", brief=True)
+    lanes.arrive(add)
+    assert lanes.arrive(del_) == []
+    assert lanes.finish(add) == [del_]
 
 
 def test_gc_waits_for_containers_and_holds_those_that_come_later() -> None:

@@ -126,3 +126,13 @@ def test_a_journal_that_another_writer_never_leaves_is_not_usable(
         with pytest.raises(CniError, match="locked") as refused:
             journal.check_usable()
     assert refused.value.code == Code.IO_FAILURE
+
+
+def test_keys_of_a_record_are_changed_and_taken_away(journal: Journal) -> None:
+    rows = [Attachment(container=c, ifname="eth0", position=0, netns="/n", record={"a": {"b": 1}}) for c in "xy"]
+    for row in rows:
+        journal.plan([row])
+    journal.amend("x", "eth0", {"owed": "uid"})
+    assert journal.attachments("x") == [replace(rows[0], record={"a": {"b": 1}, "owed": "uid"})]
+    journal.amend("x", "eth0", {"owed": None})
+    assert journal.attachments() == rows

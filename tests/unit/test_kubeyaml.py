@@ -265,6 +265,6 @@ def test_a_kubeconfig_is_read_so(tmp_path: Path) -> None:
         "users: [{name: 10:20, user: {token: 52:54:00:12:34:56, tokenFile: }}]\n"
         "preferences:\n---\n"
     )
-    configuration = Credentials(str(tmp_path / "config")).load()
+    configuration = Credentials(str(tmp_path / "config")).load().configuration
     assert configuration.host == "http://127.0.0.1:1"
     assert authorization(configuration) == "Bearer 52:54:00:12:34:56"

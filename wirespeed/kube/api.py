@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import random
 import re
 import socket
 import threading
@@ -51,6 +52,8 @@ class _Page(msgspec.Struct):
 class RefusedError(Exception):
     """The API server answered with a `status` that is no success; `retry_after` is the seconds it asks for."""
 
+    attempts = 1  # how often it was asked
+
     def __init__(self, status: int, message: str, retry_after: float | None = None) -> None:
         super().__init__(f"{status} {message}")
         self.status = status
@@ -58,7 +61,13 @@ class RefusedError(Exception):
 
 
 class UnreachableError(Exception):
-    """No whole answer from the API server in time."""
+    """No whole answer from the API server in time; what was asked may have been done."""
+
+    attempts = 1  # how often it was asked
+
+
+class UntrustedError(UnreachableError):
+    """The certificate of what answers there does not verify; nothing was asked of it."""
 
 
 class Api:
@@ -70,6 +79,7 @@ class Api:
 
     def __init__(self, kubeconfig: str) -> None:
         self.closed = threading.Event()
+        self.ending = threading.Event()  # what fails from here on is not asked again
         self.credentials = Credentials(kubeconfig)
         self._lock = threading.Lock()
         self._problem = ""
@@ -123,6 +133,7 @@ class Api:
     def close(self) -> None:
         """End what runs, in any thread, and close all connections."""
         self.closed.set()
+        self.ending.set()
         with self._lock:
             self._client.retire()
             connections = list(self._open)
@@ -176,8 +187,11 @@ class Api:
             raise refused
 
     def _may_wait(self, seconds: float | None, end: float) -> bool:
-        """Wait as the server asks for (429, 503), if it does and the time is there."""
-        return seconds is not None and time.monotonic() + seconds < end and not self.closed.wait(seconds)
+        """Wait as the server asks for (429, 503) and some more, if it does and the time is there."""
+        if seconds is None:
+            return False
+        seconds *= random.uniform(1.0, 1.5)  # noqa: S311 — spreads requests, guards nothing
+        return time.monotonic() + seconds < end and not self.ending.wait(seconds)
 
     def _body(self, response: Any, end: float) -> bytes:
         """Read to the end, after which its connection may serve again."""
@@ -199,7 +213,8 @@ class Api:
         if isinstance(error, ProtocolError) and len(error.args) == 2:
             error = error.args[1]  # "Connection aborted" and why
         text = _PREFIX.sub("", " ".join(str(error).split()))[:300]
-        return UnreachableError(f"{self._client.host}: {text or type(error).__name__}")
+        kind = UntrustedError if "CERTIFICATE_VERIFY_FAILED" in text else UnreachableError
+        return kind(f"{self._client.host}: {text or type(error).__name__}")
 
     def _current(self) -> _Client:
         """With the credentials as they are now."""

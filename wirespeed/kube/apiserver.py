@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 from wirespeed.cni.errors import CniError, Code
@@ -17,11 +17,13 @@ from wirespeed.kube.cluster import (
     NotFoundError,
     PodEvent,
     UnavailableError,
+    asking_ends,
     is_pod,
 )
 from wirespeed.kube.events import Events
+from wirespeed.kube.retry import Verdict, Waits, persist, verdict
 from wirespeed.kube.slices import Slices
-from wirespeed.kube.watch import Listener, WatchCache, jitter, listed
+from wirespeed.kube.watch import Listener, WatchCache, listed
 
 _PODS = "/api/v1/pods"
 _POD = "/api/v1/namespaces/{namespace}/pods/{name}"
@@ -29,20 +31,25 @@ _NADS = "/apis/k8s.cni.cncf.io/v1/network-attachment-definitions"
 _NAD = "/apis/k8s.cni.cncf.io/v1/namespaces/{namespace}/network-attachment-definitions/{name}"
 _CLAIM = "/apis/resource.k8s.io/v1/namespaces/{namespace}/resourceclaims/{name}"
 
-_POD_WAITS = Patience(connect=2.0, read=4.0, total=6.0)
 _LIST_WAITS = Patience(connect=2.0, read=10.0, total=30.0)
-_CONFLICTS = 5  # how often a PATCH that met another writer is made
+T = TypeVar("T")
+
+_WAITS = Waits()
 
 
 class ApiCluster:
     """Pods and networks of the API server that `kubeconfig` names; "" is the in-cluster service account.
 
     With `watch`, the pods of `node_name` ("" for all) and all NetworkAttachmentDefinitions are kept in
-    memory, trimmed to what networking reads; without, each lookup is a request. A request takes 6 seconds at
-    most. Raises CniError(INVALID_CONFIG) when there is no usable configuration.
+    memory, trimmed to what networking reads; without, each lookup is a request. A request takes as long as `waits`
+    says, and is made again until the moment of `asked_until`. Raises CniError(INVALID_CONFIG) when there is no
+    usable configuration.
     """
 
-    def __init__(self, kubeconfig: str = "", node_name: str = "", *, watch: bool = True) -> None:
+    def __init__(
+        self, kubeconfig: str = "", node_name: str = "", *, watch: bool = True, waits: Waits = _WAITS
+    ) -> None:
+        self._waits = waits
         self._api = Api(kubeconfig)
         node = {"fieldSelector": f"spec.nodeName={node_name}"} if node_name else {}
         self._pods = WatchCache(self._api, _PODS, node, trim_pod)
@@ -75,8 +82,8 @@ class ApiCluster:
         return self._get(_CLAIM, namespace, name, f"ResourceClaim {namespace}/{name}")
 
     def slices(self, driver: str, *, fresh: bool = False) -> list[dict[str, Any]]:
-        with self._asking(f"ResourceSlices of driver {driver}"):
-            return self._slices.of(driver, fresh=fresh)
+        what = f"ResourceSlices of driver {driver}"
+        return self._asked(what, lambda patience: self._slices.of(driver, fresh=fresh, patience=patience))
 
     def set_network_status(self, namespace: str, name: str, uid: str, status: list[dict[str, Any]]) -> None:
         annotations = {NETWORK_STATUS: json.dumps(status, indent=4)}
@@ -100,25 +107,33 @@ class ApiCluster:
     def _patch(
         self, pod: dict[str, Any], uid: str, what: str, metadata: Callable[[dict[str, Any]], dict[str, Any]]
     ) -> None:
-        """Patch the metadata of a pod with what `metadata` makes of it, again where another writer was first."""
+        """Patch the metadata of a pod with what `metadata` makes of it, again where another writer was first.
+
+        One whose answer is lost may have been applied: made again, it has the same effect.
+        """
         namespace, name = pod["metadata"]["namespace"], pod["metadata"]["name"]
-        what = f"{what} of pod {namespace}/{name}"
-        path = _path(_POD, namespace, name) + "/status"
-        end = time.monotonic() + _POD_WAITS.total
-        for left in reversed(range(_CONFLICTS)):
+        path = _path(_POD, namespace, name)
+        now: dict[str, Any] | None = pod
+
+        def patch(patience: Patience) -> None:
+            nonlocal now
+            now = now or self._is(trim_pod(self._api.get(path, patience=patience)), uid)
             # Its UID is a precondition. A static pod's mirror has another one than the runtime knows.
-            body = {"metadata": {"uid": pod["metadata"]["uid"], **metadata(pod)}}
+            mine = now["metadata"]["uid"]
             try:
-                return self._api.patch(path, body, patience=_POD_WAITS)
+                self._api.patch(path + "/status", {"metadata": {"uid": mine, **metadata(now)}}, patience=patience)
             except RefusedError as error:
-                if error.status not in (409, 422) or not left or time.monotonic() > end:
-                    raise self._explained(what, error) from error
-            except UnreachableError as error:
-                raise _unreachable(what, error) from error
-            # Another writer was there first, or the pod is gone and has a successor of its name.
-            self._api.closed.wait(jitter(0.01))
-            pod = self._asked_pod(namespace, name, uid)
-        return None
+                now = None
+                if error.status == 422:
+                    now = self._is(trim_pod(self._api.get(path, patience=patience)), uid)
+                    if now["metadata"]["uid"] != mine:  # a mirror that was made anew
+                        raise RefusedError(409, str(error)) from error
+                raise
+
+        self._asked(f"{what} of pod {namespace}/{name}", patch)
+
+    def hasten(self) -> None:
+        self._api.ending.set()
 
     def check(self) -> None:
         """Raise UnavailableError or CniError(POLICY) where the API server does not answer.
@@ -128,7 +143,7 @@ class ApiCluster:
         if self._caches and all(cache.at_work for cache in self._caches):
             return
         with self._asking("pods and networks"):
-            self._api.get("/version", patience=_POD_WAITS)
+            self._api.get("/version", patience=self._waits.first)
 
     def wait_synced(self, timeout: float) -> bool:
         """Wait up to `timeout` seconds until both caches hold a first list; whether they do."""
@@ -144,15 +159,24 @@ class ApiCluster:
         self._slices.join()
 
     def _asked_pod(self, namespace: str, name: str, uid: str) -> dict[str, Any]:
-        what = f"pod {namespace}/{name}"
-        pod = trim_pod(self._get(_POD, namespace, name, what))
-        if not is_pod(pod, uid):
-            raise NotFoundError(f"{what}: its UID in the API server is {pod['metadata'].get('uid')}, not {uid}")
-        return pod
+        return self._is(trim_pod(self._get(_POD, namespace, name, f"pod {namespace}/{name}")), uid)
+
+    def _is(self, pod: dict[str, Any], uid: str) -> dict[str, Any]:
+        """The pod, if it is the one that is meant. Raises NotFoundError."""
+        if is_pod(pod, uid):
+            return pod
+        metadata = pod["metadata"]
+        what = f"pod {metadata['namespace']}/{metadata['name']}"
+        raise NotFoundError(f"{what}: its UID in the API server is {metadata.get('uid')}, not {uid}")
 
     def _get(self, path: str, namespace: str, name: str, what: str) -> dict[str, Any]:
+        return self._asked(what, lambda patience: self._api.get(_path(path, namespace, name), patience=patience))
+
+    def _asked(self, what: str, ask: Callable[[Patience], T]) -> T:
+        """What `ask` returns, which is asked until `asked_until`. Raises CniError that says what was asked for."""
+        until, ending = asking_ends(), self._api.ending
         with self._asking(what):
-            return self._api.get(_path(path, namespace, name), patience=_POD_WAITS)
+            return persist(ask, what=what, until=until, waits=self._waits, ending=ending)
 
     @contextmanager
     def _asking(self, what: str) -> Iterator[None]:
@@ -172,13 +196,17 @@ class ApiCluster:
             return UnavailableError(f"{what}: the API server does not know us by the {who}: {error}")
         if error.status == 403:
             return CniError(Code.POLICY, f"{what}: the API server forbids it: {error}")
-        if error.status in (409, 429) or error.status >= 500:
-            return UnavailableError(f"{what}: the API server cannot answer now: {error}")
+        if verdict(error) is Verdict.AGAIN:
+            return UnavailableError(f"{what}: the API server cannot answer now: {error}{_often(error)}")
         return CniError(Code.POLICY, f"{what}: the API server refuses: {error}")
 
 
 def _unreachable(what: str, error: UnreachableError) -> CniError:
-    return UnavailableError(f"{what}: no answer from the API server: {error}")
+    return UnavailableError(f"{what}: no answer from the API server: {error}{_often(error)}")
+
+
+def _often(error: RefusedError | UnreachableError) -> str:
+    return f" (asked {error.attempts} times)" if error.attempts > 1 else ""
 
 
 def _path(path: str, namespace: str, name: str) -> str:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -13,6 +16,27 @@ MIRROR = "kubernetes.io/config.mirror"
 SOCKETS_VOLUME = "shared-dir"  # the one volume of a pod that networking looks at: the folder for its sockets
 
 
+_UNTIL: ContextVar[float] = ContextVar("asked until", default=-math.inf)
+
+
+@contextmanager
+def asked_until(moment: float) -> Iterator[None]:
+    """Have a cluster that does not answer be asked again until the moment, a time.monotonic(), inside.
+
+    Outside of it, and after that moment, it is asked once.
+    """
+    token = _UNTIL.set(moment)
+    try:
+        yield
+    finally:
+        _UNTIL.reset(token)
+
+
+def asking_ends() -> float:
+    """The moment of the innermost `asked_until`, in the past where there is none."""
+    return _UNTIL.get()
+
+
 class NotFoundError(CniError):
     """The cluster answered, and has no such object."""
 
@@ -21,7 +45,7 @@ class NotFoundError(CniError):
 
 
 class UnavailableError(CniError):
-    """The cluster did not answer in time; the call may be made again."""
+    """The cluster did not answer in time; the call may be made again. What was written may have been done."""
 
     def __init__(self, what: str) -> None:
         super().__init__(Code.TRY_AGAIN_LATER, what)
@@ -54,7 +78,10 @@ class PodEvent:
 
 
 class Cluster(Protocol):
-    """Objects as the API has them in JSON, of which only what networking reads. Calls are safe from any thread."""
+    """Objects as the API has them in JSON, of which only what networking reads. Calls are safe from any thread.
+
+    For how long it is asked, `asked_until` says.
+    """
 
     def pod(self, namespace: str, name: str, uid: str = "") -> dict[str, Any]:
         """The pod; one whose metadata.uid differs from a given `uid` counts as not found.
@@ -99,6 +126,9 @@ class Cluster(Protocol):
         It is given (namespace, name) and the pod, None when it is gone, in one thread at a time, and must be quick.
         A cluster that watches nothing tells nothing.
         """
+
+    def hasten(self) -> None:
+        """Give up asking again: calls that wait for an answer end after the attempt that runs."""
 
     def check(self) -> None:
         """Raise CniError where pods and networks cannot be read now."""

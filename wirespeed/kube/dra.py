@@ -16,7 +16,7 @@ import msgspec
 
 from wirespeed import structs
 from wirespeed.cni.errors import CniError, Code
-from wirespeed.kube.cluster import Cluster, UnavailableError
+from wirespeed.kube.cluster import Cluster, UnavailableError, asking_ends
 
 log = logging.getLogger(__name__)
 
@@ -168,7 +168,9 @@ class _Lookup:
     def __init__(self, cluster: Cluster, pod: dict[str, Any]) -> None:
         self._cluster = cluster
         self._pod = _converted(pod, _Pod, "pod")
-        self._end = time.monotonic() + _PATIENCE
+        began = time.monotonic()
+        self._end = max(began + _PATIENCE, asking_ends())
+        self._seconds = self._end - began
         self._slices: dict[str, list[_SliceSpec]] = {}
         self._asked_again: set[str] = set()
 
@@ -273,7 +275,7 @@ class _Lookup:
 
     def _check_time(self, what: str) -> None:
         if time.monotonic() > self._end:
-            raise UnavailableError(f"{what}: the pod's claims took longer than {_PATIENCE:g} s")
+            raise UnavailableError(f"{what}: the pod's claims took longer than {self._seconds:.3g} s")
 
 
 def _find(slices: Iterable[_SliceSpec], result: _Result) -> _Device | None:

@@ -125,6 +125,9 @@ class ManifestCluster:
     def on_pod_change(self, listener: Callable[[tuple[str, str], dict[str, Any] | None], None]) -> None:
         """Nothing is told: files are looked at when somebody asks."""
 
+    def hasten(self) -> None:
+        """Nothing is waited for."""
+
     def check(self) -> None:
         """Raise CniError(IO_FAILURE) where the folder cannot be read."""
         with self._lock:

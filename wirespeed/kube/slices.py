@@ -11,7 +11,6 @@ from wirespeed.kube.api import Api, Patience
 from wirespeed.kube.watch import WatchCache, listed
 
 _SLICES = "/apis/resource.k8s.io/v1/resourceslices"
-_POD_WAITS = Patience(connect=2.0, read=4.0, total=6.0)
 _FIRST = 2.0  # seconds that a pod waits for the first lists of the watches, before it asks itself
 
 
@@ -33,8 +32,10 @@ class Slices:
         self._lock = threading.Lock()
         self._started = False
 
-    def of(self, driver: str, *, fresh: bool) -> list[dict[str, Any]]:
+    def of(self, driver: str, *, fresh: bool, patience: Patience) -> list[dict[str, Any]]:
         """The driver's slices, trimmed; `fresh` asks the API server even if they are known.
+
+        `patience` is for each part of a list that is asked for.
 
         Raises RefusedError, UnreachableError.
         """
@@ -44,7 +45,7 @@ class Slices:
         found: list[dict[str, Any]] = []
         for selector in self._selectors:
             query = {"fieldSelector": ",".join(filter(None, (selector, f"spec.driver={driver}")))}
-            found += listed(self._api, _SLICES, query, trim_slice, patience=_POD_WAITS)[0]
+            found += listed(self._api, _SLICES, query, trim_slice, patience=patience)[0]
         return found
 
     def join(self) -> None:

@@ -229,6 +229,15 @@ class Journal:
             ifname,
         )
 
+    def amend(self, container: str, ifname: str, changes: dict[str, Any]) -> None:
+        """Change keys of an attachment's record; None takes one away."""
+        self._change(
+            "UPDATE attachment SET record = json_patch(record, ?) WHERE container = ? AND ifname = ?",
+            json.dumps(changes),
+            container,
+            ifname,
+        )
+
     def forget(self, container: str, ifname: str) -> None:
         """Drop an attachment that is undone."""
         self._change("DELETE FROM attachment WHERE container = ? AND ifname = ?", container, ifname)

@@ -1,0 +1,128 @@
+"""Which failures of the API server are met with the same request again, and when."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+
+from wirespeed.kube.api import Patience, RefusedError, UnreachableError, UntrustedError
+from wirespeed.kube.retry import Verdict, Waits, persist, verdict
+
+WAITS = Waits(first=Patience(connect=0.01, read=0.02, total=0.03), longest=0.08, pauses=(0.001, 0.01))
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (UnreachableError("timed out"), Verdict.AGAIN),
+        *[(RefusedError(status, ""), Verdict.AGAIN) for status in (408, 409, 429, 500, 502, 503, 504)],
+        (UntrustedError("another authority"), Verdict.LATER),
+        (RefusedError(401, ""), Verdict.LATER),
+        *[(RefusedError(status, ""), Verdict.NEVER) for status in (400, 403, 404, 405, 410, 413, 415, 422)],
+    ],
+)
+def test_table(error: RefusedError | UnreachableError, expected: Verdict) -> None:
+    assert verdict(error) is expected
+
+
+class Server:
+    """Fails with each of the errors in turn, then answers; `seen` is what each attempt was given."""
+
+    def __init__(self, *errors: Exception) -> None:
+        self.errors, self.seen = list(errors), list[Patience]()
+
+    def ask(self, patience: Patience) -> str:
+        self.seen.append(patience)
+        if self.errors:
+            raise self.errors.pop(0)
+        return "answer"
+
+
+def asked(server: Server, seconds: float, *, ending: threading.Event | None = None) -> str:
+    until = time.monotonic() + seconds
+    return persist(server.ask, what="it", until=until, waits=WAITS, ending=ending or threading.Event())
+
+
+def test_failure_is_asked_about_until_there_is_an_answer() -> None:
+    server = Server(UnreachableError("a"), RefusedError(503, "b"), RefusedError(429, "c", 0.01))
+    assert asked(server, 30.0) == "answer"
+    assert [patience.read for patience in server.seen] == [0.02, 0.04, 0.08, 0.08]  # up to the longest
+
+
+def test_without_a_deadline_it_is_asked_once() -> None:
+    server = Server(UnreachableError("a"))
+    with pytest.raises(UnreachableError):
+        asked(server, -math.inf)
+    assert server.seen == [WAITS.first]
+
+
+def test_conflicts_are_made_anew_without_a_deadline_too() -> None:
+    server = Server(RefusedError(409, "a"), RefusedError(409, "b"))
+    assert asked(server, -math.inf) == "answer"
+
+
+@pytest.mark.parametrize("error", [RefusedError(403, ""), RefusedError(401, ""), UntrustedError("")])
+def test_what_asking_again_does_not_change_is_asked_once(error: Exception) -> None:
+    server = Server(error)
+    with pytest.raises(type(error)):
+        asked(server, 30.0)
+    assert len(server.seen) == 1
+
+
+def test_last_error_says_how_often_it_was_asked() -> None:
+    server = Server(*[UnreachableError(str(number)) for number in range(1000)])
+    with pytest.raises(UnreachableError) as caught:
+        asked(server, 0.05)
+    assert caught.value.attempts == len(server.seen) > 1
+    assert str(caught.value) == str(len(server.seen) - 1)
+
+
+def test_server_that_asks_for_more_time_than_there_is_is_not_asked_again() -> None:
+    server = Server(RefusedError(503, "", 60.0))
+    with pytest.raises(RefusedError):
+        asked(server, 30.0)
+    assert len(server.seen) == 1
+
+
+def test_what_the_server_asks_for_is_waited_for_and_spread() -> None:
+    waited: list[float] = []
+
+    class Ending(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            assert timeout is not None
+            waited.append(timeout)
+            return False
+
+    for _ in range(50):
+        asked(Server(RefusedError(429, "", 2.0)), 30.0, ending=Ending())
+    assert min(waited) >= 2.0
+    assert max(waited) <= 3.0
+    assert len(set(waited)) > 40
+
+
+def test_agent_that_ends_gives_up() -> None:
+    ending = threading.Event()
+    ending.set()
+    server = Server(UnreachableError("a"))
+    with pytest.raises(UnreachableError):
+        asked(server, 30.0, ending=ending)
+
+
+@pytest.mark.parametrize("make", [lambda: UnreachableError("a"), lambda: RefusedError(500, "b")])
+def test_pauses_grow(make: Callable[[], Exception]) -> None:
+    waited: list[float] = []
+
+    class Ending(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            assert timeout is not None
+            waited.append(timeout)
+            return False
+
+    asked(Server(*[make() for _ in range(8)]), 30.0, ending=Ending())
+    for number, pause in enumerate(waited):
+        longest = min(0.01, 0.001 * 2**number)
+        assert longest / 2 <= pause <= longest
