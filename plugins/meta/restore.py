@@ -24,6 +24,9 @@ def restore(journal: KeptJournal, container: str | None = None) -> None:
     rows = [row for row in map(_restored, journal.lost(container)) if row is not None]
     if rows:
         journal.restore(rows)
+        for row in rows:
+            if not journal.records.has(row.container):  # another process has undone it meanwhile
+                journal.forget(row.container, row.ifname)
 
 
 def record_all(journal: KeptJournal) -> None:
@@ -33,6 +36,8 @@ def record_all(journal: KeptJournal) -> None:
             journal.records.add(
                 [replace(row, record={**row.record, "boot": row.record.get("boot", boot_id())}) for row in rows]
             )
+            if not journal.attachments(rows[0].container):  # another process has undone it meanwhile
+                journal.records.remove(rows[0].container)
         except CniError as error:
             log.warning("%s; a reboot would lose what container %s holds", error.msg, rows[0].container)
 

@@ -203,6 +203,43 @@ def test_rows_of_before_there_were_records_are_recorded_as_of_this_boot(tmp_path
     assert [(row.step, row.record["boot"]) for row in kept] == [("added", boot_id()), ("adding", boot_id())]
 
 
+# Two processes on one journal
+
+
+def test_row_whose_record_another_process_removes_meanwhile_does_not_come_back(
+    tmp_path: Path, journal: KeptJournal, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal.plan(rows())
+    other = KeptJournal(tmp_path / "run2/state.db", folder)
+    put_back = other.restore
+
+    def late(found: Sequence[Attachment]) -> None:
+        journal.records.remove("c")
+        put_back(found)
+
+    monkeypatch.setattr(other, "restore", late)
+    restore.restore(other)
+    assert other.attachments() == []
+
+
+def test_row_that_another_process_undoes_meanwhile_gets_no_record(
+    tmp_path: Path, journal: KeptJournal, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal.plan(rows())
+    journal.records.remove("c")
+    other = KeptJournal(journal.path, folder)
+    add = journal.records.add
+
+    def late(found: Sequence[Attachment]) -> None:
+        for row in found:
+            other.forget(row.container, row.ifname)
+        add(found)
+
+    monkeypatch.setattr(journal.records, "add", late)
+    restore.record_all(journal)
+    assert list(folder.iterdir()) == []
+
+
 # What goes wrong
 
 

@@ -60,6 +60,10 @@ class Records:
             return []
         return [name for name in names if _is_container(name)]
 
+    def has(self, container: str) -> bool:
+        """Whether the container has a record."""
+        return self._path(container).exists()
+
     def read(self, container: str) -> list[Attachment]:
         """The rows of a container in the order of its ADD, none where there is no record.
 
