@@ -132,12 +132,11 @@ def routes(pod: Netns) -> list[Config]:
 
 
 def addresses(pod: Netns) -> list[Config]:
-    """The addresses of net1."""
+    """The addresses of net1; the kernel makes one of its own, sooner or later."""
     keys = ("family", "local", "prefixlen", "broadcast", "scope")
-    return [
-        {key: address[key] for key in keys if key in address}
-        for address in shown(pod, "addr", "show", "dev", "net1")[0]["addr_info"]
-    ]
+    listed = shown(pod, "addr", "show", "dev", "net1")[0]["addr_info"]
+    found = [{key: address[key] for key in keys if key in address} for address in listed]
+    return sorted(found, key=lambda address: str(address["local"]))
 
 
 def defaults(pod: Netns, family: str) -> list[tuple[str, str]]:
