@@ -81,11 +81,10 @@ def pages() -> Iterator[None]:
     count = folder / "nr_hugepages"
     if not count.exists():
         missing("needs hugepages of 2 MiB")
-    before = int(count.read_text())
-    used = before - int((folder / "free_hugepages").read_text())
-    count.write_text(str(max(before, used + 8)))
+    added = max(0, 8 - int((folder / "free_hugepages").read_text()))
+    count.write_text(str(int(count.read_text()) + added))
     yield
-    count.write_text(str(before))
+    count.write_text(str(int(count.read_text()) - added))  # others may have changed it meanwhile
 
 
 def needs(controller: str) -> None:
