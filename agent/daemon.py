@@ -45,13 +45,13 @@ def main(config_path: Path | None, log_level: str) -> int:
 def _serve(config: NodeConfig) -> int:
     path = Path(config.socket)
     autoconf = Autoconf(config).run if config.autoconf else None
-    with only_agent(path), closing(Node(config)) as node:
+    with only_agent(path) as lock, closing(Node(config)) as node:
         _warm_up(node)
-        with listening(path) as listener:
+        with listening(path, lock) as listener:
             died = threading.Event()
             with (
                 _metrics(node) as observe,
-                _signals(server := Server(node, listener, path, observe), node.hang_up),
+                _signals(server := Server(node, listener, observe), node.hang_up),
                 _beside("device plugin", _device_plugin(node), died, server.stop),
                 _beside("writer of the CNI configuration", autoconf, died, server.stop),
                 _beside("follower of annotations", _follower(node), died, server.stop),
@@ -66,7 +66,7 @@ def _serve(config: NodeConfig) -> int:
             log.error("calls that run do not end: leaving them to DEL and the journal")
             os._exit(1)  # a thread cannot be ended, and the interpreter would wait for it
         log.info("ended")
-        return 1 if died.is_set() else 0
+        return 1 if died.is_set() or server.displaced else 0
 
 
 def _warm_up(node: Node) -> None:

@@ -15,15 +15,16 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from agent import frame, hotplug
 from agent.lanes import Lanes, Turn
+from agent.listener import Listener
 from wirespeed.cni import dispatch
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.plugin import Plugin
 from wirespeed.cni.request import VERBS
+from wirespeed.host.inotify import FolderWatch
 from wirespeed.kube.cluster import asked_until
 from wirespeed.node import ALIASES, Node
 
@@ -32,6 +33,7 @@ log = logging.getLogger(__name__)
 _SEND_TIME = 10.0  # seconds for a caller to take its answer
 _RECEIVE_TIME = 10.0  # seconds for a caller to send its call
 _FULL_TIME = 1.0  # seconds until connections are taken again, unless one is closed before
+_LOOK = 1.0  # seconds until the socket's path is looked at without a notice, as where a folder was mounted over
 _UNDO_TIME = 10.0  # seconds at most, beyond its deadline, for a call to undo what it began, when the agent ends
 _PIECE = 1 << 18
 _ATTACHING = frozenset({"ADD"}) | hotplug.VERBS  # these wait for the API server
@@ -68,17 +70,19 @@ Observer = Callable[[str, str, int, float], None]
 
 
 class Server:
-    """Serves the listening socket at `path` with the node's plugins.
+    """Serves the agent's socket with the node's plugins; it is listened on anew when it is removed under the agent.
 
     One thread, that of `run`, takes calls and keeps their order (see `Lanes`); `node.config.workers` threads for
     each plugin run those that attach, and as many the others. Each call has `node.config.deadline` seconds from its
     arrival, waiting included.
     """
 
-    def __init__(
-        self, node: Node, listener: socket.socket, path: Path, observe: Observer = lambda *_: None
-    ) -> None:
-        self._node, self._listener, self._path, self._observe = node, listener, path, observe
+    def __init__(self, node: Node, listener: Listener, observe: Observer = lambda *_: None) -> None:
+        self._node, self._listener, self._observe = node, listener, observe
+        self.displaced = False  # it ended because another agent, or nobody, is to be found at its socket's path
+        self._watch: FolderWatch | None = None  # the one that is waited for
+        self._problem = ""  # of the journal, as it was told last
+        self._look_at = 0.0  # when the socket's path is looked at without a notice
         self._lanes: Lanes[_Job] = Lanes(node.config.workers)
         self._callers: set[_Caller] = set()
         self._finished: queue.SimpleQueue[_Job] = queue.SimpleQueue()
@@ -102,7 +106,8 @@ class Server:
 
         Whether all that ran has finished, which is given until a little after its deadline.
         """
-        self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
+        self._selector.register(self._listener.socket, selectors.EVENT_READ, self._accept)
+        self._follow_path()
         self._selector.register(self._woken, selectors.EVENT_READ, self._wakened)
         try:
             while not self._stopping:
@@ -142,7 +147,7 @@ class Server:
 
     def _accept(self) -> None:
         try:
-            connection, _ = self._listener.accept()
+            connection, _ = self._listener.socket.accept()
         except BlockingIOError:
             return
         except OSError as error:
@@ -150,9 +155,12 @@ class Server:
                 log.warning("a connection failed: %s", error)
                 return
             log.warning("no more connections for now: %s", error.strerror)
-            self._selector.unregister(self._listener)  # callers wait in the kernel's queue
+            self._selector.unregister(self._listener.socket)  # callers wait in the kernel's queue
             self._full_until = time.monotonic() + _FULL_TIME
             return
+        self._take(connection)
+
+    def _take(self, connection: socket.socket) -> None:
         connection.setblocking(False)
         pid, uid, _ = _CREDENTIALS.unpack(
             connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
@@ -169,7 +177,45 @@ class Server:
         """There may be room again for connections: take them."""
         if self._full_until is not None and not self._stopping:
             self._full_until = None
-            self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
+            self._selector.register(self._listener.socket, selectors.EVENT_READ, self._accept)
+
+    def _follow_path(self) -> None:
+        """Listen anew where the socket is not at its path any more; who has connected to it is served."""
+        self._look_at = time.monotonic() + _LOOK
+        self._keep_journal()
+        registered = self._full_until is None
+        if self._watch is not None:  # before it is closed, and its descriptor another file's
+            self._selector.unregister(self._watch)
+            self._watch = None
+        try:
+            old = self._listener.renewed()
+        except CniError as error:
+            log.error("%s: this agent ends", error.msg)  # noqa: TRY400 — a refusal
+            self.displaced = True
+            self.stop()
+            return
+        if old is not None:
+            with old:
+                if registered:
+                    self._selector.unregister(old)
+                    self._selector.register(self._listener.socket, selectors.EVENT_READ, self._accept)
+                with contextlib.suppress(OSError):  # in the end BlockingIOError
+                    while True:
+                        self._take(old.accept()[0])
+        self._watch = self._listener.watch
+        if self._watch is not None:
+            self._selector.register(self._watch, selectors.EVENT_READ, self._follow_path)
+
+    def _keep_journal(self) -> None:
+        problem = ""
+        try:
+            if self._node.keep():
+                log.warning("journal %s was removed: it is written anew", self._node.config.state)
+        except CniError as error:
+            problem = error.msg
+        if problem and problem != self._problem:
+            log.error("%s", problem)
+        self._problem = problem
 
     def _receive(self, caller: _Caller) -> None:
         try:
@@ -290,7 +336,7 @@ class Server:
     # Time, and the end
 
     def _next_expiry(self) -> float | None:
-        moments = [job.deadline for job in self._lanes.waiting]
+        moments = [self._look_at, *(job.deadline for job in self._lanes.waiting)]
         moments += [caller.until for caller in self._callers]
         if self._full_until is not None:
             moments.append(self._full_until)
@@ -298,6 +344,8 @@ class Server:
 
     def _expire(self) -> None:
         now = time.monotonic()
+        if self._look_at <= now and not self._stopping:
+            self._follow_path()
         if self._full_until is not None and self._full_until <= now:
             self._room()
         for caller in [caller for caller in self._callers if caller.until <= now]:
@@ -319,15 +367,17 @@ class Server:
         """Tell every caller whose call has not begun to ask the next agent."""
         log.info("ending", extra={"fields": {"running": len(list(self._lanes.running))}})
         self._node.hasten()
-        self._path.unlink(missing_ok=True)  # who comes now waits for that agent to make its own
+        self._listener.remove()  # who comes now waits for that agent to make its own
+        if self._watch is not None:
+            self._selector.unregister(self._watch)
         if self._full_until is None:
-            self._selector.unregister(self._listener)
+            self._selector.unregister(self._listener.socket)
         with contextlib.suppress(BlockingIOError):
             while True:
-                connection, _ = self._listener.accept()
+                connection, _ = self._listener.socket.accept()
                 _send_now(connection, frame.write_answer(frame.AGAIN))
                 connection.close()
-        self._listener.close()
+        self._listener.socket.close()
         for caller in list(self._callers):
             _send_now(caller.socket, frame.write_answer(frame.AGAIN))
             self._drop(caller)

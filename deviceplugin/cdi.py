@@ -45,6 +45,11 @@ class Specs:
         self._offered: tuple[PoolConfig, dict[str, NetDevice]] | None = None
         self._edits: dict[str, Edits] = {key: edits for key, edits in read(self.file).items() if key in self._used}
 
+    @property
+    def lost(self) -> bool:
+        """Whether somebody has removed the file: of a container that is started again the runtime reads it anew."""
+        return bool(self._edits) and not self.file.exists()
+
     def offer(self, pool: PoolConfig, devices: Mapping[str, NetDevice]) -> None:
         """Have these devices of the pool, as it is by now, in the file; one that lacks a node is left out.
 

@@ -100,7 +100,8 @@ class Follower:
             if watch:
                 poller.register(watch, select.POLLIN)
         poller.poll(_LOOK)
-        return self._take() or self._health.stirred()
+        lost = any(service.has_lost_files for service in self._services)
+        return self._take() or self._health.stirred() or lost
 
     def _faults(self, services: Sequence[PoolService], before: dict[str, Devices]) -> dict[str, Fault]:
         """What is wrong with devices, by address. What a pool has lost by a fault stays in it."""

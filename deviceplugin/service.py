@@ -54,6 +54,7 @@ class PoolService:
         """
         self.pool = pool
         self._specs, self._annotate = specs, annotate
+        self._complaint = ""  # of the specification, as it was told last
         self.endpoint = ""  # the path of its socket, once it is served
         self._sysfs, self._devinfo, self._sockets, self._bindings = sysfs, devinfo, sockets, bindings
         self._changed = threading.Condition()
@@ -84,6 +85,11 @@ class PoolService:
         """What is wrong with its devices, by address."""
         with self._changed:
             return dict(self._faults)
+
+    @property
+    def has_lost_files(self) -> bool:
+        """Whether an `update` has to write again what somebody removed."""
+        return self._specs is not None and self._specs.lost
 
     def update(self, devices: Devices, faults: Mapping[str, Fault]) -> None:
         """Take these devices as the pool's, Unhealthy those with a fault; the kubelet is told what changes."""
@@ -279,11 +285,15 @@ class PoolService:
 
     def _offer_by_cdi(self, devices: Devices) -> None:
         """Before the kubelet knows of them. What cannot be written is tried again when a device is asked for."""
+        complaint = ""
         try:
             if self._specs:
                 self._specs.offer(self.pool, devices)
         except CniError as error:
-            log.error("%s", error.msg)  # noqa: TRY400 — no traceback for a full disk
+            complaint = error.msg
+        if complaint and complaint != self._complaint:
+            log.error("%s", complaint)
+        self._complaint = complaint
 
     def _refuse(self, context: Any, error: CniError) -> None:
         log.error("%s", error.msg)

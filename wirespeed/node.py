@@ -212,6 +212,10 @@ class Node:
         for part in self.hangups:
             part()
 
+    def keep(self) -> bool:
+        """Write the journal anew where its file was removed; whether it was. Raises CniError(IO_FAILURE)."""
+        return "journal" in self.__dict__ and self.journal.keep()
+
     def hasten(self) -> None:
         """Have calls that wait for the API server give up on it: the agent is about to end."""
         if "cluster" in self.__dict__:

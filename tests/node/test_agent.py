@@ -254,6 +254,7 @@ def open_agent(agent_process: StartAgent) -> Iterator[Agent]:
         folder.chmod(0o755)
         agent = agent_process(folder=folder)
         yield agent
+        agent.stop()  # it would make the folder anew
 
 
 NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")

@@ -11,6 +11,7 @@ import grpc
 import pytest
 
 from tests.fakesysfs import FakeSysfs
+from tests.node.calling import until
 from tests.node.conftest import PATIENCE
 from tests.node.deviceplugins import Place, Recorder, allocate
 from wirespeed.cni.errors import CniError
@@ -85,6 +86,20 @@ def test_device_that_comes_is_in_the_specification_before_the_kubelet_knows_it(p
         plugin.look_again()
         place.kubelet.wait_ids("intel.com/net", more)
         assert sorted(specification(place, "intel.com/net-pci-net")) == more
+
+
+@pytest.mark.parametrize("folder_too", [False, True])
+def test_specification_that_somebody_removes_is_there_again(place: Place, folder_too: bool) -> None:
+    folder = place.folder / "cdi"
+    file = folder / "wirespeed-dp-intel.com-net-pci-net.json"
+    with place.running(NET, cdi=True, cdi_dir=str(folder)):
+        place.kubelet.wait_ids("intel.com/net", VFS)
+        before = specification(place, "intel.com/net-pci-net")
+        file.unlink()
+        if folder_too:
+            folder.rmdir()
+        until(file.exists, "there again")
+        assert specification(place, "intel.com/net-pci-net") == before
 
 
 def test_devices_are_given_by_cdi_but_in_a_pool_that_says_otherwise(place: Place) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from agent import frame
-from agent.listener import listening
+from agent import listener as agent_listener
 from tests.node.calling import Answer, Call, until
 from tests.node.conftest import PATIENCE
 from wirespeed.cni import dispatch
@@ -30,6 +30,13 @@ CONFIG = {"cniVersion": "0.4.0", "name": "net", "type": "probe"}
 def place(tmp_path: Path) -> Path:
     """Where the agent's socket is to be."""
     return tmp_path / "agent.sock"
+
+
+@contextlib.contextmanager
+def listening(path: Path) -> Iterator[socket.socket]:
+    """An agent's socket there, served by nobody."""
+    with agent_listener.only_agent(path) as lock, agent_listener.listening(path, lock) as listener:
+        yield listener.socket
 
 
 def environ(place: Path, verb: str = "ADD", **more: str) -> dict[str, str]:

@@ -14,7 +14,7 @@ from typing import cast
 import pytest
 
 from agent import server as server_module
-from agent.listener import listening
+from agent.listener import listening, only_agent
 from agent.server import Server
 from wirespeed.cni.plugin import Plugin, Result
 from wirespeed.cni.request import Request
@@ -42,8 +42,8 @@ def serving(folder: Path) -> Iterator[Path]:
     node = Node(NodeConfig(workers=1))
     node.__dict__["plugins"] = {"meta": cast(Plugin, Talker())}
     path = folder / "agent.sock"
-    with listening(path) as listener:
-        server = Server(node, listener, path)
+    with only_agent(path) as lock, listening(path, lock) as listener:
+        server = Server(node, listener)
         thread = threading.Thread(target=server.run)
         thread.start()
         try:

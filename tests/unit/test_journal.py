@@ -136,3 +136,36 @@ def test_keys_of_a_record_are_changed_and_taken_away(journal: Journal) -> None:
     assert journal.attachments("x") == [replace(rows[0], record={"a": {"b": 1}, "owed": "uid"})]
     journal.amend("x", "eth0", {"owed": None})
     assert journal.attachments() == rows
+
+
+@pytest.mark.parametrize("folder_too", [False, True])
+def test_journal_whose_file_is_removed_is_written_anew(tmp_path: Path, folder_too: bool) -> None:
+    journal = Journal(tmp_path / "run/state.db")
+    rows = [Attachment(container=c, ifname="eth0", position=0, netns="/n") for c in "xyz"]
+    journal.claim(CLAIM)
+    journal.plan(rows[:1])
+    assert not journal.keep()
+    for file in (tmp_path / "run").iterdir():
+        file.unlink()
+    if folder_too:
+        (tmp_path / "run").rmdir()
+    journal.plan(rows[1:2])  # before it is noticed
+    assert journal.keep()
+    journal.plan(rows[2:])
+    journal.check_usable()
+    assert not journal.keep()
+    other = Journal(tmp_path / "run/state.db")
+    assert other.attachments() == rows
+    assert other.owner(CLAIM.device) == CLAIM
+    journal.close()
+    assert other.attachments() == rows
+
+
+def test_journal_that_another_file_has_replaced_is_left_and_told(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "state.db")
+    for file in tmp_path.iterdir():
+        file.unlink()
+    Journal(tmp_path / "state.db").claim(CLAIM)
+    assert not journal.keep()
+    with pytest.raises(CniError, match="another file has taken its place"):
+        journal.check_usable()

@@ -11,7 +11,7 @@ import json
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -93,16 +93,19 @@ class Journal:
         self._lock = threading.Lock()
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._db = sqlite3.connect(path, timeout=10, isolation_level=None, check_same_thread=False)
-            path.chmod(0o600)
-            stat = path.stat()
-            self._file = stat.st_dev, stat.st_ino
-            # The file lies on tmpfs: it outlives a killed process, and no write outlives the machine.
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=OFF")
+            self._open()
             self._make()
         except (OSError, sqlite3.Error) as error:
             raise CniError(Code.IO_FAILURE, f"journal {path}: {error}") from error
+
+    def _open(self) -> None:
+        self._db = sqlite3.connect(self.path, timeout=10, isolation_level=None, check_same_thread=False)
+        self.path.chmod(0o600)
+        stat = self.path.stat()
+        self._file = stat.st_dev, stat.st_ino
+        # The file lies on tmpfs: it outlives a killed process, and no write outlives the machine.
+        self._db.execute("PRAGMA journal_mode=WAL")
+        self._db.execute("PRAGMA synchronous=OFF")
 
     def close(self) -> None:
         with self._lock:
@@ -117,6 +120,28 @@ class Journal:
             )
         if not found:
             self._db.executescript(f"{_SCHEMA} PRAGMA user_version = {_VERSION};")
+
+    def keep(self) -> bool:
+        """Write the file anew where another program has removed it; whether it was written.
+
+        Where there is another file by now, that one is left as it is: `check_usable` tells of it.
+        Raises CniError(IO_FAILURE).
+        """
+        if self.path.exists():
+            return False
+        new = self.path.with_name(f"{self.path.name}~")
+        with self._lock:
+            try:
+                self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                new.unlink(missing_ok=True)
+                with closing(sqlite3.connect(new)) as copy:
+                    self._db.backup(copy)
+                self._db.close()  # before the new file is there: it removes the log of that name
+                new.rename(self.path)
+                self._open()
+            except (OSError, sqlite3.Error) as error:
+                raise CniError(Code.IO_FAILURE, f"journal {self.path}: {error}") from error
+        return True
 
     def check_usable(self) -> None:
         """Raise CniError(IO_FAILURE) where a change could not be written, or where nobody would find it."""
