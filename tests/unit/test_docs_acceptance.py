@@ -1,4 +1,4 @@
-"""docs/meta-acceptance.md: every case is there once, and every test that it names exists."""
+"""docs/meta-acceptance.md and docs/compatibility.md: each case is there once, and every test named exists."""
 
 from __future__ import annotations
 
@@ -10,11 +10,19 @@ from pathlib import Path
 import pytest
 
 TESTS = Path(__file__).parents[1]
-ROWS = [
-    [cell.strip() for cell in line.strip("|").split("|")]
-    for line in (TESTS.parent / "docs/meta-acceptance.md").read_text().splitlines()
-    if re.match(r"\| [A-Z]\d", line)
-]
+
+
+def rows(page: str) -> list[list[str]]:
+    """The rows of the tables of cases: case, what it is, tests."""
+    return [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in (TESTS.parent / "docs" / page).read_text().splitlines()
+        if re.match(r"\| [A-Z]\d", line)
+    ]
+
+
+PAGES = {"meta-acceptance.md": rows("meta-acceptance.md"), "compatibility.md": rows("compatibility.md")}
+ROWS = [row for page in PAGES.values() for row in page]
 CASES = {"A": 7, "B": 15, "C": 19, "D": 11, "E": 11, "F": 4, "G": 9, "H": 9, "W": 23}
 
 
@@ -26,7 +34,8 @@ def functions(file: str) -> set[str]:
 
 def test_every_case_is_there_once_and_in_order() -> None:
     expected = [f"{group}{number}" for group, count in CASES.items() for number in range(1, count + 1)]
-    assert [row[0] for row in ROWS] == expected
+    assert [row[0] for row in PAGES["meta-acceptance.md"]] == expected
+    assert [row[0] for row in PAGES["compatibility.md"]] == [f"K{number}" for number in range(1, 24)]
 
 
 @pytest.mark.parametrize("row", ROWS, ids=[row[0] for row in ROWS])
