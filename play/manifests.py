@@ -465,11 +465,11 @@ def _check_played(pod: Pod) -> None:
             _check_played_volume(volume, raw, f"spec.volumes[{number}]")
         for number, container in enumerate(pod.spec.init_containers):
             where = f"spec.initContainers[{number}]"
-            _check_played_container(container, where)
+            _check_played_container(pod.spec, container, where)
             if extended(container):
                 raise _refused(f"{where}.resources: extended resources of init containers are not given out here")
         for number, container in enumerate(pod.spec.containers):
-            _check_played_container(container, f"spec.containers[{number}]")
+            _check_played_container(pod.spec, container, f"spec.containers[{number}]")
     except CniError as error:
         raise error.prefixed(f"Pod {pod.label}") from None
 
@@ -489,7 +489,7 @@ def _check_played_volume(volume: Volume, raw: dict[str, Any], where: str) -> Non
         _refuse_set(volume.empty_dir, ("mode",), f"{where}.emptyDir")
 
 
-def _check_played_container(container: Container, where: str) -> None:
+def _check_played_container(spec: PodSpec, container: Container, where: str) -> None:
     _refuse_set(container, ("env_from", "volume_devices", "restart_policy", "restart_policy_rules"), where)
     if not container.command:
         raise _refused(
@@ -509,6 +509,8 @@ def _check_played_container(container: Container, where: str) -> None:
     if (probe := container.readiness_probe) and (probe.period_seconds < 1 or probe.timeout_seconds < 1):
         raise _refused(f"{where}.readinessProbe: expected periodSeconds and timeoutSeconds from 1")
     _refuse_set(container.resources, ("claims",), f"{where}.resources")
+    if problem := security.image_refusal(spec.security_context, container.security_context):
+        raise _refused(f"{where}.securityContext.{problem}")
 
 
 def _check_security(spec: PodSpec, container: Container, where: str) -> None:

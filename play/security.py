@@ -184,11 +184,22 @@ def refusal(pod: PodSecurityContext | None, container: SecurityContext | None) -
             return "allowPrivilegeEscalation: expected true or none beside privileged: true"
         if "CAP_SYS_ADMIN" in ((container.capabilities or Capabilities()).add or ()):
             return "allowPrivilegeEscalation: expected true or none beside the capability CAP_SYS_ADMIN"
-    wanted = pod.run_as_non_root if container.run_as_non_root is None else container.run_as_non_root
-    user = pod.run_as_user if container.run_as_user is None else container.run_as_user
-    if wanted and not user:
-        return f"runAsNonRoot: expected a runAsUser other than 0, got {'none' if user is None else user}"
-    return ""
+    wanted, user = _non_root(pod, container)
+    return "runAsNonRoot: expected a runAsUser other than 0, got 0" if wanted and user == 0 else ""
+
+
+def image_refusal(pod: PodSecurityContext | None, container: SecurityContext | None) -> str:
+    """Why a container cannot be made without an image, whose user would count; "" if it can."""
+    wanted, user = _non_root(pod or PodSecurityContext(), container or SecurityContext())
+    return "runAsNonRoot: expected a runAsUser other than 0, got none" if wanted and user is None else ""
+
+
+def _non_root(pod: PodSecurityContext, container: SecurityContext) -> tuple[bool | None, int | None]:
+    """Whether the user must not be root, and who it is; None where that is the image's."""
+    return (
+        pod.run_as_non_root if container.run_as_non_root is None else container.run_as_non_root,
+        pod.run_as_user if container.run_as_user is None else container.run_as_user,
+    )
 
 
 def _id_refusal(number: int | None) -> str:

@@ -381,6 +381,7 @@ NOT_DONE = (
         "expected one of configMap, downwardAPI, serviceAccountToken",
         "in the files",
         "and timeoutSeconds from 1",
+        "runAsNonRoot: expected",
     ),
 )
 

@@ -88,7 +88,6 @@ def test_new_privileges_are_kept_from_a_container_only_if_it_says_so() -> None:
 @pytest.mark.parametrize(
     ("pod", "container", "told"),
     [
-        ({}, {"runAsNonRoot": True}, "runAsNonRoot: expected a runAsUser other than 0, got none"),
         ({"runAsNonRoot": True}, {"runAsUser": 0}, "runAsNonRoot: expected a runAsUser other than 0, got 0"),
         ({}, {"runAsUser": -1}, "runAsUser: expected 0 to 2147483647, got -1"),
         ({"supplementalGroups": [1 << 31]}, {}, "fsGroup and supplementalGroups: expected 0 to"),
@@ -116,3 +115,18 @@ def test_what_has_no_effect_is_told_by_its_key() -> None:
     asked = context(seccompProfile={"type": "RuntimeDefault"}, procMount="Default", seLinuxOptions={"level": "s0"})
     assert [*security.unenforced(asked)] == ["seLinuxOptions", "seccompProfile"]
     assert [*security.unenforced(pod_context(seccompProfile={"type": "Unconfined"}, sysctls=[{}]))] == ["sysctls"]
+
+
+@pytest.mark.parametrize(
+    ("pod", "container", "told"),
+    [
+        ({}, {"runAsNonRoot": True}, "runAsNonRoot: expected a runAsUser other than 0, got none"),
+        ({"runAsNonRoot": True}, {}, "runAsNonRoot: expected a runAsUser other than 0, got none"),
+        ({"runAsNonRoot": True, "runAsUser": 7}, {}, ""),
+        ({"runAsNonRoot": True}, {"runAsNonRoot": False}, ""),
+        ({}, {}, ""),
+    ],
+)
+def test_the_images_user_is_not_known_here(pod: dict[str, Any], container: dict[str, Any], told: str) -> None:
+    assert security.image_refusal(pod_context(**pod), context(**container)) == told
+    assert security.refusal(pod_context(**pod), context(**container)) == ""
