@@ -327,6 +327,7 @@ def test_an_interface_with_ipv6_has_it_on_lo_too(host: Host, sandbox: Namespaces
     pod = sandbox()
     pod.run("sysctl", "-qw", "net.ipv6.conf.lo.disable_ipv6=1")
     host.add(pod, static(SIX))
+    settle(pod)
     pod.run("ping", "-c", "1", "-W", "10", "fd00:57::7")
 
 
