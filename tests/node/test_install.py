@@ -374,6 +374,7 @@ def test_multus_configuration_without_a_version_is_taken_over(place: Place) -> N
         "cluster": {"kubeconfig": "/etc/cni/net.d/multus.d/multus.kubeconfig"},
         "autoconf": {
             "networkName": "multus-cni-network",
+            "meta": {"lenientCapabilities": ["ips", "mac", "infinibandGUID", "portMappings", "bandwidth"]},
             "cniConfigDir": str(place.conf),
             "files": ["00-wirespeed.conflist", "00-multus.conf"],
         },
