@@ -10,13 +10,17 @@ PACKAGES := ca-certificates python3 python3-venv gcc libc6-dev iproute2 iputils-
 # What the node tests run beside: Open vSwitch with DPDK, dpdk-testpmd, and (unless another package has brought it)
 # containerd.
 NODE_PACKAGES := openvswitch-switch-dpdk dpdk-dev $(if $(shell command -v containerd),,containerd)
+# What builds the container images, for both architectures, and runs arm64's.
+IMAGE_PACKAGES := $(if $(shell command -v busybox),,busybox-static) gcc-aarch64-linux-gnu libc6-dev-arm64-cross mmdebstrap qemu-user-static
+TOOLS_LOCK := deploy/images/tools.lock
+TOOLS := $(VENV)/tools-$(shell cat $(TOOLS_LOCK) | sha256sum | cut -c1-12)
 EAL := build/libwirespeed_eal.so
 LAB := $(PY) -m lab
 
 # pip brings certificates of its own: it shall trust what this machine trusts, a company's proxy included.
 export PIP_CERT ?= /etc/ssl/certs/ca-certificates.crt
 
-.PHONY: demo test test-unit test-node test-lab bench lint lab-shell lab-image node-packages eal install proto lock \
+.PHONY: demo test test-unit test-node test-lab bench lint lab-shell lab-image node-packages eal image install proto lock \
   clean help
 
 help:  ## this list
@@ -30,7 +34,7 @@ test: lint test-unit test-node test-lab  ## every test
 test-unit: $(READY)  ## pure tests, seconds
 	$(VENV)/bin/pytest tests/unit
 
-test-node: $(READY) $(SHIM) node-packages  ## on this kernel: namespaces, agent and shim, containerd, OVS-DPDK
+test-node: $(READY) $(SHIM) $(TOOLS) node-packages  ## on this kernel: namespaces, agent and shim, containerd, OVS-DPDK
 	$(VENV)/bin/pytest tests/node
 
 test-lab: $(READY) $(SHIM)  ## in the lab VM: real PF and VF drivers, vfio, testpmd; one boot
@@ -67,7 +71,7 @@ $(READY): requirements.lock
 
 # Installing them must not start them here: policy-rc.d says so to packages' scripts, where nobody says it yet.
 node-packages: | $(READY)
-	@missing=$$(for p in $(NODE_PACKAGES); do dpkg -s $$p >/dev/null 2>&1 || echo $$p; done); \
+	@missing=$$(for p in $(NODE_PACKAGES) $(IMAGE_PACKAGES); do dpkg -s $$p >/dev/null 2>&1 || echo $$p; done); \
 	if [ -n "$$missing" ]; then \
 	  policy=/usr/sbin/policy-rc.d; \
 	  if [ ! -e $$policy ]; then \
@@ -86,16 +90,30 @@ $(SHIM): shim/wirespeed-cni.c | $(READY)
 	mkdir -p build
 	gcc -std=c11 -O2 -static -Wall -Wextra -Werror -o $@ $<
 
+# uv, which installs for other architectures than this machine's, and writes the lock files.
+$(TOOLS): $(TOOLS_LOCK) | $(READY)
+	$(VENV)/bin/pip install --quiet --require-hashes -r $(TOOLS_LOCK)
+	touch $@
+
+image: $(READY) $(TOOLS)  ## the container images, as OCI archives in build/images (IMAGE_OPTIONS: python3 -m image --help)
+	@missing=$$(for p in $(IMAGE_PACKAGES); do dpkg -s $$p >/dev/null 2>&1 || echo $$p; done); \
+	if [ -n "$$missing" ]; then \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends --no-remove $$missing >/dev/null; \
+	fi
+	$(PY) -m image $(IMAGE_OPTIONS)
+
 install: $(READY) $(SHIM)  ## this node: the shim and a configuration (INSTALL_OPTIONS: wirespeed install --help)
 	$(VENV)/bin/wirespeed install $(INSTALL_OPTIONS)
 
 proto: $(READY)  ## the messages of the kubelet and of runtimes from their .proto files
 	$(PY) -m grpc_tools.protoc -I. --python_out=. --pyi_out=. wirespeed/kube/proto/*.proto
 
-lock:  ## requirements.lock from pyproject.toml
-	$(VENV)/bin/pip install --quiet uv
-	$(VENV)/bin/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header \
-	  --python-version 3.11 --extra dev pyproject.toml -o requirements.lock
+LOCKED := uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11
+
+lock: $(TOOLS)  ## requirements.lock from pyproject.toml, and of it what the image has; the version of uv
+	$(VENV)/bin/$(LOCKED) --extra dev pyproject.toml -o requirements.lock
+	$(VENV)/bin/$(LOCKED) -c requirements.lock pyproject.toml -o deploy/images/requirements.lock
+	echo uv | $(VENV)/bin/$(LOCKED) - -o $(TOOLS_LOCK)
 
 clean:  ## what was made in this folder
 	rm -rf $(VENV) build out *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -11,9 +11,10 @@ from typing import Self, TextIO
 class Progress:
     """Steps under way, several at once if need be. A context manager; safe to call from any thread."""
 
-    def __init__(self, stream: TextIO | None = None) -> None:
+    def __init__(self, stream: TextIO | None = None, *, label: str = "lab") -> None:
         self._stream = sys.stderr if stream is None else stream
         self._live = self._stream.isatty()
+        self._label = label
         self._steps: dict[str, float] = {}
         self._lock = threading.Lock()
         self._done = threading.Event()
@@ -41,7 +42,7 @@ class Progress:
         with self._lock:
             self._steps[name] = started
             if not self._live:
-                self._write(f"lab: {name} ...\n")
+                self._write(f"{self._label}: {name} ...\n")
         outcome = "failed"
         try:
             yield
@@ -49,12 +50,12 @@ class Progress:
         finally:
             with self._lock:
                 del self._steps[name]
-                self._write(f"lab: {name}: {outcome} in {time.monotonic() - started:.1f} s\n")
+                self._write(f"{self._label}: {name}: {outcome} in {time.monotonic() - started:.1f} s\n")
 
     def say(self, text: str) -> None:
         """One line that stays."""
         with self._lock:
-            self._write(f"lab: {text}\n")
+            self._write(f"{self._label}: {text}\n")
 
     def _tick(self) -> None:
         while not self._done.wait(0.2):
@@ -62,7 +63,7 @@ class Progress:
                 now = time.monotonic()
                 running = [f"{name} {now - started:.0f} s" for name, started in self._steps.items()]
                 if running:
-                    self._write("lab: " + " | ".join(running))
+                    self._write(f"{self._label}: " + " | ".join(running))
 
     def _write(self, text: str) -> None:
         self._stream.write(("\r\x1b[K" if self._live else "") + text)

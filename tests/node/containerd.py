@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import subprocess
 import tarfile
 from collections.abc import Callable, Iterator, Mapping
@@ -18,6 +19,7 @@ from google.protobuf import message_factory
 
 from tests.node.calling import until
 from tests.node.conftest import PATIENCE, Netns
+from tests.node.pods import PLUGINS
 from wirespeed.kube import rpc
 
 IMAGE = "wirespeed.test/pause:1"
@@ -100,14 +102,14 @@ class Containerd:
         linux = cri.LinuxPodSandboxConfig(security_context=security)
         return cri.PodSandboxConfig(metadata=metadata, log_directory=str(self.folder / "logs"), linux=linux)
 
-    def output(self, name: str, command: list[str], security: Any) -> list[str]:
+    def output(self, name: str, command: list[str], security: Any, image: str = IMAGE) -> list[str]:
         """What a container of the pod default/<name> says until it ends; `security` is its
         LinuxContainerSecurityContext. Raises grpc.RpcError.
         """
         sandbox = self.run(name, privileged=security.privileged)
         config = cri.ContainerConfig(
             metadata=cri.ContainerMetadata(name="main"),
-            image=cri.ImageSpec(image=IMAGE),
+            image=cri.ImageSpec(image=image),
             command=command,
             log_path=f"{name}.log",
             linux=cri.LinuxContainerConfig(security_context=security),
@@ -178,6 +180,18 @@ def running(
         runtime.close()
         process.kill()
         process.wait(PATIENCE)
+
+
+def write_network(folder: Path) -> None:
+    """A network for the pods of a containerd in `folder`, by the reference's plugins."""
+    for made in ("net.d", "bin"):
+        (folder / made).mkdir(parents=True)
+    for plugin in ("bridge", "host-local", "loopback"):
+        shutil.copy(PLUGINS / plugin, folder / "bin")
+    ipam = {"type": "host-local", "dataDir": str(folder / "leases"), "subnet": "10.98.0.0/24"}
+    bridge = {"type": "bridge", "bridge": "br1", "ipam": ipam}
+    conflist = {"cniVersion": "1.0.0", "name": "pods", "plugins": [bridge]}
+    (folder / "net.d/10-pods.conflist").write_text(json.dumps(conflist))
 
 
 def _import_image(folder: Path, files: Mapping[str, bytes]) -> None:

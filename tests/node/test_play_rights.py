@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from itertools import zip_longest
@@ -17,7 +15,6 @@ from tests.node import containerd
 from tests.node.conftest import ROOT, Netns
 from tests.node.containerd import cri
 from tests.node.plays import WAITS, Manifest, Stage, container, pod, standing
-from tests.node.pods import PLUGINS
 from tests.node.vhost.conftest import missing
 
 CASES: dict[str, Manifest] = {
@@ -115,14 +112,7 @@ def asked_of_the_runtime(name: str) -> Any:
 
 def by_containerd(folder: Path, node: Netns, rights: Path) -> dict[str, list[str]]:
     """What the cases' containers say that containerd makes."""
-    for made in ("net.d", "bin"):
-        (folder / made).mkdir(parents=True)
-    for plugin in ("bridge", "host-local", "loopback"):
-        shutil.copy(PLUGINS / plugin, folder / "bin")
-    ipam = {"type": "host-local", "dataDir": str(folder / "leases"), "subnet": "10.98.0.0/24"}
-    bridge = {"type": "bridge", "bridge": "br1", "ipam": ipam}
-    conflist = {"cniVersion": "1.0.0", "name": "pods", "plugins": [bridge]}
-    (folder / "net.d/10-pods.conflist").write_text(json.dumps(conflist))
+    containerd.write_network(folder)
     files = {"rights": rights.read_bytes()}
     files |= {f"etc/{name}": Path("/etc", name).read_bytes() for name in ("passwd", "group")}
     with containerd.running(folder, node, {}, files) as runtime:

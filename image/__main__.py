@@ -1,0 +1,38 @@
+"""The command line: python3 -m image [NAME ...] [--arch amd64 --arch arm64] [--out FOLDER]."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from image.build import build
+from image.recipe import ARCHITECTURES, IMAGES, ROOT, version
+from image.run import ImageError
+from lab.progress import Progress
+
+
+def main() -> int:
+    """Build the images that are asked for; 1 if one could not be built."""
+    parser = argparse.ArgumentParser(prog="python3 -m image", description="Build container images as OCI archives.")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(IMAGES)}; all if none is named")
+    parser.add_argument("--arch", action="append", choices=ARCHITECTURES, help="one or more; default: both")
+    parser.add_argument("--out", type=Path, default=ROOT / "build/images", help="folder of the archives")
+    arguments = parser.parse_args()
+    if unknown := set(arguments.names) - set(IMAGES):
+        parser.error(f"unknown image {', '.join(sorted(unknown))}: expected {', '.join(IMAGES)}")
+    with Progress(label="image") as progress:
+        try:
+            for name in arguments.names or IMAGES:
+                target = arguments.out / f"{name}-{version()}.tar"
+                digest = build(IMAGES[name], arguments.arch or list(ARCHITECTURES), target, progress)
+                progress.say(f"{target}: {target.stat().st_size / 1e6:.0f} MB, {digest}")
+        except ImageError as error:
+            progress.close()
+            print(f"image: {error}", *filter(None, [error.detail]), sep="\n", file=sys.stderr)
+            return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,115 @@
+"""The agent in an image: a virtual environment with its libraries, the program and the shim."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from image.recipe import ARCHITECTURES, PREFIX, PYTHON, ROOT
+from image.run import ImageError, run
+
+# Of the Kubernetes client: a second one, for asyncio, and what that needs; nothing here does.
+_ASYNC = ("kubernetes/aio", "aiohttp", "aiohttp_retry", "aiosignal", "frozenlist", "multidict", "propcache", "yarl")
+UNUSED = tuple(f"{PREFIX}/lib/python{PYTHON}/site-packages/{name}/*" for name in _ASYNC)
+LOCK = ROOT / "deploy" / "images" / "requirements.lock"
+_SHEBANG = f"#!/{PREFIX}/bin/python3"
+_SCRIPT = f"""{_SHEBANG}
+import sys
+
+from cli.main import main
+
+sys.exit(main())
+"""
+
+
+def install(root: Path, *, architecture: str, interpreter: Path) -> None:
+    """Put the agent into `root`/PREFIX. `interpreter` is a root of PYTHON that runs on this machine.
+
+    Raises ImageError.
+    """
+    prefix = root / PREFIX
+    packages = prefix / "lib" / f"python{PYTHON}" / "site-packages"
+    packages.mkdir(parents=True)
+    (prefix / "bin").mkdir()
+    (prefix / "bin/python3").symlink_to("/usr/bin/python3")
+    (prefix / "pyvenv.cfg").write_text(
+        f"home = /usr/bin\ninclude-system-site-packages = false\nversion = {PYTHON}\n"
+    )
+    _libraries(packages, architecture)
+    _program(packages, prefix)
+    _shim(prefix / "share/wirespeed/wirespeed-cni", architecture)
+    for folder in (packages / "bin", *packages.rglob("__pycache__")):
+        shutil.rmtree(folder, ignore_errors=True)
+    _compile(packages, interpreter)
+    check_machine(prefix, architecture)
+
+
+def _libraries(packages: Path, architecture: str) -> None:
+    """What the lock names, for that architecture; what PyPI has as source only is built here."""
+    platform = ARCHITECTURES[architecture].uv
+    run(
+        [
+            *(sys.executable, "-m", "uv", "pip", "install", "--quiet"),
+            *("--target", str(packages), "--python-platform", platform, "--python-version", PYTHON),
+            *("--link-mode", "copy", "--require-hashes", "--no-deps", "-r", str(LOCK)),
+        ]
+    )
+
+
+def _program(packages: Path, prefix: Path) -> None:
+    """This source tree as it is, installed from a copy: a build leaves folders beside the sources."""
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder, "source")
+        skipped = shutil.ignore_patterns(".*", "build", "out", "*.egg-info", "__pycache__", "tests", "docs")
+        shutil.copytree(ROOT, copy, ignore=skipped, symlinks=True)
+        python = [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--no-deps"]
+        run([*python, "--no-build-isolation", "--link-mode", "copy", "--target", str(packages), str(copy)])
+    shutil.move(packages / "share", prefix / "share")
+    script = prefix / "bin/wirespeed"
+    script.write_text(_SCRIPT)
+    script.chmod(0o755)
+    for told in packages.glob("wirespeed-*.dist-info"):
+        _forget_origin(told)
+
+
+def _forget_origin(folder: Path) -> None:
+    """Take away what a distribution's folder says of where, and when, it was installed from."""
+    told = ("direct_url.json", "uv_cache.json")
+    for name in told:
+        (folder / name).unlink(missing_ok=True)
+    record = folder / "RECORD"
+    lines = record.read_text().splitlines(keepends=True)
+    record.write_text("".join(line for line in lines if not line.split(",")[0].endswith(told)))
+
+
+def _shim(target: Path, architecture: str) -> None:
+    flags = ("-std=c11", "-O2", "-static", "-Wall", "-Wextra", "-Werror")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    run([ARCHITECTURES[architecture].compiler, *flags, "-o", str(target), str(ROOT / "shim/wirespeed-cni.c")])
+
+
+def _compile(packages: Path, interpreter: Path) -> None:
+    """Bytecode beside the sources, so that an agent that starts compiles nothing; the same in each build."""
+    inside = interpreter / "tmp/packages"
+    inside.mkdir(parents=True)
+    # A copy there and back: needs no mount.
+    shutil.copytree(packages, inside, symlinks=True, dirs_exist_ok=True)
+    python = ["chroot", str(interpreter), "/usr/bin/python3", "-I", "-m", "compileall", "-q"]
+    path = f"/{PREFIX}/lib/python{PYTHON}/site-packages"
+    run([*python, "--invalidation-mode", "unchecked-hash", "-s", "/tmp/packages", "-p", path, "/tmp/packages"])
+    shutil.copytree(inside, packages, symlinks=True, dirs_exist_ok=True)
+    shutil.rmtree(inside)
+
+
+def check_machine(folder: Path, architecture: str) -> None:
+    """Raise ImageError for a file below `folder` that holds the machine code of another architecture."""
+    expected = ARCHITECTURES[architecture].elf_machine
+    for path in sorted(folder.rglob("*")):
+        if path.is_symlink() or not path.is_file():
+            continue
+        with path.open("rb") as file:
+            head = file.read(20)
+        if head.startswith(b"\x7fELF") and int.from_bytes(head[18:20], "little") != expected:
+            raise ImageError(f"{path.relative_to(folder)}: expected machine code of {architecture}")

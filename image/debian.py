@@ -1,0 +1,76 @@
+"""A root folder of Debian packages for any architecture, unpacked and not configured: no script of theirs runs."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import tarfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from image.run import run
+from lab.carry import apt_settings, mirror
+
+# What the packages' own scripts would have written.
+_USERS = {
+    "passwd": "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n",
+    "group": "root:x:0:\nnogroup:x:65534:\n",
+    "nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\n",
+}
+# update-alternatives' choices: link, target.
+_TOOLS = [f"{family}{tool}" for family in ("iptables", "ip6tables") for tool in ("", "-save", "-restore")]
+_ALTERNATIVES = {
+    **{f"usr/sbin/{tool}": tool.replace("tables", "tables-nft") for tool in _TOOLS},
+    "usr/sbin/ebtables": "ebtables-nft",
+    "usr/sbin/arptables": "arptables-nft",
+}
+
+
+def unpack(packages: Sequence[str], root: Path, *, suite: str, architecture: str, epoch: int) -> None:
+    """Unpack `packages`, and what they depend on, into the new folder `root`. Raises ImageError."""
+    archive = root.with_suffix(".tar")
+    settings = root.with_suffix(".apt")
+    settings.write_text(apt_settings())
+    # base-files has the links of the merged /usr, which all else relies on.
+    chosen = ["--include=" + ",".join(["base-files", *packages]), f"--architectures={architecture}"]
+    program = ["mmdebstrap", "--quiet", "--variant=extract", f"--aptopt={settings}", *chosen]
+    run([*program, suite, str(archive), mirror({})], environment={"SOURCE_DATE_EPOCH": str(epoch)})
+    root.mkdir()
+    with tarfile.open(archive) as content:
+        # Device nodes are the runtime's to make.
+        members = [member for member in content if not member.isdev() and not member.name.startswith("./dev/")]
+        content.extractall(root, members=members, filter="fully_trusted")
+    archive.unlink()
+    settings.unlink()
+
+
+def configure(root: Path, *, busybox: bool) -> None:
+    """Make of the unpacked root what a container can run in."""
+    for name, text in _USERS.items():
+        (root / "etc" / name).write_text(text)
+    for link, target in _ALTERNATIVES.items():
+        if (root / link).with_name(target).exists() or (root / link).with_name(target).is_symlink():
+            (root / link).unlink(missing_ok=True)
+            (root / link).symlink_to(target)
+    _certificates(root)
+    if busybox:
+        _busybox(root)
+
+
+def _certificates(root: Path) -> None:
+    """The certificates of ca-certificates as the one file that OpenSSL reads."""
+    found = sorted((root / "usr/share/ca-certificates").rglob("*.crt"))
+    if found:
+        bundle = root / "etc/ssl/certs/ca-certificates.crt"
+        bundle.parent.mkdir(parents=True, exist_ok=True)
+        bundle.write_text("".join(file.read_text().rstrip("\n") + "\n" for file in found))
+
+
+def _busybox(root: Path) -> None:
+    """The commands of busybox, where the root has none of that name."""
+    listed = subprocess.run(  # the host's own: the same commands, and any architecture's root
+        [shutil.which("busybox") or "busybox", "--list"], capture_output=True, text=True, check=True
+    ).stdout.split()
+    for name in listed:
+        if not any((root / folder / name).exists() for folder in ("usr/bin", "usr/sbin")):
+            (root / "usr/bin" / name).symlink_to("busybox")

@@ -1,0 +1,93 @@
+"""A folder as a layer: a tar archive that is the same, byte for byte, whenever and wherever its content is."""
+
+from __future__ import annotations
+
+import fnmatch
+import gzip
+import hashlib
+import os
+import stat
+import tarfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from image.run import ImageError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layer:
+    """A layer's file, compressed: its SHA-256 and size in bytes, and the SHA-256 of what it holds uncompressed."""
+
+    path: Path
+    digest: str
+    size: int
+    diff_id: str
+
+
+class _Digest:
+    """Passes on what is written, and keeps its SHA-256."""
+
+    def __init__(self, file: BinaryIO | gzip.GzipFile) -> None:
+        self._file = file
+        self.sha256 = hashlib.sha256()
+
+    def write(self, data: bytes) -> int:
+        self.sha256.update(data)
+        return self._file.write(data)
+
+
+def write_layer(root: Path, target: Path, *, epoch: int, unused: Sequence[str] = ()) -> Layer:
+    """Write the content of `root` as a layer to `target`, without what the glob patterns `unused` name.
+
+    Names are sorted, times are no later than `epoch` (seconds), everything is root's. What Python compiled is kept:
+    it must not depend on time (`python -m compileall --invalidation-mode unchecked-hash`).
+    Raises ImageError for what no layer can hold.
+    """
+    with target.open("wb") as file:
+        compressed: Any = _Digest(file)
+        with gzip.GzipFile(filename="", mode="wb", compresslevel=6, fileobj=compressed, mtime=0) as packer:
+            plain: Any = _Digest(packer)
+            with tarfile.open(fileobj=plain, mode="w|", format=tarfile.PAX_FORMAT) as archive:
+                for name in _names(root, unused):
+                    _add(archive, root / name, name, epoch)
+    return Layer(
+        path=target,
+        digest=compressed.sha256.hexdigest(),
+        size=target.stat().st_size,
+        diff_id=plain.sha256.hexdigest(),
+    )
+
+
+def _names(root: Path, unused: Sequence[str]) -> Iterator[str]:
+    """The paths below `root`, folders before what is in them."""
+    for folder, folders, files in os.walk(root):
+        folders.sort()
+        at = os.path.relpath(folder, root)
+        names = sorted([*folders, *files])
+        for name in names:
+            path = name if at == "." else f"{at}/{name}"
+            if not any(fnmatch.fnmatchcase(path, pattern) for pattern in unused):
+                yield path
+            elif name in folders:
+                folders.remove(name)
+
+
+def _add(archive: tarfile.TarFile, path: Path, name: str, epoch: int) -> None:
+    status = path.lstat()
+    entry = tarfile.TarInfo(name)
+    entry.mode = stat.S_IMODE(status.st_mode)
+    entry.mtime = min(int(status.st_mtime), epoch)
+    if stat.S_ISLNK(status.st_mode):
+        entry.type, entry.linkname = tarfile.SYMTYPE, os.readlink(path)
+        archive.addfile(entry)
+    elif stat.S_ISDIR(status.st_mode):
+        entry.type = tarfile.DIRTYPE
+        archive.addfile(entry)
+    elif stat.S_ISREG(status.st_mode):
+        entry.size = status.st_size
+        with path.open("rb") as content:
+            archive.addfile(entry, content)
+    else:
+        raise ImageError(f"{path}: expected a file, folder or symbolic link")

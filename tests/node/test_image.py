@@ -1,0 +1,135 @@
+"""The agent's image as `make image` builds it: what a runtime starts of it, on both architectures."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import tarfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from image.build import build
+from image.recipe import ARCHITECTURES, IMAGES, PREFIX, version
+from lab.progress import Progress
+from tests.node import containerd
+from tests.node.conftest import Netns
+from tests.node.containerd import cri
+
+# Every module of the agent, but those of commands whose programs the image has no need of.
+IMPORT_ALL = """
+import importlib, pkgutil
+for name in ("wirespeed", "plugins", "deviceplugin", "agent", "cli", "provision"):
+    package = importlib.import_module(name)
+    for module in pkgutil.walk_packages(package.__path__, name + "."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+print("all")
+"""
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The archive of the agent's image, for both architectures."""
+    target = tmp_path_factory.mktemp("image") / "wirespeed.tar"
+    with Progress(label="image") as progress:
+        build(IMAGES["wirespeed"], list(ARCHITECTURES), target, progress)
+    return target
+
+
+@pytest.fixture(scope="module")
+def roots(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """What a container of each architecture sees, by its name."""
+    folder = tmp_path_factory.mktemp("roots")
+    with tarfile.open(archive) as content:
+        content.extractall(folder / "oci", filter="data")
+
+    def blob(digest: str) -> Path:
+        return folder / "oci/blobs/sha256" / digest.removeprefix("sha256:")
+
+    (named,) = json.loads((folder / "oci/index.json").read_text())["manifests"]
+    found = {}
+    for each in json.loads(blob(named["digest"]).read_text())["manifests"]:
+        root = folder / each["platform"]["architecture"]
+        root.mkdir()
+        for layer in json.loads(blob(each["digest"]).read_text())["layers"]:
+            with tarfile.open(blob(layer["digest"])) as content:
+                content.extractall(root, filter="fully_trusted")
+        found[root.name] = root
+    return found
+
+
+def inside(root: Path, *command: str) -> str:
+    """The standard output of a program of the image, which must succeed."""
+    done = subprocess.run(["chroot", root, *command], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_runtime_imports_the_image_and_its_program_has_all_that_it_imports(
+    archive: Path, tmp_path: Path, netns: Callable[[], Netns]
+) -> None:
+    containerd.write_network(tmp_path)
+    with containerd.running(tmp_path, netns(), {}) as runtime:
+        ctr = ("ctr", "--address", str(runtime.folder / "containerd.sock"), "--namespace", "k8s.io")
+        subprocess.run(
+            [*ctr, "images", "import", "--snapshotter", "native", archive], check=True, capture_output=True
+        )
+
+        def run(name: str, *command: str) -> list[str]:
+            security = cri.LinuxContainerSecurityContext()
+            return runtime.output(name, list(command), security, image=f"localhost/wirespeed:{version()}")
+
+        (told,) = run("one", "wirespeed", "version")
+        assert told.startswith(f"wirespeed {version()}, CNI ")
+        assert run("two", "python3", "-c", IMPORT_ALL) == ["all"]
+
+
+def test_tools_that_executed_plugins_call_run(roots: dict[str, Path]) -> None:
+    assert "nf_tables" in inside(roots["amd64"], "iptables", "--version")
+    assert inside(roots["amd64"], "ip", "-V").startswith("ip utility")
+    assert inside(roots["amd64"], "nft", "--version").startswith("nftables")
+
+
+def test_image_holds_nothing_of_the_machine_that_built_it(roots: dict[str, Path]) -> None:
+    for root in roots.values():
+        for name in ("etc/hostname", "etc/resolv.conf", "etc/machine-id", "etc/apt"):
+            assert not (root / name).is_file()
+            assert not (root / name).is_dir() or not any((root / name).iterdir())
+        records = root.rglob("direct_url.json")
+        assert [path for path in records if "file:" in path.read_text()] == []
+
+
+def test_image_for_arm64_runs(roots: dict[str, Path]) -> None:
+    root = roots["arm64"]
+    emulator = shutil.which(ARCHITECTURES["arm64"].qemu) or shutil.which("qemu-aarch64")
+    assert emulator, "expected qemu-user, which `make node-packages` installs"
+    shutil.copy(emulator, root / "emulator")
+    python = ("/emulator", f"/{PREFIX}/bin/python3")
+    assert inside(root, *python, f"/{PREFIX}/bin/wirespeed", "version").startswith(f"wirespeed {version()}")
+    machine = inside(root, *python, "-c", "import platform, grpc, msgspec, yaml, cffi; print(platform.machine())")
+    assert machine == "aarch64\n"
+    shim = ["chroot", str(root), "/emulator", f"/{PREFIX}/share/wirespeed/wirespeed-cni"]
+    called = subprocess.run(
+        shim,
+        env={**os.environ, "WIRESPEED_WAIT_MS": "1"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=False,
+    )
+    assert json.loads(called.stdout)["code"] == 11  # it asked for an agent, and there is none
+
+
+def test_same_sources_and_packages_make_the_same_image(archive: Path, tmp_path: Path) -> None:
+    def digests(path: Path) -> Iterator[str]:
+        with tarfile.open(path) as content:
+            yield from (name for name in content.getnames() if name.startswith("blobs/"))
+
+    again = tmp_path / "again.tar"
+    with Progress(label="image") as progress:
+        build(IMAGES["wirespeed"], list(ARCHITECTURES), again, progress)
+    assert list(digests(again)) == list(digests(archive))
+    assert again.read_bytes() == archive.read_bytes()

@@ -1,0 +1,187 @@
+"""Container images: layers and archives that are the same whenever they are made, and what their lists name."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import os
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from image import agent
+from image.layer import Layer, write_layer
+from image.oci import Variant, write_archive
+from image.recipe import ARCHITECTURES, IMAGES, ROOT
+from image.run import ImageError, run
+
+EPOCH = 1_700_000_000
+
+
+def tree(folder: Path, names: list[str], *, mtime: int) -> Path:
+    """A root with files that hold their own names, made in the order of `names`, and a link."""
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(name)
+        path.chmod(0o755 if "bin" in name else 0o644)
+        os.utime(path, (mtime, mtime))
+    (folder / "sh").symlink_to("usr/bin/dash")
+    return folder
+
+
+NAMES = ["usr/bin/dash", "etc/passwd", "usr/share/doc/dash/README", "usr/share/doc/x"]
+
+
+def test_layer_is_the_same_whenever_and_in_whatever_order_its_files_were_made(tmp_path: Path) -> None:
+    one = write_layer(tree(tmp_path / "a", NAMES, mtime=EPOCH + 5), tmp_path / "1", epoch=EPOCH)
+    two = write_layer(tree(tmp_path / "b", NAMES[::-1], mtime=EPOCH + 999), tmp_path / "2", epoch=EPOCH)
+    assert (one.digest, one.diff_id, one.size) == (two.digest, two.diff_id, two.size)
+
+
+def test_layer_has_the_files_modes_and_links_of_the_folder_as_roots(tmp_path: Path) -> None:
+    layer = write_layer(tree(tmp_path / "a", NAMES, mtime=EPOCH - 7), tmp_path / "1", epoch=EPOCH)
+    with tarfile.open(layer.path) as archive:
+        found = {member.name: member for member in archive}
+        assert found["usr/bin/dash"].mode == 0o755
+        assert found["etc/passwd"].mode == 0o644
+        assert found["etc/passwd"].mtime == EPOCH - 7
+        assert (found["sh"].issym(), found["sh"].linkname) == (True, "usr/bin/dash")
+        assert {(member.uid, member.gid, member.uname) for member in found.values()} == {(0, 0, "")}
+        content = archive.extractfile("etc/passwd")
+        assert content is not None
+        assert content.read() == b"etc/passwd"
+
+
+def test_layer_tells_the_digests_of_its_file_and_of_its_content(tmp_path: Path) -> None:
+    layer = write_layer(tree(tmp_path / "a", NAMES, mtime=EPOCH), tmp_path / "1", epoch=EPOCH)
+    packed = layer.path.read_bytes()
+    assert layer.digest == hashlib.sha256(packed).hexdigest()
+    assert layer.diff_id == hashlib.sha256(gzip.decompress(packed)).hexdigest()
+    assert layer.size == len(packed)
+
+
+def test_layer_lacks_what_nothing_in_a_container_reads(tmp_path: Path) -> None:
+    root = tree(tmp_path / "a", NAMES, mtime=EPOCH)
+    layer = write_layer(root, tmp_path / "1", epoch=EPOCH, unused=("usr/share/doc/*", "etc/passwd"))
+    with tarfile.open(layer.path) as archive:
+        assert archive.getnames() == ["etc", "sh", "usr", "usr/bin", "usr/share", "usr/bin/dash", "usr/share/doc"]
+
+
+def test_layer_of_a_folder_with_a_device_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ImageError, match=r"pipe: expected a file, folder or symbolic link"):
+        write_layer(tmp_path, tmp_path.with_suffix(".layer"), epoch=EPOCH)
+
+
+# Archives
+
+
+@pytest.fixture
+def layer(tmp_path: Path) -> Layer:
+    return write_layer(tree(tmp_path / "root", NAMES, mtime=EPOCH), tmp_path / "layer", epoch=EPOCH)
+
+
+@pytest.fixture
+def archive(tmp_path: Path, layer: Layer) -> Callable[..., tuple[str, dict[str, bytes]]]:
+    """Writes an archive for these architectures; its digest, and its files."""
+
+    def write(*architectures: str) -> tuple[str, dict[str, bytes]]:
+        variants = [
+            Variant(
+                architecture=each,
+                layers=[(layer, "files")],
+                environment={"PATH": "/bin"},
+                entrypoint=["wirespeed"],
+                command=["agent"],
+            )
+            for each in architectures
+        ]
+        target = tmp_path / "image.tar"
+        digest = write_archive(
+            target, variants, reference="localhost/x:1", version="1", epoch=EPOCH, labels={"title": "x"}
+        )
+        with tarfile.open(target) as content:
+            return digest, {member.name: content.extractfile(member).read() for member in content}  # type: ignore[union-attr]
+
+    return write
+
+
+def blob(files: dict[str, bytes], descriptor: dict[str, Any]) -> bytes:
+    """What a descriptor names, which is as long and has the digest that it says."""
+    content = files["blobs/sha256/" + descriptor["digest"].removeprefix("sha256:")]
+    assert hashlib.sha256(content).hexdigest() == descriptor["digest"].removeprefix("sha256:")
+    assert len(content) == descriptor["size"]
+    return content
+
+
+def test_archive_for_two_architectures_is_one_image_with_a_manifest_for_each(archive: Any, layer: Layer) -> None:
+    digest, files = archive("amd64", "arm64")
+    assert json.loads(files["oci-layout"]) == {"imageLayoutVersion": "1.0.0"}
+    (named,) = json.loads(files["index.json"])["manifests"]
+    assert named["annotations"]["io.containerd.image.name"] == "localhost/x:1"
+    assert named["digest"] == digest
+    manifests = json.loads(blob(files, named))["manifests"]
+    assert [each["platform"]["architecture"] for each in manifests] == ["amd64", "arm64"]
+    for each in manifests:
+        manifest = json.loads(blob(files, each))
+        config = json.loads(blob(files, manifest["config"]))
+        assert config["architecture"] == each["platform"]["architecture"]
+        assert config["rootfs"]["diff_ids"] == [f"sha256:{layer.diff_id}"]
+        assert config["config"]["Entrypoint"] == ["wirespeed"]
+        assert [blob(files, each) for each in manifest["layers"]] == [layer.path.read_bytes()]
+
+
+def test_archive_for_one_architecture_names_its_manifest(archive: Any) -> None:
+    digest, files = archive("arm64")
+    (named,) = json.loads(files["index.json"])["manifests"]
+    assert named["digest"] == digest
+    assert "config" in json.loads(blob(files, named))
+    assert len(files) == 2 + 3  # and no blob that nothing names: manifest, config, layer
+
+
+def test_archive_is_the_same_each_time(archive: Any) -> None:
+    assert archive("amd64", "arm64") == archive("amd64", "arm64")
+
+
+# What is in them
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_list_names_debian_packages_once(name: str) -> None:
+    packages = IMAGES[name].packages
+    assert packages == sorted(set(packages))
+    assert "python3" in packages
+
+
+def test_lock_of_the_image_has_the_versions_and_hashes_of_the_lock() -> None:
+    def pins(path: Path) -> dict[str, set[str]]:
+        found: dict[str, set[str]] = {}
+        for line in path.read_text().splitlines():
+            if line and not line.startswith((" ", "#")):
+                name = line.split(" ")[0]
+                found[name] = set()
+            elif "--hash=" in line:
+                found[name].add(line.strip(" \\"))
+        return found
+
+    image, whole = pins(agent.LOCK), pins(ROOT / "requirements.lock")
+    assert image.items() <= whole.items()
+    assert {name.split("==")[0] for name in image}.isdisjoint({"pytest", "mypy", "ruff", "hypothesis", "uv"})
+
+
+def test_machine_code_of_another_architecture_is_refused(tmp_path: Path) -> None:
+    source = tmp_path / "a.c"
+    source.write_text("int main(void) { return 0; }\n")
+    run(["cc", "-o", str(tmp_path / "a.out"), str(source)])
+    machine = (tmp_path / "a.out").read_bytes()[18]
+    for name, architecture in ARCHITECTURES.items():
+        if machine == architecture.elf_machine:
+            agent.check_machine(tmp_path, name)
+        else:
+            with pytest.raises(ImageError, match=f"a.out: expected machine code of {name}"):
+                agent.check_machine(tmp_path, name)
