@@ -103,12 +103,14 @@ def test_gc_gives_up_leases_as_well(agent: Runtime, vfs: LabVfs, namespaces: Nam
 def test_status_is_well_until_the_journal_cannot_be_relied_on(agent: Runtime, vfs: LabVfs) -> None:
     asked = conf(vfs.kernel[0], ipam=host_local())
     assert agent.call("STATUS", "", asked).code == 0
-    state = agent.folder / "state.db"
-    state.rename(agent.folder / "state.away")
+    state, away, other = (agent.folder / name for name in ("state.db", "state.away", "state.other"))
+    away.hardlink_to(state)
+    other.touch()
+    other.replace(state)  # one that is only removed is written anew
     try:
         found = agent.call("STATUS", "", asked)
         assert (found.code, found.body["code"]) == (1, Code.UNAVAILABLE)
         assert "journal" in found.body["msg"]
     finally:
-        (agent.folder / "state.away").rename(state)
+        away.replace(state)
     assert agent.call("STATUS", "", asked).code == 0
