@@ -168,6 +168,7 @@ class Listener:
                 listener.bind(os.fspath(made))
                 made.chmod(0o600)
                 listener.listen(_BACKLOG)
+                identity = _identity(made)  # before others see it, and may put something else in its place
                 if (
                     self.path.is_dir() and not self.path.is_symlink()
                 ):  # what a container's mount makes where nothing is
@@ -176,7 +177,7 @@ class Listener:
             except OSError as error:
                 raise CniError(Code.IO_FAILURE, f"socket {self.path}: {error.strerror or error}") from error
             opened.pop_all()
-        return listener, _identity(self.path)
+        return listener, identity
 
 
 @contextmanager
