@@ -169,7 +169,7 @@ def test_call_without_an_agent_gives_back_what_one_before_the_reboot_took(world:
 
     def alone(verb: str) -> None:
         subprocess.run(
-            [sys.executable, "-m", "cli", "cni", "meta"],
+            ["nsenter", f"--net={world.node.path}", sys.executable, "-m", "cli", "cni", "meta"],
             input=json.dumps(world.config).encode(),
             env={
                 **os.environ,
