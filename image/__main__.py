@@ -8,7 +8,7 @@ from pathlib import Path
 
 from image.build import build
 from image.recipe import ARCHITECTURES, IMAGES, ROOT, version
-from image.run import ImageError
+from lab.errors import LabError
 from lab.progress import Progress
 
 
@@ -27,7 +27,7 @@ def main() -> int:
                 target = arguments.out / f"{name}-{version()}.tar"
                 digest = build(IMAGES[name], arguments.arch or list(ARCHITECTURES), target, progress)
                 progress.say(f"{target}: {target.stat().st_size / 1e6:.0f} MB, {digest}")
-        except ImageError as error:
+        except LabError as error:
             progress.close()
             print(f"image: {error}", *filter(None, [error.detail]), sep="\n", file=sys.stderr)
             return 1

@@ -8,7 +8,8 @@ import tempfile
 from pathlib import Path
 
 from image.recipe import ARCHITECTURES, PREFIX, PYTHON, ROOT
-from image.run import ImageError, run
+from image.run import run
+from lab.errors import LabError
 
 # Of the Kubernetes client: a second one, for asyncio, and what that needs; nothing here does.
 _ASYNC = ("kubernetes/aio", "aiohttp", "aiohttp_retry", "aiosignal", "frozenlist", "multidict", "propcache", "yarl")
@@ -27,7 +28,7 @@ sys.exit(main())
 def install(root: Path, *, architecture: str, interpreter: Path) -> None:
     """Put the agent into `root`/PREFIX. `interpreter` is a root of PYTHON that runs on this machine.
 
-    Raises ImageError.
+    Raises LabError.
     """
     prefix = root / PREFIX
     packages = prefix / "lib" / f"python{PYTHON}" / "site-packages"
@@ -104,7 +105,7 @@ def _compile(packages: Path, interpreter: Path) -> None:
 
 
 def check_machine(folder: Path, architecture: str) -> None:
-    """Raise ImageError for a file below `folder` that holds the machine code of another architecture."""
+    """Raise LabError for a file below `folder` that holds the machine code of another architecture."""
     expected = ARCHITECTURES[architecture].elf_machine
     for path in sorted(folder.rglob("*")):
         if path.is_symlink() or not path.is_file():
@@ -112,4 +113,4 @@ def check_machine(folder: Path, architecture: str) -> None:
         with path.open("rb") as file:
             head = file.read(20)
         if head.startswith(b"\x7fELF") and int.from_bytes(head[18:20], "little") != expected:
-            raise ImageError(f"{path.relative_to(folder)}: expected machine code of {architecture}")
+            raise LabError(f"{path.relative_to(folder)}: expected machine code of {architecture}")

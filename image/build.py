@@ -17,7 +17,7 @@ _PATH = f"/{PREFIX}/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 def build(image: Image, architectures: Sequence[str], target: Path, progress: Progress) -> str:
-    """Write the archive `target`; the digest of the image. Raises ImageError.
+    """Write the archive `target`; the digest of the image. Raises LabError.
 
     The same sources and the same Debian packages give the same digest: the only time in it is the last commit's.
     """

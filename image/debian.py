@@ -27,7 +27,7 @@ _ALTERNATIVES = {
 
 
 def unpack(packages: Sequence[str], root: Path, *, suite: str, architecture: str, epoch: int) -> None:
-    """Unpack `packages`, and what they depend on, into the new folder `root`. Raises ImageError."""
+    """Unpack `packages`, and what they depend on, into the new folder `root`. Raises LabError."""
     archive = root.with_suffix(".tar")
     settings = root.with_suffix(".apt")
     settings.write_text(apt_settings())

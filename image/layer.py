@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from image.run import ImageError
+from lab.errors import LabError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,7 @@ def write_layer(root: Path, target: Path, *, epoch: int, unused: Sequence[str] =
 
     Names are sorted, times are no later than `epoch` (seconds), everything is root's. What Python compiled is kept:
     it must not depend on time (`python -m compileall --invalidation-mode unchecked-hash`).
-    Raises ImageError for what no layer can hold.
+    Raises LabError for what no layer can hold.
     """
     with target.open("wb") as file:
         compressed: Any = _Digest(file)
@@ -90,4 +90,4 @@ def _add(archive: tarfile.TarFile, path: Path, name: str, epoch: int) -> None:
         with path.open("rb") as content:
             archive.addfile(entry, content)
     else:
-        raise ImageError(f"{path}: expected a file, folder or symbolic link")
+        raise LabError(f"{path}: expected a file, folder or symbolic link")

@@ -1,4 +1,4 @@
-"""Programs that a build runs, and its one error."""
+"""Programs that a build runs."""
 
 from __future__ import annotations
 
@@ -7,17 +7,11 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-
-class ImageError(Exception):
-    """What went wrong, in one line; `detail` holds the end of what the program said."""
-
-    def __init__(self, message: str, *, detail: str = "") -> None:
-        super().__init__(message)
-        self.detail = detail
+from lab.errors import LabError, tail
 
 
 def run(command: Sequence[str], *, environment: Mapping[str, str] | None = None, folder: Path | None = None) -> str:
-    """The standard output of a program that must succeed. Raises ImageError."""
+    """The standard output of a program that must succeed. Raises LabError."""
     try:
         done = subprocess.run(
             command,
@@ -29,8 +23,8 @@ def run(command: Sequence[str], *, environment: Mapping[str, str] | None = None,
             check=False,
         )
     except FileNotFoundError as error:
-        raise ImageError(f"{command[0]}: no such program") from error
+        raise LabError(f"{command[0]}: no such program") from error
     if done.returncode:
-        lines = (done.stderr or done.stdout).rstrip().splitlines()[-20:]
-        raise ImageError(f"{command[0]} failed with exit code {done.returncode}", detail="\n".join(lines))
+        said = tail(done.stderr or done.stdout, 20)
+        raise LabError(f"{command[0]} failed with exit code {done.returncode}", detail=said)
     return done.stdout

@@ -17,7 +17,8 @@ from image import agent
 from image.layer import Layer, write_layer
 from image.oci import Variant, write_archive
 from image.recipe import ARCHITECTURES, IMAGES, ROOT
-from image.run import ImageError, run
+from image.run import run
+from lab.errors import LabError
 
 EPOCH = 1_700_000_000
 
@@ -74,7 +75,7 @@ def test_layer_lacks_what_nothing_in_a_container_reads(tmp_path: Path) -> None:
 
 def test_layer_of_a_folder_with_a_device_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(ImageError, match=r"pipe: expected a file, folder or symbolic link"):
+    with pytest.raises(LabError, match=r"pipe: expected a file, folder or symbolic link"):
         write_layer(tmp_path, tmp_path.with_suffix(".layer"), epoch=EPOCH)
 
 
@@ -183,5 +184,5 @@ def test_machine_code_of_another_architecture_is_refused(tmp_path: Path) -> None
         if machine == architecture.elf_machine:
             agent.check_machine(tmp_path, name)
         else:
-            with pytest.raises(ImageError, match=f"a.out: expected machine code of {name}"):
+            with pytest.raises(LabError, match=f"a.out: expected machine code of {name}"):
                 agent.check_machine(tmp_path, name)
