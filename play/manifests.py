@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 import secrets
@@ -20,6 +19,7 @@ from plugins.meta.selection import check_name, check_namespace
 from wirespeed import structs
 from wirespeed.cni.chain import load_network
 from wirespeed.cni.errors import CniError, Code
+from wirespeed.cni.keys import unknown_key
 from wirespeed.kube import documents, resources
 
 NAD = "NetworkAttachmentDefinition"
@@ -533,9 +533,7 @@ def _check_volumes(pod: Pod) -> dict[str, Volume]:
         where = f"spec.volumes[{number}]"
         kinds = [key for key in raw if key != "name"]
         if unknown := [kind for kind in kinds if kind not in KINDS_OF_VOLUMES]:
-            near = difflib.get_close_matches(unknown[0], KINDS_OF_VOLUMES, 1)
-            hint = f'; nearest known key: "{near[0]}"' if near else ""
-            raise _refused(f'{where}: unknown key "{unknown[0]}"{hint}')
+            raise _refused(f"{where}: {unknown_key(unknown[0], KINDS_OF_VOLUMES)}")
         if not kinds:  # Kubernetes' default
             volume.empty_dir = EmptyDir()
         elif len(kinds) != 1:

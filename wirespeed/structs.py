@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 import typing
 from typing import Any, TypeVar
 
 import msgspec
 
-from wirespeed.cni.keys import nearest_value
+from wirespeed.cni.keys import nearest_value, unknown_key
 
 T = TypeVar("T")
 
@@ -37,9 +36,7 @@ def fault(error: msgspec.ValidationError, kind: type[msgspec.Struct]) -> str:
     text = text[: place.start()] if place else text
     if match := _UNKNOWN.fullmatch(text):
         known = {_joined(path, key): key for key in _keys(kind, path)}
-        key = _joined(path, match["key"])
-        near = difflib.get_close_matches(key, known, 1)
-        return f'unknown key "{key}"' + (f'; nearest known key: "{near[0]}"' if near else "")
+        return unknown_key(_joined(path, match["key"]), known)
     if match := _MISSING.fullmatch(text):
         return f'key "{_joined(path, match["key"])}" is missing'
     if match := _CHOICE.fullmatch(text):
@@ -61,8 +58,7 @@ def placed(error: msgspec.ValidationError, where: str, kind: Any = None) -> str:
     said = f"{text[:1].lower()}{text[1:]}"
     known = _struct(kind)
     if known and (match := _UNKNOWN.fullmatch(text)):
-        near = difflib.get_close_matches(match["key"], _keys(known, path), 1)
-        said = f'unknown key "{match["key"]}"' + (f'; nearest known key: "{near[0]}"' if near else "")
+        said = unknown_key(match["key"], _keys(known, path))
     elif known and (match := _CHOICE.fullmatch(text)):
         said = _choice(match["value"], known, path)
     return f"{where}{place}: {said}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -12,6 +11,7 @@ from cli.checks.findings import Finding
 from cli.checks.networks import NOTHING, Given, configuration, metadata_fault, repeated
 from cli.checks.places import Document, Place, UnreadableError, read_json
 from plugins.meta.networks import RESOURCE_NAME
+from wirespeed.cni.keys import unknown_key
 
 # The operator's networks: the plugin's type, and which of its keys each key of the spec becomes. See its
 # bindata/manifests/cni-config.
@@ -72,9 +72,8 @@ def network(document: Document, given: Given = NOTHING) -> Iterator[Finding]:
     _, keys = _KEYS[raw["kind"]]
     for key in spec:
         if key not in (*_OF_ALL, *keys):
-            near = difflib.get_close_matches(key, (*_OF_ALL, *keys), 1)
-            hint = f'; nearest known key: "{near[0]}"' if near else ""
-            yield Finding(where.at((key,)).line, error=True, text=f'{what}: spec: unknown key "{key}"{hint}')
+            text = f"{what}: spec: {unknown_key(key, (*_OF_ALL, *keys))}"
+            yield Finding(where.at((key,)).line, error=True, text=text)
     if not spec.get("resourceName"):
         yield Finding(where.line, error=True, text=f'{what}: spec: key "resourceName" is missing')
     made, found = _made(raw, place)

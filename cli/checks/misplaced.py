@@ -10,6 +10,7 @@ from cli.checks.findings import Finding
 from cli.checks.places import Place
 from plugins.meta.networks import RESOURCE_NAME
 from plugins.meta.selection import DEFAULT_NETWORK, NETWORKS
+from wirespeed.cni.keys import unknown_key
 
 _READ = {key.lower(): key for key in (NETWORKS, DEFAULT_NETWORK, RESOURCE_NAME)}
 # Those that look alike and are others': what was attached, and which nodes have a network.
@@ -54,8 +55,7 @@ def of_workload(kind: str, metadata: Any, template: Any, steps: tuple[str, ...],
 def _unknown(key: str, what: str) -> str:
     if meant := _meant(key):
         return f"{what}.{key} is not read: expected {meant} under {what}.annotations"
-    near = difflib.get_close_matches(key, _METADATA, 1)
-    return f'unknown key "{what}.{key}"' + (f'; nearest known key: "{what}.{near[0]}"' if near else "")
+    return unknown_key(key, _METADATA, within=f"{what}.")
 
 
 def _meant(key: str) -> str:

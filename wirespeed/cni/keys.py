@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -25,6 +25,14 @@ def in_any_case(raw: Mapping[str, Any], known: tuple[str, ...] | frozenset[str])
 @lru_cache(maxsize=32)
 def _by_fold(known: tuple[str, ...] | frozenset[str]) -> dict[str, str]:
     return {key.casefold(): key for key in known}
+
+
+def unknown_key(key: str, known: Iterable[str], *, within: str = "") -> str:
+    """'unknown key "spec.vlam"; nearest known key: "spec.vlan"'; `within` leads both, "spec."."""
+    import difflib  # noqa: PLC0415 — only for a mistake
+
+    near = difflib.get_close_matches(key, known, 1)
+    return f'unknown key "{within}{key}"' + (f'; nearest known key: "{within}{near[0]}"' if near else "")
 
 
 def nearest(key: str, known: Mapping[str, str], *, within: str = "") -> str:
