@@ -12,6 +12,8 @@ PACKAGES := ca-certificates python3 python3-venv gcc libc6-dev iproute2 iputils-
 NODE_PACKAGES := openvswitch-switch-dpdk dpdk-dev $(if $(shell command -v containerd),,containerd)
 # What builds the container images, for both architectures, and runs arm64's.
 IMAGE_PACKAGES := $(if $(shell command -v busybox),,busybox-static) gcc-aarch64-linux-gnu libc6-dev-arm64-cross mmdebstrap qemu-user-static
+# A cluster's certificates, and commands on its nodes.
+CLUSTER_PACKAGES := openssh-client openssl
 TOOLS_LOCK := deploy/images/tools.lock
 TOOLS := $(VENV)/tools-$(shell cat $(TOOLS_LOCK) | sha256sum | cut -c1-12)
 EAL := build/libwirespeed_eal.so
@@ -20,8 +22,8 @@ LAB := $(PY) -m lab
 # pip brings certificates of its own: it shall trust what this machine trusts, a company's proxy included.
 export PIP_CERT ?= /etc/ssl/certs/ca-certificates.crt
 
-.PHONY: demo test test-unit test-node test-lab bench lint lab-shell lab-image node-packages eal image install proto lock \
-  clean help
+.PHONY: demo test test-unit test-node test-lab test-cluster bench lint lab-shell lab-image cluster cluster-programs \
+  node-packages image-packages cluster-packages eal image install proto lock clean help
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -29,7 +31,7 @@ help:  ## this list
 demo: $(READY) $(SHIM)  ## the vFW pod with DPDK VFs, then VLANs on kernel VFs, in the lab VM
 	$(LAB) run --add build $(DEMO_OPTIONS) -- examples/demo $(DEMO_ARGS)
 
-test: lint test-unit test-node test-lab  ## every test
+test: lint test-unit test-node test-lab test-cluster  ## every test
 
 test-unit: $(READY)  ## pure tests, seconds
 	$(VENV)/bin/pytest tests/unit
@@ -39,6 +41,9 @@ test-node: $(READY) $(SHIM) $(TOOLS) node-packages  ## on this kernel: namespace
 
 test-lab: $(READY) $(SHIM)  ## in the lab VM: real PF and VF drivers, vfio, testpmd; one boot
 	$(LAB) run --add build --timeout 2400 -- pytest tests/lab
+
+test-cluster: $(READY) $(SHIM) $(TOOLS) image-packages cluster-packages  ## a real Kubernetes, whose nodes are lab VMs
+	$(PY) -m cluster run $(CLUSTER_OPTIONS) -- $(VENV)/bin/pytest tests/cluster $(CLUSTER_TESTS)
 
 bench: $(READY) $(SHIM) node-packages  ## figures: on this machine, and in the lab VM
 	$(PY) -m bench host
@@ -58,6 +63,12 @@ lab-shell: $(READY) $(SHIM)  ## a root shell in the lab VM
 lab-image: $(READY)  ## build the lab VM's images now
 	$(LAB) build
 
+cluster: $(READY) $(SHIM) $(TOOLS) image-packages cluster-packages  ## a shell with kubectl, and nodes that have VFs
+	$(PY) -m cluster shell $(CLUSTER_OPTIONS)
+
+cluster-programs: $(READY)  ## build the cluster's programs now
+	$(PY) -m cluster build $(CLUSTER_OPTIONS)
+
 $(READY): requirements.lock
 	@command -v apt-get >/dev/null || { echo "expected Debian: there is no apt-get" >&2; exit 1; }
 	@missing=$$(for p in $(PACKAGES); do dpkg -s $$p >/dev/null 2>&1 || echo $$p; done); \
@@ -70,8 +81,8 @@ $(READY): requirements.lock
 	touch $@
 
 # Installing them must not start them here: policy-rc.d says so to packages' scripts, where nobody says it yet.
-node-packages: | $(READY)
-	@missing=$$(for p in $(NODE_PACKAGES) $(IMAGE_PACKAGES); do dpkg -s $$p >/dev/null 2>&1 || echo $$p; done); \
+node-packages: image-packages | $(READY)
+	@missing=$$(for p in $(NODE_PACKAGES); do dpkg -s $$p >/dev/null 2>&1 || echo $$p; done); \
 	if [ -n "$$missing" ]; then \
 	  policy=/usr/sbin/policy-rc.d; \
 	  if [ ! -e $$policy ]; then \
@@ -95,11 +106,14 @@ $(TOOLS): $(TOOLS_LOCK) | $(READY)
 	$(VENV)/bin/pip install --quiet --require-hashes -r $(TOOLS_LOCK)
 	touch $@
 
-image: $(READY) $(TOOLS)  ## the container images, as OCI archives in build/images (IMAGE_OPTIONS: python3 -m image --help)
-	@missing=$$(for p in $(IMAGE_PACKAGES); do dpkg -s $$p >/dev/null 2>&1 || echo $$p; done); \
+image-packages cluster-packages: PACKAGES_OF = $(if $(filter image-packages,$@),$(IMAGE_PACKAGES),$(CLUSTER_PACKAGES))
+image-packages cluster-packages: | $(READY)
+	@missing=$$(for p in $(PACKAGES_OF); do dpkg -s $$p >/dev/null 2>&1 || echo $$p; done); \
 	if [ -n "$$missing" ]; then \
 	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends --no-remove $$missing >/dev/null; \
 	fi
+
+image: $(READY) $(TOOLS) image-packages  ## the container images, as OCI archives in build/images (IMAGE_OPTIONS: python3 -m image --help)
 	$(PY) -m image $(IMAGE_OPTIONS)
 
 install: $(READY) $(SHIM)  ## this node: the shim and a configuration (INSTALL_OPTIONS: wirespeed install --help)

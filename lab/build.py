@@ -18,17 +18,6 @@ from lab.progress import Progress
 from lab.recipe import HOST_TOOLS, LAB, LOCK, Recipe, Recipes, recipes
 from lab.scratch import scratch
 
-# What a recipe is called while it is built.
-TITLES = {
-    "base": "Debian base (debootstrap)",
-    "qemu": "QEMU",
-    "guest": "guest system",
-    "python": "guest Python packages",
-    "modules": "the kernel's test drivers",
-    "image": "guest disk",
-    "boot": "kernel and initrd",
-}
-
 
 @dataclass(frozen=True, kw_only=True)
 class Artefacts:
@@ -80,6 +69,22 @@ def build(progress: Progress, *, cache: Path | None = None) -> Artefacts:
     return artefacts
 
 
+def build_one(recipe: Recipe, progress: Progress, *, cache: Path, environment: dict[str, str]) -> Path:
+    """Builds one artefact of others, in a cache of its own; its folder. LabError as in `build`."""
+    place = cache / recipe.folder
+    if place.is_dir():
+        return place
+    if os.geteuid() != 0:
+        raise LabError(f"building {recipe.name} needs root (namespaces)")
+    cache.mkdir(parents=True, exist_ok=True)
+    with locked(cache / "build.lock", progress):
+        for leftover in cache.glob(".building-*"):
+            shutil.rmtree(leftover)
+        with Builder(cache, progress, environment) as builder:
+            builder.make(recipe)
+    return place
+
+
 @contextmanager
 def locked(path: Path, progress: Progress) -> Iterator[None]:
     """One build at a time; the second waits and then finds everything built."""
@@ -95,7 +100,7 @@ def locked(path: Path, progress: Progress) -> Iterator[None]:
 class Builder:
     """One build: recipes run as processes that end with it."""
 
-    def __init__(self, cache: Path, progress: Progress) -> None:
+    def __init__(self, cache: Path, progress: Progress, environment: dict[str, str] | None = None) -> None:
         self._cache = cache
         self._progress = progress
         self._logs = cache / "logs"
@@ -103,7 +108,7 @@ class Builder:
         self._running: set[subprocess.Popen[bytes]] = set()
         self._stopped = False
         self._lock = threading.Lock()
-        self._environment: dict[str, str] = {}
+        self._environment = environment or {}
 
     def __enter__(self) -> "Builder":
         return self
@@ -161,7 +166,7 @@ class Builder:
             return
         target = self._cache / f".building-{recipe.folder}"
         log = self._logs / f"{recipe.folder}.log"
-        with self._progress.step(TITLES[recipe.name]):
+        with self._progress.step(recipe.title):
             target.mkdir()
             environment = self._environment | recipe.settings
             environment |= {name: str(self._cache / made.folder) for name, made in recipe.inputs.items()}

@@ -15,6 +15,7 @@ QEMU_PACKAGES = ("qemu-system-x86", "seabios")
 GUEST_PACKAGES = (
     "containernetworking-plugins",
     "dpdk-dev",
+    "dropbear-bin",
     "ethtool",
     "iproute2",
     "iputils-ping",
@@ -25,6 +26,7 @@ GUEST_PACKAGES = (
     "procps",
     "python3",
     "python3-venv",
+    "runc",
     "tcpdump",
     "udev",
 )
@@ -63,6 +65,7 @@ class Recipe:
     """How one artefact is made: shell script, settings, files it reads, artefacts it starts from."""
 
     name: str
+    title: str
     script: str
     settings: dict[str, str]
     inputs: dict[str, "Recipe"]
@@ -105,21 +108,30 @@ def script(name: str) -> str:
 
 def recipes(*, lock: Path = LOCK) -> Recipes:
     """The recipes as this source tree and its lock file say."""
-    base = Recipe(name="base", script=script("base"), settings={"SUITE": SUITE}, inputs={})
+    base = Recipe(
+        name="base",
+        title="Debian base (debootstrap)",
+        script=script("base"),
+        settings={"SUITE": SUITE},
+        inputs={},
+    )
     qemu = Recipe(
         name="qemu",
+        title="QEMU",
         script=script("qemu"),
         settings={"PACKAGES": " ".join(QEMU_PACKAGES), "QEMU_AT_LEAST": QEMU_AT_LEAST},
         inputs={"BASE": base},
     )
     guest = Recipe(
         name="guest",
+        title="guest system",
         script=script("guest"),
         settings={"PACKAGES": " ".join(GUEST_PACKAGES), "MODULES": " ".join(GUEST_MODULES)},
         inputs={"BASE": base},
     )
     python = Recipe(
         name="python",
+        title="guest Python packages",
         script=script("python"),
         settings={},
         inputs={"GUEST": guest},
@@ -127,6 +139,7 @@ def recipes(*, lock: Path = LOCK) -> Recipes:
     )
     modules = Recipe(
         name="modules",
+        title="the kernel's test drivers",
         script=script("modules"),
         settings={
             "PACKAGES": " ".join(COMPILER_PACKAGES),
@@ -138,12 +151,14 @@ def recipes(*, lock: Path = LOCK) -> Recipes:
     )
     image = Recipe(
         name="image",
+        title="guest disk",
         script=script("image"),
         settings={"SIZE": IMAGE_SIZE},
         inputs={"GUEST": guest, "VENV": python, "MODULES": modules},
     )
     boot = Recipe(
         name="boot",
+        title="kernel and initrd",
         script=script("boot"),
         settings={"MODULES": " ".join(ROOT_DISK_MODULES)},
         inputs={"GUEST": guest},

@@ -60,6 +60,18 @@ class Session:
             hint = self.explain()
             raise LabError(f"the command did not end in {timeout:g} s; the VM was killed", detail=hint) from None
 
+    def keep(self, job: dict[str, Any]) -> int:
+        """Runs the command now and again after each reset of the VM; its exit code, should it end."""
+        self.send(**job)
+        while True:
+            while not self._messages:
+                self._step(None)
+            message = self._messages.pop(0)
+            if message["event"] == "up":
+                self.send(**job)
+            elif message["event"] == "exit":
+                return int(message["code"])
+
     def shell(self, job: dict[str, Any], terminal: int) -> int | None:
         """Runs the job's shell with `terminal` (in raw mode) as its terminal; None if left by Ctrl-]."""
         self.send(**job)

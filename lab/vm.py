@@ -30,6 +30,11 @@ class Machine:
     hub: str = "separate"
     udev: bool = False
     extra_kernel: str = ""
+    # Among VMs on one wire; the PFs' MAC addresses have it.
+    number: int = 0
+    # What else it has, as QEMU's arguments, and whether a reset starts it again instead of ending it.
+    devices: tuple[str, ...] = ()
+    resets: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,24 +77,25 @@ def base_arguments(artefacts: Artefacts, machine: Machine, console: Path) -> lis
     return [
         *("-M", "q35,kernel-irqchip=split", "-smp", str(machine.cpus), "-m", machine.memory),
         *accelerator(machine.accel),
-        *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
+        *("-nodefaults", "-no-user-config", "-display", "none", *(() if machine.resets else ("-no-reboot",))),
         *("-kernel", str(artefacts.boot / "vmlinux"), "-initrd", str(artefacts.boot / "initrd.cpio")),
         *("-append", kernel_line(machine)),
         *("-chardev", f"file,id=console,path={escaped(console)}", "-serial", "chardev:console"),
     ]
 
 
-def nic_arguments(hub: str) -> list[str]:
+def nic_arguments(machine: Machine) -> list[str]:
     """Two PFs, each on a root port of its own; on hubs of their own, or on one (`joined`) that links them."""
     result: list[str] = []
     for number in (1, 2):
-        network = 1 if hub == "joined" else number
+        network = 1 if machine.hub == "joined" else number
+        address = f"52:54:00:00:{machine.number:02x}:{number:02x}"
         result += [
             *("-netdev", f"hubport,hubid={network},id=net{number}"),
             *("-device", f"pcie-root-port,id=port{number},chassis={number},slot={number}"),
             *(
                 "-device",
-                f"igb,netdev=net{number},bus=port{number},id=pf{number},mac=52:54:00:00:00:0{number},romfile=",
+                f"igb,netdev=net{number},bus=port{number},id=pf{number},mac={address},romfile=",
             ),
         ]
     return result
@@ -113,7 +119,8 @@ def qemu_arguments(files: Files, machine: Machine, descriptors: dict[str, int]) 
         *("-device", "virtio-blk-pci,drive=tree"),
         *("-virtfs", f"local,path={escaped(files.out)},mount_tag=out,security_model=none,multidevs=remap"),
         *ports,
-        *nic_arguments(machine.hub),
+        *nic_arguments(machine),
+        *machine.devices,
     ]
 
 

@@ -41,7 +41,7 @@ def files(tmp_path: Path) -> vm.Files:
 
 
 def simple(**changes: object) -> Recipe:
-    base = Recipe(name="one", script="true", settings={"SUITE": "trixie"}, inputs={})
+    base = Recipe(name="one", title="one", script="true", settings={"SUITE": "trixie"}, inputs={})
     return dataclasses.replace(base, **changes)  # type: ignore[arg-type]
 
 
@@ -63,7 +63,7 @@ def test_key_is_the_same_for_the_same_recipe() -> None:
         {"script": "false"},
         {"settings": {"SUITE": "forky"}},
         {"settings": {"SUITE": "trixie", "PACKAGES": "udev"}},
-        {"inputs": {"BASE": Recipe(name="base", script="", settings={}, inputs={})}},
+        {"inputs": {"BASE": Recipe(name="base", title="base", script="", settings={}, inputs={})}},
     ],
 )
 def test_key_changes_with_every_part(changes: dict[str, object]) -> None:

@@ -1,0 +1,262 @@
+"""The command line: python3 -m cluster build | run | shell."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import cluster
+from cluster import network, remote
+from cluster.control import Control
+from cluster.network import Place
+from cluster.node import Lab, Node, Plan
+from cluster.recipe import NEWEST, NODE_DISK, OLDEST, programs, recipe
+from image.build import build as build_image
+from image.layer import write_layer
+from image.oci import Variant, write_archive
+from image.recipe import IMAGES, version
+from lab.__main__ import FAILED, Stopped, stop_on_signals
+from lab.accel import choose
+from lab.build import build
+from lab.errors import LabError, tail
+from lab.progress import Progress
+from lab.recipe import REPO
+from lab.scratch import scratch
+from lab.tree import write_tree
+
+READY_TIMEOUT = 420.0
+EPILOG = """\
+examples:
+  python3 -m cluster run -- pytest tests/cluster
+  python3 -m cluster run --nodes 1 -- kubectl get nodes
+  python3 -m cluster shell
+
+The command runs on this machine, with kubectl and helm of the cluster, KUBECONFIG an administrator's, and a program
+for each node: `node1` is a shell on the node, `node1 COMMAND` a command there.
+"""
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """The command line; SystemExit(2) for bad use. After the first -- comes the command."""
+    ours, command = list(arguments), []
+    if "--" in ours:
+        place = ours.index("--")
+        ours, command = ours[:place], ours[place + 1 :]
+    parser = argparse.ArgumentParser(
+        prog="python3 -m cluster",
+        description=cluster.__doc__,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("action", choices=("build", "run", "shell"))
+    parser.add_argument("--kubernetes", default=NEWEST, metavar="VERSION", help=f"default: {NEWEST}")
+    parser.add_argument(
+        "--kubelets",
+        default=f"{NEWEST},{OLDEST}",
+        type=lambda text: tuple(text.split(",")),
+        metavar="VERSION,...",
+        help=f"of the nodes in turn (default: {NEWEST},{OLDEST})",
+    )
+    parser.add_argument("--nodes", type=int, default=2, choices=(1, 2, 3), help="how many (default: 2)")
+    parser.add_argument("--memory", default="4G", metavar="SIZE", help="of a node (default: 4G)")
+    parser.add_argument(
+        "--hugepages", type=int, default=512, metavar="N", help="2 MiB pages of a node (default: 512)"
+    )
+    parser.add_argument(
+        "--images", type=Path, metavar="DIR", help="take the archives in DIR instead of building them"
+    )
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="keep logs here")
+    result = parser.parse_args(ours)
+    result.command = command
+    if (result.action == "run") != bool(command):
+        parser.error("run needs a command after --, and only run has one")
+    return result
+
+
+class Cluster:
+    """One cluster that runs until `stack` is left."""
+
+    def __init__(self, asked: argparse.Namespace, folder: Path, stack: ExitStack, progress: Progress) -> None:
+        self.asked = asked
+        self.folder = folder
+        self._stack = stack
+        self._progress = progress
+        self.plans = [
+            Plan(
+                name=f"node{number}",
+                place=Place(number=number),
+                kubelet=asked.kubelets[(number - 1) % len(asked.kubelets)],
+                memory=asked.memory,
+                hugepages=asked.hugepages,
+            )
+            for number in range(1, asked.nodes + 1)
+        ]
+        self._programs = Path()
+
+    def start(self) -> None:
+        """Everything up, nodes Ready. Raises LabError."""
+        progress = self._progress
+        artefacts = build(progress)
+        self._programs = programs(progress, recipe(self.asked.kubernetes, self.asked.kubelets))
+        images = self._images()
+        network.make([plan.place for plan in self.plans])
+        tree = self.folder / "tree.tar"
+        write_tree(tree, REPO)
+        lab = Lab(
+            artefacts=artefacts,
+            accel=choose(artefacts, "auto", progress),
+            programs=self._programs / NODE_DISK,
+            tree=tree,
+        )
+        key = remote.prepare(self.folder, {plan.name: plan.place.address for plan in self.plans})
+        control = Control(self._programs, self.asked.kubernetes, self.folder)
+        nodes = [Node(plan, self.folder / plan.name) for plan in self.plans]
+        for node in nodes:
+            node.folder.mkdir()
+            node.write_disk(control, key, images)
+        self._stack.callback(control.stop)
+        with ThreadPoolExecutor() as pool, progress.step(f"booting {len(nodes)} nodes ({lab.accel})", done="up"):
+            waiting = [pool.submit(control.start)]
+            waiting += [
+                pool.submit(node.boot, self._stack, lab, node.job(self.plans, self.asked.kubernetes))
+                for node in nodes
+            ]
+            for one in waiting:
+                one.result()
+        control.write_kubeconfig("admin", "/O=system:masters/CN=admin")
+        with progress.step("nodes", done="Ready"):
+            self._await_ready(nodes)
+
+    def environment(self) -> dict[str, str]:
+        """What the command runs in."""
+        kubernetes = self._programs / "bin" / self.asked.kubernetes
+        path = [str(self.folder / "bin"), str(kubernetes), str(self._programs / "bin"), os.environ["PATH"]]
+        description = {
+            "folder": str(self.folder),
+            "nodes": [{"name": plan.name, "kubelet": plan.kubelet} for plan in self.plans],
+            "kubernetes": self.asked.kubernetes,
+            "images": f"localhost/wirespeed:{version()}",
+        }
+        (self.folder / "cluster.json").write_text(json.dumps(description))
+        return dict(
+            os.environ,
+            PATH=":".join(path),
+            KUBECONFIG=str(self.folder / "admin.kubeconfig"),
+            HELM=str(self._programs / "bin/helm"),
+            KUBECTL=str(kubernetes / "kubectl"),
+            WIRESPEED_CLUSTER=str(self.folder / "cluster.json"),
+        )
+
+    def _images(self) -> list[Path]:
+        """The archives that nodes import: the project's two, and what holds a pod's namespaces."""
+        folder = self.asked.images
+        if folder is None:
+            folder = self.folder / "images"
+            for image in IMAGES.values():
+                build_image(image, ["amd64"], folder / f"{image.name}-{version()}.tar", self._progress)
+        found = [folder / f"{name}-{version()}.tar" for name in IMAGES]
+        if missing := [path for path in found if not path.is_file()]:
+            raise LabError(f"there is no {missing[0]}: build it (make image)")
+        return [*found, pause_archive(self._programs / "bin/pause", self.folder / "pause.tar")]
+
+    def _await_ready(self, nodes: Sequence[Node]) -> None:
+        deadline = time.monotonic() + READY_TIMEOUT
+        while True:
+            for node in nodes:
+                if node.failed is not None:
+                    raise node.failed
+            ready = self._ready()
+            if ready >= {plan.name for plan in self.plans}:
+                return
+            if time.monotonic() > deadline:
+                logs = "".join(tail((node.folder / "node.log").read_text(), 15) for node in nodes)
+                late = ", ".join(sorted({plan.name for plan in self.plans} - ready))
+                raise LabError(f"{late} not Ready in {READY_TIMEOUT:.0f} s", detail=logs)
+            time.sleep(1)
+
+    def _ready(self) -> set[str]:
+        kubectl = self._programs / "bin" / self.asked.kubernetes / "kubectl"
+        config = self.folder / "admin.kubeconfig"
+        done = subprocess.run(
+            [str(kubectl), f"--kubeconfig={config}", "get", "nodes", "-o", "json"], capture_output=True, check=False
+        )
+        if done.returncode:
+            return set()
+        return {item["metadata"]["name"] for item in json.loads(done.stdout)["items"] if is_ready(item)}
+
+
+def is_ready(item: dict[str, Any]) -> bool:
+    """Whether a Node or Pod object has the condition Ready."""
+    conditions = item.get("status", {}).get("conditions", [])
+    return any(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions)
+
+
+def pause_archive(program: Path, target: Path) -> Path:
+    """The image localhost/pause:1 of one program."""
+    root = target.with_suffix("")
+    root.mkdir()
+    (root / "pause").write_bytes(program.read_bytes())
+    (root / "pause").chmod(0o755)
+    layer = write_layer(root, target.with_suffix(".layer"), epoch=0, unused=())
+    variant = Variant(
+        architecture="amd64", layers=[(layer, "pause")], environment={}, entrypoint=["/pause"], command=[]
+    )
+    write_archive(target, [variant], reference="localhost/pause:1", version="1", epoch=0, labels={})
+    return target
+
+
+def work(asked: argparse.Namespace, progress: Progress) -> int:
+    """Does what was asked; the exit code."""
+    if asked.action == "build":
+        build(progress)
+        place = programs(progress, recipe(asked.kubernetes, asked.kubelets))
+        progress.say(f"built in {place}")
+        return 0
+    with ExitStack() as stack:
+        folder = stack.enter_context(scratch())
+        running = Cluster(asked, folder, stack, progress)
+        if asked.keep:
+            stack.callback(keep_logs, folder, asked.keep)
+        running.start()
+        progress.close()
+        command = asked.command or [os.environ.get("SHELL", "/bin/bash")]
+        return subprocess.run(command, env=running.environment(), check=False).returncode
+
+
+def keep_logs(folder: Path, target: Path) -> None:
+    """Copies the logs of control plane and nodes."""
+    target.mkdir(parents=True, exist_ok=True)
+    for path in [*folder.glob("logs/*.log"), *folder.glob("node*/*.log")]:
+        (target / f"{path.parent.name}-{path.name}").write_bytes(path.read_bytes())
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The exit code: the command's own, 125 if the cluster failed, 2 for bad use."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    asked = parse(given)
+    try:
+        if asked.action != "build":
+            network.own_namespace(given)
+        stop_on_signals()
+        with Progress(label="cluster") as progress:
+            return work(asked, progress)
+    except LabError as error:
+        if error.detail:
+            print(error.detail, file=sys.stderr)
+        print(f"cluster: {error}", file=sys.stderr)
+        return FAILED
+    except Stopped as stopped:
+        return 128 + int(stopped.args[0])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,72 @@
+"""The cluster's certificates: an authority, and what it signs, by the openssl program."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+from lab.errors import LabError
+
+DAYS = "3650"
+
+
+class Authority:
+    """A certificate authority in a folder, and what it has signed there: NAME.crt and NAME.key."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True)
+        # Of the machine's own configuration nothing: it adds extensions.
+        (folder / "openssl.cnf").write_text("[req]\ndistinguished_name=subject\n[subject]\n")
+        usage = "keyUsage=critical,keyCertSign,cRLSign"
+        _openssl(
+            folder, "ca", "/CN=cluster", "basicConstraints=critical,CA:TRUE", "subjectKeyIdentifier=hash", usage
+        )
+
+    @property
+    def certificate(self) -> Path:
+        """The authority's own certificate."""
+        return self.folder / "ca.crt"
+
+    def sign(self, name: str, subject: str, *extensions: str) -> tuple[Path, Path]:
+        """Certificate and key for `subject`, such as /O=system:nodes/CN=system:node:node1."""
+        signed = (*("-CA", "ca.crt", "-CAkey", "ca.key"), "-addext", "authorityKeyIdentifier=keyid")
+        _openssl(self.folder, name, subject, "basicConstraints=critical,CA:FALSE", *extensions, more=signed)
+        return self.folder / f"{name}.crt", self.folder / f"{name}.key"
+
+
+def key_pair(folder: Path, name: str) -> tuple[Path, Path]:
+    """An RSA key and its public part, which service accounts' tokens are signed with."""
+    private, public = folder / f"{name}.key", folder / f"{name}.pub"
+    _run("openssl", "genrsa", "-out", str(private), "2048")
+    _run("openssl", "rsa", "-in", str(private), "-pubout", "-out", str(public))
+    return private, public
+
+
+def _openssl(folder: Path, name: str, subject: str, *extensions: str, more: tuple[str, ...] = ()) -> None:
+    added = [part for extension in extensions for part in ("-addext", extension)]
+    new = ("-x509", "-new", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", DAYS)
+    _run(
+        *(
+            "openssl",
+            "req",
+            *new,
+            "-config",
+            "openssl.cnf",
+            "-subj",
+            subject,
+            "-keyout",
+            f"{name}.key",
+            "-out",
+            f"{name}.crt",
+            *more,
+            *added,
+        ),
+        folder=folder,
+    )
+
+
+def _run(*command: str, folder: Path | None = None) -> None:
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise LabError(f"{command[0]} {command[1]} failed", detail=done.stderr)

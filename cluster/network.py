@@ -1,0 +1,101 @@
+"""The cluster's network: a namespace of this process's own, with a bridge for management and a wire on each side.
+
+10.30.0.1          this machine: API server, at 10.201.0.1 too (the service's address; there is no kube-proxy)
+10.30.0.11, .12    the nodes
+10.244.1.0/24, …   their pods
+left, right        wires between the nodes' PFs ens1 and ens2
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from lab.errors import LabError
+
+HERE = "10.30.0.1"
+SERVICE = "10.201.0.1"
+SERVICES = "10.201.0.0/24"
+MANAGEMENT = "mgmt"
+WIRES = ("left", "right")
+_INSIDE = "WIRESPEED_CLUSTER_NAMESPACE"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where one node is on the network; its number counts from 1."""
+
+    number: int
+
+    @property
+    def address(self) -> str:
+        """On the management network."""
+        return f"10.30.0.{10 + self.number}"
+
+    @property
+    def mac(self) -> str:
+        """Of its interface there."""
+        return f"52:54:00:30:00:{self.number:02x}"
+
+    @property
+    def pods(self) -> str:
+        """Its pods' subnet."""
+        return f"10.244.{self.number}.0/24"
+
+    def tap(self, network: str) -> str:
+        """The interface here that leads to it on `network`."""
+        return f"n{self.number}-{network}"
+
+    def devices(self) -> tuple[str, ...]:
+        """QEMU's arguments: its interface for management, and its PFs' hubs joined to the wires."""
+        management = self.tap(MANAGEMENT)
+        return (
+            *("-netdev", f"tap,id=mgmt,ifname={management},script=no,downscript=no"),
+            *("-device", f"virtio-net-pci,netdev=mgmt,mac={self.mac},romfile="),
+            *(
+                part
+                for hub, wire in enumerate(WIRES, 1)
+                for part in (
+                    *("-netdev", f"tap,id=wire{hub},ifname={self.tap(wire)},script=no,downscript=no"),
+                    *("-netdev", f"hubport,id=uplink{hub},hubid={hub},netdev=wire{hub}"),
+                )
+            ),
+        )
+
+
+def own_namespace(arguments: list[str]) -> None:
+    """Start this command line again in a network namespace of its own; returns if it is in it already."""
+    # exec keeps the process's number, so that the mark means this very process and none that it starts.
+    if os.environ.get(_INSIDE) == str(os.getpid()):
+        return
+    if os.geteuid() != 0:
+        raise LabError("a cluster needs root: network namespace, bridges")
+    if not Path("/dev/net/tun").exists():
+        raise LabError("a cluster needs /dev/net/tun (modprobe tun; in a container: pass the device on)")
+    os.environ[_INSIDE] = str(os.getpid())
+    os.execvp("unshare", ["unshare", "--net", "--", sys.executable, "-m", "cluster", *arguments])
+
+
+def make(places: list[Place]) -> None:
+    """Bridges, interfaces to the nodes, addresses and routes, in this process's namespace."""
+    _ip("link set lo up")
+    for bridge in (MANAGEMENT, *WIRES):
+        # A wire passes on what stations do not know yet: nothing is learnt about multicast.
+        _ip(f"link add {bridge} type bridge mcast_snooping 0")
+        _ip(f"link set {bridge} up")
+    _ip(f"address add {HERE}/24 dev {MANAGEMENT}")
+    _ip(f"address add {SERVICE}/32 dev {MANAGEMENT}")
+    for place in places:
+        for network in (MANAGEMENT, *WIRES):
+            _ip(f"tuntap add {place.tap(network)} mode tap")
+            _ip(f"link set {place.tap(network)} master {network} up")
+        _ip(f"route add {place.pods} via {place.address}")
+
+
+def _ip(command: str) -> None:
+    done = subprocess.run(["ip", *command.split()], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise LabError(f"ip {command}: {done.stderr.strip()}")

@@ -1,0 +1,51 @@
+"""The programs of a cluster, as an artefact of the lab's cache; versions and where each comes from."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from lab.build import build_one, cache_folder
+from lab.progress import Progress
+from lab.recipe import Recipe
+
+CLUSTER = Path(__file__).resolve().parent
+
+# The newest that is served, and the oldest that is supported upstream.
+NEWEST = "1.37.2"
+OLDEST = "1.35.4"
+# Module, version, package and program, build tags.
+MODULES = """
+github.com/containerd/containerd/v2 v2.4.2 ./cmd/containerd:containerd,./cmd/containerd-shim-runc-v2:\
+containerd-shim-runc-v2,./cmd/ctr:ctr no_btrfs,no_devmapper,no_zfs
+sigs.k8s.io/cri-tools v1.36.0 ./cmd/crictl:crictl
+go.etcd.io/etcd/server/v3 v3.6.16 .:etcd
+helm.sh/helm/v3 v3.22.0 ./cmd/helm:helm
+"""
+# Below the artefact: programs in bin and bin/VERSION, and the read-only disk that nodes have them on.
+NODE_DISK = "programs.img"
+
+
+def recipe(kubernetes: str = NEWEST, kubelets: tuple[str, ...] = (NEWEST, OLDEST)) -> Recipe:
+    """How the programs are made: a whole Kubernetes, and more kubelets."""
+    locked = {NEWEST, OLDEST}
+    return Recipe(
+        name="programs",
+        title="Kubernetes, containerd, etcd, helm (Go; a quarter of an hour)",
+        script=(CLUSTER / "recipes/programs.sh").read_text(),
+        settings={
+            "KUBERNETES": kubernetes,
+            "KUBELETS": " ".join(sorted(set(kubelets))),
+            "MODULES": MODULES,
+            # Of other versions no checksums are kept; the proxy's word is taken.
+            "UNLOCKED": "no" if {kubernetes, *kubelets} <= locked else "yes",
+        },
+        inputs={},
+        files=tuple(CLUSTER / name for name in ("go.lock", "modules.lock", "guest/pause.c")),
+    )
+
+
+def programs(progress: Progress, wanted: Recipe) -> Path:
+    """The folder of the programs, built if it is not there. Raises LabError."""
+    environment = dict(os.environ, CLUSTER=str(CLUSTER))
+    return build_one(wanted, progress, cache=cache_folder().parent / "cluster", environment=environment)

@@ -1,0 +1,81 @@
+"""wirespeed in the cluster: installed as a user installs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tests.cluster.kube import Kube, is_ready
+
+REPO = Path(__file__).resolve().parents[2]
+RELEASE = "wirespeed"
+NAMESPACE = "kube-system"
+# All pools of the examples that one node can offer at once.
+POOLS = [
+    {"resourceName": "left_dpdk", "selectors": {"drivers": ["vfio-pci"], "pfNames": ["ens1"]}},
+    {"resourceName": "right_dpdk", "selectors": {"drivers": ["vfio-pci"], "pfNames": ["ens2"]}},
+    {"resourceName": "kernel", "selectors": {"drivers": ["igbvf"], "pfNames": ["ens1"]}},
+    {"resourceName": "right_kernel", "selectors": {"drivers": ["igbvf"], "pfNames": ["ens2"]}},
+]
+
+
+def helm(*arguments: str, values: Mapping[str, Any] | None = None) -> str:
+    """helm's output; AssertionError with its error."""
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+        json.dump(values or {}, file)
+        file.flush()
+        given = [f"--values={file.name}"] if values is not None else []
+        done = subprocess.run(
+            [os.environ["HELM"], f"--namespace={NAMESPACE}", *arguments, *given],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 0, f"helm {' '.join(arguments)}: {done.stderr}"
+    return done.stdout
+
+
+def install(kube: Kube) -> None:
+    """Installs the chart of this tree, and waits until its agents are Ready."""
+    helm("install", RELEASE, str(REPO / "deploy/chart"), values={"pools": POOLS})
+    agents_ready(kube)
+
+
+def agents(kube: Kube) -> list[dict[str, Any]]:
+    """The agents' pods."""
+    return kube.inside(NAMESPACE).items("pods", "--selector=app.kubernetes.io/name=wirespeed")
+
+
+def agents_ready(kube: Kube) -> None:
+    """Waits until every node has an agent that is Ready."""
+    system = kube.inside(NAMESPACE)
+
+    def ready() -> bool:
+        found = [pod for pod in agents(kube) if is_ready(pod)]
+        return {pod["spec"]["nodeName"] for pod in found} == {
+            node["metadata"]["name"] for node in kube.items("nodes")
+        }
+
+    system.until("every node has an agent that is Ready", ready)
+
+
+def upgrade(kube: Kube, values: Mapping[str, Any]) -> None:
+    """Changes these values of the release, and waits until its agents run with them."""
+    helm("upgrade", RELEASE, str(REPO / "deploy/chart"), "--reuse-values", values=values)
+    rolled_out(kube)
+
+
+def rollback(kube: Kube) -> None:
+    """The release as it was before the last change."""
+    helm("rollback", RELEASE)
+    rolled_out(kube)
+
+
+def rolled_out(kube: Kube) -> None:
+    """Waits until every agent is of the release's last revision, and Ready."""
+    kube.inside(NAMESPACE).run("rollout", "status", "daemonset/wirespeed", "--timeout=600s", timeout=620)

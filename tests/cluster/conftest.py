@@ -1,0 +1,71 @@
+"""A cluster of lab VMs with wirespeed in it; `make test-cluster` starts it, and in it these tests."""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cluster.remote import Remote
+from tests.cluster import chart
+from tests.cluster.kube import Kube
+from tests.cluster.state import assert_same, state
+
+REPO = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="session")
+def described() -> dict[str, object]:
+    """What the cluster says of itself."""
+    path = os.environ.get("WIRESPEED_CLUSTER")
+    if path is None:
+        pytest.exit("these tests run in a cluster that is started for them: make test-cluster", returncode=2)
+    return json.loads(Path(path).read_text())  # type: ignore[no-any-return]
+
+
+@pytest.fixture(scope="session")
+def nodes(described: dict[str, object]) -> list[Remote]:
+    """The nodes, to run commands on."""
+    return [Remote(Path(str(described["folder"])), node["name"]) for node in described["nodes"]]  # type: ignore[attr-defined]
+
+
+@pytest.fixture(scope="session")
+def administrator(described: dict[str, object]) -> Kube:
+    """kubectl with all rights."""
+    return Kube(os.environ["KUBECTL"])
+
+
+@pytest.fixture(scope="session")
+def prepared(administrator: Kube, nodes: list[Remote]) -> Kube:
+    """Nodes with VFs: 4 of each PF with the kernel's driver, 2 on vfio-pci."""
+    for node in nodes:
+        node.run("/work/wirespeed/examples/setup ens1 ens2")
+    return administrator
+
+
+@pytest.fixture(scope="session")
+def wirespeed(prepared: Kube, nodes: list[Remote]) -> Kube:
+    """wirespeed installed, its agents Ready and their devices offered."""
+    chart.install(prepared)
+    return prepared
+
+
+@pytest.fixture
+def kube(wirespeed: Kube, nodes: list[Remote]) -> Iterator[Kube]:
+    """A namespace of the test's own; after the test, nodes are as they were before it."""
+    before = [state(node) for node in nodes]
+    name = f"test-{uuid.uuid4().hex[:8]}"
+    wirespeed.run("create", "namespace", name)
+    inside = wirespeed.inside(name)
+    # A pod's account is made by a controller; a pod that comes before it is refused.
+    inside.until("there is a default account", lambda: inside.run("get", "serviceaccount", "default", check=False))
+    try:
+        yield inside
+    finally:
+        wirespeed.delete("namespace", name)
+    for node, was in zip(nodes, before, strict=True):
+        assert_same(node, was)

@@ -1,0 +1,122 @@
+"""The cluster as tests speak with it: kubectl with JSON, and waiting that says what it waited for."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+STATUS = "k8s.v1.cni.cncf.io/network-status"
+NETWORKS = "k8s.v1.cni.cncf.io/networks"
+# Nodes are emulated: what takes a second on a node of metal takes half a minute on a busy machine.
+PATIENCE = 300.0
+Object = dict[str, Any]
+
+
+class Kube:
+    """kubectl, with one namespace as the default."""
+
+    def __init__(self, program: str, namespace: str = "default", *, kubeconfig: str | None = None) -> None:
+        self.program = program
+        self.namespace = namespace
+        self.kubeconfig = kubeconfig
+
+    def inside(self, namespace: str) -> Kube:
+        """The same with another default namespace."""
+        return Kube(self.program, namespace, kubeconfig=self.kubeconfig)
+
+    def run(self, *arguments: str, given: str = "", check: bool = True, timeout: float = 180) -> str:
+        """kubectl's output. AssertionError with its error, unless `check` is False."""
+        options = [f"--namespace={self.namespace}"]
+        if self.kubeconfig is not None:
+            options.append(f"--kubeconfig={self.kubeconfig}")
+        done = subprocess.run(
+            [self.program, *options, *arguments],
+            input=given,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=timeout,
+        )
+        if check and done.returncode:
+            raise AssertionError(f"kubectl {' '.join(arguments)}: {done.stderr.strip()}")
+        return done.stdout if check else done.stdout + done.stderr
+
+    def get(self, *what: str) -> Object:
+        """An object, or a list of them."""
+        return json.loads(self.run("get", *what, "-o", "json"))  # type: ignore[no-any-return]
+
+    def items(self, *what: str) -> list[Object]:
+        """The objects of a list."""
+        return self.get(*what)["items"]  # type: ignore[no-any-return]
+
+    def apply(self, *objects: Object | Path) -> None:
+        """Applies objects, or the files that are named."""
+        texts = [one.read_text() if isinstance(one, Path) else json.dumps(one) for one in objects]
+        self.run("apply", "--filename=-", given="\n---\n".join(texts))
+
+    def delete(self, kind: str, *names: str, wait: bool = True) -> None:
+        """Deletes, and waits until they are gone."""
+        self.run("delete", kind, *names, f"--wait={str(wait).lower()}", "--ignore-not-found", timeout=PATIENCE)
+
+    def until(self, what: str, condition: Callable[[], Any], *, timeout: float = PATIENCE) -> Any:
+        """Asks until `condition` answers with something true, and returns it; AssertionError with what is there."""
+        deadline = time.monotonic() + timeout
+        while True:
+            answer = condition()
+            if answer:
+                return answer
+            if time.monotonic() > deadline:
+                raise AssertionError(f"not in {timeout:.0f} s: {what}\n{self.picture()}")
+            time.sleep(0.5)
+
+    def pods_ready(self, *names: str, timeout: float = PATIENCE) -> list[Object]:
+        """Waits until the pods of those names are Ready."""
+
+        def ready() -> list[Object]:
+            found = {pod["metadata"]["name"]: pod for pod in self.items("pods")}
+            return [found[name] for name in names] if all(is_ready(found.get(name, {})) for name in names) else []
+
+        return self.until(f"pods {', '.join(names)} are Ready", ready, timeout=timeout)  # type: ignore[no-any-return]
+
+    def pod_ended(self, name: str, *, timeout: float = PATIENCE) -> Object:
+        """Waits until a pod has Succeeded; AssertionError with its log if it Failed."""
+
+        def ended() -> Object | None:
+            pod = self.get("pod", name)
+            if pod["status"].get("phase") == "Failed":
+                raise AssertionError(f"{name} failed:\n{self.run('logs', name, check=False)}\n{self.picture()}")
+            return pod if pod["status"].get("phase") == "Succeeded" else None
+
+        return self.until(f"pod {name} ends", ended, timeout=timeout)  # type: ignore[no-any-return]
+
+    def execute(self, pod: str, *command: str, check: bool = True) -> str:
+        """A command in a pod's first container."""
+        return self.run("exec", pod, "--", *command, check=check)
+
+    def picture(self) -> str:
+        """Pods and latest events of the namespace, for an error."""
+        pods = self.run("get", "pods", "-o", "wide", check=False)
+        events = self.run("get", "events", "--sort-by=.lastTimestamp", check=False)
+        return f"{pods}\n" + "\n".join(line[:300] for line in events.splitlines()[-25:])
+
+
+def is_ready(item: Object) -> bool:
+    """Whether a Node or Pod has the condition Ready."""
+    conditions = item.get("status", {}).get("conditions", [])
+    return any(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions)
+
+
+def network_status(pod: Object) -> list[Object]:
+    """What network-status says, as a list."""
+    return json.loads(pod["metadata"].get("annotations", {}).get(STATUS, "[]"))  # type: ignore[no-any-return]
+
+
+def documents(path: Path) -> list[Object]:
+    """The objects of a manifest."""
+    return [document for document in yaml.safe_load_all(path.read_text()) if document]

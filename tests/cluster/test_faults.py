@@ -1,0 +1,201 @@
+"""What breaks in a cluster: agent, kubelet, runtime, API server, node. After each, nothing is left of any pod."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from cluster.remote import Remote
+from tests.cluster import chart
+from tests.cluster.kube import Kube, is_ready, network_status
+from tests.cluster.manifests import bridge, nad, pod
+
+BURST = 60
+KERNEL = {"intel.com/kernel": 1}
+
+
+def vf_network(name: str) -> dict[str, object]:
+    """A network on the kernel's VFs of ens1, with addresses."""
+    ipam = {"type": "host-local", "ranges": [[{"subnet": "10.60.0.0/24"}]]}
+    return nad(name, {"type": "wirespeed-sriov", "vlan": 30, "ipam": ipam}, resource="intel.com/kernel")
+
+
+def interfaces(of: dict[str, object]) -> list[str]:
+    """The interfaces that network-status tells of."""
+    return [status["interface"] for status in network_status(of)]
+
+
+def agent_process(node: Remote) -> int:
+    """The agent's process on a node."""
+    return int(node.run("pgrep -o -f 'wirespeed agent'").stdout)
+
+
+@pytest.fixture
+def networks(kube: Kube) -> Kube:
+    """Two bridges and the VFs of ens1."""
+    kube.apply(bridge("one", "10.61.0.0/24"), bridge("two", "10.62.0.0/24"), vf_network("fast"))
+    return kube
+
+
+def start_some(kube: Kube, prefix: str, nodes: list[Remote]) -> list[str]:
+    """On each node a pod with three networks, a VF among them; their names."""
+    names = [f"{prefix}-{node.name}" for node in nodes]
+    kube.apply(
+        *(
+            pod(name, ["one", "two", "fast"], node=node.name, resources=dict(KERNEL))
+            for name, node in zip(names, nodes, strict=True)
+        )
+    )
+    return names
+
+
+def assert_attached(kube: Kube, names: list[str]) -> None:
+    for ready in kube.pods_ready(*names):
+        assert interfaces(ready) == ["eth0", "net1", "net2", "net3"], ready["metadata"]["name"]
+
+
+def test_burst_with_the_agents_killed(networks: Kube, nodes: list[Remote]) -> None:
+    names = [f"burst-{number}" for number in range(BURST)]
+    networks.apply(*(pod(name, ["one", "two"]) for name in names))
+    networks.until("some pods are Ready", lambda: any(is_ready(item) for item in networks.items("pods")))
+    for node in nodes:
+        os_process = agent_process(node)
+        node.run(f"kill -9 {os_process}")
+    ready = networks.pods_ready(*names, timeout=600)
+    assert {tuple(interfaces(item)) for item in ready} == {("eth0", "net1", "net2")}
+    addresses = [address for item in ready for status in network_status(item)[1:] for address in status["ips"]]
+    by_node = [
+        (item["spec"]["nodeName"], address)
+        for item in ready
+        for status in network_status(item)[1:]
+        for address in status["ips"]
+    ]
+    assert len(set(by_node)) == 2 * BURST, "an address twice on a node"
+    assert len(addresses) == 2 * BURST
+
+
+@pytest.mark.parametrize("service", ["kubelet", "containerd"])
+def test_restarted_service(networks: Kube, nodes: list[Remote], service: str) -> None:
+    before = start_some(networks, "before", nodes)
+    assert_attached(networks, before)
+    during = start_some(networks, "during", nodes)
+    for node in nodes:
+        node.run(f"node restart {service}")
+    after = start_some(networks, "after", nodes)
+    assert_attached(networks, before + during + after)
+
+
+@contextmanager
+def api_server_away(described: dict[str, object]) -> Iterator[None]:
+    """No API server while the body runs: nobody listens."""
+    folder = Path(str(described["folder"]))
+    held = folder / "held/apiserver"
+    held.touch()
+    try:
+        os.kill(int((folder / "apiserver.pid").read_text()), signal.SIGKILL)
+        yield
+    finally:
+        held.unlink()
+
+
+@contextmanager
+def api_server_slow(described: dict[str, object]) -> Iterator[None]:
+    """An API server that runs for 0.3 of 5 seconds while the body runs."""
+    import threading
+
+    process = int((Path(str(described["folder"])) / "apiserver.pid").read_text())
+    ended = threading.Event()
+
+    def hold() -> None:
+        while not ended.is_set():
+            os.kill(process, signal.SIGSTOP)
+            ended.wait(4.7)
+            os.kill(process, signal.SIGCONT)
+            ended.wait(0.3)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        holder.join()
+
+
+def test_api_server_away(networks: Kube, nodes: list[Remote], described: dict[str, object]) -> None:
+    before = start_some(networks, "before", nodes)
+    assert_attached(networks, before)
+    during = start_some(networks, "during", nodes)
+    with api_server_away(described):
+        # Pods that were scheduled may go on starting; the others wait.
+        time.sleep(60)
+    networks.until("the API server answers", lambda: "ok" in networks.run("get", "--raw=/readyz", check=False))
+    assert_attached(networks, before + during)
+    networks.delete("pod", *before)
+
+
+def test_api_server_slow(networks: Kube, nodes: list[Remote], described: dict[str, object]) -> None:
+    before = start_some(networks, "before", nodes)
+    assert_attached(networks, before)
+    with api_server_slow(described):
+        started = time.monotonic()
+        during = start_some(networks, "during", nodes)
+        networks.delete("pod", *before, wait=False)
+        time.sleep(max(0.0, 60 - (time.monotonic() - started)))
+    assert_attached(networks, during)
+
+
+def test_node_reset(networks: Kube, nodes: list[Remote], wirespeed: Kube) -> None:
+    node = nodes[-1]
+    (name,) = start_some(networks, "before", [node])
+    assert_attached(networks, [name])
+    was = networks.get("pod", name)
+    boot = node.run("cat /proc/sys/kernel/random/boot_id").stdout
+    node.run("nohup sh -c 'sleep 0.5; echo b > /proc/sysrq-trigger' > /dev/null 2>&1 &", check=False)
+    node.forget()
+    networks.until(
+        "the node is back",
+        lambda: (
+            node.run("cat /proc/sys/kernel/random/boot_id", check=False).stdout.strip() not in {"", boot.strip()}
+        ),
+    )
+    # VFs are made anew at each boot, as a unit of the node does it (wirespeed vf apply).
+    node.run("/work/wirespeed/examples/setup ens1 ens2")
+
+    def again() -> bool:
+        now = networks.get("pod", name)
+        containers = now["status"]["containerStatuses"]
+        return (
+            is_ready(now) and containers[0]["containerID"] != was["status"]["containerStatuses"][0]["containerID"]
+        )
+
+    networks.until("the pod runs again", again, timeout=600)
+    assert interfaces(networks.get("pod", name)) == ["eth0", "net1", "net2", "net3"]
+    chart.agents_ready(wirespeed)
+
+
+def test_namespace_deleted(networks: Kube, nodes: list[Remote]) -> None:
+    assert_attached(networks, start_some(networks, "one", nodes) + start_some(networks, "two", nodes))
+    networks.delete("namespace", networks.namespace)
+    assert not [
+        item
+        for item in networks.items("pods", "--all-namespaces")
+        if item["metadata"]["namespace"] == networks.namespace
+    ]
+
+
+def test_node_drained(networks: Kube, nodes: list[Remote], wirespeed: Kube) -> None:
+    node = nodes[0]
+    names = start_some(networks, "evicted", [node])
+    assert_attached(networks, names)
+    try:
+        networks.run("drain", node.name, "--ignore-daemonsets", "--force", "--delete-emptydir-data", timeout=300)
+        assert not networks.items("pods")
+    finally:
+        networks.run("uncordon", node.name)
