@@ -19,6 +19,7 @@ COMMANDS = {
     "eal": "cli.eal:eal",
     "install": "cli.install:install",
     "play": "cli.play:play",
+    "ready": "cli.eal:ready",
     "uninstall": "cli.install:uninstall",
     "version": "cli.version:version",
     "vf": "cli.vf:vf",

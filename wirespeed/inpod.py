@@ -1,0 +1,38 @@
+"""The program `wirespeed` of an application's container: `eal` and `ready`. It needs Python alone."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+_USAGE = """\
+Usage: wirespeed COMMAND
+
+For an application in a pod:
+  eal    the arguments of DPDK's EAL for the pod's interfaces (wirespeed eal --help)
+  ready  whether the ports of the container's DPDK application are up: for a readiness probe
+"""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run a command; the exit status."""
+    if arguments[:1] == ["eal"]:
+        from wirespeed.eal.command import main as eal  # noqa: PLC0415 — a probe shall not load it
+
+        return eal(arguments[1:])
+    if arguments == ["ready"]:
+        return ready()
+    if arguments in (["-h"], ["--help"]):
+        sys.stdout.write(_USAGE)
+        return 0
+    sys.stderr.write(f"Error: expected eal or ready, got {' '.join(arguments) or 'nothing'}\n{_USAGE}")
+    return 2
+
+
+def ready() -> int:
+    """0 if the container's DPDK application is ready; 1, and the reason on standard error, if not."""
+    from wirespeed.ready import problem, runtime_folder  # noqa: PLC0415
+
+    if text := problem(runtime_folder()):
+        sys.stderr.write(f"{text}\n")
+    return 1 if text else 0
