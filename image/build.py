@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from image import agent, debian
+from image import agent, application, debian
 from image.layer import Layer, write_layer
 from image.oci import Variant, write_archive
 from image.recipe import ARCHITECTURES, PREFIX, ROOT, SUITE, UNUSED, Image, version
@@ -41,6 +41,8 @@ def build(image: Image, architectures: Sequence[str], target: Path, progress: Pr
             if image.agent:
                 with progress.step(f"{image.name}, {architecture}: the agent"):
                     layers.append((_agent(work, architecture, interpreter, epoch), "wirespeed and its libraries"))
+            if image.application:
+                layers.append((_application(work, architecture, epoch), "wirespeed eal, wirespeed ready"))
             variants.append(_variant(image, architecture, layers))
         target.parent.mkdir(parents=True, exist_ok=True)
         return write_archive(
@@ -58,6 +60,13 @@ def _agent(work: Path, architecture: str, interpreter: Path, epoch: int) -> Laye
     root.mkdir()
     agent.install(root, architecture=architecture, interpreter=interpreter)
     return write_layer(root, work / f"layer-{architecture}", epoch=epoch, unused=agent.UNUSED)
+
+
+def _application(work: Path, architecture: str, epoch: int) -> Layer:
+    root = work / f"application-{architecture}"
+    root.mkdir()
+    application.install(root, architecture=architecture)
+    return write_layer(root, work / f"application-layer-{architecture}", epoch=epoch)
 
 
 def _variant(image: Image, architecture: str, layers: Sequence[tuple[Layer, str]]) -> Variant:

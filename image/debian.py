@@ -26,6 +26,9 @@ _ALTERNATIVES = {
 }
 
 
+_LINKS = {"var/run": "/run", "var/lock": "/run/lock"}
+
+
 def unpack(packages: Sequence[str], root: Path, *, suite: str, architecture: str, epoch: int) -> None:
     """Unpack `packages`, and what they depend on, into the new folder `root`. Raises LabError."""
     archive = root.with_suffix(".tar")
@@ -48,6 +51,9 @@ def configure(root: Path, *, busybox: bool) -> None:
     """Make of the unpacked root what a container can run in."""
     for name, text in _USERS.items():
         (root / "etc" / name).write_text(text)
+    for link, target in _LINKS.items():
+        if not (root / link).exists():
+            (root / link).symlink_to(target)
     for link, target in _ALTERNATIVES.items():
         if (root / link).with_name(target).exists() or (root / link).with_name(target).is_symlink():
             (root / link).unlink(missing_ok=True)

@@ -42,10 +42,11 @@ UNUSED = (
 
 @dataclass(frozen=True, kw_only=True)
 class Image:
-    """One image: Debian packages, with or without the agent."""
+    """One image: Debian packages, and what of this project."""
 
     name: str
-    agent: bool  # the agent, its libraries and the shim, in PREFIX
+    agent: bool = False  # the agent, its libraries and the shim, in PREFIX
+    application: bool = False  # what applications in pods are told by: see `image.application`
     entrypoint: tuple[str, ...] = ()
     command: tuple[str, ...] = ()
     unused: tuple[str, ...] = ()  # more patterns of paths that are left out
@@ -62,7 +63,7 @@ IMAGES = {
     "wirespeed": Image(name="wirespeed", agent=True, entrypoint=("wirespeed",), command=("agent",)),
     "wirespeed-testpmd": Image(
         name="wirespeed-testpmd",
-        agent=False,
+        application=True,
         command=("dpdk-testpmd",),
         busybox=True,
         # What dpdk-dev brings for those who compile, and for other machines than containers.
