@@ -31,6 +31,12 @@ import click
     help="Where CDI specifications are, the last counts most; those of the play's device plugin count more.",
 )
 @click.option(
+    "--pools",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="What the device plugin offers, if no ConfigMap in FILES says it: the chart's values, with pools, or the "
+    "device plugin's own configuration.",
+)
+@click.option(
     "--shim",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="The shim's executable.  [default: build/wirespeed-cni of this checkout, or `wirespeed` in --cni-path]",
@@ -71,11 +77,12 @@ def play(ctx: click.Context, /, files: tuple[Path, ...], cni_path: str, cdi_path
     and the API server stand, and speaks their protocols with this node's agent, which it starts: device plugin
     registration and allocation, pod-resources, CNI through the shim, network-status. Containers have namespaces and
     a /dev of their own and see this machine's file system, with what they write in it kept apart. They have the
-    capabilities, users, memory and hugepages that they would have on a cluster; images are not pulled.
+    capabilities, users, memory and hugepages that they would have on a cluster. Images are not pulled: of theirs,
+    containers have `wirespeed eal` and `wirespeed ready` alone.
 
     FILES hold Pods, NetworkAttachmentDefinitions and ConfigMaps; objects of kinds that have no effect here are
     named and passed over. Of a folder all *.yaml, *.yml and *.json files are taken, by name. A ConfigMap whose
-    config.json has a resourceList is the device plugin's configuration.
+    config.json has a resourceList is the device plugin's configuration, if --pools is not given.
 
     It runs until all pods that end by themselves have ended (restartPolicy OnFailure or Never), or until it is
     stopped, and takes everything back. The exit status is 0 only when all succeeded and nothing was left.

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 # What a container has where its image says nothing, from the runtime.
 BASE = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
 
+# What the images of applications have, and so every container that is played: `wirespeed eal`, `wirespeed ready`.
+PROGRAM = "/usr/local/bin/wirespeed"
+
 _REFERENCE = re.compile(r"\$(?:\(([^)]*)\)|(.))", re.DOTALL)
 
 ConfigMaps = Mapping[tuple[str, str], Mapping[str, str]]

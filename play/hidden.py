@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from play.environment import BASE
+from play.environment import BASE, PROGRAM
 from play.launcher import OWN
 from play.manifests import Container, Pod
 from wirespeed.cni.errors import CniError, Code
@@ -81,6 +81,7 @@ def _named(container: Container) -> Iterator[str]:
         if (
             command
             and "/" not in command[0]
+            and command[0] != os.path.basename(PROGRAM)
             and (program := shutil.which(command[0], path=values.get("PATH", BASE["PATH"])))
         ):
             yield program

@@ -273,9 +273,10 @@ class Manifests:
     networks: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
     config_maps: dict[tuple[str, str], dict[str, str]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)  # what in them has no effect here, a line each
+    pools: str = ""  # a device plugin's configuration that is none of the manifests
 
     def device_plugin(self) -> str:
-        """The device plugin's configuration: the text under config.json of a ConfigMap that has a resourceList.
+        """The device plugin's configuration: `pools`, or what a ConfigMap with a resourceList has as config.json.
 
         "" where there is none. Raises CniError(INVALID_CONFIG) for more than one.
         """
@@ -290,15 +291,21 @@ class Manifests:
                 Code.INVALID_CONFIG,
                 f"ConfigMaps {names}: expected one device plugin configuration, got {len(found)}",
             )
-        return found[0][1] if found else ""
+        if found and self.pools:
+            raise CniError(
+                Code.INVALID_CONFIG,
+                f"ConfigMap {found[0][0]}: expected no device plugin configuration beside that of --pools",
+            )
+        return found[0][1] if found else self.pools
 
 
-def load(files: Sequence[Path]) -> Manifests:
+def load(files: Sequence[Path], *, pools: Path | None = None) -> Manifests:
     """Read and check the files, in their order; a folder is its *.yaml, *.yml and *.json files by name.
 
+    `pools` is a file with a device plugin's configuration, or values of the chart; its pools are not checked here.
     Raises CniError(INVALID_CONFIG) that says file, document and key.
     """
-    manifests = Manifests()
+    manifests = Manifests(pools=_pools_of(pools) if pools else "")
     seen: dict[tuple[str, str, str], str] = {}
     for file in files:
         for path in _expanded(file):
@@ -321,6 +328,17 @@ def load(files: Sequence[Path]) -> Manifests:
                 manifests.notes.append(f"{path}: not played, without effect here: {', '.join(others)}")
     _check_references(manifests)
     return manifests
+
+
+def _pools_of(file: Path) -> str:
+    """The device plugin's configuration that a file is, or whose pools values of the chart have."""
+    for where, document in documents.read(file):
+        if isinstance(document, dict) and "resourceList" in document:
+            return json.dumps(document)
+        if isinstance(document, dict) and isinstance(document.get("pools"), list):
+            return json.dumps({"resourceList": document["pools"]})
+        raise _refused(f"{where}: expected the key resourceList, or the chart's values with a list of pools")
+    raise _refused(f"{file}: expected pools, and it is empty")
 
 
 def check(raw: dict[str, Any]) -> None:

@@ -46,6 +46,7 @@ class Options:
     cni_conf: Path
     cni_path: tuple[str, ...]
     cdi_path: tuple[str, ...] = ()
+    pools: Path | None = None
     shim: Path | None = None
     in_order: bool = False
     then: str = ""
@@ -69,7 +70,7 @@ def play(options: Options, console: Console, errors: Console) -> int:
         raise CniError(Code.UNAVAILABLE, "it needs root: for network namespaces, mounts and devices")
     if missing := [program for program in _PROGRAMS if not shutil.which(program)]:
         raise CniError(Code.UNAVAILABLE, f"programs are missing: {', '.join(missing)} (util-linux, iproute2)")
-    loaded = manifests.load(options.files)
+    loaded = manifests.load(options.files, pools=options.pools)
     if not loaded.pods:
         raise CniError(Code.INVALID_CONFIG, "the files hold no Pod")
     network = sandbox.load_conf(options.cni_conf)
@@ -147,6 +148,7 @@ class _Play:
             session=session.name,
             folder=session.pods,
             root=session.root,
+            program=session.program,
             config_maps=loaded.config_maps,
             node=os.uname().nodename,
             status_file=self._cluster.status_file,

@@ -22,7 +22,7 @@ from play.environment import ConfigMaps, Facts
 from play.kubelet import Kubelet
 from play.launcher import CANNOT_RUN
 from play.manifests import Container, Pod, Probe
-from play.process import Plan, Process
+from play.process import Mount, Plan, Process
 from play.sandbox import IFNAME, Runtime, Sandbox, pod_arguments
 from play.screen import PodRow, Screen
 from play.undo import Undo
@@ -61,6 +61,7 @@ class Stage:
     session: str  # the play's name, which leads the names of what is made
     folder: Path  # of the pods' folders
     root: Path  # an empty folder, where containers' roots are put together
+    program: Path  # what containers have of this program
     config_maps: ConfigMaps
     node: str
     status_file: Callable[[str, str], Path]  # of a pod, by its namespace and name
@@ -361,7 +362,8 @@ class PodRun:
             self.pod, container, facts=facts, config_maps=self._stage.config_maps, given=given.environment
         )
         nodes = {path: devices.node(path, os.path.realpath(host)) for path, host in given.devices.items()}
-        mounts = {mount.target: mount for mount in (*self._volumes.mounts(container), *given.mounts)}
+        own = [*self._volumes.mounts(container), *given.mounts]
+        mounts = {mount.target: mount for mount in (*with_program(own, self._stage.program), *own)}
         return Plan(
             netns=self.sandbox.netns,
             root=str(self._stage.root),
@@ -400,6 +402,14 @@ class PodRun:
             self._stage.changed.notify_all()
         # Not under the lock: a slow terminal shall hold up nobody who waits for a change.
         self._stage.screen.state(self.row)
+
+
+def with_program(mounts: Sequence[Mount], program: Path) -> list[Mount]:
+    """What gives a container this program; nothing where one of `mounts` lies there or above."""
+    over = {environment.PROGRAM, *map(str, Path(environment.PROGRAM).parents)}
+    if any(mount.target.rstrip("/") in over for mount in mounts):
+        return []
+    return [Mount(str(program), environment.PROGRAM, ("ro",))]
 
 
 def backoff(crashes: int) -> float:

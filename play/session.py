@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,9 +14,11 @@ from typing import Any
 
 from deviceplugin import config
 from play import admission
+from play.environment import BASE
 from play.manifests import Manifests, Pod
 from plugins.meta.devices import DeviceUse, device_use
 from plugins.meta.networks import RESOURCE_NAME
+from wirespeed import program
 from wirespeed.cni.chain import load_network
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.node import NodeConfig, load_config
@@ -34,6 +37,7 @@ class Session:
         self.pods = folder / "pods"  # the pods' folders
         self.root = folder / "root"  # empty: containers' roots are put together here
         self.links = folder / "bin"  # the shim under the plugins' names
+        self.program = folder / "wirespeed"  # what containers have of this program
         self.agent = folder / "agent.json"
         self.state = folder / "pods.json"
 
@@ -50,6 +54,8 @@ class Session:
         """Write what the agent reads, but for the pods; `device_plugin` is the device plugin's configuration."""
         for folder in (self.manifests, self.kubelet, self.pods, self.root, self.links):
             folder.mkdir()
+        # A container's own Python, for its user may not reach that of this process.
+        program.write(self.program, shutil.which("python3", path=BASE["PATH"]) or os.path.realpath(sys.executable))
         for (namespace, name), raw in manifests.networks.items():
             write(self.manifests / f"network_{namespace}_{name}.json", raw)
         if device_plugin:
@@ -118,8 +124,8 @@ def device_plugin(manifests: Manifests) -> str:
     if unknown := [resource for resource in admission.wanted(manifests.pods) if resource not in known]:
         raise CniError(
             Code.INVALID_CONFIG,
-            f"pods ask for {', '.join(unknown)}: expected it in the resourceList of a ConfigMap's config.json, "
-            f"got {', '.join(offered) or 'none'}",
+            f"pods ask for {', '.join(unknown)}: expected it in the resourceList of --pools, or of a ConfigMap's "
+            f"config.json, got {', '.join(offered) or 'none'}",
         )
     return text
 
@@ -150,4 +156,4 @@ def _offered(manifests: Manifests) -> list[str]:
     try:
         return [pool.resource for pool in config.parse(text.encode(), NodeConfig().resource_prefix)] if text else []
     except CniError as error:
-        raise error.prefixed("config.json") from None
+        raise error.prefixed("--pools" if manifests.pools else "config.json") from None

@@ -493,3 +493,34 @@ def test_a_pod_whose_devices_are_not_there_is_not_admitted_and_none_is_started(s
         "1 asked for, 0 free (0 devices, 0 healthy, 0 allocated)\n"
     )
     assert played.said("default/good/main") == []
+
+
+def test_containers_have_of_an_applications_image_what_tells_it_of_its_pod(stage: Stage) -> None:
+    asked = container(script="wirespeed eal --memory 0; wirespeed ready; echo status $?; command -v wirespeed")
+    asked["readinessProbe"] = {"exec": {"command": ["wirespeed", "ready"]}}
+    asked["securityContext"] = {"runAsUser": 65534, "readOnlyRootFilesystem": True}
+    played = stage.play(pod("app", asked))
+    assert played.status == 0, played.stderr
+    arguments, nobody, status, where = played.said("default/app/main")
+    assert arguments.endswith("--file-prefix=ws-app --no-pci")
+    assert nobody.startswith("no DPDK application runs here")
+    assert (status, where) == ("status 1", "/usr/local/bin/wirespeed")
+
+
+def test_a_volume_where_an_image_has_its_program_is_the_containers(stage: Stage) -> None:
+    (stage.folder / "host").mkdir()
+    mounted = container(
+        script="ls -A /usr/local/bin", volumeMounts=[{"name": "own", "mountPath": "/usr/local/bin"}]
+    )
+    own = [{"name": "own", "hostPath": {"path": str(stage.folder / "host")}}]
+    played = stage.play(pod("app", mounted, volumes=own))
+    assert (played.status, played.said("default/app/main")) == (0, [])
+
+
+def test_pools_of_a_file_are_offered(stage: Stage) -> None:
+    values = stage.folder / "values.yaml"
+    values.write_text("pools:\n  - {resourceName: none, selectors: {vendors: [ffff]}}\n")
+    wants = container(script="true", resources={"limits": {"intel.com/none": 1}})
+    played = stage.play(pod("wants", wants), options=("--pools", str(values)))
+    assert played.status == 1
+    assert "not admitted: container main: resource intel.com/none: 1 asked for, 0 free" in played.stderr

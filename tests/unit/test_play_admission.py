@@ -141,7 +141,8 @@ def test_a_resource_that_a_pool_offers_is_not_counted(tmp_path: Path) -> None:
     [
         (
             "",
-            "pods ask for intel.com/other: expected it in the resourceList of a ConfigMap's config.json, got none",
+            "pods ask for intel.com/other: expected it in the resourceList of --pools, or of a ConfigMap's "
+            "config.json, got none",
         ),
         (POOLS, "pods ask for intel.com/other: .*, got intel.com/left, example.com/right"),
         ('{"resourceList": [{"resourceName": 3}]}', r"config.json: resourceList\[0\]"),

@@ -470,3 +470,57 @@ def test_no_spec_raises_anything_but_a_refusal(tmp_path_factory: pytest.TempPath
         manifests.load([file])
     except CniError as error:
         assert error.code == Code.INVALID_CONFIG
+
+
+# Pools of a file
+
+
+POOLS = {"resourceList": [{"resourceName": "left", "selectors": {"vendors": ["8086"]}}]}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        json.dumps(POOLS),
+        "# values of the chart\nlogLevel: info\npools:\n  - {resourceName: left, selectors: {vendors: ['8086']}}\n",
+    ],
+)
+def test_pools_are_those_of_the_device_plugins_file_or_of_the_charts_values(tmp_path: Path, text: str) -> None:
+    (tmp_path / "m.json").write_text(json.dumps(pod()))
+    (tmp_path / "values.yaml").write_text(text)
+    loaded = manifests.load([tmp_path / "m.json"], pools=tmp_path / "values.yaml")
+    assert json.loads(loaded.device_plugin()) == POOLS
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("", "values.yaml: expected pools, and it is empty"),
+        (
+            "logLevel: info",
+            r"values.yaml, document 1: expected the key resourceList, or the chart's values with a list",
+        ),
+        (
+            "pools: left",
+            r"values.yaml, document 1: expected the key resourceList, or the chart's values with a list",
+        ),
+        (
+            "- pools: []",
+            r"values.yaml, document 1: expected the key resourceList, or the chart's values with a list",
+        ),
+        ("pools: [", "values.yaml, document 1( in line [0-9]+)?: not YAML"),
+    ],
+)
+def test_a_file_without_pools_is_refused(tmp_path: Path, text: str, told: str) -> None:
+    (tmp_path / "values.yaml").write_text(text)
+    with pytest.raises(CniError, match=told) as raised:
+        manifests.load([], pools=tmp_path / "values.yaml")
+    assert raised.value.code == Code.INVALID_CONFIG
+
+
+def test_pools_are_said_once(tmp_path: Path) -> None:
+    (tmp_path / "pools.json").write_text(json.dumps(POOLS))
+    (tmp_path / "m.json").write_text(json.dumps(config_map("sriovdp-config", **{"config.json": json.dumps(POOLS)})))
+    loaded = manifests.load([tmp_path / "m.json"], pools=tmp_path / "pools.json")
+    with pytest.raises(CniError, match="ConfigMap default/sriovdp-config: expected no device plugin configuration"):
+        loaded.device_plugin()
