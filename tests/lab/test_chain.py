@@ -66,7 +66,8 @@ def play(out: Path, *options: str) -> str:
     """What a play says; it must end well, with nothing left of its pods in the switch or on the node."""
     before = bridges()
     command = [sys.executable, "-m", "cli", "play", "--in-order", "--out", str(out), "--timeout", "240"]
-    command += ["--cni-conf", str(EXAMPLES / "00-wirespeed.conf"), *options]
+    command += ["--cni-conf", str(EXAMPLES / "00-wirespeed.conf"), "--pools", str(EXAMPLES / "node/values.yaml")]
+    command += options
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert bridges() == before
@@ -141,7 +142,7 @@ def test_every_ping_crosses_a_kernel_vf_and_the_switch_and_is_answered(vfs: LabV
     said = play(
         tmp_path,
         *("--then", f"examples/chain/ports {PINGS}"),
-        *("examples/chain-kernel", "examples/chain/testpmd.yaml"),
+        "examples/chain-kernel",
     )
     pinged = (tmp_path / "logs/default_source_ping.log").read_text()
     assert f"{PINGS} packets transmitted, {PINGS} received, 0% packet loss" in pinged

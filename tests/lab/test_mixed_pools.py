@@ -88,10 +88,7 @@ def pod(name: str, container: Manifest, *networks: str, **counts: int) -> Manife
     if "volumeMounts" in container:
         limits |= {"hugepages-2Mi": "64Mi", "memory": "256Mi"}
         spec["terminationGracePeriodSeconds"] = 10
-        spec["volumes"] = [
-            {"name": "hugepages", "emptyDir": {"medium": "HugePages"}},
-            {"name": "probes", "configMap": {"name": "testpmd", "defaultMode": 0o755}},
-        ]
+        spec["volumes"] = [{"name": "hugepages", "emptyDir": {"medium": "HugePages"}}]
     spec["containers"][0]["resources"] = {"limits": limits}
     metadata = {"name": name, "annotations": {"k8s.v1.cni.cncf.io/networks": ",".join(networks)}}
     return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
@@ -105,15 +102,12 @@ def echoes() -> Manifest:
     """A container whose testpmd answers every ping that reaches its VF; ready when that is up."""
     options = "'--lcores=0@(0-1),1@(0-1)' --huge-unlink --socket-mem=64 --allow=$PCIDEVICE_INTEL_COM_MIXED"
     forwarding = "--forward-mode=icmpecho --total-num-mbufs=2048 --rxd=256 --txd=256"
-    probe = {"exec": {"command": ["/opt/probes/ports-up"]}, "periodSeconds": 1, "timeoutSeconds": 10}
+    probe = {"exec": {"command": ["wirespeed", "ready"]}, "periodSeconds": 1, "timeoutSeconds": 10}
     return {
         **runs(f"{HAS} exec dpdk-testpmd {options} -- {forwarding}"),
         "stdin": True,
         "securityContext": {"capabilities": {"add": ["IPC_LOCK"]}},
-        "volumeMounts": [
-            {"name": "hugepages", "mountPath": "/dev/hugepages"},
-            {"name": "probes", "mountPath": "/opt/probes"},
-        ],
+        "volumeMounts": [{"name": "hugepages", "mountPath": "/dev/hugepages"}],
         "readinessProbe": probe,
     }
 
@@ -158,7 +152,7 @@ def play(folder: Path, *pods: Manifest) -> Iterator[subprocess.Popen[str]]:
     process = subprocess.Popen(
         [
             *(sys.executable, "-m", "cli", "play", "--cni-conf", str(EXAMPLES / "00-wirespeed.conf")),
-            *(str(EXAMPLES / "vfw/testpmd.yaml"), str(folder / "pods.yaml")),
+            str(folder / "pods.yaml"),
         ],
         cwd=EXAMPLES.parent,
         stdout=subprocess.PIPE,

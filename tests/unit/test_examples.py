@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from play import limits, manifests
-from play.manifests import Pod, extended
+from image.recipe import IMAGES, version
+from play import limits, manifests, session
+from play.manifests import Container, Pod, extended
 from play.security import capabilities
+from provision import policy
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
@@ -22,36 +25,65 @@ MBUFS = 155_456  # packets that testpmd makes a pool for, if nothing else is ask
 
 
 def load(folder: str) -> manifests.Manifests:
-    return manifests.load(
-        [EXAMPLES / folder, *([EXAMPLES / "chain/testpmd.yaml"] if folder == "chain-kernel" else [])]
-    )
+    return manifests.load([EXAMPLES / folder], pools=EXAMPLES / "node/values.yaml")
 
 
-def resources_on_vfio(loaded: manifests.Manifests) -> set[str]:
-    pools = json.loads(loaded.device_plugin() or '{"resourceList": []}')["resourceList"]
-    return {f"intel.com/{each['resourceName']}" for each in pools if "vfio-pci" in each["selectors"]["drivers"]}
+def drivers(loaded: manifests.Manifests) -> dict[str, list[str]]:
+    """The drivers of the VFs that a resource is for."""
+    pools = json.loads(session.device_plugin(loaded))["resourceList"]
+    return {f"intel.com/{each['resourceName']}": each["selectors"]["drivers"] for each in pools}
 
 
 def text_of(pod: Pod) -> str:
     return " ".join(part for each in pod.spec.containers for part in [*each.command, *each.args])
 
 
+def may(container: Container) -> set[str]:
+    """The capabilities that a container asks for, beyond the runtime's own, whichever these are."""
+    context = container.security_context
+    return set(capabilities(context, frozenset())) if context else set()
+
+
+def test_these_are_all_examples() -> None:
+    assert {path.parent.name for path in EXAMPLES.glob("*/pod-*.yaml")} == set(FOLDERS)
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_pods_run_the_image_that_is_built_here_under_the_name_that_it_is_imported_by(folder: str) -> None:
+    assert "wirespeed-testpmd" in IMAGES
+    for container in (each for pod in load(folder).pods for each in pod.spec.containers):
+        assert container.image == f"localhost/wirespeed-testpmd:{version()}"
+        assert container.image_pull_policy == "IfNotPresent"
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_all_pods_of_an_example_come_to_one_node(folder: str) -> None:
+    for pod in load(folder).pods:
+        assert pod.metadata.labels == {"example": folder}
+        term = {"labelSelector": {"matchLabels": {"example": folder}}, "topologyKey": "kubernetes.io/hostname"}
+        assert pod.spec.affinity == {"podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [term]}}
+
+
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_a_container_with_a_vfio_device_may_lock_memory_and_has_hugepages(folder: str) -> None:
     loaded = load(folder)
+    on_vfio = {resource for resource, names in drivers(loaded).items() if "vfio-pci" in names}
     for container in (each for pod in loaded.pods for each in pod.spec.containers):
-        if resources_on_vfio(loaded) & extended(container).keys():
-            assert container.security_context
-            assert "IPC_LOCK" in capabilities(container.security_context, frozenset())
+        if on_vfio & extended(container).keys():
+            assert "IPC_LOCK" in may(container)
             assert limits.of(container).hugepages
 
 
 def test_a_container_that_sets_up_a_kernels_interface_may_do_so() -> None:
     pods = [pod for folder in FOLDERS for pod in load(folder).pods if "net_af_packet" in text_of(pod)]
     assert [pod.label for pod in pods] == ["default/firewall"]
-    context = pods[0].spec.containers[0].security_context
-    assert context
-    assert "NET_ADMIN" in capabilities(context, frozenset())
+    assert {"NET_ADMIN", "NET_RAW"} <= may(pods[0].spec.containers[0])
+
+
+def test_a_container_that_pings_may_do_so_where_a_runtime_gives_no_right_to() -> None:
+    pods = [pod for folder in FOLDERS for pod in load(folder).pods if re.search(r"\bping |/reaches", text_of(pod))]
+    assert [pod.label for pod in pods] == ["default/source", "default/blue-check", "default/green-check"]
+    assert all("NET_RAW" in may(pod.spec.containers[0]) for pod in pods)
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
@@ -67,11 +99,27 @@ def test_the_packets_of_testpmd_have_room_in_the_hugepages(folder: str) -> None:
         assert re.search(r"dpdk-testpmd .*\s--\s", text, re.DOTALL), pod.label  # what is the EAL's ends there
 
 
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_the_node_has_as_many_vfs_on_the_right_driver_as_the_pods_ask_for(folder: str) -> None:
+    made: dict[str, tuple[int, str]] = {}
+    for each in policy.load([EXAMPLES / "node/vfs.yaml"], say=lambda _: None):
+        [name] = each.spec.nic_selector.pf_names
+        first, last = map(int, name.partition("#")[2].split("-"))
+        made[f"intel.com/{each.spec.resource_name}"] = (last - first + 1, each.spec.device_type)
+    loaded = load(folder)
+    asked: Counter[str] = Counter()
+    for container in (each for pod in loaded.pods for each in pod.spec.containers):
+        asked.update(extended(container))
+    for resource, count in asked.items():
+        number, device_type = made[resource]
+        assert number >= count
+        assert drivers(loaded)[resource] == ["igbvf" if device_type == "netdevice" else device_type]
+
+
 def test_readme_shows_the_example_as_it_stands() -> None:
     [shown] = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    files = [*yaml.safe_load_all((EXAMPLES / "vfw/networks.yaml").read_text())]
-    files += yaml.safe_load_all((EXAMPLES / "vfw/pod-2-vfw.yaml").read_text())
-    known: dict[tuple[str, str], Any] = {(each["kind"], each["metadata"]["name"]): each for each in files}
-    documents = list(yaml.safe_load_all(shown))
-    assert [each["kind"] for each in documents] == ["NetworkAttachmentDefinition", "Pod"]
-    assert [known[each["kind"], each["metadata"]["name"]] for each in documents] == documents
+    network, pod = shown.split("---\n")
+    assert network in (EXAMPLES / "vfw/networks.yaml").read_text()
+    assert pod == (EXAMPLES / "vfw/pod-2-vfw.yaml").read_text()
+    known: dict[str, Any] = yaml.safe_load(network)
+    assert known["metadata"]["name"] == "data-left"
