@@ -17,7 +17,7 @@ from tests.lab.conftest import PFS, LabVfs, sh
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
-SOCKETS = Path("/run/wirespeed/example")  # where the examples' pods have their sockets
+SOCKETS = Path("/run/wirespeed/vhost")  # where the examples' pods have their sockets
 PACKETS = 3200  # that examples/chain/pod-3-source.yaml sends
 PINGS = 200  # that examples/chain-kernel/pod-3-source.yaml sends
 PATIENCE = 60.0  # seconds
@@ -115,7 +115,7 @@ def test_every_packet_crosses_from_vf_to_vf_and_through_the_switch_and_comes_bac
     source, firewall = interfaces(tmp_path, "source"), interfaces(tmp_path, "firewall")
     given = [pod["net1"]["device-info"]["pci"]["pci-address"] for pod in (source, firewall)]
     assert sorted(given) == vfs.vfio[:2]
-    assert firewall["net2"]["device-info"]["vhost-user"]["path"].startswith("/var/lib/cni/usrspcni/")
+    assert firewall["net2"]["device-info"]["vhost-user"]["path"].startswith("/run/vhost-user/vhost-")
     assert bridges() == {}
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import examples
 from tests.node.conftest import PATIENCE, ROOT, Netns
 from tests.node.plays import WAITS, Fifo, Manifest, Stage, container, give_back, pod, standing, waiting
 
@@ -524,3 +525,21 @@ def test_pools_of_a_file_are_offered(stage: Stage) -> None:
     played = stage.play(pod("wants", wants), options=("--pools", str(values)))
     assert played.status == 1
     assert "not admitted: container main: resource intel.com/none: 1 asked for, 0 free" in played.stderr
+
+
+def test_variables_and_nodes_of_containers_that_run_are_told(stage: Stage) -> None:
+    folder = stage.folder / "seen"
+    lasts = waiting("lasts")
+    lasts["spec"]["containers"][0]["env"] = [
+        {"name": "PCIDEVICE_INTEL_COM_X", "value": "0000:01:10.0,0000:01:10.2"},
+        {"name": "OTHER", "value": "not told"},
+    ]
+    ended = pod("ended", container(script="true"))
+    then = f"cd {ROOT} && {sys.executable} -m tests.inside {folder}"
+    played = stage.play(lasts, ended, options=("--in-order", "--then", then))
+    assert played.status == 0, played.stderr
+    inside = json.loads((folder / "inside.json").read_text())
+    assert inside == {"lasts": "PCIDEVICE_INTEL_COM_X=0000:01:10.0,0000:01:10.2\n"}
+    pods = examples.seen(json.loads((folder / "pods.json").read_text()), said={}, inside=inside)
+    assert {name: each.state for name, each in pods.items()} == {"lasts": "ready", "ended": "exit code 0"}
+    assert list(pods["lasts"].interfaces) == ["eth0"]

@@ -36,7 +36,7 @@ def device_info(pods: Path, name: str) -> dict[str, Any]:
     pod = next(pod for pod in json.loads(pods.read_text())["items"] if pod["metadata"]["name"] == name)
     status = json.loads(pod["metadata"]["annotations"]["k8s.v1.cni.cncf.io/network-status"])
     info: dict[str, Any] = next(entry for entry in status if entry["interface"] == "net1")["device-info"]
-    assert info[info["type"]]["path"].startswith("/var/lib/cni/usrspcni/")
+    assert info[info["type"]]["path"].startswith(("/run/vhost-user/vhost-", "/var/lib/cni/usrspcni/"))
     return info
 
 
@@ -53,6 +53,7 @@ def test_packets_arrive_through_the_switch_and_over_the_link(
         (manifests / file.name).write_text(text)
     play = [sys.executable, "-m", "cli", "play", "--in-order", "--shim", str(shim), "--out", str(tmp_path / "out")]
     play += ["--cni-conf", str(EXAMPLES / "00-wirespeed.conf"), "--timeout", "120", str(manifests)]
+    play += ["--pools", str(EXAMPLES / "node/values.yaml")]
     # Its own mounts: there the switch of the test is where the node's would be.
     inside = ["sh", "-c", f'mount --bind {switch.rundir} {rundir} && exec "$@"', "sh"]
     done = subprocess.run(
