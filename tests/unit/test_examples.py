@@ -80,12 +80,6 @@ def test_a_container_that_sets_up_a_kernels_interface_may_do_so() -> None:
     assert {"NET_ADMIN", "NET_RAW"} <= may(pods[0].spec.containers[0])
 
 
-def test_a_container_that_pings_may_do_so_where_a_runtime_gives_no_right_to() -> None:
-    pods = [pod for folder in FOLDERS for pod in load(folder).pods if re.search(r"\bping |/reaches", text_of(pod))]
-    assert [pod.label for pod in pods] == ["default/source", "default/blue-check", "default/green-check"]
-    assert all("NET_RAW" in may(pod.spec.containers[0]) for pod in pods)
-
-
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_the_packets_of_testpmd_have_room_in_the_hugepages(folder: str) -> None:
     for pod in load(folder).pods:
