@@ -10,18 +10,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from cluster.remote import Remote
 from tests.cluster.kube import Kube, is_ready
 
 REPO = Path(__file__).resolve().parents[2]
 RELEASE = "wirespeed"
 NAMESPACE = "kube-system"
-# All pools of the examples that one node can offer at once.
-POOLS = [
-    {"resourceName": "left_dpdk", "selectors": {"drivers": ["vfio-pci"], "pfNames": ["ens1"]}},
-    {"resourceName": "right_dpdk", "selectors": {"drivers": ["vfio-pci"], "pfNames": ["ens2"]}},
-    {"resourceName": "kernel", "selectors": {"drivers": ["igbvf"], "pfNames": ["ens1"]}},
-    {"resourceName": "right_kernel", "selectors": {"drivers": ["igbvf"], "pfNames": ["ens2"]}},
-]
+CHART = str(REPO / "deploy/chart")
+# Pools as the examples need them; the image as nodes have imported it.
+VALUES = (f"--values={REPO / 'examples/node/values.yaml'}", "--set=image.repository=localhost/wirespeed")
 
 
 def helm(*arguments: str, values: Mapping[str, Any] | None = None) -> str:
@@ -42,7 +39,7 @@ def helm(*arguments: str, values: Mapping[str, Any] | None = None) -> str:
 
 def install(kube: Kube) -> None:
     """Installs the chart of this tree, and waits until its agents are Ready."""
-    helm("install", RELEASE, str(REPO / "deploy/chart"), values={"pools": POOLS})
+    helm("install", RELEASE, CHART, *VALUES)
     agents_ready(kube)
 
 
@@ -66,7 +63,7 @@ def agents_ready(kube: Kube) -> None:
 
 def upgrade(kube: Kube, values: Mapping[str, Any]) -> None:
     """Changes these values of the release, and waits until its agents run with them."""
-    helm("upgrade", RELEASE, str(REPO / "deploy/chart"), "--reuse-values", values=values)
+    helm("upgrade", RELEASE, CHART, "--reuse-values", values=values)
     rolled_out(kube)
 
 
@@ -79,3 +76,8 @@ def rollback(kube: Kube) -> None:
 def rolled_out(kube: Kube) -> None:
     """Waits until every agent is of the release's last revision, and Ready."""
     kube.inside(NAMESPACE).run("rollout", "status", "daemonset/wirespeed", "--timeout=600s", timeout=620)
+
+
+def make_vfs(node: Remote) -> None:
+    """Makes a node's VFs as its administrator does at each boot."""
+    node.run("cd /work/wirespeed && wirespeed vf apply --yes examples/node/vfs.yaml")

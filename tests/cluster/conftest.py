@@ -41,9 +41,9 @@ def administrator(described: dict[str, object]) -> Kube:
 
 @pytest.fixture(scope="session")
 def prepared(administrator: Kube, nodes: list[Remote]) -> Kube:
-    """Nodes with VFs: 4 of each PF with the kernel's driver, 2 on vfio-pci."""
+    """Nodes with VFs, as the examples need them."""
     for node in nodes:
-        node.run("/work/wirespeed/examples/setup ens1 ens2")
+        chart.make_vfs(node)
     return administrator
 
 

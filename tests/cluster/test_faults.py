@@ -17,13 +17,13 @@ from tests.cluster.kube import Kube, is_ready, network_status
 from tests.cluster.manifests import bridge, nad, pod
 
 BURST = 60
-KERNEL = {"intel.com/kernel": 1}
+KERNEL = {"intel.com/left_kernel": 1}
 
 
 def vf_network(name: str) -> dict[str, object]:
     """A network on the kernel's VFs of ens1, with addresses."""
     ipam = {"type": "host-local", "ranges": [[{"subnet": "10.60.0.0/24"}]]}
-    return nad(name, {"type": "wirespeed-sriov", "vlan": 30, "ipam": ipam}, resource="intel.com/kernel")
+    return nad(name, {"type": "wirespeed-sriov", "vlan": 30, "ipam": ipam}, resource="intel.com/left_kernel")
 
 
 def interfaces(of: dict[str, object]) -> list[str]:
@@ -166,7 +166,7 @@ def test_node_reset(networks: Kube, nodes: list[Remote], wirespeed: Kube) -> Non
         ),
     )
     # VFs are made anew at each boot, as a unit of the node does it (wirespeed vf apply).
-    node.run("/work/wirespeed/examples/setup ens1 ens2")
+    chart.make_vfs(node)
 
     def again() -> bool:
         now = networks.get("pod", name)
