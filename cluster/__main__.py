@@ -17,12 +17,11 @@ from typing import Any
 import cluster
 from cluster import network, remote
 from cluster.control import Control
+from cluster.images import pause_archive, write_store
 from cluster.network import Place
 from cluster.node import Lab, Node, Plan
 from cluster.recipe import NEWEST, NODE_DISK, OLDEST, programs, recipe
 from image.build import build as build_image
-from image.layer import write_layer
-from image.oci import Variant, write_archive
 from image.recipe import IMAGES, version
 from lab.__main__ import FAILED, Stopped, stop_on_signals
 from lab.accel import choose
@@ -107,7 +106,9 @@ class Cluster:
         progress = self._progress
         artefacts = build(progress)
         self._programs = programs(progress, recipe(self.asked.kubernetes, self.asked.kubelets))
-        images = self._images()
+        archives = self._archives()
+        with progress.step("images"):
+            store = write_store(self._programs, archives, self.folder)
         network.make([plan.place for plan in self.plans])
         tree = self.folder / "tree.tar"
         write_tree(tree, REPO)
@@ -115,6 +116,7 @@ class Cluster:
             artefacts=artefacts,
             accel=choose(artefacts, "auto", progress),
             programs=self._programs / NODE_DISK,
+            store=store,
             tree=tree,
         )
         key = remote.prepare(self.folder, {plan.name: plan.place.address for plan in self.plans})
@@ -122,14 +124,13 @@ class Cluster:
         nodes = [Node(plan, self.folder / plan.name) for plan in self.plans]
         for node in nodes:
             node.folder.mkdir()
-            node.write_disk(control, key, images)
+            node.write_disk(control, key)
         self._stack.callback(control.stop)
         with ThreadPoolExecutor() as pool, progress.step(f"booting {len(nodes)} nodes ({lab.accel})", done="up"):
+            for node in nodes:
+                node.start(self._stack, lab)
             waiting = [pool.submit(control.start)]
-            waiting += [
-                pool.submit(node.boot, self._stack, lab, node.job(self.plans, self.asked.kubernetes))
-                for node in nodes
-            ]
+            waiting += [pool.submit(node.boot, node.job(self.plans, self.asked.kubernetes)) for node in nodes]
             for one in waiting:
                 one.result()
         control.write_kubeconfig("admin", "/O=system:masters/CN=admin")
@@ -156,7 +157,7 @@ class Cluster:
             WIRESPEED_CLUSTER=str(self.folder / "cluster.json"),
         )
 
-    def _images(self) -> list[Path]:
+    def _archives(self) -> list[Path]:
         """The archives that nodes import: the project's two, and what holds a pod's namespaces."""
         folder = self.asked.images
         if folder is None:
@@ -198,20 +199,6 @@ def is_ready(item: dict[str, Any]) -> bool:
     """Whether a Node or Pod object has the condition Ready."""
     conditions = item.get("status", {}).get("conditions", [])
     return any(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions)
-
-
-def pause_archive(program: Path, target: Path) -> Path:
-    """The image localhost/pause:1 of one program."""
-    root = target.with_suffix("")
-    root.mkdir()
-    (root / "pause").write_bytes(program.read_bytes())
-    (root / "pause").chmod(0o755)
-    layer = write_layer(root, target.with_suffix(".layer"), epoch=0, unused=())
-    variant = Variant(
-        architecture="amd64", layers=[(layer, "pause")], environment={}, entrypoint=["/pause"], command=[]
-    )
-    write_archive(target, [variant], reference="localhost/pause:1", version="1", epoch=0, labels={})
-    return target
 
 
 def work(asked: argparse.Namespace, progress: Progress) -> int:

@@ -55,11 +55,12 @@ class Plan:
 
 @dataclass(frozen=True, kw_only=True)
 class Lab:
-    """What all nodes boot from: the lab's artefacts and accelerator, the disk of programs, the project's tree."""
+    """What all nodes boot from: the lab's artefacts and accelerator, disks, the project's tree."""
 
     artefacts: Artefacts
     accel: str
     programs: Path
+    store: Path
     tree: Path
 
 
@@ -70,10 +71,10 @@ class Node:
         self.plan = plan
         self.folder = folder
         self.failed: LabError | None = None
-        self._thread: threading.Thread | None = None
+        self._session: Session
 
-    def write_disk(self, control: Control, public_key: str, images: Sequence[Path]) -> None:
-        """The disk that outlives resets: its certificates, the cluster's plugin, images to import."""
+    def write_disk(self, control: Control, public_key: str) -> None:
+        """The disk that outlives resets: its certificates, the cluster's plugin."""
         tree = self.folder / "disk"
         pki = tree / "etc/kubernetes"
         pki.mkdir(parents=True)
@@ -90,10 +91,6 @@ class Node:
         plugins.mkdir(parents=True)
         for plugin in sorted(REFERENCE_PLUGINS.iterdir()):
             _copy(plugin, plugins)
-        archives = tree / "images"
-        archives.mkdir()
-        for image in images:
-            _copy(image, archives)
         _run("mke2fs", "-q", "-t", "ext4", "-m", "0", "-L", "data", "-d", str(tree), str(self.disk), DISK_SIZE)
         _run("rm", "-rf", str(tree))
 
@@ -102,26 +99,33 @@ class Node:
         """The disk's file."""
         return self.folder / "data.img"
 
-    def boot(self, stack: ExitStack, lab: Lab, job: dict[str, object]) -> None:
-        """Starts the VM, until `stack` is left, and in it `node up`; returns once the guest runs it."""
+    def start(self, stack: ExitStack, lab: Lab) -> None:
+        """Starts the VM, until `stack` is left. By the main thread: a VM dies with the thread that started it."""
         out = self.folder / "out"
         out.mkdir()
-        files = Files(artefacts=lab.artefacts, tree=lab.tree, out=out, console=self.folder / "console.log")
+        console = self.folder / "console.log"
+        files = Files(artefacts=lab.artefacts, tree=lab.tree, out=out, console=console)
         machine = Machine(
             accel=lab.accel,
             memory=self.plan.memory,
             hugepages=self.plan.hugepages,
             number=self.plan.place.number,
             devices=(
-                *_drive("data", self.disk),
-                *_drive("programs", lab.programs, readonly=True),
+                *_drive("data", self.disk, "cache=unsafe"),
+                *_drive("programs", lab.programs, "readonly=on"),
+                # Each node writes into an overlay of its own, which lasts as long as its VM.
+                *_drive("store", lab.store, "snapshot=on"),
                 *self.plan.place.devices(),
             ),
             resets=True,
         )
         log = stack.enter_context((self.folder / "node.log").open("ab"))
         vm = stack.enter_context(started(files, machine, self.folder))
-        session = Session(vm, {"out": log.fileno(), "err": log.fileno()})
+        self._session = Session(vm, {"out": log.fileno(), "err": log.fileno()})
+
+    def boot(self, job: dict[str, object]) -> None:
+        """Waits for the guest, and has it do the job, after each reset too. Raises LabError."""
+        session = self._session
         session.boot()
 
         def keep() -> None:
@@ -131,8 +135,7 @@ class Node:
             except LabError as error:
                 self.failed = error
 
-        self._thread = threading.Thread(target=keep, name=self.plan.name, daemon=True)
-        self._thread.start()
+        threading.Thread(target=keep, name=self.plan.name, daemon=True).start()
 
     def job(self, plans: Sequence[Plan], control_version: str) -> dict[str, object]:
         """What the guest is told to do."""
@@ -159,10 +162,9 @@ class Node:
         }
 
 
-def _drive(name: str, path: Path, *, readonly: bool = False) -> tuple[str, ...]:
-    lock = "readonly=on" if readonly else "cache=unsafe"
+def _drive(name: str, path: Path, how: str) -> tuple[str, ...]:
     return (
-        *("-drive", f"if=none,id={name},format=raw,{lock},file={escaped(path)}"),
+        *("-drive", f"if=none,id={name},format=raw,{how},file={escaped(path)}"),
         *("-device", f"virtio-blk-pci,drive={name},serial={name}"),
     )
 

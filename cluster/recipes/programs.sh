@@ -55,12 +55,20 @@ done
 echo "$MODULES" | while read -r module version programs tags; do
     [ -n "$module" ] || continue
     folder=$(cd "$work" && fetch "$module" "$version")
-    source=$work/source
+    source=$work/source/module
+    mkdir "$work/source"
     cp -r "$folder" "$source"
+    # Modules of its own repository, which it takes from beside it.
+    sed -n 's#^\(replace \)\{0,1\}[\t ]*\([^ ]*\) => \(\.\./.*\)#\2 \3#p' "$source/go.mod" | while read -r beside place; do
+        needed=$(sed -n "s#^[\t ]*$beside \(v[^ ]*\).*#\1#p" "$source/go.mod" | head -n 1)
+        folder=$(cd "$work" && fetch "$beside" "$needed")
+        mkdir -p "$source/$(dirname "$place")"
+        cp -r "$folder" "$source/$place"
+    done
     for program in $(echo "$programs" | tr , ' '); do
         (cd "$source" && go build -ldflags '-s -w' -tags "$tags" -o "$bin/${program##*:}" "${program%%:*}")
     done
-    rm -rf "$source"
+    rm -rf "$work/source"
 done
 rm -rf "$work"
 gcc -static -Os -s -o "$bin/pause" "$CLUSTER/guest/pause.c"
