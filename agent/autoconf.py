@@ -8,27 +8,18 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
-import select
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 from agent import cniconf
-from wirespeed.cni import inotify
+from agent.notices import LOOK_AGAIN, noticed, readable_once, wait
 from wirespeed.cni.errors import CniError, Code
-from wirespeed.host import inotify as folders
 from wirespeed.host import readiness
 from wirespeed.host.files import write_atomically
 from wirespeed.node import AutoconfConfig, NodeConfig
 
 log = logging.getLogger(__name__)
 
-_CHANGED = folders.CAME | folders.WENT | inotify.IN_CLOSE_WRITE | inotify.IN_DELETE_SELF | inotify.IN_MOVE_SELF
-# Seconds until it is looked without a notice: inotify tells neither that a folder was mounted over nor of what
-# a symbolic link leads to.
-_LOOK_AGAIN = 30.0
-_BLIND_LOOK = 1.0  # the same where there is no inotify: 128 instances a user are its usual limit
 _RESTORE_PAUSE = 1.0  # seconds after a file was restored, so that two who each want it otherwise do not race
 
 
@@ -51,16 +42,16 @@ class Autoconf:
 
     def run(self, stop: threading.Event) -> None:
         """Write the files, and again whenever something that they depend on has changed, until `stop` is set."""
-        with _readable_once(stop) as stopped:
+        with readable_once(stop, name="autoconf end") as stopped:
             while not stop.is_set():
                 # First the notices, then the look: what changes in between is noticed.
                 with contextlib.ExitStack() as watched:
-                    notices = [watched.enter_context(_noticed(folder)) for folder in self._folders()]
+                    notices = [watched.enter_context(noticed(folder)) for folder in self._folders()]
                     restored = self._look()
                     if not restored:
-                        _wait([*notices, stopped], _BLIND_LOOK if None in notices else _LOOK_AGAIN)
+                        wait([*notices, stopped], LOOK_AGAIN)
                 if restored:
-                    _wait([stopped], _RESTORE_PAUSE)
+                    wait([stopped], _RESTORE_PAUSE)
 
     def _folders(self) -> set[Path]:
         """The folders of what is read and written."""
@@ -121,50 +112,3 @@ def _content(path: Path) -> bytes | None:
         return path.read_bytes()
     except FileNotFoundError:
         return None
-
-
-@contextlib.contextmanager
-def _noticed(folder: Path) -> Iterator[int | None]:
-    """A descriptor that is readable when something happens in the folder, or in the nearest one above it.
-
-    None where the kernel watches no more folders.
-    """
-    while not folder.is_dir():
-        folder = folder.parent
-    try:
-        watch = inotify.Watch(str(folder), _CHANGED | inotify.IN_ONLYDIR)
-    except OSError as error:
-        log.debug("inotify: %s: %s is looked at every %g s", folder, error.strerror, _BLIND_LOOK)
-        yield None
-        return
-    try:
-        yield watch.fileno()
-    finally:
-        watch.close()
-
-
-@contextlib.contextmanager
-def _readable_once(event: threading.Event) -> Iterator[int]:
-    """A descriptor that is readable when the event is set."""
-    fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-
-    def pass_on() -> None:
-        event.wait()
-        os.eventfd_write(fd, 1)
-
-    thread = threading.Thread(target=pass_on, name="autoconf end", daemon=True)
-    thread.start()
-    try:
-        yield fd
-    finally:
-        if event.is_set():  # else the process ends by an error, and the thread with it
-            thread.join()
-            os.close(fd)
-
-
-def _wait(descriptors: list[int | None], seconds: float) -> None:
-    poll = select.poll()
-    for fd in descriptors:
-        if fd is not None:
-            poll.register(fd, select.POLLIN)
-    poll.poll(seconds * 1000)

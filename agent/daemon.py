@@ -15,6 +15,7 @@ from pathlib import Path
 from types import FrameType
 
 from agent.autoconf import Autoconf
+from agent.install import record
 from agent.listener import listening, only_agent
 from agent.log import to_stderr
 from agent.notify import notify
@@ -54,6 +55,7 @@ def _serve(config: NodeConfig) -> int:
                 _signals(server := Server(node, listener, observe), node.hang_up),
                 _beside("device plugin", _device_plugin(node), died, server.stop),
                 _beside("writer of the CNI configuration", autoconf, died, server.stop),
+                _beside("keeper of the plugins' names", _names(node), died, server.stop),
                 _beside("follower of annotations", _follower(node), died, server.stop),
                 _beside("collector of what is left of sandboxes", _collector(node), died, server.stop),
                 _beside("writer of network-status", _reporter(node), died, server.stop),
@@ -128,6 +130,19 @@ def _device_plugin(node: Node) -> Part | None:
     if not node.config.device_plugin:
         return None
     return lambda stop: importlib.import_module("deviceplugin").run(node, stop)
+
+
+def _names(node: Node) -> Part | None:
+    try:
+        noted = record.read(node.config)
+    except CniError as error:
+        log.error("%s; names of plugins that others take are not taken back", error.msg)  # noqa: TRY400
+        return None
+    if noted is None or not noted.replaced:
+        return None
+    from agent.names import Names  # noqa: PLC0415 — an agent that took no names does not pay for keeping them
+
+    return Names(node, noted).run
 
 
 def _follower(node: Node) -> Part | None:

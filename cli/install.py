@@ -39,7 +39,8 @@ def _places(command: Callable[..., None]) -> Callable[..., None]:
     "--replace",
     type=click.Choice(["multus", "sriov-cni", "userspace-cni"]),
     multiple=True,
-    help="Take its names, its configuration and its pods. May be given several times.",
+    help="Take its names, its configuration and its pods. May be given several times; who was replaced before and "
+    "is not named any more gets the names back.",
 )
 @click.option("--daemon-config", type=_FILE, help="Multus' daemon-config.json, with --replace multus.")
 @click.option("--cni-config-dir", type=_FOLDER, default="/etc/cni/net.d", help="The runtime's configurations.")
@@ -59,7 +60,7 @@ def install(*, systemd: bool, shim: Path | None, dry_run: bool, **given: Any) ->
         command=_command(),
         **given,
     )
-    _carry_out(plan.installation, options, dry_run=dry_run, alone=bool(options.replace))
+    _carry_out(plan.installation, options, dry_run=dry_run)
 
 
 @click.command(context_settings={"show_default": True})
@@ -69,11 +70,11 @@ def uninstall(*, dry_run: bool, **given: Any) -> None:
     from agent.install import plan  # noqa: PLC0415 — see cli.main
 
     options = plan.Options(shim=Path(), **given)
-    _carry_out(plan.removal, options, dry_run=dry_run, alone=True)
+    _carry_out(plan.removal, options, dry_run=dry_run)
 
 
-def _carry_out(planned: Callable[[Options], Plan], options: Options, *, dry_run: bool, alone: bool) -> None:
-    """Show a plan and carry it out; `alone` keeps agents away meanwhile."""
+def _carry_out(planned: Callable[[Options], Plan], options: Options, *, dry_run: bool) -> None:
+    """Show a plan and carry it out."""
     import contextlib  # noqa: PLC0415 — see cli.main
     import os  # noqa: PLC0415
 
@@ -90,7 +91,7 @@ def _carry_out(planned: Callable[[Options], Plan], options: Options, *, dry_run:
                 click.echo(f"would {step.what}")
             plan.notes += plan.outlook()
         elif plan.steps:
-            with plans.no_agent(plan.config) if alone else contextlib.nullcontext():
+            with plans.no_agent(plan.config) if plan.alone else contextlib.nullcontext():
                 execute(plan.steps, click.echo)
     except CniError as error:
         raise click.ClickException(error.msg) from error

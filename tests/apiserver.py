@@ -388,7 +388,7 @@ class ApiServer:
             raise _StatusError(
                 400, "the namespace of the provided object does not match the namespace sent on the request"
             )
-        if (value.get("involvedObject") or {}).get("namespace") != namespace:
+        if (value.get("involvedObject") or {}).get("namespace", "default") != namespace:
             text = "involvedObject.namespace: Invalid value: does not match event.namespace"
             raise _StatusError(422, f'Event "{key[2]}" is invalid: {text}')
         with self.changed:

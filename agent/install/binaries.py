@@ -42,17 +42,16 @@ def place(shim: bytes, folder: Path, replace: Iterable[str]) -> Iterator[Step]:
     """
     for name in OWN_NAMES:
         path = folder / name
-        if path.exists() and not _is_shim(path):
+        if path.exists() and not is_shim(path):
             raise CniError(Code.POLICY, f"{path}: expected wirespeed's shim or no file; move this one away")
         yield from _place_one(shim, path)
-    for peer in replace:
-        for name in PEERS[peer]:
-            path = folder / name
-            if path.exists() and not _is_shim(path):
-                what = f"put the shim at {path}, what is there is kept as {kept(path).name}"
-                yield steps.replace(path, shim, 0o755, what)
-            else:
-                yield from _place_one(shim, path)
+    for name in names_of(replace):
+        path = folder / name
+        if path.exists() and not is_shim(path):
+            what = f"put the shim at {path}, what is there is kept as {kept(path).name}"
+            yield steps.replace(path, shim, 0o755, what)
+        else:
+            yield from _place_one(shim, path)
 
 
 def _place_one(shim: bytes, path: Path) -> Iterator[Step]:
@@ -61,18 +60,38 @@ def _place_one(shim: bytes, path: Path) -> Iterator[Step]:
         yield steps.write(path, shim, 0o755, f"put the shim at {path}")
 
 
+def names_of(peers: Iterable[str]) -> list[str]:
+    """The names that the shim takes where it replaces them."""
+    return [name for peer in peers for name in PEERS[peer]]
+
+
+def take_back(path: Path, shim: bytes) -> None:
+    """Put the shim at the path once more. What somebody put there is kept, in the place of what was kept before.
+
+    Who still writes it goes on writing what is kept. Raises OSError.
+    """
+    there = path.is_symlink() or path.exists()
+    (steps.replace if there else steps.write)(path, shim, 0o755, "").do()
+
+
 def take_away(folder: Path) -> Iterator[Step]:
     """The steps that remove the shim from all its names and put back what was there before."""
-    for name in [*OWN_NAMES, *(name for names in PEERS.values() for name in names)]:
+    yield from give_back(folder, OWN_NAMES)
+    yield from give_back(folder, names_of(PEERS))
+
+
+def give_back(folder: Path, names: Iterable[str]) -> Iterator[Step]:
+    """The steps that remove the shim from these names and put back what was there before."""
+    for name in names:
         path = folder / name
-        ours = path.exists() and _is_shim(path)
+        ours = path.exists() and is_shim(path)
         if kept(path).exists() and (ours or not path.exists()):
             yield steps.put_back(path, f"put {kept(path).name} back at {path}")
         elif ours:
             yield steps.remove(path, f"remove the shim at {path}")
 
 
-def _is_shim(path: Path) -> bool:
+def is_shim(path: Path) -> bool:
     """Whether it is the shim, perhaps of another version; a peer's has up to a hundred times its size."""
     return path.is_file() and path.stat().st_size <= _MOST and _MARK in path.read_bytes()
 
@@ -82,9 +101,8 @@ def await_calls(folder: Path, replace: Iterable[str], seconds: float) -> Step:
 
     def do() -> Undo:
         until = time.monotonic() + seconds
-        for peer in replace:
-            for name in PEERS[peer]:
-                _await_processes(kept(folder / name), until)
+        for name in names_of(replace):
+            _await_processes(kept(folder / name), until)
         return lambda: None
 
     return Step("wait for calls of the replaced plugins to end", do)

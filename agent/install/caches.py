@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from agent.install import steps
+from agent.install.binaries import PEERS
 from agent.install.steps import Step, Undo, kept
 from plugins.meta import takeover as multus
 from plugins.meta.delegate import NOWHERE, recorded
@@ -27,7 +28,7 @@ from wirespeed.host import netns
 from wirespeed.host.netns import Identity
 from wirespeed.host.pci import PciDevice
 from wirespeed.host.rtnl import NetlinkError
-from wirespeed.node import NodeConfig, open_journal
+from wirespeed.node import ALIASES, NodeConfig, open_journal
 from wirespeed.state.journal import Attachment, DeviceClaim, Journal
 from wirespeed.state.records import Records
 
@@ -235,6 +236,16 @@ def ours_alone(multus_base: Path, sriov_base: Path, config: NodeConfig) -> set[s
     known = {row.container for row in rows} | {claim.container for claim in claims}
     theirs = {*_aside_of_multus(multus_base), *(container for container, _ in _aside_of_sriov(sriov_base))}
     return known - theirs
+
+
+def held(peer: str, config: NodeConfig) -> set[str]:
+    """The containers in the node's journal, or its records, whose DEL may come by a name of the peer."""
+    rows, claims = _journaled(config)
+    containers = {row.container for row in rows}
+    if peer == "multus":
+        return containers
+    plugins = {ALIASES.get(name, name) for name in PEERS[peer]}
+    return {claim.container for claim in claims if claim.plugin in plugins} - containers
 
 
 def _journaled(config: NodeConfig) -> tuple[list[Attachment], list[DeviceClaim]]:

@@ -15,7 +15,8 @@ from typing import Any
 import msgspec
 
 from agent import cniconf, multus
-from agent.install import binaries, caches, demands, steps
+from agent.install import binaries, caches, demands, record, steps
+from agent.install.record import Record
 from agent.install.steps import Step, Undo, execute, kept
 from agent.listener import only_agent
 from plugins.meta.config import OWN_TYPE
@@ -56,6 +57,7 @@ class Plan:
     """The steps, for a node whose agent has this configuration, and what a person should know beside them."""
 
     config: NodeConfig
+    alone: bool = False  # whether no agent may run meanwhile
     steps: list[Step] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     outlook: Callable[[], Iterable[str]] = tuple  # more notes, of the cluster, for whom it is asked
@@ -102,7 +104,8 @@ def installation(options: Options) -> Plan:
     if text is not None:
         shown = indent(text.decode().rstrip(), "    ")
         plan.steps.append(steps.write(options.config, text, 0o600, f"write {options.config}:\n{shown}"))
-    placing = list(binaries.place(shim, options.bin_dir, options.replace))
+    staying = _giving_back(plan, options)
+    placing = list(binaries.place(shim, options.bin_dir, (*options.replace, *staying)))
     plan.steps += placing
     if options.replace:
         plan.steps += _taking_over(options, plan.config, translation, theirs, bool(placing))
@@ -112,11 +115,38 @@ def installation(options: Options) -> Plan:
         plan.steps.append(
             steps.write(kept(theirs.path), data, mode, f"keep {theirs.path} as {kept(theirs.path).name}")
         )
+    replaced = tuple(sorted({*options.replace, *staying}))
+    plan.steps += record.write(plan.config, Record(bin_dir=str(options.bin_dir.absolute()), replaced=replaced))
     plan.steps += _unit_steps(options)
     plan.notes += _notes(options, plan.config)
+    plan.alone = plan.alone or bool(options.replace)
     if "multus" in options.replace:
         plan.outlook = partial(demands.notes, plan.config)
     return plan
+
+
+def _giving_back(plan: Plan, options: Options) -> list[str]:
+    """Plan to give back the names of those who were replaced and are not any more; who has to stay replaced."""
+    noted = record.read(plan.config) or Record(bin_dir="", replaced=())
+    staying = []
+    for peer in noted.replaced:
+        if peer in options.replace:
+            continue
+        held = caches.held(peer, plan.config)
+        if held and not options.force:
+            staying.append(peer)
+            plan.notes.append(
+                f"{peer} stays replaced until {len(held)} containers are gone that were attached in its place "
+                f"({_first(sorted(held))}); run this again then, or use --force"
+            )
+            continue
+        plan.steps += binaries.give_back(Path(noted.bin_dir), binaries.PEERS[peer])
+        plan.alone = True
+    return staying
+
+
+def _first(names: list[str], between: str = ", ") -> str:
+    return between.join([*names[:_SHOWN], *([f"and {len(names) - _SHOWN} more"] if len(names) > _SHOWN else [])])
 
 
 def _multus_conf(folder: Path) -> _MultusConf | None:
@@ -243,7 +273,7 @@ def _taking_over(
     if not there and not switched:
         return []
     waiting = binaries.await_calls(options.bin_dir, options.replace, _CALL_TIME)
-    shown = "; ".join([*there[:_SHOWN], *([f"and {len(there) - _SHOWN} more"] if len(there) > _SHOWN else [])])
+    shown = _first(there, "; ")
     return [waiting, Step(f"take over pods that were attached by others: {shown or 'none now'}", take)]
 
 
@@ -303,7 +333,7 @@ def removal(options: Options) -> Plan:
     Raises CniError(POLICY) while there are pods that only this agent could undo, unless forced.
     """
     config = load_config(options.config) if options.config.exists() else NodeConfig()
-    plan = Plan(config=config)
+    plan = Plan(config=config, alone=True)
     cni_dir = options.multus_dir or Path(multus.CNI_DIR)
     alone = caches.ours_alone(cni_dir, options.sriov_dir, config)
     if alone:
@@ -317,6 +347,7 @@ def removal(options: Options) -> Plan:
         for name in config.autoconf.files:
             plan.steps += _conf_removal(Path(config.autoconf.cni_config_dir) / name)
     plan.steps += binaries.take_away(options.bin_dir)
+    plan.steps += record.write(config, Record(bin_dir="", replaced=()))
     unit = options.unit_dir / _UNIT
     if unit.exists():
         plan.steps.append(steps.remove(unit, f"remove {unit}"))

@@ -89,6 +89,7 @@ def replace(path: Path, data: bytes, mode: int, what: str) -> Step:
         new.unlink(missing_ok=True)
         os.link(path, new, follow_symlinks=False)
         os.replace(new, aside)
+        new.unlink(missing_ok=True)  # both are the same file already: then it was not renamed
 
         def undo() -> None:
             os.replace(aside, path)

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from agent import autoconf
+from agent import notices
 from agent.autoconf import Autoconf
 from tests.node.calling import DONE, until
 from tests.node.conftest import PATIENCE, Agent
@@ -281,7 +281,7 @@ def test_folder_that_cannot_be_watched_is_looked_at_all_the_same(
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
     monkeypatch.setattr(inotify, "Watch", refused)
-    monkeypatch.setattr(autoconf, "_BLIND_LOOK", 0.01)
+    monkeypatch.setattr(notices, "BLIND_LOOK", 0.01)
     writer = Autoconf(NodeConfig(autoconf=AutoconfConfig(cni_config_dir=str(runtime.folder))))
     stop = threading.Event()
     thread = threading.Thread(target=writer.run, args=(stop,))

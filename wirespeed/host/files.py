@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
+import signal
 from pathlib import Path
 
 
@@ -34,3 +37,22 @@ def sync_folder(folder: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def open_for_writing(path: Path) -> bool | None:
+    """Whether somebody has the file open to write it; None where the kernel does not tell of this file.
+
+    The kernel gives a read lease (fcntl(2), F_SETLEASE) on no file that is open for writing. It is held for a
+    moment: who opens the file then is let go on as it ends. Raises OSError for a file that cannot be opened.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        # Told of one who wants to write by a signal that does nothing; the usual one, SIGIO, ends the process.
+        fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    except OSError as error:
+        return True if error.errno == errno.EAGAIN else None  # EINVAL, EACCES: no leases there, or not for us
+    finally:
+        os.close(fd)
+    return False

@@ -14,8 +14,8 @@ from wirespeed.kube.api import Api, Patience, RefusedError, UnreachableError
 from wirespeed.kube.cluster import (
     NETWORK_STATUS,
     SOCKETS_VOLUME,
+    Event,
     NotFoundError,
-    PodEvent,
     UnavailableError,
     asking_ends,
     is_pod,
@@ -98,7 +98,7 @@ class ApiCluster:
 
         self._patch(self.pod(namespace, name, uid), uid, "annotations", changed)
 
-    def event(self, event: PodEvent) -> None:
+    def event(self, event: Event) -> None:
         self._events.tell(event)
 
     def on_pod_change(self, listener: Listener) -> None:

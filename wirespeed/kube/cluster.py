@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from wirespeed.cni.errors import CniError, Code
 
@@ -69,12 +69,34 @@ class PodEvent:
     `uid` is the one that the pod has in the API.
     """
 
+    kind: ClassVar[str] = "Pod"
+
     namespace: str
     name: str
     uid: str
     reason: str
     message: str
     warning: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeEvent:
+    """The same of the node of that name. The kubelet's events of nodes say so, too: their UID is the name."""
+
+    kind: ClassVar[str] = "Node"
+    namespace: ClassVar[str] = "default"  # where events of objects without one are
+
+    name: str
+    reason: str
+    message: str
+    warning: bool = False
+
+    @property
+    def uid(self) -> str:
+        return self.name
+
+
+Event = PodEvent | NodeEvent
 
 
 class Cluster(Protocol):
@@ -117,8 +139,8 @@ class Cluster(Protocol):
         NotFoundError, UnavailableError, CniError when the API server refuses, and what `change` raises.
         """
 
-    def event(self, event: PodEvent) -> None:
-        """Tell of something that happened to a pod. Does not wait, raises nothing; it may be lost."""
+    def event(self, event: Event) -> None:
+        """Tell of something that happened to a pod or a node. Does not wait, raises nothing; it may be lost."""
 
     def on_pod_change(self, listener: Callable[[tuple[str, str], dict[str, Any] | None], None]) -> None:
         """Have the listener told of this node's pods: of all that are there, then of each change.

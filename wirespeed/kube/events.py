@@ -1,4 +1,4 @@
-"""Kubernetes events of pods, written by a thread of its own: who tells of something neither waits nor fails."""
+"""Kubernetes events, written by a thread of its own: who tells of something neither waits nor fails."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import quote
 
 from wirespeed.kube.api import Api, Patience, RefusedError, UnreachableError
-from wirespeed.kube.cluster import PodEvent
+from wirespeed.kube.cluster import Event
 
 log = logging.getLogger(__name__)
 
@@ -39,21 +39,21 @@ class _Written:
 class Events:
     """Writes events to the API server, in the order in which they came; `host` is this node's name.
 
-    The same event of the same pod is written once with a count: of those that wait together, and of one that is
+    The same event of the same object is written once with a count: of those that wait together, and of one that is
     repeated within half an hour. What cannot be written is dropped: `dropped` counts it.
     """
 
     def __init__(self, api: Api, host: str) -> None:
         self._api, self._host = api, host
         self._changed = threading.Condition()
-        self._waiting: OrderedDict[PodEvent, int] = OrderedDict()  # how often each happened
-        self._written: OrderedDict[PodEvent, _Written] = OrderedDict()  # by when they were last written
+        self._waiting: OrderedDict[Event, int] = OrderedDict()  # how often each happened
+        self._written: OrderedDict[Event, _Written] = OrderedDict()  # by when they were last written
         self._thread: threading.Thread | None = None
         self._closing = False
         self._failing = ""  # why the last one could not be written
         self.dropped = 0
 
-    def tell(self, event: PodEvent) -> None:
+    def tell(self, event: Event) -> None:
         """Have the event written, some time."""
         with self._changed:
             if self._closing or (event not in self._waiting and len(self._waiting) >= _WAITING):
@@ -89,12 +89,12 @@ class Events:
                 if error.status in (403, 404):  # 404: its namespace goes, and the pod with it
                     self._failed(times, error)
                 else:
-                    log.debug("event of pod %s/%s: %s", event.namespace, event.name, error)
+                    log.debug("event of %s %s: %s", event.kind, event.name, error)
                     self._drop(times)
             else:
                 self._works()
 
-    def _next(self) -> tuple[PodEvent, int] | None:
+    def _next(self) -> tuple[Event, int] | None:
         """The event that has waited longest; None at the end."""
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._closing)
@@ -104,7 +104,7 @@ class Events:
                 return None
             return self._waiting.popitem(last=False)
 
-    def _write(self, event: PodEvent, times: int) -> None:
+    def _write(self, event: Event, times: int) -> None:
         written = self._written.pop(event, None)
         if written is not None and time.monotonic() - written.at < _REPEATED_WITHIN:
             written.count, written.at = written.count + times, time.monotonic()
@@ -115,7 +115,7 @@ class Events:
         while len(self._written) > _KNOWN:
             self._written.popitem(last=False)
 
-    def _count(self, event: PodEvent, written: _Written) -> bool:
+    def _count(self, event: Event, written: _Written) -> bool:
         """Note a repetition; whether the event is still there."""
         path = f"{_path(event)}/{quote(written.name, safe='')}"
         try:
@@ -126,7 +126,7 @@ class Events:
             raise
         return True
 
-    def _post(self, event: PodEvent, times: int) -> _Written:
+    def _post(self, event: Event, times: int) -> _Written:
         mark = f".{time.time_ns():x}"
         written = _Written(event.name[: _NAME - len(mark)] + mark, times, time.monotonic())
         try:
@@ -136,7 +136,7 @@ class Events:
                 raise
         return written
 
-    def _object(self, event: PodEvent, written: _Written) -> dict[str, Any]:
+    def _object(self, event: Event, written: _Written) -> dict[str, Any]:
         now = _now()
         return {
             "apiVersion": "v1",
@@ -144,8 +144,8 @@ class Events:
             "metadata": {"name": written.name, "namespace": event.namespace},
             "involvedObject": {
                 "apiVersion": "v1",
-                "kind": "Pod",
-                "namespace": event.namespace,
+                "kind": event.kind,
+                **({"namespace": event.namespace} if event.kind == "Pod" else {}),
                 "name": event.name,
                 "uid": event.uid,
             },
@@ -177,7 +177,7 @@ class Events:
             self.dropped += times
 
 
-def _path(event: PodEvent) -> str:
+def _path(event: Event) -> str:
     return _EVENTS.format(namespace=quote(event.namespace, safe=""))
 
 

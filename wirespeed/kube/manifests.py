@@ -16,7 +16,7 @@ from typing import Any
 
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.kube import documents
-from wirespeed.kube.cluster import NotFoundError, PodEvent, is_pod
+from wirespeed.kube.cluster import Event, NotFoundError, is_pod
 
 log = logging.getLogger(__name__)
 
@@ -117,10 +117,11 @@ class ManifestCluster:
         """Where the annotations lie that a pod got here: a JSON object of strings."""
         return self.status_folder / f"{namespace}_{name}.annotations.json"
 
-    def event(self, event: PodEvent) -> None:
+    def event(self, event: Event) -> None:
         """Log it: nobody asks a folder for events."""
         level = logging.WARNING if event.warning else logging.INFO
-        log.log(level, "event of pod %s/%s: %s: %s", event.namespace, event.name, event.reason, event.message)
+        name = f"{event.namespace}/{event.name}" if event.kind == "Pod" else event.name
+        log.log(level, "event of %s %s: %s: %s", event.kind.lower(), name, event.reason, event.message)
 
     def on_pod_change(self, listener: Callable[[tuple[str, str], dict[str, Any] | None], None]) -> None:
         """Nothing is told: files are looked at when somebody asks."""

@@ -1,0 +1,186 @@
+"""Keeps the names of plugins that `wirespeed install --replace` took, where others copy their own files over them.
+
+An operator's DaemonSet that installs a plugin copies it at each of its starts; nothing tells it that its place is
+taken. What it brought is kept, for `wirespeed uninstall` to put back the newest.
+
+A writer is not disturbed: a file that is still written is waited for, and a name without a file is left alone for a
+moment, as it is most often the first half of putting another one there.
+"""
+
+from __future__ import annotations
+
+import enum
+import logging
+import math
+import stat
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from agent.install import binaries, content
+from agent.install.record import Record
+from agent.install.steps import kept
+from agent.notices import CHANGED, LOOK_AGAIN, noticed, readable_once, wait
+from wirespeed.cni.errors import CniError
+from wirespeed.cni.inotify import IN_ATTRIB
+from wirespeed.host.files import open_for_writing
+from wirespeed.kube.cluster import NodeEvent
+from wirespeed.metrics import Family
+from wirespeed.node import Node
+
+log = logging.getLogger(__name__)
+
+# Seconds until it is looked again at a file that is being written: the kernel tells of its closing first, and lets
+# go of it then.
+_LOOK_AT_WRITER = 0.1
+_UNTOUCHED = 1.0  # seconds that a file has not changed for where the kernel does not tell of writers
+_PAUSES = (1.0, 60.0)  # seconds until a name is taken back again, of times in a row: the first, and at most
+_CALM = 120.0  # seconds after which the next time is not in a row with the last one
+_FIGHT = 4  # times in a row that are a fight
+
+
+class _State(enum.Enum):
+    """Who has the name."""
+
+    OURS = enum.auto()
+    NOBODY = enum.auto()
+    WRITTEN = enum.auto()  # somebody who is still writing it, or has yet to make it executable
+    THEIRS = enum.auto()
+
+
+# Seconds for which that is let be.
+_GRACE = {_State.OURS: math.inf, _State.NOBODY: 1.0, _State.WRITTEN: 30.0, _State.THEIRS: 0.0}
+
+
+@dataclass
+class _Name:
+    """A name, and what happened to it: `since` and the like are time.monotonic() values."""
+
+    path: Path
+    state: _State = _State.OURS
+    since: float = 0.0
+    taken_back: int = 0
+    in_a_row: int = 0
+    last: float = -math.inf  # when it was taken back
+    due: float = 0.0  # before that it is not taken back again
+    complaint: str = ""  # the last one that was logged
+
+
+class Names:
+    """Takes back the names of `record`. What it cannot do is logged; it goes on."""
+
+    def __init__(self, node: Node, record: Record) -> None:
+        self._node, self._folder = node, Path(record.bin_dir)
+        self._names = [_Name(self._folder / name) for name in binaries.names_of(record.replaced)]
+        self._shim = b""  # as it was read last
+        node.metrics.append(self.figures)
+
+    def run(self, stop: threading.Event) -> None:
+        """Look now, and whenever something has changed in the folder, until `stop` is set."""
+        with suppress(CniError):
+            self._read_shim()
+        with readable_once(stop, name="plugin names end") as stopped:
+            while not stop.is_set():
+                # First the notices, then the look: what changes in between is noticed.
+                with noticed(self._folder, CHANGED | IN_ATTRIB) as notices:
+                    wait([notices, stopped], self._look())
+
+    def figures(self) -> Iterator[Family]:
+        """How often each name was taken back."""
+        family = Family(
+            name="wirespeed_plugin_names_taken_back",
+            kind="counter",
+            text="Times that somebody had put another file under a plugin's name that the shim has",
+            labels=("name",),
+        )
+        for name in self._names:
+            family.add(name.path.name, value=float(name.taken_back))
+        yield family
+
+    def _look(self) -> float:
+        """Take back what is due; the seconds until something may be due without a notice."""
+        return min([LOOK_AGAIN, *map(self._keep, self._names)])
+
+    def _keep(self, name: _Name) -> float:
+        now = time.monotonic()
+        try:
+            state = _state(name.path)
+            if state != name.state:
+                name.state, name.since = state, now
+            if state is _State.OURS:
+                name.complaint = ""
+                return math.inf
+            due = max(name.due, name.since + _GRACE[state])
+            if now < due:
+                return min(due - now, _LOOK_AT_WRITER) if state is _State.WRITTEN else due - now
+            self._take_back(name, now)
+        except (CniError, OSError) as error:
+            name.due = now + LOOK_AGAIN  # what was tried may itself be a notice
+            text = error.msg if isinstance(error, CniError) else f"{error.filename or name.path}: {error.strerror}"
+            if text != name.complaint:
+                log.error("%s is not wirespeed's any more, and cannot be taken back: %s", name.path, text)  # noqa: TRY400
+            name.complaint = text
+            return LOOK_AGAIN
+        return math.inf
+
+    def _take_back(self, name: _Name, now: float) -> None:
+        how = _how(name)
+        binaries.take_back(name.path, self._read_shim())
+        first, most = _PAUSES
+        name.in_a_row = name.in_a_row + 1 if now - name.last < _CALM else 1
+        name.due = now + (min(most, first * 2.0 ** (name.in_a_row - 2)) if name.in_a_row > 1 else 0.0)
+        name.state, name.last, name.complaint = _State.OURS, now, ""
+        name.taken_back += 1
+        self._tell("PluginTakenBack", f"{name.path} {how}; wirespeed's shim is there again")
+        if name.in_a_row == _FIGHT:
+            self._tell(
+                "PluginContested",
+                f"{name.path} is fought over: {_FIGHT} times in a row it {how}; end what does that, or take the "
+                f"name out of --replace. Until then it is taken back after up to {most:g} s",
+            )
+
+    def _read_shim(self) -> bytes:
+        """The shim that was installed, by wirespeed's own name; as it was before where that one is gone."""
+        try:
+            self._shim = binaries.read_shim(self._folder / "wirespeed")
+        except CniError:
+            if not self._shim:
+                raise
+        return self._shim
+
+    def _tell(self, reason: str, message: str) -> None:
+        log.warning("%s", message)
+        if self._node.config.cluster.events:
+            with suppress(CniError):  # a cluster that cannot be used was told at the start
+                self._node.cluster.event(
+                    NodeEvent(name=self._node.name, reason=reason, message=message, warning=True)
+                )
+
+
+def _how(name: _Name) -> str:
+    """What happened to a name, as the end of a sentence. Raises OSError."""
+    if name.state is _State.NOBODY:
+        return "was removed"
+    aside = kept(name.path).name
+    if name.state is _State.WRITTEN:
+        return f"is being written for long, which goes on in {aside}"
+    return f"was replaced by {content.describe(name.path)}, which is kept as {aside}"
+
+
+def _state(path: Path) -> _State:
+    """Who has the path's name now. Raises OSError."""
+    try:
+        if binaries.is_shim(path):
+            return _State.OURS
+        found = path.lstat()
+        if not stat.S_ISREG(found.st_mode):
+            return _State.THEIRS
+        writing = open_for_writing(path)
+    except FileNotFoundError:
+        return _State.NOBODY
+    if writing is None:
+        writing = time.time() - found.st_ctime < _UNTOUCHED
+    return _State.WRITTEN if writing or not found.st_mode & 0o111 else _State.THEIRS

@@ -1,0 +1,492 @@
+"""Names of plugins that the shim took, and those who copy their own files over them, as their images do it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from agent import names
+from agent.install import binaries, content
+from agent.install.record import Record
+from tests.apiserver import ApiServer
+from tests.node.calling import until
+from tests.node.conftest import PATIENCE, ROOT, Agent
+from tests.node.pods import PLUGINS
+from tests.node.test_metrics import look, served
+from wirespeed.host.files import open_for_writing
+from wirespeed.host.netns import Identity
+from wirespeed.kube.cluster import NodeEvent
+from wirespeed.node import ClusterConfig, Node, NodeConfig
+from wirespeed.state.journal import Attachment, DeviceClaim
+from wirespeed.state.records import KeptJournal
+
+GO = PLUGINS / "bridge"  # a program of Go, as peers' plugins are
+CID = "ab" * 32
+
+
+@dataclass
+class Place:
+    """A node's folders, and what a peer's image brings: `theirs`, another file than the one of the node."""
+
+    root: Path
+    shim: Path
+    start_agent: Callable[..., Agent]
+
+    @property
+    def bin(self) -> Path:
+        return self.root / "opt/cni/bin"
+
+    @property
+    def theirs(self) -> Path:
+        return self.root / "image/sriov"
+
+    @property
+    def record(self) -> Path:
+        return self.root / "replaced.json"
+
+    def command(self, *arguments: str) -> str:
+        """What `wirespeed` prints; it must succeed."""
+        config = self.root / "agent.yaml"
+        if not config.exists():
+            places = {"socket": "run/agent.sock", "state": "run/state.db", "attachments": "attachments"}
+            config.write_text(json.dumps({key: str(self.root / value) for key, value in places.items()}))
+        (self.root / "units").mkdir(exist_ok=True)
+        more = ["--shim", str(self.shim), "--cni-config-dir", str(self.root / "net.d")]
+        run = subprocess.run(
+            [
+                *(sys.executable, "-m", "cli", *arguments, "--config", str(config), "--bin-dir", str(self.bin)),
+                *("--multus-dir", str(self.root / "multus"), "--sriov-dir", str(self.root / "sriov")),
+                *("--unit-dir", str(self.root / "units"), *(more if arguments[0] == "install" else ())),
+            ],
+            cwd=ROOT,
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+        )
+        assert run.returncode == 0, run.stderr
+        return run.stdout
+
+    def install(self, *peers: str) -> str:
+        """What `wirespeed install` prints, in the place of these."""
+        return self.command("install", *(part for peer in peers for part in ("--replace", peer)))
+
+    def agent(self, **config: object) -> Agent:
+        return self.start_agent(folder=self.root, **config)
+
+    def ours(self, name: str) -> bool:
+        path = self.bin / name
+        return path.exists() and path.read_bytes() == self.shim.read_bytes()
+
+    def journal(self) -> KeptJournal:
+        return KeptJournal(self.root / "run/state.db", self.root / "attachments")
+
+
+@pytest.fixture
+def place(tmp_path: Path, shim: Path, agent_process: Callable[..., Agent]) -> Place:
+    made = Place(tmp_path / "node", shim, agent_process)
+    for folder in (made.bin, made.theirs.parent):
+        folder.mkdir(parents=True)
+    shutil.copy(GO, made.theirs)
+    (made.bin / "sriov").write_text("#!/bin/sh\nexit 1\n")
+    (made.bin / "sriov").chmod(0o755)
+    return made
+
+
+def atomically(source: Path, target: Path) -> None:
+    """As Multus' install_multus and ib-sriov-cni's entry point: a file beside it, its mode, a rename, its times."""
+    new = target.with_name(f"_{target.name}.temp")
+    with new.open("wb") as file:
+        file.write(source.read_bytes())
+        os.fsync(file.fileno())
+    new.chmod(source.stat().st_mode)
+    new.rename(target)
+    os.utime(target)
+
+
+def by_shell(script: str) -> Callable[[Path, Path], None]:
+    """A writer with the source as $1 and the target as $2."""
+
+    def write(source: Path, target: Path) -> None:
+        subprocess.run(["sh", "-euc", script, "sh", source, target], check=True, timeout=PATIENCE)
+
+    return write
+
+
+# How files get there: sriov-cni, rdma-cni (cp -f of one and of BusyBox), the operator's ovs-cni (cp), Multus
+# (atomically), scripts and packages.
+WRITERS = {
+    "cp -f": by_shell('cp -f "$1" "$2"'),
+    "cp -f of BusyBox": by_shell('busybox cp -f "$1" "$2"'),
+    "cp": by_shell('cp "$1" "$2"'),
+    "cp --remove-destination": by_shell('cp --remove-destination "$1" "$2"'),
+    "install": by_shell('install -m 0755 "$1" "$2"'),
+    "rm and cp": by_shell('rm "$2"; cp "$1" "$2"'),
+    "cat and chmod": by_shell('rm "$2"; cat "$1" >"$2"; chmod +x "$2"'),
+    "in pieces": by_shell('rm "$2"; head -c 4096 "$1" >"$2"; tail -c +4097 "$1" >>"$2"; chmod 0755 "$2"'),
+    "mv": by_shell('cp "$1" "$2.new"; mv -f "$2.new" "$2"'),
+    "a rename": atomically,
+}
+
+
+def told(agent: Agent, part: str) -> list[str]:
+    """What the agent has said, once for each; a cluster of files logs events as well."""
+    return [line for line in agent.log if part in line and "event of node" not in line]
+
+
+@pytest.mark.parametrize("how", WRITERS)
+def test_what_others_copy_over_the_shim_is_kept_and_the_shim_is_there_again(place: Place, how: str) -> None:
+    place.install("sriov-cni")
+    agent = place.agent()
+    WRITERS[how](place.theirs, place.bin / "sriov")
+    said = agent.wait_log("WARNING", "bin/sriov was replaced by ")
+    assert "github.com/containernetworking/plugins/plugins/main/bridge" in said
+    assert f"({GO.stat().st_size} bytes, sha256 " in said
+    assert place.ours("sriov")
+    kept = place.bin / "sriov.replaced"
+    assert (kept.read_bytes(), kept.stat().st_mode & 0o777) == (GO.read_bytes(), 0o755)
+    assert agent.stop() == 0
+    assert len(told(agent, "bin/sriov was")) == 1
+    place.command("uninstall")
+    assert (place.bin / "sriov").read_bytes() == GO.read_bytes()
+    assert sorted(os.listdir(place.bin)) == ["sriov"]
+    assert not place.record.exists()
+
+
+def test_writer_in_a_container_is_noticed_though_its_path_is_another(place: Place) -> None:
+    place.install("sriov-cni")
+    agent = place.agent()
+    host = place.root / "host"
+    host.mkdir()
+    script = 'mount --bind "$0" "$1" && cp -f "$2" "$1/sriov"'
+    subprocess.run(["unshare", "--mount", "sh", "-c", script, place.bin, host, place.theirs], check=True)
+    agent.wait_log("bin/sriov was replaced by ")
+    assert place.ours("sriov")
+
+
+def test_name_that_somebody_removes_is_there_again_and_what_was_kept_stays(place: Place) -> None:
+    place.install("sriov-cni")
+    agent = place.agent()
+    (place.bin / "sriov").unlink()
+    agent.wait_log("WARNING", "bin/sriov was removed; wirespeed's shim is there again")
+    assert place.ours("sriov")
+    assert (place.bin / "sriov.replaced").read_text() == "#!/bin/sh\nexit 1\n"
+
+
+def test_kept_file_that_somebody_puts_back_by_a_second_name_is_kept(place: Place) -> None:
+    place.install("sriov-cni")
+    agent = place.agent()
+    subprocess.run(["ln", "-f", "sriov.replaced", "sriov"], cwd=place.bin, check=True)
+    agent.wait_log("bin/sriov was replaced by ")
+    assert place.ours("sriov")
+    assert (place.bin / "sriov.replaced").read_text() == "#!/bin/sh\nexit 1\n"
+
+
+def test_link_is_kept_as_a_link(place: Place) -> None:
+    place.install("sriov-cni")
+    agent = place.agent()
+    subprocess.run(["ln", "-sfn", place.theirs, place.bin / "sriov"], check=True)
+    agent.wait_log("bin/sriov was replaced by a link to ")
+    assert place.ours("sriov")
+    assert (place.bin / "sriov.replaced").readlink() == place.theirs
+
+
+def test_writer_of_a_shim_that_runs_makes_another_file_and_that_is_kept(place: Place) -> None:
+    place.install("sriov-cni")
+    agent = place.agent()
+    environ = {"WIRESPEED_SOCKET": str(place.root / "nobody.sock"), "CNI_COMMAND": "STATUS"}
+    call = subprocess.Popen([place.bin / "sriov"], env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        until(lambda: os.readlink(f"/proc/{call.pid}/exe").endswith("/sriov"), "a call that runs")
+        refused = subprocess.run(["cp", place.theirs, place.bin / "sriov"], check=False, capture_output=True)
+        assert b"Text file busy" in refused.stderr
+        WRITERS["cp -f"](place.theirs, place.bin / "sriov")
+        agent.wait_log("bin/sriov was replaced by ")
+        assert place.ours("sriov")
+        assert (place.bin / "sriov.replaced").read_bytes() == GO.read_bytes()
+    finally:
+        call.kill()
+        call.communicate()
+
+
+def test_copy_in_progress_is_waited_for_and_kept_whole(place: Place) -> None:
+    place.install("sriov-cni", "userspace-cni")
+    agent = place.agent()
+    data = GO.read_bytes()
+    with (place.bin / "sriov").open("wb") as file:
+        file.write(data[: len(data) // 2])
+        file.flush()
+        for _ in range(2):  # each is a look at all names
+            WRITERS["cp -f"](place.theirs, place.bin / "userspace")
+            agent.wait_log("bin/userspace was replaced by ")
+        assert (place.bin / "sriov.replaced").read_text() == "#!/bin/sh\nexit 1\n"
+        assert told(agent, "bin/sriov") == []
+        file.write(data[len(data) // 2 :])
+    agent.wait_log("bin/sriov was replaced by ")
+    assert (place.bin / "sriov.replaced").read_bytes() == data
+    assert place.ours("sriov")
+
+
+def test_what_was_replaced_while_no_agent_ran_is_taken_back_at_the_start(place: Place) -> None:
+    place.install("sriov-cni")
+    agent = place.agent()
+    agent.stop()
+    WRITERS["cp -f"](place.theirs, place.bin / "sriov")
+    agent = place.agent()
+    agent.wait_log("bin/sriov was replaced by ")
+    assert place.ours("sriov")
+    agent.stop()
+    WRITERS["rm and cp"](place.theirs, place.bin / "sriov")
+    assert "put the shim at" in place.install("sriov-cni")
+    assert place.ours("sriov")
+    assert place.install("sriov-cni") == "nothing to do\n"
+
+
+def test_names_that_were_not_taken_are_left_alone(place: Place) -> None:
+    place.install("sriov-cni")
+    agent = place.agent()
+    for name in ("multus", "bridge"):
+        WRITERS["cp -f"](place.theirs, place.bin / name)
+    WRITERS["cp -f"](place.theirs, place.bin / "sriov")
+    agent.wait_log("bin/sriov was replaced by ")
+    assert [place.ours(name) for name in ("multus", "bridge")] == [False, False]
+    assert told(agent, "bin/multus") == []
+
+
+def test_two_that_fight_over_a_name_are_told_once_and_by_what(place: Place) -> None:
+    place.install("sriov-cni")
+    agent = place.agent()
+    stop = threading.Event()
+
+    def fight() -> None:
+        while not stop.is_set():
+            if place.ours("sriov"):
+                WRITERS["a rename"](place.theirs, place.bin / "sriov")
+            stop.wait(0.01)
+
+    other = threading.Thread(target=fight)
+    other.start()
+    try:
+        said = agent.wait_log("WARNING", "is fought over")
+        agent.wait_log("bin/sriov was replaced by ")  # the next time, 4 s after
+    finally:
+        stop.set()
+        other.join()
+    assert f"bin/sriov is fought over: {names._FIGHT} times in a row it was replaced by github.com/" in said
+    assert len(told(agent, "is fought over")) == 1
+    assert len(told(agent, "bin/sriov was replaced by ")) == names._FIGHT + 1
+
+
+def test_nodes_event_and_figure_count_the_times(place: Place, tmp_path: Path) -> None:
+    place.install("multus", "sriov-cni")
+    with ApiServer(tmp_path) as api:
+        agent = place.agent(
+            cluster={"kubeconfig": str(api.kubeconfig())}, nodeName="n1", metrics="127.0.0.1:0", runtimes=[]
+        )
+        address = served(agent)
+        for _ in range(2):
+            WRITERS["a rename"](place.theirs, place.bin / "sriov")
+            agent.wait_log("bin/sriov was replaced by ")
+        api.wait(lambda: [each["count"] for each in api.objects("Event")] == [2])
+        (event,) = api.objects("Event")
+        samples = look(address)
+        agent.stop()
+    assert event["involvedObject"] == {"apiVersion": "v1", "kind": "Node", "name": "n1", "uid": "n1"}
+    assert (event["metadata"]["namespace"], event["type"]) == ("default", "Warning")
+    assert event["reason"] == "PluginTakenBack"
+    assert "bin/sriov was replaced by github.com/" in event["message"]
+    figure = "wirespeed_plugin_names_taken_back_total"
+    counted = {dict(labels)["name"]: value for (name, labels), value in samples.items() if name == figure}
+    assert counted == {"multus": 0, "multus-shim": 0, "sriov": 2}
+
+
+# What is given back
+
+
+def test_who_is_not_replaced_any_more_has_the_name_again(place: Place) -> None:
+    place.install("sriov-cni", "userspace-cni")
+    said = place.install("userspace-cni")
+    assert "put sriov.replaced back at" in said
+    assert (place.bin / "sriov").read_text() == "#!/bin/sh\nexit 1\n"
+    agent = place.agent()
+    for name in ("sriov", "userspace"):
+        WRITERS["cp -f"](place.theirs, place.bin / name)
+    agent.wait_log("bin/userspace was replaced by ")
+    assert (place.bin / "sriov").read_bytes() == GO.read_bytes()
+    agent.stop()
+    assert "remove" in place.install()
+    assert not place.record.exists()
+    assert (place.bin / "userspace").read_bytes() == GO.read_bytes()
+    assert "keeper" not in "".join(place.agent().log)
+
+
+@pytest.mark.parametrize(("peer", "name"), [("multus", "multus"), ("sriov-cni", "sriov")])
+def test_who_has_pods_attached_in_his_place_stays_replaced_until_they_are_gone(
+    place: Place, peer: str, name: str
+) -> None:
+    place.install(peer)
+    with closing(place.journal()) as journal:
+        if peer == "multus":
+            journal.plan([Attachment(container=CID, ifname="eth0", position=0, netns="/run/netns/gone")])
+        else:
+            claim = DeviceClaim(
+                device="0000:ff:1f.7",
+                plugin="sriov",
+                container=CID,
+                ifname="net1",
+                netns="/run/netns/gone",
+                identity=Identity(0, 0, 0),
+            )
+            journal.claim(claim)
+    said = place.install()
+    assert f"{peer} stays replaced until 1 containers are gone that were attached in its place ({CID})" in said
+    assert json.loads(place.record.read_text())["replaced"] == [peer]
+    assert place.ours(name)
+    WRITERS["cp -f"](place.theirs, place.bin / name)
+    place.agent().wait_log(f"bin/{name} was replaced by ")
+
+
+# What cannot be done
+
+
+@contextmanager
+def keeping(place: Place, *peers: str) -> Iterator[Node]:
+    """The names are kept by a thread of this process."""
+    manifests = place.root / "manifests"
+    manifests.mkdir(exist_ok=True)
+    node = Node(NodeConfig(cluster=ClusterConfig(manifests=str(manifests))))
+    keeper, stop = names.Names(node, Record(bin_dir=str(place.bin), replaced=peers)), threading.Event()
+    thread = threading.Thread(target=keeper.run, args=(stop,))
+    thread.start()
+    try:
+        yield node
+    finally:
+        stop.set()
+        thread.join(PATIENCE)
+        node.close()
+    assert not thread.is_alive()
+
+
+def test_who_writes_for_long_loses_the_name_and_goes_on_in_what_is_kept(
+    place: Place, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    place.install("sriov-cni")
+    monkeypatch.setitem(names._GRACE, names._State.WRITTEN, 0.3)
+    data = GO.read_bytes()
+    with keeping(place, "sriov-cni"):
+        with (place.bin / "sriov").open("wb") as file:
+            file.write(data[:4096])
+            file.flush()
+            until(lambda: place.ours("sriov"), "the shim's again")
+            assert (place.bin / "sriov.replaced").read_bytes() == data[:4096]
+            file.write(data[4096:])
+        assert (place.bin / "sriov.replaced").read_bytes() == data
+    assert "bin/sriov is being written for long, which goes on in sriov.replaced" in caplog.text
+
+
+def test_file_that_is_not_executable_yet_is_waited_for(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    place.install("sriov-cni")
+    (place.bin / "sriov").unlink()
+    shutil.copyfile(place.theirs, place.bin / "sriov")
+    assert names._state(place.bin / "sriov") is names._State.WRITTEN
+    (place.bin / "sriov").chmod(0o755)
+    assert names._state(place.bin / "sriov") is names._State.THEIRS
+    # Where the kernel tells nothing of writers, it is the time of the last change.
+    monkeypatch.setattr(names, "open_for_writing", lambda _: None)
+    os.utime(place.bin / "sriov", (0, 0))
+    assert names._state(place.bin / "sriov") is names._State.WRITTEN
+    until(lambda: names._state(place.bin / "sriov") is names._State.THEIRS, "still for a moment")
+
+
+def test_missing_shim_is_told_once_and_the_name_is_taken_back_when_it_is_there(
+    place: Place, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    place.install("sriov-cni")
+    monkeypatch.setattr(names, "LOOK_AGAIN", 0.1)
+    shim = (place.bin / "wirespeed").rename(place.root / "shim")
+    WRITERS["cp -f"](place.theirs, place.bin / "sriov")
+    text = f"cannot be taken back: shim {place.bin}/wirespeed: No such file or directory"
+    with keeping(place, "sriov-cni"):
+        until(lambda: text in caplog.text, "told")
+        WRITERS["cp -f"](place.theirs, place.bin / "sriov")
+        shutil.copy(shim, place.bin / "wirespeed")
+        until(lambda: place.ours("sriov"), "the shim's again")
+    assert caplog.text.count("cannot be taken back") == 1
+
+
+def test_folder_that_cannot_be_written_is_told_once_and_the_agent_serves_on(place: Place) -> None:
+    place.install("sriov-cni")
+    writable = place.root / "writable"
+    writable.mkdir()
+    try:
+        for over in (writable, place.bin):
+            subprocess.run(["mount", "--bind", place.bin, over], check=True)
+        subprocess.run(["mount", "-o", "remount,bind,ro", place.bin], check=True)
+        agent = place.agent()
+        WRITERS["cp -f"](place.theirs, writable / "sriov")
+        said = agent.wait_log("ERROR", "bin/sriov is not wirespeed's any more, and cannot be taken back: ")
+        assert "Read-only file system" in said
+        WRITERS["a rename"](place.theirs, writable / "sriov")
+        checked = subprocess.run(
+            [sys.executable, "-m", "cli", "agent", "--check", "--config", str(agent.config)], cwd=ROOT, check=False
+        )
+        assert checked.returncode == 0
+        assert agent.stop() == 0
+        assert len(told(agent, "cannot be taken back")) == 1
+    finally:
+        for folder in (place.bin, writable):
+            subprocess.run(["umount", folder], check=False)
+
+
+def test_record_that_cannot_be_read_is_told_and_the_agent_serves(place: Place) -> None:
+    place.install("sriov-cni")
+    place.record.write_text('{"binDir": 3}')
+    agent = place.agent()
+    (said,) = told(agent, "replaced.json")
+    assert 'replaced.json: key "binDir": expected str, got int; remove it, and run wirespeed install again' in said
+
+
+# Parts
+
+
+def test_who_has_a_file_open_for_writing_is_known(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("")
+    assert open_for_writing(file) is False
+    with file.open("ab"):
+        assert open_for_writing(file) is True
+    with file.open("rb"):
+        assert open_for_writing(file) is False
+    os.mkfifo(tmp_path / "fifo")
+    assert open_for_writing(tmp_path / "fifo") is None
+
+
+def test_what_a_program_is_stands_in_it_wherever_that_is(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    noted = content._GO + b"path\texample.org/cmd/thing\nmod\texample.org\tv1.2.3\th1:sum\n"
+    file.write_bytes(b"\x7fELF" + bytes((1 << 20) - 30) + noted)  # across two blocks
+    assert content.describe(file).startswith(f"example.org/cmd/thing v1.2.3 ({file.stat().st_size} bytes, sha256 ")
+    file.write_text("")
+    assert content.describe(file) == "a file (0 bytes, sha256 e3b0c44298fc)"
+
+
+def test_events_of_a_node_are_no_pods(place: Place, caplog: pytest.LogCaptureFixture) -> None:
+    with keeping(place) as node:
+        node.cluster.event(NodeEvent(name="n1", reason="Told", message="so", warning=True))
+    assert "event of node n1: Told: so" in caplog.text
+
+
+def test_every_name_that_is_taken_is_one_that_an_agent_serves() -> None:
+    node = Node(NodeConfig())
+    for name in binaries.names_of(binaries.PEERS):
+        assert name in node.plugins
