@@ -1,7 +1,8 @@
 """Keeps the names of plugins that `wirespeed install --replace` took, where others copy their own files over them.
 
 An operator's DaemonSet that installs a plugin copies it at each of its starts; nothing tells it that its place is
-taken. What it brought is kept, for `wirespeed uninstall` to put back the newest.
+taken. What it brought is kept, for `wirespeed uninstall` to put back the newest, and what it attached meanwhile is
+taken over: its DEL will come here.
 
 A writer is not disturbed: a file that is still written is waited for, and a name without a file is left alone for a
 moment, as it is most often the first half of putting another one there.
@@ -20,9 +21,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from agent.install import binaries, content
+from agent.install import binaries, caches, content
 from agent.install.record import Record
-from agent.install.steps import kept
+from agent.install.steps import execute, kept
 from agent.notices import CHANGED, LOOK_AGAIN, noticed, readable_once, wait
 from wirespeed.cni.errors import CniError
 from wirespeed.cni.inotify import IN_ATTRIB
@@ -40,6 +41,7 @@ _UNTOUCHED = 1.0  # seconds that a file has not changed for where the kernel doe
 _PAUSES = (1.0, 60.0)  # seconds until a name is taken back again, of times in a row: the first, and at most
 _CALM = 120.0  # seconds after which the next time is not in a row with the last one
 _FIGHT = 4  # times in a row that are a fight
+_CALLS_END = 5.0  # seconds for calls of what was there to end, and until it is tried again
 
 
 class _State(enum.Enum):
@@ -73,9 +75,11 @@ class Names:
     """Takes back the names of `record`. What it cannot do is logged; it goes on."""
 
     def __init__(self, node: Node, record: Record) -> None:
-        self._node, self._folder = node, Path(record.bin_dir)
+        self._node, self._record, self._folder = node, record, Path(record.bin_dir)
         self._names = [_Name(self._folder / name) for name in binaries.names_of(record.replaced)]
         self._shim = b""  # as it was read last
+        self._take_over_due = 0.0  # when pods of others are taken over next: at the start, and after a name was
+        self._problems: set[str] = set()  # with that, and told
         node.metrics.append(self.figures)
 
     def run(self, stop: threading.Event) -> None:
@@ -102,7 +106,11 @@ class Names:
 
     def _look(self) -> float:
         """Take back what is due; the seconds until something may be due without a notice."""
-        return min([LOOK_AGAIN, *map(self._keep, self._names)])
+        soonest = min([LOOK_AGAIN, *map(self._keep, self._names)])
+        if time.monotonic() >= self._take_over_due:
+            done = self._take_over()
+            self._take_over_due = math.inf if done else time.monotonic() + _CALLS_END
+        return min(soonest, max(0.0, self._take_over_due - time.monotonic()))
 
     def _keep(self, name: _Name) -> float:
         now = time.monotonic()
@@ -134,6 +142,7 @@ class Names:
         name.due = now + (min(most, first * 2.0 ** (name.in_a_row - 2)) if name.in_a_row > 1 else 0.0)
         name.state, name.last, name.complaint = _State.OURS, now, ""
         name.taken_back += 1
+        self._take_over_due = now
         self._tell("PluginTakenBack", f"{name.path} {how}; wirespeed's shim is there again")
         if name.in_a_row == _FIGHT:
             self._tell(
@@ -141,6 +150,27 @@ class Names:
                 f"{name.path} is fought over: {_FIGHT} times in a row it {how}; end what does that, or take the "
                 f"name out of --replace. Until then it is taken back after up to {most:g} s",
             )
+
+    def _take_over(self) -> bool:
+        """Take over what others attached under these names; whether nothing of it is left to be tried again."""
+        config, problems = self._node.config, []
+        try:
+            binaries.await_calls(self._folder, self._record.replaced, _CALLS_END).do()
+            for found in caches.find(self._record, config):
+                problems += found.problems
+                for step in caches.take_over(found, config):
+                    execute([step], log.info)
+        except (CniError, OSError) as error:
+            self._complain_of([error.msg if isinstance(error, CniError) else str(error)])
+            return False
+        self._complain_of(problems)
+        return True
+
+    def _complain_of(self, problems: list[str]) -> None:
+        for problem in problems:
+            if problem not in self._problems:
+                log.warning("pods that were attached by others: %s", problem)
+        self._problems = set(problems)
 
     def _read_shim(self) -> bytes:
         """The shim that was installed, by wirespeed's own name; as it was before where that one is gone."""

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from agent.install import steps
 from agent.install.binaries import PEERS
+from agent.install.record import Record
 from agent.install.steps import Step, Undo, kept
 from plugins.meta import takeover as multus
 from plugins.meta.delegate import NOWHERE, recorded
@@ -105,6 +106,27 @@ def _of_nobody(container: str, rows: list[Attachment], base: Path) -> Iterator[s
                 yield f"{where}, and {base} has nothing of it"
         except CniError as error:
             yield f"{where}: {error.msg}"
+
+
+def find(noted: Record, config: NodeConfig) -> list[Found]:
+    """What those who were replaced keep of pods; a VF of a pod of Multus is found though sriov-cni has it."""
+    found = []
+    pairs: Pairs = set()
+    if (files := noted.multus) is not None:
+        found.append(
+            read_multus(
+                Path(files.folder),
+                config,
+                configuration=files.configuration,
+                version=files.version,
+                path=files.path,
+            )
+        )
+        pairs = {(row.container, row.ifname) for taken in found[0].taken for row in taken.rows}
+    # In the chain of a pod that Multus attached, a VF is now given back by this process.
+    only = None if "sriov-cni" in noted.replaced else pairs
+    found.append(read_sriov(Path(noted.sriov_dir), config, only=only))
+    return found
 
 
 def read_sriov(base: Path, config: NodeConfig, *, only: Pairs | None = None) -> Found:

@@ -16,7 +16,7 @@ import msgspec
 
 from agent import cniconf, multus
 from agent.install import binaries, caches, demands, record, steps
-from agent.install.record import Record
+from agent.install.record import MultusFiles, Record
 from agent.install.steps import Step, Undo, execute, kept
 from agent.listener import only_agent
 from plugins.meta.config import OWN_TYPE
@@ -104,19 +104,19 @@ def installation(options: Options) -> Plan:
     if text is not None:
         shown = indent(text.decode().rstrip(), "    ")
         plan.steps.append(steps.write(options.config, text, 0o600, f"write {options.config}:\n{shown}"))
-    staying = _giving_back(plan, options)
-    placing = list(binaries.place(shim, options.bin_dir, (*options.replace, *staying)))
+    replaced = {*options.replace, *_giving_back(plan, options)}
+    noted = _noted(options, replaced, plan.config, translation, theirs)
+    placing = list(binaries.place(shim, options.bin_dir, noted.replaced))
     plan.steps += placing
     if options.replace:
-        plan.steps += _taking_over(options, plan.config, translation, theirs, bool(placing))
+        plan.steps += _taking_over(options, noted, plan.config, bool(placing))
     if theirs is not None and plan.config.autoconf and theirs.path.name in plan.config.autoconf.files:
         # A copy: who writes the file in place, as Multus does, shall not write into what is kept.
         data, mode = theirs.path.read_bytes(), theirs.path.stat().st_mode & 0o777
         plan.steps.append(
             steps.write(kept(theirs.path), data, mode, f"keep {theirs.path} as {kept(theirs.path).name}")
         )
-    replaced = tuple(sorted({*options.replace, *staying}))
-    plan.steps += record.write(plan.config, Record(bin_dir=str(options.bin_dir.absolute()), replaced=replaced))
+    plan.steps += record.write(plan.config, noted)
     plan.steps += _unit_steps(options)
     plan.notes += _notes(options, plan.config)
     plan.alone = plan.alone or bool(options.replace)
@@ -127,9 +127,9 @@ def installation(options: Options) -> Plan:
 
 def _giving_back(plan: Plan, options: Options) -> list[str]:
     """Plan to give back the names of those who were replaced and are not any more; who has to stay replaced."""
-    noted = record.read(plan.config) or Record(bin_dir="", replaced=())
+    before = record.read(plan.config) or Record()
     staying = []
-    for peer in noted.replaced:
+    for peer in before.replaced:
         if peer in options.replace:
             continue
         held = caches.held(peer, plan.config)
@@ -140,7 +140,7 @@ def _giving_back(plan: Plan, options: Options) -> list[str]:
                 f"({_first(sorted(held))}); run this again then, or use --force"
             )
             continue
-        plan.steps += binaries.give_back(Path(noted.bin_dir), binaries.PEERS[peer])
+        plan.steps += binaries.give_back(Path(before.bin_dir), binaries.PEERS[peer])
         plan.alone = True
     return staying
 
@@ -239,24 +239,11 @@ def _pinned(autoconf: dict[str, Any], theirs: _MultusConf) -> dict[str, str]:
 # What peers keep
 
 
-def _taking_over(
-    options: Options,
-    config: NodeConfig,
-    translation: multus.Translation,
-    theirs: _MultusConf | None,
-    switched: bool,
-) -> list[Step]:
+def _taking_over(options: Options, noted: Record, config: NodeConfig, switched: bool) -> list[Step]:
     """The steps that take over what the peers keep of pods; none where nothing is there."""
 
     def look() -> list[caches.Found]:
-        found = []
-        pairs: caches.Pairs = set()
-        if "multus" in options.replace:
-            found.append(_of_multus(options, config, translation, theirs))
-            pairs = {(row.container, row.ifname) for taken in found[0].taken for row in taken.rows}
-        # In the chain of a pod that Multus attached, a VF is now given back by this process.
-        only = None if "sriov-cni" in options.replace else pairs
-        found.append(caches.read_sriov(options.sriov_dir, config, only=only))
+        found = caches.find(noted, config)
         problems = [problem for each in found for problem in each.problems]
         if problems and not options.force:
             raise CniError(
@@ -277,14 +264,32 @@ def _taking_over(
     return [waiting, Step(f"take over pods that were attached by others: {shown or 'none now'}", take)]
 
 
-def _of_multus(
+def _noted(
+    options: Options,
+    replaced: Iterable[str],
+    config: NodeConfig,
+    translation: multus.Translation,
+    theirs: _MultusConf | None,
+) -> Record:
+    """What is noted of this installation."""
+    return Record(
+        bin_dir=str(options.bin_dir.absolute()),
+        replaced=tuple(sorted(replaced)),
+        sriov_dir=str(options.sriov_dir.absolute()),
+        multus=_multus_files(options, config, translation, theirs) if "multus" in replaced else None,
+    )
+
+
+def _multus_files(
     options: Options, config: NodeConfig, translation: multus.Translation, theirs: _MultusConf | None
-) -> caches.Found:
-    said = multus.said_by(theirs.raw) if theirs else {}
-    version = said.get("cniVersion")
-    return caches.read_multus(
-        options.multus_dir or Path(translation.cni_dir),
-        config,
+) -> MultusFiles:
+    folder = options.multus_dir.absolute() if options.multus_dir else None
+    before = record.read(config)
+    if theirs is None and before is not None and before.multus is not None:  # its configuration is ours by now
+        return msgspec.structs.replace(before.multus, folder=str(folder or before.multus.folder))
+    version = multus.said_by(theirs.raw).get("cniVersion") if theirs else None
+    return MultusFiles(
+        folder=str(folder or translation.cni_dir),
         configuration=_network_name(config, theirs),
         version=version if version in versions.SUPPORTED else versions.IMPLIED,
         path=(translation.bin_dir or str(options.bin_dir),),
@@ -347,7 +352,7 @@ def removal(options: Options) -> Plan:
         for name in config.autoconf.files:
             plan.steps += _conf_removal(Path(config.autoconf.cni_config_dir) / name)
     plan.steps += binaries.take_away(options.bin_dir)
-    plan.steps += record.write(config, Record(bin_dir="", replaced=()))
+    plan.steps += record.write(config, Record())
     unit = options.unit_dir / _UNIT
     if unit.exists():
         plan.steps.append(steps.remove(unit, f"remove {unit}"))

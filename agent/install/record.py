@@ -16,12 +16,23 @@ from wirespeed.node import NodeConfig
 _AGAIN = "remove it, and run wirespeed install again"
 
 
-@structs.prepared
-class Record(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """Whose names the shim took, of `binaries.PEERS`, and in which folder."""
+class MultusFiles(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """How what Multus keeps of pods in `folder` is read; the rest is as in `plugins.meta.takeover.attachments`."""
 
-    bin_dir: str
-    replaced: tuple[str, ...]
+    folder: str
+    configuration: str
+    version: str
+    path: tuple[str, ...]
+
+
+@structs.prepared
+class Record(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    """Whose names the shim took, of `binaries.PEERS`, in which folder, and where they keep what they attach."""
+
+    bin_dir: str = ""
+    replaced: tuple[str, ...] = ()
+    sriov_dir: str = "/var/lib/cni/sriov"
+    multus: MultusFiles | None = None
 
 
 def place(config: NodeConfig) -> Path:
@@ -37,7 +48,7 @@ def read(config: NodeConfig) -> Record | None:
     path = place(config)
     try:
         noted = msgspec.json.decode(path.read_bytes(), type=Record)
-        return Record(bin_dir=noted.bin_dir, replaced=tuple(peer for peer in noted.replaced if peer in PEERS))
+        return msgspec.structs.replace(noted, replaced=tuple(peer for peer in noted.replaced if peer in PEERS))
     except FileNotFoundError:
         return None
     except OSError as error:

@@ -18,7 +18,9 @@ import pytest
 from agent import names
 from agent.install import binaries, content
 from agent.install.record import Record
+from tests import multusfiles, sriovfiles
 from tests.apiserver import ApiServer
+from tests.multusfiles import Attached
 from tests.node.calling import until
 from tests.node.conftest import PATIENCE, ROOT, Agent
 from tests.node.pods import PLUGINS
@@ -310,6 +312,63 @@ def test_nodes_event_and_figure_count_the_times(place: Place, tmp_path: Path) ->
     assert counted == {"multus": 0, "multus-shim": 0, "sriov": 2}
 
 
+# What others attached meanwhile
+
+BRIDGED = Attached(
+    config={"cniVersion": "1.0.0", "name": "cbr0", "type": "rec-bridge"},
+    ifname="eth0",
+    result={"cniVersion": "1.0.0", "interfaces": [{"name": "eth0", "sandbox": "/run/netns/gone"}]},
+)
+
+
+@pytest.mark.parametrize("running", [True, False])
+def test_pod_that_multus_attached_before_its_name_was_taken_back_is_taken_over(place: Place, running: bool) -> None:
+    place.install("multus")
+    if running:
+        agent = place.agent()
+    WRITERS["a rename"](place.theirs, place.bin / ".new")
+    multusfiles.write(place.root / "multus", CID, [BRIDGED], netns="/run/netns/gone")
+    (place.bin / ".new").rename(place.bin / "multus")
+    if not running:
+        agent = place.agent()
+    agent.wait_log("bin/multus was replaced by ")
+    agent.wait_log("INFO", f"take over container {CID}: eth0")
+    until(lambda: not (place.root / "multus" / CID).exists(), "taken over")
+    with closing(place.journal()) as journal:
+        (row,) = journal.attachments()
+    assert (row.container, row.ifname, row.step) == (CID, "eth0", "added")
+
+
+def test_call_of_others_that_runs_is_waited_for_and_what_it_wrote_is_taken_over(
+    place: Place,
+) -> None:
+    place.install("multus")
+    agent = place.agent()
+    shutil.copy(shutil.which("sleep") or "", place.bin / ".new")
+    call = subprocess.Popen([place.bin / ".new", "1000"])
+    try:
+        (place.bin / ".new").rename(place.bin / "multus")
+        agent.wait_log("bin/multus was replaced by ")
+        multusfiles.write(place.root / "multus", CID, [BRIDGED], netns="/run/netns/gone")
+        assert told(agent, "take over") == []
+    finally:
+        call.kill()
+        call.wait(PATIENCE)
+    agent.wait_log("INFO", f"take over container {CID}: eth0")
+
+
+def test_what_cannot_be_taken_over_is_told_once(place: Place) -> None:
+    place.install("sriov-cni")
+    agent = place.agent()
+    sriovfiles.write(place.root / "sriov", CID, "net1", "/run/netns/gone", sriovfiles.kept("0000:ff:1f.7"))
+    WRITERS["a rename"](place.theirs, place.bin / "sriov")
+    agent.wait_log("WARNING", "attached by others", "device 0000:ff:1f.7: expected an SR-IOV virtual function")
+    WRITERS["a rename"](place.theirs, place.bin / "sriov")
+    agent.wait_log("bin/sriov was replaced by ")
+    agent.stop()
+    assert len(told(agent, "attached by others")) == 1
+
+
 # What is given back
 
 
@@ -364,8 +423,9 @@ def keeping(place: Place, *peers: str) -> Iterator[Node]:
     """The names are kept by a thread of this process."""
     manifests = place.root / "manifests"
     manifests.mkdir(exist_ok=True)
-    node = Node(NodeConfig(cluster=ClusterConfig(manifests=str(manifests))))
-    keeper, stop = names.Names(node, Record(bin_dir=str(place.bin), replaced=peers)), threading.Event()
+    node = Node(NodeConfig(cluster=ClusterConfig(manifests=str(manifests)), state=str(place.root / "run/state.db")))
+    record = Record(bin_dir=str(place.bin), replaced=peers, sriov_dir=str(place.root / "sriov"))
+    keeper, stop = names.Names(node, record), threading.Event()
     thread = threading.Thread(target=keeper.run, args=(stop,))
     thread.start()
     try:
@@ -452,8 +512,8 @@ def test_record_that_cannot_be_read_is_told_and_the_agent_serves(place: Place) -
     place.install("sriov-cni")
     place.record.write_text('{"binDir": 3}')
     agent = place.agent()
-    (said,) = told(agent, "replaced.json")
-    assert 'replaced.json: key "binDir": expected str, got int; remove it, and run wirespeed install again' in said
+    said = agent.wait_log("ERROR", 'replaced.json: key "binDir": expected str, got int; remove it, and run ')
+    assert "names of plugins that others take are not taken back" in said
 
 
 # Parts
