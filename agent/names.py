@@ -25,7 +25,7 @@ from agent.install import binaries, caches, content
 from agent.install.record import Record
 from agent.install.steps import execute, kept
 from agent.notices import CHANGED, LOOK_AGAIN, noticed, readable_once, wait
-from wirespeed.cni.errors import CniError
+from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.inotify import IN_ATTRIB
 from wirespeed.host.files import open_for_writing
 from wirespeed.kube.cluster import NodeEvent
@@ -135,6 +135,10 @@ class Names:
         return math.inf
 
     def _take_back(self, name: _Name, now: float) -> None:
+        if not self._folder.is_dir():
+            raise CniError(
+                Code.IO_FAILURE, f"folder {self._folder}: expected the runtime's folder of plugins, there is none"
+            )
         how = _how(name)
         binaries.take_back(name.path, self._read_shim())
         first, most = _PAUSES

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -286,7 +287,9 @@ def test_two_that_fight_over_a_name_are_told_once_and_by_what(place: Place) -> N
         other.join()
     assert f"bin/sriov is fought over: {names._FIGHT} times in a row it was replaced by github.com/" in said
     assert len(told(agent, "is fought over")) == 1
-    assert len(told(agent, "bin/sriov was replaced by ")) == names._FIGHT + 1
+    times = [datetime.fromisoformat(line.split()[0]) for line in told(agent, "bin/sriov was replaced by ")]
+    assert len(times) == names._FIGHT + 1
+    assert (times[-1] - times[1]).total_seconds() > 1 + 2 + 4 - 0.1  # each later one waits twice as long
 
 
 def test_nodes_event_and_figure_count_the_times(place: Place, tmp_path: Path) -> None:
@@ -454,6 +457,24 @@ def test_who_writes_for_long_loses_the_name_and_goes_on_in_what_is_kept(
     assert "bin/sriov is being written for long, which goes on in sriov.replaced" in caplog.text
 
 
+def test_name_that_is_empty_for_a_moment_can_be_taken_by_who_wants_no_file_there(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `install` and `cp --remove-destination` do: remove what is there, and fail if there is a file then."""
+    place.install("sriov-cni", "userspace-cni")
+    monkeypatch.setitem(names._GRACE, names._State.NOBODY, PATIENCE)
+    with keeping(place, "sriov-cni", "userspace-cni"):
+        (place.bin / "sriov").unlink()
+        for _ in range(2):  # each is a look at all names
+            WRITERS["a rename"](place.theirs, place.bin / "userspace")
+            until(lambda: place.ours("userspace"), "the shim's again")
+        with (place.bin / "sriov").open("xb") as file:
+            file.write(GO.read_bytes())
+            os.fchmod(file.fileno(), 0o755)
+        until(lambda: place.ours("sriov"), "the shim's again")
+    assert (place.bin / "sriov.replaced").read_bytes() == GO.read_bytes()
+
+
 def test_file_that_is_not_executable_yet_is_waited_for(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     place.install("sriov-cni")
     (place.bin / "sriov").unlink()
@@ -480,6 +501,23 @@ def test_missing_shim_is_told_once_and_the_name_is_taken_back_when_it_is_there(
         until(lambda: text in caplog.text, "told")
         WRITERS["cp -f"](place.theirs, place.bin / "sriov")
         shutil.copy(shim, place.bin / "wirespeed")
+        until(lambda: place.ours("sriov"), "the shim's again")
+    assert caplog.text.count("cannot be taken back") == 1
+
+
+def test_folder_that_is_gone_is_told_once_and_not_made(
+    place: Place, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A container that has no mount of it would make one that no runtime looks into."""
+    place.install("sriov-cni")
+    monkeypatch.setattr(names, "LOOK_AGAIN", 0.1)
+    aside = place.bin.rename(place.root / "aside")
+    text = f"cannot be taken back: folder {place.bin}: expected the runtime's folder of plugins, there is none"
+    with keeping(place, "sriov-cni"):
+        until(lambda: text in caplog.text, "told")
+        assert not place.bin.exists()
+        (aside / "sriov").unlink()
+        aside.rename(place.bin)
         until(lambda: place.ours("sriov"), "the shim's again")
     assert caplog.text.count("cannot be taken back") == 1
 
