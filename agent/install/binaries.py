@@ -81,12 +81,17 @@ def take_away(folder: Path) -> Iterator[Step]:
 
 
 def give_back(folder: Path, names: Iterable[str]) -> Iterator[Step]:
-    """The steps that remove the shim from these names and put back what was there before."""
+    """The steps that remove the shim from these names and put back what was there before.
+
+    Where somebody has put another file in the shim's place, that is the newest, and stays.
+    """
     for name in names:
         path = folder / name
-        ours = path.exists() and is_shim(path)
-        if kept(path).exists() and (ours or not path.exists()):
+        ours, aside = path.exists() and is_shim(path), os.path.lexists(kept(path))
+        if aside and (ours or not os.path.lexists(path)):
             yield steps.put_back(path, f"put {kept(path).name} back at {path}")
+        elif aside:
+            yield steps.remove(kept(path), f"remove {kept(path)}: what is at {path} is newer")
         elif ours:
             yield steps.remove(path, f"remove the shim at {path}")
 

@@ -255,6 +255,23 @@ def test_what_was_replaced_while_no_agent_ran_is_taken_back_at_the_start(place: 
     assert place.install("sriov-cni") == "nothing to do\n"
 
 
+@pytest.mark.parametrize("how", ["cp -f", "ln"])
+def test_uninstall_leaves_what_was_put_there_last(place: Place, how: str) -> None:
+    place.install("sriov-cni")
+    if how == "cp -f":  # and no agent has kept it
+        WRITERS["cp -f"](place.theirs, place.bin / "sriov")
+        assert "what is at" in place.command("uninstall")
+        assert (place.bin / "sriov").read_bytes() == GO.read_bytes()
+    else:  # a link that leads nowhere here, and was kept
+        agent = place.agent()
+        subprocess.run(["ln", "-sfn", "/nowhere/sriov", place.bin / "sriov"], check=True)
+        agent.wait_log("bin/sriov was replaced by a link to /nowhere/sriov")
+        agent.stop()
+        place.command("uninstall")
+        assert (place.bin / "sriov").readlink() == Path("/nowhere/sriov")
+    assert os.listdir(place.bin) == ["sriov"]
+
+
 def test_names_that_were_not_taken_are_left_alone(place: Place) -> None:
     place.install("sriov-cni")
     agent = place.agent()
