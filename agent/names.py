@@ -107,10 +107,11 @@ class Names:
     def _look(self) -> float:
         """Take back what is due; the seconds until something may be due without a notice."""
         soonest = min([LOOK_AGAIN, *map(self._keep, self._names)])
-        if time.monotonic() >= self._take_over_due:
+        ours = all(name.state is _State.OURS for name in self._names)
+        if ours and time.monotonic() >= self._take_over_due:  # else more is attached meanwhile
             done = self._take_over()
             self._take_over_due = math.inf if done else time.monotonic() + _CALLS_END
-        return min(soonest, max(0.0, self._take_over_due - time.monotonic()))
+        return min(soonest, max(0.0, self._take_over_due - time.monotonic())) if ours else soonest
 
     def _keep(self, name: _Name) -> float:
         now = time.monotonic()
@@ -168,6 +169,7 @@ class Names:
             self._complain_of([error.msg if isinstance(error, CniError) else str(error)])
             return False
         self._complain_of(problems)
+        log.debug("looked for pods of others to take over")
         return True
 
     def _complain_of(self, problems: list[str]) -> None:

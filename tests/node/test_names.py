@@ -334,6 +334,7 @@ def test_nodes_event_and_figure_count_the_times(place: Place, tmp_path: Path) ->
 
 # What others attached meanwhile
 
+LOOKED = "looked for pods of others to take over"
 BRIDGED = Attached(
     config={"cniVersion": "1.0.0", "name": "cbr0", "type": "rec-bridge"},
     ifname="eth0",
@@ -346,6 +347,7 @@ def test_pod_that_multus_attached_before_its_name_was_taken_back_is_taken_over(p
     place.install("multus")
     if running:
         agent = place.agent()
+        agent.wait_log(LOOKED)
     WRITERS["a rename"](place.theirs, place.bin / ".new")
     multusfiles.write(place.root / "multus", CID, [BRIDGED], netns="/run/netns/gone")
     (place.bin / ".new").rename(place.bin / "multus")
@@ -359,18 +361,34 @@ def test_pod_that_multus_attached_before_its_name_was_taken_back_is_taken_over(p
     assert (row.container, row.ifname, row.step) == (CID, "eth0", "added")
 
 
+def test_nothing_is_taken_over_while_others_still_have_a_name(place: Place) -> None:
+    place.install("multus", "userspace-cni")
+    agent = place.agent()
+    agent.wait_log(LOOKED)
+    with (place.bin / "multus").open("wb") as file:
+        file.write(GO.read_bytes())
+        multusfiles.write(place.root / "multus", CID, [BRIDGED], netns="/run/netns/gone")
+        for _ in range(2):  # each is a look at all names
+            WRITERS["a rename"](place.theirs, place.bin / "userspace")
+            agent.wait_log("bin/userspace was replaced by ")
+        assert told(agent, "take over container") == []
+    agent.wait_log("bin/multus was replaced by ")
+    agent.wait_log("INFO", f"take over container {CID}: eth0")
+
+
 def test_call_of_others_that_runs_is_waited_for_and_what_it_wrote_is_taken_over(
     place: Place,
 ) -> None:
     place.install("multus")
     agent = place.agent()
+    agent.wait_log(LOOKED)
     shutil.copy(shutil.which("sleep") or "", place.bin / ".new")
     call = subprocess.Popen([place.bin / ".new", "1000"])
     try:
         (place.bin / ".new").rename(place.bin / "multus")
         agent.wait_log("bin/multus was replaced by ")
         multusfiles.write(place.root / "multus", CID, [BRIDGED], netns="/run/netns/gone")
-        assert told(agent, "take over") == []
+        assert told(agent, "take over container") == []
     finally:
         call.kill()
         call.wait(PATIENCE)
@@ -380,6 +398,7 @@ def test_call_of_others_that_runs_is_waited_for_and_what_it_wrote_is_taken_over(
 def test_what_cannot_be_taken_over_is_told_once(place: Place) -> None:
     place.install("sriov-cni")
     agent = place.agent()
+    agent.wait_log(LOOKED)
     sriovfiles.write(place.root / "sriov", CID, "net1", "/run/netns/gone", sriovfiles.kept("0000:ff:1f.7"))
     WRITERS["a rename"](place.theirs, place.bin / "sriov")
     agent.wait_log("WARNING", "attached by others", "device 0000:ff:1f.7: expected an SR-IOV virtual function")
