@@ -125,7 +125,7 @@ class Names:
             due = max(name.due, name.since + _GRACE[state])
             if now < due:
                 return min(due - now, _LOOK_AT_WRITER) if state is _State.WRITTEN else due - now
-            self._take_back(name, now)
+            self._take_back(name)
         except (CniError, OSError) as error:
             name.due = now + LOOK_AGAIN  # what was tried may itself be a notice
             text = error.msg if isinstance(error, CniError) else f"{error.filename or name.path}: {error.strerror}"
@@ -135,13 +135,14 @@ class Names:
             return LOOK_AGAIN
         return math.inf
 
-    def _take_back(self, name: _Name, now: float) -> None:
+    def _take_back(self, name: _Name) -> None:
         if not self._folder.is_dir():
             raise CniError(
                 Code.IO_FAILURE, f"folder {self._folder}: expected the runtime's folder of plugins, there is none"
             )
         how = _how(name)
         binaries.take_back(name.path, self._read_shim())
+        now = time.monotonic()  # a busy disk takes its time
         first, most = _PAUSES
         name.in_a_row = name.in_a_row + 1 if now - name.last < _CALM else 1
         name.due = now + (min(most, first * 2.0 ** (name.in_a_row - 2)) if name.in_a_row > 1 else 0.0)
