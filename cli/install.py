@@ -73,6 +73,43 @@ def uninstall(*, dry_run: bool, **given: Any) -> None:
     _carry_out(plan.removal, options, dry_run=dry_run)
 
 
+@click.command(name="uninstall-nodes", context_settings={"show_default": True})
+@click.option("--namespace", required=True, help="Where the DaemonSets are.")
+@click.option("--agents", multiple=True, required=True, help="A DaemonSet of agents. May be given several times.")
+@click.option("--removers", multiple=True, required=True, help="A DaemonSet of removers. The same.")
+@click.option("--timeout", type=click.FloatRange(1), default=240, help="Seconds for all of it.")
+@click.option("--kubeconfig", default="", help="For a program that is no pod: how it reaches the API server.")
+def uninstall_nodes(
+    *, namespace: str, agents: tuple[str, ...], removers: tuple[str, ...], timeout: float, kubeconfig: str
+) -> None:
+    """Uninstall on all nodes of a cluster, or on none: what the Helm chart runs before a release goes.
+
+    The removers' first init container is `wirespeed uninstall --dry-run`. When it has succeeded on every node, the
+    agents are stopped, and it runs without --dry-run.
+    """
+    import signal  # noqa: PLC0415 — see cli.main
+    from contextlib import closing  # noqa: PLC0415
+    from types import FrameType  # noqa: PLC0415
+
+    from agent.install.nodes import Nodes  # noqa: PLC0415
+    from wirespeed.cni.errors import CniError  # noqa: PLC0415
+    from wirespeed.kube.api import Api  # noqa: PLC0415
+
+    def end(number: int, _: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_IGN)  # what was begun is being undone
+        raise KeyboardInterrupt  # which nothing takes for a failure of a request
+
+    signal.signal(signal.SIGTERM, end)
+    try:
+        with closing(Api(kubeconfig)) as api:
+            nodes = Nodes(api, namespace, agents=agents, removers=removers, seconds=timeout)
+            nodes.give_back(click.echo)
+    except CniError as error:
+        raise click.ClickException(error.msg) from error
+    except KeyboardInterrupt as error:
+        raise click.ClickException("stopped before all nodes were done") from error
+
+
 def _carry_out(planned: Callable[[Options], Plan], options: Options, *, dry_run: bool) -> None:
     """Show a plan and carry it out."""
     import contextlib  # noqa: PLC0415 — see cli.main

@@ -21,6 +21,7 @@ COMMANDS = {
     "play": "cli.play:play",
     "ready": "cli.eal:ready",
     "uninstall": "cli.install:uninstall",
+    "uninstall-nodes": "cli.install:uninstall_nodes",
     "version": "cli.version:version",
     "vf": "cli.vf:vf",
 }
