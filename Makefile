@@ -23,7 +23,7 @@ LAB := $(PY) -m lab
 export PIP_CERT ?= /etc/ssl/certs/ca-certificates.crt
 
 .PHONY: demo test test-unit test-node test-lab test-cluster bench lint lab-shell lab-image cluster cluster-programs \
-  node-packages image-packages cluster-packages eal image install proto lock clean help
+  node-packages image-packages cluster-packages eal image manifests install proto lock clean help
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -115,6 +115,9 @@ image-packages cluster-packages: | $(READY)
 
 image: $(READY) $(TOOLS) image-packages  ## the container images, as OCI archives in build/images (IMAGE_OPTIONS: python3 -m image --help)
 	$(PY) -m image $(IMAGE_OPTIONS)
+
+manifests: $(READY)  ## the plain manifests in deploy/, from deploy/chart (helm of PATH, or HELM=path)
+	$(PY) -m deploy.manifests
 
 install: $(READY) $(SHIM)  ## this node: the shim and a configuration (INSTALL_OPTIONS: wirespeed install --help)
 	$(VENV)/bin/wirespeed install $(INSTALL_OPTIONS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -17,11 +18,15 @@ import yaml
 from agent import cniconf
 from cli.agent import agent as agent_command
 from cli.install import install as install_command
+from cli.install import uninstall as uninstall_command
+from cli.install import uninstall_nodes as uninstall_nodes_command
+from deploy import manifests as made
 from deviceplugin import config as pools
 from plugins.meta.config import MetaConfig
+from plugins.vhost.poddata import CONFIGURATION_DATA, MAPPED_DIR
 from tests.apiserver import ApiServer
 from wirespeed.kube.apiserver import ApiCluster
-from wirespeed.kube.cluster import PodEvent
+from wirespeed.kube.cluster import NETWORK_STATUS, PodEvent
 from wirespeed.node import AutoconfConfig, NodeConfig
 
 ROOT = Path(__file__).parents[2]
@@ -49,12 +54,30 @@ def pod(objects: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 
 def containers(pod: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    yield from (*pod["initContainers"], *pod["containers"])
+    yield from (*pod.get("initContainers", ()), *pod["containers"])
 
 
 def test_every_manifest_belongs_to_the_whole() -> None:
     listed = yaml.safe_load((DEPLOY / "kustomization.yaml").read_text())["resources"]
     assert {path.name for path in DEPLOY.glob("*.yaml")} == {*listed, "kustomization.yaml"}
+
+
+# The chart
+
+
+def test_manifests_are_made_from_the_chart_that_is_here() -> None:
+    for name in ("kustomization.yaml", "uninstall/kustomization.yaml"):
+        assert f"# sha256 of the chart: {made.chart_digest()}\n" in (DEPLOY / name).read_text(), "make manifests"
+
+
+def test_values_are_checked_by_what_the_readers_know() -> None:
+    assert made.SCHEMA.read_text() == made.schema_text(), "make manifests"
+
+
+def test_chart_is_of_this_version() -> None:
+    chart = yaml.safe_load((made.CHART / "Chart.yaml").read_text())
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert (chart["version"], chart["appVersion"]) == (version, version)
 
 
 # Rights
@@ -130,6 +153,22 @@ def test_role_is_bound_to_the_agents_account(objects: dict[str, dict[str, Any]],
     assert binding["roleRef"]["name"] == "wirespeed"
     assert pod["serviceAccountName"] == account["name"]
     assert objects["DaemonSet/wirespeed"]["metadata"]["namespace"] == account["namespace"]
+
+
+def test_policies_let_the_agent_write_the_annotations_that_it_writes(objects: dict[str, dict[str, Any]]) -> None:
+    spec = objects["ValidatingAdmissionPolicy/wirespeed-pods"]["spec"]
+    variables = {each["name"]: each["expression"] for each in spec["variables"]}
+    assert re.findall(r"'([^']+)'", variables["own"]) == [NETWORK_STATUS, CONFIGURATION_DATA, MAPPED_DIR]
+
+
+def test_policies_are_for_the_agents_account_and_deny(objects: dict[str, dict[str, Any]]) -> None:
+    for name in ("wirespeed-pods", "wirespeed-events"):
+        spec = objects[f"ValidatingAdmissionPolicy/{name}"]["spec"]
+        (condition,) = spec["matchConditions"]
+        assert condition["expression"].endswith("== 'system:serviceaccount:kube-system:wirespeed'")
+        assert spec["failurePolicy"] == "Fail"
+        binding = objects[f"ValidatingAdmissionPolicyBinding/{name}"]["spec"]
+        assert binding == {"policyName": name, "validationActions": ["Deny"]}
 
 
 # Places
@@ -222,6 +261,20 @@ def test_commands_and_their_options_are_there(pod: dict[str, Any]) -> None:
         with commands[name].make_context(name, arguments):
             pass
     assert {tuple(probe) for probe in probes} == {("wirespeed", "agent", "--check")}
+
+
+def test_commands_of_an_uninstallation_and_their_options_are_there() -> None:
+    commands: dict[str, click.Command] = {
+        "uninstall": uninstall_command,
+        "uninstall-nodes": uninstall_nodes_command,
+    }
+    documents = list(yaml.safe_load_all((DEPLOY / "uninstall/uninstall.yaml").read_text()))
+    templates = [each["spec"]["template"]["spec"] for each in documents if "template" in each.get("spec", {})]
+    called = [container["args"] for pod in templates for container in containers(pod) if "args" in container]
+    assert [name for name, *_ in called] == ["uninstall", "uninstall-nodes"]
+    for name, *arguments in called:
+        with commands[name].make_context(name, arguments):
+            pass
 
 
 def test_agent_may_finish_what_runs_before_it_is_killed(pod: dict[str, Any]) -> None:

@@ -1,0 +1,152 @@
+"""The plain manifests of this folder, from the chart; and the parts of the chart's schema that the readers know.
+
+python -m deploy.manifests          # write them: make manifests
+python -m deploy.manifests --check  # fail where they differ from what would be written
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from cli.checks import schemas
+
+ROOT = Path(__file__).parents[1]
+DEPLOY = ROOT / "deploy"
+CHART = DEPLOY / "chart"
+SCHEMA = CHART / "values.schema.json"
+# The manifests, in the order in which they are applied, and the templates that they come from.
+FILES = ("crd.yaml", "rbac.yaml", "admission.yaml", "config.yaml", "daemonset.yaml")
+UNINSTALL = "uninstall/uninstall.yaml"
+# The oldest Kubernetes that has all that they hold; helm by itself takes that of its own build.
+KUBERNETES = "1.32.0"
+_HEAD = "# Made from deploy/chart by `make manifests`.\n"
+# Keys of agent.yaml that the chart writes itself, or that differ from node to node.
+_OWN_KEYS = ("devicePlugin", "kubelet", "metrics", "nodeName", "readinessIndicatorFile", "runtimes")
+
+
+def helm() -> str:
+    """The program: what HELM names, or `helm` of PATH. Ends the program where there is none."""
+    named = os.environ.get("HELM") or "helm"
+    found = shutil.which(named)
+    if found is None:
+        sys.exit(f"{named}: expected the program helm, 3.14 or later: name it by HELM, or put it into PATH")
+    return found
+
+
+def rendered() -> dict[str, str]:
+    """The files by their names in this folder."""
+    files = {name: _template(name) for name in FILES}
+    files[UNINSTALL] = _template("uninstall.yaml")
+    files["uninstall/kustomization.yaml"] = _kustomization(["uninstall.yaml"])
+    files["kustomization.yaml"] = _kustomization(list(FILES))
+    return {name: _HEAD + text for name, text in files.items()}
+
+
+def _kustomization(resources: list[str]) -> str:
+    listed = "".join(f"  - {name}\n" for name in resources)
+    return (
+        f"# sha256 of the chart: {chart_digest()}\n"
+        f"apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources:\n{listed}"
+    )
+
+
+def _template(name: str) -> str:
+    command = [helm(), "template", "wirespeed", str(CHART), "--namespace=kube-system", "--set=plain=true"]
+    command.append(f"--kube-version={KUBERNETES}")
+    run = subprocess.run([*command, f"--show-only=templates/{name}"], capture_output=True, text=True, check=False)
+    if run.returncode:
+        sys.exit(f"helm template: {run.stderr.strip()}")
+    documents = [
+        re.sub(r"\A(# Source: .*\n)?\n*", "", document.strip("\n"))
+        for document in re.split(r"(?m)^---\n", run.stdout)
+        if document.strip()
+    ]
+    text = "\n---\n".join(documents) + "\n"
+    return re.sub(r"(?m)[ \t]+$", "", text)
+
+
+def chart_digest() -> str:
+    """Of what the manifests are made from, so that one that is out of date is seen without helm."""
+    digest = hashlib.sha256()
+    for path in sorted([CHART / "Chart.yaml", CHART / "values.yaml", *(CHART / "templates").iterdir()]):
+        digest.update(f"{path.name}\n".encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+# The schema of the values
+
+
+def schema() -> dict[str, Any]:
+    """values.schema.json, with the parts that come from the readers of the configurations."""
+    document: dict[str, Any] = json.loads(SCHEMA.read_bytes())
+    document["$defs"] |= _agent() | _pools()
+    return document
+
+
+def _agent() -> dict[str, Any]:
+    found = schemas.schema("agent")["$defs"]
+    meta = schemas.schema("meta")
+    found["AutoconfConfig"]["properties"]["meta"] = {"$ref": "#/$defs/MetaConfig"}
+    found["MetaConfig"] = {key: value for key, value in meta.items() if key != "$schema"}
+    for key in _OWN_KEYS:
+        del found["NodeConfig"]["properties"][key]
+    texts_gone: dict[str, Any] = _without_texts(found)
+    return texts_gone
+
+
+def _pools() -> dict[str, Any]:
+    """A key that is not known is a mistake here; the device plugin only warns of it, as its peer does."""
+    found = schemas.schema("device-plugin")
+    pool = found["properties"]["resourceList"]["anyOf"][0]["items"]
+    selectors = found["$defs"]["selectors"]
+    for each in (pool, selectors):
+        each["additionalProperties"] = False
+    pool["required"] = ["resourceName"]
+    texts_gone: dict[str, Any] = _without_texts({"Pool": pool, "selectors": selectors})
+    return texts_gone
+
+
+def _without_texts(value: Any) -> Any:  # JSON, in and out
+    """Defaults stay out too: the agent has them, and Helm fills in none."""
+    if isinstance(value, dict):
+        keep = {key: each for key, each in value.items() if key not in {"description", "default", "title"}}
+        # Names of properties are no words of a schema.
+        return {
+            key: {name: _without_texts(rule) for name, rule in value[key].items()}
+            if key in {"properties", "$defs"}
+            else _without_texts(each)
+            for key, each in keep.items()
+        }
+    return [_without_texts(each) for each in value] if isinstance(value, list) else value
+
+
+def schema_text() -> str:
+    return json.dumps(schema(), indent=2) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true")
+    check = parser.parse_args().check
+    files = {SCHEMA: schema_text()} | {DEPLOY / name: text for name, text in rendered().items()}
+    changed = [path for path, text in files.items() if not path.exists() or path.read_text() != text]
+    for path in changed:
+        if not check:
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(files[path])
+        print(path.relative_to(ROOT))
+    if check and changed:
+        sys.exit("they are not as the chart makes them: make manifests")
+
+
+if __name__ == "__main__":
+    main()
