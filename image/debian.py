@@ -24,8 +24,7 @@ _ALTERNATIVES = {
     "usr/sbin/ebtables": "ebtables-nft",
     "usr/sbin/arptables": "arptables-nft",
 }
-
-
+# Where base-files has empty folders until its script runs.
 _LINKS = {"var/run": "/run", "var/lock": "/run/lock"}
 
 
@@ -52,8 +51,8 @@ def configure(root: Path, *, busybox: bool) -> None:
     for name, text in _USERS.items():
         (root / "etc" / name).write_text(text)
     for link, target in _LINKS.items():
-        if not (root / link).exists():
-            (root / link).symlink_to(target)
+        (root / link).rmdir()
+        (root / link).symlink_to(target)
     for link, target in _ALTERNATIVES.items():
         if (root / link).with_name(target).exists() or (root / link).with_name(target).is_symlink():
             (root / link).unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""The agent's image as `make image` builds it: what a runtime starts of it, on both architectures."""
+"""The images as `make image` builds them: what a runtime starts of them, of the agent's on both architectures."""
 
 from __future__ import annotations
 
@@ -133,3 +133,47 @@ def test_same_sources_and_packages_make_the_same_image(archive: Path, tmp_path: 
         build(IMAGES["wirespeed"], list(ARCHITECTURES), again, progress)
     assert list(digests(again)) == list(digests(archive))
     assert again.read_bytes() == archive.read_bytes()
+
+
+# The image of the examples' pods
+
+# What their scripts and probes call.
+PROGRAMS = "cat dpdk-testpmd env find grep ip ping python3 seq sh sleep stdbuf tail wirespeed"
+TESTPMD = "dpdk-testpmd --no-huge -m 64 --no-pci --vdev=net_null0 -- --total-num-mbufs=2048 --auto-start"
+READY = f"""
+sleep 60 | {TESTPMD} > /tmp/testpmd.log 2>&1 &
+for try in $(seq 300); do wirespeed ready 2> /tmp/ready && echo ready && exit; sleep 0.1; done
+cat /tmp/ready /tmp/testpmd.log
+"""
+LIBRARIES = """
+import ctypes
+from wirespeed import eal
+assert "--no-pci" in eal.arguments()
+library = ctypes.CDLL("libwirespeed_eal.so")
+print(bool(library.ws_eal_open), eal.__file__)
+"""
+
+
+def test_pods_of_the_examples_have_all_that_they_run(tmp_path: Path, netns: Callable[[], Netns]) -> None:
+    archive = tmp_path / "testpmd.tar"
+    with Progress(label="image") as progress:
+        build(IMAGES["wirespeed-testpmd"], ["amd64"], archive, progress)
+    containerd.write_network(tmp_path)
+    with containerd.running(tmp_path, netns(), {}) as runtime:
+        ctr = ("ctr", "--address", str(runtime.folder / "containerd.sock"), "--namespace", "k8s.io")
+        subprocess.run(
+            [*ctr, "images", "import", "--snapshotter", "native", archive], check=True, capture_output=True
+        )
+
+        def run(name: str, *command: str) -> list[str]:
+            security = cri.LinuxContainerSecurityContext()
+            return runtime.output(name, list(command), security, image=f"localhost/wirespeed-testpmd:{version()}")
+
+        missing = f"for each in {PROGRAMS}; do command -v $each > /dev/null || echo no $each; done; ls -ld /var/run"
+        (link,) = run("programs", "sh", "-c", missing)
+        assert link.endswith("/var/run -> /run")
+        assert run("ready", "sh", "-c", READY) == ["ready"]
+        assert run("nobody", "sh", "-c", "wirespeed ready 2>&1; echo $?")[1:] == ["1"]
+        assert run("libraries", "python3", "-c", LIBRARIES) == [
+            f"True /{PREFIX}/bin/wirespeed/wirespeed/eal/__init__.py"
+        ]
