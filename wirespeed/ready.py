@@ -9,22 +9,22 @@ import json
 import os
 import socket
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 _SOCKET = "dpdk_telemetry.v2"
 _LONGEST = 1 << 16  # bytes of an answer
 
 
-def problem(folder: Path) -> str:
+def problem(folder: str) -> str:
     """Why no application whose folder is in `folder` is ready; "" where one is and none is not."""
     told = False
-    for path in sorted(folder.glob(f"*/{_SOCKET}")):  # a folder has the name of the application's --file-prefix
+    # A folder has the name of the application's --file-prefix.
+    for prefix in sorted(os.listdir(folder)) if os.path.isdir(folder) else ():
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as telemetry:
             try:
-                telemetry.connect(str(path))
-            except ConnectionRefusedError:
-                continue  # of an application that was killed
+                telemetry.connect(f"{folder}/{prefix}/{_SOCKET}")
+            except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError):
+                continue  # of an application without telemetry; of one that was killed
             told = True
             telemetry.recv(_LONGEST)  # who it is
             if wrong := next(_wrong(telemetry), ""):
@@ -46,9 +46,9 @@ def _ask(telemetry: socket.socket, command: str, *parameters: str) -> Any:
     return json.loads(telemetry.recv(_LONGEST))[command]
 
 
-def runtime_folder() -> Path:
+def runtime_folder() -> str:
     """Where DPDK's applications of this user have their folders, by the EAL's own rule."""
     chosen = os.environ.get("RUNTIME_DIRECTORY")
     if not chosen:
         chosen = "/var/run" if os.getuid() == 0 else os.environ.get("XDG_RUNTIME_DIR") or "/tmp"  # noqa: S108
-    return Path(chosen) / "dpdk"
+    return f"{chosen}/dpdk"

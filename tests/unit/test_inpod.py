@@ -168,4 +168,4 @@ def test_a_probe_loads_nothing_else(file: Path, tmp_path: Path) -> None:
         line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")
     }
     assert {"wirespeed.inpod", "wirespeed.ready"} <= loaded
-    assert loaded.isdisjoint({"argparse", "dataclasses", "wirespeed.eal", "click"})
+    assert loaded.isdisjoint({"argparse", "dataclasses", "pathlib", "wirespeed.eal", "click"})
