@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from cluster.remote import Remote
-from tests.cluster import chart
+from tests.cluster import release
 from tests.cluster.kube import Kube
 from tests.cluster.state import assert_same, state
 
@@ -43,14 +43,14 @@ def administrator(described: dict[str, object]) -> Kube:
 def prepared(administrator: Kube, nodes: list[Remote]) -> Kube:
     """Nodes with VFs, as the examples need them."""
     for node in nodes:
-        chart.make_vfs(node)
+        release.make_vfs(node)
     return administrator
 
 
 @pytest.fixture(scope="session")
 def wirespeed(prepared: Kube, nodes: list[Remote]) -> Kube:
     """wirespeed installed, its agents Ready and their devices offered."""
-    chart.install(prepared)
+    release.install(prepared)
     return prepared
 
 

@@ -14,8 +14,8 @@ import pytest
 
 from cluster.remote import Remote
 from tests import examples
-from tests.cluster.chart import REPO
 from tests.cluster.kube import Kube
+from tests.cluster.release import REPO
 from tests.examples import Seen
 
 TREE = "/work/wirespeed"

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from cluster.remote import Remote
-from tests.cluster import chart
+from tests.cluster import release
 from tests.cluster.kube import Kube, is_ready, network_status
 from tests.cluster.manifests import bridge, nad, pod
 
@@ -166,7 +166,7 @@ def test_node_reset(networks: Kube, nodes: list[Remote], wirespeed: Kube) -> Non
         ),
     )
     # VFs are made anew at each boot, as a unit of the node does it (wirespeed vf apply).
-    chart.make_vfs(node)
+    release.make_vfs(node)
 
     def again() -> bool:
         now = networks.get("pod", name)
@@ -177,7 +177,7 @@ def test_node_reset(networks: Kube, nodes: list[Remote], wirespeed: Kube) -> Non
 
     networks.until("the pod runs again", again, timeout=600)
     assert interfaces(networks.get("pod", name)) == ["eth0", "net1", "net2", "net3"]
-    chart.agents_ready(wirespeed)
+    release.agents_ready(wirespeed)
 
 
 def test_namespace_deleted(networks: Kube, nodes: list[Remote]) -> None:

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from cluster.remote import Remote
-from tests.cluster import chart
+from tests.cluster import release
 from tests.cluster.kube import Kube, is_ready, network_status
 from tests.cluster.manifests import bridge, nad, pod
 
@@ -101,11 +101,11 @@ def test_static_pod(kube: Kube, nodes: list[Remote]) -> None:
 @pytest.fixture
 def one_at_a_time(wirespeed: Kube) -> Iterator[None]:
     """Agents that serve one call at a time, and others again after the test."""
-    chart.upgrade(wirespeed, {"agent": {"workers": 1}})
+    release.upgrade(wirespeed, {"agent": {"workers": 1}})
     try:
         yield
     finally:
-        chart.rollback(wirespeed)
+        release.rollback(wirespeed)
 
 
 @pytest.mark.usefixtures("one_at_a_time")
@@ -151,11 +151,11 @@ def test_chain_of_a_subdirectory(kube: Kube) -> None:
 @pytest.fixture
 def auxiliary(wirespeed: Kube, nodes: list[Remote]) -> Iterator[None]:
     """Agents that are configured anew for an auxiliary chain, and as before after the test."""
-    chart.upgrade(wirespeed, {"agent": {"autoconf": {"meta": {"auxiliaryCNIChainName": "vendor-cni-chain"}}}})
+    release.upgrade(wirespeed, {"agent": {"autoconf": {"meta": {"auxiliaryCNIChainName": "vendor-cni-chain"}}}})
     try:
         yield from chained(nodes, "vendor-cni-chain", "eth0")
     finally:
-        chart.rollback(wirespeed)
+        release.rollback(wirespeed)
 
 
 @pytest.mark.usefixtures("auxiliary")
