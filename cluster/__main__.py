@@ -145,8 +145,10 @@ class Cluster:
             "folder": str(self.folder),
             "nodes": [{"name": plan.name, "kubelet": plan.kubelet} for plan in self.plans],
             "kubernetes": self.asked.kubernetes,
-            "images": f"localhost/wirespeed:{version()}",
         }
+        # The chart's values here: nodes have imported the image under this name.
+        values = self.folder / "values.json"
+        values.write_text(json.dumps({"image": {"repository": "localhost/wirespeed", "pullPolicy": "Never"}}))
         (self.folder / "cluster.json").write_text(json.dumps(description))
         return dict(
             os.environ,
@@ -154,6 +156,7 @@ class Cluster:
             KUBECONFIG=str(self.folder / "admin.kubeconfig"),
             HELM=str(self._programs / "bin/helm"),
             KUBECTL=str(kubernetes / "kubectl"),
+            CHART_VALUES=str(values),
             WIRESPEED_CLUSTER=str(self.folder / "cluster.json"),
         )
 

@@ -28,6 +28,7 @@
 
 #define DEFAULT_SOCKET "/run/wirespeed/agent.sock"
 #define DEFAULT_WAIT_MS 30000
+#define CHECK_WAIT_MS 3000 /* for a connection, and for each part of the answer */
 #define MAX_STDIN (4u << 20)
 #define MAX_ANSWER (16u << 20)
 #define ANSWER_AGAIN 0xffffffffu
@@ -219,6 +220,17 @@ static bool may_come(int error)
 	return error == ENOENT || error == ECONNREFUSED || error == EAGAIN || error == EINTR;
 }
 
+static const struct sockaddr_un *to_address(const char *path)
+{
+	static struct sockaddr_un address = {.sun_family = AF_UNIX};
+
+	if (strlen(path) >= sizeof address.sun_path)
+		fail(INVALID_ENVIRONMENT, "WIRESPEED_SOCKET: expected a path of at most %zu bytes, got '%s'",
+		     sizeof address.sun_path - 1, path);
+	strcpy(address.sun_path, path);
+	return &address;
+}
+
 /* A connection, or -1 with errno set. The kernel waits up to `wait` ms for room in the agent's queue. */
 static int try_connect(const struct sockaddr_un *address, int64_t wait)
 {
@@ -368,6 +380,30 @@ static void answer_version(void)
 	exit(write_all(STDOUT_FILENO, text, at) ? 0 : 1);
 }
 
+/* `--check`: whether an agent serves, by a call that goes all the way to a worker and touches nothing. For probes. */
+static int check_agent(const struct sockaddr_un *address)
+{
+	static const char call[] = "meta\0CNI_COMMAND=VERSION\0\0{}";
+	struct timeval limit = {.tv_sec = CHECK_WAIT_MS / 1000, .tv_usec = CHECK_WAIT_MS % 1000 * 1000};
+	uint32_t length = htonl(sizeof call - 1), head[2];
+	int fd;
+
+	command = "--check";
+	append("WSP1", 4);
+	append(&length, sizeof length);
+	append(call, sizeof call - 1);
+	frame.input = frame.length;
+	fd = try_connect(address, CHECK_WAIT_MS);
+	if (fd < 0)
+		fail(TRY_AGAIN_LATER, "no agent answers at %s: %s", address->sun_path, strerror(errno));
+	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
+	send_frame(fd);
+	receive(fd, address->sun_path, head, sizeof head);
+	if (head[0] != 0)
+		fail(TRY_AGAIN_LATER, "agent at %s: answered with status %u", address->sun_path, ntohl(head[0]));
+	return 0;
+}
+
 /* No other file may get the number of a standard stream that is closed; one that is missing still fails. */
 static void hold_standard_streams(void)
 {
@@ -380,11 +416,15 @@ int main(int count, char **arguments)
 {
 	const char *called = count > 0 ? arguments[0] : "wirespeed", *path = getenv("WIRESPEED_SOCKET");
 	const char *slash = strrchr(called, '/');
-	struct sockaddr_un address = {.sun_family = AF_UNIX};
+	const struct sockaddr_un *address;
 	int status;
 
 	signal(SIGPIPE, SIG_IGN); /* a write tells, and the exit status is ours */
 	hold_standard_streams();
+	if (!path || !*path)
+		path = DEFAULT_SOCKET;
+	if (count == 2 && strcmp(arguments[1], "--check") == 0)
+		return check_agent(to_address(path));
 	if (getenv("CNI_COMMAND"))
 		command = getenv("CNI_COMMAND");
 	if (!*command && isatty(STDIN_FILENO)) {
@@ -394,14 +434,9 @@ int main(int count, char **arguments)
 	build_frame(slash ? slash + 1 : called);
 	if (strcmp(command, "VERSION") == 0)
 		answer_version();
-	if (!path || !*path)
-		path = DEFAULT_SOCKET;
-	if (strlen(path) >= sizeof address.sun_path)
-		fail(INVALID_ENVIRONMENT, "WIRESPEED_SOCKET: expected a path of at most %zu bytes, got '%s'",
-		     sizeof address.sun_path - 1, path);
-	strcpy(address.sun_path, path);
+	address = to_address(path);
 	do {
-		int fd = reach_agent(&address);
+		int fd = reach_agent(address);
 		status = ask(fd, path);
 		close(fd);
 	} while (status < 0);

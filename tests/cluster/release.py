@@ -17,8 +17,6 @@ REPO = Path(__file__).resolve().parents[2]
 RELEASE = "wirespeed"
 NAMESPACE = "kube-system"
 CHART = str(REPO / "deploy/chart")
-# Pools as the examples need them; the image as nodes have imported it.
-VALUES = (f"--values={REPO / 'examples/node/values.yaml'}", "--set=image.repository=localhost/wirespeed")
 
 
 def helm(*arguments: str, values: Mapping[str, Any] | None = None) -> str:
@@ -39,7 +37,9 @@ def helm(*arguments: str, values: Mapping[str, Any] | None = None) -> str:
 
 def install(kube: Kube) -> None:
     """Installs the chart of this tree, and waits until its agents are Ready."""
-    helm("install", RELEASE, CHART, *VALUES)
+    # Pools as the examples need them; the image as nodes have imported it.
+    values = [f"--values={REPO / 'examples/node/values.yaml'}", f"--values={os.environ['CHART_VALUES']}"]
+    helm("install", RELEASE, CHART, *values)
     agents_ready(kube)
 
 

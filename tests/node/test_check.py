@@ -1,4 +1,4 @@
-"""`wirespeed agent --check`: what a probe learns of the agent."""
+"""`wirespeed agent --check`, and `--check` of the shim: what a probe learns of the agent."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from agent import check
+from agent import check, frame
 from tests.node.conftest import PATIENCE, ROOT, Agent
 from wirespeed.cni.errors import CniError, Code
 
@@ -35,6 +36,63 @@ def test_agent_that_serves_is_well_and_one_that_is_gone_is_not(agent_process: Ca
     answer = asked(agent.config)
     assert answer.returncode == 1
     assert f"agent at {agent.socket}: " in answer.stderr
+
+
+def asked_by_the_shim(path: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [str(ROOT / "build/wirespeed-cni"), "--check"],
+        env={"WIRESPEED_SOCKET": str(path)},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE,
+    )
+
+
+def test_shim_tells_the_same(agent_process: Callable[..., Agent]) -> None:
+    agent = agent_process()
+    answer = asked_by_the_shim(agent.socket)
+    assert (answer.returncode, answer.stdout, answer.stderr) == (0, "", "")
+    agent.stop(signal.SIGKILL)
+    answer = asked_by_the_shim(agent.socket)
+    assert answer.returncode == 1
+    assert f"no agent answers at {agent.socket}: " in answer.stdout
+
+
+def test_shim_is_told_of_an_agent_that_does_not_answer(tmp_path: Path) -> None:
+    path = tmp_path / "agent.sock"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        answer = asked_by_the_shim(path)
+    assert answer.returncode == 1
+    assert f"agent at {path} ended before it had answered --check: " in answer.stdout
+
+
+def test_shim_is_told_of_a_status(tmp_path: Path) -> None:
+    path = tmp_path / "agent.sock"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        asking = threading.Thread(target=answer_once, args=(listener, frame.write_answer(1)))
+        asking.start()
+        answer = asked_by_the_shim(path)
+        asking.join()
+    assert answer.returncode == 1
+    assert f"agent at {path}: answered with status 1" in answer.stdout
+
+
+def answer_once(listener: socket.socket, answer: bytes) -> None:
+    connection, _ = listener.accept()
+    with connection:
+        call = None
+        received = b""
+        while call is None:
+            received += connection.recv(4096)
+            call = frame.take_call(received)
+        assert (call.name, call.environ) == ("meta", {"CNI_COMMAND": "VERSION"})
+        connection.sendall(answer)
 
 
 def test_agent_that_does_not_answer_is_not_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
