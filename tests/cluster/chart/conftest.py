@@ -96,7 +96,7 @@ class Kubectl:
 
     def try_out(self, *objects: Mapping[str, Any]) -> None:
         """Have the API server check the objects, as strictly as it can, without making them."""
-        dry = ("--server-side", "--dry-run=server", "--validate=strict")
+        dry = ("--server-side", "--force-conflicts", "--dry-run=server", "--validate=strict")
         self("apply", *dry, "-f", "-", given=as_list(objects))
 
 

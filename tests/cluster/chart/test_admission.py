@@ -16,7 +16,7 @@ from tests.cluster.chart.conftest import PATIENCE, Helm, Kubectl, Object, kubeco
 from wirespeed.cni.errors import CniError
 from wirespeed.kube.api import Api, Patience, RefusedError
 from wirespeed.kube.apiserver import ApiCluster
-from wirespeed.kube.cluster import PodEvent
+from wirespeed.kube.cluster import NodeEvent, PodEvent
 
 STATUS = "k8s.v1.cni.cncf.io/network-status"
 NEAR, FAR = "near.example", "far.example"  # nodes that no kubelet serves
@@ -170,6 +170,10 @@ def test_agent_writes_all_that_it_writes(
         _await(lambda: _events(kubectl, namespace, "busy") == [1])
         agent.event(told)
         _await(lambda: _events(kubectl, namespace, "busy") == [2])
+        message = f"of {namespace}"
+        agent.event(NodeEvent(name=NEAR, reason="PluginTakenBack", message=message, warning=True))
+        of_nodes = ("-n", "default", "events", "--field-selector=involvedObject.kind=Node,reason=PluginTakenBack")
+        _await(lambda: message in [each["message"] for each in kubectl.get(*of_nodes)["items"]])
     found = kubectl.get("-n", namespace, "pod", "busy")["metadata"]
     assert found["annotations"].keys() >= {STATUS, "userspace/mapped-dir", "userspace/configuration-data", "other"}
 
@@ -260,7 +264,14 @@ def test_pod_without_a_node_is_not_written(agent: Writer, kubectl: Kubectl, name
         ({"source": {"component": "kubelet", "host": NEAR}}, "an event of wirespeed, of a pod"),
         ({"reportingComponent": "kubelet"}, "an event of wirespeed, of a pod"),
         ({"source": {}}, f"an event with source.host and reportingInstance {NEAR}"),
-        ({"involvedObject": {"kind": "Node", "name": NEAR}}, "an event of wirespeed, of a pod"),
+        (
+            {"involvedObject": {"apiVersion": "v1", "kind": "Node", "name": FAR}},
+            "an event of wirespeed, of a pod or of its own node",
+        ),
+        (
+            {"involvedObject": {"apiVersion": "v1", "kind": "Secret", "name": NEAR}},
+            "an event of wirespeed, of a pod or of its own node",
+        ),
     ],
     ids=str,
 )
