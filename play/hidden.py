@@ -73,9 +73,9 @@ def _containers(pods: Iterable[Pod]) -> Iterator[tuple[Pod, Container]]:
 
 
 def _named(container: Container) -> Iterator[str]:
-    """The absolute paths in command, arguments, probe, variables and working directory; the program's."""
-    probe = container.readiness_probe and container.readiness_probe.exec
-    commands = [[*container.command, *container.args], *([probe.command] if probe else [])]
+    """The absolute paths in command, arguments, probes, variables and working directory; the program's."""
+    probes = [each.exec for each in (container.startup_probe, container.readiness_probe) if each and each.exec]
+    commands = [[*container.command, *container.args], *(probe.command for probe in probes)]
     values = {each.name: each.value or "" for each in container.env}
     for command in commands:
         if (

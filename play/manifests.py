@@ -85,7 +85,7 @@ class ExecAction(_Part):
 
 
 class Probe(_Part):
-    """A readiness probe, once the container runs: `exec` is done, one of another kind is passed over.
+    """A startup or readiness probe, once the container runs: `exec` is done, one of another kind is passed over.
 
     Times in seconds, as Kubernetes has them.
     """
@@ -129,6 +129,7 @@ class Container(_Part):
     working_dir: str = "/"
     resources: Resources = msgspec.field(default_factory=Resources)
     volume_mounts: list[VolumeMount] = []
+    startup_probe: Probe | None = None
     readiness_probe: Probe | None = None
     security_context: security.SecurityContext | None = None
     stdin: bool = False
@@ -141,7 +142,6 @@ class Container(_Part):
     image: str = ""
     image_pull_policy: str = ""
     liveness_probe: Any = None
-    startup_probe: Any = None
     lifecycle: Any = None
     ports: Any = None
     stdin_once: bool = False
@@ -524,8 +524,9 @@ def _check_played_container(spec: PodSpec, container: Container, where: str) -> 
         _refuse_set(mount, ("sub_path", "sub_path_expr", "bind_mount_options"), here)
         if not mount.mount_path.startswith("/") or ".." in mount.mount_path.split("/"):
             raise _refused(f"{here}.mountPath: expected an absolute path, got {mount.mount_path!r}")
-    if (probe := container.readiness_probe) and (probe.period_seconds < 1 or probe.timeout_seconds < 1):
-        raise _refused(f"{where}.readinessProbe: expected periodSeconds and timeoutSeconds from 1")
+    for key, probe in (("startupProbe", container.startup_probe), ("readinessProbe", container.readiness_probe)):
+        if probe and (probe.period_seconds < 1 or probe.timeout_seconds < 1):
+            raise _refused(f"{where}.{key}: expected periodSeconds and timeoutSeconds from 1")
     _refuse_set(container.resources, ("claims",), f"{where}.resources")
     if problem := security.image_refusal(spec.security_context, container.security_context):
         raise _refused(f"{where}.securityContext.{problem}")

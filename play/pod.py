@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -21,7 +21,7 @@ from play.cgroups import Cgroups, Group, PodGroups
 from play.environment import ConfigMaps, Facts
 from play.kubelet import Kubelet
 from play.launcher import CANNOT_RUN
-from play.manifests import Container, Pod, Probe
+from play.manifests import Container, ExecAction, Pod, Probe
 from play.process import Mount, Plan, Process
 from play.sandbox import IFNAME, Runtime, Sandbox, pod_arguments
 from play.screen import PodRow, Screen
@@ -311,12 +311,13 @@ class PodRun:
                 ending = self._ending
             if ending:
                 process.signal(ending)
-            probe = container.readiness_probe
-            probed = probe is not None and probe.exec is not None
+            probed = any(each and each.exec for each in (container.startup_probe, container.readiness_probe))
             self._change(state, running=True, ready=not probed, reason="")
-            if probe and probed:
+            if probed:
                 name = f"probe {self.pod.label}/{container.name}"
-                threading.Thread(target=self._probe, args=(process, probe, state), name=name, daemon=True).start()
+                threading.Thread(
+                    target=self._probe, args=(process, container, state), name=name, daemon=True
+                ).start()
             code = process.wait()
         with self._lock:
             self._processes.discard(process)
@@ -330,19 +331,44 @@ class PodRun:
         assert self._groups is not None  # made with the pod's network
         return self._groups.container(container.name, limits.of(container))
 
-    def _probe(self, process: Process, probe: Probe, state: State) -> None:
-        """Ask whether a container is ready, for as long as it runs."""
-        assert probe.exec is not None
+    def _probe(self, process: Process, container: Container, state: State) -> None:
+        """Ask whether a container has started, and then whether it is ready, for as long as it runs."""
+        startup, readiness = container.startup_probe, container.readiness_probe
+        if startup and startup.exec:
+            for started in self._answers(process, startup, startup.exec):
+                if started:
+                    break
+                if started is False:
+                    self._end_unstarted(process, container, startup)
+                    return
+        if not (readiness and readiness.exec):
+            self._change(state, unless=process.ended, ready=True)
+            return
+        for ready in self._answers(process, readiness, readiness.exec):
+            if ready is not None:
+                self._change(state, unless=process.ended, ready=ready)
+
+    @staticmethod
+    def _answers(process: Process, probe: Probe, action: ExecAction) -> Iterator[bool | None]:
+        """What a probe has found each time: None while its thresholds are not reached."""
         successes = failures = 0
         ended = process.ended.wait(probe.initial_delay_seconds)
         while not ended:
-            good = process.execute(probe.exec.command, probe.timeout_seconds) == 0
+            good = process.execute(action.command, probe.timeout_seconds) == 0
             successes, failures = (successes + 1, 0) if good else (0, failures + 1)
             if successes >= probe.success_threshold:
-                self._change(state, unless=process.ended, ready=True)
-            elif failures >= probe.failure_threshold:
-                self._change(state, unless=process.ended, ready=False)
+                yield True
+            else:
+                yield False if failures >= probe.failure_threshold else None
             ended = process.ended.wait(probe.period_seconds)
+
+    def _end_unstarted(self, process: Process, container: Container, probe: Probe) -> None:
+        """End a container whose startup probe has failed; its restartPolicy says what follows, as in a cluster."""
+        self._stage.screen.note(f"pod {self.pod.label}: container {container.name}: its startup probe fails: ended")
+        own = probe.termination_grace_period_seconds
+        process.signal(signal.SIGTERM)
+        if not process.ended.wait(self.pod.spec.termination_grace_period_seconds if own is None else own):
+            process.signal(signal.SIGKILL)
 
     def _plan(self, container: Container, groups: Sequence[Group]) -> Plan:
         """What its process is, once the device plugins know that it is to be made. Raises CniError(DEVICE)."""

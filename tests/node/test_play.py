@@ -260,6 +260,26 @@ def test_a_pod_is_ready_when_its_probe_says_so(stage: Stage) -> None:
     assert played.said("default/next/main") == ["/shared/works"]
 
 
+def test_a_pod_is_ready_once_it_has_started_and_no_sooner(stage: Stage) -> None:
+    both = container(script=f"sleep 1; touch /tmp/started; {WAITS}")
+    both["startupProbe"] = {"exec": {"command": ["test", "-e", "/tmp/started"]}, "periodSeconds": 1}
+    # It would fail for ever after its first time, if it were asked before that.
+    both["readinessProbe"] = {
+        "exec": {"command": ["sh", "-c", "[ -e /tmp/started ] || touch /tmp/early; [ ! -e /tmp/early ]"]},
+        "periodSeconds": 30,
+    }
+    played = stage.play(pod("both", both, policy="Always"), options=("--then", "true"))
+    assert played.status == 0, played.stderr
+
+
+def test_a_container_that_does_not_start_in_time_is_ended(stage: Stage) -> None:
+    never = container(script=WAITS)
+    never["startupProbe"] = {"exec": {"command": ["false"]}, "periodSeconds": 1, "failureThreshold": 1}
+    played = stage.play(pod("never", never, policy="Never"))
+    assert "container main: its startup probe fails: ended" in played.stdout
+    assert played.said("default/never/main") == ["up", "ended well"]
+
+
 def test_in_order_a_failed_pod_keeps_those_after_it_from_starting(stage: Stage) -> None:
     bad = pod("bad", container(script="true"), initContainers=[container("first", "exit 1")])
     played = stage.play(bad, pod("next", container(script="echo ran")), options=("--in-order",))
