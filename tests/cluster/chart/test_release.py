@@ -40,6 +40,8 @@ class Release:
         chart = [str(CHART), f"--values={self.values}"] if command in {"install", "upgrade"} else []
         run = self.helm.run(command, RELEASE, *chart, "--kubeconfig", self.kubectl.kubeconfig, *given)
         assert bool(run.returncode) is fails, run.stdout + run.stderr
+        if command != "uninstall":  # helm's --wait is content with as many as maxUnavailable lets be away
+            self.daemonset_wait(RELEASE)
         return run.stdout + run.stderr
 
     def agents(self) -> dict[str, str]:
@@ -164,7 +166,7 @@ def release(helm: Helm, kubectl: Kubectl, namespace: str) -> Iterator[Release]:
 def test_release_comes_changes_and_goes_and_the_nodes_are_as_they_were(release: Release) -> None:
     kubectl, namespace = release.kubectl, release.namespace
     before = release.on_nodes()
-    release("install", "--wait")
+    release("install")
     first = release.agents()
     assert first.keys() == before.keys()
     for node, names in release.on_nodes().items():
@@ -185,15 +187,15 @@ def test_release_comes_changes_and_goes_and_the_nodes_are_as_they_were(release: 
     one = release.start("one")
     assert [each["interface"] for each in json.loads(one["metadata"]["annotations"][STATUS])][1:] == ["net1"]
 
-    release("upgrade", "--set=agent.workers=16", "--wait")
+    release("upgrade", "--set=agent.workers=16")
     second = release.agents()
     assert second.keys() == first.keys()
     assert not set(second.values()) & set(first.values())
     release.start("two")
-    release("upgrade", "--set=agent.workers=16", "--set-json=pools=[]", "--wait")
+    release("upgrade", "--set=agent.workers=16", "--set-json=pools=[]")
     assert release.agents() == second
 
-    release("rollback", "1", "--wait")
+    release("rollback", "1")
     assert not set(release.agents().values()) & set(second.values())
     release.start("three")
 
@@ -202,7 +204,7 @@ def test_release_comes_changes_and_goes_and_the_nodes_are_as_they_were(release: 
     release.wait(lambda: release.agents().keys() == first.keys())
     release.end("one", "two", "three")
 
-    release("uninstall", "--wait")
+    release("uninstall")
     assert release.on_nodes() == before
     left = kubectl(
         "-n",
