@@ -95,7 +95,12 @@ def nameless(helm: Helm, kubectl: Kubectl, namespace: str, writer: Callable[[str
     objects = helm.objects(*only, release=f"wirespeed-{namespace}", namespace=namespace)
     account = next(each["metadata"]["name"] for each in objects if each["kind"] == "ServiceAccount")
     other = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "other", "namespace": namespace}}
-    kubectl.apply(other, *objects)
+    # Without the nodes, the cluster would collect their pods.
+    nodes = [
+        {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}, "spec": {"unschedulable": True}}
+        for name in (NEAR, FAR)
+    ]
+    kubectl.apply(other, *nodes, *objects)
     kubectl.apply(
         pod(namespace, "agent-near", NEAR, account),
         pod(namespace, "agent-far", FAR, account),
@@ -108,7 +113,8 @@ def nameless(helm: Helm, kubectl: Kubectl, namespace: str, writer: Callable[[str
     _await_refusal(lambda: stolen.patch_pod("near", {"metadata": {"annotations": {STATUS: "[]"}}}))
     _await_refusal(lambda: stolen.make_event(event(namespace, "near", NEAR)))
     yield stolen
-    for each in objects:
+    kubectl("-n", namespace, "delete", "pod", "--all", "--force", "--grace-period=0")
+    for each in [*nodes, *objects]:
         if "namespace" not in each["metadata"]:
             kubectl("delete", each["kind"], each["metadata"]["name"])
 
