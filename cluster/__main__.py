@@ -17,26 +17,26 @@ from typing import Any
 import cluster
 from cluster import network, remote
 from cluster.control import Control
-from cluster.images import pause_archive, write_store
+from cluster.images import pause_archive, write_disk, write_store
 from cluster.network import Place
-from cluster.node import Lab, Node, Plan
+from cluster.node import HereNode, Lab, Node, Plan, VmNode
 from cluster.recipe import NEWEST, NODE_DISK, OLDEST, programs, recipe
 from image.build import build as build_image
 from image.recipe import IMAGES, version
 from lab.__main__ import FAILED, Stopped, stop_on_signals
 from lab.accel import choose
-from lab.build import build
+from lab.build import Artefacts, build
 from lab.errors import LabError, tail
 from lab.progress import Progress
 from lab.recipe import REPO
 from lab.scratch import scratch
 from lab.tree import write_tree
 
-READY_TIMEOUT = 420.0
+READY_TIMEOUT = 300.0
 EPILOG = """\
 examples:
   python3 -m cluster run -- pytest tests/cluster
-  python3 -m cluster run --nodes 1 -- kubectl get nodes
+  python3 -m cluster run --vms 0 -- kubectl get nodes
   python3 -m cluster shell
 
 The command runs on this machine, with kubectl and helm of the cluster, KUBECONFIG an administrator's, and a program
@@ -65,10 +65,13 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         metavar="VERSION,...",
         help=f"of the nodes in turn (default: {NEWEST},{OLDEST})",
     )
-    parser.add_argument("--nodes", type=int, default=2, choices=(1, 2, 3), help="how many (default: 2)")
-    parser.add_argument("--memory", default="4G", metavar="SIZE", help="of a node (default: 4G)")
+    parser.add_argument("--vms", type=int, default=1, choices=(0, 1, 2), help="nodes that are lab VMs (default: 1)")
     parser.add_argument(
-        "--hugepages", type=int, default=512, metavar="N", help="2 MiB pages of a node (default: 512)"
+        "--here", type=int, default=1, choices=(0, 1, 2), help="nodes that are processes (default: 1)"
+    )
+    parser.add_argument("--memory", default="4G", metavar="SIZE", help="of a VM (default: 4G)")
+    parser.add_argument(
+        "--hugepages", type=int, default=512, metavar="N", help="2 MiB pages of a VM (default: 512)"
     )
     parser.add_argument(
         "--images", type=Path, metavar="DIR", help="take the archives in DIR instead of building them"
@@ -97,45 +100,56 @@ class Cluster:
                 memory=asked.memory,
                 hugepages=asked.hugepages,
             )
-            for number in range(1, asked.nodes + 1)
+            for number in range(1, asked.vms + asked.here + 1)
         ]
         self._programs = Path()
 
     def start(self) -> None:
         """Everything up, nodes Ready. Raises LabError."""
-        progress = self._progress
-        artefacts = build(progress)
-        self._programs = programs(progress, recipe(self.asked.kubernetes, self.asked.kubelets))
+        progress, asked = self._progress, self.asked
+        vms, here = self.plans[: asked.vms], self.plans[asked.vms :]
+        artefacts = build(progress) if vms else None
+        self._programs = programs(progress, recipe(asked.kubernetes, asked.kubelets))
         archives = self._archives()
         with progress.step("images"):
             store = write_store(self._programs, archives, self.folder)
-        network.make([plan.place for plan in self.plans])
-        tree = self.folder / "tree.tar"
-        write_tree(tree, REPO)
-        lab = Lab(
-            artefacts=artefacts,
-            accel=choose(artefacts, "auto", progress),
-            programs=self._programs / NODE_DISK,
-            store=store,
-            tree=tree,
-        )
-        key = remote.prepare(self.folder, {plan.name: plan.place.address for plan in self.plans})
-        control = Control(self._programs, self.asked.kubernetes, self.folder)
-        nodes = [Node(plan, self.folder / plan.name) for plan in self.plans]
-        for node in nodes:
-            node.folder.mkdir()
-            node.write_disk(control, key)
+        network.make(plan.place for plan in self.plans)
+        addresses = {plan.name: plan.place.address for plan in vms}
+        key = remote.prepare(self.folder, addresses, [plan.name for plan in here])
+        control = Control(self._programs, asked.kubernetes, self.folder)
         self._stack.callback(control.stop)
-        with ThreadPoolExecutor() as pool, progress.step(f"booting {len(nodes)} nodes ({lab.accel})", done="up"):
-            for node in nodes:
-                node.start(self._stack, lab)
+        with ThreadPoolExecutor() as pool, progress.step("control plane and nodes", done="up"):
             waiting = [pool.submit(control.start)]
-            waiting += [pool.submit(node.boot, node.job(self.plans, self.asked.kubernetes)) for node in nodes]
+            nodes: list[Node] = []
+            if artefacts:
+                lab = self._lab(artefacts, store)
+                for plan in vms:
+                    vm = VmNode(plan, self.folder / plan.name)
+                    vm.write_data(control, key)
+                    vm.start(self._stack, lab)
+                    waiting.append(pool.submit(vm.boot, vm.environment(self.plans, asked.kubernetes)))
+                    nodes.append(vm)
+            for plan in here:
+                node = HereNode(plan, self.folder / plan.name)
+                node.write_data(control, key)
+                node.start(self._stack, self._programs, store, node.environment(self.plans, asked.kubernetes))
+                nodes.append(node)
             for one in waiting:
                 one.result()
         control.write_kubeconfig("admin", "/O=system:masters/CN=admin")
         with progress.step("nodes", done="Ready"):
             self._await_ready(nodes)
+
+    def _lab(self, artefacts: Artefacts, store: Path) -> Lab:
+        tree = self.folder / "tree.tar"
+        write_tree(tree, REPO)
+        return Lab(
+            artefacts=artefacts,
+            accel=choose(artefacts, "auto", self._progress),
+            programs=self._programs / NODE_DISK,
+            store=write_disk(store, self.folder / "store.img"),
+            tree=tree,
+        )
 
     def environment(self) -> dict[str, str]:
         """What the command runs in."""
@@ -143,7 +157,10 @@ class Cluster:
         path = [str(self.folder / "bin"), str(kubernetes), str(self._programs / "bin"), os.environ["PATH"]]
         description = {
             "folder": str(self.folder),
-            "nodes": [{"name": plan.name, "kubelet": plan.kubelet} for plan in self.plans],
+            "nodes": [
+                {"name": plan.name, "kubelet": plan.kubelet, "vm": number < self.asked.vms}
+                for number, plan in enumerate(self.plans)
+            ],
             "kubernetes": self.asked.kubernetes,
         }
         # The chart's values here: nodes have imported the image under this name.

@@ -42,8 +42,8 @@ def pause_archive(program: Path, target: Path) -> Path:
 
 
 def write_store(programs: Path, archives: Sequence[Path], folder: Path) -> Path:
-    """A disk for /var/lib/containerd with these images, unpacked. Raises LabError."""
-    root, state, disk = folder / "store", folder / "containerd", folder / "store.img"
+    """A folder for /var/lib/containerd with these images, unpacked. Raises LabError."""
+    root, state = folder / "store", folder / "containerd"
     socket = state / "c.sock"
     state.mkdir()
     config = folder / "containerd.toml"
@@ -79,8 +79,12 @@ def write_store(programs: Path, archives: Sequence[Path], folder: Path) -> Path:
     finally:
         process.terminate()
         process.wait()
-    _run("mke2fs", "-q", "-t", "ext4", "-m", "0", "-L", "store", "-d", str(root), str(disk), STORE_SIZE)
-    _run("rm", "-rf", str(root), str(state))
+    return root
+
+
+def write_disk(store: Path, disk: Path) -> Path:
+    """A store as a disk."""
+    _run("mke2fs", "-q", "-t", "ext4", "-m", "0", "-L", "store", "-d", str(store), str(disk), STORE_SIZE)
     return disk
 
 

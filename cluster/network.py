@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,13 +46,13 @@ class Place:
         """Its pods' subnet."""
         return f"10.244.{self.number}.0/24"
 
-    def tap(self, network: str) -> str:
+    def end(self, network: str) -> str:
         """The interface here that leads to it on `network`."""
         return f"n{self.number}-{network}"
 
     def devices(self) -> tuple[str, ...]:
         """QEMU's arguments: its interface for management, and its PFs' hubs joined to the wires."""
-        management = self.tap(MANAGEMENT)
+        management = self.end(MANAGEMENT)
         return (
             *("-netdev", f"tap,id=mgmt,ifname={management},script=no,downscript=no"),
             *("-device", f"virtio-net-pci,netdev=mgmt,mac={self.mac},romfile="),
@@ -59,7 +60,7 @@ class Place:
                 part
                 for hub, wire in enumerate(WIRES, 1)
                 for part in (
-                    *("-netdev", f"tap,id=wire{hub},ifname={self.tap(wire)},script=no,downscript=no"),
+                    *("-netdev", f"tap,id=wire{hub},ifname={self.end(wire)},script=no,downscript=no"),
                     *("-netdev", f"hubport,id=uplink{hub},hubid={hub},netdev=wire{hub}"),
                 )
             ),
@@ -79,8 +80,8 @@ def own_namespace(arguments: list[str]) -> None:
     os.execvp("unshare", ["unshare", "--net", "--", sys.executable, "-m", "cluster", *arguments])
 
 
-def make(places: list[Place]) -> None:
-    """Bridges, interfaces to the nodes, addresses and routes, in this process's namespace."""
+def make(places: Iterable[Place]) -> None:
+    """Bridges, addresses and routes to the nodes, in this process's namespace."""
     _ip("link set lo up")
     for bridge in (MANAGEMENT, *WIRES):
         # A wire passes on what stations do not know yet: nothing is learnt about multicast.
@@ -89,10 +90,22 @@ def make(places: list[Place]) -> None:
     _ip(f"address add {HERE}/24 dev {MANAGEMENT}")
     _ip(f"address add {SERVICE}/32 dev {MANAGEMENT}")
     for place in places:
-        for network in (MANAGEMENT, *WIRES):
-            _ip(f"tuntap add {place.tap(network)} mode tap")
-            _ip(f"link set {place.tap(network)} master {network} up")
         _ip(f"route add {place.pods} via {place.address}")
+
+
+def lead_to_vm(place: Place) -> None:
+    """The interfaces that a VM's are joined to, before it starts."""
+    for network in (MANAGEMENT, *WIRES):
+        _ip(f"tuntap add {place.end(network)} mode tap")
+        _ip(f"link set {place.end(network)} master {network} up")
+
+
+def lead_to_process(place: Place, process: int) -> None:
+    """The interfaces of a node that is a process in a network namespace of its own."""
+    for network, name in ((MANAGEMENT, "mgmt0"), *zip(WIRES, ("ens1", "ens2"), strict=True)):
+        address = f"address {place.mac}" if network == MANAGEMENT else ""
+        _ip(f"link add {place.end(network)} type veth peer name {name} {address} netns {process}")
+        _ip(f"link set {place.end(network)} master {network} up")
 
 
 def _ip(command: str) -> None:

@@ -1,23 +1,26 @@
-"""A lab VM as a node: its disk, its boot, and commands in it by ssh."""
+"""The nodes: lab VMs, which have VFs and can be reset, and namespaces of this machine, which are fast."""
 
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import threading
+import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.control import Control
-from cluster.network import HERE, SERVICES, Place
+from cluster.network import HERE, SERVICES, Place, lead_to_process, lead_to_vm
 from lab.build import Artefacts
 from lab.errors import LabError
 from lab.session import Session
 from lab.tree import GUEST_TREE
 from lab.vm import Files, Machine, escaped, started
 
+GUEST = Path(__file__).resolve().parent / "guest"
 DISK_SIZE = "12G"
 REFERENCE_PLUGINS = Path("/usr/lib/cni")
 # The cluster's own plugin on a node; others of the cluster are reached by routes.
@@ -49,13 +52,13 @@ class Plan:
     name: str
     place: Place
     kubelet: str
-    memory: str
-    hugepages: int
+    memory: str = "4G"
+    hugepages: int = 512
 
 
 @dataclass(frozen=True, kw_only=True)
 class Lab:
-    """What all nodes boot from: the lab's artefacts and accelerator, disks, the project's tree."""
+    """What all VMs boot from: the lab's artefacts and accelerator, disks, the project's tree."""
 
     artefacts: Artefacts
     accel: str
@@ -65,17 +68,17 @@ class Lab:
 
 
 class Node:
-    """One node that runs. `folder` has its disk, logs and what leads into it."""
+    """One node. `folder` has what is its own and its logs; `failed` says why it is no more."""
 
     def __init__(self, plan: Plan, folder: Path) -> None:
         self.plan = plan
         self.folder = folder
         self.failed: LabError | None = None
-        self._session: Session
+        folder.mkdir()
 
-    def write_disk(self, control: Control, public_key: str) -> None:
-        """The disk that outlives resets: its certificates, the cluster's plugin."""
-        tree = self.folder / "disk"
+    def write_data(self, control: Control, public_key: str) -> Path:
+        """What lies on its disk: its certificates, the cluster's plugin."""
+        tree = self.folder / "data"
         pki = tree / "etc/kubernetes"
         pki.mkdir(parents=True)
         subject = f"/O=system:nodes/CN=system:node:{self.plan.name}"
@@ -90,17 +93,36 @@ class Node:
         plugins = tree / "opt/cni/bin"
         plugins.mkdir(parents=True)
         for plugin in sorted(REFERENCE_PLUGINS.iterdir()):
-            _copy(plugin, plugins)
-        _run("mke2fs", "-q", "-t", "ext4", "-m", "0", "-L", "data", "-d", str(tree), str(self.disk), DISK_SIZE)
-        _run("rm", "-rf", str(tree))
+            _run("cp", str(plugin), str(plugins))
+        return tree
 
-    @property
-    def disk(self) -> Path:
-        """The disk's file."""
-        return self.folder / "data.img"
+    def environment(self, plans: Sequence[Plan], control_version: str) -> dict[str, str]:
+        """What `node up` is told."""
+        place = self.plan.place
+        others = [plan.place for plan in plans if plan.place != place]
+        routes = [*(f"{other.pods}@{other.address}" for other in others), f"{SERVICES}@{HERE}"]
+        return {
+            "NODE": self.plan.name,
+            "ADDRESS": place.address,
+            "GATEWAY": HERE,
+            "MAC": place.mac,
+            "KUBELET": self.plan.kubelet,
+            "CONTROL": control_version,
+            "ROUTES": " ".join(routes),
+            "LANG": "C.UTF-8",
+        }
+
+
+class VmNode(Node):
+    """A lab VM."""
 
     def start(self, stack: ExitStack, lab: Lab) -> None:
         """Starts the VM, until `stack` is left. By the main thread: a VM dies with the thread that started it."""
+        lead_to_vm(self.plan.place)
+        disk = self.folder / "data.img"
+        tree = self.folder / "data"
+        _run("mke2fs", "-q", "-t", "ext4", "-m", "0", "-L", "data", "-d", str(tree), str(disk), DISK_SIZE)
+        _run("rm", "-rf", str(tree))
         out = self.folder / "out"
         out.mkdir()
         console = self.folder / "console.log"
@@ -111,7 +133,7 @@ class Node:
             hugepages=self.plan.hugepages,
             number=self.plan.place.number,
             devices=(
-                *_drive("data", self.disk, "cache=unsafe"),
+                *_drive("data", disk, "cache=unsafe"),
                 *_drive("programs", lab.programs, "readonly=on"),
                 # Each node writes into an overlay of its own, which lasts as long as its VM.
                 *_drive("store", lab.store, "snapshot=on"),
@@ -123,10 +145,18 @@ class Node:
         vm = stack.enter_context(started(files, machine, self.folder))
         self._session = Session(vm, {"out": log.fileno(), "err": log.fileno()})
 
-    def boot(self, job: dict[str, object]) -> None:
-        """Waits for the guest, and has it do the job, after each reset too. Raises LabError."""
+    def boot(self, environment: dict[str, str]) -> None:
+        """Waits for the guest, and has it come up, after each reset too. Raises LabError."""
         session = self._session
         session.boot()
+        job = {
+            "do": "run",
+            "command": [f"{GUEST_TREE}/cluster/guest/node", "up"],
+            "environment": environment,
+            "folder": "/",
+            "rows": 24,
+            "columns": 80,
+        }
 
         def keep() -> None:
             try:
@@ -137,29 +167,76 @@ class Node:
 
         threading.Thread(target=keep, name=self.plan.name, daemon=True).start()
 
-    def job(self, plans: Sequence[Plan], control_version: str) -> dict[str, object]:
-        """What the guest is told to do."""
-        others = [plan.place for plan in plans if plan is not self.plan]
-        routes = [*(f"{place.pods}@{place.address}" for place in others), f"{SERVICES}@{HERE}"]
-        place = self.plan.place
-        return {
-            "do": "run",
-            "command": [f"{GUEST_TREE}/cluster/guest/node", "up"],
-            "environment": {
-                "NODE": self.plan.name,
-                "ADDRESS": place.address,
-                "GATEWAY": HERE,
-                "MAC": place.mac,
-                "KUBELET": self.plan.kubelet,
-                "CONTROL": control_version,
-                "PODS": place.pods,
-                "ROUTES": " ".join(routes),
-                "LANG": "C.UTF-8",
+
+class HereNode(Node):
+    """Namespaces of this machine: its kernel, its processors, and none of its network or files."""
+
+    # What kubelets set of the whole machine.
+    SYSCTLS = (
+        *("vm.overcommit_memory", "vm.panic_on_oom", "kernel.panic", "kernel.panic_on_oops"),
+        *("kernel.keys.root_maxkeys", "kernel.keys.root_maxbytes"),
+    )
+
+    def start(self, stack: ExitStack, programs: Path, store: Path, environment: dict[str, str]) -> None:
+        """Starts it, until `stack` is left. It gets a copy of `store`, containerd's folder of images."""
+        _run("cp", "-a", str(store), str(self.folder / "store"))
+        before = {name: Path("/proc/sys", *name.split(".")).read_text() for name in self.SYSCTLS}
+        group = f"/wirespeed-cluster-{os.getpid()}-{self.plan.name}"
+        log = stack.enter_context((self.folder / "node.log").open("ab"))
+        namespaces = ("--net", "--mount", "--pid", "--uts", "--ipc", "--fork", "--kill-child", "--mount-proc")
+        process = subprocess.Popen(
+            # If we are killed ourselves, it goes, and all of its processes with it.
+            ["setpriv", "--pdeathsig", "KILL", "unshare", *namespaces, "--", str(GUEST / "node"), "up"],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env=environment
+            | {
+                "PATH": os.environ["PATH"],
+                "HERE": str(self.folder),
+                "PROGRAMS": str(programs / "bin"),
+                "CGROUP": group,
             },
-            "folder": "/",
-            "rows": 24,
-            "columns": 80,
-        }
+            start_new_session=True,
+        )
+        stack.callback(self._stop, process, before, group)
+        first = _child_of(process)
+        (self.folder / "pid").write_text(str(first))
+        lead_to_process(self.plan.place, first)
+
+    def _stop(self, process: subprocess.Popen[bytes], before: dict[str, str], group: str) -> None:
+        """Ends it; what it changed of the machine is as before."""
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        for name, value in before.items():
+            Path("/proc/sys", *name.split(".")).write_text(value)
+        for found in (*Path("/sys/fs/cgroup").glob(f"*{group}"), *Path("/sys/fs/cgroup").glob(group[1:])):
+            _remove_group(found)
+
+
+def _child_of(process: subprocess.Popen[bytes]) -> int:
+    """The first process in the namespaces that unshare makes."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    deadline = time.monotonic() + 10
+    while not (found := children.read_text().split() if children.exists() else []):
+        if time.monotonic() > deadline or process.poll() is not None:
+            raise LabError("the node's namespaces could not be made (unshare)")
+        time.sleep(0.01)
+    return int(found[0])
+
+
+def _remove_group(group: Path) -> None:
+    """Removes a control group and those in it, once their processes are gone."""
+    deadline = time.monotonic() + 10
+    while group.exists():
+        for folder in sorted((path for path in group.rglob("*") if path.is_dir()), reverse=True):
+            with suppress(OSError):
+                folder.rmdir()
+        with suppress(OSError):
+            group.rmdir()
+        if time.monotonic() > deadline:
+            return
+        time.sleep(0.05)
 
 
 def _drive(name: str, path: Path, how: str) -> tuple[str, ...]:
@@ -167,10 +244,6 @@ def _drive(name: str, path: Path, how: str) -> tuple[str, ...]:
         *("-drive", f"if=none,id={name},format=raw,{how},file={escaped(path)}"),
         *("-device", f"virtio-blk-pci,drive={name},serial={name}"),
     )
-
-
-def _copy(source: Path, folder: Path) -> None:
-    _run("cp", "--reflink=auto", "--sparse=auto", str(source), str(folder))
 
 
 def _run(*command: str) -> None:

@@ -1,13 +1,14 @@
-"""Commands on a cluster's nodes, by ssh: for its own start, for tests, and for a person (`node1 COMMAND`)."""
+"""Commands on a cluster's nodes: for its own start, for tests, and for a person (`node1 COMMAND`)."""
 
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 
 from lab.errors import LabError
 
-PATH = "/opt/venv/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+PATH = "/run/node:/opt/venv/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _CONFIG = """\
 Host *
   User root
@@ -23,47 +24,58 @@ Host *
   ControlPath {folder}/%n.ssh
   ControlPersist 600
 """
+_BY_SSH = 'ssh -F "{folder}/ssh.config" {name}'
+_BY_PROCESS = 'nsenter --target "$(cat "{folder}/{name}/pid")" --all --wd=/ -- bash -c'
 _PROGRAM = """\
 #!/bin/sh
 # {name}: a shell on the node.    {name} COMMAND...: a command there.
 if [ $# = 0 ]; then
-    exec ssh -F "{folder}/ssh.config" -t {name} 'PATH={path} exec bash -i'
+    exec {shell}
 fi
-exec ssh -F "{folder}/ssh.config" {name} "PATH={path} $*"
+exec {how} "export PATH={path}; $*"
 """
 
 
-def prepare(folder: Path, nodes: dict[str, str]) -> str:
-    """Writes keys, ssh's configuration and a program for each node into `folder`; the public key."""
+def prepare(folder: Path, vms: dict[str, str], here: Iterable[str]) -> str:
+    """Writes keys, ssh's configuration and a program for each node into `folder`; the public key.
+
+    `vms` are the addresses of VMs by name, `here` the names of nodes that are processes (`folder`/NAME/pid).
+    """
     key = folder / "id"
     command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "cluster", "-f", str(key)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise LabError("ssh-keygen failed", detail=done.stderr)
-    hosts = "".join(f"Host {name}\n  HostName {address}\n" for name, address in nodes.items())
+    hosts = "".join(f"Host {name}\n  HostName {address}\n" for name, address in vms.items())
     (folder / "ssh.config").write_text(hosts + _CONFIG.format(folder=folder))
-    programs = folder / "bin"
-    programs.mkdir()
-    for name in nodes:
-        program = programs / name
-        program.write_text(_PROGRAM.format(name=name, folder=folder, path=PATH))
-        program.chmod(0o755)
+    (folder / "bin").mkdir()
+    for name in vms:
+        how = _BY_SSH.format(folder=folder, name=name)
+        _write(folder / "bin" / name, how, shell=f"{how} -t 'PATH={PATH} exec bash -i'")
+    for name in here:
+        how = _BY_PROCESS.format(folder=folder, name=name)
+        _write(folder / "bin" / name, how, shell=f"{how} 'PATH={PATH} exec bash -i'")
     return key.with_suffix(".pub").read_text()
 
 
+def _write(program: Path, how: str, *, shell: str) -> None:
+    program.write_text(_PROGRAM.format(name=program.name, how=how, shell=shell, path=PATH))
+    program.chmod(0o755)
+
+
 class Remote:
-    """One node by ssh; `folder` is what `prepare` wrote into."""
+    """Commands on one node; `folder` is what `prepare` wrote into."""
 
     def __init__(self, folder: Path, name: str) -> None:
         self.name = name
-        self._ssh = ["ssh", "-F", str(folder / "ssh.config")]
+        self._folder = folder
 
     def run(
         self, command: str, *, given: bytes = b"", timeout: float = 120, check: bool = True
     ) -> subprocess.CompletedProcess[str]:
         """Runs a shell command on the node. With `check`, AssertionError with its output if it fails."""
         done = subprocess.run(
-            [*self._ssh, self.name, f"PATH={PATH}; export PATH; {command}"],
+            [str(self._folder / "bin" / self.name), command],
             input=given,
             capture_output=True,
             timeout=timeout,
@@ -75,5 +87,6 @@ class Remote:
         return subprocess.CompletedProcess(command, done.returncode, output, errors)
 
     def forget(self) -> None:
-        """Closes the connection that is kept, as after a reset of the node."""
-        subprocess.run([*self._ssh, "-O", "exit", self.name], capture_output=True, check=False)
+        """Closes the connection that is kept, as after a reset of a VM."""
+        config = str(self._folder / "ssh.config")
+        subprocess.run(["ssh", "-F", config, "-O", "exit", self.name], capture_output=True, check=False)

@@ -34,23 +34,31 @@ def nodes(described: dict[str, object]) -> list[Remote]:
 
 
 @pytest.fixture(scope="session")
+def vms(described: dict[str, object], nodes: list[Remote]) -> list[Remote]:
+    """Those of the nodes that are lab VMs: they have VFs, and can be reset."""
+    return [node for node, told in zip(nodes, described["nodes"], strict=True) if told["vm"]]  # type: ignore[call-overload]
+
+
+@pytest.fixture(scope="session")
 def administrator(described: dict[str, object]) -> Kube:
     """kubectl with all rights."""
     return Kube(os.environ["KUBECTL"])
 
 
 @pytest.fixture(scope="session")
-def prepared(administrator: Kube, nodes: list[Remote]) -> Kube:
-    """Nodes with VFs, as the examples need them."""
-    for node in nodes:
+def prepared(administrator: Kube, vms: list[Remote]) -> Kube:
+    """VMs with VFs, as the examples need them."""
+    for node in vms:
         release.make_vfs(node)
     return administrator
 
 
 @pytest.fixture(scope="session")
-def wirespeed(prepared: Kube, nodes: list[Remote]) -> Kube:
+def wirespeed(prepared: Kube, vms: list[Remote]) -> Kube:
     """wirespeed installed, its agents Ready and their devices offered."""
     release.install(prepared)
+    release.agents_ready(prepared)
+    release.vfs_offered(prepared, [node.name for node in vms])
     return prepared
 
 

@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +36,10 @@ def helm(*arguments: str, values: Mapping[str, Any] | None = None) -> str:
 
 
 def install(kube: Kube) -> None:
-    """Installs the chart of this tree, and waits until its agents are Ready."""
+    """Installs the chart of this tree."""
     # Pools as the examples need them; the image as nodes have imported it.
     values = [f"--values={REPO / 'examples/node/values.yaml'}", f"--values={os.environ['CHART_VALUES']}"]
     helm("install", RELEASE, CHART, *values)
-    agents_ready(kube)
 
 
 def agents(kube: Kube) -> list[dict[str, Any]]:
@@ -81,3 +80,15 @@ def rolled_out(kube: Kube) -> None:
 def make_vfs(node: Remote) -> None:
     """Makes a node's VFs as its administrator does at each boot."""
     node.run("cd /work/wirespeed && wirespeed vf apply --yes examples/node/vfs.yaml")
+
+
+def vfs_offered(kube: Kube, nodes: Iterable[str]) -> None:
+    """Waits until these nodes offer their VFs, as examples/node makes them."""
+    wanted = {"intel.com/left_kernel": "4", "intel.com/left_dpdk": "2", "intel.com/right_dpdk": "2"}
+
+    def offered(name: str) -> bool:
+        there = kube.get("node", name)["status"]["allocatable"]
+        return all(there.get(resource) == number for resource, number in wanted.items())
+
+    for name in nodes:
+        kube.until(f"{name} offers its VFs", lambda name=name: offered(name))  # type: ignore[misc]

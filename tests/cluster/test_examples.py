@@ -75,7 +75,7 @@ def played(node: Remote, example: str) -> dict[str, Seen]:
 
 
 @pytest.mark.parametrize("example", ["vfw", "vlan"])
-def test_example(kube: Kube, nodes: list[Remote], example: str) -> None:
+def test_example(kube: Kube, vms: list[Remote], example: str) -> None:
     clustered = on_the_cluster(kube, example)
     assert examples.broken(example, clustered) == []
-    assert examples.differences(played(nodes[0], example), clustered) == []
+    assert examples.differences(played(vms[0], example), clustered) == []

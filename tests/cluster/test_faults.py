@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from tests.cluster.kube import Kube, is_ready, network_status
 from tests.cluster.manifests import bridge, nad, pod
 
 BURST = 60
+VFS = 4  # of a VM, with the kernel's driver
 KERNEL = {"intel.com/left_kernel": 1}
 
 
@@ -31,11 +33,6 @@ def interfaces(of: dict[str, object]) -> list[str]:
     return [status["interface"] for status in network_status(of)]
 
 
-def agent_process(node: Remote) -> int:
-    """The agent's process on a node."""
-    return int(node.run("pgrep -o -f 'wirespeed agent'").stdout)
-
-
 @pytest.fixture
 def networks(kube: Kube) -> Kube:
     """Two bridges and the VFs of ens1."""
@@ -43,51 +40,73 @@ def networks(kube: Kube) -> Kube:
     return kube
 
 
-def start_some(kube: Kube, prefix: str, nodes: list[Remote]) -> list[str]:
-    """On each node a pod with three networks, a VF among them; their names."""
-    names = [f"{prefix}-{node.name}" for node in nodes]
-    kube.apply(
-        *(
-            pod(name, ["one", "two", "fast"], node=node.name, resources=dict(KERNEL))
-            for name, node in zip(names, nodes, strict=True)
-        )
-    )
+@dataclass(frozen=True)
+class Places:
+    """The nodes that a test starts pods on, and those of them that have VFs."""
+
+    all: list[Remote]
+    vms: list[Remote]
+
+
+@pytest.fixture
+def places(nodes: list[Remote], vms: list[Remote]) -> Places:
+    return Places(nodes, vms)
+
+
+def start_some(kube: Kube, prefix: str, places: Places) -> list[str]:
+    """On each node a pod on two bridges, and with a VF where there are any; their names."""
+    names = []
+    for node in places.all:
+        name = f"{prefix}-{node.name}"
+        if node in places.vms:
+            kube.apply(pod(name, ["one", "two", "fast"], node=node.name, resources=dict(KERNEL)))
+        else:
+            kube.apply(pod(name, ["one", "two"], node=node.name))
+        names.append(name)
     return names
 
 
 def assert_attached(kube: Kube, names: list[str]) -> None:
     for ready in kube.pods_ready(*names):
-        assert interfaces(ready) == ["eth0", "net1", "net2", "net3"], ready["metadata"]["name"]
+        wanted = (
+            ["eth0", "net1", "net2", "net3"]
+            if ready["spec"]["containers"][0]["resources"]
+            else ["eth0", "net1", "net2"]
+        )
+        assert interfaces(ready) == wanted, ready["metadata"]["name"]
 
 
-def test_burst_with_the_agents_killed(networks: Kube, nodes: list[Remote]) -> None:
-    names = [f"burst-{number}" for number in range(BURST)]
-    networks.apply(*(pod(name, ["one", "two"]) for name in names))
+def test_burst_with_the_agents_killed(networks: Kube, places: Places) -> None:
+    """60 pods at once, as many of them with VFs as there are; the agents are killed when the first ones run."""
+    with_vfs = [f"vf-{node.name}-{number}" for node in places.vms for number in range(VFS)]
+    others = [node for node in places.all if node not in places.vms] or places.all
+    names = [f"burst-{number}" for number in range(BURST - len(with_vfs))]
+    networks.apply(
+        *(pod(name, ["one", "two"], node=others[number % len(others)].name) for number, name in enumerate(names)),
+        *(pod(name, ["fast"], node=name.split("-")[1], resources=dict(KERNEL)) for name in with_vfs),
+    )
     networks.until("some pods are Ready", lambda: any(is_ready(item) for item in networks.items("pods")))
-    for node in nodes:
-        os_process = agent_process(node)
-        node.run(f"kill -9 {os_process}")
-    ready = networks.pods_ready(*names, timeout=600)
-    assert {tuple(interfaces(item)) for item in ready} == {("eth0", "net1", "net2")}
-    addresses = [address for item in ready for status in network_status(item)[1:] for address in status["ips"]]
+    for node in places.all:
+        node.run("pkill -9 -f 'wirespeed agent'")
+    ready = networks.pods_ready(*names, *with_vfs, timeout=600)
     by_node = [
-        (item["spec"]["nodeName"], address)
+        (item["spec"]["nodeName"], status["name"], address)
         for item in ready
         for status in network_status(item)[1:]
         for address in status["ips"]
     ]
-    assert len(set(by_node)) == 2 * BURST, "an address twice on a node"
-    assert len(addresses) == 2 * BURST
+    assert len(by_node) == len(set(by_node)), "an address twice on a node"
+    assert len(by_node) == 2 * len(names) + len(with_vfs)
 
 
 @pytest.mark.parametrize("service", ["kubelet", "containerd"])
-def test_restarted_service(networks: Kube, nodes: list[Remote], service: str) -> None:
-    before = start_some(networks, "before", nodes)
+def test_restarted_service(networks: Kube, places: Places, service: str) -> None:
+    before = start_some(networks, "before", places)
     assert_attached(networks, before)
-    during = start_some(networks, "during", nodes)
-    for node in nodes:
+    during = start_some(networks, "during", places)
+    for node in places.all:
         node.run(f"node restart {service}")
-    after = start_some(networks, "after", nodes)
+    after = start_some(networks, "after", places)
     assert_attached(networks, before + during + after)
 
 
@@ -128,10 +147,10 @@ def api_server_slow(described: dict[str, object]) -> Iterator[None]:
         holder.join()
 
 
-def test_api_server_away(networks: Kube, nodes: list[Remote], described: dict[str, object]) -> None:
-    before = start_some(networks, "before", nodes)
+def test_api_server_away(networks: Kube, places: Places, described: dict[str, object]) -> None:
+    before = start_some(networks, "before", places)
     assert_attached(networks, before)
-    during = start_some(networks, "during", nodes)
+    during = start_some(networks, "during", places)
     with api_server_away(described):
         # Pods that were scheduled may go on starting; the others wait.
         time.sleep(60)
@@ -140,20 +159,20 @@ def test_api_server_away(networks: Kube, nodes: list[Remote], described: dict[st
     networks.delete("pod", *before)
 
 
-def test_api_server_slow(networks: Kube, nodes: list[Remote], described: dict[str, object]) -> None:
-    before = start_some(networks, "before", nodes)
+def test_api_server_slow(networks: Kube, places: Places, described: dict[str, object]) -> None:
+    before = start_some(networks, "before", places)
     assert_attached(networks, before)
     with api_server_slow(described):
         started = time.monotonic()
-        during = start_some(networks, "during", nodes)
+        during = start_some(networks, "during", places)
         networks.delete("pod", *before, wait=False)
         time.sleep(max(0.0, 60 - (time.monotonic() - started)))
     assert_attached(networks, during)
 
 
-def test_node_reset(networks: Kube, nodes: list[Remote], wirespeed: Kube) -> None:
-    node = nodes[-1]
-    (name,) = start_some(networks, "before", [node])
+def test_node_reset(networks: Kube, vms: list[Remote], wirespeed: Kube) -> None:
+    node = vms[0]
+    (name,) = start_some(networks, "before", Places([node], [node]))
     assert_attached(networks, [name])
     was = networks.get("pod", name)
     boot = node.run("cat /proc/sys/kernel/random/boot_id").stdout
@@ -180,8 +199,8 @@ def test_node_reset(networks: Kube, nodes: list[Remote], wirespeed: Kube) -> Non
     release.agents_ready(wirespeed)
 
 
-def test_namespace_deleted(networks: Kube, nodes: list[Remote]) -> None:
-    assert_attached(networks, start_some(networks, "one", nodes) + start_some(networks, "two", nodes))
+def test_namespace_deleted(networks: Kube, places: Places) -> None:
+    assert_attached(networks, start_some(networks, "one", places) + start_some(networks, "two", places))
     networks.delete("namespace", networks.namespace)
     assert not [
         item
@@ -190,9 +209,9 @@ def test_namespace_deleted(networks: Kube, nodes: list[Remote]) -> None:
     ]
 
 
-def test_node_drained(networks: Kube, nodes: list[Remote], wirespeed: Kube) -> None:
-    node = nodes[0]
-    names = start_some(networks, "evicted", [node])
+def test_node_drained(networks: Kube, vms: list[Remote]) -> None:
+    node = vms[0]
+    names = start_some(networks, "evicted", Places([node], [node]))
     assert_attached(networks, names)
     try:
         networks.run("drain", node.name, "--ignore-daemonsets", "--force", "--delete-emptydir-data", timeout=300)

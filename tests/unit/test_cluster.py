@@ -50,7 +50,7 @@ def test_checksums_are_those_of_go() -> None:
         assert re.fullmatch(r"\S+ v\S+ h1:[A-Za-z0-9+/]{43}=", line), line
 
 
-@pytest.mark.parametrize("arguments", [["run"], ["shell", "--", "true"], ["run", "--nodes", "9", "--", "true"], []])
+@pytest.mark.parametrize("arguments", [["run"], ["shell", "--", "true"], ["run", "--vms", "9", "--", "true"], []])
 def test_bad_use_is_refused(arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         command.parse(arguments)
@@ -63,11 +63,9 @@ def test_the_command_comes_after_two_dashes() -> None:
     assert asked.kubelets == ("1.35.4",)
 
 
-def test_a_node_reaches_the_other_nodes_pods_and_the_services() -> None:
+def test_a_node_reaches_the_other_nodes_pods_and_the_services(tmp_path: Path) -> None:
     plans = [plan(1), plan(2)]
-    job = Node(plans[0], Path("/nowhere")).job(plans, NEWEST)
-    environment = job["environment"]
-    assert isinstance(environment, dict)
+    environment = Node(plans[0], tmp_path / "node1").environment(plans, NEWEST)
     assert environment["ROUTES"].split() == ["10.244.2.0/24@10.30.0.12", "10.201.0.0/24@10.30.0.1"]
 
 
