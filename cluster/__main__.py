@@ -1,4 +1,4 @@
-"""The command line: python3 -m cluster build | run | shell."""
+"""The command line: python3 -m cluster build | programs | run | shell."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("action", choices=("build", "run", "shell"))
+    parser.add_argument("action", choices=("build", "programs", "run", "shell"))
     parser.add_argument("--kubernetes", default=NEWEST, metavar="VERSION", help=f"default: {NEWEST}")
     parser.add_argument(
         "--kubelets",
@@ -223,8 +223,9 @@ def is_ready(item: dict[str, Any]) -> bool:
 
 def work(asked: argparse.Namespace, progress: Progress) -> int:
     """Does what was asked; the exit code."""
-    if asked.action == "build":
-        build(progress)
+    if asked.action in {"build", "programs"}:
+        if asked.action == "build":
+            build(progress)
         place = programs(progress, recipe(asked.kubernetes, asked.kubelets))
         progress.say(f"built in {place}")
         return 0
@@ -251,7 +252,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     asked = parse(given)
     try:
-        if asked.action != "build":
+        if asked.action in {"run", "shell"}:
             network.own_namespace(given)
         stop_on_signals()
         with Progress(label="cluster") as progress:

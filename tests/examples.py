@@ -37,7 +37,7 @@ class Inside:
 class Interface:
     """An interface of network-status. Of its addresses and MAC those that the pod has asked for."""
 
-    network: str  # "" for the cluster's, which each cluster calls as it likes
+    network: str  # without its namespace; "" for the cluster's, which each cluster calls as it likes
     kind: str  # of its device-info
     mac: str
     ips: Sequence[str]
@@ -90,8 +90,8 @@ def _pod(pod: Object, said: str, inside: str | None) -> Seen:
 
 
 def _interface(entry: Object, networks: Mapping[str, Object]) -> Interface:
-    name = "" if entry.get("default") else entry.get("name", "")
-    wanted = networks.get(name.rpartition("/")[2], {})
+    name = "" if entry.get("default") else entry.get("name", "").rpartition("/")[2]
+    wanted = networks.get(name, {})
     addresses = {address.partition("/")[0] for address in wanted.get("ips", ())}
     return Interface(
         network=name,

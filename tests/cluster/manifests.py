@@ -40,7 +40,7 @@ def pod(
     annotations: dict[str, str] | None = None,
     **spec: Any,
 ) -> Object:
-    """A pod of one container; `networks` is its annotation, as text or as what JSON is made of."""
+    """A pod of one container; `networks` is its annotation, as text, names, or what JSON is made of."""
     container: Object = {
         "name": "main",
         "image": IMAGE,
@@ -52,7 +52,10 @@ def pod(
         container["securityContext"] = {"capabilities": {"add": list(capabilities)}}
     said = dict(annotations or {})
     if networks is not None:
-        said[NETWORKS] = networks if isinstance(networks, str) else json.dumps(networks)
+        names = isinstance(networks, list) and all(isinstance(network, str) for network in networks)
+        said[NETWORKS] = (
+            ",".join(networks) if names else networks if isinstance(networks, str) else json.dumps(networks)
+        )
     return {
         "apiVersion": "v1",
         "kind": "Pod",

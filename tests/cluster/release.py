@@ -39,7 +39,7 @@ def install(kube: Kube) -> None:
     """Installs the chart of this tree."""
     # Pools as the examples need them; the image as nodes have imported it.
     values = [f"--values={REPO / 'examples/node/values.yaml'}", f"--values={os.environ['CHART_VALUES']}"]
-    helm("install", RELEASE, CHART, *values)
+    helm("upgrade", "--install", RELEASE, CHART, *values)
 
 
 def agents(kube: Kube) -> list[dict[str, Any]]:

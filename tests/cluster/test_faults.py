@@ -76,27 +76,48 @@ def assert_attached(kube: Kube, names: list[str]) -> None:
         assert interfaces(ready) == wanted, ready["metadata"]["name"]
 
 
+def replicas(name: str, node: Remote, number: int) -> dict[str, object]:
+    """Pods with a VF each, by their controller: one whose device plugin goes while it is admitted is replaced."""
+    template = pod(name, ["fast"], node=node.name, resources=dict(KERNEL))
+    template["metadata"]["labels"] = {"app": name}
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "ReplicaSet",
+        "metadata": {"name": name},
+        "spec": {
+            "replicas": number,
+            "selector": {"matchLabels": {"app": name}},
+            "template": {key: template[key] for key in ("metadata", "spec")},
+        },
+    }
+
+
 def test_burst_with_the_agents_killed(networks: Kube, places: Places) -> None:
-    """60 pods at once, as many of them with VFs as there are; the agents are killed when the first ones run."""
-    with_vfs = [f"vf-{node.name}-{number}" for node in places.vms for number in range(VFS)]
+    """60 pods at once, as many of them with VFs as there are; the agents are killed when the first one runs."""
+    number = BURST - VFS * len(places.vms)
     others = [node for node in places.all if node not in places.vms] or places.all
-    names = [f"burst-{number}" for number in range(BURST - len(with_vfs))]
+    names = [f"burst-{one}" for one in range(number)]
     networks.apply(
-        *(pod(name, ["one", "two"], node=others[number % len(others)].name) for number, name in enumerate(names)),
-        *(pod(name, ["fast"], node=name.split("-")[1], resources=dict(KERNEL)) for name in with_vfs),
+        *(pod(name, ["one", "two"], node=others[one % len(others)].name) for one, name in enumerate(names)),
+        *(replicas(f"vf-{node.name}", node, VFS) for node in places.vms),
     )
-    networks.until("some pods are Ready", lambda: any(is_ready(item) for item in networks.items("pods")))
+    networks.until("some pod is Ready", lambda: any(is_ready(item) for item in networks.items("pods")))
     for node in places.all:
         node.run("pkill -9 -f 'wirespeed agent'")
-    ready = networks.pods_ready(*names, *with_vfs, timeout=600)
-    by_node = [
+
+    def all_ready() -> list[dict[str, object]]:
+        ready = [item for item in networks.items("pods") if is_ready(item)]
+        return ready if len(ready) == BURST else []
+
+    ready = networks.until(f"{BURST} pods are Ready", all_ready)
+    had = [
         (item["spec"]["nodeName"], status["name"], address)
         for item in ready
         for status in network_status(item)[1:]
         for address in status["ips"]
     ]
-    assert len(by_node) == len(set(by_node)), "an address twice on a node"
-    assert len(by_node) == 2 * len(names) + len(with_vfs)
+    assert len(had) == len(set(had)), "an address twice on a node"
+    assert len(had) == BURST + number
 
 
 @pytest.mark.parametrize("service", ["kubelet", "containerd"])

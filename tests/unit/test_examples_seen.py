@@ -122,7 +122,7 @@ def change(where: str) -> tuple[Object, dict[str, str], dict[str, str]]:
         "failed": lambda: container["source"].update(state={"terminated": {"exitCode": 1}}),
         "mac": lambda: status(sink, mac="02:00:00:00:02:09"),
         "interface": lambda: status(sink, interface="data0"),
-        "network": lambda: status(firewall, name="other/data-left"),
+        "network": lambda: status(firewall, name="default/other-left"),
         "kind": lambda: status(source, **{"device-info": {"type": "vdpa", "vdpa": {}}}),
         "missing": lambda: pods["items"].remove(source),
         "variable": lambda: inside.update(sink=inside["sink"].replace("RIGHT", "LEFT")),
@@ -153,7 +153,7 @@ def change(where: str) -> tuple[Object, dict[str, str], dict[str, str]]:
             "sink: interfaces: expected ['eth0', 'net1'], got ['eth0', 'data0']",
             "sink: interfaces beside",
         ),
-        ("network", "vfw: net1: expected Interface(network='default/data-left'", None),
+        ("network", "vfw: net1: expected Interface(network='data-left'", None),
         (
             "kind",
             "source: net1: expected Interface",
@@ -206,9 +206,7 @@ def test_addresses_that_were_asked_for_are_compared() -> None:
 
     assert examples.differences(blue("10.56.0.1"), blue("fe80::7", "10.56.0.1")) == []
     [line] = examples.differences(blue("10.56.0.1"), blue("10.56.0.7"))
-    assert line.startswith(
-        "blue: net1: expected Interface(network='default/blue', kind='pci', mac='', ips=['10.56.0.1"
-    )
+    assert line.startswith("blue: net1: expected Interface(network='blue', kind='pci', mac='', ips=['10.56.0.1")
 
 
 def test_a_count_that_is_a_lower_bound_may_be_higher() -> None:
