@@ -31,11 +31,7 @@ help:  ## this list
 demo: $(READY) $(SHIM)  ## the vFW pod with DPDK VFs, then VLANs on kernel VFs, in the lab VM
 	$(LAB) run --add build $(DEMO_OPTIONS) -- examples/demo $(DEMO_ARGS)
 
-# The cluster's programs take long to build: with what the tests before them leave of the processors.
-test: $(READY)  ## every test
-	@mkdir -p build; chrt --idle 0 $(PY) -m cluster programs > build/programs.log 2>&1 & \
-	trap "kill $$! 2>/dev/null || :" EXIT; \
-	$(MAKE) lint test-unit test-node test-lab test-cluster
+test: lint test-unit test-node test-lab  ## every test but those of the cluster
 
 test-unit: $(READY)  ## pure tests, seconds
 	$(VENV)/bin/pytest tests/unit
