@@ -13,6 +13,7 @@ from plugins.meta.config import MetaConfig
 from wirespeed.cni.chain import canonical, flag
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.request import check_network_name
+from wirespeed.cni.versions import SUPPORTED, at_least
 from wirespeed.kube.cluster import Cluster, NotFoundError
 
 RESOURCE_NAME = "k8s.v1.cni.cncf.io/resourceName"
@@ -171,13 +172,19 @@ def with_folder(path: Path, raw: dict[str, Any]) -> dict[str, Any]:
 def auxiliary(config: MetaConfig) -> Source | None:
     """The chain of the key auxiliaryCNIChainName, None where there is none or nothing is in its folder.
 
-    Raises CniError(INVALID_CONFIG) that names the file.
+    It speaks the oldest version that one of its files names: with the runtime's own, 1.1.0, a plugin of an older
+    version would refuse it. Raises CniError(INVALID_CONFIG) that names the file.
     """
     name, master = config.auxiliary_cni_chain_name, Path(config.cluster_network)
     if not name:
         return None
     plugins = _plugins_in((master if master.is_dir() else master.parent) / name)
-    raw = {"cniVersion": config.cni_version, "name": name, "plugins": plugins}
+    spoken = config.cni_version
+    for plugin in plugins:
+        named = plugin.get("cniVersion")
+        if named in SUPPORTED and not at_least(named, spoken):
+            spoken = named
+    raw = {"cniVersion": spoken, "name": name, "plugins": plugins}
     return Source(label=name, raw=raw, auxiliary=True) if plugins else None
 
 

@@ -140,6 +140,30 @@ def test_chain_beside_the_master_comes_last_and_begins_with_an_empty_result(file
         assert chain.network().begin == {"interfaces": [], "ips": [], "routes": [], "dns": {}}
 
 
+@pytest.mark.parametrize(
+    ("versions", "spoken"),
+    [
+        (("1.0.0", "0.4.0"), "0.4.0"),
+        (("1.1.0", None), "1.1.0"),
+        ((None, "1.0.0"), "1.0.0"),
+        ((None, None), "1.1.0"),
+        (("2.0.0", ""), "1.1.0"),
+    ],
+)
+def test_chain_speaks_the_oldest_version_of_its_files(
+    files: Files, versions: tuple[str | None, str | None], spoken: str
+) -> None:
+    """The runtime's own version may be newer than what the plugins know: reference plugins of 2024 refuse 1.1.0."""
+    first, second = (
+        {**TUNING, "cniVersion": version} if version is not None else {"type": "tuning"} for version in versions
+    )
+    folder = files({"x.conflist": LIST, "more/1.conf": first, "more/2.conf": second})
+    _, chain = delegates(
+        {"cniVersion": "1.1.0", "clusterNetwork": str(folder / "x.conflist"), "auxiliaryCNIChainName": "more"}
+    )
+    assert chain.raw["cniVersion"] == spoken
+
+
 def test_chain_without_plugins_is_none(files: Files) -> None:
     folder = files({"x.conflist": LIST, "more/1.json": TUNING})
     assert len(delegates({"clusterNetwork": str(folder), "auxiliaryCNIChainName": "more"})) == 1
