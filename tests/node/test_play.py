@@ -554,7 +554,8 @@ def test_variables_and_nodes_of_containers_that_run_are_told(stage: Stage) -> No
         {"name": "PCIDEVICE_INTEL_COM_X", "value": "0000:01:10.0,0000:01:10.2"},
         {"name": "OTHER", "value": "not told"},
     ]
-    ended = pod("ended", container(script="true"))
+    # Never ready, so that the command waits for its end.
+    ended = pod("ended", {**container(script="true"), "readinessProbe": {"exec": {"command": ["false"]}}})
     then = f"cd {ROOT} && {sys.executable} -m tests.inside {folder}"
     played = stage.play(lasts, ended, options=("--in-order", "--then", then))
     assert played.status == 0, played.stderr
