@@ -197,9 +197,10 @@ def test_vf_that_a_program_still_has_open_is_not_allocated(place: Place, kernel:
     with place.running(POOL, **more(place)):
         place.kubelet.wait_ids("intel.com/one", VFS)
         allocate(place, VFS[0])
-        start(place, VFS[0])
+        # Before it is bound: it would be given back as soon as it is seen that no pod of the kubelet has it.
         node = place.folder / "dev/vfio" / PciDevice(VFS[0], place.sysfs.root).iommu_group
         node.mkdir(parents=True)  # as what is open, it cannot be opened to write
+        start(place, VFS[0])
         with pytest.raises(grpc.RpcError) as caught:
             allocate(place, VFS[0])
         assert caught.value.details() == (
