@@ -13,7 +13,7 @@ from plugins.meta.config import MetaConfig
 from wirespeed.cni.chain import canonical, flag
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.request import check_network_name
-from wirespeed.cni.versions import SUPPORTED, at_least
+from wirespeed.cni.versions import SUPPORTED, check
 from wirespeed.kube.cluster import Cluster, NotFoundError
 
 RESOURCE_NAME = "k8s.v1.cni.cncf.io/resourceName"
@@ -179,11 +179,8 @@ def auxiliary(config: MetaConfig) -> Source | None:
     if not name:
         return None
     plugins = _plugins_in((master if master.is_dir() else master.parent) / name)
-    spoken = config.cni_version
-    for plugin in plugins:
-        named = plugin.get("cniVersion")
-        if named in SUPPORTED and not at_least(named, spoken):
-            spoken = named
+    named = [plugin["cniVersion"] for plugin in plugins if plugin.get("cniVersion") in SUPPORTED]
+    spoken = min([check(config.cni_version), *named], key=SUPPORTED.index)
     raw = {"cniVersion": spoken, "name": name, "plugins": plugins}
     return Source(label=name, raw=raw, auxiliary=True) if plugins else None
 

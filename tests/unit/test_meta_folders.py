@@ -164,6 +164,13 @@ def test_chain_speaks_the_oldest_version_of_its_files(
     assert chain.raw["cniVersion"] == spoken
 
 
+def test_chain_of_a_configuration_without_a_version_speaks_the_one_that_is_implied(files: Files) -> None:
+    folder = files({"x.conflist": LIST, "more/1.conf": {**TUNING, "cniVersion": "1.0.0"}})
+    config = {"cniVersion": "", "clusterNetwork": str(folder / "x.conflist"), "auxiliaryCNIChainName": "more"}
+    _, chain = delegates(config)
+    assert chain.raw["cniVersion"] == "0.1.0"
+
+
 def test_chain_without_plugins_is_none(files: Files) -> None:
     folder = files({"x.conflist": LIST, "more/1.json": TUNING})
     assert len(delegates({"clusterNetwork": str(folder), "auxiliaryCNIChainName": "more"})) == 1
