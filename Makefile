@@ -19,6 +19,14 @@ TOOLS := $(VENV)/tools-$(shell cat $(TOOLS_LOCK) | sha256sum | cut -c1-12)
 EAL := build/libwirespeed_eal.so
 LAB := $(PY) -m lab
 
+# install PACKAGES, COMMAND: those that are missing, after the command; as one line of a recipe.
+define install
+missing=$$(for p in $(1); do dpkg -s $$p >/dev/null 2>&1 || echo $$p; done); \
+if [ -n "$$missing" ]; then \
+  $(2) apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends --no-remove $$missing >/dev/null; \
+fi
+endef
+
 # pip brings certificates of its own: it shall trust what this machine trusts, a company's proxy included.
 export PIP_CERT ?= /etc/ssl/certs/ca-certificates.crt
 
@@ -42,7 +50,7 @@ test-node: $(READY) $(SHIM) $(TOOLS) node-packages  ## on this kernel: namespace
 test-lab: $(READY) $(SHIM)  ## in the lab VM: real PF and VF drivers, vfio, testpmd; one boot
 	$(LAB) run --add build --timeout 2400 -- pytest tests/lab
 
-test-cluster: $(READY) $(SHIM) $(TOOLS) image-packages cluster-packages  ## a real Kubernetes, whose nodes are lab VMs
+test-cluster: $(READY) $(SHIM) $(TOOLS) image-packages cluster-packages  ## on a real Kubernetes, with a lab VM as a node
 	$(PY) -m cluster run $(CLUSTER_OPTIONS) -- $(VENV)/bin/pytest tests/cluster $(CLUSTER_TESTS)
 
 bench: $(READY) $(SHIM) node-packages  ## figures: on this machine, and in the lab VM
@@ -71,25 +79,22 @@ cluster-programs: $(READY)  ## build the cluster's programs now
 
 $(READY): requirements.lock
 	@command -v apt-get >/dev/null || { echo "expected Debian: there is no apt-get" >&2; exit 1; }
-	@missing=$$(for p in $(PACKAGES); do dpkg -s $$p >/dev/null 2>&1 || echo $$p; done); \
-	if [ -n "$$missing" ]; then \
-	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends --no-remove $$missing >/dev/null; \
-	fi
+	@$(call install,$(PACKAGES))
 	rm -rf $(VENV) && python3 -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --require-hashes -r requirements.lock
 	$(VENV)/bin/pip install --quiet --no-deps --no-build-isolation --config-settings editable_mode=compat -e .
 	touch $@
 
 # Installing them must not start them here: policy-rc.d says so to packages' scripts, where nobody says it yet.
+define start_nothing
+policy=/usr/sbin/policy-rc.d; \
+if [ ! -e $$policy ]; then \
+  trap "rm -f $$policy" EXIT; printf '#!/bin/sh\nexit 101\n' > $$policy; chmod 755 $$policy; \
+fi;
+endef
+
 node-packages: image-packages | $(READY)
-	@missing=$$(for p in $(NODE_PACKAGES); do dpkg -s $$p >/dev/null 2>&1 || echo $$p; done); \
-	if [ -n "$$missing" ]; then \
-	  policy=/usr/sbin/policy-rc.d; \
-	  if [ ! -e $$policy ]; then \
-	    trap "rm -f $$policy" EXIT; printf '#!/bin/sh\nexit 101\n' > $$policy; chmod 755 $$policy; \
-	  fi; \
-	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends --no-remove $$missing >/dev/null; \
-	fi
+	@$(call install,$(NODE_PACKAGES),$(start_nothing))
 
 eal: $(EAL)  ## the EAL library for C, build/libwirespeed_eal.so
 
@@ -106,12 +111,11 @@ $(TOOLS): $(TOOLS_LOCK) | $(READY)
 	$(VENV)/bin/pip install --quiet --require-hashes -r $(TOOLS_LOCK)
 	touch $@
 
-image-packages cluster-packages: PACKAGES_OF = $(if $(filter image-packages,$@),$(IMAGE_PACKAGES),$(CLUSTER_PACKAGES))
-image-packages cluster-packages: | $(READY)
-	@missing=$$(for p in $(PACKAGES_OF); do dpkg -s $$p >/dev/null 2>&1 || echo $$p; done); \
-	if [ -n "$$missing" ]; then \
-	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends --no-remove $$missing >/dev/null; \
-	fi
+image-packages: | $(READY)
+	@$(call install,$(IMAGE_PACKAGES))
+
+cluster-packages: | $(READY)
+	@$(call install,$(CLUSTER_PACKAGES))
 
 image: $(READY) $(TOOLS) image-packages  ## the container images, as OCI archives in build/images (IMAGE_OPTIONS: python3 -m image --help)
 	$(PY) -m image $(IMAGE_OPTIONS)

@@ -1,1 +1,1 @@
-"""A Kubernetes of the real programs: the control plane on this machine, and lab VMs as its nodes."""
+"""A Kubernetes of the real programs: the control plane on this machine, and lab VMs and namespaces as its nodes."""

@@ -12,11 +12,10 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import cluster
 from cluster import network, remote
-from cluster.control import Control
+from cluster.control import Control, is_ready
 from cluster.images import pause_archive, write_disk, write_store
 from cluster.network import Place
 from cluster.node import HereNode, Lab, Node, Plan, VmNode
@@ -27,6 +26,7 @@ from lab.__main__ import FAILED, Stopped, stop_on_signals
 from lab.accel import choose
 from lab.build import Artefacts, build
 from lab.errors import LabError, tail
+from lab.options import split
 from lab.progress import Progress
 from lab.recipe import REPO
 from lab.scratch import scratch
@@ -46,10 +46,7 @@ for each node: `node1` is a shell on the node, `node1 COMMAND` a command there.
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line; SystemExit(2) for bad use. After the first -- comes the command."""
-    ours, command = list(arguments), []
-    if "--" in ours:
-        place = ours.index("--")
-        ours, command = ours[:place], ours[place + 1 :]
+    ours, command = split(arguments)
     parser = argparse.ArgumentParser(
         prog="python3 -m cluster",
         description=cluster.__doc__,
@@ -78,7 +75,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--keep", type=Path, metavar="DIR", help="keep logs here")
     result = parser.parse_args(ours)
-    result.command = command
+    result.command = command or []
     if (result.action == "run") != bool(command):
         parser.error("run needs a command after --, and only run has one")
     return result
@@ -213,12 +210,6 @@ class Cluster:
         if done.returncode:
             return set()
         return {item["metadata"]["name"] for item in json.loads(done.stdout)["items"] if is_ready(item)}
-
-
-def is_ready(item: dict[str, Any]) -> bool:
-    """Whether a Node or Pod object has the condition Ready."""
-    conditions = item.get("status", {}).get("conditions", [])
-    return any(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions)
 
 
 def work(asked: argparse.Namespace, progress: Progress) -> int:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 
-from lab.errors import LabError
+from cluster.run import run
 
 DAYS = "3650"
 
@@ -38,15 +37,15 @@ class Authority:
 def key_pair(folder: Path, name: str) -> tuple[Path, Path]:
     """An RSA key and its public part, which service accounts' tokens are signed with."""
     private, public = folder / f"{name}.key", folder / f"{name}.pub"
-    _run("openssl", "genrsa", "-out", str(private), "2048")
-    _run("openssl", "rsa", "-in", str(private), "-pubout", "-out", str(public))
+    run("openssl", "genrsa", "-out", str(private), "2048")
+    run("openssl", "rsa", "-in", str(private), "-pubout", "-out", str(public))
     return private, public
 
 
 def _openssl(folder: Path, name: str, subject: str, *extensions: str, more: tuple[str, ...] = ()) -> None:
     added = [part for extension in extensions for part in ("-addext", extension)]
     new = ("-x509", "-new", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", DAYS)
-    _run(
+    run(
         *(
             "openssl",
             "req",
@@ -64,9 +63,3 @@ def _openssl(folder: Path, name: str, subject: str, *extensions: str, more: tupl
         ),
         folder=folder,
     )
-
-
-def _run(*command: str, folder: Path | None = None) -> None:
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise LabError(f"{command[0]} {command[1]} failed", detail=done.stderr)

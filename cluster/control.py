@@ -13,6 +13,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from cluster.certificates import Authority, key_pair
 from cluster.network import HERE, SERVICE, SERVICES
@@ -176,3 +177,9 @@ class Control:
             for path in sorted((self.folder / "logs").iterdir())
         )
         raise LabError(f"the API server was not ready in {READY_TIMEOUT:.0f} s", detail=logs)
+
+
+def is_ready(item: dict[str, Any]) -> bool:
+    """Whether a Node or Pod object has the condition Ready."""
+    conditions = item.get("status", {}).get("conditions", [])
+    return any(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from cluster.run import run
 from image.layer import write_layer
 from image.oci import Variant, write_archive
 from lab.errors import LabError, tail
@@ -75,7 +76,7 @@ def write_store(programs: Path, archives: Sequence[Path], folder: Path) -> Path:
                 raise LabError("containerd did not start here", detail=tail(log.read_text(), 12))
             time.sleep(0.1)
         for archive in archives:
-            _run(*ctr, "images", "import", "--local", str(archive))
+            run(*ctr, "images", "import", "--local", str(archive))
     finally:
         process.terminate()
         process.wait()
@@ -84,11 +85,5 @@ def write_store(programs: Path, archives: Sequence[Path], folder: Path) -> Path:
 
 def write_disk(store: Path, disk: Path) -> Path:
     """A store as a disk."""
-    _run("mke2fs", "-q", "-t", "ext4", "-m", "0", "-L", "store", "-d", str(store), str(disk), STORE_SIZE)
+    run("mke2fs", "-q", "-t", "ext4", "-m", "0", "-L", "store", "-d", str(store), str(disk), STORE_SIZE)
     return disk
-
-
-def _run(*command: str) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise LabError(f"{Path(command[0]).name} failed: {' '.join(command[1:])}", detail=done.stderr)

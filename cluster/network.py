@@ -9,12 +9,12 @@ left, right        wires between the nodes' PFs ens1 and ens2
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from cluster.run import run
 from lab.errors import LabError
 
 HERE = "10.30.0.1"
@@ -109,6 +109,4 @@ def lead_to_process(place: Place, process: int) -> None:
 
 
 def _ip(command: str) -> None:
-    done = subprocess.run(["ip", *command.split()], capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise LabError(f"ip {command}: {done.stderr.strip()}")
+    run("ip", *command.split())

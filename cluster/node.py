@@ -14,6 +14,7 @@ from pathlib import Path
 
 from cluster.control import Control
 from cluster.network import HERE, SERVICES, Place, lead_to_process, lead_to_vm
+from cluster.run import run
 from lab.build import Artefacts
 from lab.errors import LabError
 from lab.session import Session
@@ -93,7 +94,7 @@ class Node:
         plugins = tree / "opt/cni/bin"
         plugins.mkdir(parents=True)
         for plugin in sorted(REFERENCE_PLUGINS.iterdir()):
-            _run("cp", str(plugin), str(plugins))
+            run("cp", str(plugin), str(plugins))
         return tree
 
     def environment(self, plans: Sequence[Plan], control_version: str) -> dict[str, str]:
@@ -121,8 +122,8 @@ class VmNode(Node):
         lead_to_vm(self.plan.place)
         disk = self.folder / "data.img"
         tree = self.folder / "data"
-        _run("mke2fs", "-q", "-t", "ext4", "-m", "0", "-L", "data", "-d", str(tree), str(disk), DISK_SIZE)
-        _run("rm", "-rf", str(tree))
+        run("mke2fs", "-q", "-t", "ext4", "-m", "0", "-L", "data", "-d", str(tree), str(disk), DISK_SIZE)
+        run("rm", "-rf", str(tree))
         out = self.folder / "out"
         out.mkdir()
         console = self.folder / "console.log"
@@ -179,7 +180,7 @@ class HereNode(Node):
 
     def start(self, stack: ExitStack, programs: Path, store: Path, environment: dict[str, str]) -> None:
         """Starts it, until `stack` is left. It gets a copy of `store`, containerd's folder of images."""
-        _run("cp", "-a", str(store), str(self.folder / "store"))
+        run("cp", "-a", str(store), str(self.folder / "store"))
         before = {name: Path("/proc/sys", *name.split(".")).read_text() for name in self.SYSCTLS}
         group = f"/wirespeed-cluster-{os.getpid()}-{self.plan.name}"
         log = stack.enter_context((self.folder / "node.log").open("ab"))
@@ -244,9 +245,3 @@ def _drive(name: str, path: Path, how: str) -> tuple[str, ...]:
         *("-drive", f"if=none,id={name},format=raw,{how},file={escaped(path)}"),
         *("-device", f"virtio-blk-pci,drive={name},serial={name}"),
     )
-
-
-def _run(*command: str) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=dict(os.environ, LC_ALL="C"))
-    if done.returncode:
-        raise LabError(f"{' '.join(command[:2])} failed", detail=done.stderr)

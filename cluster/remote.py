@@ -6,7 +6,7 @@ import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 
-from lab.errors import LabError
+from cluster.run import run
 
 PATH = "/run/node:/opt/venv/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _CONFIG = """\
@@ -42,10 +42,7 @@ def prepare(folder: Path, vms: dict[str, str], here: Iterable[str]) -> str:
     `vms` are the addresses of VMs by name, `here` the names of nodes that are processes (`folder`/NAME/pid).
     """
     key = folder / "id"
-    command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "cluster", "-f", str(key)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise LabError("ssh-keygen failed", detail=done.stderr)
+    run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "cluster", "-f", str(key))
     hosts = "".join(f"Host {name}\n  HostName {address}\n" for name, address in vms.items())
     (folder / "ssh.config").write_text(hosts + _CONFIG.format(folder=folder))
     (folder / "bin").mkdir()

@@ -57,12 +57,8 @@ def build(progress: Progress, *, cache: Path | None = None) -> Artefacts:
         return artefacts
     if os.geteuid() != 0:
         raise LabError("building the lab needs root (debootstrap and chroot); running it does not")
-    cache.mkdir(parents=True, exist_ok=True)
-    with locked(cache / "build.lock", progress):
-        for leftover in cache.glob(".building-*"):
-            shutil.rmtree(leftover)
-        with scratch() as borrowed, Builder(cache, progress) as builder:
-            builder.build_all(wanted, borrowed)
+    with alone(cache, progress), scratch() as borrowed, Builder(cache, progress) as builder:
+        builder.build_all(wanted, borrowed)
     artefacts = finished(cache, wanted)
     if artefacts is None:
         raise LabError(f"the build ended but {cache} lacks an artefact")
@@ -76,13 +72,19 @@ def build_one(recipe: Recipe, progress: Progress, *, cache: Path, environment: d
         return place
     if os.geteuid() != 0:
         raise LabError(f"building {recipe.name} needs root (namespaces)")
+    with alone(cache, progress), Builder(cache, progress, environment) as builder:
+        builder.make(recipe)
+    return place
+
+
+@contextmanager
+def alone(cache: Path, progress: Progress) -> Iterator[None]:
+    """The only build in this cache, in which nothing is left of one that was killed."""
     cache.mkdir(parents=True, exist_ok=True)
     with locked(cache / "build.lock", progress):
         for leftover in cache.glob(".building-*"):
             shutil.rmtree(leftover)
-        with Builder(cache, progress, environment) as builder:
-            builder.make(recipe)
-    return place
+        yield
 
 
 @contextmanager

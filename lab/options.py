@@ -29,10 +29,7 @@ class Parser(argparse.ArgumentParser):
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line as a namespace; SystemExit(2) for bad use. After the first -- comes the command."""
-    ours, command = list(arguments), None
-    if "--" in ours:
-        place = ours.index("--")
-        ours, command = ours[:place], ours[place + 1 :]
+    ours, command = split(arguments)
     result = parser().parse_args(ours)
     if result.action == "run" and not command:
         parser().error("run needs a command after --, such as: run -- pytest tests/lab")
@@ -40,6 +37,15 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         parser().error(f"{result.action} takes no command; use: run -- COMMAND")
     result.command = command
     return result
+
+
+def split(arguments: Sequence[str]) -> tuple[list[str], list[str] | None]:
+    """What is before the first -- and what comes after it, None where there is none."""
+    given = list(arguments)
+    if "--" not in given:
+        return given, None
+    place = given.index("--")
+    return given[:place], given[place + 1 :]
 
 
 def parser() -> argparse.ArgumentParser:

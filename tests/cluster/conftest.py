@@ -1,4 +1,4 @@
-"""A cluster of lab VMs with wirespeed in it; `make test-cluster` starts it, and in it these tests."""
+"""A cluster with wirespeed in it; `make test-cluster` starts it, and in it these tests."""
 
 from __future__ import annotations
 
@@ -14,8 +14,6 @@ from cluster.remote import Remote
 from tests.cluster import release
 from tests.cluster.kube import Kube
 from tests.cluster.state import assert_same, state
-
-REPO = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="session")

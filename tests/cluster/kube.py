@@ -9,10 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import yaml
+from cluster.control import is_ready
+from tests.examples import STATUS
 
-STATUS = "k8s.v1.cni.cncf.io/network-status"
-NETWORKS = "k8s.v1.cni.cncf.io/networks"
 # Nodes are emulated: what takes a second on a node of metal takes half a minute on a busy machine.
 PATIENCE = 300.0
 Object = dict[str, Any]
@@ -21,22 +20,18 @@ Object = dict[str, Any]
 class Kube:
     """kubectl, with one namespace as the default."""
 
-    def __init__(self, program: str, namespace: str = "default", *, kubeconfig: str | None = None) -> None:
+    def __init__(self, program: str, namespace: str = "default") -> None:
         self.program = program
         self.namespace = namespace
-        self.kubeconfig = kubeconfig
 
     def inside(self, namespace: str) -> Kube:
         """The same with another default namespace."""
-        return Kube(self.program, namespace, kubeconfig=self.kubeconfig)
+        return Kube(self.program, namespace)
 
     def run(self, *arguments: str, given: str = "", check: bool = True, timeout: float = 180) -> str:
         """kubectl's output. AssertionError with its error, unless `check` is False."""
-        options = [f"--namespace={self.namespace}"]
-        if self.kubeconfig is not None:
-            options.append(f"--kubeconfig={self.kubeconfig}")
         done = subprocess.run(
-            [self.program, *options, *arguments],
+            [self.program, f"--namespace={self.namespace}", *arguments],
             input=given,
             capture_output=True,
             text=True,
@@ -106,17 +101,6 @@ class Kube:
         return f"{pods}\n" + "\n".join(line[:300] for line in events.splitlines()[-25:])
 
 
-def is_ready(item: Object) -> bool:
-    """Whether a Node or Pod has the condition Ready."""
-    conditions = item.get("status", {}).get("conditions", [])
-    return any(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions)
-
-
 def network_status(pod: Object) -> list[Object]:
     """What network-status says, as a list."""
     return json.loads(pod["metadata"].get("annotations", {}).get(STATUS, "[]"))  # type: ignore[no-any-return]
-
-
-def documents(path: Path) -> list[Object]:
-    """The objects of a manifest."""
-    return [document for document in yaml.safe_load_all(path.read_text()) if document]

@@ -6,7 +6,8 @@ import json
 from typing import Any
 
 from image.recipe import version
-from tests.cluster.kube import NETWORKS, Object
+from tests.cluster.kube import Object
+from tests.examples import NETWORKS
 
 IMAGE = f"localhost/wirespeed-testpmd:{version()}"
 
@@ -37,7 +38,6 @@ def pod(
     command: tuple[str, ...] = ("sleep", "infinity"),
     resources: dict[str, str | int] | None = None,
     capabilities: tuple[str, ...] = (),
-    annotations: dict[str, str] | None = None,
     **spec: Any,
 ) -> Object:
     """A pod of one container; `networks` is its annotation, as text, names, or what JSON is made of."""
@@ -50,7 +50,7 @@ def pod(
     }
     if capabilities:
         container["securityContext"] = {"capabilities": {"add": list(capabilities)}}
-    said = dict(annotations or {})
+    said = {}
     if networks is not None:
         names = isinstance(networks, list) and all(isinstance(network, str) for network in networks)
         said[NETWORKS] = (

@@ -10,8 +10,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from cluster.control import is_ready
 from cluster.remote import Remote
-from tests.cluster.kube import Kube, is_ready
+from tests.cluster.kube import Kube
 
 REPO = Path(__file__).resolve().parents[2]
 RELEASE = "wirespeed"

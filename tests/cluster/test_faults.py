@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from cluster.control import is_ready
 from cluster.remote import Remote
 from tests.cluster import release
-from tests.cluster.kube import Kube, is_ready, network_status
+from tests.cluster.kube import Kube, network_status
 from tests.cluster.manifests import bridge, nad, pod
 
 BURST = 60
@@ -147,8 +149,6 @@ def api_server_away(described: dict[str, object]) -> Iterator[None]:
 @contextmanager
 def api_server_slow(described: dict[str, object]) -> Iterator[None]:
     """An API server that runs for 0.3 of 5 seconds while the body runs."""
-    import threading
-
     process = int((Path(str(described["folder"])) / "apiserver.pid").read_text())
     ended = threading.Event()
 

@@ -12,9 +12,10 @@ from collections.abc import Iterator
 import pytest
 import yaml
 
+from cluster.control import is_ready
 from cluster.remote import Remote
 from tests.cluster import release
-from tests.cluster.kube import Kube, is_ready, network_status
+from tests.cluster.kube import Kube, network_status
 from tests.cluster.manifests import bridge, nad, pod
 
 SYSCTL = "net.ipv4.conf.{}.arp_filter"

@@ -7,8 +7,9 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,14 +19,24 @@ from wirespeed.cni.errors import CniError, Code
 
 
 def asked(config: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "cli", "agent", "--check", "--config", str(config)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=PATIENCE,
-    )
+    return _run([sys.executable, "-m", "cli", "agent", "--check", "--config", str(config)])
+
+
+def asked_by_the_shim(path: Path) -> subprocess.CompletedProcess[str]:
+    return _run([str(ROOT / "build/wirespeed-cni"), "--check"], env={"WIRESPEED_SOCKET": str(path)})
+
+
+def _run(command: list[str], **more: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=PATIENCE, **more)
+
+
+@pytest.fixture
+def listener(tmp_path: Path) -> Iterator[socket.socket]:
+    """What listens at an agent's socket, agent.sock, and is none."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as made:
+        made.bind(str(tmp_path / "agent.sock"))
+        made.listen()
+        yield made
 
 
 def test_agent_that_serves_is_well_and_one_that_is_gone_is_not(agent_process: Callable[..., Agent]) -> None:
@@ -38,18 +49,6 @@ def test_agent_that_serves_is_well_and_one_that_is_gone_is_not(agent_process: Ca
     assert f"agent at {agent.socket}: " in answer.stderr
 
 
-def asked_by_the_shim(path: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [str(ROOT / "build/wirespeed-cni"), "--check"],
-        env={"WIRESPEED_SOCKET": str(path)},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=PATIENCE,
-    )
-
-
 def test_shim_tells_the_same(agent_process: Callable[..., Agent]) -> None:
     agent = agent_process()
     answer = asked_by_the_shim(agent.socket)
@@ -60,25 +59,20 @@ def test_shim_tells_the_same(agent_process: Callable[..., Agent]) -> None:
     assert f"no agent answers at {agent.socket}: " in answer.stdout
 
 
+@pytest.mark.usefixtures("listener")
 def test_shim_is_told_of_an_agent_that_does_not_answer(tmp_path: Path) -> None:
     path = tmp_path / "agent.sock"
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
-        listener.bind(str(path))
-        listener.listen()
-        answer = asked_by_the_shim(path)
+    answer = asked_by_the_shim(path)
     assert answer.returncode == 1
     assert f"agent at {path} ended before it had answered --check: " in answer.stdout
 
 
-def test_shim_is_told_of_a_status(tmp_path: Path) -> None:
+def test_shim_is_told_of_a_status(listener: socket.socket, tmp_path: Path) -> None:
     path = tmp_path / "agent.sock"
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
-        listener.bind(str(path))
-        listener.listen()
-        asking = threading.Thread(target=answer_once, args=(listener, frame.write_answer(1)))
-        asking.start()
-        answer = asked_by_the_shim(path)
-        asking.join()
+    asking = threading.Thread(target=answer_once, args=(listener, frame.write_answer(1)))
+    asking.start()
+    answer = asked_by_the_shim(path)
+    asking.join()
     assert answer.returncode == 1
     assert f"agent at {path}: answered with status 1" in answer.stdout
 
@@ -95,13 +89,11 @@ def answer_once(listener: socket.socket, answer: bytes) -> None:
         connection.sendall(answer)
 
 
+@pytest.mark.usefixtures("listener")
 def test_agent_that_does_not_answer_is_not_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config, path = tmp_path / "agent.yaml", tmp_path / "agent.sock"
     config.write_text(f"socket: {path}\n")
     monkeypatch.setattr(check, "_PATIENCE", 0.05)
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
-        listener.bind(str(path))
-        listener.listen()
-        with pytest.raises(CniError, match=f"agent at {path}: timed out") as refused:
-            check.check(config)
+    with pytest.raises(CniError, match=f"agent at {path}: timed out") as refused:
+        check.check(config)
     assert refused.value.code == Code.UNAVAILABLE

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import tarfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -69,11 +70,11 @@ def inside(root: Path, *command: str) -> str:
     return done.stdout
 
 
-def test_runtime_imports_the_image_and_its_program_has_all_that_it_imports(
-    archive: Path, tmp_path: Path, netns: Callable[[], Netns]
-) -> None:
-    containerd.write_network(tmp_path)
-    with containerd.running(tmp_path, netns(), {}) as runtime:
+@contextmanager
+def imported(archive: Path, image: str, folder: Path, netns: Netns) -> Iterator[Callable[..., list[str]]]:
+    """A runtime that has imported the archive; what is yielded runs a command in a container (name, command...)."""
+    containerd.write_network(folder)
+    with containerd.running(folder, netns, {}) as runtime:
         ctr = ("ctr", "--address", str(runtime.folder / "containerd.sock"), "--namespace", "k8s.io")
         subprocess.run(
             [*ctr, "images", "import", "--snapshotter", "native", archive], check=True, capture_output=True
@@ -81,8 +82,15 @@ def test_runtime_imports_the_image_and_its_program_has_all_that_it_imports(
 
         def run(name: str, *command: str) -> list[str]:
             security = cri.LinuxContainerSecurityContext()
-            return runtime.output(name, list(command), security, image=f"localhost/wirespeed:{version()}")
+            return runtime.output(name, list(command), security, image=f"localhost/{image}:{version()}")
 
+        yield run
+
+
+def test_runtime_imports_the_image_and_its_program_has_all_that_it_imports(
+    archive: Path, tmp_path: Path, netns: Callable[[], Netns]
+) -> None:
+    with imported(archive, "wirespeed", tmp_path, netns()) as run:
         (told,) = run("one", "wirespeed", "version")
         assert told.startswith(f"wirespeed {version()}, CNI ")
         assert run("two", "python3", "-c", IMPORT_ALL) == ["all"]
@@ -158,17 +166,7 @@ def test_pods_of_the_examples_have_all_that_they_run(tmp_path: Path, netns: Call
     archive = tmp_path / "testpmd.tar"
     with Progress(label="image") as progress:
         build(IMAGES["wirespeed-testpmd"], ["amd64"], archive, progress)
-    containerd.write_network(tmp_path)
-    with containerd.running(tmp_path, netns(), {}) as runtime:
-        ctr = ("ctr", "--address", str(runtime.folder / "containerd.sock"), "--namespace", "k8s.io")
-        subprocess.run(
-            [*ctr, "images", "import", "--snapshotter", "native", archive], check=True, capture_output=True
-        )
-
-        def run(name: str, *command: str) -> list[str]:
-            security = cri.LinuxContainerSecurityContext()
-            return runtime.output(name, list(command), security, image=f"localhost/wirespeed-testpmd:{version()}")
-
+    with imported(archive, "wirespeed-testpmd", tmp_path, netns()) as run:
         missing = f"for each in {PROGRAMS}; do command -v $each > /dev/null || echo no $each; done; ls -ld /var/run"
         (link,) = run("programs", "sh", "-c", missing)
         assert link.endswith("/var/run -> /run")

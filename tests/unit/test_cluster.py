@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import ssl
 import subprocess
 from pathlib import Path
@@ -77,7 +76,6 @@ def test_nodes_share_no_address_and_no_interface() -> None:
     )
 
 
-@pytest.mark.skipif(shutil.which("openssl") is None, reason="there is no openssl")
 def test_certificates_pass_python_s_strict_verification(tmp_path: Path) -> None:
     authority = Authority(tmp_path / "pki")
     certificate, _ = authority.sign("one", "/CN=one", "subjectAltName=DNS:one", "extendedKeyUsage=serverAuth")

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from cluster.control import is_ready
 from tests.cluster.chart.conftest import CHART, Helm, Kubectl, Object
 from wirespeed.kube import kubeyaml
 
@@ -48,7 +49,11 @@ class Release:
         """The UIDs of the agents' pods that are ready, by node."""
         label = f"app.kubernetes.io/instance={RELEASE},app.kubernetes.io/component=agent"
         pods = self.kubectl.get("-n", self.namespace, "pods", "-l", label)["items"]
-        return {pod["spec"]["nodeName"]: pod["metadata"]["uid"] for pod in pods if _is_ready(pod)}
+        return {
+            pod["spec"]["nodeName"]: pod["metadata"]["uid"]
+            for pod in pods
+            if is_ready(pod) and "deletionTimestamp" not in pod["metadata"]
+        }
 
     def on_nodes(self) -> dict[str, list[str]]:
         """The names in the runtime's folders, by node."""
@@ -115,11 +120,6 @@ class Release:
 
 def _names(printed: str) -> list[str]:
     return [str(name) for name in json.loads(printed.replace("'", '"'))]
-
-
-def _is_ready(pod: Object) -> bool:
-    conditions = {each["type"]: each["status"] for each in pod["status"].get("conditions") or ()}
-    return conditions.get("Ready") == "True" and "deletionTimestamp" not in pod["metadata"]
 
 
 def _pod(name: str, namespace: str, image: str) -> Object:
