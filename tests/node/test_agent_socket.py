@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import socket
@@ -177,8 +178,11 @@ def test_agent_whose_folder_is_not_to_be_reached_any_more_ends(agent_process: St
 def test_folder_that_cannot_be_used_is_told_once_and_tried_on(agent_process: StartAgent, probe: StartProbe) -> None:
     agent = agent_process()
     folder = agent.socket.parent
+    agent.process.send_signal(signal.SIGSTOP)  # else it makes the folder anew between the two
+    os.waitid(os.P_PID, agent.process.pid, os.WSTOPPED)
     folder.rename(folder.with_name("elsewhere"))
     folder.write_text("no folder")
+    agent.process.send_signal(signal.SIGCONT)
     agent.wait_log("ERROR", f"socket {agent.socket}: ", "nobody can call the agent; trying on")
     folder.unlink()
     assert probe(agent, "DEL").answer() == DONE

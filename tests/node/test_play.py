@@ -517,10 +517,15 @@ def test_a_pod_whose_devices_are_not_there_is_not_admitted_and_none_is_started(s
 
 
 def test_containers_have_of_an_applications_image_what_tells_it_of_its_pod(stage: Stage) -> None:
-    asked = container(script="wirespeed eal --memory 0; wirespeed ready; echo status $?; command -v wirespeed")
+    # The machine's folder of userspace-CNI, whose parent libcni makes for root alone.
+    host = stage.folder / "cni"
+    host.mkdir(mode=0o700)
+    mounts = [{"name": "cni", "mountPath": "/var/lib/cni"}]
+    script = "wirespeed eal --memory 0; wirespeed ready; echo status $?; command -v wirespeed"
+    asked = container(script=script, volumeMounts=mounts)
     asked["readinessProbe"] = {"exec": {"command": ["wirespeed", "ready"]}}
     asked["securityContext"] = {"runAsUser": 65534, "readOnlyRootFilesystem": True}
-    played = stage.play(pod("app", asked))
+    played = stage.play(pod("app", asked, volumes=[{"name": "cni", "hostPath": {"path": str(host)}}]))
     assert played.status == 0, played.stderr
     arguments, nobody, status, where = played.said("default/app/main")
     assert arguments.endswith("--file-prefix=ws-app --no-pci")

@@ -182,7 +182,8 @@ def _files(sources: Sources, mapped: str) -> Iterator[tuple[str, Object]]:
     newest: dict[str, tuple[int, str, Object]] = {}
     pool = sorted((sources.root / POOL_DIR).glob("*"))
     for place in sources.sockets or (Path(mapped), *pool):
-        for path in sorted(place.glob("configData-*.json")) if place.is_dir() else [place]:
+        # Path.is_dir() raises where a folder above may not be looked into; there is nothing of this pod's there.
+        for path in sorted(place.glob("configData-*.json")) if os.path.isdir(place) else [place]:
             try:
                 data, age = json.loads(path.read_text()), path.stat().st_mtime_ns
             except (OSError, ValueError, RecursionError):
