@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from wirespeed.cni.errors import CniError
+from wirespeed.host.boot import is_of_earlier_boot
 from wirespeed.node import NodeConfig
 
 
@@ -20,6 +22,11 @@ def _of_kubelet(socket: Path) -> dict[str, str]:
     service = PodResources(socket)
     try:
         return {each.device: f"the kubelet gave it to pod {each.namespace}/{each.pod}" for each in service.given()}
+    except CniError:
+        # At boot, before the kubelet starts: its socket lies where it left it, and its pods' containers are gone.
+        if is_of_earlier_boot(socket):
+            return {}
+        raise
     finally:
         service.close()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from functools import cache
 from pathlib import Path
 
@@ -10,3 +11,9 @@ from pathlib import Path
 def boot_id() -> str:
     """The kernel's own id of the time since it was started (random(4)); the same in every container."""
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def is_of_earlier_boot(path: Path) -> bool:
+    """Whether a file was last changed before this boot. Raises OSError."""
+    booted = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+    return path.stat().st_mtime < booted

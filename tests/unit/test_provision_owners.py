@@ -1,0 +1,44 @@
+"""Who was given a device, where the kubelet does not run."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from pathlib import Path
+
+import pytest
+
+from provision.owners import owners
+from wirespeed.cni.errors import CniError, Code
+from wirespeed.node import NodeConfig
+
+
+@pytest.fixture
+def left(tmp_path: Path) -> Path:
+    """The socket of a kubelet that has ended."""
+    path = tmp_path / "pod-resources/kubelet.sock"
+    path.parent.mkdir()
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+    return path
+
+
+def config(folder: Path) -> NodeConfig:
+    return NodeConfig(kubelet=str(folder), state=str(folder / "state.db"))
+
+
+def test_kubelet_that_is_away_may_have_given_devices(left: Path, tmp_path: Path) -> None:
+    with pytest.raises(CniError) as raised:
+        owners(config(tmp_path))
+    assert raised.value.code == Code.TRY_AGAIN_LATER
+
+
+def test_kubelet_that_has_not_run_since_the_boot_has_given_none(left: Path, tmp_path: Path) -> None:
+    booted = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+    os.utime(left, (booted - 60, booted - 60))
+    assert owners(config(tmp_path)) == {}
+
+
+def test_node_without_a_kubelet_has_given_none(tmp_path: Path) -> None:
+    assert owners(config(tmp_path)) == {}
