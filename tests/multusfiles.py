@@ -26,6 +26,12 @@ def _base64(config: Mapping[str, Any]) -> str:
     return base64.b64encode(json.dumps(config, sort_keys=True, separators=(",", ":")).encode()).decode()
 
 
+def _lossy(plugin: Mapping[str, Any]) -> dict[str, Any]:
+    """What Multus' own types know of a plugin's configuration."""
+    ipam = plugin.get("ipam") or {}
+    return {"ipam": {"type": ipam["type"]} if "type" in ipam else {}, "type": plugin["type"]}
+
+
 @dataclass(kw_only=True)
 class Attached:
     """A network of a pod that Multus attached: `config` is what its plugins were run with."""
@@ -33,6 +39,7 @@ class Attached:
     config: dict[str, Any]
     ifname: str
     result: dict[str, Any] | None  # None: its ADD has not succeeded
+    inline: bool = False  # a conflist of `delegates`, which is no file's; nor is one of a definition
     label: str = ""  # "namespace/name" of its definition; else the configuration's name
     extra: dict[str, Any] = field(default_factory=dict)  # ifnameRequest, deviceID, resourceName ...
     args: dict[str, str] = field(default_factory=dict)  # beside those of the pod
@@ -43,21 +50,34 @@ class Attached:
         return str(self.config["name"])
 
     def listed(self) -> dict[str, Any]:
-        """Its entry in the pod's list."""
-        lossy = {"cniVersion": self.config.get("cniVersion", ""), "name": self.name, "ipam": {}}
+        """Its entry in the pod's list. For a conflist that it has read from a file, as that of the cluster's own
+        network, `Bytes` has little more than the types of the plugins.
+        """
+        version = self.config.get("cniVersion", "")
+        lossy = {"cniVersion": version, "name": self.name, "ipam": {}}
+        conf, conf_list, content = lossy, {}, self.config
+        file: dict[str, Any] = dict.fromkeys(("DisableCheck", "DisableGC", "LoadOnlyInlinedPlugins"), False)
+        file |= {"Name": "", "CNIVersion": "", "Plugins": None, "Bytes": None}
         if "plugins" in self.config:
-            plugins = [{"type": each["type"], "ipam": {}} for each in self.config["plugins"]]
-            conf, conf_list = lossy, {"cniVersion": lossy["cniVersion"], "name": self.name, "plugins": plugins}
+            plugins = [_lossy(each) for each in self.config["plugins"]]
+            conf_list = {"cniVersion": version, "name": self.name, "plugins": plugins}
+            if not self.inline and not self.label:
+                conf, content = {"ipam": {}}, conf_list
+                file |= {"Name": self.name, "CNIVersion": version, "Bytes": _base64(self.config)}
+                file["Plugins"] = [
+                    {"Network": _lossy(each), "Bytes": _base64(each)} for each in self.config["plugins"]
+                ]
         else:
-            conf, conf_list = {**lossy, "type": self.config["type"]}, {}
+            conf = {**lossy, "type": self.config["type"]}
         return {
             "Conf": conf,
             "ConfList": conf_list,
+            "CNINetworkConfigList": file,
             "Name": self.label or self.name,
             "IsFilterV4Gateway": False,
             "IsFilterV6Gateway": False,
             **self.extra,
-            "Bytes": _base64(self.config),
+            "Bytes": _base64(content),
         }
 
     def cached(self, container: str, netns: str) -> dict[str, Any]:

@@ -39,11 +39,28 @@ class Cached(msgspec.Struct, kw_only=True):
     result: dict[str, Any] | None = None
 
 
+class _Plugin(msgspec.Struct):
+    config: bytes = msgspec.field(name="Bytes")
+
+
+class _FileList(msgspec.Struct, kw_only=True):
+    """A conflist that Multus 4.2 or newer has read from a file, with what a folder of its name adds to it."""
+
+    name: str = msgspec.field(name="Name", default="")
+    version: str = msgspec.field(name="CNIVersion", default="")
+    disable_check: bool = msgspec.field(name="DisableCheck", default=False)
+    disable_gc: bool = msgspec.field(name="DisableGC", default=False)
+    plugins: list[_Plugin] | None = msgspec.field(name="Plugins", default=None)
+
+
 @structs.prepared
 class _Listed(msgspec.Struct, kw_only=True):
-    """One network in Multus' list of a pod. `config` is the conf or conflist that ADD ran, device included."""
+    """One network in Multus' list of a pod. `config` is the conf or conflist that ADD ran, device included; of a
+    conflist from a file it has only the types of its plugins, and `file` has what they were run with.
+    """
 
     config: bytes = msgspec.field(name="Bytes")
+    file: _FileList | None = msgspec.field(name="CNINetworkConfigList", default=None)
     label: str = msgspec.field(name="Name", default="")
     ifname: str = msgspec.field(name="ifnameRequest", default="")
     device: str = msgspec.field(name="deviceID", default="")
@@ -126,9 +143,27 @@ def record(journal: Journal, rows: Sequence[Attachment]) -> None:
 
 def _read_list(data: bytes) -> list[_Listed]:
     try:
-        return msgspec.json.decode(data, type=list[_Listed])
+        listed = msgspec.json.decode(data, type=list[_Listed])
     except (msgspec.DecodeError, RecursionError) as error:
         raise CniError(Code.DECODING_FAILURE, f"expected Multus' list of its networks: {error}") from error
+    for entry in listed:
+        if entry.file is not None and entry.file.plugins:
+            entry.config = msgspec.json.encode(_of_file(entry.file, entry.file.plugins))
+    return listed
+
+
+def _of_file(file: _FileList, plugins: Sequence[_Plugin]) -> dict[str, Any]:
+    """The conflist that ADD ran."""
+    said = {
+        "cniVersion": file.version,
+        "name": file.name,
+        "disableCheck": file.disable_check,
+        "disableGC": file.disable_gc,
+    }
+    return {
+        **{key: value for key, value in said.items() if value},
+        "plugins": [_decoded(plugin.config) for plugin in plugins],
+    }
 
 
 def _matched(listed: Sequence[_Listed], cached: Sequence[Cached]) -> list[_Found]:

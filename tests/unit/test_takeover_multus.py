@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -280,9 +281,34 @@ def test_del_calls_all_networks_in_reverse_with_what_add_had_and_its_result(
     assert node.journal.attachments() == []
 
 
-def test_bytes_are_the_ones_that_add_ran_not_the_lossy_copies_beside_them() -> None:
+def test_conflist_of_a_file_is_the_one_that_add_ran_not_the_lossy_copies_beside_it() -> None:
     entry = MASTER.listed()
     assert "isGateway" not in json.dumps(entry["ConfList"])
-    assert "isGateway" in base64.b64decode(entry["Bytes"]).decode()
+    assert "isGateway" not in base64.b64decode(entry["Bytes"]).decode()
     (row,) = rows([MASTER])
-    assert recorded(row).raw["plugins"][0]["isGateway"]
+    assert recorded(row).raw == MASTER.config
+
+
+def test_inline_conflist_is_the_one_that_add_ran_not_the_lossy_copies_beside_it() -> None:
+    inline = replace(MASTER, inline=True)
+    entry = inline.listed()
+    assert "isGateway" not in json.dumps(entry["ConfList"])
+    assert "isGateway" in base64.b64decode(entry["Bytes"]).decode()
+    (row,) = rows([inline])
+    assert recorded(row).raw == MASTER.config
+
+
+def test_list_of_an_older_multus_has_the_whole_configuration() -> None:
+    entry = replace(MASTER, inline=True).listed()
+    del entry["CNINetworkConfigList"]
+    cached = takeover.read_cached(json.dumps(MASTER.cached(CID, NETNS)).encode())
+    (row,) = takeover.attachments(
+        CID,
+        json.dumps([entry]).encode(),
+        [cached],
+        configuration="multus-cni-network",
+        version="1.0.0",
+        path=(),
+        identity=lambda _: HERE,
+    )
+    assert recorded(row).raw == MASTER.config
