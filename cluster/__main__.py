@@ -16,7 +16,7 @@ from pathlib import Path
 import cluster
 from cluster import network, remote
 from cluster.control import Control, is_ready
-from cluster.images import pause_archive, write_disk, write_store
+from cluster.images import multus_archive, pause_archive, write_disk, write_store
 from cluster.network import Place
 from cluster.node import HereNode, Lab, Node, Plan, VmNode
 from cluster.recipe import NEWEST, NODE_DISK, OLDEST, programs, recipe
@@ -159,6 +159,7 @@ class Cluster:
                 for number, plan in enumerate(self.plans)
             ],
             "kubernetes": self.asked.kubernetes,
+            "manifests": str(self._programs / "manifests"),
         }
         # The chart's values here: nodes have imported the image under this name.
         values = self.folder / "values.json"
@@ -175,7 +176,7 @@ class Cluster:
         )
 
     def _archives(self) -> list[Path]:
-        """The archives that nodes import: the project's two, and what holds a pod's namespaces."""
+        """The archives that nodes import: the project's two, Multus', and what holds a pod's namespaces."""
         folder = self.asked.images
         if folder is None:
             folder = self.folder / "images"
@@ -184,7 +185,8 @@ class Cluster:
         found = [folder / f"{name}-{version()}.tar" for name in IMAGES]
         if missing := [path for path in found if not path.is_file()]:
             raise LabError(f"there is no {missing[0]}: build it (make image)")
-        return [*found, pause_archive(self._programs / "bin/pause", self.folder / "pause.tar")]
+        pause = pause_archive(self._programs, self.folder / "pause.tar")
+        return [*found, pause, multus_archive(self._programs, self.folder / "multus.tar")]
 
     def _await_ready(self, nodes: Sequence[Node]) -> None:
         deadline = time.monotonic() + READY_TIMEOUT

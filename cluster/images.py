@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cluster.run import run
@@ -12,6 +12,7 @@ from image.layer import write_layer
 from image.oci import Variant, write_archive
 from lab.errors import LabError, tail
 
+MULTUS_PROGRAMS = ("multus-daemon", "multus-shim", "install_multus", "passthru")
 STORE_SIZE = "16G"
 START_TIMEOUT = 60.0
 # Only what keeps images: no CRI, which would want a network.
@@ -28,17 +29,42 @@ address = '{socket}.ttrpc'
 """
 
 
-def pause_archive(program: Path, target: Path) -> Path:
-    """The image localhost/pause:1, of one program."""
+def pause_archive(programs: Path, target: Path) -> Path:
+    """The image localhost/pause:1, which holds a pod's namespaces."""
+    files = {"pause": (programs / "bin/pause").read_bytes()}
+    return _archive(files, target, reference="localhost/pause:1", entrypoint="/pause")
+
+
+def multus_archive(programs: Path, target: Path) -> Path:
+    """The image that Multus' own manifest names, with the programs that it runs."""
+    manifest = (programs / "manifests/multus-daemonset-thick.yml").read_text()
+    reference = next(line.split()[1] for line in manifest.splitlines() if line.strip().startswith("image:"))
+    place = "usr/src/multus-cni/bin"
+    files = {f"{place}/{name}": (programs / "bin" / name).read_bytes() for name in MULTUS_PROGRAMS}
+    # What the daemon needs of Debian: its user's name, and the folder in which runtimes say namespaces are.
+    files["etc/passwd"] = b"root:x:0:0:root:/:/bin/sh\n"
     root = target.with_suffix("")
-    root.mkdir()
-    (root / "pause").write_bytes(program.read_bytes())
-    (root / "pause").chmod(0o755)
+    (root / "var").mkdir(parents=True)
+    (root / "var/run").symlink_to("/run")
+    return _archive(files, target, reference=reference, entrypoint=f"/{place}/multus-daemon")
+
+
+def _archive(files: Mapping[str, bytes], target: Path, *, reference: str, entrypoint: str) -> Path:
+    """An image of these files, by their paths in it; also of what is at `target` without its suffix already."""
+    root = target.with_suffix("")
+    for place, content in files.items():
+        (root / place).parent.mkdir(parents=True, exist_ok=True)
+        (root / place).write_bytes(content)
+        (root / place).chmod(0o755)
     layer = write_layer(root, target.with_suffix(".layer"), epoch=0)
     variant = Variant(
-        architecture="amd64", layers=[(layer, "pause")], environment={}, entrypoint=["/pause"], command=[]
+        architecture="amd64",
+        layers=[(layer, ", ".join(files))],
+        environment={},
+        entrypoint=[entrypoint],
+        command=[],
     )
-    write_archive(target, [variant], reference="localhost/pause:1", version="1", epoch=0, labels={})
+    write_archive(target, [variant], reference=reference, version="1", epoch=0, labels={})
     return target
 
 

@@ -21,7 +21,11 @@ containerd-shim-runc-v2,./cmd/ctr:ctr no_btrfs,no_devmapper,no_zfs
 sigs.k8s.io/cri-tools v1.36.0 ./cmd/crictl:crictl
 go.etcd.io/etcd/server/v3 v3.6.16 .:etcd
 helm.sh/helm/v3 v3.22.0 ./cmd/helm:helm
+gopkg.in/k8snetworkplumbingwg/multus-cni.v4 v4.3.0 ./cmd/multus-daemon:multus-daemon,./cmd/multus-shim:multus-shim,\
+./cmd/install_multus:install_multus,./cmd/passthru-cni:passthru
 """
+# What of a module's files is kept beside its programs: its manifests.
+KEPT = "multus-daemonset-thick.yml"
 # Below the artefact: programs in bin and bin/VERSION, and the read-only disk that nodes have them on.
 NODE_DISK = "programs.img"
 
@@ -31,12 +35,13 @@ def recipe(kubernetes: str = NEWEST, kubelets: tuple[str, ...] = (NEWEST, OLDEST
     locked = {NEWEST, OLDEST}
     return Recipe(
         name="programs",
-        title="Kubernetes, containerd, etcd, helm (Go; a quarter of an hour)",
+        title="Kubernetes, containerd, etcd, helm, Multus (Go; a quarter of an hour)",
         script=(CLUSTER / "recipes/programs.sh").read_text(),
         settings={
             "KUBERNETES": kubernetes,
             "KUBELETS": " ".join(sorted(set(kubelets))),
             "MODULES": MODULES,
+            "KEPT": KEPT,
             # Of other versions no checksums are kept; the proxy's word is taken.
             "UNLOCKED": "no" if {kubernetes, *kubelets} <= locked else "yes",
         },

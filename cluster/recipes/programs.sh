@@ -1,6 +1,7 @@
 # A Kubernetes and its runtime, static, from the Go module proxy by module name and version; each module's content has
 # the checksum that modules.lock says, and its own go.sum has those of what it needs. Go itself comes from PyPI.
 #   KUBERNETES, KUBELETS: versions    MODULES: "module version package:program,... tags" lines    CLUSTER: this room
+#   KEPT: names of files below deployments/ of a module that are kept too
 work=$TARGET/work
 bin=$TARGET/bin
 mkdir -p "$work" "$bin"
@@ -67,6 +68,9 @@ echo "$MODULES" | while read -r module version programs tags; do
     done
     for program in $(echo "$programs" | tr , ' '); do
         (cd "$source" && go build -ldflags '-s -w' -tags "$tags" -o "$bin/${program##*:}" "${program%%:*}")
+    done
+    for name in $KEPT; do
+        [ ! -e "$source/deployments/$name" ] || install -D -m 644 "$source/deployments/$name" "$TARGET/manifests/$name"
     done
     rm -rf "$work/source"
 done

@@ -54,7 +54,7 @@ def prepared(administrator: Kube, vms: list[Remote]) -> Kube:
 @pytest.fixture(scope="session")
 def wirespeed(prepared: Kube, vms: list[Remote]) -> Kube:
     """wirespeed installed, its agents Ready and their devices offered."""
-    release.install(prepared)
+    release.install()
     release.agents_ready(prepared)
     release.vfs_offered(prepared, [node.name for node in vms])
     return prepared

@@ -13,6 +13,7 @@ from typing import Any
 from cluster.control import is_ready
 from cluster.remote import Remote
 from tests.cluster.kube import Kube
+from tests.cluster.state import state
 
 REPO = Path(__file__).resolve().parents[2]
 RELEASE = "wirespeed"
@@ -36,11 +37,26 @@ def helm(*arguments: str, values: Mapping[str, Any] | None = None) -> str:
     return done.stdout
 
 
-def install(kube: Kube) -> None:
-    """Installs the chart of this tree."""
+def install(values: Mapping[str, Any] | None = None) -> None:
+    """Installs the chart of this tree, with more values."""
     # Pools as the examples need them; the image as nodes have imported it.
-    values = [f"--values={REPO / 'examples/node/values.yaml'}", f"--values={os.environ['CHART_VALUES']}"]
-    helm("upgrade", "--install", RELEASE, CHART, *values)
+    files = [f"--values={REPO / 'examples/node/values.yaml'}", f"--values={os.environ['CHART_VALUES']}"]
+    helm("upgrade", "--install", RELEASE, CHART, *files, values=values)
+
+
+def is_installed() -> bool:
+    """Whether there is a release."""
+    return RELEASE in helm("list", "--short").split()
+
+
+def uninstall(kube: Kube, nodes: Iterable[Remote]) -> None:
+    """Takes the release away, when no pod is attached any more: a runtime detaches it after its object is gone."""
+    for node in nodes:
+        kube.until(
+            f"no pod of {node.name} is attached",
+            lambda node=node: not state(node).get("attachment"),  # type: ignore[misc]
+        )
+    helm("uninstall", RELEASE, "--timeout=600s")
 
 
 def agents(kube: Kube) -> list[dict[str, Any]]:
@@ -79,8 +95,12 @@ def rolled_out(kube: Kube) -> None:
 
 
 def make_vfs(node: Remote) -> None:
-    """Makes a node's VFs as its administrator does at each boot."""
-    node.run("cd /work/wirespeed && wirespeed vf apply --yes examples/node/vfs.yaml")
+    """Makes a node's VFs as its administrator does, now and at each boot."""
+    policy = "/etc/wirespeed/vf.d/vfs.yaml"
+    node.run(
+        f"mkdir -p {Path(policy).parent} && cat > {policy}", given=(REPO / "examples/node/vfs.yaml").read_bytes()
+    )
+    node.run(f"wirespeed vf apply --yes {policy}", timeout=300)
 
 
 def vfs_offered(kube: Kube, nodes: Iterable[str]) -> None:

@@ -32,6 +32,8 @@ leases = glob.glob("/var/lib/cni/networks/*/*")
 result["leases"] = sorted(path for path in leases if lease.match(os.path.basename(path)))
 result["records"] = sorted(glob.glob("/var/lib/wirespeed/attachments/*"))
 result["namespaces"] = sorted(os.listdir("/run/netns"))
+# An agent that has gone leaves its journal, with no rows.
+result["attachment"] = result["device"] = []
 if os.path.exists("/run/wirespeed/state.db"):
     journal = sqlite3.connect("file:/run/wirespeed/state.db?mode=ro", uri=True)
     for table in ("attachment", "device"):

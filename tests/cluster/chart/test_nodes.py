@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from tests.cluster.chart.conftest import PATIENCE, ROOT, Helm, Kubectl, Object, 
 from wirespeed.kube.api import Api, Patience, RefusedError
 
 _WAITS = Patience(connect=10.0, read=PATIENCE, total=PATIENCE)
+LABEL = "example.com/chart"
 AGENTS, REMOVERS = "wirespeed", "wirespeed-uninstall"
 Ending = Callable[[Object], tuple[int, str] | None]  # how a pod's init container ends: status and message
 
@@ -129,15 +131,24 @@ def _node(name: str, labels: dict[str, str]) -> Object:
 
 
 @pytest.fixture
-def place(helm: Helm, kubectl: Kubectl, namespace: str, tmp_path: Path) -> Iterator[Place]:
+def nodes(kubectl: Kubectl) -> Iterator[tuple[str, str]]:
+    """Two nodes that nobody else's pods come to, without kubelets."""
     mark = uuid.uuid4().hex[:8]
-    nodes = (f"near-{mark}.example", f"far-{mark}.example")
-    label = {"example.com/chart": mark}
-    kubectl.apply(*(_node(name, label) for name in nodes))
+    names = (f"near-{mark}.example", f"far-{mark}.example")
+    kubectl.apply(*(_node(name, {LABEL: mark}) for name in names))
+    try:
+        yield names
+    finally:
+        kubectl("delete", "node", *names)
+
+
+@pytest.fixture
+def place(helm: Helm, kubectl: Kubectl, namespace: str, nodes: tuple[str, str], tmp_path: Path) -> Iterator[Place]:
+    mark = kubectl.get("node", nodes[0])["metadata"]["labels"][LABEL]
     objects = helm.objects(
         "--set=priorityClassName=",
         "--set=crds.install=false",
-        f"--set=nodeSelector.example\\.com/chart={mark}",
+        f"--set-json=nodeSelector={json.dumps({LABEL: mark})}",
         namespace=namespace,
     )
     cluster_wide = [each for each in objects if "namespace" not in each["metadata"]]
@@ -159,7 +170,6 @@ def place(helm: Helm, kubectl: Kubectl, namespace: str, tmp_path: Path) -> Itera
             made.await_(lambda: not made.pods("agent") and not made.pods("uninstall"))
             made.stop.set()
             player.join()
-            kubectl("delete", "node", *nodes)
 
 
 def _of(place: Place, node: int, *, look: bool, ended: tuple[int, str] | None) -> Ending:

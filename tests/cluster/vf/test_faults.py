@@ -16,7 +16,7 @@ import pytest
 from cluster.control import is_ready
 from cluster.remote import Remote
 from tests.cluster import release
-from tests.cluster.kube import Kube, network_status
+from tests.cluster.kube import Kube, Object, network_status
 from tests.cluster.manifests import bridge, nad, pod
 
 BURST = 60
@@ -56,31 +56,39 @@ def places(nodes: list[Remote], vms: list[Remote]) -> Places:
 
 
 def start_some(kube: Kube, prefix: str, places: Places) -> list[str]:
-    """On each node a pod on two bridges, and with a VF where there are any; their names."""
+    """On each node a pod on two bridges, with a VF too where there are any; what their labels `app` say."""
     names = []
     for node in places.all:
+        fast = node in places.vms
+        networks = ["one", "two", "fast"] if fast else ["one", "two"]
         name = f"{prefix}-{node.name}"
-        if node in places.vms:
-            kube.apply(pod(name, ["one", "two", "fast"], node=node.name, resources=dict(KERNEL)))
-        else:
-            kube.apply(pod(name, ["one", "two"], node=node.name))
+        kube.apply(replicas(name, node, 1, networks, dict(KERNEL) if fast else {}))
         names.append(name)
     return names
 
 
+def running(kube: Kube, name: str) -> list[Object]:
+    """The pods of a controller, but those that the kubelet has refused: another is in their place."""
+    pods = kube.items("pods", f"--selector=app={name}")
+    return [one for one in pods if one["status"].get("phase") not in {"Failed", "Succeeded"}]
+
+
 def assert_attached(kube: Kube, names: list[str]) -> None:
-    for ready in kube.pods_ready(*names):
-        wanted = (
-            ["eth0", "net1", "net2", "net3"]
-            if ready["spec"]["containers"][0]["resources"]
-            else ["eth0", "net1", "net2"]
-        )
-        assert interfaces(ready) == wanted, ready["metadata"]["name"]
+    for name in names:
+        kube.until(f"the pod of {name} is Ready", lambda name=name: all(map(is_ready, running(kube, name) or [{}])))  # type: ignore[misc]
+        (ready,) = running(kube, name)
+        wanted = ["eth0", "net1", "net2"]
+        wanted += ["net3"] if ready["spec"]["containers"][0]["resources"] else []
+        assert interfaces(ready) == wanted, name
 
 
-def replicas(name: str, node: Remote, number: int) -> dict[str, object]:
-    """Pods with a VF each, by their controller: one whose device plugin goes while it is admitted is replaced."""
-    template = pod(name, ["fast"], node=node.name, resources=dict(KERNEL))
+def replicas(
+    name: str, node: Remote, number: int, networks: list[str], resources: dict[str, str | int]
+) -> dict[str, object]:
+    """Pods by their controller, which replaces those that the kubelet refuses: as it does with one that asks for a
+    device while it has just started and no device plugin has come to it yet, or while the plugin is away.
+    """
+    template = pod(name, networks, node=node.name, resources=resources)
     template["metadata"]["labels"] = {"app": name}
     return {
         "apiVersion": "apps/v1",
@@ -101,7 +109,7 @@ def test_burst_with_the_agents_killed(networks: Kube, places: Places) -> None:
     names = [f"burst-{one}" for one in range(number)]
     networks.apply(
         *(pod(name, ["one", "two"], node=others[one % len(others)].name) for one, name in enumerate(names)),
-        *(replicas(f"vf-{node.name}", node, VFS) for node in places.vms),
+        *(replicas(f"vf-{node.name}", node, VFS, ["fast"], dict(KERNEL)) for node in places.vms),
     )
     networks.until("some pod is Ready", lambda: any(is_ready(item) for item in networks.items("pods")))
     for node in places.all:
@@ -177,7 +185,7 @@ def test_api_server_away(networks: Kube, places: Places, described: dict[str, ob
         time.sleep(60)
     networks.until("the API server answers", lambda: "ok" in networks.run("get", "--raw=/readyz", check=False))
     assert_attached(networks, before + during)
-    networks.delete("pod", *before)
+    networks.delete("replicaset", *before)
 
 
 def test_api_server_slow(networks: Kube, places: Places, described: dict[str, object]) -> None:
@@ -186,16 +194,21 @@ def test_api_server_slow(networks: Kube, places: Places, described: dict[str, ob
     with api_server_slow(described):
         started = time.monotonic()
         during = start_some(networks, "during", places)
-        networks.delete("pod", *before, wait=False)
+        networks.delete("replicaset", *before, wait=False)
         time.sleep(max(0.0, 60 - (time.monotonic() - started)))
     assert_attached(networks, during)
+
+
+def container(of: Object) -> str:
+    """The id of a pod's container."""
+    return str(of["status"]["containerStatuses"][0]["containerID"])
 
 
 def test_node_reset(networks: Kube, vms: list[Remote], wirespeed: Kube) -> None:
     node = vms[0]
     (name,) = start_some(networks, "before", Places([node], [node]))
     assert_attached(networks, [name])
-    was = networks.get("pod", name)
+    (was,) = running(networks, name)
     boot = node.run("cat /proc/sys/kernel/random/boot_id").stdout
     node.run("nohup sh -c 'sleep 0.5; echo b > /proc/sysrq-trigger' > /dev/null 2>&1 &", check=False)
     node.forget()
@@ -205,18 +218,12 @@ def test_node_reset(networks: Kube, vms: list[Remote], wirespeed: Kube) -> None:
             node.run("cat /proc/sys/kernel/random/boot_id", check=False).stdout.strip() not in {"", boot.strip()}
         ),
     )
-    # VFs are made anew at each boot, as a unit of the node does it (wirespeed vf apply).
-    release.make_vfs(node)
 
-    def again() -> bool:
-        now = networks.get("pod", name)
-        containers = now["status"]["containerStatuses"]
-        return (
-            is_ready(now) and containers[0]["containerID"] != was["status"]["containerStatuses"][0]["containerID"]
-        )
+    def runs_again() -> bool:
+        return any(is_ready(one) and container(one) != container(was) for one in running(networks, name))
 
-    networks.until("the pod runs again", again, timeout=600)
-    assert interfaces(networks.get("pod", name)) == ["eth0", "net1", "net2", "net3"]
+    networks.until("the pod runs again", runs_again, timeout=600)
+    assert_attached(networks, [name])
     release.agents_ready(wirespeed)
 
 
@@ -236,6 +243,6 @@ def test_node_drained(networks: Kube, vms: list[Remote]) -> None:
     assert_attached(networks, names)
     try:
         networks.run("drain", node.name, "--ignore-daemonsets", "--force", "--delete-emptydir-data", timeout=300)
-        assert not networks.items("pods")
+        assert not [item for item in networks.items("pods") if "nodeName" in item["spec"]]
     finally:
         networks.run("uncordon", node.name)

@@ -67,11 +67,15 @@ def played(node: Remote, example: str) -> dict[str, Seen]:
     files = {folder: json.loads(node.run(f"{read} {folder}").stdout) for folder in (out, seen)}
     # Of a container: out/logs/NAMESPACE_POD_CONTAINER.log
     said = {Path(path).stem.split("_")[1]: text for path, text in files[out].items() if path.endswith(".log")}
-    return examples.seen(
-        json.loads(files[seen][f"{seen}/pods.json"]),
-        said=said,
-        inside=json.loads(files[seen][f"{seen}/inside.json"]),
-    )
+    # One that ends by itself is ready while it runs: how it ended is known when the play has.
+    pods, inside = (json.loads(files[seen][f"{seen}/{name}.json"]) for name in ("pods", "inside"))
+    ended = json.loads(files[out][f"{out}/pods.json"])
+    for number, pod in enumerate(pods["items"]):
+        if pod["spec"].get("restartPolicy") == "Never":
+            name = pod["metadata"]["name"]
+            [pods["items"][number]] = [one for one in ended["items"] if one["metadata"]["name"] == name]
+            inside.pop(name, None)
+    return examples.seen(pods, said=said, inside=inside)
 
 
 @pytest.mark.parametrize("example", ["vfw", "vlan"])
