@@ -43,19 +43,27 @@ def multus_archive(programs: Path, target: Path) -> Path:
     files = {f"{place}/{name}": (programs / "bin" / name).read_bytes() for name in MULTUS_PROGRAMS}
     # What the daemon needs of Debian: its user's name, and the folder in which runtimes say namespaces are.
     files["etc/passwd"] = b"root:x:0:0:root:/:/bin/sh\n"
-    root = target.with_suffix("")
-    (root / "var").mkdir(parents=True)
-    (root / "var/run").symlink_to("/run")
-    return _archive(files, target, reference=reference, entrypoint=f"/{place}/multus-daemon")
+    links = {"var/run": "/run"}
+    return _archive(files, target, reference=reference, entrypoint=f"/{place}/multus-daemon", links=links)
 
 
-def _archive(files: Mapping[str, bytes], target: Path, *, reference: str, entrypoint: str) -> Path:
-    """An image of these files, by their paths in it; also of what is at `target` without its suffix already."""
+def _archive(
+    files: Mapping[str, bytes],
+    target: Path,
+    *,
+    reference: str,
+    entrypoint: str,
+    links: Mapping[str, str] | None = None,
+) -> Path:
+    """An image of these files and links, by their paths in it."""
     root = target.with_suffix("")
     for place, content in files.items():
         (root / place).parent.mkdir(parents=True, exist_ok=True)
         (root / place).write_bytes(content)
         (root / place).chmod(0o755)
+    for place, leads_to in (links or {}).items():
+        (root / place).parent.mkdir(parents=True, exist_ok=True)
+        (root / place).symlink_to(leads_to)
     layer = write_layer(root, target.with_suffix(".layer"), epoch=0)
     variant = Variant(
         architecture="amd64",

@@ -13,7 +13,7 @@ import pytest
 from cluster.remote import Remote
 from tests.cluster import release
 from tests.cluster.kube import Kube
-from tests.cluster.state import assert_same, state
+from tests.cluster.state import own_namespace
 
 
 @pytest.fixture(scope="session")
@@ -63,15 +63,5 @@ def wirespeed(prepared: Kube, vms: list[Remote]) -> Kube:
 @pytest.fixture
 def kube(wirespeed: Kube, nodes: list[Remote]) -> Iterator[Kube]:
     """A namespace of the test's own; after the test, nodes are as they were before it."""
-    before = [state(node) for node in nodes]
-    name = f"test-{uuid.uuid4().hex[:8]}"
-    wirespeed.run("create", "namespace", name)
-    inside = wirespeed.inside(name)
-    # A pod's account is made by a controller; a pod that comes before it is refused.
-    inside.until("there is a default account", lambda: inside.run("get", "serviceaccount", "default", check=False))
-    try:
+    with own_namespace(wirespeed, nodes, f"test-{uuid.uuid4().hex[:8]}") as inside:
         yield inside
-    finally:
-        wirespeed.delete("namespace", name)
-    for node, was in zip(nodes, before, strict=True):
-        assert_same(node, was)

@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import re
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from cluster.remote import Remote
+from tests.cluster.kube import Kube
 
 # One command, for each costs under emulation. The PFs' link states and counters change by themselves: left out.
 _LOOK = """
@@ -46,6 +49,23 @@ _MAC = re.compile(r"([0-9a-f]{2}:){5}[0-9a-f]{2}")
 def state(node: Remote) -> dict[str, list[str]]:
     """What is there now."""
     return json.loads(node.run("python3 -I -", given=_LOOK.encode()).stdout)  # type: ignore[no-any-return]
+
+
+@contextmanager
+def own_namespace(kube: Kube, nodes: Sequence[Remote], name: str) -> Iterator[Kube]:
+    """A namespace that goes with its pods; after it, nodes are as they were before it."""
+    before = [state(node) for node in nodes]
+    kube.run("create", "namespace", name)
+    inside = kube.inside(name)
+    # A pod's account is made by a controller; a pod that comes before it is refused.
+    account = ("serviceaccount", "default", "--ignore-not-found", "--output=name")
+    inside.until("there is a default account", lambda: inside.run("get", *account))
+    try:
+        yield inside
+    finally:
+        kube.delete("namespace", name)
+    for node, was in zip(nodes, before, strict=True):
+        assert_same(node, was)
 
 
 def assert_same(node: Remote, before: dict[str, list[str]], *, timeout: float = 120) -> None:

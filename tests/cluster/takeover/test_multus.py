@@ -13,7 +13,7 @@ from cluster.remote import Remote
 from tests.cluster import release
 from tests.cluster.kube import Kube, Object, network_status
 from tests.cluster.manifests import bridge, nad, pod
-from tests.cluster.state import assert_same, state
+from tests.cluster.state import own_namespace
 
 NETWORKS = ["one", "two"]
 VALUES = {"replace": ["multus"], "multus": {"daemonConfigMap": "multus-daemon-config"}}
@@ -61,22 +61,14 @@ def multus(prepared: Kube, nodes: list[Remote], described: dict[str, object]) ->
 @pytest.fixture
 def pods(multus: Kube, nodes: list[Remote]) -> Iterator[Kube]:
     """A namespace with two networks, which goes with its pods; nodes are then as they were."""
-    before = [state(node) for node in nodes]
     kept = read(nodes, KEPT)
-    multus.run("create", "namespace", "taken-over")
-    inside = multus.inside("taken-over")
-    inside.until("there is a default account", lambda: inside.run("get", "serviceaccount", "default", check=False))
     macvlan = {"type": "macvlan", "master": "ens1", "mode": "bridge"}
-    inside.apply(
-        bridge("one", "10.71.0.0/24"),
-        nad("two", {**macvlan, "ipam": {"type": "host-local", "subnet": "10.72.0.0/24"}}),
-    )
-    try:
+    with own_namespace(multus, nodes, "taken-over") as inside:
+        inside.apply(
+            bridge("one", "10.71.0.0/24"),
+            nad("two", {**macvlan, "ipam": {"type": "host-local", "subnet": "10.72.0.0/24"}}),
+        )
         yield inside
-    finally:
-        multus.delete("namespace", "taken-over")
-    for node, was in zip(nodes, before, strict=True):
-        assert_same(node, was)
     assert read(nodes, KEPT) == kept
 
 

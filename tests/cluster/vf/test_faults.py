@@ -74,9 +74,12 @@ def running(kube: Kube, name: str) -> list[Object]:
 
 
 def assert_attached(kube: Kube, names: list[str]) -> None:
+    def ready_ones(name: str) -> list[Object]:
+        pods = running(kube, name)
+        return pods if all(map(is_ready, pods)) else []
+
     for name in names:
-        kube.until(f"the pod of {name} is Ready", lambda name=name: all(map(is_ready, running(kube, name) or [{}])))  # type: ignore[misc]
-        (ready,) = running(kube, name)
+        (ready,) = kube.until(f"the pod of {name} is Ready", lambda name=name: ready_ones(name))  # type: ignore[misc]
         wanted = ["eth0", "net1", "net2"]
         wanted += ["net3"] if ready["spec"]["containers"][0]["resources"] else []
         assert interfaces(ready) == wanted, name
