@@ -18,7 +18,9 @@ TOOLS_LOCK := deploy/images/tools.lock
 TOOLS := $(VENV)/tools-$(shell cat $(TOOLS_LOCK) | sha256sum | cut -c1-12)
 EAL := build/libwirespeed_eal.so
 LAB := $(PY) -m lab
-CLUSTER := $(PY) -m cluster run $(CLUSTER_OPTIONS) --images build/cluster
+CLUSTER := $(PY) -m cluster run $(CLUSTER_OPTIONS) --images build/images
+# Two that run at once are told apart by their lines.
+NAMED = set -o pipefail; ( $(2) ) 2>&1 | sed -u 's/^/$(1): /'
 
 # install PACKAGES, COMMAND: those that are missing, after the command; as one line of a recipe.
 define install
@@ -31,37 +33,46 @@ endef
 # pip brings certificates of its own: it shall trust what this machine trusts, a company's proxy included.
 export PIP_CERT ?= /etc/ssl/certs/ca-certificates.crt
 
-.PHONY: demo test test-unit test-node test-lab test-cluster bench lint lab-shell lab-image cluster cluster-programs \
-  node-packages image-packages cluster-packages eal image manifests install proto lock clean help
+.PHONY: demo test test-layers test-unit test-node test-lab test-cluster test-cluster-vf test-cluster-here bench lint \
+  lab-shell lab-image cluster cluster-programs node-packages image-packages cluster-packages eal image manifests install proto lock clean help
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
 demo: $(READY) $(SHIM)  ## the vFW pod with DPDK VFs, then VLANs on kernel VFs, in the lab VM
-	$(LAB) run --add build $(DEMO_OPTIONS) -- examples/demo $(DEMO_ARGS)
+	$(LAB) run --add $(SHIM) $(DEMO_OPTIONS) -- examples/demo $(DEMO_ARGS)
 
-test: lint test-unit test-node test-lab  ## every test but those of the cluster
+# The cluster's programs take a quarter of an hour to build from nothing: beside the other tests, in their pauses.
+test: $(READY)  ## every test
+	@mkdir -p build; chrt --idle 0 $(PY) -m cluster programs > build/cluster-programs.log 2>&1 & \
+	trap "kill $$! 2>/dev/null" EXIT; $(MAKE) --no-print-directory test-layers
+
+test-layers: lint test-unit test-node test-lab test-cluster
 
 test-unit: $(READY)  ## pure tests, seconds
 	$(VENV)/bin/pytest tests/unit
 
-test-node: $(READY) $(SHIM) $(TOOLS) node-packages  ## on this kernel: namespaces, agent and shim, containerd, OVS-DPDK
+test-node: $(READY) $(SHIM) $(TOOLS) node-packages image  ## on this kernel: namespaces, agent and shim, containerd, OVS-DPDK
 	$(VENV)/bin/pytest tests/node
 
 test-lab: $(READY) $(SHIM)  ## in the lab VM: real PF and VF drivers, vfio, testpmd; one boot
-	$(LAB) run --add build --timeout 2400 -- pytest tests/lab
+	$(LAB) run --add $(SHIM) --timeout 2400 -- pytest tests/lab
 
-# What needs no VF runs on two nodes at this machine's speed; the rest on one such node and a lab VM.
-test-cluster: $(READY) $(SHIM) $(TOOLS) image-packages cluster-packages  ## on a real Kubernetes, with a lab VM as a node
-	$(PY) -m image --arch amd64 --out build/cluster
-	$(CLUSTER) --vms 0 --here 2 -- $(VENV)/bin/pytest tests/cluster --ignore tests/cluster/vf
-	$(CLUSTER) -- $(VENV)/bin/pytest tests/cluster/vf
+# What needs no VF runs on two nodes at this machine's speed; the rest, at the same time, on a lab VM.
+test-cluster: image cluster-programs cluster-packages  ## on a real Kubernetes, with a lab VM as a node
+	@$(MAKE) --no-print-directory -j2 test-cluster-here test-cluster-vf
+
+test-cluster-here:
+	@$(call NAMED,here,$(CLUSTER) --vms 0 --here 2 -- $(VENV)/bin/pytest tests/cluster --ignore tests/cluster/vf)
+
+test-cluster-vf:
+	@$(call NAMED,VM,$(CLUSTER) --vms 1 --here 0 -- $(VENV)/bin/pytest tests/cluster/vf)
 
 bench: $(READY) $(SHIM) node-packages  ## figures: on this machine, and in the lab VM
 	$(PY) -m bench host
 	$(PY) -m bench vhost
 	$(PY) -m bench deviceplugin
-	$(LAB) run --add build --timeout 1200 -- python3 -m bench lab
+	$(LAB) run --add $(SHIM) --timeout 1200 -- python3 -m bench lab
 
 lint: $(READY)  ## ruff, mypy --strict, import-linter
 	$(VENV)/bin/ruff check .
@@ -70,7 +81,7 @@ lint: $(READY)  ## ruff, mypy --strict, import-linter
 	$(VENV)/bin/lint-imports
 
 lab-shell: $(READY) $(SHIM)  ## a root shell in the lab VM
-	$(LAB) shell --add build
+	$(LAB) shell --add $(SHIM)
 
 lab-image: $(READY)  ## build the lab VM's images now
 	$(LAB) build

@@ -43,7 +43,7 @@ def install(root: Path, *, architecture: str, interpreter: Path) -> None:
     _shim(prefix / "share/wirespeed/wirespeed-cni", architecture)
     for folder in (packages / "bin", *packages.rglob("__pycache__")):
         shutil.rmtree(folder, ignore_errors=True)
-    _compile(packages, interpreter)
+    _compile(packages, interpreter, f"tmp/{architecture}")
     check_machine(prefix, architecture)
 
 
@@ -91,15 +91,14 @@ def _shim(target: Path, architecture: str) -> None:
     run([ARCHITECTURES[architecture].compiler, *flags, "-o", str(target), str(ROOT / "shim/wirespeed-cni.c")])
 
 
-def _compile(packages: Path, interpreter: Path) -> None:
+def _compile(packages: Path, interpreter: Path, place: str) -> None:
     """Bytecode beside the sources, so that an agent that starts compiles nothing; the same in each build."""
-    inside = interpreter / "tmp/packages"
-    inside.mkdir(parents=True)
-    # A copy there and back: needs no mount.
-    shutil.copytree(packages, inside, symlinks=True, dirs_exist_ok=True)
+    inside = interpreter / place
+    # A copy there and back, to this place in its root: needs no mount.
+    shutil.copytree(packages, inside, symlinks=True)
     python = ["chroot", str(interpreter), "/usr/bin/python3", "-I", "-m", "compileall", "-q"]
     path = f"/{PREFIX}/lib/python{PYTHON}/site-packages"
-    run([*python, "--invalidation-mode", "unchecked-hash", "-s", "/tmp/packages", "-p", path, "/tmp/packages"])
+    run([*python, "--invalidation-mode", "unchecked-hash", "-s", f"/{place}", "-p", path, f"/{place}"])
     shutil.copytree(inside, packages, symlinks=True, dirs_exist_ok=True)
     shutil.rmtree(inside)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import tempfile
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 from image import agent, application, debian
@@ -23,27 +25,12 @@ def build(image: Image, architectures: Sequence[str], target: Path, progress: Pr
     """
     epoch = _epoch()
     with tempfile.TemporaryDirectory(prefix="wirespeed-image-") as folder:
-        work = Path(folder)
-        variants = []
-        interpreter = work / "interpreter"
+        made = _Build(image=image, work=Path(folder), epoch=epoch, progress=progress)
         if image.agent:
             with progress.step("Python that compiles"):
-                debian.unpack(["python3"], interpreter, suite=SUITE, architecture="amd64", epoch=epoch)
-        for architecture in architectures:
-            root = work / f"root-{architecture}"
-            with progress.step(f"{image.name}, {architecture}: Debian packages"):
-                debian.unpack(image.packages, root, suite=SUITE, architecture=architecture, epoch=epoch)
-                debian.configure(root, busybox=image.busybox)
-            system = write_layer(
-                root, work / f"system-{architecture}", epoch=epoch, unused=(*UNUSED, *image.unused)
-            )
-            layers = [(system, f"Debian {SUITE}: {' '.join(image.packages)}")]
-            if image.agent:
-                with progress.step(f"{image.name}, {architecture}: the agent"):
-                    layers.append((_agent(work, architecture, interpreter, epoch), "wirespeed and its libraries"))
-            if image.application:
-                layers.append((_application(work, architecture, epoch), "wirespeed eal, wirespeed ready"))
-            variants.append(_variant(image, architecture, layers))
+                debian.unpack(["python3"], made.interpreter, suite=SUITE, architecture="amd64", epoch=epoch)
+        with ThreadPoolExecutor() as pool:
+            variants = list(pool.map(made.variant, architectures))
         target.parent.mkdir(parents=True, exist_ok=True)
         return write_archive(
             target,
@@ -55,28 +42,58 @@ def build(image: Image, architectures: Sequence[str], target: Path, progress: Pr
         )
 
 
-def _agent(work: Path, architecture: str, interpreter: Path, epoch: int) -> Layer:
-    root = work / f"agent-{architecture}"
-    root.mkdir()
-    agent.install(root, architecture=architecture, interpreter=interpreter)
-    return write_layer(root, work / f"layer-{architecture}", epoch=epoch, unused=agent.UNUSED)
+@dataclass(frozen=True, kw_only=True)
+class _Build:
+    """One build of an image, in the folder `work`; `epoch` in seconds."""
 
+    image: Image
+    work: Path
+    epoch: int
+    progress: Progress
 
-def _application(work: Path, architecture: str, epoch: int) -> Layer:
-    root = work / f"application-{architecture}"
-    root.mkdir()
-    application.install(root, architecture=architecture)
-    return write_layer(root, work / f"application-layer-{architecture}", epoch=epoch)
+    @property
+    def interpreter(self) -> Path:
+        """A root of the image's Python that runs here."""
+        return self.work / "interpreter"
 
+    def variant(self, architecture: str) -> Variant:
+        """The image for one architecture. Raises LabError."""
+        image = self.image
+        with self.progress.step(f"{image.name}, {architecture}: Debian packages"):
+            layers = [(self._system(architecture), f"Debian {SUITE}: {' '.join(image.packages)}")]
+        if image.agent:
+            with self.progress.step(f"{image.name}, {architecture}: the agent"):
+                layers.append((self._agent(architecture), "wirespeed and its libraries"))
+        if image.application:
+            layers.append((self._application(architecture), "wirespeed eal, wirespeed ready"))
+        return Variant(
+            architecture=ARCHITECTURES[architecture].oci,
+            layers=layers,
+            environment={"PATH": _PATH, "PYTHONUNBUFFERED": "1"},
+            entrypoint=image.entrypoint,
+            command=image.command,
+        )
 
-def _variant(image: Image, architecture: str, layers: Sequence[tuple[Layer, str]]) -> Variant:
-    return Variant(
-        architecture=ARCHITECTURES[architecture].oci,
-        layers=layers,
-        environment={"PATH": _PATH, "PYTHONUNBUFFERED": "1"},
-        entrypoint=image.entrypoint,
-        command=image.command,
-    )
+    def _system(self, architecture: str) -> Layer:
+        root = self.work / f"system-{architecture}"
+        debian.unpack(self.image.packages, root, suite=SUITE, architecture=architecture, epoch=self.epoch)
+        debian.configure(root, busybox=self.image.busybox)
+        return self._layer(root, unused=(*UNUSED, *self.image.unused))
+
+    def _agent(self, architecture: str) -> Layer:
+        root = self.work / f"agent-{architecture}"
+        root.mkdir()
+        agent.install(root, architecture=architecture, interpreter=self.interpreter)
+        return self._layer(root, unused=agent.UNUSED)
+
+    def _application(self, architecture: str) -> Layer:
+        root = self.work / f"application-{architecture}"
+        root.mkdir()
+        application.install(root, architecture=architecture)
+        return self._layer(root)
+
+    def _layer(self, root: Path, *, unused: Sequence[str] = ()) -> Layer:
+        return write_layer(root, root.with_suffix(".layer"), epoch=self.epoch, unused=unused)
 
 
 def _epoch() -> int:

@@ -1,11 +1,11 @@
-"""The examples, seen twice: as `wirespeed play` runs them and as a cluster does; what each promises, what differs.
+"""What the pods of the examples come to: the same under `wirespeed play` and on a cluster, which both are held to.
 
-Nothing is run here. A pod is given as the API has it (`kubectl get pods -o json`, the file PODS of `play --then`,
-pods.json of `play --out`), with the output of its container, and with what a command in it has said:
+Nothing is run here. A pod is given as the API has it (`kubectl get pods -o json`, pods.json of `play --out`), with
+the output of its container, and with what a command in it has said:
 
     kubectl exec POD -- sh -c "$INSIDE"
 
-What a node chooses is not compared: which VF, the number of its group, an address or a MAC that nobody asked for.
+What a node chooses is no part of it: which VF, the number of its group, an address or a MAC that nobody asked for.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 Object = dict[str, Any]
@@ -66,6 +67,21 @@ def seen(pods: Object, *, said: Mapping[str, str], inside: Mapping[str, str]) ->
         )
         for pod in pods["items"]
     }
+
+
+def played(folder: Path) -> dict[str, Seen]:
+    """The pods of a play with `--out FOLDER --then "python3 -m tests.inside FOLDER/seen"`."""
+    # Of a container: logs/NAMESPACE_POD_CONTAINER.log
+    said = {path.stem.split("_")[1]: path.read_text() for path in (folder / "logs").glob("*.log")}
+    # One that ends by itself is ready while it runs: how it ended is known when the play has.
+    pods, inside = (json.loads((folder / f"seen/{name}.json").read_text()) for name in ("pods", "inside"))
+    ended = {pod["metadata"]["name"]: pod for pod in json.loads((folder / "pods.json").read_text())["items"]}
+    for number, pod in enumerate(pods["items"]):
+        if pod["spec"].get("restartPolicy") == "Never":
+            name = pod["metadata"]["name"]
+            pods["items"][number] = ended[name]
+            inside.pop(name, None)
+    return seen(pods, said=said, inside=inside)
 
 
 def _pod(pod: Object, said: str, inside: str | None) -> Seen:
@@ -124,50 +140,60 @@ def _inside(text: str) -> Inside:
 
 @dataclass(frozen=True, kw_only=True)
 class Promise:
-    """What a pod of an example comes to: its state, its networks with what it asks of them, and its output."""
+    """What a pod of an example comes to: its state, interfaces, resources, device nodes of vfio, and its output."""
 
     state: str = "ready"
-    networks: Mapping[str, str]  # the kind of device by interface, "" for none; eth0 left out
+    interfaces: Mapping[str, Interface]  # eth0 left out
+    resources: Sequence[str] = ()  # one device of each
+    groups: int = 0  # of vfio, a node in /dev/vfio each
     counts: Mapping[int, tuple[int | None, int | None]] = field(default_factory=dict)  # RX, TX by testpmd's port
-    least: bool = False  # whether a count may be higher
     said: str = ""  # a pattern in its output; each image has its own ping
 
 
-_ENDS_WELL = "exit code 0"
-_ALL_ANSWERED = r"3 (packets )?received, 0% packet loss"
+def _vf(network: str, *, mac: str = "", ip: str = "") -> Interface:
+    return Interface(network=network, kind="pci", mac=mac, ips=[ip] if ip else [])
+
+
+def _vlan(network: str, ip: str, *, checks: bool = False) -> Promise:
+    return Promise(
+        state="exit code 0" if checks else "ready",
+        interfaces={"net1": _vf(network, ip=ip)},
+        resources=["intel.com/left_kernel"],
+        said=r"3 (packets )?received, 0% packet loss" if checks else "",
+    )
+
+
+_LEFT, _RIGHT = "intel.com/left_dpdk", "intel.com/right_dpdk"
 PROMISES: Mapping[str, Mapping[str, Promise]] = {
     "vfw": {
-        "sink": Promise(networks={"net1": "pci"}, counts={0: (102_400, None)}),
-        "vfw": Promise(networks={"net1": "pci", "net2": "pci"}, counts={0: (102_400, None), 1: (None, 102_400)}),
-        "source": Promise(state=_ENDS_WELL, networks={"net1": "pci"}, counts={0: (None, 102_400)}),
-    },
-    "vlan": {
-        "blue": Promise(networks={"net1": "pci"}),
-        "green": Promise(networks={"net1": "pci"}),
-        "blue-check": Promise(state=_ENDS_WELL, networks={"net1": "pci"}, said=_ALL_ANSWERED),
-        "green-check": Promise(state=_ENDS_WELL, networks={"net1": "pci"}, said=_ALL_ANSWERED),
-    },
-    "chain": {
-        "sink": Promise(networks={"net1": "vhost-user"}, counts={0: (3200, 3200)}),
-        "firewall": Promise(
-            networks={"net1": "pci", "net2": "vhost-user"}, counts={0: (3200, 3200), 1: (3200, 3200)}
+        "sink": Promise(
+            interfaces={"net1": _vf("data-right", mac="02:00:00:00:02:01")},
+            resources=[_RIGHT],
+            groups=1,
+            counts={0: (102_400, None)},
         ),
-        "source": Promise(state=_ENDS_WELL, networks={"net1": "pci"}, counts={0: (3200, 3200)}),
-    },
-    "chain-kernel": {
-        "sink": Promise(networks={"net1": "vhost-user"}, counts={0: (200, 200)}, least=True),
-        "firewall": Promise(
-            networks={"net1": "pci", "net2": "vhost-user"}, counts={0: (200, 200), 1: (200, 200)}, least=True
+        "vfw": Promise(
+            interfaces={
+                "net1": _vf("data-left", mac="02:00:00:00:01:02"),
+                "net2": _vf("data-right", mac="02:00:00:00:02:02"),
+            },
+            resources=[_LEFT, _RIGHT],
+            groups=2,
+            counts={0: (102_400, None), 1: (None, 102_400)},
         ),
         "source": Promise(
-            state=_ENDS_WELL, networks={"net1": "pci"}, said="200 packets transmitted, 200 received, 0% packet loss"
+            state="exit code 0",
+            interfaces={"net1": _vf("data-left", mac="02:00:00:00:01:01")},
+            resources=[_LEFT],
+            groups=1,
+            counts={0: (None, 102_400)},
         ),
     },
-    "vhost": {
-        "sink": Promise(networks={"net1": "vhost-user"}, counts={0: (3200, None)}),
-        "source": Promise(state=_ENDS_WELL, networks={"net1": "vhost-user"}, counts={0: (None, 3200)}),
-        "link-sink": Promise(networks={"net1": "memif"}, counts={0: (3200, None)}),
-        "link-source": Promise(state=_ENDS_WELL, networks={"net1": "memif"}, counts={0: (None, 3200)}),
+    "vlan": {
+        "blue": _vlan("blue", "10.56.0.1"),
+        "green": _vlan("green", "10.56.0.3"),
+        "blue-check": _vlan("blue", "10.56.0.2", checks=True),
+        "green-check": _vlan("green", "10.56.0.4", checks=True),
     },
 }
 
@@ -180,68 +206,35 @@ def broken(example: str, pods: Mapping[str, Seen]) -> list[str]:
 def _broken(promises: Mapping[str, Promise], pods: Mapping[str, Seen]) -> Iterator[str]:
     yield from _unlike("pods", sorted(pods), sorted(promises))
     for name, promise in promises.items():
-        if name not in pods:
-            continue
-        pod = pods[name]
-        yield from _unlike(f"{name}: state", pod.state, promise.state)
-        yield from _unlike(f"{name}: restarts", pod.restarts, 0)
-        kinds = {interface: told.kind for interface, told in pod.interfaces.items() if interface != "eth0"}
-        yield from _unlike(f"{name}: interfaces beside eth0", kinds, promise.networks)
-        if "eth0" not in pod.interfaces:
-            yield f"{name}: expected eth0"
-        yield from (f"{name}: {problem}" for problem in _inconsistent(pod))
-        for port, counts in promise.counts.items():
-            for way, wanted in zip(("RX", "TX"), counts, strict=True):
-                found = counted(pod.said, port, way)
-                if wanted is not None and not (found == wanted or (promise.least and found >= wanted)):
-                    least = "at least " if promise.least else ""
-                    yield f"{name}: {way}-packets of port {port}: expected {least}{wanted}, got {found}"
-        if not re.search(promise.said, pod.said):
-            yield f"{name}: expected {promise.said!r} in its output, which ends with {pod.said[-200:]!r}"
+        if name in pods:
+            yield from (f"{name}: {problem}" for problem in _broken_by(pods[name], promise))
 
 
-def _inconsistent(pod: Seen) -> Iterator[str]:
-    """Where what the container has is not what network-status tells."""
-    if pod.inside is None:
-        return
-    listed = [
-        address
-        for name, value in pod.inside.variables.items()
-        if name.startswith("PCIDEVICE_") and not name.endswith("_INFO")
-        for address in value.split(",")
-    ]
-    yield from _unlike("PCI addresses in its environment", sorted(listed), sorted(pod.devices.values()))
+def _broken_by(pod: Seen, promise: Promise) -> Iterator[str]:
+    yield from _unlike("state", pod.state, promise.state)
+    yield from _unlike("restarts", pod.restarts, 0)
+    yield from _unlike("interfaces", list(pod.interfaces), ["eth0", *promise.interfaces])
+    for interface in [each for each in promise.interfaces if each in pod.interfaces]:
+        yield from _unlike(interface, pod.interfaces[interface], promise.interfaces[interface])
+    if pod.state == "ready" and pod.inside is None:
+        yield "expected to be seen inside"
+    if pod.inside is not None:
+        variables = {_variable(resource, info): 1 for resource in promise.resources for info in ("", "_INFO")}
+        yield from _unlike("variables", _shape(pod.inside), variables)
+        nodes = [*["/dev/vfio/N"] * promise.groups, *(["/dev/vfio/vfio"] if promise.groups else [])]
+        yield from _unlike("device nodes", pod.inside.nodes, nodes)
+        yield from _inconsistent(pod.inside, pod.devices)
+    for port, counts in promise.counts.items():
+        for way, wanted in zip(("RX", "TX"), counts, strict=True):
+            if wanted is not None:
+                yield from _unlike(f"{way}-packets of port {port}", counted(pod.said, port, way), wanted)
+    if not re.search(promise.said, pod.said):
+        yield f"expected {promise.said!r} in its output, which ends with {pod.said[-200:]!r}"
 
 
-def counted(said: str, port: int, way: str) -> int:
-    """What testpmd has counted at a port, by the last statistics of it in its output; -1 where there are none."""
-    statistics = said.rpartition(f"statistics for port {port} ")[2]
-    found = re.search(rf"{way}-packets: +(\d+)", statistics)
-    return int(found[1]) if found and f"statistics for port {port} " in said else -1
-
-
-# What differs
-
-
-def differences(played: Mapping[str, Seen], clustered: Mapping[str, Seen]) -> list[str]:
-    """What of the pods is otherwise on the cluster than it is under play, a line each."""
-    return [*_differences(played, clustered)]
-
-
-def _differences(played: Mapping[str, Seen], clustered: Mapping[str, Seen]) -> Iterator[str]:
-    yield from _unlike("pods", sorted(clustered), sorted(played))
-    for name in sorted({*played} & {*clustered}):
-        here, there = played[name], clustered[name]
-        yield from _unlike(f"{name}: state", there.state, here.state)
-        yield from _unlike(f"{name}: restarts", there.restarts, here.restarts)
-        yield from _unlike(f"{name}: interfaces", list(there.interfaces), list(here.interfaces))
-        for interface in [each for each in here.interfaces if each in there.interfaces]:
-            yield from _unlike(f"{name}: {interface}", there.interfaces[interface], here.interfaces[interface])
-        if (here.inside is None) != (there.inside is None):
-            yield f"{name}: seen inside {'on the cluster' if here.inside is None else 'under play'} only"
-        elif here.inside and there.inside:
-            yield from _unlike(f"{name}: variables", _shape(there.inside), _shape(here.inside))
-            yield from _unlike(f"{name}: device nodes", there.inside.nodes, here.inside.nodes)
+def _variable(resource: str, suffix: str) -> str:
+    """The device plugin's variable of a resource."""
+    return f"PCIDEVICE_{resource.translate(str.maketrans('./', '__')).upper()}{suffix}"
 
 
 def _shape(inside: Inside) -> dict[str, int]:
@@ -250,6 +243,24 @@ def _shape(inside: Inside) -> dict[str, int]:
         name: 1 if name.endswith("_INFO") else len(value.split(","))
         for name, value in sorted(inside.variables.items())
     }
+
+
+def _inconsistent(inside: Inside, devices: Mapping[str, str]) -> Iterator[str]:
+    """Where what the container has is not what network-status tells."""
+    listed = [
+        address
+        for name, value in inside.variables.items()
+        if name.startswith("PCIDEVICE_") and not name.endswith("_INFO")
+        for address in value.split(",")
+    ]
+    yield from _unlike("PCI addresses in its environment", sorted(listed), sorted(devices.values()))
+
+
+def counted(said: str, port: int, way: str) -> int:
+    """What testpmd has counted at a port, by the last statistics of it in its output; -1 where there are none."""
+    statistics = said.rpartition(f"statistics for port {port} ")[2]
+    found = re.search(rf"{way}-packets: +(\d+)", statistics)
+    return int(found[1]) if found and f"statistics for port {port} " in said else -1
 
 
 def _unlike(what: str, found: object, expected: object) -> Iterator[str]:

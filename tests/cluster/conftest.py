@@ -14,6 +14,7 @@ from cluster.remote import Remote
 from tests.cluster import release
 from tests.cluster.kube import Kube
 from tests.cluster.state import own_namespace
+from tests.cluster.workload import apply_networks
 
 
 @pytest.fixture(scope="session")
@@ -65,3 +66,10 @@ def kube(wirespeed: Kube, nodes: list[Remote]) -> Iterator[Kube]:
     """A namespace of the test's own; after the test, nodes are as they were before it."""
     with own_namespace(wirespeed, nodes, f"test-{uuid.uuid4().hex[:8]}") as inside:
         yield inside
+
+
+@pytest.fixture
+def networks(kube: Kube) -> Kube:
+    """The test's namespace with the networks of `tests.cluster.workload`."""
+    apply_networks(kube)
+    return kube

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ Object = dict[str, Any]
 
 
 class Kube:
-    """kubectl, with one namespace as the default."""
+    """kubectl, with one namespace as the default; "" leaves that to kubectl."""
 
     def __init__(self, program: str, namespace: str = "default") -> None:
         self.program = program
@@ -30,17 +30,27 @@ class Kube:
 
     def run(self, *arguments: str, given: str = "", check: bool = True, timeout: float = 180) -> str:
         """kubectl's output. AssertionError with its error, unless `check` is False."""
-        done = subprocess.run(
-            [self.program, f"--namespace={self.namespace}", *arguments],
+        done = self._run(arguments, given, timeout)
+        if check and done.returncode:
+            raise AssertionError(f"kubectl {' '.join(arguments)}: {done.stderr.strip()}")
+        return done.stdout if check else done.stdout + done.stderr
+
+    def refused(self, *arguments: str, given: str = "") -> str:
+        """kubectl's error; AssertionError if it succeeds."""
+        done = self._run(arguments, given, timeout=180)
+        assert done.returncode != 0, done.stdout
+        return done.stderr
+
+    def _run(self, arguments: Sequence[str], given: str, timeout: float) -> subprocess.CompletedProcess[str]:
+        namespace = [f"--namespace={self.namespace}"] if self.namespace else []
+        return subprocess.run(
+            [self.program, *namespace, *arguments],
             input=given,
             capture_output=True,
             text=True,
             check=False,
             timeout=timeout,
         )
-        if check and done.returncode:
-            raise AssertionError(f"kubectl {' '.join(arguments)}: {done.stderr.strip()}")
-        return done.stdout if check else done.stdout + done.stderr
 
     def get(self, *what: str) -> Object:
         """An object, or a list of them."""
@@ -54,6 +64,11 @@ class Kube:
         """Applies objects, or the files that are named."""
         texts = [one.read_text() if isinstance(one, Path) else json.dumps(one) for one in objects]
         self.run("apply", "--filename=-", given="\n---\n".join(texts))
+
+    def try_out(self, *objects: Object) -> None:
+        """Has the API server check the objects, as strictly as it can, without making them."""
+        dry = ("--server-side", "--force-conflicts", "--dry-run=server", "--validate=strict")
+        self.run("apply", *dry, "--filename=-", given="\n---\n".join(map(json.dumps, objects)))
 
     def delete(self, kind: str, *names: str, wait: bool = True) -> None:
         """Deletes, and waits until they are gone."""

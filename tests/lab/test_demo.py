@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
+from tests import examples
 from tests.lab.conftest import PFS, LabVfs, make_vfs, remove_vfs, state_of_everything
 
 ROOT = Path(__file__).parents[2]
@@ -32,9 +33,10 @@ def no_vfs(vfs: LabVfs) -> Iterator[None]:
 
 @pytest.mark.usefixtures("no_vfs", "no_bridge")
 def test_the_demonstration_ends_as_it_should_be(tmp_path: Path) -> None:
-    told = tmp_path / "demo.json"
+    told, out = tmp_path / "demo.json", tmp_path / "out"
+    then = f"cd {ROOT} && {sys.executable} -m tests.inside {{}}/seen"
     shown = subprocess.run(
-        [sys.executable, EXAMPLES / "demo", "--json", told],
+        [sys.executable, EXAMPLES / "demo", "--json", told, "--out", out, "--then", then],
         capture_output=True,
         text=True,
         check=False,
@@ -52,6 +54,8 @@ def test_the_demonstration_ends_as_it_should_be(tmp_path: Path) -> None:
     assert vlan["as_before"]
     assert vlan["checks"] == {"blue-check": "Succeeded", "green-check": "Succeeded"}
     _check_interfaces(firewall["interfaces"], vlan["interfaces"])
+    for example in examples.PROMISES:
+        assert examples.broken(example, examples.played(out / example)) == []
 
 
 def _check_interfaces(firewall: dict[str, Any], vlan: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""The images as `make image` builds them: what a runtime starts of them, of the agent's on both architectures."""
+"""The images that `make image` has built: what a runtime starts of them, of the agent's on both architectures."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from image.build import build
-from image.recipe import ARCHITECTURES, IMAGES, PREFIX, version
+from image.recipe import ARCHITECTURES, IMAGES, PREFIX, ROOT, version
 from lab.progress import Progress
 from tests.node import containerd
 from tests.node.conftest import Netns
@@ -32,13 +32,17 @@ print("all")
 """
 
 
+def built(image: str) -> Path:
+    path = ROOT / f"build/images/{image}-{version()}.tar"
+    if not path.is_file():
+        pytest.fail(f"there is no {path}: run `make image`", pytrace=False)
+    return path
+
+
 @pytest.fixture(scope="module")
-def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def archive() -> Path:
     """The archive of the agent's image, for both architectures."""
-    target = tmp_path_factory.mktemp("image") / "wirespeed.tar"
-    with Progress(label="image") as progress:
-        build(IMAGES["wirespeed"], list(ARCHITECTURES), target, progress)
-    return target
+    return built("wirespeed")
 
 
 @pytest.fixture(scope="module")
@@ -132,15 +136,16 @@ def test_image_for_arm64_runs(roots: dict[str, Path]) -> None:
 
 
 def test_same_sources_and_packages_make_the_same_image(archive: Path, tmp_path: Path) -> None:
-    def digests(path: Path) -> Iterator[str]:
+    def digests(path: Path) -> set[str]:
+        """Those of layers, configurations, manifests."""
         with tarfile.open(path) as content:
-            yield from (name for name in content.getnames() if name.startswith("blobs/"))
+            return {name for name in content.getnames() if name.startswith("blobs/sha256/")}
 
     again = tmp_path / "again.tar"
     with Progress(label="image") as progress:
-        build(IMAGES["wirespeed"], list(ARCHITECTURES), again, progress)
-    assert list(digests(again)) == list(digests(archive))
-    assert again.read_bytes() == archive.read_bytes()
+        build(IMAGES["wirespeed"], ["amd64"], again, progress)
+    assert len(digests(again)) == 4  # two layers, a configuration, a manifest
+    assert digests(again) <= digests(archive)
 
 
 # The image of the examples' pods
@@ -163,10 +168,7 @@ print(bool(library.ws_eal_open), eal.__file__)
 
 
 def test_pods_of_the_examples_have_all_that_they_run(tmp_path: Path, netns: Callable[[], Netns]) -> None:
-    archive = tmp_path / "testpmd.tar"
-    with Progress(label="image") as progress:
-        build(IMAGES["wirespeed-testpmd"], ["amd64"], archive, progress)
-    with imported(archive, "wirespeed-testpmd", tmp_path, netns()) as run:
+    with imported(built("wirespeed-testpmd"), "wirespeed-testpmd", tmp_path, netns()) as run:
         missing = f"for each in {PROGRAMS}; do command -v $each > /dev/null || echo no $each; done; ls -ld /var/run"
         (link,) = run("programs", "sh", "-c", missing)
         assert link.endswith("/var/run -> /run")

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.chart.conftest import PATIENCE, Helm, Kubectl, Object, kubeconfig, own_namespace
+from tests.cluster.chart.conftest import PATIENCE, Helm, kubeconfig, own_namespace
+from tests.cluster.kube import Kube, Object
 from wirespeed.cni.errors import CniError
 from wirespeed.kube.api import Api, Patience, RefusedError
 from wirespeed.kube.apiserver import ApiCluster
@@ -67,7 +68,7 @@ class Writer:
 
 
 @pytest.fixture(scope="module")
-def namespace(kubectl: Kubectl) -> Iterator[str]:
+def namespace(kubectl: Kube) -> Iterator[str]:
     """One for all tests here."""
     with own_namespace(kubectl) as name:
         yield name
@@ -75,7 +76,7 @@ def namespace(kubectl: Kubectl) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def writer(
-    kubectl: Kubectl, namespace: str, tmp_path_factory: pytest.TempPathFactory
+    kubectl: Kube, namespace: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Callable[[str], Writer]]:
     """A factory of writers by their tokens; "" is the administrator."""
     folder = tmp_path_factory.mktemp("writers")
@@ -86,7 +87,7 @@ def writer(
 
 
 @pytest.fixture(scope="module")
-def nameless(helm: Helm, kubectl: Kubectl, namespace: str, writer: Callable[[str], Writer]) -> Iterator[Writer]:
+def nameless(helm: Helm, kubectl: Kube, namespace: str, writer: Callable[[str], Writer]) -> Iterator[Writer]:
     """The agent's account with its role and the policies, and pods of it and of others on two nodes.
 
     As the account with a token that names no node.
@@ -108,28 +109,28 @@ def nameless(helm: Helm, kubectl: Kubectl, namespace: str, writer: Callable[[str
         pod(namespace, "busy", NEAR, "other"),
         pod(namespace, "far", FAR, "other"),
     )
-    stolen = writer(kubectl("-n", namespace, "create", "token", account).strip())
+    stolen = writer(kubectl.run("-n", namespace, "create", "token", account).strip())
     # The API server takes some time to know the role and the policies.
     _await_refusal(lambda: stolen.patch_pod("near", {"metadata": {"annotations": {STATUS: "[]"}}}))
     _await_refusal(lambda: stolen.make_event(event(namespace, "near", NEAR)))
     yield stolen
-    kubectl("-n", namespace, "delete", "pod", "--all", "--force", "--grace-period=0")
+    kubectl.run("-n", namespace, "delete", "pod", "--all", "--force", "--grace-period=0")
     for each in [*nodes, *objects]:
         if "namespace" not in each["metadata"]:
-            kubectl("delete", each["kind"], each["metadata"]["name"])
+            kubectl.run("delete", each["kind"], each["metadata"]["name"])
 
 
 @pytest.fixture(scope="module")
-def agent(nameless: Writer, kubectl: Kubectl, namespace: str, writer: Callable[[str], Writer]) -> Writer:
+def agent(nameless: Writer, kubectl: Kube, namespace: str, writer: Callable[[str], Writer]) -> Writer:
     """With the token of the agent's pod on the near node."""
     return writer(token_of(kubectl, namespace, "agent-near"))
 
 
-def token_of(kubectl: Kubectl, namespace: str, name: str) -> str:
+def token_of(kubectl: Kube, namespace: str, name: str) -> str:
     """A token as the kubelet gets it for a pod."""
     found = kubectl.get("-n", namespace, "pod", name)
     bound = ["--bound-object-kind=Pod", f"--bound-object-name={name}", f"--bound-object-uid={_uid(found)}"]
-    return kubectl("-n", namespace, "create", "token", found["spec"]["serviceAccountName"], *bound).strip()
+    return kubectl.run("-n", namespace, "create", "token", found["spec"]["serviceAccountName"], *bound).strip()
 
 
 def _uid(found: Object) -> str:
@@ -153,7 +154,7 @@ def event(namespace: str, name: str, node: str, **more: Any) -> Object:
     }
 
 
-def cluster(kubectl: Kubectl, token: str, folder: Path) -> ApiCluster:
+def cluster(kubectl: Kube, token: str, folder: Path) -> ApiCluster:
     """The agent's own client, with that token."""
     return ApiCluster(kubeconfig=kubeconfig(kubectl, token, folder), node_name=NEAR, watch=False)
 
@@ -161,9 +162,7 @@ def cluster(kubectl: Kubectl, token: str, folder: Path) -> ApiCluster:
 # What the agent writes
 
 
-def test_agent_writes_all_that_it_writes(
-    nameless: Writer, kubectl: Kubectl, namespace: str, tmp_path: Path
-) -> None:
+def test_agent_writes_all_that_it_writes(nameless: Writer, kubectl: Kube, namespace: str, tmp_path: Path) -> None:
     uid = _uid(kubectl.get("-n", namespace, "pod", "busy"))
     token = token_of(kubectl, namespace, "agent-near")
     with closing(cluster(kubectl, token, tmp_path)) as agent:
@@ -185,7 +184,7 @@ def test_agent_writes_all_that_it_writes(
 
 
 def test_agent_of_another_node_is_refused_by_the_policy(
-    nameless: Writer, kubectl: Kubectl, namespace: str, tmp_path: Path
+    nameless: Writer, kubectl: Kube, namespace: str, tmp_path: Path
 ) -> None:
     uid = _uid(kubectl.get("-n", namespace, "pod", "far"))
     with (
@@ -195,7 +194,7 @@ def test_agent_of_another_node_is_refused_by_the_policy(
         agent.set_network_status(namespace, "far", uid, [])
 
 
-def _events(kubectl: Kubectl, namespace: str, name: str) -> list[int]:
+def _events(kubectl: Kube, namespace: str, name: str) -> list[int]:
     found = kubectl.get("-n", namespace, "events", f"--field-selector=involvedObject.name={name}")["items"]
     return [each["count"] for each in found if each["reason"] == "AddedInterface"]
 
@@ -250,7 +249,7 @@ def test_pods_of_other_nodes_are_not_written(agent: Writer, namespace: str, name
     assert f"expected a pod of node {NEAR}, whose token this is; it is on {FAR}" in error
 
 
-def test_pod_without_a_node_is_not_written(agent: Writer, kubectl: Kubectl, namespace: str) -> None:
+def test_pod_without_a_node_is_not_written(agent: Writer, kubectl: Kube, namespace: str) -> None:
     pending = pod(namespace, "pending", "", "other")
     del pending["spec"]["nodeName"]
     pending["spec"]["schedulingGates"] = [{"name": "example.com/gate"}]
@@ -307,7 +306,7 @@ def test_others_write_as_before(nameless: Writer, namespace: str, writer: Callab
     assert writer("").make_event(event(namespace, "near", FAR)) == ""
 
 
-def test_policies_have_no_mistake_of_types(nameless: Writer, kubectl: Kubectl, namespace: str) -> None:
+def test_policies_have_no_mistake_of_types(nameless: Writer, kubectl: Kube, namespace: str) -> None:
     for kind in ("pods", "events"):
         name = f"wirespeed-{namespace}-{kind}"
         until = time.monotonic() + PATIENCE

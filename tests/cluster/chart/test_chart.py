@@ -13,7 +13,8 @@ import pytest
 
 from deploy import manifests
 from deviceplugin import config as pools
-from tests.cluster.chart.conftest import CHART, Helm, Kubectl, Object
+from tests.cluster.chart.conftest import CHART, Helm
+from tests.cluster.kube import Kube, Object
 from wirespeed.kube import kubeyaml
 from wirespeed.node import NodeConfig, parse_config
 
@@ -149,26 +150,22 @@ def test_every_value_is_documented_and_in_the_schema(helm: Helm) -> None:
 
 
 @pytest.mark.parametrize("names", [(), *((path.stem,) for path in PRESETS), *TOGETHER], ids="+".join)
-def test_api_server_takes_what_a_preset_makes(
-    helm: Helm, kubectl: Kubectl, namespace: str, names: tuple[str]
-) -> None:
+def test_api_server_takes_what_a_preset_makes(helm: Helm, kubectl: Kube, namespace: str, names: tuple[str]) -> None:
     arguments = [preset(name) for name in names]
     kubectl.try_out(*helm.objects(*arguments, "--set=crds.install=false", namespace=namespace))
 
 
-def test_api_server_takes_what_all_values_make(
-    helm: Helm, kubectl: Kubectl, namespace: str, tmp_path: Path
-) -> None:
+def test_api_server_takes_what_all_values_make(helm: Helm, kubectl: Kube, namespace: str, tmp_path: Path) -> None:
     objects = helm.objects(values(tmp_path, ALL_VALUES), "--set=crds.install=false", namespace=namespace)
     kubectl.try_out(*objects)
 
 
-def test_api_server_takes_the_definition_and_the_plain_manifests(kubectl: Kubectl) -> None:
+def test_api_server_takes_the_definition_and_the_plain_manifests(kubectl: Kube) -> None:
     for path in [*manifests.DEPLOY.glob("*.yaml"), manifests.DEPLOY / "uninstall/uninstall.yaml"]:
         if path.name != "kustomization.yaml":
-            kubectl("apply", "--dry-run=server", "--validate=strict", "-f", str(path))
+            kubectl.run("apply", "--dry-run=server", "--validate=strict", "-f", str(path))
     for folder in (manifests.DEPLOY, manifests.DEPLOY / "uninstall"):
-        kubectl("apply", "--dry-run=server", "--validate=strict", "-k", str(folder))
+        kubectl.run("apply", "--dry-run=server", "--validate=strict", "-k", str(folder))
 
 
 # What is made

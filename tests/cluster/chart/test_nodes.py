@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -16,7 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.chart.conftest import PATIENCE, ROOT, Helm, Kubectl, Object, kubeconfig
+from tests.cluster.chart.conftest import PATIENCE, ROOT, Helm, kubeconfig
+from tests.cluster.kube import Kube, Object
 from wirespeed.kube.api import Api, Patience, RefusedError
 
 _WAITS = Patience(connect=10.0, read=PATIENCE, total=PATIENCE)
@@ -29,7 +31,7 @@ Ending = Callable[[Object], tuple[int, str] | None]  # how a pod's init containe
 class Place:
     """A release in a namespace, on two nodes that are played here."""
 
-    kubectl: Kubectl
+    kubectl: Kube
     api: Api
     namespace: str
     nodes: tuple[str, str]
@@ -68,7 +70,7 @@ class Place:
     def await_(self, condition: Callable[[], bool]) -> None:
         until = time.monotonic() + PATIENCE
         while not condition():
-            assert time.monotonic() < until, self.kubectl("-n", self.namespace, "get", "ds,pods", "-o", "wide")
+            assert time.monotonic() < until, self.kubectl.run("-n", self.namespace, "get", "ds,pods", "-o", "wide")
             self.stop.wait(0.1)
 
     def agents_run(self) -> bool:
@@ -93,7 +95,7 @@ class Place:
         path = f"/api/v1/namespaces/{self.namespace}/pods/{pod['metadata']['name']}"
         if _goes(pod):
             name = pod["metadata"]["name"]
-            self.kubectl(
+            self.kubectl.run(
                 "-n", self.namespace, "delete", "pod", name, "--ignore-not-found", "--grace-period=0", "--force"
             )
             return
@@ -131,7 +133,7 @@ def _node(name: str, labels: dict[str, str]) -> Object:
 
 
 @pytest.fixture
-def nodes(kubectl: Kubectl) -> Iterator[tuple[str, str]]:
+def nodes(kubectl: Kube) -> Iterator[tuple[str, str]]:
     """Two nodes that nobody else's pods come to, without kubelets."""
     mark = uuid.uuid4().hex[:8]
     names = (f"near-{mark}.example", f"far-{mark}.example")
@@ -139,11 +141,11 @@ def nodes(kubectl: Kubectl) -> Iterator[tuple[str, str]]:
     try:
         yield names
     finally:
-        kubectl("delete", "node", *names)
+        kubectl.run("delete", "node", *names)
 
 
 @pytest.fixture
-def place(helm: Helm, kubectl: Kubectl, namespace: str, nodes: tuple[str, str], tmp_path: Path) -> Iterator[Place]:
+def place(helm: Helm, kubectl: Kube, namespace: str, nodes: tuple[str, str], tmp_path: Path) -> Iterator[Place]:
     mark = kubectl.get("node", nodes[0])["metadata"]["labels"][LABEL]
     objects = helm.objects(
         "--set=priorityClassName=",
@@ -153,8 +155,8 @@ def place(helm: Helm, kubectl: Kubectl, namespace: str, nodes: tuple[str, str], 
     )
     cluster_wide = [each for each in objects if "namespace" not in each["metadata"]]
     kubectl.apply(*(each for each in objects if each not in cluster_wide and each["kind"] != "Job"))
-    token = kubectl("-n", namespace, "create", "token", REMOVERS).strip()
-    with closing(Api(kubectl.kubeconfig)) as api:
+    token = kubectl.run("-n", namespace, "create", "token", REMOVERS).strip()
+    with closing(Api(os.environ["KUBECONFIG"])) as api:
         for name in nodes:
             room = {"cpu": "4", "memory": "8Gi", "pods": "110"}
             body: Object = {"status": {"capacity": room, "allocatable": room}}
@@ -166,7 +168,7 @@ def place(helm: Helm, kubectl: Kubectl, namespace: str, nodes: tuple[str, str], 
             made.await_(made.agents_run)
             yield made
         finally:
-            kubectl("-n", namespace, "delete", "daemonset", "--all")
+            kubectl.run("-n", namespace, "delete", "daemonset", "--all")
             made.await_(lambda: not made.pods("agent") and not made.pods("uninstall"))
             made.stop.set()
             player.join()
@@ -240,7 +242,7 @@ def test_second_attempt_after_one_that_was_killed_goes_on(place: Place) -> None:
         path = f"/apis/apps/v1/namespaces/{place.namespace}/daemonsets/{name}"
         place.api.patch(path, {"spec": {"template": {"spec": selector}}}, patience=_WAITS)
     place.await_(lambda: not place.pods("agent"))
-    place.kubectl("-n", place.namespace, "delete", "daemonset", AGENTS)
+    place.kubectl.run("-n", place.namespace, "delete", "daemonset", AGENTS)
     selector = {"nodeSelector": {"kubernetes.io/os": "linux"}}  # as Helm makes the hook's objects anew
     path = f"/apis/apps/v1/namespaces/{place.namespace}/daemonsets/{REMOVERS}"
     place.api.patch(path, {"spec": {"template": {"spec": selector}}}, patience=_WAITS)

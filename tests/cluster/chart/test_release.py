@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from cluster.control import is_ready
-from tests.cluster.chart.conftest import CHART, Helm, Kubectl, Object
+from tests.cluster.chart.conftest import CHART, Helm
+from tests.cluster.kube import Kube, Object
 from wirespeed.kube import kubeyaml
 
 RELEASE = "wirespeed"
@@ -29,7 +30,7 @@ class Release:
     """The release in its namespace, and what is seen on the nodes by pods that are not its own."""
 
     helm: Helm
-    kubectl: Kubectl
+    kubectl: Kube
     namespace: str
     values: Path
     bin_dir: str
@@ -39,7 +40,7 @@ class Release:
         """What `helm <command>` prints."""
         given = ["--namespace", self.namespace, f"--timeout={LONG:.0f}s", *arguments]
         chart = [str(CHART), f"--values={self.values}"] if command in {"install", "upgrade"} else []
-        run = self.helm.run(command, RELEASE, *chart, "--kubeconfig", self.kubectl.kubeconfig, *given)
+        run = self.helm.run(command, RELEASE, *chart, *given)
         assert bool(run.returncode) is fails, run.stdout + run.stderr
         if command != "uninstall":  # helm's --wait is content with as many as maxUnavailable lets be away
             self.daemonset_wait(RELEASE)
@@ -61,7 +62,7 @@ class Release:
         pods = self.kubectl.get("-n", self.namespace, "pods", "-l", "app=look")["items"]
         return {
             pod["spec"]["nodeName"]: _names(
-                self.kubectl(
+                self.kubectl.run(
                     *("-n", self.namespace, "exec", pod["metadata"]["name"], "--"),
                     *("python3", "-c", code, self.bin_dir, self.conf_dir),
                 )
@@ -72,20 +73,28 @@ class Release:
     def wait(self, condition: Callable[[], bool]) -> None:
         until = time.monotonic() + LONG
         while not condition():
-            assert time.monotonic() < until, self.kubectl("-n", self.namespace, "get", "pods,ds,jobs", "-o", "wide")
+            assert time.monotonic() < until, self.kubectl.run(
+                "-n", self.namespace, "get", "pods,ds,jobs", "-o", "wide"
+            )
             time.sleep(0.5)
 
     def daemonset_wait(self, name: str) -> None:
-        self.kubectl("-n", self.namespace, "rollout", "status", f"daemonset/{name}", f"--timeout={LONG:.0f}s")
+        self.kubectl.run(
+            *("-n", self.namespace, "rollout", "status", f"daemonset/{name}", f"--timeout={LONG:.0f}s"),
+            timeout=LONG + 20,
+        )
 
     def start(self, name: str) -> Object:
         """A pod with a network, when it runs."""
         self.kubectl.apply(_pod(name, self.namespace, self._image()))
-        self.kubectl("-n", self.namespace, "wait", "--for=condition=Ready", f"pod/{name}", f"--timeout={LONG:.0f}s")
+        self.kubectl.run(
+            *("-n", self.namespace, "wait", "--for=condition=Ready", f"pod/{name}", f"--timeout={LONG:.0f}s"),
+            timeout=LONG + 20,
+        )
         return self.kubectl.get("-n", self.namespace, "pod", name)
 
     def end(self, *names: str) -> None:
-        self.kubectl("-n", self.namespace, "delete", "pod", *names, f"--timeout={LONG:.0f}s")
+        self.kubectl.run("-n", self.namespace, "delete", "pod", *names, f"--timeout={LONG:.0f}s", timeout=LONG + 20)
 
     def _image(self) -> str:
         objects = self.helm.objects(f"--values={self.values}")
@@ -141,7 +150,7 @@ def _pod(name: str, namespace: str, image: str) -> Object:
 
 
 @pytest.fixture
-def release(helm: Helm, kubectl: Kubectl, namespace: str) -> Iterator[Release]:
+def release(helm: Helm, kubectl: Kube, namespace: str) -> Iterator[Release]:
     named = os.environ.get("CHART_VALUES", "")
     if not Path(named).is_file():
         pytest.fail(f"CHART_VALUES: expected a values file for this cluster, got {named!r}", pytrace=False)
@@ -159,7 +168,7 @@ def release(helm: Helm, kubectl: Kubectl, namespace: str) -> Iterator[Release]:
     for each in kubectl.get("-n", namespace, "pods")["items"]:
         if each["metadata"]["name"] in {"one", "two", "three"}:
             made.end(each["metadata"]["name"])
-    if made.helm.run("status", RELEASE, "-n", namespace, "--kubeconfig", kubectl.kubeconfig).returncode == 0:
+    if made.helm.run("status", RELEASE, "-n", namespace).returncode == 0:
         made("uninstall")
 
 
@@ -206,7 +215,7 @@ def test_release_comes_changes_and_goes_and_the_nodes_are_as_they_were(release: 
 
     release("uninstall")
     assert release.on_nodes() == before
-    left = kubectl(
+    left = kubectl.run(
         "-n",
         namespace,
         "get",
@@ -217,7 +226,7 @@ def test_release_comes_changes_and_goes_and_the_nodes_are_as_they_were(release: 
         f"app.kubernetes.io/instance={RELEASE}",
     )
     assert left == ""
-    assert kubectl("get", "crd", "network-attachment-definitions.k8s.cni.cncf.io", "-o", "name")
-    assert not kubectl(
+    assert kubectl.run("get", "crd", "network-attachment-definitions.k8s.cni.cncf.io", "-o", "name")
+    assert not kubectl.run(
         "get", "clusterrole,validatingadmissionpolicy", "-o", "name", "-l", f"app.kubernetes.io/instance={RELEASE}"
     )
