@@ -19,8 +19,6 @@ TOOLS := $(VENV)/tools-$(shell cat $(TOOLS_LOCK) | sha256sum | cut -c1-12)
 EAL := build/libwirespeed_eal.so
 LAB := $(PY) -m lab
 CLUSTER := $(PY) -m cluster run $(CLUSTER_OPTIONS) --images build/images
-# Two that run at once are told apart by their lines.
-NAMED = set -o pipefail; ( $(2) ) 2>&1 | sed -u 's/^/$(1): /'
 
 # install PACKAGES, COMMAND: those that are missing, after the command; as one line of a recipe.
 define install
@@ -33,7 +31,7 @@ endef
 # pip brings certificates of its own: it shall trust what this machine trusts, a company's proxy included.
 export PIP_CERT ?= /etc/ssl/certs/ca-certificates.crt
 
-.PHONY: demo test test-layers test-unit test-node test-lab test-cluster test-cluster-vf test-cluster-here bench lint \
+.PHONY: demo test test-unit test-node test-lab test-cluster test-cluster-vf test-cluster-here bench lint \
   lab-shell lab-image cluster cluster-programs node-packages image-packages cluster-packages eal image manifests install proto lock clean help
 
 help:  ## this list
@@ -42,31 +40,33 @@ help:  ## this list
 demo: $(READY) $(SHIM)  ## the vFW pod with DPDK VFs, then VLANs on kernel VFs, in the lab VM
 	$(LAB) run --add $(SHIM) $(DEMO_OPTIONS) -- examples/demo $(DEMO_ARGS)
 
-# The cluster's programs take a quarter of an hour to build from nothing: beside the other tests, in their pauses.
-test: $(READY)  ## every test
-	@mkdir -p build; nice -n 19 $(PY) -m cluster programs > build/cluster-programs.log 2>&1 & \
-	trap "kill $$! 2>/dev/null" EXIT; $(MAKE) --no-print-directory test-layers
+# What is waited for in one lane is time for another: the VM's tests beside this machine's, the cluster's programs (a
+# quarter of an hour of compiling) at a low priority beside both. Packages come first: apt does one thing at a time.
+test: node-packages cluster-packages  ## every test
+	@$(MAKE) --no-print-directory -j3 LANES=yes lint test-unit test-node test-lab test-cluster-here test-cluster-vf
 
-test-layers: lint test-unit test-node test-lab test-cluster
+after = $(if $(filter yes,$(LANES)),$(1))
+# in LANE, COMMAND: its lines are told apart from those of other lanes.
+in = $(if $(LANES),set -o pipefail; ( $(2) ) 2>&1 | sed -u 's/^/$(1): /',$(2))
 
 test-unit: $(READY)  ## pure tests, seconds
-	$(VENV)/bin/pytest tests/unit
+	@$(call in,unit,$(VENV)/bin/pytest tests/unit)
 
-test-node: $(READY) $(SHIM) $(TOOLS) node-packages image  ## on this kernel: namespaces, agent and shim, containerd, OVS-DPDK
-	$(VENV)/bin/pytest tests/node
+test-node: $(READY) $(SHIM) $(TOOLS) node-packages image $(call after,lint test-unit)  ## on this kernel: namespaces, agent and shim, containerd, OVS-DPDK
+	@$(call in,node,$(VENV)/bin/pytest tests/node)
 
 test-lab: $(READY) $(SHIM)  ## in the lab VM: real PF and VF drivers, vfio, testpmd; one boot
-	$(LAB) run --add $(SHIM) --timeout 2400 -- pytest tests/lab
+	@$(call in,lab,$(LAB) run --add $(SHIM) --timeout 2400 -- pytest tests/lab)
+
+test-cluster:  ## on a real Kubernetes, with a lab VM as a node
+	@$(MAKE) --no-print-directory -j2 LANES=cluster test-cluster-here test-cluster-vf
 
 # What needs no VF runs on two nodes at this machine's speed; the rest, at the same time, on a lab VM.
-test-cluster: image cluster-programs cluster-packages  ## on a real Kubernetes, with a lab VM as a node
-	@$(MAKE) --no-print-directory -j2 test-cluster-here test-cluster-vf
+test-cluster-here: image cluster-programs cluster-packages $(call after,test-node)
+	@$(call in,cluster here,$(CLUSTER) --vms 0 --here 2 -- $(VENV)/bin/pytest tests/cluster --ignore tests/cluster/vf)
 
-test-cluster-here:
-	@$(call NAMED,here,$(CLUSTER) --vms 0 --here 2 -- $(VENV)/bin/pytest tests/cluster --ignore tests/cluster/vf)
-
-test-cluster-vf:
-	@$(call NAMED,VM,$(CLUSTER) --vms 1 --here 0 -- $(VENV)/bin/pytest tests/cluster/vf)
+test-cluster-vf: image cluster-programs cluster-packages $(call after,test-lab)
+	@$(call in,cluster VM,$(CLUSTER) --vms 1 --here 0 -- $(VENV)/bin/pytest tests/cluster/vf)
 
 bench: $(READY) $(SHIM) node-packages  ## figures: on this machine, and in the lab VM
 	$(PY) -m bench host
@@ -75,10 +75,7 @@ bench: $(READY) $(SHIM) node-packages  ## figures: on this machine, and in the l
 	$(LAB) run --add $(SHIM) --timeout 1200 -- python3 -m bench lab
 
 lint: $(READY)  ## ruff, mypy --strict, import-linter
-	$(VENV)/bin/ruff check .
-	$(VENV)/bin/ruff format --check .
-	$(VENV)/bin/mypy
-	$(VENV)/bin/lint-imports
+	@$(call in,lint,$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy && $(VENV)/bin/lint-imports)
 
 lab-shell: $(READY) $(SHIM)  ## a root shell in the lab VM
 	$(LAB) shell --add $(SHIM)
@@ -90,7 +87,7 @@ cluster: $(READY) $(SHIM) $(TOOLS) image-packages cluster-packages  ## a shell w
 	$(PY) -m cluster shell $(CLUSTER_OPTIONS)
 
 cluster-programs: $(READY)  ## build the cluster's programs now
-	$(PY) -m cluster programs $(CLUSTER_OPTIONS)
+	$(if $(LANES),nice -n 19) $(PY) -m cluster programs $(CLUSTER_OPTIONS)
 
 $(READY): requirements.lock
 	@command -v apt-get >/dev/null || { echo "expected Debian: there is no apt-get" >&2; exit 1; }
