@@ -43,6 +43,8 @@ def install(root: Path, *, architecture: str, interpreter: Path) -> None:
     _shim(prefix / "share/wirespeed/wirespeed-cni", architecture)
     for folder in (packages / "bin", *packages.rglob("__pycache__")):
         shutil.rmtree(folder, ignore_errors=True)
+    for distribution in packages.glob("*.dist-info"):
+        _forget_origin(distribution)
     _compile(packages, interpreter, f"tmp/{architecture}")
     check_machine(prefix, architecture)
 
@@ -71,18 +73,16 @@ def _program(packages: Path, prefix: Path) -> None:
     script = prefix / "bin/wirespeed"
     script.write_text(_SCRIPT)
     script.chmod(0o755)
-    for told in packages.glob("wirespeed-*.dist-info"):
-        _forget_origin(told)
 
 
-def _forget_origin(folder: Path) -> None:
-    """Take away what a distribution's folder says of where, and when, it was installed from."""
-    told = ("direct_url.json", "uv_cache.json")
-    for name in told:
-        (folder / name).unlink(missing_ok=True)
-    record = folder / "RECORD"
+def _forget_origin(distribution: Path) -> None:
+    """Take away what a distribution's directory records of where and when it was installed from."""
+    for name in ("direct_url.json", "uv_cache.json"):
+        (distribution / name).unlink(missing_ok=True)
+    record = distribution / "RECORD"
+    # Scripts are gone, whose hashes depend on the path of the Python that installed them.
     lines = record.read_text().splitlines(keepends=True)
-    record.write_text("".join(line for line in lines if not line.split(",")[0].endswith(told)))
+    record.write_text("".join(line for line in lines if (distribution.parent / line.split(",")[0]).exists()))
 
 
 def _shim(target: Path, architecture: str) -> None:
