@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from cluster.remote import Remote
-from tests.cluster.kube import Kube
+from tests.cluster.kube import PATIENCE, Kube
 
 # One command, for each costs under emulation. The PFs' link states and counters change by themselves: left out.
 _LOOK = """
@@ -68,7 +68,7 @@ def own_namespace(kube: Kube, nodes: Sequence[Remote], name: str) -> Iterator[Ku
         assert_same(node, was)
 
 
-def assert_same(node: Remote, before: dict[str, list[str]], *, timeout: float = 120) -> None:
+def assert_same(node: Remote, before: dict[str, list[str]], *, timeout: float = PATIENCE) -> None:
     """Waits until a node is as it was; AssertionError with what it has more and what it lacks.
 
     A runtime removes a sandbox after the pod's object is gone, so this waits. After a reset VFs have other

@@ -24,7 +24,6 @@ from wirespeed.kube import kubeyaml
 
 ROOT = Path(__file__).parents[3]
 CHART = ROOT / "deploy" / "chart"
-PATIENCE = 60.0  # seconds after which something that a test waits for will not come
 
 
 def _program(variable: str, name: str) -> str:

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.chart.conftest import PATIENCE, Helm, kubeconfig, own_namespace
-from tests.cluster.kube import Kube, Object
+from tests.cluster.chart.conftest import Helm, kubeconfig, own_namespace
+from tests.cluster.kube import PATIENCE, Kube, Object
 from wirespeed.cni.errors import CniError
 from wirespeed.kube.api import Api, Patience, RefusedError
 from wirespeed.kube.apiserver import ApiCluster

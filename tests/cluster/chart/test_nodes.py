@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.chart.conftest import PATIENCE, ROOT, Helm, kubeconfig
-from tests.cluster.kube import Kube, Object
+from tests.cluster.chart.conftest import ROOT, Helm, kubeconfig
+from tests.cluster.kube import PATIENCE, Kube, Object
 from wirespeed.kube.api import Api, Patience, RefusedError
 
 _WAITS = Patience(connect=10.0, read=PATIENCE, total=PATIENCE)
