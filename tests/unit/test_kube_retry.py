@@ -42,9 +42,9 @@ class Server:
         return "answer"
 
 
-def asked(server: Server, seconds: float, *, ending: threading.Event | None = None) -> str:
+def asked(server: Server, seconds: float, *, ending: threading.Event | None = None, waits: Waits = WAITS) -> str:
     until = time.monotonic() + seconds
-    return persist(server.ask, what="it", until=until, waits=WAITS, ending=ending or threading.Event())
+    return persist(server.ask, what="it", until=until, waits=waits, ending=ending or threading.Event())
 
 
 def test_failure_is_asked_about_until_there_is_an_answer() -> None:
@@ -62,7 +62,9 @@ def test_without_a_deadline_it_is_asked_once() -> None:
 
 def test_conflicts_are_made_anew_without_a_deadline_too() -> None:
     server = Server(RefusedError(409, "a"), RefusedError(409, "b"))
-    assert asked(server, -math.inf) == "answer"
+    # A request's time is the end then: long enough for a busy machine.
+    waits = WAITS._replace(first=Patience(connect=10.0, read=20.0, total=30.0))
+    assert asked(server, -math.inf, waits=waits) == "answer"
 
 
 @pytest.mark.parametrize("error", [RefusedError(403, ""), RefusedError(401, ""), UntrustedError("")])
@@ -76,7 +78,7 @@ def test_what_asking_again_does_not_change_is_asked_once(error: Exception) -> No
 def test_last_error_says_how_often_it_was_asked() -> None:
     server = Server(*[UnreachableError(str(number)) for number in range(1000)])
     with pytest.raises(UnreachableError) as caught:
-        asked(server, 0.05)
+        asked(server, 1.0)
     assert caught.value.attempts == len(server.seen) > 1
     assert str(caught.value) == str(len(server.seen) - 1)
 
