@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import select
@@ -144,8 +143,11 @@ class Bindings:
         node = self._sysfs.parent / f"dev/vfio/{'noiommu-' if noiommu else ''}{device.iommu_group}"
         try:
             os.close(os.open(node, os.O_RDWR | os.O_CLOEXEC))
-        except OSError as error:
-            return error.errno != errno.ENOENT
+        except FileNotFoundError:
+            # A container's /dev has the nodes that were there when it was created.
+            return bool(vfio.user_of(device))
+        except OSError:
+            return True
         return False
 
     def _lock(self, address: str) -> AbstractContextManager[None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -208,6 +209,31 @@ def test_vf_that_a_program_still_has_open_is_not_allocated(place: Place, kernel:
         )
         assert driver(place, VFS[0]) == "vfio-pci"
         node.rmdir()
+        allocate(place, VFS[0])
+        assert driver(place, VFS[0]) == "iavf"
+
+
+def test_program_that_has_it_open_is_found_without_a_node_of_its_group(place: Place, kernel: Kernel) -> None:
+    """As by an agent in a container, which has no node for a group that is younger than it."""
+    with place.running(POOL, **more(place)):
+        place.kubelet.wait_ids("intel.com/one", VFS)
+        allocate(place, VFS[0])
+        group = f"/dev/vfio/{PciDevice(VFS[0], place.sysfs.root).iommu_group}"
+        shell = f"mount -t tmpfs none /dev; mkdir /dev/vfio; exec 9<> {group}; echo open; exec sleep infinity"
+        with subprocess.Popen(
+            ["unshare", "--mount", "--propagation", "private", "sh", "-ec", shell], stdout=subprocess.PIPE
+        ) as program:
+            assert program.stdout is not None
+            try:
+                assert program.stdout.readline() == b"open\n"
+                start(place, VFS[0])
+                with pytest.raises(grpc.RpcError) as caught:
+                    allocate(place, VFS[0])
+            finally:
+                program.kill()
+        assert caught.value.details() == (
+            f"device {VFS[0]}: process {program.pid} (sleep) has its vfio group open; expected nobody to use it"
+        )
         allocate(place, VFS[0])
         assert driver(place, VFS[0]) == "iavf"
 
