@@ -164,7 +164,7 @@ def set_access(folder: Folder, file: str, access: Access) -> None:
 
 def write_file(folder: Folder, file: str, content: bytes, access: Access) -> None:
     """Write a file into the folder, atomically, readable by all that reach it. Raises CniError(IO_FAILURE)."""
-    new = f".{file}.new"
+    new = _unfinished(file)
     try:
         with _opened(folder.path) as at:
             with suppress(FileNotFoundError):
@@ -179,15 +179,21 @@ def write_file(folder: Folder, file: str, content: bytes, access: Access) -> Non
         raise CniError(Code.IO_FAILURE, f"file {folder.path}/{file}: {error.strerror}") from error
 
 
+def _unfinished(file: str) -> str:
+    """The name of a file while it is written."""
+    return f".{file}.new"
+
+
 def clear(folder: Folder, files: list[str]) -> None:
     """Remove the files by their names, and the folder and its link where they are ours and nothing else is there.
 
-    What is gone already is well. Raises CniError(IO_FAILURE).
+    So is what `write_file` has left that was killed. Idempotent. Raises CniError(IO_FAILURE).
     """
     try:
         with _opened(folder.path) as at:
             for file in files:
                 _unlink(file, at)
+                _unlink(_unfinished(file), at)
     except (FileNotFoundError, NotADirectoryError):
         pass  # the kubelet has removed the pod's volumes
     except OSError as error:

@@ -136,6 +136,26 @@ def test_an_administrators_folder_keeps_its_mode_and_stays(tmp_path: Path) -> No
     assert list(theirs.iterdir()) == []
 
 
+def test_what_is_left_of_a_write_that_was_killed_is_cleared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = sockets.below(tmp_path, "container")
+    sockets.prepare(folder, Access())
+
+    class Killed(BaseException):
+        pass
+
+    def killed(*_: object, **__: object) -> None:
+        raise Killed
+
+    monkeypatch.setattr(os, "rename", killed)
+    with pytest.raises(Killed):
+        sockets.write_file(folder, "data.json", b"{}", Access())
+    assert os.listdir(folder.path) == [".data.json.new"]
+    sockets.clear(folder, ["socket", "data.json"])
+    assert os.listdir(tmp_path) == []
+
+
 def test_a_folder_that_the_kubelet_has_removed_is_cleared(tmp_path: Path) -> None:
     sockets.clear(Folder(path=str(tmp_path / "gone/shared-dir"), kubelets=True), ["a"])
 
