@@ -25,11 +25,11 @@ from typing import IO, Any
 
 from bench.figures import Figures, interleaved, machine
 from bench.systems import ROOT, CallFailedError, executable, resident
-from play.kubelet import Kubelet
 from tests.fakesysfs import FakeSysfs
 from wirespeed.cni.errors import CniError
 from wirespeed.kube import rpc
 from wirespeed.kube.proto import deviceplugin_pb2 as dp
+from wirespeed.play.kubelet import Kubelet
 
 PFS = {f"0000:{2 * number + 16:02x}:00.0": f"ens{number}f0" for number in range(8)}  # interface by address
 VFS = 256  # of each
@@ -80,7 +80,7 @@ def measure(arguments: argparse.Namespace) -> Figures:
         pools, config = folder / "pools.json", folder / "agent.json"
         pools.write_text(json.dumps(_pools()))
         config.write_text(json.dumps({"devicePlugin": str(pools)}))
-        systems = {OURS: (sys.executable, "-m", "cli", "deviceplugin", "--config", str(config))}
+        systems = {OURS: (sys.executable, "-m", "wirespeed", "deviceplugin", "--config", str(config))}
         for peer in arguments.peer:
             systems[peer.name] = tuple(part.replace("@CONFIG@", str(pools)) for part in peer.command)
         with _node(folder):

@@ -169,7 +169,16 @@ def suite(folder: Path, cluster: Mapping[str, str], **more: Any) -> Iterator[Sui
     config: dict[str, Any] = {key: str(folder / name) for key, name in places.items()}
     config |= {"kubelet": str(folder / "kubelet"), "cluster": dict(cluster), "runtimes": [], **more}
     (folder / "agent.json").write_text(json.dumps(config))
-    command = [sys.executable, "-m", "cli", "agent", "--config", str(folder / "agent.json"), "--log-level", "error"]
+    command = [
+        sys.executable,
+        "-m",
+        "wirespeed",
+        "agent",
+        "--config",
+        str(folder / "agent.json"),
+        "--log-level",
+        "error",
+    ]
     process = subprocess.Popen(command, cwd=ROOT)
     try:
         yield Suite(folder, process)  # the shim waits until the agent listens

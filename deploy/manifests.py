@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from cli.checks import schemas
+from wirespeed.cli.checks import schemas
 
 ROOT = Path(__file__).parents[1]
 DEPLOY = ROOT / "deploy"

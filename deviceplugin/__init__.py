@@ -1,5 +1,5 @@
 """Offers the node's network devices to the kubelet in pools, and hands them out."""
 
-from deviceplugin.plugin import run
+from wirespeed.deviceplugin.plugin import run
 
 __all__ = ["run"]

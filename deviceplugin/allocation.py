@@ -6,9 +6,9 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from deviceplugin.cdi import Specs, annotation
-from deviceplugin.config import PoolConfig
-from deviceplugin.providers import parts
+from wirespeed.deviceplugin.cdi import Specs, annotation
+from wirespeed.deviceplugin.config import PoolConfig
+from wirespeed.deviceplugin.providers import parts
 from wirespeed.host.inventory import NetDevice
 from wirespeed.kube.proto import deviceplugin_pb2 as dp
 

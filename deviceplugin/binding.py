@@ -14,13 +14,13 @@ from typing import Any
 
 import msgspec
 
-from plugins.sriov import vf as vfs
 from wirespeed import structs
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.host import drivers, netns, rtnl, vfio
 from wirespeed.host.pci import ADDRESS, PciDevice
 from wirespeed.host.rtnl import Rtnl
 from wirespeed.node import NodeConfig
+from wirespeed.plugins.sriov import vf as vfs
 from wirespeed.state.locks import device_lock
 
 log = logging.getLogger(__name__)

@@ -11,9 +11,9 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from deviceplugin.config import PoolConfig
-from deviceplugin.providers import Part, parts
 from wirespeed.cni.errors import CniError, Code
+from wirespeed.deviceplugin.config import PoolConfig
+from wirespeed.deviceplugin.providers import Part, parts
 from wirespeed.host import files
 from wirespeed.host.inventory import ACCELERATOR, AUXILIARY, NETWORK, NetDevice
 from wirespeed.kube import checkpoint

@@ -10,16 +10,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from deviceplugin import selectors
-from deviceplugin.health import REASONS
-from deviceplugin.selectors import Selectors
-from plugins.vhost.conf import SOCKET_KEYS, Access, access
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.keys import nearest, nearest_value
+from wirespeed.deviceplugin import selectors
+from wirespeed.deviceplugin.health import REASONS
+from wirespeed.deviceplugin.selectors import Selectors
 from wirespeed.host import pci
 from wirespeed.host.inventory import ACCELERATOR, AUXILIARY, NETWORK
 from wirespeed.kube import resources
 from wirespeed.node import Node, NodeConfig
+from wirespeed.plugins.vhost.conf import SOCKET_KEYS, Access, access
 
 log = logging.getLogger(__name__)
 

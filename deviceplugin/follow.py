@@ -10,10 +10,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from deviceplugin.config import VHOST_USER
-from deviceplugin.health import Fault, Health
-from deviceplugin.pools import Devices, assign, firmware, reader, some
-from deviceplugin.service import PoolService
+from wirespeed.deviceplugin.config import VHOST_USER
+from wirespeed.deviceplugin.health import Fault, Health
+from wirespeed.deviceplugin.pools import Devices, assign, firmware, reader, some
+from wirespeed.deviceplugin.service import PoolService
 from wirespeed.host.devlink import Reporter, health_reporters
 from wirespeed.host.inotify import GONE, FolderWatch
 from wirespeed.host.inventory import Inventory

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from deviceplugin.config import PoolConfig
-from deviceplugin.pools import taken_by
-from deviceplugin.selectors import Selectors
+from wirespeed.deviceplugin.config import PoolConfig
+from wirespeed.deviceplugin.pools import taken_by
+from wirespeed.deviceplugin.selectors import Selectors
 from wirespeed.host import switchdev
 from wirespeed.host.inventory import NETWORK, NetDevice
 from wirespeed.host.pci import PciDevice

@@ -9,10 +9,10 @@ import select
 from collections.abc import Sequence
 from pathlib import Path
 
-from deviceplugin.registrar import Registrar
-from deviceplugin.service import PoolService
-from deviceplugin.sockets import Socket
 from wirespeed.cni.errors import CniError, Code
+from wirespeed.deviceplugin.registrar import Registrar
+from wirespeed.deviceplugin.service import PoolService
+from wirespeed.deviceplugin.sockets import Socket
 from wirespeed.host.inotify import GONE, FolderWatch
 
 log = logging.getLogger(__name__)

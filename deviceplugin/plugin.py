@@ -13,14 +13,14 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from deviceplugin import cdi, config
-from deviceplugin.binding import Bindings, bindings
-from deviceplugin.config import PoolConfig
-from deviceplugin.follow import Follower
-from deviceplugin.kubelet import Kubelet
-from deviceplugin.reload import Reloader, content
-from deviceplugin.service import PoolService
 from wirespeed.cni.errors import CniError, Code
+from wirespeed.deviceplugin import cdi, config
+from wirespeed.deviceplugin.binding import Bindings, bindings
+from wirespeed.deviceplugin.config import PoolConfig
+from wirespeed.deviceplugin.follow import Follower
+from wirespeed.deviceplugin.kubelet import Kubelet
+from wirespeed.deviceplugin.reload import Reloader, content
+from wirespeed.deviceplugin.service import PoolService
 from wirespeed.host import pci
 from wirespeed.kube import deviceinfo
 from wirespeed.kube.podresources import PodResources

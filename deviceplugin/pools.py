@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from deviceplugin import vhostuser
-from deviceplugin.config import VHOST_USER, PoolConfig
-from deviceplugin.selectors import Selectors
+from wirespeed.deviceplugin import vhostuser
+from wirespeed.deviceplugin.config import VHOST_USER, PoolConfig
+from wirespeed.deviceplugin.selectors import Selectors
 from wirespeed.host.firmware import Firmware
 from wirespeed.host.inventory import Inventory, NetDevice, Reader
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import grpc
 
-from deviceplugin import sockets
-from deviceplugin.service import VERSION
-from deviceplugin.sockets import Identity, Socket
+from wirespeed.deviceplugin import sockets
+from wirespeed.deviceplugin.service import VERSION
+from wirespeed.deviceplugin.sockets import Identity, Socket
 from wirespeed.kube import rpc
 from wirespeed.kube.proto import deviceplugin_pb2 as dp
 

@@ -11,14 +11,14 @@ from typing import Any
 
 import grpc
 
-from deviceplugin import allocation, pools, preference, vhostuser
-from deviceplugin.binding import Bindings
-from deviceplugin.cdi import Specs
-from deviceplugin.config import VHOST_USER, PoolConfig
-from deviceplugin.health import Fault
-from deviceplugin.info import device_info
-from deviceplugin.pools import Devices, fits, some
 from wirespeed.cni.errors import CniError, Code
+from wirespeed.deviceplugin import allocation, pools, preference, vhostuser
+from wirespeed.deviceplugin.binding import Bindings
+from wirespeed.deviceplugin.cdi import Specs
+from wirespeed.deviceplugin.config import VHOST_USER, PoolConfig
+from wirespeed.deviceplugin.health import Fault
+from wirespeed.deviceplugin.info import device_info
+from wirespeed.deviceplugin.pools import Devices, fits, some
 from wirespeed.host.inventory import NetDevice, Reader
 from wirespeed.kube import deviceinfo
 from wirespeed.kube.proto import deviceplugin_pb2 as dp

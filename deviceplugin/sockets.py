@@ -10,8 +10,8 @@ from typing import Any
 
 import grpc
 
-from deviceplugin.service import STREAMS, PoolService
 from wirespeed.cni.errors import CniError, Code
+from wirespeed.deviceplugin.service import STREAMS, PoolService
 from wirespeed.kube import rpc
 from wirespeed.kube.proto import deviceplugin_pb2 as dp
 from wirespeed.kube.proto import pluginregistration_pb2 as registration

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from deviceplugin.config import VHOST_USER, PoolConfig
-from plugins.vhost import sockets
-from plugins.vhost.sockets import Folder
 from wirespeed.cni.errors import CniError, Code
+from wirespeed.deviceplugin.config import VHOST_USER, PoolConfig
 from wirespeed.host.inventory import NetDevice
 from wirespeed.kube.proto import deviceplugin_pb2 as dp
+from wirespeed.plugins.vhost import sockets
+from wirespeed.plugins.vhost.sockets import Folder
 
 
 def devices(pool: PoolConfig) -> dict[str, NetDevice]:

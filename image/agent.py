@@ -19,7 +19,7 @@ _SHEBANG = f"#!/{PREFIX}/bin/python3"
 _SCRIPT = f"""{_SHEBANG}
 import sys
 
-from cli.main import main
+from wirespeed.cli.main import main
 
 sys.exit(main())
 """

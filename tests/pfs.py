@@ -1,9 +1,9 @@
-"""A PF and a VF of it as `provision.facts` tells them; tests replace what matters to them."""
+"""A PF and a VF of it as `wirespeed.provision.facts` tells them; tests replace what matters to them."""
 
 from __future__ import annotations
 
-from provision.facts import Pf, Vf
 from tests.fakesysfs import vf_address
+from wirespeed.provision.facts import Pf, Vf
 
 ADDRESS = "0000:18:00.0"
 VF = Vf(

@@ -1,3 +1,3 @@
-"""What the plugins, the device plugin and the agent share."""
+"""wirespeed: line-rate interfaces for Kubernetes pods."""
 
 __version__ = "0.1.0"

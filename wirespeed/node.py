@@ -229,7 +229,7 @@ class Node:
 
 
 # The suite's own plugins, by name; others come from the entry point group `wirespeed.plugins`.
-PLUGINS = {"meta": "plugins.meta", "sriov": "plugins.sriov", "vhost": "plugins.vhost"}
+PLUGINS = {"meta": "wirespeed.plugins.meta", "sriov": "wirespeed.plugins.sriov", "vhost": "wirespeed.plugins.vhost"}
 
 # Names by which a configuration or an executable asks for one of them; the peers' names count too.
 ALIASES = {

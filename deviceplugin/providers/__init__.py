@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from deviceplugin.config import PoolConfig
-from deviceplugin.pools import taken_by
-from deviceplugin.providers import extra, rdma, uio, vdpa, vfio, vhostnet
-from deviceplugin.providers.part import Asked, Node, Part, Provider
-from deviceplugin.selectors import Selectors
+from wirespeed.deviceplugin.config import PoolConfig
+from wirespeed.deviceplugin.pools import taken_by
+from wirespeed.deviceplugin.providers import extra, rdma, uio, vdpa, vfio, vhostnet
+from wirespeed.deviceplugin.providers.part import Asked, Node, Part, Provider
+from wirespeed.deviceplugin.selectors import Selectors
 from wirespeed.host.inventory import NetDevice
 
 __all__ = ["Node", "Part", "parts"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from deviceplugin.providers.part import Asked, Part
+from wirespeed.deviceplugin.providers.part import Asked, Part
 from wirespeed.host.inventory import AUXILIARY
 
 

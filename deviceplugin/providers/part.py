@@ -6,8 +6,8 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from deviceplugin.config import PoolConfig
-from deviceplugin.selectors import Selectors
+from wirespeed.deviceplugin.config import PoolConfig
+from wirespeed.deviceplugin.selectors import Selectors
 from wirespeed.host.inventory import AUXILIARY, NetDevice
 
 Node = tuple[str, str]  # its path in the container and on the host

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 
-from deviceplugin.providers.part import Asked, Node, Part, names, same, text
 from wirespeed.cni.errors import CniError, Code
+from wirespeed.deviceplugin.providers.part import Asked, Node, Part, names, same, text
 
 _CLASSES = ("infiniband_cm", "infiniband_mad", "infiniband_verbs")
 _TOLD = ("issm", "umad", "uverbs")  # by what their names begin with; ucm is given and not told

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from deviceplugin.providers.part import Asked, Part, names, same
 from wirespeed.cni.errors import CniError, Code
+from wirespeed.deviceplugin.providers.part import Asked, Part, names, same
 
 _DRIVERS = frozenset({"uio", "igb_uio", "uio_pci_generic"})
 

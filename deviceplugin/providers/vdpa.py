@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from deviceplugin.providers.part import Asked, Part, same
 from wirespeed.cni.errors import CniError, Code
+from wirespeed.deviceplugin.providers.part import Asked, Part, same
 from wirespeed.host.vdpa import vhost_node
 
 

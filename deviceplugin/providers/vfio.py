@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 
-from deviceplugin.providers.part import Asked, Node, Part, names, same, text
 from wirespeed.cni.errors import CniError, Code
+from wirespeed.deviceplugin.providers.part import Asked, Node, Part, names, same, text
 
 _CONTAINER = "/dev/vfio/vfio"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 
-from deviceplugin.providers.part import Asked, Part, same
+from wirespeed.deviceplugin.providers.part import Asked, Part, same
 
 log = logging.getLogger(__name__)
 

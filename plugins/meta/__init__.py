@@ -8,6 +8,6 @@ from wirespeed.node import Node
 
 def create(node: Node) -> Plugin:
     """The plugin for this node."""
-    from plugins.meta.meta import Meta  # noqa: PLC0415 — loaded when the node first needs it
+    from wirespeed.plugins.meta.meta import Meta  # noqa: PLC0415 — loaded when the node first needs it
 
     return Meta(node)

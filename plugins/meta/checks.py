@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from plugins.meta.delegate import Delegate
 from wirespeed.cni.chain import Chain, Network
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.host.netns import NetNs
 from wirespeed.host.rtnl import Rtnl
 from wirespeed.ipam import check_usable
 from wirespeed.node import ALIASES, PLUGINS
+from wirespeed.plugins.meta.delegate import Delegate
 
 # Reference plugins, and those made alike, which give their whole configuration to the plugin of its `ipam.type`.
 GIVES_TO_IPAM = {"bridge", "dummy", "host-device", "ib-sriov", "ipoib", "ipvlan", "macvlan", "ovs", "ptp", "vlan"}

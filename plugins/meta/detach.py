@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from plugins.meta.checks import GIVES_TO_IPAM
-from plugins.meta.delegate import Delegate
 from wirespeed.cni.chain import Chain
 from wirespeed.cni.errors import CniError, combined
 from wirespeed.cni.plugin import Result
 from wirespeed.cni.request import Request
+from wirespeed.plugins.meta.checks import GIVES_TO_IPAM
+from wirespeed.plugins.meta.delegate import Delegate
 
 # Plugins that do nothing where they are given no network namespace: they do not have their IPAM called either.
 _NEEDS_NETNS = "host-device"

@@ -14,13 +14,6 @@ from itertools import count
 
 import msgspec
 
-from plugins.meta import budget, checks, selection
-from plugins.meta.config import MetaConfig
-from plugins.meta.delegate import Delegate, planned, recorded, recorded_identity
-from plugins.meta.meta import Meta, named, refusal
-from plugins.meta.reporter import attached
-from plugins.meta.resolve import Pod, named_pod, read_pod
-from plugins.meta.selection import Selection
 from wirespeed.cni.chain import Chain
 from wirespeed.cni.errors import CniError, Code, combined
 from wirespeed.cni.request import Request
@@ -29,6 +22,13 @@ from wirespeed.host.netns import NetNs
 from wirespeed.host.rtnl import Rtnl
 from wirespeed.kube.cluster import asked_until
 from wirespeed.node import Node
+from wirespeed.plugins.meta import budget, checks, selection
+from wirespeed.plugins.meta.config import MetaConfig
+from wirespeed.plugins.meta.delegate import Delegate, planned, recorded, recorded_identity
+from wirespeed.plugins.meta.meta import Meta, named, refusal
+from wirespeed.plugins.meta.reporter import attached
+from wirespeed.plugins.meta.resolve import Pod, named_pod, read_pod
+from wirespeed.plugins.meta.selection import Selection
 from wirespeed.state.journal import Attachment
 
 log = logging.getLogger(__name__)

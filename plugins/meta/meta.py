@@ -16,12 +16,6 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from plugins.meta import budget, checks, config, gateway, requests
-from plugins.meta.delegate import Delegate, departed, of_earlier_boot, planned, recorded, recorded_identity
-from plugins.meta.detach import detach
-from plugins.meta.reporter import Reporter
-from plugins.meta.resolve import Pod, Resolver, named_pod, read_pod
-from plugins.meta.restore import record_all, restore
 from wirespeed.cni.chain import UNDO_TIME, Chain, load_network
 from wirespeed.cni.errors import CniError, Code, NotUndoneError, combined
 from wirespeed.cni.orphans import end_orphans
@@ -32,6 +26,19 @@ from wirespeed.host.netns import NetNs
 from wirespeed.kube import deviceinfo
 from wirespeed.kube.cluster import NotFoundError, PodEvent, asked_until
 from wirespeed.node import Node
+from wirespeed.plugins.meta import budget, checks, config, gateway, requests
+from wirespeed.plugins.meta.delegate import (
+    Delegate,
+    departed,
+    of_earlier_boot,
+    planned,
+    recorded,
+    recorded_identity,
+)
+from wirespeed.plugins.meta.detach import detach
+from wirespeed.plugins.meta.reporter import Reporter
+from wirespeed.plugins.meta.resolve import Pod, Resolver, named_pod, read_pod
+from wirespeed.plugins.meta.restore import record_all, restore
 from wirespeed.state.journal import Attachment
 
 log = logging.getLogger(__name__)

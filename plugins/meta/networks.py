@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from plugins.meta.config import MetaConfig
 from wirespeed.cni.chain import canonical, flag
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.request import check_network_name
 from wirespeed.cni.versions import SUPPORTED, check
 from wirespeed.kube.cluster import Cluster, NotFoundError
+from wirespeed.plugins.meta.config import MetaConfig
 
 RESOURCE_NAME = "k8s.v1.cni.cncf.io/resourceName"
 

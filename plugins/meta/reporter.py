@@ -16,9 +16,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from plugins.meta import status
-from plugins.meta.delegate import Delegate, recorded, recorded_identity
-from plugins.meta.resolve import Pod, named_pod
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.plugin import Result
 from wirespeed.cni.request import Request
@@ -26,6 +23,9 @@ from wirespeed.host import netns
 from wirespeed.kube import deviceinfo
 from wirespeed.kube.cluster import NotFoundError, UnavailableError, asked_until
 from wirespeed.node import Node
+from wirespeed.plugins.meta import status
+from wirespeed.plugins.meta.delegate import Delegate, recorded, recorded_identity
+from wirespeed.plugins.meta.resolve import Pod, named_pod
 from wirespeed.state.journal import Attachment
 
 log = logging.getLogger(__name__)

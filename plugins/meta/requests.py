@@ -5,8 +5,8 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterator
 
-from plugins.meta.delegate import Delegate
 from wirespeed.cni.plugin import Result
+from wirespeed.plugins.meta.delegate import Delegate
 
 _BY_ARGUMENT = ("mac", "ips")  # what CNI_ARGS carry where no plugin has the capability
 

@@ -9,19 +9,19 @@ from typing import Any
 
 import msgspec
 
-from plugins.meta import networks, selection
-from plugins.meta.checks import needs_ip_argument, takes
-from plugins.meta.config import MetaConfig, warn
-from plugins.meta.delegate import Delegate
-from plugins.meta.devices import Devices, DeviceUse, device_use
-from plugins.meta.networks import Source
-from plugins.meta.selection import Selection
 from wirespeed.cni import versions
 from wirespeed.cni.chain import Chain, load_network
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.request import Request
 from wirespeed.kube import deviceinfo
 from wirespeed.kube.cluster import Cluster, NotFoundError
+from wirespeed.plugins.meta import networks, selection
+from wirespeed.plugins.meta.checks import needs_ip_argument, takes
+from wirespeed.plugins.meta.config import MetaConfig, warn
+from wirespeed.plugins.meta.delegate import Delegate
+from wirespeed.plugins.meta.devices import Devices, DeviceUse, device_use
+from wirespeed.plugins.meta.networks import Source
+from wirespeed.plugins.meta.selection import Selection
 
 # CNI_ARGS that ask something of the interface that the runtime knows: no other network's business.
 _OF_THE_MASTER = ("IP", "MAC", "GATEWAY")

@@ -15,11 +15,11 @@ from typing import Any
 
 import msgspec
 
-from plugins.meta.config import unknown
 from wirespeed.cni.address import octets, unicast_mac
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.keys import in_any_case
 from wirespeed.host import functions
+from wirespeed.plugins.meta.config import unknown
 
 NETWORKS = "k8s.v1.cni.cncf.io/networks"
 DEFAULT_NETWORK = "v1.multus-cni.io/default-network"

@@ -13,12 +13,12 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from plugins.meta.delegate import Delegate, planned
 from wirespeed import structs
 from wirespeed.cni import result as results
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.request import check_container_id, ifname_fault
 from wirespeed.host.netns import Identity
+from wirespeed.plugins.meta.delegate import Delegate, planned
 from wirespeed.state.journal import Attachment, Journal
 
 MASTER_IFNAME = "eth0"  # CNI_IFNAME of every Kubernetes runtime, where no file tells it

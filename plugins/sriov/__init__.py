@@ -8,6 +8,6 @@ from wirespeed.node import Node
 
 def create(node: Node) -> Plugin:
     """The plugin for this node."""
-    from plugins.sriov.sriov import Sriov  # noqa: PLC0415 — loaded when the node first needs it
+    from wirespeed.plugins.sriov.sriov import Sriov  # noqa: PLC0415 — loaded when the node first needs it
 
     return Sriov(node)

@@ -8,10 +8,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection
 
-from plugins.sriov.conf import BridgePort
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.host import ovsdb
 from wirespeed.host.ovsdb import Operation, Ovsdb, Row, as_map, as_set, insert, mutate, named, one, rows
+from wirespeed.plugins.sriov.conf import BridgePort
 
 log = logging.getLogger(__name__)
 

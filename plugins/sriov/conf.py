@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from plugins.sriov import rss
-from plugins.sriov.rss import Rss
 from wirespeed.cni.address import unicast_mac
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.keys import nearest, nearest_value
@@ -18,6 +16,8 @@ from wirespeed.cni.request import Request
 from wirespeed.host import functions
 from wirespeed.host.rtnl import ETH_P_8021AD, ETH_P_8021Q, LINK_STATES, VLAN_PROTOCOLS, VfSettings
 from wirespeed.host.switches import BRIDGE, TRUNK, is_trunk
+from wirespeed.plugins.sriov import rss
+from wirespeed.plugins.sriov.rss import Rss
 
 log = logging.getLogger(__name__)
 

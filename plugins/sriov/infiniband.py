@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from plugins.sriov.function import Vf
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.host.rtnl import VfSettings
+from wirespeed.plugins.sriov.function import Vf
 
 # What a PF tells of a VF that was never given a GUID, and what has it be so again: the first one cannot be set.
 _NEVER_SET, _UNSET = ":".join(["00"] * 8), ":".join(["ff"] * 8)

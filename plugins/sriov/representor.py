@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from plugins.sriov.function import Vf
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.host.rtnl import Link, Rtnl
+from wirespeed.plugins.sriov.function import Vf
 
 _DATAPATH = "ovs-system"  # the kernel's master of every port of Open vSwitch
 

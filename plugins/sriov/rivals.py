@@ -12,11 +12,11 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from plugins.sriov.conf import SriovConf
-from plugins.sriov.function import Vf
-from plugins.sriov.settings import NO_MAC
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.host import netns
+from wirespeed.plugins.sriov.conf import SriovConf
+from wirespeed.plugins.sriov.function import Vf
+from wirespeed.plugins.sriov.settings import NO_MAC
 from wirespeed.state.journal import DeviceClaim, Journal
 
 log = logging.getLogger(__name__)

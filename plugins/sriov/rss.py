@@ -8,12 +8,12 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from plugins.sriov.function import Vf
 from wirespeed import structs
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.host import ethtool
 from wirespeed.host.ethtool import Spread
 from wirespeed.host.rtnl import Link
+from wirespeed.plugins.sriov.function import Vf
 
 _Weight = Annotated[int, Meta(ge=0, le=1 << 16)]
 

@@ -6,10 +6,10 @@ import logging
 from collections.abc import Iterable
 from dataclasses import fields, replace
 
-from plugins.sriov import infiniband
-from plugins.sriov.function import Vf
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.host.rtnl import VF_SETTING_GROUPS, NetlinkError, Rtnl, VfSettings
+from wirespeed.plugins.sriov import infiniband
+from wirespeed.plugins.sriov.function import Vf
 
 log = logging.getLogger(__name__)
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from plugins.sriov.function import SCALABLE, Vf
 from wirespeed.host.functions import ScalableFunction
 from wirespeed.host.pci import PciDevice
+from wirespeed.plugins.sriov.function import SCALABLE, Vf
 
 
 def look(device: ScalableFunction, pf: PciDevice) -> Vf:

@@ -19,12 +19,6 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from plugins.sriov import addressing, infiniband, representor, rivals, rss, settings
-from plugins.sriov import conf as configuration
-from plugins.sriov import vf as vfs
-from plugins.sriov.conf import NETDEVICE, BridgePort, SriovConf
-from plugins.sriov.function import Vf
-from plugins.sriov.rivals import REMOVING
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.plugin import Result
 from wirespeed.cni.request import Request
@@ -35,11 +29,17 @@ from wirespeed.host.switches import SwitchDownError, UnreachedError
 from wirespeed.ipam import Ipam
 from wirespeed.kube import deviceinfo
 from wirespeed.node import Node
+from wirespeed.plugins.sriov import addressing, infiniband, representor, rivals, rss, settings
+from wirespeed.plugins.sriov import conf as configuration
+from wirespeed.plugins.sriov import vf as vfs
+from wirespeed.plugins.sriov.conf import NETDEVICE, BridgePort, SriovConf
+from wirespeed.plugins.sriov.function import Vf
+from wirespeed.plugins.sriov.rivals import REMOVING
 from wirespeed.state.journal import DeviceClaim, DeviceTakenError
 from wirespeed.state.locks import device_lock
 
 if TYPE_CHECKING:
-    from plugins.sriov.bridge import Bridges
+    from wirespeed.plugins.sriov.bridge import Bridges
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ class Sriov:
 
     @cached_property
     def _bridges(self) -> Bridges:
-        from plugins.sriov.bridge import Bridges  # noqa: PLC0415 — its library is for networks with a bridge
+        from wirespeed.plugins.sriov.bridge import Bridges  # noqa: PLC0415 — its library is for networks with a bridge
 
         return Bridges(self._ovsdb)
 

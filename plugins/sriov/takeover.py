@@ -15,11 +15,6 @@ from typing import Any
 
 import msgspec
 
-from plugins.sriov import conf as configuration
-from plugins.sriov import vf as vfs
-from plugins.sriov.conf import SriovConf
-from plugins.sriov.function import Vf
-from plugins.sriov.sriov import PLUGIN
 from wirespeed import structs
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.request import Request, check_container_id, check_network_name, ifname_fault
@@ -27,6 +22,11 @@ from wirespeed.host import pci
 from wirespeed.host.netns import Identity, NetNs
 from wirespeed.host.pci import PciDevice
 from wirespeed.host.rtnl import IFF_ALLMULTI, IFF_PROMISC, IFF_UP, Link, Rtnl, VfSettings
+from wirespeed.plugins.sriov import conf as configuration
+from wirespeed.plugins.sriov import vf as vfs
+from wirespeed.plugins.sriov.conf import SriovConf
+from wirespeed.plugins.sriov.function import Vf
+from wirespeed.plugins.sriov.sriov import PLUGIN
 from wirespeed.state.journal import DeviceClaim
 
 log = logging.getLogger(__name__)

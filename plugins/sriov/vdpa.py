@@ -8,11 +8,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from plugins.sriov.function import Vf
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.host import vdpa
 from wirespeed.host.vdpa import VHOST, VdpaDevice
 from wirespeed.kube import deviceinfo
+from wirespeed.plugins.sriov.function import Vf
 
 
 def through(vf: Vf) -> Vf:

@@ -10,8 +10,6 @@ from collections.abc import Iterator
 from dataclasses import asdict, replace
 from typing import Any
 
-from plugins.sriov import rss, settings, sf, vdpa
-from plugins.sriov.function import Vf
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.host import drivers, ethtool, netns, rtnl, vfio
 from wirespeed.host.device import Device
@@ -20,6 +18,8 @@ from wirespeed.host.pci import USERSPACE_DRIVERS, PciDevice
 from wirespeed.host.rdma import Rdma
 from wirespeed.host.rtnl import Link, NetlinkError, Rtnl, VfSettings
 from wirespeed.kube import deviceinfo
+from wirespeed.plugins.sriov import rss, settings, sf, vdpa
+from wirespeed.plugins.sriov.function import Vf
 from wirespeed.state.journal import DeviceClaim
 
 log = logging.getLogger(__name__)

@@ -8,6 +8,6 @@ from wirespeed.node import Node
 
 def create(node: Node) -> Plugin:
     """The plugin for this node."""
-    from plugins.vhost.vhost import Vhost  # noqa: PLC0415 — loaded when the node first needs it
+    from wirespeed.plugins.vhost.vhost import Vhost  # noqa: PLC0415 — loaded when the node first needs it
 
     return Vhost(node)

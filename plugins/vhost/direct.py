@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
-from plugins.vhost.engine import Found, Port
+from wirespeed.plugins.vhost.engine import Found, Port
 
 
 class Direct:
-    """The engine where there is none (`plugins.vhost.engine.Engine`)."""
+    """The engine where there is none (`wirespeed.plugins.vhost.engine.Engine`)."""
 
     def add(self, port: Port, *, deadline: float) -> dict[str, Any]:  # noqa: ARG002 — nothing to do
         return {}

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from hashlib import blake2s
 from typing import Any, Protocol
 
-from plugins.vhost.conf import VhostConf
 from wirespeed.cni.errors import CniError
+from wirespeed.plugins.vhost.conf import VhostConf
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from plugins.vhost.conf import ALL, Bandwidth, Mirror, VhostConf
-from plugins.vhost.engine import Found, Port
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.host import ovsdb
 from wirespeed.host.ovsdb import (
@@ -31,6 +29,8 @@ from wirespeed.host.ovsdb import (
     rows,
     vlan_columns,
 )
+from wirespeed.plugins.vhost.conf import ALL, Bandwidth, Mirror, VhostConf
+from wirespeed.plugins.vhost.engine import Found, Port
 
 _MARK = "wirespeed"  # external_ids:wirespeed=<network> of a port, QoS or mirror
 _MADE = {f"{_MARK}-made": "bridge"}  # external_ids of a bridge that we made

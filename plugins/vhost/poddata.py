@@ -10,12 +10,12 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from plugins.vhost.conf import MEMIF, VHOSTUSER, VhostConf
-from plugins.vhost.sockets import Folder
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.plugin import Result
 from wirespeed.cni.request import Request
 from wirespeed.kube import deviceinfo
+from wirespeed.plugins.vhost.conf import MEMIF, VHOSTUSER, VhostConf
+from wirespeed.plugins.vhost.sockets import Folder
 
 CONFIGURATION_DATA = "userspace/configuration-data"
 MAPPED_DIR = "userspace/mapped-dir"

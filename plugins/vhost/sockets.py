@@ -15,11 +15,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from plugins.vhost.conf import Access
-from plugins.vhost.engine import short_id
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.request import Request
 from wirespeed.kube.cluster import SOCKETS_VOLUME as VOLUME
+from wirespeed.plugins.vhost.conf import Access
+from wirespeed.plugins.vhost.engine import short_id
 
 LONGEST_PATH = 107  # bytes of a socket's path: sun_path has 108, the last is 0 (unix(7))
 _FOLDER_MODE = 0o750

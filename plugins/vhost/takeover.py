@@ -17,11 +17,11 @@ from pathlib import Path
 
 import msgspec
 
-from plugins.vhost.conf import OVS, VPP
-from plugins.vhost.engine import port_name
-from plugins.vhost.sockets import Folder
 from wirespeed import structs
 from wirespeed.cni.errors import CniError, Code
+from wirespeed.plugins.vhost.conf import OVS, VPP
+from wirespeed.plugins.vhost.engine import port_name
+from wirespeed.plugins.vhost.sockets import Folder
 
 # Where userspace-CNI mounts an emptyDir whose path is too long for a socket, by the pod's UID (cniovs/cniovs.go,
 # getShortSharedDir).

@@ -17,13 +17,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from plugins.vhost import conf as configuration
-from plugins.vhost import poddata, sockets, takeover
-from plugins.vhost.conf import MEMIF, NONE, OVS, VPP, Bandwidth, VhostConf
-from plugins.vhost.direct import Direct, end_name
-from plugins.vhost.engine import Engine, Found, Port, SocketTakenError, port_name, short_id
-from plugins.vhost.sockets import Folder
-from plugins.vhost.takeover import Kept
 from wirespeed.cni.errors import CniError, Code, combined
 from wirespeed.cni.plugin import Result
 from wirespeed.cni.request import Request
@@ -33,6 +26,13 @@ from wirespeed.ipam import Ipam
 from wirespeed.kube import deviceinfo
 from wirespeed.kube.cluster import SOCKETS_VOLUME
 from wirespeed.node import Node
+from wirespeed.plugins.vhost import conf as configuration
+from wirespeed.plugins.vhost import poddata, sockets, takeover
+from wirespeed.plugins.vhost.conf import MEMIF, NONE, OVS, VPP, Bandwidth, VhostConf
+from wirespeed.plugins.vhost.direct import Direct, end_name
+from wirespeed.plugins.vhost.engine import Engine, Found, Port, SocketTakenError, port_name, short_id
+from wirespeed.plugins.vhost.sockets import Folder
+from wirespeed.plugins.vhost.takeover import Kept
 from wirespeed.state.journal import DeviceClaim, DeviceTakenError
 from wirespeed.state.locks import device_lock
 
@@ -181,11 +181,11 @@ class Vhost:
         if name not in self._made:
             where = self._node.config.vhost
             if name == OVS:
-                from plugins.vhost.ovs import Ovs  # noqa: PLC0415
+                from wirespeed.plugins.vhost.ovs import Ovs  # noqa: PLC0415
 
                 self._made[name] = Ovs(where.ovsdb, Path(where.ovs_rundir))
             else:
-                from plugins.vhost.vpp import Vpp  # noqa: PLC0415
+                from wirespeed.plugins.vhost.vpp import Vpp  # noqa: PLC0415
 
                 self._made[name] = Vpp(Path(where.vpp))
         return self._made[name]

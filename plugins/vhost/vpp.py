@@ -19,11 +19,11 @@ from typing import Any
 from vpp_papi import VPPApiClient
 from vpp_papi.vpp_papi import VPPApiJSONFiles
 
-from plugins.vhost.conf import MEMIF
-from plugins.vhost.engine import Found, Port, SocketTakenError
-from plugins.vhost.vpp_messages import definitions
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.host.switches import ANSWER_AT_MOST, SwitchDownError, UnreachedError
+from wirespeed.plugins.vhost.conf import MEMIF
+from wirespeed.plugins.vhost.engine import Found, Port, SocketTakenError
+from wirespeed.plugins.vhost.vpp_messages import definitions
 
 _MARK = "wirespeed"
 _ANY = 0xFFFFFFFF  # an index that stands for all, or for "you choose"

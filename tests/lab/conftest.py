@@ -213,7 +213,7 @@ class Runtime:
             "CNI_PATH": "/usr/lib/cni",
             "WIRESPEED_CONFIG": str(self.config),
         }
-        return _answer([sys.executable, "-m", "cli", "cni", "sriov"], conf, dict(os.environ) | environ)
+        return _answer([sys.executable, "-m", "wirespeed", "cni", "sriov"], conf, dict(os.environ) | environ)
 
     def add(self, container: str, conf: dict[str, Any], netns: str, **more: str) -> Answer:
         return self.call("ADD", container, conf, netns=netns, **more)
@@ -261,7 +261,7 @@ def serving(runtime: Runtime) -> Iterator[Runtime]:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(notices))
         process = subprocess.Popen(
-            [sys.executable, "-m", "cli", "agent", "--config", runtime.config],
+            [sys.executable, "-m", "wirespeed", "agent", "--config", runtime.config],
             env=dict(os.environ, NOTIFY_SOCKET=str(notices)),
         )
         ended = os.pidfd_open(process.pid)

@@ -65,7 +65,7 @@ def bridges() -> dict[str, list[str]]:
 def play(out: Path, *options: str) -> str:
     """What a play says; it must end well, with nothing left of its pods in the switch or on the node."""
     before = bridges()
-    command = [sys.executable, "-m", "cli", "play", "--in-order", "--out", str(out), "--timeout", "240"]
+    command = [sys.executable, "-m", "wirespeed", "play", "--in-order", "--out", str(out), "--timeout", "240"]
     command += ["--cni-conf", str(EXAMPLES / "00-wirespeed.conf"), "--pools", str(EXAMPLES / "node/values.yaml")]
     command += options
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)

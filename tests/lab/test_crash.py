@@ -13,15 +13,15 @@ from typing import Any
 
 import pytest
 
-from agent import main
-from plugins.sriov.sriov import Sriov
 from tests.lab.conftest import LabVfs, Runtime, conf, differences, sh, state_of_everything
+from wirespeed.agent import main
 from wirespeed.cni.errors import Code
 from wirespeed.host import ethtool
 from wirespeed.host.ovsdb import Ovsdb
 from wirespeed.host.rtnl import Rtnl
 from wirespeed.ipam.leases import Leases
 from wirespeed.kube import deviceinfo
+from wirespeed.plugins.sriov.sriov import Sriov
 from wirespeed.state.journal import Journal
 
 MAC = "02:00:00:00:00:bb"

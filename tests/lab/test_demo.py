@@ -123,7 +123,7 @@ def _write(folder: Path, pods: int) -> Path:
 def _play(manifests: Path, *options: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [
-            *(sys.executable, "-m", "cli", "play", "--cni-conf", str(EXAMPLES / "00-wirespeed.conf")),
+            *(sys.executable, "-m", "wirespeed", "play", "--cni-conf", str(EXAMPLES / "00-wirespeed.conf")),
             *(*options, str(manifests)),
         ],
         cwd=ROOT,

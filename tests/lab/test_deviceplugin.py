@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from deviceplugin.follow import Follower
-from play.kubelet import Kubelet
 from tests.lab.conftest import PFS, VFS_PER_PF, LabVfs, bind, sh
+from wirespeed.deviceplugin.follow import Follower
 from wirespeed.host.pci import PciDevice
+from wirespeed.play.kubelet import Kubelet
 
 PATIENCE = 30.0
 MAKING = 30.0  # seconds for the kernel to make VFs
@@ -50,7 +50,7 @@ def kubelet(vfs: LabVfs, tmp_path_factory: pytest.TempPathFactory) -> Iterator[K
     (folder / "agent.json").write_text(json.dumps(config))
     kubelet = Kubelet(folder / "kubelet")
     kubelet.start()
-    process = subprocess.Popen([sys.executable, "-m", "cli", "agent", "--config", folder / "agent.json"])
+    process = subprocess.Popen([sys.executable, "-m", "wirespeed", "agent", "--config", folder / "agent.json"])
     try:
         kubelet.wait_for("lab.example/dpdk", len(vfs.vfio), PATIENCE)
         yield kubelet

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from play.kubelet import Kubelet
 from tests.lab.conftest import LabVfs, sh
 from wirespeed.host.pci import PciDevice
 from wirespeed.kube import rpc
 from wirespeed.kube.proto import deviceplugin_pb2 as dp
+from wirespeed.play.kubelet import Kubelet
 
 PATIENCE = 30.0
 
@@ -68,7 +68,7 @@ def place(vfs: LabVfs, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pla
     (folder / "pools.json").write_text(json.dumps({"resourceList": POOLS}))
     for pf in ("ens1", "ens2"):
         sh("ip", "link", "set", pf, "up")
-    process = subprocess.Popen([sys.executable, "-m", "cli", "agent", "--config", folder / "agent.json"])
+    process = subprocess.Popen([sys.executable, "-m", "wirespeed", "agent", "--config", folder / "agent.json"])
     try:
         kubelet.wait_for("lab.example/dpdk", len(vfs.vfio), PATIENCE)
         kubelet.wait_for("lab.example/mixed", 2, PATIENCE)

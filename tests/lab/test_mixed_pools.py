@@ -151,7 +151,7 @@ def play(folder: Path, *pods: Manifest) -> Iterator[subprocess.Popen[str]]:
     (folder / "pods.yaml").write_text(yaml.safe_dump_all([pools, *networks(folder), *pods]))
     process = subprocess.Popen(
         [
-            *(sys.executable, "-m", "cli", "play", "--cni-conf", str(EXAMPLES / "00-wirespeed.conf")),
+            *(sys.executable, "-m", "wirespeed", "play", "--cni-conf", str(EXAMPLES / "00-wirespeed.conf")),
             str(folder / "pods.yaml"),
         ],
         cwd=EXAMPLES.parent,

@@ -14,11 +14,6 @@ from typing import Any
 
 import pytest
 
-from plugins.sriov import settings
-from plugins.sriov import vf as vfs
-from provision import eswitch, plan
-from provision.facts import Pf
-from provision.policy import Wanted
 from tests.fakesysfs import FakeSysfs
 from tests.lab.conftest import Netdevsim, sh
 from wirespeed.cni.errors import CniError, Code
@@ -26,6 +21,11 @@ from wirespeed.host.netns import Identity
 from wirespeed.host.pci import PciDevice
 from wirespeed.host.rtnl import ETH_P_8021AD, LINK_STATES, Rtnl, VfSettings
 from wirespeed.node import NodeConfig
+from wirespeed.plugins.sriov import settings
+from wirespeed.plugins.sriov import vf as vfs
+from wirespeed.provision import eswitch, plan
+from wirespeed.provision.facts import Pf
+from wirespeed.provision.policy import Wanted
 
 PF = "0000:18:00.0"
 NOWHERE = ("/run/netns/none", Identity(0, 0, 0))

@@ -47,7 +47,7 @@ def played(folder: Path, *, add: tuple[str, ...] = (), memory: int, testpmd: str
         | {"metadata": {"name": "p", "annotations": {"k8s.v1.cni.cncf.io/networks": "data"}}},
     ]
     (folder / "pod.yaml").write_text(yaml.safe_dump_all(documents))
-    command = [sys.executable, "-m", "cli", "play", "--cni-conf", str(ROOT / "examples/00-wirespeed.conf")]
+    command = [sys.executable, "-m", "wirespeed", "play", "--cni-conf", str(ROOT / "examples/00-wirespeed.conf")]
     done = subprocess.run(
         [*command, "--timeout", "120", str(folder / "pod.yaml")],
         cwd=ROOT,

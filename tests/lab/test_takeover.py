@@ -27,7 +27,7 @@ Namespaces = Callable[[], str]
 @contextmanager
 def serving(runtime: Runtime) -> Iterator[None]:
     """An agent that serves the runtime's calls meanwhile."""
-    process = subprocess.Popen([sys.executable, "-m", "cli", "agent", "--config", runtime.config])
+    process = subprocess.Popen([sys.executable, "-m", "wirespeed", "agent", "--config", runtime.config])
     try:
         yield
     finally:
@@ -66,7 +66,7 @@ def install(runtime: Runtime) -> None:
         "--sriov-dir": runtime.folder / "sriov",
     }
     options = [str(part) for option in places.items() for part in option]
-    sh(sys.executable, "-m", "cli", "install", "--replace", "sriov-cni", *options)
+    sh(sys.executable, "-m", "wirespeed", "install", "--replace", "sriov-cni", *options)
 
 
 def test_vf_in_a_pod_is_checked_and_comes_back(runtime: Runtime, vfs: LabVfs, namespaces: Namespaces) -> None:

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from provision import vdpa
 from tests.lab.conftest import sh
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.host.vdpa import VdpaDevice
 from wirespeed.host.vfio import users
+from wirespeed.provision import vdpa
 
 MAKER, NAME = "vdpasim_net", "vdpa:test"
 

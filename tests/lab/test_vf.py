@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
-from provision import facts, plan
-from provision.policy import Group, Wanted
 from tests.lab.conftest import VFS_PER_PF, LabVfs, bind, sh, state_of_everything
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.host.pci import PciDevice
 from wirespeed.node import NodeConfig
+from wirespeed.provision import facts, plan
+from wirespeed.provision.policy import Group, Wanted
 
 PF = "ens2"
 POLICY = """\
@@ -48,7 +48,7 @@ def _vfs_as_the_other_tests_have_them(vfs: LabVfs) -> Iterator[None]:
 
 def wirespeed(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "cli", "vf", *arguments], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "wirespeed", "vf", *arguments], capture_output=True, text=True, check=False
     )
 
 
@@ -220,7 +220,7 @@ def test_a_vf_that_is_given_away_while_a_person_reads_the_plan_is_left_alone(
     config.write_text(json.dumps({"state": f"{tmp_path}/state.db", "kubelet": f"{tmp_path}/kubelet"}))
     before, address = state_of_everything(), pf().vfs[1].address
     asking = subprocess.Popen(
-        [sys.executable, "-u", "-m", "cli", "vf", *command, "--config", str(config)],
+        [sys.executable, "-u", "-m", "wirespeed", "vf", *command, "--config", str(config)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

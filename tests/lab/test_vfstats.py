@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from agent import sources
 from tests.lab.conftest import LabVfs, Runtime, conf, host_local, in_namespace
+from wirespeed.agent import sources
 from wirespeed.state.journal import Journal
 
 Namespaces = Callable[[], str]

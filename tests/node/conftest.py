@@ -231,7 +231,7 @@ def _start_agent(
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
         notify.bind(str(notified))
         process = subprocess.Popen(
-            [*before, sys.executable, "-m", "cli", "agent", "--config", str(file), "--log-level", "debug"],
+            [*before, sys.executable, "-m", "wirespeed", "agent", "--config", str(file), "--log-level", "debug"],
             cwd=ROOT,
             env={
                 **os.environ,

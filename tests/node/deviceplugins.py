@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 
-from deviceplugin.plugin import Plugin
-from play.kubelet import Kubelet
 from tests.fakesysfs import FakeSysfs
 from tests.node.conftest import PATIENCE
+from wirespeed.deviceplugin.plugin import Plugin
 from wirespeed.kube import rpc
 from wirespeed.kube.proto import deviceplugin_pb2 as dp
 from wirespeed.node import NodeConfig
+from wirespeed.play.kubelet import Kubelet
 
 PF, OTHER_PF = "0000:18:00.0", "0000:3b:00.0"
 BY_PF = (

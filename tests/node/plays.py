@@ -24,9 +24,9 @@ from typing import Any
 
 import yaml
 
-from play import cgroups
 from tests.node.conftest import PATIENCE, ROOT, Netns
 from wirespeed.node import NodeConfig
+from wirespeed.play import cgroups
 from wirespeed.state.journal import Attachment, Journal
 
 Manifest = dict[str, Any]
@@ -101,7 +101,7 @@ class Stage:
         (folder / "manifests.yaml").write_text(yaml.safe_dump_all(manifests))
         process = subprocess.Popen(
             [
-                *("nsenter", f"--net={self.node.path}", *self.within, sys.executable, "-m", "cli", "play"),
+                *("nsenter", f"--net={self.node.path}", *self.within, sys.executable, "-m", "wirespeed", "play"),
                 *("--cni-conf", str(self.conf), "--shim", str(self.shim), "--out", str(folder / "out")),
                 *(
                     "--cni-path",
@@ -254,7 +254,7 @@ def give_back(stage: Stage, session: str) -> None:
         }
         with stage.conf.open() as conf:
             subprocess.run(
-                ["nsenter", f"--net={stage.node.path}", sys.executable, "-m", "cli", "cni", "wirespeed"],
+                ["nsenter", f"--net={stage.node.path}", sys.executable, "-m", "wirespeed", "cni", "wirespeed"],
                 stdin=conf,
                 env={**os.environ, **call},
                 cwd=ROOT,

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from agent import frame
 from tests.node.calling import DONE, PROBE_CONFIG, Events, Gate, is_soon, until
 from tests.node.conftest import PATIENCE
 from tests.node.pods import World
 from tests.node.test_agent import StartAgent, StartProbe, events, gate, probe
+from wirespeed.agent import frame
 
 __all__ = ["events", "gate", "probe"]
 

@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from agent import notices
-from agent.autoconf import Autoconf
 from tests.node.calling import DONE, until
 from tests.node.conftest import PATIENCE, Agent
 from tests.node.pods import World
+from wirespeed.agent import notices
+from wirespeed.agent.autoconf import Autoconf
 from wirespeed.cni import inotify
 from wirespeed.cni.errors import Code
 from wirespeed.node import AutoconfConfig, NodeConfig

@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 
-from agent import check, frame
 from tests.node.conftest import PATIENCE, ROOT, Agent
+from wirespeed.agent import check, frame
 from wirespeed.cni.errors import CniError, Code
 
 
 def asked(config: Path) -> subprocess.CompletedProcess[str]:
-    return _run([sys.executable, "-m", "cli", "agent", "--check", "--config", str(config)])
+    return _run([sys.executable, "-m", "wirespeed", "agent", "--check", "--config", str(config)])
 
 
 def asked_by_the_shim(path: Path) -> subprocess.CompletedProcess[str]:

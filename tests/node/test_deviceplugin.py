@@ -17,10 +17,6 @@ from typing import Any
 import grpc
 import pytest
 
-from deviceplugin.health import Fault
-from deviceplugin.plugin import Plugin
-from deviceplugin.pools import Devices
-from deviceplugin.service import STREAMS, PoolService
 from tests.node.calling import is_soon, until
 from tests.node.conftest import PATIENCE
 from tests.node.deviceplugins import (
@@ -40,6 +36,10 @@ from tests.node.deviceplugins import (
     watching,
 )
 from wirespeed.cni.errors import CniError, Code
+from wirespeed.deviceplugin.health import Fault
+from wirespeed.deviceplugin.plugin import Plugin
+from wirespeed.deviceplugin.pools import Devices
+from wirespeed.deviceplugin.service import STREAMS, PoolService
 from wirespeed.host.inventory import Reader
 from wirespeed.kube import rpc
 from wirespeed.kube.proto import deviceplugin_pb2 as dp
@@ -101,7 +101,7 @@ def test_socket_that_a_dead_kubelet_left_is_waited_out(place: Place, caplog: pyt
 def test_kubelet_that_refuses_a_registration_is_told_in_the_log_and_asked_again(
     place: Place, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("deviceplugin.registrar._PAUSE", 0.01)
+    monkeypatch.setattr("wirespeed.deviceplugin.registrar._PAUSE", 0.01)
     accept = place.kubelet.connect
     refusals = iter([CniError(Code.INVALID_CONFIG, "not today")])
 
@@ -162,7 +162,7 @@ def test_failure_while_it_follows_the_devices_ends_the_plugin(
         def fail(*_: object) -> None:
             raise OSError("no more routes")
 
-        monkeypatch.setattr("deviceplugin.follow.default_route_interfaces", fail)
+        monkeypatch.setattr("wirespeed.deviceplugin.follow.default_route_interfaces", fail)
         plugin.look_again()
         until(lambda: bool(place.errors), "the end")
         assert [str(error) for error in place.errors] == ["no more routes"]

@@ -13,11 +13,11 @@ from typing import Any
 import grpc
 import pytest
 
-from deviceplugin import binding
-from deviceplugin.plugin import Plugin
 from tests.node.calling import until
 from tests.node.deviceplugins import BY_PF, OTHER_VFS, PF, VFS, Place, allocate, call, standing, wait_listed
 from wirespeed.cni.errors import CniError, Code
+from wirespeed.deviceplugin import binding
+from wirespeed.deviceplugin.plugin import Plugin
 from wirespeed.host.pci import PciDevice
 from wirespeed.kube.proto import deviceplugin_pb2 as dp
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from deviceplugin.plugin import Plugin
 from tests.node.calling import is_soon
 from tests.node.conftest import PATIENCE
 from tests.node.deviceplugins import BOTH, BY_DRIVER, BY_PF, OTHER_VFS, PF, VFS, Place, standing, texts, wait_listed
+from wirespeed.deviceplugin.plugin import Plugin
 
 SOON = 1.0  # seconds from a fault to the kubelet's list, as promised
 

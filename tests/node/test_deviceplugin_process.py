@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from play.kubelet import Kubelet
 from tests.fakesysfs import FakeSysfs
 from tests.node.conftest import PATIENCE, ROOT, Agent
+from wirespeed.play.kubelet import Kubelet
 
 StartAgent = Callable[..., Agent]
 VFS = [f"0000:19:00.{number}" for number in range(3)]
@@ -58,7 +58,7 @@ def config(tmp_path: Path, places: dict[str, Any]) -> Path:
 
 
 def command(*arguments: str | Path) -> list[str | Path]:
-    return [sys.executable, "-m", "cli", "deviceplugin", *arguments]
+    return [sys.executable, "-m", "wirespeed", "deviceplugin", *arguments]
 
 
 def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:

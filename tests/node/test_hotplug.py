@@ -19,7 +19,7 @@ from tests.node.pods import Pod, World
 
 
 def begin(world: World, *arguments: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "cli", *arguments, "--config", str(world.agent.config)]
+    command = [sys.executable, "-m", "wirespeed", *arguments, "--config", str(world.agent.config)]
     return subprocess.Popen(
         command,
         cwd=ROOT,

@@ -18,14 +18,14 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from agent.install import binaries
-from cli.install import install, uninstall
 from tests import multusfiles, sriovfiles, userspacefiles
 from tests.apiserver import ApiServer
 from tests.multusfiles import Attached
 from tests.node.calling import DONE, Call
 from tests.node.conftest import PATIENCE, ROOT
 from tests.node.pods import PLUGINS, Pod, World
+from wirespeed.agent.install import binaries
+from wirespeed.cli.install import install, uninstall
 from wirespeed.node import load_config
 from wirespeed.state.journal import Journal
 from wirespeed.state.records import KeptJournal
@@ -97,7 +97,7 @@ class Place:
             'mount --rbind "$0" /run && exec "$@"'
         )
         return subprocess.Popen(
-            ["unshare", "--mount", "sh", "-c", mounts, str(run), sys.executable, "-m", "cli", *arguments],
+            ["unshare", "--mount", "sh", "-c", mounts, str(run), sys.executable, "-m", "wirespeed", *arguments],
             cwd=ROOT,
             env={**os.environ, "PYTHONUNBUFFERED": "1"},
             stdout=subprocess.PIPE,

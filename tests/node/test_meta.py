@@ -211,7 +211,7 @@ def test_what_one_process_attached_another_checks_and_removes(world: World) -> N
             "PATH": os.environ["PATH"],
         }
         run = subprocess.run(
-            ["nsenter", f"--net={world.node.path}", sys.executable, "-m", "cli", "cni", "wirespeed"],
+            ["nsenter", f"--net={world.node.path}", sys.executable, "-m", "wirespeed", "cni", "wirespeed"],
             env=environ,
             cwd=ROOT,
             input=json.dumps(world.config).encode(),

@@ -18,7 +18,6 @@ from typing import Any
 import grpc
 import pytest
 
-from play.kubelet import Kubelet
 from tests.node.calling import DONE, Events, Gate, open_files, until
 from tests.node.conftest import PATIENCE
 from tests.node.pods import Config, Pod, World
@@ -27,6 +26,7 @@ from tests.node.test_hotplug import run as attach
 from wirespeed.cni.errors import Code
 from wirespeed.kube import deviceinfo, rpc
 from wirespeed.kube.proto import deviceplugin_pb2 as dp
+from wirespeed.play.kubelet import Kubelet
 
 VFS = "intel.com/vfs"
 

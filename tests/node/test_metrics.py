@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from play.kubelet import Kubelet
 from tests.fakesysfs import FakeSysfs
 from tests.node.calling import PROBE_CONFIG, Call
 from tests.node.conftest import Agent
 from wirespeed.cni.errors import Code
+from wirespeed.play.kubelet import Kubelet
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 

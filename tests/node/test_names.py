@@ -17,9 +17,6 @@ from pathlib import Path
 
 import pytest
 
-from agent import names
-from agent.install import binaries, content
-from agent.install.record import Record
 from tests import multusfiles, sriovfiles
 from tests.apiserver import ApiServer
 from tests.multusfiles import Attached
@@ -27,6 +24,9 @@ from tests.node.calling import until
 from tests.node.conftest import PATIENCE, ROOT, Agent
 from tests.node.pods import PLUGINS
 from tests.node.test_metrics import look, served
+from wirespeed.agent import names
+from wirespeed.agent.install import binaries, content
+from wirespeed.agent.install.record import Record
 from wirespeed.host.files import open_for_writing
 from wirespeed.host.netns import Identity
 from wirespeed.kube.cluster import NodeEvent
@@ -68,7 +68,16 @@ class Place:
         more = ["--shim", str(self.shim), "--cni-config-dir", str(self.root / "net.d")]
         run = subprocess.run(
             [
-                *(sys.executable, "-m", "cli", *arguments, "--config", str(config), "--bin-dir", str(self.bin)),
+                *(
+                    sys.executable,
+                    "-m",
+                    "wirespeed",
+                    *arguments,
+                    "--config",
+                    str(config),
+                    "--bin-dir",
+                    str(self.bin),
+                ),
                 *("--multus-dir", str(self.root / "multus"), "--sriov-dir", str(self.root / "sriov")),
                 *("--unit-dir", str(self.root / "units"), *(more if arguments[0] == "install" else ())),
             ],
@@ -582,7 +591,9 @@ def test_folder_that_cannot_be_written_is_told_once_and_the_agent_serves_on(plac
         assert "Read-only file system" in said
         WRITERS["a rename"](place.theirs, writable / "sriov")
         checked = subprocess.run(
-            [sys.executable, "-m", "cli", "agent", "--check", "--config", str(agent.config)], cwd=ROOT, check=False
+            [sys.executable, "-m", "wirespeed", "agent", "--check", "--config", str(agent.config)],
+            cwd=ROOT,
+            check=False,
         )
         assert checked.returncode == 0
         assert agent.stop() == 0

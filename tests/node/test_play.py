@@ -176,7 +176,7 @@ def test_a_volume_tells_of_the_pod_and_of_networks_that_come_later(stage: Stage)
     _, session = stage.agent()
     agent = f"/run/{session}/agent.json"
     subprocess.run(
-        [sys.executable, "-m", "cli", "attach", "--config", agent, "told", "later"], cwd=ROOT, check=True
+        [sys.executable, "-m", "wirespeed", "attach", "--config", agent, "told", "later"], cwd=ROOT, check=True
     )
     played = playing.ended()
     assert (played.status, played.stderr) == (0, "")

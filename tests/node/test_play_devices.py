@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 
-from play.kubelet import Kubelet
 from tests.fakesysfs import FakeSysfs
 from tests.node.conftest import Netns
 from tests.node.plays import Manifest, Stage, container, pod, standing
 from wirespeed.node import NodeConfig
+from wirespeed.play.kubelet import Kubelet
 
 PF = "0000:18:00.0"
 KERNEL, VFIO, OTHER = (f"0000:19:00.{number}" for number in range(3))

@@ -14,13 +14,13 @@ from typing import Any
 import grpc
 import pytest
 
-from play.kubelet import Kubelet
 from tests.node.conftest import PATIENCE
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.kube import rpc
 from wirespeed.kube.proto import deviceplugin_pb2 as dp
 from wirespeed.kube.proto import pluginregistration_pb2 as registration
 from wirespeed.kube.proto import podresources_pb2 as pods
+from wirespeed.play.kubelet import Kubelet
 
 LOCAL = [("grpc.use_local_subchannel_pool", 1)]
 

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from play import cgroups
 from tests.node import containerd
 from tests.node.conftest import ROOT, Netns
 from tests.node.containerd import cri
 from tests.node.plays import WAITS, Manifest, Stage, container, pod, standing
 from tests.node.vhost.conftest import missing
+from wirespeed.play import cgroups
 
 CASES: dict[str, Manifest] = {
     "default": {},

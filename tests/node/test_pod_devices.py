@@ -11,7 +11,6 @@ from typing import Any
 import grpc
 import pytest
 
-from play.kubelet import Kubelet
 from tests.apiserver import SLICES, ApiServer
 from tests.node.conftest import PATIENCE
 from tests.unit.test_kube_dra import DRIVER, claim, device, pod, published, result
@@ -23,6 +22,7 @@ from wirespeed.kube.devices import PodDevices
 from wirespeed.kube.podresources import PodResources
 from wirespeed.kube.proto import deviceplugin_pb2 as dp
 from wirespeed.node import Node, NodeConfig
+from wirespeed.play.kubelet import Kubelet
 
 VF = "intel.com/vf"
 CLAIM = "/apis/resource.k8s.io/v1/namespaces/default/resourceclaims/web-nic"

@@ -17,7 +17,6 @@ import pytest
 from hypothesis import HealthCheck, Phase, event, given, settings
 from hypothesis import strategies as st
 
-from plugins.sriov import addressing
 from tests.node.conftest import Netns
 from tests.node.sandboxes import settle
 from wirespeed.cni import result as results
@@ -29,6 +28,7 @@ from wirespeed.host import netns as namespaces
 from wirespeed.host.routes import by_interface
 from wirespeed.host.rtnl import Rtnl
 from wirespeed.ipam import Ipam
+from wirespeed.plugins.sriov import addressing
 
 REFERENCE = Path("/usr/lib/cni")
 VERSION = "1.0.0"

@@ -13,7 +13,6 @@ from typing import Any
 import grpc
 import pytest
 
-from play.kubelet import Kubelet
 from tests.node.calling import until
 from tests.node.conftest import PATIENCE
 from tests.node.test_play_kubelet import Plugin, registered
@@ -21,6 +20,7 @@ from wirespeed.cni.errors import CniError, Code
 from wirespeed.kube import rpc
 from wirespeed.kube.podresources import PodResources
 from wirespeed.kube.proto import podresources_pb2 as pb
+from wirespeed.play.kubelet import Kubelet
 
 
 @pytest.fixture(params=["Get", "List"])

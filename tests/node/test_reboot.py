@@ -23,7 +23,6 @@ from typing import Any
 import grpc
 import pytest
 
-from plugins.meta.delegate import Delegate, planned
 from tests.node import containerd
 from tests.node.calling import DONE
 from tests.node.conftest import ROOT, Netns
@@ -35,6 +34,7 @@ from wirespeed.host.boot import boot_id
 from wirespeed.host.netns import Identity
 from wirespeed.kube import rpc
 from wirespeed.kube.proto import cri_pb2 as cri
+from wirespeed.plugins.meta.delegate import Delegate, planned
 from wirespeed.state.records import Records
 
 VF = "0000:03:02.1"
@@ -156,7 +156,7 @@ def test_network_that_was_attached_later_is_given_back_after_a_reboot(world: Wor
     pod = world.pod("p", "bridged")
     world.add(pod)
     for verb in ("attach", "detach", "attach"):
-        command = (sys.executable, "-m", "cli", verb, "--config", str(world.agent.config), "p", "ptp")
+        command = (sys.executable, "-m", "wirespeed", verb, "--config", str(world.agent.config), "p", "ptp")
         subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     assert len(world.leases()) == 3
     reboot(world, pod)
@@ -169,7 +169,7 @@ def test_call_without_an_agent_gives_back_what_one_before_the_reboot_took(world:
 
     def alone(verb: str) -> None:
         subprocess.run(
-            ["nsenter", f"--net={world.node.path}", sys.executable, "-m", "cli", "cni", "meta"],
+            ["nsenter", f"--net={world.node.path}", sys.executable, "-m", "wirespeed", "cni", "meta"],
             input=json.dumps(world.config).encode(),
             env={
                 **os.environ,

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from agent import frame
-from agent import listener as agent_listener
 from tests.node.calling import Answer, Call, until
 from tests.node.conftest import PATIENCE
+from wirespeed.agent import frame
+from wirespeed.agent import listener as agent_listener
 from wirespeed.cni import dispatch
 from wirespeed.cni.errors import Code
 from wirespeed.cni.plugin import Plugin

@@ -20,7 +20,6 @@ from typing import Any
 
 import pytest
 
-from plugins.sriov import sriov
 from tests.fakesysfs import FakeSysfs
 from tests.node.conftest import Netns
 from tests.node.vhost.conftest import VSWITCHD, Switch, missing
@@ -29,6 +28,7 @@ from wirespeed.cni.plugin import Result
 from wirespeed.cni.request import Request
 from wirespeed.host import netns as namespaces
 from wirespeed.node import Node, NodeConfig, VhostConfig
+from wirespeed.plugins.sriov import sriov
 from wirespeed.state.locks import device_lock
 
 PF = "0000:18:00.0"

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from plugins.sriov import vf as vfs
 from tests import xdp
 from tests.fakesysfs import FakeSysfs
 from tests.node.conftest import Netns
@@ -19,6 +18,7 @@ from wirespeed.host import netns as namespaces
 from wirespeed.host.netns import Identity
 from wirespeed.host.pci import PciDevice
 from wirespeed.host.rtnl import Link, Rtnl
+from wirespeed.plugins.sriov import vf as vfs
 
 PF = "0000:18:00.0"
 NOWHERE = ("/run/netns/none", Identity(0, 0, 0))

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from plugins.sriov import rivals
 from tests.fakesysfs import FakeSysfs
 from tests.node.conftest import Netns
 from wirespeed.cni.errors import CniError, Code
@@ -20,6 +19,7 @@ from wirespeed.cni.request import Request
 from wirespeed.host import netns as namespaces
 from wirespeed.host.rtnl import Link, Rtnl
 from wirespeed.node import Node, NodeConfig
+from wirespeed.plugins.sriov import rivals
 
 PF, MAC = "0000:18:00.0", "02:00:00:00:00:aa"
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.frame import MAX_CALL, Call, read_answer, take_call, write_answer, write_call
+from wirespeed.agent.frame import MAX_CALL, Call, read_answer, take_call, write_answer, write_call
 from wirespeed.cni.errors import CniError, Code
 
 text = st.binary(max_size=20).map(lambda raw: os.fsdecode(raw.replace(b"\0", b"")))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.lanes import Lanes, Turn
+from wirespeed.agent.lanes import Lanes, Turn
 
 
 def turn(container: str = "", lane: str = "sriov", *, alone: bool = False, brief: bool = False) -> Turn:

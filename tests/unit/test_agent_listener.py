@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.listener import listening, only_agent
+from wirespeed.agent.listener import listening, only_agent
 
 
 def test_what_takes_the_path_in_the_instant_it_is_there_is_noticed(

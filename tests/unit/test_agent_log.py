@@ -10,7 +10,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.log import LineFormatter
+from wirespeed.agent.log import LineFormatter
 
 
 def line(message: str, fields: dict[str, Any] | None = None, *, traceback: bool = False) -> str:

@@ -13,9 +13,9 @@ from typing import cast
 
 import pytest
 
-from agent import server as server_module
-from agent.listener import listening, only_agent
-from agent.server import Server
+from wirespeed.agent import server as server_module
+from wirespeed.agent.listener import listening, only_agent
+from wirespeed.agent.server import Server
 from wirespeed.cni.plugin import Plugin, Result
 from wirespeed.cni.request import Request
 from wirespeed.node import Node, NodeConfig

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent import cniconf
-from plugins.meta import config as meta_config
+from wirespeed.agent import cniconf
 from wirespeed.cni import versions
 from wirespeed.cni.chain import load_network
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.node import AutoconfConfig, NodeConfig
+from wirespeed.plugins.meta import config as meta_config
 
 BRIDGE = {"type": "bridge", "capabilities": {"ips": True, "mac": False}}
 PORTMAP = {"type": "portmap", "capabilities": {"portMappings": True}}

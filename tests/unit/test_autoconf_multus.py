@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from agent import cniconf, multus
+from wirespeed.agent import cniconf, multus
 from wirespeed.node import NodeConfig
 
 # What Multus' users may rely on: it passes what a pod asks for, and refuses nothing.

@@ -13,12 +13,12 @@ from click.testing import CliRunner, Result
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cli.checks import files, places
-from cli.main import main
-from play import manifests
-from provision import policy
 from tests.unit.test_play_manifests import NOT_DONE, REFUSED
+from wirespeed.cli.checks import files, places
+from wirespeed.cli.main import main
 from wirespeed.cni.errors import CniError
+from wirespeed.play import manifests
+from wirespeed.provision import policy
 
 
 def run(folder: Path, *arguments: str, **contents: str | bytes) -> Result:

@@ -16,19 +16,19 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cli.check import SCHEMAS
-from cli.checks import schemas
-from cli.checks.schemas import KINDS, schema
-from deviceplugin import config as deviceplugin_config
-from plugins.meta import config as meta_config
-from plugins.meta import selection
-from plugins.sriov import conf as sriov_conf
-from plugins.vhost import conf as vhost_conf
-from provision import policy
+from wirespeed.cli.check import SCHEMAS
+from wirespeed.cli.checks import schemas
+from wirespeed.cli.checks.schemas import KINDS, schema
 from wirespeed.cni.errors import CniError
 from wirespeed.cni.request import Request
+from wirespeed.deviceplugin import config as deviceplugin_config
 from wirespeed.ipam import hostlocal, static
 from wirespeed.node import parse_config
+from wirespeed.plugins.meta import config as meta_config
+from wirespeed.plugins.meta import selection
+from wirespeed.plugins.sriov import conf as sriov_conf
+from wirespeed.plugins.vhost import conf as vhost_conf
+from wirespeed.provision import policy
 
 _TYPES: dict[str, Callable[[Any], bool]] = {
     "object": lambda value: isinstance(value, dict),
@@ -305,7 +305,7 @@ def test_no_schema_speaks_of_keys_that_are_gone(details: dict[str, Any], keys: t
 def test_the_command_shows_every_schema() -> None:
     assert set(KINDS) == set(SCHEMAS)
     shown = subprocess.run(
-        [sys.executable, "-m", "cli", "check", "--schema", "sriov"],
+        [sys.executable, "-m", "wirespeed", "check", "--schema", "sriov"],
         capture_output=True,
         check=True,
         cwd=Path(__file__).parents[2],

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 
 def run(*arguments: str, stdin: str = "", **environ: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "cli", *arguments],
+        [sys.executable, "-m", "wirespeed", *arguments],
         input=stdin,
         capture_output=True,
         text=True,
@@ -35,14 +35,20 @@ def test_help_lists_the_commands() -> None:
         assert f"\n  {command} " in help_.stdout
 
 
+HELP = (
+    "import sys; from wirespeed.cli.main import main; main(['--help'], standalone_mode=False); print(*sys.modules)"
+)
+
+
 def test_help_loads_nothing_but_click() -> None:
-    code = "import sys; from cli.main import main; main(['--help'], standalone_mode=False); print(*sys.modules)"
     shown = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+        [sys.executable, "-c", HELP], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout
-    loaded = {name.partition(".")[0] for name in shown.splitlines()[-1].split()}
+    loaded = set(shown.splitlines()[-1].split())
     assert "click" in loaded
-    assert not loaded & {"agent", "deviceplugin", "play", "plugins", "wirespeed", "msgspec", "yaml", "grpc", "rich"}
+    assert not loaded & {"msgspec", "yaml", "grpc", "rich"}
+    ours = {name for name in loaded if name.startswith("wirespeed.")}
+    assert {name for name in ours if not name.startswith("wirespeed.cli")} == set()
 
 
 def test_version_tells_the_spoken_cni_versions() -> None:
@@ -91,7 +97,7 @@ def test_person_who_calls_a_plugin_is_told_what_is_missing() -> None:
 def test_result_that_nobody_can_read_is_no_success() -> None:
     with open("/dev/full", "w") as full:
         answer = subprocess.run(
-            [sys.executable, "-m", "cli", "cni", "sriov"],
+            [sys.executable, "-m", "wirespeed", "cni", "sriov"],
             env={**os.environ, "CNI_COMMAND": "VERSION"},
             stdin=subprocess.DEVNULL,
             stdout=full,

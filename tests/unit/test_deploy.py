@@ -15,20 +15,20 @@ import msgspec
 import pytest
 import yaml
 
-from agent import cniconf
-from cli.agent import agent as agent_command
-from cli.install import install as install_command
-from cli.install import uninstall as uninstall_command
-from cli.install import uninstall_nodes as uninstall_nodes_command
 from deploy import manifests as made
-from deviceplugin import config as pools
 from image.recipe import PREFIX
-from plugins.meta.config import MetaConfig
-from plugins.vhost.poddata import CONFIGURATION_DATA, MAPPED_DIR
 from tests.apiserver import ApiServer
+from wirespeed.agent import cniconf
+from wirespeed.cli.agent import agent as agent_command
+from wirespeed.cli.install import install as install_command
+from wirespeed.cli.install import uninstall as uninstall_command
+from wirespeed.cli.install import uninstall_nodes as uninstall_nodes_command
+from wirespeed.deviceplugin import config as pools
 from wirespeed.kube.apiserver import ApiCluster
 from wirespeed.kube.cluster import NETWORK_STATUS, PodEvent
 from wirespeed.node import AutoconfConfig, NodeConfig
+from wirespeed.plugins.meta.config import MetaConfig
+from wirespeed.plugins.vhost.poddata import CONFIGURATION_DATA, MAPPED_DIR
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deviceplugin.allocation import answer
-from deviceplugin.config import PoolConfig
-from deviceplugin.preference import preferred
 from tests.fakesysfs import FakeSysfs
 from wirespeed.cni.errors import CniError, Code
+from wirespeed.deviceplugin.allocation import answer
+from wirespeed.deviceplugin.config import PoolConfig
+from wirespeed.deviceplugin.preference import preferred
 from wirespeed.host.inventory import NetDevice, Reader
 
 

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from deviceplugin import cdi
-from deviceplugin.allocation import answer
-from deviceplugin.cdi import Specs
-from deviceplugin.config import PoolConfig
 from tests.fakesysfs import FakeSysfs
 from wirespeed.cni.errors import CniError, Code
+from wirespeed.deviceplugin import cdi
+from wirespeed.deviceplugin.allocation import answer
+from wirespeed.deviceplugin.cdi import Specs
+from wirespeed.deviceplugin.config import PoolConfig
 from wirespeed.host.inventory import NetDevice, Reader
 from wirespeed.node import NodeConfig
 

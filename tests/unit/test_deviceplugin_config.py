@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deviceplugin import config
-from deviceplugin.config import PoolConfig
-from deviceplugin.selectors import Selectors
 from wirespeed.cni.errors import CniError, Code
+from wirespeed.deviceplugin import config
+from wirespeed.deviceplugin.config import PoolConfig
+from wirespeed.deviceplugin.selectors import Selectors
 
 PREFIX = "intel.com"
 EVERY = range(-1, 1 << 16)

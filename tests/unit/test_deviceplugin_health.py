@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from deviceplugin.health import REASONS, Fault, Health
 from tests.fakesysfs import FakeSysfs
+from wirespeed.deviceplugin.health import REASONS, Fault, Health
 from wirespeed.host.inventory import Inventory, NetDevice, Reader
 
 PF, VF, OTHER_VF = "0000:18:00.0", "0000:19:00.0", "0000:19:00.1"

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from deviceplugin import selectors
-from deviceplugin.config import PoolConfig
-from deviceplugin.pools import assign, explain
-from deviceplugin.selectors import Selectors
 from tests.fakesysfs import FakeSysfs
+from wirespeed.deviceplugin import selectors
+from wirespeed.deviceplugin.config import PoolConfig
+from wirespeed.deviceplugin.pools import assign, explain
+from wirespeed.deviceplugin.selectors import Selectors
 from wirespeed.host.inventory import Inventory, NetDevice, Reader
 
 PF, CARD = "0000:18:00.0", "0000:3b:00.0"

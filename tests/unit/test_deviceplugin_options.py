@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from deviceplugin.config import PoolConfig, parse
-from deviceplugin.health import REASONS
-from deviceplugin.pools import assign, fits
 from wirespeed.cni.errors import CniError
+from wirespeed.deviceplugin.config import PoolConfig, parse
+from wirespeed.deviceplugin.health import REASONS
+from wirespeed.deviceplugin.pools import assign, fits
 from wirespeed.host.inventory import Inventory, NetDevice
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from deviceplugin import selectors
-from deviceplugin.config import PoolConfig
-from deviceplugin.pools import assign, explain, some
-from deviceplugin.selectors import Selectors
+from wirespeed.deviceplugin import selectors
+from wirespeed.deviceplugin.config import PoolConfig
+from wirespeed.deviceplugin.pools import assign, explain, some
+from wirespeed.deviceplugin.selectors import Selectors
 from wirespeed.host.inventory import Inventory, NetDevice
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deviceplugin.preference import preferred, without_memory_or_cpus
+from wirespeed.deviceplugin.preference import preferred, without_memory_or_cpus
 from wirespeed.host.inventory import NetDevice
 
 

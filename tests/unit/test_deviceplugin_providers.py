@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from deviceplugin.allocation import answer
-from deviceplugin.config import PoolConfig
-from deviceplugin.info import device_info
-from deviceplugin.selectors import Selectors
 from tests.fakesysfs import FakeSysfs
 from wirespeed.cni.errors import CniError, Code
+from wirespeed.deviceplugin.allocation import answer
+from wirespeed.deviceplugin.config import PoolConfig
+from wirespeed.deviceplugin.info import device_info
+from wirespeed.deviceplugin.selectors import Selectors
 from wirespeed.host.inventory import Reader
 
 PF, VF0, VF1 = "0000:18:00.0", "0000:19:00.0", "0000:19:00.1"

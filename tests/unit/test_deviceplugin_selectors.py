@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deviceplugin import selectors
-from deviceplugin.selectors import Selectors
+from wirespeed.deviceplugin import selectors
+from wirespeed.deviceplugin.selectors import Selectors
 from wirespeed.host.inventory import NetDevice
 
 VF = NetDevice(

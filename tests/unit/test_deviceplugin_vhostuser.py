@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from deviceplugin import vhostuser
-from deviceplugin.config import PoolConfig, parse
-from plugins.vhost.conf import Access
 from wirespeed.cni.errors import CniError
+from wirespeed.deviceplugin import vhostuser
+from wirespeed.deviceplugin.config import PoolConfig, parse
+from wirespeed.plugins.vhost.conf import Access
 
 
 def pools(*entries: dict[str, Any]) -> list[PoolConfig]:

@@ -6,8 +6,8 @@ import re
 
 import pytest
 
-from deviceplugin.config import SELECTOR_KEYS
 from tests.unit.test_docs_acceptance import TESTS, functions
+from wirespeed.deviceplugin.config import SELECTOR_KEYS
 
 TEXT = (TESTS.parent / "docs/deviceplugin.md").read_text()
 ROWS = [

@@ -11,17 +11,17 @@ from typing import Any, get_args
 import msgspec
 import pytest
 
-from deviceplugin import config as deviceplugin_config
-from plugins.meta import networks, selection
-from plugins.meta.config import MetaConfig
-from plugins.sriov import conf as sriov_conf
-from plugins.sriov.rss import Rss
-from plugins.vhost import conf as vhost_conf
-from plugins.vhost import poddata
+from wirespeed.deviceplugin import config as deviceplugin_config
 from wirespeed.ipam import hostlocal, static
 from wirespeed.kube import dra
 from wirespeed.kube.cluster import NETWORK_STATUS
 from wirespeed.node import NodeConfig
+from wirespeed.plugins.meta import networks, selection
+from wirespeed.plugins.meta.config import MetaConfig
+from wirespeed.plugins.sriov import conf as sriov_conf
+from wirespeed.plugins.sriov.rss import Rss
+from wirespeed.plugins.vhost import conf as vhost_conf
+from wirespeed.plugins.vhost import poddata
 
 DOCUMENT = Path(__file__).parents[2] / "docs/configuration.md"
 _TABLE = re.compile(r"<!-- keys: (?P<name>[^>]+) -->\n\|[^\n]*\n\|[-|]*\|\n(?P<rows>(?:\|[^\n]*\n)*)")

@@ -18,8 +18,8 @@ from click.testing import CliRunner
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from cli.eal import eal as command
 from wirespeed import eal
+from wirespeed.cli.eal import eal as command
 from wirespeed.eal import downward
 from wirespeed.eal.resources import parse_list
 

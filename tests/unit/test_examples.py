@@ -12,10 +12,10 @@ import pytest
 import yaml
 
 from image.recipe import IMAGES, version
-from play import limits, manifests, session
-from play.manifests import Container, Pod, extended
-from play.security import capabilities
-from provision import policy
+from wirespeed.play import limits, manifests, session
+from wirespeed.play.manifests import Container, Pod, extended
+from wirespeed.play.security import capabilities
+from wirespeed.provision import policy
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"

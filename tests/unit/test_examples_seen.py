@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from play import manifests
 from tests import examples
 from tests.examples import Seen
+from wirespeed.play import manifests
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

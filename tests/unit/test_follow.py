@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any, cast
 
-from agent.follow import Follower
+from wirespeed.agent.follow import Follower
 from wirespeed.node import Node
 
 

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from cli.eal import eal as eal_command
-from cli.eal import ready as ready_command
 from wirespeed import program
+from wirespeed.cli.eal import eal as eal_command
+from wirespeed.cli.eal import ready as ready_command
 
 Telemetry = Callable[..., Path]
 

@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from agent.install.demands import demands
-from plugins.meta.config import load
-from plugins.meta.resolve import Pod
+from wirespeed.agent.install.demands import demands
 from wirespeed.kube.manifests import ManifestCluster
+from wirespeed.plugins.meta.config import load
+from wirespeed.plugins.meta.resolve import Pod
 
 META = load({"name": "n", "clusterNetwork": "primary", "multusNamespace": "kube-system"})
 HOST_LOCAL = {"type": "host-local", "subnet": "10.0.0.0/24"}

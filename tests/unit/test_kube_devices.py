@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from plugins.meta.devices import Devices
 from tests.unit.test_kube_checkpoint import entry
 from tests.unit.test_kube_dra import Cluster, claim, device, pod, published, result
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.kube import checkpoint
 from wirespeed.kube.cluster import MIRROR, NotFoundError
 from wirespeed.kube.devices import PodDevices
+from wirespeed.plugins.meta.devices import Devices
 
 VF = "intel.com/vf"
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plugins.meta import config
-from plugins.meta.config import load
 from wirespeed.cni.errors import CniError
+from wirespeed.plugins.meta import config
+from wirespeed.plugins.meta.config import load
 
 OWN: dict[str, Any] = {"cniVersion": "1.0.0", "name": "cluster", "type": "wirespeed", "delegates": [{}]}
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from plugins.meta.devices import Devices, DeviceUse, device_use
 from wirespeed.cni.chain import load_network
 from wirespeed.cni.errors import CniError, Code
+from wirespeed.plugins.meta.devices import Devices, DeviceUse, device_use
 
 
 @pytest.mark.parametrize(

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from plugins.meta import networks
-from plugins.meta.config import MetaConfig, load
-from plugins.meta.delegate import Delegate
-from plugins.meta.resolve import Resolver, named_pod
 from wirespeed.cni.chain import Chain
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.request import Request
+from wirespeed.plugins.meta import networks
+from wirespeed.plugins.meta.config import MetaConfig, load
+from wirespeed.plugins.meta.delegate import Delegate
+from wirespeed.plugins.meta.resolve import Resolver, named_pod
 
 Files = Callable[..., Path]
 BRIDGE = {"type": "bridge", "mtu": 9000}

@@ -11,16 +11,16 @@ import msgspec
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from plugins.meta import checks, config
-from plugins.meta.delegate import Delegate, planned, recorded
-from plugins.meta.resolve import Pod, Resolver
-from plugins.meta.selection import DEFAULT_NETWORK, NETWORKS
 from wirespeed.cni.chain import Chain
 from wirespeed.cni.errors import CniError
 from wirespeed.cni.request import Request, ifname_fault
 from wirespeed.host.netns import Identity
 from wirespeed.kube.cluster import Cluster, NotFoundError
 from wirespeed.node import Node, NodeConfig
+from wirespeed.plugins.meta import checks, config
+from wirespeed.plugins.meta.delegate import Delegate, planned, recorded
+from wirespeed.plugins.meta.resolve import Pod, Resolver
+from wirespeed.plugins.meta.selection import DEFAULT_NETWORK, NETWORKS
 
 DEVINFO = Path("/devinfo")
 DEVICES = {"intel.com/vfs": ["0000:03:02.0", "0000:03:02.1"]}

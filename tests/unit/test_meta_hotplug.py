@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cli.hotplug import element
-from plugins.meta.delegate import Delegate, planned
-from plugins.meta.devices import Devices
-from plugins.meta.hotplug import difference
-from plugins.meta.selection import Selection, parse
+from wirespeed.cli.hotplug import element
 from wirespeed.cni.errors import CniError
 from wirespeed.host.netns import Identity
+from wirespeed.plugins.meta.delegate import Delegate, planned
+from wirespeed.plugins.meta.devices import Devices
+from wirespeed.plugins.meta.hotplug import difference
+from wirespeed.plugins.meta.selection import Selection, parse
 from wirespeed.state.journal import Attachment
 
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from plugins.meta import networks
-from plugins.meta.config import MetaConfig
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.kube.cluster import Cluster, NotFoundError, UnavailableError
 from wirespeed.kube.manifests import ManifestCluster
+from wirespeed.plugins.meta import networks
+from wirespeed.plugins.meta.config import MetaConfig
 
 CONF = {"cniVersion": "1.0.0", "type": "bridge"}
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from plugins.meta.meta import Meta
 from wirespeed.cni.errors import CniError
 from wirespeed.cni.request import Request
 from wirespeed.node import ClusterConfig, Node, NodeConfig
+from wirespeed.plugins.meta.meta import Meta
 
 Config = dict[str, Any]
 Refusal = tuple[int, str]

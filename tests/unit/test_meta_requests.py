@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from plugins.meta.delegate import Delegate
-from plugins.meta.requests import unmet
+from wirespeed.plugins.meta.delegate import Delegate
+from wirespeed.plugins.meta.requests import unmet
 
 MAC, OTHER = "02:00:00:00:00:01", "02:00:00:00:00:02"
 POD = {"name": "net1", "sandbox": "/run/netns/p"}

@@ -12,17 +12,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plugins.meta import config, gateway, resolve
-from plugins.meta.checks import needs_ip_argument
-from plugins.meta.config import load
-from plugins.meta.delegate import Delegate, planned, recorded, recorded_identity
-from plugins.meta.resolve import Pod, Resolver
 from wirespeed.cni.chain import Chain, load_network
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.request import Request
 from wirespeed.host.netns import Identity
 from wirespeed.kube.manifests import ManifestCluster
 from wirespeed.node import Node, NodeConfig
+from wirespeed.plugins.meta import config, gateway, resolve
+from wirespeed.plugins.meta.checks import needs_ip_argument
+from wirespeed.plugins.meta.config import load
+from wirespeed.plugins.meta.delegate import Delegate, planned, recorded, recorded_identity
+from wirespeed.plugins.meta.resolve import Pod, Resolver
 
 Config = dict[str, Any]
 ARGS = {"K8S_POD_NAMESPACE": "ns", "K8S_POD_NAME": "p", "IgnoreUnknown": "true", "IP": "10.1.0.9", "MY": "a=b"}

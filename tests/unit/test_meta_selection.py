@@ -10,9 +10,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from plugins.meta import selection
-from plugins.meta.selection import Selection, parse, parse_default
 from wirespeed.cni.errors import CniError, Code
+from wirespeed.plugins.meta import selection
+from wirespeed.plugins.meta.selection import Selection, parse, parse_default
 
 
 def one(**keys: Any) -> Selection:

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plugins.meta import status
 from wirespeed.cni import result as results
 from wirespeed.cni.errors import CniError
 from wirespeed.cni.versions import SUPPORTED
 from wirespeed.kube import deviceinfo
+from wirespeed.plugins.meta import status
 
 POD = "/run/netns/pod"
 

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 import yaml
 
-from play import admission, manifests, session
-from play.admission import Given
-from play.manifests import Manifests
-from play.process import Mount
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.kube.proto import deviceplugin_pb2 as dp
+from wirespeed.play import admission, manifests, session
+from wirespeed.play.admission import Given
+from wirespeed.play.manifests import Manifests
+from wirespeed.play.process import Mount
 
 POOLS = '{"resourceList": [{"resourceName": "left"}, {"resourceName": "right", "resourcePrefix": "example.com"}]}'
 

@@ -10,16 +10,16 @@ from typing import Any
 import pytest
 import yaml
 
-from deviceplugin.allocation import answer
-from deviceplugin.cdi import Specs
-from deviceplugin.config import PoolConfig
-from play import cdi
-from play.cdi import Added
-from play.devices import Node
-from play.process import Mount
 from tests.fakesysfs import FakeSysfs
 from wirespeed.cni.errors import CniError, Code
+from wirespeed.deviceplugin.allocation import answer
+from wirespeed.deviceplugin.cdi import Specs
+from wirespeed.deviceplugin.config import PoolConfig
 from wirespeed.host.inventory import Reader
+from wirespeed.play import cdi
+from wirespeed.play.cdi import Added
+from wirespeed.play.devices import Node
+from wirespeed.play.process import Mount
 
 NULL, ZERO = (os.stat(path).st_rdev for path in ("/dev/null", "/dev/zero"))
 

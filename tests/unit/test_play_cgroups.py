@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import yaml
 
-from play import cgroups, limits, manifests
-from play.cgroups import Cgroups, Hierarchy
-from play.limits import Limits
-from play.undo import Undo
+from wirespeed.play import cgroups, limits, manifests
+from wirespeed.play.cgroups import Cgroups, Hierarchy
+from wirespeed.play.limits import Limits
+from wirespeed.play.undo import Undo
 
 MIB = 1 << 20
 PAGES = (2 * MIB, 1 << 30)

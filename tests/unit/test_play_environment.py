@@ -7,9 +7,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from play import environment, manifests
-from play.environment import Facts
-from play.manifests import Pod
+from wirespeed.play import environment, manifests
+from wirespeed.play.environment import Facts
+from wirespeed.play.manifests import Pod
 
 FACTS = Facts(
     uid="u-1",

@@ -9,9 +9,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from play import hidden, manifests
-from play.manifests import Container
 from wirespeed.cni.errors import CniError
+from wirespeed.play import hidden, manifests
+from wirespeed.play.manifests import Container
 
 
 @pytest.fixture
@@ -79,4 +79,4 @@ def test_a_program_is_refused_and_a_file_is_noted(program: Path, tmp_path: Path)
 
 def test_this_python_is_found_where_it_is_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hidden, "_OVER", (str(Path(sys.executable).parent),))
-    assert sys.executable in found(args=["-c", f"PYTHONPATH=/x {sys.executable} -m cli eal"])
+    assert sys.executable in found(args=["-c", f"PYTHONPATH=/x {sys.executable} -m wirespeed eal"])

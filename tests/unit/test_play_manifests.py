@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kubernetes.client import models
 
-from play import manifests, texts
-from play.manifests import EmptyDir, Manifests, extended, hugepages
 from wirespeed.cni.errors import CniError, Code
+from wirespeed.play import manifests, texts
+from wirespeed.play.manifests import EmptyDir, Manifests, extended, hugepages
 
 Manifest = dict[str, Any]
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from play import quantity
+from wirespeed.play import quantity
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from play import sandbox, session
 from wirespeed.cni.errors import CniError
+from wirespeed.play import sandbox, session
 
 
 def test_the_conf_is_a_file_or_the_first_one_of_a_folder(tmp_path: Path) -> None:
@@ -41,7 +41,7 @@ def test_a_folder_without_a_conf_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_installed_shim_is_found_where_plugins_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session, "__file__", str(tmp_path / "installed/play/session.py"))
+    monkeypatch.setattr(session, "__file__", str(tmp_path / "installed/wirespeed/play/session.py"))
     with pytest.raises(
         CniError, match=r"the shim is not there: expected an executable .*build/wirespeed-cni, /x/wirespeed"
     ):

@@ -5,8 +5,8 @@ import io
 import pytest
 from rich.console import Console
 
-from play.pod import backoff
-from play.screen import InterfaceRow, PodRow, Screen
+from wirespeed.play.pod import backoff
+from wirespeed.play.screen import InterfaceRow, PodRow, Screen
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from play import security
-from play.security import CAPABILITIES, DEFAULT, PodSecurityContext, SecurityContext
+from wirespeed.play import security
+from wirespeed.play.security import CAPABILITIES, DEFAULT, PodSecurityContext, SecurityContext
 
 EVERY = frozenset(CAPABILITIES)
 

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from play import downward, environment, manifests, texts
-from play.environment import Facts
-from play.manifests import Pod
-from play.texts import File
 from wirespeed.eal import downward as reader
+from wirespeed.play import downward, environment, manifests, texts
+from wirespeed.play.environment import Facts
+from wirespeed.play.manifests import Pod
+from wirespeed.play.texts import File
 
 FACTS = Facts(
     uid="u-1",

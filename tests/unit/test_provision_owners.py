@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from provision.owners import owners
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.node import NodeConfig
+from wirespeed.provision.owners import owners
 
 
 @pytest.fixture

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from provision import plan
-from provision.facts import Pf
-from provision.policy import Group, Wanted
 from tests import pfs
 from tests.fakesysfs import FakeSysfs, vf_address
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.node import NodeConfig
+from wirespeed.provision import plan
+from wirespeed.provision.facts import Pf
+from wirespeed.provision.policy import Group, Wanted
 
 PF = pfs.ADDRESS
 WHERE = f"PF ens1f0 ({PF}): "

@@ -11,9 +11,19 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cli.main import main
-from provision.policy import API_VERSION, KIND, PfIdentity, Policy, Wanted, for_node, load, merge, vf_numbers
+from wirespeed.cli.main import main
 from wirespeed.cni.errors import CniError, Code
+from wirespeed.provision.policy import (
+    API_VERSION,
+    KIND,
+    PfIdentity,
+    Policy,
+    Wanted,
+    for_node,
+    load,
+    merge,
+    vf_numbers,
+)
 
 PF0 = PfIdentity(
     address="0000:86:00.0",

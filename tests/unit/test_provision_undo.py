@@ -13,9 +13,6 @@ from pathlib import Path
 
 import pytest
 
-from provision import facts, hold, plan, vdpa
-from provision.facts import Pf
-from provision.policy import Group, Wanted
 from tests import pfs
 from tests.fakesysfs import FakeSysfs, vf_address
 from wirespeed.cni.errors import CniError, Code
@@ -23,6 +20,9 @@ from wirespeed.host import rtnl, vfio
 from wirespeed.host.netns import Identity
 from wirespeed.host.rtnl import Address, Link, NetlinkError, Rtnl, VfSettings
 from wirespeed.node import NodeConfig
+from wirespeed.provision import facts, hold, plan, vdpa
+from wirespeed.provision.facts import Pf
+from wirespeed.provision.policy import Group, Wanted
 from wirespeed.state.journal import DeviceClaim, Journal
 from wirespeed.state.locks import device_lock
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from provision import plan, vdpa
-from provision.facts import Vf
-from provision.policy import Group, Wanted
 from tests import pfs
 from tests.fakesysfs import FakeSysfs
 from wirespeed.host.vdpa import VdpaDevice
+from wirespeed.provision import plan, vdpa
+from wirespeed.provision.facts import Vf
+from wirespeed.provision.policy import Group, Wanted
 
 PF = pfs.ADDRESS
 WHERE = f"PF ens1f0 ({PF}): VF 0 ({pfs.VF.address}): "

@@ -14,11 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plugins.meta import restore
-from plugins.meta.delegate import NOWHERE, Delegate, departed, of_earlier_boot, planned, recorded_identity
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.host.boot import boot_id
 from wirespeed.host.netns import Identity
+from wirespeed.plugins.meta import restore
+from wirespeed.plugins.meta.delegate import NOWHERE, Delegate, departed, of_earlier_boot, planned, recorded_identity
 from wirespeed.state import records
 from wirespeed.state.journal import Attachment, Journal
 from wirespeed.state.records import KeptJournal, Records

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plugins.sriov import conf
-from plugins.sriov.conf import KEYS, BridgePort, SriovConf
-from plugins.sriov.rss import Rss
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.request import Request
 from wirespeed.host.rtnl import VfSettings
+from wirespeed.plugins.sriov import conf
+from wirespeed.plugins.sriov.conf import KEYS, BridgePort, SriovConf
+from wirespeed.plugins.sriov.rss import Rss
 
 DEVICE = "0000:af:06.1"
 

@@ -11,9 +11,6 @@ from typing import Any
 
 import pytest
 
-from plugins.sriov import addressing, settings, sriov
-from plugins.sriov import vf as vfs
-from plugins.sriov.sriov import Sriov
 from tests.fakesysfs import FakeSysfs
 from wirespeed.cni.chain import Chain, load_network
 from wirespeed.cni.errors import CniError, Code
@@ -23,6 +20,9 @@ from wirespeed.host.netns import Identity
 from wirespeed.host.pci import PciDevice
 from wirespeed.host.rtnl import Address, Link, Rtnl, VfSettings
 from wirespeed.node import Node, NodeConfig
+from wirespeed.plugins.sriov import addressing, settings, sriov
+from wirespeed.plugins.sriov import vf as vfs
+from wirespeed.plugins.sriov.sriov import Sriov
 
 PF = "0000:18:00.0"
 GUID = "02:00:00:00:00:00:00:aa"

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from plugins.sriov import rivals
-from plugins.sriov.function import Vf
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.host import netns
 from wirespeed.host.netns import Identity
 from wirespeed.host.pci import PciDevice
 from wirespeed.host.rtnl import ETH_P_8021AD, ETH_P_8021Q, VfSettings
+from wirespeed.plugins.sriov import rivals
+from wirespeed.plugins.sriov.function import Vf
 from wirespeed.state.journal import DeviceClaim, Journal
 
 PF, OTHER_PF = "0000:18:00.0", "0000:18:00.1"

@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plugins.sriov import rss
-from plugins.sriov.function import Vf
-from plugins.sriov.rss import Rss
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.host import ethtool
 from wirespeed.host.ethtool import Spread
 from wirespeed.host.pci import PciDevice
 from wirespeed.host.rtnl import Link
+from wirespeed.plugins.sriov import rss
+from wirespeed.plugins.sriov.function import Vf
+from wirespeed.plugins.sriov.rss import Rss
 
 LINK = Link(index=7, name="eth0", mac="02:00:00:00:00:01", mtu=1500, flags=0)
 VF = Vf(device=PciDevice("0000:18:01.0"), pf=PciDevice("0000:18:00.0"), index=0, driver="iavf", link=LINK)

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from plugins.sriov import settings
-from plugins.sriov import vf as vfs
 from tests.fakesysfs import FakeSysfs
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.host import functions
 from wirespeed.host.netns import Identity
 from wirespeed.host.rtnl import Link, Rtnl, VfSettings
+from wirespeed.plugins.sriov import settings
+from wirespeed.plugins.sriov import vf as vfs
 
 PF, NAME = "0000:18:00.0", "mlx5_core.sf.4"
 LINK = Link(index=9, name="enp24s0f0s88", mac="02:00:00:00:00:01", mtu=1500, flags=0, parent=NAME)

@@ -8,8 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from plugins.sriov import sriov
-from plugins.sriov import vf as vfs
 from tests.fakesysfs import FakeSysfs
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.request import Request
@@ -18,6 +16,8 @@ from wirespeed.host.functions import Function
 from wirespeed.host.netns import Identity
 from wirespeed.host.rtnl import Link, Rtnl, VfSettings
 from wirespeed.node import Node, NodeConfig
+from wirespeed.plugins.sriov import sriov
+from wirespeed.plugins.sriov import vf as vfs
 from wirespeed.state.journal import DeviceClaim
 
 PF, VF = "0000:18:00.0", "0000:19:00.0"

@@ -10,10 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from plugins.sriov import settings
-from plugins.sriov import vf as vfs
-from plugins.sriov.function import Vf
-from plugins.sriov.settings import NO_MAC
 from tests.fakesysfs import FakeSysfs
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.host import netns, rtnl, vfio
@@ -21,6 +17,10 @@ from wirespeed.host.netns import Identity
 from wirespeed.host.pci import PciDevice
 from wirespeed.host.rdma import Rdma
 from wirespeed.host.rtnl import ETH_P_8021AD, ETH_P_8021Q, LINK_STATES, Link, NetlinkError, Rtnl, VfSettings
+from wirespeed.plugins.sriov import settings
+from wirespeed.plugins.sriov import vf as vfs
+from wirespeed.plugins.sriov.function import Vf
+from wirespeed.plugins.sriov.settings import NO_MAC
 
 PF = "0000:18:00.0"
 NOWHERE = ("/run/netns/none", Identity(0, 0, 0))

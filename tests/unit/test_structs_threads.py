@@ -10,11 +10,10 @@ import sys
 LOOK = """
 import importlib, pkgutil
 import msgspec, msgspec._utils
-import agent, deviceplugin, play, plugins, wirespeed
+import wirespeed
 
-for package in (agent, deviceplugin, play, plugins, wirespeed):
-    for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
-        importlib.import_module(module.name)
+for module in pkgutil.walk_packages(wirespeed.__path__, "wirespeed."):
+    importlib.import_module(module.name)
 
 def structs(kind):
     for each in kind.__subclasses__():
@@ -25,8 +24,8 @@ def looked_into(*_):
     late.append(kind)
     raise TypeError
 
-found = [kind for kind in structs(msgspec.Struct) if kind.__module__.partition(".")[0] in
-         ("agent", "deviceplugin", "play", "plugins", "wirespeed") and not kind.__subclasses__()]
+found = [kind for kind in structs(msgspec.Struct)
+         if kind.__module__.startswith("wirespeed.") and not kind.__subclasses__()]
 msgspec._utils._get_class_mro_and_typevar_mappings = looked_into
 late = []
 for kind in found:

@@ -13,14 +13,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plugins.meta import takeover
-from plugins.meta.delegate import NOWHERE, recorded, recorded_identity
-from plugins.meta.meta import Meta
 from tests.multusfiles import POD_ARGS, Attached
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.request import Request
 from wirespeed.host.netns import Identity
 from wirespeed.node import Node, NodeConfig
+from wirespeed.plugins.meta import takeover
+from wirespeed.plugins.meta.delegate import NOWHERE, recorded, recorded_identity
+from wirespeed.plugins.meta.meta import Meta
 from wirespeed.state.journal import Attachment, Journal
 
 CID = "cid123456789abc"

@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plugins.sriov import takeover
-from plugins.sriov.function import Vf
 from tests import sriovfiles
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.host.netns import Identity
 from wirespeed.host.pci import PciDevice
 from wirespeed.host.rtnl import ETH_P_8021AD, ETH_P_8021Q, IFF_PROMISC, IFF_UP, Link, VfSettings
+from wirespeed.plugins.sriov import takeover
+from wirespeed.plugins.sriov.function import Vf
 from wirespeed.state.journal import DeviceClaim, Journal
 
 VF = "0000:03:10.0"

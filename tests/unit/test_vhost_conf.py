@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plugins.vhost.conf import ALL, Access, Bandwidth, Mirror, VhostConf, parse
-from plugins.vhost.engine import port_name, short_id
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.request import Request
+from wirespeed.plugins.vhost.conf import ALL, Access, Bandwidth, Mirror, VhostConf, parse
+from wirespeed.plugins.vhost.engine import port_name, short_id
 
 OVS = {"engine": "ovs-dpdk", "iftype": "vhostuser"}
 MEMIF = {"engine": "vpp", "iftype": "memif", "netType": "bridge", "memif": {"role": "master"}}

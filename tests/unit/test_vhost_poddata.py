@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from plugins.vhost import conf as configuration
-from plugins.vhost import poddata
-from plugins.vhost.sockets import Folder
 from wirespeed.cni.errors import CniError
 from wirespeed.cni.request import Request
+from wirespeed.plugins.vhost import conf as configuration
+from wirespeed.plugins.vhost import poddata
+from wirespeed.plugins.vhost.sockets import Folder
 
 OVS = {"engine": "ovs-dpdk", "iftype": "vhostuser"}
 MEMIF = {"engine": "vpp", "iftype": "memif", "netType": "bridge", "bridge": {"bridgeId": 4}}

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from plugins.vhost import sockets
-from plugins.vhost.conf import Access
-from plugins.vhost.sockets import LONGEST_PATH, Folder
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.request import Request
+from wirespeed.plugins.vhost import sockets
+from wirespeed.plugins.vhost.conf import Access
+from wirespeed.plugins.vhost.sockets import LONGEST_PATH, Folder
 
 KUBELET = Path("/var/lib/kubelet")
 UID = "3d9a4e2c-1111-2222-3333-444444444444"

@@ -14,14 +14,14 @@ from typing import Any
 
 import pytest
 
-from plugins.vhost import vhost
-from plugins.vhost.engine import port_name
 from tests import userspacefiles
 from tests.vpp import FakeVpp
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.plugin import Result
 from wirespeed.cni.request import Request
 from wirespeed.node import Node, NodeConfig, VhostConfig
+from wirespeed.plugins.vhost import vhost
+from wirespeed.plugins.vhost.engine import port_name
 from wirespeed.state.locks import device_lock
 
 CONTAINER = "a" * 64
@@ -379,7 +379,7 @@ def test_status_says_what_is_missing(tmp_path: Path, node: Node) -> None:
 def test_a_vpp_that_says_nothing_is_waited_for_no_longer_than_the_deadline(
     vpp: FakeVpp, node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("plugins.vhost.vpp.ANSWER_AT_MOST", 0.3)
+    monkeypatch.setattr("wirespeed.plugins.vhost.vpp.ANSWER_AT_MOST", 0.3)
     vpp.silent = True
     with pytest.raises(CniError, match="no answer") as caught:
         add(node, network())

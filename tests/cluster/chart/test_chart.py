@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from deploy import manifests
-from deviceplugin import config as pools
 from tests.cluster.chart.conftest import CHART, Helm
 from tests.cluster.kube import Kube, Object
+from wirespeed.deviceplugin import config as pools
 from wirespeed.kube import kubeyaml
 from wirespeed.node import NodeConfig, parse_config
 

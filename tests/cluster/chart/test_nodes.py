@@ -50,7 +50,7 @@ class Place:
         return list(found)
 
     def start(self, *, seconds: float = PATIENCE) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "cli", "uninstall-nodes", f"--namespace={self.namespace}"]
+        command = [sys.executable, "-m", "wirespeed", "uninstall-nodes", f"--namespace={self.namespace}"]
         options = [f"--agents={AGENTS}", f"--removers={REMOVERS}", f"--timeout={seconds}"]
         return subprocess.Popen(
             [*command, *options, f"--kubeconfig={self.kubeconfig}"],

@@ -315,7 +315,16 @@ class Testpmd:
     def __init__(self, pod: Netns, sockets: Path, hugepages: Path, *options: str) -> None:
         self._files = (hugepages, f"{pod.name}map_*")
         args = subprocess.run(
-            [sys.executable, "-m", "cli", "eal", "--sockets", sockets, "--memory=128", f"--file-prefix={pod.name}"],
+            [
+                sys.executable,
+                "-m",
+                "wirespeed",
+                "eal",
+                "--sockets",
+                sockets,
+                "--memory=128",
+                f"--file-prefix={pod.name}",
+            ],
             cwd=ROOT,
             check=True,
             capture_output=True,

@@ -51,7 +51,17 @@ def test_packets_arrive_through_the_switch_and_over_the_link(
         text = file.read_text().replace("$(wirespeed eal)", "$(wirespeed eal --memory 128)")
         text = text.replace("/run/wirespeed/example/", f"{switch.folder}/example-")
         (manifests / file.name).write_text(text)
-    play = [sys.executable, "-m", "cli", "play", "--in-order", "--shim", str(shim), "--out", str(tmp_path / "out")]
+    play = [
+        sys.executable,
+        "-m",
+        "wirespeed",
+        "play",
+        "--in-order",
+        "--shim",
+        str(shim),
+        "--out",
+        str(tmp_path / "out"),
+    ]
     play += ["--cni-conf", str(EXAMPLES / "00-wirespeed.conf"), "--timeout", "120", str(manifests)]
     play += ["--pools", str(EXAMPLES / "node/values.yaml")]
     # Its own mounts: there the switch of the test is where the node's would be.

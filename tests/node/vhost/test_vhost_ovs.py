@@ -17,12 +17,12 @@ from typing import Any
 
 import pytest
 
-from plugins.vhost.engine import Port, port_name
-from plugins.vhost.ovs import Ovs
 from tests.node.calling import until
 from tests.node.conftest import Netns
 from tests.node.vhost.conftest import Host, Switch, network
 from wirespeed.cni.errors import CniError, Code
+from wirespeed.plugins.vhost.engine import Port, port_name
+from wirespeed.plugins.vhost.ovs import Ovs
 
 Pods = Callable[[], Netns]
 

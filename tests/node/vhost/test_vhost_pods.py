@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from plugins.vhost.poddata import CONFIGURATION_DATA, MAPPED_DIR
 from tests.node.calling import Call
 from tests.node.conftest import PATIENCE, ROOT, Agent, Netns
 from tests.node.vhost.conftest import Host, Switch, Testpmd, network
 from wirespeed.cni.errors import CniError, Code
+from wirespeed.plugins.vhost.poddata import CONFIGURATION_DATA, MAPPED_DIR
 
 UID = "3d9a4e2c-1111-2222-3333-444444444444"
 ARGS = {"K8S_POD_NAMESPACE": "default", "K8S_POD_NAME": "app", "K8S_POD_UID": UID}
@@ -214,7 +214,7 @@ def test_a_crash_at_any_moment_of_an_add_is_undone_by_del(switch: Switch, host: 
 
     def run(moment: float | None) -> float:
         began = time.monotonic()
-        command = [sys.executable, "-m", "cli", "cni", "vhost"]
+        command = [sys.executable, "-m", "wirespeed", "cni", "vhost"]
         pipe = subprocess.PIPE
         with subprocess.Popen(command, cwd=ROOT, env=environ, stdin=pipe, stdout=pipe, stderr=pipe) as process:
             assert process.stdin is not None

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from deviceplugin import vhostuser
-from deviceplugin.config import VHOST_USER, PoolConfig
-from plugins.vhost.conf import Access
 from tests.node.conftest import Netns
 from tests.node.vhost.conftest import Host, Switch, network
 from wirespeed.cni.errors import CniError, Code
+from wirespeed.deviceplugin import vhostuser
+from wirespeed.deviceplugin.config import VHOST_USER, PoolConfig
+from wirespeed.plugins.vhost.conf import Access
 
 Pods = Callable[[], Netns]
 POOL = PoolConfig(resource="intel.com/vhost", kind=VHOST_USER, count=2, access=Access(group=2345, mode=0o660))

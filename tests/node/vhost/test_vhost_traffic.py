@@ -6,10 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from plugins.vhost.engine import port_name
 from tests.node.calling import until
 from tests.node.conftest import Netns
 from tests.node.vhost.conftest import Host, Switch, Testpmd, network
+from wirespeed.plugins.vhost.engine import port_name
 
 BURSTS = 3  # of 32 packets: less than a ring holds, so none is lost
 PACKETS = 32 * BURSTS

@@ -1,0 +1,148 @@
+"""The runtime's CNI configuration, composed from that of the cluster's own plugin, the primary."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from wirespeed.cni import versions
+from wirespeed.cni.chain import Network, canonical, load_network
+from wirespeed.cni.errors import CniError, Code
+from wirespeed.node import ALIASES, AutoconfConfig
+from wirespeed.plugins.meta import config as meta_config
+from wirespeed.plugins.meta import networks
+
+_SUFFIXES = (".conf", ".conflist", ".json")  # what runtimes read
+# Composed here, or brought by each request.
+_RESERVED = ("type", "name", "cniVersion", "delegates", "runtimeConfig", "prevResult")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Primary:
+    """The cluster's own network, and the file that it was read from."""
+
+    path: Path
+    network: Network
+
+
+def check(where: AutoconfConfig) -> None:
+    """Refuse a configuration by which nothing could be written. Raises CniError(INVALID_CONFIG)."""
+    if not where.files:
+        raise _wrong("files", "at least one file name", [])
+    for name in where.files:
+        if not name.endswith((".conf", ".conflist")) or "/" in name or name.startswith("."):
+            raise _wrong("files", "names of files *.conflist or *.conf", name)
+    for key, folder in (("cniConfigDir", where.cni_config_dir), ("primaryDir", where.primary_dir or "/")):
+        if not folder.startswith("/"):
+            raise _wrong(key, "an absolute path", folder)
+    if "/" in where.primary or where.primary in where.files:
+        raise _wrong("primary", "the name of a file in primaryDir that is not ours", where.primary)
+    if where.cni_version:
+        versions.check(where.cni_version)
+    _check_meta(where)
+
+
+def _check_meta(where: AutoconfConfig) -> None:
+    for key in _RESERVED:
+        if key in where.meta:
+            raise CniError(Code.INVALID_CONFIG, f'autoconf: key "meta": key "{key}" may not be given here')
+    try:
+        meta_config.load(_plugin(Path("/"), {}, where) | {"name": "primary"})
+    except CniError as error:
+        raise error.prefixed('autoconf: key "meta"') from error
+
+
+def find_primary(where: AutoconfConfig) -> Primary | None:
+    """The network that the runtime would take if our files were not there, or the one that is configured.
+
+    None where there is no such file yet. Raises CniError that names the file when it cannot be read (half of
+    it may be written): another one is not taken in its place, which would give pods another network.
+    """
+    folder = Path(where.primary_dir or where.cni_config_dir)
+    for name in [where.primary] if where.primary else _candidates(folder, where):
+        network = _read(folder / name)
+        if network is not None and (where.primary or not _is_none(network)):
+            return Primary(path=folder / name, network=network)
+    return None
+
+
+def _candidates(folder: Path, where: AutoconfConfig) -> list[str]:
+    try:
+        names = sorted(os.listdir(folder))
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise CniError(Code.IO_FAILURE, f"{folder}: {error.strerror}") from error
+    return [name for name in names if name.endswith(_SUFFIXES) and name not in where.files]
+
+
+def _read(path: Path) -> Network | None:
+    try:
+        raw = json.loads(path.read_bytes())
+        return load_network(networks.with_folder(path, canonical(raw)) if isinstance(raw, dict) else raw)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise CniError(Code.IO_FAILURE, f"{path}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise CniError(Code.INVALID_CONFIG, f"{path}: not JSON: {error}") from error
+    except CniError as error:
+        raise error.prefixed(str(path)) from error
+
+
+def _is_none(network: Network) -> bool:
+    """Whether it is no cluster's network: a meta-plugin's, ours or a peer's, or the loopback interface alone."""
+    return ALIASES.get(network.kinds[0]) == "meta" or network.kinds == ["loopback"]
+
+
+def compose(primary: Primary, where: AutoconfConfig, file: str) -> bytes:
+    """What the file of that name holds.
+
+    clusterNetwork is the path of the primary's file: what changes in it holds from the next pod on, without
+    the runtime reading anything anew. The version is one that the runtime speaks, as it reads the primary's
+    file; a runtime that knows "cniVersions" (specification 1.1.0) chooses the newest of them, and so STATUS
+    and GC, whatever the primary speaks.
+    """
+    raw = primary.network.raw
+    spoken = _spoken(raw, where)
+    head: dict[str, Any] = {"cniVersion": spoken[0], "name": where.network_name or primary.network.name}
+    plugin = _plugin(primary.path, _capabilities(primary.network), where)
+    if file.endswith(".conflist"):
+        if len(spoken) > 1:
+            head["cniVersions"] = spoken
+        document = {**head, "plugins": [plugin]}
+    else:
+        document = {**head, **plugin}
+    return json.dumps(document, indent=2).encode() + b"\n"
+
+
+def _spoken(raw: dict[str, Any], where: AutoconfConfig) -> list[str]:
+    """The version that an old runtime reads, and all that are newer."""
+    known = versions.SUPPORTED
+    named, listed = where.cni_version or raw.get("cniVersion"), raw.get("cniVersions") or []
+    if not named and not listed:
+        named = versions.IMPLIED
+    least = named if named in known else min(v for v in listed if v in known)
+    return list(known[known.index(least) :])
+
+
+def _plugin(path: Path, capabilities: dict[str, bool], where: AutoconfConfig) -> dict[str, Any]:
+    plugin = {"type": meta_config.OWN_TYPE, "clusterNetwork": str(path), **where.meta}
+    if capabilities:
+        plugin["capabilities"] = {**plugin.get("capabilities", {}), **capabilities}
+    return plugin
+
+
+def _capabilities(network: Network) -> dict[str, bool]:
+    """What any of the primary's plugins wants the runtime to pass."""
+    wanted = {
+        name for plugin in network.plugins for name, on in (plugin.get("capabilities") or {}).items() if on is True
+    }
+    return dict.fromkeys(sorted(wanted), True)
+
+
+def _wrong(key: str, expected: str, got: object) -> CniError:
+    return CniError(Code.INVALID_CONFIG, f'autoconf: key "{key}": expected {expected}, got {got!r}')

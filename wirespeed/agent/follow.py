@@ -1,0 +1,133 @@
+"""Follows the networks annotation of this node's pods: what comes to it is attached, what goes is detached."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from wirespeed.agent import hotplug
+from wirespeed.cni.errors import CniError, Code
+from wirespeed.kube.watch import Key
+from wirespeed.node import Node
+from wirespeed.plugins.meta.delegate import recorded
+from wirespeed.plugins.meta.selection import NETWORKS
+
+log = logging.getLogger(__name__)
+
+_AT_ONCE = 4  # pods that are changed at once
+_RETRY = (1.0, 60.0)  # seconds after a failure: the first time, and at most
+_IDLE = 3600.0  # seconds to wait where nothing is to be done
+
+
+@dataclass
+class _Pod:
+    """A pod of the node: what its annotation says, and whether its attachments are in line with that."""
+
+    wanted: str  # UID and annotation
+    followed: str = ""  # the one that its attachments are in line with
+    pending: bool = True
+    running: bool = False
+    due: float = 0.0  # a time.monotonic() value
+    failures: int = 0  # in a row
+
+
+class Follower:
+    """Brings each pod's attachments in line with its annotation, by calls of the agent's own socket.
+
+    Raises CniError(INVALID_CONFIG) where nobody tells of changes.
+    """
+
+    def __init__(self, node: Node) -> None:
+        if node.config.cluster.manifests:
+            raise CniError(
+                Code.INVALID_CONFIG,
+                'key "followNetworks": needs an API server: a folder of manifests tells of no changes',
+            )
+        self._node = node
+        self._changed = threading.Condition()
+        self._pods: dict[Key, _Pod] = {}
+        self._stopping = False
+
+    def run(self, stop: threading.Event) -> None:
+        """Follow until `stop` is set."""
+        ender = threading.Thread(target=self._end_with, args=(stop,), name="follow end", daemon=True)
+        ender.start()
+        self._node.cluster.on_pod_change(self._notice)
+        with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="follow") as workers:
+            while (due := self._next()) is not None:
+                workers.submit(self._serve, *due)
+        ender.join()
+
+    def _end_with(self, stop: threading.Event) -> None:
+        stop.wait()
+        with self._changed:
+            self._stopping = True
+            self._changed.notify()
+
+    def _notice(self, key: Key, found: dict[str, Any] | None) -> None:
+        """A pod has come or changed, or gone. Called by the watch, which must not be kept."""
+        with self._changed:
+            if found is None or found["spec"].get("hostNetwork"):
+                self._pods.pop(key, None)
+                return
+            metadata = found["metadata"]
+            wanted = f"{metadata['uid']} {metadata['annotations'].get(NETWORKS) or ''}"
+            pod = self._pods.setdefault(key, _Pod(wanted))
+            pod.wanted = wanted
+            if wanted != pod.followed:
+                pod.pending, pod.due = True, 0.0
+                self._changed.notify()
+
+    def _next(self) -> tuple[Key, _Pod] | None:
+        """The next pod that is due, noted as running; None at the end."""
+        with self._changed:
+            while not self._stopping:
+                now = time.monotonic()
+                waiting = {key: pod.due for key, pod in self._pods.items() if pod.pending and not pod.running}
+                key = min(waiting, key=lambda key: waiting[key], default=None)
+                if key is not None and waiting[key] <= now:
+                    pod = self._pods[key]  # whoever runs it keeps it: the pod may go and come anew
+                    pod.pending, pod.running = False, True
+                    return key, pod
+                self._changed.wait(_IDLE if key is None else waiting[key] - now)
+            return None
+
+    def _serve(self, key: Key, pod: _Pod) -> None:
+        wanted = pod.wanted
+        try:
+            followed, failed = self._follow(*key), False
+        except CniError as error:
+            followed, failed = False, True
+            log.warning("pod %s/%s: networks of its annotation: %s", *key, error.msg)
+        except Exception:
+            followed, failed = False, True
+            log.exception("pod %s/%s: networks of its annotation", *key)
+        with self._changed:
+            pod.running = False
+            pod.followed = wanted if followed else ""
+            pod.failures = pod.failures + 1 if failed else 0
+            if failed:
+                first, most = _RETRY
+                pod.pending, pod.due = True, time.monotonic() + min(most, first * 2.0 ** min(pod.failures - 1, 16))
+            self._changed.notify()
+
+    def _follow(self, namespace: str, name: str) -> bool:
+        """Bring a pod in line; whether it was attached, for until then its ADD sees to it."""
+        followed = False
+        for row in hotplug.masters(self._node.journal, namespace, name):
+            followed = True
+            if not recorded(row).settings:
+                log.info(
+                    "pod %s/%s was attached by another version: its annotation is not followed", namespace, name
+                )
+                continue
+            try:
+                hotplug.ask(self._node, "FOLLOW", row.container)
+            except CniError as error:
+                if error.code != Code.UNKNOWN_CONTAINER:  # detached meanwhile
+                    raise
+        return followed

@@ -1,0 +1,118 @@
+"""Calls of the agent's own for one container, beside those of the runtime: ATTACH, DETACH and FOLLOW for one that
+runs, COLLECT for one that is gone.
+
+They come by the socket as calls of the meta-plugin do, with CNI_COMMAND and CNI_CONTAINERID, so that they have
+their turn among the runtime's calls for that container. Standard input of ATTACH is {"network": one network as the
+annotation k8s.v1.cni.cncf.io/networks has it, in either form}, of DETACH {"network": its name, or its interface}.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from wirespeed import structs
+from wirespeed.agent import client, frame
+from wirespeed.cni.dispatch import Answer
+from wirespeed.cni.errors import CniError, Code
+from wirespeed.cni.request import check_container_id
+from wirespeed.cni.versions import LATEST
+from wirespeed.host import netns
+from wirespeed.node import Node
+from wirespeed.plugins.meta.delegate import recorded, recorded_identity
+from wirespeed.plugins.meta.hotplug import Hotplug
+from wirespeed.plugins.meta.meta import Meta
+from wirespeed.state.journal import Attachment, Journal
+
+log = logging.getLogger(__name__)
+
+VERBS = frozenset({"ATTACH", "DETACH", "FOLLOW", "COLLECT"})
+
+
+@structs.prepared
+class _Order(msgspec.Struct, forbid_unknown_fields=True):
+    network: str
+
+
+def answer(node: Node, call: frame.Call, *, deadline: float) -> Answer:
+    """Serve one call; never raises. An error is the error object of the CNI specification."""
+    verb = call.environ["CNI_COMMAND"]
+    try:
+        return Answer(0, msgspec.json.encode(_serve(node, verb, call, deadline)))
+    except CniError as error:
+        return refused(error)
+    except Exception as error:
+        log.exception("%s of container %s failed", verb, call.environ.get("CNI_CONTAINERID", ""))
+        return refused(CniError(Code.INTERNAL, f"{verb}: {type(error).__name__}: {error}"))
+
+
+def refused(error: CniError) -> Answer:
+    """The answer that tells of the error."""
+    return Answer(1, error.to_json(LATEST))
+
+
+def _serve(node: Node, verb: str, call: frame.Call, deadline: float) -> dict[str, Any]:
+    container = check_container_id(call.environ.get("CNI_CONTAINERID", ""))
+    if not container:
+        raise CniError(Code.INVALID_ENVIRONMENT, f"{verb}: CNI_CONTAINERID is missing")
+    meta = node.plugin("meta")
+    assert isinstance(meta, Meta)
+    if verb == "COLLECT":
+        meta.collect(container, deadline=deadline)
+        return {}
+    hotplug = Hotplug(node, meta)
+    if verb == "FOLLOW":
+        hotplug.follow(container, deadline=deadline)
+        return {}
+    try:
+        network = msgspec.json.decode(call.stdin, type=_Order).network
+    except msgspec.DecodeError as error:
+        raise CniError(Code.DECODING_FAILURE, f"{verb}: {error}") from error
+    change = hotplug.attach if verb == "ATTACH" else hotplug.detach
+    return _told(change(container, network, deadline=deadline))
+
+
+def _told(row: Attachment) -> dict[str, Any]:
+    """What the caller learns of an attachment."""
+    addresses = [ip["address"] for ip in (row.result or {}).get("ips", ())]
+    return {"network": recorded(row).label, "interface": row.ifname, "ips": addresses}
+
+
+def masters(journal: Journal, namespace: str, name: str) -> Iterator[Attachment]:
+    """The first network of each container of a pod that is attached and whose network namespace is there."""
+    for row in journal.attachments():
+        delegate = recorded(row)
+        args = delegate.args
+        if (
+            delegate.master
+            and (args.get("K8S_POD_NAMESPACE"), args.get("K8S_POD_NAME")) == (namespace, name)
+            and netns.alive(row.netns, recorded_identity(row))
+        ):
+            yield row
+
+
+def order(node: Node, verb: str, pod: str, network: str) -> dict[str, Any]:
+    """Ask the agent of this node for a change of a pod, "[namespace/]name"; what it made.
+
+    Raises CniError: what the agent raised, UNKNOWN_CONTAINER for a pod that is not attached here, or UNAVAILABLE.
+    """
+    namespace, _, name = pod.rpartition("/")
+    found = list(masters(node.journal, namespace or "default", name))
+    if not found:
+        raise CniError(Code.UNKNOWN_CONTAINER, f"pod {namespace or 'default'}/{name}: not attached on this node")
+    return ask(node, verb, found[-1].container, msgspec.json.encode({"network": network}))
+
+
+def ask(node: Node, verb: str, container: str, stdin: bytes = b"{}") -> dict[str, Any]:
+    """One call, which takes its time and has its turn. Raises CniError."""
+    call = frame.Call("meta", {"CNI_COMMAND": verb, "CNI_CONTAINERID": container}, stdin)
+    status, stdout = client.ask(node.config.socket, call, patience=2 * node.config.deadline)
+    if status == frame.AGAIN:
+        raise CniError(Code.TRY_AGAIN_LATER, "the agent is ending: try again")
+    made: dict[str, Any] = msgspec.json.decode(stdout)
+    if status:
+        raise CniError(made["code"], made["msg"], made.get("details", ""))
+    return made

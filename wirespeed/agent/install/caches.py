@@ -1,0 +1,330 @@
+"""What Multus and sriov-cni keep of pods that they attached: into the journal, and back.
+
+Their files are moved aside as they are taken, so that what is undone here is never taken again, and an
+uninstallation gives back those of pods that still run. What userspace-CNI keeps stays where it is, for both
+(`wirespeed.plugins.vhost.takeover`).
+"""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from wirespeed.agent.install import steps
+from wirespeed.agent.install.binaries import PEERS
+from wirespeed.agent.install.record import Record
+from wirespeed.agent.install.steps import Step, Undo, kept
+from wirespeed.cni.errors import CniError
+from wirespeed.cni.request import check_container_id
+from wirespeed.host import netns
+from wirespeed.host.netns import Identity
+from wirespeed.host.pci import PciDevice
+from wirespeed.host.rtnl import NetlinkError
+from wirespeed.node import ALIASES, NodeConfig, open_journal
+from wirespeed.plugins.meta import takeover as multus
+from wirespeed.plugins.meta.delegate import NOWHERE, recorded
+from wirespeed.plugins.sriov import takeover as sriov
+from wirespeed.plugins.vhost import takeover as userspace
+from wirespeed.plugins.vhost.conf import PEER
+from wirespeed.state.journal import Attachment, DeviceClaim, Journal
+from wirespeed.state.records import Records
+
+Pairs = set[tuple[str, str]]  # container, interface
+
+
+@dataclass
+class Taken:
+    """What is taken over of one container: rows and claims of the journal, and the files that they come from."""
+
+    what: str
+    rows: list[Attachment] = field(default_factory=list)
+    claims: list[DeviceClaim] = field(default_factory=list)
+    files: list[Path] = field(default_factory=list)
+
+
+@dataclass
+class Found:
+    """Everything in one folder that can be taken over, and in words what cannot."""
+
+    base: Path
+    taken: list[Taken] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+
+# Reading
+
+
+def read_multus(
+    base: Path, config: NodeConfig, *, configuration: str, version: str, path: tuple[str, ...]
+) -> Found:
+    """What Multus keeps in its cniDir `base`; the keywords are those of `takeover.attachments`."""
+    found = Found(base)
+    results: dict[str, list[tuple[multus.Cached, Path]]] = defaultdict(list)
+    for file in _files(base / "results"):
+        try:
+            cached = multus.read_cached(file.read_bytes())
+        except CniError as error:
+            found.problems.append(f"{file}: {error.msg}")
+        else:
+            results[cached.container].append((cached, file))
+    lists = {file.name: file for file in _files(base) if _is_container(file.name)}
+    for container in sorted({*lists, *results}):
+        listed = lists.get(container)
+        own = results[container]
+        try:
+            rows = multus.attachments(
+                container,
+                listed.read_bytes() if listed else None,
+                [cached for cached, _ in own],
+                configuration=configuration,
+                version=version,
+                path=path,
+                identity=_identity,
+            )
+        except CniError as error:
+            found.problems.append(f"{listed or base}: {error.msg}")
+            continue
+        files = [*([listed] if listed else []), *(file for _, file in own)]
+        found.problems += _of_nobody(container, rows, Path(config.vhost.userspace_dir))
+        names = ", ".join(row.ifname for row in rows)
+        found.taken.append(Taken(f"container {container}: {names or 'no network'}", rows=rows, files=files))
+    return found
+
+
+def _of_nobody(container: str, rows: list[Attachment], base: Path) -> Iterator[str]:
+    """Networks of userspace-CNI, whose plugin runs in this process now, that `base` says nothing of."""
+    for row, delegate in zip(rows, map(recorded, rows), strict=True):
+        if PEER not in delegate.network().kinds:
+            continue
+        where = f"container {container}: {delegate.where} was attached by userspace-CNI"
+        try:
+            if userspace.kept(base, container, row.ifname) is None:
+                yield f"{where}, and {base} has nothing of it"
+        except CniError as error:
+            yield f"{where}: {error.msg}"
+
+
+def find(noted: Record, config: NodeConfig) -> list[Found]:
+    """What those who were replaced keep of pods; a VF of a pod of Multus is found though sriov-cni has it."""
+    found = []
+    pairs: Pairs = set()
+    if (files := noted.multus) is not None:
+        found.append(
+            read_multus(
+                Path(files.folder),
+                config,
+                configuration=files.configuration,
+                version=files.version,
+                path=files.path,
+            )
+        )
+        pairs = {(row.container, row.ifname) for taken in found[0].taken for row in taken.rows}
+    # In the chain of a pod that Multus attached, a VF is now given back by this process.
+    only = None if "sriov-cni" in noted.replaced else pairs
+    found.append(read_sriov(Path(noted.sriov_dir), config, only=only))
+    return found
+
+
+def read_sriov(base: Path, config: NodeConfig, *, only: Pairs | None = None) -> Found:
+    """What sriov-cni keeps in `base`, of these attachments or of all."""
+    found = Found(base)
+    for file in _files(base):
+        owner = sriov.owner(file.name)
+        if owner is None or (only is not None and owner not in only):
+            continue
+        try:
+            kept_of = sriov.read_kept(file.read_bytes())
+            place = base / "pci" / kept_of.device
+            claim = _claim(*owner, kept_of, place, config)
+        except (CniError, NetlinkError) as error:
+            found.problems.append(f"{file}: {error}")
+            continue
+        files = [file, *([place] if place.exists() else [])]
+        what = f"container {owner[0]}: VF {kept_of.device} ({owner[1]})"
+        found.taken.append(Taken(what, claims=[claim], files=files))
+    return found
+
+
+def _claim(container: str, ifname: str, kept_of: sriov.Kept, place: Path, config: NodeConfig) -> DeviceClaim:
+    path = place.read_text() if place.exists() else ""
+    device = PciDevice(kept_of.device, Path(config.sysfs))
+    identity = _identity(path)
+    with netns.reopened(path, identity) as ns:
+        now = sriov.look(device, ns)
+    return sriov.claim(
+        container, ifname, kept_of, now=now, netns=path, identity=identity, devinfo=Path(config.devinfo)
+    )
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    if folder.is_dir():
+        yield from (path for path in sorted(folder.iterdir()) if path.is_file() and not path.is_symlink())
+
+
+def _is_container(name: str) -> bool:
+    try:
+        return bool(check_container_id(name))
+    except CniError:
+        return False
+
+
+def _identity(path: str) -> Identity:
+    """Which network namespace is at the path now."""
+    if path:
+        try:
+            with netns.opened(path) as ns:
+                return ns.identity
+        except CniError:
+            pass  # its pod is gone
+    return NOWHERE
+
+
+# Into the journal
+
+
+def take_over(found: Found, config: NodeConfig) -> Iterator[Step]:
+    """The steps that put into the node's journal what was found, and its files aside."""
+    for taken in found.taken:
+        yield Step(f"take over {taken.what}", lambda taken=taken: _take(taken, found.base, config))  # type: ignore[misc]
+
+
+def _take(taken: Taken, base: Path, config: NodeConfig) -> Undo:
+    moved: list[tuple[Path, Path]] = []
+
+    def undo() -> None:
+        for here, aside in reversed(moved):
+            _move(aside, here)
+        with closing(open_journal(config)) as journal:
+            _forget(journal, taken)
+
+    with steps.undone_on_failure(undo):
+        with closing(open_journal(config)) as journal:
+            _record(journal, taken)
+        for file in taken.files:
+            aside = kept(base) / file.relative_to(base)
+            _move(file, aside)
+            moved.append((file, aside))
+    return undo
+
+
+def _record(journal: Journal, taken: Taken) -> None:
+    """Write the rows and claims; an installation that was killed may have done so."""
+    if taken.rows:
+        multus.record(journal, taken.rows)
+    for claim in taken.claims:
+        if journal.device_of(claim.container, claim.ifname) is None:
+            journal.claim(claim)
+
+
+def _forget(journal: Journal, taken: Taken) -> None:
+    for row in taken.rows:
+        journal.forget(row.container, row.ifname)
+    for claim in taken.claims:
+        journal.release(claim)
+
+
+def _move(here: Path, there: Path) -> None:
+    there.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    os.replace(here, there)
+
+
+# And back
+
+
+def give_back(multus_base: Path, sriov_base: Path, config: NodeConfig) -> Iterator[Step]:
+    """The steps that give back what was taken over and not undone since, out of the node's journal.
+
+    Raises CniError that says what of the files kept aside cannot be read.
+    """
+    rows, claims = _journaled(config)
+    for container, files in _aside_of_multus(multus_base).items():
+        mine = Taken(
+            f"container {container}", rows=[row for row in rows if row.container == container], files=files
+        )
+        yield from _back(mine, multus_base, config, "Multus")
+    for (container, ifname), files in _aside_of_sriov(sriov_base).items():
+        own = [claim for claim in claims if (claim.container, claim.ifname) == (container, ifname)]
+        mine = Taken(f"container {container} ({ifname})", claims=own, files=files)
+        yield from _back(mine, sriov_base, config, "sriov-cni")
+
+
+def ours_alone(multus_base: Path, sriov_base: Path, config: NodeConfig) -> set[str]:
+    """The containers in the node's journal, or its records, that no peer knows, so that nobody could undo them."""
+    rows, claims = _journaled(config)
+    known = {row.container for row in rows} | {claim.container for claim in claims}
+    theirs = {*_aside_of_multus(multus_base), *(container for container, _ in _aside_of_sriov(sriov_base))}
+    return known - theirs
+
+
+def held(peer: str, config: NodeConfig) -> set[str]:
+    """The containers in the node's journal, or its records, whose DEL may come by a name of the peer."""
+    rows, claims = _journaled(config)
+    containers = {row.container for row in rows}
+    if peer == "multus":
+        return containers
+    plugins = {ALIASES.get(name, name) for name in PEERS[peer]}
+    return {claim.container for claim in claims if claim.plugin in plugins} - containers
+
+
+def _journaled(config: NodeConfig) -> tuple[list[Attachment], list[DeviceClaim]]:
+    """What the journal and the records hold; a journal that is not there is not made."""
+    rows: list[Attachment] = []
+    claims: list[DeviceClaim] = []
+    if Path(config.state).exists():
+        with closing(open_journal(config)) as journal:
+            rows, claims = journal.attachments(), journal.claims()
+    records, known = Records(Path(config.attachments)), {row.container for row in rows}
+    rows += [row for each in records.containers() if each not in known for row in records.read(each)]
+    return rows, claims
+
+
+def _back(taken: Taken, base: Path, config: NodeConfig, peer: str) -> Iterator[Step]:
+    if taken.rows or taken.claims:
+        yield Step(f"give {taken.what} back to {peer}", lambda: _give(taken, base, config))
+    else:
+        for file in taken.files:
+            yield steps.remove(file, f"remove {file}: {taken.what} is gone")
+
+
+def _give(taken: Taken, base: Path, config: NodeConfig) -> Undo:
+    moved: list[tuple[Path, Path]] = []
+
+    def undo() -> None:
+        with closing(open_journal(config)) as journal:
+            _record(journal, taken)
+        for aside, there in reversed(moved):
+            _move(there, aside)
+
+    with steps.undone_on_failure(undo):
+        for aside in taken.files:
+            there = base / aside.relative_to(kept(base))
+            _move(aside, there)
+            moved.append((aside, there))
+        with closing(open_journal(config)) as journal:
+            _forget(journal, taken)
+    return undo
+
+
+def _aside_of_multus(base: Path) -> dict[str, list[Path]]:
+    aside = kept(base)
+    found: dict[str, list[Path]] = defaultdict(list)
+    for file in _files(aside):
+        found[file.name].append(file)
+    for file in _files(aside / "results"):
+        found[multus.read_cached(file.read_bytes()).container].append(file)
+    return found
+
+
+def _aside_of_sriov(base: Path) -> dict[tuple[str, str], list[Path]]:
+    aside = kept(base)
+    found: dict[tuple[str, str], list[Path]] = {}
+    for file in _files(aside):
+        owner = sriov.owner(file.name)
+        if owner is not None:
+            place = aside / "pci" / sriov.read_kept(file.read_bytes()).device
+            found[owner] = [file, *([place] if place.exists() else [])]
+    return found

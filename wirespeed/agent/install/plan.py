@@ -1,0 +1,369 @@
+"""What an installation changes on a node, and what its removal does: planned whole before anything is touched."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Iterable, Iterator
+from copy import deepcopy
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from textwrap import indent
+from typing import Any
+
+import msgspec
+
+from wirespeed.agent import cniconf, multus
+from wirespeed.agent.install import binaries, caches, demands, record, steps
+from wirespeed.agent.install.record import MultusFiles, Record
+from wirespeed.agent.install.steps import Step, Undo, execute, kept
+from wirespeed.agent.listener import only_agent
+from wirespeed.cni import versions
+from wirespeed.cni.chain import canonical, load_network
+from wirespeed.cni.errors import CniError, Code
+from wirespeed.kube import kubeyaml
+from wirespeed.node import NodeConfig, load_config
+from wirespeed.plugins.meta.config import OWN_TYPE
+
+_CALL_TIME = 90.0  # seconds for calls of replaced plugins to end; runtimes give up on them earlier
+_SHOWN = 5  # pods that are named before the rest is counted
+_UNIT = "wirespeed-agent.service"
+_COMMAND = "/usr/local/bin/wirespeed"  # as the unit's template has it
+_CNI_CONFIG_DIR = Path("/etc/cni/net.d")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Where things lie on the node, and what is replaced there, of `binaries.PEERS`."""
+
+    shim: Path
+    bin_dir: Path = Path("/opt/cni/bin")
+    config: Path = Path("/etc/wirespeed/agent.yaml")
+    cni_config_dir: Path = _CNI_CONFIG_DIR
+    replace: tuple[str, ...] = ()
+    daemon_config: Path | None = None  # Multus' daemon-config.json
+    kubeconfig: str = ""
+    unit: Path | None = None  # template of the systemd unit; None writes none
+    unit_dir: Path = Path("/etc/systemd/system")
+    command: str = _COMMAND  # what the unit starts
+    multus_dir: Path | None = None  # what Multus keeps; default: where its configuration says, else its own
+    sriov_dir: Path = Path("/var/lib/cni/sriov")  # what sriov-cni keeps
+    force: bool = False  # leave behind what cannot be taken over or given back
+
+
+@dataclass(kw_only=True)
+class Plan:
+    """The steps, for a node whose agent has this configuration, and what a person should know beside them."""
+
+    config: NodeConfig
+    alone: bool = False  # whether no agent may run meanwhile
+    steps: list[Step] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    outlook: Callable[[], Iterable[str]] = tuple  # more notes, of the cluster, for whom it is asked
+
+
+@contextlib.contextmanager
+def no_agent(config: NodeConfig) -> Iterator[None]:
+    """Keep agents from this node's calls, which the shim lets wait meanwhile.
+
+    Raises CniError(TRY_AGAIN_LATER) that names the process of one that runs.
+    """
+    with contextlib.ExitStack() as held:
+        try:
+            held.enter_context(only_agent(Path(config.socket)))
+        except CniError as error:
+            raise CniError(error.code, f"{error.msg}; stop it first: the shim lets calls wait") from error
+        yield
+
+
+# Installation
+
+
+@dataclass(frozen=True)
+class _MultusConf:
+    """The CNI configuration by which the runtime calls Multus."""
+
+    path: Path
+    raw: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        return str(self.raw.get("name") or multus.NETWORK_NAME)
+
+
+def installation(options: Options) -> Plan:
+    """What to do for the node to be served by wirespeed: no step where it is already.
+
+    Raises CniError that says why it cannot be done.
+    """
+    shim = binaries.read_shim(options.shim)
+    theirs = _multus_conf(options.cni_config_dir) if "multus" in options.replace else None
+    translation = _translation(options, theirs)
+    plan, text = _configuration(options, translation, theirs)
+    if text is not None:
+        shown = indent(text.decode().rstrip(), "    ")
+        plan.steps.append(steps.write(options.config, text, 0o600, f"write {options.config}:\n{shown}"))
+    replaced = {*options.replace, *_giving_back(plan, options)}
+    noted = _noted(options, replaced, plan.config, translation, theirs)
+    placing = list(binaries.place(shim, options.bin_dir, noted.replaced))
+    plan.steps += placing
+    if options.replace:
+        plan.steps += _taking_over(options, noted, plan.config, bool(placing))
+    if theirs is not None and plan.config.autoconf and theirs.path.name in plan.config.autoconf.files:
+        # A copy: who writes the file in place, as Multus does, shall not write into what is kept.
+        data, mode = theirs.path.read_bytes(), theirs.path.stat().st_mode & 0o777
+        plan.steps.append(
+            steps.write(kept(theirs.path), data, mode, f"keep {theirs.path} as {kept(theirs.path).name}")
+        )
+    plan.steps += record.write(plan.config, noted)
+    plan.steps += _unit_steps(options)
+    plan.notes += _notes(options, plan.config)
+    plan.alone = plan.alone or bool(options.replace)
+    if "multus" in options.replace:
+        plan.outlook = partial(demands.notes, plan.config)
+    return plan
+
+
+def _giving_back(plan: Plan, options: Options) -> list[str]:
+    """Plan to give back the names of those who were replaced and are not any more; who has to stay replaced."""
+    before = record.read(plan.config) or Record()
+    staying = []
+    for peer in before.replaced:
+        if peer in options.replace:
+            continue
+        held = caches.held(peer, plan.config)
+        if held and not options.force:
+            staying.append(peer)
+            plan.notes.append(
+                f"{peer} stays replaced until {len(held)} containers are gone that were attached in its place "
+                f"({_first(sorted(held))}); run this again then, or use --force"
+            )
+            continue
+        plan.steps += binaries.give_back(Path(before.bin_dir), binaries.PEERS[peer])
+        plan.alone = True
+    return staying
+
+
+def _first(names: list[str], between: str = ", ") -> str:
+    return between.join([*names[:_SHOWN], *([f"and {len(names) - _SHOWN} more"] if len(names) > _SHOWN else [])])
+
+
+def _multus_conf(folder: Path) -> _MultusConf | None:
+    """The first configuration with Multus in it. Raises CniError for one of its name that cannot be read."""
+    for path in sorted(folder.glob("*")) if folder.is_dir() else []:
+        if path.suffix not in {".conf", ".conflist", ".json"}:
+            continue
+        try:
+            raw = json.loads(path.read_bytes())
+            kinds = load_network(raw, name=path.stem, version=versions.LATEST).kinds
+        except (ValueError, RecursionError, CniError) as error:
+            if "multus" in path.name:
+                raise CniError(Code.INVALID_CONFIG, f"{path}: cannot be read: {error}") from error
+            continue
+        if kinds[0] in binaries.PEERS["multus"]:
+            return _MultusConf(path, canonical(raw))
+    return None
+
+
+def _translation(options: Options, theirs: _MultusConf | None) -> multus.Translation:
+    """What Multus' configurations say: the daemon's holds where both do, but for the network's name."""
+    said = multus.said_by(theirs.raw) if theirs else {}
+    daemon = _daemon_config(options.daemon_config) if options.daemon_config else {}
+    name = {"name": theirs.name} if theirs else {}
+    return multus.translate({**said, **daemon, **name})
+
+
+def _daemon_config(path: Path) -> dict[str, Any]:
+    try:
+        raw = json.loads(path.read_bytes())
+    except OSError as error:
+        raise CniError(Code.IO_FAILURE, f"{path}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise CniError(Code.INVALID_CONFIG, f"{path}: not JSON: {error}") from error
+    if not isinstance(raw, dict):
+        raise CniError(Code.INVALID_CONFIG, f"{path}: expected a JSON object, got {type(raw).__name__}")
+    return raw
+
+
+def _configuration(
+    options: Options, translation: multus.Translation, theirs: _MultusConf | None
+) -> tuple[Plan, bytes | None]:
+    """A plan with the agent's configuration and nothing else, and what to write where there is no such file."""
+    document = deepcopy(translation.document) if "multus" in options.replace else {"autoconf": {}}
+    if options.kubeconfig:
+        document["cluster"] = {"kubeconfig": options.kubeconfig}
+    if "autoconf" in document:
+        if options.cni_config_dir != _CNI_CONFIG_DIR:
+            document["autoconf"]["cniConfigDir"] = str(options.cni_config_dir)
+        if theirs is not None:
+            document["autoconf"]["files"] = ["00-wirespeed.conflist", theirs.path.name]
+            document["autoconf"] |= _pinned(document["autoconf"], theirs)
+    text = kubeyaml.dump(document)
+    if options.config.exists():
+        plan = Plan(config=load_config(options.config), notes=translation.warnings)
+        if theirs is not None and not _says(kubeyaml.load(options.config.read_bytes()), document):
+            plan.notes.append(f"{options.config} stays as it is; Multus' configuration would make it:\n{text}")
+        return plan, None
+    return Plan(config=_converted(document, options.config), notes=translation.warnings), text.encode()
+
+
+def _says(document: Any, asked: Any) -> bool:
+    """Whether everything that is asked for is in the document."""
+    if isinstance(asked, dict):
+        return isinstance(document, dict) and all(_says(document.get(key), value) for key, value in asked.items())
+    return bool(document == asked)
+
+
+def _converted(document: dict[str, Any], path: Path) -> NodeConfig:
+    try:
+        config = msgspec.convert(document, NodeConfig)
+    except msgspec.ValidationError as error:
+        raise CniError(Code.INVALID_CONFIG, f"{path}, as it would be written: {error}") from error
+    if config.autoconf is not None:
+        cniconf.check(config.autoconf)
+    return config
+
+
+def _pinned(autoconf: dict[str, Any], theirs: _MultusConf) -> dict[str, str]:
+    """The primary that Multus has taken, where another would be taken here."""
+    file = Path(str(multus.said_by(theirs.raw).get("clusterNetwork", ""))).name
+    where = _converted({"autoconf": autoconf}, theirs.path).autoconf
+    assert where is not None
+    primary = cniconf.find_primary(where)
+    if primary is None or primary.path.name == file or not (primary.path.parent / file).is_file():
+        return {}
+    return {"primary": file}
+
+
+# What peers keep
+
+
+def _taking_over(options: Options, noted: Record, config: NodeConfig, switched: bool) -> list[Step]:
+    """The steps that take over what the peers keep of pods; none where nothing is there."""
+
+    def look() -> list[caches.Found]:
+        found = caches.find(noted, config)
+        problems = [problem for each in found for problem in each.problems]
+        if problems and not options.force:
+            raise CniError(
+                Code.POLICY, "; ".join([*problems, "remove those pods first, or use --force to leave them"])
+            )
+        return found
+
+    def take() -> Undo:
+        # Read again: calls that ran meanwhile have written more.
+        steps_of = [step for found in look() for step in caches.take_over(found, config)]
+        return execute(steps_of, lambda _: None)
+
+    there = [taken.what for found in look() for taken in found.taken]
+    if not there and not switched:
+        return []
+    waiting = binaries.await_calls(options.bin_dir, options.replace, _CALL_TIME)
+    shown = _first(there, "; ")
+    return [waiting, Step(f"take over pods that were attached by others: {shown or 'none now'}", take)]
+
+
+def _noted(
+    options: Options,
+    replaced: Iterable[str],
+    config: NodeConfig,
+    translation: multus.Translation,
+    theirs: _MultusConf | None,
+) -> Record:
+    """What is noted of this installation."""
+    return Record(
+        bin_dir=str(options.bin_dir.absolute()),
+        replaced=tuple(sorted(replaced)),
+        sriov_dir=str(options.sriov_dir.absolute()),
+        multus=_multus_files(options, config, translation, theirs) if "multus" in replaced else None,
+    )
+
+
+def _multus_files(
+    options: Options, config: NodeConfig, translation: multus.Translation, theirs: _MultusConf | None
+) -> MultusFiles:
+    folder = options.multus_dir.absolute() if options.multus_dir else None
+    before = record.read(config)
+    if theirs is None and before is not None and before.multus is not None:  # its configuration is ours by now
+        return msgspec.structs.replace(before.multus, folder=str(folder or before.multus.folder))
+    version = multus.said_by(theirs.raw).get("cniVersion") if theirs else None
+    return MultusFiles(
+        folder=str(folder or translation.cni_dir),
+        configuration=_network_name(config, theirs),
+        version=version if version in versions.SUPPORTED else versions.IMPLIED,
+        path=(translation.bin_dir or str(options.bin_dir),),
+    )
+
+
+def _network_name(config: NodeConfig, theirs: _MultusConf | None) -> str:
+    """The name of the configuration by which the runtime will call us."""
+    if config.autoconf is not None:
+        if config.autoconf.network_name:
+            return config.autoconf.network_name
+        primary = cniconf.find_primary(config.autoconf)
+        if primary is not None:
+            return primary.network.name
+    return theirs.name if theirs is not None else multus.NETWORK_NAME
+
+
+# The service
+
+
+def _unit_steps(options: Options) -> Iterator[Step]:
+    if options.unit is None:
+        return
+    text = options.unit.read_text().replace(_COMMAND, options.command).encode()
+    path = options.unit_dir / _UNIT
+    if not path.exists() or path.read_bytes() != text:
+        yield steps.write(path, text, 0o644, f"write {path}")
+
+
+def _notes(options: Options, config: NodeConfig) -> Iterator[str]:
+    ports = list(Path(config.vhost.userspace_dir, "data").glob("local-*.json"))
+    if "userspace-cni" in options.replace and ports:
+        yield f"ports that userspace-CNI made are removed here when their pods go: {len(ports)}"
+    if options.unit is not None:
+        if not config.cluster.kubeconfig and not config.cluster.manifests:
+            yield f"the agent needs a kubeconfig where it is no pod: --kubeconfig, or cluster in {options.config}"
+        yield f"start it with: systemctl daemon-reload && systemctl enable --now {_UNIT}"
+
+
+# Removal
+
+
+def removal(options: Options) -> Plan:
+    """What to do for the node to be as it was before the installation.
+
+    Raises CniError(POLICY) while there are pods that only this agent could undo, unless forced.
+    """
+    config = load_config(options.config) if options.config.exists() else NodeConfig()
+    plan = Plan(config=config, alone=True)
+    cni_dir = options.multus_dir or Path(multus.CNI_DIR)
+    alone = caches.ours_alone(cni_dir, options.sriov_dir, config)
+    if alone:
+        text = f"{len(alone)} containers were attached by wirespeed and would never be detached"
+        if not options.force:
+            names = ", ".join(sorted(alone)[:5])
+            raise CniError(Code.POLICY, f"{text} ({names}): drain the node first, or use --force")
+        plan.notes.append(text)
+    plan.steps += caches.give_back(cni_dir, options.sriov_dir, config)
+    if config.autoconf is not None:
+        for name in config.autoconf.files:
+            plan.steps += _conf_removal(Path(config.autoconf.cni_config_dir) / name)
+    plan.steps += binaries.take_away(options.bin_dir)
+    plan.steps += record.write(config, Record())
+    unit = options.unit_dir / _UNIT
+    if unit.exists():
+        plan.steps.append(steps.remove(unit, f"remove {unit}"))
+    if options.config.exists():
+        plan.notes.append(f"{options.config} stays")
+    return plan
+
+
+def _conf_removal(path: Path) -> Iterator[Step]:
+    ours = path.exists() and OWN_TYPE.encode() in path.read_bytes()
+    if kept(path).exists() and (ours or not path.exists()):
+        yield steps.put_back(path, f"put {kept(path).name} back at {path}")
+    elif ours:
+        yield steps.remove(path, f"remove {path}")

@@ -1,0 +1,166 @@
+"""What a configuration of Multus (its daemon's, its CNI configuration) says, in this agent's keys."""
+
+from __future__ import annotations
+
+import difflib
+import posixpath
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from wirespeed.cni import versions
+from wirespeed.cni.keys import in_any_case
+from wirespeed.plugins.meta.config import CAPABILITIES
+
+NETWORK_NAME = "multus-cni-network"  # what Multus calls its network
+CNI_DIR = "/var/lib/cni/multus"  # its state, where its configuration does not say
+
+
+@dataclass
+class Translation:
+    """The agent's configuration as a document (`wirespeed.node.NodeConfig`), and what is lost on the way.
+
+    `cni_dir` is where Multus keeps its state, `bin_dir` where it looks for plugins first ("" for nowhere).
+    """
+
+    document: dict[str, Any] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    cni_dir: str = CNI_DIR
+    bin_dir: str = ""
+
+
+# Keys that the meta-plugin has under the same name, with the same meaning.
+_META = (
+    *("clusterNetwork", "defaultNetworks", "systemNamespaces", "multusNamespace", "namespaceIsolation"),
+    *("globalNamespaces", "confDir", "binDir", "capabilities", "auxiliaryCNIChainName"),
+)
+# Keys of the daemon that name a place or a way to write the configuration.
+_AUTOCONF = {"cniConfigDir": "cniConfigDir", "multusAutoconfigDir": "primaryDir", "multusMasterCNI": "primary"}
+_PATHS = frozenset(
+    {"confDir", "binDir", "cniDir", "cniConfigDir", "multusAutoconfigDir", "readinessindicatorfile", "kubeconfig"}
+)
+# Keys that need no counterpart here, and why.
+NEEDLESS = {
+    "type": "the name by which the shim is called says which plugin it is",
+    "socketDir": "the agent's socket is its own key, and the shim knows it",
+    "daemonSocketDir": "the agent's socket is its own key, and the shim knows it",
+    "chrootDir": "plugins run where the agent runs, with the node's folders mounted under their own paths",
+    "logFile": "the agent logs to standard error",
+    "logToStderr": "the agent logs to standard error",
+    "logOptions": "the agent logs to standard error",
+    "logLevel": "the agent's option --log-level",
+    "retryDeleteOnError": "always so: what a DEL could not undo is kept until one can",
+    "forceCNIVersion": "results are converted between versions, so the primary's file is left alone",
+    "prevResult": "it comes with each request",
+    "runtimeConfig": "it comes with each request",
+    "cni.dev/valid-attachments": "it comes with each request",
+    "ipam": "no meaning for a meta-plugin",
+    "dns": "no meaning for a meta-plugin",
+    "defaultnetworkfile": "of an early version of Multus, which does not read it any more",
+    "defaultnetworkwaitseconds": "of an early version of Multus, which does not read it any more",
+    "cniConf": "written by Multus' entry point, read by nobody",
+}
+# Keys whose effect is lost, and what to do instead.
+_LOST = {
+    "perNodeCertificate": "give the agent a kubeconfig, or the service account of its DaemonSet",
+    "metricsPort": "the agent's key metrics, an address and a port, has its figures",
+    "enablePprof": "a Python process has no pprof",
+}
+# Keys that are read below.
+_READ = frozenset(
+    {"name", "overrideNetworkName", "cniVersion", "cniDir", "kubeconfig", "readinessindicatorfile"}
+    | {"connectionLimit", "multusConfigFile", "delegates"}
+)
+KEYS = frozenset({*_META, *_AUTOCONF, *NEEDLESS, *_LOST, *_READ})
+
+
+def said_by(configuration: Mapping[str, Any]) -> dict[str, Any]:
+    """What a CNI configuration with Multus in it (conf or conflist) says of itself, as one object.
+
+    Its capabilities are left out: Multus copied them from the primary.
+    """
+    plugins = configuration.get("plugins") or [configuration]
+    head = {key: configuration[key] for key in ("name", "cniVersion") if key in configuration}
+    return {key: value for key, value in {**plugins[0], **head}.items() if key != "capabilities"}
+
+
+def translate(raw: Mapping[str, Any]) -> Translation:
+    """Translate the daemon's configuration, what a CNI configuration says, or the one over the other.
+
+    Keys are read in any case, as Multus reads them. Paths that the daemon sees below /host, or below its
+    chrootDir, are those of the node. Every key without an effect here that it had there is in the warnings, as is
+    every unknown one.
+    """
+    raw = in_any_case(raw, KEYS)
+    given = {key: _on_node(key, value, raw) for key, value in raw.items() if value is not None}
+    found = Translation(cni_dir=str(given.get("cniDir") or CNI_DIR), bin_dir=str(given.get("binDir") or ""))
+    for key in given:
+        if key in _LOST:
+            found.warnings.append(f'key "{key}" has no effect here: {_LOST[key]}')
+        elif key not in KEYS:
+            near = difflib.get_close_matches(key, sorted(KEYS), 1)
+            hint = f', the nearest known is "{near[0]}"' if near else ""
+            found.warnings.append(f'key "{key}" is not known{hint}: it has no effect')
+    _node_keys(given, found)
+    if _written_by_multus(given, found):
+        found.document["autoconf"] = _autoconf(given, found)
+    return found
+
+
+def _on_node(key: str, value: Any, raw: Mapping[str, Any]) -> Any:
+    """A path of Multus' container as one of the node; any other value as it is."""
+    if key not in _PATHS or not isinstance(value, str):
+        return value
+    path = posixpath.normpath(value) if value else value
+    for prefix in (str(raw.get("chrootDir") or "/hostroot"), "/hostroot", "/host"):
+        if path.startswith(prefix.rstrip("/") + "/"):
+            return path.removeprefix(prefix.rstrip("/"))
+    return path
+
+
+def _node_keys(given: Mapping[str, Any], found: Translation) -> None:
+    if given.get("kubeconfig"):
+        found.document["cluster"] = {"kubeconfig": given["kubeconfig"]}
+    if given.get("readinessindicatorfile"):
+        found.document["readinessIndicatorFile"] = given["readinessindicatorfile"]
+    limit = given.get("connectionLimit")
+    if isinstance(limit, int) and limit > 0:
+        found.document["workers"] = min(limit, 1024)
+
+
+def _written_by_multus(given: Mapping[str, Any], found: Translation) -> bool:
+    """Whether the runtime's configuration follows the primary's; else somebody wrote it, and it stays."""
+    file = given.get("multusConfigFile") or "auto"
+    if file != "auto":
+        found.warnings.append(
+            f'key "multusConfigFile": the configuration is not written here: put {file} in its place'
+        )
+        return False
+    delegates = given.get("delegates") or []
+    if isinstance(delegates, list) and len(delegates) > 1 and not given.get("clusterNetwork"):
+        found.warnings.append(
+            f'key "delegates": it has {len(delegates)} networks, so the configuration is taken as it stands and '
+            "does not follow the primary's: make the others defaultNetworks for that"
+        )
+        return False
+    return True
+
+
+def _autoconf(given: Mapping[str, Any], found: Translation) -> dict[str, Any]:
+    autoconf = {ours: given[key] for key, ours in _AUTOCONF.items() if given.get(key)}
+    if autoconf.get("primaryDir") == autoconf.get("cniConfigDir", "/etc/cni/net.d"):
+        autoconf.pop("primaryDir", None)
+    if not given.get("overrideNetworkName"):
+        autoconf["networkName"] = given.get("name") or NETWORK_NAME
+    version = given.get("cniVersion")
+    if version in versions.SUPPORTED:
+        autoconf["cniVersion"] = version
+    elif version:
+        found.warnings.append(f'key "cniVersion": {version!r} is not spoken here: the primary\'s holds')
+    meta = {key: given[key] for key in _META if key in given}
+    # Multus refuses nothing that a pod asks of a network: an address or a MAC also goes by CNI_ARGS.
+    meta["lenientCapabilities"] = list(CAPABILITIES)
+    if "/" in str(meta.get("clusterNetwork", "")):  # the primary's file, which is found by the same rule
+        del meta["clusterNetwork"]
+    autoconf["meta"] = meta
+    return autoconf

@@ -1,0 +1,223 @@
+"""Keeps the names of plugins that `wirespeed install --replace` took, where others copy their own files over them.
+
+An operator's DaemonSet that installs a plugin copies it at each of its starts; nothing tells it that its place is
+taken. What it brought is kept, for `wirespeed uninstall` to put back the newest, and what it attached meanwhile is
+taken over: its DEL will come here.
+
+A writer is not disturbed: a file that is still written is waited for, and a name without a file is left alone for a
+moment, as it is most often the first half of putting another one there.
+"""
+
+from __future__ import annotations
+
+import enum
+import logging
+import math
+import stat
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from wirespeed.agent.install import binaries, caches, content
+from wirespeed.agent.install.record import Record
+from wirespeed.agent.install.steps import execute, kept
+from wirespeed.agent.notices import CHANGED, LOOK_AGAIN, noticed, readable_once, wait
+from wirespeed.cni.errors import CniError, Code
+from wirespeed.cni.inotify import IN_ATTRIB
+from wirespeed.host.files import open_for_writing
+from wirespeed.kube.cluster import NodeEvent
+from wirespeed.metrics import Family
+from wirespeed.node import Node
+
+log = logging.getLogger(__name__)
+
+# Seconds until it is looked again at a file that is being written: the kernel tells of its closing first, and lets
+# go of it then.
+_LOOK_AT_WRITER = 0.1
+_UNTOUCHED = 1.0  # seconds that a file has not changed for where the kernel does not tell of writers
+_PAUSES = (1.0, 60.0)  # seconds until a name is taken back again, of times in a row: the first, and at most
+_CALM = 120.0  # seconds after which the next time is not in a row with the last one
+_FIGHT = 4  # times in a row that are a fight
+_CALLS_END = 5.0  # seconds for calls of what was there to end, and until it is tried again
+
+
+class _State(enum.Enum):
+    """Who has the name."""
+
+    OURS = enum.auto()
+    NOBODY = enum.auto()
+    WRITTEN = enum.auto()  # somebody who is still writing it, or has yet to make it executable
+    THEIRS = enum.auto()
+
+
+# Seconds for which that is let be.
+_GRACE = {_State.OURS: math.inf, _State.NOBODY: 1.0, _State.WRITTEN: 30.0, _State.THEIRS: 0.0}
+
+
+@dataclass
+class _Name:
+    """A name, and what happened to it: `since` and the like are time.monotonic() values."""
+
+    path: Path
+    state: _State = _State.OURS
+    since: float = 0.0
+    taken_back: int = 0
+    in_a_row: int = 0
+    last: float = -math.inf  # when it was taken back
+    due: float = 0.0  # before that it is not taken back again
+    complaint: str = ""  # the last one that was logged
+
+
+class Names:
+    """Takes back the names of `record`. What it cannot do is logged; it goes on."""
+
+    def __init__(self, node: Node, record: Record) -> None:
+        self._node, self._record, self._folder = node, record, Path(record.bin_dir)
+        self._names = [_Name(self._folder / name) for name in binaries.names_of(record.replaced)]
+        self._shim = b""  # as it was read last
+        self._take_over_due = 0.0  # when pods of others are taken over next: at the start, and after a name was
+        self._problems: set[str] = set()  # with that, and told
+        node.metrics.append(self.figures)
+
+    def run(self, stop: threading.Event) -> None:
+        """Look now, and whenever something has changed in the folder, until `stop` is set."""
+        with suppress(CniError):
+            self._read_shim()
+        with readable_once(stop, name="plugin names end") as stopped:
+            while not stop.is_set():
+                # First the notices, then the look: what changes in between is noticed.
+                with noticed(self._folder, CHANGED | IN_ATTRIB) as notices:
+                    wait([notices, stopped], self._look())
+
+    def figures(self) -> Iterator[Family]:
+        """How often each name was taken back."""
+        family = Family(
+            name="wirespeed_plugin_names_taken_back",
+            kind="counter",
+            text="Times that somebody had put another file under a plugin's name that the shim has",
+            labels=("name",),
+        )
+        for name in self._names:
+            family.add(name.path.name, value=float(name.taken_back))
+        yield family
+
+    def _look(self) -> float:
+        """Take back what is due; the seconds until something may be due without a notice."""
+        soonest = min([LOOK_AGAIN, *map(self._keep, self._names)])
+        ours = all(name.state is _State.OURS for name in self._names)
+        if ours and time.monotonic() >= self._take_over_due:  # else more is attached meanwhile
+            done = self._take_over()
+            self._take_over_due = math.inf if done else time.monotonic() + _CALLS_END
+        return min(soonest, max(0.0, self._take_over_due - time.monotonic())) if ours else soonest
+
+    def _keep(self, name: _Name) -> float:
+        now = time.monotonic()
+        try:
+            state = _state(name.path)
+            if state != name.state:
+                name.state, name.since = state, now
+            if state is _State.OURS:
+                name.complaint = ""
+                return math.inf
+            due = max(name.due, name.since + _GRACE[state])
+            if now < due:
+                return min(due - now, _LOOK_AT_WRITER) if state is _State.WRITTEN else due - now
+            self._take_back(name)
+        except (CniError, OSError) as error:
+            name.due = now + LOOK_AGAIN  # what was tried may itself be a notice
+            text = error.msg if isinstance(error, CniError) else f"{error.filename or name.path}: {error.strerror}"
+            if text != name.complaint:
+                log.error("%s is not wirespeed's any more, and cannot be taken back: %s", name.path, text)  # noqa: TRY400
+            name.complaint = text
+            return LOOK_AGAIN
+        return math.inf
+
+    def _take_back(self, name: _Name) -> None:
+        if not self._folder.is_dir():
+            raise CniError(
+                Code.IO_FAILURE, f"folder {self._folder}: expected the runtime's folder of plugins, there is none"
+            )
+        how = _how(name)
+        binaries.take_back(name.path, self._read_shim())
+        now = time.monotonic()  # a busy disk takes its time
+        first, most = _PAUSES
+        name.in_a_row = name.in_a_row + 1 if now - name.last < _CALM else 1
+        name.due = now + (min(most, first * 2.0 ** (name.in_a_row - 2)) if name.in_a_row > 1 else 0.0)
+        name.state, name.last, name.complaint = _State.OURS, now, ""
+        name.taken_back += 1
+        self._take_over_due = now
+        self._tell("PluginTakenBack", f"{name.path} {how}; wirespeed's shim is there again")
+        if name.in_a_row == _FIGHT:
+            self._tell(
+                "PluginContested",
+                f"{name.path} is fought over: {_FIGHT} times in a row it {how}; end what does that, or take the "
+                f"name out of --replace. Until then it is taken back after up to {most:g} s",
+            )
+
+    def _take_over(self) -> bool:
+        """Take over what others attached under these names; whether nothing of it is left to be tried again."""
+        config, problems = self._node.config, []
+        try:
+            binaries.await_calls(self._folder, self._record.replaced, _CALLS_END).do()
+            for found in caches.find(self._record, config):
+                problems += found.problems
+                for step in caches.take_over(found, config):
+                    execute([step], log.info)
+        except (CniError, OSError) as error:
+            self._complain_of([error.msg if isinstance(error, CniError) else str(error)])
+            return False
+        self._complain_of(problems)
+        log.debug("looked for pods of others to take over")
+        return True
+
+    def _complain_of(self, problems: list[str]) -> None:
+        for problem in problems:
+            if problem not in self._problems:
+                log.warning("pods that were attached by others: %s", problem)
+        self._problems = set(problems)
+
+    def _read_shim(self) -> bytes:
+        """The shim that was installed, by wirespeed's own name; as it was before where that one is gone."""
+        try:
+            self._shim = binaries.read_shim(self._folder / "wirespeed")
+        except CniError:
+            if not self._shim:
+                raise
+        return self._shim
+
+    def _tell(self, reason: str, message: str) -> None:
+        log.warning("%s", message)
+        if self._node.config.cluster.events:
+            with suppress(CniError):  # a cluster that cannot be used was told at the start
+                self._node.cluster.event(
+                    NodeEvent(name=self._node.name, reason=reason, message=message, warning=True)
+                )
+
+
+def _how(name: _Name) -> str:
+    """What happened to a name, as the end of a sentence. Raises OSError."""
+    if name.state is _State.NOBODY:
+        return "was removed"
+    aside = kept(name.path).name
+    if name.state is _State.WRITTEN:
+        return f"is being written for long, which goes on in {aside}"
+    return f"was replaced by {content.describe(name.path)}, which is kept as {aside}"
+
+
+def _state(path: Path) -> _State:
+    """Who has the path's name now. Raises OSError."""
+    try:
+        if binaries.is_shim(path):
+            return _State.OURS
+        found = path.lstat()
+        if not stat.S_ISREG(found.st_mode):
+            return _State.THEIRS
+        writing = open_for_writing(path)
+    except FileNotFoundError:
+        return _State.NOBODY
+    if writing is None:
+        writing = time.time() - found.st_ctime < _UNTOUCHED
+    return _State.WRITTEN if writing or not found.st_mode & 0o111 else _State.THEIRS

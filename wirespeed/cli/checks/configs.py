@@ -1,0 +1,109 @@
+"""The other configurations: the agent's, the device plugin's, Multus' daemon's, and policies for VFs."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from wirespeed.agent import cniconf, multus
+from wirespeed.cli.checks import drivers
+from wirespeed.cli.checks.findings import Finding
+from wirespeed.cli.checks.networks import metadata_fault
+from wirespeed.cli.checks.places import Document
+from wirespeed.cli.checks.problems import Mending, Problem, examine, locate, without
+from wirespeed.deviceplugin import config as deviceplugin_config
+from wirespeed.node import ALIASES, NodeConfig, to_config
+from wirespeed.play import manifests
+from wirespeed.plugins.meta.config import CAPABILITIES, OWN_TYPE
+from wirespeed.provision import policy
+
+_POLICY = Mending(keys={"resourceName": "unknown", "numVfs": 1, "nicSelector": {}}, elements={})
+_WHERE = "policy file"  # what a message begins with
+# Between two of the device plugin's problems, of which each begins with a place or a resource.
+_NEXT = re.compile(r"; (?=resourceList\b|resource \S+ is there \d+ times)")
+
+
+def agent(document: Document) -> Iterator[Finding]:
+    """The agent's configuration."""
+
+    for problem in examine(_read_agent, document.value, reword=_of_autoconf).problems:
+        yield Finding.of(problem, document.place)
+
+
+def _read_agent(value: Any) -> None:
+    config = to_config(value)
+    if config.autoconf is not None:
+        cniconf.check(config.autoconf)
+
+
+def _of_autoconf(text: str) -> str:
+    """A message with the whole path of a key of autoconf."""
+    return text.replace('autoconf: key "', 'key "autoconf.', 1).replace(": configuration primary: ", ": ", 1)
+
+
+def lenient(meta: dict[str, Any]) -> set[object]:
+    """What a meta-plugin's configuration, or autoconf.meta, lets pods ask of networks without the capability.
+
+    Nothing where it is another plugin's, or wrong, which is told of where it stands.
+    """
+    kind = meta.get("type", OWN_TYPE)
+    if not isinstance(kind, str) or ALIASES.get(kind) != "meta":
+        return set()
+    given = meta.get("lenientCapabilities")
+    if given is None and kind != OWN_TYPE:
+        return set(CAPABILITIES)
+    return {each for each in given if isinstance(each, str)} if isinstance(given, list) else set()
+
+
+def device_plugin(document: Document) -> Iterator[Finding]:
+    """The device plugin's configuration, which tells of all its mistakes itself."""
+    outcome = examine(
+        lambda value: deviceplugin_config.parse(json.dumps(value).encode(), NodeConfig().resource_prefix),
+        document.value,
+        split=_NEXT.split,
+        reword=without("device plugin configuration: "),
+    )
+    for problem in outcome.problems:
+        yield Finding.of(problem, document.place)
+    yield from drivers.of_pools(document.value, document.place)
+
+
+def multus_daemon(document: Document) -> Iterator[Finding]:
+    """The configuration of Multus' daemon, as the agent takes it over."""
+    for text in multus.translate(document.value).warnings:
+        steps, _ = locate(document.value, text)
+        yield Finding.of(Problem(text, steps, error=False), document.place)
+    outcome = examine(
+        lambda value: _read_agent(multus.translate(value).document),
+        document.value,
+        reword=_of_daemon,
+    )
+    for problem in outcome.problems:
+        yield Finding.of(problem, document.place)
+
+
+def _of_daemon(text: str) -> str:
+    """A message with the keys as the daemon has them."""
+    return text.removeprefix('autoconf: key "meta": configuration primary: ').replace('key "autoconf.', 'key "', 1)
+
+
+def node_policy(document: Document) -> Iterator[Finding]:
+    """An SriovNetworkNodePolicy, as `wirespeed vf apply` reads it."""
+    outcome = examine(
+        lambda value: policy.read(value, _WHERE), document.value, mending=_POLICY, reword=without(f"{_WHERE}: ")
+    )
+    for problem in outcome.problems:
+        yield Finding.of(problem, document.place)
+
+
+def config_map(document: Document) -> Iterator[Finding]:
+    """A ConfigMap, as `wirespeed play` reads it; the configurations in it are told of by themselves."""
+    raw = document.value
+    fault = metadata_fault(raw, raw["kind"])
+    if fault is not None:
+        yield Finding.of(fault, document.place)
+        return
+    for problem in examine(manifests.check, raw).problems:
+        yield Finding.of(problem, document.place)

@@ -1,0 +1,335 @@
+"""Files to check: what each of their documents is, told by its content, and what the code that reads it says."""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from wirespeed.agent import multus
+from wirespeed.cli.checks import configs, made, networks, pods, vfio
+from wirespeed.cli.checks.findings import Finding
+from wirespeed.cli.checks.networks import NAD, Definitions, Executables, Given
+from wirespeed.cli.checks.places import (
+    TEMPLATE,
+    Document,
+    Lines,
+    TemplateError,
+    UnreadableError,
+    lines_of,
+    read,
+    read_json,
+    readable,
+)
+from wirespeed.cli.checks.pods import TEMPLATES, Pods
+from wirespeed.kube import documents
+from wirespeed.node import Node, NodeConfig
+from wirespeed.plugins.meta.config import CAPABILITIES, Capability
+from wirespeed.provision.policy import KIND as NODE_POLICY
+
+_JSON = (".json", ".conf", ".conflist")
+SUFFIXES = (".yaml", ".yml", *_JSON)
+# Documents that are no Kubernetes object: what they are called, and keys of which they have one at least.
+_KINDS: Mapping[str, frozenset[str]] = {
+    "device plugin": frozenset({"resourcelist"}),
+    "network": frozenset({"type", "plugins"}),
+    "agent": frozenset(NodeConfig.__struct_encode_fields__),
+    "multus": frozenset(multus.KEYS),
+}
+_OF_JSON = ("device plugin", "network", "multus")  # whose readers take nothing else
+_CONFIG_MAP = "ConfigMap"
+_CHECKS: Mapping[str, Callable[[Document], Iterator[Finding]]] = {
+    "device plugin": configs.device_plugin,
+    "agent": configs.agent,
+    "multus": configs.multus_daemon,
+    NODE_POLICY: configs.node_policy,
+    _CONFIG_MAP: configs.config_map,
+}
+# Those with plugins in them, whose executables may be looked for.
+_NETWORKS: Mapping[str, Callable[[Document, Given], Iterator[Finding]]] = {
+    "network": networks.configuration,
+    NAD: networks.definition,
+    **dict.fromkeys(made.NETWORKS, made.network),
+}
+_OF_SCHEMAS = frozenset({"$schema", "properties", "items"})
+_ONCE = frozenset({NAD, NODE_POLICY, _CONFIG_MAP, "Pod"})  # of which two of one name are refused
+_KUSTOMIZE = ("kustomization.yaml", "kustomization.yml")  # need not say what they are
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """The findings of each file, by line; how many documents of a known kind there were, and of which others."""
+
+    findings: list[tuple[Path, Finding]]
+    documents: int
+    others: Mapping[str, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Known:
+    """A document of a known kind, and the file that it is in."""
+
+    path: Path
+    kind: str
+    document: Document
+
+
+@dataclass(kw_only=True)
+class _Files:
+    """The files to read, each with whether it was named itself; and what is wrong with folders."""
+
+    found: dict[Path, bool] = field(default_factory=dict)
+    problems: list[tuple[Path, Finding]] = field(default_factory=list)
+
+
+def check(paths: Sequence[Path], *, search: Sequence[str] = (), recursive: bool = False) -> Report:
+    """Check the files; a folder is its files of known suffixes. Definitions of one count for pods of another.
+
+    Executables of plugins are looked for in the folders `search`; where there are none, they are not.
+    """
+    files = _expanded(paths, recursive=recursive)
+    found = list(files.problems)
+    known: list[_Known] = []
+    others: Counter[str] = Counter()
+    for path, named in files.found.items():
+        for each in _contents(path, named=named):
+            if isinstance(each, Finding):
+                found.append((path, each))
+            elif isinstance(each, _Known):
+                known.append(each)
+            else:
+                others[each] += 1
+    definitions, twice = _definitions(known)
+    found += twice
+    with tempfile.TemporaryDirectory(prefix="wirespeed-check-") as folder:
+        config = NodeConfig(
+            state=f"{folder}/state.db", attachments=folder, kubelet=folder, devinfo=folder, leases=folder
+        )
+        with closing(Node(config, once=True)) as node:
+            given = Given(executables=Executables(path=tuple(search), builtin=node.plugins) if search else None)
+            pods_of = Pods(definitions, node, _on_vfio(known, definitions), lenient=_lenient(known))
+            for each in known:
+                found += [(each.path, finding) for finding in _findings(each, pods_of, given)]
+    order = {path: number for number, path in enumerate([*(path for path, _ in files.problems), *files.found])}
+    found = sorted(set(found), key=lambda item: (order[item[0]], item[1].line, not item[1].error, item[1].text))
+    return Report(findings=found, documents=len(known), others=others)
+
+
+def _on_vfio(known: Sequence[_Known], definitions: Definitions) -> vfio.Resources:
+    """The resources on vfio-pci, by all files together."""
+    found = vfio.Resources()
+    for each in known:
+        found.add(each.kind, each.document.value)
+    for raw in definitions.known.values():
+        found.add_network(raw)
+    return found
+
+
+def _expanded(paths: Sequence[Path], *, recursive: bool) -> _Files:
+    files = _Files()
+    for path in paths:
+        if not path.is_dir():
+            files.found[path] = True
+            continue
+        inside, below = _inside(path), [each for folder in _folders(path) for each in _inside(folder)]
+        for each in [*inside, *(below if recursive else ())]:
+            files.found.setdefault(each, False)
+        if not inside and not (recursive and below):
+            text = f"expected files *{', *'.join(SUFFIXES)} in this folder"
+            if below:
+                text += f"; there are {len(below)} in the folders below it, which --recursive reads"
+            files.problems.append((path, Finding(1, error=True, text=text)))
+    return files
+
+
+def _inside(folder: Path) -> list[Path]:
+    return sorted(each for each in folder.iterdir() if each.suffix in SUFFIXES and each.is_file())
+
+
+def _folders(folder: Path) -> Iterator[Path]:
+    """The folders below one, but for hidden ones such as .git and those that links lead to."""
+    for path in sorted(folder.iterdir()):
+        if path.is_dir() and not path.is_symlink() and not path.name.startswith("."):
+            yield path
+            yield from _folders(path)
+
+
+def _contents(path: Path, *, named: bool) -> Iterator[_Known | Finding | str]:
+    """What a file holds: documents, what cannot be read or is nothing that is known here, other objects' kinds."""
+    try:
+        text = path.read_text()
+    except OSError as error:
+        yield Finding(1, error=True, text=f"cannot be read: {error.strerror}")
+        return
+    except UnicodeDecodeError as error:
+        yield Finding(1, error=True, text=f"expected text in UTF-8, got byte {error.object[error.start]:#04x}")
+        return
+    for document in readable(text, json_only=path.suffix in _JSON):
+        if isinstance(document, UnreadableError):
+            yield Finding(document.line, error=not isinstance(document, TemplateError), text=str(document))
+            continue
+        yield from networks.repeated(document)
+        for part in _parts(document):
+            yield from _recognised(path, part, text, lines_of(text), named=named)
+
+
+def _parts(document: Document) -> Iterator[Document]:
+    """The document, or the items of a list of Kubernetes objects: without what is null, as these are read."""
+    value = document.value
+    kind = value.get("kind") if isinstance(value, dict) else None
+    if kind is not None:
+        value = documents.given(value)
+        document = replace(document, value=value)
+    items = value.get("items") if isinstance(kind, str) and kind.endswith("List") else None
+    if not isinstance(items, list):
+        yield document
+        return
+    for number, item in enumerate(items):
+        if isinstance(item, dict) and kind != "List":  # a typed list's items need not say what they are
+            item = {"kind": str(kind).removesuffix("List"), "apiVersion": value.get("apiVersion"), **item}  # noqa: PLW2901
+        yield from _parts(Document(item, document.place.at(("items", number))))
+
+
+def _recognised(
+    path: Path, document: Document, text: str, lines: Lines, *, named: bool
+) -> Iterator[_Known | Finding | str]:
+    value = document.value
+    if value is None:  # nothing between two "---"
+        return
+    kind = _kind(value)
+    if kind in _OF_JSON and not document.is_json:
+        try:
+            read_json(text, lines)
+        except UnreadableError as error:
+            yield Finding(error.line, error=True, text=f"{kind} configuration: {error}")
+    elif kind in _CHECKS or kind in _NETWORKS or kind in TEMPLATES or kind in made.MACHINES:
+        yield _Known(path=path, kind=kind, document=document)
+        if kind == _CONFIG_MAP:
+            yield from _inside_config_map(path, document)
+    elif kind == "List" or (kind.endswith("List") and "items" in value):
+        line = document.place.at(("items",)).line
+        yield Finding(line, error=True, text=f'{kind}: key "items": expected a list')
+    elif kind or path.name in _KUSTOMIZE:
+        yield kind.removeprefix("/") or "Kustomization"
+    else:
+        refused = named or path.suffix in (".conf", ".conflist")
+        yield Finding(document.place.line, error=refused, text=_not_known(value))
+
+
+def _not_known(value: object) -> str:
+    if isinstance(value, dict) and isinstance(value.get("kind"), str):
+        return f'{value["kind"]}: key "apiVersion" is missing'
+    return (
+        "not known: expected a Kubernetes object (kind), a CNI configuration (type or plugins), or a configuration "
+        "of the device plugin (resourceList), of the agent or of Multus' daemon"
+    )
+
+
+def _kind(value: object) -> str:
+    """What a document is; "" if it is nothing that is known; "/" before the kind of an object that is not read."""
+    if not isinstance(value, dict):
+        return ""
+    if isinstance(value.get("kind"), str) and "apiVersion" in value:
+        kind = str(value["kind"])
+        theirs = (kind in TEMPLATES and not pods.is_read(value)) or (
+            kind in (*made.NETWORKS, *made.MACHINES) and not made.is_read(value)
+        )
+        return f"/{kind}" if theirs else kind
+    if value.keys() & _OF_SCHEMAS and value.get("type") in ("object", "array", None):  # which have a type too
+        return ""
+    keys = {str(key) for key in value}
+    folded = {key.lower() for key in keys}
+    for kind in ("device plugin", "network"):
+        if folded & _KINDS[kind]:
+            return kind
+    counts = {kind: len(keys & _KINDS[kind]) for kind in ("agent", "multus")}
+    best = max(counts, key=lambda kind: counts[kind])
+    return best if counts[best] else ""
+
+
+def _inside_config_map(path: Path, document: Document) -> Iterator[_Known | Finding | str]:
+    """The configurations in a ConfigMap: what of it is nothing that is known here may be anybody's."""
+    data = document.value.get("data")
+    for key, text in data.items() if isinstance(data, dict) else ():
+        if not isinstance(text, str):
+            continue
+        place = document.place.at(("data", str(key)))
+        try:
+            inside = read(text, place.lines)
+        except UnreadableError as error:
+            if str(key).endswith(SUFFIXES):
+                yield Finding(error.line, error=True, text=f"ConfigMap: data: {key}: {error}")
+            continue
+        for each in inside:
+            if _kind(each.value) in _KINDS:
+                yield from networks.repeated(each)
+                yield from _recognised(path, each, text, place.lines, named=True)
+
+
+def _definitions(known: Sequence[_Known]) -> tuple[Definitions, list[tuple[Path, Finding]]]:
+    """The definitions of all files, and what is wrong where two objects are of one name."""
+    definitions = Definitions()
+    seen: dict[tuple[str, ...], str] = {}
+    twice = []
+    for each in known:
+        raw, kind = each.document.value, NAD if each.kind in made.NETWORKS else each.kind
+        if kind not in _ONCE or networks.metadata_fault(raw, kind) is not None:
+            continue
+        if each.kind in made.NETWORKS:
+            raw = made.definition(raw)
+        elif kind == NAD and networks.definition_fault(raw) is not None:
+            continue
+        # Folders may hold several of what is only ever used by itself.
+        key = (kind, *networks.key(raw), "" if kind == NAD else str(each.path.parent))
+        line = each.document.place.line
+        if key in seen:
+            text = f"{kind} {'/'.join(key[1:3])} is there twice: {seen[key]} has it too"
+            twice.append((each.path, Finding(line, error=True, text=text)))
+        else:
+            seen[key] = f"{each.path}:{line}"
+            if kind == NAD:
+                definitions.known[networks.key(raw)] = raw
+    return definitions, twice
+
+
+def _lenient(known: Sequence[_Known]) -> list[Capability]:
+    """What the meta-plugin's configurations among the files let pods ask of any network."""
+    found: set[object] = set()
+    for each in known:
+        value = each.document.value
+        if each.kind == "multus":  # which becomes one that lets them ask for all
+            return list(CAPABILITIES)
+        if each.kind == "agent":
+            autoconf = value.get("autoconf")
+            meta = autoconf.get("meta") if isinstance(autoconf, dict) else None
+        elif each.kind == "network":
+            plugins = value.get("plugins")
+            meta = plugins[0] if isinstance(plugins, list) and plugins else value
+        else:
+            continue
+        found |= configs.lenient(meta) if isinstance(meta, dict) else set()
+    return [capability for capability in CAPABILITIES if capability in found]
+
+
+def _findings(each: _Known, pods_of: Pods, given: Given) -> list[Finding]:
+    place = each.document.place
+    try:
+        if each.kind in TEMPLATES:
+            found = list(pods_of.check(each.document.value, place))
+        elif each.kind in made.MACHINES:
+            found = list(pods_of.machine(each.document))
+        elif each.kind in _NETWORKS:
+            found = list(_NETWORKS[each.kind](each.document, given))
+        else:
+            found = list(_CHECKS[each.kind](each.document))
+    except RecursionError:
+        return [Finding(place.line, error=True, text="nested too deeply to be read")]
+    return [_of_template(finding) for finding in found]
+
+
+def _of_template(finding: Finding) -> Finding:
+    """A template that is YAML as it stands has its mistakes where its values will be."""
+    return replace(finding, error=False, text=TEMPLATE) if "{{" in finding.text else finding

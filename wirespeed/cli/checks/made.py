@@ -1,0 +1,168 @@
+"""Objects that others make networks and pods of: the SR-IOV operator's networks, KubeVirt's virtual machines."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from wirespeed.cli.checks.findings import Finding
+from wirespeed.cli.checks.networks import NOTHING, Given, configuration, metadata_fault, repeated
+from wirespeed.cli.checks.places import Document, Place, UnreadableError, read_json
+from wirespeed.cni.keys import unknown_key
+from wirespeed.plugins.meta.networks import RESOURCE_NAME
+
+# The operator's networks: the plugin's type, and which of its keys each key of the spec becomes. See its
+# bindata/manifests/cni-config.
+_KEYS: Mapping[str, tuple[str, Mapping[str, str]]] = {
+    "SriovNetwork": (
+        "sriov",
+        {
+            "vlan": "vlan",
+            "vlanQoS": "vlanQoS",
+            "vlanProto": "vlanProto",
+            "spoofChk": "spoofchk",
+            "trust": "trust",
+            "linkState": "link_state",
+            "minTxRate": "min_tx_rate",
+            "maxTxRate": "max_tx_rate",
+            "logLevel": "logLevel",
+            "logFile": "logFile",
+        },
+    ),
+    "SriovIBNetwork": ("ib-sriov", {"linkState": "link_state"}),
+    "OVSNetwork": (
+        "ovs",
+        {"bridge": "bridge", "vlan": "vlan", "mtu": "mtu", "trunk": "trunk", "interfaceType": "interface_type"},
+    ),
+}
+NETWORKS = frozenset(_KEYS)
+_OF_ALL = ("networkNamespace", "resourceName", "capabilities", "ipam", "metaPlugins")
+_GROUP = "sriovnetwork.openshift.io/"
+_PREFIX = "openshift.io"  # of resources, unless the operator is told another
+_VERSION = "1.0.0"  # the cniVersion that the operator writes
+
+# Kinds with a virtual machine's template in them, and where.
+MACHINES: Mapping[str, tuple[str, ...]] = {
+    "VirtualMachineInstance": (),
+    "VirtualMachine": ("spec", "template"),
+    "VirtualMachineInstanceReplicaSet": ("spec", "template"),
+    "VirtualMachinePool": ("spec", "virtualMachineTemplate", "spec", "template"),
+}
+
+
+def is_read(raw: dict[str, Any]) -> bool:
+    """Whether an object is one of those."""
+    version = str(raw.get("apiVersion"))
+    return (raw["kind"] in NETWORKS and version.startswith(_GROUP)) or (
+        raw["kind"] in MACHINES and version.partition("/")[0].endswith("kubevirt.io")
+    )
+
+
+def network(document: Document, given: Given = NOTHING) -> Iterator[Finding]:
+    """An operator's network, by the configuration that the operator makes of it."""
+    raw, place = document.value, document.place
+    fault = metadata_fault(raw, raw["kind"])
+    if fault is not None:
+        yield Finding.of(fault, place)
+        return
+    spec, where = raw.get("spec") or {}, place.at(("spec",))
+    what = f"{raw['kind']} {raw['metadata']['name']}"
+    _, keys = _KEYS[raw["kind"]]
+    for key in spec:
+        if key not in (*_OF_ALL, *keys):
+            text = f"{what}: spec: {unknown_key(key, (*_OF_ALL, *keys))}"
+            yield Finding(where.at((key,)).line, error=True, text=text)
+    if not spec.get("resourceName"):
+        yield Finding(where.line, error=True, text=f'{what}: spec: key "resourceName" is missing')
+    made, found = _made(raw, place)
+    yield from found
+    yield from configuration(made, replace(given, name=raw["metadata"]["name"], version=_VERSION, device=True))
+
+
+def definition(raw: dict[str, Any]) -> dict[str, Any]:
+    """The NetworkAttachmentDefinition that the operator makes of a network of its own."""
+    spec = raw.get("spec") or {}
+    made, _ = _made(raw, Place(1))
+    namespace = spec.get("networkNamespace") or raw["metadata"].get("namespace") or "default"
+    resource = {RESOURCE_NAME: f"{_PREFIX}/{spec['resourceName']}"} if spec.get("resourceName") else {}
+    return {
+        "apiVersion": "k8s.cni.cncf.io/v1",
+        "kind": "NetworkAttachmentDefinition",
+        "metadata": {"name": raw["metadata"]["name"], "namespace": namespace, "annotations": resource},
+        "spec": {"config": json.dumps({"cniVersion": _VERSION, **made.value})},
+    }
+
+
+def _made(raw: dict[str, Any], place: Place) -> tuple[Document, list[Finding]]:
+    """The configuration, with the places of the spec's keys, and what of it cannot be read."""
+    kind, keys = _KEYS[raw["kind"]]
+    spec, where = raw.get("spec") or {}, place.at(("spec",))
+    plugin: dict[str, Any] = {"type": kind}
+    found: list[Finding] = []
+    inside = Place(where.line)
+    for key, name in keys.items():
+        if spec.get(key) not in (None, ""):
+            plugin[name] = spec[key]
+            inside.parts[name] = where.at((key,))
+    for key in ("capabilities", "ipam"):
+        part, problems = _text(spec, key, where)
+        found += problems
+        if part is not None:
+            plugin[key] = part.value
+            inside.parts[key] = part.place
+    more, problems = _text(spec, "metaPlugins", where, "[", "]")
+    found += problems
+    if more is None or not isinstance(more.value, list):
+        return Document(plugin, inside), found
+    plugins = Place(where.line, {0: inside, **{index + 1: each for index, each in _parts(more)}})
+    return Document({"plugins": [plugin, *more.value]}, Place(where.line, {"plugins": plugins})), found
+
+
+def _parts(document: Document) -> list[tuple[int, Place]]:
+    return [(step, part) for step, part in document.place.parts.items() if isinstance(step, int)]
+
+
+def _text(
+    spec: Mapping[str, Any], key: str, where: Place, before: str = "", after: str = ""
+) -> tuple[Document | None, list[Finding]]:
+    """What a key's text holds in JSON, between two brackets; None where it is not there or not readable."""
+    text, place = spec.get(key), where.at((key,))
+    if text is None or (isinstance(text, str) and not text.strip()):
+        return None, []
+    if not isinstance(text, str):
+        said = f"spec.{key}: expected a string with JSON, got {type(text).__name__}"
+        return None, [Finding(place.line, error=True, text=said)]
+    try:
+        document = read_json(
+            f"{before}{text}{after}", lambda offset: place.lines(min(max(offset - len(before), 0), len(text)))
+        )
+    except UnreadableError as error:
+        return None, [Finding(error.line, error=True, text=f"spec.{key}: {error}")]
+    return document, list(repeated(document))
+
+
+def machine(document: Document) -> tuple[dict[str, Any], list[tuple[dict[str, Any], Place]], Place]:
+    """The pod that KubeVirt makes of a virtual machine: its metadata; the networks that the machine names, each an
+    element of the annotation with its place; and the place of the metadata.
+    """
+    raw, place = document.value, document.place
+    template: Any = raw
+    steps = MACHINES[raw["kind"]]
+    for step in steps:
+        template = template.get(step) if isinstance(template, dict) else None
+    template = template if isinstance(template, dict) else {}
+    spec = template.get("spec") if isinstance(template.get("spec"), dict) else {}
+    listed = spec.get("networks")
+    elements = []
+    for index, each in enumerate(listed if isinstance(listed, list) else ()):
+        multus = each.get("multus") if isinstance(each, dict) else None
+        name = multus.get("networkName") if isinstance(multus, dict) else None
+        if isinstance(name, str):
+            where = place.at((*steps, "spec", "networks", index, "multus", "networkName"))
+            namespace, _, name = name.rpartition("/")
+            elements.append(({"name": name, **({"namespace": namespace} if namespace else {})}, where))
+    own = template.get("metadata") if isinstance(template.get("metadata"), dict) else {}
+    named = {key: (raw.get("metadata") or {}).get(key) for key in ("name", "generateName", "namespace")}
+    return {**own, **named}, elements, place.at((*steps, "metadata"))

@@ -1,0 +1,71 @@
+"""Where networks are asked for by mistake: under a key that is nearly the annotation's, or on the wrong object."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from wirespeed.cli.checks.findings import Finding
+from wirespeed.cli.checks.places import Place
+from wirespeed.cni.keys import unknown_key
+from wirespeed.plugins.meta.networks import RESOURCE_NAME
+from wirespeed.plugins.meta.selection import DEFAULT_NETWORK, NETWORKS
+
+_READ = {key.lower(): key for key in (NETWORKS, DEFAULT_NETWORK, RESOURCE_NAME)}
+# Those that look alike and are others': what was attached, and which nodes have a network.
+_OTHERS = frozenset(
+    f"k8s.v1.cni.cncf.io/{name}" for name in ("network-status", "networks-status", "nodeSelector", "policy-for")
+)
+_ALIKE = 0.9  # from here on, difflib's ratio is taken for a slip of the pen
+_METADATA = (
+    *("annotations", "labels", "name", "namespace", "generateName", "uid", "ownerReferences", "finalizers"),
+    *("creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation", "managedFields"),
+    *("resourceVersion", "selfLink", "clusterName"),
+)
+
+
+def keys(metadata: Any, place: Place, what: str = "metadata") -> Iterator[Finding]:
+    """What of an object's metadata asks for nothing though it looks so; `place` is that of the metadata."""
+    if not isinstance(metadata, dict):
+        return
+    for key in metadata:
+        if key not in _METADATA:
+            yield Finding(place.at((key,)).line, error=True, text=_unknown(str(key), what))
+    for kind, keys in (("annotation", _keys(metadata, "annotations")), ("label", _keys(metadata, "labels"))):
+        for key in keys:
+            meant = _meant(key)
+            if not meant or (kind == "annotation" and key == meant):
+                continue
+            expected = f"expected {meant}" if kind == "annotation" else f"expected the annotation {meant}"
+            line = place.at((f"{kind}s", key)).line
+            yield Finding(line, error=True, text=f"{what}: {kind} {key} is not read: {expected}")
+
+
+def of_workload(kind: str, metadata: Any, template: Any, steps: tuple[str, ...], place: Place) -> Iterator[Finding]:
+    """Annotations of an object that makes pods: its pods have those of the template only."""
+    there = _keys(template, "annotations")
+    for key in _keys(metadata, "annotations"):
+        if key in (NETWORKS, DEFAULT_NETWORK):
+            where = ".".join((*steps, "metadata", "annotations"))
+            text = f"annotation {key} of the {kind} itself is not read: its pods have those of {where}"
+            yield Finding(place.at(("annotations", key)).line, error=key not in there, text=text)
+
+
+def _unknown(key: str, what: str) -> str:
+    if meant := _meant(key):
+        return f"{what}.{key} is not read: expected {meant} under {what}.annotations"
+    return unknown_key(key, _METADATA, within=f"{what}.")
+
+
+def _meant(key: str) -> str:
+    """The annotation that a key is, or seems to be meant for; "" for any other's."""
+    if key in _OTHERS:
+        return ""
+    near = difflib.get_close_matches(key.lower(), _READ, 1, _ALIKE)
+    return _READ[near[0]] if near else ""
+
+
+def _keys(metadata: Any, part: str) -> list[str]:
+    found = metadata.get(part) if isinstance(metadata, Mapping) else None
+    return [str(key) for key in found] if isinstance(found, Mapping) else []

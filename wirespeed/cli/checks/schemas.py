@@ -1,0 +1,282 @@
+"""JSON Schemas of the configurations, from the Structs and the key tables that their readers go by.
+
+A schema says no more than its reader does: what it refuses is refused. What only holds between keys is not in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import msgspec
+
+from wirespeed.deviceplugin import config as deviceplugin_config
+from wirespeed.deviceplugin import health
+from wirespeed.host import functions, switches
+from wirespeed.ipam import hostlocal, ranges, static
+from wirespeed.node import NodeConfig
+from wirespeed.plugins.meta import config as meta_config
+from wirespeed.plugins.meta import selection
+from wirespeed.plugins.meta.config import MetaConfig
+from wirespeed.plugins.sriov import conf as sriov_conf
+from wirespeed.plugins.sriov.rss import Rss
+from wirespeed.plugins.vhost import conf as vhost_conf
+from wirespeed.provision import policy
+
+Schema = dict[str, Any]
+
+_DIALECT = "https://json-schema.org/draft/2020-12/schema"
+
+
+def schema(kind: str) -> Schema:
+    """The schema of one of KINDS."""
+    title, make = KINDS[kind]
+    return {"$schema": _DIALECT, "title": title, **make()}
+
+
+def _text(pattern: str = "", **more: Any) -> Schema:
+    return {"type": "string", **({"pattern": f"^(?:{pattern})$"} if pattern else {}), **more}
+
+
+def _number(low: int, high: int) -> Schema:
+    return {"type": "integer", "minimum": low, "maximum": high}
+
+
+def _list(items: Schema, **more: Any) -> Schema:
+    return {"type": "array", "items": items, **more}
+
+
+def _any_case(text: str) -> str:
+    """A pattern for the text in any case: the dialect has no flag for that."""
+    return "".join(f"[{c.lower()}{c.upper()}]" if c.isalpha() else f"\\{c}" if c in ".-/" else c for c in text)
+
+
+def _object(keys: Iterable[str], details: Mapping[str, Schema], **more: Any) -> Schema:
+    """An object with these keys; null is "not given". A key without details may be anything."""
+    return {"type": "object", "properties": {key: _or_null(details.get(key, {})) for key in keys}, **more}
+
+
+def _or_null(found: Schema) -> Schema:
+    return {"anyOf": [found, _NULL]} if found else {}
+
+
+def _own(
+    kind: str, keys: Iterable[str], others: Iterable[str], details: Mapping[str, Schema], *, unknown: Schema | bool
+) -> Schema:
+    """A plugin's configuration under its own type: its keys in whatever case, and what others may be."""
+    found = _object(keys, details)
+    return {
+        **found,
+        "properties": {**found["properties"], "type": {"const": kind}},
+        **_no_others((*keys, *others), unknown=unknown),
+    }
+
+
+def _no_others(keys: Iterable[str], *, unknown: Schema | bool = False) -> Schema:
+    """What keeps an object to these keys, in whatever case."""
+    names = "|".join(map(_any_case, keys))
+    return {"patternProperties": {f"^(?:{names})$": {}}, "additionalProperties": unknown}
+
+
+def _part(keys: Iterable[str], details: Mapping[str, Schema] | None = None) -> Schema:
+    """A part of a plugin's configuration under its own type."""
+    return _object(keys, details or {}, **_no_others(keys))
+
+
+_NULL = {"type": "null"}
+_HEX = "[0-9a-fA-F]"
+_PCI = _text(rf"{_HEX}{{4,8}}:{_HEX}{{2}}:[01]{_HEX}\.[0-7]")
+_MAC = _text(rf"{_HEX}[02468aAcCeE](?:(?:[:-]{_HEX}{{2}}){{5}}|{_HEX}{{2}}(?:\.{_HEX}{{4}}){{2}})")
+_NO_TEXT = {"const": ""}
+_SWITCH = {"enum": ["on", "off", ""]}
+
+_SRIOV: Mapping[str, Schema] = {
+    "deviceID": {"anyOf": [_PCI, _text(functions.SCALABLE.pattern), _NO_TEXT]},
+    "vlan": _number(0, 4094),
+    "vlanQoS": _number(0, 7),
+    "vlanProto": _text("|".join(map(_any_case, ("802.1q", "802.1ad")))),
+    "mac": {"anyOf": [_MAC, _NO_TEXT]},
+    "spoofchk": _SWITCH,
+    "trust": _SWITCH,
+    "link_state": {"enum": ["auto", "enable", "disable", ""]},
+    "min_tx_rate": _number(0, 2**32 - 2),
+    "max_tx_rate": _number(0, 2**32 - 2),
+    "mtu": _number(68, 65535),
+    "promisc": _SWITCH,
+    "all_multicast": _SWITCH,
+    "queues": _number(1, 1024),
+    "rss": msgspec.json.schema(Rss)["$defs"]["Rss"],
+    "rdmaIsolation": {"type": "boolean"},
+    "driver": {"anyOf": [_text("[A-Za-z0-9][A-Za-z0-9_-]{0,63}"), _NO_TEXT]},
+    "reset": _SWITCH,
+    "bridge": {"anyOf": [_text(switches.BRIDGE.pattern), _NO_TEXT]},
+    "trunk": _list(_number(1, 4094)),
+    "ipam": {"type": "object"},
+    "runtimeConfig": {"type": "object"},
+}
+
+_ADDRESSES = _list(_text())
+_PORT = _object(
+    ("hostPort", "containerPort", "protocol", "hostIP"),
+    {
+        "hostPort": _number(1, 65535),
+        "containerPort": _number(1, 65535),
+        "protocol": _text("|".join(map(_any_case, ("tcp", "udp", "sctp", "")))),
+        "hostIP": _text(),
+    },
+    required=["hostPort", "containerPort"],
+)
+_RATES = ("ingressRate", "ingressBurst", "egressRate", "egressBurst")
+_LABEL = "[a-z0-9](?:[-a-z0-9]*[a-z0-9])?"
+_IFNAME = {"anyOf": [_text("[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}", **{"not": {"const": "lo"}}), _NO_TEXT]}
+_ELEMENT: Mapping[str, Schema] = {
+    "name": _text(rf"{_LABEL}(?:\.{_LABEL})*", maxLength=253),
+    "namespace": {"anyOf": [_text(_LABEL, maxLength=63), _NO_TEXT]},
+    "interface": _IFNAME,
+    "interfaceRequest": _IFNAME,
+    "ips": _ADDRESSES,
+    "mac": {"anyOf": [_MAC, _text(rf"{_HEX}[02468aAcCeE]{_HEX}{{2}}(?:\.{_HEX}{{4}}){{2}}"), _NO_TEXT]},
+    "infiniband-guid": {
+        "anyOf": [
+            _text(rf"{_HEX}{{2}}(?:[:-]{_HEX}{{2}}){{7}}"),
+            _text(rf"{_HEX}{{4}}(?:\.{_HEX}{{4}}){{3}}"),
+            _NO_TEXT,
+        ]
+    },
+    "portMappings": _list(_PORT),
+    "bandwidth": _object(_RATES, dict.fromkeys(_RATES, _number(0, 2**63 - 1))),
+    "deviceID": {"anyOf": [_PCI, _text(functions.SCALABLE.pattern), _NO_TEXT]},
+    "cni-args": {"type": "object"},
+    "default-route": _ADDRESSES,
+    "ipam-claim-reference": _text(),
+}
+
+_MEMIF: Mapping[str, Schema] = {
+    "role": {"enum": ["master", "slave", ""]},
+    "mode": {"enum": ["ethernet", "ip", "inject-punt", ""]},
+    "ringSize": _number(2, 1 << 14),
+    "bufferSize": _number(64, 65535),
+    "secret": _text(maxLength=24),
+}
+_HOST: Mapping[str, Schema] = {
+    "engine": {"enum": ["ovs-dpdk", "vpp", "none"]},
+    "iftype": {"enum": ["vhostuser", "memif"]},
+    "netType": {"enum": ["bridge", "interface", ""]},
+    "memif": _part(vhost_conf.MEMIF_KEYS, _MEMIF),
+    "vhost": _part(vhost_conf.VHOST_KEYS, {"mode": {"enum": ["client", "server", ""]}}),
+    "bridge": _part(vhost_conf.BRIDGE_KEYS),
+    "mtu": _number(68, 65535),
+    "queues": _number(1, 255),
+}
+_CONTAINER: Mapping[str, Schema] = {
+    "memif": _part(vhost_conf.MEMIF_KEYS),
+    "vhost": _part(vhost_conf.VHOST_KEYS),
+    "bridge": _part(vhost_conf.BRIDGE_KEYS),
+}
+_VHOST: Mapping[str, Schema] = {
+    "host": _part(vhost_conf.HOST_KEYS, _HOST),
+    "container": _part(vhost_conf.HOST_KEYS, _CONTAINER),
+    "sharedDir": _text(),
+    "socket": _part(vhost_conf.SOCKET_KEYS, {"mode": _text("0?[0-7]{3}")}),
+    "mac": {"anyOf": [_MAC, _NO_TEXT]},
+    "bandwidth": _part(vhost_conf.BANDWIDTH_KEYS, dict.fromkeys(vhost_conf.BANDWIDTH_KEYS, _number(0, 2**53))),
+    "mirror": {},
+    "annotate": {"type": "boolean"},
+    "ipam": {"type": "object"},
+    "runtimeConfig": {"type": "object"},
+}
+
+_POOL_NAMES = _list(_text())
+_SELECTOR: Mapping[str, Schema] = {
+    "vendors": _list(_text(rf"(?:0[xX])?{_HEX}{{4}}")),
+    "devices": _list(_text(rf"(?:0[xX])?{_HEX}{{4}}")),
+    "drivers": _list(_text(minLength=1)),
+    "pciAddresses": _list(_PCI),
+    "pfNames": _POOL_NAMES,
+    "rootDevices": _POOL_NAMES,
+    "linkTypes": _list({"enum": ["ether", "infiniband"]}),
+    "acpiIndexes": _list(_text("[0-9]{1,10}")),
+    "ddpProfiles": _list(_text(minLength=1)),
+    "pKeys": _list(_text(rf"(?:0[xX])?{_HEX}{{4}}")),
+    "auxTypes": _list({"const": "sf"}),
+    "isRdma": {"type": "boolean"},
+    "needVhostNet": {"type": "boolean"},
+    "vdpaType": {"enum": ["", "virtio", "vhost"]},
+}
+_SELECTORS = {"$ref": "#/$defs/selectors"}
+_POOL: Mapping[str, Schema] = {
+    "resourceName": _text("[a-zA-Z0-9_-]+"),
+    "resourcePrefix": _text(),
+    "deviceType": {"enum": ["", "netDevice", "accelerator", "auxNetDevice", "vhostUser"]},
+    "excludeTopology": {"type": "boolean"},
+    "cdi": {"type": "boolean"},
+    "selectors": {"anyOf": [_SELECTORS, _list(_SELECTORS, minItems=1)]},
+    "additionalInfo": {
+        "type": "object",
+        "additionalProperties": {"type": "object", "additionalProperties": {"type": "string"}},
+    },
+    "bind": {"anyOf": [{"type": "boolean"}, _text("[A-Za-z0-9][A-Za-z0-9_-]{0,63}|")]},
+    "count": _number(1, 1024),
+    "socket": _object(vhost_conf.SOCKET_KEYS, {"mode": {"anyOf": [_text("0?[0-7]{3}"), {"type": "null"}]}}),
+    "health": _list({"enum": list(health.REASONS)}),
+    "allocation": {"enum": ["spread", "packed"]},
+    "hugepages": _text("[1-9][0-9]{0,5}(Ki|Mi|Gi)|"),
+}
+
+_RANGE: Mapping[str, Schema] = dict.fromkeys(ranges.RANGE_KEYS, _text())
+_LEASES: Mapping[str, Schema] = {
+    **_RANGE,
+    "ranges": _list(_list(_object(ranges.RANGE_KEYS, _RANGE))),
+    "routes": _list({"type": "object"}),
+    "resolvConf": _text("/.*|"),
+    "dataDir": _text("/.*|"),
+}
+_STATIC: Mapping[str, Schema] = {
+    "addresses": _list(_object(("address", "gateway"), {"address": _text()})),
+    "routes": _list({"type": "object"}),
+    "dns": {"type": "object"},
+}
+
+
+def _meta() -> Schema:
+    found = msgspec.json.schema(MetaConfig)["$defs"]["MetaConfig"]
+    properties = {key: _or_null(value) for key, value in found["properties"].items()}
+    others: dict[str, Schema] = {key: {} for key in sorted(meta_config.KNOWN - properties.keys())}
+    type_ = {"type": {"const": meta_config.OWN_TYPE}}
+    return {"type": "object", "properties": {**properties, **others, **type_}, "additionalProperties": False}
+
+
+def _networks() -> Schema:
+    element = _object(selection.KEYS, _ELEMENT, required=["name"])  # another key has no effect, and is no mistake
+    element["properties"]["name"] = _ELEMENT["name"]
+    return _list(element)
+
+
+def _device_plugin() -> Schema:
+    pool = _object(deviceplugin_config.POOL_KEYS, _POOL)
+    selectors = _object(deviceplugin_config.SELECTOR_KEYS, _SELECTOR)
+    return {
+        **_object(("resourceList",), {}),
+        "properties": {"resourceList": {"anyOf": [_list(pool), _NULL]}},
+        "$defs": {"selectors": selectors},
+    }
+
+
+# What `wirespeed check --schema` shows: a title, and what makes the rest.
+KINDS: Mapping[str, tuple[str, Callable[[], Schema]]] = {
+    "agent": ("The agent's configuration", lambda: msgspec.json.schema(NodeConfig)),
+    "meta": ("The meta-plugin's CNI configuration", _meta),
+    "networks": (f"The annotation {selection.NETWORKS} in JSON", _networks),
+    "sriov": (
+        "The SR-IOV plugin's CNI configuration",
+        lambda: _own("wirespeed-sriov", sriov_conf.KEYS, sriov_conf.OTHER_KEYS, _SRIOV, unknown=False),
+    ),
+    "vhost": (
+        "The vhost-user plugin's CNI configuration",
+        lambda: _own("wirespeed-vhost", vhost_conf.KEYS, vhost_conf.OTHER_KEYS, _VHOST, unknown=_NULL),
+    ),
+    "host-local": ("The key ipam of type host-local", lambda: _object(hostlocal.KEYS, _LEASES)),
+    "static": ("The key ipam of type static", lambda: _object(static.KEYS, _STATIC)),
+    "device-plugin": ("The device plugin's configuration", _device_plugin),
+    "node-policy": (f"The spec of a {policy.KIND}", lambda: msgspec.json.schema(policy.Spec)),
+}

@@ -1,0 +1,110 @@
+"""Pods with devices on vfio-pci: whether their containers have what DPDK needs to use them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from wirespeed.cli.checks.findings import Finding
+from wirespeed.cli.checks.places import Place
+from wirespeed.node import NodeConfig
+from wirespeed.plugins.meta.networks import RESOURCE_NAME
+from wirespeed.provision.policy import KIND as NODE_POLICY
+
+_DRIVER = "vfio-pci"
+_ANY_PREFIX = "*"  # an operator's configuration says which, and that is not in the files
+
+
+class Resources:
+    """The resources whose devices are on vfio-pci, as far as device plugin, policies and networks say it."""
+
+    def __init__(self) -> None:
+        self._names: set[str] = set()
+
+    def add(self, kind: str, value: Any) -> None:
+        """Learn of a document."""
+        if kind == "device plugin":
+            self._names |= set(_of_pools(_object(value)))
+        elif kind == NODE_POLICY:
+            spec = _object(_object(value).get("spec"))
+            if spec.get("deviceType") == _DRIVER:
+                self._names.add(f"{_ANY_PREFIX}/{spec.get('resourceName')}")
+
+    def add_network(self, raw: Mapping[str, Any]) -> None:
+        """Learn of a NetworkAttachmentDefinition: its network may bind the driver."""
+        resource = _object(_object(raw.get("metadata")).get("annotations")).get(RESOURCE_NAME)
+        if isinstance(resource, str) and _DRIVER in _drivers(_object(raw.get("spec")).get("config")):
+            self._names.add(resource)
+
+    def among(self, names: Iterable[str]) -> list[str]:
+        """Those of the names that are on vfio-pci."""
+        return [each for each in names if {each, f"{_ANY_PREFIX}/{each.partition('/')[2]}"} & self._names]
+
+
+def findings(spec: Mapping[str, Any], place: Place, resources: Resources) -> Iterator[Finding]:
+    """What the containers of a pod's spec lack: all warnings, for a program may do without."""
+    containers = spec.get("containers")
+    for number, container in enumerate(containers if isinstance(containers, list) else ()):
+        limits = _object(_object(_object(container).get("resources")).get("limits"))
+        found = resources.among(map(str, limits))
+        if not found:
+            continue
+        line = place.at(("containers", number)).line
+        where = f"container {_object(container).get('name')}: {', '.join(found)} is on {_DRIVER}"
+        if reason := _cannot_lock(_object(_object(container).get("securityContext"))):
+            yield Finding(line, error=False, text=f"{where}: {reason}")
+        if not any(str(name).startswith("hugepages-") for name in limits):
+            yield Finding(
+                line, error=False, text=f"{where}: its limits have no hugepages, which DPDK takes memory from"
+            )
+
+
+def _cannot_lock(context: Mapping[str, Any]) -> str:
+    """Why a container cannot lock the memory that its device reads and writes; "" if it can."""
+    if context.get("privileged") is True:
+        return ""
+    asked = _object(context.get("capabilities"))
+    add, drop = ([str(each).upper() for each in _list(asked.get(key))] for key in ("add", "drop"))
+    if {"ALL", "IPC_LOCK"} & {*add} and "IPC_LOCK" not in drop:
+        return ""
+    if "CAP_IPC_LOCK" in add:
+        return "the capability is IPC_LOCK in Kubernetes: containerd does not know CAP_IPC_LOCK"
+    return (
+        "its securityContext does not add the capability IPC_LOCK: vfio locks the memory that the device reads and "
+        "writes, beyond a container's limit"
+    )
+
+
+def _of_pools(config: Mapping[str, Any]) -> Iterator[str]:
+    """The resources of a device plugin's configuration whose devices are all on vfio-pci."""
+    pools = next((value for key, value in config.items() if key.lower() == "resourcelist"), ())
+    for pool in map(_lowered, _list(pools)):
+        chosen = pool.get("selectors")
+        selectors = [_lowered(each) for each in (chosen if isinstance(chosen, list) else [chosen])]
+        if selectors and all(_list(each.get("drivers")) == [_DRIVER] for each in selectors):
+            prefix = pool.get("resourceprefix") or NodeConfig().resource_prefix
+            yield f"{prefix}/{pool.get('resourcename')}"
+
+
+def _drivers(config: Any) -> list[Any]:
+    """The drivers that the plugins of a network bind."""
+    try:
+        network = json.loads(config) if isinstance(config, str) else {}
+    except (ValueError, RecursionError):
+        return []
+    plugins = [network, *_list(_object(network).get("plugins"))]
+    return [_object(each).get("driver") for each in plugins]
+
+
+def _lowered(value: Any) -> dict[str, Any]:
+    """With keys as the peer reads them: whatever their case."""
+    return {str(key).lower(): each for key, each in _object(value).items()}
+
+
+def _object(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []

@@ -1,0 +1,41 @@
+"""`wirespeed cni`: one CNI call in this process, without the agent."""
+
+from __future__ import annotations
+
+import click
+
+
+@click.command()
+@click.argument("name")
+@click.pass_context
+def cni(ctx: click.Context, name: str) -> None:
+    """Run the CNI plugin NAME once: environment and standard input in, result and exit status out.
+
+    It works without the agent, under any runtime or meta-plugin. NAME is a plugin's name or one of its aliases;
+    WIRESPEED_CONFIG is the agent's configuration file, if not /etc/wirespeed/agent.yaml.
+    """
+    import os  # noqa: PLC0415 — see wirespeed.cli.main
+    import sys  # noqa: PLC0415
+
+    from wirespeed.cni import dispatch  # noqa: PLC0415
+    from wirespeed.cni.plugin import Plugin  # noqa: PLC0415
+    from wirespeed.node import Node, NodeConfig, load_config  # noqa: PLC0415
+
+    if "CNI_COMMAND" not in os.environ:  # a person, whom reading standard input would keep waiting
+        known = ", ".join(Node(NodeConfig()).plugins)
+        raise click.UsageError(f"CNI_COMMAND is not set: a runtime calls this. NAME is one of {known}.")
+    made: list[Node] = []
+
+    def plugin() -> Plugin:
+        made.append(Node(load_config(), once=True))
+        return made[0].plugin(name)
+
+    answer = dispatch.answer(plugin, os.environ, sys.stdin.buffer.read() if sys.stdin else b"")
+    for node in made:
+        node.close()
+    try:
+        with open(1, "wb", closefd=False) as stdout:
+            stdout.write(answer.stdout)
+    except OSError as error:  # no success that nobody has read
+        raise click.ClickException(f"standard output: {error.strerror}") from error
+    ctx.exit(answer.exit_code)

@@ -1,0 +1,266 @@
+"""What a container runtime does for CDI devices: reads the specifications, and adds what they say to a container.
+
+As the Go library that containerd and CRI-O use reads them (container-device-interface, SPEC.md 1.1.0).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from wirespeed import structs
+from wirespeed.cni.errors import CniError, Code
+from wirespeed.kube import documents
+from wirespeed.play.devices import Node, node
+from wirespeed.play.process import Mount
+
+_VERSIONS = ("0.3.0", "0.4.0", "0.5.0", "0.6.0", "0.7.0", "0.8.0", "1.0.0", "1.1.0")
+_SUFFIXES = (".json", ".yaml")
+_KIND = re.compile(r"[A-Za-z]([\w.-]*[A-Za-z0-9])?/[A-Za-z]([\w.-]*[A-Za-z0-9])?", re.ASCII)
+_NAME = re.compile(r"[A-Za-z0-9]([\w.:-]*[A-Za-z0-9])?", re.ASCII)
+_PERMISSIONS = re.compile(r"[rwm]*|none")
+_BINDS = {"bind", "rbind"}
+_OPTIONS = _BINDS | {"ro", "rw", "nosuid", "nodev", "noexec", "private", "rprivate"}
+
+
+class _Part(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, rename="camel"):
+    """A part of a specification: a key that CDI does not know makes it invalid."""
+
+
+class _DeviceNode(_Part):
+    path: str
+    host_path: str = ""
+    type: Literal["", "b", "c", "u", "p"] = ""
+    major: int = 0
+    minor: int = 0
+    file_mode: int | None = None
+    permissions: str = ""  # of the control group, which a play has not
+    uid: int = 0
+    gid: int = 0
+
+
+class _Mount(_Part):
+    host_path: str
+    container_path: str
+    type: str = ""
+    options: list[str] = []
+
+
+class _Edits(_Part):
+    env: list[str] = []
+    device_nodes: list[_DeviceNode] = []
+    mounts: list[_Mount] = []
+    # Not done here:
+    hooks: list[dict[str, Any]] = []
+    net_devices: list[dict[str, Any]] = []
+    intel_rdt: dict[str, Any] | None = None
+    additional_gids: list[int] = []
+
+
+class _Device(_Part):
+    name: str
+    annotations: dict[str, str] = {}
+    container_edits: _Edits = msgspec.field(default_factory=_Edits)
+
+
+@structs.prepared
+class _Spec(_Part):
+    cdi_version: str
+    kind: str
+    devices: list[_Device]
+    annotations: dict[str, str] = {}
+    container_edits: _Edits = msgspec.field(default_factory=_Edits)
+
+
+@dataclass(frozen=True)
+class _Defined:
+    """A device, and the specification that defines it; the later of two folders wins."""
+
+    device: _Device
+    spec: _Spec
+    file: Path
+    priority: int
+
+
+@dataclass(frozen=True)
+class Added:
+    """What a container gets for its CDI devices: variables, and nodes and mounts by their path in it."""
+
+    environment: dict[str, str] = field(default_factory=dict)
+    devices: dict[str, Node] = field(default_factory=dict)
+    mounts: dict[str, Mount] = field(default_factory=dict)
+
+    def add(self, edits: _Edits) -> None:
+        """Add edits; what has the same name replaces what was there. Raises CniError."""
+        if undone := _not_done(edits):
+            raise CniError(Code.UNSUPPORTED_FIELD, f"{', '.join(undone)}: not done here")
+        for name, _, value in (variable.partition("=") for variable in edits.env):
+            self.environment[name] = value
+        self.devices.update((each.path, _node(each)) for each in edits.device_nodes)
+        self.mounts.update((each.container_path, _mount(each)) for each in edits.mounts)
+
+
+def added(names: Iterable[str], folders: Sequence[Path]) -> Added:
+    """What the named devices bring, by the specifications in the folders, the last of which counts most.
+
+    Raises CniError: DEVICE for a name that none defines, with the specifications that are not valid, or for a
+    device node that is not there; UNSUPPORTED_FIELD that names the edits that are not done here.
+    """
+    asked = list(dict.fromkeys(names))
+    if not asked:
+        return Added()
+    defined, problems = _read(folders)
+    if unknown := [name for name in asked if name not in defined]:
+        where = " or ".join(map(str, folders)) or "no folder"
+        text = f"CDI device {', '.join(unknown)}: no specification in {where} defines it"
+        raise CniError(Code.DEVICE, "; ".join([text, *problems]))
+    result = Added()
+    files: set[Path] = set()
+    for name in asked:
+        found = defined[name]
+        try:
+            if found.file not in files:  # the edits of a specification are made once, before those of its devices
+                result.add(found.spec.container_edits)
+            result.add(found.device.container_edits)
+        except CniError as error:
+            raise error.prefixed(f"CDI device {name}: {found.file}") from None
+        files.add(found.file)
+    return result
+
+
+def _read(folders: Sequence[Path]) -> tuple[dict[str, _Defined], list[str]]:
+    """The devices by their qualified names, and what is wrong with specifications."""
+    defined: dict[str, _Defined] = {}
+    conflicts: dict[str, str] = {}
+    problems = []
+    for priority, folder in enumerate(folders):
+        for file in sorted(folder.iterdir()) if folder.is_dir() else ():
+            if file.suffix not in _SUFFIXES or file.is_dir():
+                continue
+            try:
+                spec = _load(file)
+            except CniError as error:
+                problems.append(error.msg)
+                continue
+            for device in spec.devices:
+                name = f"{spec.kind}={device.name}"
+                other = defined.get(name)
+                if other and other.priority == priority:
+                    conflicts[name] = f"{name}: defined by {other.file} and {file}"
+                else:
+                    defined[name] = _Defined(device, spec, file, priority)
+    kept = {name: each for name, each in defined.items() if name not in conflicts}
+    return kept, [*problems, *conflicts.values()]
+
+
+def _load(file: Path) -> _Spec:
+    """The specification of a file. Raises CniError(INVALID_CONFIG) that names it."""
+    found = [documents.given(value) for _, value in documents.read(file)]
+    if len(found) != 1:
+        raise CniError(Code.INVALID_CONFIG, f"{file}: expected one document, got {len(found)}")
+    try:
+        spec = msgspec.convert(found[0], _Spec)
+        _check(spec)
+    except msgspec.ValidationError as error:
+        raise CniError(Code.INVALID_CONFIG, f"{file}: {structs.fault(error, _Spec)}") from None
+    except ValueError as error:
+        raise CniError(Code.INVALID_CONFIG, f"{file}: {error}") from None
+    return spec
+
+
+def _check(spec: _Spec) -> None:
+    """Raise ValueError for what the types do not say."""
+    if spec.cdi_version.removeprefix("v") not in _VERSIONS:
+        raise ValueError(f'key "cdiVersion": expected one of {", ".join(_VERSIONS)}, got {spec.cdi_version!r}')
+    if not _KIND.fullmatch(spec.kind):
+        raise ValueError(f'key "kind": expected vendor/class, got {spec.kind!r}')
+    if not spec.devices:
+        raise ValueError('key "devices": expected at least one')
+    names = [device.name for device in spec.devices]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f'key "devices": {", ".join(twice)} is there twice')
+    _check_edits(spec.container_edits, "containerEdits")
+    for device in spec.devices:
+        where = f"device {device.name!r}"
+        if not _NAME.fullmatch(device.name):
+            raise ValueError(f"{where}: expected letters, digits and _.:- between a letter or digit at each end")
+        if device.container_edits == _Edits():
+            raise ValueError(f"{where}: expected at least one edit")
+        _check_edits(device.container_edits, where)
+    if _VERSIONS.index(spec.cdi_version.removeprefix("v")) < _VERSIONS.index(needed := _needed(spec)):
+        raise ValueError(f'key "cdiVersion": what it uses needs {needed}, got {spec.cdi_version}')
+
+
+def _check_edits(edits: _Edits, where: str) -> None:
+    for variable in edits.env:
+        if variable.find("=") < 1:
+            raise ValueError(f"{where}: env: expected NAME=VALUE, got {variable!r}")
+    for each in edits.device_nodes:
+        if not each.path:
+            raise ValueError(f"{where}: deviceNodes: a path is empty")
+        if not _PERMISSIONS.fullmatch(each.permissions):
+            raise ValueError(
+                f"{where}: device node {each.path}: expected permissions rwm, got {each.permissions!r}"
+            )
+    if not all(each.host_path and each.container_path for each in edits.mounts):
+        raise ValueError(f"{where}: mounts: a path is empty")
+
+
+def _needed(spec: _Spec) -> str:
+    """The oldest version of CDI that has all that the specification uses."""
+    edits = [spec.container_edits, *(device.container_edits for device in spec.devices)]
+    rdt = [each.intel_rdt for each in edits if each.intel_rdt is not None]
+    if any("schemata" in each or each.get("enableMonitoring") for each in rdt) or any(e.net_devices for e in edits):
+        return "1.1.0"
+    if rdt or any(each.additional_gids for each in edits):
+        return "0.7.0"
+    annotated = spec.annotations or any(device.annotations for device in spec.devices)
+    if annotated or "." in spec.kind.partition("/")[2]:
+        return "0.6.0"
+    by_host_path = any(each.host_path for part in edits for each in part.device_nodes)
+    if by_host_path or any(device.name[0].isdigit() for device in spec.devices):
+        return "0.5.0"
+    return "0.4.0" if any(each.type for part in edits for each in part.mounts) else "0.3.0"
+
+
+def _not_done(edits: _Edits) -> list[str]:
+    """What of the edits is not done here, by name."""
+    found = [f"hook {hook.get('hookName', '')} {hook.get('path', '')}" for hook in edits.hooks]
+    found += [f"netDevice {device.get('hostInterfaceName', '')}" for device in edits.net_devices]
+    found += ["intelRdt"] if edits.intel_rdt is not None else []
+    found += ["additionalGids"] if any(edits.additional_gids) else []
+    for mount in edits.mounts:
+        strange = sorted(set(mount.options) - _OPTIONS)
+        is_bind = mount.type == "bind" or (mount.type in {"", "none"} and not _BINDS.isdisjoint(mount.options))
+        if strange or not is_bind:
+            what = f"of type {mount.type or 'none'} with options {','.join(mount.options) or 'none'}"
+            found.append(f"mount on {mount.container_path} {what}")
+    return found
+
+
+def _node(each: _DeviceNode) -> Node:
+    """As the specification says, what it leaves open being that of this machine's node. Raises CniError(DEVICE)."""
+    host_path = each.host_path or each.path
+    is_whole = each.type == "p" or (each.type != "" and each.major != 0)
+    try:
+        host = node(each.path, host_path)
+    except CniError:
+        if not is_whole:
+            raise
+        host = Node(each.path, each.type, each.major, each.minor, 0o666)
+    if not is_whole and each.type not in {"", host.kind}:
+        raise CniError(Code.DEVICE, f"device {host_path}: expected a node of type {each.type}, got {host.kind}")
+    kind = (each.type or host.kind).replace("u", "c")  # "u" is a "c", as for mknod(1)
+    major, minor = (each.major, each.minor) if each.major or kind == "p" else (host.major, host.minor)
+    mode = host.mode if each.file_mode is None else each.file_mode
+    return Node(each.path, kind, major, minor, mode, each.uid, each.gid)
+
+
+def _mount(each: _Mount) -> Mount:
+    options = tuple(option for option in each.options if option not in {"rw", "rbind", "private", "rprivate"})
+    return Mount(each.host_path, each.container_path, options)

@@ -1,0 +1,111 @@
+"""Paths of this machine that a container names and does not see, for it has a folder of its own there."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from wirespeed.cni.errors import CniError, Code
+from wirespeed.play.environment import BASE, PROGRAM
+from wirespeed.play.launcher import OWN
+from wirespeed.play.manifests import Container, Pod
+
+# /proc and /sys are the same kernel's, and /dev has what the container was given.
+_OVER = tuple(folder for folder in OWN if folder not in {"/proc", "/sys", "/dev"})
+_PATH = re.compile(r"(?<![\w./-])/[^\s'\"`$;|&<>(){}\[\],:=*?!\\]+")
+
+
+@dataclass(frozen=True)
+class Hidden:
+    """A path that is there on this machine; `named` leads to it, `over` is what is mounted there."""
+
+    named: str
+    path: str
+    over: str
+
+    def __str__(self) -> str:
+        to = "" if self.named == self.path else f", to which {self.named} leads,"
+        return f"{self.path}{to} is hidden: a container has a {self.over} of its own"
+
+
+def refuse(pods: Iterable[Pod]) -> None:
+    """Raise CniError(INVALID_CONFIG) for a program that a container names and would not find."""
+    for pod, container in _containers(pods):
+        for each in of(container):
+            if _is_program(each.path):
+                raise CniError(
+                    Code.INVALID_CONFIG,
+                    f"{pod.where}: Pod {pod.label}: container {container.name}: {each}: expected a path elsewhere, "
+                    "or a volume mounted above it",
+                )
+
+
+def notes(pods: Iterable[Pod]) -> Iterator[str]:
+    """The other paths that containers name and do not see; some may be names of files that they make."""
+    for pod, container in _containers(pods):
+        for each in of(container):
+            if not _is_program(each.path):
+                yield f"{pod.label}/{container.name}: {each}"
+
+
+def of(container: Container) -> list[Hidden]:
+    """The paths of this machine that the container names or runs, and does not see."""
+    mounts = [mount.mount_path for mount in container.volume_mounts]
+    found: dict[str, Hidden] = {}
+    for named in _named(container):
+        for path in _leads(named):
+            over = next((folder for folder in _OVER if _is_below(path, folder)), None)
+            if (
+                over
+                and path != over
+                and not any(_is_below(path, mount) for mount in mounts)
+                and os.path.exists(path)
+            ):
+                found.setdefault(path, Hidden(named, path, over))
+    return list(found.values())
+
+
+def _containers(pods: Iterable[Pod]) -> Iterator[tuple[Pod, Container]]:
+    return ((pod, each) for pod in pods for each in [*pod.spec.init_containers, *pod.spec.containers])
+
+
+def _named(container: Container) -> Iterator[str]:
+    """The absolute paths in command, arguments, probes, variables and working directory; the program's."""
+    probes = [each.exec for each in (container.startup_probe, container.readiness_probe) if each and each.exec]
+    commands = [[*container.command, *container.args], *(probe.command for probe in probes)]
+    values = {each.name: each.value or "" for each in container.env}
+    for command in commands:
+        if (
+            command
+            and "/" not in command[0]
+            and command[0] != os.path.basename(PROGRAM)
+            and (program := shutil.which(command[0], path=values.get("PATH", BASE["PATH"])))
+        ):
+            yield program
+    for text in (*(part for command in commands for part in command), *values.values(), container.working_dir):
+        yield from (os.path.normpath(path) for path in _PATH.findall(text))
+
+
+def _leads(path: str) -> Iterator[str]:
+    """A path, where its links lead, and what runs it where it is a script."""
+    places = [os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path)), os.path.realpath(path)]
+    yield from dict.fromkeys(places)
+    if _is_program(path):
+        try:
+            with open(path, "rb") as file:
+                first = file.readline(256)
+        except OSError:
+            return
+        if first.startswith(b"#!") and (words := first[2:].split()):
+            yield os.fsdecode(words[0])
+
+
+def _is_program(path: str) -> bool:
+    return os.path.isfile(path) and os.access(path, os.X_OK)
+
+
+def _is_below(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(f"{folder.rstrip('/')}/")

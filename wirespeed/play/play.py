@@ -1,0 +1,375 @@
+"""A play, from its manifests to its end: what is started in what order, what it waits for, what it leaves."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from wirespeed.cni.errors import CniError, Code
+from wirespeed.deviceplugin.binding import bindings
+from wirespeed.host import signals
+from wirespeed.kube.manifests import ManifestCluster
+from wirespeed.play import admission, hidden, manifests, notices, report, sandbox
+from wirespeed.play import session as sessions
+from wirespeed.play.agent import Agent
+from wirespeed.play.cgroups import Cgroups
+from wirespeed.play.command import Command
+from wirespeed.play.follow import followed
+from wirespeed.play.kubelet import Kubelet
+from wirespeed.play.manifests import Manifests
+from wirespeed.play.pod import Phase, PodRun, Stage
+from wirespeed.play.sandbox import Runtime
+from wirespeed.play.screen import Screen
+from wirespeed.play.session import Session, write
+from wirespeed.play.undo import Undo
+from wirespeed.state.journal import Journal
+
+TIMED_OUT = 124  # as timeout(1) ends
+_READY = 30.0  # seconds for the agent to be ready
+_DEVICES = 15.0  # seconds for the device plugin to tell its devices
+_PROGRAMS = ("ip", "mount", "umount", "pivot_root", "setpriv")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What is asked of a play; see `wirespeed play --help`."""
+
+    files: Sequence[Path]
+    cni_conf: Path
+    cni_path: tuple[str, ...]
+    cdi_path: tuple[str, ...] = ()
+    pools: Path | None = None
+    shim: Path | None = None
+    in_order: bool = False
+    then: str = ""
+    timeout: float | None = None
+    out: Path | None = None
+    logs: bool = True
+    log_level: str = "warning"
+
+
+class _StoppedError(Exception):
+    """A signal came, or the time is over."""
+
+
+def play(options: Options, console: Console, errors: Console) -> int:
+    """Play the manifests; the exit status.
+
+    0 when every pod that ends by itself, and the command `then`, ended with success, the others were well when
+    they were stopped, and nothing was left. Raises CniError for what is wrong before anything is begun.
+    """
+    if os.geteuid() != 0:
+        raise CniError(Code.UNAVAILABLE, "it needs root: for network namespaces, mounts and devices")
+    if missing := [program for program in _PROGRAMS if not shutil.which(program)]:
+        raise CniError(Code.UNAVAILABLE, f"programs are missing: {', '.join(missing)} (util-linux, iproute2)")
+    loaded = manifests.load(options.files, pools=options.pools)
+    if not loaded.pods:
+        raise CniError(Code.INVALID_CONFIG, "the files hold no Pod")
+    network = sandbox.load_conf(options.cni_conf)
+    shim = sessions.find_shim(options.shim, options.cni_path)
+    hidden.refuse(loaded.pods)
+    notices.refuse_lacking(loaded.pods)
+    device_plugin, counted = sessions.device_plugin(loaded), sessions.counted(loaded)
+    admission.check_hugepages(loaded.pods)
+    with sessions.opened() as session:
+        session.write(loaded, device_plugin)
+        runtime = Runtime(
+            network=network,
+            path=options.cni_path,
+            shim=shim,
+            links=session.links,
+            socket=Path(session.config.socket),
+        )
+        screen = Screen(console, logs=options.logs)
+        for note in loaded.notes:
+            screen.note(note)
+        for resource in counted:
+            _complain(
+                errors, f"warning: resource {resource}: no device plugin serves it, so pods are given no device"
+            )
+        return _Play(
+            options, loaded, counted=counted, session=session, runtime=runtime, screen=screen, errors=errors
+        ).run()
+
+
+def _complain(errors: Console, text: str) -> None:
+    errors.print(f"wirespeed play: {text}", style="red", markup=False, highlight=False, soft_wrap=True)
+
+
+class _Play:
+    """One play."""
+
+    def __init__(
+        self,
+        options: Options,
+        loaded: Manifests,
+        *,
+        counted: Sequence[str],
+        session: Session,
+        runtime: Runtime,
+        screen: Screen,
+        errors: Console,
+    ) -> None:
+        self._options, self._manifests, self._counted, self._session = options, loaded, counted, session
+        self._screen, self._errors = screen, errors
+        self._changed = threading.Condition()
+        self._stopped = 0  # the signal that came
+        self._timed_out = False
+        self._problems: list[str] = []
+        self._undo = Undo()
+        self._kubelet = Kubelet(session.kubelet, plugin_watch=True, changed=self._changed)
+        self._agent = Agent(
+            session.agent,
+            session.folder,
+            log_level=options.log_level,
+            changed=self._changed,
+            write=lambda line: screen.line("agent", line),
+        )
+        self._cgroups = Cgroups(session.name)
+        self._runs: list[PodRun] = []
+        self._cluster = ManifestCluster(session.manifests)
+        self._devices: set[str] = set()  # what the pods were given
+        self._then = Command(options.then, screen, self._changed) if options.then else None
+        self._stage = Stage(
+            changed=self._changed,
+            screen=screen,
+            kubelet=self._kubelet,
+            runtime=runtime,
+            cgroups=self._cgroups,
+            cdi=[*map(Path, options.cdi_path), session.cdi],
+            session=session.name,
+            folder=session.pods,
+            root=session.root,
+            program=session.program,
+            config_maps=loaded.config_maps,
+            node=os.uname().nodename,
+            status_file=self._cluster.status_file,
+            annotations_file=self._cluster.annotations_file,
+            logs=_logs_folder(options.out),
+        )
+
+    def run(self) -> int:
+        """Play; the exit status."""
+        with (
+            self._signals(),
+            self._screen.showing(lambda: [run.row for run in self._runs]),
+            followed(self._cluster.status_folder, self._refresh),
+        ):
+            try:
+                self._set_up()
+                self._perform()
+            except _StoppedError:
+                pass
+            except CniError as error:
+                self._problems.append(error.msg)
+            finally:
+                self._judge()
+                self._tear_down()
+        return self._status()
+
+    # Its parts
+
+    def _set_up(self) -> None:
+        """Kubelet, agent, devices: nothing of a pod is made before all of them are admitted."""
+        self._cgroups.make(self._undo)
+        for line in notices.lines(self._manifests.pods, self._cgroups.missing):
+            self._screen.note(line)
+        self._kubelet.start()
+        self._undo.push("kubelet", self._kubelet.stop)
+        self._agent.start()
+        self._undo.push("agent", self._agent.stop)
+        if not self._await(lambda: self._agent.ready, _READY):
+            raise CniError(Code.UNAVAILABLE, f"the agent is not ready within {_READY:g} s")
+        served = [each for each in admission.wanted(self._manifests.pods) if each not in self._counted]
+        for resource in served:
+            self._kubelet.wait_until(
+                lambda: self._interrupted() or self._kubelet.is_listed(resource),  # noqa: B023
+                _DEVICES,
+                f"device plugin of {resource}",
+            )
+            self._check()
+        for number, pod in enumerate(self._manifests.pods, start=1):
+            try:
+                given = admission.allocate(self._kubelet, pod, counted=self._counted)
+            except CniError as error:
+                raise error.prefixed(f"pod {pod.label}: not admitted") from None
+            self._runs.append(PodRun(pod, number=number, stage=self._stage, given=given))
+        self._devices = {device for given in self._kubelet.given() for device in given.devices}
+        for run in self._runs:
+            self._session.add_pod(run.pod, run.uid)
+
+    def _perform(self) -> None:
+        """Start the pods, and wait until the play is over."""
+        for run in self._runs:
+            self._check()
+            run.start()
+            if self._options.in_order:
+                self._await(lambda: run.ready or run.ended)  # noqa: B023
+                if run.phase is Phase.FAILED:
+                    raise CniError(Code.UNAVAILABLE, f"pod {run.pod.label} failed: those after it are not started")
+        self._await(lambda: all(run.attachment or run.ended for run in self._runs))
+        self._screen.interfaces(report.interfaces(self._runs))
+        if self._then:
+            self._run_then(self._then)
+        endings = [run for run in self._runs if run.pod.ends_by_itself]
+        if endings:
+            self._await(lambda: all(run.ended for run in endings))
+        elif not self._then:
+            self._await(lambda: False)
+
+    def _run_then(self, command: Command) -> None:
+        self._await(lambda: all(run.ready or run.ended for run in self._runs))
+        if failed := [run.pod.label for run in self._runs if run.phase is Phase.FAILED]:
+            raise CniError(Code.UNAVAILABLE, f"pod {', '.join(failed)} failed: the command is not run")
+        write(self._session.state, report.pods(self._runs))
+        command.start({"PODS": str(self._session.state)})
+        self._await(lambda: command.ended)
+        if command.exit_code:
+            raise CniError(Code.UNAVAILABLE, f"the command ended with {command.exit_code}: {self._options.then}")
+
+    def _judge(self) -> None:
+        """Note what is not as it should be, before the pods are stopped."""
+        for run in self._runs:
+            where = f"pod {run.pod.label}"
+            if run.phase is Phase.FAILED:
+                self._problems.append(f"{where}: {run.reason}")
+            elif run.ended or not run.started:
+                continue
+            elif self._timed_out:
+                what = "had not ended" if run.pod.ends_by_itself else "was stopped"
+                self._problems.append(f"{where} {what} after {self._options.timeout:g} s")
+            elif not run.pod.ends_by_itself and not run.ready and (run.row.reason or not self._stopped):
+                self._problems.append(
+                    f"{where} was not ready when it was stopped: {run.row.reason or 'its probe fails'}"
+                )
+
+    def _tear_down(self) -> None:
+        """Take all of it back, whatever has failed before."""
+        if self._then:
+            self._then.stop()
+        for run in reversed(self._runs):
+            run.stop()
+        if self._stopped:
+            self._screen.note(f"{signal.Signals(self._stopped).name}: all pods are told to end")
+        for run in self._runs:
+            run.join()
+        if self._agent.ended and any(run.started for run in self._runs):  # who else could detach them?
+            self._agent.start()
+        for run in reversed(self._runs):
+            self._problems += run.tear_down()
+            self._kubelet.free(run.pod.namespace, run.pod.name)
+        if self._agent.ended:
+            self._problems.append(self._agent.failure().msg)
+        if self._options.out:
+            write(self._options.out / "pods.json", report.pods(self._runs))
+        self._problems += self._undo.run()
+        self._problems += self._left()
+
+    def _left(self) -> list[str]:
+        """What is still there of what the pods had."""
+        found = [
+            f"network namespace {run.sandbox.name} is left"
+            for run in self._runs
+            if Path(run.sandbox.netns).exists()
+        ]
+        with open("/proc/self/mounts", encoding="utf-8", errors="surrogateescape") as file:
+            places = [line.split()[1] for line in file]
+        found += [f"a mount is left: {place}" for place in places if place.startswith(f"{self._session.folder}/")]
+        found += [f"a control group is left: {folder}" for folder in self._cgroups.left()]
+        bound = bindings(self._session.config).handed_over()
+        found += [f"device {device} has not its own driver again" for device in bound if device in self._devices]
+        if self._runs:
+            with contextlib.closing(Journal(Path(self._session.config.state))) as journal:
+                kept = [(entry.container, entry.ifname) for entry in journal.attachments()]
+                kept += [(entry.container, entry.ifname) for entry in journal.claims()]
+            pods = {run.sandbox.id: run.pod.label for run in self._runs}
+            found += [f"the journal still has {name} of pod {pods[each]}" for each, name in kept if each in pods]
+        return found
+
+    def _status(self) -> int:
+        for problem in dict.fromkeys(self._problems):
+            _complain(self._errors, problem)
+        if self._timed_out:
+            return TIMED_OUT
+        # A signal is the ordinary end of a play in which no pod ends by itself.
+        unfinished = any(run.pod.ends_by_itself for run in self._runs) or not self._runs or self._then
+        if self._stopped and unfinished:
+            return 128 + self._stopped
+        return 1 if self._problems else 0
+
+    def _refresh(self) -> None:
+        for run in self._runs:
+            run.refresh()
+
+    # Waiting
+
+    def _await(self, condition: Callable[[], bool], timeout: float | None = None) -> bool:
+        """Wait for it; whether it came in time.
+
+        Raises _StoppedError, and CniError when the agent has ended or a pod could not be set up.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._interrupted() or condition(), timeout)
+            self._check()
+            return condition()
+
+    def _interrupted(self) -> bool:
+        ended = bool(self._stopped) or self._timed_out or self._agent.ended
+        return ended or any(run.broken for run in self._runs)
+
+    def _check(self) -> None:
+        if self._stopped or self._timed_out:
+            raise _StoppedError
+        if self._agent.ended:
+            raise self._agent.failure()
+        if any(run.broken for run in self._runs):
+            raise CniError(Code.UNAVAILABLE, "a pod could not be set up")
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        """SIGINT, SIGTERM and SIGHUP end the play, as the end of its time does; a second one kills containers."""
+        timer = threading.Timer(self._options.timeout, self._on_timeout) if self._options.timeout else None
+        if timer:
+            timer.daemon = True
+            timer.start()
+        try:
+            with signals.handled((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), self._on_signal):
+                yield
+        finally:
+            if timer:
+                timer.cancel()
+
+    def _on_signal(self, number: int) -> None:
+        again, self._stopped = bool(self._stopped), number
+        if again:
+            self._kill()
+        else:
+            self._tell()
+
+    def _on_timeout(self) -> None:
+        self._timed_out = True
+        self._tell()
+
+    def _tell(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
+
+    def _kill(self) -> None:
+        for run in self._runs:
+            run.kill()
+
+
+def _logs_folder(out: Path | None) -> Path | None:
+    if out is None:
+        return None
+    folder = out / "logs"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

@@ -1,0 +1,155 @@
+"""A pod's folder: its volumes, and what it knows of names, made as the kubelet makes them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from wirespeed.cni.errors import CniError, Code
+from wirespeed.play import quantity, texts
+from wirespeed.play.environment import ConfigMaps, Facts
+from wirespeed.play.manifests import Container, EmptyDir, HostPath, Pod, Volume, hugepages
+from wirespeed.play.process import Mount
+from wirespeed.play.undo import Undo, run
+
+_HOSTS = """\
+# Kubernetes-managed hosts file.
+127.0.0.1\tlocalhost
+::1\tlocalhost ip6-localhost ip6-loopback
+fe00::0\tip6-localnet
+fe00::0\tip6-mcastprefix
+fe00::1\tip6-allnodes
+fe00::2\tip6-allrouters
+"""
+_IS = {
+    "Directory": stat.S_ISDIR,
+    "File": stat.S_ISREG,
+    "Socket": stat.S_ISSOCK,
+    "CharDevice": stat.S_ISCHR,
+    "BlockDevice": stat.S_ISBLK,
+}
+
+
+class Volumes:
+    """The volumes of `pod`, below `folder`, which is made. What is mounted there is unmounted by `undo`."""
+
+    def __init__(self, pod: Pod, folder: Path, config_maps: ConfigMaps, undo: Undo) -> None:
+        self._pod, self._folder, self._undo = pod, folder, undo
+        self._config_maps = config_maps
+        self._sources: dict[str, str] = {}
+        self._lock = threading.Lock()  # of the next one, and of writing what it says
+        self._written: dict[str, dict[str, texts.File]] = {}  # by volume
+
+    def make(self, facts: Facts) -> None:
+        """Make them all. Raises CniError that names the volume."""
+        self._folder.mkdir(parents=True)
+        for volume in self._pod.spec.volumes:
+            with _told(volume):
+                self._sources[volume.name] = self._make(volume)
+        self._write_texts(facts)
+
+    def refresh(self, facts: Facts) -> None:
+        """Write what tells of the pod anew, once they are made. Raises CniError that names the volume."""
+        if self._written:
+            self._write_texts(facts)
+
+    def write_names(self, hostname: str, ips: Sequence[str]) -> None:
+        """Write the pod's /etc/hosts, once its addresses are known, its name and its resolv.conf."""
+        lines = [f"{ip}\t{hostname}\n" for ip in ips]
+        if aliases := self._pod.spec.host_aliases:
+            lines.append("\n# Entries added by HostAliases.\n")
+            lines += [f"{alias.ip}\t{' '.join(alias.hostnames)}\n" for alias in aliases]
+        (self._folder / "hosts").write_text(_HOSTS + "".join(lines))
+        (self._folder / "hostname").write_text(f"{hostname}\n")
+        node = Path("/etc/resolv.conf")
+        (self._folder / "resolv.conf").write_text(node.read_text() if node.exists() else "")
+
+    def mounts(self, container: Container) -> list[Mount]:
+        """What is mounted in a container."""
+        read_only = {volume.name for volume in self._pod.spec.volumes if volume.texts}
+        found = [
+            Mount(
+                self._sources[mount.name],
+                mount.mount_path,
+                ("ro",) if mount.read_only or mount.name in read_only else (),
+            )
+            for mount in container.volume_mounts
+        ]
+        taken = {mount.target.rstrip("/") for mount in found}
+        for name in ("hosts", "hostname", "resolv.conf"):
+            if f"/etc/{name}" not in taken:
+                found.append(Mount(str(self._folder / name), f"/etc/{name}"))
+        return found
+
+    def _make(self, volume: Volume) -> str:
+        if volume.host_path:
+            return _host_path(volume.host_path)
+        place = self._folder / "volumes" / volume.name
+        place.mkdir(parents=True)
+        if volume.empty_dir:
+            self._mount(place, volume.empty_dir)
+            place.chmod(0o777)
+        if self._group is not None:
+            texts.give_to(place, self._group)
+        return str(place)
+
+    @property
+    def _group(self) -> int | None:
+        """The pod's fsGroup."""
+        context = self._pod.spec.security_context
+        return context.fs_group if context else None
+
+    def _write_texts(self, facts: Facts) -> None:
+        with self._lock:
+            for volume in self._pod.spec.volumes:
+                if volume.texts is None:
+                    continue
+                found = texts.files(volume.texts, self._pod, facts, self._config_maps)
+                if self._written.get(volume.name) != found:
+                    with _told(volume):
+                        texts.write(self._folder / "volumes" / volume.name, found, group=self._group)
+                    self._written[volume.name] = found
+
+    def _mount(self, place: Path, volume: EmptyDir) -> None:
+        """An emptyDir's medium is mounted on this machine: the pod's containers share it."""
+        if volume.medium == "Memory":
+            size = ["-o", f"size={quantity.whole(volume.size_limit)}"] if volume.size_limit else []
+            run("mount", "-t", "tmpfs", *size, "tmpfs", str(place))
+        elif volume.medium:
+            run("mount", "-t", "hugetlbfs", "-o", f"pagesize={self._page_size(volume)}", "hugetlbfs", str(place))
+        else:
+            return
+        self._undo.push(f"volume {place.name}", lambda: run("umount", str(place)))
+
+    def _page_size(self, volume: EmptyDir) -> str:
+        """As mount takes it: "2M" for HugePages-2Mi, or for HugePages of a pod that asks for hugepages-2Mi."""
+        _, _, size = volume.medium.partition("-")
+        return (size or next(iter(hugepages(self._pod)))).removesuffix("i")
+
+
+@contextlib.contextmanager
+def _told(volume: Volume) -> Iterator[None]:
+    """Errors name the volume."""
+    try:
+        yield
+    except CniError as error:
+        raise error.prefixed(f"volume {volume.name}") from None
+    except OSError as error:
+        raise CniError(Code.IO_FAILURE, f"volume {volume.name}: {error.filename}: {error.strerror}") from error
+
+
+def _host_path(volume: HostPath) -> str:
+    path = Path(volume.path)
+    if volume.type == "DirectoryOrCreate":
+        path.mkdir(mode=0o755, parents=True, exist_ok=True)
+    elif volume.type == "FileOrCreate" and not path.exists():
+        path.touch(mode=0o644)
+    kind = volume.type.removesuffix("OrCreate")
+    mode = os.stat(path).st_mode
+    if kind and not _IS[kind](mode):
+        raise CniError(Code.INVALID_CONFIG, f"hostPath {path}: expected a {kind}")
+    return os.path.realpath(path)

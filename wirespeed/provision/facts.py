@@ -1,0 +1,213 @@
+"""What PFs and VFs this node has now, and who uses a VF."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from wirespeed.host import pci, vfio
+from wirespeed.host.pci import PciDevice
+from wirespeed.host.routes import default_route_interfaces
+from wirespeed.host.rtnl import Link, Rtnl, VfSettings
+from wirespeed.host.vdpa import VHOST, VIRTIO, VdpaDevice
+from wirespeed.provision import eswitch, udev, vdpa
+from wirespeed.provision.policy import PfIdentity
+
+
+@dataclass(frozen=True, kw_only=True)
+class Vf:
+    """A VF now. `netdev` is its interface on the host ("" for none), `user` who uses it ("" for nobody).
+
+    `driver_override` is the driver that an administrator keeps it for ("" for none).
+    `settings` is what the PF's driver holds for it, as far as it tells. `vdpa` is its vdpa device, `vdpa_type`
+    "virtio", "vhost", "none" without a driver; both "" where there is none.
+    """
+
+    address: str
+    index: int
+    driver: str
+    netdev: str
+    mac: str
+    mtu: int
+    numa_node: int
+    iommu_group: str
+    up: bool = False
+    driver_override: str = ""
+    in_user_space: bool = False
+    settings: VfSettings = field(default_factory=VfSettings)
+    vdpa: str = ""
+    vdpa_type: str = ""
+    user: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pf:
+    """A PF now.
+
+    `model` is for people, `mtu` in bytes; `link_type` is "ether", "infiniband" or "", `eswitch` "legacy" or
+    "switchdev".
+    """
+
+    address: str
+    name: str
+    altnames: tuple[str, ...]
+    driver: str
+    vendor: str
+    device: str
+    model: str
+    numa_node: int
+    total_vfs: int
+    mtu: int
+    up: bool
+    link_type: str
+    eswitch: str
+    vfs: tuple[Vf, ...] = ()
+
+    @property
+    def where(self) -> str:
+        return f"PF {self.name} ({self.address})" if self.name else f"PF {self.address}"
+
+    @property
+    def identity(self) -> PfIdentity:
+        return PfIdentity(
+            address=self.address,
+            vendor=self.vendor,
+            device=self.device,
+            names=(self.name, *self.altnames) if self.name else (),
+            link_type=self.link_type,
+            total_vfs=self.total_vfs,
+        )
+
+
+@dataclass
+class Users:
+    """What tells who uses devices, from several sources."""
+
+    owners: Mapping[str, str] = field(default_factory=dict)  # who was given one, by PCI address: journal, kubelet
+    nodes: Mapping[str, str] = field(default_factory=dict)  # who has one's node open, /dev/vfio/42, by its path
+    routed: frozenset[str] = frozenset()  # interfaces that carry a default route
+    # Whether a VF on a kernel driver without an interface counts as used: it is in a namespace that nobody told of.
+    missing: bool = True
+
+
+def _users(owners: Mapping[str, str], *, missing: bool = True) -> Users:
+    return Users(owners, vfio.users(), frozenset(default_route_interfaces()), missing)
+
+
+def read(sysfs: Path = Path("/sys"), *, owners: Mapping[str, str] | None = None) -> list[Pf]:
+    """The PFs of this node, those with SR-IOV, by address. `owners` says who was given a device. Raises OSError."""
+    users = _users(owners or {})
+    vdpas = vdpa.of_devices(sysfs)
+    with Rtnl() as host:
+        return [
+            _pf(device, host, users, vdpas)
+            for device in pci.network_devices(sysfs)
+            if device.total_vfs and device.exists
+        ]
+
+
+def in_use(
+    addresses: Iterable[str], sysfs: Path = Path("/sys"), *, owners: Mapping[str, str], arriving: bool
+) -> dict[str, str]:
+    """Who uses which of these VFs now, by address. `arriving`: an interface may be on its way. Raises OSError."""
+    users = _users(owners, missing=not arriving)
+    vdpas = vdpa.of_devices(sysfs)
+    found = {}
+    with Rtnl() as host:
+        for device in (PciDevice(address, sysfs) for address in addresses):
+            link = host.link(name) if (name := device.own_netdev) else None
+            found[device.address] = _user(device, link, vdpas.get(device.address), host, users)
+    return {address: user for address, user in found.items() if user}
+
+
+def again(pf: Pf, sysfs: Path = Path("/sys")) -> Pf:
+    """What the PF is by now, but for who uses its VFs. Raises OSError."""
+    with Rtnl() as host:
+        return _pf(PciDevice(pf.address, sysfs), host, Users(), vdpa.of_devices(sysfs))
+
+
+def find(pfs: Iterable[Pf], name: str) -> Pf | None:
+    """The PF of that address, name or alternative name."""
+    return next((pf for pf in pfs if name in (pf.address, pf.name, *pf.altnames)), None)
+
+
+def _pf(device: PciDevice, host: Rtnl, users: Users, vdpas: Mapping[str, VdpaDevice]) -> Pf:
+    name = device.own_netdev
+    link = host.link(name, vfs=True) if name else None
+    return Pf(
+        address=device.address,
+        name=name,
+        altnames=link.altnames if link else (),
+        driver=device.driver,
+        vendor=device.vendor,
+        device=device.device,
+        model=udev.model(device.address),
+        numa_node=device.numa_node,
+        total_vfs=device.total_vfs,
+        mtu=link.mtu if link else 0,
+        up=link.up if link else False,
+        link_type=device.link_type,
+        eswitch=eswitch.mode(device),
+        vfs=tuple(
+            _vf(index, PciDevice(address, device.sysfs), host, users, vdpas.get(address), pf=link)
+            for index, address in device.virtual_functions()
+        ),
+    )
+
+
+def _vf(index: int, device: PciDevice, host: Rtnl, users: Users, made: VdpaDevice | None, *, pf: Link | None) -> Vf:
+    name = device.own_netdev
+    link = host.link(name) if name else None
+    return Vf(
+        address=device.address,
+        index=index,
+        driver=device.driver,
+        netdev=name,
+        mac=link.mac if link else "",
+        mtu=link.mtu if link else 0,
+        numa_node=device.numa_node,
+        iommu_group=device.iommu_group,
+        up=link.up if link else False,
+        driver_override=device.attribute("driver_override").replace("(null)", ""),
+        in_user_space=device.is_in_user_space,
+        settings=pf.vfs.get(index, VfSettings()) if pf else VfSettings(),
+        vdpa=made.address if made else "",
+        vdpa_type=(made.kind or "none") if made else "",
+        user=_user(device, link, made, host, users),
+    )
+
+
+def _user(device: PciDevice, link: Link | None, made: VdpaDevice | None, host: Rtnl, users: Users) -> str:
+    """Who uses the VF, or the vdpa device that was made of it; "" for nobody."""
+    if owner := users.owners.get(device.address):
+        return owner
+    if device.is_in_user_space:
+        return vfio.user_among(users.nodes, device)
+    if user := _user_of_vdpa(made, host, users) if made else "":
+        return user
+    if link is None:
+        return "its interface is in another network namespace" if device.driver and users.missing else ""
+    return _user_of_interface(link, host, users)
+
+
+def _user_of_vdpa(made: VdpaDevice, host: Rtnl, users: Users) -> str:
+    """Who uses the vdpa device that was made of a VF, "" for nobody."""
+    if made.kind == VHOST:
+        return users.nodes.get(made.node, "")
+    if made.kind != VIRTIO or made.virtio is None:
+        return ""
+    link = next(filter(None, map(host.link, made.virtio.netdevs)), None)
+    if link is None:
+        return "the interface of its vdpa device is in another network namespace" if users.missing else ""
+    return _user_of_interface(link, host, users)
+
+
+def _user_of_interface(link: Link, host: Rtnl, users: Users) -> str:
+    if link.master:
+        master = host.link(link.master)
+        return f"its interface {link.name} is a port of {master.name if master else link.master}"
+    if link.name in users.routed:
+        return f"its interface {link.name} carries a default route"
+    addresses = [each.cidr for each in host.addresses(link.index) if not each.cidr.startswith("fe80:")]
+    return f"its interface {link.name} has the address {addresses[0]}" if addresses else ""

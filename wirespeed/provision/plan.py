@@ -1,0 +1,448 @@
+"""From what PFs are and what they shall be to the steps between, each with its way back."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from wirespeed.cni.errors import CniError, Code
+from wirespeed.host import drivers, rtnl
+from wirespeed.host.pci import PciDevice
+from wirespeed.host.rtnl import NetlinkError, Rtnl, VfSettings
+from wirespeed.host.vdpa import VdpaDevice
+from wirespeed.node import NodeConfig
+from wirespeed.provision import eswitch, facts, hold, udev, vdpa
+from wirespeed.provision.facts import Pf, Vf
+from wirespeed.provision.policy import Group, Wanted
+
+log = logging.getLogger(__name__)
+
+# Seconds for the interface of a VF to appear once its driver has it: igbvf waits 2 s a VF for a PF in reset.
+NETDEV_TIMEOUT = 10.0
+_KERNEL = "netdevice"
+NO_MAC = "00:00:00:00:00:00"
+# What a VF is to be again when a change of it is taken back, beside its vdpa device: attributes of facts.Vf.
+_KEPT = ("driver", "driver_override", "netdev", "up", "mac", "mtu")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One change: what it does, in words; doing it; and taking it back (None: the next step back does).
+
+    `vfs` tells the addresses of the VFs that it changes, which nobody may use then; `new` ones may be without their
+    interface still.
+    """
+
+    text: str
+    do: Callable[[], None]
+    undo: Callable[[], None] | None = None
+    vfs: Callable[[], Collection[str]] = tuple
+    new: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The steps in order, and what stands in the way: with a reason in `refused` no step is taken."""
+
+    steps: Sequence[Step] = ()
+    refused: Sequence[str] = ()
+
+
+def make(wanted: Mapping[str, Wanted], pfs: Iterable[Pf], sysfs: Path = Path("/sys")) -> Plan:
+    """The plan for the PFs of `wanted` (by address); the others are left alone."""
+    steps: list[Step] = []
+    refused: list[str] = []
+    for pf in pfs:
+        if pf.address in wanted:
+            one = _Planner(pf, wanted[pf.address], sysfs)
+            steps += one.steps()
+            refused += one.refused
+    return Plan(steps, refused)
+
+
+def bind_plan(vfs: Iterable[tuple[Pf, Vf]], device_type: str, sysfs: Path = Path("/sys")) -> Plan:
+    """The plan that gives these VFs another driver: "netdevice" for their own, or a userspace one's name."""
+    steps: list[Step] = []
+    refused: list[str] = []
+    for pf, vf in vfs:
+        planner = _Planner(pf, Wanted(num_vfs=len(pf.vfs)), sysfs)
+        group = Group(resource="", policy="", numbers=frozenset({vf.index}), device_type=device_type)
+        steps += planner.of_vf(vf.index, group)
+        refused += planner.refused
+    return Plan(steps, refused)
+
+
+def carry_out(
+    plan: Plan, config: NodeConfig, progress: Callable[[int, Step], None] = lambda _number, _step: None
+) -> None:
+    """Take the steps; `progress` is told before each. When one fails, those before it are taken back.
+
+    The plan may be old: whether somebody uses a VF by now is looked at again, with its lock held, before each step
+    that changes it, and before that is taken back.
+    Raises CniError: POLICY for a plan that is refused, or the failed step's; what could not be taken back is told.
+    """
+    if plan.refused:
+        raise CniError(Code.POLICY, "; ".join(plan.refused))
+    begun: list[Step] = []
+    for number, step in enumerate(plan.steps):
+        progress(number, step)
+        try:
+            with hold.unused(step.vfs(), config, arriving=step.new):
+                begun.append(step)
+                step.do()
+        except (CniError, OSError) as error:
+            left = _take_back(reversed(begun), config)
+            also = f"; not taken back: {'; '.join(left)}" if left else "; what was done before it is taken back"
+            code = getattr(error, "code", Code.DEVICE)
+            raise CniError(code, f"{step.text}: {_told(error)}{also}") from error
+
+
+def _take_back(steps: Iterable[Step], config: NodeConfig) -> list[str]:
+    """Undo steps, the last one first; what failed in that."""
+    left = []
+    for step in steps:
+        if step.undo is None:
+            continue
+        try:
+            with hold.unused(step.vfs(), config, arriving=True):
+                step.undo()
+        except (CniError, OSError) as error:
+            left.append(f"{step.text} ({_told(error)})")
+    return left
+
+
+def _told(error: CniError | OSError) -> str:
+    return error.msg if isinstance(error, CniError) else str(error)
+
+
+@dataclass
+class _Planner:
+    """Plans one PF."""
+
+    pf: Pf
+    wanted: Wanted
+    sysfs: Path
+    refused: list[str] = field(default_factory=list)
+
+    @property
+    def device(self) -> PciDevice:
+        return PciDevice(self.pf.address, self.sysfs)
+
+    def steps(self) -> Iterator[Step]:
+        made_anew = False
+        if self.wanted.externally_managed:
+            self._check_external()
+        else:
+            yield from self._raise()
+            made_anew = yield from self._make_vfs()
+        if self.refused:
+            return
+        for index in range(self.wanted.num_vfs):
+            for group in self.wanted.groups:
+                if index in group.numbers:
+                    yield from self.of_vf(index, group, made_anew=made_anew)
+
+    # The PF
+
+    def _check_external(self) -> None:
+        """A PF that somebody else provides for must already be what is asked for."""
+        pf, wanted = self.pf, self.wanted
+        if wanted.num_vfs > len(pf.vfs):
+            self._refuse(f"externallyManaged: it has {len(pf.vfs)} VFs, {wanted.num_vfs} are asked for")
+        if wanted.mtu > pf.mtu:
+            self._refuse(f"externallyManaged: its MTU is {pf.mtu}, {wanted.mtu} is asked for")
+        if wanted.eswitch and wanted.eswitch != pf.eswitch:
+            self._refuse(f"externallyManaged: its eswitch mode is {pf.eswitch}, {wanted.eswitch} is asked for")
+
+    def _refuse(self, why: str) -> None:
+        self.refused.append(f"{self.pf.where}: {why}")
+
+    def _raise(self) -> Iterator[Step]:
+        """Up, for VFs that are made under a PF that is down take seconds each; and the MTU, never lowered."""
+        pf = self.pf
+        if not pf.name:
+            self._refuse("it has no interface on the host; expected its network driver to be bound")
+            return
+        if self.wanted.num_vfs and not pf.up:
+            yield Step(f"{pf.where}: up", lambda: _set_link(pf.name, up=True), lambda: _set_link(pf.name, up=False))
+        if self.wanted.mtu > pf.mtu:
+            yield Step(
+                f"{pf.where}: MTU {self.wanted.mtu} (now {pf.mtu})",
+                lambda: _set_link(pf.name, mtu=self.wanted.mtu),
+                lambda: _set_link(pf.name, mtu=pf.mtu),
+            )
+
+    def _make_vfs(self) -> Generator[Step, None, bool]:
+        """Change the number of VFs and the eswitch mode; returns whether the VFs are new ones then.
+
+        The kernel changes the number only by way of 0, and a mode only without VFs bound: every VF goes.
+        """
+        pf, wanted = self.pf, self.wanted
+        switches = wanted.eswitch not in ("", pf.eswitch)
+        if wanted.num_vfs == len(pf.vfs) and not switches:
+            return False
+        used = [f"VF {vf.index} ({vf.address}): {vf.user}" for vf in pf.vfs if vf.user]
+        if used:
+            self._refuse(
+                f"{len(pf.vfs)} VFs would be made anew as {wanted.num_vfs}, and are in use: {', '.join(used)}"
+            )
+            return False
+        before = len(pf.vfs)
+        if before:
+            what = f"{pf.where}: remove its {before} VFs"
+            yield Step(what, lambda: self._set_number(0), self._restore_vfs, self._addresses)
+        if switches:
+            yield Step(
+                f"{pf.where}: eswitch mode {wanted.eswitch} (now {pf.eswitch})",
+                lambda: eswitch.set_mode(self.device, wanted.eswitch),
+                lambda: eswitch.set_mode(self.device, pf.eswitch),
+            )
+        if wanted.num_vfs:
+            yield Step(
+                f"{pf.where}: make {wanted.num_vfs} VFs",
+                lambda: self._set_number(wanted.num_vfs),
+                lambda: self._set_number(0),
+                self._addresses,
+            )
+        return True
+
+    def _addresses(self) -> list[str]:
+        return [address for _, address in self.device.virtual_functions()]
+
+    def _set_number(self, number: int) -> None:
+        path = self.device.path / "sriov_numvfs"
+        try:
+            path.write_text(str(number))
+        except OSError as error:
+            raise CniError(Code.DEVICE, f"{path.name} {number}: {error.strerror}") from error
+        made = [PciDevice(address, self.sysfs) for address in self._addresses()]
+        if len(made) != number:
+            raise CniError(Code.DEVICE, f"{path.name}: {len(made)} VFs are there after {number} was written")
+        udev.settle([name for vf in made for name in vf.netdevs], timeout=NETDEV_TIMEOUT)
+
+    def _restore_vfs(self) -> None:
+        """As many VFs as there were, each as it was. Raises CniError that tells what is not."""
+        self._set_number(len(self.pf.vfs))
+        left = []
+        for vf in self.pf.vfs:
+            for restore in (self._restore_vf, self._restore_vdpa):
+                try:
+                    restore(vf)
+                except (CniError, OSError) as error:
+                    left.append(_told(error))
+        if left:
+            raise CniError(Code.DEVICE, "; ".join(left))
+
+    def _restore_vf(self, before: Vf) -> None:
+        """Make a VF what it was, each part on its own, so that one that fails stops no other.
+
+        What the PF holds goes first: drivers read it when they take a VF. Raises CniError that tells what is not
+        as it was then, but for its vdpa device.
+        """
+        device = PciDevice(before.address, self.sysfs)
+        failed = [_told(error) for error in self._restore_settings(before)]
+        parts: list[Callable[[], None]] = [lambda: drivers.put_back(device, before.driver, before.driver_override)]
+        if before.mac:  # it had an interface
+            parts += [
+                lambda: _restore_link(device, name=before.netdev),
+                lambda: _restore_link(device, mtu=before.mtu),
+                lambda: _restore_link(device, mac=before.mac),
+                lambda: _restore_link(device, up=before.up),
+            ]
+        for part in parts:
+            try:
+                part()
+            except (CniError, OSError) as error:
+                failed.append(_told(error))
+        left = self._differences(before)
+        if left:
+            reasons = f" ({'; '.join(failed)})" if failed else ""
+            raise CniError(Code.DEVICE, f"VF {before.index} ({before.address}): {', '.join(left)}{reasons}")
+
+    def _restore_settings(self, before: Vf) -> Iterator[OSError]:
+        """Have the PF hold for the VF what it did; yields what its driver refuses."""
+        with Rtnl() as host:
+            pf = host.link(self.pf.name, vfs=True)
+            if pf is None:
+                return
+            now = pf.vfs.get(before.index, VfSettings())
+            for part in before.settings.parts():
+                if part.differing(now).items():
+                    try:
+                        host.set_vf(pf.index, before.index, part)
+                    except NetlinkError as error:
+                        yield error
+
+    def _differences(self, before: Vf) -> list[str]:
+        """What of a VF is not as it was, as "mtu is 1500, was 9000"."""
+        now = next((vf for vf in facts.again(self.pf, self.sysfs).vfs if vf.index == before.index), None)
+        if now is None:
+            return ["it is not there"]
+        left = [
+            f"{key} is {getattr(now, key) or 'none'}, was {getattr(before, key) or 'none'}"
+            for key in _KEPT
+            if getattr(now, key) != getattr(before, key)
+        ]
+        settings = before.settings.differing(now.settings)
+        return left + [
+            f"the PF's {key} is {getattr(now.settings, key)}, was {old}" for key, old in settings.items()
+        ]
+
+    def _restore_vdpa(self, before: Vf) -> None:
+        """Make the VF's vdpa device again where it is gone."""
+        if not before.vdpa or VdpaDevice(before.vdpa, self.sysfs).exists:
+            return
+        if before.vdpa_type == "none":
+            told = "was on no driver, which nobody can have it made with"
+            raise CniError(
+                Code.DEVICE, f"VF {before.index} ({before.address}): its vdpa device {before.vdpa} {told}"
+            )
+        vdpa.make(f"pci/{before.address}", before.vdpa, before.vdpa_type, self.sysfs)
+
+    # One VF
+
+    def of_vf(self, index: int, group: Group, *, made_anew: bool = False) -> Iterator[Step]:
+        """The steps that make VF number `index` what its group says."""
+        now = None if made_anew else next((vf for vf in self.pf.vfs if vf.index == index), None)
+        what = f"{self.pf.where}: VF {index}" + (f" ({now.address})" if now else "")
+        kernel = group.device_type == _KERNEL
+        right = now is not None and (
+            bool(now.driver) and not now.in_user_space if kernel else now.driver == group.device_type
+        )
+        mtu_right = not kernel or not group.mtu or (now is not None and now.mtu == group.mtu)
+        vdpa_right = group.vdpa is None or (now.vdpa_type if now is not None else "") == group.vdpa
+        if right and mtu_right and vdpa_right:
+            return
+        if now is not None and now.user:
+            self._refuse(f"VF {index} ({now.address}) would be changed, and is in use: {now.user}")
+            return
+        if now is not None and now.vdpa and not (right and vdpa_right):  # it would go with its VF's driver anyway
+            yield self._no_vdpa_step(what, now)
+        if not right and not (kernel and made_anew):  # the kernel has given new VFs their own driver
+            yield self._bind_step(what, index, group.device_type, now)
+        if not mtu_right:
+            yield self._mtu_step(what, index, group.mtu, now)
+        if group.vdpa and not (right and vdpa_right):
+            yield self._vdpa_step(what, index, group.vdpa, now)
+
+    def _bind_step(self, what: str, index: int, device_type: str, now: Vf | None) -> Step:
+        driver = "" if device_type == _KERNEL else device_type
+
+        def do() -> None:
+            device = self._vf(index)
+            if driver:
+                self._keep_mac(index, device)
+            drivers.bind(device, driver)
+            if not driver:
+                self._take_mac(index, _netdev(device))
+
+        told = f" (now {now.driver or 'none'})" if now else ""
+        undo = (lambda: self._restore_vf(now)) if now else None
+        return self._step(index, f"{what}: driver {driver or 'its own'}{told}", do, undo, new=now is None)
+
+    def _mtu_step(self, what: str, index: int, mtu: int, now: Vf | None) -> Step:
+        told = f" (now {now.mtu})" if now and now.mtu else ""
+        return self._step(
+            index,
+            f"{what}: MTU {mtu}{told}",
+            lambda: _set_link(_netdev(self._vf(index)).name, mtu=mtu),
+            (lambda: _set_link(_netdev(self._vf(index)).name, mtu=now.mtu)) if now and now.mtu else None,
+            new=now is None,
+        )
+
+    def _vdpa_step(self, what: str, index: int, kind: str, now: Vf | None) -> Step:
+        def do() -> None:
+            address = self._vf(index).address
+            vdpa.make(f"pci/{address}", f"vdpa:{address}", kind, self.sysfs)
+
+        def undo() -> None:
+            vdpa.delete(f"vdpa:{self._vf(index).address}", self.sysfs)
+
+        return self._step(index, f"{what}: vdpa device of type {kind}", do, undo, new=now is None)
+
+    def _no_vdpa_step(self, what: str, now: Vf) -> Step:
+        return self._step(
+            now.index,
+            f"{what}: remove its vdpa device {now.vdpa} (type {now.vdpa_type})",
+            lambda: vdpa.delete(now.vdpa, self.sysfs),
+            lambda: self._restore_vdpa(now),
+        )
+
+    def _step(
+        self,
+        index: int,
+        text: str,
+        do: Callable[[], None],
+        undo: Callable[[], None] | None = None,
+        *,
+        new: bool = False,
+    ) -> Step:
+        """A step that changes one VF."""
+        return Step(text, do, undo, lambda: [self._vf(index).address], new)
+
+    def _vf(self, index: int) -> PciDevice:
+        for number, address in self.device.virtual_functions():
+            if number == index:
+                return PciDevice(address, self.sysfs)
+        raise CniError(Code.DEVICE, f"{self.pf.where}: there is no VF {index}")
+
+    def _keep_mac(self, index: int, device: PciDevice) -> None:
+        """Make the VF's MAC the one that its PF sets: an application that gets the VF then finds it there."""
+        name = device.own_netdev
+        with Rtnl() as host:
+            link = host.link(name) if name else None
+            pf = host.link(self.pf.name, vfs=True)
+            if link is None or pf is None or not pf.vfs:
+                return
+            # Some drivers (igb) tell the VF's own MAC as that which the PF has set.
+            if pf.vf(index).mac in (NO_MAC, link.mac):
+                host.set_vf(pf.index, index, VfSettings(mac=link.mac))
+
+    def _take_mac(self, index: int, link: rtnl.Link) -> None:
+        """Give the VF's interface the MAC that its PF has set: the PF lets it use no other.
+
+        A driver that finds the VF still in reset makes one up (igbvf).
+        """
+        with Rtnl() as host:
+            pf = host.link(self.pf.name, vfs=True)
+            mac = pf.vf(index).mac if pf is not None and pf.vfs else None
+            if mac not in (None, NO_MAC, link.mac):
+                host.set_link(link.index, mac=mac)
+
+
+def _netdev(device: PciDevice) -> rtnl.Link:
+    link = rtnl.wait_for(lambda asking: asking.link_of_device(device.address), NETDEV_TIMEOUT)
+    if link is None:
+        raise CniError(
+            Code.DEVICE,
+            f"VF {device.address}: driver {device.driver or 'none'}, no interface within {NETDEV_TIMEOUT:.0f} s",
+        )
+    return link
+
+
+def _restore_link(
+    device: PciDevice,
+    *,
+    name: str | None = None,
+    mac: str | None = None,
+    mtu: int | None = None,
+    up: bool | None = None,
+) -> None:
+    """Give a VF's interface what it had and has no more: a driver that finds the VF in reset makes up a MAC."""
+    udev.settle([_netdev(device).name], timeout=NETDEV_TIMEOUT)
+    link = _netdev(device)
+    if mac is not None:
+        rtnl.set_mac(link.index, mac, again_on=rtnl.MAC_NOT_YET, timeout=rtnl.MAC_TIMEOUT)
+    elif name not in {None, link.name} or mtu not in {None, link.mtu} or up not in {None, link.up}:
+        with Rtnl() as host:
+            host.set_link(link.index, name=name, mtu=mtu, up=up)
+
+
+def _set_link(name: str, *, up: bool | None = None, mtu: int | None = None) -> None:
+    with Rtnl() as host:
+        link = host.link(name)
+        if link is None:
+            raise CniError(Code.INTERFACE, f"interface {name} is gone")
+        host.set_link(link.index, up=up, mtu=mtu)

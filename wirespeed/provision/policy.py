@@ -1,0 +1,314 @@
+"""Node policies: SriovNetworkNodePolicy objects of YAML files, checked, and what they ask of each PF together."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from wirespeed import structs
+from wirespeed.cni.errors import CniError, Code
+from wirespeed.host import pci
+from wirespeed.kube import documents
+
+API_VERSION = "sriovnetwork.openshift.io/v1"
+KIND = "SriovNetworkNodePolicy"
+LOWEST = 99
+_OPERATORS = "default"  # the name of the operator's own policy
+
+_RESOURCE = re.compile(r"[a-zA-Z0-9]([a-zA-Z0-9_-]{0,61}[a-zA-Z0-9])?")
+_NUMBERS = re.compile(r"(\d{1,3})(?:-(\d{1,3}))?")
+_Hex = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-fA-F]{4}$")]
+
+
+class _Part(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True, rename="camel"):
+    """A part of a policy: a key that is not known is a mistake."""
+
+
+class NicSelector(_Part, frozen=True, kw_only=True):
+    """Which PFs: those that meet every key that is given."""
+
+    vendor: _Hex = ""  # four hex digits
+    device_id: _Hex = msgspec.field(name="deviceID", default="")  # of the PF, four hex digits
+    root_devices: list[str] = []  # PCI addresses of PFs
+    pf_names: list[str] = []  # "ens1" or "ens1#0-3,7": the PF by its name or an alternative one, and which VFs
+    net_filter: str = ""  # refused: it is a virtual platform's
+
+
+@structs.prepared
+class Spec(_Part, frozen=True, kw_only=True):
+    """The fields of a policy's spec, as the SR-IOV network operator has them."""
+
+    resource_name: str
+    node_selector: dict[str, str] = {}
+    nic_selector: NicSelector
+    num_vfs: Annotated[int, msgspec.Meta(ge=1, le=65535)]
+    priority: Annotated[int, msgspec.Meta(ge=0, le=LOWEST)] = LOWEST  # 0 goes first
+    mtu: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 0  # bytes; 0 leaves it; the PF's is only ever raised
+    device_type: Literal["netdevice", "vfio-pci"] = "netdevice"
+    link_type: Literal["", "eth", "ETH", "ib", "IB"] = ""  # must be the PF's: it is not switched here
+    e_switch_mode: Literal["", "legacy", "switchdev"] = ""
+    externally_managed: bool = False  # the PF is not touched, only its VFs
+    # For the device plugin; the VFs are made alike.
+    is_rdma: bool = False
+    need_vhost_net: bool = False
+    exclude_topology: bool = False
+    vdpa_type: Literal["", "virtio", "vhost"] = ""  # a vdpa device of this type for each VF
+    bridge: Any = None  # refused
+
+
+@dataclass(frozen=True, kw_only=True)
+class Policy:
+    """One policy; `where` is its file and document."""
+
+    name: str
+    where: str
+    spec: Spec
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """Some VFs of a PF, by their numbers, and what they shall be.
+
+    `mtu` 0 leaves it; `vdpa` is the type of their vdpa devices, "" for none of these, None leaves them.
+    """
+
+    resource: str
+    policy: str
+    numbers: frozenset[int]
+    device_type: str
+    mtu: int = 0
+    vdpa: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What a PF shall be; what policies do not speak of ("" or 0) is left as it is."""
+
+    num_vfs: int
+    mtu: int = 0
+    eswitch: str = ""
+    externally_managed: bool = False
+    groups: tuple[Group, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class PfIdentity:
+    """What a policy selects a PF by. `names` are its interface's name and alternative names."""
+
+    address: str
+    vendor: str
+    device: str
+    names: tuple[str, ...]
+    link_type: str  # "ether", "infiniband" or ""
+    total_vfs: int
+
+
+def load(files: Sequence[Path], *, say: Callable[[str], None] = lambda _: None) -> list[Policy]:
+    """The policies of the files; `say` is told of what else is there and passed over.
+
+    Raises CniError(INVALID_CONFIG) that names file, document and key.
+    """
+    found: dict[str, Policy] = {}
+    kinds: set[str] = set()
+    for path in files:
+        for where, document in documents.read(path):
+            for raw in documents.objects(document, where):
+                kinds.add(raw["kind"])
+                policy = read(raw, where, say=say)
+                if policy is None:
+                    continue
+                if policy.name in found:
+                    raise _wrong(where, f"policy {policy.name} is there twice, also in {found[policy.name].where}")
+                found[policy.name] = policy
+    if KIND not in kinds:
+        raise _wrong(", ".join(map(str, files)), f"expected objects of kind {KIND}, found none")
+    return list(found.values())
+
+
+def for_node(policies: Iterable[Policy], labels: Mapping[str, str]) -> list[Policy]:
+    """The policies whose nodeSelector fits a node with these labels."""
+    return [policy for policy in policies if policy.spec.node_selector.items() <= labels.items()]
+
+
+def merge(policies: Iterable[Policy], pfs: Sequence[PfIdentity]) -> dict[str, Wanted]:
+    """What the policies ask of each PF, by its PCI address.
+
+    They are laid over each other from the lowest priority (the highest number) to the highest. A group of VFs
+    gives way to a later one of the same resource or with one of its VFs. As long as a group of an earlier policy
+    stays, or the priorities are equal, the larger numVfs and mtu count, else those of the later policy.
+    Raises CniError(INVALID_CONFIG) for what a PF cannot be, or a policy that selects none.
+    """
+    found: dict[str, tuple[int, Wanted]] = {}
+    for policy in sorted(policies, key=lambda policy: (-policy.spec.priority, policy.name)):
+        chosen = [pf for pf in pfs if _selects(policy.spec.nic_selector, pf)]
+        if not chosen:
+            raise _wrong(policy.where, f"policy {policy.name}: spec.nicSelector: no PF of this node is selected")
+        for pf in chosen:
+            group = _group(policy, pf)
+            before = found.get(pf.address)
+            priority = policy.spec.priority
+            found[pf.address] = (priority, _over(before, priority, _alone(policy.spec, group), group))
+    return {address: wanted for address, (_, wanted) in sorted(found.items())}
+
+
+# Reading
+
+
+def _wrong(where: str, text: str) -> CniError:
+    return CniError(Code.INVALID_CONFIG, f"{where}: {text}")
+
+
+def read(raw: Mapping[str, Any], where: str, *, say: Callable[[str], None] = lambda _: None) -> Policy | None:
+    """The policy that an object is; None, and `say` is told, for what the operator would make no VFs by.
+
+    That is an object of another kind, or the empty policy that the operator's older releases make for themselves.
+    Raises CniError(INVALID_CONFIG) that begins with `where`.
+    """
+    metadata = raw.get("metadata")
+    name = metadata.get("name") if isinstance(metadata, dict) else None
+    if raw["kind"] != KIND:
+        say(f"{where}: {raw['kind']} {name or ''}: passed over, it is no {KIND}")
+        return None
+    if raw.get("apiVersion") != API_VERSION:
+        raise _wrong(where, f'key "apiVersion": expected {API_VERSION}, got {raw.get("apiVersion")!r}')
+    if not isinstance(name, str) or not name:
+        raise _wrong(where, 'key "metadata.name" is missing')
+    where = f"{where}: policy {name}"
+    spec = raw.get("spec")
+    if name == _OPERATORS and isinstance(spec, dict) and not spec.get("numVfs"):
+        say(f"{where}: passed over, it is the operator's own and asks for nothing")
+        return None
+    return Policy(name=name, where=where, spec=_spec(spec, where))
+
+
+def _spec(raw: object, where: str) -> Spec:
+    try:
+        spec = msgspec.convert(raw, Spec)
+    except msgspec.ValidationError as error:
+        raise CniError(Code.INVALID_CONFIG, structs.placed(error, f"{where}: spec", Spec)) from error
+    _check(spec, where)
+    return spec
+
+
+def _check(spec: Spec, where: str) -> None:
+    if not _RESOURCE.fullmatch(spec.resource_name):
+        raise _wrong(
+            f"{where}: spec.resourceName",
+            f"expected up to 63 letters, digits, - and _, the first and last no - or _, got {spec.resource_name!r}",
+        )
+    for key, value in {"nicSelector.netFilter": spec.nic_selector.net_filter, "bridge": spec.bridge}.items():
+        if value:
+            raise _wrong(f"{where}: spec.{key}", f"not supported: expected none, got {value!r}")
+    if spec.device_type == "vfio-pci" and spec.is_rdma:
+        raise _wrong(f"{where}: spec.isRdma", "expected false with deviceType vfio-pci: it has no RDMA device")
+    if spec.vdpa_type and (spec.device_type != "netdevice" or spec.e_switch_mode != "switchdev"):
+        raise _wrong(f"{where}: spec.vdpaType", "expected deviceType netdevice and eSwitchMode switchdev with it")
+    if spec.e_switch_mode == "switchdev" and spec.link_type.lower() == "ib":
+        raise _wrong(f"{where}: spec.eSwitchMode", "switchdev: expected linkType eth")
+    _check_selector(spec, f"{where}: spec.nicSelector")
+
+
+def _check_selector(spec: Spec, where: str) -> None:
+    selector = spec.nic_selector
+    if not (selector.vendor or selector.device_id or selector.root_devices or selector.pf_names):
+        raise _wrong(where, "expected vendor, deviceID, rootDevices or pfNames")
+    for address in selector.root_devices:
+        if not pci.ADDRESS.fullmatch(address):
+            raise _wrong(f"{where}.rootDevices", f"expected a PCI address, got {address!r}")
+    for entry in selector.pf_names:
+        try:
+            numbers = vf_numbers(entry.partition("#")[2]) if "#" in entry else frozenset({0})
+        except ValueError as error:
+            raise _wrong(f"{where}.pfNames", f"{entry!r}: {error}") from None
+        if max(numbers) >= spec.num_vfs:
+            raise _wrong(
+                f"{where}.pfNames",
+                f"{entry!r}: expected VF numbers from 0 to {spec.num_vfs - 1} (numVfs is {spec.num_vfs})",
+            )
+
+
+def vf_numbers(text: str) -> frozenset[int]:
+    """The numbers of a text like "0,2-5". Raises ValueError."""
+    found: set[int] = set()
+    for part in text.split(","):
+        match = _NUMBERS.fullmatch(part)
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+        if first > last:
+            raise ValueError(f"expected VF numbers like 0,2-5, got {part!r}")
+        found.update(range(first, last + 1))
+    return frozenset(found)
+
+
+# Laying one over the other
+
+
+def _selects(selector: NicSelector, pf: PfIdentity) -> bool:
+    named = {entry.partition("#")[0] for entry in selector.pf_names}
+    return (
+        (not selector.vendor or selector.vendor.lower() == pf.vendor)
+        and (not selector.device_id or selector.device_id.lower() == pf.device)
+        and (not selector.root_devices or pf.address in selector.root_devices)
+        and (not named or not named.isdisjoint(pf.names))
+    )
+
+
+def _group(policy: Policy, pf: PfIdentity) -> Group:
+    """The VFs of the PF that the policy speaks of: those behind its names, else all."""
+    spec = policy.spec
+    if spec.num_vfs > pf.total_vfs:
+        raise _wrong(
+            f"{policy.where}: spec.numVfs",
+            f"expected at most {pf.total_vfs}, what PF {pf.names[0] if pf.names else pf.address} offers, "
+            f"got {spec.num_vfs}",
+        )
+    asked = {"eth": "ether", "ib": "infiniband"}.get(spec.link_type.lower())
+    if asked and pf.link_type and asked != pf.link_type:
+        raise _wrong(f"{policy.where}: spec.linkType", f"PF {pf.address} is {pf.link_type}: expected its own type")
+    entries = [entry.partition("#") for entry in spec.nic_selector.pf_names]
+    mine = [numbers for name, _, numbers in entries if name in pf.names]
+    if not mine or "" in mine:
+        numbers = frozenset(range(spec.num_vfs))
+    else:
+        numbers = frozenset().union(*map(vf_numbers, mine))
+    return Group(
+        resource=spec.resource_name,
+        policy=policy.name,
+        numbers=numbers,
+        device_type=spec.device_type,
+        mtu=spec.mtu,
+        vdpa=spec.vdpa_type,
+    )
+
+
+def _alone(spec: Spec, group: Group) -> Wanted:
+    return Wanted(
+        num_vfs=spec.num_vfs,
+        mtu=spec.mtu,
+        eswitch=spec.e_switch_mode,
+        externally_managed=spec.externally_managed,
+        groups=(group,),
+    )
+
+
+def _over(before: tuple[int, Wanted] | None, priority: int, alone: Wanted, group: Group) -> Wanted:
+    """What a policy alone would make of a PF, laid over what the ones before it made."""
+    if before is None:
+        return alone
+    earlier, wanted = before
+    kept = tuple(
+        old for old in wanted.groups if old.resource != group.resource and old.numbers.isdisjoint(group.numbers)
+    )
+    if earlier != priority and not kept:
+        return alone
+    return replace(
+        alone,
+        num_vfs=max(wanted.num_vfs, alone.num_vfs),
+        mtu=max(wanted.mtu, alone.mtu),
+        eswitch=alone.eswitch or wanted.eswitch,
+        groups=(*kept, group),
+    )
