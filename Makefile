@@ -18,7 +18,7 @@ TOOLS_LOCK := deploy/images/tools.lock
 TOOLS := $(VENV)/tools-$(shell cat $(TOOLS_LOCK) | sha256sum | cut -c1-12)
 EAL := build/libwirespeed_eal.so
 LAB := $(PY) -m lab
-CLUSTER := $(PY) -m cluster run $(CLUSTER_OPTIONS) --images build/images
+CLUSTER := $(PY) -m cluster run $(CLUSTER_OPTIONS) --images build/test-images
 
 # install PACKAGES, COMMAND: those that are missing, after the command; as one line of a recipe.
 define install
@@ -31,7 +31,7 @@ endef
 # pip brings certificates of its own: it shall trust what this machine trusts, a company's proxy included.
 export PIP_CERT ?= /etc/ssl/certs/ca-certificates.crt
 
-.PHONY: demo test test-unit test-node test-lab test-cluster test-cluster-vf test-cluster-here bench lint \
+.PHONY: demo test test-unit test-node test-lab test-images test-cluster test-cluster-vf test-cluster-here bench lint \
   lab-shell lab-image cluster cluster-programs node-packages image-packages cluster-packages eal image manifests install proto lock clean help
 
 help:  ## this list
@@ -52,7 +52,7 @@ in = $(if $(LANES),set -o pipefail; ( $(2) ) 2>&1 | sed -u 's/^/$(1): /',$(2))
 test-unit: $(READY)  ## pure tests, seconds
 	@$(call in,unit,$(VENV)/bin/pytest tests/unit)
 
-test-node: $(READY) $(SHIM) $(TOOLS) node-packages image $(call after,lint test-unit)  ## on this kernel: namespaces, agent and shim, containerd, OVS-DPDK
+test-node: $(READY) $(SHIM) $(TOOLS) node-packages test-images $(call after,lint test-unit)  ## on this kernel: namespaces, agent and shim, containerd, OVS-DPDK
 	@$(call in,node,$(VENV)/bin/pytest tests/node)
 
 test-lab: $(READY) $(SHIM)  ## in the lab VM: real PF and VF drivers, vfio, testpmd; one boot
@@ -62,11 +62,16 @@ test-cluster:  ## on a real Kubernetes, with a lab VM as a node
 	@$(MAKE) --no-print-directory -j2 LANES=cluster test-cluster-here test-cluster-vf
 
 # What needs no VF runs on two nodes at this machine's speed; the rest, at the same time, on a lab VM.
-test-cluster-here: image cluster-programs cluster-packages $(call after,test-node)
+test-cluster-here: test-images cluster-programs cluster-packages $(call after,test-node)
 	@$(call in,cluster here,$(CLUSTER) --vms 0 --here 2 -- $(VENV)/bin/pytest tests/cluster --ignore tests/cluster/vf)
 
-test-cluster-vf: image cluster-programs cluster-packages $(call after,test-lab)
+test-cluster-vf: test-images cluster-programs cluster-packages $(call after,test-lab)
 	@$(call in,cluster VM,$(CLUSTER) --vms 1 --here 0 -- $(VENV)/bin/pytest tests/cluster/vf)
+
+# Nothing tests the other architecture of the pods' image.
+test-images: $(READY) $(TOOLS) image-packages
+	$(PY) -m image wirespeed --out build/test-images
+	$(PY) -m image wirespeed-testpmd --arch amd64 --out build/test-images
 
 bench: $(READY) $(SHIM) node-packages  ## figures: on this machine, and in the lab VM
 	$(PY) -m bench host

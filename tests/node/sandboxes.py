@@ -42,10 +42,12 @@ def settle(pod: Netns) -> None:
     def settled() -> bool:
         shown = json.loads(pod.run("ip", "-6", "-j", "route", "show", "table", "local"))
         own = {(route["dev"], route["dst"]) for route in shown}
+        off = pod.run("sh", "-c", "grep -l 1 /proc/sys/net/ipv6/conf/*/disable_ipv6 || true").split()
+        without = {path.split("/")[-2] for path in off}
         for name, link in pod.links().items():
-            six = [a["local"] for a in link["addr_info"] if a["family"] == "inet6"]
-            if not six or name == "lo":
+            if name == "lo" or name in without or "LOWER_UP" not in link["flags"]:
                 continue
+            six = [a["local"] for a in link["addr_info"] if a["family"] == "inet6"]
             expected = {(name, address) for address in (*six, "ff00::/8")}
             if not expected <= own or not any(address.startswith("fe80") for address in six):
                 return False

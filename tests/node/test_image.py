@@ -1,4 +1,4 @@
-"""The images that `make image` has built: what a runtime starts of them, of the agent's on both architectures."""
+"""The images of `make test-images`: what a runtime starts of them, of the agent's on both architectures."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ print("all")
 
 
 def built(image: str) -> Path:
-    path = ROOT / f"build/images/{image}-{version()}.tar"
+    path = ROOT / f"build/test-images/{image}-{version()}.tar"
     if not path.is_file():
-        pytest.fail(f"there is no {path}: run `make image`", pytrace=False)
+        pytest.fail(f"there is no {path}: run `make test-images`", pytrace=False)
     return path
 
 
