@@ -31,8 +31,9 @@ endef
 # pip brings certificates of its own: it shall trust what this machine trusts, a company's proxy included.
 export PIP_CERT ?= /etc/ssl/certs/ca-certificates.crt
 
-.PHONY: demo test test-unit test-node test-lab test-images test-cluster test-cluster-vf test-cluster-here bench lint \
-  lab-shell lab-image cluster cluster-programs node-packages image-packages cluster-packages eal image manifests install proto lock clean help
+.PHONY: demo test test-unit test-node test-lab test-images test-cluster test-cluster-vf test-cluster-here \
+  bench lint lab-shell lab-image cluster cluster-programs node-packages image-packages cluster-packages eal \
+  image manifests install proto lock clean help
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -52,7 +53,8 @@ in = $(if $(LANES),set -o pipefail; ( $(2) ) 2>&1 | sed -u 's/^/$(1): /',$(2))
 test-unit: $(READY)  ## pure tests, seconds
 	@$(call in,unit,$(VENV)/bin/pytest tests/unit)
 
-test-node: $(READY) $(SHIM) $(TOOLS) node-packages test-images $(call after,lint test-unit)  ## on this kernel: namespaces, agent and shim, containerd, OVS-DPDK
+test-node: $(READY) $(SHIM) $(TOOLS) node-packages test-images $(call after,lint test-unit)
+test-node:  ## on this kernel: namespaces, agent and shim, containerd, OVS-DPDK
 	@$(call in,node,$(VENV)/bin/pytest tests/node)
 
 test-lab: $(READY) $(SHIM)  ## in the lab VM: real PF and VF drivers, vfio, testpmd; one boot
