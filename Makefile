@@ -58,7 +58,7 @@ test-node:  ## on this kernel: namespaces, agent and shim, containerd, OVS-DPDK
 	@$(call in,node,$(VENV)/bin/pytest tests/node)
 
 test-lab: $(READY) $(SHIM)  ## in the lab VM: real PF and VF drivers, vfio, testpmd; one boot
-	@$(call in,lab,$(LAB) run --add $(SHIM) --timeout 2400 -- pytest tests/lab)
+	@$(call in,lab,$(LAB) run --add $(SHIM) --timeout 3600 -- pytest tests/lab)
 
 test-cluster:  ## on a real Kubernetes, with a lab VM as a node
 	@$(MAKE) --no-print-directory -j2 LANES=cluster test-cluster-here test-cluster-vf
