@@ -17,6 +17,7 @@ import msgspec
 from wirespeed import structs
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.host import drivers, netns, rtnl, vfio
+from wirespeed.host.files import unfinished
 from wirespeed.host.pci import ADDRESS, PciDevice
 from wirespeed.host.rtnl import Rtnl
 from wirespeed.node import NodeConfig
@@ -87,8 +88,7 @@ class Bindings:
             if kubelet := _other_kubelet(note, self._kubelet):
                 raise CniError(Code.DEVICE, f"device {address}: a pod of the kubelet in {kubelet} has it")
             if note is not None and device.exists:
-                if self._is_open(address):
-                    user = vfio.user_of(device) or "a process"
+                if user := self._user_of(address):
                     raise CniError(
                         Code.TRY_AGAIN_LATER,
                         f"device {address}: {user} has its vfio group open; expected nobody to use it",
@@ -131,24 +131,27 @@ class Bindings:
             for address in handed_over
             if address not in kept
             and not _other_kubelet(self._noted(address), self._kubelet)
-            and not self._is_open(address)
+            and not self._user_of(address)
         ]
 
-    def _is_open(self, address: str) -> bool:
-        """Whether a program has its group open, which only one may: a kubelet that starts lists no pod at first."""
+    def _user_of(self, address: str) -> str:
+        """The program that has its group open, which only one may; "" for none.
+
+        The kubelet does not say it: one that starts lists no pod at first.
+        """
         device = PciDevice(address, self._sysfs)
         if not device.iommu_group:
-            return False
+            return ""
         noiommu = device.attribute("iommu_group/name") == "vfio-noiommu"
         node = self._sysfs.parent / f"dev/vfio/{'noiommu-' if noiommu else ''}{device.iommu_group}"
         try:
             os.close(os.open(node, os.O_RDWR | os.O_CLOEXEC))
         except FileNotFoundError:
             # A container's /dev has the nodes that were there when it was created.
-            return bool(vfio.user_of(device))
+            return vfio.user_of(device)
         except OSError:
-            return True
-        return False
+            return vfio.user_of(device) or "a process"
+        return ""
 
     def _lock(self, address: str) -> AbstractContextManager[None]:
         return device_lock(self._locks, address, deadline=time.monotonic() + _LOCKED)
@@ -162,7 +165,7 @@ class Bindings:
 
     def _remember(self, device: PciDevice) -> None:
         note = _Note(device.driver, device.attribute("driver_override"), self._kubelet, _before(device))
-        new = self._folder / f".{device.address}.new"
+        new = self._folder / unfinished(device.address)
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             new.write_bytes(msgspec.json.encode(note))

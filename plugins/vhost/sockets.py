@@ -17,6 +17,7 @@ from typing import Any
 
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.request import Request
+from wirespeed.host.files import unfinished
 from wirespeed.kube.cluster import SOCKETS_VOLUME as VOLUME
 from wirespeed.plugins.vhost.conf import Access
 from wirespeed.plugins.vhost.engine import short_id
@@ -164,7 +165,7 @@ def set_access(folder: Folder, file: str, access: Access) -> None:
 
 def write_file(folder: Folder, file: str, content: bytes, access: Access) -> None:
     """Write a file into the folder, atomically, readable by all that reach it. Raises CniError(IO_FAILURE)."""
-    new = _unfinished(file)
+    new = unfinished(file)
     try:
         with _opened(folder.path) as at:
             with suppress(FileNotFoundError):
@@ -179,11 +180,6 @@ def write_file(folder: Folder, file: str, content: bytes, access: Access) -> Non
         raise CniError(Code.IO_FAILURE, f"file {folder.path}/{file}: {error.strerror}") from error
 
 
-def _unfinished(file: str) -> str:
-    """The name of a file while it is written."""
-    return f".{file}.new"
-
-
 def clear(folder: Folder, files: list[str]) -> None:
     """Remove the files by their names, and the folder and its link where they are ours and nothing else is there.
 
@@ -193,7 +189,7 @@ def clear(folder: Folder, files: list[str]) -> None:
         with _opened(folder.path) as at:
             for file in files:
                 _unlink(file, at)
-                _unlink(_unfinished(file), at)
+                _unlink(unfinished(file), at)
     except (FileNotFoundError, NotADirectoryError):
         pass  # the kubelet has removed the pod's volumes
     except OSError as error:

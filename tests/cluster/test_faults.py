@@ -16,7 +16,7 @@ from cluster.control import is_ready
 from cluster.remote import Remote
 from tests.cluster.kube import Kube, network_status
 from tests.cluster.manifests import pod
-from tests.cluster.workload import assert_attached, start_some
+from tests.cluster.workload import assert_attached, assert_drains, start_some
 
 BURST = 60
 
@@ -123,8 +123,4 @@ def test_node_drained(networks: Kube, nodes: list[Remote]) -> None:
     node = nodes[0]
     names = start_some(networks, "evicted", [node])
     assert_attached(networks, names)
-    try:
-        networks.run("drain", node.name, "--ignore-daemonsets", "--force", "--delete-emptydir-data", timeout=300)
-        assert not [item for item in networks.items("pods") if "nodeName" in item["spec"]]
-    finally:
-        networks.run("uncordon", node.name)
+    assert_drains(networks, node)

@@ -52,6 +52,15 @@ def assert_attached(kube: Kube, names: list[str]) -> None:
         assert [status["interface"] for status in network_status(ready)] == wanted, name
 
 
+def assert_drains(kube: Kube, node: Remote) -> None:
+    """Drains the only node that pods of the namespace may run on: none does then. It is used again afterwards."""
+    try:
+        kube.run("drain", node.name, "--ignore-daemonsets", "--force", "--delete-emptydir-data", timeout=300)
+        assert not [item for item in kube.items("pods") if "nodeName" in item["spec"]]
+    finally:
+        kube.run("uncordon", node.name)
+
+
 def replicas(
     name: str, node: Remote, number: int, networks: list[str], resources: dict[str, str | int]
 ) -> dict[str, object]:

@@ -9,13 +9,18 @@ import signal
 from pathlib import Path
 
 
+def unfinished(name: str) -> str:
+    """The name of a file while it is written, for those who write one atomically and remove what they have left."""
+    return f".{name}.new"
+
+
 def write_atomically(path: Path, data: bytes, mode: int) -> None:
     """Write the file so that whoever opens it finds the old content or the new one, also after a power cut.
 
     Its folder is there. The file is made under a hidden name ending in ".new", which no runtime takes for a
     CNI configuration, and renamed. Raises OSError.
     """
-    new = path.with_name(f".{path.name}.new")
+    new = path.with_name(unfinished(path.name))
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
         with open(os.open(new, flags, 0o600), "wb") as file:

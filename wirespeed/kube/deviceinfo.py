@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from wirespeed.cni.errors import CniError, Code
+from wirespeed.host import files
 
 VERSION = "1.1.0"
 
@@ -94,7 +95,7 @@ def named(path: Path | str) -> Iterator[None]:
 
 
 def _unfinished(path: Path) -> Path:
-    return path.with_name(f".{path.name}.new")
+    return path.with_name(files.unfinished(path.name))
 
 
 def read(path: Path) -> dict[str, Any] | None:

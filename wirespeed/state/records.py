@@ -24,6 +24,7 @@ import msgspec
 from wirespeed import structs
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.request import check_container_id
+from wirespeed.host.files import unfinished
 from wirespeed.state.journal import Attachment, Journal
 
 log = logging.getLogger(__name__)
@@ -150,7 +151,7 @@ class Records:
 
     def _shorten(self, container: str, path: Path) -> None:
         """Write the record anew: networks of a pod that runs may come and go many times."""
-        new = self.folder / f".{container}.new"
+        new = self.folder / unfinished(container)
         with suppress(FileNotFoundError):  # one that was killed has left it
             new.unlink()
         rows = self.read(container)

@@ -6,7 +6,7 @@ from cluster.control import is_ready
 from cluster.remote import Remote
 from tests.cluster import release
 from tests.cluster.kube import Kube, Object, network_status
-from tests.cluster.workload import KERNEL, VFS, assert_attached, replicas, running, start_some
+from tests.cluster.workload import KERNEL, VFS, assert_attached, assert_drains, replicas, running, start_some
 
 
 def test_agent_killed_while_pods_get_vfs(networks: Kube, vms: list[Remote]) -> None:
@@ -68,8 +68,4 @@ def test_drained_node(networks: Kube, vms: list[Remote]) -> None:
     node = vms[0]
     names = start_some(networks, "evicted", [node], vf=True)
     assert_attached(networks, names)
-    try:
-        networks.run("drain", node.name, "--ignore-daemonsets", "--force", "--delete-emptydir-data", timeout=300)
-        assert not [item for item in networks.items("pods") if "nodeName" in item["spec"]]
-    finally:
-        networks.run("uncordon", node.name)
+    assert_drains(networks, node)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wirespeed.cni.errors import CniError, Code
-from wirespeed.host.files import sync_folder, write_atomically
+from wirespeed.host.files import sync_folder, unfinished, write_atomically
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +84,7 @@ def replace(path: Path, data: bytes, mode: int, what: str) -> Step:
     """Write the file, and keep what it takes the place of: the path is never without one of them."""
 
     def do() -> Undo:
-        aside, new = kept(path), path.with_name(f".{path.name}.new")
+        aside, new = kept(path), path.with_name(unfinished(path.name))
         older = _content(aside)
         new.unlink(missing_ok=True)
         os.link(path, new, follow_symlinks=False)
