@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from cluster.run import run
@@ -82,6 +83,22 @@ class Remote:
         if check and done.returncode:
             raise AssertionError(f"{self.name}: {command}: ended with {done.returncode}\n{output}{errors}")
         return subprocess.CompletedProcess(command, done.returncode, output, errors)
+
+    @contextmanager
+    def beside(self, command: str) -> Iterator[subprocess.Popen[str]]:
+        """A shell command that runs on the node meanwhile, and ends when its input does.
+
+        AssertionError with its output if it fails.
+        """
+        pipe = subprocess.PIPE
+        program = [str(self._folder / "bin" / self.name), command]
+        with subprocess.Popen(program, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
+            try:
+                yield process
+            finally:
+                output, errors = process.communicate(timeout=120)
+        if process.returncode:
+            raise AssertionError(f"{self.name}: {command}: ended with {process.returncode}\n{output}{errors}")
 
     def forget(self) -> None:
         """Closes the connection that is kept, as after a reset of a VM."""

@@ -55,7 +55,7 @@ def prepared(administrator: Kube, vms: list[Remote]) -> Kube:
 @pytest.fixture(scope="session")
 def wirespeed(prepared: Kube, vms: list[Remote]) -> Kube:
     """wirespeed installed, its agents Ready and their devices offered."""
-    release.install()
+    release.install(presets=["openvswitch"] if vms else [])
     release.agents_ready(prepared)
     release.vfs_offered(prepared, [node.name for node in vms])
     return prepared

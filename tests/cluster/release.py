@@ -37,11 +37,12 @@ def helm(*arguments: str, values: Mapping[str, Any] | None = None) -> str:
     return done.stdout
 
 
-def install(values: Mapping[str, Any] | None = None) -> None:
-    """Installs the chart of this tree, with more values."""
+def install(values: Mapping[str, Any] | None = None, *, presets: Iterable[str] = ()) -> None:
+    """Installs the chart of this tree, with presets of it and more values."""
     # Pools as the examples need them; the image as nodes have imported it.
-    files = [f"--values={REPO / 'examples/node/values.yaml'}", f"--values={os.environ['CHART_VALUES']}"]
-    helm("upgrade", "--install", RELEASE, CHART, *files, values=values)
+    files = [*(f"{CHART}/presets/{name}.yaml" for name in presets), REPO / "examples/node/values.yaml"]
+    given = [f"--values={file}" for file in (*files, os.environ["CHART_VALUES"])]
+    helm("upgrade", "--install", RELEASE, CHART, *given, values=values)
 
 
 def is_installed() -> bool:

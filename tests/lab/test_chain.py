@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import re
 import select
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from tests import examples
+from tests.examples import Seen
 from tests.lab.conftest import PFS, LabVfs, sh
 
 ROOT = Path(__file__).parents[2]
@@ -62,34 +62,23 @@ def bridges() -> dict[str, list[str]]:
     return {name: sh("ovs-vsctl", "list-ports", name).split() for name in sh("ovs-vsctl", "list-br").split()}
 
 
-def play(out: Path, *options: str) -> str:
-    """What a play says; it must end well, with nothing left of its pods in the switch or on the node."""
+def play(out: Path, example: str, packets: int) -> tuple[str, dict[str, Seen]]:
+    """What a play says and what its pods come to; nothing is left of them in the switch or on the node.
+
+    While they run, each port of the switch passes as many packets.
+    """
     before = bridges()
+    then = f"examples/chain/ports {packets} && {sys.executable} -m tests.inside {out}/seen"
     command = [sys.executable, "-m", "wirespeed", "play", "--in-order", "--out", str(out), "--timeout", "240"]
     command += ["--cni-conf", str(EXAMPLES / "00-wirespeed.conf"), "--pools", str(EXAMPLES / "node/values.yaml")]
-    command += options
+    command += ["--then", then, f"examples/{example}"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert bridges() == before
     assert [path for path in SOCKETS.rglob("*") if not path.is_dir()] == []
-    return done.stdout
-
-
-def interfaces(out: Path, pod: str) -> dict[str, dict[str, Any]]:
-    """The interfaces of a pod that was played, as its network-status tells them."""
-    found = {item["metadata"]["name"]: item for item in json.loads((out / "pods.json").read_text())["items"]}
-    told = found[pod]["metadata"]["annotations"]["k8s.v1.cni.cncf.io/network-status"]
-    return {entry["interface"]: entry for entry in json.loads(told)}
-
-
-def counted(out: Path, pod: str, port: int = 0) -> tuple[int, int]:
-    """Packets that a pod's testpmd received and sent at a port, by the last statistics in its output."""
-    said = (out / f"logs/default_{pod}_testpmd.log").read_text()
-    statistics = said.rpartition(f"statistics for port {port} ")[2]
-    counts = [re.search(rf"{way}-packets: +(\d+)", statistics) for way in ("RX", "TX")]
-    assert counts[0] is not None, said
-    assert counts[1] is not None, said
-    return int(counts[0][1]), int(counts[1][1])
+    pods = examples.played(out)
+    assert examples.broken(example, pods) == []
+    return done.stdout, pods
 
 
 def switched(said: str, pod: str) -> tuple[int, int]:
@@ -102,20 +91,9 @@ def switched(said: str, pod: str) -> tuple[int, int]:
 def test_every_packet_crosses_from_vf_to_vf_and_through_the_switch_and_comes_back(
     vfs: LabVfs, tmp_path: Path
 ) -> None:
-    said = play(tmp_path, "--then", f"examples/chain/ports {PACKETS}", "examples/chain")
-    hops = {
-        "source, VF": counted(tmp_path, "source"),
-        "firewall, VF": counted(tmp_path, "firewall", 0),
-        "firewall, port": counted(tmp_path, "firewall", 1),
-        "switch, firewall": switched(said, "firewall"),
-        "switch, sink": switched(said, "sink"),
-        "sink, port": counted(tmp_path, "sink"),
-    }
-    assert hops == dict.fromkeys(hops, (PACKETS, PACKETS))
-    source, firewall = interfaces(tmp_path, "source"), interfaces(tmp_path, "firewall")
-    given = [pod["net1"]["device-info"]["pci"]["pci-address"] for pod in (source, firewall)]
-    assert sorted(given) == vfs.vfio[:2]
-    assert firewall["net2"]["device-info"]["vhost-user"]["path"].startswith("/run/vhost-user/vhost-")
+    said, pods = play(tmp_path, "chain", PACKETS)
+    assert [switched(said, pod) for pod in ("firewall", "sink")] == [(PACKETS, PACKETS)] * 2
+    assert sorted(pods[pod].devices["net1"] for pod in ("source", "firewall")) == vfs.vfio[:2]
     assert bridges() == {}
 
 
@@ -139,17 +117,8 @@ def bridge(switch: None) -> Iterator[None]:
 
 @pytest.mark.usefixtures("bridge")
 def test_every_ping_crosses_a_kernel_vf_and_the_switch_and_is_answered(vfs: LabVfs, tmp_path: Path) -> None:
-    said = play(
-        tmp_path,
-        *("--then", f"examples/chain/ports {PINGS}"),
-        "examples/chain-kernel",
-    )
-    pinged = (tmp_path / "logs/default_source_ping.log").read_text()
-    assert f"{PINGS} packets transmitted, {PINGS} received, 0% packet loss" in pinged
+    said, pods = play(tmp_path, "chain-kernel", PINGS)
     # ARP crosses too, and what else the kernel sends on a new interface: so there are more than pings.
-    hops = [counted(tmp_path, "firewall", 0), counted(tmp_path, "firewall", 1), counted(tmp_path, "sink")]
-    hops += [switched(said, "firewall"), switched(said, "sink")]
-    assert min(count for hop in hops for count in hop) >= PINGS
-    pods = [interfaces(tmp_path, pod) for pod in ("source", "firewall")]
-    assert sorted(pod["net1"]["device-info"]["pci"]["pci-address"] for pod in pods) == vfs.kernel[:2]
+    assert min(count for pod in ("firewall", "sink") for count in switched(said, pod)) >= PINGS
+    assert sorted(pods[pod].devices["net1"] for pod in ("source", "firewall")) == vfs.kernel[:2]
     assert bridges() == {"br-inside": []}

@@ -182,9 +182,43 @@ def test_addresses_that_were_asked_for_are_promised() -> None:
     assert line.startswith("blue: net1: expected Interface(network='blue', kind='pci', mac='', ips=['10.56.0.1")
 
 
-def test_the_last_statistics_of_a_port_count() -> None:
-    text = said((0, 1, 2), (1, 3, 4)) + said((0, 5, 6))
+def test_the_highest_count_of_a_port_counts() -> None:
+    text = said((0, 1, 2), (1, 3, 4)) + said((0, 5, 6)) + said((0, 0, 6))
     assert [examples.counted(text, port, way) for port in (0, 1, 2) for way in ("RX", "TX")] == [5, 6, 3, 4, -1, -1]
+
+
+def vhost(*, folder: str, packets: int = 3200) -> list[str]:
+    """What is told of the sink of example vhost, whose environment has this folder of its socket."""
+    info = {"type": "vhost-user", "version": "1.1.0", "vhost-user": {"path": "/run/vhost-user/vhost-7/port"}}
+    entries = [eth0("10.244.7.2"), {"name": "default/fast", "interface": "net1", "device-info": info}]
+    inside = {"sink": f"VHOSTUSER_INTEL_COM_VHOST={folder}\n"}
+    pods = {"items": [pod("sink", "fast", entries)]}
+    found = examples.broken("vhost", examples.seen(pods, said={"sink": said((0, packets, 0))}, inside=inside))
+    return [line for line in found if line.startswith("sink: ")]
+
+
+def test_folder_of_a_socket_is_the_one_of_network_status() -> None:
+    assert vhost(folder="/run/vhost-user/vhost-7") == []
+    [line] = vhost(folder="/run/vhost-user/vhost-8")
+    assert line.startswith("sink: folders of sockets in its environment: expected ['/run/vhost-user/vhost-7']")
+    [line] = vhost(folder="/run/vhost-user/vhost-7", packets=3201)
+    assert line == "sink: RX-packets of port 0: expected 3200, got 3201"
+
+
+def chain_kernel(packets: int) -> list[str]:
+    """What is told of the packets of the sink of example chain-kernel."""
+    pods = {"items": [pod("sink", "inside-bridge", [])]}
+    found = examples.broken("chain-kernel", examples.seen(pods, said={"sink": said((0, packets, 200))}, inside={}))
+    return [line for line in found if line.startswith("sink: ") and "packets" in line]
+
+
+def test_a_count_may_be_higher_where_a_kernel_sends_packets_of_its_own() -> None:
+    assert chain_kernel(packets=211) == chain_kernel(packets=200) == []
+    assert chain_kernel(packets=199) == ["sink: RX-packets of port 0: expected 200, got 199"]
+
+
+def test_every_example_has_promises() -> None:
+    assert {path.parent.name for path in EXAMPLES.glob("*/pod-*.yaml")} == set(examples.PROMISES)
 
 
 @pytest.mark.parametrize("folder", examples.PROMISES)

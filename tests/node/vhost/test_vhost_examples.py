@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -13,12 +12,12 @@ from typing import Any
 
 import pytest
 
+from tests import examples
 from tests.node.conftest import ROOT, Netns
 from tests.node.vhost.conftest import Switch, missing
 
 EXAMPLES = ROOT / "examples"
 RUNDIR = Path("/run/openvswitch")  # where the examples' node has its switch
-PACKETS = 3200
 
 
 @pytest.fixture
@@ -51,17 +50,9 @@ def test_packets_arrive_through_the_switch_and_over_the_link(
         text = file.read_text().replace("$(wirespeed eal)", "$(wirespeed eal --memory 128)")
         text = text.replace("/run/wirespeed/example/", f"{switch.folder}/example-")
         (manifests / file.name).write_text(text)
-    play = [
-        sys.executable,
-        "-m",
-        "wirespeed",
-        "play",
-        "--in-order",
-        "--shim",
-        str(shim),
-        "--out",
-        str(tmp_path / "out"),
-    ]
+    out = tmp_path / "out"
+    play = [sys.executable, "-m", "wirespeed", "play", "--in-order", "--shim", str(shim), "--out", str(out)]
+    play += ["--then", f"{sys.executable} -m tests.inside {out}/seen"]
     play += ["--cni-conf", str(EXAMPLES / "00-wirespeed.conf"), "--timeout", "120", str(manifests)]
     play += ["--pools", str(EXAMPLES / "node/values.yaml")]
     # Its own mounts: there the switch of the test is where the node's would be.
@@ -75,9 +66,7 @@ def test_packets_arrive_through_the_switch_and_over_the_link(
         text=True,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    for pod, way in (("sink", "RX"), ("source", "TX"), ("link-sink", "RX"), ("link-source", "TX")):
-        said = (tmp_path / f"out/logs/default_{pod}_testpmd.log").read_text()
-        assert max(map(int, re.findall(rf"{way}-packets: (\d+)", said)), default=0) == PACKETS, said
-    assert device_info(tmp_path / "out/pods.json", "sink")["vhost-user"]["mode"] == "server"
-    assert device_info(tmp_path / "out/pods.json", "link-sink")["memif"]["role"] == "master"
+    assert examples.broken("vhost", examples.played(out)) == []
+    assert device_info(out / "pods.json", "sink")["vhost-user"]["mode"] == "server"
+    assert device_info(out / "pods.json", "link-sink")["memif"]["role"] == "master"
     assert switch.vsctl("list-br").split() == ["br0"]
