@@ -23,9 +23,14 @@ go.etcd.io/etcd/server/v3 v3.6.16 .:etcd
 helm.sh/helm/v3 v3.22.0 ./cmd/helm:helm
 gopkg.in/k8snetworkplumbingwg/multus-cni.v4 v4.3.0 ./cmd/multus-daemon:multus-daemon,./cmd/multus-shim:multus-shim,\
 ./cmd/install_multus:install_multus,./cmd/passthru-cni:passthru
+github.com/prometheus-operator/prometheus-operator v0.85.0
 """
-# What of a module's files is kept beside its programs: its manifests.
-KEPT = "multus-daemonset-thick.yml"
+# Files of the modules that are kept in manifests/.
+KEPT = """
+deployments/multus-daemonset-thick.yml
+example/prometheus-operator-crd/monitoring.coreos.com_podmonitors.yaml
+example/prometheus-operator-crd/monitoring.coreos.com_servicemonitors.yaml
+"""
 # Below the artefact: programs in bin and bin/VERSION, and the read-only disk that nodes have them on.
 NODE_DISK = "programs.img"
 

@@ -177,7 +177,7 @@ def _vlan(network: str, ip: str, *, checks: bool = False) -> Promise:
 
 _LEFT, _RIGHT, _KERNEL = "intel.com/left_dpdk", "intel.com/right_dpdk", "intel.com/left_kernel"
 _SOCKETS = "intel.com/vhost"
-_ANSWERED = "200 packets transmitted, 200 received, 0% packet loss"
+_ANSWERED = r"200 packets transmitted, 200 (packets )?received, 0% packet loss"
 PROMISES: Mapping[str, Mapping[str, Promise]] = {
     "vfw": {
         "sink": Promise(
