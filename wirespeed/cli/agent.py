@@ -23,7 +23,7 @@ import click
 @click.option("--check", is_flag=True, help="Check that the running agent responds, then exit.")
 @click.pass_context
 def agent(ctx: click.Context, *, config: Path | None, log_level: str, check: bool) -> None:
-    """Run the agent: serve this node's CNI calls and its device plugin."""
+    """Run the node agent: CNI calls and the device plugin."""
     if check:
         _check(config)
         return

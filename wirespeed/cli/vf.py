@@ -28,7 +28,7 @@ _DRY_RUN = click.option("--dry-run", is_flag=True, help="Show the plan, then exi
 def vf() -> None:
     """List, create, remove and bind this node's VFs.
 
-    Each command shows a plan of its changes first. VFs that a pod, a process or the host uses are never changed. If
+    A plan of all changes is shown first. VFs that a pod, a process or the host uses are never changed. If
     a step fails, the steps before it are undone.
     """
 
