@@ -178,7 +178,7 @@ class _Play:
     # Its parts
 
     def _set_up(self) -> None:
-        """Start kubelet and agent, and allocate devices. All pods are admitted before anything is created for one."""
+        """Start kubelet and agent, and allocate devices. All pods are admitted before any is set up."""
         self._cgroups.make(self._undo)
         for line in notices.lines(self._manifests.pods, self._cgroups.missing):
             self._screen.note(line)

@@ -60,8 +60,8 @@ class Session:
             write(self.manifests / f"network_{namespace}_{name}.json", raw)
         if device_plugin:
             (self.folder / "config.json").write_text(device_plugin)
-        # VFs and addresses in use are facts about this machine, whatever is played on it. The journal, its records and
-        # the leases therefore keep their default paths. What the node's own runtime has released is left to the
+        # VFs and addresses in use are facts about this machine, whatever is played on it. The journal, its records
+        # and the leases therefore keep their default paths. What the node's own runtime has released is left to the
         # node's own agent to collect ("runtimes" is empty).
         keys = {
             "socket": str(self.folder / "agent.sock"),
