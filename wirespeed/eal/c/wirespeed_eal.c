@@ -165,7 +165,7 @@ static const char *skip_space(const char *at)
 	return at + strspn(at, " \t\r\n");
 }
 
-/* Reads a string after its opening quote; returns the position after the closing quote, or NULL if it is invalid. */
+/* Reads a string after its opening quote; returns the position after the closing one, NULL if it is invalid. */
 static const char *json_string(struct ws_eal *pod, const char *at, const char **text)
 {
 	static const char names[] = "\"\\/bfnrt", values[] = "\"\\/\b\f\n\r\t";
