@@ -52,7 +52,7 @@ class Session:
             raise LabError(f"the VM did not boot in {BOOT_TIMEOUT:.0f} s", detail=self._log()) from None
 
     def run(self, job: dict[str, Any], timeout: float | None) -> int:
-        """Run the command, forward its output, return its exit code. Raises LabError on timeout or if the VM dies."""
+        """Run the command, forward its output, return its exit code. Raises LabError on timeout or VM failure."""
         self.send(**job)
         try:
             return self._finish(None if timeout is None else time.monotonic() + timeout)
