@@ -101,7 +101,7 @@ def _parser() -> argparse.ArgumentParser:
             type=int,
             default=where.rounds,
             metavar="N",
-            help="number of measurements per system (default: %(default)s)",
+            help="number of rounds, with one turn per system (default: %(default)s)",
         )
         one.add_argument(
             "--peer",

@@ -219,7 +219,7 @@ def _vfs(pfs: Sequence[Pf], name: str) -> list[tuple[Pf, Vf]]:
     return [(pf, each) for each in pf.vfs if each.index in wanted]
 
 
-# What is shown
+# Output
 
 
 def _carry_out(plan: Plan, config: Path | None, *, dry_run: bool, yes: bool) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from wirespeed.cni.errors import CniError, Code
 
-_END = 120.0  # seconds for the agent to finish what runs
+_END = 120.0  # seconds for the agent to finish its calls
 
 
 class Agent:

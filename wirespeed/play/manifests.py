@@ -622,7 +622,7 @@ def _check_resources(asked: Resources, where: str) -> None:
             try:
                 if "/" in resource:
                     if problem := resources.refusal(resource):
-                        raise ValueError(problem)  # noqa: TRY301 — one place says where
+                        raise ValueError(problem)  # noqa: TRY301 — prefixed below
                     quantity.whole(amount)
                     if asked.limits.get(resource) != asked.requests.get(resource, asked.limits.get(resource)):
                         raise ValueError("expected the same in limits and requests")  # noqa: TRY301

@@ -175,7 +175,7 @@ class _Play:
                 self._tear_down()
         return self._status()
 
-    # Its parts
+    # The stages of a play
 
     def _set_up(self) -> None:
         """Start kubelet and agent, and allocate devices. All pods are admitted before any is set up."""

@@ -121,7 +121,7 @@ class PodRun:
         self._thread = threading.Thread(target=self._run, name=f"pod {pod.label}")
         self._killer: threading.Timer | None = None
 
-    # What is to be seen of it
+    # State
 
     @property
     def started(self) -> bool:
@@ -165,7 +165,7 @@ class PodRun:
             annotations=self.annotations,
         )
 
-    # What is done with it, by the one who plays it
+    # Methods for the play
 
     def start(self) -> None:
         self._thread.start()
@@ -211,7 +211,7 @@ class PodRun:
         self._leaving.set()
         return [f"pod {self.pod.label}: {problem}" for problem in self._undo.run()]
 
-    # Inside
+    # In the pod's threads
 
     def _run(self) -> None:
         try:

@@ -17,7 +17,7 @@ def owners(config: NodeConfig) -> dict[str, str]:
 def _of_kubelet(socket: Path) -> dict[str, str]:
     if not socket.exists():
         return {}
-    from wirespeed.kube.podresources import PodResources  # noqa: PLC0415 — imports gRPC, which is needed only with a kubelet
+    from wirespeed.kube.podresources import PodResources  # noqa: PLC0415 — gRPC, only with a kubelet
 
     service = PodResources(socket)
     try:
