@@ -1,4 +1,4 @@
-"""Builds an image for each architecture and writes them as one archive."""
+"""Builds an image for each architecture and writes all of them to one archive."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ _PATH = f"/{PREFIX}/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 def build(image: Image, architectures: Sequence[str], target: Path, progress: Progress) -> str:
-    """Write the archive `target`; the digest of the image. Raises LabError.
+    """Write the archive `target`; return the image's digest. Raises LabError.
 
-    The same sources and the same Debian packages give the same digest: the only time in it is the last commit's.
+    The digest is reproducible: it depends only on the sources and the Debian packages. All times in the image are
+    those of the last commit or earlier.
     """
     epoch = _epoch()
     with tempfile.TemporaryDirectory(prefix="wirespeed-image-") as folder:
@@ -44,7 +45,7 @@ def build(image: Image, architectures: Sequence[str], target: Path, progress: Pr
 
 @dataclass(frozen=True, kw_only=True)
 class _Build:
-    """One build of an image, in the folder `work`; `epoch` in seconds."""
+    """One build of an image, in the directory `work`. `epoch` is in seconds."""
 
     image: Image
     work: Path
@@ -53,11 +54,11 @@ class _Build:
 
     @property
     def interpreter(self) -> Path:
-        """A root of the image's Python that runs here."""
+        """A root with the image's Python for this machine's architecture."""
         return self.work / "interpreter"
 
     def variant(self, architecture: str) -> Variant:
-        """The image for one architecture. Raises LabError."""
+        """Build the image for one architecture. Raises LabError."""
         image = self.image
         with self.progress.step(f"{image.name}, {architecture}: Debian packages"):
             layers = [(self._system(architecture), f"Debian {SUITE}: {' '.join(image.packages)}")]
@@ -97,7 +98,7 @@ class _Build:
 
 
 def _epoch() -> int:
-    """Seconds of the last commit; of the last release of the sources' year where there is no repository."""
+    """Return the time of the last commit in seconds; 2025-01-01 without a git repository."""
     told = subprocess.run(
         ["git", "log", "-1", "--format=%ct"], cwd=ROOT, capture_output=True, text=True, check=False
     ).stdout.strip()

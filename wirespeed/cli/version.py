@@ -1,4 +1,4 @@
-"""`wirespeed version`: which version this is."""
+"""`wirespeed version`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import click
 
 @click.command()
 def version() -> None:
-    """Show the version, and the CNI versions that are spoken."""
+    """Show the version and the supported CNI versions."""
     from importlib import metadata  # noqa: PLC0415 — see wirespeed.cli.main
 
     from wirespeed.cni.versions import SUPPORTED  # noqa: PLC0415

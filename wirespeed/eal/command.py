@@ -1,4 +1,4 @@
-"""`wirespeed eal`, in a container and in the whole program: its options, and what it prints."""
+"""`wirespeed eal`: its options and output. Used by the program in containers and by the full `wirespeed`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ and that one which was killed has left there, is removed.
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Do what the options say; the exit status."""
+    """Run the command; return the exit status."""
     options = _parser().parse_args(arguments)
     sources = eal.Sources(podinfo=options.podinfo, sockets=tuple(options.sockets))
     if options.json:
@@ -52,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         default=Path("/etc/podnetinfo"),
         metavar="FOLDER",
-        help="where the Downward API is mounted (default: %(default)s)",
+        help="directory where the Downward API is mounted (default: %(default)s)",
     )
     add(
         "--sockets",
@@ -60,17 +60,17 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="PATH",
-        help="a folder with sockets, or a file configData-*.json in one; may be given more than once",
+        help="a directory with sockets, or a file configData-*.json; may be given several times",
     )
-    add("--cores", type=_count, default=0, metavar="N", help="how many of the container's CPUs; 0 is all")
-    add("--memory", type=_count, metavar="MIB", help="MiB of hugepages, instead of the container's limit")
+    add("--cores", type=_count, default=0, metavar="N", help="number of the container's CPUs to use; 0 means all")
+    add("--memory", type=_count, metavar="MIB", help="MiB of hugepages (default: the container's limit)")
     add(
         "--file-prefix",
         default="",
         metavar="NAME",
-        help="instead of one made of the pod's and the container's name",
+        help="prefix of hugepage files (default: made from the pod's and the container's name)",
     )
-    add("--json", action="store_true", help="the pod's interfaces as JSON, instead of arguments")
+    add("--json", action="store_true", help="print the pod's interfaces as JSON instead of the arguments")
     return parser
 
 
