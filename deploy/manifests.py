@@ -1,7 +1,7 @@
-"""Generates the plain manifests in this directory from the chart, and parts of the chart's schema from the code.
+"""Generate the plain manifests in this directory from the chart, and the generated parts of the chart's schema.
 
 python -m deploy.manifests          # write them: make manifests
-python -m deploy.manifests --check  # fail if they differ from what would be written
+python -m deploy.manifests --check  # fail if a file differs from what would be written
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ ROOT = Path(__file__).parents[1]
 DEPLOY = ROOT / "deploy"
 CHART = DEPLOY / "chart"
 SCHEMA = CHART / "values.schema.json"
-# The manifests in the order in which they are applied; each is made from the template of that name.
+# The manifests in the order in which they are applied. Each is generated from the template of the same name.
 FILES = ("crd.yaml", "rbac.yaml", "admission.yaml", "config.yaml", "daemonset.yaml")
 UNINSTALL = "uninstall/uninstall.yaml"
-# The oldest Kubernetes that supports all of their content. helm's own default is the version it was built for.
+# The oldest Kubernetes that supports all of their objects. By default, helm assumes its own build's version.
 KUBERNETES = "1.32.0"
 _HEAD = "# Made from deploy/chart by `make manifests`.\n"
-# Keys of agent.yaml that the chart writes itself, or that differ between nodes.
+# Keys of agent.yaml that the chart sets itself, or that differ between nodes.
 _OWN_KEYS = ("devicePlugin", "kubelet", "metrics", "nodeName", "readinessIndicatorFile", "runtimes")
 
 
 def helm() -> str:
-    """Return the path of helm: $HELM, or `helm` in PATH. Exits if it does not exist."""
+    """The path of helm: HELM, or `helm` from PATH. Exits if there is none."""
     named = os.environ.get("HELM") or "helm"
     found = shutil.which(named)
     if found is None:
@@ -43,7 +43,7 @@ def helm() -> str:
 
 
 def rendered() -> dict[str, str]:
-    """Return the content of the files by their names in this directory."""
+    """The generated files, by name relative to this directory."""
     files = {name: _template(name) for name in FILES}
     files[UNINSTALL] = _template("uninstall.yaml")
     files["uninstall/kustomization.yaml"] = _kustomization(["uninstall.yaml"])
@@ -75,18 +75,18 @@ def _template(name: str) -> str:
 
 
 def chart_digest() -> str:
-    """Return the SHA-256 of the manifests' sources; with it, outdated manifests are detected without helm."""
+    """A digest of the chart, so that outdated manifests are detected without helm."""
     digest = hashlib.sha256()
     for path in sorted([CHART / "Chart.yaml", CHART / "values.yaml", *(CHART / "templates").iterdir()]):
         digest.update(f"{path.name}\n".encode() + path.read_bytes())
     return digest.hexdigest()
 
 
-# The schema of the values
+# The schema of the chart's values
 
 
 def schema() -> dict[str, Any]:
-    """Return values.schema.json, with the parts that are generated from the readers of the configurations."""
+    """values.schema.json, with the definitions generated from the readers of the configurations."""
     document: dict[str, Any] = json.loads(SCHEMA.read_bytes())
     document["$defs"] |= _agent() | _pools()
     return document
@@ -104,7 +104,7 @@ def _agent() -> dict[str, Any]:
 
 
 def _pools() -> dict[str, Any]:
-    """Return the schema of pools. Unknown keys are errors here; the device plugin only warns about them."""
+    """Make unknown keys errors; the device plugin, like the SR-IOV network device plugin, only warns about them."""
     found = schemas.schema("device-plugin")
     pool = found["properties"]["resourceList"]["anyOf"][0]["items"]
     selectors = found["$defs"]["selectors"]
@@ -116,10 +116,10 @@ def _pools() -> dict[str, Any]:
 
 
 def _without_texts(value: Any) -> Any:  # JSON, in and out
-    """Remove descriptions, titles and defaults. Defaults are the agent's; Helm does not apply a schema's."""
+    """Remove descriptions, titles and defaults: the agent has the defaults, and Helm would not apply them."""
     if isinstance(value, dict):
         keep = {key: each for key, each in value.items() if key not in {"description", "default", "title"}}
-        # The keys of `properties` and `$defs` are names, not schema keywords.
+        # Keys below `properties` and `$defs` are names, not keywords of the schema.
         return {
             key: {name: _without_texts(rule) for name, rule in value[key].items()}
             if key in {"properties", "$defs"}

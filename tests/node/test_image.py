@@ -1,4 +1,4 @@
-"""The images of `make test-images`: what a runtime starts of them, of the agent's on both architectures."""
+"""The images of `make test-images`: a runtime starts their programs; the agent's image on both architectures."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.node import containerd
 from tests.node.conftest import Netns
 from tests.node.containerd import cri
 
-# Every module of the agent, but those of commands whose programs the image has no need of.
+# Every module of the agent except wirespeed.play, because the image lacks the programs that it runs.
 IMPORT_ALL = """
 import importlib, pkgutil
 import wirespeed
@@ -40,13 +40,13 @@ def built(image: str) -> Path:
 
 @pytest.fixture(scope="module")
 def archive() -> Path:
-    """The archive of the agent's image, for both architectures."""
+    """The archive of the agent's image, with both architectures."""
     return built("wirespeed")
 
 
 @pytest.fixture(scope="module")
 def roots(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """What a container of each architecture sees, by its name."""
+    """The root file systems of the image, by architecture."""
     folder = tmp_path_factory.mktemp("roots")
     with tarfile.open(archive) as content:
         content.extractall(folder / "oci", filter="data")
@@ -67,7 +67,7 @@ def roots(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
 
 
 def inside(root: Path, *command: str) -> str:
-    """The standard output of a program of the image, which must succeed."""
+    """Run a program of the image, which must succeed. Return its standard output."""
     done = subprocess.run(["chroot", root, *command], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -75,7 +75,7 @@ def inside(root: Path, *command: str) -> str:
 
 @contextmanager
 def imported(archive: Path, image: str, folder: Path, netns: Netns) -> Iterator[Callable[..., list[str]]]:
-    """A runtime that has imported the archive; what is yielded runs a command in a container (name, command...)."""
+    """A runtime that has imported the archive. Yields a function that runs a command in a container."""
     containerd.write_network(folder)
     with containerd.running(folder, netns, {}) as runtime:
         ctr = ("ctr", "--address", str(runtime.folder / "containerd.sock"), "--namespace", "k8s.io")
@@ -131,12 +131,12 @@ def test_image_for_arm64_runs(roots: dict[str, Path]) -> None:
         capture_output=True,
         check=False,
     )
-    assert json.loads(called.stdout)["code"] == 11  # it asked for an agent, and there is none
+    assert json.loads(called.stdout)["code"] == 11  # it tried to reach an agent, and there is none
 
 
 def test_same_sources_and_packages_make_the_same_image(archive: Path, tmp_path: Path) -> None:
     def digests(path: Path) -> set[str]:
-        """Those of layers, configurations, manifests."""
+        """The digests of layers, configurations and manifests."""
         with tarfile.open(path) as content:
             return {name for name in content.getnames() if name.startswith("blobs/sha256/")}
 
@@ -149,7 +149,7 @@ def test_same_sources_and_packages_make_the_same_image(archive: Path, tmp_path: 
 
 # The image of the examples' pods
 
-# What their scripts and probes call.
+# The programs that their scripts and probes call.
 PROGRAMS = "cat dpdk-testpmd env find grep ip ping python3 seq sh sleep stdbuf tail wirespeed"
 TESTPMD = "dpdk-testpmd --no-huge -m 64 --no-pci --vdev=net_null0 -- --total-num-mbufs=2048 --auto-start"
 READY = f"""

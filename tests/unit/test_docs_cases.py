@@ -1,4 +1,4 @@
-"""The cases of docs/sriov.md and docs/vhost.md: each is there once, and every test that it names exists."""
+"""The cases of docs/sriov.md and docs/vhost.md: each occurs once, and every test named exists."""
 
 from __future__ import annotations
 

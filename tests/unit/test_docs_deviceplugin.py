@@ -1,4 +1,4 @@
-"""docs/deviceplugin.md: every case is there once, every test that it names exists, every selector is told of."""
+"""docs/deviceplugin.md: every case occurs once, every test named exists, every selector is documented."""
 
 from __future__ import annotations
 

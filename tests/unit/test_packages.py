@@ -1,4 +1,4 @@
-"""What an installation puts beside other libraries: one name."""
+"""What an installation adds beside other libraries: a single top-level name."""
 
 from __future__ import annotations
 

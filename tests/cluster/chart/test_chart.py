@@ -1,4 +1,4 @@
-"""The chart: what its values make, which values it refuses, and that an API server takes all of it."""
+"""The chart: the objects it renders, the values it rejects, and that an API server accepts all objects."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from wirespeed.kube import kubeyaml
 from wirespeed.node import NodeConfig, parse_config
 
 PRESETS = sorted((CHART / "presets").glob("*.yaml"))
-# Each distribution with the primary plugins that it usually has, and each of those alone.
+# Each distribution with its usual primary CNI plugins. Each preset is also tested alone.
 TOGETHER = [
     ("k3s", "flannel"),
     ("rke2", "calico", "flannel"),
@@ -43,18 +43,18 @@ def pod_of(objects: Iterable[Object], name: str = "wirespeed") -> Object:
 
 
 def config_of(objects: Iterable[Object], name: str = "wirespeed") -> NodeConfig:
-    """agent.yaml as the agent reads it."""
+    """agent.yaml, parsed as the agent does it."""
     return parse_config(named(objects, "ConfigMap", name)["data"]["agent.yaml"])
 
 
 def pools_of(objects: Iterable[Object], name: str = "wirespeed") -> set[str]:
-    """The resources of the device plugin's pools, as it reads them."""
+    """The resource names of the device plugin's pools, parsed as the device plugin does it."""
     text = named(objects, "ConfigMap", name)["data"]["device-plugin.json"]
     return {pool.resource for pool in pools.parse(text.encode(), "intel.com")}
 
 
 def mounts_of(container: Object, pod: Object) -> dict[str, str]:
-    """The node's folders that a container has, by its own path."""
+    """The host directories mounted into a container, by mount path."""
     volumes = {volume["name"]: volume for volume in pod["volumes"]}
     return {
         mount["mountPath"]: volumes[mount["name"]]["hostPath"]["path"]
@@ -168,7 +168,7 @@ def test_api_server_takes_the_definition_and_the_plain_manifests(kubectl: Kube) 
         kubectl.run("apply", "--dry-run=server", "--validate=strict", "-k", str(folder))
 
 
-# What is made
+# Rendered objects
 
 
 def test_defaults_are_the_agents(helm: Helm) -> None:
@@ -252,7 +252,7 @@ def test_groups_of_nodes_have_agents_of_their_own_and_no_node_has_two(helm: Helm
 
 
 def _runs_on(node: dict[str, str], pod: Object) -> bool:
-    """Whether a pod's nodeSelector and node affinity (In, NotIn, Exists) let it onto a node of these labels."""
+    """Whether a pod's nodeSelector and node affinity (In, NotIn, Exists) match a node with these labels."""
 
     def fits(key: str, operator: str, values: Sequence[str] = ()) -> bool:
         there = {"Exists": key in node, "In": node.get(key) in values, "NotIn": node.get(key) not in values}
@@ -373,7 +373,7 @@ def test_namespace_lets_privileged_pods_in_and_outlives_the_release(helm: Helm) 
     assert made["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"}
 
 
-# What is refused
+# Rejected values
 
 
 @pytest.mark.parametrize(
