@@ -360,7 +360,7 @@ class Sriov:
             raise
 
     def _give_back(self, claim: DeviceClaim, *, deadline: float, step: str = "") -> None:
-        """Restore and release a VF, unless another call did so meanwhile; with `step`, only if it is at that step."""
+        """Restore and release a VF, unless another call did so meanwhile; with `step`, only at that step."""
         with device_lock(self._locks, claim.device, deadline=deadline):
             now = self._journal.device_of(claim.container, claim.ifname)
             if now is not None and now.device == claim.device and step in {"", now.step}:
