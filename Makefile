@@ -117,7 +117,7 @@ node-packages: image-packages | $(READY)
 
 eal: $(EAL)  ## the EAL library for C, build/libwirespeed_eal.so
 
-$(EAL): wirespeed/eal/c/wirespeed_eal.c wirespeed/eal/c/wirespeed_eal.h | $(READY)
+$(EAL): eal/wirespeed_eal/c/wirespeed_eal.c eal/wirespeed_eal/c/wirespeed_eal.h | $(READY)
 	mkdir -p build
 	gcc -std=c11 -O2 -Wall -Wextra -Werror -shared -fPIC -o $@ $<
 
@@ -158,4 +158,4 @@ lock: $(TOOLS)  ## requirements.lock from pyproject.toml, and of it what the ima
 	echo uv | $(VENV)/bin/$(LOCKED) - -o $(TOOLS_LOCK)
 
 clean:  ## what was made in this folder
-	rm -rf $(VENV) build out *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) build out *.egg-info eal/build eal/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

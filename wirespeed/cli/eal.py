@@ -25,6 +25,6 @@ def ready(ctx: click.Context) -> None:
 
     For a readiness probe, by the exit status: 0 if all ports are up, else 1 and the reason on standard error.
     """
-    from wirespeed.inpod import ready as run  # noqa: PLC0415 — see wirespeed.cli.main
+    from wirespeed.eal.inpod import ready as run  # noqa: PLC0415 — see wirespeed.cli.main
 
     ctx.exit(run())

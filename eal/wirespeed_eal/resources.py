@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from wirespeed.eal.pod import Sources
+from .pod import Sources
 
 # Of cgroup v2, and of v1 where controllers are mounted one by one.
 _CPUSETS = ("cpuset.cpus.effective", "cpuset/cpuset.effective_cpus", "cpuset/cpuset.cpus")

@@ -1,5 +1,5 @@
 /*
- * For a DPDK application in a pod: its interfaces, and the arguments of its EAL. The same as Python's wirespeed.eal.
+ * For a DPDK application in a pod: its interfaces, and the arguments of its EAL. The same as Python's wirespeed_eal.
  *
  *	struct ws_eal *pod = ws_eal_open(NULL);
  *	int count;
