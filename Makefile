@@ -158,4 +158,5 @@ lock: $(TOOLS)  ## requirements.lock from pyproject.toml, and of it what the ima
 	echo uv | $(VENV)/bin/$(LOCKED) - -o $(TOOLS_LOCK)
 
 clean:  ## what was made in this folder
-	rm -rf $(VENV) build out *.egg-info eal/build eal/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) build out *.egg-info eal/build eal/*.egg-info
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
