@@ -5,33 +5,23 @@
     eal.remove_stale(eal.interfaces())  # sockets that a killed application has left
     eal.arguments()   # ["-l", "2,3", "-m", "1024", ..., "-a", "0000:03:02.0"]
 
-The folder c is the same for C, and `wirespeed eal` prints it. The package wirespeed contains these modules too, as
-wirespeed.eal.
+wirespeed_eal/c is the same for C, and `wirespeed eal` prints it. Within wirespeed, this package is wirespeed.eal.
 """
-
-from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .args import EalError, arguments
     from .pod import Interface, Sources, interfaces, remove_stale
     from .resources import cpus, hugepages
-
-__all__ = ["EalError", "Interface", "Sources", "arguments", "cpus", "hugepages", "interfaces", "remove_stale"]
-
-_MODULES = {
-    **dict.fromkeys(("EalError", "arguments"), "args"),
-    **dict.fromkeys(("Interface", "Sources", "interfaces", "remove_stale"), "pod"),
-    **dict.fromkeys(("cpus", "hugepages"), "resources"),
-}
-
-if not TYPE_CHECKING:
+else:
 
     def __getattr__(name: str) -> object:
-        """Import a name's module at its first use: a readiness probe, which needs none of them, stays fast."""
-        if name not in _MODULES:
+        """Import the modules when a name is first used: a readiness probe, which needs none of them, stays fast."""
+        if name not in __all__:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        from importlib import import_module  # noqa: PLC0415
+        from . import args, pod, resources  # noqa: PLC0415
 
-        globals()[name] = value = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
-        return value
+        return next(getattr(module, name) for module in (args, pod, resources) if hasattr(module, name))
+
+
+__all__ = ["EalError", "Interface", "Sources", "arguments", "cpus", "hugepages", "interfaces", "remove_stale"]
