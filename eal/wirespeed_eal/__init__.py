@@ -1,11 +1,12 @@
-"""For a DPDK application in a pod: its interfaces, and the arguments of its EAL. Needs Python alone.
+"""For a DPDK application in a pod: its interfaces, and its EAL arguments. Needs only Python's standard library.
 
     import wirespeed_eal as eal
-    eal.interfaces()  # what the pod's interfaces are: VFs, vhost-user and memif sockets
-    eal.remove_stale(eal.interfaces())  # sockets that a killed application has left
+    eal.interfaces()  # the pod's VFs, vhost-user and memif sockets
+    eal.remove_stale(eal.interfaces())  # remove sockets left by a killed application
     eal.arguments()   # ["-l", "2,3", "-m", "1024", ..., "-a", "0000:03:02.0"]
 
-wirespeed_eal/c is the same for C, and `wirespeed eal` prints it. Within wirespeed, this package is wirespeed.eal.
+wirespeed_eal/c is the same in C; `wirespeed eal` prints the arguments. In the package wirespeed, these modules
+are wirespeed.eal.
 """
 
 TYPE_CHECKING = False
