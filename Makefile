@@ -117,7 +117,7 @@ node-packages: image-packages | $(READY)
 
 eal: $(EAL)  ## the EAL library for C, build/libwirespeed_eal.so
 
-$(EAL): wirespeed/eal/c/wirespeed_eal.c wirespeed/eal/c/wirespeed_eal.h | $(READY)
+$(EAL): eal/wirespeed_eal/c/wirespeed_eal.c eal/wirespeed_eal/c/wirespeed_eal.h | $(READY)
 	mkdir -p build
 	gcc -std=c11 -O2 -Wall -Wextra -Werror -shared -fPIC -o $@ $<
 
@@ -148,12 +148,15 @@ install: $(READY) $(SHIM)  ## this node: the shim and a configuration (INSTALL_O
 proto: $(READY)  ## the messages of the kubelet and of runtimes from their .proto files
 	$(PY) -m grpc_tools.protoc -I. --python_out=. --pyi_out=. wirespeed/kube/proto/*.proto
 
+# What pyproject.toml calls extras, without dev, which has them all.
+EXTRAS := metrics ovs play provision vpp
 LOCKED := uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11
 
 lock: $(TOOLS)  ## requirements.lock from pyproject.toml, and of it what the image has; the version of uv
 	$(VENV)/bin/$(LOCKED) --extra dev pyproject.toml -o requirements.lock
-	$(VENV)/bin/$(LOCKED) -c requirements.lock pyproject.toml -o deploy/images/requirements.lock
+	$(VENV)/bin/$(LOCKED) -c requirements.lock $(EXTRAS:%=--extra %) pyproject.toml -o deploy/images/requirements.lock
 	echo uv | $(VENV)/bin/$(LOCKED) - -o $(TOOLS_LOCK)
 
 clean:  ## what was made in this folder
-	rm -rf $(VENV) build out *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) build out *.egg-info eal/build eal/*.egg-info
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

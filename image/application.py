@@ -27,5 +27,5 @@ def install(root: Path, *, architecture: str) -> None:
     libraries = root / "usr/lib" / compiler.removesuffix("-gcc")
     libraries.mkdir()
     flags = ("-std=c11", "-O2", "-shared", "-fPIC", "-Wall", "-Wextra", "-Werror")
-    source = ROOT / "wirespeed/eal/c/wirespeed_eal.c"
+    source = ROOT / "eal/wirespeed_eal/c/wirespeed_eal.c"
     run([compiler, *flags, "-o", str(libraries / LIBRARY), str(source)])

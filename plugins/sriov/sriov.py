@@ -19,9 +19,11 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from wirespeed import extras
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.plugin import Result
 from wirespeed.cni.request import Request
+from wirespeed.extras import MissingExtraError
 from wirespeed.host import announce, ethtool, functions, netns, rtnl
 from wirespeed.host.pci import USERSPACE_DRIVERS
 from wirespeed.host.rtnl import Link, Rtnl, VfSettings
@@ -67,6 +69,8 @@ class Sriov:
 
     @cached_property
     def _bridges(self) -> Bridges:
+        """Raises MissingExtraError."""
+        extras.need("ovs", 'key "bridge"')
         from wirespeed.plugins.sriov.bridge import Bridges  # noqa: PLC0415 — only with a bridge
 
         return Bridges(self._ovsdb)
@@ -86,6 +90,7 @@ class Sriov:
     def add(self, request: Request) -> Result:
         conf = configuration.parse(request, self._devinfo)
         if conf.port is not None:  # an ADD without a bridge must not wait for Open vSwitch
+            _ = self._bridges  # fails here, before any change, if its extra is missing
             self._finish_removals(deadline=request.deadline)
         with netns.opened(request.netns) as ns:
             # Fail early, before waiting for the lock: the VF's owner may hold it while waiting for a slow IPAM.
@@ -381,7 +386,7 @@ class Sriov:
             self._restore(claim, deadline=deadline)
         if fault is None:
             self._journal.release(claim)
-        elif isinstance(fault, SwitchDownError):
+        elif isinstance(fault, (SwitchDownError, MissingExtraError)):
             log.warning("device %s: its representor's port is removed later: %s", claim.device, fault.msg)
             self._journal.advance(claim, REMOVING)
         else:
@@ -404,7 +409,7 @@ class Sriov:
         """Remove the port of an attachment that is not in the journal: Open vSwitch's ports survive a reboot."""
         try:
             self._bridges.detach(request.container_id, request.ifname, deadline=request.deadline)
-        except SwitchDownError as error:
+        except (SwitchDownError, MissingExtraError) as error:
             log.warning("a port of %s of %s is left to GC: %s", request.ifname, request.container_id, error.msg)
 
     def _restore(self, claim: DeviceClaim, *, deadline: float) -> None:

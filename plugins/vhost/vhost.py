@@ -18,9 +18,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from wirespeed import extras
 from wirespeed.cni.errors import CniError, Code, combined
 from wirespeed.cni.plugin import Result
 from wirespeed.cni.request import Request
+from wirespeed.extras import MissingExtraError
 from wirespeed.host import netns
 from wirespeed.host.switches import SwitchDownError, UnreachedError
 from wirespeed.ipam import Ipam
@@ -77,6 +79,7 @@ class Vhost:
 
     def add(self, request: Request) -> Result:
         conf = configuration.parse(request)
+        self._engine(conf.engine)  # refused here, before any change, if its extra is missing
         with netns.opened(request.netns) as ns:
             pod = self._pod(request)
             plan = self._plan(request, conf, pod)
@@ -178,9 +181,10 @@ class Vhost:
     # ADD, step by step
 
     def _engine(self, name: str) -> Engine:
-        """Return the engine; its library is imported on first use."""
+        """Return the engine; its library is imported on first use. Raises MissingExtraError."""
         if name not in self._made:
             where = self._node.config.vhost
+            extras.need("ovs" if name == OVS else "vpp", f"engine {name}")
             if name == OVS:
                 from wirespeed.plugins.vhost.ovs import Ovs  # noqa: PLC0415
 
@@ -369,7 +373,7 @@ class Vhost:
         try:
             if port:
                 self._engine(record["engine"]).remove(_found(record), deadline=deadline)
-        except SwitchDownError as error:
+        except (SwitchDownError, MissingExtraError) as error:
             down = error
         if record["folder"]:
             sockets.clear(Folder(**record["folder"]), record["files"])
@@ -397,6 +401,8 @@ class Vhost:
             except SwitchDownError as error:
                 log.warning("port %s is removed later, if it is there: %s", name, error.msg)
                 self._journal.claim(_removal(request, conf.engine, name))
+            except MissingExtraError as error:  # most likely its ADD was refused for the same reason
+                log.warning("port %s is left to GC, if it is there: %s", name, error.msg)
 
     def _finish_removals(self, engine: str, *, deadline: float) -> None:
         """Remove the ports of this engine that could not be removed while it was down; stop at the first failure.
@@ -450,7 +456,7 @@ class Vhost:
         try:
             if socket := self._engine(kept.engine).socket_of(kept.port, deadline=request.deadline):
                 return socket
-        except SwitchDownError as error:
+        except (SwitchDownError, MissingExtraError) as error:
             log.warning("port %s: %s", kept.port, error.msg)
         try:
             conf = configuration.parse(request)

@@ -159,7 +159,7 @@ cat /tmp/ready /tmp/testpmd.log
 """
 LIBRARIES = """
 import ctypes
-from wirespeed import eal
+import wirespeed_eal as eal
 assert "--no-pci" in eal.arguments()
 library = ctypes.CDLL("libwirespeed_eal.so")
 print(bool(library.ws_eal_open), eal.__file__)
@@ -174,5 +174,5 @@ def test_pods_of_the_examples_have_all_that_they_run(tmp_path: Path, netns: Call
         assert run("ready", "sh", "-c", READY) == ["ready"]
         assert run("nobody", "sh", "-c", "wirespeed ready 2>&1; echo $?")[1:] == ["1"]
         assert run("libraries", "python3", "-c", LIBRARIES) == [
-            f"True /{PREFIX}/bin/wirespeed/wirespeed/eal/__init__.py"
+            f"True /{PREFIX}/bin/wirespeed/wirespeed_eal/__init__.py"
         ]

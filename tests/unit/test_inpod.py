@@ -167,5 +167,5 @@ def test_a_probe_loads_nothing_else(file: Path, tmp_path: Path) -> None:
     loaded = {
         line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")
     }
-    assert {"wirespeed.inpod", "wirespeed.ready"} <= loaded
-    assert loaded.isdisjoint({"argparse", "dataclasses", "pathlib", "wirespeed.eal", "click"})
+    assert {"wirespeed_eal.inpod", "wirespeed_eal.ready"} <= loaded
+    assert loaded.isdisjoint({"argparse", "dataclasses", "pathlib", "wirespeed_eal.pod", "click"})

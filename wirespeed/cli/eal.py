@@ -26,6 +26,6 @@ def ready(ctx: click.Context) -> None:
     For a readiness probe of this container. The exit status is 0 if all ports are up; else it is 1, and the reason
     is on standard error.
     """
-    from wirespeed.inpod import ready as run  # noqa: PLC0415 — see wirespeed.cli.main
+    from wirespeed.eal.inpod import ready as run  # noqa: PLC0415 — see wirespeed.cli.main
 
     ctx.exit(run())

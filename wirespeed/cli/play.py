@@ -90,15 +90,19 @@ def play(ctx: click.Context, /, files: tuple[Path, ...], cni_path: str, cdi_path
     It runs until all pods with restartPolicy OnFailure or Never have ended, or until it is stopped. Then it
     removes everything that it created. The exit status is 0 only if all pods succeeded and nothing is left.
     """
-    from rich.console import Console  # noqa: PLC0415 — see wirespeed.cli.main
-
+    from wirespeed import extras  # noqa: PLC0415 — see wirespeed.cli.main
     from wirespeed.cni.errors import CniError  # noqa: PLC0415
-    from wirespeed.play.play import Options  # noqa: PLC0415
-    from wirespeed.play.play import play as run  # noqa: PLC0415
-    from wirespeed.play.screen import Terminal  # noqa: PLC0415
 
-    asked = Options(files=files, cni_path=_folders(cni_path), cdi_path=_folders(cdi_path), **options)  # type: ignore[arg-type]
+    options |= {"files": files, "cni_path": _folders(cni_path), "cdi_path": _folders(cdi_path)}
     try:
+        extras.need("play", "wirespeed play")
+        from rich.console import Console  # noqa: PLC0415
+
+        from wirespeed.play.play import Options  # noqa: PLC0415
+        from wirespeed.play.play import play as run  # noqa: PLC0415
+        from wirespeed.play.screen import Terminal  # noqa: PLC0415
+
+        asked = Options(**options)  # type: ignore[arg-type]
         ctx.exit(run(asked, Terminal(highlight=False), Console(stderr=True)))
     except CniError as error:
         raise click.ClickException(error.msg) from error

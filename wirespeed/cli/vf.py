@@ -160,9 +160,11 @@ def apply(
 
 def _told(function: Callable[[], Any]) -> Any:
     """Call the function; turn its CniError or OSError into a one-line error of the command."""
-    from wirespeed.cni.errors import CniError  # noqa: PLC0415 — see wirespeed.cli.main
+    from wirespeed import extras  # noqa: PLC0415 — see wirespeed.cli.main
+    from wirespeed.cni.errors import CniError  # noqa: PLC0415
 
     try:
+        extras.need("provision", "wirespeed vf")
         return function()
     except CniError as error:
         raise click.ClickException(error.msg) from error

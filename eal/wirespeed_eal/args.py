@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from wirespeed.eal.pod import Interface, Sources, interfaces
-from wirespeed.eal.resources import cpus, hugepages
+from .pod import Interface, Sources, interfaces
+from .resources import cpus, hugepages
 
 _ROLES = {"master": "server", "slave": "client"}  # DPDK's names for memif roles since 20.11
 _PLAIN = re.compile(r"[^\s,\"'\\\0]+")

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from wirespeed.eal.pod import Sources
+from .pod import Sources
 
 # Paths of cgroup v2, then of v1 with each controller mounted separately.
 _CPUSETS = ("cpuset.cpus.effective", "cpuset/cpuset.effective_cpus", "cpuset/cpuset.cpus")

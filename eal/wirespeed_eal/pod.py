@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from wirespeed.eal import downward
+from . import downward
 
 NETWORK_STATUS = "k8s.v1.cni.cncf.io/network-status"
 CONFIGURATION_DATA = "userspace/configuration-data"

@@ -1,5 +1,5 @@
 /*
- * For a DPDK application in a pod: its interfaces, and its EAL arguments. Same as wirespeed.eal in Python.
+ * For a DPDK application in a pod: its interfaces, and its EAL arguments. Same as wirespeed_eal in Python.
  *
  *	struct ws_eal *pod = ws_eal_open(NULL);
  *	int count;

@@ -1,4 +1,4 @@
-"""`wirespeed eal`: its options and output. Used by the program in containers and by the full `wirespeed`."""
+"""`wirespeed eal` and `wirespeed-eal`: options and output."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from wirespeed import eal
+from . import args, pod
 
 _TEXT = """\
 Print the arguments of DPDK's EAL for this pod's interfaces, CPUs and hugepages, on one line.
 
-    dpdk-testpmd $(wirespeed eal) -- --forward-mode=io --auto-start
+    dpdk-testpmd $({program}) -- --forward-mode=io --auto-start
 
 VFs come from PCIDEVICE_* and network-status, vhost-user and memif sockets from network-status, from the
 annotations userspace/*, and from the files beside the sockets. A socket that the application shall listen on,
@@ -22,27 +22,27 @@ and that one which was killed has left there, is removed.
 """
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Run the command; return the exit status."""
-    options = _parser().parse_args(arguments)
-    sources = eal.Sources(podinfo=options.podinfo, sockets=tuple(options.sockets))
+def main(arguments: Sequence[str], *, program: str = "wirespeed eal") -> int:
+    """Run the command; return the exit status. `program` is the command's name in its help."""
+    options = _parser(program).parse_args(arguments)
+    sources = pod.Sources(podinfo=options.podinfo, sockets=tuple(options.sockets))
     if options.json:
-        sys.stdout.write(json.dumps([asdict(interface) for interface in eal.interfaces(sources)], indent=2) + "\n")
+        sys.stdout.write(json.dumps([asdict(interface) for interface in pod.interfaces(sources)], indent=2) + "\n")
         return 0
     try:
-        eal.remove_stale(eal.interfaces(sources))
-        told = eal.arguments(sources, cores=options.cores, memory=options.memory, file_prefix=options.file_prefix)
-    except (eal.EalError, OSError) as error:
+        pod.remove_stale(pod.interfaces(sources))
+        told = args.arguments(sources, cores=options.cores, memory=options.memory, file_prefix=options.file_prefix)
+    except (args.EalError, OSError) as error:
         sys.stderr.write(f"Error: {error}\n")
         return 1
     sys.stdout.write(" ".join(told) + "\n")
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(program: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="wirespeed eal",
-        description=_TEXT,
+        prog=program,
+        description=_TEXT.format(program=program),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
