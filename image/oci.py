@@ -40,7 +40,7 @@ def write_archive(
 ) -> str:
     """Write `target`, an OCI archive of an image that has all `variants`; the digest of its index.
 
-    `reference` is what a runtime calls it once it is imported ("localhost/wirespeed:0.1.0").
+    `reference` is what a runtime calls it once it is imported ("localhost/NAME:VERSION").
     """
     new = target.with_name(f".{target.name}.{os.getpid()}")
     blobs: dict[str, bytes | Path] = {}

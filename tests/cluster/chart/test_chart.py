@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from deploy import manifests
+from image.recipe import version
 from tests.cluster.chart.conftest import CHART, Helm
 from tests.cluster.kube import Kube, Object
 from wirespeed.deviceplugin import config as pools
@@ -196,7 +197,7 @@ def test_all_values_reach_the_agent(helm: Helm, tmp_path: Path) -> None:
     assert (config.workers, config.metrics) == (64, "[::]:9808")
     assert config.readiness_indicator_file == "/run/x/ready"
     (agent,) = pod["containers"]
-    assert agent["image"] == f"registry.example.com:5000/net/wirespeed:0.1.0@sha256:{'ab' * 32}"
+    assert agent["image"] == f"registry.example.com:5000/net/wirespeed:{version()}@sha256:{'ab' * 32}"
     assert {"name": "x", "value": "y"} not in agent["env"]
     assert agent["env"][1] == {"name": "HTTPS_PROXY", "value": "http://proxy"}
     assert mounts_of(agent, pod)["/run/x"] == "/run/x"
