@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import tarfile
@@ -24,26 +25,44 @@ _ALTERNATIVES = {
     "usr/sbin/ebtables": "ebtables-nft",
     "usr/sbin/arptables": "arptables-nft",
 }
+# What is unpacked is recorded nowhere else. The variable names the packages' files, below the root.
+_STATUS = "var/lib/dpkg/status"
+_RECORD = f"""set -e
+for package in $MMDEBSTRAP_ESSENTIAL; do dpkg-deb --field "$1/$package"; echo; done > "$1/{_STATUS}"
+"""
 # Where base-files has empty folders until its script runs.
 _LINKS = {"var/run": "/run", "var/lock": "/run/lock"}
 
 
 def unpack(packages: Sequence[str], root: Path, *, suite: str, architecture: str, epoch: int) -> None:
-    """Unpack `packages`, and what they depend on, into the new folder `root`. Raises LabError."""
+    """Unpack `packages`, and what they depend on, into the new folder `root`. Raises LabError.
+
+    dpkg's database, /var/lib/dpkg/status, lists them with their versions: scanners of images read it.
+    """
     archive = root.with_suffix(".tar")
     settings = root.with_suffix(".apt")
     settings.write_text(apt_settings())
     # base-files has the links of the merged /usr, which all else relies on.
     chosen = ["--include=" + ",".join(["base-files", *packages]), f"--architectures={architecture}"]
     program = ["mmdebstrap", "--quiet", "--variant=extract", f"--aptopt={settings}", *chosen]
+    program.append(f"--extract-hook={_RECORD}")
     run([*program, suite, str(archive), mirror({})], environment={"SOURCE_DATE_EPOCH": str(epoch)})
     root.mkdir()
     with tarfile.open(archive) as content:
         # Device nodes are the runtime's to make.
         members = [member for member in content if not member.isdev() and not member.name.startswith("./dev/")]
         content.extractall(root, members=members, filter="fully_trusted")
+    (root / _STATUS).write_text(installed((root / _STATUS).read_text()))
     archive.unlink()
     settings.unlink()
+
+
+def installed(records: str) -> str:
+    """dpkg's database with these records of packages, all of them as installed, sorted by name."""
+    stanzas = sorted(stanza.strip("\n") for stanza in records.split("\n\n") if stanza.strip())
+    return "".join(
+        re.sub(r"\A(Package: .*\n)", r"\1Status: install ok installed\n", stanza) + "\n\n" for stanza in stanzas
+    )
 
 
 def configure(root: Path, *, busybox: bool) -> None:

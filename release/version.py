@@ -123,7 +123,8 @@ def main() -> int:
     version: str | None = parser.parse_args().version
     try:
         if version is not None:
-            print(*set_everywhere(version), sep="\n")
+            for path in set_everywhere(version):
+                print(path)
         print(current())
     except LabError as error:
         print(f"version: {error}", file=sys.stderr)
