@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -82,3 +83,11 @@ IMAGES = {
 def version() -> str:
     """The version of this source tree."""
     return __version__
+
+
+def commit_time() -> int:
+    """The time of the last commit in seconds; outside a repository, the first second of 2025."""
+    shown = subprocess.run(
+        ["git", "log", "-1", "--format=%ct"], cwd=ROOT, capture_output=True, text=True, check=False
+    ).stdout.strip()
+    return int(shown) if shown.isdecimal() else 1_735_689_600
