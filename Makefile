@@ -145,6 +145,9 @@ manifests: $(READY)  ## the plain manifests in deploy/, from deploy/chart (helm 
 version: $(READY)  ## write VERSION=X.Y.Z to every file that has the version; without VERSION, show it
 	$(PY) -m release.version $(VERSION)
 
+release: $(READY) $(TOOLS) image-packages  ## the files of a release, in build/release (helm of PATH, or HELM=path)
+	$(PY) -m release
+
 install: $(READY) $(SHIM)  ## this node: the shim and a configuration (INSTALL_OPTIONS: wirespeed install --help)
 	$(VENV)/bin/wirespeed install $(INSTALL_OPTIONS)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 import re
+import shutil
+import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import pytest
 
 from deploy import manifests
 from image.recipe import version
+from release.build import write_chart
 from tests.cluster.chart.conftest import CHART, Helm
 from tests.cluster.kube import Kube, Object
 from wirespeed.deviceplugin import config as pools
@@ -135,6 +138,18 @@ def test_manifests_are_as_the_chart_makes_them(helm: Helm, monkeypatch: pytest.M
     monkeypatch.setenv("HELM", helm.program)
     made = manifests.rendered()
     assert {name: (manifests.DEPLOY / name).read_text() for name in made} == made
+
+
+def test_chart_of_a_release_is_the_same_whenever_it_is_packaged(
+    helm: Helm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HELM", helm.program)
+    epoch = int(time.time()) - 60
+    for name in ("one", "two"):
+        source = shutil.copytree(CHART, tmp_path / name / "chart")  # its files' times differ
+        write_chart(source, tmp_path / name / "chart.tgz", work=tmp_path / name / "work", epoch=epoch)
+    assert (tmp_path / "one/chart.tgz").read_bytes() == (tmp_path / "two/chart.tgz").read_bytes()
+    assert helm.objects(chart=tmp_path / "one/chart.tgz") == helm.objects()
 
 
 def test_every_value_is_documented_and_in_the_schema(helm: Helm) -> None:
