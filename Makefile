@@ -33,7 +33,7 @@ export PIP_CERT ?= /etc/ssl/certs/ca-certificates.crt
 
 .PHONY: demo test test-unit test-node test-lab test-images test-cluster test-cluster-vf test-cluster-here \
   bench lint lab-shell lab-image cluster cluster-programs node-packages image-packages cluster-packages eal \
-  image manifests install proto lock clean help
+  image manifests version release install proto lock clean help
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -141,6 +141,12 @@ image: $(READY) $(TOOLS) image-packages  ## the container images, as OCI archive
 
 manifests: $(READY)  ## the plain manifests in deploy/, from deploy/chart (helm of PATH, or HELM=path)
 	$(PY) -m deploy.manifests
+
+version: $(READY)  ## write VERSION=X.Y.Z to every file that has the version; without VERSION, show it
+	$(PY) -m release.version $(VERSION)
+
+release: $(READY) $(TOOLS) image-packages  ## the files of a release, in build/release (helm of PATH, or HELM=path)
+	$(PY) -m release
 
 install: $(READY) $(SHIM)  ## this node: the shim and a configuration (INSTALL_OPTIONS: wirespeed install --help)
 	$(VENV)/bin/wirespeed install $(INSTALL_OPTIONS)

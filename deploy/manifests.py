@@ -74,10 +74,10 @@ def _template(name: str) -> str:
     return re.sub(r"(?m)[ \t]+$", "", text)
 
 
-def chart_digest() -> str:
+def chart_digest(chart: Path = CHART) -> str:
     """A digest of the chart, so that outdated manifests are detected without helm."""
     digest = hashlib.sha256()
-    for path in sorted([CHART / "Chart.yaml", CHART / "values.yaml", *(CHART / "templates").iterdir()]):
+    for path in sorted([chart / "Chart.yaml", chart / "values.yaml", *(chart / "templates").iterdir()]):
         digest.update(f"{path.name}\n".encode() + path.read_bytes())
     return digest.hexdigest()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -23,6 +24,7 @@ def main() -> int:
     arguments = parser.parse_args()
     if unknown := set(arguments.names) - set(IMAGES):
         parser.error(f"unknown image {', '.join(sorted(unknown))}: expected {', '.join(IMAGES)}")
+    os.umask(0o022)  # the modes of files are in the image
     with Progress(label="image") as progress:
         try:
             for name in arguments.names or IMAGES:

@@ -13,7 +13,10 @@ from lab.errors import LabError
 
 # The Kubernetes client's second API, for asyncio, and its dependencies. The agent does not use them.
 _ASYNC = ("kubernetes/aio", "aiohttp", "aiohttp_retry", "aiosignal", "frozenlist", "multidict", "propcache", "yarl")
-UNUSED = tuple(f"{PREFIX}/lib/python{PYTHON}/site-packages/{name}/*" for name in _ASYNC)
+# Their metadata goes too: scanners would report what is not there.
+UNUSED = tuple(
+    f"{PREFIX}/lib/python{PYTHON}/site-packages/{name}{rest}" for name in _ASYNC for rest in ("/*", "-*.dist-info")
+)
 LOCK = ROOT / "deploy" / "images" / "requirements.lock"
 _SHEBANG = f"#!/{PREFIX}/bin/python3"
 _SCRIPT = f"""{_SHEBANG}

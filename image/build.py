@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +11,7 @@ from pathlib import Path
 from image import agent, application, debian
 from image.layer import Layer, write_layer
 from image.oci import Variant, write_archive
-from image.recipe import ARCHITECTURES, PREFIX, ROOT, SUITE, UNUSED, Image, version
+from image.recipe import ARCHITECTURES, PREFIX, SUITE, UNUSED, Image, commit_time, version
 from lab.progress import Progress
 
 _PATH = f"/{PREFIX}/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -24,7 +23,7 @@ def build(image: Image, architectures: Sequence[str], target: Path, progress: Pr
     The digest is reproducible: it depends only on the sources and the Debian packages. All times in the image are
     those of the last commit or earlier.
     """
-    epoch = _epoch()
+    epoch = commit_time()
     with tempfile.TemporaryDirectory(prefix="wirespeed-image-") as folder:
         made = _Build(image=image, work=Path(folder), epoch=epoch, progress=progress)
         if image.agent:
@@ -95,11 +94,3 @@ class _Build:
 
     def _layer(self, root: Path, *, unused: Sequence[str] = ()) -> Layer:
         return write_layer(root, root.with_suffix(".layer"), epoch=self.epoch, unused=unused)
-
-
-def _epoch() -> int:
-    """Return the time of the last commit in seconds; 2025-01-01 without a git repository."""
-    told = subprocess.run(
-        ["git", "log", "-1", "--format=%ct"], cwd=ROOT, capture_output=True, text=True, check=False
-    ).stdout.strip()
-    return int(told) if told.isdecimal() else 1_735_689_600

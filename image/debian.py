@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import tarfile
@@ -24,26 +25,44 @@ _ALTERNATIVES = {
     "usr/sbin/ebtables": "ebtables-nft",
     "usr/sbin/arptables": "arptables-nft",
 }
+# Unpacked packages are recorded nowhere else. The variable names the packages' files, below the root.
+_STATUS = "var/lib/dpkg/status"
+_RECORD = f"""set -e
+for package in $MMDEBSTRAP_ESSENTIAL; do dpkg-deb --field "$1/$package"; echo; done > "$1/{_STATUS}"
+"""
 # Empty directories of base-files that its script would replace with links.
 _LINKS = {"var/run": "/run", "var/lock": "/run/lock"}
 
 
 def unpack(packages: Sequence[str], root: Path, *, suite: str, architecture: str, epoch: int) -> None:
-    """Unpack `packages` and their dependencies into the new directory `root`. Raises LabError."""
+    """Unpack `packages` and their dependencies into the new directory `root`. Raises LabError.
+
+    dpkg's database, /var/lib/dpkg/status, lists them with their versions, for scanners of images.
+    """
     archive = root.with_suffix(".tar")
     settings = root.with_suffix(".apt")
     settings.write_text(apt_settings())
     # base-files has the links of the merged /usr, on which all other packages rely.
     chosen = ["--include=" + ",".join(["base-files", *packages]), f"--architectures={architecture}"]
     program = ["mmdebstrap", "--quiet", "--variant=extract", f"--aptopt={settings}", *chosen]
+    program.append(f"--extract-hook={_RECORD}")
     run([*program, suite, str(archive), mirror({})], environment={"SOURCE_DATE_EPOCH": str(epoch)})
     root.mkdir()
     with tarfile.open(archive) as content:
         # Device nodes are created by the runtime.
         members = [member for member in content if not member.isdev() and not member.name.startswith("./dev/")]
         content.extractall(root, members=members, filter="fully_trusted")
+    (root / _STATUS).write_text(installed((root / _STATUS).read_text()))
     archive.unlink()
     settings.unlink()
+
+
+def installed(records: str) -> str:
+    """Return dpkg's database of these package records: all marked as installed, sorted by name."""
+    stanzas = sorted(stanza.strip("\n") for stanza in records.split("\n\n") if stanza.strip())
+    return "".join(
+        re.sub(r"\A(Package: .*\n)", r"\1Status: install ok installed\n", stanza) + "\n\n" for stanza in stanzas
+    )
 
 
 def configure(root: Path, *, busybox: bool) -> None:

@@ -40,7 +40,7 @@ def write_archive(
 ) -> str:
     """Write `target`, an OCI archive of an image with all `variants`; return the digest of the image.
 
-    `reference` is the image's name in a runtime that has imported it ("localhost/wirespeed:0.1.0").
+    `reference` is the image's name in a runtime that has imported it ("localhost/NAME:VERSION").
     """
     new = target.with_name(f".{target.name}.{os.getpid()}")
     blobs: dict[str, bytes | Path] = {}

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import tomllib
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
+
+from wirespeed import __version__
 
 ROOT = Path(__file__).resolve().parents[1]
 DEPLOY = ROOT / "deploy" / "images"
@@ -80,5 +82,12 @@ IMAGES = {
 
 def version() -> str:
     """Return the version of this source tree."""
-    found: str = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
-    return found
+    return __version__
+
+
+def commit_time() -> int:
+    """Return the time of the last commit in seconds; 2025-01-01 without a git repository."""
+    shown = subprocess.run(
+        ["git", "log", "-1", "--format=%ct"], cwd=ROOT, capture_output=True, text=True, check=False
+    ).stdout.strip()
+    return int(shown) if shown.isdecimal() else 1_735_689_600

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from lab.errors import LabError
+from wirespeed import __version__
 
 # Path of the project in the guest.
 GUEST_TREE = "/work/wirespeed"
@@ -60,7 +61,7 @@ def metadata_files(repo: Path) -> dict[str, tuple[bytes, int]]:
     TCG), and importlib.metadata finds entry points only in a .dist-info directory.
     """
     project = tomllib.loads((repo / "pyproject.toml").read_text())["project"]
-    name, version = project["name"], project["version"]
+    name, version = project["name"], __version__
     groups = {"console_scripts": project.get("scripts", {}), **project.get("entry-points", {})}
     lines = [
         f"[{group}]\n" + "".join(f"{k} = {v}\n" for k, v in points.items()) for group, points in groups.items()

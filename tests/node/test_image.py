@@ -105,6 +105,14 @@ def test_tools_that_executed_plugins_call_run(roots: dict[str, Path]) -> None:
     assert inside(roots["amd64"], "nft", "--version").startswith("nftables")
 
 
+def test_image_lists_its_debian_packages_where_scanners_look(roots: dict[str, Path]) -> None:
+    shown = inside(roots["amd64"], "dpkg-query", "--show", "--showformat", "${Package} ${Status}\n")
+    assert {f"{name} install ok installed" for name in IMAGES["wirespeed"].packages} <= set(shown.splitlines())
+    lists = {name: (root / "var/lib/dpkg/status").read_text() for name, root in roots.items()}
+    assert "\nArchitecture: arm64\n" in lists["arm64"]
+    assert "\nArchitecture: arm64\n" not in lists["amd64"]
+
+
 def test_image_holds_nothing_of_the_machine_that_built_it(roots: dict[str, Path]) -> None:
     for root in roots.values():
         for name in ("etc/hostname", "etc/resolv.conf", "etc/machine-id", "etc/apt"):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import re
-import tomllib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -73,12 +72,6 @@ def test_manifests_are_made_from_the_chart_that_is_here() -> None:
 
 def test_values_are_checked_by_what_the_readers_know() -> None:
     assert made.SCHEMA.read_text() == made.schema_text(), "make manifests"
-
-
-def test_chart_is_of_this_version() -> None:
-    chart = yaml.safe_load((made.CHART / "Chart.yaml").read_text())
-    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
-    assert (chart["version"], chart["appVersion"]) == (version, version)
 
 
 # Permissions

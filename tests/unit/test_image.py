@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from image import agent
+from image import agent, debian
 from image.layer import Layer, write_layer
 from image.oci import Variant, write_archive
 from image.recipe import ARCHITECTURES, IMAGES, ROOT
@@ -157,6 +157,16 @@ def test_list_names_debian_packages_once(name: str) -> None:
     packages = IMAGES[name].packages
     assert packages == sorted(set(packages))
     assert "python3" in packages
+
+
+def test_debian_packages_are_listed_as_installed_in_one_order() -> None:
+    one, other = "Package: b\nVersion: 1:2-3\n", "Package: a\nVersion: 4\nDescription: short\n Package: no name\n"
+    written = debian.installed(f"{one}\n{other}\n")
+    assert written == debian.installed(f"{other}\n{one}\n")
+    assert written == (
+        "Package: a\nStatus: install ok installed\nVersion: 4\nDescription: short\n Package: no name\n\n"
+        "Package: b\nStatus: install ok installed\nVersion: 1:2-3\n\n"
+    )
 
 
 def test_lock_of_the_image_has_the_versions_and_hashes_of_the_lock() -> None:

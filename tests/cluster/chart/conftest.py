@@ -41,10 +41,12 @@ class Helm:
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run([self.program, *arguments], capture_output=True, text=True, check=False)
 
-    def objects(self, *arguments: str, release: str = "wirespeed", namespace: str = "kube-system") -> list[Object]:
+    def objects(
+        self, *arguments: str, release: str = "wirespeed", namespace: str = "kube-system", chart: Path = CHART
+    ) -> list[Object]:
         """The objects of `helm template` with these arguments, which must succeed."""
         version = f"--kube-version={KUBERNETES}"
-        run = self.run("template", release, str(CHART), f"--namespace={namespace}", version, *arguments)
+        run = self.run("template", release, str(chart), f"--namespace={namespace}", version, *arguments)
         assert run.returncode == 0, run.stderr
         return [each for each in kubeyaml.load_all(run.stdout) if each]
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 import re
+import shutil
+import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,8 @@ from typing import Any
 import pytest
 
 from deploy import manifests
+from image.recipe import version
+from release.build import write_chart
 from tests.cluster.chart.conftest import CHART, Helm
 from tests.cluster.kube import Kube, Object
 from wirespeed.deviceplugin import config as pools
@@ -136,6 +140,18 @@ def test_manifests_are_as_the_chart_makes_them(helm: Helm, monkeypatch: pytest.M
     assert {name: (manifests.DEPLOY / name).read_text() for name in made} == made
 
 
+def test_chart_of_a_release_is_the_same_whenever_it_is_packaged(
+    helm: Helm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HELM", helm.program)
+    epoch = int(time.time()) - 60
+    for name in ("one", "two"):
+        source = shutil.copytree(CHART, tmp_path / name / "chart")  # its files' times differ
+        write_chart(source, tmp_path / name / "chart.tgz", work=tmp_path / name / "work", epoch=epoch)
+    assert (tmp_path / "one/chart.tgz").read_bytes() == (tmp_path / "two/chart.tgz").read_bytes()
+    assert helm.objects(chart=tmp_path / "one/chart.tgz") == helm.objects()
+
+
 def test_every_value_is_documented_and_in_the_schema(helm: Helm) -> None:
     given = kubeyaml.load((CHART / "values.yaml").read_text())
     known = json.loads((CHART / "values.schema.json").read_text())["properties"]
@@ -196,7 +212,7 @@ def test_all_values_reach_the_agent(helm: Helm, tmp_path: Path) -> None:
     assert (config.workers, config.metrics) == (64, "[::]:9808")
     assert config.readiness_indicator_file == "/run/x/ready"
     (agent,) = pod["containers"]
-    assert agent["image"] == f"registry.example.com:5000/net/wirespeed:0.1.0@sha256:{'ab' * 32}"
+    assert agent["image"] == f"registry.example.com:5000/net/wirespeed:{version()}@sha256:{'ab' * 32}"
     assert {"name": "x", "value": "y"} not in agent["env"]
     assert agent["env"][1] == {"name": "HTTPS_PROXY", "value": "http://proxy"}
     assert mounts_of(agent, pod)["/run/x"] == "/run/x"
