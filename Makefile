@@ -33,7 +33,7 @@ export PIP_CERT ?= /etc/ssl/certs/ca-certificates.crt
 
 .PHONY: demo test test-unit test-node test-lab test-images test-cluster test-cluster-vf test-cluster-here \
   bench lint lab-shell lab-image cluster cluster-programs node-packages image-packages cluster-packages eal \
-  image manifests version release install proto lock clean help
+  image manifests version release docs drawings install proto lock clean help
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -81,8 +81,11 @@ bench: $(READY) $(SHIM) node-packages  ## figures: on this machine, and in the l
 	$(PY) -m bench deviceplugin
 	$(LAB) run --add $(SHIM) --timeout 1200 -- python3 -m bench lab
 
-lint: $(READY)  ## ruff, mypy --strict, import-linter
-	@$(call in,lint,$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy && $(VENV)/bin/lint-imports)
+# MkDocs with every warning as an error; the theme's own warning about MkDocs 2 is not about this site.
+SITE := NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --quiet
+
+lint: $(READY)  ## ruff, mypy --strict, import-linter, the documentation site
+	@$(call in,lint,$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy && $(VENV)/bin/lint-imports && $(SITE))
 
 lab-shell: $(READY) $(SHIM)  ## a root shell in the lab VM
 	$(LAB) shell --add $(SHIM)
@@ -147,6 +150,14 @@ version: $(READY)  ## write VERSION=X.Y.Z to every file that has the version; wi
 
 release: $(READY) $(TOOLS) image-packages  ## the files of a release, in build/release (helm of PATH, or HELM=path)
 	$(PY) -m release
+
+docs: $(READY)  ## the documentation site, in build/site; the page of commands is written from the code first
+	$(PY) -m docsite.commands
+	$(SITE)
+
+drawings: $(READY)  ## the SVGs of docs/drawings whose text has changed
+	@$(call install,fonts-dejavu-core graphviz plantuml)
+	$(PY) -m docsite.drawings
 
 install: $(READY) $(SHIM)  ## this node: the shim and a configuration (INSTALL_OPTIONS: wirespeed install --help)
 	$(VENV)/bin/wirespeed install $(INSTALL_OPTIONS)

@@ -1,4 +1,4 @@
-"""docs/meta-acceptance.md and docs/compatibility.md: each case occurs once, and every test named exists."""
+"""meta-acceptance.md and compatibility.md: each case occurs once, and every test named exists."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 
 TESTS = Path(__file__).parents[1]
+PAGES_OF_CASES = TESTS.parent / "docs/development"
 
 
 def rows(page: str) -> list[list[str]]:
     """The rows of the tables of cases: case, what it is, tests."""
     return [
         [cell.strip() for cell in line.strip("|").split("|")]
-        for line in (TESTS.parent / "docs" / page).read_text().splitlines()
+        for line in (PAGES_OF_CASES / page).read_text().splitlines()
         if re.match(r"\| [A-Z]\d", line)
     ]
 

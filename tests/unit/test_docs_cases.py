@@ -1,4 +1,4 @@
-"""The cases of docs/sriov.md and docs/vhost.md: each occurs once, and every test named exists."""
+"""sriov-acceptance.md and vhost-acceptance.md: each case occurs once, and every test named exists."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ VHOST = [*map(str, range(39, 51)), *(f"U{number}" for number in range(1, 12)), *
 
 def rows(document: str) -> list[list[str]]:
     """The rows of the table of cases: case, what it is, tests."""
-    text = (TESTS.parent / "docs" / document).read_text()
+    text = (TESTS.parent / "docs/development" / document).read_text()
     return [line.strip("|").split("|") for line in text.splitlines() if re.match(r"\| [AEU]?\d+ \|", line)]
 
 
-@pytest.mark.parametrize(("document", "cases"), [("sriov.md", SRIOV), ("vhost.md", VHOST)])
+@pytest.mark.parametrize(("document", "cases"), [("sriov-acceptance.md", SRIOV), ("vhost-acceptance.md", VHOST)])
 def test_every_case_is_there_once_and_in_order(document: str, cases: list[str]) -> None:
     assert [row[0].strip() for row in rows(document)] == cases
 
 
-@pytest.mark.parametrize("document", ["sriov.md", "vhost.md"])
+@pytest.mark.parametrize("document", ["sriov-acceptance.md", "vhost-acceptance.md"])
 def test_every_test_that_is_named_exists(document: str) -> None:
     for row in rows(document):
         named = re.findall(r"`([^`]+)::(\w+)`", row[2])

@@ -1,0 +1,119 @@
+"""MkDocs hook: pages that are not in docs/, links that lead out of docs/, and checks that MkDocs does not have.
+
+In the repository, a link is the path from one file to another. In the site, the pages of PAGES have another place,
+and a file outside docs/ that no page is made of is published as it is, under its path in the repository.
+"""
+
+from __future__ import annotations
+
+import logging
+import posixpath
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from markdown_it import MarkdownIt
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.livereload import LiveReloadServer
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+
+# Pages outside docs/: their files in the repository, and their places in the site.
+PAGES = {
+    "CONTRIBUTING.md": "development/contributing.md",
+    "deploy/chart/README.md": "chart.md",
+    "examples/README.md": "examples.md",
+}
+# Files that readers of the repository start from: in the site, another page takes their place.
+_REPLACED = {"README.md": "index.md"}
+
+ROOT = Path(__file__).resolve().parents[1]
+# A link's target is all that changes; code is matched first, so that nothing in it is taken for a link.
+_LINK = re.compile(r"^```.*?^```|`[^`\n]+`|\]\((?P<path>[^()\s#]+)", re.MULTILINE | re.DOTALL)
+_EXTERNAL = re.compile(r"<(?:script|link|img|iframe|source)\b[^>]*?\b(?:src|href)=\"?(?:https?:)?//[^>]*>")
+_BLOCKS = ("<li>", "<table>", "<pre>", "<blockquote>")
+
+log = logging.getLogger("mkdocs.hooks.docsite")
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add the pages of PAGES, and the other files outside docs/ that pages link to."""
+    for path, place in PAGES.items():
+        files.append(File.generated(config, place, abs_src_path=str(ROOT / path)))
+    for page in list(files.documentation_pages()):
+        for path in _linked(page):
+            if (ROOT / path).is_file() and path == _place(path) and files.get_file_from_path(path) is None:
+                files.append(File.generated(config, path, abs_src_path=str(ROOT / path)))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Page, files: Files, **_: object) -> str:
+    """Let the links of a page lead to the places that their targets have in the site.
+
+    A link without such a target stays as it is: MkDocs warns of it.
+    """
+    source, here = _source(page.file), posixpath.dirname(page.file.src_uri)
+
+    def changed(match: re.Match[str]) -> str:
+        if not _is_local(match["path"]):
+            return match[0]
+        place = _place(_resolved(source, match["path"]))
+        found = files.get_file_from_path(place) is not None
+        return f"]({posixpath.relpath(place, here or '.')}" if found else match[0]
+
+    return _LINK.sub(changed, markdown)
+
+
+def on_page_content(html: str, page: Page, **_: object) -> str:
+    """Warn if the page is not what a reader of the repository sees, where Markdown is read as CommonMark.
+
+    Python-Markdown, which MkDocs uses, wants an empty line before a list, and four spaces before what is in one.
+    """
+    expected = MarkdownIt("commonmark").enable("table").render(page.markdown or "")
+    for block in _BLOCKS:
+        seen, meant = _count(html, block), _count(expected, block)
+        if seen != meant:
+            log.warning("%s: expected %d of %s, as CommonMark has, got %d", _source(page.file), meant, block, seen)
+    return html
+
+
+def on_serve(server: LiveReloadServer, **_: object) -> LiveReloadServer:
+    for path in PAGES:
+        server.watch(str(ROOT / path))
+    return server
+
+
+def on_post_page(output: str, page: Page, **_: object) -> str:
+    """Warn if the page would load something from another host."""
+    for match in _EXTERNAL.finditer(output):
+        log.warning("%s: loads from another host: %s", _source(page.file), match[0])
+    return output
+
+
+def _count(html: str, block: str) -> int:
+    return len(re.findall(rf"{block[:-1]}[ >]", html))
+
+
+def _linked(page: File) -> Iterator[str]:
+    """The paths in the repository of the files that a page links to."""
+    for match in _LINK.finditer(page.content_string):
+        if _is_local(match["path"]):
+            yield _resolved(_source(page), match["path"])
+
+
+def _is_local(link: str | None) -> bool:
+    return link is not None and not re.match(r"[a-z]+:|/", link)
+
+
+def _resolved(source: str, link: str) -> str:
+    return posixpath.normpath(posixpath.join(posixpath.dirname(source), link))
+
+
+def _source(page: File) -> str:
+    """The page's file in the repository."""
+    return next((path for path, place in PAGES.items() if place == page.src_uri), f"docs/{page.src_uri}")
+
+
+def _place(path: str) -> str:
+    """The place in the site of a file in the repository."""
+    return (PAGES | _REPLACED).get(path) or path.removeprefix("docs/")
