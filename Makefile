@@ -129,7 +129,7 @@ $(SHIM): shim/wirespeed-cni.c | $(READY)
 	gcc -std=c11 -O2 -static -Wall -Wextra -Werror -o $@ $<
 
 # uv, which installs for other architectures than this machine's, and writes the lock files.
-$(TOOLS): $(TOOLS_LOCK) | $(READY)
+$(TOOLS): $(TOOLS_LOCK) $(READY)
 	$(VENV)/bin/pip install --quiet --require-hashes -r $(TOOLS_LOCK)
 	touch $@
 
