@@ -1,4 +1,4 @@
-"""Offers the node's network devices to the kubelet in pools, and hands them out."""
+"""The device plugin: offers the node's network devices to the kubelet in pools, and allocates them."""
 
 from wirespeed.deviceplugin.plugin import run
 

@@ -1,4 +1,4 @@
-"""What a container is told of its devices: variables and device nodes."""
+"""Builds the answer to Allocate: environment variables, and device nodes or CDI names."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def answer(
     *,
     annotate: bool = False,
 ) -> Any:
-    """The ContainerAllocateResponse for devices of the pool, in the order given.
+    """Return the ContainerAllocateResponse for devices of the pool, in the given order.
 
-    With `specs` the runtime is told the devices' CDI names, by an annotation with `annotate`, and no nodes.
-    Raises CniError: DEVICE when a device has not the node that its driver should have made, IO_FAILURE.
+    With `specs` it has the devices' CDI names instead of nodes, with `annotate` in an annotation. Raises CniError:
+    DEVICE if a device lacks the node that its driver should have created, IO_FAILURE.
     """
     provided = {device.address: parts(pool, device, sysfs) for device in devices}
     info = {address: {part.key: part.info for part in found} for address, found in provided.items()}
@@ -46,7 +46,7 @@ def answer(
 
 
 def _json(value: object) -> str:
-    """JSON as Go writes it, whose readers may compare bytes: compact, keys sorted, HTML's characters escaped."""
+    """Encode JSON as Go does, because readers may compare bytes: compact, sorted keys, HTML characters escaped."""
     text = json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")

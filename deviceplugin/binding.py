@@ -1,4 +1,4 @@
-"""VFs of pools with `bind`: on their own driver while they are free, on another one for containers that need it."""
+"""VFs of pools with `bind`: they keep their own driver while they are free, and get another one for a container."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from wirespeed.state.locks import device_lock
 
 log = logging.getLogger(__name__)
 
-_EVERY = 5000  # ms until it is asked again whether pods still have the VFs; the kubelet tells nobody by itself
-_NOWHERE = "", netns.Identity(0, 0, 0)  # the interface of a VF that is handed over is in no pod
-_LOCKED = 20.0  # seconds to wait for the device's lock; the kubelet gives PreStartContainer 30
+_EVERY = 5000  # ms between checks whether pods still have the VFs; the kubelet sends no notification
+_NOWHERE = "", netns.Identity(0, 0, 0)  # the netdev of such a VF is in no pod
+_LOCKED = 20.0  # seconds to wait for the device's lock; the kubelet's timeout of PreStartContainer is 30
 
 
 @structs.prepared
 class _Note(msgspec.Struct, frozen=True):
-    """What a device was: its driver, driver_override and, of a VF, the rest; and the kubelet whose pod has it."""
+    """A device's original driver, driver_override and, for a VF, snapshot; and the folder of its pod's kubelet."""
 
     driver: str
     override: str
@@ -42,27 +42,28 @@ class _Note(msgspec.Struct, frozen=True):
 
 
 def bindings(where: NodeConfig) -> Bindings:
-    """Those of the node, beside its journal."""
+    """Return the node's bindings; their folder is beside the journal."""
     state = Path(where.state).parent
     return Bindings(Path(where.sysfs), state / "bound", state / "locks", kubelet=where.kubelet)
 
 
 class Bindings:
-    """The VFs that are on another driver for a container, each a file in `folder`.
+    """The VFs that are bound to another driver for a container; each has a file in `folder`. Thread-safe.
 
-    It tells what the VF was before, and the folder of the kubelet whose pod has the VF: the agent of another one,
-    such as a play's, knows nothing of this pod and leaves the VF alone for as long as that kubelet answers.
-    `folder` lives as long as the bindings do: on tmpfs. `locks` are those of the CNI plugins; safe from any thread.
+    The file contains the VF's original state, and the folder of the kubelet whose pod has the VF. An agent of
+    another kubelet (as of `wirespeed play`) does not know this pod; it leaves the VF alone while that kubelet
+    answers. `folder` must be on tmpfs, because a reboot undoes the bindings. `locks` is the lock folder of the
+    CNI plugins.
     """
 
     def __init__(self, sysfs: Path, folder: Path, locks: Path, *, kubelet: str) -> None:
         self._sysfs, self._folder, self._locks, self._kubelet = sysfs, folder, locks, kubelet
 
     def hand_over(self, address: str, driver: str) -> None:
-        """Have the VF on the driver for a container that starts, reset; all that it was is noted first.
+        """Bind the VF to the driver for a starting container and reset it; record its original state first.
 
-        One that a CNI plugin has attached by now is left as it is: on a user-space driver, or with its interface
-        in the pod. Raises CniError: DEVICE, TRY_AGAIN_LATER when another request works on it, IO_FAILURE.
+        A VF that a CNI plugin has attached meanwhile stays as it is: it is on a user-space driver, or its netdev is
+        in the pod. Raises CniError: DEVICE, TRY_AGAIN_LATER while another request has its lock, IO_FAILURE.
         """
         device = PciDevice(address, self._sysfs)
         with self._lock(address):
@@ -75,10 +76,10 @@ class Bindings:
         log.info("bound for a container", extra={"fields": {"device": address, "driver": driver}})
 
     def give_back(self, address: str) -> None:
-        """Have the VF as it was, reset, if it was handed over.
+        """Reset the VF and restore its original state, if it was handed over.
 
-        Raises CniError as `hand_over`, TRY_AGAIN_LATER also while a program has it open: the kernel would wait for
-        its end where no deadline reaches.
+        Raises CniError as `hand_over`; also DEVICE if a pod of another kubelet has it, and TRY_AGAIN_LATER while a
+        process has it open: unbinding would block in the kernel until that process ends, beyond any deadline.
         """
         if self._noted(address) is None:
             return
@@ -98,14 +99,14 @@ class Bindings:
         log.info("as before the container had it", extra={"fields": {"device": address, "driver": device.driver}})
 
     def handed_over(self) -> list[str]:
-        """The VFs that are on another driver for a container."""
+        """Return the addresses of the VFs that are bound to another driver for a container."""
         try:
             return sorted(name for name in os.listdir(self._folder) if ADDRESS.fullmatch(name))
         except FileNotFoundError:
             return []
 
     def follow(self, ended: int, given: Callable[[], Iterable[str]]) -> None:
-        """Give back what is not `given` to a pod any more, until `ended` is readable, and once more then."""
+        """Restore VFs that are no longer `given` to a pod, until `ended` is readable, and once more then."""
         poller = select.poll()
         poller.register(ended, select.POLLIN)
         is_last = False
@@ -115,7 +116,7 @@ class Bindings:
                 try:
                     self.give_back(address)
                 except CniError as error:
-                    log.error("%s", error.msg)  # noqa: TRY400 — it is tried again
+                    log.error("%s", error.msg)  # noqa: TRY400 — it is retried
 
     def _free(self, given: Callable[[], Iterable[str]]) -> list[str]:
         handed_over = self.handed_over()
@@ -135,9 +136,9 @@ class Bindings:
         ]
 
     def _user_of(self, address: str) -> str:
-        """The program that has its group open, which only one may; "" for none.
+        """Return the process that has the VF's vfio group open (only one can), "" for none.
 
-        The kubelet does not say it: one that starts lists no pod at first.
+        The kubelet's list is not enough: just after its start, it contains no pods.
         """
         device = PciDevice(address, self._sysfs)
         if not device.iommu_group:
@@ -147,7 +148,7 @@ class Bindings:
         try:
             os.close(os.open(node, os.O_RDWR | os.O_CLOEXEC))
         except FileNotFoundError:
-            # A container's /dev has the nodes that were there when it was created.
+            # In a container, /dev has only the nodes that existed when the container was created.
             return vfio.user_of(device)
         except OSError:
             return vfio.user_of(device) or "a process"
@@ -157,7 +158,7 @@ class Bindings:
         return device_lock(self._locks, address, deadline=time.monotonic() + _LOCKED)
 
     def _noted(self, address: str) -> _Note | None:
-        """None for a VF that is not handed over."""
+        """Return the VF's note; None if it is not handed over."""
         try:
             return msgspec.json.decode((self._folder / address).read_bytes(), type=_Note)
         except FileNotFoundError:
@@ -175,7 +176,7 @@ class Bindings:
 
 
 def _other_kubelet(note: _Note | None, own: str) -> str:
-    """The folder of another kubelet that lives and whose pod has the VF; "" for none."""
+    """Return the folder of another running kubelet whose pod has the VF, "" for none."""
     if note is None or note.kubelet == own:
         return ""
     with socket.socket(socket.AF_UNIX) as asking:
@@ -187,7 +188,7 @@ def _other_kubelet(note: _Note | None, own: str) -> str:
 
 
 def _before(device: PciDevice) -> dict[str, Any] | None:
-    """All that a VF is, its interface and what its PF holds for it; None for what is no VF. Raises CniError."""
+    """Return the snapshot of a VF; None for a device that is not a VF. Raises CniError."""
     if device.physical_function is None:
         return None
     with rtnl.refusals(f"device {device.address}"), Rtnl() as host:
@@ -195,7 +196,7 @@ def _before(device: PciDevice) -> dict[str, Any] | None:
 
 
 def _put_back(device: PciDevice, note: _Note) -> None:
-    """Make it what it was. Raises CniError."""
+    """Reset the device and restore its original state. Raises CniError."""
     if note.before is None:
         drivers.reset(device)
         drivers.put_back(device, note.driver, note.override)

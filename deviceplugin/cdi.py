@@ -1,4 +1,4 @@
-"""CDI: each pool's devices as a specification that the container runtime reads."""
+"""CDI: writes the specification of each pool's devices for the container runtime."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from wirespeed.node import NodeConfig
 
 log = logging.getLogger(__name__)
 
-VERSION = "0.5.0"  # the oldest that has all that is used here: device names that begin with a digit
+VERSION = "0.5.0"  # the oldest version with all that is used here: device names that begin with a digit
 _CLASSES = {NETWORK: "net-pci", ACCELERATOR: "net-accel", AUXILIARY: "net-sf"}
-_OURS = "wirespeed-dp-"  # what the names of our files begin with
+_OURS = "wirespeed-dp-"  # prefix of our files' names
 _VENDOR = re.compile(r"[a-zA-Z][a-zA-Z0-9_.-]*[a-zA-Z0-9]")
 
 Edits = Mapping[str, Any]
 
 
 class Specs:
-    """The specification of one pool's devices, a file in the folder `folder`; safe from any thread.
+    """The CDI specification of one pool's devices, a file in the folder `folder`. Thread-safe.
 
-    `used` are devices that containers have had since before: with those given from here on, they stay in the
-    file when they leave the pool, for a container of a pod that runs may be started again.
+    `used` are devices that containers already have. These, and those allocated later, stay in the file even if they
+    leave the pool, because a container of a running pod may be restarted.
     """
 
     def __init__(self, pool: PoolConfig, *, sysfs: str, folder: Path, used: Collection[str] = ()) -> None:
@@ -47,11 +47,11 @@ class Specs:
 
     @property
     def lost(self) -> bool:
-        """Whether somebody has removed the file: of a container that is started again the runtime reads it anew."""
+        """Whether the file was removed; the runtime reads it again when a container is restarted."""
         return bool(self._edits) and not self.file.exists()
 
     def offer(self, pool: PoolConfig, devices: Mapping[str, NetDevice]) -> None:
-        """Have these devices of the pool, as it is by now, in the file; one that lacks a node is left out.
+        """Write these devices of the pool into the file; a device that lacks a node is left out.
 
         Raises CniError(IO_FAILURE).
         """
@@ -60,13 +60,13 @@ class Specs:
                 return
             found = {key: edits for key, edits in self._edits.items() if key in self._used}
             for key, device in devices.items():
-                with contextlib.suppress(CniError):  # who asks for it is told why
+                with contextlib.suppress(CniError):  # Allocate of the device reports the error
                     found[key] = edits_of(device, parts(pool, device, self._sysfs))
             self._write(found)
             self._offered = pool, dict(devices)
 
     def give(self, given: Iterable[tuple[NetDevice, Sequence[Part]]]) -> list[str]:
-        """The names to tell the runtime, once the devices are in the file as they are now.
+        """Update the allocated devices in the file; return their CDI names.
 
         Raises CniError(IO_FAILURE).
         """
@@ -82,7 +82,7 @@ class Specs:
             if found:
                 self.file.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
                 files.write_atomically(self.file, json.dumps(spec(self.kind, found)).encode(), 0o644)
-            else:  # a specification of no device is not valid
+            else:  # a specification without devices is invalid
                 self.file.unlink(missing_ok=True)
         except OSError as error:
             where = f"resource {self._resource}: CDI specification {self.file}"
@@ -91,9 +91,9 @@ class Specs:
 
 
 def specs(pool: PoolConfig, where: NodeConfig) -> Specs | None:
-    """The pool's specification, None where its devices are not given by CDI.
+    """Return the pool's specification, None if its devices are not given by CDI.
 
-    Raises CniError(INVALID_CONFIG) where CDI could not name the pool.
+    Raises CniError(INVALID_CONFIG) if the resource prefix is no valid CDI vendor.
     """
     if not is_given_by_cdi(pool, where):
         return None
@@ -111,12 +111,15 @@ def specs(pool: PoolConfig, where: NodeConfig) -> Specs | None:
 
 
 def is_given_by_cdi(pool: PoolConfig, where: NodeConfig) -> bool:
-    """What the pool says, else the node; never what is no hardware."""
+    """Whether the pool uses CDI: its own setting, else that of the node; never for pools without hardware."""
     return pool.kind in _CLASSES and (where.cdi if pool.cdi is None else pool.cdi)
 
 
 def remove_stale(pools: Iterable[PoolConfig], where: NodeConfig) -> None:
-    """Remove the files of pools that are no more, but for those with a device that a pod has."""
+    """Remove the files of pools that no longer exist, except those with a device that a pod has.
+
+    Without the kubelet's checkpoint, remove nothing.
+    """
     folder = Path(where.cdi_dir)
     present = {_file(pool, where) for pool in pools if is_given_by_cdi(pool, where)}
     used = _used(where)
@@ -128,18 +131,18 @@ def remove_stale(pools: Iterable[PoolConfig], where: NodeConfig) -> None:
 
 
 def kind(pool: PoolConfig) -> str:
-    """What CDI calls a pool's devices, "intel.com/net-pci-dpdk": each pool of its own, so that they never mix."""
+    """Return the pool's CDI kind, e.g. "intel.com/net-pci-dpdk"; each pool has its own."""
     prefix, _, name = pool.resource.partition("/")
     return f"{prefix}/{_CLASSES[pool.kind]}-{name}"
 
 
 def annotation(names: Sequence[str]) -> dict[str, str]:
-    """The names of one kind's devices in an annotation, for a runtime that reads no others."""
+    """Return an annotation with CDI names of one kind, for a runtime without support for cdi_devices."""
     return {f"cdi.k8s.io/{names[0].partition('=')[0].replace('/', '_')}": ",".join(names)} if names else {}
 
 
 def edits_of(device: NetDevice, provided: Iterable[Part]) -> Edits:
-    """What the runtime adds for the device: its nodes, else a variable: a device without any edit is not valid."""
+    """Return the device's container edits: its nodes, or without nodes a variable, as empty edits are invalid."""
     nodes = dict.fromkeys(node for part in provided for node in part.nodes)
     if nodes:
         return {"deviceNodes": [{"path": path, "hostPath": host, "permissions": "rw"} for path, host in nodes]}
@@ -148,7 +151,7 @@ def edits_of(device: NetDevice, provided: Iterable[Part]) -> Edits:
 
 
 def spec(name: str, devices: Mapping[str, Edits]) -> dict[str, Any]:
-    """The specification of a kind's devices."""
+    """Return the specification of a kind's devices."""
     return {
         "cdiVersion": VERSION,
         "kind": name,
@@ -158,7 +161,7 @@ def spec(name: str, devices: Mapping[str, Edits]) -> dict[str, Any]:
 
 
 def read(file: Path) -> dict[str, Edits]:
-    """The edits of a file's devices, none where there is no file of ours."""
+    """Return the container edits of a file's devices, by name; {} if it is missing or not in our format."""
     try:
         return {device["name"]: device["containerEdits"] for device in json.loads(file.read_bytes())["devices"]}
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
@@ -170,7 +173,7 @@ def _file(pool: PoolConfig, where: NodeConfig) -> Path:
 
 
 def _used(where: NodeConfig) -> dict[str, set[str]] | None:
-    """The devices that the kubelet has given to pods, by resource; None where that cannot be known."""
+    """Return the devices that the kubelet has allocated to pods, by resource; None if that is unknown."""
     try:
         return checkpoint.in_use(Path(where.kubelet) / "device-plugins" / checkpoint.NAME)
     except CniError as error:

@@ -1,4 +1,7 @@
-"""The device plugin's configuration file, that of the SR-IOV network device plugin; all its mistakes at once."""
+"""The device plugin's configuration file, in the format of the SR-IOV network device plugin.
+
+All errors of a file are reported at once.
+"""
 
 from __future__ import annotations
 
@@ -27,16 +30,16 @@ POOL_KEYS = (
     "resourceName",  # required: letters, digits, - and _
     "resourcePrefix",  # a DNS name; default: resourcePrefix of the agent's configuration
     "deviceType",  # "netDevice" (default), "accelerator", "auxNetDevice", "vhostUser"
-    "excludeTopology",  # true: the kubelet is not told the devices' NUMA nodes
-    "selectors",  # an object, or a list of them whose devices add up; none: every network device
-    "additionalInfo",  # {"<PCI address>" or "*": {name: text}}, told to the pod as `extra`
+    "excludeTopology",  # true: do not report the devices' NUMA nodes to the kubelet
+    "selectors",  # an object, or a list of them (a device must match one of them); none: all network devices
+    "additionalInfo",  # {"<PCI address>" or "*": {name: text}}, passed to the pod as `extra`
     "cdi",  # true: containers get the devices by CDI; default: cdi of the agent's configuration
     "health",  # which faults make a device Unhealthy, ["driver", "link"]; default: all (health.REASONS)
-    "allocation",  # "spread" (default) or "packed": over the PFs, or as few of them as can be
-    "hugepages",  # "2Mi", "1Gi": NUMA nodes without free ones of this size are preferred last
-    "bind",  # true or a driver's name (true: "vfio-pci"): for containers whose VF no CNI plugin attached; needs cdi
-    "count",  # required for vhostUser: how many devices there are, 1 to 1024
-    "socket",  # for vhostUser: owner, mode and label of the folders, the keys of plugins.vhost.conf.SOCKET_KEYS
+    "allocation",  # "spread" (default) over the PFs, or "packed" on as few PFs as possible
+    "hugepages",  # "2Mi", "1Gi": NUMA nodes without free hugepages of this size are preferred last
+    "bind",  # driver for containers whose VF no CNI plugin attached, or true for "vfio-pci"; needs cdi
+    "count",  # required for vhostUser: number of devices, 1 to 1024
+    "socket",  # for vhostUser: owner, mode and label of the folders, keys as plugins.vhost.conf.SOCKET_KEYS
 )
 SELECTOR_KEYS = (
     "vendors",  # ["8086"]
@@ -44,18 +47,18 @@ SELECTOR_KEYS = (
     "drivers",  # ["vfio-pci"]
     "pciAddresses",  # ["0000:03:02.0"]
     "pfNames",  # ["ens1f0", "ens1f1#0,3-5"]: VFs of these PFs, numbered from 0
-    "rootDevices",  # ["0000:86:00.0", "0000:86:00.1#0-7"]: the same by the PFs' addresses
+    "rootDevices",  # ["0000:86:00.0", "0000:86:00.1#0-7"]: the same by the PFs' PCI addresses
     "linkTypes",  # ["ether"], ["infiniband"]
-    "acpiIndexes",  # ["101"]: the firmware's number of the slot
-    "ddpProfiles",  # ["GTPv1-C/U IPv4/IPv6 payload"]: what is loaded into the NIC's pipeline
+    "acpiIndexes",  # ["101"]: the firmware's index of the device (sysfs acpi_index)
+    "ddpProfiles",  # ["GTPv1-C/U IPv4/IPv6 payload"]: the DDP profile that is loaded into the NIC
     "pKeys",  # ["0x8001"]: the first partition key of InfiniBand devices
     "auxTypes",  # ["sf"], required for auxNetDevice
-    "isRdma",  # true: devices with RDMA, given with the nodes of it
-    "needVhostNet",  # true: given with /dev/vhost-net and /dev/net/tun
+    "isRdma",  # true: devices with RDMA; the container also gets the RDMA device nodes
+    "needVhostNet",  # true: the container also gets /dev/vhost-net and /dev/net/tun
     "vdpaType",  # "virtio" or "vhost": devices with such a vdpa device; not together with isRdma
 )
-VHOST_USER = "vhostUser"  # a deviceType: folders for the sockets of vhost-user interfaces
-# The selectors that count for a device type; the others are keys without effect there.
+VHOST_USER = "vhostUser"  # deviceType whose devices are folders for the sockets of vhost-user interfaces
+# The selectors of each device type; other selectors have no effect for it.
 _SELECTORS_OF = {
     NETWORK: frozenset(SELECTOR_KEYS) - {"auxTypes"},
     ACCELERATOR: frozenset({"vendors", "devices", "drivers", "pciAddresses", "acpiIndexes"}),
@@ -65,7 +68,7 @@ _SELECTORS_OF = {
 _WITHOUT_EFFECT = ("SelectorObj", "SelectorObjs")
 _NAME = re.compile(r"[a-zA-Z0-9_-]+")
 _MOST_SOCKETS = 1024  # devices of a vhost-user pool
-_LONGEST_ID = 63  # letters of a device's id, for the kubelet
+_LONGEST_ID = 63  # characters of a device id
 _DRIVER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _NUMBER = re.compile(r"[0-9]{1,10}")
 _KINDS = '"netDevice", "accelerator", "auxNetDevice" or "vhostUser"'
@@ -77,33 +80,33 @@ _HALF = re.compile(r"[\ud800-\udfff]")
 
 @dataclass(frozen=True, kw_only=True)
 class PoolConfig:
-    """One entry of resourceList: the pool takes what fits one of its selectors; none means everything.
+    """One entry of resourceList: the pool takes devices that match one of its selectors; without selectors, all.
 
-    `additional_info` is None where the entry has none, else what pods are told, by PCI address or "*".
+    `additional_info` is the information for pods, by PCI address or "*"; None if the entry has none.
     """
 
     resource: str  # "prefix/name"
-    kind: str = NETWORK  # what its devices are: the deviceType
+    kind: str = NETWORK  # the deviceType
     selectors: tuple[Selectors, ...] = ()
     exclude_topology: bool = False
     additional_info: Mapping[str, Mapping[str, str]] | None = None
-    cdi: bool | None = None  # None: as the agent's configuration says
+    cdi: bool | None = None  # None: the default of the agent's configuration
     health: frozenset[str] = frozenset(REASONS)
-    packed: bool = False  # a container's devices are taken from few PFs, else spread over them
-    hugepages: int = 0  # KiB; 0: they do not count
-    bind: str = ""  # the driver that a VF gets for a container; "": the one that it has
-    count: int = 0  # of a vhost-user pool: how many devices it has
-    access: Access = field(default_factory=Access)  # of the folders of a vhost-user pool
+    packed: bool = False  # take a container's devices from few PFs instead of spreading them
+    hugepages: int = 0  # size in KiB; 0: not checked
+    bind: str = ""  # driver to bind a VF to for a container; "": it keeps its driver
+    count: int = 0  # number of devices of a vhost-user pool
+    access: Access = field(default_factory=Access)  # owner, mode and label of a vhost-user pool's folders
 
 
 def file_of(where: NodeConfig) -> Path:
-    """The node's file: `devicePlugin`, or where that is a folder the one in it that has the node's name."""
+    """Return the node's file: `devicePlugin`, or if that is a folder, the file in it with the node's name."""
     path = Path(where.device_plugin)
     return path / Node(where).name if path.is_dir() else path
 
 
 def load_of(where: NodeConfig) -> list[PoolConfig]:
-    """The node's pools; none where `devicePlugin` is a folder without a file for this node. Raises as `load`."""
+    """Return the node's pools; [] if `devicePlugin` is a folder without a file for this node. Raises as `load`."""
     path = file_of(where)
     if path.parent == Path(where.device_plugin) and not path.exists():
         log.info("no pools: there is no file %s", path)
@@ -112,9 +115,9 @@ def load_of(where: NodeConfig) -> list[PoolConfig]:
 
 
 def load(path: Path, prefix: str) -> list[PoolConfig]:
-    """The pools of a file, in its order; `prefix` is for those that name none.
+    """Return the pools of a file, in its order; `prefix` is the default of resourcePrefix.
 
-    Raises CniError: IO_FAILURE when the file cannot be read, INVALID_CONFIG with all that is wrong with it.
+    Raises CniError: IO_FAILURE if the file cannot be read, INVALID_CONFIG with all its errors.
     """
     try:
         text = path.read_bytes()
@@ -124,13 +127,13 @@ def load(path: Path, prefix: str) -> list[PoolConfig]:
         pools = parse(text, prefix)
     except CniError as error:
         raise error.prefixed(f"device plugin configuration {path}") from None
-    if not pools:  # the SR-IOV operator writes such a file for a node that no policy is for
+    if not pools:  # the SR-IOV operator writes such a file for a node without a policy
         log.info("no pools: %s lists none", path)
     return pools
 
 
 def parse(text: bytes, prefix: str) -> list[PoolConfig]:
-    """The pools of a file's text. Raises CniError(INVALID_CONFIG) with all that is wrong, joined by "; "."""
+    """Parse the pools of a file. Raises CniError(INVALID_CONFIG) with all errors, joined by "; "."""
     try:
         config = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -157,7 +160,7 @@ def parse(text: bytes, prefix: str) -> list[PoolConfig]:
 
 @dataclass
 class _Object:
-    """A JSON object whose keys are read in any case; what is wrong goes to `problems`, led by `where`."""
+    """A JSON object with case-insensitive keys; errors are appended to `problems`, prefixed with `where`."""
 
     where: str
     raw: object
@@ -211,7 +214,7 @@ class _Object:
         return value
 
     def texts(self, key: str, expected: str, canonical: Callable[[str], str | None]) -> frozenset[str]:
-        """The list's strings as `canonical` writes them; None from it means a wrong one."""
+        """Return the list's strings in canonical form; `canonical` returns None for an invalid one."""
         found = set()
         for value in self.list(key, f"a list, each {expected}"):
             text = canonical(value) if isinstance(value, str) else None
@@ -265,7 +268,7 @@ def _pool(reader: _Object, default_prefix: str) -> PoolConfig:
 
 
 def _bind(reader: _Object, kind: str) -> str:
-    """The driver's name."""
+    """Return the name of the driver to bind, "" for none."""
     value = reader.values.get("bind")
     driver = "vfio-pci" if value is True else "" if value is None or value is False else value
     if not isinstance(driver, str) or (driver and not _DRIVER.fullmatch(driver)):
@@ -315,7 +318,7 @@ def _packed(reader: _Object) -> bool:
 
 
 def _hugepages(reader: _Object) -> int:
-    """KiB of a page."""
+    """Return the page size in KiB."""
     expected = 'a page size like "2Mi" or "1Gi"'
     text = reader.text("hugepages", expected, "")
     match = _PAGE.fullmatch(text)
@@ -350,7 +353,7 @@ def _selector(place: str, raw: object, kind: str, problems: list[str]) -> Select
             log.warning("device plugin configuration: %s has no effect: deviceType is %s", reader.place(key), kind)
     if not useless:
         return read
-    reader.problems = []  # they are told already
+    reader.problems = []  # the first pass has reported them
     return _read_selector(reader)
 
 
@@ -400,7 +403,7 @@ def _additional_info(reader: _Object) -> Mapping[str, Mapping[str, str]] | None:
 
 
 def _hex(text: str) -> str | None:
-    """As sysfs has it, without 0x."""
+    """Return four hex digits as in sysfs, without 0x."""
     text = text.lower().removeprefix("0x")
     return text if _HEX.fullmatch(text) else None
 
@@ -410,7 +413,7 @@ def _index(text: str) -> str | None:
 
 
 def _pkey(text: str) -> str | None:
-    """As sysfs has it, with 0x."""
+    """Return the partition key as in sysfs, with 0x."""
     digits = _hex(text)
     return f"0x{digits}" if digits else None
 
@@ -424,7 +427,7 @@ def _address(text: str) -> str | None:
 
 
 def _is_text(value: object) -> bool:
-    """Whether it is a string that can be sent: JSON can write halves of characters."""
+    """Whether it is a string that can be encoded as UTF-8: JSON can contain lone surrogates."""
     return isinstance(value, str) and not _HALF.search(value)
 
 

@@ -1,4 +1,4 @@
-"""Follows the node's devices: the pools have them as they are, within a fraction of a second."""
+"""Follows changes of the node's devices and updates the pools within a fraction of a second."""
 
 from __future__ import annotations
 
@@ -22,14 +22,15 @@ from wirespeed.host.uevents import DeviceEvents
 
 log = logging.getLogger(__name__)
 
-_SETTLE = 100  # ms from the first notice to the look: devices come and go in bursts
-_LOOK = 500  # ms until PFs are looked at without a notice: PCIe errors are only counted, and links told of late
+_SETTLE = 100  # ms between the first notification and the read, because devices come and go in bursts
+# ms between checks of PFs without a notification: PCIe errors are only counted, and link changes reported late.
+_LOOK = 500
 
 
 class Follower:
-    """Reads the node's devices, and reads them again when the kernel tells that they may have changed.
+    """Reads the node's devices, and reads them again when the kernel reports changes.
 
-    One thread at a time reads and follows, `look_again` may be called by any. Raises OSError.
+    `read` and `follow` need a single thread; `look_again` and `change` are thread-safe. Raises OSError.
     """
 
     def __init__(self, services: Sequence[PoolService], sysfs: str) -> None:
@@ -51,17 +52,17 @@ class Follower:
 
     @property
     def reporters_in_error(self) -> frozenset[Reporter]:
-        """The health reporters of devlink that are in error; for any thread."""
+        """The devlink health reporters in error. Thread-safe."""
         return self._reporters.in_error if self._reporters else frozenset()
 
     def change(self, services: Sequence[PoolService]) -> None:
-        """Have these pools from the next look on, which is soon; from any thread."""
+        """Use these pools from the next read on, which is triggered. Thread-safe."""
         self._services = services
         self._reader.firmware = firmware(service.pool for service in services)
         self.look_again()
 
     def read(self) -> None:
-        """Read all devices, and give them to their pools with what is wrong with them."""
+        """Read all devices and assign them to their pools, with their faults."""
         began = time.monotonic()
         services = self._services
         left_out = self._inventory.left_out
@@ -70,7 +71,7 @@ class Follower:
         _log_left_out(left_out, self._inventory.left_out)
         before, self._found = self._found, assign([service.pool for service in services], self._inventory)
         faults = self._faults(services, before)
-        # A device that changes its pool leaves the one before it comes to the other.
+        # A device that moves to another pool must leave its old pool first.
         for service in services:
             found = self._found[service.pool.resource]
             stays = {key: found[key] for key in before.get(service.pool.resource, ()) if key in found}
@@ -88,11 +89,11 @@ class Follower:
                 continue
             if end.poll(_SETTLE):
                 return
-            self._take()  # what comes from here on is for the next round
+            self._take()  # later notifications are for the next round
             self.read()
 
     def _waits_for_change(self, ended: int) -> bool:
-        """Wait for notices, but not for long; whether a pool may have to change."""
+        """Wait up to _LOOK ms for notifications; return whether a pool may have changed."""
         poller = select.poll()
         for file in (ended, self._asked, self._changes.fileno(), self._routes.fileno()):
             poller.register(file, select.POLLIN)
@@ -104,7 +105,7 @@ class Follower:
         return self._take() or self._health.stirred() or lost
 
     def _faults(self, services: Sequence[PoolService], before: dict[str, Devices]) -> dict[str, Fault]:
-        """What is wrong with devices, by address. What a pool has lost by a fault stays in it."""
+        """Return the faults by address. A device that a pool lost by a fault stays in the pool."""
         members = {key for devices in self._found.values() for key in devices}
         self._health.look({key: device for devices in self._found.values() for key, device in devices.items()})
         faults: dict[str, Fault] = {}
@@ -129,17 +130,17 @@ class Follower:
         return found
 
     def _watch_vfio(self) -> None:
-        """Watch the folder of vfio's nodes, once there is one."""
+        """Watch the folder of the vfio nodes as soon as it exists."""
         if self._vfio is None or any(event.mask & GONE for event in self._vfio.events()):
             with contextlib.suppress(FileNotFoundError):
                 self._vfio = FolderWatch(Path(self._health.vfio))
 
     def look_again(self) -> None:
-        """Have `follow` read all devices again, as after a notice of the kernel."""
+        """Make `follow` read all devices again, as after a notification of the kernel."""
         os.eventfd_write(self._asked, 1)
 
     def _take(self) -> bool:
-        """Take all notices; whether one of them may change a pool."""
+        """Consume all notifications; return whether one of them may change a pool."""
         asked = False
         with contextlib.suppress(BlockingIOError):
             asked = os.eventfd_read(self._asked) > 0
@@ -151,17 +152,17 @@ class Follower:
         return not all(self._is_as_read(address) for address in changes.interfaces)
 
     def _is_as_read(self, address: str) -> bool:
-        """Whether it is a VF that has not changed.
+        """Whether it is a VF without changes.
 
-        Each pod moves the interface of its VF, which changes nothing here and must not cost a look at all devices.
-        That of a PF names all its VFs.
+        Each pod moves the netdev of its VF, which does not affect pools and must not cause a read of all devices. A
+        PF is never skipped: the name of its netdev is a property of all its VFs.
         """
         device = self._inventory.devices.get(address)
         return device is not None and bool(device.pf) and device == self._reader.read_one(address)
 
 
 def _log_left_out(before: dict[str, str], now: dict[str, str]) -> None:
-    """Say which devices are left out that were not, or for another reason; one line a reason."""
+    """Log devices that are newly left out or have a new reason, one line per reason."""
     by_reason: dict[str, list[str]] = {}
     for address, reason in now.items():
         if before.get(address) != reason:

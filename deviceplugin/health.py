@@ -1,4 +1,4 @@
-"""What is wrong with a device that a pool has: which devices the kubelet must not give to pods for now."""
+"""Health of the pools' devices: finds the faults for which the kubelet must not allocate a device."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ from pathlib import Path
 from wirespeed.host.inventory import NETWORK, Inventory, NetDevice
 from wirespeed.host.pci import PciDevice
 
-# Which faults a pool may count, in the order in which they are looked for: the first one is the reason told.
+# The faults that a pool can select, in the order of the checks; the first one found is the reported reason.
 REASONS = (
-    "gone",  # the device, or its PF, is no more; not a VF whose PF was told to have fewer
-    "driver",  # it has lost the driver that it was offered with, and no other pool takes it as it is
-    "pcie",  # it or its PF had a fatal PCIe error within the last minute, or does not answer at all
-    "devlink",  # a health reporter of it or its PF, one that can recover, is in error
-    "vfio",  # on vfio-pci, without its group's node in /dev/vfio, or with a neighbour on a kernel driver
+    "gone",  # the device or its PF is gone; not a VF that was removed by reducing its PF's number of VFs
+    "driver",  # it lost the driver with which it was offered, and no other pool takes it as it is now
+    "pcie",  # it or its PF had a fatal PCIe error within the last minute, or the PF does not respond at all
+    "devlink",  # a devlink health reporter of it or its PF is in error (only reporters that can recover)
+    "vfio",  # on vfio-pci, but its IOMMU group has no node in /dev/vfio, or has a device on a kernel driver
     "link",  # the PF of a VF is down, or has no carrier
 )
 
-_CALM = 60.0  # seconds without a further fatal PCIe error until a device that answers counts as recovered
+_CALM = 60.0  # seconds without another fatal PCIe error until a responding device counts as recovered
 _IFF_UP = 1
-_MAY_SHARE = frozenset({"", "pcieport", "pci-stub"})  # drivers that leave an IOMMU group viable, beside vfio's own
+_MAY_SHARE = frozenset({"", "pcieport", "pci-stub"})  # drivers other than vfio that keep an IOMMU group viable
 
 
 @dataclass(frozen=True, order=True)
 class Fault:
-    """What is wrong: one of REASONS, and what exactly, for people."""
+    """A fault: its reason (one of REASONS) and a description for people."""
 
     reason: str
     text: str
 
 
 class Health:
-    """Looks at devices through `sysfs`, and at the nodes of vfio in the folder `dev` beside it. One thread."""
+    """Checks devices in `sysfs`, and vfio nodes in the folder `dev` beside it. Not thread-safe."""
 
     def __init__(
         self,
@@ -44,19 +44,19 @@ class Health:
         reporters: Callable[[], Mapping[str, Sequence[str]]] = dict,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`reporters` gives the names of the health reporters in error, by the device."""
+        """`reporters` returns the names of the health reporters in error, by device."""
         self.vfio = os.path.join(os.path.dirname(sysfs.rstrip("/")), "dev/vfio")
         self._sysfs = Path(sysfs)
         self._pci = f"{sysfs}/bus/pci/devices"
         self._reporters, self._clock = reporters, clock
         self._nodes_appear = False
-        self._errors: dict[str, int] = {}  # how many fatal PCIe errors a device has had
-        self._recent: dict[str, float] = {}  # when (`clock`) the last one was seen, within _CALM
+        self._errors: dict[str, int] = {}  # number of fatal PCIe errors by device
+        self._recent: dict[str, float] = {}  # time (`clock`) of the last one, if less than _CALM ago
         self._reported: Mapping[str, Sequence[str]] = {}
-        self._parents: dict[str, tuple[str, str]] = {}  # faults of PFs when they were last looked at: link, PCIe
+        self._parents: dict[str, tuple[str, str]] = {}  # faults of PFs at the last `look`: (link, PCIe)
 
     def look(self, devices: Mapping[str, NetDevice]) -> None:
-        """Look at what the devices have in common, PFs and /dev; `fault` answers from it."""
+        """Check what devices have in common (PFs, health reporters, /dev); `fault` uses the outcome."""
         self._nodes_appear = self._nodes_appear_in_dev()
         self._reported = self._reporters()
         parents = {_parent(device) for device in devices.values()}
@@ -65,27 +65,27 @@ class Health:
         self._parents = {address: self._look_at_parent(address) for address in sorted(parents)}
 
     def stirred(self) -> bool:
-        """Whether another look would find something else: of a PF, or of an error that has been long ago by now."""
+        """Whether a new `look` is needed: a PF's faults changed, or the last PCIe error is now _CALM ago."""
         now = self._clock()
         if any(now - last >= _CALM for last in self._recent.values()):
             return True
         return any(self._look_at_parent(address) != seen for address, seen in self._parents.items())
 
     def fault(self, device: NetDevice, wanted: Collection[str]) -> Fault | None:
-        """What is wrong with a device that is there, of the reasons that are wanted."""
+        """Return the first fault of an existing device among the wanted reasons."""
         link, pcie = self._parents.get(_parent(device), ("", ""))
         checks: tuple[tuple[str, Callable[[], str]], ...] = (
             ("pcie", lambda: self._fatal(device.address) or pcie),
             ("devlink", lambda: self._broken(device.address) or self._broken(device.pf)),
             ("vfio", lambda: self._vfio(device)),
-            # A PF that is given itself is down until its pod has it; and then its interface is not to be seen here.
+            # Only for VFs: a PF in a pool is down until a pod has it, and then its netdev is not visible here.
             ("link", lambda: link if device.pf else ""),
         )
         found = ((reason, check()) for reason, check in checks if reason in wanted)
         return next((Fault(reason, text) for reason, text in found if text), None)
 
     def lost(self, device: NetDevice, inventory: Inventory, wanted: Collection[str]) -> Fault | None:
-        """Why a device is no more what it was in its pool, None where somebody meant it not to be."""
+        """Return the fault by which a pool lost a device; None if it was removed on purpose, or if not wanted."""
         now = inventory.devices.get(device.address)
         driver = PciDevice(device.address, self._sysfs).driver
         if not os.path.exists(f"{self._pci}/{device.address}"):
@@ -109,13 +109,13 @@ class Health:
             return f"gone, for its PF {device.pf} has no driver"
         if device.kind == NETWORK and os.path.islink(f"{path}/virtfn{device.vf_index}"):
             return f"gone, though its PF {device.pf} has it still"
-        return ""  # the PF was told to have fewer VFs, or others
+        return ""  # the PF's number of VFs was changed on purpose
 
     def _look_at_parent(self, address: str) -> tuple[str, str]:
         return self._link(address), self._fatal(address) or self._silent(address)
 
     def _link(self, address: str) -> str:
-        """Why the PF has no link. From operstate: reading `carrier` waits for whoever changes interfaces."""
+        """Return why the PF has no link. Read operstate, because reading `carrier` waits for the RTNL lock."""
         pf = PciDevice(address, self._sysfs)
         name = pf.own_netdev
         flags, state = pf.attribute(f"net/{name}/flags"), pf.attribute(f"net/{name}/operstate")
@@ -124,7 +124,7 @@ class Health:
         return f"PF {name} has no carrier" if state in {"down", "lowerlayerdown"} else ""
 
     def _fatal(self, address: str) -> str:
-        """Its fatal PCIe errors (AER counts them since the boot) that came after the first look."""
+        """Return a recent fatal PCIe error that came after the first `look`; AER counts them since boot."""
         text = PciDevice(address, self._sysfs).attribute("aer_dev_fatal")
         count = next((int(line.split()[1]) for line in text.splitlines() if line.startswith("TOTAL_ERR")), 0)
         now = self._clock()
@@ -135,7 +135,10 @@ class Health:
         return f"{address}: a fatal PCIe error, the {count}. since the boot" if address in self._recent else ""
 
     def _silent(self, address: str) -> str:
-        """Whether a PF's registers read as all ones. A VF's vendor reads so always (SR-IOV, VF Vendor ID)."""
+        """Return a fault if the PF's config space reads as all ones.
+
+        Not usable for VFs, whose vendor ID always reads so (SR-IOV specification, VF Vendor ID).
+        """
         try:
             with open(f"{self._pci}/{address}/config", "rb", buffering=0) as file:
                 silent = file.read(4) == b"\xff\xff\xff\xff"
@@ -162,7 +165,7 @@ class Health:
         return ""
 
     def _nodes_appear_in_dev(self) -> bool:
-        """Whether new nodes appear in `dev`: a container's own is a tmpfs, filled when the container was made."""
+        """Whether new nodes appear in `dev`: a container's own /dev is a tmpfs that is filled only once."""
         dev = os.path.dirname(self.vfio)
         if not os.path.isdir(dev):
             return False

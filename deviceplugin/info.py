@@ -16,9 +16,9 @@ from wirespeed.kube import deviceinfo
 
 
 def device_info(pool: PoolConfig, device: NetDevice, sysfs: str) -> dict[str, Any] | None:
-    """The object for a device of the pool: of type vdpa where a selector with vdpaType took it, else of type pci.
+    """Return the device-info of a device of the pool: type vdpa if its selector has vdpaType, else type pci.
 
-    None for what the specification has no type for: accelerators and scalable functions.
+    None for accelerators and scalable functions, for which the specification has no type.
     """
     if device.kind != NETWORK:
         return None

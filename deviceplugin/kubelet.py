@@ -1,4 +1,4 @@
-"""Keeps the pools' sockets where the kubelet looks for them, over its restarts."""
+"""Keeps the pools' sockets where the kubelet expects them, across restarts of the kubelet."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ log = logging.getLogger(__name__)
 class Kubelet:
     """Serves the pools to the kubelet whose folder is `folder`.
 
-    With a plugins_registry in it, the sockets lie there, and the kubelet finds them itself and asks who they are.
-    Without, they lie in device-plugins and are registered on the kubelet's own socket there.
-    A restarting kubelet removes all sockets of device-plugins; that, its new socket, and a socket that went in any
-    other way are seen by inotify. What happened in between does not count: `_update` looks at what is there.
-    Raises CniError(IO_FAILURE) for a folder or socket that cannot be made, INVALID_CONFIG for too long a name.
+    If it contains plugins_registry, the sockets are created there; the kubelet discovers them and calls GetInfo.
+    Otherwise they are created in device-plugins and registered through the kubelet's socket there. A restarting
+    kubelet removes all sockets in device-plugins. inotify reports that, the kubelet's new socket, and any other
+    removal; after each event, `_update` compares with what is there. Raises CniError: IO_FAILURE if a folder or
+    socket cannot be created, INVALID_CONFIG for a socket path that is too long.
     """
 
     def __init__(self, services: Sequence[PoolService], folder: Path) -> None:
@@ -39,22 +39,22 @@ class Kubelet:
         self._registrar = None if self._finds_us else Registrar(self._folder / "kubelet.sock")
 
     def sockets(self, services: Sequence[PoolService]) -> list[Socket]:
-        """Sockets for the services, not served yet. Raises CniError(INVALID_CONFIG) for too long a name."""
+        """Return sockets for the services, not served yet. Raises CniError(INVALID_CONFIG) for too long a path."""
         return [Socket(service, self._folder, asked_by_kubelet=self._finds_us) for service in services]
 
     def change(self, pools: Sequence[Socket]) -> None:
-        """Serve these instead, made by `sockets` just now; those of a service that is served already go on."""
+        """Serve these sockets (new ones from `sockets`) instead; the socket of a service that is served stays."""
         self._next = list(pools)
         os.eventfd_write(self._asked, 1)
 
     def serve(self) -> None:
-        """Serve all pools, and have them registered if the kubelet is there."""
+        """Serve all pools, and register them if the kubelet runs."""
         self._update()
         fields = {"pools": len(self._pools), "folder": self._folder}
         log.info("the kubelet is served", extra={"fields": fields})
 
     def follow(self, ended: int) -> None:
-        """Keep it so until the descriptor `ended` is readable."""
+        """Keep the pools served and registered until the descriptor `ended` is readable."""
         while ended not in self._wait(ended):
             if any(event.mask & GONE for event in self._watch.events()):
                 log.warning("folder %s has gone: it is made anew", self._folder)
@@ -63,7 +63,7 @@ class Kubelet:
             self._update()
 
     def close(self) -> None:
-        """Remove the sockets, let the calls that run finish for half a second, end the threads."""
+        """Remove the sockets, give running calls half a second to finish, and end the threads."""
         if self._registrar:
             self._registrar.close()
         self._watch.close()
@@ -71,7 +71,7 @@ class Kubelet:
         os.close(self._asked)
 
     def _wait(self, ended: int) -> list[int]:
-        """Until something may have to be done; which files are readable."""
+        """Wait until there may be something to do; return the readable descriptors."""
         poller = select.poll()
         for file in (ended, self._asked, self._watch.fileno()):
             poller.register(file, select.POLLIN)
@@ -87,7 +87,7 @@ class Kubelet:
             return
         served = {pool.service: pool for pool in self._pools}
         pools = [served.get(pool.service, pool) for pool in new]
-        _end([pool for pool in self._pools if pool not in pools])  # before another one takes its path
+        _end([pool for pool in self._pools if pool not in pools])  # before a new socket uses the same path
         self._pools = pools
 
     def _update(self) -> None:
@@ -98,7 +98,7 @@ class Kubelet:
 
 
 def _end(pools: Sequence[Socket]) -> None:
-    """Remove the sockets; let the calls that run finish for half a second, and end their threads."""
+    """Remove the sockets, give running calls half a second to finish, and end the threads."""
     for pool in pools:
         pool.service.end()
     for ended in [pool.close() for pool in pools]:

@@ -1,4 +1,4 @@
-"""The device plugin: from its configuration to its end."""
+"""The device plugin: starts it from its configuration, reloads that, and stops it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 def run(node: Node, stop: threading.Event) -> None:
     """Serve the node's pools to the kubelet until `stop` is set.
 
-    Raises CniError: INVALID_CONFIG with all that is wrong with the configuration, IO_FAILURE.
+    Raises CniError: INVALID_CONFIG with all errors of the configuration, IO_FAILURE.
     """
     plugin = Plugin(node.config)
     node.metrics.append(plugin.figures)
@@ -42,7 +42,7 @@ def run(node: Node, stop: threading.Event) -> None:
 
 
 class Plugin:
-    """The device plugin of the node that `where` describes. Raises CniError as `run`, and OSError."""
+    """The device plugin of a node with the configuration `where`. Raises CniError as `run`, and OSError."""
 
     def __init__(self, where: NodeConfig) -> None:
         self._began = time.monotonic()
@@ -58,15 +58,15 @@ class Plugin:
         self._reloader = Reloader(self._file, text, self._reload)
 
     def look_again(self) -> None:
-        """Have the node's devices read again, as after a notice of the kernel; from any thread, while it runs."""
+        """Read the node's devices again, as after a uevent. Thread-safe, while it runs."""
         self._follower.look_again()
 
     def read_again(self) -> None:
-        """Have the configuration's file read again; from any thread or a signal's handler, while it runs."""
+        """Read the configuration file again. Safe in any thread and in signal handlers, while it runs."""
         self._reloader.ask()
 
     def figures(self) -> Iterator[Family]:
-        """The pools' devices and what was given of them (`wirespeed.metrics`)."""
+        """Yield the metrics of the pools: devices, allocations and faults (`wirespeed.metrics`)."""
         devices = Family(
             name="wirespeed_pool_devices", kind="gauge", text="Devices offered to the kubelet", labels=("resource",)
         )
@@ -99,7 +99,7 @@ class Plugin:
         yield from (devices, given, unhealthy, reporters)
 
     def run(self, stop: threading.Event) -> None:
-        """Serve the pools until `stop` is set; once."""
+        """Serve the pools until `stop` is set. Can be called only once."""
         with contextlib.ExitStack() as end:
             end.callback(self._follower.close)
             end.callback(self._reloader.close)
@@ -110,7 +110,7 @@ class Plugin:
             fields = {"pools": len(self._services), "ms": (time.monotonic() - self._began) * 1000}
             log.info("the device plugin is ready", extra={"fields": fields})
 
-            ended, ender = socket.socketpair()  # the one is readable when the other is closed
+            ended, ender = socket.socketpair()  # `ended` becomes readable when `ender` is closed
             end.callback(ended.close)
             waiter = threading.Thread(target=_close_after, args=(stop, ender), name="deviceplugin end", daemon=True)
             waiter.start()
@@ -119,7 +119,7 @@ class Plugin:
             follows = (self._follower.follow, self._reloader.follow, self._follow_bindings)
             followers = [threads.submit(follow, ended.fileno()) for follow in follows]
             for following in followers:
-                following.add_done_callback(lambda _: ender.close())  # one of them fails: the others end
+                following.add_done_callback(lambda _: ender.close())  # if one fails, end the others
             kubelet.follow(ended.fileno())
             for following in followers:
                 following.result()
@@ -133,7 +133,7 @@ class Plugin:
             resources.close()
 
     def _reload(self) -> None:
-        """Read the configuration's file and have its pools, or none of them: a wrong one changes nothing."""
+        """Read the configuration file and switch to its pools; an invalid file changes nothing."""
         served = {service.pool.resource: service for service in self._services}
         try:
             pools = config.load_of(self._where)
@@ -148,7 +148,7 @@ class Plugin:
         for service, pool in zip(services, pools, strict=True):
             service.pool = pool
         for service in self._services:
-            if service not in services:  # what it had may be given to another pool from here on
+            if service not in services:  # its devices may be assigned to another pool from now on
                 service.update({}, {})
         self._services = services
         self._kubelet.change(sockets)
@@ -157,14 +157,14 @@ class Plugin:
 
 
 def _changed(service: PoolService | None, pool: PoolConfig) -> PoolService | None:
-    """The service that can go on with the pool as it is now; None where it must be made anew."""
+    """Return the service if it can continue with the changed pool; None if a new one is needed."""
     if service and _fixed(service.pool) == _fixed(pool):
         return service
     return None
 
 
 def _fixed(pool: PoolConfig) -> tuple[object, ...]:
-    """What a service cannot change: what it is, and which calls the kubelet was told to make."""
+    """Return what a running service cannot change: device type, CDI, and the options that the kubelet has."""
     return pool.kind, pool.cdi, bool(pool.bind)
 
 
@@ -193,10 +193,10 @@ def _close_after(stop: threading.Event, ender: socket.socket) -> None:
 
 
 def _remove_stale_info(pools: Sequence[PoolConfig], where: NodeConfig) -> None:
-    """Remove the pools' device-info files of devices that are no more; those of running pods stay."""
+    """Remove the pools' device-info files of PCI devices that no longer exist."""
     try:
         present = set(os.listdir(f"{where.sysfs}/bus/pci/devices"))
-    except OSError:  # then nothing is known of any
+    except OSError:  # without PCI in sysfs nothing is known
         return
     folder = deviceinfo.dp_file(Path(where.devinfo), "", "").parent
     for pool in pools:

@@ -1,4 +1,4 @@
-"""Which device belongs to which pool: to the first one of the configuration that it fits."""
+"""Assigns devices to pools: each device to the first pool of the configuration whose selectors match."""
 
 from __future__ import annotations
 
@@ -15,33 +15,33 @@ Devices = dict[str, NetDevice]  # by PCI address
 
 
 def fits(pool: PoolConfig, device: NetDevice) -> bool:
-    """Whether one of the pool's selectors takes the device."""
+    """Whether one of the pool's selectors matches the device."""
     return taken_by(pool, device) is not None
 
 
 def taken_by(pool: PoolConfig, device: NetDevice) -> Selectors | None:
-    """The first of the pool's selectors that takes the device, which says what is given with it."""
+    """Return the first of the pool's selectors that matches the device; it determines what the container gets."""
     if device.kind != pool.kind:
         return None
     return next((each for each in pool.selectors or (Selectors(),) if not _refusal(pool, each, device)), None)
 
 
 def refusal(pool: PoolConfig, device: NetDevice) -> str:
-    """Why the pool does not take the device: what does not fit each of its selectors."""
+    """Return why the pool does not take the device: for each of its selectors what does not match."""
     if device.kind != pool.kind:
         return f"deviceType: {device.kind} is not {pool.kind}"
     return " and ".join(_refusal(pool, selectors, device) for selectors in pool.selectors)
 
 
 def _refusal(pool: PoolConfig, selectors: Selectors, device: NetDevice) -> str:
-    """As the selectors say, but that a VF on the driver that the pool binds is one on the driver that they name."""
+    """Return the selectors' refusal, but ignore `drivers` for a VF that the pool has bound to its own driver."""
     if pool.bind and device.driver == pool.bind:
         selectors = replace(selectors, drivers=frozenset())
     return selectors.refusal(device)
 
 
 def firmware(pools: Iterable[PoolConfig]) -> Firmware:
-    """What to ask the NICs' firmware for: what the pools' selectors look at, for each answer takes time."""
+    """Return what to query from the NICs' firmware: only what the selectors use, because each query takes time."""
     selectors = [each for pool in pools for each in pool.selectors]
     return Firmware(
         wants_profiles=any(each.ddp_profiles for each in selectors),
@@ -50,14 +50,15 @@ def firmware(pools: Iterable[PoolConfig]) -> Firmware:
 
 
 def reader(pools: Iterable[PoolConfig], sysfs: str) -> Reader:
-    """A reader of the devices that knows what the pools' selectors look at."""
+    """Return a reader of the devices that queries from the firmware only what the pools' selectors use."""
     return Reader(sysfs, firmware(pools))
 
 
 def assign(pools: Sequence[PoolConfig], inventory: Inventory) -> dict[str, Devices]:
-    """The devices of each pool by its resource; a device is in one pool at most.
+    """Return the devices of each pool, by resource; a device is in at most one pool.
 
-    Pools that bind come first: a VF that one of them has bound must not go to one that takes its new driver.
+    Pools with `bind` come first: a VF that such a pool has bound must not move to a pool that selects the new
+    driver.
     """
     ordered = sorted(pools, key=lambda pool: not pool.bind)
     found: dict[str, Devices] = {pool.resource: {} for pool in pools}
@@ -69,7 +70,7 @@ def assign(pools: Sequence[PoolConfig], inventory: Inventory) -> dict[str, Devic
 
 
 def explain(pools: Sequence[PoolConfig], inventory: Inventory) -> str:
-    """A table of every device: the pool that it is in, or why it is in none."""
+    """Return a table of all devices, each with its pool or with the reason why it has none."""
     by_device = {address: resource for resource, devices in assign(pools, inventory).items() for address in devices}
     rows = [("DEVICE", "DRIVER", "FUNCTION", "POOL")]
     for address in sorted({*inventory.devices, *inventory.left_out}):
@@ -89,7 +90,7 @@ def explain(pools: Sequence[PoolConfig], inventory: Inventory) -> str:
 
 
 def some(addresses: Iterable[str]) -> str:
-    """Addresses for a line of the log: the first eight, and how many there are."""
+    """Format addresses for the log: the first eight, and the total number if there are more."""
     listed = sorted(addresses)
     return ",".join(listed[:8]) + (f",... ({len(listed)})" if len(listed) > 8 else "")
 

@@ -1,4 +1,4 @@
-"""Which devices go together best: the answer to GetPreferredAllocation."""
+"""Chooses the devices that fit together best: the answer to GetPreferredAllocation."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ def preferred(
     packed: bool = False,
     last: Collection[int] = (),
 ) -> list[str]:
-    """The addresses of `size` devices, those of `must` among them: on the fewest NUMA nodes, then as `packed` says.
+    """Return the addresses of `size` devices including all of `must`, sorted.
 
-    `available` holds those of `must` too. On each node, IOMMU groups stay whole where they can: one group can be
-    used by one pod only. Then devices are spread over the PFs, those with most devices left first, or packed on
-    few, those with least left first; then by address. NUMA nodes of `last` are taken only when the others do not
-    suffice. Raises CniError(INVALID_CONFIG) when no such choice is there.
+    `available` includes `must`. The choice uses as few NUMA nodes as possible, and nodes of `last` only if the
+    others do not suffice. On a node, IOMMU groups are kept whole if possible, because a group can be used by one
+    pod only. Then devices are spread over the PFs (those with most free devices first), or if `packed`
+    concentrated on few PFs (those with fewest free devices first); then ordered by address. Raises
+    CniError(INVALID_CONFIG) if there is no such choice.
     """
     chosen = {device.address: device for device in must}
     by_node: dict[int, list[NetDevice]] = {}
@@ -51,7 +52,7 @@ def preferred(
 
 
 def without_memory_or_cpus(nodes: Iterable[int], hugepages: int, sysfs: str) -> set[int]:
-    """The NUMA nodes that have no CPU, or no free hugepage of `hugepages` KiB (0: those do not count)."""
+    """Return the NUMA nodes without a CPU, or without a free hugepage of `hugepages` KiB (0: not checked)."""
     found = set()
     for node in nodes:
         path = f"{sysfs}/devices/system/node/node{node}"
@@ -64,7 +65,7 @@ def without_memory_or_cpus(nodes: Iterable[int], hugepages: int, sysfs: str) -> 
 def _of_node(
     free: Sequence[NetDevice], chosen: Sequence[NetDevice], needed: int, *, packed: bool
 ) -> list[NetDevice]:
-    """Up to `needed` of the devices of one node, beside those that are chosen."""
+    """Choose up to `needed` of the free devices of one NUMA node, in addition to those already chosen."""
     left = list(free)
     found: list[NetDevice] = []
     while left and len(found) < needed:

@@ -1,4 +1,4 @@
-"""Registers the pools' sockets with the kubelet, and again with the next one after it has restarted."""
+"""Registers the pools' sockets with the kubelet, and again after the kubelet has restarted."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from wirespeed.kube.proto import deviceplugin_pb2 as dp
 
 log = logging.getLogger(__name__)
 
-_ANSWER = 30.0  # seconds for the kubelet to answer: before it does, it calls back, for which it takes up to 10
-_PAUSE = 5.0  # seconds until a registration that failed is tried again
+_ANSWER = 30.0  # seconds for the kubelet's reply; before it replies it calls us back, which may take it 10 s
+_PAUSE = 5.0  # seconds until a failed registration is retried
 _SERVICE = dp.DESCRIPTOR.services_by_name["Registration"]
 _NOBODY = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}
 _OPTIONS = (
-    ("grpc.use_local_subchannel_pool", 1),  # a new kubelet is reached at once, whatever an old channel waits for
-    # The socket of a kubelet that starts is there a moment before it listens.
+    ("grpc.use_local_subchannel_pool", 1),  # connect to a new kubelet at once, without an old channel's backoff
+    # The socket of a starting kubelet exists shortly before it listens.
     ("grpc.initial_reconnect_backoff_ms", 50),
     ("grpc.min_reconnect_backoff_ms", 50),
     ("grpc.max_reconnect_backoff_ms", 1000),
@@ -34,19 +34,19 @@ _OPTIONS = (
 
 
 class Registrar:
-    """Registers sockets with the kubelet at `path`, each once and with one call at a time.
+    """Registers sockets with the kubelet at `path`; each socket once, with at most one call in progress.
 
-    It is readable (`fileno`) when there is something for `update` to do. One thread uses it.
+    Its descriptor (`fileno`) is readable if `update` has something to do. Not thread-safe.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._kubelet: Identity | None = None
-        self._told = False  # that there is none, or that it does not answer
+        self._told = False  # whether it is logged that the kubelet is missing or does not answer
         self._channel: grpc.Channel | None = None
         self._calls: dict[Socket, Any] = {}
         self._registered: set[Socket] = set()
-        self._failed: dict[Socket, float] = {}  # when to try again, a time.monotonic()
+        self._failed: dict[Socket, float] = {}  # time.monotonic() of the next attempt
         self._woken, self._waker = socket.socketpair()
         self._woken.setblocking(False)
         self._waker.setblocking(False)
@@ -55,20 +55,20 @@ class Registrar:
         return self._woken.fileno()
 
     def timeout(self) -> float | None:
-        """ms until `update` has something to do even if nothing happens; None: it has not."""
+        """Return the ms until `update` must retry a registration; None if there is none to retry."""
         wait = min(self._failed.values(), default=None)
         return None if wait is None else max(0.0, wait - time.monotonic()) * 1000
 
     def close(self) -> None:
-        """End what is under way."""
+        """Cancel running calls and release everything."""
         self._forget()
         self._waker.close()
         self._woken.close()
 
     def update(self, pools: Collection[Socket], anew: Iterable[Socket]) -> None:
-        """Register those of the pools that this kubelet does not know; those served `anew` it knows no more.
+        """Register the pools that this kubelet does not know yet, and again those that are served `anew`.
 
-        Pools that are no more among them are forgotten.
+        Forget pools that are not in `pools`.
         """
         with contextlib.suppress(BlockingIOError):
             self._woken.recv(1 << 16)
@@ -89,7 +89,7 @@ class Registrar:
             self._channel = None
 
     def _see_kubelet(self) -> None:
-        """Forget the kubelet that was there when there is another one, or none."""
+        """Forget all registrations if the kubelet's socket was replaced or removed."""
         kubelet = sockets.identity(self._path)
         if kubelet != self._kubelet:
             self._forget()
@@ -122,12 +122,12 @@ class Registrar:
         call.add_done_callback(self._wake)
 
     def _wake(self, _: object) -> None:
-        """From a thread of gRPC's, also after `close`."""
+        """Called in a thread of gRPC, even after `close`."""
         with contextlib.suppress(OSError):
             self._waker.send(b"\0")
 
     def _end_calls(self) -> None:
-        """Take the answers that have come."""
+        """Process the calls that have finished."""
         now = time.monotonic()
         self._failed = {pool: moment for pool, moment in self._failed.items() if moment > now}
         for pool, call in [(pool, call) for pool, call in self._calls.items() if call.done()]:

@@ -1,4 +1,4 @@
-"""Notices that the pools' configuration is to be read anew: its file has changed, or somebody asks for it."""
+"""Triggers a reload of the pools' configuration when its file changes or a reload is requested."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from wirespeed.host.inotify import GONE
 
 log = logging.getLogger(__name__)
 
-_LINKS = 40  # as many as the kernel follows
+_LINKS = 40  # the kernel's limit of symlinks in a path
 _CHANGES = inotify.IN_CLOSE_WRITE | inotify.IN_MOVED_TO | inotify.IN_MOVED_FROM | inotify.IN_DELETE
 _WATCHED = _CHANGES | inotify.IN_CREATE | inotify.IN_DELETE_SELF | inotify.IN_MOVE_SELF | inotify.IN_ONLYDIR
 
 
 class Reloader:
-    """Calls `reload` when the file's content is another one than `text` was, and when it is asked to.
+    """Calls `reload` when the file's content changes (initially it is `text`), and on request.
 
-    Watched are the folder of the file and those of all links that lead to it: a ConfigMap's file is a link to
-    ..data/<file>, and ..data a link that is replaced when the ConfigMap changes. One thread follows, any may ask.
-    Raises OSError.
+    It watches the folders of the file and of all symlinks that lead to it: a ConfigMap's file is a symlink to
+    ..data/<file>, and ..data is a symlink that is replaced when the ConfigMap changes. `follow` runs in one thread;
+    `ask` is thread-safe. Raises OSError.
     """
 
     def __init__(self, file: Path, text: bytes | None, reload: Callable[[], None]) -> None:
@@ -33,12 +33,12 @@ class Reloader:
         self._watches: dict[Path, inotify.Watch] = {}
 
     def ask(self) -> None:
-        """Have the file read whether it has changed or not; also from a signal's handler."""
+        """Request a reload even if the file has not changed; also allowed in a signal handler."""
         os.eventfd_write(self._asked, 1)
 
     def follow(self, ended: int) -> None:
-        """Until the descriptor `ended` is readable."""
-        changed = True  # it may have, before anything was watched
+        """Reload on changes and requests until the descriptor `ended` is readable."""
+        changed = True  # the file may have changed before it was watched
         while True:
             self._watch()
             text = content(self._file) if changed else self._text
@@ -60,7 +60,7 @@ class Reloader:
         os.close(self._asked)
 
     def _watch(self) -> None:
-        """Watch the folders that matter by now. One that is not there is watched once something else happens."""
+        """Watch the folders that currently matter. A missing one is tried again after the next event."""
         wanted = _folders(self._file)
         for folder in self._watches.keys() - wanted:
             self._watches.pop(folder).close()
@@ -74,7 +74,7 @@ class Reloader:
         return False
 
     def _take_events(self) -> bool:
-        """Whether the file may have other content. One that was just made is not written yet, but a link is."""
+        """Return whether the content may have changed. A file just created is still empty; a symlink is not."""
         changed = False
         for folder, watch in list(self._watches.items()):
             events = watch.events()
@@ -88,7 +88,7 @@ class Reloader:
 
 
 def _folders(file: Path) -> set[Path]:
-    """The folders in which something has to change for another file to be at the path: of it and of each link."""
+    """Return the folders to watch: those of the file and of each symlink on the way to it."""
     found: set[Path] = set()
     here, rest, links = Path("/"), list(file.absolute().parts[1:]), 0
     while rest:
@@ -105,7 +105,7 @@ def _folders(file: Path) -> set[Path]:
 
 
 def content(file: Path) -> bytes | None:
-    """The file's bytes, None where it cannot be read."""
+    """Return the file's bytes, None if it cannot be read."""
     try:
         return file.read_bytes()
     except OSError:

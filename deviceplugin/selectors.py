@@ -1,4 +1,4 @@
-"""Selectors: which devices a pool takes."""
+"""Selectors: conditions for the devices of a pool."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from itertools import islice
 from wirespeed.host import pci
 from wirespeed.host.inventory import NetDevice
 
-# The functions of PFs by their names in lower case; a device that is no VF has the number -1.
+# VF numbers by the PF's name or PCI address in lower case; a device that is not a VF has the number -1.
 Functions = Mapping[str, tuple[range, ...]]
 
 _EVERY = range(-1, 1 << 16)
@@ -20,7 +20,7 @@ _PART = re.compile(r"(\d{1,5})(?:-(\d{1,5}))?")
 
 @dataclass(frozen=True, kw_only=True)
 class Selectors:
-    """What a device must be: one of the values of each key that has any. `need_vhost_net` takes every device."""
+    """Conditions: a device must have one of the values of each key that is set (except `need_vhost_net`)."""
 
     vendors: frozenset[str] = frozenset()  # four lower-case hex digits
     devices: frozenset[str] = frozenset()  # four lower-case hex digits
@@ -31,13 +31,13 @@ class Selectors:
     link_types: frozenset[str] = frozenset()  # "ether", "infiniband"
     acpi_indexes: frozenset[str] = frozenset()
     ddp_profiles: frozenset[str] = frozenset()
-    pkeys: frozenset[str] = frozenset()  # four lower-case hex digits behind 0x
-    is_rdma: bool = False  # and their RDMA devices' nodes are given with them
-    need_vhost_net: bool = False  # /dev/vhost-net and /dev/net/tun are given with them
-    vdpa_type: str = ""  # "virtio", "vhost": the node of a vdpa device of this type is given with it
+    pkeys: frozenset[str] = frozenset()  # 0x and four lower-case hex digits
+    is_rdma: bool = False  # the container also gets the RDMA device nodes
+    need_vhost_net: bool = False  # the container also gets /dev/vhost-net and /dev/net/tun
+    vdpa_type: str = ""  # "virtio", or "vhost": the container also gets the vdpa device's node
 
     def refusal(self, device: NetDevice) -> str:
-        """The first key that does not fit and why, "" when the device fits."""
+        """Return the first key that does not match and why, "" if the device matches."""
         values = (
             ("vendors", self.vendors, device.vendor),
             ("devices", self.devices, device.device),
@@ -61,15 +61,15 @@ class Selectors:
 
 
 def pf_names(entries: Iterable[str]) -> Functions:
-    """The functions that entries like "ens1f0" and "ens1f0#0,3-5" name.
+    """Parse entries like "ens1f0" and "ens1f0#0,3-5" (VF numbers); an entry without numbers includes the PF itself.
 
-    Entries of the same PF add up. Raises ValueError that names the entry and what was expected.
+    Entries of the same PF are merged. Raises ValueError that names the entry and what was expected.
     """
     return _functions(entries, _NAME, "an interface")
 
 
 def root_devices(entries: Iterable[str]) -> Functions:
-    """The functions that entries like "0000:86:00.0" and "0000:86:00.1#0-7" name, as `pf_names`."""
+    """Parse entries like "0000:86:00.0" and "0000:86:00.1#0-7", like `pf_names`."""
     return _functions(entries, pci.ADDRESS, "a PCI address like 0000:86:00.0")
 
 

@@ -1,4 +1,4 @@
-"""The services that a pool offers the kubelet: v1beta1.DevicePlugin and pluginregistration.Registration."""
+"""The gRPC services of a pool for the kubelet: v1beta1.DevicePlugin and pluginregistration.Registration."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from wirespeed.kube.proto import pluginregistration_pb2 as registration
 log = logging.getLogger(__name__)
 
 VERSION = "v1beta1"
-STREAMS = 4  # ListAndWatch calls of one pool at once: the kubelet has one, and a second while it restarts
+STREAMS = 4  # concurrent ListAndWatch calls of a pool; the kubelet has one, and two while it restarts
 _STATUS = {Code.DEVICE: grpc.StatusCode.FAILED_PRECONDITION, Code.INVALID_CONFIG: grpc.StatusCode.INVALID_ARGUMENT}
 
 
 class PoolService:
-    """One pool's services. `update` gives it its devices; calls are safe from any thread.
+    """The services of one pool; `update` sets its devices. Thread-safe.
 
-    The methods named as the protocol names them are called by gRPC.
+    gRPC calls the methods that have the protocol's names.
     """
 
     def __init__(
@@ -48,51 +48,51 @@ class PoolService:
         specs: Specs | None = None,
         annotate: bool = False,
     ) -> None:
-        """With `specs` the devices are given by CDI; with `annotate` they are named in annotations.
+        """With `specs`, containers get the devices by CDI; with `annotate`, the CDI names are in annotations.
 
-        `sockets` is the node's folder for those of vhost-user interfaces.
+        `sockets` is the node's folder for the sockets of vhost-user interfaces.
         """
         self.pool = pool
         self._specs, self._annotate = specs, annotate
-        self._complaint = ""  # of the specification, as it was told last
-        self.endpoint = ""  # the path of its socket, once it is served
+        self._complaint = ""  # last logged error of the CDI specification
+        self.endpoint = ""  # path of its socket, once it is served
         self._sysfs, self._devinfo, self._sockets, self._bindings = sysfs, devinfo, sockets, bindings
         self._changed = threading.Condition()
         self._devices: Devices = {}
         self._faults: dict[str, Fault] = {}
-        self._listed: list[tuple[str, int, bool]] = []  # what the kubelet sees
-        self._offered: set[str] = set()  # every address that was ever in the pool
-        self._version = 0  # of the list that the kubelet sees
+        self._listed: list[tuple[str, int, bool]] = []  # the list for the kubelet, see _shown
+        self._offered: set[str] = set()  # all addresses that were ever in the pool
+        self._version = 0  # of the list for the kubelet
         self._streams = 0
         self._ended = False
-        self.given = 0  # devices that were given to containers
+        self.given = 0  # number of allocated devices, a counter
 
     @property
     def options(self) -> Any:
-        """The DevicePluginOptions: which calls the kubelet makes."""
+        """The DevicePluginOptions: which optional calls the kubelet must make."""
         return dp.DevicePluginOptions(
             get_preferred_allocation_available=True, pre_start_required=bool(self.pool.bind)
         )
 
     @property
     def offered(self) -> int:
-        """How many devices the kubelet is offered."""
+        """The number of devices offered to the kubelet."""
         with self._changed:
             return len(self._devices)
 
     @property
     def faults(self) -> dict[str, Fault]:
-        """What is wrong with its devices, by address."""
+        """The faults of its devices, by address."""
         with self._changed:
             return dict(self._faults)
 
     @property
     def has_lost_files(self) -> bool:
-        """Whether an `update` has to write again what somebody removed."""
+        """Whether `update` must rewrite the CDI specification because its file was removed."""
         return self._specs is not None and self._specs.lost
 
     def update(self, devices: Devices, faults: Mapping[str, Fault]) -> None:
-        """Take these devices as the pool's, Unhealthy those with a fault; the kubelet is told what changes."""
+        """Set the pool's devices, and those with a fault as Unhealthy; the kubelet gets the list if it changed."""
         faults = {key: fault for key, fault in faults.items() if key in devices}
         self._offer_by_cdi(devices)
         with self._changed:
@@ -155,7 +155,7 @@ class PoolService:
         try:
             for asked in request.container_requests:
                 for key in asked.devices_ids if self.pool.bind else ():
-                    self._bindings.give_back(key)  # the pod that had it is gone, says the kubelet
+                    self._bindings.give_back(key)  # for the kubelet, the pod that had it is gone
                 devices = [self._allocatable(key, reader, context) for key in asked.devices_ids]
                 answers.append(self._answer(devices))
                 for device in devices:
@@ -175,9 +175,10 @@ class PoolService:
         return dp.AllocateResponse(container_responses=answers)
 
     def PreStartContainer(self, request: Any, context: Any) -> Any:  # noqa: N802
-        """By now the pod's networks are attached: a VF that none of them took gets the pool's driver.
+        """Bind VFs that no network of the pod has attached to the pool's driver.
 
-        The runtime reads the CDI specification after this, which then has the nodes of the driver that each has.
+        The pod's networks are already attached at this point. The runtime reads the CDI specification afterwards,
+        so it gets the device nodes of the drivers that the VFs have now.
         """
         reader = pools.reader([self.pool], self._sysfs)
         try:
@@ -201,14 +202,14 @@ class PoolService:
     def NotifyRegistrationStatus(self, request: Any, context: Any) -> Any:  # noqa: ARG002, N802
         if request.plugin_registered:
             log.info("resource %s is registered", self.pool.resource)
-        else:  # the kubelet asks again by itself, with a backoff of its own
+        else:  # the kubelet retries by itself, with backoff
             log.error("resource %s: the kubelet refuses: %s", self.pool.resource, request.error)
         return registration.RegistrationStatusResponse()
 
     # Inside
 
     def _log_faults(self, before: Mapping[str, Fault], now: Mapping[str, Fault]) -> None:
-        """Say which devices became Unhealthy and why, one line a fault, and which are Healthy again."""
+        """Log which devices became Unhealthy, one line per fault, and which are Healthy again."""
         by_fault: dict[Fault, list[str]] = {}
         for key, fault in now.items():
             if before.get(key) != fault:
@@ -222,7 +223,7 @@ class PoolService:
             log.info("pool %s: healthy again", self.pool.resource, extra={"fields": fields})
 
     def _shown(self) -> list[tuple[str, int, bool]]:
-        """What the kubelet sees of the devices: (address, NUMA node or -1, whether it is healthy), by address."""
+        """Return the list for the kubelet: (address, NUMA node or -1, healthy), sorted by address."""
         return [
             (key, -1 if self.pool.exclude_topology else device.numa_node, key not in self._faults)
             for key, device in sorted(self._devices.items())
@@ -230,17 +231,17 @@ class PoolService:
 
     @contextmanager
     def _stream(self, context: Any) -> Iterator[None]:
-        """Count a ListAndWatch call, and have it looked at when its caller leaves."""
+        """Count a ListAndWatch call, and wake it up when its caller disconnects."""
         with self._changed:
             full = self._streams >= STREAMS
             self._streams += 1
         try:
-            if full:  # each holds a thread, and Allocate needs one too
+            if full:  # each call blocks a thread, and Allocate needs one too
                 context.abort(
                     grpc.StatusCode.RESOURCE_EXHAUSTED,
                     f"resource {self.pool.resource}: {STREAMS} ListAndWatch calls are open",
                 )
-            context.add_callback(self._notify)  # False when it has left already; `wait_for` sees that
+            context.add_callback(self._notify)  # not called if the caller is already gone; `wait_for` checks that
             yield
         finally:
             with self._changed:
@@ -251,7 +252,7 @@ class PoolService:
             self._changed.notify_all()
 
     def _allocatable(self, key: str, reader: Reader, context: Any) -> NetDevice:
-        """The device as it is at this moment. Raises CniError(DEVICE) when it cannot be given any more."""
+        """Read the device's current state. Raises CniError(DEVICE) if it cannot be allocated any more."""
         where = f"resource {self.pool.resource}: device {key}"
         with self._changed:
             if key not in self._offered:
@@ -267,7 +268,7 @@ class PoolService:
         if not fits(self.pool, device):
             reason = pools.refusal(self.pool, device)
             raise CniError(Code.DEVICE, f"{where}: not in this pool any more: {reason}")
-        # One that is bound just now may have been seen between two drivers.
+        # A VF that is being bound may have left the pool, because it was read while it had no driver.
         if not is_member and not self.pool.bind:
             raise CniError(Code.DEVICE, f"{where}: not in this pool any more")
         return device
@@ -284,7 +285,7 @@ class PoolService:
             deviceinfo.write(file, info)
 
     def _offer_by_cdi(self, devices: Devices) -> None:
-        """Before the kubelet knows of them. What cannot be written is tried again when a device is asked for."""
+        """Write the CDI specification, before the kubelet gets the list. Allocate retries a failed write."""
         complaint = ""
         try:
             if self._specs:
@@ -301,7 +302,7 @@ class PoolService:
 
 
 def _known(devices: Devices, key: str) -> NetDevice:
-    """The device; one that has just left the pool is of no node, and not preferred for it."""
+    """Return the device; one that has just left the pool has NUMA node -1 and is not preferred."""
     return devices.get(key) or NetDevice(address=key, vendor="", device="", driver="")
 
 

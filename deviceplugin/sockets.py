@@ -1,4 +1,4 @@
-"""The pools' sockets and the gRPC servers behind them."""
+"""The pools' sockets and their gRPC servers."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from wirespeed.kube.proto import pluginregistration_pb2 as registration
 
 log = logging.getLogger(__name__)
 
-_LONGEST = 107  # bytes of a unix socket's path (sun_path of unix(7), and a zero byte)
-_WORKERS = 2  # threads for the calls of one pool that are answered at once, beside its ListAndWatch
-_GRACE = 0.5  # seconds for calls to finish when the plugin ends
+_LONGEST = 107  # bytes of a Unix socket's path: sun_path has 108 with the terminating 0 (unix(7))
+_WORKERS = 2  # threads per pool for short calls, in addition to those for ListAndWatch
+_GRACE = 0.5  # seconds for calls to finish when the plugin stops
 
 Identity = tuple[int, int, int]
 
 
 def identity(path: Path) -> Identity | None:
-    """What tells the socket at the path from those that were there before it; None where there is none."""
+    """Return what distinguishes the socket at the path from earlier ones there; None without a socket."""
     try:
         status = path.lstat()
     except OSError:
@@ -35,14 +35,14 @@ def identity(path: Path) -> Identity | None:
 
 
 class Socket:
-    """A pool's socket: served, served anew after somebody removed it, and removed.
+    """The socket of a pool with its gRPC server; it is served again if somebody removed it. Not thread-safe.
 
-    `asked_by_kubelet` is whether the kubelet finds it by itself and asks who it is. One thread at a time.
+    `asked_by_kubelet` is whether the kubelet discovers the socket itself and calls GetInfo.
 
-    Each pool has a gRPC server of its own, with one thread that takes its calls: a call over a unix socket tells
-    neither the path that it came by nor a host (the peer is "unix:", the authority "localhost"), so a server of
-    several sockets could not tell the pools apart. ListAndWatch holds a thread for as long as the kubelet is there.
-    Threads are made as calls need them.
+    Each pool needs its own gRPC server: a call over a Unix socket contains neither the socket's path nor a host
+    name (the peer is "unix:", the authority "localhost"), so a server with several sockets could not tell the
+    pools apart. A ListAndWatch call blocks a thread as long as the kubelet is connected. Threads are created on
+    demand.
     """
 
     def __init__(self, service: PoolService, folder: Path, *, asked_by_kubelet: bool) -> None:
@@ -62,14 +62,14 @@ class Socket:
 
     @property
     def is_ours(self) -> bool:
-        """Whether it is served, and no other process has put its own socket there."""
+        """Whether it is served and no other process has replaced the socket."""
         return self._identity is not None and identity(self.path) == self._identity
 
     def keep(self) -> bool:
-        """Serve it unless it is served; whether it is served anew.
+        """Serve the socket if it is not served; return whether it was served anew.
 
-        Where another process has taken the path, that one is left alone: two that take it from each other would
-        do so for ever. Raises CniError(IO_FAILURE).
+        If another process has replaced the socket, leave it alone: two processes would otherwise replace each
+        other's socket forever. Raises CniError(IO_FAILURE).
         """
         there = identity(self.path)
         if self._server and there is not None:
@@ -82,12 +82,12 @@ class Socket:
         return True
 
     def close(self, grace: float | None = _GRACE) -> Any:
-        """Remove the socket; after `grace` seconds end the calls that run. The event that is set when they have."""
+        """Remove the socket and end running calls after `grace` seconds; return the event that is set then."""
         server, self._server, self._identity = self._server, None, None
         return server.stop(grace) if server else None
 
     def release(self) -> None:
-        """End its threads, after all calls have ended. It serves no more."""
+        """End its threads after all calls have ended. It cannot be served again."""
         self._calls.shutdown()
 
     def _serve(self) -> None:
@@ -98,7 +98,7 @@ class Socket:
         self.service.endpoint = str(self.path)
         server = grpc.server(self._calls, handlers=handlers)
         try:
-            server.add_insecure_port(f"unix:{self.path}")  # in the place of a socket that a dead process left
+            server.add_insecure_port(f"unix:{self.path}")  # replaces a socket that a dead process has left
         except RuntimeError as error:
             raise CniError(Code.IO_FAILURE, f"socket {self.path}: it cannot be made") from error
         server.start()

@@ -1,4 +1,4 @@
-"""Pools of vhost-user devices: each is a folder for sockets, which the vhost plugin finds by the device's id."""
+"""Pools of vhost-user devices: each device is a folder for sockets. The vhost plugin finds it by the device id."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from wirespeed.plugins.vhost.sockets import Folder
 
 
 def devices(pool: PoolConfig) -> dict[str, NetDevice]:
-    """The pool's devices by id: "<resourceName>-<number>"."""
+    """Return the pool's devices by id, "<resourceName>-<number>"."""
     name = pool.resource.rpartition("/")[2]
     return {
         key: NetDevice(address=key, vendor="", device="", driver="", kind=VHOST_USER)
@@ -26,10 +26,11 @@ def devices(pool: PoolConfig) -> dict[str, NetDevice]:
 
 
 def answer(pool: PoolConfig, keys: Sequence[str], base: Path) -> Any:
-    """The ContainerAllocateResponse: each device's folder, empty, mounted, and a variable that tells where.
+    """Return the ContainerAllocateResponse: a mount of each device's folder, which is emptied, and a variable.
 
-    VHOSTUSER_<RESOURCE> has the folders in the container, joined by commas; `base` is the node's `vhost.sockets`.
-    Raises CniError: IO_FAILURE, INVALID_CONFIG for an SELinux label that the node's policy has not.
+    The variable VHOSTUSER_<RESOURCE> has the folders' paths in the container, joined by commas. `base` is the
+    node's `vhost.sockets`. Raises CniError: IO_FAILURE, INVALID_CONFIG for an SELinux label that the node's
+    policy lacks.
     """
     variable = "VHOSTUSER_" + re.sub(r"[^A-Z0-9]", "_", pool.resource.upper())
     told = dp.ContainerAllocateResponse(envs={variable: ",".join(sockets.inside_of_device(key) for key in keys)})
@@ -41,7 +42,7 @@ def answer(pool: PoolConfig, keys: Sequence[str], base: Path) -> Any:
 
 
 def _make_anew(folder: Folder, pool: PoolConfig) -> None:
-    """A folder of its own for this container: a pod that had the device before cannot reach into it."""
+    """Create a new folder for this container, so that a pod that had the device before has no access to it."""
     try:
         shutil.rmtree(folder.path)
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""What a container gets with a device: each provider adds its part of what is told, and its nodes."""
+"""What a container gets with a device: each provider adds its part of the device's info, and device nodes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _PROVIDERS: tuple[Provider, ...] = (
 
 
 def parts(pool: PoolConfig, device: NetDevice, sysfs: str) -> list[Part]:
-    """What the providers add for a device of the pool. Raises CniError(DEVICE) as they do."""
+    """Return the parts of all providers for a device of the pool. Raises CniError(DEVICE)."""
     asked = Asked(device=device, selectors=taken_by(pool, device) or Selectors(), pool=pool, sysfs=sysfs)
     found = [Part("generic", {"deviceID": device.address})]
     return found + [part for provide in _PROVIDERS if (part := provide(asked)) is not None]

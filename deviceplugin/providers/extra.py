@@ -1,4 +1,4 @@
-"""Devices of a pool with additionalInfo: what the configuration tells of them."""
+"""Provider for pools with additionalInfo: the information from the configuration."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from wirespeed.host.inventory import AUXILIARY
 
 
 def provide(asked: Asked) -> Part | None:
-    """That of the device itself goes before that of all devices. A scalable function has that of its PF."""
+    """Return the information of "*", overridden by that of the device; for a scalable function that of its PF."""
     info = asked.pool.additional_info
     if info is None:
         return None

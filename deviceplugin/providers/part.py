@@ -1,4 +1,4 @@
-"""What a provider is: what it tells a container of a device, and the nodes that it gives for it."""
+"""The interface of the providers: input, and output as information and device nodes for the container."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Node = tuple[str, str]  # its path in the container and on the host
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """A device that a container gets: of which pool, taken by which of its selectors."""
+    """A device that a container gets, its pool, and the pool's selectors that matched it."""
 
     device: NetDevice
     selectors: Selectors
@@ -30,30 +30,30 @@ class Asked:
 
     @property
     def dev(self) -> str:
-        """The folder of the node's device nodes, beside sysfs."""
+        """The node's /dev folder, which is beside sysfs."""
         return f"{os.path.dirname(self.sysfs.rstrip('/'))}/dev"
 
 
 @dataclass(frozen=True)
 class Part:
-    """What one provider adds: under which key it is told, what, and which nodes it takes."""
+    """What one provider adds: `info` under `key` in the variable PCIDEVICE_<RESOURCE>_INFO, and device nodes."""
 
     key: str
     info: Mapping[str, str]
     nodes: tuple[Node, ...] = field(default=())
 
 
-# None where it has nothing to add. Raises CniError(DEVICE) when the device has not the node that it should have.
+# Returns None if it has nothing to add. Raises CniError(DEVICE) if an expected device node is missing.
 Provider = Callable[[Asked], Part | None]
 
 
 def same(path: str) -> Node:
-    """A node that has the same path in the container and on the host."""
+    """Return a node with the same path in the container and on the host."""
     return path, path
 
 
 def names(folder: str) -> list[str]:
-    """The entries of a folder, sorted; none where there is no folder."""
+    """Return the sorted entries of a folder; [] if it cannot be read."""
     try:
         return sorted(os.listdir(folder))
     except OSError:
@@ -61,7 +61,7 @@ def names(folder: str) -> list[str]:
 
 
 def text(path: str) -> str:
-    """The text of an attribute, stripped; "" where it cannot be read."""
+    """Return the stripped text of a sysfs attribute; "" if it cannot be read."""
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
             return file.read().strip()

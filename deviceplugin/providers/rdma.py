@@ -1,4 +1,4 @@
-"""Devices that a selector with isRdma took: the nodes of their RDMA devices."""
+"""Provider for devices of a selector with isRdma: the nodes of their RDMA devices."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from wirespeed.cni.errors import CniError, Code
 from wirespeed.deviceplugin.providers.part import Asked, Node, Part, names, same, text
 
 _CLASSES = ("infiniband_cm", "infiniband_mad", "infiniband_verbs")
-_TOLD = ("issm", "umad", "uverbs")  # by what their names begin with; ucm is given and not told
+_TOLD = ("issm", "umad", "uverbs")  # name prefixes that are keys of the info; ucm nodes are provided without one
 
 
 def provide(asked: Asked) -> Part | None:
@@ -33,7 +33,7 @@ def provide(asked: Asked) -> Part | None:
 
 
 def _nodes(sysfs: str, device: str) -> list[str]:
-    """The character devices of an RDMA device."""
+    """Return the names of the character devices of an RDMA device."""
     return [
         name
         for each in _CLASSES

@@ -1,4 +1,4 @@
-"""Devices on a uio driver: their node."""
+"""Provider for devices on a uio driver: their /dev/uioN node."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Devices that a selector with vdpaType "vhost" took: the node of their vdpa device."""
+"""Provider for devices of a selector with vdpaType "vhost": the node of their vdpa device."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from wirespeed.host.vdpa import vhost_node
 
 
 def provide(asked: Asked) -> Part | None:
-    """One of type virtio is an interface, and has no node."""
+    """Return the node; a vdpa device of type virtio is a netdev and has none."""
     if asked.selectors.vdpa_type != "vhost":
         return None
     node = vhost_node(asked.sysfs, asked.device.vdpa)

@@ -1,4 +1,4 @@
-"""Devices on vfio-pci, or on a vendor's own vfio driver: the container and the IOMMU group's node."""
+"""Provider for devices on vfio-pci or a vendor's vfio driver: /dev/vfio/vfio and the IOMMU group's node."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _CONTAINER = "/dev/vfio/vfio"
 
 
 def provide(asked: Asked) -> Part | None:
-    """Without an IOMMU, the kernel calls the group's node otherwise; DPDK looks for it under the usual name."""
+    """Return the nodes. Without an IOMMU the host's node is noiommu-<group>; DPDK expects it as <group>."""
     device = asked.device
     if device.driver != "vfio-pci" and not os.path.isdir(f"{asked.path}/vfio-dev"):
         return None
@@ -25,7 +25,7 @@ def provide(asked: Asked) -> Part | None:
 
 
 def _character_devices(asked: Asked) -> list[Node]:
-    """The device's own node, and iommufd that it is used with, where the kernel is built with them."""
+    """Return the device's own node and that of iommufd, if the kernel is built with both."""
     found = [
         name for name in names(f"{asked.path}/vfio-dev") if os.path.exists(f"{asked.path}/vfio-dev/{name}/dev")
     ]

@@ -1,4 +1,4 @@
-"""Devices that a selector with needVhostNet took: what virtio-user ports of the kernel are made with."""
+"""Provider for devices of a selector with needVhostNet: the nodes for virtio-user ports to the kernel."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _VHOST, _TUN = "/dev/vhost-net", "/dev/net/tun"
 
 
 def provide(asked: Asked) -> Part | None:
-    """Nothing on a node whose kernel has no vhost-net: the devices are of use without it too."""
+    """Return nothing if the kernel has no vhost-net: the devices can be used without it."""
     if not asked.selectors.need_vhost_net:
         return None
     if not os.path.exists(f"{asked.dev}/vhost-net"):

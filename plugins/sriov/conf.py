@@ -32,7 +32,7 @@ KEYS = (
     "link_state",  # "auto", "enable" or "disable"
     "min_tx_rate",  # guaranteed rate in Mbit/s, 0 for none
     "max_tx_rate",  # limit in Mbit/s, 0 for none
-    "mtu",  # of the VF's netdev, bytes; not in DPDK mode, where the application sets it
+    "mtu",  # of the VF's netdev, in bytes; not for a VF in user space, where the application sets it
     "promisc",  # "on" or "off" for the VF's netdev; "on" needs trust
     "all_multicast",  # "on" or "off" for the VF's netdev; "on" needs trust
     "queues",  # number of channels (queues) of the VF's netdev

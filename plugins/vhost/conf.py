@@ -44,7 +44,7 @@ HOST_KEYS = (
     "queues",  # queue pairs of the interface, default 1
 )
 MEMIF_KEYS = (
-    "role",  # "master" listens, "slave" connects; required with vpp; with "none" the first pod is the master
+    "role",  # "master" listens, "slave" connects; required in "host" with vpp, only in "container" with "none"
     "mode",  # "ethernet" (default), "ip" or "inject-punt"
     "socketfile",  # name of the socket's file in its folder
     "ringSize",  # entries of a ring, a power of 2, default 1024
@@ -66,7 +66,7 @@ BRIDGE_KEYS = (
 SOCKET_KEYS = (
     "user",  # name or number
     "group",  # name or number
-    "mode",  # of the socket, "0660"; the folder gets an x for each r
+    "mode",  # mode of the socket, "0660"; the folder also gets an x for each r
     "selinuxLabel",  # "system_u:object_r:container_file_t:s0"
 )
 BANDWIDTH_KEYS = ("ingressRate", "ingressBurst", "egressRate", "egressBurst")  # bit/s and bit
