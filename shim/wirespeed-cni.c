@@ -1,11 +1,11 @@
-/* The executable that the runtime calls: carries a CNI call to the node agent, and the agent's answer back.
+/* The executable that the runtime calls: it sends a CNI call to the node agent, and returns the agent's answer.
  *
- * The name it is called by chooses the plugin. Frames, over a unix stream socket, one call per connection:
+ * The name by which it is called selects the plugin. Frames, on a unix stream socket, one call per connection:
  *   request: "WSP1", u32 length (big-endian) of the rest: name NUL, each CNI_* variable "KEY=VALUE" NUL, NUL,
  *            standard input
- *   answer:  u32 exit status, u32 length, standard output; the status ANSWER_AGAIN is an agent that ends and
- *            has not begun the call: the next agent is asked
- * It ends with success only when the agent said so and all of its output is written.
+ *   answer:  u32 exit status, u32 length, standard output; status ANSWER_AGAIN means that the agent is ending and
+ *            has not begun the call: it is sent to the next agent
+ * The shim reports success only if the agent did and all output was written.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -32,8 +32,8 @@
 #define MAX_STDIN (4u << 20)
 #define MAX_ANSWER (16u << 20)
 #define ANSWER_AGAIN 0xffffffffu
-#define RECHECK_MS 1000 /* the longest time without a look: inotify does not tell that a folder was mounted over */
-#define BLIND_RECHECK_MS 50 /* the same where there is no inotify: 128 instances per user are its usual limit */
+#define RECHECK_MS 1000 /* the longest time between attempts: inotify does not report a mount over the folder */
+#define BLIND_RECHECK_MS 50 /* the same without inotify, whose usual limit is 128 instances per user */
 
 /* Error codes of the CNI specification, "Error". */
 enum { INVALID_ENVIRONMENT = 4, IO_FAILURE = 5, DECODING_FAILURE = 6, TRY_AGAIN_LATER = 11 };
@@ -48,7 +48,7 @@ static struct {
 
 static const char *command = "";
 
-/* Writing everything, or false with errno set. */
+/* Write everything; false with errno set on failure. */
 
 static bool write_all(int fd, const char *bytes, size_t length)
 {
@@ -64,7 +64,7 @@ static bool write_all(int fd, const char *bytes, size_t length)
 	return true;
 }
 
-/* The one string at the top level of standard input that tells the caller's version, if it is a supported one. */
+/* The caller's version: the string "cniVersion" at the top level of standard input, if it is a supported one. */
 
 static const char *const supported[] = {"0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"};
 #define SUPPORTED (sizeof supported / sizeof *supported)
@@ -76,7 +76,7 @@ static const char *skip_space(const char *at, const char *end)
 	return at;
 }
 
-/* The closing quote of the string whose first character is at `at`, or `end`. */
+/* Return the closing quote of the string whose first character is at `at`, or `end`. */
 static const char *string_end(const char *at, const char *end)
 {
 	for (; at < end && *at != '"'; at++)
@@ -106,7 +106,7 @@ static const char *caller_version(const char *otherwise)
 		if (value == end || *value != ':')
 			continue;
 		value = skip_space(value + 1, end);
-		found = otherwise; /* of a key that stands twice, the last one counts */
+		found = otherwise; /* if the key appears twice, the last one counts */
 		if (value == end || *value != '"')
 			continue;
 		at = string_end(++value, end);
@@ -117,7 +117,7 @@ static const char *caller_version(const char *otherwise)
 	return found;
 }
 
-/* Ending with an error object on standard output. */
+/* Exit with an error object on standard output. */
 
 static _Noreturn void fail(int code, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
@@ -134,7 +134,7 @@ static _Noreturn void fail(int code, const char *format, ...)
 	for (const char *c = message; *c; c++) {
 		if (*c == '"' || *c == '\\')
 			json[at++] = '\\';
-		/* The message is one line of JSON, which is UTF-8; a path or a variable may hold any byte. */
+		/* The message must be one line of valid UTF-8, but a path or a variable may contain any byte. */
 		json[at++] = *c >= ' ' && *c < 127 ? *c : '?';
 	}
 	memcpy(json + at, "\"}", 2);
@@ -216,7 +216,7 @@ static int64_t patience_ms(void)
 
 static bool may_come(int error)
 {
-	/* EAGAIN: the agent is there, and took no connection in time. */
+	/* EAGAIN: the agent is running, but accepted no connection in time. */
 	return error == ENOENT || error == ECONNREFUSED || error == EAGAIN || error == EINTR;
 }
 
@@ -231,7 +231,7 @@ static const struct sockaddr_un *to_address(const char *path)
 	return &address;
 }
 
-/* A connection, or -1 with errno set. The kernel waits up to `wait` ms for room in the agent's queue. */
+/* Return a connection, or -1 with errno set. The kernel waits up to `wait` ms for room in the agent's queue. */
 static int try_connect(const struct sockaddr_un *address, int64_t wait)
 {
 	struct timeval limit = {.tv_sec = wait / 1000, .tv_usec = wait % 1000 * 1000 + 1}, none = {0};
@@ -250,7 +250,7 @@ static int try_connect(const struct sockaddr_un *address, int64_t wait)
 	return -1;
 }
 
-/* Watch the folder of `path` or, where that is not there, the nearest one above it. False when it cannot be. */
+/* Watch the folder of `path`, or its nearest existing parent. False if that is impossible. */
 static bool watch(int notices, const char *path)
 {
 	const uint32_t mask = IN_CREATE | IN_MOVED_TO | IN_DELETE_SELF | IN_MOVE_SELF | IN_ONLYDIR;
@@ -270,7 +270,7 @@ static bool watch(int notices, const char *path)
 	}
 }
 
-/* Until something happened in the watched folders, or that many milliseconds are over. */
+/* Wait until something changes in the watched folders, for up to `wait` ms or until it is time to check anyway. */
 static void await_change(int notices, bool watched, int64_t wait)
 {
 	struct pollfd polled = {.fd = watched ? notices : -1, .events = POLLIN};
@@ -282,7 +282,7 @@ static void await_change(int notices, bool watched, int64_t wait)
 			;
 }
 
-/* A connection to the agent, for which it waits; ends with an error when it does not come. */
+/* Return a connection to the agent; wait for the agent, and exit with an error if it does not come. */
 static int reach_agent(const struct sockaddr_un *address)
 {
 	const int64_t patience = patience_ms(), until = now_ms() + patience;
@@ -293,7 +293,7 @@ static int reach_agent(const struct sockaddr_un *address)
 		return fd;
 	notices = inotify_init1(IN_NONBLOCK | IN_CLOEXEC);
 	while (may_come(error) && (left = until - now_ms()) > 0) {
-		/* First the watch, then the look: what happens in between is noticed. */
+		/* Watch first, then connect, so that no change in between is missed. */
 		bool watched = notices >= 0 && watch(notices, address->sun_path);
 		fd = try_connect(address, left);
 		error = errno;
@@ -310,9 +310,9 @@ static int reach_agent(const struct sockaddr_un *address)
 	fail(IO_FAILURE, "agent at %s: %s", address->sun_path, strerror(error));
 }
 
-/* Asking it. */
+/* Making the call. */
 
-/* An agent that refuses closes before it has read all: what it said is there to be read, so no error ends this. */
+/* Errors are ignored: an agent that refuses the call closes before it has read all, but its answer can be read. */
 static void send_frame(int fd)
 {
 	size_t sent = 0;
@@ -343,7 +343,7 @@ static void receive(int fd, const char *path, void *into, size_t length)
 	}
 }
 
-/* The exit status of the call, its output written; -1 when the next agent is to be asked. */
+/* Make the call and write its output; return its exit status, or -1 if it must be sent to the next agent. */
 static int ask(int fd, const char *path)
 {
 	uint32_t head[2];
@@ -380,7 +380,7 @@ static void answer_version(void)
 	exit(write_all(STDOUT_FILENO, text, at) ? 0 : 1);
 }
 
-/* `--check`: whether an agent serves, by a call that goes all the way to a worker and touches nothing. For probes. */
+/* `--check`, for probes: make a call that reaches a worker thread of the agent and changes nothing. */
 static int check_agent(const struct sockaddr_un *address)
 {
 	static const char call[] = "meta\0CNI_COMMAND=VERSION\0\0{}";
@@ -404,7 +404,7 @@ static int check_agent(const struct sockaddr_un *address)
 	return 0;
 }
 
-/* No other file may get the number of a standard stream that is closed; one that is missing still fails. */
+/* Open closed standard streams, so that no other file gets their descriptors. Writing to stdout still fails. */
 static void hold_standard_streams(void)
 {
 	for (int fd = 0; fd <= 2; fd++)
@@ -419,7 +419,7 @@ int main(int count, char **arguments)
 	const struct sockaddr_un *address;
 	int status;
 
-	signal(SIGPIPE, SIG_IGN); /* a write tells, and the exit status is ours */
+	signal(SIGPIPE, SIG_IGN); /* write() returns the error instead, and we choose the exit status */
 	hold_standard_streams();
 	if (!path || !*path)
 		path = DEFAULT_SOCKET;

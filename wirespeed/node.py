@@ -1,4 +1,4 @@
-"""The node as plugins see it: where things lie on it, its journal, its cluster and the other plugins."""
+"""The node as plugins see it: its configuration and paths, its journal, its cluster and the other plugins."""
 
 from __future__ import annotations
 
@@ -29,46 +29,46 @@ DEFAULT_CONFIG = Path("/etc/wirespeed/agent.yaml")
 
 
 class ClusterConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True, rename="camel"):
-    """Where pods and networks are read: one of the two; with neither, the in-cluster service account."""
+    """Where pods and networks are read: kubeconfig or manifests; with neither, the in-cluster service account."""
 
     kubeconfig: str = ""  # path of a kubeconfig file
-    manifests: str = ""  # folder of manifest files, instead of an API server
-    # Seconds that the API server has for the first answer of a request, before it is asked again; then more.
+    manifests: str = ""  # folder of manifest files, used instead of an API server
+    # Seconds to wait for the API server's answer to a request before the first retry; retries wait longer.
     request_timeout: Annotated[float, msgspec.Meta(gt=0, le=60)] = 4.0
-    events: bool = True  # tell of attachments, and why a pod was refused them, by Kubernetes events
+    events: bool = True  # report attachments, and why a pod was refused one, as Kubernetes events
 
 
 class AutoconfConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True, rename="camel"):
-    """The runtime's CNI configuration: the agent writes it from that of the cluster's own plugin, the primary."""
+    """The runtime's CNI configuration, which the agent writes from that of the primary (default network) plugin."""
 
-    # Names of the files to write in cniConfigDir: *.conflist as a list, *.conf as a single configuration.
+    # Names of the files to write in cniConfigDir: *.conflist for a list, *.conf for a single configuration.
     files: tuple[str, ...] = ("00-wirespeed.conflist",)
     cni_config_dir: str = "/etc/cni/net.d"  # where the runtime reads its configuration
     primary_dir: str = ""  # where the primary's configuration is; default: cniConfigDir
-    primary: str = ""  # its file's name; default: the one the runtime would take if ours were not there
-    cni_version: str = ""  # one that the runtime speaks; default: the primary's
+    primary: str = ""  # the name of its file; default: the one that the runtime would use without ours
+    cni_version: str = ""  # one that the runtime supports; default: the primary's
     network_name: str = ""  # default: the primary's
     meta: dict[str, Any] = {}  # more keys for the meta-plugin: defaultNetworks, namespaceIsolation ...
 
 
 class VhostConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True, rename="camel"):
-    """Where the switches of vhost-user and memif interfaces are found, and where their sockets may lie."""
+    """Where the switches for vhost-user and memif interfaces are found, and where their sockets may be."""
 
     ovsdb: str = "unix:/run/openvswitch/db.sock"  # Open vSwitch's database: unix:<path>, tcp:<ip>:<port>
-    ovs_rundir: str = "/run/openvswitch"  # where Open vSwitch makes the sockets that it listens on
+    ovs_rundir: str = "/run/openvswitch"  # where Open vSwitch creates the sockets that it listens on
     vpp: str = "/run/vpp/api.sock"  # VPP's API socket
-    sockets: str = "/run/wirespeed/vhost"  # for pods that bring no folder, and for short paths to long ones
-    userspace_dir: str = "/var/lib/cni/usrspcni"  # what userspace-CNI keeps of ports that it made
+    sockets: str = "/run/wirespeed/vhost"  # for pods that have no volume for them; also short links to long paths
+    userspace_dir: str = "/var/lib/cni/usrspcni"  # userspace-CNI's records of the ports that it created
 
 
 @structs.prepared
 class NodeConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True, rename="camel"):
-    """The agent's configuration file (YAML or JSON), /etc/wirespeed/agent.yaml unless WIRESPEED_CONFIG says."""
+    """The agent's configuration file (YAML or JSON): $WIRESPEED_CONFIG, by default /etc/wirespeed/agent.yaml."""
 
     socket: str = "/run/wirespeed/agent.sock"  # where the shim finds the agent
     state: str = "/run/wirespeed/state.db"  # the journal, on tmpfs
     attachments: str = "/var/lib/wirespeed/attachments"  # records of what containers hold, on disk
-    # The runtimes' CRI sockets: what sandboxes hold that none of them knows any more is given back.
+    # The runtimes' CRI sockets: what is held by sandboxes that none of the runtimes knows any more is released.
     runtimes: tuple[str, ...] = ("/run/containerd/containerd.sock", "/run/crio/crio.sock")
     cluster: ClusterConfig = ClusterConfig()
     node_name: str = ""  # this node's name; default: NODE_NAME of the environment, else the host name
@@ -77,19 +77,19 @@ class NodeConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True, rename
     devinfo: str = "/var/run/k8s.cni.cncf.io/devinfo"  # device-info files (NPWG device-info spec)
     leases: str = "/var/lib/cni/networks"  # host-local's default data folder
     vhost: VhostConfig = VhostConfig()
-    device_plugin: str = ""  # the device plugin's configuration file, or a folder of one a node; "" runs none
-    resource_prefix: str = "intel.com"  # for pools that name none
-    cdi: bool = False  # containers get the pools' devices by CDI; a pool may say otherwise
+    device_plugin: str = ""  # the device plugin's configuration file, or a folder with one per node; "": no plugin
+    resource_prefix: str = "intel.com"  # for pools without a prefix of their own
+    cdi: bool = False  # containers get the pools' devices by CDI; can be overridden per pool
     cdi_dir: str = "/var/run/cdi"  # where the runtime reads CDI specifications
-    cdi_annotations: bool = False  # name CDI devices in annotations, for a kubelet or runtime without cdi_devices
+    cdi_annotations: bool = False  # name CDI devices in annotations, if kubelet or runtime lack cdi_devices
     autoconf: AutoconfConfig | None = None  # {} writes the runtime's CNI configuration, with all defaults
-    readiness_indicator_file: str = ""  # the file that the primary plugin makes when it is ready; "" waits for none
-    follow_networks: bool = False  # attach and detach networks of pods that run as their annotation changes
-    metrics: str = ""  # where figures for Prometheus are served, "127.0.0.1:9808"; "" serves none
+    readiness_indicator_file: str = ""  # the file that the primary plugin creates when ready; "" waits for none
+    follow_networks: bool = False  # attach and detach networks of running pods when their annotation changes
+    metrics: str = ""  # where metrics for Prometheus are served, "127.0.0.1:9808"; "" serves none
     workers: Annotated[int, msgspec.Meta(ge=1, le=1024)] = (
-        32  # ADDs of one plugin served at once, and as many others
+        32  # how many ADDs of one plugin run at once; its other calls have as many slots of their own
     )
-    deadline: Annotated[float, msgspec.Meta(gt=0, le=3600)] = 90.0  # seconds until a CNI request is undone
+    deadline: Annotated[float, msgspec.Meta(gt=0, le=3600)] = 90.0  # seconds after which a CNI request is undone
 
 
 def load_config(path: Path | None = None) -> NodeConfig:
@@ -113,12 +113,12 @@ def load_config(path: Path | None = None) -> NodeConfig:
 
 
 def config_path() -> Path:
-    """Where the configuration file is, unless a command line names another."""
+    """Return where the configuration file is, unless the command line names another."""
     return Path(os.environ.get("WIRESPEED_CONFIG", DEFAULT_CONFIG))
 
 
 def parse_config(text: bytes | str) -> NodeConfig:
-    """The configuration of a file's text. Raises CniError(INVALID_CONFIG) that names the key."""
+    """Parse the text of a configuration file. Raises CniError(INVALID_CONFIG) that names the key."""
     import yaml  # noqa: PLC0415 — not on the path of a plugin that runs with defaults
 
     from wirespeed.kube import kubeyaml  # noqa: PLC0415
@@ -131,7 +131,7 @@ def parse_config(text: bytes | str) -> NodeConfig:
 
 
 def to_config(value: object) -> NodeConfig:
-    """The configuration that a file's value is. Raises CniError(INVALID_CONFIG) that names the key."""
+    """Convert the decoded value of a configuration file. Raises CniError(INVALID_CONFIG) that names the key."""
     try:
         return msgspec.convert(value, NodeConfig)
     except msgspec.ValidationError as error:
@@ -141,21 +141,21 @@ def to_config(value: object) -> NodeConfig:
 
 
 def open_journal(config: NodeConfig) -> KeptJournal:
-    """The node's journal. Raises CniError(IO_FAILURE)."""
+    """Open the node's journal. Raises CniError(IO_FAILURE)."""
     return KeptJournal(Path(config.state), Path(config.attachments))
 
 
 class Node:
-    """What every plugin's `create(node)` is given. Parts are made when first used, and live as long as it.
+    """The argument of every plugin's `create(node)`. Its parts are created on first use, and live as long as it.
 
-    A node made `once` serves one call: it asks the API server for what that call needs and watches nothing.
+    A node created with `once` serves one call: it reads from the API server what that call needs, without watches.
     """
 
     def __init__(self, config: NodeConfig, *, once: bool = False) -> None:
         self.config = config
         self.once = once
-        self.metrics: list[Source] = []  # what parts of the agent tell of themselves
-        self.hangups: list[Callable[[], None]] = []  # what parts do on SIGHUP, within its handler
+        self.metrics: list[Source] = []  # the metrics of the parts of the agent
+        self.hangups: list[Callable[[], None]] = []  # what the parts do on SIGHUP, called in the signal handler
 
     @cached_property
     def name(self) -> str:
@@ -181,14 +181,14 @@ class Node:
 
     @cached_property
     def pod_resources(self) -> PodResources:
-        """What the kubelet gave to pods."""
+        """The devices that the kubelet allocated to pods."""
         from wirespeed.kube.podresources import PodResources  # noqa: PLC0415 — grpc takes 50 ms to import
 
         return PodResources(Path(self.config.kubelet) / "pod-resources/kubelet.sock")
 
     @cached_property
     def devices(self) -> PodDevices:
-        """What the kubelet and DRA drivers gave to pods."""
+        """The devices that the kubelet and DRA drivers allocated to pods."""
         from wirespeed.kube.devices import PodDevices  # noqa: PLC0415 — not for a plugin without pods
 
         return PodDevices(
@@ -197,27 +197,27 @@ class Node:
 
     @cached_property
     def plugins(self) -> Mapping[str, Plugin]:
-        """The plugins that run in this process, by the `type` that configurations call them by."""
+        """The plugins that run in this process, by the `type` that configurations use for them."""
         return _Plugins(self)
 
     def plugin(self, kind: str) -> Plugin:
-        """The plugin of that name or alias. Raises CniError(INVALID_CONFIG) that lists the known ones."""
+        """Return the plugin with that name or alias. Raises CniError(INVALID_CONFIG) that lists the known ones."""
         if kind not in self.plugins:
             known = ", ".join(sorted({*self.plugins, *ALIASES}))
             raise CniError(Code.INVALID_CONFIG, f"plugin {kind!r} is not known: expected one of {known}")
         return self.plugins[kind]
 
     def hang_up(self) -> None:
-        """Have configurations read again, as on SIGHUP."""
+        """Reload configurations, as on SIGHUP."""
         for part in self.hangups:
             part()
 
     def keep(self) -> bool:
-        """Write the journal anew where its file was removed; whether it was. Raises CniError(IO_FAILURE)."""
+        """Recreate the journal if its file was removed; return whether it was. Raises CniError(IO_FAILURE)."""
         return "journal" in self.__dict__ and self.journal.keep()
 
     def hasten(self) -> None:
-        """Have calls that wait for the API server give up on it: the agent is about to end."""
+        """Make calls that wait for the API server give up, as the agent is about to end."""
         if "cluster" in self.__dict__:
             self.cluster.hasten()
 
@@ -231,7 +231,7 @@ class Node:
 # The suite's own plugins, by name; others come from the entry point group `wirespeed.plugins`.
 PLUGINS = {"meta": "wirespeed.plugins.meta", "sriov": "wirespeed.plugins.sriov", "vhost": "wirespeed.plugins.vhost"}
 
-# Names by which a configuration or an executable asks for one of them; the peers' names count too.
+# Other names for them, as a plugin's `type` or as the executable's name; those of the projects they replace too.
 ALIASES = {
     "wirespeed": "meta",
     "multus": "meta",
@@ -243,7 +243,7 @@ ALIASES = {
 
 
 class _Plugins(Mapping[str, Plugin]):
-    """The plugins under their names and aliases, each made when first asked for."""
+    """The plugins by name and alias, each created on first use."""
 
     def __init__(self, node: Node) -> None:
         self._node = node
@@ -252,7 +252,7 @@ class _Plugins(Mapping[str, Plugin]):
 
     @cached_property
     def _third_party(self) -> dict[str, EntryPoint]:
-        from importlib.metadata import entry_points  # noqa: PLC0415 — 11 ms that our own plugins do without
+        from importlib.metadata import entry_points  # noqa: PLC0415 — takes 11 ms, and our own plugins need none
 
         return {point.name: point for point in entry_points(group="wirespeed.plugins")}
 

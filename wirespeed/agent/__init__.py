@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def main(config_path: Path | None, log_level: str) -> int:
-    """Serve until SIGTERM or SIGINT; the exit status (see `wirespeed.agent.daemon`)."""
-    from wirespeed.agent import daemon  # noqa: PLC0415 — nobody else who imports a part of this pays for it
+    """Serve until SIGTERM or SIGINT; return the exit status (see `wirespeed.agent.daemon`)."""
+    from wirespeed.agent import daemon  # noqa: PLC0415 — slow, and not needed to import a part of this package
 
     return daemon.main(config_path, log_level)

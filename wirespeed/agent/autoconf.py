@@ -1,7 +1,7 @@
-"""Keeps the runtime's CNI configuration in step with that of the cluster's own plugin, the primary.
+"""Keeps the runtime's CNI configuration in sync with that of the primary CNI plugin.
 
-The files stay when the agent ends: without them the runtime would start pods with the primary alone. The shim
-that they name waits for the next agent.
+The files stay when the agent ends: without them, the runtime would start pods with the primary alone. The shim that
+they name waits for the next agent.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from wirespeed.node import AutoconfConfig, NodeConfig
 
 log = logging.getLogger(__name__)
 
-_RESTORE_PAUSE = 1.0  # seconds after a file was restored, so that two who each want it otherwise do not race
+_RESTORE_PAUSE = 1.0  # seconds after a file was restored, so as not to race with another program that changes it
 
 
 class Autoconf:
@@ -38,13 +38,13 @@ class Autoconf:
         cniconf.check(self._where)
         self._folder = Path(self._where.cni_config_dir)
         self._written: dict[str, bytes] = {}  # what this agent wrote, by file name
-        self._complaint = ""  # the last one that was logged
+        self._complaint = ""  # the last problem that was logged
 
     def run(self, stop: threading.Event) -> None:
-        """Write the files, and again whenever something that they depend on has changed, until `stop` is set."""
+        """Write the files now, and whenever something that they depend on has changed, until `stop` is set."""
         with readable_once(stop, name="autoconf end") as stopped:
             while not stop.is_set():
-                # First the notices, then the look: what changes in between is noticed.
+                # Watch first, then check, so that no change in between is missed.
                 with contextlib.ExitStack() as watched:
                     notices = [watched.enter_context(noticed(folder)) for folder in self._folders()]
                     restored = self._look()
@@ -54,14 +54,14 @@ class Autoconf:
                     wait([stopped], _RESTORE_PAUSE)
 
     def _folders(self) -> set[Path]:
-        """The folders of what is read and written."""
+        """Return the folders of the files that are read or written."""
         found = {self._folder, Path(self._where.primary_dir or self._folder)}
         if self._indicator:
             found.add(Path(self._indicator).parent)
         return found
 
     def _look(self) -> bool:
-        """Write what is due; whether it was a file that somebody else had changed or removed."""
+        """Write what is due; return whether that was a file which another program had changed or removed."""
         try:
             readiness.check(self._indicator)
             primary = cniconf.find_primary(self._where)
@@ -98,7 +98,7 @@ class Autoconf:
         return restored
 
     def _complain(self, text: str) -> None:
-        """Say why nothing is written, once until that changes."""
+        """Log why nothing is written, once until the reason changes."""
         if text != self._complaint:
             there = [str(self._folder / name) for name in self._where.files if (self._folder / name).exists()]
             log.warning(

@@ -1,4 +1,4 @@
-"""Whether an agent serves this node: a call of VERSION, which goes all the way to a worker and touches nothing."""
+"""Check that an agent serves this node: a VERSION call, which reaches a worker thread and changes nothing."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ _PATIENCE = 3.0  # seconds to connect, and for each part of the answer
 
 
 def check(config_path: Path | None) -> None:
-    """Ask the agent of that configuration.
+    """Call the agent that has this configuration.
 
-    Raises CniError: UNAVAILABLE when it does not answer as it should, or what `load_config` raises.
+    Raises CniError: UNAVAILABLE if it does not answer as expected, or what `load_config` raises.
     """
     path = load_config(config_path).socket
     status, _ = client.ask(path, frame.Call("meta", {"CNI_COMMAND": "VERSION"}, b"{}"), patience=_PATIENCE)

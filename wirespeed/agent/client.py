@@ -1,4 +1,4 @@
-"""Asking an agent by its socket, as the shim does."""
+"""Calling the agent on its socket, as the shim does."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from wirespeed.cni.errors import CniError, Code
 
 
 def ask(path: str, call: frame.Call, *, patience: float) -> tuple[int, bytes]:
-    """The exit status and the standard output that answer a call.
+    """Make a call; return the exit status and standard output of its answer.
 
-    `patience` is the seconds to connect, and for each part of the answer. Raises CniError(UNAVAILABLE).
+    `patience` is the timeout to connect, and for each part of the answer. Raises CniError(UNAVAILABLE).
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as agent:
         agent.settimeout(patience)

@@ -1,4 +1,4 @@
-"""The runtime's CNI configuration, composed from that of the cluster's own plugin, the primary."""
+"""The runtime's CNI configuration, generated from that of the primary CNI plugin."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from wirespeed.plugins.meta import config as meta_config
 from wirespeed.plugins.meta import networks
 
 _SUFFIXES = (".conf", ".conflist", ".json")  # what runtimes read
-# Composed here, or brought by each request.
+# Generated here, or part of each request.
 _RESERVED = ("type", "name", "cniVersion", "delegates", "runtimeConfig", "prevResult")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Primary:
-    """The cluster's own network, and the file that it was read from."""
+    """The network of the primary CNI plugin, and the file that it was read from."""
 
     path: Path
     network: Network
 
 
 def check(where: AutoconfConfig) -> None:
-    """Refuse a configuration by which nothing could be written. Raises CniError(INVALID_CONFIG)."""
+    """Check the configuration `autoconf`. Raises CniError(INVALID_CONFIG)."""
     if not where.files:
         raise _wrong("files", "at least one file name", [])
     for name in where.files:
@@ -56,10 +56,10 @@ def _check_meta(where: AutoconfConfig) -> None:
 
 
 def find_primary(where: AutoconfConfig) -> Primary | None:
-    """The network that the runtime would take if our files were not there, or the one that is configured.
+    """Return the configured primary, else the network that the runtime would use without our files.
 
-    None where there is no such file yet. Raises CniError that names the file when it cannot be read (half of
-    it may be written): another one is not taken in its place, which would give pods another network.
+    None if there is no such file yet. Raises CniError that names the file if it cannot be read, as it may be only
+    partly written. The next file is not used instead, as pods would then get another network.
     """
     folder = Path(where.primary_dir or where.cni_config_dir)
     for name in [where.primary] if where.primary else _candidates(folder, where):
@@ -94,17 +94,17 @@ def _read(path: Path) -> Network | None:
 
 
 def _is_none(network: Network) -> bool:
-    """Whether it is no cluster's network: a meta-plugin's, ours or a peer's, or the loopback interface alone."""
+    """Whether it cannot be the primary's network: it is that of a meta-plugin (ours or Multus), or of loopback."""
     return ALIASES.get(network.kinds[0]) == "meta" or network.kinds == ["loopback"]
 
 
 def compose(primary: Primary, where: AutoconfConfig, file: str) -> bytes:
-    """What the file of that name holds.
+    """Return the content of the file `file`.
 
-    clusterNetwork is the path of the primary's file: what changes in it holds from the next pod on, without
-    the runtime reading anything anew. The version is one that the runtime speaks, as it reads the primary's
-    file; a runtime that knows "cniVersions" (specification 1.1.0) chooses the newest of them, and so STATUS
-    and GC, whatever the primary speaks.
+    clusterNetwork is the path of the primary's file, so changes of that file apply from the next pod on, without a
+    reload by the runtime. The version is that of the primary's file, which the runtime must support. A runtime that
+    knows "cniVersions" (specification 1.1.0) uses the newest version in it, and so STATUS and GC, whatever the
+    primary's version.
     """
     raw = primary.network.raw
     spoken = _spoken(raw, where)
@@ -120,7 +120,7 @@ def compose(primary: Primary, where: AutoconfConfig, file: str) -> bytes:
 
 
 def _spoken(raw: dict[str, Any], where: AutoconfConfig) -> list[str]:
-    """The version that an old runtime reads, and all that are newer."""
+    """Return the version for a runtime that does not know "cniVersions", and all newer ones."""
     known = versions.SUPPORTED
     named, listed = where.cni_version or raw.get("cniVersion"), raw.get("cniVersions") or []
     if not named and not listed:
@@ -137,7 +137,7 @@ def _plugin(path: Path, capabilities: dict[str, bool], where: AutoconfConfig) ->
 
 
 def _capabilities(network: Network) -> dict[str, bool]:
-    """What any of the primary's plugins wants the runtime to pass."""
+    """Return the capabilities that any of the primary's plugins declares."""
     wanted = {
         name for plugin in network.plugins for name, on in (plugin.get("capabilities") or {}).items() if on is True
     }

@@ -1,15 +1,16 @@
-"""Gives back what sandboxes hold that the container runtime no longer knows, after the agent has started.
+"""Releases, after the start of the agent, what is held by sandboxes that the container runtime no longer knows.
 
-A runtime calls DEL for what it had before a reboot, or GC with what it has. One that lost its own state calls
-neither, and the addresses of its pods would be leased for ever.
+After a reboot, a runtime calls DEL for the sandboxes that it had, or GC with those that it has. A runtime that lost
+its own state calls neither, and the addresses of its pods would be leased for ever.
 
-A sandbox that lives must never be collected, nor one that is being made. While its networks are made, and for some
-time after, the runtime has it on no list: containerd notes a sandbox after its ADD, when its first process runs. So
-two things must hold. First, the attachment's network namespace is gone, or the node was restarted since: a runtime
-makes a sandbox's namespace before its ADD and removes it after its DEL. Second, the runtime, asked after that was
-seen, does not have the sandbox; if it has, its DEL is still to come. Only what the journal held before the runtime
-was asked can be collected, and each namespace is looked for again when the container has its turn among the
-runtime's own calls. What has a namespace stays, whatever the runtime says: it may be another runtime's.
+A sandbox that is running or being created must never be collected. The runtime's list is not enough to know this:
+during the ADD and for some time after it, a sandbox is not on the list, as containerd lists it only when its first
+process runs. So two conditions must hold. First, the attachment's network namespace is gone, or the node was
+rebooted since: a runtime creates a sandbox's namespace before its ADD and removes it after its DEL. Second, the
+runtime, asked after that, does not list the sandbox; if it does, its DEL is still to come. Only attachments that
+were in the journal before the runtime was asked can be collected, and each namespace is checked once more when the
+container has its turn among the runtime's own calls. If a namespace exists, its attachment stays, even if no
+runtime lists the sandbox: it may be another runtime's.
 """
 
 from __future__ import annotations
@@ -26,26 +27,26 @@ from wirespeed.plugins.meta.delegate import departed
 
 log = logging.getLogger(__name__)
 
-_RETRY = (1.0, 60.0)  # seconds until it is tried again: the first time, and at most
+_RETRY = (1.0, 60.0)  # seconds until the next attempt: the first time, and at most
 
 
 class Collector:
-    """Collects once, by calls of the agent's own socket; again only while the runtime or a plugin fails."""
+    """Collects once, by calls on the agent's own socket; retries only while the runtime or a plugin fails."""
 
     def __init__(self, node: Node) -> None:
         self._node = node
         self._runtimes = [Path(socket) for socket in node.config.runtimes]
-        self._complaint = ""  # the last one that was logged
+        self._complaint = ""  # the last problem that was logged
 
     def run(self, stop: threading.Event) -> None:
-        """Collect, and wait for `stop`."""
+        """Collect, then wait until `stop` is set."""
         pause, most = _RETRY
         while not self._collect() and not stop.wait(pause):
             pause = min(most, 2 * pause)
         stop.wait()
 
     def _collect(self) -> bool:
-        """Whether nothing is left to collect."""
+        """Collect what is possible now; return whether nothing is left."""
         gone = {row.container for row in self._node.journal.attachments() if departed(row)}
         if not gone:
             return True
@@ -73,7 +74,7 @@ class Collector:
         return True
 
     def _complain(self, text: str) -> None:
-        """Say why nothing is collected, once until that changes."""
+        """Log why nothing is collected, once until the reason changes."""
         if text != self._complaint:
             log.warning("%s", text)
             self._complaint = text

@@ -1,4 +1,4 @@
-"""The agent's process: from its configuration to its end."""
+"""The agent's process, from reading its configuration to its end."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ from wirespeed.plugins.meta.meta import Meta
 
 log = logging.getLogger(__name__)
 
-_PART_END = 10.0  # seconds for a part that runs beside the server to end
+_PART_END = 10.0  # seconds to wait for the end of a part that runs beside the server
 
 
 def main(config_path: Path | None, log_level: str) -> int:
-    """Serve until SIGTERM or SIGINT; the exit status.
+    """Serve until SIGTERM or SIGINT; return the exit status.
 
-    0 after all that ran was finished, 1 for a refusal (logged), or when a part of it ended by itself. A second
-    signal ends the process at once.
+    0 after all running calls were finished; 1 for an error (logged), if a part of the agent ended by itself, if
+    another agent took the socket, or if running calls did not end. A second signal ends the process at once.
     """
     to_stderr(log_level)
     try:
         return _serve(load_config(config_path))
     except CniError as error:
-        log.error("%s", error.msg, extra={"fields": {"code": error.code}})  # noqa: TRY400 — no traceback for a refusal
+        log.error("%s", error.msg, extra={"fields": {"code": error.code}})  # noqa: TRY400 — no traceback needed
         return 1
 
 
@@ -69,14 +69,14 @@ def _serve(config: NodeConfig) -> int:
                 notify("STOPPING=1")
         if not finished:
             log.error("calls that run do not end: leaving them to DEL and the journal")
-            os._exit(1)  # a thread cannot be ended, and the interpreter would wait for it
+            os._exit(1)  # a thread cannot be stopped, and the interpreter would wait for it
         log.info("ended")
         return 1 if died.is_set() or server.displaced else 0
 
 
 def _warm_up(node: Node) -> None:
-    """Make what the first call needs, so that it takes no longer than the ones after it."""
-    _ = node.journal  # without one nothing can be done: this ends the agent
+    """Create what the first call needs, so that it takes no longer than later ones."""
+    _ = node.journal  # an error ends the agent, as nothing can be done without a journal
     try:
         _ = node.cluster
     except CniError as error:
@@ -89,12 +89,12 @@ def _warm_up(node: Node) -> None:
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     gc.collect()
-    gc.freeze()  # what is made by now stays: no collection on a call's time looks at it again
+    gc.freeze()  # what exists now stays: exclude it from garbage collections, which would delay calls
 
 
 @contextmanager
 def _signals(server: Server, hang_up: Callable[[], None]) -> Iterator[None]:
-    """SIGTERM and SIGINT stop the server, and a second one the process. SIGHUP reads configurations again."""
+    """On SIGTERM or SIGINT, stop the server, on a second one the process. On SIGHUP, reload configurations."""
 
     def end(number: int, _: FrameType | None) -> None:
         if number in seen:
@@ -115,11 +115,11 @@ def _signals(server: Server, hang_up: Callable[[], None]) -> Iterator[None]:
 
 @contextmanager
 def _metrics(node: Node) -> Iterator[Observer]:
-    """Serve the agent's figures where the configuration says so; gives what counts calls."""
+    """Serve the agent's metrics, if configured; yield the function that counts calls."""
     if not node.config.metrics:
         yield lambda *_: None
         return
-    from wirespeed.agent.metrics import Metrics, serving  # noqa: PLC0415 — an agent without them does not pay for them
+    from wirespeed.agent.metrics import Metrics, serving  # noqa: PLC0415 — loaded only if metrics are served
 
     metrics = Metrics(node)
     with serving(metrics, node.config.metrics):
@@ -143,7 +143,7 @@ def _names(node: Node) -> Part | None:
         return None
     if noted is None or not noted.replaced:
         return None
-    from wirespeed.agent.names import Names  # noqa: PLC0415 — an agent that took no names does not pay for keeping them
+    from wirespeed.agent.names import Names  # noqa: PLC0415 — loaded only if names of other tools were taken
 
     return Names(node, noted).run
 
@@ -151,7 +151,7 @@ def _names(node: Node) -> Part | None:
 def _follower(node: Node) -> Part | None:
     if not node.config.follow_networks:
         return None
-    from wirespeed.agent.follow import Follower  # noqa: PLC0415 — an agent without one does not pay for it
+    from wirespeed.agent.follow import Follower  # noqa: PLC0415 — loaded only if configured
 
     return Follower(node).run
 
@@ -159,7 +159,7 @@ def _follower(node: Node) -> Part | None:
 def _collector(node: Node) -> Part | None:
     if not node.config.runtimes:
         return None
-    from wirespeed.agent.collect import Collector  # noqa: PLC0415 — gRPC, where there is a runtime to ask
+    from wirespeed.agent.collect import Collector  # noqa: PLC0415 — gRPC, loaded only if a runtime is configured
 
     return Collector(node).run
 
@@ -169,7 +169,7 @@ def _reporter(node: Node) -> Part | None:
         return None
     try:
         meta = node.plugin("meta")
-    except Exception:  # told already; without it there is nothing to be written
+    except Exception:  # logged by _warm_up; without the meta-plugin there is no network-status to write
         return None
     assert isinstance(meta, Meta)
     return meta.reporter.run
@@ -177,7 +177,7 @@ def _reporter(node: Node) -> Part | None:
 
 @contextmanager
 def _beside(name: str, part: Part | None, died: threading.Event, end_agent: Callable[[], None]) -> Iterator[None]:
-    """Run a part of the agent, if there is one to run, beside the server; `died` is set when it ends by itself."""
+    """Run a part of the agent, unless None, in a thread beside the server; set `died` if it ends by itself."""
     if part is None:
         yield
         return

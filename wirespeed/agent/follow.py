@@ -1,4 +1,4 @@
-"""Follows the networks annotation of this node's pods: what comes to it is attached, what goes is detached."""
+"""Follows the networks annotation of this node's pods: attaches networks that are added, detaches removed ones."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from wirespeed.plugins.meta.selection import NETWORKS
 log = logging.getLogger(__name__)
 
 _AT_ONCE = 4  # pods that are changed at once
-_RETRY = (1.0, 60.0)  # seconds after a failure: the first time, and at most
-_IDLE = 3600.0  # seconds to wait where nothing is to be done
+_RETRY = (1.0, 60.0)  # seconds until a retry after a failure: the first time, and at most
+_IDLE = 3600.0  # seconds to wait if there is nothing to do
 
 
 @dataclass
 class _Pod:
-    """A pod of the node: what its annotation says, and whether its attachments are in line with that."""
+    """A pod of the node: its annotation, and whether its attachments match it."""
 
     wanted: str  # UID and annotation
-    followed: str = ""  # the one that its attachments are in line with
+    followed: str = ""  # the value of `wanted` that its attachments match
     pending: bool = True
     running: bool = False
     due: float = 0.0  # a time.monotonic() value
@@ -36,9 +36,9 @@ class _Pod:
 
 
 class Follower:
-    """Brings each pod's attachments in line with its annotation, by calls of the agent's own socket.
+    """Makes each pod's attachments match its annotation, by calls on the agent's own socket.
 
-    Raises CniError(INVALID_CONFIG) where nobody tells of changes.
+    Raises CniError(INVALID_CONFIG) for a folder of manifests, which reports no changes.
     """
 
     def __init__(self, node: Node) -> None:
@@ -69,7 +69,7 @@ class Follower:
             self._changed.notify()
 
     def _notice(self, key: Key, found: dict[str, Any] | None) -> None:
-        """A pod has come or changed, or gone. Called by the watch, which must not be kept."""
+        """Note that a pod was added, changed or deleted. Called by the watch, so it must be quick."""
         with self._changed:
             if found is None or found["spec"].get("hostNetwork"):
                 self._pods.pop(key, None)
@@ -83,14 +83,14 @@ class Follower:
                 self._changed.notify()
 
     def _next(self) -> tuple[Key, _Pod] | None:
-        """The next pod that is due, noted as running; None at the end."""
+        """Wait for the next pod that is due, and mark it as running; None at the end."""
         with self._changed:
             while not self._stopping:
                 now = time.monotonic()
                 waiting = {key: pod.due for key, pod in self._pods.items() if pod.pending and not pod.running}
                 key = min(waiting, key=lambda key: waiting[key], default=None)
                 if key is not None and waiting[key] <= now:
-                    pod = self._pods[key]  # whoever runs it keeps it: the pod may go and come anew
+                    pod = self._pods[key]  # the worker gets the object: the key may get a new pod meanwhile
                     pod.pending, pod.running = False, True
                     return key, pod
                 self._changed.wait(_IDLE if key is None else waiting[key] - now)
@@ -116,7 +116,7 @@ class Follower:
             self._changed.notify()
 
     def _follow(self, namespace: str, name: str) -> bool:
-        """Bring a pod in line; whether it was attached, for until then its ADD sees to it."""
+        """Update a pod's attachments; return whether it is attached: before that, its ADD reads the annotation."""
         followed = False
         for row in hotplug.masters(self._node.journal, namespace, name):
             followed = True

@@ -1,6 +1,6 @@
 """The frames between the shim and the agent: one call and its answer per connection of a unix stream socket.
 
-Call: "WSP1", u32 length of the rest, then the name that the shim was called by, NUL, each CNI_* variable as
+Call: "WSP1", u32 length of the rest, then the name by which the shim was called, NUL, each CNI_* variable as
 KEY=VALUE, NUL, one more NUL, and standard input. Answer: u32 exit status, u32 length, standard output.
 Integers are big-endian. `shim/wirespeed-cni.c` is the other end.
 """
@@ -16,7 +16,7 @@ from wirespeed.cni.errors import CniError, Code
 
 MAX_CALL = 8 << 20  # bytes; the shim sends at most 4 MiB of standard input
 
-# The exit status by which an agent that ends hands a call that it has not begun to the agent after it.
+# The exit status that an ending agent returns for a call that it has not begun: the shim calls the next agent.
 AGAIN = 0xFFFFFFFF
 
 _MAGIC = b"WSP1"
@@ -34,9 +34,9 @@ class Call:
 
 
 def take_call(received: bytes | bytearray) -> Call | None:
-    """The call that was received, None while a part of it is missing.
+    """Parse a received call; None while it is incomplete.
 
-    Raises CniError(DECODING_FAILURE) as soon as it can be no call.
+    Raises CniError(DECODING_FAILURE) as soon as it cannot be a call.
     """
     if not _MAGIC.startswith(received[: len(_MAGIC)]):
         raise _bad(f"expected the mark {_MAGIC.decode()}, got {bytes(received[: len(_MAGIC)])!r}")
@@ -52,7 +52,7 @@ def take_call(received: bytes | bytearray) -> Call | None:
 
 
 def _parse(payload: bytes) -> Call:
-    # Neither a variable nor the name of a file is empty, so the first two NUL are the end of the variables.
+    # Neither the name nor a variable is empty, so the first two NULs in a row end the variables.
     head, end, stdin = payload.partition(b"\0\0")
     if not end:
         raise _bad("the end of the variables is missing")
@@ -71,14 +71,14 @@ def _bad(what: str) -> CniError:
 
 
 def write_call(call: Call) -> bytes:
-    """The frame of a call, as the shim writes it."""
+    """Return the frame of a call, as the shim writes it."""
     variables = b"".join(os.fsencode(f"{key}={value}") + b"\0" for key, value in call.environ.items())
     payload = os.fsencode(call.name) + b"\0" + variables + b"\0" + call.stdin
     return _HEAD.pack(_MAGIC, len(payload)) + payload
 
 
 def read_answer(stream: BinaryIO) -> tuple[int, bytes]:
-    """The exit status and the standard output that answer a call. Raises EOFError for an answer that breaks off."""
+    """Read the exit status and standard output of an answer. Raises EOFError if the answer is incomplete."""
     head = stream.read(_ANSWER.size)
     if len(head) == _ANSWER.size:
         exit_code, length = _ANSWER.unpack(head)
@@ -89,5 +89,5 @@ def read_answer(stream: BinaryIO) -> tuple[int, bytes]:
 
 
 def write_answer(exit_code: int, stdout: bytes = b"") -> bytes:
-    """The frame that answers a call."""
+    """Return the frame of an answer."""
     return _ANSWER.pack(exit_code, len(stdout)) + stdout

@@ -1,9 +1,9 @@
-"""Calls of the agent's own for one container, beside those of the runtime: ATTACH, DETACH and FOLLOW for one that
-runs, COLLECT for one that is gone.
+"""The agent's own calls for one container, besides those of the runtime: ATTACH, DETACH and FOLLOW for a running
+container, COLLECT for one that is gone.
 
-They come by the socket as calls of the meta-plugin do, with CNI_COMMAND and CNI_CONTAINERID, so that they have
-their turn among the runtime's calls for that container. Standard input of ATTACH is {"network": one network as the
-annotation k8s.v1.cni.cncf.io/networks has it, in either form}, of DETACH {"network": its name, or its interface}.
+They arrive on the agent's socket like calls of the meta-plugin, with CNI_COMMAND and CNI_CONTAINERID, so they are
+queued with the runtime's calls for that container. The standard input of ATTACH is {"network": a network in either
+form of the annotation k8s.v1.cni.cncf.io/networks}, that of DETACH {"network": its name or its interface}.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class _Order(msgspec.Struct, forbid_unknown_fields=True):
 
 
 def answer(node: Node, call: frame.Call, *, deadline: float) -> Answer:
-    """Serve one call; never raises. An error is the error object of the CNI specification."""
+    """Serve one call; never raises. An error is returned as the error object of the CNI specification."""
     verb = call.environ["CNI_COMMAND"]
     try:
         return Answer(0, msgspec.json.encode(_serve(node, verb, call, deadline)))
@@ -50,7 +50,7 @@ def answer(node: Node, call: frame.Call, *, deadline: float) -> Answer:
 
 
 def refused(error: CniError) -> Answer:
-    """The answer that tells of the error."""
+    """Return the answer for an error."""
     return Answer(1, error.to_json(LATEST))
 
 
@@ -76,13 +76,13 @@ def _serve(node: Node, verb: str, call: frame.Call, deadline: float) -> dict[str
 
 
 def _told(row: Attachment) -> dict[str, Any]:
-    """What the caller learns of an attachment."""
+    """Return what the caller gets about an attachment."""
     addresses = [ip["address"] for ip in (row.result or {}).get("ips", ())]
     return {"network": recorded(row).label, "interface": row.ifname, "ips": addresses}
 
 
 def masters(journal: Journal, namespace: str, name: str) -> Iterator[Attachment]:
-    """The first network of each container of a pod that is attached and whose network namespace is there."""
+    """Yield the master's row for each container of a pod that is attached and whose network namespace exists."""
     for row in journal.attachments():
         delegate = recorded(row)
         args = delegate.args
@@ -95,9 +95,9 @@ def masters(journal: Journal, namespace: str, name: str) -> Iterator[Attachment]
 
 
 def order(node: Node, verb: str, pod: str, network: str) -> dict[str, Any]:
-    """Ask the agent of this node for a change of a pod, "[namespace/]name"; what it made.
+    """Call this node's agent to change a pod, "[namespace/]name"; return its answer.
 
-    Raises CniError: what the agent raised, UNKNOWN_CONTAINER for a pod that is not attached here, or UNAVAILABLE.
+    Raises CniError: the agent's error, UNKNOWN_CONTAINER for a pod that is not attached here, or UNAVAILABLE.
     """
     namespace, _, name = pod.rpartition("/")
     found = list(masters(node.journal, namespace or "default", name))
@@ -107,7 +107,7 @@ def order(node: Node, verb: str, pod: str, network: str) -> dict[str, Any]:
 
 
 def ask(node: Node, verb: str, container: str, stdin: bytes = b"{}") -> dict[str, Any]:
-    """One call, which takes its time and has its turn. Raises CniError."""
+    """Make one call, and wait for its answer for up to twice the agent's deadline. Raises CniError."""
     call = frame.Call("meta", {"CNI_COMMAND": verb, "CNI_CONTAINERID": container}, stdin)
     status, stdout = client.ask(node.config.socket, call, patience=2 * node.config.deadline)
     if status == frame.AGAIN:

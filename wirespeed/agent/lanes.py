@@ -1,4 +1,4 @@
-"""The order of calls: which one may begin now, and which one waits for another."""
+"""The order of calls: which ones may start now, and which ones wait for others."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Generic, TypeVar
 
 @dataclass(eq=False, kw_only=True)
 class Turn:
-    """A call that wants to run in the lane of its plugin.
+    """A call that is to run in the lane of its plugin.
 
-    `container` is the container whose calls run one after another, "" for a call that concerns none. One that
-    runs `alone` runs beside no call that concerns a container. One that is `brief` waits for no API server, and has
-    room beside those that may.
+    Calls with the same `container` run one after another; it is "" for a call that concerns none. A call that is
+    `alone` never runs at the same time as a call for a container. A `brief` call never waits for the API server, so
+    it has slots of its own.
     """
 
     lane: str
@@ -26,16 +26,16 @@ T = TypeVar("T", bound=Turn)
 
 
 class Lanes(Generic[T]):
-    """Turns that run and turns that wait, in one lane for each plugin, `width` brief ones at once in each, and as
-    many others.
+    """The running and waiting turns, in one lane per plugin. In each lane, at most `width` brief turns run at once,
+    and at most `width` others.
 
-    The specification 1.1.0 ("Lifecycle & Ordering") has the runtime make no two calls for one container at
-    once, and no ADD or DEL beside a GC, whose list of attachments to keep an ADD would not be on. Runtimes
-    break that when they give up on a call and make the next one, so it is kept here: the turns of a container
-    begin in the order in which they arrived, and a GC waits for the turns before it and holds those after it.
+    By specification 1.1.0 ("Lifecycle & Ordering"), the runtime must not make two calls for one container at once,
+    nor an ADD or DEL during a GC, as the attachment of that ADD would not be on the GC's list. Runtimes violate
+    this when they give up on a call and make the next one. So it is enforced here: the turns of a container start
+    in the order of their arrival; a GC waits for the turns before it, and those after it wait for the GC.
 
-    Lanes are independent, and so is their width. A plugin that another one executes calls the agent again for
-    the same container while the outer call runs: in one lane it would wait for the call that waits for it.
+    Lanes are independent of each other. If the meta-plugin executes a plugin that calls the agent for the same
+    container, the inner call would wait for the outer one for ever if both were in one lane.
     """
 
     def __init__(self, width: int) -> None:
@@ -52,17 +52,17 @@ class Lanes(Generic[T]):
         return (turn for lane in self._running.values() for turn in lane)
 
     def arrive(self, turn: T) -> list[T]:
-        """Line up; the turns that begin now (this one, or none)."""
+        """Queue a turn; return the turns that start now (this one, or none)."""
         self._waiting.setdefault(turn.lane, []).append(turn)
         return self._begin(turn.lane)
 
     def finish(self, turn: T) -> list[T]:
-        """End a turn that runs; those that begin now."""
+        """End a running turn; return those that start now."""
         self._running[turn.lane].remove(turn)
         return self._begin(turn.lane)
 
     def withdraw(self, turn: T) -> list[T]:
-        """Give up a turn that waits; those that begin now."""
+        """Remove a waiting turn; return those that start now."""
         self._waiting[turn.lane].remove(turn)
         return self._begin(turn.lane)
 
@@ -75,7 +75,7 @@ class Lanes(Generic[T]):
             full = sum(other.brief == turn.brief for other in running) >= self._width
             if turn.alone:
                 free = not closed and not busy
-                closed = True  # also while it waits: calls that come later must not pass it for ever
+                closed = True  # also while it waits: otherwise later calls could overtake it for ever
             elif turn.container:
                 free = not closed and turn.container not in busy
                 busy.add(turn.container)

@@ -1,4 +1,4 @@
-"""The agent's socket: one agent at a time, open to root alone, and there for as long as the agent listens."""
+"""The agent's socket: for one agent at a time, accessible to root only, and kept at its path while it listens."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from wirespeed.host.inotify import FolderWatch
 log = logging.getLogger(__name__)
 
 _BACKLOG = 1024  # connections that the kernel holds while the agent is busy
-_CONTESTED = (1.0, 60.0)  # seconds between two times that the socket is made anew: at least, and at most
+_CONTESTED = (1.0, 60.0)  # seconds between recreations of the socket, if another program replaces it: min and max
 
-_Identity = tuple[int, int] | None  # device and inode; None is no such file
+_Identity = tuple[int, int] | None  # device and inode; None: no such file
 
 
 class Lock:
-    """The lock of the socket at `path`, a file beside it that the kernel frees when its holder dies.
+    """The lock of the socket at `path`: a file next to it, which the kernel unlocks if its holder dies.
 
-    The folder is made, mode 0700. Raises CniError: TRY_AGAIN_LATER while another agent holds it, POLICY for
-    a folder in which others may replace the socket, IO_FAILURE.
+    Creates the folder, mode 0700. Raises CniError: TRY_AGAIN_LATER while another agent holds the lock, POLICY for
+    a folder in which other users can replace the socket, IO_FAILURE.
     """
 
     def __init__(self, path: Path) -> None:
@@ -40,10 +40,10 @@ class Lock:
         os.close(self._fd)
 
     def keep(self) -> None:
-        """Hold it still, also where its file or the folder was removed.
+        """Make sure that the lock is held, even if its file or the folder was removed.
 
-        Raises CniError as when it is made, and TRY_AGAIN_LATER where the folder is not on the filesystem of before:
-        an agent in a container does not reach the node's folder then.
+        Raises the constructor's errors, and TRY_AGAIN_LATER if the folder is now on another filesystem: an agent in
+        a container then no longer reaches the node's folder.
         """
         with contextlib.suppress(OSError):
             held = os.fstat(self._fd)
@@ -84,16 +84,16 @@ class Lock:
 
 @contextmanager
 def only_agent(path: Path) -> Iterator[Lock]:
-    """Hold the lock of the socket at `path`. Raises CniError as `Lock`."""
+    """Hold the lock of the socket at `path`. Raises the errors of `Lock`."""
     with contextlib.closing(Lock(path)) as lock:
         yield lock
 
 
 class Listener:
-    """The socket at the lock's path, mode 0600, not blocking; it takes the place of one that a dead agent left.
+    """The non-blocking socket at `path`, mode 0600; it replaces one that a dead agent left.
 
-    Whoever finds the path can connect, as it is moved there when it listens; and it is removed before the socket is
-    closed. `watch` is readable when something happened in its folder; None where the kernel gives no notices.
+    A client that finds the path can always connect: the socket is moved there only once it listens, and removed
+    from there before it is closed. `watch` is readable after a change in its folder, None if inotify fails.
     Raises CniError(IO_FAILURE).
     """
 
@@ -112,14 +112,15 @@ class Listener:
             self.watch.close()
 
     def remove(self) -> None:
-        """Take it from its path, unless something else is there."""
+        """Remove the socket from its path, unless something else is there."""
         if _identity(self.path) == self._identity:
             self.path.unlink(missing_ok=True)
 
     def renewed(self) -> socket.socket | None:
-        """The socket that was listened on until now, if another one had to be made, for it was not at its path.
+        """Create a new socket if ours is no longer at its path; return the old one then, else None.
 
-        Who has connected to it can still be served. Raises CniError(TRY_AGAIN_LATER) where this agent must end.
+        Clients that have connected to the old one can still be served. Raises CniError(TRY_AGAIN_LATER) if this
+        agent must end.
         """
         if self.watch is not None:
             self.watch.events()
@@ -145,13 +146,13 @@ class Listener:
         return old
 
     def _contested(self) -> None:
-        """Further and further apart, where another program takes it time and again."""
+        """Delay the next recreation, longer each time that another program replaces the socket in a row."""
         now, (least, most) = time.monotonic(), _CONTESTED
         self._pause = min(most, self._pause * 2) if now < self._next + most else least
         self._next = now + self._pause / 2
 
     def _look(self) -> None:
-        """Have notices of what happens in the folder as it is now."""
+        """Watch the folder that is at the path now."""
         if self.watch is not None:
             self.watch.close()
         self.watch = None
@@ -168,10 +169,9 @@ class Listener:
                 listener.bind(os.fspath(made))
                 made.chmod(0o600)
                 listener.listen(_BACKLOG)
-                identity = _identity(made)  # before others see it, and may put something else in its place
-                if (
-                    self.path.is_dir() and not self.path.is_symlink()
-                ):  # what a container's mount makes where nothing is
+                identity = _identity(made)  # before the rename: afterwards others may replace it
+                # A runtime that mounts a missing path into a container creates a folder there.
+                if self.path.is_dir() and not self.path.is_symlink():
                     self.path.rmdir()
                 made.rename(self.path)
             except OSError as error:
@@ -182,7 +182,7 @@ class Listener:
 
 @contextmanager
 def listening(path: Path, lock: Lock) -> Iterator[Listener]:
-    """The socket at `path`, of the holder of its lock. Raises CniError(IO_FAILURE)."""
+    """Listen on the socket at `path`, whose lock is held. Raises CniError(IO_FAILURE)."""
     with contextlib.closing(Listener(path, lock)) as listener:
         yield listener
 

@@ -11,7 +11,7 @@ _BARE = re.compile(r"[A-Za-z0-9_./:@%+,\-]+")
 
 
 class LineFormatter(logging.Formatter):
-    """Formats a record in one line, whatever was written into its message, its `fields` or a traceback."""
+    """Formats a record in one line, whatever its message, its `fields` or a traceback contain."""
 
     def format(self, record: logging.LogRecord) -> str:
         moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
@@ -29,7 +29,7 @@ def _shown(value: object) -> str:
 
 
 def to_stderr(level: str) -> None:
-    """Send the records of every module from `level` ("debug", "info", "warning", "error") on there."""
+    """Log all modules' records of `level` ("debug", "info", "warning", "error") or higher to standard error."""
     handler = logging.StreamHandler()
     handler.setFormatter(LineFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)

@@ -1,4 +1,4 @@
-"""The agent's figures for Prometheus, over HTTP on an address of the configuration."""
+"""The agent's metrics for Prometheus, served over HTTP at the configured address."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, math
 
 
 class Metrics:
-    """What the agent counts itself, and the sources of the rest."""
+    """The metrics that the agent counts itself, and the sources of all others."""
 
     def __init__(self, node: Node) -> None:
         self.registry = CollectorRegistry()
@@ -46,7 +46,7 @@ class Metrics:
         self.registry.register(_Sources(sources.of(node), node.metrics))
 
     def observe(self, plugin: str, verb: str, code: int, seconds: float) -> None:
-        """Count a call that was answered."""
+        """Count an answered call."""
         self._calls.labels(plugin, verb, code).inc()
         self._seconds.labels(plugin, verb).observe(seconds)
 
@@ -74,7 +74,7 @@ def serving(metrics: Metrics, address: str) -> Iterator[None]:
 
 
 class _Sources(Collector):
-    """The figures of the sources, asked at each look."""
+    """The metrics of the sources, which are called at each scrape."""
 
     def __init__(self, own: list[Source], parts: list[Source]) -> None:
         self._own, self._parts = own, parts

@@ -1,4 +1,4 @@
-"""What a configuration of Multus (its daemon's, its CNI configuration) says, in this agent's keys."""
+"""Translating Multus' configurations (its daemon's and its CNI configuration) to the keys of this agent."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from wirespeed.cni import versions
 from wirespeed.cni.keys import in_any_case
 from wirespeed.plugins.meta.config import CAPABILITIES
 
-NETWORK_NAME = "multus-cni-network"  # what Multus calls its network
-CNI_DIR = "/var/lib/cni/multus"  # its state, where its configuration does not say
+NETWORK_NAME = "multus-cni-network"  # the name of Multus' network
+CNI_DIR = "/var/lib/cni/multus"  # the default folder of its state
 
 
 @dataclass
 class Translation:
-    """The agent's configuration as a document (`wirespeed.node.NodeConfig`), and what is lost on the way.
+    """The agent's configuration as a document (`wirespeed.node.NodeConfig`), and warnings about what has no effect.
 
     `cni_dir` is where Multus keeps its state, `bin_dir` where it looks for plugins first ("" for nowhere).
     """
@@ -29,17 +29,17 @@ class Translation:
     bin_dir: str = ""
 
 
-# Keys that the meta-plugin has under the same name, with the same meaning.
+# Keys that the meta-plugin has with the same name and meaning.
 _META = (
     *("clusterNetwork", "defaultNetworks", "systemNamespaces", "multusNamespace", "namespaceIsolation"),
     *("globalNamespaces", "confDir", "binDir", "capabilities", "auxiliaryCNIChainName"),
 )
-# Keys of the daemon that name a place or a way to write the configuration.
+# Keys of the daemon about where its configuration is written, and the keys of `autoconf` for them.
 _AUTOCONF = {"cniConfigDir": "cniConfigDir", "multusAutoconfigDir": "primaryDir", "multusMasterCNI": "primary"}
 _PATHS = frozenset(
     {"confDir", "binDir", "cniDir", "cniConfigDir", "multusAutoconfigDir", "readinessindicatorfile", "kubeconfig"}
 )
-# Keys that need no counterpart here, and why.
+# Keys without a counterpart here, and why they need none.
 NEEDLESS = {
     "type": "the name by which the shim is called says which plugin it is",
     "socketDir": "the agent's socket is its own key, and the shim knows it",
@@ -66,7 +66,7 @@ _LOST = {
     "metricsPort": "the agent's key metrics, an address and a port, has its figures",
     "enablePprof": "a Python process has no pprof",
 }
-# Keys that are read below.
+# Keys that the functions below read.
 _READ = frozenset(
     {"name", "overrideNetworkName", "cniVersion", "cniDir", "kubeconfig", "readinessindicatorfile"}
     | {"connectionLimit", "multusConfigFile", "delegates"}
@@ -75,9 +75,9 @@ KEYS = frozenset({*_META, *_AUTOCONF, *NEEDLESS, *_LOST, *_READ})
 
 
 def said_by(configuration: Mapping[str, Any]) -> dict[str, Any]:
-    """What a CNI configuration with Multus in it (conf or conflist) says of itself, as one object.
+    """Return Multus' part of a CNI configuration (conf or conflist) as one object.
 
-    Its capabilities are left out: Multus copied them from the primary.
+    Without its capabilities, as Multus copied them from the primary.
     """
     plugins = configuration.get("plugins") or [configuration]
     head = {key: configuration[key] for key in ("name", "cniVersion") if key in configuration}
@@ -85,11 +85,10 @@ def said_by(configuration: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def translate(raw: Mapping[str, Any]) -> Translation:
-    """Translate the daemon's configuration, what a CNI configuration says, or the one over the other.
+    """Translate the daemon's configuration, Multus' part of a CNI configuration (`said_by`), or both merged.
 
-    Keys are read in any case, as Multus reads them. Paths that the daemon sees below /host, or below its
-    chrootDir, are those of the node. Every key without an effect here that it had there is in the warnings, as is
-    every unknown one.
+    Keys are case-insensitive, as in Multus. Paths below /host, or below the daemon's chrootDir, become paths on the
+    node. There is a warning for each key whose effect is lost, and for each unknown key.
     """
     raw = in_any_case(raw, KEYS)
     given = {key: _on_node(key, value, raw) for key, value in raw.items() if value is not None}
@@ -108,7 +107,7 @@ def translate(raw: Mapping[str, Any]) -> Translation:
 
 
 def _on_node(key: str, value: Any, raw: Mapping[str, Any]) -> Any:
-    """A path of Multus' container as one of the node; any other value as it is."""
+    """Convert a path in Multus' container to one on the node; return any other value unchanged."""
     if key not in _PATHS or not isinstance(value, str):
         return value
     path = posixpath.normpath(value) if value else value
@@ -129,7 +128,7 @@ def _node_keys(given: Mapping[str, Any], found: Translation) -> None:
 
 
 def _written_by_multus(given: Mapping[str, Any], found: Translation) -> bool:
-    """Whether the runtime's configuration follows the primary's; else somebody wrote it, and it stays."""
+    """Whether Multus generates the runtime's configuration from the primary's; if a person wrote it, it stays."""
     file = given.get("multusConfigFile") or "auto"
     if file != "auto":
         found.warnings.append(
@@ -158,9 +157,9 @@ def _autoconf(given: Mapping[str, Any], found: Translation) -> dict[str, Any]:
     elif version:
         found.warnings.append(f'key "cniVersion": {version!r} is not spoken here: the primary\'s holds')
     meta = {key: given[key] for key in _META if key in given}
-    # Multus refuses nothing that a pod asks of a network: an address or a MAC also goes by CNI_ARGS.
+    # Multus refuses no request of a pod for lack of a capability: it also passes address and MAC in CNI_ARGS.
     meta["lenientCapabilities"] = list(CAPABILITIES)
-    if "/" in str(meta.get("clusterNetwork", "")):  # the primary's file, which is found by the same rule
+    if "/" in str(meta.get("clusterNetwork", "")):  # the primary's file, which autoconf finds by the same rule
         del meta["clusterNetwork"]
     autoconf["meta"] = meta
     return autoconf

@@ -1,11 +1,11 @@
-"""Keeps the names of plugins that `wirespeed install --replace` took, where others copy their own files over them.
+"""Keeps the plugin names that `wirespeed install --replace` took, if other programs copy their own files over them.
 
-An operator's DaemonSet that installs a plugin copies it at each of its starts; nothing tells it that its place is
-taken. What it brought is kept, for `wirespeed uninstall` to put back the newest, and what it attached meanwhile is
-taken over: its DEL will come here.
+A DaemonSet that installs a plugin copies it at each start, without knowing that the shim has that name. The file
+that it brought is kept, so that `wirespeed uninstall` restores the newest one. The pods that it attached meanwhile
+are taken over, as their DEL will be called here.
 
-A writer is not disturbed: a file that is still written is waited for, and a name without a file is left alone for a
-moment, as it is most often the first half of putting another one there.
+A writer is not disturbed: a file that is still being written is left alone for up to 30 s. So is a missing file for
+a moment, as it is most often about to be replaced by another one.
 """
 
 from __future__ import annotations
@@ -34,66 +34,66 @@ from wirespeed.node import Node
 
 log = logging.getLogger(__name__)
 
-# Seconds until it is looked again at a file that is being written: the kernel tells of its closing first, and lets
-# go of it then.
+# Seconds until a file that is being written is checked again: inotify reports its close shortly before the kernel
+# no longer counts it as open for writing.
 _LOOK_AT_WRITER = 0.1
-_UNTOUCHED = 1.0  # seconds that a file has not changed for where the kernel does not tell of writers
-_PAUSES = (1.0, 60.0)  # seconds until a name is taken back again, of times in a row: the first, and at most
-_CALM = 120.0  # seconds after which the next time is not in a row with the last one
-_FIGHT = 4  # times in a row that are a fight
-_CALLS_END = 5.0  # seconds for calls of what was there to end, and until it is tried again
+_UNTOUCHED = 1.0  # seconds without a change after which a file counts as written, if the kernel does not report it
+_PAUSES = (1.0, 60.0)  # seconds until a name is taken back once more, for times in a row: the first, and at most
+_CALM = 120.0  # seconds after which the next time does not count as in a row with the last one
+_FIGHT = 4  # times in a row after which the name counts as contested
+_CALLS_END = 5.0  # seconds for calls of the other plugin to end, and until the next attempt
 
 
 class _State(enum.Enum):
-    """Who has the name."""
+    """Whose file has the name."""
 
     OURS = enum.auto()
     NOBODY = enum.auto()
-    WRITTEN = enum.auto()  # somebody who is still writing it, or has yet to make it executable
+    WRITTEN = enum.auto()  # another program's file that is still being written, or is not executable yet
     THEIRS = enum.auto()
 
 
-# Seconds for which that is let be.
+# Seconds for which each state is tolerated.
 _GRACE = {_State.OURS: math.inf, _State.NOBODY: 1.0, _State.WRITTEN: 30.0, _State.THEIRS: 0.0}
 
 
 @dataclass
 class _Name:
-    """A name, and what happened to it: `since` and the like are time.monotonic() values."""
+    """A name and its history; `since`, `last` and `due` are time.monotonic() values."""
 
     path: Path
     state: _State = _State.OURS
     since: float = 0.0
     taken_back: int = 0
     in_a_row: int = 0
-    last: float = -math.inf  # when it was taken back
-    due: float = 0.0  # before that it is not taken back again
-    complaint: str = ""  # the last one that was logged
+    last: float = -math.inf  # when it was last taken back
+    due: float = 0.0  # it is not taken back before that
+    complaint: str = ""  # the last problem that was logged
 
 
 class Names:
-    """Takes back the names of `record`. What it cannot do is logged; it goes on."""
+    """Takes back the names of `record`. Failures are logged and retried."""
 
     def __init__(self, node: Node, record: Record) -> None:
         self._node, self._record, self._folder = node, record, Path(record.bin_dir)
         self._names = [_Name(self._folder / name) for name in binaries.names_of(record.replaced)]
-        self._shim = b""  # as it was read last
-        self._take_over_due = 0.0  # when pods of others are taken over next: at the start, and after a name was
-        self._problems: set[str] = set()  # with that, and told
+        self._shim = b""  # as last read
+        self._take_over_due = 0.0  # when others' pods are taken over next: at the start, and after a take-back
+        self._problems: set[str] = set()  # problems with that which were logged already
         node.metrics.append(self.figures)
 
     def run(self, stop: threading.Event) -> None:
-        """Look now, and whenever something has changed in the folder, until `stop` is set."""
+        """Check the names now and after each change in the folder, until `stop` is set."""
         with suppress(CniError):
             self._read_shim()
         with readable_once(stop, name="plugin names end") as stopped:
             while not stop.is_set():
-                # First the notices, then the look: what changes in between is noticed.
+                # Watch first, then check, so that no change in between is missed.
                 with noticed(self._folder, CHANGED | IN_ATTRIB) as notices:
                     wait([notices, stopped], self._look())
 
     def figures(self) -> Iterator[Family]:
-        """How often each name was taken back."""
+        """Yield the metric that counts how often each name was taken back."""
         family = Family(
             name="wirespeed_plugin_names_taken_back",
             kind="counter",
@@ -105,10 +105,10 @@ class Names:
         yield family
 
     def _look(self) -> float:
-        """Take back what is due; the seconds until something may be due without a notice."""
+        """Take back the names that are due; return the seconds until the next check without an event."""
         soonest = min([LOOK_AGAIN, *map(self._keep, self._names)])
         ours = all(name.state is _State.OURS for name in self._names)
-        if ours and time.monotonic() >= self._take_over_due:  # else more is attached meanwhile
+        if ours and time.monotonic() >= self._take_over_due:  # before all are ours, more pods may be attached
             done = self._take_over()
             self._take_over_due = math.inf if done else time.monotonic() + _CALLS_END
         return min(soonest, max(0.0, self._take_over_due - time.monotonic())) if ours else soonest
@@ -127,7 +127,7 @@ class Names:
                 return min(due - now, _LOOK_AT_WRITER) if state is _State.WRITTEN else due - now
             self._take_back(name)
         except (CniError, OSError) as error:
-            name.due = now + LOOK_AGAIN  # what was tried may itself be a notice
+            name.due = now + LOOK_AGAIN  # the attempt itself may have caused an event
             text = error.msg if isinstance(error, CniError) else f"{error.filename or name.path}: {error.strerror}"
             if text != name.complaint:
                 log.error("%s is not wirespeed's any more, and cannot be taken back: %s", name.path, text)  # noqa: TRY400
@@ -142,7 +142,7 @@ class Names:
             )
         how = _how(name)
         binaries.take_back(name.path, self._read_shim())
-        now = time.monotonic()  # a busy disk takes its time
+        now = time.monotonic()  # taken anew, as writing may take long on a busy disk
         first, most = _PAUSES
         name.in_a_row = name.in_a_row + 1 if now - name.last < _CALM else 1
         name.due = now + (min(most, first * 2.0 ** (name.in_a_row - 2)) if name.in_a_row > 1 else 0.0)
@@ -158,7 +158,7 @@ class Names:
             )
 
     def _take_over(self) -> bool:
-        """Take over what others attached under these names; whether nothing of it is left to be tried again."""
+        """Take over the pods that other tools attached under these names; return whether it need not be retried."""
         config, problems = self._node.config, []
         try:
             binaries.await_calls(self._folder, self._record.replaced, _CALLS_END).do()
@@ -180,7 +180,7 @@ class Names:
         self._problems = set(problems)
 
     def _read_shim(self) -> bytes:
-        """The shim that was installed, by wirespeed's own name; as it was before where that one is gone."""
+        """Read the installed shim under wirespeed's own name; if it is gone, return what was read before."""
         try:
             self._shim = binaries.read_shim(self._folder / "wirespeed")
         except CniError:
@@ -191,14 +191,14 @@ class Names:
     def _tell(self, reason: str, message: str) -> None:
         log.warning("%s", message)
         if self._node.config.cluster.events:
-            with suppress(CniError):  # a cluster that cannot be used was told at the start
+            with suppress(CniError):  # an unusable cluster was reported at the start
                 self._node.cluster.event(
                     NodeEvent(name=self._node.name, reason=reason, message=message, warning=True)
                 )
 
 
 def _how(name: _Name) -> str:
-    """What happened to a name, as the end of a sentence. Raises OSError."""
+    """Return what happened to a name, as the end of a sentence. Raises OSError."""
     if name.state is _State.NOBODY:
         return "was removed"
     aside = kept(name.path).name
@@ -208,7 +208,7 @@ def _how(name: _Name) -> str:
 
 
 def _state(path: Path) -> _State:
-    """Who has the path's name now. Raises OSError."""
+    """Return whose file is at the path now. Raises OSError."""
     try:
         if binaries.is_shim(path):
             return _State.OURS

@@ -1,4 +1,4 @@
-"""Waiting for what happens in folders, for a part of the agent that looks again at each notice."""
+"""Waiting for changes in folders (inotify), for the parts of the agent that check files again after each change."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from wirespeed.host import inotify as folders
 
 log = logging.getLogger(__name__)
 
-# Seconds until it is looked without a notice: inotify tells neither that a folder was mounted over nor of what
-# a symbolic link leads to.
+# Seconds after which files are checked without an event: inotify reports neither a mount over the folder nor
+# changes of a symbolic link's target.
 LOOK_AGAIN = 30.0
-BLIND_LOOK = 1.0  # the same where there is no inotify: 128 instances a user are its usual limit
+BLIND_LOOK = 1.0  # the same without inotify, whose usual limit is 128 instances per user
 
 CHANGED = folders.CAME | folders.WENT | inotify.IN_CLOSE_WRITE | inotify.IN_DELETE_SELF | inotify.IN_MOVE_SELF
 
 
 @contextlib.contextmanager
 def noticed(folder: Path, events: int = CHANGED) -> Iterator[int | None]:
-    """A descriptor that is readable when something happens in the folder, or in the nearest one above it.
+    """Yield a descriptor that is readable when something changes in the folder, or its nearest existing parent.
 
-    None where the kernel watches no more folders.
+    None if the kernel refuses another watch.
     """
     while not folder.is_dir():
         folder = folder.parent
@@ -45,7 +45,7 @@ def noticed(folder: Path, events: int = CHANGED) -> Iterator[int | None]:
 
 @contextlib.contextmanager
 def readable_once(event: threading.Event, *, name: str) -> Iterator[int]:
-    """A descriptor that is readable when the event is set; `name` is that of the thread that sees to it."""
+    """Yield a descriptor that becomes readable when the event is set, by a thread called `name`."""
     fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
 
     def pass_on() -> None:
@@ -57,13 +57,13 @@ def readable_once(event: threading.Event, *, name: str) -> Iterator[int]:
     try:
         yield fd
     finally:
-        if event.is_set():  # else the process ends by an error, and the thread with it
+        if event.is_set():  # else the process is ending with an error, and the thread with it
             thread.join()
             os.close(fd)
 
 
 def wait(descriptors: Sequence[int | None], seconds: float) -> None:
-    """Wait until one of them is readable, at most for that time, or a moment where one of them is None."""
+    """Wait until a descriptor is readable, for at most `seconds`; at most BLIND_LOOK if one of them is None."""
     poll = select.poll()
     for fd in descriptors:
         if fd is not None:

@@ -1,4 +1,4 @@
-"""Telling the service manager how the agent is (sd_notify(3)), where there is one."""
+"""Reporting the agent's state to the service manager, if there is one (sd_notify(3))."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ log = logging.getLogger(__name__)
 
 
 def notify(state: str) -> None:
-    """Send a state such as "READY=1" to NOTIFY_SOCKET, if the environment has it; a failure is logged."""
+    """Send a state such as "READY=1" to the NOTIFY_SOCKET of the environment, if it is set; log a failure."""
     path = os.environ.get("NOTIFY_SOCKET")
     if not path:
         return

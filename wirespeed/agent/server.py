@@ -1,4 +1,4 @@
-"""The agent's server: takes calls from the socket, has them run in order, and answers each in its own time."""
+"""The agent's server: receives calls on the socket, runs them in order in worker threads, and answers them."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ log = logging.getLogger(__name__)
 
 _SEND_TIME = 10.0  # seconds for a caller to take its answer
 _RECEIVE_TIME = 10.0  # seconds for a caller to send its call
-_FULL_TIME = 1.0  # seconds until connections are taken again, unless one is closed before
-_LOOK = 1.0  # seconds until the socket's path is looked at without a notice, as where a folder was mounted over
-_UNDO_TIME = 10.0  # seconds at most, beyond its deadline, for a call to undo what it began, when the agent ends
+_FULL_TIME = 1.0  # seconds until connections are accepted again after EMFILE, if none is closed before
+_LOOK = 1.0  # seconds between checks of the socket's path: inotify does not report a mount over its folder
+_UNDO_TIME = 10.0  # seconds at most, after its deadline, for a call to undo what it began, when the agent ends
 _PIECE = 1 << 18
 _ATTACHING = frozenset({"ADD"}) | hotplug.VERBS  # these wait for the API server
 _ORDERED = frozenset({"ADD", "DEL", "CHECK"}) | hotplug.VERBS
@@ -43,7 +43,7 @@ _CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
 
 @dataclass(eq=False)
 class _Caller:
-    """A connection whose call is not yet whole."""
+    """A connection whose call is not yet complete."""
 
     socket: socket.socket
     pid: int
@@ -53,7 +53,7 @@ class _Caller:
 
 @dataclass(eq=False, kw_only=True)
 class _Job(Turn):
-    """A call that runs or waits; `arrived` and `deadline` are time.monotonic() values."""
+    """A running or waiting call; `arrived` and `deadline` are time.monotonic() values."""
 
     call: frame.Call
     socket: socket.socket
@@ -65,36 +65,36 @@ class _Job(Turn):
         return self.call.environ.get("CNI_COMMAND", "")
 
 
-# Told of each call that was answered: its plugin, verb, error code (0 for success) and seconds since its arrival.
+# Called for each answered call with its plugin, verb, error code (0 for success) and seconds since its arrival.
 Observer = Callable[[str, str, int, float], None]
 
 
 class Server:
-    """Serves the agent's socket with the node's plugins; it is listened on anew when it is removed under the agent.
+    """Serves the node's plugins on the agent's socket, which it recreates if another program removes it.
 
-    One thread, that of `run`, takes calls and keeps their order (see `Lanes`); `node.config.workers` threads for
-    each plugin run those that attach, and as many the others. Each call has `node.config.deadline` seconds from its
-    arrival, waiting included.
+    One thread, that of `run`, receives calls and keeps their order (see `Lanes`). For each plugin,
+    `node.config.workers` threads run the calls that attach, and as many run the others. Each call has
+    `node.config.deadline` seconds from its arrival, including the time in the queue.
     """
 
     def __init__(self, node: Node, listener: Listener, observe: Observer = lambda *_: None) -> None:
         self._node, self._listener, self._observe = node, listener, observe
-        self.displaced = False  # it ended because another agent, or nobody, is to be found at its socket's path
-        self._watch: FolderWatch | None = None  # the one that is waited for
-        self._problem = ""  # of the journal, as it was told last
-        self._look_at = 0.0  # when the socket's path is looked at without a notice
+        self.displaced = False  # whether it ended because it could not keep the socket at its path
+        self._watch: FolderWatch | None = None  # the watch that is registered in the selector
+        self._problem = ""  # the journal's problem that was logged last
+        self._look_at = 0.0  # when the socket's path is checked without an event
         self._lanes: Lanes[_Job] = Lanes(node.config.workers)
         self._callers: set[_Caller] = set()
         self._finished: queue.SimpleQueue[_Job] = queue.SimpleQueue()
         self._stopping = False
-        self._full_until: float | None = None  # no connections are taken; looked at again at that moment
+        self._full_until: float | None = None  # when to accept connections again; None: they are being accepted
         self._selector = selectors.DefaultSelector()
-        # One end is written by workers and, as signal.set_wakeup_fd's, by the kernel's signals.
+        # `waker` is written by workers and, by signal.set_wakeup_fd, on signals.
         self._woken, self.waker = socket.socketpair()
         self._woken.setblocking(False)
         self.waker.setblocking(False)
         self._begun: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
-        self._workers = 0  # threads; as many as calls have ever run at once, so that none waits for a thread
+        self._workers = 0  # threads: as many as calls have ever run at once, so that no call waits for a thread
 
     def stop(self) -> None:
         """End `run`, from any thread or signal handler."""
@@ -102,9 +102,9 @@ class Server:
         self._wake()
 
     def run(self) -> bool:
-        """Serve until `stop`; then finish what runs and hand what waits to the next agent.
+        """Serve until `stop`; then finish the running calls and leave the waiting ones to the next agent.
 
-        Whether all that ran has finished, which is given until a little after its deadline.
+        Return whether all running calls have finished; they have time until a little after their deadlines.
         """
         self._selector.register(self._listener.socket, selectors.EVENT_READ, self._accept)
         self._follow_path()
@@ -124,14 +124,14 @@ class Server:
                 self._begun.put(None)
 
     def _wake(self) -> None:
-        with contextlib.suppress(BlockingIOError):  # it is full of wakes
+        with contextlib.suppress(BlockingIOError):  # full, so `run` will wake anyway
             self.waker.send(b"\0")
 
     def _turn(self, until: float | None) -> None:
-        """Wait for something up to the moment `until`, and do what is due."""
+        """Wait for events up to the moment `until`, handle them, and do what is due."""
         timeout = None if until is None else max(0.0, until - time.monotonic())
         for key, _ in self._selector.select(timeout):
-            if self._selector.get_map().get(key.fd) is key:  # not closed, or changed, by one before it
+            if self._selector.get_map().get(key.fd) is key:  # not closed or changed by an earlier event's handler
                 key.data()
         self._expire()
         while not self._finished.empty():
@@ -143,7 +143,7 @@ class Server:
             while self._woken.recv(4096):
                 pass
 
-    # Callers: from a connection to a whole call
+    # Callers: from a connection to a complete call
 
     def _accept(self) -> None:
         try:
@@ -174,17 +174,17 @@ class Server:
         self._receive(caller)
 
     def _room(self) -> None:
-        """There may be room again for connections: take them."""
+        """Accept connections again, as there may be free descriptors now."""
         if self._full_until is not None and not self._stopping:
             self._full_until = None
             self._selector.register(self._listener.socket, selectors.EVENT_READ, self._accept)
 
     def _follow_path(self) -> None:
-        """Listen anew where the socket is not at its path any more; who has connected to it is served."""
+        """Recreate the socket if it is no longer at its path; clients connected to the old one are still served."""
         self._look_at = time.monotonic() + _LOOK
         self._keep_journal()
         registered = self._full_until is None
-        if self._watch is not None:  # before it is closed, and its descriptor another file's
+        if self._watch is not None:  # unregister before it is closed and its descriptor reused
             self._selector.unregister(self._watch)
             self._watch = None
         try:
@@ -199,7 +199,7 @@ class Server:
                 if registered:
                     self._selector.unregister(old)
                     self._selector.register(self._listener.socket, selectors.EVENT_READ, self._accept)
-                with contextlib.suppress(OSError):  # in the end BlockingIOError
+                with contextlib.suppress(OSError):  # BlockingIOError when there are no more connections
                     while True:
                         self._take(old.accept()[0])
         self._watch = self._listener.watch
@@ -248,13 +248,13 @@ class Server:
         self._close(caller.socket)
 
     def _close(self, connection: socket.socket) -> None:
-        """Close a connection that no worker has."""
+        """Close a connection that no worker uses."""
         with contextlib.suppress(KeyError):
             self._selector.unregister(connection)
         connection.close()
         self._room()
 
-    # Jobs: from a whole call to its answer
+    # Jobs: from a complete call to its answer
 
     def _arrive(self, call: frame.Call, connection: socket.socket) -> None:
         verb = call.environ.get("CNI_COMMAND", "")
@@ -276,7 +276,7 @@ class Server:
         self._begin(begun)
 
     def _left(self, job: _Job) -> None:
-        """The caller of a waiting call is gone: nobody would learn what its call did."""
+        """Drop a waiting call whose caller has left, as nobody would get its result."""
         log.warning("its caller left while it waited for its turn", extra={"fields": _fields(job)})
         self._withdraw(job)
 
@@ -298,7 +298,7 @@ class Server:
             self._serve(job)
 
     def _serve(self, job: _Job) -> None:
-        """Run a call and answer it, in a worker's thread."""
+        """Run a call and answer it, in a worker thread."""
         try:
             answer = self._answer(job)
             self._tell(job, answer, delivered=_deliver(job.socket, answer))
@@ -364,10 +364,10 @@ class Server:
             self._withdraw(job)
 
     def _hand_over(self) -> None:
-        """Tell every caller whose call has not begun to ask the next agent."""
+        """Answer every call that has not begun with AGAIN, so that the shim sends it to the next agent."""
         log.info("ending", extra={"fields": {"running": len(list(self._lanes.running))}})
         self._node.hasten()
-        self._listener.remove()  # who comes now waits for that agent to make its own
+        self._listener.remove()  # shims that are called from now on wait for the next agent's socket
         if self._watch is not None:
             self._selector.unregister(self._watch)
         if self._full_until is None:
@@ -381,7 +381,7 @@ class Server:
         for caller in list(self._callers):
             _send_now(caller.socket, frame.write_answer(frame.AGAIN))
             self._drop(caller)
-        # The last arrived goes first: what waits behind a call would begin when that is withdrawn.
+        # Last arrived first: withdrawing a call could start one that waits behind it.
         for job in reversed(list(self._lanes.waiting)):
             log.info("handed to the next agent", extra={"fields": _fields(job)})
             _send_now(job.socket, frame.write_answer(frame.AGAIN))
@@ -389,13 +389,13 @@ class Server:
 
 
 def _send_now(connection: socket.socket, answer: bytes) -> None:
-    """Send a short answer without waiting; a caller that is gone misses nothing."""
+    """Send a short answer without waiting; errors do not matter, as the caller is then gone."""
     with contextlib.suppress(OSError):
         connection.send(answer, socket.MSG_DONTWAIT)
 
 
 def _deliver(connection: socket.socket, answer: dispatch.Answer) -> bool:
-    """Send the answer; whether the caller has taken it."""
+    """Send the answer; return whether the caller has received it."""
     try:
         connection.settimeout(_SEND_TIME)
         connection.sendall(frame.write_answer(*answer))
@@ -405,7 +405,7 @@ def _deliver(connection: socket.socket, answer: dispatch.Answer) -> bool:
 
 
 def _refusal(job: _Job, error: CniError) -> dispatch.Answer:
-    """The error as the call's answer, in the version that its configuration speaks."""
+    """Return an error as the answer to a call, in the version of its configuration."""
     if job.verb in hotplug.VERBS:
         return hotplug.refused(error)
 

@@ -1,4 +1,4 @@
-"""Figures of the node: attachments of the journal, VFs and what they sent, devices of pods."""
+"""Metrics of the node: attachments in the journal, VFs and their counters, devices of pods."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _VF = ("pf", "vf", "pciAddr", "numa_node")
 
 
 def of(node: Node) -> list[Source]:
-    """The sources for this node."""
+    """Return the sources for this node."""
     return [
         lambda: attachments(node),
         lambda: vfs(
@@ -31,7 +31,7 @@ def of(node: Node) -> list[Source]:
 
 
 def attachments(node: Node) -> Iterator[Family]:
-    """How many there are, by how far they got: one that stays "adding" or "deleting" waits for a DEL or GC."""
+    """Count the attachments by step; one that stays "adding" or "deleting" waits for a DEL or GC."""
     family = Family(name="wirespeed_attachments", kind="gauge", text="Attachments in the journal", labels=("step",))
     counted = Counter(row.step for row in node.journal.attachments())
     for step in ("planned", "adding", "added", "deleting"):
@@ -46,9 +46,9 @@ def attachments(node: Node) -> Iterator[Family]:
 
 
 def vfs(sysfs: Path, owners: Mapping[str, tuple[str, str]], claims: Mapping[str, DeviceClaim]) -> Iterator[Family]:
-    """The VFs and their counters, also under the names of the SR-IOV metrics exporter (sriov_vf_*).
+    """Yield the VFs and their counters, also under the names of the SR-IOV metrics exporter (sriov_vf_*).
 
-    By PCI address, `owners` are the (namespace, pod) that devices are attached to, `claims` the journal's.
+    `owners` has the (namespace, pod) of attached devices, `claims` the journal's claims, both by PCI address.
     """
     info = Family(
         name="wirespeed_vf_info",
@@ -74,7 +74,7 @@ def vfs(sysfs: Path, owners: Mapping[str, tuple[str, str]], claims: Mapping[str,
 
 
 def pod_devices(socket: Path) -> Iterator[Family]:
-    """Which PCI device the kubelet gave to which pod, under the name of the SR-IOV metrics exporter."""
+    """Yield which PCI device the kubelet allocated to which pod, under the name of the SR-IOV metrics exporter."""
     family = Family(
         name="sriov_kubepoddevice",
         kind="gauge",
@@ -93,7 +93,7 @@ def pod_devices(socket: Path) -> Iterator[Family]:
 
 
 def _in_pod(claim: DeviceClaim | None) -> Mapping[str, int]:
-    """What an attached VF's own interface has counted, where the PF's driver counts nothing."""
+    """Return the counters of an attached VF's own interface, for a PF whose driver has none."""
     if claim is None:
         return {}
     with netns.reopened(claim.netns, claim.identity) as ns:
@@ -116,7 +116,7 @@ def _counter(
         ),
     )
     ours.add(*labels, *owner, value=value)
-    # The exporter's names end without _total, which a counter's may not.
+    # The exporter's names lack the suffix _total, which a counter must have.
     alias = found.setdefault(
         f"sriov_vf_{name}",
         Family(name=f"sriov_vf_{name}", kind="unknown", text=f"The same as wirespeed_vf_{name}_total", labels=_VF),
@@ -125,12 +125,12 @@ def _counter(
 
 
 def _owners(node: Node) -> dict[str, tuple[str, str]]:
-    """(namespace, pod) of the attached devices, from the journal."""
+    """Return the (namespace, pod) of the attached devices, from the journal."""
     found = {}
     for row in node.journal.attachments():
         delegate = row.record.get("delegate") or {}
         args = delegate.get("args") or {}
-        # One of an earlier boot has it no more.
+        # An attachment of an earlier boot no longer has its device.
         if delegate.get("device") and not of_earlier_boot(row):
             found[delegate["device"]] = (args.get("K8S_POD_NAMESPACE", ""), args.get("K8S_POD_NAME", ""))
     return found

@@ -1,1 +1,1 @@
-"""The CNI specification: requests, results, error codes, versions, chains, running a plugin."""
+"""The CNI specification: requests, results, error codes, versions, plugin chains, execution of plugins."""

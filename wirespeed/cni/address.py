@@ -1,7 +1,7 @@
-"""Addresses, parsed as strictly as the kernel and Go's net package parse them.
+"""Addresses, parsed as strictly as the kernel and Go's net package do.
 
-IP addresses and prefixes are integers, without netmask notation, leading zeros or zones. It takes a tenth of the
-time of the ipaddress module, and addresses are read several times in each ADD.
+IP addresses and prefixes are kept as integers. Netmasks, leading zeros and zones are not accepted. This takes a
+tenth of the time of the ipaddress module; each ADD parses addresses several times.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import socket
 from typing import NamedTuple
 
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
-_DOTTED = re.compile(r"[0-9a-f]{4}(\.[0-9a-f]{4})+")  # a MAC address or GUID as switches write it
+_DOTTED = re.compile(r"[0-9a-f]{4}(\.[0-9a-f]{4})+")  # a MAC address or GUID in the notation of switches
 
 
 class Ip(NamedTuple):
@@ -23,7 +23,7 @@ class Ip(NamedTuple):
     def __str__(self) -> str:
         if self.bits == 32:
             return socket.inet_ntop(socket.AF_INET, self.value.to_bytes(4, "big"))
-        if self.value >> 32 == 0:  # the C library writes these as ::192.0.2.1, RFC 5952 and the peers do not
+        if self.value >> 32 == 0:  # inet_ntop writes these as ::192.0.2.1, RFC 5952 and Go do not
             high, low = divmod(self.value, 1 << 16)
             return f"::{high:x}:{low:x}" if high else f"::{low:x}" if low else "::"
         return socket.inet_ntop(socket.AF_INET6, self.value.to_bytes(16, "big"))
@@ -57,7 +57,7 @@ class Prefix(NamedTuple):
 
 
 def parse_ip(text: object) -> Ip | None:
-    """The address that the text is, or None. An IPv4 address mapped into IPv6 is IPv4, as for the peers."""
+    """Parse an address; None if it is invalid. An IPv4-mapped IPv6 address is returned as IPv4, as in Go."""
     if not isinstance(text, str):
         return None
     try:
@@ -70,23 +70,23 @@ def parse_ip(text: object) -> Ip | None:
 
 
 def parse_prefix(text: object) -> Prefix | None:
-    """The address with prefix length ("10.1.2.3/24") that the text is, or None."""
+    """Parse an address with prefix length ("10.1.2.3/24"); None if it is invalid."""
     if not isinstance(text, str):
         return None
     address, slash, length = text.partition("/")
     ip = parse_ip(address)
     if ip is None or not slash or not length.isascii() or not length.isdigit() or len(length) > 3:
         return None
-    # A mapped address counts its prefix within IPv6.
+    # The prefix length of an IPv4-mapped address is that of IPv6: ::ffff:10.0.0.0/104 is 10.0.0.0/8.
     bits = int(length) - (96 if ":" in address and ip.bits == 32 else 0)
     return Prefix(ip, bits) if 0 <= bits <= ip.bits else None
 
 
 def octets(value: object) -> str:
-    """A MAC address or GUID as the kernel writes it, 02:00:00:00:00:01; "" for what is no text.
+    """Return a MAC address or GUID as the kernel writes it, 02:00:00:00:00:01; "" if `value` is not a string.
 
-    The forms are those of Go's net.ParseMAC, by which the peers read it: also with - in place of :, and
-    0200.0000.0001.
+    Accepts the notations of Go's net.ParseMAC, as other CNI plugins do: also 02-00-00-00-00-01 and
+    0200.0000.0001. Does not validate the address.
     """
     text = value.lower().replace("-", ":") if isinstance(value, str) else ""
     if _DOTTED.fullmatch(text):
@@ -96,7 +96,7 @@ def octets(value: object) -> str:
 
 
 def unicast_mac(text: object) -> str:
-    """The MAC address in the form of `octets`, "" for what is none of a single interface."""
+    """Return the MAC address as `octets` does; "" if it is invalid, multicast or all zeros."""
     found = octets(text)
     if not _MAC.fullmatch(found) or int(found[:2], 16) & 1 or found == "00:00:00:00:00:00":
         return ""

@@ -1,4 +1,4 @@
-"""Networks (conf or conflist) and running their plugins in order, each given the previous one's result."""
+"""Networks (conf or conflist), and running their plugins in order, each with the previous one's result."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from wirespeed.cni.request import Request, check_network_name
 
 log = logging.getLogger(__name__)
 
-# Keys of lists and of plugins' configurations that are looked at, or written, on the way to a plugin.
+# Keys of lists and of plugins' configurations that are read or written before the plugin gets them.
 _KEYS = frozenset(
     {"name", "cniVersion", "cniVersions", "disableCheck", "disableGC", "loadOnlyInlinedPlugins", "plugins"}
     | {"type", "capabilities", "ipam", "args", "prevResult", "runtimeConfig", "deviceID", "pciBusID"}
@@ -34,7 +34,7 @@ UNDO_TIME = 30.0  # seconds that undoing a failed ADD may take beyond the reques
 class Network:
     """A network: `plugins` are the raw configurations, in the order of ADD. `raw` is what was loaded.
 
-    `begin` is the result that its first plugin is given, for one that makes no interface of its own.
+    `begin` is the prevResult of its first plugin, for a chain that creates no interface of its own.
     """
 
     name: str
@@ -52,10 +52,10 @@ class Network:
 
 
 def load_network(raw: object, *, name: str = "", version: str = "") -> Network:
-    """The network of a conf (it has `type`) or a conflist (it has `plugins`), decoded from JSON.
+    """Load a network from a conf (it has `type`) or a conflist (it has `plugins`), decoded from JSON.
 
-    `name` and `version` hold where it has none of its own. Raises CniError: INVALID_CONFIG that names the key,
-    INCOMPATIBLE_VERSION for an unknown version.
+    `name` and `version` are the defaults if it has none of its own. Raises CniError: INVALID_CONFIG that names the
+    key, INCOMPATIBLE_VERSION for an unknown version.
     """
     if not isinstance(raw, dict):
         raise CniError(
@@ -77,7 +77,7 @@ def load_network(raw: object, *, name: str = "", version: str = "") -> Network:
 
 
 def canonical(raw: dict[str, Any]) -> dict[str, Any]:
-    """A conf or conflist with the specification's keys as the specification writes them: any case is read."""
+    """Return a conf or conflist with the specification's keys in its spelling; they are case-insensitive."""
     conf = in_any_case(raw, _KEYS)
     ipam = conf.get("ipam")
     if isinstance(ipam, dict):
@@ -88,20 +88,20 @@ def canonical(raw: dict[str, Any]) -> dict[str, Any]:
 
 
 class Chain:
-    """Runs networks: `plugins` by `type` are called in this process, all others are executed from CNI_PATH.
+    """Runs networks: `plugins`, by `type`, are called in this process, all others are executed from CNI_PATH.
 
-    The requests given here carry container, interface, arguments, path and deadline; each plugin's own
-    configuration is made from the network. Every error keeps its code and names the plugin.
+    Of a request, container, interface, arguments, path and deadline are used; the configuration of each plugin is
+    derived from the network. Every error keeps its code and names the plugin.
     """
 
     def __init__(self, plugins: Mapping[str, Plugin]) -> None:
         self._builtin = plugins
 
     def capabilities(self, plugin: Mapping[str, Any]) -> frozenset[str]:
-        """What of a runtimeConfig the plugin of this configuration is given.
+        """Return the keys of a runtimeConfig that the plugin with this configuration gets.
 
-        What it declares, and what a plugin of this process reads anyway, unless it declares that it shall not.
-        Raises CniError(INTERNAL) for a plugin of this process that cannot be made.
+        These are the capabilities that it declares, and those that a plugin in this process reads anyway, unless
+        they are declared as false. Raises CniError(INTERNAL) if a plugin in this process cannot be created.
         """
         declared = plugin.get("capabilities") or {}
         wanted = frozenset(key for key, flag in declared.items() if flag is True)
@@ -115,14 +115,14 @@ class Chain:
         return wanted
 
     def executes(self, plugin: Mapping[str, Any]) -> bool:
-        """Whether the plugin of this configuration is a process of its own."""
+        """Whether the plugin with this configuration is executed as a process of its own."""
         return plugin["type"] not in self._builtin
 
     def check_plugins(self, network: Network, path: Sequence[str]) -> None:
-        """Refuse a network with a plugin that is neither in this process nor in the folders of `path`.
+        """Check that each plugin of a network is in this process or in one of the folders of `path`.
 
-        Raises CniError that names the plugin: INVALID_CONFIG, or INTERNAL for one of this process that cannot
-        be made.
+        Raises CniError that names the plugin: INVALID_CONFIG if it is in neither, INTERNAL if a plugin in this
+        process cannot be created.
         """
         for plugin in network.plugins:
             try:
@@ -141,10 +141,10 @@ class Chain:
             raise CniError(Code.INTERNAL, f"cannot be made: {type(error).__name__}: {error}") from error
 
     def add(self, network: Network, request: Request, runtime_config: Mapping[str, Any] | None = None) -> Result:
-        """Attach the container; the last plugin's result is the network's.
+        """Attach the container; return the last plugin's result.
 
-        When one fails, that one and those before it are undone before the error is raised; a NotUndoneError
-        where that failed too.
+        If a plugin fails, it and those before it are undone before the error is raised. Raises NotUndoneError if
+        that fails too.
         """
         request = request.derive(command="ADD")
         result = network.begin
@@ -171,9 +171,9 @@ class Chain:
         runtime_config: Mapping[str, Any] | None = None,
         result: Result | None = None,
     ) -> None:
-        """Detach the container, in reverse order; `result` is what ADD returned. All plugins are attempted.
+        """Detach the container, in reverse order; `result` is what ADD returned. All plugins are called.
 
-        Raises the first error; it says which others failed.
+        Raises the first error, with the messages of the others.
         """
         if not versions.at_least(network.version, "0.4.0"):
             result = None
@@ -190,9 +190,9 @@ class Chain:
         runtime_config: Mapping[str, Any] | None = None,
         result: Result | None = None,
     ) -> None:
-        """Check the attachment that `result` describes; the first that is wrong is raised.
+        """Check the attachment that `result` describes; raises the first plugin's error.
 
-        A network with disableCheck, or of a version without CHECK, has nothing that could be checked.
+        Does nothing for a network with disableCheck, or of a version without CHECK.
         """
         if network.disable_check or not versions.at_least(network.version, "0.4.0"):
             return
@@ -200,9 +200,9 @@ class Chain:
             self._call(self._config(network, plugin, runtime_config, result), request.derive(command="CHECK"))
 
     def status(self, network: Network, request: Request) -> None:
-        """Whether the network could take an ADD; the first plugin that could not is raised.
+        """Check that the network could serve an ADD; raises the error of the first plugin that could not.
 
-        A network of a version without STATUS is not asked. A plugin that is not there is UNAVAILABLE.
+        Does nothing for a network of a version without STATUS. A missing plugin is an error with code UNAVAILABLE.
         """
         if not versions.at_least(network.version, "1.1.0"):
             return
@@ -214,14 +214,14 @@ class Chain:
             self._call(self._config(network, plugin), request.derive(command="STATUS"))
 
     def gc(self, network: Network, request: Request) -> None:
-        """Have every plugin drop what belongs to none of the request's valid attachments. All are attempted.
+        """Let every plugin release what belongs to none of the request's valid attachments. All are called.
 
-        A network with disableGC, or of a version without GC, is left alone.
+        Does nothing for a network with disableGC, or of a version without GC.
         """
         if network.disable_gc or not versions.at_least(network.version, "1.1.0"):
             return
         valid = [{"containerID": c, "ifname": i} for c, i in sorted(request.valid_attachments)]
-        # The specification names the key in two ways; plugins read one or the other.
+        # The specification has two names for the key; plugins read one or the other.
         keys = {"cni.dev/valid-attachments": valid, "cni.dev/attachments": valid}
         self._call_all(
             network.plugins, lambda plugin: self._config(network, plugin) | keys, request.derive(command="GC")
@@ -241,7 +241,7 @@ class Chain:
         runtime_config: Mapping[str, Any] | None,
         result: Result | None,
     ) -> CniError | None:
-        """DEL of the plugin that failed and of those before it; what failed in that is logged and returned."""
+        """Call DEL of the failed plugin and of those before it; log and return the error of that."""
         begun = replace(network, plugins=network.plugins[: failed + 1])
         deadline = max(request.deadline, time.monotonic() + UNDO_TIME)
         try:
@@ -257,7 +257,7 @@ class Chain:
         configure: Callable[[dict[str, Any]], dict[str, Any]],
         request: Request,
     ) -> None:
-        """Call every plugin whatever the others do; raise the first error and name the rest."""
+        """Call every plugin, even after errors of others; raise the first error, with the messages of the rest."""
         errors = []
         for plugin in plugins:
             try:
@@ -271,7 +271,7 @@ class Chain:
             raise combined(errors)
 
     def _call(self, config: dict[str, Any], request: Request) -> None:
-        """Any verb but ADD, of one plugin."""
+        """Call any verb but ADD of one plugin."""
         kind = config["type"]
         request = request.derive(config=config)
         try:
@@ -290,7 +290,7 @@ class Chain:
         runtime_config: Mapping[str, Any] | None = None,
         previous: Result | None = None,
     ) -> dict[str, Any]:
-        """What one plugin reads on standard input (specification, "Deriving request configuration")."""
+        """Return what one plugin reads on standard input (specification, "Deriving request configuration")."""
         config = {**plugin, "name": network.name, "cniVersion": network.version}
         if previous is not None:
             config["prevResult"] = results.write(previous, network.version)
@@ -303,7 +303,7 @@ class Chain:
 
 
 def read_output(stdout: bytes, version: str) -> Result:
-    """The result that an executed plugin printed. Raises CniError(DECODING_FAILURE)."""
+    """Parse the result that an executed plugin printed. Raises CniError(DECODING_FAILURE)."""
     try:
         raw = msgspec.json.decode(stdout)
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
@@ -344,7 +344,7 @@ def _plugin(where: str, plugin: object) -> dict[str, Any]:
 
 
 def flag(raw: Mapping[str, Any], key: str) -> bool:
-    """A boolean of a list, or one written as a string, as early runtimes took it; false where it is not there.
+    """Return a boolean of a list, false if missing; it may be a string, as early runtimes accepted.
 
     Raises CniError(INVALID_CONFIG).
     """

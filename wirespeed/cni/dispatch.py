@@ -1,4 +1,4 @@
-"""One plugin call from environment and standard input to exit status and standard output."""
+"""Serve one plugin call: environment and standard input in, exit status and standard output out."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 class Answer(NamedTuple):
-    """What the plugin's process ends with: its exit status and what it prints."""
+    """The outcome of a plugin's process: its exit status and standard output."""
 
     exit_code: int
     stdout: bytes
@@ -30,9 +30,9 @@ def answer(
 ) -> Answer:
     """Serve one call; never raises.
 
-    `plugin_for` gives the plugin once the request is known to be sound; VERSION needs none. An error is the
-    error object of the specification, in the caller's version; one that is no CniError is told in one line
-    with code INTERNAL, and logged with its traceback.
+    `plugin_for` returns the plugin; it is called only after the request has been validated, and not for VERSION.
+    An error is returned as the specification's error object, in the caller's version. Any exception but CniError
+    is returned in one line with code INTERNAL, and logged with its traceback.
     """
     try:
         request = parse_request(environ, stdin, deadline=deadline)
@@ -65,7 +65,7 @@ def _call(plugin_for: Callable[[], Plugin], request: Request) -> bytes:
 
 
 def _version_of(stdin: bytes) -> str:
-    """The version to tell an error in, whatever is wrong with the configuration."""
+    """Return the version for an error object, whatever is wrong with the configuration."""
     try:
         return versions.of_error(json.loads(stdin))
     except (ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""CNI errors: the codes of the specification, and ours."""
+"""CNI errors: the codes of the specification, and our own."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ class Code(IntEnum):
     DEVICE = 101  # the device is not there, or its driver refuses
     INTERFACE = 102  # the interface name is taken, or the interface is not there
     ADDRESS = 103  # no address left, or the address is taken
-    DRIFT = 104  # CHECK found something else than ADD made
+    DRIFT = 104  # CHECK found something else than ADD set up
     PLUGIN = 105  # an executed plugin failed without a CNI error of its own
     POLICY = 106  # namespace isolation, capabilities
 
 
 class CniError(Exception):
-    """A refusal or failure that the runtime is told of: `code`, one line `msg`, and optional `details`."""
+    """A refusal or failure, as reported to the runtime: `code`, one line `msg`, and optional `details`."""
 
     def __init__(self, code: int, msg: str, details: str = "") -> None:
-        if not msg.isprintable():  # one line, whatever somebody wrote into a name
+        if not msg.isprintable():  # keep it to one line, whatever characters a name contains
             msg = "".join(c if c.isprintable() else repr(c)[1:-1] for c in msg)
         super().__init__(msg)
         self.code = int(code)
@@ -42,11 +42,11 @@ class CniError(Exception):
         self.details = details
 
     def prefixed(self, where: str) -> CniError:
-        """The same error, its message led by where it happened; the code is kept."""
+        """Return the same error with the message prefixed by where it happened."""
         return CniError(self.code, f"{where}: {self.msg}", self.details)
 
     def to_json(self, version: str) -> bytes:
-        """The error object of the specification, as the plugin prints it on standard output."""
+        """Return the specification's error object, as a plugin prints it on standard output."""
         body: dict[str, Any] = {"cniVersion": version, "code": self.code, "msg": self.msg}
         if self.details:
             body["details"] = self.details
@@ -54,10 +54,10 @@ class CniError(Exception):
 
 
 class NotUndoneError(CniError):
-    """An ADD that failed and could not be undone either: a DEL has to finish it."""
+    """An ADD that failed and could not be undone either; a DEL has to complete the undo."""
 
 
 def combined(errors: Sequence[CniError]) -> CniError:
-    """The first of the errors, its message naming the others."""
+    """Return the first error, with the messages of the others appended."""
     first, rest = errors[0], "; ".join(error.msg for error in errors[1:])
     return CniError(first.code, f"{first.msg}; also {rest}" if rest else first.msg, first.details)

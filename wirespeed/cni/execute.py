@@ -20,13 +20,13 @@ from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.request import Request
 
 MAX_STDOUT = 1 << 20  # bytes; a result has a few hundred
-MAX_STDERR = 1 << 16  # bytes of it that are kept, the last ones
-STDIN_NAME = "cni-config"  # of the memory file that is a plugin's standard input
+MAX_STDERR = 1 << 16  # bytes; only the last ones are kept
+STDIN_NAME = "cni-config"  # the name of the memfd that is a plugin's standard input
 _BUSY_LIMIT = 3.0  # seconds to wait for an executable that is being written
 
 
 def check_kind(kind: object) -> str:
-    """The plugin `type` of a configuration, if it can be a file's name. Raises CniError(INVALID_CONFIG)."""
+    """Return the plugin `type` of a configuration if it is a valid file name. Raises CniError(INVALID_CONFIG)."""
     if kind is None or kind == "":
         raise CniError(Code.INVALID_CONFIG, 'key "type" is missing: expected the name of a plugin')
     if not isinstance(kind, str) or "/" in kind or "\0" in kind or kind in {".", ".."}:
@@ -35,9 +35,9 @@ def check_kind(kind: object) -> str:
 
 
 def find_plugin(kind: str, path: Sequence[str]) -> str:
-    """The executable of the plugin `kind`: the first in the folders of `path` that is a regular file to run.
+    """Return the executable of the plugin `kind`: the first regular, executable file in the folders of `path`.
 
-    Raises CniError(INVALID_CONFIG) that names the folders, or the file that cannot be run.
+    Raises CniError(INVALID_CONFIG) that names the folders, and a file that is not executable.
     """
     check_kind(kind)
     unfit = ""
@@ -55,15 +55,15 @@ def find_plugin(kind: str, path: Sequence[str]) -> str:
 
 
 def run_plugin(binary: str, request: Request) -> bytes:
-    """Run the executable for the request; its standard output.
+    """Run the executable for the request; return its standard output.
 
-    It gets request.config as JSON on standard input, and of the environment only CNI_* (from the request) and
-    PATH: an agent's own variables (tokens, library paths, a proxy) are no plugin's business, and a plugin
-    behaves alike whoever runs it. It runs in a session of its own, so that the deadline ends all that it
-    started; what a plugin that succeeded leaves running stays.
+    Its standard input is request.config as JSON. Its environment has only CNI_* (from the request) and PATH: a
+    plugin must not see the agent's own variables (tokens, library paths, a proxy), and behaves the same whoever
+    runs it. It runs in a session of its own, so that at the deadline all its processes are killed; after a
+    success, processes that it left running stay.
 
-    Raises CniError: the plugin's own error with its code and details; PLUGIN where it failed without one;
-    TRY_AGAIN_LATER after the deadline. The message does not name the plugin, its callers lead it by that.
+    Raises CniError: the plugin's own error with its code and details; PLUGIN if it failed without one;
+    TRY_AGAIN_LATER after the deadline. The message does not name the plugin: callers prefix its name.
     """
     process, out, err = _start(binary, request)
     try:
@@ -81,9 +81,9 @@ def run_plugin(binary: str, request: Request) -> bytes:
 
 
 def _start(binary: str, request: Request) -> tuple[subprocess.Popen[bytes], int, int]:
-    """The process, and the ends of its standard output and error, which do not block."""
+    """Start the process; return it and our non-blocking ends of its standard output and error."""
     with contextlib.ExitStack() as opened:
-        # The configuration lies in memory before the plugin starts: it reads at its leisure, nobody waits.
+        # A memfd, written before the plugin starts: unlike a pipe, it never makes us wait for the plugin to read.
         stdin = os.memfd_create(STDIN_NAME, os.MFD_CLOEXEC)
         opened.callback(os.close, stdin)
         with open(stdin, "wb", closefd=False) as file:
@@ -109,8 +109,8 @@ def _spawn(binary: str, request: Request, *, stdin: int, stdout: int, stderr: in
     environ = request.environ | {"PATH": os.environ.get("PATH", os.defpath)}
 
     def spawn() -> subprocess.Popen[bytes]:
-        # Without a preexec_fn this is a vfork: 0.15 ms, where a fork takes 8 ms in a process of 200 MiB. What
-        # this process itself inherited is closed too (close_fds), in no time that could be measured.
+        # Without a preexec_fn, this is a vfork: 0.15 ms instead of 8 ms for a fork in a process of 200 MiB. The
+        # default close_fds also closes descriptors that this process inherited; its cost is not measurable.
         return subprocess.Popen(
             [binary],
             stdin=stdin,
@@ -127,7 +127,7 @@ def _spawn(binary: str, request: Request, *, stdin: int, stdout: int, stderr: in
         except OSError as error:
             if error.errno != errno.ETXTBSY:
                 raise
-        # An installer writes the executable right now: the kernel tells when it is done.
+        # An installer is writing the executable: wait until it has closed the file.
         from wirespeed.cni.writers import once_written  # noqa: PLC0415 — ctypes, for this rare case alone
 
         return once_written(binary, spawn, until=min(request.deadline, time.monotonic() + _BUSY_LIMIT))
@@ -138,7 +138,7 @@ def _spawn(binary: str, request: Request, *, stdin: int, stdout: int, stderr: in
 
 
 def _converse(process: subprocess.Popen[bytes], out: int, err: int, request: Request) -> tuple[bytes, bytes]:
-    """Read until the process ends; (standard output, the end of standard error)."""
+    """Read until the process ends; return its standard output and the end of its standard error."""
     stdout, stderr = bytearray(), bytearray()
     ended = os.pidfd_open(process.pid)
     try:
@@ -151,7 +151,7 @@ def _converse(process: subprocess.Popen[bytes], out: int, err: int, request: Req
                 raise CniError(
                     Code.TRY_AGAIN_LATER, f"{request.command} took longer than its deadline and was killed"
                 )
-            # What the process wrote is in the pipes when it has ended. Who else holds them is not waited for.
+            # When the process has ended, all its output is in the pipes. Children may hold them open: no EOF then.
             last = ended in ready
             for fd, said in ((out, stdout), (err, stderr)):
                 if (last or fd in ready) and _read(fd, said) and not last:
@@ -166,7 +166,7 @@ def _converse(process: subprocess.Popen[bytes], out: int, err: int, request: Req
 
 
 def _read(fd: int, into: bytearray) -> bool:
-    """Take what is in the pipe; whether its end is reached."""
+    """Read what is in the pipe; return whether its end was reached."""
     taken = 0
     while taken <= MAX_STDOUT:
         try:
@@ -185,14 +185,14 @@ def _milliseconds(deadline: float) -> int | None:
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
-    # Not yet waited for, so its id, and the group of that number, are still its own.
+    # It has not been waited for, so neither its PID nor its process group can have been reused.
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 
 
 def _failure(status: int, stdout: bytes, stderr: bytes) -> CniError:
-    """The error of a plugin that ended with `status` (negative: the signal that ended it)."""
+    """Return the error of a plugin that ended with `status` (negative: the signal that killed it)."""
     own = _own_error(stdout)
     if own is not None:
         return own
@@ -220,7 +220,7 @@ class _ErrorObject(msgspec.Struct):
 
 
 def _own_error(stdout: bytes) -> CniError | None:
-    """The error object of the specification, if the plugin printed one."""
+    """Return the specification's error object if the plugin printed one, else None."""
     try:
         error = msgspec.json.decode(stdout, type=_ErrorObject)
     except (msgspec.DecodeError, ValueError, RecursionError):

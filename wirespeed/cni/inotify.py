@@ -1,4 +1,4 @@
-"""The kernel's notices of changed files (inotify)."""
+"""Notification of changed files (inotify)."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Event(NamedTuple):
-    """What happened (`mask`), and to which file of a watched folder; "" is the watched thing itself."""
+    """What happened (`mask`), and to which file of a watched folder; "" is the watched file or folder itself."""
 
     mask: int
     name: str
 
 
 class Watch:
-    """A watch of one file or folder for the events of `mask`. Raises OSError, ENOSPC or EMFILE at the limits."""
+    """A watch of one file or folder for the events of `mask`. Raises OSError: ENOSPC or EMFILE at the limits."""
 
     def __init__(self, path: str, mask: int) -> None:
         self._fd: int = _libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK)
         if self._fd < 0:
             raise _error(path)
-        self.close = weakref.finalize(self, os.close, self._fd)  # also when it is let go of
+        self.close = weakref.finalize(self, os.close, self._fd)  # also closes it at garbage collection
         if _libc.inotify_add_watch(self._fd, os.fsencode(path), ctypes.c_uint32(mask)) < 0:
             error = _error(path)
             self.close()
@@ -50,13 +50,16 @@ class Watch:
         return self._fd
 
     def wait(self, seconds: float) -> bool:
-        """Whether an event came within that time."""
+        """Wait for an event; return whether one came within that time."""
         poll = select.poll()
         poll.register(self._fd, select.POLLIN)
         return bool(poll.poll(seconds * 1000))
 
     def events(self) -> list[Event]:
-        """What has happened since it was asked last. What others did before a lock was had is in it."""
+        """Return the events since the last call, without waiting.
+
+        A change that another process made before it released a lock is included once the lock is taken here.
+        """
         found: list[Event] = []
         while True:
             try:

@@ -1,4 +1,4 @@
-"""Keys of configurations that are read in any case, and values of a few words: what to say of one not known."""
+"""Case-insensitive keys of configurations, and suggestions for unknown keys and values in error messages."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 
 
 def in_any_case(raw: Mapping[str, Any], known: tuple[str, ...] | frozenset[str]) -> dict[str, Any]:
-    """The object with its known keys as `known` writes them, and all others as they are.
+    """Return the object with its known keys in the spelling of `known`, and all others unchanged.
 
-    Go's encoding/json, by which the peers and libcni read, finds a key in any case; of a key that is there in two
-    spellings the last one counts, except that null says nothing.
+    Go's encoding/json, which libcni and other plugins use, matches keys case-insensitively. If a key appears in
+    two spellings, the last one counts, except that a null never replaces a value.
     """
     by_fold = _by_fold(known)
     found: dict[str, Any] = {}
@@ -28,7 +28,7 @@ def _by_fold(known: tuple[str, ...] | frozenset[str]) -> dict[str, str]:
 
 
 def unknown_key(key: str, known: Iterable[str], *, within: str = "") -> str:
-    """'unknown key "spec.vlam"; nearest known key: "spec.vlan"'; `within` leads both, "spec."."""
+    """Return 'unknown key "spec.vlam"; nearest known key: "spec.vlan"'; `within` ("spec.") prefixes both."""
     import difflib  # noqa: PLC0415 — only for a mistake
 
     near = difflib.get_close_matches(key, known, 1)
@@ -36,9 +36,9 @@ def unknown_key(key: str, known: Iterable[str], *, within: str = "") -> str:
 
 
 def nearest(key: str, known: Mapping[str, str], *, within: str = "") -> str:
-    """'; nearest known key: "vlan"', or "" where none is near.
+    """Return '; nearest known key: "vlan"', or "" if none is similar.
 
-    `known` are the keys as they are written, by themselves in lower case; `within` leads them, "host.".
+    `known` maps each key in lower case to its spelling; `within` ("host.") is the prefix of the suggestion.
     """
     import difflib  # noqa: PLC0415 — only for a mistake
 
@@ -47,7 +47,7 @@ def nearest(key: str, known: Mapping[str, str], *, within: str = "") -> str:
 
 
 def nearest_value(value: object, expected: str) -> str:
-    """', the nearest is "auto"', or "" where none is near: `expected` has the known values in double quotes."""
+    """Return ', the nearest is "auto"', or "" if none is similar; `expected` has the values in double quotes."""
     import difflib  # noqa: PLC0415 — only for a mistake
     import re  # noqa: PLC0415
 

@@ -1,4 +1,4 @@
-"""Plugins that run on after the process that executed them was killed: they are ended before a DEL undoes them."""
+"""Killing plugins that still run after the agent that executed them was killed, before a DEL undoes their work."""
 
 from __future__ import annotations
 
@@ -20,12 +20,10 @@ _STDIN = f"/memfd:{STDIN_NAME} (deleted)"
 
 
 def end_orphans(container: str, netns: str, *, deadline: float) -> None:
-    """Kill each plugin that another process has executed for the container, and wait until it is no more.
+    """Kill each plugin that another process executed for the container, and wait for its end.
 
-    `netns` is the path of the network namespace that it was executed with.
-
-    Such a plugin would go on making what a DEL takes away meanwhile. Raises CniError(TRY_AGAIN_LATER) when one
-    does not end before `deadline` (time.monotonic()).
+    `netns` is the CNI_NETNS that it was executed with. Such a plugin would continue to create what a DEL is
+    removing. Raises CniError(TRY_AGAIN_LATER) if one does not end before `deadline` (time.monotonic()).
     """
     for pid, ended in _running(container, netns):
         try:
@@ -33,8 +31,8 @@ def end_orphans(container: str, netns: str, *, deadline: float) -> None:
                 "container %s: a plugin of a killed agent still runs, process %d: ending it", container, pid
             )
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(pid, signal.SIGKILL)  # it leads a group of its own, with what it has started
-            poller = select.poll()  # select(2) knows 1024 files, and an agent may have more
+                os.killpg(pid, signal.SIGKILL)  # it leads a process group, with the processes that it started
+            poller = select.poll()  # select(2) fails for descriptors above 1023
             poller.register(ended, select.POLLIN)
             if not poller.poll(math.ceil(1000 * max(0.0, min(deadline - time.monotonic(), 3600.0)))):
                 raise CniError(Code.TRY_AGAIN_LATER, f"a plugin of a killed agent does not end, process {pid}")
@@ -43,7 +41,7 @@ def end_orphans(container: str, netns: str, *, deadline: float) -> None:
 
 
 def _running(container: str, netns: str) -> Iterator[tuple[int, int]]:
-    """(process, pidfd) of each; the pidfd is the caller's to close."""
+    """Yield (PID, pidfd) of each such plugin; the caller closes the pidfd."""
     for name in os.listdir("/proc"):
         if not name.isdigit() or not _is_plugin(name, container, netns):
             continue
@@ -51,14 +49,14 @@ def _running(container: str, netns: str) -> Iterator[tuple[int, int]]:
             ended = os.pidfd_open(int(name))
         except ProcessLookupError:
             continue
-        if _is_plugin(name, container, netns):  # still, so that the pidfd is of no other process with its number
+        if _is_plugin(name, container, netns):  # checked again, as the PID may have been reused before the open
             yield int(name), ended
         else:
             os.close(ended)
 
 
 def _is_plugin(pid: str, container: str, netns: str) -> bool:
-    """Whether it was executed by `wirespeed.cni.execute` for the container, in another process than this one."""
+    """Whether the process is a plugin of the container that `wirespeed.cni.execute` of another process started."""
     try:
         if os.readlink(f"/proc/{pid}/fd/0") != _STDIN:
             return False

@@ -1,4 +1,4 @@
-"""What a plugin is: an object with the five verbs, run in the agent or alone as an executable."""
+"""The interface of a plugin: an object with the five verbs, run in the agent or alone as an executable."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from typing import Any, Protocol, runtime_checkable
 
 from wirespeed.cni.request import Request
 
-# A CNI result in the shape of specification 1.1.0, whatever version the caller speaks;
-# `wirespeed.cni.result` reads older shapes into it and writes them from it.
+# A CNI result in the format of specification 1.1.0, whatever version the caller uses; `wirespeed.cni.result`
+# converts older formats to it and from it.
 Result = dict[str, Any]
 
 
 class Plugin(Protocol):
-    """The verbs of the CNI specification. Each raises CniError, and on that has undone what it began.
+    """The verbs of the CNI specification. Each raises CniError, after undoing what it began.
 
-    A request reaches a plugin validated (see `wirespeed.cni.request`). A plugin looks at
+    Requests are validated before a plugin gets them (see `wirespeed.cni.request`). A plugin calls
     `request.check_deadline()` between its steps.
     """
 
@@ -32,7 +32,7 @@ class Plugin(Protocol):
 
 @runtime_checkable
 class Capable(Protocol):
-    """A plugin that reads some of runtimeConfig whether or not its configuration declares the capability."""
+    """A plugin that reads parts of runtimeConfig even if its configuration does not declare the capability."""
 
     def capabilities(self, config: Mapping[str, Any]) -> frozenset[str]:
-        """What of runtimeConfig it reads, given its configuration."""
+        """Return the keys of runtimeConfig that it reads, given its configuration."""

@@ -17,7 +17,7 @@ from wirespeed.cni.errors import CniError, Code
 
 MAX_CONFIG = 1 << 20  # bytes of standard input; a network's configuration has a few thousand
 
-# The environment that each verb needs (specification 1.1.0, section 2, "CNI operations").
+# The environment variables that each verb requires (specification 1.1.0, section 2, "CNI operations").
 _REQUIRED = {
     "ADD": ("CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME", "CNI_PATH"),
     "DEL": ("CNI_CONTAINERID", "CNI_IFNAME", "CNI_PATH"),
@@ -27,7 +27,7 @@ _REQUIRED = {
     "VERSION": (),
 }
 VERBS = tuple(_REQUIRED)
-_SINCE = {"CHECK": "0.4.0", "GC": "1.1.0", "STATUS": "1.1.0"}  # the version that brought the verb
+_SINCE = {"CHECK": "0.4.0", "GC": "1.1.0", "STATUS": "1.1.0"}  # the version that introduced the verb
 _CONTAINER_ID = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.\-]*")
 _NETWORK_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.\-]*")
 
@@ -37,9 +37,9 @@ class Request:
     """One call of a plugin.
 
     `command` is ADD, DEL, CHECK, GC, STATUS or VERSION. `container_id`, `netns` (a path) and `ifname`
-    are "" where the command does not carry them. `args` is CNI_ARGS in order, `path` the folders of
-    CNI_PATH, `config` the JSON object of standard input as it came, `deadline` a time.monotonic() value
-    after which the work is given up and undone.
+    are "" if the command does not have them. `args` is CNI_ARGS in order, `path` the folders of
+    CNI_PATH, `config` the unchanged JSON object of standard input, `deadline` a time.monotonic() value
+    at which the work is cancelled and undone.
     """
 
     command: str
@@ -63,7 +63,7 @@ class Request:
 
     @property
     def environ(self) -> dict[str, str]:
-        """The CNI_* variables that a plugin's process is given for it, those that say something."""
+        """The CNI_* variables for a plugin's process, without empty ones."""
         variables = {
             "CNI_COMMAND": self.command,
             "CNI_CONTAINERID": self.container_id,
@@ -84,11 +84,11 @@ class Request:
 
     @property
     def valid_attachments(self) -> set[tuple[str, str]]:
-        """For GC: the (container id, ifname) pairs that are still there; everything else may go.
+        """For GC: the (container id, ifname) pairs that still exist; everything else may be released.
 
-        Raises CniError(INVALID_CONFIG) where the configuration has no such list: that is not an empty one.
+        Raises CniError(INVALID_CONFIG) if the configuration has no such list: a missing list is not an empty one.
         """
-        # Specification 1.1.0 calls the key so in one place and cni.dev/attachments in another.
+        # Specification 1.1.0 uses both names for the key.
         for key in ("cni.dev/valid-attachments", "cni.dev/attachments"):
             if key in self.config:
                 return _attachments(key, self.config[key])
@@ -98,15 +98,15 @@ class Request:
         )
 
     def derive(self, **changes: Any) -> Request:
-        """The same request with some fields changed."""
+        """Return the same request with some fields changed."""
         return replace(self, **changes)
 
 
 def parse_request(environ: Mapping[str, str], stdin: bytes, *, deadline: float = math.inf) -> Request:
-    """The request that a plugin's environment and standard input make.
+    """Parse and validate a plugin's environment and standard input.
 
     Raises CniError: INVALID_ENVIRONMENT, DECODING_FAILURE, INVALID_CONFIG or INCOMPATIBLE_VERSION as the
-    specification assigns them. Nothing of the machine is looked at.
+    specification assigns them. The state of the machine is not checked.
     """
     command = environ.get("CNI_COMMAND", "")
     if command not in _REQUIRED:
@@ -130,9 +130,9 @@ def parse_request(environ: Mapping[str, str], stdin: bytes, *, deadline: float =
 
 
 def parse_args(text: str) -> dict[str, str]:
-    """CNI_ARGS, "KEY=VALUE;KEY=VALUE", in order; a value may hold "=".
+    """Parse CNI_ARGS, "KEY=VALUE;KEY=VALUE", keeping the order; a value may contain "=".
 
-    Raises CniError(INVALID_ENVIRONMENT) that names the piece at fault.
+    Raises CniError(INVALID_ENVIRONMENT) that names the invalid part.
     """
     args: dict[str, str] = {}
     if not text:
@@ -148,7 +148,7 @@ def parse_args(text: str) -> dict[str, str]:
 
 
 def parse_config(stdin: bytes) -> dict[str, Any]:
-    """The JSON object of standard input. Raises CniError(DECODING_FAILURE)."""
+    """Parse the JSON object of standard input. Raises CniError(DECODING_FAILURE)."""
     if len(stdin) > MAX_CONFIG:
         raise CniError(
             Code.DECODING_FAILURE, f"standard input: expected at most {MAX_CONFIG} bytes, got {len(stdin)}"
@@ -164,14 +164,14 @@ def parse_config(stdin: bytes) -> dict[str, Any]:
 
 
 def check_container_id(text: str) -> str:
-    """The container id, if it is one or "". Raises CniError(INVALID_ENVIRONMENT)."""
+    """Return the container id if it is valid or "". Raises CniError(INVALID_ENVIRONMENT)."""
     if text and not _CONTAINER_ID.fullmatch(text):
         raise _bad("CNI_CONTAINERID", "letters, digits, _ . - after a letter or digit", text)
     return text
 
 
 def check_network_name(name: object) -> str:
-    """The network's name, if it is one: it becomes part of paths. Raises CniError(INVALID_CONFIG)."""
+    """Return the network's name if it is valid; it is used in paths. Raises CniError(INVALID_CONFIG)."""
     if name is None or name == "":
         raise CniError(Code.INVALID_CONFIG, 'key "name" is missing: expected the name of the network')
     if not isinstance(name, str) or not _NETWORK_NAME.fullmatch(name):
@@ -183,10 +183,10 @@ def check_network_name(name: object) -> str:
 
 
 def ifname_fault(name: str) -> str:
-    """What keeps the text from being the name of an interface (Linux, dev_valid_name), or ""."""
+    """Return why the text is no valid interface name (Linux, dev_valid_name), "" if it is one."""
     if name in {"", ".", ".."}:
         return f"expected a name, got {name!r}"
-    # "%d" in a name is the kernel's template for a number.
+    # The kernel replaces "%d" in a name by a number.
     if any(c in "/:%" or c.isspace() or not c.isprintable() for c in name):
         return f"expected no / : % or whitespace, got {name!r}"
     if len(name.encode()) > 15:
@@ -198,7 +198,7 @@ def check_netns(request: Request, environ: Mapping[str, str], *, own: str = "/pr
     """Refuse an ADD into the network namespace of this process: it would change the node instead of a pod.
 
     CNI_NETNS_OVERRIDE=1 (or true) in the environment allows it, as for plugins built on libcni. A path that
-    does not exist is left to the plugin. Raises CniError(INVALID_ENVIRONMENT).
+    does not exist is not checked here but by the plugin. Raises CniError(INVALID_ENVIRONMENT).
     """
     if request.command != "ADD" or environ.get("CNI_NETNS_OVERRIDE", "").lower() in {"1", "true"}:
         return
@@ -211,7 +211,7 @@ def check_netns(request: Request, environ: Mapping[str, str], *, own: str = "/pr
 
 
 def _check_config(request: Request) -> None:
-    """What the specification asks of a configuration, whoever reads it."""
+    """Check what the specification requires of every configuration."""
     config = request.config
     check_network_name(config.get("name"))
     version = versions.check(config.get("cniVersion"))
@@ -225,7 +225,7 @@ def _check_config(request: Request) -> None:
 
 
 def _attachments(key: str, value: object) -> set[tuple[str, str]]:
-    if value is None:  # how Go writes an empty list
+    if value is None:  # Go encodes a nil slice as null
         return set()
     if not isinstance(value, list):
         raise CniError(Code.INVALID_CONFIG, f'key "{key}": expected a list, got {value!r}')
@@ -242,7 +242,7 @@ def _attachments(key: str, value: object) -> set[tuple[str, str]]:
 
 
 def _version_config(stdin: bytes) -> dict[str, Any]:
-    """VERSION takes no parameters; runtimes write {"cniVersion": ...} all the same."""
+    """Parse the standard input of VERSION, {"cniVersion": ...}; {} if it is empty or invalid."""
     try:
         return parse_config(stdin)
     except CniError:
@@ -257,7 +257,7 @@ def _ifname(name: str) -> str:
 
 
 def _netns(command: str, path: str) -> str:
-    # A DEL gives back what it can whatever its namespace is called.
+    # A DEL releases what it can, even if the path of its namespace is wrong.
     if not _text("CNI_NETNS", path).startswith("/") and command in {"ADD", "CHECK"}:
         raise _bad("CNI_NETNS", "an absolute path", path)
     return path
@@ -266,13 +266,13 @@ def _netns(command: str, path: str) -> str:
 def _path(text: str) -> tuple[str, ...]:
     folders = tuple(folder for folder in _text("CNI_PATH", text).split(":") if folder)
     for folder in folders:
-        if not folder.startswith("/"):  # it would be sought where the agent happens to run
+        if not folder.startswith("/"):  # it would be relative to the agent's working directory
             raise _bad("CNI_PATH", "absolute paths separated by :", folder)
     return folders
 
 
 def _text(key: str, value: str) -> str:
-    """The value, if it can be shown and passed on: neither control characters nor broken UTF-8."""
+    """Return the value if it is printable: no control characters, no invalid UTF-8."""
     if not value.isprintable():
         raise _bad(key, "printable text", value)
     return value

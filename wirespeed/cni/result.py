@@ -1,14 +1,14 @@
-"""Results of ADD: read from any version of the specification, kept in the shape of 1.1.0, written in any.
+"""Results of ADD: read from any version of the specification, kept in the format of 1.1.0, written in any.
 
-A result in here always has "interfaces", "ips", "routes" (lists) and "dns" (an object), empty where there is
-nothing, and no cniVersion:
+A result in this code always has "interfaces", "ips", "routes" (lists) and "dns" (an object), which may be empty,
+and no cniVersion (? means optional):
 
-    interfaces: name, and of mac, mtu, sandbox, socketPath, pciID those that are known
+    interfaces: name, mac?, mtu?, sandbox?, socketPath?, pciID?
     ips:        address ("10.1.2.3/24"), gateway?, interface? (index into interfaces)
-    routes:     dst ("0.0.0.0/0"), and of gw, mtu, advmss, priority, table, scope those that are given
+    routes:     dst ("0.0.0.0/0"), gw?, mtu?, advmss?, priority?, table?, scope?
     dns:        nameservers?, domain?, search?, options?
 
-Addresses are in the form in which the peers write them: "2001:db8::1", and IPv4 mapped into IPv6 is IPv4.
+Addresses are written as the reference plugins write them: "2001:db8::1", and an IPv4-mapped address as IPv4.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from wirespeed.cni.address import parse_ip, parse_prefix
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.plugin import Result
 
-# Versions before interfaces and chains: one address of each family, its routes with it.
+# Versions without interfaces and chains: one address of each family, with its routes.
 _OLD = ("0.1.0", "0.2.0")
-_SINCE_0_3_0 = ("interfaces", "ips")  # keys that no result of an older version has
+_SINCE_0_3_0 = ("interfaces", "ips")  # keys that results of older versions never have
 _WITH_IP_VERSION = frozenset({"0.3.0", "0.3.1", "0.4.0"})
 
 ROUTE_KEYS = ("dst", "gw", "mtu", "advmss", "priority", "table", "scope")
@@ -31,15 +31,15 @@ DNS_KEYS = ("nameservers", "domain", "search", "options")
 
 
 def empty() -> Result:
-    """A result that says nothing."""
+    """Return an empty result."""
     return {"interfaces": [], "ips": [], "routes": [], "dns": {}}
 
 
 def read(raw: object, version: str | None = None) -> Result:
-    """The result in `raw`, a decoded JSON object of any version from 0.1.0.
+    """Read a result from a decoded JSON object of any version from 0.1.0.
 
-    Its own cniVersion says which; without one it is `version`, and without that the shape tells. Keys that the
-    specification does not know are left out. Raises CniError(DECODING_FAILURE) that names the field:
+    The version is the object's own cniVersion, else `version`, else it is inferred from the keys. Keys that the
+    specification does not define are dropped. Raises CniError(DECODING_FAILURE) that names the field:
     'result: ips[0].address: expected an address with prefix length, got "10.0.0.1"'.
     """
     try:
@@ -49,12 +49,12 @@ def read(raw: object, version: str | None = None) -> Result:
 
 
 def read_routes(raw: object) -> list[dict[str, Any]]:
-    """Routes as configurations and results write them. Raises CniError(DECODING_FAILURE): 'routes[0].dst: ...'."""
+    """Read the routes of a configuration or result. Raises CniError(DECODING_FAILURE): 'routes[0].dst: ...'."""
     return _each("routes", {"routes": raw}, _read_route)
 
 
 def read_dns(raw: object) -> dict[str, Any]:
-    """DNS as configurations and results write it. Raises CniError(DECODING_FAILURE): 'dns.search: ...'."""
+    """Read the DNS of a configuration or result. Raises CniError(DECODING_FAILURE): 'dns.search: ...'."""
     if raw is None:
         return {}
     fields = _object("dns", raw)
@@ -67,7 +67,7 @@ def read_dns(raw: object) -> dict[str, Any]:
 def _read(raw: object, version: str | None) -> Result:
     fields = _object("", raw)
     spoken = fields.get("cniVersion") or version or ("0.2.0" if "ip4" in fields or "ip6" in fields else None)
-    # A plugin that was called in an old version and says no other may print what it always prints.
+    # A plugin called with an old version may print a newer format without a cniVersion.
     if spoken in _OLD and (fields.get("cniVersion") or not any(key in fields for key in _SINCE_0_3_0)):
         return _read_old(fields)
     if spoken is not None and spoken not in versions.SUPPORTED:
@@ -86,7 +86,7 @@ def _read(raw: object, version: str | None) -> Result:
 
 
 def write(result: Mapping[str, Any], version: str) -> dict[str, Any]:
-    """The result as `version` writes it, cniVersion included; what that version cannot say is left out.
+    """Return the result in the format of `version`, with cniVersion; what that version lacks is left out.
 
     Raises CniError(INCOMPATIBLE_VERSION) for an unsupported version.
     """
@@ -125,7 +125,7 @@ def _read_route(where: str, raw: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _read_old(fields: Mapping[str, Any]) -> Result:
-    """The shape of 0.1.0 and 0.2.0: ip4 and ip6, each with ip, gateway and routes."""
+    """Read the format of 0.1.0 and 0.2.0: ip4 and ip6, each with ip, gateway and routes."""
     found = empty()
     for key in ("ip4", "ip6"):
         if fields.get(key) is None:
@@ -146,7 +146,7 @@ def _each(
     within: str = "",
 ) -> list[dict[str, Any]]:
     value = fields.get(key)
-    if value is None:  # how Go writes an empty list
+    if value is None:  # Go encodes a nil slice as null
         return []
     if not isinstance(value, list):
         raise _bad(within + key, "a list", value)
@@ -156,7 +156,7 @@ def _each(
 def _copy(
     where: str, raw: Mapping[str, Any], found: dict[str, Any], kinds: Mapping[str, Callable[[str, object], Any]]
 ) -> None:
-    """Copy the optional fields that are there; null, "" and an empty list say nothing."""
+    """Copy the optional fields that are present; null, "" and an empty list count as missing."""
     for key, check in kinds.items():
         value = raw.get(key)
         if value is not None and value not in ("", []):
@@ -188,7 +188,7 @@ def _integer(where: str, value: object) -> int:
 
 
 def _u32(where: str, value: object) -> int:
-    """A number of the kernel's; negative ones say nothing, as for the peers."""
+    """Read an unsigned 32-bit number; a negative one counts as 0, as in the reference plugins."""
     if _integer(where, value) >= 1 << 32:
         raise _bad(where, "an integer of 32 bits", value)
     return max(0, _integer(where, value))
@@ -226,7 +226,7 @@ def _bad(where: str, expected: str, got: object) -> CniError:
 
 
 def _write_old(result: Mapping[str, Any]) -> dict[str, Any]:
-    """The shape of 0.1.0 and 0.2.0: the first address of each family, with the routes of that family."""
+    """Return the format of 0.1.0 and 0.2.0: the first address of each family, with the routes of that family."""
     written: dict[str, Any] = {}
     for ip in result.get("ips") or ():
         written.setdefault(_old_key(ip["address"]), {"ip": ip["address"], **_only(ip, ("gateway",))})

@@ -1,4 +1,4 @@
-"""The versions of the CNI specification that are spoken here, and comparing them."""
+"""The supported versions of the CNI specification, and comparing them."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from wirespeed.cni.errors import CniError, Code
 
 SUPPORTED = ("0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
 LATEST = SUPPORTED[-1]
-IMPLIED = "0.1.0"  # of a configuration without a cniVersion, as libcni has it
+IMPLIED = "0.1.0"  # the version of a configuration without a cniVersion, as in libcni
 
 _RANK = {version: rank for rank, version in enumerate(SUPPORTED)}
 
 
 def at_least(version: str, least: str) -> bool:
-    """Whether `version` is `least` or newer; `least` is a supported one. An unknown version is at least nothing."""
+    """Whether `version` is `least`, a supported version, or newer; false for an unknown version."""
     return _RANK.get(version, -1) >= _RANK[least]
 
 
 def check(version: object) -> str:
-    """The version, if it is a supported one; None and "" are IMPLIED.
+    """Return the version if it is supported; None and "" mean IMPLIED.
 
     Raises CniError(INCOMPATIBLE_VERSION) that lists the supported ones.
     """
@@ -33,10 +33,10 @@ def check(version: object) -> str:
 
 
 def highest(version: object, versions: object) -> str:
-    """The version to use of a configuration's `cniVersion` and its list `cniVersions` (specification 1.1.0).
+    """Return the version to use, given a configuration's `cniVersion` and `cniVersions` (specification 1.1.0).
 
-    The highest supported one that either names; those of the list that are not known are another runtime's
-    business. Raises CniError: INVALID_CONFIG for a list of another shape, INCOMPATIBLE_VERSION for no known one.
+    It is the highest supported one in either; unknown versions in the list are ignored. Raises CniError:
+    INVALID_CONFIG if `versions` is not a list of strings, INCOMPATIBLE_VERSION if none is known.
     """
     if versions is None or versions == []:
         return check(version)
@@ -52,7 +52,7 @@ def highest(version: object, versions: object) -> str:
 
 
 def of_error(config: object) -> str:
-    """The version to tell an error in, whatever is wrong with the configuration (decoded JSON)."""
+    """Return the version for an error object, whatever is wrong with the configuration (decoded JSON)."""
     if not isinstance(config, dict):
         return LATEST
     try:
@@ -62,7 +62,7 @@ def of_error(config: object) -> str:
 
 
 def answer(config: dict[str, Any]) -> bytes:
-    """What VERSION prints: in the version of standard input where that is a supported one, else in the latest."""
+    """Return what VERSION prints: in the version of standard input if that is supported, else in the latest."""
     version = config.get("cniVersion")
     spoken = version if isinstance(version, str) and version in _RANK else LATEST
     return json.dumps({"cniVersion": spoken, "supportedVersions": SUPPORTED}, separators=(",", ":")).encode()

@@ -1,4 +1,4 @@
-"""Waiting for those who write a file to be done with it: the kernel refuses to run it until then (ETXTBSY)."""
+"""Waiting until an executable is no longer open for writing; the kernel refuses to run it before (ETXTBSY)."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ T = TypeVar("T")
 
 
 def once_written(file: str, call: Callable[[], T], *, until: float) -> T:
-    """`call()`, again each time that a writer of `file` closes it, while it raises OSError(ETXTBSY).
+    """Return `call()`; while it raises OSError(ETXTBSY), retry it each time that a writer closes `file`.
 
-    After `until` (time.monotonic()) its ETXTBSY is raised, as is any other error at once.
+    Raises ETXTBSY if that lasts until `until` (time.monotonic()), and any other error at once.
     """
     watch = Watch(file, IN_CLOSE_WRITE | IN_MOVE_SELF | IN_DELETE_SELF)
     try:

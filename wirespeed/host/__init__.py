@@ -1,1 +1,1 @@
-"""The node: PCI, physical and virtual functions, netlink, network namespaces, driver binding, vfio."""
+"""The node's hardware and kernel: PCI, PFs and VFs, netlink, network namespaces, driver binding, vfio."""

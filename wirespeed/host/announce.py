@@ -1,7 +1,7 @@
-"""Telling an interface's neighbours who has its addresses now: ARP announcements and unsolicited NAs.
+"""Announcing an interface's addresses to its neighbours: ARP announcements and unsolicited NAs.
 
-A pod often gets an address that another one had a moment ago, on another MAC: without this its neighbours send to
-that one until their caches time out.
+A pod often gets an address that another pod had a moment ago with another MAC. Without an announcement, the
+neighbours send to the old MAC until their caches time out.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from wirespeed.host import netns, rtnl
 
 log = logging.getLogger(__name__)
 
-# Seconds to wait for the carrier, without which nothing is sent. Meanwhile the namespace is held open.
+# Seconds to wait for the carrier, as packets sent without one are lost. The namespace is kept open meanwhile.
 CARRIER_TIMEOUT = 1.0
 
-# What has the kernel announce later changes of the MAC by itself, and keep IPv6 addresses of an interface that
-# is lowered, as it does with IPv4's.
+# Make the kernel announce later changes of the MAC by itself, and keep the IPv6 addresses of an interface that is
+# set down, as it does with IPv4 addresses.
 _SYSCTLS = ("ipv4/conf/{}/arp_notify", "ipv6/conf/{}/ndisc_notify", "ipv6/conf/{}/keep_addr_on_down")
 
 _ETH_P_ARP, _ARPHRD_ETHER = 0x0806, 1
@@ -32,9 +32,9 @@ _NEIGHBOUR_ADVERTISEMENT, _OVERRIDE, _TARGET_LINK_LAYER_ADDRESS = 136, 0x2000000
 
 
 def in_background(ns: netns.NetNs, name: str, ips: Sequence[str]) -> None:
-    """Announce addresses ("10.0.0.1/24") of an interface once it has a carrier; nobody waits for that.
+    """Announce addresses ("10.0.0.1/24") of an interface in a separate thread, once it has a carrier.
 
-    It takes no longer than CARRIER_TIMEOUT; a process ends after it. What fails is logged.
+    This takes no longer than CARRIER_TIMEOUT; an exiting process waits for it. Failures are logged.
     """
     fd = os.dup(ns.fd)
 
@@ -73,14 +73,14 @@ def _announce(name: str, ips: Sequence[str]) -> None:
 
 
 def _announce_arp(name: str, mac: bytes, ip: bytes) -> None:
-    """An ARP announcement (RFC 5227, 2.3): a request whose sender and target are the address."""
+    """Send an ARP announcement (RFC 5227, 2.3): a request with the address as both sender and target."""
     body = _ARP.pack(1, 0x0800, 6, 4, 1, mac, ip, bytes(6), ip)
     with socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as link:
         link.sendto(body, (name, _ETH_P_ARP, 0, _ARPHRD_ETHER, b"\xff" * 6))
 
 
 def _advertise(index: int, mac: bytes, ip: ipaddress.IPv6Address) -> None:
-    """An unsolicited neighbour advertisement (RFC 4861, 7.2.6), from the address to all nodes of the link."""
+    """Send an unsolicited neighbour advertisement (RFC 4861, 7.2.6) from the address to all nodes of the link."""
     body = struct.pack(">BBHI", _NEIGHBOUR_ADVERTISEMENT, 0, 0, _OVERRIDE) + ip.packed
     body += struct.pack("BB", _TARGET_LINK_LAYER_ADDRESS, 1) + mac
     with socket.socket(socket.AF_INET6, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.IPPROTO_ICMPV6) as link:

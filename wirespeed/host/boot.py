@@ -1,4 +1,4 @@
-"""Which boot of the kernel this is."""
+"""The current boot of the kernel: its id, and whether a file is older than it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 @cache
 def boot_id() -> str:
-    """The kernel's own id of the time since it was started (random(4)); the same in every container."""
+    """Return the kernel's boot id (random(4)), new with each boot and the same in every container."""
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 

@@ -12,7 +12,7 @@ from typing import ClassVar
 class Device:
     """A device, read from `<sysfs>/bus/<BUS>/devices/<address>` whenever a property is asked for.
 
-    `address` is its name on the bus; an interface tells that of the device that it belongs to (`Link.parent`).
+    `address` is its name on the bus, which is also the `Link.parent` of its network interface.
     """
 
     BUS: ClassVar[str]
@@ -29,11 +29,11 @@ class Device:
         return self.path.exists()
 
     def _file(self, name: str) -> str:
-        """The path of one of its files. As text: an ADD looks at a dozen, and Path takes longer than the kernel."""
+        """Return the path of one of its files. As str: an ADD reads a dozen, and Path is slower than the kernel."""
         return f"{self.sysfs}/bus/{self.BUS}/devices/{self.address}/{name}"
 
     def attribute(self, name: str, default: str = "") -> str:
-        """The text of a sysfs attribute, stripped; `default` where the device has none or it cannot be read."""
+        """Return the text of a sysfs attribute, stripped; `default` if it does not exist or cannot be read."""
         try:
             file = os.open(self._file(name), os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
@@ -46,7 +46,7 @@ class Device:
             os.close(file)
 
     def _link(self, name: str) -> str:
-        """The last part of what a symlink points to, "" without the symlink."""
+        """Return the last part of a symlink's target, "" if there is no symlink."""
         try:
             return os.readlink(self._file(name)).rpartition("/")[2]
         except OSError:
@@ -59,12 +59,12 @@ class Device:
 
     @property
     def is_in_user_space(self) -> bool:
-        """Whether its driver gives it to an application instead of making an interface of it."""
+        """Whether its driver leaves it to an application instead of creating a network interface."""
         return False
 
     @property
     def parent(self) -> str:
-        """The name of the device that it is a child of, "" when it is not there."""
+        """The name of its parent device, "" if the device does not exist."""
         try:
             return os.readlink(self.path).rsplit("/", 2)[-2]
         except (OSError, IndexError):

@@ -1,4 +1,4 @@
-"""Health reporters of devlink: what the drivers of NICs say is broken, as the kernel tells it (linux/devlink.h)."""
+"""devlink health reporters: what the drivers of NICs report as broken (linux/devlink.h)."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _IN_ERROR = b"\1"  # DEVLINK_HEALTH_REPORTER_STATE_ERROR
 _CONTROLLER, _GET_FAMILY = 16, 3  # linux/genetlink.h
 _FAMILY_ID, _FAMILY_NAME, _GROUPS, _GROUP_NAME, _GROUP_ID = 1, 2, 7, 1, 2
 _NETLINK_GENERIC, _SOL_NETLINK, _ADD_MEMBERSHIP = 16, 270, 1  # linux/netlink.h, linux/socket.h
-_PATIENCE = 1.0  # seconds for the first answer
+_PATIENCE = 1.0  # seconds to wait for the first dump
 
 
 @dataclass(frozen=True, order=True)
 class Reporter:
-    """A health reporter of a device (by its name on its bus), or of a port of it (-1: of none in particular)."""
+    """A health reporter of a device, given by its name on its bus, or of one of its ports (-1: of no port)."""
 
     device: str
     port: int
@@ -35,10 +35,10 @@ class Reporter:
 
 
 class HealthReporters:
-    """Which health reporters are in error. One thread drains, any may ask what is `broken`.
+    """Tracks which health reporters are in error. One thread calls `drain`, any thread may read `in_error`.
 
-    The kernel tells of every change, but answers what there is now only when no driver holds its device: while one
-    recovers a NIC by a reset, that takes minutes. So a thread of its own waits for that answer.
+    The kernel notifies of every change, but dumps the current state only while no driver has its device locked:
+    during a reset that recovers a NIC, a dump takes minutes. So a separate thread waits for it.
     """
 
     def __init__(
@@ -48,12 +48,12 @@ class HealthReporters:
         ask: Callable[[], Iterable[bytes]],
         late: Callable[[], None],
     ) -> None:
-        """`ask` gives the messages of all reporters; another thread calls `late` when they differ."""
+        """`ask` dumps the messages of all reporters; another thread calls `late` if the dump brings changes."""
         listening.setblocking(False)
         self._socket, self._family, self._dump, self._late = listening, family, ask, late
         self._lock = threading.Lock()
         self._in_error: set[Reporter] = set()
-        self._meanwhile: list[bytes] | None = None  # what the kernel has told since it was asked
+        self._meanwhile: list[bytes] | None = None  # notifications since a dump was requested; None: none pending
         self._closed = False
         self._ask().join(_PATIENCE)
 
@@ -67,12 +67,12 @@ class HealthReporters:
 
     @property
     def in_error(self) -> frozenset[Reporter]:
-        """The reporters in error. One that cannot recover only counts what happened, and is not among them."""
+        """The reporters in error, without those that cannot recover: these only count events."""
         with self._lock:
             return frozenset(self._in_error)
 
     def drain(self) -> bool:
-        """Take all notices; whether other reporters are in error now. Raises OSError."""
+        """Process all notifications; return whether the set of reporters in error changed. Raises OSError."""
         before, lost = self.in_error, False
         while True:
             try:
@@ -84,7 +84,7 @@ class HealthReporters:
                     raise
                 lost = True
                 continue
-            if not lost:  # else it is older than what did not fit
+            if not lost:  # after an overflow these are older than what was lost, and a new dump follows
                 self._note([message for kind, message in netlink.messages(data) if kind == self._family])
         if lost:
             self._ask()
@@ -112,11 +112,11 @@ class HealthReporters:
         except OSError as error:
             log.warning("devlink does not tell all that is broken: %s", error.strerror)
         with self._lock:
-            if self._closed or self._meanwhile is not meanwhile:  # asked again, for notices were lost
+            if self._closed or self._meanwhile is not meanwhile:  # a newer dump was requested after an overflow
                 return
             before = frozenset(self._in_error)
             self._in_error.clear()
-            for message in [*answer, *meanwhile]:  # what it told last is the newest, however old the answer is
+            for message in [*answer, *meanwhile]:  # the dump may be older than the notifications
                 apply(self._in_error, message)
             self._meanwhile = None
             if self._in_error != before:
@@ -124,7 +124,10 @@ class HealthReporters:
 
 
 def health_reporters(late: Callable[[], None]) -> HealthReporters | None:
-    """Of the calling thread's network namespace; None where the kernel has no devlink. Raises OSError."""
+    """Watch the health reporters of the calling thread's network namespace; `late` as in HealthReporters.
+
+    None if the kernel has no devlink. Raises OSError.
+    """
     try:
         family, group = _family()
     except NetlinkError as error:
@@ -137,13 +140,13 @@ def health_reporters(late: Callable[[], None]) -> HealthReporters | None:
             yield from netlink.request(asking, family, netlink.DUMP, _COMMAND.pack(_REPORTER_GET, 1, 0))
 
     listening = _open()
-    listening.bind((0, 0))  # the kernel tells nothing to a socket without an address
+    listening.bind((0, 0))  # an unbound socket gets no notifications
     listening.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP, group)
     return HealthReporters(listening, family, ask, late)
 
 
 def apply(in_error: set[Reporter], message: bytes) -> None:
-    """Change the set as a message of the family (from its genlmsghdr on) says; others change nothing."""
+    """Update the set by a devlink message (starting at its genlmsghdr); unrelated messages change nothing."""
     command = message[0]
     found = netlink.attributes(message[_COMMAND.size :])
     if _DEVICE not in found:
@@ -153,18 +156,18 @@ def apply(in_error: set[Reporter], message: bytes) -> None:
     if command in {_REPORTER_GET, _REPORTER_RECOVER}:
         about = netlink.attributes(found[_REPORTER])
         reporter = Reporter(device, port, netlink.string(about[_NAME]))
-        # The kernel says how it recovers only of one that can. Of the others none is ever well again.
+        # The kernel sends AUTO_RECOVER only for a reporter that can recover; others never leave the error state.
         if about[_STATE] == _IN_ERROR and _AUTO_RECOVER in about:
             in_error.add(reporter)
         else:
             in_error.discard(reporter)
-    elif command in {_DEL, _PORT_DEL}:  # the reporters go untold
+    elif command in {_DEL, _PORT_DEL}:  # the kernel does not notify of the reporters that go with it
         gone = {each for each in in_error if each.device == device and (command == _DEL or each.port == port)}
         in_error -= gone
 
 
 def _family() -> tuple[int, int]:
-    """The numbers of the family devlink, and of its group that is told of changes."""
+    """Return the ids of the generic netlink family devlink and of its multicast group for changes ("config")."""
     with _open() as asking:
         body = _COMMAND.pack(_GET_FAMILY, 1, 0) + netlink.text(_FAMILY_NAME, "devlink")
         [answer] = netlink.request(asking, _CONTROLLER, 0, body)

@@ -11,10 +11,11 @@ from wirespeed.host.pci import PciDevice
 
 
 def bind(device: Device, driver: str) -> None:
-    """Have `driver` drive the device; "" is the driver that the kernel chooses by itself.
+    """Bind the device to `driver`; with "", the kernel chooses one.
 
-    A device that has it already is left alone. When the new driver does not take it, it gets the old one back.
-    Raises CniError(DEVICE) that says what the kernel answered, and for vfio-pci without an IOMMU that.
+    Does nothing if that driver is already bound, or with "" any driver that is not for user space. If the new
+    driver does not accept the device, the old one is bound again. Raises CniError(DEVICE) with the kernel's answer
+    and, for vfio-pci on a device without an IOMMU group, a hint at that.
     """
     before = device.driver
     if before and (before == driver or (not driver and not device.is_in_user_space)):
@@ -30,9 +31,9 @@ def bind(device: Device, driver: str) -> None:
 
 
 def put_back(device: PciDevice, driver: str, override: str) -> None:
-    """Give the device the driver ("" for none) and the driver_override that it had.
+    """Restore the driver ("" for none) and the driver_override of the device.
 
-    From whatever a `bind` that was cut short has left. Raises CniError(DEVICE).
+    Works from any state that an interrupted `bind` left. Raises CniError(DEVICE).
     """
     if driver:
         bind(device, driver)
@@ -44,9 +45,9 @@ def put_back(device: PciDevice, driver: str, override: str) -> None:
 
 
 def take_again(device: PciDevice, driver: str) -> None:
-    """Have the device, which is on `driver` or on none, given up by that and taken again.
+    """Unbind the device from `driver`, if it is bound, and bind it again.
 
-    Some drivers read only then what the PF holds for a VF. Raises CniError(DEVICE).
+    Some drivers read the PF's settings of a VF only when they probe it. Raises CniError(DEVICE).
     """
     if device.driver:
         _write(device, "driver/unbind", device.address)
@@ -59,10 +60,7 @@ def take_again(device: PciDevice, driver: str) -> None:
 
 
 def reset(device: PciDevice) -> None:
-    """Reset the function, where the device offers that: what its last user left in it is gone.
-
-    Raises CniError(DEVICE).
-    """
+    """Reset the function, if the device supports it, to clear what its last user left. Raises CniError(DEVICE)."""
     if (device.path / "reset").exists():
         _write(device, "reset", "1")
 
@@ -75,7 +73,7 @@ def _write(device: Device, name: str, text: str) -> None:
 
 
 def _load(device: Device, driver: str) -> None:
-    """See that the driver is there, loading its module where that is named like it."""
+    """Make sure that the driver is registered on the bus; load the module of the same name if it is not."""
     folder = device.sysfs / "bus" / device.BUS / "drivers" / driver
     if folder.exists():
         return
@@ -86,7 +84,7 @@ def _load(device: Device, driver: str) -> None:
 
 
 def _rebind(device: Device, driver: str) -> None:
-    """Give the device to another driver: driver_override, and a probe of that device alone."""
+    """Bind the device to another driver: set driver_override, unbind, and probe this device alone."""
     where = f"device {device.address}: binding it to {driver or 'its own driver'}"
     try:
         (device.path / "driver_override").write_text(f"{driver}\n")
@@ -95,7 +93,7 @@ def _rebind(device: Device, driver: str) -> None:
                 (device.path / "driver/unbind").write_text(device.address)
             (device.sysfs / "bus" / device.BUS / "drivers_probe").write_text(device.address)
         finally:
-            # The kernel keeps an override for ever; an empty line takes it away.
+            # The kernel keeps an override until an empty line clears it.
             (device.path / "driver_override").write_text("\n")
     except OSError as error:
         raise CniError(Code.DEVICE, f"{where}: {Path(error.filename or '').name}: {error.strerror}") from error

@@ -1,4 +1,4 @@
-"""How many queues an interface works with, and how it spreads over them what it receives: the ethtool ioctl."""
+"""How many queues an interface uses, and how it spreads received packets over them (RSS): the ethtool ioctl."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _CLASSIFIER = 192  # bytes of a struct ethtool_rxnfc
 
 @dataclass(frozen=True)
 class Queues:
-    """The channels of an interface: how many there are, and the most that there can be."""
+    """The channels of an interface: their number, and the maximum."""
 
     count: int
     maximum: int
@@ -33,10 +33,10 @@ class Queues:
 
 @dataclass(frozen=True, kw_only=True)
 class Spread:
-    """How an interface spreads what it receives: a hash of each packet is a place in `table`, which has its queue.
+    """How an interface spreads received packets: a hash of each packet selects an entry of `table`, a queue.
 
-    `hash` is one of HASHES and `key` that of the hash, its bytes in hex with colons; each "" where its driver tells
-    none.
+    `hash` is one of HASHES, `key` is the key of the hash as hex bytes with colons. Each is "" if the driver does
+    not report it.
     """
 
     table: tuple[int, ...]
@@ -45,7 +45,7 @@ class Spread:
 
 
 def queues(name: str) -> Queues | None:
-    """The queues of an interface in this thread's namespace; None where its driver tells none, or it is gone."""
+    """Return the queues of an interface in this thread's namespace; None if not reported, or it is gone."""
     found = _told(lambda: _exchange(name, array.array("I", [_GET_CHANNELS, *[0] * 8])))
     if found is None:
         return None
@@ -54,10 +54,10 @@ def queues(name: str) -> Queues | None:
 
 
 def set_queues(name: str, count: int) -> None:
-    """Set how many queues an interface in this thread's namespace works with. Raises OSError."""
+    """Set how many queues an interface in this thread's namespace uses. Raises OSError."""
     asked = _exchange(name, array.array("I", [_GET_CHANNELS, *[0] * 8]))
     asked[0] = _SET_CHANNELS
-    if asked[4]:  # it has combined ones: each receives and sends
+    if asked[4]:  # combined channels: each receives and sends
         asked[8] = count
     else:
         asked[5] = asked[6] = count
@@ -65,14 +65,17 @@ def set_queues(name: str, count: int) -> None:
 
 
 def receive_queues(name: str) -> int:
-    """Over how many queues an interface in this thread's namespace can spread what it receives; 0 as `queues`."""
+    """Return over how many queues an interface in this thread's namespace can spread received packets.
+
+    0 if the driver does not report it, or the interface is gone.
+    """
     asked = array.array("B", struct.pack("I", _GET_RECEIVE_QUEUES).ljust(_CLASSIFIER, b"\0"))
     found = _told(lambda: _exchange(name, asked))
     return 0 if found is None else int(struct.unpack_from("Q", found, 8)[0])
 
 
 def spread(name: str) -> Spread | None:
-    """How an interface in this thread's namespace spreads what it receives; None as for `queues`."""
+    """Return how an interface in this thread's namespace spreads received packets; None as `queues`."""
     sizes = _told(lambda: _spread(name, places=0, length=0))
     if sizes is None:
         return None
@@ -88,9 +91,9 @@ def spread(name: str) -> Spread | None:
 
 
 def set_spread(name: str, *, table: Sequence[int] | None = None, hash_name: str = "", key: str = "") -> None:
-    """Set what is given of how an interface in this thread's namespace spreads what it receives. Raises OSError.
+    """Set how an interface in this thread's namespace spreads received packets; only what is given changes.
 
-    An empty table is the one that the driver has by itself.
+    An empty table restores the driver's default. Raises OSError.
     """
     transformation = _SPREAD.unpack_from(_spread(name, places=0, length=0))[5]
     places, tail = (_NO_CHANGE, b"") if table is None else (len(table), struct.pack(f"{len(table)}I", *table))
@@ -100,13 +103,13 @@ def set_spread(name: str, *, table: Sequence[int] | None = None, hash_name: str 
 
 
 def _spread(name: str, *, places: int, length: int) -> array.array[int]:
-    """What the kernel answers to ETHTOOL_GRSSH: the sizes, and table and key where room of these sizes is given."""
+    """Return the answer to ETHTOOL_GRSSH: the sizes, and the table and key if room for both is given."""
     head = _SPREAD.pack(_GET_SPREAD, 0, places, length, 0, 0, 0)
     return _exchange(name, array.array("B", head.ljust(_SPREAD.size + 4 * places + length, b"\0")))
 
 
 def _told(ask: Callable[[], array.array[int]]) -> array.array[int] | None:
-    """An answer; None where the driver tells none, or the interface is gone."""
+    """Return the answer; None if the driver does not support the command, or the interface is gone."""
     try:
         return ask()
     except OSError as error:
@@ -116,7 +119,7 @@ def _told(ask: Callable[[], array.array[int]]) -> array.array[int] | None:
 
 
 def _exchange(name: str, argument: array.array[int]) -> array.array[int]:
-    """Pass a structure to the kernel; it as the kernel leaves it."""
+    """Pass a structure to the kernel and return it as the kernel filled it in."""
     address, _ = argument.buffer_info()
     request = struct.pack("16sP16x", name.encode(), address)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as one:

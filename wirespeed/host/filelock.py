@@ -9,9 +9,9 @@ import time
 
 
 def flock_before(file: int, deadline: float) -> bool:
-    """Lock the open file for this holder alone; whether the lock was had before `deadline` (time.monotonic()).
+    """Lock the open file exclusively; return whether that succeeded before `deadline` (time.monotonic()).
 
-    flock(2) knows no timeout: where another process holds the lock, a thread of its own waits in it.
+    flock(2) has no timeout: if another process holds the lock, a separate thread waits for it.
     """
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -28,7 +28,7 @@ def _wait(file: int, deadline: float) -> bool:
             fcntl.flock(copy, fcntl.LOCK_EX)
             had.set()
         finally:
-            os.close(copy)  # the lock is the open file's, which `file` keeps open
+            os.close(copy)  # the lock belongs to the open file description, which `file` keeps open
 
     threading.Thread(target=wait, daemon=True, name="file-lock").start()
     return had.wait(max(0.0, min(deadline - time.monotonic(), threading.TIMEOUT_MAX)))

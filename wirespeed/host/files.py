@@ -1,4 +1,4 @@
-"""Files that others read while they are written."""
+"""Writing files that others may read meanwhile, and recognizing files that others are writing."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from pathlib import Path
 
 
 def unfinished(name: str) -> str:
-    """The name of a file while it is written, for those who write one atomically and remove what they have left."""
+    """Return the temporary name of a file that is written atomically, also for removing an interrupted write."""
     return f".{name}.new"
 
 
 def write_atomically(path: Path, data: bytes, mode: int) -> None:
-    """Write the file so that whoever opens it finds the old content or the new one, also after a power cut.
+    """Write the file so that a reader finds either the old or the new content, also after a power failure.
 
-    Its folder is there. The file is made under a hidden name ending in ".new", which no runtime takes for a
-    CNI configuration, and renamed. Raises OSError.
+    The folder must exist. The file is written under a hidden name ending in ".new", which no runtime reads as a
+    CNI configuration, and then renamed. Raises OSError.
     """
     new = path.with_name(unfinished(path.name))
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -36,7 +36,7 @@ def write_atomically(path: Path, data: bytes, mode: int) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Wait until what was renamed or removed in the folder is on the disk. Raises OSError."""
+    """Wait until renames and removals in the folder are on disk. Raises OSError."""
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
@@ -45,19 +45,20 @@ def sync_folder(folder: Path) -> None:
 
 
 def open_for_writing(path: Path) -> bool | None:
-    """Whether somebody has the file open to write it; None where the kernel does not tell of this file.
+    """Whether a process has the file open for writing; None if the kernel cannot tell for this file.
 
-    The kernel gives a read lease (fcntl(2), F_SETLEASE) on no file that is open for writing. It is held for a
-    moment: who opens the file then is let go on as it ends. Raises OSError for a file that cannot be opened.
+    The kernel grants no read lease (fcntl(2), F_SETLEASE) on a file that is open for writing. The lease is held
+    only for a moment; opening the file for writing waits until it is released. Raises OSError for a file that
+    cannot be opened.
     """
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
-        # Told of one who wants to write by a signal that does nothing; the usual one, SIGIO, ends the process.
+        # The kernel signals a conflicting open. SIGURG is ignored by default; the usual SIGIO ends the process.
         fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
         fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
         fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
     except OSError as error:
-        return True if error.errno == errno.EAGAIN else None  # EINVAL, EACCES: no leases there, or not for us
+        return True if error.errno == errno.EAGAIN else None  # EINVAL: no leases on this file; EACCES: not for us
     finally:
         os.close(fd)
     return False

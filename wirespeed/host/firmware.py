@@ -1,4 +1,4 @@
-"""What devlink and ddptool tell of NICs that sysfs does not: DDP profiles, and whether RDMA is switched on."""
+"""What devlink and ddptool report of NICs beyond sysfs: DDP profiles, and whether RDMA is enabled."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ log = logging.getLogger(__name__)
 
 _PROFILE = "fw.app.name"  # linux/devlink.h: DEVLINK_INFO_VERSION_GENERIC_FW_APP_NAME
 _NO_PROFILE = 8  # ddptool's exit status for a NIC without one
-_TIMEOUT = 30.0  # seconds: a NIC whose firmware does not answer must not stop everything
+_TIMEOUT = 30.0  # seconds: a NIC whose firmware does not answer must not block everything
 
 
 @dataclass
 class Firmware:
-    """Asks only for what is wanted, each program once, and keeps the answers: NICs answer slowly.
+    """Queries only what is wanted and caches the answers, as NICs answer slowly.
 
-    What goes wrong is a warning, each once.
+    Each distinct failure is logged once, as a warning.
     """
 
     wants_profiles: bool = False
@@ -30,7 +30,10 @@ class Firmware:
     _told: set[str] = field(default_factory=set)
 
     def profile(self, address: str, pf: str) -> str:
-        """The DDP profile loaded for a device, from itself, from its PF or by ddptool; "" for none or unwanted."""
+        """Return the DDP profile that devlink reports for a device or its PF, else that of ddptool.
+
+        "" if there is none, or profiles are not wanted.
+        """
         if not self.wants_profiles:
             return ""
         found = self._profiles.get(address) or self._profiles.get(pf)
@@ -41,11 +44,11 @@ class Firmware:
         return self._of_ddptool[address]
 
     def has_rdma(self, address: str) -> bool:
-        """Whether the device's RDMA is switched on: in a pod of its own, its RDMA device cannot be seen."""
+        """Whether RDMA is enabled on the device, even if its RDMA device is in a pod and not visible in sysfs."""
         return self.wants_rdma and address in self._rdma
 
     def forget(self) -> None:
-        """Ask again."""
+        """Drop the cached answers."""
         self.__dict__.pop("_profiles", None)
         self.__dict__.pop("_rdma", None)
         self._of_ddptool.clear()
@@ -69,7 +72,7 @@ class Firmware:
             return ""
 
     def _devlink(self, *arguments: str) -> dict[str, Any]:
-        """Its JSON answer, {} where there is none."""
+        """Run devlink and return its JSON answer, {} without one."""
         command = f"devlink {' '.join(arguments)}"
         try:
             done = _run("devlink", "-j", *arguments)
@@ -88,7 +91,7 @@ class Firmware:
 
 
 def profiles(info: Mapping[str, Any]) -> dict[str, str]:
-    """The DDP profiles by PCI address, of what `devlink -j dev info` has under `info`."""
+    """Return the DDP profiles by PCI address; `info` is that key of the output of `devlink -j dev info`."""
     running = {handle: device.get("versions", {}).get("running", {}) for handle, device in info.items()}
     return {
         handle.removeprefix("pci/"): versions[_PROFILE]
@@ -98,7 +101,7 @@ def profiles(info: Mapping[str, Any]) -> dict[str, str]:
 
 
 def rdma_enabled(params: Mapping[str, Any]) -> frozenset[str]:
-    """The PCI addresses whose `enable_rdma` is on, of what `devlink -j dev param show` has under `param`."""
+    """Return the PCI addresses with `enable_rdma` on; `params` is key `param` of `devlink -j dev param show`."""
     return frozenset(
         handle.removeprefix("pci/")
         for handle, found in params.items()
@@ -108,7 +111,7 @@ def rdma_enabled(params: Mapping[str, Any]) -> frozenset[str]:
 
 
 def profile_of_ddptool(status: int, output: str) -> str:
-    """The profile that `ddptool -l -a -j -s <address>` names, "" for none. Raises ValueError."""
+    """Return the profile in the output of `ddptool -l -a -j -s <address>`, "" for none. Raises ValueError."""
     if status == _NO_PROFILE:
         return ""
     if status:

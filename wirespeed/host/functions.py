@@ -1,4 +1,4 @@
-"""VFs and scalable functions, by the ids under which the kubelet hands them out."""
+"""VFs and scalable functions, by the device ids under which the kubelet allocates them."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ EXPECTED = "a PCI address like 0000:03:02.0, or a scalable function like mlx5_co
 
 
 class ScalableFunction(Device):
-    """A part of a PF that is a device of the auxiliary bus, "mlx5_core.sf.4"."""
+    """A scalable function of a PF: a device on the auxiliary bus, "mlx5_core.sf.4"."""
 
     BUS = "auxiliary"
 
     @property
     def physical_function(self) -> PciDevice | None:
-        """The PF that it is a part of, None when it is not there."""
+        """The PF that it belongs to, None if the function does not exist."""
         return PciDevice(self.parent, self.sysfs) if self.parent else None
 
     @property
     def number(self) -> int:
-        """The number that devlink gave it on its PF, -1 where the driver does not tell."""
+        """Its number on the PF, assigned by devlink (sysfs `sfnum`); -1 if the driver does not report it."""
         return int(self.attribute("sfnum", "-1"))
 
 
@@ -32,12 +32,12 @@ Function = PciDevice | ScalableFunction
 
 
 def canonical(name: object) -> str:
-    """An id as the kernel writes it; "" for what is none."""
+    """Return a device id as the kernel writes it, "" if `name` is not a device id."""
     if not isinstance(name, str):
         return ""
     return name.lower() if ADDRESS.fullmatch(name.lower()) else name if SCALABLE.fullmatch(name) else ""
 
 
 def named(name: str, sysfs: Path) -> Function:
-    """The device of a canonical id."""
+    """Return the device with a canonical id."""
     return ScalableFunction(name, sysfs) if SCALABLE.fullmatch(name) else PciDevice(name, sysfs)

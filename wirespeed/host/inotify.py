@@ -1,4 +1,4 @@
-"""Notices of files that come to a folder and go from it."""
+"""Notification of files that are added to a folder or removed from it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ GONE = inotify.IN_DELETE_SELF | inotify.IN_MOVE_SELF | inotify.IN_IGNORED  # the
 
 
 class FolderWatch(inotify.Watch):
-    """A watch of one folder; it can be waited for beside other files. Raises OSError where there is no folder."""
+    """A watch of one folder, which can be polled with other descriptors. Raises OSError if there is no folder."""
 
     def __init__(self, folder: Path) -> None:
         wanted = CAME | WENT | inotify.IN_DELETE_SELF | inotify.IN_MOVE_SELF

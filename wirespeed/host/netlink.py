@@ -1,4 +1,4 @@
-"""What netlink families have in common: one request and its answers, and attributes (linux/netlink.h)."""
+"""What the netlink families have in common: a request and its answers, and attributes (linux/netlink.h)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _HEADER = struct.Struct("IHHII")
 
 
 def request(asking: socket.socket, kind: int, flags: int, body: bytes) -> Iterator[bytes]:
-    """Send one request; the payload of each of its answers. Raises NetlinkError when the kernel refuses."""
+    """Send one request; yield the payload of each answer. Raises NetlinkError if the kernel refuses."""
     asking.send(_HEADER.pack(_HEADER.size + len(body), kind, flags | REQUEST, 1, 0) + body)
     while True:
         for answer, payload in messages(asking.recv(1 << 16)):
@@ -29,7 +29,7 @@ def request(asking: socket.socket, kind: int, flags: int, body: bytes) -> Iterat
 
 
 def messages(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """The kind and the payload of each message that came together."""
+    """Yield the type and the payload of each message in one datagram."""
     offset = 0
     while offset < len(data):
         length, kind = _HEADER.unpack_from(data, offset)[:2]
@@ -38,7 +38,7 @@ def messages(data: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def attributes(data: bytes) -> dict[int, bytes]:
-    """Attributes by their kind; of several of one kind the last."""
+    """Return attributes by type; of several with the same type, the last."""
     found, offset = {}, 0
     while offset + 4 <= len(data):
         length, kind = struct.unpack_from("HH", data, offset)
@@ -50,16 +50,16 @@ def attributes(data: bytes) -> dict[int, bytes]:
 
 
 def u32(kind: int, value: int) -> bytes:
-    """An attribute that is a number."""
+    """Pack a 32-bit attribute."""
     return struct.pack("HHI", 8, kind, value)
 
 
 def text(kind: int, value: str) -> bytes:
-    """An attribute that is a text."""
+    """Pack a string attribute, zero-terminated."""
     data = value.encode() + b"\0"
     return struct.pack("HH", 4 + len(data), kind) + data + b"\0" * (-len(data) % 4)
 
 
 def string(value: bytes) -> str:
-    """The text of an attribute."""
+    """Decode the value of a string attribute."""
     return value.rstrip(b"\0").decode(errors="replace")

@@ -1,4 +1,4 @@
-"""Network namespaces: their identity, and doing something inside one."""
+"""Network namespaces: their identity, and calling functions inside one."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ _SO_NETNS_COOKIE = 71  # asm-generic/socket.h, since Linux 5.14
 @structs.prepared
 @dataclass(frozen=True)
 class Identity:
-    """Which namespace it is, whatever a path names later.
+    """Identifies a namespace independently of its path, which may name another namespace later.
 
-    `dev` and `ino` are those of its file. The kernel gives the inode number of a namespace that is gone to the
-    next one that is made; `cookie` is never given again (0: a kernel that knows none).
+    `dev` and `ino` are those of its file. The kernel reuses the inode number of a deleted namespace for a new
+    one; it never reuses the `cookie` (0: the kernel has no cookies).
     """
 
     dev: int
@@ -39,7 +39,7 @@ class Identity:
 
 @dataclass(frozen=True)
 class NetNs:
-    """An open network namespace; `fd` is valid inside the `with` that gave it."""
+    """An open network namespace; `fd` is valid inside the `with` block that opened it."""
 
     fd: int
     path: str
@@ -50,7 +50,7 @@ class NetNs:
 def opened(path: str) -> Iterator[NetNs]:
     """Open the network namespace at `path`.
 
-    Raises CniError(UNKNOWN_CONTAINER) where there is none, for then the runtime need not call DEL
+    Raises CniError(UNKNOWN_CONTAINER) if there is none: that code means that the runtime need not call DEL
     (specification, "Error").
     """
     try:
@@ -67,12 +67,12 @@ def opened(path: str) -> Iterator[NetNs]:
 
 @contextmanager
 def reopened(path: str, identity: Identity) -> Iterator[NetNs | None]:
-    """The namespace that `path` was when its identity was noted, or None when it is gone.
+    """Open the namespace that `path` named when `identity` was recorded; None if that namespace is gone.
 
-    A path may meanwhile name another namespace. One whose path is gone may live on in a process: that is
-    found by the identity, in /proc.
+    The path may name another namespace by now. A namespace without its path may still be held by a process, so
+    /proc is searched for the identity.
     """
-    for candidate in chain((path,), _processes()):  # /proc is read only where the path is another's now
+    for candidate in chain((path,), _processes()):  # /proc is read only if the path no longer matches
         try:
             stat = os.stat(candidate)
             if (stat.st_dev, stat.st_ino) != (identity.dev, identity.ino):
@@ -91,7 +91,7 @@ def reopened(path: str, identity: Identity) -> Iterator[NetNs | None]:
 
 @contextmanager
 def current() -> Iterator[int]:
-    """A descriptor of the network namespace that this thread is in."""
+    """Open the network namespace that this thread is in."""
     fd = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     try:
         yield fd
@@ -100,7 +100,7 @@ def current() -> Iterator[int]:
 
 
 def alive(path: str, identity: Identity) -> bool:
-    """Whether the namespace whose identity was noted is still there."""
+    """Whether the namespace with the recorded identity still exists."""
     with reopened(path, identity) as found:
         return found is not None
 
@@ -111,7 +111,7 @@ def _identity(fd: int) -> Identity:
 
 
 def _cookie() -> int:
-    """The cookie of the namespace that this thread is in."""
+    """Return the cookie of the namespace that this thread is in."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as one:
         try:
             return int.from_bytes(one.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8), sys.byteorder)
@@ -135,9 +135,9 @@ def _is_netns(fd: int) -> bool:
 
 
 def inside(fd: int, function: Callable[[], T]) -> T:
-    """Call `function` with this thread in the namespace `fd`; raises what it raises, and OSError.
+    """Call `function` with this thread in the namespace `fd`. Raises what it raises, and OSError.
 
-    Sockets that it opens stay in that namespace and may be used from anywhere after.
+    Sockets that it opens stay in that namespace, whatever thread uses them later.
     """
     with current() as home:
         _setns(fd)
@@ -147,7 +147,7 @@ def inside(fd: int, function: Callable[[], T]) -> T:
             try:
                 _setns(home)
             except OSError:
-                os.abort()  # a thread that is lost in a pod's namespace must serve nobody else
+                os.abort()  # a thread stuck in a pod's namespace must not serve other requests
 
 
 def _load_setns() -> Callable[[int], None]:

@@ -1,4 +1,4 @@
-"""A conversation with an Open vSwitch database (RFC 7047): one transaction at a time, each before a deadline."""
+"""A client of the Open vSwitch database (RFC 7047): one transaction at a time, each before a deadline."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ Row = dict[str, Any]
 
 
 class WaitedInVainError(CniError):
-    """A `wait` operation was not met: the database is not, or not in time, as the transaction needs it."""
+    """The condition of a `wait` operation was not met in time, so the transaction was not made."""
 
 
 class TakenError(CniError):
-    """A row that must be unique is there already."""
+    """A row that must be unique exists already."""
 
 
 class Ovsdb:
-    """The open conversation with the database at `remote`; for one thread."""
+    """An open connection to the database at `remote`. Not shared between threads."""
 
     def __init__(self, connection: ovs.jsonrpc.Connection, remote: str, deadline: float) -> None:
         self._connection, self._remote, self._deadline = connection, remote, deadline
 
     def transact(self, *operations: Operation) -> list[Row]:
-        """The result of each operation; none has taken effect when one fails.
+        """Run a transaction and return the result of each operation; if one fails, none takes effect.
 
-        Raises WaitedInVainError, TakenError, SwitchDownError, or CniError for what else the database refuses.
+        Raises WaitedInVainError, TakenError, SwitchDownError, or CniError if the database refuses it otherwise.
         """
         results = self._call("transact", [DATABASE, *operations])
         for result in results:
@@ -50,29 +50,30 @@ class Ovsdb:
         return [result or {} for result in results]
 
     def switch_runs(self) -> bool:
-        """Whether ovs-vswitchd is connected to the database: it holds the lock of its name all that time."""
+        """Whether ovs-vswitchd is connected to the database: while it is, it holds the lock "ovs_vswitchd"."""
         mine = self._call("lock", ["ovs_vswitchd"])["locked"]
         self._call("unlock", ["ovs_vswitchd"])
         return not mine
 
     def check_switch_runs(self) -> None:
-        """Raise SwitchDownError when it does not."""
+        """Raise SwitchDownError if ovs-vswitchd does not run."""
         if not self.switch_runs():
             raise SwitchDownError(f"Open vSwitch at {self._remote}: ovs-vswitchd does not run")
 
     def change(self, *operations: Operation) -> int:
-        """Change what ovs-vswitchd has to take up; the number of the configuration (next_cfg) that has it.
+        """Change the configuration of ovs-vswitchd; return its new number (next_cfg), which `wait_done` takes.
 
-        Raises as `transact`.
+        Raises the same errors as `transact`.
         """
         results = self.transact(*operations, changed(), rows("Open_vSwitch", columns=["next_cfg"]))
         return int(results[-1]["rows"][0]["next_cfg"])
 
     def change_as_found(self, look: Callable[[], Sequence[Operation]]) -> int:
-        """As `change`, of what is decided by a look at the database, and waits for that to be so still.
+        """Like `change`, but with operations that depend on what `look` finds in the database.
 
-        It is looked and made anew when another has changed it meanwhile: of those who meet one always gets through,
-        and the deadline of the conversation ends it.
+        `look` returns the operations, including `wait` operations that check that what it found is unchanged. If
+        another client changed it in between, `look` is called anew. Of competing clients one always succeeds; the
+        deadline of the connection ends the retries.
         """
         while True:
             try:
@@ -81,11 +82,11 @@ class Ovsdb:
                 continue
 
     def wait_done(self, configuration: int, what: str, *then: Operation) -> list[Row]:
-        """Until ovs-vswitchd has done `what`, which that configuration asks for; then the results of `then`.
+        """Wait until ovs-vswitchd has applied a configuration; return the results of the operations `then`.
 
-        Raises SwitchDownError when it does not in time.
+        `what` describes the change, for the error message. Raises SwitchDownError if it is not applied in time.
         """
-        patience = self.left() * 9 // 10  # the database says so before we give up its answer
+        patience = self.left() * 9 // 10  # so that the database reports the timeout before our own deadline
         done = wait("Open_vSwitch", [["cur_cfg", "<", configuration]], None, timeout=patience)
         try:
             return self.transact(done, *then)[1:]
@@ -93,9 +94,9 @@ class Ovsdb:
             raise SwitchDownError(f"Open vSwitch at {self._remote}: ovs-vswitchd did not {what} in time") from error
 
     def taken_up(self, port: str, configuration: int) -> int:
-        """The OpenFlow number of a port, once ovs-vswitchd has done what that configuration asks for.
+        """Wait until ovs-vswitchd has applied a configuration; return the OpenFlow number of a port in it.
 
-        Raises SwitchDownError when it does not in time, CniError(DEVICE) with what it says of the port.
+        Raises SwitchDownError if it is not applied in time, CniError(DEVICE) with the error of the port.
         """
         interface = rows("Interface", ["name", "==", port], columns=["ofport", "error"])
         (found,) = self.wait_done(configuration, f"take up port {port}", interface)
@@ -127,11 +128,11 @@ class Ovsdb:
                 return message.result
 
     def _wait(self) -> None:
-        """Until the connection can go on."""
+        """Wait until the connection is ready. Raises SwitchDownError at the deadline."""
         if not self.left():
             raise SwitchDownError(f"Open vSwitch database {self._remote}: no answer in time")
         self._connection.run()
-        # Not the library's own poller: it is select(2), which knows 1024 files, and an agent may have more.
+        # Not the library's own poller: it uses select(2), which fails for descriptors above 1023.
         poller = select.poll()
         backlog = select.POLLOUT if self._connection.get_backlog() else 0
         poller.register(self._connection.stream.socket, select.POLLIN | backlog)
@@ -144,9 +145,10 @@ class Ovsdb:
 
 @contextmanager
 def connected(remote: str, *, deadline: float) -> Iterator[Ovsdb]:
-    """Talk with the database at `remote` ("unix:/run/openvswitch/db.sock", "tcp:127.0.0.1:6640").
+    """Connect to the database at `remote` ("unix:/run/openvswitch/db.sock", "tcp:127.0.0.1:6640").
 
-    Raises UnreachedError when it cannot be reached.
+    The connection may last until `deadline` (time.monotonic()), at most ANSWER_AT_MOST seconds. Raises
+    UnreachedError if the database cannot be reached.
     """
     deadline = min(deadline, time.monotonic() + ANSWER_AT_MOST)
     error, stream = ovs.stream.Stream.open_block(ovs.stream.Stream.open(remote), _until(deadline))
@@ -184,7 +186,7 @@ def rows(table: str, *where: Any, columns: list[str]) -> Operation:
 
 
 def insert(table: str, name: str, row: Row) -> Operation:
-    """A new row that the other operations of the transaction can call `named(name)`."""
+    """Insert a row; other operations of the transaction refer to it by `named(name)`."""
     return {"op": "insert", "table": table, "uuid-name": name, "row": row}
 
 
@@ -197,12 +199,15 @@ def update(table: str, where: list[Any], row: Row) -> Operation:
 
 
 def delete(table: str, uuid: list[str]) -> Operation:
-    """Delete a row of a table whose rows do not go by themselves when nothing refers to them."""
+    """Delete a row of a root table; the database itself deletes unreferenced rows of the other tables."""
     return {"op": "delete", "table": table, "where": [["_uuid", "==", uuid]]}
 
 
 def wait(table: str, where: list[Any], row: Row | None, *, timeout: int = 0) -> Operation:
-    """Go on only when the rows of `where` are exactly one like `row`, or none; waits for it up to `timeout` ms."""
+    """Continue only if the rows that match `where` are exactly one equal to `row`, or none if `row` is None.
+
+    The database waits for that up to `timeout` milliseconds, then fails the transaction.
+    """
     return {
         "op": "wait",
         "table": table,
@@ -215,7 +220,7 @@ def wait(table: str, where: list[Any], row: Row | None, *, timeout: int = 0) -> 
 
 
 def changed() -> Operation:
-    """Have ovs-vswitchd say in cur_cfg when it has done what the transaction asks for."""
+    """Increment next_cfg: ovs-vswitchd sets cur_cfg to the same number when it has applied the transaction."""
     return mutate("Open_vSwitch", [], ["next_cfg", "+=", 1])
 
 
@@ -236,24 +241,24 @@ def as_map(values: dict[str, str]) -> list[Any]:
 
 
 def items(value: Any) -> list[Any]:
-    """The elements of a column that is a set: one alone is written without the set."""
+    """Return the elements of a set column; a set of one element is written as that element alone."""
     if isinstance(value, list) and value and value[0] == "set":
         return list(value[1])
     return [value]
 
 
 def uuids(value: Any) -> list[str]:
-    """The uuids of a column of references."""
+    """Return the UUIDs of a column of references."""
     return [each[1] for each in items(value)]
 
 
 def mapping(value: Any) -> dict[str, str]:
-    """A column that is a map."""
+    """Return the value of a map column."""
     return dict(value[1])
 
 
 def vlan_columns(vlan: int | None, trunk: Sequence[int]) -> Row:
-    """The columns of a Port that has one VLAN untagged (None: has not) and others tagged."""
+    """Return the columns of a Port with the untagged VLAN `vlan` (None: no VLAN) and the tagged VLANs `trunk`."""
     row: Row = {} if vlan is None else {"tag": vlan}
     if trunk:
         row["trunks"] = trunk[0] if len(trunk) == 1 else as_set(list(trunk))
@@ -261,11 +266,11 @@ def vlan_columns(vlan: int | None, trunk: Sequence[int]) -> Row:
     return row
 
 
-# What a row is, beside what it should be
+# Comparing a row with what it should be
 
 
 def differences(row: Row, wanted: Row) -> list[str]:
-    """The columns that are not as they are wanted: "tag is 5, expected 100"."""
+    """List the columns that differ from the wanted ones: "tag is 5, expected 100"."""
     return [
         f"{column} is {_shown(row[column])}, expected {_shown(value)}"
         for column, value in wanted.items()
@@ -274,7 +279,7 @@ def differences(row: Row, wanted: Row) -> list[str]:
 
 
 def _plain(value: Any) -> Any:
-    """A value in a form that compares: sets and maps have no order."""
+    """Return a value in a comparable form, independent of the order of sets and maps."""
     if isinstance(value, list) and value and value[0] in {"set", "map"}:
         plain = sorted(map(str, value[1]))
         return plain[0] if value[0] == "set" and len(plain) == 1 else plain

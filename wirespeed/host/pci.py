@@ -10,12 +10,12 @@ from wirespeed.host.device import Device
 
 ADDRESS = re.compile(r"[0-9a-f]{4,8}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7]")
 
-# Drivers that give a device to user space: such a device has no netdev and the pod drives it itself.
+# Drivers for user space: a device with one of them has no netdev, an application in the pod drives it.
 USERSPACE_DRIVERS = frozenset({"vfio-pci", "uio_pci_generic", "igb_uio"})
 
 LINK_TYPES = {"1": "ether", "32": "infiniband"}  # ARPHRD_ETHER, ARPHRD_INFINIBAND of linux/if_arp.h
 
-# phys_port_name of the representor of a VF or SF: a PF in switchdev mode has these beside its own interface.
+# phys_port_name of the representor of a VF or SF: a PF in switchdev mode has them beside its own interface.
 _REPRESENTOR = re.compile(r"(c\d+)?pf\d+(vf|sf)\d+")
 
 
@@ -36,12 +36,12 @@ class PciDevice(Device):
 
     @property
     def is_in_user_space(self) -> bool:
-        """Whether its driver gives it to user space: one of USERSPACE_DRIVERS, or a vendor's own vfio driver."""
+        """Whether it has a driver for user space: one of USERSPACE_DRIVERS, or a vendor's own vfio driver."""
         return self.driver in USERSPACE_DRIVERS or self.is_on_vfio
 
     @property
     def is_on_vfio(self) -> bool:
-        """Whether it is on vfio-pci or a vendor's own vfio driver, which has the same core of the kernel."""
+        """Whether it is bound to vfio-pci, or to a vendor's own driver on the kernel's vfio core."""
         return self.driver == "vfio-pci" or os.path.exists(self._file("vfio-dev"))
 
     @property
@@ -61,7 +61,7 @@ class PciDevice(Device):
 
     @property
     def own_netdev(self) -> str:
-        """Its interface that is no representor of a VF, "" without one (see `netdevs` for where it is sought)."""
+        """Its own interface, not a representor of a VF or SF; "" without one (`netdevs` says which are visible)."""
         names = self.netdevs
         if len(names) > 1:
             port_names = {name: self.attribute(f"net/{name}/phys_port_name") for name in names}
@@ -70,7 +70,7 @@ class PciDevice(Device):
 
     @property
     def link_type(self) -> str:
-        """Of its own interface: "ether", "infiniband", or "" for another one and without one."""
+        """The link type of its own interface: "ether" or "infiniband"; "" for any other, or without interface."""
         name = self.own_netdev
         return LINK_TYPES.get(self.attribute(f"net/{name}/type"), "") if name else ""
 
@@ -82,7 +82,7 @@ class PciDevice(Device):
 
     @property
     def vf_index(self) -> int:
-        """N of the `virtfnN` of its PF that is this VF, -1 when it is none."""
+        """The VF's number on its PF (N of the PF's `virtfnN`), -1 if the device is no VF."""
         pf = self.physical_function
         if pf is None:
             return -1
@@ -92,9 +92,9 @@ class PciDevice(Device):
         return next((n for n, vf in pf.virtual_functions() if vf == self.address), -1)
 
     def _index_by_routing_id(self, pf: PciDevice) -> int:
-        """Its number by how the PF spaces its VFs (SR-IOV specification, First VF Offset and VF Stride), or -1.
+        """Compute its number from the PF's First VF Offset and VF Stride (SR-IOV specification); -1 if impossible.
 
-        Looking at all links of a PF with 128 VFs takes a millisecond.
+        Reading all links of a PF with 128 VFs instead takes a millisecond.
         """
         offset, stride = int(pf.attribute("sriov_offset", "0")), int(pf.attribute("sriov_stride", "0"))
         distance = _routing_id(self.address) - _routing_id(pf.address) - offset
@@ -111,7 +111,7 @@ class PciDevice(Device):
         return int(self.attribute("sriov_numvfs", "0"))
 
     def virtual_functions(self) -> list[tuple[int, str]]:
-        """(index, PCI address) of the VFs that there are, by index."""
+        """Return (index, PCI address) of the existing VFs, by index."""
         found = []
         for name in os.listdir(self._file("")) if self.exists else []:
             if name.startswith("virtfn") and (address := self._link(name)):
@@ -120,14 +120,14 @@ class PciDevice(Device):
 
 
 def _routing_id(address: str) -> int:
-    """Bus, device and function as the one number that they are on the bus."""
+    """Return the PCI routing id: bus, device and function as one number."""
     _, bus, slot = address.split(":")
     device, function = slot.split(".")
     return int(bus, 16) << 8 | int(device, 16) << 3 | int(function)
 
 
 def network_devices(sysfs: Path = Path("/sys")) -> list[PciDevice]:
-    """All PCI network controllers, by address."""
+    """Return all PCI network controllers, sorted by address."""
     try:
         addresses = sorted(os.listdir(sysfs / "bus/pci/devices"))
     except OSError:

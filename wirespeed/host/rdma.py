@@ -1,4 +1,4 @@
-"""RDMA devices and the network namespaces that they belong to, over RDMA netlink (rdma/rdma_netlink.h)."""
+"""RDMA devices and the network namespaces that they belong to, by RDMA netlink (rdma/rdma_netlink.h)."""
 
 from __future__ import annotations
 
@@ -39,18 +39,18 @@ class Rdma:
         self._socket.close()
 
     def exclusive(self) -> bool:
-        """Whether each RDMA device belongs to one network namespace; otherwise all share all of them."""
+        """Whether each RDMA device belongs to one network namespace; otherwise all namespaces share all devices."""
         for answer in netlink.request(self._socket, _SYS_GET, 0, b""):
             return netlink.attributes(answer).get(_NETNS_MODE) == b"\0"
         return False
 
     def devices(self) -> dict[str, int]:
-        """The RDMA devices of the namespace: numbers by name. A number stays with its device when it moves."""
+        """Return the RDMA devices of the namespace: index by name. A device keeps its index when it moves."""
         found = map(netlink.attributes, netlink.request(self._socket, _GET, netlink.DUMP, b""))
         return {netlink.string(each[_NAME]): struct.unpack("I", each[_INDEX])[0] for each in found}
 
     def move(self, index: int, netns_fd: int) -> None:
-        """Move a device of this namespace to the one open at `netns_fd`. Closes what its applications have open."""
+        """Move a device of this namespace to the one open at `netns_fd`. Disconnects applications that use it."""
         body = netlink.u32(_INDEX, index) + netlink.u32(_NET_NS_FD, netns_fd)
         for _ in netlink.request(self._socket, _SET, netlink.ACK, body):
             pass

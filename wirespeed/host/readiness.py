@@ -1,4 +1,4 @@
-"""Whether the cluster's own network is ready: it says so by a file that its plugin makes."""
+"""Whether the primary CNI plugin is ready: it creates a file to indicate that."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from wirespeed.cni.errors import CniError, Code
 
 
 def check(indicator: str) -> None:
-    """Refuse while the file `indicator` is not there; "" is none to wait for.
+    """Raise CniError(UNAVAILABLE) if the file `indicator` does not exist; "" means that there is none to wait for.
 
-    Raises CniError(UNAVAILABLE) at once, the code by which STATUS keeps pods from the node (specification
-    1.1.0, "STATUS").
+    With this code, STATUS keeps pods from the node (specification 1.1.0, "STATUS").
     """
     if indicator and not os.path.exists(indicator):
         raise CniError(

@@ -1,4 +1,4 @@
-"""Routes of a network namespace: which leave by an interface, which are default routes, and when these change."""
+"""Routes of a network namespace: those over an interface, the default routes, and notification of changes."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ Interface = ipaddress.IPv4Interface | ipaddress.IPv6Interface
 
 @dataclass(frozen=True)
 class Hop:
-    """A next hop: the index of its interface, and its gateway, "" for the link."""
+    """A next hop: the index of its interface, and its gateway, "" without one."""
 
     index: int
     gateway: str
 
 
 class Route(NamedTuple):
-    """A unicast route by one interface; `gateway` is "" for the link."""
+    """A unicast route over one interface; `gateway` is "" without one."""
 
     destination: Network
     gateway: str
@@ -61,11 +61,11 @@ class Route(NamedTuple):
 
 @dataclass(frozen=True)
 class DefaultRoute:
-    """A unicast route to everywhere, of the main table.
+    """A unicast default route of the main table.
 
-    `indexes` are the interfaces of its next hops, `gateway` is that of a route with one next hop, "" for none;
-    `message` is what the kernel is told to remove it. Of IPv6 routes that the kernel made one with several next
-    hops, each is a route here, for each was made by itself and can be removed so.
+    `indexes` are the interfaces of its next hops. `gateway` is that of a route with one next hop, else "".
+    `message` is the body of the RTM_DELROUTE request that removes it. The kernel merges IPv6 routes to the same
+    destination into one multipath route; here, each next hop of it is a route, which can be removed by itself.
     """
 
     indexes: frozenset[int]
@@ -74,7 +74,7 @@ class DefaultRoute:
 
 
 def by_interface(asking: Rtnl, index: int) -> set[Route]:
-    """The unicast routes that leave by an interface, alone or among others, of both families and all tables."""
+    """Return the unicast routes with a next hop over an interface, of both families and all tables."""
     found: set[Route] = set()
     for family in _FAMILIES:
         for message in _dump(asking, family, _u32(_RTA_OIF, index)):
@@ -90,9 +90,10 @@ def by_interface(asking: Rtnl, index: int) -> set[Route]:
 
 
 def tables(asking: Rtnl, link: Link, sources: Collection[Interface]) -> set[int]:
-    """The tables by which packets of an interface with these addresses are routed.
+    """Return the routing tables that packets of an interface with these addresses may be routed by.
 
-    That is the table of the VRF that it is in, and those that rules (RPDB) name for its addresses or for itself.
+    These are the table of its VRF and the tables of the policy rules (`ip rule`). Rules for other interfaces or
+    other source addresses are skipped, and so are inverted rules.
     """
     found = {_vrf_table(asking, link.master)} if link.master else set()
     for rule in asking.dump(_RTM_GETRULE, _RTMSG.pack(*[0] * 9)):
@@ -112,7 +113,7 @@ def tables(asking: Rtnl, link: Link, sources: Collection[Interface]) -> set[int]
 
 
 def default_routes(family: int) -> list[DefaultRoute]:
-    """The default routes of AF_INET or AF_INET6, of the namespace that the calling thread is in. Raises OSError."""
+    """Return the default routes of AF_INET or AF_INET6 in the calling thread's namespace. Raises OSError."""
     with Rtnl() as asking:
         return [
             route
@@ -123,27 +124,27 @@ def default_routes(family: int) -> list[DefaultRoute]:
 
 
 def remove_route(route: DefaultRoute) -> None:
-    """Take a route away that `default_routes` told of, in the same namespace. Raises OSError."""
+    """Remove a route that `default_routes` returned, in the same namespace. Raises OSError."""
     with Rtnl() as asking:
         asking.do(_RTM_DELROUTE, route.message)
 
 
 def default_route_interfaces() -> set[str]:
-    """Names of the interfaces that a default route of the main table leaves by, IPv4 or IPv6, all next hops.
+    """Return the names of the interfaces of all default routes in the main table, IPv4 and IPv6, all next hops.
 
-    Of the network namespace that the calling thread is in. Raises OSError.
+    Reads the calling thread's network namespace. Raises OSError.
     """
     names = set()
     for index in _default_route_indexes():
-        with contextlib.suppress(OSError):  # it went meanwhile, and its routes with it
+        with contextlib.suppress(OSError):  # it was removed meanwhile, and its routes with it
             names.add(socket.if_indextoname(index))
     return names
 
 
 class DefaultRouteEvents:
-    """Notices that other interfaces may carry a default route, in this thread's network namespace.
+    """Notifies that the interfaces with a default route may have changed, in this thread's network namespace.
 
-    That is when such a route came or went, or an interface became part of a bond or bridge, or left it.
+    That is the case when such a route is added or removed, or an interface joins or leaves a bond or bridge.
     Raises OSError.
     """
 
@@ -151,14 +152,14 @@ class DefaultRouteEvents:
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
         self._socket.setblocking(False)
         self._socket.bind((0, _GROUPS))
-        self._carriers = _default_route_indexes()  # that have or had such a route
+        self._carriers = _default_route_indexes()  # of interfaces that have or had a default route
         self._masters: dict[int, int] = {}
 
     def fileno(self) -> int:
         return self._socket.fileno()
 
     def drain(self) -> bool:
-        """Take all notices; whether one of them counts, or may have."""
+        """Process all notifications; return whether the interfaces with a default route may have changed."""
         changed = False
         while True:
             try:
@@ -168,7 +169,7 @@ class DefaultRouteEvents:
             except OSError as error:
                 if error.errno != errno.ENOBUFS:
                     raise
-                changed = True  # more notices than fit; what they were is lost
+                changed = True  # the socket buffer overflowed: notifications are lost
                 continue
             for kind, payload in messages(data):
                 changed = self._counts(kind, payload) or changed
@@ -182,7 +183,7 @@ class DefaultRouteEvents:
                 return False
             self._carriers.update(hop.index for hop in _own_hops(attributes(payload[_RTMSG.size :])))
             return True
-        # The kernel takes IPv4 routes away in silence, with the address or the link that they need.
+        # The kernel does not notify of IPv4 routes that go with the address or link that they need.
         if kind == _RTM_DELADDR:
             return _IFADDRMSG.unpack_from(payload)[4] in self._carriers
         if kind in {_RTM_NEWLINK, _RTM_DELLINK}:
@@ -193,8 +194,8 @@ class DefaultRouteEvents:
         return False
 
     def _has_moved(self, index: int, seen: Mapping[int, bytes]) -> bool:
-        """Whether the interface of a device is below another one than was told last."""
-        if _IFLA_PARENT_DEV_NAME not in seen:  # a virtual one; each pod has some
+        """Whether the interface of a device has another master than at the last notification."""
+        if _IFLA_PARENT_DEV_NAME not in seen:  # a virtual interface: every pod has some
             return False
         master = int.from_bytes(seen.get(_IFLA_MASTER, b""), sys.byteorder)
         before, self._masters[index] = self._masters.get(index, 0), master
@@ -202,7 +203,7 @@ class DefaultRouteEvents:
 
 
 def _dump(asking: Rtnl, family: int, filtered: bytes = b"") -> list[bytes]:
-    """All routes of a family, each from its rtmsg on."""
+    """Return all routes of a family, each starting at its struct rtmsg."""
     try:
         return asking.dump(_RTM_GETROUTE, _RTMSG.pack(family, *[0] * 8) + filtered)
     except NetlinkError as error:
@@ -222,13 +223,12 @@ def _is_default(route: bytes) -> bool:
 
 
 def _default_routes(message: bytes, asking: Rtnl) -> Iterator[DefaultRoute]:
-    """The route that the kernel tells so; of IPv6 with several next hops, the route by each."""
+    """Yield the route of a kernel message; of an IPv6 multipath route, one route per next hop."""
     seen = attributes(message[_RTMSG.size :])
     hops = _hops(seen, asking)
     indexes = frozenset(hop.index for hop in hops)
-    if (
-        _RTA_NH_ID in seen
-    ):  # the kernel tells the object's next hops beside it, and takes them back by the object only
+    # The kernel lists the next hops of a nexthop object beside its id; RTM_DELROUTE accepts the id only.
+    if _RTA_NH_ID in seen:
         told = (_RTA_OIF, _RTA_GATEWAY, _RTA_VIA, _RTA_MULTIPATH, _RTA_ENCAP)
         yield DefaultRoute(indexes, hops[0].gateway if len(hops) == 1 else "", _without(message, told))
     elif _RTA_MULTIPATH in seen and message[0] == socket.AF_INET6:
@@ -242,9 +242,10 @@ def _default_routes(message: bytes, asking: Rtnl) -> Iterator[DefaultRoute]:
 
 
 def _hops(route: Mapping[int, bytes], asking: Rtnl) -> list[Hop]:
-    """The next hops of a route by its attributes; those of an object (`ip nexthop`) are asked for if not told.
+    """Return the next hops of a route, given its attributes.
 
-    The kernel does not tell them with the sysctl nexthop_compat_mode off.
+    The kernel omits those of a nexthop object (`ip nexthop`) if the sysctl nexthop_compat_mode is off: then the
+    object is looked up.
     """
     found = list(_own_hops(route))
     if found or _RTA_NH_ID not in route:
@@ -253,7 +254,7 @@ def _hops(route: Mapping[int, bytes], asking: Rtnl) -> list[Hop]:
 
 
 def _own_hops(route: Mapping[int, bytes]) -> Iterator[Hop]:
-    """The next hops that a route's own attributes tell."""
+    """Yield the next hops in a route's own attributes."""
     if _RTA_OIF in route:
         yield Hop(_number(route[_RTA_OIF]), _gateway(route))
     listed = route.get(_RTA_MULTIPATH, b"")
@@ -268,7 +269,7 @@ def _hops_of_object(number: int, asking: Rtnl) -> Iterator[Hop]:
     try:
         answer = asking.get(_RTM_GETNEXTHOP, _NHMSG.pack(0, 0, 0, 0, 0) + _u32(_NHA_ID, number))
     except NetlinkError as error:
-        if error.errno != errno.ENOENT:  # it went meanwhile, and its routes with it
+        if error.errno != errno.ENOENT:  # it was removed meanwhile, and its routes with it
             raise
         return
     seen = attributes(answer[_NHMSG.size :])
@@ -279,7 +280,7 @@ def _hops_of_object(number: int, asking: Rtnl) -> Iterator[Hop]:
 
 
 def _gateway(hop: Mapping[int, bytes]) -> str:
-    """RTA_GATEWAY, or RTA_VIA: one of the other family, which begins with its family."""
+    """Return RTA_GATEWAY, or RTA_VIA: a gateway of the other family, after two bytes for that family."""
     return _address(hop.get(_RTA_GATEWAY, b"") or hop.get(_RTA_VIA, b"")[2:])
 
 
@@ -288,7 +289,7 @@ def _address(packed: bytes) -> str:
 
 
 def _vrf_table(asking: Rtnl, index: int) -> int:
-    """The table of a VRF, 0 for an interface that is none."""
+    """Return the table of a VRF, 0 for any other interface."""
     info = attributes(asking.get(_RTM_GETLINK, _IFINFOMSG.pack(0, 0, index, 0, 0))[_IFINFOMSG.size :])
     kind = attributes(info.get(_IFLA_LINKINFO, b""))
     if kind.get(_IFLA_INFO_KIND, b"").rstrip(b"\0") != b"vrf":
@@ -297,7 +298,7 @@ def _vrf_table(asking: Rtnl, index: int) -> int:
 
 
 def _without(message: bytes, kinds: Collection[int]) -> bytes:
-    """A route's message without attributes of these kinds."""
+    """Return a route's message without the attributes of these types."""
     kept = (_packed(kind, value) for kind, value in attributes(message[_RTMSG.size :]).items() if kind not in kinds)
     return message[: _RTMSG.size] + b"".join(kept)
 

@@ -1,8 +1,8 @@
-"""Route netlink for the per-pod path: links with their VFs, addresses and routes, in the fewest messages.
+"""Route netlink for ADD and DEL: links with their VFs, addresses and routes, in as few messages as possible.
 
-pyroute2 takes 1.6 ms to decode one link; an ADD decodes two. This codec knows only the attributes that a
-VF's way into a pod needs (linux/if_link.h, linux/rtnetlink.h), packs them with struct, and a test holds it
-against pyroute2's.
+pyroute2 takes 1.6 ms to decode one link; an ADD decodes two. This codec knows only the attributes needed to
+move a VF into a pod (linux/if_link.h, linux/rtnetlink.h) and packs them with struct. A test compares it with
+pyroute2.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ IFLA_VF_RATE, IFLA_VF_STATS, IFLA_VF_TRUST, IFLA_VF_VLAN_LIST, IFLA_VF_VLAN_INFO
 IFLA_VF_INFO, IFLA_VF_IB_NODE_GUID, IFLA_VF_IB_PORT_GUID = 1, 10, 11
 
 IFLA_XDP_FD, IFLA_XDP_FLAGS = 1, 3
-# How an XDP program is attached: IFLA_XDP_*_PROG_ID, which tells that one is, and XDP_FLAGS_*_MODE.
+# How an XDP program is attached: (IFLA_XDP_*_PROG_ID, present if one is; XDP_FLAGS_*_MODE).
 XDP_MODES = {"native": (5, 4), "generic": (6, 2), "offloaded": (7, 8)}
 
-# How long a VF's driver may take to hear of the MAC that the PF has set, in seconds, and what it answers meanwhile:
-# i40e and ice reset the VF for that, and iavf says "try again".
+# How long a VF's driver may take to learn of a MAC that was set on the PF, in seconds, and the errors that it
+# returns meanwhile: i40e and ice reset the VF for a new MAC, and iavf then answers "try again".
 MAC_TIMEOUT = 2.0
 MAC_NOT_YET = frozenset({errno.EAGAIN, errno.EBUSY, errno.EACCES})
 
@@ -63,24 +63,24 @@ _ATTRIBUTE = struct.Struct("HH")
 _IFINFO = struct.Struct("BxHiII")
 _U32 = struct.Struct("I")
 _GUID = struct.Struct("I4xQ")  # struct ifla_vf_guid
-_LONGEST = 1 << 18  # bytes of an answer: a PF with 256 VFs has a fifth of that
+_LONGEST = 1 << 18  # bytes of an answer: that of a PF with 256 VFs takes a fifth of it
 _UNSUPPORTED = 0xFFFFFFFF  # what the kernel reports for a VF setting that the driver does not fill in
 
 
 class NetlinkError(OSError):
-    """The kernel refused a request: `errno`, and as text what it says (extended ack included)."""
+    """The kernel refused a request: `errno`, and as `strerror` its text, including the extended ack."""
 
 
 @contextmanager
 def refusals(where: str) -> Iterator[None]:
-    """What the kernel refuses inside, and nobody has explained better, is told as CniError(DEVICE)."""
+    """Turn a NetlinkError raised inside into a CniError(DEVICE) that begins with `where`."""
     try:
         yield
     except NetlinkError as error:
         raise CniError(Code.DEVICE, f"{where}: {error.strerror}") from error
 
 
-# The settings that are one for the kernel.
+# The settings that the kernel sets together.
 VF_SETTING_GROUPS = (
     ("mac",),
     ("vlan", "vlan_qos", "vlan_proto"),
@@ -95,9 +95,10 @@ VF_SETTING_GROUPS = (
 
 @dataclass(frozen=True, kw_only=True)
 class VfSettings:
-    """What the PF's driver holds for one VF; None is "not reported" when read, "leave it" when set.
+    """A PF driver's settings of one VF. None means "not reported" when read, "leave unchanged" when set.
 
-    Rates in Mbit/s, 0 for no limit; `vlan_proto` and `link_state` as the kernel's numbers; GUIDs 8 bytes in hex.
+    Rates are in Mbit/s, 0 for no limit; `vlan_proto` and `link_state` are the kernel's numbers; GUIDs are 8 bytes
+    in hex, with colons when read.
     """
 
     mac: str | None = None
@@ -113,7 +114,7 @@ class VfSettings:
     port_guid: str | None = None
 
     def differing(self, current: VfSettings) -> VfSettings:
-        """Only those settings whose value is not the current one."""
+        """Return only the settings that differ from the current ones."""
         return VfSettings(
             **{
                 f.name: value
@@ -123,11 +124,11 @@ class VfSettings:
         )
 
     def items(self) -> list[tuple[str, object]]:
-        """(name, value) of those that are set."""
+        """Return (name, value) of the settings that are not None."""
         return [(f.name, value) for f in fields(self) if (value := getattr(self, f.name)) is not None]
 
     def parts(self) -> Iterator[VfSettings]:
-        """Those that are set, one of VF_SETTING_GROUPS at a time."""
+        """Yield the settings that are not None, one of VF_SETTING_GROUPS at a time."""
         given = dict(vars(self))
         for group in VF_SETTING_GROUPS:
             if part := {key: given[key] for key in group if given[key] is not None}:
@@ -138,10 +139,11 @@ class VfSettings:
 class Link:
     """A network interface.
 
-    `mtu` is in bytes, `permanent_mac` the one that the driver says its hardware has, `master` the index of the
-    bridge or bond that it is a port of (0: none), `xdp` the modes (XDP_MODES) in which an XDP program is attached,
-    `parent` the bus address of its device ("" for a virtual one). One of `infiniband` has an address of 20 bytes,
-    whose last 8 are the GUID of its port. `vfs` are those of its VFs, by number, that its driver tells of.
+    `mtu` is in bytes. `permanent_mac` is the hardware's MAC, as its driver reports it. `master` is the index of the
+    bridge or bond that it is a port of (0: none). `xdp` are the modes (XDP_MODES) in which an XDP program is
+    attached. `parent` is the bus address of its device ("" for a virtual interface). An `infiniband` interface has
+    a 20-byte address as `mac`, whose last 8 bytes are the GUID of its port. `vfs` are the VFs that its driver
+    reports, by number.
     """
 
     index: int
@@ -185,10 +187,10 @@ class Link:
         return bool(self.flags & IFF_MULTICAST)
 
     def vf(self, number: int) -> VfSettings:
-        """What the driver holds for one VF. Raises CniError(TRY_AGAIN_LATER) when it does not tell that now.
+        """Return the driver's settings of one VF. Raises CniError(TRY_AGAIN_LATER) if they are not reported now.
 
-        The kernel leaves out a VF that the driver answers no question about, as some do while they reset it
-        (rtnl_fill_vfinfo).
+        The kernel omits a VF if the driver fails to return its settings, as some drivers do while they reset the
+        VF (rtnl_fill_vfinfo).
         """
         if (found := self.vfs.get(number)) is None:
             raise CniError(
@@ -209,15 +211,15 @@ class Address:
 class Rtnl:
     """A route netlink socket in the calling thread's network namespace, or in the one open at `netns_fd`.
 
-    Not shared between threads. Every request raises NetlinkError when the kernel refuses.
+    Not shared between threads. Every request raises NetlinkError if the kernel refuses.
     """
 
     def __init__(self, *, netns_fd: int | None = None) -> None:
         def make() -> socket.socket:
             made = _socket()
             made.setsockopt(270, 11, 1)  # SOL_NETLINK, NETLINK_EXT_ACK: errors come with a text
-            made.setsockopt(270, 10, 1)  # NETLINK_CAP_ACK: and without our request
-            made.setsockopt(270, 12, 1)  # NETLINK_GET_STRICT_CHK: dumps may be filtered by interface
+            made.setsockopt(270, 10, 1)  # NETLINK_CAP_ACK: errors do not repeat our request
+            made.setsockopt(270, 12, 1)  # NETLINK_GET_STRICT_CHK: dumps can be filtered by interface
             made.bind((0, 0))
             return made
 
@@ -239,7 +241,7 @@ class Rtnl:
     # Links
 
     def link(self, name: str | int, *, vfs: bool = False) -> Link | None:
-        """The interface of that name (or alternative name) or index; its VFs' settings when `vfs`."""
+        """Return the interface with that name, alternative name or index; with its VFs' settings if `vfs`."""
         index, attributes = (name, b"") if isinstance(name, int) else (0, _name_attribute(name))
         mask = RTEXT_FILTER_SKIP_STATS | (RTEXT_FILTER_VF if vfs else 0)
         body = _IFINFO.pack(0, 0, index, 0, 0) + attributes + _u32(IFLA_EXT_MASK, mask)
@@ -253,13 +255,13 @@ class Rtnl:
         return None
 
     def links(self) -> list[Link]:
-        """All interfaces of the namespace."""
+        """Return all interfaces of the namespace."""
         body = _IFINFO.pack(0, 0, 0, 0, 0) + _u32(IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS)
         found = self._request(RTM_GETLINK, NLM_F_DUMP, body)
         return [_link(payload) for kind, payload in found if kind == RTM_NEWLINK]
 
     def link_of_device(self, parent: str) -> Link | None:
-        """The interface of the device with this bus address (IFLA_PARENT_DEV_NAME, kernel 5.14)."""
+        """Return the interface of the device with this bus address (IFLA_PARENT_DEV_NAME, kernel 5.14)."""
         return next((link for link in self.links() if link.parent == parent), None)
 
     def set_link(
@@ -278,10 +280,11 @@ class Rtnl:
         arp: bool | None = None,
         multicast: bool | None = None,
     ) -> None:
-        """Change an interface in one message: move it, name it, address it, raise or lower it.
+        """Change an interface in one message: move and rename it, set its MAC, MTU and flags, bring it up or down.
 
-        Moving closes the interface; `up` then decides what it is in the new namespace. `mtu` in bytes, `alias`
-        "" for none. Not atomic: what the kernel does before the one that it refuses is done, a move always.
+        Moving takes the interface down; `up` then sets its state in the new namespace. `mtu` is in bytes; an
+        `alias` of "" removes it. Not atomic: if the kernel refuses a change, those that it made before stay. It
+        makes the move first.
         """
         attributes = b"" if netns_fd is None else _u32(IFLA_NET_NS_FD, netns_fd)
         if name is not None:
@@ -307,21 +310,21 @@ class Rtnl:
         self._do(RTM_SETLINK, NLM_F_ACK, _IFINFO.pack(0, 0, index, value, change) + attributes)
 
     def detach_xdp(self, index: int, mode: str) -> None:
-        """Take off the XDP program that is attached in that mode (XDP_MODES).
+        """Detach the XDP program that is attached in that mode (XDP_MODES).
 
-        The kernel takes off none of another mode: without one in the message, none of a generic program where the
-        driver has native ones, and says that it has.
+        The kernel detaches no program of another mode. Without a mode in the message, it assumes the native one if
+        the driver supports that: a generic program would stay, and the kernel would report success.
         """
         flags = _u32(IFLA_XDP_FLAGS, XDP_MODES[mode][1])
         nested = _attribute(IFLA_XDP | NLA_F_NESTED, _attribute(IFLA_XDP_FD, struct.pack("i", -1)) + flags)
         self._do(RTM_SETLINK, NLM_F_ACK, _IFINFO.pack(0, 0, index, 0, 0) + nested)
 
     def set_vf(self, pf_index: int, vf: int, settings: VfSettings) -> None:
-        """Set what is given for VF number `vf` of a PF, in one message.
+        """Set the given settings of VF number `vf` of a PF, in one message.
 
-        Not atomic: when the driver refuses one, those before it stay applied (order of `vf_attributes`).
-        A VLAN's id, priority and protocol are one setting for the kernel, as are the two rates: where one
-        of them is given, all are.
+        Not atomic: if the driver refuses one, those before it stay applied (order of `vf_attributes`). A VLAN's
+        id, priority and protocol are one setting for the kernel, and so are the two rates: if one of them is
+        given, all are set, the others to 0 (the protocol to 802.1Q).
         """
         infos = b"".join(_attribute(IFLA_VF_INFO | NLA_F_NESTED, info) for info in vf_infos(vf, settings))
         if infos:
@@ -329,20 +332,20 @@ class Rtnl:
             self._do(RTM_SETLINK, NLM_F_ACK, _IFINFO.pack(0, 0, pf_index, 0, 0) + nested)
 
     def vf_stats(self, pf_index: int) -> dict[int, dict[int, bytes]]:
-        """The counters of those VFs of a PF, by number, that its driver tells of.
+        """Return the counters of the VFs of a PF that its driver reports, by VF number.
 
-        Of each IFLA_VF_STATS_* attributes, each a u64.
+        The counters of a VF are IFLA_VF_STATS_* attributes, each a packed u64.
         """
         listed = self._of_link(pf_index, IFLA_VFINFO_LIST, _u32(IFLA_EXT_MASK, RTEXT_FILTER_VF))
         vfs = {number: dict(_attributes(info)) for number, info in _by_number(listed).items()}
         return {number: dict(_attributes(vf.get(IFLA_VF_STATS, b""))) for number, vf in vfs.items()}
 
     def link_stats(self, index: int) -> bytes:
-        """The counters of an interface: a struct rtnl_link_stats64 (linux/if_link.h)."""
+        """Return the counters of an interface: a struct rtnl_link_stats64 (linux/if_link.h)."""
         return self._of_link(index, IFLA_STATS64, b"")
 
     def _of_link(self, index: int, wanted: int, attributes: bytes) -> bytes:
-        """One attribute of an interface, b"" without it."""
+        """Return one attribute of an interface, b"" if it has none."""
         for kind, payload in self._request(RTM_GETLINK, 0, _IFINFO.pack(0, 0, index, 0, 0) + attributes):
             if kind == RTM_NEWLINK:
                 return dict(_attributes(payload, _IFINFO.size)).get(wanted, b"")
@@ -353,7 +356,7 @@ class Rtnl:
         self._altname(RTM_NEWLINKPROP, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL, index, name)
 
     def remove_altname(self, index: int, name: str) -> None:
-        """Take an alternative name from the interface."""
+        """Remove an alternative name from the interface."""
         self._altname(RTM_DELLINKPROP, NLM_F_ACK, index, name)
 
     def _altname(self, kind: int, flags: int, index: int, name: str) -> None:
@@ -363,7 +366,7 @@ class Rtnl:
     # Addresses and routes
 
     def addresses(self, index: int) -> list[Address]:
-        """The addresses of an interface, both families."""
+        """Return the addresses of an interface, both families."""
         body = struct.pack("BBBBi", 0, 0, 0, 0, index)
         return [
             _address(payload)
@@ -372,10 +375,10 @@ class Rtnl:
         ]
 
     def add_address(self, index: int, cidr: str) -> None:
-        """Give the interface an address, "10.0.0.1/24" or "2001:db8::1/64"; IPv6 without a duplicate check."""
+        """Add an address, "10.0.0.1/24" or "2001:db8::1/64"; IPv6 without duplicate address detection."""
         interface = ipaddress.ip_interface(cidr)
         six = interface.version == 6
-        flags = 0x02 if six else 0  # IFA_F_NODAD: the IPAM says whose it is; the address works at once
+        flags = 0x02 if six else 0  # IFA_F_NODAD: the IPAM ensures that it is unique; it is usable at once
         body = struct.pack(
             "BBBBi", socket.AF_INET6 if six else socket.AF_INET, interface.network.prefixlen, flags, 0, index
         )
@@ -396,11 +399,11 @@ class Rtnl:
         table: int = 0,
         scope: int | None = None,
     ) -> None:
-        """Add a unicast route by the interface; without a gateway its scope is the link.
+        """Add a unicast route over the interface; an IPv4 route without gateway gets link scope by default.
 
-        `table` 0 is the main table (254); `mtu` and `advmss` in bytes, 0 for the kernel's own. Routes to the same
-        destination by other next hops stay: the newest IPv4 route is used, and IPv6 routes with gateways become one
-        with several next hops. Raises NetlinkError, EEXIST only where the very same route is there.
+        `table` 0 is the main table (254); `mtu` and `advmss` are in bytes, 0 for the kernel's default. Routes to
+        the same destination by other next hops stay: of IPv4 routes the newest is used, and IPv6 routes with
+        gateways become one multipath route. Raises NetlinkError, with EEXIST only if exactly this route exists.
         """
         network = ipaddress.ip_network(destination, strict=False)
         if scope is None:
@@ -423,18 +426,18 @@ class Rtnl:
             body += _attribute(8 | NLA_F_NESTED, metrics)  # RTA_METRICS
         self._do(RTM_NEWROUTE, NLM_F_ACK | NLM_F_CREATE, body)
 
-    # The exchange
+    # Requests
 
     def dump(self, kind: int, body: bytes) -> list[bytes]:
-        """All objects that a request RTM_GET* lists, each from its header (struct rtmsg, ...) on."""
+        """Return all objects that an RTM_GET* request lists, each starting at its header (struct rtmsg, ...)."""
         return [payload for answer, payload in self._request(kind, NLM_F_DUMP, body) if answer == kind - 2]
 
     def get(self, kind: int, body: bytes) -> bytes:
-        """The one object that a request RTM_GET* asks for."""
+        """Return the one object that an RTM_GET* request asks for."""
         return next(payload for answer, payload in self._request(kind, 0, body) if answer == kind - 2)
 
     def do(self, kind: int, body: bytes) -> None:
-        """A request that is acknowledged."""
+        """Send a request and wait for its acknowledgement."""
         self._do(kind, NLM_F_ACK, body)
 
     def _do(self, kind: int, flags: int, body: bytes) -> None:
@@ -456,7 +459,7 @@ class Rtnl:
                 payload = data[offset + _HEADER.size : offset + length]
                 offset += (length + 3) & ~3
                 if sequence != self._sequence:
-                    continue  # the rest of an answer that was given up before its end
+                    continue  # the rest of an earlier answer that was not read to its end
                 if answer == NLMSG_ERROR:
                     _raise_for(payload, answer_flags)
                     return
@@ -470,7 +473,7 @@ class Rtnl:
 def wait_for_carrier(index: int, *, timeout: float) -> Link | None:
     """Wait up to `timeout` seconds until the interface in this thread's namespace is up with a carrier.
 
-    The interface as it is then, or None when it is gone.
+    Return the interface as it is then, or None if it is gone.
     """
 
     def settled(asking: Rtnl) -> tuple[Link | None] | None:
@@ -484,10 +487,10 @@ def wait_for_carrier(index: int, *, timeout: float) -> Link | None:
 
 
 def set_mac(index: int, mac: str, *, again_on: Collection[int], timeout: float) -> None:
-    """Set the MAC of an interface in this thread's namespace, again while the kernel answers one of `again_on`.
+    """Set the MAC of an interface in this thread's namespace; retry while the kernel returns one of `again_on`.
 
-    Tried again at each change of a link and ten times a second (not every driver tells), for up to `timeout`
-    seconds; done as well when the interface has the MAC by itself. Raises NetlinkError, the last one.
+    Retries at each change of a link and ten times a second (not every driver notifies), for up to `timeout`
+    seconds. Also succeeds if the driver has meanwhile set the MAC itself. Raises the last NetlinkError.
     """
     refusals: list[NetlinkError] = []
 
@@ -509,14 +512,14 @@ def set_mac(index: int, mac: str, *, again_on: Collection[int], timeout: float) 
 
 
 def wait_for(look: Callable[[Rtnl], T | None], timeout: float, *, every: float = math.inf) -> T | None:
-    """What `look` finds in this thread's namespace; None after `timeout`.
+    """Call `look` until it returns something, and return that; None after `timeout` seconds.
 
-    It looks again at each change of a link, and `every` so many seconds.
+    It is called in this thread's namespace: at once, at each change of a link, and every `every` seconds.
     """
     deadline = time.monotonic() + timeout
     with _socket() as events, Rtnl() as asking:
-        events.bind((0, RTMGRP_LINK))  # before the first look, so that nothing is missed between
-        poller = select.poll()  # select(2) knows 1024 files, and an agent may have more
+        events.bind((0, RTMGRP_LINK))  # before the first look, so that no change after it is missed
+        poller = select.poll()  # select(2) fails for descriptors above 1023
         poller.register(events, select.POLLIN)
         while True:
             if (found := look(asking)) is not None:
@@ -528,21 +531,21 @@ def wait_for(look: Callable[[Rtnl], T | None], timeout: float, *, every: float =
                 try:
                     events.recv(1 << 16)
                 except OSError as error:
-                    if error.errno != errno.ENOBUFS:  # more events than fit: the look that follows sees them all
+                    if error.errno != errno.ENOBUFS:  # events were lost: the look that follows sees their effect
                         raise
 
 
 def vf_infos(vf: int, settings: VfSettings) -> list[bytes]:
-    """The settings of a VF as the infos of a message: of one, the kernel takes nothing after a GUID."""
+    """Pack the settings of a VF into IFLA_VF_INFOs: the kernel ignores what follows a GUID in the same one."""
     attributes = list(vf_attributes(vf, settings))
     first = len(attributes) - sum(guid is not None for guid in (settings.node_guid, settings.port_guid))
     return [info for info in (b"".join(attributes[:first]), *attributes[first:]) if info]
 
 
 def vf_attributes(vf: int, settings: VfSettings) -> Iterator[bytes]:
-    """The settings of a VF as netlink attributes, in the order in which the kernel applies them.
+    """Yield the settings of a VF as netlink attributes, in the order in which the kernel applies them.
 
-    That order is the kernel's own (do_setvfinfo), whatever the order in the message.
+    The kernel applies them in this order (do_setvfinfo), whatever the order in the message.
     """
     if settings.mac is not None:
         yield _attribute(IFLA_VF_MAC, _U32.pack(vf) + _mac_bytes(settings.mac).ljust(32, b"\0"))
@@ -575,7 +578,7 @@ def _raise_for(payload: bytes, flags: int) -> None:
     if not number:
         return
     text = os.strerror(number)
-    if flags & 0x200:  # NLM_F_ACK_TLVS; with NLM_F_CAPPED the request's header alone stands between
+    if flags & 0x200:  # NLM_F_ACK_TLVS; they follow the request, of which NLM_F_CAPPED leaves only the header
         start = 4 + _HEADER.size if flags & 0x100 else 4 + _HEADER.unpack_from(payload, 4)[0]
         said = dict(_attributes(payload, start)).get(1, b"").rstrip(b"\0").decode(errors="replace")
         text += f" ({said})" if said else ""
@@ -638,7 +641,7 @@ def _link(payload: bytes) -> Link:
 
 
 class _Vfs(Mapping[int, VfSettings]):
-    """What a PF's driver tells of its VFs; each is decoded when it is asked for, for mostly one is."""
+    """The VF settings that a PF's driver reports, decoded on access: mostly one of them is needed."""
 
     def __init__(self, listed: bytes) -> None:
         self._infos = _by_number(listed)
@@ -654,9 +657,9 @@ class _Vfs(Mapping[int, VfSettings]):
 
 
 def _by_number(listed: bytes) -> dict[int, bytes]:
-    """The infos of an IFLA_VFINFO_LIST by their VFs' numbers: not by their places, for VFs may be left out.
+    """Return the infos of an IFLA_VFINFO_LIST by VF number; not by position, as VFs may be omitted.
 
-    The value of the first attribute, IFLA_VF_MAC, begins with the number, as all but one do.
+    The number is taken from the first attribute, IFLA_VF_MAC, whose value begins with it.
     """
     return {_U32.unpack_from(info, _ATTRIBUTE.size)[0]: info for _, info in _attributes(listed)}
 

@@ -1,4 +1,4 @@
-"""Signals that are acted on whatever the main thread does."""
+"""Handling signals at once, whatever the main thread does."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from contextlib import contextmanager
 
 @contextmanager
 def handled(numbers: Collection[int], handle: Callable[[int], None]) -> Iterator[None]:
-    """Call `handle` with each of these signals that comes while the body runs, in a thread of its own.
+    """While the body runs, call `handle` with each of these signals that arrives, in a separate thread.
 
-    Python runs a handler in the main thread, when that is between two instructions: a signal that comes just
-    before it begins to wait for a lock is slept through. What is written to a socket meanwhile is not. The body
-    runs in the main thread.
+    Python runs a signal handler in the main thread, between two instructions: if that thread is just about to
+    wait for a lock, the handler runs only after the wait. The wakeup descriptor is written at once. Must be used
+    in the main thread.
     """
     ours, theirs = socket.socketpair()
     theirs.setblocking(False)

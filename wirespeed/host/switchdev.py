@@ -1,4 +1,4 @@
-"""The switch in a network card whose PF is in switchdev mode: the interfaces that stand for its VFs there."""
+"""Representors: in switchdev mode, the interfaces of a NIC's embedded switch that stand for its VFs and SFs."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ VF, SF = "vf", "sf"
 
 
 def representor(pf: PciDevice, kind: str, number: int) -> str:
-    """The interface that stands for VF or SF `number` of the PF, "" without one: the PF is in legacy mode.
+    """Return the representor of VF or SF `number` of the PF, "" if there is none, as in legacy mode.
 
-    It is of the switch that the PF's own interface is of (phys_switch_id), and its phys_port_name says whose it is:
-    the controller, where there are several, the PF's function number, and its own number (devlink-port(7)).
+    It has the phys_switch_id of the PF's own interface. Its phys_port_name names the controller (if there are
+    several), the function number of the PF, and the number of the VF or SF (devlink-port(7)).
     """
     own = pf.own_netdev
     switch = pf.attribute(f"net/{own}/phys_switch_id") if own else ""
@@ -27,7 +27,7 @@ def representor(pf: PciDevice, kind: str, number: int) -> str:
 
 
 def _text(path: str) -> str:
-    """The text of an attribute; "" where the interface has none or is gone."""
+    """Return the text of an attribute; "" if the interface has none or is gone."""
     try:
         with open(path) as file:
             return file.read().strip()

@@ -1,4 +1,4 @@
-"""What virtual switches have in common: they may be down, their bridges have names, their ports VLANs."""
+"""What the virtual switches have in common: errors when they are down, bridge names, VLANs of ports."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from wirespeed.cni.errors import CniError, Code
 BRIDGE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}")
 TRUNK = "a list of VLANs from 1 to 4094"
 
-ANSWER_AT_MOST = 20.0  # seconds that a switch has for one call, where the request's deadline is later
+ANSWER_AT_MOST = 20.0  # seconds that a switch may take for one call, less if the request's deadline is earlier
 
 
 class SwitchDownError(CniError):
-    """The switch does not answer; what was to be taken from it can be taken later."""
+    """The switch does not answer; what was to be removed from it can be removed later."""
 
     def __init__(self, what: str) -> None:
         super().__init__(Code.TRY_AGAIN_LATER, what)
 
 
 class UnreachedError(SwitchDownError):
-    """The switch could not be reached: it knows nothing of what was to be asked."""
+    """The switch could not be reached, so it has not received the request."""
 
 
 def is_trunk(value: object) -> bool:
-    """Whether it is what a configuration may give as the VLANs that a port carries tagged (TRUNK)."""
+    """Whether the value is valid in a configuration as the tagged VLANs of a port (TRUNK)."""
     return isinstance(value, list) and all(
         isinstance(vlan, int) and not isinstance(vlan, bool) and 1 <= vlan <= 4094 for vlan in value
     )

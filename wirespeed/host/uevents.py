@@ -1,4 +1,4 @@
-"""The kernel's notices of PCI devices, and of what is made of them, that came, went or changed (uevents)."""
+"""Uevents: notification of PCI devices, and devices on top of them, that are added, removed or changed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import socket
 from dataclasses import dataclass, field
 
 _NETLINK_KOBJECT_UEVENT = 15
-_FROM_KERNEL = 1  # the multicast group; udevd sends its own to group 2
+_FROM_KERNEL = 1  # the kernel's multicast group; udevd sends its own events to group 2
 _SUBSYSTEM = re.compile(rb"\0SUBSYSTEM=(pci|net|auxiliary|vdpa|infiniband)\0")
 _DEVPATH = re.compile(rb"\0DEVPATH=([^\0]*)\0")
 _ADDRESS = re.compile(r"/([0-9a-f]{4,}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7])(?=/)")
@@ -16,11 +16,11 @@ _ADDRESS = re.compile(r"/([0-9a-f]{4,}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7])(?=/)")
 
 @dataclass
 class Changes:
-    """PCI addresses: of the devices that came, went or changed, and of those whose interfaces did.
+    """PCI addresses of devices that were added, removed or changed, and of those whose interfaces were.
 
-    Scalable functions and vdpa devices count as the device that they are made of, RDMA devices as interfaces.
+    A scalable function or vdpa device counts as the PCI device below it, an RDMA device as an interface.
 
-    With `lost`, there were more notices than fit, and it may have been any device.
+    `lost` means that the socket buffer overflowed: any device may have changed.
     """
 
     devices: set[str] = field(default_factory=set)
@@ -29,9 +29,9 @@ class Changes:
 
 
 class DeviceEvents:
-    """Notices PCI devices (made, removed, bound to a driver or unbound) and their interfaces (also renamed).
+    """Uevents of PCI devices (added, removed, bound or unbound) and their interfaces (also renamed).
 
-    Those of interfaces come from this thread's network namespace, and no udevd is needed. Raises OSError.
+    Events of interfaces are those of this thread's network namespace. No udevd is needed. Raises OSError.
     """
 
     def __init__(self) -> None:
@@ -46,7 +46,7 @@ class DeviceEvents:
         return self._socket.fileno()
 
     def drain(self) -> Changes:
-        """Take all notices."""
+        """Process all pending events."""
         changes = Changes()
         while True:
             try:
@@ -58,7 +58,7 @@ class DeviceEvents:
                     raise
                 changes.lost = True
                 continue
-            if sender == 0:  # the kernel, and no process that says so
+            if sender == 0:  # port 0 is the kernel: a process cannot forge it
                 _add(changes, data)
 
     def close(self) -> None:
@@ -66,9 +66,9 @@ class DeviceEvents:
 
 
 def _add(changes: Changes, data: bytes) -> None:
-    """Add what a notice says: "add@<path>" and then KEY=value, each ended by a zero byte.
+    """Add an event to the changes: "add@<path>" and then KEY=value, each ended by a zero byte.
 
-    Most are of other things, such as the queues of the interfaces that pods get.
+    Most events are not of interest, such as those of the queues of pods' interfaces.
     """
     subsystem, path = _SUBSYSTEM.search(data), _DEVPATH.search(data)
     addresses = _ADDRESS.findall(path[1].decode(errors="replace") + "/") if subsystem and path else []

@@ -1,4 +1,4 @@
-"""vdpa devices in sysfs: network devices that speak virtio, made of a VF or a scalable function."""
+"""vdpa devices in sysfs: virtio network devices on top of a VF or a scalable function."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ class VdpaDevice(Device):
 
     @property
     def kind(self) -> str:
-        """Whom its driver gives it to: VHOST an application by a node, VIRTIO the kernel; "" without a driver."""
+        """VHOST if an application uses it by its device node, VIRTIO if the kernel does, "" without a driver."""
         return self.driver.removesuffix("_vdpa")
 
     @property
     def node(self) -> str:
-        """The node that vhost_vdpa has made for it, "/dev/vhost-vdpa-0"; "" without one."""
+        """The device node that vhost_vdpa created for it, "/dev/vhost-vdpa-0"; "" without one."""
         return next((f"/dev/{entry}" for entry in self._children("vhost-vdpa-")), "")
 
     @property
     def virtio(self) -> VirtioDevice | None:
-        """The device that virtio_vdpa has made of it, whose driver makes its interface."""
+        """The virtio device that virtio_vdpa created for it, the parent of its network interface."""
         return next((VirtioDevice(entry, self.sysfs) for entry in self._children("virtio")), None)
 
     def _children(self, prefix: str) -> list[str]:
@@ -44,7 +44,7 @@ class VdpaDevice(Device):
 
 
 def made_of(device: Device) -> VdpaDevice | None:
-    """The first vdpa device with a driver that is made of the device."""
+    """Return the first vdpa device on top of `device` that has a driver."""
     try:
         names = sorted(os.listdir(device.sysfs / "bus" / VdpaDevice.BUS / "devices"))
     except OSError:
@@ -54,5 +54,5 @@ def made_of(device: Device) -> VdpaDevice | None:
 
 
 def vhost_node(sysfs: str, name: str) -> str:
-    """The node of the vdpa device of that name, "" without one."""
+    """Return the device node of the vdpa device with that name, "" without one."""
     return VdpaDevice(name, Path(sysfs)).node if name else ""

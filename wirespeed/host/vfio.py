@@ -1,4 +1,4 @@
-"""Who uses VFs in user space, over vfio, uio and vhost-vdpa."""
+"""Which processes use VFs from user space, over vfio, uio or vhost-vdpa."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ _NODES = ("/dev/vfio/", "/dev/uio", "/dev/vhost-vdpa-")
 
 
 def users(proc: Path = Path("/proc")) -> dict[str, str]:
-    """Which process has which node of a device open: {"/dev/vfio/42": "process 4711 (dpdk-testpmd)"}."""
+    """Return the process that has each device node open: {"/dev/vfio/42": "process 4711 (dpdk-testpmd)"}."""
     found: dict[str, str] = {}
     for folder in proc.glob("[0-9]*"):
         try:
             opened = [os.readlink(entry) for entry in (folder / "fd").iterdir()]
             command = (folder / "comm").read_text().strip()
-        except OSError:  # it ended
+        except OSError:  # the process has ended
             continue
         process = f"process {folder.name} ({command})"
         found |= {target: process for target in opened if target.startswith(_NODES)}
@@ -26,10 +26,10 @@ def users(proc: Path = Path("/proc")) -> dict[str, str]:
 
 
 def nodes(device: PciDevice) -> list[str]:
-    """The nodes by any of which an application may drive a device that is in user space.
+    """Return the device nodes by which an application can drive a device that is bound to a user-space driver.
 
-    Those of vfio are its group's, which is named otherwise without an IOMMU, but not in a container; and its own,
-    that goes with iommufd.
+    With vfio, these are the node of the IOMMU group and the device's own node, which is for iommufd. Without an
+    IOMMU, the group's node is /dev/vfio/noiommu-<group> on the host, but /dev/vfio/<group> in a container.
     """
     group = device.iommu_group
     found = [f"/dev/vfio/{group}", f"/dev/vfio/noiommu-{group}"] if group else []
@@ -40,12 +40,12 @@ def nodes(device: PciDevice) -> list[str]:
 
 
 def user_of(device: PciDevice, proc: Path = Path("/proc")) -> str:
-    """The process that drives a device in user space, "" for none."""
+    """Return the process that drives a device from user space, "" for none."""
     if not device.is_in_user_space:
         return ""
     return user_among(users(proc), device)
 
 
 def user_among(opened: Mapping[str, str], device: PciDevice) -> str:
-    """The process that has one of the device's nodes open, of what `users` told; "" for none."""
+    """Return the process that has one of the device's nodes open, "" for none; `opened` is from `users`."""
     return next((opened[node] for node in nodes(device) if node in opened), "")

@@ -1,4 +1,4 @@
-"""What VFs have sent and received: the counters of a PF's driver."""
+"""Traffic counters of VFs, as a PF's driver keeps them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from wirespeed.host.pci import PciDevice
 from wirespeed.host.rtnl import Rtnl
 
-# By netlink: IFLA_VF_STATS_* of linux/if_link.h, in their order; 6 is padding.
+# Counters from netlink: IFLA_VF_STATS_* of linux/if_link.h, in that order; 6 is padding.
 _NETLINK = {
     0: "rx_packets",
     1: "tx_packets",
@@ -20,15 +20,15 @@ _NETLINK = {
     7: "rx_dropped",
     8: "tx_dropped",
 }
-# By the VF's own interface: the first fields of struct rtnl_link_stats64.
+# Counters of the VF's own interface: the first fields of struct rtnl_link_stats64.
 _LINK = ("rx_packets", "tx_packets", "rx_bytes", "tx_bytes", "rx_errors", "tx_errors", "rx_dropped", "tx_dropped")
 
 
 def read(pf: PciDevice, host: Rtnl) -> Mapping[int, Mapping[str, int]]:
-    """Counters by the VFs' numbers: those that the driver keeps in sysfs, which are more, else those of netlink.
+    """Return counters by VF number: those that the driver has in sysfs (there are more), else those of netlink.
 
-    Names are those of sysfs: rx_bytes, tx_packets, rx_dropped, ... A driver that counts nothing for its VFs (igb)
-    has none here; the kernel then tells zeros. Raises NetlinkError, OSError.
+    Names are those of sysfs: rx_bytes, tx_packets, rx_dropped, ... Empty for a driver that does not count for its
+    VFs (igb), for which the kernel reports only zeros. Raises NetlinkError, OSError.
     """
     name = pf.own_netdev
     folder = pf.path / "sriov"
@@ -41,7 +41,7 @@ def read(pf: PciDevice, host: Rtnl) -> Mapping[int, Mapping[str, int]]:
 
 
 def of_interface(address: str, asking: Rtnl) -> dict[str, int]:
-    """What the VF's own interface in that namespace has counted; nothing without one. Raises NetlinkError."""
+    """Return the counters of the VF's own interface in that namespace, {} without one. Raises NetlinkError."""
     link = asking.link_of_device(address)
     counters = asking.link_stats(link.index) if link else b""
     size = 8 * len(_LINK)

@@ -1,4 +1,4 @@
-"""Addresses for an attachment: host-local and static in process, any other IPAM plugin executed."""
+"""IPAM: addresses for an attachment. host-local and static run in this process, other IPAM plugins are executed."""
 
 from wirespeed.ipam.ipam import Ipam, check_usable
 

@@ -1,4 +1,4 @@
-"""What the IPAM configurations share: reading keys, requested addresses, routes."""
+"""What the IPAM configurations have in common: reading keys, requested addresses, routes."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ T = TypeVar("T")
 
 
 def bad(key: str, expected: str, got: object) -> CniError:
-    """The refusal of a value: INVALID_CONFIG that names the key."""
+    """Return the error for an invalid value: INVALID_CONFIG that names the key."""
     shown = repr(got)
     shown = shown if len(shown) <= 80 else f"{shown[:77]}..."
     return CniError(Code.INVALID_CONFIG, f'key "{key}": expected {expected}, got {shown}')
 
 
 def canonical(raw: Mapping[str, Any], keys: Iterable[str], where: str) -> dict[str, Any]:
-    """The object with its keys as `keys` writes them: the peers read them in any case.
+    """Return the object with its keys in the spelling of `keys`; they are case-insensitive, as in Go.
 
-    Keys that are not known are warned of and left out, for the configuration is a peer's.
+    Unknown keys are dropped with a warning instead of an error, as the reference plugins ignore them.
     """
     known = {key.lower(): key for key in keys}
     found = {}
@@ -44,7 +44,7 @@ def _warn(where: str, key: str, known: Mapping[str, str]) -> None:
 
 
 def address(key: str, value: object) -> Ip:
-    """An address. Raises CniError(INVALID_CONFIG)."""
+    """Read an address. Raises CniError(INVALID_CONFIG)."""
     ip = parse_ip(value)
     if ip is None:
         raise bad(key, "an IP address", value)
@@ -52,7 +52,7 @@ def address(key: str, value: object) -> Ip:
 
 
 def objects(key: str, value: object) -> list[dict[str, Any]]:
-    """A list of objects; absent is empty. Raises CniError(INVALID_CONFIG)."""
+    """Read a list of objects; None is an empty one. Raises CniError(INVALID_CONFIG)."""
     if value is None:
         return []
     if not isinstance(value, list):
@@ -64,7 +64,7 @@ def objects(key: str, value: object) -> list[dict[str, Any]]:
 
 
 def absolute_path(key: str, value: object) -> str:
-    """A path, or "" where none is given. Raises CniError(INVALID_CONFIG)."""
+    """Read a path, "" if there is none. Raises CniError(INVALID_CONFIG)."""
     if value is None or value == "":
         return ""
     if not isinstance(value, str) or not value.startswith("/") or not value.isprintable():
@@ -73,7 +73,7 @@ def absolute_path(key: str, value: object) -> str:
 
 
 def of_result(read: Callable[[object], T], value: object) -> T:
-    """Read a part that results and configurations share. Raises CniError(INVALID_CONFIG)."""
+    """Read a part that has the same format in results and configurations. Raises CniError(INVALID_CONFIG)."""
     try:
         return read(value)
     except CniError as error:
@@ -82,14 +82,14 @@ def of_result(read: Callable[[object], T], value: object) -> T:
 
 
 def routes(ipam: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The routes of the configuration. Raises CniError(INVALID_CONFIG)."""
+    """Read the routes of the configuration. Raises CniError(INVALID_CONFIG)."""
     listed = objects("ipam.routes", ipam.get("routes"))
     keyed = [canonical(raw, results.ROUTE_KEYS, f"ipam.routes[{index}]") for index, raw in enumerate(listed)]
     return of_result(results.read_routes, keyed)
 
 
 def dns(ipam: Mapping[str, Any]) -> dict[str, Any]:
-    """The DNS of the configuration. Raises CniError(INVALID_CONFIG)."""
+    """Read the DNS of the configuration. Raises CniError(INVALID_CONFIG)."""
     value = ipam.get("dns")
     return of_result(
         results.read_dns, canonical(value, results.DNS_KEYS, "ipam.dns") if isinstance(value, dict) else value
@@ -97,9 +97,9 @@ def dns(ipam: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def requested(request: Request) -> dict[str, list[str]]:
-    """The addresses that were asked for, by where: `runtimeConfig.ips`, `args.cni.ips`, CNI_ARGS `IP`.
+    """Return the requested addresses by source: "runtimeConfig.ips", "args.cni.ips", "CNI_ARGS IP".
 
-    With or without prefix length. Raises CniError(INVALID_CONFIG or INVALID_ENVIRONMENT).
+    They may have a prefix length. Raises CniError(INVALID_CONFIG or INVALID_ENVIRONMENT).
     """
     found: dict[str, list[str]] = {}
     for key, value in (

@@ -1,4 +1,4 @@
-"""host-local: addresses from ranges of this node, in process, with the reference plugin's files and lock."""
+"""host-local: addresses from ranges of this node, in this process, with the reference plugin's files and lock."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from wirespeed.ipam.ranges import Range, RangeSet
 KEYS = (
     "type",
     *ranges.RANGE_KEYS,  # a single range
-    "ranges",  # a list of lists of ranges: one address is given from each list
-    "routes",  # given with the addresses, as they are
-    "resolvConf",  # path of a resolv.conf, whose content is given as DNS
+    "ranges",  # a list of lists of ranges: one address is allocated from each list
+    "routes",  # returned with the addresses, unchanged
+    "resolvConf",  # path of a resolv.conf, whose content is returned as DNS
     "dataDir",  # absolute path of the leases' folder; default: the node's
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class HostLocalConf:
-    """The checked configuration: `wanted` are requested addresses, each of which must be given."""
+    """The validated configuration; `wanted` are the requested addresses, which must all be allocated."""
 
     sets: list[RangeSet]
     wanted: list[Ip]
@@ -49,15 +49,15 @@ def parse(request: Request) -> HostLocalConf:
 
 
 def folder(request: Request, default: Path) -> Path:
-    """Where the network's leases lie. Raises CniError(INVALID_CONFIG)."""
+    """Return the folder of the network's leases. Raises CniError(INVALID_CONFIG)."""
     ipam = conf.canonical(request.config["ipam"], KEYS, f"network {request.name}: ipam")
     return Path(conf.absolute_path("ipam.dataDir", ipam.get("dataDir")) or default) / request.name
 
 
 def add(request: Request, leases: Leases) -> Result:
-    """One address from each range set.
+    """Allocate one address from each range set.
 
-    Raises CniError: ADDRESS where none is left, a requested one is taken, or the interface has one already.
+    Raises CniError(ADDRESS) if none is left, a requested one is taken, or the interface has one already.
     """
     wanted = parse(request)
     given: list[tuple[int, Range, Ip]] = []
@@ -76,14 +76,14 @@ def add(request: Request, leases: Leases) -> Result:
 
 
 def delete(request: Request, leases: Leases) -> None:
-    """Give up what the container's interface has; nothing is well, too."""
+    """Release the addresses of the container's interface, if it has any."""
     if leases.exists():
         with leases.locked(request.deadline):
             leases.release(leases.of(request.container_id, request.ifname))
 
 
 def check(request: Request, leases: Leases) -> None:
-    """The interface has an address of each range set. Raises CniError(DRIFT)."""
+    """Check that the interface has an address of each range set. Raises CniError(DRIFT)."""
     sets = parse(request).sets
     owned = []
     if leases.exists():
@@ -99,7 +99,7 @@ def check(request: Request, leases: Leases) -> None:
 
 
 def gc(request: Request, leases: Leases) -> None:
-    """Give up the leases of all but the valid attachments."""
+    """Release the leases of all but the valid attachments."""
     valid = request.valid_attachments
     containers = {container for container, _ in valid}
     if leases.exists():
@@ -107,13 +107,13 @@ def gc(request: Request, leases: Leases) -> None:
             leases.release(
                 ip
                 for ip, (container, ifname) in leases.owners().items()
-                # A lease of before ifnames were noted is kept for any interface of its container.
+                # A lease without an ifname is kept if any interface of its container is valid.
                 if (container, ifname) not in valid and (ifname or container not in containers)
             )
 
 
 def status(request: Request, leases: Leases) -> None:
-    """Whether the configuration and the leases' folder can be used. Raises CniError(UNAVAILABLE)."""
+    """Check that the configuration and the leases' folder are usable. Raises CniError(UNAVAILABLE)."""
     try:
         parse(request)
         with leases.locked(request.deadline):
@@ -125,7 +125,7 @@ def status(request: Request, leases: Leases) -> None:
 def _pick(
     request: Request, leases: Leases, number: int, ranged: RangeSet, wanted: Sequence[Ip]
 ) -> tuple[Range, Ip]:
-    """The address to give from one range set, and its range."""
+    """Choose the address to allocate from one range set; return its range and the address."""
     for ip in leases.of(request.container_id, request.ifname):
         if ranges.find(ranged, ip):
             raise CniError(
@@ -149,7 +149,10 @@ def _pick(
 
 
 def _wanted(request: Request, sets: Sequence[RangeSet]) -> list[Ip]:
-    """The requested addresses, of which each range set can give one. Raises CniError(INVALID_CONFIG)."""
+    """Return the requested addresses, at most one of each range set.
+
+    Raises CniError(INVALID_CONFIG), or INVALID_ENVIRONMENT for one in CNI_ARGS.
+    """
     found: dict[int, tuple[Ip, str]] = {}
     for source, texts in conf.requested(request).items():
         code = Code.INVALID_ENVIRONMENT if source.startswith("CNI_ARGS") else Code.INVALID_CONFIG
@@ -157,7 +160,7 @@ def _wanted(request: Request, sets: Sequence[RangeSet]) -> list[Ip]:
             ip = parse_ip(text.partition("/")[0])
             prefix = parse_prefix(text)
             ip = prefix.ip if prefix is not None else ip
-            assert ip is not None  # conf.requested has seen to it
+            assert ip is not None  # validated by conf.requested
             number = next((number for number, ranged in enumerate(sets) if ranges.find(ranged, ip)), None)
             if number is None:
                 everywhere = "; ".join(map(ranges.shown, sets))
@@ -175,7 +178,7 @@ def _wanted(request: Request, sets: Sequence[RangeSet]) -> list[Ip]:
 
 
 def _resolv_conf(path: str) -> dict[str, Any]:
-    """The DNS of a resolv.conf(5). Raises CniError(INVALID_CONFIG) where it cannot be read."""
+    """Read the DNS settings of a resolv.conf(5). Raises CniError(INVALID_CONFIG) if it cannot be read."""
     if not path:
         return {}
     try:

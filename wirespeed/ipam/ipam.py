@@ -1,4 +1,4 @@
-"""The `ipam` part of a network configuration, carried out for the plugin whose configuration it is in."""
+"""IPAM for plugins: does what the `ipam` part of their network configuration specifies."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ log = logging.getLogger(__name__)
 HOST_LOCAL = "host-local"
 STATIC = "static"
 
-# How the Go library (pkg/skel) refuses a version without CHECK and a command that it does not know.
+# The codes by which CNI's Go library (pkg/skel) refuses a version without CHECK, and an unknown command.
 _WITHOUT_CHECK = frozenset({Code.INCOMPATIBLE_VERSION, Code.INVALID_ENVIRONMENT})
-# How it tells any error that has no code of its own (999, in early versions 100), and how a failure without a CNI
-# error is told here. whereabouts and others say so that they have no CHECK; those named are known to have one.
+# The codes of that library for any error without a code (999, in early versions 100), and ours for a failure
+# without a CNI error. whereabouts and others return these because they have no CHECK; _HAVE_CHECK have one.
 _SAYS_NOTHING = frozenset({999, 100, Code.PLUGIN})
 _HAVE_CHECK = frozenset({"dhcp"})
 
 
 class Ipam:
-    """Addresses as the request's `ipam` says: host-local and static here, any other type from CNI_PATH.
+    """Runs the IPAM plugin of a request: host-local and static in this process, any other type from CNI_PATH.
 
-    `leases` is host-local's default data folder. Requests are the calling plugin's own; without `ipam`, or with
-    one without `type`, there is nothing to do. Safe from any thread. Errors keep their code and are led by
+    `leases` is host-local's default data folder. The requests are those of the calling plugin; if they have no
+    `ipam`, or one without `type`, nothing is done. Safe from any thread. Errors keep their code and begin with
     "ipam <type>".
     """
 
@@ -44,7 +44,7 @@ class Ipam:
         self._leases: dict[Path, Leases] = {}
 
     def add(self, request: Request) -> Result:
-        """The addresses: {"ips": [...], "routes": [...], "dns": {...}}, in the shape of a result."""
+        """Allocate addresses; return {"ips": [...], "routes": [...], "dns": {...}}, in the format of a result."""
         with _named(request) as kind:
             match kind:
                 case "":
@@ -57,10 +57,10 @@ class Ipam:
             return {key: result[key] for key in ("ips", "routes", "dns")}
 
     def delete(self, request: Request, *, attached: bool = True) -> None:
-        """Give the addresses up; doing so twice is well.
+        """Release the addresses. Idempotent.
 
-        Without addresses to give up nothing fails: none were leased by a configuration that `add` refuses as it
-        stands, nor, unless the interface was `attached`, by a plugin that is not there.
+        An invalid configuration is only logged: `add` refuses it, so no address was leased. The same goes for a
+        missing plugin, unless the interface was `attached`.
         """
         try:
             kind = _kind(request.config)
@@ -77,9 +77,10 @@ class Ipam:
                 _execute(kind, request.derive(command="DEL"))
 
     def check(self, request: Request) -> None:
-        """The addresses still belong to the attachment.
+        """Check that the addresses still belong to the attachment.
 
-        Many IPAM plugins have no CHECK, and tell so by the error that any failed Go plugin gives: that is logged.
+        Many IPAM plugins have no CHECK, and answer with the same error code as for any failure: that is only
+        logged.
         """
         with _named(request) as kind:
             if kind == HOST_LOCAL:
@@ -90,7 +91,7 @@ class Ipam:
                 _check_executed(kind, request.derive(command="CHECK"))
 
     def gc(self, request: Request) -> None:
-        """Give up what belongs to none of the request's valid attachments."""
+        """Release the addresses that belong to none of the request's valid attachments."""
         with _named(request) as kind:
             if kind == HOST_LOCAL:
                 hostlocal.gc(request, self._of(request))
@@ -98,7 +99,7 @@ class Ipam:
                 _execute(kind, request.derive(command="GC"))
 
     def status(self, request: Request) -> None:
-        """Whether addresses could be given."""
+        """Check that addresses can be allocated."""
         with _named(request) as kind:
             if kind == HOST_LOCAL:
                 hostlocal.status(request, self._of(request))
@@ -114,8 +115,9 @@ class Ipam:
 
 
 def check_usable(config: Mapping[str, Any], path: Sequence[str], *, executed: bool = False) -> None:
-    """Refuse an `ipam` that has no plugin: those but host-local and static, or of an `executed` plugin all, are in
-    the folders of `path`. Raises CniError(INVALID_CONFIG).
+    """Check that the plugin of an `ipam` is in the folders of `path`. Raises CniError(INVALID_CONFIG).
+
+    host-local and static need not be there, unless the plugin that uses the `ipam` is `executed`.
     """
     kind = _kind(config)
     if kind and (executed or kind not in {HOST_LOCAL, STATIC}):
@@ -124,7 +126,7 @@ def check_usable(config: Mapping[str, Any], path: Sequence[str], *, executed: bo
 
 
 def _kind(config: Mapping[str, Any]) -> str:
-    """The IPAM type of a plugin's configuration, "" where it has none. Raises CniError(INVALID_CONFIG)."""
+    """Return the IPAM type of a plugin's configuration, "" if it has none. Raises CniError(INVALID_CONFIG)."""
     ipam = config.get("ipam")
     if ipam is not None and not isinstance(ipam, dict):
         raise conf.bad("ipam", "an object", ipam)
@@ -139,7 +141,7 @@ def _kind(config: Mapping[str, Any]) -> str:
 
 @contextmanager
 def _named(request: Request) -> Iterator[str]:
-    """The IPAM type of the request; errors inside are led by it."""
+    """Yield the IPAM type of the request; errors raised inside begin with it."""
     kind = _kind(request.config)
     with _led_by(kind):
         yield kind

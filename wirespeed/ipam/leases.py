@@ -1,8 +1,8 @@
-"""The leases of one network on disk, as host-local keeps them: one file an address, under one lock.
+"""The leases of one network on disk, in the format of host-local: one file per address, under one lock.
 
-In the folder <dataDir>/<network>: a file named as the address that holds "<container id>CRLF<ifname>" (before
-ifnames counted, the container id alone); last_reserved_ip.<number of the range set>; and `lock`, which whoever
-reads or writes here holds with flock(2).
+The folder <dataDir>/<network> contains: a file per address, named like the address, with the content
+"<container id>CRLF<ifname>" (old versions: the container id only); last_reserved_ip.<number of the range set>; and
+`lock`, which every reader and writer locks with flock(2).
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_NEW = ".new"  # a lease while it is written; no address, so nobody takes it for one
+_NEW = ".new"  # the name of a lease while it is written; as it is no address, nobody reads it as a lease
 
 
 class Leases:
-    """The leases in `folder`. Every method but `locked` needs the lock.
+    """The leases in `folder`. Every method but `locked` and `exists` needs the lock.
 
-    A process that comes back keeps what it read, and has the kernel tell it what others changed since: reading
-    a few hundred files takes longer than everything else in an ADD's addressing.
+    From the second use on, the leases are cached, and inotify reports what other processes changed: reading a few
+    hundred files takes longer than the rest of an address allocation.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -47,10 +47,10 @@ class Leases:
 
     @contextmanager
     def locked(self, deadline: float) -> Iterator[None]:
-        """Hold the lock, the leases being read.
+        """Hold the lock, and read the leases.
 
-        Makes the folder where there is none. Raises CniError: TRY_AGAIN_LATER when the lock is not free before
-        `deadline` (time.monotonic()), IO_FAILURE when the folder cannot be used.
+        Creates the folder if it is missing. Raises CniError: TRY_AGAIN_LATER if the lock is not free before
+        `deadline` (time.monotonic()), IO_FAILURE if the folder cannot be used.
         """
         timeout = max(0.0, min(deadline - time.monotonic(), threading.TIMEOUT_MAX))
         if not self._thread.acquire(timeout=timeout):
@@ -73,21 +73,21 @@ class Leases:
         return str(ip) in self._owners
 
     def owner(self, ip: Ip) -> tuple[str, str] | None:
-        """(container id, ifname) of an address; an ifname of "" was not noted."""
+        """Return (container id, ifname) of an address; the ifname is "" if the lease has none."""
         content = self._owners.get(str(ip))
         return None if content is None else _split(content)
 
     def of(self, container: str, ifname: str) -> list[Ip]:
-        """The addresses of a container's interface; those noted without an ifname count if there are no others."""
+        """Return the addresses of a container's interface; if there are none, those of leases without an ifname."""
         names = self._names.get(f"{container}\r\n{ifname}") or self._names.get(container) or ()
         return sorted(ip for name in names if (ip := parse_ip(name)) is not None)
 
     def owners(self) -> dict[Ip, tuple[str, str]]:
-        """Every lease."""
+        """Return (container id, ifname) of every lease."""
         return {ip: _split(content) for name, content in self._owners.items() if (ip := parse_ip(name)) is not None}
 
     def reserve(self, ip: Ip, container: str, ifname: str) -> None:
-        """Write the lease of an address that is not taken; it is there wholly or not at all."""
+        """Write the lease of an address that is not taken, atomically."""
         content = f"{container}\r\n{ifname}"
         new = f"{self._path}/{_NEW}"
         self._write(new, content)
@@ -95,21 +95,21 @@ class Leases:
         self._note(str(ip), content)
 
     def release(self, ips: Iterable[Ip]) -> None:
-        """Give addresses up."""
+        """Delete the leases of addresses."""
         for ip in ips:
             with suppress(FileNotFoundError):
                 os.unlink(f"{self._path}/{ip}")
             self._note(str(ip), None)
 
     def last(self, number: int) -> Ip | None:
-        """The address that was last given from the range set of that number."""
+        """Return the address that was last allocated from the range set with that number."""
         return parse_ip(self._read(f"last_reserved_ip.{number}"))
 
     def set_last(self, number: int, ip: Ip) -> None:
         self._write(f"{self._path}/last_reserved_ip.{number}", str(ip))
 
     def _write(self, path: str, content: str) -> None:
-        """Write the whole file. Not by O_TRUNC: ext4 then waits for the disk when it is closed (auto_da_alloc)."""
+        """Replace the file's content. Not by O_TRUNC: ext4 would wait for the disk at close (auto_da_alloc)."""
         data = content.encode()
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
@@ -120,7 +120,7 @@ class Leases:
             os.close(file)
 
     def _read(self, name: str) -> str | None:
-        """What the file says, without whitespace around it; None where there is none."""
+        """Return the file's content, stripped; None if there is no such file."""
         try:
             file = os.open(f"{self._path}/{name}", os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
@@ -156,7 +156,7 @@ class Leases:
     # What is in the folder
 
     def _refresh(self) -> None:
-        from wirespeed.cni import inotify  # noqa: PLC0415 — ctypes; the process that serves one call goes without
+        from wirespeed.cni import inotify  # noqa: PLC0415 — loads ctypes, which only host-local needs
 
         stat = os.stat(self._path)
         if self._watch is not None and self._identity == (stat.st_dev, stat.st_ino):
@@ -182,7 +182,7 @@ class Leases:
         moves = inotify.IN_MOVED_FROM | inotify.IN_MOVED_TO
         try:
             self._watch = inotify.Watch(self._path, changes | moves | inotify.IN_ONLYDIR)
-        except OSError as error:  # at the limit fs.inotify.max_user_instances: then every call reads the folder
+        except OSError as error:  # the limit fs.inotify.max_user_instances: then every call reads the folder
             log.debug("leases in %s: no watch: %s", self.folder, error)
 
     def _forget_watch(self) -> None:
@@ -191,11 +191,11 @@ class Leases:
             self._watch = None
 
     def _content(self, name: str) -> str | None:
-        """What the lease file says, or None if it is none."""
+        """Return the content of a lease file, None if the file is no lease or is gone."""
         return None if parse_ip(name) is None else self._read(name)
 
     def _note(self, name: str, content: str | None) -> None:
-        """Keep what was read or written: the file's content, or None where there is no lease."""
+        """Update the cache with what was read or written: the file's content, None for no lease."""
         before = self._owners.pop(name, None)
         if before is not None:
             self._names[before].discard(name)

@@ -1,4 +1,4 @@
-"""Ranges of addresses that host-local gives away: read from its configuration, checked, walked in turn."""
+"""host-local's ranges of addresses: reading and checking their configuration, and the order of allocation."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from wirespeed.ipam import conf
 
 RANGE_KEYS = (
     "subnet",  # required: the network, "10.1.0.0/16"
-    "rangeStart",  # the first address that is given away; default: the first after the network's own
-    "rangeEnd",  # the last one; default: the last, for IPv4 the last before the broadcast address
-    "gateway",  # an address, never given away if it is of the subnet; default: the first after the network's own
+    "rangeStart",  # the first address to allocate; default: the first after the network's own
+    "rangeEnd",  # the last one; default: the last of the subnet, for IPv4 the one before the broadcast address
+    "gateway",  # an address, which is never allocated; default: the first after the network's own
 )
 
 
 @dataclass(frozen=True)
 class Range:
-    """Addresses from `start` to `end` of one subnet, both given away, all but the gateway."""
+    """The addresses from `start` to `end` (inclusive) of one subnet, except the gateway."""
 
     subnet: Prefix
     start: int
@@ -38,7 +38,7 @@ class Range:
         return same_family and self.start <= other.end and other.start <= self.end
 
     def walk(self, start: int, end: int) -> Iterator[Ip]:
-        """The addresses from start to end that may be given away."""
+        """Yield the addresses from start to end (inclusive) that may be allocated."""
         for value in range(start, end + 1):
             if (ip := self._ip(value)) != self.gateway:
                 yield ip
@@ -51,17 +51,17 @@ RangeSet = tuple[Range, ...]
 
 
 def find(ranges: Sequence[Range], ip: Ip) -> Range | None:
-    """The range that has the address."""
+    """Return the range that contains the address."""
     return next((each for each in ranges if ip in each), None)
 
 
 def shown(ranges: Sequence[Range]) -> str:
-    """The ranges for a message."""
+    """Return the ranges as text for a message."""
     return ", ".join(map(str, ranges))
 
 
 def in_turn(ranges: Sequence[Range], last: Ip | None) -> Iterator[tuple[Range, Ip]]:
-    """Every address once, in the order to try them: from the one after `last`, so that none comes back soon."""
+    """Yield every address once, in the order to try them: starting after `last`, to reuse addresses late."""
     at = next((index for index, each in enumerate(ranges) if last is not None and last in each), None)
     if at is None or last is None:
         for each in ranges:
@@ -75,10 +75,10 @@ def in_turn(ranges: Sequence[Range], last: Ip | None) -> Iterator[tuple[Range, I
 
 
 def read_sets(ipam: Mapping[str, Any], runtime: Mapping[str, Any]) -> list[RangeSet]:
-    """The sets of ranges of a configuration; one address is given from each.
+    """Read the range sets of a configuration; one address is allocated from each.
 
-    In the order in which last_reserved_ip files are numbered: runtimeConfig.ipRanges, the single range, `ranges`.
-    Raises CniError(INVALID_CONFIG).
+    Their order, by which the last_reserved_ip files are numbered: runtimeConfig.ipRanges, the single range,
+    `ranges`. Raises CniError(INVALID_CONFIG).
     """
     sets = [*_sets("runtimeConfig.ipRanges", runtime.get("ipRanges"))]
     if ipam.get("subnet") is not None:
@@ -120,7 +120,7 @@ def _range(where: str, raw: Mapping[str, Any]) -> Range:
         raise conf.bad(
             f"{where}.subnet", f"a network of at most /{bits - 2}, to have addresses to give", raw["subnet"]
         )
-    # The network's own address (for IPv6 the routers' anycast) and IPv4's broadcast are no host's.
+    # Neither the network's own address (in IPv6 the subnet-router anycast address) nor IPv4's broadcast is usable.
     first, last = subnet.first + 1, subnet.last - (bits == 32)
     start = max(first, _inside(f"{where}.rangeStart", raw.get("rangeStart"), subnet, first))
     end = min(last, _inside(f"{where}.rangeEnd", raw.get("rangeEnd"), subnet, last))

@@ -1,4 +1,4 @@
-"""static: the addresses that the configuration or the runtime names, in process."""
+"""static: the addresses that the configuration or the runtime names, in this process."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ from wirespeed.ipam import conf
 KEYS = (
     "type",
     "addresses",  # a list of {"address": "10.1.2.3/24", "gateway": "10.1.2.1"}
-    "routes",  # given with the addresses, as they are
+    "routes",  # returned with the addresses, unchanged
     "dns",  # likewise
 )
 
 
 def add(request: Request) -> Result:
-    """The addresses to use, with the routes and DNS of the configuration.
+    """Return the addresses to use, with the routes and DNS of the configuration.
 
-    runtimeConfig.ips replaces args.cni.ips, that replaces `addresses` and CNI_ARGS IP, which are used both, as the
-    reference plugin does. CNI_ARGS GATEWAY is the gateway of those addresses without one in whose network it is.
+    As in the reference plugin, the addresses are runtimeConfig.ips, else args.cni.ips, else those of `addresses`
+    together with those of CNI_ARGS IP. In this last case, each address without a gateway gets the one of CNI_ARGS
+    GATEWAY that is in its network.
     Raises CniError(INVALID_CONFIG, INVALID_ENVIRONMENT) that names the key.
     """
     ipam = conf.canonical(request.config["ipam"], KEYS, f"network {request.name}: ipam")

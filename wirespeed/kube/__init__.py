@@ -2,6 +2,6 @@
 
 import os
 
-# What gRPC's core would write to standard error, in lines of its own, is in the errors that its calls raise as
-# well. It reads this when it is loaded, which the modules here do, and those that use it load one of them first.
+# Keep gRPC's core from logging to standard error: the errors that its calls raise have the same information. The
+# variable must be set before grpc is loaded: every module that loads it imports this package first.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")

@@ -1,4 +1,4 @@
-"""Requests to the API server: each in a bounded time, with credentials that may change, all ended by one call."""
+"""Requests to the API server, each with a time limit; credentials may change, and one call ends all requests."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from wirespeed.kube.credentials import Credentials, Loaded, authorization
 
 log = logging.getLogger(__name__)
 
-_CONNECTIONS = 1024  # kept open at most, when idle; as many as calls may ever run at once
+_CONNECTIONS = 1024  # idle connections that are kept open at most; as many as calls can ever run at once
 _PIECE = 1 << 16
 _PREFIX = re.compile(r"^HTTPS?Connection(Pool)?\(.*?\): ")
 
@@ -36,7 +36,7 @@ T = TypeVar("T")
 
 
 class Patience(NamedTuple):
-    """Seconds: to connect (to one address), between two reads, and for the whole answer, further attempts too."""
+    """Timeouts in seconds: to connect (to one address), between two reads, and for the answer with all attempts."""
 
     connect: float
     read: float
@@ -50,9 +50,9 @@ class _Page(msgspec.Struct):
 
 
 class RefusedError(Exception):
-    """The API server answered with a `status` that is no success; `retry_after` is the seconds it asks for."""
+    """The API server answered with an error `status`; `retry_after` are the seconds of its Retry-After header."""
 
-    attempts = 1  # how often it was asked
+    attempts = 1  # how often the request was made
 
     def __init__(self, status: int, message: str, retry_after: float | None = None) -> None:
         super().__init__(f"{status} {message}")
@@ -61,25 +61,26 @@ class RefusedError(Exception):
 
 
 class UnreachableError(Exception):
-    """No whole answer from the API server in time; what was asked may have been done."""
+    """No complete answer from the API server in time; the request may have taken effect."""
 
-    attempts = 1  # how often it was asked
+    attempts = 1  # how often the request was made
 
 
 class UntrustedError(UnreachableError):
-    """The certificate of what answers there does not verify; nothing was asked of it."""
+    """The server's certificate could not be verified; the request was not sent."""
 
 
 class Api:
-    """The API server of `kubeconfig` ("": the in-cluster service account), from any thread, until `close`.
+    """The API server of `kubeconfig` ("": the in-cluster service account), for any thread, until `close`.
 
-    The client library reads the configuration and sets up TLS and proxies; requests are urllib3's, JSON is
-    msgspec's. Raises CniError(INVALID_CONFIG) when made; all calls raise RefusedError and UnreachableError.
+    The client library reads the configuration and sets up TLS and proxies; urllib3 makes the requests, msgspec
+    decodes JSON. The constructor raises CniError(INVALID_CONFIG); all calls raise RefusedError and
+    UnreachableError.
     """
 
     def __init__(self, kubeconfig: str) -> None:
         self.closed = threading.Event()
-        self.ending = threading.Event()  # what fails from here on is not asked again
+        self.ending = threading.Event()  # once set, failed requests are not retried
         self.credentials = Credentials(kubeconfig)
         self._lock = threading.Lock()
         self._problem = ""
@@ -87,35 +88,35 @@ class Api:
         self._client = _Client(self.credentials.load(), self._track)
 
     def get(self, path: str, *, patience: Patience) -> dict[str, Any]:
-        """The object at `path`."""
+        """Return the object at `path`."""
         end = time.monotonic() + patience.total
         return self._decode(self._respond("GET", path, patience, end), end, dict[str, Any])
 
     def page(
         self, path: str, query: Mapping[str, str], *, patience: Patience
     ) -> tuple[Iterator[dict[str, Any]], dict[str, Any]]:
-        """A list, or a part of it: its objects, and its metadata.
+        """Return a list, or one page of it: an iterator over its objects, and its metadata.
 
-        Each object is made when it is its turn: all at once they would take many times the memory of the answer.
+        Each object is decoded only when it is reached: all at once would take many times the memory of the answer.
         """
         end = time.monotonic() + patience.total
         page = self._decode(self._respond("GET", path, patience, end, query=query), end, _Page)
         return map(msgspec.json.decode, page.items or ()), page.metadata
 
     def patch(self, path: str, body: dict[str, Any], *, patience: Patience) -> None:
-        """A JSON merge patch (RFC 7386)."""
+        """Send a JSON merge patch (RFC 7386)."""
         end = time.monotonic() + patience.total
         self._decode(self._respond("PATCH", path, patience, end, body=json.dumps(body)), end, dict[str, Any])
 
     def post(self, path: str, body: dict[str, Any], *, patience: Patience) -> None:
-        """Make an object, whose name the body has: a request that is repeated finds it there (409)."""
+        """Create an object. As the body has its name, a repeated request fails with 409."""
         end = time.monotonic() + patience.total
         self._decode(self._respond("POST", path, patience, end, body=json.dumps(body)), end, dict[str, Any])
 
     def lines(self, path: str, query: Mapping[str, str], *, patience: Patience, silence: float) -> Generator[bytes]:
-        """The lines of a watch as they come, until the server ends it; to be closed.
+        """Yield the lines of a watch as they arrive, until the server ends it; the caller closes the generator.
 
-        `patience` is for its beginning, `silence` the seconds in which nothing may come.
+        `patience` applies to its start; `silence` is how many seconds it may stay silent.
         """
         response = self._respond("GET", path, patience, time.monotonic() + patience.total, query=query)
         try:
@@ -131,7 +132,7 @@ class Api:
             response.close()
 
     def close(self) -> None:
-        """End what runs, in any thread, and close all connections."""
+        """Abort the running requests of all threads, and close all connections."""
         self.closed.set()
         self.ending.set()
         with self._lock:
@@ -139,12 +140,12 @@ class Api:
             connections = list(self._open)
         for connection in connections:
             if isinstance(connection.sock, socket.socket):
-                with contextlib.suppress(OSError):  # it is not connected any more
-                    # Not SSLSocket's, which takes the TLS state away from the thread that reads.
+                with contextlib.suppress(OSError):  # it is no longer connected
+                    # Not SSLSocket's shutdown, which drops the TLS state that a reading thread uses.
                     socket.socket.shutdown(connection.sock, socket.SHUT_RDWR)
 
     def _track(self, connection: HTTPConnection) -> None:
-        """A connection is about to be made, or was made."""
+        """Register a connection that is about to be opened or was opened; refuse it after `close`."""
         with self._lock:
             self._open.add(connection)
         if self.closed.is_set():
@@ -160,7 +161,7 @@ class Api:
         query: Mapping[str, str] | None = None,
         body: str | None = None,
     ) -> Any:
-        """A successful answer, its body unread; asked for again where that helps and the time is there."""
+        """Return a successful response, its body unread; retry where that may help, if there is time."""
         url = f"{path}?{urlencode(query)}" if query else path
         resent = renewed = False
         while True:
@@ -171,7 +172,7 @@ class Api:
                     return response
                 refused = _refused(response, self._body(response, end))
             except (ProtocolError, ConnectionError) as error:
-                # The server closed an idle connection as we used it: all our requests may be repeated.
+                # The server closed an idle connection just as we used it: all our requests may be repeated.
                 if resent or self.closed.is_set():
                     raise self._unreachable(error) from error
                 resent = True
@@ -187,16 +188,19 @@ class Api:
             raise refused
 
     def _may_wait(self, seconds: float | None, end: float) -> bool:
-        """Wait as the server asks for (429, 503) and some more, if it does and the time is there."""
+        """Wait a little longer than Retry-After requests (429, 503); return whether to retry.
+
+        False if the server sent none, there is not enough time, or retries have been stopped.
+        """
         if seconds is None:
             return False
         seconds *= random.uniform(1.0, 1.5)  # noqa: S311 — spreads requests, guards nothing
         return time.monotonic() + seconds < end and not self.ending.wait(seconds)
 
     def _body(self, response: Any, end: float) -> bytes:
-        """Read to the end, after which its connection may serve again."""
+        """Read the body to its end, after which the connection can be reused."""
         pieces = []
-        with response:  # closed if it is not read to the end
+        with response:  # closes the connection if it is not read to the end
             while piece := response.read1(_PIECE):
                 pieces.append(piece)
                 if time.monotonic() > end:
@@ -217,19 +221,19 @@ class Api:
         return kind(f"{self._client.host}: {text or type(error).__name__}")
 
     def _current(self) -> _Client:
-        """With the credentials as they are now."""
+        """Return a client with the current credentials."""
         with self._lock:
             if self.credentials.changed():
                 self._load()
             return self._client
 
     def _renew(self, refused: _Client) -> bool:
-        """Load the credentials again, for the server does not take these; whether it may take those now."""
+        """Reload the credentials after the server rejected them; return whether there is a new client."""
         with self._lock:
             return self._client is not refused or self._load()
 
     def _load(self) -> bool:
-        """Go on with the credentials that are there now, if they can be read."""
+        """Switch to the current credentials; return whether they could be read."""
         try:
             client = _Client(self.credentials.load(), self._track)
         except CniError as error:
@@ -244,19 +248,19 @@ class Api:
 
 
 class _Client:
-    """The connections that are made with one set of credentials; `track` is told of each."""
+    """The connections with one set of credentials; `track` is called with each."""
 
     def __init__(self, loaded: Loaded, track: Callable[[HTTPConnection], None]) -> None:
         configuration = loaded.configuration
-        configuration.retries = False  # each attempt is ours
-        configuration.keep_alive = True  # a watch over a dead path is noticed
+        configuration.retries = False  # we retry ourselves
+        configuration.keep_alive = True  # so that a watch notices a dead network path
         configuration.connection_pool_maxsize = _CONNECTIONS
         self.host: str = configuration.host
         self._configuration = configuration
         configuration.proxy_ssl_context = loaded.tls
         self._pool: urllib3.PoolManager = RESTClientObject(configuration).pool_manager
         if loaded.tls is not None:
-            # One for all connections, its files read once: urllib3 would read them for each, and be strict.
+            # One context for all connections: urllib3 would read the files for each, and verify in strict mode.
             for key in ("ca_certs", "ca_cert_data", "cert_file", "key_file"):
                 self._pool.connection_pool_kw.pop(key, None)
             self._pool.connection_pool_kw["ssl_context"] = loaded.tls
@@ -265,7 +269,7 @@ class _Client:
         }
 
     def request(self, method: str, url: str, body: str | None, patience: Patience, end: float) -> Any:
-        """The urllib3 response, its body unread."""
+        """Make one request; return the urllib3 response, its body unread."""
         headers = {"Accept": "application/json", "User-Agent": "wirespeed"}
         if header := authorization(self._configuration):
             headers["Authorization"] = header
@@ -278,12 +282,12 @@ class _Client:
         )
 
     def retire(self) -> None:
-        """Close what is idle, and what runs when it has ended."""
+        """Close the idle connections now, and those in use when their request ends."""
         self._pool.clear()
 
 
 def _tracked(pool: Any, track: Callable[[HTTPConnection], None]) -> Any:
-    """The class of pools, with connections that tell of themselves before and after they connect."""
+    """Derive a pool class whose connections call `track` before and after they connect."""
     base = pool.ConnectionCls
 
     def connect(connection: HTTPConnection) -> None:
@@ -295,7 +299,7 @@ def _tracked(pool: Any, track: Callable[[HTTPConnection], None]) -> Any:
 
 
 def _refused(response: Any, body: bytes) -> RefusedError:
-    """What a Status object says, in one line."""
+    """Build the error from a response with a Status object, its message in one line."""
     try:
         message = str(msgspec.json.decode(body)["message"])
     except (msgspec.DecodeError, LookupError, TypeError):

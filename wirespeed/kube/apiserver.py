@@ -1,4 +1,4 @@
-"""A cluster behind an API server: this node's pods and all networks from watch caches, status by one PATCH."""
+"""A cluster behind an API server: this node's pods and all networks in watch caches, status by one PATCH."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ _WAITS = Waits()
 
 
 class ApiCluster:
-    """Pods and networks of the API server that `kubeconfig` names; "" is the in-cluster service account.
+    """Pods and networks from the API server in `kubeconfig`; "" is the in-cluster service account.
 
-    With `watch`, the pods of `node_name` ("" for all) and all NetworkAttachmentDefinitions are kept in
-    memory, trimmed to what networking reads; without, each lookup is a request. A request takes as long as `waits`
-    says, and is made again until the moment of `asked_until`. Raises CniError(INVALID_CONFIG) when there is no
-    usable configuration.
+    With `watch`, the pods of `node_name` ("" for all) and all NetworkAttachmentDefinitions are cached in memory,
+    trimmed to what networking reads; without it, each lookup is a request. `waits` has the timeouts of requests,
+    which are retried until the moment of `asked_until`. Raises CniError(INVALID_CONFIG) without a usable
+    configuration.
     """
 
     def __init__(
@@ -64,11 +64,11 @@ class ApiCluster:
         cached = self._pods.get(namespace, name)
         if cached is not None and uid and is_pod(cached, uid):
             return cached
-        # The runtime may be ahead of the watch: this may be a new pod, under the name of one before it.
+        # The runtime may be ahead of the watch, and this a new pod with the name of an earlier one.
         return self._asked_pod(namespace, name, uid)
 
     def pods(self) -> list[dict[str, Any]]:
-        """The pods of all nodes, as they are now. Raises UnavailableError, or CniError where it is refused."""
+        """Return the pods of all nodes, as they are now. Raises UnavailableError, or CniError if it is refused."""
         with self._asking("pods"):
             return listed(self._api, _PODS, {}, trim_pod, patience=_LIST_WAITS)[0]
 
@@ -93,7 +93,7 @@ class ApiCluster:
         self, namespace: str, name: str, uid: str, change: Callable[[Mapping[str, str]], Mapping[str, str]]
     ) -> None:
         def changed(pod: dict[str, Any]) -> dict[str, Any]:
-            metadata = pod["metadata"]  # its version is a precondition: what is written was made of that one
+            metadata = pod["metadata"]  # its version is a precondition: the change is based on that version
             return {"resourceVersion": metadata["resourceVersion"], "annotations": change(metadata["annotations"])}
 
         self._patch(self.pod(namespace, name, uid), uid, "annotations", changed)
@@ -107,9 +107,9 @@ class ApiCluster:
     def _patch(
         self, pod: dict[str, Any], uid: str, what: str, metadata: Callable[[dict[str, Any]], dict[str, Any]]
     ) -> None:
-        """Patch the metadata of a pod with what `metadata` makes of it, again where another writer was first.
+        """Patch the metadata of a pod with what `metadata` returns for it; repeat that after a conflict.
 
-        One whose answer is lost may have been applied: made again, it has the same effect.
+        A patch whose answer was lost may have been applied. It is idempotent, so it is sent again.
         """
         namespace, name = pod["metadata"]["namespace"], pod["metadata"]["name"]
         path = _path(_POD, namespace, name)
@@ -118,7 +118,7 @@ class ApiCluster:
         def patch(patience: Patience) -> None:
             nonlocal now
             now = now or self._is(trim_pod(self._api.get(path, patience=patience)), uid)
-            # Its UID is a precondition. A static pod's mirror has another one than the runtime knows.
+            # The UID is a precondition. It is that of the API: the runtime knows a static pod by another one.
             mine = now["metadata"]["uid"]
             try:
                 self._api.patch(path + "/status", {"metadata": {"uid": mine, **metadata(now)}}, patience=patience)
@@ -126,7 +126,7 @@ class ApiCluster:
                 now = None
                 if error.status == 422:
                     now = self._is(trim_pod(self._api.get(path, patience=patience)), uid)
-                    if now["metadata"]["uid"] != mine:  # a mirror that was made anew
+                    if now["metadata"]["uid"] != mine:  # the mirror pod was created anew
                         raise RefusedError(409, str(error)) from error
                 raise
 
@@ -136,9 +136,9 @@ class ApiCluster:
         self._api.ending.set()
 
     def check(self) -> None:
-        """Raise UnavailableError or CniError(POLICY) where the API server does not answer.
+        """Raise UnavailableError or CniError(POLICY) if the API server does not answer, or refuses.
 
-        It is not asked while the watches are at work: runtimes want to know every few seconds.
+        No request is made while the watches work, as runtimes call STATUS every few seconds.
         """
         if self._caches and all(cache.at_work for cache in self._caches):
             return
@@ -146,7 +146,7 @@ class ApiCluster:
             self._api.get("/version", patience=self._waits.first)
 
     def wait_synced(self, timeout: float) -> bool:
-        """Wait up to `timeout` seconds until both caches hold a first list; whether they do."""
+        """Wait up to `timeout` seconds until both caches have their first list; return whether they do."""
         end = time.monotonic() + timeout
         return all(cache.synced.wait(max(0.0, end - time.monotonic())) for cache in self._caches)
 
@@ -162,7 +162,7 @@ class ApiCluster:
         return self._is(trim_pod(self._get(_POD, namespace, name, f"pod {namespace}/{name}")), uid)
 
     def _is(self, pod: dict[str, Any], uid: str) -> dict[str, Any]:
-        """The pod, if it is the one that is meant. Raises NotFoundError."""
+        """Return the pod if `uid` is its UID. Raises NotFoundError."""
         if is_pod(pod, uid):
             return pod
         metadata = pod["metadata"]
@@ -173,14 +173,14 @@ class ApiCluster:
         return self._asked(what, lambda patience: self._api.get(_path(path, namespace, name), patience=patience))
 
     def _asked(self, what: str, ask: Callable[[Patience], T]) -> T:
-        """What `ask` returns, which is asked until `asked_until`. Raises CniError that says what was asked for."""
+        """Call `ask`, retry it until `asked_until`, return its result. Raises CniError that begins with `what`."""
         until, ending = asking_ends(), self._api.ending
         with self._asking(what):
             return persist(ask, what=what, until=until, waits=self._waits, ending=ending)
 
     @contextmanager
     def _asking(self, what: str) -> Iterator[None]:
-        """What goes wrong inside is told as CniError that says what was asked for."""
+        """Turn errors raised inside into CniErrors that begin with `what`."""
         try:
             yield
         except RefusedError as error:
@@ -191,7 +191,7 @@ class ApiCluster:
     def _explained(self, what: str, error: RefusedError) -> CniError:
         if error.status == 404:
             return NotFoundError(f"{what}: the API server has no such object")
-        if error.status == 401:  # credentials are replaced while we run
+        if error.status == 401:  # may be temporary: credentials are replaced at run time
             who = self._api.credentials.label
             return UnavailableError(f"{what}: the API server does not know us by the {who}: {error}")
         if error.status == 403:
@@ -218,8 +218,8 @@ def _picked(value: Mapping[str, Any] | None, *keys: str) -> dict[str, Any]:
 
 
 def trim_pod(pod: dict[str, Any]) -> dict[str, Any]:
-    """What networking reads of a pod: no managed fields, environments, probes, conditions, and of its volumes
-    only the one for sockets.
+    """Return what networking reads of a pod: no managed fields, environments, probes, conditions, and of its
+    volumes only the one for sockets.
     """
     metadata = _picked(
         pod["metadata"], "name", "namespace", "uid", "resourceVersion", "deletionTimestamp", "labels"
@@ -248,7 +248,7 @@ def _for_sockets(volumes: list[dict[str, Any]] | None) -> list[dict[str, Any]]:
 
 
 def trim_network(network: dict[str, Any]) -> dict[str, Any]:
-    """What is read of a NetworkAttachmentDefinition: names, annotations and spec."""
+    """Return what is read of a NetworkAttachmentDefinition: names, annotations and spec."""
     metadata = _picked(network["metadata"], "name", "namespace", "uid", "resourceVersion")
     annotations = dict(network["metadata"].get("annotations") or {})
     annotations.pop("kubectl.kubernetes.io/last-applied-configuration", None)

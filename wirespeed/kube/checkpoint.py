@@ -1,4 +1,4 @@
-"""The kubelet's checkpoint file of devices, for a node where its pod-resources service is not there."""
+"""The kubelet's checkpoint file of devices, for nodes without its pod-resources service."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NAME = "kubelet_internal_checkpoint"
 
 
 class _Entry(msgspec.Struct):
-    """What one container has of one resource; the ids by NUMA node."""
+    """The devices of one resource that one container has: ids by NUMA node."""
 
     uid: str = msgspec.field(name="PodUID")
     resource: str = msgspec.field(name="ResourceName")
@@ -32,10 +32,10 @@ class _File(msgspec.Struct):
 
 
 def devices(path: Path, uid: str) -> dict[str, list[str]]:
-    """Ids of the pod's devices by resource name, all containers together, sorted.
+    """Return the sorted device ids of the pod by resource name, of all its containers together.
 
-    Empty for a pod that has none. Raises CniError: INVALID_CONFIG without a UID, IO_FAILURE when the file cannot be
-    read, DECODING_FAILURE when it is no checkpoint.
+    Empty for a pod without devices. Raises CniError: INVALID_CONFIG without a UID, IO_FAILURE if the file cannot be
+    read, DECODING_FAILURE if it is no checkpoint.
     """
     if not uid:
         raise CniError(
@@ -49,7 +49,7 @@ def devices(path: Path, uid: str) -> dict[str, list[str]]:
 
 
 def in_use(path: Path) -> dict[str, set[str]]:
-    """Ids of all devices that pods have, by resource name. Raises CniError: IO_FAILURE, DECODING_FAILURE."""
+    """Return the ids of all pods' devices, by resource name. Raises CniError: IO_FAILURE, DECODING_FAILURE."""
     found: dict[str, set[str]] = {}
     for entry in _entries(path):
         found.setdefault(entry.resource, set()).update(*entry.devices.values())
@@ -57,7 +57,7 @@ def in_use(path: Path) -> dict[str, set[str]]:
 
 
 def registered(path: Path) -> set[str]:
-    """Names of the resources that device plugins serve. Raises CniError: IO_FAILURE, DECODING_FAILURE."""
+    """Return the names of device plugins' resources. Raises CniError: IO_FAILURE, DECODING_FAILURE."""
     data = _data(path)
     return {*(data.registered or ()), *(entry.resource for entry in data.entries or ())}
 

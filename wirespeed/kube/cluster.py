@@ -1,4 +1,4 @@
-"""The seam to the cluster: where pods, networks and claims are read, and where a pod's network-status goes."""
+"""The interface to the cluster, which reads pods, networks and claims and writes a pod's network-status."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from wirespeed.cni.errors import CniError, Code
 
 NETWORK_STATUS = "k8s.v1.cni.cncf.io/network-status"
 MIRROR = "kubernetes.io/config.mirror"
-SOCKETS_VOLUME = "shared-dir"  # the one volume of a pod that networking looks at: the folder for its sockets
+SOCKETS_VOLUME = "shared-dir"  # the only volume of a pod that networking uses: for vhost-user and memif sockets
 
 
 _UNTIL: ContextVar[float] = ContextVar("asked until", default=-math.inf)
@@ -21,9 +21,9 @@ _UNTIL: ContextVar[float] = ContextVar("asked until", default=-math.inf)
 
 @contextmanager
 def asked_until(moment: float) -> Iterator[None]:
-    """Have a cluster that does not answer be asked again until the moment, a time.monotonic(), inside.
+    """Inside, retry requests to a cluster that does not answer until `moment` (time.monotonic()).
 
-    Outside of it, and after that moment, it is asked once.
+    Outside, and after that moment, each request is made once.
     """
     token = _UNTIL.set(moment)
     try:
@@ -33,7 +33,7 @@ def asked_until(moment: float) -> Iterator[None]:
 
 
 def asking_ends() -> float:
-    """The moment of the innermost `asked_until`, in the past where there is none."""
+    """Return the moment of the innermost `asked_until`, -inf outside of any."""
     return _UNTIL.get()
 
 
@@ -45,16 +45,16 @@ class NotFoundError(CniError):
 
 
 class UnavailableError(CniError):
-    """The cluster did not answer in time; the call may be made again. What was written may have been done."""
+    """The cluster did not answer in time; the call may be repeated. A write may have taken effect."""
 
     def __init__(self, what: str) -> None:
         super().__init__(Code.TRY_AGAIN_LATER, what)
 
 
 def is_pod(pod: dict[str, Any], uid: str) -> bool:
-    """Whether `uid` is the pod's; "" is any pod's, and a pod of a file may have none.
+    """Whether `uid` belongs to the pod. True if `uid` is "", or the pod has none, as in a manifest file.
 
-    A static pod's runtime knows it by the hash of its file, its mirror in the API has a UID of its own and
+    To the runtime, the UID of a static pod is the hash of its file. Its mirror pod in the API has another UID, and
     that hash as an annotation.
     """
     metadata = pod["metadata"]
@@ -64,9 +64,9 @@ def is_pod(pod: dict[str, Any], uid: str) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class PodEvent:
-    """Something that happened to a pod, for people: `reason` is one word in CamelCase, `message` a line.
+    """A Kubernetes event of a pod: `reason` is one word in CamelCase, `message` one line for people.
 
-    `uid` is the one that the pod has in the API.
+    `uid` is the pod's UID in the API.
     """
 
     kind: ClassVar[str] = "Pod"
@@ -81,10 +81,10 @@ class PodEvent:
 
 @dataclass(frozen=True, kw_only=True)
 class NodeEvent:
-    """The same of the node of that name. The kubelet's events of nodes say so, too: their UID is the name."""
+    """A Kubernetes event of a node. Its `uid` is the node's name, as in the kubelet's events of nodes."""
 
     kind: ClassVar[str] = "Node"
-    namespace: ClassVar[str] = "default"  # where events of objects without one are
+    namespace: ClassVar[str] = "default"  # the namespace for events of objects without one
 
     name: str
     reason: str
@@ -100,60 +100,61 @@ Event = PodEvent | NodeEvent
 
 
 class Cluster(Protocol):
-    """Objects as the API has them in JSON, of which only what networking reads. Calls are safe from any thread.
+    """Objects as in the API's JSON, trimmed to what networking reads. Calls are safe from any thread.
 
-    For how long it is asked, `asked_until` says.
+    `asked_until` sets how long requests are retried.
     """
 
     def pod(self, namespace: str, name: str, uid: str = "") -> dict[str, Any]:
-        """The pod; one whose metadata.uid differs from a given `uid` counts as not found.
+        """Return the pod. If `uid` is given and `is_pod` does not match it, the pod counts as not found.
 
         Raises NotFoundError, UnavailableError.
         """
 
     def network(self, namespace: str, name: str) -> dict[str, Any]:
-        """The NetworkAttachmentDefinition. Raises NotFoundError, UnavailableError."""
+        """Return the NetworkAttachmentDefinition. Raises NotFoundError, UnavailableError."""
 
     def claim(self, namespace: str, name: str) -> dict[str, Any]:
-        """The ResourceClaim as it is now. Raises NotFoundError, UnavailableError."""
+        """Return the ResourceClaim as it is now. Raises NotFoundError, UnavailableError."""
 
     def slices(self, driver: str, *, fresh: bool = False) -> list[dict[str, Any]]:
-        """The ResourceSlices of a DRA driver, perhaps without those of other nodes.
+        """Return the ResourceSlices of a DRA driver, possibly without those of other nodes.
 
-        They may be a moment old, if they are not to be `fresh`. Raises UnavailableError, or CniError when the API
-        server refuses.
+        Without `fresh` they may be slightly outdated. Raises UnavailableError, or CniError if the API server
+        refuses.
         """
 
     def set_network_status(self, namespace: str, name: str, uid: str, status: list[dict[str, Any]]) -> None:
         """Write the annotation k8s.v1.cni.cncf.io/network-status of a pod, in one request.
 
-        Raises NotFoundError, UnavailableError, or CniError when the API server refuses.
+        Raises NotFoundError, UnavailableError, or CniError if the API server refuses.
         """
 
     def annotate(
         self, namespace: str, name: str, uid: str, change: Callable[[Mapping[str, str]], Mapping[str, str]]
     ) -> None:
-        """Write annotations of a pod: those that `change` makes of the present ones.
+        """Write annotations of a pod: `change` gets the current ones and returns those to write.
 
-        Where another writer comes between, they are made anew of what it wrote; so none is lost. Raises
-        NotFoundError, UnavailableError, CniError when the API server refuses, and what `change` raises.
+        If another writer changed the pod in between, `change` is called again with the new annotations, so no
+        change is lost. Raises NotFoundError, UnavailableError, CniError if the API server refuses, and what
+        `change` raises.
         """
 
     def event(self, event: Event) -> None:
-        """Tell of something that happened to a pod or a node. Does not wait, raises nothing; it may be lost."""
+        """Report an event of a pod or a node. Does not wait and raises nothing; the event may be lost."""
 
     def on_pod_change(self, listener: Callable[[tuple[str, str], dict[str, Any] | None], None]) -> None:
-        """Have the listener told of this node's pods: of all that are there, then of each change.
+        """Call the listener for each of this node's pods, and then for each change of one.
 
-        It is given (namespace, name) and the pod, None when it is gone, in one thread at a time, and must be quick.
-        A cluster that watches nothing tells nothing.
+        It gets (namespace, name) and the pod, None if the pod was deleted. It is never called by two threads at
+        once, and must be quick. A cluster without watches never calls it.
         """
 
     def hasten(self) -> None:
-        """Give up asking again: calls that wait for an answer end after the attempt that runs."""
+        """Stop retrying: calls that wait for an answer end after their current attempt."""
 
     def check(self) -> None:
-        """Raise CniError where pods and networks cannot be read now."""
+        """Raise CniError if pods and networks cannot be read now."""
 
     def close(self) -> None:
-        """End watches and threads."""
+        """Stop watches and threads."""

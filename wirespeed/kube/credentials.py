@@ -1,4 +1,4 @@
-"""Where the API server is and who we are to it: read by the client library, and again when a file of it changes."""
+"""Address of the API server and our credentials, read by the client library; read again when a file changes."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from kubernetes.config import incluster_config, kube_config
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.kube import documents, kubeyaml, tls
 
-_Seen = tuple[int, int, int] | None  # mtime in ns, inode, size; None is no such file
+_Seen = tuple[int, int, int] | None  # mtime in ns, inode, size; None: no such file
 
 _PROBLEMS = (config.ConfigException, yaml.YAMLError, OSError, ValueError, LookupError, TypeError, AttributeError)
 
 
 class Loaded(NamedTuple):
-    """The client library's configuration, and how the server is verified by it; None for one without TLS."""
+    """The client library's configuration, and the TLS context made from it, None without TLS."""
 
     configuration: Any
     tls: ssl.SSLContext | None
 
 
 class Credentials:
-    """What the file `kubeconfig` says; "" is the in-cluster service account.
+    """The credentials in the file `kubeconfig`; "" is the in-cluster service account.
 
-    Tokens and certificates are replaced while we run, by the kubelet, a certificate manager or an operator.
+    Tokens and certificates are replaced at run time, by the kubelet, a certificate manager or an operator.
     """
 
     def __init__(self, kubeconfig: str) -> None:
@@ -38,14 +38,14 @@ class Credentials:
         self._files: dict[str, _Seen] = {}
 
     def load(self) -> Loaded:
-        """What the files say now. Raises CniError(INVALID_CONFIG)."""
+        """Read the files as they are now. Raises CniError(INVALID_CONFIG)."""
         configuration = client.Configuration()
         try:
             token_file = self._fill(configuration)
             if token_file:
-                # The library reads a kubeconfig's token file once, and keeps a newline at its end.
+                # The library reads a kubeconfig's token file only once, and does not strip a trailing newline.
                 configuration.api_key["BearerToken"] = f"Bearer {_token(token_file)}"
-                configuration.refresh_api_key_hook = None  # it would put its own back
+                configuration.refresh_api_key_hook = None  # it would restore the library's own token
             _header(configuration)
             urls = (configuration.host, configuration.proxy or "")
             secure = tls.context(configuration) if any(map(_is_https, urls)) else None
@@ -65,11 +65,11 @@ class Credentials:
         return Loaded(configuration, secure)
 
     def changed(self) -> bool:
-        """Whether a file is another one than when it was loaded."""
+        """Whether one of the files has changed since it was loaded."""
         return any(_seen(file) != seen for file, seen in self._files.items())
 
     def _fill(self, configuration: Any) -> str:
-        """Fill the configuration; the file with its token, "" when it is in none."""
+        """Fill the configuration; return the file with the token, "" if the token is in no file of its own."""
         if not self._kubeconfig:
             config.load_incluster_config(configuration, try_refresh_token=False)
             return str(incluster_config.SERVICE_TOKEN_FILENAME)
@@ -80,7 +80,7 @@ class Credentials:
 
 
 def authorization(configuration: Any) -> str:
-    """The Authorization header, "" for none; a plugin that gives credentials out is asked when they expire.
+    """Return the Authorization header, "" for none; expired credentials of an exec plugin are renewed.
 
     Raises CniError(TRY_AGAIN_LATER).
     """
@@ -98,7 +98,7 @@ def _header(configuration: Any) -> str:
 
 
 def _read(kubeconfig: Path) -> dict[str, Any]:
-    """The file's first document, as kubectl reads it: the library itself reads YAML 1.1."""
+    """Return the file's first document, read as kubectl reads it; the client library would read YAML 1.1."""
     raw = next(kubeyaml.load_all(kubeconfig.read_text()), None)
     if not isinstance(raw, dict):
         raise config.ConfigException(f"expected an object, got {'nothing' if raw is None else type(raw).__name__}")
@@ -107,7 +107,7 @@ def _read(kubeconfig: Path) -> dict[str, Any]:
 
 
 def _token_file(raw: dict[str, Any], folder: Path) -> str:
-    """The tokenFile of the user of the current context; it goes before a token in the kubeconfig itself."""
+    """Return the tokenFile of the current context's user; it takes precedence over a token in the kubeconfig."""
     context = _named(raw["contexts"], raw["current-context"])["context"]
     user = _named(raw.get("users"), context.get("user")).get("user") or {}
     return os.path.join(folder, user["tokenFile"]) if user.get("tokenFile") else ""

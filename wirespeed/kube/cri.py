@@ -1,4 +1,4 @@
-"""Which sandboxes a container runtime has (CRI v1, RuntimeService)."""
+"""Listing the sandboxes of a container runtime (CRI v1, RuntimeService)."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from wirespeed.kube.proto import cri_pb2 as pb
 
 _TIMEOUT = 10.0  # seconds; runtimes answer from memory
 _OPTIONS = (
-    ("grpc.max_receive_message_length", 16 << 20),  # as the kubelet: annotations of every pod are in the answer
-    ("grpc.use_local_subchannel_pool", 1),  # a new channel connects at once, whatever an old one waits for
+    ("grpc.max_receive_message_length", 16 << 20),  # as in the kubelet: the answer has all pods' annotations
+    ("grpc.use_local_subchannel_pool", 1),  # a new channel connects at once, despite the backoff of an old one
 )
 _SERVICE = pb.DESCRIPTOR.services_by_name["RuntimeService"]
 
 
 def sandboxes(sockets: Sequence[Path]) -> set[str] | None:
-    """The ids of the sandboxes of all the runtimes that have one of the sockets, None where none has.
+    """Return the ids of the sandboxes of all runtimes behind these sockets; None if no runtime is found.
 
-    A sandbox that is stopped and not removed yet is one of them. One that is being made is not: containerd notes it
-    last, after its networks are made and its first process runs. A socket whose owner speaks no CRI v1 counts for
-    none: it is no kubelet's runtime.
+    Sandboxes that are stopped but not yet removed are included. Those being created are not: containerd lists a
+    sandbox only after its networks exist and its first process runs. A socket that does not exist, or whose server
+    does not implement CRI v1 and so cannot be a kubelet's runtime, is skipped.
 
-    Raises CniError(TRY_AGAIN_LATER) where one of them does not answer: its sandboxes are not known then.
+    Raises CniError(TRY_AGAIN_LATER) if one of them does not answer, as its sandboxes are then unknown.
     """
     listed = [_listed(socket) for socket in sockets if socket.exists()]
     found = [ids for ids in listed if ids is not None]

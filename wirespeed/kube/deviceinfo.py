@@ -1,4 +1,4 @@
-"""Device-info files (NPWG device-info specification 1.1.0): what an allocated device is, for pods and status."""
+"""Device-info files (NPWG device-info specification 1.1.0), which describe a device for pods and network-status."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from wirespeed.host import files
 
 VERSION = "1.1.0"
 
-_LONGEST = 250  # bytes of a file's name, of which a `write` needs 5 more
+_LONGEST = 250  # bytes of a file name; while it is written, 5 more are added
 
 
 def pci_info(address: str, **more: str) -> dict[str, Any]:
-    """The device-info object of a PCI device; `more` are the optional fields, their "_" written "-".
+    """Return the device-info object of a PCI device; `more` are optional fields, with "_" in place of "-".
 
     pci_info("0000:03:02.0", pf_pci_address="0000:03:00.0")
     """
@@ -27,33 +27,33 @@ def pci_info(address: str, **more: str) -> dict[str, Any]:
 
 
 def vdpa_info(parent: str, driver: str, **more: str) -> dict[str, Any]:
-    """The device-info object of the vdpa device `parent` on `driver`, "vhost" or "virtio"; `more` as above."""
+    """Return the device-info object of vdpa device `parent` with `driver` "vhost" or "virtio"; `more` as above."""
     vdpa = {"parent-device": parent, "driver": driver}
     vdpa |= {key.replace("_", "-"): value for key, value in more.items() if value}
     return {"type": "vdpa", "version": VERSION, "vdpa": vdpa}
 
 
 def vhost_user_info(mode: str, path: str) -> dict[str, Any]:
-    """The device-info object of a vhost-user interface: `mode` is the application's, "client" or "server"; `path`
-    is where it finds or makes the socket.
+    """Return the device-info object of a vhost-user interface: `mode` is the application's role, "client" or
+    "server"; `path` is where the application finds or creates the socket.
     """
     return {"type": "vhost-user", "version": VERSION, "vhost-user": {"mode": mode, "path": path}}
 
 
 def memif_info(role: str, path: str, mode: str = "ethernet") -> dict[str, Any]:
-    """The device-info object of a memif interface: `role` is the application's, "master" or "slave"; `mode` is
-    "ethernet", "ip" or "inject-punt".
+    """Return the device-info object of a memif interface: `role` is the application's, "master" or "slave"; `mode`
+    is "ethernet", "ip" or "inject-punt".
     """
     return {"type": "memif", "version": VERSION, "memif": {"role": role, "path": path, "mode": mode}}
 
 
 def dp_file(base: Path, resource: str, device: str) -> Path:
-    """Where a device plugin leaves the device-info of an allocated device."""
+    """Return the path at which a device plugin writes the device-info of an allocated device."""
     return base / "dp" / f"{resource.replace('/', '-')}-{device.replace('/', '-')}-device.json"
 
 
 def cni_file(base: Path, network: str, container: str, ifname: str) -> Path:
-    """Where the device-info of one attachment lies; `network` is "namespace/name"; of a long name its end."""
+    """Return the path of an attachment's device-info; `network` is "namespace/name". Cuts long names in front."""
     return base / "cni" / f"{network.replace('/', '-')}-{container}_{ifname}"[-_LONGEST:]
 
 
@@ -65,7 +65,7 @@ def write(path: Path, info: dict[str, Any]) -> None:
     except FileNotFoundError:
         path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         file = _create(new)
-    except FileExistsError:  # a `write` that was killed has left it
+    except FileExistsError:  # left by a `write` that was killed
         new.unlink()
         file = _create(new)
     with open(file, "wb") as unfinished:
@@ -79,7 +79,7 @@ def _create(path: Path) -> int:
 
 
 def remove(path: Path) -> None:
-    """Remove the file, if it is there, and what a `write` that was killed has left of it. Raises OSError."""
+    """Remove the file, if it exists, and the temporary file of a `write` that was killed. Raises OSError."""
     for name in (path, _unfinished(path)):
         with suppress(FileNotFoundError, NotADirectoryError):
             name.unlink()
@@ -87,7 +87,7 @@ def remove(path: Path) -> None:
 
 @contextmanager
 def named(path: Path | str) -> Iterator[None]:
-    """What fails with the file is told with its path: CniError(IO_FAILURE)."""
+    """Turn an OSError raised inside into CniError(IO_FAILURE) with the path."""
     try:
         yield
     except OSError as error:
@@ -99,7 +99,7 @@ def _unfinished(path: Path) -> Path:
 
 
 def read(path: Path) -> dict[str, Any] | None:
-    """The device-info of a file, or None where there is none or it is not a JSON object."""
+    """Read a device-info file; None if it cannot be read or is not a JSON object."""
     try:
         info = json.loads(path.read_text())
     except (OSError, ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""The devices of a pod, whoever gave them to it: the kubelet's device plugins, or DRA drivers by claims."""
+"""The devices of a pod, whether device plugins allocated them (by the kubelet) or DRA drivers (by claims)."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 class PodDevices:
     """All devices of a pod; safe from any thread.
 
-    `kubelet` is the kubelet's folder; `pod_resources` and `cluster` are called when they are needed, for they
-    take time to load.
+    `kubelet` is the kubelet's folder. `pod_resources` and `cluster` are called only when needed, as they are slow
+    to load.
     """
 
     def __init__(
@@ -30,9 +30,10 @@ class PodDevices:
         self._cluster = cluster
 
     def of(self, pod: dict[str, Any], uid: str = "") -> dict[str, list[str]]:
-        """Ids by resource name, sorted; `pod` is its object in the API, `uid` the one that the runtime knows it by.
+        """Return the sorted device ids by resource name; `pod` is the API object, `uid` the runtime's UID of it.
 
-        Raises CniError led by the pod: what the sources raise, IO_FAILURE when the kubelet has none of its two.
+        Raises CniError that begins with the pod: what the sources raise, and IO_FAILURE if the kubelet has neither
+        its socket nor its checkpoint.
         """
         metadata = pod["metadata"]
         namespace, name = metadata.get("namespace") or "", metadata.get("name") or ""
@@ -40,7 +41,7 @@ class PodDevices:
         if not namespace or not name:
             raise CniError(Code.INVALID_CONFIG, f"{where}: expected a namespace and a name")
         if self._socket.exists():
-            found = self._pod_resources().devices(namespace, name)  # says itself what it was about
+            found = self._pod_resources().devices(namespace, name)  # its errors name the pod already
         else:
             try:
                 found = self._from_checkpoint(_known_by(metadata, uid))
@@ -59,8 +60,8 @@ class PodDevices:
     def serves(self, pod: dict[str, Any], resource: str) -> bool:
         """Whether a device plugin of this node, or a driver of the pod's claims, has devices of the resource.
 
-        True where the kubelet cannot tell. Raises CniError led by resource and pod: TRY_AGAIN_LATER when the
-        kubelet does not answer, and what the cluster raises.
+        True if the kubelet does not report it. Raises CniError that begins with resource and pod: TRY_AGAIN_LATER
+        if the kubelet does not answer, and what the cluster raises.
         """
         metadata = pod["metadata"]
         where = f"resource {resource} of pod {metadata.get('namespace')}/{metadata.get('name')}"
@@ -72,17 +73,17 @@ class PodDevices:
             raise error.prefixed(where) from error
 
     def _registered(self, resource: str) -> bool:
-        """Whether the kubelet knows a device plugin's resource of the name.
+        """Whether a device plugin has registered the resource with the kubelet.
 
-        It tells of healthy devices only, and its file, which outlives a restart of it and of the device plugin, may
-        be mounted or not: either counts.
+        Either source counts: pod-resources lists only resources with healthy devices, and the checkpoint file,
+        which survives restarts of kubelet and device plugin, need not be mounted.
         """
         told = self._pod_resources().allocatable() if self._socket.exists() else None
         kept = checkpoint.registered(self._checkpoint) if self._checkpoint.exists() else None
         return (told is None and kept is None) or resource in (told or set()) | (kept or set())
 
     def check(self) -> None:
-        """Raise CniError where nobody could tell now what the kubelet gave to pods."""
+        """Raise CniError if no source for the devices of pods is available now."""
         if self._socket.exists():
             self._pod_resources().check()
         else:
@@ -102,5 +103,5 @@ class PodDevices:
 
 
 def _known_by(metadata: dict[str, Any], uid: str) -> str:
-    """What the kubelet knows the pod by: a static pod by the hash of its file, not by its mirror's UID."""
+    """Return the kubelet's UID of the pod: for a static pod the hash of its file, not the UID of its mirror pod."""
     return (metadata.get("annotations") or {}).get(MIRROR) or uid or metadata.get("uid") or ""

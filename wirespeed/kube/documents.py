@@ -14,18 +14,18 @@ from wirespeed.cni.errors import CniError, Code
 from wirespeed.kube import kubeyaml
 
 SUFFIXES = (".yaml", ".yml", ".json")
-# Maps of strings in which Kubernetes keeps a key without a value, as an empty string.
+# Maps of strings, in which Kubernetes reads a null value as an empty string.
 _STRINGS = frozenset({"annotations", "labels", "data"})
 _DECODER = json.JSONDecoder()
 _SPACE = re.compile(r"[ \t\r\n]*")
 
 
 def read(path: Path) -> Iterator[tuple[str, object]]:
-    """Where each document of the file stands ("<path>, document <number>"), and what it holds.
+    """Yield the place of each document of the file ("<path>, document <number>"), and its value.
 
-    As kubectl, it takes JSON objects one after the other for documents, whatever the file is called.
+    As with kubectl, a file may be a sequence of JSON objects, whatever its name.
 
-    Raises CniError(INVALID_CONFIG) that says file, document and line, after the documents before it.
+    Raises CniError(INVALID_CONFIG) that names file, document and line, after it has yielded the documents before.
     """
     number = 0
     try:
@@ -44,16 +44,16 @@ def read(path: Path) -> Iterator[tuple[str, object]]:
 
 
 def objects(document: object, where: str) -> Iterator[dict[str, Any]]:
-    """The objects of a document, each with a kind: itself, or the items of a list kind (List, PodList ...).
+    """Yield the objects of a document, each with a kind: itself, or the items of a list kind (List, PodList ...).
 
-    What is null in them is not there. Nothing between two "---" is no object. Raises CniError(INVALID_CONFIG) that
+    Keys whose value is null are removed. An empty document has no objects. Raises CniError(INVALID_CONFIG) that
     begins with `where`.
     """
     yield from _objects(given(document), where)
 
 
 def given(value: Any, *, strings: bool = False) -> Any:
-    """The value without what is null: to Kubernetes, a key without a value is one that is not given."""
+    """Return the value without keys that are null: Kubernetes treats them as not given."""
     if isinstance(value, dict):
         return {
             key: "" if part is None else given(part, strings=key in _STRINGS)
@@ -66,7 +66,7 @@ def given(value: Any, *, strings: bool = False) -> Any:
 
 
 def _values(text: str, *, json_only: bool) -> Iterator[Any]:
-    """The documents of a text. JSON is YAML, except that YAML's own reader takes no tabs between its tokens."""
+    """Return the documents of a text. JSON is not left to the YAML parser, which accepts no tabs between tokens."""
     if not json_only and not text.lstrip().startswith("{"):
         return kubeyaml.load_all(text)
     try:
@@ -78,7 +78,7 @@ def _values(text: str, *, json_only: bool) -> Iterator[Any]:
 
 
 def _json_values(text: str) -> Iterator[Any]:
-    """JSON values one after the other. Raises ValueError."""
+    """Yield the JSON values of a text, which may have several. Raises ValueError."""
     at = _after_space(text, 0)
     while at < len(text):
         value, at = _DECODER.raw_decode(text, at)
@@ -106,7 +106,7 @@ def _objects(document: object, where: str) -> Iterator[dict[str, Any]]:
     if not isinstance(items, list):
         raise _refused(f'{where}: key "items": expected a list')
     for item in items:
-        if isinstance(item, dict) and kind != "List":  # a typed list's items need not repeat what they are
+        if isinstance(item, dict) and kind != "List":  # items of a typed list may omit kind and apiVersion
             item = {"kind": kind.removesuffix("List"), "apiVersion": document.get("apiVersion")} | item  # noqa: PLW2901
         yield from _objects(item, where)
 

@@ -1,8 +1,8 @@
-"""Devices that DRA drivers gave to a pod: what its ResourceClaims were allocated, as ResourceSlices describe it.
+"""Devices that DRA drivers allocated to a pod: its ResourceClaims name them, ResourceSlices describe them.
 
-The kubelet's pod-resources service names devices of claims too, yet not all: none of a claim that no container
-mentions, none that a driver prepares without naming it to the kubelet; and of none whether it is there for
-administration only, and for which request. The claim itself says all of this, for one request to the API server.
+The kubelet's pod-resources service lists devices of claims too, but not those of a claim that no container uses,
+nor those that a driver prepares without naming them to the kubelet. Nor does it report whether a device is for
+admin access only, and for which request it is. The claim has all of this, and costs one request to the API server.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from wirespeed.kube.cluster import Cluster, UnavailableError, asking_ends
 
 log = logging.getLogger(__name__)
 
-# Attributes of a network device: the resource that a NetworkAttachmentDefinition names it by, and its PCI address.
+# Attributes of a network device: the resource that a NetworkAttachmentDefinition names, the PCI address.
 RESOURCE_NAME = "k8s.cni.cncf.io/resourceName"
 DEVICE_ID = "k8s.cni.cncf.io/deviceID"
 
-_PATIENCE = 20.0  # seconds within which the last claim or slice of a pod is asked for
+_PATIENCE = 20.0  # seconds after which no further claim or slice of a pod is requested
 
 T = TypeVar("T")
 
 
 class _Part(msgspec.Struct, rename="camel"):
-    """A part of an object, with what is read of it; null is not given. Claims and slices: resource.k8s.io/v1."""
+    """Part of an object, with the fields that are read; null is not given. Claims, slices: resource.k8s.io/v1."""
 
 
 class _Result(_Part):
-    """One allocated device; `request` is the claim's request that it is for."""
+    """One allocated device; `request` is the name of the claim's request that it satisfies."""
 
     request: str
     driver: str
@@ -72,7 +72,7 @@ class _Device(_Part):
     attributes: dict[str, _Attribute] | None = None
 
     def text(self, attribute: str) -> str:
-        """The attribute's value, "" where it has none or no text."""
+        """Return the attribute's value, "" if it is missing or no string."""
         value = (self.attributes or {}).get(attribute)
         return (value.string or "") if value else ""
 
@@ -104,7 +104,7 @@ class _Mapping(_Part):
 
 
 class _Extended(_Part):
-    """The claim that was made for the extended resources which the pod's containers ask for."""
+    """The claim that was created for the extended resources in the requests of the pod's containers."""
 
     resource_claim_name: str
     request_mappings: list[_Mapping]
@@ -132,20 +132,20 @@ class _Pod(_Part):
 
 
 def has_claims(pod: dict[str, Any]) -> bool:
-    """Whether the pod has claims; most have none, and need nothing of what is here."""
+    """Whether the pod has claims; most have none, and need no further look-up."""
     spec, status = pod.get("spec") or {}, pod.get("status") or {}
     keys = ("resourceClaimStatuses", "extendedResourceClaimStatus")
     return bool(spec.get("resourceClaims") or any(status.get(key) for key in keys))
 
 
 def devices(cluster: Cluster, pod: dict[str, Any]) -> dict[str, list[str]]:
-    """Ids by resource name of the network devices that the pod's claims were allocated, sorted.
+    """Return the sorted ids of the network devices in the pod's claims, by resource name.
 
-    A device without both attributes, or that nobody publishes any more, is passed over: a claim may be for
-    another kind of device. Where the claim stands for extended resources that is an error. Claims are asked for
-    each time, for a name can be another claim's by now; slices are the cluster's to keep.
+    A device that lacks one of the two attributes, or is no longer published, is skipped, as a claim may be for
+    another kind of device; if the claim stands for extended resources, that is an error. Claims are requested each
+    time, as their names may be reused; slices may come from the cluster's cache.
     Raises NotFoundError for a claim; UnavailableError; CniError(DEVICE) for a claim without devices, or with
-    others than the pod asked for; CniError(INVALID_CONFIG) for an object that is none of the API's.
+    others than the pod requested; CniError(INVALID_CONFIG) for an object that does not have the API's types.
     """
     found: dict[str, set[str]] = {}
     for resource, device in _Lookup(cluster, pod).found():
@@ -154,12 +154,12 @@ def devices(cluster: Cluster, pod: dict[str, Any]) -> dict[str, list[str]]:
 
 
 def publishes(cluster: Cluster, pod: dict[str, Any], resource: str) -> bool:
-    """Whether a driver that the pod's claims are for publishes devices of the resource. Raises as `devices`."""
+    """Whether a driver of the pod's claims publishes devices of the resource. Raises the errors of `devices`."""
     return _Lookup(cluster, pod).publishes(resource)
 
 
 class _OtherDeviceError(Exception):
-    """It is no network device that can be found; the text says why."""
+    """The device is not usable as a network device; the text says why."""
 
 
 class _Lookup:
@@ -175,7 +175,7 @@ class _Lookup:
         self._asked_again: set[str] = set()
 
     def found(self) -> Iterator[tuple[str, str]]:
-        """The resource and the id of each device."""
+        """Yield the resource and the id of each device."""
         for name in self._names():
             yield from self._claimed(name)
         extended = (self._pod.status or _PodStatus()).extended_resource_claim_status
@@ -183,7 +183,7 @@ class _Lookup:
             yield from self._extended(extended)
 
     def publishes(self, resource: str) -> bool:
-        """Whether a driver of the claims' devices has devices of the resource."""
+        """Whether one of the drivers of the claims' devices has devices of the resource."""
         extended = (self._pod.status or _PodStatus()).extended_resource_claim_status
         names = [*self._names(), *([extended.resource_claim_name] if extended else ())]
         drivers = dict.fromkeys(result.driver for name in names for result in self._results(name))
@@ -195,11 +195,11 @@ class _Lookup:
         )
 
     def _names(self) -> list[str]:
-        """The claims that the pod names itself, and those that were made from templates for it."""
+        """Return the names of the claims that the pod names itself, and of those created from templates for it."""
         spec, status = self._pod.spec or _PodSpec(), self._pod.status or _PodStatus()
         entries = [*(spec.resource_claims or ()), *(status.resource_claim_statuses or ())]
         names = dict.fromkeys(entry.resource_claim_name for entry in entries)
-        return [name for name in names if name]  # a template need not lead to a claim
+        return [name for name in names if name]  # there need not be a claim for a template
 
     def _claimed(self, name: str) -> Iterator[tuple[str, str]]:
         for result in self._results(name):
@@ -229,7 +229,7 @@ class _Lookup:
         return f"ResourceClaim {self._pod.metadata.namespace}/{claim}"
 
     def _results(self, name: str) -> list[_Result]:
-        """The devices of a claim, without those that it may look at while others have them."""
+        """Return the devices of a claim, without those for admin access, which other pods may own."""
         label = self._label(name)
         self._check_time(label)
         claim = _converted(self._cluster.claim(self._pod.metadata.namespace, name), _Claim, label)
@@ -240,7 +240,7 @@ class _Lookup:
         return [result for result in results if not result.admin_access]
 
     def _network(self, result: _Result, expected: str = "") -> tuple[str, str]:
-        """The resource, which is to be the expected one, and the id. Raises _OtherDeviceError."""
+        """Return the resource and the id of a device. Raises _OtherDeviceError, also for an unexpected resource."""
         device = self._device(result)
         if device is None:
             raise _OtherDeviceError(f"{result}: no ResourceSlice of the pool's newest generation has it")
@@ -253,20 +253,20 @@ class _Lookup:
         return resource, identity
 
     def _device(self, result: _Result) -> _Device | None:
-        """The device as its driver publishes it."""
+        """Return the device as its driver publishes it, None if it does not."""
         driver = result.driver
         if driver not in self._slices:
             self._slices[driver] = self._read(driver, fresh=False)
         device = _find(self._slices[driver], result)
         if device is None and driver not in self._asked_again:
-            # The scheduler knew it: the cluster's cache is behind.
+            # The scheduler knew the device, so the cluster's cache may be outdated.
             self._asked_again.add(driver)
             self._slices[driver] = self._read(driver, fresh=True)
             device = _find(self._slices[driver], result)
         return device
 
     def _read(self, driver: str, *, fresh: bool) -> list[_SliceSpec]:
-        """The driver's slices, without those of other nodes."""
+        """Return the driver's slices, without those of other nodes."""
         label = f"ResourceSlices of driver {driver}"
         self._check_time(label)
         specs = [_converted(value, _Slice, label).spec for value in self._cluster.slices(driver, fresh=fresh)]
@@ -279,7 +279,7 @@ class _Lookup:
 
 
 def _find(slices: Iterable[_SliceSpec], result: _Result) -> _Device | None:
-    """The device, if the newest generation of its pool still has it: slices of older ones are waste."""
+    """Return the device from the newest generation of its pool: slices of older generations are obsolete."""
     pool = [spec for spec in slices if spec.pool.name == result.pool]
     newest = max((spec.pool.generation for spec in pool), default=0)
     current = (device for spec in pool if spec.pool.generation == newest for device in spec.devices or ())

@@ -1,4 +1,4 @@
-"""Kubernetes events, written by a thread of its own: who tells of something neither waits nor fails."""
+"""Kubernetes events, written by a separate thread, so that reporting one neither waits nor fails."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ log = logging.getLogger(__name__)
 
 _EVENTS = "/api/v1/namespaces/{namespace}/events"
 _WAITS = Patience(connect=2.0, read=4.0, total=6.0)
-_WAITING = 1000  # events that wait to be written; those that come while so many do are dropped
-_KNOWN = 4096  # events that are remembered, to count a repetition instead of writing another one
+_WAITING = 1000  # the longest queue of events to be written; further events are dropped
+_KNOWN = 4096  # events that are remembered, so that a repetition is counted instead of written as a new event
 _REPEATED_WITHIN = 1800.0  # seconds; the API server keeps an event for an hour
-_FLUSH = 1.0  # seconds that closing waits for what is still to be written
-_MESSAGE = 1024  # characters of a message, and
-_NAME = 253  # of a name, that the API server takes
+_FLUSH = 1.0  # seconds that closing waits for events that are still queued
+_MESSAGE = 1024  # longest message that the API server accepts, in characters
+_NAME = 253  # longest name that it accepts
 _COMPONENT = "wirespeed"
 
 
 @dataclass
 class _Written:
-    """An event of the API server: its name, how often it happened, and when it was last written."""
+    """An event in the API server: its name, how often it happened, and when it was last written."""
 
     name: str
     count: int
@@ -39,22 +39,22 @@ class _Written:
 class Events:
     """Writes events to the API server, in the order in which they came; `host` is this node's name.
 
-    The same event of the same object is written once with a count: of those that wait together, and of one that is
-    repeated within half an hour. What cannot be written is dropped: `dropped` counts it.
+    Repetitions of an event of one object are written once, with a count: those that are queued together, and those
+    within half an hour. Events that cannot be written are dropped and counted in `dropped`.
     """
 
     def __init__(self, api: Api, host: str) -> None:
         self._api, self._host = api, host
         self._changed = threading.Condition()
-        self._waiting: OrderedDict[Event, int] = OrderedDict()  # how often each happened
-        self._written: OrderedDict[Event, _Written] = OrderedDict()  # by when they were last written
+        self._waiting: OrderedDict[Event, int] = OrderedDict()  # the queue, with how often each happened
+        self._written: OrderedDict[Event, _Written] = OrderedDict()  # the one written last is at the end
         self._thread: threading.Thread | None = None
         self._closing = False
         self._failing = ""  # why the last one could not be written
         self.dropped = 0
 
     def tell(self, event: Event) -> None:
-        """Have the event written, some time."""
+        """Queue the event."""
         with self._changed:
             if self._closing or (event not in self._waiting and len(self._waiting) >= _WAITING):
                 self.dropped += 1
@@ -66,7 +66,7 @@ class Events:
             self._changed.notify()
 
     def flush(self) -> None:
-        """Take no more, and wait a moment for what is there to be written."""
+        """Accept no more events, and wait a moment until those in the queue are written."""
         with self._changed:
             self._closing = True
             self._changed.notify()
@@ -74,7 +74,7 @@ class Events:
             self._thread.join(_FLUSH)
 
     def join(self) -> None:
-        """Wait for the thread's end, once the API is closed."""
+        """Wait for the thread's end, after the API is closed."""
         if self._thread is not None:
             self._thread.join()
 
@@ -86,7 +86,7 @@ class Events:
             except UnreachableError as error:
                 self._failed(times, error)
             except RefusedError as error:
-                if error.status in (403, 404):  # 404: its namespace goes, and the pod with it
+                if error.status in (403, 404):  # 404: its namespace is being deleted, together with the pod
                     self._failed(times, error)
                 else:
                     log.debug("event of %s %s: %s", event.kind, event.name, error)
@@ -95,7 +95,7 @@ class Events:
                 self._works()
 
     def _next(self) -> tuple[Event, int] | None:
-        """The event that has waited longest; None at the end."""
+        """Wait for the next event in the queue; None at the end."""
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._closing)
             if not self._waiting or self._api.closed.is_set():
@@ -116,7 +116,7 @@ class Events:
             self._written.popitem(last=False)
 
     def _count(self, event: Event, written: _Written) -> bool:
-        """Note a repetition; whether the event is still there."""
+        """Write the count of a repeated event; return whether the event still exists."""
         path = f"{_path(event)}/{quote(written.name, safe='')}"
         try:
             self._api.patch(path, {"count": written.count, "lastTimestamp": _now()}, patience=_WAITS)
@@ -132,7 +132,7 @@ class Events:
         try:
             self._api.post(_path(event), self._object(event, written), patience=_WAITS)
         except RefusedError as error:
-            if error.status != 409:  # it is there: the first attempt's answer was lost
+            if error.status != 409:  # 409: it exists, as the answer to the first attempt was lost
                 raise
         return written
 
@@ -161,7 +161,7 @@ class Events:
         }
 
     def _failed(self, times: int, error: Exception) -> None:
-        """Tell of it once until it works again."""
+        """Count the dropped events; log the failure once until writing works again."""
         self._drop(times)
         if not self._failing and not self._api.closed.is_set():
             log.warning("events: %s; they are dropped", error)

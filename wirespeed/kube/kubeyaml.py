@@ -1,8 +1,8 @@
-"""YAML as Kubernetes reads it: what sigs.k8s.io/yaml, the library of kubectl and the kubelet, makes of a text.
+"""YAML as Kubernetes reads it: with the results of sigs.k8s.io/yaml, the library of kubectl and the kubelet.
 
-It is not YAML 1.1, which PyYAML reads: there are no numbers of base 60 (0000:18:00.0 and 52:54:00:12:34:56 are
-strings), dates are strings, y and n are booleans, 0o17 and 1e3 are numbers, unknown tags count for nothing. The
-outcome is JSON: keys become strings, and what JSON does not have is refused (.inf, .nan, null or a list as a key).
+It differs from YAML 1.1, which PyYAML reads: there are no numbers in base 60 (0000:18:00.0 and 52:54:00:12:34:56
+are strings), dates are strings, y and n are booleans, 0o17 and 1e3 are numbers, unknown tags are ignored. The
+result is JSON: keys become strings, and what JSON lacks is refused (.inf, .nan, null or a list as a key).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from yaml.constructor import ConstructorError
 
 _TAG = "tag:yaml.org,2002:"
 _NULL, _BOOL, _MERGE = f"{_TAG}null", f"{_TAG}bool", f"{_TAG}merge"
-_NUMBER = "number"  # a plain scalar that may be one
+_NUMBER = "number"  # the tag of a plain scalar that may be a number
 _WORDS: dict[str, bool | None] = {
     **dict.fromkeys(("", "~", "null", "Null", "NULL")),
     **dict.fromkeys(("y", "Y", "yes", "Yes", "YES", "true", "True", "TRUE", "on", "On", "ON"), True),
@@ -35,28 +35,28 @@ _INTEGER = re.compile(
     r"([-+]?)(?:0[xX](?P<hex>[0-9a-fA-F]+)|0[bB](?P<binary>[01]+)|0[oO]?(?P<octal>[0-7]+)|(?P<decimal>0|[1-9][0-9]*))"
 )
 _BASES = {"hex": 16, "binary": 2, "octal": 8, "decimal": 10}
-_LONGEST = 66  # characters of a number of 64 bits
+_LONGEST = 66  # characters of a 64-bit number
 _DIGITS = "[0-9](?:_?[0-9])*"
 _FLOAT = re.compile(rf"[-+]?(?:\.{_DIGITS}|{_DIGITS}(?:\.(?:{_DIGITS})?)?)(?:[eE][-+]?{_DIGITS})?")
 _LEAST, _MOST, _MOST_UNSIGNED = -(1 << 63), (1 << 63) - 1, (1 << 64) - 1  # Go's int64 and uint64
-_MAKING = object()  # stands for the value of a node that is being made
+_MAKING = object()  # placeholder for the value of a node that is being constructed
 
 _CLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _CDumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
 
 class Loader(_CLoader):  # type: ignore[misc]
-    """A loader of PyYAML's, for documents as Kubernetes reads them."""
+    """A PyYAML loader that reads documents as Kubernetes does."""
 
     yaml_implicit_resolvers: ClassVar[dict[str, list[tuple[str, re.Pattern[str]]]]] = {}
 
     def construct_document(self, node: yaml.Node) -> Any:
-        """The value of a document's node. Raises ConstructorError with the place of what is wrong."""
+        """Return the value of a document's node. Raises ConstructorError with the place of the error."""
         return _value(node, {})
 
 
 class _Dumper(_CDumper):  # type: ignore[misc]
-    """Puts in quotes what a reader of YAML 1.1 or Kubernetes would not read as a string."""
+    """Quotes strings that a reader of YAML 1.1 or Kubernetes would not read as strings."""
 
     yaml_implicit_resolvers: ClassVar = {
         first: [*known] for first, known in _CDumper.yaml_implicit_resolvers.items()
@@ -74,7 +74,7 @@ for _kind in (Loader, _Dumper):
 
 
 def load(text: str | bytes) -> Any:
-    """The value of a text that is one document. Raises yaml.YAMLError, RecursionError."""
+    """Parse a text with at most one document. Raises yaml.YAMLError, RecursionError."""
     documents = list(load_all(text))
     if len(documents) > 1:
         raise yaml.YAMLError(f"expected one document, got {len(documents)}")
@@ -82,19 +82,19 @@ def load(text: str | bytes) -> Any:
 
 
 def load_all(text: str | bytes) -> Iterator[Any]:
-    """The values of a text's documents. Raises yaml.YAMLError, RecursionError."""
+    """Parse the documents of a text. Raises yaml.YAMLError, RecursionError."""
     found: Iterator[Any] = yaml.load_all(text, Loader=Loader)
     return found
 
 
 def dump(value: Any) -> str:
-    """A text that is read as this value, by this module and by readers of YAML 1.1."""
+    """Serialize a value so that this module and readers of YAML 1.1 read the same value back."""
     text: str = yaml.dump(value, Dumper=_Dumper, sort_keys=False)
     return text
 
 
 def key(node: yaml.Node) -> str:
-    """A mapping's key as JSON has it. Raises ConstructorError."""
+    """Return a mapping's key as in JSON. Raises ConstructorError."""
     value = _scalar(node) if isinstance(node, yaml.ScalarNode) else None
     if isinstance(value, str):
         return value
@@ -108,12 +108,12 @@ def key(node: yaml.Node) -> str:
 
 
 def is_merge(node: yaml.Node) -> bool:
-    """Whether a key is the "<<" under which there are mappings whose keys are the mapping's as well."""
+    """Whether a key is the merge key "<<", whose value is a mapping to merge or a list of them."""
     return bool(node.tag == _MERGE)
 
 
 def merged(node: yaml.Node) -> list[yaml.Node]:
-    """The mappings under a "<<", the one that counts most last."""
+    """Return the mappings under a merge key, in ascending precedence."""
     sources = node.value[::-1] if isinstance(node, yaml.SequenceNode) else [node]
     for source in sources:
         if not isinstance(source, yaml.MappingNode):
@@ -125,7 +125,7 @@ def merged(node: yaml.Node) -> list[yaml.Node]:
 
 
 def _value(node: yaml.Node, made: dict[int, Any]) -> Any:
-    """The node's value; `made` has those of collections by their nodes' identity, which aliases share."""
+    """Return the node's value; `made` has the values of collections by the id() of their node, for aliases."""
     if isinstance(node, yaml.ScalarNode):
         return _json(_scalar(node), node)
     known = made.get(id(node))
@@ -144,7 +144,7 @@ def _value(node: yaml.Node, made: dict[int, Any]) -> Any:
 
 
 def _fill(value: dict[str, Any], node: yaml.Node, made: dict[int, Any]) -> None:
-    """Add the node's keys to the value, in their order: of two alike, the later one counts, merged or not."""
+    """Add the node's keys to the value, in order: of duplicate keys the last one counts, merged or not."""
     for key_node, value_node in node.value:
         if is_merge(key_node):
             for source in merged(value_node):
@@ -154,7 +154,7 @@ def _fill(value: dict[str, Any], node: yaml.Node, made: dict[int, Any]) -> None:
 
 
 def _scalar(node: yaml.ScalarNode) -> bool | int | float | str | None:
-    """The value of a scalar; one whose tag is not known is a string."""
+    """Return the value of a scalar; with an unknown tag it is a string."""
     text: str = node.value
     if node.tag == _NUMBER:
         number = _number(text)
@@ -178,7 +178,7 @@ def _scalar(node: yaml.ScalarNode) -> bool | int | float | str | None:
 
 
 def _number(text: str) -> int | float | None:
-    """The number that a text is; None if it is none. A whole one that has no room in 64 bits is a float."""
+    """Parse a number; None if the text is none. An integer of more than 64 bits becomes a float."""
     if text in _NOT_FINITE:
         return _NOT_FINITE[text]
     plain = text if text.startswith(".") else text.replace("_", "")
@@ -194,7 +194,7 @@ def _number(text: str) -> int | float | None:
 
 
 def _json(value: bool | int | float | str | None, node: yaml.Node) -> bool | int | float | str | None:
-    """The value as it is once written as JSON and read again: there, 1.0 is the integer 1."""
+    """Return the value as it is after conversion to JSON and back: 1.0 becomes the integer 1."""
     if isinstance(value, float):
         if not math.isfinite(value):
             raise _wrong(node, f"expected a number that JSON has, got {_shown(node)}")
@@ -204,7 +204,7 @@ def _json(value: bool | int | float | str | None, node: yaml.Node) -> bool | int
 
 
 def _float_key(value: float) -> str:
-    """The shortest text that is the same number of 32 bits, as Go writes it."""
+    """Return the shortest text that is the same 32-bit float, formatted as in Go."""
     narrow = ctypes.c_float(value).value
     if not math.isfinite(narrow):
         return ".nan" if math.isnan(narrow) else ".inf" if narrow > 0 else "-.inf"

@@ -1,4 +1,4 @@
-"""A cluster that is a folder of manifest files: its pods and networks, and the status written beside them."""
+"""A cluster read from a folder of manifest files: pods and networks; status is written to a folder inside it."""
 
 from __future__ import annotations
 
@@ -24,29 +24,29 @@ _NAD = "NetworkAttachmentDefinition"
 _CLAIM, _SLICE = "ResourceClaim", "ResourceSlice"
 _VERSIONS = {"Pod": "v1", _NAD: "k8s.cni.cncf.io/v1", _CLAIM: "resource.k8s.io/v1", _SLICE: "resource.k8s.io/v1"}
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
-_SETTLED = 100_000_000  # ns: a file that changed less ago may change again without its times telling
+_SETTLED = 100_000_000  # ns: a file that changed more recently may change again and keep the same times
 
 Key = tuple[str, str, str]  # kind, namespace, name
-_Seen = tuple[int, int, int]  # ctime in ns, inode, size: a change of any means: read again
+_Seen = tuple[int, int, int]  # ctime in ns, inode, size: if one of them changed, the file is read again
 
 
 @dataclass(frozen=True, kw_only=True)
 class _File:
-    """What one file held when it last changed; `problem` is why the rest of it could not be read."""
+    """The content of one file since its last change; `problem` is why some of it could not be read."""
 
     seen: _Seen | None
-    objects: list[tuple[Key, dict[str, Any], str]] = field(default_factory=list)  # with where it stands
+    objects: list[tuple[Key, dict[str, Any], str]] = field(default_factory=list)  # with "<path>, document 1"
     problem: str = ""
 
 
 class ManifestCluster:
     """Pods, NetworkAttachmentDefinitions, ResourceClaims and ResourceSlices of the *.yaml, *.yml and *.json files
-    in `folder` (not below it).
+    in `folder` (not in its subfolders).
 
-    Files may hold several documents and List kinds; other kinds are passed over. A file is read again when
-    it changed. The status of a pod is written to `<folder>/.status/<namespace>_<name>.json`.
-    A lookup raises CniError(INVALID_CONFIG) that names file and document when what it looks for is not
-    found and a file cannot be read, for it may be in there; or when two documents define it.
+    Files may contain several documents and List kinds; other kinds are ignored. A file is read again when it
+    changes. The status of a pod is written to `<folder>/.status/<namespace>_<name>.json`.
+    A lookup raises CniError(INVALID_CONFIG) that names file and document if two documents define the object, or if
+    it is not found and a file cannot be read, as it may be in that file.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -82,7 +82,7 @@ class ManifestCluster:
     def annotate(
         self, namespace: str, name: str, uid: str, change: Callable[[Mapping[str, str]], Mapping[str, str]]
     ) -> None:
-        """Write the pod's file of annotations, atomically; those of its manifest stay as they are there."""
+        """Write the pod's annotations file, atomically; its manifest is not changed."""
         pod, path = self.pod(namespace, name, uid), self.annotations_file(namespace, name)
         with self._lock:
             try:
@@ -106,36 +106,36 @@ class ManifestCluster:
 
     @property
     def status_folder(self) -> Path:
-        """Where all that is written of pods lies."""
+        """The folder of all files that are written about pods."""
         return self.folder / ".status"
 
     def status_file(self, namespace: str, name: str) -> Path:
-        """Where the network-status of a pod lies: the JSON list of its annotation."""
+        """Return the file with a pod's network-status: the JSON list of its annotation."""
         return self.status_folder / f"{namespace}_{name}.json"
 
     def annotations_file(self, namespace: str, name: str) -> Path:
-        """Where the annotations lie that a pod got here: a JSON object of strings."""
+        """Return the file with the annotations that `annotate` added to a pod: a JSON object of strings."""
         return self.status_folder / f"{namespace}_{name}.annotations.json"
 
     def event(self, event: Event) -> None:
-        """Log it: nobody asks a folder for events."""
+        """Log the event, as a folder has no place for it."""
         level = logging.WARNING if event.warning else logging.INFO
         name = f"{event.namespace}/{event.name}" if event.kind == "Pod" else event.name
         log.log(level, "event of %s %s: %s: %s", event.kind.lower(), name, event.reason, event.message)
 
     def on_pod_change(self, listener: Callable[[tuple[str, str], dict[str, Any] | None], None]) -> None:
-        """Nothing is told: files are looked at when somebody asks."""
+        """Do nothing: files are not watched, only read at each lookup."""
 
     def hasten(self) -> None:
-        """Nothing is waited for."""
+        """Do nothing: no call waits."""
 
     def check(self) -> None:
-        """Raise CniError(IO_FAILURE) where the folder cannot be read."""
+        """Raise CniError(IO_FAILURE) if the folder cannot be read."""
         with self._lock:
             self._current()
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """Do nothing: no file is kept open."""
 
     def _find(self, kind: str, namespace: str, name: str) -> dict[str, Any]:
         key = (kind, namespace, name)
@@ -153,7 +153,7 @@ class ManifestCluster:
         raise NotFoundError(f"{kind} {namespace}/{name}: no manifest in {self.folder} defines it")
 
     def _current(self) -> list[_File]:
-        """All files as they are now, by name."""
+        """Return all files as they are now, sorted by name."""
         files = {}
         try:
             with os.scandir(self.folder) as entries:
@@ -162,7 +162,7 @@ class ManifestCluster:
             raise CniError(Code.IO_FAILURE, f"manifests in {self.folder}: {error.strerror}") from error
         for name in names:
             path = self.folder / name
-            if name.startswith(".") or not path.is_file():  # an editor's, a folder, or gone since
+            if name.startswith(".") or not path.is_file():  # an editor's file, a folder, or deleted meanwhile
                 continue
             seen, known = _seen(path), self._files.get(name)
             files[name] = known if known and seen and known.seen == seen else _read(path, seen)
@@ -171,7 +171,7 @@ class ManifestCluster:
 
 
 def _seen(path: Path) -> _Seen | None:
-    """What tells that a file did not change; None when nothing can."""
+    """Return what shows whether a file changed; None if nothing does, as it changed just now."""
     try:
         stat = path.stat()
     except OSError:
@@ -198,7 +198,7 @@ def _read(path: Path, seen: _Seen | None) -> _File:
 
 
 def _checked(value: dict[str, Any], where: str) -> dict[str, Any]:
-    """The object; a Pod or network with its namespace filled in, if what is read of it later has the right types.
+    """Check the types of what is read later of an object of a known kind, and fill in its namespace.
 
     Raises CniError(INVALID_CONFIG).
     """

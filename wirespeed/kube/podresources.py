@@ -1,4 +1,4 @@
-"""The kubelet's pod-resources service: which devices it has given to the containers of a pod."""
+"""The kubelet's pod-resources service: which devices it allocated to the containers of a pod."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from wirespeed.kube.proto import podresources_pb2 as pb
 
 _TIMEOUT = 5.0  # seconds; the kubelet answers from memory
 _OPTIONS = (
-    ("grpc.max_receive_message_length", 16 << 20),  # the kubelet's own bound of a List answer
-    ("grpc.use_local_subchannel_pool", 1),  # a new channel connects at once, whatever an old one waits for
+    ("grpc.max_receive_message_length", 16 << 20),  # the kubelet's own limit for a List answer
+    ("grpc.use_local_subchannel_pool", 1),  # a new channel connects at once, despite the backoff of an old one
 )
 
 _SERVICE = pb.DESCRIPTOR.services_by_name["PodResourcesLister"]
 
 
 class Given(NamedTuple):
-    """A device that the kubelet gave to a container."""
+    """A device that the kubelet allocated to a container."""
 
     namespace: str
     pod: str
@@ -35,7 +35,7 @@ class Given(NamedTuple):
 class PodResources:
     """A client of the service at `socket` (`<kubelet>/pod-resources/kubelet.sock`); safe from any thread.
 
-    One channel is kept and made anew when the kubelet was.
+    One channel is kept, and replaced after a restart of the kubelet.
     """
 
     def __init__(self, socket: Path) -> None:
@@ -44,10 +44,10 @@ class PodResources:
         self._channel: grpc.Channel | None = None
 
     def devices(self, namespace: str, name: str) -> dict[str, list[str]]:
-        """Ids of the pod's devices by resource name, all containers together, sorted.
+        """Return the sorted device ids of the pod by resource name, of all its containers together.
 
-        Empty for a pod that the kubelet does not know or that has none.
-        Raises CniError(TRY_AGAIN_LATER) when the kubelet does not answer within 5 s.
+        Empty for a pod that the kubelet does not know, or without devices.
+        Raises CniError(TRY_AGAIN_LATER) if the kubelet does not answer within 5 s.
         """
         try:
             pod = self._ask(lambda client: _get(client, namespace, name))
@@ -55,12 +55,12 @@ class PodResources:
             raise self._no_answer(f"devices of pod {namespace}/{name}", error) from error
         found: dict[str, set[str]] = {}
         for container in pod.containers if pod else ():
-            for entry in container.devices:  # one entry a NUMA node
+            for entry in container.devices:  # one entry per NUMA node
                 found.setdefault(entry.resource_name, set()).update(entry.device_ids)
         return {resource: sorted(ids) for resource, ids in found.items()}
 
     def given(self) -> list[Given]:
-        """Every pod's devices. Raises CniError(TRY_AGAIN_LATER) as `devices`."""
+        """Return the devices of all pods. Raises CniError(TRY_AGAIN_LATER) as `devices` does."""
         try:
             listed = self._ask(lambda client: client.List(pb.ListPodResourcesRequest(), timeout=_TIMEOUT))
         except grpc.RpcError as error:
@@ -74,9 +74,9 @@ class PodResources:
         ]
 
     def allocatable(self) -> set[str] | None:
-        """Names of the resources with healthy devices of device plugins; None where the kubelet does not tell.
+        """Return the names of device plugins' resources with healthy devices.
 
-        Raises CniError(TRY_AGAIN_LATER) as `devices`.
+        None if the kubelet does not support the call. Raises CniError(TRY_AGAIN_LATER) as `devices` does.
         """
         try:
             told = self._ask(_allocatable)
@@ -85,9 +85,9 @@ class PodResources:
         return None if told is None else {entry.resource_name for entry in told.devices}
 
     def check(self) -> None:
-        """Raise CniError(TRY_AGAIN_LATER) when the kubelet does not answer."""
+        """Raise CniError(TRY_AGAIN_LATER) if the kubelet does not answer."""
         try:
-            self._ask(lambda client: _get(client, "", ""))  # of no pod
+            self._ask(lambda client: _get(client, "", ""))  # for no pod, as any answer will do
         except grpc.RpcError as error:
             raise self._no_answer("devices of pods", error) from error
 
@@ -103,14 +103,14 @@ class PodResources:
         return CniError(Code.TRY_AGAIN_LATER, f"{what}: the kubelet does not answer on {self.socket}: {reason}")
 
     def _current(self, *, failed: grpc.Channel | None = None) -> grpc.Channel:
-        """The channel, made anew where there is none or it is the one that failed."""
+        """Return the channel; create it if there is none yet, or the current one is the one that failed."""
         with self._lock:
             if self._channel is None or self._channel is failed:
                 self._channel = rpc.channel(str(self.socket), options=_OPTIONS)
             return self._channel
 
     def _ask(self, call: Callable[[rpc.Client], Any]) -> Any:
-        """Call; once more on a new channel where the old one does not know yet that the kubelet is back."""
+        """Make the call; repeat it on a new channel if the old one has not noticed yet that the kubelet is back."""
         channel = self._current()
         try:
             return call(rpc.Client(channel, _SERVICE))
@@ -121,7 +121,7 @@ class PodResources:
 
 
 def _allocatable(client: rpc.Client) -> Any:
-    """The answer, or None from a kubelet without that call, or with its feature gate off: "... disabled"."""
+    """Return the answer; None if the kubelet lacks the call, or has its feature gate off ("... disabled")."""
     try:
         return client.GetAllocatableResources(pb.AllocatableResourcesRequest(), timeout=_TIMEOUT)
     except grpc.RpcError as error:
@@ -131,7 +131,7 @@ def _allocatable(client: rpc.Client) -> Any:
 
 
 def _get(client: rpc.Client, namespace: str, name: str) -> Any:
-    """The pod's PodResources, or None where the kubelet knows no such pod."""
+    """Return the pod's PodResources, None if the kubelet does not know the pod."""
     try:
         request = pb.GetPodResourcesRequest(pod_name=name, pod_namespace=namespace)
         return client.Get(request, timeout=_TIMEOUT).pod_resources

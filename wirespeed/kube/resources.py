@@ -10,14 +10,14 @@ _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?")
 
 
 def refusal(resource: str) -> str:
-    """What is wrong with an extended resource's name, "prefix/name"; "" if it is one.
+    """Return why a name is no valid extended resource name, "prefix/name"; "" if it is one.
 
-    Source: the API's rules for qualified names and extended resources, which the kubelet holds a device plugin to.
+    Source: the API's rules for qualified names and extended resources, which the kubelet applies to device plugins.
     """
     prefix, slash, name = resource.partition("/")
     if not slash:
         return "expected prefix/name"
-    # A quota names it "requests.<prefix>/<name>", which has to be a qualified name too.
+    # In a quota it is "requests.<prefix>/<name>", which must be a qualified name too.
     if len(f"requests.{prefix}") > 253 or not _PREFIX.fullmatch(prefix):
         return f"prefix {prefix!r}: expected a lower-case DNS name of at most 244 characters"
     if prefix.endswith("kubernetes.io"):

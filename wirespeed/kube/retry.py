@@ -1,4 +1,4 @@
-"""What is asked of the API server again when it fails, and when: the one table of failures, and the one loop."""
+"""Retrying requests to the API server: the table of failures that are retried, and the loop that does it."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ T = TypeVar("T")
 
 
 class Verdict(enum.Enum):
-    """What a failure means for the same request made again."""
+    """Whether to repeat a failed request."""
 
     AGAIN = "soon it may be answered"
     LATER = "not before something else has changed, which is for whoever can wait for that"
     NEVER = "it would be answered alike"
 
 
-# 4xx that are not listed are NEVER: 400, 403, 404 (the object is gone), 413, 415, 422 (it cannot be what is asked).
+# Other 4xx are NEVER: 400, 403, 404 (the object is gone), 413, 415, 422 (the object would be invalid).
 _STATUSES = {
-    401: Verdict.LATER,  # credentials are replaced while we run; those there are were read anew just now
+    401: Verdict.LATER,  # credentials are replaced at run time, but the current ones were just reloaded
     408: Verdict.AGAIN,
-    409: Verdict.AGAIN,  # another writer was first: with what there is now
+    409: Verdict.AGAIN,  # another writer was first: the next attempt uses the new version
     425: Verdict.AGAIN,
     429: Verdict.AGAIN,
 }
 
 
 def verdict(error: RefusedError | UnreachableError) -> Verdict:
-    """Timeouts, connections that are refused or break, and 5xx are AGAIN too."""
+    """Return the verdict on a failure. Timeouts, refused or broken connections, and 5xx are AGAIN too."""
     if isinstance(error, UntrustedError):
         return Verdict.LATER
     if isinstance(error, UnreachableError) or error.status >= 500:
@@ -46,9 +46,9 @@ def verdict(error: RefusedError | UnreachableError) -> Verdict:
 
 
 class Waits(NamedTuple):
-    """How long the API server is waited for: `first` for one request, and for each further attempt twice as long as
-    for the one before, up to `longest` seconds between two reads; pauses between them grow from the first to the
-    last of `pauses`.
+    """Timeouts of requests to the API server: `first` are those of the first attempt. Each further attempt waits
+    twice as long, up to `longest` seconds between two reads. The pauses between attempts grow from the first to the
+    second value of `pauses`, in seconds.
     """
 
     first: Patience = Patience(connect=2.0, read=4.0, total=6.0)
@@ -57,16 +57,17 @@ class Waits(NamedTuple):
 
     @classmethod
     def of(cls, seconds: float) -> Waits:
-        """With so many seconds between the first two reads."""
+        """Return waits whose first attempt allows so many seconds between two reads."""
         first = Patience(connect=seconds / 2, read=seconds, total=seconds * 1.5)
         return cls(first=first, longest=max(seconds, cls().longest))
 
 
 def persist(ask: Callable[[Patience], T], *, what: str, until: float, waits: Waits, ending: threading.Event) -> T:
-    """What `ask` returns, which is asked again until the moment `until`; once at least.
+    """Call `ask`, at least once, and retry it until the moment `until`; return its result.
 
-    A conflict with another writer is no sign of a server that is slow: those are tried again beyond `until` too.
-    `ending` ends it after the attempt that runs. Raises the last attempt's RefusedError or UnreachableError.
+    A conflict with another writer is retried beyond `until` too, for the time of one request, as it is no sign of
+    a slow server. If `ending` is set, there are no further attempts. Raises the last attempt's RefusedError or
+    UnreachableError.
     """
     began = time.monotonic()
     for attempt in count():
@@ -84,7 +85,7 @@ def persist(ask: Callable[[Patience], T], *, what: str, until: float, waits: Wai
 
 
 def _patience(waits: Waits, attempt: int, until: float) -> Patience:
-    """No more than there is left, if something is left; what any request has, if not."""
+    """Return the timeouts of an attempt, limited to the time until `until`; `first` if that has passed."""
     connect, read, total = waits.first
     left = until - time.monotonic()
     if left <= 0:
@@ -94,8 +95,8 @@ def _patience(waits: Waits, attempt: int, until: float) -> Patience:
 
 
 def _pause(waits: Waits, attempt: int, error: RefusedError | UnreachableError) -> float:
-    """Longer from time to time, or what the server asks for and some more: many pods wait, and are not to come
-    back together.
+    """Return the pause before the next attempt: longer each time, and not shorter than the server requests. It is
+    partly random, so that the many pods that wait do not retry at the same time.
     """
     first, most = waits.pauses
     if isinstance(error, RefusedError) and error.status == 409:

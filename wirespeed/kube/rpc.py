@@ -1,4 +1,4 @@
-"""gRPC over unix sockets for the kubelet's services, from their descriptors: clients and servers by service."""
+"""gRPC over unix sockets for the kubelet's services: clients and servers, created from service descriptors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def _path(method: MethodDescriptor) -> str:
 class Client:
     """The methods of one service as callables: `client.Register(request, timeout=5)`.
 
-    Raises grpc.RpcError as the channel does.
+    The calls raise grpc.RpcError.
     """
 
     def __init__(self, channel: grpc.Channel, service: ServiceDescriptor) -> None:
@@ -35,12 +35,12 @@ class Client:
 
 
 def channel(socket: str, *, options: Sequence[tuple[str, Any]] = ()) -> grpc.Channel:
-    """A channel to a unix socket path; the authority is "localhost", as the kubelet's own clients set it."""
+    """Create a channel to a unix socket; the authority is "localhost", as in the kubelet's own clients."""
     return grpc.insecure_channel(f"unix:{socket}", options=[("grpc.default_authority", "localhost"), *options])
 
 
 def handler(service: ServiceDescriptor, implementation: object) -> grpc.GenericRpcHandler:
-    """Serve `service` by the methods of `implementation` of the same names, each (request, context) -> response."""
+    """Serve `service` by the methods of the same names of `implementation`: (request, context) -> response."""
     methods: dict[str, grpc.RpcMethodHandler] = {}
     for method in service.methods:
         kind = (

@@ -1,4 +1,4 @@
-"""ResourceSlices of DRA drivers: those of this node and of no node in particular, kept once one is asked for."""
+"""ResourceSlices of DRA drivers: those of this node and those without a node, cached after the first use."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from wirespeed.kube.api import Api, Patience
 from wirespeed.kube.watch import WatchCache, listed
 
 _SLICES = "/apis/resource.k8s.io/v1/resourceslices"
-_FIRST = 2.0  # seconds that a pod waits for the first lists of the watches, before it asks itself
+_FIRST = 2.0  # seconds that a call waits for the first lists of the watches before it lists the slices itself
 
 
 class Slices:
     """The slices of any driver; safe from any thread.
 
-    Most nodes have no DRA driver, or no pod with a claim: the two watches begin with the first call. Without
-    `watch`, each call asks. A slice of another node is not read: a cluster has many of them.
+    The two watches start with the first call, as most nodes have no DRA driver or no pod with a claim. Without
+    `watch`, each call makes requests. Slices of other nodes are not read: a cluster has many of them.
     """
 
     def __init__(self, api: Api, node_name: str, *, watch: bool) -> None:
@@ -33,9 +33,9 @@ class Slices:
         self._started = False
 
     def of(self, driver: str, *, fresh: bool, patience: Patience) -> list[dict[str, Any]]:
-        """The driver's slices, trimmed; `fresh` asks the API server even if they are known.
+        """Return the driver's slices, trimmed; with `fresh`, list them in the API server even if they are cached.
 
-        `patience` is for each part of a list that is asked for.
+        `patience` applies to each page of a list.
 
         Raises RefusedError, UnreachableError.
         """
@@ -49,14 +49,14 @@ class Slices:
         return found
 
     def join(self) -> None:
-        """Wait for the end of the watches, once the API is closed."""
+        """Wait for the end of the watches, after the API is closed."""
         with self._lock:
             started = self._started
         for cache in self._caches if started else ():
             cache.join()
 
     def _synced(self) -> bool:
-        """Whether the watches hold what there is; they begin here."""
+        """Start the watches, if they do not run yet; return whether they have their first lists."""
         with self._lock:
             if not self._started:
                 self._started = True
@@ -67,7 +67,10 @@ class Slices:
 
 
 def trim_slice(value: dict[str, Any]) -> dict[str, Any]:
-    """What is read of a ResourceSlice: whose it is, and of each device its name and the attributes of networks."""
+    """Return what is read of a ResourceSlice: its driver, pool and node, and its devices' names and attributes.
+
+    Of the attributes, only the two for networks are kept.
+    """
     metadata, spec = value["metadata"], value["spec"]
     kept = {key: spec[key] for key in ("driver", "pool", "nodeName") if key in spec}
     devices = [{"name": device["name"], "attributes": _networks(device)} for device in spec.get("devices") or ()]

@@ -1,4 +1,4 @@
-"""TLS to the API server: its certificate's chain, name and dates are verified, as Go's clients do it."""
+"""TLS to the API server: its certificate's chain, name and dates are verified as Go's clients verify them."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from urllib3.util.ssl_ import create_urllib3_context
 
 
 def context(configuration: Any) -> ssl.SSLContext:
-    """For the client library's configuration, with its certificates loaded.
+    """Create a TLS context for the client library's configuration, with its certificates loaded.
 
-    Python 3.13 and later verify in X.509 strict mode by default, which refuses the authorities of EKS, of MicroK8s
-    and those made by `openssl req -x509`, for extensions that RFC 5280 asks for. kubectl and the kubelet do without
-    them. As with Go, any certificate that is trusted ends a chain, not only one that signed itself; and a name is
-    looked for in subjectAltName only.
+    Python 3.13 and later verify in X.509 strict mode by default. It refuses the CA certificates of EKS, of MicroK8s
+    and of `openssl req -x509`, as they lack extensions that RFC 5280 requires. kubectl and the kubelet do not
+    require them. As in Go, a chain may end at any trusted certificate, not only at a self-signed one, and the name
+    is looked for in subjectAltName only.
     Raises OSError (ssl.SSLError is one) and ValueError for certificates or keys that cannot be read.
     """
     verified = create_urllib3_context(
@@ -43,5 +43,5 @@ def _load_authorities(verified: ssl.SSLContext, configuration: Any) -> None:
 
 
 def _no_password() -> str:
-    """OpenSSL would ask at the terminal for it."""
+    """Refuse a key with a password: OpenSSL would prompt for it at the terminal."""
     raise ValueError("expected a client key without a password")

@@ -1,4 +1,4 @@
-"""The objects of one resource, kept in memory: listed once, then followed by watches."""
+"""A cache of the objects of one resource: listed once, then kept current by watches."""
 
 from __future__ import annotations
 
@@ -18,19 +18,18 @@ log = logging.getLogger(__name__)
 
 _LIST = Patience(connect=3.0, read=30.0, total=60.0)
 _WATCH = Patience(connect=3.0, read=10.0, total=30.0)  # until a watch begins
-_LASTS = 300  # seconds that a watch lasts, plus up to as many again, so that watches do not end together
-_SILENCE = 30.0  # seconds beyond its end, as the server was asked for it, that a watch is waited for
+_LASTS = 300  # seconds that a watch lasts; up to as many are added at random, so that watches do not end together
+_SILENCE = 30.0  # seconds after the requested end of a watch, after which a silent server is given up
 _BACKOFF = (0.2, 30.0)  # seconds between attempts: the first, and at most
 
 Key = tuple[str, str]  # namespace ("" for an object of the cluster), name
-Listener = Callable[[Key, dict[str, Any] | None], None]  # of an object as it is now, None when it is gone
+Listener = Callable[[Key, dict[str, Any] | None], None]  # gets the object as it is now, None if it was deleted
 
 
 class WatchCache:
     """The objects at `path` that `query` selects, trimmed, kept current by a thread until `api` is closed.
 
-    `synced` is set when the first list is there. While the API server does not answer, the objects stay what
-    they were.
+    `synced` is set after the first list. While the API server does not answer, the last known objects stay.
     """
 
     def __init__(
@@ -40,37 +39,37 @@ class WatchCache:
         self._api, self._path, self._query, self._trim = api, path, query, trim
         self._changed = threading.Condition()
         self._objects: dict[Key, dict[str, Any]] = {}
-        self._version = ""  # where the next watch goes on; "" is: list first
+        self._version = ""  # the resourceVersion at which the next watch starts; "": list first
         self._failures = 0  # in a row
         self._listeners: list[Listener] = []
         self._thread = threading.Thread(target=self._run, name=f"watch {path}", daemon=True)
 
     @property
     def at_work(self) -> bool:
-        """Whether the objects are known, and the last attempt to follow them did not fail."""
+        """Whether the objects are known and the last watch attempt did not fail."""
         return self.synced.is_set() and not self._failures
 
     def start(self) -> None:
         self._thread.start()
 
     def join(self) -> None:
-        """Wait for the thread's end, once the API is closed."""
+        """Wait for the thread's end, after the API is closed."""
         self._thread.join()
 
     def get(self, namespace: str, name: str) -> dict[str, Any] | None:
-        """The object, not to be changed; None when it is not in the cache (yet)."""
+        """Return the object, which must not be modified; None if it is not in the cache (yet)."""
         with self._changed:
             return self._objects.get((namespace, name))
 
     def values(self) -> list[dict[str, Any]]:
-        """All objects that are known, not to be changed."""
+        """Return all known objects, which must not be modified."""
         with self._changed:
             return list(self._objects.values())
 
     def listen(self, listener: Listener) -> None:
-        """Have the listener told of all objects that are there, and of each that comes, changes or goes.
+        """Call the listener for all known objects, and then for each that is added, changed or deleted.
 
-        Its calls come one after another, from this thread and the watch's, and the watch waits for them.
+        The calls are made one at a time, by this thread and then by the watch's, which waits for them.
         """
         with self._changed:
             self._listeners.append(listener)
@@ -78,7 +77,7 @@ class WatchCache:
                 listener(key, value)
 
     def wait_for(self, condition: Callable[[Mapping[Key, dict[str, Any]]], bool], timeout: float) -> bool:
-        """Wait up to `timeout` seconds until the objects meet the condition; whether they do."""
+        """Wait up to `timeout` seconds until the objects meet the condition; return whether they do."""
         with self._changed:
             return self._changed.wait_for(lambda: condition(self._objects), timeout)
 
@@ -93,7 +92,7 @@ class WatchCache:
                 self._failed(error)
             except RefusedError as error:
                 if error.status not in (401, 429) and error.status < 500:
-                    self._version = ""  # most often 410: what came since is forgotten
+                    self._version = ""  # most often 410: the server no longer has the events since then
                 asked = error.retry_after or 0.0
                 self._failed(error)
             except (msgspec.DecodeError, LookupError, TypeError, ValueError) as error:
@@ -102,7 +101,7 @@ class WatchCache:
             self._pause(asked)
 
     def _failed(self, error: Exception) -> None:
-        """Tell of it when it lasts: a single failure is a server that restarts, or forgot what came since."""
+        """Count a failure; warn at the second in a row. A single one is mostly a restart or an expired version."""
         self._failures += 1
         if not self._api.closed.is_set():
             level = logging.WARNING if self._failures == 2 else logging.DEBUG
@@ -114,7 +113,7 @@ class WatchCache:
         self._failures = 0
 
     def _pause(self, asked: float) -> None:
-        """Between two watches: short, longer after each failure in a row, or what the server asks for."""
+        """Pause between two watches: longer after each failure in a row, and as long as the server requests."""
         first, most = _BACKOFF
         seconds = jitter(min(most, first * 2.0 ** min(self._failures, 16)))
         self._api.closed.wait(max(seconds, min(asked, most)))
@@ -128,7 +127,7 @@ class WatchCache:
         self.synced.set()
 
     def _watch(self) -> None:
-        """Take events until the API server ends the watch."""
+        """Process events until the API server ends the watch."""
         lasts = _LASTS + int(jitter(_LASTS))
         query = {
             **self._query,
@@ -161,7 +160,7 @@ class WatchCache:
                 self._tell(_key(value))
 
     def _tell(self, *keys: Key) -> None:
-        """The objects of these keys have changed."""
+        """Notify the listeners and `wait_for` that the objects with these keys have changed."""
         for listener in self._listeners:
             for key in keys:
                 listener(key, self._objects.get(key))
@@ -176,9 +175,9 @@ def listed(
     *,
     patience: Patience,
 ) -> tuple[list[dict[str, Any]], str]:
-    """All objects at `path` that `query` selects, trimmed, and the version from which a watch goes on.
+    """Return all objects at `path` that `query` selects, trimmed, and the version at which a watch can start.
 
-    `patience` is for each part of a long list. Raises RefusedError, UnreachableError.
+    `patience` applies to each page of a long list. Raises RefusedError, UnreachableError.
     """
     found: list[dict[str, Any]] = []
     query = {**query, "limit": "500"}
@@ -195,5 +194,5 @@ def _key(value: dict[str, Any]) -> Key:
 
 
 def jitter(seconds: float) -> float:
-    """Something between the half and the whole of it, so that nodes do not act together."""
+    """Return a random time between half of it and all of it, so that nodes do not act at the same time."""
     return seconds * random.uniform(0.5, 1.0)  # noqa: S311 — spreads requests, guards nothing

@@ -1,1 +1,1 @@
-"""The journal: which attachments there are, and which device belongs to which."""
+"""The journal and the records: which attachments exist, and which of them owns which device."""

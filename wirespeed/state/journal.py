@@ -1,8 +1,8 @@
 """The journal (SQLite): what was planned and done for each attachment, and who owns which device.
 
-It lies on tmpfs and so lives exactly as long as the settings that it can undo. Every change of the node is
-written here before it is made; DEL, CHECK, GC and rollback read nothing else. What must outlive a reboot is in
-`wirespeed.state.records` as well.
+It is on tmpfs, so it exists exactly as long as the settings that it can undo. Every change of the node is written
+here before it is made; DEL, CHECK, GC and rollback read nothing else. What must survive a reboot is also kept by
+`wirespeed.state.records`.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ CREATE TABLE IF NOT EXISTS device (
 class Attachment:
     """One network of one container, as the meta-plugin planned it.
 
-    `record` is what ADD decided (everything that DEL and CHECK need), `step` how far it got: "planned",
-    "adding", "added", "deleting"; `result` the plugin's CNI result once there is one.
+    `record` is what ADD decided (everything that DEL and CHECK need). `step` is "planned", "adding", "added" or
+    "deleting". `result` is the plugin's CNI result, once there is one.
     """
 
     container: str
@@ -54,10 +54,10 @@ class Attachment:
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceClaim:
-    """A device (PCI address) that belongs to one interface of one container.
+    """The claim of one interface of one container on a device (PCI address).
 
-    `netns` is the path of the network namespace and `identity` which one that was, for a path may be used
-    again. `record` holds what the device was before and what ADD makes of it.
+    `netns` is the path of the network namespace; `identity` identifies the namespace, as a path may be reused.
+    `record` has the original state of the device and what ADD changes.
     """
 
     device: str
@@ -83,9 +83,9 @@ class DeviceTakenError(CniError):
 
 
 class Journal:
-    """The node's journal at `path` (its folder is made, mode 0700). Safe from any thread and several processes.
+    """The node's journal at `path` (its folder is created, mode 0700), for several threads and processes.
 
-    Raises CniError(IO_FAILURE) when the file cannot be used.
+    Raises CniError(IO_FAILURE) if the file cannot be used.
     """
 
     def __init__(self, path: Path) -> None:
@@ -103,7 +103,7 @@ class Journal:
         self.path.chmod(0o600)
         stat = self.path.stat()
         self._file = stat.st_dev, stat.st_ino
-        # The file lies on tmpfs: it outlives a killed process, and no write outlives the machine.
+        # The file is on tmpfs: it survives a killed process anyway, and no sync would make it survive a reboot.
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=OFF")
 
@@ -112,7 +112,7 @@ class Journal:
             self._db.close()
 
     def _make(self) -> None:
-        """Make the tables of a new file. Raises CniError(IO_FAILURE) for a file of another version."""
+        """Create the tables of a new file. Raises CniError(IO_FAILURE) for a file with another version."""
         (found,) = self._db.execute("PRAGMA user_version").fetchone()
         if found not in {0, _VERSION}:
             raise CniError(
@@ -122,9 +122,9 @@ class Journal:
             self._db.executescript(f"{_SCHEMA} PRAGMA user_version = {_VERSION};")
 
     def keep(self) -> bool:
-        """Write the file anew where another program has removed it; whether it was written.
+        """Write the file again if another program removed it; return whether it was written.
 
-        Where there is another file by now, that one is left as it is: `check_usable` tells of it.
+        If another file has taken its place, that file is left alone: `check_usable` reports it.
         Raises CniError(IO_FAILURE).
         """
         if self.path.exists():
@@ -136,7 +136,7 @@ class Journal:
                 new.unlink(missing_ok=True)
                 with closing(sqlite3.connect(new)) as copy:
                     self._db.backup(copy)
-                self._db.close()  # before the new file is there: it removes the log of that name
+                self._db.close()  # before the rename, as this deletes the write-ahead log of that name
                 new.rename(self.path)
                 self._open()
             except (OSError, sqlite3.Error) as error:
@@ -144,7 +144,7 @@ class Journal:
         return True
 
     def check_usable(self) -> None:
-        """Raise CniError(IO_FAILURE) where a change could not be written, or where nobody would find it."""
+        """Raise CniError(IO_FAILURE) if changes cannot be written, or the open file is not the one at `path`."""
         with self._write() as db:
             db.execute(f"PRAGMA user_version = {_VERSION}")
         try:
@@ -156,7 +156,7 @@ class Journal:
 
     @contextmanager
     def _write(self) -> Iterator[sqlite3.Connection]:
-        """One transaction of several statements that write."""
+        """Run several statements that write in one transaction."""
         with self._lock:
             try:
                 self._db.execute("BEGIN IMMEDIATE")
@@ -170,7 +170,7 @@ class Journal:
                 raise CniError(Code.IO_FAILURE, f"journal {self.path}: {error}") from error
 
     def _change(self, query: str, *values: object) -> int:
-        """One statement that writes, its own transaction; how many rows it changed."""
+        """Run one statement that writes, as a transaction; return how many rows it changed."""
         with self._lock:
             try:
                 return self._db.execute(query, values).rowcount
@@ -189,7 +189,7 @@ class Journal:
     def plan(self, attachments: Sequence[Attachment]) -> None:
         """Write the whole plan of a container, before the first change.
 
-        Raises CniError(INTERFACE) when the container has one of these interfaces already.
+        Raises CniError(INTERFACE) if the container has one of these interfaces already.
         """
         try:
             with self._write() as db:
@@ -210,7 +210,7 @@ class Journal:
             raise
 
     def attachments(self, container: str | None = None) -> list[Attachment]:
-        """The attachments of a container (or all), in the order in which they are made."""
+        """Return the attachments of a container (or of all), in the order in which ADD makes them."""
         where, values = ("WHERE container = ?", (container,)) if container is not None else ("", ())
         rows = self._read(
             f"SELECT container, ifname, position, netns, step, record, result FROM attachment {where} "  # noqa: S608
@@ -231,7 +231,7 @@ class Journal:
         ]
 
     def restore(self, rows: Sequence[Attachment]) -> None:
-        """Write rows that another journal had; those that are here already stay as they are."""
+        """Write rows that another journal or a record had; existing rows stay unchanged."""
         with self._write() as db:
             db.executemany(
                 "INSERT OR IGNORE INTO attachment VALUES (?,?,?,?,?,?,?)",
@@ -255,7 +255,7 @@ class Journal:
         )
 
     def amend(self, container: str, ifname: str, changes: dict[str, Any]) -> None:
-        """Change keys of an attachment's record; None takes one away."""
+        """Change keys of an attachment's record; None removes a key."""
         self._change(
             "UPDATE attachment SET record = json_patch(record, ?) WHERE container = ? AND ifname = ?",
             json.dumps(changes),
@@ -264,20 +264,20 @@ class Journal:
         )
 
     def forget(self, container: str, ifname: str) -> None:
-        """Drop an attachment that is undone."""
+        """Delete an attachment that has been undone."""
         self._change("DELETE FROM attachment WHERE container = ? AND ifname = ?", container, ifname)
 
     def _has_others(self, container: str, ifname: str) -> bool:
-        """Whether the container has attachments beside that one."""
+        """Whether the container has other attachments than that one."""
         query = "SELECT 1 FROM attachment WHERE container = ? AND ifname != ? LIMIT 1"
         return bool(self._read(query, container, ifname))
 
     # Devices: who owns which
 
     def claim(self, claim: DeviceClaim) -> None:
-        """Make the device belong to the claim's container and interface.
+        """Make the claim's container and interface the owner of the device.
 
-        Raises DeviceTakenError when it belongs to another, or the interface has a device already.
+        Raises DeviceTakenError if it has another owner, or the interface has a device already.
         """
         claimed = self._change(
             "INSERT INTO device VALUES (?,?,?,?,?,?,?,?,?,?) ON CONFLICT DO NOTHING",
@@ -295,12 +295,12 @@ class Journal:
         if claimed:
             return None
         owner = self.owner(claim.device) or self.device_of(claim.container, claim.ifname)
-        if owner is None:  # released meanwhile: it may be tried again at once
+        if owner is None:  # released meanwhile: retry at once
             return self.claim(claim)
         raise DeviceTakenError(claim.device, claim.container, claim.ifname, owner)
 
     def advance(self, claim: DeviceClaim, step: str, record: dict[str, Any] | None = None) -> None:
-        """Note the step that is about to be made on an owned device, and what changed of its record."""
+        """Note the next step on an owned device, before it is done, and its record if that changed."""
         self._change(
             "UPDATE device SET step = ?, record = coalesce(?, record) "
             "WHERE device = ? AND container = ? AND ifname = ?",
@@ -312,7 +312,7 @@ class Journal:
         )
 
     def release(self, claim: DeviceClaim) -> None:
-        """Give the device up, if it is still this claim's."""
+        """Release the device, if this claim still owns it."""
         self._change(
             "DELETE FROM device WHERE device = ? AND container = ? AND ifname = ?",
             claim.device,
@@ -321,15 +321,15 @@ class Journal:
         )
 
     def owner(self, device: str) -> DeviceClaim | None:
-        """Whose the device is."""
+        """Return the claim on the device, None if it has no owner."""
         return next(iter(self._claims("WHERE device = ?", device)), None)
 
     def device_of(self, container: str, ifname: str) -> DeviceClaim | None:
-        """The device of a container's interface."""
+        """Return the claim of a container's interface, None if it has no device."""
         return next(iter(self._claims("WHERE container = ? AND ifname = ?", container, ifname)), None)
 
     def claims(self, *, step: str = "", mentioning: str = "") -> list[DeviceClaim]:
-        """All owned devices, or those that are at a step, or whose record has that text somewhere."""
+        """Return all claims, or those at a step, or those whose record contains the text `mentioning`."""
         if mentioning:
             return self._claims("WHERE instr(record, ?)", mentioning)
         return self._claims("WHERE step = ?", step) if step else self._claims("")

@@ -1,4 +1,4 @@
-"""One worker at a time on a device: among the threads of a process, and among processes."""
+"""Locks of devices, between the threads of a process and between processes."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _threads: dict[str, threading.Lock] = {}
 
 @contextmanager
 def device_lock(folder: Path, device: str, *, deadline: float) -> Iterator[None]:
-    """Hold the lock of `device`, a file in `folder` that the kernel frees when its holder dies.
+    """Hold the lock of `device`: a file in `folder`, which the kernel unlocks if its holder dies.
 
-    Raises CniError: TRY_AGAIN_LATER when it is not free before `deadline` (time.monotonic()), IO_FAILURE when
-    the folder cannot be used.
+    Raises CniError: TRY_AGAIN_LATER if it is not free before `deadline` (time.monotonic()), IO_FAILURE if the
+    folder cannot be used.
     """
     lock = _threads.setdefault(device, threading.Lock())
     if not lock.acquire(timeout=max(0.0, min(deadline - time.monotonic(), threading.TIMEOUT_MAX))):

@@ -1,12 +1,11 @@
-"""Records on disk of what each container's networks are, by which a DEL after a reboot gives back what they hold.
+"""Records on disk of each container's networks, from which a DEL after a reboot releases what they hold.
 
-The journal is gone after a reboot, as the interfaces are, but not all that an attachment holds is: addresses are
-leased on disk, by host-local and by what other IPAM plugins keep. So the rows of each container are also a file of
-its own, named by the container's id, to which each change adds a line: nothing is read or rewritten for that, and
-a file that is damaged says nothing of other containers.
+After a reboot, the journal and the interfaces are gone, but leases of addresses are not: host-local and other IPAM
+plugins keep them on disk. So the rows of each container are also in a file of its own, named by the container's
+id. Each change appends a line; nothing is read or rewritten for that. A damaged file affects only one container.
 
-No call waits for the disk. What a power cut takes of a record (up to the half minute for which the kernel may keep
-what was written) it takes of host-local's leases, too. An orderly reboot takes nothing.
+No call waits for the disk. A power failure may lose the last changes of a record (of up to 30 s, for which the
+kernel may delay writes), but it loses host-local's leases of that time, too. An orderly reboot loses nothing.
 """
 
 from __future__ import annotations
@@ -29,12 +28,12 @@ from wirespeed.state.journal import Attachment, Journal
 
 log = logging.getLogger(__name__)
 
-_LONG = 1 << 16  # bytes of a file from which it is written anew when a line is added that makes others moot
+_LONG = 1 << 16  # bytes above which a record is rewritten without obsolete lines, when an interface is dropped
 
 
 @structs.prepared
 class _Line(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """One change of one interface: it was planned (`record`), made (`result`), or is no more (`gone`)."""
+    """One change of one interface: it was planned (`record`), attached (`result`) or detached (`gone`)."""
 
     ifname: str
     position: int = 0
@@ -45,13 +44,13 @@ class _Line(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 
 class Records:
-    """The records in `folder`, which is made when it is first needed (mode 0700)."""
+    """The records in `folder`, which is created when first needed (mode 0700)."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def containers(self) -> list[str]:
-        """The containers that have a record."""
+        """Return the ids of the containers that have a record."""
         try:
             names = sorted(os.listdir(self.folder))
         except FileNotFoundError:
@@ -66,10 +65,10 @@ class Records:
         return self._path(container).exists()
 
     def read(self, container: str) -> list[Attachment]:
-        """The rows of a container in the order of its ADD, none where there is no record.
+        """Return the rows of a container in the order of its ADD; empty without a record.
 
-        A row with a result is "added"; one without may have been begun and is "adding". What cannot be read is
-        logged and passed over.
+        The step of a row with a result is "added"; without one it is "adding", as its ADD may have begun. What
+        cannot be read is logged and skipped.
         """
         path = self._path(container)
         try:
@@ -81,12 +80,12 @@ class Records:
             return []
         rows: dict[str, Attachment] = {}
         for number, line in enumerate(data.split(b"\n"), start=1):
-            if line.strip(b"\0"):  # NULs are what a power cut leaves of data that was not written yet
+            if line.strip(b"\0"):  # a power failure leaves NULs in place of data that was not written yet
                 _apply(rows, line, f"record {path}, line {number}", container)
         return sorted(rows.values(), key=lambda row: row.position)
 
     def add(self, rows: Sequence[Attachment]) -> None:
-        """Record rows of one container. Raises CniError(IO_FAILURE), and then a new record is not there."""
+        """Record rows of one container. Raises CniError(IO_FAILURE), after removing a record that was new."""
         path = self._path(rows[0].container)
         new = not path.exists()
         lines = [
@@ -102,13 +101,13 @@ class Records:
             raise CniError(Code.IO_FAILURE, f"record {path}: {error.strerror}") from error
 
     def note_result(self, container: str, ifname: str, result: dict[str, Any]) -> None:
-        """Record what an ADD made. Without it a DEL works, too, so that it cannot be written is only logged."""
+        """Record the result of an ADD. A failure is only logged, as DEL works without the result, too."""
         path = self._path(container)
         with _logged(path):
             self._append(path, [_Line(ifname=ifname, result=result)])
 
     def drop(self, container: str, ifname: str) -> None:
-        """Record that an interface is no more. What would be undone once more does no harm: a failure is logged."""
+        """Record that an interface is detached. A failure is only logged, as undoing it twice does no harm."""
         path = self._path(container)
         with _logged(path):
             if not path.exists():
@@ -124,7 +123,7 @@ class Records:
             path.unlink(missing_ok=True)
 
     def check_usable(self) -> None:
-        """Raise CniError(IO_FAILURE) where a record could not be written."""
+        """Raise CniError(IO_FAILURE) if records cannot be written."""
         path = self.folder / ".check"
         try:
             self._append(path, [_Line(ifname="")])
@@ -136,7 +135,7 @@ class Records:
         return self.folder / container
 
     def _append(self, path: Path, lines: Sequence[_Line]) -> None:
-        # A newline first as well: a line before it that was cut off must not take this one with it.
+        # Begin with a newline: if the last line in the file is incomplete, this one must not be joined to it.
         data = b"\n" + b"\n".join(map(msgspec.json.encode, lines)) + b"\n"
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
@@ -146,13 +145,13 @@ class Records:
             file = os.open(path, flags, 0o600)
         with open(file, "wb", buffering=0) as record:
             left = memoryview(data)
-            while left:  # a disk that gets full takes a part first, and then refuses the rest
+            while left:  # on a disk that gets full, a write is partial before the next one fails
                 left = left[record.write(left) :]
 
     def _shorten(self, container: str, path: Path) -> None:
-        """Write the record anew: networks of a pod that runs may come and go many times."""
+        """Rewrite the record without obsolete lines: a running pod's networks may be attached many times."""
         new = self.folder / unfinished(container)
-        with suppress(FileNotFoundError):  # one that was killed has left it
+        with suppress(FileNotFoundError):  # left by a process that was killed
             new.unlink()
         rows = self.read(container)
         lines = [
@@ -164,14 +163,14 @@ class Records:
 
 
 class KeptJournal(Journal):
-    """The node's journal at `path`, whose attachments are recorded in `folder` as well."""
+    """The node's journal at `path`, with records of its attachments in `folder`."""
 
     def __init__(self, path: Path, folder: Path) -> None:
         super().__init__(path)
         self.records = Records(folder)
 
     def plan(self, attachments: Sequence[Attachment]) -> None:
-        """As `Journal.plan`, and record it: before the first address is leased, or nothing is to be made."""
+        """Like `Journal.plan`, and record it before the first address is leased; withdraw it if that fails."""
         super().plan(attachments)
         try:
             self.records.add(attachments)
@@ -186,7 +185,7 @@ class KeptJournal(Journal):
             self.records.note_result(container, ifname, result)
 
     def forget(self, container: str, ifname: str) -> None:
-        # The record first: who is killed in between has a row that a DEL undoes by what the journal knows.
+        # The record first: if this process is killed in between, a DEL still finds the row in the journal.
         if self._has_others(container, ifname):
             self.records.drop(container, ifname)
         else:
@@ -198,14 +197,14 @@ class KeptJournal(Journal):
         self.records.check_usable()
 
     def lost(self, container: str | None = None) -> Iterator[Attachment]:
-        """The recorded rows of one container, or of each, that the journal knows nothing of."""
+        """Yield the recorded rows of one container, or of all, of which the journal has no row."""
         known = {row.container for row in self.attachments(container)}
         for each in self.records.containers() if container is None else [container]:
             if each not in known:
                 yield from self.records.read(each)
 
     def unrecorded(self) -> Iterator[list[Attachment]]:
-        """The rows of each container that has no record: an agent that kept none has attached it, or a peer."""
+        """Yield the rows of each container without a record: attached by an agent without records, or by Multus."""
         there = set(self.records.containers())
         rows: dict[str, list[Attachment]] = {}
         for row in self.attachments():

@@ -1,1 +1,1 @@
-"""A node taken into service, and given back: the shim, the configuration, the pods that peers attached."""
+"""Installing wirespeed on a node and removing it: the shim, the configuration, pods that other tools attached."""

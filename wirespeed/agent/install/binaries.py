@@ -1,4 +1,4 @@
-"""The shim under its names in the runtime's folder of plugins, and the peers' plugins that make room for it."""
+"""Installing the shim under its names in the runtime's folder of plugins, in place of other tools' plugins."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from wirespeed.cni.errors import CniError, Code
 from wirespeed.node import ALIASES
 
 OWN_NAMES = sorted(name for name in ALIASES if name.startswith("wirespeed"))
-# By what is replaced: the names that the shim takes.
+# The names that the shim takes, by the tool that is replaced.
 PEERS = {"multus": ("multus", "multus-shim"), "sriov-cni": ("sriov",), "userspace-cni": ("userspace",)}
 
 _MOST = 8 << 20  # bytes of a shim
-_MARK = b"wirespeed: a CNI plugin, called by a container runtime"  # a text of shim/wirespeed-cni.c
+_MARK = b"wirespeed: a CNI plugin, called by a container runtime"  # a string in shim/wirespeed-cni.c
 
 
 def read_shim(path: Path) -> bytes:
-    """The shim. Raises CniError that says what is at the path instead."""
+    """Read the shim. Raises CniError if it cannot be read, or the file is not the shim."""
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -35,10 +35,10 @@ def read_shim(path: Path) -> bytes:
 
 
 def place(shim: bytes, folder: Path, replace: Iterable[str]) -> Iterator[Step]:
-    """The steps that put the shim under its names, and under those of the peers in `replace`.
+    """Return the steps that install the shim under its own names, and under those of the tools in `replace`.
 
-    A peer's executable is kept as <name>.replaced. Raises CniError(POLICY) for a file of our name that is not
-    the shim.
+    The executables of those tools are kept as <name>.replaced. Raises CniError(POLICY) if a file with one of our
+    own names is not the shim.
     """
     for name in OWN_NAMES:
         path = folder / name
@@ -55,35 +55,35 @@ def place(shim: bytes, folder: Path, replace: Iterable[str]) -> Iterator[Step]:
 
 
 def _place_one(shim: bytes, path: Path) -> Iterator[Step]:
-    # No link to one file: a peer's installer that copies over its name would write into all of them.
+    # Copies, not links: an installer that overwrites one name in place would change the shim under all names.
     if path.is_symlink() or not path.exists() or path.read_bytes() != shim or path.stat().st_mode & 0o777 != 0o755:
         yield steps.write(path, shim, 0o755, f"put the shim at {path}")
 
 
 def names_of(peers: Iterable[str]) -> list[str]:
-    """The names that the shim takes where it replaces them."""
+    """Return the names that the shim takes from these tools."""
     return [name for peer in peers for name in PEERS[peer]]
 
 
 def take_back(path: Path, shim: bytes) -> None:
-    """Put the shim at the path once more. What somebody put there is kept, in the place of what was kept before.
+    """Put the shim back at the path. The file that is there is kept, instead of the one kept before.
 
-    Who still writes it goes on writing what is kept. Raises OSError.
+    A process that still writes that file continues to write the kept one. Raises OSError.
     """
     there = path.is_symlink() or path.exists()
     (steps.replace if there else steps.write)(path, shim, 0o755, "").do()
 
 
 def take_away(folder: Path) -> Iterator[Step]:
-    """The steps that remove the shim from all its names and put back what was there before."""
+    """Return the steps that remove the shim from all its names, and put back what was there before."""
     yield from give_back(folder, OWN_NAMES)
     yield from give_back(folder, names_of(PEERS))
 
 
 def give_back(folder: Path, names: Iterable[str]) -> Iterator[Step]:
-    """The steps that remove the shim from these names and put back what was there before.
+    """Return the steps that remove the shim from these names, and put back what was there before.
 
-    Where somebody has put another file in the shim's place, that is the newest, and stays.
+    If another program has replaced the shim, its file is newer than the kept one, and stays.
     """
     for name in names:
         path = folder / name
@@ -97,12 +97,12 @@ def give_back(folder: Path, names: Iterable[str]) -> Iterator[Step]:
 
 
 def is_shim(path: Path) -> bool:
-    """Whether it is the shim, perhaps of another version; a peer's has up to a hundred times its size."""
+    """Whether the file is the shim, in any version; larger files are not read, as Go plugins are much larger."""
     return path.is_file() and path.stat().st_size <= _MOST and _MARK in path.read_bytes()
 
 
 def await_calls(folder: Path, replace: Iterable[str], seconds: float) -> Step:
-    """Wait for the calls of replaced executables that run: they still write what is taken over next."""
+    """Wait until running calls of the replaced executables end: they still write state that is taken over next."""
 
     def do() -> Undo:
         until = time.monotonic() + seconds
@@ -124,12 +124,12 @@ def _await_processes(executable: Path, until: float) -> None:
         except ProcessLookupError:
             continue
         try:
-            # Read with the process held: the number is still its own.
+            # Read after the pidfd was opened: if the process still exists then, the PID was not reused.
             if os.path.samestat(os.stat(f"/proc/{pid}/exe"), wanted):
                 left = max(0.0, until - time.monotonic())
                 if not select.select([process], [], [], left)[0]:
                     raise CniError(Code.TRY_AGAIN_LATER, f"{executable}: process {pid} of it does not end")
         except (FileNotFoundError, ProcessLookupError, PermissionError):
-            continue  # it has ended, is one of the kernel's, or runs outside of all that a runtime here could start
+            continue  # it has ended, is a kernel thread, or cannot be inspected and so is none of a runtime's
         finally:
             os.close(process)

@@ -1,8 +1,8 @@
-"""What Multus and sriov-cni keep of pods that they attached: into the journal, and back.
+"""Moving the state that Multus and sriov-cni keep of their pods into the journal, and back.
 
-Their files are moved aside as they are taken, so that what is undone here is never taken again, and an
-uninstallation gives back those of pods that still run. What userspace-CNI keeps stays where it is, for both
-(`wirespeed.plugins.vhost.takeover`).
+Their files are moved aside when they are taken over. So they are not taken over a second time after their pods are
+detached, and an uninstallation can give back those of pods that still run. The files of userspace-CNI stay where
+they are (`wirespeed.plugins.vhost.takeover`).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ Pairs = set[tuple[str, str]]  # container, interface
 
 @dataclass
 class Taken:
-    """What is taken over of one container: rows and claims of the journal, and the files that they come from."""
+    """What is taken over of one container: rows and claims for the journal, and the files they were read from."""
 
     what: str
     rows: list[Attachment] = field(default_factory=list)
@@ -48,7 +48,7 @@ class Taken:
 
 @dataclass
 class Found:
-    """Everything in one folder that can be taken over, and in words what cannot."""
+    """Everything in one folder that can be taken over, and messages about what cannot."""
 
     base: Path
     taken: list[Taken] = field(default_factory=list)
@@ -61,7 +61,7 @@ class Found:
 def read_multus(
     base: Path, config: NodeConfig, *, configuration: str, version: str, path: tuple[str, ...]
 ) -> Found:
-    """What Multus keeps in its cniDir `base`; the keywords are those of `takeover.attachments`."""
+    """Read the state in Multus' cniDir `base`; the keyword arguments are those of `takeover.attachments`."""
     found = Found(base)
     results: dict[str, list[tuple[multus.Cached, Path]]] = defaultdict(list)
     for file in _files(base / "results"):
@@ -96,7 +96,10 @@ def read_multus(
 
 
 def _of_nobody(container: str, rows: list[Attachment], base: Path) -> Iterator[str]:
-    """Networks of userspace-CNI, whose plugin runs in this process now, that `base` says nothing of."""
+    """Yield a message for each network of userspace-CNI of which there is no state in `base`.
+
+    Its DEL would now come to this process, which could not detach it.
+    """
     for row, delegate in zip(rows, map(recorded, rows), strict=True):
         if PEER not in delegate.network().kinds:
             continue
@@ -109,7 +112,7 @@ def _of_nobody(container: str, rows: list[Attachment], base: Path) -> Iterator[s
 
 
 def find(noted: Record, config: NodeConfig) -> list[Found]:
-    """What those who were replaced keep of pods; a VF of a pod of Multus is found though sriov-cni has it."""
+    """Find the state of the replaced tools; if Multus was replaced, also what sriov-cni keeps of its pods' VFs."""
     found = []
     pairs: Pairs = set()
     if (files := noted.multus) is not None:
@@ -123,14 +126,14 @@ def find(noted: Record, config: NodeConfig) -> list[Found]:
             )
         )
         pairs = {(row.container, row.ifname) for taken in found[0].taken for row in taken.rows}
-    # In the chain of a pod that Multus attached, a VF is now given back by this process.
+    # The VF of a pod that Multus attached is now released by the SR-IOV plugin in this process.
     only = None if "sriov-cni" in noted.replaced else pairs
     found.append(read_sriov(Path(noted.sriov_dir), config, only=only))
     return found
 
 
 def read_sriov(base: Path, config: NodeConfig, *, only: Pairs | None = None) -> Found:
-    """What sriov-cni keeps in `base`, of these attachments or of all."""
+    """Read the state of sriov-cni in `base`, of the attachments `only` or of all."""
     found = Found(base)
     for file in _files(base):
         owner = sriov.owner(file.name)
@@ -173,13 +176,13 @@ def _is_container(name: str) -> bool:
 
 
 def _identity(path: str) -> Identity:
-    """Which network namespace is at the path now."""
+    """Return the identity of the network namespace that is at the path now, NOWHERE if there is none."""
     if path:
         try:
             with netns.opened(path) as ns:
                 return ns.identity
         except CniError:
-            pass  # its pod is gone
+            pass  # the pod is gone
     return NOWHERE
 
 
@@ -187,7 +190,7 @@ def _identity(path: str) -> Identity:
 
 
 def take_over(found: Found, config: NodeConfig) -> Iterator[Step]:
-    """The steps that put into the node's journal what was found, and its files aside."""
+    """Yield the steps that write what was found to the node's journal, and move its files aside."""
     for taken in found.taken:
         yield Step(f"take over {taken.what}", lambda taken=taken: _take(taken, found.base, config))  # type: ignore[misc]
 
@@ -212,7 +215,7 @@ def _take(taken: Taken, base: Path, config: NodeConfig) -> Undo:
 
 
 def _record(journal: Journal, taken: Taken) -> None:
-    """Write the rows and claims; an installation that was killed may have done so."""
+    """Write the rows and claims, unless an installation that was killed has already done so."""
     if taken.rows:
         multus.record(journal, taken.rows)
     for claim in taken.claims:
@@ -236,9 +239,9 @@ def _move(here: Path, there: Path) -> None:
 
 
 def give_back(multus_base: Path, sriov_base: Path, config: NodeConfig) -> Iterator[Step]:
-    """The steps that give back what was taken over and not undone since, out of the node's journal.
+    """Yield the steps that give back what was taken over and has not been undone since, from the node's journal.
 
-    Raises CniError that says what of the files kept aside cannot be read.
+    Raises CniError if a file that was moved aside cannot be read.
     """
     rows, claims = _journaled(config)
     for container, files in _aside_of_multus(multus_base).items():
@@ -253,7 +256,7 @@ def give_back(multus_base: Path, sriov_base: Path, config: NodeConfig) -> Iterat
 
 
 def ours_alone(multus_base: Path, sriov_base: Path, config: NodeConfig) -> set[str]:
-    """The containers in the node's journal, or its records, that no peer knows, so that nobody could undo them."""
+    """Return the containers in the journal or the records that no other tool knows, so none could detach them."""
     rows, claims = _journaled(config)
     known = {row.container for row in rows} | {claim.container for claim in claims}
     theirs = {*_aside_of_multus(multus_base), *(container for container, _ in _aside_of_sriov(sriov_base))}
@@ -261,7 +264,7 @@ def ours_alone(multus_base: Path, sriov_base: Path, config: NodeConfig) -> set[s
 
 
 def held(peer: str, config: NodeConfig) -> set[str]:
-    """The containers in the node's journal, or its records, whose DEL may come by a name of the peer."""
+    """Return the containers in the journal or the records whose DEL may be called by one of the peer's names."""
     rows, claims = _journaled(config)
     containers = {row.container for row in rows}
     if peer == "multus":
@@ -271,7 +274,7 @@ def held(peer: str, config: NodeConfig) -> set[str]:
 
 
 def _journaled(config: NodeConfig) -> tuple[list[Attachment], list[DeviceClaim]]:
-    """What the journal and the records hold; a journal that is not there is not made."""
+    """Return the rows and claims of the journal and the records, without creating a missing journal."""
     rows: list[Attachment] = []
     claims: list[DeviceClaim] = []
     if Path(config.state).exists():

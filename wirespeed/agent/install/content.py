@@ -1,4 +1,4 @@
-"""What an executable is, in words for a person who looks for who put it there."""
+"""Describing an executable, for a person who wants to know who installed it."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ import hashlib
 import re
 from pathlib import Path
 
-_GO = bytes.fromhex("3077af0c9274080241e1c107e6d618e6")  # before what runtime/debug.ReadBuildInfo gives
+_GO = bytes.fromhex("3077af0c9274080241e1c107e6d618e6")  # precedes the data of runtime/debug.ReadBuildInfo
 _PROGRAM = re.compile(re.escape(_GO) + rb"path\t([!-~]+)\n(?:mod\t[!-~]+\t([!-~]+))?")
-_LONGEST = 4096  # bytes that a match may have
-_DIGITS = 12  # of the digest
+_LONGEST = 4096  # bytes of a match at most
+_DIGITS = 12  # of the digest that are shown
 
 
 def describe(path: Path) -> str:
     """'github.com/k8snetworkplumbingwg/sriov-cni/cmd/sriov v2.9.0 (5218304 bytes, sha256 0f343b093112)'.
 
-    The program and its version are what Go's compiler noted. Raises OSError.
+    The program and its version are those that Go's compiler embedded. Raises OSError.
     """
     if path.is_symlink():
         return f"a link to {path.readlink()}"
     digest, size, before, program = hashlib.sha256(), 0, b"", ""
     with path.open("rb") as file:
-        while block := file.read(1 << 20):  # no mmap: whoever truncates the file would end this process
+        while block := file.read(1 << 20):  # no mmap: if the file were truncated, SIGBUS would end this process
             digest.update(block)
             size += len(block)
             if not program:

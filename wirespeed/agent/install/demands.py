@@ -1,4 +1,4 @@
-"""Which networks of the cluster have pods that ask for what no plugin of theirs has the capability for."""
+"""Networks of the cluster whose pods request something that needs a capability which none of their plugins has."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from wirespeed.plugins.meta.checks import needs_ip_argument, takes
 from wirespeed.plugins.meta.config import MetaConfig
 from wirespeed.plugins.meta.resolve import Pod
 
-_SHOWN = 3  # pods that are named before the rest is counted
+_SHOWN = 3  # pods that a message names; the others are only counted
 
-Demands = dict[tuple[str, str], list[str]]  # (network, capability) -> the pods that ask for it
+Demands = dict[tuple[str, str], list[str]]  # (network, capability) -> the pods that request it
 
 
 def notes(config: NodeConfig) -> Iterator[str]:
-    """What a person should know of the cluster's networks before an agent of this configuration serves them."""
+    """Yield notes for the user about the cluster's networks, before an agent serves them."""
     if config.cluster.manifests:
-        return  # there is no other cluster to ask
-    # Without autoconf the configuration stays Multus' own.
+        return  # there is no API server
+    # Without autoconf the runtime keeps Multus' own configuration.
     said = {"type": "multus"} if config.autoconf is None else config.autoconf.meta
     meta = meta_config.load({"name": "cluster", "clusterNetwork": "primary", **said})
     try:
@@ -58,9 +58,9 @@ def _effect(capability: str, *, lenient: Collection[str]) -> str:
 
 
 def demands(pods: Iterable[Pod], cluster: Cluster, meta: MetaConfig) -> Demands:
-    """What pods ask of their networks beyond what the networks' plugins take.
+    """Return what pods request of networks that lack the capability for it.
 
-    A pod, or a network, of which something cannot be read asks for nothing, or lacks nothing. Raises
+    A pod whose annotation cannot be read requests nothing, a network that cannot be read lacks nothing. Raises
     UnavailableError.
     """
     lacking: dict[str, frozenset[str]] = {}
@@ -95,7 +95,7 @@ def _asked(pod: Pod, multus_namespace: str) -> list[selection.Selection]:
 
 
 def _lacking(chain: Chain, cluster: Cluster, asked: selection.Selection, conf_dir: str) -> frozenset[str]:
-    """The capabilities that no plugin of the network has, and that it would need."""
+    """Return the capabilities that the network lacks; not "ips" if its IPAM reads the address from CNI_ARGS."""
     try:
         source = networks.definition(cluster, asked.namespace, asked.name, conf_dir=conf_dir)
         network = load_network(source.raw, version=versions.LATEST)
@@ -107,5 +107,5 @@ def _lacking(chain: Chain, cluster: Cluster, asked: selection.Selection, conf_di
     if needs_ip_argument(chain, network):
         had.add("ips")
     if any(ALIASES.get(kind, kind) == "sriov" for kind in network.kinds):
-        had.add("infinibandGUID")  # a VF of an InfiniBand PF takes one, and which it gets is not known yet
+        had.add("infinibandGUID")  # which VF it will get is not known yet; one of an InfiniBand PF supports this
     return frozenset(meta_config.CAPABILITIES) - had

@@ -1,8 +1,8 @@
-"""All nodes of a cluster given back at once: what the chart's hook does before a release goes.
+"""Uninstalling wirespeed from all nodes of a cluster at once: the chart's pre-delete hook.
 
-A DaemonSet of removers runs `wirespeed uninstall --dry-run` on every node, as an init container. Only when all have
-found that they may go are the agents stopped, and the removers told to do it. Where one may not, or anything else
-fails, the agents come back: their init container installs again what was taken away.
+A DaemonSet of removers runs `wirespeed uninstall --dry-run` on every node, as an init container. Only if all nodes
+agree are the agents stopped, and the removers started without --dry-run. If a node refuses, or anything else fails,
+the agents are started again: their init container reinstalls what was removed.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from wirespeed.kube.watch import listed
 
 _DAEMONSET = "/apis/apps/v1/namespaces/{namespace}/daemonsets/{name}"
 _PODS = "/api/v1/namespaces/{namespace}/pods"
-_LOOK_AGAIN = 1.0  # seconds between two looks at the pods
+_LOOK_AGAIN = 1.0  # seconds between two checks of the pods
 _LOOK = "--dry-run"
-# The label of every node that runs our pods. Another value takes them from all nodes, and an upgrade of the release
-# brings this one back.
+# A nodeSelector that matches every node with our pods. With the other value, it matches no node; an upgrade of the
+# release restores it.
 _OS, _ANY, _NONE = "kubernetes.io/os", "linux", "none"
-_SHOWN = 5  # nodes that are named before the rest is counted
+_SHOWN = 5  # nodes that a message names; the others are only counted
 
 Object = dict[str, Any]
 T = TypeVar("T")
 
 
 class Nodes:
-    """The DaemonSets of a namespace: those of `agents`, and of `removers`, one for each.
+    """The DaemonSets of a namespace: the `agents`, and one of `removers` for each of them.
 
-    `told` is given each thing that is done, `seconds` is for all of it. Calls raise CniError.
+    `seconds` is the time limit for all of it.
     """
 
     def __init__(
@@ -45,7 +45,10 @@ class Nodes:
         self._until = time.monotonic() + seconds
 
     def give_back(self, told: Callable[[str], None]) -> None:
-        """Uninstall on all nodes, or on none. Raises CniError that names a node and says why it may not go."""
+        """Uninstall on all nodes, or on none; `told` is called with the progress.
+
+        Raises CniError that names a node, and the reason why it refuses.
+        """
         with self._removers_gone_on_failure():
             told("asking the nodes")
             self._await(self._looked, "has not answered")
@@ -60,7 +63,7 @@ class Nodes:
                 self._await(self._gone, "has not uninstalled")
         told("all nodes are as they were")
 
-    # What is waited for: which nodes are not done
+    # Conditions to wait for: each returns the nodes that do not meet it yet
 
     def _looked(self) -> list[str]:
         return self._unfinished(look=True)
@@ -72,13 +75,13 @@ class Nodes:
         return [_node(pod) for name in self._agents for pod in self._pods_of(self._get(name))]
 
     def _unfinished(self, *, look: bool) -> list[str]:
-        """The nodes whose remover has not ended. Raises CniError(POLICY) for one that has failed."""
+        """Return the nodes whose remover has not finished. Raises CniError(POLICY) for one that failed."""
         waiting = []
         for name in self._removers:
             daemonset = self._get(name)
             if daemonset is None:
                 raise CniError(Code.POLICY, f"DaemonSet {self._namespace}/{name}: expected that it is there")
-            # Not those of a time before, which end: of another attempt, or that have only looked.
+            # Without pods that are being deleted, and without those of the other stage (dry run or removal).
             pods = [
                 pod
                 for pod in self._pods_of(daemonset)
@@ -95,7 +98,7 @@ class Nodes:
         return waiting
 
     def _has_ended(self, pod: Object) -> bool:
-        """Whether the pod's init container has done its part. Raises CniError(POLICY) if it has failed."""
+        """Whether the pod's init container has succeeded. Raises CniError(POLICY) if it has failed."""
         for status in pod.get("status", {}).get("initContainerStatuses") or ():
             for state in (status.get("state") or {}, status.get("lastState") or {}):
                 ended = state.get("terminated")
@@ -113,13 +116,13 @@ class Nodes:
                 raise CniError(Code.TRY_AGAIN_LATER, f"{what}: {', '.join(sorted(waiting)[:_SHOWN])}{more}")
             time.sleep(_LOOK_AGAIN)
 
-    # What is done
+    # Actions
 
     def _place(self, name: str, system: str) -> None:
         self._patch(name, {"nodeSelector": {_OS: system}})
 
     def _let_go(self, name: str) -> None:
-        """Have the removers of the DaemonSet do what they have looked at."""
+        """Let the removers of a DaemonSet uninstall, by removing --dry-run from their arguments."""
         daemonset = self._get(name)
         assert daemonset is not None
         first, *others = daemonset["spec"]["template"]["spec"]["initContainers"]
@@ -141,7 +144,7 @@ class Nodes:
             yield
         except BaseException:
             told("starting the agents again")
-            for name in self._removers:  # first, for they and an agent do not go together
+            for name in self._removers:  # first, as a remover and an agent must not run at the same time
                 self._place(name, _NONE)
             for name in self._agents:
                 self._place(name, _ANY)
@@ -154,7 +157,7 @@ class Nodes:
         try:
             return self._asked(f"DaemonSet {name}", lambda patience: self._api.get(path, patience=patience))
         except RefusedError as error:
-            if error.status == 404:  # of an agent: somebody has deleted it
+            if error.status == 404:  # the DaemonSet of an agent may have been deleted
                 return None
             raise CniError(Code.POLICY, f"DaemonSet {name}: {error}") from error
 
@@ -201,7 +204,7 @@ def _init(spec: Object) -> Object:
 
 
 def _waits_for(pod: Object) -> str:
-    """Why a pod does not begin, in brackets: that its image is not there."""
+    """Return in parentheses why a pod does not start, such as an image that cannot be pulled; "" if unknown."""
     for status in pod.get("status", {}).get("initContainerStatuses") or ():
         waiting = (status.get("state") or {}).get("waiting") or {}
         if waiting.get("message"):

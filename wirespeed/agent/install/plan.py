@@ -1,4 +1,4 @@
-"""What an installation changes on a node, and what its removal does: planned whole before anything is touched."""
+"""What an installation or an uninstallation changes on a node: planned completely before anything is changed."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ from wirespeed.node import NodeConfig, load_config
 from wirespeed.plugins.meta.config import OWN_TYPE
 
 _CALL_TIME = 90.0  # seconds for calls of replaced plugins to end; runtimes give up on them earlier
-_SHOWN = 5  # pods that are named before the rest is counted
+_SHOWN = 5  # pods that a message names; the others are only counted
 _UNIT = "wirespeed-agent.service"
-_COMMAND = "/usr/local/bin/wirespeed"  # as the unit's template has it
+_COMMAND = "/usr/local/bin/wirespeed"  # as in the unit's template
 _CNI_CONFIG_DIR = Path("/etc/cni/net.d")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Where things lie on the node, and what is replaced there, of `binaries.PEERS`."""
+    """Paths on the node, and the tools of `binaries.PEERS` to replace."""
 
     shim: Path
     bin_dir: Path = Path("/opt/cni/bin")
@@ -46,28 +46,28 @@ class Options:
     kubeconfig: str = ""
     unit: Path | None = None  # template of the systemd unit; None writes none
     unit_dir: Path = Path("/etc/systemd/system")
-    command: str = _COMMAND  # what the unit starts
-    multus_dir: Path | None = None  # what Multus keeps; default: where its configuration says, else its own
-    sriov_dir: Path = Path("/var/lib/cni/sriov")  # what sriov-cni keeps
-    force: bool = False  # leave behind what cannot be taken over or given back
+    command: str = _COMMAND  # the command that the unit starts
+    multus_dir: Path | None = None  # Multus' state; default: as in its configuration, else Multus' default
+    sriov_dir: Path = Path("/var/lib/cni/sriov")  # sriov-cni's state
+    force: bool = False  # continue even if something cannot be taken over or given back
 
 
 @dataclass(kw_only=True)
 class Plan:
-    """The steps, for a node whose agent has this configuration, and what a person should know beside them."""
+    """The steps, the agent's configuration for which they were planned, and notes for the user."""
 
     config: NodeConfig
-    alone: bool = False  # whether no agent may run meanwhile
+    alone: bool = False  # whether no agent may run during the steps
     steps: list[Step] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    outlook: Callable[[], Iterable[str]] = tuple  # more notes, of the cluster, for whom it is asked
+    outlook: Callable[[], Iterable[str]] = tuple  # further notes, which need requests to the cluster
 
 
 @contextlib.contextmanager
 def no_agent(config: NodeConfig) -> Iterator[None]:
-    """Keep agents from this node's calls, which the shim lets wait meanwhile.
+    """Hold the agent's lock, so that no agent starts; meanwhile the shim lets calls wait.
 
-    Raises CniError(TRY_AGAIN_LATER) that names the process of one that runs.
+    Raises CniError(TRY_AGAIN_LATER) that names the process of a running agent.
     """
     with contextlib.ExitStack() as held:
         try:
@@ -93,9 +93,9 @@ class _MultusConf:
 
 
 def installation(options: Options) -> Plan:
-    """What to do for the node to be served by wirespeed: no step where it is already.
+    """Plan the installation of wirespeed on the node; no steps if it is already installed like that.
 
-    Raises CniError that says why it cannot be done.
+    Raises CniError that says why it cannot be installed.
     """
     shim = binaries.read_shim(options.shim)
     theirs = _multus_conf(options.cni_config_dir) if "multus" in options.replace else None
@@ -111,7 +111,7 @@ def installation(options: Options) -> Plan:
     if options.replace:
         plan.steps += _taking_over(options, noted, plan.config, bool(placing))
     if theirs is not None and plan.config.autoconf and theirs.path.name in plan.config.autoconf.files:
-        # A copy: who writes the file in place, as Multus does, shall not write into what is kept.
+        # A copy, not a link: Multus writes its file in place, which would also change the kept one.
         data, mode = theirs.path.read_bytes(), theirs.path.stat().st_mode & 0o777
         plan.steps.append(
             steps.write(kept(theirs.path), data, mode, f"keep {theirs.path} as {kept(theirs.path).name}")
@@ -126,7 +126,7 @@ def installation(options: Options) -> Plan:
 
 
 def _giving_back(plan: Plan, options: Options) -> list[str]:
-    """Plan to give back the names of those who were replaced and are not any more; who has to stay replaced."""
+    """Plan to give back names that are no longer to be replaced; return the tools that must stay replaced."""
     before = record.read(plan.config) or Record()
     staying = []
     for peer in before.replaced:
@@ -150,7 +150,7 @@ def _first(names: list[str], between: str = ", ") -> str:
 
 
 def _multus_conf(folder: Path) -> _MultusConf | None:
-    """The first configuration with Multus in it. Raises CniError for one of its name that cannot be read."""
+    """Return the first configuration of Multus. Raises CniError if one named *multus* cannot be read."""
     for path in sorted(folder.glob("*")) if folder.is_dir() else []:
         if path.suffix not in {".conf", ".conflist", ".json"}:
             continue
@@ -167,7 +167,7 @@ def _multus_conf(folder: Path) -> _MultusConf | None:
 
 
 def _translation(options: Options, theirs: _MultusConf | None) -> multus.Translation:
-    """What Multus' configurations say: the daemon's holds where both do, but for the network's name."""
+    """Translate Multus' configurations. The daemon's takes precedence, except for the name of the network."""
     said = multus.said_by(theirs.raw) if theirs else {}
     daemon = _daemon_config(options.daemon_config) if options.daemon_config else {}
     name = {"name": theirs.name} if theirs else {}
@@ -189,7 +189,7 @@ def _daemon_config(path: Path) -> dict[str, Any]:
 def _configuration(
     options: Options, translation: multus.Translation, theirs: _MultusConf | None
 ) -> tuple[Plan, bytes | None]:
-    """A plan with the agent's configuration and nothing else, and what to write where there is no such file."""
+    """Return a plan with the agent's configuration only, and the text to write if there is no such file yet."""
     document = deepcopy(translation.document) if "multus" in options.replace else {"autoconf": {}}
     if options.kubeconfig:
         document["cluster"] = {"kubeconfig": options.kubeconfig}
@@ -209,7 +209,7 @@ def _configuration(
 
 
 def _says(document: Any, asked: Any) -> bool:
-    """Whether everything that is asked for is in the document."""
+    """Whether the document contains everything in `asked`."""
     if isinstance(asked, dict):
         return isinstance(document, dict) and all(_says(document.get(key), value) for key, value in asked.items())
     return bool(document == asked)
@@ -226,7 +226,7 @@ def _converted(document: dict[str, Any], path: Path) -> NodeConfig:
 
 
 def _pinned(autoconf: dict[str, Any], theirs: _MultusConf) -> dict[str, str]:
-    """The primary that Multus has taken, where another would be taken here."""
+    """Return the key `primary` with the file that Multus uses, if autoconf would choose another one; else {}."""
     file = Path(str(multus.said_by(theirs.raw).get("clusterNetwork", ""))).name
     where = _converted({"autoconf": autoconf}, theirs.path).autoconf
     assert where is not None
@@ -236,11 +236,14 @@ def _pinned(autoconf: dict[str, Any], theirs: _MultusConf) -> dict[str, str]:
     return {"primary": file}
 
 
-# What peers keep
+# The state of the replaced tools
 
 
 def _taking_over(options: Options, noted: Record, config: NodeConfig, switched: bool) -> list[Step]:
-    """The steps that take over what the peers keep of pods; none where nothing is there."""
+    """Return the steps that take over the pods that the replaced tools attached.
+
+    Empty if there are none, and no shim is installed now (`switched`), so that no running call can add one.
+    """
 
     def look() -> list[caches.Found]:
         found = caches.find(noted, config)
@@ -252,7 +255,7 @@ def _taking_over(options: Options, noted: Record, config: NodeConfig, switched: 
         return found
 
     def take() -> Undo:
-        # Read again: calls that ran meanwhile have written more.
+        # Read again: calls that were running meanwhile have written more.
         steps_of = [step for found in look() for step in caches.take_over(found, config)]
         return execute(steps_of, lambda _: None)
 
@@ -271,7 +274,7 @@ def _noted(
     translation: multus.Translation,
     theirs: _MultusConf | None,
 ) -> Record:
-    """What is noted of this installation."""
+    """Return the record of this installation."""
     return Record(
         bin_dir=str(options.bin_dir.absolute()),
         replaced=tuple(sorted(replaced)),
@@ -285,7 +288,7 @@ def _multus_files(
 ) -> MultusFiles:
     folder = options.multus_dir.absolute() if options.multus_dir else None
     before = record.read(config)
-    if theirs is None and before is not None and before.multus is not None:  # its configuration is ours by now
+    if theirs is None and before is not None and before.multus is not None:  # we replaced its file already
         return msgspec.structs.replace(before.multus, folder=str(folder or before.multus.folder))
     version = multus.said_by(theirs.raw).get("cniVersion") if theirs else None
     return MultusFiles(
@@ -297,7 +300,7 @@ def _multus_files(
 
 
 def _network_name(config: NodeConfig, theirs: _MultusConf | None) -> str:
-    """The name of the configuration by which the runtime will call us."""
+    """Return the name of the configuration with which the runtime will call us."""
     if config.autoconf is not None:
         if config.autoconf.network_name:
             return config.autoconf.network_name
@@ -333,9 +336,9 @@ def _notes(options: Options, config: NodeConfig) -> Iterator[str]:
 
 
 def removal(options: Options) -> Plan:
-    """What to do for the node to be as it was before the installation.
+    """Plan the uninstallation, which restores the node's state before the installation.
 
-    Raises CniError(POLICY) while there are pods that only this agent could undo, unless forced.
+    Raises CniError(POLICY) while there are pods that only this agent can detach, unless forced.
     """
     config = load_config(options.config) if options.config.exists() else NodeConfig()
     plan = Plan(config=config, alone=True)

@@ -1,4 +1,7 @@
-"""What an installation took from others on this node, noted for the agent, which keeps it, and for the next one."""
+"""The record of an installation: the plugin names that the shim took from other tools on this node.
+
+The agent reads it to keep these names, and the next installation to give back those that it no longer replaces.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ _AGAIN = "remove it, and run wirespeed install again"
 
 
 class MultusFiles(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """How what Multus keeps of pods in `folder` is read; the rest is as in `takeover.attachments`."""
+    """Where Multus keeps its state of pods (`folder`), and the arguments of `takeover.attachments` to read it."""
 
     folder: str
     configuration: str
@@ -27,7 +30,7 @@ class MultusFiles(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
 @structs.prepared
 class Record(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
-    """Whose names the shim took, of `binaries.PEERS`, in which folder, and where they keep what they attach."""
+    """The replaced tools of `binaries.PEERS`, the folder of their plugins, and where they keep their state."""
 
     bin_dir: str = ""
     replaced: tuple[str, ...] = ()
@@ -36,12 +39,12 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_def
 
 
 def place(config: NodeConfig) -> Path:
-    """Where it lies: on disk, beside the records of what containers hold."""
+    """Return its path: on disk, next to the folder of the attachments' records."""
     return Path(config.attachments).with_name("replaced.json")
 
 
 def read(config: NodeConfig) -> Record | None:
-    """What is noted, as far as this version knows it; None where nothing was taken.
+    """Read the record, without tools that this version does not know; None if there is none.
 
     Raises CniError that names the file.
     """
@@ -60,7 +63,7 @@ def read(config: NodeConfig) -> Record | None:
 
 
 def write(config: NodeConfig, record: Record) -> list[Step]:
-    """The step that notes it, or that removes what is noted of nothing; none where it is so already."""
+    """Return the step that writes the record, or removes it if nothing is replaced; empty if it is up to date."""
     path, new = place(config), msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n"
     there = path.read_bytes() if path.exists() else None
     if record.replaced and there != new:

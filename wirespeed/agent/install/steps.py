@@ -1,4 +1,4 @@
-"""Changes of a node that are made together or not at all."""
+"""Changes of a node that are all made, or none of them."""
 
 from __future__ import annotations
 
@@ -15,22 +15,21 @@ from wirespeed.host.files import sync_folder, unfinished, write_atomically
 log = logging.getLogger(__name__)
 
 Undo = Callable[[], None]
-KEPT = ".replaced"  # what was there before is kept under its name with this behind it
+KEPT = ".replaced"  # suffix of the name under which a replaced file is kept
 
 
 @dataclass(frozen=True)
 class Step:
-    """One change: `what` it is, for a person, and `do`, which makes it and gives what takes it back."""
+    """One change: `what` describes it for the user; `do` makes it and returns the function that undoes it."""
 
     what: str
     do: Callable[[], Undo]
 
 
 def execute(steps: Sequence[Step], told: Callable[[str], None]) -> Undo:
-    """Make the changes in order, telling of each; what takes all of them back.
+    """Make the changes in order; return the function that undoes all of them. `told` is called with each `what`.
 
-    When one fails, those before it are taken back, the last one first. Raises CniError, IO_FAILURE for what the
-    system refuses.
+    If one fails, those before it are undone in reverse order. Raises CniError, IO_FAILURE for an OSError.
     """
     done: list[Undo] = []
 
@@ -39,7 +38,7 @@ def execute(steps: Sequence[Step], told: Callable[[str], None]) -> Undo:
             try:
                 undo()
             except (CniError, OSError) as failure:
-                log.error("taking it back: %s", failure)  # noqa: TRY400 — the first error is what is told
+                log.error("taking it back: %s", failure)  # noqa: TRY400 — the first error is raised
 
     try:
         for step in steps:
@@ -55,7 +54,7 @@ def execute(steps: Sequence[Step], told: Callable[[str], None]) -> Undo:
 
 @contextlib.contextmanager
 def undone_on_failure(undo: Undo) -> Iterator[None]:
-    """Take back what a step has done so far when the rest of it fails."""
+    """Undo what a step has done so far, if the rest of it fails."""
     try:
         yield
     except BaseException:
@@ -64,12 +63,12 @@ def undone_on_failure(undo: Undo) -> Iterator[None]:
 
 
 def kept(path: Path) -> Path:
-    """Where what was at the path before is kept."""
+    """Return where the file that was replaced at the path is kept."""
     return path.with_name(path.name + KEPT)
 
 
 def write(path: Path, data: bytes, mode: int, what: str) -> Step:
-    """Write the file; taking it back brings the old content, or removes it."""
+    """Write the file; the undo restores its old content, or removes it."""
 
     def do() -> Undo:
         path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
@@ -81,7 +80,7 @@ def write(path: Path, data: bytes, mode: int, what: str) -> Step:
 
 
 def replace(path: Path, data: bytes, mode: int, what: str) -> Step:
-    """Write the file, and keep what it takes the place of: the path is never without one of them."""
+    """Write the file, and keep the one that it replaces; at every moment there is a file at the path."""
 
     def do() -> Undo:
         aside, new = kept(path), path.with_name(unfinished(path.name))
@@ -89,7 +88,7 @@ def replace(path: Path, data: bytes, mode: int, what: str) -> Step:
         new.unlink(missing_ok=True)
         os.link(path, new, follow_symlinks=False)
         os.replace(new, aside)
-        new.unlink(missing_ok=True)  # both are the same file already: then it was not renamed
+        new.unlink(missing_ok=True)  # rename(2) does nothing if both were links to the same file
 
         def undo() -> None:
             os.replace(aside, path)
@@ -103,7 +102,7 @@ def replace(path: Path, data: bytes, mode: int, what: str) -> Step:
 
 
 def put_back(path: Path, what: str) -> Step:
-    """Put what was kept of the path in its place again."""
+    """Put the kept file back at the path."""
 
     def do() -> Undo:
         older = _content(path)
@@ -131,7 +130,7 @@ def remove(path: Path, what: str) -> Step:
 
 
 def _content(path: Path) -> tuple[bytes, int] | None:
-    """What the file holds, and its mode; None where there is none."""
+    """Return the file's content and mode; None if there is no such file."""
     try:
         return path.read_bytes(), path.stat().st_mode & 0o7777
     except FileNotFoundError:
