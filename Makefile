@@ -33,7 +33,7 @@ export PIP_CERT ?= /etc/ssl/certs/ca-certificates.crt
 
 .PHONY: demo test test-unit test-node test-lab test-images test-cluster test-cluster-vf test-cluster-here \
   bench lint lab-shell lab-image cluster cluster-programs node-packages image-packages cluster-packages eal \
-  image manifests docs drawings install proto lock clean help
+  image manifests version release docs drawings install proto lock clean help
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -120,7 +120,7 @@ node-packages: image-packages | $(READY)
 
 eal: $(EAL)  ## the EAL library for C, build/libwirespeed_eal.so
 
-$(EAL): wirespeed/eal/c/wirespeed_eal.c wirespeed/eal/c/wirespeed_eal.h | $(READY)
+$(EAL): eal/wirespeed_eal/c/wirespeed_eal.c eal/wirespeed_eal/c/wirespeed_eal.h | $(READY)
 	mkdir -p build
 	gcc -std=c11 -O2 -Wall -Wextra -Werror -shared -fPIC -o $@ $<
 
@@ -145,6 +145,12 @@ image: $(READY) $(TOOLS) image-packages  ## the container images, as OCI archive
 manifests: $(READY)  ## the plain manifests in deploy/, from deploy/chart (helm of PATH, or HELM=path)
 	$(PY) -m deploy.manifests
 
+version: $(READY)  ## write VERSION=X.Y.Z to every file that has the version; without VERSION, show it
+	$(PY) -m release.version $(VERSION)
+
+release: $(READY) $(TOOLS) image-packages  ## the files of a release, in build/release (helm of PATH, or HELM=path)
+	$(PY) -m release
+
 docs: $(READY)  ## the documentation site, in build/site; the page of commands is written from the code first
 	$(PY) -m docsite.commands
 	$(SITE)
@@ -159,12 +165,15 @@ install: $(READY) $(SHIM)  ## this node: the shim and a configuration (INSTALL_O
 proto: $(READY)  ## the messages of the kubelet and of runtimes from their .proto files
 	$(PY) -m grpc_tools.protoc -I. --python_out=. --pyi_out=. wirespeed/kube/proto/*.proto
 
+# What pyproject.toml calls extras, without dev, which has them all.
+EXTRAS := metrics ovs play provision vpp
 LOCKED := uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11
 
 lock: $(TOOLS)  ## requirements.lock from pyproject.toml, and of it what the image has; the version of uv
 	$(VENV)/bin/$(LOCKED) --extra dev pyproject.toml -o requirements.lock
-	$(VENV)/bin/$(LOCKED) -c requirements.lock pyproject.toml -o deploy/images/requirements.lock
+	$(VENV)/bin/$(LOCKED) -c requirements.lock $(EXTRAS:%=--extra %) pyproject.toml -o deploy/images/requirements.lock
 	echo uv | $(VENV)/bin/$(LOCKED) - -o $(TOOLS_LOCK)
 
 clean:  ## what was made in this folder
-	rm -rf $(VENV) build out *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) build out *.egg-info eal/build eal/*.egg-info
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,1 +1,1 @@
-"""Figures: how long the suite's calls take, beside the floor that nothing goes below, and beside other plugins."""
+"""Benchmarks: the duration of wirespeed's calls, compared with the kernel's minimum and with other plugins."""

@@ -24,7 +24,7 @@ examples:
 
 
 class Where(NamedTuple):
-    """What is measured at one place, and beside which other systems."""
+    """A benchmark: where it runs, and with which peers (other systems) it can compare."""
 
     measure: Callable[[argparse.Namespace], Figures]
     text: str
@@ -101,7 +101,7 @@ def _parser() -> argparse.ArgumentParser:
             type=int,
             default=where.rounds,
             metavar="N",
-            help="how often each has its turn (default: %(default)s)",
+            help="number of rounds, with one turn per system (default: %(default)s)",
         )
         one.add_argument(
             "--peer",
@@ -112,7 +112,7 @@ def _parser() -> argparse.ArgumentParser:
             help=where.peer_text,
         )
         one.add_argument(
-            "--out", type=Path, metavar="DIR", help=f"write bench-{name}.md and bench-{name}.json there"
+            "--out", type=Path, metavar="DIR", help=f"write bench-{name}.md and bench-{name}.json to this directory"
         )
         if name == "host":
             one.add_argument(
@@ -120,13 +120,13 @@ def _parser() -> argparse.ArgumentParser:
                 action="append",
                 default=[],
                 metavar="COMMAND",
-                help="a shell command that runs beside, for a peer with a daemon",
+                help="a shell command to run meanwhile, for a peer with a daemon",
             )
     return parser
 
 
 def _reader(read: Callable[[str], Any]) -> Callable[[str], Any]:
-    """What a wrong --peer is told by argparse."""
+    """Turn ValueError of `read` into argparse's error for --peer."""
 
     def peer(text: str) -> Any:
         try:

@@ -1,4 +1,4 @@
-"""The API server that all systems ask: the tests' stand-in, which answers a peer's protobuf as well."""
+"""The API server of the benchmarks: the tests' stand-in, extended for peers that send protobuf."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from tests import apiserver
 
 
 def take_puts() -> None:
-    """Have the stand-in answer a peer's PUT of a pod's status, which is protobuf, as if it were done."""
+    """Make the stand-in accept a peer's PUT of a pod's status. Its protobuf body is ignored."""
 
     def put(handler: apiserver._Handler) -> None:
         handler.rfile.read(int(handler.headers["Content-Length"]))

@@ -1,8 +1,8 @@
-"""Figures of device plugins: 2,048 VFs of 8 PFs, offered to one kubelet by the suite's and by others, in turn.
+"""Benchmark of device plugins: 2,048 VFs on 8 PFs, offered to one kubelet by each system in turn.
 
-Runs in network and mount namespaces of its own. There /sys is a tree that is laid out here, every VF on vfio-pci,
-/dev has the VFs' nodes, and each system finds the same node under the same paths. Every turn is a whole life of a
-plugin's process, beside a kubelet that has just started, with /run and /var/lib empty.
+Runs in its own network and mount namespaces. There, /sys is a generated tree with every VF on vfio-pci and /dev has
+the VFs' nodes, so all systems see the same node at the usual paths. Each turn starts a new plugin process and a new
+kubelet with /run and /var/lib empty.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ from wirespeed.kube import rpc
 from wirespeed.kube.proto import deviceplugin_pb2 as dp
 from wirespeed.play.kubelet import Kubelet
 
-PFS = {f"0000:{2 * number + 16:02x}:00.0": f"ens{number}f0" for number in range(8)}  # interface by address
-VFS = 256  # of each
-PREFIX = "intel.com"  # of resources' names, unless a plugin is told another one
+PFS = {f"0000:{2 * number + 16:02x}:00.0": f"ens{number}f0" for number in range(8)}  # interface name by address
+VFS = 256  # per PF
+PREFIX = "intel.com"  # default prefix of resource names
 KUBELET = Path("/var/lib/kubelet")
-CALLS = {1: 300, 4: 100}  # how often a turn asks for so many VFs
-READY = 300.0  # seconds after which a plugin will not announce its devices any more
-ANSWER = 30.0  # seconds for one of its answers, and for its end
+CALLS = {1: 300, 4: 100}  # number of calls per turn, by the number of VFs requested
+READY = 300.0  # seconds for a plugin to announce its devices
+ANSWER = 30.0  # seconds for an answer, and for the process to end
 REST = 5.0  # seconds
 OURS = "wirespeed"
-NAMESPACE = "WIRESPEED_BENCH_NAMESPACE"  # set in the process that has its own
+NAMESPACE = "WIRESPEED_BENCH_NAMESPACE"  # set in the process that runs in the namespaces
 
 PEER = "NAME=COMMAND"
 PEER_TEXT = """\
@@ -52,14 +52,14 @@ _SERVICE = dp.DESCRIPTOR.services_by_name["DevicePlugin"]
 
 @dataclass(frozen=True)
 class Peer:
-    """Another device plugin, and how it is started."""
+    """Another device plugin and its command."""
 
     name: str
     command: tuple[str, ...]
 
 
 def read_peer(text: str) -> Peer:
-    """NAME=COMMAND. Raises ValueError that says what is wrong."""
+    """Parse NAME=COMMAND. Raises ValueError that says what is wrong."""
     name, _, rest = text.partition("=")
     command = shlex.split(rest)
     if not (name and command):
@@ -68,7 +68,7 @@ def read_peer(text: str) -> Peer:
 
 
 def measure(arguments: argparse.Namespace) -> Figures:
-    """All figures; the process is replaced by one in namespaces of its own first."""
+    """Measure everything, after replacing this process by one in its own namespaces."""
     if NAMESPACE not in os.environ:
         os.environ[NAMESPACE] = "1"
         own = ("unshare", "--net", "--mount", "--propagation", "private")
@@ -94,7 +94,7 @@ def measure(arguments: argparse.Namespace) -> Figures:
 
 
 def _lay_out(folder: Path) -> dict[str, list[str]]:
-    """sysfs and /dev in the folder; the VFs' addresses by the name of their pool."""
+    """Create sysfs and /dev in the directory; return the VFs' addresses by pool name."""
     sysfs, dev = FakeSysfs(folder / "sys"), folder / "dev"
     (sysfs.root / "devices/system").mkdir(parents=True)
     (dev / "vfio").mkdir(parents=True)
@@ -113,7 +113,7 @@ def _lay_out(folder: Path) -> dict[str, list[str]]:
 
 
 def _modalias(device: str) -> str:
-    """As the kernel writes it (drivers/pci/pci-sysfs.c), of an Ethernet device of Intel's."""
+    """Return modalias of an Intel Ethernet device as the kernel writes it (drivers/pci/pci-sysfs.c)."""
     return f"pci:v00008086d{int(device, 16):08X}sv00008086sd00000000bc02sc00i00"
 
 
@@ -126,16 +126,16 @@ def _pools() -> dict[str, Any]:
     }
 
 
-# What a node that has just booted has nothing of.
+# Directories that are empty on a node that has just booted.
 _EMPTY = [(("-t", "tmpfs", "none"), place) for place in ("/run", "/var/lib")]
-_DEVICES = ("null", "zero", "random", "urandom")  # what programs need of /dev
+_DEVICES = ("null", "zero", "random", "urandom")  # devices that programs need
 
 
 @contextlib.contextmanager
 def _node(folder: Path) -> Iterator[None]:
-    """The node's folders under their own paths, for what this process starts, and the PFs' interfaces."""
+    """Mount the node's directories at the usual paths and create the PFs' interfaces."""
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
-    for name in PFS.values():  # a plugin may ask the kernel for them; bridges are what every kernel can make
+    for name in PFS.values():  # plugins may query them by netlink; every kernel has bridges
         subprocess.run(["ip", "link", "add", name, "up", "type", "bridge"], check=True)
     mounts: list[tuple[tuple[str, ...], str]] = [
         (("--bind", f"/dev/{name}"), str(folder / "dev" / name)) for name in _DEVICES
@@ -148,7 +148,7 @@ def _node(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _mounted(mounts: Sequence[tuple[tuple[str, ...], str]]) -> Iterator[None]:
-    """What is mounted (mount's arguments), and where."""
+    """Mount each (arguments of mount, mount point); unmount all at the end."""
     with contextlib.ExitStack() as mounted:
         for source, place in mounts:
             subprocess.run(["mount", *source, place], check=True)
@@ -156,12 +156,12 @@ def _mounted(mounts: Sequence[tuple[tuple[str, ...], str]]) -> Iterator[None]:
         yield
 
 
-# A plugin's life
+# The life of a plugin process
 
 
 @dataclass(frozen=True)
 class _Life:
-    """One system, and what is done with its process."""
+    """The turns of one system."""
 
     figures: Figures
     system: str
@@ -170,7 +170,7 @@ class _Life:
     vfs: Mapping[str, list[str]]
 
     def turn(self, number: int) -> None:
-        """Start it, have it allocate, let it rest, end it. Raises CallFailedError."""
+        """Start the process, call it, let it rest, and end it. Raises CallFailedError."""
         add = (self.figures if number else Figures("not counted")).add
         changed = threading.Condition()
         with _mounted(_EMPTY), _kubelet(changed) as kubelet, self._log.open("w") as log:
@@ -192,7 +192,7 @@ class _Life:
         return self.folder / f"{self.system}.log"
 
     def _await_all(self, kubelet: Kubelet, process: subprocess.Popen[bytes]) -> None:
-        """Until each VF is announced as healthy in the pool of its PF."""
+        """Wait until every VF is announced as healthy in the pool of its PF."""
         wanted = {f"{PREFIX}/{pool}": sorted(vfs) for pool, vfs in self.vfs.items()}
 
         def is_decided() -> bool:
@@ -215,7 +215,7 @@ class _Life:
 
 @contextlib.contextmanager
 def _kubelet(changed: threading.Condition) -> Iterator[Kubelet]:
-    """A kubelet that finds plugins in plugins_registry."""
+    """Run a kubelet that registers plugins in plugins_registry."""
     kubelet = Kubelet(KUBELET, plugin_watch=True, changed=changed)
     kubelet.start()
     try:
@@ -228,7 +228,7 @@ def _kubelet(changed: threading.Condition) -> Iterator[Kubelet]:
 def _process(
     command: tuple[str, ...], log: IO[str], changed: threading.Condition
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """The plugin's process; `changed` is told of its end, which it meets here at the latest."""
+    """Run the plugin's process; notify `changed` when it ends; kill it at the end of the context."""
 
     def tell() -> None:
         process.wait()
@@ -246,7 +246,7 @@ def _process(
 
 
 def _calls(vfs: Mapping[str, list[str]], chance: random.Random) -> Iterator[tuple[str, float]]:
-    """What calls of a kubelet take, in ms, each of a pool by chance: the same ones for all systems in one round."""
+    """Yield calls and their duration in ms. The random choice is the same for all systems in one round."""
     with contextlib.ExitStack() as opened:
         clients = {}
         for pool in sorted(vfs):
@@ -278,7 +278,7 @@ def _prefer(client: rpc.Client, free: list[str], size: int) -> float:
 
 
 def _allocate(client: rpc.Client, pool: str, chosen: list[str]) -> float:
-    """ms of a call that was answered with what belongs to the VFs: their variable, and their nodes of vfio."""
+    """Return the ms of an Allocate call, and check that it returns the VFs' variable and vfio nodes."""
     asked = dp.ContainerAllocateRequest(devices_ids=chosen)
     began = time.perf_counter()
     (told,) = client.Allocate(dp.AllocateRequest(container_requests=[asked]), timeout=ANSWER).container_responses
@@ -290,8 +290,8 @@ def _allocate(client: rpc.Client, pool: str, chosen: list[str]) -> float:
 
 
 def _at_rest(pid: int) -> float:
-    """ms of CPU time that the process takes in a second in which nobody asks for anything."""
-    clock = ~pid << 3 | 2  # CPUCLOCK_SCHED of the process, as clock_getcpuclockid(3) makes it
+    """Return the ms of CPU time per second that an idle process uses."""
+    clock = ~pid << 3 | 2  # CPUCLOCK_SCHED of the process, like clock_getcpuclockid(3)
     before = time.clock_gettime(clock)
     time.sleep(REST)
     return (time.clock_gettime(clock) - before) * 1000 / REST

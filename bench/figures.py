@@ -1,4 +1,4 @@
-"""What was measured: series of figures, their percentiles and ratios, as a table, as Markdown and as JSON."""
+"""Measured values: percentiles and ratios of series, as a table, in Markdown and in JSON."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ HEADINGS = ("what", "system", "n", "p50", "p90", "p99", "ratio of p50")
 
 @dataclass
 class Figures:
-    """Figures of each thing that was measured ("ADD of a kernel VF") by each system, and notes.
+    """Values per measurement ("ADD of a kernel VF") and system, and notes.
 
-    The first system that a thing was measured with is what the others' ratios are to.
+    Ratios are relative to the first system of a measurement.
     """
 
     title: str
@@ -35,12 +35,12 @@ class Figures:
         self.units[what] = unit
 
     def ratio(self, what: str, system: str) -> float:
-        """The system's median as a multiple of the first system's."""
+        """Return the ratio of the system's median to that of the first system."""
         series = self.series[what]
         return percentile(series[system], 50) / percentile(next(iter(series.values())), 50)
 
     def rows(self) -> list[tuple[str, ...]]:
-        """The cells under HEADINGS."""
+        """Return the rows of the table, with columns as in HEADINGS."""
         found = []
         for what, series in self.series.items():
             for number, (system, measured) in enumerate(series.items()):
@@ -70,7 +70,7 @@ class Figures:
         return "\n".join(lines) + "\n"
 
     def to_json(self) -> str:
-        """Every figure that was measured, too."""
+        """Return JSON, including every single value."""
         value: dict[str, Any] = {
             "title": self.title,
             "notes": self.notes,
@@ -80,21 +80,21 @@ class Figures:
         return json.dumps(value, indent=1) + "\n"
 
     def write(self, folder: Path, name: str) -> None:
-        """<folder>/<name>.md and <name>.json."""
+        """Write <folder>/<name>.md and <name>.json."""
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{name}.md").write_text(self.markdown())
         (folder / f"{name}.json").write_text(self.to_json())
 
 
 def percentile(figures: Sequence[float], share: float) -> float:
-    """The smallest figure that `share` per cent of all are not above (nearest rank)."""
+    """Return the percentile by the nearest-rank method."""
     return sorted(figures)[max(0, math.ceil(share / 100 * len(figures)) - 1)]
 
 
 def interleaved(rounds: int, turns: Sequence[Callable[[int], None]]) -> None:
-    """Give each its turn in every round, in turned order in every other one: noise then hits all alike.
+    """Call all turns in every round, with the order reversed in every other round, so that noise affects all alike.
 
-    Round 0 comes before those that count; what a turn measures then is to be dropped.
+    Round 0 is a warm-up: turns must discard what they measure in it.
     """
     for number in range(rounds + 1):
         for turn in turns if number % 2 else reversed(turns):
@@ -102,7 +102,7 @@ def interleaved(rounds: int, turns: Sequence[Callable[[int], None]]) -> None:
 
 
 def machine() -> str:
-    """What this ran on."""
+    """Describe this machine."""
     uname = platform.uname()
     return f"{os.cpu_count()} cores, {uname.machine}, Linux {uname.release}, Python {platform.python_version()}"
 

@@ -1,4 +1,4 @@
-"""The kernel's floor: the netlink messages that an attachment takes at least, made beforehand."""
+"""The minimum time in the kernel: the netlink messages that an attachment needs at least, prepared in advance."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ TAKEN = VfSettings(mac=NO_MAC, vlan=0, vlan_qos=0, vlan_proto=rtnl.ETH_P_8021Q, 
 
 
 class Floor:
-    """A VF that gets a MAC, a VLAN, spoof checking and trust; its netdev, where it has one, moves, with an address.
+    """A VF that gets a MAC, a VLAN, spoof checking and trust. Its netdev, if any, is moved and gets an address.
 
-    Only the time between sending a message and having its answer counts.
+    Only the time from sending a message to receiving its answer is measured.
     """
 
     def __init__(self, address: str) -> None:
@@ -38,7 +38,7 @@ class Floor:
         self._take = _settings(pf_link.index, device.vf_index, TAKEN)
 
     def add_and_delete(self) -> dict[str, float]:
-        """Milliseconds of an ADD and of its DEL."""
+        """Return the milliseconds of an ADD and of its DEL."""
         with _socket() as host:
             if self._link is None:
                 return {"ADD": _exchange(host, self._give), "DEL": _exchange(host, self._take)}
@@ -60,7 +60,7 @@ class Floor:
         named = _message(rtnl.RTM_NEWADDR, rtnl.NLM_F_CREATE | rtnl.NLM_F_EXCL, address)
         back = _set_link(index, home, link.name, mac, 0)
         add = _exchange(host, self._give) + _exchange(host, there) + _exchange(inside, named)
-        # It goes home while it is trusted: it may then take its own MAC back.
+        # Moved back while the VF is still trusted, because only then may it restore its own MAC.
         return {"ADD": add, "DEL": _exchange(inside, back) + _exchange(host, self._take)}
 
 

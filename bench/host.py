@@ -1,6 +1,6 @@
-"""Figures of this machine: a call's way through shim and agent, and pods with a bridge for each network.
+"""Benchmark on this machine: the overhead of shim and agent, and pods with one bridge per network.
 
-Runs in a network namespace of its own, which is the node: the bridges are made there.
+Runs in its own network namespace, which is the node: the bridges are created there.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from tests.apiserver import ApiServer
 NETWORKS = {"eth0": 1, "net1": 2, "net2": 3}
 POD, ALONE = "pod with three bridged networks", "the three bridge plugins alone"
 ARGS = "IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME=bench;K8S_POD_UID=bench"
-NAMESPACE = "WIRESPEED_BENCH_NAMESPACE"  # set in the process that has one
+NAMESPACE = "WIRESPEED_BENCH_NAMESPACE"  # set in the process that runs in the namespace
 PEER_TEXT = """\
 Its configuration may say "@KUBECONFIG@", and a --service has KUBECONFIG in its environment: of the API server that
 all systems ask. It has the pod default/bench, whose annotation names the networks net1 and net2
@@ -35,7 +35,7 @@ all systems ask. It has the pod default/bench, whose annotation names the networ
 
 
 def measure(arguments: argparse.Namespace) -> Figures:
-    """All figures of this machine; the process is replaced by one in a network namespace first."""
+    """Measure everything, after replacing this process by one in its own network namespace."""
     if NAMESPACE not in os.environ:
         os.environ[NAMESPACE] = "1"
         os.execvp("unshare", ["unshare", "--net", sys.executable, "-m", "bench", *sys.argv[1:]])
@@ -62,7 +62,7 @@ def measure(arguments: argparse.Namespace) -> Figures:
 
 @contextmanager
 def _service(command: str, kubeconfig: str) -> Iterator[None]:
-    """A command that runs beside, with all that it starts."""
+    """Run a shell command, with all of its processes, until the context ends."""
     environ = dict(os.environ, KUBECONFIG=kubeconfig)
     process = subprocess.Popen(["sh", "-c", command], env=environ, start_new_session=True)
     try:
@@ -73,7 +73,7 @@ def _service(command: str, kubeconfig: str) -> Iterator[None]:
 
 
 def _static_program(folder: Path) -> Path:
-    """What the start of any process costs at least; it takes its input, as a plugin must."""
+    """Compile a program that only reads its input, as a plugin must: the minimum cost of starting a process."""
     source, program = folder / "floor.c", folder / "floor"
     source.write_text(
         "#include <unistd.h>\nint main(void) { char b[4096]; while (read(0, b, sizeof b) > 0); return 0; }\n"
@@ -83,7 +83,7 @@ def _static_program(folder: Path) -> Path:
 
 
 def _pods(figures: Figures, ours: Suite, api: ApiServer, peers: Mapping[str, Caller], rounds: int) -> None:
-    """ADD and DEL of whole pods: the plugins alone, the agent that calls them, and the peers."""
+    """Measure ADD and DEL of whole pods: by the plugins alone, by the agent that calls them, and by the peers."""
     folder = ours.folder
     meta = {"cniVersion": "1.0.0", "name": "pods", "type": "wirespeed", "delegates": [_bridge(folder, "eth0")]}
     turns: dict[str, Callable[[], dict[str, float]]] = {
@@ -109,7 +109,7 @@ def _pods(figures: Figures, ours: Suite, api: ApiServer, peers: Mapping[str, Cal
 
 
 def _alone(folder: Path) -> dict[str, float]:
-    """The same plugins as a meta-plugin must call them, one after another, and nothing else."""
+    """Run the plugins one after the other as a meta-plugin must, without a meta-plugin."""
     callers = {
         ifname: Caller(binary=Path(REFERENCE_PLUGINS) / "bridge", config=_bridge(folder, ifname), ifname=ifname)
         for ifname in NETWORKS
@@ -135,7 +135,7 @@ def _bridge(folder: Path, ifname: str) -> dict[str, Any]:
 
 
 def _cluster(folder: Path) -> Iterator[dict[str, Any]]:
-    """The pod, and the networks that it asks for."""
+    """Yield the pod and its networks."""
     networks = [ifname for ifname in NETWORKS if ifname != "eth0"]
     for ifname in networks:
         yield {

@@ -1,6 +1,6 @@
-"""Figures of real VFs, inside the lab VM: a VF's way into a pod and back, over the kernel's floor.
+"""Benchmark of VFs in the lab VM: attaching a VF to a pod and detaching it, compared with the kernel's minimum.
 
-Every system has VFs of its own, all of the same PF's, for what one leaves behind shall not be another's work.
+Every system has its own VFs of the same PF, so that it is not affected by what others leave behind.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Turn = Callable[[], dict[str, float]]
 
 
 def measure(arguments: argparse.Namespace) -> Figures:
-    """All figures of the VM's VFs."""
+    """Measure everything."""
     figures = Figures("In the lab VM")
     with (
         tempfile.TemporaryDirectory(prefix="wirespeed-bench-") as name,
@@ -60,7 +60,7 @@ def _measure(figures: Figures, turns: dict[tuple[str, str], Turn], rounds: int) 
             if number:
                 figures.add(f"{verb} of a {kind} VF", system, took)
 
-    # The floor comes first in the figures, whoever has the first turn.
+    # The netlink floor comes first in the results, no matter who is measured first.
     for kind in PFS:
         for verb in ("ADD", "DEL"):
             figures.series.setdefault(f"{verb} of a {kind} VF", {})[FLOOR] = []
@@ -68,7 +68,7 @@ def _measure(figures: Figures, turns: dict[tuple[str, str], Turn], rounds: int) 
 
 
 def _make_vfs(kind: str) -> list[str]:
-    """The addresses of the VFs of the PF for that kind, on their driver."""
+    """Create the VFs of the PF for this kind and bind their driver; return their addresses."""
     device = Path(f"/sys/class/net/{PFS[kind]}/device")
     (device / "sriov_numvfs").write_text(str(VFS))
     addresses = [address for _, address in PciDevice(device.resolve().name).virtual_functions()]
@@ -87,7 +87,7 @@ def _ours(ours: Suite, kind: str, device: str, **more: str) -> Caller:
 
 
 def _peers(figures: Figures, peer: Peer, kind: str, device: str) -> dict[str, float]:
-    """A peer's ADD and DEL; that it fails is noted, and no reason to measure nothing."""
+    """Measure a peer's ADD and DEL. A failure is only noted, so that the others are still measured."""
     config = filled(peer.config, **{kind.upper(): device})
     caller = Caller(binary=peer.binary, config=config, path=peer.path, ifname="net1")
     try:

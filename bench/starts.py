@@ -1,4 +1,4 @@
-"""What it costs to start a plugin's process, and for the suite's to have the agent answer."""
+"""The cost of starting a plugin's process and, for wirespeed, of an answer of the agent."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from functools import partial
 from bench.figures import Figures, interleaved
 from bench.systems import Caller, Peer, Suite
 
-Starts = dict[str, tuple[Caller, str]]  # by what is shown: whom to call, with which verb
+Starts = dict[str, tuple[Caller, str]]  # by label: whom to call, with which verb
 
 
 def start_callers(ours: Suite, peers: Sequence[Peer]) -> Starts:
-    """The suite's cheapest call that reaches the agent, and the peers' that does nothing."""
+    """Return wirespeed's cheapest call that reaches the agent, and the peers' call that does nothing."""
     status = {"cniVersion": "1.1.0", "name": "net", "type": "wirespeed-sriov"}
     found: Starts = {"shim and agent, STATUS": (ours.caller("wirespeed-sriov", status), "STATUS")}
     for peer in peers:
@@ -21,7 +21,7 @@ def start_callers(ours: Suite, peers: Sequence[Peer]) -> Starts:
 
 
 def starts(figures: Figures, callers: Mapping[str, tuple[Caller, str]], rounds: int) -> None:
-    """Time them; the first one is what the others are compared to."""
+    """Measure the calls; ratios are relative to the first."""
     what = "start of a process"
     figures.series[what] = {system: [] for system in callers}
 

@@ -1,4 +1,4 @@
-"""What is measured: the suite's agent and shim, and any other CNI plugin, each called as a runtime calls it."""
+"""The systems to measure: wirespeed's agent and shim, and other CNI plugins, called as a runtime calls them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ and the folders of the plugins that it calls (default: the folder of its executa
 
 @dataclass(frozen=True, kw_only=True)
 class Peer:
-    """Another system: its executable, the network configuration it is called with, and CNI_PATH."""
+    """Another system: its executable, its network configuration and CNI_PATH."""
 
     name: str
     binary: Path
@@ -36,7 +36,7 @@ class Peer:
 
 
 def read_peer(text: str) -> Peer:
-    """NAME=BINARY:CONF[:CNI_PATH]. Raises ValueError that says what is wrong."""
+    """Parse NAME=BINARY:CONF[:CNI_PATH]. Raises ValueError that says what is wrong."""
     name, equals, rest = text.partition("=")
     binary, _, rest = rest.partition(":")
     conf, _, path = rest.partition(":")
@@ -51,7 +51,7 @@ def read_peer(text: str) -> Peer:
 
 
 def executable(name: str, path: str) -> Path:
-    """The absolute path of a peer's executable. Raises ValueError where it is none."""
+    """Return the absolute path of a peer's executable. Raises ValueError if it is not executable."""
     found = Path(path).resolve()
     if not (found.is_file() and os.access(found, os.X_OK)):
         raise ValueError(f"{name}: {found} is no executable")
@@ -59,7 +59,7 @@ def executable(name: str, path: str) -> Path:
 
 
 def filled(config: Mapping[str, Any], **values: str) -> dict[str, Any]:
-    """The configuration with "@NAME@" in its texts replaced."""
+    """Return the configuration with "@NAME@" replaced in its strings."""
     text = json.dumps(config)
     for name, value in values.items():
         text = text.replace(f"@{name}@", value)
@@ -68,12 +68,12 @@ def filled(config: Mapping[str, Any], **values: str) -> dict[str, Any]:
 
 
 class CallFailedError(Exception):
-    """A plugin did not do what it was to be timed with."""
+    """A plugin failed in a call that was to be measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Caller:
-    """One plugin's executable, as a runtime calls it: environment, configuration, the whole process."""
+    """Calls a plugin's executable as a runtime does; the whole process is measured."""
 
     binary: Path
     config: Mapping[str, Any]
@@ -83,9 +83,9 @@ class Caller:
     args: str = "IgnoreUnknown=1"
 
     def timed(self, verb: str, sandbox: Sandbox | None = None, previous: Any = None) -> tuple[float, Any]:
-        """Milliseconds from before the process starts to after it has ended, and its result.
+        """Return the milliseconds from the start to the end of the process, and its result.
 
-        Raises CallFailedError with what the plugin said.
+        Raises CallFailedError with the plugin's output.
         """
         environ = {"PATH": os.environ["PATH"], "CNI_COMMAND": verb, "CNI_PATH": self.path, **self.environ}
         if sandbox is not None:
@@ -102,7 +102,7 @@ class Caller:
         return took, json.loads(done.stdout) if done.stdout.strip() else None
 
     def add_and_delete(self) -> dict[str, float]:
-        """Milliseconds of an ADD and of its DEL, in a sandbox of its own."""
+        """Return the milliseconds of an ADD and of its DEL, in a new sandbox."""
         with sandbox() as made:
             took_add, result = self.timed("ADD", made)
             took_del, _ = self.timed("DEL", made, result)
@@ -111,7 +111,7 @@ class Caller:
 
 @dataclass(frozen=True)
 class Sandbox:
-    """A pod's network namespace, as a runtime makes it: its path, and the container's id."""
+    """A pod's network namespace, as a runtime creates it: its path, and the container id."""
 
     path: str
     container: str
@@ -131,13 +131,13 @@ def sandbox() -> Iterator[Sandbox]:
 
 @dataclass(frozen=True)
 class Suite:
-    """A running agent; `folder` is where its things lie."""
+    """A running agent; `folder` has its files."""
 
     folder: Path
     process: subprocess.Popen[bytes]
 
     def caller(self, name: str, config: Mapping[str, Any], **more: Any) -> Caller:
-        """The shim, called by that name."""
+        """Return a caller of the shim under this plugin name."""
         link = self.folder / name
         if not link.exists():
             link.symlink_to(SHIM)
@@ -145,12 +145,12 @@ class Suite:
         return Caller(binary=link, config=config, environ=environ, **more)
 
     def memory(self) -> str:
-        """What the agent has in memory."""
+        """Return the agent's resident memory."""
         return f"{resident(self.process.pid) / 1024:.0f} MiB"
 
 
 def resident(pid: int) -> int:
-    """KiB of a process that are in memory."""
+    """Return a process's resident memory in KiB."""
     status = Path(f"/proc/{pid}/status").read_text()
     (found,) = [line.split()[1] for line in status.splitlines() if line.startswith("VmRSS")]
     return int(found)
@@ -158,7 +158,7 @@ def resident(pid: int) -> int:
 
 @contextmanager
 def suite(folder: Path, cluster: Mapping[str, str], **more: Any) -> Iterator[Suite]:
-    """An agent; `cluster` says where it reads pods and networks, `more` are further keys of its configuration."""
+    """Run an agent. `cluster` is that key of its configuration, `more` are further keys."""
     places = {
         "socket": "agent.sock",
         "state": "state.db",

@@ -1,7 +1,7 @@
-"""Figures of OVS-DPDK: ADD and DEL of a vhost-user port, whole calls as a runtime makes them, pod by pod.
+"""Benchmark of OVS-DPDK: ADD and DEL of a vhost-user port, as calls of a runtime, with a new pod each time.
 
-The shim and an agent, beside them userspace-CNI; all with a pod's hostPath volume, host-local, and annotations
-through the same stand-in for an API server, on one Open vSwitch.
+Compares shim and agent with userspace-CNI. All use a pod's hostPath volume, host-local, annotations in the same
+API server stand-in, and the same Open vSwitch.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ PEER_TEXT = "userspace-CNI, called in the same run as ours is: its executable"
 
 @dataclass(frozen=True)
 class Peer:
-    """userspace-CNI: how it is called here, and its executable."""
+    """userspace-CNI: its name here, and its executable."""
 
     name: str
     binary: Path
 
 
 def read_peer(text: str) -> Peer:
-    """NAME=BINARY. Raises ValueError that says what is wrong."""
+    """Parse NAME=BINARY. Raises ValueError that says what is wrong."""
     name, _, binary = text.partition("=")
     if not (name and binary):
         raise ValueError(f"expected {PEER}, got {text!r}")
@@ -46,7 +46,7 @@ def read_peer(text: str) -> Peer:
 
 
 def measure(arguments: argparse.Namespace) -> Figures:
-    """All figures of the switch's ports."""
+    """Measure everything."""
     figures = Figures("OVS-DPDK")
     with ExitStack() as stack:
         folder = Path(tempfile.mkdtemp(prefix="ws-bench-", dir="/tmp"))
@@ -57,7 +57,7 @@ def measure(arguments: argparse.Namespace) -> Figures:
         kubeconfig = api.kubeconfig()
         places = {"ovsdb": switch.remote, "ovsRundir": str(switch.rundir), "sockets": str(folder / "sockets")}
         ours = stack.enter_context(suite(folder, {"kubeconfig": str(kubeconfig)}, vhost=places))
-        environ = {"OVS_RUNDIR": str(switch.rundir), "OVS_SOCKDIR": f"{switch.rundir}/"}  # a peer looks there
+        environ = {"OVS_RUNDIR": str(switch.rundir), "OVS_SOCKDIR": f"{switch.rundir}/"}  # for userspace-CNI
         conf = _configuration(kubeconfig, folder / "leases")
         callers = {OURS: ours.caller("userspace", conf, ifname="net1")}
         for peer in arguments.peer:
@@ -66,7 +66,7 @@ def measure(arguments: argparse.Namespace) -> Figures:
         def turn(system: str, number: int) -> None:
             args = _new_pod(api, folder / "pods", f"{system}-{number}")
             for verb, took in replace(callers[system], args=args).add_and_delete().items():
-                if number:  # what comes first warms up
+                if number:  # round 0 is the warm-up
                     figures.add(f"{verb} of a vhost-user port", system, took)
 
         interleaved(arguments.rounds, [partial(turn, system) for system in callers])
@@ -76,7 +76,7 @@ def measure(arguments: argparse.Namespace) -> Figures:
 
 
 def _new_pod(api: ApiServer, folder: Path, name: str) -> str:
-    """CNI_ARGS of a pod of that name, which has a folder of its own as its volume for sockets."""
+    """Create a pod with its own directory as the volume for sockets; return its CNI_ARGS."""
     uid, shared = str(uuid.uuid4()), folder / name
     shared.mkdir(parents=True)
     api.put(_manifest(name, uid, shared))
@@ -85,7 +85,7 @@ def _new_pod(api: ApiServer, folder: Path, name: str) -> str:
 
 @contextmanager
 def _switch(folder: Path) -> Iterator[Switch]:
-    """Open vSwitch, with a bridge that stays: no one is to be measured by what making one takes."""
+    """Run Open vSwitch with a bridge that stays, so that no call includes the creation of a bridge."""
     huge, place, netns = folder / "huge", folder / "ovs", f"ws-{uuid.uuid4().hex[:8]}"
     pages = Path("/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages")
     before = pages.read_text()

@@ -1,1 +1,1 @@
-"""A Kubernetes of the real programs: the control plane on this machine, and lab VMs and namespaces as its nodes."""
+"""A real Kubernetes cluster: the control plane on this machine, with lab VMs and namespaces as nodes."""

@@ -45,7 +45,7 @@ for each node: `node1` is a shell on the node, `node1 COMMAND` a command there.
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """The command line; SystemExit(2) for bad use. After the first -- comes the command."""
+    """Parse the command line; the command follows the first --. Raises SystemExit(2) for a usage error."""
     ours, command = split(arguments)
     parser = argparse.ArgumentParser(
         prog="python3 -m cluster",
@@ -54,26 +54,30 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("action", choices=("build", "programs", "run", "shell"))
-    parser.add_argument("--kubernetes", default=NEWEST, metavar="VERSION", help=f"default: {NEWEST}")
+    parser.add_argument(
+        "--kubernetes", default=NEWEST, metavar="VERSION", help=f"the control plane's (default: {NEWEST})"
+    )
     parser.add_argument(
         "--kubelets",
         default=f"{NEWEST},{OLDEST}",
         type=lambda text: tuple(text.split(",")),
         metavar="VERSION,...",
-        help=f"of the nodes in turn (default: {NEWEST},{OLDEST})",
-    )
-    parser.add_argument("--vms", type=int, default=1, choices=(0, 1, 2), help="nodes that are lab VMs (default: 1)")
-    parser.add_argument(
-        "--here", type=int, default=1, choices=(0, 1, 2), help="nodes that are processes (default: 1)"
-    )
-    parser.add_argument("--memory", default="4G", metavar="SIZE", help="of a VM (default: 4G)")
-    parser.add_argument(
-        "--hugepages", type=int, default=512, metavar="N", help="2 MiB pages of a VM (default: 512)"
+        help=f"kubelet versions, assigned to the nodes in turn (default: {NEWEST},{OLDEST})",
     )
     parser.add_argument(
-        "--images", type=Path, metavar="DIR", help="take the archives in DIR instead of building them"
+        "--vms", type=int, default=1, choices=(0, 1, 2), help="number of nodes that are lab VMs (default: 1)"
     )
-    parser.add_argument("--keep", type=Path, metavar="DIR", help="keep logs here")
+    parser.add_argument(
+        "--here", type=int, default=1, choices=(0, 1, 2), help="number of nodes that are processes (default: 1)"
+    )
+    parser.add_argument("--memory", default="4G", metavar="SIZE", help="memory of a VM (default: 4G)")
+    parser.add_argument(
+        "--hugepages", type=int, default=512, metavar="N", help="number of 2 MiB hugepages of a VM (default: 512)"
+    )
+    parser.add_argument(
+        "--images", type=Path, metavar="DIR", help="use the archives in DIR instead of building them"
+    )
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="copy the logs to DIR at the end")
     result = parser.parse_args(ours)
     result.command = command or []
     if (result.action == "run") != bool(command):
@@ -82,7 +86,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 class Cluster:
-    """One cluster that runs until `stack` is left."""
+    """A cluster that runs until `stack` is closed."""
 
     def __init__(self, asked: argparse.Namespace, folder: Path, stack: ExitStack, progress: Progress) -> None:
         self.asked = asked
@@ -102,7 +106,7 @@ class Cluster:
         self._programs = Path()
 
     def start(self) -> None:
-        """Everything up, nodes Ready. Raises LabError."""
+        """Start everything and wait until the nodes are Ready. Raises LabError."""
         progress, asked = self._progress, self.asked
         vms, here = self.plans[: asked.vms], self.plans[asked.vms :]
         artefacts = build(progress) if vms else None
@@ -149,7 +153,7 @@ class Cluster:
         )
 
     def environment(self) -> dict[str, str]:
-        """What the command runs in."""
+        """Return the environment of the command."""
         kubernetes = self._programs / "bin" / self.asked.kubernetes
         path = [str(self.folder / "bin"), str(kubernetes), str(self._programs / "bin"), os.environ["PATH"]]
         description = {
@@ -161,7 +165,7 @@ class Cluster:
             "kubernetes": self.asked.kubernetes,
             "manifests": str(self._programs / "manifests"),
         }
-        # The chart's values here: nodes have imported the image under this name.
+        # Chart values for this cluster: its nodes have imported the image under this name.
         values = self.folder / "values.json"
         values.write_text(json.dumps({"image": {"repository": "localhost/wirespeed", "pullPolicy": "Never"}}))
         (self.folder / "cluster.json").write_text(json.dumps(description))
@@ -176,7 +180,7 @@ class Cluster:
         )
 
     def _archives(self) -> list[Path]:
-        """The archives that nodes import: the project's two, Multus', and what holds a pod's namespaces."""
+        """Return the image archives that nodes import: the project's two, Multus' and the pause image."""
         folder = self.asked.images
         if folder is None:
             folder = self.folder / "images"
@@ -215,7 +219,7 @@ class Cluster:
 
 
 def work(asked: argparse.Namespace, progress: Progress) -> int:
-    """Does what was asked; the exit code."""
+    """Run the requested action; return the exit code."""
     if asked.action in {"build", "programs"}:
         if asked.action == "build":
             build(progress)
@@ -234,14 +238,14 @@ def work(asked: argparse.Namespace, progress: Progress) -> int:
 
 
 def keep_logs(folder: Path, target: Path) -> None:
-    """Copies the logs of control plane and nodes."""
+    """Copy the logs of control plane and nodes."""
     target.mkdir(parents=True, exist_ok=True)
     for path in [*folder.glob("logs/*.log"), *folder.glob("node*/*.log")]:
         (target / f"{path.parent.name}-{path.name}").write_bytes(path.read_bytes())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The exit code: the command's own, 125 if the cluster failed, 2 for bad use."""
+    """Run the command line; return the command's exit code, 125 if the cluster failed, 2 for a usage error."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     asked = parse(given)
     try:

@@ -1,4 +1,4 @@
-"""The cluster's certificates: an authority, and what it signs, by the openssl program."""
+"""The cluster's certificate authority and the certificates that it signs, created with openssl."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ DAYS = "3650"
 
 
 class Authority:
-    """A certificate authority in a folder, and what it has signed there: NAME.crt and NAME.key."""
+    """A certificate authority in a directory. Its certificates are NAME.crt there, with keys NAME.key."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         folder.mkdir(parents=True)
-        # Of the machine's own configuration nothing: it adds extensions.
+        # Not the machine's own configuration, which adds extensions.
         (folder / "openssl.cnf").write_text("[req]\ndistinguished_name=subject\n[subject]\n")
         usage = "keyUsage=critical,keyCertSign,cRLSign"
         _openssl(
@@ -28,14 +28,14 @@ class Authority:
         return self.folder / "ca.crt"
 
     def sign(self, name: str, subject: str, *extensions: str) -> tuple[Path, Path]:
-        """Certificate and key for `subject`, such as /O=system:nodes/CN=system:node:node1."""
+        """Sign a certificate for `subject`, such as /O=system:nodes/CN=system:node:node1; return it and its key."""
         signed = (*("-CA", "ca.crt", "-CAkey", "ca.key"), "-addext", "authorityKeyIdentifier=keyid")
         _openssl(self.folder, name, subject, "basicConstraints=critical,CA:FALSE", *extensions, more=signed)
         return self.folder / f"{name}.crt", self.folder / f"{name}.key"
 
 
 def key_pair(folder: Path, name: str) -> tuple[Path, Path]:
-    """An RSA key and its public part, which service accounts' tokens are signed with."""
+    """Create an RSA key and its public key, for the tokens of service accounts."""
     private, public = folder / f"{name}.key", folder / f"{name}.pub"
     run("openssl", "genrsa", "-out", str(private), "2048")
     run("openssl", "rsa", "-in", str(private), "-pubout", "-out", str(public))

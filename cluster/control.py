@@ -1,4 +1,4 @@
-"""The control plane, on this machine: etcd, API server, controller manager, scheduler."""
+"""The control plane on this machine: etcd, API server, controller manager and scheduler."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ READY_TIMEOUT = 120.0
 
 
 class Control:
-    """The programs, their certificates and logs, in `folder`.
+    """The programs of the control plane, with their certificates and logs in `folder`.
 
-    A program that ends is started again, unless there is a file `folder`/held/NAME: so tests take one away. Its
-    process is in `folder`/NAME.pid.
+    A program that ends is restarted, unless the file `folder`/held/NAME exists: tests use it to keep a program
+    down. The PID is in `folder`/NAME.pid.
     """
 
     def __init__(self, programs: Path, version: str, folder: Path) -> None:
@@ -42,7 +42,7 @@ class Control:
             (folder / name).mkdir()
 
     def start(self) -> None:
-        """Starts everything; returns when the API server is ready. Raises LabError with the logs' ends."""
+        """Start everything and wait until the API server is ready. Raises LabError with the ends of the logs."""
         for name, command in self._commands().items():
             keeper = threading.Thread(target=self._keep, args=(name, command), name=name, daemon=True)
             self._keepers.append(keeper)
@@ -50,7 +50,7 @@ class Control:
         self._await_ready()
 
     def stop(self) -> None:
-        """Ends everything."""
+        """Stop everything."""
         self._ended.set()
         for process in list(self._processes.values()):
             process.send_signal(signal.SIGCONT)
@@ -59,7 +59,7 @@ class Control:
             keeper.join()
 
     def kubeconfig(self, name: str, subject: str, *, elsewhere: Path | None = None) -> str:
-        """A kubeconfig for whom `subject` names, whose certificates lie in `elsewhere`."""
+        """Return a kubeconfig for `subject`, with certificates in `elsewhere` or the authority's directory."""
         certificate, key = self.authority.sign(name, subject, "extendedKeyUsage=clientAuth")
         folder = elsewhere or self.authority.folder
         user = {"client-certificate": str(folder / certificate.name), "client-key": str(folder / key.name)}
@@ -76,7 +76,7 @@ class Control:
         )
 
     def write_kubeconfig(self, name: str, subject: str) -> Path:
-        """`kubeconfig` as a file of this machine."""
+        """Write `kubeconfig` to a file on this machine; return its path."""
         path = self.folder / f"{name}.kubeconfig"
         path.write_text(self.kubeconfig(name, subject))
         return path
@@ -151,14 +151,14 @@ class Control:
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
-                    # Signals of the terminal are ours.
+                    # The terminal's signals must reach this process only.
                     start_new_session=True,
                     env=dict(os.environ, HOME=str(self.folder)),
                 )
                 self._processes[name] = process
                 (self.folder / f"{name}.pid").write_text(str(process.pid))
                 process.wait()
-                # The others wait for etcd by ending, as they do on a machine that starts.
+                # Until etcd is up, the other programs exit and are restarted, as on a booting machine.
                 self._ended.wait(max(0.0, 1.0 - (time.monotonic() - started)))
 
     def _await_ready(self) -> None:
@@ -180,6 +180,6 @@ class Control:
 
 
 def is_ready(item: dict[str, Any]) -> bool:
-    """Whether a Node or Pod object has the condition Ready."""
+    """Return whether a Node or Pod object has the condition Ready."""
     conditions = item.get("status", {}).get("conditions", [])
     return any(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions)

@@ -1,4 +1,4 @@
-"""The images that nodes have: put into a containerd's store here, for which an emulated node would take minutes."""
+"""The nodes' images, imported into a containerd store on this machine: an emulated node would take minutes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lab.errors import LabError, tail
 MULTUS_PROGRAMS = ("multus-daemon", "multus-shim", "install_multus", "passthru")
 STORE_SIZE = "16G"
 START_TIMEOUT = 60.0
-# Only what keeps images: no CRI, which would want a network.
+# Only the parts that store images. The CRI plugin would need a network.
 _CONFIG = """\
 version = 3
 root = '{root}'
@@ -30,18 +30,18 @@ address = '{socket}.ttrpc'
 
 
 def pause_archive(programs: Path, target: Path) -> Path:
-    """The image localhost/pause:1, which holds a pod's namespaces."""
+    """Write the image localhost/pause:1, whose process holds a pod's namespaces."""
     files = {"pause": (programs / "bin/pause").read_bytes()}
     return _archive(files, target, reference="localhost/pause:1", entrypoint="/pause")
 
 
 def multus_archive(programs: Path, target: Path) -> Path:
-    """The image that Multus' own manifest names, with the programs that it runs."""
+    """Write the image that Multus' manifest names, with the programs that it runs."""
     manifest = (programs / "manifests/multus-daemonset-thick.yml").read_text()
     reference = next(line.split()[1] for line in manifest.splitlines() if line.strip().startswith("image:"))
     place = "usr/src/multus-cni/bin"
     files = {f"{place}/{name}": (programs / "bin" / name).read_bytes() for name in MULTUS_PROGRAMS}
-    # What the daemon needs of Debian: its user's name, and the folder in which runtimes say namespaces are.
+    # The daemon needs its user's name, and /var/run, below which runtimes report network namespaces.
     files["etc/passwd"] = b"root:x:0:0:root:/:/bin/sh\n"
     links = {"var/run": "/run"}
     return _archive(files, target, reference=reference, entrypoint=f"/{place}/multus-daemon", links=links)
@@ -55,7 +55,7 @@ def _archive(
     entrypoint: str,
     links: Mapping[str, str] | None = None,
 ) -> Path:
-    """An image of these files and links, by their paths in it."""
+    """Write an image with these files and links, given by their paths in it."""
     root = target.with_suffix("")
     for place, content in files.items():
         (root / place).parent.mkdir(parents=True, exist_ok=True)
@@ -77,7 +77,7 @@ def _archive(
 
 
 def write_store(programs: Path, archives: Sequence[Path], folder: Path) -> Path:
-    """A folder for /var/lib/containerd with these images, unpacked. Raises LabError."""
+    """Return a directory for /var/lib/containerd with these images, unpacked. Raises LabError."""
     root, state = folder / "store", folder / "containerd"
     socket = state / "c.sock"
     state.mkdir()
@@ -87,7 +87,7 @@ def write_store(programs: Path, archives: Sequence[Path], folder: Path) -> Path:
     bin_folder = programs / "bin"
     with log.open("wb") as output:
         process = subprocess.Popen(
-            # Its mounts end with it.
+            # In a mount namespace, so that its mounts end with it.
             [
                 "setpriv",
                 "--pdeathsig",
@@ -118,6 +118,6 @@ def write_store(programs: Path, archives: Sequence[Path], folder: Path) -> Path:
 
 
 def write_disk(store: Path, disk: Path) -> Path:
-    """A store as a disk."""
+    """Write a store to a disk image."""
     run("mke2fs", "-q", "-t", "ext4", "-m", "0", "-L", "store", "-d", str(store), str(disk), STORE_SIZE)
     return disk

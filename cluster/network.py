@@ -1,6 +1,6 @@
-"""The cluster's network: a namespace of this process's own, with a bridge for management and a wire on each side.
+"""The cluster's network, in this process's own namespace: a bridge for management, and two bridges as wires.
 
-10.30.0.1          this machine: API server, at 10.201.0.1 too (the service's address; there is no kube-proxy)
+10.30.0.1          this machine: the API server, also at 10.201.0.1 (its service's address; there is no kube-proxy)
 10.30.0.11, .12    the nodes
 10.244.1.0/24, …   their pods
 left, right        wires between the nodes' PFs ens1 and ens2
@@ -27,31 +27,31 @@ _INSIDE = "WIRESPEED_CLUSTER_NAMESPACE"
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where one node is on the network; its number counts from 1."""
+    """A node's place on the network; its number counts from 1."""
 
     number: int
 
     @property
     def address(self) -> str:
-        """On the management network."""
+        """The node's address on the management network."""
         return f"10.30.0.{10 + self.number}"
 
     @property
     def mac(self) -> str:
-        """Of its interface there."""
+        """The MAC of the node's interface on the management network."""
         return f"52:54:00:30:00:{self.number:02x}"
 
     @property
     def pods(self) -> str:
-        """Its pods' subnet."""
+        """The subnet of the node's pods."""
         return f"10.244.{self.number}.0/24"
 
     def end(self, network: str) -> str:
-        """The interface here that leads to it on `network`."""
+        """Return this machine's interface to the node on `network`."""
         return f"n{self.number}-{network}"
 
     def devices(self) -> tuple[str, ...]:
-        """QEMU's arguments: its interface for management, and its PFs' hubs joined to the wires."""
+        """Return QEMU's arguments for the management interface, and to connect the PFs' hubs to the wires."""
         management = self.end(MANAGEMENT)
         return (
             *("-netdev", f"tap,id=mgmt,ifname={management},script=no,downscript=no"),
@@ -68,8 +68,8 @@ class Place:
 
 
 def own_namespace(arguments: list[str]) -> None:
-    """Start this command line again in a network namespace of its own; returns if it is in it already."""
-    # exec keeps the process's number, so that the mark means this very process and none that it starts.
+    """Restart this command line in its own network namespace; return if it already runs there."""
+    # exec keeps the PID, so the variable identifies this process and not its children.
     if os.environ.get(_INSIDE) == str(os.getpid()):
         return
     if os.geteuid() != 0:
@@ -81,10 +81,10 @@ def own_namespace(arguments: list[str]) -> None:
 
 
 def make(places: Iterable[Place]) -> None:
-    """Bridges, addresses and routes to the nodes, in this process's namespace."""
+    """Create bridges, addresses and routes to the nodes in this process's namespace."""
     _ip("link set lo up")
     for bridge in (MANAGEMENT, *WIRES):
-        # A wire passes on what stations do not know yet: nothing is learnt about multicast.
+        # Like a wire, the bridge must forward all multicast frames.
         _ip(f"link add {bridge} type bridge mcast_snooping 0")
         _ip(f"link set {bridge} up")
     _ip(f"address add {HERE}/24 dev {MANAGEMENT}")
@@ -94,14 +94,14 @@ def make(places: Iterable[Place]) -> None:
 
 
 def lead_to_vm(place: Place) -> None:
-    """The interfaces that a VM's are joined to, before it starts."""
+    """Create the tap interfaces of a VM, before it starts."""
     for network in (MANAGEMENT, *WIRES):
         _ip(f"tuntap add {place.end(network)} mode tap")
         _ip(f"link set {place.end(network)} master {network} up")
 
 
 def lead_to_process(place: Place, process: int) -> None:
-    """The interfaces of a node that is a process in a network namespace of its own."""
+    """Create the interfaces of a node that is a process in its own network namespace."""
     for network, name in ((MANAGEMENT, "mgmt0"), *zip(WIRES, ("ens1", "ens2"), strict=True)):
         address = f"address {place.mac}" if network == MANAGEMENT else ""
         _ip(f"link add {place.end(network)} type veth peer name {name} {address} netns {process}")

@@ -1,4 +1,4 @@
-"""The nodes: lab VMs, which have VFs and can be reset, and namespaces of this machine, which are fast."""
+"""The nodes: lab VMs, which have VFs and can be reset, and namespaces on this machine, which start fast."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from lab.vm import Files, Machine, escaped, started
 GUEST = Path(__file__).resolve().parent / "guest"
 DISK_SIZE = "12G"
 REFERENCE_PLUGINS = Path("/usr/lib/cni")
-# The cluster's own plugin on a node; others of the cluster are reached by routes.
+# The CNI configuration of a node's cluster network; other nodes' pods are reached by routes.
 PRIMARY = """\
 {
   "cniVersion": "1.0.0",
@@ -48,7 +48,7 @@ PRIMARY = """\
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What is chosen about one node."""
+    """The properties of one node."""
 
     name: str
     place: Place
@@ -59,7 +59,7 @@ class Plan:
 
 @dataclass(frozen=True, kw_only=True)
 class Lab:
-    """What all VMs boot from: the lab's artefacts and accelerator, disks, the project's tree."""
+    """What all VMs boot from: the lab's artefacts, accelerator, disks and the project's tree."""
 
     artefacts: Artefacts
     accel: str
@@ -69,7 +69,7 @@ class Lab:
 
 
 class Node:
-    """One node. `folder` has what is its own and its logs; `failed` says why it is no more."""
+    """One node. `folder` has its own files and logs; `failed` is the error that ended it."""
 
     def __init__(self, plan: Plan, folder: Path) -> None:
         self.plan = plan
@@ -78,7 +78,7 @@ class Node:
         folder.mkdir()
 
     def write_data(self, control: Control, public_key: str) -> Path:
-        """What lies on its disk: its certificates, the cluster's plugin."""
+        """Write the files of its disk: certificates and CNI configuration; return their directory."""
         tree = self.folder / "data"
         pki = tree / "etc/kubernetes"
         pki.mkdir(parents=True)
@@ -98,7 +98,7 @@ class Node:
         return tree
 
     def environment(self, plans: Sequence[Plan], control_version: str) -> dict[str, str]:
-        """What `node up` is told."""
+        """Return the environment of `node up`."""
         place = self.plan.place
         others = [plan.place for plan in plans if plan.place != place]
         routes = [*(f"{other.pods}@{other.address}" for other in others), f"{SERVICES}@{HERE}"]
@@ -115,10 +115,10 @@ class Node:
 
 
 class VmNode(Node):
-    """A lab VM."""
+    """A node that is a lab VM."""
 
     def start(self, stack: ExitStack, lab: Lab) -> None:
-        """Starts the VM, until `stack` is left. By the main thread: a VM dies with the thread that started it."""
+        """Start the VM until `stack` is closed. Call it in the main thread: a VM ends with its starting thread."""
         lead_to_vm(self.plan.place)
         disk = self.folder / "data.img"
         tree = self.folder / "data"
@@ -136,7 +136,7 @@ class VmNode(Node):
             devices=(
                 *_drive("data", disk, "cache=unsafe"),
                 *_drive("programs", lab.programs, "readonly=on"),
-                # Each node writes into an overlay of its own, which lasts as long as its VM.
+                # Each node writes to its own overlay, which is lost with its VM.
                 *_drive("store", lab.store, "snapshot=on"),
                 *self.plan.place.devices(),
             ),
@@ -147,7 +147,7 @@ class VmNode(Node):
         self._session = Session(vm, {"out": log.fileno(), "err": log.fileno()})
 
     def boot(self, environment: dict[str, str]) -> None:
-        """Waits for the guest, and has it come up, after each reset too. Raises LabError."""
+        """Wait for the guest, then run `node up` in it, also after each reset. Raises LabError."""
         session = self._session
         session.boot()
         job = {
@@ -170,23 +170,23 @@ class VmNode(Node):
 
 
 class HereNode(Node):
-    """Namespaces of this machine: its kernel, its processors, and none of its network or files."""
+    """A node in namespaces of this machine. It shares kernel and CPUs, but not network and files."""
 
-    # What kubelets set of the whole machine.
+    # Settings that a kubelet changes for the whole machine.
     SYSCTLS = (
         *("vm.overcommit_memory", "vm.panic_on_oom", "kernel.panic", "kernel.panic_on_oops"),
         *("kernel.keys.root_maxkeys", "kernel.keys.root_maxbytes"),
     )
 
     def start(self, stack: ExitStack, programs: Path, store: Path, environment: dict[str, str]) -> None:
-        """Starts it, until `stack` is left. It gets a copy of `store`, containerd's folder of images."""
+        """Start the node until `stack` is closed. It gets a copy of `store`, containerd's image directory."""
         run("cp", "-a", str(store), str(self.folder / "store"))
         before = {name: Path("/proc/sys", *name.split(".")).read_text() for name in self.SYSCTLS}
         group = f"/wirespeed-cluster-{os.getpid()}-{self.plan.name}"
         log = stack.enter_context((self.folder / "node.log").open("ab"))
         namespaces = ("--net", "--mount", "--pid", "--uts", "--ipc", "--fork", "--kill-child", "--mount-proc")
         process = subprocess.Popen(
-            # If we are killed ourselves, it goes, and all of its processes with it.
+            # If this process is killed, the kernel kills the node with all of its processes.
             ["setpriv", "--pdeathsig", "KILL", "unshare", *namespaces, "--", str(GUEST / "node"), "up"],
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -206,7 +206,7 @@ class HereNode(Node):
         lead_to_process(self.plan.place, first)
 
     def _stop(self, process: subprocess.Popen[bytes], before: dict[str, str], group: str) -> None:
-        """Ends it; what it changed of the machine is as before."""
+        """Kill the node and restore the machine's settings."""
         process.send_signal(signal.SIGKILL)
         process.wait()
         for name, value in before.items():
@@ -216,7 +216,7 @@ class HereNode(Node):
 
 
 def _child_of(process: subprocess.Popen[bytes]) -> int:
-    """The first process in the namespaces that unshare makes."""
+    """Return the first process in the namespaces that unshare creates."""
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     deadline = time.monotonic() + 10
     while not (found := children.read_text().split() if children.exists() else []):
@@ -227,7 +227,7 @@ def _child_of(process: subprocess.Popen[bytes]) -> int:
 
 
 def _remove_group(group: Path) -> None:
-    """Removes a control group and those in it, once their processes are gone."""
+    """Remove a cgroup with its children, after their processes have ended."""
     deadline = time.monotonic() + 10
     while group.exists():
         for folder in sorted((path for path in group.rglob("*") if path.is_dir()), reverse=True):

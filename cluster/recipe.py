@@ -1,4 +1,4 @@
-"""The programs of a cluster, as an artefact of the lab's cache; versions and where each comes from."""
+"""The programs of a cluster as an artefact in the lab's cache: versions and sources."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from lab.recipe import Recipe
 
 CLUSTER = Path(__file__).resolve().parent
 
-# The newest that is served, and the oldest that is supported upstream.
+# The newest release, and the oldest one that is supported upstream.
 NEWEST = "1.37.2"
 OLDEST = "1.35.4"
-# Module, version, package and program, build tags.
+# Module, version, package:program pairs, build tags.
 MODULES = """
 github.com/containerd/containerd/v2 v2.4.2 ./cmd/containerd:containerd,./cmd/containerd-shim-runc-v2:\
 containerd-shim-runc-v2,./cmd/ctr:ctr no_btrfs,no_devmapper,no_zfs
@@ -23,15 +23,20 @@ go.etcd.io/etcd/server/v3 v3.6.16 .:etcd
 helm.sh/helm/v3 v3.22.0 ./cmd/helm:helm
 gopkg.in/k8snetworkplumbingwg/multus-cni.v4 v4.3.0 ./cmd/multus-daemon:multus-daemon,./cmd/multus-shim:multus-shim,\
 ./cmd/install_multus:install_multus,./cmd/passthru-cni:passthru
+github.com/prometheus-operator/prometheus-operator v0.85.0
 """
-# What of a module's files is kept beside its programs: its manifests.
-KEPT = "multus-daemonset-thick.yml"
-# Below the artefact: programs in bin and bin/VERSION, and the read-only disk that nodes have them on.
+# Files of the modules that are kept in manifests/.
+KEPT = """
+deployments/multus-daemonset-thick.yml
+example/prometheus-operator-crd/monitoring.coreos.com_podmonitors.yaml
+example/prometheus-operator-crd/monitoring.coreos.com_servicemonitors.yaml
+"""
+# In the artefact: programs in bin and bin/VERSION, and this read-only disk with the programs for nodes.
 NODE_DISK = "programs.img"
 
 
 def recipe(kubernetes: str = NEWEST, kubelets: tuple[str, ...] = (NEWEST, OLDEST)) -> Recipe:
-    """How the programs are made: a whole Kubernetes, and more kubelets."""
+    """Return the recipe of the programs: a complete Kubernetes, and more kubelets."""
     locked = {NEWEST, OLDEST}
     return Recipe(
         name="programs",
@@ -42,7 +47,7 @@ def recipe(kubernetes: str = NEWEST, kubelets: tuple[str, ...] = (NEWEST, OLDEST
             "KUBELETS": " ".join(sorted(set(kubelets))),
             "MODULES": MODULES,
             "KEPT": KEPT,
-            # Of other versions no checksums are kept; the proxy's word is taken.
+            # Checksums are kept for the locked versions only; for others, the Go module proxy is trusted.
             "UNLOCKED": "no" if {kubernetes, *kubelets} <= locked else "yes",
         },
         inputs={},
@@ -51,6 +56,6 @@ def recipe(kubernetes: str = NEWEST, kubelets: tuple[str, ...] = (NEWEST, OLDEST
 
 
 def programs(progress: Progress, wanted: Recipe) -> Path:
-    """The folder of the programs, built if it is not there. Raises LabError."""
+    """Return the directory of the programs; build them if it does not exist. Raises LabError."""
     environment = dict(os.environ, CLUSTER=str(CLUSTER))
     return build_one(wanted, progress, cache=cache_folder().parent / "cluster", environment=environment)

@@ -1,4 +1,4 @@
-"""Commands on a cluster's nodes: for its own start, for tests, and for a person (`node1 COMMAND`)."""
+"""Runs commands on a cluster's nodes: for its start, for tests, and for users (`node1 COMMAND`)."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ exec {how} "export PATH={path}; $*"
 
 
 def prepare(folder: Path, vms: dict[str, str], here: Iterable[str]) -> str:
-    """Writes keys, ssh's configuration and a program for each node into `folder`; the public key.
+    """Write keys, the ssh configuration and a program per node into `folder`; return the public key.
 
-    `vms` are the addresses of VMs by name, `here` the names of nodes that are processes (`folder`/NAME/pid).
+    `vms` has the addresses of VMs by name, `here` the names of nodes that are processes (`folder`/NAME/pid).
     """
     key = folder / "id"
     run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "cluster", "-f", str(key))
@@ -62,7 +62,7 @@ def _write(program: Path, how: str, *, shell: str) -> None:
 
 
 class Remote:
-    """Commands on one node; `folder` is what `prepare` wrote into."""
+    """Commands on one node; `folder` is the one that `prepare` has filled."""
 
     def __init__(self, folder: Path, name: str) -> None:
         self.name = name
@@ -71,7 +71,7 @@ class Remote:
     def run(
         self, command: str, *, given: bytes = b"", timeout: float = 120, check: bool = True
     ) -> subprocess.CompletedProcess[str]:
-        """Runs a shell command on the node. With `check`, AssertionError with its output if it fails."""
+        """Run a shell command on the node. With `check`, raise AssertionError with its output if it fails."""
         done = subprocess.run(
             [str(self._folder / "bin" / self.name), command],
             input=given,
@@ -86,9 +86,9 @@ class Remote:
 
     @contextmanager
     def beside(self, command: str) -> Iterator[subprocess.Popen[str]]:
-        """A shell command that runs on the node meanwhile, and ends when its input does.
+        """Run a shell command on the node during the context. It must end when its standard input is closed.
 
-        AssertionError with its output if it fails.
+        Raises AssertionError with its output if it fails.
         """
         pipe = subprocess.PIPE
         program = [str(self._folder / "bin" / self.name), command]
@@ -101,6 +101,6 @@ class Remote:
             raise AssertionError(f"{self.name}: {command}: ended with {process.returncode}\n{output}{errors}")
 
     def forget(self) -> None:
-        """Closes the connection that is kept, as after a reset of a VM."""
+        """Close the ssh connection that is kept open, such as after a reset of a VM."""
         config = str(self._folder / "ssh.config")
         subprocess.run(["ssh", "-F", config, "-O", "exit", self.name], capture_output=True, check=False)

@@ -1,4 +1,4 @@
-"""Running other programs."""
+"""Runs other programs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lab.errors import LabError
 
 
 def run(*command: str, folder: Path | None = None) -> None:
-    """Runs a program to its end. LabError with what it said if it fails."""
+    """Run a program. Raises LabError with its error output if it fails."""
     environment = dict(os.environ, LC_ALL="C")
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, env=environment)
     if done.returncode:

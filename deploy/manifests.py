@@ -1,7 +1,7 @@
-"""The plain manifests of this folder, from the chart; and the parts of the chart's schema that the readers know.
+"""Generate the plain manifests in this directory from the chart, and the generated parts of the chart's schema.
 
 python -m deploy.manifests          # write them: make manifests
-python -m deploy.manifests --check  # fail where they differ from what would be written
+python -m deploy.manifests --check  # fail if a file differs from what would be written
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ ROOT = Path(__file__).parents[1]
 DEPLOY = ROOT / "deploy"
 CHART = DEPLOY / "chart"
 SCHEMA = CHART / "values.schema.json"
-# The manifests, in the order in which they are applied, and the templates that they come from.
+# The manifests in the order in which they are applied. Each is generated from the template of the same name.
 FILES = ("crd.yaml", "rbac.yaml", "admission.yaml", "config.yaml", "daemonset.yaml")
 UNINSTALL = "uninstall/uninstall.yaml"
-# The oldest Kubernetes that has all that they hold; helm by itself takes that of its own build.
+# The oldest Kubernetes that supports all of their objects. By default, helm assumes its own build's version.
 KUBERNETES = "1.32.0"
 _HEAD = "# Made from deploy/chart by `make manifests`.\n"
-# Keys of agent.yaml that the chart writes itself, or that differ from node to node.
+# Keys of agent.yaml that the chart sets itself, or that differ between nodes.
 _OWN_KEYS = ("devicePlugin", "kubelet", "metrics", "nodeName", "readinessIndicatorFile", "runtimes")
 
 
 def helm() -> str:
-    """The program: what HELM names, or `helm` of PATH. Ends the program where there is none."""
+    """The path of helm: HELM, or `helm` from PATH. Exits if there is none."""
     named = os.environ.get("HELM") or "helm"
     found = shutil.which(named)
     if found is None:
@@ -43,7 +43,7 @@ def helm() -> str:
 
 
 def rendered() -> dict[str, str]:
-    """The files by their names in this folder."""
+    """The generated files, by name relative to this directory."""
     files = {name: _template(name) for name in FILES}
     files[UNINSTALL] = _template("uninstall.yaml")
     files["uninstall/kustomization.yaml"] = _kustomization(["uninstall.yaml"])
@@ -74,19 +74,19 @@ def _template(name: str) -> str:
     return re.sub(r"(?m)[ \t]+$", "", text)
 
 
-def chart_digest() -> str:
-    """Of what the manifests are made from, so that one that is out of date is seen without helm."""
+def chart_digest(chart: Path = CHART) -> str:
+    """A digest of the chart, so that outdated manifests are detected without helm."""
     digest = hashlib.sha256()
-    for path in sorted([CHART / "Chart.yaml", CHART / "values.yaml", *(CHART / "templates").iterdir()]):
+    for path in sorted([chart / "Chart.yaml", chart / "values.yaml", *(chart / "templates").iterdir()]):
         digest.update(f"{path.name}\n".encode() + path.read_bytes())
     return digest.hexdigest()
 
 
-# The schema of the values
+# The schema of the chart's values
 
 
 def schema() -> dict[str, Any]:
-    """values.schema.json, with the parts that come from the readers of the configurations."""
+    """values.schema.json, with the definitions generated from the readers of the configurations."""
     document: dict[str, Any] = json.loads(SCHEMA.read_bytes())
     document["$defs"] |= _agent() | _pools()
     return document
@@ -104,7 +104,7 @@ def _agent() -> dict[str, Any]:
 
 
 def _pools() -> dict[str, Any]:
-    """A key that is not known is a mistake here; the device plugin only warns of it, as its peer does."""
+    """Make unknown keys errors; the device plugin, like the SR-IOV network device plugin, only warns about them."""
     found = schemas.schema("device-plugin")
     pool = found["properties"]["resourceList"]["anyOf"][0]["items"]
     selectors = found["$defs"]["selectors"]
@@ -116,10 +116,10 @@ def _pools() -> dict[str, Any]:
 
 
 def _without_texts(value: Any) -> Any:  # JSON, in and out
-    """Defaults stay out too: the agent has them, and Helm fills in none."""
+    """Remove descriptions, titles and defaults: the agent has the defaults, and Helm would not apply them."""
     if isinstance(value, dict):
         keep = {key: each for key, each in value.items() if key not in {"description", "default", "title"}}
-        # Names of properties are no words of a schema.
+        # Keys below `properties` and `$defs` are names, not keywords of the schema.
         return {
             key: {name: _without_texts(rule) for name, rule in value[key].items()}
             if key in {"properties", "$defs"}

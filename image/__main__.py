@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -13,14 +14,17 @@ from lab.progress import Progress
 
 
 def main() -> int:
-    """Build the images that are asked for; 1 if one could not be built."""
+    """Build the requested images; return 1 if one could not be built."""
     parser = argparse.ArgumentParser(prog="python3 -m image", description="Build container images as OCI archives.")
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(IMAGES)}; all if none is named")
-    parser.add_argument("--arch", action="append", choices=ARCHITECTURES, help="one or more; default: both")
-    parser.add_argument("--out", type=Path, default=ROOT / "build/images", help="folder of the archives")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"one or more of {', '.join(IMAGES)} (default: all)"
+    )
+    parser.add_argument("--arch", action="append", choices=ARCHITECTURES, help="may be repeated (default: both)")
+    parser.add_argument("--out", type=Path, default=ROOT / "build/images", help="directory for the archives")
     arguments = parser.parse_args()
     if unknown := set(arguments.names) - set(IMAGES):
         parser.error(f"unknown image {', '.join(sorted(unknown))}: expected {', '.join(IMAGES)}")
+    os.umask(0o022)  # the modes of files are in the image
     with Progress(label="image") as progress:
         try:
             for name in arguments.names or IMAGES:

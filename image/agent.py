@@ -1,4 +1,4 @@
-"""The agent in an image: a virtual environment with its libraries, the program and the shim."""
+"""Installs the agent in an image: a virtual environment with its libraries, the program and the shim."""
 
 from __future__ import annotations
 
@@ -11,9 +11,12 @@ from image.recipe import ARCHITECTURES, PREFIX, PYTHON, ROOT
 from image.run import run
 from lab.errors import LabError
 
-# Of the Kubernetes client: a second one, for asyncio, and what that needs; nothing here does.
+# The Kubernetes client's second API, for asyncio, and its dependencies. The agent does not use them.
 _ASYNC = ("kubernetes/aio", "aiohttp", "aiohttp_retry", "aiosignal", "frozenlist", "multidict", "propcache", "yarl")
-UNUSED = tuple(f"{PREFIX}/lib/python{PYTHON}/site-packages/{name}/*" for name in _ASYNC)
+# Their metadata goes too: scanners would report what is not there.
+UNUSED = tuple(
+    f"{PREFIX}/lib/python{PYTHON}/site-packages/{name}{rest}" for name in _ASYNC for rest in ("/*", "-*.dist-info")
+)
 LOCK = ROOT / "deploy" / "images" / "requirements.lock"
 _SHEBANG = f"#!/{PREFIX}/bin/python3"
 _SCRIPT = f"""{_SHEBANG}
@@ -26,7 +29,7 @@ sys.exit(main())
 
 
 def install(root: Path, *, architecture: str, interpreter: Path) -> None:
-    """Put the agent into `root`/PREFIX. `interpreter` is a root of PYTHON that runs on this machine.
+    """Install the agent in `root`/PREFIX. `interpreter` is a root with PYTHON that runs on this machine.
 
     Raises LabError.
     """
@@ -50,7 +53,7 @@ def install(root: Path, *, architecture: str, interpreter: Path) -> None:
 
 
 def _libraries(packages: Path, architecture: str) -> None:
-    """What the lock names, for that architecture; what PyPI has as source only is built here."""
+    """Install the locked packages for the architecture. Those without a wheel are built on this machine."""
     platform = ARCHITECTURES[architecture].uv
     run(
         [
@@ -62,7 +65,7 @@ def _libraries(packages: Path, architecture: str) -> None:
 
 
 def _program(packages: Path, prefix: Path) -> None:
-    """This source tree as it is, installed from a copy: a build leaves folders beside the sources."""
+    """Install this source tree. A copy is used because the build writes directories into it."""
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder, "source")
         skipped = shutil.ignore_patterns(".*", "build", "out", "*.egg-info", "__pycache__", "tests", "docs")
@@ -76,11 +79,11 @@ def _program(packages: Path, prefix: Path) -> None:
 
 
 def _forget_origin(distribution: Path) -> None:
-    """Take away what a distribution's directory records of where and when it was installed from."""
+    """Remove what a distribution's metadata records about where and when it was installed."""
     for name in ("direct_url.json", "uv_cache.json"):
         (distribution / name).unlink(missing_ok=True)
     record = distribution / "RECORD"
-    # Scripts are gone, whose hashes depend on the path of the Python that installed them.
+    # Without the removed scripts: their hashes depend on the path of the Python that installed them.
     lines = record.read_text().splitlines(keepends=True)
     record.write_text("".join(line for line in lines if (distribution.parent / line.split(",")[0]).exists()))
 
@@ -92,9 +95,9 @@ def _shim(target: Path, architecture: str) -> None:
 
 
 def _compile(packages: Path, interpreter: Path, place: str) -> None:
-    """Bytecode beside the sources, so that an agent that starts compiles nothing; the same in each build."""
+    """Compile the sources reproducibly, so that a starting agent need not compile anything."""
     inside = interpreter / place
-    # A copy there and back, to this place in its root: needs no mount.
+    # Copied into the interpreter's root and back, which needs no mount.
     shutil.copytree(packages, inside, symlinks=True)
     python = ["chroot", str(interpreter), "/usr/bin/python3", "-I", "-m", "compileall", "-q"]
     path = f"/{PREFIX}/lib/python{PYTHON}/site-packages"
@@ -104,7 +107,7 @@ def _compile(packages: Path, interpreter: Path, place: str) -> None:
 
 
 def check_machine(folder: Path, architecture: str) -> None:
-    """Raise LabError for a file below `folder` that holds the machine code of another architecture."""
+    """Raise LabError if a file in `folder` has machine code for another architecture."""
     expected = ARCHITECTURES[architecture].elf_machine
     for path in sorted(folder.rglob("*")):
         if path.is_symlink() or not path.is_file():

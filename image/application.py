@@ -1,4 +1,4 @@
-"""What an application's image has of this project: the program `wirespeed eal` and `ready`, and the EAL library."""
+"""Installs the programs `wirespeed eal` and `wirespeed ready` and the EAL library in an application's image."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ LIBRARY = "libwirespeed_eal.so"
 
 
 def install(root: Path, *, architecture: str) -> None:
-    """Put them into `root`: the program where PATH finds it, the libraries where C's and Python's are looked for.
+    """Install the program in `root`/PREFIX, and make the libraries available to C and Python.
 
     Raises LabError.
     """
     script = root / PREFIX / "bin/wirespeed"
     script.parent.mkdir(parents=True)
     program.write(script, "/usr/bin/python3")
-    # What Python imports is in the program's file.
+    # The program is a zip archive from which Python imports the package.
     packages = root / "usr/lib/python3/dist-packages"
     packages.mkdir(parents=True)
     (packages / "wirespeed.pth").write_text(f"/{PREFIX}/bin/wirespeed\n")
@@ -27,5 +27,5 @@ def install(root: Path, *, architecture: str) -> None:
     libraries = root / "usr/lib" / compiler.removesuffix("-gcc")
     libraries.mkdir()
     flags = ("-std=c11", "-O2", "-shared", "-fPIC", "-Wall", "-Wextra", "-Werror")
-    source = ROOT / "wirespeed/eal/c/wirespeed_eal.c"
+    source = ROOT / "eal/wirespeed_eal/c/wirespeed_eal.c"
     run([compiler, *flags, "-o", str(libraries / LIBRARY), str(source)])

@@ -1,8 +1,7 @@
-"""Builds an image for each architecture and writes them as one archive."""
+"""Builds an image for each architecture and writes all of them to one archive."""
 
 from __future__ import annotations
 
-import subprocess
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,18 +11,19 @@ from pathlib import Path
 from image import agent, application, debian
 from image.layer import Layer, write_layer
 from image.oci import Variant, write_archive
-from image.recipe import ARCHITECTURES, PREFIX, ROOT, SUITE, UNUSED, Image, version
+from image.recipe import ARCHITECTURES, PREFIX, SUITE, UNUSED, Image, commit_time, version
 from lab.progress import Progress
 
 _PATH = f"/{PREFIX}/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 def build(image: Image, architectures: Sequence[str], target: Path, progress: Progress) -> str:
-    """Write the archive `target`; the digest of the image. Raises LabError.
+    """Write the archive `target`; return the image's digest. Raises LabError.
 
-    The same sources and the same Debian packages give the same digest: the only time in it is the last commit's.
+    The digest is reproducible: it depends only on the sources and the Debian packages. All times in the image are
+    those of the last commit or earlier.
     """
-    epoch = _epoch()
+    epoch = commit_time()
     with tempfile.TemporaryDirectory(prefix="wirespeed-image-") as folder:
         made = _Build(image=image, work=Path(folder), epoch=epoch, progress=progress)
         if image.agent:
@@ -44,7 +44,7 @@ def build(image: Image, architectures: Sequence[str], target: Path, progress: Pr
 
 @dataclass(frozen=True, kw_only=True)
 class _Build:
-    """One build of an image, in the folder `work`; `epoch` in seconds."""
+    """One build of an image, in the directory `work`. `epoch` is in seconds."""
 
     image: Image
     work: Path
@@ -53,11 +53,11 @@ class _Build:
 
     @property
     def interpreter(self) -> Path:
-        """A root of the image's Python that runs here."""
+        """A root with the image's Python for this machine's architecture."""
         return self.work / "interpreter"
 
     def variant(self, architecture: str) -> Variant:
-        """The image for one architecture. Raises LabError."""
+        """Build the image for one architecture. Raises LabError."""
         image = self.image
         with self.progress.step(f"{image.name}, {architecture}: Debian packages"):
             layers = [(self._system(architecture), f"Debian {SUITE}: {' '.join(image.packages)}")]
@@ -94,11 +94,3 @@ class _Build:
 
     def _layer(self, root: Path, *, unused: Sequence[str] = ()) -> Layer:
         return write_layer(root, root.with_suffix(".layer"), epoch=self.epoch, unused=unused)
-
-
-def _epoch() -> int:
-    """Seconds of the last commit; of the last release of the sources' year where there is no repository."""
-    told = subprocess.run(
-        ["git", "log", "-1", "--format=%ct"], cwd=ROOT, capture_output=True, text=True, check=False
-    ).stdout.strip()
-    return int(told) if told.isdecimal() else 1_735_689_600

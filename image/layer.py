@@ -1,4 +1,4 @@
-"""A folder as a layer: a tar archive that is the same, byte for byte, whenever and wherever its content is."""
+"""Writes a directory as an image layer: a reproducible tar archive."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lab.errors import LabError
 
 @dataclass(frozen=True, kw_only=True)
 class Layer:
-    """A layer's file, compressed: its SHA-256 and size in bytes, and the SHA-256 of what it holds uncompressed."""
+    """A compressed layer: file, SHA-256 and size in bytes; `diff_id` is the SHA-256 of the uncompressed tar."""
 
     path: Path
     digest: str
@@ -27,7 +27,7 @@ class Layer:
 
 
 class _Digest:
-    """Passes on what is written, and keeps its SHA-256."""
+    """Forwards what is written, and calculates its SHA-256."""
 
     def __init__(self, file: BinaryIO | gzip.GzipFile) -> None:
         self._file = file
@@ -39,11 +39,11 @@ class _Digest:
 
 
 def write_layer(root: Path, target: Path, *, epoch: int, unused: Sequence[str] = ()) -> Layer:
-    """Write the content of `root` as a layer to `target`, without what the glob patterns `unused` name.
+    """Write the content of `root` as a layer to `target`, except paths that match the glob patterns `unused`.
 
-    Names are sorted, times are no later than `epoch` (seconds), everything is root's. What Python compiled is kept:
-    it must not depend on time (`python -m compileall --invalidation-mode unchecked-hash`).
-    Raises LabError for what no layer can hold.
+    Names are sorted, mtimes are at most `epoch` (seconds), and root owns everything. Python bytecode is included
+    as it is, so it must not depend on time (`python -m compileall --invalidation-mode unchecked-hash`).
+    Raises LabError for a file of a type that a layer cannot have.
     """
     with target.open("wb") as file:
         compressed: Any = _Digest(file)
@@ -61,7 +61,7 @@ def write_layer(root: Path, target: Path, *, epoch: int, unused: Sequence[str] =
 
 
 def _names(root: Path, unused: Sequence[str]) -> Iterator[str]:
-    """The paths below `root`, folders before what is in them."""
+    """Yield the paths in `root`, directories before their content."""
     for folder, folders, files in os.walk(root):
         folders.sort()
         at = os.path.relpath(folder, root)

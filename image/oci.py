@@ -1,4 +1,4 @@
-"""OCI image archives: https://github.com/opencontainers/image-spec, one file that runtimes import."""
+"""OCI image archives (https://github.com/opencontainers/image-spec): single files that runtimes import."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _TYPES = "application/vnd.oci.image"
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
-    """The image for one architecture (OCI's name of it): its layers, and how a container is started."""
+    """The image for one architecture (in OCI's naming): its layers, and how its containers are started."""
 
     architecture: str
-    layers: Sequence[tuple[Layer, str]]  # with what each is
+    layers: Sequence[tuple[Layer, str]]  # each with its description
     environment: Mapping[str, str]
     entrypoint: Sequence[str]
     command: Sequence[str]
@@ -38,9 +38,9 @@ def write_archive(
     epoch: int,
     labels: Mapping[str, str],
 ) -> str:
-    """Write `target`, an OCI archive of an image that has all `variants`; the digest of its index.
+    """Write `target`, an OCI archive of an image with all `variants`; return the digest of the image.
 
-    `reference` is what a runtime calls it once it is imported ("localhost/wirespeed:0.1.0").
+    `reference` is the image's name in a runtime that has imported it ("localhost/NAME:VERSION").
     """
     new = target.with_name(f".{target.name}.{os.getpid()}")
     blobs: dict[str, bytes | Path] = {}
@@ -48,7 +48,7 @@ def write_archive(
         manifests = [_manifest(variant, blobs, epoch=epoch, labels=labels) for variant in variants]
         names = {"org.opencontainers.image.ref.name": version, "io.containerd.image.name": reference}
         inner = _blob(blobs, {"schemaVersion": 2, "mediaType": f"{_TYPES}.index.v1+json", "manifests": manifests})
-        # One image that exists for several architectures is an index of its own, which the name is given to.
+        # An image for several architectures is a separate index, which gets the name.
         image = manifests[0] if len(manifests) == 1 else {"mediaType": f"{_TYPES}.index.v1+json", **inner}
         index = {
             "schemaVersion": 2,
@@ -71,7 +71,7 @@ def write_archive(
 def _manifest(
     variant: Variant, blobs: dict[str, bytes | Path], *, epoch: int, labels: Mapping[str, str]
 ) -> dict[str, Any]:
-    """The descriptor of a variant's manifest, whose blobs are added to `blobs`."""
+    """Add a variant's manifest, config and layers to `blobs`; return the manifest's descriptor."""
     created = datetime.fromtimestamp(epoch, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     config = {
         "created": created,
@@ -102,7 +102,7 @@ def _manifest(
 
 
 def _blob(blobs: dict[str, bytes | Path], value: object) -> dict[str, Any]:
-    """Add a JSON document; its digest and size."""
+    """Add a JSON document; return its digest and size."""
     text = _json(value)
     digest = hashlib.sha256(text).hexdigest()
     blobs[digest] = text

@@ -1,27 +1,29 @@
-"""What is in each image."""
+"""The content of each image."""
 
 from __future__ import annotations
 
-import tomllib
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from wirespeed import __version__
+
 ROOT = Path(__file__).resolve().parents[1]
 DEPLOY = ROOT / "deploy" / "images"
 SUITE = "trixie"
-PYTHON = "3.13"  # the suite's, which runs what is in PREFIX
+PYTHON = "3.13"  # the suite's Python, which runs the program in PREFIX
 PREFIX = "opt/wirespeed"
 
 
 class Architecture(NamedTuple):
-    """What the tools call one architecture."""
+    """The names of one architecture in the tools used here."""
 
     oci: str  # OCI and Go
     uv: str  # uv's --python-platform
     compiler: str
-    elf_machine: int  # e_machine of its ELF files
-    qemu: str  # the program of qemu-user that runs it
+    elf_machine: int  # e_machine in ELF headers
+    qemu: str  # the qemu-user program for it
 
 
 ARCHITECTURES = {  # by Debian's name
@@ -29,32 +31,32 @@ ARCHITECTURES = {  # by Debian's name
     "arm64": Architecture("arm64", "aarch64-manylinux_2_28", "aarch64-linux-gnu-gcc", 183, "qemu-aarch64-static"),
 }
 
-# Read by people, by package managers and by compilers, not by what runs: glob patterns of paths.
+# Glob patterns of files for people, package managers and compilers, which nothing needs at run time.
 UNUSED = (
     *("usr/share/doc/*", "usr/share/man/*", "usr/share/locale/*", "usr/share/info/*", "usr/share/lintian/*"),
     *("usr/share/zoneinfo/*", "usr/share/bash-completion/*", "usr/share/fish/*", "usr/share/zsh/*"),
     *("usr/include/*", "usr/lib/*.a", "usr/lib/*/pkgconfig/*", "usr/lib/python3.13/*/__pycache__/*"),
     *("var/cache/*", "var/log/*", "var/lib/apt/*", "var/lib/dpkg/info/*", "etc/apt/*", "etc/cron.daily/*"),
-    # The building machine's, or none.
+    # Files of the building machine, or empty ones.
     *("etc/hostname", "etc/resolv.conf", "etc/machine-id", "dev/*"),
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Image:
-    """One image: Debian packages, and what of this project."""
+    """One image: its Debian packages and its parts of this project."""
 
     name: str
     agent: bool = False  # the agent, its libraries and the shim, in PREFIX
-    application: bool = False  # what applications in pods are told by: see `image.application`
+    application: bool = False  # the programs for applications in pods, see `image.application`
     entrypoint: tuple[str, ...] = ()
     command: tuple[str, ...] = ()
-    unused: tuple[str, ...] = ()  # more patterns of paths that are left out
-    busybox: bool = False  # its commands, where no package has one of that name
+    unused: tuple[str, ...] = ()  # more patterns of paths that are omitted
+    busybox: bool = False  # links to busybox for commands that no package has
 
     @property
     def packages(self) -> list[str]:
-        """The names in the image's list in deploy/images."""
+        """The package names in the image's list in deploy/images."""
         lines = (DEPLOY / f"{self.name}.packages").read_text().splitlines()
         return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
 
@@ -66,7 +68,7 @@ IMAGES = {
         application=True,
         command=("dpdk-testpmd",),
         busybox=True,
-        # What dpdk-dev brings for those who compile, and for other machines than containers.
+        # Parts of dpdk-dev that are for compiling, or not for containers.
         unused=(
             "usr/lib/systemd/*",
             "usr/share/dpdk/*",
@@ -79,6 +81,13 @@ IMAGES = {
 
 
 def version() -> str:
-    """The version of this source tree."""
-    found: str = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
-    return found
+    """Return the version of this source tree."""
+    return __version__
+
+
+def commit_time() -> int:
+    """Return the time of the last commit in seconds; 2025-01-01 without a git repository."""
+    shown = subprocess.run(
+        ["git", "log", "-1", "--format=%ct"], cwd=ROOT, capture_output=True, text=True, check=False
+    ).stdout.strip()
+    return int(shown) if shown.isdecimal() else 1_735_689_600

@@ -1,4 +1,4 @@
-"""Programs that a build runs."""
+"""Runs the programs of a build."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lab.errors import LabError, tail
 
 
 def run(command: Sequence[str], *, environment: Mapping[str, str] | None = None, folder: Path | None = None) -> str:
-    """The standard output of a program that must succeed. Raises LabError."""
+    """Run a program and return its standard output. Raises LabError if it fails."""
     try:
         done = subprocess.run(
             command,

@@ -27,7 +27,7 @@ GUEST_PATH = "/opt/venv/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
 
 
 def job(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What the guest's agent is told to do."""
+    """Return the job for the guest's agent."""
     size = shutil.get_terminal_size()
     environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
     if arguments.action == "shell" or sys.stdout.isatty():
@@ -54,7 +54,7 @@ def job(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def in_vm(arguments: argparse.Namespace, progress: Progress) -> int:
-    """Boots a VM, does the job, returns its exit code."""
+    """Boot a VM and run the job; return its exit code."""
     if arguments.action == "shell" and not sys.stdin.isatty():
         raise LabError("shell needs a terminal; for scripts there is: python3 -m lab run -- COMMAND")
     artefacts = build(progress)
@@ -86,7 +86,7 @@ def in_vm(arguments: argparse.Namespace, progress: Progress) -> int:
 
 
 def interact(session: Session, shell: dict[str, Any]) -> int:
-    """A shell on this terminal."""
+    """Run a shell on this terminal; return its exit code."""
     with raw_terminal(sys.stdin.fileno()), resized(session):
         code = session.shell(shell, sys.stdin.fileno())
     print("lab: left" if code is None else f"lab: the shell ended with {code}", file=sys.stderr)
@@ -94,11 +94,11 @@ def interact(session: Session, shell: dict[str, Any]) -> int:
 
 
 class Stopped(BaseException):
-    """SIGINT, SIGTERM or SIGHUP came; unwinds everything, whatever is under way."""
+    """SIGINT, SIGTERM or SIGHUP was received. Not an Exception, so that no handler of errors stops it."""
 
 
 def stop_on_signals() -> None:
-    """Signals unwind like errors, so that no VM and no folder stays."""
+    """Raise Stopped on signals, so that no VM and no directory is left behind."""
 
     def stop(number: int, _: object) -> NoReturn:
         raise Stopped(number)
@@ -108,7 +108,7 @@ def stop_on_signals() -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The exit code: the command's own, 125 if the lab failed, 2 for bad use."""
+    """Run the command line; return the command's exit code, 125 if the lab failed, 2 for a usage error."""
     asked = parse(sys.argv[1:] if arguments is None else arguments)
     stop_on_signals()
     try:

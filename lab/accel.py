@@ -1,4 +1,4 @@
-"""Whether the VM may use KVM: not whether /dev/kvm is there, but whether the lab's kernel boots under it."""
+"""Choice between KVM and TCG. /dev/kvm alone proves nothing: the probe boots the lab's kernel under KVM."""
 
 import hashlib
 import os
@@ -18,7 +18,7 @@ SIGN = "LAB-PROBE-OK"
 
 
 def choose(artefacts: Artefacts, wanted: str, progress: Progress) -> str:
-    """`kvm` or `tcg`. LabError if kvm is demanded and does not work."""
+    """Return "kvm" or "tcg". Raises LabError if kvm is requested and does not work."""
     if wanted == "tcg":
         return wanted
     if kvm_works(artefacts, progress):
@@ -29,7 +29,7 @@ def choose(artefacts: Artefacts, wanted: str, progress: Progress) -> str:
 
 
 def kvm_works(artefacts: Artefacts, progress: Progress) -> bool:
-    """The probe's answer, kept for this kernel of the host and this build of the lab."""
+    """Return the result of the probe, cached per host kernel, CPU model and build of the lab."""
     if not os.access("/dev/kvm", os.R_OK | os.W_OK):
         return False
     circumstances = f"{platform.release()} {platform.version()} {artefacts.qemu} {artefacts.boot} {cpu_model()}"
@@ -46,13 +46,13 @@ def kvm_works(artefacts: Artefacts, progress: Progress) -> bool:
 
 
 def cpu_model() -> str:
-    """The first processor's name."""
+    """Return the model name of the first CPU."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     return next((line for line in lines if line.startswith("model name")), "")
 
 
 def probe(artefacts: Artefacts) -> bool:
-    """Boots kernel and initrd under KVM; the initrd answers on the console (guest/init)."""
+    """Boot kernel and initrd under KVM; the initrd (guest/init) prints SIGN on the console."""
     with scratch() as folder:
         console = folder / "console.log"
         machine = Machine(accel="kvm", extra_kernel="lab.probe")
@@ -74,5 +74,5 @@ def probe(artefacts: Artefacts) -> bool:
 
 
 def answered(console: Path) -> bool:
-    """Whether the initrd has spoken."""
+    """Return whether the initrd has printed SIGN."""
     return console.exists() and SIGN in console.read_text(errors="replace")

@@ -1,4 +1,4 @@
-"""Builds the lab's artefacts, each once, into folders that appear whole or not at all."""
+"""Builds the lab's artefacts, each once. A directory appears in the cache only when it is complete."""
 
 import fcntl
 import os
@@ -21,7 +21,7 @@ from lab.scratch import scratch
 
 @dataclass(frozen=True, kw_only=True)
 class Artefacts:
-    """Folders of a finished build."""
+    """Directories of a finished build."""
 
     cache: Path
     qemu: Path
@@ -30,13 +30,13 @@ class Artefacts:
 
 
 def cache_folder(environment: Mapping[str, str] = os.environ) -> Path:
-    """Where the lab keeps what it builds: ${XDG_CACHE_HOME:-~/.cache}/wirespeed/lab."""
+    """Return the lab's cache directory: ${XDG_CACHE_HOME:-~/.cache}/wirespeed/lab."""
     home = environment.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return Path(home) / "wirespeed" / "lab"
 
 
 def finished(cache: Path, wanted: Recipes) -> Artefacts | None:
-    """The artefacts a VM boots from, if all are there."""
+    """Return the artefacts from which a VM boots, None if one is missing."""
     result = Artefacts(
         cache=cache,
         qemu=cache / wanted.qemu.folder,
@@ -47,7 +47,7 @@ def finished(cache: Path, wanted: Recipes) -> Artefacts | None:
 
 
 def build(progress: Progress, *, cache: Path | None = None) -> Artefacts:
-    """Builds what is missing; LabError if a step fails, with the end of its log."""
+    """Build what is missing. Raises LabError with the end of the log if a step fails."""
     cache = cache or cache_folder()
     if not LOCK.is_file():
         raise LabError(f"{LOCK} is missing: the guest's Python packages are installed from it")
@@ -66,7 +66,7 @@ def build(progress: Progress, *, cache: Path | None = None) -> Artefacts:
 
 
 def build_one(recipe: Recipe, progress: Progress, *, cache: Path, environment: dict[str, str]) -> Path:
-    """Builds one artefact of others, in a cache of its own; its folder. LabError as in `build`."""
+    """Build one artefact in a separate cache; return its directory. Raises LabError as `build` does."""
     place = cache / recipe.folder
     if place.is_dir():
         return place
@@ -79,7 +79,7 @@ def build_one(recipe: Recipe, progress: Progress, *, cache: Path, environment: d
 
 @contextmanager
 def alone(cache: Path, progress: Progress) -> Iterator[None]:
-    """The only build in this cache, in which nothing is left of one that was killed."""
+    """Hold the cache's lock, and remove what killed builds have left in the cache."""
     cache.mkdir(parents=True, exist_ok=True)
     with locked(cache / "build.lock", progress):
         for leftover in cache.glob(".building-*"):
@@ -89,7 +89,7 @@ def alone(cache: Path, progress: Progress) -> Iterator[None]:
 
 @contextmanager
 def locked(path: Path, progress: Progress) -> Iterator[None]:
-    """One build at a time; the second waits and then finds everything built."""
+    """Lock the build. A second build waits for the first and then finds everything built."""
     with path.open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -100,7 +100,7 @@ def locked(path: Path, progress: Progress) -> Iterator[None]:
 
 
 class Builder:
-    """One build: recipes run as processes that end with it."""
+    """One build. The processes of its recipes are killed when it ends."""
 
     def __init__(self, cache: Path, progress: Progress, environment: dict[str, str] | None = None) -> None:
         self._cache = cache
@@ -123,7 +123,7 @@ class Builder:
                     os.killpg(process.pid, signal.SIGKILL)
 
     def build_all(self, wanted: Recipes, borrowed: Path) -> None:
-        """Builds what is missing. `borrowed` is for what this host lends."""
+        """Build what is missing. `borrowed` gets the files that `carry` copies from this host."""
         self.install_tools()
         self._environment = carry(borrowed)
         self.make(wanted.base)
@@ -132,7 +132,7 @@ class Builder:
         self.make(wanted.image)
 
     def install_tools(self) -> None:
-        """Installs the host's tools that are missing."""
+        """Install missing tools on this host."""
         path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
         packages = {package for tool, package in HOST_TOOLS.items() if shutil.which(tool, path=path) is None}
         if not packages:
@@ -146,14 +146,14 @@ class Builder:
             self.execute(install, environment, self._logs / "host-tools.log")
 
     def side_by_side(self, *rows: list[Recipe]) -> None:
-        """Builds the rows at the same time, and of each row one after the other."""
+        """Build the rows in parallel, the recipes of a row one after the other."""
         with ThreadPoolExecutor(max_workers=len(rows)) as pool:
             running = [pool.submit(self.make_all, row) for row in rows]
             try:
                 for row in as_completed(running):
                     row.result()
             except BaseException:
-                self.__exit__()  # the other thread must not be waited for
+                self.__exit__()  # so that the other thread ends now
                 raise
 
     def make_all(self, wanted: list[Recipe]) -> None:
@@ -162,7 +162,7 @@ class Builder:
             self.make(recipe)
 
     def make(self, recipe: Recipe) -> None:
-        """Builds one artefact in a folder of its own and renames it into place."""
+        """Build one artefact in a temporary directory and rename it into place."""
         place = self._cache / recipe.folder
         if place.is_dir():
             return
@@ -174,12 +174,12 @@ class Builder:
             environment |= {name: str(self._cache / made.folder) for name, made in recipe.inputs.items()}
             environment |= {"TARGET": str(target), "LAB": str(LAB), "LOCK": str(LOCK)}
             self.execute([*ISOLATED, "sh", "-eu", "-c", recipe.script], environment, log)
-            # On the disk before it gets its name: a machine that dies here must not leave a half artefact.
+            # Synced before the rename, so that a crash of the machine cannot leave an incomplete artefact.
             subprocess.run(["sync", "-f", str(target)], check=True)
             target.rename(place)
 
     def execute(self, command: list[str], environment: dict[str, str], log: Path) -> None:
-        """Runs a command with its output in `log`; LabError with the log's end if it fails."""
+        """Run a command with its output in `log`. Raises LabError with the end of the log if it fails."""
         with log.open("ab") as output, self._lock:
             if self._stopped:
                 raise LabError("the build was stopped")
@@ -202,7 +202,7 @@ class Builder:
             raise LabError(f"a step failed with exit code {code}; its log is {log}", detail=tail(shown, 25))
 
 
-# A recipe's mounts and processes end with it, and it ends with us, however we end.
+# A recipe's mounts and processes end with it, and it is killed when this process ends.
 ISOLATED = (
     *("setpriv", "--pdeathsig", "KILL"),
     *("unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child", "--mount-proc"),

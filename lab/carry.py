@@ -1,4 +1,4 @@
-"""What a build borrows from this host and leaves no trace of: mirror, proxies, certificates, pip settings."""
+"""What a build uses of this host, without a trace in the result: mirror, proxies, certificates, pip settings."""
 
 import os
 import shutil
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lab.errors import LabError
 
-# Where the recipes see the folder that `carry` fills (recipes/chroot.sh).
+# Where recipes see the directory that `carry` fills (recipes/chroot.sh).
 INSIDE = "/run/carry"
 MIRROR_VARIABLE = "WIRESPEED_LAB_MIRROR"
 PROXIES = ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
@@ -17,7 +17,7 @@ DEBIANS_BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
 
 
 def mirror(environment: Mapping[str, str]) -> str:
-    """The Debian mirror this host uses, as apt knows it; LabError if apt knows none."""
+    """Return this host's Debian mirror from apt's configuration. Raises LabError if apt has none."""
     if MIRROR_VARIABLE in environment:
         return environment[MIRROR_VARIABLE]
     listing = subprocess.run(
@@ -34,17 +34,17 @@ def mirror(environment: Mapping[str, str]) -> str:
 
 
 def apt_settings() -> str:
-    """The host's apt settings about fetching, as apt.conf text."""
+    """Return this host's apt settings for downloads, in apt.conf syntax."""
     dump = subprocess.run(["apt-config", "dump", "Acquire"], capture_output=True, text=True, check=False).stdout
-    # The root's own lists and languages stay its own.
+    # Without the lists themselves and the languages: the new root has its own.
     return "".join(f"{line}\n" for line in dump.splitlines() if "::" in line and "Languages" not in line)
 
 
 def pip_settings(environment: Mapping[str, str], home: Path, folder: Path) -> dict[str, str]:
-    """Copies pip's configuration and certificates into `folder`; returns the environment that finds them.
+    """Copy pip's configuration and certificates into `folder`; return environment variables that point to them.
 
     pip reads, in this order: XDG_CONFIG_DIRS/pip/pip.conf, ~/.pip/pip.conf, XDG_CONFIG_HOME/pip/pip.conf,
-    PIP_CONFIG_FILE, PIP_* variables. Folders of wheels named in PIP_FIND_LINKS are listed in `folder`/binds.
+    PIP_CONFIG_FILE, PIP_* variables. Directories of wheels in PIP_FIND_LINKS are listed in `folder`/binds.
     """
     files = {
         Path("/etc/pip.conf"): "site/pip/pip.conf",
@@ -74,13 +74,13 @@ def pip_settings(environment: Mapping[str, str], home: Path, folder: Path) -> di
     (folder / "binds").write_text("".join(f"{link} /run/links/{n}\n" for n, link in enumerate(folders)))
     if links:
         places = {link: f"/run/links/{n}" for n, link in enumerate(folders)}
-        # A folder that is not there is only a warning to pip, as it is on the host.
+        # Missing directories stay in the list: pip only warns about them.
         result["PIP_FIND_LINKS"] = " ".join(places.get(link, link) for link in links)
     return result
 
 
 def carry(folder: Path) -> dict[str, str]:
-    """Fills `folder` for one build and returns the environment its recipes run in, mirror included."""
+    """Fill `folder` for one build; return the environment of its recipes, including the mirror."""
     result = pip_settings(os.environ, Path.home(), folder)
     (folder / "apt.conf").write_text(apt_settings())
     return result | {

@@ -1,8 +1,8 @@
-"""The one error that the lab reports as a line of text."""
+"""The error that the lab reports as one line of text."""
 
 
 class LabError(Exception):
-    """What went wrong, in one line; `detail` holds more lines, such as the end of a log."""
+    """What went wrong, in one line; `detail` has more lines, such as the end of a log."""
 
     def __init__(self, message: str, *, detail: str = "") -> None:
         super().__init__(message)
@@ -10,5 +10,5 @@ class LabError(Exception):
 
 
 def tail(text: str, lines: int) -> str:
-    """The last lines of a log, for `LabError.detail`."""
+    """Return the last lines of a log, for `LabError.detail`."""
     return "\n".join(text.rstrip().splitlines()[-lines:])

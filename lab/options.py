@@ -1,4 +1,4 @@
-"""What can be asked of the lab on its command line."""
+"""The options of the lab's command line."""
 
 import argparse
 from collections.abc import Sequence
@@ -21,14 +21,14 @@ dependencies in /opt/venv. What it writes is gone afterwards, except to /out (--
 
 
 class Parser(argparse.ArgumentParser):
-    """Answers bad use with one line instead of the whole usage."""
+    """Reports a usage error in one line, without the whole usage."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"lab: {message} (see {self.prog} --help)\n")
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """The command line as a namespace; SystemExit(2) for bad use. After the first -- comes the command."""
+    """Parse the command line; the command follows the first --. Raises SystemExit(2) for a usage error."""
     ours, command = split(arguments)
     result = parser().parse_args(ours)
     if result.action == "run" and not command:
@@ -40,7 +40,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def split(arguments: Sequence[str]) -> tuple[list[str], list[str] | None]:
-    """What is before the first -- and what comes after it, None where there is none."""
+    """Return what is before the first -- and what is after it (None without --)."""
     given = list(arguments)
     if "--" not in given:
         return given, None
@@ -49,7 +49,7 @@ def split(arguments: Sequence[str]) -> tuple[list[str], list[str] | None]:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line's grammar."""
+    """Return the parser of the command line."""
     result = Parser(
         prog="python3 -m lab",
         description=lab.__doc__,
@@ -57,10 +57,10 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = result.add_subparsers(dest="action", required=True, metavar="build|run|shell")
-    commands.add_parser("build", help="build what is missing (run and shell do it too); needs root")
+    commands.add_parser("build", help="build what is missing (run and shell do so too); needs root")
     run = commands.add_parser(
         "run",
-        help="run one command in a fresh VM and end with its exit code",
+        help="run one command in a fresh VM and exit with its exit code",
         usage="%(prog)s [OPTIONS] -- COMMAND...",
     )
     run.add_argument(
@@ -76,9 +76,9 @@ def parser() -> argparse.ArgumentParser:
 
 
 def add_machine_options(command: argparse.ArgumentParser) -> None:
-    """Options that run and shell share."""
+    """Add the options of run and shell."""
     command.add_argument(
-        "--out", type=Path, metavar="DIR", help="what the guest writes to /out appears here, at once"
+        "--out", type=Path, metavar="DIR", help="the guest's directory /out, shared with this host"
     )
     command.add_argument(
         "--env", type=setting, action="append", default=[], metavar="K=V", help="set a variable in the guest"
@@ -88,29 +88,33 @@ def add_machine_options(command: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="PATH[:GUESTPATH]",
-        help="bring a file or folder besides what git lists, such as build/ or /tmp/bin:/opt/peers",
+        help="copy a file or directory that git does not list, such as build/ or /tmp/bin:/opt/peers",
     )
     command.add_argument(
         "--hub",
         choices=("separate", "joined"),
         default="separate",
-        help="whether the two PFs are on one wire (default: separate)",
+        help="whether the two PFs are on one wire (joined) or on two (default: separate)",
     )
-    command.add_argument("--udev", action="store_true", help="start udevd and settle (default: no udevd)")
-    command.add_argument("--hugepages", type=count, default=512, metavar="N", help="2 MiB pages (default: 512)")
-    command.add_argument("--memory", default="4G", metavar="SIZE", help="of the guest (default: 4G)")
+    command.add_argument(
+        "--udev", action="store_true", help="start udevd and wait until it has settled (default: no udevd)"
+    )
+    command.add_argument(
+        "--hugepages", type=count, default=512, metavar="N", help="number of 2 MiB hugepages (default: 512)"
+    )
+    command.add_argument("--memory", default="4G", metavar="SIZE", help="memory of the guest (default: 4G)")
     command.add_argument(
         "--accel",
         choices=("auto", "kvm", "tcg"),
         default="auto",
-        help="auto takes kvm if a probe boots under it (default: auto)",
+        help="auto uses kvm if a probe boots with it (default: auto)",
     )
-    command.add_argument("--kernel", default="", metavar="ARGS", help="more kernel command line")
-    command.add_argument("--console", type=Path, metavar="FILE", help="keep the guest's console log here")
+    command.add_argument("--kernel", default="", metavar="ARGS", help="additional kernel command line arguments")
+    command.add_argument("--console", type=Path, metavar="FILE", help="write the guest's console log to this file")
 
 
 def seconds(text: str) -> float:
-    """A positive number of seconds."""
+    """Parse a positive number of seconds."""
     try:
         value = float(text)
     except ValueError:
@@ -121,14 +125,14 @@ def seconds(text: str) -> float:
 
 
 def count(text: str) -> int:
-    """A whole number from 0."""
+    """Parse a whole number from 0."""
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r} is not a number")
     return int(text)
 
 
 def setting(text: str) -> tuple[str, str]:
-    """K=V."""
+    """Parse K=V."""
     name, equals, value = text.partition("=")
     if not name or not equals:
         raise argparse.ArgumentTypeError(f"{text!r} is not K=V")

@@ -1,4 +1,4 @@
-"""Says what the lab is doing and for how long: one living line on a terminal, plain lines elsewhere."""
+"""Shows what the lab does and for how long: one updated line on a terminal, separate lines elsewhere."""
 
 import sys
 import threading
@@ -9,7 +9,7 @@ from typing import Self, TextIO
 
 
 class Progress:
-    """Steps under way, several at once if need be. A context manager; safe to call from any thread."""
+    """The running steps; several may run at once. A context manager; thread-safe."""
 
     def __init__(self, stream: TextIO | None = None, *, label: str = "lab") -> None:
         self._stream = sys.stderr if stream is None else stream
@@ -29,7 +29,7 @@ class Progress:
         self.close()
 
     def close(self) -> None:
-        """Ends the living line; from now on the stream belongs to others."""
+        """End the updated line, so that others can write to the stream."""
         if self._live and not self._done.is_set():
             self._done.set()
             self._ticker.join()
@@ -37,7 +37,7 @@ class Progress:
 
     @contextmanager
     def step(self, name: str, *, done: str = "done") -> Iterator[None]:
-        """Shows `name` while the body runs, and how it ended: with `done`, or failed."""
+        """Show `name` while the context runs, then how it ended: `done` or failed."""
         started = time.monotonic()
         with self._lock:
             self._steps[name] = started
@@ -53,7 +53,7 @@ class Progress:
                 self._write(f"{self._label}: {name}: {outcome} in {time.monotonic() - started:.1f} s\n")
 
     def say(self, text: str) -> None:
-        """One line that stays."""
+        """Print a line that stays."""
         with self._lock:
             self._write(f"{self._label}: {text}\n")
 

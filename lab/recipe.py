@@ -1,4 +1,4 @@
-"""What the lab is built from: each artefact's recipe, and the key that names the folder it is built into."""
+"""The recipes of the lab's artefacts. A recipe's key is part of the name of the artefact's directory."""
 
 import hashlib
 import json
@@ -31,7 +31,7 @@ GUEST_PACKAGES = (
     "udev",
 )
 ROOT_DISK_MODULES = ("virtio_pci", "virtio_blk", "ext4")
-# Unpacked in the guest's root: those its setup loads, and those that tests load by themselves.
+# Installed in the guest's root: modules that its setup loads, and modules that tests load.
 GUEST_MODULES = (
     *ROOT_DISK_MODULES,
     *("virtio_console", "9p", "9pnet_virtio"),
@@ -40,13 +40,13 @@ GUEST_MODULES = (
     *("dummy", "ipvlan", "macvtap", "overlay", "tun", "vhost_net", "vxlan"),
     *("psample", "vdpa", "vhost_vdpa", "virtio_net", "virtio_vdpa"),
 )
-# The kernel's own test drivers, which Debian does not build: what of the source is unpacked, and what make is told.
+# The kernel's test drivers, which Debian does not build: the sources to unpack, and the options for make.
 TEST_DRIVERS = ("drivers/net/netdevsim", "drivers/vdpa/vdpa_sim", "drivers/vhost/vringh.c")
 TEST_DRIVER_OPTIONS = ("CONFIG_NETDEVSIM=m", "CONFIG_VDPA_SIM=m", "CONFIG_VDPA_SIM_NET=m")
-# What compiles them; libelf is for the headers' objtool.
+# To compile them; the headers' objtool needs libelf.
 COMPILER_PACKAGES = ("gcc", "libelf1t64", "make")
 IMAGE_SIZE = "8G"
-# Installed on the host when missing: command to look for, package that brings it.
+# Commands needed on the host, and the packages to install if they are missing.
 HOST_TOOLS = {
     "busybox": "busybox-static",
     "cpio": "cpio",
@@ -62,7 +62,7 @@ HOST_TOOLS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How one artefact is made: shell script, settings, files it reads, artefacts it starts from."""
+    """How an artefact is built: shell script, settings, files it reads, artefacts it depends on."""
 
     name: str
     title: str
@@ -73,7 +73,7 @@ class Recipe:
 
     @property
     def key(self) -> str:
-        """Changes whenever anything changes that the artefact is made from; 16 hexadecimal digits."""
+        """16 hexadecimal digits that change whenever anything changes from which the artefact is built."""
         parts = {
             "script": self.script,
             "settings": self.settings,
@@ -84,7 +84,7 @@ class Recipe:
 
     @property
     def folder(self) -> str:
-        """The artefact's folder below the cache."""
+        """The name of the artefact's directory in the cache."""
         return f"{self.name}-{self.key}"
 
 
@@ -102,12 +102,12 @@ class Recipes:
 
 
 def script(name: str) -> str:
-    """The shell text of one recipe, with the helpers it may use."""
+    """Return the shell script of a recipe, preceded by the shared functions."""
     return (LAB / "recipes" / "chroot.sh").read_text() + (LAB / "recipes" / f"{name}.sh").read_text()
 
 
 def recipes(*, lock: Path = LOCK) -> Recipes:
-    """The recipes as this source tree and its lock file say."""
+    """Return the recipes for this source tree and its lock file."""
     base = Recipe(
         name="base",
         title="Debian base (debootstrap)",

@@ -1,4 +1,4 @@
-"""Folders that live as long as one run or one build."""
+"""Temporary directories of a run or a build. Those of killed processes are removed by a later run."""
 
 import fcntl
 import os
@@ -10,18 +10,18 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 PREFIX = "wirespeed-lab-"
-# A folder younger than this may not be locked yet.
+# A directory younger than this many seconds may not be locked yet.
 GRACE = 60.0
 
 
 @contextmanager
 def scratch() -> Iterator[Path]:
-    """A new folder, removed afterwards; those that killed processes have left are removed too."""
+    """Create a directory and remove it at the end. Also remove those that killed processes have left."""
     sweep(Path(tempfile.gettempdir()))
     folder = Path(tempfile.mkdtemp(prefix=PREFIX))
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        # Held until the end of this process, however it ends: sweep() of others leaves the folder alone.
+        # Held until this process ends, no matter how, so that sweep() of other processes skips the directory.
         fcntl.flock(descriptor, fcntl.LOCK_SH)
         yield folder
     finally:
@@ -30,7 +30,7 @@ def scratch() -> Iterator[Path]:
 
 
 def sweep(parent: Path) -> None:
-    """Removes the folders below `parent` whose process has died."""
+    """Remove the directories in `parent` whose process has ended."""
     for folder in parent.glob(f"{PREFIX}*"):
         # PermissionError: another user's; BlockingIOError: in use; FileNotFoundError: swept by another run.
         with suppress(OSError):

@@ -1,4 +1,4 @@
-"""What goes on between host and guest: boot, one command or a shell, its output and its exit code."""
+"""The dialogue between host and guest: boot, one command or a shell, its output and its exit code."""
 
 import json
 import os
@@ -11,28 +11,28 @@ from lab.vm import Vm
 
 CHUNK = 65536
 BOOT_TIMEOUT = 180.0
-# How long a command that did not end in time may take to say what it hangs on.
+# Seconds for the answer to `explain` after a command has timed out.
 EXPLAIN_TIMEOUT = 3.0
 LEAVE = b"\x1d"  # Ctrl-]
 
 
 class TimedOutError(Exception):
-    """What was waited for did not come in time."""
+    """An expected event did not arrive in time."""
 
 
 class LeftError(Exception):
-    """The person at the shell pressed Ctrl-]."""
+    """The user of the shell pressed Ctrl-]."""
 
 
 def write_all(descriptor: int, data: bytes) -> None:
-    """Writes everything, however slow the reader."""
+    """Write all data, even if the reader is slow."""
     view = memoryview(data)
     while view:
         view = view[os.write(descriptor, view) :]
 
 
 class Session:
-    """One job in one VM. `streams` says which host descriptor the bytes of the ports out and err go to."""
+    """One job in one VM. `streams` maps the guest's ports out and err to file descriptors on the host."""
 
     def __init__(self, vm: Vm, streams: dict[str, int]) -> None:
         self._vm = vm
@@ -45,14 +45,14 @@ class Session:
             self._selector.register(port, selectors.EVENT_READ, name)
 
     def boot(self) -> float:
-        """Waits for the guest's agent; returns the guest's seconds since power on."""
+        """Wait for the guest's agent; return the guest's uptime in seconds."""
         try:
             return float(self._await("up", time.monotonic() + BOOT_TIMEOUT)["uptime"])
         except TimedOutError:
             raise LabError(f"the VM did not boot in {BOOT_TIMEOUT:.0f} s", detail=self._log()) from None
 
     def run(self, job: dict[str, Any], timeout: float | None) -> int:
-        """Runs the command and passes on its output; its exit code. LabError at timeout or if the VM dies."""
+        """Run the command, forward its output, return its exit code. Raises LabError on timeout or VM failure."""
         self.send(**job)
         try:
             return self._finish(None if timeout is None else time.monotonic() + timeout)
@@ -61,7 +61,7 @@ class Session:
             raise LabError(f"the command did not end in {timeout:g} s; the VM was killed", detail=hint) from None
 
     def keep(self, job: dict[str, Any]) -> int:
-        """Runs the command now and again after each reset of the VM; its exit code, should it end."""
+        """Run the command, again after each reset of the VM; return its exit code if it ends."""
         self.send(**job)
         while True:
             while not self._messages:
@@ -73,7 +73,7 @@ class Session:
                 return int(message["code"])
 
     def shell(self, job: dict[str, Any], terminal: int) -> int | None:
-        """Runs the job's shell with `terminal` (in raw mode) as its terminal; None if left by Ctrl-]."""
+        """Run the job's shell on `terminal` (in raw mode); return its exit code, None after Ctrl-]."""
         self.send(**job)
         self._selector.register(terminal, selectors.EVENT_READ, "terminal")
         try:
@@ -82,11 +82,11 @@ class Session:
             return None
 
     def send(self, **message: Any) -> None:
-        """One message to the agent."""
+        """Send a message to the agent."""
         self._to_guest("ctl", json.dumps(message).encode() + b"\n")
 
     def explain(self) -> str:
-        """What the guest's processes wait for; empty if even that takes too long."""
+        """Return what the guest's processes are waiting for; "" if the agent does not answer in time."""
         self.send(do="explain")
         try:
             return str(self._await("explained", time.monotonic() + EXPLAIN_TIMEOUT)["text"])
@@ -94,7 +94,7 @@ class Session:
             return ""
 
     def _finish(self, deadline: float | None) -> int:
-        """Waits for the exit code, and then for every byte that the agent says it has sent."""
+        """Wait for the exit code, then for all output that the agent has reported as sent."""
         ended = self._await("exit", deadline)
         wanted = {"out": ended["output"], "err": ended["errors"]}
         while self._passed != wanted:
@@ -110,7 +110,7 @@ class Session:
             self._step(deadline)
 
     def _step(self, deadline: float | None) -> None:
-        """Waits for something to read and deals with it."""
+        """Wait for input and process it."""
         wait = None if deadline is None else deadline - time.monotonic()
         if wait is not None and wait <= 0:
             raise TimedOutError

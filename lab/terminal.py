@@ -1,4 +1,4 @@
-"""The terminal of the person at `lab shell`."""
+"""The terminal of the user of `lab shell`."""
 
 import shutil
 import signal
@@ -12,7 +12,7 @@ from lab.session import Session
 
 @contextmanager
 def raw_terminal(terminal: int) -> Iterator[None]:
-    """Every key goes to the guest."""
+    """Set the terminal to raw mode, so that every key reaches the guest."""
     before = termios.tcgetattr(terminal)
     tty.setraw(terminal)
     try:
@@ -23,7 +23,7 @@ def raw_terminal(terminal: int) -> Iterator[None]:
 
 @contextmanager
 def resized(session: Session) -> Iterator[None]:
-    """The guest's terminal follows the size of ours."""
+    """Give the guest's terminal the size of ours, also after a change."""
 
     def follow(*_: object) -> None:
         size = shutil.get_terminal_size()

@@ -1,4 +1,4 @@
-"""The copy of the project that the guest gets: every file git knows or would add, in one tar."""
+"""The copy of the project for the guest: a tar of all files that git tracks or would add."""
 
 import io
 import subprocess
@@ -8,13 +8,14 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from lab.errors import LabError
+from wirespeed import __version__
 
-# Where the guest sees the project.
+# Path of the project in the guest.
 GUEST_TREE = "/work/wirespeed"
 
 
 def project_files(repo: Path) -> list[Path]:
-    """Tracked files and untracked ones that are not ignored, relative to `repo`."""
+    """Return tracked files and untracked files that are not ignored, relative to `repo`."""
     listing = subprocess.run(
         [
             "git",
@@ -36,7 +37,7 @@ def project_files(repo: Path) -> list[Path]:
 
 
 def added_files(argument: str, repo: Path) -> list[tuple[Path, str]]:
-    """Files that `--add PATH[:GUESTPATH]` brings besides: (file on the host, path in the guest)."""
+    """Return the files of `--add PATH[:GUESTPATH]`: (file on the host, path in the guest)."""
     source, _, place = argument.partition(":")
     path = Path(source).resolve()
     if not path.exists():
@@ -54,13 +55,13 @@ def added_files(argument: str, repo: Path) -> list[tuple[Path, str]]:
 
 
 def metadata_files(repo: Path) -> dict[str, tuple[bytes, int]]:
-    """What an installation would add, from pyproject.toml: entry points and commands; {path: (text, mode)}.
+    """Return files that an installation would create from pyproject.toml: entry points and commands.
 
-    The tree is on PYTHONPATH but not installed (pip takes seconds under TCG), and importlib.metadata finds
-    entry points only in a .dist-info folder.
+    The format is {path: (content, mode)}. The tree is on PYTHONPATH but not installed (pip takes seconds under
+    TCG), and importlib.metadata finds entry points only in a .dist-info directory.
     """
     project = tomllib.loads((repo / "pyproject.toml").read_text())["project"]
-    name, version = project["name"], project["version"]
+    name, version = project["name"], __version__
     groups = {"console_scripts": project.get("scripts", {}), **project.get("entry-points", {})}
     lines = [
         f"[{group}]\n" + "".join(f"{k} = {v}\n" for k, v in points.items()) for group, points in groups.items()
@@ -72,7 +73,7 @@ def metadata_files(repo: Path) -> dict[str, tuple[bytes, int]]:
     }
     for command, point in project.get("scripts", {}).items():
         module, _, function = point.partition(":")
-        # They need no environment, so that they can be called in containers, as those of an image can.
+        # They need no environment variables, so that containers can call them like those of an image.
         lines = ["#!/opt/venv/bin/python3", "import sys", f'sys.path.insert(0, "{GUEST_TREE}")']
         lines += [f"from {module} import {function}", f"sys.exit({function}())"]
         result[f"/usr/local/bin/{command}"] = ("\n".join([*lines, ""]).encode(), 0o755)
@@ -80,7 +81,7 @@ def metadata_files(repo: Path) -> dict[str, tuple[bytes, int]]:
 
 
 def write_tree(target: Path, repo: Path, *, add: Iterable[str] = ()) -> None:
-    """Writes the tar that guest/setup unpacks at /. Files that vanish meanwhile are left out."""
+    """Write the tar that guest/setup unpacks at /. Files that disappear meanwhile are skipped."""
     files = [(repo / file, f"{GUEST_TREE}/{file}") for file in project_files(repo)]
     for argument in add:
         files += added_files(argument, repo)
@@ -95,15 +96,15 @@ def write_tree(target: Path, repo: Path, *, add: Iterable[str] = ()) -> None:
 
 
 def add_file(archive: tarfile.TarFile, path: Path, place: str) -> None:
-    """Adds one file as it is now; somebody may be editing the tree."""
+    """Add one file in its current state; the tree may be edited meanwhile."""
     try:
         entry = archive.gettarinfo(path, place)
         content = path.read_bytes() if entry is not None and entry.isreg() else b""
     except (FileNotFoundError, NotADirectoryError):
         return
-    if entry is None or entry.isdir():  # a socket, or a nested repository
+    if entry is None or entry.isdir():  # a socket or a nested repository
         return
-    if entry.islnk():  # tarfile's own guess from the inode; the other name may not be in the archive
+    if entry.islnk():  # a hard link by tarfile's guess from the inode; its target may not be in the archive
         entry.type, entry.linkname = tarfile.REGTYPE, ""
         content = path.read_bytes()
     entry.size = len(content)

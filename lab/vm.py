@@ -1,4 +1,4 @@
-"""The QEMU process: its command line, its life, and the sockets that lead into the guest."""
+"""The QEMU process: its command line, its lifetime, and the sockets to the guest."""
 
 import os
 import signal
@@ -15,13 +15,13 @@ LIBRARIES = "usr/lib/x86_64-linux-gnu"
 PORTS = ("ctl", "out", "err")
 QUIET = "quiet loglevel=4 console=ttyS0 panic=-1"
 NODE = "intel_iommu=on iommu=pt"
-# Nobody attacks the guest, and each of these is boot time under TCG (init_on_alloc=0 alone 2 s: hugepages).
+# The guest is never attacked, and each of these costs boot time under TCG (init_on_alloc: 2 s for the hugepages).
 FAST = "mitigations=off nokaslr audit=0 apparmor=0 nowatchdog init_on_alloc=0 tsc=reliable"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """What can be chosen about a VM."""
+    """The configurable properties of a VM."""
 
     accel: str = "tcg"
     cpus: int = 2
@@ -30,16 +30,16 @@ class Machine:
     hub: str = "separate"
     udev: bool = False
     extra_kernel: str = ""
-    # Among VMs on one wire; the PFs' MAC addresses have it.
+    # The VM's number among VMs on one wire; part of the PFs' MAC addresses.
     number: int = 0
-    # What else it has, as QEMU's arguments, and whether a reset starts it again instead of ending it.
+    # More devices as QEMU arguments, and whether a reset reboots the VM instead of ending it.
     devices: tuple[str, ...] = ()
     resets: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class Files:
-    """Host paths that one run of the VM uses."""
+    """Host paths of one run of the VM."""
 
     artefacts: Artefacts
     tree: Path
@@ -48,7 +48,10 @@ class Files:
 
 
 def qemu_program(artefacts: Artefacts) -> list[str]:
-    """QEMU out of its own root, by that root's loader and libraries: no chroot, no mount, no root rights."""
+    """Return the command for the QEMU in its own root, with that root's loader and libraries.
+
+    This needs no chroot, no mount and no root privileges.
+    """
     root = artefacts.qemu / "root"
     libraries = root / LIBRARIES
     return [
@@ -60,20 +63,20 @@ def qemu_program(artefacts: Artefacts) -> list[str]:
 
 
 def kernel_line(machine: Machine) -> str:
-    """The guest's kernel command line."""
+    """Return the guest's kernel command line."""
     own = f"lab.hugepages={machine.hugepages} lab.udev={int(machine.udev)}"
     return " ".join(part for part in (QUIET, NODE, FAST, own, machine.extra_kernel) if part)
 
 
 def accelerator(name: str) -> list[str]:
-    """QEMU's arguments for `kvm` or `tcg`; older CPU models boot no faster under TCG."""
+    """Return QEMU's arguments for "kvm" or "tcg". An older CPU model boots no faster under TCG."""
     if name == "kvm":
         return ["-accel", "kvm", "-cpu", "host"]
     return ["-accel", "tcg,thread=multi", "-cpu", "max"]
 
 
 def base_arguments(artefacts: Artefacts, machine: Machine, console: Path) -> list[str]:
-    """Processor, memory, kernel and serial console: enough to boot into the initrd."""
+    """Return arguments for CPU, memory, kernel and serial console: enough to boot into the initrd."""
     return [
         *("-M", "q35,kernel-irqchip=split", "-smp", str(machine.cpus), "-m", machine.memory),
         *accelerator(machine.accel),
@@ -85,7 +88,7 @@ def base_arguments(artefacts: Artefacts, machine: Machine, console: Path) -> lis
 
 
 def nic_arguments(machine: Machine) -> list[str]:
-    """Two PFs, each on a root port of its own; on hubs of their own, or on one (`joined`) that links them."""
+    """Return arguments for two PFs, each on its own root port; each on its own hub, or both on one (`joined`)."""
     result: list[str] = []
     for number in (1, 2):
         network = 1 if machine.hub == "joined" else number
@@ -102,7 +105,7 @@ def nic_arguments(machine: Machine) -> list[str]:
 
 
 def qemu_arguments(files: Files, machine: Machine, descriptors: dict[str, int]) -> list[str]:
-    """The whole command line. `descriptors` are QEMU's ends of the sockets behind the guest's ports."""
+    """Return the whole command line. `descriptors` are QEMU's ends of the sockets of the guest's ports."""
     ports = ["-device", "virtio-serial-pci,id=serial"]
     for name in PORTS:
         ports += ["-chardev", f"socket,id={name},fd={descriptors[name]}"]
@@ -112,7 +115,7 @@ def qemu_arguments(files: Files, machine: Machine, descriptors: dict[str, int]) 
         *qemu_program(files.artefacts),
         *base_arguments(files.artefacts, machine, files.console),
         *("-device", "intel-iommu,intremap=on,caching-mode=on"),
-        # The image stays as built: writes go to an unlinked overlay in TMPDIR.
+        # The image is not modified: writes go to an unlinked overlay in TMPDIR.
         *("-drive", f"if=none,id=disk,format=raw,snapshot=on,file={disk}"),
         *("-device", "virtio-blk-pci,drive=disk"),
         *("-drive", f"if=none,id=tree,format=raw,readonly=on,file={escaped(files.tree)}"),
@@ -125,7 +128,7 @@ def qemu_arguments(files: Files, machine: Machine, descriptors: dict[str, int]) 
 
 
 def escaped(path: Path) -> str:
-    """A path inside a QEMU option, where a comma separates."""
+    """Escape a path for a QEMU option, in which commas separate."""
     return str(path).replace(",", ",,")
 
 
@@ -139,14 +142,14 @@ class Vm:
     messages: Path
 
     def log(self) -> str:
-        """What kernel, setup and QEMU itself have said."""
+        """Return the messages of kernel, setup and QEMU."""
         texts = (path.read_text(errors="replace") for path in (self.messages, self.console) if path.exists())
         return "".join(texts).replace("\r", "")
 
 
 @contextmanager
 def started(files: Files, machine: Machine, folder: Path) -> Iterator[Vm]:
-    """Runs the VM while the body runs; it is killed at the end, for nothing in it is kept but /out."""
+    """Run the VM during the context, then kill it: nothing in it is kept except /out."""
     with ExitStack() as stack:
         ours: dict[str, socket.socket] = {}
         theirs: dict[str, socket.socket] = {}
@@ -156,7 +159,7 @@ def started(files: Files, machine: Machine, folder: Path) -> Iterator[Vm]:
         messages = folder / "qemu.log"
         with messages.open("wb") as output:
             process = subprocess.Popen(
-                # If we are killed ourselves, the kernel kills QEMU.
+                # If this process is killed, the kernel kills QEMU.
                 ["setpriv", "--pdeathsig", "KILL", *qemu_arguments(files, machine, descriptors)],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -172,7 +175,7 @@ def started(files: Files, machine: Machine, folder: Path) -> Iterator[Vm]:
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:
-    """Kills QEMU and waits until it is gone."""
+    """Kill QEMU and wait for its end."""
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()

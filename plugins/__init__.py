@@ -1,1 +1,1 @@
-"""The plugins of the suite: meta, sriov."""
+"""The CNI plugins of the suite: meta, sriov, vhost."""

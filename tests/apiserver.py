@@ -1,15 +1,15 @@
-"""A Kubernetes API server for tests: pods, networks and DRA's claims and slices over TLS, with faults on demand.
+"""A Kubernetes API server for tests: pods, networks, resource claims and slices (DRA) over TLS; with faults.
 
     with ApiServer(tmp_path) as api:
-        api.put(pod)                                     # an object as the API has it; watchers are told
-        start_something(kubeconfig=api.kubeconfig())     # a file for a user with a token of its own
-        api.wait(lambda: len(api.watches) == 2)          # until whoever watches does
+        api.put(pod)                                     # the object as stored; watches get an event
+        start_something(kubeconfig=api.kubeconfig())     # a kubeconfig with its own token
+        api.wait(lambda: len(api.watches) == 2)          # until both watches are open
         ...
         assert api.counts() == {"PATCH /api/v1/namespaces/default/pods/web/status": 1}
 
-It serves what a node's agent asks for, as the real one does: GET, LIST with limit and continue, WATCH with
+It serves the requests of a node's agent like the real API server: GET, LIST with limit and continue, WATCH with
 resourceVersion, bookmarks and 410, PATCH by merge patch, POST of events, field selectors on name, node and driver,
-bearer tokens and client certificates. Its threads live in the test's process; another process reaches it by the
+bearer tokens and client certificates. Its threads run in the test's process; other processes connect with the
 kubeconfig.
 """
 
@@ -38,7 +38,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from tests.certificates import HAND_MADE, Authority, Profile
 from wirespeed.host import netns as namespaces
 
-PATIENCE = 30.0  # seconds after which something that a test waits for will not come
+PATIENCE = 30.0  # seconds; a wait that takes longer fails
 PODS = "/api/v1/pods"
 NETWORKS = "/apis/k8s.cni.cncf.io/v1/network-attachment-definitions"
 CLAIMS = "/apis/resource.k8s.io/v1/resourceclaims"
@@ -49,9 +49,9 @@ _KINDS = {
     "events": "Event",
     "network-attachment-definitions": "NetworkAttachmentDefinition",
     "resourceclaims": "ResourceClaim",
-    "resourceslices": "ResourceSlice",  # of the cluster: in no namespace
+    "resourceslices": "ResourceSlice",  # cluster-scoped
 }
-_VERSIONS = {  # of what is not the core's
+_VERSIONS = {  # of resources outside the core API group
     "network-attachment-definitions": "k8s.cni.cncf.io/v1",
     "resourceclaims": "resource.k8s.io/v1",
     "resourceslices": "resource.k8s.io/v1",
@@ -83,7 +83,7 @@ Key = tuple[str, str, str]  # resource, namespace, name
 
 
 class Request(NamedTuple):
-    """What was asked; `verb` is GET, LIST, WATCH, PATCH or POST."""
+    """A request; `verb` is GET, LIST, WATCH, PATCH or POST."""
 
     verb: str
     path: str
@@ -93,11 +93,11 @@ class Request(NamedTuple):
 
 @dataclass(eq=False, kw_only=True)
 class Fault:
-    """What happens to the next `times` (None: all) requests of a verb whose path has that part in it.
+    """A fault for the next `times` requests (None: all) whose verb is `verb` and whose path contains `part`.
 
-    They are held until `release`, or for `delay` seconds, or until their client leaves; then refused with
-    `status`, or their connection is cut, or they are answered. With `after` that comes after so many bytes of
-    the answer, of which each byte then takes `drip` seconds. `met` counts them.
+    A matching request is held until `release` is called, for `delay` seconds, or until its client disconnects. Then
+    it is refused with `status`, its connection is cut, or it is answered normally. With `after`, the fault occurs
+    after that many bytes of the answer, and each later byte takes `drip` seconds. `met` counts the requests.
     """
 
     verb: str = ""
@@ -115,7 +115,7 @@ class Fault:
     released: int = field(default_factory=lambda: os.eventfd(0))
 
     def release(self) -> None:
-        """Let those go on that are held."""
+        """Let the held requests continue."""
         os.eventfd_write(self.released, 1)
 
     def fits(self, request: Request) -> bool:
@@ -124,18 +124,17 @@ class Fault:
 
 
 class ApiServer:
-    """Serves on 127.0.0.1 from `start` (or `with`) to `stop`, with certificates of its own in `folder`.
+    """Serves on 127.0.0.1 from `start` (or `with`) to `stop`. Its certificates are in `folder`.
 
-    With `netns`, the path of a network namespace, the address is that namespace's. `certificates` says what those
-    look like.
-    `requests` is all that was asked, in order; `watches` the paths of the watches that run; `connections` how
-    many are open. All may be looked at from any thread; `wait` waits for a state of them.
+    `netns` is the path of the network namespace to listen in. `certificates` is the profile of the certificates.
+    `requests` are all requests in order, `watches` the paths of the open watches, `connections` the number of open
+    connections. All can be read from any thread; `wait` waits for a condition on them.
     """
 
     def __init__(self, folder: Path, *, netns: str = "", certificates: Profile = HAND_MADE) -> None:
         self.requests: list[Request] = []
         self.changed = threading.Condition()
-        self.going = threading.Event()  # nothing is done while it is not set
+        self.going = threading.Event()  # while it is cleared, the server pauses
         self.going.set()
         self.url = ""
         self._netns = netns or "/proc/thread-self/ns/net"
@@ -145,8 +144,8 @@ class ApiServer:
         self._history: list[_Change] = []
         self._pages: dict[str, list[Object]] = {}
         self._version = 100
-        self._oldest = 100  # the version from which on the history is known
-        self._credentials: set[str] = set()  # what an Authorization header may be, and serials of certificates
+        self._oldest = 100  # the oldest version that the history still covers
+        self._credentials: set[str] = set()  # accepted Authorization headers and certificate serials
         self._faults: list[Fault] = []
         self._watches: list[_Watch] = []
         self._server: _Server | None = None
@@ -163,7 +162,7 @@ class ApiServer:
             os.close(fault.released)
 
     def start(self) -> None:
-        """Serve, on the same port as before."""
+        """Serve. After `stop`, on the same port as before."""
         with namespaces.opened(self._netns) as netns:
             context = self._ca.server_context()
             self._server = namespaces.inside(netns.fd, lambda: _Server(self, self._port, context))
@@ -172,7 +171,7 @@ class ApiServer:
         self._server.begin()
 
     def stop(self) -> None:
-        """Be gone as a killed process is: connections end in the middle of what they do."""
+        """Stop like a killed process: open connections break immediately."""
         if self._server is not None:
             self._server.end()
             self._server = None
@@ -180,7 +179,7 @@ class ApiServer:
     # Objects
 
     def put(self, value: Mapping[str, Any]) -> Object:
-        """Create or replace an object; what is now there, with its uid and resourceVersion."""
+        """Create or replace an object. Return it as stored, with uid and resourceVersion."""
         new = copy.deepcopy(dict(value))
         space = {} if new["kind"] == "ResourceSlice" else {"namespace": "default"}
         metadata = new["metadata"] = {**space, **new["metadata"]}
@@ -200,13 +199,13 @@ class ApiServer:
             return copy.deepcopy(self._objects[_RESOURCES[kind], namespace, name])
 
     def objects(self, kind: str) -> list[Object]:
-        """All of a kind, by namespace and name."""
+        """All objects of a kind, by namespace and name."""
         with self.changed:
             found = [value for key, value in sorted(self._objects.items()) if key[0] == _RESOURCES[kind]]
             return copy.deepcopy(found)
 
     def compact(self) -> None:
-        """Forget the history: watches and pages of lists that go on from before are refused with 410."""
+        """Forget the history: watches and list pages that continue from an earlier version get 410."""
         with self.changed:
             self._oldest = self._version
             self._history.clear()
@@ -216,54 +215,54 @@ class ApiServer:
 
     @property
     def watches(self) -> list[str]:
-        """The paths of those that run and are not being ended."""
+        """The paths of the watches that are open and not being ended."""
         with self.changed:
             return [watch.request.path for watch in self._watches if not watch.ending]
 
     @property
     def connections(self) -> int:
-        """How many are open."""
-        with self.changed:  # the TLS socket takes the file descriptor of the one below it
+        """The number of open connections."""
+        with self.changed:  # after the TLS handshake, fileno() of the plain socket is -1
             return sum(each.fileno() >= 0 for each in self._server.open) if self._server else 0
 
     def bookmark(self) -> None:
-        """Tell all watches that allow it how far the history has gone."""
+        """Send a bookmark with the current version to all watches that allow bookmarks."""
         with self.changed:
             for watch in self._watches:
                 watch.bookmark = True
                 watch.wake()
 
     def end_watches(self) -> None:
-        """End all watches as their timeoutSeconds does."""
+        """End all watches as if their timeoutSeconds had passed."""
         self._end_watches("end")
 
     def cut_watches(self, *, midline: bool = False) -> None:
-        """Break the connections of all watches, on demand in the middle of an event."""
+        """Break the connections of all watches; with `midline` in the middle of an event."""
         self._end_watches("midline" if midline else "cut")
 
     # Users
 
     def token(self) -> str:
-        """A new token that is accepted."""
+        """Return a new token, which is accepted."""
         made = uuid.uuid4().hex
         with self.changed:
             self._credentials.add(f"bearer {made}")
         return made
 
     def certificate(self, name: str = "client") -> tuple[Path, Path]:
-        """A new client certificate that is accepted, and its key: files <name>.crt and <name>.key, replaced."""
+        """Create a client certificate that is accepted, and its key: <name>.crt and <name>.key (overwritten)."""
         certificate, key, serial = self._ca.issue(name, "clientAuth")
         with self.changed:
             self._credentials.add(serial)
         return certificate, key
 
     def revoke_all(self) -> None:
-        """Accept none of the tokens and certificates made so far."""
+        """Reject all tokens and certificates created so far."""
         with self.changed:
             self._credentials.clear()
 
     def kubeconfig(self, **user: Any) -> Path:
-        """A kubeconfig file for the user with these keys; by default one with a token of its own."""
+        """A kubeconfig file whose user has these keys; by default a new token."""
         path = self._folder / f"kubeconfig-{uuid.uuid4().hex[:8]}"
         cluster = {"server": self.url, "certificate-authority": str(self._ca.certificate)}
         config = {
@@ -281,32 +280,32 @@ class ApiServer:
     def ca_file(self) -> Path:
         return self._ca.certificate
 
-    # What was asked, and what goes wrong
+    # Requests and faults
 
     def counts(self) -> Counter[str]:
-        """How often each "VERB path" was asked."""
+        """The number of requests by "VERB path"."""
         with self.changed:
             return Counter(f"{request.verb} {request.path}" for request in self.requests)
 
     def forget(self) -> None:
-        """Count requests from here."""
+        """Reset the recorded requests."""
         with self.changed:
             self.requests.clear()
 
     def wait(self, condition: Callable[[], bool]) -> None:
-        """Wait until the condition holds; it is looked at after each request, connection and change."""
+        """Wait until the condition holds. It is evaluated after each request, connection and change."""
         with self.changed:
             assert self.changed.wait_for(condition, PATIENCE), f"asked until now: {self.requests}"
 
     def fault(self, verb: str = "", part: str = "", **what: Any) -> Fault:
-        """Let requests go wrong from now on; see Fault. Of several that fit a request it meets the last one."""
+        """Add a fault; see Fault for the arguments. If several match a request, the last one applies."""
         made = Fault(verb=verb, part=part, **what)
         with self.changed:
             self._faults.append(made)
         return made
 
     def heal(self) -> None:
-        """No more faults; those that are held go on."""
+        """End all faults and let the held requests continue."""
         with self.changed:
             for fault in self._faults:
                 fault.times = 0
@@ -314,9 +313,9 @@ class ApiServer:
 
     @contextlib.contextmanager
     def pausing(self, seconds: float, every: float) -> Iterator[None]:
-        """Do nothing at all for so many seconds of `every` so many, as a process that is stopped by turns.
+        """Pause the server for `seconds` of every `every` seconds, like a process that is repeatedly stopped.
 
-        What has arrived is done afterwards, whether or not its client still waits.
+        Requests that arrive during a pause are handled after it, even if their client has disconnected.
         """
         end = threading.Event()
 
@@ -335,10 +334,10 @@ class ApiServer:
             end.set()
             thread.join()
 
-    # For the handlers
+    # Called by the request handlers
 
     def arrived(self, request: Request) -> Fault | None:
-        """Take note of a request; the fault that it meets."""
+        """Record a request. Return the fault that applies to it."""
         with self.changed:
             self.requests.append(request)
             fault = next((fault for fault in reversed(self._faults) if fault.fits(request)), None)
@@ -359,7 +358,7 @@ class ApiServer:
                 raise _StatusError(404, f'{key[0]} "{key[2]}" not found') from None
 
     def page(self, resource: str, namespace: str | None, query: Mapping[str, str]) -> Object:
-        """A list, or a part of it."""
+        """A list, or one page of it."""
         with self.changed:
             if token := query.get("continue"):
                 if token not in self._pages:
@@ -375,7 +374,7 @@ class ApiServer:
                 self._pages[metadata["continue"]] = rest
             page = copy.deepcopy(found[:limit])
         for value in page:
-            if resource == "pods":  # the items of the API's own lists say neither
+            if resource == "pods":  # items of built-in lists have neither kind nor apiVersion
                 value.pop("kind", None)
                 value.pop("apiVersion", None)
         version = _VERSIONS.get(resource, "v1")
@@ -415,7 +414,7 @@ class ApiServer:
 
     @contextlib.contextmanager
     def watching(self, request: Request, matches: Callable[[Key, Object], bool]) -> Iterator[_Watch]:
-        """A watch that is told of changes."""
+        """Register a watch."""
         watch = _Watch(request, matches)
         with self.changed:
             try:
@@ -436,7 +435,7 @@ class ApiServer:
                 watch.close()
 
     def events(self, watch: _Watch) -> list[Object]:
-        """What a watch has not been told of yet."""
+        """The events that the watch has not received yet."""
         with self.changed:
             events = [
                 event
@@ -484,7 +483,7 @@ class _Change:
     deleted: bool
 
     def event(self, matches: Callable[[Key, Object], bool]) -> Object | None:
-        """As a watch with that selector sees it: an object that no longer matches is deleted for it."""
+        """The event for a watch with that selector. An object that no longer matches is DELETED for it."""
         before = self.old is not None and matches(self.key, self.old)
         after = not self.deleted and matches(self.key, self.new)
         if not before and not after:
@@ -519,7 +518,7 @@ class _StatusError(Exception):
 
 
 class _GoneError(Exception):
-    """The client left, or is to be left."""
+    """The client disconnected, or its connection is to be cut."""
 
 
 def _status(status: int, message: str) -> Object:
@@ -555,7 +554,7 @@ def _selector(resource: str, namespace: str | None, query: Mapping[str, str]) ->
 
 
 def _merged(target: Any, patch: Any) -> Any:
-    """RFC 7386."""
+    """Apply a merge patch (RFC 7386)."""
     if not isinstance(patch, dict):
         return patch
     result = dict(target) if isinstance(target, dict) else {}
@@ -568,7 +567,7 @@ def _merged(target: Any, patch: Any) -> Any:
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
-    """One connection: request after request."""
+    """One connection, with any number of requests."""
 
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
@@ -585,7 +584,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self._serve()
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 — its name in the base class
-        """Nothing: a test asks for `requests`."""
+        """Log nothing: tests read `requests` instead."""
 
     def _serve(self) -> None:
         url = urlsplit(self.path)
@@ -693,7 +692,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.wfile.write(rest)
 
     def _meet_fault(self, *, sent: int | None) -> None:
-        """What the fault does at this point of the answer: before it, or after so many bytes of it."""
+        """Apply the fault at this point of the answer: before it (`sent` is None), or after that many bytes."""
         fault = self._fault
         if fault is None or fault.after != sent:
             return
@@ -707,10 +706,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             raise _StatusError(fault.status, fault.message or _REASONS.get(fault.status, ""), headers)
 
     def _pause(self, wake: int, seconds: float | None) -> bool:
-        """Wait for the eventfd; whether it came in time. Raises _GoneError when the client leaves."""
+        """Wait for the eventfd. Return whether it came in time. Raises _GoneError if the client disconnects."""
         poll = select.poll()
         poll.register(wake, select.POLLIN)
-        poll.register(self.connection, select.POLLIN | select.POLLRDHUP)  # a client that waits says nothing
+        # readable only if the client disconnects: it sends nothing while it waits
+        poll.register(self.connection, select.POLLIN | select.POLLRDHUP)
         found = dict(poll.poll(None if seconds is None else seconds * 1000))
         if self.connection.fileno() in found:
             raise _GoneError
@@ -718,11 +718,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
 
 class _Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
-    """The listening socket, and a thread for each connection."""
+    """The listening socket, with one thread for each connection."""
 
     allow_reuse_address = True
     request_queue_size = 128
-    daemon_threads = False  # server_close() waits for them
+    daemon_threads = False  # server_close() waits for the threads
 
     def __init__(self, api: ApiServer, port: int, context: ssl.SSLContext) -> None:
         super().__init__(("127.0.0.1", port), _Handler)
@@ -741,14 +741,14 @@ class _Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
         with self.api.changed:
             self._ended = True
             for connection in self.open:
-                with contextlib.suppress(OSError):  # its client has left already
+                with contextlib.suppress(OSError):  # the client has already disconnected
                     socket.socket.shutdown(connection, socket.SHUT_RDWR)
         self.server_close()
 
     def finish_request(self, request: Any, client_address: Any) -> None:
-        """In the connection's own thread: a handshake that does not end keeps nobody else waiting."""
+        """Do the TLS handshake in the connection's own thread, so that a slow one blocks no other connection."""
         self.api.going.wait()
-        with contextlib.suppress(OSError), self._tracked(request):  # clients leave when they want
+        with contextlib.suppress(OSError), self._tracked(request):  # clients may disconnect at any time
             secure = self._context.wrap_socket(request, server_side=True, do_handshake_on_connect=False)
             with secure, self._tracked(secure):
                 secure.do_handshake()

@@ -1,4 +1,4 @@
-"""Certificates for tests, made by the openssl program: an authority, and what it signs.
+"""Certificates for tests, made with openssl: an authority and the certificates that it signs.
 
 authority = Authority(folder, HAND_MADE)
 certificate, key, serial = authority.issue("server", "serverAuth")
@@ -16,9 +16,9 @@ from pathlib import Path
 
 @dataclass(frozen=True, kw_only=True)
 class Profile:
-    """The extensions of an authority and of what it signs, as openssl's configuration has them.
+    """The extensions of an authority and of the certificates it signs, in the syntax of openssl's configuration.
 
-    `names` are those of a server, `expired` whether its dates are over.
+    `names` are the server's names; `expired` makes certificates whose validity has ended.
     """
 
     authority: tuple[str, ...]
@@ -27,7 +27,7 @@ class Profile:
     expired: bool = False
 
 
-# What `openssl req -x509 -subj /CN=...` makes without more words: MicroK8s, most instructions, many administrators.
+# What `openssl req -x509 -subj /CN=...` makes by default: MicroK8s, most tutorials, many administrators.
 HAND_MADE = Profile(
     authority=(
         "subjectKeyIdentifier=hash",
@@ -35,7 +35,7 @@ HAND_MADE = Profile(
         "basicConstraints=critical,CA:TRUE",
     )
 )
-# EKS: its authority has no subject key identifier, so what it signs has no authority's.
+# EKS: its CA has no subject key identifier, so certificates that it signs have no authority key identifier.
 WITHOUT_IDENTIFIERS = Profile(
     authority=(
         "keyUsage=critical,digitalSignature,keyEncipherment,keyCertSign",
@@ -69,20 +69,23 @@ _OVER = ("-startdate", "200101000000Z", "-enddate", "200102000000Z")
 
 
 class Authority:
-    """A certificate authority of one test; its `certificate` is a file in `folder`."""
+    """The certificate authority of one test; `certificate` is a file in `folder`."""
 
     def __init__(self, folder: Path, profile: Profile = HAND_MADE) -> None:
         self._folder, self._profile = folder, profile
         self.certificate, self._key = folder / "ca.crt", folder / "ca.key"
         self._config = folder / "openssl.cnf"
-        self._config.write_text(_CONFIG.format(folder=folder))  # the machine's own adds extensions
+        self._config.write_text(_CONFIG.format(folder=folder))  # the system's openssl.cnf would add extensions
         (folder / "index").touch()
         command = ["req", "-x509", "-config", str(self._config), *_new_key(self._key, "test"), *_DAYS]
         command += [part for extension in profile.authority for part in ("-addext", extension)]
         _openssl(*command, "-out", str(self.certificate))
 
     def issue(self, name: str, usage: str) -> tuple[Path, Path, str]:
-        """A certificate, its key and its serial number as the ssl module tells it; they replace those before."""
+        """Issue a certificate. Return its file, its key's file and its serial number in the ssl module's format.
+
+        The files replace earlier ones of the same name.
+        """
         certificate, key = self._folder / f"{name}.crt", self._folder / f"{name}.key"
         new, new_key, request = (self._folder / f"new.{kind}" for kind in ("crt", "key", "csr"))
         _openssl("req", "-new", "-config", str(self._config), *_new_key(new_key, name), "-out", str(request))
@@ -94,7 +97,7 @@ class Authority:
         return certificate, key, serial
 
     def server_context(self) -> ssl.SSLContext:
-        """For a server that asks its clients for a certificate, and takes those without one."""
+        """A server context that requests a client certificate, and accepts clients without one."""
         certificate, key, _ = self.issue("server", "serverAuth")
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(certificate, key)

@@ -1,11 +1,12 @@
-"""What the pods of the examples come to: the same under `wirespeed play` and on a cluster, which both are held to.
+"""What the pods of the examples must end up with, both under `wirespeed play` and on a cluster.
 
-Nothing is run here. A pod is given as the API has it (`kubectl get pods -o json`, pods.json of `play --out`), with
-the output of its container, and with what a command in it has said:
+Nothing is run here. The input is a pod as the API returns it (`kubectl get pods -o json`, or pods.json of `play
+--out`), its container's output, and the output of this command in it:
 
     kubectl exec POD -- sh -c "$INSIDE"
 
-What a node chooses is no part of it: which VF, the number of its group, an address or a MAC that nobody asked for.
+What the node chooses is not compared: which VF, the number of its IOMMU group, addresses and MACs that were not
+requested.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ _GROUP = re.compile(r"/dev/vfio/\d+")
 
 @dataclass(frozen=True, kw_only=True)
 class Inside:
-    """What a container has of its devices: variables, and nodes by their paths, a group as /dev/vfio/N."""
+    """What a container sees of its devices: variables, and device nodes by path; a VFIO group is /dev/vfio/N."""
 
     variables: Mapping[str, str]
     nodes: Sequence[str]
@@ -36,32 +37,32 @@ class Inside:
 
 @dataclass(frozen=True, kw_only=True)
 class Interface:
-    """An interface of network-status. Of its addresses and MAC those that the pod has asked for."""
+    """An interface from network-status, with only the addresses and the MAC that the pod requested."""
 
-    network: str  # without its namespace; "" for the cluster's, which each cluster calls as it likes
-    kind: str  # of its device-info
+    network: str  # without the namespace; "" for the cluster's network, whose name differs
+    kind: str  # the `type` of its device-info
     mac: str
     ips: Sequence[str]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Seen:
-    """A pod of an example, as it was seen when all of its pods were ready or had ended."""
+    """A pod of an example, observed when all of its pods were ready or had ended."""
 
     state: str  # "ready", "not ready", or "exit code <number>"
     restarts: int
     interfaces: Mapping[str, Interface]
     devices: Mapping[str, str] = field(default_factory=dict)  # PCI address by interface
-    folders: Sequence[str] = ()  # those in the container that have sockets of vhost-user ports
-    inside: Inside | None = None  # None of a pod that has ended
-    said: str = ""  # its container's output, to the end
+    folders: Sequence[str] = ()  # directories of vhost-user sockets in the container
+    inside: Inside | None = None  # None if the pod has ended
+    said: str = ""  # the container's complete output
 
 
-# What was seen
+# Observations
 
 
 def seen(pods: Object, *, said: Mapping[str, str], inside: Mapping[str, str]) -> dict[str, Seen]:
-    """The pods of a List by their names; `said` is their output, `inside` what INSIDE told in those that run."""
+    """The pods of a List, by name. `said` is their output; `inside` the output of INSIDE in running pods."""
     return {
         pod["metadata"]["name"]: _pod(
             pod, said.get(pod["metadata"]["name"], ""), inside.get(pod["metadata"]["name"])
@@ -72,9 +73,9 @@ def seen(pods: Object, *, said: Mapping[str, str], inside: Mapping[str, str]) ->
 
 def played(folder: Path) -> dict[str, Seen]:
     """The pods of a play with `--out FOLDER --then "python3 -m tests.inside FOLDER/seen"`."""
-    # Of a container: logs/NAMESPACE_POD_CONTAINER.log
+    # Log files are named logs/NAMESPACE_POD_CONTAINER.log.
     said = {path.stem.split("_")[1]: path.read_text() for path in (folder / "logs").glob("*.log")}
-    # One that ends by itself is ready while it runs: how it ended is known when the play has.
+    # A pod that terminates is "ready" while it runs. Its exit code is only known after the play has ended.
     pods, inside = (json.loads((folder / f"seen/{name}.json").read_text()) for name in ("pods", "inside"))
     ended = {pod["metadata"]["name"]: pod for pod in json.loads((folder / "pods.json").read_text())["items"]}
     for number, pod in enumerate(pods["items"]):
@@ -124,7 +125,7 @@ def _interface(entry: Object, networks: Mapping[str, Object]) -> Interface:
 
 
 def asked(text: str) -> dict[str, Object]:
-    """The elements of a pod's annotation by the networks' names; no example asks for one twice."""
+    """The elements of a pod's networks annotation, by network name. No example requests a network twice."""
     if not text.strip().startswith("["):
         return {name.strip(): {} for name in text.split(",") if name.strip()}
     return {element["name"]: element for element in json.loads(text)}
@@ -141,21 +142,22 @@ def _inside(text: str) -> Inside:
     return Inside(variables=variables, nodes=sorted(nodes))
 
 
-# What they promise
+# Expectations
 
 
 @dataclass(frozen=True, kw_only=True)
 class Promise:
-    """What a pod of an example comes to: its state, interfaces, devices, device nodes of vfio, and its output."""
+    """The expected state of an example's pod: interfaces, devices, VFIO device nodes and output."""
 
     state: str = "ready"
-    interfaces: Mapping[str, Interface]  # eth0 left out
+    interfaces: Mapping[str, Interface]  # without eth0
     resources: Sequence[str] = ()  # one PCI device of each
-    sockets: Sequence[str] = ()  # vhost-user pools, a folder for a socket of each
-    groups: int = 0  # of vfio, a node in /dev/vfio each
-    counts: Mapping[int, tuple[int | None, int | None]] = field(default_factory=dict)  # RX, TX by testpmd's port
-    least: bool = False  # whether a count may be higher: a kernel sends packets of its own
-    said: str = ""  # a pattern in its output; each image has its own ping
+    sockets: Sequence[str] = ()  # vhost-user pools, one socket directory of each
+    groups: int = 0  # number of VFIO groups, each a node in /dev/vfio
+    # (RX, TX) packets by testpmd port
+    counts: Mapping[int, tuple[int | None, int | None]] = field(default_factory=dict)
+    least: bool = False  # whether counts may be higher: the kernel sends packets of its own
+    said: str = ""  # a regular expression for its output, as ping differs between images
 
 
 def _vf(network: str, *, mac: str = "", ip: str = "") -> Interface:
@@ -177,7 +179,7 @@ def _vlan(network: str, ip: str, *, checks: bool = False) -> Promise:
 
 _LEFT, _RIGHT, _KERNEL = "intel.com/left_dpdk", "intel.com/right_dpdk", "intel.com/left_kernel"
 _SOCKETS = "intel.com/vhost"
-_ANSWERED = "200 packets transmitted, 200 received, 0% packet loss"
+_ANSWERED = r"200 packets transmitted, 200 (packets )?received, 0% packet loss"
 PROMISES: Mapping[str, Mapping[str, Promise]] = {
     "vfw": {
         "sink": Promise(
@@ -278,7 +280,7 @@ PROMISES: Mapping[str, Mapping[str, Promise]] = {
 
 
 def broken(example: str, pods: Mapping[str, Seen]) -> list[str]:
-    """What an example promises and its pods are not, a line each."""
+    """Return one line for each difference between an example's pods and its promise."""
     return [*_broken(PROMISES[example], pods)]
 
 
@@ -314,17 +316,17 @@ def _broken_by(pod: Seen, promise: Promise) -> Iterator[str]:
 
 
 def _variable(resource: str, suffix: str) -> str:
-    """The device plugin's variable of a resource."""
+    """The device plugin's environment variable of a resource."""
     return f"PCIDEVICE_{_spelled(resource)}{suffix}"
 
 
 def _spelled(resource: str) -> str:
-    """A resource as it is in the name of a variable."""
+    """A resource name, as spelled in the name of an environment variable."""
     return resource.translate(str.maketrans("./", "__")).upper()
 
 
 def _shape(inside: Inside) -> dict[str, int]:
-    """How many devices each variable lists; the `_INFO` of a resource is JSON."""
+    """How many devices each variable lists. The `_INFO` variable of a resource is JSON and counts as one."""
     return {
         name: 1 if name.endswith("_INFO") else len(value.split(","))
         for name, value in sorted(inside.variables.items())
@@ -332,14 +334,14 @@ def _shape(inside: Inside) -> dict[str, int]:
 
 
 def _inconsistent(inside: Inside, pod: Seen) -> Iterator[str]:
-    """Where what the container has is not what network-status tells."""
+    """Report differences between what the container sees and network-status."""
     devices = _listed(inside, "PCIDEVICE_")
     yield from _unlike("PCI addresses in its environment", devices, sorted(pod.devices.values()))
     yield from _unlike("folders of sockets in its environment", _listed(inside, "VHOSTUSER_"), sorted(pod.folders))
 
 
 def _listed(inside: Inside, prefix: str) -> list[str]:
-    """All that variables of this prefix list."""
+    """All devices listed in the variables with this prefix."""
     return sorted(
         one
         for name, value in inside.variables.items()
@@ -349,9 +351,9 @@ def _listed(inside: Inside, prefix: str) -> list[str]:
 
 
 def counted(said: str, port: int, way: str) -> int:
-    """The most that testpmd has told of a port in its statistics; -1 where there are none.
+    """The highest packet count in testpmd's statistics for a port; -1 if there are none.
 
-    The most, for the counts of a memif port are gone with the other end.
+    The highest, because the counters of a memif port are reset when the other end disconnects.
     """
     parts = re.split(r"statistics for port (\d+) ", said)
     told = [text for number, text in zip(parts[1::2], parts[2::2], strict=True) if int(number) == port]

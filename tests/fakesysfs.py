@@ -1,4 +1,4 @@
-"""A sysfs of PCI network devices in a folder, as the kernel lays it out; to be changed as the kernel changes it."""
+"""A fake sysfs of PCI network devices, laid out as the kernel does it. Tests change it as the kernel would."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from pathlib import Path
 
 
 class FakeSysfs:
-    """PFs, their VFs and other network devices, under `root`: what reads `/sys` reads it with `root` instead.
+    """PFs, their VFs and other network devices, under `root`. Code that reads `/sys` is given `root` instead.
 
-    All attributes are those that the kernel has; links point where they do there. Addresses are "0000:18:00.0";
-    the VFs of that PF are 0000:19:00.0, 0000:19:00.1 ... 0000:19:00.7, 0000:19:01.0 ...
+    Attributes and links are those of the kernel. Addresses look like "0000:18:00.0"; the VFs of that PF are
+    0000:19:00.0, 0000:19:00.1 ... 0000:19:00.7, 0000:19:01.0 ...
     """
 
     def __init__(self, root: Path) -> None:
@@ -32,7 +32,7 @@ class FakeSysfs:
         iommu_group: int | None = None,
         link_type: int = 1,
     ) -> str:
-        """A PCI device; its address. `name` gives it an interface; `numa` None leaves the attribute out."""
+        """Add a PCI device. Return its address. `name` adds an interface; `numa` None omits the attribute."""
         bus = address.rpartition(":")[0]
         real = self.root / "devices" / f"pci{bus}" / address
         real.mkdir(parents=True)
@@ -68,7 +68,7 @@ class FakeSysfs:
         link_type: int = 1,
         **attributes: str,
     ) -> list[str]:
-        """A PF with an interface (and its `attributes`) and VFs, as `set_vfs`; the addresses of the VFs."""
+        """Add a PF with an interface (with `attributes`) and VFs (see `set_vfs`). Return the VFs' addresses."""
         self.device(address, driver=driver, numa=numa)
         self.interface(address, name, link_type=link_type, **attributes)
         for attribute, number in {"totalvfs": 256, "numvfs": 0, "offset": 256, "stride": 1}.items():
@@ -76,10 +76,10 @@ class FakeSysfs:
         return self.set_vfs(address, vfs, driver=vf_driver, device=vf_device)
 
     def set_vfs(self, pf: str, count: int, *, driver: str = "iavf", device: str = "1889") -> list[str]:
-        """Remove the PF's VFs and make `count` others, on `driver`, with an interface if that is a kernel's."""
+        """Replace the PF's VFs by `count` new ones, bound to `driver`. Kernel network drivers create interfaces."""
         path = self.path(pf)
         for link in path.glob("virtfn*"):
-            if link.exists():  # else the device was removed by itself, and its PF still has the link
+            if link.exists():  # otherwise the device was removed on its own, and its PF still has the link
                 self.remove(link.resolve().name)
             link.unlink()
         self.write(pf, "sriov_numvfs", str(count))
@@ -98,7 +98,7 @@ class FakeSysfs:
         return vfs
 
     def bind(self, address: str, driver: str) -> None:
-        """Bind the device to a driver, away from the one it is on; "" only unbinds. Interfaces stay as they are."""
+        """Bind the device to another driver; "" only unbinds it. Interfaces are not changed."""
         link = self.path(address) / "driver"
         if link.is_symlink():
             (link.resolve() / address).unlink()
@@ -110,7 +110,7 @@ class FakeSysfs:
             self._link(folder / address, self.path(address))
 
     def interface(self, address: str, name: str, *, link_type: int = 1, **attributes: str) -> None:
-        """Give the device an interface; `link_type` is 1 for Ethernet, 32 for InfiniBand."""
+        """Add an interface to the device; `link_type` is 1 for Ethernet, 32 for InfiniBand."""
         folder = self.path(address) / "net" / name
         folder.mkdir(parents=True)
         self._link(folder / "device", self.path(address))
@@ -119,7 +119,7 @@ class FakeSysfs:
         self._link(self.root / "class/net" / name, folder)
 
     def upper(self, name: str, *lower: str) -> None:
-        """A virtual interface (a bond, a bridge, a VLAN) above others."""
+        """Add a virtual interface (a bond, a bridge, a VLAN interface) on top of others."""
         folder = self.root / "devices/virtual/net" / name
         folder.mkdir(parents=True)
         self._link(self.root / "class/net" / name, folder)
@@ -127,13 +127,13 @@ class FakeSysfs:
             self._link(folder / f"lower_{below}", self.root / "class/net" / below)
 
     def drop_interface(self, name: str) -> None:
-        """The interface is gone: moved into a pod, or its driver was unbound."""
+        """Remove the interface, as when it moves into a pod or its driver is unbound."""
         link = self.root / "class/net" / name
         shutil.rmtree(link.resolve())
         link.unlink()
 
     def iommu_group(self, address: str, number: int, name: str = "DMAR") -> None:
-        """Put the device into an IOMMU group; the kernel calls one without an IOMMU `vfio-noiommu`."""
+        """Put the device into an IOMMU group. The kernel names a group without an IOMMU `vfio-noiommu`."""
         group = self.root / "kernel/iommu_groups" / str(number)
         group.mkdir(exist_ok=True)
         (group / "name").write_text(f"{name}\n")
@@ -146,18 +146,18 @@ class FakeSysfs:
         self._link(group / "devices" / address, self.path(address))
 
     def uio(self, address: str, number: int) -> None:
-        """The uio device that igb_uio makes."""
+        """Add the uio device that igb_uio creates."""
         (self.path(address) / "uio" / f"uio{number}").mkdir(parents=True)
 
     def vfio_device(self, address: str, number: int) -> None:
-        """What vfio makes where the kernel is built with a node for each device, and with iommufd."""
+        """Add what vfio creates if the kernel has per-device nodes (CONFIG_VFIO_DEVICE_CDEV) and iommufd."""
         folder = self.path(address) / "vfio-dev" / f"vfio{number}"
         folder.mkdir(parents=True)
         (folder / "dev").write_text(f"511:{number}\n")
         (self.root / "class/misc/iommu").mkdir(parents=True, exist_ok=True)
 
     def function(self, pf: str, name: str, number: int, *, interface: str = "") -> str:
-        """A scalable function of a PF as the auxiliary bus has it, "mlx5_core.sf.4"; its name."""
+        """Add a scalable function of a PF on the auxiliary bus, such as "mlx5_core.sf.4". Return its name."""
         folder = self.path(pf) / name
         folder.mkdir()
         (folder / "sfnum").write_text(f"{number}\n")
@@ -171,7 +171,7 @@ class FakeSysfs:
         return name
 
     def rdma(self, of: Path, name: str, *, number: int, pkey: str = "0xffff") -> None:
-        """An RDMA device of the device in the folder `of`, with all its character devices."""
+        """Add an RDMA device to the device in the directory `of`, with all its character devices."""
         (of / "infiniband" / name / "ports/1/pkeys").mkdir(parents=True)
         (of / "infiniband" / name / "ports/1/pkeys/0").write_text(f"{pkey}\n")
         nodes = {"infiniband_verbs": ["uverbs"], "infiniband_mad": ["issm", "umad"], "infiniband_cm": ["ucm"]}
@@ -183,7 +183,9 @@ class FakeSysfs:
         (self.root / "class/misc/rdma_cm").mkdir(parents=True, exist_ok=True)
 
     def vdpa(self, of: Path, name: str, driver: str = "", *, number: int = 0, interface: str = "") -> None:
-        """A vdpa device of the device in the folder `of`; on "virtio_vdpa" with an `interface`, on "vhost_vdpa"."""
+        """Add a vdpa device of the device in directory `of`, bound to "virtio_vdpa" (with `interface`) or
+        "vhost_vdpa".
+        """
         folder = of / name
         folder.mkdir()
         (self.root / "bus/vdpa/devices").mkdir(parents=True, exist_ok=True)
@@ -198,7 +200,7 @@ class FakeSysfs:
             self._virtio(folder, f"virtio{number}", interface)
 
     def _virtio(self, of: Path, name: str, interface: str) -> None:
-        """A virtio device on virtio_net."""
+        """Add a virtio device bound to virtio_net."""
         (of / name / "net" / interface).mkdir(parents=True)
         bus = self.root / "bus/virtio"
         (bus / "devices").mkdir(parents=True, exist_ok=True)
@@ -207,7 +209,7 @@ class FakeSysfs:
         self._link(of / name / "driver", bus / "drivers/virtio_net")
 
     def remove(self, address: str) -> None:
-        """The device is gone."""
+        """Remove the device."""
         self.bind(address, "")
         if (group := self.path(address) / "iommu_group").is_symlink():
             (group / "devices" / address).unlink()
@@ -217,11 +219,11 @@ class FakeSysfs:
         (self.root / "bus/pci/devices" / address).unlink()
 
     def set_interface(self, name: str, attribute: str, text: str) -> None:
-        """An attribute of an interface, such as `operstate` or `flags`."""
+        """Set an attribute of an interface, such as `operstate` or `flags`."""
         (self.root / "class/net" / name / attribute).write_text(f"{text}\n")
 
     def path(self, address: str) -> Path:
-        """The device's real folder."""
+        """The device's real directory."""
         return (self.root / "bus/pci/devices" / address).resolve()
 
     def write(self, address: str, attribute: str, text: str) -> None:
@@ -235,13 +237,13 @@ class FakeSysfs:
 
 
 def vf_address(pf: str, number: int) -> str:
-    """The address of a PF's VF."""
+    """The address of a VF of the PF."""
     domain, bus, _ = pf.split(":")
     return f"{domain}:{int(bus, 16) + 1:02x}:{number >> 3:02x}.{number & 7}"
 
 
 def _number(address: str) -> int:
-    """A number of its own for each address."""
+    """A distinct number for each address."""
     _, bus, function = address.split(":")
     slot, _, part = function.partition(".")
     return int(bus, 16) << 8 | int(slot, 16) << 3 | int(part)

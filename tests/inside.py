@@ -1,8 +1,9 @@
-"""What containers of a play have inside, by pod, as `tests.examples.INSIDE` tells it: for `wirespeed play --then`.
+"""What the containers of a play see of their devices, as tests.examples.INSIDE prints it: for `wirespeed play
+--then`.
 
     wirespeed play --then "python3 -m tests.inside FOLDER" ...
 
-writes FOLDER/pods.json, the pods as they are by then, and FOLDER/inside.json.
+writes FOLDER/pods.json (the pods at that time) and FOLDER/inside.json (by pod).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ NETNS = "wirespeed.play/netns"
 
 
 def told(process: Path) -> str:
-    """What INSIDE would tell in the container of this process, a folder in /proc."""
+    """What INSIDE would print in the container of this process, given as a directory in /proc."""
     variables = (process / "environ").read_bytes().decode().split("\0")
     lines = [each for each in variables if each.startswith(("PCIDEVICE_", "VHOSTUSER_"))]
     folder = process / "root/dev/vfio"
@@ -29,13 +30,13 @@ def told(process: Path) -> str:
 
 
 def first_process(netns: str) -> Path | None:
-    """The first process of the container that is in a network namespace; None where it has ended."""
+    """The first process of the container in this network namespace, or None if it has ended."""
     namespace = os.stat(netns).st_ino
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             if (folder / "ns/net").stat().st_ino == namespace and _is_first(folder):
                 return folder
-        except OSError:  # it has ended
+        except OSError:  # the process has ended
             continue
     return None
 

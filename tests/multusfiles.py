@@ -1,6 +1,6 @@
-"""The files that Multus keeps of a pod, byte for byte of the shape in which its thin plugin wrote them.
+"""The files that Multus keeps for a pod, byte for byte as its thin plugin writes them.
 
-Seen from Multus 4.3: `<cniDir>/<container>`, and `<cniDir>/results/<network>-<container>-<interface>` by libcni.
+Taken from Multus 4.3: `<cniDir>/<container>`, and libcni's `<cniDir>/results/<network>-<container>-<interface>`.
 """
 
 from __future__ import annotations
@@ -22,27 +22,27 @@ POD_ARGS = {
 
 
 def _base64(config: Mapping[str, Any]) -> str:
-    # Go writes the keys of a map in order, and no spaces.
+    # Go marshals a map with sorted keys and without spaces.
     return base64.b64encode(json.dumps(config, sort_keys=True, separators=(",", ":")).encode()).decode()
 
 
 def _lossy(plugin: Mapping[str, Any]) -> dict[str, Any]:
-    """What Multus' own types know of a plugin's configuration."""
+    """The keys of a plugin's configuration that Multus' own types keep."""
     ipam = plugin.get("ipam") or {}
     return {"ipam": {"type": ipam["type"]} if "type" in ipam else {}, "type": plugin["type"]}
 
 
 @dataclass(kw_only=True)
 class Attached:
-    """A network of a pod that Multus attached: `config` is what its plugins were run with."""
+    """A network of a pod that Multus attached; `config` is the configuration that its plugins were called with."""
 
     config: dict[str, Any]
     ifname: str
-    result: dict[str, Any] | None  # None: its ADD has not succeeded
-    inline: bool = False  # a conflist of `delegates`, which is no file's; nor is one of a definition
-    label: str = ""  # "namespace/name" of its definition; else the configuration's name
+    result: dict[str, Any] | None  # None if its ADD has not succeeded
+    inline: bool = False  # a conflist in `delegates`, rather than one from a file or a NetworkAttachmentDefinition
+    label: str = ""  # "namespace/name" of the NetworkAttachmentDefinition, otherwise the configuration's name
     extra: dict[str, Any] = field(default_factory=dict)  # ifnameRequest, deviceID, resourceName ...
-    args: dict[str, str] = field(default_factory=dict)  # beside those of the pod
+    args: dict[str, str] = field(default_factory=dict)  # in addition to those of the pod
     capability_args: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -50,8 +50,10 @@ class Attached:
         return str(self.config["name"])
 
     def listed(self) -> dict[str, Any]:
-        """Its entry in the pod's list. For a conflist that it has read from a file, as that of the cluster's own
-        network, `Bytes` has little more than the types of the plugins.
+        """Its entry in the pod's list.
+
+        For a conflist that was read from a file, such as the cluster network's, `Bytes` has little more than the
+        plugins' types.
         """
         version = self.config.get("cniVersion", "")
         lossy = {"cniVersion": version, "name": self.name, "ipam": {}}
@@ -81,7 +83,7 @@ class Attached:
         }
 
     def cached(self, container: str, netns: str) -> dict[str, Any]:
-        """What libcni keeps of its ADD."""
+        """What libcni caches of its ADD."""
         args = list({**POD_ARGS, "K8S_POD_INFRA_CONTAINER_ID": container}.items())
         found: dict[str, Any] = {
             "kind": "cniCacheV1",
@@ -90,7 +92,7 @@ class Attached:
             "ifName": self.ifname,
             "networkName": self.name,
             "netns": netns,
-            "cniArgs": [*args, *args, *self.args.items()],  # the thin plugin has those of the pod twice
+            "cniArgs": [*args, *args, *self.args.items()],  # the thin plugin writes the pod's arguments twice
         }
         if self.capability_args:
             found["capabilityArgs"] = self.capability_args
@@ -98,7 +100,7 @@ class Attached:
 
 
 def write(folder: Path, container: str, networks: list[Attached], *, netns: str) -> None:
-    """Write the files of a pod whose networks were attached in that order."""
+    """Write the files of a pod whose networks were attached in this order."""
     (folder / "results").mkdir(mode=0o700, parents=True, exist_ok=True)
     _write(folder / container, [each.listed() for each in networks])
     for each in networks:

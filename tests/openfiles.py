@@ -1,4 +1,4 @@
-"""A process with many open files, as an agent is that serves many pods."""
+"""A process with many open files, like an agent that serves many pods."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 
 @contextmanager
 def many() -> Iterator[None]:
-    """Meanwhile the next file has a number beyond those that select(2) takes."""
+    """In the body, new file descriptors have numbers above 1023, which select(2) cannot handle."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with ExitStack() as undo:
         undo.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))

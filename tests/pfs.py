@@ -1,4 +1,4 @@
-"""A PF and a VF of it as `wirespeed.provision.facts` tells them; tests replace what matters to them."""
+"""A PF and one of its VFs as in `wirespeed.provision.facts`. Tests replace the fields that they need."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The files that sriov-cni keeps of a VF, in the shape in which it writes them (2.10: pkg/types, NetConf)."""
+"""The files that sriov-cni keeps for a VF, in its format (2.10: pkg/types, NetConf)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ORIGINAL = {
 def kept(
     device: str, *, name: str = "fast", original: dict[str, Any] | None = None, **config: Any
 ) -> dict[str, Any]:
-    """What is kept of a VF: `config` is what the user wrote, `original` what differs of its state before."""
+    """The file of a VF. `config` is the user's configuration; `original` overrides its earlier state."""
     return {
         "cniVersion": "1.0.0",
         "name": name,

@@ -1,6 +1,6 @@
-"""What userspace-CNI leaves of a port, as its build of February 2025 did beside Open vSwitch 3.1.
+"""What userspace-CNI (built in February 2025, with Open vSwitch 3.1) leaves behind for a port.
 
-KEPT is a file of its `data` folder as it was found; the rows of the switch are made by the same commands.
+KEPT is a file found in its `data` directory. The rows in the switch are created by the same commands as it uses.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from tests.node.vhost.conftest import Switch
 
 KEPT = '{"vhostname":"aaaaaaaaaaaa-net1","vhostmac":"","ifmac":"06:ca:e8:c7:0a:bb"}'
-KEPT_OF_VPP = '{"swIfIndex":1,"memifSocketId":1}'  # its form alone, from cnivpp/localdb.go
+KEPT_OF_VPP = '{"swIfIndex":1,"memifSocketId":1}'  # written by hand in the format of cnivpp/localdb.go
 
 
 def keep(base: Path, container: str, ifname: str, port: str = "") -> Path:
-    """The file of an attachment to Open vSwitch."""
+    """Write the file of an attachment to Open vSwitch."""
     data = base / "data"
     data.mkdir(mode=0o700, parents=True, exist_ok=True)
     file = data / f"local-{container[:12]}-{ifname}.json"
@@ -26,7 +26,7 @@ def keep(base: Path, container: str, ifname: str, port: str = "") -> Path:
 
 
 def make_port(switch: Switch, bridge: str, port: str, folder: Path, *, mode: str = "client") -> None:
-    """A port, and its bridge where there is none."""
+    """Create a port, and its bridge if it does not exist."""
     if not switch.vsctl("--bare", "--columns=name", "find", "bridge", f"name={bridge}"):
         switch.vsctl("add-br", bridge, "--", "set", "bridge", bridge, "datapath_type=netdev")
         switch.add_flow(bridge, "actions=NORMAL")

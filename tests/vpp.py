@@ -1,8 +1,8 @@
-"""A stand-in for VPP's binary API: its framing, and of its messages those that the VPP engine speaks.
+"""A fake of VPP's binary API: its framing, and the messages that the VPP engine uses.
 
 Written after VPP 26.06 (vlibmemory/memclnt.api and socket_api.c for the framing; memif.c, vhost_user.c, l2_bd.c and
-interface.c for what is refused): names, CRCs and fields are its own copy, not the engine's. It keeps sockets,
-interfaces and bridge domains as VPP does, forwards nothing, and records every call.
+interface.c for the errors). Names, CRCs and fields are listed here independently of the engine. It keeps sockets,
+interfaces and bridge domains as VPP does, forwards no packets, and records every call.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-# Fields of requests after client_index and context, and of answers after context. A letter of `struct` each;
-# "s64" is a string in 64 bytes, "v" one with its length before it, "b6" are 6 bytes.
+# Fields of requests after client_index and context, and of replies after context. Types are letters of `struct`;
+# "s64" is a string in 64 bytes, "v" a string preceded by its length, "b6" are 6 bytes.
 _REQUESTS = {
     "memif_socket_filename_add_del_v2_34223bdf": "is_add:? socket_id:I socket_filename:v",
     "memif_socket_filename_dump_51077d14": "",
@@ -85,14 +85,14 @@ class Interface:
     flags: int = 0
     mtu: int = 9000
     tag: str = ""
-    domain: int = 0  # the bridge domain, 0 for none
+    domain: int = 0  # bridge domain, 0 if none
     addresses: list[tuple[bytes, int]] = field(default_factory=list)
     created: Fields = field(default_factory=dict)
     listening: socket.socket | None = None
 
 
 class FakeVpp:
-    """VPP at the socket `path`; `lacks` are messages that it does not have."""
+    """VPP at the socket `path`; `lacks` are messages that it does not support."""
 
     def __init__(self, path: Path, *, lacks: tuple[str, ...] = ()) -> None:
         self.path = path
@@ -100,8 +100,8 @@ class FakeVpp:
         self.interfaces: dict[int, Interface] = {}
         self.domains: dict[int, str] = {}  # number -> tag
         self.calls: list[tuple[str, Fields]] = []
-        self.refuse: dict[str, int] = {}  # message -> retval, for a message that shall fail
-        self.silent = False  # takes messages and says nothing
+        self.refuse: dict[str, int] = {}  # message -> error retval to reply with
+        self.silent = False  # if True, messages are read and never answered
         known = [name for name in (*_REQUESTS, *_ANSWERS) if not name.startswith(lacks or ("-",))]
         self._numbers = {**_CONNECTING, **_LEAVING, **{name: 100 + n for n, name in enumerate(known)}}
         self._names = {number: name for name, number in self._numbers.items()}
@@ -125,11 +125,11 @@ class FakeVpp:
         self.path.unlink(missing_ok=True)
 
     def named(self, name: str) -> list[Fields]:
-        """What a message was called with, each time."""
+        """The fields of each call of this message, in order."""
         return [fields for called, fields in self.calls if called == name]
 
     def state(self) -> tuple[object, ...]:
-        """What there is; to be compared."""
+        """A snapshot of sockets, interfaces and bridge domains, for comparison."""
         return (dict(self.sockets), sorted(each.tag for each in self.interfaces.values()), dict(self.domains))
 
     # Framing

@@ -1,4 +1,4 @@
-"""An XDP program as a pod with CAP_NET_ADMIN and CAP_BPF can attach one."""
+"""Attach an XDP program as a pod with CAP_NET_ADMIN and CAP_BPF can."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from wirespeed.host.rtnl import Rtnl
 
 
 def attach(netns: str, ifname: str, flags: int = 0) -> None:
-    """Attach one that passes everything; `flags` are XDP_FLAGS_*, 0 has the kernel choose the mode."""
+    """Attach a program that passes everything. `flags` are XDP_FLAGS_*; with 0 the kernel chooses the mode."""
     program = _load()
     with namespaces.opened(netns) as ns, Rtnl(netns_fd=ns.fd) as inside:
         link = inside.link(ifname)
@@ -24,7 +24,7 @@ def attach(netns: str, ifname: str, flags: int = 0) -> None:
 
 
 def hold(netns: str, ifname: str, flags: int) -> int:
-    """Attach one by a BPF link, which is attached until what is returned, a file's descriptor, is closed."""
+    """Attach a program by a BPF link. It stays attached until the returned file descriptor is closed."""
     program = _load()
     with namespaces.opened(netns) as ns, Rtnl(netns_fd=ns.fd) as inside:
         link = inside.link(ifname)

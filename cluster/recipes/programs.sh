@@ -1,7 +1,7 @@
 # A Kubernetes and its runtime, static, from the Go module proxy by module name and version; each module's content has
 # the checksum that modules.lock says, and its own go.sum has those of what it needs. Go itself comes from PyPI.
 #   KUBERNETES, KUBELETS: versions    MODULES: "module version package:program,... tags" lines    CLUSTER: this room
-#   KEPT: names of files below deployments/ of a module that are kept too
+#   KEPT: files of the modules that are kept too
 # Linux shares the processors between sessions first, by a priority that each has, and this one is a session's.
 [ "$(ps -o ni= -p $$)" -le 0 ] || echo 19 > /proc/self/autogroup 2>/dev/null || true
 work=$TARGET/work
@@ -73,8 +73,8 @@ echo "$MODULES" | while read -r module version programs tags; do
     for program in $(echo "$programs" | tr , ' '); do
         (cd "$source" && go build -ldflags '-s -w' -tags "$tags" -o "$bin/${program##*:}" "${program%%:*}")
     done
-    for name in $KEPT; do
-        [ ! -e "$source/deployments/$name" ] || install -D -m 644 "$source/deployments/$name" "$TARGET/manifests/$name"
+    for file in $KEPT; do
+        [ ! -e "$source/$file" ] || install -D -m 644 "$source/$file" "$TARGET/manifests/${file##*/}"
     done
     rm -rf "$work/source"
 done

@@ -1,4 +1,4 @@
-"""The meta-plugin: which networks a pod gets, in what order, and what the runtime is told."""
+"""The meta-plugin: selects a pod's networks, attaches them in order and returns the master's result."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from wirespeed.node import Node
 
 
 def create(node: Node) -> Plugin:
-    """The plugin for this node."""
+    """Create the plugin for this node."""
     from wirespeed.plugins.meta.meta import Meta  # noqa: PLC0415 — loaded when the node first needs it
 
     return Meta(node)

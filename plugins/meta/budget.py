@@ -1,4 +1,4 @@
-"""How the time of a call that attaches networks is divided, where the API server is slow."""
+"""Divides the time of an ADD, so that a slow API server leaves enough for attaching."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from typing import NamedTuple
 
 from wirespeed.cni.request import Request
 
-_FOR_ATTACHING = 1 / 3  # of the time: what reading leaves, however late it ends
-_FOR_THE_ANSWER = 2.0  # seconds before the deadline, or
-_SHARE_OF_THE_ANSWER = 0.1  # of the time, if that is less
+_FOR_ATTACHING = 1 / 3  # share of the time that stays for attaching after slow reads
+_FOR_THE_ANSWER = 2.0  # seconds before the deadline at which the call answers,
+_SHARE_OF_THE_ANSWER = 0.1  # or this share of the time, whichever is less
 
 
 class Budget(NamedTuple):
-    """Moments, as time.monotonic() tells them. Undoing has time of its own, after the deadline."""
+    """time.monotonic() values. Undoing a failed ADD has additional time after the deadline."""
 
-    read: float  # until when pod, networks and claims are asked for
-    report: float  # until when network-status is written, before the call succeeds without
+    read: float  # end of reading pod, networks and claims
+    report: float  # end of writing network-status; after that it is deferred and the call succeeds
 
 
 def of(request: Request, *, at_most: float) -> Budget:
-    """Of the time until the request's deadline, or `at_most` so many seconds where that has none."""
+    """Divide the time until the request's deadline, at most `at_most` seconds."""
     now = time.monotonic()
     left = max(0.0, min(request.deadline - now, at_most))
     return Budget(

@@ -1,4 +1,4 @@
-"""What can be refused before anything is changed: plugins, capabilities, default routes, interfaces."""
+"""Checks before any change of the node: plugins, capabilities, default routes, interface names."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from wirespeed.ipam import check_usable
 from wirespeed.node import ALIASES, PLUGINS
 from wirespeed.plugins.meta.delegate import Delegate
 
-# Reference plugins, and those made alike, which give their whole configuration to the plugin of its `ipam.type`.
+# Executed plugins that delegate to the IPAM plugin of `ipam.type` with their whole configuration, as the
+# reference plugins do.
 GIVES_TO_IPAM = {"bridge", "dummy", "host-device", "ib-sriov", "ipoib", "ipvlan", "macvlan", "ovs", "ptp", "vlan"}
-# IPAM plugins that read requested addresses from CNI_ARGS, in every version of theirs.
+# IPAM plugins of which every version reads requested addresses from CNI_ARGS.
 _READS_IP = ("host-local", "static")
 
 
 def check(delegates: Sequence[Delegate], chain: Chain, *, elsewhere: bool = False) -> None:
-    """Refuse what could not be done. Raises CniError that names the network.
+    """Refuse delegates that cannot be attached. Raises CniError that names the network.
 
-    On another machine than the pod's (`elsewhere`), executables are not looked for.
+    With `elsewhere` (a check on another machine than the pod's node), plugin executables are not looked for.
     """
     for delegate in delegates:
         try:
@@ -32,7 +33,7 @@ def check(delegates: Sequence[Delegate], chain: Chain, *, elsewhere: bool = Fals
 
 
 def check_interfaces(delegates: Sequence[Delegate], ns: NetNs) -> None:
-    """Refuse interface names that the namespace has already. Raises CniError(INTERFACE)."""
+    """Refuse interface names that already exist in the namespace. Raises CniError(INTERFACE)."""
     with Rtnl(netns_fd=ns.fd) as inside:
         there = {name for link in inside.links() for name in (link.name, *link.altnames)}
     for delegate in delegates:
@@ -44,11 +45,11 @@ def check_interfaces(delegates: Sequence[Delegate], ns: NetNs) -> None:
 
 
 def needs_ip_argument(chain: Chain, network: Network) -> bool:
-    """Whether requested addresses reach the network's IPAM by CNI_ARGS IP alone.
+    """Whether requested addresses reach the network's IPAM plugin only by CNI_ARGS IP.
 
-    The specification of the annotation asks for the capability "ips". Networks made for its peers often lack it
-    and yet have their addresses requested: static and host-local read CNI_ARGS IP, which the peer always sets.
-    Where the capability is declared, IP must not be there as well, for static would add both.
+    The annotation's specification requires the capability "ips". Networks written for Multus often lack it, yet
+    requested addresses work there: Multus always sets CNI_ARGS IP, which static and host-local read. With the
+    capability, IP must not be set as well, because static would add both.
     """
     if takes(chain, network, "ips"):
         return False
@@ -57,7 +58,7 @@ def needs_ip_argument(chain: Chain, network: Network) -> bool:
 
 
 def takes(chain: Chain, network: Network, capability: str) -> bool:
-    """Whether a plugin of the network is given what is asked for by that capability."""
+    """Whether a plugin of the network gets the value of that capability."""
     return any(capability in chain.capabilities(plugin) for plugin in network.plugins)
 
 
@@ -84,7 +85,7 @@ def _check(delegate: Delegate, chain: Chain, *, elsewhere: bool) -> None:
 
 
 def _check_ipam(network: Network, path: Sequence[str]) -> None:
-    """Refuse addresses from a plugin that is nowhere: DEL needs it too, so what failed could not be undone."""
+    """Refuse an IPAM plugin that is not installed: DEL needs it too, so a failed ADD could not be undone."""
     for plugin in network.plugins:
         kind = plugin["type"]
         executed = kind in GIVES_TO_IPAM
@@ -96,7 +97,7 @@ def _check_ipam(network: Network, path: Sequence[str]) -> None:
 
 
 def _check_default_route(delegates: Sequence[Delegate]) -> None:
-    """One network may have the key (multi-net-spec v1.3, 4.1.2.1.9), with one gateway of each family."""
+    """Only one network may have the key (multi-net-spec v1.3, 4.1.2.1.9), with one gateway per address family."""
     asking = [delegate for delegate in delegates if delegate.default_route is not None]
     if len(asking) > 1:
         both = " and ".join(delegate.where for delegate in asking)

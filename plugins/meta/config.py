@@ -1,4 +1,4 @@
-"""The meta-plugin's configuration: every key, checked; a peer's configuration is taken as it stands."""
+"""The meta-plugin's configuration: its keys and their checks. A Multus configuration is accepted unchanged."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ CAPABILITIES: tuple[Capability, ...] = get_args(Capability)
 
 @structs.prepared
 class MetaConfig(msgspec.Struct, kw_only=True, frozen=True, rename="camel"):
-    """The keys that have a meaning here; those of the specification that every plugin has come first."""
+    """The keys that the meta-plugin reads; those that the CNI specification has for every plugin come first."""
 
     type: str = OWN_TYPE
     name: str = ""
     cni_version: str = ""
-    capabilities: dict[str, bool] = {}  # what the runtime shall pass in runtimeConfig
-    runtime_config: dict[str, Any] = {}  # the runtime's; it goes to the master only
+    capabilities: dict[str, bool] = {}  # what the runtime should pass in runtimeConfig
+    runtime_config: dict[str, Any] = {}  # from the runtime; passed to the master only
 
-    # The master makes the interface CNI_IFNAME, and its result is what the runtime is given: either
-    # a NetworkAttachmentDefinition's name (in multusNamespace), a network's name in confDir, or the path
-    # of a file or folder,
+    # The master creates the interface CNI_IFNAME, and its result is returned to the runtime. Either clusterNetwork
+    # names it: a NetworkAttachmentDefinition (in multusNamespace), a network in confDir, or the path of a file or
+    # folder.
     cluster_network: str = ""
-    # or the first of these configurations, or the one among them that says "masterplugin": true.
+    # Or it is one of these inline configurations: the one with "masterplugin": true, else the first.
     delegates: list[dict[str, Any]] = []
 
-    # More networks for each pod, before those that it asks for; each named as clusterNetwork is.
+    # More networks for each pod, attached before those of its annotation; named like clusterNetwork.
     default_networks: list[str] = []
     # Namespaces whose pods get no defaultNetworks.
     system_namespaces: list[str] = msgspec.field(default_factory=lambda: ["kube-system"])
@@ -48,25 +48,25 @@ class MetaConfig(msgspec.Struct, kw_only=True, frozen=True, rename="camel"):
 
     # A pod may use networks of its own namespace and of globalNamespaces only.
     namespace_isolation: bool = False
-    # Comma separated; given, it replaces "default".
+    # Comma-separated list; if set, it replaces the default list "default".
     global_namespaces: str | None = None
 
-    # A chain beside the master, for each pod: the *.conf of the folder of this name that lies beside the file of
-    # clusterNetwork. It is run last, on the master's interface.
+    # An additional plugin chain for each pod: all *.conf files in the folder of this name beside the file of
+    # clusterNetwork. It runs last, on the master's interface.
     auxiliary_cni_chain_name: str = msgspec.field(name="auxiliaryCNIChainName", default="")
     # The number of the first interface after the master's: 1 is net1.
     first_interface: Annotated[int, msgspec.Meta(ge=0, le=9999)] = 1
-    # What pods may ask of a network even where no plugin of it has the capability. An address or a MAC is then
-    # passed in CNI_ARGS; anything else has no effect. In a peer's configuration that does not say, all of them: it
-    # lets its pods ask for anything.
+    # Capabilities that pods may request even if no plugin of the network has them. Addresses and a MAC are then
+    # passed in CNI_ARGS; the others have no effect. The default in a Multus configuration is all of them, because
+    # Multus lets pods request anything.
     lenient_capabilities: list[Capability] = []
 
     conf_dir: str = "/etc/cni/multus/net.d"  # network configurations that are found by their name
     bin_dir: str = "/opt/cni/bin"  # searched for plugins before CNI_PATH
-    kubeconfig: str = ""  # not read: the agent has its own
+    kubeconfig: str = ""  # ignored with a warning: the agent has its own
 
     def for_later(self) -> dict[str, Any]:
-        """The keys that say what networks a pod may have, and where they are found."""
+        """The keys that hotplug needs later: what networks a pod may have, and where to find them."""
         return {key: value for key, value in msgspec.to_builtins(self).items() if key in _FOR_LATER}
 
     @property
@@ -80,12 +80,12 @@ _FOR_LATER = frozenset(
     {"name", "cniVersion", "namespaceIsolation", "globalNamespaces", "firstInterface", "lenientCapabilities"}
     | {"confDir", "binDir"}
 )
-# Of the specification, for plugins of any kind or for the runtime; they say nothing to this one.
+# Keys of the CNI specification for other plugins or for the runtime; accepted without effect here.
 _SPECIFIED = frozenset(
     {"args", "ipam", "dns", "prevResult", "cni.dev/valid-attachments", "cni.dev/attachments"}
     | {"cniVersions", "disableCheck", "disableGC", "loadOnlyInlinedPlugins"}
 )
-# Of the peer, with a meaning that this one does not need: state is in the journal, logs are the agent's.
+# Keys of Multus that are not needed here: state is in the journal, the agent does the logging.
 _NEEDLESS = frozenset(
     {"cniDir", "retryDeleteOnError", "logFile", "logLevel", "logToStderr", "logOptions", "socketDir"}
     | {"daemonSocketDir", "cniConf", "cniConfigDir", "multusConfigFile", "multusAutoconfigDir"}
@@ -95,10 +95,10 @@ _ANY_CASE = KNOWN | _NEEDLESS
 
 
 def load(raw: dict[str, Any]) -> MetaConfig:
-    """Check a configuration as it came on standard input.
+    """Check a configuration that was read from standard input.
 
-    Raises CniError(INVALID_CONFIG) that names the key. A configuration whose type is "wirespeed" may have no
-    unknown key; one of another type is a peer's: keys are read in any case, and what is not known is warned of.
+    Raises CniError(INVALID_CONFIG) that names the key. With type "wirespeed", an unknown key is an error. Any other
+    type is a Multus configuration: its keys are case-insensitive, and unknown ones are only logged as a warning.
     """
     folded = in_any_case(raw, _ANY_CASE)
     own = folded.get("type", OWN_TYPE) == OWN_TYPE
@@ -109,7 +109,7 @@ def load(raw: dict[str, Any]) -> MetaConfig:
                 raise CniError(Code.INVALID_CONFIG, f"configuration {_name(raw)}: {unknown(key, KNOWN)}")
             if key not in _NEEDLESS:
                 warn(f"configuration {_name(raw)}: {unknown(key, KNOWN)}; it has no effect")
-    # A peer writes null where it means "not given".
+    # Multus configurations contain null for keys that are not set.
     given = {key: value for key, value in raw.items() if value is not None}
     if not own:
         given.setdefault("lenientCapabilities", list(CAPABILITIES))
@@ -167,7 +167,7 @@ def _name(raw: dict[str, Any]) -> str:
 
 
 def unknown(key: object, known: Iterable[str]) -> str:
-    """What to say of an unknown key: its name and the nearest known one."""
+    """Return the message for an unknown key: its name and the nearest known key."""
     import difflib  # noqa: PLC0415 — only for a mistake
 
     by_fold = {name.lower(): name for name in sorted(known)}
@@ -177,5 +177,5 @@ def unknown(key: object, known: Iterable[str]) -> str:
 
 @lru_cache(maxsize=256)
 def warn(text: str) -> None:
-    """Log a warning, the first time that it is true: configurations come with every request."""
+    """Log a warning only once per text: the same configuration comes with every request."""
     log.warning("%s", text)

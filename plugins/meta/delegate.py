@@ -1,4 +1,4 @@
-"""A delegate: one network of one container as ADD decided it, which is also what the journal keeps of it."""
+"""A delegate: one network of one container, as ADD resolved it and as the journal stores it."""
 
 from __future__ import annotations
 
@@ -18,50 +18,50 @@ from wirespeed.host.boot import boot_id
 from wirespeed.host.netns import Identity
 from wirespeed.state.journal import Attachment
 
-NOWHERE = Identity(0, 0, 0)  # of a network namespace that is gone: none has it
+NOWHERE = Identity(0, 0, 0)  # for a network namespace that is gone; no existing one has this identity
 
 
 @structs.prepared
 class Delegate(msgspec.Struct, kw_only=True, frozen=True, rename="camel"):
-    """The network's own configuration, and all that its plugins are given beside it.
+    """The network's configuration and all further inputs of its plugins.
 
-    An agent of a later version reads what this one wrote: a field that is added needs a default.
+    A later version of the agent reads these records: every new field needs a default.
     """
 
-    configuration: str  # name of the meta-plugin's configuration: whose GC this is
-    request_ifname: str  # CNI_IFNAME of the runtime's call: whose DEL and CHECK this is
-    label: str  # what messages and network-status call the network
+    configuration: str  # name of the meta-plugin's configuration; GC selects by it
+    request_ifname: str  # CNI_IFNAME of the runtime's call; DEL and CHECK select by it
+    label: str  # name of the network in messages and network-status
     raw: dict[str, Any]  # conf or conflist, as it was found
-    version: str  # the cniVersion where `raw` has none
+    version: str  # cniVersion if `raw` has none
     ifname: str
     master: bool = False
     args: dict[str, str] = {}  # CNI_ARGS
-    path: tuple[str, ...] = ()  # where plugins are executed from
-    runtime_config: dict[str, Any] = {}  # of which each plugin gets what it has the capabilities for
-    auxiliary: bool = False  # it makes no interface, its plugins work on the master's; `ifname` is its name here
-    selected: bool = False  # the pod's annotation asks for it
-    settings: dict[str, Any] = {}  # the master's: the configuration's keys that networks of a later day need
-    asked: tuple[str, ...] = ()  # the capabilities that the pod's annotation needs of the network
-    lenient: tuple[str, ...] = ()  # those that it asks for too, that no plugin has, and that may be without effect
-    cni_args: dict[str, Any] = {}  # put into each plugin's args.cni
+    path: tuple[str, ...] = ()  # folders to search for plugin executables
+    runtime_config: dict[str, Any] = {}  # each plugin gets the keys for which it has the capability
+    auxiliary: bool = False  # works on the master's interface; `ifname` is then only the key in the journal
+    selected: bool = False  # from the pod's networks annotation
+    settings: dict[str, Any] = {}  # master only: keys of the meta-plugin's configuration that hotplug needs
+    asked: tuple[str, ...] = ()  # capabilities that the annotation requests and a plugin must have
+    lenient: tuple[str, ...] = ()  # capabilities that the annotation requests, no plugin has, and may be ignored
+    cni_args: dict[str, Any] = {}  # merged into args.cni of each plugin
     resource: str = ""
     device: str = ""
     device_info_file: str = ""
-    default_route: tuple[str, ...] | None = None  # gateways; empty is the one that the plugins make
+    default_route: tuple[str, ...] | None = None  # gateways; (): keep the default routes that the plugins made
 
     @property
     def where(self) -> str:
-        """How a message names it."""
+        """The network's name in messages."""
         named = self.ifname and not self.auxiliary
         return f"network {self.label} ({self.ifname})" if named else f"network {self.label}"
 
     @property
     def cni_ifname(self) -> str:
-        """What its plugins are told as CNI_IFNAME: an auxiliary chain works on the master's interface."""
+        """CNI_IFNAME for its plugins: an auxiliary chain works on the master's interface."""
         return self.request_ifname if self.auxiliary else self.ifname
 
     def network(self) -> Network:
-        """What its plugins are run with. Raises CniError(INVALID_CONFIG, INCOMPATIBLE_VERSION)."""
+        """Load `raw` and fill in device and arguments. Raises CniError(INVALID_CONFIG, INCOMPATIBLE_VERSION)."""
         network = load_network(self.raw, version=self.version)
         return replace(
             network,
@@ -70,12 +70,12 @@ class Delegate(msgspec.Struct, kw_only=True, frozen=True, rename="camel"):
         )
 
     def request(self, call: Request, *, netns: str) -> Request:
-        """The runtime's call as one of this attachment."""
+        """Derive the request for this attachment from the runtime's call."""
         path = (*self.path, *(folder for folder in call.path if folder not in self.path))
         return call.derive(netns=netns, ifname=self.cni_ifname, args=self.args, path=path)
 
     def _completed(self, plugin: dict[str, Any]) -> dict[str, Any]:
-        """The plugin's configuration with the device and the arguments in it."""
+        """Return the plugin's configuration with the device and the arguments filled in."""
         completed = dict(plugin)
         if self.device:
             completed |= {"deviceID": self.device, "pciBusID": self.device}
@@ -98,7 +98,7 @@ def _object(plugin: dict[str, Any], key: str, value: object) -> dict[str, Any]:
 
 
 def planned(delegates: Sequence[Delegate], *, container: str, netns: str, identity: Identity) -> list[Attachment]:
-    """The journal's rows of a plan, in order; `identity` is that of the network namespace at the path `netns`."""
+    """Return the journal rows of a plan, in order; `identity` is that of the network namespace at path `netns`."""
     return [
         Attachment(
             container=container,
@@ -116,22 +116,20 @@ def planned(delegates: Sequence[Delegate], *, container: str, netns: str, identi
 
 
 def recorded(row: Attachment) -> Delegate:
-    """The delegate of a row."""
+    """Decode the delegate of a journal row."""
     return msgspec.convert(row.record["delegate"], Delegate)
 
 
 def recorded_identity(row: Attachment) -> Identity:
-    """Which network namespace the attachment was made in."""
+    """Return the identity of the network namespace that the attachment was made in."""
     return msgspec.convert(row.record["netns"], Identity)
 
 
 def of_earlier_boot(row: Attachment) -> bool:
-    """Whether the attachment was made before the node was started: then its interface is gone, and its device may
-    be another's.
-    """
+    """Whether the attachment is older than the last boot: its interface is gone, its device may be in use again."""
     return bool(row.record.get("boot", boot_id()) != boot_id())
 
 
 def departed(row: Attachment) -> bool:
-    """Whether the network namespace that the attachment was made in is no more."""
+    """Whether the network namespace that the attachment was made in is gone."""
     return of_earlier_boot(row) or not namespaces.alive(row.netns, recorded_identity(row))

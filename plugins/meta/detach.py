@@ -1,4 +1,4 @@
-"""DEL of one attachment, also where its network namespace is gone, or the node was restarted since."""
+"""DEL of one attachment, even if its network namespace is gone or the node was rebooted since."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from wirespeed.cni.request import Request
 from wirespeed.plugins.meta.checks import GIVES_TO_IPAM
 from wirespeed.plugins.meta.delegate import Delegate
 
-# Plugins that do nothing where they are given no network namespace: they do not have their IPAM called either.
+# Without a netns, this plugin's DEL does nothing and does not call its IPAM plugin either.
 _NEEDS_NETNS = "host-device"
 
 
@@ -26,11 +26,11 @@ def detach(
     result: Result | None = None,
     same_boot: bool = True,
 ) -> None:
-    """Have the network's plugins undo it, in the namespace at the path `netns`, "" where that is gone.
+    """Call DEL of the network's plugins with the namespace at path `netns`, "" if it is gone.
 
-    Of an attachment of an earlier boot only what lies on disk is given back. Plugins of this process know by the
-    journal that no device is theirs. An executed one does not: a device that it works on may be another pod's by
-    now, so of such a plugin only the IPAM plugin is called. Raises CniError; all are attempted.
+    After a reboot only state on disk (IPAM leases) must be released, because the device may belong to another pod
+    by now. In-process plugins know this: the journal has no device claim. An executed plugin does not, so if its
+    configuration has a device, only its IPAM plugin is called. All are attempted; raises CniError.
     """
     network, request = delegate.network(), delegate.request(call, netns=netns)
     left_alone = [] if same_boot else [p for p in network.plugins[:1] if _has_device(p) and chain.executes(p)]
@@ -38,7 +38,7 @@ def detach(
     for plugin in network.plugins:
         skips = plugin in left_alone or (not netns and plugin["type"] == _NEEDS_NETNS)
         if skips and chain.executes(plugin) and (ipam := _ipam(plugin)):
-            # IPAM plugins are given the whole configuration of the plugin that calls them.
+            # An IPAM plugin gets the whole configuration of the plugin that calls it.
             parts.append(replace(network, plugins=[{**plugin, "type": ipam}]))
     errors = []
     for part in parts:
@@ -55,7 +55,7 @@ def _has_device(plugin: Mapping[str, Any]) -> bool:
 
 
 def _ipam(plugin: Mapping[str, Any]) -> str:
-    """The IPAM plugin that the plugin has called, "" where it has none called."""
+    """Return the type of the IPAM plugin that the plugin delegates to, "" for none."""
     ipam = plugin.get("ipam")
     kind = ipam.get("type") if isinstance(ipam, dict) and plugin["type"] in GIVES_TO_IPAM else ""
     return kind if isinstance(kind, str) else ""

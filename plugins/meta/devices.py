@@ -1,4 +1,4 @@
-"""Which device each attachment of a pod gets: one allocator over what the kubelet gave to the pod."""
+"""Assigns the devices that a pod was given by the kubelet to the pod's attachments."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from typing import Any
 from wirespeed.cni.chain import Network
 from wirespeed.cni.errors import CniError, Code
 
-# Plugins that attach a device and nothing else.
+# Plugins that cannot work without a device.
 _NEEDS = frozenset({"sriov", "wirespeed-sriov", "ib-sriov", "accelerated-bridge", "afxdp"})
-# Plugins that never look at one: the reference plugins, but for host-device, and whose names say as much.
+# Plugins that never use a device: the reference plugins except host-device.
 _USES_NONE = frozenset(
     {"bridge", "dummy", "ipvlan", "loopback", "macvlan", "ptp", "tap", "vlan"}
     | {"bandwidth", "firewall", "portmap", "sbr", "tuning", "vrf"}
 )
-_OF_HOST_DEVICE = ("device", "hwaddr", "kernelpath", "pciBusID")  # one of them names what is moved
+_OF_HOST_DEVICE = ("device", "hwaddr", "kernelpath", "pciBusID")  # each of them names the interface to move
 
 
 class DeviceUse(Enum):
-    """What the plugins of a network do with a device that the pod was given."""
+    """Whether the plugins of a network use a device that the pod was given."""
 
     NONE = "none"
-    POSSIBLE = "possible"  # plugins that are not known may use one
+    POSSIBLE = "possible"  # unknown plugins, which may use one
     NEEDED = "needed"
 
 
 def device_use(network: Network) -> DeviceUse:
-    """What a network does with a device."""
+    """Return whether the plugins of a network use a device."""
     if any(_needs_device(plugin) for plugin in network.plugins):
         return DeviceUse.NEEDED
     return DeviceUse.NONE if _USES_NONE.issuperset(network.kinds) else DeviceUse.POSSIBLE
@@ -41,10 +41,10 @@ def _needs_device(plugin: Mapping[str, Any]) -> bool:
 
 
 class Devices:
-    """Hands each device of a pod out once; the same pod always gets the same order.
+    """Hands out each device of a pod once, in a deterministic order.
 
-    `lookup` gives the ids by resource name; it is asked when the first device is wanted. `pod` is how messages
-    name the pod. `taken` are those, as (resource, device), that it has attached already.
+    `lookup` returns the device ids by resource name; it is called when the first device is needed. `pod` is the
+    pod's name in messages. `taken` are the (resource, device) pairs that the pod has attached already.
     """
 
     def __init__(
@@ -64,17 +64,17 @@ class Devices:
         return self._free
 
     def has(self, resource: str) -> bool:
-        """Whether a device of it is left. Raises what asking the kubelet raises."""
+        """Whether a device of the resource is left. Raises what `lookup` raises."""
         return bool(self._left().get(resource))
 
     def had(self, resource: str) -> bool:
-        """Whether one of its devices has been handed out."""
+        """Whether a device of the resource has been handed out."""
         return bool(self._given.get(resource))
 
     def take(self, resource: str) -> str:
-        """The first device of a resource that is left.
+        """Take the first device of a resource that is left.
 
-        Raises CniError(DEVICE) when none is, or what asking the kubelet raises.
+        Raises CniError(DEVICE) if none is left, or what `lookup` raises.
         """
         left = self._left().get(resource)
         if not left:
@@ -88,9 +88,9 @@ class Devices:
         return self._hand_out(resource, left[0])
 
     def take_id(self, device: str, resource: str = "") -> str:
-        """That device, which must be one of the pod's (of `resource`, when given); returns its resource.
+        """Take this device, which must be one of the pod's (of `resource`, if given); return its resource.
 
-        Raises CniError(POLICY) when it is not or is attached already, or what asking the kubelet raises.
+        Raises CniError(POLICY) if it is not the pod's or is attached already, or what `lookup` raises.
         """
         for name, ids in self._left().items():
             if device in ids and resource in ("", name):
@@ -109,7 +109,7 @@ class Devices:
         )
 
     def _hand_out(self, resource: str, device: str) -> str:
-        """Give the device out, under whatever resources it is listed."""
+        """Hand out the device and remove it from every resource that lists it."""
         for ids in self._left().values():
             if device in ids:
                 ids.remove(device)

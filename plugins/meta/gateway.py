@@ -1,6 +1,6 @@
-"""The key default-route: one attachment gets the pod's default routes, and the others lose theirs.
+"""The annotation key default-route: moves the pod's default routes to one attachment.
 
-What is undone with the interfaces needs no step of its own: no route outlives its interface.
+DEL needs no step to undo this: the kernel removes routes with their interface.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ _MAIN = 254
 
 
 def give(ns: NetNs, ifname: str, gateways: Sequence[str], results: Mapping[str, Result]) -> dict[str, Result]:
-    """Make the default routes of the namespace those of `ifname`, of each family that a gateway is given for.
+    """Replace the namespace's default routes by routes through `ifname`, for each address family of `gateways`.
 
-    Without gateways it keeps the ones that its plugins made, and is alone with them. `results` are those of all
-    attachments by interface; returned are those that are no longer true, as they are now.
-    Raises CniError(INTERFACE) when the kernel does not do it.
+    Without gateways, `ifname` keeps the default routes that its plugins made, and all others of these families are
+    removed. `results` has the result of each attachment by interface; return those that changed, with their new
+    routes. Raises CniError(INTERFACE) if the kernel refuses.
     """
     with Rtnl(netns_fd=ns.fd) as inside:
         link = inside.link(ifname)
@@ -47,7 +47,7 @@ def give(ns: NetNs, ifname: str, gateways: Sequence[str], results: Mapping[str, 
 
 
 def fault(ns: NetNs, ifname: str, gateways: Sequence[str]) -> str:
-    """What of the namespace's default routes is not as `give` makes it, "" for nothing."""
+    """Return how the namespace's default routes differ from what `give` makes, "" if they do not."""
     with Rtnl(netns_fd=ns.fd) as inside:
         link = inside.link(ifname)
     if link is None:
@@ -74,7 +74,7 @@ def _default_routes(ns: NetNs, family: socket.AddressFamily) -> list[DefaultRout
 
 
 def _own_families(ns: NetNs, index: int, ifname: str) -> list[socket.AddressFamily]:
-    """The families that the interface has a default route of."""
+    """Return the address families in which the interface has a default route."""
     found = [
         family for family in _FAMILIES if any(route.indexes == {index} for route in _default_routes(ns, family))
     ]
@@ -87,7 +87,7 @@ def _own_families(ns: NetNs, index: int, ifname: str) -> list[socket.AddressFami
 
 
 def _clear(ns: NetNs, family: socket.AddressFamily, *, keep: int | None) -> None:
-    """Remove the default routes of a family, but those that leave by the interface `keep` alone."""
+    """Remove the default routes of a family, except those through the interface `keep` only."""
     for route in _default_routes(ns, family):
         if keep is None or route.indexes != {keep}:
             try:
@@ -111,7 +111,7 @@ def _told(
     families: Sequence[socket.AddressFamily],
     results: Mapping[str, Result],
 ) -> dict[str, Result]:
-    """The results with the default routes that there are."""
+    """Return the results whose routes changed, with the current default routes."""
     changed = {}
     for name, result in results.items():
         kept = [
@@ -125,7 +125,7 @@ def _told(
 
 
 def _is_default(route: Mapping[str, Any], families: Sequence[socket.AddressFamily]) -> bool:
-    """Whether it is a default route of the main table, of one of the families."""
+    """Whether it is a default route of one of the families in the main table."""
     prefix = parse_prefix(route["dst"])
     return (
         prefix is not None

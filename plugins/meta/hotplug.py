@@ -1,7 +1,7 @@
-"""Networks of a container that runs: attached and detached later, by hand or as the pod's annotation changes.
+"""Hotplug: attach and detach networks of a running container, by hand or when the pod's annotation changes.
 
-What is attached later has a row of the journal like the rest, so the pod's CHECK, DEL and GC find it. All that was
-given by the runtime's ADD comes from the journal. The caller keeps the order of a container's calls.
+A hotplugged network has a row in the journal like any other, so the pod's CHECK, DEL and GC find it. The inputs of
+the runtime's ADD are read from the journal. The caller must serialize the calls of one container.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class _Container:
-    """A container that is attached: the runtime's call for it, made anew, and the settings of that time."""
+    """An attached container: its ADD request rebuilt from the journal, and the settings of that ADD."""
 
     request: Request
     settings: MetaConfig
@@ -46,14 +46,17 @@ class _Container:
 
 
 class Hotplug:
-    """Attaches and detaches single networks of containers that `meta` has attached."""
+    """Attaches and detaches single networks of containers that the meta-plugin has attached."""
 
     def __init__(self, node: Node, meta: Meta) -> None:
         self._node, self._meta, self._journal = node, meta, node.journal
         self._chain = Chain(node.plugins)
 
     def attach(self, container: str, text: str, *, deadline: float) -> Attachment:
-        """Attach a network, written as in the annotation; the row of it. Raises CniError, and is undone then."""
+        """Attach one network, given as in the networks annotation; return its journal row.
+
+        Raises CniError, with the attachment undone.
+        """
         with self._opened(container, deadline) as here:
             asked = selection.parse(text, namespace=here.pod.namespace)
             if len(asked) != 1:
@@ -61,9 +64,9 @@ class Hotplug:
             return self._attach(here, asked[0], selected=False)
 
     def detach(self, container: str, what: str, *, deadline: float) -> Attachment:
-        """Detach a network, named by its interface or its name; the row that it had.
+        """Detach a network, given by interface or by [<namespace>/]<name>; return the journal row that it had.
 
-        Raises CniError, and then what is left of it is in the journal.
+        Raises CniError; the row then stays in the journal.
         """
         with self._opened(container, deadline) as here:
             row = self._named_row(here, what)
@@ -71,10 +74,10 @@ class Hotplug:
         return row
 
     def follow(self, container: str, *, deadline: float) -> None:
-        """Attach what the pod's annotation asks for and is not there, and detach what it no longer asks for.
+        """Attach the networks that were added to the pod's annotation, detach those that were removed from it.
 
-        All are attempted; raises the first error with the others named. What differs only in what it asks of
-        its network stays as it is. What was attached by hand, or by the configuration, is left alone.
+        All are attempted; raises the first error with the others appended. A change of an element's other keys
+        (ips, mac ...) has no effect. Networks attached by hand or by the configuration are left alone.
         """
         with self._opened(container, deadline) as here:
             if here.pod.found["metadata"].get("deletionTimestamp"):
@@ -93,7 +96,11 @@ class Hotplug:
 
     @contextmanager
     def _opened(self, container: str, deadline: float) -> Iterator[_Container]:
-        """The container, if networks can be attached to it; errors inside are led by its pod."""
+        """Open the container for hotplug; errors inside are prefixed with its pod.
+
+        Raises CniError: UNKNOWN_CONTAINER, TRY_AGAIN_LATER while its ADD or DEL is unfinished, POLICY if it belongs
+        to no pod or has no recorded settings.
+        """
         row = next((row for row in self._journal.attachments(container) if recorded(row).master), None)
         if row is None:
             raise CniError(Code.UNKNOWN_CONTAINER, f"container {container}: not attached")
@@ -124,12 +131,12 @@ class Hotplug:
             yield _Container(request=request, settings=settings, pod=pod, ns=ns, times=times)
 
     def _rows(self, here: _Container) -> list[Attachment]:
-        """All attachments of the container that belong to the runtime's call."""
+        """The container's attachments that belong to the same ADD call of the runtime."""
         rows = self._journal.attachments(here.request.container_id)
         return [row for row in rows if recorded(row).request_ifname == here.request.ifname]
 
     def _named_row(self, here: _Container, what: str) -> Attachment:
-        """The one that is meant, if it may go."""
+        """The row with that interface or network name. Raises CniError(INVALID_CONFIG, POLICY)."""
         rows = self._rows(here)
         labels = (what, f"{here.pod.namespace}/{what}")
         found = [row for row in rows if row.ifname == what] or [
@@ -164,7 +171,7 @@ class Hotplug:
         return self._row(here, ifname)[0]
 
     def _resolved(self, here: _Container, asked: Selection, *, ifname: str, selected: bool) -> Delegate:
-        """The delegate, after everything that can be refused was."""
+        """The delegate of the network, after all checks that need no change of the node."""
         if asked.default_route is not None:
             raise CniError(
                 Code.POLICY,
@@ -181,7 +188,7 @@ class Hotplug:
         return delegate
 
     def _free_name(self, here: _Container) -> str:
-        """The first of net1, net2 ... that neither an attachment nor an interface has."""
+        """The first free name of net1, net2 ... (from firstInterface), used by no attachment and no interface."""
         with Rtnl(netns_fd=here.ns.fd) as inside:
             taken = {name for link in inside.links() for name in (link.name, *link.altnames)}
         taken |= {row.ifname for row in self._rows(here)}
@@ -192,15 +199,15 @@ class Hotplug:
 
     def _detach(self, here: _Container, row: Attachment) -> None:
         delegate = recorded(row)
-        # First what is told of it: if that is refused the attachment is still there to be detached.
+        # Write network-status first: if that fails, the attachment is still there and detach can be repeated.
         told = self._report(here, without=row.ifname)
         self._meta.remove([row], here.request.derive(command="DEL"))
-        if not told:  # or written meanwhile, when the attachment was still there
+        if not told:  # a write that was retried meanwhile still contained the attachment
             self._meta.reporter.owe(here.request, here.pod, f"{delegate.where} was detached meanwhile")
         self._meta.tell(here.pod, "RemovedInterface", f"Remove {row.ifname} from {delegate.label}")
 
     def _report(self, here: _Container, *, without: str = "") -> bool:
-        """Write network-status; whether it is written. It is owed if not."""
+        """Write network-status; return False if that was deferred because the API server did not answer."""
         rows = self._rows(here)
         made = attached(rows, rows[0], without=without)
         with named("network-status"):
@@ -208,7 +215,7 @@ class Hotplug:
 
     @contextmanager
     def _told(self, pod: Pod) -> Iterator[None]:
-        """What is refused or fails inside is an event of the pod."""
+        """Create an event of the pod for a CniError raised inside."""
         try:
             yield
         except CniError as error:
@@ -217,9 +224,10 @@ class Hotplug:
 
 
 def difference(wanted: Sequence[Selection], rows: Sequence[Attachment]) -> tuple[list[Selection], list[Attachment]]:
-    """What is asked for and not attached, and what is attached, or half so, and was asked for before.
+    """Return the selections to attach and the rows to detach.
 
-    An element is an attachment's if it names its network, and its interface or none.
+    A selection matches a row if both name the same network and the selection names the row's interface or none. To
+    detach are rows from the annotation that no selection matches, and those whose ADD or DEL did not finish.
     """
     left = [row for row in rows if recorded(row).selected]
     whole = [row for row in left if row.step == "added"]

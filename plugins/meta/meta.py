@@ -1,9 +1,10 @@
-"""The meta-plugin's verbs.
+"""The CNI verbs of the meta-plugin.
 
-ADD: resolve, check, write the plan into the journal, act, report. Everything after reads the journal: DEL undoes
-what it says was begun, CHECK holds the pod against the results in it, GC drops what the runtime no longer knows.
-A row leaves the journal only when its DEL has succeeded, so whatever failed or was killed, a DEL finishes it. After
-a reboot the rows come back from their records on disk.
+ADD resolves the networks, checks them, writes the plan into the journal, attaches, and writes network-status. The
+other verbs work from the journal: DEL undoes every attachment that was begun, CHECK compares the pod with the
+recorded results, GC removes the attachments that the runtime no longer lists. A row is deleted from the journal
+only after its DEL has succeeded, so a later DEL can always finish what failed or was killed. After a reboot the
+rows are restored from the records on disk.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ log = logging.getLogger(__name__)
 
 
 class Meta:
-    """All networks of a container (`wirespeed.cni.plugin.Plugin`)."""
+    """The meta-plugin (`wirespeed.cni.plugin.Plugin`): attaches and detaches all networks of a container."""
 
     def __init__(self, node: Node) -> None:
         self._node = node
@@ -63,7 +64,7 @@ class Meta:
         if not node.once:
             restore(self._journal)
             record_all(self._journal)
-            _ = node.devices, node.pod_resources  # what they import is not for the time of a call
+            _ = node.devices, node.pod_resources  # import now: it would slow down the first call
 
     # ADD
 
@@ -106,9 +107,9 @@ class Meta:
         return results[delegates[0].ifname]
 
     def _plan(self, request: Request, rows: Sequence[Attachment]) -> None:
-        """Write the plan; what the container had before a reboot is given back first.
+        """Write the plan into the journal; first undo what the container held before a reboot.
 
-        Some runtimes give a container the same id after a reboot, and call no DEL for what it was.
+        Some runtimes use the same container id again after a reboot without a DEL for the old sandbox.
         """
         if self._node.once:
             restore(self._journal, request.container_id)
@@ -122,7 +123,7 @@ class Meta:
             self._journal.plan(rows)
 
     def _attach(self, request: Request, delegates: Sequence[Delegate], ns: NetNs) -> dict[str, Result]:
-        """Make the attachments in order; their results by interface."""
+        """Attach the networks in order; return the results by interface."""
         results: dict[str, Result] = {}
         for delegate in delegates:
             with named(delegate.where):
@@ -137,7 +138,10 @@ class Meta:
         return results
 
     def attach_one(self, request: Request, delegate: Delegate) -> Result:
-        """Make an attachment that is in the journal. Raises CniError; its row then says what is left of it."""
+        """Attach a network that is already in the journal.
+
+        Raises CniError; the row is then "planned" if nothing is left, else "adding" (see NotUndoneError).
+        """
         container, ifname = request.container_id, delegate.ifname
         self._journal.mark(container, ifname, "adding")
         try:
@@ -145,15 +149,15 @@ class Meta:
                 delegate.network(), delegate.request(request, netns=request.netns), delegate.runtime_config
             )
         except NotUndoneError:
-            raise  # its row says so, for what is left of it
+            raise  # the row stays "adding": a DEL must finish the undo
         except CniError:
-            self._journal.mark(container, ifname, "planned")  # nothing is left of it
+            self._journal.mark(container, ifname, "planned")  # fully undone
             raise
         self._journal.mark(container, ifname, "added", result)
         return result
 
     def tell(self, pod: Pod | None, reason: str, message: str, *, warning: bool = False) -> None:
-        """Make an event of the pod."""
+        """Create a Kubernetes event for the pod, if events are enabled."""
         if pod is not None and self._node.config.cluster.events:
             uid = pod.found["metadata"].get("uid") or pod.uid
             self._node.cluster.event(
@@ -163,20 +167,20 @@ class Meta:
             )
 
     def tell_added(self, pod: Pod | None, delegate: Delegate, result: Result) -> None:
-        """Tell of an attachment, and of what the pod asked for and did not get."""
+        """Create the event of a successful attachment, and one for each request of the pod that was not met."""
         self.tell(pod, "AddedInterface", addition(delegate, result))
         for message in requests.unmet(delegate, result):
             log.warning("%s%s", f"pod {pod.label}: " if pod else "", message)
             self.tell(pod, "RequestNotMet", message, warning=True)
 
     def _tell_ignored(self, pod: Pod, text: str) -> None:
-        """Tell of what the pod asks for and does not get, though it runs."""
+        """Report parts of the pod's annotation that have no effect: as an event, or in the log without events."""
         if not self._node.config.cluster.events:
             config.warn(f"pod {pod.label}: {text}")
         self.tell(pod, "RequestIgnored", text, warning=True)
 
     def undone(self, request: Request, error: BaseException, rows: Sequence[Attachment]) -> CniError:
-        """Undo these attachments of a call that failed; the error to tell, which names what could not be undone."""
+        """Undo the attachments of a failed call; return the error to raise, with what could not be undone."""
         told = error if isinstance(error, CniError) else CniError(Code.INTERNAL, type(error).__name__)
         deadline = max(request.deadline, time.monotonic() + UNDO_TIME)
         try:
@@ -196,7 +200,7 @@ class Meta:
             self._delete_unrecorded(request)
 
     def _rows(self, request: Request) -> list[Attachment]:
-        """The attachments that were made, or begun, by the runtime's call for this interface."""
+        """The attachments made or begun by the runtime's ADD for this interface."""
         rows = self._journal.attachments(request.container_id)
         if not rows:
             restore(self._journal, request.container_id)
@@ -204,8 +208,8 @@ class Meta:
         return [row for row in rows if recorded(row).request_ifname == request.ifname]
 
     def remove(self, rows: Sequence[Attachment], request: Request) -> None:
-        """Undo attachments, the last one first. All are attempted; raises the first error with the others named."""
-        if any(row.step in {"adding", "deleting"} for row in rows):  # by a call that did not finish
+        """Undo attachments in reverse order. All are attempted; raises the first error with the others appended."""
+        if any(row.step in {"adding", "deleting"} for row in rows):  # an earlier call did not finish
             end_orphans(rows[0].container, rows[0].netns, deadline=request.deadline)
         errors = []
         for row in reversed(rows):
@@ -222,7 +226,7 @@ class Meta:
             raise combined(errors)
 
     def _detach(self, row: Attachment, delegate: Delegate, request: Request) -> None:
-        # Not into what may have taken the namespace's path since: without one, plugins give back what is theirs.
+        # The netns path may name another namespace by now. Without a netns, plugins only release their resources.
         if of_earlier_boot(row):
             detach(self._chain, delegate, request, netns="", result=row.result, same_boot=False)
             return
@@ -231,18 +235,19 @@ class Meta:
             detach(self._chain, delegate, request, netns=path, result=row.result)
 
     def _forget(self, container: str, delegate: Delegate) -> None:
-        """Drop an attachment that is no more."""
+        """Remove an undone attachment's device-info file and its journal row."""
         if delegate.device_info_file:
             with deviceinfo.named(delegate.device_info_file):
                 deviceinfo.remove(Path(delegate.device_info_file))
         self._journal.forget(container, delegate.ifname)
 
     def _delete_unrecorded(self, request: Request) -> None:
-        """DEL of a container that neither the journal nor a record knows: nothing was made, or it is undone.
+        """DEL of a container that is neither in the journal nor in the records.
 
-        Or its record is lost, or whoever attached it kept none, and addresses are leased on disk. The networks of
-        the configuration are told, so that they give them up; those that the pod asked for have theirs given up by
-        GC. No network namespace is named: what the path is now may be another's.
+        Usually nothing was attached, or it is undone already. But the record may be lost, or another program
+        attached the container, and addresses may still be leased on disk. DEL therefore runs for the networks of
+        the configuration, which releases their addresses; GC releases those of networks that the pod asked for.
+        No netns is passed: its path may name another container's namespace by now.
         """
         errors = []
         for delegate in reversed(self._configured(request)):
@@ -260,9 +265,9 @@ class Meta:
             raise combined(errors)
 
     def _configured(self, request: Request) -> list[Delegate]:
-        """The networks that every container has; none where the configuration cannot be used.
+        """The networks that every container gets; none if the configuration cannot be used.
 
-        Raises CniError(TRY_AGAIN_LATER) where that may be another time.
+        Raises CniError(TRY_AGAIN_LATER) if a retry may succeed.
         """
         try:
             settings = config.load(request.config)
@@ -275,7 +280,7 @@ class Meta:
             return []
 
     def collect(self, container: str, *, deadline: float) -> None:
-        """Undo what a container has whose network namespace is gone, if it is gone. Raises CniError."""
+        """Undo the container's attachments whose network namespace no longer exists. Raises CniError."""
         rows = [row for row in self._journal.attachments(container) if departed(row)]
         if rows:
             log.info("container %s is gone, and nobody has detached it", container)
@@ -330,9 +335,9 @@ class Meta:
                 self._chain.status(delegate.network(), delegate.request(request, netns=""))
 
     def gc(self, request: Request) -> None:
-        """Drop the attachments of containers that the runtime no longer has, and have the networks do the same.
+        """Undo the attachments of containers that the runtime no longer lists, then run GC of the networks.
 
-        The runtime knows of an attachment for each of its calls, so each interface of such a container is valid.
+        The runtime lists one attachment per ADD call, so all interfaces of a listed container are valid.
         """
         valid = {container for container, _ in request.valid_attachments}
         restore(self._journal)
@@ -349,7 +354,7 @@ class Meta:
                 errors.append(error)
         unknown = valid - {row.container for row in rows}
         if unknown:
-            # Attached before this journal was: their interfaces are not known, and not to be called invalid.
+            # Attached before this journal existed. Their interfaces are unknown, so GC would treat them as invalid.
             log.warning(
                 "GC of %s: networks are left alone: %d containers are not in the journal",
                 request.name,
@@ -364,7 +369,7 @@ class Meta:
     def _collect(
         self, delegates: Sequence[Delegate], kept: Sequence[Attachment], request: Request
     ) -> list[CniError]:
-        """GC of each network once, with all attachments to it that are kept; what failed."""
+        """Run GC once per network, with all its attachments in `kept` as valid; return the errors."""
         valid: dict[str, list[dict[str, str]]] = {}
         for row in kept:
             delegate = recorded(row)
@@ -391,19 +396,19 @@ class Meta:
 
 
 def refusal(error: CniError) -> tuple[str, str]:
-    """The reason and the message of the event that tells of an ADD that failed."""
+    """Return the reason and the message of the event for a failed ADD."""
     return "NoNetworkFound" if isinstance(error, NotFoundError) else "AttachFailed", error.msg
 
 
 def addition(delegate: Delegate, result: Result) -> str:
-    """The message of the event that tells of an attachment."""
+    """Return the message of the event for a successful attachment."""
     addresses = " ".join(ip["address"] for ip in result["ips"])
     return f"Add {delegate.ifname} [{addresses}] from {delegate.label}"
 
 
 @contextmanager
 def named(where: str) -> Iterator[None]:
-    """Errors inside are led by `where`; one that is no CniError becomes one, and is logged with its traceback."""
+    """Prefix CniErrors with `where`; log any other exception with its traceback and raise CniError(INTERNAL)."""
     try:
         yield
     except CniError as error:

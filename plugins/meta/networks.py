@@ -1,4 +1,4 @@
-"""Where a network's configuration comes from: a NetworkAttachmentDefinition, a file, or inline."""
+"""Reads network configurations: from a NetworkAttachmentDefinition, a file, or inline."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _SUFFIXES = (".conflist", ".conf", ".json")
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """A network: the CNI configuration (or list) `raw`, its name filled in.
+    """A network: its conf or conflist `raw`, with the name filled in.
 
-    `label` is what network-status calls it: "namespace/name" of the definition, else the configuration's
-    name. `resource` is the resource whose devices it attaches, "" for none. One that is `auxiliary` makes no
-    interface.
+    `label` is its name in network-status: "namespace/name" of the NetworkAttachmentDefinition, else the
+    configuration's name. `resource` is the resource whose devices it attaches, "" for none. An `auxiliary` network
+    creates no interface.
     """
 
     label: str
@@ -38,10 +38,10 @@ class Source:
 
 
 def definition(cluster: Cluster, namespace: str, name: str, *, conf_dir: str) -> Source:
-    """The network of a NetworkAttachmentDefinition: its spec.config, or when that is empty the configuration
-    of its name in `conf_dir` (multi-net-spec v1.3, 3.4.1).
+    """Return the network of a NetworkAttachmentDefinition.
 
-    Raises NotFoundError, UnavailableError, CniError(INVALID_CONFIG).
+    Its configuration is spec.config, or if that is empty the configuration of that name in `conf_dir`
+    (multi-net-spec v1.3, 3.4.1). Raises NotFoundError, UnavailableError, CniError(INVALID_CONFIG).
     """
     nad = cluster.network(namespace, name)
     label = f"{namespace}/{name}"
@@ -49,7 +49,7 @@ def definition(cluster: Cluster, namespace: str, name: str, *, conf_dir: str) ->
         raw = _configuration(nad, name, conf_dir)
     except CniError as error:
         raise error.prefixed(f"NetworkAttachmentDefinition {label}") from error
-    # Any name: a DRA driver's resource need have no domain.
+    # Not checked for a domain: the resource of a DRA driver may have none.
     resource = str((nad["metadata"].get("annotations") or {}).get(RESOURCE_NAME) or "")
     return Source(label=label, raw=_named(raw, name), resource=resource)
 
@@ -62,24 +62,23 @@ def _configuration(nad: dict[str, Any], name: str, conf_dir: str) -> dict[str, A
 
 
 def cluster_network(value: str, *, config: MetaConfig, cluster: Callable[[], Cluster]) -> Source:
-    """The network that a clusterNetwork or an entry of defaultNetworks names.
+    """Return the network named by clusterNetwork or by an entry of defaultNetworks.
 
-    A value with a "/" is the path of a file, or of a folder whose first configuration it is; to a list in a file
-    belong the configurations of the folder of its name (see `with_folder`). Another is a
-    NetworkAttachmentDefinition in multusNamespace, else a configuration of that name in confDir.
-    Raises UnavailableError, CniError(INVALID_CONFIG).
+    A value with a "/" is the path of a configuration file, or of a folder whose first file is used; a conflist file
+    is completed by `with_folder`. Any other value is a NetworkAttachmentDefinition in multusNamespace, else a
+    configuration of that name in confDir. Raises UnavailableError, CniError(INVALID_CONFIG).
     """
     if "/" in value:
         return _by_path(Path(value))
     problem: CniError
     try:
         known = cluster()
-    except CniError as error:  # there is none to ask, as for a runtime without a cluster
+    except CniError as error:  # no usable cluster, e.g. a runtime without Kubernetes
         problem = error
     else:
         try:
             return definition(known, config.multus_namespace, value, conf_dir=config.conf_dir)
-        except NotFoundError as error:  # one that is there and wrong must not make it another network
+        except NotFoundError as error:  # for an invalid definition there is no fallback to confDir
             problem = error
     try:
         return by_name(config.conf_dir, value)
@@ -88,7 +87,7 @@ def cluster_network(value: str, *, config: MetaConfig, cluster: Callable[[], Clu
 
 
 def inline(delegates: list[dict[str, Any]]) -> list[Source]:
-    """The networks of the key "delegates", one of them the master: that marked "masterplugin", else the first.
+    """Return the networks of the key "delegates". The master is the one with "masterplugin": true, else the first.
 
     Raises CniError(INVALID_CONFIG).
     """
@@ -120,9 +119,9 @@ def inline(delegates: list[dict[str, Any]]) -> list[Source]:
 
 
 def by_name(folder: str, name: str) -> Source:
-    """The configuration in `folder` whose key "name" is `name`; lists go before single configurations.
+    """Return the configuration in `folder` whose key "name" is `name`; conflists are preferred over confs.
 
-    Raises CniError(INVALID_CONFIG) that names files which could not be read, for it may be one of them.
+    Raises CniError(INVALID_CONFIG) that also lists unreadable files, because the network may be in one of them.
     """
     problems = []
     for path in sorted(_files(Path(folder)), key=lambda p: (_SUFFIXES.index(p.suffix) > 0, p.name)):
@@ -151,10 +150,11 @@ def _by_path(path: Path) -> Source:
 
 
 def with_folder(path: Path, raw: dict[str, Any]) -> dict[str, Any]:
-    """The list of the file `path` with the plugins appended that lie in the folder beside it that has its name.
+    """Append to the conflist of the file `path` the plugins in the folder beside it that has the network's name.
 
-    Each *.conf there is one, in the order of their names, unless the list says loadOnlyInlinedPlugins
-    (specification 1.1.0, "Configuration format"). Raises CniError(INVALID_CONFIG) that names the file.
+    Each *.conf file there is one plugin, in the order of the file names. With "loadOnlyInlinedPlugins" the list
+    stays as it is (specification 1.1.0, "Configuration format"). Raises CniError(INVALID_CONFIG) that names the
+    file.
     """
     if path.suffix != ".conflist" or not isinstance(raw.get("name"), str):
         return raw
@@ -165,15 +165,15 @@ def with_folder(path: Path, raw: dict[str, Any]) -> dict[str, Any]:
     except CniError as error:
         raise error.prefixed(str(path)) from error
     appended, inline = _plugins_in(folder), raw.get("plugins") or []
-    # What is wrong with the list itself is told by who loads it.
+    # An invalid list is left to `load_network`, which reports it.
     return {**raw, "plugins": [*inline, *appended]} if appended and isinstance(inline, list) else raw
 
 
 def auxiliary(config: MetaConfig) -> Source | None:
-    """The chain of the key auxiliaryCNIChainName, None where there is none or nothing is in its folder.
+    """Return the chain of the key auxiliaryCNIChainName; None if the key is not set or its folder is empty.
 
-    It speaks the oldest version that one of its files names: with the runtime's own, 1.1.0, a plugin of an older
-    version would refuse it. Raises CniError(INVALID_CONFIG) that names the file.
+    Its cniVersion is the oldest one in its files and in `config`: a plugin that supports only an older version
+    would refuse the runtime's 1.1.0. Raises CniError(INVALID_CONFIG) that names the file.
     """
     name, master = config.auxiliary_cni_chain_name, Path(config.cluster_network)
     if not name:
@@ -221,5 +221,5 @@ def _decoded(text: str, where: str) -> dict[str, Any]:
 
 
 def _named(raw: dict[str, Any], name: str) -> dict[str, Any]:
-    """The configuration with a name (multi-net-spec v1.3, 3.4.2)."""
+    """Return the configuration with its name, by default `name` (multi-net-spec v1.3, 3.4.2)."""
     return raw if raw.get("name") else {**raw, "name": name}

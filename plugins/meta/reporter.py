@@ -1,7 +1,8 @@
-"""Writes network-status: within the call that attaches, and later what the API server did not take by its deadline.
+"""Writes network-status: within the ADD, or deferred if the API server does not accept it in time.
 
-A status that is owed undoes nothing. It is noted in the journal, in the row of the container's master, so it goes
-with that row and is there for the next agent. What is written later is what the journal says then.
+A deferred ("owed") status does not fail the ADD. It is noted in the journal row of the container's master, so it
+disappears with that row and survives a restart of the agent. A deferred write uses the journal's state of that
+time.
 """
 
 from __future__ import annotations
@@ -30,17 +31,17 @@ from wirespeed.state.journal import Attachment
 
 log = logging.getLogger(__name__)
 
-OWED = "statusOwed"  # key of the master's record: the UID by which the runtime knows the pod
+OWED = "statusOwed"  # key of the master's record; its value is the pod's UID that the runtime uses
 
-_AT_ONCE = 4  # statuses that are written later at once
-_PAUSES = (1.0, 30.0)  # seconds until a status is tried again: the first time, and at most
+_AT_ONCE = 4  # deferred statuses written in parallel
+_PAUSES = (1.0, 30.0)  # seconds until the next attempt: first and maximum
 
-Told = Callable[..., None]  # an event: (pod, reason, message, warning=)
+Told = Callable[..., None]  # creates an event: (pod, reason, message, warning=)
 
 
 @dataclass(eq=False, kw_only=True)
 class _Debt:
-    """The status of a pod that is to be written, by the row of its master; `alone` is held while it is written."""
+    """A deferred status of a pod; container and ifname are those of its master. Hold `alone` while writing it."""
 
     container: str
     ifname: str
@@ -53,7 +54,7 @@ class _Debt:
 
 
 class Reporter:
-    """Safe from any thread. `tell` makes an event of a pod."""
+    """Writes network-status. Thread-safe. `tell` creates an event of a pod."""
 
     def __init__(self, node: Node, tell: Told) -> None:
         self._node, self._journal, self._tell = node, node.journal, tell
@@ -63,18 +64,19 @@ class Reporter:
         self._stopping = False
 
     def report(self, request: Request, pod: Pod, made: Sequence[tuple[Delegate, Result]], *, until: float) -> bool:
-        """Write the pod's network-status: all its attachments, each with its result; whether it is written.
+        """Write the pod's network-status from all its attachments and their results; return whether it is written.
 
-        It is owed where the API server has not taken it at the moment `until`. Raises CniError where it never will.
+        If the API server has not accepted it at time.monotonic() `until`, it is deferred. Raises CniError if the
+        API server refuses it.
         """
         with self._only_writer(pod):
             try:
                 with asked_until(until):
                     self._write(pod, made)
-            except NotFoundError as error:  # deleted meanwhile
+            except NotFoundError as error:  # the pod was deleted meanwhile
                 raise CniError(Code.TRY_AGAIN_LATER, error.msg) from error
             except UnavailableError as error:
-                if self._node.once:  # there is nobody to write it later
+                if self._node.once:  # no agent to write it later
                     raise
                 self.owe(request, pod, error.msg)
                 return False
@@ -82,8 +84,8 @@ class Reporter:
         return True
 
     def owe(self, request: Request, pod: Pod, why: str) -> None:
-        """Have the status written later that a call for this interface of the runtime could not write."""
-        container, ifname = request.container_id, request.ifname  # the runtime's interface is the master's
+        """Defer the status that this call could not write; `run` writes it."""
+        container, ifname = request.container_id, request.ifname  # the interface of the master
         self._journal.amend(container, ifname, {OWED: pod.uid})
         debt = _Debt(container=container, ifname=ifname, pod=pod, why=why, due=_after(1))
         with self._changed:
@@ -94,7 +96,7 @@ class Reporter:
             log.warning("pod %s: network-status is not written yet, it will be: %s", pod.label, why)
 
     def run(self, stop: threading.Event) -> None:
-        """Write what is owed, also from before, until `stop` is set."""
+        """Write deferred statuses, including those of an earlier agent, until `stop` is set."""
         self._recall()
         ender = threading.Thread(target=self._end_with, args=(stop,), name="network-status end", daemon=True)
         ender.start()
@@ -103,10 +105,10 @@ class Reporter:
                 workers.submit(self._serve, debt)
         ender.join()
 
-    # What is owed
+    # Deferred statuses
 
     def _recall(self) -> None:
-        """What the agent before this one owed."""
+        """Load the statuses that the previous agent deferred."""
         found = [row for row in self._journal.attachments() if row.record.get(OWED) is not None]
         with self._changed:
             for row in found:
@@ -123,7 +125,7 @@ class Reporter:
             self._changed.notify_all()
 
     def _next(self) -> _Debt | None:
-        """The next one that is due, noted as running; None at the end."""
+        """Wait for the next status that is due and mark it as running; None when `run` must stop."""
         with self._changed:
             while not self._stopping:
                 waiting = [debt for debt in self._debts.values() if not debt.running]
@@ -150,22 +152,22 @@ class Reporter:
                 debt.due = _after(debt.failures + 1)
             elif self._debts.get((debt.container, debt.ifname)) is debt:
                 del self._debts[debt.container, debt.ifname]
-            for other in self._debts.values() if settled else ():  # the API server answers
+            for other in self._debts.values() if settled else ():  # the API server answers: retry the others soon
                 other.due = min(other.due, _after(1))
             self._changed.notify_all()
 
     def _pay(self, debt: _Debt) -> bool:
-        """Write the status as the journal has it; whether it is owed no more. Raises CniError if it is refused."""
+        """Write the status from the journal; return whether it is settled. Raises CniError if it is refused."""
         with debt.alone:
             rows = self._journal.attachments(debt.container)
             master = next((row for row in rows if row.ifname == debt.ifname), None)
-            if master is None or master.record.get(OWED) is None:  # its DEL came, or a call has written it
+            if master is None or master.record.get(OWED) is None:  # detached, or written by a call meanwhile
                 log.debug("pod %s: network-status is owed no more", debt.pod.label)
                 return True
             if not netns.alive(master.netns, recorded_identity(master)):
                 self._forgive(debt)
                 return True
-            if master.step != "added":  # its DEL is under way
+            if master.step != "added":  # its DEL has begun
                 return False
             return self._pay_as(debt, master, rows)
 
@@ -197,7 +199,7 @@ class Reporter:
 
     @contextmanager
     def _only_writer(self, pod: Pod) -> Iterator[None]:
-        """Nobody writes an older status of the pod from here on."""
+        """Block deferred writes of the pod, so that none overwrites the new status with an older one."""
         with self._changed:
             debts = [debt for debt in self._debts.values() if debt.pod.label == pod.label]
         with ExitStack() as held:
@@ -206,7 +208,7 @@ class Reporter:
             yield
 
     def _settle(self, pod: Pod) -> None:
-        """A call has written it; also what an older sandbox of the pod owes is owed no more."""
+        """Drop the pod's deferred statuses, including those of an older sandbox: a call has written the status."""
         with self._changed:
             settled = [debt for debt in self._debts.values() if debt.pod.label == pod.label]
             for debt in settled:
@@ -232,7 +234,7 @@ class Reporter:
         self._node.cluster.set_network_status(pod.namespace, pod.name, pod.uid, entries)
 
     def _device_info(self, delegate: Delegate) -> dict[str, object] | None:
-        """What the plugin wrote of the device, or else the device plugin."""
+        """Return the device-info that the plugin wrote, else that of the device plugin."""
         if not delegate.device_info_file:
             return None
         made = deviceinfo.read(Path(delegate.device_info_file))
@@ -242,7 +244,7 @@ class Reporter:
 
 
 def attached(rows: Sequence[Attachment], master: Attachment, *, without: str = "") -> list[tuple[Delegate, Result]]:
-    """What is attached by the call that made the master, without one interface."""
+    """Return the attachments of the master's ADD call with their results, except the interface `without`."""
     call = recorded(master).request_ifname
     found = [(recorded(row), row) for row in rows if row.ifname != without]
     return [
@@ -253,7 +255,7 @@ def attached(rows: Sequence[Attachment], master: Attachment, *, without: str = "
 
 
 def _after(failures: int) -> float:
-    """The moment of the next attempt."""
+    """Return the time.monotonic() of the next attempt: exponential backoff with jitter."""
     first, most = _PAUSES
     seconds = min(most, first * 2.0 ** min(failures - 1, 16))
     return time.monotonic() + seconds * random.uniform(0.5, 1.0)  # noqa: S311 — spreads requests, guards nothing

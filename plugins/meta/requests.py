@@ -1,4 +1,4 @@
-"""What a pod asked of a network, held against what it got."""
+"""Compares what a pod asked of a network (MAC, addresses, capabilities) with what it got."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from collections.abc import Iterator
 from wirespeed.cni.plugin import Result
 from wirespeed.plugins.meta.delegate import Delegate
 
-_BY_ARGUMENT = ("mac", "ips")  # what CNI_ARGS carry where no plugin has the capability
+_BY_ARGUMENT = ("mac", "ips")  # passed in CNI_ARGS if no plugin has the capability
 
 
 def unmet(delegate: Delegate, result: Result) -> Iterator[str]:
-    """What the pod asked for and its attachment has not, one line each.
+    """Yield one message for each request of the pod that its attachment does not meet.
 
-    A plugin may pass over CNI_ARGS, and an executed one over what it declares. A result that tells no MAC of the
-    pod's interface (that of a device that an application drives) shows nothing.
+    A plugin may ignore CNI_ARGS, and an executed plugin may ignore a capability that it declares. The MAC is not
+    compared if the result has none for the pod's interface (as for a device that is driven from userspace).
     """
     wanted = {*delegate.asked, *delegate.lenient}
     for key, asked, got in (("mac", *_macs(delegate, result)), ("ips", *_addresses(delegate, result))):
@@ -29,20 +29,20 @@ def unmet(delegate: Delegate, result: Result) -> Iterator[str]:
 
 
 def _macs(delegate: Delegate, result: Result) -> tuple[list[str], list[str]]:
-    """The MAC asked for, if the result tells of one, and those of the interfaces inside the pod."""
+    """Return the requested MAC (none if the result has no MAC) and those of the interfaces inside the pod."""
     inside = (each for each in result.get("interfaces") or () if each.get("sandbox"))
     got = [each["mac"].lower() for each in inside if each.get("mac")]
     return ([delegate.runtime_config["mac"]] if got and "mac" in delegate.runtime_config else []), got
 
 
 def _addresses(delegate: Delegate, result: Result) -> tuple[list[str], list[str]]:
-    """The addresses asked for, and those of the result, without prefix lengths."""
+    """Return the requested addresses and those of the result, without prefix lengths."""
     got = [each["address"] for each in result.get("ips") or ()]
     return [_bare(each) for each in delegate.runtime_config.get("ips") or ()], [_bare(each) for each in got]
 
 
 def _bare(address: str) -> str:
-    """Both sides may write an IPv6 address in their own way."""
+    """The address without its prefix length, in canonical form: IPv6 can be written in several ways."""
     return str(ipaddress.ip_interface(address).ip)
 
 

@@ -1,4 +1,4 @@
-"""From a runtime's call to delegates: whose it is, which networks in which order, and what each is given."""
+"""Resolves a runtime's call to delegates: the pod, its networks in order, and the inputs of each network."""
 
 from __future__ import annotations
 
@@ -23,30 +23,30 @@ from wirespeed.plugins.meta.devices import Devices, DeviceUse, device_use
 from wirespeed.plugins.meta.networks import Source
 from wirespeed.plugins.meta.selection import Selection
 
-# CNI_ARGS that ask something of the interface that the runtime knows: no other network's business.
+# CNI_ARGS that concern the runtime's interface; they are passed to the master only.
 _OF_THE_MASTER = ("IP", "MAC", "GATEWAY")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pod:
-    """The pod that a call is for; `uid` is what the runtime knows it by, `found` its object in the API."""
+    """The pod of a call; `uid` is the UID that the runtime uses, `found` the API object."""
 
     namespace: str
     name: str
     uid: str = ""
-    found: dict[str, Any] = field(default_factory=dict)  # empty until it is read
+    found: dict[str, Any] = field(default_factory=dict)  # empty until `read_pod`
 
     @property
     def label(self) -> str:
         return f"{self.namespace}/{self.name}"
 
     def annotation(self, key: str) -> str:
-        """The value, "" where there is none."""
+        """The annotation's value, "" if it is not set."""
         return (self.found["metadata"].get("annotations") or {}).get(key) or ""
 
 
 def named_pod(args: Mapping[str, str]) -> Pod | None:
-    """The pod that CNI_ARGS name, None where they name none: a runtime without pods.
+    """Return the pod that CNI_ARGS name; None without one (a runtime that has no pods).
 
     Raises CniError(INVALID_ENVIRONMENT).
     """
@@ -64,16 +64,16 @@ def named_pod(args: Mapping[str, str]) -> Pod | None:
 
 
 def read_pod(pod: Pod, cluster: Cluster) -> Pod:
-    """The pod with what the cluster knows of it.
+    """Return the pod with its API object.
 
-    Raises CniError(TRY_AGAIN_LATER) where the cluster has no such pod, UnavailableError.
+    Raises CniError(TRY_AGAIN_LATER) if the cluster has no such pod, UnavailableError.
     """
     try:
         found = cluster.pod(pod.namespace, pod.name, pod.uid)
     except NotFoundError as error:
-        # Without its annotation nobody knows what it asks for: the master alone would be a pod that misses
-        # interfaces. A static pod runs before the API server has its mirror, so the runtime is to try again; of
-        # one that was deleted meanwhile it will not want to.
+        # Without the annotation the pod's networks are unknown; attaching only the master would leave it without
+        # its other interfaces. A static pod starts before its mirror pod exists, so ask the runtime to retry. For
+        # a pod that was deleted meanwhile the runtime does not retry.
         raise CniError(Code.TRY_AGAIN_LATER, error.msg) from error
     return replace(pod, uid=pod.uid or found["metadata"].get("uid") or "", found=found)
 
@@ -83,20 +83,20 @@ _NOTHING = Selection(namespace="", name="")
 
 @dataclass(frozen=True, kw_only=True)
 class _Wanted:
-    """A network that the container gets, and what was asked of it: nothing, if the configuration names it."""
+    """A network that the container gets, and the pod's requests for it (none if the configuration names it)."""
 
     source: Source
     asked: Selection = _NOTHING
-    selected: bool = False  # by the annotation for networks
+    selected: bool = False  # by the networks annotation
 
 
 @dataclass(frozen=True, kw_only=True)
 class Resolver:
-    """What resolving needs of the node.
+    """Resolves networks to delegates.
 
-    `devices_of` gives the ids of a pod's devices by resource name; `served` tells whether anybody gives pods like
-    this one devices of a resource; `ignored` is told what of a pod's annotations has no effect. The cluster is
-    made, and the devices are asked for, only when there is need.
+    `devices_of` returns a pod's device ids by resource name. `served` returns whether a device plugin of the node
+    or a driver of the pod's claims has devices of the resource. `ignored` is called with the parts of a pod's
+    annotations that have no effect. The cluster and the devices are accessed only if needed.
     """
 
     chain: Chain
@@ -107,7 +107,7 @@ class Resolver:
     devinfo: Path
 
     def delegates(self, request: Request, config: MetaConfig, pod: Pod | None) -> list[Delegate]:
-        """The delegates of an ADD, in order, the master first; a pod must have been read.
+        """Return the delegates of an ADD in order, the master first. The pod must have its API object (`read_pod`).
 
         Raises CniError that names the network, the annotation or the key, UnavailableError.
         """
@@ -130,7 +130,7 @@ class Resolver:
         taken: Sequence[tuple[str, str]],
         selected: bool,
     ) -> Delegate:
-        """The delegate of a network that a pod gets while it runs; `taken` are the devices that it has attached.
+        """Return the delegate of a hotplugged network; `taken` are the devices that the pod has attached already.
 
         Raises CniError that names the network, UnavailableError.
         """
@@ -140,7 +140,7 @@ class Resolver:
         return self._delegate(request, config, wanted, ifname=ifname, resource=resource, device=device)
 
     def configured(self, request: Request, config: MetaConfig, *, namespace: str | None) -> list[Delegate]:
-        """The delegates that the configuration alone makes, for a pod of that namespace (None: for no pod)."""
+        """Return the delegates of the configuration alone, for a pod of that namespace (None: without a pod)."""
         wanted = [_Wanted(source=source) for source in self._sources(config, namespace)]
         wanted += self._auxiliary(config)
         names = _names(wanted, request.ifname, first=config.first_interface)
@@ -152,7 +152,7 @@ class Resolver:
     # Which networks
 
     def _sources(self, config: MetaConfig, namespace: str | None) -> list[Source]:
-        """The master, then the others of the configuration."""
+        """Return the master, then the other networks of the configuration."""
         if not config.cluster_network:
             inline = networks.inline(config.delegates)
             return sorted(inline, key=lambda source: not source.master)
@@ -192,7 +192,7 @@ class Resolver:
         return wanted + self._auxiliary(config)
 
     def _selected(self, asked: Selection, config: MetaConfig, pod: Pod, allowed: frozenset[str]) -> Source:
-        """The network that a pod asks for, if it may."""
+        """Return the network that a pod selects. Raises CniError(POLICY) if namespace isolation forbids it."""
         if asked.ignored:
             self.ignored(pod, "; ".join(asked.ignored))
         if config.namespace_isolation and asked.namespace not in allowed | {pod.namespace}:
@@ -208,7 +208,7 @@ class Resolver:
     def _devices(
         self, wanted: Sequence[_Wanted], pod: Pod | None, taken: Sequence[tuple[str, str]] = ()
     ) -> list[tuple[str, str]]:
-        """(resource, device) of each network, ("", "") for one that has none."""
+        """Return (resource, device) of each network, ("", "") without a device."""
         if pod is None:
             for each in wanted:
                 if each.source.resource and device_use(load_network(each.source.raw)) is not DeviceUse.NONE:
@@ -220,7 +220,7 @@ class Resolver:
             return [("", "")] * len(wanted)
         devices = Devices(lambda: self.devices_of(pod), pod.label, taken)
         found = [("", "")] * len(wanted)
-        # Those that are asked for by id first: nobody else must be given them.
+        # Devices that are requested by id come first, so that no other network gets them.
         for number, each in sorted(enumerate(wanted), key=lambda item: not item[1].asked.device_id):
             try:
                 if each.asked.device_id:
@@ -233,10 +233,10 @@ class Resolver:
         return found
 
     def _gets_device(self, source: Source, devices: Devices, pod: Pod) -> bool:
-        """Whether the network has to get a device of its resource.
+        """Whether the network must get a device of its resource.
 
-        Some resources are only counted, so that pods are scheduled to nodes that have a certain bridge: nobody
-        gives devices of them out, and their networks can do without.
+        Some resources are only counters, used to schedule pods to nodes that have a certain bridge. They have no
+        devices, and their networks need none.
         """
         if devices.has(source.resource):
             return True
@@ -272,7 +272,7 @@ class Resolver:
             default_route=asked.default_route,
         )
         try:
-            # Without a device too, a plugin may say what it made: a vhost-user port.
+            # A plugin may write device-info without a device, e.g. for a vhost-user port.
             if device or takes(self.chain, delegate.network(), "CNIDeviceInfoFile"):
                 delegate = self._with_device_info(delegate, request.container_id)
             return self._with_arguments(delegate, asked, config.lenient_capabilities)
@@ -285,8 +285,8 @@ class Resolver:
         return msgspec.structs.replace(delegate, runtime_config=runtime, device_info_file=file)
 
     def _with_arguments(self, delegate: Delegate, asked: Selection, lenient: Sequence[str]) -> Delegate:
-        """What it would not be given otherwise in CNI_ARGS: addresses for an IPAM that reads them there, and what
-        may be asked of networks without the capability.
+        """Put into CNI_ARGS what the network gets by no capability: addresses for an IPAM plugin that reads them
+        there, and requests that lenientCapabilities allow.
         """
         if not delegate.asked:
             return delegate
@@ -307,10 +307,10 @@ class Resolver:
 
 
 def _names(wanted: Sequence[_Wanted], master: str, *, first: int) -> list[str]:
-    """The interface of each network: the runtime's name for the master, then what the pod asks for, or net and a
-    number that counts from `first`.
+    """Return the interface name of each network: `master` for the master, then the requested name or net<number>,
+    counted from `first`.
 
-    Raises CniError(INTERFACE) where two would be called alike.
+    Raises CniError: INTERFACE if two have the same name, INVALID_CONFIG if the pod requests another for the master.
     """
     taken: dict[str, str] = {}
     for position, each in enumerate(wanted):
@@ -332,6 +332,6 @@ def _names(wanted: Sequence[_Wanted], master: str, *, first: int) -> list[str]:
 
 
 def _args(given: Mapping[str, str], *, master: bool) -> dict[str, str]:
-    """CNI_ARGS for a delegate: the runtime's, and that a plugin shall pass over those that it does not know."""
+    """Return CNI_ARGS for a delegate: the runtime's, plus IgnoreUnknown=1 so that plugins accept unknown ones."""
     kept = {key: value for key, value in given.items() if master or key not in _OF_THE_MASTER}
     return kept | {"IgnoreUnknown": "1"}

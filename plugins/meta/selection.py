@@ -1,8 +1,8 @@
-"""What a pod asks for: its annotation k8s.v1.cni.cncf.io/networks, in both of its forms.
+"""Parses the pod annotation k8s.v1.cni.cncf.io/networks in its short form and its JSON form.
 
-Values are checked before anything is made of them. Keys are read as Multus reads them: in any case, and one that is
-not known has no effect; whoever reads the annotation tells of it. The annotation v1.multus-cni.io/default-network,
-for another master, has the same forms.
+All values are validated. Keys are read as Multus reads them: case-insensitive, and an unknown key has no effect
+(the caller reports it). The annotation v1.multus-cni.io/default-network, which replaces the master, has the same
+forms.
 """
 
 from __future__ import annotations
@@ -27,26 +27,26 @@ DEFAULT_NETWORK = "v1.multus-cni.io/default-network"
 _LABEL = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"
 _NAMESPACE = re.compile(_LABEL)  # RFC 1123 label
 _NAME = re.compile(rf"{_LABEL}(\.{_LABEL})*")  # RFC 1123 subdomain
-# Less than the kernel takes: no "%" (a template to it), no ":" (an alias), nothing that a shell would read.
+# Stricter than the kernel: no "%" (a name template), no ":" (an alias), no characters that are special in a shell.
 _IFNAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}")
 _GUID = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){7}")
 _PROTOCOLS = ("tcp", "udp", "sctp")
-# Keys of the objects inside an element, by the element's key.
+# Keys of the nested objects, by the element's key.
 _INNER = {
     "portMappings": ("hostPort", "containerPort", "protocol", "hostIP"),
     "bandwidth": ("ingressRate", "ingressBurst", "egressRate", "egressBurst"),
 }
-_MEANT = {"gateway": "default-route"}  # keys that others' documentation has, and what does that
+_MEANT = {"gateway": "default-route"}  # keys found in other documentation -> the key that has this effect
 
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """One network that a pod asks for, and what it asks of it; what was not asked for is empty or None.
+    """One network that a pod selects, with its requested values; those not requested are empty or None.
 
-    `bandwidth` is in bit/s and bit, as the bandwidth plugin takes it. `default_route` is None where the key
-    is not there, for an empty list means something. `ignored` says what of the element has no effect, a line each.
-    `ipam_claim` names an IPAMClaim: the network's own plugin reads it in the pod's annotation (OVN-Kubernetes
-    does), and one that knows no claims passes over it (multi-net-spec v1.3, 4.1.2.1.11).
+    `bandwidth` is in bit/s (rates) and bit (bursts), as the bandwidth plugin takes it. `default_route` is None if
+    the key is missing; an empty list has a meaning of its own. `ignored` has one message for each part of the
+    element that has no effect. `ipam_claim` names an IPAMClaim: the network's plugin (e.g. OVN-Kubernetes) reads it
+    from the pod's annotation itself, and plugins without claims ignore it (multi-net-spec v1.3, 4.1.2.1.11).
     """
 
     namespace: str
@@ -68,7 +68,7 @@ class Selection:
         return f"{self.namespace}/{self.name}"
 
     def runtime_config(self) -> dict[str, Any]:
-        """What is asked for, by capability."""
+        """The requested values by capability, as in runtimeConfig."""
         asked = {
             "ips": list(self.ips),
             "mac": self.mac,
@@ -80,9 +80,9 @@ class Selection:
 
 
 def parse_default(text: object, *, namespace: str) -> Selection | None:
-    """The one network that the annotation v1.multus-cni.io/default-network names, None where it is empty.
+    """Parse the annotation v1.multus-cni.io/default-network; return its one network, or None if it is empty.
 
-    `namespace` holds where it names none. Raises CniError(INVALID_CONFIG).
+    `namespace` is the default namespace of the network. Raises CniError(INVALID_CONFIG).
     """
     found = parse(text, namespace=namespace, annotation=DEFAULT_NETWORK)
     if len(found) > 1:
@@ -91,11 +91,11 @@ def parse_default(text: object, *, namespace: str) -> Selection | None:
 
 
 def parse(text: object, *, namespace: str, annotation: str = NETWORKS) -> list[Selection]:
-    """The networks that the annotation asks for, in order; `namespace` is the pod's.
+    """Parse the annotation; return its networks in order. `namespace` is the pod's.
 
-    Any of the characters [ { " makes it JSON. Raises CniError(INVALID_CONFIG) that names the element and key:
-    an annotation with one invalid value is invalid as a whole (multi-net-spec v1.3, 4.1.2.1). A key that is not
-    known makes nothing invalid: Selection.ignored names it.
+    If the text contains any of [ { " it is parsed as JSON. Raises CniError(INVALID_CONFIG) that names the element
+    and key: one invalid value makes the whole annotation invalid (multi-net-spec v1.3, 4.1.2.1). An unknown key is
+    no error; it is listed in Selection.ignored.
     """
     where = f"annotation {annotation}"
     if not isinstance(text, str):
@@ -114,14 +114,14 @@ def parse(text: object, *, namespace: str, annotation: str = NETWORKS) -> list[S
 
 
 def check_namespace(value: object, where: str) -> str:
-    """The value, if it is an RFC 1123 label. Raises CniError(INVALID_CONFIG)."""
+    """Return the value if it is an RFC 1123 label. Raises CniError(INVALID_CONFIG)."""
     if not isinstance(value, str) or len(value) > 63 or not _NAMESPACE.fullmatch(value):
         raise _wrong(where, "a namespace (lower-case letters, digits, -, at most 63)", value)
     return value
 
 
 def check_name(value: object, where: str) -> str:
-    """The value, if it is an RFC 1123 subdomain. Raises CniError(INVALID_CONFIG)."""
+    """Return the value if it is an RFC 1123 subdomain. Raises CniError(INVALID_CONFIG)."""
     if not isinstance(value, str) or len(value) > 253 or not _NAME.fullmatch(value):
         raise _wrong(where, "an object's name (lower-case letters, digits, - and ., at most 253)", value)
     return value
@@ -136,7 +136,7 @@ def _wrong(where: str, expected: str, got: object) -> CniError:
 
 
 def _short(item: str, number: int, namespace: str) -> Selection:
-    """[<namespace>/]<name>[@<interface>]"""
+    """Parse one element of the short form: [<namespace>/]<name>[@<interface>]."""
     where = f"element {number}"
     network, _, interface = (part.strip() for part in item.partition("@"))
     space, _, name = (part.strip() for part in network.rpartition("/"))
@@ -162,7 +162,7 @@ def _json(text: str, namespace: str) -> list[Selection]:
 def _element(value: object, where: str, namespace: str) -> Selection:
     if not isinstance(value, dict):
         raise _wrong(where, "an object", value)
-    # null is "not given" for every key, as the peers' decoders have it.
+    # null means "not given" for every key, as in Go's decoder (Multus).
     asked = {key: entry for key, entry in canonical(value).items() if entry is not None}
     if "name" not in asked:
         raise CniError(Code.INVALID_CONFIG, f'{where}: key "name" is missing')
@@ -183,7 +183,7 @@ def _element(value: object, where: str, namespace: str) -> Selection:
 
 
 def canonical(element: dict[str, Any]) -> dict[str, Any]:
-    """The element with its keys, and those of the objects in it, as KEYS writes them: they are read in any case."""
+    """Return the element with all keys, also those of nested objects, spelled as in KEYS (matched in any case)."""
     found = in_any_case(element, KEYS)
     for key, known in _INNER.items():
         inner = found.get(key)
@@ -195,7 +195,7 @@ def canonical(element: dict[str, Any]) -> dict[str, Any]:
 
 
 def _ignored(element: dict[str, Any], where: str) -> list[str]:
-    """What to say of the keys that are not known."""
+    """Return a message for each unknown key."""
     told = [f"{where}: {_unknown(key, KEYS)}" for key in element if key not in KEYS]
     for key, known in _INNER.items():
         inner = element.get(key)
@@ -296,7 +296,7 @@ def _integer(value: object, where: str, low: int, high: int) -> int:
 
 
 def _given(value: object, where: str, key: str) -> dict[str, Any]:
-    """What an object under that key of the element says, of what is known."""
+    """Return the known keys of the object `value` (under `key` of the element), without those that are null."""
     return {
         name: entry for name, entry in _object(value, where).items() if name in _INNER[key] and entry is not None
     }
@@ -349,10 +349,10 @@ def _claim(value: object, where: str) -> str:
     return value
 
 
-# JSON key -> field of Selection, and what checks it.
+# JSON key -> field of Selection and its check function.
 _KEYS: dict[str, tuple[str, Callable[[object, str], Any]]] = {
     "interface": ("interface", _interface),
-    "interfaceRequest": ("interface", _interface),  # what the key was called before
+    "interfaceRequest": ("interface", _interface),  # the former name of the key
     "ips": ("ips", _ips),
     "mac": ("mac", _mac),
     "infiniband-guid": ("infiniband_guid", _guid),
@@ -364,5 +364,5 @@ _KEYS: dict[str, tuple[str, Callable[[object, str], Any]]] = {
     "ipam-claim-reference": ("ipam_claim", _claim),
 }
 KEYS = ("name", "namespace", *_KEYS)
-# Keys whose empty string is "not given", as the peers write it.
+# Keys whose empty string means "not given", as in Multus.
 _MAY_BE_EMPTY = frozenset(_KEYS) - {"ips", "portMappings", "bandwidth", "cni-args", "default-route"}

@@ -1,4 +1,4 @@
-"""The network-status of a pod: what each attachment is called and got, for the annotation of that name."""
+"""Builds the entries of a pod's network-status annotation."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ Entry = dict[str, Any]
 def entries(
     *, label: str, ifname: str, master: bool, result: dict[str, Any], device_info: dict[str, Any] | None
 ) -> list[Entry]:
-    """The entries of one attachment, from its result in the shape of CNI 1.1.0.
+    """Return the entries of one attachment, from its result in the shape of CNI 1.1.0.
 
-    One entry with all addresses where the result has one interface or none; else one for each interface
-    inside the pod, with the addresses that point at it. Keys in the order name, interface, ips (without
-    prefix), mac, mtu, default (only when true), dns, device-info, gateway; those without a value are left
-    out, except dns.
+    If the result has at most one interface, or none inside the pod, there is one entry with all addresses.
+    Otherwise there is one for each interface inside the pod, with the addresses whose `interface` index points at
+    it. Keys in the order name, interface, ips (without prefix), mac, mtu, default (only if true), dns,
+    device-info, gateway; keys without a value are left out, except dns.
     """
     interfaces = list(enumerate(result.get("interfaces") or ()))
     inside = [(index, interface) for index, interface in interfaces if interface.get("sandbox")]
@@ -41,7 +41,7 @@ def entries(
 
 
 def _owner(ip: dict[str, Any], inside: list[tuple[int, dict[str, Any]]]) -> int:
-    """The index of the interface that an address belongs to; one that says nothing is the last one's."""
+    """Return the index of the address's interface; an address without one belongs to the last interface."""
     index = ip.get("interface")
     return index if isinstance(index, int) else inside[-1][0]
 
@@ -72,7 +72,7 @@ def _entry(
 
 
 def _gateways(result: dict[str, Any]) -> list[str]:
-    """The gateways of the default routes; a route without one goes by that of the address of its family."""
+    """Return the gateways of the default routes; a route without one uses those of its family's addresses."""
     found: list[str] = []
     for route in result.get("routes") or ():
         destination = ipaddress.ip_network(route["dst"], strict=False)

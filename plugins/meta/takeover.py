@@ -1,8 +1,8 @@
-"""Pods that Multus attached, as rows of the journal, from the files that it keeps of each.
+"""Takeover from Multus: converts the files that Multus and libcni keep of a pod into journal rows.
 
 `<cniDir>/<container>` lists a pod's networks in the order of ADD (Multus, pkg/types, DelegateNetConf);
-`<cniDir>/results/<network>-<container>-<interface>` is what libcni keeps of each ADD that succeeded (kind
-cniCacheV1). None of these files is read or written here.
+`<cniDir>/results/<network>-<container>-<interface>` is libcni's cache of each successful ADD (kind cniCacheV1).
+This module gets their contents from the caller and does not access the files itself.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from wirespeed.host.netns import Identity
 from wirespeed.plugins.meta.delegate import Delegate, planned
 from wirespeed.state.journal import Attachment, Journal
 
-MASTER_IFNAME = "eth0"  # CNI_IFNAME of every Kubernetes runtime, where no file tells it
+MASTER_IFNAME = "eth0"  # CNI_IFNAME of every Kubernetes runtime; used if no file contains it
 
 
 @structs.prepared
 class Cached(msgspec.Struct, kw_only=True):
-    """What libcni keeps of one ADD: its inputs and its result. Each network's configuration is base64."""
+    """libcni's cache entry of one ADD: its inputs and its result. `config` is base64 in the file."""
 
     kind: str
     container: str = msgspec.field(name="containerId")
@@ -44,7 +44,7 @@ class _Plugin(msgspec.Struct):
 
 
 class _FileList(msgspec.Struct, kw_only=True):
-    """A conflist that Multus 4.2 or newer has read from a file, with what a folder of its name adds to it."""
+    """A conflist that Multus 4.2 or newer read from a file, including the plugins from the folder of its name."""
 
     name: str = msgspec.field(name="Name", default="")
     version: str = msgspec.field(name="CNIVersion", default="")
@@ -55,8 +55,10 @@ class _FileList(msgspec.Struct, kw_only=True):
 
 @structs.prepared
 class _Listed(msgspec.Struct, kw_only=True):
-    """One network in Multus' list of a pod. `config` is the conf or conflist that ADD ran, device included; of a
-    conflist from a file it has only the types of its plugins, and `file` has what they were run with.
+    """One network in Multus' list of a pod.
+
+    `config` is the conf or conflist that ADD ran, including the device id. For a conflist that was read from a file
+    it has only the plugin types, and `file` has the full configurations.
     """
 
     config: bytes = msgspec.field(name="Bytes")
@@ -68,7 +70,7 @@ class _Listed(msgspec.Struct, kw_only=True):
 
 
 def read_cached(data: bytes) -> Cached:
-    """A file of libcni's cache. Raises CniError(DECODING_FAILURE)."""
+    """Decode a file of libcni's cache. Raises CniError(DECODING_FAILURE)."""
     try:
         cached = msgspec.json.decode(data, type=Cached)
     except (msgspec.DecodeError, RecursionError) as error:
@@ -84,7 +86,7 @@ def read_cached(data: bytes) -> Cached:
 
 
 class _Found(NamedTuple):
-    """A network of a pod, the interface that Multus gave it, and what is cached of its ADD."""
+    """A network of a pod, its interface name, and the cache entry of its ADD (None if there is none)."""
 
     listed: _Listed
     ifname: str
@@ -101,12 +103,13 @@ def attachments(
     path: tuple[str, ...],
     identity: Callable[[str], Identity],
 ) -> list[Attachment]:
-    """The rows of one container, in the order in which Multus attached it.
+    """Return the journal rows of one container, in the order in which Multus attached its networks.
 
-    `listed` is its list (None where Multus has lost it, as by a DEL that failed) and `cached` its results; a
-    network without one was begun at most. `configuration` is the name of the CNI configuration by which the
-    runtime calls us, `version` the cniVersion for networks that have none, `path` Multus' binDir; `identity`
-    tells which network namespace is at a path now. Raises CniError that says what cannot be read.
+    `listed` is the content of Multus' list (None if it is lost, e.g. after a failed DEL), `cached` are the cache
+    entries; the ADD of a network without one did not succeed. `configuration` is the name of the CNI configuration
+    with which the runtime calls the meta-plugin, `version` the cniVersion of networks that have none, `path`
+    Multus' binDir. `identity` returns the identity of the network namespace at a path. Raises CniError that names
+    what cannot be read.
     """
     try:
         networks = _matched([] if listed is None else _read_list(listed), cached)
@@ -131,7 +134,7 @@ def attachments(
 
 
 def record(journal: Journal, rows: Sequence[Attachment]) -> None:
-    """Write the rows of one container into the journal, which may have them, or some of what they say, already.
+    """Write the rows of one container into the journal; existing rows only get their step and result updated.
 
     Raises CniError(INTERFACE, IO_FAILURE).
     """
@@ -153,7 +156,7 @@ def _read_list(data: bytes) -> list[_Listed]:
 
 
 def _of_file(file: _FileList, plugins: Sequence[_Plugin]) -> dict[str, Any]:
-    """The conflist that ADD ran."""
+    """Build the conflist that ADD ran."""
     said = {
         "cniVersion": file.version,
         "name": file.name,
@@ -167,7 +170,7 @@ def _of_file(file: _FileList, plugins: Sequence[_Plugin]) -> dict[str, Any]:
 
 
 def _matched(listed: Sequence[_Listed], cached: Sequence[Cached]) -> list[_Found]:
-    """The networks of the list with their results, then results whose network is on no list."""
+    """Return the listed networks with their cache entries, then the cache entries that belong to none of them."""
     left = list(cached)
     found = []
     for entry, ifname in zip(listed, _ifnames(listed, cached), strict=True):
@@ -183,7 +186,7 @@ def _matched(listed: Sequence[_Listed], cached: Sequence[Cached]) -> list[_Found
 
 
 def _ifnames(listed: Sequence[_Listed], cached: Sequence[Cached]) -> list[str]:
-    """The interface of each network: the one that was asked for, CNI_IFNAME for the master, net1, net2 ..."""
+    """Return the interface of each network: the requested name, else CNI_IFNAME (master) or net1, net2 ..."""
     if not listed:
         return []
     others = [entry.ifname or f"net{position}" for position, entry in enumerate(listed)][1:]
@@ -200,7 +203,7 @@ def _decoded(config: bytes) -> dict[str, Any]:
 
 
 def _common_args(cached: Sequence[Cached]) -> dict[str, str]:
-    """CNI_ARGS that all networks of the container had: those that say which pod it is."""
+    """Return the CNI_ARGS common to all networks of the container: those that identify the pod."""
     args = next((each.args for each in cached if each.args), [])
     return {key: value for key, value in args if key == "IgnoreUnknown" or key.startswith("K8S_POD_")}
 
@@ -226,11 +229,11 @@ def _delegate(
         version=version,
         ifname=ifname,
         master=master,
-        args=dict(cached.args) if cached and cached.args else args,  # Multus writes some of them twice
+        args=dict(cached.args) if cached and cached.args else args,  # dict: Multus repeats some keys
         path=path,
         runtime_config=runtime_config,
         resource=entry.resource,
-        device=entry.device if entry.resource else "",  # only then it is in the configuration
+        device=entry.device if entry.resource else "",  # Multus passed the device to plugins only in that case
         device_info_file=str(runtime_config.get("CNIDeviceInfoFile") or ""),
     )
     try:

@@ -1,4 +1,4 @@
-"""The SR-IOV CNI: one VF or scalable function into one pod, and back exactly as it was."""
+"""The SR-IOV CNI: gives one VF or scalable function to a pod, and restores it exactly afterwards."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from wirespeed.node import Node
 
 
 def create(node: Node) -> Plugin:
-    """The plugin for this node."""
+    """Create the plugin for this node."""
     from wirespeed.plugins.sriov.sriov import Sriov  # noqa: PLC0415 — loaded when the node first needs it
 
     return Sriov(node)

@@ -1,4 +1,4 @@
-"""The addresses and routes of a pod's interface: giving it what IPAM says, and finding what is missing."""
+"""Addresses and routes of a pod's interface: configures an IPAM result, and finds what is missing of it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from wirespeed.host.rtnl import Link, NetlinkError, Rtnl
 
 
 def configure(inside: Rtnl, ns: netns.NetNs, index: int, ifname: str, addressing: Mapping[str, Any]) -> None:
-    """Give an interface of the pod the addresses and routes of an IPAM result. Raises CniError(ADDRESS)."""
+    """Add the addresses and routes of an IPAM result to an interface of the pod. Raises CniError(ADDRESS)."""
     ips = addressing.get("ips") or []
     if any(":" in ip["address"] for ip in ips):
         _enable_ipv6(ns, ifname)
@@ -26,11 +26,11 @@ def configure(inside: Rtnl, ns: netns.NetNs, index: int, ifname: str, addressing
 
 
 def missing(inside: Rtnl, link: Link, previous: Mapping[str, Any], number: int) -> list[str]:
-    """What an earlier result says that the interface has, and it has not.
+    """Return the addresses and routes of the result `previous` that the interface lacks, as messages.
 
-    `number` is the interface's place in the result's interfaces. Plugins behind in the list may move the routes of
-    the main table: sbr into a table with rules for the interface's addresses, vrf into the VRF's. So they are also
-    found in any table by which packets of the interface are routed.
+    `number` is the interface's index in the result. Later plugins of the chain may move routes out of the main
+    table: sbr into a table with rules for the interface's addresses, vrf into the VRF's table. A main-table route
+    is therefore accepted in any table that routes packets of the interface.
     """
     ips = [ip for ip in previous.get("ips") or [] if ip.get("interface", number) == number]
     there = {ipaddress.ip_interface(address.cidr) for address in inside.addresses(link.index)}
@@ -58,7 +58,7 @@ def _add_address(inside: Rtnl, index: int, ifname: str, address: str) -> None:
     try:
         inside.add_address(index, address)
     except NetlinkError as error:
-        # The kernel has made it by itself (fe80::...), or IPAM gives it twice.
+        # The kernel has added it itself (fe80::...), or the IPAM result contains it twice.
         there = {ipaddress.ip_interface(each.cidr) for each in inside.addresses(index)}
         if error.errno != errno.EEXIST or ipaddress.ip_interface(address) not in there:
             raise CniError(Code.ADDRESS, f"address {address} on {ifname}: {error.strerror}") from error
@@ -81,7 +81,7 @@ def _add_route(
         )
     except NetlinkError as error:
         if error.errno == errno.EEXIST and not any(metrics.values()):
-            return  # this very route is there: IPAM gives it twice, or the kernel has made it
+            return  # the same route exists: it is twice in the IPAM result, or the kernel has added it
         hint = ""
         if gateway and error.errno in {errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EINVAL}:
             networks = ", ".join(str(ipaddress.ip_interface(ip["address"]).network) for ip in ips)
@@ -92,7 +92,7 @@ def _add_route(
 
 
 def _gateway(route: Mapping[str, Any], ips: Sequence[Mapping[str, Any]]) -> str:
-    """The gateway of a route: its own, else that of the addresses of its family (specification, "routes")."""
+    """Return the route's gateway: its own, else that of an address of its family (CNI specification, "routes")."""
     six = ":" in route["dst"]
     given = route.get("gw") or next(
         (ip["gateway"] for ip in ips if ip.get("gateway") and (":" in ip["gateway"]) == six), ""
@@ -101,9 +101,9 @@ def _gateway(route: Mapping[str, Any], ips: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _enable_ipv6(ns: netns.NetNs, ifname: str) -> None:
-    """Runtimes make pods with IPv6 off; an interface that gets such an address has it on.
+    """Enable IPv6 on the interface, because runtimes may create pods with IPv6 disabled.
 
-    So has lo, by which a pod reaches its own addresses.
+    Enable it on lo too: a pod reaches its own addresses through lo.
     """
 
     def enable() -> None:

@@ -1,6 +1,6 @@
-"""The representor of a VF as a port of an Open vSwitch bridge: made in one transaction, and removed in one.
+"""Makes a VF's representor a port of an Open vSwitch bridge, and removes it, in one transaction each.
 
-What is ours bears our names in external_ids: the database outlives a reboot, the journal does not.
+Our ports are marked in external_ids, because Open vSwitch's database survives a reboot and the journal does not.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ _MARK = "wirespeed-sriov"  # external_ids:wirespeed-sriov=<network> of a port
 
 
 class Bridges:
-    """The bridges of the Open vSwitch behind the database at `remote`.
+    """The bridges of the Open vSwitch whose database is at `remote`.
 
-    Every call raises SwitchDownError when it does not answer before `deadline` (time.monotonic()), and CniError
-    when it refuses.
+    Every call raises SwitchDownError if it does not answer before `deadline` (time.monotonic()), and CniError if
+    it refuses.
     """
 
     def __init__(self, remote: str) -> None:
@@ -31,19 +31,19 @@ class Bridges:
     def attach(
         self, representor: str, port: BridgePort, *, network: str, container: str, ifname: str, deadline: float
     ) -> None:
-        """Make the representor a port, in place of one that a pod before has left; returns once it works."""
+        """Make the representor a port, replacing a port left by an earlier pod; return when the port works."""
         marks = {_MARK: network, f"{_MARK}-container": container, f"{_MARK}-ifname": ifname}
         with ovsdb.connected(self._remote, deadline=deadline) as db:
             configuration = db.change_as_found(lambda: _operations(db, representor, port, marks))
             db.taken_up(representor, configuration)
 
     def detach(self, container: str, ifname: str, *, deadline: float) -> None:
-        """Remove the port that is marked as this interface's, wherever it is and whatever its name."""
+        """Remove the port that is marked with this container and interface, in any bridge and with any name."""
         with ovsdb.connected(self._remote, deadline=deadline) as db:
             _remove(db, _marked(db, {f"{_MARK}-container": container, f"{_MARK}-ifname": ifname}))
 
     def sweep(self, network: str, valid: Collection[tuple[str, str]], *, deadline: float) -> None:
-        """Remove the network's ports of all interfaces that are not among `valid`, (container, name) each."""
+        """Remove the network's ports whose (container, interface) is not in `valid`."""
         with ovsdb.connected(self._remote, deadline=deadline) as db:
             lost = [row for row in _marked(db, {_MARK: network}) if _owner(row) not in valid]
             for row in lost:
@@ -51,7 +51,7 @@ class Bridges:
             _remove(db, lost)
 
     def drift(self, representor: str, port: BridgePort, *, deadline: float) -> list[str]:
-        """What of the port is not as `attach` made it."""
+        """Return how the port differs from what `attach` made, as messages."""
         wanted, interface = _port_columns(port), _interface_columns(port)
         with ovsdb.connected(self._remote, deadline=deadline) as db:
             ports, interfaces, bridges = db.transact(
@@ -69,13 +69,13 @@ class Bridges:
         return wrong
 
     def status(self, *, deadline: float) -> None:
-        """Raise CniError when no port could be made now."""
+        """Raise CniError if no port can be created now."""
         with ovsdb.connected(self._remote, deadline=deadline) as db:
             db.check_switch_runs()
 
 
 def _operations(db: Ovsdb, representor: str, port: BridgePort, marks: dict[str, str]) -> list[Operation]:
-    """What makes the port, given bridge and port as they are now."""
+    """Return the operations that create the port, depending on the current bridge and port."""
     bridge, by_name = ["name", "==", port.bridge], ["name", "==", representor]
     bridges, ports = db.transact(
         rows("Bridge", bridge, columns=["_uuid"]), rows("Port", by_name, columns=["_uuid", "external_ids"])
@@ -105,7 +105,7 @@ def _port_columns(port: BridgePort) -> Row:
 
 
 def _interface_columns(port: BridgePort) -> Row:
-    return {"ingress_policing_rate": port.rate * 1000}  # kbit/s of what comes from the pod into the switch
+    return {"ingress_policing_rate": port.rate * 1000}  # kbit/s; ingress into the switch is what the pod sends
 
 
 def _marked(db: Ovsdb, ids: dict[str, str]) -> list[Row]:
@@ -115,16 +115,16 @@ def _marked(db: Ovsdb, ids: dict[str, str]) -> list[Row]:
 
 
 def _owner(row: Row) -> tuple[str, str]:
-    """The container and interface that a port was made for."""
+    """Return container and interface that a port was created for."""
     ids = ovsdb.mapping(row["external_ids"])
     return ids.get(f"{_MARK}-container", ""), ids.get(f"{_MARK}-ifname", "")
 
 
 def _remove(db: Ovsdb, ports: list[Row]) -> None:
-    """Remove ports, and wait until a switch that runs has let go of their interfaces.
+    """Remove ports; if ovs-vswitchd runs, wait until it has released their interfaces.
 
-    It puts flags of them back as it does, the whole of them as it remembers them: who lowers one before that finds
-    it up again.
+    On release it restores the interface flags that it has saved: an interface set down before that would come up
+    again.
     """
     if not ports:
         return
@@ -134,6 +134,6 @@ def _remove(db: Ovsdb, ports: list[Row]) -> None:
 
 
 def _out_of_bridge(uuid: list[str]) -> Operation:
-    """Take a port out of its bridge; rows that nothing refers to any more go by themselves."""
+    """Remove a port from its bridge; the database deletes rows that are no longer referenced."""
     port = as_set([one(uuid[1])])
     return mutate("Bridge", [["ports", "includes", port]], ["ports", "delete", port])

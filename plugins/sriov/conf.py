@@ -1,4 +1,4 @@
-"""The configuration of the SR-IOV CNI: every key, checked before anything is touched."""
+"""The configuration of the SR-IOV CNI: its keys, and their checks before any change."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ log = logging.getLogger(__name__)
 
 KEYS = (
     "deviceID",  # required: the VF's PCI address, "0000:03:02.0", or a scalable function, "mlx5_core.sf.4"
-    "vlan",  # 0-4094; 0 is explicitly none; absent leaves the VF's VLAN as it is
+    "vlan",  # 0-4094; 0 removes the VLAN; absent leaves the VF's VLAN as it is
     "vlanQoS",  # priority 0-7, with a vlan
     "vlanProto",  # "802.1Q" (default) or "802.1ad", with a vlan
-    "mac",  # unicast MAC address of the VF, on both the PF's and the VF's side
-    "spoofchk",  # "on" or "off": drop what the VF sends with a foreign source address
+    "mac",  # unicast MAC address of the VF: admin MAC on the PF, and MAC of the netdev
+    "spoofchk",  # "on" or "off": drop frames that the VF sends with another source address
     "trust",  # "on" or "off": let the VF change its addresses and go promiscuous
     "link_state",  # "auto", "enable" or "disable"
     "min_tx_rate",  # guaranteed rate in Mbit/s, 0 for none
@@ -35,17 +35,17 @@ KEYS = (
     "mtu",  # of the VF's netdev, bytes; not in DPDK mode, where the application sets it
     "promisc",  # "on" or "off" for the VF's netdev; "on" needs trust
     "all_multicast",  # "on" or "off" for the VF's netdev; "on" needs trust
-    "queues",  # how many channels (queues) the VF's netdev works with
-    "rss",  # how what the VF's netdev receives is spread over its queues: queues, weights, hash, key
-    "rdmaIsolation",  # true: the VF's RDMA devices go into the pod with its netdev, and are nowhere else
-    "driver",  # what drives the VF in the pod: "vfio-pci", another driver, or "netdevice" for the kernel's own
-    "reset",  # "on" or "off": a function-level reset of a user-space VF by DEL; absent: where vfio does not do it
-    "bridge",  # Open vSwitch bridge that gets the VF's representor as a port; its PF is in switchdev mode
-    "trunk",  # with a bridge: list of VLANs that the port carries tagged; "vlan" is then the one untagged
+    "queues",  # number of channels (queues) of the VF's netdev
+    "rss",  # receive-side scaling of the VF's netdev: queues, weights, hash, key
+    "rdmaIsolation",  # true: move the VF's RDMA devices into the pod with its netdev
+    "driver",  # driver of the VF in the pod: "vfio-pci", another one, or "netdevice" for the kernel's default
+    "reset",  # "on" or "off": DEL resets (FLR) a VF in user space; absent: only if its driver is not vfio
+    "bridge",  # Open vSwitch bridge for the VF's representor; the PF must be in switchdev mode
+    "trunk",  # with "bridge": list of the port's tagged VLANs; "vlan" is then the untagged one
     "ipam",
     "runtimeConfig",  # mac, infinibandGUID, ips, deviceID, CNIDeviceInfoFile
 )
-# Keys of the specification and of the meta-plugin, and the peer's logging keys, which have no effect here.
+# Accepted without effect: keys of the CNI specification, of the meta-plugin, and sriov-cni's logging keys.
 OTHER_KEYS = (
     "cniVersion",
     "name",
@@ -60,30 +60,30 @@ OTHER_KEYS = (
     "cni.dev/valid-attachments",
     "cni.dev/attachments",
 )
-# Keys that others know and no driver of the kernel could obey: no netlink attribute carries them.
+# Keys of other plugins that cannot be implemented: the kernel has no netlink attribute for them.
 _IMPOSSIBLE = {
     "vlantrunk": 'key "vlanTrunk": the kernel has no way to give a VF several VLANs; expected "vlan" for one, '
     'or none and "trust": "on", with the VLANs as interfaces in the pod, or "bridge" and "trunk"',
 }
-# What CNI_ARGS may hold: ours, host-local's and the runtime's.
+# Allowed CNI_ARGS: ours, host-local's and the runtime's.
 _ARGS = ("IgnoreUnknown", "MAC", "GUID", "IP", "GATEWAY")
-# What only a VF has: its PF's driver holds it, or sysfs offers it.
+# Keys for VFs only: a scalable function has no settings on its PF, and no other driver or reset in sysfs.
 _OF_A_VF = (
     *("vlan", "vlanQoS", "vlanProto", "spoofchk", "trust", "link_state", "min_tx_rate", "max_tx_rate"),
     *("driver", "reset", "infinibandGUID"),
 )
-_OF_A_PORT = ("vlan", "max_tx_rate")  # of these what a representor's port has as well
+_OF_A_PORT = ("vlan", "max_tx_rate")  # those of _OF_A_VF that a representor's port supports too
 _CANONICAL = {key.lower(): key for key in (*KEYS, *OTHER_KEYS)}
 _GUID = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){7}")
 _DRIVER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
-NETDEVICE = "netdevice"  # as a driver: the one that the kernel chooses
+NETDEVICE = "netdevice"  # value of "driver": the kernel's default driver
 
 
 @dataclass(frozen=True, kw_only=True)
 class BridgePort:
-    """A representor as a port of an Open vSwitch bridge: `vlan` untagged, `trunk` tagged (neither: every VLAN).
+    """A representor's port of an Open vSwitch bridge: `vlan` untagged, `trunk` tagged (neither: all VLANs).
 
-    `rate` limits what the pod sends, in Mbit/s, 0 for no limit.
+    `rate` limits what the pod sends, in Mbit/s; 0 is no limit.
     """
 
     bridge: str
@@ -94,11 +94,10 @@ class BridgePort:
 
 @dataclass(frozen=True, kw_only=True)
 class SriovConf:
-    """What an attachment asks of its device: `settings` for the PF's side, `mac` to `rss` for the netdev.
+    """The configuration of an attachment: `settings` are set on the PF, `mac` to `rss` on the netdev.
 
-    `port` is the representor's, whose VLAN and limit are then none of `settings`.
-    `driver` is "" for the one that the VF has; `reset` whether a user-space VF is reset when it is given back,
-    None where its driver does not do that by itself.
+    `port` is the representor's port; it then has the VLAN and the rates instead of `settings`. `driver` is "" to
+    keep the VF's driver. `reset` is whether DEL resets a VF in user space; None: only if its driver is not vfio.
     """
 
     device: str
@@ -117,7 +116,7 @@ class SriovConf:
 
 
 def parse(request: Request, devinfo: Path) -> SriovConf:
-    """Check the request's configuration; `devinfo` is the folder of device-info files.
+    """Parse and check the request's configuration; `devinfo` is the folder of device-info files.
 
     Raises CniError that names network and key: INVALID_CONFIG, or INVALID_ENVIRONMENT for CNI_ARGS.
     """
@@ -129,12 +128,15 @@ def parse(request: Request, devinfo: Path) -> SriovConf:
 
 
 def names_bridge(config: Mapping[str, Any]) -> bool:
-    """Whether a configuration, which may be one that was taken for valid before, names a bridge."""
+    """Whether a configuration, which need not be valid, has the key "bridge"."""
     return any(key.lower() == "bridge" and value for key, value in config.items())
 
 
 def _canonical(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration with its keys as KEYS writes them: the peer reads them in any case, the last one counts."""
+    """Return the configuration with keys spelled as in KEYS. As in sriov-cni, any case matches.
+
+    For type "sriov", the last of several spellings counts; for our own type, repeated and unknown keys are errors.
+    """
     own = config.get("type") != "sriov"
     found: dict[str, Any] = {}
     for key, value in config.items():
@@ -158,7 +160,7 @@ def _unknown(key: str, *, own: bool) -> None:
 
 
 def _check_args(request: Request) -> None:
-    """CNI_ARGS that nobody knows are refused, unless they say themselves that they may be ignored."""
+    """Refuse unknown CNI_ARGS unless IgnoreUnknown is set."""
     if request.args.get("IgnoreUnknown", "").lower() in {"1", "t", "true"}:
         return
     unknown = [key for key in request.args if key not in _ARGS and not key.startswith("K8S_POD_")]
@@ -204,7 +206,7 @@ def _parse(request: Request, conf: Mapping[str, Any], devinfo: Path) -> SriovCon
 
 
 def _settings(conf: Mapping[str, Any], mac: str | None, guid: str | None, *, with_port: bool) -> VfSettings:
-    """What the PF is asked to hold for a VF; in switchdev mode drivers leave its VLAN and rates to the switch."""
+    """Return the VF's settings for the PF; with a port, VLAN and rates are set on the switch (switchdev mode)."""
     return VfSettings(
         mac=mac,
         **({} if with_port else _vlan(conf)),
@@ -218,7 +220,7 @@ def _settings(conf: Mapping[str, Any], mac: str | None, guid: str | None, *, wit
 
 
 def _port(conf: Mapping[str, Any]) -> BridgePort | None:
-    """What is asked of the representor's port, None without a bridge."""
+    """Return the configuration of the representor's port, None without "bridge"."""
     bridge, trunk = conf.get("bridge"), [] if conf.get("trunk") is None else conf["trunk"]
     if not is_trunk(trunk):
         raise _wrong("trunk", TRUNK, trunk)
@@ -285,7 +287,7 @@ def _switch(conf: Mapping[str, Any], key: str) -> bool | None:
 
 
 def _trusted_switch(conf: Mapping[str, Any], key: str, *, trusted: bool) -> bool | None:
-    """What a NIC gives only to a VF that is trusted: to one that is not, it would be on without effect."""
+    """Parse a switch that needs trust: on an untrusted VF it would be on without any effect."""
     value = _switch(conf, key)
     if value and not trusted and not _switch(conf, "trust"):
         raise CniError(Code.INVALID_CONFIG, f'key "{key}": "on" needs "trust": "on"')
@@ -329,7 +331,7 @@ def _mac(value: object) -> str | None:
 
 
 def _guid_of_arguments(conf: Mapping[str, Any]) -> object:
-    """The GUID in "args", where ib-kubernetes has it put by the annotation's key cni-args."""
+    """Return the GUID in args.cni; ib-kubernetes sets it through cni-args of the pod's annotation."""
     args = conf.get("args")
     cni = args.get("cni") if isinstance(args, dict) else None
     return cni.get("guid") if isinstance(cni, dict) else None
@@ -345,7 +347,7 @@ def _guid(value: object) -> str | None:
 
 
 def _device_info_file(value: object, devinfo: Path) -> str:
-    """A path in the folder of device-info files: it is written and removed by root, and a network may name it."""
+    """Return the path, which must be in the device-info folder: root writes it, and a network may choose it."""
     if value is None or value == "":
         return ""
     if not isinstance(value, str) or not value.isprintable() or ".." in value.split("/"):

@@ -1,4 +1,4 @@
-"""What a pod is given: a function of a network card, whatever its kind."""
+"""The data of a network function that a pod gets: a VF or a scalable function."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ VF, SCALABLE = "VF", "scalable function"
 
 @dataclass(frozen=True, kw_only=True)
 class Vf:
-    """A VF, or a scalable function in its place: number `index` of the PF `pf`, `pf_index` that one's interface.
+    """A VF or a scalable function: number `index` of the PF `pf`, whose netdev has the ifindex `pf_index`.
 
-    `driver` is its own, `link` its netdev on the host (None on vfio) and `queues` how many that works with
-    and `spread` how it receives with them (None: its driver does not tell), `settings` what the PF holds for it.
-    `vdpa` is the vdpa device that it is given by, None where it is given as it is.
-    `pf_fault` says why the PF's side can be neither read nor set ("": it can); `pf_mtu` is in bytes, `infiniband`
-    whether the PF's interface, or its own, is one of InfiniBand, and `held` what the PF holds for each of its VFs.
+    `driver` is the function's driver, `link` its netdev on the host (None on vfio). `queues` is the number of
+    queues in use and `spread` the RSS configuration (None if the driver does not report it). `settings` are the
+    function's settings on the PF, `held` those of all VFs by number. `vdpa` is the vdpa device that the pod gets
+    instead of the function itself, None for none. `pf_fault` is the reason why the settings on the PF are not
+    accessible ("": they are). `pf_mtu` is in bytes. `infiniband` is whether the netdev of the PF or of the function
+    is InfiniBand.
     """
 
     device: Function
@@ -50,21 +51,21 @@ class Vf:
 
     @property
     def pci_address(self) -> str:
-        """Its own address on the PCI bus, "" for one that is none of its devices."""
+        """Its PCI address, "" if it is not a PCI device (a scalable function)."""
         return self.device.address if isinstance(self.device, PciDevice) else ""
 
     @property
     def is_in_user_space(self) -> bool:
-        """Whether it makes no netdev, for an application drives it."""
+        """Whether it has no netdev because an application drives it."""
         return self.device.is_in_user_space or (self.vdpa is not None and self.vdpa.virtio is None)
 
     @property
     def owner(self) -> Device:
-        """What its netdev belongs to, and is found by wherever it is."""
+        """The parent device of its netdev, by which the netdev is found in any namespace."""
         return (self.vdpa and self.vdpa.virtio) or self.device
 
     @property
     def representor(self) -> str:
-        """The interface that stands for it on the switch in its card, "" without one."""
+        """The name of its representor on the NIC's embedded switch, "" without one."""
         kind = switchdev.VF if self.kind == VF else switchdev.SF
         return switchdev.representor(self.pf, kind, self.index)

@@ -1,4 +1,4 @@
-"""InfiniBand VFs have no MAC but GUIDs, which their PF holds and their driver reads when it takes them."""
+"""InfiniBand VFs have GUIDs instead of a MAC. The PF holds them, and the VF's driver reads them when it binds."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from wirespeed.cni.errors import CniError, Code
 from wirespeed.host.rtnl import VfSettings
 from wirespeed.plugins.sriov.function import Vf
 
-# What a PF tells of a VF that was never given a GUID, and what has it be so again: the first one cannot be set.
+# The GUID that a PF reports for a VF without one: zeros, which cannot be set; and the value that removes a GUID.
 _NEVER_SET, _UNSET = ":".join(["00"] * 8), ":".join(["ff"] * 8)
 
 
 def check(vf: Vf, asked: VfSettings) -> None:
-    """Refuse the one kind of address that this kind of VF has not.
+    """Refuse a MAC for an InfiniBand VF and GUIDs for any other VF.
 
-    Raises CniError: INVALID_CONFIG, or DEVICE for GUIDs where the PF cannot be seen.
+    Raises CniError: INVALID_CONFIG, or DEVICE for GUIDs if the PF's settings are not accessible.
     """
     if asked.mac is not None and vf.infiniband:
         raise CniError(
@@ -34,10 +34,10 @@ def check(vf: Vf, asked: VfSettings) -> None:
 
 
 def known(vf: Vf) -> Vf:
-    """The VF with the GUIDs that it has, also where its PF's driver tells none.
+    """Return the VF with its current GUIDs filled in, even if its PF's driver does not report them.
 
-    Its interface's address ends in the port's GUID, which is then taken for both; without an interface, to have
-    none is all that can be put back.
+    The last 8 bytes of its netdev's address are the port GUID, which is then used for both GUIDs. Without a netdev
+    the GUIDs are unknown; they can only be removed when the VF is restored.
     """
     if vf.settings.port_guid is not None:
         return vf
@@ -46,7 +46,7 @@ def known(vf: Vf) -> Vf:
 
 
 def to_put_back(before: VfSettings, now: VfSettings) -> VfSettings:
-    """The settings that make a VF what it was: of GUIDs that it had not, those that take away what it has."""
+    """Return the settings that restore the VF; a GUID that it did not have is replaced by the removing value."""
 
     def one(had: str | None, has: str | None) -> str | None:
         return _UNSET if had == _NEVER_SET != has else had

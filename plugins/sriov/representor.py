@@ -1,4 +1,4 @@
-"""The representor of a VF: the interface on the host that stands for it on the switch in its card."""
+"""The representor of a VF: the host interface that represents it on the NIC's embedded switch."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from wirespeed.cni.errors import CniError, Code
 from wirespeed.host.rtnl import Link, Rtnl
 from wirespeed.plugins.sriov.function import Vf
 
-_DATAPATH = "ovs-system"  # the kernel's master of every port of Open vSwitch
+_DATAPATH = "ovs-system"  # the master of every Open vSwitch port in the kernel
 
 
 def find(host: Rtnl, vf: Vf) -> Link:
-    """The VF's representor, in no bridge or bond of the kernel. Raises CniError(DEVICE)."""
+    """Return the VF's representor. Raises CniError(DEVICE) without one, or if a kernel bridge or bond uses it."""
     link = host.link(name) if (name := vf.representor) else None
     if link is None:
         raise CniError(
@@ -29,12 +29,12 @@ def find(host: Rtnl, vf: Vf) -> Link:
 
 
 def snapshot(link: Link) -> dict[str, Any]:
-    """What `put_back` needs to make it what it is now; by its index, for it may get another name."""
+    """Return the state for `put_back`; it identifies the representor by index, because its name may change."""
     return {"index": link.index, "up": link.up, "mtu": link.mtu}
 
 
 def put_back(host: Rtnl, before: dict[str, Any]) -> None:
-    """Make it what it was, if it is still there. Raises NetlinkError."""
+    """Restore the state of a `snapshot`, if the representor still exists. Raises NetlinkError."""
     link = host.link(before["index"])
     if link is not None and snapshot(link) != before:
         host.set_link(link.index, mtu=before["mtu"], up=before["up"])

@@ -1,9 +1,9 @@
-"""Who else on a PF has the MAC address, or the GUID, that an attachment asks for.
+"""Finds other functions of the same PF with the MAC address or GUID that an attachment asks for.
 
-A PF hands a frame to the VF that has its destination address. Drivers take an address twice without a word (that of
-ice refused it once, and then left it to its user), and either VF may get what is for the other one. VLANs are
-networks of their own, and so are bridges: one address in two of them is no mistake, for NICs filter by VLAN too.
-Nor is one twice in the same pod, which makes a bond of the two.
+A PF delivers a frame to the VF that has its destination address. Drivers accept the same address for two VFs
+without an error (ice refused it for some time), and either VF may then receive the frames of the other. The same
+address in different VLANs or bridges is no conflict, because NICs filter by VLAN too. Two functions of the same
+pod may share an address, e.g. for a bond.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from wirespeed.state.journal import DeviceClaim, Journal
 
 log = logging.getLogger(__name__)
 
-REMOVING = "removing"  # the step of a claim whose VF is restored, and whose port is still to be removed
+REMOVING = "removing"  # step of a claim whose VF is restored, but whose Open vSwitch port must still be removed
 
 Record = dict[str, Any]  # of a claim
 
 
 def asked(conf: SriovConf) -> str:
-    """The address that an attachment asks for, "" for none."""
+    """Return the GUID or MAC that an attachment asks for, "" for none."""
     return conf.settings.port_guid or conf.mac or ""
 
 
 def dead(journal: Journal, pf: str, address: str) -> list[DeviceClaim]:
-    """The claims on functions of the PF that were given the address for pods that are gone."""
+    """Return the claims of functions of the PF that requested the address and whose pods are gone."""
     return [
         claim
         for claim in _of_pf(journal, pf, address)
@@ -41,10 +41,10 @@ def dead(journal: Journal, pf: str, address: str) -> list[DeviceClaim]:
 
 
 def check(journal: Journal, vf: Vf, claim: DeviceClaim) -> None:
-    """Refuse the address that the claim, not yet made, asks for where another pod has it in the same network.
+    """Refuse the address of the new claim if another pod has it in the same network.
 
-    Raises CniError(TRY_AGAIN_LATER) that names the pod and its VF: pods go. One that the journal does not know (a
-    virtual machine's, or what a peer has left on a VF that is free) is warned of: there is no pod that would go.
+    Raises CniError(TRY_AGAIN_LATER) that names the pod and its VF, because that pod may end. An owner that is not
+    in the journal (a virtual machine, or a free VF with a leftover address) is only logged: no DEL would free it.
     """
     address = _wanted(claim.record)
     if not address:
@@ -69,13 +69,13 @@ def check(journal: Journal, vf: Vf, claim: DeviceClaim) -> None:
 
 
 def pod_of(args: Mapping[str, str]) -> str:
-    """The pod that CNI_ARGS name, as "namespace/name", "" for none."""
+    """Return the pod in CNI_ARGS as "namespace/name", "" for none."""
     name = args.get("K8S_POD_NAME", "")
     return f"{args.get('K8S_POD_NAMESPACE', '')}/{name}" if name else ""
 
 
 def _of_pf(journal: Journal, pf: str, address: str) -> list[DeviceClaim]:
-    """The claims on the PF's functions that have to do with the address."""
+    """Return the claims of the PF's functions whose record contains the address."""
     return [
         claim
         for claim in journal.claims(mentioning=address)
@@ -89,12 +89,12 @@ def _owner(claim: DeviceClaim) -> str:
 
 
 def _wanted(record: Record) -> str:
-    """The address that was asked for."""
+    """Return the address that was requested."""
     return record["wanted"]["settings"].get("port_guid") or record["wanted"].get("mac") or ""
 
 
 def _held(record: Record) -> str:
-    """The address that the function has: the one that was asked for, else the one that it had before."""
+    """Return the function's address: the requested one, else the one that it had before."""
     before = record["before"]
     mac = before["settings"].get("mac") or NO_MAC
     link = (before.get("link") or {}).get("mac", "")
@@ -102,7 +102,7 @@ def _held(record: Record) -> str:
 
 
 def _network(record: Record) -> tuple[str, int, int]:
-    """Where the function is: the bridge of its representor, its VLAN (0: untagged), and which kind of VLAN."""
+    """Return the function's network: bridge of its representor, VLAN (0: untagged), VLAN protocol (0: none)."""
     if port := record.get("port"):
         return port["bridge"], port.get("vlan") or 0, 0
     wanted, before = record["wanted"]["settings"], record["before"]["settings"]

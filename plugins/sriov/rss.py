@@ -1,4 +1,4 @@
-"""How what a pod's interface receives is spread over its queues: asked for, set, looked at, put back."""
+"""RSS of a pod's interface (the key "rss"): parses it, sets it, compares it for CHECK and restores it."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _Weight = Annotated[int, Meta(ge=0, le=1 << 16)]
 
 
 class Rss(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
-    """The key "rss", as `ethtool -X` takes it; None is "leave it"."""
+    """The key "rss", with the values of `ethtool -X`; None leaves a part unchanged."""
 
-    queues: Annotated[int, Meta(ge=1, le=1024)] | None = None  # as often to each of the first so many
-    weights: Annotated[list[_Weight], Meta(min_length=1, max_length=1024)] | None = None  # one a queue
+    queues: Annotated[int, Meta(ge=1, le=1024)] | None = None  # spread evenly over this many first queues
+    weights: Annotated[list[_Weight], Meta(min_length=1, max_length=1024)] | None = None  # one per queue
     hash: Literal["toeplitz", "xor", "crc32"] | None = None
-    key: Annotated[str, Meta(pattern="^[0-9a-fA-F]{2}(:[0-9a-fA-F]{2})*$")] | None = None  # of the hash
+    key: Annotated[str, Meta(pattern="^[0-9a-fA-F]{2}(:[0-9a-fA-F]{2})*$")] | None = None  # hash key
 
 
 @structs.prepared
@@ -33,7 +33,7 @@ class _Conf(msgspec.Struct):
 
 
 def parse(value: object) -> Rss | None:
-    """The value of the key "rss". Raises CniError(INVALID_CONFIG) that names the key inside."""
+    """Parse the value of the key "rss". Raises CniError(INVALID_CONFIG) that names the nested key."""
     try:
         found = msgspec.convert({"rss": value}, _Conf).rss
     except msgspec.ValidationError as error:
@@ -50,7 +50,7 @@ def parse(value: object) -> Rss | None:
 
 
 def apply(vf: Vf, link: Link, asked: Rss) -> None:
-    """Have the VF's netdev, on the host still, spread as is asked. Raises CniError(DEVICE) that names the key."""
+    """Set RSS of the VF's netdev, which is still on the host. Raises CniError(DEVICE) that names the key."""
     now, there = ethtool.spread(link.name), ethtool.receive_queues(link.name)
     if now is None or not there:
         raise CniError(
@@ -65,7 +65,7 @@ def apply(vf: Vf, link: Link, asked: Rss) -> None:
 
 
 def _check(vf: Vf, asked: Rss, now: Spread, there: int) -> None:
-    """What the driver has not enough of, and the kernel would call an invalid argument; `there` are its queues."""
+    """Refuse what exceeds the driver's limits (the kernel only returns EINVAL); `there` is its number of queues."""
     weights = asked.weights or ()
     expected = ""
     if table := _named(asked, "table"):
@@ -82,14 +82,14 @@ def _check(vf: Vf, asked: Rss, now: Spread, there: int) -> None:
 
 
 def _named(asked: Rss, part: str) -> str:
-    """What the configuration calls a part of a spread; "" for a table that it does not ask for."""
+    """Return the configuration's key of a part ("table", "hash", "key"); "" for a table that is not requested."""
     if part != "table":
         return part
     return "queues" if asked.queues is not None else "weights" if asked.weights is not None else ""
 
 
 def _wanted(asked: Rss, now: Spread) -> Spread:
-    """The spread that is asked for: the rest of it is as it is now."""
+    """Return the requested RSS configuration; parts that are not requested are taken from `now`."""
     return Spread(
         table=_table(asked, len(now.table)) or now.table,
         hash=asked.hash or now.hash,
@@ -98,7 +98,7 @@ def _wanted(asked: Rss, now: Spread) -> Spread:
 
 
 def _table(asked: Rss, size: int) -> tuple[int, ...]:
-    """The table that ethtool makes of the numbers; () where none is asked for."""
+    """Return the indirection table that ethtool would compute; () if none is requested."""
     if asked.queues is not None:
         return tuple(place % asked.queues for place in range(size))
     found: list[int] = []
@@ -110,7 +110,7 @@ def _table(asked: Rss, size: int) -> tuple[int, ...]:
 
 
 def _changes(now: Spread, wanted: Spread) -> Iterator[tuple[str, dict[str, Any]]]:
-    """What to set for the one to be the other, a part at a time: drivers have some and refuse others."""
+    """Yield the parts to change, as (part, arguments of set_spread), one by one: drivers may support only some."""
     if now.table != wanted.table:
         yield "table", {"table": wanted.table}
     if now.hash != wanted.hash:
@@ -120,12 +120,12 @@ def _changes(now: Spread, wanted: Spread) -> Iterator[tuple[str, dict[str, Any]]
 
 
 def restore(link: Link, before: Mapping[str, Any] | None) -> None:
-    """Have it spread as it did; a pod may have changed that too. Raises CniError(DEVICE)."""
+    """Restore the RSS configuration of a snapshot; the pod may have changed it too. Raises CniError(DEVICE)."""
     if before is None or (now := ethtool.spread(link.name)) is None:
         return
     wanted = Spread(table=tuple(before["table"]), hash=before["hash"], key=before["key"])
     for key, change in _changes(now, wanted):
-        # The table of nobody in particular is set as such: the kernel then lets it follow the number of queues.
+        # Set the default table by resetting it: the kernel then adapts it when the number of queues changes.
         as_default = key == "table" and _is_default(link, wanted.table)
         try:
             ethtool.set_spread(link.name, **({"table": ()} if as_default else change))
@@ -134,19 +134,19 @@ def restore(link: Link, before: Mapping[str, Any] | None) -> None:
 
 
 def _is_default(link: Link, table: tuple[int, ...]) -> bool:
-    """Whether it is the table that the kernel makes where nobody asks for one (ethtool_rxfh_indir_default)."""
+    """Whether it is the kernel's default table (ethtool_rxfh_indir_default)."""
     count = ethtool.receive_queues(link.name)
     return count > 0 and table == tuple(place % count for place in range(len(table)))
 
 
 def drift(name: str, wanted: Mapping[str, Any], now: Spread | None) -> list[str]:
-    """What of an interface's spread is not what was asked for."""
+    """Return how the interface's RSS configuration differs from the requested one, as messages."""
     if now is None:
         return [f"rss of {name}: its driver tells nothing"]
     asked = Rss(**wanted)
     expected = _wanted(asked, now)
     wrong = [f"rss.hash of {name} is {now.hash}, expected {expected.hash}"] if now.hash != expected.hash else []
-    if now.key != expected.key:  # it is not told: who knows it can fill one queue
+    if now.key != expected.key:  # keys are not printed: with the key, an attacker can aim at one queue
         wrong.append(f"rss.key of {name} is another one")
     otherwise = sum(there != should for there, should in zip(now.table, expected.table, strict=True))
     if otherwise:

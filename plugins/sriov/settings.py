@@ -1,4 +1,4 @@
-"""What a PF's driver holds for a VF: setting it, putting it back, and what became of it."""
+"""A VF's settings on its PF (admin MAC, VLAN, rates ...): sets them, restores them, and compares them for CHECK."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 NO_MAC = "00:00:00:00:00:00"
 
-# The configuration's key for each setting, as errors name it.
+# The configuration's key of each setting, for error messages.
 _KEYS = {
     "mac": "mac",
     "vlan": "vlan",
@@ -32,11 +32,11 @@ _KEYS = {
 
 
 def apply(host: Rtnl, vf: Vf, wanted: VfSettings) -> VfSettings:
-    """Set what is wanted and not so already, in one message where the driver takes that.
+    """Set the wanted settings that differ, in one netlink message, or one by one if the driver refuses that.
 
-    A netdev that is to get a MAC is trusted meanwhile: on some drivers (igb) a VF may not even take the MAC
-    that the PF has set for it otherwise. Returns what to set, with `settle`, once the netdev has it.
-    Raises CniError(DEVICE) that names the key that the driver refuses; those before it are then set.
+    If the netdev must get a new MAC, the VF is trusted meanwhile: with some drivers (igb) an untrusted VF cannot
+    even take the MAC that the PF has set for it. Return what to set with `settle` when the netdev has its MAC.
+    Raises CniError(DEVICE) that names the refused key; the settings before it are then already applied.
     """
     asked = wanted.differing(vf.settings)
     if vf.pf_fault:
@@ -67,7 +67,7 @@ def _set_one(host: Rtnl, vf: Vf, part: VfSettings, asked: VfSettings) -> None:
 
 
 def settle(host: Rtnl, vf: Vf, rest: VfSettings) -> None:
-    """Set what `apply` has left for after the move. Raises CniError(DEVICE)."""
+    """Set what `apply` returned, after the netdev's move into the pod. Raises CniError(DEVICE)."""
     try:
         host.set_vf(vf.pf_index, vf.index, rest)
     except NetlinkError as error:
@@ -75,12 +75,12 @@ def settle(host: Rtnl, vf: Vf, rest: VfSettings) -> None:
 
 
 def _named(settings: Iterable[str]) -> str:
-    """Settings as the configuration writes their keys: 'key "vlan", "vlanQoS"'."""
+    """Format settings by their keys in the configuration: 'key "vlan", "vlanQoS"'."""
     return "key " + ", ".join(f'"{key}"' for key in dict.fromkeys(_KEYS[key] for key in settings))
 
 
 def _whole(changes: VfSettings, wanted: VfSettings, current: VfSettings) -> VfSettings:
-    """The changes, each group of which one is in it completed: from what is wanted, else from what is."""
+    """Complete each group of VF_SETTING_GROUPS that has a change, with the wanted or else the current values."""
     filled = {}
     for group in VF_SETTING_GROUPS:
         if any(getattr(changes, key) is not None for key in group):
@@ -91,7 +91,10 @@ def _whole(changes: VfSettings, wanted: VfSettings, current: VfSettings) -> VfSe
 
 
 def put_back(host: Rtnl, vf: Vf, before: VfSettings) -> None:
-    """Make the PF's side what it was, in one message, else one setting at a time; then look whether it is."""
+    """Restore the VF's settings on the PF, in one message or else one by one, and verify them.
+
+    Raises CniError: DEVICE that names what was not restored, TRY_AGAIN_LATER while the driver does not report them.
+    """
     wanted = infiniband.to_put_back(before, vf.settings)
     if not wanted.items():
         return
@@ -115,11 +118,11 @@ def put_back(host: Rtnl, vf: Vf, before: VfSettings) -> None:
 
 
 def _set_back(host: Rtnl, vf: Vf, changes: VfSettings) -> dict[str, str]:
-    """Set the changes; what the driver said, by setting, to each that it refuses."""
+    """Set the changes; return the driver's error of each setting that it refuses."""
     refused: dict[str, str] = {}
     try:
         if changes.mac == NO_MAC and changes.spoofchk is not None:
-            # Some NICs cannot say what a check against no MAC is: it is set while there is one.
+            # Some NICs reject spoofchk for a VF without a MAC, so set it before the MAC is cleared.
             host.set_vf(vf.pf_index, vf.index, VfSettings(spoofchk=changes.spoofchk))
         host.set_vf(vf.pf_index, vf.index, changes)
     except NetlinkError:
@@ -132,13 +135,13 @@ def _set_back(host: Rtnl, vf: Vf, changes: VfSettings) -> dict[str, str]:
 
 
 def _held(host: Rtnl, vf: Vf) -> VfSettings:
-    """What the PF holds for the VF now. Raises CniError(TRY_AGAIN_LATER) while its driver does not tell."""
+    """Return the VF's current settings on the PF. Raises CniError(TRY_AGAIN_LATER) while they are not reported."""
     link = host.link(vf.pf_index, vfs=True)
     return VfSettings() if link is None else link.vf(vf.index)
 
 
 def drift(vf: Vf, wanted: VfSettings) -> list[str]:
-    """What differs of those that were asked for, as "vlan is 5, expected 100"."""
+    """Return the wanted settings that differ, as "vlan is 5, expected 100"."""
     if wanted.items() and vf.pf_fault:
         return [vf.pf_fault]
     return [
@@ -150,5 +153,5 @@ def drift(vf: Vf, wanted: VfSettings) -> list[str]:
 
 
 def _is_untold(setting: str, now: VfSettings) -> bool:
-    """Whether it is a GUID that the PF's driver takes and does not tell."""
+    """Whether it is a GUID, and the PF's driver reports none (some can only set them)."""
     return setting.endswith("guid") and getattr(now, setting) is None

@@ -1,4 +1,4 @@
-"""Scalable functions: they have a netdev, and nothing that their PF's driver holds for them."""
+"""Scalable functions: they have a netdev, but no settings (VLAN, admin MAC ...) in their PF's driver."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from wirespeed.plugins.sriov.function import SCALABLE, Vf
 
 
 def look(device: ScalableFunction, pf: PciDevice) -> Vf:
-    """The function without its netdev."""
+    """Return the function, without its netdev."""
     return Vf(
         device=device,
         pf=pf,

@@ -1,9 +1,9 @@
-"""The SR-IOV CNI's verbs.
+"""The CNI verbs of the SR-IOV plugin.
 
-ADD: check, take the VF in the journal with all that it is now, then change it. DEL: bring it back from
-wherever it is to what the journal says, then give it up. Nothing is changed that the journal does not know,
-so a DEL or GC after any crash ends as a clean one does. A port that an Open vSwitch that is down cannot be relieved
-of keeps its VF in the journal; GC removes it, or the next ADD that asks for that VF or for a bridge.
+ADD checks the configuration, claims the VF in the journal with its current state, then changes it. DEL restores the
+recorded state, wherever the VF is, and releases the claim. Every change is recorded in the journal first, so a DEL
+or GC after a crash has the same outcome as one without. If Open vSwitch is down, its port cannot be removed; the VF
+stays claimed until GC, or the next ADD that asks for that VF or for a bridge, removes the port.
 """
 
 from __future__ import annotations
@@ -19,9 +19,11 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from wirespeed import extras
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.plugin import Result
 from wirespeed.cni.request import Request
+from wirespeed.extras import MissingExtraError
 from wirespeed.host import announce, ethtool, functions, netns, rtnl
 from wirespeed.host.pci import USERSPACE_DRIVERS
 from wirespeed.host.rtnl import Link, Rtnl, VfSettings
@@ -45,17 +47,17 @@ log = logging.getLogger(__name__)
 
 PLUGIN = "sriov"
 
-# Keys of the configuration that the VF's netdev gets: as fields of the configuration, and of Link.
+# Settings of the netdev: key of the configuration -> field of SriovConf and of Link.
 _NETDEV_KEYS = {"mac": "mac", "mtu": "mtu", "promisc": "promisc", "all_multicast": "allmulti", "queues": "queues"}
-# As keys and as fields of the configuration: a VF without a netdev has none of these.
+# Keys that need a netdev -> field of SriovConf.
 _OF_THE_NETDEV = {**{key: field for key, field in _NETDEV_KEYS.items() if key != "mac"}, "rss": "rss"}
 
-# Seconds that undoing a failed ADD may take, its deadline having perhaps passed.
+# Seconds for undoing a failed ADD, even if its deadline has passed.
 _UNDO_TIME = 10.0
 
 
 class Sriov:
-    """One VF or scalable function into one pod (`wirespeed.cni.plugin.Plugin`)."""
+    """The SR-IOV plugin (`wirespeed.cni.plugin.Plugin`): gives one VF or scalable function to a pod."""
 
     def __init__(self, node: Node) -> None:
         self._journal = node.journal
@@ -67,12 +69,14 @@ class Sriov:
 
     @cached_property
     def _bridges(self) -> Bridges:
-        from wirespeed.plugins.sriov.bridge import Bridges  # noqa: PLC0415 — its library is for networks with a bridge
+        """Raises MissingExtraError."""
+        extras.need("ovs", 'key "bridge"')
+        from wirespeed.plugins.sriov.bridge import Bridges  # noqa: PLC0415 — only with a bridge
 
         return Bridges(self._ovsdb)
 
     def capabilities(self, config: Mapping[str, Any]) -> frozenset[str]:
-        """See `wirespeed.cni.plugin.Capable`; requested addresses are the IPAM's to read."""
+        """See `wirespeed.cni.plugin.Capable`. "ips" needs an IPAM plugin that reads requested addresses."""
         ips = {"ips"} if config.get("ipam") else set()
         guid = {"infinibandGUID"} if self._is_infiniband(config.get("deviceID")) else set()
         return frozenset({"mac", "deviceID", "CNIDeviceInfoFile"} | ips | guid)
@@ -85,10 +89,11 @@ class Sriov:
 
     def add(self, request: Request) -> Result:
         conf = configuration.parse(request, self._devinfo)
-        if conf.port is not None:  # no other ADD is to wait for Open vSwitch
+        if conf.port is not None:  # an ADD without a bridge must not wait for Open vSwitch
+            _ = self._bridges  # fails here, before any change, if its extra is missing
             self._finish_removals(deadline=request.deadline)
         with netns.opened(request.netns) as ns:
-            # Asked before the lock too: who has the VF may be waiting for a slow IPAM with the lock held.
+            # Fail early, before waiting for the lock: the VF's owner may hold it while waiting for a slow IPAM.
             self._dead_owner(request, conf.device)
             self._free_address(conf, deadline=request.deadline)
             with (
@@ -116,7 +121,7 @@ class Sriov:
 
     def delete(self, request: Request) -> None:
         claim = self._journal.device_of(request.container_id, request.ifname)
-        # After a reboot there is no claim any more, but a record of what ADD gave.
+        # After a reboot the claim is gone, but the restored record contains the result (prevResult).
         attached = claim is not None or "prevResult" in request.config
         steps: list[Callable[[], None]] = [lambda: self._ipam.delete(request, attached=attached)]
         if claim is not None and claim.plugin == PLUGIN:
@@ -136,7 +141,7 @@ class Sriov:
             wanted = VfSettings(**claim.record["wanted"]["settings"])
             previous = request.config.get("prevResult") or {}
             if _told(previous, claim.ifname)[1].get("mac") not in {None, wanted.mac}:
-                wanted = replace(wanted, mac=None)  # a plugin behind set another: not every PF's driver hears of it
+                wanted = replace(wanted, mac=None)  # a later plugin set another; the PF may still have the old one
             wrong = vfs.drift(host, device, before, given.get("driver", before["driver"]), wanted)
             if given.get("netdev", before["link"] is not None):
                 wrong += _netdev_drift(claim, ns, previous)
@@ -176,14 +181,17 @@ class Sriov:
     # ADD, step by step
 
     def _dead_owner(self, request: Request, device: str) -> DeviceClaim | None:
-        """The dead owner of the device, or None without one. Raises DeviceTakenError for one that lives."""
+        """Return the claim of an owner whose pod is gone, None without one. Raises DeviceTakenError if it is alive.
+
+        A claim at the step REMOVING is returned too.
+        """
         owner = self._journal.owner(device)
         if owner is not None and owner.step != REMOVING and netns.alive(owner.netns, owner.identity):
             raise DeviceTakenError(device, request.container_id, request.ifname, owner)
         return owner
 
     def _free_from_dead_owner(self, request: Request, device: str) -> None:
-        """Bring back a VF whose pod is gone without a DEL: its namespace is no more."""
+        """Restore and release a VF whose pod is gone without a DEL: its network namespace no longer exists."""
         owner = self._dead_owner(request, device)
         if owner is None:
             return
@@ -197,9 +205,9 @@ class Sriov:
             )
 
     def _free_address(self, conf: SriovConf, *, deadline: float) -> None:
-        """Bring back VFs of the same PF whose pods are gone without a DEL, and that have the address asked for.
+        """Restore VFs of the same PF that have the requested address and whose pods are gone without a DEL.
 
-        Before this one's own lock is held: who holds the lock of one VF waits for that of no other.
+        Must be called before the lock of the own VF is taken: holding two VF locks could deadlock.
         """
         address, pf = rivals.asked(conf), functions.named(conf.device, self._sysfs).physical_function
         if not address or pf is None:
@@ -234,8 +242,8 @@ class Sriov:
                 "deviceInfo": conf.device_info_file,
                 "port": _port_before(conf, vf, host),
                 "reset": conf.reset,
-                # None: it keeps its driver, else the driver_override that was before it got another.
                 "rdma": vfs.rdma_devices(vf) if conf.rdma_isolation else {},
+                # The original driver_override if the VF gets another driver; None if it keeps its driver.
                 "override": vf.device.attribute("driver_override") if conf.driver else None,
                 "pod": rivals.pod_of(request.args),
             },
@@ -246,13 +254,13 @@ class Sriov:
         return claim
 
     def _addresses_of(self, vf: Vf, *, deadline: float) -> AbstractContextManager[None]:
-        """The lock of who takes an address on a PF: of two at once that want the same, the second is to see it."""
+        """Return the lock for claiming an address on a PF: of concurrent claims, each must see the one before."""
         return device_lock(self._locks, f"addresses of {vf.pf.address}", deadline=deadline)
 
     def _rebind(
         self, request: Request, conf: SriovConf, vf: Vf, host: Rtnl, claim: DeviceClaim
     ) -> tuple[DeviceClaim, Vf]:
-        """The VF on the driver that is asked for, and its claim, which then says so."""
+        """Bind the VF to the requested driver; return the updated claim and VF."""
         driver = "" if conf.driver == NETDEVICE else conf.driver
         vf = vfs.rebound(host, vf, driver, timeout=_left(request.deadline))
         _check_mode(request, conf, vf.where, has_netdev=vf.link is not None)
@@ -264,9 +272,9 @@ class Sriov:
     def _as_infiniband(
         self, conf: SriovConf, vf: Vf, ns: netns.NetNs, host: Rtnl, claim: DeviceClaim, *, deadline: float
     ) -> tuple[DeviceClaim, Vf]:
-        """The VF with the GUIDs asked for, which its driver reads when it takes it; its RDMA devices in the pod.
+        """Set the requested GUIDs and move the RDMA devices into the pod; return the updated claim and VF.
 
-        Either has the kernel make its netdev anew, on the host.
+        The driver reads GUIDs only when it binds. Both steps make the kernel recreate the netdev on the host.
         """
         timeout = _left(deadline)
         if conf.settings.port_guid is not None and vf.link is not None:
@@ -283,11 +291,11 @@ class Sriov:
         return claim, vf
 
     def _made_again(self, *, deadline: float) -> AbstractContextManager[None]:
-        """The lock of who has RDMA devices made again: two at once could get each other's names (mlx5_0 ...)."""
+        """Return the lock for recreating RDMA devices: two at once could get each other's names (mlx5_0 ...)."""
         return device_lock(self._locks, "rdma", deadline=deadline)
 
     def _attach(self, request: Request, conf: SriovConf, vf: Vf, ns: netns.NetNs, host: Rtnl) -> Result:
-        # Addresses first: they cost nothing to give back. dhcp alone needs the interface to be there.
+        # Addresses first, because they are easy to release. Only dhcp needs the interface to exist.
         late = _ipam_type(request) == "dhcp"
         given = {} if late else self._ipam.add(request)
         request.check_deadline()
@@ -316,7 +324,7 @@ class Sriov:
         return _result(interface | {"mac": link.mac, "mtu": link.mtu}, given)
 
     def _into_bridge(self, request: Request, conf: SriovConf, port: BridgePort, vf: Vf, host: Rtnl) -> None:
-        """Make the representor a port of the bridge, with the MTU of the pod's interface, and raise it."""
+        """Make the representor a port of the bridge, give it the MTU of the pod's interface, and set it up."""
         link = representor.find(host, vf)
         owner = {"network": request.name, "container": request.container_id, "ifname": request.ifname}
         self._bridges.attach(link.name, port, **owner, deadline=request.deadline)
@@ -324,14 +332,14 @@ class Sriov:
         request.check_deadline()
 
     def _describe(self, conf: SriovConf, vf: Vf) -> None:
-        """Write the device-info file that the runtime asked for; there is none for a scalable function."""
+        """Write the requested device-info file; a scalable function has none unless it has a vdpa device."""
         if not conf.device_info_file or (info := vfs.info(vf)) is None:
             return
         with deviceinfo.named(conf.device_info_file):
             deviceinfo.write(Path(conf.device_info_file), info)
 
     def _port_drift(self, claim: DeviceClaim, port: BridgePort, host: Rtnl, *, deadline: float) -> list[str]:
-        """What of the representor and its port is not what ADD made of them."""
+        """Return how the representor and its port differ from what ADD made, as messages."""
         link = host.link(claim.record["port"]["before"]["index"]) if claim.record.get("port") else None
         if link is None:
             return ["its representor is gone"]
@@ -342,14 +350,14 @@ class Sriov:
 
     @contextmanager
     def _undone_on_failure(self, request: Request, claim: DeviceClaim) -> Iterator[None]:
-        """Take back a failed ADD, whatever it failed by; what cannot be is left in the journal for DEL or GC."""
+        """Undo a failed ADD after any exception; what cannot be undone stays in the journal for DEL or GC."""
         try:
             yield
         except BaseException as cause:
             deadline = time.monotonic() + _UNDO_TIME
             undo = request.derive(command="DEL", deadline=deadline)
             try:
-                unreached = isinstance(cause, UnreachedError)  # Open vSwitch has not heard of the port
+                unreached = isinstance(cause, UnreachedError)  # Open vSwitch never got the request for the port
                 steps = [lambda: self._take_back(claim, deadline=deadline, port=not unreached)]
                 _all_of([*steps, lambda: self._ipam.delete(undo, attached=False)])
             except (CniError, OSError) as error:
@@ -357,16 +365,16 @@ class Sriov:
             raise
 
     def _give_back(self, claim: DeviceClaim, *, deadline: float, step: str = "") -> None:
-        """Restore a VF and give it up, unless that has been done meanwhile; with `step`, while it is at it."""
+        """Restore and release a VF, unless another call did so meanwhile; with `step`, only at that step."""
         with device_lock(self._locks, claim.device, deadline=deadline):
             now = self._journal.device_of(claim.container, claim.ifname)
             if now is not None and now.device == claim.device and step in {"", now.step}:
                 self._take_back(now, deadline=deadline)
 
     def _take_back(self, claim: DeviceClaim, *, deadline: float, port: bool = True) -> None:
-        """Remove the port (with `port`), restore the VF, and give it up, unless Open vSwitch is down.
+        """Remove the port (with `port`), restore the VF, and release the claim.
 
-        The claim then becomes a removal, which is durable; so this has succeeded.
+        If Open vSwitch is down, the claim stays in the journal at the step REMOVING, and the call succeeds.
         """
         fault: CniError | None = None
         try:
@@ -378,18 +386,18 @@ class Sriov:
             self._restore(claim, deadline=deadline)
         if fault is None:
             self._journal.release(claim)
-        elif isinstance(fault, SwitchDownError):
+        elif isinstance(fault, (SwitchDownError, MissingExtraError)):
             log.warning("device %s: its representor's port is removed later: %s", claim.device, fault.msg)
             self._journal.advance(claim, REMOVING)
         else:
             raise fault
 
     def _finish_removals(self, *, deadline: float) -> None:
-        """Remove the ports that an Open vSwitch that was down had to keep, if it is back."""
+        """Remove the ports that could not be removed while Open vSwitch was down; stop at the first failure."""
         for claim in self._journal.claims(step=REMOVING):
             if claim.plugin == PLUGIN:
                 try:
-                    # The same attachment may have been made again meanwhile: that one stays.
+                    # Only at REMOVING: the same attachment may have been created again meanwhile.
                     self._give_back(claim, deadline=deadline, step=REMOVING)
                 except CniError as error:
                     log.warning("device %s: %s", claim.device, error.msg)
@@ -398,10 +406,10 @@ class Sriov:
                     return
 
     def _remove_unknown(self, request: Request) -> None:
-        """Remove the port of an attachment that the journal does not know: Open vSwitch's database outlives it."""
+        """Remove the port of an attachment that is not in the journal: Open vSwitch's ports survive a reboot."""
         try:
             self._bridges.detach(request.container_id, request.ifname, deadline=request.deadline)
-        except SwitchDownError as error:
+        except (SwitchDownError, MissingExtraError) as error:
             log.warning("a port of %s of %s is left to GC: %s", request.ifname, request.container_id, error.msg)
 
     def _restore(self, claim: DeviceClaim, *, deadline: float) -> None:
@@ -430,7 +438,7 @@ class Sriov:
 
 
 def _all_of(steps: list[Callable[[], None]]) -> None:
-    """Do every step, whether or not those before it fail; then raise the first CniError or OSError."""
+    """Run every step even if earlier ones fail; log the later errors and raise the first CniError or OSError."""
     errors: list[CniError | OSError] = []
     for step in steps:
         try:
@@ -445,7 +453,7 @@ def _all_of(steps: list[Callable[[], None]]) -> None:
 
 
 def _left(deadline: float) -> float:
-    """How many seconds before the deadline may be spent waiting for an interface."""
+    """Return the seconds to wait for an interface: until the deadline, at most RETURN_TIMEOUT."""
     return max(0.0, min(deadline - time.monotonic(), vfs.RETURN_TIMEOUT))
 
 
@@ -454,14 +462,14 @@ def _ipam_type(request: Request) -> str:
 
 
 def _to_be_netdev(conf: SriovConf, vf: Vf) -> bool:
-    """Whether the pod gets the VF as a netdev, as far as the name of a driver that it is to get tells."""
+    """Whether the pod gets the VF as a netdev; for a requested driver this is a guess from its name."""
     if not conf.driver:
         return vf.link is not None
     return conf.driver not in USERSPACE_DRIVERS and "vfio" not in conf.driver
 
 
 def _port_before(conf: SriovConf, vf: Vf, host: Rtnl) -> dict[str, Any] | None:
-    """What the representor is before it becomes a port."""
+    """Return the port's record: its bridge and VLAN, and the representor's current state. None without a port."""
     if conf.port is None:
         return None
     return {
@@ -472,7 +480,7 @@ def _port_before(conf: SriovConf, vf: Vf, host: Rtnl) -> dict[str, Any] | None:
 
 
 def _check_mode(request: Request, conf: SriovConf, where: str, *, has_netdev: bool) -> None:
-    """What a VF without a netdev cannot be given."""
+    """Refuse keys that need a netdev if the VF has none. Raises CniError(INVALID_CONFIG)."""
     if has_netdev:
         return
     where += f", on {conf.driver}," if conf.driver else ""
@@ -482,7 +490,7 @@ def _check_mode(request: Request, conf: SriovConf, where: str, *, has_netdev: bo
                 Code.INVALID_CONFIG,
                 f'key "{key}": {where} has no netdev; expected the application to set it itself',
             )
-    if conf.mac is not None and conf.settings.mac is None:  # a VF has one of its PF
+    if conf.mac is not None and conf.settings.mac is None:  # a scalable function: no admin MAC on a PF
         raise CniError(
             Code.INVALID_CONFIG,
             f'key "mac": {where} has no netdev, and its PF holds no MAC for it; expected none, for its vdpa device '
@@ -496,7 +504,7 @@ def _check_mode(request: Request, conf: SriovConf, where: str, *, has_netdev: bo
 
 
 def _dpdk_facts(conf: SriovConf, vf: Vf) -> dict[str, Any]:
-    """What the result says of a VF that an application drives: its MAC, and the most that its link takes."""
+    """Return the interface facts of a VF without a netdev: its MAC, and as MTU that of the PF."""
     mac = conf.mac or vf.settings.mac
     return ({"mac": mac} if mac and mac != settings.NO_MAC else {}) | ({"mtu": vf.pf_mtu} if vf.pf_mtu else {})
 
@@ -520,11 +528,11 @@ def _result(interface: dict[str, Any], given: Result) -> Result:
 
 
 def _netdev_drift(claim: DeviceClaim, ns: netns.NetNs, previous: dict[str, Any]) -> list[str]:
-    """What of the VF's netdev in the pod is not what ADD made of it."""
+    """Return how the VF's netdev in the pod differs from what ADD made, as messages."""
     wanted, name = claim.record["wanted"], claim.ifname
     parent = vfs.netdev_parent(claim)
     number, told = _told(previous, name)
-    # A plugin behind in the list (tuning) may have set another one, and then the result says so.
+    # A later plugin of the chain (tuning) may have set other values, which are then in the result.
     wanted = wanted | {key: told[key] for key in ("mac", "mtu") if wanted.get(key) is not None and told.get(key)}
     with Rtnl(netns_fd=ns.fd) as inside:
         link = inside.link(name)
@@ -551,6 +559,6 @@ def _netdev_drift(claim: DeviceClaim, ns: netns.NetNs, previous: dict[str, Any])
 
 
 def _told(previous: Mapping[str, Any], ifname: str) -> tuple[int, Mapping[str, Any]]:
-    """The place of an interface in a result's interfaces, and what the result says of it."""
+    """Return the index and the entry of an interface in a result; (0, {}) if it has none of that name."""
     interfaces = enumerate(previous.get("interfaces") or [])
     return next(((number, each) for number, each in interfaces if each.get("name") == ifname), (0, {}))

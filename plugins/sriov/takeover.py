@@ -1,8 +1,7 @@
-"""VFs that sriov-cni gave to pods, as claims of the journal, from what it keeps of each.
+"""Takeover from sriov-cni: converts the files that it keeps of its VFs into device claims of the journal.
 
-`/var/lib/cni/sriov/<container>-<interface>` is its configuration with the VF's state before it changed anything
-(sriov-cni, pkg/types, NetConf); `/var/lib/cni/sriov/pci/<address>` is the path of the network namespace that the
-VF went to.
+`/var/lib/cni/sriov/<container>-<interface>` contains its configuration and the VF's original state (sriov-cni,
+pkg/types, NetConf); `/var/lib/cni/sriov/pci/<address>` contains the path of the network namespace that has the VF.
 """
 
 from __future__ import annotations
@@ -31,8 +30,8 @@ from wirespeed.state.journal import DeviceClaim
 
 log = logging.getLogger(__name__)
 
-_FILE_NAME = re.compile(r"([0-9a-f]{64})-(.+)")  # runtimes' container ids; a name of an interface may hold "-"
-# Of its configuration, what a user wrote; the rest is what it noted, "MTU" included.
+_FILE_NAME = re.compile(r"([0-9a-f]{64})-(.+)")  # a runtime's container id; the interface name may contain "-"
+# Keys of the stored configuration that the user wrote; sriov-cni added all others, including "MTU".
 _WRITTEN = (
     *("name", "type", "cniVersion", "deviceID", "vlan", "vlanQoS", "vlanProto", "min_tx_rate", "max_tx_rate"),
     *("spoofchk", "trust", "link_state"),
@@ -40,9 +39,9 @@ _WRITTEN = (
 
 
 class _State(msgspec.Struct, kw_only=True, rename="pascal"):
-    """A VF's state as sriov-cni notes it; its names but for the initials are the fields' own."""
+    """A VF's state as sriov-cni stores it; its keys are these names in PascalCase, unless given."""
 
-    host_name: str = msgspec.field(name="HostIFName", default="")  # "" of a VF that had no netdev
+    host_name: str = msgspec.field(name="HostIFName", default="")  # "" if the VF had no netdev
     admin_mac: str = msgspec.field(name="AdminMAC", default="")
     effective_mac: str = msgspec.field(name="EffectiveMAC", default="")
     spoof_chk: bool = False
@@ -58,7 +57,7 @@ class _State(msgspec.Struct, kw_only=True, rename="pascal"):
 
 @structs.prepared
 class _File(msgspec.Struct, kw_only=True):
-    """What has to be in a file."""
+    """The required keys of a file."""
 
     device: str = msgspec.field(name="deviceID")
     network: str = msgspec.field(name="name")
@@ -67,7 +66,7 @@ class _File(msgspec.Struct, kw_only=True):
 
 @dataclass(frozen=True, kw_only=True)
 class Kept:
-    """What sriov-cni keeps of one attachment: the VF, its state before, and `raw`, the whole configuration."""
+    """sriov-cni's file of one attachment: the VF, its original state, and `raw`, the whole configuration."""
 
     device: str
     network: str
@@ -76,7 +75,7 @@ class Kept:
 
 
 def owner(file_name: str) -> tuple[str, str] | None:
-    """The container and interface that a file is of; None for a file that is none of sriov-cni's."""
+    """Return container id and interface of a file name; None if it is not a file of sriov-cni."""
     match = _FILE_NAME.fullmatch(file_name)
     container, ifname = match.groups() if match else file_name.rpartition("-")[::2]
     try:
@@ -87,7 +86,7 @@ def owner(file_name: str) -> tuple[str, str] | None:
 
 
 def read_kept(data: bytes) -> Kept:
-    """A file of sriov-cni. Raises CniError(DECODING_FAILURE) that says what was expected."""
+    """Decode a file of sriov-cni. Raises CniError(DECODING_FAILURE), INVALID_CONFIG for its network name."""
     try:
         raw = msgspec.json.decode(data, type=dict[str, Any])
         file = msgspec.convert(raw, _File)
@@ -101,10 +100,10 @@ def read_kept(data: bytes) -> Kept:
 
 
 def look(device: PciDevice, ns: NetNs | None) -> Vf:
-    """The VF as it is now, its netdev in the pod's namespace or on the host.
+    """Read the current state of the VF; its netdev is in the pod's namespace or on the host.
 
-    Raises NetlinkError, and CniError: DEVICE for a device that is no VF, or whose PF shows none, TRY_AGAIN_LATER
-    while its PF does not tell of it.
+    Raises NetlinkError, and CniError: DEVICE if the device is not a VF or its PF reports no VFs, TRY_AGAIN_LATER if
+    the PF reports others but not this one.
     """
     pf = device.physical_function
     if pf is None:
@@ -123,10 +122,10 @@ def look(device: PciDevice, ns: NetNs | None) -> Vf:
 def claim(
     container: str, ifname: str, kept: Kept, *, now: Vf, netns: str, identity: Identity, devinfo: Path
 ) -> DeviceClaim:
-    """The claim of a VF that is `now` in the network namespace at `netns`, to become again what `kept` says.
+    """Return the claim of a VF whose state is `now`, in the network namespace `netns`; DEL will restore `kept`.
 
-    What sriov-cni has not noted (alternative names, the length of its queue) stays as it is now. Raises
-    CniError(DEVICE) when that is not to be seen.
+    What sriov-cni does not store (altnames, txqlen) is taken from `now`. Raises CniError(DEVICE) if MAC or MTU are
+    neither in the file nor readable from the netdev.
     """
     wanted = _wanted(kept, devinfo)
     return DeviceClaim(
@@ -150,7 +149,7 @@ _NOTHING = {"settings": asdict(VfSettings()), "mac": None, "mtu": None}
 
 
 def _settings(state: _State, now: Vf) -> VfSettings:
-    """The PF's side as it was; what the driver does not report is none of it."""
+    """Return the VF's original settings on the PF; None for those that the driver does not report."""
     noted = VfSettings(
         mac=state.admin_mac.lower() or now.settings.mac,
         vlan=state.vlan,
@@ -167,7 +166,7 @@ def _settings(state: _State, now: Vf) -> VfSettings:
 
 
 def _link(state: _State, now: Vf) -> Link | None:
-    """The netdev as it was: down, for that is how sriov-cni gives one back."""
+    """Return the original netdev, but down: sriov-cni returns a VF's netdev down."""
     if not state.host_name:
         return None
     link = now.link or Link(index=0, name=state.host_name, mac="", mtu=0, flags=0)
@@ -186,7 +185,7 @@ def _link(state: _State, now: Vf) -> Link | None:
 
 
 def _wanted(kept: Kept, devinfo: Path) -> SriovConf | None:
-    """What CHECK holds the VF against; nothing where sriov-cni has taken values that are refused here."""
+    """Return the configuration that CHECK compares the VF with; None if it has values that are invalid here."""
     config = {key: kept.raw[key] for key in _WRITTEN if key in kept.raw}
     config["mac"] = (kept.raw.get("runtimeConfig") or {}).get("mac") or kept.raw.get("MAC")
     try:

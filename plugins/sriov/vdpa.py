@@ -1,6 +1,7 @@
-"""VFs and scalable functions that have a vdpa device: that, and not the netdev of their own, is what a pod gets.
+"""VFs and scalable functions with a vdpa device: the pod gets the vdpa device instead of the function's own netdev.
 
-On virtio_vdpa it is the netdev of the virtio device below it, on vhost_vdpa a node, which the device plugin gives.
+On virtio_vdpa the pod gets the netdev of the child virtio device, on vhost_vdpa the /dev/vhost-vdpa-N node (from
+the device plugin).
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ from wirespeed.plugins.sriov.function import Vf
 
 
 def through(vf: Vf) -> Vf:
-    """The function with the vdpa device that is made of it now.
+    """Return the function with its current vdpa device, if it has one.
 
-    Raises CniError(DEVICE) for one on vhost_vdpa without a node.
+    Raises CniError(DEVICE) for a device on vhost_vdpa without a node.
     """
     found = vdpa.made_of(vf.device)
     if found is not None and found.kind == VHOST and not found.node:
@@ -27,24 +28,24 @@ def through(vf: Vf) -> Vf:
 
 
 def noted(vf: Vf) -> dict[str, str] | None:
-    """What a snapshot says of it."""
+    """Return the vdpa device's entry of a snapshot."""
     return None if vf.vdpa is None else {"name": vf.vdpa.address, "driver": vf.vdpa.kind}
 
 
 def again(vf: Vf, before: dict[str, str] | None) -> Vf:
-    """The function with the vdpa device that was noted, whatever became of that."""
+    """Return the function with the vdpa device of a snapshot, even if that no longer exists."""
     return replace(vf, vdpa=None if before is None else VdpaDevice(before["name"], vf.device.sysfs))
 
 
 def drift(vf: Vf, before: dict[str, str] | None) -> list[str]:
-    """What is not as it was noted."""
+    """Return the differences from a snapshot, as messages."""
     if before is None or (vf.vdpa is not None and vf.vdpa.kind == before["driver"]):
         return []
     return [f"its vdpa device {before['name']} is no longer on {before['driver']}_vdpa"]
 
 
 def info(vf: Vf, found: VdpaDevice) -> dict[str, Any]:
-    """Its device-info."""
+    """Return its device-info."""
     return deviceinfo.vdpa_info(
         found.address,
         found.kind,

@@ -1,4 +1,4 @@
-"""One VF or scalable function: what it is, giving it to a pod, and bringing it back exactly as it was."""
+"""One VF or scalable function: reads its state, moves it into a pod, and restores it exactly."""
 
 from __future__ import annotations
 
@@ -24,19 +24,20 @@ from wirespeed.state.journal import DeviceClaim
 
 log = logging.getLogger(__name__)
 
-# How long a VF's netdev may take to appear in the host's namespace, in seconds: after its own was deleted, for the
-# kernel takes namespaces down in the background, one after another; after its driver took the VF, for iavf makes it
-# once it has talked to the PF.
+# Seconds to wait for a VF's netdev to appear on the host. After its network namespace was deleted: the kernel
+# destroys namespaces in the background, one after another. After its driver was bound: iavf creates the netdev
+# only once it has talked to the PF.
 RETURN_TIMEOUT = 10.0
 
-# What a pod may change of its netdev and a move keeps: attributes of Link, keywords of Rtnl.set_link.
+# Netdev properties that a pod may change and that survive a move between namespaces. The names are attributes of
+# Link and keywords of Rtnl.set_link.
 _LINK_KEYS = ("mac", "mtu", "txqlen", "alias", "promisc", "allmulti", "arp", "multicast")
 
 
 def find(host: Rtnl, device: Function, *, rebinding: bool = False) -> Vf:
-    """What the device is now; `rebinding` takes one without a driver as well, that is to get one.
+    """Read the device's current state; with `rebinding`, it may be without a driver because it will get one.
 
-    Raises CniError(DEVICE) that says what was found instead.
+    Raises CniError: DEVICE that names what was found instead, INVALID_CONFIG for rebinding one with a vdpa device.
     """
     pf = device.physical_function
     if pf is None:
@@ -76,14 +77,14 @@ def find(host: Rtnl, device: Function, *, rebinding: bool = False) -> Vf:
 
 
 def _look(host: Rtnl, device: Function, pf: PciDevice) -> Vf:
-    """The function without its netdev."""
+    """Return the function, without its netdev."""
     return sf.look(device, pf) if isinstance(device, ScalableFunction) else _seen_from_pf(host, device, pf)
 
 
 def _seen_from_pf(host: Rtnl, device: PciDevice, pf: PciDevice) -> Vf:
-    """The VF without its netdev: what the PF's driver holds for it, where that can be seen.
+    """Return the VF without its netdev, with its settings on the PF if these are accessible.
 
-    Raises CniError(TRY_AGAIN_LATER) where it tells of other VFs and not of this one.
+    Raises CniError(TRY_AGAIN_LATER) if the PF's driver reports other VFs but not this one.
     """
     index = device.vf_index
     vf = Vf(device=device, pf=pf, index=index, driver=device.driver)
@@ -98,7 +99,7 @@ def _seen_from_pf(host: Rtnl, device: PciDevice, pf: PciDevice) -> Vf:
 
 
 def _netdev(host: Rtnl, device: Device) -> Link | None:
-    """The device's interface on the host; the second look is for one that is renamed meanwhile."""
+    """Return the device's netdev on the host. Look twice, because it may be renamed between the two lookups."""
     for _ in range(2):
         if (names := device.netdevs) and (link := host.link(names[0])) is not None:
             return link
@@ -106,7 +107,7 @@ def _netdev(host: Rtnl, device: Device) -> Link | None:
 
 
 def snapshot(vf: Vf) -> dict[str, Any]:
-    """What `restore` needs to make the VF what it is now."""
+    """Return the VF's state for `restore`."""
     link = vf.link
     return {
         "pf": vf.pf.address,
@@ -131,13 +132,13 @@ def snapshot(vf: Vf) -> dict[str, Any]:
 
 
 def netdev_parent(claim: DeviceClaim) -> str:
-    """The bus address by which the netdev of a claimed VF is known in its pod."""
+    """Return the bus address of the parent device of a claimed VF's netdev."""
     link = claim.record.get("before", {}).get("link") or {}
     return str(link.get("parent", claim.device))
 
 
 def info(vf: Vf) -> dict[str, Any] | None:
-    """Its device-info; the specification has none for a scalable function."""
+    """Return its device-info; None for a scalable function, for which the specification has no type."""
     if vf.vdpa is not None:
         return vdpa.info(vf, vf.vdpa)
     if not vf.pci_address:
@@ -145,15 +146,15 @@ def info(vf: Vf) -> dict[str, Any] | None:
     return deviceinfo.pci_info(vf.pci_address, pf_pci_address=vf.pf.address, representor_device=vf.representor)
 
 
-# Giving it to a pod
+# Into the pod
 
 
 def rebound(host: Rtnl, vf: Vf, driver: str, *, timeout: float) -> Vf:
-    """The VF on another driver, "" for the one that the kernel chooses, with the netdev that this makes of it.
+    """Bind the VF to another driver, "" for the kernel's default; return it with the netdev that this creates.
 
-    Raises CniError(DEVICE).
+    Raises CniError: DEVICE, TRY_AGAIN_LATER while a process has the VF open.
     """
-    assert isinstance(vf.device, PciDevice)  # nothing else can be asked for another driver
+    assert isinstance(vf.device, PciDevice)  # "driver" is refused for scalable functions
     if driver != vf.driver:
         _check_unused(vf.device)
     drivers.bind(vf.device, driver)
@@ -161,21 +162,21 @@ def rebound(host: Rtnl, vf: Vf, driver: str, *, timeout: float) -> Vf:
 
 
 def taken_again(host: Rtnl, vf: Vf, *, timeout: float) -> Vf:
-    """The VF once its driver has taken it again, with the GUIDs that it has then. Raises CniError(DEVICE)."""
-    assert isinstance(vf.device, PciDevice)  # nothing else is given a GUID
+    """Rebind the VF to its driver, so that it reads its GUIDs; return the new state. Raises CniError(DEVICE)."""
+    assert isinstance(vf.device, PciDevice)  # "infinibandGUID" is refused for scalable functions
     drivers.take_again(vf.device, vf.driver)
     return with_netdev(host, vf, timeout=timeout)
 
 
 def with_netdev(host: Rtnl, vf: Vf, *, timeout: float) -> Vf:
-    """The VF with a netdev that its driver is making, or has just made, on the host. Raises CniError(DEVICE)."""
+    """Wait until the VF's driver has created its netdev on the host; return the VF. Raises CniError(DEVICE)."""
     if _netdev(host, vf.owner) is None:
         rtnl.wait_for(lambda asking: _netdev(asking, vf.owner), timeout)
     return find(host, vf.device)
 
 
 def _check_unused(device: PciDevice) -> None:
-    """The kernel takes a VF from vfio only when nobody uses it any more, and its caller waits in the kernel."""
+    """Refuse a VF in use: unbinding it from vfio would block in the kernel until its last user closes it."""
     if user := vfio.user_of(device):
         raise CniError(
             Code.TRY_AGAIN_LATER, f"device {device.address}: {user} has it open; expected nobody to use it"
@@ -183,9 +184,9 @@ def _check_unused(device: PciDevice) -> None:
 
 
 def rdma_devices(vf: Vf) -> dict[str, int]:
-    """The VF's RDMA devices on the host, numbers by name, to be moved with its netdev.
+    """Return the index of each of the VF's RDMA devices on the host, by name.
 
-    Raises CniError(DEVICE) when there is none or it belongs to every network namespace.
+    Raises CniError(DEVICE) if there is none, or if RDMA devices are shared by all network namespaces.
     """
     try:
         names = set(os.listdir(vf.device.path / "infiniband"))
@@ -218,7 +219,7 @@ def move_rdma(vf: Vf, devices: dict[str, int], ns: netns.NetNs) -> None:
 
 
 def rdma_missing(devices: dict[str, int], ns: netns.NetNs) -> list[str]:
-    """Which RDMA devices that were moved into the pod are not there."""
+    """Return which of the RDMA devices that were moved into the pod are missing, as messages."""
     if not devices:
         return []
     with Rdma(netns_fd=ns.fd) as inside:
@@ -227,20 +228,20 @@ def rdma_missing(devices: dict[str, int], ns: netns.NetNs) -> list[str]:
 
 
 def _bring_rdma_home(devices: dict[str, int], where: tuple[str, netns.Identity]) -> None:
-    """Move RDMA devices from the pod back to the host; the kernel does it for a namespace that is gone."""
+    """Move RDMA devices from the pod back to the host; if the namespace is gone, the kernel has done so."""
     if not devices:
         return
     with netns.reopened(*where) as ns, netns.opened("/proc/self/ns/net") as home:
         if ns is None:
             return
         with Rdma(netns_fd=ns.fd) as inside:
-            if inside.exclusive():  # else they are everywhere
+            if inside.exclusive():  # in shared mode they are in every namespace
                 for number in set(devices.values()) & set(inside.devices().values()):
                     inside.move(number, home.fd)
 
 
 def set_queues(vf: Vf, link: Link, count: int) -> None:
-    """Have the VF's netdev, on the host still, work with so many queues. Raises CniError(DEVICE)."""
+    """Set the number of queues of the VF's netdev, which is still on the host. Raises CniError(DEVICE)."""
     there = ethtool.queues(link.name)
     if there is None:
         raise CniError(Code.DEVICE, f'{vf.where}: key "queues": its driver lets nobody set how many it works with')
@@ -256,10 +257,10 @@ def set_queues(vf: Vf, link: Link, count: int) -> None:
 
 
 def _set_queues(link: Link, count: int) -> None:
-    """Set how many queues there are. Raises OSError."""
+    """Set the number of queues. Raises OSError."""
     spread = ethtool.spread(link.name)
     if spread is not None and max(spread.table, default=0) >= count:
-        # The kernel takes no queue away that somebody spreads to: back to what the driver does by itself.
+        # The kernel refuses to remove a queue that the RSS table uses: reset the table to the default first.
         ethtool.set_spread(link.name, table=())
     ethtool.set_queues(link.name, count)
 
@@ -276,11 +277,11 @@ def move_in(
     promisc: bool | None = None,
     allmulti: bool | None = None,
 ) -> None:
-    """Move the VF's netdev into the pod, name it, address it and raise it: one message.
+    """Move the VF's netdev into the pod, set its name, MAC, MTU and flags, and set it up, in one netlink message.
 
-    Raises CniError: INTERFACE when the pod has that name already, DEVICE when the driver refuses.
+    Raises CniError: INTERFACE if the pod has that name already, DEVICE if the driver refuses.
     """
-    if ifname in link.altnames:  # the kernel gives no interface a name that it has as an alternative one
+    if ifname in link.altnames:  # the kernel refuses a name that is an altname of the interface
         host.remove_altname(link.index, ifname)
     rest: dict[str, Any] = {"name": ifname, "mtu": mtu, "promisc": promisc, "allmulti": allmulti, "up": True}
     try:
@@ -306,9 +307,9 @@ def move_in(
 
 
 def _finish_inside(address: str, mac: str, rest: dict[str, Any]) -> None:
-    """Do the rest of a move that stopped at the MAC, once the VF's driver takes that or has it by itself.
+    """Finish a move that failed at the MAC: wait until the VF's driver accepts the MAC or has it, set the rest.
 
-    The kernel moves, then sets the MAC, then the MTU, then the name.
+    The kernel moves the netdev first, then sets MAC, MTU and name in this order.
     """
     with Rtnl() as inside:
         link = inside.link_of_device(address)
@@ -320,17 +321,17 @@ def _finish_inside(address: str, mac: str, rest: dict[str, Any]) -> None:
 
 
 def _reset(where: Rtnl, link: Link) -> None:
-    """Have igbvf reset its VF, which a change of the MTU does; to other drivers it is a change and back.
+    """Change the MTU and change it back: this makes igbvf reset its VF, and has no effect on other drivers.
 
-    After the PF was reset (it went down, say), igb takes no MAC from a VF before that; and what igbvf calls the
-    permanent MAC is the one that the VF had at its last reset.
+    After a reset of the PF (e.g. set down), igb accepts no MAC from a VF before the VF was reset too. The permanent
+    MAC that igbvf reports is the MAC that the VF had at its last reset.
     """
     with _attempt(f"{link.name}: reset"):
         where.set_link(link.index, mtu=link.mtu - 1)
         where.set_link(link.index, mtu=link.mtu)
 
 
-# Bringing it back
+# Out of the pod
 
 
 def restore(
@@ -344,23 +345,22 @@ def restore(
     again: bool = False,
     rdma: dict[str, int],
 ) -> None:
-    """Make the VF what `before` (a snapshot) says, from whatever state it is in.
+    """Restore the VF to the snapshot `before`, from any state.
 
-    `where` is the pod's namespace as `netns.reopened` takes it, `timeout` is how many seconds to wait for a VF
-    whose namespace was deleted. One that was given another driver gets its own back, and `override`, the
-    driver_override that it had (None: it was given none). `reset` resets it while it is in user space,
-    None only where its driver does not; `again` has the driver of one that was given GUIDs take it again.
-    `rdma` are RDMA devices that went into the pod with it, as `rdma_devices` gave them.
-    A device that is gone has nothing to restore, nor has the netdev of one whose driver was unbound or changed.
-    Raises NetlinkError, or CniError: TRY_AGAIN_LATER when the VF did not come back in time, DEVICE that says
-    what could not be restored.
+    `where` is the pod's namespace as `netns.reopened` takes it; `timeout` is in seconds, for a VF whose namespace
+    was deleted. If ADD changed the driver, the original driver and its driver_override `override` are restored
+    (None: the driver was not changed). `reset` resets a VF in user space; None resets it only if its driver is not
+    vfio. `again` rebinds the driver of a VF that got GUIDs. `rdma` are the RDMA devices that were moved into the
+    pod, as from `rdma_devices`. A device that is gone is skipped, and so is the netdev of one whose driver was
+    unbound or changed. Raises NetlinkError, or CniError: TRY_AGAIN_LATER if the VF did not come back in time or is
+    in use, DEVICE that names what could not be restored.
     """
     pf = device.physical_function
     if pf is None or pf.address != before["pf"]:
         return
-    _bring_rdma_home(rdma, where)  # before the netdev: it keeps its addresses by that
+    _bring_rdma_home(rdma, where)  # before the netdev, which would otherwise lose its addresses
     if isinstance(device, PciDevice):
-        # A reset has igb forget the MAC that it gave the VF: only where the PF's side can be restored.
+        # A reset makes igb forget the VF's MAC, so reset only if the settings on the PF can be restored.
         _take_from_application(device, before["driver"], override, reset=reset if pf.own_netdev else False)
     with Rtnl() as host:
         vf = vdpa.again(_look(host, device, pf), before.get("vdpa"))
@@ -376,7 +376,7 @@ def restore(
 
 
 def _without_guids(host: Rtnl, vf: Vf, before: dict[str, Any]) -> Vf:
-    """The VF with the GUIDs that it had, and its netdev with them on the host: its driver makes it anew there."""
+    """Restore the VF's GUIDs and rebind its driver, which recreates the netdev on the host; return the VF."""
     assert isinstance(vf.device, PciDevice)
     settings.put_back(host, vf, VfSettings(**before["settings"]))
     drivers.take_again(vf.device, before["driver"])
@@ -384,14 +384,14 @@ def _without_guids(host: Rtnl, vf: Vf, before: dict[str, Any]) -> Vf:
 
 
 def _take_from_application(device: PciDevice, driver: str, override: str | None, *, reset: bool | None) -> None:
-    """Reset what an application drove, and give it the driver and driver_override that it had (see `restore`)."""
+    """Reset a VF in user space, and restore its original driver and driver_override (see `restore`)."""
     if override is not None and device.driver != driver:
         _check_unused(device)
-    # vfio resets a function when its last user closes it, and for its next one (vfio_pci_core_disable, _enable).
+    # vfio itself resets a function on the last close and on the next open (vfio_pci_core_disable, _enable).
     if device.is_in_user_space and (not device.is_on_vfio if reset is None else reset):
         try:
             drivers.reset(device)
-        except CniError as error:  # a device that cannot be reset would keep its pod for ever
+        except CniError as error:  # a failed reset must not block the deletion of the pod
             log.warning("%s", error.msg)
     if override is not None:
         drivers.put_back(device, driver, override)
@@ -400,7 +400,7 @@ def _take_from_application(device: PciDevice, driver: str, override: str | None,
 def _bring_home(
     host: Rtnl, vf: Vf, before: dict[str, Any], where: tuple[str, netns.Identity], timeout: float
 ) -> tuple[Link, Vf]:
-    """The VF's netdev in the host's namespace, moved there when it is still in the pod's."""
+    """Return the VF's netdev on the host, after moving it there if it is still in the pod, and the VF."""
     if (link := _netdev(host, vf.owner)) is not None:
         return link, vf
     with netns.reopened(*where) as ns:
@@ -411,7 +411,7 @@ def _bring_home(
                     vf = _move_out(host, vf, before, inside, link)
                     if (moved := _netdev(host, vf.owner)) is not None:
                         return moved, vf
-    # Its namespace is gone, or has just gone: the kernel brings a physical netdev back to the host's.
+    # Its namespace is gone, or is just being destroyed: the kernel moves a physical netdev back to the host.
     back = rtnl.wait_for(lambda asking: _netdev(asking, vf.owner), timeout)
     if back is None:
         raise CniError(
@@ -421,16 +421,16 @@ def _bring_home(
 
 
 def _move_out(host: Rtnl, vf: Vf, before: dict[str, Any], inside: Rtnl, link: Link) -> Vf:
-    """Move the netdev from the pod to the host in one message, with its old name and all that was changed.
+    """Move the netdev from the pod to the host in one message, restoring its name and changed properties.
 
-    The VF as its PF's side is after that.
+    Return the VF with its current settings on the PF.
     """
     changes = _changes(link, before)
     vf = _lend_trust(host, vf, changes)
     _drop_altnames(inside, link, before)
     _drop_xdp(inside, link, before)
     if "mac" in changes:
-        # Before the move closes it: igbvf takes the MAC that it has at that moment for its permanent one.
+        # Restore the MAC before the move sets the netdev down: igbvf then takes its MAC as the permanent one.
         with _attempt(f"{link.name}: mac"):
             inside.set_link(link.index, mac=changes.pop("mac"))
     with netns.current() as home:
@@ -440,20 +440,20 @@ def _move_out(host: Rtnl, vf: Vf, before: dict[str, Any], inside: Rtnl, link: Li
             if error.errno == errno.EEXIST:
                 spare = "vf" + "".join(c for c in vf.device.address if c.isalnum())[-13:]
                 log.warning("%s: its name %s is taken on the host, it is %s now", vf.where, before["name"], spare)
-                # The kernel moves a netdev first whose name in the pod is free on the host, and renames it then.
+                # If its name in the pod was free on the host, the kernel has moved it and only the rename failed.
                 if (moved := _netdev(host, vf.owner)) is not None:
                     host.set_link(moved.index, name=spare)
                 else:
                     inside.set_link(link.index, netns_fd=home, name=spare)
-            else:  # something else is refused: it has moved all the same, and is looked at again at home
+            else:  # another property was refused: it has moved nevertheless, and _restore_link retries on the host
                 log.info("%s: moving it home: %s", vf.where, error)
     return vf
 
 
 def _lend_trust(host: Rtnl, vf: Vf, changes: dict[str, Any]) -> Vf:
-    """Trust a VF whose MAC is to change: while the PF has set one, igb lets no other take back its own.
+    """Trust a VF whose MAC must change: igb lets an untrusted VF change no MAC that the PF has set.
 
-    The trust that it had is among the settings that are restored after its netdev. The VF as it is now.
+    Return the VF as it is now. Its original trust is restored with its other settings, after the netdev.
     """
     if "mac" in changes and vf.settings.trust is False:
         with _attempt(f"{vf.where}: trust"):
@@ -464,7 +464,7 @@ def _lend_trust(host: Rtnl, vf: Vf, changes: dict[str, Any]) -> Vf:
 
 @contextlib.contextmanager
 def _attempt(what: str) -> Iterator[None]:
-    """Go on when the driver refuses what is only tried: whether all is as it was is looked at after."""
+    """Log a NetlinkError at debug level and continue: `_verify_link` checks the outcome."""
     try:
         yield
     except NetlinkError as error:
@@ -472,10 +472,10 @@ def _attempt(what: str) -> Iterator[None]:
 
 
 def _changes(link: Link, before: dict[str, Any]) -> dict[str, Any]:
-    """What to set, by keyword of Rtnl.set_link, for the netdev to be as it was.
+    """Return the properties to set, by keyword of Rtnl.set_link, to restore the netdev.
 
-    What the journal of an older release did not note stays. The address of an InfiniBand one is its queue pair's
-    and its port's GUID, and not anybody's to set.
+    Keys missing in `before` (a snapshot of an older release) are skipped. An InfiniBand address consists of queue
+    pair number and port GUID and cannot be set.
     """
     return {
         key: before[key]
@@ -485,7 +485,7 @@ def _changes(link: Link, before: dict[str, Any]) -> dict[str, Any]:
 
 
 def _restore_link(host: Rtnl, vf: Vf, link: Link, before: dict[str, Any]) -> tuple[Link, Vf]:
-    """Set what differs of name, state and the rest, each on its own so that one refusal stops no other."""
+    """Restore name, state and other properties, each in its own message, so that one refusal blocks no other."""
     vf = _lend_trust(host, vf, _changes(link, before))
     lowered = link.up and (link.name != before["name"] or not before["up"])
     if lowered:
@@ -511,7 +511,7 @@ def _restore_link(host: Rtnl, vf: Vf, link: Link, before: dict[str, Any]) -> tup
 
 
 def _restore_queues(link: Link, before: dict[str, Any]) -> None:
-    """Have it work with as many queues as it did; a pod may have changed that too."""
+    """Restore the number of queues; the pod may have changed it too. Raises CniError(DEVICE)."""
     wanted, now = before.get("queues"), ethtool.queues(link.name)
     if wanted is not None and now is not None and now.count != wanted:
         try:
@@ -523,7 +523,7 @@ def _restore_queues(link: Link, before: dict[str, Any]) -> None:
 
 
 def _restore_mac(host: Rtnl, link: Link, before: dict[str, Any]) -> Link:
-    """See that it has its MAC, which may be refused at first, and that this is its permanent one if it was."""
+    """Set a MAC that was refused before once more after a reset; restore the permanent MAC (see `_reset`)."""
     if link.infiniband:
         return link
     if link.mac != before["mac"]:
@@ -537,7 +537,7 @@ def _restore_mac(host: Rtnl, link: Link, before: dict[str, Any]) -> Link:
 
 
 def _drop_altnames(where: Rtnl, link: Link, before: dict[str, Any]) -> None:
-    """Take off the alternative names that it had not before (udev and pods give some); one may be its old name."""
+    """Remove new altnames (udev and pods add some); one of them may be the interface's original name."""
     for name in link.altnames:
         if name not in before["altnames"]:
             with _attempt(f"{link.name}: altname {name}"):
@@ -545,12 +545,12 @@ def _drop_altnames(where: Rtnl, link: Link, before: dict[str, Any]) -> None:
 
 
 def _left_xdp(link: Link, before: dict[str, Any]) -> tuple[str, ...]:
-    """The modes of XDP programs that a pod attached; where there was one already, they are left as they are."""
+    """Return the modes of XDP programs that the pod attached; none if a program was attached before ADD."""
     return () if before["xdp"] else link.xdp
 
 
 def _drop_xdp(where: Rtnl, link: Link, before: dict[str, Any]) -> None:
-    """Take off XDP programs that a pod attached, before the MTU is set: with one, drivers refuse large MTUs."""
+    """Detach the pod's XDP programs before the MTU is set: with a program, drivers refuse a large MTU."""
     for mode in _left_xdp(link, before):
         with _attempt(f"{link.name}: {mode} XDP program"):
             where.detach_xdp(link.index, mode)
@@ -571,9 +571,9 @@ def _verify_link(vf: Vf, link: Link, before: dict[str, Any]) -> None:
 
 
 def drift(host: Rtnl, device: Function, before: dict[str, Any], driver: str, wanted: VfSettings) -> list[str]:
-    """What differs of the driver and the settings that were asked for, as "vlan is 5, expected 100".
+    """Return the differences in driver and requested settings, as "vlan is 5, expected 100".
 
-    `before` is the snapshot from before the pod had it, `driver` what it is to be on now.
+    `before` is the snapshot from before ADD, `driver` the expected driver.
     """
     pf = device.physical_function
     if pf is None or pf.address != before["pf"]:

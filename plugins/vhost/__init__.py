@@ -1,4 +1,4 @@
-"""The vhost-user CNI: one vhost-user or memif port into one pod, on OVS-DPDK, on VPP, or between two pods."""
+"""The vhost-user CNI: gives a pod one vhost-user or memif port, on OVS-DPDK, on VPP, or directly to another pod."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from wirespeed.node import Node
 
 
 def create(node: Node) -> Plugin:
-    """The plugin for this node."""
+    """Create the plugin for this node."""
     from wirespeed.plugins.vhost.vhost import Vhost  # noqa: PLC0415 — loaded when the node first needs it
 
     return Vhost(node)

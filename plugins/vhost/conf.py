@@ -1,4 +1,4 @@
-"""The configuration of the vhost-user CNI: every key, checked before anything is touched."""
+"""The configuration of the vhost-user CNI: its keys, and their checks before any change."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from wirespeed.host.switches import BRIDGE, TRUNK, is_trunk
 
 log = logging.getLogger(__name__)
 
-PEER = "userspace"  # the type whose configurations are taken over: unknown keys are warned of, not refused
+PEER = "userspace"  # type of a userspace-CNI configuration: unknown keys are logged as warnings, not refused
 
 KEYS = (
     "host",  # required, HOST_KEYS: the switch's side
-    "container",  # HOST_KEYS: the application's side, where it is not the counterpart of the host's
-    "sharedDir",  # folder on the node; the pod's sockets lie in a folder of its own below it
+    "container",  # HOST_KEYS: the application's side, if it is not the exact counterpart of "host"
+    "sharedDir",  # folder on the node: with engine "none" the shared folder, else it has a subfolder per container
     "socket",  # SOCKET_KEYS: owner, mode and label of the folder and the socket
-    "mac",  # unicast MAC address that the application shall use
-    "bandwidth",  # BANDWIDTH_KEYS, seen from the pod, as the reference plugin "bandwidth" takes them
+    "mac",  # unicast MAC address that the application should use
+    "bandwidth",  # BANDWIDTH_KEYS, from the pod's point of view, as in the reference plugin "bandwidth"
     "mirror",  # MIRROR_KEYS
-    "annotate",  # whether the pod gets the annotations userspace/*; default: for type "userspace" only
-    "ipam",  # addresses are told to the application, there is no netdev to put them on
-    "deviceID",  # a device of a vhost-user pool of the device plugin, whose folder the sockets lie in
+    "annotate",  # whether to set the annotations userspace/* of the pod; default: only for type "userspace"
+    "ipam",  # addresses are passed to the application: there is no netdev
+    "deviceID",  # a device of a vhost-user pool of the device plugin; its folder has the sockets
     "runtimeConfig",  # mac, ips, bandwidth, deviceID, CNIDeviceInfoFile
 )
 HOST_KEYS = (
     "engine",  # required: "ovs-dpdk", "vpp", or "none" for memif from pod to pod
     "iftype",  # required: "vhostuser" (ovs-dpdk, vpp) or "memif" (vpp, none)
-    "netType",  # "bridge", or "interface" for a routed one (vpp); required with vpp
+    "netType",  # "bridge", or "interface" for a routed interface (vpp only); required with vpp
     "memif",  # MEMIF_KEYS
     "vhost",  # VHOST_KEYS
     "bridge",  # BRIDGE_KEYS
@@ -52,16 +52,16 @@ MEMIF_KEYS = (
     "secret",  # both sides must know it, at most 24 characters
 )
 VHOST_KEYS = (
-    "mode",  # "client" connects and comes back after a restart, "server" listens
-    "group",  # group of folder and socket: as socket.group
+    "mode",  # "client" connects, and reconnects after a restart; "server" listens
+    "group",  # group of folder and socket, like socket.group
     "socketfile",  # name of the socket's file in its folder
 )
 BRIDGE_KEYS = (
     "bridgeName",  # Open vSwitch: name of the bridge, default "br0"; VPP: number of the bridge domain
-    "bridgeId",  # VPP: the same as a number
-    "create",  # make the bridge if it is not there; default: for type "userspace" only
-    "vlanId",  # 1-4094: the port is in this VLAN, untagged; Open vSwitch
-    "trunk",  # list of VLANs that the port carries tagged; with vlanId that one untagged; Open vSwitch
+    "bridgeId",  # VPP: number of the bridge domain, if there is no bridgeName
+    "create",  # create a missing bridge; default: only for type "userspace"
+    "vlanId",  # untagged VLAN of the port, 1-4094; Open vSwitch only
+    "trunk",  # list of tagged VLANs of the port; Open vSwitch only
 )
 SOCKET_KEYS = (
     "user",  # name or number
@@ -71,11 +71,11 @@ SOCKET_KEYS = (
 )
 BANDWIDTH_KEYS = ("ingressRate", "ingressBurst", "egressRate", "egressBurst")  # bit/s and bit
 MIRROR_KEYS = (
-    "to",  # name of a port of the bridge that gets a copy of this port's traffic
-    "from",  # "all", or a list of ports of the bridge whose traffic this port gets a copy of
+    "to",  # copy this port's traffic to the port of this name in the bridge
+    "from",  # copy traffic to this port: "all", or a list of ports of the bridge
     "direction",  # "in" (from the port into the switch), "out" or "both" (default)
 )
-# Keys of the specification and of the meta-plugin, and the peer's that have no effect here.
+# Accepted without effect: keys of the CNI specification, of the meta-plugin and of userspace-CNI.
 OTHER_KEYS = (
     "cniVersion",
     "name",
@@ -85,7 +85,7 @@ OTHER_KEYS = (
     "dns",
     "prevResult",
     "pciBusID",
-    "kubeconfig",  # the node's configuration says where pods are read
+    "kubeconfig",  # the agent's configuration determines where pods are read
     "logLevel",
     "logFile",
     "cni.dev/valid-attachments",
@@ -97,7 +97,7 @@ VHOSTUSER, MEMIF = "vhostuser", "memif"
 _KINDS = {OVS: (VHOSTUSER,), VPP: (MEMIF, VHOSTUSER), NONE: (MEMIF,)}
 _OPPOSITE = {"client": "server", "server": "client", "master": "slave", "slave": "master"}
 
-_FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")  # no comma: it would end the argument of the application
+_FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")  # no comma: it separates arguments of DPDK's --vdev
 _DEVICE = re.compile(r"[A-Za-z0-9_-]{1,63}")
 _FOLDER = re.compile(r"/[A-Za-z0-9_.+@~/-]*")
 _LABEL = re.compile(r"[A-Za-z0-9_.,:+-]{1,255}")
@@ -105,7 +105,7 @@ _LABEL = re.compile(r"[A-Za-z0-9_.,:+-]{1,255}")
 
 @dataclass(frozen=True, kw_only=True)
 class Bandwidth:
-    """Limits as the pod sees them: `ingress` is what it receives. Bit/s and bit, 0 for none."""
+    """Limits from the pod's point of view: `ingress` is what it receives. In bit/s and bit, 0 for none."""
 
     ingress_rate: int = 0
     ingress_burst: int = 0
@@ -115,12 +115,12 @@ class Bandwidth:
 
 @dataclass(frozen=True, kw_only=True)
 class Mirror:
-    """A copy of traffic: of this port `to` another, or from `sources` (ALL for every port) to this one."""
+    """Traffic to copy: of this port `to` another port, or from `sources` (ALL: all ports) to this port."""
 
     to: str = ""
     sources: tuple[str, ...] = ()
-    into: bool = True  # what a port sends into the switch
-    out: bool = True  # what the switch sends to a port
+    into: bool = True  # copy what a port sends into the switch
+    out: bool = True  # copy what the switch sends to a port
 
 
 ALL = ("*",)
@@ -128,7 +128,7 @@ ALL = ("*",)
 
 @dataclass(frozen=True, kw_only=True)
 class Access:
-    """Owner, mode and SELinux label that folder and socket get; what was not asked for is None or ""."""
+    """Owner, mode and SELinux label of folder and socket; None or "" if not configured."""
 
     user: int | None = None
     group: int | None = None
@@ -138,10 +138,10 @@ class Access:
 
 @dataclass(frozen=True, kw_only=True)
 class VhostConf:
-    """What an attachment asks for.
+    """The configuration of an attachment.
 
-    `role` is the switch's: "client" or "server", "master" or "slave"; `app_role` the application's. Without a
-    switch `role` is "", and so is an `app_role` that the order of the pods shall decide.
+    `role` is the switch's role ("client" or "server", "master" or "slave"), `app_role` the application's. Without a
+    switch `role` is ""; `app_role` is then "" if the order of the pods decides.
     """
 
     engine: str
@@ -151,7 +151,7 @@ class VhostConf:
     create: bool = False
     role: str
     app_role: str
-    mode: str = ""  # of memif; "" is ethernet
+    mode: str = ""  # memif mode; "" is ethernet
     socket_file: str = ""
     ring_size: int = 1024
     buffer_size: int = 2048
@@ -165,7 +165,7 @@ class VhostConf:
     mirror: Mirror | None = None
     access: Access = Access()
     shared_dir: str = ""
-    device: str = ""  # of a vhost-user pool, whose folder is the attachment's
+    device: str = ""  # device of a vhost-user pool, whose folder is used
     annotate: bool = False
     container: Mapping[str, Any]
     device_info_file: str = ""
@@ -173,7 +173,10 @@ class VhostConf:
 
 
 def parse(request: Request) -> VhostConf:
-    """Check the request's configuration. Raises CniError(INVALID_CONFIG) that names network and key."""
+    """Parse and check the request's configuration.
+
+    Raises CniError that names network and key: INVALID_CONFIG, or UNSUPPORTED_FIELD for a key without effect.
+    """
     try:
         return _Reader(request).read()
     except CniError as error:
@@ -181,7 +184,7 @@ def parse(request: Request) -> VhostConf:
 
 
 class _Reader:
-    """Reads one configuration; `where` of its methods is the path of an object, "host.memif."."""
+    """Parser of one configuration; `where` in its methods is the path of an object, e.g. "host.memif."."""
 
     def __init__(self, request: Request) -> None:
         self._request = request
@@ -224,7 +227,7 @@ class _Reader:
         return self._on_bridge(made, host["bridge"])
 
     def _canonical(self, where: str, raw: Mapping[str, Any], known: Sequence[str]) -> dict[str, Any]:
-        """The object with its keys as `known` writes them: the peer reads them in any case."""
+        """Return the object with keys spelled as in `known`; as in userspace-CNI, any case matches."""
         names = {key.lower(): key for key in known}
         found = {}
         for key, value in raw.items():
@@ -241,7 +244,7 @@ class _Reader:
         log.warning("network %s: unknown key %s%s is ignored%s", self._request.name, where, key, hint)
 
     def _side(self, conf: Mapping[str, Any], side: str) -> dict[str, Any]:
-        """`host` or `container`, its parts made objects."""
+        """Return `host` or `container`; its parts are always objects."""
         if side == "host" and conf.get("host") is None:
             raise CniError(Code.INVALID_CONFIG, 'key "host" is missing: expected an object with "engine"')
         found = self._canonical(f"{side}.", _object("", conf, side), HOST_KEYS)
@@ -252,7 +255,7 @@ class _Reader:
     def _check_applies(
         self, conf: Mapping[str, Any], runtime: Mapping[str, Any], host: Mapping[str, Any], engine: str, kind: str
     ) -> None:
-        """Refuse what an engine would silently not do."""
+        """Refuse keys that the engine does not implement; for type "userspace" only log a warning."""
         bridge = host["bridge"]
         only_ovs = {
             "host.bridge.vlanId": bridge.get("vlanId"),
@@ -332,7 +335,7 @@ class _Reader:
 
 
 def access(raw: Mapping[str, Any], *, group_key: str = "socket.group") -> Access:
-    """What an object of SOCKET_KEYS says. Raises CniError(INVALID_CONFIG) that names the key."""
+    """Parse an object of SOCKET_KEYS. Raises CniError(INVALID_CONFIG) that names the key."""
     mode = raw.get("mode")
     if mode is not None and (not isinstance(mode, str) or not re.fullmatch(r"0?[0-7]{3}", mode)):
         raise _wrong("socket.mode", 'octal digits like "0660"', mode)
@@ -345,20 +348,20 @@ def access(raw: Mapping[str, Any], *, group_key: str = "socket.group") -> Access
 
 
 _MODES = ("ethernet", "ip", "inject-punt")
-_PART = {VHOSTUSER: "vhost", MEMIF: "memif"}  # the part of a side that is about the interface
+_PART = {VHOSTUSER: "vhost", MEMIF: "memif"}  # key of the interface's settings in "host" and "container"
 
 
 def request_keys(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The configuration without what is null, which says nothing."""
+    """Return the configuration without keys that are null; null means "not given"."""
     return {key: value for key, value in config.items() if value is not None}
 
 
 def _roles(
     host: Mapping[str, Any], container: Mapping[str, Any], engine: str, kind: str, *, peer: bool
 ) -> tuple[str, str]:
-    """Who listens and who connects: the roles of the switch and of the application.
+    """Return the roles of the switch and of the application.
 
-    The application is the switch's counterpart unless it is told otherwise.
+    The default role of the application is the opposite of the switch's role.
     """
     part, key, choices = (
         ("memif", "role", ("master", "slave")) if kind == MEMIF else ("vhost", "mode", ("client", "server"))
@@ -372,7 +375,7 @@ def _roles(
             )
         return "", app_role
     if kind == VHOSTUSER and not role:
-        role = "server" if peer else "client"  # the peer takes everything but "client" for the server
+        role = "server" if peer else "client"  # in userspace-CNI everything except "client" means server
     app_role = app_role or _OPPOSITE[role]
     if app_role == role:
         what = f'key "container.{part}.{key}": the switch is the {role} already'
@@ -389,7 +392,7 @@ def _routed(host: Mapping[str, Any], engine: str) -> bool:
 
 
 def _domain(bridge: Mapping[str, Any]) -> str:
-    """The number of VPP's bridge domain, which has 24 bits."""
+    """Return the number of VPP's bridge domain, which has 24 bits."""
     value = bridge.get("bridgeName") or bridge.get("bridgeId")
     text = str(value) if isinstance(value, (int, str)) and not isinstance(value, bool) else ""
     if not re.fullmatch(r"[0-9]{1,8}", text) or not 0 < int(text) < 1 << 24:
@@ -423,7 +426,7 @@ def _one_of(
     required: bool = False,
     why: str = "",
 ) -> str:
-    """The value, "" where it is not given; the peer's way of not giving one is an empty string."""
+    """Return the value, "" if it is not given; an empty string means "not given", as in userspace-CNI."""
     value = conf.get(key)
     if value is None or value == "":
         if not required:
@@ -473,7 +476,7 @@ def _text(where: str, conf: Mapping[str, Any], key: str, longest: int) -> str:
     value = conf.get(key)
     if value is None:
         return ""
-    # It becomes part of an argument of the application.
+    # It becomes part of a command-line argument of the application.
     if not isinstance(value, str) or len(value) > longest or not re.fullmatch(r"[\x21-\x7e]*", value):
         raise _wrong(where + key, f"at most {longest} printable ASCII characters without spaces", value)
     if set(value) & set(",\"'\\"):
@@ -499,7 +502,7 @@ def _folder(value: object) -> str:
 
 
 def _account(key: str, value: object, look_up: Any) -> int | None:
-    """The number of a user or group."""
+    """Return the uid or gid of a number or name."""
     if value is None or value == "":
         return None
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**32 - 1:
@@ -516,7 +519,10 @@ def _account(key: str, value: object, look_up: Any) -> int | None:
 
 
 def _device(value: object) -> str:
-    """The id of a device of a vhost-user pool. A PCI address, which the peer does not look at either, is none."""
+    """Return the id of a device of a vhost-user pool; "" for any other id, such as a PCI address.
+
+    userspace-CNI ignores PCI addresses too.
+    """
     return value if isinstance(value, str) and _DEVICE.fullmatch(value) else ""
 
 

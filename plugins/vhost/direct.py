@@ -1,4 +1,7 @@
-"""memif from pod to pod: there is no switch, the two applications share a folder; who is first is the master."""
+"""memif from pod to pod, without a switch: both applications use a socket in a shared folder.
+
+Unless configured, the first pod is the master.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from wirespeed.plugins.vhost.engine import Found, Port
 
 
 class Direct:
-    """The engine where there is none (`wirespeed.plugins.vhost.engine.Engine`)."""
+    """The engine for links without a switch (`wirespeed.plugins.vhost.engine.Engine`): it has nothing to do."""
 
     def add(self, port: Port, *, deadline: float) -> dict[str, Any]:  # noqa: ARG002 — nothing to do
         return {}
@@ -27,9 +30,9 @@ class Direct:
         return []
 
     def status(self, *, deadline: float) -> None:
-        """Nothing that could be missing."""
+        """Always available."""
 
 
 def end_name(socket: str, role: str) -> str:
-    """The journal's name of one end of the link over a socket: it has two, and each belongs to one attachment."""
+    """Return the device name of one end of the link in the journal. Each of the two ends has one attachment."""
     return f"memif:{hashlib.blake2s(socket.encode(), digest_size=8).hexdigest()}:{role}"

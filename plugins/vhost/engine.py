@@ -1,4 +1,4 @@
-"""What the plugin asks of a switch: the interface of the engines, and the name that a port has there."""
+"""The common interface of the switches ("engines"), and the names of ports."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from wirespeed.plugins.vhost.conf import VhostConf
 
 @dataclass(frozen=True, kw_only=True)
 class Port:
-    """A port to be made. `socket` is the path by which the switch reaches the socket, `addresses` are those
-    that a routed interface of the switch has itself.
+    """A port to create. `socket` is the socket's path for the switch. `addresses` are the switch's own addresses
+    on a routed interface, with prefix lengths.
     """
 
     name: str
@@ -28,9 +28,9 @@ class Port:
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """A port that this plugin made, or userspace-CNI did, which leaves no marks (`marked`).
+    """An existing port of this plugin, or of userspace-CNI, which does not mark its ports (`marked` is False).
 
-    `socket` is "" where the switch does not tell.
+    `socket` is "" if it is unknown.
     """
 
     name: str
@@ -39,50 +39,53 @@ class Found:
 
 
 class SocketTakenError(CniError):
-    """A port that is not of this attachment is on the socket: nothing was made."""
+    """The socket is in use by a port of another attachment; nothing was created."""
 
 
 class Engine(Protocol):
-    """A switch. Every call raises SwitchDownError when it does not answer before `deadline` (time.monotonic()),
-    and CniError when it refuses. Safe from any thread.
+    """A switch. Thread-safe.
+
+    Every call raises SwitchDownError if it does not answer before `deadline` (time.monotonic()), and CniError if it
+    refuses.
     """
 
     def add(self, port: Port, *, deadline: float) -> dict[str, Any]:
-        """Make the port; what the switch calls it, for people who look. After an error `remove` takes away what
-        was made of it, unless that is a SocketTakenError.
+        """Create the port; return the switch's identifiers of it, for people to look at.
+
+        After an error, call `remove` to undo a partial port, except after a SocketTakenError.
         """
 
     def remove(self, port: Found, *, deadline: float) -> None:
-        """Remove the port if it is there and ours, and a bridge that we made and that is empty now.
+        """Remove the port if it exists and is ours, and its bridge if we created it and it is empty now.
 
-        Of what is not marked that is what userspace-CNI removes: a port of that name without our marks, and its
-        bridge if that is empty now and bears nobody's settings.
+        For an unmarked port, remove what userspace-CNI would: a port of that name without our marks, and its bridge
+        if that is empty now and has no settings of anybody else.
         """
 
     def socket_of(self, name: str, *, deadline: float) -> str:
-        """The path by which the switch connects to the socket of a port without our marks; "" where it does not."""
+        """Return the socket's path of a port without our marks; "" if the switch does not report it."""
 
     def drift(self, port: Port, *, deadline: float) -> list[str]:
-        """What of the port is not as `add` made it."""
+        """Return how the port differs from what `add` made, as messages."""
 
     def ours(self, network: str, *, deadline: float) -> list[Found]:
-        """The ports of a network that this plugin made, also those that no journal knows any more."""
+        """Return this plugin's ports of a network, including those that are not in the journal."""
 
     def status(self, *, deadline: float) -> None:
-        """Raise CniError when no port could be made now."""
+        """Raise CniError if no port can be created now."""
 
 
 def port_name(container: str, ifname: str) -> str:
-    """The name of an attachment's port, and of its socket unless the configuration names that.
+    """Return the name of an attachment's port, and of its socket unless the configuration sets that.
 
-    12 digits of the container's id and the interface's name, as the peer has it; what does not fit that is
-    hashed. Should two containers' ids begin alike, the second one's port is refused, for its name is taken.
+    It is "<first 12 digits of the container id>-<interface>", as in userspace-CNI; parts in another format are
+    hashed. If two container ids have the same 12 digits, the second port is refused because its name is taken.
     """
     return f"{short_id(container)}-{ifname if re.fullmatch('[A-Za-z0-9_.-]+', ifname) else _digest(ifname, 4)}"
 
 
 def short_id(container: str) -> str:
-    """12 characters at most that stand for a container."""
+    """Return a short id of the container, at most 12 characters."""
     if re.fullmatch("[0-9a-f]{12,}", container):
         return container[:12]
     if re.fullmatch("[A-Za-z0-9]{1,12}", container):

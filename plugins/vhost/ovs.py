@@ -1,6 +1,6 @@
-"""Open vSwitch with DPDK: vhost-user ports through its database, one transaction for an ADD and one for a DEL.
+"""Open vSwitch with DPDK: manages vhost-user ports in its database, with one transaction per ADD and per DEL.
 
-What is ours bears our names in external_ids: the database outlives a reboot, the journal does not.
+Our rows are marked in external_ids, because the database survives a reboot and the journal does not.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from wirespeed.plugins.vhost.conf import ALL, Bandwidth, Mirror, VhostConf
 from wirespeed.plugins.vhost.engine import Found, Port
 
 _MARK = "wirespeed"  # external_ids:wirespeed=<network> of a port, QoS or mirror
-_MADE = {f"{_MARK}-made": "bridge"}  # external_ids of a bridge that we made
-# Columns of a bridge that are empty unless somebody has set it up for more than userspace-CNI's ports.
+_MADE = {f"{_MARK}-made": "bridge"}  # external_ids of a bridge that we created
+# Columns of a bridge that are empty unless it is used for more than userspace-CNI's ports.
 _SETTINGS = ("external_ids", "other_config", "controller", "fail_mode", "netflow", "sflow", "ipfix", "mirrors")
 _EMPTY = (["set", []], ["map", []])
 _TYPES = {"client": "dpdkvhostuserclient", "server": "dpdkvhostuser"}
-_SMALLEST_BURST = 8 * 65536  # bit; less than a frame would let nothing through
+_SMALLEST_BURST = 8 * 65536  # bit; a burst smaller than a frame would drop everything
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +49,7 @@ class _Bridge:
 
 
 class Ovs:
-    """Open vSwitch behind the database at `remote`; `rundir` is where it makes the sockets that it listens on."""
+    """Open vSwitch with its database at `remote`; it creates the sockets that it listens on in `rundir`."""
 
     def __init__(self, remote: str, rundir: Path) -> None:
         self._remote, self._rundir = remote, rundir
@@ -105,7 +105,7 @@ class Ovs:
             _check_dpdk(found)
 
     def _check_switch(self, db: Ovsdb, conf: VhostConf) -> Path:
-        """Where the switch makes its sockets. Raises CniError when it cannot make such a port."""
+        """Return the folder of the switch's sockets. Raises CniError if the switch cannot create such a port."""
         (found,) = db.transact(rows("Open_vSwitch", columns=["dpdk_initialized", "iface_types", "other_config"]))
         _check_dpdk(found)
         kind = _TYPES[conf.role]
@@ -137,7 +137,7 @@ def _bridge(db: Ovsdb, name: str) -> _Bridge | None:
 
 
 def _make(db: Ovsdb, port: Port) -> int:
-    """The transaction of an ADD; the number of the configuration that has the port."""
+    """Run the transaction of an ADD; return its configuration number (next_cfg)."""
     try:
         return db.change_as_found(lambda: _operations(db, port))
     except ovsdb.TakenError as error:
@@ -145,7 +145,7 @@ def _make(db: Ovsdb, port: Port) -> int:
 
 
 def _operations(db: Ovsdb, port: Port) -> list[Operation]:
-    """What makes the port, given the bridge as it is now."""
+    """Return the operations that create the port, depending on the current bridge."""
     bridge = _bridge(db, port.conf.bridge)
     if bridge is None and not port.conf.create:
         raise CniError(
@@ -164,7 +164,10 @@ def _operations(db: Ovsdb, port: Port) -> list[Operation]:
 
 
 def _bridge_operations(name: str, bridge: _Bridge | None) -> list[Operation]:
-    """Have the bridge: as it was found, or made with a local port as the switch needs one."""
+    """Return the operations that add the port to the bridge, creating a missing bridge with its local port.
+
+    They fail if the bridge changed meanwhile.
+    """
     where = [["name", "==", name]]
     into = mutate("Bridge", where, ["ports", "insert", as_set([named("port")])])
     if bridge is not None:
@@ -203,7 +206,7 @@ def _port_operations(port: Port) -> list[Operation]:
 
 
 def _ids(port: Port) -> list[Any]:
-    """Whose it is, and by which name DEL finds what belongs to the port."""
+    """Return the external_ids of the port's rows: their owner, and the port's name, by which DEL finds them."""
     return as_map(
         {
             _MARK: port.network,
@@ -226,25 +229,25 @@ def _interface_row(port: Port) -> ovsdb.Row:
     if conf.mtu is not None:
         row["mtu_request"] = conf.mtu
     if conf.bandwidth.egress_rate:
-        # Policed as it comes into the switch; kbit/s and kbit.
+        # Egress of the pod is ingress of the switch; in kbit/s and kbit.
         row["ingress_policing_rate"] = max(1, conf.bandwidth.egress_rate // 1000)
         row["ingress_policing_burst"] = _burst(conf.bandwidth.egress_rate, conf.bandwidth.egress_burst) // 1000
     return row
 
 
 def _policer(limits: Bandwidth) -> list[Any]:
-    """What the pod may receive: bytes per second and bytes."""
+    """Return the options of the policer for traffic to the pod, in bytes per second and bytes."""
     burst = _burst(limits.ingress_rate, limits.ingress_burst)
     return as_map({"cir": str(max(1, limits.ingress_rate // 8)), "cbs": str(burst // 8)})
 
 
 def _burst(rate: int, burst: int) -> int:
-    """Bit; where it is not given, what the rate lets through in 0.1 s."""
+    """Return the burst in bit; the default is what the rate transfers in 0.1 s."""
     return burst or max(_SMALLEST_BURST, rate // 10)
 
 
 def _mirror_ports(db: Ovsdb, port: Port, mirror: Mirror, bridge: _Bridge | None) -> list[str]:
-    """The uuids of the ports that the mirror names: its other end, or its sources."""
+    """Return the UUIDs of the ports that the mirror names: its output port, or its sources."""
     wanted = [mirror.to] if mirror.to else [] if mirror.sources == ALL else list(mirror.sources)
     found = {}
     if wanted:
@@ -282,7 +285,7 @@ def _mirror_operations(port: Port, mirror: Mirror, ports: list[str]) -> list[Ope
 
 
 def _move(made: Path, wanted: Path) -> None:
-    """Bring the socket that the switch listens on into the pod's folder: a rename, which keeps it connected."""
+    """Rename the switch's listening socket into the pod's folder; a renamed socket stays connectable."""
     try:
         os.rename(made, wanted)
     except OSError as error:
@@ -297,7 +300,7 @@ def _move(made: Path, wanted: Path) -> None:
 
 
 def _unmake(db: Ovsdb, name: str) -> None:
-    """The transaction of a DEL, and a second one for a bridge that is empty after it."""
+    """Run the transaction of a DEL, and another one for a bridge that is empty afterwards."""
     mine = ["external_ids", "includes", as_map({f"{_MARK}-port": name})]
     found = db.transact(
         rows("Port", mine, columns=["_uuid"]),
@@ -319,12 +322,12 @@ def _unmake(db: Ovsdb, name: str) -> None:
 
 
 def _unmarked(name: str) -> list[Any]:
-    """What finds the port, or interface, of that name if it does not bear our marks."""
+    """Return the conditions for a port or interface of that name without our marks."""
     return [["name", "==", name], ["external_ids", "excludes", as_map({f"{_MARK}-port": name})]]
 
 
 def _unmake_unmarked(db: Ovsdb, name: str) -> None:
-    """As `_unmake`, of a port that userspace-CNI made."""
+    """Remove a port that userspace-CNI created, like `_unmake`."""
     found = db.transact(
         rows("Port", *_unmarked(name), columns=["_uuid"]),
         rows("Interface", *_unmarked(name), columns=["type"]),
@@ -349,7 +352,7 @@ def _is_ours(bridge: ovsdb.Row) -> bool:
 
 
 def _out_of_bridge(bridge: ovsdb.Row, ports: set[str], mirrors: set[str]) -> Operation:
-    """Take ports and mirrors out of a bridge; rows that nothing refers to any more go by themselves."""
+    """Remove ports and mirrors from a bridge; the database deletes rows that are no longer referenced."""
     return mutate(
         "Bridge",
         [["_uuid", "==", bridge["_uuid"]]],
@@ -359,15 +362,15 @@ def _out_of_bridge(bridge: ovsdb.Row, ports: set[str], mirrors: set[str]) -> Ope
 
 
 def _drop_empty_bridges(db: Ovsdb, where: list[Any]) -> None:
-    """Remove those bridges of `where` that have nothing but their local port.
+    """Remove those bridges of `where` that only have their local port.
 
-    Of those who take the last ports out at once, the one who commits last sees an empty bridge.
+    Of concurrent DELs that remove the last ports, the one that commits last sees the empty bridge.
     """
     (found,) = db.transact(rows("Bridge", where, columns=["_uuid", "ports"]))
     for bridge in found["rows"]:
         if len(ovsdb.uuids(bridge["ports"])) > 1:
             continue
-        with suppress(ovsdb.WaitedInVainError):  # it has got a port meanwhile, or is gone
+        with suppress(ovsdb.WaitedInVainError):  # it got a port meanwhile, or was removed
             db.transact(
                 ovsdb.wait("Bridge", [["_uuid", "==", bridge["_uuid"]]], {"ports": bridge["ports"]}),
                 mutate("Open_vSwitch", [], ["bridges", "delete", as_set([bridge["_uuid"]])]),

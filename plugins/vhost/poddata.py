@@ -1,7 +1,8 @@
-"""What the application in the pod is told of its interface: the peer's configuration data, and device-info.
+"""Data about the interface for the application in the pod: userspace-CNI's configuration data, and device-info.
 
-Both speak of the application's side: its role, and the socket as it finds it. The data has the peer's keys, and
-podName, config.mac, mtu, queues, memif.ringSize, bufferSize and secret beside them, which its readers pass over.
+Both describe the application's side: its role, and the socket's path in the container. The configuration data has
+the keys of userspace-CNI, and additionally podName, config.mac, mtu, queues, memif.ringSize, bufferSize and secret,
+which its readers ignore.
 """
 
 from __future__ import annotations
@@ -24,14 +25,14 @@ Data = dict[str, Any]
 
 
 def file_name(port: str) -> str:
-    """The name of the file with the configuration data, beside the socket."""
+    """Return the name of the file with the configuration data; it is in the socket's folder."""
     return f"configData-{port}.json"
 
 
 def configuration_data(request: Request, conf: VhostConf, *, role: str, file: str, addressing: Result) -> Data:
-    """The configuration data of one interface; `role` is the application's, `file` the socket's name.
+    """Return the configuration data of one interface; `role` is the application's, `file` the socket's name.
 
-    What the configuration says of the container's side is kept; the rest follows from the host's.
+    Values of the configuration's "container" part are kept; the others are derived from the "host" part.
     """
     given = conf.container
     config: Data = {part: dict(given[part]) for part in ("memif", "vhost", "bridge")}
@@ -53,7 +54,7 @@ def configuration_data(request: Request, conf: VhostConf, *, role: str, file: st
         "config": config,
         "ipResult": _ip_result(request, addressing),
     }
-    # Pods may share a folder: each knows its own data by its name.
+    # Pods may share a folder: a pod recognizes its own data by its name.
     return data | ({"podName": request.args["K8S_POD_NAME"]} if request.args.get("K8S_POD_NAME") else {})
 
 
@@ -68,7 +69,7 @@ def _memif(conf: VhostConf, role: str, file: str) -> Data:
 
 
 def _ip_result(request: Request, addressing: Result) -> Data:
-    """The addresses; without gateways, as the peer has it: routes name those that count."""
+    """Return the addresses without their gateways, as userspace-CNI does (the routes have the gateways)."""
     found: Data = {"interfaces": [{"name": request.ifname, "sandbox": request.netns}]}
     if addressing.get("ips"):
         found["ips"] = [{"interface": 0, "address": ip["address"]} for ip in addressing["ips"]]
@@ -78,7 +79,7 @@ def _ip_result(request: Request, addressing: Result) -> Data:
 
 
 def device_info(conf: VhostConf, folder: Folder, *, role: str, file: str) -> dict[str, Any]:
-    """The device-info of the interface, the socket as the container finds it if that is known."""
+    """Return the interface's device-info, with the socket's path in the container, or on the node if unknown."""
     path = f"{folder.inside or folder.path}/{file}"
     if conf.kind == MEMIF:
         return deviceinfo.memif_info(role, path, conf.container["memif"].get("mode") or conf.mode or "ethernet")
@@ -86,10 +87,10 @@ def device_info(conf: VhostConf, folder: Folder, *, role: str, file: str) -> dic
 
 
 def pod_annotations(present: Mapping[str, str], data: Data, mapped_dir: str) -> dict[str, str]:
-    """What of the pod's annotations changes with the data of one more interface.
+    """Return the pod's annotations that change when the data of one interface is added.
 
-    Data of an earlier attachment of the same interface's name is replaced. Raises CniError(INVALID_CONFIG) for a
-    pod that says its folder is another one.
+    Data of an earlier attachment with the same interface name is replaced. Raises CniError(INVALID_CONFIG) if the
+    pod's annotation userspace/mapped-dir names another folder.
     """
     said = present.get(MAPPED_DIR, "").rstrip("/")
     if said and mapped_dir and said != mapped_dir:

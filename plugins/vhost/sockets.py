@@ -1,6 +1,6 @@
-"""Where an attachment's socket lies: its folder, a path short enough for the kernel, owner, mode and label.
+"""The socket of an attachment: its folder, a path that is short enough for the kernel, owner, mode and label.
 
-Folders that a pod mounts are the pod's to write in: nothing in them is followed that could lead out of them.
+Pods can write into the folders that they mount, so symlinks in them are never followed.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from wirespeed.kube.cluster import SOCKETS_VOLUME as VOLUME
 from wirespeed.plugins.vhost.conf import Access
 from wirespeed.plugins.vhost.engine import short_id
 
-LONGEST_PATH = 107  # bytes of a socket's path: sun_path has 108, the last is 0 (unix(7))
+LONGEST_PATH = 107  # bytes of a socket's path: sun_path has 108 with the terminating 0 (unix(7))
 _FOLDER_MODE = 0o750
 _UID = re.compile(r"[A-Za-z0-9-]{1,63}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Folder:
-    """A folder for sockets: `path` on the node, `inside` in the container ("" where nobody told).
+    """A folder for sockets: `path` on the node, `inside` in the container ("" if unknown).
 
-    `ours` is one that is removed when it is empty, `kubelets` one that the kubelet makes and removes; a folder
-    that is neither is the administrator's, and keeps the owner and mode that it has. `link` is a short path that
-    leads to the folder, "" where none is needed.
+    A folder that is `ours` is removed when it is empty; one that is `kubelets` is created and removed by the
+    kubelet. Any other belongs to the administrator and keeps its owner and mode. `link` is a short symlink to the
+    folder, "" if none is needed.
     """
 
     path: str
@@ -46,14 +46,15 @@ class Folder:
         return asdict(self)
 
     def switch_path(self, file: str) -> str:
-        """The path by which a program on the node connects to, or listens on, a socket in the folder."""
+        """Return the path of a socket in the folder for programs on the node, through `link` if there is one."""
         return f"{self.link or self.path}/{file}"
 
 
 def of_pod(pod: dict[str, Any], request: Request, kubelet: Path) -> Folder | None:
-    """The folder that the pod's volume "shared-dir" is; None where it has no such volume.
+    """Return the folder of the pod's volume "shared-dir"; None if it has no such volume.
 
-    Raises CniError(INVALID_CONFIG) for a volume that is no folder of the node.
+    Raises CniError: INVALID_CONFIG for a volume that is neither hostPath nor emptyDir, INVALID_ENVIRONMENT for an
+    invalid pod UID.
     """
     volume = next((v for v in pod["spec"].get("volumes") or [] if v.get("name") == VOLUME), None)
     if volume is None:
@@ -77,30 +78,30 @@ def of_pod(pod: dict[str, Any], request: Request, kubelet: Path) -> Folder | Non
 
 
 def of_device(base: Path, device: str) -> Folder:
-    """The folder of a device of a vhost-user pool. The device plugin makes it, with owner, mode and label."""
+    """Return the folder of a device of a vhost-user pool. The device plugin sets its owner, mode and label."""
     return Folder(path=str(base / "devices" / device), inside=inside_of_device(device))
 
 
 def inside_of_device(device: str) -> str:
-    """Where containers have that folder."""
+    """Return the path of that folder in containers."""
     return f"/run/vhost-user/{device}"
 
 
 def below(base: Path, container: str) -> Folder:
-    """A folder of the container's own below `base`."""
+    """Return a folder below `base` for the container only."""
     return Folder(path=str(base / short_id(container)), ours=True)
 
 
 def check_inside(folder: Folder, file: str) -> None:
-    """Raise CniError(INVALID_CONFIG) where the socket's path in the container is too long."""
+    """Raise CniError(INVALID_CONFIG) if the socket's path in the container is too long."""
     if folder.inside and len(f"{folder.inside}/{file}".encode()) > LONGEST_PATH:
         raise _too_long(f"{folder.inside}/{file}", "in the container; mount the volume at a shorter path")
 
 
 def with_short_path(folder: Folder, file: str, links: Path) -> Folder:
-    """The folder with a link in `links` if the socket's path is too long without one.
+    """Return the folder, with a link in `links` if the socket's path is too long without one.
 
-    Raises CniError(INVALID_CONFIG) where even that is too long.
+    Raises CniError(INVALID_CONFIG) if it is too long even with the link.
     """
     if len(folder.switch_path(file).encode()) <= LONGEST_PATH:
         return folder
@@ -120,7 +121,7 @@ def _too_long(path: str, where: str) -> CniError:
 
 
 def _mount_path(pod: dict[str, Any]) -> str:
-    """Where the containers have the volume; of several places the last one, as the peer has it."""
+    """Return the mount path of the volume in the containers; of several the last one, as userspace-CNI does."""
     found = ""
     for container in pod["spec"].get("containers") or []:
         for mount in container.get("volumeMounts") or []:
@@ -129,11 +130,15 @@ def _mount_path(pod: dict[str, Any]) -> str:
     return found.rstrip("/")
 
 
-# Acting
+# Changes
 
 
 def prepare(folder: Folder, access: Access) -> None:
-    """Make the folder (or find it), and the short path to it. Raises CniError(IO_FAILURE, INVALID_CONFIG)."""
+    """Create the folder and its link if they are missing, and set the folder's owner, mode and label if it is not
+    the administrator's.
+
+    Raises CniError(IO_FAILURE, INVALID_CONFIG).
+    """
     try:
         if not folder.kubelets:
             os.makedirs(Path(folder.path).parent, mode=0o755, exist_ok=True)
@@ -150,10 +155,13 @@ def prepare(folder: Folder, access: Access) -> None:
 
 
 def set_access(folder: Folder, file: str, access: Access) -> None:
-    """Owner, mode and label of a socket that the switch made. Raises CniError(IO_FAILURE, INVALID_CONFIG)."""
+    """Set owner, mode and label of a socket that the switch created.
+
+    Raises CniError(IO_FAILURE, INVALID_CONFIG).
+    """
     try:
         with _opened(folder.path) as at:
-            # O_PATH: a socket cannot be opened; its name in /proc leads to just this one.
+            # O_PATH, because a socket cannot be opened; the path in /proc then refers to exactly this socket.
             fd = os.open(file, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at)
             try:
                 _set_access(f"/proc/self/fd/{fd}", f"{folder.path}/{file}", access, access.mode)
@@ -164,7 +172,7 @@ def set_access(folder: Folder, file: str, access: Access) -> None:
 
 
 def write_file(folder: Folder, file: str, content: bytes, access: Access) -> None:
-    """Write a file into the folder, atomically, readable by all that reach it. Raises CniError(IO_FAILURE)."""
+    """Write a file into the folder atomically, with mode 0644. Raises CniError(IO_FAILURE)."""
     new = unfinished(file)
     try:
         with _opened(folder.path) as at:
@@ -181,9 +189,9 @@ def write_file(folder: Folder, file: str, content: bytes, access: Access) -> Non
 
 
 def clear(folder: Folder, files: list[str]) -> None:
-    """Remove the files by their names, and the folder and its link where they are ours and nothing else is there.
+    """Remove the files, the folder's link, and the folder if it is ours and empty.
 
-    So is what `write_file` has left that was killed. Idempotent. Raises CniError(IO_FAILURE).
+    Also remove temporary files of a killed `write_file`. Idempotent. Raises CniError(IO_FAILURE).
     """
     try:
         with _opened(folder.path) as at:
@@ -195,7 +203,7 @@ def clear(folder: Folder, files: list[str]) -> None:
     except OSError as error:
         raise CniError(Code.IO_FAILURE, f"folder for sockets {folder.path}: {error.strerror}") from error
     if folder.ours:
-        with suppress(OSError):  # others of the pod are still in it, or it is gone
+        with suppress(OSError):  # it has files of other attachments, or no longer exists
             os.rmdir(folder.path)
     if folder.link:
         Path(folder.link).unlink(missing_ok=True)
@@ -226,13 +234,13 @@ def _unlink(file: str, at: int) -> None:
     except FileNotFoundError:
         pass
     except OSError as error:
-        # A pod may put a folder where its socket was; it is not ours to empty.
+        # A pod may have replaced its socket by a folder; leave that alone.
         if error.errno not in {errno.EISDIR, errno.EPERM}:
             raise
 
 
 def _set_access(target: int | str, name: str, access: Access, mode: int | None) -> None:
-    """Owner, mode and label of an open folder, or of what a name in /proc leads to."""
+    """Set owner, mode and label of an open folder, or of the file behind a path in /proc/self/fd."""
     if access.user is not None or access.group is not None:
         os.chown(target, -1 if access.user is None else access.user, -1 if access.group is None else access.group)
     if mode is not None:

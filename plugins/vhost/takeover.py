@@ -1,8 +1,8 @@
-"""Ports that userspace-CNI made, from what it keeps of each: a DEL takes them over as removals.
+"""Takeover from userspace-CNI: reads the files that it keeps of its ports, so that a DEL can remove these ports.
 
-`<dir>/data/local-<container>-<interface>.json` has the name of Open vSwitch's port (userspace-CNI,
-cniovs/localdb.go) or the number of VPP's interface (cnivpp/localdb.go). The container is 12 digits of its id there,
-so a file is taken over when the DEL of its attachment comes, and lies until then where userspace-CNI finds it too.
+`<dir>/data/local-<container>-<interface>.json` contains the name of the Open vSwitch port (userspace-CNI,
+cniovs/localdb.go) or the index of the VPP interface (cnivpp/localdb.go). <container> is only the first 12 digits of
+the id, so the full id is known only when the DEL comes; until then the file stays in place for userspace-CNI.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from wirespeed.plugins.vhost.conf import OVS, VPP
 from wirespeed.plugins.vhost.engine import port_name
 from wirespeed.plugins.vhost.sockets import Folder
 
-# Where userspace-CNI mounts an emptyDir whose path is too long for a socket, by the pod's UID (cniovs/cniovs.go,
-# getShortSharedDir).
+# userspace-CNI bind-mounts an emptyDir whose path is too long for a socket at <MOUNTS>/<pod UID>
+# (cniovs/cniovs.go, getShortSharedDir).
 MOUNTS = Path("/var/lib/vhost_sockets")
-_LONG = 89
-_DIGITS = 12  # of a container's id
-_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")  # of a port; its socket's file has the same
+_LONG = 89  # from this path length on
+_DIGITS = 12  # of the container id
+_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")  # a port's name, also the name of its socket
 _UMOUNT_NOFOLLOW = 8
 
 
 @structs.prepared
 class _File(msgspec.Struct, kw_only=True):
-    """What may be in a file."""
+    """The keys of a file."""
 
     port: str = msgspec.field(name="vhostname", default="")
     index: int | None = msgspec.field(name="swIfIndex", default=None)
@@ -42,9 +42,9 @@ class _File(msgspec.Struct, kw_only=True):
 
 @dataclass(frozen=True, kw_only=True)
 class Kept:
-    """What userspace-CNI keeps of one attachment: in which switch, and the port's name there.
+    """userspace-CNI's file of one attachment: the switch, and the port's name in it.
 
-    VPP's number of the interface is nothing to trust: it numbers everything anew when it starts.
+    The stored VPP interface index is not used: VPP assigns new indexes when it restarts.
     """
 
     file: Path
@@ -53,9 +53,9 @@ class Kept:
 
 
 def kept(base: Path, container: str, ifname: str) -> Kept | None:
-    """What is kept of an attachment in the folder `base`; None where nothing is.
+    """Read the file of an attachment in the folder `base`; None if there is none.
 
-    Raises CniError: DECODING_FAILURE that says what was expected, IO_FAILURE.
+    Raises CniError: DECODING_FAILURE that names what was expected, IO_FAILURE.
     """
     file = base / "data" / f"local-{container[:_DIGITS]}-{ifname}.json"
     try:
@@ -76,7 +76,7 @@ def kept(base: Path, container: str, ifname: str) -> Kept | None:
 
 
 def as_switch_has_it(folder: Folder) -> str:
-    """The path by which a pod's folder was told to the switch."""
+    """Return the path of a pod's folder that userspace-CNI passed to the switch."""
     if not folder.kubelets or len(folder.path) < _LONG:
         return folder.path
     uid = folder.path.partition("/pods/")[2].partition("/")[0]
@@ -84,7 +84,7 @@ def as_switch_has_it(folder: Folder) -> str:
 
 
 def forget(file: Path, folder: str) -> None:
-    """Remove what is kept of an attachment, and the mount of its pod's `folder` with the last one of them.
+    """Remove the file of an attachment; with the container's last one, also unmount its pod's `folder`.
 
     Raises CniError(IO_FAILURE).
     """
@@ -97,7 +97,7 @@ def forget(file: Path, folder: str) -> None:
 
 
 def _others(file: Path) -> bool:
-    """Whether anything else is kept of the same container."""
+    """Whether there are other files of the same container."""
     return any(file.parent.glob(f"{file.name[: len('local-') + _DIGITS]}-*.json"))
 
 
@@ -105,7 +105,7 @@ def _unmount(folder: str) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.umount2(folder.encode(), _UMOUNT_NOFOLLOW):
         number = ctypes.get_errno()
-        if number not in {errno.EINVAL, errno.ENOENT}:  # not mounted any more, or gone
+        if number not in {errno.EINVAL, errno.ENOENT}:  # no longer mounted, or no longer there
             raise OSError(number, os.strerror(number), folder)
-    with suppress(OSError):  # gone, or the folder of something else
+    with suppress(OSError):  # no longer there, or not empty
         os.rmdir(folder)

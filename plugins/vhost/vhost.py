@@ -1,8 +1,9 @@
-"""The vhost-user CNI's verbs.
+"""The CNI verbs of the vhost-user plugin.
 
-ADD: check, write the attachment into the journal, then make folder, port and what the application is told. DEL:
-take back what the journal says. What a switch that is down cannot be relieved of stays in the journal as a
-removal, which the next call for that switch makes good; no pod waits for a switch to go.
+ADD checks the configuration, claims the port in the journal, then creates the folder, the port, and the data for
+the application. DEL undoes what the journal contains. If the switch is down, its port stays in the journal as a
+removal, and the next ADD or GC of that switch removes it. A switch that is down does not block the deletion of a
+pod.
 """
 
 from __future__ import annotations
@@ -17,9 +18,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from wirespeed import extras
 from wirespeed.cni.errors import CniError, Code, combined
 from wirespeed.cni.plugin import Result
 from wirespeed.cni.request import Request
+from wirespeed.extras import MissingExtraError
 from wirespeed.host import netns
 from wirespeed.host.switches import SwitchDownError, UnreachedError
 from wirespeed.ipam import Ipam
@@ -39,14 +42,14 @@ from wirespeed.state.locks import device_lock
 log = logging.getLogger(__name__)
 
 PLUGIN = "vhost"
-_REMOVING = "removing"  # the step of a claim whose port the switch is still to be relieved of
-_UNDO_TIME = 5.0  # seconds that undoing an ADD has, whatever its deadline
-_LOCKS = 64  # files; attachments that share one wait for each other
+_REMOVING = "removing"  # step of a claim whose port must still be removed from the switch
+_UNDO_TIME = 5.0  # seconds for undoing an ADD, even if its deadline has passed
+_LOCKS = 64  # number of lock files; attachments whose hash gives the same file wait for each other
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Plan:
-    """An attachment that was checked: its port, and the socket `file` in its `folder`."""
+    """A checked attachment: its port, and the socket `file` in its `folder`."""
 
     port: Port
     folder: Folder
@@ -58,7 +61,7 @@ class _Plan:
 
 
 class Vhost:
-    """One vhost-user or memif port into one pod (`wirespeed.cni.plugin.Plugin`)."""
+    """The vhost-user plugin (`wirespeed.cni.plugin.Plugin`): gives one vhost-user or memif port to a pod."""
 
     def __init__(self, node: Node) -> None:
         self._node = node
@@ -68,7 +71,7 @@ class Vhost:
         self._made: dict[str, Engine] = {NONE: Direct()}
 
     def capabilities(self, config: Mapping[str, Any]) -> frozenset[str]:
-        """See `wirespeed.cni.plugin.Capable`; requested addresses are the IPAM's to read."""
+        """See `wirespeed.cni.plugin.Capable`. "ips" needs an IPAM plugin that reads requested addresses."""
         ips = {"ips"} if config.get("ipam") else set()
         host = config.get("host")
         limits = {"bandwidth"} if isinstance(host, dict) and host.get("engine") == OVS else set()
@@ -76,6 +79,7 @@ class Vhost:
 
     def add(self, request: Request) -> Result:
         conf = configuration.parse(request)
+        self._engine(conf.engine)  # refused here, before any change, if its extra is missing
         with netns.opened(request.netns) as ns:
             pod = self._pod(request)
             plan = self._plan(request, conf, pod)
@@ -101,7 +105,7 @@ class Vhost:
         except CniError as error:
             errors.append(error)
         try:
-            # After a reboot there is no claim any more, but a record of what ADD gave.
+            # After a reboot the claim is gone, but the restored record contains the result (prevResult).
             attached = claim is not None or "prevResult" in request.config
             self._ipam.delete(request, attached=attached)
         except CniError as error:
@@ -177,9 +181,10 @@ class Vhost:
     # ADD, step by step
 
     def _engine(self, name: str) -> Engine:
-        """The engine; its library is loaded when it is first needed."""
+        """Return the engine; its library is imported on first use. Raises MissingExtraError."""
         if name not in self._made:
             where = self._node.config.vhost
+            extras.need("ovs" if name == OVS else "vpp", f"engine {name}")
             if name == OVS:
                 from wirespeed.plugins.vhost.ovs import Ovs  # noqa: PLC0415
 
@@ -191,9 +196,9 @@ class Vhost:
         return self._made[name]
 
     def _pod(self, request: Request) -> dict[str, Any] | None:
-        """The pod, or None where the call names none, or the node has no cluster to ask.
+        """Return the pod; None if the call names none, or the node has no cluster.
 
-        Raises NotFoundError, UnavailableError: which folder the pod brings must be known.
+        Raises NotFoundError, UnavailableError: without the pod, the folder for its sockets is unknown.
         """
         name = request.args.get("K8S_POD_NAME")
         if not name:
@@ -207,7 +212,7 @@ class Vhost:
         return cluster.pod(namespace, name, uid)
 
     def _plan(self, request: Request, conf: VhostConf, pod: dict[str, Any] | None) -> _Plan:
-        """Where everything goes. Raises CniError for what can be refused before anything is changed."""
+        """Determine port, folder and socket. Raises CniError for errors that are detectable before any change."""
         name = port_name(request.container_id, request.ifname)
         if conf.engine == NONE:
             file = conf.socket_file or f"memif-{request.name}.sock"
@@ -215,14 +220,15 @@ class Vhost:
             file = conf.socket_file or (f"memif-{name}.sock" if conf.kind == MEMIF else name)
         folder = self._folder(request, conf, pod)
         sockets.check_inside(folder, file)
-        if conf.engine != NONE:  # without a switch nobody on the node uses the socket
+        if conf.engine != NONE:  # without a switch, no program on the node uses the socket
             folder = sockets.with_short_path(folder, file, Path(self._node.config.vhost.sockets) / "links")
         return _Plan(port=_port(request, conf, folder.switch_path(file)), folder=folder, file=file)
 
     def _folder(self, request: Request, conf: VhostConf, pod: dict[str, Any] | None) -> Folder:
-        """Its device's folder, the pod's volume, else one below `sharedDir`, else one where the node keeps them.
+        """Return the folder: that of the device, else the pod's volume, else one below `sharedDir`, else one below
+        the node's default folder.
 
-        The ends of a link between pods share theirs.
+        With engine "none" it is the shared folder: the pod's hostPath volume, else `sharedDir`.
         """
         where = self._node.config.vhost
         if conf.device and conf.engine != NONE:
@@ -249,15 +255,15 @@ class Vhost:
         if volume is not None:
             return volume
         default = where.sockets
-        if conf.peer:  # where the peer keeps them, beside the switch's own
+        if conf.peer:  # where userspace-CNI has them: beside the switch's own sockets
             default = where.ovs_rundir if conf.engine == OVS else str(Path(where.vpp).parent)
         return sockets.below(Path(conf.shared_dir or default), request.container_id)
 
     def _claim(self, request: Request, plan: _Plan, ns: netns.NetNs) -> DeviceClaim:
-        """Write the attachment into the journal. An end of a link whose pod is gone without a DEL is freed."""
+        """Claim the port in the journal. Free a claim whose pod is gone without a DEL."""
         port, conf = plan.port, plan.port.conf
         roles = [conf.app_role] if conf.app_role else ["master", "slave"]
-        if conf.engine != NONE and conf.socket_file:  # else it is the attachment's own
+        if conf.engine != NONE and conf.socket_file:  # a default name is unique to the attachment
             self._check_socket(plan)
         for role in roles:
             claim = DeviceClaim(
@@ -294,7 +300,7 @@ class Vhost:
         raise AssertionError("the last role was claimed or refused")
 
     def _check_socket(self, plan: _Plan) -> None:
-        """Refuse a socket that another attachment has: the configuration may name its file."""
+        """Refuse a configured socket file that another attachment uses."""
         for other in self._journal.claims():
             if other.plugin == PLUGIN and other.record["socket"] == plan.port.socket:
                 raise CniError(
@@ -320,7 +326,7 @@ class Vhost:
     def _tell(
         self, request: Request, plan: _Plan, role: str, addressing: Result, pod: dict[str, Any] | None
     ) -> None:
-        """Tell the application: in the folder, for the runtime's device-info, in the pod's annotations."""
+        """Publish the data for the application: in the folder, as device-info, and in the pod's annotations."""
         conf, folder = plan.port.conf, plan.folder
         data = poddata.configuration_data(request, conf, role=role, file=plan.file, addressing=addressing)
         sockets.write_file(folder, plan.data_file, json.dumps(data).encode(), conf.access)
@@ -340,7 +346,7 @@ class Vhost:
     # Undoing
 
     def _undo(self, request: Request, claim: DeviceClaim, cause: BaseException) -> None:
-        """Take back a failed ADD; what cannot be taken back now stays in the journal for DEL or GC."""
+        """Undo a failed ADD; what cannot be undone stays in the journal for DEL or GC."""
         try:
             deadline = max(request.deadline, time.monotonic() + _UNDO_TIME)
             self._take_back(
@@ -351,23 +357,23 @@ class Vhost:
             log.error("undoing a failed ADD (%s): %s; DEL or GC will finish it", cause, error)  # noqa: TRY400
 
     def _give_back(self, claim: DeviceClaim, *, deadline: float, step: str = "") -> None:
-        """Take back an attachment, unless its interface has got another since; with `step`, while it is at it."""
+        """Undo an attachment, unless it was replaced meanwhile; with `step`, only a claim at that step."""
         with self._lock(claim.container, claim.ifname, deadline=deadline):
             now = self._journal.device_of(claim.container, claim.ifname)
             if now is not None and now.device == claim.device and step in {"", now.step}:
                 self._take_back(now, deadline=deadline)
 
     def _take_back(self, claim: DeviceClaim, *, deadline: float, port: bool = True) -> None:
-        """Relieve the switch of the port (with `port`), clear the folder, and forget the attachment.
+        """Remove the port (with `port`) from the switch, clear the folder, and release the claim.
 
-        Where the switch is down the attachment becomes a removal, which is durable; so this has succeeded.
+        If the switch is down, the claim stays in the journal at the step _REMOVING, and the call succeeds.
         """
         record = claim.record
         down = None
         try:
             if port:
                 self._engine(record["engine"]).remove(_found(record), deadline=deadline)
-        except SwitchDownError as error:
+        except (SwitchDownError, MissingExtraError) as error:
             down = error
         if record["folder"]:
             sockets.clear(Folder(**record["folder"]), record["files"])
@@ -382,7 +388,7 @@ class Vhost:
             self._journal.advance(claim, _REMOVING)
 
     def _remove_unknown(self, request: Request) -> None:
-        """Remove the port of an attachment that the journal does not know: a switch may outlive the journal."""
+        """Remove the port of an attachment that is not in the journal: a switch may keep it longer."""
         try:
             conf = configuration.parse(request)
         except CniError as error:
@@ -395,16 +401,18 @@ class Vhost:
             except SwitchDownError as error:
                 log.warning("port %s is removed later, if it is there: %s", name, error.msg)
                 self._journal.claim(_removal(request, conf.engine, name))
+            except MissingExtraError as error:  # most likely its ADD was refused for the same reason
+                log.warning("port %s is left to GC, if it is there: %s", name, error.msg)
 
     def _finish_removals(self, engine: str, *, deadline: float) -> None:
-        """Make good the removals that a switch which was down has kept, if it is back.
+        """Remove the ports of this engine that could not be removed while it was down; stop at the first failure.
 
-        Those of another switch are not this call's to wait for.
+        Removals of other engines are skipped, so that this call does not wait for them.
         """
         for claim in self._journal.claims(step=_REMOVING):
             if claim.plugin == PLUGIN and claim.record["engine"] == engine:
                 try:
-                    # The same attachment may have been made again meanwhile: that one stays.
+                    # Only at _REMOVING: the same attachment may have been created again meanwhile.
                     self._give_back(claim, deadline=deadline, step=_REMOVING)
                 except CniError as error:
                     log.warning("removing port %s: %s", claim.record["port"], error.msg)
@@ -415,12 +423,12 @@ class Vhost:
     # Ports of userspace-CNI
 
     def _kept(self, request: Request) -> Kept | None:
-        """What userspace-CNI keeps of this attachment; None where it made none. Raises as `takeover.kept`."""
+        """Return userspace-CNI's file of this attachment, None without one. Raises as `takeover.kept`."""
         base = Path(self._node.config.vhost.userspace_dir)
         return takeover.kept(base, request.container_id, request.ifname)
 
     def _check_kept(self, request: Request, conf: VhostConf, kept: Kept) -> None:
-        """Hold its port against what it makes of the configuration, which is less than is made of it here."""
+        """CHECK a port of userspace-CNI, ignoring the keys that userspace-CNI does not implement."""
         made = replace(conf, vlan=None, trunk=(), mtu=None, bandwidth=Bandwidth(), mirror=None)
         port = replace(_port(request, made, self._socket_of(kept, request)), name=kept.port)
         if wrong := self._engine(kept.engine).drift(port, deadline=request.deadline):
@@ -428,7 +436,7 @@ class Vhost:
         self._ipam.check(request)
 
     def _take_over(self, request: Request) -> DeviceClaim | None:
-        """The claim of a port that userspace-CNI made for this attachment, None where it made none."""
+        """Claim the port that userspace-CNI created for this attachment, as a removal; None if there is none."""
         with self._lock(request.container_id, request.ifname, deadline=request.deadline):
             kept = self._kept(request)
             if kept is None:
@@ -444,11 +452,11 @@ class Vhost:
         return claim
 
     def _socket_of(self, kept: Kept, request: Request) -> str:
-        """Where the socket of userspace-CNI's port is: the switch knows, or the pod; "" where neither does."""
+        """Return the socket's path of userspace-CNI's port, from the switch, else from the pod; "" if unknown."""
         try:
             if socket := self._engine(kept.engine).socket_of(kept.port, deadline=request.deadline):
                 return socket
-        except SwitchDownError as error:
+        except (SwitchDownError, MissingExtraError) as error:
             log.warning("port %s: %s", kept.port, error.msg)
         try:
             conf = configuration.parse(request)
@@ -482,9 +490,9 @@ def _found(record: Mapping[str, Any]) -> Found:
 
 
 def _files(plan: _Plan, role: str) -> list[str]:
-    """What lies in the folder for this attachment: the socket first, what the application is told last.
+    """Return the attachment's files in the folder: first the socket, last the configuration data.
 
-    The socket of a link between pods is the listening one's.
+    On a link between pods, the socket belongs to the master, which listens on it.
     """
     shared = plan.port.conf.engine == NONE and role != "master"
     return [plan.data_file] if shared else [plan.file, plan.data_file]
@@ -495,7 +503,7 @@ def _switch_listens(conf: VhostConf) -> bool:
 
 
 def _removal(request: Request, engine: str, name: str) -> DeviceClaim:
-    """What stays to be done for an attachment of which nothing but the port can be left."""
+    """Return the claim of a pending removal, for an attachment of which only the port can be left."""
     return DeviceClaim(
         device=f"{engine}:{name}",
         plugin=PLUGIN,
@@ -518,7 +526,7 @@ def _removal(request: Request, engine: str, name: str) -> DeviceClaim:
 
 
 def _gateways(request: Request, addressing: Result) -> tuple[str, ...]:
-    """The addresses of the switch's own side of a routed interface: the gateways, with the pod's prefix."""
+    """Return the switch's own addresses on a routed interface: the gateways, with the pod's prefix lengths."""
     found = []
     for ip in addressing.get("ips") or []:
         if not ip.get("gateway"):

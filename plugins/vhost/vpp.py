@@ -1,7 +1,7 @@
-"""VPP: memif and vhost-user interfaces through its binary API, in a bridge domain or routed.
+"""VPP: manages memif and vhost-user interfaces through its binary API, in a bridge domain or routed.
 
-An interface is ours by its tag, and found by its tag or its socket's file: VPP numbers everything anew when it
-starts, so no number that was noted is trusted.
+Our interfaces have a tag and are found by the tag or by the socket's path. Indexes are never stored: VPP assigns
+new ones when it restarts.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from wirespeed.plugins.vhost.engine import Found, Port, SocketTakenError
 from wirespeed.plugins.vhost.vpp_messages import definitions
 
 _MARK = "wirespeed"
-_ANY = 0xFFFFFFFF  # an index that stands for all, or for "you choose"
+_ANY = 0xFFFFFFFF  # as an index: all, or "VPP chooses"
 _UP = 1  # IF_STATUS_API_FLAG_ADMIN_UP
 _ROLES = {"master": 0, "slave": 1}
 _MODES = {"": 0, "ethernet": 0, "ip": 1, "inject-punt": 2}
 _NO_MAC = bytes(6)
-# Errors that one who configures can do something about (vnet/error.h).
+# Errors that an administrator can fix (vnet/error.h).
 _ERRORS = {
     -6: "no such entry",
     -7: "invalid value",
@@ -46,7 +46,7 @@ _ERRORS = {
 
 @dataclass(frozen=True, kw_only=True)
 class _Interface:
-    """An interface of VPP that is connected by a socket; `role` and `mode` are memif's."""
+    """A memif or vhost-user interface of VPP; `file` is its socket, `role` and `mode` are for memif only."""
 
     index: int
     kind: str
@@ -59,7 +59,7 @@ class _Interface:
 
 
 class Vpp:
-    """VPP behind the API socket at `path`."""
+    """VPP with its API socket at `path`."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -96,7 +96,7 @@ class Vpp:
                 _forget_socket(vpp, port.socket)
             _drop_empty_bridge_domains(vpp)
 
-    def socket_of(self, name: str, *, deadline: float) -> str:  # noqa: ARG002 — VPP knows no names of the peer's
+    def socket_of(self, name: str, *, deadline: float) -> str:  # noqa: ARG002 — VPP has no port names
         return ""
 
     def drift(self, port: Port, *, deadline: float) -> list[str]:
@@ -133,7 +133,7 @@ class Vpp:
 
     @contextmanager
     def _session(self, deadline: float) -> Iterator[_Session]:
-        """A connection of its own for each call, for VPP may have been started anew; one at a time."""
+        """Open a new connection for each call, because VPP may have been restarted; one connection at a time."""
         deadline = min(deadline, time.monotonic() + ANSWER_AT_MOST)
         if not self._lock.acquire(timeout=max(0.0, deadline - time.monotonic())):
             raise SwitchDownError(f"VPP at {self._path}: calls before this one take too long")
@@ -164,7 +164,7 @@ class _Session:
         self._client, self._path, self._deadline = client, path, deadline
 
     def call(self, message: str, **fields: Any) -> Any:
-        """The reply, or the list of them for a dump. Raises SwitchDownError, CniError when VPP refuses."""
+        """Return the reply, for a dump the list of replies. Raises SwitchDownError, CniError if VPP refuses."""
         function = getattr(self._client.api, message, None)
         if function is None:
             raise CniError(
@@ -184,9 +184,9 @@ class _Session:
 
 
 def _client(path: Path) -> Any:
-    """The library's client, with the messages that we speak instead of all that VPP has."""
+    """Create the client library's object, with the definitions of only those messages that are used here."""
     client = VPPApiClient(bootstrapapi=True, server_address=str(path), async_thread=False, read_timeout=5)
-    client.bootstrapapi = False  # it had to load what a connection needs, not to ask VPP for the rest
+    client.bootstrapapi = False  # needed only to load the connection's messages; do not query VPP for all others
     messages, services = VPPApiJSONFiles.process_json_str(definitions())
     client.messages.update(messages)
     client.services.update(services)
@@ -194,18 +194,18 @@ def _client(path: Path) -> Any:
 
 
 def _tag(network: str, name: str) -> str:
-    """63 bytes at most: a port's name has 28."""
+    """Return the interface's tag; VPP takes at most 63 bytes (a port's name has at most 28)."""
     return f"{_MARK}:{hashlib.blake2s(network.encode(), digest_size=8).hexdigest()}:{name}"
 
 
 def _is(interface: _Interface, port: Found) -> bool:
     if port.socket and interface.file == port.socket and not interface.tag:
-        return True  # an ADD was ended before it had its tag, or VPP began anew with what it had
+        return True  # an ADD was killed before it set the tag, or a restarted VPP restored it without tag
     return interface.tag.startswith(f"{_MARK}:") and interface.tag.endswith(f":{port.name}")
 
 
 def _interfaces(vpp: _Session) -> list[_Interface]:
-    """The memif and vhost-user interfaces, ours and others'."""
+    """Return all memif and vhost-user interfaces, including those of others."""
     files = {row.socket_id: row.socket_filename for row in vpp.call("memif_socket_filename_dump")}
     memifs = {row.sw_if_index: row for row in vpp.call("memif_dump")}
     vhosts = {row.sw_if_index: row for row in vpp.call("sw_interface_vhost_user_dump", sw_if_index=_ANY)}
@@ -247,12 +247,12 @@ def _have_bridge_domain(vpp: _Session, number: int, *, create: bool) -> None:
     try:
         vpp.call("bridge_domain_add_del", **_domain_fields(number), is_add=True)
     except CniError:
-        if _bridge_domain(vpp, number) is None:  # another process may have made it between the two
+        if _bridge_domain(vpp, number) is None:  # another process may have created it meanwhile
             raise
 
 
 def _domain_fields(number: int) -> dict[str, Any]:
-    """An ordinary learning bridge."""
+    """Return the fields of an ordinary learning bridge domain."""
     switches = dict.fromkeys(("flood", "uu_flood", "forward", "learn"), True)
     return {"bd_id": number, **switches, "arp_term": False, "arp_ufwd": False, "mac_age": 0, "bd_tag": _MARK}
 
@@ -339,14 +339,14 @@ def _remove(vpp: _Session, interface: _Interface) -> None:
 
 
 def _drop_empty_bridge_domains(vpp: _Session) -> None:
-    """Remove the bridge domains that we made and that nothing is in any more."""
+    """Remove the bridge domains that we created and that are empty."""
     for domain in vpp.call("bridge_domain_dump", bd_id=_ANY, sw_if_index=_ANY):
         if domain.bd_tag == _MARK and not domain.n_sw_ifs:
             vpp.call("bridge_domain_add_del", **_domain_fields(domain.bd_id), is_add=False)
 
 
 def _forget_socket(vpp: _Session, file: str) -> None:
-    """Give up the numbers of a memif socket that no interface has any more."""
+    """Remove the ids of a memif socket that no interface uses any more."""
     used = {row.socket_id for row in vpp.call("memif_dump")}
     for row in vpp.call("memif_socket_filename_dump"):
         if row.socket_filename == file and row.socket_id and row.socket_id not in used:

@@ -1,7 +1,7 @@
-"""The messages of VPP's binary API that the VPP engine speaks, as VPP 23.10 to 26.06 define them.
+"""The messages of VPP's binary API that the VPP engine uses, as VPP 23.10 to 26.06 define them.
 
-A message is known by its name and its CRC: VPP answers only what it defines exactly so, and one that it defines
-otherwise counts as missing. Enumerations are u32 here, and an address is its parts, as they are on the wire.
+VPP identifies a message by its name and CRC; a message that VPP defines differently counts as missing. Enumerations
+are written as u32, and addresses as their parts, as they are on the wire.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-# name, CRC, fields after the header; a request's header is client_index and context, an answer's is context.
+# Name, CRC, and fields after the header. Header of a request: client_index and context; of a reply: context.
 _REQUESTS = {
     "memif_socket_filename_add_del_v2": ("34223bdf", "bool is_add, u32 socket_id, string socket_filename"),
     "memif_socket_filename_dump": ("51077d14", ""),
@@ -89,7 +89,7 @@ _TYPES = {"bridge_domain_sw_if": "u32 context, u32 sw_if_index, u8 shg"}
 
 
 def definitions() -> str:
-    """The definitions as VPP's own tools write them (.api.json), for the client library."""
+    """Return the definitions in the format of VPP's tools (.api.json), for the client library."""
     messages = [_message(name, "u32 client_index, u32 context", *rest) for name, rest in _REQUESTS.items()]
     messages += [_message(name, "u32 context", *rest) for name, rest in _ANSWERS.items()]
     services: dict[str, dict[str, Any]] = {}
@@ -111,7 +111,7 @@ def _fields(text: str) -> list[list[Any]]:
 
 
 def _field(kind: str, name: str) -> list[Any]:
-    """A field as .api.json has it: type, name, and a length or the field that holds it."""
+    """Return a field as in .api.json: type, name, and a length or the name of the field with the length."""
     kind, _, length = kind.removesuffix("]").partition("[")
     kind = f"vl_api_{kind}_t" if kind in _TYPES else kind
     if kind == "string" and not length:

@@ -1,4 +1,4 @@
-"""A cluster with wirespeed in it; `make test-cluster` starts it, and in it these tests."""
+"""A cluster with wirespeed in it. `make test-cluster` starts the cluster and runs these tests."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.cluster.workload import apply_networks
 
 @pytest.fixture(scope="session")
 def described() -> dict[str, object]:
-    """What the cluster says of itself."""
+    """The description of the cluster, written by the program that started it."""
     path = os.environ.get("WIRESPEED_CLUSTER")
     if path is None:
         pytest.exit("these tests run in a cluster that is started for them: make test-cluster", returncode=2)
@@ -34,19 +34,19 @@ def nodes(described: dict[str, object]) -> list[Remote]:
 
 @pytest.fixture(scope="session")
 def vms(described: dict[str, object], nodes: list[Remote]) -> list[Remote]:
-    """Those of the nodes that are lab VMs: they have VFs, and can be reset."""
+    """The nodes that are lab VMs: they have VFs and can be reset."""
     return [node for node, told in zip(nodes, described["nodes"], strict=True) if told["vm"]]  # type: ignore[call-overload]
 
 
 @pytest.fixture(scope="session")
 def administrator(described: dict[str, object]) -> Kube:
-    """kubectl with all rights."""
+    """kubectl as the cluster's administrator."""
     return Kube(os.environ["KUBECTL"])
 
 
 @pytest.fixture(scope="session")
 def prepared(administrator: Kube, vms: list[Remote]) -> Kube:
-    """VMs with VFs, as the examples need them."""
+    """The VMs have the VFs that the examples need."""
     for node in vms:
         release.make_vfs(node)
     return administrator
@@ -54,7 +54,7 @@ def prepared(administrator: Kube, vms: list[Remote]) -> Kube:
 
 @pytest.fixture(scope="session")
 def wirespeed(prepared: Kube, vms: list[Remote]) -> Kube:
-    """wirespeed installed, its agents Ready and their devices offered."""
+    """wirespeed is installed, its agents are Ready and their devices are offered."""
     release.install(presets=["openvswitch"] if vms else [])
     release.agents_ready(prepared)
     release.vfs_offered(prepared, [node.name for node in vms])
@@ -63,7 +63,7 @@ def wirespeed(prepared: Kube, vms: list[Remote]) -> Kube:
 
 @pytest.fixture
 def kube(wirespeed: Kube, nodes: list[Remote]) -> Iterator[Kube]:
-    """A namespace of the test's own; after the test, nodes are as they were before it."""
+    """A namespace for one test. After the test, the nodes must be in their earlier state."""
     with own_namespace(wirespeed, nodes, f"test-{uuid.uuid4().hex[:8]}") as inside:
         yield inside
 

@@ -1,4 +1,4 @@
-"""The cluster as tests speak with it: kubectl with JSON, and waiting that says what it waited for."""
+"""The tests' interface to the cluster: kubectl with JSON, and waits that report what they waited for."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ from typing import Any
 from cluster.control import is_ready
 from tests.examples import STATUS
 
-# Nodes are emulated: what takes a second on a node of metal takes half a minute on a busy machine.
+# The nodes are emulated: what takes a second on hardware can take half a minute here.
 PATIENCE = 300.0
 Object = dict[str, Any]
 
 
 class Kube:
-    """kubectl, with one namespace as the default; "" leaves that to kubectl."""
+    """kubectl with a default namespace; "" leaves the choice to kubectl."""
 
     def __init__(self, program: str, namespace: str = "default") -> None:
         self.program = program
         self.namespace = namespace
 
     def inside(self, namespace: str) -> Kube:
-        """The same with another default namespace."""
+        """The same client with another default namespace."""
         return Kube(self.program, namespace)
 
     def run(self, *arguments: str, given: str = "", check: bool = True, timeout: float = 180) -> str:
-        """kubectl's output. AssertionError with its error, unless `check` is False."""
+        """Return kubectl's output. AssertionError with its error, unless `check` is False."""
         done = self._run(arguments, given, timeout)
         if check and done.returncode:
             raise AssertionError(f"kubectl {' '.join(arguments)}: {done.stderr.strip()}")
         return done.stdout if check else done.stdout + done.stderr
 
     def refused(self, *arguments: str, given: str = "") -> str:
-        """kubectl's error; AssertionError if it succeeds."""
+        """Return kubectl's error output. AssertionError if it succeeds."""
         done = self._run(arguments, given, timeout=180)
         assert done.returncode != 0, done.stdout
         return done.stderr
@@ -61,12 +61,12 @@ class Kube:
         return self.get(*what)["items"]  # type: ignore[no-any-return]
 
     def apply(self, *objects: Object | Path) -> None:
-        """Applies objects, or the files that are named."""
+        """Applies objects or files."""
         texts = [one.read_text() if isinstance(one, Path) else json.dumps(one) for one in objects]
         self.run("apply", "--filename=-", given="\n---\n".join(texts))
 
     def try_out(self, *objects: Object) -> None:
-        """Has the API server check the objects, as strictly as it can, without making them."""
+        """Makes the API server validate the objects strictly, without creating them."""
         dry = ("--server-side", "--force-conflicts", "--dry-run=server", "--validate=strict")
         self.run("apply", *dry, "--filename=-", given="\n---\n".join(map(json.dumps, objects)))
 
@@ -75,7 +75,7 @@ class Kube:
         self.run("delete", kind, *names, f"--wait={str(wait).lower()}", "--ignore-not-found", timeout=PATIENCE)
 
     def until(self, what: str, condition: Callable[[], Any], *, timeout: float = PATIENCE) -> Any:
-        """Asks until `condition` answers with something true, and returns it; AssertionError with what is there."""
+        """Polls until `condition` is true, and returns its value. AssertionError with pods and events otherwise."""
         deadline = time.monotonic() + timeout
         while True:
             answer = condition()
@@ -86,7 +86,7 @@ class Kube:
             time.sleep(0.5)
 
     def pods_ready(self, *names: str, timeout: float = PATIENCE) -> list[Object]:
-        """Waits until the pods of those names are Ready."""
+        """Waits until the pods with these names are Ready."""
 
         def ready() -> list[Object]:
             found = {pod["metadata"]["name"]: pod for pod in self.items("pods")}
@@ -95,7 +95,7 @@ class Kube:
         return self.until(f"pods {', '.join(names)} are Ready", ready, timeout=timeout)  # type: ignore[no-any-return]
 
     def pod_ended(self, name: str, *, timeout: float = PATIENCE) -> Object:
-        """Waits until a pod has Succeeded; AssertionError with its log if it Failed."""
+        """Waits until a pod has Succeeded. AssertionError with its log if it Failed."""
 
         def ended() -> Object | None:
             pod = self.get("pod", name)
@@ -106,16 +106,16 @@ class Kube:
         return self.until(f"pod {name} ends", ended, timeout=timeout)  # type: ignore[no-any-return]
 
     def execute(self, pod: str, *command: str, check: bool = True) -> str:
-        """A command in a pod's first container."""
+        """Runs a command in a pod's first container."""
         return self.run("exec", pod, "--", *command, check=check)
 
     def picture(self) -> str:
-        """Pods and latest events of the namespace, for an error."""
+        """The namespace's pods and latest events, for error messages."""
         pods = self.run("get", "pods", "-o", "wide", check=False)
         events = self.run("get", "events", "--sort-by=.lastTimestamp", check=False)
         return f"{pods}\n" + "\n".join(line[:300] for line in events.splitlines()[-25:])
 
 
 def network_status(pod: Object) -> list[Object]:
-    """What network-status says, as a list."""
+    """The pod's network-status annotation, parsed."""
     return json.loads(pod["metadata"].get("annotations", {}).get(STATUS, "[]"))  # type: ignore[no-any-return]

@@ -13,7 +13,7 @@ IMAGE = f"localhost/wirespeed-testpmd:{version()}"
 
 
 def nad(name: str, config: Object, *, resource: str | None = None) -> Object:
-    """A NetworkAttachmentDefinition of this configuration, which gets name and version if it has none."""
+    """A NetworkAttachmentDefinition with this configuration; adds name and version if missing."""
     annotations = {} if resource is None else {"k8s.v1.cni.cncf.io/resourceName": resource}
     return {
         "apiVersion": "k8s.cni.cncf.io/v1",
@@ -24,9 +24,9 @@ def nad(name: str, config: Object, *, resource: str | None = None) -> Object:
 
 
 def bridge(name: str, subnet: str) -> Object:
-    """A network by the bridge plugin, with addresses of host-local."""
+    """A network of the bridge plugin, with addresses from host-local."""
     ipam = {"type": "host-local", "ranges": [[{"subnet": subnet}]]}
-    # The name of an interface has at most 15 letters.
+    # Interface names have at most 15 characters.
     return nad(name, {"type": "bridge", "bridge": f"br-{name}"[:15], "ipam": ipam})
 
 
@@ -40,7 +40,7 @@ def pod(
     capabilities: tuple[str, ...] = (),
     **spec: Any,
 ) -> Object:
-    """A pod of one container; `networks` is its annotation, as text, names, or what JSON is made of."""
+    """A pod with one container. `networks` is the annotation: text, a list of names, or a list of JSON objects."""
     container: Object = {
         "name": "main",
         "image": IMAGE,
@@ -62,7 +62,7 @@ def pod(
         "metadata": {"name": name, "annotations": said, "labels": {"app": "test"}},
         "spec": {
             "terminationGracePeriodSeconds": 0,
-            # An account's token is a volume more, which costs where nodes are emulated.
+            # A token volume per pod is slow on emulated nodes.
             "automountServiceAccountToken": False,
             "containers": [container],
             **({"nodeSelector": {"kubernetes.io/hostname": node}} if node else {}),

@@ -1,4 +1,4 @@
-"""wirespeed in the cluster: installed as a user installs it."""
+"""wirespeed in the cluster, installed as a user would install it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CHART = str(REPO / "deploy/chart")
 
 
 def helm(*arguments: str, values: Mapping[str, Any] | None = None) -> str:
-    """helm's output; AssertionError with its error."""
+    """Return helm's output. AssertionError with its error."""
     with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
         json.dump(values or {}, file)
         file.flush()
@@ -38,20 +38,20 @@ def helm(*arguments: str, values: Mapping[str, Any] | None = None) -> str:
 
 
 def install(values: Mapping[str, Any] | None = None, *, presets: Iterable[str] = ()) -> None:
-    """Installs the chart of this tree, with presets of it and more values."""
-    # Pools as the examples need them; the image as nodes have imported it.
+    """Installs the chart of this tree, with presets and additional values."""
+    # Pools that match the examples; CHART_VALUES has the image that was imported on the nodes.
     files = [*(f"{CHART}/presets/{name}.yaml" for name in presets), REPO / "examples/node/values.yaml"]
     given = [f"--values={file}" for file in (*files, os.environ["CHART_VALUES"])]
     helm("upgrade", "--install", RELEASE, CHART, *given, values=values)
 
 
 def is_installed() -> bool:
-    """Whether there is a release."""
+    """Whether the release exists."""
     return RELEASE in helm("list", "--short").split()
 
 
 def uninstall(kube: Kube, nodes: Iterable[Remote]) -> None:
-    """Takes the release away, when no pod is attached any more: a runtime detaches it after its object is gone."""
+    """Uninstalls the release, once the runtimes have detached all pods (after the objects are gone)."""
     for node in nodes:
         kube.until(
             f"no pod of {node.name} is attached",
@@ -66,7 +66,7 @@ def agents(kube: Kube) -> list[dict[str, Any]]:
 
 
 def agents_ready(kube: Kube) -> None:
-    """Waits until every node has an agent that is Ready."""
+    """Waits until every node has a Ready agent."""
     system = kube.inside(NAMESPACE)
 
     def ready() -> bool:
@@ -79,24 +79,24 @@ def agents_ready(kube: Kube) -> None:
 
 
 def upgrade(kube: Kube, values: Mapping[str, Any]) -> None:
-    """Changes these values of the release, and waits until its agents run with them."""
+    """Changes these values of the release, and waits until its agents use them."""
     helm("upgrade", RELEASE, CHART, "--reuse-values", values=values)
     rolled_out(kube)
 
 
 def rollback(kube: Kube) -> None:
-    """The release as it was before the last change."""
+    """Restores the release's previous revision."""
     helm("rollback", RELEASE)
     rolled_out(kube)
 
 
 def rolled_out(kube: Kube) -> None:
-    """Waits until every agent is of the release's last revision, and Ready."""
+    """Waits until all agents are of the release's latest revision, and Ready."""
     kube.inside(NAMESPACE).run("rollout", "status", "daemonset/wirespeed", "--timeout=600s", timeout=620)
 
 
 def make_vfs(node: Remote) -> None:
-    """Makes a node's VFs as its administrator does, now and at each boot."""
+    """Creates a node's VFs as an administrator would: now and at each boot."""
     policy = "/etc/wirespeed/vf.d/vfs.yaml"
     node.run(
         f"mkdir -p {Path(policy).parent} && cat > {policy}", given=(REPO / "examples/node/vfs.yaml").read_bytes()
@@ -105,7 +105,7 @@ def make_vfs(node: Remote) -> None:
 
 
 def vfs_offered(kube: Kube, nodes: Iterable[str]) -> None:
-    """Waits until these nodes offer their VFs, as examples/node makes them."""
+    """Waits until these nodes offer the VFs of examples/node."""
     wanted = {"intel.com/left_kernel": "4", "intel.com/left_dpdk": "2", "intel.com/right_dpdk": "2"}
 
     def offered(name: str) -> bool:

@@ -1,4 +1,4 @@
-"""What a node has of pods: interfaces, VF settings and drivers, leases, records, the journal."""
+"""The traces of pods on a node: interfaces, VF settings and drivers, leases, records, the journal."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from cluster.remote import Remote
 from tests.cluster.kube import PATIENCE, Kube
 
-# One command, for each costs under emulation. The PFs' link states and counters change by themselves: left out.
+# A single command, because each one is slow under emulation. Link states and counters of PFs change by themselves
+# and are left out.
 _LOOK = """
 import glob, json, os, re, sqlite3, subprocess
 
@@ -53,11 +54,11 @@ def state(node: Remote) -> dict[str, list[str]]:
 
 @contextmanager
 def own_namespace(kube: Kube, nodes: Sequence[Remote], name: str) -> Iterator[Kube]:
-    """A namespace that goes with its pods; after it, nodes are as they were before it."""
+    """A namespace that is deleted with its pods. Afterwards the nodes must be in their earlier state."""
     before = [state(node) for node in nodes]
     kube.run("create", "namespace", name)
     inside = kube.inside(name)
-    # A pod's account is made by a controller; a pod that comes before it is refused.
+    # The namespace's default service account is created asynchronously; pods are rejected until it exists.
     account = ("serviceaccount", "default", "--ignore-not-found", "--output=name")
     inside.until("there is a default account", lambda: inside.run("get", *account))
     try:
@@ -69,10 +70,10 @@ def own_namespace(kube: Kube, nodes: Sequence[Remote], name: str) -> Iterator[Ku
 
 
 def assert_same(node: Remote, before: dict[str, list[str]], *, timeout: float = PATIENCE) -> None:
-    """Waits until a node is as it was; AssertionError with what it has more and what it lacks.
+    """Waits until a node is in its earlier state. AssertionError with what is left over and what is missing.
 
-    A runtime removes a sandbox after the pod's object is gone, so this waits. After a reset VFs have other
-    addresses: these do not count then.
+    Waits, because a runtime removes a sandbox after the pod's object is gone. After a reboot VFs have other MACs,
+    so they are not compared.
     """
     deadline = time.monotonic() + timeout
     while differences := compared(before, state(node)):
@@ -82,7 +83,7 @@ def assert_same(node: Remote, before: dict[str, list[str]], *, timeout: float = 
 
 
 def compared(before: dict[str, list[str]], now: dict[str, list[str]]) -> list[str]:
-    """What one has that the other lacks, a line for each kind."""
+    """The differences between two states, one line for each kind."""
     if before["boot"] != now["boot"]:
         before, now = (
             {key: [_MAC.sub("MAC", one) for one in of[key]] for key in of if key != "boot"} for of in (before, now)

@@ -1,4 +1,4 @@
-"""What breaks in a cluster: agent, kubelet, runtime, API server. After each, nothing is left of any pod."""
+"""Failures of agent, kubelet, runtime and API server. After each, nothing of any pod is left on the nodes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BURST = 60
 
 
 def test_burst_with_the_agents_killed(networks: Kube, nodes: list[Remote]) -> None:
-    """60 pods at once; the agents are killed when the first one runs."""
+    """60 pods at once. The agents are killed when the first one is Ready."""
     names = [f"burst-{number}" for number in range(BURST)]
     networks.apply(
         *(pod(name, ["one", "two"], node=nodes[one % len(nodes)].name) for one, name in enumerate(names))
@@ -53,7 +53,7 @@ def test_restarted_service(networks: Kube, nodes: list[Remote], service: str) ->
 
 @contextmanager
 def api_server_away(described: dict[str, object]) -> Iterator[None]:
-    """No API server while the body runs: nobody listens."""
+    """The API server is stopped during the body: connections are refused."""
     folder = Path(str(described["folder"]))
     held = folder / "held/apiserver"
     held.touch()
@@ -66,7 +66,7 @@ def api_server_away(described: dict[str, object]) -> Iterator[None]:
 
 @contextmanager
 def api_server_slow(described: dict[str, object]) -> Iterator[None]:
-    """An API server that runs for 0.3 of 5 seconds while the body runs."""
+    """The API server runs for only 0.3 of every 5 seconds during the body."""
     process = int((Path(str(described["folder"])) / "apiserver.pid").read_text())
     ended = threading.Event()
 
@@ -91,7 +91,7 @@ def test_api_server_away(networks: Kube, nodes: list[Remote], described: dict[st
     assert_attached(networks, before)
     during = start_some(networks, "during", nodes)
     with api_server_away(described):
-        # Pods that were scheduled may go on starting; the others wait.
+        # Pods that were already scheduled may start; the others wait.
         time.sleep(60)
     networks.until("the API server answers", lambda: "ok" in networks.run("get", "--raw=/readyz", check=False))
     assert_attached(networks, before + during)

@@ -1,7 +1,7 @@
-"""The cases of Multus' own end-to-end tests, with wirespeed in its place.
+"""The cases of Multus' own end-to-end tests, with wirespeed instead of Multus.
 
-Left out: the Service of its node density test (there is no kube-proxy here), and its DRA case, whose example driver
-no package registry serves.
+Left out: the Service of its node density test (this cluster has no kube-proxy), and its DRA case, because its
+example driver is in no package registry.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SYSCTL = "net.ipv4.conf.{}.arp_filter"
 
 
 def addresses(kube: Kube, name: str, interface: str) -> list[str]:
-    """The IPv4 addresses that an interface of a pod has."""
+    """The IPv4 addresses of a pod's interface."""
     shown = json.loads(kube.execute(name, "ip", "-json", "-4", "address", "show", "dev", interface))
     return [address["local"] for address in shown[0]["addr_info"]]
 
@@ -78,7 +78,7 @@ def test_default_route(kube: Kube) -> None:
     assert addresses(kube, "worker1", "net1") == ["10.1.1.21"]
     assert default_routes(kube, "worker1") == ["10.1.1.254"]
     assert addresses(kube, "worker2", "net1") == ["10.1.1.22"]
-    # The cluster's own gateway is the first address of the node's pod network.
+    # The gateway of the cluster's network is the first address of the node's pod subnet.
     assert default_routes(kube, "worker2") == [pods[1]["status"]["podIP"].rpartition(".")[0] + ".1"]
 
 
@@ -88,7 +88,7 @@ def test_static_pod(kube: Kube, nodes: list[Remote]) -> None:
     static = pod("static-web", "bridge-nad")
     static["metadata"]["namespace"] = kube.namespace
     place = "/etc/kubernetes/manifests/static-web.yaml"
-    # Written elsewhere and moved: the kubelet reads the folder whenever something changes in it.
+    # Written elsewhere and moved, because the kubelet reads the directory at every change.
     node.run(f"cat > /tmp/static-web && mv /tmp/static-web {place}", given=yaml.safe_dump(static).encode())
     try:
         name = f"static-web-{node.name}"
@@ -101,7 +101,7 @@ def test_static_pod(kube: Kube, nodes: list[Remote]) -> None:
 
 @pytest.fixture
 def one_at_a_time(wirespeed: Kube) -> Iterator[None]:
-    """Agents that serve one call at a time, and others again after the test."""
+    """Agents that handle one request at a time (`workers: 1`); restored after the test."""
     release.upgrade(wirespeed, {"agent": {"workers": 1}})
     try:
         yield
@@ -118,12 +118,12 @@ def test_connection_limit(kube: Kube) -> None:
 
 @pytest.fixture
 def subdirectory(nodes: list[Remote]) -> Iterator[None]:
-    """A plugin that the node's administrator adds to the primary's chain, by a file in the folder of its name."""
+    """A plugin added to the primary CNI's chain by a file in the directory named like its network."""
     yield from chained(nodes, "default", "IFNAME")
 
 
 def chained(nodes: list[Remote], folder: str, interface: str) -> Iterator[None]:
-    """The file on every node, until the test has ended."""
+    """Write the file on every node, and delete it after the test."""
     config = {
         "cniVersion": "1.0.0",
         "name": "sysctltwiddle",
@@ -151,7 +151,7 @@ def test_chain_of_a_subdirectory(kube: Kube) -> None:
 
 @pytest.fixture
 def auxiliary(wirespeed: Kube, nodes: list[Remote]) -> Iterator[None]:
-    """Agents that are configured anew for an auxiliary chain, and as before after the test."""
+    """Agents with an auxiliary CNI chain; restored after the test."""
     release.upgrade(wirespeed, {"agent": {"autoconf": {"meta": {"auxiliaryCNIChainName": "vendor-cni-chain"}}}})
     try:
         yield from chained(nodes, "vendor-cni-chain", "eth0")
@@ -167,7 +167,7 @@ def test_auxiliary_chain_by_a_configuration_update(kube: Kube) -> None:
 
 
 def test_node_density(kube: Kube, nodes: list[Remote]) -> None:
-    """Pods come and go in turns on one node, with a macvlan each."""
+    """Pods with a macvlan each are created and deleted in turns on one node."""
     ipam = {"type": "host-local", "subnet": "10.20.0.0/16"}
     kube.apply(nad("density", {"type": "macvlan", "master": "ens1", "mode": "bridge", "ipam": ipam}))
     node = nodes[-1]

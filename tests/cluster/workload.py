@@ -1,4 +1,4 @@
-"""Pods that tests have running while something breaks: on two bridges each, and some with a VF."""
+"""Pods that run while something fails: each with two bridge networks, and some with a VF."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from cluster.remote import Remote
 from tests.cluster.kube import Kube, Object, network_status
 from tests.cluster.manifests import bridge, nad, pod
 
-VFS = 4  # of a VM, with the kernel's driver
+VFS = 4  # of each VM, bound to the kernel's driver
 KERNEL = {"intel.com/left_kernel": 1}
 
 
 def apply_networks(kube: Kube) -> None:
-    """Two bridges and the VFs of ens1, with addresses."""
+    """Two bridge networks and one with the VFs of ens1, all with addresses."""
     ipam = {"type": "host-local", "ranges": [[{"subnet": "10.60.0.0/24"}]]}
     plugin = {"type": "wirespeed-sriov", "vlan": 30, "ipam": ipam}
     fast = nad("fast", plugin, resource="intel.com/left_kernel")
@@ -22,7 +22,7 @@ def apply_networks(kube: Kube) -> None:
 
 
 def start_some(kube: Kube, prefix: str, nodes: Sequence[Remote], *, vf: bool = False) -> list[str]:
-    """On each node a pod on two bridges, with a VF too if asked; what their labels `app` say."""
+    """Start a pod with two bridge networks, optionally with a VF, on each node. Return their `app` labels."""
     networks = ["one", "two", "fast"] if vf else ["one", "two"]
     names = []
     for node in nodes:
@@ -33,13 +33,13 @@ def start_some(kube: Kube, prefix: str, nodes: Sequence[Remote], *, vf: bool = F
 
 
 def running(kube: Kube, name: str) -> list[Object]:
-    """The pods of a controller, but those that the kubelet has refused: another is in their place."""
+    """The pods of a controller, without those that the kubelet rejected and the controller replaced."""
     pods = kube.items("pods", f"--selector=app={name}")
     return [one for one in pods if one["status"].get("phase") not in {"Failed", "Succeeded"}]
 
 
 def assert_attached(kube: Kube, names: list[str]) -> None:
-    """Waits until these pods are Ready, with the interfaces that `start_some` has asked for."""
+    """Waits until these pods are Ready and have the interfaces that `start_some` requested."""
 
     def ready_ones(name: str) -> list[Object]:
         pods = running(kube, name)
@@ -53,7 +53,7 @@ def assert_attached(kube: Kube, names: list[str]) -> None:
 
 
 def assert_drains(kube: Kube, node: Remote) -> None:
-    """Drains the only node that pods of the namespace may run on: none does then. It is used again afterwards."""
+    """Drains the node that the namespace's pods must run on: none may be scheduled then. Uncordons it later."""
     try:
         kube.run("drain", node.name, "--ignore-daemonsets", "--force", "--delete-emptydir-data", timeout=300)
         assert not [item for item in kube.items("pods") if "nodeName" in item["spec"]]
@@ -64,8 +64,10 @@ def assert_drains(kube: Kube, node: Remote) -> None:
 def replicas(
     name: str, node: Remote, number: int, networks: list[str], resources: dict[str, str | int]
 ) -> dict[str, object]:
-    """Pods by their controller, which replaces those that the kubelet refuses: as it does with one that asks for a
-    device while it has just started and no device plugin has come to it yet, or while the plugin is away.
+    """A ReplicaSet of pods, which replaces pods that the kubelet rejects.
+
+    The kubelet rejects a pod that requests a device while the device plugin is not registered: when the kubelet has
+    just started, or while the plugin is down.
     """
     template = pod(name, networks, node=node.name, resources=resources)
     template["metadata"]["labels"] = {"app": name}

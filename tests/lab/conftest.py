@@ -1,4 +1,4 @@
-"""Real VFs of the lab's two PFs, an agent on them, and the whole state of a VF before and after."""
+"""Real VFs of the lab's two PFs, an agent that uses them, and the complete state of VFs before and after a test."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ from wirespeed.host.pci import PciDevice
 
 PFS = ("ens1", "ens2")
 VFS_PER_PF = 4
-VOLATILE = {"stats", "stats64", "ifindex", "operstate", "flags"}  # counters, numbers and carrier are no settings
+# counters, indexes and carrier state are not settings
+VOLATILE = {"stats", "stats64", "ifindex", "operstate", "flags"}
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -36,7 +37,7 @@ def sh(*command: str) -> str:
 
 
 def bind(address: str, driver: str) -> None:
-    """Bind a device to a driver, as an administrator does."""
+    """Bind a device to a driver, as an administrator would."""
     path = Path("/sys/bus/pci/devices") / address
     if (path / "driver").exists():
         (path / "driver/unbind").write_text(address)
@@ -48,14 +49,14 @@ def bind(address: str, driver: str) -> None:
 
 @dataclass(frozen=True)
 class LabVfs:
-    """The VFs of both PFs: those with a netdev, and those on vfio-pci."""
+    """The VFs of both PFs: those with a netdev, and those bound to vfio-pci."""
 
     kernel: list[str] = field(default_factory=list)
     vfio: list[str] = field(default_factory=list)
 
 
 def make_vfs(per_pf: int = VFS_PER_PF, *, kernel: int = 2) -> LabVfs:
-    """VFs of each PF, by default four; those after the first `kernel` on vfio-pci."""
+    """Create VFs on each PF, four by default. All but the first `kernel` are bound to vfio-pci."""
     found = LabVfs()
     for pf in PFS:
         device = Path(f"/sys/class/net/{pf}/device")
@@ -69,19 +70,19 @@ def make_vfs(per_pf: int = VFS_PER_PF, *, kernel: int = 2) -> LabVfs:
 
 
 def remove_vfs() -> None:
-    """Leave both PFs without VFs."""
+    """Remove the VFs of both PFs."""
     for pf in PFS:
         Path(f"/sys/class/net/{pf}/device/sriov_numvfs").write_text("0")
 
 
 @pytest.fixture(scope="session")
 def vfs() -> LabVfs:
-    """The VFs that the tests work with."""
+    """The VFs used by the tests."""
     return make_vfs()
 
 
 def state_of_everything() -> dict[str, Any]:
-    """All that `ip -d -j link`, ethtool and sysfs show of the PFs and VFs, counters left out."""
+    """Everything that `ip -d -j link`, ethtool and sysfs show of PFs and VFs, without counters."""
     shown: dict[str, Any] = {}
     for link in json.loads(sh("ip", "-d", "-j", "link", "show")):
         if link["ifname"] in PFS or link.get("parentbus") == "pci":
@@ -102,7 +103,7 @@ def state_of_everything() -> dict[str, Any]:
 
 
 def differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
-    """What is not as it was, one line each: 'ens1 mtu: 1400, was 1500'."""
+    """The differences, one line each: 'ens1 mtu: 1400, was 1500'."""
     told = []
     for name in sorted({*before, *after}):
         old, new = _flat(before.get(name, {})), _flat(after.get(name, {}))
@@ -112,7 +113,7 @@ def differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
 
 
 def _flat(shown: dict[str, Any]) -> dict[str, Any]:
-    """With each thing that a PF shows of each of its VFs on its own."""
+    """Flatten a PF's `vfinfo_list` into one key for each attribute of each VF."""
     flat = {key: value for key, value in shown.items() if key != "vfinfo_list"}
     for info in shown.get("vfinfo_list", []):
         flat |= {f"vf {info['vf']} {key}": value for key, value in info.items()}
@@ -121,7 +122,7 @@ def _flat(shown: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.fixture
 def unchanged(vfs: LabVfs) -> Iterator[None]:
-    """Everything about the PFs and VFs is after the test as it was before."""
+    """After the test, PFs and VFs must be in their earlier state."""
     before = state_of_everything()
     yield
     assert differences(before, state_of_everything()) == []
@@ -129,7 +130,7 @@ def unchanged(vfs: LabVfs) -> Iterator[None]:
 
 @pytest.fixture
 def no_bridge() -> Iterator[None]:
-    """The bridge of the examples' CNI conf, which its plugin leaves as any cluster's does, is gone afterwards."""
+    """Remove the bridge of the examples' CNI conf after the test, because the bridge plugin never removes it."""
     yield
     if Path("/sys/class/net/mgmt0").exists():
         sh("ip", "link", "delete", "mgmt0")
@@ -137,7 +138,7 @@ def no_bridge() -> Iterator[None]:
 
 @pytest.fixture
 def namespaces() -> Iterator[Callable[[], str]]:
-    """Make network namespaces (paths); they are removed after the test."""
+    """Make network namespaces and return their paths; they are deleted after the test."""
     made: list[str] = []
 
     def make() -> str:
@@ -157,14 +158,14 @@ def in_namespace(path: str, *command: str) -> str:
 
 
 def link_in(path: str, name: str) -> dict[str, Any] | None:
-    """`ip -d -j link` of one interface in a namespace."""
+    """`ip -d -j link` for one interface in a namespace, or None."""
     links = json.loads(in_namespace(path, "ip", "-d", "-j", "link"))
     return next((link for link in links if link["ifname"] == name), None)
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a call of the shim gave: exit code and the JSON on standard output."""
+    """The result of a call of the shim: exit code and JSON from standard output."""
 
     code: int
     body: dict[str, Any]
@@ -172,7 +173,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Runtime:
-    """Calls the suite as a container runtime does: through the shim binary."""
+    """Calls the plugins as a container runtime does: by executing the shim."""
 
     folder: Path
 
@@ -204,7 +205,7 @@ class Runtime:
         return _answer([self.folder / binary], conf, environ)
 
     def alone(self, verb: str, container: str, conf: dict[str, Any], netns: str) -> Answer:
-        """A call that one process serves without the agent."""
+        """Make a call that a single process handles without the agent."""
         environ = {
             "CNI_COMMAND": verb,
             "CNI_CONTAINERID": container,
@@ -230,7 +231,7 @@ def _answer(command: list[Any], conf: dict[str, Any], environ: dict[str, str]) -
 
 
 def make_runtime(folder: Path, **config: Any) -> Runtime:
-    """The shim under its names, and a configuration for agents that serve it; `config` goes into that."""
+    """Create links to the shim under its names, and a configuration for its agents, to which `config` is added."""
     for name in ("wirespeed", "wirespeed-sriov"):
         (folder / name).symlink_to(Path(__file__).parents[2] / "build/wirespeed-cni")
     (folder / "manifests").mkdir()
@@ -255,7 +256,7 @@ def runtime(tmp_path_factory: pytest.TempPathFactory) -> Runtime:
 
 @contextmanager
 def serving(runtime: Runtime) -> Iterator[Runtime]:
-    """An agent that serves the runtime's calls, from when it says that it is ready."""
+    """Run an agent for the runtime's calls. The body starts when it has reported that it is ready."""
     notices = runtime.folder / "notify.sock"
     notices.unlink(missing_ok=True)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
@@ -278,7 +279,7 @@ def serving(runtime: Runtime) -> Iterator[Runtime]:
 
 @pytest.fixture(scope="module")
 def agent(runtime: Runtime) -> Iterator[Runtime]:
-    """An agent that serves the runtime's calls."""
+    """A running agent for the runtime's calls."""
     with serving(runtime):
         yield runtime
 
@@ -293,7 +294,7 @@ def host_local(third: int = 0, **keys: Any) -> dict[str, Any]:
 
 
 def vf_of(address: str) -> dict[str, Any]:
-    """What the PF shows of a VF, by `ip -d -j link`."""
+    """What the PF shows for a VF in `ip -d -j link`."""
     device = PciDevice(address)
     link = json.loads(sh("ip", "-d", "-j", "link", "show", pf_of(address)))[0]
     found: dict[str, Any] = link["vfinfo_list"][device.vf_index]
@@ -301,7 +302,7 @@ def vf_of(address: str) -> dict[str, Any]:
 
 
 def pf_of(address: str) -> str:
-    """The interface of a VF's PF."""
+    """The name of the PF's interface."""
     pf = PciDevice(address).physical_function
     assert pf is not None
     return pf.netdevs[0]
@@ -309,7 +310,7 @@ def pf_of(address: str) -> str:
 
 @dataclass(frozen=True)
 class Netdevsim:
-    """A device of the kernel's driver netdevsim, with one port, which is a PF for the kernel above the driver."""
+    """A netdevsim device with one port. To the kernel, it is a PF."""
 
     name: str
 
@@ -319,7 +320,7 @@ class Netdevsim:
 
     @property
     def debug(self) -> Path:
-        """What one does to it in place of real hardware."""
+        """Its debugfs directory, for actions that real hardware would cause."""
         return Path("/sys/kernel/debug/netdevsim") / self.name
 
     @property
@@ -339,7 +340,7 @@ class Netdevsim:
 
 @pytest.fixture
 def netdevsim() -> Iterator[Netdevsim]:
-    """A new one, which is removed after the test."""
+    """A new device, removed after the test."""
     sh("modprobe", "netdevsim")
     if not Path("/sys/kernel/debug/netdevsim").exists():
         sh("mount", "-t", "debugfs", "debugfs", "/sys/kernel/debug")
@@ -352,9 +353,9 @@ def netdevsim() -> Iterator[Netdevsim]:
 
 @contextmanager
 def pf_disturbed(pf: str) -> Iterator[None]:
-    """For a body that takes the PF down: the PF is up after it, and its VFs take MACs again.
+    """For a body that takes the PF down. Afterwards the PF is up, and its VFs accept MACs.
 
-    igb takes none from a VF that was not reset since, and a change of its MTU resets a VF.
+    igb rejects a MAC from a VF that was not reset since then; changing the VF's MTU resets it.
     """
     device = PciDevice(Path(f"/sys/class/net/{pf}/device").resolve().name)
     try:
@@ -369,7 +370,7 @@ def pf_disturbed(pf: str) -> Iterator[None]:
 
 @contextmanager
 def process_in(netns: str) -> Iterator[None]:
-    """A process that is in the namespace."""
+    """Run a process in the namespace."""
     process = subprocess.Popen(
         ["ip", "netns", "exec", Path(netns).name, "sh", "-c", "echo in; read x"],
         stdin=subprocess.PIPE,

@@ -1,4 +1,4 @@
-"""The service chains of the examples: from VF to VF, through vhost-user and Open vSwitch with DPDK, and back."""
+"""The service chains of the examples: VF to VF, through vhost-user ports and Open vSwitch with DPDK."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from tests.lab.conftest import PFS, LabVfs, sh
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
-SOCKETS = Path("/run/wirespeed/vhost")  # where the examples' pods have their sockets
-PACKETS = 3200  # that examples/chain/pod-3-source.yaml sends
-PINGS = 200  # that examples/chain-kernel/pod-3-source.yaml sends
+SOCKETS = Path("/run/wirespeed/vhost")  # the directory of the pods' sockets in the examples
+PACKETS = 3200  # number of packets that examples/chain/pod-3-source.yaml sends
+PINGS = 200  # number of pings that examples/chain-kernel/pod-3-source.yaml sends
 PATIENCE = 60.0  # seconds
 
 pytestmark = pytest.mark.usefixtures("unchanged", "no_bridge", "quiet_pfs", "switch")
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.usefixtures("unchanged", "no_bridge", "quiet_pfs", "swi
 
 @pytest.fixture(scope="module")
 def switch() -> Iterator[None]:
-    """An Open vSwitch with DPDK, where the examples expect it."""
+    """An Open vSwitch with DPDK, set up as the examples expect it."""
     process = subprocess.Popen(
         [EXAMPLES / "switch", "sh", "-c", "echo up; read end"],
         stdin=subprocess.PIPE,
@@ -48,7 +48,7 @@ def switch() -> Iterator[None]:
 
 @pytest.fixture
 def quiet_pfs() -> Iterator[None]:
-    """The node sends nothing of its own (router solicitations) over the PFs, which VFs would receive and count."""
+    """Keep the node from sending router solicitations over the PFs, which VFs would receive and count."""
     files = [Path(f"/proc/sys/net/ipv6/conf/{pf}/disable_ipv6") for pf in PFS]
     for file in files:
         file.write_text("1")
@@ -58,14 +58,15 @@ def quiet_pfs() -> Iterator[None]:
 
 
 def bridges() -> dict[str, list[str]]:
-    """The switch's bridges, and the ports of each."""
+    """The switch's bridges, each with its ports."""
     return {name: sh("ovs-vsctl", "list-ports", name).split() for name in sh("ovs-vsctl", "list-br").split()}
 
 
 def play(out: Path, example: str, packets: int) -> tuple[str, dict[str, Seen]]:
-    """What a play says and what its pods come to; nothing is left of them in the switch or on the node.
+    """Play an example. Return the output and the state of its pods.
 
-    While they run, each port of the switch passes as many packets.
+    While the pods run, each port of the switch must pass this number of packets. Afterwards nothing of the pods may
+    be left in the switch or on the node.
     """
     before = bridges()
     then = f"examples/chain/ports {packets} && {sys.executable} -m tests.inside {out}/seen"
@@ -82,7 +83,7 @@ def play(out: Path, example: str, packets: int) -> tuple[str, dict[str, Seen]]:
 
 
 def switched(said: str, pod: str) -> tuple[int, int]:
-    """Packets that the switch received from a pod's port and sent to it, none of them dropped."""
+    """The numbers of packets from and to a pod's port, as counted by the switch; none may be dropped."""
     found = re.search(rf"port of {pod}: (\d+) packets from it, 0 dropped, (\d+) to it, 0 dropped", said)
     assert found is not None, said
     return int(found[1]), int(found[2])
@@ -99,7 +100,7 @@ def test_every_packet_crosses_from_vf_to_vf_and_through_the_switch_and_comes_bac
 
 @pytest.fixture
 def bridge(switch: None) -> Iterator[None]:
-    """The bridge that the administrator makes for examples/chain-kernel."""
+    """The bridge that the administrator creates for examples/chain-kernel."""
     sh(
         "ovs-vsctl",
         "--timeout=20",
@@ -118,7 +119,7 @@ def bridge(switch: None) -> Iterator[None]:
 @pytest.mark.usefixtures("bridge")
 def test_every_ping_crosses_a_kernel_vf_and_the_switch_and_is_answered(vfs: LabVfs, tmp_path: Path) -> None:
     said, pods = play(tmp_path, "chain-kernel", PINGS)
-    # ARP crosses too, and what else the kernel sends on a new interface: so there are more than pings.
+    # At least, because ARP and other packets of the kernel are counted too.
     assert min(count for pod in ("firewall", "sink") for count in switched(said, pod)) >= PINGS
     assert sorted(pods[pod].devices["net1"] for pod in ("source", "firewall")) == vfs.kernel[:2]
     assert bridges() == {"br-inside": []}

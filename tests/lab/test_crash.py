@@ -1,4 +1,4 @@
-"""The agent is killed at every instant of an ADD or a DEL: the DEL that follows ends as a clean one does."""
+"""The agent is killed at every instant of an ADD or DEL. The DEL that follows must clean up completely."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ Namespaces = Callable[[], str]
 
 @contextmanager
 def forked_agent(runtime: Runtime, *, verb: str = "", die_at: int | None = None) -> Iterator[socket.socket]:
-    """An agent in a child process that kills itself at instant number `die_at` of the verb, "ADD" or "DEL".
+    """An agent in a child process that kills itself at instant `die_at` of the verb, "ADD" or "DEL".
 
-    An instant is before or after each thing that is changed: journal, kernel, leases, device-info files, and each
-    call of Open vSwitch. Each is told to the socket that this gives.
+    There is an instant before and after each change of the journal, the kernel, leases and device-info files, and
+    each call of Open vSwitch. Each instant sends a message to the yielded socket.
     """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     child = os.fork()
@@ -55,7 +55,8 @@ def forked_agent(runtime: Runtime, *, verb: str = "", die_at: int | None = None)
 
 def _tell_instants(verb: str, die_at: int | None, told: socket.socket) -> None:
     passed = 0
-    counted_thread = 0  # announcements go on in the background, and change nothing that would have to be undone
+    # only this thread counts: announcements in the background change nothing that must be undone
+    counted_thread = 0
 
     def instant() -> None:
         nonlocal passed
@@ -66,7 +67,7 @@ def _tell_instants(verb: str, die_at: int | None, told: socket.socket) -> None:
                 os.kill(os.getpid(), signal.SIGKILL)
 
     def around(owner: Any, name: str) -> None:
-        """An instant before and after each call of a function."""
+        """Add an instant before and after each call of a function."""
         function = getattr(owner, name)
 
         def between(*args: Any, **kwargs: Any) -> Any:
@@ -125,9 +126,9 @@ def count_instants(told: socket.socket) -> int:
 
 
 def wanted(runtime: Runtime, device: str, kind: str) -> dict[str, Any]:
-    """A configuration that makes the plugin change whatever it can change of such a VF.
+    """A configuration that makes the plugin change everything that it can change for this kind of VF.
 
-    Of kind "rebound" is a kernel VF that the pod gets on vfio-pci.
+    Kind "rebound" is a kernel VF that the pod gets bound to vfio-pci.
     """
     ipam = {"type": "host-local", "ranges": [[{"subnet": "10.8.7.0/24"}], [{"subnet": "fd00:8:7::/64"}]]}
     info = {"CNIDeviceInfoFile": str(runtime.folder / "devinfo/cni/default-data-crash_net1")}
@@ -141,13 +142,13 @@ def device_of(vfs: LabVfs, kind: str) -> str:
 
 
 def left_behind(runtime: Runtime) -> list[str]:
-    """Leases and device-info files that are there."""
+    """The leases and device-info files that exist."""
     found = [*(runtime.folder / "leases").rglob("*"), *(runtime.folder / "devinfo").rglob("*")]
     kept = (
         "last_reserved_ip.0",
         "last_reserved_ip.1",
         "lock",
-    )  # host-local's own, which live as long as the network
+    )  # files of host-local itself, which stay as long as the network
     return [str(path) for path in found if path.is_file() and path.name not in kept]
 
 
@@ -169,7 +170,7 @@ def test_killed_at_every_instant_of_an_add_then_del(
     before = state_of_everything()
     netns = namespaces()
     number, added = 0, False
-    while not added:  # the ADD that is over before that instant is the one after the last
+    while not added:  # an ADD that succeeds has fewer instants than this number
         number += 1
         with forked_agent(runtime, verb="ADD", die_at=number):
             answer = runtime.add("crash", asked, netns)
@@ -196,7 +197,7 @@ def test_killed_at_every_instant_of_a_del_then_del(
             if netns_first:
                 sh("ip", "netns", "del", Path(netns).name)
             ended = runtime.delete("crash", asked, netns)
-            # How many instants there are is known only at the end: the run that nothing kills has one too few.
+            # The number of instants is only known once a run is not killed; until then, plan one more run.
             instants = number + 1 if ended.code else count_instants(told)
         delete_ends_clean(runtime, asked, netns, before, f"instant {number}")
     assert instants >= (12 if kind == "kernel" else 6)

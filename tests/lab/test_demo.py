@@ -1,4 +1,4 @@
-"""The demonstration, on VFs that it makes itself, and plays with VFs beside each other."""
+"""The demonstration, on VFs that it creates itself, and concurrent plays with VFs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ EXAMPLES = ROOT / "examples"
 
 @pytest.fixture
 def no_vfs(vfs: LabVfs) -> Iterator[None]:
-    """PFs without VFs; afterwards they have those that the other tests need."""
+    """PFs without VFs. Afterwards they have the VFs that the other tests need."""
     remove_vfs()
     yield
     remove_vfs()
@@ -59,7 +59,7 @@ def test_the_demonstration_ends_as_it_should_be(tmp_path: Path) -> None:
 
 
 def _check_interfaces(firewall: dict[str, Any], vlan: dict[str, Any]) -> None:
-    """What network-status tells: networks, addresses that were asked for, and devices, none of them twice."""
+    """Check network-status: networks, requested addresses, and devices, each used only once."""
     vfw = {entry["interface"]: entry for entry in firewall["vfw"]}
     assert [vfw[name]["name"] for name in ("eth0", "net1", "net2")] == [
         "mgmt",
@@ -75,7 +75,7 @@ def _check_interfaces(firewall: dict[str, Any], vlan: dict[str, Any]) -> None:
 
 
 def _write(folder: Path, pods: int) -> Path:
-    """Manifests of pods that wait, each with a VF of the first PF that has the kernel's driver."""
+    """Write manifests of pods that wait, each with a VF of the first PF that is bound to the kernel's driver."""
     config = {
         "resourceList": [{"resourceName": "kernel", "selectors": {"pfNames": [PFS[0]], "drivers": ["igbvf"]}}]
     }
@@ -135,7 +135,7 @@ def _play(manifests: Path, *options: str) -> subprocess.Popen[str]:
 
 @contextlib.contextmanager
 def _playing(manifests: Path, *parts: str) -> Iterator[subprocess.Popen[str]]:
-    """A play whose output has had a line with each of the parts; it is stopped."""
+    """Run a play until each part has occurred in a line of its output. Stop it after the body."""
     process = _play(manifests)
     assert process.stdout is not None
     assert process.stderr is not None

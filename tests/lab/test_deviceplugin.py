@@ -1,4 +1,4 @@
-"""The agent's device plugin on real VFs: pools, allocation, and devices that change while it runs."""
+"""The agent's device plugin on real VFs: pools, allocation, and devices that change at runtime."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from wirespeed.host.pci import PciDevice
 from wirespeed.play.kubelet import Kubelet
 
 PATIENCE = 30.0
-MAKING = 30.0  # seconds for the kernel to make VFs
+MAKING = 30.0  # seconds for the kernel to create VFs
 
 
 def pf(name: str) -> str:
@@ -27,7 +27,7 @@ def pf(name: str) -> str:
 
 @pytest.fixture(scope="module")
 def kubelet(vfs: LabVfs, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kubelet]:
-    """A kubelet, and an agent that serves pools to it: by driver, by PF, by VF, and a PF itself."""
+    """A kubelet, and an agent with pools selected by driver, by PF, by VF, and a PF itself."""
     folder = tmp_path_factory.mktemp("deviceplugin")
     pools = [
         {"resourceName": "dpdk", "selectors": {"drivers": ["vfio-pci"]}},
@@ -73,13 +73,13 @@ def expect(kubelet: Kubelet, pools: dict[str, list[str]], timeout: float = PATIE
 
 
 def ordinary(vfs: LabVfs) -> dict[str, list[str]]:
-    """The pools of the VFs as the session made them."""
+    """The pools' devices while the VFs are in their initial state."""
     return {"dpdk": vfs.vfio, "first": vfs.kernel[:2], "second": [vfs.kernel[3]], "pf": []}
 
 
 @contextmanager
 def driver(address: str, name: str) -> Iterator[None]:
-    """The device on another driver, and back on its own."""
+    """Bind the device to another driver, and back after the body."""
     before = PciDevice(address).driver
     bind(address, name)
     try:
@@ -90,7 +90,7 @@ def driver(address: str, name: str) -> Iterator[None]:
 
 @contextmanager
 def no_vfs(name: str) -> Iterator[None]:
-    """A PF without VFs; then with those that the session made."""
+    """Remove a PF's VFs, and restore the initial ones after the body."""
     device = Path(f"/sys/class/net/{name}/device")
     (device / "sriov_numvfs").write_text("0")
     try:
@@ -109,7 +109,7 @@ def default_route(interface: str) -> Iterator[None]:
     try:
         yield
     finally:
-        sh("ip", "addr", "flush", "dev", interface)  # and its routes with it
+        sh("ip", "addr", "flush", "dev", interface)  # removes the interface's routes too
 
 
 def test_vfs_are_in_pools_by_driver_and_pf(kubelet: Kubelet, vfs: LabVfs) -> None:

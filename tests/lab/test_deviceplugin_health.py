@@ -1,4 +1,4 @@
-"""The agent's device plugin on real VFs: faults, a driver that follows the request, pools that change."""
+"""The agent's device plugin on real VFs: faults, drivers that are bound on request, pools that change."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Place:
         return {device.ID: device.health for device in self.kubelet.resources().get(f"lab.example/{name}", [])}
 
     def wait(self, name: str, expected: dict[str, str]) -> None:
-        """Wait until the pool's devices are so."""
+        """Wait until the pool's devices have this health."""
         self.kubelet.wait_until(lambda: self.health(name) == expected, PATIENCE, f"{expected} of {name}")
 
     def write(self, *pools: dict[str, Any]) -> None:
@@ -127,7 +127,8 @@ def test_driver_follows_the_request_and_comes_back(place: Place, vfs: LabVfs) ->
     assert [each["path"] for each in edits[first]["deviceNodes"]] == ["/dev/vfio/vfio", node]
     assert Path(node).is_char_device()
     assert PciDevice(second).driver == own
-    with open(node, "rb+", buffering=0):  # a program of the pod, which the kubelet of this moment does not know
+    # a program of the pod still has the device open, although the kubelet has freed it
+    with open(node, "rb+", buffering=0):
         place.kubelet.free("default", "pod")
         place.wait("mixed", all_are("Healthy", first, second))
         assert PciDevice(first).driver == "vfio-pci"

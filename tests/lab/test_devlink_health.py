@@ -1,4 +1,4 @@
-"""Health reporters of a driver in the kernel (netdevsim): breaking them, from its notices to the kubelet's list."""
+"""Health reporters of a kernel driver (netdevsim), from the kernel's notification to the kubelet's device list."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.node.deviceplugins import Place, Recorder
 from wirespeed.host.devlink import HealthReporters, Reporter, health_reporters
 
 PATIENCE = 10.0
-SOON = 1.0  # seconds from a fault to the kubelet's list, as promised
+SOON = 1.0  # seconds from a fault to the kubelet's device list, as documented
 VF = "0000:19:00.0"
 
 
@@ -38,7 +38,7 @@ def recover(device: Netdevsim) -> None:
 
 @pytest.fixture
 def late() -> threading.Event:
-    """Set when the kernel has answered what there is."""
+    """Set when the kernel has answered a dump of all reporters."""
     return threading.Event()
 
 
@@ -102,7 +102,7 @@ def test_lost_notices_are_made_good_by_asking(
 ) -> None:
     late.clear()
     with socket.socket(fileno=socket.dup(reporters.fileno())) as same:
-        same.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)  # the kernel has a least size for it
+        same.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)  # the kernel raises it to its minimum
     for _ in range(20):
         damage(netdevsim)
         recover(netdevsim)
@@ -114,7 +114,7 @@ def test_lost_notices_are_made_good_by_asking(
 
 @pytest.fixture
 def place(tmp_path: Path, netdevsim: Netdevsim) -> Iterator[Place]:
-    """A node whose sysfs has one VF, of a PF that has the name of netdevsim's device."""
+    """A node whose sysfs has one VF; its PF has the name of netdevsim's device."""
     sysfs = FakeSysfs(tmp_path / "sys")
     sysfs.device(netdevsim.name, driver="ice", name="ens1f0")
     sysfs.device(VF, driver="iavf", name="ens1f0v0")
@@ -147,7 +147,7 @@ def test_vf_is_unhealthy_within_a_second_while_its_pfs_reporter_is_in_error(
     set_recovery(netdevsim, automatic=False)
     damage(netdevsim)
     with place.running({"resourceName": "a"}) as plugin:
-        wait_health("Unhealthy")  # from the start
+        wait_health("Unhealthy")  # from the first list on
         assert is_soon(recovers_and_breaks, SOON)
         figures = {family.name: [labels for labels, _ in family.samples] for family in plugin.figures()}
         assert figures["wirespeed_device_unhealthy"] == [("intel.com/a", VF, "devlink")]

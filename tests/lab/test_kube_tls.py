@@ -1,4 +1,4 @@
-"""The API server's certificates, as the guest's own Python verifies them: one that is strict by default."""
+"""The API server's certificates, verified by the guest's Python, which uses VERIFY_X509_STRICT by default."""
 
 from __future__ import annotations
 

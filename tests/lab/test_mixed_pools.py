@@ -1,4 +1,4 @@
-"""All 14 VFs of both PFs in three pools, kernel, vfio and mixed, and pods that are played over them at once."""
+"""All 14 VFs of both PFs in three pools (kernel, VFIO and mixed), with pods that use all of them at once."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ VFS_PER_PF = 7
 PATIENCE = 60.0
 NUMBERS = {"net": range(2), "dpdk": range(2, 4), "mixed": range(4, 7)}  # of each PF's VFs
 KEYS: dict[str, Manifest] = {
-    "net": {"allocation": "packed"},  # two pods are then on one PF, and so on one wire
+    "net": {"allocation": "packed"},  # so that two pods are on the same PF, and thus on the same wire
     "mixed": {"bind": True, "cdi": True},
 }
 POOLS = [
@@ -46,9 +46,10 @@ WAIT = "echo done; exec sleep infinity"
 
 @pytest.fixture(scope="module")
 def devices(vfs: LabVfs) -> Iterator[dict[str, list[str]]]:
-    """The VFs of each pool, those of `dpdk` on vfio-pci; afterwards there are those that the other tests need.
+    """Create the VFs of each pool; those of `dpdk` are bound to vfio-pci. Restore the initial VFs afterwards.
 
-    They have lasting MACs and names, as an operator and udev give them: one that is bound by hand has them again.
+    They have fixed MACs and names, as from an operator and udev: after a VF was rebound by hand, both are set
+    again.
     """
     remove_vfs()
     pools: dict[str, list[str]] = {name: [] for name in NUMBERS}
@@ -71,18 +72,18 @@ def devices(vfs: LabVfs) -> Iterator[dict[str, list[str]]]:
 
 @contextmanager
 def as_before() -> Iterator[None]:
-    """After the body, each VF and PF is as before it, and none is on another driver for a container."""
+    """After the body, all VFs and PFs must be in their earlier state, and none may be bound for a container."""
     before = state_of_everything()
     yield
     assert "\n".join(differences(before, state_of_everything())) == ""
     assert not [*Path(NodeConfig().state).parent.glob("bound/*")]
 
 
-# What is played
+# Pods
 
 
 def pod(name: str, container: Manifest, *networks: str, **counts: int) -> Manifest:
-    """A pod of one container, with so many devices of the pools."""
+    """A pod with one container, which requests these numbers of devices."""
     limits: Manifest = {f"intel.com/{resource}": count for resource, count in counts.items()}
     spec: Manifest = {"terminationGracePeriodSeconds": 0, "containers": [{"name": "main", **container}]}
     if "volumeMounts" in container:
@@ -99,7 +100,7 @@ def runs(script: str) -> Manifest:
 
 
 def echoes() -> Manifest:
-    """A container whose testpmd answers every ping that reaches its VF; ready when that is up."""
+    """A container whose testpmd answers all pings to its VF; it is ready when testpmd is."""
     options = "'--lcores=0@(0-1),1@(0-1)' --huge-unlink --socket-mem=64 --allow=$PCIDEVICE_INTEL_COM_MIXED"
     forwarding = "--forward-mode=icmpecho --total-num-mbufs=2048 --rxd=256 --txd=256"
     probe = {"exec": {"command": ["wirespeed", "ready"]}, "periodSeconds": 1, "timeoutSeconds": 10}
@@ -113,7 +114,7 @@ def echoes() -> Manifest:
 
 
 def reach(interface: str, address: str) -> str:
-    """Part of a script: ping until three have come back."""
+    """A part of a script: ping until three replies have arrived."""
     return f"ping -q -c 3 -i 0.2 -w {PATIENCE:.0f} -I {interface} {address} && echo reached;"
 
 
@@ -129,7 +130,7 @@ def network(name: str, pool: str, **keys: Any) -> Manifest:
 
 
 def networks(folder: Path) -> tuple[Manifest, ...]:
-    """The networks of the tests; their addresses are counted from the first one, whatever ran before."""
+    """The tests' networks. Leases are in `folder`, so the first address is always the same."""
 
     def addresses(third: int) -> Manifest:
         ranges = [[{"subnet": f"10.9.{third}.0/24"}]]
@@ -145,7 +146,7 @@ def networks(folder: Path) -> tuple[Manifest, ...]:
 
 @contextmanager
 def play(folder: Path, *pods: Manifest) -> Iterator[subprocess.Popen[str]]:
-    """A play of the pods."""
+    """Run a play of the pods."""
     config = {"config.json": json.dumps({"resourceList": POOLS})}
     pools = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "pools"}, "data": config}
     (folder / "pods.yaml").write_text(yaml.safe_dump_all([pools, *networks(folder), *pods]))
@@ -165,11 +166,11 @@ def play(folder: Path, *pods: Manifest) -> Iterator[subprocess.Popen[str]]:
         process.send_signal(signal.SIGINT)
         process.wait(PATIENCE)
         if Path("/sys/class/net/mgmt0").exists():
-            sh("ip", "link", "delete", "mgmt0")  # the conf's plugin leaves it, as any cluster's does
+            sh("ip", "link", "delete", "mgmt0")  # the bridge plugin never removes it
 
 
 def lines_until_done(process: subprocess.Popen[str], *pods: str) -> dict[str, list[str]]:
-    """What each pod says, until these have said that they are done."""
+    """The output of each pod, until each pod in `pods` has printed "done"."""
     said: dict[str, list[str]] = {}
     missing = set(pods)
     assert process.stdout is not None
@@ -185,7 +186,7 @@ def lines_until_done(process: subprocess.Popen[str], *pods: str) -> dict[str, li
 
 
 def given(said: dict[str, list[str]]) -> dict[str, list[str]]:
-    """The VFs of each pod."""
+    """The VFs of each pod, from its output."""
     return {
         name: [vf for part in line.split()[1:] for vf in part.split(",")]
         for name, lines in said.items()
@@ -194,11 +195,11 @@ def given(said: dict[str, list[str]]) -> dict[str, list[str]]:
     }
 
 
-# What the device plugin tells
+# The device plugin
 
 
 class Pools:
-    """The health of all devices, as ListAndWatch tells it to a kubelet."""
+    """The health of all devices, as ListAndWatch reports it to a kubelet."""
 
     def __init__(self, session: Path, end: ExitStack) -> None:
         self._changed = threading.Condition()
@@ -219,12 +220,12 @@ class Pools:
                 with self._changed:
                     self._health[name] = {device.ID: device.health for device in response.devices}
                     self._changed.notify_all()
-        except grpc.RpcError as error:  # so it ends
+        except grpc.RpcError as error:  # the stream ends like this
             with self._changed:
                 self._health[name] = {"ended": str(error)}
 
     def wait(self, devices: dict[str, list[str]], unhealthy: set[str]) -> None:
-        """Wait until the pools have these devices, of which exactly the `unhealthy` ones are so."""
+        """Wait until the pools have these devices, and exactly the `unhealthy` ones are unhealthy."""
         expected = {
             name: {vf: "Unhealthy" if vf in unhealthy else "Healthy" for vf in vfs} for name, vfs in devices.items()
         }
@@ -249,7 +250,7 @@ def test_pods_that_ask_for_all_vfs_have_each_once(devices: dict[str, list[str]],
 
 
 class Playing:
-    """The play that the tests look at: what its pods have said, and the health of the pools."""
+    """A running play: the pods' output so far, and the health of the pools."""
 
     def __init__(self, said: dict[str, list[str]], pools: Pools) -> None:
         self.said, self.pools = said, pools
@@ -258,8 +259,9 @@ class Playing:
 
 @pytest.fixture(scope="module")
 def playing(devices: dict[str, list[str]], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Playing]:
-    """Seven pods with VFs of all pools; once they are gone, everything is as it was before."""
-    opens = f"{HAS} cd /dev/vfio; exec 3<>$(ls | grep -v vfio); {WAIT}"  # it ends where it cannot
+    """Seven pods with VFs of all pools. Afterwards everything must be in its earlier state."""
+    # the pod fails if the group cannot be opened
+    opens = f"{HAS} cd /dev/vfio; exec 3<>$(ls | grep -v vfio); {WAIT}"
     pods = (
         pod("bound", echoes(), mixed=1),
         pod("bound-by-network", echoes(), "tagged-dpdk", mixed=1),
@@ -310,7 +312,8 @@ def test_vfs_of_one_mixed_pool_have_the_driver_that_their_pod_wants(playing: Pla
 
 
 def test_kernel_and_dpdk_of_one_mixed_pool_reach_each_other(playing: Playing) -> None:
-    for name in ("kernel", "net-b"):  # `bound` and `bound-by-network`, which has VLAN 102; `net-a` and itself
+    # the first reaches `bound` and, on VLAN 102, `bound-by-network`; the second `net-a` and itself
+    for name in ("kernel", "net-b"):
         assert playing.said[name].count("reached") == 2, "\n".join(playing.said[name])
 
 

@@ -1,7 +1,7 @@
-"""What igb refuses, on netdevsim: a driver of the kernel that takes every setting of a VF, and has an eswitch.
+"""What igb does not support, on netdevsim: a kernel driver that accepts all VF settings and has an eswitch.
 
-Its PF is no PCI device and its VFs are none at all, so their place in sysfs is laid out; interface, settings and
-devlink are the kernel's.
+Its PF is not a PCI device, and its VFs are no devices at all, so the tests use a fake sysfs. The interface, the
+settings and devlink are the kernel's.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from wirespeed.provision.policy import Wanted
 
 PF = "0000:18:00.0"
 NOWHERE = ("/run/netns/none", Identity(0, 0, 0))
-INDEX = 2  # of the VF that is set; the PF has four
+INDEX = 2  # of the VF under test; the PF has four
 WANTED = VfSettings(
     mac="02:00:00:00:00:aa",
     vlan=100,
@@ -41,7 +41,7 @@ WANTED = VfSettings(
     trust=True,
     link_state=LINK_STATES["enable"],
 )
-SHOWN = {  # by ip
+SHOWN = {  # as shown by ip
     "address": "02:00:00:00:00:aa",
     "vlan_list": [{"vlan": 100, "qos": 3, "protocol": "802.1ad"}],
     "rate": {"max_tx": 1000, "min_tx": 100},
@@ -52,7 +52,7 @@ SHOWN = {  # by ip
 
 
 class Counting(Rtnl):
-    """Counts the messages that set something of a VF."""
+    """Counts the messages that change VF settings."""
 
     sent = 0
 
@@ -63,14 +63,14 @@ class Counting(Rtnl):
 
 @dataclass(frozen=True)
 class Card:
-    """netdevsim's device with four VFs, as the PF of a laid-out sysfs."""
+    """A netdevsim device with four VFs, as the PF of a fake sysfs."""
 
     device: Netdevsim
     vf: PciDevice
     host: Counting = field(default_factory=Counting)
 
     def shown(self) -> list[dict[str, Any]]:
-        """What `ip` shows of each VF."""
+        """What `ip` shows for each VF."""
         [link] = json.loads(sh("ip", "-d", "-j", "link", "show", self.device.port))
         found: list[dict[str, Any]] = link["vfinfo_list"]
         return found
@@ -127,7 +127,8 @@ def test_only_what_is_asked_for_is_changed(card: Card) -> None:
     everything = card.shown()
     vf = vfs.find(card.host, card.vf)
     settings.apply(card.host, vf, VfSettings(min_tx_rate=20, vlan=8))
-    expected = replace(vf.settings, min_tx_rate=20, vlan=8)  # the other rate, priority and protocol as they were
+    # the other rate, the priority and the protocol are unchanged
+    expected = replace(vf.settings, min_tx_rate=20, vlan=8)
     assert vfs.find(card.host, card.vf).settings == expected
     restore(card, vfs.snapshot(vf))
     assert card.shown() == everything
@@ -136,7 +137,7 @@ def test_only_what_is_asked_for_is_changed(card: Card) -> None:
 @pytest.mark.parametrize(
     ("asked", "named"),
     [
-        (replace(WANTED, min_tx_rate=2000), '"min_tx_rate", "max_tx_rate"'),  # more than the most
+        (replace(WANTED, min_tx_rate=2000), '"min_tx_rate", "max_tx_rate"'),  # above max_tx_rate
         (replace(WANTED, mac="03:00:00:00:00:aa"), '"mac"'),  # multicast
         (replace(WANTED, vlan_qos=9), '"vlan", "vlanQoS", "vlanProto"'),
     ],
@@ -172,7 +173,7 @@ def test_rates_are_refused_in_switchdev_mode_and_the_rest_is_taken(
 
 @pytest.fixture
 def device(netdevsim: Netdevsim, monkeypatch: pytest.MonkeyPatch) -> PciDevice:
-    """netdevsim's device where the code looks for a PCI device."""
+    """netdevsim's device, at the place where the code looks for a PCI device."""
     monkeypatch.setattr(PciDevice, "BUS", "netdevsim")
     return PciDevice(netdevsim.name)
 
@@ -201,7 +202,7 @@ def devlink_mode(device: Netdevsim) -> str:
 
 
 def test_plan_changes_the_mode_of_the_eswitch(netdevsim: Netdevsim, device: PciDevice) -> None:
-    (netdevsim.path / "sriov_numvfs").write_text("2")  # unseen by the plan, for it has no PCI devices
+    (netdevsim.path / "sriov_numvfs").write_text("2")  # not in the plan, because they are no PCI devices
     assert eswitch.mode(device) == "legacy"
     made = plan.make({device.address: Wanted(num_vfs=0, eswitch="switchdev")}, [pf_of(device)])
     where = f"PF {device.own_netdev} ({device.address})"
@@ -221,6 +222,6 @@ def test_mode_is_taken_back_when_a_later_step_fails(netdevsim: Netdevsim, device
     failed = "sriov_numvfs: 0 VFs are there after 2 was written; what was done before it is taken back"
     with pytest.raises(CniError, match=failed):
         plan.carry_out(made, NodeConfig(), lambda _number, _step: modes.append(devlink_mode(netdevsim)))
-    assert modes == ["legacy", "switchdev"]  # before each of the two steps
+    assert modes == ["legacy", "switchdev"]  # the mode before each of the two steps
     assert devlink_mode(netdevsim) == "legacy"
     assert (netdevsim.path / "sriov_numvfs").read_text().strip() == "0"

@@ -1,4 +1,4 @@
-"""DPDK in pods of `wirespeed play` that ask for too little: it fails there as on a cluster."""
+"""DPDK in pods of `wirespeed play` that request too little: it fails as it would on a cluster."""
 
 from __future__ import annotations
 
@@ -21,13 +21,14 @@ Manifest = dict[str, Any]
 
 
 def played(folder: Path, *, add: tuple[str, ...] = (), memory: int, testpmd: str = "") -> str:
-    """What a pod's testpmd says that has a VF on vfio-pci, capabilities, and hugepages of so many MiB."""
+    """The output of testpmd in a pod with a VF on vfio-pci, these capabilities, and `memory` MiB of hugepages."""
     pools = [{"resourceName": "dpdk", "selectors": {"pfNames": [PFS[0]], "drivers": ["vfio-pci"]}}]
     network = {"cniVersion": "1.1.0", "name": "data", "type": "wirespeed-sriov"}
     options = f"--lcores='0@(0-1),1@(0-1)' --huge-unlink --socket-mem={memory} --allow=$PCIDEVICE_INTEL_COM_DPDK"
     container = {
         "name": "testpmd",
-        "command": ["sh", "-c", f"exec dpdk-testpmd {options} -- {testpmd}"],  # it ends with its standard input
+        # testpmd ends at the end of its standard input
+        "command": ["sh", "-c", f"exec dpdk-testpmd {options} -- {testpmd}"],
         "securityContext": {"capabilities": {"add": list(add)}},
         "resources": {"limits": {"intel.com/dpdk": 1, "hugepages-2Mi": f"{memory}Mi", "memory": "256Mi"}},
         "volumeMounts": [{"name": "hugepages", "mountPath": "/dev/hugepages"}],
@@ -56,7 +57,7 @@ def played(folder: Path, *, add: tuple[str, ...] = (), memory: int, testpmd: str
         check=False,
     )
     assert "default/p/testpmd | EAL:" in done.stdout, done.stdout + done.stderr
-    assert "not enforced here" not in done.stdout  # the guest has the controllers
+    assert "not enforced here" not in done.stdout  # the guest has the cgroup controllers
     assert "is left" not in done.stderr
     return done.stdout
 
@@ -78,5 +79,5 @@ def test_with_ipc_lock_dpdk_has_the_vf(vfs: LabVfs, tmp_path: Path) -> None:
 @pytest.mark.usefixtures("unchanged", "no_bridge")
 def test_a_pool_larger_than_the_hugepages_of_the_limit_is_not_made(vfs: LabVfs, tmp_path: Path) -> None:
     free = int(Path("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages").read_text())
-    assert free * 2 > 400  # there is room for testpmd's 155,456 packets, were it not for the limit
+    assert free * 2 > 400  # without the limit, testpmd's 155,456 mbufs would fit
     assert NO_POOL in played(tmp_path, add=("IPC_LOCK",), memory=128)

@@ -1,4 +1,4 @@
-"""RDMA netlink on a real RDMA device, the kernel's software RoCE on a PF."""
+"""RDMA netlink with a real RDMA device: the kernel's Soft-RoCE (rdma_rxe) on a PF."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ PATIENCE = 20.0  # seconds
 
 
 def set_sharing(mode: str) -> None:
-    """Share RDMA devices or not, once the namespaces of whatever ran before are gone.
+    """Set RDMA's netns mode to "shared" or "exclusive", when the namespaces of earlier tests are gone.
 
-    The kernel refuses while there is one, and takes a deleted one down later, on a work queue that nobody can
-    wait for.
+    The kernel refuses while other namespaces exist. It removes deleted ones later on a work queue that cannot be
+    waited for.
     """
     end = time.monotonic() + PATIENCE
     while (said := sh_refused("rdma", "system", "set", "netns", mode)) and time.monotonic() < end:
@@ -34,14 +34,14 @@ def set_sharing(mode: str) -> None:
 
 
 def sh_refused(*command: str) -> str:
-    """What a command says when it fails."""
+    """Return the command's error output, or "" if it succeeds."""
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     return done.stderr or f"{command} fails" if done.returncode else ""
 
 
 @pytest.fixture
 def roce() -> Iterator[str]:
-    """An RDMA device; its name."""
+    """The name of a Soft-RoCE device."""
     sh("modprobe", "rdma_rxe")
     sh("rdma", "link", "add", "roce0", "type", "rxe", "netdev", PFS[0])
     yield "roce0"
@@ -50,7 +50,7 @@ def roce() -> Iterator[str]:
 
 @pytest.fixture
 def exclusive() -> Iterator[None]:
-    """Each RDMA device belongs to one namespace."""
+    """Exclusive mode: each RDMA device belongs to one namespace."""
     set_sharing("exclusive")
     yield
     set_sharing("shared")

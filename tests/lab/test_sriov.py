@@ -1,4 +1,4 @@
-"""A VF's way into a pod and back, on the igb driver's VFs, through the shim and the agent."""
+"""A VF moves into a pod and back: VFs of the igb driver, with the shim and the agent."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_vfio_vf_gets_its_settings_and_a_device_info_file(
     assert (shown["address"], shown["vlan_list"][0]["vlan"]) == (MAC, 7)
     assert agent.delete("vfio", asked, netns).code == 0
     assert not info.exists()
-    assert agent.delete("vfio", asked, netns).code == 0  # a second DEL finds nothing to do
+    assert agent.delete("vfio", asked, netns).code == 0  # a repeated DEL succeeds
 
 
 def test_netns_deleted_before_del(agent: Runtime, vfs: LabVfs, namespaces: Namespaces) -> None:
@@ -109,7 +109,8 @@ def test_a_vf_whose_name_was_taken_comes_back_under_another(
     netns, device = namespaces(), PciDevice(vfs.kernel[0])
     [name], asked = device.netdevs, conf(device.address, mac=MAC)
     assert agent.add("renamed", asked, netns).code == 0
-    for taken in (name, *taken_too):  # whether the kernel moves it before it renames it depends on its name there
+    # which names are taken decides whether the kernel moves the interface before or after it renames it
+    for taken in (name, *taken_too):
         sh("ip", "link", "add", taken, "type", "bridge")
     try:
         assert agent.delete("renamed", asked, netns).code == 0
@@ -155,7 +156,7 @@ def test_a_mac_needs_no_trust_and_leaves_none(agent: Runtime, vfs: LabVfs, names
     assert link is not None
     assert (link["address"], vf_of(device)["address"], vf_of(device)["trust"]) == (MAC, MAC, False)
     assert agent.delete("untrusted", conf(device), netns).code == 0
-    assert agent.delete("untrusted", conf(device), netns).code == 0  # a second DEL finds nothing to do
+    assert agent.delete("untrusted", conf(device), netns).code == 0  # a repeated DEL succeeds
 
 
 def test_netns_without_a_path_but_with_a_process_before_del(
@@ -166,14 +167,14 @@ def test_netns_without_a_path_but_with_a_process_before_del(
     with process_in(netns):
         sh("ip", "netns", "del", Path(netns).name)
         assert agent.delete("held", asked, netns).code == 0
-        assert PciDevice(vfs.kernel[0]).netdevs  # brought home, not waited for
+        assert PciDevice(vfs.kernel[0]).netdevs  # moved back by DEL, without waiting for the namespace to end
 
 
 def namespace_of_number(number: int, namespaces: Namespaces) -> str:
-    """A namespace that was made with the inode number of one that was deleted, "" where none got it.
+    """A new namespace with the inode number of a deleted one, or "" if none got it.
 
-    The kernel gives the lowest number that is free, also to the files in /proc/net of each namespace, and takes
-    old namespaces down in the background. Those made here stay, so that fewer lower numbers are free next time.
+    The kernel assigns the lowest free number, also to the /proc/net files of each namespace, and removes old
+    namespaces in the background. The namespaces made here stay, so that fewer lower numbers are free next time.
     """
     for _ in range(20):
         new = namespaces()
@@ -266,7 +267,7 @@ def test_a_pf_without_an_interface_on_the_host_gives_its_vfs_without_settings(
 ) -> None:
     netns, elsewhere, device = namespaces(), namespaces(), vfs.vfio[-1]
     pf = pf_of(device)
-    # A reset would have igb forget the MAC that the VF had taken by itself, and nobody could tell it again.
+    # DEL must ignore `reset`: it would make igb forget the MAC of the VF, and the PF could not set it again.
     asked = conf(device, reset="on")
     with pf_disturbed(pf):
         sh("ip", "link", "set", pf, "netns", Path(elsewhere).name)

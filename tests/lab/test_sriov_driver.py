@@ -1,4 +1,4 @@
-"""VFs that get another driver for their pod, resets between pods, and what a trusted netdev may be."""
+"""VFs that are bound to another driver for their pod, resets between pods, and what a trusted netdev may do."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_a_kernel_vf_is_on_vfio_while_its_pod_has_it(agent: Runtime, vfs: LabVfs
     assert "driver is igbvf, was vfio-pci" in agent.call("CHECK", "bound", asked, netns=netns).body["msg"]
     bind(device, "vfio-pci")
     assert agent.delete("bound", asked, netns).code == 0
-    assert agent.delete("bound", asked, netns).code == 0  # a second DEL finds nothing to do
+    assert agent.delete("bound", asked, netns).code == 0  # a repeated DEL succeeds
 
 
 @pytest.mark.parametrize("netns_first", [False, True])
@@ -177,7 +177,7 @@ def test_a_vf_that_an_application_still_has_open_is_not_taken_from_it(
 
 @contextmanager
 def registers(device: str) -> Iterator[Registers]:
-    """The VF's registers, by sysfs; the kernel gives them so while nobody has the VF open over vfio."""
+    """The VF's registers through sysfs. The kernel allows this while the VF is not open through VFIO."""
     with Path(f"/sys/bus/pci/devices/{device}/resource0").open("r+b") as file:
         mapped = mmap.mmap(file.fileno(), 0x4000)
     words = (ctypes.c_uint32 * (0x4000 // 4)).from_buffer(mapped)
@@ -194,7 +194,7 @@ def queues_that_are_on(device: str) -> list[int]:
 
 @contextmanager
 def opened_by_vfio(device: str) -> Iterator[tuple[int, int]]:
-    """A VF opened as an application does it over vfio: the file, and where in it its registers begin."""
+    """Open a VF through VFIO as an application does. Yields the file and the offset of the registers in it."""
     with ExitStack() as opened:
 
         def held(file: int) -> int:
@@ -287,7 +287,7 @@ def test_what_a_killed_application_left_in_a_vfio_vf_is_off(
 
 
 def _wait_for(process: subprocess.Popen[bytes], pattern: str) -> None:
-    """Read what a process says until that is in it."""
+    """Read a process's output until it matches the pattern."""
     assert process.stdout is not None
     said = ""
     while not re.search(pattern, said):

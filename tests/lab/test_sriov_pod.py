@@ -1,4 +1,4 @@
-"""The VF inside its pod: what the pod may change is undone, addresses and routes are there, neighbours know."""
+"""The VF inside its pod: changes by the pod are undone, addresses and routes work, neighbours are updated."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def dual_stack(third: int) -> dict[str, object]:
 def test_addresses_and_routes_of_two_families_work(agent: Runtime, vfs: LabVfs, namespaces: Namespaces) -> None:
     pods = {f"dual{n}": (namespaces(), conf(vfs.kernel[n], vlan=50, ipam=dual_stack(3))) for n in (0, 1)}
     for container, (netns, asked) in pods.items():
-        in_namespace(netns, "sysctl", "-qw", "net.ipv6.conf.default.disable_ipv6=1")  # as runtimes make pods
+        in_namespace(netns, "sysctl", "-qw", "net.ipv6.conf.default.disable_ipv6=1")  # as runtimes do
         added = agent.add(container, asked, netns)
         assert added.code == 0, added.body
         asked["prevResult"] = added.body
@@ -126,7 +126,7 @@ def test_a_pod_that_takes_over_an_address_is_known_to_its_neighbour(
     timer.start()
     try:
         assert watching.stdout is not None
-        # A change that is seen means that the monitor listens.
+        # Once a change is reported, the monitor is listening.
         in_namespace(neighbour, "ip", "neigh", "add", "10.8.5.77", "lladdr", MAC, "dev", "net1")
         while "10.8.5.77" not in (line := watching.stdout.readline()):
             assert line, "the monitor has ended"

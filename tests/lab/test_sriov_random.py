@@ -1,8 +1,8 @@
-"""Random walks of a node's life over the 14 VFs of two PFs, held against a model after every step.
+"""Random sequences of operations on the 14 VFs of two PFs, compared with a model after every step.
 
-Pods come and go in any order, lose their namespaces, ask for what others have, and the agent is killed meanwhile.
-A VF that the model says nobody has is what it was at the beginning, at every step. WIRESPEED_SEQUENCES says how
-many walks there are, WIRESPEED_SEED where their seeds begin; a failure tells seed and steps.
+Pods come and go in any order, lose their namespaces, request VFs that others have, and the agent is killed in
+between. At every step, a VF that no pod has according to the model must be in its initial state.
+WIRESPEED_SEQUENCES is the number of sequences, WIRESPEED_SEED the first seed. A failure shows seed and steps.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ from wirespeed.host.pci import PciDevice
 SEQUENCES = int(os.environ.get("WIRESPEED_SEQUENCES", "10"))
 SEED = int(os.environ.get("WIRESPEED_SEED", "1"))
 STEPS = 12
-INSTANTS = 50  # more than any ADD or DEL has: some that are to be killed end well
+INSTANTS = 50  # more than any ADD or DEL has, so some calls are not killed
 IFNAMES = ("net1", "net2")
 Namespaces = Callable[[], str]
 
 
 @dataclass
 class Pod:
-    """A pod as the model knows it: `has` says which device each of its interfaces is, `taken` names others."""
+    """A pod in the model. `has` maps its interfaces to devices; `taken` are names of other interfaces in it."""
 
     container: str
     netns: str
@@ -57,7 +57,7 @@ class Pod:
 
 
 class Walk:
-    """One walk: the model, and the node that it is held against."""
+    """One sequence: the model, and the node that it is compared with."""
 
     def __init__(self, runtime: Runtime, vfs: LabVfs, namespaces: Namespaces, seed: int) -> None:
         self.runtime, self.namespaces = runtime, namespaces
@@ -65,8 +65,8 @@ class Walk:
         self.kernel, self.devices = set(vfs.kernel), [*vfs.kernel, *vfs.vfio]
         self.before = state_of_everything()
         self.pods: list[Pod] = []
-        self.asked: dict[str, dict[str, Any]] = {}  # of each device that a pod has
-        self.past: list[tuple[str, str, str]] = []  # attachments that are no more: what a late DEL names
+        self.asked: dict[str, dict[str, Any]] = {}  # configuration by attached device
+        self.past: list[tuple[str, str, str]] = []  # former attachments, for late DELs
         self.told = f"seed {seed}"
         self.agent = ExitStack()
 
@@ -84,7 +84,8 @@ class Walk:
         asked = self.configuration(device)
         owner = self.owner(device)
         answer = self.call("ADD", pod, ifname, asked)
-        if owner is not None and not owner.alive:  # gone without a DEL: the VF is taken back first
+        # the owner's namespace is gone without a DEL: ADD first takes back its VF
+        if owner is not None and not owner.alive:
             self.forget(owner, next(name for name, has in owner.has.items() if has == device))
         if ifname in pod.has or (owner is not None and owner.alive):
             self.expect(answer, Code.TRY_AGAIN_LATER)
@@ -111,7 +112,7 @@ class Walk:
             pod.alive = False
 
     def late_delete(self) -> None:
-        """A DEL of an attachment that is no more changes nothing, whoever has the VF now."""
+        """A DEL of a former attachment changes nothing, even if another pod has the VF now."""
         if self.past:
             container, ifname, device = self.random.choice(self.past)
             if not any(pod.container == container and ifname in pod.has for pod in self.pods):
@@ -122,7 +123,7 @@ class Walk:
         self.expect(self.call("DEL", Pod(container, "/run/netns/none"), ifname, asked))
 
     def collect(self) -> None:
-        """GC when the runtime has lost one attachment."""
+        """GC after the runtime has lost one attachment."""
         lost = self.attachment()
         valid = [
             {"containerID": pod.container, "ifname": ifname}
@@ -136,7 +137,7 @@ class Walk:
             self.forget(*lost)
 
     def race(self) -> None:
-        """Two new pods ask for one VF at once: one has it."""
+        """Two new pods request the same VF at once: exactly one gets it."""
         if (device := self.free()) is None:
             return
         pods, asked = [self.new_pod(), self.new_pod()], self.configuration(device)
@@ -148,7 +149,7 @@ class Walk:
         self.note(pods[winner], "net1", asked)
 
     def occupy(self) -> None:
-        """The pod makes an interface of a name that may be asked for."""
+        """The pod creates an interface with a name that an ADD may request."""
         pod, ifname = self.pod(), self.random.choice(IFNAMES)
         if ifname not in pod.taken and link_in(pod.netns, ifname) is None:
             self.told += f"; occupy {pod.container} {ifname}"
@@ -156,7 +157,7 @@ class Walk:
             pod.taken.add(ifname)
 
     def add_killed(self) -> None:
-        """The agent is killed within an ADD: the runtime calls DEL."""
+        """The agent is killed during an ADD; the runtime calls DEL."""
         pod, device = self.new_pod(), self.free()
         if device is None:
             return
@@ -173,7 +174,7 @@ class Walk:
         self.past.append((pod.container, "net1", device))
 
     def delete_killed(self) -> None:
-        """The agent is killed within a DEL: the runtime calls it again."""
+        """The agent is killed during a DEL; the runtime calls DEL again."""
         if (chosen := self.attachment()) is None:
             return
         pod, ifname = chosen
@@ -192,7 +193,7 @@ class Walk:
         return self.runtime.call(verb, pod.container, asked, netns=where, ifname=ifname)
 
     def killed(self, verb: str, pod: Pod, ifname: str, asked: dict[str, Any]) -> Answer:
-        """A call that an agent serves which kills itself at some instant."""
+        """Make a call that is handled by an agent which kills itself at a random instant."""
         instant = self.random.randint(1, INSTANTS)
         self.told += f"; killed at {instant}"
         self.agent.close()
@@ -207,7 +208,7 @@ class Walk:
         )
 
     def compare(self) -> None:
-        """Each VF that nobody has is as at the beginning; each that a pod has is what was asked for."""
+        """VFs that are not attached must be in their initial state; attached ones must have the requested VLAN."""
         now = state_of_everything()
         for device in self.devices:
             pf, number = pf_of(device), PciDevice(device).vf_index
@@ -225,7 +226,7 @@ class Walk:
             for ifname in list(pod.has):
                 self.expect(self.call("DEL", pod, ifname, self.asked[pod.has[ifname]]))
                 self.forget(pod, ifname)
-        for attachment in self.past:  # a pod whose VF was taken back has its lease until its DEL comes
+        for attachment in self.past:  # a VF that was taken back leaves the pod's lease until its DEL
             self.late(*attachment)
         assert differences(self.before, state_of_everything()) == [], self.told
         assert left_behind(self.runtime) == [], self.told
@@ -238,7 +239,7 @@ class Walk:
         return pod
 
     def pod(self) -> Pod:
-        """A living pod, mostly one that is there."""
+        """A pod whose namespace exists: mostly one that was created before."""
         living = [pod for pod in self.pods if pod.alive]
         return self.random.choice(living) if living and self.random.random() < 0.6 else self.new_pod()
 
@@ -267,7 +268,7 @@ class Walk:
         return bool(driver == "netdevice")
 
     def configuration(self, device: str) -> dict[str, Any]:
-        """What a pod may ask of this VF."""
+        """A random configuration for this VF."""
         asked: dict[str, Any] = {"vlan": self.random.randint(1, 4094), "ipam": host_local()}
         if self.random.random() < 0.2:
             asked["driver"] = "vfio-pci" if device in self.kernel else "netdevice"
@@ -284,7 +285,7 @@ class Walk:
 
 @pytest.fixture(scope="module")
 def all_vfs(vfs: LabVfs) -> Iterator[LabVfs]:
-    """Seven of each PF, all that there can be, three of them on vfio-pci."""
+    """Seven VFs of each PF, the maximum. Three of each are bound to vfio-pci."""
     remove_vfs()
     yield make_vfs(7, kernel=4)
     remove_vfs()

@@ -1,4 +1,4 @@
-"""What the SR-IOV plugin refuses: it says why, and everything is as it was."""
+"""What the SR-IOV plugin rejects: with a reason, and without changing anything."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_a_setting_that_the_driver_refuses_is_named_and_all_is_put_back(
 ) -> None:
     device = getattr(vfs, kind)[0]
     with pf_disturbed(pf_of(device)):
-        if "max_tx_rate" in keys:  # igb takes a rate only while the PF has a link
+        if "max_tx_rate" in keys:  # while the PF has no link, igb rejects a rate
             sh("ip", "link", "set", pf_of(device), "down")
         everything = state_of_everything()
         asked = conf(device, mac=MAC, vlan=5, spoofchk="off", trust="on", **keys)
@@ -128,7 +128,7 @@ def test_a_vf_that_no_known_driver_drives_is_refused(
     agent: Runtime, vfs: LabVfs, namespaces: Namespaces, driver: str
 ) -> None:
     device = vfs.kernel[-1]
-    # A VF whose MAC nobody has set at the PF gets another one each time that igbvf takes it.
+    # igbvf assigns a new random MAC at each bind if the PF has set none.
     mac = PciDevice(device).attribute(f"net/{PciDevice(device).own_netdev}/address")
     sh("ip", "link", "set", pf_of(device), "vf", str(PciDevice(device).vf_index), "mac", mac)
     if driver:
@@ -187,13 +187,15 @@ def test_a_pod_for_which_no_address_is_left_gets_no_vf(
 
 @contextmanager
 def slow_ipam(folder: Path) -> Iterator[tuple[dict[str, Any], str, Callable[[], None]]]:
-    """An IPAM plugin whose ADD waits for the fifo `gate`: its configuration, CNI_PATH, and what waits for its ADD.
+    """An IPAM plugin whose ADD blocks on the fifo `gate`. Yields its configuration, CNI_PATH and a function that
+    waits until its ADD has begun.
 
-    It notes its verbs in `called`.
+    It writes the verbs it is called with to `called`.
     """
     for name in ("begun", "gate"):
         os.mkfifo(folder / name)
-    begun = os.open(folder / "begun", os.O_RDWR)  # so that nobody waits for ever for one that never comes
+    # opened read-write, so that opening does not block if ADD never comes
+    begun = os.open(folder / "begun", os.O_RDWR)
     plugin = folder / "slow"
     plugin.write_text(
         f"#!/bin/sh\necho $CNI_COMMAND >> {folder}/called\n[ $CNI_COMMAND = ADD ] || exit 0\n"

@@ -1,4 +1,4 @@
-"""One MAC for two VFs of a PF: taken from pods that are gone, never from one that is there."""
+"""One MAC for two VFs of a PF: it is taken from a pod that is gone, never from one that exists."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_mac_of_a_pod_that_is_gone_is_taken_from_its_vf_which_is_restored(
     shown = link_in(new, "net1")
     assert shown is not None
     assert (shown["address"], vf_of(second)["address"]) == (MAC, MAC)
-    # Of the first VF everything is as it was, and only of the second is anything else.
+    # The first VF is in its initial state; only the second one is changed.
     number, netdev = PciDevice(second).vf_index, set(before[second]["netdevs"])
     changed = differences(before, state_of_everything())
     assert changed

@@ -1,4 +1,4 @@
-"""A VF in a pod that has eth0 with default routes, and plugins behind it in the list that move what it has."""
+"""A VF in a pod that has eth0 with default routes, and later plugins in the chain that move the VF's routes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Config = dict[str, Any]
 
 @pytest.fixture
 def pod(namespaces: Namespaces) -> str:
-    """A namespace as a cluster's own network leaves it: eth0 with addresses and default routes of both families."""
+    """A namespace as the cluster network leaves it: eth0 with addresses and default routes, IPv4 and IPv6."""
     made = namespaces()
     in_namespace(made, "sysctl", "-qw", "net.ipv6.conf.default.accept_dad=0")
     commands = """link set lo up
@@ -37,7 +37,7 @@ def pod(namespaces: Namespaces) -> str:
         route add 192.168.7.0/24 via 10.56.0.1 dev eth0"""
     for command in commands.splitlines():
         in_namespace(made, "ip", *command.split())
-    in_namespace(made, "sysctl", "-qw", "net.ipv6.conf.default.disable_ipv6=1")  # as runtimes make pods
+    in_namespace(made, "sysctl", "-qw", "net.ipv6.conf.default.disable_ipv6=1")  # as runtimes do
     return made
 
 
@@ -54,7 +54,7 @@ def routes(pod: str) -> list[Config]:
 
 
 def behind(plugin: str, config: Config, container: str, pod: str, added: Config) -> Config:
-    """ADD of an executed plugin that is behind the VF's in the list; its result."""
+    """Execute ADD of a plugin that follows the VF's plugin in the chain. Return its result."""
     environ = {
         "CNI_COMMAND": "ADD",
         "CNI_CONTAINERID": container,
@@ -119,7 +119,8 @@ def test_check_finds_what_is_in_a_vrf(agent: Runtime, vfs: LabVfs, pod: str) -> 
     added = agent.add("vrf", asked, pod)
     assert added.code == 0, added.body
     asked["prevResult"] = behind("vrf", {"vrfname": "blue", "table": 1001}, "vrf", pod, added.body)
-    # Early versions of the plugin lose the routes, which the kernel takes away at the change; later ones do this.
+    # Early versions of the vrf plugin lose the routes that the kernel removes when the interface joins the VRF.
+    # Later versions restore them like this.
     for route in routed:
         where = ("via", "10.8.0.1", "dev", "net1", "table", "1001")
         in_namespace(pod, "ip", "route", "replace", route["dst"], *where)
@@ -137,7 +138,7 @@ def test_check_expects_the_mac_that_tuning_has_set(agent: Runtime, vfs: LabVfs, 
     assert added.code == 0, added.body
     asked["prevResult"] = behind("tuning", {"mac": OTHER_MAC}, "tuning", pod, added.body)
     assert agent.call("CHECK", "tuning", asked, netns=pod).body == {}
-    asked["prevResult"] = added.body  # had no plugin done it, it would be drift
+    asked["prevResult"] = added.body  # without tuning in prevResult, the changed MAC is drift
     found = agent.call("CHECK", "tuning", asked, netns=pod)
     assert f"mac of net1 is {OTHER_MAC}, expected {MAC}" in found.body["msg"]
     assert agent.delete("tuning", asked, pod).code == 0

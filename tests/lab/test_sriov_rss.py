@@ -1,7 +1,7 @@
-"""How a pod's interface spreads what it receives, by the driver igb: a PF of the lab stands in a VF's place.
+"""RSS settings of a pod's interface with the driver igb. A PF of the lab acts as the VF.
 
-No VF of the lab has a table to set. A sysfs of the test's calls the second PF the VF of a PF that is not there; the
-interface, its driver and all that is done with it are real.
+No VF of the lab has an indirection table that can be set. In the test's sysfs, the second PF is a VF of a fake PF;
+the interface, its driver and all operations on it are real.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ Namespaces = Callable[[], str]
 
 @pytest.fixture(scope="module")
 def apart(tmp_path_factory: pytest.TempPathFactory) -> Runtime:
-    """A runtime whose agents know one VF, which is the second PF."""
+    """A runtime whose agents see one VF, which is the second PF."""
     folder = tmp_path_factory.mktemp("rss")
     sysfs = FakeSysfs(folder / "sys")
     pf = sysfs.path(sysfs.device("0000:aa:00.0", driver="igb"))
@@ -63,7 +63,7 @@ def in_pod(path: str) -> Spread:
 
 
 def made_by_ethtool(*arguments: str) -> Spread:
-    """What the ethtool command makes of its arguments, on the host."""
+    """The settings that `ethtool -X` makes of its arguments. The earlier ones are restored."""
     before = ethtool.spread(NAME)
     assert before is not None
     sh("ethtool", "-X", NAME, *arguments)
@@ -129,7 +129,7 @@ def test_the_table_of_nobody_in_particular_follows_the_queues_again(agent: Runti
         path = namespaces()
         assert agent.add("default", conf(DEVICE, rss={"weights": [0, 1]}), path).code == 0
         assert agent.delete("default", conf(DEVICE), path).code == 0
-        ethtool.set_queues(NAME, 1)  # refused while somebody's table is there
+        ethtool.set_queues(NAME, 1)  # refused while a user-defined table is set
         ethtool.set_queues(NAME, 2)
     finally:
         ethtool.set_spread(NAME, table=before.table)

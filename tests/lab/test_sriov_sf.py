@@ -1,4 +1,4 @@
-"""A scalable function on the kernel's auxiliary bus, of the lab's own driver, moved into pods as a VF is."""
+"""A scalable function on the auxiliary bus, made by the lab's own driver, moved into pods as a VF is."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ Namespaces = Callable[[], str]
 
 @dataclass(frozen=True)
 class Function:
-    """The function as it was made."""
+    """The scalable function, in its initial state."""
 
     interface: str
     before: dict[str, Any]
 
     def state(self) -> dict[str, Any]:
-        """What `ip -d -j link` shows of its interface on the host."""
+        """What `ip -d -j link` shows for its interface on the host."""
         (shown,) = json.loads(sh("ip", "-d", "-j", "link", "show", self.interface))
         assert shown["parentdev"] == NAME
         return {key: value for key, value in shown.items() if key not in {"ifindex", "operstate"}}
@@ -47,13 +47,13 @@ def function() -> Iterator[Function]:
 
 @pytest.fixture
 def agent(runtime: Runtime) -> Iterator[Runtime]:
-    """An agent for one test: where it is to be killed, there must be no other."""
+    """An agent for one test. Tests that kill their own agent must not use it."""
     with serving(runtime):
         yield runtime
 
 
 def wanted(runtime: Runtime) -> dict[str, Any]:
-    """A configuration that changes whatever there is to change."""
+    """A configuration that changes everything that can be changed."""
     info = {"CNIDeviceInfoFile": str(runtime.folder / "devinfo/cni/default-data-crash_net1")}
     return conf(NAME, mac=MAC, mtu=1400, promisc="on", ipam=host_local(), runtimeConfig=info)
 
@@ -69,7 +69,7 @@ def test_a_scalable_function_goes_into_its_pod_and_comes_back(
     assert link is not None
     assert (link["parentdev"], link["parentbus"], link["mtu"]) == (NAME, "auxiliary", 1400)
     assert {"UP", "PROMISC"} <= set(link["flags"])
-    assert left_behind(agent) != []  # an address; there is no device-info for what is no PCI device
+    assert left_behind(agent) != []  # the lease; device-info files are only written for PCI devices
     assert not Path(asked["runtimeConfig"]["CNIDeviceInfoFile"]).exists()
     prevresult = asked | {"prevResult": added.body}
     assert agent.call("CHECK", "function", prevresult, netns=netns).code == 0

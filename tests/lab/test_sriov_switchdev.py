@@ -1,7 +1,7 @@
-"""A PF whose card has a switch: the kernel's simulator netdevsim, with real representors and an Open vSwitch.
+"""A PF in switchdev mode: the kernel's simulator netdevsim, with real representors and an Open vSwitch.
 
-The simulator's PF is on no PCI bus and its VFs have no interfaces. So the agent gets a sysfs with a PF whose
-interface is the simulator's, and whose VF is one of igb's.
+netdevsim's PF is not on a PCI bus, and its VFs have no interfaces. So the agent gets a fake sysfs, in which the PF
+has netdevsim's interface and the VF is one of igb's.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ Namespaces = Callable[[], str]
 
 @dataclass(frozen=True)
 class Card:
-    """The PF in switchdev mode, VF 0 of it, that one's representor, and a switch with the bridge br0."""
+    """The PF in switchdev mode, its VF 0, the VF's representor, and a switch with the bridge br0."""
 
     vf: str
     runtime: Runtime
@@ -63,11 +63,12 @@ class Card:
         return found
 
     def state(self) -> dict[str, Any]:
-        """What `ip -d -j link` shows of the card's interfaces and the VF's, and the ports of the bridge."""
+        """What `ip -d -j link` shows for the interfaces of the card and the VF, and the ports of the bridge."""
         names = {path.name for path in SIMULATOR.glob("devices/netdevsim1/net/*")}
         names |= {path.name for path in Path(f"/sys/bus/pci/devices/{self.vf}/net").iterdir()}
         links = {link["ifname"]: link for link in json.loads(sh("ip", "-d", "-j", "link", "show"))}
-        volatile = {"ifindex", "operstate", "linkmode", "flags", "qdisc"}  # the last is set once it has been up
+        # qdisc is only set once the interface has been up
+        volatile = {"ifindex", "operstate", "linkmode", "flags", "qdisc"}
         shown: dict[str, Any] = {
             name: {key: value for key, value in links[name].items() if key not in volatile}
             | {"up": "UP" in links[name]["flags"]}
@@ -85,7 +86,7 @@ class Card:
 
 
 def make_sysfs(root: Path, vf: str) -> str:
-    """A sysfs with the simulator's interfaces as those of a PCI device, and igb's VF as VF 0 of that."""
+    """A sysfs with a PCI device that has the simulator's interfaces, and igb's VF as its VF 0."""
     for address in (PF, vf):
         (root / "bus/pci/devices" / address).mkdir(parents=True)
     pf = root / "bus/pci/devices" / PF
@@ -105,7 +106,7 @@ def make_sysfs(root: Path, vf: str) -> str:
 
 @pytest.fixture(scope="module")
 def simulator() -> Iterator[None]:
-    """A card with one VF, in switchdev mode."""
+    """The simulator with one VF, in switchdev mode."""
     sh("modprobe", "netdevsim")
     (SIMULATOR / "new_device").write_text("1 1")
     try:
@@ -118,7 +119,7 @@ def simulator() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def running_switch() -> Iterator[Switch]:
-    """An Open vSwitch among the node's own interfaces, with the bridge br0 in the kernel's datapath."""
+    """An Open vSwitch in the node's own namespace, with the bridge br0 in the kernel datapath."""
     sh("modprobe", "openvswitch")
     folder = Path(tempfile.mkdtemp(prefix="ws-ovs-", dir="/tmp"))
     sh("ip", "netns", "attach", "node", "1")
@@ -137,7 +138,7 @@ def running_switch() -> Iterator[Switch]:
 
 @pytest.fixture(scope="module")
 def trusted_vf(vfs: LabVfs) -> Iterator[str]:
-    """A VF of igb that may take a MAC: its own PF, which the plugin does not see, is not asked for that."""
+    """A trusted VF of igb: its MAC can be changed without its real PF, which the plugin does not see."""
     vf = vfs.kernel[0]
     of_vf = ("ip", "link", "set", pf_of(vf), "vf", str(PciDevice(vf).vf_index))
     sh(*of_vf, "trust", "on")
@@ -155,7 +156,7 @@ def card(
 
 
 def wanted(card: Card) -> dict[str, Any]:
-    """A configuration that changes whatever there is to change."""
+    """A configuration that changes everything that can be changed."""
     info = {"CNIDeviceInfoFile": str(card.runtime.folder / "devinfo/cni/default-data-crash_net1")}
     keys = {"mtu": 1400, "trust": "on", "spoofchk": "on", "link_state": "enable", "mac": MAC, "vlan": 5}
     return conf(card.vf, bridge="br0", ipam=host_local(), runtimeConfig=info, **keys)
@@ -168,7 +169,8 @@ def test_a_vf_goes_into_its_pod_and_its_representor_into_the_bridge(card: Card, 
         assert added.code == 0, added.body
         during = card.vf_settings
         assert (during["address"], during["trust"], during["spoofchk"]) == (MAC, True, True)
-        assert "vlan_list" not in during or during["vlan_list"][0].get("vlan") is None  # the port has it
+        # the VLAN is set on the switch port instead
+        assert "vlan_list" not in during or during["vlan_list"][0].get("vlan") is None
         link = link_in(netns, "net1")
         assert link is not None
         assert (link["mtu"], link["address"]) == (1400, MAC)
@@ -210,7 +212,7 @@ def delete_ends_clean(card: Card, netns: str, before: dict[str, Any], what: str)
 def test_killed_at_every_instant_of_an_add_then_del(card: Card, namespaces: Namespaces) -> None:
     before, netns = card.state(), namespaces()
     number, added = 0, False
-    while not added:  # the ADD that is over before that instant is the one after the last
+    while not added:  # an ADD that succeeds has fewer instants than this number
         number += 1
         with forked_agent(card.runtime, verb="ADD", die_at=number):
             answer = card.runtime.add("crash", wanted(card), netns)

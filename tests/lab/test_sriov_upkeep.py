@@ -106,7 +106,7 @@ def test_status_is_well_until_the_journal_cannot_be_relied_on(agent: Runtime, vf
     state, away, other = (agent.folder / name for name in ("state.db", "state.away", "state.other"))
     away.hardlink_to(state)
     other.touch()
-    other.replace(state)  # one that is only removed is written anew
+    other.replace(state)  # replaced, because a file that is only deleted is created anew
     try:
         found = agent.call("STATUS", "", asked)
         assert (found.code, found.body["code"]) == (1, Code.UNAVAILABLE)

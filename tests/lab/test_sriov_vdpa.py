@@ -1,7 +1,7 @@
-"""vdpa devices of the kernel's simulator, moved into pods and handed out, each as that of a real VF.
+"""vdpa devices of the kernel's simulator, moved into pods and allocated, as if they belonged to a real VF.
 
-The simulator's devices have no parent. So the agent gets a sysfs in which everything is the kernel's own, but for
-the links that say that the VF is their parent.
+The simulator's devices have no parent device. So the agent gets a sysfs in which everything is the kernel's, except
+the links that make the VF their parent.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ Namespaces = Callable[[], str]
 
 @dataclass(frozen=True)
 class Vdpa:
-    """A vdpa device that stands as that of `vf`, and an agent that sees it so."""
+    """A vdpa device that appears to belong to `vf`, and an agent that sees it like this."""
 
     vf: str
     runtime: Runtime
@@ -58,7 +58,7 @@ class Vdpa:
 
     @property
     def interface(self) -> str:
-        """Its interface on the host, once it is there."""
+        """Its interface on the host; waits for it to appear."""
 
         def look(_: object) -> str | None:
             return next((path.name for path in self.virtio.glob("net/*")), None)
@@ -68,7 +68,7 @@ class Vdpa:
         return found
 
     def state(self) -> dict[str, Any]:
-        """What `ip -d -j link` shows of its interface on the host."""
+        """What `ip -d -j link` shows for its interface on the host."""
         (shown,) = json.loads(sh("ip", "-d", "-j", "link", "show", self.interface))
         return {key: value for key, value in shown.items() if key not in {"ifindex", "operstate"}}
 

@@ -1,4 +1,4 @@
-"""What a VF's settings do to its packets: as its PF's own interface hears them, and another pod."""
+"""The effect of a VF's settings on its packets, as received on the PF's interface and by another pod."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from wirespeed.host import rtnl
 pytestmark = pytest.mark.usefixtures("unchanged")
 
 MAC = "02:00:00:00:00:aa"
-ETHERTYPE = 0x88B5  # IEEE 802: for experiments
+ETHERTYPE = 0x88B5  # IEEE 802: local experimental EtherType
 PATIENCE = 20
 _SOL_PACKET, _AUXDATA, _VLAN_VALID = 263, 8, 1 << 4  # linux/if_packet.h
 _ALL = 0x0003  # ETH_P_ALL
@@ -25,7 +25,7 @@ Namespaces = Callable[[], str]
 
 
 class Frame(NamedTuple):
-    """A frame as it was heard; `vlan` and `priority` are 0 where it had no tag."""
+    """A received frame; `vlan` and `priority` are 0 if it was untagged."""
 
     source: str
     payload: bytes
@@ -35,7 +35,7 @@ class Frame(NamedTuple):
 
 @pytest.fixture
 def heard() -> Iterator[socket.socket]:
-    """Hears what the PF's interface does, tagged frames of VLAN 100 too."""
+    """A socket that receives all frames of the PF's interface, including those tagged with VLAN 100."""
     sh("ip", "link", "add", "link", PFS[0], "name", "heard", "type", "vlan", "id", "100")
     sh("ip", "link", "set", "heard", "up")
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ALL)) as listening:
@@ -47,13 +47,11 @@ def heard() -> Iterator[socket.socket]:
 
 
 def until(heard: socket.socket, last: bytes) -> list[Frame]:
-    """The frames of these tests up to the one with that payload."""
+    """The received frames of these tests, up to the one with this payload."""
     found: list[Frame] = []
     while not found or found[-1].payload != last:
         data, ancillary, _, _ = heard.recvmsg(2048, 256)
-        status, tag = struct.unpack_from(
-            "I12xH", ancillary[0][2]
-        )  # struct tpacket_auxdata: the card takes tags off
+        status, tag = struct.unpack_from("I12xH", ancillary[0][2])  # struct tpacket_auxdata: the NIC strips tags
         if struct.unpack_from("!H", data, 12)[0] == ETHERTYPE:
             tag = tag if status & _VLAN_VALID else 0
             source = ":".join(f"{byte:02x}" for byte in data[6:12])
@@ -62,7 +60,7 @@ def until(heard: socket.socket, last: bytes) -> list[Frame]:
 
 
 def send(netns: str, payload: bytes) -> None:
-    """Send it to everybody from the pod's interface, once that has a carrier."""
+    """Broadcast it from the pod's interface, once that has a carrier."""
     header = b"\xff" * 6 + bytes.fromhex(MAC.replace(":", "")) + struct.pack("!H", ETHERTYPE)
 
     def inside() -> None:
@@ -104,7 +102,7 @@ def test_a_ping_of_the_mtu_passes_whole_and_no_larger_one(
     assert [each.code for each in added] == [0, 0]
     other = added[1].body["ips"][0]["address"].split("/")[0]
     ping = ("ping", "-M", "do", "-i", "0.2", "-w", str(PATIENCE))
-    in_namespace(pods[0][1], *ping, "-c", "2", "-s", str(mtu - 28), other)  # without the headers of IP and ICMP
+    in_namespace(pods[0][1], *ping, "-c", "2", "-s", str(mtu - 28), other)  # minus the IP and ICMP headers
     with pytest.raises(subprocess.CalledProcessError):
         in_namespace(pods[0][1], *ping, "-c", "1", "-w", "1", "-s", str(mtu - 27), other)
     for container, netns, asked in pods:

@@ -1,4 +1,4 @@
-"""VFs that sriov-cni gave to pods: taken over with its files, checked, and brought back as it noted them."""
+"""VFs that sriov-cni attached: taken over from its files, checked, and restored to the state recorded there."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Namespaces = Callable[[], str]
 
 @contextmanager
 def serving(runtime: Runtime) -> Iterator[None]:
-    """An agent that serves the runtime's calls meanwhile."""
+    """Run an agent for the runtime's calls during the body."""
     process = subprocess.Popen([sys.executable, "-m", "wirespeed", "agent", "--config", runtime.config])
     try:
         yield
@@ -36,7 +36,7 @@ def serving(runtime: Runtime) -> Iterator[None]:
 
 
 def attached_by_sriov_cni(runtime: Runtime, container: str, device: str, netns: str) -> dict[str, Any]:
-    """Give the VF to a pod as sriov-cni does, file by file; the configuration that it was given."""
+    """Attach the VF to a pod and write files as sriov-cni does. Return the configuration that it got."""
     pf = PciDevice(device).physical_function
     assert pf is not None
     vf, names = ("dev", pf.netdevs[0], "vf", str(PciDevice(device).vf_index)), PciDevice(device).netdevs
@@ -75,7 +75,7 @@ def test_vf_in_a_pod_is_checked_and_comes_back(runtime: Runtime, vfs: LabVfs, na
     install(runtime)
     with serving(runtime):
         assert runtime.call("CHECK", "kernel", asked, netns=netns, binary="bin/sriov").code == 0
-        in_namespace(netns, "ip", "link", "set", "net1", "mtu", "1400")  # by the application
+        in_namespace(netns, "ip", "link", "set", "net1", "mtu", "1400")  # changed by the application
         assert runtime.delete("kernel", asked, netns, binary="bin/sriov").code == 0
     assert link_in(netns, "net1") is None
     assert [path for path in (runtime.folder / "sriov").rglob("*") if path.is_file()] == []
@@ -109,5 +109,5 @@ def test_vf_on_vfio_comes_back(runtime: Runtime, vfs: LabVfs, namespaces: Namesp
     install(runtime)
     with serving(runtime):
         assert runtime.call("CHECK", "vfio", asked, netns=netns, binary="bin/sriov").code == 0
-        for _ in range(2):  # with sriov-cni itself the first one fails
+        for _ in range(2):  # with sriov-cni itself the first DEL fails
             assert runtime.delete("vfio", asked, netns, binary="bin/sriov").code == 0

@@ -1,4 +1,4 @@
-"""vdpa devices made and deleted by the kernel's own simulator of them."""
+"""vdpa devices created and deleted with the kernel's own simulators."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _simulator() -> Iterator[None]:
 
 @pytest.mark.parametrize("kind", ["virtio", "vhost"])
 def test_a_vdpa_device_is_made_on_the_driver_of_its_type(kind: str) -> None:
-    for driver in ("virtio_vdpa", "vhost_vdpa"):  # both are there: the kernel gives a new device to the first
+    for driver in ("virtio_vdpa", "vhost_vdpa"):  # both are loaded: the kernel binds a new device to the first
         sh("modprobe", driver)
     vdpa.make(MAKER, NAME, kind)
     made = VdpaDevice(NAME)

@@ -1,4 +1,4 @@
-"""`wirespeed vf` on the igb driver's PFs: VFs are made, bound and removed, or nothing is changed."""
+"""`wirespeed vf` with igb's PFs: VFs are created, bound and removed, or nothing is changed."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ spec: {resourceName: kernel, nicSelector: {pfNames: ["ens2#0-1"], vendor: "8086"
 
 @pytest.fixture(autouse=True)
 def _vfs_as_the_other_tests_have_them(vfs: LabVfs) -> Iterator[None]:
-    """After each test the PF has its four VFs again, the last two on vfio-pci."""
+    """Restore the PF's four VFs after each test, the last two bound to vfio-pci."""
     yield
     sh("ip", "link", "set", PF, "up", "mtu", "1500")
     device = Path(f"/sys/class/net/{PF}/device")
@@ -122,7 +122,7 @@ def other(vf: facts.Vf) -> str:
 
 
 class Use:
-    """Uses a VF in one of the ways that are noticed; entering gives what is told of it."""
+    """Uses a VF in one of the ways that are detected. Entering it returns the expected text about the use."""
 
     def __init__(self, vf: facts.Vf, use: str, journal: Path) -> None:
         self.vf, self.use, self.journal = vf, use, journal
@@ -160,7 +160,7 @@ class Use:
 
 
 def claim(journal: Path, address: str) -> None:
-    """Write into a journal that the device is net1 of c1."""
+    """Write a claim into a journal: the device is net1 of c1."""
     from wirespeed.host.netns import Identity
     from wirespeed.state.journal import DeviceClaim, Journal
 
@@ -181,7 +181,8 @@ def test_a_step_that_fails_takes_back_those_before_it() -> None:
     before = as_they_are()
     groups = (
         Group(resource="", policy="", numbers=frozenset({0}), device_type="vfio-pci"),
-        Group(resource="", policy="", numbers=frozenset({1}), device_type="igb_uio"),  # Debian has no such module
+        # Debian has no such module, so its group fails
+        Group(resource="", policy="", numbers=frozenset({1}), device_type="igb_uio"),
     )
     wanted = Wanted(num_vfs=6, mtu=1700, groups=groups)
     with pytest.raises(CniError) as failed:
@@ -195,7 +196,7 @@ def test_a_step_that_fails_takes_back_those_before_it() -> None:
 
 
 def as_they_are() -> list[facts.Vf]:
-    """The VFs, but for their IOMMU groups: the kernel numbers those of VFs that are made anew as it likes."""
+    """The VFs without their IOMMU groups, because the kernel assigns new numbers to recreated VFs."""
     return [replace(vf, iommu_group="") for vf in pf().vfs]
 
 
@@ -228,7 +229,7 @@ def test_a_vf_that_is_given_away_while_a_person_reads_the_plan_is_left_alone(
     )
     assert asking.stdin is not None
     assert asking.stdout is not None
-    assert asking.stdout.readline().startswith("PF ens2")  # the plan is made
+    assert asking.stdout.readline().startswith("PF ens2")  # the plan is complete
     claim(tmp_path / "state.db", address)
     _, told = asking.communicate("y\n")
     assert asking.returncode == 1

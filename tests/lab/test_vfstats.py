@@ -1,4 +1,4 @@
-"""Counters of VFs on the igb driver, which counts nothing for them: their own interfaces in the pods do."""
+"""VF counters with the igb driver, which has none: they come from the VFs' interfaces in the pods."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Namespaces = Callable[[], str]
 
 
 def counted(runtime: Runtime, address: str) -> dict[str, float]:
-    """The VF's counters by name, of the samples with the pod's labels."""
+    """The VF's counters by name, from samples with the pod's labels."""
     owners = {address: ("default", "counted")}
     journal = Journal(runtime.folder / "state.db")
     claims = {claim.device: claim for claim in journal.claims()}

@@ -1,4 +1,4 @@
-"""Calling an agent through the shim, and following the probe plugin (tests/node/probe.py) through its calls."""
+"""Call an agent through the shim, and follow the calls of the probe plugin (tests/node/probe.py)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PROBE_CONFIG = {"cniVersion": "1.1.0", "name": "net", "type": "probe", "cni.dev/
 
 
 class Answer(NamedTuple):
-    """What the shim ended with; `body` is its standard output as JSON, {} for none."""
+    """The shim's exit status and its standard output as JSON ({} if empty)."""
 
     status: int
     body: dict[str, Any]
@@ -28,7 +28,7 @@ DONE = Answer(0, {})
 
 
 class Call:
-    """A shim that runs, called as `name`, with `stdin` (a configuration, or raw bytes)."""
+    """A running shim, called as `name`, with `stdin` (a configuration, or raw bytes)."""
 
     def __init__(
         self,
@@ -39,7 +39,7 @@ class Call:
         name: str = "probe",
         before: tuple[str, ...] = (),
     ) -> None:
-        # A link lets a program that comes `before` the shim (setpriv) call it by the name.
+        # A link, because a program that runs the shim (`before`, such as setpriv) cannot set argv[0].
         link = shim.parent / name
         if not link.exists():
             link.symlink_to(shim)
@@ -49,17 +49,17 @@ class Call:
         assert self.process.stdin is not None
         with self.process.stdin as pipe:
             pipe.write(stdin if isinstance(stdin, bytes) else json.dumps(dict(stdin)).encode())
-        self.process.stdin = None  # communicate() would use it
+        self.process.stdin = None  # otherwise communicate() would use it
 
     def answer(self) -> Answer:
-        """Wait for its end."""
+        """Wait until it ends."""
         stdout, stderr = self.process.communicate(timeout=PATIENCE)
         assert stderr == b""
         return Answer(self.process.returncode, json.loads(stdout) if stdout else {})
 
 
 class Events:
-    """What the probes of an agent tell, in order."""
+    """The events sent by an agent's probes, in order."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "events.sock"
@@ -78,33 +78,33 @@ class Events:
         return event
 
     def next(self) -> str:
-        """The next one as "begin ADD c1"."""
+        """The next event, as "begin ADD c1"."""
         event = self.next_full()
         return f"{event['what']} {event['verb']} {event['container']}".rstrip()
 
 
 class Gate:
-    """A fifo that a probe waits at until it is opened."""
+    """A fifo at which a probe waits until it is opened."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         os.mkfifo(path)
 
     def open(self) -> None:
-        """Let the probe pass that waits, or that comes."""
+        """Let the waiting probe, or the next one, continue."""
         os.close(os.open(self.path, os.O_WRONLY))
 
 
 def is_soon(once: Callable[[], float], limit: float) -> bool:
-    """Whether what takes so many seconds is done within the limit once in three times.
+    """Whether `once`, which returns a time in seconds, is below the limit in one of three attempts.
 
-    What else the machine does only adds to a time, so the least one tells of the code.
+    Other load on the machine only makes times longer, so the shortest one characterizes the code.
     """
     return any(once() < limit for _ in range(3))
 
 
 def open_files(process: int) -> list[tuple[int, str]]:
-    """The descriptors of a process, each with what it is; one that is closed meanwhile is left out."""
+    """The file descriptors of a process with their targets, without those closed meanwhile."""
     folder, found = Path(f"/proc/{process}/fd"), []
     for fd in os.listdir(folder):
         with suppress(FileNotFoundError):
@@ -113,7 +113,7 @@ def open_files(process: int) -> list[tuple[int, str]]:
 
 
 def until(condition: Callable[[], bool], what: str) -> None:
-    """Wait for a state of another process that nothing tells of."""
+    """Poll for a state of another process for which there is no notification."""
     end = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < end, f"never {what}"

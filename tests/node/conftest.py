@@ -1,4 +1,4 @@
-"""What the tests on this kernel share: the shim, agents of their own, network namespaces of their own."""
+"""Fixtures of the tests on the real kernel: the shim, agents, and network namespaces of their own."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     from tests.node.pods import World
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 30.0  # seconds after which something that a test waits for will not come
+PATIENCE = 30.0  # seconds; a wait that takes longer fails
 
 
 @pytest.fixture(scope="session", autouse=True)
 def root() -> None:
-    """These tests need root: without it they fail in CI, and are skipped where a person runs them."""
+    """Require root. Without it, the tests fail in CI and are skipped elsewhere."""
     if os.geteuid() == 0:
         return
     message = "needs root: network namespaces, an agent that serves root"
@@ -40,11 +40,12 @@ def root() -> None:
 
 @pytest.fixture(scope="session")
 def shim() -> Iterator[Path]:
-    """The path of the built shim, built once per session.
+    """The path of the shim, built once per session.
 
-    Called as itself it asks for the plugin of its file's name; give `args[0]`, or a link, another name.
+    Called by its own name, it requests the plugin `wirespeed`. To request another one, change `args[0]` or use a
+    link.
     """
-    # /tmp/pytest-of-root is closed to others; some tests run the shim as another user.
+    # /tmp/pytest-of-root is not accessible to other users, and some tests run the shim as another user.
     with tempfile.TemporaryDirectory(prefix="wirespeed-shim-") as made:
         folder = Path(made)
         folder.chmod(0o755)
@@ -56,28 +57,28 @@ def shim() -> Iterator[Path]:
 
 @dataclass(frozen=True)
 class Netns:
-    """A network namespace: its `name` for `ip netns`, its `path` for CNI_NETNS."""
+    """A network namespace: `name` for `ip netns`, `path` for CNI_NETNS."""
 
     name: str
     path: str
 
     def add(self) -> None:
-        """Make it."""
+        """Create it."""
         subprocess.run(["ip", "netns", "add", self.name], check=True)
 
     def delete(self) -> None:
-        """Remove it; one that is made after has the same path."""
+        """Delete it. A namespace created again later has the same path."""
         subprocess.run(["ip", "netns", "delete", self.name], check=True)
 
     def run(self, *command: str) -> str:
-        """The standard output of a command that runs inside it; it must succeed."""
+        """Run a command inside, which must succeed. Return its standard output."""
         run = subprocess.run(
             ["ip", "netns", "exec", self.name, *command], check=True, capture_output=True, text=True
         )
         return run.stdout
 
     def links(self) -> dict[str, Any]:
-        """Its links by name, as `ip -d -j addr show` tells them."""
+        """Its interfaces by name, from `ip -d -j addr show`."""
         shown = subprocess.run(
             ["ip", "-n", self.name, "-d", "-j", "addr", "show"], check=True, capture_output=True
         ).stdout
@@ -86,7 +87,7 @@ class Netns:
 
 @pytest.fixture
 def netns() -> Iterator[Callable[[], Netns]]:
-    """A factory of network namespaces with names of their own: `pod = netns()`. They are removed after the test."""
+    """Make network namespaces with unique names: `pod = netns()`. They are deleted after the test."""
     made: list[Netns] = []
 
     def make() -> Netns:
@@ -103,7 +104,7 @@ def netns() -> Iterator[Callable[[], Netns]]:
 
 @pytest.fixture
 def sandbox(netns: Callable[[], Netns]) -> Callable[[], Netns]:
-    """A factory of namespaces as a cluster's own network leaves them: see `give_eth0`."""
+    """Make namespaces as the cluster network leaves them: see `give_eth0`."""
     from tests.node.sandboxes import give_eth0
 
     def make() -> Netns:
@@ -116,20 +117,20 @@ def sandbox(netns: Callable[[], Netns]) -> Callable[[], Netns]:
 
 @dataclass
 class Agent:
-    """A running `wirespeed agent`, and where its things lie. `log` holds the lines it has logged."""
+    """A running `wirespeed agent` and its paths. `log` has the lines logged so far."""
 
     process: subprocess.Popen[str]
     config: Path
     socket: Path
     state: Path
     log: list[str] = field(default_factory=list)
-    _lines: queue.Queue[str | None] = field(default_factory=queue.Queue)  # None is the end
+    _lines: queue.Queue[str | None] = field(default_factory=queue.Queue)  # None marks the end
 
     def __post_init__(self) -> None:
         self.reader = threading.Thread(target=self._read, daemon=True)
 
     def wait_log(self, *parts: str) -> str:
-        """The next logged line that holds all the parts; lines before it count as seen."""
+        """Return the next logged line that contains all parts. Lines before it are skipped."""
         while True:
             try:
                 line = self._lines.get(timeout=PATIENCE)
@@ -141,7 +142,7 @@ class Agent:
                 return line
 
     def environ(self, verb: str, container: str = "c1", **more: str) -> dict[str, str]:
-        """The environment for the shim to call this agent with; `more` overrides."""
+        """The shim's environment for calling this agent; `more` overrides it."""
         return {
             "WIRESPEED_SOCKET": str(self.socket),
             "CNI_COMMAND": verb,
@@ -153,7 +154,7 @@ class Agent:
         }
 
     def stop(self, number: int = signal.SIGTERM) -> int:
-        """Send the signal and wait for the end; the exit status (negative: what signal ended it)."""
+        """Send the signal and wait for the end. Return the exit status (negative: the signal that killed it)."""
         self.process.send_signal(number)
         return self.process.wait(PATIENCE)
 
@@ -168,15 +169,14 @@ class Agent:
 
 @pytest.fixture
 def agent_process(tmp_path: Path) -> Iterator[Callable[..., Agent]]:
-    """A factory of agents, each a process with a configuration, a socket and a journal of its own.
+    """Start agents, each a process with its own configuration, socket and journal.
 
-    `agent = agent_process(workers=2)`: keyword arguments are keys of the agent's configuration file;
-    `environ` adds to its environment; `ready=False` does not wait until it is ready; `folder` (default: a
-    new one) is where its things lie, the same for an agent that takes over from another; `node` is the network
-    namespace that is the node's for it, if what it runs makes interfaces there. Clusters are a
-    folder of manifests, `folder/manifests`, unless `cluster` says otherwise. Beside the suite's own plugins
-    it has `probe` and `inner` (tests/node/probe.py), and `broken`, which cannot be made. It is killed after
-    the test.
+    `agent = agent_process(workers=2)`: keyword arguments are keys of the agent's configuration file. `environ` adds
+    to its environment. With `ready=False`, the call does not wait until it is ready. `folder` is the directory for
+    its files (default: a new one); give two agents the same one if the second takes over from the first. `node` is
+    the network namespace to run in, for plugins that create interfaces on the host. The cluster is the directory of
+    manifests `folder/manifests`, unless `cluster` is given. In addition to the real plugins there are `probe` and
+    `inner` (tests/node/probe.py), and `broken`, which cannot be created. Agents are killed after the test.
     """
     agents: list[Agent] = []
 
@@ -250,7 +250,7 @@ def _start_agent(
 
 
 def _wait_ready(agent: Agent, notify: socket.socket) -> None:
-    """Until the agent says so; an agent that ends before fails the test with what it logged."""
+    """Wait for READY=1. If the agent ends before that, the test fails with its log."""
     ended = os.pidfd_open(agent.process.pid)
     try:
         ready, _, _ = select.select([notify.fileno(), ended], [], [], PATIENCE)
@@ -263,7 +263,7 @@ def _wait_ready(agent: Agent, notify: socket.socket) -> None:
 
 
 def _register_probe(site: Path) -> None:
-    """A distribution with entry points, as `pip install` leaves it."""
+    """Write the metadata of an installed distribution with entry points, as pip does."""
     info = site / "probe-1.0.dist-info"
     info.mkdir(exist_ok=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: probe\nVersion: 1.0\n")
@@ -274,8 +274,8 @@ def _register_probe(site: Path) -> None:
 
 @pytest.fixture
 def world(agent_process: Callable[..., Agent], netns: Callable[[], Netns], shim: Path, tmp_path: Path) -> World:
-    """A node with an agent, a bridge as the pods' network, and the networks default/bridged and default/ptp."""
-    from tests.node.pods import PLUGINS, World  # it imports from here
+    """A node with an agent, a bridge as the cluster network, and the networks default/bridged and default/ptp."""
+    from tests.node.pods import PLUGINS, World  # imports this module
 
     assert (PLUGINS / "bridge").exists(), "install containernetworking-plugins"
     node, folder = netns(), tmp_path / "world"

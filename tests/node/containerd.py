@@ -1,4 +1,4 @@
-"""containerd as the runtime of a node: a process of its own with an image for sandboxes, asked over the CRI."""
+"""containerd as the node's runtime: a process with an image for sandboxes, controlled through the CRI."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ state = "{data}/state"
       [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
         Root = "{data}/runc"
 """
-# What containerd mounts for containers ends with its mount namespace, but for pods' network namespaces: these are
-# mounted in a folder that all share. Its processes end with the first one of their own PID namespace.
+# containerd's mounts for containers end with its mount namespace. The exception is pods' network namespaces, which
+# are mounted in a shared directory. Its processes end with the init process of its PID namespace.
 START = """\
 ulimit -l 8192 || true  # as the kernel gives it a service; not all can raise it
 mount --make-private "$(stat -c %m "$1")"
@@ -57,13 +57,13 @@ exec nsenter --net="$2" containerd --config "$3" --log-level debug
 """
 ISOLATED = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "--propagation", "unchanged")
 
-_EXITED = 2  # the state of a container that has ended
+_EXITED = 2  # CRI state of a container that has ended
 
 cri: Any = grpc.protos("tests/node/cri.proto")
 
 
 class _Runtime:
-    """The methods of the runtime's service: `runtime.Status(request, timeout=5)`."""
+    """The methods of the CRI runtime service: `runtime.Status(request, timeout=5)`."""
 
     def __init__(self, channel: grpc.Channel) -> None:
         for method in cri.DESCRIPTOR.services_by_name["RuntimeService"].methods:
@@ -79,7 +79,7 @@ class _Runtime:
 
 
 class Containerd:
-    """A containerd that runs; its CNI folders are `net.d` and `bin` in `folder`."""
+    """A running containerd. Its CNI directories are `net.d` and `bin` in `folder`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -87,12 +87,12 @@ class Containerd:
         self._runtime = _Runtime(self._channel)
 
     def network_is_ready(self) -> bool:
-        """Whether it has a configuration of a network, and all that is in it says that it works."""
+        """Whether NetworkReady is true: there is a network configuration, and its plugins report that they work."""
         conditions = self._runtime.Status(cri.StatusRequest(), timeout=PATIENCE).status.conditions
         return bool({each.type: each.status for each in conditions}["NetworkReady"])
 
     def run(self, name: str, attempt: int = 0, *, privileged: bool = False) -> str:
-        """Run the sandbox of the pod default/<name>, its first one or a later; its id. Raises grpc.RpcError."""
+        """Run a sandbox of the pod default/<name>, its `attempt`-th. Return its id. Raises grpc.RpcError."""
         request = cri.RunPodSandboxRequest(config=self._pod(name, attempt, privileged=privileged))
         return str(self._runtime.RunPodSandbox(request, timeout=PATIENCE).pod_sandbox_id)
 
@@ -103,7 +103,7 @@ class Containerd:
         return cri.PodSandboxConfig(metadata=metadata, log_directory=str(self.folder / "logs"), linux=linux)
 
     def output(self, name: str, command: list[str], security: Any, image: str = IMAGE) -> list[str]:
-        """What a container of the pod default/<name> says until it ends; `security` is its
+        """Return the output of a container of the pod default/<name> when it ends. `security` is its
         LinuxContainerSecurityContext. Raises grpc.RpcError.
         """
         sandbox = self.run(name, privileged=security.privileged)
@@ -122,18 +122,18 @@ class Containerd:
         log = (self.folder / "logs" / f"{name}.log").read_text()
         assert self._container(made).exit_code == 0, log
         self.stop(sandbox)
-        return [line.split(" ", 3)[3] for line in log.splitlines()]  # after time, stream and tag
+        return [line.split(" ", 3)[3] for line in log.splitlines()]  # without time, stream and tag
 
     def _container(self, made: Any) -> Any:
         return self._runtime.ContainerStatus(made, timeout=PATIENCE).status
 
     def stop(self, sandbox: str) -> None:
-        """Stop a sandbox and remove it. Raises grpc.RpcError."""
+        """Stop and remove a sandbox. Raises grpc.RpcError."""
         for call in (self._runtime.StopPodSandbox, self._runtime.RemovePodSandbox):
             call(cri.PodSandboxRequest(pod_sandbox_id=sandbox), timeout=PATIENCE)
 
     def address(self, sandbox: str) -> str:
-        """The pod's address, as the kubelet tells it the API server."""
+        """The pod's IP address, as the CRI reports it to the kubelet."""
         return str(self._status(sandbox).status.network.ip)
 
     def netns(self, sandbox: str) -> Netns:
@@ -159,10 +159,10 @@ def running(
     *,
     root: Path | None = None,
 ) -> Iterator[Containerd]:
-    """A containerd whose host is the network namespace `node`; plugins that it runs inherit `environ`.
+    """Run a containerd in the network namespace `node`; plugins that it executes inherit `environ`.
 
-    Its image has these `files` too. What it keeps on disk lies in `root`, for the next one of that folder; by
-    default it ends with it.
+    Its image also has these `files`. Its persistent data is in `root`, where a later containerd finds it; by
+    default it is deleted at the end.
     """
     data = folder / "data"
     data.mkdir(exist_ok=True)
@@ -183,7 +183,7 @@ def running(
 
 
 def write_network(folder: Path) -> None:
-    """A network for the pods of a containerd in `folder`, by the reference's plugins."""
+    """Configure a pod network for a containerd in `folder`, with the reference plugins."""
     for made in ("net.d", "bin"):
         (folder / made).mkdir(parents=True)
     for plugin in ("bridge", "host-local", "loopback"):
@@ -195,7 +195,7 @@ def write_network(folder: Path) -> None:
 
 
 def _import_image(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Give it the image, whose program waits to be killed."""
+    """Import the image. Its program waits to be killed."""
     program = folder / "pause"
     source = b"#include <unistd.h>\nint main(void) { for (;;) pause(); }\n"
     subprocess.run(["cc", "-static", "-O2", "-x", "c", "-o", program, "-"], input=source, check=True)

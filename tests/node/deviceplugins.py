@@ -1,4 +1,4 @@
-"""A node for tests of the device plugin: a fake sysfs, a kubelet, and plugins that run against them."""
+"""A node for tests of the device plugin: a fake sysfs, a kubelet, and plugins that use them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ BY_DRIVER = (
 
 
 class Recorder(Kubelet):
-    """A kubelet that counts how often each resource was registered, and sees two registrations of one at once."""
+    """A kubelet that counts registrations by resource, and detects concurrent ones of the same resource."""
 
     def __init__(self, folder: Path, **more: Any) -> None:
         super().__init__(folder, **more)
@@ -59,7 +59,7 @@ class Recorder(Kubelet):
 
 @dataclass
 class Place:
-    """A node's folders, a kubelet there, and device plugins that run on it."""
+    """A node's directories, a kubelet, and the device plugins that run on the node."""
 
     folder: Path
     sysfs: FakeSysfs
@@ -86,19 +86,19 @@ class Place:
 
     @contextlib.contextmanager
     def running(self, *pools: dict[str, Any], **more: Any) -> Iterator[Plugin]:
-        """A plugin with these pools, from its start to its end; what it raises fails the test."""
+        """Run a plugin with these pools during the body. If it raises, the test fails."""
         with self.running_as(self.config(*pools, **more)) as plugin:
             yield plugin
 
     @contextlib.contextmanager
     def running_as(self, config: NodeConfig) -> Iterator[Plugin]:
-        """As `running`, on a node that is configured so."""
+        """Like `running`, with this node configuration."""
         plugin, stop = Plugin(config), threading.Event()
 
         def run() -> None:
             try:
                 plugin.run(stop)
-            except BaseException as error:  # told at the end
+            except BaseException as error:  # reported at the end
                 self.errors.append(error)
 
         thread = threading.Thread(target=run)
@@ -114,7 +114,7 @@ class Place:
 
 @contextlib.contextmanager
 def standing(folder: Path) -> Iterator[Place]:
-    """A node with a PF of four VFs and one of two, and a kubelet that is started."""
+    """A node with a PF of four VFs and one of two, and a running kubelet."""
     sysfs = FakeSysfs(folder / "sys")
     sysfs.pf(PF, "ens1f0", vfs=4, numa=0)
     sysfs.pf(OTHER_PF, "ens2f0", vfs=2, numa=1)
@@ -130,7 +130,7 @@ OTHER_VFS = [f"0000:3c:00.{number}" for number in range(2)]
 
 
 def watching(place: Place) -> Recorder:
-    """The place's kubelet, as one that finds plugins in plugins_registry."""
+    """Replace the place's kubelet by one that watches plugins_registry for plugins. Return it."""
     place.kubelet.stop()
     place.kubelet = Recorder(place.folder / "kubelet", plugin_watch=True)
     place.kubelet.start()
@@ -149,7 +149,7 @@ def wait_listed(place: Place, expected: dict[str, list[str]]) -> None:
 
 
 def call(socket: Path, method: str, request: Any) -> Any:
-    """One call of a pool's service."""
+    """Make one call of a pool's gRPC service."""
     with rpc.channel(str(socket), options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
         client = rpc.Client(channel, dp.DESCRIPTOR.services_by_name["DevicePlugin"])
         return getattr(client, method)(request, timeout=PATIENCE, wait_for_ready=True)

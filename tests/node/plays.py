@@ -1,7 +1,7 @@
-"""Plays on a node of their own, for tests: manifests, `wirespeed play` as a process, and what it leaves.
+"""Run `wirespeed play` with test manifests on a node of its own, and find what it leaves behind.
 
-The node is a network namespace, in which the bridge and all else of a test lives. What a play leaves is looked
-for by a mark that all of its processes have in their environment.
+The node is a network namespace for the bridge and all other interfaces. Leftover processes are found by a mark in
+the environment of all processes of a test's plays.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def pod(name: str, *containers: Manifest, policy: str = "Never", **spec: Any) ->
     return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": spec}
 
 
-# Ends by SIGTERM, as soon as it has said that it is up. A trap is run between commands, but also during a `wait`.
+# Ends on SIGTERM once it has printed "up". The shell runs a trap between commands, but also during `wait`.
 WAITS = "trap 'echo ended well; exit 0' TERM; echo up; sleep 1000 & wait"
 
 
@@ -52,13 +52,13 @@ def waiting(name: str, **spec: Any) -> Manifest:
 
 @dataclass
 class Stage:
-    """A node, and the plays on it: `folder` is for what they read and write."""
+    """A node and the plays on it; `folder` is for their files."""
 
     node: Netns
     folder: Path
     shim: Path
     mark: str = field(default_factory=lambda: f"play-{uuid.uuid4().hex}")
-    within: tuple[str, ...] = ()  # a command that runs the play
+    within: tuple[str, ...] = ()  # prefix of the play's command line
     playing: list[Playing] = field(default_factory=list)
 
     @property
@@ -66,7 +66,7 @@ class Stage:
         return self.folder / "cni.conf"
 
     def write_conf(self, **delegate: Any) -> None:
-        """The CNI conf of the node: the meta-plugin, with a bridge for eth0 or another delegate."""
+        """Write the node's CNI conf: the meta-plugin, with a bridge for eth0 or another delegate."""
         bridge = {
             "cniVersion": "1.0.0",
             "name": "pods",
@@ -83,7 +83,7 @@ class Stage:
         self.conf.write_text(json.dumps(conf))
 
     def write_plugin(self, script: str) -> None:
-        """A plugin of the test's own for eth0: it runs the script, and then succeeds."""
+        """Install a plugin for eth0 that runs the script and then succeeds."""
         result = '{"cniVersion": "1.0.0", "interfaces": [{"name": "eth0", "sandbox": "%s"}]}'
         plugin = self.folder / "plugins/probing"
         plugin.write_text(f"#!/bin/sh\n{script}\n[ $CNI_COMMAND != ADD ] || printf '{result}' \"$CNI_NETNS\"\n")
@@ -91,7 +91,7 @@ class Stage:
         self.write_conf(cniVersion="1.0.0", name="probing", type="probing")
 
     def start(self, *manifests: Manifest, options: tuple[str, ...] = ()) -> Playing:
-        """Begin a play of the manifests, its containers marked."""
+        """Start a play of the manifests, whose containers get the mark."""
         for manifest in manifests:
             for part in ("initContainers", "containers"):
                 for each in manifest.get("spec", {}).get(part, ()):
@@ -123,7 +123,7 @@ class Stage:
         return self.start(*manifests, options=options).ended()
 
     def processes(self) -> dict[int, list[str]]:
-        """The command lines of what has the mark in its environment."""
+        """The command lines, by PID, of all processes with the mark in their environment."""
         found = {}
         for entry in Path("/proc").iterdir():
             with contextlib.suppress(OSError):
@@ -132,14 +132,14 @@ class Stage:
         return found
 
     def agent(self) -> tuple[int, str]:
-        """The process of the agent, and the name of its play's session."""
+        """The PID of the agent, and the session name of its play."""
         for pid, command in self.processes().items():
             if "agent" in command:
                 return pid, Path(command[command.index("--config") + 1]).parent.name
         raise AssertionError("no agent runs")
 
     def left(self) -> list[str]:
-        """What is there of plays on this node: processes, folders, mounts, namespaces, owned things, leases."""
+        """What plays have left on this node: processes, directories, mounts, namespaces, attachments, leases."""
         told = [each.told for each in self.playing if each.told.exists()]
         sessions = {name for file in told for name in re.findall(r"wirespeed-play-\w+", file.read_text())}
         mounts = Path("/proc/self/mounts").read_text().splitlines()
@@ -156,13 +156,13 @@ class Stage:
 
 
 class Playing:
-    """A play that runs; it is killed when it takes too long. `told` is where its pods.json will be."""
+    """A running play; it is killed if it takes too long. `told` is the path of its pods.json."""
 
     def __init__(self, process: subprocess.Popen[str], told: Path) -> None:
         self.process, self.told = process, told
         self._said: list[str] = []
         self._errors: list[str] = []
-        self._lines: queue.Queue[str] = queue.Queue()  # "" is the end
+        self._lines: queue.Queue[str] = queue.Queue()  # "" marks the end
         self._readers = [threading.Thread(target=self._read), threading.Thread(target=self._read_errors)]
         for reader in self._readers:
             reader.start()
@@ -170,7 +170,7 @@ class Playing:
         self._watchdog.start()
 
     def said(self, *parts: str) -> Playing:
-        """Wait until each of the parts was in a line of its output."""
+        """Wait until each part has occurred in a line of its output."""
         missing = set(parts)
         while missing:
             line = self._lines.get()
@@ -183,13 +183,13 @@ class Playing:
         return self
 
     def stop_reading(self) -> None:
-        """Close the pipe that its output comes through."""
+        """Close the read end of its output pipe."""
         assert self.process.stdout is not None
         with open(os.devnull) as nothing:
             os.dup2(nothing.fileno(), self.process.stdout.fileno())
 
     def ended(self) -> Played:
-        """Wait for its end."""
+        """Wait until it ends."""
         for reader in self._readers:
             reader.join()
         status = self.process.wait()
@@ -213,7 +213,7 @@ class Playing:
 
 @dataclass
 class Played:
-    """How a play ended; `told` is its pods.json."""
+    """The result of a play; `told` is its pods.json."""
 
     status: int
     stdout: str
@@ -221,7 +221,7 @@ class Played:
     told: Manifest
 
     def said(self, source: str) -> list[str]:
-        """The lines of a container's output, "namespace/pod/container"."""
+        """The output lines of a container, given as "namespace/pod/container"."""
         return [line.partition(" | ")[2] for line in self.stdout.splitlines() if line.startswith(f"{source} | ")]
 
     def pod(self, name: str) -> Manifest:
@@ -234,13 +234,13 @@ class Played:
 
 
 def attachments(session: str) -> list[Attachment]:
-    """What the journal has of the pods of a play."""
+    """The attachments of a play's pods in the journal."""
     with contextlib.closing(Journal(Path(NodeConfig().state))) as journal:
         return [each for each in journal.attachments() if session in each.netns]
 
 
 def give_back(stage: Stage, session: str) -> None:
-    """What an administrator can do after a play that could not take all back: the journal knows what to undo."""
+    """Clean up after a play that could not, as an administrator can: DEL for each attachment in the journal."""
     for hierarchy in cgroups.find():
         for folder, _, _ in os.walk(hierarchy.base / session, topdown=False):
             os.rmdir(folder)
@@ -263,26 +263,26 @@ def give_back(stage: Stage, session: str) -> None:
 
 
 class Fifo:
-    """A fifo by which a test and what it runs tell each other that they have come so far."""
+    """A fifo with which a test and its programs synchronize."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         os.mkfifo(path)
-        self._file = os.open(path, os.O_RDWR)  # so that nobody waits who opens it
+        self._file = os.open(path, os.O_RDWR)  # opened read-write, so that opening blocks nobody
 
     def heard(self) -> None:
-        """Wait until something was written to it."""
+        """Wait until something is written to it."""
         assert select.select([self._file], [], [], PATIENCE)[0], f"nothing came through {self.path}"
         os.read(self._file, 4096)
 
     def tell(self) -> None:
-        """Let the one go on who reads a line from it."""
+        """Let one reader that waits for a line continue."""
         os.write(self._file, b"\n")
 
 
 @contextlib.contextmanager
 def standing(node: Netns, folder: Path, shim: Path) -> Iterator[Stage]:
-    """A node to play on; whatever a test does there, nothing is left of it."""
+    """A node to play on. Whatever the test does, nothing may be left on it."""
     made = Stage(node, folder, shim)
     made.node.run("ip", "link", "set", "lo", "up")
     made.write_conf()

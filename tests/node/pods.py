@@ -1,4 +1,4 @@
-"""A node with a cluster of manifests, and a runtime that makes pods through shim, agent and real plugins."""
+"""A node with a cluster of manifests, and a runtime that attaches pods through shim, agent and real plugins."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Config = dict[str, Any]
 
 @dataclass(frozen=True)
 class Pod:
-    """A pod's sandbox: its container id, and its network namespace."""
+    """A pod's sandbox: its container ID and its network namespace."""
 
     name: str
     namespace: str
@@ -36,18 +36,18 @@ class Pod:
         )
 
     def links(self) -> dict[str, Any]:
-        """Its links by name, but lo."""
+        """Its interfaces by name, without lo."""
         return {name: link for name, link in self.netns.links().items() if name != "lo"}
 
     def addresses(self) -> dict[str, list[str]]:
-        """The IPv4 addresses of each link."""
+        """The IPv4 addresses of each interface."""
         return {
             name: [f"{a['local']}/{a['prefixlen']}" for a in link["addr_info"] if a["family"] == "inet"]
             for name, link in self.links().items()
         }
 
     def routes(self, *options: str) -> list[dict[str, Any]]:
-        """What `ip route show` tells of its main table."""
+        """The output of `ip route show` for its main table."""
         shown = subprocess.run(
             ["ip", "-n", self.netns.name, *options, "-j", "route", "show"], check=True, capture_output=True
         ).stdout
@@ -57,7 +57,7 @@ class Pod:
 
 @dataclass
 class World:
-    """A node: its agent, its own network namespace, and what the runtime is configured with."""
+    """A node: its agent, its network namespace, and the runtime's CNI configuration."""
 
     start: Callable[..., Agent]
     shim: Path
@@ -73,16 +73,16 @@ class World:
 
     @property
     def records(self) -> Path:
-        """What the agent keeps of containers over a reboot."""
+        """The agent's records of containers, which survive a reboot."""
         return self.folder / "attachments"
 
-    # What the cluster has
+    # The cluster
 
     def conflist(self, name: str, *plugins: Config, version: str = "1.0.0") -> Config:
         return {"cniVersion": version, "name": name, "plugins": list(plugins)}
 
     def ipam(self, subnet: str, *routes: str) -> Config:
-        """host-local with its leases in this world; each route as "destination" or "destination gateway"."""
+        """host-local with this world's leases directory; each route is "destination" or "destination gateway"."""
         fields = [route.split() for route in routes]
         return {
             "type": "host-local",
@@ -96,7 +96,7 @@ class World:
         return {"type": "bridge", "bridge": name, "isGateway": True, "ipam": self.ipam(subnet, *routes), **more}
 
     def define(self, name: str, config: Config | str, *, namespace: str = "default", resource: str = "") -> None:
-        """A NetworkAttachmentDefinition."""
+        """Create a NetworkAttachmentDefinition."""
         annotations = {"k8s.v1.cni.cncf.io/resourceName": resource} if resource else {}
         self._write(
             {
@@ -108,7 +108,7 @@ class World:
         )
 
     def pod(self, name: str, networks: Any = "", *, namespace: str = "default", **annotations: str) -> Pod:
-        """A pod with its annotation and its sandbox, not yet attached."""
+        """Create a pod with a networks annotation, and its sandbox. It is not attached yet."""
         text = networks if isinstance(networks, str) else json.dumps(networks)
         self._write(
             {
@@ -131,9 +131,9 @@ class World:
         (self.folder / "manifests" / file).write_text(json.dumps(value))
 
     def script(self, name: str, body: str = "") -> None:
-        """An executable plugin: notes each call, then does what `body` says, then answers as one that worked.
+        """Install a plugin that records each call, runs the script `body`, and then succeeds.
 
-        `$CNI_COMMAND-<name>` in the folder `fail` has it fail with that file's content.
+        If the file `$CNI_COMMAND-<name>` exists in the directory `fail`, it fails with the file's content.
         """
         text = f"""#!/bin/sh
 call=$(mktemp -d {self.folder}/calls/XXXXXX.new)
@@ -152,7 +152,7 @@ exit 0
         (self.bin / name).chmod(0o755)
 
     def fail(self, name: str, verb: str, error: Config | None) -> None:
-        """Have a script fail in a verb, or no more."""
+        """Make a script fail in a verb with this error; None makes it succeed again."""
         file = self.folder / "fail" / f"{verb}-{name}"
         if error is None:
             file.unlink()
@@ -160,7 +160,7 @@ exit 0
             file.write_text(json.dumps({"cniVersion": "1.0.0", **error}))
 
     def calls(self, name: str, verb: str = "") -> list[tuple[dict[str, str], Config]]:
-        """(environment, configuration) of the calls of a script, in order."""
+        """The calls of a script in order, as (environment, configuration)."""
         found = []
         for folder in sorted((self.folder / "calls").glob(f"[0-9]*-{name}")):
             lines = (folder / "env").read_text().splitlines()
@@ -169,10 +169,10 @@ exit 0
                 found.append((environ, json.loads((folder / "stdin").read_text())))
         return found
 
-    # What the runtime does
+    # The runtime
 
     def environ(self, verb: str, pod: Pod, **environ: str) -> dict[str, str]:
-        """What a plugin is called with."""
+        """The environment of a CNI call."""
         given = {
             "CNI_NETNS": pod.netns.path,
             "CNI_IFNAME": "eth0",
@@ -183,26 +183,26 @@ exit 0
         return self.agent.environ(verb, pod.container, **given)
 
     def begin(self, verb: str, pod: Pod, config: Config | None = None, **environ: str) -> Call:
-        """A call that runs."""
+        """Start a call."""
         return Call(self.shim, self.environ(verb, pod, **environ), config or self.config, name="wirespeed")
 
     def call(self, verb: str, pod: Pod, config: Config | None = None, **environ: str) -> Answer:
         return self.begin(verb, pod, config, **environ).answer()
 
     def add(self, pod: Pod, config: Config | None = None, **environ: str) -> Config:
-        """ADD that must work; its result."""
+        """Make an ADD, which must succeed. Return its result."""
         answer = self.call("ADD", pod, config, **environ)
         assert answer.status == 0, answer.body
         return answer.body
 
     def refused(self, verb: str, pod: Pod, config: Config | None = None, **environ: str) -> tuple[int, str]:
-        """(code, message) of a call that must fail."""
+        """Make a call, which must fail. Return (code, message)."""
         answer = self.call(verb, pod, config, **environ)
         assert answer.status == 1
         return answer.body["code"], answer.body["msg"]
 
     def runtime(self, verb: str, valid: Sequence[tuple[str, str]] = (), config: Config | None = None) -> Answer:
-        """GC, with the attachments to keep, or STATUS."""
+        """Call GC with the attachments to keep, or STATUS."""
         listed = [{"containerID": container, "ifname": ifname} for container, ifname in valid]
         environ = self.agent.environ(verb, CNI_PATH=f"{self.bin}:{PLUGINS}")
         for key in ("CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME"):
@@ -213,17 +213,17 @@ exit 0
         return Call(self.shim, environ, given, name="wirespeed").answer()
 
     def restart(self, **config: Any) -> None:
-        """Another agent on what the last one left."""
+        """Start another agent on the files of the previous one."""
         self.agent = self.start(folder=self.folder, node=self.node, **config)
 
-    # What is there
+    # State
 
     def rows(self) -> dict[tuple[str, str], str]:
         """The journal's attachments: (container, interface) -> step."""
         return {(container, ifname): step for container, ifname, step, _ in self._journal()}
 
     def recorded(self, pod: Pod, ifname: str) -> Config:
-        """The result in the journal of an attachment."""
+        """The result of an attachment in the journal."""
         (text,) = [
             text for container, name, _, text in self._journal() if (container, name) == (pod.container, ifname)
         ]
@@ -235,7 +235,7 @@ exit 0
             return journal.execute("SELECT container, ifname, step, result FROM attachment").fetchall()
 
     def leases(self) -> dict[str, str]:
-        """The leased addresses of all networks -> "container ifname"."""
+        """The leased addresses of all networks, mapped to "container ifname"."""
         return {
             path.name: " ".join(path.read_text().split())
             for path in (self.folder / "leases").glob("*/*")
@@ -243,7 +243,7 @@ exit 0
         }
 
     def veths(self) -> list[str]:
-        """The node's ends of the pods' interfaces."""
+        """The host ends of the pods' interfaces."""
         return [name for name in self.node.links() if name.startswith("veth")]
 
     def status(self, pod: Pod) -> list[Config] | None:
@@ -251,7 +251,7 @@ exit 0
         return json.loads(file.read_text()) if file.exists() else None
 
     def nothing_left(self, pod: Pod) -> bool:
-        """Nothing of a pod is there; asserts which if something is."""
+        """Assert that nothing of a pod is left."""
         assert pod.links() == {}
         assert [row for row in self.rows() if row[0] == pod.container] == []
         assert [owner for owner in self.leases().values() if owner.startswith(pod.container)] == []

@@ -1,7 +1,7 @@
-"""A plugin for the tests of the agent: it tells when it is called and stays in the call until it may go on.
+"""A plugin for tests of the agent: it reports each call and can be held inside it.
 
-It reads its configuration: `events`, the path of a datagram socket that is told of each call; `gate`, a fifo
-whose end of file it waits for; `fail`, a code to fail with; `pid`, whether the result tells the process.
+Keys of its configuration: `events`, the path of a datagram socket to which the begin and end of each call are sent;
+`gate`, a fifo that it reads to the end before it continues; `fail`, an error code to fail with.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from wirespeed.node import Node
 
 
 class Probe:
-    """See the module."""
+    """See the module's docstring."""
 
     def add(self, request: Request) -> Result:
         _call(request)

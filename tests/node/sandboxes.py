@@ -1,4 +1,4 @@
-"""Network namespaces as pods have them: with eth0, and routes by it, from the cluster's own network."""
+"""Network namespaces of pods as the cluster network leaves them: with eth0 and its routes."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from tests.node.conftest import Netns
 
 
 def give_eth0(pod: Netns) -> None:
-    """Give a pod eth0 with an address and a default route of both families, IPv6 being off for what comes later.
+    """Create eth0 with an address and a default route, IPv4 and IPv6. IPv6 is then disabled for interfaces added
+    later.
 
-    Beside it the pod gets a static route, as clusters' own plugins make for services.
+    The pod also gets a static route, as primary CNI plugins create for services.
     """
     commands = """
         link set lo up
@@ -37,7 +38,7 @@ def give_eth0(pod: Netns) -> None:
 
 
 def settle(pod: Netns) -> None:
-    """Wait until the kernel has done what it does by itself, and later, for IPv6 on interfaces that are raised."""
+    """Wait until the kernel has finished its delayed IPv6 setup of interfaces that came up."""
 
     def settled() -> bool:
         shown = json.loads(pod.run("ip", "-6", "-j", "route", "show", "table", "local"))

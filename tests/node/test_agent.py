@@ -1,4 +1,4 @@
-"""The agent's process under the shim: order, deadlines, refusals, its end, and what it leaves behind."""
+"""The agent's process behind the shim: order, deadlines, rejected callers, start, end, and leftovers."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def probe(shim: Path, events: Events) -> StartProbe:
 
 @pytest.fixture
 def gate(tmp_path: Path) -> Callable[[], Gate]:
-    """A factory of gates, each for one call."""
+    """Make gates, each for one call."""
     numbers = itertools.count()
     return lambda: Gate(tmp_path / f"gate{next(numbers)}")
 
@@ -149,7 +149,7 @@ def test_calls_of_different_containers_run_at_once(
     agent = agent_process()
     gates = [gate() for _ in range(8)]
     calls = [probe(agent, "ADD", f"c{number}", gate=held) for number, held in enumerate(gates)]
-    # All begin before the first may end.
+    # All calls must begin before the first one may end.
     assert {events.next() for _ in calls} == {f"begin ADD c{number}" for number in range(8)}
     for held in gates:
         held.open()
@@ -243,7 +243,7 @@ def test_caller_that_is_gone_before_its_answer_is_logged(
     agent.wait_log('caller="left before the answer"')
 
 
-# Callers that are refused
+# Rejected callers
 
 
 @pytest.fixture
@@ -254,7 +254,7 @@ def open_agent(agent_process: StartAgent) -> Iterator[Agent]:
         folder.chmod(0o755)
         agent = agent_process(folder=folder)
         yield agent
-        agent.stop()  # it would make the folder anew
+        agent.stop()  # otherwise it would recreate the directory
 
 
 NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
@@ -323,11 +323,11 @@ def test_caller_that_leaves_within_its_call_is_let_go(agent_process: StartAgent,
     until(lambda: descriptors(agent) == before, "without the caller's connection")
 
 
-# Its start
+# Start
 
 
 def start_and_fail(agent_process: StartAgent, **config: Any) -> str:
-    """The last line of an agent that does not start."""
+    """The last log line of an agent that fails to start."""
     agent = agent_process(ready=False, **config)
     assert agent.process.wait(PATIENCE) == 1
     agent.reader.join(PATIENCE)
@@ -387,7 +387,7 @@ def test_agent_ends_when_its_device_plugin_does(agent_process: StartAgent, tmp_p
     agent.wait_log("the device plugin ended by itself")
 
 
-# Its end
+# End
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -1,4 +1,4 @@
-"""The agent's socket when somebody takes it away: it is there again, and no call is lost."""
+"""The agent's socket is removed or replaced: the agent creates it again, and no call is lost."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def remove(path: Path) -> None:
 
 
 def clean(path: Path) -> None:
-    """As a program that empties the folder, its lock and its journal with it."""
+    """Like a program that empties the directory, including the lock and the journal."""
     for file in path.parent.iterdir():
         file.unlink()
 
@@ -50,7 +50,7 @@ def replace_by_file(path: Path) -> None:
 
 
 def replace_by_folder(path: Path) -> None:
-    """As a container's runtime mounts what is not there."""
+    """Like a container runtime that creates a missing mount point as a directory."""
     path.unlink()
     path.mkdir()
 
@@ -97,7 +97,7 @@ def test_calls_that_run_or_have_just_come_are_answered(
     try:
         with socket.socket(socket.AF_UNIX) as come:
             come.settimeout(PATIENCE)
-            come.connect(str(agent.socket))  # it waits in the kernel's queue of the old socket
+            come.connect(str(agent.socket))  # queued by the kernel on the old socket
             environ = {key: value for key, value in agent.environ("DEL", "c2").items() if key.startswith("CNI_")}
             come.sendall(frame.write_call(frame.Call("probe", environ, json.dumps(PROBE_CONFIG).encode())))
             clean(agent.socket)
@@ -151,7 +151,7 @@ def test_path_that_another_program_takes_time_and_again_is_not_fought_for(
     assert probe(agent, "DEL").answer() == DONE
     times = sum(ANEW in line for line in agent.log)
     began = time.monotonic()
-    while time.monotonic() - began < 2.0:  # one who takes it at once, each time
+    while time.monotonic() - began < 2.0:  # another program replaces it immediately, each time
         if is_listening(agent.socket):
             replace_by_socket(agent.socket)
         time.sleep(0.01)
@@ -164,7 +164,7 @@ def is_listening(path: Path) -> bool:
 
 
 def test_agent_whose_folder_is_not_to_be_reached_any_more_ends(agent_process: StartAgent, tmp_path: Path) -> None:
-    """As in a container, when the folder of the node that is mounted there was removed."""
+    """Like in a container whose mounted host directory was removed."""
     folder = tmp_path / "run"
     agent = agent_process(socket=str(folder / "agent.sock"))
     subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=0700", "none", folder], check=True)
@@ -178,7 +178,7 @@ def test_agent_whose_folder_is_not_to_be_reached_any_more_ends(agent_process: St
 def test_folder_that_cannot_be_used_is_told_once_and_tried_on(agent_process: StartAgent, probe: StartProbe) -> None:
     agent = agent_process()
     folder = agent.socket.parent
-    agent.process.send_signal(signal.SIGSTOP)  # else it makes the folder anew between the two
+    agent.process.send_signal(signal.SIGSTOP)  # stopped, or it would recreate the directory in between
     os.waitid(os.P_PID, agent.process.pid, os.WSTOPPED)
     folder.rename(folder.with_name("elsewhere"))
     folder.write_text("no folder")

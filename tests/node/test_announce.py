@@ -1,4 +1,4 @@
-"""New addresses reach the neighbours' caches, and nobody waits for that."""
+"""New addresses are announced to the neighbours' caches, and ADD does not wait for it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def ip(*command: str) -> None:
 
 @pytest.fixture
 def pod_and_neighbour(netns: Callable[[], Netns]) -> tuple[Netns, Netns]:
-    """Two namespaces on one wire, net1 and peer; net1 is up and peer down, so that there is no carrier yet."""
+    """Two namespaces connected by a veth pair, net1 and peer. peer is down, so net1 has no carrier yet."""
     pod, neighbour = netns(), netns()
     ip(
         "-n",
@@ -52,7 +52,7 @@ def pod_and_neighbour(netns: Callable[[], Netns]) -> tuple[Netns, Netns]:
 
 @contextmanager
 def opened(path: str) -> Iterator[tuple[host_netns.NetNs, int]]:
-    """The namespace at `path`, and the index of its interface net1."""
+    """The namespace at `path`, and the index of its net1."""
     with host_netns.opened(path) as ns, Rtnl(netns_fd=ns.fd) as inside:
         link = inside.link("net1")
         assert link is not None
@@ -60,7 +60,7 @@ def opened(path: str) -> Iterator[tuple[host_netns.NetNs, int]]:
 
 
 def listener(neighbour: Netns) -> socket.socket:
-    """What arrives at the neighbour, whole frames."""
+    """A socket that receives all frames arriving at the neighbour."""
 
     def make() -> socket.socket:
         made = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
@@ -103,7 +103,7 @@ def test_a_stale_neighbour_learns_the_new_mac(pod_and_neighbour: tuple[Netns, Ne
     for address in ("10.0.0.9/24", "fd00::9/64"):
         neighbour.run("ip", "addr", "add", address, "dev", "peer", *(("nodad",) if ":" in address else ()))
     neighbour.run("ip", "link", "set", "peer", "up")
-    # The neighbour's answer means that multicasts reach it.
+    # The neighbour's reply shows that multicasts reach it.
     pod.run("ping", "-L", "-c", "1", "-i", "0.2", "-w", str(int(PATIENCE)), "ff02::1%net1")
     for address in ("10.0.0.5", "fd00::5"):
         stale = ("lladdr", "02:00:00:00:00:99", "dev", "peer", "nud", "stale")
@@ -114,7 +114,7 @@ def test_a_stale_neighbour_learns_the_new_mac(pod_and_neighbour: tuple[Netns, Ne
     try:
         assert watching.stdout is not None
         with opened(pod.path) as (ns, _):
-            # A change that is seen means that the monitor listens.
+            # Once a change is reported, the monitor is listening.
             ip("-n", neighbour.name, "neigh", "add", "10.0.0.77", "lladdr", MAC, "dev", "peer")
             while "10.0.0.77" not in (line := watching.stdout.readline()):
                 assert line, "the monitor has ended"
@@ -152,7 +152,7 @@ def test_the_kernel_announces_later_changes_by_itself(pod_and_neighbour: tuple[N
 
 def test_a_mac_that_the_interface_gets_by_itself_is_enough(pod_and_neighbour: tuple[Netns, Netns]) -> None:
     pod, _ = pod_and_neighbour
-    multicast = "03:00:00:00:00:01"  # refused with EADDRNOTAVAIL
+    multicast = "03:00:00:00:00:01"  # rejected with EADDRNOTAVAIL
 
     def wait() -> None:
         set_mac(index, multicast, again_on={99}, timeout=0.2)

@@ -1,4 +1,4 @@
-"""The agent as the writer of the runtime's CNI configuration: real files, changes, kills and restarts."""
+"""The agent writes the runtime's CNI configuration: real files, changes, kills and restarts."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ WRITTEN = "CNI configuration written"
 
 
 class Runtime:
-    """The folder that a runtime reads its configuration from."""
+    """The runtime's CNI configuration directory."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.ours = folder / "00-wirespeed.conflist"
 
     def put(self, *plugins: dict[str, Any], name: str = "10-cbr0.conflist") -> None:
-        """Write a primary's configuration as a careful plugin does."""
+        """Write the primary plugin's configuration atomically."""
         text = json.dumps({"cniVersion": "1.0.0", "name": "cbr0", "plugins": plugins or [{"type": "bridge"}]})
         new = self.folder / f".{name}.tmp"
         new.write_text(text)
         new.rename(self.folder / name)
 
     def plugin(self) -> dict[str, Any]:
-        """Our plugin's configuration as it is in the file."""
+        """Our plugin's configuration in the file that the agent wrote."""
         plugin: dict[str, Any] = json.loads(self.ours.read_bytes())["plugins"][0]
         return plugin
 
@@ -55,7 +55,7 @@ def runtime(tmp_path: Path) -> Runtime:
 
 @pytest.fixture
 def start(agent_process: StartAgent, runtime: Runtime) -> StartAgent:
-    """An agent that writes into the runtime's folder; keyword arguments are keys of `autoconf`."""
+    """Start agents that write into the runtime's directory; keyword arguments are keys of `autoconf`."""
 
     def started(*, folder: Path | None = None, indicator: Path | None = None, **keys: Any) -> Agent:
         more = {} if indicator is None else {"readinessIndicatorFile": str(indicator)}

@@ -1,4 +1,4 @@
-"""The benches that need nothing but this kernel, as they are called."""
+"""The benchmarks that need no hardware, run as their users run them."""
 
 from __future__ import annotations
 

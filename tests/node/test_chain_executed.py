@@ -1,4 +1,4 @@
-"""Chains of Debian's CNI plugins, executed, with plugins of this process between them."""
+"""Chains of Debian's CNI plugins, which are executed, with in-process plugins between them."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def _plugins_are_here() -> None:
 
 @dataclass
 class Pair:
-    """A namespace that stands for the node and one that stands for the pod."""
+    """A namespace that acts as the node, and one of a pod."""
 
     node: str
     pod: str
     leases: Path
 
     def on_node(self, function: Callable[[], T]) -> T:
-        """Call it as an agent of that node would."""
+        """Call the function in the node's namespace, like an agent of that node."""
         with netns.opened(f"/run/netns/{self.node}") as ns:
             return netns.inside(ns.fd, function)
 
@@ -53,12 +53,12 @@ class Pair:
         return load_network({"cniVersion": version, "name": "net", "plugins": [bridge, *more]})
 
     def links(self, name: str) -> dict[str, Any]:
-        """The links of a namespace by name, with their addresses."""
+        """The interfaces of a namespace by name, with their addresses."""
         listed = json.loads(ip("-n", name, "-j", "addr", "show"))
         return {link["ifname"]: link for link in listed}
 
     def given(self) -> set[str]:
-        """The addresses with a lease."""
+        """The addresses that have a lease."""
         folder = self.leases / "net"
         names = {path.name for path in folder.iterdir()} if folder.exists() else set()
         return {name for name in names if name[0].isdigit()}
@@ -83,7 +83,7 @@ def pair(tmp_path: Path) -> Iterator[Pair]:
 
 
 class Marker:
-    """A plugin of this process that notes the result before it and adds a socket to the interface."""
+    """An in-process plugin that records the previous result and adds `socketPath` to the interface."""
 
     def __init__(self, error: Exception | None = None) -> None:
         self.error = error
@@ -107,7 +107,7 @@ class Marker:
 def test_bridge_and_tuning_make_check_and_remove_an_interface(pair: Pair, version: str) -> None:
     tuning = {"type": "tuning", "mtu": 1400, "capabilities": {"mac": True}}
     network, chain = pair.conflist(tuning, version=version), Chain({})
-    runtime = {"mac": "02:00:00:00:00:77", "ips": ["10.77.0.9/24"]}  # only the mac has the capability
+    runtime = {"mac": "02:00:00:00:00:77", "ips": ["10.77.0.9/24"]}  # only the mac has a capability
 
     result = pair.on_node(lambda: chain.add(network, pair.request(), runtime))
     assert result["ips"][0]["address"] == "10.77.0.2/24"
@@ -143,7 +143,7 @@ def test_plugin_of_this_process_stands_between_executed_ones(pair: Pair) -> None
     assert marker.seen[0][1] is not None
     assert marker.seen[0][1]["cniVersion"] == "1.0.0"
     assert marker.seen[0][1]["ips"][0]["address"] == "10.77.0.2/24"
-    # tuning passes on what its version of the specification can say.
+    # tuning returns prevResult in its own version of the specification.
     assert result["ips"] == marker.seen[0][1]["ips"]
     assert pair.links(pair.pod)["net1"]["mtu"] == 1300
     pair.on_node(lambda: chain.delete(network, pair.request(), None, result))
@@ -167,7 +167,7 @@ def test_failure_of_an_executed_plugin_keeps_its_code_and_frees_its_address(pair
     network, chain = pair.conflist({"type": "tuning", "sysctl": {"net.no_such_key": "1"}}), Chain({})
     with pytest.raises(CniError, match=r"^plugin tuning: .*no_such_key") as failed:
         pair.on_node(lambda: chain.add(network, pair.request()))
-    assert failed.value.code == 999  # what plugins built on libcni give an error without a code of its own
+    assert failed.value.code == 999  # the code of libcni-based plugins for an error without a code
     assert "net1" not in pair.links(pair.pod)
     assert pair.given() == set()
 

@@ -1,4 +1,4 @@
-"""`wirespeed agent --check`, and `--check` of the shim: what a probe learns of the agent."""
+"""`wirespeed agent --check` and the shim's `--check`: what a probe reports about the agent."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _run(command: list[str], **more: Any) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def listener(tmp_path: Path) -> Iterator[socket.socket]:
-    """What listens at an agent's socket, agent.sock, and is none."""
+    """A process that listens on agent.sock but is not an agent."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as made:
         made.bind(str(tmp_path / "agent.sock"))
         made.listen()

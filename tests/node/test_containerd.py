@@ -1,4 +1,4 @@
-"""containerd makes pods: by the configuration that the agent wrote, with the shim as its plugin."""
+"""containerd creates pods with the configuration written by the agent and with the shim as its plugin."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.node.pods import PLUGINS, World
 
 @pytest.fixture
 def runtime(world: World, tmp_path: Path) -> Iterator[Containerd]:
-    """The runtime of the world's node; it starts once the agent there has written its configuration."""
+    """The runtime of the world's node, started once the agent has written its configuration."""
     folder = tmp_path / "containerd"
     for made in ("net.d", "bin"):
         (folder / made).mkdir(parents=True)
@@ -36,13 +36,13 @@ def runtime(world: World, tmp_path: Path) -> Iterator[Containerd]:
 
 
 def restart(world: World, folder: Path, number: int = signal.SIGTERM) -> None:
-    """End the agent by a signal; the next one writes the configuration of the runtime in the folder."""
+    """End the agent by a signal, and start another that writes the configuration into the runtime's directory."""
     world.agent.stop(number)
     world.restart(autoconf={"cniConfigDir": str(folder / "net.d")})
 
 
 def addresses(runtime: Containerd, sandbox: str) -> dict[str, str]:
-    """The first address of each interface of a sandbox, but lo."""
+    """The first address of each interface of a sandbox, without lo."""
     links = runtime.netns(sandbox).links()
     return {name: link["addr_info"][0]["local"] for name, link in links.items() if name != "lo"}
 

@@ -1,4 +1,4 @@
-"""Which interfaces carry a default route, and being told when that changes."""
+"""Which interfaces carry a default route, and notifications when that changes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from wirespeed.host.routes import DefaultRouteEvents, default_route_interfaces
 
 
 class Space:
-    """A namespace with two pairs of links, v0/v1 and w0/w1, up and addressed; its default routes, its events."""
+    """A namespace with two veth pairs, v0/v1 and w0/w1, up and with addresses."""
 
     def __init__(self, netns: Netns) -> None:
         self.netns = netns

@@ -1,4 +1,4 @@
-"""The device plugin against a kubelet's device manager: registration, restarts, allocation, devices that change."""
+"""The device plugin with a kubelet's device manager: registration, restarts, allocation, changing devices."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def test_resource_prefix_is_the_nodes_unless_the_pool_has_its_own(place: Place) 
         wait_listed(place, {"example.org/one": VFS, "acme.io/two": OTHER_VFS})
 
 
-# Refusals
+# Rejected configurations
 
 
 def test_configuration_that_is_wrong_ends_the_plugin_before_it_has_done_anything(place: Place) -> None:
@@ -170,7 +170,7 @@ def test_failure_while_it_follows_the_devices_ends_the_plugin(
         place.errors.clear()
 
 
-# The kubelet restarts
+# Restarts of the kubelet
 
 
 @pytest.mark.parametrize("mode", ["registered", "watched"])
@@ -200,7 +200,7 @@ def test_ten_restarts_one_after_the_other_lose_nothing_and_leave_nothing(place: 
     vfs = place.sysfs.set_vfs(PF, 8)
     expected = {f"intel.com/p{number}": [vf] for number, vf in enumerate(vfs)}
     with place.running(*eight):
-        for _ in range(10):  # as fast as can be: whether it was registered in between or not
+        for _ in range(10):  # without waiting, so that the plugin may or may not have registered in between
             kubelet.stop()
             kubelet.start()
         wait_listed(place, expected)
@@ -216,7 +216,7 @@ def test_ten_restarts_one_after_the_other_lose_nothing_and_leave_nothing(place: 
 
 @dataclass(frozen=True)
 class Held:
-    """How many threads and descriptors this process has; the threads that wait for calls of pools do not count."""
+    """The number of this process's threads and file descriptors, without threads that wait for calls of pools."""
 
     threads: int
     descriptors: int
@@ -228,7 +228,7 @@ class Held:
         return cls(len(names) - idle, len(os.listdir("/proc/self/fd")))
 
     def no_more(self) -> None:
-        """Wait until there are no more again: gRPC ends what a connection had in threads of its own."""
+        """Wait until there are no more than before. gRPC closes a connection's resources in threads of its own."""
         until(lambda: Held.now().threads <= self.threads, f"only {self.threads} threads, as before")
         until(lambda: Held.now().descriptors <= self.descriptors, f"only {self.descriptors} descriptors, as before")
 
@@ -270,7 +270,7 @@ def test_process_that_takes_a_pools_socket_is_left_alone(place: Place, caplog: p
         with socket.socket(socket.AF_UNIX) as caller:
             caller.connect(str(path))
             other.accept()[0].close()
-        path.unlink()  # it has left
+        path.unlink()  # the other process has exited
         place.kubelet.wait_until(lambda: place.kubelet.registered["intel.com/one"] == 2, PATIENCE, "registration")
         wait_listed(place, BOTH)
 
@@ -404,7 +404,7 @@ def test_more_lists_than_a_kubelet_asks_for_are_refused_and_take_no_thread(place
     with place.running(*BY_PF), rpc.channel(str(place.sockets / "intel.com_one.sock")) as channel:
         wait_listed(place, BOTH)
         client = rpc.Client(channel, dp.DESCRIPTOR.services_by_name["DevicePlugin"])
-        lists = [client.ListAndWatch(dp.Empty()) for _ in range(STREAMS - 1)]  # the kubelet has one
+        lists = [client.ListAndWatch(dp.Empty()) for _ in range(STREAMS - 1)]  # the kubelet has one open already
         for each in lists:
             assert len(next(each).devices) == 4
         code, text = refusal(lambda: next(client.ListAndWatch(dp.Empty())))
@@ -423,7 +423,7 @@ def _first_of_list(client: rpc.Client) -> Any:
         return None
 
 
-# Devices that change
+# Changing devices
 
 
 def test_vfs_that_are_made_and_removed_are_seen(place: Place) -> None:
@@ -479,7 +479,7 @@ def test_vf_whose_interface_is_in_a_pod_stays_in_its_pool(place: Place) -> None:
     with place.running({"resourceName": "a", "selectors": {"linkTypes": ["ether"]}}) as plugin:
         place.kubelet.wait_ids("intel.com/a", [*VFS, *OTHER_VFS])
         place.sysfs.drop_interface("ens1f0v0")
-        place.sysfs.bind(VFS[3], "")  # to see that the look has been
+        place.sysfs.bind(VFS[3], "")  # a visible change, to know that the devices were read
         plugin.look_again()
         place.kubelet.wait_ids("intel.com/a", [*VFS[:3], *OTHER_VFS])
 
@@ -544,7 +544,7 @@ def test_files_are_kept_where_no_device_can_be_seen(place: Place) -> None:
         assert len(list(place.devinfo.iterdir())) == 1
 
 
-# The end
+# End
 
 
 def test_eight_pools_are_down_in_less_than_a_second_and_leave_nothing(place: Place) -> None:
@@ -562,7 +562,7 @@ def test_eight_pools_are_down_in_less_than_a_second_and_leave_nothing(place: Pla
         return took
 
     place.kubelet.stop()
-    once()  # what gRPC keeps for the life of the process is made by now
+    once()  # gRPC has now created what it keeps for the life of the process
     before = Held.now()
     assert is_soon(once, 1)
     before.no_more()

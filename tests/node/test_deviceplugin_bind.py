@@ -1,4 +1,4 @@
-"""Pools with `bind`, whose VFs get the driver that their container needs: against a kubelet and a fake kernel."""
+"""Pools with `bind`, whose VFs are bound to the driver that their container needs. The kernel is a fake."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ POOL = {"resourceName": "one", "bind": True, "selectors": {"drivers": ["iavf"], 
 
 
 class Kernel:
-    """What the kernel does when a device is bound or reset, told in order."""
+    """The effect of the kernel's bind and reset on the fake sysfs; `done` lists the calls in order."""
 
     def __init__(self, place: Place) -> None:
         self.place = place
@@ -59,7 +59,7 @@ def kernel(place: Place, monkeypatch: pytest.MonkeyPatch) -> Kernel:
     monkeypatch.setattr("wirespeed.host.drivers.reset", kernel.reset)
     monkeypatch.setattr(
         binding, "_before", lambda _: None
-    )  # all that a VF is only the real kernel tells: tests/lab
+    )  # the VF's full state needs a real kernel: see tests/lab
     monkeypatch.setattr(binding, "_EVERY", 20)
     return kernel
 
@@ -102,7 +102,7 @@ def test_vf_without_a_network_is_bound_at_the_containers_start_and_its_own_again
         ]
         assert bound(place) == [VFS[0]]
         plugin.look_again()
-        start(place, VFS[0])  # another container of the pod, or the same one once more
+        start(place, VFS[0])  # another container of the pod, or a restart of the same one
         assert kernel.done == [f"bind {VFS[0]} vfio-pci", f"reset {VFS[0]}"]
         assert place.kubelet.ids("intel.com/one") == VFS
         place.kubelet.free("default", "pod")
@@ -115,7 +115,7 @@ def test_vf_whose_interface_is_in_the_pod_stays_as_it_is(place: Place, kernel: K
     with place.running(POOL, **more(place)):
         place.kubelet.wait_ids("intel.com/one", VFS)
         place.kubelet.allocate("default", "pod", "app", "intel.com/one", 1)
-        place.sysfs.drop_interface("ens1f0v0")  # the SR-IOV plugin's ADD
+        place.sysfs.drop_interface("ens1f0v0")  # as the SR-IOV plugin's ADD does
         start(place, VFS[0])
         assert "deviceNodes" not in edits(place, VFS[0])
     assert kernel.done == []
@@ -179,7 +179,7 @@ def test_plugin_that_ends_gives_back_what_is_free_by_then(
 def test_vf_of_another_kubelets_pod_is_left_alone_while_that_kubelet_lives(place: Place, kernel: Kernel) -> None:
     other = binding.bindings(place.config(POOL, **more(place), kubelet=str(place.folder / "other")))
     ended, ender = socket.socketpair()
-    ender.close()  # `follow` looks once
+    ender.close()  # so that `follow` looks only once
     with ended, place.running(POOL, **more(place)):
         place.kubelet.wait_ids("intel.com/one", VFS)
         place.kubelet.allocate("default", "pod", "app", "intel.com/one", 1)
@@ -198,9 +198,9 @@ def test_vf_that_a_program_still_has_open_is_not_allocated(place: Place, kernel:
     with place.running(POOL, **more(place)):
         place.kubelet.wait_ids("intel.com/one", VFS)
         allocate(place, VFS[0])
-        # Before it is bound: it would be given back as soon as it is seen that no pod of the kubelet has it.
+        # Before it is bound, because it is given back as soon as no pod of the kubelet has it.
         node = place.folder / "dev/vfio" / PciDevice(VFS[0], place.sysfs.root).iommu_group
-        node.mkdir(parents=True)  # as what is open, it cannot be opened to write
+        node.mkdir(parents=True)  # a directory cannot be opened for writing, like a busy group
         start(place, VFS[0])
         with pytest.raises(grpc.RpcError) as caught:
             allocate(place, VFS[0])
@@ -214,7 +214,7 @@ def test_vf_that_a_program_still_has_open_is_not_allocated(place: Place, kernel:
 
 
 def test_program_that_has_it_open_is_found_without_a_node_of_its_group(place: Place, kernel: Kernel) -> None:
-    """As by an agent in a container, which has no node for a group that is younger than it."""
+    """As for an agent in a container, whose /dev has no node for a group that was created later."""
     with place.running(POOL, **more(place)):
         place.kubelet.wait_ids("intel.com/one", VFS)
         allocate(place, VFS[0])

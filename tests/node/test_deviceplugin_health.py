@@ -1,4 +1,4 @@
-"""Devices that become Unhealthy and Healthy again, as a kubelet sees them."""
+"""Devices that become Unhealthy and Healthy again, as the kubelet sees them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.node.conftest import PATIENCE
 from tests.node.deviceplugins import BOTH, BY_DRIVER, BY_PF, OTHER_VFS, PF, VFS, Place, standing, texts, wait_listed
 from wirespeed.deviceplugin.plugin import Plugin
 
-SOON = 1.0  # seconds from a fault to the kubelet's list, as promised
+SOON = 1.0  # seconds from a fault to the kubelet's device list, as documented
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def test_lost_driver_and_lost_device_stay_in_the_list_as_unhealthy(place: Place)
     with place.running(*BY_DRIVER) as plugin:
         wait_listed(place, {"intel.com/net": [*VFS, *OTHER_VFS], "intel.com/dpdk": []})
         place.sysfs.bind(VFS[0], "")
-        place.sysfs.bind(VFS[1], "vfio-pci")  # meant so: the other pool takes it
+        place.sysfs.bind(VFS[1], "vfio-pci")  # intended, because the device moves to the other pool
         place.sysfs.remove(VFS[2])
         plugin.look_again()
         wait_unhealthy(place, "intel.com/net", [VFS[0], VFS[2]])
@@ -91,7 +91,7 @@ def test_lost_driver_and_lost_device_stay_in_the_list_as_unhealthy(place: Place)
         place.sysfs.bind(VFS[0], "iavf")
         plugin.look_again()
         wait_unhealthy(place, "intel.com/net", [VFS[2]])
-        place.sysfs.set_vfs(PF, 2)  # now it is meant to be no more
+        place.sysfs.set_vfs(PF, 2)  # its removal is intended now
         plugin.look_again()
         wait_unhealthy(place, "intel.com/net", [])
         wait_listed(place, {"intel.com/net": [*VFS[:2], *OTHER_VFS], "intel.com/dpdk": []})
@@ -143,7 +143,8 @@ def test_vf_whose_interface_is_in_a_pod_stays_healthy(place: Place) -> None:
     with place.running(*BY_PF) as plugin:
         wait_listed(place, BOTH)
         place.sysfs.drop_interface("ens1f0v0")
-        place.sysfs.set_interface("ens2f0", "operstate", "down")  # to see that the look has been
+        # a visible change, to know that the devices were read
+        place.sysfs.set_interface("ens2f0", "operstate", "down")
         plugin.look_again()
         wait_unhealthy(place, "intel.com/two", OTHER_VFS)
         assert place.kubelet.ids("intel.com/one") == VFS

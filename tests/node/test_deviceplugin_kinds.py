@@ -1,4 +1,4 @@
-"""Accelerators, scalable functions and devices by CDI, as the kubelet asks for them."""
+"""Accelerators, scalable functions and CDI devices, as the kubelet requests them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def place(tmp_path: Path) -> Iterator[Place]:
 
 
 def specification(place: Place, kind: str) -> dict[str, Any]:
-    """The edits of each device that the runtime would find."""
+    """The CDI edits of each device, as the runtime reads them."""
     file = place.folder / "cdi" / f"wirespeed-dp-{kind.replace('/', '-')}.json"
     return {device["name"]: device["containerEdits"] for device in json.loads(file.read_text())["devices"]}
 
@@ -54,7 +54,7 @@ def test_accelerators_and_scalable_functions_are_given(place: Place) -> None:
     assert card.envs["PCIDEVICE_INTEL_COM_FEC"] == CARD
     assert [node.host_path for node in card.devices] == ["/dev/vfio/vfio", "/dev/vfio/7"]
     assert function.envs["PCIDEVICE_INTEL_COM_SF"] == SF
-    assert not place.devinfo.exists()  # the specification has no type for them
+    assert not place.devinfo.exists()  # device-info files have no type for scalable functions
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The device plugin as a process: alone, in the agent, and as a table of which device goes where."""
+"""The device plugin as a process: alone, in the agent, and `--dry-run`, which shows where each device goes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def kubelet(tmp_path: Path) -> Iterator[Kubelet]:
 
 @pytest.fixture
 def places(tmp_path: Path) -> dict[str, Any]:
-    """A node's places as keys of the agent's configuration: three VFs, the third on vfio-pci, two pools."""
+    """A node's paths as keys of the agent's configuration: three VFs, the third on vfio-pci, and two pools."""
     sysfs = FakeSysfs(tmp_path / "sys")
     sysfs.pf("0000:18:00.0", "ens1f0", vfs=3)
     sysfs.bind(VFS[2], "vfio-pci")

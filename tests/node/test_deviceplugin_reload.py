@@ -1,4 +1,4 @@
-"""Configurations of pools that change while the device plugin runs."""
+"""Pool configurations that change at runtime."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def text(*pools: dict[str, Any]) -> str:
 
 
 def replace(file: Path, content: str) -> None:
-    """As editors and configuration management do."""
+    """Replace the file atomically, as editors and configuration management do."""
     new = file.with_name("new")
     new.write_text(content)
     new.rename(file)
@@ -52,7 +52,7 @@ def test_new_pools_are_served_gone_ones_ended_and_changed_ones_changed(place: Pl
         wait_listed(place, {"intel.com/one": VFS[:2], "intel.com/new": VFS[2:], "intel.com/two": []})
         wait_sockets(place, "intel.com_one.sock", "intel.com_new.sock")
         assert place.kubelet.registered == {"intel.com/one": 1, "intel.com/two": 1, "intel.com/new": 1}
-        (place.folder / "pools.json").write_text(text(*BY_PF))  # in its place
+        (place.folder / "pools.json").write_text(text(*BY_PF))  # written in place
         wait_listed(place, {**BOTH, "intel.com/new": []})
         wait_sockets(place, "intel.com_one.sock", "intel.com_two.sock")
         assert place.kubelet.registered == {"intel.com/one": 1, "intel.com/two": 2, "intel.com/new": 1}

@@ -1,4 +1,4 @@
-"""Pools of vhost-user devices: folders for sockets that containers get."""
+"""Pools of vhost-user devices: containers get directories for sockets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many queues an interface works with: asked of the kernel, and set."""
+"""The number of queues of an interface: read from the kernel and set."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from wirespeed.host.ethtool import Queues
 
 @pytest.fixture
 def inside() -> Iterator[int]:
-    """A namespace with a veth pair of 4 queues, "wide"."""
+    """A namespace with a veth pair with 4 queues; one end is named "wide"."""
     name = "ethtool-queues"
     subprocess.run(["ip", "netns", "add", name], check=True)
     try:

@@ -1,4 +1,4 @@
-"""Pods whose annotation changes while they run, with an API server and executed plugins."""
+"""The networks annotation of running pods changes, with an API server and executed plugins."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NETWORKS = "k8s.v1.cni.cncf.io/networks"
 
 @pytest.fixture
 def api(world: World, tmp_path: Path) -> Iterator[ApiServer]:
-    """The API server of the world's node, whose agent follows annotations."""
+    """The API server of the world's node, whose agent follows the annotations."""
     world.node.run("ip", "link", "set", "lo", "up")
     with ApiServer(tmp_path, netns=world.node.path) as server:
         assert world.agent.stop() == 0
@@ -36,7 +36,7 @@ def start(world: World, api: ApiServer) -> None:
 
 
 def publish(world: World, api: ApiServer) -> None:
-    """Have the cluster what the world has defined."""
+    """Move the world's manifests into the API server."""
     for file in (world.folder / "manifests").glob("*.json"):
         value = json.loads(file.read_text())
         if value["kind"] == "Pod":
@@ -59,13 +59,13 @@ def annotate(api: ApiServer, pod: Pod, networks: Any) -> None:
 
 
 def reported(api: ApiServer, pod: Pod) -> dict[str, str]:
-    """Interface -> network, as network-status tells."""
+    """The networks in network-status, by interface."""
     text = api.object("Pod", pod.namespace, pod.name)["metadata"]["annotations"].get(NETWORK_STATUS, "[]")
     return {entry["interface"]: entry["name"] for entry in json.loads(text)}
 
 
 def wait(api: ApiServer, pod: Pod, **networks: str) -> None:
-    """Until network-status has these beside eth0."""
+    """Wait until network-status has these interfaces in addition to eth0."""
     api.wait(lambda: reported(api, pod) == {"eth0": "pods", **networks})
 
 
@@ -102,7 +102,7 @@ def test_interface_that_an_element_asks_for_is_what_it_is_known_by(world: World,
     annotate(api, pod, [{"name": "bridged", "interface": "b"}, {"name": "bridged", "interface": "c"}])
     wait(api, pod, b="default/bridged", c="default/bridged")
     api.wait(lambda: ("RemovedInterface", "Remove a from default/bridged") in events(api, pod))
-    assert pod.addresses()["b"] == ["10.2.0.3/24"]  # it was left alone
+    assert pod.addresses()["b"] == ["10.2.0.3/24"]  # it was not changed
 
 
 def test_key_that_is_not_known_is_told_of_with_the_network_that_comes_and_of_no_other(
@@ -126,7 +126,7 @@ def test_key_that_is_not_known_is_told_of_with_the_network_that_comes_and_of_no_
 def test_network_that_is_not_there_yet_is_attached_once_it_is(world: World, api: ApiServer) -> None:
     pod = running(world, api, "")
     annotate(api, pod, "late,bridged")
-    wait(api, pod, net1="default/bridged")  # the others are attempted
+    wait(api, pod, net1="default/bridged")  # the other network is still attached
     api.wait(lambda: any(reason == "NoNetworkFound" for reason, _ in events(api, pod)))
     world.define("late", world.conflist("late", world.bridge("10.7.0.0/24")))
     publish(world, api)

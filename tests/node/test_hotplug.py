@@ -1,4 +1,4 @@
-"""Networks of pods that run: attached and detached by hand, with executed plugins."""
+"""Networks of running pods are attached and detached by command, with executed plugins."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def begin(world: World, *arguments: str) -> subprocess.Popen[str]:
 
 
 def told(process: subprocess.Popen[str]) -> str:
-    """What a command that works prints."""
+    """The output of a command, which must succeed."""
     stdout, stderr = process.communicate(timeout=PATIENCE)
     assert (process.returncode, stderr) == (0, "")
     return stdout.strip()
@@ -42,7 +42,7 @@ def run(world: World, *arguments: str) -> str:
 
 
 def refused(world: World, *arguments: str) -> str:
-    """The message of a command that fails."""
+    """The error message of a command, which must fail."""
     process = begin(world, *arguments)
     stdout, stderr = process.communicate(timeout=PATIENCE)
     assert (process.returncode, stdout) == (1, "")
@@ -50,13 +50,13 @@ def refused(world: World, *arguments: str) -> str:
 
 
 def reported(world: World, pod: Pod) -> list[tuple[str, str]]:
-    """(network, interface) of the network-status."""
+    """(network, interface) for each entry of network-status."""
     return [(entry["name"], entry["interface"]) for entry in world.status(pod) or []]
 
 
 @pytest.fixture
 def pod(world: World) -> Pod:
-    """A pod that runs, with eth0 and net1."""
+    """An attached pod with eth0 and net1."""
     made = world.pod("p", "bridged")
     world.add(made)
     return made

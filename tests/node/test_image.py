@@ -1,4 +1,4 @@
-"""The images of `make test-images`: what a runtime starts of them, of the agent's on both architectures."""
+"""The images of `make test-images`: a runtime starts their programs; the agent's image on both architectures."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.node import containerd
 from tests.node.conftest import Netns
 from tests.node.containerd import cri
 
-# Every module of the agent, but those of commands whose programs the image has no need of.
+# Every module of the agent except wirespeed.play, because the image lacks the programs that it runs.
 IMPORT_ALL = """
 import importlib, pkgutil
 import wirespeed
@@ -40,13 +40,13 @@ def built(image: str) -> Path:
 
 @pytest.fixture(scope="module")
 def archive() -> Path:
-    """The archive of the agent's image, for both architectures."""
+    """The archive of the agent's image, with both architectures."""
     return built("wirespeed")
 
 
 @pytest.fixture(scope="module")
 def roots(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """What a container of each architecture sees, by its name."""
+    """The root file systems of the image, by architecture."""
     folder = tmp_path_factory.mktemp("roots")
     with tarfile.open(archive) as content:
         content.extractall(folder / "oci", filter="data")
@@ -67,7 +67,7 @@ def roots(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
 
 
 def inside(root: Path, *command: str) -> str:
-    """The standard output of a program of the image, which must succeed."""
+    """Run a program of the image, which must succeed. Return its standard output."""
     done = subprocess.run(["chroot", root, *command], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -75,7 +75,7 @@ def inside(root: Path, *command: str) -> str:
 
 @contextmanager
 def imported(archive: Path, image: str, folder: Path, netns: Netns) -> Iterator[Callable[..., list[str]]]:
-    """A runtime that has imported the archive; what is yielded runs a command in a container (name, command...)."""
+    """A runtime that has imported the archive. Yields a function that runs a command in a container."""
     containerd.write_network(folder)
     with containerd.running(folder, netns, {}) as runtime:
         ctr = ("ctr", "--address", str(runtime.folder / "containerd.sock"), "--namespace", "k8s.io")
@@ -105,6 +105,14 @@ def test_tools_that_executed_plugins_call_run(roots: dict[str, Path]) -> None:
     assert inside(roots["amd64"], "nft", "--version").startswith("nftables")
 
 
+def test_image_lists_its_debian_packages_where_scanners_look(roots: dict[str, Path]) -> None:
+    shown = inside(roots["amd64"], "dpkg-query", "--show", "--showformat", "${Package} ${Status}\n")
+    assert {f"{name} install ok installed" for name in IMAGES["wirespeed"].packages} <= set(shown.splitlines())
+    lists = {name: (root / "var/lib/dpkg/status").read_text() for name, root in roots.items()}
+    assert "\nArchitecture: arm64\n" in lists["arm64"]
+    assert "\nArchitecture: arm64\n" not in lists["amd64"]
+
+
 def test_image_holds_nothing_of_the_machine_that_built_it(roots: dict[str, Path]) -> None:
     for root in roots.values():
         for name in ("etc/hostname", "etc/resolv.conf", "etc/machine-id", "etc/apt"):
@@ -131,12 +139,12 @@ def test_image_for_arm64_runs(roots: dict[str, Path]) -> None:
         capture_output=True,
         check=False,
     )
-    assert json.loads(called.stdout)["code"] == 11  # it asked for an agent, and there is none
+    assert json.loads(called.stdout)["code"] == 11  # it tried to reach an agent, and there is none
 
 
 def test_same_sources_and_packages_make_the_same_image(archive: Path, tmp_path: Path) -> None:
     def digests(path: Path) -> set[str]:
-        """Those of layers, configurations, manifests."""
+        """The digests of layers, configurations and manifests."""
         with tarfile.open(path) as content:
             return {name for name in content.getnames() if name.startswith("blobs/sha256/")}
 
@@ -149,7 +157,7 @@ def test_same_sources_and_packages_make_the_same_image(archive: Path, tmp_path: 
 
 # The image of the examples' pods
 
-# What their scripts and probes call.
+# The programs that their scripts and probes call.
 PROGRAMS = "cat dpdk-testpmd env find grep ip ping python3 seq sh sleep stdbuf tail wirespeed"
 TESTPMD = "dpdk-testpmd --no-huge -m 64 --no-pci --vdev=net_null0 -- --total-num-mbufs=2048 --auto-start"
 READY = f"""
@@ -159,7 +167,7 @@ cat /tmp/ready /tmp/testpmd.log
 """
 LIBRARIES = """
 import ctypes
-from wirespeed import eal
+import wirespeed_eal as eal
 assert "--no-pci" in eal.arguments()
 library = ctypes.CDLL("libwirespeed_eal.so")
 print(bool(library.ws_eal_open), eal.__file__)
@@ -174,5 +182,5 @@ def test_pods_of_the_examples_have_all_that_they_run(tmp_path: Path, netns: Call
         assert run("ready", "sh", "-c", READY) == ["ready"]
         assert run("nobody", "sh", "-c", "wirespeed ready 2>&1; echo $?")[1:] == ["1"]
         assert run("libraries", "python3", "-c", LIBRARIES) == [
-            f"True /{PREFIX}/bin/wirespeed/wirespeed/eal/__init__.py"
+            f"True /{PREFIX}/bin/wirespeed/wirespeed_eal/__init__.py"
         ]

@@ -1,4 +1,4 @@
-"""`wirespeed install` and `uninstall` on a node's own folders: replacing peers and putting them back."""
+"""`wirespeed install` and `uninstall` on a node's own directories: plugins are replaced and restored."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ BRIDGED = Attached(
 
 @dataclass
 class Place:
-    """A node's folders. Its /run is that of the commands that run here, and of nobody else."""
+    """A node's directories. Commands run with their own /run."""
 
     root: Path
     shim: Path
@@ -74,7 +74,7 @@ class Place:
         return self.root / "etc/wirespeed/agent.yaml"
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
-        """A `wirespeed` command that runs."""
+        """Start a `wirespeed` command."""
         places = {
             "--bin-dir": self.bin,
             "--config": self.config,
@@ -88,7 +88,7 @@ class Place:
         return self.command(arguments[0], *given, *arguments[1:])
 
     def command(self, *arguments: str) -> subprocess.Popen[str]:
-        """`wirespeed` with this node's records and its /run, in which the network namespaces are everybody's."""
+        """Start `wirespeed` with this node's records and /run. /run/netns in it is the real one."""
         run = self.root / "run"
         for made in (run / "netns", run / "records", Path("/var/lib/wirespeed")):
             made.mkdir(exist_ok=True)
@@ -106,14 +106,14 @@ class Place:
         )
 
     def run(self, *arguments: str) -> list[str]:
-        """The lines that a command prints; it must succeed."""
+        """Run a command, which must succeed. Return the lines it prints."""
         process = self.start(*arguments)
         stdout, stderr = process.communicate(timeout=PATIENCE)
         assert process.returncode == 0, stderr
         return stdout.splitlines()
 
     def refused(self, *arguments: str) -> str:
-        """What a command says that must fail."""
+        """Run a command, which must fail. Return its error output."""
         process = self.start(*arguments)
         _, stderr = process.communicate(timeout=PATIENCE)
         assert process.returncode == 1, stderr
@@ -125,14 +125,14 @@ class Place:
         return path
 
     def plugin(self, name: str, text: str = "#!/bin/sh\n") -> Path:
-        """A peer's executable."""
+        """Install an executable of the replaced plugin."""
         path = self.bin / name
         path.write_text(text)
         path.chmod(0o755)
         return path
 
     def tree(self) -> dict[str, str]:
-        """Every file but those in /run, and what is in it."""
+        """All files except those in /run, with mode and content."""
         return {
             str(path.relative_to(self.root)): f"{path.stat().st_mode:o} {path.read_bytes()!r}"
             for path in sorted(self.root.rglob("*"))
@@ -161,7 +161,7 @@ def place(tmp_path: Path, shim: Path) -> Place:
     return made
 
 
-# A fresh node
+# A new node
 
 
 def test_shim_is_executable_under_all_names_of_our_plugins(place: Place) -> None:
@@ -358,7 +358,7 @@ def test_dry_run_names_the_networks_whose_pods_ask_for_more_than_their_plugins_d
 
 
 def test_multus_configuration_without_a_version_is_taken_over(place: Place) -> None:
-    """That of the ConfigMap in Multus' manifests."""
+    """The configuration from the ConfigMap in Multus' manifests."""
     delegate = {"cniVersion": "0.3.1", "name": "default-cni-network", "plugins": [{"type": "flannel"}]}
     config: dict[str, Any] = {"name": "multus-cni-network", "type": "multus"}
     config |= {"capabilities": {"portMappings": True}}
@@ -416,7 +416,7 @@ def test_pods_of_multus_are_in_the_journal_and_taken_once(place: Place) -> None:
     assert place.rows() == {(CID, "eth0", "added")}
     assert [path for path in place.multus.rglob("*") if path.is_file()] == []
     with closing(place.journal()) as journal:
-        journal.forget(CID, "eth0")  # its DEL
+        journal.forget(CID, "eth0")  # as its DEL does
     assert place.run("install", "--replace", "multus") == ["nothing to do"]
     assert place.rows() == set()
 
@@ -436,7 +436,7 @@ def test_file_that_cannot_be_read_is_told_and_nothing_is_done_unless_it_may_be_l
 
 @contextmanager
 def waiting_for_a_call(place: Place, name: str, *, of: str) -> Iterator[None]:
-    """A call of a peer's plugin runs, and the installation in its place waits; it ends well after that."""
+    """In the body, a call of the replaced plugin is running, and the installation waits for it; then it ends."""
     shutil.copy(shutil.which("sleep") or "", place.bin / name)
     call = subprocess.Popen([place.bin / name, "1000"])
     try:
@@ -496,7 +496,7 @@ def test_vf_of_a_pod_of_multus_is_looked_at_with_it(place: Place) -> None:
         result={"cniVersion": "1.0.0", "interfaces": [{"name": "net1", "sandbox": "/run/netns/gone"}]},
     )
     multusfiles.write(place.multus, CID, [BRIDGED, attached], netns="/run/netns/gone")
-    for container in (CID, "cd" * 32):  # the second is of no pod of Multus
+    for container in (CID, "cd" * 32):  # the second one belongs to no pod of Multus
         sriovfiles.write(place.sriov, container, "net1", "/run/netns/gone", sriovfiles.kept("0000:ff:1f.7"))
     said = place.refused("install", "--replace", "multus")
     assert f"{CID}-net1: device 0000:ff:1f.7" in said
@@ -548,7 +548,7 @@ def test_pod_of_multus_with_a_port_of_userspace_cni_is_taken_over_if_it_keeps_th
     assert place.rows() == {(CID, "eth0", "added"), (CID, "net1", "added")}
 
 
-# Putting back
+# Uninstalling
 
 
 def test_uninstall_leaves_the_node_as_it_was(place: Place) -> None:
@@ -558,7 +558,7 @@ def test_uninstall_leaves_the_node_as_it_was(place: Place) -> None:
     multusfiles.write(place.multus, CID, [BRIDGED], netns="/run/netns/gone")
     before = place.tree()
     place.run("install", "--replace", "multus", "--replace", "sriov-cni", "--systemd")
-    # As the agent does.
+    # Written as by the agent.
     (place.conf / "00-wirespeed.conflist").write_text('{"plugins": [{"type": "wirespeed"}]}')
     (place.conf / "00-multus.conf").write_text('{"type": "wirespeed"}')
     place.run("uninstall")
@@ -576,7 +576,7 @@ def test_pods_that_ended_meanwhile_are_not_given_back(place: Place) -> None:
         multusfiles.write(place.multus, container, [BRIDGED], netns="/run/netns/gone")
     place.run("install", "--replace", "multus")
     with closing(place.journal()) as journal:
-        journal.forget(gone, "eth0")  # its DEL
+        journal.forget(gone, "eth0")  # as its DEL does
     place.run("uninstall")
     left = {str(path.relative_to(place.multus)) for path in place.multus.rglob("*") if path.is_file()}
     assert left == {CID, f"results/cbr0-{CID}-eth0"}
@@ -590,7 +590,7 @@ def test_pods_that_nobody_else_could_detach_keep_the_installation(
     pod = world.pod("p")
     world.add(pod)
     world.agent.stop()
-    if rebooted:  # then only their records are left
+    if rebooted:  # only the records are left then
         shutil.rmtree(world.agent.state.parent)
     place.config.parent.mkdir()
     shutil.copy(world.agent.config, place.config)
@@ -598,12 +598,12 @@ def test_pods_that_nobody_else_could_detach_keep_the_installation(
     assert "1 containers were attached by wirespeed" in "".join(place.run("uninstall", "--force"))
 
 
-# The whole way
+# End to end
 
 
 @pytest.fixture
 def as_multus_left_it(place: Place, world: World) -> tuple[World, Pod]:
-    """A pod with two networks by real plugins, of which only Multus' files know."""
+    """A pod with two networks of real plugins, known only from Multus' files."""
     pod = world.pod("p", "bridged")
     world.add(pod)
     world.agent.stop()

@@ -1,4 +1,4 @@
-"""host-local in process from many threads and processes at once, and from one that is killed."""
+"""host-local in process: concurrent calls from many threads and processes, and a process that is killed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def request(container: str, folder: Path, command: str = "ADD") -> Request:
 
 
 def allocate(ipam: Ipam, folder: Path, mark: str) -> None:
-    """Print the address of each container, one a line."""
+    """Print the address of each container, one per line."""
     for number in range(EACH):
         container = f"{mark}-{number}"
         (ip,) = ipam.add(request(container, folder))["ips"]
@@ -41,7 +41,7 @@ def allocate_in_threads(folder: Path, mark: str) -> None:
 
 
 def start(call: str, *arguments: str) -> subprocess.Popen[str]:
-    """A process of its own that calls a function of this module."""
+    """Start a process that calls a function of this module."""
     code = f"import sys; from pathlib import Path; from tests.node.test_ipam_concurrency import *; {call}"
     root = Path(__file__).parents[2]
     return subprocess.Popen([sys.executable, "-c", code, *arguments], cwd=root, stdout=subprocess.PIPE, text=True)

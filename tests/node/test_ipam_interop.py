@@ -1,4 +1,4 @@
-"""host-local and static in process beside the reference plugins: on one data folder, on configurations alike."""
+"""host-local and static in process compared with the reference plugins: same directory, same configurations."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ RANGES = [[{"subnet": "10.1.0.0/24"}], [{"subnet": "2001:db8::/64", "rangeStart"
 
 
 class Sides:
-    """Ours and theirs, both on the same folder."""
+    """Our host-local and the reference's, with the same directory."""
 
     def __init__(self, folder: Path, sets: list[list[dict[str, str]]]) -> None:
         self.folder = folder / "net"
@@ -94,7 +94,7 @@ def test_interleaved_allocations_never_meet_and_go_on_in_turn(sides: Sides) -> N
 
 
 def test_each_frees_and_checks_what_the_other_gave(sides: Sides) -> None:
-    for n in range(4):  # ours comes back to a folder that it knows
+    for n in range(4):  # ours must continue in a directory that it has used before
         sides.ours(f"ours{n}")
         sides.theirs(f"theirs{n}")
     for n in range(4):
@@ -185,7 +185,7 @@ def test_concurrent_callers_of_both_get_different_addresses(sides: Sides) -> Non
     assert len(owners) == len(set(owners)) == 56
 
 
-# Configurations of every form
+# Random configurations
 
 V4 = [
     "10.1.1.1",
@@ -232,7 +232,7 @@ def case(*keys: str) -> st.SearchStrategy[str]:
 
 
 def mostly(good: list[Any], bad: list[Any]) -> st.SearchStrategy[Any]:
-    """Configurations of only what may be wrong are nearly all refused."""
+    """Mostly good values: a configuration of arbitrary values is nearly always rejected."""
     return st.one_of(*[st.sampled_from(good)] * 4, st.sampled_from(bad))
 
 
@@ -241,7 +241,8 @@ def ranges(draw: st.DrawFn) -> dict[str, Any]:
     family = draw(st.sampled_from([4, 6]))
     own = V4 if family == 4 else V6
     start, end = ("10.1.1.9", "10.1.1.33") if family == 4 else ("2001:DB8:1::00a0", "2001:db8:1:0:0::a7")
-    # Network and broadcast address are no host's: the reference plugin gives them, if a range begins or ends so.
+    # Network and broadcast addresses are excluded: the reference plugin allocates them if a range begins or ends
+    # there.
     odd = [text for text in own if text not in {"10.1.1.0", "2001:db8:1::"}]
     found = {draw(case("subnet", "Subnet")): draw(mostly(SUBNETS[family][:2], SUBNETS[family]))}
     for key, values in {
@@ -297,7 +298,7 @@ def outside(subnet: str, gateway: str, *destinations: str) -> dict[str, Any]:
     max_examples=300,
     deadline=None,
     suppress_health_check=list(HealthCheck),
-    phases=(Phase.explicit, Phase.generate),  # each runs a program: small examples are not looked for
+    phases=(Phase.explicit, Phase.generate),  # no shrinking, because each example runs a program
 )
 @example(ipam=outside("2001:db8:1::/64", "fe80::1", "::/0"))
 @example(ipam=outside("10.1.1.0/26", "10.1.1.254", "0.0.0.0/0"))
@@ -317,7 +318,7 @@ def test_what_the_reference_plugin_takes_is_taken_with_the_same_result(
     try:
         raw = json.loads(run_plugin(f"/usr/lib/cni/{ipam['type']}", call("theirs")))
     except CniError:
-        return  # what it refuses may work here
+        return  # the reference plugin may reject what works here
     event(f"{ipam['type']} takes it")
     theirs = {"ips": raw.get("ips", []), "routes": raw.get("routes") or [], "dns": raw.get("dns") or {}}
     assert Ipam(Path("/nonexistent")).add(call("ours")) == theirs

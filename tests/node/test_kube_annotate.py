@@ -1,4 +1,4 @@
-"""Annotations of a pod that several write at once."""
+"""Concurrent writes to a pod's annotations."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_what_another_wrote_meanwhile_is_kept_and_counts(api: ApiServer, cluster
 
     def change(present: Mapping[str, str]) -> dict[str, str]:
         seen.append(present["list"])
-        if len(seen) == 1:  # another writer, between our reading and our writing
+        if len(seen) == 1:  # another client writes between our read and our write
             put_pod(api, list="theirs", more="x")
         return {"list": present["list"] + " ours"}
 

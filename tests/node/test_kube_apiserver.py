@@ -1,4 +1,4 @@
-"""The cluster behind an API server, and all that goes wrong between the two."""
+"""The cluster with an API server, and the failures of the connection between them."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ def api(tmp_path: Path) -> Iterator[ApiServer]:
 
 @pytest.fixture
 def cluster(api: ApiServer) -> Iterator[Factory]:
-    """A factory of clusters for the node n1, each with its caches filled and its watches running.
+    """Make clusters for the node n1, whose caches are filled and whose watches are open.
 
-    After the test each is closed: in time, and without a thread or a connection that stays.
+    After the test each is closed: in time, and without leaving a thread or a connection.
     """
     made: list[ApiCluster] = []
 
@@ -72,7 +72,7 @@ def cluster(api: ApiServer) -> Iterator[Factory]:
 
 @pytest.fixture
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Watches are begun again at once."""
+    """Watches are restarted without a pause."""
     monkeypatch.setattr(watch, "_BACKOFF", (0.001, 0.01))
 
 
@@ -95,7 +95,7 @@ def network(name: str = "net", config: str = "{}") -> dict[str, Any]:
 
 
 def until(cluster: ApiCluster, name: str, wanted: str | None) -> None:
-    """Wait until the cached pod has the annotation a=`wanted`; None: until it is gone."""
+    """Wait until the cached pod has the annotation a=`wanted`, or, if that is None, until it is gone."""
 
     def reached(pods: Mapping[tuple[str, str], dict[str, Any]]) -> bool:
         found = pods.get(("default", name))
@@ -105,12 +105,12 @@ def until(cluster: ApiCluster, name: str, wanted: str | None) -> None:
 
 
 def written(api: ApiServer, name: str = "web") -> Any:
-    """The network-status that the API server holds."""
+    """The network-status in the API server."""
     annotations = api.object("Pod", "default", name)["metadata"].get("annotations") or {}
     return json.loads(annotations.get(NETWORK_STATUS, "null"))
 
 
-# What is asked of the API server, and what is not
+# What is requested from the API server, and what is cached
 
 
 def test_pods_and_networks_come_from_memory_and_status_is_one_request(api: ApiServer, cluster: Factory) -> None:
@@ -168,7 +168,7 @@ def test_changes_come_by_the_watch(api: ApiServer, cluster: Factory) -> None:
     until(mine, "other", "3")
     api.delete("Pod", "default", "web")
     until(mine, "web", None)
-    api.put(pod("other", "n2", a="4"))  # it does not match any more
+    api.put(pod("other", "n2", a="4"))  # it no longer matches the field selector
     until(mine, "other", None)
     assert not api.counts()
 
@@ -189,7 +189,7 @@ def test_a_cached_pod_of_another_uid_is_not_taken(api: ApiServer, cluster: Facto
     assert mine.wait_synced(PATIENCE)
     api.put(pod(uid="new", a="2"))
     assert mine.pod("default", "web", "new")["metadata"]["annotations"] == {"a": "2"}
-    assert mine.pod("default", "web", "")["metadata"]["uid"] == "new"  # who does not say is given what is there now
+    assert mine.pod("default", "web", "")["metadata"]["uid"] == "new"  # without a uid, the current pod is returned
     with pytest.raises(NotFoundError) as caught:
         mine.pod("default", "web", "third")
     assert caught.value.code == Code.INVALID_CONFIG
@@ -229,7 +229,7 @@ def test_many_calls_at_once_are_all_served(
         list(pool.map(lambda n: mine.set_network_status("default", f"web{n}", "u1", STATUS), range(64)))
     assert all(written(api, f"web{number}") == STATUS for number in range(64))
     assert sum(api.counts().values()) == 64
-    assert not caplog.records  # the library warns of connections that it throws away
+    assert not caplog.records  # urllib3 would warn about discarded connections
 
 
 def test_names_are_no_path(api: ApiServer, cluster: Factory) -> None:
@@ -240,7 +240,7 @@ def test_names_are_no_path(api: ApiServer, cluster: Factory) -> None:
     assert not api.requests[0].query
 
 
-# network-status: whose, and who else writes
+# network-status: the right pod, and other writers
 
 
 def test_status_of_a_pod_that_was_replaced_does_not_reach_its_successor(api: ApiServer, cluster: Factory) -> None:
@@ -300,7 +300,7 @@ def test_conflicts_without_end_are_given_up(api: ApiServer, cluster: Factory) ->
     )
 
 
-# Refusals, by their code and text
+# Errors with a status, by code and text
 
 
 @pytest.mark.parametrize(
@@ -370,7 +370,7 @@ def test_an_answer_that_is_not_the_apis_is_told(api: ApiServer, cluster: Factory
     assert "JSON is malformed" in caught.value.msg
 
 
-# No answer: a pod never waits for long
+# No answer: a pod never waits long
 
 
 def test_a_server_that_says_nothing_is_left_after_seconds(api: ApiServer, cluster: Factory) -> None:
@@ -404,11 +404,12 @@ def test_a_host_that_does_not_take_connections_is_left_after_seconds(
     api: ApiServer, cluster: Factory, tmp_path: Path
 ) -> None:
     config = json.loads(api.kubeconfig().read_text())
-    with socket.create_server(("127.0.0.1", 0), backlog=0) as full:  # it accepts none: handshakes never end
+    # it accepts no connection, so handshakes never complete
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as full:
         config["clusters"][0]["cluster"]["server"] = f"https://127.0.0.1:{full.getsockname()[1]}"
         (tmp_path / "other").write_text(json.dumps(config))
         mine = cluster(tmp_path / "other", watch=False, waits=HURRIED)
-        for _ in range(3):  # the last ones do not even get through to it
+        for _ in range(3):  # for the last ones, even TCP does not connect
             began = time.monotonic()
             with pytest.raises(UnavailableError, match="timed out"):
                 mine.pod("default", "web")
@@ -463,7 +464,7 @@ def test_while_the_server_is_down_what_is_known_is_given_and_status_is_refused(
     assert written(api) == STATUS
 
 
-# The watch goes on, whatever happens to it
+# The watch continues after any failure
 
 
 def test_a_restarted_server_that_kept_its_history_is_not_listed_again(api: ApiServer, cluster: Factory) -> None:
@@ -538,7 +539,7 @@ def test_bookmarks_save_a_new_list(api: ApiServer, cluster: Factory, bookmarked:
     api.put(pod(a="1"))
     mine = cluster()
     for number in range(20):
-        api.put(pod("elsewhere", "n2", a=str(number)))  # this watch is told of none of these
+        api.put(pod("elsewhere", "n2", a=str(number)))  # not events of this watch
     if bookmarked:
         last = api.object("Pod", "default", "elsewhere")["metadata"]["resourceVersion"]
         api.bookmark()
@@ -625,7 +626,7 @@ def test_failures_in_a_row_are_further_and_further_apart(
     assert pauses[-10:] == [0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 30.0, 30.0, 30.0, 30.0]
     api.cut_watches()
     api.wait(lambda: PODS in api.watches)
-    assert pauses[-1] == 0.4  # what came in between makes it a first failure again
+    assert pauses[-1] == 0.4  # reset by the events in between
 
 
 def test_a_cluster_without_the_networks_resource_serves_pods(
@@ -639,11 +640,11 @@ def test_a_cluster_without_the_networks_resource_serves_pods(
     assert not mine.wait_synced(0.1)
     with pytest.raises(NotFoundError):
         mine.network("default", "net")
-    api.heal()  # someone installs it
+    api.heal()  # the resource is installed later
     assert mine.wait_synced(PATIENCE)
 
 
-# Whether it answers
+# Whether the API server answers
 
 
 def test_a_cluster_that_is_followed_is_not_asked_whether_it_answers(api: ApiServer, cluster: Factory) -> None:
@@ -684,7 +685,7 @@ def test_a_cluster_whose_watch_fails_is_asked_until_it_works(
     assert mine._networks.at_work
 
 
-# Credentials that are replaced while we run
+# Credentials that change at runtime
 
 
 def test_a_token_file_is_read_again_when_it_changes(api: ApiServer, cluster: Factory, tmp_path: Path) -> None:
@@ -728,7 +729,7 @@ def test_the_service_accounts_token_is_read_again_when_it_changes(
 
 
 def _fill_account(account: Path, number: str, api: ApiServer) -> None:
-    """As the kubelet does it: files are links through a folder, which is replaced by one rename."""
+    """Update the files as the kubelet does: they are links through a directory link that is replaced atomically."""
     folder = account / f"..{number}"
     folder.mkdir(parents=True)
     (folder / "token").write_text(api.token())
@@ -814,7 +815,7 @@ def test_certificates_inside_the_kubeconfig_outlive_the_librarys_files(
     mine.set_network_status("default", "web", "u1", STATUS)
     files = list((tmp_path / "tmp").iterdir())
     assert files
-    for file in files:  # as who cleans up old files in /tmp
+    for file in files:  # as a program that cleans up /tmp does
         file.unlink()
     api.cut_watches()
     api.put(pod(a="2"))
@@ -848,12 +849,12 @@ def test_a_program_that_gives_credentials_is_asked_again_when_they_are_refused(
     api.revoke_all()
     token.write_text(api.token())
     mine.set_network_status("default", "web", "u1", [])
-    assert api.counts() == {f"PATCH {WEB}/status": 3}  # the second one was refused
+    assert api.counts() == {f"PATCH {WEB}/status": 3}  # the second one was rejected
     assert written(api) == []
 
 
 class Proxy(socketserver.BaseRequestHandler):
-    """An HTTP proxy's CONNECT."""
+    """The CONNECT method of an HTTP proxy."""
 
     def handle(self) -> None:
         head = b""
@@ -869,7 +870,7 @@ class Proxy(socketserver.BaseRequestHandler):
 
     @staticmethod
     def _pass(one: socket.socket, other: socket.socket) -> None:
-        with contextlib.suppress(OSError):  # one of the two has left already
+        with contextlib.suppress(OSError):  # one of the two has disconnected
             while data := one.recv(65536):
                 other.sendall(data)
             other.shutdown(socket.SHUT_WR)
@@ -950,7 +951,7 @@ def test_outside_of_a_cluster_the_configuration_is_asked_for(monkeypatch: pytest
     )
 
 
-# The end: the fixture looks at time, threads and connections
+# End: the fixture checks time, threads and connections
 
 
 def test_closing_ends_a_list_that_is_not_answered(api: ApiServer, cluster: Factory) -> None:
@@ -982,7 +983,7 @@ def test_closing_waits_for_a_handshake_as_long_as_it_may_take(
         mine = cluster(tmp_path / "other", wait=False)
         connections = [listener.accept()[0] for _ in range(2)]
         for connection in connections:
-            assert connection.recv(1)  # the client's hello, to which nothing is said
+            assert connection.recv(1)  # the TLS ClientHello, which is never answered
         mine.close()
         for connection in connections:
             with connection:

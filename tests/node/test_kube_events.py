@@ -1,4 +1,4 @@
-"""Events of pods: what the API server has of them, and what happens to them while it is away."""
+"""Events of pods: what the API server receives, and what happens to events while it is unreachable."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def cluster(api: ApiServer) -> Iterator[ApiCluster]:
 
 
 def counts(api: ApiServer) -> dict[str, int]:
-    """How often each message happened."""
+    """The count of each message."""
     return {each["message"]: each["count"] for each in api.objects("Event")}
 
 
@@ -97,7 +97,7 @@ def test_repetition_of_an_event_that_the_server_forgot_is_written_anew(api: ApiS
 
 
 def test_event_whose_answer_was_lost_is_there_once(api: ApiServer, cluster: ApiCluster) -> None:
-    lost = api.fault("POST", times=1, after=0, cut=True)  # it was made; its answer breaks off
+    lost = api.fault("POST", times=1, after=0, cut=True)  # created, but the answer is cut
     cluster.event(event())
     cluster.event(event("next"))
     api.wait(lambda: len(api.objects("Event")) == 2)
@@ -189,7 +189,7 @@ def test_few_events_are_remembered(api: ApiServer, cluster: ApiCluster, monkeypa
         api.wait(lambda: not cluster._events._waiting)
     cluster.close()
     assert len(cluster._events._written) == 2
-    assert [each["message"] for each in api.objects("Event")].count("a") == 2  # it had been forgotten
+    assert [each["message"] for each in api.objects("Event")].count("a") == 2  # the first one had been forgotten
 
 
 def test_folder_of_manifests_logs_them(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -1,4 +1,4 @@
-"""Whose certificates are taken: what Go's clients take, by a real handshake each, however strict Python is."""
+"""Which certificates are accepted: those that Go's clients accept, even if Python is stricter."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from wirespeed.kube.cluster import UnavailableError
 
 @pytest.fixture(autouse=True)
 def strict(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Certificates are verified as Python 3.13 and later do it by default, on this one too."""
+    """Verify certificates with the defaults of Python 3.13 and later, also on older versions."""
     newer = SimpleNamespace(**{**vars(sys), "version_info": max(sys.version_info, (3, 13))})
     monkeypatch.setattr("urllib3.util.ssl_.sys", newer)
 
 
 @pytest.fixture
 def serving(tmp_path: Path) -> Iterator[Callable[[Profile], ApiServer]]:
-    """A factory of API servers with such certificates."""
+    """Start API servers with certificates of this profile."""
     servers: list[ApiServer] = []
 
     def serve(profile: Profile) -> ApiServer:
@@ -50,7 +50,7 @@ def serving(tmp_path: Path) -> Iterator[Callable[[Profile], ApiServer]]:
 
 
 def ask(kubeconfig: Path) -> None:
-    """One request, which has to be answered."""
+    """Make a request, which must be answered."""
     cluster = ApiCluster(str(kubeconfig), "n1", watch=False)
     try:
         cluster.check()
@@ -59,7 +59,7 @@ def ask(kubeconfig: Path) -> None:
 
 
 def changed(kubeconfig: Path, **cluster: Any) -> Path:
-    """The kubeconfig with other words of its cluster; None takes one away."""
+    """Change keys of the cluster in the kubeconfig; None removes a key."""
     config = json.loads(kubeconfig.read_text())
     config["clusters"][0]["cluster"] |= {key.replace("_", "-"): value for key, value in cluster.items()}
     kubeconfig.write_text(json.dumps(config))
@@ -76,7 +76,7 @@ def test_authorities_that_go_takes_are_taken(serving: Callable[[Profile], ApiSer
         urllib3.PoolManager(ca_certs=str(api.ca_file), retries=False) as pool,
         pytest.raises(urllib3.exceptions.SSLError, match="CERTIFICATE_VERIFY_FAILED"),
     ):
-        pool.request("GET", api.url)  # so strict mode is on, and refuses it
+        pool.request("GET", api.url)  # strict mode is on: the default verification rejects it
     ask(api.kubeconfig())
     assert api.counts() == {"GET /version": 1}
 
@@ -126,7 +126,7 @@ def test_proxy_with_tls_goes_by_the_same_rules(
 
 def test_certificate_that_is_trusted_itself_ends_the_chain(serving: Callable[[Profile], ApiServer]) -> None:
     api = serving(HAND_MADE)
-    server = api.ca_file.with_name("server.crt")  # signed by an authority that is not named
+    server = api.ca_file.with_name("server.crt")  # its issuer is not in the file
     ask(changed(api.kubeconfig(), certificate_authority=str(server)))
 
 
@@ -141,7 +141,7 @@ def test_name_of_the_server_is_what_the_kubeconfig_says(serving: Callable[[Profi
     ("profile", "reason"),
     [
         (replace(HAND_MADE, names="IP:127.0.0.2,DNS:localhost"), "certificate is not valid for '127.0.0.1'"),
-        (replace(HAND_MADE, names=""), "certificate is not valid for '127.0.0.1'"),  # a common name is no name
+        (replace(HAND_MADE, names=""), "certificate is not valid for '127.0.0.1'"),  # the common name is ignored
         (replace(HAND_MADE, expired=True), "certificate has expired"),
         (replace(WITHOUT_IDENTIFIERS, expired=True), "certificate has expired"),
     ],
@@ -161,7 +161,7 @@ def test_wrong_certificates_are_refused(
 def test_common_name_of_the_server_is_not_its_name(serving: Callable[[Profile], ApiServer]) -> None:
     api = serving(replace(HAND_MADE, names=""))
     with pytest.raises(UnavailableError, match="certificate is not valid for 'server'"):
-        ask(changed(api.kubeconfig(), tls_server_name="server"))  # which it is
+        ask(changed(api.kubeconfig(), tls_server_name="server"))  # the wrong name
 
 
 @pytest.mark.parametrize("profile", TAKEN.values(), ids=TAKEN)

@@ -1,4 +1,4 @@
-"""Pods as KubeVirt and OVN-Kubernetes annotate them, with a configuration taken over from Multus."""
+"""Pods with the annotations of KubeVirt and OVN-Kubernetes, and a configuration taken over from Multus."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.node.test_hotplug import run
 
 MAC = "02:9d:4c:00:00:01"
 DEFAULT = "v1.multus-cni.io/default-network"
-# Answers an ADD as OVN-Kubernetes' plugin does, which gives the addresses and the MAC of the pod's annotation.
+# ADD of OVN-Kubernetes' plugin, which assigns the addresses and the MAC from the pod's annotation.
 ANSWER = """[ $CNI_COMMAND = ADD ] && {
 mac=$(echo "$CNI_ARGS" | tr ';' '\\n' | sed -n s/^MAC=//p)
 ip=$(echo "$CNI_ARGS" | tr ';' '\\n' | sed -n s/^IP=//p)
@@ -27,7 +27,7 @@ exit 0
 
 @pytest.fixture
 def multus(world: World) -> Config:
-    """The world's configuration as it was Multus'."""
+    """The world's configuration, as it was for Multus."""
     return {**world.config, "type": "multus"}
 
 
@@ -47,7 +47,7 @@ def test_mac_of_a_virtual_machine_reaches_plugins_without_the_capability_and_one
     links = pod.links()
     assert links["pod37a8eec1ce1"]["address"] == MAC
     got = links["pod16367aacb67"]["address"]
-    assert got != MAC  # ptp knows no requests
+    assert got != MAC  # ptp ignores the requested MAC
     line = world.agent.wait_log("event of pod default/virt-launcher-vm1-x: RequestNotMet", "default/ptp")
     assert f'network default/ptp (pod16367aacb67): key "mac": asked for {MAC}, got {got}' in line
     assert len(requests_not_met(world)) == 1

@@ -1,4 +1,4 @@
-"""What a lab's recipe lends to a root: all that the root writes over it stays there."""
+"""A lab recipe lends host files to a root file system: writing to them there does not change the host's."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lab.recipe import LAB
 
-# The machine's own files are replaced by ones that may be spoilt, in this namespace.
+# In this namespace, the host's files are replaced by ones that may be overwritten.
 SCRIPT = """
     mount -t tmpfs machine /etc/ssl/certs
     echo certificates > /etc/ssl/certs/ca-certificates.crt

@@ -1,4 +1,4 @@
-"""Pods with several networks, made by the agent and real plugins: what they get, what is told, what is undone."""
+"""Pods with several networks, made by the agent and real plugins: interfaces, reports, and cleanup."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from wirespeed.cni.errors import Code
 EVERYWHERE = {"dst": "0.0.0.0/0"}
 
 
-# What a pod gets
+# Attaching
 
 
 def test_pod_has_its_interfaces_in_order_and_the_runtime_the_masters_result(world: World) -> None:
@@ -98,11 +98,12 @@ def test_runtime_and_networks_of_the_oldest_versions_or_without_one_are_served(w
         "routes": [{"dst": "10.77.0.0/16"}],
     }
     reported = {entry["interface"]: entry.get("ips") for entry in world.status(pod) or []}
-    del expected["net3"]  # whose last plugin tells of no address
+    del expected["net3"]  # its last plugin returns no address
     assert reported == {"net3": None} | {ifname: [address] for ifname, address in expected.items()}
     code, message = world.refused("CHECK", pod, config)
     assert (code, message) == (1, f"CHECK needs cniVersion 0.4.0 or newer, got {spoken}")
-    assert world.call("CHECK", pod) == DONE  # a runtime that speaks it: the old networks have nothing to be checked
+    # with a runtime that supports CHECK, the old networks have nothing to check
+    assert world.call("CHECK", pod) == DONE
     assert world.call("DEL", pod, config) == DONE
     ((_, told),) = world.calls("side", "DEL")
     assert "prevResult" not in told
@@ -203,7 +204,7 @@ def test_runtime_without_pods_gets_what_the_configuration_says(world: World) -> 
 
 
 def test_what_one_process_attached_another_checks_and_removes(world: World) -> None:
-    """The plugin alone, as an executable without the agent, works on the same journal."""
+    """The plugin as an executable without the agent uses the same journal."""
 
     def alone(verb: str) -> Answer:
         environ = world.environ(verb, pod) | {
@@ -231,7 +232,7 @@ def test_what_one_process_attached_another_checks_and_removes(world: World) -> N
     world.nothing_left(pod)
 
 
-# What each plugin is given
+# What each plugin receives
 
 
 def test_requests_of_the_runtime_go_to_the_master_alone_and_those_of_the_pod_to_its_network(world: World) -> None:
@@ -279,7 +280,7 @@ def test_delete_and_check_give_a_plugin_what_add_gave_it(world: World) -> None:
     world.define("side", {"cniVersion": "1.0.0", "type": "side", "capabilities": {"mac": True}})
     pod = world.pod("p", [{"name": "side", "mac": "02:00:00:00:00:01", "cni-args": {"mode": "fast"}}])
     world.add(pod)
-    world.pod("p", "ptp")  # what the annotation says now counts for nothing
+    world.pod("p", "ptp")  # later changes of the annotation have no effect
     world.define("side", {"cniVersion": "1.0.0", "type": "other"})
     assert world.call("CHECK", pod) == DONE
     assert world.call("DEL", pod, CNI_ARGS="") == DONE
@@ -391,7 +392,7 @@ def test_gateway_that_cannot_be_reached_is_refused_and_everything_undone(world: 
     world.nothing_left(pod)
 
 
-# What is refused
+# Rejected calls
 
 
 def test_refused_add_changes_nothing(world: World) -> None:
@@ -464,7 +465,7 @@ def test_sandbox_without_a_network_namespace_is_refused(world: World) -> None:
     assert message == "pod default/p: network namespace /run/netns/none: No such file or directory"
 
 
-# Failing, and undoing
+# Failures and rollback
 
 
 @pytest.mark.parametrize("annotation", ["bridged,ptp,bad", "bad,bridged"])
@@ -473,7 +474,7 @@ def test_failing_network_has_all_undone_and_is_named_with_its_code(world: World,
     world.define("bad", world.conflist("bad", world.bridge("10.4.0.0/24"), tuning))
     pod = world.pod("p", annotation)
     code, message = world.refused("ADD", pod)
-    assert code == 999  # what plugins built on libcni give an error without a code of its own
+    assert code == 999  # the code of libcni-based plugins for an error without a code
     ifname = "net3" if annotation.endswith("bad") else "net1"
     assert message.startswith(f"pod default/p: network default/bad ({ifname}): plugin tuning: ")
     assert "no_such_key" in message
@@ -676,7 +677,7 @@ def test_status_of_a_cluster_that_cannot_be_read_is_unavailable(world: World) ->
 def test_status_of_a_journal_that_nobody_would_find_is_unavailable(world: World) -> None:
     other = world.agent.state.with_name("other")
     other.touch()
-    other.replace(world.agent.state)  # one that is only removed is written anew
+    other.replace(world.agent.state)  # replaced, because a file that is only deleted is created anew
     status, body = world.runtime("STATUS")
     assert (status, body["code"]) == (1, Code.UNAVAILABLE)
     assert body["msg"] == f"journal {world.agent.state}: another file has taken its place"

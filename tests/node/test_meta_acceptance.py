@@ -91,7 +91,7 @@ def api(world: World, tmp_path: Path) -> Iterator[ApiServer]:
 
 
 def start(api: ApiServer, world: World) -> None:
-    """An agent that has the API server instead of manifests."""
+    """Start an agent that uses the API server instead of manifests."""
     for file in (world.folder / "manifests").glob("*.json"):
         value = json.loads(file.read_text())
         if value["kind"] == "Pod":
@@ -107,7 +107,8 @@ def test_server_that_takes_a_second_for_each_answer_is_waited_for(world: World, 
     pod = world.pod("p", "bridged")
     start(api, world)
     slow = [api.fault(verb, delay=1.0) for verb in ("GET", "PATCH")]
-    world.add(pod, CNI_ARGS=pod.args.removesuffix(";K8S_POD_UID=uid-p"))  # without it the pod is asked for
+    # without the UID, the pod is read from the API server
+    world.add(pod, CNI_ARGS=pod.args.removesuffix(";K8S_POD_UID=uid-p"))
     assert all(fault.met for fault in slow)
     assert sorted(pod.links()) == ["eth0", "net1"]
 

@@ -1,4 +1,4 @@
-"""Pods whose cluster is an API server: what an ADD asks of it, and what happens while it is away."""
+"""Pods of a cluster with an API server: the requests of an ADD, and what happens while the server is down."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def api(world: World, tmp_path: Path) -> Iterator[ApiServer]:
 
 
 def made(api: ApiServer, world: World, name: str = "p") -> Pod:
-    """A pod of the cluster, not yet attached, that asks for the network default/bridged, which is there too."""
+    """A pod in the cluster that requests the network default/bridged, which exists. It is not attached yet."""
     pod = world.pod(name, "bridged")
     for file in (world.folder / "manifests").glob("*.json"):
         value = json.loads(file.read_text())
@@ -41,7 +41,7 @@ def made(api: ApiServer, world: World, name: str = "p") -> Pod:
 
 
 def start(api: ApiServer, world: World, *, timeout: float = 4.0, **config: Any) -> None:
-    """Start an agent that has the API server instead of manifests; it knows all that is there until now."""
+    """Start an agent that uses the API server instead of manifests. Requests up to now are forgotten."""
     assert world.agent.stop() == 0
     cluster = {"kubeconfig": str(api.kubeconfig()), "requestTimeout": timeout}
     world.restart(cluster=cluster, nodeName="n1", **config)
@@ -55,7 +55,7 @@ def status(api: ApiServer, pod: Pod) -> Any:
 
 
 def requests(api: ApiServer) -> Counter[str]:
-    """What was asked, but for events, which are written beside."""
+    """The requests so far, without those for events, which are written in the background."""
     return Counter({what: times for what, times in api.counts().items() if "/events" not in what})
 
 
@@ -122,7 +122,7 @@ def test_event_tells_why_a_pod_is_not_attached_and_how_often_it_was_tried(world:
 def test_key_of_the_annotation_that_is_not_known_is_an_event_and_the_pod_runs(world: World, api: ApiServer) -> None:
     pod = made(api, world)
     value = api.object("Pod", "default", "p")
-    # As Multus' own example of a macvlan pod has it, and a key in another case.
+    # As in Multus' own example of a macvlan pod, with one key in upper case.
     asked = [{"name": "bridged", "Interface": "fast", "gateway": ["10.1.1.1"]}]
     value["metadata"]["annotations"]["k8s.v1.cni.cncf.io/networks"] = json.dumps(asked)
     api.put(value)
@@ -143,7 +143,7 @@ def test_no_events_are_made_where_the_configuration_says_so(world: World, api: A
     assert world.agent.stop() == 0
     world.restart(cluster={"kubeconfig": str(api.kubeconfig()), "events": False}, nodeName="n1")
     world.add(pod)
-    assert world.agent.stop() == 0  # which writes what waits
+    assert world.agent.stop() == 0  # stopping writes pending events
     assert told(api) == []
 
 
@@ -261,7 +261,7 @@ def test_runtimes_status_tells_of_a_server_that_is_away(world: World, api: ApiSe
     assert world.runtime("STATUS") == DONE
     api.stop()
     answer = world.runtime("STATUS")
-    while answer == DONE:  # the agent learns of it when its watches end
+    while answer == DONE:  # the agent notices it when its watches end
         world.agent.wait_log("watch of", "going on with what is known")
         answer = world.runtime("STATUS")
     assert answer.body["code"] == Code.UNAVAILABLE
@@ -271,7 +271,7 @@ def test_runtimes_status_tells_of_a_server_that_is_away(world: World, api: ApiSe
 def test_del_of_an_unknown_container_waits_for_a_server_that_alone_knows_the_master(
     world: World, api: ApiServer
 ) -> None:
-    """Its addresses could not be given back: the runtime is to try again."""
+    """The master's addresses could not be released otherwise, so the runtime must retry."""
     pod = made(api, world)
     start(api, world)
     config = {key: value for key, value in world.config.items() if key != "delegates"} | {"clusterNetwork": "main"}
@@ -280,4 +280,4 @@ def test_del_of_an_unknown_container_waits_for_a_server_that_alone_knows_the_mas
     assert code == Code.TRY_AGAIN_LATER
     assert "NetworkAttachmentDefinition kube-system/main: no answer from the API server" in message
     api.start()
-    assert world.call("DEL", pod, config) == DONE  # there is none
+    assert world.call("DEL", pod, config) == DONE  # the network does not exist

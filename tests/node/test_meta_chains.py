@@ -1,4 +1,4 @@
-"""Chains in folders, and what a configuration allows, with executed plugins."""
+"""Chains in directories, and what a configuration allows, with executed plugins."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def put(world: World, name: str, content: Config) -> Path:
 
 
 def by_path(world: World, **more: Any) -> Config:
-    """A configuration whose master is a list in a file, with these keys."""
+    """A configuration whose master is a conflist in a file, with these additional keys."""
     bridge = world.bridge("10.4.0.0/24", "0.0.0.0/0")
     path = put(world, "10-pods.conflist", world.conflist("filed", bridge))
     config = {key: value for key, value in world.config.items() if key != "delegates"}
@@ -29,13 +29,13 @@ def sysctl(pod: Pod, key: str) -> str:
     return pod.netns.run("sysctl", "-n", key).strip()
 
 
-# Its CHECK does not know IFNAME, which its ADD does.
+# Without IFNAME in `sysctl`: tuning replaces it in ADD, but not in CHECK.
 TUNING = {"type": "tuning", "sysctl": {"net.ipv4.conf.eth0.arp_filter": "1"}}
 _PASS_ON = "import glob, json, sys; print(json.dumps(json.load(open(max(glob.glob(sys.argv[1]))))['prevResult']))"
 
 
 def passing(world: World, name: str) -> None:
-    """A script that answers ADD with the result that it was given."""
+    """Install a script that answers ADD with its prevResult."""
     calls = world.folder / "calls" / f"[0-9]*-{name}" / "stdin"
     world.script(name, f'[ $CNI_COMMAND = ADD ] && exec python3 -c "{_PASS_ON}" "{calls}"')
 

@@ -1,4 +1,4 @@
-"""Default routes in the kernel: taken from every other interface, given to one, and read back."""
+"""Default routes in the kernel: removed from all other interfaces, set on one, and read back."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NOTHING: Result = {"interfaces": [], "ips": [], "routes": [], "dns": {}}
 
 @pytest.fixture
 def pod(netns: Callable[[], Netns]) -> Netns:
-    """A namespace with eth0 in 10.1.0.0/24 and net1 in 10.2.0.0/24, both in IPv6 too."""
+    """A namespace with eth0 in 10.1.0.0/24 and net1 in 10.2.0.0/24, both with IPv6 addresses too."""
     made = netns()
     for number, name in ((1, "eth0"), (2, "net1")):
         made.run("ip", "link", "add", name, "type", "veth", "peer", "name", f"peer{number}")

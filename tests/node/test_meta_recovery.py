@@ -1,4 +1,4 @@
-"""What is left of pods after crashes, lost journals and GC, what devices they get, and twenty of them at once."""
+"""Pods after crashes, lost journals and GC; their devices; and twenty pods at once."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def kill(world: World) -> None:
 
 
 def test_delete_after_a_kill_within_an_add_leaves_nothing(world: World, events: Events, tmp_path: Path) -> None:
-    """The second network is being made by a plugin in the agent's process."""
+    """The second network is being attached by an in-process plugin."""
     gate = Gate(tmp_path / "gate")
     world.define(
         "held", {"cniVersion": "1.0.0", "type": "probe", "events": str(events.path), "gate": str(gate.path)}
@@ -98,7 +98,7 @@ def test_plugin_that_a_killed_agent_left_running_is_ended_before_its_work_is_und
     world.restart()
     assert world.call("DEL", pod) == DONE
     world.agent.wait_log("container c-p: a plugin of a killed agent still runs, process ", "ending it")
-    with pytest.raises(OSError, match=os.strerror(errno.ENXIO)):  # no process is left to go on when it is let
+    with pytest.raises(OSError, match=os.strerror(errno.ENXIO)):  # the plugin was killed, so nobody reads the fifo
         os.open(gate, os.O_WRONLY | os.O_NONBLOCK)
     world.nothing_left(pod)
 
@@ -111,7 +111,7 @@ def test_delete_after_a_kill_within_a_delete_finishes_it(world: World, events: E
     assert [events.next(), events.next()] == ["begin ADD c-p", "end ADD c-p"]
     gate = Gate(tmp_path / "gate")
     with closing(sqlite3.connect(world.agent.state)) as journal:
-        # The plugin shall wait at a gate in DEL, not in ADD.
+        # The plugin must wait at the gate in DEL, not in ADD.
         journal.execute(
             "UPDATE attachment SET record = json_set(record, '$.delegate.raw.gate', ?) WHERE ifname = 'net2'",
             (str(gate.path),),
@@ -131,7 +131,7 @@ def test_delete_after_a_kill_within_a_delete_finishes_it(world: World, events: E
 
 
 def test_delete_without_a_journal_gives_back_the_addresses_of_the_configurations_networks(world: World) -> None:
-    """As after a restart of the node, when the runtime tidies up what it had before."""
+    """As after a reboot, when the runtime cleans up its earlier pods."""
     config = {
         **world.config,
         "delegates": [*world.config["delegates"], world.conflist("second", world.bridge("10.4.0.0/24"))],
@@ -142,11 +142,12 @@ def test_delete_without_a_journal_gives_back_the_addresses_of_the_configurations
     lose_journal(world)
     assert world.call("DEL", pod, config) == DONE
     assert world.leases() == {}
-    assert set(pod.links()) == {"eth0", "net1"}  # whoever is in that namespace now
+    # the namespace may belong to another pod now, so its interfaces are kept
+    assert set(pod.links()) == {"eth0", "net1"}
 
 
 def lose_journal(world: World) -> None:
-    """And the records of it."""
+    """Delete the journal and the records."""
     kill(world)
     for path in world.agent.state.parent.glob("state.db*"):
         path.unlink()
@@ -221,7 +222,7 @@ def test_gc_reaches_each_network_once_with_all_that_is_attached_to_it(world: Wor
     for name in ("main", "side"):
         world.script(name)
     config = {**world.config, "delegates": [{"cniVersion": "1.1.0", "name": "pods", "type": "main"}]}
-    # Two definitions of one network: what is attached to either is attached to it.
+    # Two NetworkAttachmentDefinitions with the same network name: both have all attachments of this network.
     for name in ("side", "aside"):
         world.define(name, {"cniVersion": "1.1.0", "name": "shared", "type": "side", "as": name})
     for name, networks in (("a", "side,side"), ("b", "aside"), ("gone", "side")):
@@ -321,7 +322,7 @@ def kubelet(world: World) -> Iterator[Kubelet]:
 
 
 def device_network(world: World, name: str, *, namespace: str = "default") -> None:
-    """A network whose plugin is a script and takes a device of intel.com/vfs."""
+    """Define a network whose plugin is a script and which requests a device of intel.com/vfs."""
     world.script("taker")
     capabilities = {"deviceID": True, "CNIDeviceInfoFile": True}
     plugins: list[Config] = [{"type": "taker", "capabilities": capabilities}, {"type": "taker"}]
@@ -417,7 +418,7 @@ def test_device_that_the_kubelet_did_not_give_is_refused_before_the_first_change
     assert (world.rows(), world.leases(), world.veths()) == ({}, {}, [])
 
 
-BRIDGE = "bridge.network.kubevirt.io/br0"  # which KubeVirt's bridge-marker counts in the status of nodes
+BRIDGE = "bridge.network.kubevirt.io/br0"  # counted by KubeVirt's bridge-marker in the status of nodes
 
 
 def test_resource_that_no_device_plugin_serves_is_no_device(world: World, kubelet: Kubelet) -> None:
@@ -475,7 +476,7 @@ def test_kubelet_that_does_not_answer_is_to_be_tried_again_and_status_says_so(
     path = world.folder / "kubelet/pod-resources/kubelet.sock"
     kubelet.stop()
     path.unlink(missing_ok=True)
-    with socket.socket(socket.AF_UNIX) as deaf:  # it has died, and left its socket behind
+    with socket.socket(socket.AF_UNIX) as deaf:  # a kubelet that has died and left its socket behind
         deaf.bind(str(path))
     code, message = world.refused("ADD", world.pod("p", "vfs"))
     assert code == Code.TRY_AGAIN_LATER
@@ -510,7 +511,7 @@ def test_device_info_is_the_plugins_or_else_the_device_plugins_and_goes_with_the
     world.nothing_left(pod)
 
 
-# Many at once
+# Many pods at once
 
 
 def threads(world: World) -> int:

@@ -1,4 +1,4 @@
-"""The agent's figures: calls, attachments, pools, VFs and the devices of pods, over HTTP."""
+"""The agent's metrics over HTTP: calls, attachments, pools, VFs and the devices of pods."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
 
 def served(agent: Agent) -> str:
-    """The address of the agent's figures; once for an agent."""
+    """The address of the agent's metrics, from its log. Call it once per agent."""
     return agent.wait_log("metrics are served").rpartition("address=")[2].strip()
 
 
 def look(address: str) -> Samples:
-    """All samples by name and labels."""
+    """All samples, by name and labels."""
     with urllib.request.urlopen(f"http://{address}/metrics", timeout=20) as answer:
         families = text_string_to_metric_families(answer.read().decode())
         return {
@@ -41,7 +41,7 @@ def sample(samples: Samples, name: str, **labels: str) -> float:
 
 @pytest.fixture
 def measured(agent_process: Callable[..., Agent]) -> Callable[..., Agent]:
-    """Starts an agent that serves its figures on a port of its own."""
+    """Start an agent that serves its metrics on a free port."""
 
     def start(**config: object) -> Agent:
         return agent_process(metrics="127.0.0.1:0", **config)
@@ -56,7 +56,7 @@ def test_calls_are_counted_by_plugin_verb_and_code(measured: Callable[..., Agent
         assert Call(shim, agent.environ("STATUS"), PROBE_CONFIG, name="nobody").answer().status == 1
     refused = Call(shim, agent.environ("DANCE"), PROBE_CONFIG).answer()
     address = served(agent)
-    agent.wait_log("failed", "verb=DANCE")  # it is counted by now; its caller has its answer before
+    agent.wait_log("failed", "verb=DANCE")  # counted by now; the caller gets its answer earlier
     samples = look(address)
     assert sample(samples, "wirespeed_cni_requests_total", plugin="probe", verb="STATUS", code="0") == 1
     unknown = {"plugin": "unknown", "verb": "STATUS", "code": str(int(Code.INVALID_CONFIG))}
@@ -106,7 +106,7 @@ def test_counters_of_sysfs_are_told_under_both_names(measured: Callable[..., Age
 
 def test_a_source_that_cannot_be_read_leaves_the_others(measured: Callable[..., Agent], tmp_path: Path) -> None:
     (tmp_path / "kubelet/pod-resources").mkdir(parents=True)
-    (tmp_path / "kubelet/pod-resources/kubelet.sock").touch()  # nobody listens there
+    (tmp_path / "kubelet/pod-resources/kubelet.sock").touch()  # nobody is listening
     agent = measured(kubelet=str(tmp_path / "kubelet"))
     assert sample(look(served(agent)), "wirespeed_attachments", step="added") == 0
     agent.wait_log("metrics:", "the kubelet does not answer")

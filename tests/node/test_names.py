@@ -1,4 +1,4 @@
-"""Names of plugins that the shim took, and those who copy their own files over them, as their images do it."""
+"""Plugin names taken by the shim, and other software that copies its own files over them, as its images do."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ from wirespeed.node import ClusterConfig, Node, NodeConfig
 from wirespeed.state.journal import Attachment, DeviceClaim
 from wirespeed.state.records import KeptJournal
 
-GO = PLUGINS / "bridge"  # a program of Go, as peers' plugins are
+GO = PLUGINS / "bridge"  # a Go program, like the replaced plugins
 CID = "ab" * 32
 
 
 @dataclass
 class Place:
-    """A node's folders, and what a peer's image brings: `theirs`, another file than the one of the node."""
+    """A node's directories, and `theirs`, the executable in the other plugin's image, unlike the one in `bin`."""
 
     root: Path
     shim: Path
@@ -59,7 +59,7 @@ class Place:
         return self.root / "replaced.json"
 
     def command(self, *arguments: str) -> str:
-        """What `wirespeed` prints; it must succeed."""
+        """Run a `wirespeed` command, which must succeed. Return its output."""
         config = self.root / "agent.yaml"
         if not config.exists():
             places = {"socket": "run/agent.sock", "state": "run/state.db", "attachments": "attachments"}
@@ -91,7 +91,7 @@ class Place:
         return run.stdout
 
     def install(self, *peers: str) -> str:
-        """What `wirespeed install` prints, in the place of these."""
+        """Run `wirespeed install` with --replace for each of these plugins. Return its output."""
         return self.command("install", *(part for peer in peers for part in ("--replace", peer)))
 
     def agent(self, **config: object) -> Agent:
@@ -117,7 +117,7 @@ def place(tmp_path: Path, shim: Path, agent_process: Callable[..., Agent]) -> Pl
 
 
 def atomically(source: Path, target: Path) -> None:
-    """As Multus' install_multus and ib-sriov-cni's entry point: a file beside it, its mode, a rename, its times."""
+    """Like Multus' install_multus and ib-sriov-cni's entry point: temporary file, mode, rename, times."""
     new = target.with_name(f"_{target.name}.temp")
     with new.open("wb") as file:
         file.write(source.read_bytes())
@@ -128,7 +128,7 @@ def atomically(source: Path, target: Path) -> None:
 
 
 def by_shell(script: str) -> Callable[[Path, Path], None]:
-    """A writer with the source as $1 and the target as $2."""
+    """A writer that runs a shell script with the source as $1 and the target as $2."""
 
     def write(source: Path, target: Path) -> None:
         subprocess.run(["sh", "-euc", script, "sh", source, target], check=True, timeout=PATIENCE)
@@ -136,8 +136,8 @@ def by_shell(script: str) -> Callable[[Path, Path], None]:
     return write
 
 
-# How files get there: sriov-cni, rdma-cni (cp -f of one and of BusyBox), the operator's ovs-cni (cp), Multus
-# (atomically), scripts and packages.
+# How the files are installed by sriov-cni and rdma-cni (cp -f, also of BusyBox), by the operator's ovs-cni (cp), by
+# Multus (atomically), and by scripts and packages.
 WRITERS = {
     "cp -f": by_shell('cp -f "$1" "$2"'),
     "cp -f of BusyBox": by_shell('busybox cp -f "$1" "$2"'),
@@ -153,7 +153,7 @@ WRITERS = {
 
 
 def told(agent: Agent, part: str) -> list[str]:
-    """What the agent has said, once for each; a cluster of files logs events as well."""
+    """The agent's log lines with this part, without the lines about events, which would be duplicates."""
     return [line for line in agent.log if part in line and "event of node" not in line]
 
 
@@ -239,7 +239,7 @@ def test_copy_in_progress_is_waited_for_and_kept_whole(place: Place) -> None:
     with (place.bin / "sriov").open("wb") as file:
         file.write(data[: len(data) // 2])
         file.flush()
-        for _ in range(2):  # each is a look at all names
+        for _ in range(2):  # each time, the agent checks all names
             WRITERS["cp -f"](place.theirs, place.bin / "userspace")
             agent.wait_log("bin/userspace was replaced by ")
         assert (place.bin / "sriov.replaced").read_text() == "#!/bin/sh\nexit 1\n"
@@ -268,11 +268,11 @@ def test_what_was_replaced_while_no_agent_ran_is_taken_back_at_the_start(place: 
 @pytest.mark.parametrize("how", ["cp -f", "ln"])
 def test_uninstall_leaves_what_was_put_there_last(place: Place, how: str) -> None:
     place.install("sriov-cni")
-    if how == "cp -f":  # and no agent has kept it
+    if how == "cp -f":  # no agent has kept it
         WRITERS["cp -f"](place.theirs, place.bin / "sriov")
         assert "what is at" in place.command("uninstall")
         assert (place.bin / "sriov").read_bytes() == GO.read_bytes()
-    else:  # a link that leads nowhere here, and was kept
+    else:  # a dangling link, which an agent has kept
         agent = place.agent()
         subprocess.run(["ln", "-sfn", "/nowhere/sriov", place.bin / "sriov"], check=True)
         agent.wait_log("bin/sriov was replaced by a link to /nowhere/sriov")
@@ -308,7 +308,7 @@ def test_two_that_fight_over_a_name_are_told_once_and_by_what(place: Place) -> N
     other.start()
     try:
         said = agent.wait_log("WARNING", "is fought over")
-        agent.wait_log("bin/sriov was replaced by ")  # the next time, 4 s after
+        agent.wait_log("bin/sriov was replaced by ")  # the next time, 4 s later
     finally:
         stop.set()
         other.join()
@@ -316,7 +316,7 @@ def test_two_that_fight_over_a_name_are_told_once_and_by_what(place: Place) -> N
     assert len(told(agent, "is fought over")) == 1
     times = [datetime.fromisoformat(line.split()[0]) for line in told(agent, "bin/sriov was replaced by ")]
     assert len(times) == names._FIGHT + 1
-    # The third waits for 1 s, and each later one twice as long; a line is logged a moment after that is counted.
+    # The third restoration waits 1 s, and each later one twice as long. Lines are logged slightly after the count.
     assert (times[-1] - times[1]).total_seconds() > 5
 
 
@@ -343,7 +343,7 @@ def test_nodes_event_and_figure_count_the_times(place: Place, tmp_path: Path) ->
     assert counted == {"multus": 0, "multus-shim": 0, "sriov": 2}
 
 
-# What others attached meanwhile
+# Pods that others attached meanwhile
 
 LOOKED = "looked for pods of others to take over"
 BRIDGED = Attached(
@@ -379,7 +379,7 @@ def test_nothing_is_taken_over_while_others_still_have_a_name(place: Place) -> N
     with (place.bin / "multus").open("wb") as file:
         file.write(GO.read_bytes())
         multusfiles.write(place.root / "multus", CID, [BRIDGED], netns="/run/netns/gone")
-        for _ in range(2):  # each is a look at all names
+        for _ in range(2):  # each time, the agent checks all names
             WRITERS["a rename"](place.theirs, place.bin / "userspace")
             agent.wait_log("bin/userspace was replaced by ")
         assert told(agent, "take over container") == []
@@ -419,7 +419,7 @@ def test_what_cannot_be_taken_over_is_told_once(place: Place) -> None:
     assert len(told(agent, "attached by others")) == 1
 
 
-# What is given back
+# Restored names
 
 
 def test_who_is_not_replaced_any_more_has_the_name_again(place: Place) -> None:
@@ -465,11 +465,11 @@ def test_who_has_pods_attached_in_his_place_stays_replaced_until_they_are_gone(
     place.agent().wait_log(f"bin/{name} was replaced by ")
 
 
-# What cannot be done
+# What is not possible
 
 
 def eventually(condition: Callable[[], bool], what: str) -> None:
-    """As `until`, for a thread of this process: it needs the interpreter meanwhile."""
+    """Like `until`, but for a thread of this process, which needs the GIL."""
     end, pause = time.monotonic() + PATIENCE, threading.Event()
     while not condition():
         assert time.monotonic() < end, f"never {what}"
@@ -478,7 +478,7 @@ def eventually(condition: Callable[[], bool], what: str) -> None:
 
 @contextmanager
 def keeping(place: Place, *peers: str) -> Iterator[Node]:
-    """The names are kept by a thread of this process."""
+    """Run the thread that keeps the names in this process."""
     manifests = place.root / "manifests"
     manifests.mkdir(exist_ok=True)
     node = Node(NodeConfig(cluster=ClusterConfig(manifests=str(manifests)), state=str(place.root / "run/state.db")))
@@ -515,12 +515,12 @@ def test_who_writes_for_long_loses_the_name_and_goes_on_in_what_is_kept(
 def test_name_that_is_empty_for_a_moment_can_be_taken_by_who_wants_no_file_there(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As `install` and `cp --remove-destination` do: remove what is there, and fail if there is a file then."""
+    """Like `install` and `cp --remove-destination`: they remove the file, then fail if it exists again."""
     place.install("sriov-cni", "userspace-cni")
     monkeypatch.setitem(names._GRACE, names._State.NOBODY, PATIENCE)
     with keeping(place, "sriov-cni", "userspace-cni"):
         (place.bin / "sriov").unlink()
-        for _ in range(2):  # each is a look at all names
+        for _ in range(2):  # each time, all names are checked
             WRITERS["a rename"](place.theirs, place.bin / "userspace")
             eventually(lambda: place.ours("userspace"), "the shim's again")
         with (place.bin / "sriov").open("xb") as file:
@@ -537,7 +537,7 @@ def test_file_that_is_not_executable_yet_is_waited_for(place: Place, monkeypatch
     assert names._state(place.bin / "sriov") is names._State.WRITTEN
     (place.bin / "sriov").chmod(0o755)
     assert names._state(place.bin / "sriov") is names._State.THEIRS
-    # Where the kernel tells nothing of writers, it is the time of the last change.
+    # If the kernel does not report writers, the time of the last change decides.
     monkeypatch.setattr(names, "open_for_writing", lambda _: None)
     os.utime(place.bin / "sriov", (0, 0))
     assert names._state(place.bin / "sriov") is names._State.WRITTEN
@@ -563,7 +563,7 @@ def test_missing_shim_is_told_once_and_the_name_is_taken_back_when_it_is_there(
 def test_folder_that_is_gone_is_told_once_and_not_made(
     place: Place, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A container that has no mount of it would make one that no runtime looks into."""
+    """A container without this mount would create a directory that no runtime reads."""
     place.install("sriov-cni")
     monkeypatch.setattr(names, "LOOK_AGAIN", 0.1)
     aside = place.bin.rename(place.root / "aside")
@@ -611,7 +611,7 @@ def test_record_that_cannot_be_read_is_told_and_the_agent_serves(place: Place) -
     assert "names of plugins that others take are not taken back" in said
 
 
-# Parts
+# Helper functions
 
 
 def test_who_has_a_file_open_for_writing_is_known(tmp_path: Path) -> None:

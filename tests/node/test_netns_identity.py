@@ -1,4 +1,4 @@
-"""Network namespaces are told apart, whatever paths and inode numbers say."""
+"""Network namespaces are distinguished even if path and inode number are the same."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_a_namespace_with_the_inode_number_of_a_dead_one_is_not_taken_for_it(
 ) -> None:
     made = netns()
     noted = identity(made.path)
-    dead = replace(noted, cookie=noted.cookie - 1)  # what the number's last owner was
+    dead = replace(noted, cookie=noted.cookie - 1)  # the previous namespace with this inode number
     assert not host_netns.alive(made.path, dead)
     assert host_netns.alive(made.path, noted)
 

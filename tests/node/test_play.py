@@ -1,4 +1,4 @@
-"""`wirespeed play` on this kernel: pods with an eth0 by Debian's bridge plugin, each play on a node of its own."""
+"""`wirespeed play` on this kernel: pods with eth0 from Debian's bridge plugin, each play on a node of its own."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.node.plays import WAITS, Fifo, Manifest, Stage, container, give_back,
 
 @pytest.fixture
 def stage(netns: Callable[[], Netns], tmp_path: Path, shim: Path) -> Iterator[Stage]:
-    """A node to play on; whatever a test does there, nothing is left of it."""
+    """A node to play on. Whatever the test does, nothing may be left on it."""
     with standing(netns(), tmp_path, shim) as made:
         yield made
 
@@ -82,7 +82,7 @@ def test_always_runs_a_container_that_has_succeeded_again(stage: Stage) -> None:
 
 def test_a_container_that_crashes_at_the_end_is_told_of(stage: Stage) -> None:
     playing = stage.start(pod("loop", container(script="exit 9"), policy="Always"))
-    playing.said("restarts 2")  # the first time again at once, the second time after 10 s
+    playing.said("restarts 2")  # the first restart is immediate, the second after 10 s
     played = playing.signal(signal.SIGINT).ended()
     assert played.status == 1
     assert "pod default/loop was not ready when it was stopped: exit status 9, again in 10 s" in played.stderr
@@ -153,7 +153,7 @@ def test_volumes_are_mounted_as_asked_and_shared_in_the_pod(stage: Stage) -> Non
 
 
 def test_a_volume_tells_of_the_pod_and_of_networks_that_come_later(stage: Stage) -> None:
-    """The file of annotations has network-status before the container runs, and follows what is attached to it."""
+    """The annotations file has network-status before the container runs, and follows later attachments."""
     info = "/etc/podnetinfo"
     items = [
         {"path": key, "fieldRef": {"fieldPath": f"metadata.{key}"}}
@@ -229,7 +229,7 @@ def test_a_container_has_devices_processes_and_a_file_system_of_its_own(stage: S
     played = stage.play(pod("alone", container(script=script)))
     said = played.said("default/alone/main")
     assert said[0] == "fd full null ptmx pts random shm stderr stdin stdout tty urandom zero"
-    assert said[1] == "1"  # the command is the first process of its namespace
+    assert said[1] == "1"  # the command is PID 1 of its namespace
     assert int(said[2]) <= 4
     assert said[3] == "eth0 lo"
     assert said[4] == secret
@@ -263,7 +263,7 @@ def test_a_pod_is_ready_when_its_probe_says_so(stage: Stage) -> None:
 def test_a_pod_is_ready_once_it_has_started_and_no_sooner(stage: Stage) -> None:
     both = container(script=f"sleep 1; touch /tmp/started; {WAITS}")
     both["startupProbe"] = {"exec": {"command": ["test", "-e", "/tmp/started"]}, "periodSeconds": 1}
-    # It would fail for ever after its first time, if it were asked before that.
+    # Fails forever if it is run before the startup probe has succeeded.
     both["readinessProbe"] = {
         "exec": {"command": ["sh", "-c", "[ -e /tmp/started ] || touch /tmp/early; [ ! -e /tmp/early ]"]},
         "periodSeconds": 30,
@@ -439,7 +439,7 @@ def test_containers_and_agent_end_with_a_play_that_is_killed(stage: Stage) -> No
     for end in ends:
         assert select.select([end], [], [], PATIENCE)[0], "a process outlives the play"
         os.close(end)
-    # What no process holds is left, and can be given back.
+    # Only what no process holds is left, and can be cleaned up.
     give_back(stage, session)
     subprocess.run(["ip", "netns", "delete", f"{session}-1-one"], check=True)
     shutil.rmtree(Path("/run", session))
@@ -517,7 +517,7 @@ def test_a_pod_whose_devices_are_not_there_is_not_admitted_and_none_is_started(s
 
 
 def test_containers_have_of_an_applications_image_what_tells_it_of_its_pod(stage: Stage) -> None:
-    # The machine's folder of userspace-CNI, whose parent libcni makes for root alone.
+    # The host's directory of userspace-CNI; libcni creates its parent for root only.
     host = stage.folder / "cni"
     host.mkdir(mode=0o700)
     mounts = [{"name": "cni", "mountPath": "/var/lib/cni"}]
@@ -559,7 +559,7 @@ def test_variables_and_nodes_of_containers_that_run_are_told(stage: Stage) -> No
         {"name": "PCIDEVICE_INTEL_COM_X", "value": "0000:01:10.0,0000:01:10.2"},
         {"name": "OTHER", "value": "not told"},
     ]
-    # Never ready, so that the command waits for its end.
+    # Never ready, so that --then runs after it has ended.
     ended = pod("ended", {**container(script="true"), "readinessProbe": {"exec": {"command": ["false"]}}})
     then = f"cd {ROOT} && {sys.executable} -m tests.inside {folder}"
     played = stage.play(lasts, ended, options=("--in-order", "--then", then))

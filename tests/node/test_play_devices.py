@@ -1,7 +1,7 @@
-"""Devices of pods that are played, by CDI: device plugin, kubelet and runtime are all of this suite.
+"""Devices of played pods through CDI; device plugin, kubelet and runtime are all part of wirespeed.
 
-The VFs are a sysfs that is laid out, and nodes in /dev that lead to no driver: they lie over the node's own for the
-play alone. `tests/lab/test_mixed_pools.py` does the same with real ones.
+The VFs are a fake sysfs and nodes in /dev without a driver, mounted over the node's own for the play only.
+`tests/lab/test_mixed_pools.py` does the same with real ones.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ exec "$@"
 
 @pytest.fixture
 def stage(netns: Callable[[], Netns], tmp_path: Path, shim: Path) -> Iterator[Stage]:
-    """A node with a PF of three VFs, the last two on vfio-pci."""
+    """A node with a PF of three VFs, the last two bound to vfio-pci."""
     sysfs = FakeSysfs(tmp_path / "sys")
     sysfs.pf(PF, "ens1f0", vfs=3)
     nodes = tmp_path / "dev/vfio"
@@ -68,7 +68,7 @@ def asking(name: str, script: str, **counts: int) -> Manifest:
 
 
 def without_specifications(stage: Stage) -> None:
-    """From the pod's attachment on, no CDI specification can be read or written: a file is where they lie."""
+    """From the pod's attachment on, CDI specifications are inaccessible: their directory is a file."""
     stage.write_plugin('cd /run/wirespeed-play-*"$(basename $CNI_NETNS | cut -d- -f3)"; rm -fr cdi; touch cdi')
 
 
@@ -106,7 +106,7 @@ def test_device_that_no_specification_defines_fails_its_pod(stage: Stage) -> Non
 
 
 def elsewhere(stage: Stage, **edits: Any) -> tuple[str, ...]:
-    """Options for a play that finds a specification of the kernel's VF in another folder too."""
+    """Options for a play that finds another specification of the kernel VF in a second directory."""
     spec: Manifest = {"cdiVersion": "0.5.0", "kind": "intel.com/net-pci-net"}
     spec["devices"] = [{"name": KERNEL, "containerEdits": edits}]
     (stage.folder / "more").mkdir()

@@ -1,4 +1,4 @@
-"""The kubelet of `wirespeed play` and of these tests: towards plugins it does what a real one does."""
+"""The kubelet of `wirespeed play` and of these tests: it treats device plugins as a real one does."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LOCAL = [("grpc.use_local_subchannel_pool", 1)]
 
 
 class Plugin:
-    """A device plugin that offers `ids`, healthy; `offer` changes them. It notes the calls that it gets."""
+    """A device plugin that offers the healthy devices `ids`; `offer` changes them. It records the calls it gets."""
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ class Plugin:
         self._threads.shutdown()
 
     def offer(self, *ids: str, health: str = "Healthy") -> None:
-        """Tell the kubelet of these devices instead."""
+        """Send this device list to the kubelet instead."""
         devices = [dp.Device(ID=key, health=health) for key in ids]
         if self.numa is not None:
             for device in devices:
@@ -115,7 +115,7 @@ class Plugin:
 
 
 def register(kubelet: Kubelet, plugin: Plugin, **fields: Any) -> None:
-    """Register as a plugin does."""
+    """Register the plugin with the kubelet."""
     request = {
         "version": "v1beta1",
         "endpoint": plugin.socket.name,
@@ -129,7 +129,7 @@ def register(kubelet: Kubelet, plugin: Plugin, **fields: Any) -> None:
 
 @contextlib.contextmanager
 def registered(kubelet: Kubelet, plugin: Plugin) -> Iterator[Plugin]:
-    """A plugin that runs and is registered, and whose devices are known."""
+    """A running, registered plugin whose devices the kubelet knows."""
     with plugin:
         register(kubelet, plugin)
         kubelet.wait_for(plugin.resource, 1, PATIENCE)
@@ -230,7 +230,7 @@ def test_folder_that_cannot_be_used_is_an_error_that_leaves_no_thread(tmp_path: 
     assert threading.active_count() == before
 
 
-# Plugins that it finds
+# Plugins found in plugins_registry
 
 
 @pytest.fixture
@@ -334,7 +334,7 @@ def test_waiting_in_vain_says_what_is_there(kubelet: Kubelet) -> None:
         kubelet.wait_for("acme.io/a", 2, 0)
 
 
-# The start of a container
+# Start of a container
 
 
 @pytest.mark.parametrize("registry", ["device-plugins", "plugins_registry"])

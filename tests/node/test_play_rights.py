@@ -1,4 +1,4 @@
-"""What a container of a play may do, and how much memory it has: as a container of containerd and runc."""
+"""Privileges and memory of a play's containers: the same as with containerd and runc."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ CASES: dict[str, Manifest] = {
     "read-only": {"readOnlyRootFilesystem": True},
 }
 SUPPLEMENTAL = {"numbers": [7, 8]}
-# The kubelet's default procMount, which it tells the runtime.
+# The default procMount, which the kubelet passes to the runtime.
 MASKED = (
     *("/proc/asound", "/proc/acpi", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/timer_list"),
     *("/proc/timer_stats", "/proc/sched_debug", "/proc/scsi", "/sys/firmware", "/sys/devices/virtual/powercap"),
@@ -48,14 +48,14 @@ READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-tri
 
 @pytest.fixture
 def stage(netns: Callable[[], Netns], tmp_path: Path, shim: Path) -> Iterator[Stage]:
-    """A node to play on; whatever a test does there, nothing is left of it."""
+    """A node to play on. Whatever the test does, nothing may be left on it."""
     with standing(netns(), tmp_path, shim) as made:
         yield made
 
 
 @pytest.fixture
 def rights(tmp_path: Path) -> Path:
-    """The program that says what the container may do that it runs in; alone in its folder."""
+    """The program that prints the privileges of its container; the only file in its directory."""
     folder = tmp_path / "rights"
     folder.mkdir()
     flags = ("-std=c11", "-D_GNU_SOURCE", "-static", "-Wall", "-Werror")
@@ -64,7 +64,7 @@ def rights(tmp_path: Path) -> Path:
 
 
 def with_rights(manifest: Manifest, rights: Path) -> Manifest:
-    """The pod with that program in its containers."""
+    """Mount that program into the pod's containers."""
     manifest["spec"]["volumes"] = [{"name": "rights", "hostPath": {"path": str(rights.parent)}}]
     for each in manifest["spec"]["containers"]:
         each["volumeMounts"] = [{"name": "rights", "mountPath": "/rights"}]
@@ -81,7 +81,7 @@ def pages() -> Iterator[None]:
     added = max(0, 8 - int((folder / "free_hugepages").read_text()))
     count.write_text(str(int(count.read_text()) + added))
     yield
-    count.write_text(str(int(count.read_text()) - added))  # others may have changed it meanwhile
+    count.write_text(str(int(count.read_text()) - added))  # relative, because others may have changed it
 
 
 def needs(controller: str) -> None:
@@ -90,7 +90,7 @@ def needs(controller: str) -> None:
 
 
 def asked_of_the_runtime(name: str) -> Any:
-    """A case's securityContext as the kubelet tells it the runtime."""
+    """A case's securityContext, as the kubelet passes it to the runtime."""
     context = CASES[name]
     capabilities = context.get("capabilities", {})
     asked = cri.LinuxContainerSecurityContext(
@@ -111,7 +111,7 @@ def asked_of_the_runtime(name: str) -> Any:
 
 
 def by_containerd(folder: Path, node: Netns, rights: Path) -> dict[str, list[str]]:
-    """What the cases' containers say that containerd makes."""
+    """The program's output in each case's container, created by containerd."""
     containerd.write_network(folder)
     files = {"rights": rights.read_bytes()}
     files |= {f"etc/{name}": Path("/etc", name).read_bytes() for name in ("passwd", "group")}
@@ -120,7 +120,7 @@ def by_containerd(folder: Path, node: Netns, rights: Path) -> dict[str, list[str
 
 
 def differences(first: dict[str, list[str]], second: dict[str, list[str]]) -> list[str]:
-    """The lines that differ, however they are spaced."""
+    """The lines that differ, ignoring whitespace."""
     return [
         f"{name}: {' '.join(one.split())} / {' '.join(other.split())}"
         for name in first

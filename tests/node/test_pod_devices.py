@@ -1,4 +1,4 @@
-"""A pod's devices, from a kubelet over gRPC and from claims behind an API server: what is asked, and how often."""
+"""A pod's devices, from a kubelet over gRPC and from claims in an API server: which requests are made."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def api(tmp_path: Path) -> Iterator[ApiServer]:
 
 @pytest.fixture
 def cluster(api: ApiServer) -> Iterator[Callable[..., ApiCluster]]:
-    """A factory of clusters for node1; each is closed after the test, and leaves no watch."""
+    """Make clusters for node1; each is closed after the test and must leave no watch open."""
     made: list[ApiCluster] = []
 
     def make(**how: Any) -> ApiCluster:
@@ -54,7 +54,7 @@ def cluster(api: ApiServer) -> Iterator[Callable[..., ApiCluster]]:
 
 
 class _Plugin:
-    """A device plugin that has these devices and gives them."""
+    """A device plugin with these devices."""
 
     def __init__(self, *devices: str) -> None:
         self._devices = devices
@@ -73,12 +73,12 @@ class _Plugin:
             container_responses=[dp.ContainerAllocateResponse() for _ in request.container_requests]
         )
 
-    GetPreferredAllocation = PreStartContainer = GetDevicePluginOptions  # not asked for
+    GetPreferredAllocation = PreStartContainer = GetDevicePluginOptions  # not called
 
 
 @pytest.fixture
 def kubelet(tmp_path: Path) -> Iterator[Callable[..., Kubelet]]:
-    """A running kubelet whose plugin has the devices of the resource intel.com/vf."""
+    """Start a kubelet whose plugin has devices of the resource intel.com/vf."""
     stops: list[Callable[[], object]] = []
 
     def make(*devices: str) -> Kubelet:
@@ -102,7 +102,7 @@ def kubelet(tmp_path: Path) -> Iterator[Callable[..., Kubelet]]:
 
 
 def asked(api: ApiServer) -> list[str]:
-    """Every request since the last look, with its field selector."""
+    """The requests since the last call, with their field selectors."""
     with api.changed:
         found = [f"{each.verb} {each.path} {each.query.get('fieldSelector', '')}".strip() for each in api.requests]
         api.requests.clear()
@@ -136,7 +136,7 @@ def test_the_kubelets_and_a_claims_devices_add_up(
 
 
 def dra_only(tmp_path: Path, made: ApiCluster) -> PodDevices:
-    """For a kubelet that has given nothing."""
+    """PodDevices of a kubelet that has allocated nothing."""
     plugins = tmp_path / "kubelet/device-plugins"
     plugins.mkdir(parents=True, exist_ok=True)
     (plugins / "kubelet_internal_checkpoint").write_text('{"Data": {"PodDeviceEntries": null}}')
@@ -157,7 +157,7 @@ def test_slices_are_listed_for_the_first_pod_with_a_claim_and_known_for_the_next
     made = cluster()
     found = dra_only(tmp_path, made)
     assert found.of(pod()) == {}
-    assert asked(api) == []  # no claim, no watch
+    assert asked(api) == []  # without a claim, no watch is opened
     assert found.of(pod("web-nic")) == {VF: ["0000:02:00.4", "0000:09:00.0"]}
     api.wait(lambda: api.watches.count(SLICES) == 2)
     lists = [
@@ -167,7 +167,7 @@ def test_slices_are_listed_for_the_first_pod_with_a_claim_and_known_for_the_next
     ]
     assert asked(api) == [f"GET {CLAIM}", *lists]
     assert found.of(pod("web-nic")) == {VF: ["0000:02:00.4", "0000:09:00.0"]}
-    assert asked(api) == [f"GET {CLAIM}"]  # never remembered: a claim of that name can be another one
+    assert asked(api) == [f"GET {CLAIM}"]  # never cached, because a claim of that name can be a new one
 
 
 def test_a_device_that_is_published_later_is_there_for_the_next_pod(
@@ -179,7 +179,7 @@ def test_a_device_that_is_published_later_is_there_for_the_next_pod(
     found = dra_only(tmp_path, made)
     assert found.of(pod("web-nic")) == {}
     api.put(published(device("vf0", "0000:02:00.4"), device("vf1", "0000:02:00.5"), generation=2))
-    assert found.of(pod("web-nic")) == {VF: ["0000:02:00.5"]}  # asked for, if the watch has not told of it yet
+    assert found.of(pod("web-nic")) == {VF: ["0000:02:00.5"]}  # requested, if the watch has not delivered it yet
 
 
 def test_while_the_watches_cannot_begin_each_pod_asks(

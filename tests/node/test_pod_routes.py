@@ -1,7 +1,7 @@
-"""Addresses and routes beside those that a pod has from its cluster: as the reference plugins make them.
+"""Addresses and routes in addition to the cluster network's, compared with the reference plugins.
 
-One end of a veth pair is a VF's interface. Beside it the reference plugin host-device is executed with the same
-IPAM in a namespace alike, and what the kernel then has is compared.
+One end of a veth pair acts as a VF's interface. The reference plugin host-device is executed with the same IPAM in
+an identical namespace, and the resulting kernel state is compared.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ Config = dict[str, Any]
 
 @dataclass
 class Host:
-    """A node in a network namespace, with the interfaces eth4v0 and eth4v1 of VFs."""
+    """A node in a network namespace, with the VFs' interfaces eth4v0 and eth4v1."""
 
     net: Netns
 
@@ -48,7 +48,7 @@ class Host:
             add_device(self.net, f"eth4v{number}", f"{MAC[:-1]}{number}")
 
     def add(self, pod: Netns, ipam: Config, *, number: int = 0, ifname: str = "net1") -> Result:
-        """What ADD does of a VF's interface and its addressing. Raises CniError, the interface then being back."""
+        """Do what ADD does with a VF's interface and addresses. On failure, move it back and raise CniError."""
         given = Ipam(Path("/nonexistent")).add(request(ipam, pod, "sriov", ifname))
         with namespaces.opened(pod.path) as ns, namespaces.opened(self.net.path) as home:
             with Rtnl(netns_fd=home.fd) as host:
@@ -68,12 +68,12 @@ class Host:
         return results.read(results.write({**given, "interfaces": [interface], "ips": ips}, "1.1.0"))
 
     def delete(self, pod: Netns, *, number: int = 0, ifname: str = "net1") -> None:
-        """What DEL does of the interface."""
+        """Do what DEL does with the interface."""
         pod.run("ip", "link", "set", ifname, "down", "name", f"eth4v{number}", "netns", self.net.name)
 
 
 def missing(pod: Netns, added: Result, ifname: str = "net1") -> list[str]:
-    """What CHECK says of the interface's addressing."""
+    """What CHECK reports about the interface's addresses and routes."""
     with namespaces.opened(pod.path) as ns, Rtnl(netns_fd=ns.fd) as inside:
         link = inside.link(ifname)
         assert link is not None
@@ -117,7 +117,7 @@ def shown(pod: Netns, *arguments: str) -> list[Config]:
 
 
 def routes(pod: Netns) -> list[Config]:
-    """All routes as the kernel lists them, without who made them and the scope of those to a link."""
+    """All routes of the kernel, without `protocol`, and without `scope` if there is no gateway."""
     found = [shown(pod, family, "route", "show", "table", "all") for family in ("-4", "-6")]
     left_out = {"protocol", "scope", "flags"}
     return [
@@ -132,7 +132,7 @@ def routes(pod: Netns) -> list[Config]:
 
 
 def addresses(pod: Netns) -> list[Config]:
-    """The addresses of net1; the kernel makes one of its own, sooner or later."""
+    """The addresses of net1, without the attributes of link-local addresses that vary."""
     keys = ("family", "local", "prefixlen", "broadcast", "scope")
     listed = shown(pod, "addr", "show", "dev", "net1")[0]["addr_info"]
     found = [{key: address[key] for key in keys if key in address} for address in listed]
@@ -140,7 +140,7 @@ def addresses(pod: Netns) -> list[Config]:
 
 
 def defaults(pod: Netns, family: str) -> list[tuple[str, str]]:
-    """(gateway, interface) of each next hop of default routes of the main table."""
+    """(gateway, interface) for each next hop of the default routes in the main table."""
     found = []
     for route in shown(pod, family, "route", "show", "default"):
         found += [(hop["gateway"], hop["dev"]) for hop in route.get("nexthops", [route])]
@@ -148,13 +148,13 @@ def defaults(pod: Netns, family: str) -> list[tuple[str, str]]:
 
 
 def by_reference(net: Netns, pod: Netns, ipam: Config) -> None:
-    """ADD of host-device. Raises CniError where it fails."""
+    """ADD of host-device. Raises CniError if it fails."""
     with namespaces.opened(net.path) as ns:
         call = request(ipam, pod, "host-device", device="eth4v0")
         namespaces.inside(ns.fd, lambda: run_plugin(str(REFERENCE / "host-device"), call))
 
 
-# A route that the pod has already
+# Routes that the pod already has
 
 FOUR, SIX = ("10.57.0.7/24", "10.57.0.1"), ("fd00:57::7/64", "fd00:57::1")
 
@@ -240,7 +240,7 @@ def test_a_failed_add_leaves_the_pods_routes(host: Host, sandbox: Namespaces) ->
     assert routes(pod) == before
 
 
-# Routes that are elsewhere than they were made, or told otherwise than one by one
+# Routes that were moved to other tables, or are listed with several next hops
 
 EVERYWHERE = [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}, {"dst": "192.168.7.0/24", "gw": "10.57.0.9"}]
 
@@ -290,7 +290,7 @@ def test_a_route_that_was_asked_for_in_a_table_is_looked_for_there_alone(host: H
     assert missing(pod, added) == ["route 0.0.0.0/0 via 10.57.0.1 is missing on net1"]
 
 
-@pytest.mark.parametrize("told", ["1", "0"])  # with 0 the kernel tells of a route the object's number alone
+@pytest.mark.parametrize("told", ["1", "0"])  # with 0, the kernel lists only the ID of the nexthop object
 def test_routes_by_next_hop_objects_are_those_of_their_next_hops(
     host: Host, sandbox: Namespaces, told: str
 ) -> None:
@@ -331,7 +331,7 @@ def test_an_interface_with_ipv6_has_it_on_lo_too(host: Host, sandbox: Namespaces
     pod.run("ping", "-c", "1", "-W", "10", "fd00:57::7")
 
 
-# Beside the reference plugin
+# Comparison with the reference plugin
 
 ADDRESSES = {
     4: ["10.57.0.7/24", "10.57.0.8/24", "10.58.0.7/26", "10.59.0.7/32", "10.56.0.5/16", "::ffff:10.57.1.9/120"],
@@ -374,7 +374,7 @@ def ipams(draw: st.DrawFn) -> Config:
     max_examples=40,
     deadline=None,
     suppress_health_check=list(HealthCheck),
-    phases=(Phase.explicit, Phase.generate),  # an example takes half a second: small ones are not looked for
+    phases=(Phase.explicit, Phase.generate),  # no shrinking, because each example takes half a second
 )
 @given(ipam=ipams())
 def test_the_kernel_has_what_it_has_after_the_reference_plugin(
@@ -386,7 +386,7 @@ def test_the_kernel_has_what_it_has_after_the_reference_plugin(
     try:
         by_reference(reference, theirs, ipam)
     except CniError:
-        with suppress(CniError):  # what the reference plugin refuses may work here
+        with suppress(CniError):  # the reference plugin may reject what works here
             host.add(ours, ipam)
             host.delete(ours)
     else:

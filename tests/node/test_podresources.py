@@ -1,4 +1,4 @@
-"""The devices of a pod, asked from a kubelet."""
+"""The devices of a pod, requested from a kubelet."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from wirespeed.play.kubelet import Kubelet
 
 @pytest.fixture(params=["Get", "List"])
 def kubelet(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Kubelet]:
-    """A kubelet that answers Get, and one that only answers List."""
+    """A kubelet that supports Get, and one that only supports List."""
     kubelet = Kubelet(tmp_path, answers_get=request.param == "Get")
     kubelet.start()
     yield kubelet
@@ -82,7 +82,7 @@ def test_kubelet_that_does_not_tell_of_resources_is_not_one_without(
     tmp_path: Path, code: grpc.StatusCode, text: str
 ) -> None:
     class Old:
-        """The service of an older kubelet, or of one whose feature gate is off."""
+        """The service of an older kubelet, or of one whose feature gate is disabled."""
 
         def GetAllocatableResources(self, request: Any, context: Any) -> Any:
             context.abort(code, text)

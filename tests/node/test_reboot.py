@@ -1,7 +1,7 @@
-"""What pods held before the node was started anew is given back: by DEL, by GC, and by the agent itself.
+"""After a reboot, the resources of earlier pods are released: by DEL, by GC, and by the agent itself.
 
-A reboot is played: the agent is killed, /run and the pods' network namespaces are gone, and what lies on disk says
-the id of another boot of the kernel.
+A reboot is simulated: the agent is killed, /run and the pods' network namespaces are deleted, and the records on
+disk get another boot ID.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ VF = "0000:03:02.1"
 
 
 def power_off(world: World, pods: Sequence[Pod | Netns] = (), *, same_kernel: bool = False) -> None:
-    """Whatever does not outlive a reboot is gone; nobody is asked before."""
+    """Remove everything that does not survive a reboot, without any call."""
     world.agent.stop(signal.SIGKILL)
     shutil.rmtree(world.agent.state.parent)
     for pod in pods:
@@ -194,7 +194,7 @@ def test_call_without_an_agent_gives_back_what_one_before_the_reboot_took(world:
 
 
 def device_network(world: World, *kinds: str) -> Pod:
-    """A pod with a network of executed plugins, the first of which works on a device and has an IPAM plugin."""
+    """A pod with a network of executed plugins; the first one has a device and an IPAM plugin."""
     for kind in (*kinds, "leaser"):
         world.script(kind)
     plugins: list[Config] = [{"type": kind} for kind in kinds]
@@ -222,14 +222,14 @@ def test_device_of_this_boot_is_given_back_by_its_plugin_though_the_journal_is_l
     reboot(world, pod, same_kernel=True)
     assert world.call("DEL", pod) == DONE
     assert len(world.calls("ib-sriov", "DEL")) == 1
-    assert world.calls("leaser", "DEL") == []  # which is for that plugin to call
+    assert world.calls("leaser", "DEL") == []  # that plugin calls its IPAM plugin itself
 
 
 @pytest.mark.parametrize("there", [True, False])
 def test_addresses_of_a_vf_of_before_a_reboot_are_given_back_by_their_plugin_or_stay_recorded(
     world: World, there: bool
 ) -> None:
-    """The SR-IOV plugin has no claim on the VF any more; that addresses were given, the record tells."""
+    """The SR-IOV plugin has no claim on the VF any more; only the record shows that it had addresses."""
     if there:
         world.script("leaser")
     delegate = Delegate(
@@ -262,7 +262,7 @@ def test_addresses_of_a_vf_of_before_a_reboot_are_given_back_by_their_plugin_or_
 
 @pytest.mark.parametrize("rebooted", [False, True])
 def test_host_devices_addresses_are_given_back_without_its_namespace(world: World, rebooted: bool) -> None:
-    """That plugin does nothing, and does not call its IPAM either, where it is given no network namespace."""
+    """Without a network namespace, host-device does nothing and does not call its IPAM plugin."""
     world.node.run("ip", "link", "add", "card", "type", "veth", "peer", "name", "cable")
     config = {"cniVersion": "1.0.0", "type": "host-device", "device": "card", "ipam": world.ipam("10.4.0.0/24")}
     world.define("card", {**config, "name": "card"})
@@ -277,12 +277,12 @@ def test_host_devices_addresses_are_given_back_without_its_namespace(world: Worl
     assert world.leases() == {}
 
 
-# Records that cannot be written, or read
+# Records that cannot be written or read
 
 
 @contextmanager
 def full_disk(folder: Path) -> Iterator[None]:
-    """The folder is on a file system that has no space left."""
+    """In the body, the directory is on a file system without free space."""
     folder.mkdir(exist_ok=True)
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4k", "full", folder], check=True)
     try:
@@ -330,7 +330,7 @@ def test_damaged_record_is_logged_and_concerns_nobody_else(world: World) -> None
     power_off(world, pods)
     bad, cut, empty = (world.records / f"c-{name}" for name in ("bad", "cut", "empty"))
     bad.write_bytes(b'\xff{"ifname"\n{"ifname":"net1","record":{"delegate":5},"result":{}}\n')
-    cut.write_bytes(cut.read_bytes()[:-100])  # the result of its last network
+    cut.write_bytes(cut.read_bytes()[:-100])  # without the result of its last network
     empty.write_bytes(bytes(4096))
     world.restart()
     world.agent.wait_log(f"record {bad}, line 1: cannot be read")
@@ -341,17 +341,17 @@ def test_damaged_record_is_logged_and_concerns_nobody_else(world: World) -> None
     }
     for pod in pods:
         assert world.call("DEL", pod) == DONE
-    # DEL of what no record tells gives back what the configuration alone says.
+    # Without a record, DEL only releases what the configuration implies.
     assert sorted(world.leases().values()) == ["c-bad net1", "c-empty net1"]
     later = world.pod("later", "bridged")
     world.add(later)
 
 
-# The agent asks the runtime
+# The agent queries the runtime
 
 
 class Runtime:
-    """A runtime that says which sandboxes it has."""
+    """A runtime with a list of sandboxes."""
 
     def __init__(self, *sandboxes: str) -> None:
         self.sandboxes = sandboxes
@@ -362,7 +362,7 @@ class Runtime:
 
 @contextmanager
 def serving(socket: Path, implementation: Runtime | None) -> Iterator[None]:
-    """A server at the socket that speaks the runtime interface, or nothing of the kind (None)."""
+    """Serve the CRI at the socket, or a server without it (None)."""
     service = cri.DESCRIPTOR.services_by_name["RuntimeService"]
     handlers = [] if implementation is None else [rpc.handler(service, implementation)]
     with ThreadPoolExecutor(2) as workers:
@@ -374,7 +374,7 @@ def serving(socket: Path, implementation: Runtime | None) -> Iterator[None]:
 
 
 def collected(world: World, *containers: str) -> None:
-    """Wait until the agent has collected these."""
+    """Wait until the agent has collected these containers."""
     for container in sorted(containers):
         world.agent.wait_log("served", "COLLECT", container)
 
@@ -393,7 +393,7 @@ def test_agent_collects_what_the_runtime_does_not_know_after_a_reboot(world: Wor
 
 
 def test_what_has_a_network_namespace_is_never_collected(world: World, tmp_path: Path) -> None:
-    """The runtime has a sandbox that is being made on no list, and the agent is restarted meanwhile."""
+    """A sandbox that is being created is not in the runtime's list, and the agent is restarted meanwhile."""
     making, gone = world.pod("making", "bridged"), world.pod("gone", "bridged")
     world.add(making)
     world.add(gone)
@@ -410,7 +410,7 @@ def test_nothing_is_collected_before_every_runtime_answers(world: World, tmp_pat
     pod = world.pod("p", "bridged,ptp")
     world.add(pod)
     deaf = tmp_path / "deaf.sock"
-    deaf.write_bytes(b"")  # nobody listens
+    deaf.write_bytes(b"")  # nobody is listening
     with serving(tmp_path / "cri.sock", Runtime()):
         reboot(world, pod, runtimes=[str(tmp_path / "cri.sock"), str(deaf)])
         world.agent.wait_log(f"the runtime does not answer on {deaf}: UNAVAILABLE", "1 containers")
@@ -453,8 +453,8 @@ def test_what_fails_as_it_is_collected_is_tried_again(world: World, tmp_path: Pa
 
 @pytest.fixture
 def folder(world: World, tmp_path: Path) -> Path:
-    """containerd's folder: with the plugins, and the configuration that the agent has written."""
-    world.node.run("ip", "link", "set", "lo", "up")  # containerd listens there, too
+    """containerd's directory, with the plugins and the configuration written by the agent."""
+    world.node.run("ip", "link", "set", "lo", "up")  # containerd listens on it too
     made = tmp_path / "containerd"
     for each in ("net.d", "bin"):
         (made / each).mkdir(parents=True)
@@ -470,7 +470,7 @@ def folder(world: World, tmp_path: Path) -> Path:
 
 
 def runtime(world: World, folder: Path, root: str) -> AbstractContextManager[Containerd]:
-    """containerd, which finds in `root` what the one before kept on disk."""
+    """A containerd that uses the data of an earlier one in `root`."""
     environ = {"WIRESPEED_SOCKET": str(world.agent.socket)}
     return containerd.running(folder, world.node, environ, root=folder / root)
 
@@ -486,7 +486,7 @@ def at_once(call: Callable[..., Any], *each: Sequence[Any]) -> list[Any]:
 
 
 def ten_pods(world: World, started: Containerd) -> tuple[list[str], list[str], list[Netns]]:
-    """Names, sandboxes and network namespaces of ten pods with two networks each beside eth0, that run."""
+    """Names, sandboxes and network namespaces of ten running pods, each with eth0 and two more networks."""
     names = [f"p{number}" for number in range(10)]
     for name in names:
         world.pod(name, "bridged,ptp")
@@ -497,7 +497,7 @@ def ten_pods(world: World, started: Containerd) -> tuple[list[str], list[str], l
 
 @pytest.mark.parametrize("same_kernel", [False, True])
 def test_reboot_of_a_node_with_containerd_loses_no_address(world: World, folder: Path, same_kernel: bool) -> None:
-    """containerd calls DEL for the sandboxes that it had, as the kubelet makes new ones, and never GC."""
+    """containerd calls DEL for its earlier sandboxes when the kubelet creates new ones, and never calls GC."""
     with runtime(world, folder, "root") as before:
         names, old, namespaces = ten_pods(world, before)
     power_off(world, namespaces, same_kernel=same_kernel)
@@ -518,7 +518,7 @@ def test_reboot_of_a_node_with_containerd_loses_no_address(world: World, folder:
 
 
 def test_addresses_that_containerd_has_forgotten_are_collected_by_the_agent(world: World, folder: Path) -> None:
-    """It has lost its own state, and calls neither DEL nor GC; pods that run meanwhile keep what they have."""
+    """containerd has lost its state and calls neither DEL nor GC. Running pods keep their addresses."""
     with runtime(world, folder, "root") as before:
         names, old, namespaces = ten_pods(world, before)
     power_off(world, namespaces)

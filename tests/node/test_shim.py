@@ -1,4 +1,4 @@
-"""The shim: what it sends, how it waits, and that it never tells of a success that was not."""
+"""The shim: what it sends, how it waits, and that it never reports success for a failure."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ CONFIG = {"cniVersion": "0.4.0", "name": "net", "type": "probe"}
 
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
-    """Where the agent's socket is to be."""
+    """The path of the agent's socket, not created yet."""
     return tmp_path / "agent.sock"
 
 
 @contextlib.contextmanager
 def listening(path: Path) -> Iterator[socket.socket]:
-    """An agent's socket there, served by nobody."""
+    """An agent's listening socket that nobody serves."""
     with agent_listener.only_agent(path) as lock, agent_listener.listening(path, lock) as listener:
         yield listener.socket
 
@@ -48,7 +48,7 @@ def no_plugin() -> Plugin:
 
 
 class Peer:
-    """An agent's end of one connection, in the hands of the test."""
+    """The agent's end of one connection, controlled by the test."""
 
     def __init__(self, listener: socket.socket) -> None:
         listener.settimeout(PATIENCE)
@@ -66,13 +66,13 @@ class Peer:
                 return call
 
     def say(self, answer: bytes) -> None:
-        """Send and close."""
+        """Send the bytes and close the connection."""
         with self.socket:
             self.socket.sendall(answer)
 
 
 def call_and_say(shim: Path, place: Path, answer: bytes, verb: str = "ADD") -> Answer:
-    """Call the shim against an agent that reads the call and says this."""
+    """Call the shim with an agent that reads the call and answers with these bytes."""
     with listening(place) as listener:
         call = Call(shim, environ(place, verb), CONFIG)
         peer = Peer(listener)
@@ -139,13 +139,13 @@ def test_answer_may_come_in_pieces(shim: Path, place: Path) -> None:
         with peer.socket:
             for byte in frame.write_answer(3, b'{"a":1}'):
                 peer.socket.send(bytes([byte]))
-                # Taken before the next one is sent, so that the shim does read in pieces.
+                # Wait until the piece is read before sending the next, so that the shim reads several pieces.
                 until(lambda: unread(peer.socket) == 0, "read by the shim")
         assert call.answer() == (3, {"a": 1})
 
 
 def unread(connection: socket.socket) -> int:
-    """Bytes that the other end has not taken yet (SIOCOUTQ)."""
+    """The bytes that the other end has not read yet (SIOCOUTQ)."""
     import fcntl
     import termios
 
@@ -178,7 +178,7 @@ def test_refusal_before_the_whole_call_is_read_is_passed_on(shim: Path, place: P
         call = subprocess.Popen(
             [shim], env=environ(place), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
-        # The shim has to read all of it before it connects; then its call does not fit into the socket.
+        # The shim reads all of it before it connects, and then its call does not fit into the socket buffer.
         feeder = threading.Thread(target=call.communicate, args=(b" " * (4 << 20), PATIENCE))
         feeder.start()
         Peer(listener).say(frame.write_answer(7, b"refused"))
@@ -251,7 +251,7 @@ def test_file_that_is_no_folder_in_the_path_is_told_at_once(shim: Path, tmp_path
 
 
 def watched(pid: int) -> set[int]:
-    """The inodes that the process watches."""
+    """The inodes that the process watches with inotify."""
     found = set()
     with contextlib.suppress(FileNotFoundError):
         for info in Path(f"/proc/{pid}/fdinfo").iterdir():
@@ -263,7 +263,7 @@ def watched(pid: int) -> set[int]:
 
 @contextlib.contextmanager
 def waiting(shim: Path, place: Path, folder: Path) -> Iterator[Call]:
-    """A call of the shim that waits for something in the folder."""
+    """A call of the shim that is waiting for a change in the directory."""
     call = Call(shim, environ(place), CONFIG)
     until(lambda: folder.stat().st_ino in watched(call.process.pid), f"a watch of {folder}")
     try:
@@ -316,7 +316,7 @@ def test_shim_waits_on_after_it_was_stopped_and_continued(shim: Path, place: Pat
 
 
 def test_shim_waits_without_inotify(shim: Path, place: Path) -> None:
-    # In a user namespace of its own, whose users may have none.
+    # In a new user namespace, because the limit is set per user namespace.
     script = f"echo 0 >/proc/sys/user/max_inotify_instances; exec {shim}"
     call = subprocess.Popen(
         ["unshare", "--user", "--map-root-user", "sh", "-c", script],

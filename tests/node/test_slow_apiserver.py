@@ -1,4 +1,4 @@
-"""An API server that is slow, hangs, or loses its answers: pods keep what they have, and nothing is made twice."""
+"""An API server that is slow, hangs, or loses answers: pods keep their attachments; nothing is done twice."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ COUNTED = {"cniVersion": "1.0.0", "name": "counted", "type": "counted"}
 
 @pytest.fixture
 def counted(world: World) -> World:
-    """The world, with default/bridged a network of a plugin whose calls are counted."""
+    """The world with a plugin for default/bridged that counts its calls."""
     world.script("counted")
     world.define("bridged", COUNTED)
     return world
 
 
 def owed(world: World) -> set[str]:
-    """The containers whose status is owed, by the journal."""
+    """The containers whose network-status is owed according to the journal."""
     with closing(sqlite3.connect(f"file:{world.agent.state}?mode=ro", uri=True)) as journal:
         rows = journal.execute("SELECT container, record FROM attachment").fetchall()
     return {container for container, record in rows if json.loads(record).get("statusOwed") is not None}
@@ -45,7 +45,7 @@ def all_written(api: ApiServer, pods: list[Pod]) -> bool:
 
 
 def without_watch(api: ApiServer) -> None:
-    """The agent is told of no pod from here on, and has to ask for each."""
+    """From now on, no watch event about pods arrives, so the agent must read each pod."""
     held = api.fault("WATCH", "/pods", hold=True)
     api.cut_watches()
     api.wait(lambda: held.met == 1)
@@ -65,7 +65,7 @@ def check_made_once(world: World, pods: list[Pod]) -> None:
 
 
 def test_pods_of_a_server_that_is_paused_most_of_the_time_are_made_once(counted: World, api: ApiServer) -> None:
-    """A server that works for 0.35 s of every 4.35 s, where a request has 1.5 s at first."""
+    """The server works for 0.35 s of every 4.35 s; the first attempt of a request has 1.5 s."""
     pods = [made(api, counted, f"p{number:02}") for number in range(MANY)]
     start(api, counted, timeout=1.5)
     with api.pausing(4.0, 4.35):
@@ -81,13 +81,13 @@ def test_pods_of_a_server_that_is_paused_most_of_the_time_are_made_once(counted:
 @pytest.mark.parametrize(
     "fault",
     [
-        {"cut": True},  # a reset after the body was read
-        {"cut": True, "after": 0},  # done, and the answer lost
-        {"cut": True, "after": 20},  # done, and the answer lost in its middle
+        {"cut": True},  # reset after the request was read
+        {"cut": True, "after": 0},  # executed, but the answer is lost
+        {"cut": True, "after": 20},  # executed, but the answer breaks off
         {"status": 429, "retry_after": 1},
         {"status": 503},
         {"status": 500},
-        {"delay": 1.0},  # longer than a request has at first
+        {"delay": 1.0},  # longer than the timeout of the first attempt
     ],
     ids=lambda fault: " ".join(f"{key} {value}" for key, value in fault.items()),
 )
@@ -209,7 +209,7 @@ def test_del_does_not_wait_for_adds_that_wait_for_the_server(counted: World, api
 
 
 def test_reading_leaves_time_for_attaching(counted: World, api: ApiServer) -> None:
-    """A pod that is read after most of the time is attached in the rest of it."""
+    """Even if reading the pod takes most of the deadline, it is attached within it."""
     start(api, counted, timeout=0.5, deadline=9.0)
     without_watch(api)
     pod = made(api, counted)

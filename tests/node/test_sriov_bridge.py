@@ -1,7 +1,7 @@
-"""Representors as ports of a real Open vSwitch, in its own user space datapath.
+"""Representors as ports of a real Open vSwitch with its userspace datapath.
 
-A veth pair is a VF and its representor: what goes into one end comes out of the other. The VFs and their PF are
-those of a made-up sysfs, on vfio-pci, so the VF's end is the application's and goes nowhere by itself.
+A veth pair acts as a VF and its representor. PF and VFs are those of a fake sysfs, with the VFs bound to vfio-pci:
+the VF's end stays in place, like a device that an application uses.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ Pods = Callable[[], Netns]
 
 @dataclass
 class Host:
-    """A node in a network namespace, with a switch; its plugin is called as the agent calls it."""
+    """A node in a network namespace, with a switch. Its plugin is called in the same way as by the agent."""
 
     node: Node
     net: Netns
@@ -70,7 +70,7 @@ class Host:
         return own | {"bridge": "br0"} | keys
 
     def representors(self) -> dict[str, tuple[bool, int]]:
-        """Up and MTU of the representors."""
+        """Whether each representor is up, and its MTU."""
         links = self.net.links()
         return {
             name: ("UP" in link["flags"], link["mtu"]) for name, link in links.items() if name.startswith("rep")
@@ -82,7 +82,7 @@ class Host:
 
 @pytest.fixture(scope="module")
 def started() -> Iterator[tuple[Switch, Netns]]:
-    """A switch that runs in a network namespace of its own."""
+    """A running switch in its own network namespace."""
     if not VSWITCHD.exists() or shutil.which("ovsdb-server") is None:
         missing("needs Open vSwitch: apt-get install openvswitch-switch-dpdk")
     folder = Path(tempfile.mkdtemp(prefix="ws-ovs-", dir="/tmp"))
@@ -102,7 +102,7 @@ def started() -> Iterator[tuple[Switch, Netns]]:
 
 @pytest.fixture
 def host(started: tuple[Switch, Netns], tmp_path: Path) -> Iterator[Host]:
-    """A node with a bridge br0, which must be as it was after the test."""
+    """A node with a bridge br0. After the test it must be in its earlier state."""
     switch, net = started
     sysfs = FakeSysfs(tmp_path / "sys")
     vfs = sysfs.pf(PF, "pf0", vfs=VFS, vf_driver="vfio-pci", phys_switch_id="ab12", phys_port_name="p0")
@@ -204,7 +204,7 @@ def test_a_port_that_somebody_else_made_is_left_alone(host: Host, netns: Pods) -
 
 
 def forget(host: Host) -> None:
-    """The journal is gone, as after a restart of the node."""
+    """Clear the journal, as a reboot does."""
     for claim in host.node.journal.claims():
         host.node.journal.release(claim)
         host.net.run("ip", "link", "set", "rep0", "down", "mtu", "1500")
@@ -291,7 +291,7 @@ def test_a_del_while_the_database_is_down_succeeds_and_its_port_goes_later(host:
             host.delete(host.conf(), pod)
             assert host.representors() == before
         with pytest.raises(CniError, match="its representor is still a port of br0, and Open") as busy:
-            host.add(host.conf(bridge=None), netns())  # whose bridge it would still be in
+            host.add(host.conf(bridge=None), netns())  # the VF would still be a port of the bridge
         assert busy.value.code == Code.TRY_AGAIN_LATER
     finally:
         host.switch.start_database()
@@ -320,7 +320,7 @@ def test_an_attachment_that_was_made_again_is_not_taken_for_the_removal_that_it_
         return device_lock(folder, device, deadline=deadline)
 
     monkeypatch.setattr(sriov, "device_lock", locked_late)
-    host.add(host.conf(1), other)  # begins with the removal, whose VF's lock another call has
+    host.add(host.conf(1), other)  # first retries the pending removal; meanwhile another call holds the VF's lock
     assert host.switch.ports() == ["rep0", "rep1"]
     assert [claim.step for claim in host.node.journal.claims()] == ["attached", "attached"]
     host.delete(conf, pod)
@@ -333,8 +333,6 @@ def test_an_add_without_a_bridge_does_not_wait_for_a_database_that_hangs(host: H
     with host.switch.database_hung():
         host.call("DEL", host.conf(), pod, within=1)
         assert [claim.step for claim in host.node.journal.claims()] == ["removing"]
-        host.call(
-            "ADD", conf, other, within=10
-        )  # which is the less, of this and of what a switch has for an answer
+        host.call("ADD", conf, other, within=10)  # the pending removal must not use up these 10 s
         host.delete(conf, other)
     host.delete(host.conf(), pod)

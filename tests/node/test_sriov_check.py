@@ -1,4 +1,4 @@
-"""CHECK of a VF whose addresses an executed IPAM plugin gave: the VF is looked at, whatever that plugin says."""
+"""CHECK of a VF with an executed IPAM plugin: the VF is checked whatever the IPAM plugin returns."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ RESULT = {"cniVersion": "1.0.0", "ips": [{"address": "10.1.0.5/24", "gateway": "
 
 @dataclass
 class Attached:
-    """A VF on vfio-pci that a pod has, with an address of the plugin own-ipam."""
+    """A VF on vfio-pci attached to a pod, with an address from the plugin own-ipam."""
 
     node: Node
     net: Netns

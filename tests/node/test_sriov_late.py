@@ -1,6 +1,6 @@
-"""A VF whose driver makes its interface some time after it was bound, as iavf does once it has talked to the PF.
+"""A VF whose driver creates its interface some time after it was bound, like iavf after talking to the PF.
 
-The driver is made up, on a made-up sysfs; the interface is one of a veth pair, and the kernel tells when it comes.
+The driver and the sysfs are fake. The interface is one end of a veth pair, and the kernel reports when it appears.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a pod changes of a netdev, put back on this kernel: a veth is a VF's netdev, of a PF in a made-up sysfs."""
+"""A pod's changes to a netdev are undone. The kernel is real; a veth acts as the VF's netdev."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MODES = {"generic": 2, "native": 4}  # XDP_FLAGS_*_MODE
 
 @dataclass
 class Host:
-    """A node in a network namespace whose one VF has the netdev eth4v0."""
+    """A node in a network namespace; its only VF has the netdev eth4v0."""
 
     net: Netns
     vf: PciDevice

@@ -1,4 +1,4 @@
-"""One MAC for two functions of a PF: two scalable functions on a made-up bus, whose interfaces are real ones."""
+"""One MAC for two functions of a PF: two scalable functions on a fake bus, with real interfaces."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PF, MAC = "0000:18:00.0", "02:00:00:00:00:aa"
 
 @dataclass
 class Host:
-    """A node with two functions of one PF, sf0 and sf1 by their interfaces."""
+    """A node with two scalable functions of one PF, with the interfaces sf0 and sf1."""
 
     net: Netns
     node: Node
@@ -60,7 +60,7 @@ def host(netns: Callable[[], Netns], tmp_path: Path, monkeypatch: pytest.MonkeyP
     indexes = {net.links()[f"sf{number}"]["ifindex"]: name for number, name in enumerate(names)}
 
     def of_device(self: Rtnl, parent: str) -> Link | None:
-        """A veth says of no device that it is its parent: it keeps its number wherever it goes."""
+        """Identify the interface by its index, which it keeps in every namespace: a veth has no parent device."""
         return next((link for link in self.links() if indexes.get(link.index) == parent), None)
 
     monkeypatch.setattr(Rtnl, "link_of_device", of_device)
@@ -94,7 +94,7 @@ def test_mac_of_a_pod_that_is_gone_is_taken_from_it_first(host: Host, netns: Cal
     first, second = netns(), netns()
     was = host.net.links()["sf0"]["address"]
     host.call("ADD", 0, first, mac=MAC, mtu=1400)
-    # The kernel brings the interface of a device back to the host; that of a veth pair it would remove.
+    # The kernel would return a device's interface to the host, but it deletes a veth pair.
     first.run("ip", "link", "set", "net1", "down", "netns", host.net.name, "name", "sf0")
     first.delete()
     host.call("ADD", 1, second, mac=MAC)
@@ -102,7 +102,7 @@ def test_mac_of_a_pod_that_is_gone_is_taken_from_it_first(host: Host, netns: Cal
     assert (there["address"], there["mtu"]) == (was, 1500)
     assert second.links()["net1"]["address"] == MAC
     assert host.owners() == [second.name]
-    host.call("DEL", 0, first)  # late, and nothing of it is left
+    host.call("DEL", 0, first)  # late: nothing of it is left
     assert second.links()["net1"]["address"] == MAC
     host.call("DEL", 1, second)
     assert host.owners() == []
@@ -114,7 +114,7 @@ def test_of_two_pods_that_want_one_mac_at_once_one_gets_it(
     pods, both_looked, check = [netns(), netns()], Barrier(2), rivals.check
 
     def look(*given: Any) -> None:
-        """Give the other one the time to look as well, before this one is in the journal: it must not."""
+        """Give the other call time to check too, before this one is in the journal. It must not be able to."""
         check(*given)
         with suppress(BrokenBarrierError):
             both_looked.wait(0.5)

@@ -1,4 +1,4 @@
-"""A node that is full: a hundred pods come, are checked and go at once, by executed plugins."""
+"""A full node: a hundred pods are attached, checked and detached at once, with executed plugins."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from tests.node.calling import Answer, open_files, until
 from tests.node.pods import Pod, World
 
 PODS = 100
-NETWORKS = ("bridged", "ptp", "third")  # beside the master's
-SECONDS = 60.0  # for all of it, on two cores
-GROWTH = 24 << 20  # bytes of the agent's memory, for 32 threads that run for the first time
-LEAK = 4 << 20  # bytes that may come with everything done once more
+NETWORKS = ("bridged", "ptp", "third")  # in addition to the master's
+SECONDS = 60.0  # for everything, on two cores
+GROWTH = 24 << 20  # bytes that the agent may grow when its 32 threads run for the first time
+LEAK = 4 << 20  # bytes that it may grow when everything is repeated
 
 
 def rss(world: World) -> int:
-    """Bytes of memory that the agent has."""
+    """The agent's resident memory in bytes."""
     pages = Path(f"/proc/{world.agent.process.pid}/statm").read_text().split()[1]
     return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
@@ -29,12 +29,12 @@ def threads(world: World) -> int:
 
 
 def descriptors(world: World) -> list[str]:
-    """The kinds of what the agent has open."""
+    """The kinds of the agent's open files."""
     return sorted(what.split(":")[0] for _, what in open_files(world.agent.process.pid))
 
 
 def at_once(pods: Iterable[Pod], call: Callable[[Pod], Answer]) -> list[Answer]:
-    """The answers to a call for each pod, all made at the same time."""
+    """Make a call for each pod, all at the same time. Return the answers."""
     with ThreadPoolExecutor(PODS) as runtime:
         return list(runtime.map(call, pods))
 
@@ -50,7 +50,7 @@ def come_and_go(world: World, pods: list[Pod]) -> None:
     assert all(pod.addresses().keys() == expected for pod in pods)
     owners = {f"{pod.container} {ifname}" for pod in pods for ifname in expected}
     assert set(world.leases().values()) == owners
-    assert len(world.leases()) == len(world.veths()) == len(owners)  # no address and no name twice
+    assert len(world.leases()) == len(world.veths()) == len(owners)  # no address and no name is used twice
     assert list(world.rows().values()) == ["added"] * len(owners)
     assert all(len(world.status(pod) or []) == len(expected) for pod in pods)
     assert failed(at_once(pods, lambda pod: world.call("CHECK", pod))) == []
@@ -61,7 +61,8 @@ def come_and_go(world: World, pods: list[Pod]) -> None:
 
 def test_a_hundred_pods_with_three_networks_come_and_go_and_leave_nothing(world: World) -> None:
     world.define("third", world.conflist("third", world.bridge("10.4.0.0/24")))
-    come_and_go(world, [world.pod("first", ",".join(NETWORKS))])  # makes the bridges, and what is made once
+    # creates the bridges and everything else that is created only once
+    come_and_go(world, [world.pod("first", ",".join(NETWORKS))])
     pods = [world.pod(f"p{number}", ",".join(NETWORKS)) for number in range(PODS)]
     links, files, running, before = world.node.links().keys(), descriptors(world), threads(world), rss(world)
 

@@ -1,4 +1,4 @@
-"""The kernel's notices of devices, in a network namespace of the test's own."""
+"""The kernel's uevents, in a network namespace of the test's own."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def events(space: Netns) -> Iterator[DeviceEvents]:
 
 
 def sender(space: Netns) -> socket.socket:
-    """A socket that processes send notices on, as udevd does."""
+    """A socket on which processes send uevents, as udevd does."""
     with namespaces.opened(space.path) as opened:
         return namespaces.inside(
             opened.fd, lambda: socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 15)
@@ -58,7 +58,7 @@ def test_notice_that_a_process_sends_does_not_count(space: Netns, events: Device
 
 def test_more_notices_than_fit_are_told_as_lost(space: Netns, events: DeviceEvents) -> None:
     with sender(space) as udevd:
-        with contextlib.suppress(OSError):  # ENOBUFS, once one of the readers has no room left
+        with contextlib.suppress(OSError):  # ENOBUFS, once a receiver's buffer is full
             for _ in range(100_000):
                 udevd.sendto(PCI, (0, 1))
         assert events.drain() == Changes(lost=True)

@@ -1,4 +1,4 @@
-"""For all unit tests: how long an example of hypothesis takes says how busy the machine is, and nothing else."""
+"""For all unit tests: hypothesis has no deadline, because durations only depend on the machine's load."""
 
 from hypothesis import HealthCheck, settings
 

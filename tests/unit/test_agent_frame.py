@@ -1,4 +1,4 @@
-"""Frames of calls: whole, in pieces, and those that are none."""
+"""Frames of calls: complete, in pieces, and malformed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def framed(payload: bytes) -> bytes:
 
 
 def written(call: Call) -> bytes:
-    """The frame as the shim makes it."""
+    """The frame as the shim writes it."""
     entries = [call.name, *(f"{key}={value}" for key, value in call.environ.items())]
     return framed(b"".join(os.fsencode(entry) + b"\0" for entry in entries) + b"\0" + call.stdin)
 

@@ -1,4 +1,4 @@
-"""Which calls begin when: per container in order, GC alone, as many as there is room for."""
+"""The order of calls: calls of a container one after another, GC alone, and a limit on concurrent calls."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The agent's socket, where another program takes its path."""
+"""The agent's socket when another program takes its path."""
 
 from __future__ import annotations
 

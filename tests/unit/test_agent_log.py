@@ -1,4 +1,4 @@
-"""Log lines: one per event, whatever is in them."""
+"""Log lines: one per event, whatever the event contains."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The server in a thread of the test: callers that are slow."""
+"""The server in a thread of the test, with slow callers."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from wirespeed.cni.request import Request
 from wirespeed.node import Node, NodeConfig
 
 PATIENCE = 30.0
-LARGE = 8 << 20  # bytes, more than a socket holds
+LARGE = 8 << 20  # bytes, more than a socket's buffer
 
 
 class Talker:
-    """A plugin whose results are large."""
+    """A plugin with large results."""
 
     def add(self, request: Request) -> Result:
         return {"interfaces": [{"name": "x" * LARGE}]}
@@ -38,7 +38,7 @@ class Talker:
 
 @contextlib.contextmanager
 def serving(folder: Path) -> Iterator[Path]:
-    """A server with the one plugin, `meta`; the path of its socket."""
+    """A server whose only plugin is `meta`. Yields the path of its socket."""
     node = Node(NodeConfig(workers=1))
     node.__dict__["plugins"] = {"meta": cast(Plugin, Talker())}
     path = folder / "agent.sock"
@@ -101,7 +101,7 @@ def test_stopped_server_hands_over_callers_that_have_not_sent_their_call(tmp_pat
     with contextlib.ExitStack() as stack:
         with serving(tmp_path) as path:
             caller = stack.enter_context(connected(path, b"WSP1"))
-            # A call that is answered after it: the server has seen both.
+            # Once this call is answered, the server has handled both.
             with connected(path, call("DEL")) as other:
                 assert received(other) == b"\0" * 8
         assert received(caller) == b"\xff\xff\xff\xff\0\0\0\0"

@@ -1,4 +1,4 @@
-"""The runtime's CNI configuration: which file is the primary's, and what is made of it."""
+"""The generated CNI configuration: which file is the primary plugin's, and what is generated from it."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def composed(folder: Path, file: str = "00-wirespeed.conflist", **keys: Any) -> 
     return document
 
 
-# Which file
+# Choice of the primary plugin's file
 
 
 def test_primary_is_the_first_by_name_that_a_runtime_reads(tmp_path: Path) -> None:
@@ -96,7 +96,7 @@ def test_no_folder_yet_is_no_primary_yet(tmp_path: Path) -> None:
     assert cniconf.find_primary(where(tmp_path / "net.d")) is None
 
 
-# What is made of it
+# Contents of the generated configuration
 
 
 def test_master_is_the_primarys_file_and_the_name_is_its(tmp_path: Path) -> None:
@@ -199,7 +199,7 @@ def test_what_is_composed_is_a_configuration_that_the_meta_plugin_takes(
     assert loaded.capabilities == dict.fromkeys(wanted, True)
 
 
-# Refusals
+# Rejected configurations
 
 
 @pytest.mark.parametrize(

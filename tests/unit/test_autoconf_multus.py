@@ -1,4 +1,4 @@
-"""Multus' configuration in the agent's keys: what each becomes, and what is said of one that has no effect."""
+"""Multus' configuration converted to the agent's: the resulting keys, and messages about keys without effect."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import pytest
 from wirespeed.agent import cniconf, multus
 from wirespeed.node import NodeConfig
 
-# What Multus' users may rely on: it passes what a pod asks for, and refuses nothing.
+# The behaviour of Multus: requests of pods are passed on, and none is rejected.
 EVERYTHING = ["ips", "mac", "infinibandGUID", "portMappings", "bandwidth"]
 
-# What Multus' own manifests say.
+# The configuration in Multus' own manifests.
 SHIPPED = {
     "chrootDir": "/hostroot",
     "cniVersion": "0.3.1",
@@ -29,7 +29,7 @@ SHIPPED = {
 
 
 def taken(document: dict[str, Any]) -> NodeConfig:
-    """The document as the agent reads it."""
+    """The document as the agent parses it."""
     config = msgspec.convert(document, NodeConfig)
     if config.autoconf is not None:
         cniconf.check(config.autoconf)

@@ -1,4 +1,4 @@
-"""The bench's own arithmetic: percentiles, ratios, turns, and what --peer takes."""
+"""Calculations of the benchmarks: percentiles, ratios, rounds, and the values of --peer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`wirespeed check`: what it says of files, on which line, and that it says something of any file."""
+"""`wirespeed check`: its findings, their line numbers, and that it reports something for any file."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from wirespeed.provision import policy
 
 
 def run(folder: Path, *arguments: str, **contents: str | bytes) -> Result:
-    """The command on these files, each called by its name with "__" for the dot; {name}__conf="..."."""
+    """Run the command on these files. Keywords are file names with "__" for the dot: {name}__conf="..."."""
     paths = []
     for name, content in contents.items():
         path = folder / name.replace("__", ".")
@@ -32,7 +32,7 @@ def run(folder: Path, *arguments: str, **contents: str | bytes) -> Result:
 
 
 def said(folder: Path, **contents: str | bytes) -> list[str]:
-    """The findings, without the folder in front of the names."""
+    """The findings, without the directory before file names."""
     return run(folder, **contents).stdout.replace(f"{folder}/", "").splitlines()
 
 
@@ -131,7 +131,7 @@ def test_the_meta_plugins_configuration_is_told_of_with_the_networks_in_it(tmp_p
     "delegate", [{"type": "bridge"}, {"plugins": [{"type": "bridge"}]}, {"name": "", "type": "a"}]
 )
 def test_a_delegate_has_a_name_also_where_it_is_a_list(tmp_path: Path, delegate: dict[str, Any]) -> None:
-    """Multus takes such a configuration, and libcni refuses every pod with it."""
+    """Multus accepts such a configuration, but libcni then rejects every pod."""
     conf = {
         "cniVersion": "1.0.0",
         "name": "cluster",
@@ -378,7 +378,7 @@ data:
 @pytest.mark.parametrize("kind", LENIENT)
 def test_what_the_clusters_configuration_lets_pods_ask_for_is_no_error(tmp_path: Path, kind: str) -> None:
     text = LENIENT[kind]
-    if kind in ("own", "multus"):  # these are JSON to the runtime
+    if kind in ("own", "multus"):  # the runtime reads these as JSON
         text = json.dumps(yaml.safe_load(text))
     annotation = """|
       [{"name": "tap", "mac": "02:00:00:00:00:01", "ips": ["10.0.0.1/24"]}]
@@ -492,7 +492,7 @@ def test_a_list_of_objects_is_its_items(tmp_path: Path) -> None:
 
 
 def test_a_file_is_read_as_kubernetes_reads_it(tmp_path: Path) -> None:
-    """Addresses without quotes are strings, keys without a value are not given, lists hold objects."""
+    """Unquoted addresses are strings, keys without a value are absent, lists contain objects."""
     manifest = """\
         apiVersion: v1
         kind: List
@@ -778,7 +778,7 @@ def test_a_config_map_holds_strings(tmp_path: Path) -> None:
     ]
 
 
-# Objects that others make networks and pods of
+# Objects from which other controllers create networks and pods
 
 OPERATORS = """\
     apiVersion: sriovnetwork.openshift.io/v1
@@ -904,7 +904,7 @@ def test_a_node_is_looked_at_where_there_is_one(tmp_path: Path, monkeypatch: pyt
     assert (refused.exit_code, "nonsense" in refused.stderr) == (1, True)
 
 
-# Files that are not whole
+# Incomplete files
 
 
 def test_one_document_that_cannot_be_read_does_not_hide_the_others(tmp_path: Path) -> None:
@@ -1104,7 +1104,7 @@ def test_a_policy_for_vfs_is_told_of_by_key(tmp_path: Path) -> None:
     assert [line.split(": ")[0] for line in found] == ["a.yaml:5", "a.yaml:6", "a.yaml:7", "a.yaml:8"]
 
 
-# DPDK
+# DPDK applications
 
 
 VFIO_SOURCES = {
@@ -1247,13 +1247,13 @@ def test_bad_use_is_status_2(arguments: list[str]) -> None:
 
 def test_the_examples_are_without_findings() -> None:
     examples = Path(__file__).parents[2] / "examples"
-    # Values of the chart are for Helm, and for `wirespeed play --pools`.
+    # Values of the chart are not for `wirespeed check`, but for Helm and `wirespeed play --pools`.
     found = sorted(path for path in examples.rglob("*.yaml") if path.name != "values.yaml")
     report = files.check([*found, *examples.glob("*.conf")])
     assert (report.findings, report.documents > 10) == ([], True)
 
 
-# Any file
+# Arbitrary files
 
 SEEDS = [
     NETWORKS,
@@ -1276,7 +1276,7 @@ PIECES = st.sampled_from(
 
 @st.composite
 def damaged(draw: st.DrawFn) -> str:
-    """One of the seeds with pieces of it left out, doubled or replaced."""
+    """One of the seeds with pieces left out, doubled or replaced."""
     text = textwrap.dedent(draw(st.sampled_from(SEEDS)))
     for _ in range(draw(st.integers(1, 4))):
         begin = draw(st.integers(0, len(text)))
@@ -1304,7 +1304,7 @@ VALUES = st.recursive(
 
 @st.composite
 def changed(draw: st.DrawFn) -> list[Any]:
-    """The objects of one of the seeds with other values somewhere, also inside texts that are JSON."""
+    """The objects of one of the seeds with some values changed, also inside JSON strings."""
     objects = list(yaml.safe_load_all(textwrap.dedent(draw(st.sampled_from(SEEDS))).replace("\t", " ")))
     for _ in range(draw(st.integers(1, 3))):
         _change(draw, draw(st.sampled_from(objects)))
@@ -1328,7 +1328,7 @@ def _change(draw: st.DrawFn, value: Any) -> None:
 
 
 def _parsed(value: Any) -> Any:
-    """The object or list that a text is in JSON; None for anything else, also for what was made of one before."""
+    """Parse a string as a JSON object or list; None for anything else."""
     try:
         return json.loads(value) if isinstance(value, str) and value.strip().startswith(("{", "[")) else None
     except ValueError:

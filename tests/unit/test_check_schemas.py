@@ -1,4 +1,4 @@
-"""The JSON Schemas: what they refuse, the reader of the configuration refuses."""
+"""The JSON Schemas: whatever they reject, the configuration's reader rejects too."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ _TYPES: dict[str, Callable[[Any], bool]] = {
     "integer": lambda value: isinstance(value, int | float) and not isinstance(value, bool) and value == int(value),
     "number": lambda value: isinstance(value, int | float) and not isinstance(value, bool),
 }
-_SAID = {"$schema", "$defs", "title", "description", "default"}  # about the schema, not about the value
+_SAID = {"$schema", "$defs", "title", "description", "default"}  # annotations, which do not validate
 
 
 def fits(rules: Any, value: Any, root: Any) -> bool:
-    """Whether the value fits a JSON Schema (draft 2020-12, as far as it is used here)."""
+    """Whether the value matches a JSON Schema (the keywords of draft 2020-12 that are used here)."""
     if isinstance(rules, bool):
         return rules
     return all(_KEYWORDS[key](rule, value, rules, root) for key, rule in rules.items() if key not in _SAID)
@@ -118,7 +118,7 @@ def _leases(request: Request) -> None:
     hostlocal.folder(request, Path("/leases"))
 
 
-# By kind: a configuration that is accepted, and what reads it.
+# For each kind: an accepted configuration, and its reader.
 READERS: dict[str, tuple[Any, Callable[[Any], object]]] = {
     "agent": ({"workers": 3}, lambda value: parse_config(yaml.safe_dump(value))),
     "meta": ({**HEAD, "type": "wirespeed", "clusterNetwork": "x"}, meta_config.load),
@@ -156,7 +156,7 @@ def refused(kind: str, value: Any) -> bool:
 
 
 def _objects(value: Any) -> list[dict[str, Any]]:
-    """The objects in a configuration, outermost first."""
+    """All objects in a configuration, outermost first."""
     inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     return [*([value] if isinstance(value, dict) else []), *(found for each in inside for found in _objects(each))]
 
@@ -217,7 +217,7 @@ VALUES = st.recursive(
 
 
 def _known_keys(kind: str) -> list[str]:
-    """Every key that the schema of a kind names anywhere."""
+    """All keys that occur anywhere in the schema of a kind."""
     found: set[str] = set()
 
     def walk(rules: Any) -> None:
@@ -227,7 +227,7 @@ def _known_keys(kind: str) -> list[str]:
             walk(each)
 
     walk(schema(kind))
-    return sorted(found - {"type"})  # which says whose schema it is
+    return sorted(found - {"type"})  # `type` selects the schema
 
 
 @pytest.mark.parametrize("kind", KINDS)

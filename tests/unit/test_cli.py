@@ -1,4 +1,4 @@
-"""The `wirespeed` command: what it loads, and plugins that run without the agent."""
+"""The `wirespeed` command: the modules it loads, and plugins that run without the agent."""
 
 from __future__ import annotations
 

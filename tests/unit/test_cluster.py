@@ -1,4 +1,4 @@
-"""The cluster's recipe, command line, addresses and certificates, without starting one."""
+"""The test cluster's recipe, command line, addresses and certificates, without starting a cluster."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Addresses as integers, against Python's ipaddress module."""
+"""Addresses as integers, compared with Python's ipaddress module."""
 
 from __future__ import annotations
 

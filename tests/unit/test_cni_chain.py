@@ -1,4 +1,4 @@
-"""Networks and chains: what each plugin is given, in which order, and what happens when one fails."""
+"""Networks and chains: the input of each plugin, their order, and failures."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ ATTACHMENT = Request(
 
 @dataclass
 class Recorder:
-    """A plugin in this process: notes its requests, adds an interface called as its own `type`."""
+    """An in-process plugin that records its requests and adds an interface named like its `type`."""
 
     fails: Mapping[str, Exception] = field(default_factory=dict)
-    adds: Mapping[str, list[Any]] = field(default_factory=dict)  # to what is its result beside the interface
+    adds: Mapping[str, list[Any]] = field(default_factory=dict)  # additional keys of the result, by `type`
     requests: list[Request] = field(default_factory=list)
 
     def _note(self, request: Request) -> None:
@@ -112,7 +112,7 @@ def test_keys_of_the_specification_are_read_in_any_case() -> None:
     assert (network.name, network.version, network.disable_check) == ("net", "0.4.0", True)
     ipam = {"type": "static", "Addresses": []}
     assert network.plugins == [{"type": "a", "capabilities": {"mac": True}, "Own": 1, "ipam": ipam}]
-    assert network.raw == raw  # the journal's, as it was found
+    assert network.raw == raw  # unchanged, for the journal
     plugin = Recorder()
     chain_of(plugin).add(network, ATTACHMENT)
     assert plugin.configs("ADD") == [{**network.plugins[0], "name": "net", "cniVersion": "0.4.0"}]
@@ -201,7 +201,7 @@ def test_runtime_config_reaches_the_plugins_with_the_capability() -> None:
 
 @dataclass
 class Reader(Recorder):
-    """A plugin that reads some of runtimeConfig without being told."""
+    """A plugin that reads some of runtimeConfig without declaring capabilities."""
 
     def capabilities(self, config: Mapping[str, Any]) -> frozenset[str]:
         return frozenset({"mac", "deviceID"} | ({"ips"} if "ipam" in config else set()))
@@ -221,7 +221,7 @@ def test_plugin_of_this_process_gets_what_it_reads_of_the_runtime_config_unless_
 
 
 class Unmakable(dict[str, Any]):
-    """Plugins of this process, of which those that are not here cannot be made."""
+    """A registry of in-process plugins; creating any other plugin fails."""
 
     def __missing__(self, kind: str) -> Any:
         raise RuntimeError(f"not {kind}")

@@ -1,4 +1,4 @@
-"""A plugin call from environment and standard input to exit status and standard output."""
+"""A CNI call: from environment and standard input to exit status and standard output."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ENVIRON = {
 
 @dataclass
 class Recorder:
-    """A plugin that notes its calls, and fails with `error` if it has one."""
+    """A plugin that records its calls, and fails with `error` if set."""
 
     error: Exception | None = None
     calls: list[str] = field(default_factory=list)

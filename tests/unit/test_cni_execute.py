@@ -1,4 +1,4 @@
-"""Running a plugin's executable, with real ones."""
+"""Executing plugins, with real executables."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Write = Callable[..., str]
 
 @pytest.fixture
 def script(tmp_path: Path) -> Write:
-    """Write a plugin in shell."""
+    """Write a plugin as a shell script."""
 
     def write(body: str, name: str = "probe", folder: str = "bin") -> str:
         path = tmp_path / folder / name
@@ -180,7 +180,7 @@ def test_deadline_ends_the_plugin_and_what_it_started(script: Write, tmp_path: P
 
 
 def ends(pid: int) -> bool:
-    """Whether a process that was sent a signal is gone within ten seconds."""
+    """Whether a process that was sent a signal ends within ten seconds."""
     try:
         process = os.pidfd_open(pid)
     except ProcessLookupError:
@@ -240,7 +240,7 @@ def test_executable_being_written_is_run_as_soon_as_it_is_closed(tmp_path: Path)
 
 
 def wait_for_inotify() -> None:
-    """Until this process watches something: the runner has found the executable busy."""
+    """Wait until this process has an inotify instance: then execution has found the file busy."""
     deadline = time.monotonic() + 10
     while not any(map(is_inotify, os.listdir("/proc/self/fd"))):
         assert time.monotonic() < deadline

@@ -1,4 +1,4 @@
-"""Keys that are read in any case."""
+"""Keys that are read case-insensitively."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ KNOWN = ("deviceID", "mac", "skip")
         ({"mac": 1, "other": 2}, {"mac": 1, "other": 2}),
         ({"DeviceId": 1, "MAC": 2}, {"deviceID": 1, "mac": 2}),
         ({"mac": 1, "Mac": 2}, {"mac": 2}),
-        ({"Mac": 2, "mac": 1}, {"mac": 1}),  # of several the last one counts, in whatever case
-        ({"mac": 1, "Mac": None}, {"mac": 1}),  # null says nothing
+        ({"Mac": 2, "mac": 1}, {"mac": 1}),  # the last one counts, whatever its case
+        ({"mac": 1, "Mac": None}, {"mac": 1}),  # null is ignored if there is another value
         ({"Mac": None}, {"mac": None}),
-        ({"\u212aip": 1, "\u017f\u212aip": 2}, {"\u212aip": 1, "skip": 2}),  # letters that fold to s and k
+        ({"\u212aip": 1, "\u017f\u212aip": 2}, {"\u212aip": 1, "skip": 2}),  # letters that case-fold to s and k
         ({"Other": 1, "other": 2}, {"Other": 1, "other": 2}),
     ],
 )

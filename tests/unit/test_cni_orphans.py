@@ -1,4 +1,4 @@
-"""Plugins of a killed agent are ended, by an agent that is busy."""
+"""Plugins of a killed agent are ended while the new agent is busy."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ print(Popen(["sleep", "1000"], start_new_session=True, stdout=DEVNULL, stderr=DE
 
 @pytest.fixture
 def orphan() -> Iterator[int]:
-    """A pidfd of a plugin, executed for an attachment by a process that is gone."""
+    """A pidfd of a plugin executed for an attachment, whose parent is gone."""
     stdin = os.memfd_create(STDIN_NAME)
     environ = {**os.environ, "CNI_CONTAINERID": "orphaned", "CNI_NETNS": "/run/netns/orphaned"}
     told = subprocess.run(

@@ -1,4 +1,4 @@
-"""What is refused of an environment, a configuration and an IPAM configuration: the code and the message."""
+"""Rejected environments, configurations and IPAM configurations: code and message."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ NO_VERSION = int(Code.INCOMPATIBLE_VERSION)
 
 
 class Untouchable:
-    """A plugin that no refused call may reach."""
+    """A plugin that no rejected call may reach."""
 
     def add(self, request: Request) -> Result:
         raise AssertionError(request)

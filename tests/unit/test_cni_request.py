@@ -1,4 +1,4 @@
-"""Requests from environment and standard input."""
+"""Parsing requests from environment and standard input."""
 
 from __future__ import annotations
 

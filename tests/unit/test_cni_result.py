@@ -1,4 +1,4 @@
-"""Results between the versions of the specification."""
+"""Conversion of results between versions of the specification."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ def test_plugin_that_was_called_in_an_old_version_and_does_not_care_is_understoo
     new = {"interfaces": [{"name": "eth0"}], "ips": [{"address": "10.1.2.3/24"}]}
     assert results.read(new, "0.1.0")["ips"] == [{"address": "10.1.2.3/24"}]
     assert results.read({"ip4": {"ip": "10.1.2.3/24"}}, "0.1.0")["ips"] == [{"address": "10.1.2.3/24"}]
-    assert results.read(new | {"cniVersion": "0.2.0"}, "0.1.0") == results.empty()  # it says itself what it speaks
+    assert results.read(new | {"cniVersion": "0.2.0"}, "0.1.0") == results.empty()  # its own cniVersion decides
 
 
 def test_unknown_keys_are_left_out() -> None:
@@ -227,7 +227,8 @@ def test_wrong_field_is_named(raw: object, message: str) -> None:
 
 words = st.text(min_size=1, max_size=8)
 numbers = st.integers(0, 2**32 - 1)
-six = st.ip_addresses(v=6).map(str).filter(lambda text: not text.startswith("::ffff:"))  # such may be IPv4
+# these may be IPv4 addresses
+six = st.ip_addresses(v=6).map(str).filter(lambda text: not text.startswith("::ffff:"))
 ip_texts = st.one_of(st.ip_addresses(v=4).map(str), six)
 prefixes = st.one_of(
     st.builds("{}/{}".format, st.ip_addresses(v=4), st.integers(0, 32)),
@@ -272,7 +273,7 @@ def test_what_a_version_can_say_comes_back_from_it(result: dict[str, Any], versi
 
 
 def bits(prefix: str) -> int:
-    """The family of a prefix; an IPv4 one may be written as IPv6."""
+    """The number of bits in the prefix's address; an IPv4 prefix may be written as IPv6."""
     found = parse_prefix(prefix)
     assert found is not None
     return found.ip.bits

@@ -1,4 +1,4 @@
-"""Versions of the specification."""
+"""Versions of the CNI specification."""
 
 from __future__ import annotations
 

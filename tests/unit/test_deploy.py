@@ -1,10 +1,9 @@
-"""The manifests: what they grant is what the agent asks, what they mount is where it looks."""
+"""The manifests: the permissions are those that the agent uses, the mounts are the paths that it uses."""
 
 from __future__ import annotations
 
 import contextlib
 import re
-import tomllib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -35,7 +34,7 @@ DEPLOY = ROOT / "deploy"
 
 
 def manifests() -> dict[str, dict[str, Any]]:
-    """The objects of all files by "kind/name"."""
+    """All objects of the manifests, by "kind/name"."""
     found = {}
     for name in yaml.safe_load((DEPLOY / "kustomization.yaml").read_text())["resources"]:
         for document in yaml.safe_load_all((DEPLOY / name).read_text()):
@@ -75,17 +74,11 @@ def test_values_are_checked_by_what_the_readers_know() -> None:
     assert made.SCHEMA.read_text() == made.schema_text(), "make manifests"
 
 
-def test_chart_is_of_this_version() -> None:
-    chart = yaml.safe_load((made.CHART / "Chart.yaml").read_text())
-    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
-    assert (chart["version"], chart["appVersion"]) == (version, version)
-
-
-# Rights
+# Permissions
 
 
 def granted(role: dict[str, Any]) -> set[tuple[str, str, str]]:
-    """What a role grants: (group, resource, verb)."""
+    """The permissions of a role, as (group, resource, verb)."""
     return {
         (group, resource, verb)
         for rule in role["rules"]
@@ -96,7 +89,7 @@ def granted(role: dict[str, Any]) -> set[tuple[str, str, str]]:
 
 
 def needed(verb: str, path: str) -> tuple[str, str, str]:
-    """The right that a request needs."""
+    """The permission that a request needs."""
     match = re.fullmatch(r"/(?:api|apis/([^/]+))/v1(?:/namespaces/[^/]+)?/([^/]+)(?:/[^/]+(/status)?)?", path)
     assert match, path
     return match[1] or "", match[2] + (match[3] or ""), "create" if verb == "POST" else verb.lower()
@@ -123,7 +116,7 @@ def test_role_grants_the_requests_that_the_agent_makes_and_no_other(
         asked = {
             needed(request.verb, urlsplit(request.path).path)
             for request in api.requests
-            if request.path != "/version"  # every user may: system:public-info-viewer
+            if request.path != "/version"  # allowed for every user by system:public-info-viewer
         }
     assert granted(objects["ClusterRole/wirespeed"]) == asked
 
@@ -172,11 +165,11 @@ def test_policies_are_for_the_agents_account_and_deny(objects: dict[str, dict[st
         assert binding == {"policyName": name, "validationActions": ["Deny"]}
 
 
-# Places
+# Paths
 
 
 def mounted(container: dict[str, Any], pod: dict[str, Any]) -> dict[str, str]:
-    """Where the container sees which path of the node."""
+    """The host path of each mount of a container, by mount path."""
     volumes = {volume["name"]: volume for volume in pod["volumes"]}
     return {
         mount["mountPath"]: volumes[mount["name"]].get("hostPath", {}).get("path", "")
@@ -185,7 +178,7 @@ def mounted(container: dict[str, Any], pod: dict[str, Any]) -> dict[str, str]:
 
 
 def places(config: NodeConfig) -> list[str]:
-    """Where the agent, and what it executes, looks on the node by that configuration."""
+    """The host paths that the agent and the plugins it executes use with this configuration."""
     autoconf, meta = config.autoconf or AutoconfConfig(), MetaConfig(cluster_network="x")
     found = [config.socket, config.state, config.kubelet, config.devinfo, config.cdi_dir, config.leases]
     found += [config.attachments, *config.runtimes]
@@ -261,7 +254,7 @@ def test_commands_and_their_options_are_there(pod: dict[str, Any]) -> None:
     for name, *arguments in [container["args"] for container in containers(pod)]:
         with commands[name].make_context(name, arguments):
             pass
-    # Where images have the shim: image/agent.py, and the Dockerfile.
+    # The shim's path in the images: see image/agent.py and the Dockerfile.
     assert {tuple(probe) for probe in probes} == {(f"/{PREFIX}/share/wirespeed/wirespeed-cni", "--check")}
     assert f"-o /{PREFIX}/share/wirespeed/wirespeed-cni" in (ROOT / "deploy/Dockerfile").read_text()
 
@@ -283,7 +276,7 @@ def test_commands_of_an_uninstallation_and_their_options_are_there() -> None:
 def test_agent_may_finish_what_runs_before_it_is_killed(pod: dict[str, Any]) -> None:
     unit = (DEPLOY / "wirespeed-agent.service").read_text()
     stop = int(re.search(r"^TimeoutStopSec=(\d+)$", unit, re.MULTILINE)[1])  # type: ignore[index]
-    longest = NodeConfig().deadline + 10  # and 10 s to undo it: agent/server.py
+    longest = NodeConfig().deadline + 10  # and 10 s for the rollback: agent/server.py
     assert min(stop, pod["terminationGracePeriodSeconds"]) > longest
 
 

@@ -1,4 +1,4 @@
-"""The lock of a device: one worker at a time, in this process and among processes, and no wait without an end."""
+"""A device's lock: exclusive within this process and between processes, and every wait ends."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FOREVER = float("inf")
 
 @contextmanager
 def held_by_another_process(folder: Path) -> Iterator[int]:
-    """The lock of DEVICE, held by a child until the end or until it is killed; its process id."""
+    """A child process that holds the lock of DEVICE until it is killed. Yields its PID."""
     held, held_end = os.pipe()
     child = os.fork()
     if not child:

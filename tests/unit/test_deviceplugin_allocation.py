@@ -1,4 +1,4 @@
-"""What a container is told of its devices, byte by byte, and which devices go together."""
+"""The exact answer to an allocation, and the preferred devices."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_device_without_its_drivers_node_is_refused(sysfs: FakeSysfs, driver: st
     assert caught.value.code == Code.DEVICE
 
 
-# Which devices go together
+# Preferred devices
 
 SPREAD = [netdev(f"0000:0{node}:00.{number}", node=node) for node in (0, 1) for number in range(3)]
 

@@ -1,4 +1,4 @@
-"""CDI: what is written for the runtime, what containers are told, and which files stay."""
+"""CDI: the specifications for the runtime, the containers' CDI devices, and which files are kept."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def where(tmp_path: Path, sysfs: FakeSysfs) -> NodeConfig:
 
 
 def checkpoint(where: NodeConfig, devices: dict[str, list[str]]) -> None:
-    """The kubelet's checkpoint, in which a pod has these devices of these resources."""
+    """Write a kubelet checkpoint in which a pod has these devices, by resource."""
     entries = [
         {"PodUID": "uid", "ContainerName": "a", "ResourceName": name, "DeviceIDs": {"0": ids}, "AllocResp": ""}
         for name, ids in devices.items()
@@ -164,7 +164,7 @@ def test_device_is_in_the_file_as_it_is_when_it_is_given(sysfs: FakeSysfs, where
     first, second = written(made.file)["devices"]
     assert first["containerEdits"]["deviceNodes"][0]["path"] == "/dev/uio9"
     assert second["name"] == VF1
-    made.file.unlink()  # somebody else cleans up
+    made.file.unlink()  # deleted by other software
     allocate(sysfs, made, VF0)
     assert made.file.exists()
 
@@ -221,7 +221,8 @@ def test_files_of_pools_that_are_no_more_are_removed_but_for_those_of_running_po
         files[name] = made.file
     other = Path(where.cdi_dir) / "nvidia.yaml"
     other.write_text("")
-    cdi.remove_stale([pools["stays"]], where)  # without a checkpoint nothing is known of any
+    # without a checkpoint, it is not known whether the devices are in use
+    cdi.remove_stale([pools["stays"]], where)
     assert all(file.exists() for file in files.values())
     checkpoint(where, {"intel.com/used": [VF0]})
     cdi.remove_stale([pools["stays"]], where)

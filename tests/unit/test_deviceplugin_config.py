@@ -1,4 +1,4 @@
-"""The device plugin's configuration file: what it says, and everything that is wrong with it at once."""
+"""The device plugin's configuration file: its keys, and all of its errors, reported at once."""
 
 from __future__ import annotations
 
@@ -316,7 +316,7 @@ def test_what_is_no_json_is_refused(text: bytes) -> None:
 
 @pytest.mark.parametrize("text", [b'{"resourceList":[]}', b'{"resourceList":null}'])
 def test_a_node_may_have_no_pools(text: bytes) -> None:
-    """The SR-IOV operator writes null for a node that no policy is for."""
+    """The SR-IOV operator writes null for a node to which no policy applies."""
     assert config.parse(text, PREFIX) == []
 
 

@@ -1,4 +1,4 @@
-"""What counts as a fault of a device, and when it is over."""
+"""Which conditions are a fault of a device, and when the fault ends."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Clock:
 
 
 class Lab:
-    """A fake sysfs with two VFs of a PF, and what a Health finds there."""
+    """A fake sysfs with a PF and two VFs, and the Health that reads it."""
 
     def __init__(self, folder: Path) -> None:
         self.sysfs = FakeSysfs(folder / "sys")
@@ -32,7 +32,7 @@ class Lab:
         self.vfio = folder / "dev/vfio"
         self.vfio.mkdir(parents=True)
         self.clock = Clock()
-        self.reporters: dict[str, list[str]] = {}  # of devlink, in error
+        self.reporters: dict[str, list[str]] = {}  # devlink reporters in error
         self.health = Health(str(self.sysfs.root), reporters=lambda: self.reporters, clock=self.clock)
         self.was = self.devices()[VF]
 
@@ -100,7 +100,7 @@ def test_fatal_pcie_error_counts_for_a_minute_after_the_last_one(lab: Lab, broke
         return Fault("pcie", f"{broken}: a fatal PCIe error, the {count}. since the boot")
 
     lab.sysfs.write(broken, "aer_dev_fatal", ERRORS.format(3))
-    assert lab.fault() is None  # they were before this
+    assert lab.fault() is None  # older errors do not count
     lab.sysfs.write(broken, "aer_dev_fatal", ERRORS.format(4))
     assert lab.fault() == told(4)
     lab.clock.now += 59
@@ -134,7 +134,7 @@ def test_errors_of_a_device_that_left_are_forgotten(lab: Lab) -> None:
 
 
 def test_pf_whose_registers_are_all_ones_does_not_answer(lab: Lab) -> None:
-    (lab.sysfs.path(VF) / "config").write_bytes(b"\xff\xff\xff\xff")  # as every VF's
+    (lab.sysfs.path(VF) / "config").write_bytes(b"\xff\xff\xff\xff")  # as for every VF
     (lab.sysfs.path(PF) / "config").write_bytes(b"\x86\x80\x92\x15")
     assert lab.fault() is None
     (lab.sysfs.path(PF) / "config").write_bytes(b"\xff\xff\xff\xff")

@@ -1,4 +1,4 @@
-"""The node's network devices, read from a sysfs on disk: what they are, and which are left out and why."""
+"""The node's network devices, read from a fake sysfs: their attributes, and which are left out and why."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def test_virtio_device_with_a_default_route_is_left_out(sysfs: FakeSysfs) -> Non
     assert set(read(sysfs, "eth0").left_out) == {PF}
 
 
-# Names of PFs, numbers of VFs
+# Names of PFs and numbers of VFs
 
 
 def test_vf_of_a_pf_without_an_interface_has_no_pf_name(sysfs: FakeSysfs) -> None:
@@ -182,7 +182,7 @@ def test_link_type_is_remembered_while_the_interface_is_in_a_pod(sysfs: FakeSysf
     assert reader.read().devices[PF] == reader.read_one(PF) == before
 
 
-# One device
+# Reading a single device
 
 
 def test_one_device_is_read_as_it_is_now(sysfs: FakeSysfs) -> None:

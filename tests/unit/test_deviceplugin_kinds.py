@@ -1,4 +1,4 @@
-"""Devices other than plain network devices, and what else is made of them: read from a sysfs on disk."""
+"""Devices of other kinds than plain network devices, and their RDMA and vdpa devices, read from a fake sysfs."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ def test_rdma_device_is_remembered_while_it_is_in_a_pod_with_the_interface(sysfs
     shutil.rmtree(sysfs.path(VF0) / "infiniband")
     now = reader.read_one(VF0)
     assert isinstance(now, NetDevice)
-    assert not now.has_rdma  # its interface is here: it has lost it
+    assert not now.has_rdma  # its interface is on the host, so the RDMA device is really gone
     sysfs.drop_interface("ens1f0v0")
     assert reader.read().devices[VF0] == before
 

@@ -1,4 +1,4 @@
-"""The keys of a pool that say how its devices are watched and chosen."""
+"""Keys of a pool that control health checks and allocation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pools: a device is in one at most; and the table that says where each device went."""
+"""Pools: a device is in at most one; and the table that shows where each device went."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which devices go together best: NUMA nodes, IOMMU groups, PFs."""
+"""Which devices are preferred together: NUMA nodes, IOMMU groups, PFs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def vf(pf: int, number: int, *, node: int = 0, group: str = "") -> NetDevice:
 
 
 def short(addresses: list[str]) -> list[str]:
-    """The PF's number and the VF's."""
+    """The PF's and the VF's number of each address."""
     return [f"{int(address[5:7], 16)}.{address[-1]}" for address in addresses]
 
 
@@ -53,7 +53,7 @@ def test_one_device_after_the_other_is_spread_too() -> None:
 
 
 def test_packed_devices_fill_the_pf_with_least_left() -> None:
-    available = [*THREE_PFS[:3], *THREE_PFS[4:]]  # two are left on the second
+    available = [*THREE_PFS[:3], *THREE_PFS[4:]]  # two VFs are left on the second PF
     assert short(preferred(available, [], 1, packed=True)) == ["2.1"]
     assert short(preferred(available, [], 3, packed=True)) == ["1.0", "2.1", "2.2"]
     assert short(preferred(THREE_PFS, [], 3, packed=True)) == ["1.0", "1.1", "1.2"]

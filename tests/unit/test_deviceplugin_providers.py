@@ -1,4 +1,4 @@
-"""What a container gets with its devices: one provider after the other, on a sysfs on disk."""
+"""What a container gets with its devices, one provider after the other, with a fake sysfs."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def sysfs(tmp_path: Path) -> FakeSysfs:
 def told(
     sysfs: FakeSysfs, *taking: Selectors, keys: tuple[str, ...] = (VF0,), **more: Any
 ) -> tuple[Any, list[str]]:
-    """What the container is told of the last device, and the nodes of all, "container=host" where they differ."""
+    """The `_INFO` entry of the last device, and the device nodes of all ("container=host" if they differ)."""
     pool = PoolConfig(resource="a.b/c", selectors=taking, **more)
     found = Reader(str(sysfs.root)).read().devices
     answered = answer(pool, [found[key] for key in keys], str(sysfs.root))
@@ -87,7 +87,8 @@ def test_devices_own_node_and_iommufd_are_given_where_the_kernel_has_them(sysfs:
     part = {"vfio": {"dev-mount": "/dev/vfio/42", "mount": "/dev/vfio/vfio"}}
     nodes = ["/dev/vfio/vfio", "/dev/vfio/42"]
     assert told(sysfs) == (part, [*nodes, "/dev/vfio/devices/vfio3", "/dev/iommu"])
-    (sysfs.path(VF0) / "vfio-dev/vfio3/dev").unlink()  # a kernel that is built without them has the folder too
+    # the directory also exists in kernels built without these nodes
+    (sysfs.path(VF0) / "vfio-dev/vfio3/dev").unlink()
     assert told(sysfs) == (part, nodes)
 
 
@@ -277,7 +278,7 @@ def test_info_names_the_representor_of_a_vf_in_switchdev_mode(sysfs: FakeSysfs, 
         ("pf1rep1", "pf1vf1", "ab12"),
     ):
         sysfs.interface(PF, name, phys_port_name=port_name, phys_switch_id=switch)
-    assert "representor-device" not in info(sysfs, key=VF1)["pci"]  # in legacy mode its PF is of no switch
+    assert "representor-device" not in info(sysfs, key=VF1)["pci"]  # in legacy mode, its PF has no switch ID
     for attribute, text in {"phys_switch_id": "ab12", "phys_port_name": "p0"}.items():
         sysfs.set_interface("ens1f0", attribute, text)
     assert info(sysfs, key=VF1)["pci"]["representor-device"] == "rep1"

@@ -1,4 +1,4 @@
-"""Selectors: which devices they take, and why not the others."""
+"""Selectors: which devices match, and why the others do not."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ NIC = NetDevice(
 
 
 def function(pf: str, number: int) -> NetDevice:
-    """The VF of a PF named or addressed so; number -1 is no VF."""
+    """The VF with this number of a PF with this name or address; number -1 is not a VF."""
     return dataclasses.replace(VF, pf=pf, pf_name=pf, vf_index=number)
 
 

@@ -1,4 +1,4 @@
-"""The keys of pools of vhost-user devices."""
+"""Keys of vhost-user pools."""
 
 from __future__ import annotations
 

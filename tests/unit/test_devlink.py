@@ -1,4 +1,4 @@
-"""What the kernel tells of health reporters, in pyroute2's encoding of it."""
+"""The kernel's messages about health reporters, encoded by pyroute2."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FATAL, PORT_TX = Reporter(PF, -1, "fw_fatal"), Reporter(PF, 65535, "tx")
 
 
 def message(command: str, reporter: Reporter, state: int | None = None, *, recovers: bool = True) -> bytes:
-    """One message with its netlink header, as the kernel sends it."""
+    """One message with its netlink header, as sent by the kernel."""
     encoded = devlinkcmd()
     encoded["cmd"], encoded["version"] = DEVLINK_NAMES[f"DEVLINK_CMD_{command}"], 1
     encoded["header"]["type"] = FAMILY
@@ -44,7 +44,7 @@ def message(command: str, reporter: Reporter, state: int | None = None, *, recov
 
 
 def after(*sent: bytes) -> set[Reporter]:
-    """What is in error after these messages."""
+    """The reporters that are in error after these messages."""
     found: set[Reporter] = set()
     for each in sent:
         [(kind, payload)] = netlink.messages(each)
@@ -82,7 +82,7 @@ def test_other_notices_change_nothing(command: str) -> None:
 
 
 class Kernel:
-    """The kernel's end of a listening socket, and its answers to the question what there is."""
+    """The kernel's end of a listening socket, and its answers to a dump request."""
 
     def __init__(self, *answers: list[bytes]) -> None:
         self.socket, self.listening = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

@@ -1,4 +1,4 @@
-"""meta-acceptance.md and compatibility.md: each case is there once, and every test named exists."""
+"""meta-acceptance.md and compatibility.md: each case occurs once, and every test named exists."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ CASES = {"A": 7, "B": 15, "C": 19, "D": 11, "E": 11, "F": 4, "G": 9, "H": 9, "W"
 
 @cache
 def functions(file: str) -> set[str]:
-    """The tests of a file."""
+    """The names of the test functions in a file."""
     return {node.name for node in ast.parse((TESTS / file).read_text()).body if isinstance(node, ast.FunctionDef)}
 
 

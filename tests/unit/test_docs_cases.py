@@ -1,4 +1,4 @@
-"""sriov-acceptance.md and vhost-acceptance.md: each case is there once, and every test that it names exists."""
+"""sriov-acceptance.md and vhost-acceptance.md: each case occurs once, and every test named exists."""
 
 from __future__ import annotations
 

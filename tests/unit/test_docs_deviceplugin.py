@@ -1,6 +1,4 @@
-"""The pages of the device plugin: each case is listed once, every test that it names exists, every selector is
-explained.
-"""
+"""The device plugin's pages: each case occurs once, every test named exists, every selector is documented."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""docs/configuration.md: its tables are the keys that the code reads, with the code's defaults."""
+"""docs/configuration.md: its tables list the keys that the code reads, with the code's defaults."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _TABLE = re.compile(r"<!-- keys: (?P<name>[^>]+) -->\n\|[^\n]*\n\|[-|]*\|\n(?P<r
 
 
 def tables() -> dict[str, list[list[str]]]:
-    """The rows of each table by its name, a row's cells without backquotes."""
+    """The rows of each table, by the table's name; cells are without backquotes."""
     found = {}
     for match in _TABLE.finditer(DOCUMENT.read_text()):
         rows = [row.strip("|").split("|") for row in match["rows"].splitlines()]
@@ -37,7 +37,7 @@ def tables() -> dict[str, list[list[str]]]:
 
 
 def struct_keys(kind: type[msgspec.Struct], prefix: str = "") -> dict[str, Any]:
-    """Every key of a Struct, with its default; those of inner Structs by their path."""
+    """Every key of a Struct with its default; keys of nested Structs by their path."""
     found: dict[str, Any] = {}
     for field in msgspec.structs.fields(kind):
         inner = next((each for each in (field.type, *get_args(field.type)) if _is_struct(each)), None)
@@ -54,7 +54,7 @@ def _is_struct(kind: Any) -> bool:
 
 
 def written(default: Any) -> str:
-    """A default as the tables have it; what stands for "none" is an empty cell."""
+    """A default as written in the tables; empty values are an empty cell."""
     if default in ("", None) or (default is not False and not default):
         return ""
     return f"`{default if isinstance(default, str) else json.dumps(default)}`"

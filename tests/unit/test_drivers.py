@@ -1,4 +1,4 @@
-"""Giving a device another driver and the one that it had, and resetting it, in a sysfs that a test has made."""
+"""Binding a device to another driver and back, and resetting it, in a fake sysfs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def vf_on(sysfs: FakeSysfs, driver: str) -> PciDevice:
 
 
 def probed(sysfs: FakeSysfs) -> str:
-    """The device for which the kernel was asked to look for a driver, "" for none."""
+    """The device written to drivers_probe, "" if none."""
     file = sysfs.root / "bus/pci/drivers_probe"
     return file.read_text() if file.exists() else ""
 
@@ -116,7 +116,7 @@ def test_a_reset_that_fails_names_the_device(sysfs: FakeSysfs) -> None:
 
 
 def has_open(proc: Path, process: str, node: str) -> None:
-    """A process that has a node open, as /proc shows it."""
+    """Make a process that has a node open, as shown in /proc."""
     (proc / process / "fd").mkdir(parents=True)
     (proc / process / "fd/3").symlink_to(node)
     (proc / process / "comm").write_text("dpdk-testpmd\n")
@@ -135,7 +135,8 @@ def test_who_has_a_node_of_a_device_open_is_told(tmp_path: Path) -> None:
     ("driver", "node", "used"),
     [
         ("vfio-pci", "/dev/vfio/42", True),
-        ("vfio-pci", "/dev/vfio/noiommu-42", True),  # without an IOMMU; in a container it has the other name
+        # without an IOMMU; inside a container the node has the other name
+        ("vfio-pci", "/dev/vfio/noiommu-42", True),
         ("vfio-pci", "/dev/vfio/devices/vfio3", True),  # with iommufd
         ("mlx5_vfio_pci", "/dev/vfio/devices/vfio3", True),
         ("uio_pci_generic", "/dev/uio1", True),
@@ -143,7 +144,7 @@ def test_who_has_a_node_of_a_device_open_is_told(tmp_path: Path) -> None:
         ("vfio-pci", "/dev/vfio/4", False),
         ("vfio-pci", "/dev/vfio/devices/vfio33", False),
         ("uio_pci_generic", "/dev/uio11", False),
-        ("iavf", "/dev/vfio/42", False),  # another device of the group
+        ("iavf", "/dev/vfio/42", False),  # another device of the group is open
     ],
 )
 def test_an_application_that_drives_a_device_is_known_by_any_of_its_nodes(

@@ -1,4 +1,4 @@
-"""What a DPDK application is told in its pod: by Python, and by the C library in just the same way."""
+"""What a DPDK application gets in its pod: the same from Python and from the C library."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ ENV = {"PCIDEVICE_INTEL_COM_SRIOV": "0000:01:02.5,0000:01:0a.4"}
 
 
 class Library:
-    """The C library, called as Python's functions are."""
+    """The C library, with the interface of the Python functions."""
 
     def __init__(self, built: Path) -> None:
         header = (C / "wirespeed_eal.h").read_text()
@@ -41,7 +41,7 @@ class Library:
         self.lib = self.ffi.dlopen(str(built))
 
     def read(self, sources: eal.Sources, **options: Any) -> tuple[list[dict[str, Any]], list[str] | str]:
-        """The interfaces, and the arguments or why there are none."""
+        """The interfaces, and the arguments or the error message."""
         kept: list[Any] = []
 
         def text(value: object) -> Any:
@@ -105,7 +105,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Library:
 
 
 def podinfo(folder: Path, **annotations: Any) -> Path:
-    """The Downward API's file; values that are no text become JSON."""
+    """Write the Downward API's annotations file; values that are not strings are written as JSON."""
     lines = [
         f"{key}={json.dumps(value if isinstance(value, str) else json.dumps(value, indent=4))}"
         for key, value in annotations.items()
@@ -116,7 +116,7 @@ def podinfo(folder: Path, **annotations: Any) -> Path:
 
 
 def both(library: Library, sources: eal.Sources, **options: Any) -> tuple[list[eal.Interface], list[str] | str]:
-    """What Python says, after it was seen that C says the same."""
+    """The result of the Python functions, after checking that C returns the same."""
     found = eal.interfaces(sources)
     said: list[str] | str
     try:
@@ -149,7 +149,7 @@ def shape(found: list[eal.Interface]) -> list[tuple[str, str, str, str]]:
     return [(each.kind, each.name, each.pci or each.path, each.version or each.role) for each in found]
 
 
-# What the peer's samples give
+# The results of userspace-CNI's samples
 
 
 def test_devices_of_device_info(library: Library, tmp_path: Path) -> None:
@@ -229,14 +229,14 @@ def test_the_command_prints_arguments_or_interfaces(tmp_path: Path) -> None:
         *("-l", str(min(os.sched_getaffinity(0))), "-m", "64", "--file-prefix=x", "--single-file-segments"),
         *("--no-pci", f"--vdev=virtio_user0,path={tmp_path}/s,server=1"),
     ]
-    assert not (tmp_path / "s").exists()  # nobody listened on it
+    assert not (tmp_path / "s").exists()  # removed, because nothing was listening on it
     listed = json.loads(run(command, ["--podinfo", str(folder), "--json"]).output)
     assert [(each["name"], each["kind"]) for each in listed] == [("net1", "vhost-user")]
     failed = run(command, ["--podinfo", str(folder), "--cores", "8000"])
     assert (failed.exit_code, failed.output.startswith("Error: 8000 CPUs are asked for")) == (1, True)
 
 
-# Where the peer falls over
+# Where userspace-CNI's library fails
 
 
 @pytest.mark.parametrize("mapped", ["/sockets", "/sockets/"])
@@ -385,7 +385,7 @@ def test_more_cpus_than_there_are(library: Library, tmp_path: Path) -> None:
         ({"p/hugepages_1G_limit_c1": "2048", "p/hugepages_2M_request": "100"}, {"CONTAINER_NAME": "c1"}, 2148),
         ({"p/hugepages_1G_limit": "2048"}, {"CONTAINER_NAME": "c1"}, 2048),
         ({"p/hugepages_2M_limit_c2": "2048"}, {"CONTAINER_NAME": "c1"}, 0),
-        ({"p/hugepages_2M_limit": str(1 << 30)}, {}, 1024),  # a pod whose divisor is 1
+        ({"p/hugepages_2M_limit": str(1 << 30)}, {}, 1024),  # a volume whose divisor is 1
         ({"p/hugepages_2M_limit": "many", "p/hugepages_2M_request": "64"}, {}, 64),
         ({"r/hugetlb.2MB.max": str(1 << 30), "p/hugepages_2M_limit": "1"}, {}, 1024),
         ({"r/hugetlb/hugetlb.1GB.limit_in_bytes": str(1 << 30), "r/hugetlb.2MB.max": "max"}, {}, 1024),
@@ -416,7 +416,7 @@ def test_cpus_are_those_of_the_containers_cpuset(library: Library, tmp_path: Pat
     where = sources(tmp_path, root=tmp_path)
     assert eal.cpus(where) == [mine[-1]]
     assert both(library, where)[1][1] == str(mine[-1])
-    path.write_text("4000\n")  # not ours: then what this process may use
+    path.write_text("4000\n")  # not usable: fall back to this process's CPU affinity
     assert both(library, where)[1][1] == ",".join(map(str, mine))
 
 
@@ -504,7 +504,7 @@ def test_a_socket_that_a_killed_application_has_left_is_removed(library: Library
         kept[1].close()
 
 
-# Whatever is written there
+# Arbitrary contents
 
 
 _TEXT = st.text(st.characters(codec="ascii", exclude_characters="\0"), max_size=6)

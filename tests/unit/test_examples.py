@@ -1,4 +1,4 @@
-"""The examples say what a cluster needs to run them, and README shows one of them."""
+"""The examples document what a cluster needs to run them, and README shows one of them."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from wirespeed.provision import policy
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
 FOLDERS = ("chain", "chain-kernel", "vfw", "vhost", "vlan")
-MBUF = 2304  # bytes at least that testpmd takes for each packet of its pool
-MBUFS = 155_456  # packets that testpmd makes a pool for, if nothing else is asked
+MBUF = 2304  # bytes that testpmd takes at least for each mbuf
+MBUFS = 155_456  # number of mbufs in testpmd's pool by default
 
 
 def load(folder: str) -> manifests.Manifests:
@@ -29,7 +29,7 @@ def load(folder: str) -> manifests.Manifests:
 
 
 def drivers(loaded: manifests.Manifests) -> dict[str, list[str]]:
-    """The drivers of the VFs that a resource is for; none where it is for no VFs."""
+    """The drivers of each resource's VFs; an empty list for resources without VFs."""
     pools = json.loads(session.device_plugin(loaded))["resourceList"]
     return {f"intel.com/{each['resourceName']}": each.get("selectors", {}).get("drivers", []) for each in pools}
 
@@ -39,7 +39,7 @@ def text_of(pod: Pod) -> str:
 
 
 def may(container: Container) -> set[str]:
-    """The capabilities that a container asks for, beyond the runtime's own, whichever these are."""
+    """The capabilities that a container adds to the runtime's default ones."""
     context = container.security_context
     return set(capabilities(context, frozenset())) if context else set()
 
@@ -90,7 +90,7 @@ def test_the_packets_of_testpmd_have_room_in_the_hugepages(folder: str) -> None:
         room = limits.of_pod(pod).hugepages["2Mi"]
         assert int(asked[1] if asked else MBUFS) * MBUF < room, pod.label
         assert not memory or int(memory[1]) << 20 <= room
-        assert re.search(r"dpdk-testpmd .*\s--\s", text, re.DOTALL), pod.label  # what is the EAL's ends there
+        assert re.search(r"dpdk-testpmd .*\s--\s", text, re.DOTALL), pod.label  # " -- " ends the EAL's options
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
@@ -104,7 +104,7 @@ def test_the_node_has_as_many_vfs_on_the_right_driver_as_the_pods_ask_for(folder
     asked: Counter[str] = Counter()
     for container in (each for pod in loaded.pods for each in pod.spec.containers):
         asked.update(extended(container))
-    asked.pop("intel.com/vhost", None)  # no VF
+    asked.pop("intel.com/vhost", None)  # not a VF
     for resource, count in asked.items():
         number, device_type = made[resource]
         assert number >= count

@@ -1,4 +1,4 @@
-"""What the examples promise of their pods: what a node may choose, and what is told of a promise that is broken."""
+"""The examples' promises: values that a node may choose, and the report about a promise that is not kept."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def said(*ports: tuple[int, int, int]) -> str:
 
 
 def pod(name: str, networks: str, status: list[Object], *, exit_code: int | None = None) -> Object:
-    """As `kubectl get pods -o json` has it: ready, or ended."""
+    """A pod as in `kubectl get pods -o json`: ready, or ended."""
     state: Object = {"running": {}} if exit_code is None else {"terminated": {"exitCode": exit_code}}
     container = {"name": "testpmd", "ready": exit_code is None, "restartCount": 0, "state": state}
     annotations = {examples.NETWORKS: networks, examples.STATUS: json.dumps(status)}
@@ -57,7 +57,7 @@ def nodes(*names: str) -> str:
 
 
 def vfw(left: str, right: str, eth: str, network: str) -> tuple[Object, dict[str, str], dict[str, str]]:
-    """The example's pods, on VFs of these PCI functions: List, output, what is inside."""
+    """The example's pods with VFs at these PCI functions: pod list, output, and what INSIDE prints."""
     sink = f"0000:{right}.0"
     both = (f"0000:{left}.0", f"0000:{right}.2")
     source = f"0000:{left}.2"
@@ -113,7 +113,7 @@ def test_what_a_node_chooses_is_no_part_of_the_promise() -> None:
 
 
 def change(where: str) -> tuple[Object, dict[str, str], dict[str, str]]:
-    """The example with one thing that is not as it should be."""
+    """The example with a single error."""
     pods, told, inside = copy.deepcopy(vfw(*THERE))
     sink, firewall, source = pods["items"]
 
@@ -188,7 +188,7 @@ def test_the_highest_count_of_a_port_counts() -> None:
 
 
 def vhost(*, folder: str, packets: int = 3200) -> list[str]:
-    """What is told of the sink of example vhost, whose environment has this folder of its socket."""
+    """Differences reported for the sink of example vhost, whose environment has this socket directory."""
     info = {"type": "vhost-user", "version": "1.1.0", "vhost-user": {"path": "/run/vhost-user/vhost-7/port"}}
     entries = [eth0("10.244.7.2"), {"name": "default/fast", "interface": "net1", "device-info": info}]
     inside = {"sink": f"VHOSTUSER_INTEL_COM_VHOST={folder}\n"}
@@ -206,7 +206,7 @@ def test_folder_of_a_socket_is_the_one_of_network_status() -> None:
 
 
 def chain_kernel(packets: int) -> list[str]:
-    """What is told of the packets of the sink of example chain-kernel."""
+    """Differences reported for the packet count of the sink of example chain-kernel."""
     pods = {"items": [pod("sink", "inside-bridge", [])]}
     found = examples.broken("chain-kernel", examples.seen(pods, said={"sink": said((0, packets, 200))}, inside={}))
     return [line for line in found if line.startswith("sink: ") and "packets" in line]

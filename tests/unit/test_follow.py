@@ -1,4 +1,4 @@
-"""Which pod of the node the agent brings in line next."""
+"""Which pod of the node the agent reconciles next."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What devlink and ddptool tell: answers in their documented forms, given by programs of their names."""
+"""Parsing of devlink's and ddptool's output, in the documented formats, from fake programs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from wirespeed.host.inventory import Reader
 PF, VF0, VF1 = "0000:18:00.0", "0000:19:00.0", "0000:19:00.1"
 COMMS = "ICE COMMS Package"
 
-# In the form of `devlink -j dev info` of iproute2, with what the kernel's documentation lists for ice.
+# The format of `devlink -j dev info` of iproute2, with the keys that the kernel documents for ice.
 INFO = {
     "info": {
         f"pci/{PF}": {
@@ -30,7 +30,7 @@ INFO = {
         "pci/0000:3b:00.1": {"driver": "virtio_net"},
     }
 }
-# As `devlink -j dev param show` shows ConnectX VFs; shortened.
+# `devlink -j dev param show` for ConnectX VFs, shortened.
 PARAMS = {
     "param": {
         f"pci/{VF0}": [
@@ -54,7 +54,7 @@ DDPTOOL = {
 
 @pytest.fixture
 def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of programs, the only one on PATH but for the shell's own."""
+    """A directory for programs; PATH has only it and the shell's."""
     folder = tmp_path / "bin"
     folder.mkdir()
     monkeypatch.setenv("PATH", f"{folder}:/bin:/usr/bin")
@@ -62,7 +62,7 @@ def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def program(folder: Path, name: str, answer: str, status: int = 0) -> Path:
-    """A program that prints the answer, notes its arguments in the file returned, and ends so."""
+    """A program that prints the answer and exits with `status`. Return the file that gets its arguments."""
     calls = folder / f"{name}.calls"
     (folder / f"{name}.answer").write_text(answer)
     file = folder / name

@@ -1,4 +1,4 @@
-"""What the kernel's notices of devices say."""
+"""Parsing of the kernel's uevents."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from wirespeed.host.uevents import Changes, _add
 
 
 def notice(action: str, path: str, subsystem: str, **more: str) -> bytes:
-    """As the kernel writes it (lib/kobject_uevent.c)."""
+    """A uevent as formatted by the kernel (lib/kobject_uevent.c)."""
     values = {"ACTION": action, "DEVPATH": path, "SUBSYSTEM": subsystem, **more, "SEQNUM": "7"}
     return f"{action}@{path}\0".encode() + b"".join(f"{key}={value}\0".encode() for key, value in values.items())
 

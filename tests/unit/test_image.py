@@ -1,4 +1,4 @@
-"""Container images: layers and archives that are the same whenever they are made, and what their lists name."""
+"""Container images: reproducible layers and archives, and the contents of their package lists."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from image import agent
+from image import agent, debian
 from image.layer import Layer, write_layer
 from image.oci import Variant, write_archive
 from image.recipe import ARCHITECTURES, IMAGES, ROOT
@@ -24,7 +24,7 @@ EPOCH = 1_700_000_000
 
 
 def tree(folder: Path, names: list[str], *, mtime: int) -> Path:
-    """A root with files that hold their own names, made in the order of `names`, and a link."""
+    """A root file system: files with their own names as content, created in the order of `names`, and a symlink."""
     for name in names:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -89,7 +89,7 @@ def layer(tmp_path: Path) -> Layer:
 
 @pytest.fixture
 def archive(tmp_path: Path, layer: Layer) -> Callable[..., tuple[str, dict[str, bytes]]]:
-    """Writes an archive for these architectures; its digest, and its files."""
+    """Write an archive for these architectures. Return its digest and its files."""
 
     def write(*architectures: str) -> tuple[str, dict[str, bytes]]:
         variants = [
@@ -113,7 +113,7 @@ def archive(tmp_path: Path, layer: Layer) -> Callable[..., tuple[str, dict[str, 
 
 
 def blob(files: dict[str, bytes], descriptor: dict[str, Any]) -> bytes:
-    """What a descriptor names, which is as long and has the digest that it says."""
+    """The blob of a descriptor, after checking its size and digest."""
     content = files["blobs/sha256/" + descriptor["digest"].removeprefix("sha256:")]
     assert hashlib.sha256(content).hexdigest() == descriptor["digest"].removeprefix("sha256:")
     assert len(content) == descriptor["size"]
@@ -142,14 +142,14 @@ def test_archive_for_one_architecture_names_its_manifest(archive: Any) -> None:
     (named,) = json.loads(files["index.json"])["manifests"]
     assert named["digest"] == digest
     assert "config" in json.loads(blob(files, named))
-    assert len(files) == 2 + 3  # and no blob that nothing names: manifest, config, layer
+    assert len(files) == 2 + 3  # manifest, config and layer, and no blob without a reference
 
 
 def test_archive_is_the_same_each_time(archive: Any) -> None:
     assert archive("amd64", "arm64") == archive("amd64", "arm64")
 
 
-# What is in them
+# Contents of the images
 
 
 @pytest.mark.parametrize("name", IMAGES)
@@ -157,6 +157,16 @@ def test_list_names_debian_packages_once(name: str) -> None:
     packages = IMAGES[name].packages
     assert packages == sorted(set(packages))
     assert "python3" in packages
+
+
+def test_debian_packages_are_listed_as_installed_in_one_order() -> None:
+    one, other = "Package: b\nVersion: 1:2-3\n", "Package: a\nVersion: 4\nDescription: short\n Package: no name\n"
+    written = debian.installed(f"{one}\n{other}\n")
+    assert written == debian.installed(f"{other}\n{one}\n")
+    assert written == (
+        "Package: a\nStatus: install ok installed\nVersion: 4\nDescription: short\n Package: no name\n\n"
+        "Package: b\nStatus: install ok installed\nVersion: 1:2-3\n\n"
+    )
 
 
 def test_lock_of_the_image_has_the_versions_and_hashes_of_the_lock() -> None:

@@ -1,4 +1,4 @@
-"""The program of an application's container: one file, which says arguments and whether ports are up."""
+"""The program for an application's container: a single file, which prints arguments and checks ports."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Telemetry = Callable[..., Path]
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The program's file, in a folder where nothing else of this tree is."""
+    """The program's file, in a directory without anything else of this tree."""
     path = tmp_path_factory.mktemp("program") / "wirespeed"
     program.write(path, sys.executable)
     return path
@@ -31,7 +31,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def telemetry(tmp_path: Path) -> Iterator[Telemetry]:
-    """Applications that answer as DPDK's telemetry does; the folder that has all of their folders."""
+    """Start applications that answer like DPDK's telemetry. Yields the directory of their runtime directories."""
     listening: list[tuple[socket.socket, threading.Thread]] = []
 
     def serve(server: socket.socket, ports: dict[int, str]) -> None:
@@ -66,7 +66,7 @@ def telemetry(tmp_path: Path) -> Iterator[Telemetry]:
 
 
 def run(file: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run it as a container does, from a folder that has nothing to do with it."""
+    """Run it as in a container, in an unrelated working directory."""
     return subprocess.run(
         [file, *arguments],
         env={"PATH": os.environ["PATH"], **environment},
@@ -156,7 +156,7 @@ def test_the_same_sources_make_the_same_file(file: Path, tmp_path: Path) -> None
 
 
 def test_a_probe_loads_nothing_else(file: Path, tmp_path: Path) -> None:
-    """Whatever it loads takes a processor that forwards, every second."""
+    """Loading modules takes CPU time from forwarding, at every probe."""
     done = subprocess.run(
         [sys.executable, "-IS", "-X", "importtime", file, "ready"],
         env={"RUNTIME_DIRECTORY": str(tmp_path)},
@@ -167,5 +167,5 @@ def test_a_probe_loads_nothing_else(file: Path, tmp_path: Path) -> None:
     loaded = {
         line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")
     }
-    assert {"wirespeed.inpod", "wirespeed.ready"} <= loaded
-    assert loaded.isdisjoint({"argparse", "dataclasses", "pathlib", "wirespeed.eal", "click"})
+    assert {"wirespeed_eal.inpod", "wirespeed_eal.ready"} <= loaded
+    assert loaded.isdisjoint({"argparse", "dataclasses", "pathlib", "wirespeed_eal.pod", "click"})

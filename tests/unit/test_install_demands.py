@@ -1,4 +1,4 @@
-"""Which networks have pods that ask for what no plugin of theirs has the capability for."""
+"""Which networks have pods with requests for which no plugin has the capability."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""host-local in process: which address is given, and what lies on disk."""
+"""host-local in process: allocated addresses, and the files on disk."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def files(folder: Path) -> dict[str, str]:
     return {path.name: path.read_bytes().decode() for path in folder.iterdir()}
 
 
-# What is given
+# Allocation
 
 
 def test_address_comes_with_gateway_routes_and_dns(ipam: Ipam, tmp_path: Path) -> None:
@@ -90,7 +90,7 @@ def test_leases_lie_in_the_data_folder_of_the_configuration(ipam: Ipam, tmp_path
 
 
 def test_freed_address_does_not_come_back_before_the_others(ipam: Ipam) -> None:
-    small = {"subnet": "10.1.2.0/29"}  # .1 is the gateway, .2 to .6 are given
+    small = {"subnet": "10.1.2.0/29"}  # .1 is the gateway, so .2 to .6 are allocated
     ipam.add(request("c1", ipam=small))
     ipam.delete(request("c1", ipam=small))
     assert [given_to(ipam, request(f"d{n}", ipam=small)) for n in range(5)] == [
@@ -159,7 +159,7 @@ def test_large_subnet_is_not_walked(ipam: Ipam) -> None:
         {"runtimeConfig": {"ips": ["10.1.2.77"]}},
         {"args": {"cni": {"ips": ["10.1.2.77"]}}},
         {"env": {"IP": "10.1.2.77"}},
-        # The meta-plugin says it twice.
+        # The meta-plugin passes it in both ways.
         {"env": {"IP": "10.1.2.77/24"}, "runtimeConfig": {"ips": ["10.1.2.77/24"]}},
         {"runtimeConfig": {"ips": ["::ffff:10.1.2.77"]}},
     ],
@@ -273,7 +273,7 @@ def test_status_tells_what_keeps_addresses_from_being_given(ipam: Ipam, tmp_path
         assert refused.value.code == Code.UNAVAILABLE
 
 
-# The folder and its lock
+# The directory and its lock
 
 
 def test_folder_that_cannot_be_used_is_told(tmp_path: Path) -> None:
@@ -285,7 +285,7 @@ def test_folder_that_cannot_be_used_is_told(tmp_path: Path) -> None:
 
 @pytest.fixture
 def held(tmp_path: Path) -> Iterator[int]:
-    """The lock, held as by another process: flock(2) is by open file."""
+    """The lock, held as by another process: flock(2) locks belong to the open file."""
     (tmp_path / "net").mkdir()
     file = os.open(tmp_path / "net/lock", os.O_RDWR | os.O_CREAT, 0o640)
     fcntl.flock(file, fcntl.LOCK_EX)
@@ -305,7 +305,7 @@ def test_lock_of_another_process_is_waited_for(ipam: Ipam, held: int) -> None:
 
 
 def wait_until_blocked_in_flock() -> None:
-    """Until /proc/locks shows a waiter of this process ("->")."""
+    """Wait until /proc/locks shows a waiter ("->") of this process."""
     deadline = time.monotonic() + 10
     while not any("->" in line and f" {os.getpid()} " in line for line in open("/proc/locks")):  # noqa: SIM115
         assert time.monotonic() < deadline
@@ -321,11 +321,11 @@ def test_lock_is_not_waited_for_after_the_deadline(ipam: Ipam, tmp_path: Path) -
 
 
 def test_changes_of_others_are_seen_by_a_process_that_comes_back(ipam: Ipam, tmp_path: Path) -> None:
-    for number in range(3):  # from the second time on the folder is watched
+    for number in range(3):  # the directory is watched from the second call on
         ipam.add(request(f"c{number}"))
     other = Ipam(tmp_path)
     other.delete(request("c1"))
-    ipam.add(request("c1"))  # has none any more
+    ipam.add(request("c1"))  # its address was freed by the other process
     other.add(request("c9"))
     with pytest.raises(CniError, match=r"belongs to container c9 net1"):
         ipam.add(request("d", env={"IP": "10.1.2.6"}))
@@ -385,7 +385,7 @@ def test_letting_go_of_leases_closes_their_watch(tmp_path: Path) -> None:
 
 
 def watches() -> set[str]:
-    """The file descriptors of this process that watch something."""
+    """The file descriptors of this process that are inotify instances."""
     fds = [fd.path for fd in os.scandir("/proc/self/fd")]
     return {fd for fd in fds if os.path.lexists(fd) and os.readlink(fd) == "anon_inode:inotify"}
 

@@ -1,4 +1,4 @@
-"""The static IPAM, and the types that are executed."""
+"""The static IPAM plugin in process, and executed IPAM plugins."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_addresses_of_the_arguments_come_after_the_configured_ones(ipam: Ipam) -
     args = {"IP": "10.9.0.2/24, fd01::2/64", "GATEWAY": "10.9.0.1,fd01::1,10.1.0.254"}
     call = request({"type": "static", "addresses": ADDRESSES}, args)
     assert ipam.add(call)["ips"] == [
-        *ADDRESSES,  # which has a gateway of its own
+        *ADDRESSES,  # these have gateways of their own
         {"address": "10.9.0.2/24", "gateway": "10.9.0.1"},
         {"address": "fd01::2/64", "gateway": "fd01::1"},
     ]
@@ -85,7 +85,7 @@ def test_static_keeps_nothing(ipam: Ipam, tmp_path: Path) -> None:
 
 @pytest.fixture
 def executed(tmp_path: Path) -> Path:
-    """A folder with an IPAM plugin in shell that notes verb and standard input."""
+    """A directory with an IPAM plugin as a shell script that records verb and standard input."""
     answered = '{"cniVersion":"1.0.0","ips":[{"address":"10.4.0.2/24"}],"dns":{"domain":"d"},"interfaces":[]}'
     body = f"#!/bin/sh\ncat > {tmp_path}/$CNI_COMMAND\n[ $CNI_COMMAND = ADD ] && echo '{answered}'\nexit 0\n"
     (tmp_path / "own-ipam").write_text(body)
@@ -113,7 +113,7 @@ def test_failure_of_an_executed_type_keeps_its_code(ipam: Ipam, tmp_path: Path) 
 
 
 def answering(folder: Path, kind: str, answer: str, status: int = 1) -> Request:
-    """A CHECK with an IPAM plugin that answers it so."""
+    """A CHECK with an IPAM plugin that answers like this."""
     (folder / kind).write_text(f"#!/bin/sh\necho '{answer}'\nexit {status}\n")
     (folder / kind).chmod(0o755)
     return request({"type": kind}).derive(command="CHECK", path=(str(folder),))
@@ -143,8 +143,8 @@ def test_an_executed_type_without_check_is_logged(
     [
         ("own-ipam", 3),  # unknown container
         ("own-ipam", 11),  # try again later
-        ("own-ipam", 104),  # one of its own
-        ("dhcp", 999),  # has a CHECK, and no other code for a lease that is gone
+        ("own-ipam", 104),  # a code of the plugin's own
+        ("dhcp", 999),  # it has CHECK, but no specific code for a lost lease
     ],
 )
 def test_an_executed_type_that_has_lost_the_address_fails_the_check(
@@ -175,7 +175,7 @@ def test_del_of_what_was_never_attached_needs_no_plugin(ipam: Ipam) -> None:
     call = request({"type": "own-ipam"}).derive(path=("/nonexistent",))
     ipam.delete(call, attached=False)
     with pytest.raises(CniError, match='no executable "own-ipam" in /nonexistent'):
-        ipam.delete(call)  # it has addresses, which would be lost
+        ipam.delete(call)  # an error, because its addresses would be lost
 
 
 def test_status_of_a_type_that_is_nowhere_is_unavailable(ipam: Ipam) -> None:

@@ -1,4 +1,4 @@
-"""The journal: who owns a device, what was planned, and whether it can be relied on."""
+"""The journal: owners of devices, plans, and whether it is usable."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ def test_journal_whose_file_is_removed_is_written_anew(tmp_path: Path, folder_to
         file.unlink()
     if folder_too:
         (tmp_path / "run").rmdir()
-    journal.plan(rows[1:2])  # before it is noticed
+    journal.plan(rows[1:2])  # before the loss is noticed
     assert journal.keep()
     journal.plan(rows[2:])
     journal.check_usable()

@@ -1,4 +1,4 @@
-"""What is kept of the API's objects, and how waits are spread."""
+"""What is cached of API objects, and how waits are spread."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_of_a_pod_is_kept_what_networking_reads() -> None:
             "extendedResourceClaimStatus": {"resourceClaimName": "vf-2"},
         },
     }
-    assert LAST in POD["metadata"]["annotations"]  # what was given is left as it was
+    assert LAST in POD["metadata"]["annotations"]  # the argument is not modified
 
 
 def test_of_a_pods_volumes_the_one_for_sockets_is_kept() -> None:

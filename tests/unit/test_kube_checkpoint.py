@@ -1,4 +1,4 @@
-"""The kubelet's checkpoint of devices."""
+"""The kubelet's device checkpoint."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which pod a UID means, and what clusters say when they have nothing to give."""
+"""Which pod a UID refers to, and errors of clusters that have no data."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def pod(uid: str | None, **annotations: str) -> dict[str, Any]:
     [
         ("u1", pod("u1"), True),
         ("u2", pod("u1"), False),
-        ("", pod("u1"), True),  # the runtime does not say
-        ("u1", pod(""), True),  # a file does not say
+        ("", pod("u1"), True),  # no UID from the runtime
+        ("u1", pod(""), True),  # no UID in the manifest
         ("u1", pod(None), True),
-        ("hash", pod("u1", **{MIRROR: "hash"}), True),  # a static pod by its file, and by its mirror
+        ("hash", pod("u1", **{MIRROR: "hash"}), True),  # a static pod, by the UID of its file and of its mirror pod
         ("u1", pod("u1", **{MIRROR: "hash"}), True),
         ("other", pod("u1", **{MIRROR: "hash"}), False),
         ("other", pod("u1", other="other"), False),

@@ -1,4 +1,4 @@
-"""Device-info files, as pods and other plugins read them."""
+"""Device-info files, as read by pods and other plugins."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The devices of a pod from all who give them: which source is asked, and how what they say adds up."""
+"""The devices of a pod from all sources: which source is queried, and how the answers are merged."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ VF = "intel.com/vf"
 
 
 def kubelet(folder: Path, *entries: dict[str, Any], serves: tuple[str, ...] = ()) -> Path:
-    """A kubelet's folder with a checkpoint, and no socket."""
+    """A kubelet's directory with a checkpoint, but without a socket."""
     plugins = folder / "kubelet/device-plugins"
     plugins.mkdir(parents=True)
     data = {"PodDeviceEntries": list(entries), "RegisteredDevices": {resource: [] for resource in serves}}
@@ -87,13 +87,13 @@ BRIDGE = "bridge.network.kubevirt.io/br0"
 
 
 def test_resource_is_served_by_a_device_plugin_or_a_driver_of_the_pods_claims(tmp_path: Path) -> None:
-    kubelet(tmp_path, serves=(VF,))  # of which it has no healthy device
+    kubelet(tmp_path, serves=(VF,))  # registered, with no healthy device
     slices = published(device("vf0", "0000:02:00.4", "sriov_nic_1"), device("vf1", "0000:02:00.5", "sriov_nic_2"))
     found = sources(tmp_path, claim("web-nic", result("vf0")), slices)
     assert found.serves(pod(), VF)
     assert not found.serves(pod(), BRIDGE)
     assert not found.serves(pod(), "sriov_nic_2")
-    assert found.serves(pod("web-nic"), "sriov_nic_2")  # the driver's, though the pod was given another one
+    assert found.serves(pod("web-nic"), "sriov_nic_2")  # served by the driver, although the pod got another device
     assert not found.serves(pod("web-nic"), BRIDGE)
 
 

@@ -1,4 +1,4 @@
-"""Devices of DRA claims: which a pod has, under which resource, and what is refused or passed over."""
+"""Devices of DRA claims: a pod's devices, their resource names, and what is rejected or ignored."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ VF = "intel.com/vf"
 
 
 class Cluster(ManifestCluster):
-    """A folder of manifests that counts what it is asked for; `behind` are slices that its cache does not know."""
+    """A manifest cluster that counts requests; `behind` are slices that its cache does not have."""
 
     def __init__(self, folder: Path, *objects: dict[str, Any], behind: tuple[dict[str, Any], ...] = ()) -> None:
         super().__init__(folder)

@@ -1,4 +1,4 @@
-"""A cluster that is a folder of manifests."""
+"""A cluster defined by a directory of manifests."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def write(path: Path, *values: Any) -> Path:
 
 
 def refusal(cluster: ManifestCluster, name: str = "web") -> str:
-    """What is said when the pod is looked for and may be in what cannot be read."""
+    """The error when a pod is looked up that may be in an unreadable file."""
     with pytest.raises(CniError) as caught:
         cluster.pod("default", name)
     assert not isinstance(caught.value, NotFoundError)
@@ -99,7 +99,7 @@ def test_lists_hold_objects(tmp_path: Path, value: dict[str, Any]) -> None:
 
 
 def test_files_are_read_as_kubernetes_reads_them(tmp_path: Path) -> None:
-    """What is null is not given, and a string needs no quotes where Kubernetes needs none."""
+    """Null values are absent, and strings need quotes only where Kubernetes requires them."""
     (tmp_path / "a.yaml").write_text(
         "apiVersion: v1\nkind: Pod\nmetadata:\n  name: web\n  namespace:\n  creationTimestamp: null\n"
         "  labels: {since: 2024-05-01, none: }\n  annotations: {mac: 52:54:00:12:34:56, none: ~, 1: one}\n"
@@ -137,13 +137,13 @@ def test_json_may_have_tabs(tmp_path: Path) -> None:
     assert ManifestCluster(tmp_path).pod("default", "web")
 
 
-# What cannot be read
+# Unreadable files
 
 
 def test_a_file_that_is_no_yaml_is_told_with_document_and_line(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text(yaml.safe_dump(pod("first")) + "---\na: [\n")
     cluster = ManifestCluster(tmp_path)
-    assert cluster.pod("default", "first")  # what comes before it is there
+    assert cluster.pod("default", "first")  # earlier documents are read
     assert refusal(cluster).startswith(
         f"Pod default/web not found; {tmp_path}/a.yaml, document 2 in line 8: not YAML: "
     )
@@ -245,7 +245,7 @@ def test_no_document_is_more_than_a_refusal(tmp_path: Path, value: Any) -> None:
         cluster.network("default", "no-such")
 
 
-# Files change
+# Changed files
 
 
 def test_a_file_that_changed_is_read_again(tmp_path: Path) -> None:
@@ -253,7 +253,7 @@ def test_a_file_that_changed_is_read_again(tmp_path: Path) -> None:
     cluster = ManifestCluster(tmp_path)
     cluster.pod("default", "web")
     times = file.stat()
-    for number in range(2, 6):  # quicker than the file system's clock, as long as before, and with old times
+    for number in range(2, 6):  # faster than the file system's clock, with the same size and an old mtime
         write(file, pod(annotations={"a": str(number)}))
         os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
         assert cluster.pod("default", "web")["metadata"]["annotations"] == {"a": str(number)}
@@ -348,7 +348,7 @@ def test_status_written_at_once_is_whole(tmp_path: Path) -> None:
     assert len(set(entry["name"])) == 1
 
 
-# Reading documents
+# Splitting documents
 
 
 def test_documents_come_with_where_they_stand(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Names of extended resources, as the API server and the kubelet take them."""
+"""Names of extended resources that the API server and the kubelet accept."""
 
 from __future__ import annotations
 

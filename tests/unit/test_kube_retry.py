@@ -1,4 +1,4 @@
-"""Which failures of the API server are met with the same request again, and when."""
+"""Which API server failures are retried, and when."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_table(error: RefusedError | UnreachableError, expected: Verdict) -> Non
 
 
 class Server:
-    """Fails with each of the errors in turn, then answers; `seen` is what each attempt was given."""
+    """Fails with each of the errors in turn, then answers; `seen` are the timeouts of the attempts."""
 
     def __init__(self, *errors: Exception) -> None:
         self.errors, self.seen = list(errors), list[Patience]()
@@ -50,7 +50,7 @@ def asked(server: Server, seconds: float, *, ending: threading.Event | None = No
 def test_failure_is_asked_about_until_there_is_an_answer() -> None:
     server = Server(UnreachableError("a"), RefusedError(503, "b"), RefusedError(429, "c", 0.01))
     assert asked(server, 30.0) == "answer"
-    assert [patience.read for patience in server.seen] == [0.02, 0.04, 0.08, 0.08]  # up to the longest
+    assert [patience.read for patience in server.seen] == [0.02, 0.04, 0.08, 0.08]  # doubled up to the maximum
 
 
 def test_without_a_deadline_it_is_asked_once() -> None:
@@ -62,7 +62,7 @@ def test_without_a_deadline_it_is_asked_once() -> None:
 
 def test_conflicts_are_made_anew_without_a_deadline_too() -> None:
     server = Server(RefusedError(409, "a"), RefusedError(409, "b"))
-    # A request's time is the end then: long enough for a busy machine.
+    # Without a deadline, the request's own total applies: long enough for a busy machine.
     waits = WAITS._replace(first=Patience(connect=10.0, read=20.0, total=30.0))
     assert asked(server, -math.inf, waits=waits) == "answer"
 

@@ -1,7 +1,6 @@
-"""YAML is read as Kubernetes' own tools read it.
+"""YAML is parsed as by Kubernetes' own tools.
 
-The tables are what sigs.k8s.io/yaml 1.6.0 (YAMLToJSON), which kubectl and the kubelet read YAML with, makes of each
-text.
+The tables are the results of sigs.k8s.io/yaml 1.6.0 (YAMLToJSON), which kubectl and the kubelet use.
 """
 
 # ruff: noqa: SIM905 — words are more easily read in one line
@@ -168,7 +167,7 @@ def test_words_are_booleans_or_null(text: str, value: bool | None) -> None:
 
 @pytest.mark.parametrize(("text", "value"), NUMBERS.items())
 def test_numbers_are_those_of_kubernetes(text: str, value: float) -> None:
-    """The type counts, for 1.0 is an integer to it, but in no float is there room for 64 bits."""
+    """The type is checked too: 1.0 is an integer in Kubernetes. A float cannot represent 64-bit integers."""
     found = one(text)
     assert found == pytest.approx(value, rel=1e-15)
     assert isinstance(found, type(value)) or abs(value) > 1 << 63
@@ -241,7 +240,7 @@ def test_a_text_in_quotes_is_a_string(text: str) -> None:
         assert kubeyaml.load(yaml.safe_dump({"a": text}, default_style=style)) == {"a": text}
 
 
-# Its readers; those of manifests and policies have tests of their own
+# Its users; manifests and policies have tests of their own
 
 
 def test_the_agents_configuration_is_read_so() -> None:
@@ -257,7 +256,7 @@ def test_the_agents_configuration_is_read_so() -> None:
 
 
 def test_a_kubeconfig_is_read_so(tmp_path: Path) -> None:
-    """As kubectl: the first document, and a key without a value is not given."""
+    """As in kubectl: only the first document counts, and a key without a value is absent."""
     (tmp_path / "config").write_text(
         "current-context: 1:30\n"
         "contexts: [{name: 1:30, context: {cluster: 2024-05-01, user: 10:20}}]\n"

@@ -1,4 +1,4 @@
-"""The lab's recipes and their keys, its command line, QEMU's command line, and the tree the guest gets."""
+"""The lab's recipes and cache keys, its command line, QEMU's command line, and the guest's source tree."""
 
 import dataclasses
 import io
@@ -139,7 +139,7 @@ def test_cache_folder_follows_xdg() -> None:
     assert cache_folder({}) == Path.home() / ".cache/wirespeed/lab"
 
 
-# What the host lends
+# Files and settings lent by the host
 
 
 def test_pip_settings_are_found_where_the_recipe_sees_them(tmp_path: Path) -> None:
@@ -252,7 +252,7 @@ def test_commas_in_paths_do_not_end_an_option(files: vm.Files, tmp_path: Path) -
     assert f"path={tmp_path}/a,,readonly=on,mount_tag=out" in values(command, "-virtfs")[0]
 
 
-# The tree
+# The source tree
 
 
 @pytest.fixture
@@ -318,7 +318,7 @@ def test_entry_points_are_found_as_if_installed(repo: Path, tmp_path: Path) -> N
     assert 'sys.path.insert(0, "/work/wirespeed")' in command.read_text()
 
 
-# Small parts
+# Helper functions
 
 
 def test_kernel_payload_is_cut_out_by_the_boot_header() -> None:

@@ -1,4 +1,4 @@
-"""The meta-plugin's configuration: what is taken as it stands, and what is warned of."""
+"""The meta-plugin's configuration: accepted values and warnings."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_peers_configuration_lets_pods_ask_for_anything_unless_it_says_otherwise
     assert load(peer).lenient_capabilities == everything
     assert load({**peer, "lenientCapabilities": None}).lenient_capabilities == everything
     assert load({**peer, "lenientCapabilities": []}).lenient_capabilities == []
-    # And so do networks that its pods get later.
+    # The same for networks attached to its pods later.
     assert load(load(peer).for_later() | {"delegates": [{}]}).lenient_capabilities == everything
 
 

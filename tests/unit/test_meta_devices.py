@@ -1,4 +1,4 @@
-"""The one allocator of a pod's devices: each is handed out once, whoever asks."""
+"""The allocator of a pod's devices: each device is assigned once."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from wirespeed.plugins.meta.devices import Devices, DeviceUse, device_use
     ("plugins", "use"),
     [
         ([{"type": "sriov"}, {"type": "tuning"}], DeviceUse.NEEDED),
-        ([{"type": "sriov", "deviceID": "0000:03:02.0"}], DeviceUse.NEEDED),  # which may be another pod's
+        # the configured device may belong to another pod
+        ([{"type": "sriov", "deviceID": "0000:03:02.0"}], DeviceUse.NEEDED),
         ([{"type": "wirespeed-sriov"}], DeviceUse.NEEDED),
         ([{"type": "ib-sriov"}], DeviceUse.NEEDED),
         ([{"type": "accelerated-bridge"}], DeviceUse.NEEDED),

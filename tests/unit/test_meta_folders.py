@@ -1,4 +1,4 @@
-"""Plugins that lie in a folder: those that belong to a list in a file, and the chain beside the master."""
+"""Plugins in directories: those added to a conflist in a file, and the auxiliary chain."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PORTMAP = {"type": "portmap", "capabilities": {"portMappings": True}}
 
 @pytest.fixture
 def files(tmp_path: Path) -> Files:
-    """A folder with these files: `files({"pods/1.conf": {...}})`; text is written as it is."""
+    """A directory with these files: `files({"pods/1.conf": {...}})`; strings are written unchanged."""
 
     def make(contents: dict[str, Any]) -> Path:
         for name, content in contents.items():
@@ -48,7 +48,7 @@ def no_cluster() -> Any:
 
 
 def delegates(config: dict[str, Any]) -> list[Delegate]:
-    """Those of a container that is no pod's."""
+    """The delegates of a container without a pod."""
     resolver = Resolver(
         chain=Chain({}),
         cluster=no_cluster,
@@ -61,7 +61,7 @@ def delegates(config: dict[str, Any]) -> list[Delegate]:
     return resolver.delegates(request, load({"cniVersion": "1.0.0", "name": "c", **config}), named_pod({}))
 
 
-# The folder of a list
+# The directory of a conflist
 
 
 def test_list_in_a_file_has_the_plugins_of_the_folder_of_its_name_after_its_own(files: Files) -> None:
@@ -73,7 +73,7 @@ def test_list_in_a_file_has_the_plugins_of_the_folder_of_its_name_after_its_own(
     assert found(folder / "10-x.conflist") == expected
     assert found(folder) == expected
     (delegate,) = delegates({"clusterNetwork": str(folder / "10-x.conflist")})
-    assert delegate.raw == expected  # and so the journal's
+    assert delegate.raw == expected  # also in the journal
 
 
 def test_list_may_have_no_plugins_but_those_of_its_folder(files: Files) -> None:
@@ -125,7 +125,7 @@ def test_file_that_cannot_be_appended_is_named(files: Files, contents: dict[str,
     assert refused.value.msg.replace(str(folder), "$").startswith(message)
 
 
-# The chain beside the master
+# The auxiliary chain
 
 
 def test_chain_beside_the_master_comes_last_and_begins_with_an_empty_result(files: Files) -> None:
@@ -153,7 +153,7 @@ def test_chain_beside_the_master_comes_last_and_begins_with_an_empty_result(file
 def test_chain_speaks_the_oldest_version_of_its_files(
     files: Files, versions: tuple[str | None, str | None], spoken: str
 ) -> None:
-    """The runtime's own version may be newer than what the plugins know: reference plugins of 2024 refuse 1.1.0."""
+    """The runtime's version may be too new for the plugins: reference plugins of 2024 reject 1.1.0."""
     first, second = (
         {**TUNING, "cniVersion": version} if version is not None else {"type": "tuning"} for version in versions
     )

@@ -1,4 +1,4 @@
-"""Whatever is written into a pod, a network and the configuration: a plan that can be kept, or a CNI error."""
+"""Arbitrary pods, networks and configurations give either a valid plan or a CNI error."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ anything = st.recursive(
 
 
 def seldom(draw: st.DrawFn) -> bool:
-    return draw(st.integers(0, 29)) == 17  # no end of the range, which is drawn more often
+    return draw(st.integers(0, 29)) == 17  # not an end of the range: hypothesis draws those more often
 
 
 @st.composite
 def nearly(draw: st.DrawFn, value: Any) -> Any:
-    """The value, with hardly anything, or something, of it changed: a part replaced, left out or added."""
+    """The value with few or no changes: parts replaced, left out or added."""
     if seldom(draw):
         return draw(anything)
     if isinstance(value, dict):
@@ -105,7 +105,7 @@ SHORT = st.lists(
 
 
 class Definitions:
-    """A cluster that has these definitions, whatever is in them, and nothing else."""
+    """A cluster with only these NetworkAttachmentDefinitions, whatever they contain."""
 
     def __init__(self, found: dict[str, Any]) -> None:
         self._found = found
@@ -118,7 +118,7 @@ class Definitions:
 
 @st.composite
 def definitions(draw: st.DrawFn) -> dict[str, Any]:
-    """As the API has them: metadata is there, spec.config is any text."""
+    """As in the API: metadata exists, spec.config is arbitrary text."""
     made = {}
     for name in ("a", "b"):
         conf = draw(CONFS.flatmap(nearly))
@@ -159,7 +159,7 @@ def test_whatever_a_pod_a_network_and_a_configuration_say_is_a_plan_or_a_refusal
 
 
 def resolved(found: dict[str, Any], networks: str, default: str, given_config: dict[str, Any]) -> list[Delegate]:
-    """The plan of an ADD, after all that can be refused before the first change was."""
+    """The plan of an ADD, after all checks that precede the first change."""
     chain = Chain(NODE.plugins)
     resolver = Resolver(
         chain=chain,
@@ -179,7 +179,7 @@ def resolved(found: dict[str, Any], networks: str, default: str, given_config: d
     try:
         checks.check(plan, chain)
     except CniError as error:
-        if "no executable" not in error.msg:  # there is none, and all the rest was looked at
+        if "no executable" not in error.msg:  # expected, because there is none; everything else was checked
             raise
     return plan
 

@@ -1,4 +1,4 @@
-"""Networks of pods that run: what of an annotation is attached, and what the command sends."""
+"""Networks of running pods: which networks of an annotation are attached, and what the command sends."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from wirespeed.state.journal import Attachment
 
 
 def rows(*networks: str, selected: bool = True, step: str = "added") -> list[Attachment]:
-    """Attachments, each as "<name>@<interface>", of the namespace ns."""
+    """Attachments in namespace ns, each given as "<name>@<interface>"."""
     delegates = [
         Delegate(
             configuration="c",
@@ -49,12 +49,12 @@ def compared(wanted: str, there: Sequence[Attachment]) -> tuple[list[str], list[
     [
         ("", [], [], []),
         ("a,b", ["a@net1", "b@net2"], [], []),
-        ("b,a", ["a@net1", "b@net2"], [], []),  # the order is that of the day of ADD
+        ("b,a", ["a@net1", "b@net2"], [], []),  # they keep the order of the ADD
         ("a,b,a", ["a@net1", "b@net2"], ["a"], []),
         ("a", ["a@net1", "a@net3"], [], ["net3"]),
         ("c,a", ["a@net1", "b@net2"], ["c"], ["net2"]),
         ("a@x", ["a@net1"], ["a"], ["net1"]),
-        ("a,a@net1", ["a@net1"], ["a"], []),  # who asks for the interface has it
+        ("a,a@net1", ["a@net1"], ["a"], []),  # the element that names the interface is the attached one
         ("a,a@net1", ["a@net1", "a@net2"], [], []),
         ("other/a", ["a@net1"], ["a"], ["net1"]),
     ],
@@ -78,7 +78,7 @@ interfaces = st.sampled_from(["", "net1", "net2", "net3"])
 
 @given(st.lists(st.tuples(names, interfaces), max_size=5), st.lists(names, max_size=3))
 def test_afterwards_there_is_no_difference(wanted: list[tuple[str, str]], there: list[str]) -> None:
-    """Each change makes one: what is missing is as many as are asked for beyond what stays."""
+    """After all changes there is no difference left: the missing ones are those requested beyond what stays."""
     attached = rows(*(f"{name}@net{number}" for number, name in enumerate(there, start=1)))
     asked = [Selection(namespace="ns", name=name, interface=interface) for name, interface in wanted]
     missing, surplus = difference(asked, attached)

@@ -1,4 +1,4 @@
-"""Where a network's configuration comes from, and what is refused of it."""
+"""Sources of a network's configuration, and rejected configurations."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CONF = {"cniVersion": "1.0.0", "type": "bridge"}
 
 @pytest.fixture
 def define(tmp_path: Path) -> Callable[..., ManifestCluster]:
-    """A cluster with one definition: `define("kube-system/main", config)`."""
+    """A cluster with one NetworkAttachmentDefinition: `define("kube-system/main", config)`."""
 
     def make(label: str, config: str, annotations: dict[str, Any] | None = None) -> ManifestCluster:
         namespace, _, name = label.partition("/")
@@ -38,7 +38,7 @@ def define(tmp_path: Path) -> Callable[..., ManifestCluster]:
 
 @pytest.fixture
 def conf_dir(tmp_path: Path) -> Callable[..., str]:
-    """A folder with these files: `conf_dir(**{"10-a.conf": {...}})`; text is written as it is."""
+    """A directory with these files: `conf_dir(**{"10-a.conf": {...}})`; strings are written unchanged."""
 
     def make(**files: Any) -> str:
         folder = tmp_path / "net.d"
@@ -59,7 +59,7 @@ def cluster_network(value: str, conf_dir: str = "/nowhere", cluster: Callable[[]
     return networks.cluster_network(value, config=config, cluster=cluster)
 
 
-# Definitions
+# NetworkAttachmentDefinitions
 
 
 def test_definition_gives_its_configuration_its_name_and_its_resource(
@@ -188,4 +188,4 @@ def test_first_delegate_is_the_master_unless_another_is_marked() -> None:
     assert [source.master for source in networks.inline(plain)] == [True, False]
     marked = [plain[0], {**plain[1], "masterplugin": True}]
     assert [(source.label, source.master) for source in networks.inline(marked)] == [("a", False), ("b", True)]
-    assert [source.raw for source in networks.inline(marked)] == plain  # no plugin is told of the mark
+    assert [source.raw for source in networks.inline(marked)] == plain  # the mark is not passed to plugins

@@ -1,4 +1,4 @@
-"""What the meta-plugin refuses of a configuration, an annotation, a network, a call: the code and the message."""
+"""What the meta-plugin rejects in a configuration, an annotation, a network, a call: code and message."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ARGS = {"K8S_POD_NAMESPACE": "default", "K8S_POD_NAME": "p", "K8S_POD_UID": "u1"
 
 @pytest.fixture
 def refusal(tmp_path: Path) -> Callable[..., Refusal]:
-    """(code, message) of an ADD that must be refused before anything is written or executed."""
+    """(code, message) of an ADD that must be rejected before anything is written or executed."""
     (tmp_path / "bin").mkdir()
     for name in ("main", "side", "macvlan"):
         (tmp_path / "bin" / name).write_text("#!/bin/sh\nexit 99\n")
@@ -71,7 +71,7 @@ def refusal(tmp_path: Path) -> Callable[..., Refusal]:
         request = Request(
             command="ADD",
             container_id="c1",
-            netns="/run/netns/none",  # a refusal is not about this
+            netns="/run/netns/none",  # not checked before
             ifname="eth0",
             args=ARGS if args is None else args,
             path=(str(tmp_path / "bin"),),
@@ -94,7 +94,7 @@ def _object(kind: str, version: str, label: str, annotations: Mapping[str, str],
 
 
 def test_what_these_tests_change_is_accepted_unchanged(refusal: Callable[..., Refusal]) -> None:
-    """The call they start from gets as far as the network namespace that is not there."""
+    """The unchanged call is accepted up to the missing network namespace."""
     everything = {
         "name": "capable",
         "mac": "02:00:00:00:00:01",
@@ -385,7 +385,7 @@ def of(key: str) -> str:
             7,
             f"{of('ipam-claim-reference')}: expected the name of an IPAMClaim, got ['c']",
         ),
-        # Together
+        # Combinations
         (
             element("default-route", ["10.0.0.1", "10.0.0.2"]),
             7,
@@ -443,7 +443,7 @@ def lacks(network: str, capability: str) -> str:
         ("plain", "portMappings", [{"hostPort": 80, "containerPort": 80}], "portMappings"),
         ("plain", "bandwidth", {"ingressRate": 1}, "bandwidth"),
         ("plain", "infiniband-guid", "02:00:00:00:00:00:00:01", "infinibandGUID"),
-        ("vf", "ips", ["10.0.0.2"], "ips"),  # it has no IPAM that could give it
+        ("vf", "ips", ["10.0.0.2"], "ips"),  # without an IPAM plugin, no address can be assigned
         ("vf", "portMappings", [{"hostPort": 80, "containerPort": 80}], "portMappings"),
     ],
 )
@@ -578,13 +578,14 @@ def test_network_of_another_namespace_is_refused_where_namespaces_are_isolated(
     theirs = {"other/x": NETWORKS["plain"]}
     text = "pod default/p: network other/x: namespaces are isolated: expected a network of namespace default"
     assert refusal(config=isolated, annotation="other/x", networks=theirs) == (106, text)
-    # Whether there is such a network is not told either.
+    # The error does not reveal whether the network exists.
     assert refusal(config=isolated, annotation="other/y") == (106, text.replace("other/x", "other/y"))
     others = isolated | {"globalNamespaces": "shared, third"}
     text = f"{text} or shared or third"
     assert refusal(config=others, annotation="other/x", networks=theirs) == (106, text)
     allowed = isolated | {"globalNamespaces": "other"}
-    assert refusal(config=allowed, annotation="other/x", networks=theirs)[0] == 3  # it got as far as the namespace
+    # accepted up to the missing network namespace
+    assert refusal(config=allowed, annotation="other/x", networks=theirs)[0] == 3
 
 
 DEFAULT = "v1.multus-cni.io/default-network"

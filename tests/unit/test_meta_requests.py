@@ -1,4 +1,4 @@
-"""What a pod asked of a network and did not get: told from the result."""
+"""What a pod requested from a network and did not get, determined from the result."""
 
 from __future__ import annotations
 

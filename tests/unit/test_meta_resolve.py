@@ -1,4 +1,4 @@
-"""From a call to its plan: the networks in order, their interfaces, and what each is given."""
+"""From a call to its plan: the networks in order, their interfaces, and the input of each plugin."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ARGS = {"K8S_POD_NAMESPACE": "ns", "K8S_POD_NAME": "p", "IgnoreUnknown": "true",
 
 @pytest.fixture
 def chain(tmp_path: Path) -> Chain:
-    """Chains with the suite's own plugins."""
+    """Chains with the real in-process plugins."""
     return Chain(
         Node(
             NodeConfig(state=str(tmp_path / "state.db"), attachments=str(tmp_path / "attachments")), once=True
@@ -40,9 +40,10 @@ def chain(tmp_path: Path) -> Chain:
 
 @pytest.fixture
 def plan(tmp_path: Path, chain: Chain) -> Callable[..., list[Delegate]]:
-    """The delegates of a pod ns/p with an annotation, in a cluster with `networks`: name -> configuration.
+    """The delegates of a pod ns/p with an annotation, in a cluster with `networks` (name -> configuration).
 
-    `served` are resources that somebody gives devices of; `told` gets what of the annotation has no effect.
+    `served` are resources that are served by a device plugin or a driver. Parts of the annotation without effect
+    are appended to `told`.
     """
 
     def make(
@@ -167,7 +168,7 @@ def test_device_is_in_every_plugin_of_the_network_and_in_no_other(plan: Callable
     assert (vf.device, vf.resource) == ("d", "intel.com/vfs")
     assert vf.device_info_file == "/devinfo/cni/ns-vf-c1_net1"
     assert vf.runtime_config == {"deviceID": "d", "CNIDeviceInfoFile": vf.device_info_file}
-    assert vf.raw == {"cniVersion": "1.0.0", "name": "vf", **two}  # as it was found
+    assert vf.raw == {"cniVersion": "1.0.0", "name": "vf", **two}  # unchanged
     assert "deviceID" not in other.network().plugins[0]
     assert other.device_info_file == ""
 
@@ -216,7 +217,7 @@ def test_device_that_is_asked_for_by_id_is_not_given_to_an_earlier_network(
     ]
 
 
-VFS = {"type": "ovs"}  # which may use a device, or not
+VFS = {"type": "ovs"}  # the plugin works with or without a device
 
 
 @pytest.mark.parametrize("resource", ["sriov_nic_1", "intel.com/vfs", "a/b/c", "ANY name:1"])
@@ -311,7 +312,7 @@ def test_what_a_configuration_has_beside_survives(plan: Callable[..., list[Deleg
     assert kept.raw["x"] == [1]
 
 
-# Addresses by CNI_ARGS
+# Addresses in CNI_ARGS
 
 
 @pytest.mark.parametrize(
@@ -323,7 +324,7 @@ def test_what_a_configuration_has_beside_survives(plan: Callable[..., list[Deleg
         ({"type": "bridge", "ipam": {"type": "whereabouts"}}, False),
         ({"type": "bridge", "ipam": []}, False),
         ({"type": "bridge"}, False),
-        ({"type": "sriov", "ipam": {"type": "static"}}, False),  # reads runtimeConfig anyway
+        ({"type": "sriov", "ipam": {"type": "static"}}, False),  # it reads runtimeConfig anyway
     ],
 )
 def test_addresses_go_by_cni_args_only_to_an_ipam_that_reads_them_and_has_no_capability(
@@ -336,7 +337,7 @@ def test_addresses_go_by_cni_args_only_to_an_ipam_that_reads_them_and_has_no_cap
     assert "IP" not in plan("n", {"n": network})[1].args
 
 
-# What may be asked of a network without the capability
+# Requests without the capability
 
 
 MAC = "02:00:00:00:00:01"
@@ -349,7 +350,7 @@ def test_address_and_mac_go_by_cni_args_where_the_configuration_is_lenient(
     lenient = {"lenientCapabilities": ["ips", "mac"]}
     found = plan(asked, {"n": BRIDGE}, config=lenient)[1]
     assert (found.args["IP"], found.args["MAC"]) == ("10.0.0.2/24", MAC)
-    assert (found.asked, found.lenient) == (("bandwidth",), ("ips", "mac"))  # the bandwidth is refused
+    assert (found.asked, found.lenient) == (("bandwidth",), ("ips", "mac"))  # the bandwidth is rejected
     capable = {**BRIDGE, "capabilities": {"ips": True, "mac": True, "bandwidth": True}}
     found = plan(asked, {"n": capable}, config=lenient)[1]
     assert not {"IP", "MAC"} & found.args.keys()
@@ -390,7 +391,7 @@ def test_network_of_ovn_kubernetes_reaches_its_plugin_as_it_stands_and_the_claim
     found = plan([claim], {"l2": OVN}, config={"type": "multus"})[1]
     assert found.network().plugins == [OVN]
     assert found.ifname == "pod37a8eec1ce1"
-    # By these the plugin finds the pod, in whose annotation it reads the rest.
+    # With these the plugin finds the pod, whose annotation has the rest.
     assert {key: found.args[key] for key in ("K8S_POD_NAMESPACE", "K8S_POD_NAME", "MAC", "IP")} == {
         "K8S_POD_NAMESPACE": "ns",
         "K8S_POD_NAME": "p",
@@ -493,7 +494,7 @@ def test_record_of_an_earlier_version_is_read_with_the_defaults_of_what_came_sin
     assert recorded(replace(row, record={"delegate": least})) == recorded(row)
 
 
-# The default route in results
+# Default routes in results
 
 
 def test_results_tell_the_default_routes_that_there_are() -> None:

@@ -1,4 +1,4 @@
-"""The annotation of a pod: what each form says, and that nothing but a refusal comes of anything else."""
+"""A pod's annotation: the meaning of each form; any other content is rejected."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def one(**keys: Any) -> Selection:
         ("  default / net1 @ if0  ", "default", "net1", "if0"),
         ("net.with.dots", "pod-ns", "net.with.dots", ""),
         ("a@fifteen-letters", "pod-ns", "a", "fifteen-letters"),
-        ("/net1@", "pod-ns", "net1", ""),  # what is empty is not given
+        ("/net1@", "pod-ns", "net1", ""),  # empty parts are ignored
     ],
 )
 def test_short_form(text: str, namespace: str, name: str, interface: str) -> None:
@@ -151,7 +151,7 @@ def test_name_too_is_read_in_any_case() -> None:
 
 
 def ignored(found: Selection) -> list[str]:
-    """What of the element has no effect, without where it is."""
+    """The parts of the element without effect, without their location."""
     where = "annotation k8s.v1.cni.cncf.io/networks: element 1 (pod-ns/n): "
     assert all(line.startswith(where) for line in found.ignored)
     return [line.removeprefix(where) for line in found.ignored]
@@ -225,7 +225,7 @@ def test_empty_default_route_is_not_none() -> None:
     assert one().default_route is None
 
 
-# The other annotation
+# The default-network annotation
 
 
 def test_other_master_is_one_network_of_the_administrators_namespace() -> None:
@@ -238,7 +238,7 @@ def test_other_master_is_one_network_of_the_administrators_namespace() -> None:
 
 
 def test_other_master_is_taken_in_json_too_with_all_that_is_asked_of_it() -> None:
-    # As KubeVirt's IPAM extension writes it for a VM with a MAC, addresses and a claim of its own.
+    # Written by KubeVirt's IPAM extension for a VM with a MAC, addresses and an IPAM claim.
     element = {
         "name": "default",
         "namespace": "ovn-kubernetes",
@@ -255,7 +255,8 @@ def test_other_master_is_taken_in_json_too_with_all_that_is_asked_of_it() -> Non
     )
     assert parse_default("[]", namespace="kube-system") is None
     with pytest.raises(CniError, match=r"the JSON form: expected a list of objects, got \{'name'"):
-        parse_default(json.dumps(element), namespace="kube-system")  # nor do the peers take one alone
+        # Multus and others do not accept a single object either
+        parse_default(json.dumps(element), namespace="kube-system")
 
 
 # What KubeVirt writes
@@ -264,15 +265,15 @@ def test_other_master_is_taken_in_json_too_with_all_that_is_asked_of_it() -> Non
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        (  # a VM's network with a MAC of kubemacpool, its interface named by a hash
+        (  # a VM's network with a MAC from kubemacpool, and an interface named by a hash
             '[{"name":"data","namespace":"vms","mac":"02:9d:4c:00:00:01","interface":"pod37a8eec1ce1"}]',
             Selection(namespace="vms", name="data", mac="02:9d:4c:00:00:01", interface="pod37a8eec1ce1"),
         ),
-        (  # an older client library, which writes null
+        (  # an older client library writes null
             '[{"name":"data","namespace":"vms","interface":"net1","cni-args":null,"default-route":null}]',
             Selection(namespace="vms", name="data", interface="net1"),
         ),
-        (  # a network binding plugin's own network
+        (  # the network of a network binding plugin
             '[{"name":"passt","namespace":"vms","cni-args":{"logicNetworkName":"default"}}]',
             Selection(namespace="vms", name="passt", cni_args={"logicNetworkName": "default"}),
         ),
@@ -286,7 +287,7 @@ def test_annotation_of_a_virtual_machine_is_read(text: str, expected: Selection)
     assert parse(text, namespace="vms") == [expected]
 
 
-# Anything
+# Arbitrary annotations
 
 
 json_values = st.recursive(

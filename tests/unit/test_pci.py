@@ -1,4 +1,4 @@
-"""PCI devices in a sysfs that a test has made."""
+"""PCI devices in a fake sysfs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PF = "0000:af:00.1"
 
 @pytest.fixture
 def sysfs(tmp_path: Path) -> Path:
-    """A PF whose VFs 0 to 9 begin 0x80 after it, 2 apart, as igb's do; bus ae's end is crossed."""
+    """A PF whose VFs 0 to 9 have offset 240 and stride 2, as igb's do, so that they cross from bus af to b0."""
     devices = tmp_path / "bus/pci/devices"
     pf = devices / PF
     pf.mkdir(parents=True)

@@ -20,7 +20,7 @@ POOLS = '{"resourceList": [{"resourceName": "left"}, {"resourceName": "right", "
 def load(
     tmp_path: Path, *limits: dict[str, Any], config: str = "", networks: Sequence[dict[str, Any]] = ()
 ) -> Manifests:
-    """Pods whose containers have these limits and one of memory, networks, the device plugin's configuration."""
+    """Pods with these limits (and 1 GiB of memory), networks, and the device plugin's configuration."""
     resources = [{"limits": {"memory": "1Gi", **each}} for each in limits]
     documents: list[Any] = [
         {

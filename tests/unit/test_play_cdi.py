@@ -1,4 +1,4 @@
-"""CDI as a runtime has it: which specification counts, what it brings a container, and what is refused."""
+"""CDI as in a runtime: which specification is used, its effect on a container, and what is rejected."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def spec(*devices: dict[str, Any], **keys: Any) -> dict[str, Any]:
 
 
 def written(file: Path, *documents: Any) -> Path:
-    """The folder of the file, in which the specification now is."""
+    """Write the specifications to the file. Return its directory."""
     file.parent.mkdir(exist_ok=True)
     file.write_text(json.dumps(documents[0]) if file.suffix == ".json" else yaml.safe_dump_all(documents))
     return file.parent

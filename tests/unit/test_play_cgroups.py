@@ -1,4 +1,4 @@
-"""Which limits containers and pods have, and in which files of which control groups they are written."""
+"""The limits of containers and pods, and the files of which cgroups they are written to."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_hugepages_that_are_not_asked_for_are_none() -> None:
 
 
 def process(folder: Path, mounts: str, groups: str) -> Path:
-    """A folder as /proc/self is."""
+    """A directory like /proc/self."""
     (folder / "mountinfo").write_text(mounts)
     (folder / "cgroup").write_text(groups)
     return folder

@@ -1,4 +1,4 @@
-"""Paths that a container names and does not see are told of; those that it sees, or that are not there, are not."""
+"""Paths that a container names but cannot see are reported; visible and missing ones are not."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from wirespeed.play.manifests import Container
 
 @pytest.fixture
 def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A program in a folder that containers have of their own."""
+    """A program in a directory that is hidden in containers, which get their own."""
     monkeypatch.setattr(hidden, "_OVER", (str(tmp_path),))
     made = tmp_path / "bin/program"
     made.parent.mkdir()

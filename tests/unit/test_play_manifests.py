@@ -1,4 +1,4 @@
-"""What a manifest may say, and how what it may not say is refused: by file, document, object and key."""
+"""Accepted manifests, and the errors for others: with file, document, object and key."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ items:
 
 
 def test_what_kubectl_writes_is_played(tmp_path: Path) -> None:
-    """Null is not given, an address or a date without quotes is a string, what the API server adds is taken."""
+    """Null is absent, unquoted addresses and dates are strings, keys added by the API server are accepted."""
     (tmp_path / "m.yaml").write_text(EXPORTED)
     loaded = manifests.load([tmp_path / "m.yaml"])
     (played,) = loaded.pods
@@ -147,7 +147,7 @@ def test_what_kubectl_writes_is_played(tmp_path: Path) -> None:
 
 
 def test_a_number_is_no_string(tmp_path: Path) -> None:
-    """Nor is it one to Kubernetes."""
+    """As in Kubernetes."""
     (tmp_path / "m.yaml").write_text(EXPORTED.replace("value: 0000:18:00.1", "value: 5"))
     with pytest.raises(CniError, match=r"spec.containers\[0\].env\[0\].value: expected `str | null`, got `int`"):
         manifests.load([tmp_path / "m.yaml"])
@@ -366,7 +366,7 @@ def test_what_cannot_be_played_is_refused_with_its_place(tmp_path: Path, documen
     assert told in refused.value.msg
 
 
-# What Kubernetes takes, and a play does not do.
+# Valid in Kubernetes, but not supported by `wirespeed play`.
 NOT_DONE = (
     *(
         "is not done here",
@@ -472,7 +472,7 @@ def test_no_spec_raises_anything_but_a_refusal(tmp_path_factory: pytest.TempPath
         assert error.code == Code.INVALID_CONFIG
 
 
-# Pools of a file
+# Pools from a file
 
 
 POOLS = {"resourceList": [{"resourceName": "left", "selectors": {"vendors": ["8086"]}}]}

@@ -1,4 +1,4 @@
-"""What a container may do, by its securityContext; tests/node/test_play_rights.py compares with containerd."""
+"""A container's privileges, from its securityContext; tests/node/test_play_rights.py compares with containerd."""
 
 from __future__ import annotations
 

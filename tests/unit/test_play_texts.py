@@ -1,4 +1,4 @@
-"""The Downward API, and volumes made of texts: what is in their files, and how these are written."""
+"""The Downward API, and volumes made of texts: the files' contents, and how they are written."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_a_downward_volume_tells_of_the_pod(tmp_path: Path) -> None:
     [
         (amount("limits.cpu"), "2"),
         (amount("limits.cpu", divisor="1m"), "1500"),
-        (amount("requests.cpu", divisor="1m"), "1500"),  # who asks for nothing asks for the limit
+        (amount("requests.cpu", divisor="1m"), "1500"),  # without a request, the limit counts
         (amount("limits.memory"), "1073741824"),
         (amount("requests.memory", divisor="1Mi"), "96"),
         (amount("limits.hugepages-1Gi", divisor="1Mi"), "2048"),
@@ -160,4 +160,4 @@ def test_files_are_replaced_all_at_once_and_those_that_are_open_stay(tmp_path: P
         assert held.read() == "1"
     assert seen(tmp_path) == {"a": "4", "e": "5"}
     assert not before.exists()
-    assert len(list(tmp_path.iterdir())) == 4  # two links to files, one to their folder, and this
+    assert len(list(tmp_path.iterdir())) == 4  # two links to files, one to their directory, and this directory

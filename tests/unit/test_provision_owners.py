@@ -1,4 +1,4 @@
-"""Who was given a device, where the kubelet does not run."""
+"""Who has a device, when the kubelet is not running."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from wirespeed.provision.owners import owners
 
 @pytest.fixture
 def left(tmp_path: Path) -> Path:
-    """The socket of a kubelet that has ended."""
+    """The socket left behind by a kubelet that has ended."""
     path = tmp_path / "pod-resources/kubelet.sock"
     path.parent.mkdir()
     with socket.socket(socket.AF_UNIX) as listener:

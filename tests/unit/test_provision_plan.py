@@ -1,4 +1,4 @@
-"""Plans for PFs: which steps there are between what is and what shall be, and what a kernel that refuses does."""
+"""Plans for PFs: the steps from the current to the wanted state, and errors of the kernel."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WHERE = f"PF ens1f0 ({PF}): "
 
 
 def pf(*drivers: str) -> Pf:
-    """A PF whose VFs are on these drivers."""
+    """A PF with VFs bound to these drivers."""
     vfs = [
         replace(
             pfs.VF,
@@ -46,7 +46,7 @@ def group(*numbers: int, device_type: str = "netdevice") -> Group:
         ((), Wanted(num_vfs=1), ["make 1 VFs"]),
         (("iavf",), Wanted(num_vfs=1), []),
         (("iavf",), Wanted(num_vfs=1, groups=(group(0),)), []),
-        (("vfio-pci",), Wanted(num_vfs=1), []),  # of no group: nobody says what it shall be
+        (("vfio-pci",), Wanted(num_vfs=1), []),  # in no group, so no state is wanted
         (("iavf", "vfio-pci"), Wanted(num_vfs=2, groups=(group(0),)), []),
         (("",), Wanted(num_vfs=1, groups=(group(0),)), [f"VF 0 ({vf_address(PF, 0)}): driver its own (now none)"]),
         ((), Wanted(num_vfs=0), []),

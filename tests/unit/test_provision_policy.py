@@ -1,4 +1,4 @@
-"""Node policies: what is refused, which PFs they select, and how several are laid over each other."""
+"""Node policies: rejected policies, the PFs that they select, and how several are merged."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ PF_NAMES = "spec.nicSelector.pfNames: 'ens803f0#"
 
 
 def written(folder: Path, *specs: dict[str, Any], **more: Any) -> list[Policy]:
-    """Policies of a file with these specs, named p0, p1, ...; what is not said is as in a small good one."""
+    """Policies from a file with these specs, named p0, p1, ...; missing keys have small valid defaults."""
     documents = [
         {
             "apiVersion": API_VERSION,
@@ -200,7 +200,7 @@ metadata: {name: sriov-network-operator}
 
 @pytest.mark.parametrize("kind", ["List", f"{KIND}List"])
 def test_what_kubectl_writes_is_read(tmp_path: Path, kind: str) -> None:
-    """A list of what is in the cluster, with what the API server adds; an address without quotes is no number."""
+    """A list from the cluster, with the API server's additional keys; an unquoted address is a string."""
     path = tmp_path / "exported.yaml"
     path.write_text(EXPORTED.replace("kind: List", f"kind: {kind}"))
     said: list[str] = []
@@ -289,32 +289,32 @@ HIGH = {"resourceName": "high", "nicSelector": {"pfNames": ["ens803f0#0-1"]}, "p
 @pytest.mark.parametrize(
     ("specs", "num_vfs", "mtu", "kept"),
     [
-        # One of a higher priority with the same VFs: alone.
+        # Higher priority, same VFs: only that one counts.
         ([LOW | {"numVfs": 4, "mtu": 2000}, HIGH], 2, 0, [("high", [0, 1])]),
-        # The same with other VFs: both, and the larger of each.
+        # Higher priority, other VFs: both count, with the larger number of VFs and MTU.
         (
             [LOW | {"mtu": 2000}, HIGH | {"nicSelector": {"pfNames": ["ens803f0#2-3"]}, "numVfs": 4}],
             4,
             2000,
             [("low", [0, 1]), ("high", [2, 3])],
         ),
-        # Of one priority with the same VFs: the later by name, and still the larger of each.
+        # Same priority, same VFs: the later by name counts, with the larger number of VFs and MTU.
         ([LOW | {"numVfs": 3, "mtu": 2000}, HIGH | {"priority": 99}], 3, 2000, [("high", [0, 1])]),
-        # Of one priority side by side.
+        # Same priority, other VFs: both count.
         (
             [LOW, HIGH | {"priority": 99, "nicSelector": {"pfNames": ["ens803f0#2-4"]}, "numVfs": 5}],
             5,
             0,
             [("low", [0, 1]), ("high", [2, 3, 4])],
         ),
-        # Of one resource: the later takes the place of the earlier.
+        # Same resource: the later replaces the earlier.
         (
             [LOW, LOW | {"nicSelector": {"pfNames": ["ens803f0#2-3"]}, "numVfs": 4}],
             4,
             0,
             [("low", [2, 3])],
         ),
-        # One that covers two.
+        # One policy that covers the VFs of two others.
         (
             [
                 LOW | {"nicSelector": {"pfNames": ["ens803f0#0"]}},

@@ -1,6 +1,6 @@
-"""Steps on VFs that are taken back, and VFs that somebody uses by the time of their step.
+"""Rollback of steps on VFs, and VFs that are in use when their step is due.
 
-A stand-in does what the kernel does when sysfs is written to, and takes the messages of route netlink and vdpa.
+A fake kernel reacts to writes to sysfs, and handles the rtnetlink and vdpa messages.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ class Netdev:
 
 
 class Kernel(Rtnl):
-    """An ice PF, up, with VFs on iavf; `refuses` are settings that its driver does not take, or numbers of VFs."""
+    """An ice PF, up, with VFs bound to iavf. `refuses` are settings that its driver rejects, or numbers of VFs."""
 
     def __init__(self, sysfs: FakeSysfs, monkeypatch: pytest.MonkeyPatch) -> None:
         self.sysfs = sysfs
         self.refuses: Collection[object] = ()
         self.netdevs: dict[str, Netdev] = {}
         self.held: list[VfSettings] = []
-        self.late: Collection[str] = ()  # VFs whose driver has not made their interface yet
+        self.late: Collection[str] = ()  # VFs whose driver has not created their interface yet
         self.count = 10
         self.written = Path.write_text
         sysfs.pf(PF, "ens1f0")
@@ -67,12 +67,12 @@ class Kernel(Rtnl):
             monkeypatch.setattr(module, "Rtnl", lambda: self)
 
     def close(self) -> None:
-        """It has no socket."""
+        """It has no socket to close."""
 
     # sysfs
 
     def write(self, path: Path, text: str, **how: str) -> int:
-        """A file of sysfs that does something; those that only keep a text are written with a line's end."""
+        """Write a sysfs file. Writes that trigger an action have no final newline; others only store the text."""
         if text.endswith("\n") or not path.is_relative_to(self.sysfs.root):
             return self.written(path, text, **how)
         if path.name == "sriov_numvfs":
@@ -170,7 +170,7 @@ def group(*numbers: int, device_type: str) -> Group:
 def carry_out(
     kernel: Kernel, wanted: Wanted, config: NodeConfig, at: Callable[[int], None] = lambda _: None
 ) -> str:
-    """What is told of a plan that fails; `at` is told the number of each step before it is taken."""
+    """The error of a plan that fails. `at` is called with the number of each step before the step."""
     made = plan.make({PF: wanted}, [now(kernel)], kernel.sysfs.root)
     with pytest.raises(CniError) as failed:
         plan.carry_out(made, config, lambda number, _step: at(number))
@@ -178,7 +178,7 @@ def carry_out(
 
 
 def used_vfs(kernel: Kernel) -> Pf:
-    """Four VFs: one up with a name and an MTU, one kept for DPDK in a VLAN, one without a driver, one for vdpa."""
+    """Four VFs: one up with name and MTU, one bound for DPDK with a VLAN, one without a driver, one with vdpa."""
     kernel.make_vfs(4)
     kernel.set_link(kernel.netdevs[VFS[0]].index, name="storage", mtu=9000, up=True)
     kernel.held[1] = replace(FRESH, mac="02:00:00:00:01:01", vlan=100, vlan_qos=3, max_tx_rate=1000, trust=True)
@@ -210,7 +210,8 @@ def test_what_removed_vfs_cannot_have_again_is_told(kernel: Kernel, config: Node
         f"VF 1 ({VFS[1]}): the PF's vlan is 0, was 100, the PF's vlan_qos is 0, was 3, the PF's trust is False, "
         "was True ([Errno 95] Operation not supported; [Errno 95] Operation not supported))"
     )
-    assert [vf.max_tx_rate for vf in kernel.held] == [0, 1000, 0, 0]  # what is refused stops nothing else
+    # a rejected setting does not prevent the others
+    assert [vf.max_tx_rate for vf in kernel.held] == [0, 1000, 0, 0]
 
 
 @pytest.mark.parametrize("driver", ["iavf", ""])
@@ -231,7 +232,7 @@ def test_a_vf_that_was_bound_in_vain_is_what_it_was_on_its_pf_too(
 
 
 def claim(config: NodeConfig, address: str) -> None:
-    """A pod gets the VF."""
+    """Claim the VF for a pod."""
     journal = Journal(Path(config.state))
     where = {"container": "c1", "ifname": "net1", "netns": "/n", "identity": Identity(1, 2, 3)}
     journal.claim(DeviceClaim(device=address, plugin="sriov", **where))  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""vdpa devices of VFs in plans, and how they are found."""
+"""vdpa devices of VFs: in plans, and how they are found."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ WHERE = f"PF ens1f0 ({PF}): VF 0 ({pfs.VF.address}): "
 
 
 def planned(vf: Vf, *, device_type: str = "netdevice", vdpa_type: str | None) -> plan.Plan:
-    """The plan for a PF in switchdev mode with this one VF, that is to be so."""
+    """The plan for a PF in switchdev mode with this VF, which is to have these types."""
     pf = replace(pfs.PF, driver="mlx5_core", eswitch="switchdev", vfs=(vf,))
     group = Group(resource="r", policy="p", numbers=frozenset({0}), device_type=device_type, vdpa=vdpa_type)
     return plan.make({PF: Wanted(num_vfs=1, eswitch="switchdev", groups=(group,))}, [pf])
@@ -44,7 +44,7 @@ def texts(made: plan.Plan) -> list[str]:
         ("none", "virtio", ["remove its vdpa device vdpa0 (type none)", "vdpa device of type virtio"]),
         ("virtio", "", ["remove its vdpa device vdpa0 (type virtio)"]),
         ("none", "", ["remove its vdpa device vdpa0 (type none)"]),
-        ("virtio", None, []),  # not spoken of
+        ("virtio", None, []),  # no vdpa type is wanted
     ],
 )
 def test_a_vf_has_the_vdpa_device_that_its_policy_names(now: str, wanted: str | None, steps: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""RDMA netlink: what is asked of the kernel and how its answers are read, by the numbers of rdma_netlink.h."""
+"""RDMA netlink: requests to the kernel and parsing of its answers, with the numbers from rdma_netlink.h."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def message(kind: int, payload: bytes) -> bytes:
 
 
 def device(index: int, name: str) -> bytes:
-    """One device of a dump, with attributes that nobody reads here."""
+    """One device of a dump, with additional attributes that are ignored."""
     port, firmware = attribute(3, struct.pack("I", 1)), attribute(5, b"20.31.1014\0")
     return message(
         GET, attribute(1, struct.pack("I", index)) + attribute(2, name.encode() + b"\0") + port + firmware

@@ -1,4 +1,4 @@
-"""Records of attachments on disk: what is read of them after a reboot, and after whatever went wrong before it."""
+"""Records of attachments on disk: reading them after a reboot, and after failures."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LAST = Identity(4, 4026532000, 77)
 
 
 def rows(container: str = "c", *ifnames: str) -> list[Attachment]:
-    """The plan of a container."""
+    """The planned attachments of a container."""
     delegates = [
         Delegate(
             configuration="cluster",
@@ -42,7 +42,7 @@ def rows(container: str = "c", *ifnames: str) -> list[Attachment]:
         for name in ifnames or ("eth0", "net1")
     ]
     plan = planned(delegates, container=container, netns="/run/netns/none", identity=LAST)
-    return [replace(row, record=json.loads(json.dumps(row.record))) for row in plan]  # as they are read again
+    return [replace(row, record=json.loads(json.dumps(row.record))) for row in plan]  # as after writing and reading
 
 
 def made(row: Attachment) -> Attachment:
@@ -50,7 +50,7 @@ def made(row: Attachment) -> Attachment:
 
 
 def begun(plan: Sequence[Attachment]) -> list[Attachment]:
-    """As rows come back whose ADD may not have ended."""
+    """Rows as they are restored if their ADD may not have finished."""
     return [replace(row, step="adding") for row in plan]
 
 
@@ -65,7 +65,7 @@ def journal(tmp_path: Path, folder: Path) -> KeptJournal:
 
 
 def afresh(tmp_path: Path, folder: Path) -> KeptJournal:
-    """The journal after a reboot, with the records of before."""
+    """The journal after a reboot, restored from the earlier records."""
     journal = KeptJournal(tmp_path / "run2/state.db", folder)
     restore.restore(journal)
     return journal
@@ -76,7 +76,7 @@ def of_another_boot(folder: Path) -> None:
         path.write_text(path.read_text().replace(boot_id(), "another"))
 
 
-# What is kept
+# Written records
 
 
 def test_what_is_planned_and_made_is_there_in_another_journal(
@@ -151,11 +151,11 @@ def test_row_of_this_boot_comes_back_with_its_namespace(tmp_path: Path, journal:
     (row, _) = afresh(tmp_path, folder).attachments()
     assert not of_earlier_boot(row)
     assert recorded_identity(row) == LAST
-    assert departed(row)  # there is no such namespace
+    assert departed(row)  # the namespace does not exist
 
 
 def test_row_of_an_earlier_boot_comes_back_without_one(tmp_path: Path, journal: KeptJournal, folder: Path) -> None:
-    """The numbers of its namespace may be those of another by now."""
+    """The device and inode number of its namespace may belong to another one now."""
     journal.plan(rows())
     of_another_boot(folder)
     (row, _) = afresh(tmp_path, folder).attachments()
@@ -203,7 +203,7 @@ def test_rows_of_before_there_were_records_are_recorded_as_of_this_boot(tmp_path
     assert [(row.step, row.record["boot"]) for row in kept] == [("added", boot_id()), ("adding", boot_id())]
 
 
-# Two processes on one journal
+# Two processes with one journal
 
 
 def test_row_whose_record_another_process_removes_meanwhile_does_not_come_back(
@@ -240,12 +240,12 @@ def test_row_that_another_process_undoes_meanwhile_gets_no_record(
     assert list(folder.iterdir()) == []
 
 
-# What goes wrong
+# Failures
 
 
 @pytest.fixture
 def nowhere(tmp_path: Path) -> KeptJournal:
-    """A journal whose records cannot be written: a file is where their folder should be."""
+    """A journal whose records cannot be written, because the parent of their directory is a file."""
     (tmp_path / "file").write_bytes(b"")
     return KeptJournal(tmp_path / "run/state.db", tmp_path / "file/records")
 

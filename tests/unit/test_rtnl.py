@@ -1,4 +1,4 @@
-"""The netlink codec against pyroute2's: what it writes is read there, what is written there it reads."""
+"""The netlink codec compared with pyroute2's, in both directions."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_guids_are_written_as_pyroute2_writes_them_each_in_an_info_of_its_own(
         theirs = getattr(ifinfmsg.vflist.vfinfo, f"vf_ib_{kind}_guid")()
         theirs["vf"], theirs[f"ib_{kind}_guid"] = vf, guid
         theirs.encode()
-        # pyroute2 has 20 bytes more than struct ifla_vf_guid, which is as much as the kernel reads.
+        # pyroute2 appends 20 bytes to struct ifla_vf_guid; the kernel only reads the struct.
         assert info[4:] == bytes(theirs.data)[4:20]
 
 
@@ -113,7 +113,7 @@ def test_a_vf_that_the_driver_does_not_tell_of_does_not_shift_those_after_it() -
 
 
 def vf_info(number: int, settings: VfSettings) -> bytes:
-    """An IFLA_VF_INFO as the kernel writes it: MAC, broadcast address, VLAN in its older form, then the others."""
+    """An IFLA_VF_INFO as written by the kernel: MAC, broadcast address, VLAN in the old format, then the others."""
     mac, *others = rtnl.vf_attributes(number, settings)
     older = rtnl._attribute(13, b"\xff" * 32) + rtnl._attribute(
         2, struct.pack("III", number, settings.vlan or 0, 0)

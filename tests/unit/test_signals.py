@@ -1,4 +1,4 @@
-"""Signals that come while the main thread sleeps."""
+"""Signals that arrive while the main thread sleeps."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ def test_a_signal_that_does_not_wake_the_main_thread_is_handled() -> None:
         if len(came) == 2:
             both.set()
 
-    def send() -> None:  # to this thread: the main one sleeps on, as it does when a signal comes just before
+    # to this thread, so that the main thread is not woken, as when a signal arrives just before it sleeps
+    def send() -> None:
         for number in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGUSR1):
             signal.pthread_kill(threading.get_ident(), number)
 

@@ -1,4 +1,4 @@
-"""The SR-IOV configuration: what is accepted, what is refused and how it is said."""
+"""The SR-IOV configuration: accepted and rejected values, and error messages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""InfiniBand VFs: a stand-in takes GUIDs as a PF's driver does, and its VF's driver reads them when it binds."""
+"""InfiniBand VFs with a fake PF driver that takes GUIDs, and a fake VF driver that reads them when it binds."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ from wirespeed.plugins.sriov.sriov import Sriov
 PF = "0000:18:00.0"
 GUID = "02:00:00:00:00:00:00:aa"
 NEVER_SET, UNSET = ":".join(["00"] * 8), ":".join(["ff"] * 8)
-OWN = "f4:52:14:03:00:01:02:03"  # what the VF's driver makes up where its PF holds none
+OWN = "f4:52:14:03:00:01:02:03"  # made up by the VF's driver if the PF has no GUID for it
 QUEUE_PAIR = "00:00:11:29:fe:80:00:00:00:00:00:00"
 NOWHERE = ("/run/netns/none", Identity(0, 0, 0))
 
 
 class Card(Rtnl):
-    """A card with an InfiniBand PF, "ib0", and one VF, whose netdev its driver makes when it takes it."""
+    """A card with an InfiniBand PF, "ib0", and one VF, whose driver creates the netdev when it binds."""
 
     def __init__(self, sysfs: FakeSysfs, *, tells_guids: bool = True, kind: int = 32) -> None:
         (self.address,) = sysfs.pf(PF, "ib0", vfs=1, driver="mlx5_core", vf_driver="mlx5_core", link_type=kind)
         self.sysfs, self.tells_guids, self.infiniband = sysfs, tells_guids, kind == 32
         self.settings = VfSettings(mac=settings.NO_MAC, vlan=0, node_guid=NEVER_SET, port_guid=NEVER_SET)
         self.name, self.mtu, self.up, self.read, self.done = "ib0v0", 2044, False, OWN, list[str]()
-        self.instants = 0  # after how many the process is killed
+        self.instants = 0  # kills the process at this instant (0: never)
 
     @property
     def device(self) -> PciDevice:
@@ -50,7 +50,7 @@ class Card(Rtnl):
         return []
 
     def close(self) -> None:
-        """It has no socket."""
+        """It has no socket to close."""
 
     def instant(self) -> None:
         self.instants -= 1
@@ -97,7 +97,7 @@ class Card(Rtnl):
         self.instant()
 
     def take_again(self, device: PciDevice, driver: str) -> None:
-        """The VF's driver, which makes another netdev, by the GUID that the PF holds now."""
+        """Rebind the VF's driver, which creates another netdev with the GUID that the PF has now."""
         assert (device.address, driver) == (self.address, "mlx5_core")
         if device.driver:
             self.sysfs.drop_interface(self.name)
@@ -125,7 +125,7 @@ def node(tmp_path: Path, sysfs: FakeSysfs) -> Node:
 
 @pytest.fixture
 def insert(sysfs: FakeSysfs, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Card]:
-    """Put a card into the node; its "pods" are in the host's namespace, for it has no other."""
+    """Add a card to the node. Its "pods" are in the host's namespace, because it has no other."""
 
     def put(**kind: Any) -> Card:
         card = Card(sysfs, **kind)
@@ -157,7 +157,7 @@ def test_a_vf_has_its_guids_in_the_pod_and_none_of_them_after(
     plugin.delete(request(card))
     given_back = [f"node_guid {after}", f"port_guid {after}"]
     assert card.done[:3] == [*given_back, "taken again"]
-    assert card.done[3:] in ([], given_back)  # a PF that tells none is told twice
+    assert card.done[3:] in ([], given_back)  # if the PF does not report GUIDs, they are set twice
     assert (card.name, card.mtu, card.up, card.read) == ("ib0v0", 2044, False, OWN)
     assert node.journal.claims() == []
 
@@ -182,7 +182,7 @@ def test_check_finds_other_guids_on_either_side(node: Node, insert: Callable[...
 
 
 class Killed(BaseException):
-    """The process is gone: nothing of what would follow is done."""
+    """The process was killed: nothing that would follow is done."""
 
 
 def test_killed_at_every_instant_then_del(
@@ -245,7 +245,7 @@ def test_an_add_that_cannot_be_undone_is_told_by_what_it_failed_by_and_keeps_no_
 
 
 def addressed(card: Card, monkeypatch: pytest.MonkeyPatch) -> Request:
-    """An attachment with 10.1.0.2, which its card need not have set."""
+    """A request with the address 10.1.0.2, which is not configured on the interface."""
     monkeypatch.setattr(addressing, "configure", lambda *_: None)
     return request(card, ipam={"type": "host-local", "subnet": "10.1.0.0/24", "rangeStart": "10.1.0.2"})
 

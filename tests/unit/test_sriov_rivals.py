@@ -1,4 +1,4 @@
-"""Who else on a PF has an address: which claims are in the way of another, and which are not."""
+"""Duplicate addresses on a PF: which claims conflict with another, and which do not."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_address_of_a_living_pod_is_refused_by_its_name(journal: Journal, key: s
         "expected one that no other pod has on this PF and VLAN"
     )
     journal.release(claim(0, "c0"))
-    journal.claim(claim(0, "c0", where=alive(), **given))  # as an older release noted it
+    journal.claim(claim(0, "c0", where=alive(), **given))  # as written by an older release
     assert "which is net1 of container c0; " in refusal(journal, claim(1, "c1", **given))
 
 
@@ -154,7 +154,7 @@ def test_dead_pods_are_found_whatever_their_vlan_and_the_living_are_not(journal:
     journal.claim(claim(0, "c0", mac=MAC, wanted={"vlan": 5}))
     journal.claim(claim(1, "c1", mac=MAC, where=alive()))
     journal.claim(claim(2, "c2", mac="02:00:00:00:00:bb"))
-    journal.claim(claim(3, "c3", before={"mac": MAC}))  # it would have it again
+    journal.claim(claim(3, "c3", before={"mac": MAC}))  # it would get the MAC back
     journal.claim(claim(4, "c4", mac=MAC, pf=OTHER_PF))
     assert [each.container for each in rivals.dead(journal, PF, MAC)] == ["c0"]
 

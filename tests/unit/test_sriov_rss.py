@@ -1,4 +1,4 @@
-"""The key "rss": what is refused of it, what table it makes, and what a driver is told."""
+"""The key "rss": rejected values, the indirection table, and the settings passed to a driver."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_nothing_asked_is_nothing() -> None:
 
 
 def by_ethtool(weights: Sequence[int], size: int) -> tuple[int, ...]:
-    """The table of `ethtool -X weight`, place by place: the next queue once the shares so far are used up."""
+    """The table of `ethtool -X weight`, entry by entry: the next queue as soon as the shares so far are used up."""
     table, queue, shares = [], -1, 0
     for place in range(size):
         while place >= size * shares // sum(weights):
@@ -75,7 +75,7 @@ def test_queues_share_the_table_equally(queues: int, size: int) -> None:
 
 
 class Driver:
-    """A driver with a table, a key and a choice of hashes; it takes its own table back as the kernel makes it."""
+    """A driver with an indirection table, a key and hash functions. An empty table restores the default."""
 
     def __init__(self, *, queues: int = 4, places: int = 16, refuses: str = "") -> None:
         self.queues, self.refuses = queues, refuses

@@ -1,4 +1,4 @@
-"""Scalable functions on a made-up auxiliary bus: how one is found, and what it is said to be."""
+"""Scalable functions on a fake auxiliary bus: how one is found, and its attributes."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ LINK = Link(index=9, name="enp24s0f0s88", mac="02:00:00:00:00:01", mtu=1500, fla
 
 
 class Host(Rtnl):
-    """A host whose only interface is the function's."""
+    """A host whose only interface is that of the function."""
 
     def __init__(self) -> None:
-        """It has no socket."""
+        """It opens no socket."""
 
     def link(self, name: str | int, *, vfs: bool = False) -> Link | None:
         return LINK if name in (LINK.name, LINK.index) else None

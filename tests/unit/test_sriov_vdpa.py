@@ -1,4 +1,4 @@
-"""vdpa devices of VFs and scalable functions on made-up sysfs trees: which one counts, and what is said of it."""
+"""vdpa devices of VFs and scalable functions in a fake sysfs: which one is used, and its attributes."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ class Host(Rtnl):
     """A host with the interfaces of the PF, the VF and a virtio device."""
 
     def __init__(self) -> None:
-        """It has no socket."""
+        """It opens no socket."""
 
     def close(self) -> None:
-        """See above."""
+        """It has no socket to close."""
 
     def link(self, name: str | int, *, vfs: bool = False) -> Link | None:
         return next((link for link in (PF_LINK, OWN, VIRTIO) if name in (link.name, link.index)), None)

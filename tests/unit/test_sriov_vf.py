@@ -1,4 +1,4 @@
-"""VFs of drivers that no lab has: a stand-in takes the messages as a PF's driver does, in a sysfs of a test."""
+"""VFs of drivers that the lab lacks: a fake PF driver handles the messages, with a fake sysfs."""
 
 from __future__ import annotations
 
@@ -48,13 +48,13 @@ WANTED = VfSettings(
 
 
 class PfDriver(Rtnl):
-    """The PF's driver: takes a message attribute by attribute, in the kernel's order, up to one that it refuses."""
+    """The PF's driver. It applies a message attribute by attribute, in the kernel's order, until it rejects one."""
 
     def __init__(self, *, refuses: Collection[str] = (), keeps_mac: bool = False) -> None:
         self.settings, self.refuses, self.keeps_mac = BEFORE, refuses, keeps_mac
 
     def close(self) -> None:
-        """It has no socket."""
+        """It has no socket to close."""
 
     def link(self, name: str | int, *, vfs: bool = False) -> Link | None:
         if name not in ("eth4", 7):
@@ -92,7 +92,7 @@ def test_rates_link_state_and_8021ad_are_set_and_put_back(
     driver, device = PfDriver(), vf_of(sysfs)
     vf = vfs.find(driver, device)
     settings.apply(driver, vf, WANTED)
-    assert driver.settings == replace(WANTED, max_tx_rate=1000)  # the other rate is the administrator's
+    assert driver.settings == replace(WANTED, max_tx_rate=1000)  # the other rate was set by the administrator
     assert vfs.drift(driver, device, vfs.snapshot(vf), "vfio-pci", WANTED) == []
     driver.settings = replace(driver.settings, min_tx_rate=50, link_state=2)
     assert vfs.drift(driver, device, vfs.snapshot(vf), "vfio-pci", WANTED) == [
@@ -162,7 +162,7 @@ def test_what_cannot_be_put_back_is_told(sysfs: FakeSysfs, monkeypatch: pytest.M
 
 
 class Resetting(PfDriver):
-    """A PF's driver that resets VF 0 and tells of VF 1 alone."""
+    """A PF driver that is resetting VF 0 and only reports VF 1."""
 
     def link(self, name: str | int, *, vfs: bool = False) -> Link | None:
         link = super().link(name, vfs=vfs)
@@ -266,7 +266,7 @@ def test_a_vf_without_a_driver_is_taken_only_when_it_is_to_get_one(sysfs: FakeSy
 
 
 class RdmaDevices:
-    """The kernel's RDMA devices: in which namespace each is."""
+    """The kernel's RDMA devices by network namespace."""
 
     def __init__(self, *, exclusive: bool = True) -> None:
         self.is_exclusive, self.host = exclusive, {"mlx5_0": 1, "mlx5_4": 5}
@@ -284,7 +284,7 @@ class RdmaSocket(Rdma):
         self.is_exclusive, self.here, self.there = exclusive, here, there
 
     def __exit__(self, *_: object) -> None:
-        """It has no socket."""
+        """It has no socket to close."""
 
     def exclusive(self) -> bool:
         return self.is_exclusive
@@ -318,7 +318,7 @@ def test_the_vfs_rdma_devices_go_into_the_pod_and_come_back(
         assert vfs.rdma_missing(moved, pod) == []
         vfs._bring_rdma_home(moved, (pod.path, pod.identity))
         assert (devices.host, devices.pod) == ({"mlx5_0": 1, "mlx5_4": 5}, {})
-        vfs._bring_rdma_home(moved, (pod.path, pod.identity))  # they are at home: a second DEL moves nothing
+        vfs._bring_rdma_home(moved, (pod.path, pod.identity))  # already on the host: a repeated DEL moves nothing
 
 
 def test_rdma_devices_that_all_namespaces_share_are_not_moved(

@@ -1,4 +1,4 @@
-"""What is said of a value that does not fit its Struct."""
+"""Error messages for values that do not match their Struct."""
 
 from __future__ import annotations
 

@@ -1,12 +1,12 @@
-"""Structs that threads may be the first to read at once."""
+"""Structs that several threads may be the first to decode at once."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
 
-# msgspec looks into a class when it reads one for the first time, in Python, and does not survive a second thread
-# there. In a process of its own, for what other tests have read has been looked into already.
+# msgspec inspects a class when it first decodes one, in Python, and is not thread-safe there. The test uses its own
+# process, because earlier tests have already decoded some classes.
 LOOK = """
 import importlib, pkgutil
 import msgspec, msgspec._utils

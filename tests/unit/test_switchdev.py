@@ -1,4 +1,4 @@
-"""Representors in a sysfs that a test has made."""
+"""Representors in a fake sysfs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def sysfs(tmp_path: Path) -> FakeSysfs:
 
 
 def port(sysfs: FakeSysfs, name: str, port_name: str, switch: str = "ab12") -> None:
-    """A representor that is no child of the PF, as some drivers make them."""
+    """A representor that is not a child device of the PF, as with some drivers."""
     sysfs.upper(name)
     sysfs.set_interface(name, "phys_port_name", port_name)
     sysfs.set_interface(name, "phys_switch_id", switch)

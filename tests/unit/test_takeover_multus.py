@@ -1,4 +1,4 @@
-"""Pods that Multus attached: what the journal gets of them, and that a DEL undoes them as Multus would have."""
+"""Pods attached by Multus: their rows in the journal, and a DEL with the same effect as Multus' own."""
 
 from __future__ import annotations
 
@@ -72,11 +72,11 @@ SRIOV = Attached(
 
 
 def rows(networks: list[Attached], **more: Any) -> list[Attachment]:
-    """The journal's rows of a pod with these networks, its files as Multus leaves them."""
+    """The journal's rows for a pod with these networks, from files as Multus writes them."""
     listed = json.dumps([each.listed() for each in networks]).encode()
     cached = [
         takeover.read_cached(json.dumps(each.cached(CID, NETNS)).encode())
-        for each in reversed(networks)  # a folder has no order
+        for each in reversed(networks)  # directory listings have no order
         if each.result is not None
     ]
     known: dict[str, Any] = {
@@ -91,7 +91,7 @@ def rows(networks: list[Attached], **more: Any) -> list[Attachment]:
     return takeover.attachments(CID, **known)
 
 
-# What the journal gets
+# Rows in the journal
 
 
 def test_networks_are_in_multus_order_under_their_interfaces() -> None:
@@ -158,7 +158,7 @@ def test_namespace_that_is_gone_is_none() -> None:
     assert recorded_identity(row) == NOWHERE
 
 
-# Refusals
+# Rejected files
 
 
 @pytest.mark.parametrize("listed", [b"", b"[{", b"{}", b'[{"Name":"a"}]', b'[{"Bytes":"!"}]'])
@@ -171,7 +171,7 @@ def test_list_that_cannot_be_read_is_told_with_its_container(listed: bytes) -> N
 @pytest.mark.parametrize("given", [{"cniVersion": "0.2.0"}, {"cniVersion": "0.1.0"}, {}])
 def test_networks_of_the_oldest_versions_or_without_one_are_taken_over(given: dict[str, str]) -> None:
     shape = {"ip4": {"ip": "10.89.0.2/24", "routes": [{"dst": "10.0.0.0/8"}]}, "dns": {}}
-    # Where a plugin says no version in its result, libcni keeps the one that it was called in.
+    # If a plugin's result has no version, libcni stores it with the version of the call.
     result = {"cniVersion": given.get("cniVersion", "0.1.0"), **shape}
     old = Attached(config={"name": "data", "type": "rec-macvlan", **given}, ifname="net1", result=result)
     _, row = rows([MASTER, old], version="0.1.0")
@@ -202,7 +202,7 @@ def test_whatever_is_in_a_file_is_read_or_refused(data: bytes) -> None:
 def test_rows_are_recorded_once_with_their_results(tmp_path: Path) -> None:
     found = rows([MASTER, MACVLAN])
     journal = Journal(tmp_path / "state.db")
-    journal.plan(found)  # as far as a writer came that was killed
+    journal.plan(found)  # as left by a process that was killed in between
     for _ in range(2):
         takeover.record(journal, found)
         known = journal.attachments()
@@ -218,7 +218,7 @@ def test_rows_are_recorded_once_with_their_results(tmp_path: Path) -> None:
 
 @pytest.fixture
 def recorder(tmp_path: Path) -> Callable[[], list[dict[str, Any]]]:
-    """Plugins rec-* in tmp_path/bin that record how they are called; what they recorded."""
+    """Plugins rec-* in tmp_path/bin that record their calls. Yields a function that returns these."""
     log, folder = tmp_path / "calls", tmp_path / "bin"
     folder.mkdir()
     variables = " ".join(f'"${name}"' for name in ("CNI_COMMAND", "CNI_IFNAME", "CNI_NETNS", "CNI_ARGS"))
@@ -268,7 +268,7 @@ def test_del_calls_all_networks_in_reverse_with_what_add_had_and_its_result(
         ("bridge", "DEL", "eth0"),
     ]
     sriov, macvlan, portmap, bridge = (call["stdin"] for call in calls)
-    assert sriov == SRIOV.config  # of a version in which DEL has no prevResult
+    assert sriov == SRIOV.config  # in its version, DEL has no prevResult
     assert macvlan == {
         **MACVLAN.config,
         "runtimeConfig": {"mac": "02:00:00:00:00:01"},

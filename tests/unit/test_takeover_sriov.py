@@ -1,4 +1,4 @@
-"""VFs that sriov-cni gave to pods: what the journal gets of them."""
+"""VFs attached by sriov-cni: their claims in the journal."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def test_check_knows_what_was_asked_for() -> None:
     )
     wanted = claimed(value).record["wanted"]
     assert wanted["mac"] == "02:00:00:00:00:01"
-    assert wanted["mtu"] is None  # the peer has no such key: it notes the VF's there
+    assert wanted["mtu"] is None  # sriov-cni has no such key; it records the VF's earlier MTU there
     assert {key: on for key, on in wanted["settings"].items() if on is not None} == {
         "mac": "02:00:00:00:00:01",
         "vlan": 100,

@@ -1,4 +1,4 @@
-"""What a PF's driver has counted for its VFs, of netlink messages as the kernel writes them."""
+"""VF counters of a PF's driver, from netlink messages as written by the kernel."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PF = "0000:18:00.0"
 
 
 class Host(Rtnl):
-    """A host whose one PF tells of some VFs; each has received ten times its number of packets."""
+    """A host whose only PF reports these VFs; each has received ten times its number of packets."""
 
     def __init__(self, *told: int) -> None:
         self.told = told
@@ -38,5 +38,5 @@ def test_counters_are_those_of_the_vfs_that_are_told_of(tmp_path: Path) -> None:
     pf = PciDevice(PF, sysfs.root)
     expected = {number: {"rx_packets": 10 * number} for number in (0, 1, 3)}
     assert vfstats.read(pf, Host(0, 1, 3)) == expected
-    assert vfstats.read(pf, Host(0)) == {}  # nothing is counted
+    assert vfstats.read(pf, Host(0)) == {}  # it has no counters
     assert vfstats.read(pf, Host()) == {}

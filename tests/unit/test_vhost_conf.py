@@ -1,4 +1,4 @@
-"""The vhost-user configuration: what is accepted, what is refused and how it is said."""
+"""The vhost-user configuration: accepted and rejected values, and error messages."""
 
 from __future__ import annotations
 
@@ -188,7 +188,7 @@ def test_what_an_engine_does_not_do_is_refused() -> None:
     assert "host.bridge" in refusal({**direct, "bridge": {"bridgeName": "br0"}}, Code.UNSUPPORTED_FIELD)
 
 
-# The peer's rules for its own type
+# userspace-CNI's rules for its own type
 
 
 def peer(host: dict[str, Any], container: dict[str, Any] | None = None) -> VhostConf:

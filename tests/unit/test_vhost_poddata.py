@@ -1,4 +1,4 @@
-"""What the application is told, in the peer's form and as device-info."""
+"""The data for the application, in userspace-CNI's format and as device-info."""
 
 from __future__ import annotations
 
@@ -42,7 +42,8 @@ def data(
         (
             {**OVS, "vhost": {"mode": "client"}},
             {"vhost": {"mode": "server", "socketfile": "theirs"}},
-            {"vhost": {"mode": "server", "socketfile": "s"}},  # there is one socket, the host's name counts
+            # there is only one socket, with the host's name for it
+            {"vhost": {"mode": "server", "socketfile": "s"}},
         ),
         (OVS, {"netType": "bridge"}, {"netType": "bridge", "vhost": {"mode": "client", "socketfile": "s"}}),
         ({**MEMIF, "memif": {"role": "master"}}, {}, {"memif": {"role": "slave", "socketfile": "s"}}),

@@ -1,4 +1,4 @@
-"""Folders for sockets: whose, how long their paths may be, and that nothing in them leads out of them."""
+"""Directories for sockets: their owners, the maximum length of paths, and that no path leads out of them."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_a_longer_path_gets_a_link_of_its_own(tmp_path: Path) -> None:
     long.mkdir()
     for folder, file in zip(folders, ("a", "b"), strict=True):
         sockets.prepare(folder, Access())
-        sockets.prepare(folder, Access())  # once more, after a crash
+        sockets.prepare(folder, Access())  # repeated, as after a crash
         with socket.socket(socket.AF_UNIX) as listening:
             listening.bind(folder.switch_path(file))
         assert (long / file).is_socket()

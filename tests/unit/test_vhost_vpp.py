@@ -1,4 +1,4 @@
-"""Interfaces of VPP, through its binary API as tests/vpp.py speaks it: no VPP forwards anything here."""
+"""Interfaces of VPP, through the fake binary API of tests/vpp.py; no packets are forwarded."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def test_memif_of_userspace_cni_goes(vpp: FakeVpp, tmp_path: Path) -> None:
     conf = {**network(), "type": "userspace", "sharedDir": str(tmp_path)}
     add(node, conf)
     (interface,) = vpp.interfaces.values()
-    interface.tag = ""  # it leaves no marks
+    interface.tag = ""  # userspace-CNI sets no tag
     Path(node.config.state).unlink()
     node.close()
     kept = base / f"data/local-{CONTAINER[:12]}-net1.json"
@@ -263,7 +263,7 @@ def test_interfaces_are_found_by_their_socket_not_by_numbers_that_vpp_gave_befor
         theirs = again._memif_socket_filename_add_del_v2(is_add=True, socket_id=7, socket_filename="/x")
         assert theirs == {"socket_id": 7}
         fields = {"role": 1, "mode": 0, "socket_id": 7, "ring_size": 1024, "buffer_size": 2048}
-        assert again._memif_create(**fields) == {"sw_if_index": 1}  # the number that ours had
+        assert again._memif_create(**fields) == {"sw_if_index": 1}  # the same number as ours had
         with pytest.raises(CniError, match="VPP has no interface on") as caught:
             check(node, conf)
         assert caught.value.code == Code.DRIFT
@@ -315,7 +315,7 @@ def test_an_attachment_that_was_made_again_is_not_taken_for_the_removal_that_it_
         return device_lock(folder, device, deadline=deadline)
 
     monkeypatch.setattr(vhost, "device_lock", locked_late)
-    add(node, conf, ifname="net2")  # begins with the removal, whose lock another call has
+    add(node, conf, ifname="net2")  # first retries the pending removal; meanwhile another call holds the lock
     assert [claim.step for claim in node.journal.claims()] == ["attached", "attached"]
     assert len(vpp.interfaces) == 2
     for ifname in ("net1", "net2"):
@@ -329,7 +329,7 @@ def test_an_add_does_not_wait_for_another_switch_that_hangs(vpp: FakeVpp, node: 
     other = {**conf, "name": "other", "host": switch}
     with socket.socket(socket.AF_UNIX) as database:
         database.bind(str(tmp_path / "db.sock"))
-        database.listen()  # one can connect to it, and gets no answer
+        database.listen()  # connections are accepted, but never answered
         removing = request("DEL", other, ifname="net2").derive(deadline=time.monotonic() + 1)
         node.plugin("vhost").delete(removing)
         assert [claim.step for claim in node.journal.claims()] == ["removing"]

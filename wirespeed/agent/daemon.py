@@ -14,6 +14,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from types import FrameType
 
+from wirespeed import extras
 from wirespeed.agent.autoconf import Autoconf
 from wirespeed.agent.install import record
 from wirespeed.agent.listener import listening, only_agent
@@ -44,6 +45,8 @@ def main(config_path: Path | None, log_level: str) -> int:
 
 
 def _serve(config: NodeConfig) -> int:
+    if config.metrics:
+        extras.need("metrics", 'configuration: key "metrics"')
     path = Path(config.socket)
     autoconf = Autoconf(config).run if config.autoconf else None
     with only_agent(path) as lock, closing(Node(config)) as node:

@@ -11,19 +11,19 @@ import click
 @click.option(
     "--config",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="The configuration file.  [default: $WIRESPEED_CONFIG, or /etc/wirespeed/agent.yaml where there is one]",
+    help="The configuration file.  [default: $WIRESPEED_CONFIG, or /etc/wirespeed/agent.yaml if it exists]",
 )
 @click.option(
     "--log-level",
     type=click.Choice(["debug", "info", "warning", "error"]),
     default="info",
     show_default=True,
-    help="The least level that is logged, on standard error.",
+    help="The lowest level to log. The log goes to standard error.",
 )
-@click.option("--check", is_flag=True, help="Ask the agent that runs whether it serves, and end.")
+@click.option("--check", is_flag=True, help="Check that the running agent responds, then exit.")
 @click.pass_context
 def agent(ctx: click.Context, *, config: Path | None, log_level: str, check: bool) -> None:
-    """Serve this node's CNI calls and its device plugin."""
+    """Run the node agent: CNI calls and the device plugin."""
     if check:
         _check(config)
         return

@@ -1,4 +1,4 @@
-"""`wirespeed check`: configurations and manifests, checked before anything runs them."""
+"""`wirespeed check`: check configurations and manifests before anything uses them."""
 
 from __future__ import annotations
 
@@ -32,24 +32,24 @@ SCHEMAS = (
     type=click.Choice(["text", "json"]),
     default="text",
     show_default=True,
-    help="One line for each finding, or a JSON list of objects.",
+    help="One line per finding, or a JSON list of objects.",
 )
-@click.option("--strict", is_flag=True, help="Take warnings for errors.")
-@click.option("-R", "--recursive", is_flag=True, help="Read the folders in a folder too.")
+@click.option("--strict", is_flag=True, help="Treat warnings as errors.")
+@click.option("-R", "--recursive", is_flag=True, help="Read subdirectories too.")
 @click.option(
     "--node/--no-node",
     default=None,
-    help="Look for the executables of plugins on this machine, in the agent's binDir (/opt/cni/bin).  "
-    "[default: if the agent's configuration and that folder are here]",
+    help="Check that the plugins' executables are on this machine, in the agent's binDir (/opt/cni/bin).  "
+    "[default: on if the agent's configuration file and that directory exist here]",
 )
 @click.option(
     "--bin-dir",
     "bin_dirs",
     multiple=True,
     type=click.Path(file_okay=False),
-    help="Look for the executables of plugins in this folder; may be given several times.",
+    help="Check that the plugins' executables are in this directory, not in binDir. May be given several times.",
 )
-@click.option("--schema", type=click.Choice(SCHEMAS), help="Show the JSON Schema of a configuration instead.")
+@click.option("--schema", type=click.Choice(SCHEMAS), help="Print the JSON Schema of a configuration, then exit.")
 @click.pass_context
 def check(
     ctx: click.Context,
@@ -62,16 +62,16 @@ def check(
     bin_dirs: tuple[str, ...],
     schema: str | None,
 ) -> None:
-    """Check files without a cluster and without changing anything.
+    """Check configurations and manifests without a cluster.
 
-    FILE is a file, or a folder with *.yaml, *.yml, *.json, *.conf and *.conflist files. What a file is, its
-    content says: CNI configurations and lists, Kubernetes manifests (NetworkAttachmentDefinitions, pods and what
-    makes pods, ConfigMaps, the SR-IOV operator's policies and networks, KubeVirt's virtual machines), the
-    configurations of the agent, of the device plugin and of Multus' daemon. They are read by the code that reads
-    them for a pod, for `wirespeed play` and for `wirespeed vf apply`, and what it would refuse is an error.
-    Objects of other kinds are counted at the end.
+    FILE is a file, or a directory whose *.yaml, *.yml, *.json, *.conf and *.conflist files are checked. The
+    content of a document determines what it is: a CNI configuration or list, a Kubernetes manifest
+    (NetworkAttachmentDefinitions, pods and workloads with a pod template, ConfigMaps, the SR-IOV operator's
+    policies and networks, KubeVirt's virtual machines), or the configuration of the agent, of the device plugin or
+    of Multus' daemon. Each is read by the code that reads it for a pod, for `wirespeed play` or for
+    `wirespeed vf apply`; what that code rejects is an error. Objects of other kinds are only counted, at the end.
 
-    The exit status is 1 if there are errors.
+    Nothing is changed. The exit status is 1 if there are errors.
     """
     if schema:
         from wirespeed.cli.checks import schemas  # noqa: PLC0415 — see wirespeed.cli.main
@@ -89,7 +89,7 @@ def check(
 
 
 def _bin_dirs(node: bool | None) -> tuple[str, ...]:
-    """Where this node's plugins are; none where this machine is no node, or shall not be looked at."""
+    """Return the directories to search for plugins' executables; none with --no-node, or if this is not a node."""
     from wirespeed.cni.errors import CniError  # noqa: PLC0415
     from wirespeed.node import config_path, load_config  # noqa: PLC0415
     from wirespeed.plugins.meta.config import MetaConfig  # noqa: PLC0415 — see wirespeed.cli.main

@@ -1,4 +1,4 @@
-"""`wirespeed cni`: one CNI call in this process, without the agent."""
+"""`wirespeed cni`: run one CNI call in this process, without the agent."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ import click
 @click.argument("name")
 @click.pass_context
 def cni(ctx: click.Context, name: str) -> None:
-    """Run the CNI plugin NAME once: environment and standard input in, result and exit status out.
+    """Run one call of the CNI plugin NAME, without the agent.
 
-    It works without the agent, under any runtime or meta-plugin. NAME is a plugin's name or one of its aliases;
-    WIRESPEED_CONFIG is the agent's configuration file, if not /etc/wirespeed/agent.yaml.
+    The CNI environment variables and standard input are the call; standard output and the exit status are its
+    result. This works under any runtime or meta-plugin. NAME is a plugin's name or one of its aliases. The agent's
+    configuration file is $WIRESPEED_CONFIG, or /etc/wirespeed/agent.yaml.
     """
     import os  # noqa: PLC0415 — see wirespeed.cli.main
     import sys  # noqa: PLC0415
@@ -21,7 +22,7 @@ def cni(ctx: click.Context, name: str) -> None:
     from wirespeed.cni.plugin import Plugin  # noqa: PLC0415
     from wirespeed.node import Node, NodeConfig, load_config  # noqa: PLC0415
 
-    if "CNI_COMMAND" not in os.environ:  # a person, whom reading standard input would keep waiting
+    if "CNI_COMMAND" not in os.environ:  # run by hand: reading standard input would block
         known = ", ".join(Node(NodeConfig()).plugins)
         raise click.UsageError(f"CNI_COMMAND is not set: a runtime calls this. NAME is one of {known}.")
     made: list[Node] = []
@@ -36,6 +37,6 @@ def cni(ctx: click.Context, name: str) -> None:
     try:
         with open(1, "wb", closefd=False) as stdout:
             stdout.write(answer.stdout)
-    except OSError as error:  # no success that nobody has read
+    except OSError as error:  # a result that nobody could read is no success
         raise click.ClickException(f"standard output: {error.strerror}") from error
     ctx.exit(answer.exit_code)

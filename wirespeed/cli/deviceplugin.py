@@ -1,4 +1,4 @@
-"""`wirespeed deviceplugin`: the device plugin without the agent, and which device goes to which pool."""
+"""`wirespeed deviceplugin`: run the device plugin without the agent, or show the pool of each device."""
 
 from __future__ import annotations
 
@@ -15,23 +15,24 @@ if TYPE_CHECKING:
 @click.option(
     "--config",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="The agent's configuration file.  "
-    "[default: $WIRESPEED_CONFIG, or /etc/wirespeed/agent.yaml where there is one]",
+    help="The agent's configuration file.  [default: $WIRESPEED_CONFIG, or /etc/wirespeed/agent.yaml if it exists]",
 )
 @click.option(
     "--pools",
     type=click.Path(path_type=Path),
-    help="The device plugin's configuration file (or the folder of one a node), instead of the one that the "
-    "agent's names.",
+    help="The device plugin's configuration file, or a directory with a file for each node. Overrides "
+    "devicePlugin of the agent's configuration.",
 )
-@click.option("--resource-prefix", help="Prefix of the pools that name none, instead of the agent's.")
-@click.option("--dry-run", is_flag=True, help="Show the pool of each device, or why it is in none, and end.")
+@click.option(
+    "--resource-prefix", help="Prefix for pools without one. Overrides resourcePrefix of the agent's configuration."
+)
+@click.option("--dry-run", is_flag=True, help="Show the pool of each device, or why it has none, then exit.")
 @click.option(
     "--log-level",
     type=click.Choice(["debug", "info", "warning", "error"]),
     default="info",
     show_default=True,
-    help="The least level that is logged, on standard error.",
+    help="The lowest level to log. The log goes to standard error.",
 )
 def deviceplugin(
     config: Path | None,
@@ -40,9 +41,9 @@ def deviceplugin(
     dry_run: bool,
     log_level: str,
 ) -> None:
-    """Offer this node's devices to the kubelet, without the agent, until SIGTERM or SIGINT.
+    """Offer this node's devices to the kubelet, without the agent.
 
-    An agent whose configuration has `devicePlugin` does this itself.
+    Runs until SIGTERM or SIGINT. An agent whose configuration has `devicePlugin` does this itself.
     """
     from wirespeed.agent.log import to_stderr  # noqa: PLC0415 — see wirespeed.cli.main
     from wirespeed.cni.errors import CniError  # noqa: PLC0415
@@ -87,7 +88,7 @@ def _table(where: NodeConfig) -> str:
 
 
 def _serve(where: NodeConfig) -> None:
-    """Until SIGTERM or SIGINT; a second one ends the process at once."""
+    """Run until SIGTERM or SIGINT; a second signal ends the process at once."""
     import os  # noqa: PLC0415 — see wirespeed.cli.main
     import signal  # noqa: PLC0415
     import threading  # noqa: PLC0415
@@ -108,5 +109,5 @@ def _serve(where: NodeConfig) -> None:
 
     with signals.handled((signal.SIGTERM, signal.SIGINT, signal.SIGHUP), handle):
         run(node, stop)
-    # All is done and logged; for the interpreter to take itself apart would take longer than all of it.
+    # Everything is done and logged. Skip the interpreter's shutdown, which would take longer than all of that.
     os._exit(0)

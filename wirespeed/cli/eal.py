@@ -1,4 +1,4 @@
-"""`wirespeed eal` and `wirespeed ready`: for a DPDK application, in the pod that this runs in."""
+"""`wirespeed eal` and `wirespeed ready`: for a DPDK application, run in its pod."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import click
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="")
 @click.pass_context
 def eal(ctx: click.Context, arguments: tuple[str, ...]) -> None:
-    """Print the arguments of DPDK's EAL for this pod's interfaces."""
+    """Print the DPDK EAL arguments for this pod's interfaces."""
     from wirespeed.eal.command import main  # noqa: PLC0415 — see wirespeed.cli.main
 
     ctx.exit(main(arguments))
@@ -21,10 +21,11 @@ def eal(ctx: click.Context, arguments: tuple[str, ...]) -> None:
 @click.command()
 @click.pass_context
 def ready(ctx: click.Context) -> None:
-    """Say whether this container's DPDK application has its ports up.
+    """Check that the DPDK application's ports are up.
 
-    For a readiness probe, by the exit status: 0 if all ports are up, else 1 and the reason on standard error.
+    For a readiness probe of this container. The exit status is 0 if all ports are up; else it is 1, and the reason
+    is on standard error.
     """
-    from wirespeed.inpod import ready as run  # noqa: PLC0415 — see wirespeed.cli.main
+    from wirespeed.eal.inpod import ready as run  # noqa: PLC0415 — see wirespeed.cli.main
 
     ctx.exit(run())

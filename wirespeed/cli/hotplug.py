@@ -1,4 +1,4 @@
-"""`wirespeed attach` and `wirespeed detach`: networks of a pod that runs."""
+"""`wirespeed attach` and `wirespeed detach`: add and remove networks of a running pod."""
 
 from __future__ import annotations
 
@@ -11,22 +11,21 @@ import click
 _CONFIG = click.option(
     "--config",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="The agent's configuration file.  "
-    "[default: $WIRESPEED_CONFIG, or /etc/wirespeed/agent.yaml where there is one]",
+    help="The agent's configuration file.  [default: $WIRESPEED_CONFIG, or /etc/wirespeed/agent.yaml if it exists]",
 )
 
 
 @click.command()
 @click.argument("pod")
 @click.argument("network")
-@click.option("--interface", default="", help="The interface's name.  [default: the first free of net1, net2 ...]")
+@click.option("--interface", default="", help="The interface's name.  [default: the first free of net1, net2, ...]")
 @_CONFIG
 def attach(*, pod: str, network: str, interface: str, config: Path | None) -> None:
     """Attach NETWORK to POD, which runs on this node.
 
     POD is [<namespace>/]<name>. NETWORK is [<namespace>/]<name>, or an element of the annotation
-    k8s.v1.cni.cncf.io/networks in JSON: '{"name": "fast", "ips": ["10.1.0.7/24"]}'. It goes with the pod, or by
-    `wirespeed detach`.
+    k8s.v1.cni.cncf.io/networks in JSON: '{"name": "fast", "ips": ["10.1.0.7/24"]}'. It is detached when the pod is
+    deleted, or with `wirespeed detach`. Prints the interface and its addresses.
     """
     made = _order(config, "ATTACH", pod, element(network, interface))
     click.echo(" ".join([made["interface"], *made["ips"]]))
@@ -37,13 +36,13 @@ def attach(*, pod: str, network: str, interface: str, config: Path | None) -> No
 @click.argument("network")
 @_CONFIG
 def detach(*, pod: str, network: str, config: Path | None) -> None:
-    """Detach NETWORK, its name or its interface, from POD, which runs on this node."""
+    """Detach NETWORK from POD, which runs on this node. NETWORK is its name or its interface."""
     made = _order(config, "DETACH", pod, network)
     click.echo(made["interface"])
 
 
 def element(network: str, interface: str) -> str:
-    """The network as the annotation's list of one. Raises click.UsageError."""
+    """Return the network as an annotation value with one element. Raises click.UsageError."""
     if not network.lstrip().startswith("{"):
         return f"{network}@{interface}" if interface else network
     try:

@@ -1,4 +1,4 @@
-"""`wirespeed install` and `wirespeed uninstall`: this node's place in a cluster."""
+"""`wirespeed install` and `wirespeed uninstall`: add wirespeed to a node of a cluster, and remove it."""
 
 from __future__ import annotations
 
@@ -17,40 +17,52 @@ _FOLDER = click.Path(file_okay=False, path_type=Path)
 
 
 def _places(command: Callable[..., None]) -> Callable[..., None]:
-    """The options that both commands have."""
+    """Add the options that both commands have."""
     for option in (
-        click.option("--dry-run", is_flag=True, help="Show the plan, and change nothing."),
-        click.option("--force", is_flag=True, help="Leave behind what cannot be taken over, or given back."),
-        click.option("--sriov-dir", type=_FOLDER, default="/var/lib/cni/sriov", help="What sriov-cni keeps."),
-        click.option("--multus-dir", type=_FOLDER, help="What Multus keeps.  [default: as its configuration says]"),
-        click.option("--unit-dir", type=_FOLDER, default="/etc/systemd/system", help="Where units are."),
+        click.option("--dry-run", is_flag=True, help="Show the plan without changing anything."),
+        click.option("--force", is_flag=True, help="Leave behind pods that cannot be taken over or given back."),
         click.option(
-            "--config", type=_FILE, default="/etc/wirespeed/agent.yaml", help="The agent's configuration."
+            "--sriov-dir", type=_FOLDER, default="/var/lib/cni/sriov", help="sriov-cni's state directory."
         ),
-        click.option("--bin-dir", type=_FOLDER, default="/opt/cni/bin", help="The runtime's folder of plugins."),
+        click.option(
+            "--multus-dir",
+            type=_FOLDER,
+            help="Multus' state directory.  [default: for install the cniDir of its configuration, else "
+            "/var/lib/cni/multus]",
+        ),
+        click.option(
+            "--unit-dir", type=_FOLDER, default="/etc/systemd/system", help="The directory of systemd units."
+        ),
+        click.option(
+            "--config", type=_FILE, default="/etc/wirespeed/agent.yaml", help="The agent's configuration file."
+        ),
+        click.option("--bin-dir", type=_FOLDER, default="/opt/cni/bin", help="The runtime's plugin directory."),
     ):
         command = option(command)
     return command
 
 
 @click.command(context_settings={"show_default": True})
-@click.option("--shim", type=_FILE, help="The built shim.  [default: the one beside this program]")
+@click.option("--shim", type=_FILE, help="The shim's executable.  [default: the one beside this program]")
 @click.option(
     "--replace",
     type=click.Choice(["multus", "sriov-cni", "userspace-cni"]),
     multiple=True,
-    help="Take its names, its configuration and its pods. May be given several times; who was replaced before and "
-    "is not named any more gets the names back.",
+    help="Take over this program's plugin names, configuration and pods. May be given several times. A program "
+    "that was replaced before and is not named now gets its plugin names back.",
 )
-@click.option("--daemon-config", type=_FILE, help="Multus' daemon-config.json, with --replace multus.")
-@click.option("--cni-config-dir", type=_FOLDER, default="/etc/cni/net.d", help="The runtime's configurations.")
-@click.option("--kubeconfig", default="", help="For an agent that is no pod: how it reaches the API server.")
-@click.option("--systemd", is_flag=True, help="Write a unit for the agent.")
+@click.option("--daemon-config", type=_FILE, help="Multus' daemon-config.json, for --replace multus.")
+@click.option(
+    "--cni-config-dir", type=_FOLDER, default="/etc/cni/net.d", help="The runtime's CNI configuration directory."
+)
+@click.option("--kubeconfig", default="", help="The kubeconfig file of an agent that does not run in a pod.")
+@click.option("--systemd", is_flag=True, help="Write a systemd unit for the agent.")
 @_places
 def install(*, systemd: bool, shim: Path | None, dry_run: bool, **given: Any) -> None:
-    """Put the shim where the runtime calls it, and a configuration for the agent where there is none.
+    """Install wirespeed on this node.
 
-    What is done is listed, and taken back when a part of it fails. A second time changes nothing.
+    Puts the shim into the runtime's plugin directory, and writes a configuration file for the agent if there is
+    none. Each step is printed. If one fails, the steps before it are undone. Idempotent.
     """
     from wirespeed.agent.install import plan  # noqa: PLC0415 — see wirespeed.cli.main
 
@@ -66,7 +78,11 @@ def install(*, systemd: bool, shim: Path | None, dry_run: bool, **given: Any) ->
 @click.command(context_settings={"show_default": True})
 @_places
 def uninstall(*, dry_run: bool, **given: Any) -> None:
-    """Take away what install put there, and put back what it replaced. The agent must be stopped."""
+    """Uninstall wirespeed from this node.
+
+    Removes what install put there, except the agent's configuration file, and restores what it replaced. The agent
+    must be stopped first.
+    """
     from wirespeed.agent.install import plan  # noqa: PLC0415 — see wirespeed.cli.main
 
     options = plan.Options(shim=Path(), **given)
@@ -74,18 +90,26 @@ def uninstall(*, dry_run: bool, **given: Any) -> None:
 
 
 @click.command(name="uninstall-nodes", context_settings={"show_default": True})
-@click.option("--namespace", required=True, help="Where the DaemonSets are.")
-@click.option("--agents", multiple=True, required=True, help="A DaemonSet of agents. May be given several times.")
-@click.option("--removers", multiple=True, required=True, help="A DaemonSet of removers. The same.")
-@click.option("--timeout", type=click.FloatRange(1), default=240, help="Seconds for all of it.")
-@click.option("--kubeconfig", default="", help="For a program that is no pod: how it reaches the API server.")
+@click.option("--namespace", required=True, help="The namespace of the DaemonSets.")
+@click.option(
+    "--agents", multiple=True, required=True, help="A DaemonSet that runs agents. May be given several times."
+)
+@click.option(
+    "--removers",
+    multiple=True,
+    required=True,
+    help="A DaemonSet that runs `wirespeed uninstall`. May be given several times.",
+)
+@click.option("--timeout", type=click.FloatRange(1), default=240, help="Seconds for the whole command.")
+@click.option("--kubeconfig", default="", help="The kubeconfig file, if this does not run in a pod.")
 def uninstall_nodes(
     *, namespace: str, agents: tuple[str, ...], removers: tuple[str, ...], timeout: float, kubeconfig: str
 ) -> None:
-    """Uninstall on all nodes of a cluster, or on none: what the Helm chart runs before a release goes.
+    """Uninstall wirespeed from all nodes of a cluster, or none.
 
-    The removers' first init container is `wirespeed uninstall --dry-run`. When it has succeeded on every node, the
-    agents are stopped, and it runs without --dry-run.
+    The Helm chart runs this before it deletes a release. The removers' first init container runs
+    `wirespeed uninstall --dry-run`. After it has succeeded on every node, the agents are stopped and the removers
+    run without --dry-run.
     """
     import signal  # noqa: PLC0415 — see wirespeed.cli.main
     from contextlib import closing  # noqa: PLC0415
@@ -96,8 +120,8 @@ def uninstall_nodes(
     from wirespeed.kube.api import Api  # noqa: PLC0415
 
     def end(number: int, _: FrameType | None) -> None:
-        signal.signal(number, signal.SIG_IGN)  # what was begun is being undone
-        raise KeyboardInterrupt  # which nothing takes for a failure of a request
+        signal.signal(number, signal.SIG_IGN)  # the undo that has begun must not be interrupted
+        raise KeyboardInterrupt  # not an Exception, so no retry of a request catches it
 
     signal.signal(signal.SIGTERM, end)
     try:
@@ -111,7 +135,7 @@ def uninstall_nodes(
 
 
 def _carry_out(planned: Callable[[Options], Plan], options: Options, *, dry_run: bool) -> None:
-    """Show a plan and carry it out."""
+    """Show the plan; unless `dry_run`, carry it out."""
     import contextlib  # noqa: PLC0415 — see wirespeed.cli.main
     import os  # noqa: PLC0415
 
@@ -139,7 +163,7 @@ def _carry_out(planned: Callable[[Options], Plan], options: Options, *, dry_run:
 
 
 def _beside(name: str) -> Path:
-    """A file that comes with this program: installed with it, or built in its folder of sources."""
+    """Return a file that belongs to this program: installed with it, or in its source tree."""
     import sys  # noqa: PLC0415 — see wirespeed.cli.main
 
     sources = Path(__file__).parents[2]
@@ -151,7 +175,7 @@ def _beside(name: str) -> Path:
 
 
 def _command() -> str:
-    """The path of this program, for a service to start it by."""
+    """Return the path of this program, for the systemd unit."""
     import shutil  # noqa: PLC0415 — see wirespeed.cli.main
     import sys  # noqa: PLC0415
 

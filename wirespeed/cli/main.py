@@ -1,4 +1,4 @@
-"""The `wirespeed` command: which subcommands there are, each loaded when it is asked for."""
+"""The `wirespeed` command. Each subcommand's module is imported only when it is needed."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from importlib.util import find_spec
 
 import click
 
-# The subcommands: where each is, as "module:function". Such a module imports click alone at its top, and what
-# its command needs inside it: a plugin call pays for its plugin, and --help for none.
+# The subcommands, as "module:function". At its top, such a module imports only click; what the command needs is
+# imported inside it. A plugin call therefore loads only its own plugin, and --help none.
 COMMANDS = {
     "agent": "wirespeed.cli.agent:agent",
     "attach": "wirespeed.cli.hotplug:attach",
@@ -28,7 +28,7 @@ COMMANDS = {
 
 
 class LazyGroup(click.Group):
-    """A group whose commands are imported when they are called, or listed by --help."""
+    """A group whose commands are imported when they are called or listed by --help."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 — click's signature
         return list(COMMANDS)

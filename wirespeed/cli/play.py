@@ -1,4 +1,4 @@
-"""`wirespeed play`: Kubernetes manifests on this machine, with no cluster."""
+"""`wirespeed play`: run Kubernetes manifests on this machine, without a cluster."""
 
 from __future__ import annotations
 
@@ -14,88 +14,95 @@ import click
     type=click.Path(path_type=Path),
     default="/etc/cni/net.d",
     show_default=True,
-    help="The CNI conf that a runtime would call for each pod: a file, or a folder whose first file it is.",
+    help="The CNI configuration that a runtime would use for each pod: a file, or a directory, whose first file by "
+    "name is used.",
 )
 @click.option(
     "--cni-path",
     default="/opt/cni/bin:/usr/lib/cni",
     show_default=True,
     metavar="FOLDERS",
-    help="Where plugins are that are executed.",
+    help="The directories of executable plugins.",
 )
 @click.option(
     "--cdi-path",
     default="/etc/cdi:/var/run/cdi",
     show_default=True,
     metavar="FOLDERS",
-    help="Where CDI specifications are, the last counts most; those of the play's device plugin count more.",
+    help="The directories of CDI specifications; a later one takes precedence. The device plugin's own take "
+    "precedence over all.",
 )
 @click.option(
     "--pools",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="What the device plugin offers, if no ConfigMap in FILES says it: the chart's values, with pools, or the "
-    "device plugin's own configuration.",
+    help="The device plugin's configuration, or values of the Helm chart with `pools`. Must not be combined with a "
+    "ConfigMap in FILES that has a device plugin configuration.",
 )
 @click.option(
     "--shim",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="The shim's executable.  [default: build/wirespeed-cni of this checkout, or `wirespeed` in --cni-path]",
 )
-@click.option("--in-order", is_flag=True, help="Start each pod when the one before it is ready or has ended.")
+@click.option("--in-order", is_flag=True, help="Start each pod when the previous one is ready or has ended.")
 @click.option(
     "--then",
     default="",
     metavar="COMMAND",
-    help="A shell command to run once all pods are ready, or have ended well. PODS is a file that tells of them as "
-    "`kubectl get pods -o json` does. The play ends with it, unless pods are to end by themselves.",
+    help="A shell command to run when every pod is ready or has ended with success. Its variable PODS is the path "
+    "of a file with the pods as `kubectl get pods -o json` prints them. When the command has ended, the pods are "
+    "stopped; if there are pods that end by themselves, when those have ended.",
 )
 @click.option(
     "--timeout",
     type=click.FloatRange(min=0, min_open=True),
     metavar="SECONDS",
-    help="End by then, with status 124.",
+    help="Stop everything after this time, with exit status 124.",
 )
 @click.option(
     "--out",
     type=click.Path(file_okay=False, path_type=Path),
-    help="A folder for pods.json, as of the end, and the containers' output, "
-    "logs/<namespace>_<pod>_<container>.log.",
+    help="A directory for pods.json (the pods at the end) and the containers' output "
+    "(logs/<namespace>_<pod>_<container>.log).",
 )
-@click.option("--logs/--no-logs", default=True, show_default=True, help="Show the containers' output.")
+@click.option("--logs/--no-logs", default=True, show_default=True, help="Print the containers' output.")
 @click.option(
     "--log-level",
     type=click.Choice(["debug", "info", "warning", "error"]),
     default="warning",
     show_default=True,
-    help="The least level of the agent's log that is shown.",
+    help="The lowest level of the agent's log that is printed.",
 )
 @click.pass_context
 def play(ctx: click.Context, /, files: tuple[Path, ...], cni_path: str, cdi_path: str, **options: object) -> None:
-    """Run the Pods of Kubernetes manifests on this machine, with no cluster.
+    """Run Kubernetes pods on this machine, without a cluster.
 
-    For demonstrations and tests: this is no production runtime. It stands where the kubelet, the container runtime
-    and the API server stand, and speaks their protocols with this node's agent, which it starts: device plugin
-    registration and allocation, pod-resources, CNI through the shim, network-status. Containers have namespaces and
-    a /dev of their own and see this machine's file system, with what they write in it kept apart. They have the
-    capabilities, users, memory and hugepages that they would have on a cluster. Images are not pulled: of theirs,
-    containers have `wirespeed eal` and `wirespeed ready` alone.
+    For demonstrations and tests, not for production. It takes the place of the kubelet, the container runtime and
+    the API server. It starts this node's agent and speaks with it as they do: device plugin registration and
+    allocation, pod-resources, CNI calls of the shim, network-status. Containers have their own namespaces and /dev.
+    They see this machine's file system; what they write outside of volumes is discarded. Their capabilities,
+    users, memory and hugepages are as on a cluster. Images are not pulled; of their content, containers have only
+    `wirespeed eal` and `wirespeed ready`.
 
-    FILES hold Pods, NetworkAttachmentDefinitions and ConfigMaps; objects of kinds that have no effect here are
-    named and passed over. Of a folder all *.yaml, *.yml and *.json files are taken, by name. A ConfigMap whose
-    config.json has a resourceList is the device plugin's configuration, if --pools is not given.
+    FILES contain Pods, NetworkAttachmentDefinitions and ConfigMaps. Objects of kinds without effect here are listed
+    and ignored. In a directory, all *.yaml, *.yml and *.json files are read, sorted by name. A ConfigMap whose
+    config.json has a resourceList is the device plugin's configuration.
 
-    It runs until all pods that end by themselves have ended (restartPolicy OnFailure or Never), or until it is
-    stopped, and takes everything back. The exit status is 0 only when all succeeded and nothing was left.
+    It runs until all pods with restartPolicy OnFailure or Never have ended, or until it is stopped. Then it
+    removes everything that it created. The exit status is 0 only if all pods succeeded and nothing is left.
     """
-    from rich.console import Console  # noqa: PLC0415 — see wirespeed.cli.main
-
+    from wirespeed import extras  # noqa: PLC0415 — see wirespeed.cli.main
     from wirespeed.cni.errors import CniError  # noqa: PLC0415
-    from wirespeed.play.play import Options  # noqa: PLC0415
-    from wirespeed.play.play import play as run  # noqa: PLC0415
-    from wirespeed.play.screen import Terminal  # noqa: PLC0415
 
-    asked = Options(files=files, cni_path=_folders(cni_path), cdi_path=_folders(cdi_path), **options)  # type: ignore[arg-type]
+    options |= {"files": files, "cni_path": _folders(cni_path), "cdi_path": _folders(cdi_path)}
     try:
+        extras.need("play", "wirespeed play")
+        from rich.console import Console  # noqa: PLC0415
+
+        from wirespeed.play.play import Options  # noqa: PLC0415
+        from wirespeed.play.play import play as run  # noqa: PLC0415
+        from wirespeed.play.screen import Terminal  # noqa: PLC0415
+
+        asked = Options(**options)  # type: ignore[arg-type]
         ctx.exit(run(asked, Terminal(highlight=False), Console(stderr=True)))
     except CniError as error:
         raise click.ClickException(error.msg) from error

@@ -1,15 +1,15 @@
-"""`wirespeed version`: which version this is."""
+"""`wirespeed version`."""
 
 from __future__ import annotations
 
 import click
 
+from wirespeed import __version__
+
 
 @click.command()
 def version() -> None:
-    """Show the version, and the CNI versions that are spoken."""
-    from importlib import metadata  # noqa: PLC0415 — see wirespeed.cli.main
+    """Show the version and the supported CNI versions."""
+    from wirespeed.cni.versions import SUPPORTED  # noqa: PLC0415 — see wirespeed.cli.main
 
-    from wirespeed.cni.versions import SUPPORTED  # noqa: PLC0415
-
-    click.echo(f"wirespeed {metadata.version('wirespeed')}, CNI {', '.join(SUPPORTED)}")
+    click.echo(f"wirespeed {__version__}, CNI {', '.join(SUPPORTED)}")

@@ -1,4 +1,4 @@
-"""`wirespeed vf`: the node's virtual functions: which there are, making and removing them, giving them a driver."""
+"""`wirespeed vf`: list, create and remove the node's virtual functions, and bind drivers to them."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ if TYPE_CHECKING:
 _CONFIG = click.option(
     "--config",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="The agent's configuration file, for who owns which VF.  "
-    "[default: $WIRESPEED_CONFIG, or /etc/wirespeed/agent.yaml where there is one]",
+    help="The agent's configuration file, for finding out which VFs are in use.  "
+    "[default: $WIRESPEED_CONFIG, or /etc/wirespeed/agent.yaml if it exists]",
 )
-_YES = click.option("--yes", is_flag=True, help="Do not ask before the first step.")
-_DRY_RUN = click.option("--dry-run", is_flag=True, help="Show the plan and end.")
+_YES = click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
+_DRY_RUN = click.option("--dry-run", is_flag=True, help="Show the plan, then exit.")
 
 
 @click.group()
 def vf() -> None:
-    """Virtual functions of this node: list, make, remove, bind to drivers, by hand or by a node policy.
+    """List, create, remove and bind this node's VFs.
 
-    Each change is shown as a plan first. VFs that a pod, a process or the host uses are never touched, and when
-    a step fails, those before it are taken back.
+    A plan of all changes is shown first. VFs that a pod, a process or the host uses are never changed. If
+    a step fails, the steps before it are undone.
     """
 
 
 @vf.command("list")
 @_CONFIG
-@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def list_(*, config: Path | None, as_json: bool) -> None:
     """Show the PFs and their VFs."""
     pfs = _told(lambda: _facts(config))
@@ -48,15 +48,25 @@ def list_(*, config: Path | None, as_json: bool) -> None:
 @vf.command()
 @click.argument("pf")
 @click.argument("number", type=click.IntRange(min=1))
-@click.option("--driver", default="netdevice", show_default=True, help="netdevice for their own, or vfio-pci.")
-@click.option("--mtu", type=click.IntRange(68, 65535), help="Of the VFs, and of the PF where its is smaller.")
+@click.option(
+    "--driver",
+    default="netdevice",
+    show_default=True,
+    help="The VFs' driver: netdevice for the kernel's network driver, or vfio-pci.",
+)
+@click.option(
+    "--mtu", type=click.IntRange(68, 65535), help="The VFs' MTU. The PF's MTU is raised if it is smaller."
+)
 @_CONFIG
 @_DRY_RUN
 @_YES
 def create(
     *, pf: str, number: int, driver: str, mtu: int | None, config: Path | None, dry_run: bool, yes: bool
 ) -> None:
-    """Have the PF (its interface or PCI address) have NUMBER VFs."""
+    """Create NUMBER VFs on PF (its interface or PCI address).
+
+    If PF has a different number of VFs, they are removed first.
+    """
     from wirespeed.provision.policy import Group, Wanted  # noqa: PLC0415 — see wirespeed.cli.main
 
     def plan() -> Plan:
@@ -77,7 +87,7 @@ def create(
 @_DRY_RUN
 @_YES
 def destroy(*, pf: str, config: Path | None, dry_run: bool, yes: bool) -> None:
-    """Remove all VFs of the PF (its interface or PCI address)."""
+    """Remove all VFs of PF (its interface or PCI address)."""
     from wirespeed.provision.policy import Wanted  # noqa: PLC0415 — see wirespeed.cli.main
 
     def plan() -> Plan:
@@ -89,12 +99,16 @@ def destroy(*, pf: str, config: Path | None, dry_run: bool, yes: bool) -> None:
 
 @vf.command()
 @click.argument("vfs", nargs=-1, required=True)
-@click.option("--driver", required=True, help="netdevice for the kernel's own, or vfio-pci, uio_pci_generic, ...")
+@click.option(
+    "--driver",
+    required=True,
+    help="netdevice for the kernel's network driver, or a userspace driver: vfio-pci, uio_pci_generic, ...",
+)
 @_CONFIG
 @_DRY_RUN
 @_YES
 def bind(*, vfs: Sequence[str], driver: str, config: Path | None, dry_run: bool, yes: bool) -> None:
-    """Give VFs another driver; each is a PCI address, or a PF with numbers like ens1#0,2-5."""
+    """Bind VFS to a driver. Each is a PCI address, or a PF with VF numbers, such as ens1#0,2-5."""
 
     def plan() -> Plan:
         from wirespeed.provision.plan import bind_plan  # noqa: PLC0415 — see wirespeed.cli.main
@@ -107,17 +121,23 @@ def bind(*, vfs: Sequence[str], driver: str, config: Path | None, dry_run: bool,
 
 @vf.command()
 @click.argument("policies", nargs=-1, required=True, type=click.Path(dir_okay=False, path_type=Path))
-@click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="A label of this node.")
+@click.option(
+    "--label",
+    "labels",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="A label of this node; may be given several times.",
+)
 @_CONFIG
 @_DRY_RUN
 @_YES
 def apply(
     *, policies: Sequence[Path], labels: Sequence[str], config: Path | None, dry_run: bool, yes: bool
 ) -> None:
-    """Make the VFs that node policies (SriovNetworkNodePolicy objects of YAML or JSON files) ask for.
+    """Create the VFs that node policies request.
 
-    A policy whose nodeSelector does not fit the labels given is passed over. PFs that no policy selects stay as
-    they are. Done twice, the second time has nothing to do.
+    POLICIES are YAML or JSON files with SriovNetworkNodePolicy objects. A policy whose nodeSelector does not match
+    the labels given is skipped. PFs that no policy selects are not changed. Idempotent.
     """
     from wirespeed.provision import policy  # noqa: PLC0415 — see wirespeed.cli.main
 
@@ -139,10 +159,12 @@ def apply(
 
 
 def _told(function: Callable[[], Any]) -> Any:
-    """What the function returns; a refusal ends the command with its one line."""
-    from wirespeed.cni.errors import CniError  # noqa: PLC0415 — see wirespeed.cli.main
+    """Call the function; turn its CniError or OSError into a one-line error of the command."""
+    from wirespeed import extras  # noqa: PLC0415 — see wirespeed.cli.main
+    from wirespeed.cni.errors import CniError  # noqa: PLC0415
 
     try:
+        extras.need("provision", "wirespeed vf")
         return function()
     except CniError as error:
         raise click.ClickException(error.msg) from error
@@ -199,11 +221,11 @@ def _vfs(pfs: Sequence[Pf], name: str) -> list[tuple[Pf, Vf]]:
     return [(pf, each) for each in pf.vfs if each.index in wanted]
 
 
-# What is shown
+# Output
 
 
 def _carry_out(plan: Plan, config: Path | None, *, dry_run: bool, yes: bool) -> None:
-    """Show the plan, ask, and take its steps."""
+    """Show the plan, ask for confirmation, and carry it out."""
     from wirespeed.node import load_config  # noqa: PLC0415
     from wirespeed.provision.plan import carry_out  # noqa: PLC0415 — see wirespeed.cli.main
 

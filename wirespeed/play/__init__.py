@@ -1,1 +1,1 @@
-"""Stands where the kubelet, the runtime and the API server stand, on one node with no cluster."""
+"""Replaces the kubelet, the container runtime and the API server on one node, without a cluster."""

@@ -1,4 +1,4 @@
-"""Whether this node has what the pods ask for, and what each container was given of it."""
+"""Check that this node has the resources that pods request, and allocate them to containers."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from wirespeed.play.process import Mount
 
 @dataclass
 class Given:
-    """What a container was given with its devices; `devices` are nodes by their path in the container.
+    """What device plugins give a container. `devices` maps paths in the container to paths on this machine.
 
-    `cdi` names the CDI devices, whose part the runtime looks up when the container starts.
+    `cdi` has the names of CDI devices; their specifications are read when the container starts.
     """
 
     environment: dict[str, str] = field(default_factory=dict)
@@ -39,7 +39,7 @@ class Given:
 
 
 def wanted(pods: Iterable[Pod]) -> dict[str, int]:
-    """How many of each extended resource the pods ask for together."""
+    """Return how many of each extended resource all pods request together."""
     total: Counter[str] = Counter()
     for pod in pods:
         for container in pod.spec.containers:
@@ -48,7 +48,7 @@ def wanted(pods: Iterable[Pod]) -> dict[str, int]:
 
 
 def check_hugepages(pods: Sequence[Pod], sysfs: Path = Path("/sys")) -> None:
-    """Raise CniError(UNAVAILABLE) when there are not as many free hugepages as the pods ask for together."""
+    """Raise CniError(UNAVAILABLE) if fewer hugepages are free than the pods request together."""
     total: Counter[str] = Counter()
     for pod in pods:
         total.update(hugepages(pod))
@@ -68,10 +68,10 @@ def check_hugepages(pods: Sequence[Pod], sysfs: Path = Path("/sys")) -> None:
 
 
 def allocate(kubelet: Kubelet, pod: Pod, *, counted: Collection[str] = ()) -> dict[str, Given]:
-    """Have the pod's devices allocated; what each of its containers was given, by its name.
+    """Allocate the pod's devices; return what each container gets, by its name.
 
-    Of resources that are only `counted` there is nothing to be given. Raises CniError(DEVICE) that names the
-    container, when there are not enough or the device plugin refuses.
+    Nothing is allocated for resources in `counted`. Raises CniError(DEVICE) that names the container, if there are
+    too few devices or the device plugin rejects the request.
     """
     found = {}
     for container in pod.spec.containers:

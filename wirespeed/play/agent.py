@@ -1,4 +1,4 @@
-"""The agent as a child process: started, ready, ended."""
+"""The agent as a child process."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from pathlib import Path
 
 from wirespeed.cni.errors import CniError, Code
 
-_END = 120.0  # seconds for the agent to finish what runs
+_END = 120.0  # seconds for the agent to finish its calls
 
 
 class Agent:
-    """`wirespeed agent` with the configuration file `config`; `folder` is for the socket by which it says ready.
+    """`wirespeed agent` with the configuration file `config`. `folder` is for the socket for its readiness message.
 
-    `changed` is told when it is ready or has ended, `write` is given each line that it logs.
+    `changed` is notified when the agent is ready or has ended. `write` gets each line of its log.
     """
 
     def __init__(
@@ -38,13 +38,13 @@ class Agent:
         self.ready = False
 
     def start(self) -> None:
-        """Start it; `ready` tells when it serves, `ended` when it has ended by itself."""
+        """Start the agent. `ready` becomes true when it serves, `ended` when its process has ended."""
         self.ready = False
         self._socket.unlink(missing_ok=True)
         notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         notify.bind(str(self._socket))
         self._process = process = subprocess.Popen(
-            # If this process is killed, the kernel ends the agent. It is this thread's end that counts there.
+            # If this process is killed, the kernel ends the agent: it does so when the thread that forked it ends.
             [
                 *("setpriv", "--pdeathsig", "TERM", sys.executable, "-P", "-m", "wirespeed", "agent"),
                 *("--config", str(self._config), "--log-level", self._log_level),
@@ -62,16 +62,16 @@ class Agent:
 
     @property
     def ended(self) -> bool:
-        """Whether it was started and runs no more."""
+        """Whether the agent was started and has ended."""
         return self._process is not None and self._process.poll() is not None
 
     def failure(self) -> CniError:
-        """Why it has ended by itself."""
+        """Return the error for an agent that ended by itself, with its last line of output."""
         status = self._process.returncode if self._process else None
         return CniError(Code.UNAVAILABLE, f"the agent ended with {status}: {self._last or 'it says nothing'}")
 
     def stop(self) -> None:
-        """End it, if it runs, and wait until it has finished what runs. Raises CniError(UNAVAILABLE)."""
+        """Stop the agent if it runs, and wait for its calls to finish. Raises CniError(UNAVAILABLE)."""
         process = self._process
         if process is None or self.ended:
             return

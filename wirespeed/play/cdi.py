@@ -1,6 +1,6 @@
-"""What a container runtime does for CDI devices: reads the specifications, and adds what they say to a container.
+"""CDI devices, as a container runtime handles them: read the specifications and apply their edits to a container.
 
-As the Go library that containerd and CRI-O use reads them (container-device-interface, SPEC.md 1.1.0).
+The rules are those of the Go library of containerd and CRI-O (container-device-interface, SPEC.md 1.1.0).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _OPTIONS = _BINDS | {"ro", "rw", "nosuid", "nodev", "noexec", "private", "rpriva
 
 
 class _Part(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, rename="camel"):
-    """A part of a specification: a key that CDI does not know makes it invalid."""
+    """A part of a specification. An unknown key makes the specification invalid."""
 
 
 class _DeviceNode(_Part):
@@ -39,7 +39,7 @@ class _DeviceNode(_Part):
     major: int = 0
     minor: int = 0
     file_mode: int | None = None
-    permissions: str = ""  # of the control group, which a play has not
+    permissions: str = ""  # for the device cgroup, which is not used here
     uid: int = 0
     gid: int = 0
 
@@ -55,7 +55,7 @@ class _Edits(_Part):
     env: list[str] = []
     device_nodes: list[_DeviceNode] = []
     mounts: list[_Mount] = []
-    # Not done here:
+    # Unsupported:
     hooks: list[dict[str, Any]] = []
     net_devices: list[dict[str, Any]] = []
     intel_rdt: dict[str, Any] | None = None
@@ -79,7 +79,7 @@ class _Spec(_Part):
 
 @dataclass(frozen=True)
 class _Defined:
-    """A device, and the specification that defines it; the later of two folders wins."""
+    """A device and the specification that defines it. The definition in the later directory wins."""
 
     device: _Device
     spec: _Spec
@@ -89,14 +89,14 @@ class _Defined:
 
 @dataclass(frozen=True)
 class Added:
-    """What a container gets for its CDI devices: variables, and nodes and mounts by their path in it."""
+    """What a container gets for its CDI devices: variables; device nodes and mounts by path in the container."""
 
     environment: dict[str, str] = field(default_factory=dict)
     devices: dict[str, Node] = field(default_factory=dict)
     mounts: dict[str, Mount] = field(default_factory=dict)
 
     def add(self, edits: _Edits) -> None:
-        """Add edits; what has the same name replaces what was there. Raises CniError."""
+        """Add edits; an edit replaces an earlier one of the same name or path. Raises CniError if unsupported."""
         if undone := _not_done(edits):
             raise CniError(Code.UNSUPPORTED_FIELD, f"{', '.join(undone)}: not done here")
         for name, _, value in (variable.partition("=") for variable in edits.env):
@@ -106,10 +106,10 @@ class Added:
 
 
 def added(names: Iterable[str], folders: Sequence[Path]) -> Added:
-    """What the named devices bring, by the specifications in the folders, the last of which counts most.
+    """Return the edits for the named devices. A specification in a later directory of `folders` takes precedence.
 
-    Raises CniError: DEVICE for a name that none defines, with the specifications that are not valid, or for a
-    device node that is not there; UNSUPPORTED_FIELD that names the edits that are not done here.
+    Raises CniError: DEVICE for an undefined name (the message lists invalid specifications) and for a missing
+    device node; UNSUPPORTED_FIELD that names the unsupported edits.
     """
     asked = list(dict.fromkeys(names))
     if not asked:
@@ -124,7 +124,7 @@ def added(names: Iterable[str], folders: Sequence[Path]) -> Added:
     for name in asked:
         found = defined[name]
         try:
-            if found.file not in files:  # the edits of a specification are made once, before those of its devices
+            if found.file not in files:  # a specification's own edits are applied once, before those of its devices
                 result.add(found.spec.container_edits)
             result.add(found.device.container_edits)
         except CniError as error:
@@ -134,7 +134,7 @@ def added(names: Iterable[str], folders: Sequence[Path]) -> Added:
 
 
 def _read(folders: Sequence[Path]) -> tuple[dict[str, _Defined], list[str]]:
-    """The devices by their qualified names, and what is wrong with specifications."""
+    """Return the devices by their qualified names, and the problems with specifications."""
     defined: dict[str, _Defined] = {}
     conflicts: dict[str, str] = {}
     problems = []
@@ -159,7 +159,7 @@ def _read(folders: Sequence[Path]) -> tuple[dict[str, _Defined], list[str]]:
 
 
 def _load(file: Path) -> _Spec:
-    """The specification of a file. Raises CniError(INVALID_CONFIG) that names it."""
+    """Read a file with one specification. Raises CniError(INVALID_CONFIG) that names the file."""
     found = [documents.given(value) for _, value in documents.read(file)]
     if len(found) != 1:
         raise CniError(Code.INVALID_CONFIG, f"{file}: expected one document, got {len(found)}")
@@ -174,7 +174,7 @@ def _load(file: Path) -> _Spec:
 
 
 def _check(spec: _Spec) -> None:
-    """Raise ValueError for what the types do not say."""
+    """Raise ValueError for violations of the specification that the types do not express."""
     if spec.cdi_version.removeprefix("v") not in _VERSIONS:
         raise ValueError(f'key "cdiVersion": expected one of {", ".join(_VERSIONS)}, got {spec.cdi_version!r}')
     if not _KIND.fullmatch(spec.kind):
@@ -212,7 +212,7 @@ def _check_edits(edits: _Edits, where: str) -> None:
 
 
 def _needed(spec: _Spec) -> str:
-    """The oldest version of CDI that has all that the specification uses."""
+    """Return the oldest CDI version that has everything the specification uses."""
     edits = [spec.container_edits, *(device.container_edits for device in spec.devices)]
     rdt = [each.intel_rdt for each in edits if each.intel_rdt is not None]
     if any("schemata" in each or each.get("enableMonitoring") for each in rdt) or any(e.net_devices for e in edits):
@@ -229,7 +229,7 @@ def _needed(spec: _Spec) -> str:
 
 
 def _not_done(edits: _Edits) -> list[str]:
-    """What of the edits is not done here, by name."""
+    """Name the edits that are not supported here."""
     found = [f"hook {hook.get('hookName', '')} {hook.get('path', '')}" for hook in edits.hooks]
     found += [f"netDevice {device.get('hostInterfaceName', '')}" for device in edits.net_devices]
     found += ["intelRdt"] if edits.intel_rdt is not None else []
@@ -244,7 +244,7 @@ def _not_done(edits: _Edits) -> list[str]:
 
 
 def _node(each: _DeviceNode) -> Node:
-    """As the specification says, what it leaves open being that of this machine's node. Raises CniError(DEVICE)."""
+    """Return the device node; what the specification omits is copied from this machine. Raises CniError(DEVICE)."""
     host_path = each.host_path or each.path
     is_whole = each.type == "p" or (each.type != "" and each.major != 0)
     try:
@@ -255,7 +255,7 @@ def _node(each: _DeviceNode) -> Node:
         host = Node(each.path, each.type, each.major, each.minor, 0o666)
     if not is_whole and each.type not in {"", host.kind}:
         raise CniError(Code.DEVICE, f"device {host_path}: expected a node of type {each.type}, got {host.kind}")
-    kind = (each.type or host.kind).replace("u", "c")  # "u" is a "c", as for mknod(1)
+    kind = (each.type or host.kind).replace("u", "c")  # mknod(1): "u" is the same as "c"
     major, minor = (each.major, each.minor) if each.major or kind == "p" else (host.major, host.minor)
     mode = host.mode if each.file_mode is None else each.file_mode
     return Node(each.path, kind, major, minor, mode, each.uid, each.gid)

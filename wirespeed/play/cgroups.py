@@ -1,4 +1,4 @@
-"""Control groups of a play's containers, which bound memory and hugepages as kubelet and runtime do."""
+"""Cgroups that limit the memory and hugepages of containers, as kubelet and runtime do."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from wirespeed.play.limits import Limits
 from wirespeed.play.undo import Undo
 
 CONTROLLERS = ("memory", "hugetlb")
-_PLACE = "/sys/fs/cgroup"  # where a container sees its own group, or one of each hierarchy below it
+_PLACE = "/sys/fs/cgroup"  # where a container sees its own cgroup (v2), or one directory per hierarchy (v1)
 _HUGEPAGES = "/sys/kernel/mm/hugepages"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Hierarchy:
-    """A hierarchy of groups: the folder that the play's is made in, and which of CONTROLLERS it has."""
+    """A cgroup hierarchy: where the play's cgroup is created, and which of CONTROLLERS it has."""
 
     base: Path
     controllers: tuple[str, ...]
     unified: bool  # cgroup v2
-    place: str  # of a container's own group, in the container
+    place: str  # the mount point of a container's own cgroup in the container
 
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """A container's group in one hierarchy."""
+    """A container's cgroup in one hierarchy."""
 
     hierarchy: Hierarchy
     folder: Path
 
     def oom_kills(self) -> int:
-        """How many processes the kernel has killed there for want of memory."""
+        """Return how many processes the kernel's OOM killer has killed in the cgroup."""
         name = "memory.events" if self.hierarchy.unified else "memory.oom_control"
         try:
             found = re.search(r"^oom_kill (\d+)$", (self.folder / name).read_text(), re.MULTILINE)
@@ -46,7 +46,7 @@ class Group:
 
 
 class Cgroups:
-    """The groups of the play `name`; `missing` says why a controller is not used here, if it is not."""
+    """The cgroups of the play `name`. `missing` maps controllers that cannot be used to the reason."""
 
     def __init__(self, name: str, hierarchies: Iterable[Hierarchy] | None = None) -> None:
         self._name = name
@@ -58,7 +58,7 @@ class Cgroups:
                 self.missing[controller] = f"no cgroup controller {controller}"
 
     def make(self, undo: Undo) -> None:
-        """Make the play's own groups, in the hierarchies where that is possible."""
+        """Create the play's cgroup in each hierarchy that allows it."""
         for each in list(self._hierarchies):
             folder = each.base / self._name
             try:
@@ -72,19 +72,19 @@ class Cgroups:
                     self.missing[controller] = f"cgroup controller {controller}: {error.filename}: {error.strerror}"
 
     def pod(self, name: str, limits: Limits, undo: Undo) -> PodGroups:
-        """Make the groups of a pod. Raises CniError(IO_FAILURE)."""
+        """Create a pod's cgroups. Raises CniError(IO_FAILURE)."""
         made = PodGroups({each: each.base / self._name / name for each in self._hierarchies}, undo)
         made.make(limits)
         return made
 
     def left(self) -> list[str]:
-        """The play's groups that are there."""
+        """Return the play's cgroups that still exist."""
         folders = [each.base / self._name for each in self._hierarchies]
         return [str(folder) for folder in folders if folder.exists()]
 
 
 class PodGroups:
-    """The groups of a pod, by hierarchy."""
+    """A pod's cgroups, one per hierarchy."""
 
     def __init__(self, folders: Mapping[Hierarchy, Path], undo: Undo) -> None:
         self._folders, self._undo = folders, undo
@@ -95,7 +95,7 @@ class PodGroups:
             _make(hierarchy, folder, limits, self._undo, inner=True)
 
     def container(self, name: str, limits: Limits) -> list[Group]:
-        """The groups of a container, made when it is first started. Raises CniError(IO_FAILURE)."""
+        """Return a container's cgroups; create them on its first start. Raises CniError(IO_FAILURE)."""
         if name not in self._made:
             self._made[name] = []
             for hierarchy, folder in self._folders.items():
@@ -106,10 +106,10 @@ class PodGroups:
 
 
 def find(process: Path = Path("/proc/self")) -> list[Hierarchy]:
-    """The hierarchies that have CONTROLLERS.
+    """Return the hierarchies that have CONTROLLERS.
 
-    Of cgroup v1, groups are made below the one that this process is in. A group of v2 that has processes cannot
-    have groups with limits below it, but for the topmost: they are made there, as the kubelet makes its own.
+    In cgroup v1, the play's cgroups are created below this process's own cgroup. In v2, a cgroup that has processes
+    cannot have children with limits, except the root cgroup, so they are created there, as the kubelet does.
     """
     mine = dict(line.split(":", 2)[1:] for line in (process / "cgroup").read_text().splitlines())
     found: list[Hierarchy] = []
@@ -134,13 +134,13 @@ def find(process: Path = Path("/proc/self")) -> list[Hierarchy]:
 
 
 def _own(mine: Mapping[str, str], listed: Iterable[str]) -> str:
-    """The group that this process is in, in the hierarchy with the listed controllers."""
+    """Return this process's cgroup in the hierarchy with the listed controllers."""
     wanted = {*listed} & {*CONTROLLERS}
     return next((path for names, path in mine.items() if wanted & {*names.split(",")}), "/")
 
 
 def settings(hierarchy: Hierarchy, limits: Limits, pages: Iterable[int]) -> dict[str, tuple[int, bool]]:
-    """What is written to which file of a group, and whether that is always there; `pages` are sizes in bytes."""
+    """Return value by file of a cgroup, and whether the file always exists. `pages` are hugepage sizes in bytes."""
     found: dict[str, tuple[int, bool]] = {}
     if "memory" in hierarchy.controllers and limits.memory is not None:
         if hierarchy.unified:
@@ -159,7 +159,7 @@ def settings(hierarchy: Hierarchy, limits: Limits, pages: Iterable[int]) -> dict
 
 
 def _size(page: int) -> str:
-    """As the kernel calls it: 2MB."""
+    """Return a hugepage size as the kernel writes it in file names, such as 2MB."""
     unit = next(power for power in (3, 2, 1) if page >= 1024**power)
     return f"{page // 1024**unit}{'KMG'[unit - 1]}B"
 
@@ -170,7 +170,7 @@ def _page_sizes() -> list[int]:
 
 
 def _make(hierarchy: Hierarchy, folder: Path, limits: Limits, undo: Undo, *, inner: bool = False) -> None:
-    """Make a group with its limits; an `inner` one has groups below it."""
+    """Create a cgroup with its limits; an `inner` one gets child cgroups."""
     try:
         folder.mkdir()
         undo.push(f"cgroup {folder}", folder.rmdir)
@@ -184,7 +184,7 @@ def _make(hierarchy: Hierarchy, folder: Path, limits: Limits, undo: Undo, *, inn
 
 
 def _enable(hierarchy: Hierarchy, folder: Path) -> None:
-    """Have the controllers act in the groups below a folder; those of v1 always do."""
+    """Enable the controllers for a cgroup's children; in v1 they always are."""
     file = folder / "cgroup.subtree_control"
     if hierarchy.unified and not {*hierarchy.controllers} <= {*_read(file).split()}:
         _write(file, " ".join(f"+{each}" for each in hierarchy.controllers))
@@ -193,7 +193,7 @@ def _enable(hierarchy: Hierarchy, folder: Path) -> None:
 def _write(path: Path, text: str) -> None:
     try:
         path.write_text(text)
-    except OSError as error:  # one of write(2) does not name the file
+    except OSError as error:  # an error of write(2) has no file name
         raise OSError(error.errno, error.strerror, str(path)) from None
 
 

@@ -1,4 +1,4 @@
-"""A command of this machine that runs beside the pods, once they are ready."""
+"""A shell command on this machine that runs once the pods are ready."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _GRACE = 10.0  # seconds from SIGTERM to SIGKILL
 
 
 class Command:
-    """A shell command; `changed` is told when it has ended."""
+    """A shell command; `changed` is notified when it has ended."""
 
     def __init__(self, text: str, screen: Screen, changed: threading.Condition) -> None:
         self._text, self._screen, self._changed = text, screen, changed
@@ -28,7 +28,7 @@ class Command:
         return self.exit_code is not None
 
     def start(self, variables: Mapping[str, str]) -> None:
-        """Start it, with these variables besides those of this process."""
+        """Start the command with these variables in addition to those of this process."""
         self._process = subprocess.Popen(
             ["/bin/sh", "-c", self._text],
             env={**os.environ, **variables},
@@ -42,7 +42,7 @@ class Command:
         self._thread.start()
 
     def stop(self) -> None:
-        """End it and all that it started, if it runs."""
+        """End the command and its process group, if it runs."""
         if self._process is None:
             return
         if not self.ended:

@@ -1,4 +1,4 @@
-"""Device nodes of a container, as the runtime makes them from those of this machine."""
+"""A container's device nodes, which the runtime creates like those of this machine."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _KINDS = {stat.S_IFCHR: "c", stat.S_IFBLK: "b", stat.S_IFIFO: "p"}
 
 
 class Node(NamedTuple):
-    """A device node in a container; `kind` is "c", "b" or "p", as mknod(1) calls them."""
+    """A device node in a container; `kind` is "c", "b" or "p", as in mknod(1)."""
 
     path: str
     kind: str
@@ -24,7 +24,7 @@ class Node(NamedTuple):
 
 
 def node(path: str, host: str) -> Node:
-    """A node at `path` that is the one of this machine at `host`; root owns it. Raises CniError(DEVICE)."""
+    """Return a copy of this machine's node `host` at `path`, owned by root. Raises CniError(DEVICE)."""
     try:
         found = os.lstat(host)
     except OSError as error:

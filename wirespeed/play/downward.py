@@ -1,4 +1,4 @@
-"""The Downward API: what a pod's containers are told of the pod itself, in variables and in files."""
+"""The Downward API: a pod's own fields, in variables and files of its containers."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 _KEYED = re.compile(r"metadata\.(labels|annotations)\['([^']+)'\]")
 _METADATA = ("metadata.name", "metadata.namespace", "metadata.uid")
-_WHOLE = ("metadata.labels", "metadata.annotations")  # for files only
-_REST = ("spec.nodeName", "spec.serviceAccountName", "status.podIP", "status.podIPs")  # for variables only
+_WHOLE = ("metadata.labels", "metadata.annotations")  # only for volumes
+_REST = ("spec.nodeName", "spec.serviceAccountName", "status.podIP", "status.podIPs")  # only for variables
 _ESCAPED = {'"': r"\"", "\\": r"\\", "\a": r"\a", "\b": r"\b", "\f": r"\f"} | {
     "\n": r"\n",
     "\r": r"\r",
@@ -29,7 +29,7 @@ _ESCAPED = {'"': r"\"", "\\": r"\\", "\a": r"\a", "\b": r"\b", "\f": r"\f"} | {
 
 
 class _Part(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, rename="camel"):
-    """A part of a pod: a key that Kubernetes does not know is a mistake."""
+    """A part of a pod. An unknown key is an error, as in Kubernetes."""
 
 
 class FieldRef(_Part):
@@ -39,12 +39,12 @@ class FieldRef(_Part):
 
 class ResourceFieldRef(_Part):
     resource: str  # "limits.cpu", "requests.hugepages-1Gi", ...
-    container_name: str = ""  # a variable's is its own container
-    divisor: str | int | float = 0  # 0 is 1
+    container_name: str = ""  # a variable's default is its own container
+    divisor: str | int | float = 0  # 0 means 1
 
 
 def field_refusal(path: str, *, volume: bool = False) -> str:
-    """What is wrong with a fieldPath, of a variable or a volume; "" if it is filled in here."""
+    """Return what is wrong with the fieldPath of a variable or a volume; "" if it is supported here."""
     known = (*_METADATA, *(_WHOLE if volume else _REST))
     if path in known or _KEYED.fullmatch(path):
         return ""
@@ -53,7 +53,7 @@ def field_refusal(path: str, *, volume: bool = False) -> str:
 
 
 def resource_refusal(ref: ResourceFieldRef) -> str:
-    """What is wrong with a resourceFieldRef, beginning with its key; "" for nothing."""
+    """Return what is wrong with a resourceFieldRef, starting with the key; "" if nothing is."""
     kind, _, resource = ref.resource.partition(".")
     known = resource in {"cpu", "memory", "ephemeral-storage"} or resource.startswith("hugepages-")
     if kind not in {"limits", "requests"} or not known:
@@ -69,7 +69,7 @@ def resource_refusal(ref: ResourceFieldRef) -> str:
 
 
 def field(pod: Pod, path: str, facts: Facts) -> str:
-    """What a fieldPath stands for."""
+    """Return the value of a fieldPath."""
     labels = pod.metadata.labels or {}
     if keyed := _KEYED.fullmatch(path):
         kind, key = keyed.groups()
@@ -88,9 +88,10 @@ def field(pod: Pod, path: str, facts: Facts) -> str:
 
 
 def resource(ref: ResourceFieldRef, containers: Iterable[Container], own: str = "") -> str:
-    """How much a container may have of a resource, in units of the divisor, rounded up.
+    """Return how much of a resource a container may use, in units of the divisor, rounded up.
 
-    As to the kubelet, one without a limit may have what the node has; who asks for nothing asks for the limit.
+    As in the kubelet, a container without a limit has the node's amount as limit, and a container without a request
+    has its limit as request.
     """
     name = ref.container_name or own
     asked = next(each.resources for each in containers if each.name == name)
@@ -104,12 +105,12 @@ def resource(ref: ResourceFieldRef, containers: Iterable[Container], own: str = 
 
 
 def lines(values: Mapping[str, str]) -> str:
-    """Labels or annotations as the kubelet writes them: one a line, in their order, quoted as Go quotes."""
+    """Format labels or annotations as the kubelet does: one per line, sorted, quoted as Go does."""
     return "\n".join(f"{key}={quoted(value)}" for key, value in sorted(values.items()))
 
 
 def quoted(text: str) -> str:
-    """A text as Go's strconv.Quote has it."""
+    """Quote a text like Go's strconv.Quote."""
     return f'"{"".join(map(_escaped, text))}"'
 
 
@@ -125,7 +126,7 @@ def _escaped(character: str) -> str:
 
 
 def _of_node(resource: str) -> int:
-    """What this machine has of it; hugepages are only for who asks for them."""
+    """Return this machine's amount of a resource; 0 for hugepages, which have no default."""
     if resource == "cpu":
         return len(os.sched_getaffinity(0))
     if resource == "memory":

@@ -1,4 +1,4 @@
-"""What a container's command is told: its variables, and the references to them, as the kubelet fills them in."""
+"""A container's environment variables and the references to them, resolved as the kubelet does."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from wirespeed.play import downward
 if TYPE_CHECKING:
     from wirespeed.play.manifests import Container, EnvVar, Pod
 
-# What a container has where its image says nothing, from the runtime.
+# Set by the runtime if the image sets nothing.
 BASE = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
 
-# What the images of applications have, and so every container that is played: `wirespeed eal`, `wirespeed ready`.
+# A program in the images of applications (`wirespeed eal`, `wirespeed ready`), so every container here has it.
 PROGRAM = "/usr/local/bin/wirespeed"
 
 _REFERENCE = re.compile(r"\$(?:\(([^)]*)\)|(.))", re.DOTALL)
@@ -25,7 +25,7 @@ ConfigMaps = Mapping[tuple[str, str], Mapping[str, str]]
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """What is known of a pod once it has its network: its `annotations` with network-status, its addresses."""
+    """What is known about a pod once it has its network; `annotations` include network-status."""
 
     uid: str
     hostname: str
@@ -38,7 +38,7 @@ class Facts:
 def variables(
     pod: Pod, container: Container, *, facts: Facts, config_maps: ConfigMaps, given: Mapping[str, str]
 ) -> dict[str, str]:
-    """A container's variables; `given` are those of its devices, which its own override."""
+    """Return a container's variables. `given` are those of its devices; the container's own override them."""
     own: dict[str, str] = {}
     for variable in container.env:
         value = _value(pod, container, variable, facts=facts, config_maps=config_maps, known=own)
@@ -48,7 +48,7 @@ def variables(
 
 
 def expand(text: str, known: Mapping[str, str]) -> str:
-    """`$(NAME)` becomes the variable's value, if there is one, and `$$` a `$`."""
+    """Replace `$(NAME)` with the variable's value, if it exists, and `$$` with `$`."""
 
     def replaced(match: re.Match[str]) -> str:
         name, other = match.groups()
@@ -60,7 +60,7 @@ def expand(text: str, known: Mapping[str, str]) -> str:
 
 
 def command(container: Container, known: Mapping[str, str]) -> list[str]:
-    """Program and arguments, with all of the container's variables filled in."""
+    """Return the program and its arguments, with references to variables replaced."""
     return [expand(part, known) for part in (*container.command, *container.args)]
 
 
@@ -73,7 +73,7 @@ def _value(
     config_maps: ConfigMaps,
     known: Mapping[str, str],
 ) -> str | None:
-    """None where an optional key is not there. References are to variables that stand before it."""
+    """Return a variable's value; None if an optional key is missing. References are to earlier variables only."""
     source = variable.value_from
     if source is None:
         return expand(variable.value or "", known)

@@ -1,4 +1,4 @@
-"""Notices of what the agent writes of pods while they run: network-status, annotations."""
+"""Watches the files in which the agent writes running pods' network-status and annotations."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from wirespeed.host.inotify import FolderWatch
 
 @contextmanager
 def followed(folder: Path, changed: Callable[[], None]) -> Iterator[None]:
-    """Call `changed`, in a thread of its own, when files of the folder have changed; until the body ends."""
+    """Call `changed` in a separate thread when files in the directory change, until the context ends."""
     folder.mkdir(exist_ok=True)
     watch, end = FolderWatch(folder), os.eventfd(0)
     thread = threading.Thread(target=_follow, args=(watch, end, changed), name="annotations")

@@ -1,4 +1,4 @@
-"""Paths of this machine that a container names and does not see, for it has a folder of its own there."""
+"""Paths of this machine that a container uses but cannot see, because it has its own directory mounted there."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from wirespeed.play.environment import BASE, PROGRAM
 from wirespeed.play.launcher import OWN
 from wirespeed.play.manifests import Container, Pod
 
-# /proc and /sys are the same kernel's, and /dev has what the container was given.
+# Not /proc and /sys, which show the same kernel, and not /dev, which has what the container was given.
 _OVER = tuple(folder for folder in OWN if folder not in {"/proc", "/sys", "/dev"})
 _PATH = re.compile(r"(?<![\w./-])/[^\s'\"`$;|&<>(){}\[\],:=*?!\\]+")
 
 
 @dataclass(frozen=True)
 class Hidden:
-    """A path that is there on this machine; `named` leads to it, `over` is what is mounted there."""
+    """A path that exists on this machine. The path `named` leads to it, `over` is the mount that hides it."""
 
     named: str
     path: str
@@ -32,7 +32,7 @@ class Hidden:
 
 
 def refuse(pods: Iterable[Pod]) -> None:
-    """Raise CniError(INVALID_CONFIG) for a program that a container names and would not find."""
+    """Raise CniError(INVALID_CONFIG) for a program that a container uses but would not find."""
     for pod, container in _containers(pods):
         for each in of(container):
             if _is_program(each.path):
@@ -44,7 +44,7 @@ def refuse(pods: Iterable[Pod]) -> None:
 
 
 def notes(pods: Iterable[Pod]) -> Iterator[str]:
-    """The other paths that containers name and do not see; some may be names of files that they make."""
+    """Yield the other hidden paths that containers use. Some may be files that the containers create."""
     for pod, container in _containers(pods):
         for each in of(container):
             if not _is_program(each.path):
@@ -52,7 +52,7 @@ def notes(pods: Iterable[Pod]) -> Iterator[str]:
 
 
 def of(container: Container) -> list[Hidden]:
-    """The paths of this machine that the container names or runs, and does not see."""
+    """Return the paths of this machine that the container uses or runs but does not see."""
     mounts = [mount.mount_path for mount in container.volume_mounts]
     found: dict[str, Hidden] = {}
     for named in _named(container):
@@ -73,7 +73,7 @@ def _containers(pods: Iterable[Pod]) -> Iterator[tuple[Pod, Container]]:
 
 
 def _named(container: Container) -> Iterator[str]:
-    """The absolute paths in command, arguments, probes, variables and working directory; the program's."""
+    """Yield absolute paths in commands, probes, variables and the working directory, and the programs' paths."""
     probes = [each.exec for each in (container.startup_probe, container.readiness_probe) if each and each.exec]
     commands = [[*container.command, *container.args], *(probe.command for probe in probes)]
     values = {each.name: each.value or "" for each in container.env}
@@ -90,7 +90,7 @@ def _named(container: Container) -> Iterator[str]:
 
 
 def _leads(path: str) -> Iterator[str]:
-    """A path, where its links lead, and what runs it where it is a script."""
+    """Yield the path, the targets of its symbolic links, and a script's interpreter."""
     places = [os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path)), os.path.realpath(path)]
     yield from dict.fromkeys(places)
     if _is_program(path):

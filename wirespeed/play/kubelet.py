@@ -1,4 +1,4 @@
-"""The kubelet as device plugins and CNI plugins see it: registration, allocation and pod-resources."""
+"""A kubelet as device plugins and CNI plugins see it: registration, allocation and pod-resources."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from wirespeed.kube.proto import pluginregistration_pb2 as registration
 from wirespeed.kube.proto import podresources_pb2 as pods
 
 VERSION = "v1beta1"
-_DIAL = 10.0  # seconds for a plugin to be reached, as the kubelet gives it
-_ANSWER = 30.0  # seconds for a plugin to answer
+_DIAL = 10.0  # seconds to connect to a plugin, as in the kubelet
+_ANSWER = 30.0  # seconds for a plugin's answer
 _WORKERS = 16
 _PLUGIN = dp.DESCRIPTOR.services_by_name["DevicePlugin"]
 _OPTIONS = (
-    ("grpc.use_local_subchannel_pool", 1),  # a plugin that came back is reached at once
+    ("grpc.use_local_subchannel_pool", 1),  # so that a restarted plugin is reached at once
     ("grpc.initial_reconnect_backoff_ms", 50),
     ("grpc.min_reconnect_backoff_ms", 50),
     ("grpc.max_receive_message_length", 16 << 20),
@@ -38,14 +38,14 @@ _OPTIONS = (
 
 @dataclass(eq=False)
 class _Endpoint:
-    """A plugin that serves one resource; its devices by id, Unhealthy all once its stream has ended."""
+    """A plugin that serves one resource; its devices by id. They become Unhealthy when its stream ends."""
 
     resource: str
     socket: Path
     channel: grpc.Channel
     options: Any  # its DevicePluginOptions
     devices: dict[str, Any] = field(default_factory=dict)
-    listed: bool = False  # whether it has told its devices
+    listed: bool = False  # whether it has sent its list of devices
     stream: Any = None
     reader: threading.Thread | None = None
 
@@ -54,7 +54,7 @@ class _Endpoint:
         return rpc.Client(self.channel, _PLUGIN)
 
     def close(self) -> None:
-        """End the stream and everything else to the plugin."""
+        """End the stream and close the connection to the plugin."""
         self.stream.cancel()
         if self.reader is not None and self.reader is not threading.current_thread():
             self.reader.join(_ANSWER)
@@ -63,7 +63,7 @@ class _Endpoint:
 
 @dataclass(frozen=True)
 class _Allocation:
-    """What one container was given of one resource."""
+    """What one container has of one resource."""
 
     namespace: str
     pod: str
@@ -73,13 +73,13 @@ class _Allocation:
 
 
 class Kubelet:
-    """A kubelet's device manager in `folder` (/var/lib/kubelet of a node). Safe from any thread.
+    """A kubelet's device manager in `folder` (a node's is /var/lib/kubelet). Thread-safe.
 
-    It listens on device-plugins/kubelet.sock and pod-resources/kubelet.sock; with `plugin_watch` it also takes
-    the plugins whose sockets appear in plugins_registry. `answers_get` False has its pod-resources refuse Get, as
-    a kubelet whose feature gate KubeletPodResourcesGet is off. It may be started again after `stop`, as a
-    restarted kubelet: what was allocated stays so, plugins have to register anew. `changed` is told of each
-    change; it may be one that tells of other things too.
+    It listens on device-plugins/kubelet.sock and pod-resources/kubelet.sock. With `plugin_watch` it also registers
+    plugins whose sockets appear in plugins_registry. With `answers_get` false, pod-resources rejects Get, as a
+    kubelet does with feature gate KubeletPodResourcesGet off. After `stop` it can be started again like a restarted
+    kubelet: allocations stay, and plugins must register again. `changed` is notified of each change; it may be
+    shared with others.
     """
 
     def __init__(
@@ -100,9 +100,9 @@ class Kubelet:
         self._end = contextlib.ExitStack()
 
     def start(self) -> None:
-        """Remove all sockets of device-plugins, as a starting kubelet does, and listen.
+        """Remove all sockets in device-plugins, as a starting kubelet does, and listen.
 
-        Raises CniError(IO_FAILURE) when a socket cannot be made.
+        Raises CniError(IO_FAILURE) if a socket cannot be created.
         """
         plugins = self.folder / "device-plugins"
         try:
@@ -122,11 +122,11 @@ class Kubelet:
             raise CniError(Code.IO_FAILURE, f"kubelet {self.folder}: {error.strerror}") from error
 
     def stop(self) -> None:
-        """Stop listening and let the plugins go; allocations stay."""
+        """Stop listening and disconnect the plugins; allocations stay."""
         self._end.close()
 
     def resources(self) -> dict[str, list[Any]]:
-        """The registered resources and their devices (v1beta1 Device messages), by id."""
+        """Return the registered resources with their devices (v1beta1 Device messages), sorted by id."""
         with self._changed:
             return {
                 name: [endpoint.devices[key] for key in sorted(endpoint.devices)]
@@ -136,7 +136,7 @@ class Kubelet:
     def wait_for(self, resource: str, count: int, timeout: float) -> None:
         """Wait up to `timeout` seconds until the resource has at least `count` healthy devices.
 
-        Raises CniError(TRY_AGAIN_LATER) that says what is registered.
+        Raises CniError(TRY_AGAIN_LATER) that lists what is registered.
         """
         self.wait_until(
             lambda: resource in self._endpoints and len(self._healthy(resource)) >= count,
@@ -145,14 +145,14 @@ class Kubelet:
         )
 
     def is_listed(self, resource: str) -> bool:
-        """Whether the resource is registered, and its plugin has told its devices."""
+        """Return whether the resource is registered and its plugin has sent its list of devices."""
         with self._changed:
             return resource in self._endpoints and self._endpoints[resource].listed
 
     def wait_until(self, condition: Callable[[], bool], timeout: float, what: str) -> None:
-        """Wait up to `timeout` seconds until the condition, asked after each change of devices, holds.
+        """Wait up to `timeout` seconds for the condition, which is evaluated after each change of devices.
 
-        Raises CniError(TRY_AGAIN_LATER) that says `what` was waited for and what is registered.
+        Raises CniError(TRY_AGAIN_LATER) that names `what` and lists what is registered.
         """
         with self._changed:
             if self._changed.wait_for(condition, timeout):
@@ -167,10 +167,11 @@ class Kubelet:
         )
 
     def allocate(self, namespace: str, pod: str, container: str, resource: str, count: int) -> Any:
-        """Give the container `count` devices of the resource; the plugin's ContainerAllocateResponse.
+        """Allocate `count` devices of the resource to the container; return the plugin's ContainerAllocateResponse.
 
-        Those the plugin prefers if it says so, else those with the lowest ids; never one that is given already
-        or Unhealthy. Raises CniError(DEVICE) when there are not enough, or the plugin fails.
+        The plugin's preferred allocation is used if it supports that, else the devices with the lowest ids. Devices
+        that are allocated or Unhealthy are never chosen. Raises CniError(DEVICE) if there are too few or the plugin
+        fails.
         """
         with self._allocating:
             endpoint, free = self._free(resource, count)
@@ -193,9 +194,9 @@ class Kubelet:
             return answers[0]
 
     def pre_start(self, namespace: str, pod: str, container: str) -> None:
-        """Tell the plugins that asked for it that the container, whose networks are attached, is to be made.
+        """Call PreStartContainer of the plugins that require it. The container's networks are attached by then.
 
-        Raises CniError(DEVICE) when one refuses, or is not registered any more.
+        Raises CniError(DEVICE) if a plugin rejects it or is no longer registered.
         """
         of = namespace, pod, container
         with self._changed:
@@ -213,16 +214,16 @@ class Kubelet:
                     raise _failure(each.resource, error) from error
 
     def free(self, namespace: str, pod: str) -> None:
-        """Take back all devices of the pod."""
+        """Release all devices of the pod."""
         with self._changed:
             self._allocations = [a for a in self._allocations if (a.namespace, a.pod) != (namespace, pod)]
 
     # Plugins
 
     def connect(self, resource: str, socket: Path, *, options: Any = None) -> None:
-        """Take the plugin at `socket` for the resource; without `options` those that it tells when it is asked.
+        """Connect to the plugin at `socket` for the resource; without `options`, use those that it returns itself.
 
-        Raises CniError(INVALID_CONFIG) for its name, or grpc.RpcError when the plugin cannot be reached.
+        Raises CniError(INVALID_CONFIG) for an invalid resource name, grpc.RpcError if the plugin cannot be reached.
         """
         if problem := resources.refusal(resource):
             raise CniError(Code.INVALID_CONFIG, f"resource {resource!r}: {problem}")
@@ -245,14 +246,14 @@ class Kubelet:
         endpoint.reader.start()
 
     def disconnect(self, socket: Path) -> None:
-        """Let the plugin at `socket` go: its devices become Unhealthy."""
+        """Disconnect the plugin at `socket`; its devices become Unhealthy."""
         with self._changed:
             gone = [endpoint for endpoint in self._endpoints.values() if endpoint.socket == socket]
         for endpoint in gone:
             endpoint.stream.cancel()
 
     def given(self) -> list[_Allocation]:
-        """Everything that is allocated now."""
+        """Return all current allocations."""
         with self._changed:
             return list(self._allocations)
 
@@ -264,7 +265,7 @@ class Kubelet:
                     endpoint.listed = True
                     self._changed.notify_all()
         except grpc.RpcError:
-            pass  # the plugin or this kubelet has gone; either way its devices are no longer to be given
+            pass  # the plugin or this kubelet has stopped; its devices must not be allocated any more
         with self._changed:
             endpoint.devices = {
                 key: dp.Device(ID=key, health="Unhealthy", topology=device.topology)
@@ -352,7 +353,7 @@ class _Registration:
 
 
 class _Pods:
-    """The service v1.PodResourcesLister. The kubelet names each device in an entry of its own."""
+    """The service v1.PodResourcesLister. Like the kubelet, it returns a separate entry for each device."""
 
     def __init__(self, kubelet: Kubelet) -> None:
         self._kubelet = kubelet
@@ -398,12 +399,12 @@ class _Pods:
 
 
 class _PluginWatch:
-    """Takes the plugins whose sockets are in the folder, and lets go those whose sockets leave it."""
+    """Connects the plugins whose sockets appear in the directory, and disconnects those whose sockets disappear."""
 
     def __init__(self, kubelet: Kubelet, folder: Path) -> None:
         self._kubelet = kubelet
         self._folder = folder
-        self._taken: dict[Path, tuple[int, int]] = {}  # which socket it was: inode and time
+        self._taken: dict[Path, tuple[int, int]] = {}  # inode and mtime, to recognise a new socket of the same name
 
     def __enter__(self) -> None:
         self._folder.mkdir(mode=0o750, parents=True, exist_ok=True)
@@ -424,7 +425,7 @@ class _PluginWatch:
             ready, _, _ = select.select([self._watch.fileno(), self._woken.fileno()], [], [])
             if self._woken.fileno() in ready:
                 return
-            self._watch.events()  # what is there counts, not how it came to be
+            self._watch.events()  # only what exists now matters, not the events
 
     def _look(self) -> None:
         there = _sockets(self._folder)
@@ -437,8 +438,8 @@ class _PluginWatch:
             self._take(path)
 
     def _take(self, path: Path) -> None:
-        """Ask the plugin who it is, connect, and tell it the outcome."""
-        # The plugin watcher sets no authority of its own: it is the path, percent-encoded.
+        """Ask the plugin for its type and name, connect it, and notify it of the result."""
+        # The kubelet's plugin watcher sets no authority; Go's gRPC then uses the percent-encoded path.
         options = (("grpc.default_authority", quote(str(path), safe="")), *_OPTIONS)
         with grpc.insecure_channel(f"unix:{path}", options=options) as channel:
             client = rpc.Client(channel, registration.DESCRIPTOR.services_by_name["Registration"])
@@ -449,10 +450,10 @@ class _PluginWatch:
                     registration.RegistrationStatus(plugin_registered=not problem, error=problem), timeout=_DIAL
                 )
             except grpc.RpcError:
-                self._taken.pop(path, None)  # it went while it was asked; its next socket is a new one
+                self._taken.pop(path, None)  # the socket disappeared meanwhile; the next one counts as new
 
     def _connect(self, info: Any) -> str:
-        """Why the plugin cannot be taken, "" if it was."""
+        """Connect the plugin; return why that is impossible, or ""."""
         if info.type != "DevicePlugin" or VERSION not in info.supported_versions:
             versions = ", ".join(info.supported_versions)
             return f"plugin {info.name} of type {info.type} speaks {versions}: expected DevicePlugin {VERSION}"
@@ -464,7 +465,7 @@ class _PluginWatch:
 
 
 def _sockets(folder: Path) -> dict[Path, tuple[int, int]]:
-    """The sockets of a folder that a kubelet looks at, with what tells each from one that follows it."""
+    """Return the sockets in a directory that a kubelet considers, with inode and mtime to tell later ones apart."""
     found = {}
     for path in folder.glob("[!.]*"):
         with contextlib.suppress(FileNotFoundError):

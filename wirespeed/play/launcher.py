@@ -1,27 +1,26 @@
-"""Starts a container's command in namespaces of its own, as runc does: the program that `process` runs.
+"""Starts a container's command in its own namespaces, as runc does. `process` runs this program.
 
-It runs alone (python3 -I -S) with two arguments, both descriptors. The first is a file with the plan, a JSON
-object:
+It runs as `python3 -I -S` with two file descriptors as arguments. The first is a file with the plan, a JSON object:
 
     netns        path of the pod's network namespace
-    root         an empty folder, where the container's root is put together
+    root         an empty directory, in which the container's root is created
     hostname
     devices      [[path in the container, "c", "b" or "p", major, minor, mode, owner, group]]
-    mounts       [[source on this machine, path in the container, options: bind (without what is mounted below it),
-                   ro, nosuid, nodev, noexec]]
+    mounts       [[source on this machine, path in the container, options: bind (without submounts), ro, nosuid,
+                   nodev, noexec]]
     command      program and arguments
     environment  variables
-    folder       where it runs
-    groups       [[control group's folder on this machine, place in the container]]
-    rights       {"user", "group", "groups", "capabilities": by their numbers, "noNewPrivileges", "privileged",
+    folder       working directory
+    groups       [[cgroup directory on this machine, mount point in the container]]
+    rights       {"user", "group", "groups", "capabilities": numbers, "noNewPrivileges", "privileged",
                  "readOnlyRoot", "memlock": bytes}
 
-A plan with "join", the number of a container's first process, runs a command beside it. It has only command,
-environment, folder, groups and rights.
+A plan with "join", the PID of a container's first process, runs another command in that container. Such a plan has
+only command, environment, folder, groups and rights besides.
 
-The second is a socket. {"pid": number on this machine} is written there once the command runs, or {"error": text}
-when it cannot; each byte that is read there is a signal for the command, and the socket's end kills it. The exit
-status is the command's, or 128 and the number of the signal that ended it.
+The second is a socket. Once the command runs, {"pid": PID on this machine} is written to it; if it cannot run,
+{"error": text}. Each byte read from it is a signal number for the command; end of file kills the command. The exit
+status is the command's, or 128 plus the number of the signal that killed it.
 """
 
 import ctypes
@@ -51,16 +50,16 @@ CAPABILITY_VERSION = 0x20080522
 SYS_MOUNT_SETATTR = 442  # the same number on every architecture
 AT_FDCWD, AT_RECURSIVE = -100, 0x8000
 
-CANNOT_RUN = 128  # the exit status that a runtime gives a command which cannot be started
-OLD = "/.old"  # where this machine's root is while something is mounted from it
-OWN = ("/proc", "/sys", "/dev", "/run", "/tmp")  # noqa: S108 — folders that every container has of its own
+CANNOT_RUN = 128  # the exit status of a command that cannot be started, as from a runtime
+OLD = "/.old"  # mount point of this machine's root while mounts are made from it
+OWN = ("/proc", "/sys", "/dev", "/run", "/tmp")  # noqa: S108 — directories that every container has for itself
 KINDS = {"c": stat.S_IFCHR, "b": stat.S_IFBLK, "p": stat.S_IFIFO}
 RESTRICTIONS = {"ro": MS_RDONLY, "nosuid": MS_NOSUID, "nodev": MS_NODEV, "noexec": MS_NOEXEC}
 NODES = ("null", "zero", "full", "random", "urandom", "tty")
-# In /dev of this machine, and of no container: those have their own, or none.
+# Entries of this machine's /dev that containers never get: they have their own, or none.
 NOT_GIVEN = ("pts", "shm", "mqueue", "hugepages", "fd", "stdin", "stdout", "stderr", "ptmx", "console")
 CGROUPS = "/sys/fs/cgroup"
-# What of the kernel an unprivileged container does not see, or cannot write: the kubelet's default procMount.
+# Paths that an unprivileged container cannot see (MASKED) or write (READ_ONLY), from procMount Default.
 MASKED = (
     *("/proc/acpi", "/proc/asound", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/sched_debug"),
     *("/proc/scsi", "/proc/timer_list", "/proc/timer_stats", "/sys/devices/virtual/powercap", "/sys/firmware"),
@@ -86,11 +85,11 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class StartError(Exception):
-    """The container cannot be started; the text says why."""
+    """The container cannot be started; the message is the reason."""
 
 
 def main() -> NoReturn:
-    """See the module."""
+    """Run as described at the top of this module."""
     with open(int(sys.argv[1]), encoding="utf-8") as file:
         plan = json.load(file)
     control = socket.socket(fileno=int(sys.argv[2]))
@@ -105,7 +104,7 @@ def main() -> NoReturn:
 
 
 def start(plan: dict[str, Any]) -> tuple[int, str]:
-    """The process of the command, and why it cannot be run."""
+    """Start the command; return its PID, and why it could not be run ("" if it runs)."""
     groups = [os.open(f"{folder}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC) for folder, _ in plan["groups"]]
     if "join" in plan:
         join(plan["join"])
@@ -121,7 +120,7 @@ def start(plan: dict[str, Any]) -> tuple[int, str]:
 
 
 def watch(child: int, control: socket.socket) -> int:
-    """Pass signals on until the child has ended; its exit status."""
+    """Forward signals until the child has ended; return its exit status."""
     ended = os.pidfd_open(child)
     poll = select.poll()
     poll.register(ended, select.POLLIN)
@@ -139,7 +138,7 @@ def watch(child: int, control: socket.socket) -> int:
 
 
 def join(process: int) -> None:
-    """Enter the namespaces of a process; its process namespace is that of children from now on."""
+    """Enter a process's namespaces. The PID namespace takes effect for children only."""
     kinds = [(os.open(f"/proc/{process}/ns/{name}", os.O_RDONLY), kind) for name, kind in NAMESPACES.items()]
     for file, kind in kinds:
         call("setns", file, kind)
@@ -147,7 +146,7 @@ def join(process: int) -> None:
 
 
 def become(plan: dict[str, Any], groups: list[int], failure: int) -> NoReturn:
-    """The child's part: the first process of a process namespace prepares the others and becomes the command."""
+    """Run in the child: set up the container if this is its first process, then exec the command."""
     try:
         call("prctl", PR_SET_PDEATHSIG, signal.SIGKILL)
         os.umask(0o022)
@@ -156,8 +155,8 @@ def become(plan: dict[str, Any], groups: list[int], failure: int) -> NoReturn:
         os.chdir(plan["folder"])
         enter_groups(groups, plan)
         confine(plan["rights"])
-        call("prctl", PR_SET_PDEATHSIG, signal.SIGKILL)  # another user's process begins without it
-        for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them
+        call("prctl", PR_SET_PDEATHSIG, signal.SIGKILL)  # cleared when the user changed, see prctl(2)
+        for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores these signals
             signal.signal(number, signal.SIG_DFL)
         run(plan["command"], plan["environment"])
     except StartError as error:
@@ -169,7 +168,7 @@ def become(plan: dict[str, Any], groups: list[int], failure: int) -> NoReturn:
 
 
 def run(command: list[str], environment: dict[str, str]) -> NoReturn:
-    """Become the command."""
+    """Exec the command."""
     try:
         os.execvpe(command[0], command, environment)  # noqa: S606 — what the manifest says
     except OSError as error:
@@ -177,7 +176,7 @@ def run(command: list[str], environment: dict[str, str]) -> NoReturn:
 
 
 def enter_groups(groups: list[int], plan: dict[str, Any]) -> None:
-    """Move this process to the container's control groups; one alone is the topmost that the container sees."""
+    """Move this process to the container's cgroups. With v2, its cgroup becomes its cgroup namespace's root."""
     for file, (folder, _) in zip(groups, plan["groups"], strict=True):
         try:
             os.write(file, b"0")
@@ -188,18 +187,18 @@ def enter_groups(groups: list[int], plan: dict[str, Any]) -> None:
 
 
 def confine(rights: dict[str, Any]) -> None:
-    """Give this process the container's user, capabilities and limits, as runc does before it runs the command."""
+    """Set the container's user, capabilities and limits for this process, as runc does before the command runs."""
     _, hard = resource.getrlimit(resource.RLIMIT_MEMLOCK)
     limit = rights["memlock"] if hard == resource.RLIM_INFINITY else min(rights["memlock"], hard)
     resource.setrlimit(resource.RLIMIT_MEMLOCK, (limit, limit))
     kept = {*rights["capabilities"]}
     number = 0
-    while (held := _libc.prctl(PR_CAPBSET_READ, number, 0, 0, 0)) >= 0:  # until one that the kernel does not know
+    while (held := _libc.prctl(PR_CAPBSET_READ, number, 0, 0, 0)) >= 0:  # an unknown number is an error
         if held and number not in kept:
             call("prctl", PR_CAPBSET_DROP, number, 0, 0, 0)
         number += 1
     if rights["user"]:
-        for file in (0, 1, 2):  # so that it can open /dev/stdout
+        for file in (0, 1, 2):  # so that the user can open /dev/stdout
             if os.fstat(file).st_rdev != os.stat("/dev/null").st_rdev:
                 os.fchown(file, rights["user"], -1)
     os.setgroups(rights["groups"])
@@ -213,7 +212,7 @@ def confine(rights: dict[str, Any]) -> None:
 
 
 def set_capabilities(mask: int) -> None:
-    """Make these the permitted and effective ones of this process; none is inheritable."""
+    """Set the permitted and effective capabilities of this process; clear the inheritable ones."""
     header = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION, 0)
     low, high = mask & 0xFFFFFFFF, mask >> 32
     try:
@@ -223,7 +222,7 @@ def set_capabilities(mask: int) -> None:
 
 
 def prepare(plan: dict[str, Any]) -> None:
-    """Bring this process into the container."""
+    """Put this process into the container's namespaces and root."""
     rights = plan["rights"]
     enter(plan["netns"], CLONE_NEWNET)
     call("unshare", CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC)
@@ -238,14 +237,14 @@ def prepare(plan: dict[str, Any]) -> None:
     os.rmdir(OLD)
     socket.sethostname(plan["hostname"])
     os.makedirs(plan["folder"], exist_ok=True)
-    if rights["readOnlyRoot"]:  # its volumes and /dev can be written to
+    if rights["readOnlyRoot"]:  # volumes and /dev stay writable
         remount("/", MS_RDONLY)
         for place in {"/run", "/tmp"} - {os.path.realpath(path) for _, path, _ in plan["mounts"]}:  # noqa: S108
             remount(place, MS_RDONLY | MS_NOSUID | MS_NODEV)
 
 
 def enter(path: str, kind: int) -> None:
-    """Move this process to the namespace at `path`."""
+    """Enter the namespace at `path`."""
     try:
         with open(path, "rb") as file:
             call("setns", file.fileno(), kind)
@@ -254,7 +253,7 @@ def enter(path: str, kind: int) -> None:
 
 
 def make_root(folder: str) -> str:
-    """This machine's file system, what is changed in it being kept in memory; the new root's path."""
+    """Create the new root, an overlay of this machine's file system with changes in memory. Return its path."""
     mount("none", "/", flags=MS_REC | MS_PRIVATE)
     mount("tmpfs", folder, "tmpfs", options="mode=755")
     upper, work, root = (f"{folder}/{name}" for name in ("upper", "work", "root"))
@@ -268,7 +267,7 @@ def make_root(folder: str) -> str:
 
 
 def other_mounts() -> list[str]:
-    """What is mounted below this machine's root and belongs to what a container sees: the topmost places."""
+    """Return the topmost mount points below this machine's root that a container sees too."""
     with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
         places = {re.sub(r"\\(\d{3})", lambda code: chr(int(code[1], 8)), line.split()[4]) for line in file}
     found: list[str] = []
@@ -288,7 +287,7 @@ def move_to(root: str) -> None:
 
 
 def make_own() -> None:
-    """The folders that every container has of its own; in /dev are the standard devices."""
+    """Mount the directories that every container has for itself, with the standard devices in /dev."""
     mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
     mount("sysfs", "/sys", "sysfs", MS_NOSUID | MS_NODEV | MS_NOEXEC | MS_RDONLY)
     mount("tmpfs", "/run", "tmpfs", MS_NOSUID | MS_NODEV, "mode=755")
@@ -305,7 +304,7 @@ def make_own() -> None:
 
 
 def show_groups(groups: list[list[str]]) -> None:
-    """Let the container see its control groups, and no other's."""
+    """Mount the container's own cgroups, read-only; it sees no others."""
     if groups and groups[0][1] != CGROUPS:
         mount("tmpfs", CGROUPS, "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=755")
     for folder, place in groups:
@@ -315,7 +314,7 @@ def show_groups(groups: list[list[str]]) -> None:
 
 
 def hide_kernel() -> None:
-    """Take from /proc and /sys what an unprivileged container does not get."""
+    """Hide or write-protect the parts of /proc and /sys that an unprivileged container must not use."""
     for path in MASKED:
         if os.path.isdir(path):
             mount("tmpfs", path, "tmpfs", MS_RDONLY)
@@ -328,7 +327,7 @@ def hide_kernel() -> None:
 
 
 def every_device() -> list[list[Any]]:
-    """The devices of this machine, as a privileged container gets them."""
+    """Return all devices of this machine, which a privileged container gets."""
     found: list[list[Any]] = []
     top = f"{OLD}/dev"
     for folder, folders, names in os.walk(top):
@@ -354,14 +353,14 @@ def every_device() -> list[list[Any]]:
 
 
 def make_node(path: str, kind: int, number: int, mode: int) -> None:
-    """Make a device node."""
+    """Create a device node."""
     os.makedirs(os.path.dirname(path), exist_ok=True)
     os.mknod(path, kind | mode, number)
-    os.chmod(path, mode)  # mknod minds the umask
+    os.chmod(path, mode)  # mknod applies the umask
 
 
 def give_devices(devices: list[list[Any]]) -> None:
-    """Make the devices that the container was given; those that every container has stay."""
+    """Create the container's devices; nodes that already exist stay."""
     for path, kind, major, minor, mode, owner, group in devices:
         if not os.path.lexists(path):
             make_node(path, KINDS[kind], os.makedev(major, minor), mode)
@@ -369,9 +368,9 @@ def give_devices(devices: list[list[Any]]) -> None:
 
 
 def mount_volumes(mounts: list[list[Any]]) -> None:
-    """Mount what the plan says, upper folders first; a place that is not there is made."""
+    """Mount the plan's mounts, parents first. Missing mount points are created."""
     for source, path, options in sorted(mounts, key=lambda entry: entry[1].rstrip("/").count("/")):
-        target = os.path.realpath(path)  # also of a link that leads nowhere yet, such as to /run
+        target = os.path.realpath(path)  # resolves dangling links too, such as those into /run
         try:
             if os.path.isdir(OLD + source):
                 os.makedirs(target, exist_ok=True)
@@ -385,7 +384,7 @@ def mount_volumes(mounts: list[list[Any]]) -> None:
 
 
 def mount(source: str, target: str, kind: str = "", flags: int = 0, options: str = "") -> None:
-    """mount(2)."""
+    """Call mount(2)."""
     try:
         call("mount", source, target, kind or None, ctypes.c_ulong(flags), options or None)
     except OSError as error:
@@ -399,9 +398,9 @@ def remount(target: str, flags: int) -> None:
 
 
 def restrict(target: str, *options: str) -> None:
-    """Set these of the options RESTRICTIONS for a mount and those below it."""
+    """Set mount options (keys of RESTRICTIONS) for a mount and its submounts; ignore other options."""
     to_set = sum(RESTRICTIONS[option] for option in {*options} & RESTRICTIONS.keys())
-    attributes = (ctypes.c_uint64 * 4)(to_set, 0, 0, 0)  # struct mount_attr: to set, to clear, propagation, fd
+    attributes = (ctypes.c_uint64 * 4)(to_set, 0, 0, 0)  # struct mount_attr: set, clr, propagation, userns_fd
     number, here, flags, size = map(ctypes.c_long, (SYS_MOUNT_SETATTR, AT_FDCWD, AT_RECURSIVE, 32))
     try:
         call("syscall", number, here, target, flags, attributes, size)
@@ -410,7 +409,7 @@ def restrict(target: str, *options: str) -> None:
 
 
 def call(function: str, *arguments: object) -> None:
-    """Call the C library. Raises OSError."""
+    """Call a function of the C library. Raises OSError."""
     given = [os.fsencode(argument) if isinstance(argument, str) else argument for argument in arguments]
     if getattr(_libc, function)(*given) != 0:
         number = ctypes.get_errno()

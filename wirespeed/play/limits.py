@@ -1,4 +1,4 @@
-"""How much memory containers and pods may use, by their resources, as the kubelet works it out."""
+"""Memory and hugepage limits of containers and pods, calculated as the kubelet does."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _HUGEPAGES = "hugepages-"
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """In bytes. `memory` is None for no limit; of a size of `hugepages` ("2Mi") that is not named it has none."""
+    """Limits in bytes. `memory` None is unlimited. A size missing in `hugepages` (keys like "2Mi") has limit 0."""
 
     memory: int | None = None
     hugepages: Mapping[str, int] = field(default_factory=dict)
 
 
 def of(container: Container) -> Limits:
-    """A container's."""
+    """Return a container's limits."""
     given = container.resources.limits
     return Limits(
         memory=int(quantity.parse(given["memory"])) if "memory" in given else None,
@@ -36,7 +36,10 @@ def of(container: Container) -> Limits:
 
 
 def of_pod(pod: Pod) -> Limits:
-    """A pod's: its containers' together, or those of the init container that needs most; memory if all have it."""
+    """Return a pod's limits: the sum of its containers, or an init container's if larger.
+
+    Memory is limited only if every container has a limit.
+    """
     containers = [of(each) for each in pod.spec.containers]
     initial = [of(each) for each in pod.spec.init_containers]
     memory = [each.memory for each in [*containers, *initial]]
@@ -55,7 +58,7 @@ def _hugepages(limits: Iterable[Limits], size: str) -> list[int]:
 
 
 def refusal(limits: Mapping[str, Any], requests: Mapping[str, Any]) -> str:
-    """What the API server says against a container's hugepages; "" for nothing."""
+    """Return why the API server rejects a container's hugepages; "" if it does not."""
     asked = [name for name in [*limits, *requests] if name.startswith(_HUGEPAGES)]
     for name in asked:
         if name not in limits or (

@@ -1,4 +1,4 @@
-"""The manifests to play: Pods, NetworkAttachmentDefinitions and ConfigMaps of YAML and JSON files, checked."""
+"""Reads and checks the manifests to play: Pods, NetworkAttachmentDefinitions and ConfigMaps in YAML or JSON."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ HOST_PATH_TYPES = (
     *("", "DirectoryOrCreate", "Directory", "FileOrCreate", "File"),
     *("Socket", "CharDevice", "BlockDevice"),
 )
-# Kinds that make pods: to leave these out would be to play something else.
+# Kinds that create pods. They are rejected, not ignored: without their pods something else would be played.
 _OF_PODS = ("CronJob", "DaemonSet", "Deployment", "Job", "ReplicaSet", "ReplicationController", "StatefulSet")
-_LONGEST, _RANDOM = 63, 5  # characters of a name that is generated, and how many of these are chosen
+_LONGEST, _RANDOM = 63, 5  # length of a generated name, and of its random suffix
 _SOURCES = ("configMap", "downwardAPI", "serviceAccountToken")
 VERSIONS = {"Pod": "v1", NAD: "k8s.cni.cncf.io/v1", "ConfigMap": "v1"}
-# The kinds of volumes that Kubernetes has, those that are made here first.
+# The kinds of volumes in Kubernetes; the supported ones come first.
 _VOLUMES = ("emptyDir", "hostPath", "configMap", "downwardAPI", "projected")
 KINDS_OF_VOLUMES = (
     *_VOLUMES,
@@ -56,7 +56,7 @@ _LABEL = re.compile(r"(?=.{1,63}$)[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 
 
 class _Part(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, rename="camel"):
-    """A part of a pod: a key that Kubernetes does not know is a mistake."""
+    """A part of a pod. An unknown key is an error, as in Kubernetes."""
 
 
 class ConfigMapKey(_Part):
@@ -69,7 +69,7 @@ class ValueFrom(_Part):
     field_ref: FieldRef | None = None
     config_map_key_ref: ConfigMapKey | None = None
     resource_field_ref: ResourceFieldRef | None = None
-    # Refused:
+    # Rejected:
     secret_key_ref: Any = None
     file_key_ref: Any = None
 
@@ -85,9 +85,9 @@ class ExecAction(_Part):
 
 
 class Probe(_Part):
-    """A startup or readiness probe, once the container runs: `exec` is done, one of another kind is passed over.
+    """A startup or readiness probe. `exec` probes are run; other kinds are ignored.
 
-    Times in seconds, as Kubernetes has them.
+    Times in seconds, as in Kubernetes.
     """
 
     exec: ExecAction | None = None
@@ -105,22 +105,22 @@ class Probe(_Part):
 class Resources(_Part):
     limits: dict[str, str | int | float] = {}
     requests: dict[str, str | int | float] = {}
-    claims: Any = None  # refused
+    claims: Any = None  # rejected
 
 
 class VolumeMount(_Part):
     name: str
     mount_path: str
     read_only: bool = False
-    sub_path: str = ""  # refused
-    sub_path_expr: str = ""  # refused
-    bind_mount_options: Any = None  # refused
+    sub_path: str = ""  # rejected
+    sub_path_expr: str = ""  # rejected
+    bind_mount_options: Any = None  # rejected
     mount_propagation: str = ""
     recursive_read_only: str = ""
 
 
 class Container(_Part):
-    """What of a container is done comes first."""
+    """A container. The fields that have an effect come first."""
 
     name: str
     command: list[str] = []
@@ -133,12 +133,12 @@ class Container(_Part):
     readiness_probe: Probe | None = None
     security_context: security.SecurityContext | None = None
     stdin: bool = False
-    # Refused:
+    # Rejected:
     env_from: list[Any] = []
     volume_devices: list[Any] = []
     restart_policy: str | None = None
     restart_policy_rules: Any = None
-    # Without effect: there is no image, and no kubelet that looks after it.
+    # Without effect: there is no image, and no kubelet that manages the container.
     image: str = ""
     image_pull_policy: str = ""
     liveness_probe: Any = None
@@ -154,7 +154,7 @@ class Container(_Part):
 class EmptyDir(_Part):
     medium: str = ""
     size_limit: str | int | None = None
-    mode: Any = None  # refused
+    mode: Any = None  # rejected
 
 
 class HostPath(_Part):
@@ -163,7 +163,7 @@ class HostPath(_Part):
 
 
 class Volume(_Part, forbid_unknown_fields=False):
-    """Volumes of other kinds are refused by their name."""
+    """A volume. Keys of other kinds are rejected in _check_volumes and _check_played_volume."""
 
     name: str
     empty_dir: EmptyDir | None = None
@@ -174,7 +174,7 @@ class Volume(_Part, forbid_unknown_fields=False):
 
     @property
     def texts(self) -> texts.Volume | None:
-        """What its files are; None for one that is a folder for anything."""
+        """The volume that consists of texts, as described in `texts`; None for a plain directory."""
         return self.config_map or self.downward_api or self.projected
 
 
@@ -185,7 +185,7 @@ class HostAlias(_Part):
 
 @structs.prepared
 class PodSpec(_Part):
-    """What of a pod is done comes first."""
+    """The spec of a pod. The fields that have an effect come first."""
 
     containers: list[Container]
     init_containers: list[Container] = []
@@ -195,7 +195,7 @@ class PodSpec(_Part):
     hostname: str = ""
     host_aliases: list[HostAlias] = []
     security_context: security.PodSecurityContext | None = None
-    # Refused: it would be another pod without them.
+    # Rejected: the pod would be a different one without them.
     host_network: bool = False
     host_pid: bool = msgspec.field(name="hostPID", default=False)
     host_ipc: bool = msgspec.field(name="hostIPC", default=False)
@@ -205,7 +205,7 @@ class PodSpec(_Part):
     resource_claims: list[Any] = []
     hostname_override: str | None = None
     resources: Any = None
-    # Without effect on one node with no cluster.
+    # Without effect on a single node without a cluster.
     affinity: Any = None
     automount_service_account_token: Any = None
     dns_config: Any = None
@@ -246,7 +246,7 @@ class Metadata(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
 @dataclass(frozen=True, kw_only=True)
 class Pod:
-    """A pod to play; `raw` is its object in the manifest and `where` its file and document."""
+    """A pod to play; `raw` is its object in the manifest, `where` its file and document."""
 
     namespace: str
     name: str
@@ -261,24 +261,24 @@ class Pod:
 
     @property
     def ends_by_itself(self) -> bool:
-        """Whether there is an end that it is played to: one that is always restarted has none."""
+        """Whether the pod ends without being stopped, which one with restartPolicy Always never does."""
         return self.spec.restart_policy != "Always"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Manifests:
-    """All that the files hold, in their order; ConfigMaps as their `data` by (namespace, name)."""
+    """The content of all files, in their order. `config_maps` has each ConfigMap's `data` by (namespace, name)."""
 
     pods: list[Pod] = field(default_factory=list)
     networks: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
     config_maps: dict[tuple[str, str], dict[str, str]] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)  # what in them has no effect here, a line each
-    pools: str = ""  # a device plugin's configuration that is none of the manifests
+    notes: list[str] = field(default_factory=list)  # objects without effect here, one line per file
+    pools: str = ""  # a device plugin configuration from outside of the manifests (--pools)
 
     def device_plugin(self) -> str:
-        """The device plugin's configuration: `pools`, or what a ConfigMap with a resourceList has as config.json.
+        """Return the device plugin's configuration: `pools`, or config.json of a ConfigMap with a resourceList.
 
-        "" where there is none. Raises CniError(INVALID_CONFIG) for more than one.
+        "" if there is none. Raises CniError(INVALID_CONFIG) if there are several.
         """
         found = [
             (f"{namespace}/{name}", data["config.json"])
@@ -300,10 +300,10 @@ class Manifests:
 
 
 def load(files: Sequence[Path], *, pools: Path | None = None) -> Manifests:
-    """Read and check the files, in their order; a folder is its *.yaml, *.yml and *.json files by name.
+    """Read and check the files in order; a directory stands for its *.yaml, *.yml and *.json files, sorted.
 
-    `pools` is a file with a device plugin's configuration, or values of the chart; its pools are not checked here.
-    Raises CniError(INVALID_CONFIG) that says file, document and key.
+    `pools` is a file with a device plugin configuration or chart values; its pools are not checked here.
+    Raises CniError(INVALID_CONFIG) that names file, document and key.
     """
     manifests = Manifests(pools=_pools_of(pools) if pools else "")
     seen: dict[tuple[str, str, str], str] = {}
@@ -331,7 +331,7 @@ def load(files: Sequence[Path], *, pools: Path | None = None) -> Manifests:
 
 
 def _pools_of(file: Path) -> str:
-    """The device plugin's configuration that a file is, or whose pools values of the chart have."""
+    """Return the device plugin configuration in a file, which may also be chart values with `pools`."""
     for where, document in documents.read(file):
         if isinstance(document, dict) and "resourceList" in document:
             return json.dumps(document)
@@ -342,9 +342,9 @@ def _pools_of(file: Path) -> str:
 
 
 def check(raw: dict[str, Any]) -> None:
-    """Refuse an object, of a kind that is played, that Kubernetes would not take as it stands.
+    """Raise CniError(INVALID_CONFIG) if Kubernetes would reject an object of a kind that is played.
 
-    What Kubernetes takes and only a play does not do is none of this. Raises CniError(INVALID_CONFIG).
+    What Kubernetes accepts but a play does not support passes this check.
     """
     _take(Manifests(), raw, "")
 
@@ -363,7 +363,7 @@ def _expanded(path: Path) -> list[Path]:
 
 
 def _take(manifests: Manifests, raw: dict[str, Any], where: str) -> tuple[str, str, str]:
-    """Add a checked object; its kind, namespace and name."""
+    """Check and add an object; return its kind, namespace and name."""
     kind = raw["kind"]
     if kind not in VERSIONS:
         raise _refused(f"kind {kind} is not played: expected {', '.join(VERSIONS)} or List")
@@ -397,14 +397,14 @@ def _take(manifests: Manifests, raw: dict[str, Any], where: str) -> tuple[str, s
 
 
 def _named(raw: Mapping[str, Any]) -> str:
-    """An object's kind and name, for people."""
+    """Return an object's kind and name for messages."""
     metadata = raw.get("metadata")
     name = metadata.get("name") if isinstance(metadata, dict) else None
     return f"{raw['kind']} {name}" if name else str(raw["kind"])
 
 
 def _generated(begin: str) -> str:
-    """A name that begins so, as the API server makes it."""
+    """Generate a name from generateName as the API server does."""
     return begin[: _LONGEST - _RANDOM] + "".join(
         secrets.choice("bcdfghjklmnpqrstvwxz2456789") for _ in range(_RANDOM)
     )
@@ -422,7 +422,7 @@ def _check_network(raw: dict[str, Any], what: str, name: str) -> None:
     if not isinstance(text, str):
         raise _refused(f"{what}: spec.config: expected a string, got {type(text).__name__}")
     if not text.strip():
-        return  # the configuration of that name in the meta-plugin's folder
+        return  # the meta-plugin then uses the configuration of that name in its directory
     try:
         config = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -447,7 +447,7 @@ _POD_REFUSED = (
 
 
 def _check_pod(pod: Pod) -> None:
-    """Refuse what Kubernetes refuses too."""
+    """Raise CniError for what Kubernetes rejects too."""
     spec = pod.spec
     if not spec.containers:
         raise _refused("spec.containers: expected at least one")
@@ -474,7 +474,7 @@ def _check_pod(pod: Pod) -> None:
 
 
 def _check_played(pod: Pod) -> None:
-    """Refuse what a play does not do, of a pod that is right."""
+    """Raise CniError for valid pods that use what a play does not support."""
     try:
         _refuse_set(pod.spec, _POD_REFUSED, "spec")
         for number, (volume, raw) in enumerate(
@@ -622,7 +622,7 @@ def _check_resources(asked: Resources, where: str) -> None:
             try:
                 if "/" in resource:
                     if problem := resources.refusal(resource):
-                        raise ValueError(problem)  # noqa: TRY301 — one place says where
+                        raise ValueError(problem)  # noqa: TRY301 — prefixed below
                     quantity.whole(amount)
                     if asked.limits.get(resource) != asked.requests.get(resource, asked.limits.get(resource)):
                         raise ValueError("expected the same in limits and requests")  # noqa: TRY301
@@ -635,14 +635,14 @@ def _check_resources(asked: Resources, where: str) -> None:
 
 
 def extended(container: Container) -> dict[str, int]:
-    """How many of each extended resource the container asks for, in the order of its names."""
+    """Return how many of each extended resource the container requests, sorted by name."""
     asked = {**container.resources.requests, **container.resources.limits}
     counted = {resource: quantity.whole(amount) for resource, amount in sorted(asked.items()) if "/" in resource}
     return {resource: count for resource, count in counted.items() if count}
 
 
 def hugepages(pod: Pod) -> dict[str, int]:
-    """Bytes of each kind of hugepages that the pod's containers ask for, by size: {"2Mi": 134217728}."""
+    """Return the bytes of hugepages that the pod's containers request, by page size: {"2Mi": 134217728}."""
     sums: dict[str, int] = {}
     for container in pod.spec.containers:
         for resource, amount in {**container.resources.requests, **container.resources.limits}.items():
@@ -653,7 +653,7 @@ def hugepages(pod: Pod) -> dict[str, int]:
 
 
 def _check_references(manifests: Manifests) -> None:
-    """What pods take from ConfigMaps is there."""
+    """Check that the ConfigMaps and keys that pods refer to exist."""
     for pod in manifests.pods:
         for volume in pod.spec.volumes:
             if volume.texts:
@@ -672,7 +672,7 @@ def _check_references(manifests: Manifests) -> None:
 
 
 def _check_sources(volume: texts.Volume, where: str, namespace: str, manifests: Manifests) -> None:
-    """What a volume takes from ConfigMaps is there; what a cluster would put there is noted."""
+    """Check that the ConfigMaps and keys of a volume exist; note what only a cluster would provide."""
     lacking = ["serviceAccountToken"] if texts.has_token(volume) else []
     for wanted in texts.config_maps(volume):
         data = manifests.config_maps.get((namespace, wanted.name))

@@ -1,4 +1,4 @@
-"""What a play says of its manifests before it begins: what in them has no effect here."""
+"""Messages about the manifests before the play begins: what in them has no effect here."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from wirespeed.play.manifests import Container, Pod
 
 
 def refuse_lacking(pods: Sequence[Pod]) -> None:
-    """Raise CniError(UNAVAILABLE) for capabilities that a container asks for and this process cannot give."""
+    """Raise CniError(UNAVAILABLE) if a container adds capabilities that this process does not have itself."""
     for pod, container in _containers(pods):
         if lacking := security.lacking(container.security_context):
             raise CniError(
@@ -21,7 +21,7 @@ def refuse_lacking(pods: Sequence[Pod]) -> None:
 
 
 def lines(pods: Sequence[Pod], missing: Mapping[str, str]) -> Iterator[str]:
-    """What has no effect, on one line, and what looks like a mistake; `missing`: why controllers are not used."""
+    """Yield what has no effect (one line) and likely mistakes. `missing` has the reason per unusable controller."""
     if found := list(dict.fromkeys(_unenforced(pods, missing))):
         yield f"not enforced here: {', '.join(found)}"
     for pod, container in _containers(pods):

@@ -1,4 +1,4 @@
-"""A play, from its manifests to its end: what is started in what order, what it waits for, what it leaves."""
+"""Runs a play from its manifests to its end: starts everything in order, waits, and removes everything."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ from wirespeed.play.session import Session, write
 from wirespeed.play.undo import Undo
 from wirespeed.state.journal import Journal
 
-TIMED_OUT = 124  # as timeout(1) ends
+TIMED_OUT = 124  # as timeout(1) does
 _READY = 30.0  # seconds for the agent to be ready
-_DEVICES = 15.0  # seconds for the device plugin to tell its devices
+_DEVICES = 15.0  # seconds for the device plugin to send its list of devices
 _PROGRAMS = ("ip", "mount", "umount", "pivot_root", "setpriv")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What is asked of a play; see `wirespeed play --help`."""
+    """The options of a play; see `wirespeed play --help`."""
 
     files: Sequence[Path]
     cni_conf: Path
@@ -57,14 +57,14 @@ class Options:
 
 
 class _StoppedError(Exception):
-    """A signal came, or the time is over."""
+    """A signal was received, or the time is over."""
 
 
 def play(options: Options, console: Console, errors: Console) -> int:
-    """Play the manifests; the exit status.
+    """Play the manifests; return the exit status.
 
-    0 when every pod that ends by itself, and the command `then`, ended with success, the others were well when
-    they were stopped, and nothing was left. Raises CniError for what is wrong before anything is begun.
+    It is 0 if every pod that ends by itself and the command `then` succeeded, the other pods were ready when they
+    were stopped, and nothing is left. Raises CniError for errors found before anything is started.
     """
     if os.geteuid() != 0:
         raise CniError(Code.UNAVAILABLE, "it needs root: for network namespaces, mounts and devices")
@@ -121,7 +121,7 @@ class _Play:
         self._options, self._manifests, self._counted, self._session = options, loaded, counted, session
         self._screen, self._errors = screen, errors
         self._changed = threading.Condition()
-        self._stopped = 0  # the signal that came
+        self._stopped = 0  # the signal received, 0 for none
         self._timed_out = False
         self._problems: list[str] = []
         self._undo = Undo()
@@ -136,7 +136,7 @@ class _Play:
         self._cgroups = Cgroups(session.name)
         self._runs: list[PodRun] = []
         self._cluster = ManifestCluster(session.manifests)
-        self._devices: set[str] = set()  # what the pods were given
+        self._devices: set[str] = set()  # devices allocated to the pods
         self._then = Command(options.then, screen, self._changed) if options.then else None
         self._stage = Stage(
             changed=self._changed,
@@ -157,7 +157,7 @@ class _Play:
         )
 
     def run(self) -> int:
-        """Play; the exit status."""
+        """Run the play; return the exit status."""
         with (
             self._signals(),
             self._screen.showing(lambda: [run.row for run in self._runs]),
@@ -175,10 +175,10 @@ class _Play:
                 self._tear_down()
         return self._status()
 
-    # Its parts
+    # The stages of a play
 
     def _set_up(self) -> None:
-        """Kubelet, agent, devices: nothing of a pod is made before all of them are admitted."""
+        """Start kubelet and agent, and allocate devices. All pods are admitted before any is set up."""
         self._cgroups.make(self._undo)
         for line in notices.lines(self._manifests.pods, self._cgroups.missing):
             self._screen.note(line)
@@ -236,7 +236,7 @@ class _Play:
             raise CniError(Code.UNAVAILABLE, f"the command ended with {command.exit_code}: {self._options.then}")
 
     def _judge(self) -> None:
-        """Note what is not as it should be, before the pods are stopped."""
+        """Record problems, before the pods are stopped."""
         for run in self._runs:
             where = f"pod {run.pod.label}"
             if run.phase is Phase.FAILED:
@@ -252,7 +252,7 @@ class _Play:
                 )
 
     def _tear_down(self) -> None:
-        """Take all of it back, whatever has failed before."""
+        """Remove everything, no matter what has failed before."""
         if self._then:
             self._then.stop()
         for run in reversed(self._runs):
@@ -261,7 +261,7 @@ class _Play:
             self._screen.note(f"{signal.Signals(self._stopped).name}: all pods are told to end")
         for run in self._runs:
             run.join()
-        if self._agent.ended and any(run.started for run in self._runs):  # who else could detach them?
+        if self._agent.ended and any(run.started for run in self._runs):  # the agent is needed to detach them
             self._agent.start()
         for run in reversed(self._runs):
             self._problems += run.tear_down()
@@ -274,7 +274,7 @@ class _Play:
         self._problems += self._left()
 
     def _left(self) -> list[str]:
-        """What is still there of what the pods had."""
+        """Return what is left of the pods' namespaces, mounts, cgroups, driver bindings and journal entries."""
         found = [
             f"network namespace {run.sandbox.name} is left"
             for run in self._runs
@@ -299,7 +299,7 @@ class _Play:
             _complain(self._errors, problem)
         if self._timed_out:
             return TIMED_OUT
-        # A signal is the ordinary end of a play in which no pod ends by itself.
+        # If no pod ends by itself, a signal is the normal end of a play.
         unfinished = any(run.pod.ends_by_itself for run in self._runs) or not self._runs or self._then
         if self._stopped and unfinished:
             return 128 + self._stopped
@@ -312,9 +312,9 @@ class _Play:
     # Waiting
 
     def _await(self, condition: Callable[[], bool], timeout: float | None = None) -> bool:
-        """Wait for it; whether it came in time.
+        """Wait for the condition; return whether it was met within `timeout` seconds.
 
-        Raises _StoppedError, and CniError when the agent has ended or a pod could not be set up.
+        Raises _StoppedError, and CniError if the agent has ended or a pod could not be set up.
         """
         with self._changed:
             self._changed.wait_for(lambda: self._interrupted() or condition(), timeout)
@@ -335,7 +335,7 @@ class _Play:
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
-        """SIGINT, SIGTERM and SIGHUP end the play, as the end of its time does; a second one kills containers."""
+        """Handle SIGINT, SIGTERM and SIGHUP (end the play; the second kills the containers), and the timeout."""
         timer = threading.Timer(self._options.timeout, self._on_timeout) if self._options.timeout else None
         if timer:
             timer.daemon = True

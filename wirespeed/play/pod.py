@@ -1,4 +1,4 @@
-"""The life of one pod: its volumes, its network, its containers, as kubelet and runtime see to it."""
+"""The lifecycle of one pod: volumes, network and containers, as kubelet and runtime manage it."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ from wirespeed.plugins.meta import status
 
 log = logging.getLogger(__name__)
 
-# As the kubelet's: the first restart is at once, the second after this many seconds, then twice as many.
+# As in the kubelet: the first restart is immediate, the second after _BACKOFF seconds, then the delay doubles.
 _BACKOFF, _MOST_BACKOFF = 10.0, 300.0
-_CALM = 600.0  # seconds of running after which a container's crashes are forgotten
+_CALM = 600.0  # seconds of running after which a container's earlier crashes are ignored
 
 
 class Phase(StrEnum):
-    """The phases of Kubernetes."""
+    """The pod phases of Kubernetes."""
 
     PENDING = "Pending"
     RUNNING = "Running"
@@ -50,28 +50,28 @@ class Phase(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """What all pods of a play have in common. `changed` is told of each change of a pod's state."""
+    """What all pods of a play share. `changed` is notified of each change of a pod's state."""
 
     changed: threading.Condition
     screen: Screen
     kubelet: Kubelet
     runtime: Runtime
     cgroups: Cgroups
-    cdi: Sequence[Path]  # folders of CDI specifications, the last counts most
-    session: str  # the play's name, which leads the names of what is made
-    folder: Path  # of the pods' folders
-    root: Path  # an empty folder, where containers' roots are put together
-    program: Path  # what containers have of this program
+    cdi: Sequence[Path]  # directories of CDI specifications; later ones take precedence
+    session: str  # the play's name, a prefix of the names of what is created
+    folder: Path  # parent of the pods' directories
+    root: Path  # an empty directory, in which containers' roots are created
+    program: Path  # this program as it is mounted into containers
     config_maps: ConfigMaps
     node: str
-    status_file: Callable[[str, str], Path]  # of a pod, by its namespace and name
+    status_file: Callable[[str, str], Path]  # by a pod's namespace and name
     annotations_file: Callable[[str, str], Path]
-    logs: Path | None  # folder of the containers' output
+    logs: Path | None  # directory of the containers' output
 
 
 @dataclass
 class State:
-    """The state of a container; `exit_code` is that of its last end."""
+    """The state of a container; `exit_code` is that of its last run."""
 
     name: str
     restarts: int = 0
@@ -83,22 +83,22 @@ class State:
 
 @dataclass
 class _Attachment:
-    """The pod's network: its addresses, and what network-status tells."""
+    """The pod's network: its addresses, and its network-status."""
 
     ips: list[str] = field(default_factory=list)
     status: list[dict[str, Any]] = field(default_factory=list)
-    annotations: dict[str, str] = field(default_factory=dict)  # that the pod got here
+    annotations: dict[str, str] = field(default_factory=dict)  # those that the agent has written
 
 
 class PodRun:
-    """A pod that is played. Its work is done in threads of its own, from `start`; `given` is by container."""
+    """A pod that is played, in its own threads once it is started. `given` is by container name."""
 
     def __init__(self, pod: Pod, *, number: int, stage: Stage, given: Mapping[str, Given]) -> None:
         self.pod, self.given = pod, given
         self.uid = pod.metadata.uid or str(uuid.uuid4())
         self.hostname = (pod.spec.hostname or pod.name)[:63].rstrip("-.")
         self.phase, self.reason = Phase.PENDING, ""
-        self.broken = False  # whether it failed before any of its containers ran
+        self.broken = False  # failed before any of its containers ran
         self.attachment: _Attachment | None = None
         self.init_states = {each.name: State(each.name) for each in pod.spec.init_containers}
         self.states = {each.name: State(each.name) for each in pod.spec.containers}
@@ -112,16 +112,16 @@ class PodRun:
         )
         self._groups: PodGroups | None = None
         self._volumes = Volumes(pod, stage.folder / self.uid, stage.config_maps, self._undo)
-        self._lock = threading.Lock()  # of the two that follow
+        self._lock = threading.Lock()  # for _processes and _ending
         self._processes: set[Process] = set()
-        self._ending = 0  # the signal for processes that have yet to be started
+        self._ending = 0  # the signal for processes that are started from now on
         self._stop = threading.Event()
-        self._leaving = threading.Event()  # set when it is taken down
-        self._logs: set[Path] = set()  # that this play has begun
+        self._leaving = threading.Event()  # set at tear-down
+        self._logs: set[Path] = set()  # log files that this play has created
         self._thread = threading.Thread(target=self._run, name=f"pod {pod.label}")
         self._killer: threading.Timer | None = None
 
-    # What is to be seen of it
+    # State
 
     @property
     def started(self) -> bool:
@@ -129,12 +129,12 @@ class PodRun:
 
     @property
     def ready(self) -> bool:
-        """Whether all of its containers are."""
+        """Whether all containers are ready."""
         return self.phase is Phase.RUNNING and all(state.ready for state in self.states.values())
 
     @property
     def ended(self) -> bool:
-        """Whether its containers have ended and will not be started again."""
+        """Whether all containers have ended and will not be restarted."""
         return self.phase in {Phase.SUCCEEDED, Phase.FAILED}
 
     @property
@@ -147,7 +147,7 @@ class PodRun:
 
     @property
     def annotations(self) -> dict[str, str]:
-        """The pod's annotations, network-status among them."""
+        """The pod's annotations, including network-status."""
         found = dict(self.pod.metadata.annotations or {})
         if self.attachment:
             found |= self.attachment.annotations
@@ -165,20 +165,20 @@ class PodRun:
             annotations=self.annotations,
         )
 
-    # What is done with it, by the one who plays it
+    # Methods for the play
 
     def start(self) -> None:
         self._thread.start()
 
     def stop(self) -> None:
-        """Have its containers end: SIGTERM, and SIGKILL after the pod's grace period."""
+        """Stop the containers: SIGTERM, then SIGKILL after the pod's grace period."""
         self._end(signal.SIGTERM)
         self._killer = threading.Timer(self.pod.spec.termination_grace_period_seconds, self.kill)
         self._killer.daemon = True
         self._killer.start()
 
     def kill(self) -> None:
-        """End its containers at once."""
+        """Kill the containers."""
         self._end(signal.SIGKILL)
 
     def _end(self, number: int) -> None:
@@ -190,7 +190,7 @@ class PodRun:
             process.signal(number)
 
     def refresh(self) -> None:
-        """See what the agent has written of the pod since, and let its volumes tell it."""
+        """Read what the agent has written about the pod, and update its volumes."""
         if self.attachment is None or self._leaving.is_set():
             return
         self._change(attachment=self._written(self.attachment))
@@ -200,18 +200,18 @@ class PodRun:
             self._stage.screen.note(f"pod {self.pod.label}: {error.msg}")
 
     def join(self) -> None:
-        """Wait until its threads have ended, after `stop`."""
+        """Wait until its thread has ended, after `stop`."""
         if self.started:
             self._thread.join()
         if self._killer:
             self._killer.cancel()
 
     def tear_down(self) -> list[str]:
-        """Detach it and remove all that was made for it; what failed."""
+        """Detach the pod and remove everything created for it; return the failures."""
         self._leaving.set()
         return [f"pod {self.pod.label}: {problem}" for problem in self._undo.run()]
 
-    # Inside
+    # In the pod's threads
 
     def _run(self) -> None:
         try:
@@ -234,12 +234,12 @@ class PodRun:
         self._volumes.refresh(self._facts)
 
     def _network_status(self, result: Result) -> list[dict[str, Any]]:
-        """What the result tells of the one network, under a CNI conf that writes no network-status."""
+        """Return network-status from the CNI result, for a CNI configuration whose plugin does not write it."""
         network = self._stage.runtime.network.name
         return status.entries(label=network, ifname=IFNAME, master=True, result=result, device_info=None)
 
     def _written(self, known: _Attachment) -> _Attachment:
-        """What is known, with what the agent has written."""
+        """Return the attachment updated with what the agent has written."""
         names = (self.pod.namespace, self.pod.name)
         return _Attachment(
             known.ips,
@@ -248,7 +248,7 @@ class PodRun:
         )
 
     def _initialise(self, container: Container) -> bool:
-        """Run an init container to its success; whether the pod goes on."""
+        """Run an init container until it succeeds; return whether the pod continues."""
         state = self.init_states[container.name]
         self._repeat(container, state, again=lambda code: code != 0 and self.pod.spec.restart_policy != "Never")
         if self._stop.is_set():
@@ -275,7 +275,7 @@ class PodRun:
         for thread in threads:
             thread.join()
         if self._stop.is_set() and policy == "Always":
-            self._change(phase=Phase.SUCCEEDED)  # its only end is that it is stopped
+            self._change(phase=Phase.SUCCEEDED)  # being stopped is its only normal end
             return
         failed = [
             f"container {state.name}: {_reason(state)}" for state in self.states.values() if state.exit_code != 0
@@ -283,7 +283,7 @@ class PodRun:
         self._change(phase=Phase.FAILED if failed else Phase.SUCCEEDED, reason=", ".join(failed))
 
     def _repeat(self, container: Container, state: State, again: Callable[[int], bool]) -> None:
-        """Run a container until it is not to run `again` after an exit status."""
+        """Run a container until `again` is false for its exit status."""
         crashes = 0
         while not self._stop.is_set():
             began = time.monotonic()
@@ -296,7 +296,7 @@ class PodRun:
             self._stop.wait(delay)
 
     def _run_once(self, container: Container, state: State) -> int:
-        """Run a container to its end; the exit status."""
+        """Run a container once; return the exit status."""
         with self._log_file(container) as file:
             try:
                 groups = self._groups_of(container)
@@ -327,12 +327,12 @@ class PodRun:
         return code
 
     def _groups_of(self, container: Container) -> list[Group]:
-        """Its control groups. Raises CniError(IO_FAILURE)."""
-        assert self._groups is not None  # made with the pod's network
+        """Return the container's cgroups. Raises CniError(IO_FAILURE)."""
+        assert self._groups is not None  # created before the pod's network
         return self._groups.container(container.name, limits.of(container))
 
     def _probe(self, process: Process, container: Container, state: State) -> None:
-        """Ask whether a container has started, and then whether it is ready, for as long as it runs."""
+        """Run the startup probe, then the readiness probe, as long as the container runs."""
         startup, readiness = container.startup_probe, container.readiness_probe
         if startup and startup.exec:
             for started in self._answers(process, startup, startup.exec):
@@ -350,7 +350,7 @@ class PodRun:
 
     @staticmethod
     def _answers(process: Process, probe: Probe, action: ExecAction) -> Iterator[bool | None]:
-        """What a probe has found each time: None while its thresholds are not reached."""
+        """Yield a probe's result after each run; None while its thresholds are not reached."""
         successes = failures = 0
         ended = process.ended.wait(probe.initial_delay_seconds)
         while not ended:
@@ -363,7 +363,7 @@ class PodRun:
             ended = process.ended.wait(probe.period_seconds)
 
     def _end_unstarted(self, process: Process, container: Container, probe: Probe) -> None:
-        """End a container whose startup probe has failed; its restartPolicy says what follows, as in a cluster."""
+        """End a container whose startup probe failed. Its restartPolicy decides what follows, as in a cluster."""
         self._stage.screen.note(f"pod {self.pod.label}: container {container.name}: its startup probe fails: ended")
         own = probe.termination_grace_period_seconds
         process.signal(signal.SIGTERM)
@@ -371,7 +371,7 @@ class PodRun:
             process.signal(signal.SIGKILL)
 
     def _plan(self, container: Container, groups: Sequence[Group]) -> Plan:
-        """What its process is, once the device plugins know that it is to be made. Raises CniError(DEVICE)."""
+        """Call PreStartContainer, and return the plan of the container's process. Raises CniError(DEVICE)."""
         given = self.given.get(container.name, Given())
         self._stage.kubelet.pre_start(self.pod.namespace, self.pod.name, container.name)
         added = cdi.added(given.cdi, self._stage.cdi)
@@ -405,7 +405,7 @@ class PodRun:
         )
 
     def _log_file(self, container: Container) -> IO[bytes]:
-        """The file of a container's output, from its first run on."""
+        """Open the container's log file; the first run of the play truncates it."""
         if self._stage.logs is None:
             return open(os.devnull, "ab")
         path = self._stage.logs / f"{self.pod.namespace}_{self.pod.name}_{container.name}.log"
@@ -419,19 +419,19 @@ class PodRun:
         self._stage.screen.output(f"{self.pod.label}/{container.name}", line.decode(errors="replace"))
 
     def _change(self, target: State | None = None, *, unless: threading.Event | None = None, **values: Any) -> None:
-        """Set attributes of a container's state, or of this pod, and tell of it; not after the event `unless`."""
+        """Set attributes of a container's state or of this pod, and notify; do nothing if `unless` is set."""
         with self._stage.changed:
             if unless is not None and unless.is_set():
                 return
             for key, value in values.items():
                 setattr(target or self, key, value)
             self._stage.changed.notify_all()
-        # Not under the lock: a slow terminal shall hold up nobody who waits for a change.
+        # Without the lock: a slow terminal must not block threads that wait for a change.
         self._stage.screen.state(self.row)
 
 
 def with_program(mounts: Sequence[Mount], program: Path) -> list[Mount]:
-    """What gives a container this program; nothing where one of `mounts` lies there or above."""
+    """Return the mount of this program in a container; none if one of `mounts` is at its path or above."""
     over = {environment.PROGRAM, *map(str, Path(environment.PROGRAM).parents)}
     if any(mount.target.rstrip("/") in over for mount in mounts):
         return []
@@ -439,12 +439,12 @@ def with_program(mounts: Sequence[Mount], program: Path) -> list[Mount]:
 
 
 def backoff(crashes: int) -> float:
-    """Seconds until a container is started again that has crashed so many times."""
+    """Return the seconds before the restart of a container that has crashed `crashes` times."""
     return 0.0 if crashes < 2 else min(_BACKOFF * 2.0 ** min(crashes - 2, 10), _MOST_BACKOFF)
 
 
 def _read(file: Path, otherwise: Any) -> Any:
-    """What a JSON file of the agent's says; until there is one, something else."""
+    """Read a JSON file of the agent; return `otherwise` while it does not exist."""
     try:
         return json.loads(file.read_text())
     except FileNotFoundError:

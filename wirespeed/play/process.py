@@ -1,4 +1,4 @@
-"""A container's process: started by the launcher, its output line by line, its end."""
+"""A container's process: started by the launcher, with its output line by line."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from wirespeed.play.devices import Node
 from wirespeed.play.security import Rights
 
 LAUNCHER = Path(__file__).with_name("launcher.py")
-_LONGEST_LINE = 1 << 16  # bytes of output that are passed on at once, whether or not their line has ended
+_LONGEST_LINE = 1 << 16  # longer lines of output are passed on in parts of this many bytes
 
 
 class Mount(NamedTuple):
-    """A file or folder of this machine in a container; `options` are those of `wirespeed.play.launcher`."""
+    """A file or directory of this machine, mounted in a container; `options` as in `wirespeed.play.launcher`."""
 
     source: str
     target: str
@@ -33,7 +33,7 @@ class Mount(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What a container's process is; see `wirespeed.play.launcher`."""
+    """A container's process; see the plan in `wirespeed.play.launcher`."""
 
     netns: str
     root: str
@@ -44,8 +44,8 @@ class Plan:
     folder: str = "/"
     devices: Sequence[Node] = ()
     mounts: Sequence[Mount] = ()
-    groups: Sequence[tuple[str, str]] = ()  # folders of its control groups, and their places in it
-    stdin: bool = False  # whether its standard input stays open, with nothing to read
+    groups: Sequence[tuple[str, str]] = ()  # its cgroups' directories, and their mount points in it
+    stdin: bool = False  # whether standard input stays open, with nothing to read
 
     def to_json(self) -> bytes:
         parts = {
@@ -63,7 +63,7 @@ class Plan:
         return json.dumps(parts).encode()
 
     def beside(self, pid: int, command: Sequence[str]) -> bytes:
-        """The launcher's plan of another command, in the container whose first process is `pid`."""
+        """Return the launcher's plan for another command in the container whose first process is `pid`."""
         parts = {
             "join": pid,
             "command": list(command),
@@ -76,10 +76,10 @@ class Plan:
 
 
 class Process:
-    """A process that runs in a container, as the container's first.
+    """The first process of a container.
 
-    `write` is called with each line of its output, without its end, in a thread of its own. Raises
-    CniError(INTERNAL) when it cannot be started. It is killed when this process is.
+    `write` is called with each line of output, without its newline, in a separate thread. Raises CniError(INTERNAL)
+    if the process cannot be started. It is killed when this process ends.
     """
 
     def __init__(self, plan: Plan, write: Callable[[bytes], None]) -> None:
@@ -104,7 +104,7 @@ class Process:
         self.pid: int = answer["pid"]
 
     def wait(self) -> int:
-        """Wait for its end and for all of its output; its exit status. By one thread."""
+        """Wait for the end of the process and of its output; return the exit status. For one thread only."""
         status = self._launcher.wait()
         self._reader.join()
         if self._launcher.stdin:
@@ -119,9 +119,9 @@ class Process:
             self._control.send(bytes([number]))
 
     def execute(self, command: Sequence[str], timeout: float) -> int | None:
-        """Run a command beside it in the container, which may do what the container may.
+        """Run another command in the container, with the container's rights.
 
-        The exit status, or None if it was killed after `timeout`.
+        Returns the exit status, or None if it was killed after `timeout` seconds.
         """
         control, theirs = socket.socketpair()
         with control:
@@ -150,7 +150,7 @@ def _launch(
             stderr=stderr,
             pass_fds=(file, control.fileno()),
             env={"PATH": os.environ.get("PATH", os.defpath)},
-            start_new_session=True,  # the terminal's Ctrl-C is for this process alone
+            start_new_session=True,  # Ctrl-C in the terminal must reach this process only
         )
 
 
@@ -158,7 +158,7 @@ def _end_of(process: subprocess.Popen[bytes], timeout: float) -> int | None:
     try:
         return process.wait(timeout)
     except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)  # the launcher and, in the namespace, its child
+        os.killpg(process.pid, signal.SIGKILL)  # the launcher and its child, which is in the process group too
         process.wait()
         return None
 

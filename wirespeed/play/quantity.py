@@ -1,4 +1,4 @@
-"""Quantities as Kubernetes writes them: "128Mi", "500m", 2."""
+"""Kubernetes quantities: "128Mi", "500m", 2."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _DECIMAL = {"n": -9, "u": -6, "m": -3, "k": 3, "M": 6, "G": 9, "T": 12, "P": 15,
 
 
 def parse(value: object) -> Decimal:
-    """The number that a quantity stands for. Raises ValueError that says what was expected."""
+    """Return the value of a quantity. Raises ValueError that names what was expected."""
     text = str(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else ""
     match = _QUANTITY.fullmatch(text.strip())
     if match is None:
@@ -27,7 +27,7 @@ def parse(value: object) -> Decimal:
 
 
 def whole(value: object) -> int:
-    """The same for what can only be counted. Raises ValueError."""
+    """Return the value of a quantity that must be a whole number from 0. Raises ValueError."""
     number = parse(value)
     if number != int(number) or number < 0:
         raise ValueError(f"expected a whole number from 0, got {value!r}")

@@ -1,4 +1,4 @@
-"""What a play tells of its pods: their interfaces as rows, and their state as `kubectl get pods -o json` has it."""
+"""Reports of a play's pods: rows of their interfaces, and their state as in `kubectl get pods -o json`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ NETNS = "wirespeed.play/netns"  # the annotation with the path of a pod's networ
 
 
 def interfaces(runs: Iterable[PodRun]) -> list[InterfaceRow]:
-    """The interfaces of the pods, as network-status tells them, with the drivers of their devices."""
+    """Return the pods' interfaces from network-status, with their devices' drivers."""
     rows = []
     for run in runs:
         for entry in run.attachment.status if run.attachment else ():
@@ -33,7 +33,7 @@ def interfaces(runs: Iterable[PodRun]) -> list[InterfaceRow]:
 
 
 def pods(runs: Iterable[PodRun]) -> dict[str, Any]:
-    """A List of Pods with their status; their network namespaces are in an annotation."""
+    """Return a List of Pods with status. An annotation has the path of each pod's network namespace."""
     return {"apiVersion": "v1", "kind": "List", "items": [_pod(run) for run in runs]}
 
 

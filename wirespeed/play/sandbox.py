@@ -1,4 +1,4 @@
-"""A pod's network namespace, and its attachment as a container runtime makes it: the CNI conf, executed."""
+"""A pod's network namespace, and its attachment by executing the CNI configuration as a runtime does."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from wirespeed.play.undo import Undo, run
 
 IFNAME = "eth0"
 _SUFFIXES = (".conf", ".conflist", ".json")
-_DEADLINE = 120.0  # seconds for an ADD or a DEL; the agent's own bound is below it
+_DEADLINE = 120.0  # seconds for an ADD or a DEL; the agent's own limit is lower
 
 
 def load_conf(path: Path) -> Network:
-    """The network of a CNI conf file, or of the first such file in a folder, as a runtime takes it.
+    """Load the network of a CNI configuration file, or of the first such file by name in a directory.
 
     Raises CniError(INVALID_CONFIG).
     """
@@ -51,10 +51,10 @@ def _first(folder: Path) -> Path:
 
 @dataclass(frozen=True, kw_only=True)
 class Runtime:
-    """How pods are attached: to which network, with the plugins of which folders, and by which agent.
+    """How pods are attached: the network, the plugin directories, and the agent.
 
-    The suite's own plugins are asked of the agent at `socket`, through the executable `shim`, called by a link
-    of the plugin's name in the folder `links`.
+    Our own plugins are called at the agent's `socket` with the executable `shim`: each plugin's name is a link to
+    it in the directory `links`.
     """
 
     network: Network
@@ -69,7 +69,7 @@ class Runtime:
 
 
 class _Shim:
-    """A plugin that the shim asks of the agent; called with the environment that a runtime gives it."""
+    """A plugin that the shim forwards to the agent, called with the environment of a runtime."""
 
     def __init__(self, runtime: Runtime, kind: str) -> None:
         self._socket = runtime.socket
@@ -91,7 +91,7 @@ class _Shim:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=request.environ | {"WIRESPEED_SOCKET": str(self._socket)},
-            start_new_session=True,  # the terminal's Ctrl-C shall not cut a call off
+            start_new_session=True,  # Ctrl-C in the terminal must not interrupt a call
         )
         try:
             stdin, left = msgspec.json.encode(request.config), request.deadline - time.monotonic()
@@ -115,7 +115,7 @@ def _error(status: int, stdout: bytes) -> CniError:
 
 
 class Sandbox:
-    """A pod's network namespace, named `name` for `ip netns`; what is made is unmade by `undo`."""
+    """A pod's network namespace, visible to `ip netns` as `name`. `undo` removes what is created."""
 
     def __init__(self, runtime: Runtime, *, name: str, arguments: Mapping[str, str], undo: Undo) -> None:
         self.id = secrets.token_hex(32)
@@ -123,18 +123,18 @@ class Sandbox:
         self.netns = f"/run/netns/{name}"
         self.ips: list[str] = []
         self._runtime, self._chain, self._undo = runtime, runtime.chain(), undo
-        # As containerd passes them.
+        # As containerd does.
         self._arguments = {"IgnoreUnknown": "1", **arguments, "K8S_POD_INFRA_CONTAINER_ID": self.id}
         self._result: Result | None = None
 
     def make(self) -> None:
-        """Make the namespace, with its loopback up. Raises CniError(IO_FAILURE)."""
+        """Create the namespace, with its loopback up. Raises CniError(IO_FAILURE)."""
         run("ip", "netns", "add", self.name)
         self._undo.push(f"network namespace {self.name}", lambda: run("ip", "netns", "delete", self.name))
         run("ip", "-n", self.name, "link", "set", "lo", "up")
 
     def attach(self) -> Result:
-        """ADD; the result, in the shape of CNI 1.1.0. Raises CniError as the plugin does."""
+        """Call ADD; return the result in the format of CNI 1.1.0. Raises the plugin's CniError."""
         self._undo.push("DEL", self._detach)
         self._result = self._chain.add(self._runtime.network, self._request("ADD"))
         self.ips = [ip["address"].partition("/")[0] for ip in self._result["ips"]]
@@ -156,5 +156,5 @@ class Sandbox:
 
 
 def pod_arguments(namespace: str, name: str, uid: str) -> dict[str, str]:
-    """What CNI_ARGS tell of a pod."""
+    """Return a pod's CNI_ARGS."""
     return {"K8S_POD_NAMESPACE": namespace, "K8S_POD_NAME": name, "K8S_POD_UID": uid}

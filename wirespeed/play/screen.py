@@ -1,4 +1,4 @@
-"""What a play shows: the containers' output, the pods' states, tables of their interfaces."""
+"""The output of a play: the containers' output, the pods' states, and a table of their interfaces."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-# What moves the cursor or colours text on a terminal: a container's output shall do neither.
+# Escape sequences that move the cursor or colour text. They are removed from containers' output.
 _ESCAPES = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|[@-Z\\-_])")
 _COLOURS = ("cyan", "magenta", "green", "yellow", "blue", "bright_red")
-_PLAIN_WIDTH = 160  # columns of a table that goes to no terminal
+_PLAIN_WIDTH = 160  # width of tables if the output is not a terminal
 
 
 class PodRow(NamedTuple):
-    """The state of a pod: `ready` as in "1/2"."""
+    """The state of a pod; `ready` is text such as "1/2"."""
 
     pod: str
     phase: str
@@ -31,7 +31,7 @@ class PodRow(NamedTuple):
 
 
 class InterfaceRow(NamedTuple):
-    """An interface of a pod, as network-status tells it."""
+    """An interface of a pod, from network-status."""
 
     pod: str
     interface: str
@@ -43,7 +43,7 @@ class InterfaceRow(NamedTuple):
 
 
 class Terminal(Console):
-    """A console; when nobody reads it any more, nothing is said and all else goes on."""
+    """A console that ignores a broken pipe: if nobody reads the output, the play continues without it."""
 
     def on_broken_pipe(self) -> None:
         with suppress(SystemExit):
@@ -51,7 +51,7 @@ class Terminal(Console):
 
 
 class Screen:
-    """Shows on `console`; safe from any thread. On a terminal, a table of `pods` stays below all else."""
+    """Prints to `console`; thread-safe. On a terminal, a table of `pods` stays below all other output."""
 
     def __init__(self, console: Console, *, logs: bool = True) -> None:
         self._console, self._logs = console, logs
@@ -64,7 +64,7 @@ class Screen:
 
     @contextmanager
     def showing(self, pods: Callable[[], Iterable[PodRow]]) -> Iterator[None]:
-        """Show the pods' states while the body runs."""
+        """Show the pods' states until the context ends."""
         if not self._console.is_terminal:
             yield
             return
@@ -78,12 +78,12 @@ class Screen:
                 self._live = None
 
     def output(self, source: str, text: str) -> None:
-        """A line of a container's output."""
+        """Print a line of a container's output."""
         if self._logs:
             self.line(source, text)
 
     def line(self, source: str, text: str) -> None:
-        """A line, led by where it comes from."""
+        """Print a line with its source in front."""
         text = _ESCAPES.sub("", text)
         shown = "".join(c if c.isprintable() or c == "\t" else "�" for c in text)
         with self._lock:
@@ -91,11 +91,11 @@ class Screen:
         self._print(Text.assemble((f"{source} | ", colour), shown))
 
     def note(self, text: str) -> None:
-        """What the play does."""
+        """Print what the play does."""
         self._print(Text(text, style="bold"))
 
     def state(self, row: PodRow) -> None:
-        """A pod's state, when it has changed."""
+        """Print a pod's state if it has changed."""
         with self._lock:
             if self._shown.get(row.pod) == row:
                 return
@@ -108,7 +108,7 @@ class Screen:
             self._print(Text(f"pod {row.pod}: {row.phase}, ready {row.ready}{restarts}{reason}"))
 
     def interfaces(self, rows: Sequence[InterfaceRow]) -> None:
-        """The table of the pods' interfaces."""
+        """Print the table of the pods' interfaces."""
         table = _table("Pod", "Interface", "Network", "Addresses", "MAC", "Device", "Driver", title="Interfaces")
         for number, row in enumerate(rows):
             last = number + 1 == len(rows) or rows[number + 1].pod != row.pod
@@ -127,7 +127,7 @@ def _pod_table(rows: Iterable[PodRow]) -> Table:
 
 
 def _table(*columns: str, title: str | None = None) -> Table:
-    """A table that cuts nothing off where there is not room enough."""
+    """Return a table that wraps cells instead of truncating them."""
     table = Table(title=title)
     for column in columns:
         table.add_column(column, overflow="fold")

@@ -1,4 +1,4 @@
-"""What a container may do: the securityContext of pod and container, resolved as kubelet and containerd do it."""
+"""A container's rights: the securityContext of pod and container, resolved as kubelet and containerd do."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-# By their numbers, linux/capability.h.
+# In the order of their numbers in linux/capability.h.
 CAPABILITIES = (
     *("CHOWN", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID", "SETPCAP"),
     *("LINUX_IMMUTABLE", "NET_BIND_SERVICE", "NET_BROADCAST", "NET_ADMIN", "NET_RAW", "IPC_LOCK", "IPC_OWNER"),
@@ -22,7 +22,7 @@ CAPABILITIES = (
     *("MAC_OVERRIDE", "MAC_ADMIN", "SYSLOG", "WAKE_ALARM", "BLOCK_SUSPEND", "AUDIT_READ", "PERFMON", "BPF"),
     "CHECKPOINT_RESTORE",
 )
-# What containerd gives a container that asks for nothing (defaultUnixCaps of its package oci).
+# containerd's default capabilities (defaultUnixCaps in its package oci).
 DEFAULT = frozenset(
     {
         *(
@@ -40,14 +40,14 @@ DEFAULT = frozenset(
         *("NET_BIND_SERVICE", "SYS_CHROOT", "KILL", "AUDIT_WRITE"),
     }
 )
-# Bytes. containerd sets no limit, and its unit names none for it: a container has the kernel's, since Linux 5.16.
+# Bytes. containerd and its unit set no limit, so a container gets the kernel's default since Linux 5.16.
 _MEMLOCK = 8 << 20
 _ALL = "ALL"
 _HIGHEST_ID = (1 << 31) - 1
 
 
 class _Part(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, rename="camel"):
-    """A part of a pod: a key that Kubernetes does not know is a mistake."""
+    """A part of a pod. An unknown key is an error, as in Kubernetes."""
 
 
 class Capabilities(_Part):
@@ -56,7 +56,7 @@ class Capabilities(_Part):
 
 
 class _Unenforced(_Part):
-    """What pod and container have that has no effect here."""
+    """Keys of pods and containers that have no effect here."""
 
     app_armor_profile: Any = None
     se_linux_options: Any = None
@@ -65,7 +65,7 @@ class _Unenforced(_Part):
 
 
 class SecurityContext(_Unenforced):
-    """A container's."""
+    """A container's securityContext."""
 
     capabilities: Capabilities | None = None
     privileged: bool | None = None
@@ -78,7 +78,7 @@ class SecurityContext(_Unenforced):
 
 
 class PodSecurityContext(_Unenforced):
-    """A pod's."""
+    """A pod's securityContext."""
 
     run_as_user: int | None = None
     run_as_group: int | None = None
@@ -87,17 +87,17 @@ class PodSecurityContext(_Unenforced):
     supplemental_groups_policy: str | None = None
     fs_group: int | None = None
     # Without effect.
-    fs_group_change_policy: str | None = None  # volumes are new for each pod
+    fs_group_change_policy: str | None = None  # without effect because volumes are created anew for each pod
     se_linux_change_policy: str | None = None
     sysctls: Any = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rights:
-    """What a container's processes may do.
+    """The rights of a container's processes.
 
-    `capabilities` are its bounding, permitted and effective set; the kernel takes the latter two from a process of
-    another user than root. `memlock` is in bytes.
+    `capabilities` are the bounding, permitted and effective set; the kernel clears the latter two for a user other
+    than root. `memlock` is in bytes.
     """
 
     user: int
@@ -111,7 +111,7 @@ class Rights:
     memlock: int
 
     def to_json(self) -> dict[str, Any]:
-        """As `wirespeed.play.launcher` takes them."""
+        """Return the rights in the format of `wirespeed.play.launcher`."""
         return {
             "user": self.user,
             "group": self.group,
@@ -125,7 +125,7 @@ class Rights:
 
 
 def rights(pod: PodSecurityContext | None, container: SecurityContext | None) -> Rights:
-    """A container's rights; users and groups that are not asked for are those of this machine's files."""
+    """Return a container's rights. The defaults of its groups and home are from this machine's user database."""
     pod, container = pod or PodSecurityContext(), container or SecurityContext()
     user = next((each for each in (container.run_as_user, pod.run_as_user) if each is not None), 0)
     group = next((each for each in (container.run_as_group, pod.run_as_group) if each is not None), None)
@@ -147,10 +147,10 @@ def rights(pod: PodSecurityContext | None, container: SecurityContext | None) ->
 
 
 def capabilities(context: SecurityContext, every: frozenset[str]) -> frozenset[str]:
-    """A container's, where the runtime itself has `every`.
+    """Return a container's capabilities; `every` is what the runtime itself has.
 
-    As containerd resolves them: ALL counts before single ones, and what is dropped is dropped though it is added. A
-    name that the kernel does not know is passed over, and one with CAP_ is none: the runtime writes that before it.
+    As in containerd, ALL is applied before single names, and drop wins over add. Unknown names are ignored. So are
+    names that begin with CAP_: the runtime adds that prefix itself.
     """
     if context.privileged:
         return every
@@ -163,14 +163,14 @@ def capabilities(context: SecurityContext, every: frozenset[str]) -> frozenset[s
 
 
 def own() -> frozenset[str]:
-    """The capabilities of this process."""
+    """Return the capabilities of this process."""
     lines = Path("/proc/self/status").read_text().splitlines()
     mask = int(next(line.split()[1] for line in lines if line.startswith("CapEff:")), 16)
     return frozenset(name for number, name in enumerate(CAPABILITIES) if mask >> number & 1)
 
 
 def refusal(pod: PodSecurityContext | None, container: SecurityContext | None) -> str:
-    """Why the API server or the kubelet would not have a container made; "" if they would."""
+    """Return why the API server or the kubelet would reject the container; "" if they would not."""
     pod, container = pod or PodSecurityContext(), container or SecurityContext()
     for context in (pod, container):
         for key, number in (("runAsUser", context.run_as_user), ("runAsGroup", context.run_as_group)):
@@ -189,13 +189,13 @@ def refusal(pod: PodSecurityContext | None, container: SecurityContext | None) -
 
 
 def image_refusal(pod: PodSecurityContext | None, container: SecurityContext | None) -> str:
-    """Why a container cannot be made without an image, whose user would count; "" if it can."""
+    """Return why the container cannot run without an image, whose user would be used; "" if it can."""
     wanted, user = _non_root(pod or PodSecurityContext(), container or SecurityContext())
     return "runAsNonRoot: expected a runAsUser other than 0, got none" if wanted and user is None else ""
 
 
 def _non_root(pod: PodSecurityContext, container: SecurityContext) -> tuple[bool | None, int | None]:
-    """Whether the user must not be root, and who it is; None where that is the image's."""
+    """Return whether the user must not be root, and the user id; None if the image would define it."""
     return (
         pod.run_as_non_root if container.run_as_non_root is None else container.run_as_non_root,
         pod.run_as_user if container.run_as_user is None else container.run_as_user,
@@ -207,7 +207,7 @@ def _id_refusal(number: int | None) -> str:
 
 
 def unenforced(context: PodSecurityContext | SecurityContext | None) -> Iterator[str]:
-    """What of a securityContext has no effect here, by its keys."""
+    """Yield the keys of a securityContext that have no effect here."""
     if context is None:
         return
     keys = ("app_armor_profile", "se_linux_options", "seccomp_profile", "windows_options", "proc_mount", "sysctls")
@@ -219,7 +219,7 @@ def unenforced(context: PodSecurityContext | SecurityContext | None) -> Iterator
 
 
 def unknown_capabilities(context: SecurityContext | None) -> Iterator[str]:
-    """What the runtime passes over among the capabilities that are asked for: a line each."""
+    """Yield a line for each capability that the runtime ignores because its name is unknown."""
     asked = (context and context.capabilities) or Capabilities()
     for name in [*(asked.add or ()), *(asked.drop or ())]:
         if name.upper() in (*CAPABILITIES, _ALL):
@@ -230,19 +230,19 @@ def unknown_capabilities(context: SecurityContext | None) -> Iterator[str]:
 
 
 def lacking(context: SecurityContext | None) -> Sequence[str]:
-    """Capabilities that a container asks for and this process has not to give."""
+    """Return the capabilities that a container adds but this process does not have."""
     wanted = capabilities(context or SecurityContext(), own()) - DEFAULT
     return sorted(wanted - own())
 
 
 def _memlock() -> int:
-    """The limit of locked memory: this process's own where that is lower, for not all can raise it."""
+    """Return the memlock limit in bytes: this process's hard limit if lower, which it may be unable to raise."""
     _, hard = resource.getrlimit(resource.RLIMIT_MEMLOCK)
     return _MEMLOCK if hard == resource.RLIM_INFINITY else min(_MEMLOCK, hard)
 
 
 def _account(user: int) -> tuple[int, str]:
-    """Group and home of a user, as /etc/passwd has them."""
+    """Return a user's group and home directory from /etc/passwd."""
     try:
         found = pwd.getpwuid(user)
     except KeyError:
@@ -251,7 +251,7 @@ def _account(user: int) -> tuple[int, str]:
 
 
 def _memberships(user: int) -> list[int]:
-    """The groups that /etc/group has a user in."""
+    """Return a user's supplementary groups from /etc/group."""
     try:
         name = pwd.getpwuid(user).pw_name
     except KeyError:

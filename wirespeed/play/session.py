@@ -1,4 +1,4 @@
-"""A play's own folder, and what the agent finds there."""
+"""A play's own directory, and the files in it that the agent reads."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ from wirespeed.play.manifests import Manifests, Pod
 from wirespeed.plugins.meta.devices import DeviceUse, device_use
 from wirespeed.plugins.meta.networks import RESOURCE_NAME
 
-SESSIONS = "/run"  # the paths of sockets have to be short
+SESSIONS = "/run"  # a short path, because socket paths have a length limit
 
 
 class Session:
-    """The folder of one play, and what lies where in it."""
+    """The directory of one play, and the paths in it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.manifests = folder / "manifests"  # the cluster, as the agent sees it
+        self.manifests = folder / "manifests"  # the agent's substitute for the API server
         self.kubelet = folder / "kubelet"
-        self.cdi = folder / "cdi"  # what the device plugin tells the runtime
-        self.pods = folder / "pods"  # the pods' folders
-        self.root = folder / "root"  # empty: containers' roots are put together here
-        self.links = folder / "bin"  # the shim under the plugins' names
-        self.program = folder / "wirespeed"  # what containers have of this program
+        self.cdi = folder / "cdi"  # CDI specifications of the device plugin
+        self.pods = folder / "pods"  # the pods' directories
+        self.root = folder / "root"  # empty; containers' roots are mounted here
+        self.links = folder / "bin"  # links to the shim, one per plugin name
+        self.program = folder / "wirespeed"  # this program as it is mounted into containers
         self.agent = folder / "agent.json"
         self.state = folder / "pods.json"
 
@@ -47,22 +47,22 @@ class Session:
 
     @property
     def config(self) -> NodeConfig:
-        """What the agent is configured with."""
+        """The agent's configuration."""
         return load_config(self.agent)
 
     def write(self, manifests: Manifests, device_plugin: str) -> None:
-        """Write what the agent reads, but for the pods; `device_plugin` is the device plugin's configuration."""
+        """Write what the agent reads, except the pods. `device_plugin` is the device plugin's configuration."""
         for folder in (self.manifests, self.kubelet, self.pods, self.root, self.links):
             folder.mkdir()
-        # A container's own Python, for its user may not reach that of this process.
+        # The python3 of a container's PATH: its user may have no access to the interpreter of this process.
         program.write(self.program, shutil.which("python3", path=BASE["PATH"]) or os.path.realpath(sys.executable))
         for (namespace, name), raw in manifests.networks.items():
             write(self.manifests / f"network_{namespace}_{name}.json", raw)
         if device_plugin:
             (self.folder / "config.json").write_text(device_plugin)
-        # Who owns a VF and which addresses are taken are facts of this machine, whoever plays on it: the journal,
-        # its records and the leases stay where they are by default. What the node's own runtime has let go of is
-        # for the node's own agent to collect.
+        # VFs and addresses in use are facts about this machine, whatever is played on it. The journal, its records
+        # and the leases therefore keep their default paths. What the node's own runtime has released is left to the
+        # node's own agent to collect ("runtimes" is empty).
         keys = {
             "socket": str(self.folder / "agent.sock"),
             "cluster": {"manifests": str(self.manifests)},
@@ -75,14 +75,14 @@ class Session:
         write(self.agent, keys)
 
     def add_pod(self, pod: Pod, uid: str) -> None:
-        """Let the agent know of a pod."""
+        """Write a pod's object for the agent."""
         raw = {**pod.raw, "metadata": {**pod.raw["metadata"], "uid": uid}}
         write(self.manifests / f"pod_{pod.namespace}_{pod.name}.json", raw)
 
 
 @contextlib.contextmanager
 def opened() -> Iterator[Session]:
-    """A folder that is removed afterwards. Raises CniError(IO_FAILURE) when that fails."""
+    """Create a play's directory; remove it at the end. Raises CniError(IO_FAILURE) if it cannot be removed."""
     folder = Path(tempfile.mkdtemp(prefix="wirespeed-play-", dir=SESSIONS))
     try:
         yield Session(folder)
@@ -100,7 +100,7 @@ def write(path: Path, value: Any) -> None:
 
 
 def find_shim(asked: Path | None, folders: Sequence[str]) -> Path:
-    """The shim's executable: the one asked for, else that of this checkout, else the installed one.
+    """Return the shim's executable: `asked`, else the one built in this checkout, else the installed one.
 
     Raises CniError(INVALID_CONFIG).
     """
@@ -114,10 +114,10 @@ def find_shim(asked: Path | None, folders: Sequence[str]) -> Path:
 
 
 def device_plugin(manifests: Manifests) -> str:
-    """The device plugin's configuration, "" for none.
+    """Return the device plugin's configuration, "" for none.
 
-    Raises CniError(INVALID_CONFIG) for a wrong one, or when pods ask for what it does not offer and which is not
-    `counted`.
+    Raises CniError(INVALID_CONFIG) if it is invalid, or if pods request a resource that it does not offer and that
+    is not in `counted`.
     """
     text, offered = manifests.device_plugin(), _offered(manifests)
     known = {*offered, *counted(manifests)}
@@ -131,10 +131,11 @@ def device_plugin(manifests: Manifests) -> str:
 
 
 def counted(manifests: Manifests) -> list[str]:
-    """Resources that pods ask for, that no device plugin serves and whose networks can do without a device.
+    """Return requested resources that no device plugin serves and whose networks can do without a device.
 
-    In a cluster the status of nodes counts them, so that pods come to a node that has a certain bridge. A resource
-    of no network is none of them: a container would miss its device. Raises CniError(INVALID_CONFIG).
+    In a cluster, such a resource is set in the node status, so that pods are scheduled to a node with a certain
+    bridge. A resource that no network uses is not included: its container would lack a device. Raises
+    CniError(INVALID_CONFIG).
     """
     uses: dict[str, set[DeviceUse]] = {}
     for (_, name), raw in manifests.networks.items():
@@ -151,7 +152,7 @@ def counted(manifests: Manifests) -> list[str]:
 
 
 def _offered(manifests: Manifests) -> list[str]:
-    """The resources of the device plugin. Raises CniError(INVALID_CONFIG) for a wrong configuration."""
+    """Return the device plugin's resources. Raises CniError(INVALID_CONFIG) if its configuration is invalid."""
     text = manifests.device_plugin()
     try:
         return [pool.resource for pool in config.parse(text.encode(), NodeConfig().resource_prefix)] if text else []

@@ -1,4 +1,4 @@
-"""Volumes that are made of texts: configMap, downwardAPI, projected; what is in them and how it is written."""
+"""Volumes that consist of texts: configMap, downwardAPI and projected. Their checks, content and files."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
     from wirespeed.play.environment import ConfigMaps, Facts
     from wirespeed.play.manifests import Container, Pod
 
-ROOT_CA = "kube-root-ca.crt"  # the ConfigMap that a cluster has in each namespace
+ROOT_CA = "kube-root-ca.crt"  # a ConfigMap that a cluster has in each namespace
 _MODE = 0o644
 
 
 class _Part(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, rename="camel"):
-    """A part of a volume: a key that Kubernetes does not know is a mistake."""
+    """A part of a volume. An unknown key is an error, as in Kubernetes."""
 
 
 class _Item(_Part, kw_only=True):
-    """A file of a volume: its path there, and its permissions."""
+    """A file of a volume: its path in the volume, and its permissions."""
 
     path: str
     mode: int | None = None
@@ -53,16 +53,16 @@ class ConfigMapVolume(_Part):
     name: str = ""
     items: list[KeyItem] = []
     default_mode: int | None = None
-    default_user: Any = None  # refused
+    default_user: Any = None  # rejected
     optional: bool = False
 
 
 class Source(_Part, forbid_unknown_fields=False):
-    """Sources of other kinds are refused by their name."""
+    """A source of a projected volume. Keys of other kinds are rejected in play.manifests."""
 
     config_map: ConfigMapVolume | None = None
     downward_api: DownwardVolume | None = msgspec.field(name="downwardAPI", default=None)
-    service_account_token: Any = None  # without effect: there is no API server that would take it
+    service_account_token: Any = None  # without effect: there is no API server to accept the token
 
 
 class ProjectedVolume(_Part):
@@ -74,17 +74,17 @@ Volume = ConfigMapVolume | DownwardVolume | ProjectedVolume
 
 
 class File(NamedTuple):
-    """A file of a volume; `mode` are its permissions."""
+    """A file of a volume; `mode` is its permissions."""
 
     text: str
     mode: int
 
 
-# What is wrong with them
+# Checks
 
 
 def refusal(volume: Volume, containers: Iterable[Container]) -> str:
-    """What is wrong with a volume, beginning with the place in it; "" for nothing."""
+    """Return what is wrong with a volume, starting with the key; "" if nothing is."""
     names = {container.name for container in containers}
     for where, part in _parts(volume):
         if problem := _mode_refusal(part.default_mode):
@@ -102,7 +102,7 @@ def refusal(volume: Volume, containers: Iterable[Container]) -> str:
 
 
 def _parts(volume: Volume) -> Iterator[tuple[str, ConfigMapVolume | DownwardVolume]]:
-    """The volume, or what a projected one is of, each with its place in the volume."""
+    """Yield the volume, or the sources of a projected one, each with its path of keys in the volume."""
     if not isinstance(volume, ProjectedVolume):
         yield "", volume
         return
@@ -114,12 +114,12 @@ def _parts(volume: Volume) -> Iterator[tuple[str, ConfigMapVolume | DownwardVolu
 
 
 def config_maps(volume: Volume) -> list[ConfigMapVolume]:
-    """Which ConfigMaps it takes files from."""
+    """Return the ConfigMaps that the volume uses."""
     return [part for _, part in _parts(volume) if isinstance(part, ConfigMapVolume)]
 
 
 def has_token(volume: Volume) -> bool:
-    """Whether a token for the API server would be in it."""
+    """Return whether the volume has a service account token."""
     sources = volume.sources if isinstance(volume, ProjectedVolume) else ()
     return any(source.service_account_token is not None for source in sources)
 
@@ -148,11 +148,11 @@ def _item_refusal(item: DownwardItem, containers: set[str]) -> str:
     return problem and f".resourceFieldRef{problem}"
 
 
-# What is in them
+# Content
 
 
 def files(volume: Volume, pod: Pod, facts: Facts, known: ConfigMaps) -> dict[str, File]:
-    """The volume's files by their paths in it; of two at one path, the later counts."""
+    """Return the volume's files by path in the volume. A later source replaces files of an earlier one."""
     found: dict[str, File] = {}
     for _, part in _parts(volume):
         modes = (part.default_mode, volume.default_mode, _MODE)
@@ -177,13 +177,13 @@ def _text(item: DownwardItem, pod: Pod, facts: Facts) -> str:
     return downward.field(pod, item.field_ref.field_path, facts)
 
 
-# How they are written
+# Writing
 
 
 def write(place: Path, found: Mapping[str, File], *, group: int | None = None) -> None:
-    """Have the folder hold these files and no others; who reads sees all that was there, or all that is.
+    """Replace the content of the volume's directory with these files, atomically for readers.
 
-    As the kubelet does it: the files are in a folder of their own, which the link ..data leads to.
+    As in the kubelet, the files are in a directory of their own, to which the link ..data points.
     """
     new = Path(tempfile.mkdtemp(prefix="..", dir=place))
     new.chmod(0o755)
@@ -210,7 +210,7 @@ def write(place: Path, found: Mapping[str, File], *, group: int | None = None) -
 
 
 def give_to(place: Path, group: int) -> None:
-    """Let a group use a volume, as the kubelet does for fsGroup."""
+    """Give a group access to a volume, as the kubelet does for fsGroup."""
     for path in (place, *place.rglob("*")):
         mode = path.stat().st_mode
         os.chown(path, -1, group)

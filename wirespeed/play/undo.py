@@ -1,4 +1,4 @@
-"""What has been done and must be undone, whatever else fails."""
+"""A stack of undo steps that all run, even if some fail."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ log = logging.getLogger(__name__)
 
 
 class Undo:
-    """Steps back, in reverse order."""
+    """Undo steps, run in reverse order."""
 
     def __init__(self) -> None:
         self._steps: list[tuple[str, Callable[[], object]]] = []
 
     def push(self, what: str, step: Callable[[], object]) -> None:
-        """Note how to take something back; `what` leads the message when that fails."""
+        """Add an undo step; `what` begins the message if it fails."""
         self._steps.append((what, step))
 
     def run(self) -> list[str]:
-        """Take all of it back; what failed."""
+        """Run all steps; return the failures."""
         problems = []
         while self._steps:
             what, step = self._steps.pop()
@@ -39,7 +39,7 @@ class Undo:
 
 
 def run(*command: str) -> None:
-    """Run a program of the system. Raises CniError(IO_FAILURE) with what it says."""
+    """Run a program of the system. Raises CniError(IO_FAILURE) with its output."""
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     if done.returncode:
         said = " ".join(f"{done.stderr} {done.stdout}".split()) or f"exit status {done.returncode}"

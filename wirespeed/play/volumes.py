@@ -1,4 +1,4 @@
-"""A pod's folder: its volumes, and what it knows of names, made as the kubelet makes them."""
+"""A pod's directory: its volumes, hosts, hostname and resolv.conf, created as the kubelet does."""
 
 from __future__ import annotations
 
@@ -35,17 +35,17 @@ _IS = {
 
 
 class Volumes:
-    """The volumes of `pod`, below `folder`, which is made. What is mounted there is unmounted by `undo`."""
+    """The volumes of `pod` in the new directory `folder`. `undo` unmounts what is mounted there."""
 
     def __init__(self, pod: Pod, folder: Path, config_maps: ConfigMaps, undo: Undo) -> None:
         self._pod, self._folder, self._undo = pod, folder, undo
         self._config_maps = config_maps
         self._sources: dict[str, str] = {}
-        self._lock = threading.Lock()  # of the next one, and of writing what it says
-        self._written: dict[str, dict[str, texts.File]] = {}  # by volume
+        self._lock = threading.Lock()  # for _written and the files
+        self._written: dict[str, dict[str, texts.File]] = {}  # the written files, by volume
 
     def make(self, facts: Facts) -> None:
-        """Make them all. Raises CniError that names the volume."""
+        """Create all volumes. Raises CniError that names the volume."""
         self._folder.mkdir(parents=True)
         for volume in self._pod.spec.volumes:
             with _told(volume):
@@ -53,12 +53,12 @@ class Volumes:
         self._write_texts(facts)
 
     def refresh(self, facts: Facts) -> None:
-        """Write what tells of the pod anew, once they are made. Raises CniError that names the volume."""
+        """Rewrite the text volumes whose content has changed. Raises CniError that names the volume."""
         if self._written:
             self._write_texts(facts)
 
     def write_names(self, hostname: str, ips: Sequence[str]) -> None:
-        """Write the pod's /etc/hosts, once its addresses are known, its name and its resolv.conf."""
+        """Write the pod's /etc/hosts, /etc/hostname and /etc/resolv.conf, once its addresses are known."""
         lines = [f"{ip}\t{hostname}\n" for ip in ips]
         if aliases := self._pod.spec.host_aliases:
             lines.append("\n# Entries added by HostAliases.\n")
@@ -69,7 +69,7 @@ class Volumes:
         (self._folder / "resolv.conf").write_text(node.read_text() if node.exists() else "")
 
     def mounts(self, container: Container) -> list[Mount]:
-        """What is mounted in a container."""
+        """Return a container's mounts."""
         read_only = {volume.name for volume in self._pod.spec.volumes if volume.texts}
         found = [
             Mount(
@@ -115,7 +115,7 @@ class Volumes:
                     self._written[volume.name] = found
 
     def _mount(self, place: Path, volume: EmptyDir) -> None:
-        """An emptyDir's medium is mounted on this machine: the pod's containers share it."""
+        """Mount an emptyDir's medium on this machine, so that the pod's containers share it."""
         if volume.medium == "Memory":
             size = ["-o", f"size={quantity.whole(volume.size_limit)}"] if volume.size_limit else []
             run("mount", "-t", "tmpfs", *size, "tmpfs", str(place))
@@ -126,14 +126,14 @@ class Volumes:
         self._undo.push(f"volume {place.name}", lambda: run("umount", str(place)))
 
     def _page_size(self, volume: EmptyDir) -> str:
-        """As mount takes it: "2M" for HugePages-2Mi, or for HugePages of a pod that asks for hugepages-2Mi."""
+        """Return the page size for mount: "2M" for HugePages-2Mi; for HugePages, the size that the pod requests."""
         _, _, size = volume.medium.partition("-")
         return (size or next(iter(hugepages(self._pod)))).removesuffix("i")
 
 
 @contextlib.contextmanager
 def _told(volume: Volume) -> Iterator[None]:
-    """Errors name the volume."""
+    """Prefix errors with the volume's name."""
     try:
         yield
     except CniError as error:

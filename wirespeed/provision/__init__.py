@@ -1,1 +1,1 @@
-"""Makes the virtual functions that an administrator or a node policy asks for."""
+"""Creates the virtual functions that an administrator or a node policy requests."""

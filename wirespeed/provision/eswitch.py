@@ -1,4 +1,4 @@
-"""The mode of a PF's embedded switch, by devlink."""
+"""Read and set the eswitch mode of a PF with devlink."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MODES = ("legacy", "switchdev")  # linux/devlink.h: DEVLINK_ESWITCH_MODE_LEGACY
 
 
 def mode(device: Device) -> str:
-    """The mode, "legacy" or "switchdev"; a PF whose driver has no devlink eswitch works the legacy way."""
+    """Return "legacy" or "switchdev"; "legacy" for a PF whose driver has no devlink eswitch."""
     try:
         answers = _request("DEVLINK_CMD_ESWITCH_GET", device, NLM_F_REQUEST)
     except (NetlinkError, OSError):
@@ -27,7 +27,7 @@ def mode(device: Device) -> str:
 
 
 def set_mode(device: Device, wanted: str) -> None:
-    """Set it. Raises CniError(DEVICE) with what the driver answers."""
+    """Set the mode. Raises CniError(DEVICE) with the driver's error."""
     where = f"PF {device.address}: eswitch mode {wanted}"
     chosen = ("DEVLINK_ATTR_ESWITCH_MODE", _MODES.index(wanted))
     try:

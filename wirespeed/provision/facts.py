@@ -1,4 +1,4 @@
-"""What PFs and VFs this node has now, and who uses a VF."""
+"""The node's current PFs and VFs, and the user of each VF."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from wirespeed.provision.policy import PfIdentity
 
 @dataclass(frozen=True, kw_only=True)
 class Vf:
-    """A VF now. `netdev` is its interface on the host ("" for none), `user` who uses it ("" for nobody).
+    """A VF's current state. `netdev` is its interface on the host, `user` describes who uses it ("" for none).
 
-    `driver_override` is the driver that an administrator keeps it for ("" for none).
-    `settings` is what the PF's driver holds for it, as far as it tells. `vdpa` is its vdpa device, `vdpa_type`
-    "virtio", "vhost", "none" without a driver; both "" where there is none.
+    `driver_override` is the driver that an administrator reserved it for ("" for none).
+    `settings` are its settings in the PF's driver, as far as the driver reports them. `vdpa` is the name of its
+    vdpa device and `vdpa_type` its driver ("virtio", "vhost", "none"); both are "" without a vdpa device.
     """
 
     address: str
@@ -43,10 +43,10 @@ class Vf:
 
 @dataclass(frozen=True, kw_only=True)
 class Pf:
-    """A PF now.
+    """A PF's current state.
 
-    `model` is for people, `mtu` in bytes; `link_type` is "ether", "infiniband" or "", `eswitch` "legacy" or
-    "switchdev".
+    `model` is its name in the hardware database, `mtu` is in bytes; `link_type` is "ether", "infiniband" or "",
+    `eswitch` is "legacy" or "switchdev".
     """
 
     address: str
@@ -82,12 +82,12 @@ class Pf:
 
 @dataclass
 class Users:
-    """What tells who uses devices, from several sources."""
+    """The sources that tell who uses devices."""
 
-    owners: Mapping[str, str] = field(default_factory=dict)  # who was given one, by PCI address: journal, kubelet
-    nodes: Mapping[str, str] = field(default_factory=dict)  # who has one's node open, /dev/vfio/42, by its path
+    owners: Mapping[str, str] = field(default_factory=dict)  # owner by PCI address, from journal and kubelet
+    nodes: Mapping[str, str] = field(default_factory=dict)  # who has a node (/dev/vfio/42) open, by path
     routed: frozenset[str] = frozenset()  # interfaces that carry a default route
-    # Whether a VF on a kernel driver without an interface counts as used: it is in a namespace that nobody told of.
+    # Whether a VF with a kernel driver but no interface counts as used: its interface is in an unknown namespace.
     missing: bool = True
 
 
@@ -96,7 +96,7 @@ def _users(owners: Mapping[str, str], *, missing: bool = True) -> Users:
 
 
 def read(sysfs: Path = Path("/sys"), *, owners: Mapping[str, str] | None = None) -> list[Pf]:
-    """The PFs of this node, those with SR-IOV, by address. `owners` says who was given a device. Raises OSError."""
+    """Return the node's PFs with SR-IOV, sorted by address. `owners` is by device address. Raises OSError."""
     users = _users(owners or {})
     vdpas = vdpa.of_devices(sysfs)
     with Rtnl() as host:
@@ -110,7 +110,7 @@ def read(sysfs: Path = Path("/sys"), *, owners: Mapping[str, str] | None = None)
 def in_use(
     addresses: Iterable[str], sysfs: Path = Path("/sys"), *, owners: Mapping[str, str], arriving: bool
 ) -> dict[str, str]:
-    """Who uses which of these VFs now, by address. `arriving`: an interface may be on its way. Raises OSError."""
+    """Return the users of these VFs by address. With `arriving`, missing interfaces are ignored. Raises OSError."""
     users = _users(owners, missing=not arriving)
     vdpas = vdpa.of_devices(sysfs)
     found = {}
@@ -122,13 +122,13 @@ def in_use(
 
 
 def again(pf: Pf, sysfs: Path = Path("/sys")) -> Pf:
-    """What the PF is by now, but for who uses its VFs. Raises OSError."""
+    """Read the PF again, without the users of its VFs. Raises OSError."""
     with Rtnl() as host:
         return _pf(PciDevice(pf.address, sysfs), host, Users(), vdpa.of_devices(sysfs))
 
 
 def find(pfs: Iterable[Pf], name: str) -> Pf | None:
-    """The PF of that address, name or alternative name."""
+    """Return the PF of that address, name or alternative name."""
     return next((pf for pf in pfs if name in (pf.address, pf.name, *pf.altnames)), None)
 
 
@@ -179,7 +179,7 @@ def _vf(index: int, device: PciDevice, host: Rtnl, users: Users, made: VdpaDevic
 
 
 def _user(device: PciDevice, link: Link | None, made: VdpaDevice | None, host: Rtnl, users: Users) -> str:
-    """Who uses the VF, or the vdpa device that was made of it; "" for nobody."""
+    """Return who uses the VF or its vdpa device; "" for nobody."""
     if owner := users.owners.get(device.address):
         return owner
     if device.is_in_user_space:
@@ -192,7 +192,7 @@ def _user(device: PciDevice, link: Link | None, made: VdpaDevice | None, host: R
 
 
 def _user_of_vdpa(made: VdpaDevice, host: Rtnl, users: Users) -> str:
-    """Who uses the vdpa device that was made of a VF, "" for nobody."""
+    """Return who uses the vdpa device of a VF; "" for nobody."""
     if made.kind == VHOST:
         return users.nodes.get(made.node, "")
     if made.kind != VIRTIO or made.virtio is None:

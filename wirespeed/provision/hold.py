@@ -1,4 +1,4 @@
-"""VFs that nobody uses, held while they are changed."""
+"""Locks unused VFs while they are changed."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from wirespeed.provision import facts
 from wirespeed.provision.owners import owners
 from wirespeed.state.locks import device_lock
 
-_LOCKED = 20.0  # seconds to wait for the locks; an attachment is made or taken back in less
+_LOCKED = 20.0  # seconds to wait for the locks; an attachment takes less
 
 
 @contextmanager
 def unused(vfs: Collection[str], config: NodeConfig, *, arriving: bool = False) -> Iterator[None]:
-    """Hold the locks of VFs, by their addresses, as who attaches one does: nobody uses them, or begins to.
+    """Lock VFs, given by address, as an attachment does, and check that nobody uses them.
 
-    `arriving`: their drivers may just be making their interfaces. Raises OSError, or CniError: POLICY that says who
-    uses which, TRY_AGAIN_LATER when another request works on one, IO_FAILURE.
+    With `arriving`, their drivers may not have created their interfaces yet. Raises OSError, or CniError: POLICY
+    that names the users, TRY_AGAIN_LATER if another request holds a lock, IO_FAILURE.
     """
     if not vfs:
         yield

@@ -1,4 +1,4 @@
-"""Which devices this node has given away: to attachments by the journal, to pods by the kubelet."""
+"""Devices that are in use: by attachments according to the journal, by pods according to the kubelet."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from wirespeed.node import NodeConfig
 
 
 def owners(config: NodeConfig) -> dict[str, str]:
-    """Who was given a device, by PCI address. Raises CniError when the journal or the kubelet cannot be read."""
+    """Return a description of each device's owner by PCI address. Raises CniError if journal or kubelet fail."""
     return {**_of_kubelet(Path(config.kubelet) / "pod-resources/kubelet.sock"), **_of_journal(Path(config.state))}
 
 
 def _of_kubelet(socket: Path) -> dict[str, str]:
     if not socket.exists():
         return {}
-    from wirespeed.kube.podresources import PodResources  # noqa: PLC0415 — gRPC, where there is a kubelet
+    from wirespeed.kube.podresources import PodResources  # noqa: PLC0415 — gRPC, only with a kubelet
 
     service = PodResources(socket)
     try:
         return {each.device: f"the kubelet gave it to pod {each.namespace}/{each.pod}" for each in service.given()}
     except CniError:
-        # At boot, before the kubelet starts: its socket lies where it left it, and its pods' containers are gone.
+        # The socket file is left from before the boot. The kubelet has not started yet, so no pod runs.
         if is_of_earlier_boot(socket):
             return {}
         raise

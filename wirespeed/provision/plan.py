@@ -1,4 +1,4 @@
-"""From what PFs are and what they shall be to the steps between, each with its way back."""
+"""Plans the steps from the current to the requested state of PFs, and runs them. Each step can be undone."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from wirespeed.provision.policy import Group, Wanted
 
 log = logging.getLogger(__name__)
 
-# Seconds for the interface of a VF to appear once its driver has it: igbvf waits 2 s a VF for a PF in reset.
+# Seconds for a VF's interface to appear after its driver is bound: igbvf waits 2 s per VF for a PF in reset.
 NETDEV_TIMEOUT = 10.0
 _KERNEL = "netdevice"
 NO_MAC = "00:00:00:00:00:00"
-# What a VF is to be again when a change of it is taken back, beside its vdpa device: attributes of facts.Vf.
+# Attributes of facts.Vf that are restored when a change is undone; the vdpa device is restored separately.
 _KEPT = ("driver", "driver_override", "netdev", "up", "mac", "mtu")
 
 
 @dataclass(frozen=True)
 class Step:
-    """One change: what it does, in words; doing it; and taking it back (None: the next step back does).
+    """One change: its description, the function that makes it, and the one that undoes it.
 
-    `vfs` tells the addresses of the VFs that it changes, which nobody may use then; `new` ones may be without their
-    interface still.
+    `undo` is None if undoing an earlier step undoes this one too. `vfs` returns the addresses of the VFs that it
+    changes, which must be unused then. The interfaces of `new` VFs may not have appeared yet.
     """
 
     text: str
@@ -44,14 +44,14 @@ class Step:
 
 @dataclass(frozen=True)
 class Plan:
-    """The steps in order, and what stands in the way: with a reason in `refused` no step is taken."""
+    """The steps in order, and the reasons against them. If `refused` is not empty, no step is run."""
 
     steps: Sequence[Step] = ()
     refused: Sequence[str] = ()
 
 
 def make(wanted: Mapping[str, Wanted], pfs: Iterable[Pf], sysfs: Path = Path("/sys")) -> Plan:
-    """The plan for the PFs of `wanted` (by address); the others are left alone."""
+    """Return the plan for the PFs in `wanted` (keys are addresses); other PFs are not changed."""
     steps: list[Step] = []
     refused: list[str] = []
     for pf in pfs:
@@ -63,7 +63,7 @@ def make(wanted: Mapping[str, Wanted], pfs: Iterable[Pf], sysfs: Path = Path("/s
 
 
 def bind_plan(vfs: Iterable[tuple[Pf, Vf]], device_type: str, sysfs: Path = Path("/sys")) -> Plan:
-    """The plan that gives these VFs another driver: "netdevice" for their own, or a userspace one's name."""
+    """Return the plan that binds VFs to a driver: "netdevice" for the kernel's, or a userspace driver's name."""
     steps: list[Step] = []
     refused: list[str] = []
     for pf, vf in vfs:
@@ -77,11 +77,11 @@ def bind_plan(vfs: Iterable[tuple[Pf, Vf]], device_type: str, sysfs: Path = Path
 def carry_out(
     plan: Plan, config: NodeConfig, progress: Callable[[int, Step], None] = lambda _number, _step: None
 ) -> None:
-    """Take the steps; `progress` is told before each. When one fails, those before it are taken back.
+    """Run the steps; `progress` is called before each. If one fails, it and those before it are undone.
 
-    The plan may be old: whether somebody uses a VF by now is looked at again, with its lock held, before each step
-    that changes it, and before that is taken back.
-    Raises CniError: POLICY for a plan that is refused, or the failed step's; what could not be taken back is told.
+    The plan may be outdated. Before each step that changes VFs, and before its undo, their users are therefore
+    checked again with the VFs locked.
+    Raises CniError: POLICY for a refused plan, else the failed step's, which names what could not be undone.
     """
     if plan.refused:
         raise CniError(Code.POLICY, "; ".join(plan.refused))
@@ -100,7 +100,7 @@ def carry_out(
 
 
 def _take_back(steps: Iterable[Step], config: NodeConfig) -> list[str]:
-    """Undo steps, the last one first; what failed in that."""
+    """Undo the steps in the given order; return the failures."""
     left = []
     for step in steps:
         if step.undo is None:
@@ -119,7 +119,7 @@ def _told(error: CniError | OSError) -> str:
 
 @dataclass
 class _Planner:
-    """Plans one PF."""
+    """Plans the changes of one PF."""
 
     pf: Pf
     wanted: Wanted
@@ -147,7 +147,7 @@ class _Planner:
     # The PF
 
     def _check_external(self) -> None:
-        """A PF that somebody else provides for must already be what is asked for."""
+        """Refuse an externally managed PF unless it already has what is requested."""
         pf, wanted = self.pf, self.wanted
         if wanted.num_vfs > len(pf.vfs):
             self._refuse(f"externallyManaged: it has {len(pf.vfs)} VFs, {wanted.num_vfs} are asked for")
@@ -160,7 +160,7 @@ class _Planner:
         self.refused.append(f"{self.pf.where}: {why}")
 
     def _raise(self) -> Iterator[Step]:
-        """Up, for VFs that are made under a PF that is down take seconds each; and the MTU, never lowered."""
+        """Set the PF up, since VFs of a PF that is down take seconds each to create. Raise its MTU if needed."""
         pf = self.pf
         if not pf.name:
             self._refuse("it has no interface on the host; expected its network driver to be bound")
@@ -175,9 +175,9 @@ class _Planner:
             )
 
     def _make_vfs(self) -> Generator[Step, None, bool]:
-        """Change the number of VFs and the eswitch mode; returns whether the VFs are new ones then.
+        """Change the number of VFs and the eswitch mode; return whether the VFs are recreated.
 
-        The kernel changes the number only by way of 0, and a mode only without VFs bound: every VF goes.
+        The kernel changes the number of VFs only via 0, and the mode only without bound VFs. All VFs are removed.
         """
         pf, wanted = self.pf, self.wanted
         switches = wanted.eswitch not in ("", pf.eswitch)
@@ -223,7 +223,7 @@ class _Planner:
         udev.settle([name for vf in made for name in vf.netdevs], timeout=NETDEV_TIMEOUT)
 
     def _restore_vfs(self) -> None:
-        """As many VFs as there were, each as it was. Raises CniError that tells what is not."""
+        """Create as many VFs as before, each with its former state. Raises CniError that names what differs."""
         self._set_number(len(self.pf.vfs))
         left = []
         for vf in self.pf.vfs:
@@ -236,10 +236,10 @@ class _Planner:
             raise CniError(Code.DEVICE, "; ".join(left))
 
     def _restore_vf(self, before: Vf) -> None:
-        """Make a VF what it was, each part on its own, so that one that fails stops no other.
+        """Restore a VF's state. Its parts are independent: if one fails, the others are still restored.
 
-        What the PF holds goes first: drivers read it when they take a VF. Raises CniError that tells what is not
-        as it was then, but for its vdpa device.
+        The PF's settings are restored first, because drivers read them when they bind to the VF. Raises CniError
+        that names the differences, without the vdpa device.
         """
         device = PciDevice(before.address, self.sysfs)
         failed = [_told(error) for error in self._restore_settings(before)]
@@ -262,7 +262,7 @@ class _Planner:
             raise CniError(Code.DEVICE, f"VF {before.index} ({before.address}): {', '.join(left)}{reasons}")
 
     def _restore_settings(self, before: Vf) -> Iterator[OSError]:
-        """Have the PF hold for the VF what it did; yields what its driver refuses."""
+        """Restore the PF's settings of the VF; yield the errors of the PF's driver."""
         with Rtnl() as host:
             pf = host.link(self.pf.name, vfs=True)
             if pf is None:
@@ -276,7 +276,7 @@ class _Planner:
                         yield error
 
     def _differences(self, before: Vf) -> list[str]:
-        """What of a VF is not as it was, as "mtu is 1500, was 9000"."""
+        """Return what differs from a VF's former state, such as "mtu is 1500, was 9000"."""
         now = next((vf for vf in facts.again(self.pf, self.sysfs).vfs if vf.index == before.index), None)
         if now is None:
             return ["it is not there"]
@@ -291,7 +291,7 @@ class _Planner:
         ]
 
     def _restore_vdpa(self, before: Vf) -> None:
-        """Make the VF's vdpa device again where it is gone."""
+        """Create the VF's vdpa device if it no longer exists."""
         if not before.vdpa or VdpaDevice(before.vdpa, self.sysfs).exists:
             return
         if before.vdpa_type == "none":
@@ -304,7 +304,7 @@ class _Planner:
     # One VF
 
     def of_vf(self, index: int, group: Group, *, made_anew: bool = False) -> Iterator[Step]:
-        """The steps that make VF number `index` what its group says."""
+        """Yield the steps that give VF number `index` the state that its group requests."""
         now = None if made_anew else next((vf for vf in self.pf.vfs if vf.index == index), None)
         what = f"{self.pf.where}: VF {index}" + (f" ({now.address})" if now else "")
         kernel = group.device_type == _KERNEL
@@ -318,9 +318,9 @@ class _Planner:
         if now is not None and now.user:
             self._refuse(f"VF {index} ({now.address}) would be changed, and is in use: {now.user}")
             return
-        if now is not None and now.vdpa and not (right and vdpa_right):  # it would go with its VF's driver anyway
+        if now is not None and now.vdpa and not (right and vdpa_right):  # unbinding the VF would delete it anyway
             yield self._no_vdpa_step(what, now)
-        if not right and not (kernel and made_anew):  # the kernel has given new VFs their own driver
+        if not right and not (kernel and made_anew):  # the kernel binds new VFs to its own driver
             yield self._bind_step(what, index, group.device_type, now)
         if not mtu_right:
             yield self._mtu_step(what, index, group.mtu, now)
@@ -379,7 +379,7 @@ class _Planner:
         *,
         new: bool = False,
     ) -> Step:
-        """A step that changes one VF."""
+        """Return a step that changes one VF."""
         return Step(text, do, undo, lambda: [self._vf(index).address], new)
 
     def _vf(self, index: int) -> PciDevice:
@@ -389,21 +389,21 @@ class _Planner:
         raise CniError(Code.DEVICE, f"{self.pf.where}: there is no VF {index}")
 
     def _keep_mac(self, index: int, device: PciDevice) -> None:
-        """Make the VF's MAC the one that its PF sets: an application that gets the VF then finds it there."""
+        """Set the VF's MAC as its admin MAC in the PF, so that an application which gets the VF finds that MAC."""
         name = device.own_netdev
         with Rtnl() as host:
             link = host.link(name) if name else None
             pf = host.link(self.pf.name, vfs=True)
             if link is None or pf is None or not pf.vfs:
                 return
-            # Some drivers (igb) tell the VF's own MAC as that which the PF has set.
+            # Some drivers (igb) report the VF's own MAC as its admin MAC.
             if pf.vf(index).mac in (NO_MAC, link.mac):
                 host.set_vf(pf.index, index, VfSettings(mac=link.mac))
 
     def _take_mac(self, index: int, link: rtnl.Link) -> None:
-        """Give the VF's interface the MAC that its PF has set: the PF lets it use no other.
+        """Set the MAC of the VF's interface to its admin MAC, the only one that the PF lets it use.
 
-        A driver that finds the VF still in reset makes one up (igbvf).
+        A driver that finds the VF still in reset generates a MAC (igbvf).
         """
         with Rtnl() as host:
             pf = host.link(self.pf.name, vfs=True)
@@ -430,7 +430,7 @@ def _restore_link(
     mtu: int | None = None,
     up: bool | None = None,
 ) -> None:
-    """Give a VF's interface what it had and has no more: a driver that finds the VF in reset makes up a MAC."""
+    """Restore attributes of a VF's interface. A driver that finds the VF in reset generates a MAC."""
     udev.settle([_netdev(device).name], timeout=NETDEV_TIMEOUT)
     link = _netdev(device)
     if mac is not None:

@@ -1,4 +1,4 @@
-"""Node policies: SriovNetworkNodePolicy objects of YAML files, checked, and what they ask of each PF together."""
+"""Read and check node policies (SriovNetworkNodePolicy objects in YAML files), and merge their requests per PF."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from wirespeed.kube import documents
 API_VERSION = "sriovnetwork.openshift.io/v1"
 KIND = "SriovNetworkNodePolicy"
 LOWEST = 99
-_OPERATORS = "default"  # the name of the operator's own policy
+_OPERATORS = "default"  # the name of the policy that older SR-IOV operators create
 
 _RESOURCE = re.compile(r"[a-zA-Z0-9]([a-zA-Z0-9_-]{0,61}[a-zA-Z0-9])?")
 _NUMBERS = re.compile(r"(\d{1,3})(?:-(\d{1,3}))?")
@@ -26,44 +26,44 @@ _Hex = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-fA-F]{4}$")]
 
 
 class _Part(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True, rename="camel"):
-    """A part of a policy: a key that is not known is a mistake."""
+    """A part of a policy. An unknown key is an error."""
 
 
 class NicSelector(_Part, frozen=True, kw_only=True):
-    """Which PFs: those that meet every key that is given."""
+    """Selects the PFs that match all keys given."""
 
     vendor: _Hex = ""  # four hex digits
     device_id: _Hex = msgspec.field(name="deviceID", default="")  # of the PF, four hex digits
     root_devices: list[str] = []  # PCI addresses of PFs
-    pf_names: list[str] = []  # "ens1" or "ens1#0-3,7": the PF by its name or an alternative one, and which VFs
-    net_filter: str = ""  # refused: it is a virtual platform's
+    pf_names: list[str] = []  # "ens1" or "ens1#0-3,7": a PF's name or alternative name, with or without VF numbers
+    net_filter: str = ""  # rejected: for virtual platforms only
 
 
 @structs.prepared
 class Spec(_Part, frozen=True, kw_only=True):
-    """The fields of a policy's spec, as the SR-IOV network operator has them."""
+    """The spec of a policy, with the keys of the SR-IOV network operator."""
 
     resource_name: str
     node_selector: dict[str, str] = {}
     nic_selector: NicSelector
     num_vfs: Annotated[int, msgspec.Meta(ge=1, le=65535)]
-    priority: Annotated[int, msgspec.Meta(ge=0, le=LOWEST)] = LOWEST  # 0 goes first
-    mtu: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 0  # bytes; 0 leaves it; the PF's is only ever raised
+    priority: Annotated[int, msgspec.Meta(ge=0, le=LOWEST)] = LOWEST  # 0 is the highest
+    mtu: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 0  # bytes; 0: unchanged; the PF's is never lowered
     device_type: Literal["netdevice", "vfio-pci"] = "netdevice"
-    link_type: Literal["", "eth", "ETH", "ib", "IB"] = ""  # must be the PF's: it is not switched here
+    link_type: Literal["", "eth", "ETH", "ib", "IB"] = ""  # must match the PF, whose type is not changed
     e_switch_mode: Literal["", "legacy", "switchdev"] = ""
-    externally_managed: bool = False  # the PF is not touched, only its VFs
-    # For the device plugin; the VFs are made alike.
+    externally_managed: bool = False  # change only the VFs, not the PF
+    # For the operator's device plugin; they do not change the VFs.
     is_rdma: bool = False
     need_vhost_net: bool = False
     exclude_topology: bool = False
-    vdpa_type: Literal["", "virtio", "vhost"] = ""  # a vdpa device of this type for each VF
-    bridge: Any = None  # refused
+    vdpa_type: Literal["", "virtio", "vhost"] = ""  # type of the vdpa device to create for each VF
+    bridge: Any = None  # rejected
 
 
 @dataclass(frozen=True, kw_only=True)
 class Policy:
-    """One policy; `where` is its file and document."""
+    """A policy; `where` is its file and document."""
 
     name: str
     where: str
@@ -72,9 +72,9 @@ class Policy:
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """Some VFs of a PF, by their numbers, and what they shall be.
+    """Some VFs of a PF, by their numbers, and their requested state.
 
-    `mtu` 0 leaves it; `vdpa` is the type of their vdpa devices, "" for none of these, None leaves them.
+    `mtu` 0 does not change it. `vdpa` is the type of their vdpa devices; "" means none, None does not change them.
     """
 
     resource: str
@@ -87,7 +87,7 @@ class Group:
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
-    """What a PF shall be; what policies do not speak of ("" or 0) is left as it is."""
+    """The requested state of a PF. Values that no policy sets ("" or 0) are not changed."""
 
     num_vfs: int
     mtu: int = 0
@@ -98,7 +98,7 @@ class Wanted:
 
 @dataclass(frozen=True, kw_only=True)
 class PfIdentity:
-    """What a policy selects a PF by. `names` are its interface's name and alternative names."""
+    """The attributes by which a policy selects a PF. `names` are its interface's name and alternative names."""
 
     address: str
     vendor: str
@@ -109,7 +109,7 @@ class PfIdentity:
 
 
 def load(files: Sequence[Path], *, say: Callable[[str], None] = lambda _: None) -> list[Policy]:
-    """The policies of the files; `say` is told of what else is there and passed over.
+    """Return the policies in the files; `say` is called with a message for each object that is skipped.
 
     Raises CniError(INVALID_CONFIG) that names file, document and key.
     """
@@ -131,17 +131,17 @@ def load(files: Sequence[Path], *, say: Callable[[str], None] = lambda _: None) 
 
 
 def for_node(policies: Iterable[Policy], labels: Mapping[str, str]) -> list[Policy]:
-    """The policies whose nodeSelector fits a node with these labels."""
+    """Return the policies whose nodeSelector matches a node with these labels."""
     return [policy for policy in policies if policy.spec.node_selector.items() <= labels.items()]
 
 
 def merge(policies: Iterable[Policy], pfs: Sequence[PfIdentity]) -> dict[str, Wanted]:
-    """What the policies ask of each PF, by its PCI address.
+    """Return what the policies request for each PF, by its PCI address.
 
-    They are laid over each other from the lowest priority (the highest number) to the highest. A group of VFs
-    gives way to a later one of the same resource or with one of its VFs. As long as a group of an earlier policy
-    stays, or the priorities are equal, the larger numVfs and mtu count, else those of the later policy.
-    Raises CniError(INVALID_CONFIG) for what a PF cannot be, or a policy that selects none.
+    Policies are applied from the lowest priority (the highest number) to the highest. A group of VFs is dropped if
+    a later group has the same resource or shares a VF with it. If a group of an earlier policy remains, or the
+    priorities are equal, the larger numVfs and mtu are used, else those of the later policy.
+    Raises CniError(INVALID_CONFIG) for a request that a PF cannot satisfy, or a policy that selects no PF.
     """
     found: dict[str, tuple[int, Wanted]] = {}
     for policy in sorted(policies, key=lambda policy: (-policy.spec.priority, policy.name)):
@@ -164,10 +164,10 @@ def _wrong(where: str, text: str) -> CniError:
 
 
 def read(raw: Mapping[str, Any], where: str, *, say: Callable[[str], None] = lambda _: None) -> Policy | None:
-    """The policy that an object is; None, and `say` is told, for what the operator would make no VFs by.
+    """Return an object's policy; None, after a call of `say`, if it creates no VFs.
 
-    That is an object of another kind, or the empty policy that the operator's older releases make for themselves.
-    Raises CniError(INVALID_CONFIG) that begins with `where`.
+    That is an object of another kind, or the empty policy that older releases of the operator create.
+    Raises CniError(INVALID_CONFIG) that starts with `where`.
     """
     metadata = raw.get("metadata")
     name = metadata.get("name") if isinstance(metadata, dict) else None
@@ -233,7 +233,7 @@ def _check_selector(spec: Spec, where: str) -> None:
 
 
 def vf_numbers(text: str) -> frozenset[int]:
-    """The numbers of a text like "0,2-5". Raises ValueError."""
+    """Return the numbers of a text such as "0,2-5". Raises ValueError."""
     found: set[int] = set()
     for part in text.split(","):
         match = _NUMBERS.fullmatch(part)
@@ -244,7 +244,7 @@ def vf_numbers(text: str) -> frozenset[int]:
     return frozenset(found)
 
 
-# Laying one over the other
+# Merging
 
 
 def _selects(selector: NicSelector, pf: PfIdentity) -> bool:
@@ -258,7 +258,7 @@ def _selects(selector: NicSelector, pf: PfIdentity) -> bool:
 
 
 def _group(policy: Policy, pf: PfIdentity) -> Group:
-    """The VFs of the PF that the policy speaks of: those behind its names, else all."""
+    """Return the VFs of the PF that the policy selects: those given with its name, or else all."""
     spec = policy.spec
     if spec.num_vfs > pf.total_vfs:
         raise _wrong(
@@ -296,7 +296,7 @@ def _alone(spec: Spec, group: Group) -> Wanted:
 
 
 def _over(before: tuple[int, Wanted] | None, priority: int, alone: Wanted, group: Group) -> Wanted:
-    """What a policy alone would make of a PF, laid over what the ones before it made."""
+    """Merge what a policy alone would request of a PF into the result of the policies before it."""
     if before is None:
         return alone
     earlier, wanted = before

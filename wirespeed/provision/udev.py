@@ -1,4 +1,4 @@
-"""What udev knows of devices, where it runs: names for people, and interfaces that it has yet to rename."""
+"""What udev knows about devices, if it runs: model names, and interfaces that it still has to rename."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pyudev
 
 
 def model(address: str) -> str:
-    """What the hardware database calls a PCI device ("82576 Gigabit Network Connection"), "" without an answer."""
+    """Return a PCI device's model in udev's hardware database ("82576 Gigabit Network Connection"), or ""."""
     try:
         device = pyudev.Devices.from_name(pyudev.Context(), "pci", address)
     except (pyudev.DeviceNotFoundError, ImportError):
@@ -19,16 +19,16 @@ def model(address: str) -> str:
 
 
 def settle(names: Iterable[str], *, timeout: float, run: Path = Path("/run/udev/control")) -> None:
-    """Wait up to `timeout` seconds until udev is done with these interfaces: it may give them other names.
+    """Wait up to `timeout` seconds until udev has processed these interfaces, because it may rename them.
 
-    Nothing is waited for where no udev runs.
+    Returns at once if udev does not run.
     """
     if not run.exists():
         return
     context = pyudev.Context()
     monitor = pyudev.Monitor.from_netlink(context)
     monitor.filter_by("net")
-    monitor.start()  # before the first look, so that nothing is missed between
+    monitor.start()  # before the first check, so that no event is missed in between
     deadline = time.monotonic() + timeout
     left = {name for name in names if not _is_done(context, name)}
     while left and (remaining := deadline - time.monotonic()) > 0:
@@ -37,7 +37,7 @@ def settle(names: Iterable[str], *, timeout: float, run: Path = Path("/run/udev/
 
 
 def _is_done(context: pyudev.Context, name: str) -> bool:
-    """Whether udev has processed the interface; one that is gone by that name has been renamed, or went."""
+    """Return whether udev has processed the interface. An unknown name is done: it was renamed or removed."""
     try:
         return bool(pyudev.Devices.from_name(context, "net", name).is_initialized)
     except pyudev.DeviceNotFoundError:

@@ -1,4 +1,4 @@
-"""vdpa devices of VFs: found in sysfs; made, given a driver of the vdpa bus, and deleted, by netlink."""
+"""vdpa devices of VFs: found in sysfs; created and deleted by netlink; bound to a driver of the vdpa bus."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from wirespeed.cni.errors import CniError, Code
 from wirespeed.host import drivers
 from wirespeed.host.vdpa import VdpaDevice
 
-# Pairs of queues that a device gets where its maker lets that be chosen, as the SR-IOV network operator has it.
+# Queue pairs of a vdpa device, if its management device lets them be chosen. The SR-IOV network operator's value.
 _PAIRS = 32
 
 _Attribute = tuple[str, str | int]
@@ -21,7 +21,7 @@ _NEW, _DELETE = 3, 4  # enum vdpa_command in linux/vdpa.h
 
 
 class _Message(genlmsg):  # type: ignore[misc]
-    """A message of the family, with the attributes that are used here (enum vdpa_attr in linux/vdpa.h)."""
+    """A message of the vdpa netlink family, with the attributes used here (enum vdpa_attr in linux/vdpa.h)."""
 
     prefix = "VDPA_ATTR_"
     nla_map = (
@@ -33,7 +33,7 @@ class _Message(genlmsg):  # type: ignore[misc]
 
 
 def of_devices(sysfs: Path = Path("/sys")) -> dict[str, VdpaDevice]:
-    """The first vdpa device of each device that one was made of, by that one's name: a VF's PCI address."""
+    """Return the first vdpa device of each parent device, by the parent's name: for a VF, its PCI address."""
     folder = sysfs / "bus/vdpa/devices"
     found: dict[str, VdpaDevice] = {}
     for name in sorted(os.listdir(folder)) if folder.exists() else []:
@@ -43,9 +43,9 @@ def of_devices(sysfs: Path = Path("/sys")) -> dict[str, VdpaDevice]:
 
 
 def make(maker: str, name: str, kind: str, sysfs: Path = Path("/sys")) -> None:
-    """Have the management device `maker` ("pci/0000:03:00.2", or a name without a bus) make a vdpa device.
+    """Create a vdpa device from the management device `maker` ("pci/0000:03:00.2", or a name without a bus).
 
-    It is on the driver for `kind`; where that cannot be, there is none. Raises CniError(DEVICE).
+    It is bound to the driver for `kind`, and deleted if that fails. Raises CniError(DEVICE).
     """
     where = f"vdpa device {name} of {maker}"
     bus, _, device = maker.rpartition("/")
@@ -53,10 +53,10 @@ def make(maker: str, name: str, kind: str, sysfs: Path = Path("/sys")) -> None:
     handle += [("VDPA_ATTR_MGMTDEV_DEV_NAME", device), ("VDPA_ATTR_DEV_NAME", name)]
     try:
         _request(_NEW, [*handle, ("VDPA_ATTR_DEV_NET_CFG_MAX_VQP", _PAIRS)], where)
-    except CniError:  # a maker that has fewer, or lets nobody choose
+    except CniError:  # the management device supports fewer pairs or no choice
         _request(_NEW, handle, where)
     try:
-        # The kernel has given it to the first driver of the bus that was there.
+        # The kernel has bound it to whichever driver of the vdpa bus was registered first.
         drivers.bind(VdpaDevice(name, sysfs), f"{kind}_vdpa")
     except CniError:
         delete(name, sysfs)
@@ -64,7 +64,7 @@ def make(maker: str, name: str, kind: str, sysfs: Path = Path("/sys")) -> None:
 
 
 def delete(name: str, sysfs: Path = Path("/sys")) -> None:
-    """Delete a vdpa device, if it is there. Raises CniError(DEVICE)."""
+    """Delete a vdpa device, if it exists. Raises CniError(DEVICE)."""
     if VdpaDevice(name, sysfs).exists:
         _request(_DELETE, [("VDPA_ATTR_DEV_NAME", name)], f"vdpa device {name}")
 

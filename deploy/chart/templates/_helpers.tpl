@@ -10,7 +10,7 @@
 {{- default (include "wirespeed.name" .) .Values.serviceAccount.name -}}
 {{- end -}}
 
-{{/* What the release's objects are found by. */}}
+{{/* The labels of all objects of the release. */}}
 {{- define "wirespeed.labels" -}}
 app.kubernetes.io/name: {{ .Chart.Name }}
 {{- if not .Values.plain }}
@@ -21,7 +21,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end }}
 {{- end -}}
 
-{{/* What one DaemonSet's pods are found by: (root, component). */}}
+{{/* The pod selector of one DaemonSet or of the ServiceMonitor. Argument: (root, component). */}}
 {{- define "wirespeed.selector" -}}
 {{- $root := index . 0 -}}
 app.kubernetes.io/name: {{ $root.Chart.Name }}
@@ -37,8 +37,9 @@ app.kubernetes.io/component: {{ index . 1 }}
 {{- end -}}
 {{- end -}}
 
-{{/* The groups of nodes as JSON, the one of all other nodes first: suffix of names, value of the label ("" for none),
-     pools, and keys of agent.yaml. */}}
+{{/* The groups of nodes, as JSON: the default group first, then nodeGroups.groups. Each has `suffix` (appended to
+     the names of its objects), `value` (of the node label, "" for the default group), `pools`, and `agent` (keys of
+     agent.yaml). */}}
 {{- define "wirespeed.groups" -}}
 {{- $groups := list (dict "suffix" "" "value" "" "pools" .Values.pools "agent" dict) -}}
 {{- if and .Values.nodeGroups.groups (not .Values.nodeGroups.label) -}}
@@ -57,7 +58,7 @@ app.kubernetes.io/component: {{ index . 1 }}
 {{- toJson (dict "groups" $groups) -}}
 {{- end -}}
 
-{{/* agent.yaml of a group of nodes: (root, group). Keys that are as the agent has them by itself are left out. */}}
+{{/* agent.yaml of a group of nodes, without keys that have the agent's defaults. Argument: (root, group). */}}
 {{- define "wirespeed.agent" -}}
 {{- $root := index . 0 -}}
 {{- $group := index . 1 -}}
@@ -95,7 +96,7 @@ app.kubernetes.io/component: {{ index . 1 }}
 {{- toYaml $agent -}}
 {{- end -}}
 
-{{/* Where pods of a group of nodes run: (root, group). */}}
+{{/* Scheduling of a group's pods: nodeSelector, affinity, tolerations, priority. Argument: (root, group). */}}
 {{- define "wirespeed.placement" -}}
 {{- $root := index . 0 -}}
 {{- $group := index . 1 -}}
@@ -139,32 +140,32 @@ imagePullSecrets:
 {{- end }}
 {{- end -}}
 
-{{/* The folder that is mounted for the runtime's configuration: the one above .../net.d, where files beside it
-     belong to it. */}}
+{{/* The directory to mount for the runtime's CNI configuration: the parent of .../net.d, because there are more
+     configuration directories beside net.d, such as /etc/cni/multus. */}}
 {{- define "wirespeed.confMount" -}}
 {{- $dir := .Values.node.cniConfDir -}}
 {{- if eq (base $dir) "net.d" }}{{ dir $dir }}{{ else }}{{ $dir }}{{ end -}}
 {{- end -}}
 
-{{/* The mounts of whatever changes the node as `wirespeed install` does. */}}
+{{/* The mounts that `wirespeed install`, `wirespeed uninstall` and the agent need. */}}
 {{- define "wirespeed.installMounts" -}}
 - {name: config, mountPath: /etc/wirespeed, readOnly: true}
-# Under the node's own paths: configurations name them, and plugins that are executed look there.
+# At the same paths as on the node: CNI configurations and the executed plugins refer to them.
 - {name: cni-bin, mountPath: {{ .Values.node.cniBinDir }}}
 - {name: cni-conf, mountPath: {{ include "wirespeed.confMount" . }}}
-# Leases of addresses; what Multus, sriov-cni and userspace-CNI keep, where they are replaced.
+# IPAM leases, and the state of Multus, sriov-cni and userspace-cni if they are replaced.
 - {name: cni-state, mountPath: /var/lib/cni}
 {{- if and (has "multus" .Values.replace) (not (hasPrefix "/var/lib/cni/" .Values.multus.dir)) }}
 - {name: multus-state, mountPath: {{ dir .Values.multus.dir }}}
 {{- end }}
-# The socket that the shim looks for, and the journal, which outlives the agent.
+# The agent's socket for the shim, and the journal, which must survive restarts of the agent.
 - {name: run, mountPath: /run/wirespeed}
-# Records of what containers hold, which outlive a reboot.
+# Records of the containers' resources. Unlike the journal, they survive a reboot.
 - {name: records, mountPath: /var/lib/wirespeed}
 - {name: netns, mountPath: /run/netns, mountPropagation: HostToContainer}
 {{- end -}}
 
-{{/* The volumes of installMounts: (root, group). */}}
+{{/* The volumes of installMounts. Argument: (root, group). */}}
 {{- define "wirespeed.installVolumes" -}}
 {{- $root := index . 0 -}}
 {{- $group := index . 1 -}}
@@ -188,7 +189,7 @@ imagePullSecrets:
   hostPath: {path: /run/netns, type: DirectoryOrCreate}
 {{- end -}}
 
-{{/* The options of `wirespeed install` and `wirespeed uninstall` that say where things lie. */}}
+{{/* The path options of `wirespeed install` and `wirespeed uninstall`. */}}
 {{- define "wirespeed.places" -}}
 {{- if ne .Values.node.cniBinDir "/opt/cni/bin" }}
 - --bin-dir={{ .Values.node.cniBinDir }}

@@ -1,7 +1,7 @@
-"""What the chart's tests use: helm, and kubectl with an API server.
+"""Fixtures of the chart's tests: helm, and kubectl with an API server.
 
-HELM and KUBECTL name the programs (default: those of PATH), KUBECONFIG the cluster. Where one is missing, a test
-fails and says so.
+HELM and KUBECTL name the programs (default: looked up in PATH); KUBECONFIG names the cluster. If one is missing,
+the test fails with a message.
 """
 
 from __future__ import annotations
@@ -41,15 +41,17 @@ class Helm:
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run([self.program, *arguments], capture_output=True, text=True, check=False)
 
-    def objects(self, *arguments: str, release: str = "wirespeed", namespace: str = "kube-system") -> list[Object]:
+    def objects(
+        self, *arguments: str, release: str = "wirespeed", namespace: str = "kube-system", chart: Path = CHART
+    ) -> list[Object]:
         """The objects of `helm template` with these arguments, which must succeed."""
         version = f"--kube-version={KUBERNETES}"
-        run = self.run("template", release, str(CHART), f"--namespace={namespace}", version, *arguments)
+        run = self.run("template", release, str(chart), f"--namespace={namespace}", version, *arguments)
         assert run.returncode == 0, run.stderr
         return [each for each in kubeyaml.load_all(run.stdout) if each]
 
     def refused(self, *arguments: str, namespace: str = "kube-system") -> str:
-        """What `helm template` says, which must fail."""
+        """Return the error output of `helm template`, which must fail."""
         run = self.run("template", "wirespeed", str(CHART), f"--namespace={namespace}", *arguments)
         assert run.returncode != 0, run.stdout
         return run.stderr
@@ -62,7 +64,7 @@ def helm() -> Helm:
 
 @pytest.fixture(scope="session")
 def kubectl() -> Kube:
-    """As the cluster's administrator."""
+    """kubectl as the cluster's administrator."""
     named = os.environ.get("KUBECONFIG", "")
     if not named or not Path(named).is_file():
         pytest.fail(f"KUBECONFIG: expected the file of a cluster's administrator, got {named!r}", pytrace=False)
@@ -71,7 +73,7 @@ def kubectl() -> Kube:
 
 @contextmanager
 def own_namespace(kubectl: Kube) -> Iterator[str]:
-    """A namespace that is there for as long as the body runs, for privileged pods."""
+    """Create a namespace that allows privileged pods, and delete it after the body."""
     name = f"chart-{uuid.uuid4().hex[:8]}"
     labels = {"pod-security.kubernetes.io/enforce": "privileged"}
     kubectl.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
@@ -83,13 +85,13 @@ def own_namespace(kubectl: Kube) -> Iterator[str]:
 
 @pytest.fixture
 def namespace(kubectl: Kube) -> Iterator[str]:
-    """A namespace of the test's own, for privileged pods."""
+    """A namespace for one test, which allows privileged pods."""
     with own_namespace(kubectl) as name:
         yield name
 
 
 def kubeconfig(kubectl: Kube, token: str, folder: Path) -> str:
-    """The path of a kubeconfig with that token; without one the administrator's."""
+    """The path of a kubeconfig with this token; with an empty token, the administrator's."""
     if not token:
         return os.environ["KUBECONFIG"]
     config = json.loads(kubectl.run("config", "view", "--raw", "--flatten", "--minify", "-o", "json"))

@@ -1,4 +1,4 @@
-"""The admission policies on an API server: what an agent may write, and what a stolen token may not."""
+"""The admission policies on a real API server: what an agent may write, and what a stolen token may not."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from wirespeed.kube.apiserver import ApiCluster
 from wirespeed.kube.cluster import NodeEvent, PodEvent
 
 STATUS = "k8s.v1.cni.cncf.io/network-status"
-NEAR, FAR = "near.example", "far.example"  # nodes that no kubelet serves
+NEAR, FAR = "near.example", "far.example"  # nodes without a kubelet
 _WAITS = Patience(connect=10.0, read=PATIENCE, total=PATIENCE)
 
 
@@ -42,7 +42,7 @@ def pod(namespace: str, name: str, node: str, account: str = "default") -> Objec
 
 @dataclass(frozen=True)
 class Writer:
-    """Somebody with a token; each call gives what the API server says where it refuses, else ""."""
+    """A client with a token. Each call returns the API server's error message, or "" if it succeeds."""
 
     api: Api
     namespace: str
@@ -69,7 +69,7 @@ class Writer:
 
 @pytest.fixture(scope="module")
 def namespace(kubectl: Kube) -> Iterator[str]:
-    """One for all tests here."""
+    """One namespace for all tests of this module."""
     with own_namespace(kubectl) as name:
         yield name
 
@@ -78,7 +78,7 @@ def namespace(kubectl: Kube) -> Iterator[str]:
 def writer(
     kubectl: Kube, namespace: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Callable[[str], Writer]]:
-    """A factory of writers by their tokens; "" is the administrator."""
+    """Make a writer from a token; "" is the administrator's."""
     folder = tmp_path_factory.mktemp("writers")
     with ExitStack() as opened:
         yield lambda token: Writer(
@@ -88,15 +88,15 @@ def writer(
 
 @pytest.fixture(scope="module")
 def nameless(helm: Helm, kubectl: Kube, namespace: str, writer: Callable[[str], Writer]) -> Iterator[Writer]:
-    """The agent's account with its role and the policies, and pods of it and of others on two nodes.
+    """Create the agent's account, role and policies, and pods of the agent and of others on two nodes.
 
-    As the account with a token that names no node.
+    The writer has a token of the agent's account that names no node.
     """
     only = ["--show-only=templates/rbac.yaml", "--show-only=templates/admission.yaml"]
     objects = helm.objects(*only, release=f"wirespeed-{namespace}", namespace=namespace)
     account = next(each["metadata"]["name"] for each in objects if each["kind"] == "ServiceAccount")
     other = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "other", "namespace": namespace}}
-    # Without the nodes, the cluster would collect their pods.
+    # Without the Node objects, the garbage collector would delete their pods.
     nodes = [
         {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}, "spec": {"unschedulable": True}}
         for name in (NEAR, FAR)
@@ -110,7 +110,7 @@ def nameless(helm: Helm, kubectl: Kube, namespace: str, writer: Callable[[str], 
         pod(namespace, "far", FAR, "other"),
     )
     stolen = writer(kubectl.run("-n", namespace, "create", "token", account).strip())
-    # The API server takes some time to know the role and the policies.
+    # The API server needs some time until it applies the role and the policies.
     _await_refusal(lambda: stolen.patch_pod("near", {"metadata": {"annotations": {STATUS: "[]"}}}))
     _await_refusal(lambda: stolen.make_event(event(namespace, "near", NEAR)))
     yield stolen
@@ -122,12 +122,12 @@ def nameless(helm: Helm, kubectl: Kube, namespace: str, writer: Callable[[str], 
 
 @pytest.fixture(scope="module")
 def agent(nameless: Writer, kubectl: Kube, namespace: str, writer: Callable[[str], Writer]) -> Writer:
-    """With the token of the agent's pod on the near node."""
+    """A writer with the token of the agent's pod on the node NEAR."""
     return writer(token_of(kubectl, namespace, "agent-near"))
 
 
 def token_of(kubectl: Kube, namespace: str, name: str) -> str:
-    """A token as the kubelet gets it for a pod."""
+    """A token bound to a pod, as the kubelet requests it."""
     found = kubectl.get("-n", namespace, "pod", name)
     bound = ["--bound-object-kind=Pod", f"--bound-object-name={name}", f"--bound-object-uid={_uid(found)}"]
     return kubectl.run("-n", namespace, "create", "token", found["spec"]["serviceAccountName"], *bound).strip()
@@ -155,7 +155,7 @@ def event(namespace: str, name: str, node: str, **more: Any) -> Object:
 
 
 def cluster(kubectl: Kube, token: str, folder: Path) -> ApiCluster:
-    """The agent's own client, with that token."""
+    """The agent's own API client, with this token."""
     return ApiCluster(kubeconfig=kubeconfig(kubectl, token, folder), node_name=NEAR, watch=False)
 
 
@@ -213,7 +213,7 @@ def _await(condition: Callable[[], bool]) -> None:
         time.sleep(0.1)
 
 
-# What a stolen token is refused
+# What a stolen token may not write
 
 
 def test_token_without_a_node_writes_nothing(nameless: Writer, namespace: str) -> None:

@@ -1,10 +1,12 @@
-"""The chart: what its values make, which values it refuses, and that an API server takes all of it."""
+"""The chart: the objects it renders, the values it rejects, and that an API server accepts all objects."""
 
 from __future__ import annotations
 
 import itertools
 import json
 import re
+import shutil
+import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,8 @@ from typing import Any
 import pytest
 
 from deploy import manifests
+from image.recipe import version
+from release.build import write_chart
 from tests.cluster.chart.conftest import CHART, Helm
 from tests.cluster.kube import Kube, Object
 from wirespeed.deviceplugin import config as pools
@@ -19,7 +23,7 @@ from wirespeed.kube import kubeyaml
 from wirespeed.node import NodeConfig, parse_config
 
 PRESETS = sorted((CHART / "presets").glob("*.yaml"))
-# Each distribution with the primary plugins that it usually has, and each of those alone.
+# Each distribution with its usual primary CNI plugins. Each preset is also tested alone.
 TOGETHER = [
     ("k3s", "flannel"),
     ("rke2", "calico", "flannel"),
@@ -43,18 +47,18 @@ def pod_of(objects: Iterable[Object], name: str = "wirespeed") -> Object:
 
 
 def config_of(objects: Iterable[Object], name: str = "wirespeed") -> NodeConfig:
-    """agent.yaml as the agent reads it."""
+    """agent.yaml, parsed as the agent does it."""
     return parse_config(named(objects, "ConfigMap", name)["data"]["agent.yaml"])
 
 
 def pools_of(objects: Iterable[Object], name: str = "wirespeed") -> set[str]:
-    """The resources of the device plugin's pools, as it reads them."""
+    """The resource names of the device plugin's pools, parsed as the device plugin does it."""
     text = named(objects, "ConfigMap", name)["data"]["device-plugin.json"]
     return {pool.resource for pool in pools.parse(text.encode(), "intel.com")}
 
 
 def mounts_of(container: Object, pod: Object) -> dict[str, str]:
-    """The node's folders that a container has, by its own path."""
+    """The host directories mounted into a container, by mount path."""
     volumes = {volume["name"]: volume for volume in pod["volumes"]}
     return {
         mount["mountPath"]: volumes[mount["name"]]["hostPath"]["path"]
@@ -136,6 +140,18 @@ def test_manifests_are_as_the_chart_makes_them(helm: Helm, monkeypatch: pytest.M
     assert {name: (manifests.DEPLOY / name).read_text() for name in made} == made
 
 
+def test_chart_of_a_release_is_the_same_whenever_it_is_packaged(
+    helm: Helm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HELM", helm.program)
+    epoch = int(time.time()) - 60
+    for name in ("one", "two"):
+        source = shutil.copytree(CHART, tmp_path / name / "chart")  # its files' times differ
+        write_chart(source, tmp_path / name / "chart.tgz", work=tmp_path / name / "work", epoch=epoch)
+    assert (tmp_path / "one/chart.tgz").read_bytes() == (tmp_path / "two/chart.tgz").read_bytes()
+    assert helm.objects(chart=tmp_path / "one/chart.tgz") == helm.objects()
+
+
 def test_every_value_is_documented_and_in_the_schema(helm: Helm) -> None:
     given = kubeyaml.load((CHART / "values.yaml").read_text())
     known = json.loads((CHART / "values.schema.json").read_text())["properties"]
@@ -168,7 +184,7 @@ def test_api_server_takes_the_definition_and_the_plain_manifests(kubectl: Kube) 
         kubectl.run("apply", "--dry-run=server", "--validate=strict", "-k", str(folder))
 
 
-# What is made
+# Rendered objects
 
 
 def test_defaults_are_the_agents(helm: Helm) -> None:
@@ -196,7 +212,7 @@ def test_all_values_reach_the_agent(helm: Helm, tmp_path: Path) -> None:
     assert (config.workers, config.metrics) == (64, "[::]:9808")
     assert config.readiness_indicator_file == "/run/x/ready"
     (agent,) = pod["containers"]
-    assert agent["image"] == f"registry.example.com:5000/net/wirespeed:0.1.0@sha256:{'ab' * 32}"
+    assert agent["image"] == f"registry.example.com:5000/net/wirespeed:{version()}@sha256:{'ab' * 32}"
     assert {"name": "x", "value": "y"} not in agent["env"]
     assert agent["env"][1] == {"name": "HTTPS_PROXY", "value": "http://proxy"}
     assert mounts_of(agent, pod)["/run/x"] == "/run/x"
@@ -252,7 +268,7 @@ def test_groups_of_nodes_have_agents_of_their_own_and_no_node_has_two(helm: Helm
 
 
 def _runs_on(node: dict[str, str], pod: Object) -> bool:
-    """Whether a pod's nodeSelector and node affinity (In, NotIn, Exists) let it onto a node of these labels."""
+    """Whether a pod's nodeSelector and node affinity (In, NotIn, Exists) match a node with these labels."""
 
     def fits(key: str, operator: str, values: Sequence[str] = ()) -> bool:
         there = {"Exists": key in node, "In": node.get(key) in values, "NotIn": node.get(key) not in values}
@@ -373,7 +389,7 @@ def test_namespace_lets_privileged_pods_in_and_outlives_the_release(helm: Helm) 
     assert made["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"}
 
 
-# What is refused
+# Rejected values
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""`wirespeed uninstall-nodes` with a cluster's own DaemonSet controller; the kubelets of two nodes are played."""
+"""`wirespeed uninstall-nodes` with a real DaemonSet controller. The test acts as the kubelets of two nodes."""
 
 from __future__ import annotations
 
@@ -24,21 +24,22 @@ from wirespeed.kube.api import Api, Patience, RefusedError
 _WAITS = Patience(connect=10.0, read=PATIENCE, total=PATIENCE)
 LABEL = "example.com/chart"
 AGENTS, REMOVERS = "wirespeed", "wirespeed-uninstall"
-Ending = Callable[[Object], tuple[int, str] | None]  # how a pod's init container ends: status and message
+Ending = Callable[[Object], tuple[int, str] | None]  # how a pod's init container ends: exit status and message
 
 
 @dataclass
 class Place:
-    """A release in a namespace, on two nodes that are played here."""
+    """A release in a namespace, on two nodes whose kubelets this class emulates."""
 
     kubectl: Kube
     api: Api
     namespace: str
     nodes: tuple[str, str]
-    kubeconfig: str  # of the account of the hook
+    kubeconfig: str  # of the hook's service account
     ending: Ending = lambda _: (0, "")
-    seen: list[tuple[str, bool]] = field(default_factory=list)  # removers that ran: the node, and whether to look
-    agents_then: list[int] = field(default_factory=list)  # agents there were when a remover uninstalled
+    # removers that ran: the node, and whether with --dry-run
+    seen: list[tuple[str, bool]] = field(default_factory=list)
+    agents_then: list[int] = field(default_factory=list)  # number of agents left when each remover uninstalled
     stop: threading.Event = field(default_factory=threading.Event)
 
     def daemonset(self, name: str) -> Object:
@@ -61,7 +62,7 @@ class Place:
         )
 
     def refused(self, *, seconds: float = PATIENCE) -> str:
-        """What it says, for it must fail."""
+        """Run it and return its error output; it must fail."""
         process = self.start(seconds=seconds)
         stdout, stderr = process.communicate(timeout=2 * PATIENCE)
         assert process.returncode == 1, stdout
@@ -81,14 +82,14 @@ class Place:
         return not self.pods("uninstall")
 
     def play(self) -> None:
-        """What kubelets do: run init containers, and remove pods that are being deleted."""
+        """Act as the kubelets: run init containers, and delete pods that are terminating."""
         while not self.stop.wait(0.05):
             for pod in [*self.pods("agent"), *self.pods("uninstall")]:
                 if pod["spec"].get("nodeName") not in self.nodes:
                     continue
                 try:
                     self._play(pod)
-                except RefusedError as error:  # it changed or went meanwhile
+                except RefusedError as error:  # the pod changed or was deleted meanwhile
                     assert error.status in (404, 409, 422), error
 
     def _play(self, pod: Object) -> None:
@@ -123,7 +124,7 @@ def _goes(pod: Object) -> bool:
 
 
 def _node(name: str, labels: dict[str, str]) -> Object:
-    """One that nobody else's pods come to."""
+    """A node on which no other pods are scheduled."""
     return {
         "apiVersion": "v1",
         "kind": "Node",
@@ -134,7 +135,7 @@ def _node(name: str, labels: dict[str, str]) -> Object:
 
 @pytest.fixture
 def nodes(kubectl: Kube) -> Iterator[tuple[str, str]]:
-    """Two nodes that nobody else's pods come to, without kubelets."""
+    """Two nodes without kubelets, on which no other pods are scheduled."""
     mark = uuid.uuid4().hex[:8]
     names = (f"near-{mark}.example", f"far-{mark}.example")
     kubectl.apply(*(_node(name, {LABEL: mark}) for name in names))
@@ -175,7 +176,7 @@ def place(helm: Helm, kubectl: Kube, namespace: str, nodes: tuple[str, str], tmp
 
 
 def _of(place: Place, node: int, *, look: bool, ended: tuple[int, str] | None) -> Ending:
-    """Removers end well, but for that one."""
+    """All removers succeed, except the one on this node (with `look`, its check; else its uninstallation)."""
 
     def ending(pod: Object) -> tuple[int, str] | None:
         init = pod["spec"]["initContainers"][0]
@@ -243,7 +244,7 @@ def test_second_attempt_after_one_that_was_killed_goes_on(place: Place) -> None:
         place.api.patch(path, {"spec": {"template": {"spec": selector}}}, patience=_WAITS)
     place.await_(lambda: not place.pods("agent"))
     place.kubectl.run("-n", place.namespace, "delete", "daemonset", AGENTS)
-    selector = {"nodeSelector": {"kubernetes.io/os": "linux"}}  # as Helm makes the hook's objects anew
+    selector = {"nodeSelector": {"kubernetes.io/os": "linux"}}  # as Helm recreates the hook's objects
     path = f"/apis/apps/v1/namespaces/{place.namespace}/daemonsets/{REMOVERS}"
     place.api.patch(path, {"spec": {"template": {"spec": selector}}}, patience=_WAITS)
     process = place.start()

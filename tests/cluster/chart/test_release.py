@@ -1,7 +1,7 @@
 """A release on real nodes, from `helm install` to `helm uninstall`.
 
-CHART_VALUES names a values file for this cluster: the image that its nodes have, their folders. The test's pods use
-the reference plugins bridge and host-local, and must be the only ones that are attached meanwhile.
+CHART_VALUES names a values file for this cluster, with the image and the directories of its nodes. The test's pods
+use the reference plugins bridge and host-local. No other pods may be attached during the test.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from tests.cluster.kube import Kube, Object
 from wirespeed.kube import kubeyaml
 
 RELEASE = "wirespeed"
-LONG = 300.0  # seconds for something that pulls no image, on nodes that are emulated
+LONG = 300.0  # seconds, for operations on emulated nodes that pull no image
 STATUS = "k8s.v1.cni.cncf.io/network-status"
 
 
 @dataclass(frozen=True)
 class Release:
-    """The release in its namespace, and what is seen on the nodes by pods that are not its own."""
+    """The release in its namespace, and pods that inspect the nodes."""
 
     helm: Helm
     kubectl: Kube
@@ -37,12 +37,12 @@ class Release:
     conf_dir: str
 
     def __call__(self, command: str, *arguments: str, fails: bool = False) -> str:
-        """What `helm <command>` prints."""
+        """Return the output of `helm <command>`."""
         given = ["--namespace", self.namespace, f"--timeout={LONG:.0f}s", *arguments]
         chart = [str(CHART), f"--values={self.values}"] if command in {"install", "upgrade"} else []
         run = self.helm.run(command, RELEASE, *chart, *given)
         assert bool(run.returncode) is fails, run.stdout + run.stderr
-        if command != "uninstall":  # helm's --wait is content with as many as maxUnavailable lets be away
+        if command != "uninstall":  # helm's --wait tolerates maxUnavailable missing pods
             self.daemonset_wait(RELEASE)
         return run.stdout + run.stderr
 
@@ -57,7 +57,7 @@ class Release:
         }
 
     def on_nodes(self) -> dict[str, list[str]]:
-        """The names in the runtime's folders, by node."""
+        """The file names in the runtime's two CNI directories, by node."""
         code = "import os, sys; print([n for d in sys.argv[1:] for n in sorted(os.listdir('/host' + d))])"
         pods = self.kubectl.get("-n", self.namespace, "pods", "-l", "app=look")["items"]
         return {
@@ -85,7 +85,7 @@ class Release:
         )
 
     def start(self, name: str) -> Object:
-        """A pod with a network, when it runs."""
+        """Start a pod with a network, and return it when it is Ready."""
         self.kubectl.apply(_pod(name, self.namespace, self._image()))
         self.kubectl.run(
             *("-n", self.namespace, "wait", "--for=condition=Ready", f"pod/{name}", f"--timeout={LONG:.0f}s"),
@@ -105,7 +105,7 @@ class Release:
         )
 
     def look(self) -> None:
-        """Start what looks at the nodes."""
+        """Start the pods that inspect the nodes."""
         pod = _pod("look", self.namespace, self._image())
         spec = pod["spec"]
         spec["hostNetwork"] = True

@@ -1,4 +1,4 @@
-"""Multus, installed by its own manifest, gives its place to wirespeed while its pods run, and gets it back."""
+"""Multus, installed from its own manifest, is replaced by wirespeed while its pods run, and later restored."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from tests.cluster.state import own_namespace
 
 NETWORKS = ["one", "two"]
 VALUES = {"replace": ["multus"], "multus": {"daemonConfigMap": "multus-daemon-config"}}
-# What it keeps of pods, its names and its configuration.
+# Multus' files for pods, its executables and its configuration.
 KEPT = "ls -d /var/lib/cni/multus/* /var/lib/cni/multus/results/* 2> /dev/null | grep -v 'results$' || true"
 NAMES = "cd /opt/cni/bin && sha256sum multus-shim multus 2> /dev/null; ls -a /opt/cni/bin /etc/cni/net.d"
 
 
 def read(nodes: list[Remote], command: str) -> dict[str, str]:
-    """What a command prints on each node."""
+    """The output of a command on each node."""
     return {node.name: node.run(command).stdout for node in nodes}
 
 
 @pytest.fixture
 def multus(prepared: Kube, nodes: list[Remote], described: dict[str, object]) -> Iterator[Kube]:
-    """Multus on all nodes, by its own manifest, and gone from them afterwards."""
+    """Multus on all nodes, from its own manifest; removed afterwards."""
     system = prepared.inside(release.NAMESPACE)
     manifest = Path(str(described["manifests"])) / "multus-daemonset-thick.yml"
     before = read(nodes, NAMES)
@@ -42,7 +42,7 @@ def multus(prepared: Kube, nodes: list[Remote], described: dict[str, object]) ->
         )
         yield prepared
     finally:
-        # The definition of networks stays: others use it.
+        # The NetworkAttachmentDefinition CRD stays, because other tests use it.
         system.delete("daemonset", "kube-multus-ds")
         system.delete("configmap", "multus-daemon-config")
         system.delete("serviceaccount", "multus")
@@ -60,7 +60,7 @@ def multus(prepared: Kube, nodes: list[Remote], described: dict[str, object]) ->
 
 @pytest.fixture
 def pods(multus: Kube, nodes: list[Remote]) -> Iterator[Kube]:
-    """A namespace with two networks, which goes with its pods; nodes are then as they were."""
+    """A namespace with two networks, deleted with its pods. Afterwards the nodes must be in their earlier state."""
     kept = read(nodes, KEPT)
     macvlan = {"type": "macvlan", "master": "ens1", "mode": "bridge"}
     with own_namespace(multus, nodes, "taken-over") as inside:
@@ -74,7 +74,7 @@ def pods(multus: Kube, nodes: list[Remote]) -> Iterator[Kube]:
 
 @pytest.fixture
 def removed(pods: Kube, nodes: list[Remote]) -> Iterator[None]:
-    """wirespeed is gone from the cluster afterwards, however the test ends."""
+    """Uninstalls wirespeed after the test, whether it passed or failed."""
     yield
     if release.is_installed():
         pods.delete("pod", "--all")
@@ -82,7 +82,7 @@ def removed(pods: Kube, nodes: list[Remote]) -> Iterator[None]:
 
 
 def start(kube: Kube, prefix: str, nodes: list[Remote]) -> list[Object]:
-    """A pod with both networks on each node, when they are Ready."""
+    """Start a pod with both networks on each node. Return the pods when they are Ready."""
     names = [f"{prefix}-{node.name}" for node in nodes]
     kube.apply(
         *(
@@ -98,19 +98,19 @@ def start(kube: Kube, prefix: str, nodes: list[Remote]) -> list[Object]:
 
 
 def attached_by(kube: Kube, name: str) -> set[str]:
-    """Who has told of a pod's interfaces in events."""
+    """The components that reported a pod's interfaces in events."""
     events = kube.items("events", f"--field-selector=reason=AddedInterface,involvedObject.name={name}")
     return {event["reportingComponent"] or event["source"]["component"] for event in events}
 
 
 def taken_back(kube: Kube) -> set[str]:
-    """The nodes that tell of a name that was taken back."""
+    """The nodes that have an event PluginTakenBack."""
     events = kube.inside("default").items("events", "--field-selector=reason=PluginTakenBack")
     return {event["involvedObject"]["name"] for event in events}
 
 
 def addresses(kube: Kube, name: str) -> dict[str, list[str]]:
-    """The IPv4 addresses of each interface, as the pod sees them."""
+    """The IPv4 addresses of each interface inside the pod."""
     shown = json.loads(kube.execute(name, "ip", "-json", "-4", "address", "show"))
     return {link["ifname"]: [one["local"] for one in link["addr_info"]] for link in shown}
 
@@ -143,7 +143,7 @@ def test_multus_gives_its_place_while_its_pods_run_and_gets_it_back(pods: Kube, 
             pods.execute(before, "ping", "-I", interface, "-c", "1", "-w", "60", there)
     pods.delete("pod", names[0])
 
-    # At each of its starts Multus copies its program there again.
+    # At each start, Multus copies its executable there again.
     system = pods.inside(release.NAMESPACE)
     system.run("rollout", "restart", "daemonset/kube-multus-ds")
     system.run("rollout", "status", "daemonset/kube-multus-ds", "--timeout=600s", timeout=620)

@@ -1,4 +1,4 @@
-"""The examples as they stand, on the cluster: each promise kept, as it is under `wirespeed play`."""
+"""The unchanged examples on the cluster: each must do what its promise says, as under `wirespeed play`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.examples import Seen
 
 
 def on_the_cluster(kube: Kube, example: str) -> dict[str, Seen]:
-    """Applies the example as its README says; what its pods came to, with their whole output."""
+    """Applies the example as its README describes. Returns the state of its pods, with their complete output."""
     folder = REPO / "examples" / example
     applied = subprocess.run(
         [str(REPO / "examples/apply"), str(folder), f"--namespace={kube.namespace}"],
@@ -30,7 +30,7 @@ def on_the_cluster(kube: Kube, example: str) -> dict[str, Seen]:
     inside = {name: kube.execute(name, "sh", "-c", examples.INSIDE) for name in running}
     said = {pod["metadata"]["name"]: kube.run("logs", pod["metadata"]["name"]) for pod in pods["items"]}
     for name in running:
-        # What it says when it ends is told to those who follow it.
+        # Only a follower reads what it prints when it ends.
         follower = subprocess.Popen(
             [kube.program, f"--namespace={kube.namespace}", "logs", "--follow", name],
             stdout=subprocess.PIPE,
@@ -42,12 +42,12 @@ def on_the_cluster(kube: Kube, example: str) -> dict[str, Seen]:
 
 
 def logs(kube: Kube) -> str:
-    """The end of each pod's output, for an error."""
+    """The end of each pod's output, for error messages."""
     names = [pod["metadata"]["name"] for pod in kube.items("pods")]
     return "\n".join(f"{name}: {kube.run('logs', name, '--tail=15', check=False)}" for name in names)
 
 
-SWITCHED = ("vhost", "chain", "chain-kernel")  # those that need an Open vSwitch with DPDK
+SWITCHED = ("vhost", "chain", "chain-kernel")  # examples that need an Open vSwitch with DPDK
 
 
 @pytest.mark.parametrize("example", sorted({*examples.PROMISES} - {*SWITCHED}))
@@ -57,7 +57,7 @@ def test_example(kube: Kube, example: str) -> None:
 
 @pytest.fixture(scope="module")
 def switch(vms: list[Remote]) -> Iterator[Remote]:
-    """The node, while its administrator's Open vSwitch with DPDK runs there."""
+    """The node, with the administrator's Open vSwitch with DPDK running on it."""
     node = vms[0]
     with node.beside(f'{GUEST_TREE}/examples/switch sh -c "echo up; cat"') as process:
         assert process.stdout is not None
@@ -67,7 +67,7 @@ def switch(vms: list[Remote]) -> Iterator[Remote]:
 
 @pytest.fixture
 def bridges(switch: Remote) -> Iterator[None]:
-    """The bridge that the administrator makes; what is beside it afterwards has been left by a pod."""
+    """The bridge that the administrator creates. Any other bridge or port afterwards was left behind by a pod."""
     switch.run("ovs-vsctl add-br br-inside -- set Bridge br-inside datapath_type=netdev")
     yield
     assert switch.run("ovs-vsctl list-br").stdout.split() == ["br-inside"]

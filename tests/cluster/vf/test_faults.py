@@ -1,4 +1,4 @@
-"""What breaks on a node whose pods have VFs. After each, no VF has a setting or a driver that it had not before."""
+"""Failures on a node whose pods have VFs. After each, every VF has its earlier settings and driver."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.cluster.workload import KERNEL, VFS, assert_attached, assert_drains, 
 
 
 def test_agent_killed_while_pods_get_vfs(networks: Kube, vms: list[Remote]) -> None:
-    """As many pods at once as there are VFs; the agent is killed when the first one runs."""
+    """Start as many pods as there are VFs. The agent is killed when the first one is Ready."""
     node = vms[0]
     networks.apply(replicas("vf", node, VFS, ["one", "fast"], dict(KERNEL)))
 
@@ -37,7 +37,7 @@ def test_restarted_services(networks: Kube, vms: list[Remote]) -> None:
 
 
 def container(of: Object) -> str:
-    """The id of a pod's container."""
+    """The ID of a pod's container."""
     return str(of["status"]["containerStatuses"][0]["containerID"])
 
 

@@ -1,4 +1,4 @@
-"""Open vSwitch with DPDK, and dpdk-testpmd in pods: processes of the tests' own, in namespaces of their own."""
+"""Open vSwitch with DPDK, and dpdk-testpmd in pods, as the tests' own processes in their own namespaces."""
 
 from __future__ import annotations
 
@@ -29,11 +29,12 @@ from wirespeed.node import ClusterConfig, Node, NodeConfig, VhostConfig
 
 VSWITCHD = Path("/usr/lib/openvswitch-switch-dpdk/ovs-vswitchd-dpdk")
 SCHEMA = Path("/usr/share/openvswitch/vswitch.ovsschema")
-MEMORY = 768  # hugepages of 2 MiB: for the switch, which takes what its ports' MTU asks for, and 3 x 128 MiB
+# hugepages of 2 MiB: for the switch (as needed for its ports' MTU) and three applications with 128 MiB
+MEMORY = 768
 
 
 def missing(what: str) -> None:
-    """The machine lacks something: a failure in CI, and a skip where a person runs the test."""
+    """The machine lacks something: fail in CI, skip elsewhere."""
     if os.environ.get("CI"):
         pytest.fail(what)
     pytest.skip(what)
@@ -41,7 +42,7 @@ def missing(what: str) -> None:
 
 @pytest.fixture(scope="session")
 def hugepages(root: None) -> Iterator[Path]:
-    """A mounted hugetlbfs with room for a switch and applications."""
+    """A mounted hugetlbfs with enough pages for a switch and applications."""
     count = Path("/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages")
     if not count.exists():
         missing("needs hugepages of 2 MiB")
@@ -61,7 +62,7 @@ def hugepages(root: None) -> Iterator[Path]:
 
 
 def end(pid: int, number: int = signal.SIGTERM) -> None:
-    """Have the process end, and wait until it has."""
+    """Send the signal and wait until the process has ended."""
     descriptor = os.pidfd_open(pid)
     try:
         os.kill(pid, number)
@@ -88,13 +89,13 @@ class Switch:
         self._run("ovsdb-server", str(self.folder / "conf.db"), remote, *self._daemon("ovsdb-server"))
 
     def configure(self, **other_config: str) -> None:
-        """Before the first start."""
+        """Set `other_config` before the first start."""
         settings = [f"other_config:{key.replace('_', '-')}={value}" for key, value in other_config.items()]
         self.vsctl("--no-wait", "init")
         self.vsctl("--no-wait", "set", "Open_vSwitch", ".", *settings)
 
     def start(self) -> None:
-        """Start ovs-vswitchd; when this returns it has done what the database says."""
+        """Start ovs-vswitchd. When this returns, it has applied the database."""
         daemon = self._daemon("ovs-vswitchd")
         self._run("ip", "netns", "exec", self.netns, str(VSWITCHD), self.remote, *daemon)
 
@@ -106,7 +107,7 @@ class Switch:
 
     @contextmanager
     def database_hung(self) -> Iterator[None]:
-        """The database's process stands still: one can connect to it, and gets no answer."""
+        """Stop the database's process (SIGSTOP): connections are accepted, but never answered."""
         pid = self._pid("ovsdb-server")
         os.kill(pid, signal.SIGSTOP)
         try:
@@ -132,7 +133,7 @@ class Switch:
         return self.vsctl("--if-exists", "get", table, record, column).strip('"')
 
     def snapshot(self) -> dict[str, Any]:
-        """All that is configured, without what the switch reports; to be compared."""
+        """The configuration, without what the switch reports, for comparison."""
         columns = {
             "Bridge": "name,external_ids,ports,mirrors",
             "Port": "name,external_ids,tag,trunks",
@@ -205,12 +206,12 @@ def running_switch(hugepages: Path) -> Iterator[Switch]:
 
 @pytest.fixture
 def switch(running_switch: Switch) -> Iterator[Switch]:
-    """The switch, with an empty bridge br0 that the administrator made; it must be as it was after the test."""
+    """The switch, with an empty bridge br0 of the administrator. After the test it must be in its earlier state."""
     running_switch.vsctl("add-br", "br0", "--", "set", "Bridge", "br0", "datapath_type=netdev")
     before = running_switch.snapshot()
     yield running_switch
     after = running_switch.snapshot()
-    for bridge in running_switch.vsctl("list-br").split():  # one test's leftovers are not the next one's
+    for bridge in running_switch.vsctl("list-br").split():  # remove one test's leftovers before the next
         running_switch.vsctl("--no-wait", "del-br", bridge)
     running_switch.vsctl("--all", "destroy", "QoS")
     assert after == before
@@ -218,7 +219,7 @@ def switch(running_switch: Switch) -> Iterator[Switch]:
 
 @dataclass
 class Host:
-    """A node whose plugin is called as the agent calls it, and where its things lie."""
+    """A node and its paths. Its plugin is called in the same way as by the agent."""
 
     node: Node
     folder: Path
@@ -245,17 +246,17 @@ class Host:
         self.node.plugin(conf["type"]).status(self.request("STATUS", conf, None, ifname=""))
 
     def data_file(self, conf: dict[str, Any], pod: Netns, ifname: str = "net1") -> Path:
-        """Where the application of an attachment is told of its interface."""
+        """The file that describes an attachment's interface to the application."""
         claim = self.node.journal.device_of(self.request("ADD", conf, pod).container_id, ifname)
         assert claim is not None
         return Path(claim.record["folder"]["path"], claim.record["files"][-1])
 
     def leases(self) -> list[str]:
-        """The addresses that are given out."""
+        """The leased addresses."""
         return sorted(path.name for path in (self.folder / "leases").glob("*/*.*.*.*"))
 
     def left(self) -> list[str]:
-        """What the plugin has left on the node: journal rows, leases, files and folders for sockets."""
+        """What the plugin has left on the node: claims, leases, files and directories of sockets."""
         rows = [f"claim {claim.device} {claim.step}" for claim in self.node.journal.claims()]
         files = [str(path) for path in (self.folder / "sockets").rglob("*") if path.name != "links"]
         return [*rows, *(f"lease {lease}" for lease in self.leases()), *files]
@@ -263,7 +264,7 @@ class Host:
 
 @contextmanager
 def _host(**vhost: str) -> Iterator[Host]:
-    """A node, which must be empty at the end."""
+    """A node on which nothing may be left at the end."""
     folder = Path(tempfile.mkdtemp(prefix="ws-vhost-", dir="/tmp"))
     (folder / "manifests").mkdir()
     config = NodeConfig(
@@ -283,20 +284,20 @@ def _host(**vhost: str) -> Iterator[Host]:
 
 @pytest.fixture
 def host(switch: Switch) -> Iterator[Host]:
-    """A node beside the switch; it must be empty after the test."""
+    """A node with the switch. After the test nothing may be left on it."""
     with _host(ovsdb=switch.remote, ovs_rundir=str(switch.rundir)) as made:
         yield made
 
 
 @pytest.fixture
 def lone_host() -> Iterator[Host]:
-    """A node without a switch; it must be empty after the test."""
+    """A node without a switch. After the test nothing may be left on it."""
     with _host(ovsdb="unix:/nowhere/db.sock", vpp="/nowhere/api.sock") as made:
         yield made
 
 
 def network(name: str = "net", **keys: Any) -> dict[str, Any]:
-    """A configuration of OVS-DPDK's; `keys` are of its host part, those with a capital T of the top."""
+    """A configuration for OVS-DPDK; `keys` are added to its `host` part."""
     host = {"engine": "ovs-dpdk", "iftype": "vhostuser", "bridge": {"bridgeName": "br0"}}
     return {
         "cniVersion": "1.1.0",
@@ -308,9 +309,9 @@ def network(name: str = "net", **keys: Any) -> dict[str, Any]:
 
 
 class Testpmd:
-    """dpdk-testpmd in a pod, started with what `wirespeed eal` says there and commanded by its prompt."""
+    """dpdk-testpmd in a pod, started with the arguments from `wirespeed eal` and controlled at its prompt."""
 
-    __test__ = False  # no test class, whatever its name says
+    __test__ = False  # pytest: not a test class
 
     def __init__(self, pod: Netns, sockets: Path, hugepages: Path, *options: str) -> None:
         self._files = (hugepages, f"{pod.name}map_*")
@@ -330,7 +331,7 @@ class Testpmd:
             capture_output=True,
             text=True,
         ).stdout.split()
-        # Its prompt is written at once, and so must be what it prints before.
+        # Line-buffered, because testpmd writes its prompt unbuffered and would otherwise overtake its output.
         command = ["ip", "netns", "exec", pod.name, "stdbuf", "-oL", "dpdk-testpmd", *args]
         self._process = subprocess.Popen(
             [*command, f"--huge-dir={hugepages}", "--", "-i", "--total-num-mbufs=4096", *options],
@@ -346,14 +347,14 @@ class Testpmd:
             raise
 
     def command(self, text: str) -> str:
-        """What a command prints."""
+        """Run a command and return its output."""
         assert self._process.stdin is not None
         self._process.stdin.write(f"{text}\n".encode())
         self._process.stdin.flush()
         return self._to_prompt()
 
     def packets(self) -> tuple[int, int]:
-        """Packets received and sent."""
+        """The numbers of packets received and sent."""
         shown = self.command("show port stats 0")
         counts = [re.search(rf"{way}-packets: (\d+)", shown) for way in ("RX", "TX")]
         assert counts[0] is not None, shown
@@ -361,7 +362,7 @@ class Testpmd:
         return int(counts[0][1]), int(counts[1][1])
 
     def wait_link(self) -> None:
-        """Until the other side has connected."""
+        """Wait until the other side has connected."""
         until(lambda: "Link status: up" in self.command("show port info 0"), f"a link: {self.output[-2000:]}")
 
     def quit(self) -> None:
@@ -376,7 +377,7 @@ class Testpmd:
         self._ended()
 
     def _ended(self) -> None:
-        """Its hugepages are files that it leaves, for the next one of its name."""
+        """Wait for the end, and delete the hugepage files that it leaves behind."""
         self._process.wait(PATIENCE)
         folder, pattern = self._files
         for file in folder.glob(pattern):
@@ -397,7 +398,7 @@ class Testpmd:
 
 @pytest.fixture
 def testpmd(hugepages: Path) -> Iterator[Callable[..., Testpmd]]:
-    """A factory: `testpmd(pod, sockets, "--forward-mode=txonly")`. They are ended after the test."""
+    """Start testpmd: `testpmd(pod, sockets, "--forward-mode=txonly")`. All are ended after the test."""
     if shutil.which("dpdk-testpmd") is None:
         missing("needs dpdk-testpmd: apt-get install dpdk-dev")
     made: list[Testpmd] = []

@@ -1,4 +1,4 @@
-"""The examples, played as they stand: pods whose applications know nothing but what `wirespeed eal` tells them."""
+"""The unchanged examples, played: their applications only know what `wirespeed eal` prints."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from tests.node.conftest import ROOT, Netns
 from tests.node.vhost.conftest import Switch, missing
 
 EXAMPLES = ROOT / "examples"
-RUNDIR = Path("/run/openvswitch")  # where the examples' node has its switch
+RUNDIR = Path("/run/openvswitch")  # where the examples expect the node's switch
 
 
 @pytest.fixture
 def rundir() -> Iterator[Path]:
-    """The folder where a node's Open vSwitch is, made where there is none."""
+    """The directory of a node's Open vSwitch, created if it does not exist."""
     there = RUNDIR.exists()
     RUNDIR.mkdir(exist_ok=True)
     yield RUNDIR
@@ -31,7 +31,7 @@ def rundir() -> Iterator[Path]:
 
 
 def device_info(pods: Path, name: str) -> dict[str, Any]:
-    """The device-info of net1 in a pod's network-status; its socket is where the container has it."""
+    """The device-info of net1 in a pod's network-status. The socket's path must be the one in the container."""
     pod = next(pod for pod in json.loads(pods.read_text())["items"] if pod["metadata"]["name"] == name)
     status = json.loads(pod["metadata"]["annotations"]["k8s.v1.cni.cncf.io/network-status"])
     info: dict[str, Any] = next(entry for entry in status if entry["interface"] == "net1")["device-info"]
@@ -55,7 +55,7 @@ def test_packets_arrive_through_the_switch_and_over_the_link(
     play += ["--then", f"{sys.executable} -m tests.inside {out}/seen"]
     play += ["--cni-conf", str(EXAMPLES / "00-wirespeed.conf"), "--timeout", "120", str(manifests)]
     play += ["--pools", str(EXAMPLES / "node/values.yaml")]
-    # Its own mounts: there the switch of the test is where the node's would be.
+    # A private mount namespace, in which the test's switch is in the place of the node's.
     inside = ["sh", "-c", f'mount --bind {switch.rundir} {rundir} && exec "$@"', "sh"]
     done = subprocess.run(
         ["unshare", "--mount", "ip", "netns", "exec", netns().name, *inside, *play],

@@ -1,4 +1,4 @@
-"""memif from pod to pod, with no switch: who is master, packets counted at both ends, and what stays when."""
+"""memif between two pods without a switch: roles, packets counted at both ends, and cleanup."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Pods = Callable[[], Netns]
 
 @pytest.fixture
 def link(lone_host: Host) -> dict[str, Any]:
-    """A configuration of a link between two pods."""
+    """The configuration of a link between two pods."""
     return {
         "cniVersion": "1.1.0",
         "name": "link",
@@ -78,7 +78,7 @@ def test_an_end_that_is_started_anew_is_connected_again(
         application.wait_link()
     ends[killed].kill()
     ends[killed] = testpmd(pods[killed], files[killed])
-    if killed == 0:  # DPDK's slave connects when its port is started, and not by itself again
+    if killed == 0:  # DPDK's slave only connects when its port is started; it does not reconnect
         ends[1].command("port stop 0")
         ends[1].command("port start 0")
     for application in ends:
@@ -121,7 +121,7 @@ def test_the_end_of_a_pod_that_is_gone_without_a_del_is_freed(
         lone_host.add(conf, new)
     subprocess.run(["ip", "netns", "delete", gone.name], check=True)
     assert role_of(lone_host.add(conf, new)) == "master"
-    lone_host.delete(conf, gone)  # late, and without effect on the new one
+    lone_host.delete(conf, gone)  # late: must not affect the new pod
     lone_host.check(conf, new)
     lone_host.delete(conf, new)
 
@@ -152,7 +152,7 @@ def test_the_socket_stays_while_its_master_does(lone_host: Host, link: dict[str,
     master, slave = netns(), netns()
     socket = Path(lone_host.add(link, master)["interfaces"][0]["socketPath"])
     lone_host.add(link, slave)
-    socket.touch()  # as the master's application makes it
+    socket.touch()  # as the master's application does
     lone_host.delete(link, slave)
     assert socket.exists()
     lone_host.delete(link, master)

@@ -1,5 +1,5 @@
-"""Ports of Open vSwitch: what ADD makes of a configuration, that DEL and every failure leave nothing, and whose
-ports are never touched.
+"""Ports of Open vSwitch: what ADD creates, that DEL and every failure leave nothing behind, and that other ports
+are never changed.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def test_a_port_is_made_as_asked_and_removed(switch: Switch, host: Host, netns: 
     host.delete(conf, pod)
     assert switch.ports() == []
     assert not info.exists()
-    host.delete(conf, pod)  # a second DEL finds nothing to do
+    host.delete(conf, pod)  # a repeated DEL succeeds
 
 
 @pytest.mark.parametrize(
@@ -149,14 +149,14 @@ def test_a_listening_switchs_socket_is_moved_to_the_pod(switch: Switch, host: Ho
 
 
 def test_ports_of_one_pod_go_in_either_order(switch: Switch, host: Host, netns: Pods) -> None:
-    # Names that a pattern of the first one would match too.
+    # Names that a pattern for the first one would match too.
     conf, names = network(), ("net1", "net2", "net10", "net11")
     for order in (names, tuple(reversed(names))):
         pod = netns()
         results = [host.add(conf, pod, ifname=name) for name in names]
         folder = socket_of(results[0]).parent
         for name in names:
-            (folder / name_of(host, pod, name)).touch()  # as applications make them
+            (folder / name_of(host, pod, name)).touch()  # as applications do
         for number, name in enumerate(order, start=1):
             host.delete(conf, pod, ifname=name)
             left = sorted(name_of(host, pod, other) for other in order[number:])
@@ -196,7 +196,7 @@ def test_adding_and_deleting_on_one_bridge_at_once_loses_no_port(switch: Switch,
 def test_an_agent_with_many_open_files_reaches_the_switch(switch: Switch, host: Host, netns: Pods) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 4096), hard))
-    opened = [os.open("/dev/null", os.O_RDONLY) for _ in range(1100)]  # more than select(2) knows
+    opened = [os.open("/dev/null", os.O_RDONLY) for _ in range(1100)]  # more than select(2) supports
     try:
         conf, pod = network(), netns()
         host.add(conf, pod)
@@ -239,7 +239,7 @@ def test_ports_that_others_made_are_never_touched(switch: Switch, host: Host, ne
     theirs = ("--", "set", "Interface", name, "type=internal", "--", "set", "Port", name, "external_ids:owner=me")
     switch.vsctl("add-port", "br0", name, *theirs)
     before = switch.snapshot()
-    with pytest.raises(CniError) as caught:  # our name is taken
+    with pytest.raises(CniError) as caught:  # the port's name is taken
         host.add(conf, pod)
     assert caught.value.code == Code.INTERFACE
     host.delete(conf, pod)
@@ -283,7 +283,7 @@ def test_check_tells_what_is_not_as_it_was_made(switch: Switch, host: Host, netn
     assert caught.value.code == Code.UNKNOWN_CONTAINER
 
 
-# Failures leave nothing: `host` and `switch` are compared with what they were
+# Failures leave nothing behind: `host` and `switch` are compared with their earlier state
 
 
 def test_without_an_address_nothing_is_left(switch: Switch, host: Host, netns: Pods) -> None:
@@ -319,7 +319,7 @@ def test_a_folder_on_another_file_system_undoes_a_listening_switchs_port(
     assert switch.ports() == []
     assert list(Path("/dev/shm/ws-vhost-test").iterdir()) == []
     Path("/dev/shm/ws-vhost-test").rmdir()
-    until(  # ovs-vswitchd does what its database says a moment later
+    until(  # ovs-vswitchd applies its database with a delay
         lambda: not any(path.name.endswith("-net1") for path in switch.rundir.iterdir()), "is the socket gone"
     )
 
@@ -347,7 +347,7 @@ def test_an_add_that_takes_longer_than_its_deadline_is_undone(
 
     def late(engine: Ovs, port: Port, *, deadline: float) -> dict[str, Any]:
         result = made(engine, port, deadline=deadline)
-        time.sleep(max(0.0, deadline - time.monotonic()) + 0.01)  # the switch takes all the time there is
+        time.sleep(max(0.0, deadline - time.monotonic()) + 0.01)  # past the deadline
         return result
 
     monkeypatch.setattr(Ovs, "add", late)
@@ -395,7 +395,7 @@ def test_gc_removes_what_has_no_attachment(switch: Switch, host: Host, netns: Po
     host.add(other, elsewhere)
     lost = host.node.journal.device_of(host.request("GC", conf, pods[1]).container_id, "net1")
     assert lost is not None
-    host.node.journal.release(lost)  # as after a reboot: the journal is gone, the database is not
+    host.node.journal.release(lost)  # as after a reboot: the journal is empty, the database is not
     host.gc(conf, [(pods[2], "net1")])
     assert sorted(switch.ports()) == sorted([name_of(host, pods[2]), name_of(host, elsewhere)])
     host.check(conf, pods[2])
@@ -450,7 +450,7 @@ def test_del_while_the_switch_is_down_succeeds_and_is_done_when_it_is_back(
     switch.stop_database()
     try:
         host.delete(conf, pods[0])
-        host.delete(conf, pods[0])  # and once more
+        host.delete(conf, pods[0])  # repeated
         assert [claim.step for claim in host.node.journal.claims()].count("removing") == 1
         assert len(host.leases()) == 2
         with pytest.raises(CniError) as caught:
@@ -461,7 +461,7 @@ def test_del_while_the_switch_is_down_succeeds_and_is_done_when_it_is_back(
         switch.start_database()
     assert name_of(host, pods[0]) in switch.ports()
     again = netns()
-    host.add(conf, again)  # the next call makes the removal good
+    host.add(conf, again)  # the next call performs the removal
     assert sorted(switch.ports()) == sorted(name_of(host, pod) for pod in (pods[1], pods[2], again))
     for pod in (pods[1], pods[2], again):
         host.delete(conf, pod)

@@ -1,4 +1,4 @@
-"""Pods as Kubernetes has them: their volume for sockets, annotations, the agent, and a crash at any moment."""
+"""Kubernetes pods: volumes for sockets, annotations, the agent, and a crash at any time."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Pods = Callable[[], Netns]
 
 
 def peers_network(**keys: Any) -> dict[str, Any]:
-    """A configuration as the peer's examples have it."""
+    """A configuration as in userspace-CNI's examples."""
     return {
         "cniVersion": "0.3.1",
         "type": "userspace",
@@ -54,7 +54,7 @@ def peers_network(**keys: Any) -> dict[str, Any]:
 
 
 def put_pod(folder: Path, volume: dict[str, Any], uid: str = UID) -> None:
-    """A pod as a manifest, whose container has the volume at /sockets."""
+    """Write the manifest of a pod whose container has the volume at /sockets."""
     mount = {"name": "shared-dir", "mountPath": "/sockets"}
     pod = {
         "apiVersion": "v1",
@@ -109,7 +109,7 @@ def test_an_empty_dir_is_reached_by_a_short_path(
     assert len(path) > 107
     seen = switch.get("Interface", Path(path).name, "options:vhost-server-path")
     assert len(seen) <= 107
-    # In the pod the volume has a short path: here it is the one that the switch uses.
+    # In the pod the volume has a short path. Here it is the link that the switch uses.
     application = testpmd(pod, Path(seen).parent / f"configData-{Path(path).name}.json")
     application.wait_link()
     application.quit()
@@ -234,7 +234,7 @@ def test_a_crash_at_any_moment_of_an_add_is_undone_by_del(switch: Switch, host: 
     whole = run(None)
     host.delete(conf, pod)
     for step in range(20):
-        run(whole * (0.4 + 0.03 * step))  # its first part is Python's start
+        run(whole * (0.4 + 0.03 * step))  # the first part is the start of Python
         host.delete(conf, pod)
         assert host.left() == []
         assert switch.vsctl("list-br").split() == ["br0"]

@@ -1,4 +1,4 @@
-"""A vhost-user port in the folder of a device that the device plugin gave."""
+"""A vhost-user port in the directory of a device allocated by the device plugin."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ POOL = PoolConfig(resource="intel.com/vhost", kind=VHOST_USER, count=2, access=A
 
 @pytest.fixture
 def devices(host: Host) -> Iterator[Path]:
-    """Where the folders of devices lie; they outlive the attachments, and are removed here."""
+    """The devices' directories. They outlive the attachments and are removed here."""
     folder = Path(host.node.config.vhost.sockets) / "devices"
     yield folder
     shutil.rmtree(folder, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Ports that userspace-CNI made on a real Open vSwitch, and that go with the DEL of their pods."""
+"""Ports that userspace-CNI created on a real Open vSwitch are removed by the DEL of their pods."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ VOLUME = "volumes/kubernetes.io~empty-dir/shared-dir"
 
 
 class Attached:
-    """A pod that userspace-CNI has attached, with a lease of host-local's for each interface."""
+    """A pod attached by userspace-CNI, with a host-local lease for each interface."""
 
     def __init__(self, host: Host, pod: Netns, switch: Switch, folder: Path) -> None:
         self.host, self.pod, self.switch, self.folder = host, pod, switch, folder
@@ -40,13 +40,13 @@ class Attached:
 
     @property
     def kept(self) -> list[str]:
-        """What userspace-CNI keeps of it, by interface."""
+        """The interfaces for which userspace-CNI keeps a file."""
         files = (self.host.folder / "usrspcni/data").glob(f"local-{self.container[:12]}-*.json")
         return sorted(path.stem.rpartition("-")[2] for path in files)
 
     def attach(self, ifname: str = "net1", *, bridge: str = "br4", mode: str = "client") -> None:
         userspacefiles.make_port(self.switch, bridge, self.port(ifname), self.folder, mode=mode)
-        if mode == "client":  # then it is the application that makes it
+        if mode == "client":  # then the application creates the socket
             with socket.socket(socket.AF_UNIX) as made:
                 made.bind(str(self.folder / self.port(ifname)))
         userspacefiles.keep(self.host.folder / "usrspcni", self.container, ifname)
@@ -121,7 +121,7 @@ def test_socket_that_the_switch_listened_on_goes_with_the_folder(
 
 @pytest.fixture
 def mounted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A pod's emptyDir, mounted where its path is short."""
+    """A pod's emptyDir, bind-mounted at a short path."""
     volume, short = tmp_path / "volume", tmp_path / "vhost_sockets/uid"
     volume.mkdir()
     short.mkdir(parents=True)

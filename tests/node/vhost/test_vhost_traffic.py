@@ -23,7 +23,7 @@ def folder(result: dict[str, Any]) -> Path:
 
 
 def wait_links(switch: Switch, host: Host, *ends: tuple[Netns, Testpmd]) -> None:
-    """Until application and switch are connected: the one knows of the socket before the other sends."""
+    """Wait until applications and switch are connected: the receiver must be connected before the sender sends."""
     for pod, application in ends:
         application.wait_link()
         name = port_name(host.request("ADD", {}, pod).container_id, "net1")

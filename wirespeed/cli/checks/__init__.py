@@ -1,1 +1,1 @@
-"""What `wirespeed check` looks at: files, what they hold, and what the code that will read them says of it."""
+"""The checks of `wirespeed check`: they run the code that reads a document and collect what it rejects."""

@@ -1,4 +1,4 @@
-"""The other configurations: the agent's, the device plugin's, Multus' daemon's, and policies for VFs."""
+"""Checks of the configurations of the agent, the device plugin and Multus' daemon, node policies and ConfigMaps."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from wirespeed.plugins.meta.config import CAPABILITIES, OWN_TYPE
 from wirespeed.provision import policy
 
 _POLICY = Mending(keys={"resourceName": "unknown", "numVfs": 1, "nicSelector": {}}, elements={})
-_WHERE = "policy file"  # what a message begins with
-# Between two of the device plugin's problems, of which each begins with a place or a resource.
+_WHERE = "policy file"  # the prefix of its messages
+# Separates two problems in a message of the device plugin: each problem begins with a place or a resource.
 _NEXT = re.compile(r"; (?=resourceList\b|resource \S+ is there \d+ times)")
 
 
 def agent(document: Document) -> Iterator[Finding]:
-    """The agent's configuration."""
+    """Check the agent's configuration."""
 
     for problem in examine(_read_agent, document.value, reword=_of_autoconf).problems:
         yield Finding.of(problem, document.place)
@@ -39,14 +39,15 @@ def _read_agent(value: Any) -> None:
 
 
 def _of_autoconf(text: str) -> str:
-    """A message with the whole path of a key of autoconf."""
+    """Return the message with the full path of a key of autoconf."""
     return text.replace('autoconf: key "', 'key "autoconf.', 1).replace(": configuration primary: ", ": ", 1)
 
 
 def lenient(meta: dict[str, Any]) -> set[object]:
-    """What a meta-plugin's configuration, or autoconf.meta, lets pods ask of networks without the capability.
+    """Return the capabilities that pods may use with networks that do not declare them (lenientCapabilities).
 
-    Nothing where it is another plugin's, or wrong, which is told of where it stands.
+    `meta` is a meta-plugin's configuration, or autoconf.meta. Empty for another plugin's configuration, and for
+    invalid values: these are reported by the check of the configuration itself.
     """
     kind = meta.get("type", OWN_TYPE)
     if not isinstance(kind, str) or ALIASES.get(kind) != "meta":
@@ -58,7 +59,7 @@ def lenient(meta: dict[str, Any]) -> set[object]:
 
 
 def device_plugin(document: Document) -> Iterator[Finding]:
-    """The device plugin's configuration, which tells of all its mistakes itself."""
+    """Check the device plugin's configuration. Its reader reports all problems in one message."""
     outcome = examine(
         lambda value: deviceplugin_config.parse(json.dumps(value).encode(), NodeConfig().resource_prefix),
         document.value,
@@ -71,7 +72,7 @@ def device_plugin(document: Document) -> Iterator[Finding]:
 
 
 def multus_daemon(document: Document) -> Iterator[Finding]:
-    """The configuration of Multus' daemon, as the agent takes it over."""
+    """Check the configuration of Multus' daemon, as the agent translates it."""
     for text in multus.translate(document.value).warnings:
         steps, _ = locate(document.value, text)
         yield Finding.of(Problem(text, steps, error=False), document.place)
@@ -85,12 +86,12 @@ def multus_daemon(document: Document) -> Iterator[Finding]:
 
 
 def _of_daemon(text: str) -> str:
-    """A message with the keys as the daemon has them."""
+    """Return the message with the key names of the daemon's configuration."""
     return text.removeprefix('autoconf: key "meta": configuration primary: ').replace('key "autoconf.', 'key "', 1)
 
 
 def node_policy(document: Document) -> Iterator[Finding]:
-    """An SriovNetworkNodePolicy, as `wirespeed vf apply` reads it."""
+    """Check an SriovNetworkNodePolicy with the reader of `wirespeed vf apply`."""
     outcome = examine(
         lambda value: policy.read(value, _WHERE), document.value, mending=_POLICY, reword=without(f"{_WHERE}: ")
     )
@@ -99,7 +100,7 @@ def node_policy(document: Document) -> Iterator[Finding]:
 
 
 def config_map(document: Document) -> Iterator[Finding]:
-    """A ConfigMap, as `wirespeed play` reads it; the configurations in it are told of by themselves."""
+    """Check a ConfigMap with the reader of `wirespeed play`. Configurations inside it are checked separately."""
     raw = document.value
     fault = metadata_fault(raw, raw["kind"])
     if fault is not None:

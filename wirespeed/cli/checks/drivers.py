@@ -1,4 +1,4 @@
-"""Names of drivers that are nearly another's: any name may be a driver's, so no reader refuses them."""
+"""Warnings for misspelt driver names. No reader rejects them, because any name may be a driver's."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from wirespeed.cli.checks.places import Place
 
 _KNOWN = {each: each for each in ("vfio-pci", "uio_pci_generic", "igb_uio", "netdevice")}
 _MEANT = {**_KNOWN, "kernel": "netdevice"}
-_ALIKE = 0.82  # less than "vfio_pci" and "kernal" have, more than the drivers of NICs
+_ALIKE = 0.82  # difflib's ratio: below that of "vfio_pci" and "kernal", above that of real NIC drivers
 
 
 def slip(key: str, value: Any, place: Place, *, kernels: bool = True) -> Iterator[Finding]:
-    """What may be meant by a driver's name. With `kernels`, "netdevice" stands for the kernel's own."""
+    """Warn about a name close to a known driver's. With `kernels`, "netdevice" (the kernel's) is known too."""
     known = _MEANT if kernels else {name: name for name in _KNOWN if name != "netdevice"}
     if not isinstance(value, str) or value in known.values():
         return
@@ -26,7 +26,7 @@ def slip(key: str, value: Any, place: Place, *, kernels: bool = True) -> Iterato
 
 
 def of_pools(config: Any, place: Place) -> Iterator[Finding]:
-    """The names in a device plugin's configuration, whose keys are read in any case."""
+    """Check the driver names in a device plugin's configuration. Its keys are case-insensitive."""
     for step, pools in _items(config, "resourcelist"):
         for number, pool in enumerate(pools if isinstance(pools, list) else ()):
             where = place.at((step, number))

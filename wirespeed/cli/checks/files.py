@@ -1,4 +1,4 @@
-"""Files to check: what each of their documents is, told by its content, and what the code that reads it says."""
+"""Read files, detect the kind of each document from its content, and check it with the code for that kind."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ from wirespeed.provision.policy import KIND as NODE_POLICY
 
 _JSON = (".json", ".conf", ".conflist")
 SUFFIXES = (".yaml", ".yml", *_JSON)
-# Documents that are no Kubernetes object: what they are called, and keys of which they have one at least.
+# Documents that are not Kubernetes objects, by the name used here. A document with one of the keys is of that kind.
 _KINDS: Mapping[str, frozenset[str]] = {
     "device plugin": frozenset({"resourcelist"}),
     "network": frozenset({"type", "plugins"}),
     "agent": frozenset(NodeConfig.__struct_encode_fields__),
     "multus": frozenset(multus.KEYS),
 }
-_OF_JSON = ("device plugin", "network", "multus")  # whose readers take nothing else
+_OF_JSON = ("device plugin", "network", "multus")  # their readers accept JSON only
 _CONFIG_MAP = "ConfigMap"
 _CHECKS: Mapping[str, Callable[[Document], Iterator[Finding]]] = {
     "device plugin": configs.device_plugin,
@@ -48,20 +48,20 @@ _CHECKS: Mapping[str, Callable[[Document], Iterator[Finding]]] = {
     NODE_POLICY: configs.node_policy,
     _CONFIG_MAP: configs.config_map,
 }
-# Those with plugins in them, whose executables may be looked for.
+# Documents that contain plugins, whose executables can be searched for.
 _NETWORKS: Mapping[str, Callable[[Document, Given], Iterator[Finding]]] = {
     "network": networks.configuration,
     NAD: networks.definition,
     **dict.fromkeys(made.NETWORKS, made.network),
 }
-_OF_SCHEMAS = frozenset({"$schema", "properties", "items"})
-_ONCE = frozenset({NAD, NODE_POLICY, _CONFIG_MAP, "Pod"})  # of which two of one name are refused
-_KUSTOMIZE = ("kustomization.yaml", "kustomization.yml")  # need not say what they are
+_OF_SCHEMAS = frozenset({"$schema", "properties", "items"})  # keys of a JSON Schema
+_ONCE = frozenset({NAD, NODE_POLICY, _CONFIG_MAP, "Pod"})  # two of the same name are an error
+_KUSTOMIZE = ("kustomization.yaml", "kustomization.yml")  # such a file may omit kind
 
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """The findings of each file, by line; how many documents of a known kind there were, and of which others."""
+    """The findings, sorted by file and line; the number of documents of known kinds; other kinds, counted."""
 
     findings: list[tuple[Path, Finding]]
     documents: int
@@ -70,7 +70,7 @@ class Report:
 
 @dataclass(frozen=True, kw_only=True)
 class _Known:
-    """A document of a known kind, and the file that it is in."""
+    """A document of a known kind, with its file."""
 
     path: Path
     kind: str
@@ -79,16 +79,16 @@ class _Known:
 
 @dataclass(kw_only=True)
 class _Files:
-    """The files to read, each with whether it was named itself; and what is wrong with folders."""
+    """The files to read (the value: whether the file was named itself), and findings about directories."""
 
     found: dict[Path, bool] = field(default_factory=dict)
     problems: list[tuple[Path, Finding]] = field(default_factory=list)
 
 
 def check(paths: Sequence[Path], *, search: Sequence[str] = (), recursive: bool = False) -> Report:
-    """Check the files; a folder is its files of known suffixes. Definitions of one count for pods of another.
+    """Check the files; in a directory, those with known suffixes. Pods may use definitions of any of the files.
 
-    Executables of plugins are looked for in the folders `search`; where there are none, they are not.
+    Plugins' executables are searched for in the directories `search`; without any they are not checked.
     """
     files = _expanded(paths, recursive=recursive)
     found = list(files.problems)
@@ -119,7 +119,7 @@ def check(paths: Sequence[Path], *, search: Sequence[str] = (), recursive: bool 
 
 
 def _on_vfio(known: Sequence[_Known], definitions: Definitions) -> vfio.Resources:
-    """The resources on vfio-pci, by all files together."""
+    """Collect from all files the resources whose devices are on vfio-pci."""
     found = vfio.Resources()
     for each in known:
         found.add(each.kind, each.document.value)
@@ -150,7 +150,7 @@ def _inside(folder: Path) -> list[Path]:
 
 
 def _folders(folder: Path) -> Iterator[Path]:
-    """The folders below one, but for hidden ones such as .git and those that links lead to."""
+    """Yield the directories below one, recursively, without hidden ones such as .git and symbolic links."""
     for path in sorted(folder.iterdir()):
         if path.is_dir() and not path.is_symlink() and not path.name.startswith("."):
             yield path
@@ -158,7 +158,7 @@ def _folders(folder: Path) -> Iterator[Path]:
 
 
 def _contents(path: Path, *, named: bool) -> Iterator[_Known | Finding | str]:
-    """What a file holds: documents, what cannot be read or is nothing that is known here, other objects' kinds."""
+    """Yield a file's documents, findings for what cannot be read or recognised, and the kinds of other objects."""
     try:
         text = path.read_text()
     except OSError as error:
@@ -177,7 +177,7 @@ def _contents(path: Path, *, named: bool) -> Iterator[_Known | Finding | str]:
 
 
 def _parts(document: Document) -> Iterator[Document]:
-    """The document, or the items of a list of Kubernetes objects: without what is null, as these are read."""
+    """Yield the document, or the items of a Kubernetes list. Null values are dropped, as Kubernetes does."""
     value = document.value
     kind = value.get("kind") if isinstance(value, dict) else None
     if kind is not None:
@@ -188,7 +188,7 @@ def _parts(document: Document) -> Iterator[Document]:
         yield document
         return
     for number, item in enumerate(items):
-        if isinstance(item, dict) and kind != "List":  # a typed list's items need not say what they are
+        if isinstance(item, dict) and kind != "List":  # items of a typed list may omit kind and apiVersion
             item = {"kind": str(kind).removesuffix("List"), "apiVersion": value.get("apiVersion"), **item}  # noqa: PLW2901
         yield from _parts(Document(item, document.place.at(("items", number))))
 
@@ -229,7 +229,7 @@ def _not_known(value: object) -> str:
 
 
 def _kind(value: object) -> str:
-    """What a document is; "" if it is nothing that is known; "/" before the kind of an object that is not read."""
+    """Return a document's kind: "" if it is unknown, with a leading "/" for an object that is not checked."""
     if not isinstance(value, dict):
         return ""
     if isinstance(value.get("kind"), str) and "apiVersion" in value:
@@ -238,7 +238,7 @@ def _kind(value: object) -> str:
             kind in (*made.NETWORKS, *made.MACHINES) and not made.is_read(value)
         )
         return f"/{kind}" if theirs else kind
-    if value.keys() & _OF_SCHEMAS and value.get("type") in ("object", "array", None):  # which have a type too
+    if value.keys() & _OF_SCHEMAS and value.get("type") in ("object", "array", None):  # a schema has "type" too
         return ""
     keys = {str(key) for key in value}
     folded = {key.lower() for key in keys}
@@ -251,7 +251,7 @@ def _kind(value: object) -> str:
 
 
 def _inside_config_map(path: Path, document: Document) -> Iterator[_Known | Finding | str]:
-    """The configurations in a ConfigMap: what of it is nothing that is known here may be anybody's."""
+    """Yield the configurations in a ConfigMap. Unknown content is no error: a ConfigMap may hold anything."""
     data = document.value.get("data")
     for key, text in data.items() if isinstance(data, dict) else ():
         if not isinstance(text, str):
@@ -270,7 +270,7 @@ def _inside_config_map(path: Path, document: Document) -> Iterator[_Known | Find
 
 
 def _definitions(known: Sequence[_Known]) -> tuple[Definitions, list[tuple[Path, Finding]]]:
-    """The definitions of all files, and what is wrong where two objects are of one name."""
+    """Return the definitions of all files, and findings for two objects of the same name."""
     definitions = Definitions()
     seen: dict[tuple[str, ...], str] = {}
     twice = []
@@ -282,7 +282,7 @@ def _definitions(known: Sequence[_Known]) -> tuple[Definitions, list[tuple[Path,
             raw = made.definition(raw)
         elif kind == NAD and networks.definition_fault(raw) is not None:
             continue
-        # Folders may hold several of what is only ever used by itself.
+        # Except for NADs, files of different directories may define the same object: each may be used on its own.
         key = (kind, *networks.key(raw), "" if kind == NAD else str(each.path.parent))
         line = each.document.place.line
         if key in seen:
@@ -296,11 +296,11 @@ def _definitions(known: Sequence[_Known]) -> tuple[Definitions, list[tuple[Path,
 
 
 def _lenient(known: Sequence[_Known]) -> list[Capability]:
-    """What the meta-plugin's configurations among the files let pods ask of any network."""
+    """Return the capabilities that the meta-plugin configurations among the files allow for any network."""
     found: set[object] = set()
     for each in known:
         value = each.document.value
-        if each.kind == "multus":  # which becomes one that lets them ask for all
+        if each.kind == "multus":  # its translation allows all of them
             return list(CAPABILITIES)
         if each.kind == "agent":
             autoconf = value.get("autoconf")
@@ -331,5 +331,5 @@ def _findings(each: _Known, pods_of: Pods, given: Given) -> list[Finding]:
 
 
 def _of_template(finding: Finding) -> Finding:
-    """A template that is YAML as it stands has its mistakes where its values will be."""
+    """Replace findings about template expressions: in a template that parses as YAML, values are not known yet."""
     return replace(finding, error=False, text=TEMPLATE) if "{{" in finding.text else finding

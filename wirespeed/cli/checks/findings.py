@@ -1,4 +1,4 @@
-"""What was found: a line of a file, and what is wrong there."""
+"""A finding: a line of a file and what is wrong there."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from wirespeed.cli.checks.problems import Problem
 
 @dataclass(frozen=True)
 class Finding:
-    """An error is what would be refused, a warning what has another effect than its author may think."""
+    """Errors are what the reader rejects; warnings are what may have another effect than intended."""
 
     line: int
     error: bool
@@ -18,5 +18,5 @@ class Finding:
 
     @classmethod
     def of(cls, problem: Problem, place: Place, *, error: bool | None = None) -> Finding:
-        """The problem of the value at `place`; `error` overrides what the problem says."""
+        """Return the finding for a problem in the value at `place`; `error` overrides the problem's severity."""
         return cls(place.at(problem.steps).line, problem.error if error is None else error, problem.text)

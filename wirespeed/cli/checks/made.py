@@ -1,4 +1,4 @@
-"""Objects that others make networks and pods of: the SR-IOV operator's networks, KubeVirt's virtual machines."""
+"""Objects from which operators create networks and pods: the SR-IOV operator's networks, KubeVirt's machines."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from wirespeed.cli.checks.places import Document, Place, UnreadableError, read_j
 from wirespeed.cni.keys import unknown_key
 from wirespeed.plugins.meta.networks import RESOURCE_NAME
 
-# The operator's networks: the plugin's type, and which of its keys each key of the spec becomes. See its
-# bindata/manifests/cni-config.
+# The operator's network kinds: the CNI plugin's type, and the plugin key for each key of the spec. Source: the
+# operator's bindata/manifests/cni-config.
 _KEYS: Mapping[str, tuple[str, Mapping[str, str]]] = {
     "SriovNetwork": (
         "sriov",
@@ -40,10 +40,10 @@ _KEYS: Mapping[str, tuple[str, Mapping[str, str]]] = {
 NETWORKS = frozenset(_KEYS)
 _OF_ALL = ("networkNamespace", "resourceName", "capabilities", "ipam", "metaPlugins")
 _GROUP = "sriovnetwork.openshift.io/"
-_PREFIX = "openshift.io"  # of resources, unless the operator is told another
+_PREFIX = "openshift.io"  # of resource names; the operator's default
 _VERSION = "1.0.0"  # the cniVersion that the operator writes
 
-# Kinds with a virtual machine's template in them, and where.
+# Kinds that contain a virtual machine template, with the path to it.
 MACHINES: Mapping[str, tuple[str, ...]] = {
     "VirtualMachineInstance": (),
     "VirtualMachine": ("spec", "template"),
@@ -53,7 +53,7 @@ MACHINES: Mapping[str, tuple[str, ...]] = {
 
 
 def is_read(raw: dict[str, Any]) -> bool:
-    """Whether an object is one of those."""
+    """Return whether the object is of one of these kinds, of the right API group."""
     version = str(raw.get("apiVersion"))
     return (raw["kind"] in NETWORKS and version.startswith(_GROUP)) or (
         raw["kind"] in MACHINES and version.partition("/")[0].endswith("kubevirt.io")
@@ -61,7 +61,7 @@ def is_read(raw: dict[str, Any]) -> bool:
 
 
 def network(document: Document, given: Given = NOTHING) -> Iterator[Finding]:
-    """An operator's network, by the configuration that the operator makes of it."""
+    """Check an operator's network: its spec, and the CNI configuration that the operator generates from it."""
     raw, place = document.value, document.place
     fault = metadata_fault(raw, raw["kind"])
     if fault is not None:
@@ -82,7 +82,7 @@ def network(document: Document, given: Given = NOTHING) -> Iterator[Finding]:
 
 
 def definition(raw: dict[str, Any]) -> dict[str, Any]:
-    """The NetworkAttachmentDefinition that the operator makes of a network of its own."""
+    """Return the NetworkAttachmentDefinition that the operator creates for its network."""
     spec = raw.get("spec") or {}
     made, _ = _made(raw, Place(1))
     namespace = spec.get("networkNamespace") or raw["metadata"].get("namespace") or "default"
@@ -96,7 +96,7 @@ def definition(raw: dict[str, Any]) -> dict[str, Any]:
 
 
 def _made(raw: dict[str, Any], place: Place) -> tuple[Document, list[Finding]]:
-    """The configuration, with the places of the spec's keys, and what of it cannot be read."""
+    """Return the generated configuration, whose places are those of the spec's keys, and findings for bad keys."""
     kind, keys = _KEYS[raw["kind"]]
     spec, where = raw.get("spec") or {}, place.at(("spec",))
     plugin: dict[str, Any] = {"type": kind}
@@ -127,7 +127,7 @@ def _parts(document: Document) -> list[tuple[int, Place]]:
 def _text(
     spec: Mapping[str, Any], key: str, where: Place, before: str = "", after: str = ""
 ) -> tuple[Document | None, list[Finding]]:
-    """What a key's text holds in JSON, between two brackets; None where it is not there or not readable."""
+    """Parse the JSON in a key's string, put between `before` and `after`; None if it is missing or unreadable."""
     text, place = spec.get(key), where.at((key,))
     if text is None or (isinstance(text, str) and not text.strip()):
         return None, []
@@ -144,8 +144,10 @@ def _text(
 
 
 def machine(document: Document) -> tuple[dict[str, Any], list[tuple[dict[str, Any], Place]], Place]:
-    """The pod that KubeVirt makes of a virtual machine: its metadata; the networks that the machine names, each an
-    element of the annotation with its place; and the place of the metadata.
+    """Describe the pod that KubeVirt creates for a virtual machine.
+
+    Returns the pod's metadata; the machine's networks, each an element of the networks annotation with its place;
+    and the place of the metadata.
     """
     raw, place = document.value, document.place
     template: Any = raw

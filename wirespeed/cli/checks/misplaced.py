@@ -1,4 +1,4 @@
-"""Where networks are asked for by mistake: under a key that is nearly the annotation's, or on the wrong object."""
+"""Requests for networks that have no effect: misspelt annotation keys, or annotations on the wrong object."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from wirespeed.plugins.meta.networks import RESOURCE_NAME
 from wirespeed.plugins.meta.selection import DEFAULT_NETWORK, NETWORKS
 
 _READ = {key.lower(): key for key in (NETWORKS, DEFAULT_NETWORK, RESOURCE_NAME)}
-# Those that look alike and are others': what was attached, and which nodes have a network.
+# Similar keys with other meanings: the attached networks, and the nodes that have a network.
 _OTHERS = frozenset(
     f"k8s.v1.cni.cncf.io/{name}" for name in ("network-status", "networks-status", "nodeSelector", "policy-for")
 )
-_ALIKE = 0.9  # from here on, difflib's ratio is taken for a slip of the pen
+_ALIKE = 0.9  # difflib's ratio above which a key counts as misspelt
 _METADATA = (
     *("annotations", "labels", "name", "namespace", "generateName", "uid", "ownerReferences", "finalizers"),
     *("creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation", "managedFields"),
@@ -26,7 +26,7 @@ _METADATA = (
 
 
 def keys(metadata: Any, place: Place, what: str = "metadata") -> Iterator[Finding]:
-    """What of an object's metadata asks for nothing though it looks so; `place` is that of the metadata."""
+    """Find keys in an object's metadata that look like a request for networks but are not read there."""
     if not isinstance(metadata, dict):
         return
     for key in metadata:
@@ -43,7 +43,7 @@ def keys(metadata: Any, place: Place, what: str = "metadata") -> Iterator[Findin
 
 
 def of_workload(kind: str, metadata: Any, template: Any, steps: tuple[str, ...], place: Place) -> Iterator[Finding]:
-    """Annotations of an object that makes pods: its pods have those of the template only."""
+    """Find networks annotations on a workload itself: its pods get only the annotations of its template."""
     there = _keys(template, "annotations")
     for key in _keys(metadata, "annotations"):
         if key in (NETWORKS, DEFAULT_NETWORK):
@@ -59,7 +59,7 @@ def _unknown(key: str, what: str) -> str:
 
 
 def _meant(key: str) -> str:
-    """The annotation that a key is, or seems to be meant for; "" for any other's."""
+    """Return the annotation that the key is, or is probably meant to be; "" for any other key."""
     if key in _OTHERS:
         return ""
     near = difflib.get_close_matches(key.lower(), _READ, 1, _ALIKE)

@@ -1,4 +1,4 @@
-"""CNI configurations and NetworkAttachmentDefinitions, by the code that reads them for an ADD."""
+"""Checks of CNI configurations and NetworkAttachmentDefinitions, with the code that reads them for an ADD."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from wirespeed.plugins.vhost import conf as vhost_conf
 
 NAD = "NetworkAttachmentDefinition"
 _NAD_VERSION = "k8s.cni.cncf.io/v1"
-_DEVICE = "0000:00:00.0"  # stands for the one that a pod is given
+_DEVICE = "0000:00:00.0"  # a placeholder for the device that a pod gets
 _STAND_IN = "unknown"
 _MENDING = Mending(
     keys={"name": _STAND_IN, "cniVersion": versions.LATEST, "type": _STAND_IN},
@@ -40,13 +40,13 @@ _DEFINITION = Mending(keys={"config": f'{{"type": "{_STAND_IN}"}}'}, elements={}
 
 @dataclass(frozen=True, kw_only=True)
 class Executables:
-    """Where plugins are looked for that are executed, and the types of those that are not."""
+    """The directories with plugins' executables, and the plugin types that need none because they are built in."""
 
     path: tuple[str, ...]
     builtin: Container[str]
 
     def check(self, plugin: dict[str, Any]) -> None:
-        """Refuse a plugin's configuration whose executables are not there. Raises CniError."""
+        """Raise CniError if an executable that the plugin's configuration needs does not exist."""
         kind = plugin["type"]
         if kind not in self.builtin:
             find_plugin(kind, self.path)
@@ -57,7 +57,10 @@ class Executables:
 
 @dataclass(frozen=True, kw_only=True)
 class Given:
-    """What a network's configuration need not say, for others do; no `executables` are not looked for."""
+    """What a configuration may omit because its context provides it. Without `executables`, none are searched for.
+
+    `device`: a deviceID will be added.
+    """
 
     name: str = ""
     version: str = ""
@@ -69,7 +72,7 @@ NOTHING = Given()
 
 
 def configuration(document: Document, given: Given = NOTHING) -> Iterator[Finding]:
-    """A network's configuration, or a list of plugins."""
+    """Check a network's configuration (conf or conflist)."""
     raw, place = document.value, document.place
     name = (canonical(raw).get("name") if isinstance(raw, dict) else "") or given.name
     outcome = examine(
@@ -92,7 +95,7 @@ def configuration(document: Document, given: Given = NOTHING) -> Iterator[Findin
 
 
 def _plugin(config: dict[str, Any], place: Place, given: Given) -> Iterator[Finding]:
-    """One plugin of this suite, or any other's addresses."""
+    """Check the configuration of one of our plugins; of other plugins only `ipam`."""
     reword = without(f"network {config['name']}: ")
     kind = ALIASES.get(config["type"], config["type"])
     if given.executables:
@@ -109,7 +112,7 @@ def _plugin(config: dict[str, Any], place: Place, given: Given) -> Iterator[Find
             config = {**config, **injected}
         mending = Mending(keys=injected, elements={})
         for problem in examine(_READERS[kind], config, mending=mending, reword=reword).problems:
-            # A configuration outside of a pod has no device yet, and this machine may not know the node's users.
+            # Outside of a pod there is no device yet, and this machine need not have the node's users.
             elsewhere = '"deviceID" is missing' in problem.text or "that this node knows" in problem.text
             yield Finding.of(problem, place, error=problem.error and not elsewhere)
     for problem in examine(_read_ipam, config, reword=reword).problems:
@@ -120,7 +123,7 @@ def _request(config: dict[str, Any]) -> Request:
     return Request(command="ADD", container_id="check", netns="/check", ifname="net1", config=config)
 
 
-# What reads the configuration of this suite's plugins, and which keys of it the meta-plugin fills in.
+# Readers of our plugins' configurations, and the keys that the meta-plugin adds.
 _READERS: Mapping[str, Callable[[dict[str, Any]], object]] = {
     "sriov": lambda config: sriov_conf.parse(_request(config), Path(NodeConfig().devinfo)),
     "vhost": lambda config: vhost_conf.parse(_request(config)),
@@ -136,19 +139,19 @@ def _read_ipam(config: dict[str, Any]) -> None:
     ipam = config.get("ipam")
     reader = _IPAM.get(str(ipam.get("type"))) if isinstance(ipam, dict) else None
     if isinstance(ipam, dict) and reader is not None:
-        if str(ipam.get("resolvConf")).startswith("/"):  # the node's, which is not here
+        if str(ipam.get("resolvConf")).startswith("/"):  # a file on the node, not here
             ipam = {key: value for key, value in ipam.items() if key != "resolvConf"}
         reader(_request({**config, "ipam": ipam}))
 
 
 def _meta(config: dict[str, Any], place: Place, executables: Executables | None) -> Iterator[Finding]:
-    """The meta-plugin's own configuration, with the networks in it."""
+    """Check the meta-plugin's own configuration and the networks in it."""
     mending = Mending(keys={"clusterNetwork": _STAND_IN}, elements=_MENDING.elements)
     reword = without(f"configuration {config['name']}: ")
     for problem in examine(meta_config.load, config, mending=mending, reword=reword).problems:
         yield Finding.of(problem, place)
     delegates = config.get("delegates")
-    if config.get("clusterNetwork"):  # beside which they are not read, which is told of by now
+    if config.get("clusterNetwork"):  # delegates are not read then; reported above
         return
     if not isinstance(delegates, list) or not all(isinstance(each, dict) for each in delegates):
         return
@@ -163,7 +166,7 @@ def _meta(config: dict[str, Any], place: Place, executables: Executables | None)
 
 @dataclass
 class Definitions:
-    """The NetworkAttachmentDefinitions of the files: of a cluster, what resolving a pod's networks asks for."""
+    """The NetworkAttachmentDefinitions of the files. Stands in for `Cluster` when networks are resolved."""
 
     known: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
 
@@ -177,7 +180,7 @@ class Definitions:
 
 
 def definition(document: Document, given: Given = NOTHING) -> Iterator[Finding]:
-    """A NetworkAttachmentDefinition."""
+    """Check a NetworkAttachmentDefinition."""
     raw, place = document.value, document.place
     yield from misplaced.keys(raw.get("metadata"), place.at(("metadata",)))
     fault = definition_fault(raw)
@@ -199,7 +202,7 @@ def definition(document: Document, given: Given = NOTHING) -> Iterator[Finding]:
         mending=_DEFINITION,
     )
     for problem in outcome.problems:
-        if "not JSON" not in problem.text:  # which is told of below, where it is
+        if "not JSON" not in problem.text:  # reported below, with its line
             yield Finding.of(problem, place)
     if isinstance(text, str):
         try:
@@ -214,19 +217,19 @@ def definition(document: Document, given: Given = NOTHING) -> Iterator[Finding]:
 
 
 def repeated(document: Document) -> Iterator[Finding]:
-    """Keys that are there twice: of these, readers take the last."""
+    """Warn about repeated keys in an object: readers use the last value."""
     for line, name in document.twice:
         yield Finding(line, error=False, text=f'key "{name}" is there twice in one object: the last one counts')
 
 
 def key(raw: dict[str, Any]) -> tuple[str, str]:
-    """Namespace and name of an object."""
+    """Return the namespace and name of an object."""
     metadata = raw["metadata"]
     return metadata.get("namespace") or "default", metadata["name"]
 
 
 def definition_fault(raw: dict[str, Any]) -> Problem | None:
-    """What keeps the object from being a NetworkAttachmentDefinition that a pod could name."""
+    """Return why the object is not a valid NetworkAttachmentDefinition, None if it is."""
     if raw.get("apiVersion") != _NAD_VERSION:
         return Problem(
             f"{NAD}: apiVersion: expected {_NAD_VERSION}, got {raw.get('apiVersion')!r}", ("apiVersion",)
@@ -235,7 +238,7 @@ def definition_fault(raw: dict[str, Any]) -> Problem | None:
 
 
 def metadata_fault(raw: dict[str, Any], what: str) -> Problem | None:
-    """What is wrong with the name, the namespace or the annotations of an object."""
+    """Return what is wrong with an object's name, namespace or annotations, or with the type of its spec."""
     metadata = raw.get("metadata")
     if not isinstance(metadata, dict):
         return Problem(f"{what}: metadata: expected an object, got {metadata!r}", ("metadata",))

@@ -1,4 +1,4 @@
-"""Where in a file a value stands, in JSON and YAML, and in texts inside a document that are one of them again."""
+"""Line numbers of the values in JSON and YAML files, also of JSON and YAML inside strings of a document."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ import yaml
 from wirespeed.kube import kubeyaml
 
 Step = str | int  # a key, or an index from 0
-Lines = Callable[[int], int]  # from an offset in a text to the line of the file, from 1
+Lines = Callable[[int], int]  # offset in a text to line number of the file, from 1
 
 _SPACE = re.compile(r"[ \t\n\r]*")
-_SEPARATOR = re.compile(r"^---(?=\s|$)", re.MULTILINE)  # nothing but the end of a document begins a line so
-_ACTION = re.compile(r"\{\{|\{%")  # of Helm, Go or Jinja
+_SEPARATOR = re.compile(r"^---(?=\s|$)", re.MULTILINE)  # in YAML, no other line begins with it
+_ACTION = re.compile(r"\{\{|\{%")  # template expression of Helm, Go or Jinja
 TEMPLATE = "a template is not read: check what is made of it, such as the output of `helm template`"
-_BRACKET = re.compile(r'"(?:[^"\\]|\\.)*"|[][{}]', re.DOTALL)  # or a string, in which there are none
+_BRACKET = re.compile(r'"(?:[^"\\]|\\.)*"|[][{}]', re.DOTALL)  # strings are matched too, to skip brackets in them
 _DECODER = json.JSONDecoder()
 
 
 class UnreadableError(Exception):
-    """The text is neither JSON nor YAML; `line` is where that shows."""
+    """The text is neither JSON nor YAML; `line` is where parsing failed."""
 
     def __init__(self, line: int, text: str) -> None:
         super().__init__(text)
@@ -33,19 +33,19 @@ class UnreadableError(Exception):
 
 
 class TemplateError(UnreadableError):
-    """The text is what Helm or another program makes a document of."""
+    """The text is a template of Helm or a similar program."""
 
 
 @dataclass(eq=False)
 class Place:
-    """Where a value is: the line of its key, else of its beginning. `lines` is for the text of a string."""
+    """A value's position: the line of its key, or else of its beginning. `lines` maps offsets inside a string."""
 
     line: int
     parts: dict[Step, Place] = field(default_factory=dict)
     lines: Lines = lambda _: 1
 
     def at(self, steps: tuple[Step, ...]) -> Place:
-        """The place of what the steps lead to, or of the last thing on the way that is there."""
+        """Return the place that the steps lead to, or the deepest one on the way that exists."""
         place = self
         for step in steps:
             if step not in place.parts:
@@ -56,7 +56,7 @@ class Place:
 
 @dataclass
 class Document:
-    """A value and its place; `twice` are the keys that an object had already, and their lines."""
+    """A value and its place. `twice` has the repeated keys of objects, with their lines."""
 
     value: Any
     place: Place
@@ -65,15 +65,15 @@ class Document:
 
 
 def lines_of(text: str) -> Lines:
-    """The lines of a file's own text."""
+    """Return the map from offsets in a file's text to its line numbers."""
     ends = [match.start() for match in re.finditer("\n", text)]
     return lambda offset: bisect_left(ends, offset) + 1
 
 
 def read(text: str, lines: Lines | None = None, *, json_only: bool = False) -> list[Document]:
-    """The documents of a text. Raises UnreadableError.
+    """Return the documents of a text. Raises UnreadableError.
 
-    One that begins as JSON does is JSON, unless it is none and yet YAML.
+    A text that begins with { or [ is parsed as JSON, and as YAML if that fails.
     """
     lines = lines or lines_of(text)
     if not json_only and not text.lstrip().startswith(("{", "[")):
@@ -90,7 +90,7 @@ def read(text: str, lines: Lines | None = None, *, json_only: bool = False) -> l
 
 
 def readable(text: str, *, json_only: bool = False) -> Iterator[Document | UnreadableError]:
-    """The documents of a file, and what cannot be read of it: of several documents one does not hide the others."""
+    """Yield the documents of a file. In a YAML stream, an unreadable document does not hide the others."""
     lines = lines_of(text)
     try:
         yield from read(text, lines, json_only=json_only)
@@ -108,7 +108,7 @@ def readable(text: str, *, json_only: bool = False) -> Iterator[Document | Unrea
 
 
 def _told(error: UnreadableError, text: str, begin: int, lines: Lines) -> UnreadableError:
-    """The error, or that the text is a template, where that is why."""
+    """Return a TemplateError instead of the error if the text contains a template expression."""
     action = _ACTION.search(text)
     if action is None:
         return error
@@ -116,7 +116,7 @@ def _told(error: UnreadableError, text: str, begin: int, lines: Lines) -> Unread
 
 
 def read_json(text: str, lines: Lines) -> Document:
-    """The value of a JSON text. Raises UnreadableError."""
+    """Parse a JSON text. Raises UnreadableError."""
     try:
         value = json.loads(text)
         document = Document(value, Place(lines(0)), is_json=True)
@@ -124,13 +124,13 @@ def read_json(text: str, lines: Lines) -> Document:
     except json.JSONDecodeError as error:
         reason = f"{error.msg[:1].lower()}{error.msg[1:]}{_unclosed(text, error.pos, lines)}"
         raise UnreadableError(lines(error.pos), f"not JSON: {reason}") from error
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits, thousands of brackets
+    except (ValueError, RecursionError) as error:  # numbers of thousands of digits, deep nesting
         raise UnreadableError(lines(0), f"not JSON: {_line(error)}") from error
     return document
 
 
 def _unclosed(text: str, end: int, lines: Lines) -> str:
-    """The bracket that is not closed where a JSON text ends, or has another closed; "" where that is not so."""
+    """Describe the open bracket if parsing failed at the end of the text or at a wrong bracket; else return ""."""
     opened: list[int] = []
     for match in _BRACKET.finditer(text, 0, end):
         if match[0] in "[{":
@@ -149,7 +149,7 @@ def _skip(text: str, at: int) -> int:
 
 
 def _scan(text: str, at: int, lines: Lines, twice: list[tuple[int, str]]) -> tuple[Place, int]:
-    """The place of the value at an offset of a JSON text that is known to be one, and where the value ends."""
+    """Return the place of the value at an offset of a valid JSON text, and the offset of the value's end."""
     place = Place(lines(at))
     if text[at] not in "{[":
         _, end = _DECODER.raw_decode(text, at)
@@ -209,7 +209,7 @@ def _line(error: object) -> str:
 
 
 def _repeated(node: yaml.Node, lines: Lines, twice: list[tuple[int, str]], seen: set[int]) -> None:
-    """Keys that are there twice, but for those that are merged."""
+    """Collect repeated keys of mappings; merge keys (<<) may repeat."""
     if id(node) in seen:
         return
     seen.add(id(node))
@@ -228,7 +228,7 @@ def _repeated(node: yaml.Node, lines: Lines, twice: list[tuple[int, str]], seen:
 
 
 class _Placed:
-    """Places of the nodes of one YAML document; a node that others refer to has one place."""
+    """Places of the nodes of one YAML document. An anchored node has a single place for all its aliases."""
 
     def __init__(self, text: str, lines: Lines) -> None:
         self._text = text
@@ -236,8 +236,8 @@ class _Placed:
         self._known: dict[int, Place] = {}
 
     def place(self, node: yaml.Node, line: int = 0) -> Place:
-        """The node's place; `line` is that of its key, 0 where it has none."""
-        if id(node) in self._known:  # which may be inside itself
+        """Return the node's place; `line` is that of its key, 0 for a node without one."""
+        if id(node) in self._known:  # a node may contain itself
             return self._known[id(node)]
         place = self._known[id(node)] = Place(line or self._lines(node.start_mark.index))
         if isinstance(node, yaml.MappingNode):
@@ -255,7 +255,7 @@ class _Placed:
         return place
 
     def _lines_inside(self, node: yaml.ScalarNode) -> Lines:
-        """The lines of a string's text."""
+        """Return the map from offsets in a string to line numbers."""
         offsets: list[int] = []
 
         def line(offset: int) -> int:
@@ -267,10 +267,10 @@ class _Placed:
 
 
 def _offsets(source: str, node: yaml.ScalarNode) -> list[int]:
-    """Where in `source` each character of a string is, and its end.
+    """Return the offset in `source` of each character of a string, and of its end.
 
-    The characters of a string come in the same order whatever style it is written in: those that are no space are
-    found one after the other, passing over indentation and the backslashes of escapes.
+    In every YAML style, a string's characters appear in order. Non-space characters are therefore searched for one
+    after the other, which skips indentation and the backslashes of escapes.
     """
     at, end = node.start_mark.index, node.end_mark.index
     if node.style in ("|", ">"):

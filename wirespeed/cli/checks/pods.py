@@ -1,4 +1,4 @@
-"""The networks that pods ask for: a dry run of an ADD up to its first change, with the definitions of the files."""
+"""Checks of pods' networks: a dry run of an ADD up to its first change, with the definitions in the files."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from wirespeed.plugins.meta.networks import RESOURCE_NAME
 from wirespeed.plugins.meta.resolve import Pod, Resolver
 from wirespeed.plugins.meta.selection import DEFAULT_NETWORK, NETWORKS
 
-# Kinds with a pod in them, and where.
+# Kinds that contain a pod, with the path to it.
 TEMPLATES: Mapping[str, tuple[str, ...]] = {
     "Pod": (),
     "PodTemplate": ("template",),
@@ -41,7 +41,7 @@ TEMPLATES: Mapping[str, tuple[str, ...]] = {
     "Job": ("spec", "template"),
     "CronJob": ("spec", "jobTemplate", "spec", "template"),
 }
-# Kubernetes' own API groups; with another, a Job is somebody else's.
+# Kubernetes' own API groups. A Job of another group is a different kind.
 _GROUPS = frozenset({"apps", "batch", "extensions"})
 _REQUEST = Request(command="ADD", container_id="check", netns="/check", ifname="eth0")
 _CONFIG = MetaConfig(name="check", cni_version=versions.LATEST, delegates=[{"name": "primary", "type": "primary"}])
@@ -55,20 +55,20 @@ _SPEC = Mending(
 )
 _ELEMENTS = Mending(keys={"name": "unknown"}, elements={"": {"name": "unknown"}})
 _RESOURCE = re.compile(r"resource ([^\s:]+)")
-_MANY = 100  # devices of a resource whose number is not known
+_MANY = 100  # devices assumed of a resource whose number is unknown
 
 Elements = list[dict[str, Any]]
 
 
 class OfflineChain(Chain):
-    """Chains whose executables are on other machines."""
+    """A chain whose plugins' executables are on other machines."""
 
     def check_plugins(self, network: Network, path: Sequence[str]) -> None:
-        """They are not here."""
+        """Do nothing: the executables are not on this machine."""
 
 
 class _Forgiving(Definitions):
-    """Definitions among which every network is; one that is not there, or wrong, takes whatever is asked of it."""
+    """Definitions that include every network; a missing or invalid one accepts every capability."""
 
     def network(self, namespace: str, name: str) -> dict[str, Any]:
         return self.known.get((namespace, name)) or _anything(namespace, name)
@@ -82,9 +82,9 @@ def _anything(namespace: str, name: str) -> dict[str, Any]:
 
 @dataclass(frozen=True, kw_only=True)
 class _Asked:
-    """A network that a pod asks for: the element of its annotation, mended where it was wrong, and its place.
+    """A network that a pod requests: the element of the annotation, with errors repaired, and its place.
 
-    A `stand_in` is there for one that cannot be told.
+    `stand_in`: the element's name was invalid and has been replaced.
     """
 
     label: str
@@ -95,9 +95,10 @@ class _Asked:
 
 @dataclass(frozen=True, kw_only=True)
 class _Wanted:
-    """What a pod, or each of a template's, asks for; `default` is another master, `devices` what it may have.
+    """What a pod, or each pod of a template, requests.
 
-    `listed` are the resources that its containers name.
+    `default` is the network that replaces the master, `devices` the number of devices per resource, `listed` the
+    resources in the containers' limits and requests.
     """
 
     namespace: str
@@ -113,9 +114,10 @@ class _Wanted:
 
 
 class Pods:
-    """Checks pods against the definitions; `node` gives the plugins of this suite, `on_vfio` what is for DPDK.
+    """Checks pods against the definitions. `node` provides the built-in plugins.
 
-    `lenient` is what the cluster lets pods ask of networks without the capability.
+    `on_vfio` has the resources whose devices are on vfio-pci; `lenient` the capabilities that the cluster accepts
+    for networks that do not declare them.
     """
 
     def __init__(
@@ -135,7 +137,7 @@ class Pods:
         self._chain = OfflineChain(node.plugins)
 
     def check(self, raw: dict[str, Any], place: Place) -> Iterator[Finding]:
-        """The annotations of a pod, or of the template of its kind."""
+        """Check the annotations and the spec of a pod, or of a workload's template."""
         kind, steps = raw["kind"], TEMPLATES[raw["kind"]]
         raw = _with_name(raw)
         yield from misplaced.keys(raw.get("metadata"), place.at(("metadata",)))
@@ -161,7 +163,7 @@ class Pods:
         yield from vfio.findings(_object(pod.get("spec")), place.at((*steps, "spec")), self._on_vfio)
 
     def machine(self, document: Document) -> Iterator[Finding]:
-        """The networks of a virtual machine, whose pod KubeVirt makes, with all devices that they need."""
+        """Check the networks of a virtual machine. The pod that KubeVirt creates has all devices that they need."""
         metadata, elements, place = made.machine(document)
         pod = _with_name({"metadata": metadata})
         yield from misplaced.keys(document.value.get("metadata"), document.place.at(("metadata",)))
@@ -182,7 +184,7 @@ class Pods:
                 yield from found
                 asked.append(each)
         yield from self._together(replace(wanted, networks=tuple(asked)), place)
-        if not elements:  # else KubeVirt writes the annotation anew
+        if not elements:  # otherwise KubeVirt overwrites the annotation
             claimed = {**pod, "spec": {"resourceClaims": [{}]}}
             yield from self._pod(claimed, place.at(("annotations",)))
 
@@ -204,7 +206,7 @@ class Pods:
         yield from self._together(wanted, place)
 
     def _alone(self, wanted: _Wanted, asked: _Asked) -> tuple[list[Finding], _Asked]:
-        """What is wrong with one network, whatever others there are; and the same mended."""
+        """Find what is wrong with one network by itself; return the findings and the repaired network."""
         found = [] if (unknown := self._unknown(asked)) is None else [unknown]
 
         def run(element: dict[str, Any]) -> None:
@@ -221,14 +223,14 @@ class Pods:
         labels = ["/".join(key) for key in self._definitions.known]
         near = difflib.get_close_matches(asked.label, labels, 1)
         hint = f"; the nearest is {near[0]}" if near else ""
-        # Other namespaces are others' to fill, so theirs may be in the cluster.
+        # An error only if the files have networks of that namespace; other namespaces' may be in the cluster.
         whole = any(namespace == asked.label.partition("/")[0] for namespace, _ in self._definitions.known)
         return Finding(
             asked.place.line, error=whole, text=f"network {asked.label}: none of the files has this {NAD}{hint}"
         )
 
     def _together(self, wanted: _Wanted, place: Place) -> Iterator[Finding]:
-        """What is wrong with all networks of a pod together: names, devices, default routes."""
+        """Find what is wrong with all networks of a pod together: names, devices, default routes."""
         said: set[str] = set()
         while True:
             try:
@@ -245,7 +247,7 @@ class Pods:
                 return
 
     def _run(self, wanted: _Wanted) -> None:
-        """What ADD does with the pod before it changes anything. Raises CniError."""
+        """Run the checks of ADD that precede its first change. Raises CniError."""
         annotations = {
             DEFAULT_NETWORK: json.dumps([asked.element for asked in wanted.default]),
             NETWORKS: json.dumps([asked.element for asked in wanted.networks]),
@@ -255,14 +257,14 @@ class Pods:
             chain=self._chain,
             cluster=self._usable.cluster,
             devices_of=lambda _: self._devices(wanted),
-            served=lambda *_: True,  # that is the node's to know
-            ignored=lambda *_: None,  # told of where the annotation is read
+            served=lambda *_: True,  # known on the node only
+            ignored=lambda *_: None,  # reported where the annotation is read
             devinfo=Path("/"),
         )
         checks.check(resolver.delegates(_REQUEST, self._config, pod), self._chain, elsewhere=True)
 
     def _devices(self, wanted: _Wanted) -> dict[str, list[str]]:
-        """Ids by resource, those that the pod asks for among them."""
+        """Return device ids by resource, including those that the pod's elements name."""
         found: dict[str, list[str]] = {}
         for asked in wanted.all:
             if isinstance(device := asked.element.get("deviceID"), str):
@@ -276,7 +278,7 @@ class Pods:
 
 
 def _machines(element: dict[str, Any], namespace: str, place: Place) -> tuple[list[Finding], _Asked | None]:
-    """A network that a virtual machine names, as an element of its pod's annotation."""
+    """Return a virtual machine's network as an element of its pod's annotation, with findings if it is invalid."""
     try:
         (each,) = selection.parse(json.dumps([element]), namespace=namespace)
     except CniError:
@@ -289,7 +291,7 @@ def _machines(element: dict[str, Any], namespace: str, place: Place) -> tuple[li
 def _of_template(
     raw: dict[str, Any], template: dict[str, Any], steps: tuple[str, ...], place: Place
 ) -> Iterator[Finding]:
-    """What is wrong with the template of a kind that makes pods, and with where its networks are asked for."""
+    """Check a workload's template, and that networks are requested in the right place."""
     kind, metadata, where = raw["kind"], template.get("metadata"), ".".join(steps)
     if not template:
         yield Finding(place.at(steps).line, error=True, text=f"{kind}: {where}: expected the template of a pod")
@@ -298,7 +300,7 @@ def _of_template(
 
 
 def _spec(raw: dict[str, Any], pod: dict[str, Any], steps: tuple[str, ...], place: Place) -> Iterator[Finding]:
-    """What is wrong with a pod by the reader of `wirespeed play`, which is as strict as the API server."""
+    """Check a pod with the reader of `wirespeed play`, which is as strict as the API server."""
     version = "v1" if steps else raw.get("apiVersion")
     metadata = {key: value for key, value in pod["metadata"].items() if value is not None}
     outcome = examine(
@@ -311,22 +313,22 @@ def _spec(raw: dict[str, Any], pod: dict[str, Any], steps: tuple[str, ...], plac
 
 
 def is_read(raw: dict[str, Any]) -> bool:
-    """Whether an object is a pod, or Kubernetes' own kind that makes pods."""
+    """Return whether the object is a pod, or one of Kubernetes' own workload kinds."""
     group, slash, _ = str(raw.get("apiVersion")).rpartition("/")
     return raw["kind"] in TEMPLATES and (not slash or group in _GROUPS)
 
 
 def _is_filled_in(error: CniError, wanted: _Wanted) -> bool:
-    """Whether a device is missing that an admission webhook, the network resources injector, would ask for.
+    """Return whether the missing device would be requested by the network resources injector (admission webhook).
 
-    It adds what networks need to the limits of pods that do not name the resource themselves.
+    The injector adds a network's resource to the limits of pods that do not name that resource themselves.
     """
     match = _RESOURCE.search(error.msg) if error.code == Code.DEVICE else None
     return match is not None and match[1] not in wanted.listed
 
 
 def _listed(spec: dict[str, Any]) -> frozenset[str]:
-    """The resources that the containers name, in limits or requests."""
+    """Return the resources in the containers' limits and requests."""
     found: set[str] = set()
     for key in ("containers", "initContainers"):
         containers = spec.get(key)
@@ -337,7 +339,7 @@ def _listed(spec: dict[str, Any]) -> frozenset[str]:
 
 
 def _with_name(raw: dict[str, Any]) -> dict[str, Any]:
-    """The object with a name like the one that the API server makes from generateName."""
+    """Return the object with a name; generateName becomes a name like the API server's."""
     metadata = _object(raw.get("metadata"))
     if metadata.get("name") or not isinstance(metadata.get("generateName"), str):
         return raw
@@ -345,7 +347,7 @@ def _with_name(raw: dict[str, Any]) -> dict[str, Any]:
 
 
 def _is_usable(key: tuple[str, str], raw: dict[str, Any]) -> bool:
-    """Whether a pod's networks can be told by the definition: one that is wrong is told of where it stands."""
+    """Return whether the definition can be used to check pods. Invalid ones are reported by their own check."""
     text = _object(raw.get("spec")).get("config")
     if not isinstance(text, str) or not text.strip():
         return False
@@ -366,24 +368,24 @@ def _object(value: Any) -> dict[str, Any]:
 
 
 def _limits(spec: dict[str, Any], known: Mapping[str, int]) -> dict[str, int]:
-    """How many of each known resource a pod's containers are given; more than it could have is enough."""
+    """Return how many devices of each known resource the pod gets, at most _MANY."""
     sums: dict[str, int] = {}
     for key in ("containers", "initContainers"):
         containers = spec.get(key)
         for container in map(_object, containers if isinstance(containers, list) else ()):
             if key == "initContainers" and container.get("restartPolicy") != "Always":
-                continue  # what it was given goes to the containers
+                continue  # init containers' devices are reused by the containers
             limits = _object(_object(container.get("resources")).get("limits"))
             for resource in limits.keys() & known.keys():
                 try:
                     sums[resource] = min(sums.get(resource, 0) + quantity.whole(limits[resource]), _MANY)
                 except ValueError:
-                    continue  # the API server's to refuse
+                    continue  # rejected by the API server
     return sums
 
 
 def _read(annotation: str, text: str, namespace: str, place: Place) -> tuple[list[Finding], list[_Asked]]:
-    """What an annotation says: what is wrong with it, and its elements without that."""
+    """Parse an annotation; return the findings, and the elements with errors repaired."""
     if not text.strip():
         return [], []
     if not any(mark in text for mark in '[{"'):
@@ -403,7 +405,7 @@ def _read(annotation: str, text: str, namespace: str, place: Place) -> tuple[lis
     found += [Finding.of(problem, document.place) for problem in outcome.problems]
     try:
         parsed = selection.parse(json.dumps(outcome.value), namespace=namespace, annotation=annotation)
-    except CniError:  # it cannot be mended
+    except CniError:  # cannot be repaired
         return found, []
     return found, [
         _Asked(
@@ -435,7 +437,7 @@ def _read_short(annotation: str, text: str, namespace: str, place: Place) -> tup
 
 
 def _line(text: str, wanted: _Wanted, place: Place) -> int:
-    """Where the network is that a message names last, if possible one with a key that it names."""
+    """Return the line of the last network that the message names, or of the key in its element that it names."""
     best, line = (-1, False, 0), place.line
     for number, asked in enumerate(wanted.all):
         position = text.rfind(f"network {asked.label}")
@@ -447,7 +449,7 @@ def _line(text: str, wanted: _Wanted, place: Place) -> int:
 
 
 def _without(error: CniError, wanted: _Wanted) -> _Wanted:
-    """The same pod without what has been told: it gets devices enough, or names that nobody else has."""
+    """Return the same pod without the reported problem: with enough devices, or without the conflicting key."""
     if error.code in (Code.DEVICE, Code.POLICY) and (match := _RESOURCE.search(error.msg)):
         return replace(wanted, devices={**wanted.devices, match[1]: _MANY})
     dropped = "interface" if error.code == Code.INTERFACE else "default-route"

@@ -1,4 +1,4 @@
-"""All that is wrong with a value, by code that stops at the first problem: it is mended in a copy, for the next."""
+"""Find all problems of a value with code that stops at the first: repair that one in a copy, and run it again."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from wirespeed.cli.checks.places import Step
 from wirespeed.cni.errors import CniError
 from wirespeed.plugins.meta import config as meta_config
 
-_MOST = 100  # problems of one value that are told
+_MOST = 100  # problems reported per value
 
-# How messages say where something is.
+# How messages name the place of a problem.
 _WHERE = re.compile(
     r"""keys?\ "(?P<key>[^"]+)"
       | unknown\ key\ (?:"(?P<double>[^"]+)"|'(?P<single>[^']+)'|(?P<bare>\S+)\ is\ ignored)
@@ -36,7 +36,7 @@ _MENTIONED = re.compile(r'["`]([^"`\s]+)["`]')
 
 @dataclass(frozen=True)
 class Problem:
-    """What is wrong with the value that the steps lead to; an error is what its reader refuses."""
+    """What is wrong with the value that `steps` lead to. With `error` false it is a warning."""
 
     text: str
     steps: tuple[Step, ...] = ()
@@ -45,10 +45,10 @@ class Problem:
 
 @dataclass(frozen=True, kw_only=True)
 class Mending:
-    """How a value is set right so that the next problem shows.
+    """How a problem is repaired so that the next one shows.
 
-    A key gets its value from `keys`, else it is taken out. An element of a list becomes the one that `elements`
-    has for the list's key ("" for a list that is the value itself), else the list is taken out.
+    A key gets its value from `keys`, or else is removed. A list element is replaced by the value in `elements` for
+    the list's key ("" if the whole value is the list), or else the list is removed.
     """
 
     keys: Mapping[str, Any]
@@ -60,7 +60,7 @@ NOTHING = Mending(keys={}, elements={})
 
 @dataclass(frozen=True)
 class Outcome:
-    """All that was found, and the value with it mended as far as it could be."""
+    """The problems found, and the value with all of them repaired as far as possible."""
 
     problems: list[Problem]
     value: Any
@@ -74,10 +74,10 @@ def examine(
     reword: Callable[[str], str] = lambda text: text,
     split: Callable[[str], list[str]] | None = None,
 ) -> Outcome:
-    """What `run` raises as CniError and logs as warnings for the value, as `reword` puts it.
+    """Collect the CniErrors that `run` raises for the value and the warnings it logs; `reword` edits the messages.
 
-    A message about what another one is the reason for is left out. With `split`, which takes a message apart, the
-    value's reader tells of everything at once.
+    Messages that only follow from an earlier problem are left out. With `split`, which takes a message apart, `run`
+    reports everything in one message, so nothing is repaired.
     """
     value = copy.deepcopy(value)
     found: list[Problem] = []
@@ -97,12 +97,12 @@ def examine(
 
 
 def without(*prefixes: str) -> Callable[[str], str]:
-    """Leaves out what a message begins with: the line that it is told for says as much."""
+    """Return a function that removes these prefixes from messages: the finding's line already shows the place."""
     return lambda text: text[max((len(each) for each in prefixes if text.startswith(each)), default=0) :]
 
 
 def _outcome(run: Callable[[Any], object], value: Any) -> tuple[str | None, list[str]]:
-    meta_config.warn.cache_clear()  # it warns once in a process
+    meta_config.warn.cache_clear()  # warn() reports each text once per process
     with _warnings() as warnings:
         try:
             run(value)
@@ -113,7 +113,7 @@ def _outcome(run: Callable[[Any], object], value: Any) -> tuple[str | None, list
 
 @contextmanager
 def _warnings() -> Iterator[list[str]]:
-    """What is logged as a warning meanwhile; it goes nowhere else."""
+    """Capture the warnings logged meanwhile, instead of their normal output."""
     found: list[str] = []
 
     class Handler(logging.Handler):
@@ -129,7 +129,7 @@ def _warnings() -> Iterator[list[str]]:
 
 
 def locate(value: Any, text: str) -> tuple[tuple[Step, ...], str]:
-    """The steps to what a message names, as far as it is there, and the key that is not, "" if all is."""
+    """Return the steps to what the message names, as far as it exists, and the first key that does not, or ""."""
     steps: list[Step] = []
     for match in _WHERE.finditer(text):
         named = next(part for part in match.groups() if part)
@@ -153,7 +153,7 @@ def _split(named: str, *, number: bool) -> list[Step]:
 
 
 def _step(value: Any, wanted: Step) -> Step | None:
-    """The key or index of the value that is meant: some are read in any case, or have another spelling."""
+    """Return the matching key or index of the value. Keys may differ in case and hyphens, as for some readers."""
     if isinstance(value, list):
         return wanted if isinstance(wanted, int) and wanted < len(value) else None
     if not isinstance(value, dict) or wanted in value:
@@ -166,12 +166,12 @@ def _plain(key: object) -> str:
 
 
 def _follows(text: str, steps: tuple[Step, ...], missing: str, mended: set[tuple[Step, ...]]) -> bool:
-    """Whether the message is about, or mentions, something that has been mended."""
+    """Return whether the message is about, or mentions, something that has been repaired."""
     here = _folded(steps)
     if here in mended or (missing and _folded((*steps, missing)) in mended):
         return True
     if not missing and steps and isinstance(steps[-1], int) and any(path[:-1] == here for path in mended):
-        return True  # of an element without what was wrong in it
+        return True  # about an element from which the wrong part was removed
     for name in _MENTIONED.findall(text):
         paths = [(*steps[:-1], name), (*steps, name), tuple(_split(name, number=False))]
         if any(_folded(path) in mended for path in paths):
@@ -186,8 +186,8 @@ def _folded(steps: tuple[Step, ...]) -> tuple[Step, ...]:
 def _mend(
     value: Any, steps: tuple[Step, ...], missing: str, mending: Mending, mended: set[tuple[Step, ...]]
 ) -> bool:
-    """Set right what is there, or put in what is missing; whether that could be done."""
-    if _folded((*steps, missing) if missing else steps) in mended:  # in vain: all that it is in goes
+    """Repair the value at `steps`, or add the missing key. Return whether that was possible."""
+    if _folded((*steps, missing) if missing else steps) in mended:  # that did not help: remove the list around it
         missing, steps = "", _list_around(steps)
     holder = _follow(value, steps)
     if missing in mending.keys and isinstance(holder, dict):
@@ -216,13 +216,13 @@ def _mend(
 
 
 def _list_around(steps: tuple[Step, ...]) -> tuple[Step, ...]:
-    """The steps to the innermost list that they lead through; none where there is no list."""
+    """Return the steps to the innermost list on the way; empty if there is none."""
     last = max((index for index, step in enumerate(steps) if isinstance(step, int)), default=0)
     return steps[:last]
 
 
 def _element(value: Any, instead: Any) -> Any:
-    """What a wrong element becomes: it keeps its name, by which others may refer to it."""
+    """Return the replacement of a wrong element. It keeps its name, since others may refer to it."""
     if isinstance(value, dict) and isinstance(value.get("name"), str) and isinstance(instead, dict):
         return {"name": value["name"], **copy.deepcopy(instead)}
     return copy.deepcopy(instead)

@@ -1,6 +1,7 @@
-"""JSON Schemas of the configurations, from the Structs and the key tables that their readers go by.
+"""JSON Schemas of the configurations, from the Structs and key tables that their readers use.
 
-A schema says no more than its reader does: what it refuses is refused. What only holds between keys is not in it.
+A schema is at least as permissive as its reader: what the schema rejects, the reader rejects. Rules that relate
+several keys are not in the schema.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
 def schema(kind: str) -> Schema:
-    """The schema of one of KINDS."""
+    """Return the schema of one of KINDS."""
     title, make = KINDS[kind]
     return {"$schema": _DIALECT, "title": title, **make()}
 
@@ -47,12 +48,12 @@ def _list(items: Schema, **more: Any) -> Schema:
 
 
 def _any_case(text: str) -> str:
-    """A pattern for the text in any case: the dialect has no flag for that."""
+    """Return a pattern that matches the text in any case. JSON Schema patterns have no flag for that."""
     return "".join(f"[{c.lower()}{c.upper()}]" if c.isalpha() else f"\\{c}" if c in ".-/" else c for c in text)
 
 
 def _object(keys: Iterable[str], details: Mapping[str, Schema], **more: Any) -> Schema:
-    """An object with these keys; null is "not given". A key without details may be anything."""
+    """An object with these keys; null means "not given". A key without details accepts any value."""
     return {"type": "object", "properties": {key: _or_null(details.get(key, {})) for key in keys}, **more}
 
 
@@ -63,7 +64,7 @@ def _or_null(found: Schema) -> Schema:
 def _own(
     kind: str, keys: Iterable[str], others: Iterable[str], details: Mapping[str, Schema], *, unknown: Schema | bool
 ) -> Schema:
-    """A plugin's configuration under its own type: its keys in whatever case, and what others may be."""
+    """A plugin's configuration under our own type, with its keys in any case. `others` are keys it may have too."""
     found = _object(keys, details)
     return {
         **found,
@@ -73,13 +74,13 @@ def _own(
 
 
 def _no_others(keys: Iterable[str], *, unknown: Schema | bool = False) -> Schema:
-    """What keeps an object to these keys, in whatever case."""
+    """Restrict an object to these keys, in any case."""
     names = "|".join(map(_any_case, keys))
     return {"patternProperties": {f"^(?:{names})$": {}}, "additionalProperties": unknown}
 
 
 def _part(keys: Iterable[str], details: Mapping[str, Schema] | None = None) -> Schema:
-    """A part of a plugin's configuration under its own type."""
+    """An object inside a plugin's configuration under our own type."""
     return _object(keys, details or {}, **_no_others(keys))
 
 
@@ -247,7 +248,7 @@ def _meta() -> Schema:
 
 
 def _networks() -> Schema:
-    element = _object(selection.KEYS, _ELEMENT, required=["name"])  # another key has no effect, and is no mistake
+    element = _object(selection.KEYS, _ELEMENT, required=["name"])  # unknown keys are ignored, so they are valid
     element["properties"]["name"] = _ELEMENT["name"]
     return _list(element)
 
@@ -262,7 +263,7 @@ def _device_plugin() -> Schema:
     }
 
 
-# What `wirespeed check --schema` shows: a title, and what makes the rest.
+# For `wirespeed check --schema`: a title, and the function that creates the rest.
 KINDS: Mapping[str, tuple[str, Callable[[], Schema]]] = {
     "agent": ("The agent's configuration", lambda: msgspec.json.schema(NodeConfig)),
     "meta": ("The meta-plugin's CNI configuration", _meta),

@@ -1,4 +1,4 @@
-"""Pods with devices on vfio-pci: whether their containers have what DPDK needs to use them."""
+"""Checks of pods with devices on vfio-pci: do their containers have what DPDK needs?"""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from wirespeed.plugins.meta.networks import RESOURCE_NAME
 from wirespeed.provision.policy import KIND as NODE_POLICY
 
 _DRIVER = "vfio-pci"
-_ANY_PREFIX = "*"  # an operator's configuration says which, and that is not in the files
+_ANY_PREFIX = "*"  # the prefix is in the operator's configuration, not in the files
 
 
 class Resources:
-    """The resources whose devices are on vfio-pci, as far as device plugin, policies and networks say it."""
+    """The resources whose devices are on vfio-pci, as far as device plugin, policies and networks tell."""
 
     def __init__(self) -> None:
         self._names: set[str] = set()
 
     def add(self, kind: str, value: Any) -> None:
-        """Learn of a document."""
+        """Add the resources of a document."""
         if kind == "device plugin":
             self._names |= set(_of_pools(_object(value)))
         elif kind == NODE_POLICY:
@@ -32,18 +32,18 @@ class Resources:
                 self._names.add(f"{_ANY_PREFIX}/{spec.get('resourceName')}")
 
     def add_network(self, raw: Mapping[str, Any]) -> None:
-        """Learn of a NetworkAttachmentDefinition: its network may bind the driver."""
+        """Add the resource of a NetworkAttachmentDefinition whose network binds vfio-pci."""
         resource = _object(_object(raw.get("metadata")).get("annotations")).get(RESOURCE_NAME)
         if isinstance(resource, str) and _DRIVER in _drivers(_object(raw.get("spec")).get("config")):
             self._names.add(resource)
 
     def among(self, names: Iterable[str]) -> list[str]:
-        """Those of the names that are on vfio-pci."""
+        """Return those of the names that are on vfio-pci."""
         return [each for each in names if {each, f"{_ANY_PREFIX}/{each.partition('/')[2]}"} & self._names]
 
 
 def findings(spec: Mapping[str, Any], place: Place, resources: Resources) -> Iterator[Finding]:
-    """What the containers of a pod's spec lack: all warnings, for a program may do without."""
+    """Find what a pod's containers lack. All are warnings, since a program may not need it."""
     containers = spec.get("containers")
     for number, container in enumerate(containers if isinstance(containers, list) else ()):
         limits = _object(_object(_object(container).get("resources")).get("limits"))
@@ -61,7 +61,7 @@ def findings(spec: Mapping[str, Any], place: Place, resources: Resources) -> Ite
 
 
 def _cannot_lock(context: Mapping[str, Any]) -> str:
-    """Why a container cannot lock the memory that its device reads and writes; "" if it can."""
+    """Return why a container cannot lock the memory that its device accesses; "" if it can."""
     if context.get("privileged") is True:
         return ""
     asked = _object(context.get("capabilities"))
@@ -77,7 +77,7 @@ def _cannot_lock(context: Mapping[str, Any]) -> str:
 
 
 def _of_pools(config: Mapping[str, Any]) -> Iterator[str]:
-    """The resources of a device plugin's configuration whose devices are all on vfio-pci."""
+    """Yield the resources of a device plugin's configuration whose selectors all choose vfio-pci alone."""
     pools = next((value for key, value in config.items() if key.lower() == "resourcelist"), ())
     for pool in map(_lowered, _list(pools)):
         chosen = pool.get("selectors")
@@ -88,7 +88,7 @@ def _of_pools(config: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _drivers(config: Any) -> list[Any]:
-    """The drivers that the plugins of a network bind."""
+    """Return the drivers that a network's plugins bind."""
     try:
         network = json.loads(config) if isinstance(config, str) else {}
     except (ValueError, RecursionError):
@@ -98,7 +98,7 @@ def _drivers(config: Any) -> list[Any]:
 
 
 def _lowered(value: Any) -> dict[str, Any]:
-    """With keys as the peer reads them: whatever their case."""
+    """Return the object with lower-case keys: they are read in any case, as the SR-IOV device plugin reads them."""
     return {str(key).lower(): each for key, each in _object(value).items()}
 
 

@@ -1,28 +1,28 @@
-"""The arguments of DPDK's EAL for the pod's interfaces; DPDK 20.11 and newer."""
+"""EAL arguments for the pod's interfaces, for DPDK 20.11 and newer."""
 
 from __future__ import annotations
 
 import re
 
-from wirespeed.eal.pod import Interface, Sources, interfaces
-from wirespeed.eal.resources import cpus, hugepages
+from .pod import Interface, Sources, interfaces
+from .resources import cpus, hugepages
 
-_ROLES = {"master": "server", "slave": "client"}  # as DPDK calls memif's since 20.11
+_ROLES = {"master": "server", "slave": "client"}  # DPDK's names for memif roles since 20.11
 _PLAIN = re.compile(r"[^\s,\"'\\\0]+")
 _MAC = re.compile(r"[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}")
 
 
 class EalError(Exception):
-    """The pod's interfaces cannot be told to the EAL; the text says which and why."""
+    """An interface has no EAL argument; the text names it and the reason."""
 
 
 def arguments(
     sources: Sources | None = None, *, cores: int = 0, memory: int | None = None, file_prefix: str = ""
 ) -> list[str]:
-    """The arguments: CPUs, hugepage memory, a file prefix of the pod's own, devices.
+    """Return the EAL arguments: CPUs, hugepage memory, the pod's own file prefix, devices.
 
-    `cores` takes that many of the container's CPUs (0: all), `memory` is MiB instead of the container's limit (0:
-    leave it to DPDK). Raises EalError.
+    `cores` limits the number of the container's CPUs (0: all). `memory` is in MiB and overrides the container's
+    limit (0: leave it to DPDK). Raises EalError.
     """
     sources = sources or Sources()
     found = interfaces(sources)
@@ -35,13 +35,13 @@ def arguments(
     args += ["-m", str(mib)] if mib else []
     args.append(f"--file-prefix={file_prefix or _prefix(sources)}")
     if any(device.startswith("virtio_user") for device in virtual):
-        args.append("--single-file-segments")  # vhost-user passes 8 regions of memory at most
+        args.append("--single-file-segments")  # vhost-user supports at most 8 memory regions
     args += [part for address in devices for part in ("-a", address)] or ["--no-pci"]
     return [*args, *(f"--vdev={device}" for device in virtual)]
 
 
 def _prefix(sources: Sources) -> str:
-    """A name that no other process of the node, nor another container of the pod, uses for its hugepage files."""
+    """Return a prefix for hugepage files that is unique among the node's processes and the pod's containers."""
     parts = [sources.environ.get("POD_NAME") or sources.hostname, sources.environ.get("CONTAINER_NAME", "")]
     return "-".join(["ws", *(re.sub(r"[^A-Za-z0-9._-]", "-", part) for part in parts if part)])
 

@@ -1,4 +1,4 @@
-"""A file of the Downward API: one annotation a line, its value quoted as Go quotes (strconv.Quote)."""
+"""Reads a Downward API file: one annotation per line, its value quoted as by Go's strconv.Quote."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _SIMPLE = {"a": "\a", "b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v"
 
 
 def read(text: str) -> dict[str, str]:
-    """The annotations by name; a line that is none says nothing."""
+    """Return the annotations by name; other lines are ignored."""
     found = {}
     for line in text.split("\n"):
         match = _LINE.fullmatch(line)
@@ -20,8 +20,8 @@ def read(text: str) -> dict[str, str]:
 
 
 def unquote(text: str) -> str:
-    """What Go has quoted; bytes that are no UTF-8 become U+FFFD."""
-    # Escapes of bytes (\xff) are of the text's UTF-8, so all becomes bytes first.
+    """Undo Go's quoting; invalid UTF-8 becomes U+FFFD."""
+    # Escapes such as \xff are bytes of the UTF-8 text, so everything is converted to bytes first.
     pieces, end = [], 0
     for match in _ESCAPE.finditer(text):
         pieces += [text[end : match.start()].encode(errors="replace"), _escaped(match)]

@@ -1,4 +1,4 @@
-"""What the container may use: its CPUs and its hugepages."""
+"""The CPUs and hugepages that the container may use."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from wirespeed.eal.pod import Sources
+from .pod import Sources
 
-# Of cgroup v2, and of v1 where controllers are mounted one by one.
+# Paths of cgroup v2, then of v1 with each controller mounted separately.
 _CPUSETS = ("cpuset.cpus.effective", "cpuset/cpuset.effective_cpus", "cpuset/cpuset.cpus")
 _LIMITS = ("hugetlb.{size}.max", "hugetlb/hugetlb.{size}.limit_in_bytes")
-_SIZES = (("1GB", "1G"), ("2MB", "2M"))  # as cgroups and as the Downward API name them
-_UNLIMITED = 1 << 40  # bytes: cgroup v1 writes a huge number for none
+_SIZES = (("1GB", "1G"), ("2MB", "2M"))  # names in cgroup files, and in Downward API files
+_UNLIMITED = 1 << 40  # bytes; for no limit, cgroup v1 has a huge number
 _MIB = 1 << 20
 
 
 def cpus(sources: Sources | None = None) -> list[int]:
-    """The CPUs that this process may run on, and that the container's cpuset has."""
+    """Return the CPUs that both the process's affinity and the container's cpuset include."""
     sources = sources or Sources()
     mine = os.sched_getaffinity(0)
     for name in _CPUSETS:
@@ -29,16 +29,16 @@ def cpus(sources: Sources | None = None) -> list[int]:
 
 
 def hugepages(sources: Sources | None = None) -> int:
-    """MiB of hugepages that the container may use, of all sizes; 0 where nobody says.
+    """Return the MiB of hugepages that the container may use, of all sizes; 0 if no source tells.
 
-    The cgroup's limit counts; else what the Downward API says in files like hugepages_1G_limit_<container>.
+    The source is the cgroup's limit, or else Downward API files such as hugepages_1G_limit_<container>.
     """
     sources = sources or Sources()
     return _cgroup_limit(sources) or _downward_limit(sources)
 
 
 def parse_list(text: str) -> set[int]:
-    """The numbers of a list as the kernel writes it, "0-3,8"; what is no list has none."""
+    """Return the numbers in a kernel list such as "0-3,8"; none if it is invalid."""
     found: set[int] = set()
     for piece in text.strip().split(","):
         match = re.fullmatch(r"([0-9]{1,5})(?:-([0-9]{1,5}))?", piece)
@@ -63,9 +63,9 @@ def _downward_limit(sources: Sources) -> int:
 
 
 def _downward_values(sources: Sources, size: str) -> Iterator[int]:
-    """MiB by the files for a size; with the container's name first, a limit before a request.
+    """Yield the MiB in the files for a page size: limits before requests, files with the container's name first.
 
-    A value is in the unit of the pod's divisor, which usually is 1Mi; a large one is in bytes.
+    A value is in units of the pod's divisor. It is taken as MiB (divisor 1Mi) if small, as bytes if large.
     """
     container = sources.environ.get("CONTAINER_NAME", "")
     suffixes = [f"_{container}", ""] if container and "/" not in container else [""]

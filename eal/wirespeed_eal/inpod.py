@@ -1,4 +1,7 @@
-"""The program `wirespeed` of an application's container: `eal` and `ready`. It needs Python alone."""
+"""The program `wirespeed` of an application's container: `eal` and `ready`. It needs Python alone.
+
+An installation of wirespeed-eal has the same two commands as wirespeed-eal and wirespeed-ready.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +15,17 @@ For an application in a pod:
   eal    the arguments of DPDK's EAL for the pod's interfaces (wirespeed eal --help)
   ready  whether the ports of the container's DPDK application are up: for a readiness probe
 """
+_READY_USAGE = """\
+Usage: wirespeed-ready
+
+Exits with 0 if all ports of the container's DPDK application are up, else with 1 and the reason on standard error.
+"""
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run a command; the exit status."""
     if arguments[:1] == ["eal"]:
-        from wirespeed.eal.command import main as eal  # noqa: PLC0415 — a probe shall not load it
+        from .command import main as eal  # noqa: PLC0415 — a probe shall not load it
 
         return eal(arguments[1:])
     if arguments == ["ready"]:
@@ -31,8 +39,25 @@ def main(arguments: Sequence[str]) -> int:
 
 def ready() -> int:
     """0 if the container's DPDK application is ready; 1, and the reason on standard error, if not."""
-    from wirespeed.ready import problem, runtime_folder  # noqa: PLC0415
+    from .ready import problem, runtime_folder  # noqa: PLC0415
 
     if text := problem(runtime_folder()):
         sys.stderr.write(f"{text}\n")
     return 1 if text else 0
+
+
+def eal_script() -> int:
+    """`wirespeed-eal`; the exit status."""
+    from .command import main as eal  # noqa: PLC0415
+
+    return eal(sys.argv[1:], program="wirespeed-eal")
+
+
+def ready_script() -> int:
+    """`wirespeed-ready`; the exit status."""
+    arguments = sys.argv[1:]
+    if not arguments:
+        return ready()
+    help_ = arguments in (["-h"], ["--help"])
+    (sys.stdout if help_ else sys.stderr).write(_READY_USAGE)
+    return 0 if help_ else 2

@@ -1,10 +1,10 @@
-"""The interfaces of the pod that this runs in: from its annotations, the files beside its sockets, its environment.
+"""The interfaces of the pod in which this runs, from three sources:
 
-    network-status              what each interface is, where the network's plugin wrote device-info
+    network-status              each interface, with device-info if the network's plugin wrote it
     userspace/configuration-data, and the files configData-*.json    sockets, roles, queues
-    PCIDEVICE_<RESOURCE>        the PCI addresses that the pod was given
+    PCIDEVICE_<RESOURCE>        the PCI addresses of the pod's devices
 
-Text that is not as it should be says nothing, and stops nothing.
+Invalid text in a source is ignored.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from wirespeed.eal import downward
+from . import downward
 
 NETWORK_STATUS = "k8s.v1.cni.cncf.io/network-status"
 CONFIGURATION_DATA = "userspace/configuration-data"
 MAPPED_DIR = "userspace/mapped-dir"
 DEFAULT_MAPPED_DIR = "/var/lib/cni/usrspcni"
-POOL_DIR = "run/vhost-user"  # where the folders of devices of vhost-user pools are
+POOL_DIR = "run/vhost-user"  # the parent of the devices' directories of vhost-user pools
 
 _PCI = re.compile(r"[0-9a-f]{4}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7]")
 _KINDS = ("pci", "vhost-user", "memif", "vdpa")
@@ -35,9 +35,10 @@ Object = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Sources:
-    """Where is read. `sockets` are folders with sockets, or single files configData-*.json; by default the folder
-    that the pod says its sockets are mapped to, and those of devices below /run/vhost-user. `root` is the root of
-    the file system, for /sys and /run.
+    """Where to read. `sockets` are directories with sockets, or single files configData-*.json.
+
+    By default these are the directory that the pod's annotation userspace/mapped-dir names, and the devices'
+    directories in /run/vhost-user. `root` is the root of the file system, for /sys and /run.
     """
 
     environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
@@ -51,9 +52,10 @@ class Sources:
 class Interface:
     """An interface of the pod.
 
-    `kind` is "host" (the kernel's, of the cluster's network), "sr-iov", "pci" (a device that the environment does
-    not name), "vhost-user", "memif", "vdpa" or "unknown". `role` is the application's: "client" or "server",
-    "master" or "slave". `path` is the socket, or the vdpa device. `name` is "" for a device that no network names.
+    `kind` is "host" (a kernel interface, such as the cluster network's), "sr-iov", "pci" (a device that is not in
+    the environment), "vhost-user", "memif" or "vdpa"; "unknown" only while the sources are read. `role` is the
+    application's: "client" or "server", "master" or "slave". `path` is the socket, or the vdpa device. `name` is
+    "" for a device of no network.
     """
 
     name: str = ""
@@ -66,17 +68,17 @@ class Interface:
     pci: str = ""
     path: str = ""
     role: str = ""
-    mode: str = ""  # of memif: "ethernet", "ip" or "inject-punt"
-    driver: str = ""  # of vdpa: "vhost" or "virtio"
+    mode: str = ""  # for memif: "ethernet", "ip" or "inject-punt"
+    driver: str = ""  # for vdpa: "vhost" or "virtio"
     queues: int = 1
-    ring_size: int = 0  # of memif; 0 is the default
+    ring_size: int = 0  # for memif; 0 is DPDK's default
     buffer_size: int = 0
     secret: str = ""
-    version: str = ""  # of the device-info
+    version: str = ""  # the version of device-info
 
 
 def interfaces(sources: Sources | None = None) -> list[Interface]:
-    """The interfaces, in the order of network-status; those that it does not name come after."""
+    """Return the interfaces in the order of network-status, then those that are not in it."""
     sources = sources or Sources()
     annotations = _annotations(sources.podinfo)
     found = [_of_status(entry) for entry in _objects(annotations.get(NETWORK_STATUS))]
@@ -97,7 +99,7 @@ def _annotations(podinfo: Path) -> dict[str, str]:
 
 
 def _objects(text: str | None) -> list[Object]:
-    """The objects of a JSON list."""
+    """Return the objects in a JSON list; none if the text is invalid."""
     try:
         values = json.loads(text or "[]")
     except (ValueError, RecursionError):
@@ -106,7 +108,7 @@ def _objects(text: str | None) -> list[Object]:
 
 
 def _text(value: object) -> str:
-    """The value, if it is text; JSON's halves of characters become "?"."""
+    """Return the value if it is a string, else ""; lone surrogates become "?"."""
     return value.encode(errors="replace").decode() if isinstance(value, str) else ""
 
 
@@ -119,8 +121,9 @@ def _object(value: object) -> Object:
 
 
 def remove_stale(found: list[Interface]) -> list[str]:
-    """Remove the sockets that the application shall listen on and nobody listens on, which a killed one has left:
-    it could not listen there again. Their paths; raises OSError.
+    """Remove sockets on which the application is to listen but nobody listens: a killed one left them.
+
+    It could not bind to them again. Returns their paths. Raises OSError.
     """
     removed = []
     for interface in found:
@@ -132,8 +135,8 @@ def remove_stale(found: list[Interface]) -> list[str]:
 
 
 def _is_stale(path: str) -> bool:
-    """Whether there is a socket that nobody listens on."""
-    for kind in (socket.SOCK_STREAM, socket.SOCK_SEQPACKET):  # vhost-user's and memif's
+    """Return whether the path is a socket on which nobody listens."""
+    for kind in (socket.SOCK_STREAM, socket.SOCK_SEQPACKET):  # vhost-user, then memif
         with socket.socket(socket.AF_UNIX, kind) as probe:
             try:
                 probe.connect(path)
@@ -178,11 +181,11 @@ def _of_status(entry: Object) -> Interface:
 
 
 def _files(sources: Sources, mapped: str) -> Iterator[tuple[str, Object]]:
-    """The configuration data in files, with the folder of each; of several for one interface the newest."""
+    """Yield the data in configData-*.json files with their directory; the newest one for each interface."""
     newest: dict[str, tuple[int, str, Object]] = {}
     pool = sorted((sources.root / POOL_DIR).glob("*"))
     for place in sources.sockets or (Path(mapped), *pool):
-        # Path.is_dir() raises where a folder above may not be looked into; there is nothing of this pod's there.
+        # Path.is_dir() raises if a parent directory is not accessible. Such a directory has nothing of this pod.
         for path in sorted(place.glob("configData-*.json")) if os.path.isdir(place) else [place]:
             try:
                 data, age = json.loads(path.read_text()), path.stat().st_mtime_ns
@@ -197,13 +200,13 @@ def _files(sources: Sources, mapped: str) -> Iterator[tuple[str, Object]]:
 
 
 def _is_ours(data: Object, sources: Sources) -> bool:
-    """Whether the data is this pod's, for pods may share a folder: its name is POD_NAME, or else its hostname."""
+    """Return whether podName is this pod's (POD_NAME, or else the hostname): pods may share a directory."""
     said = _text(data.get("podName"))
     return not said or said == (sources.environ.get("POD_NAME") or sources.hostname)
 
 
 def _add_data(found: list[Interface], data: Object, folder: str) -> None:
-    """Add what the data says to the interface of its name; what device-info said of it stays."""
+    """Add the data to the interface of that name. Values from device-info take precedence."""
     config = _object(data.get("config"))
     kind = {"vhostuser": "vhost-user", "memif": "memif"}.get(_text(config.get("iftype")), "")
     name = _text(data.get("ifName"))
@@ -239,7 +242,7 @@ def _addresses(data: Object) -> list[str]:
 
 
 def _devices(environ: Mapping[str, str]) -> list[str]:
-    """The PCI addresses of PCIDEVICE_<RESOURCE>, by the variables' names; the _INFO of a resource is JSON."""
+    """Return the PCI addresses in PCIDEVICE_<RESOURCE>, sorted by variable. PCIDEVICE_<RESOURCE>_INFO is JSON."""
     found: dict[str, None] = {}
     for name in sorted(environ):
         if name.startswith("PCIDEVICE_") and not name.endswith("_INFO"):
@@ -249,7 +252,7 @@ def _devices(environ: Mapping[str, str]) -> list[str]:
 
 
 def _add_devices(found: list[Interface], devices: list[str]) -> None:
-    """Give the devices to the interfaces that name them, then in order to those of which nothing is known."""
+    """Assign devices to the interfaces that name them, then in order to the interfaces of unknown kind."""
     left = list(devices)
     for interface in found:
         if interface.pci in left and interface.kind in {"pci", "vdpa"}:

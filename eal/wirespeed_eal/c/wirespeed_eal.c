@@ -1,4 +1,4 @@
-/* The pod's interfaces and the EAL's arguments, for C: see wirespeed_eal.h. It does what the Python beside it does. */
+/* The pod's interfaces and EAL arguments, see wirespeed_eal.h. Behaves like the Python package wirespeed.eal. */
 #define _GNU_SOURCE
 #include "wirespeed_eal.h"
 
@@ -19,9 +19,9 @@
 extern char **environ;
 
 #define MAX_CPUS 8192
-#define MAX_DEPTH 100		/* of JSON; annotations have five */
+#define MAX_DEPTH 100		/* of JSON; the annotations need five */
 #define MIB (1 << 20)
-#define UNLIMITED (1LL << 40)	/* bytes: cgroup v1 writes a huge number for none */
+#define UNLIMITED (1LL << 40)	/* bytes; for no limit, cgroup v1 has a huge number */
 
 struct block {
 	struct block *next;
@@ -29,7 +29,7 @@ struct block {
 };
 
 struct ws_eal {
-	struct block *blocks;	/* all that is freed at the end */
+	struct block *blocks;	/* freed by ws_eal_close() */
 	jmp_buf no_memory;
 	struct ws_eal_sources sources;
 	const char *hostname;
@@ -38,7 +38,7 @@ struct ws_eal {
 	const char *error;
 };
 
-/* Memory that lives as long as the pod */
+/* Memory that is freed with the pod */
 
 static void *grab(struct ws_eal *pod, size_t size)
 {
@@ -76,7 +76,7 @@ static char *formatted(struct ws_eal *pod, const char *format, ...)
 	return text;
 }
 
-/* The text of a file, "" when it cannot be read. */
+/* Returns the text of a file, "" if it cannot be read. */
 static char *read_file(struct ws_eal *pod, const char *path)
 {
 	FILE *file = fopen(path, "re");
@@ -147,7 +147,7 @@ static char *put_utf8(char *out, unsigned long code)
 	return out;
 }
 
-/* The number of exactly `digits` hexadecimal digits, or -1. */
+/* Returns the value of exactly `digits` hexadecimal digits, or -1. */
 static long hexadecimal(const char *text, int digits)
 {
 	long value = 0;
@@ -165,7 +165,7 @@ static const char *skip_space(const char *at)
 	return at + strspn(at, " \t\r\n");
 }
 
-/* Reads the string after its opening quote; returns what is after the closing one, NULL when it is none. */
+/* Reads a string after its opening quote; returns the position after the closing one, NULL if it is invalid. */
 static const char *json_string(struct ws_eal *pod, const char *at, const char **text)
 {
 	static const char names[] = "\"\\/bfnrt", values[] = "\"\\/\b\f\n\r\t";
@@ -293,7 +293,7 @@ static const char *json_value(struct ws_eal *pod, const char *at, struct json **
 	return json_number(at, made);
 }
 
-/* The value that the whole text is, NULL when it is none. */
+/* Parses a text with a single value; returns NULL if it is invalid. */
 static struct json *json_parse(struct ws_eal *pod, const char *text)
 {
 	struct json *value;
@@ -302,7 +302,7 @@ static struct json *json_parse(struct ws_eal *pod, const char *text)
 	return end && !*skip_space(end) ? value : NULL;
 }
 
-/* The member of an object, of several of the same key the last one; NULL when there is none. */
+/* Returns an object's member, NULL if there is none. Of repeated keys, the last one counts. */
 static const struct json *member(const struct json *object, const char *key)
 {
 	const struct json *found = NULL;
@@ -330,9 +330,9 @@ static int number_of(const struct json *object, const char *key)
 		? (int)value->integer : 0;
 }
 
-/* The Downward API's file of annotations: NAME="quoted as Go quotes" */
+/* The Downward API's annotations file: NAME="value", quoted as by Go's strconv.Quote */
 
-/* The text between the quotes, unquoted; NULL when the quotes do not end the line. */
+/* Returns the unquoted text between the quotes; NULL if the line does not end after the closing quote. */
 static char *unquoted(struct ws_eal *pod, const char *at, const char *end)
 {
 	static const char names[] = "abfnrtv", values[] = "\a\b\f\n\r\t\v";
@@ -374,7 +374,7 @@ static char *unquoted(struct ws_eal *pod, const char *at, const char *end)
 	return text;
 }
 
-/* The annotation of that name, of several the last; "" when there is none. */
+/* Returns the annotation of that name, the last one if repeated; "" if there is none. */
 static const char *annotation(struct ws_eal *pod, const char *file, const char *name)
 {
 	const char *found = "";
@@ -429,7 +429,7 @@ static int is_one_of(const char *text, const char *const *words)
 	return 0;
 }
 
-/* The strings of a list; of objects, the member `key` up to its "/". */
+/* Returns the strings in a list. With `key`, the list has objects: returns their member `key` up to its "/". */
 static const char *const *strings_of(struct ws_eal *pod, const struct json *list, const char *key)
 {
 	const char **found;
@@ -497,7 +497,7 @@ static struct ws_eal_interface *interface_named(struct ws_eal *pod, const char *
 	return NULL;
 }
 
-/* What configuration data says of the interface of its name; what device-info said of it stays. */
+/* Adds configuration data to the interface of its name. Values from device-info take precedence. */
 static void add_data(struct ws_eal *pod, const struct json *data, const char *folder)
 {
 	const struct json *config = member(data, "config"), *part;
@@ -551,7 +551,7 @@ static void each_object(struct ws_eal *pod, const char *text, const char *folder
 	}
 }
 
-/* Configuration data in files; of several for one interface the newest */
+/* Configuration data in files; the newest one for each interface */
 
 struct data_file {
 	struct data_file *next;
@@ -633,7 +633,7 @@ static void take_place(struct ws_eal *pod, struct data_file **files, const char 
 		free(entries);
 }
 
-/* The folders of devices of vhost-user pools. */
+/* Reads the devices' directories of vhost-user pools. */
 static void take_pool(struct ws_eal *pod, struct data_file **files)
 {
 	const char *folder = formatted(pod, "%s/run/vhost-user", pod->sources.root);
@@ -665,7 +665,7 @@ static void add_files(struct ws_eal *pod, const char *mapped)
 		add_data(pod, file->data, file->folder);
 }
 
-/* Devices of the environment */
+/* Devices in the environment */
 
 static int is_pci(const char *text)
 {
@@ -689,7 +689,7 @@ static int by_text(const void *one, const void *other)
 	return strcmp(*(const char *const *)one, *(const char *const *)other);
 }
 
-/* The PCI addresses of PCIDEVICE_<RESOURCE>, by the variables' names; ends with NULL. */
+/* Returns the PCI addresses in PCIDEVICE_<RESOURCE>, sorted by variable; ends with NULL. */
 static const char **devices(struct ws_eal *pod)
 {
 	const char **variables, **found;
@@ -704,7 +704,7 @@ static const char **devices(struct ws_eal *pod)
 		const char *equals = strchrnul(*each, '=');
 		int is_info = equals - *each >= 5 && !strncmp(equals - 5, "_INFO", 5);
 
-		/* "=" would sort a name after one that goes on with a digit */
+		/* Replaces "=": it would sort a name after a longer one that continues with a digit. */
 		if (!strncmp(*each, "PCIDEVICE_", 10) && *equals && !is_info)
 			variables[total++] = formatted(pod, "%.*s\1%s", (int)(equals - *each), *each, equals + 1);
 	}
@@ -744,7 +744,7 @@ static int take_device(const char **left, const char *address)
 	return 0;
 }
 
-/* Give the devices to the interfaces that name them, then in order to those of which nothing is known. */
+/* Assigns devices to the interfaces that name them, then in order to the interfaces of unknown kind. */
 static void add_devices(struct ws_eal *pod)
 {
 	const char **left = devices(pod);
@@ -778,7 +778,7 @@ static void add_devices(struct ws_eal *pod)
 	}
 }
 
-/* Do the work, which uses memory; 0 when there is not enough. */
+/* Calls `work`, which may allocate memory; returns 0 if that fails. */
 static int guarded(struct ws_eal *pod, void (*work)(struct ws_eal *, void *), void *with)
 {
 	if (setjmp(pod->no_memory)) {
@@ -852,10 +852,10 @@ const char *ws_eal_error(const struct ws_eal *pod)
 	return pod->error;
 }
 
-/* Whether there is a socket that nobody listens on. */
+/* Returns whether the path is a socket on which nobody listens. */
 static int is_stale(const char *path)
 {
-	static const int types[] = { SOCK_STREAM, SOCK_SEQPACKET };	/* vhost-user's and memif's */
+	static const int types[] = { SOCK_STREAM, SOCK_SEQPACKET };	/* vhost-user, memif */
 	struct sockaddr_un address = { .sun_family = AF_UNIX };
 
 	if (strlen(path) >= sizeof(address.sun_path))
@@ -903,9 +903,9 @@ int ws_eal_remove_stale(struct ws_eal *pod)
 	return guarded(pod, remove_stale, &removed) ? removed : -1;
 }
 
-/* What the container may use */
+/* CPUs and hugepages of the container */
 
-/* The numbers of a list as the kernel writes it, "0-3,8", into `set`; whether there was one. */
+/* Adds the numbers of a kernel list such as "0-3,8" to `set`; returns whether there was any. */
 static int parse_list(const char *text, unsigned char *set)
 {
 	int any = 0;
@@ -930,7 +930,7 @@ next:
 	return any;
 }
 
-/* The CPUs that this process may run on and that the container's cpuset has; how many. */
+/* Finds the CPUs in both the process's affinity and the container's cpuset; returns their number. */
 static int cpus(struct ws_eal *pod, int *found)
 {
 	static const char *const files[] = {
@@ -955,7 +955,7 @@ static int cpus(struct ws_eal *pod, int *found)
 	return count;
 }
 
-/* The number that the file holds, 0 to UNLIMITED; -1 when it holds none. */
+/* Returns the number in a file; -1 if there is none, or if it is UNLIMITED or more. */
 static long long number_in(struct ws_eal *pod, const char *path)
 {
 	const char *text = read_file(pod, path);
@@ -971,7 +971,7 @@ static long long number_in(struct ws_eal *pod, const char *path)
 	return *end || errno || value >= UNLIMITED ? -1 : value;
 }
 
-/* What the Downward API says for one size, in MiB. */
+/* Returns the MiB of one page size in the Downward API's files. */
 static long long downward_limit(struct ws_eal *pod, const char *size)
 {
 	static const char *const kinds[] = { "limit", "request" };
@@ -990,7 +990,7 @@ static long long downward_limit(struct ws_eal *pod, const char *size)
 	return 0;
 }
 
-/* MiB of hugepages that the container may use; 0 where nobody says. */
+/* Returns the MiB of hugepages that the container may use; 0 if no source tells. */
 static long long hugepages(struct ws_eal *pod)
 {
 	static const struct { const char *cgroup, *downward; } sizes[] = { { "1GB", "1G" }, { "2MB", "2M" } };
@@ -1008,7 +1008,7 @@ static long long hugepages(struct ws_eal *pod)
 	return total ? total : downward_limit(pod, "1G") + downward_limit(pod, "2M");
 }
 
-/* The EAL's arguments */
+/* EAL arguments */
 
 static int is_plain(const char *text)
 {
@@ -1086,7 +1086,7 @@ static const char *net_memif(struct ws_eal *pod, const struct ws_eal_interface *
 	return with_mac(pod, device, interface);
 }
 
-/* The virtual devices into `args`, vhost-user's and vdpa's before memif's; how many, or -1. */
+/* Adds virtual devices to `args`: vhost-user and vdpa, then memif. Returns their number, or -1. */
 static int virtual_devices(struct ws_eal *pod, char **args, int *users)
 {
 	int count = 0, memifs = 0;
@@ -1143,11 +1143,11 @@ static char *file_prefix(struct ws_eal *pod, const char *given)
 
 struct wanted {
 	struct ws_eal_options options;
-	char **args;		/* NULL until all is well */
+	char **args;		/* NULL if they could not be made */
 	int count;
 };
 
-/* "-l" and the CPUs; 0 when the container has not as many as are asked for. */
+/* Adds "-l" and the CPUs; returns 0 if the container has fewer than `wanted`. */
 static int add_cpus(struct ws_eal *pod, int wanted, char **args, int *at)
 {
 	int *listed = grab(pod, MAX_CPUS * sizeof(*listed)), count = cpus(pod, listed);
@@ -1199,7 +1199,7 @@ static void make_arguments(struct ws_eal *pod, void *with)
 		args[at++] = formatted(pod, "%lld", mib);
 	}
 	args[at++] = file_prefix(pod, wanted->options.file_prefix);
-	if (users)	/* vhost-user passes 8 regions of memory at most */
+	if (users)	/* vhost-user supports at most 8 memory regions */
 		args[at++] = copied(pod, "--single-file-segments", 22);
 	add_pci_devices(pod, args, &at);
 	memcpy(args + at, virtual, (size_t)count * sizeof(*virtual));

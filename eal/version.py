@@ -1,0 +1,1 @@
+../wirespeed/__init__.py

@@ -1,0 +1,1 @@
+"""A release: one version everywhere in the repository, and the files that users download."""
