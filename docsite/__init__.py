@@ -1,1 +1,1 @@
-"""The documentation site: the pages of docs/ and some from elsewhere, and what of them is generated."""
+"""The documentation site: the hook for MkDocs, the page of commands, and the drawings."""

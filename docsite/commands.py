@@ -49,7 +49,7 @@ def page() -> str:
 
 
 def _commands(group: click.Context) -> Iterator[click.Context]:
-    """The commands of a group, each with its own behind it, in the order of --help."""
+    """The commands of a group in the order of --help, each followed by its subcommands."""
     assert isinstance(group.command, click.Group)
     for name in group.command.list_commands(group):
         command = group.command.get_command(group, name)
@@ -72,7 +72,7 @@ def _section(context: click.Context) -> str:
 
 
 def _help_of_eal() -> str:
-    """The help of the command that reads its own options: it runs without click in applications' containers."""
+    """The help of `wirespeed eal`, which parses its options without click: it also runs where there is no click."""
     with (
         patch.dict(os.environ, COLUMNS=str(_WIDTH), NO_COLOR="1"),
         contextlib.redirect_stdout(io.StringIO()) as shown,

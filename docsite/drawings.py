@@ -30,7 +30,10 @@ def is_current(source: Path) -> bool:
 
 
 def _mark(source: Path) -> str:
-    """The comment by which an SVG shows what it was drawn from; other versions of the programs draw otherwise."""
+    """The comment in an SVG that identifies the text that it was drawn from.
+
+    The SVG itself cannot be compared: it depends on the version of the program.
+    """
     return f"<!-- sha256 of {source.name}: {hashlib.sha256(source.read_bytes()).hexdigest()} -->"
 
 

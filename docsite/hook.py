@@ -1,7 +1,8 @@
 """MkDocs hook: pages that are not in docs/, links that lead out of docs/, and checks that MkDocs does not have.
 
 In the repository, a link is the path from one file to another. In the site, the pages of PAGES have another place,
-and a file outside docs/ that no page is made of is published as it is, under its path in the repository.
+so links to them and from them are changed. Any other file outside docs/ that a page links to is copied into the
+site, at its path in the repository.
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ PAGES = {
     "deploy/chart/README.md": "chart.md",
     "examples/README.md": "examples.md",
 }
-# Files that readers of the repository start from: in the site, another page takes their place.
+# Files that are not in the site: a link to one leads to this page instead.
 _REPLACED = {"README.md": "index.md"}
 
 ROOT = Path(__file__).resolve().parents[1]
-# A link's target is all that changes; code is matched first, so that nothing in it is taken for a link.
+# Code is matched too, so that a link in code stays as it is.
 _LINK = re.compile(r"^```.*?^```|`[^`\n]+`|\]\((?P<path>[^()\s#]+)", re.MULTILINE | re.DOTALL)
 _EXTERNAL = re.compile(r"<(?:script|link|img|iframe|source)\b[^>]*?\b(?:src|href)=\"?(?:https?:)?//[^>]*>")
 _BLOCKS = ("<li>", "<table>", "<pre>", "<blockquote>")
@@ -42,15 +43,16 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         files.append(File.generated(config, place, abs_src_path=str(ROOT / path)))
     for page in list(files.documentation_pages()):
         for path in _linked(page):
-            if (ROOT / path).is_file() and path == _place(path) and files.get_file_from_path(path) is None:
+            outside = path == _place(path) and not path.startswith("../")
+            if outside and (ROOT / path).is_file() and files.get_file_from_path(path) is None:
                 files.append(File.generated(config, path, abs_src_path=str(ROOT / path)))
     return files
 
 
 def on_page_markdown(markdown: str, page: Page, files: Files, **_: object) -> str:
-    """Let the links of a page lead to the places that their targets have in the site.
+    """Make the links of a page lead to the places of their targets in the site.
 
-    A link without such a target stays as it is: MkDocs warns of it.
+    A link whose target is not in the site stays as it is, and MkDocs warns of it.
     """
     source, here = _source(page.file), posixpath.dirname(page.file.src_uri)
 
@@ -65,9 +67,10 @@ def on_page_markdown(markdown: str, page: Page, files: Files, **_: object) -> st
 
 
 def on_page_content(html: str, page: Page, **_: object) -> str:
-    """Warn if the page is not what a reader of the repository sees, where Markdown is read as CommonMark.
+    """Warn if lists, tables or code differ from what a reader of the repository sees (CommonMark).
 
-    Python-Markdown, which MkDocs uses, wants an empty line before a list, and four spaces before what is in one.
+    Python-Markdown, which MkDocs uses, needs an empty line before a list, and four spaces before the content of a
+    list item.
     """
     expected = MarkdownIt("commonmark").enable("table").render(page.markdown or "")
     for block in _BLOCKS:
