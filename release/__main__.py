@@ -24,7 +24,7 @@ def main() -> int:
         try:
             manifests.helm()
             for path in build(TARGET, progress):
-                progress.say(f"{path.relative_to(ROOT)}: {path.stat().st_size / 1e6:.1f} MB")
+                progress.say(f"{path.relative_to(ROOT)}: {path.stat().st_size / 1e3:,.0f} kB")
         except LabError as error:
             progress.close()
             print(f"release: {error}", *filter(None, [error.detail]), sep="\n", file=sys.stderr)

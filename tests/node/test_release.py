@@ -40,15 +40,14 @@ def unpacked(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / f"wirespeed-{version()}"
 
 
-def test_sdist_has_all_files_of_the_commit_and_its_metadata(built: Built, unpacked: Path) -> None:
-    def names(root: Path) -> set[str]:
-        return {str(Path(folder, name).relative_to(root)) for folder, _, files in os.walk(root) for name in files}
-
-    listed = set(run(["git", "ls-files"], folder=ROOT).splitlines())
-    links = {"wirespeed/plugins", "wirespeed/deviceplugin"}
-    assert names(unpacked) == listed - links | {"PKG-INFO"}
-    for name in links:
-        assert (unpacked / name).readlink() == Path("..", Path(name).name)
+def test_sdist_has_all_files_of_the_commit_its_links_and_its_metadata(built: Built, unpacked: Path) -> None:
+    found = [path for path in unpacked.rglob("*") if path.is_symlink() or not path.is_dir()]
+    listed = run(["git", "ls-files"], folder=ROOT).splitlines()
+    assert {str(path.relative_to(unpacked)) for path in found} == {*listed, "PKG-INFO"}
+    links = {str(path.relative_to(unpacked)): path.readlink() for path in found if path.is_symlink()}
+    assert links == {name: (ROOT / name).readlink() for name in listed if (ROOT / name).is_symlink()}
+    assert links["wirespeed/plugins"] == Path("../plugins")
+    assert links["wirespeed/deviceplugin"] == Path("../deviceplugin")
     assert f"\nName: wirespeed\nVersion: {version()}\n" in (unpacked / "PKG-INFO").read_text()
 
 
@@ -61,12 +60,10 @@ def test_wheel_of_the_sdist_is_that_of_the_tree(built: Built, unpacked: Path, tm
 def test_wheel_has_every_module_and_what_they_read(built: Built, unpacked: Path) -> None:
     with zipfile.ZipFile(built.wheel) as content:
         found = set(content.namelist())
-    sources = {path for folder in ("plugins", "deviceplugin") for path in (unpacked / folder).rglob("*.py")}
-    expected = {f"wirespeed/{path.relative_to(unpacked)}" for path in sources}
-    expected |= {str(path.relative_to(unpacked)) for path in unpacked.glob("wirespeed/**/*.py")}
-    expected |= {str(path.relative_to(unpacked)) for path in unpacked.glob("wirespeed/**/*.proto")}
-    assert expected <= found
-    assert {"wirespeed/py.typed", "wirespeed/eal/c/wirespeed_eal.h"} <= found
+    folders = os.walk(unpacked / "wirespeed", followlinks=True)
+    files = [Path(folder, name).relative_to(unpacked) for folder, _, names in folders for name in names]
+    assert {str(path) for path in files if path.suffix in {".py", ".proto", ".h"}} <= found
+    assert {"wirespeed/py.typed", "wirespeed/plugins/meta/meta.py", "wirespeed/eal/c/wirespeed_eal.h"} <= found
 
 
 def test_sdist_built_again_is_the_same(built: Built, tmp_path: Path) -> None:
