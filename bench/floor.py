@@ -8,14 +8,35 @@ import struct
 import time
 
 from bench.systems import CallFailedError, sandbox
-from wirespeed.host import netns, rtnl
+from wirespeed.host import netns
+from wirespeed.host.netlink.address import RTM_NEWADDR, pack_address
+from wirespeed.host.netlink.codec import (
+    NLM_F_ACK,
+    NLM_F_CREATE,
+    NLM_F_EXCL,
+    attribute,
+    mac_bytes,
+    pack_message,
+    text,
+    u32,
+)
+from wirespeed.host.netlink.link import (
+    IFF_UP,
+    IFLA_ADDRESS,
+    IFLA_IFNAME,
+    IFLA_NET_NS_FD,
+    RTM_SETLINK,
+    Link,
+    pack_link,
+)
+from wirespeed.host.netlink.rtnl import Rtnl
+from wirespeed.host.netlink.vf import ETH_P_8021Q, VfSettings, pack_vf
 from wirespeed.host.pci import PciDevice
-from wirespeed.host.rtnl import Link, Rtnl, VfSettings
 
 MAC = "02:00:00:00:00:f0"
 NO_MAC = "00:00:00:00:00:00"
-GIVEN = VfSettings(mac=MAC, vlan=100, vlan_qos=0, vlan_proto=rtnl.ETH_P_8021Q, spoofchk=True, trust=True)
-TAKEN = VfSettings(mac=NO_MAC, vlan=0, vlan_qos=0, vlan_proto=rtnl.ETH_P_8021Q, spoofchk=True, trust=False)
+GIVEN = VfSettings(mac=MAC, vlan=100, vlan_qos=0, vlan_proto=ETH_P_8021Q, spoofchk=True, trust=True)
+TAKEN = VfSettings(mac=NO_MAC, vlan=0, vlan_qos=0, vlan_proto=ETH_P_8021Q, spoofchk=True, trust=False)
 
 
 class Floor:
@@ -54,12 +75,10 @@ class Floor:
         self, host: socket.socket, inside: socket.socket, link: Link, pod: int, home: int
     ) -> dict[str, float]:
         index, mac = link.index, link.mac
-        there = _set_link(index, pod, "net1", MAC, rtnl.IFF_UP)
-        address = struct.pack("BBBBi", socket.AF_INET, 24, 0, 0, index)
-        address += rtnl._attribute(2, bytes([10, 9, 0, 5])) + rtnl._attribute(1, bytes([10, 9, 0, 5]))
-        named = _message(rtnl.RTM_NEWADDR, rtnl.NLM_F_CREATE | rtnl.NLM_F_EXCL, address)
+        there = _set_link(index, pod, "net1", MAC, IFF_UP)
+        address = _message(RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, pack_address(index, "10.9.0.5/24"))
         back = _set_link(index, home, link.name, mac, 0)
-        add = _exchange(host, self._give) + _exchange(host, there) + _exchange(inside, named)
+        add = _exchange(host, self._give) + _exchange(host, there) + _exchange(inside, address)
         # Moved back while the VF is still trusted, because only then may it restore its own MAC.
         return {"ADD": add, "DEL": _exchange(inside, back) + _exchange(host, self._take)}
 
@@ -82,17 +101,14 @@ def _exchange(link: socket.socket, message: bytes) -> float:
 
 
 def _message(kind: int, flags: int, body: bytes) -> bytes:
-    header = struct.pack("IHHII", 16 + len(body), kind, flags | rtnl.NLM_F_REQUEST | rtnl.NLM_F_ACK, 1, 0)
-    return header + body
+    return pack_message(kind, flags | NLM_F_ACK, 1, body)
 
 
 def _settings(pf_index: int, vf: int, settings: VfSettings) -> bytes:
-    info = rtnl._attribute(rtnl.IFLA_VF_MAC | rtnl.NLA_F_NESTED, b"".join(rtnl.vf_attributes(vf, settings)))
-    nested = rtnl._attribute(rtnl.IFLA_VFINFO_LIST | rtnl.NLA_F_NESTED, info)
-    return _message(rtnl.RTM_SETLINK, 0, rtnl._IFINFO.pack(0, 0, pf_index, 0, 0) + nested)
+    return _message(RTM_SETLINK, 0, pack_link(pf_index) + pack_vf(vf, settings))
 
 
 def _set_link(index: int, netns_fd: int, name: str, mac: str, flags: int) -> bytes:
-    attributes = rtnl._u32(rtnl.IFLA_NET_NS_FD, netns_fd) + rtnl._text(rtnl.IFLA_IFNAME, name)
-    attributes += rtnl._attribute(rtnl.IFLA_ADDRESS, rtnl._mac_bytes(mac))
-    return _message(rtnl.RTM_SETLINK, 0, rtnl._IFINFO.pack(0, 0, index, flags, rtnl.IFF_UP) + attributes)
+    attributes = u32(IFLA_NET_NS_FD, netns_fd) + text(IFLA_IFNAME, name)
+    attributes += attribute(IFLA_ADDRESS, mac_bytes(mac))
+    return _message(RTM_SETLINK, 0, pack_link(index, flags=flags, change=IFF_UP) + attributes)

@@ -16,10 +16,11 @@ import msgspec
 
 from wirespeed import structs
 from wirespeed.cni.errors import CniError, Code
-from wirespeed.host import drivers, netns, rtnl, vfio
+from wirespeed.host import drivers, netns, vfio
 from wirespeed.host.files import unfinished
+from wirespeed.host.netlink.errors import as_device_error
+from wirespeed.host.netlink.rtnl import Rtnl
 from wirespeed.host.pci import ADDRESS, PciDevice
-from wirespeed.host.rtnl import Rtnl
 from wirespeed.node import NodeConfig
 from wirespeed.plugins.sriov import vf as vfs
 from wirespeed.state.locks import device_lock
@@ -191,7 +192,7 @@ def _before(device: PciDevice) -> dict[str, Any] | None:
     """Return the snapshot of a VF; None for a device that is not a VF. Raises CniError."""
     if device.physical_function is None:
         return None
-    with rtnl.refusals(f"device {device.address}"), Rtnl() as host:
+    with as_device_error(f"device {device.address}"), Rtnl() as host:
         return vfs.snapshot(vfs.find(host, device, rebinding=True))
 
 
@@ -201,7 +202,7 @@ def _put_back(device: PciDevice, note: _Note) -> None:
         drivers.reset(device)
         drivers.put_back(device, note.driver, note.override)
         return
-    with rtnl.refusals(f"device {device.address}"):
+    with as_device_error(f"device {device.address}"):
         vfs.restore(
             device,
             note.before,

@@ -14,9 +14,10 @@ from wirespeed.deviceplugin.config import VHOST_USER
 from wirespeed.deviceplugin.health import Fault, Health
 from wirespeed.deviceplugin.pools import Devices, assign, firmware, reader, some
 from wirespeed.deviceplugin.service import PoolService
-from wirespeed.host.devlink import Reporter, health_reporters
 from wirespeed.host.inotify import GONE, FolderWatch
 from wirespeed.host.inventory import Inventory
+from wirespeed.host.netlink.devlink import Reporter
+from wirespeed.host.reporters import health_reporters
 from wirespeed.host.routes import DefaultRouteEvents, default_route_interfaces
 from wirespeed.host.uevents import DeviceEvents
 

@@ -7,8 +7,9 @@ import os
 import struct
 
 from wirespeed.host import netns as namespaces
-from wirespeed.host import rtnl
-from wirespeed.host.rtnl import Rtnl
+from wirespeed.host.netlink.codec import attribute, nested, u32
+from wirespeed.host.netlink.link import IFLA_XDP, IFLA_XDP_FD, IFLA_XDP_FLAGS, RTM_SETLINK, pack_link
+from wirespeed.host.netlink.rtnl import Rtnl
 
 
 def attach(netns: str, ifname: str, flags: int = 0) -> None:
@@ -17,9 +18,8 @@ def attach(netns: str, ifname: str, flags: int = 0) -> None:
     with namespaces.opened(netns) as ns, Rtnl(netns_fd=ns.fd) as inside:
         link = inside.link(ifname)
         assert link is not None
-        asked = rtnl._attribute(rtnl.IFLA_XDP_FD, struct.pack("i", program)) + rtnl._u32(rtnl.IFLA_XDP_FLAGS, flags)
-        attribute = rtnl._attribute(rtnl.IFLA_XDP | rtnl.NLA_F_NESTED, asked)
-        inside._do(rtnl.RTM_SETLINK, rtnl.NLM_F_ACK, rtnl._IFINFO.pack(0, 0, link.index, 0, 0) + attribute)
+        xdp = attribute(IFLA_XDP_FD, struct.pack("i", program)) + u32(IFLA_XDP_FLAGS, flags)
+        inside.do(RTM_SETLINK, pack_link(link.index) + nested(IFLA_XDP, xdp))
     os.close(program)
 
 

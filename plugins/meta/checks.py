@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from wirespeed.cni.chain import Chain, Network
 from wirespeed.cni.errors import CniError, Code
+from wirespeed.host.netlink.rtnl import Rtnl
 from wirespeed.host.netns import NetNs
-from wirespeed.host.rtnl import Rtnl
 from wirespeed.ipam import check_usable
 from wirespeed.node import ALIASES, PLUGINS
 from wirespeed.plugins.meta.delegate import Delegate

@@ -13,9 +13,10 @@ from wirespeed.cni.address import parse_prefix
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.plugin import Result
 from wirespeed.host import netns, routes
+from wirespeed.host.netlink.errors import NetlinkError
+from wirespeed.host.netlink.rtnl import Rtnl
 from wirespeed.host.netns import NetNs
 from wirespeed.host.routes import DefaultRoute
-from wirespeed.host.rtnl import NetlinkError, Rtnl
 
 _FAMILIES = (socket.AF_INET, socket.AF_INET6)
 _EVERYWHERE = {socket.AF_INET: "0.0.0.0/0", socket.AF_INET6: "::/0"}

@@ -18,8 +18,8 @@ from wirespeed.cni.chain import Chain
 from wirespeed.cni.errors import CniError, Code, combined
 from wirespeed.cni.request import Request
 from wirespeed.host import netns
+from wirespeed.host.netlink.rtnl import Rtnl
 from wirespeed.host.netns import NetNs
-from wirespeed.host.rtnl import Rtnl
 from wirespeed.kube.cluster import asked_until
 from wirespeed.node import Node
 from wirespeed.plugins.meta import budget, checks, selection

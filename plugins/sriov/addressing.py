@@ -10,8 +10,11 @@ from typing import Any
 
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.host import netns, routes
+from wirespeed.host.netlink.errors import NetlinkError
+from wirespeed.host.netlink.link import Link
+from wirespeed.host.netlink.route import RT_TABLE_MAIN
+from wirespeed.host.netlink.rtnl import Rtnl
 from wirespeed.host.routes import Route
-from wirespeed.host.rtnl import Link, NetlinkError, Rtnl
 
 
 def configure(inside: Rtnl, ns: netns.NetNs, index: int, ifname: str, addressing: Mapping[str, Any]) -> None:
@@ -47,8 +50,8 @@ def missing(inside: Rtnl, link: Link, previous: Mapping[str, Any], number: int) 
     for route in expected:
         gateway = _gateway(route, ips)
         network = ipaddress.ip_network(route["dst"], strict=False)
-        table = route.get("table") or routes.MAIN_TABLE
-        places = {table} | (moved if table == routes.MAIN_TABLE else set())
+        table = route.get("table") or RT_TABLE_MAIN
+        places = {table} | (moved if table == RT_TABLE_MAIN else set())
         if not any(Route(network, gateway, place) in found for place in places):
             wrong.append(f"route {route['dst']} via {gateway or 'link'} is missing on {link.name}")
     return wrong

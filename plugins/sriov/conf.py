@@ -14,7 +14,7 @@ from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.keys import nearest, nearest_value
 from wirespeed.cni.request import Request
 from wirespeed.host import functions
-from wirespeed.host.rtnl import ETH_P_8021AD, ETH_P_8021Q, LINK_STATES, VLAN_PROTOCOLS, VfSettings
+from wirespeed.host.netlink.vf import ETH_P_8021AD, ETH_P_8021Q, LINK_STATES, VLAN_PROTOCOLS, VfSettings
 from wirespeed.host.switches import BRIDGE, TRUNK, is_trunk
 from wirespeed.plugins.sriov import rss
 from wirespeed.plugins.sriov.rss import Rss

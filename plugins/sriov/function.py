@@ -9,8 +9,9 @@ from wirespeed.host import switchdev
 from wirespeed.host.device import Device
 from wirespeed.host.ethtool import Spread
 from wirespeed.host.functions import Function
+from wirespeed.host.netlink.link import Link
+from wirespeed.host.netlink.vf import VfSettings
 from wirespeed.host.pci import PciDevice
-from wirespeed.host.rtnl import Link, VfSettings
 from wirespeed.host.vdpa import VdpaDevice
 
 VF, SCALABLE = "VF", "scalable function"

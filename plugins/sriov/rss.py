@@ -12,7 +12,7 @@ from wirespeed import structs
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.host import ethtool
 from wirespeed.host.ethtool import Spread
-from wirespeed.host.rtnl import Link
+from wirespeed.host.netlink.link import Link
 from wirespeed.plugins.sriov.function import Vf
 
 _Weight = Annotated[int, Meta(ge=0, le=1 << 16)]

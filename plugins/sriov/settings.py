@@ -7,7 +7,9 @@ from collections.abc import Iterable
 from dataclasses import fields, replace
 
 from wirespeed.cni.errors import CniError, Code
-from wirespeed.host.rtnl import VF_SETTING_GROUPS, NetlinkError, Rtnl, VfSettings
+from wirespeed.host.netlink.errors import NetlinkError
+from wirespeed.host.netlink.rtnl import Rtnl
+from wirespeed.host.netlink.vf import VF_SETTING_GROUPS, VfSettings
 from wirespeed.plugins.sriov import infiniband
 from wirespeed.plugins.sriov.function import Vf
 

@@ -24,9 +24,12 @@ from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.plugin import Result
 from wirespeed.cni.request import Request
 from wirespeed.extras import MissingExtraError
-from wirespeed.host import announce, ethtool, functions, netns, rtnl
+from wirespeed.host import announce, ethtool, functions, netns
+from wirespeed.host.netlink.errors import as_device_error
+from wirespeed.host.netlink.link import Link
+from wirespeed.host.netlink.rtnl import Rtnl
+from wirespeed.host.netlink.vf import VfSettings
 from wirespeed.host.pci import USERSPACE_DRIVERS
-from wirespeed.host.rtnl import Link, Rtnl, VfSettings
 from wirespeed.host.switches import SwitchDownError, UnreachedError
 from wirespeed.ipam import Ipam
 from wirespeed.kube import deviceinfo
@@ -98,7 +101,7 @@ class Sriov:
             self._free_address(conf, deadline=request.deadline)
             with (
                 device_lock(self._locks, conf.device, deadline=request.deadline),
-                rtnl.refusals(f"device {conf.device}"),
+                as_device_error(f"device {conf.device}"),
                 Rtnl() as host,
             ):
                 self._free_from_dead_owner(request, conf.device)
@@ -135,7 +138,7 @@ class Sriov:
         claim = self._journal.device_of(request.container_id, request.ifname)
         if claim is None or claim.device != conf.device:
             raise CniError(Code.UNKNOWN_CONTAINER, f"device {conf.device} does not belong to this attachment")
-        with netns.opened(request.netns) as ns, rtnl.refusals(f"device {conf.device}"), Rtnl() as host:
+        with netns.opened(request.netns) as ns, as_device_error(f"device {conf.device}"), Rtnl() as host:
             device = functions.named(conf.device, self._sysfs)
             before, given = claim.record["before"], claim.record.get("given") or {}
             wanted = VfSettings(**claim.record["wanted"]["settings"])
@@ -416,7 +419,7 @@ class Sriov:
         record = claim.record
         again = record["wanted"]["settings"].get("port_guid") is not None
         with (
-            rtnl.refusals(f"device {claim.device}: restoring it"),
+            as_device_error(f"device {claim.device}: restoring it"),
             self._made_again(deadline=deadline) if again else nullcontext(),
         ):
             vfs.restore(

@@ -18,9 +18,11 @@ from wirespeed import structs
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.request import Request, check_container_id, check_network_name, ifname_fault
 from wirespeed.host import pci
+from wirespeed.host.netlink.link import IFF_ALLMULTI, IFF_PROMISC, IFF_UP, Link
+from wirespeed.host.netlink.rtnl import Rtnl
+from wirespeed.host.netlink.vf import VfSettings
 from wirespeed.host.netns import Identity, NetNs
 from wirespeed.host.pci import PciDevice
-from wirespeed.host.rtnl import IFF_ALLMULTI, IFF_PROMISC, IFF_UP, Link, Rtnl, VfSettings
 from wirespeed.plugins.sriov import conf as configuration
 from wirespeed.plugins.sriov import vf as vfs
 from wirespeed.plugins.sriov.conf import SriovConf

@@ -11,12 +11,16 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from wirespeed.cni.errors import CniError, Code
-from wirespeed.host import drivers, ethtool, netns, rtnl, vfio
+from wirespeed.host import drivers, ethtool, netns, vfio
 from wirespeed.host.device import Device
 from wirespeed.host.functions import Function, ScalableFunction
+from wirespeed.host.netlink.errors import NetlinkError
+from wirespeed.host.netlink.link import Link
+from wirespeed.host.netlink.rdma import Rdma
+from wirespeed.host.netlink.rtnl import Rtnl
+from wirespeed.host.netlink.vf import VfSettings
+from wirespeed.host.netlink.wait import MAC_NOT_YET, MAC_TIMEOUT, set_mac, wait_for
 from wirespeed.host.pci import USERSPACE_DRIVERS, PciDevice
-from wirespeed.host.rdma import Rdma
-from wirespeed.host.rtnl import Link, NetlinkError, Rtnl, VfSettings
 from wirespeed.kube import deviceinfo
 from wirespeed.plugins.sriov import rss, settings, sf, vdpa
 from wirespeed.plugins.sriov.function import Vf
@@ -171,7 +175,7 @@ def taken_again(host: Rtnl, vf: Vf, *, timeout: float) -> Vf:
 def with_netdev(host: Rtnl, vf: Vf, *, timeout: float) -> Vf:
     """Wait until the VF's driver has created its netdev on the host; return the VF. Raises CniError(DEVICE)."""
     if _netdev(host, vf.owner) is None:
-        rtnl.wait_for(lambda asking: _netdev(asking, vf.owner), timeout)
+        wait_for(lambda rtnl: _netdev(rtnl, vf.owner), timeout)
     return find(host, vf.device)
 
 
@@ -194,14 +198,14 @@ def rdma_devices(vf: Vf) -> dict[str, int]:
         names = set()
     if not names:
         raise CniError(Code.DEVICE, f'{vf.where}: key "rdmaIsolation": it has no RDMA device on the host')
-    with Rdma() as asking:
-        if not asking.exclusive():
+    with Rdma() as host:
+        if not host.exclusive():
             raise CniError(
                 Code.DEVICE,
                 f'{vf.where}: key "rdmaIsolation": all network namespaces share the RDMA devices of this node; '
                 'expected that each has its own ("rdma system set netns exclusive")',
             )
-        return {name: number for name, number in asking.devices().items() if name in names}
+        return {name: number for name, number in host.devices().items() if name in names}
 
 
 def move_rdma(vf: Vf, devices: dict[str, int], ns: netns.NetNs) -> None:
@@ -288,7 +292,7 @@ def move_in(
         try:
             host.set_link(link.index, netns_fd=ns.fd, mac=mac, **rest)
         except NetlinkError as error:
-            if mac is None or error.errno not in {*rtnl.MAC_NOT_YET, errno.EADDRNOTAVAIL}:
+            if mac is None or error.errno not in {*MAC_NOT_YET, errno.EADDRNOTAVAIL}:
                 raise
             log.debug("%s: %s: trying its MAC again in %s", vf.where, error, ns.path)
             netns.inside(ns.fd, lambda: _finish_inside(vf.owner.address, mac, rest))
@@ -316,7 +320,7 @@ def _finish_inside(address: str, mac: str, rest: dict[str, Any]) -> None:
         if link is None:
             raise NetlinkError(errno.ENODEV, "its interface is gone")
         _reset(inside, link)
-        rtnl.set_mac(link.index, mac, again_on=rtnl.MAC_NOT_YET, timeout=rtnl.MAC_TIMEOUT)
+        set_mac(link.index, mac, retry_on=MAC_NOT_YET, timeout=MAC_TIMEOUT)
         inside.set_link(link.index, **rest)
 
 
@@ -412,7 +416,7 @@ def _bring_home(
                     if (moved := _netdev(host, vf.owner)) is not None:
                         return moved, vf
     # Its namespace is gone, or is just being destroyed: the kernel moves a physical netdev back to the host.
-    back = rtnl.wait_for(lambda asking: _netdev(asking, vf.owner), timeout)
+    back = wait_for(lambda rtnl: _netdev(rtnl, vf.owner), timeout)
     if back is None:
         raise CniError(
             Code.TRY_AGAIN_LATER, f"{vf.where}: its interface did not come back to the host within {timeout:.0f} s"

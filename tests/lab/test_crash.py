@@ -17,8 +17,8 @@ from tests.lab.conftest import LabVfs, Runtime, conf, differences, sh, state_of_
 from wirespeed.agent import main
 from wirespeed.cni.errors import Code
 from wirespeed.host import ethtool
+from wirespeed.host.netlink.rtnl import Rtnl
 from wirespeed.host.ovsdb import Ovsdb
-from wirespeed.host.rtnl import Rtnl
 from wirespeed.ipam.leases import Leases
 from wirespeed.kube import deviceinfo
 from wirespeed.plugins.sriov.sriov import Sriov

@@ -12,8 +12,8 @@ import pytest
 
 from tests.lab.conftest import PFS, sh
 from wirespeed.host import netns as host_netns
-from wirespeed.host.rdma import Rdma
-from wirespeed.host.rtnl import NetlinkError
+from wirespeed.host.netlink.errors import NetlinkError
+from wirespeed.host.netlink.rdma import Rdma
 
 Namespaces = Callable[[], str]
 

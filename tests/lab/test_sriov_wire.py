@@ -12,7 +12,7 @@ import pytest
 
 from tests.lab.conftest import PFS, LabVfs, Runtime, conf, host_local, in_namespace, sh
 from wirespeed.host import netns as host_netns
-from wirespeed.host import rtnl
+from wirespeed.host.netlink.wait import wait_for_carrier
 
 pytestmark = pytest.mark.usefixtures("unchanged")
 
@@ -64,7 +64,7 @@ def send(netns: str, payload: bytes) -> None:
     header = b"\xff" * 6 + bytes.fromhex(MAC.replace(":", "")) + struct.pack("!H", ETHERTYPE)
 
     def inside() -> None:
-        link = rtnl.wait_for_carrier(socket.if_nametoindex("net1"), timeout=PATIENCE)
+        link = wait_for_carrier(socket.if_nametoindex("net1"), timeout=PATIENCE)
         assert link is not None
         assert link.running
         with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as out:

@@ -14,7 +14,9 @@ import pytest
 from tests.node.conftest import PATIENCE, Netns
 from wirespeed.host import announce
 from wirespeed.host import netns as host_netns
-from wirespeed.host.rtnl import NetlinkError, Rtnl, set_mac, wait_for_carrier
+from wirespeed.host.netlink.errors import NetlinkError
+from wirespeed.host.netlink.rtnl import Rtnl
+from wirespeed.host.netlink.wait import set_mac, wait_for_carrier
 
 MAC = "02:00:00:00:00:01"
 ETH_P_ALL = 3
@@ -155,13 +157,13 @@ def test_a_mac_that_the_interface_gets_by_itself_is_enough(pod_and_neighbour: tu
     multicast = "03:00:00:00:00:01"  # rejected with EADDRNOTAVAIL
 
     def wait() -> None:
-        set_mac(index, multicast, again_on={99}, timeout=0.2)
+        set_mac(index, multicast, retry_on={99}, timeout=0.2)
 
     with opened(pod.path) as (ns, index):
         with pytest.raises(NetlinkError, match="Cannot assign"):
             host_netns.inside(ns.fd, wait)
         with pytest.raises(NetlinkError, match="Cannot assign"):
-            host_netns.inside(ns.fd, lambda: set_mac(index, multicast, again_on=(), timeout=PATIENCE))
-        host_netns.inside(ns.fd, lambda: set_mac(index, MAC, again_on=(), timeout=0))
-        host_netns.inside(ns.fd, lambda: set_mac(index, "02:00:00:00:00:02", again_on=(), timeout=0))
+            host_netns.inside(ns.fd, lambda: set_mac(index, multicast, retry_on=(), timeout=PATIENCE))
+        host_netns.inside(ns.fd, lambda: set_mac(index, MAC, retry_on=(), timeout=0))
+        host_netns.inside(ns.fd, lambda: set_mac(index, "02:00:00:00:00:02", retry_on=(), timeout=0))
     assert pod.links()["net1"]["address"] == "02:00:00:00:00:02"

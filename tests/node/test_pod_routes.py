@@ -25,8 +25,8 @@ from wirespeed.cni.execute import run_plugin
 from wirespeed.cni.plugin import Result
 from wirespeed.cni.request import Request
 from wirespeed.host import netns as namespaces
+from wirespeed.host.netlink.rtnl import Rtnl
 from wirespeed.host.routes import by_interface
-from wirespeed.host.rtnl import Rtnl
 from wirespeed.ipam import Ipam
 from wirespeed.plugins.sriov import addressing
 

@@ -14,15 +14,16 @@ import pytest
 from tests.fakesysfs import FakeSysfs
 from tests.node.conftest import Netns
 from wirespeed.cni.request import Request
-from wirespeed.host import drivers, rtnl
+from wirespeed.host import drivers
 from wirespeed.host import netns as namespaces
 from wirespeed.host.device import Device
+from wirespeed.host.netlink.rtnl import Rtnl
+from wirespeed.host.netlink.wait import wait_for
 from wirespeed.host.pci import PciDevice
-from wirespeed.host.rtnl import Rtnl
 from wirespeed.node import Node, NodeConfig
+from wirespeed.plugins.sriov import vf as vf_module
 
 T = TypeVar("T")
-wait_for = rtnl.wait_for
 
 
 def test_a_vf_that_gets_the_kernels_driver_goes_into_the_pod_once_that_has_made_its_interface(
@@ -37,8 +38,8 @@ def test_a_vf_that_gets_the_kernels_driver_goes_into_the_pod_once_that_has_made_
         sysfs.bind(device.address, driver or "iavf")
 
     def made_after_a_look(look: Callable[[Rtnl], T | None], timeout: float) -> T | None:
-        def looked(asking: Rtnl) -> T | None:
-            found = look(asking)
+        def looked(rtnl: Rtnl) -> T | None:
+            found = look(rtnl)
             if not vf.netdevs:
                 sysfs.interface(address, "vf0")
                 host.run("ip", "link", "add", "vf0", "type", "veth", "peer", "name", "wire0")
@@ -47,7 +48,7 @@ def test_a_vf_that_gets_the_kernels_driver_goes_into_the_pod_once_that_has_made_
         return wait_for(looked, timeout)
 
     monkeypatch.setattr(drivers, "bind", bind)
-    monkeypatch.setattr(rtnl, "wait_for", made_after_a_look)
+    monkeypatch.setattr(vf_module, "wait_for", made_after_a_look)
     node = Node(NodeConfig(state=str(tmp_path / "run/state.db"), sysfs=str(sysfs.root), leases=str(tmp_path / "l")))
     plugin = node.plugin("sriov")
     config = {"cniVersion": "1.1.0", "name": "net", "type": "wirespeed-sriov", "deviceID": address}

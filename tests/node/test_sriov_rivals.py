@@ -17,7 +17,8 @@ from tests.node.conftest import Netns
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.request import Request
 from wirespeed.host import netns as namespaces
-from wirespeed.host.rtnl import Link, Rtnl
+from wirespeed.host.netlink.link import Link
+from wirespeed.host.netlink.rtnl import Rtnl
 from wirespeed.node import Node, NodeConfig
 from wirespeed.plugins.sriov import rivals
 

@@ -6,12 +6,15 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from typing import Any
 
 import pytest
 from pyroute2.netlink.devlink import DEVLINK_NAMES, devlinkcmd
 
-from wirespeed.host import netlink
-from wirespeed.host.devlink import HealthReporters, Reporter, apply
+from wirespeed.host.netlink.codec import messages
+from wirespeed.host.netlink.devlink import Reporter, update_reporters
+from wirespeed.host.netlink.socket import NetlinkSocket
+from wirespeed.host.reporters import HealthReporters
 
 PF = "0000:18:00.0"
 FAMILY = 21
@@ -47,9 +50,9 @@ def after(*sent: bytes) -> set[Reporter]:
     """The reporters that are in error after these messages."""
     found: set[Reporter] = set()
     for each in sent:
-        [(kind, payload)] = netlink.messages(each)
-        assert kind == FAMILY
-        apply(found, payload)
+        [notification] = messages(each)
+        assert notification.kind == FAMILY
+        update_reporters(found, notification.payload)
     return found
 
 
@@ -81,21 +84,37 @@ def test_other_notices_change_nothing(command: str) -> None:
     assert after(broken(FATAL), message(command, PORT_TX)) == {FATAL}
 
 
+class FromKernel(socket.socket):
+    """A socket on which all datagrams come from the kernel."""
+
+    def recvfrom_into(self, buffer: Any, nbytes: int = 0, flags: int = 0) -> tuple[int, tuple[int, int]]:
+        return self.recv_into(buffer, nbytes, flags), (0, 0)
+
+
+class Subscribed(NetlinkSocket):
+    """A netlink socket that receives what a test sends."""
+
+    def __init__(self, receiving: socket.socket) -> None:
+        self._socket, self._buffer = FromKernel(fileno=receiving.detach()), bytearray(1 << 16)
+        self._socket.setblocking(False)
+
+
 class Kernel:
     """The kernel's end of a listening socket, and its answers to a dump request."""
 
     def __init__(self, *answers: list[bytes]) -> None:
-        self.socket, self.listening = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.socket, subscribed = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.subscribed = Subscribed(subscribed)
         self.answers = list(answers)
         self.answered, self.late = threading.Event(), threading.Event()
 
     def answer(self) -> list[bytes]:
         assert self.answered.wait(30)
-        return [payload for each in self.answers.pop(0) for _, payload in netlink.messages(each)]
+        return [answer.payload for each in self.answers.pop(0) for answer in messages(each)]
 
     @contextmanager
     def reporters(self) -> Iterator[HealthReporters]:
-        made = HealthReporters(self.listening, FAMILY, self.answer, self.late.set)
+        made = HealthReporters(self.subscribed, FAMILY, self.answer, self.late.set)
         with closing(made), self.socket:
             yield made
 
@@ -108,7 +127,7 @@ def test_what_was_broken_before_is_known_at_once() -> None:
 
 
 def test_late_answer_does_not_undo_what_was_told_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wirespeed.host.devlink._PATIENCE", 0)
+    monkeypatch.setattr("wirespeed.host.reporters._DUMP_TIMEOUT", 0)
     other = Reporter("0000:3b:00.0", -1, "fw_fatal")
     states = [(FATAL, 1), (PORT_TX, 0), (other, 1)]
     kernel = Kernel([message("HEALTH_REPORTER_GET", each, state) for each, state in states])

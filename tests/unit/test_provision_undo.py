@@ -16,9 +16,14 @@ import pytest
 from tests import pfs
 from tests.fakesysfs import FakeSysfs, vf_address
 from wirespeed.cni.errors import CniError, Code
-from wirespeed.host import rtnl, vfio
+from wirespeed.host import vfio
+from wirespeed.host.netlink import wait
+from wirespeed.host.netlink.address import Address
+from wirespeed.host.netlink.errors import NetlinkError
+from wirespeed.host.netlink.link import Link
+from wirespeed.host.netlink.rtnl import Rtnl
+from wirespeed.host.netlink.vf import VfSettings
 from wirespeed.host.netns import Identity
-from wirespeed.host.rtnl import Address, Link, NetlinkError, Rtnl, VfSettings
 from wirespeed.node import NodeConfig
 from wirespeed.provision import facts, hold, plan, vdpa
 from wirespeed.provision.facts import Pf
@@ -62,8 +67,8 @@ class Kernel(Rtnl):
             return self.write(path, text, **how)
 
         monkeypatch.setattr(Path, "write_text", write_text)
-        monkeypatch.setattr(vdpa, "_request", self.request)
-        for module in (plan, facts, rtnl):
+        monkeypatch.setattr(vdpa, "_request", self.vdpa_request)
+        for module in (plan, facts, wait):
             monkeypatch.setattr(module, "Rtnl", lambda: self)
 
     def close(self) -> None:
@@ -138,7 +143,7 @@ class Kernel(Rtnl):
             raise NetlinkError(errno.EOPNOTSUPP, "Operation not supported")
         self.held[vf] = replace(self.held[vf], **given)  # type: ignore[arg-type]
 
-    def request(self, command: int, attributes: list[tuple[str, str | int]], _where: str) -> None:
+    def vdpa_request(self, command: int, attributes: list[tuple[str, str | int]], _where: str) -> None:
         told = dict(attributes)
         name = str(told["VDPA_ATTR_DEV_NAME"])
         assert command == vdpa._NEW

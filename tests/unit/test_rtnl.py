@@ -12,8 +12,28 @@ from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 
 from tests import openfiles
 from wirespeed.cni.errors import CniError, Code
-from wirespeed.host import rtnl
-from wirespeed.host.rtnl import VfSettings
+from wirespeed.host.netlink.codec import (
+    NLMSG_ERROR,
+    Message,
+    attribute,
+    list_attributes,
+    nested,
+    pack_message,
+    raise_for_error,
+)
+from wirespeed.host.netlink.errors import NetlinkError
+from wirespeed.host.netlink.link import IFINFOMSG, IFLA_ADDRESS, IFLA_XDP, RTM_SETLINK, pack_link, unpack_link
+from wirespeed.host.netlink.rtnl import Rtnl
+from wirespeed.host.netlink.vf import (
+    IFLA_VF_INFO,
+    IFLA_VF_TRUST,
+    IFLA_VFINFO_LIST,
+    VfSettings,
+    pack_infos,
+    pack_settings,
+    unpack_settings,
+)
+from wirespeed.host.netlink.wait import wait_for
 
 MACS = st.binary(min_size=6, max_size=6).map(lambda raw: raw.hex(":"))
 U32 = st.integers(0, 2**32 - 2)
@@ -42,10 +62,10 @@ def decoded_by_pyroute2(message: bytes) -> Any:
 
 @given(vf=st.integers(0, 255), asked=settings())
 def test_vf_settings_are_read_by_pyroute2_as_they_were_meant(vf: int, asked: VfSettings) -> None:
-    info = b"".join(rtnl.vf_attributes(vf, asked))
-    nested = rtnl._attribute(rtnl.IFLA_VFINFO_LIST | rtnl.NLA_F_NESTED, rtnl._attribute(1, info))
-    body = rtnl._IFINFO.pack(0, 0, 7, 0, 0) + nested
-    message = rtnl._HEADER.pack(rtnl._HEADER.size + len(body), rtnl.RTM_SETLINK, 0, 1, 0) + body
+    info = b"".join(pack_settings(vf, asked))
+    listed = nested(IFLA_VFINFO_LIST, attribute(1, info))
+    body = pack_link(7) + listed
+    message = pack_message(RTM_SETLINK, 0, 1, body)
     seen = decoded_by_pyroute2(message).get_attr("IFLA_VFINFO_LIST").get_attr("IFLA_VF_INFO")
     mac = seen.get_attr("IFLA_VF_MAC")
     assert (mac["vf"], mac["mac"][:17]) == (vf, asked.mac)
@@ -61,12 +81,12 @@ def test_vf_settings_are_read_by_pyroute2_as_they_were_meant(vf: int, asked: VfS
 
 @given(settings())
 def test_what_is_set_is_what_is_read_back(asked: VfSettings) -> None:
-    assert rtnl._vf(b"".join(rtnl.vf_attributes(3, asked))) == asked
+    assert unpack_settings(b"".join(pack_settings(3, asked))) == asked
 
 
 def test_a_setting_that_the_driver_does_not_report_is_none() -> None:
-    unsupported = rtnl._attribute(rtnl.IFLA_VF_TRUST, struct.pack("II", 0, 0xFFFFFFFF))
-    assert rtnl._vf(unsupported).trust is None
+    unsupported = attribute(IFLA_VF_TRUST, struct.pack("II", 0, 0xFFFFFFFF))
+    assert unpack_settings(unsupported).trust is None
 
 
 GUIDS = st.binary(min_size=8, max_size=8).map(lambda raw: raw.hex(":"))
@@ -76,8 +96,8 @@ GUIDS = st.binary(min_size=8, max_size=8).map(lambda raw: raw.hex(":"))
 def test_guids_are_written_as_pyroute2_writes_them_each_in_an_info_of_its_own(
     vf: int, node: str, port: str
 ) -> None:
-    infos = rtnl.vf_infos(vf, VfSettings(mac="02:00:00:00:00:01", trust=True, node_guid=node, port_guid=port))
-    assert [[kind for kind, _ in rtnl._attributes(info)] for info in infos] == [[1, 9], [10], [11]]
+    infos = pack_infos(vf, VfSettings(mac="02:00:00:00:00:01", trust=True, node_guid=node, port_guid=port))
+    assert [[kind for kind, _ in list_attributes(info)] for info in infos] == [[1, 9], [10], [11]]
     for info, kind, guid in ((infos[1], "node", node), (infos[2], "port", port)):
         theirs = getattr(ifinfmsg.vflist.vfinfo, f"vf_ib_{kind}_guid")()
         theirs["vf"], theirs[f"ib_{kind}_guid"] = vf, guid
@@ -89,20 +109,20 @@ def test_guids_are_written_as_pyroute2_writes_them_each_in_an_info_of_its_own(
 @given(vf=st.integers(0, 255), node=GUIDS, port=GUIDS)
 def test_guids_are_read_back_as_they_were_set(vf: int, node: str, port: str) -> None:
     asked = VfSettings(node_guid=node, port_guid=port)
-    assert rtnl._vf(b"".join(rtnl.vf_infos(vf, asked))) == asked
+    assert unpack_settings(b"".join(pack_infos(vf, asked))) == asked
 
 
 @pytest.mark.parametrize(("kind", "infiniband"), [(1, False), (32, True)])
 def test_an_infiniband_interface_is_known_by_its_type(kind: int, infiniband: bool) -> None:
-    address = rtnl._attribute(rtnl.IFLA_ADDRESS, bytes(range(20)))
-    link = rtnl._link(rtnl._IFINFO.pack(0, kind, 7, 0, 0) + address)
+    address = attribute(IFLA_ADDRESS, bytes(range(20)))
+    link = unpack_link(IFINFOMSG.pack(0, kind, 7, 0, 0) + address)
     assert (link.infiniband, link.mac) == (infiniband, bytes(range(20)).hex(":"))
 
 
 def test_a_vf_that_the_driver_does_not_tell_of_does_not_shift_those_after_it() -> None:
     told = {number: VfSettings(mac=f"02:00:00:00:00:0{number}", vlan=number, trust=False) for number in (0, 1, 3)}
     infos = b"".join(vf_info(number, settings) for number, settings in told.items())
-    link = rtnl._link(rtnl._IFINFO.pack(0, 1, 7, 0, 0) + rtnl._attribute(rtnl.IFLA_VFINFO_LIST, infos))
+    link = unpack_link(IFINFOMSG.pack(0, 1, 7, 0, 0) + attribute(IFLA_VFINFO_LIST, infos))
     assert list(link.vfs) == [0, 1, 3]
     for number, settings in told.items():
         found = link.vf(number)
@@ -114,11 +134,9 @@ def test_a_vf_that_the_driver_does_not_tell_of_does_not_shift_those_after_it() -
 
 def vf_info(number: int, settings: VfSettings) -> bytes:
     """An IFLA_VF_INFO as written by the kernel: MAC, broadcast address, VLAN in the old format, then the others."""
-    mac, *others = rtnl.vf_attributes(number, settings)
-    older = rtnl._attribute(13, b"\xff" * 32) + rtnl._attribute(
-        2, struct.pack("III", number, settings.vlan or 0, 0)
-    )
-    return rtnl._attribute(rtnl.IFLA_VF_INFO, mac + older + b"".join(others))
+    mac, *others = pack_settings(number, settings)
+    older = attribute(13, b"\xff" * 32) + attribute(2, struct.pack("III", number, settings.vlan or 0, 0))
+    return attribute(IFLA_VF_INFO, mac + older + b"".join(others))
 
 
 @pytest.mark.parametrize(
@@ -131,24 +149,24 @@ def vf_info(number: int, settings: VfSettings) -> bytes:
     ],
 )
 def test_xdp_programs_are_known_by_their_modes(attached: dict[int, bytes], modes: tuple[str, ...]) -> None:
-    nested = b"".join(rtnl._attribute(kind, value) for kind, value in attached.items())
-    link = rtnl._link(rtnl._IFINFO.pack(0, 1, 7, 0, 0) + rtnl._attribute(rtnl.IFLA_XDP, nested))
+    programs = b"".join(attribute(kind, value) for kind, value in attached.items())
+    link = unpack_link(IFINFOMSG.pack(0, 1, 7, 0, 0) + attribute(IFLA_XDP, programs))
     assert link.xdp == modes
 
 
 def test_a_process_with_more_files_than_select_knows_waits_for_links() -> None:
     looked: list[int] = []
 
-    def second(_: rtnl.Rtnl) -> int | None:
+    def second(_: Rtnl) -> int | None:
         looked.append(len(looked))
         return looked[-1] or None
 
     with openfiles.many():
-        assert rtnl.wait_for(second, 30, every=0.001) == 1
+        assert wait_for(second, 30, every=0.001) == 1
 
 
 def test_nothing_to_set_is_no_message() -> None:
-    assert list(rtnl.vf_attributes(0, VfSettings())) == []
+    assert list(pack_settings(0, VfSettings())) == []
 
 
 def test_only_differing_settings_are_kept() -> None:
@@ -158,15 +176,15 @@ def test_only_differing_settings_are_kept() -> None:
 
 @pytest.mark.parametrize("flags", [0, 0x100, 0x300])
 def test_a_refusal_carries_its_number(flags: int) -> None:
-    request = rtnl._HEADER.pack(16, rtnl.RTM_SETLINK, 0, 1, 0)
-    with pytest.raises(rtnl.NetlinkError) as refused:
-        rtnl._raise_for(struct.pack("i", -95) + request, flags)
+    request = pack_message(RTM_SETLINK, 0, 1, b"")
+    with pytest.raises(NetlinkError) as refused:
+        raise_for_error(Message(NLMSG_ERROR, flags, 1, struct.pack("i", -95) + request))
     assert refused.value.errno == 95
     assert refused.value.strerror == "Operation not supported"
 
 
 def test_a_refusal_carries_the_kernels_own_words() -> None:
-    request = rtnl._HEADER.pack(16, rtnl.RTM_SETLINK, 0, 1, 0)
-    words = rtnl._attribute(1, b"mtu less than device minimum\0")
-    with pytest.raises(rtnl.NetlinkError, match=r"Invalid argument \(mtu less than device minimum\)"):
-        rtnl._raise_for(struct.pack("i", -22) + request + words, 0x300)
+    request = pack_message(RTM_SETLINK, 0, 1, b"")
+    words = attribute(1, b"mtu less than device minimum\0")
+    with pytest.raises(NetlinkError, match=r"Invalid argument \(mtu less than device minimum\)"):
+        raise_for_error(Message(NLMSG_ERROR, 0x300, 1, struct.pack("i", -22) + request + words))

@@ -15,10 +15,13 @@ from tests.fakesysfs import FakeSysfs
 from wirespeed.cni.chain import Chain, load_network
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.request import Request
-from wirespeed.host import drivers, ethtool, rtnl
+from wirespeed.host import drivers, ethtool
+from wirespeed.host.netlink.address import Address
+from wirespeed.host.netlink.link import Link
+from wirespeed.host.netlink.rtnl import Rtnl
+from wirespeed.host.netlink.vf import VfSettings, pack_infos, unpack_settings
 from wirespeed.host.netns import Identity
 from wirespeed.host.pci import PciDevice
-from wirespeed.host.rtnl import Address, Link, Rtnl, VfSettings
 from wirespeed.node import Node, NodeConfig
 from wirespeed.plugins.sriov import addressing, settings, sriov
 from wirespeed.plugins.sriov import vf as vfs
@@ -77,8 +80,8 @@ class Card(Rtnl):
 
     def set_vf(self, pf_index: int, vf: int, settings: VfSettings) -> None:
         assert (pf_index, vf) == (7, 0)
-        for info in rtnl.vf_infos(vf, settings):
-            part = dict(rtnl._vf(info).items())
+        for info in pack_infos(vf, settings):
+            part = dict(unpack_settings(info).items())
             assert NEVER_SET not in part.values()
             self.instant()
             self.done += [f"{key} {value}" for key, value in part.items()]

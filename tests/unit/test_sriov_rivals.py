@@ -12,9 +12,9 @@ import pytest
 
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.host import netns
+from wirespeed.host.netlink.vf import ETH_P_8021AD, ETH_P_8021Q, VfSettings
 from wirespeed.host.netns import Identity
 from wirespeed.host.pci import PciDevice
-from wirespeed.host.rtnl import ETH_P_8021AD, ETH_P_8021Q, VfSettings
 from wirespeed.plugins.sriov import rivals
 from wirespeed.plugins.sriov.function import Vf
 from wirespeed.state.journal import DeviceClaim, Journal

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.host import ethtool
 from wirespeed.host.ethtool import Spread
+from wirespeed.host.netlink.link import Link
 from wirespeed.host.pci import PciDevice
-from wirespeed.host.rtnl import Link
 from wirespeed.plugins.sriov import rss
 from wirespeed.plugins.sriov.function import Vf
 from wirespeed.plugins.sriov.rss import Rss

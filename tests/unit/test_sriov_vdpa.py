@@ -13,8 +13,10 @@ from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.request import Request
 from wirespeed.host import functions
 from wirespeed.host.functions import Function
+from wirespeed.host.netlink.link import Link
+from wirespeed.host.netlink.rtnl import Rtnl
+from wirespeed.host.netlink.vf import VfSettings
 from wirespeed.host.netns import Identity
-from wirespeed.host.rtnl import Link, Rtnl, VfSettings
 from wirespeed.node import Node, NodeConfig
 from wirespeed.plugins.sriov import sriov
 from wirespeed.plugins.sriov import vf as vfs

@@ -12,11 +12,21 @@ import pytest
 
 from tests.fakesysfs import FakeSysfs
 from wirespeed.cni.errors import CniError, Code
-from wirespeed.host import netns, rtnl, vfio
+from wirespeed.host import netns, vfio
+from wirespeed.host.netlink.errors import NetlinkError
+from wirespeed.host.netlink.link import Link
+from wirespeed.host.netlink.rdma import Rdma
+from wirespeed.host.netlink.rtnl import Rtnl
+from wirespeed.host.netlink.vf import (
+    ETH_P_8021AD,
+    ETH_P_8021Q,
+    LINK_STATES,
+    VfSettings,
+    pack_settings,
+    unpack_settings,
+)
 from wirespeed.host.netns import Identity
 from wirespeed.host.pci import PciDevice
-from wirespeed.host.rdma import Rdma
-from wirespeed.host.rtnl import ETH_P_8021AD, ETH_P_8021Q, LINK_STATES, Link, NetlinkError, Rtnl, VfSettings
 from wirespeed.plugins.sriov import settings
 from wirespeed.plugins.sriov import vf as vfs
 from wirespeed.plugins.sriov.function import Vf
@@ -63,8 +73,8 @@ class PfDriver(Rtnl):
 
     def set_vf(self, pf_index: int, vf: int, settings: VfSettings) -> None:
         assert (pf_index, vf) == (7, 0)
-        for attribute in rtnl.vf_attributes(vf, settings):
-            part = dict(rtnl._vf(attribute).items())
+        for attribute in pack_settings(vf, settings):
+            part = dict(unpack_settings(attribute).items())
             if any(key in self.refuses for key in part):
                 raise NetlinkError(errno.EOPNOTSUPP, "Operation not supported")
             if not (self.keeps_mac and part.get("mac") == NO_MAC):

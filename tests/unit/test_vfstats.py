@@ -6,9 +6,12 @@ import struct
 from pathlib import Path
 
 from tests.fakesysfs import FakeSysfs
-from wirespeed.host import rtnl, vfstats
+from wirespeed.host import vfstats
+from wirespeed.host.netlink.codec import attribute
+from wirespeed.host.netlink.link import Link
+from wirespeed.host.netlink.rtnl import Rtnl
+from wirespeed.host.netlink.vf import IFLA_VF_INFO, IFLA_VF_MAC, IFLA_VF_STATS, IFLA_VFINFO_LIST
 from wirespeed.host.pci import PciDevice
-from wirespeed.host.rtnl import Link, Rtnl
 
 PF = "0000:18:00.0"
 
@@ -22,14 +25,14 @@ class Host(Rtnl):
     def link(self, name: str | int, *, vfs: bool = False) -> Link | None:
         return Link(index=7, name="eth4", mac="02:00:00:00:00:01", mtu=1500, flags=1)
 
-    def _of_link(self, index: int, wanted: int, attributes: bytes) -> bytes:
-        assert (index, wanted) == (7, rtnl.IFLA_VFINFO_LIST)
-        return b"".join(rtnl._attribute(rtnl.IFLA_VF_INFO, self.info(number)) for number in self.told)
+    def _link_attribute(self, index: int, wanted: int, packed: bytes = b"") -> bytes:
+        assert (index, wanted) == (7, IFLA_VFINFO_LIST)
+        return b"".join(attribute(IFLA_VF_INFO, self.info(number)) for number in self.told)
 
     def info(self, number: int) -> bytes:
-        counters = rtnl._attribute(0, struct.pack("Q", 10 * number)) + rtnl._attribute(6, b"")
+        counters = attribute(0, struct.pack("Q", 10 * number)) + attribute(6, b"")
         mac = struct.pack("I32s", number, b"\2")
-        return rtnl._attribute(rtnl.IFLA_VF_MAC, mac) + rtnl._attribute(rtnl.IFLA_VF_STATS, counters)
+        return attribute(IFLA_VF_MAC, mac) + attribute(IFLA_VF_STATS, counters)
 
 
 def test_counters_are_those_of_the_vfs_that_are_told_of(tmp_path: Path) -> None:

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from wirespeed.host import netns, pci, vfstats
+from wirespeed.host.netlink.rtnl import Rtnl
 from wirespeed.host.pci import PciDevice
-from wirespeed.host.rtnl import Rtnl
 from wirespeed.kube.podresources import PodResources
 from wirespeed.metrics import Family, Source
 from wirespeed.node import Node

@@ -15,7 +15,8 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from wirespeed.host import netns, rtnl
+from wirespeed.host import netns
+from wirespeed.host.netlink.wait import wait_for_carrier
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +62,7 @@ def _announce(name: str, ips: Sequence[str]) -> None:
             path.write_text("1")
         except OSError as error:  # no IPv6 in this kernel, /proc/sys mounted read-only
             log.debug("%s: %s", path, error)
-    link = rtnl.wait_for_carrier(index, timeout=CARRIER_TIMEOUT)
+    link = wait_for_carrier(index, timeout=CARRIER_TIMEOUT)
     if link is None:
         return
     mac = bytes.fromhex(link.mac.replace(":", ""))

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import errno
 import re
-import socket
 from dataclasses import dataclass, field
 
-_NETLINK_KOBJECT_UEVENT = 15
+from wirespeed.host.netlink.socket import NETLINK_KOBJECT_UEVENT, NetlinkSocket
+
 _FROM_KERNEL = 1  # the kernel's multicast group; udevd sends its own events to group 2
 _SUBSYSTEM = re.compile(rb"\0SUBSYSTEM=(pci|net|auxiliary|vdpa|infiniband)\0")
 _DEVPATH = re.compile(rb"\0DEVPATH=([^\0]*)\0")
@@ -35,12 +34,8 @@ class DeviceEvents:
     """
 
     def __init__(self) -> None:
-        self._socket = socket.socket(
-            socket.AF_NETLINK,
-            socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK,
-            _NETLINK_KOBJECT_UEVENT,
-        )
-        self._socket.bind((0, _FROM_KERNEL))
+        self._socket = NetlinkSocket(NETLINK_KOBJECT_UEVENT)
+        self._socket.subscribe(groups=_FROM_KERNEL)
 
     def fileno(self) -> int:
         return self._socket.fileno()
@@ -48,18 +43,12 @@ class DeviceEvents:
     def drain(self) -> Changes:
         """Process all pending events."""
         changes = Changes()
-        while True:
-            try:
-                data, (sender, _) = self._socket.recvfrom(1 << 16)
-            except BlockingIOError:
-                return changes
-            except OSError as error:
-                if error.errno != errno.ENOBUFS:
-                    raise
+        for event in self._socket.notifications():
+            if event is None:
                 changes.lost = True
-                continue
-            if sender == 0:  # port 0 is the kernel: a process cannot forge it
-                _add(changes, data)
+            else:
+                _add(changes, event)
+        return changes
 
     def close(self) -> None:
         self._socket.close()

@@ -6,8 +6,8 @@ import struct
 from collections.abc import Mapping
 from pathlib import Path
 
+from wirespeed.host.netlink.rtnl import Rtnl
 from wirespeed.host.pci import PciDevice
-from wirespeed.host.rtnl import Rtnl
 
 # Counters from netlink: IFLA_VF_STATS_* of linux/if_link.h, in that order; 6 is padding.
 _NETLINK = {
@@ -40,10 +40,10 @@ def read(pf: PciDevice, host: Rtnl) -> Mapping[int, Mapping[str, int]]:
     return counted if any(any(vf.values()) for vf in counted.values()) else {}
 
 
-def of_interface(address: str, asking: Rtnl) -> dict[str, int]:
+def of_interface(address: str, rtnl: Rtnl) -> dict[str, int]:
     """Return the counters of the VF's own interface in that namespace, {} without one. Raises NetlinkError."""
-    link = asking.link_of_device(address)
-    counters = asking.link_stats(link.index) if link else b""
+    link = rtnl.link_of_device(address)
+    counters = rtnl.link_stats(link.index) if link else b""
     size = 8 * len(_LINK)
     return dict(zip(_LINK, struct.unpack(f"{len(_LINK)}Q", counters[:size]), strict=True)) if counters else {}
 

@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from wirespeed.host import pci, vfio
+from wirespeed.host.netlink.link import Link
+from wirespeed.host.netlink.rtnl import Rtnl
+from wirespeed.host.netlink.vf import VfSettings
 from wirespeed.host.pci import PciDevice
 from wirespeed.host.routes import default_route_interfaces
-from wirespeed.host.rtnl import Link, Rtnl, VfSettings
 from wirespeed.host.vdpa import VHOST, VIRTIO, VdpaDevice
 from wirespeed.provision import eswitch, udev, vdpa
 from wirespeed.provision.policy import PfIdentity

@@ -8,9 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from wirespeed.cni.errors import CniError, Code
-from wirespeed.host import drivers, rtnl
+from wirespeed.host import drivers
+from wirespeed.host.netlink.errors import NetlinkError
+from wirespeed.host.netlink.link import Link
+from wirespeed.host.netlink.rtnl import Rtnl
+from wirespeed.host.netlink.vf import VfSettings
+from wirespeed.host.netlink.wait import MAC_NOT_YET, MAC_TIMEOUT, set_mac, wait_for
 from wirespeed.host.pci import PciDevice
-from wirespeed.host.rtnl import NetlinkError, Rtnl, VfSettings
 from wirespeed.host.vdpa import VdpaDevice
 from wirespeed.node import NodeConfig
 from wirespeed.provision import eswitch, facts, hold, udev, vdpa
@@ -400,7 +404,7 @@ class _Planner:
             if pf.vf(index).mac in (NO_MAC, link.mac):
                 host.set_vf(pf.index, index, VfSettings(mac=link.mac))
 
-    def _take_mac(self, index: int, link: rtnl.Link) -> None:
+    def _take_mac(self, index: int, link: Link) -> None:
         """Set the MAC of the VF's interface to its admin MAC, the only one that the PF lets it use.
 
         A driver that finds the VF still in reset generates a MAC (igbvf).
@@ -412,8 +416,8 @@ class _Planner:
                 host.set_link(link.index, mac=mac)
 
 
-def _netdev(device: PciDevice) -> rtnl.Link:
-    link = rtnl.wait_for(lambda asking: asking.link_of_device(device.address), NETDEV_TIMEOUT)
+def _netdev(device: PciDevice) -> Link:
+    link = wait_for(lambda rtnl: rtnl.link_of_device(device.address), NETDEV_TIMEOUT)
     if link is None:
         raise CniError(
             Code.DEVICE,
@@ -434,7 +438,7 @@ def _restore_link(
     udev.settle([_netdev(device).name], timeout=NETDEV_TIMEOUT)
     link = _netdev(device)
     if mac is not None:
-        rtnl.set_mac(link.index, mac, again_on=rtnl.MAC_NOT_YET, timeout=rtnl.MAC_TIMEOUT)
+        set_mac(link.index, mac, retry_on=MAC_NOT_YET, timeout=MAC_TIMEOUT)
     elif name not in {None, link.name} or mtu not in {None, link.mtu} or up not in {None, link.up}:
         with Rtnl() as host:
             host.set_link(link.index, name=name, mtu=mtu, up=up)

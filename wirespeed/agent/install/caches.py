@@ -21,9 +21,9 @@ from wirespeed.agent.install.steps import Step, Undo, kept
 from wirespeed.cni.errors import CniError
 from wirespeed.cni.request import check_container_id
 from wirespeed.host import netns
+from wirespeed.host.netlink.errors import NetlinkError
 from wirespeed.host.netns import Identity
 from wirespeed.host.pci import PciDevice
-from wirespeed.host.rtnl import NetlinkError
 from wirespeed.node import ALIASES, NodeConfig, open_journal
 from wirespeed.plugins.meta import takeover as multus
 from wirespeed.plugins.meta.delegate import NOWHERE, recorded
