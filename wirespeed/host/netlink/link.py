@@ -104,9 +104,9 @@ class Link:
         return found
 
 
-def pack_link(index: int = 0, *, flags: int = 0, change: int = 0, packed: bytes = b"") -> bytes:
+def pack_link(index: int = 0, *, flags: int = 0, change: int = 0) -> bytes:
     """Pack a link message: the interface with this index, and of its flags (IFF_*) those in `change`."""
-    return IFINFOMSG.pack(0, 0, index, flags, change) + packed
+    return IFINFOMSG.pack(0, 0, index, flags, change)
 
 
 def pack_name(name: str) -> bytes:
