@@ -144,8 +144,7 @@ class Bindings:
         device = PciDevice(address, self._sysfs)
         if not device.iommu_group:
             return ""
-        noiommu = device.attribute("iommu_group/name") == "vfio-noiommu"
-        node = self._sysfs.parent / f"dev/vfio/{'noiommu-' if noiommu else ''}{device.iommu_group}"
+        node = self._sysfs.parent / f"dev/vfio/{'noiommu-' if device.is_noiommu else ''}{device.iommu_group}"
         try:
             os.close(os.open(node, os.O_RDWR | os.O_CLOEXEC))
         except FileNotFoundError:

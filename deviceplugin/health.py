@@ -10,6 +10,7 @@ from pathlib import Path
 
 from wirespeed.host.inventory import NETWORK, Inventory, NetDevice
 from wirespeed.host.pci import PciDevice
+from wirespeed.host.sysfs import entries
 
 # The faults that a pool can select, in the order of the checks; the first one found is the reported reason.
 REASONS = (
@@ -100,14 +101,14 @@ class Health:
         return fault if fault and fault.reason in wanted else None
 
     def _gone(self, device: NetDevice) -> str:
-        path = f"{self._pci}/{device.pf}"
         if not device.pf:
             return "gone"
-        if not os.path.exists(path):
+        pf = PciDevice(device.pf, self._sysfs)
+        if not pf.exists:
             return f"gone with its PF {device.pf}"
-        if not os.path.exists(f"{path}/driver"):
+        if not pf.driver:
             return f"gone, for its PF {device.pf} has no driver"
-        if device.kind == NETWORK and os.path.islink(f"{path}/virtfn{device.vf_index}"):
+        if device.kind == NETWORK and device.vf_index in dict(pf.virtual_functions()):
             return f"gone, though its PF {device.pf} has it still"
         return ""  # the PF's number of VFs was changed on purpose
 
@@ -154,11 +155,11 @@ class Health:
         if device.driver != "vfio-pci" or not device.iommu_group:
             return ""
         group = f"{self._pci}/{device.address}/iommu_group"
-        noiommu = PciDevice(device.address, self._sysfs).attribute("iommu_group/name") == "vfio-noiommu"
+        noiommu = PciDevice(device.address, self._sysfs).is_noiommu
         node = f"{self.vfio}/{'noiommu-' if noiommu else ''}{device.iommu_group}"
         if self._nodes_appear and not os.path.exists(node):
             return f"no node {node}"
-        for neighbour in _names(f"{group}/devices") if not noiommu else ():
+        for neighbour in entries(f"{group}/devices") if not noiommu else ():
             driver = PciDevice(neighbour, self._sysfs).driver
             if driver not in _MAY_SHARE and "vfio" not in driver:
                 return f"IOMMU group {device.iommu_group} is not viable: {neighbour} in it is on {driver}"
@@ -175,10 +176,3 @@ class Health:
 
 def _parent(device: NetDevice) -> str:
     return device.pf or device.address
-
-
-def _names(folder: str) -> list[str]:
-    try:
-        return sorted(os.listdir(folder))
-    except OSError:
-        return []

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
-from pathlib import Path
 
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.host.inventory import NetDevice
+from wirespeed.host.sysfs import attribute_text
 
 
 def preferred(
@@ -57,7 +57,9 @@ def without_memory_or_cpus(nodes: Iterable[int], hugepages: int, sysfs: str) -> 
     for node in nodes:
         path = f"{sysfs}/devices/system/node/node{node}"
         free = f"{path}/hugepages/hugepages-{hugepages}kB/free_hugepages"
-        if os.path.isdir(path) and (not _text(f"{path}/cpulist") or (hugepages and _text(free) in {"", "0"})):
+        if os.path.isdir(path) and (
+            not attribute_text(f"{path}/cpulist") or (hugepages and attribute_text(free) in {"", "0"})
+        ):
             found.add(node)
     return found
 
@@ -85,10 +87,3 @@ def _of_node(
         left.remove(best)
         found.append(best)
     return found
-
-
-def _text(path: str) -> str:
-    try:
-        return Path(path).read_text(encoding="ascii").strip()
-    except OSError:
-        return ""

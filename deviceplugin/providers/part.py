@@ -50,20 +50,3 @@ Provider = Callable[[Asked], Part | None]
 def same(path: str) -> Node:
     """Return a node with the same path in the container and on the host."""
     return path, path
-
-
-def names(folder: str) -> list[str]:
-    """Return the sorted entries of a folder; [] if it cannot be read."""
-    try:
-        return sorted(os.listdir(folder))
-    except OSError:
-        return []
-
-
-def text(path: str) -> str:
-    """Return the stripped text of a sysfs attribute; "" if it cannot be read."""
-    try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            return file.read().strip()
-    except OSError:
-        return ""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 
 from wirespeed.cni.errors import CniError, Code
-from wirespeed.deviceplugin.providers.part import Asked, Node, Part, names, same, text
+from wirespeed.deviceplugin.providers.part import Asked, Node, Part, same
+from wirespeed.host.sysfs import attribute_text, entries
 
 _CLASSES = ("infiniband_cm", "infiniband_mad", "infiniband_verbs")
 _TOLD = ("issm", "umad", "uverbs")  # name prefixes that are keys of the info; ucm nodes are provided without one
@@ -14,7 +15,7 @@ _TOLD = ("issm", "umad", "uverbs")  # name prefixes that are keys of the info; u
 def provide(asked: Asked) -> Part | None:
     if not asked.selectors.is_rdma:
         return None
-    devices = names(f"{asked.path}/infiniband")
+    devices = entries(f"{asked.path}/infiniband")
     if not devices:
         raise CniError(Code.DEVICE, f"device {asked.device.address}: its RDMA device is not in this namespace")
     told: dict[str, str] = {"rdma_dev": devices[0]}
@@ -37,6 +38,6 @@ def _nodes(sysfs: str, device: str) -> list[str]:
     return [
         name
         for each in _CLASSES
-        for name in names(f"{sysfs}/class/{each}")
-        if text(f"{sysfs}/class/{each}/{name}/ibdev") == device
+        for name in entries(f"{sysfs}/class/{each}")
+        if attribute_text(f"{sysfs}/class/{each}/{name}/ibdev") == device
     ]

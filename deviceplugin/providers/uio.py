@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from wirespeed.cni.errors import CniError, Code
-from wirespeed.deviceplugin.providers.part import Asked, Part, names, same
+from wirespeed.deviceplugin.providers.part import Asked, Part, same
+from wirespeed.host.sysfs import entries
 
 _DRIVERS = frozenset({"uio", "igb_uio", "uio_pci_generic"})
 
@@ -12,7 +13,7 @@ def provide(asked: Asked) -> Part | None:
     device = asked.device
     if device.driver not in _DRIVERS:
         return None
-    found = names(f"{asked.path}/uio")
+    found = entries(f"{asked.path}/uio")
     if not found:
         raise CniError(Code.DEVICE, f"device {device.address}: on {device.driver} without a uio device")
     node = f"/dev/{found[0]}"

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from wirespeed.cni.errors import CniError, Code
-from wirespeed.deviceplugin.providers.part import Asked, Node, Part, names, same, text
+from wirespeed.deviceplugin.providers.part import Asked, Node, Part, same
+from wirespeed.host.pci import PciDevice
+from wirespeed.host.sysfs import entries
 
 _CONTAINER = "/dev/vfio/vfio"
 
@@ -19,7 +22,7 @@ def provide(asked: Asked) -> Part | None:
         raise CniError(Code.DEVICE, f"device {device.address}: on {device.driver} without an IOMMU group")
     node = f"/dev/vfio/{device.iommu_group}"
     told = {"dev-mount": node, "mount": _CONTAINER}
-    if text(f"{asked.path}/iommu_group/name") == "vfio-noiommu":
+    if PciDevice(device.address, Path(asked.sysfs)).is_noiommu:
         return Part("vfio", told, (same(_CONTAINER), (node, f"/dev/vfio/noiommu-{device.iommu_group}")))
     return Part("vfio", told, (same(_CONTAINER), same(node), *_character_devices(asked)))
 
@@ -27,7 +30,7 @@ def provide(asked: Asked) -> Part | None:
 def _character_devices(asked: Asked) -> list[Node]:
     """Return the device's own node and that of iommufd, if the kernel is built with both."""
     found = [
-        name for name in names(f"{asked.path}/vfio-dev") if os.path.exists(f"{asked.path}/vfio-dev/{name}/dev")
+        name for name in entries(f"{asked.path}/vfio-dev") if os.path.exists(f"{asked.path}/vfio-dev/{name}/dev")
     ]
     if not found or not os.path.exists(f"{asked.sysfs}/class/misc/iommu"):
         return []

@@ -46,7 +46,7 @@ class Spread:
 
 def queues(name: str) -> Queues | None:
     """Return the queues of an interface in this thread's namespace; None if not reported, or it is gone."""
-    found = _told(lambda: _exchange(name, array.array("I", [_GET_CHANNELS, *[0] * 8])))
+    found = _answer_if_supported(lambda: _exchange(name, array.array("I", [_GET_CHANNELS, *[0] * 8])))
     if found is None:
         return None
     _, rx_maximum, tx_maximum, _, maximum, rx, tx, _, combined = found
@@ -55,13 +55,13 @@ def queues(name: str) -> Queues | None:
 
 def set_queues(name: str, count: int) -> None:
     """Set how many queues an interface in this thread's namespace uses. Raises OSError."""
-    asked = _exchange(name, array.array("I", [_GET_CHANNELS, *[0] * 8]))
-    asked[0] = _SET_CHANNELS
-    if asked[4]:  # combined channels: each receives and sends
-        asked[8] = count
+    argument = _exchange(name, array.array("I", [_GET_CHANNELS, *[0] * 8]))
+    argument[0] = _SET_CHANNELS
+    if argument[4]:  # combined channels: each receives and sends
+        argument[8] = count
     else:
-        asked[5] = asked[6] = count
-    _exchange(name, asked)
+        argument[5] = argument[6] = count
+    _exchange(name, argument)
 
 
 def receive_queues(name: str) -> int:
@@ -69,14 +69,14 @@ def receive_queues(name: str) -> int:
 
     0 if the driver does not report it, or the interface is gone.
     """
-    asked = array.array("B", struct.pack("I", _GET_RECEIVE_QUEUES).ljust(_CLASSIFIER, b"\0"))
-    found = _told(lambda: _exchange(name, asked))
+    argument = array.array("B", struct.pack("I", _GET_RECEIVE_QUEUES).ljust(_CLASSIFIER, b"\0"))
+    found = _answer_if_supported(lambda: _exchange(name, argument))
     return 0 if found is None else int(struct.unpack_from("Q", found, 8)[0])
 
 
 def spread(name: str) -> Spread | None:
     """Return how an interface in this thread's namespace spreads received packets; None as `queues`."""
-    sizes = _told(lambda: _spread(name, places=0, length=0))
+    sizes = _answer_if_supported(lambda: _spread(name, places=0, length=0))
     if sizes is None:
         return None
     _, _, places, length, *_ = _SPREAD.unpack_from(sizes)
@@ -108,7 +108,7 @@ def _spread(name: str, *, places: int, length: int) -> array.array[int]:
     return _exchange(name, array.array("B", head.ljust(_SPREAD.size + 4 * places + length, b"\0")))
 
 
-def _told(ask: Callable[[], array.array[int]]) -> array.array[int] | None:
+def _answer_if_supported(ask: Callable[[], array.array[int]]) -> array.array[int] | None:
     """Return the answer; None if the driver does not support the command, or the interface is gone."""
     try:
         return ask()

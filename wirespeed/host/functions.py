@@ -25,7 +25,7 @@ class ScalableFunction(Device):
     @property
     def number(self) -> int:
         """Its number on the PF, assigned by devlink (sysfs `sfnum`); -1 if the driver does not report it."""
-        return int(self.attribute("sfnum", "-1"))
+        return self.number_attribute("sfnum", -1)
 
 
 Function = PciDevice | ScalableFunction

@@ -10,13 +10,15 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from sys import intern
 
 from wirespeed.host.firmware import Firmware
-from wirespeed.host.pci import LINK_TYPES
+from wirespeed.host.pci import LINK_TYPES, PciDevice
+from wirespeed.host.sysfs import attribute_number, attribute_text, entries, link_name, parent_name
+from wirespeed.host.vdpa import devices as vdpa_devices
 
 _PCI = re.compile(r"[0-9a-f]{4,}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]")
-_UPLINK = re.compile(r"p\d+")  # phys_port_name of an uplink in switchdev mode; representors have pfNvfM
 _AUXILIARY = re.compile(r"\S+\.(\S+)\.\d+")  # linux/auxiliary_bus.h: <module>.<type>.<number>
 NETWORK, ACCELERATOR, AUXILIARY = "netDevice", "accelerator", "auxNetDevice"
 _KINDS = {0x02: NETWORK, 0x12: ACCELERATOR}  # by the class of the PCI device
@@ -99,10 +101,10 @@ class Reader:
     """
 
     def __init__(self, sysfs: str = "/sys", firmware: Firmware | None = None) -> None:
+        self._sysfs = Path(sysfs)
         self._net = f"{sysfs}/class/net"
         self._pci = f"{sysfs}/bus/pci/devices"
         self._auxiliary = f"{sysfs}/bus/auxiliary/devices"
-        self._vdpa = f"{sysfs}/bus/vdpa/devices"
         self.firmware = firmware or Firmware()
         self._known: dict[str, NetDevice] = {}
 
@@ -111,7 +113,7 @@ class Reader:
         self.firmware.forget()
         seen = _Seen(self._carriers(default_routes), self._vdpa_devices(), self._functions())
         found = Inventory()
-        for address in [*sorted(_names(self._pci)), *sorted(seen.functions)]:
+        for address in [*entries(self._pci), *sorted(seen.functions)]:
             device = self._read(address, seen)
             if isinstance(device, str):
                 found.left_out[address] = device
@@ -134,8 +136,8 @@ class Reader:
         kind = self._kind(address)
         if not kind:
             return None
-        pf_address = _link(f"{path}/physfn")
-        driver = _link(f"{path}/driver")
+        pf_address = link_name(f"{path}/physfn")
+        driver = link_name(f"{path}/driver")
         if reason := self._reason(address, driver, is_vf=bool(pf_address), seen=seen):
             return reason
         pf = self._pf_of(pf_address, address, seen) if pf_address else None
@@ -145,8 +147,8 @@ class Reader:
                 vendor=intern(_hex(f"{path}/vendor")),
                 device=intern(_hex(f"{path}/device")),
                 driver=intern(driver),
-                numa_node=_number(f"{path}/numa_node"),
-                iommu_group=_link(f"{path}/iommu_group"),
+                numa_node=attribute_number(f"{path}/numa_node"),
+                iommu_group=link_name(f"{path}/iommu_group"),
                 pf=intern(pf_address),
                 pf_name=pf.name if pf else "",
                 vf_index=pf.vfs.get(address, -1) if pf else -1,
@@ -155,7 +157,7 @@ class Reader:
                 or self._link_type(self._interfaces(address))
                 or self._before(address).link_type,
                 kind=kind,
-                acpi_index=_text(f"{path}/acpi_index"),
+                acpi_index=attribute_text(f"{path}/acpi_index"),
                 ddp_profile=self.firmware.profile(address, pf_address),
             ),
             path,
@@ -169,7 +171,7 @@ class Reader:
             return None
         if name in seen.routes:
             return seen.routes[name]
-        if not (driver := _link(f"{path}/driver")):
+        if not (driver := link_name(f"{path}/driver")):
             return "no driver is bound to its PF"
         pf = self._pf_of(pf_address, "", seen)
         return self._with_others(
@@ -178,11 +180,11 @@ class Reader:
                 vendor=_hex(f"{path}/vendor"),
                 device=_hex(f"{path}/device"),
                 driver=driver,
-                numa_node=_number(f"{path}/numa_node"),
+                numa_node=attribute_number(f"{path}/numa_node"),
                 pf=pf_address,
                 pf_name=pf.name,
-                vf_index=_number(f"{self._auxiliary}/{name}/sfnum"),
-                link_type=self._link_type(_names(f"{self._auxiliary}/{name}/net")) or pf.link_type,
+                vf_index=attribute_number(f"{self._auxiliary}/{name}/sfnum"),
+                link_type=self._link_type(entries(f"{self._auxiliary}/{name}/net")) or pf.link_type,
                 kind=AUXILIARY,
             ),
             f"{self._auxiliary}/{name}",
@@ -192,7 +194,7 @@ class Reader:
     def _kind(self, address: str) -> str:
         """Return the kind of a PCI device, "" for other classes, or if its class cannot be read."""
         try:
-            return _KINDS.get(int(_text(f"{self._pci}/{address}/class"), 16) >> 16, "")
+            return _KINDS.get(int(attribute_text(f"{self._pci}/{address}/class"), 16) >> 16, "")
         except ValueError:
             return ""
 
@@ -208,12 +210,12 @@ class Reader:
 
     def _with_others(self, device: NetDevice, path: str, seen: _Seen) -> NetDevice:
         """Return the device with its RDMA devices and its vdpa device filled in."""
-        names = tuple(_names(f"{path}/infiniband"))
+        names = tuple(entries(f"{path}/infiniband"))
         pkey = ""
         if names and device.link_type == "infiniband":
-            pkey = _text(f"{path}/infiniband/{names[0]}/ports/1/pkeys/0")
+            pkey = attribute_text(f"{path}/infiniband/{names[0]}/ports/1/pkeys/0")
         before = self._before(device.address)
-        if not names and before.rdma and before.driver == device.driver and not _names(f"{path}/net"):
+        if not names and before.rdma and before.driver == device.driver and not entries(f"{path}/net"):
             names, pkey = before.rdma, before.pkey  # its RDMA device has moved into a pod with the interface
         has_rdma = bool(names) or self.firmware.has_rdma(device.address)
         vdpa, driver = seen.vdpa.get(device.address, ("", ""))
@@ -227,29 +229,27 @@ class Reader:
     def _functions(self) -> dict[str, str]:
         """Return the PF of each scalable function, by the name of the function."""
         found = {}
-        for name in _names(self._auxiliary):
+        for name in entries(self._auxiliary):
             match = _AUXILIARY.fullmatch(name)
             if match and match[1] == _SCALABLE_FUNCTION:
-                found[name] = _parent(f"{self._auxiliary}/{name}")
+                found[name] = parent_name(f"{self._auxiliary}/{name}")
         return found
 
     def _vdpa_devices(self) -> dict[str, tuple[str, str]]:
         """Return the first vdpa device of each device that has one, and the vdpa driver: ("vdpa0", "vhost")."""
         found: dict[str, tuple[str, str]] = {}
-        for name in _names(self._vdpa):
-            path = f"{self._vdpa}/{name}"
-            found.setdefault(_parent(path), (name, _link(f"{path}/driver").removesuffix("_vdpa")))
+        for device in vdpa_devices(self._sysfs):
+            found.setdefault(device.parent, (device.address, device.kind))
         return found
 
     def _pf_of(self, pf: str, vf: str, seen: _Seen) -> _Pf:
         """Return a PF, read only once for all its VFs and SFs; for a device read alone, with just that VF."""
         if seen.alone:
-            return self._pf(pf, (self._vf(pf, vf) or self._vfs(pf)) if vf else {})
+            return self._pf(pf, {vf: PciDevice(vf, self._sysfs).vf_index} if vf else {})
         return seen.pfs.get(pf) or seen.pfs.setdefault(pf, self._pf(pf, self._vfs(pf)))
 
     def _pf(self, address: str, vfs: dict[str, int]) -> _Pf:
-        names = self._interfaces(address)
-        name = self._uplink(names)
+        name = PciDevice(address, self._sysfs).own_netdev or next(iter(self._interfaces(address)), "")
         return _Pf(name, self._link_type([name] if name else []), vfs)
 
     def _vfs(self, address: str) -> dict[str, int]:
@@ -257,37 +257,17 @@ class Reader:
 
         They are read from the virtfn links, as reading sriov_numvfs blocks while VFs are being created.
         """
-        path = f"{self._pci}/{address}"
-        links = [name for name in _names(path) if name.startswith("virtfn")]
-        return {_link(f"{path}/{name}"): int(name.removeprefix("virtfn")) for name in links}
-
-    def _vf(self, pf: str, address: str) -> dict[str, int]:
-        """Like `_vfs`, but for one VF and without reading all links; empty if the computed number is wrong.
-
-        The routing ids of a PF's VFs start sriov_offset after the PF's own, and are sriov_stride apart.
-        """
-        path = f"{self._pci}/{pf}"
-        distance = _routing_id(address) - _routing_id(pf) - max(0, _number(f"{path}/sriov_offset"))
-        number = distance // max(1, _number(f"{path}/sriov_stride"))
-        return {address: number} if _link(f"{path}/virtfn{number}") == address else {}
+        return {vf: number for number, vf in PciDevice(address, self._sysfs).virtual_functions()}
 
     def _interfaces(self, address: str) -> list[str]:
         """Return the interfaces of a PCI device; those of a virtio device are one folder deeper."""
         path = f"{self._pci}/{address}"
-        return _names(f"{path}/net") or [
-            name for entry in _names(path) if entry.startswith("virtio") for name in _names(f"{path}/{entry}/net")
+        return entries(f"{path}/net") or [
+            name for entry in entries(path) if entry.startswith("virtio") for name in entries(f"{path}/{entry}/net")
         ]
 
-    def _uplink(self, names: list[str]) -> str:
-        """Return the PF's own interface; in switchdev mode, its device also has the representors of its VFs."""
-        for name in names if len(names) > 1 else ():
-            port = _text(f"{self._net}/{name}/phys_port_name")
-            if _UPLINK.fullmatch(port) and _text(f"{self._net}/{name}/phys_switch_id"):
-                return name
-        return names[0] if names else ""
-
     def _link_type(self, names: list[str]) -> str:
-        return LINK_TYPES.get(_text(f"{self._net}/{names[0]}/type"), "") if names else ""
+        return LINK_TYPES.get(attribute_text(f"{self._net}/{names[0]}/type"), "") if names else ""
 
     def _carriers(self, default_routes: Iterable[str]) -> dict[str, str]:
         """Return by address why a device carries a default route, also by a bond, bridge or VLAN on top of it."""
@@ -310,65 +290,13 @@ class Reader:
 
     def _lower(self, name: str) -> list[str]:
         path = f"{self._net}/{name}"
-        entries = _names(path)
-        lower = [entry.removeprefix("lower_") for entry in entries if entry.startswith("lower_")]
-        if not lower and "device" not in entries and name != "ovs-system":
+        found = entries(path)
+        lower = [entry.removeprefix("lower_") for entry in found if entry.startswith("lower_")]
+        if not lower and "device" not in found and name != "ovs-system":
             # An internal port of Open vSwitch has no lower_* links to the bridge's ports; its datapath has them.
             lower = self._lower("ovs-system")
         return lower
 
 
-def _names(folder: str) -> list[str]:
-    """Return the entries of a folder, sorted; empty if there is no such folder."""
-    try:
-        return sorted(os.listdir(folder))
-    except OSError:
-        return []
-
-
-def _text(path: str) -> str:
-    """Return the text of an attribute, stripped; "" if it cannot be read."""
-    try:
-        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return ""
-    try:
-        return os.read(file, 4096).decode(errors="replace").strip()
-    except OSError:
-        return ""
-    finally:
-        os.close(file)
-
-
-def _link(path: str) -> str:
-    """Return the last part of a symlink's target, "" if there is no symlink."""
-    try:
-        return os.readlink(path).rpartition("/")[2]
-    except OSError:
-        return ""
-
-
-def _parent(path: str) -> str:
-    """Return the name of the parent of the device at `path`, a symlink in a bus's folder; "" without one."""
-    try:
-        return os.readlink(path).rsplit("/", 2)[-2]
-    except (OSError, IndexError):
-        return ""
-
-
-def _routing_id(address: str) -> int:
-    """Return the PCI routing id: bus, device and function as one number."""
-    _, bus, slot = address.split(":")
-    device, _, function = slot.partition(".")
-    return int(bus, 16) << 8 | int(device, 16) << 3 | int(function)
-
-
 def _hex(path: str) -> str:
-    return _text(path).lower().removeprefix("0x")
-
-
-def _number(path: str) -> int:
-    try:
-        return int(_text(path))
-    except ValueError:
-        return -1
+    return attribute_text(path).lower().removeprefix("0x")

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from wirespeed.host.device import Device
+from wirespeed.host.sysfs import entries
 
 ADDRESS = re.compile(r"[0-9a-f]{4,8}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7]")
 
@@ -15,7 +16,8 @@ USERSPACE_DRIVERS = frozenset({"vfio-pci", "uio_pci_generic", "igb_uio"})
 
 LINK_TYPES = {"1": "ether", "32": "infiniband"}  # ARPHRD_ETHER, ARPHRD_INFINIBAND of linux/if_arp.h
 
-# phys_port_name of the representor of a VF or SF: a PF in switchdev mode has them beside its own interface.
+# phys_port_name: a PF in switchdev mode has the representors of VFs and SFs beside its own interface, the uplink.
+_UPLINK = re.compile(r"p\d+")
 _REPRESENTOR = re.compile(r"(c\d+)?pf\d+(vf|sf)\d+")
 
 
@@ -50,9 +52,14 @@ class PciDevice(Device):
         return self._link("iommu_group")
 
     @property
+    def is_noiommu(self) -> bool:
+        """Whether vfio itself created its IOMMU group, on a node without an IOMMU (vfio_noiommu_group_alloc)."""
+        return self.attribute("iommu_group/name") == "vfio-noiommu"
+
+    @property
     def numa_node(self) -> int:
         """The NUMA node, -1 where the firmware names none."""
-        return int(self.attribute("numa_node", "-1"))
+        return self.number_attribute("numa_node", -1)
 
     @property
     def is_network(self) -> bool:
@@ -64,9 +71,13 @@ class PciDevice(Device):
         """Its own interface, not a representor of a VF or SF; "" without one (`netdevs` says which are visible)."""
         names = self.netdevs
         if len(names) > 1:
-            port_names = {name: self.attribute(f"net/{name}/phys_port_name") for name in names}
-            names = [name for name in names if not _REPRESENTOR.fullmatch(port_names[name])]
+            ports = {name: self.attribute(f"net/{name}/phys_port_name") for name in names}
+            uplinks = [name for name in names if _UPLINK.fullmatch(ports[name]) and self._has_switch(name)]
+            names = uplinks or [name for name in names if not _REPRESENTOR.fullmatch(ports[name])]
         return names[0] if names else ""
+
+    def _has_switch(self, name: str) -> bool:
+        return bool(self.attribute(f"net/{name}/phys_switch_id"))
 
     @property
     def link_type(self) -> str:
@@ -96,24 +107,24 @@ class PciDevice(Device):
 
         Reading all links of a PF with 128 VFs instead takes a millisecond.
         """
-        offset, stride = int(pf.attribute("sriov_offset", "0")), int(pf.attribute("sriov_stride", "0"))
+        offset, stride = pf.number_attribute("sriov_offset", 0), pf.number_attribute("sriov_stride", 0)
         distance = _routing_id(self.address) - _routing_id(pf.address) - offset
         return distance // max(stride, 1) if offset and distance >= 0 else -1
 
     @property
     def total_vfs(self) -> int:
         """How many VFs the hardware offers; 0 without SR-IOV."""
-        return int(self.attribute("sriov_totalvfs", "0"))
+        return self.number_attribute("sriov_totalvfs", 0)
 
     @property
     def num_vfs(self) -> int:
         """How many VFs there are now."""
-        return int(self.attribute("sriov_numvfs", "0"))
+        return self.number_attribute("sriov_numvfs", 0)
 
     def virtual_functions(self) -> list[tuple[int, str]]:
         """Return (index, PCI address) of the existing VFs, by index."""
         found = []
-        for name in os.listdir(self._file("")) if self.exists else []:
+        for name in self.entries(""):
             if name.startswith("virtfn") and (address := self._link(name)):
                 found.append((int(name.removeprefix("virtfn")), address))
         return sorted(found)
@@ -128,8 +139,5 @@ def _routing_id(address: str) -> int:
 
 def network_devices(sysfs: Path = Path("/sys")) -> list[PciDevice]:
     """Return all PCI network controllers, sorted by address."""
-    try:
-        addresses = sorted(os.listdir(sysfs / "bus/pci/devices"))
-    except OSError:
-        return []
+    addresses = entries(f"{sysfs}/bus/pci/devices")
     return [device for address in addresses if (device := PciDevice(address, sysfs)).is_network]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import re
 
 from wirespeed.host.pci import PciDevice
+from wirespeed.host.sysfs import attribute_text, entries
 
 VF, SF = "vf", "sf"
 
@@ -22,14 +22,6 @@ def representor(pf: PciDevice, kind: str, number: int) -> str:
         return ""
     port_name = re.compile(rf"(c\d+)?pf{pf.address[-1]}{kind}{number}")
     folder = f"{pf.sysfs}/class/net"
-    named = (name for name in os.listdir(folder) if port_name.fullmatch(_text(f"{folder}/{name}/phys_port_name")))
-    return next((name for name in named if _text(f"{folder}/{name}/phys_switch_id") == switch), "")
-
-
-def _text(path: str) -> str:
-    """Return the text of an attribute; "" if the interface has none or is gone."""
-    try:
-        with open(path) as file:
-            return file.read().strip()
-    except OSError:
-        return ""
+    ports = ((name, attribute_text(f"{folder}/{name}/phys_port_name")) for name in entries(folder))
+    found = (name for name, port in ports if port_name.fullmatch(port))
+    return next((name for name in found if attribute_text(f"{folder}/{name}/phys_switch_id") == switch), "")

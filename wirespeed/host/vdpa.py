@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from wirespeed.host.device import Device
+from wirespeed.host.sysfs import entries
 
 VHOST, VIRTIO = "vhost", "virtio"
 
@@ -37,20 +37,17 @@ class VdpaDevice(Device):
         return next((VirtioDevice(entry, self.sysfs) for entry in self._children("virtio")), None)
 
     def _children(self, prefix: str) -> list[str]:
-        try:
-            return sorted(entry for entry in os.listdir(self.path) if entry.startswith(prefix))
-        except OSError:
-            return []
+        return [entry for entry in self.entries("") if entry.startswith(prefix)]
+
+
+def devices(sysfs: Path = Path("/sys")) -> list[VdpaDevice]:
+    """Return all vdpa devices, sorted by name."""
+    return [VdpaDevice(name, sysfs) for name in entries(f"{sysfs}/bus/{VdpaDevice.BUS}/devices")]
 
 
 def made_of(device: Device) -> VdpaDevice | None:
     """Return the first vdpa device on top of `device` that has a driver."""
-    try:
-        names = sorted(os.listdir(device.sysfs / "bus" / VdpaDevice.BUS / "devices"))
-    except OSError:
-        return None
-    found = (VdpaDevice(name, device.sysfs) for name in names)
-    return next((vdpa for vdpa in found if vdpa.parent == device.address and vdpa.driver), None)
+    return next((vdpa for vdpa in devices(device.sysfs) if vdpa.parent == device.address and vdpa.driver), None)
 
 
 def vhost_node(sysfs: str, name: str) -> str:

@@ -35,8 +35,8 @@ def read(pf: PciDevice, host: Rtnl) -> Mapping[int, Mapping[str, int]]:
     if folder.is_dir():  # mlx5_core and others: device/sriov/<number>/stats
         return {int(vf.name): _of_sysfs(vf / "stats") for vf in folder.iterdir() if vf.name.isdigit()}
     link = host.link(name) if name else None
-    told = host.vf_stats(link.index) if link else {}
-    counted = {number: _of_netlink(counters) for number, counters in told.items()}
+    reported = host.vf_stats(link.index) if link else {}
+    counted = {number: _of_netlink(counters) for number, counters in reported.items()}
     return counted if any(any(vf.values()) for vf in counted.values()) else {}
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from wirespeed.cni.errors import CniError
 from wirespeed.host import drivers
 from wirespeed.host.netlink.errors import NetlinkError, as_device_error
 from wirespeed.host.netlink.vdpa import Vdpa
-from wirespeed.host.vdpa import VdpaDevice
+from wirespeed.host.vdpa import VdpaDevice, devices
 
 # Queue pairs of a vdpa device, if its management device lets them be chosen. The SR-IOV network operator's value.
 _QUEUE_PAIRS = 32
@@ -17,10 +16,8 @@ _QUEUE_PAIRS = 32
 
 def of_devices(sysfs: Path = Path("/sys")) -> dict[str, VdpaDevice]:
     """Return the first vdpa device of each parent device, by the parent's name: for a VF, its PCI address."""
-    folder = sysfs / "bus/vdpa/devices"
     found: dict[str, VdpaDevice] = {}
-    for name in sorted(os.listdir(folder)) if folder.exists() else []:
-        made = VdpaDevice(name, sysfs)
+    for made in devices(sysfs):
         found.setdefault(made.parent, made)
     return found
 
