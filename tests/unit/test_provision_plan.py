@@ -57,14 +57,14 @@ def test_there_is_a_step_for_what_is_not_so_and_none_for_the_rest(
     now: tuple[str, ...], wanted: Wanted, steps: list[str]
 ) -> None:
     made = plan.make({PF: wanted}, [pf(*now)])
-    assert [step.text for step in made.steps] == [WHERE + step for step in steps]
+    assert [change.what for change in made.changes] == [WHERE + step for step in steps]
     assert made.refused == []
 
 
 def test_pf_that_somebody_else_provides_for_gets_no_step_when_it_is_not_as_asked() -> None:
     wanted = Wanted(num_vfs=3, mtu=9000, externally_managed=True, groups=(group(0, device_type="vfio-pci"),))
     made = plan.make({PF: wanted}, [pf("iavf", "iavf")])
-    assert made.steps == []
+    assert made.changes == []
     with pytest.raises(
         CniError, match=r"it has 2 VFs, 3 are asked for; .*its MTU is 1500, 9000 is asked for"
     ) as caught:

@@ -140,8 +140,8 @@ def _carry_out(planned: Callable[[Options], Plan], options: Options, *, dry_run:
     import os  # noqa: PLC0415
 
     from wirespeed.agent.install import plan as plans  # noqa: PLC0415
-    from wirespeed.agent.install.steps import execute  # noqa: PLC0415
     from wirespeed.cni.errors import CniError  # noqa: PLC0415
+    from wirespeed.steps import carry_out  # noqa: PLC0415
 
     if os.geteuid() != 0:
         raise click.ClickException("expected root: this changes what the node runs as root")
@@ -153,7 +153,7 @@ def _carry_out(planned: Callable[[Options], Plan], options: Options, *, dry_run:
             plan.notes += plan.outlook()
         elif plan.steps:
             with plans.no_agent(plan.config) if plan.alone else contextlib.nullcontext():
-                execute(plan.steps, click.echo)
+                carry_out(plan.steps, lambda _number, step: click.echo(step.what))
     except CniError as error:
         raise click.ClickException(error.msg) from error
     if not plan.steps:

@@ -8,10 +8,10 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from wirespeed.agent.install import steps
-from wirespeed.agent.install.steps import Step, Undo, kept
+from wirespeed import steps
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.node import ALIASES
+from wirespeed.steps import Step, Undo, carry_out, kept
 
 OWN_NAMES = sorted(name for name in ALIASES if name.startswith("wirespeed"))
 # The names that the shim takes, by the tool that is replaced.
@@ -68,10 +68,11 @@ def names_of(peers: Iterable[str]) -> list[str]:
 def take_back(path: Path, shim: bytes) -> None:
     """Put the shim back at the path. The file that is there is kept, instead of the one kept before.
 
-    A process that still writes that file continues to write the kept one. Raises OSError.
+    A process that still writes that file continues to write the kept one. Raises CniError.
     """
     there = path.is_symlink() or path.exists()
-    (steps.replace if there else steps.write)(path, shim, 0o755, "").do()
+    change = steps.replace if there else steps.write
+    carry_out([change(path, shim, 0o755, f"put the shim at {path}")])
 
 
 def take_away(folder: Path) -> Iterator[Step]:
@@ -104,11 +105,10 @@ def is_shim(path: Path) -> bool:
 def await_calls(folder: Path, replace: Iterable[str], seconds: float) -> Step:
     """Wait until running calls of the replaced executables end: they still write state that is taken over next."""
 
-    def do() -> Undo:
+    def do(_undo: Undo) -> None:
         until = time.monotonic() + seconds
         for name in names_of(replace):
             _await_processes(kept(folder / name), until)
-        return lambda: None
 
     return Step("wait for calls of the replaced plugins to end", do)
 

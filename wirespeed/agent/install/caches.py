@@ -12,12 +12,12 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
-from wirespeed.agent.install import steps
+from wirespeed import steps
 from wirespeed.agent.install.binaries import PEERS
 from wirespeed.agent.install.record import Record
-from wirespeed.agent.install.steps import Step, Undo, kept
 from wirespeed.cni.errors import CniError
 from wirespeed.cni.request import check_container_id
 from wirespeed.host import netns
@@ -32,6 +32,7 @@ from wirespeed.plugins.vhost import takeover as userspace
 from wirespeed.plugins.vhost.conf import PEER
 from wirespeed.state.journal import Attachment, DeviceClaim, Journal
 from wirespeed.state.records import Records
+from wirespeed.steps import Step, Undo, kept
 
 Pairs = set[tuple[str, str]]  # container, interface
 
@@ -192,26 +193,25 @@ def _identity(path: str) -> Identity:
 def take_over(found: Found, config: NodeConfig) -> Iterator[Step]:
     """Yield the steps that write what was found to the node's journal, and move its files aside."""
     for taken in found.taken:
-        yield Step(f"take over {taken.what}", lambda taken=taken: _take(taken, found.base, config))  # type: ignore[misc]
+        yield Step(f"take over {taken.what}", partial(_take, taken, found.base, config))
 
 
-def _take(taken: Taken, base: Path, config: NodeConfig) -> Undo:
+def _take(taken: Taken, base: Path, config: NodeConfig, undo: Undo) -> None:
     moved: list[tuple[Path, Path]] = []
 
-    def undo() -> None:
+    def back() -> None:
         for here, aside in reversed(moved):
             _move(aside, here)
         with closing(open_journal(config)) as journal:
             _forget(journal, taken)
 
-    with steps.undone_on_failure(undo):
-        with closing(open_journal(config)) as journal:
-            _record(journal, taken)
-        for file in taken.files:
-            aside = kept(base) / file.relative_to(base)
-            _move(file, aside)
-            moved.append((file, aside))
-    return undo
+    undo.push(taken.what, back)
+    with closing(open_journal(config)) as journal:
+        _record(journal, taken)
+    for file in taken.files:
+        aside = kept(base) / file.relative_to(base)
+        _move(file, aside)
+        moved.append((file, aside))
 
 
 def _record(journal: Journal, taken: Taken) -> None:
@@ -287,29 +287,28 @@ def _journaled(config: NodeConfig) -> tuple[list[Attachment], list[DeviceClaim]]
 
 def _back(taken: Taken, base: Path, config: NodeConfig, peer: str) -> Iterator[Step]:
     if taken.rows or taken.claims:
-        yield Step(f"give {taken.what} back to {peer}", lambda: _give(taken, base, config))
+        yield Step(f"give {taken.what} back to {peer}", partial(_give, taken, base, config))
     else:
         for file in taken.files:
             yield steps.remove(file, f"remove {file}: {taken.what} is gone")
 
 
-def _give(taken: Taken, base: Path, config: NodeConfig) -> Undo:
+def _give(taken: Taken, base: Path, config: NodeConfig, undo: Undo) -> None:
     moved: list[tuple[Path, Path]] = []
 
-    def undo() -> None:
+    def back() -> None:
         with closing(open_journal(config)) as journal:
             _record(journal, taken)
         for aside, there in reversed(moved):
             _move(there, aside)
 
-    with steps.undone_on_failure(undo):
-        for aside in taken.files:
-            there = base / aside.relative_to(kept(base))
-            _move(aside, there)
-            moved.append((aside, there))
-        with closing(open_journal(config)) as journal:
-            _forget(journal, taken)
-    return undo
+    undo.push(taken.what, back)
+    for aside in taken.files:
+        there = base / aside.relative_to(kept(base))
+        _move(aside, there)
+        moved.append((aside, there))
+    with closing(open_journal(config)) as journal:
+        _forget(journal, taken)
 
 
 def _aside_of_multus(base: Path) -> dict[str, list[Path]]:

@@ -14,10 +14,10 @@ from typing import Any
 
 import msgspec
 
+from wirespeed import steps
 from wirespeed.agent import cniconf, multus
-from wirespeed.agent.install import binaries, caches, demands, record, steps
+from wirespeed.agent.install import binaries, caches, demands, record
 from wirespeed.agent.install.record import MultusFiles, Record
-from wirespeed.agent.install.steps import Step, Undo, execute, kept
 from wirespeed.agent.listener import only_agent
 from wirespeed.cni import versions
 from wirespeed.cni.chain import canonical, load_network
@@ -25,6 +25,7 @@ from wirespeed.cni.errors import CniError, Code
 from wirespeed.kube import kubeyaml
 from wirespeed.node import NodeConfig, load_config
 from wirespeed.plugins.meta.config import OWN_TYPE
+from wirespeed.steps import Step, Undo, kept
 
 _CALL_TIME = 90.0  # seconds for calls of replaced plugins to end; runtimes give up on them earlier
 _SHOWN = 5  # pods that a message names; the others are only counted
@@ -254,10 +255,11 @@ def _taking_over(options: Options, noted: Record, config: NodeConfig, switched: 
             )
         return found
 
-    def take() -> Undo:
+    def take(undo: Undo) -> None:
         # Read again: calls that were running meanwhile have written more.
-        steps_of = [step for found in look() for step in caches.take_over(found, config)]
-        return execute(steps_of, lambda _: None)
+        for found in look():
+            for step in caches.take_over(found, config):
+                step.do(undo)
 
     there = [taken.what for found in look() for taken in found.taken]
     if not there and not switched:

@@ -9,12 +9,11 @@ from pathlib import Path
 
 import msgspec
 
-from wirespeed import structs
-from wirespeed.agent.install import steps
+from wirespeed import steps, structs
 from wirespeed.agent.install.binaries import PEERS
-from wirespeed.agent.install.steps import Step
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.node import NodeConfig
+from wirespeed.steps import Step
 
 _AGAIN = "remove it, and run wirespeed install again"
 
