@@ -26,13 +26,13 @@ from tests.node.pods import PLUGINS
 from tests.node.test_metrics import look, served
 from wirespeed.agent import names
 from wirespeed.agent.install import binaries, content
-from wirespeed.agent.install.record import Record
 from wirespeed.host.files import open_for_writing
 from wirespeed.host.netns import Identity
 from wirespeed.kube.cluster import NodeEvent
 from wirespeed.node import ClusterConfig, Node, NodeConfig
 from wirespeed.state.journal import Attachment, DeviceClaim
 from wirespeed.state.records import KeptJournal
+from wirespeed.takeover.record import PEERS, Record
 
 GO = PLUGINS / "bridge"  # a Go program, like the replaced plugins
 CID = "ab" * 32
@@ -643,5 +643,5 @@ def test_events_of_a_node_are_no_pods(place: Place, caplog: pytest.LogCaptureFix
 
 def test_every_name_that_is_taken_is_one_that_an_agent_serves() -> None:
     node = Node(NodeConfig())
-    for name in binaries.names_of(binaries.PEERS):
+    for name in binaries.names_of(PEERS):
         assert name in node.plugins

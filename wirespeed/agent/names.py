@@ -21,8 +21,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from wirespeed.agent.install import binaries, caches, content
-from wirespeed.agent.install.record import Record
+from wirespeed.agent.install import binaries, content
 from wirespeed.agent.notices import CHANGED, LOOK_AGAIN, noticed, readable_once, wait
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.inotify import IN_ATTRIB
@@ -31,6 +30,8 @@ from wirespeed.kube.cluster import NodeEvent
 from wirespeed.metrics import Family
 from wirespeed.node import Node
 from wirespeed.steps import carry_out, kept
+from wirespeed.takeover import caches
+from wirespeed.takeover.record import Record
 
 log = logging.getLogger(__name__)
 

@@ -15,12 +15,12 @@ from tests import multusfiles, userspacefiles
 from tests.node.calling import DONE, Call
 from tests.node.conftest import Agent, Netns
 from tests.node.vhost.conftest import Host, Switch, network
-from wirespeed.agent.install import caches
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.node import NodeConfig, VhostConfig, load_config
 from wirespeed.plugins.vhost import takeover
 from wirespeed.plugins.vhost.sockets import Folder
 from wirespeed.steps import carry_out
+from wirespeed.takeover import caches
 
 MakeNetns = Callable[[], Netns]
 UID = "0f3c2e1a-7b5d-4c1e-9f64-1c2d3e4f5a6b"

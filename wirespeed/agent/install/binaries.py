@@ -12,11 +12,9 @@ from wirespeed import steps
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.node import ALIASES
 from wirespeed.steps import Step, Undo, carry_out, kept
+from wirespeed.takeover.record import PEERS
 
 OWN_NAMES = sorted(name for name in ALIASES if name.startswith("wirespeed"))
-# The names that the shim takes, by the tool that is replaced.
-PEERS = {"multus": ("multus", "multus-shim"), "sriov-cni": ("sriov",), "userspace-cni": ("userspace",)}
-
 _MOST = 8 << 20  # bytes of a shim
 _MARK = b"wirespeed: a CNI plugin, called by a container runtime"  # a string in shim/wirespeed-cni.c
 

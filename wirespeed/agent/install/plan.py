@@ -15,9 +15,8 @@ from typing import Any
 import msgspec
 
 from wirespeed import steps
-from wirespeed.agent import cniconf, multus
-from wirespeed.agent.install import binaries, caches, demands, record
-from wirespeed.agent.install.record import MultusFiles, Record
+from wirespeed.agent import cniconf
+from wirespeed.agent.install import binaries, demands
 from wirespeed.agent.listener import only_agent
 from wirespeed.cni import versions
 from wirespeed.cni.chain import canonical, load_network
@@ -26,6 +25,8 @@ from wirespeed.kube import kubeyaml
 from wirespeed.node import NodeConfig, load_config
 from wirespeed.plugins.meta.config import OWN_TYPE
 from wirespeed.steps import Step, Undo, kept
+from wirespeed.takeover import caches, multus, record
+from wirespeed.takeover.record import PEERS, MultusFiles, Record
 
 _CALL_TIME = 90.0  # seconds for calls of replaced plugins to end; runtimes give up on them earlier
 _SHOWN = 5  # pods that a message names; the others are only counted
@@ -36,7 +37,7 @@ _CNI_CONFIG_DIR = Path("/etc/cni/net.d")
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Paths on the node, and the tools of `binaries.PEERS` to replace."""
+    """Paths on the node, and the tools of `record.PEERS` to replace."""
 
     shim: Path
     bin_dir: Path = Path("/opt/cni/bin")
@@ -141,7 +142,7 @@ def _giving_back(plan: Plan, options: Options) -> list[str]:
                 f"({_first(sorted(held))}); run this again then, or use --force"
             )
             continue
-        plan.steps += binaries.give_back(Path(before.bin_dir), binaries.PEERS[peer])
+        plan.steps += binaries.give_back(Path(before.bin_dir), PEERS[peer])
         plan.alone = True
     return staying
 
@@ -162,7 +163,7 @@ def _multus_conf(folder: Path) -> _MultusConf | None:
             if "multus" in path.name:
                 raise CniError(Code.INVALID_CONFIG, f"{path}: cannot be read: {error}") from error
             continue
-        if kinds[0] in binaries.PEERS["multus"]:
+        if kinds[0] in PEERS["multus"]:
             return _MultusConf(path, canonical(raw))
     return None
 
