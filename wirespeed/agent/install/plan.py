@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Callable, Iterable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -19,13 +18,13 @@ from wirespeed.agent import cniconf
 from wirespeed.agent.install import binaries, demands
 from wirespeed.agent.listener import only_agent
 from wirespeed.cni import versions
-from wirespeed.cni.chain import canonical, load_network
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.kube import kubeyaml
 from wirespeed.node import NodeConfig, load_config
 from wirespeed.plugins.meta.config import OWN_TYPE
 from wirespeed.steps import Step, Undo, kept
 from wirespeed.takeover import caches, multus, record
+from wirespeed.takeover.multus import RuntimeConf
 from wirespeed.takeover.record import PEERS, MultusFiles, Record
 
 _CALL_TIME = 90.0  # seconds for calls of replaced plugins to end; runtimes give up on them earlier
@@ -82,25 +81,13 @@ def no_agent(config: NodeConfig) -> Iterator[None]:
 # Installation
 
 
-@dataclass(frozen=True)
-class _MultusConf:
-    """The CNI configuration by which the runtime calls Multus."""
-
-    path: Path
-    raw: dict[str, Any]
-
-    @property
-    def name(self) -> str:
-        return str(self.raw.get("name") or multus.NETWORK_NAME)
-
-
 def installation(options: Options) -> Plan:
     """Plan the installation of wirespeed on the node; no steps if it is already installed like that.
 
     Raises CniError that says why it cannot be installed.
     """
     shim = binaries.read_shim(options.shim)
-    theirs = _multus_conf(options.cni_config_dir) if "multus" in options.replace else None
+    theirs = multus.find(options.cni_config_dir) if "multus" in options.replace else None
     translation = _translation(options, theirs)
     plan, text = _configuration(options, translation, theirs)
     if text is not None:
@@ -151,45 +138,16 @@ def _first(names: list[str], between: str = ", ") -> str:
     return between.join([*names[:_SHOWN], *([f"and {len(names) - _SHOWN} more"] if len(names) > _SHOWN else [])])
 
 
-def _multus_conf(folder: Path) -> _MultusConf | None:
-    """Return the first configuration of Multus. Raises CniError if one named *multus* cannot be read."""
-    for path in sorted(folder.glob("*")) if folder.is_dir() else []:
-        if path.suffix not in {".conf", ".conflist", ".json"}:
-            continue
-        try:
-            raw = json.loads(path.read_bytes())
-            kinds = load_network(raw, name=path.stem, version=versions.LATEST).kinds
-        except (ValueError, RecursionError, CniError) as error:
-            if "multus" in path.name:
-                raise CniError(Code.INVALID_CONFIG, f"{path}: cannot be read: {error}") from error
-            continue
-        if kinds[0] in PEERS["multus"]:
-            return _MultusConf(path, canonical(raw))
-    return None
-
-
-def _translation(options: Options, theirs: _MultusConf | None) -> multus.Translation:
+def _translation(options: Options, theirs: RuntimeConf | None) -> multus.Translation:
     """Translate Multus' configurations. The daemon's takes precedence, except for the name of the network."""
     said = multus.said_by(theirs.raw) if theirs else {}
-    daemon = _daemon_config(options.daemon_config) if options.daemon_config else {}
+    daemon = multus.read_daemon(options.daemon_config) if options.daemon_config else {}
     name = {"name": theirs.name} if theirs else {}
     return multus.translate({**said, **daemon, **name})
 
 
-def _daemon_config(path: Path) -> dict[str, Any]:
-    try:
-        raw = json.loads(path.read_bytes())
-    except OSError as error:
-        raise CniError(Code.IO_FAILURE, f"{path}: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise CniError(Code.INVALID_CONFIG, f"{path}: not JSON: {error}") from error
-    if not isinstance(raw, dict):
-        raise CniError(Code.INVALID_CONFIG, f"{path}: expected a JSON object, got {type(raw).__name__}")
-    return raw
-
-
 def _configuration(
-    options: Options, translation: multus.Translation, theirs: _MultusConf | None
+    options: Options, translation: multus.Translation, theirs: RuntimeConf | None
 ) -> tuple[Plan, bytes | None]:
     """Return a plan with the agent's configuration only, and the text to write if there is no such file yet."""
     document = deepcopy(translation.document) if "multus" in options.replace else {"autoconf": {}}
@@ -227,7 +185,7 @@ def _converted(document: dict[str, Any], path: Path) -> NodeConfig:
     return config
 
 
-def _pinned(autoconf: dict[str, Any], theirs: _MultusConf) -> dict[str, str]:
+def _pinned(autoconf: dict[str, Any], theirs: RuntimeConf) -> dict[str, str]:
     """Return the key `primary` with the file that Multus uses, if autoconf would choose another one; else {}."""
     file = Path(str(multus.said_by(theirs.raw).get("clusterNetwork", ""))).name
     where = _converted({"autoconf": autoconf}, theirs.path).autoconf
@@ -275,7 +233,7 @@ def _noted(
     replaced: Iterable[str],
     config: NodeConfig,
     translation: multus.Translation,
-    theirs: _MultusConf | None,
+    theirs: RuntimeConf | None,
 ) -> Record:
     """Return the record of this installation."""
     return Record(
@@ -287,7 +245,7 @@ def _noted(
 
 
 def _multus_files(
-    options: Options, config: NodeConfig, translation: multus.Translation, theirs: _MultusConf | None
+    options: Options, config: NodeConfig, translation: multus.Translation, theirs: RuntimeConf | None
 ) -> MultusFiles:
     folder = options.multus_dir.absolute() if options.multus_dir else None
     before = record.read(config)
@@ -302,7 +260,7 @@ def _multus_files(
     )
 
 
-def _network_name(config: NodeConfig, theirs: _MultusConf | None) -> str:
+def _network_name(config: NodeConfig, theirs: RuntimeConf | None) -> str:
     """Return the name of the configuration with which the runtime will call us."""
     if config.autoconf is not None:
         if config.autoconf.network_name:
