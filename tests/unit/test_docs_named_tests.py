@@ -1,4 +1,4 @@
-"""docs/*.md: every test that a page names exists."""
+"""docs: every test that a page names exists."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ import pytest
 
 from tests.unit.test_docs_acceptance import TESTS, functions
 
-PAGES = sorted((TESTS.parent / "docs").glob("*.md"))
+DOCS = TESTS.parent / "docs"
+PAGES = sorted(DOCS.rglob("*.md"))
 
 
-@pytest.mark.parametrize("page", PAGES, ids=[page.name for page in PAGES])
+@pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(DOCS)) for page in PAGES])
 def test_tests_that_the_page_names_exist(page: Path) -> None:
     for file, name in re.findall(r"`([a-z/_]+\.py)::(\w+)`", page.read_text()):
         assert name in functions(file), f"{file} has no {name}"
