@@ -21,7 +21,7 @@ TEXT = (ROOT / "docs/errors.md").read_text()
 ENTRY = re.compile(r"^- `([^`]+)`\s+\((\d+|log|event|command)\)$", re.MULTILINE)
 PLACEHOLDER = re.compile(r"<[^<>]+>")
 FORMAT = re.compile(r"%(?:lld|zu|\.\d+f|[sdruxg])")  # of a log message, and of the shim's
-SOURCES = ("wirespeed", "plugins", "deviceplugin")
+SOURCES = ("wirespeed", "plugins", "deviceplugin", "eal")
 # Errors that have their code from their class.
 RAISED = {
     "DeviceTakenError": Code.TRY_AGAIN_LATER,
