@@ -1,4 +1,4 @@
-"""Releases: what they are refused for, their checksums, and what is in an image's bill of materials."""
+"""Releases: what they are refused for, their checksums, and what is in their bills of materials."""
 
 from __future__ import annotations
 
@@ -288,3 +288,35 @@ def test_bill_has_licences_as_the_libraries_declare_them(archive: Any) -> None:
 def test_bill_of_the_same_image_is_the_same(archive: Any) -> None:
     assert bill(archive("amd64", "arm64")) == bill(archive("amd64", "arm64"))
     assert bill(archive("amd64"))["serialNumber"] != bill(archive("arm64"))["serialNumber"]
+
+
+LIBRARY = "Metadata-Version: 2.4\nName: wirespeed-eal\nVersion: 1.2.3\nLicense-Expression: Apache-2.0\n"
+
+
+def bill_of_library(target: Path, *, sha256: str = "cd" * 32) -> dict[str, Any]:
+    sbom.write_library(target, LIBRARY, sha256=sha256, epoch=EPOCH)
+    found: dict[str, Any] = json.loads(target.read_text())
+    return found
+
+
+def test_bill_of_the_application_library_describes_its_wheel_and_lists_no_dependencies(tmp_path: Path) -> None:
+    found = bill_of_library(tmp_path / "bill.json")
+    library = found["metadata"]["component"]
+    assert (library["type"], library["name"], library["version"]) == ("library", "wirespeed-eal", "1.2.3")
+    assert library["purl"] == "pkg:pypi/wirespeed-eal@1.2.3"
+    assert library["hashes"] == [{"alg": "SHA-256", "content": "cd" * 32}]
+    assert library["licenses"] == [{"license": {"id": "Apache-2.0", "acknowledgement": "declared"}}]
+    assert found.get("components", []) == []
+    assert found["dependencies"] == [{"ref": library["bom-ref"]}]
+
+
+def test_bill_of_the_same_wheel_is_the_same_and_another_wheel_has_another_serial_number(tmp_path: Path) -> None:
+    first, again = (bill_of_library(tmp_path / name) for name in ("first", "again"))
+    assert first == again
+    assert first["serialNumber"] != bill_of_library(tmp_path / "other", sha256="ef" * 32)["serialNumber"]
+
+
+def test_bill_of_a_library_with_dependencies_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(LabError, match="wirespeed-eal: expected no dependencies, got click>=8"):
+        sbom.write_library(tmp_path / "bill", LIBRARY + "Requires-Dist: click>=8\n", sha256="", epoch=EPOCH)
+    assert not (tmp_path / "bill").exists()
