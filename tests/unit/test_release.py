@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
+import re
 import subprocess
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,8 +16,10 @@ import pytest
 
 from image.layer import write_layer
 from image.oci import Variant, write_archive
+from image.recipe import ROOT
 from lab.errors import LabError
-from release import build, checks, sbom
+from lab.progress import Progress
+from release import build, checks, sbom, version
 
 EPOCH = 1_700_000_000
 CHANGELOG = "# Changelog\n\n## [Unreleased]\n\n## [1.2.3] - 2026-01-31\n\n### Added\n\n- All.\n"
@@ -170,6 +175,34 @@ def test_a_release_that_is_refused_writes_nothing(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(LabError, match="changed"):
         build.build(tmp_path / "build/release", None)  # type: ignore[arg-type]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_files_of_a_release_are_those_that_the_security_policy_lists(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    number = version.current()
+
+    def write_wheel(tree: Path, target: Path, *, epoch: int, project: str = ".") -> Path:
+        assert (tree / project).is_dir()
+        name = {".": "wirespeed", "eal": "wirespeed_eal"}[project]
+        wheel = target / f"{name}-{number}-py3-none-any.whl"
+        with zipfile.ZipFile(wheel, "w") as content:
+            content.writestr(f"{name}-{number}.dist-info/METADATA", f"Name: {name}\nVersion: {number}\n")
+        return wheel
+
+    monkeypatch.setattr(build, "check", lambda *_: "commit")
+    monkeypatch.setattr(build, "export", lambda _, tree: (tree / "eal").mkdir(parents=True))
+    monkeypatch.setattr(build, "write_wheel", write_wheel)
+    monkeypatch.setattr(build, "write_chart", lambda _, target, **__: target.touch())
+    monkeypatch.setattr(build, "build_image", lambda _, __, target, ___: target.touch())
+    monkeypatch.setattr(sbom, "write", lambda target, *_, **__: target.touch())
+    with Progress(stream=io.StringIO()) as progress:
+        found = {path.name for path in build.build(tmp_path / "release", progress)}
+    rows = re.findall(r"(?m)^\| (`.*?`) \|", (ROOT / "SECURITY.md").read_text())
+    listed = {name.replace("VERSION", number) for row in rows for name in re.findall("`(.*?)`", row)}
+    assert found == listed
+    sums = (tmp_path / "release/SHA256SUMS").read_text().splitlines()
+    assert {line.split("  ")[1] for line in sums} == listed - {"SHA256SUMS"}
 
 
 def test_checksums_are_checked_by_sha256sum(tmp_path: Path) -> None:
