@@ -267,6 +267,21 @@ def test_groups_of_nodes_have_agents_of_their_own_and_no_node_has_two(helm: Helm
         assert volume["configMap"]["name"] == each["metadata"]["name"]
 
 
+def test_probes_of_a_group_use_its_agents_socket(helm: Helm, tmp_path: Path) -> None:
+    groups = {"own": {"agent": {"socket": "/run/wirespeed/own.sock"}}, "same": {}}
+    for everywhere in ("", "/run/wirespeed/all.sock"):
+        agent = {"socket": everywhere} if everywhere else {}
+        given = {"agent": agent, "nodeGroups": {"label": "example.com/nic", "groups": groups}}
+        objects = helm.objects(values(tmp_path, given))
+        probed = {}
+        for name in ("wirespeed", "wirespeed-own", "wirespeed-same"):
+            (container,) = pod_of(objects, name)["containers"]
+            env = {each["name"]: each.get("value") for each in container["env"]}
+            probed[name] = env.get("WIRESPEED_SOCKET", NodeConfig().socket)
+            assert probed[name] == config_of(objects, name).socket
+        assert set(probed.values()) == {everywhere or NodeConfig().socket, "/run/wirespeed/own.sock"}
+
+
 def _runs_on(node: dict[str, str], pod: Object) -> bool:
     """Whether a pod's nodeSelector and node affinity (In, NotIn, Exists) match a node with these labels."""
 
