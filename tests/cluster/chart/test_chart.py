@@ -393,6 +393,24 @@ def test_monitors_find_the_agents_port(helm: Helm) -> None:
     assert by_pod["podMetricsEndpoints"][0]["port"] == "metrics"
 
 
+def test_monitors_select_the_agents_of_all_groups_and_no_other_pods(helm: Helm, tmp_path: Path) -> None:
+    monitors = {"serviceMonitor": {"enabled": True}, "podMonitor": {"enabled": True}}
+    objects = helm.objects(values(tmp_path, {**ALL_VALUES, "metrics": {"enabled": True, **monitors}}))
+    selectors = [
+        named(objects, "Service")["spec"]["selector"],
+        named(objects, "PodMonitor")["spec"]["selector"]["matchLabels"],
+    ]
+    templates = {
+        (each["kind"], each["metadata"]["name"]): each["spec"]["template"]["metadata"]["labels"]
+        for each in objects
+        if each["kind"] in {"DaemonSet", "Job"}
+    }
+    assert len(templates) == 7  # three groups' agents and removers, and the Job
+    for selector in selectors:
+        selected = {each for each, labels in templates.items() if selector.items() <= labels.items()}
+        assert selected == {("DaemonSet", f"wirespeed{suffix}") for suffix in ("", "-e810", "-none")}
+
+
 def test_namespace_lets_privileged_pods_in_and_outlives_the_release(helm: Helm) -> None:
     (made,) = [
         each
