@@ -152,6 +152,17 @@ def test_chart_of_a_release_is_the_same_whenever_it_is_packaged(
     assert helm.objects(chart=tmp_path / "one/chart.tgz") == helm.objects()
 
 
+def test_packaged_chart_is_installed_with_its_own_presets(helm: Helm, tmp_path: Path) -> None:
+    assert helm.run("package", str(CHART), f"--destination={tmp_path}").returncode == 0
+    (package,) = tmp_path.glob("*.tgz")
+    shutil.unpack_archive(package, tmp_path, filter="data")
+    chart = tmp_path / "wirespeed"
+    assert {path.name for path in (chart / "presets").iterdir()} == {path.name for path in PRESETS}
+    files = ("k3s", "flannel")
+    unpacked = helm.objects(*(f"--values={chart}/presets/{name}.yaml" for name in files), chart=chart)
+    assert unpacked == helm.objects(*(preset(name) for name in files))
+
+
 def test_every_value_is_documented_and_in_the_schema(helm: Helm) -> None:
     given = kubeyaml.load((CHART / "values.yaml").read_text())
     known = json.loads((CHART / "values.schema.json").read_text())["properties"]
