@@ -12,7 +12,7 @@ from typing import Any
 
 from wirespeed.cni.address import unicast_mac
 from wirespeed.cni.errors import CniError, Code
-from wirespeed.cni.keys import nearest, nearest_value
+from wirespeed.cni.keys import known_in_any_case, nearest, nearest_value
 from wirespeed.cni.request import Request
 from wirespeed.host.switches import BRIDGE, TRUNK, is_trunk
 
@@ -226,16 +226,10 @@ class _Reader:
         )
         return self._on_bridge(made, host["bridge"])
 
-    def _canonical(self, where: str, raw: Mapping[str, Any], known: Sequence[str]) -> dict[str, Any]:
+    def _canonical(self, where: str, raw: Mapping[str, Any], known: tuple[str, ...]) -> dict[str, Any]:
         """Return the object with keys spelled as in `known`; as in userspace-CNI, any case matches."""
         names = {key.lower(): key for key in known}
-        found = {}
-        for key, value in raw.items():
-            if key.lower() in names:
-                found[names[key.lower()]] = value
-            else:
-                self._unknown(where, key, names)
-        return found
+        return known_in_any_case(raw, known, lambda key: self._unknown(where, key, names))
 
     def _unknown(self, where: str, key: str, names: Mapping[str, str]) -> None:
         hint = nearest(key, names, within=where)

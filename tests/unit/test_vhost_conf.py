@@ -75,7 +75,8 @@ def test_memif_has_keys_of_its_own() -> None:
 
 
 def test_keys_are_read_in_any_case_as_the_peer_does() -> None:
-    conf = parse(request({"Engine": "ovs-dpdk", "IFTYPE": "vhostuser", "Bridge": {"VLANID": 7}}))
+    bridge = {"VLANID": 7, "vlanId": None}
+    conf = parse(request({"Engine": "ovs-dpdk", "IFTYPE": "vhostuser", "Bridge": bridge}))
     assert conf.vlan == 7
 
 

@@ -22,13 +22,16 @@ def _places(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--dry-run", is_flag=True, help="Show the plan without changing anything."),
         click.option("--force", is_flag=True, help="Leave behind pods that cannot be taken over or given back."),
         click.option(
-            "--sriov-dir", type=_FOLDER, default="/var/lib/cni/sriov", help="sriov-cni's state directory."
+            "--sriov-dir",
+            type=_FOLDER,
+            help="sriov-cni's state directory.  [default: as recorded by the last install, else "
+            "/var/lib/cni/sriov]",
         ),
         click.option(
             "--multus-dir",
             type=_FOLDER,
-            help="Multus' state directory.  [default: for install the cniDir of its configuration, else "
-            "/var/lib/cni/multus]",
+            help="Multus' state directory.  [default: as recorded by the last install, else the cniDir of "
+            "Multus' configuration (install only), else /var/lib/cni/multus]",
         ),
         click.option(
             "--unit-dir", type=_FOLDER, default="/etc/systemd/system", help="The directory of systemd units."

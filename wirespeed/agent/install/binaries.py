@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import select
 import time
@@ -124,8 +125,9 @@ def _await_processes(executable: Path, until: float) -> None:
         try:
             # Read after the pidfd was opened: if the process still exists then, the PID was not reused.
             if os.path.samestat(os.stat(f"/proc/{pid}/exe"), wanted):
-                left = max(0.0, until - time.monotonic())
-                if not select.select([process], [], [], left)[0]:
+                poller = select.poll()  # select(2) fails for descriptors above 1023
+                poller.register(process, select.POLLIN)
+                if not poller.poll(math.ceil(1000 * max(0.0, until - time.monotonic()))):
                     raise CniError(Code.TRY_AGAIN_LATER, f"{executable}: process {pid} of it does not end")
         except (FileNotFoundError, ProcessLookupError, PermissionError):
             continue  # it has ended, is a kernel thread, or cannot be inspected and so is none of a runtime's

@@ -48,8 +48,8 @@ class Options:
     unit: Path | None = None  # template of the systemd unit; None writes none
     unit_dir: Path = Path("/etc/systemd/system")
     command: str = _COMMAND  # the command that the unit starts
-    multus_dir: Path | None = None  # Multus' state; default: as in its configuration, else Multus' default
-    sriov_dir: Path = Path("/var/lib/cni/sriov")  # sriov-cni's state
+    multus_dir: Path | None = None  # Multus' state; see _multus_dir
+    sriov_dir: Path | None = None  # sriov-cni's state; see _sriov_dir
     force: bool = False  # continue even if something cannot be taken over or given back
 
 
@@ -236,28 +236,44 @@ def _noted(
     theirs: RuntimeConf | None,
 ) -> Record:
     """Return the record of this installation."""
+    before = record.read(config) or Record()
     return Record(
         bin_dir=str(options.bin_dir.absolute()),
         replaced=tuple(sorted(replaced)),
-        sriov_dir=str(options.sriov_dir.absolute()),
-        multus=_multus_files(options, config, translation, theirs) if "multus" in replaced else None,
+        sriov_dir=str(_sriov_dir(options, before)),
+        multus=_multus_files(options, before, config, translation, theirs) if "multus" in replaced else None,
     )
 
 
 def _multus_files(
-    options: Options, config: NodeConfig, translation: multus.Translation, theirs: RuntimeConf | None
+    options: Options,
+    before: Record,
+    config: NodeConfig,
+    translation: multus.Translation,
+    theirs: RuntimeConf | None,
 ) -> MultusFiles:
-    folder = options.multus_dir.absolute() if options.multus_dir else None
-    before = record.read(config)
-    if theirs is None and before is not None and before.multus is not None:  # we replaced its file already
-        return msgspec.structs.replace(before.multus, folder=str(folder or before.multus.folder))
+    folder = str(_multus_dir(options, before, translation.cni_dir))
+    if theirs is None and before.multus is not None:  # we replaced its file already
+        return msgspec.structs.replace(before.multus, folder=folder)
     version = multus.said_by(theirs.raw).get("cniVersion") if theirs else None
     return MultusFiles(
-        folder=str(folder or translation.cni_dir),
+        folder=folder,
         configuration=_network_name(config, theirs),
         version=version if version in versions.SUPPORTED else versions.IMPLIED,
         path=(translation.bin_dir or str(options.bin_dir),),
     )
+
+
+def _multus_dir(options: Options, before: Record, default: str) -> Path:
+    """Return Multus' state directory: as the option says, else as the last installation recorded it."""
+    if options.multus_dir:
+        return options.multus_dir.absolute()
+    return Path(before.multus.folder if before.multus else default)
+
+
+def _sriov_dir(options: Options, before: Record) -> Path:
+    """Return sriov-cni's state directory: as the option says, else as recorded, else sriov-cni's default."""
+    return options.sriov_dir.absolute() if options.sriov_dir else Path(before.sriov_dir)
 
 
 def _network_name(config: NodeConfig, theirs: RuntimeConf | None) -> str:
@@ -303,15 +319,16 @@ def removal(options: Options) -> Plan:
     """
     config = load_config(options.config) if options.config.exists() else NodeConfig()
     plan = Plan(config=config, alone=True)
-    cni_dir = options.multus_dir or Path(multus.CNI_DIR)
-    alone = caches.ours_alone(cni_dir, options.sriov_dir, config)
+    before = record.read(config) or Record()
+    multus_dir, sriov_dir = _multus_dir(options, before, multus.CNI_DIR), _sriov_dir(options, before)
+    alone = caches.ours_alone(multus_dir, sriov_dir, config)
     if alone:
         text = f"{len(alone)} containers were attached by wirespeed and would never be detached"
         if not options.force:
             names = ", ".join(sorted(alone)[:5])
             raise CniError(Code.POLICY, f"{text} ({names}): drain the node first, or use --force")
         plan.notes.append(text)
-    plan.steps += caches.give_back(cni_dir, options.sriov_dir, config)
+    plan.steps += caches.give_back(multus_dir, sriov_dir, config)
     if config.autoconf is not None:
         for name in config.autoconf.files:
             plan.steps += _conf_removal(Path(config.autoconf.cni_config_dir) / name)
