@@ -67,6 +67,7 @@ class Vhost:
         self._node = node
         self._journal = node.journal
         self._ipam = Ipam(Path(node.config.leases))
+        self._devinfo = Path(node.config.devinfo)
         self._locks = Path(node.config.state).parent / "locks"
         self._made: dict[str, Engine] = {NONE: Direct()}
 
@@ -78,7 +79,7 @@ class Vhost:
         return frozenset({"mac", "CNIDeviceInfoFile"} | limits | ips)
 
     def add(self, request: Request) -> Result:
-        conf = configuration.parse(request)
+        conf = configuration.parse(request, self._devinfo)
         self._engine(conf.engine)  # refused here, before any change, if its extra is missing
         with netns.opened(request.netns) as ns:
             pod = self._pod(request)
@@ -114,7 +115,7 @@ class Vhost:
             raise combined(errors)
 
     def check(self, request: Request) -> None:
-        conf = configuration.parse(request)
+        conf = configuration.parse(request, self._devinfo)
         claim = self._journal.device_of(request.container_id, request.ifname)
         if claim is None and (kept := self._kept(request)) is not None:
             self._check_kept(request, conf, kept)
@@ -138,7 +139,7 @@ class Vhost:
 
     def gc(self, request: Request) -> None:
         valid, errors = request.valid_attachments, []
-        conf = configuration.parse(request)
+        conf = configuration.parse(request, self._devinfo)
         names = {port_name(container, ifname) for container, ifname in valid}
         try:
             self._finish_removals(conf.engine, deadline=request.deadline)
@@ -170,7 +171,7 @@ class Vhost:
         return errors
 
     def status(self, request: Request) -> None:
-        conf = configuration.parse(request)
+        conf = configuration.parse(request, self._devinfo)
         try:
             self._journal.claims()
             self._engine(conf.engine).status(deadline=request.deadline)
@@ -390,7 +391,7 @@ class Vhost:
     def _remove_unknown(self, request: Request) -> None:
         """Remove the port of an attachment that is not in the journal: a switch may keep it longer."""
         try:
-            conf = configuration.parse(request)
+            conf = configuration.parse(request, self._devinfo)
         except CniError as error:
             log.info("%s of container %s was never attached: %s", request.ifname, request.container_id, error.msg)
             return
@@ -459,7 +460,7 @@ class Vhost:
         except (SwitchDownError, MissingExtraError) as error:
             log.warning("port %s: %s", kept.port, error.msg)
         try:
-            conf = configuration.parse(request)
+            conf = configuration.parse(request, self._devinfo)
             folder = self._folder(request, conf, self._pod(request))
         except CniError as error:
             log.warning("port %s: its socket stays where it is, if it is there: %s", kept.port, error.msg)
