@@ -379,7 +379,8 @@ class Vhost:
         if record["folder"]:
             sockets.clear(Folder(**record["folder"]), record["files"])
         if record["deviceInfo"]:
-            deviceinfo.remove(Path(record["deviceInfo"]))
+            with deviceinfo.named(record["deviceInfo"]):
+                deviceinfo.remove(Path(record["deviceInfo"]))
         if record.get("kept"):
             takeover.forget(Path(record["kept"]), record["folder"]["path"] if record["folder"] else "")
         if down is None:

@@ -111,6 +111,25 @@ def test_a_third_pod_is_refused_and_a_freed_end_is_given_again(
         lone_host.delete(link, pod)
 
 
+def test_del_that_cannot_remove_the_device_info_frees_the_address_and_is_finished_by_the_next(
+    lone_host: Host, link: dict[str, Any], netns: Pods
+) -> None:
+    pod, info = netns(), lone_host.folder / "devinfo/cni/link"
+    conf = link | {"runtimeConfig": {"CNIDeviceInfoFile": str(info)}}
+    lone_host.add(conf, pod)
+    info.unlink()
+    info.mkdir()
+    with pytest.raises(CniError, match=f"device-info file {info}: Is a directory"):
+        lone_host.delete(conf, pod)
+    assert lone_host.leases() == []
+    with pytest.raises(CniError, match=f"device-info file {info}: Is a directory"):
+        lone_host.gc(conf, [])
+    assert len(lone_host.node.journal.claims()) == 1
+    info.rmdir()
+    lone_host.delete(conf, pod)
+    assert lone_host.left() == []
+
+
 def test_the_end_of_a_pod_that_is_gone_without_a_del_is_freed(
     lone_host: Host, link: dict[str, Any], netns: Pods
 ) -> None:
