@@ -3,7 +3,7 @@
 ADD checks the configuration, claims the port in the journal, then creates the folder, the port, and the data for
 the application. DEL undoes what the journal contains. If the switch is down, its port stays in the journal as a
 removal, and the next ADD or GC of that switch removes it. A switch that is down does not block the deletion of a
-pod.
+pod. After any other error DEL still undoes the rest, then fails; the claim stays until a DEL or GC has undone all.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import json
 import logging
 import time
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -348,14 +348,17 @@ class Vhost:
 
     def _undo(self, request: Request, claim: DeviceClaim, cause: BaseException) -> None:
         """Undo a failed ADD; what cannot be undone stays in the journal for DEL or GC."""
-        try:
-            deadline = max(request.deadline, time.monotonic() + _UNDO_TIME)
-            self._take_back(
-                claim, deadline=deadline, port=not isinstance(cause, (UnreachedError, SocketTakenError))
-            )
-            self._ipam.delete(request.derive(command="DEL"), attached=False)
-        except (CniError, OSError) as error:
-            log.error("undoing a failed ADD (%s): %s; DEL or GC will finish it", cause, error)  # noqa: TRY400
+        deadline = max(request.deadline, time.monotonic() + _UNDO_TIME)
+        port = not isinstance(cause, (UnreachedError, SocketTakenError))
+        steps: list[Callable[[], None]] = [
+            lambda: self._take_back(claim, deadline=deadline, port=port),
+            lambda: self._ipam.delete(request.derive(command="DEL"), attached=False),
+        ]
+        for step in steps:
+            try:
+                step()
+            except (CniError, OSError) as error:
+                log.error("undoing a failed ADD (%s): %s; DEL or GC will finish it", cause, error)  # noqa: TRY400
 
     def _give_back(self, claim: DeviceClaim, *, deadline: float, step: str = "") -> None:
         """Undo an attachment, unless it was replaced meanwhile; with `step`, only a claim at that step."""
@@ -367,27 +370,31 @@ class Vhost:
     def _take_back(self, claim: DeviceClaim, *, deadline: float, port: bool = True) -> None:
         """Remove the port (with `port`) from the switch, clear the folder, and release the claim.
 
-        If the switch is down, the claim stays in the journal at the step _REMOVING, and the call succeeds.
+        Each part is attempted even if an earlier one failed. If only the switch is down, the claim stays in the
+        journal at the step _REMOVING, and the call succeeds. After any other error, the claim stays as it is for
+        the next DEL or GC, and the CniError has the messages of all errors.
         """
         record = claim.record
-        down = None
-        try:
-            if port:
-                self._engine(record["engine"]).remove(_found(record), deadline=deadline)
-        except (SwitchDownError, MissingExtraError) as error:
-            down = error
-        if record["folder"]:
-            sockets.clear(Folder(**record["folder"]), record["files"])
-        if record["deviceInfo"]:
-            with deviceinfo.named(record["deviceInfo"]):
-                deviceinfo.remove(Path(record["deviceInfo"]))
-        if record.get("kept"):
-            takeover.forget(Path(record["kept"]), record["folder"]["path"] if record["folder"] else "")
-        if down is None:
+        steps: list[Callable[[], None]] = [
+            lambda: _clear_folder(record),
+            lambda: _remove_device_info(record),
+            lambda: _forget_kept(record),
+        ]
+        if port:
+            steps.insert(0, lambda: self._engine(record["engine"]).remove(_found(record), deadline=deadline))
+        errors: list[CniError] = []
+        for step in steps:
+            try:
+                step()
+            except CniError as error:
+                errors.append(error)
+        if not errors:
             self._journal.release(claim)
-        else:
-            log.warning("port %s is removed later: %s", record["port"], down.msg)
+        elif all(isinstance(error, (SwitchDownError, MissingExtraError)) for error in errors):
+            log.warning("port %s is removed later: %s", record["port"], errors[0].msg)
             self._journal.advance(claim, _REMOVING)
+        else:
+            raise combined(errors)
 
     def _remove_unknown(self, request: Request) -> None:
         """Remove the port of an attachment that is not in the journal: a switch may keep it longer."""
@@ -489,6 +496,22 @@ def _port(request: Request, conf: VhostConf, socket: str) -> Port:
 
 def _found(record: Mapping[str, Any]) -> Found:
     return Found(name=record["port"], socket=record["socket"], marked=not record.get("kept"))
+
+
+def _clear_folder(record: Mapping[str, Any]) -> None:
+    if record["folder"]:
+        sockets.clear(Folder(**record["folder"]), record["files"])
+
+
+def _remove_device_info(record: Mapping[str, Any]) -> None:
+    if path := record["deviceInfo"]:
+        with deviceinfo.named(path):
+            deviceinfo.remove(Path(path))
+
+
+def _forget_kept(record: Mapping[str, Any]) -> None:
+    if record.get("kept"):
+        takeover.forget(Path(record["kept"]), record["folder"]["path"] if record["folder"] else "")
 
 
 def _files(plan: _Plan, role: str) -> list[str]:
