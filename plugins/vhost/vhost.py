@@ -173,7 +173,7 @@ class Vhost:
     def status(self, request: Request) -> None:
         conf = configuration.parse(request, self._devinfo)
         try:
-            self._journal.claims()
+            self._journal.check_usable()
             self._engine(conf.engine).status(deadline=request.deadline)
         except CniError as error:
             raise CniError(Code.UNAVAILABLE, error.msg) from error

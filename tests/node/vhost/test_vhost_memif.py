@@ -185,6 +185,15 @@ def test_failed_add_frees_its_address_if_the_switch_refuses_the_removal(
     assert lone_host.left() == []
 
 
+def test_status_reports_a_journal_whose_file_is_gone(lone_host: Host, link: dict[str, Any]) -> None:
+    journal = lone_host.node.journal.path
+    lone_host.status(link)
+    journal.rename(journal.with_suffix(".away"))
+    with pytest.raises(CniError, match=f"journal {journal}: No such file") as caught:
+        lone_host.status(link)
+    assert caught.value.code == Code.UNAVAILABLE
+
+
 def test_the_end_of_a_pod_that_is_gone_without_a_del_is_freed(
     lone_host: Host, link: dict[str, Any], netns: Pods
 ) -> None:
