@@ -1,4 +1,4 @@
-"""Structs: made ready for several threads; and what is wrong with a value that fits none, as everywhere here."""
+"""Prepares msgspec structs for threads; turns validation errors into our message format."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ _CHOICE = re.compile(r"Invalid enum value (?P<value>.*)", re.DOTALL)
 
 
 def prepared(kind: type[T]) -> type[T]:
-    """The class, with what msgspec has to know of it for reading made now, by the one thread that imports it.
+    """Return the class after msgspec has collected its type information, in the one thread that imports it.
 
-    Otherwise it makes that at the first reading; where two threads are the first, the process ends (SIGSEGV).
+    Otherwise msgspec does so when it first decodes one; if two threads do that at once, the process ends (SIGSEGV).
     """
     msgspec.json.Decoder(kind)
     return kind
 
 
 def fault(error: msgspec.ValidationError, kind: type[msgspec.Struct]) -> str:
-    """'key "a.b": expected int, got str', or 'unknown key "a.c"; nearest known key: "a.b"'."""
+    """Return 'key "a.b": expected int, got str', or 'unknown key "a.c"; nearest known key: "a.b"'."""
     text = str(error)
     place = _PLACE.search(text)
     path = place["path"] if place else ""
@@ -48,9 +48,9 @@ def fault(error: msgspec.ValidationError, kind: type[msgspec.Struct]) -> str:
 
 
 def placed(error: msgspec.ValidationError, where: str, kind: Any = None) -> str:
-    """The place, and the library's own words: "spec.containers[0].name: expected `str`, got `int`".
+    """Return the place and msgspec's own message: "spec.containers[0].name: expected `str`, got `int`".
 
-    With the Struct that was expected, a key or a value of an enumeration that is not known comes with the nearest.
+    If `kind`, the expected Struct, is given, an unknown key or enumeration value is reported with the nearest one.
     """
     text, at, place = str(error).partition(" - at `$")
     place = place.removesuffix("`") if at else ""
@@ -65,7 +65,7 @@ def placed(error: msgspec.ValidationError, where: str, kind: Any = None) -> str:
 
 
 def _choice(value: str, kind: type[msgspec.Struct], path: str) -> str:
-    """What to say of a value of an enumeration, which comes in quotes."""
+    """Return the error for a wrong value of an enumeration; `value` is in quotes."""
     *first, last = [f'"{choice}"' for choice in _choices(kind, path) if choice]
     expected = f"{', '.join(first)} or {last}" if first else last
     return f"expected {expected}, got {value}{nearest_value(value[1:-1], expected)}"
@@ -76,13 +76,13 @@ def _joined(path: str, key: str) -> str:
 
 
 def _keys(kind: type[msgspec.Struct], path: str) -> tuple[str, ...]:
-    """The keys of the Struct at a path like "cluster" or "pools[0].selector"; none where there is no Struct."""
+    """Return the keys of the Struct at a path such as "cluster" or "pools[0].selector"; () without a Struct."""
     found = _struct(_hint(kind, path))
     return found.__struct_encode_fields__ if found else ()
 
 
 def _choices(kind: type[msgspec.Struct], path: str) -> list[str]:
-    """The values of the enumeration at a path."""
+    """Return the values of the enumeration at a path."""
     return [str(choice) for choice in _literals(_hint(kind, path))]
 
 
@@ -94,7 +94,7 @@ def _literals(hint: Any) -> list[Any]:
 
 
 def _hint(kind: type[msgspec.Struct], path: str) -> Any:
-    """The type at a path; None where nothing is known of it."""
+    """Return the type at a path; None if it is unknown."""
     found: Any = kind
     for step in filter(None, _INDEX.sub("", path).split(".")):
         inner = _struct(found)
@@ -104,7 +104,7 @@ def _hint(kind: type[msgspec.Struct], path: str) -> Any:
 
 
 def _struct(hint: Any) -> type[msgspec.Struct] | None:
-    """The Struct in a type: itself, or what a list, a dict or an optional is of."""
+    """Return the Struct in a type: the type itself, or the element type of a list, dict or optional."""
     if isinstance(hint, type) and issubclass(hint, msgspec.Struct):
         return hint
     return next((found for each in typing.get_args(hint) if (found := _struct(each))), None)

@@ -16,6 +16,7 @@ from wirespeed.cni.request import Request
 from wirespeed.host import functions
 from wirespeed.host.netlink.vf import ETH_P_8021AD, ETH_P_8021Q, LINK_STATES, VLAN_PROTOCOLS, VfSettings
 from wirespeed.host.switches import BRIDGE, TRUNK, is_trunk
+from wirespeed.kube import deviceinfo
 from wirespeed.plugins.sriov import rss
 from wirespeed.plugins.sriov.rss import Rss
 
@@ -201,7 +202,7 @@ def _parse(request: Request, conf: Mapping[str, Any], devinfo: Path) -> SriovCon
         rdma_isolation=_rdma_isolation(conf),
         driver=_driver(conf.get("driver")),
         reset=_switch(conf, "reset"),
-        device_info_file=_device_info_file(runtime.get("CNIDeviceInfoFile"), devinfo),
+        device_info_file=deviceinfo.requested(runtime, devinfo),
     )
 
 
@@ -344,17 +345,6 @@ def _guid(value: object) -> str | None:
     if not _GUID.fullmatch(text) or set(text) in ({"0", ":"}, {"f", ":"}):
         raise _wrong("infinibandGUID", "an 8-byte GUID like 02:00:00:00:00:00:00:01", value)
     return text
-
-
-def _device_info_file(value: object, devinfo: Path) -> str:
-    """Return the path, which must be in the device-info folder: root writes it, and a network may choose it."""
-    if value is None or value == "":
-        return ""
-    if not isinstance(value, str) or not value.isprintable() or ".." in value.split("/"):
-        raise _wrong("runtimeConfig.CNIDeviceInfoFile", "an absolute path", value)
-    if devinfo not in Path(value).parents:
-        raise _wrong("runtimeConfig.CNIDeviceInfoFile", f"a file in {devinfo}", value)
-    return value
 
 
 def _vlan(conf: Mapping[str, Any]) -> dict[str, int]:

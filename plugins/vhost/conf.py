@@ -8,13 +8,15 @@ import pwd
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from wirespeed.cni.address import unicast_mac
 from wirespeed.cni.errors import CniError, Code
-from wirespeed.cni.keys import nearest, nearest_value
+from wirespeed.cni.keys import known_in_any_case, nearest, nearest_value
 from wirespeed.cni.request import Request
 from wirespeed.host.switches import BRIDGE, TRUNK, is_trunk
+from wirespeed.kube import deviceinfo
 
 log = logging.getLogger(__name__)
 
@@ -172,13 +174,13 @@ class VhostConf:
     peer: bool = False
 
 
-def parse(request: Request) -> VhostConf:
-    """Parse and check the request's configuration.
+def parse(request: Request, devinfo: Path) -> VhostConf:
+    """Parse and check the request's configuration; `devinfo` is the folder of device-info files.
 
     Raises CniError that names network and key: INVALID_CONFIG, or UNSUPPORTED_FIELD for a key without effect.
     """
     try:
-        return _Reader(request).read()
+        return _Reader(request, devinfo).read()
     except CniError as error:
         raise error.prefixed(f"network {request.name}") from None
 
@@ -186,8 +188,8 @@ def parse(request: Request) -> VhostConf:
 class _Reader:
     """Parser of one configuration; `where` in its methods is the path of an object, e.g. "host.memif."."""
 
-    def __init__(self, request: Request) -> None:
-        self._request = request
+    def __init__(self, request: Request, devinfo: Path) -> None:
+        self._request, self._devinfo = request, devinfo
         self._peer = request.config.get("type") == PEER
 
     def read(self) -> VhostConf:
@@ -220,22 +222,16 @@ class _Reader:
             shared_dir=_folder(conf.get("sharedDir")),
             annotate=_flag("", conf, "annotate", default=self._peer),
             container={**container},
-            device_info_file=_device_info(runtime),
+            device_info_file=deviceinfo.requested(runtime, self._devinfo),
             device=_device(runtime.get("deviceID") or conf.get("deviceID")),
             peer=self._peer,
         )
         return self._on_bridge(made, host["bridge"])
 
-    def _canonical(self, where: str, raw: Mapping[str, Any], known: Sequence[str]) -> dict[str, Any]:
+    def _canonical(self, where: str, raw: Mapping[str, Any], known: tuple[str, ...]) -> dict[str, Any]:
         """Return the object with keys spelled as in `known`; as in userspace-CNI, any case matches."""
         names = {key.lower(): key for key in known}
-        found = {}
-        for key, value in raw.items():
-            if key.lower() in names:
-                found[names[key.lower()]] = value
-            else:
-                self._unknown(where, key, names)
-        return found
+        return known_in_any_case(raw, known, lambda key: self._unknown(where, key, names))
 
     def _unknown(self, where: str, key: str, names: Mapping[str, str]) -> None:
         hint = nearest(key, names, within=where)
@@ -524,10 +520,3 @@ def _device(value: object) -> str:
     userspace-CNI ignores PCI addresses too.
     """
     return value if isinstance(value, str) and _DEVICE.fullmatch(value) else ""
-
-
-def _device_info(runtime: Mapping[str, Any]) -> str:
-    value = runtime.get("CNIDeviceInfoFile") or ""
-    if not isinstance(value, str):
-        raise _wrong("runtimeConfig.CNIDeviceInfoFile", "a path", value)
-    return value

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import socket
+import struct
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -11,9 +14,10 @@ from typing import Any
 import pytest
 from pyroute2.netlink.devlink import DEVLINK_NAMES, devlinkcmd
 
-from wirespeed.host.netlink.codec import messages
+from wirespeed.host.netlink.codec import NLM_F_DUMP, messages
 from wirespeed.host.netlink.devlink import Reporter, update_reporters
-from wirespeed.host.netlink.socket import NetlinkSocket
+from wirespeed.host.netlink.errors import NetlinkError
+from wirespeed.host.netlink.socket import NETLINK_GENERIC, NetlinkSocket
 from wirespeed.host.reporters import HealthReporters
 
 PF = "0000:18:00.0"
@@ -21,11 +25,13 @@ FAMILY = 21
 FATAL, PORT_TX = Reporter(PF, -1, "fw_fatal"), Reporter(PF, 65535, "tx")
 
 
-def message(command: str, reporter: Reporter, state: int | None = None, *, recovers: bool = True) -> bytes:
+def message(
+    command: str, reporter: Reporter, state: int | None = None, *, recovers: bool = True, sequence: int = 0
+) -> bytes:
     """One message with its netlink header, as sent by the kernel."""
     encoded = devlinkcmd()
     encoded["cmd"], encoded["version"] = DEVLINK_NAMES[f"DEVLINK_CMD_{command}"], 1
-    encoded["header"]["type"] = FAMILY
+    encoded["header"]["type"], encoded["header"]["sequence_number"] = FAMILY, sequence
     attributes: list[tuple[str, object]] = [
         ("DEVLINK_ATTR_BUS_NAME", "pci"),
         ("DEVLINK_ATTR_DEV_NAME", reporter.device),
@@ -85,36 +91,45 @@ def test_other_notices_change_nothing(command: str) -> None:
 
 
 class FromKernel(socket.socket):
-    """A socket on which all datagrams come from the kernel."""
+    """A socket on which all datagrams come from the kernel, and which can lose them."""
+
+    overflows = False
 
     def recvfrom_into(self, buffer: Any, nbytes: int = 0, flags: int = 0) -> tuple[int, tuple[int, int]]:
+        if self.overflows:
+            self.overflows = False
+            raise OSError(errno.ENOBUFS, os.strerror(errno.ENOBUFS))
         return self.recv_into(buffer, nbytes, flags), (0, 0)
 
 
 class Subscribed(NetlinkSocket):
-    """A netlink socket that receives what a test sends."""
+    """A netlink socket that receives what a test sends to `receiving`."""
 
-    def __init__(self, receiving: socket.socket) -> None:
-        self._socket, self._buffer = FromKernel(fileno=receiving.detach()), bytearray(1 << 16)
+    def __init__(self, receiving: FromKernel) -> None:
+        self._socket, self._buffer = receiving, bytearray(1 << 16)
         self._socket.setblocking(False)
 
 
 class Kernel:
-    """The kernel's end of a listening socket, and its answers to a dump request."""
+    """The kernel's end of a listening socket, and its answers to dump requests, which may end with an error."""
 
-    def __init__(self, *answers: list[bytes]) -> None:
-        self.socket, subscribed = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.subscribed = Subscribed(subscribed)
+    def __init__(self, *answers: list[bytes | OSError]) -> None:
+        self.socket, listening = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.listening = FromKernel(fileno=listening.detach())
         self.answers = list(answers)
         self.answered, self.late = threading.Event(), threading.Event()
 
-    def answer(self) -> list[bytes]:
+    def answer(self) -> Iterator[bytes]:
         assert self.answered.wait(30)
-        return [answer.payload for each in self.answers.pop(0) for answer in messages(each)]
+        for each in self.answers.pop(0):
+            if isinstance(each, OSError):
+                raise each
+            for answer in messages(each):
+                yield answer.payload
 
     @contextmanager
     def reporters(self) -> Iterator[HealthReporters]:
-        made = HealthReporters(self.subscribed, FAMILY, self.answer, self.late.set)
+        made = HealthReporters(Subscribed(self.listening), FAMILY, self.answer, self.late.set)
         with closing(made), self.socket:
             yield made
 
@@ -141,6 +156,47 @@ def test_late_answer_does_not_undo_what_was_told_meanwhile(monkeypatch: pytest.M
         assert kernel.late.wait(30)
         assert reporters.in_error == {PORT_TX, other}
         assert not reporters.drain()
+
+
+FAILED = OSError(errno.EINTR, os.strerror(errno.EINTR))
+
+
+def test_reporter_that_a_failed_dump_does_not_mention_stays_in_error() -> None:
+    kernel = Kernel(
+        [message("HEALTH_REPORTER_GET", FATAL, 1)], [message("HEALTH_REPORTER_GET", PORT_TX, 1), FAILED]
+    )
+    kernel.answered.set()
+    with kernel.reporters() as reporters:
+        kernel.late.clear()
+        kernel.listening.overflows = True
+        reporters.drain()
+        assert kernel.late.wait(30)
+        assert reporters.in_error == {FATAL, PORT_TX}
+
+
+def test_failed_dump_is_tried_again(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr("wirespeed.host.reporters._RETRY_DELAY", 0)
+    kernel = Kernel([FAILED], [FAILED], [message("HEALTH_REPORTER_GET", FATAL, 1)])
+    kernel.answered.set()
+    with kernel.reporters() as reporters:
+        assert kernel.late.wait(30)
+        assert reporters.in_error == {FATAL}
+    assert caplog.messages == ["devlink does not tell all that is broken: Interrupted system call"]
+
+
+@pytest.mark.parametrize("kind", [2, 3])  # NLMSG_ERROR; NLMSG_DONE after a part of the answer
+def test_dump_that_the_kernel_ends_with_an_error_is_not_complete(
+    monkeypatch: pytest.MonkeyPatch, kind: int
+) -> None:
+    ours, kernels = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    monkeypatch.setattr("wirespeed.host.netlink.socket.socket.socket", lambda *_: ours)
+    with NetlinkSocket(NETLINK_GENERIC) as netlink, kernels:
+        kernels.send(message("HEALTH_REPORTER_GET", FATAL, 1, sequence=1))
+        kernels.send(struct.pack("=IHHIIi", 20, kind, 2, 1, 0, -errno.EINTR))
+        answer = netlink.request(FAMILY, NLM_F_DUMP, b"")
+        assert next(answer)
+        with pytest.raises(NetlinkError, match="Interrupted system call"):
+            next(answer)
 
 
 def test_messages_of_other_families_are_passed_over() -> None:

@@ -13,6 +13,7 @@ from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 from tests import openfiles
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.host.netlink.codec import (
+    NLMSG_DONE,
     NLMSG_ERROR,
     Message,
     attribute,
@@ -163,6 +164,17 @@ def test_a_process_with_more_files_than_select_knows_waits_for_links() -> None:
 
     with openfiles.many():
         assert wait_for(second, 30, every=0.001) == 1
+
+
+def test_interface_that_is_gone_has_no_addresses() -> None:
+    with Rtnl() as rtnl:
+        assert rtnl.addresses(2**30) == []
+
+
+def test_refused_dump_carries_the_kernels_own_words() -> None:
+    words = attribute(1, b"ipv4: Invalid values in header\0")
+    with pytest.raises(NetlinkError, match=r"Invalid argument \(ipv4: Invalid values in header\)"):
+        raise_for_error(Message(NLMSG_DONE, 0x200, 1, struct.pack("i", -22) + words))
 
 
 def test_nothing_to_set_is_no_message() -> None:

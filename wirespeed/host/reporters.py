@@ -15,6 +15,7 @@ from wirespeed.host.netlink.socket import NETLINK_GENERIC, NetlinkSocket
 log = logging.getLogger(__name__)
 
 _DUMP_TIMEOUT = 1.0  # seconds to wait for the first dump
+_RETRY_DELAY = 10.0  # seconds after a failed dump until the next one
 
 
 class HealthReporters:
@@ -37,6 +38,8 @@ class HealthReporters:
         self._in_error: set[Reporter] = set()
         self._meanwhile: list[bytes] | None = None  # notifications since a dump was requested; None: none pending
         self._closed = False
+        self._problem = ""  # of the last dump
+        self._retry: threading.Timer | None = None
         self._start_dump().join(_DUMP_TIMEOUT)
 
     def fileno(self) -> int:
@@ -45,6 +48,8 @@ class HealthReporters:
     def close(self) -> None:
         with self._lock:
             self._closed = True
+            if self._retry:
+                self._retry.cancel()
         self._socket.close()
 
     @property
@@ -82,15 +87,24 @@ class HealthReporters:
 
     def _finish_dump(self, meanwhile: list[bytes]) -> None:
         dumped: list[bytes] = []
+        problem = ""
         try:
             dumped.extend(self._dump())
         except OSError as error:
-            log.warning("devlink does not tell all that is broken: %s", error.strerror)
+            problem = error.strerror or str(error)
         with self._lock:
             if self._closed or self._meanwhile is not meanwhile:  # a newer dump was requested after an overflow
                 return
+            if problem and problem != self._problem:
+                log.warning("devlink does not tell all that is broken: %s", problem)
+            self._problem = problem
             before = frozenset(self._in_error)
-            self._in_error.clear()
+            if problem:  # what is missing in the dump may still be in error
+                self._retry = threading.Timer(_RETRY_DELAY, self._start_dump)
+                self._retry.daemon = True
+                self._retry.start()
+            else:
+                self._in_error.clear()
             for message in [*dumped, *meanwhile]:  # the dump may be older than the notifications
                 update_reporters(self._in_error, message)
             self._meanwhile = None

@@ -8,7 +8,10 @@ from wirespeed.host.netlink.devlink import ESWITCH_MODES, Devlink
 
 
 def mode(device: Device) -> str:
-    """Return "legacy" or "switchdev"; "legacy" for a PF whose driver has no devlink eswitch."""
+    """Return the kernel's name of the mode; "legacy" for a PF whose driver has no devlink eswitch.
+
+    A mode of a newer kernel, whose name is not known here, is returned as its number.
+    """
     try:
         with Devlink() as devlink:
             return devlink.eswitch_mode(device.BUS, device.address)
@@ -17,7 +20,7 @@ def mode(device: Device) -> str:
 
 
 def set_mode(device: Device, wanted: str) -> None:
-    """Set the mode. Raises CniError(DEVICE) with the driver's error."""
+    """Set the mode, which is as `mode` returns it. Raises CniError(DEVICE) with the driver's error."""
     try:
         with Devlink() as devlink:
             devlink.set_eswitch_mode(device.BUS, device.address, wanted)

@@ -49,13 +49,19 @@ def messages(datagram: bytes) -> Iterator[Message]:
 
 
 def raise_for_error(answer: Message) -> None:
-    """Raise NetlinkError for an NLMSG_ERROR whose number is not 0 (0 is an acknowledgement)."""
+    """Raise NetlinkError if the number of an NLMSG_ERROR or NLMSG_DONE is not 0 (0 is an acknowledgement).
+
+    The number of an NLMSG_DONE is that of a dump which ends before it is complete.
+    """
     number = -struct.unpack_from("i", answer.payload)[0]
     if not number:
         return
     text = os.strerror(number)
     if answer.flags & NLM_F_ACK_TLVS:  # they follow the request, of which NLM_F_CAPPED leaves only the header
-        request = _HEADER.size if answer.flags & NLM_F_CAPPED else _HEADER.unpack_from(answer.payload, 4)[0]
+        if answer.kind == NLMSG_DONE:
+            request = 0
+        else:
+            request = _HEADER.size if answer.flags & NLM_F_CAPPED else _HEADER.unpack_from(answer.payload, 4)[0]
         extended_ack = string(attributes(answer.payload, 4 + request).get(_NLMSGERR_ATTR_MSG))
         text += f" ({extended_ack})" if extended_ack else ""
     raise NetlinkError(number, text)

@@ -14,7 +14,7 @@ _ATTR_BUS_NAME, _ATTR_DEV_NAME, _ATTR_PORT_INDEX, _ATTR_ESWITCH_MODE = 1, 2, 3, 
 _ATTR_HEALTH_REPORTER, _ATTR_HEALTH_REPORTER_NAME, _ATTR_HEALTH_REPORTER_STATE = 114, 115, 116
 _ATTR_HEALTH_REPORTER_AUTO_RECOVER = 121
 _STATE_ERROR = 1  # DEVLINK_HEALTH_REPORTER_STATE_ERROR
-ESWITCH_MODES = ("legacy", "switchdev")  # DEVLINK_ESWITCH_MODE_LEGACY is 0
+ESWITCH_MODES = ("legacy", "switchdev", "switchdev_inactive")  # by number: enum devlink_eswitch_mode
 
 
 @dataclass(frozen=True, order=True)
@@ -38,14 +38,16 @@ class Devlink(GenericSocket):
         return self.groups["config"]
 
     def eswitch_mode(self, bus: str, device: str) -> str:
-        """Return the eswitch mode of a device, one of ESWITCH_MODES."""
+        """Return the eswitch mode of a device, one of ESWITCH_MODES, or the number of a mode of a newer kernel."""
         answers = list(self.command(_CMD_ESWITCH_GET, _pack_device(bus, device)))
         seen = attributes(answers[0], GENLMSGHDR.size) if answers else {}
-        return ESWITCH_MODES[number(seen.get(_ATTR_ESWITCH_MODE))]
+        mode = number(seen.get(_ATTR_ESWITCH_MODE))
+        return ESWITCH_MODES[mode] if mode < len(ESWITCH_MODES) else str(mode)
 
     def set_eswitch_mode(self, bus: str, device: str, mode: str) -> None:
-        """Set the eswitch mode of a device, one of ESWITCH_MODES."""
-        packed = _pack_device(bus, device) + u16(_ATTR_ESWITCH_MODE, ESWITCH_MODES.index(mode))
+        """Set the eswitch mode of a device, which is as `eswitch_mode` returns it."""
+        chosen = ESWITCH_MODES.index(mode) if mode in ESWITCH_MODES else int(mode)
+        packed = _pack_device(bus, device) + u16(_ATTR_ESWITCH_MODE, chosen)
         self.do_command(_CMD_ESWITCH_SET, packed)
 
     def dump_reporters(self) -> Iterator[bytes]:

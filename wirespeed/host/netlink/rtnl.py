@@ -249,8 +249,16 @@ class Rtnl(NetlinkSocket):
     # Requests
 
     def dump(self, kind: int, payload: bytes) -> list[bytes]:
-        """Return all objects that an RTM_GET* request lists, each starting at its header (struct rtmsg, ...)."""
-        return [answer.payload for answer in self.request(kind, NLM_F_DUMP, payload) if answer.kind == kind - 2]
+        """Return all objects that an RTM_GET* request lists, each starting at its header (struct rtmsg, ...).
+
+        An interface that is gone has none.
+        """
+        try:
+            return [answer.payload for answer in self.request(kind, NLM_F_DUMP, payload) if answer.kind == kind - 2]
+        except NetlinkError as error:
+            if error.errno == errno.ENODEV:  # of the interface that the dump was limited to
+                return []
+            raise
 
     def get(self, kind: int, payload: bytes) -> bytes:
         """Return the one object that an RTM_GET* request asks for."""

@@ -72,10 +72,8 @@ class NetlinkSocket:
             for answer in messages(bytes(memoryview(self._buffer)[:size])):
                 if answer.sequence != self._sequence:
                     continue  # the rest of an earlier answer that was not read to its end
-                if answer.kind == NLMSG_ERROR:
+                if answer.kind in {NLMSG_ERROR, NLMSG_DONE}:
                     raise_for_error(answer)
-                    return
-                if answer.kind == NLMSG_DONE:
                     return
                 yield answer
                 if not multipart:
