@@ -286,7 +286,6 @@ def test_schemas_refuse_mistakes(kind: str, value: Any) -> None:
 @pytest.mark.parametrize(
     ("details", "keys"),
     [
-        (schemas._SRIOV, sriov_conf.KEYS),
         (schemas._ELEMENT, selection.KEYS),
         (schemas._VHOST, vhost_conf.KEYS),
         (schemas._HOST, vhost_conf.HOST_KEYS),

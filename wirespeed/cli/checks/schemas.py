@@ -11,16 +11,16 @@ from typing import Any
 
 import msgspec
 
+from wirespeed import declared
 from wirespeed.deviceplugin import config as deviceplugin_config
 from wirespeed.deviceplugin import health
-from wirespeed.host import functions, switches
+from wirespeed.host import functions
 from wirespeed.ipam import hostlocal, ranges, static
 from wirespeed.node import NodeConfig
 from wirespeed.plugins.meta import config as meta_config
 from wirespeed.plugins.meta import selection
 from wirespeed.plugins.meta.config import MetaConfig
 from wirespeed.plugins.sriov import conf as sriov_conf
-from wirespeed.plugins.sriov.rss import Rss
 from wirespeed.plugins.vhost import conf as vhost_conf
 from wirespeed.provision import policy
 
@@ -61,6 +61,22 @@ def _or_null(found: Schema) -> Schema:
     return {"anyOf": [found, _NULL]} if found else {}
 
 
+def _ref(kind: type[msgspec.Struct]) -> Schema:
+    return {"$ref": f"#/$defs/{kind.__name__}", "$defs": declared.schema(kind)}
+
+
+def _own_of(plugin: str, kind: type[msgspec.Struct], others: Iterable[str], *, unknown: Schema | bool) -> Schema:
+    """A plugin's configuration under our own type, declared by a Struct. `others` are keys it may have too."""
+    found = declared.schema(kind)
+    top = found.pop(kind.__name__)
+    return {
+        "type": "object",
+        "properties": {**top["properties"], "type": {"const": plugin}},
+        **_no_others((*top["properties"], *others), unknown=unknown),
+        "$defs": found,
+    }
+
+
 def _own(
     kind: str, keys: Iterable[str], others: Iterable[str], details: Mapping[str, Schema], *, unknown: Schema | bool
 ) -> Schema:
@@ -89,32 +105,6 @@ _HEX = "[0-9a-fA-F]"
 _PCI = _text(rf"{_HEX}{{4,8}}:{_HEX}{{2}}:[01]{_HEX}\.[0-7]")
 _MAC = _text(rf"{_HEX}[02468aAcCeE](?:(?:[:-]{_HEX}{{2}}){{5}}|{_HEX}{{2}}(?:\.{_HEX}{{4}}){{2}})")
 _NO_TEXT = {"const": ""}
-_SWITCH = {"enum": ["on", "off", ""]}
-
-_SRIOV: Mapping[str, Schema] = {
-    "deviceID": {"anyOf": [_PCI, _text(functions.SCALABLE.pattern), _NO_TEXT]},
-    "vlan": _number(0, 4094),
-    "vlanQoS": _number(0, 7),
-    "vlanProto": _text("|".join(map(_any_case, ("802.1q", "802.1ad")))),
-    "mac": {"anyOf": [_MAC, _NO_TEXT]},
-    "spoofchk": _SWITCH,
-    "trust": _SWITCH,
-    "link_state": {"enum": ["auto", "enable", "disable", ""]},
-    "min_tx_rate": _number(0, 2**32 - 2),
-    "max_tx_rate": _number(0, 2**32 - 2),
-    "mtu": _number(68, 65535),
-    "promisc": _SWITCH,
-    "all_multicast": _SWITCH,
-    "queues": _number(1, 1024),
-    "rss": msgspec.json.schema(Rss)["$defs"]["Rss"],
-    "rdmaIsolation": {"type": "boolean"},
-    "driver": {"anyOf": [_text("[A-Za-z0-9][A-Za-z0-9_-]{0,63}"), _NO_TEXT]},
-    "reset": _SWITCH,
-    "bridge": {"anyOf": [_text(switches.BRIDGE.pattern), _NO_TEXT]},
-    "trunk": _list(_number(1, 4094)),
-    "ipam": {"type": "object"},
-    "runtimeConfig": {"type": "object"},
-}
 
 _ADDRESSES = _list(_text())
 _PORT = _object(
@@ -240,7 +230,7 @@ _STATIC: Mapping[str, Schema] = {
 
 
 def _meta() -> Schema:
-    found = msgspec.json.schema(MetaConfig)["$defs"]["MetaConfig"]
+    found = declared.schema(MetaConfig)["MetaConfig"]
     properties = {key: _or_null(value) for key, value in found["properties"].items()}
     others: dict[str, Schema] = {key: {} for key in sorted(meta_config.KNOWN - properties.keys())}
     type_ = {"type": {"const": meta_config.OWN_TYPE}}
@@ -265,12 +255,12 @@ def _device_plugin() -> Schema:
 
 # For `wirespeed check --schema`: a title, and the function that creates the rest.
 KINDS: Mapping[str, tuple[str, Callable[[], Schema]]] = {
-    "agent": ("The agent's configuration", lambda: msgspec.json.schema(NodeConfig)),
+    "agent": ("The agent's configuration", lambda: _ref(NodeConfig)),
     "meta": ("The meta-plugin's CNI configuration", _meta),
     "networks": (f"The annotation {selection.NETWORKS} in JSON", _networks),
     "sriov": (
         "The SR-IOV plugin's CNI configuration",
-        lambda: _own("wirespeed-sriov", sriov_conf.KEYS, sriov_conf.OTHER_KEYS, _SRIOV, unknown=False),
+        lambda: _own_of("wirespeed-sriov", sriov_conf.Keys, sriov_conf.OTHER_KEYS, unknown=False),
     ),
     "vhost": (
         "The vhost-user plugin's CNI configuration",
@@ -279,5 +269,5 @@ KINDS: Mapping[str, tuple[str, Callable[[], Schema]]] = {
     "host-local": ("The key ipam of type host-local", lambda: _object(hostlocal.KEYS, _LEASES)),
     "static": ("The key ipam of type static", lambda: _object(static.KEYS, _STATIC)),
     "device-plugin": ("The device plugin's configuration", _device_plugin),
-    "node-policy": (f"The spec of a {policy.KIND}", lambda: msgspec.json.schema(policy.Spec)),
+    "node-policy": (f"The spec of a {policy.KIND}", lambda: _ref(policy.Spec)),
 }
