@@ -22,7 +22,8 @@ from wirespeed.host import pci
 from wirespeed.host.inventory import ACCELERATOR, AUXILIARY, NETWORK
 from wirespeed.kube import resources
 from wirespeed.node import Node, NodeConfig
-from wirespeed.plugins.vhost.conf import SOCKET_KEYS, Access, access
+from wirespeed.plugins.vhost.conf import Access, SocketKeys, access
+from wirespeed.structs import keys_of
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +40,7 @@ POOL_KEYS = (
     "hugepages",  # "2Mi", "1Gi": NUMA nodes without free hugepages of this size are preferred last
     "bind",  # driver for containers whose VF no CNI plugin attached, or true for "vfio-pci"; needs cdi
     "count",  # required for vhostUser: number of devices, 1 to 1024
-    "socket",  # for vhostUser: owner, mode and label of the folders, keys as plugins.vhost.conf.SOCKET_KEYS
+    "socket",  # for vhostUser: owner, mode and label of the folders, keys as plugins.vhost.conf.SocketKeys
 )
 SELECTOR_KEYS = (
     "vendors",  # ["8086"]
@@ -295,7 +296,7 @@ def _access(reader: _Object) -> Access:
     raw = reader.values.get("socket")
     if raw is None:
         return Access()
-    inner = _Object(reader.place("socket"), raw, SOCKET_KEYS, reader.problems)
+    inner = _Object(reader.place("socket"), raw, keys_of(SocketKeys), reader.problems)
     try:
         return access(inner.values)
     except CniError as error:

@@ -18,15 +18,24 @@ import msgspec
 from wirespeed import declared
 from wirespeed.node import NodeConfig
 from wirespeed.plugins.meta.config import MetaConfig
-from wirespeed.plugins.sriov.conf import Keys as SriovKeys
+from wirespeed.plugins.sriov import conf as sriov
 from wirespeed.plugins.sriov.rss import Rss
+from wirespeed.plugins.vhost import conf as vhost
 from wirespeed.structs import options
 
 PAGE = Path(__file__).parents[1] / "docs/configuration.md"
 # Tables with the columns key, value, what it is for.
 VALUES: dict[str, type[msgspec.Struct]] = {
-    "sriov": SriovKeys,
+    "sriov": sriov.Keys,
     "sriov rss": Rss,
+    "vhost": vhost.Keys,
+    "vhost side": vhost.SideKeys,
+    "vhost memif": vhost.MemifKeys,
+    "vhost vhost": vhost.VhostKeys,
+    "vhost bridge": vhost.BridgeKeys,
+    "vhost socket": vhost.SocketKeys,
+    "vhost bandwidth": vhost.BandwidthKeys,
+    "vhost mirror": vhost.MirrorKeys,
 }
 # Tables with the columns key, default, what it is for; the keys of a Struct in the Struct have its key before them.
 DEFAULTS: dict[str, type[msgspec.Struct]] = {"agent": NodeConfig, "meta": MetaConfig}

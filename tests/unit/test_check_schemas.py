@@ -287,10 +287,6 @@ def test_schemas_refuse_mistakes(kind: str, value: Any) -> None:
     ("details", "keys"),
     [
         (schemas._ELEMENT, selection.KEYS),
-        (schemas._VHOST, vhost_conf.KEYS),
-        (schemas._HOST, vhost_conf.HOST_KEYS),
-        (schemas._CONTAINER, vhost_conf.HOST_KEYS),
-        (schemas._MEMIF, vhost_conf.MEMIF_KEYS),
         (schemas._SELECTOR, deviceplugin_config.SELECTOR_KEYS),
         (schemas._POOL, deviceplugin_config.POOL_KEYS),
         (schemas._LEASES, hostlocal.KEYS),

@@ -16,7 +16,6 @@ from wirespeed.ipam import hostlocal, static
 from wirespeed.kube import dra
 from wirespeed.kube.cluster import NETWORK_STATUS
 from wirespeed.plugins.meta import networks, selection
-from wirespeed.plugins.vhost import conf as vhost_conf
 from wirespeed.plugins.vhost import poddata
 
 DOCUMENT = Path(__file__).parents[2] / "docs/configuration.md"
@@ -54,14 +53,6 @@ def test_every_declared_table_is_in_the_page() -> None:
     ("name", "expected"),
     [
         ("networks", selection.KEYS),
-        ("vhost", vhost_conf.KEYS),
-        ("vhost side", vhost_conf.HOST_KEYS),
-        ("vhost memif", vhost_conf.MEMIF_KEYS),
-        ("vhost vhost", vhost_conf.VHOST_KEYS),
-        ("vhost bridge", vhost_conf.BRIDGE_KEYS),
-        ("vhost socket", vhost_conf.SOCKET_KEYS),
-        ("vhost bandwidth", vhost_conf.BANDWIDTH_KEYS),
-        ("vhost mirror", vhost_conf.MIRROR_KEYS),
         ("host-local", hostlocal.KEYS),
         ("static", static.KEYS),
         ("pool", deviceplugin_config.POOL_KEYS),

@@ -19,7 +19,7 @@ _MOST = 100  # problems reported per value
 # How messages name the place of a problem.
 _WHERE = re.compile(
     r"""keys?\ "(?P<key>[^"]+)"
-      | unknown\ key\ (?:"(?P<double>[^"]+)"|(?P<bare>\S+)\ is\ ignored)
+      | unknown\ key\ "(?P<unknown>[^"]+)"
       | asks\ for\ "(?P<capability>[^"]+)"
       | ,\ "(?P<inner>\w+)":
       | (?:unknown|missing\ required)\ field\ `(?P<field>[^`]+)`
@@ -134,7 +134,7 @@ def locate(value: Any, text: str) -> tuple[tuple[Step, ...], str]:
     steps: list[Step] = []
     for match in _WHERE.finditer(text):
         named = next(part for part in match.groups() if part)
-        literal = match.lastgroup in ("double", "bare") and _step(value, named) is not None
+        literal = match.lastgroup == "unknown" and _step(value, named) is not None
         for wanted in [named] if literal else _split(named, number=match.lastgroup == "number"):
             step = _step(value, wanted)
             if step is None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from wirespeed import declared
+from wirespeed import declared, structs
 from wirespeed.deviceplugin import config as deviceplugin_config
 from wirespeed.deviceplugin import health
 from wirespeed.host import functions
@@ -65,7 +65,7 @@ def _ref(kind: type[msgspec.Struct]) -> Schema:
     return {"$ref": f"#/$defs/{kind.__name__}", "$defs": declared.schema(kind)}
 
 
-def _own_of(plugin: str, kind: type[msgspec.Struct], others: Iterable[str], *, unknown: Schema | bool) -> Schema:
+def _own(plugin: str, kind: type[msgspec.Struct], others: Iterable[str], *, unknown: Schema | bool) -> Schema:
     """A plugin's configuration under our own type, declared by a Struct. `others` are keys it may have too."""
     found = declared.schema(kind)
     top = found.pop(kind.__name__)
@@ -74,18 +74,6 @@ def _own_of(plugin: str, kind: type[msgspec.Struct], others: Iterable[str], *, u
         "properties": {**top["properties"], "type": {"const": plugin}},
         **_no_others((*top["properties"], *others), unknown=unknown),
         "$defs": found,
-    }
-
-
-def _own(
-    kind: str, keys: Iterable[str], others: Iterable[str], details: Mapping[str, Schema], *, unknown: Schema | bool
-) -> Schema:
-    """A plugin's configuration under our own type, with its keys in any case. `others` are keys it may have too."""
-    found = _object(keys, details)
-    return {
-        **found,
-        "properties": {**found["properties"], "type": {"const": kind}},
-        **_no_others((*keys, *others), unknown=unknown),
     }
 
 
@@ -142,41 +130,7 @@ _ELEMENT: Mapping[str, Schema] = {
     "ipam-claim-reference": _text(),
 }
 
-_MEMIF: Mapping[str, Schema] = {
-    "role": {"enum": ["master", "slave", ""]},
-    "mode": {"enum": ["ethernet", "ip", "inject-punt", ""]},
-    "ringSize": _number(2, 1 << 14),
-    "bufferSize": _number(64, 65535),
-    "secret": _text(maxLength=24),
-}
-_HOST: Mapping[str, Schema] = {
-    "engine": {"enum": ["ovs-dpdk", "vpp", "none"]},
-    "iftype": {"enum": ["vhostuser", "memif"]},
-    "netType": {"enum": ["bridge", "interface", ""]},
-    "memif": _part(vhost_conf.MEMIF_KEYS, _MEMIF),
-    "vhost": _part(vhost_conf.VHOST_KEYS, {"mode": {"enum": ["client", "server", ""]}}),
-    "bridge": _part(vhost_conf.BRIDGE_KEYS),
-    "mtu": _number(68, 65535),
-    "queues": _number(1, 255),
-}
-_CONTAINER: Mapping[str, Schema] = {
-    "memif": _part(vhost_conf.MEMIF_KEYS),
-    "vhost": _part(vhost_conf.VHOST_KEYS),
-    "bridge": _part(vhost_conf.BRIDGE_KEYS),
-}
-_VHOST: Mapping[str, Schema] = {
-    "host": _part(vhost_conf.HOST_KEYS, _HOST),
-    "container": _part(vhost_conf.HOST_KEYS, _CONTAINER),
-    "sharedDir": _text(),
-    "socket": _part(vhost_conf.SOCKET_KEYS, {"mode": _text("0?[0-7]{3}")}),
-    "mac": {"anyOf": [_MAC, _NO_TEXT]},
-    "bandwidth": _part(vhost_conf.BANDWIDTH_KEYS, dict.fromkeys(vhost_conf.BANDWIDTH_KEYS, _number(0, 2**53))),
-    "mirror": {},
-    "annotate": {"type": "boolean"},
-    "ipam": {"type": "object"},
-    "runtimeConfig": {"type": "object"},
-}
-
+_SOCKET = structs.keys_of(vhost_conf.SocketKeys)
 _POOL_NAMES = _list(_text())
 _SELECTOR: Mapping[str, Schema] = {
     "vendors": _list(_text(rf"(?:0[xX])?{_HEX}{{4}}")),
@@ -208,7 +162,9 @@ _POOL: Mapping[str, Schema] = {
     },
     "bind": {"anyOf": [{"type": "boolean"}, _text("[A-Za-z0-9][A-Za-z0-9_-]{0,63}|")]},
     "count": _number(1, 1024),
-    "socket": _object(vhost_conf.SOCKET_KEYS, {"mode": {"anyOf": [_text("0?[0-7]{3}"), {"type": "null"}]}}),
+    "socket": _object(
+        structs.keys_of(vhost_conf.SocketKeys), {"mode": {"anyOf": [_text("0?[0-7]{3}"), {"type": "null"}]}}
+    ),
     "health": _list({"enum": list(health.REASONS)}),
     "allocation": {"enum": ["spread", "packed"]},
     "hugepages": _text("[1-9][0-9]{0,5}(Ki|Mi|Gi)|"),
@@ -237,6 +193,16 @@ def _meta() -> Schema:
     return {"type": "object", "properties": {**properties, **others, **type_}, "additionalProperties": False}
 
 
+def _vhost() -> Schema:
+    """Objects in it have no other keys either. In `container`, only keys are checked: most have no effect."""
+    found = _own("wirespeed-vhost", vhost_conf.Keys, vhost_conf.OTHER_KEYS, unknown=_NULL)
+    found["$defs"] = {name: {**part, **_no_others(part["properties"])} for name, part in found["$defs"].items()}
+    parts = {key: _part(structs.keys_of(kind)) for key, kind in vhost_conf.PARTS.items()}
+    container = _part(structs.keys_of(vhost_conf.SideKeys), parts)
+    found["properties"]["container"] = {**found["properties"]["container"], **_or_null(container)}
+    return found
+
+
 def _networks() -> Schema:
     element = _object(selection.KEYS, _ELEMENT, required=["name"])  # unknown keys are ignored, so they are valid
     element["properties"]["name"] = _ELEMENT["name"]
@@ -260,11 +226,11 @@ KINDS: Mapping[str, tuple[str, Callable[[], Schema]]] = {
     "networks": (f"The annotation {selection.NETWORKS} in JSON", _networks),
     "sriov": (
         "The SR-IOV plugin's CNI configuration",
-        lambda: _own_of("wirespeed-sriov", sriov_conf.Keys, sriov_conf.OTHER_KEYS, unknown=False),
+        lambda: _own("wirespeed-sriov", sriov_conf.Keys, sriov_conf.OTHER_KEYS, unknown=False),
     ),
     "vhost": (
         "The vhost-user plugin's CNI configuration",
-        lambda: _own("wirespeed-vhost", vhost_conf.KEYS, vhost_conf.OTHER_KEYS, _VHOST, unknown=_NULL),
+        _vhost,
     ),
     "host-local": ("The key ipam of type host-local", lambda: _object(hostlocal.KEYS, _LEASES)),
     "static": ("The key ipam of type static", lambda: _object(static.KEYS, _STATIC)),
