@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from wirespeed import declared
+from wirespeed.deviceplugin import config as deviceplugin
 from wirespeed.node import NodeConfig
 from wirespeed.plugins.meta.config import MetaConfig
 from wirespeed.plugins.sriov import conf as sriov
@@ -28,6 +29,8 @@ PAGE = Path(__file__).parents[1] / "docs/configuration.md"
 VALUES: dict[str, type[msgspec.Struct]] = {
     "sriov": sriov.Keys,
     "sriov rss": Rss,
+    "pool": deviceplugin.PoolKeys,
+    "selectors": deviceplugin.SelectorKeys,
     "vhost": vhost.Keys,
     "vhost side": vhost.SideKeys,
     "vhost memif": vhost.MemifKeys,

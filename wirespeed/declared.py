@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from wirespeed.structs import Words, expected, keys_of, options, plain
+from wirespeed.structs import Cell, Words, expected, keys_of, options, plain
 
 Schema = dict[str, Any]
 _Kind = type[msgspec.Struct]
@@ -43,7 +43,8 @@ def texts(kind: _Kind) -> dict[str, str]:
 
 def cell(hint: Any) -> str:
     """Return what a type accepts as a cell of a table, in Markdown: "1 to 4094", "`on`, `off`"."""
-    return ", or ".join(filter(None, dict.fromkeys(_cell(kind, marks) for kind, marks in options(hint))))
+    example = next((mark.text for _, marks in options(hint) for mark in marks if isinstance(mark, Cell)), "")
+    return example or ", or ".join(filter(None, dict.fromkeys(_cell(kind, marks) for kind, marks in options(hint))))
 
 
 def _cell(kind: Any, marks: tuple[Any, ...]) -> str:

@@ -34,6 +34,12 @@ class Words(NamedTuple):
     cell: str = ""
 
 
+class Cell(NamedTuple):
+    """An annotation of a key's type: an example of its value for the table in the documentation, in Markdown."""
+
+    text: str
+
+
 class Only(NamedTuple):
     """An annotation of a key's type: the key has an effect only for one of these: kinds of devices, engines ..."""
 
@@ -147,16 +153,18 @@ def _followed(kind: Any, value: Any, path: str) -> Iterator[_Found]:
         if key is not None:
             hint, value, taken = _field(hint, key), value[key], _joined(taken, key)
         else:
-            hint = next((inner for each, _ in options(hint) if (inner := _element(each)) is not None), Any)
+            inner = element(hint)
+            hint = Any if inner is None else inner
             if index == "...":
-                index, value = next((f'"{key}"', each) for key, each in value.items() if not _fits(each, hint))
+                index, value = next((f'"{key}"', each) for key, each in value.items() if not fits(each, hint))
             else:
                 value = value[int(index)]
             taken = f"{taken}[{index}]"
         yield _Found(taken, hint, value)
 
 
-def _fits(value: object, hint: Any) -> bool:
+def fits(value: object, hint: Any) -> bool:
+    """Whether a value is as declared."""
     try:
         msgspec.convert(value, hint)
     except msgspec.ValidationError:
@@ -193,6 +201,12 @@ def limits(kind: type[msgspec.Struct]) -> dict[str, frozenset[str]]:
     }
 
 
+@lru_cache(maxsize=64)
+def types_of(kind: type[msgspec.Struct]) -> dict[str, Any]:
+    """Return the keys of a Struct with their types."""
+    return {field.encode_name: field.type for field in msgspec.structs.fields(kind)}
+
+
 def keys_of(kind: type[msgspec.Struct]) -> tuple[str, ...]:
     """Return the keys that a Struct declares."""
     return kind.__struct_encode_fields__
@@ -216,6 +230,9 @@ def _expected(kind: Any, marks: tuple[Any, ...]) -> str:
             return noun + _range(metas, "characters")
     if _struct(kind) or typing.get_origin(kind) is dict or kind is dict:
         return "an object"
+    inner = _element(kind)
+    if inner is not None and _words(inner):
+        return f"a list, each {expected(inner)}"
     return "a list" + _range(metas, "elements")
 
 
@@ -248,8 +265,12 @@ def plain(pattern: object) -> object:
     return pattern.removesuffix("(?!\\n)") if isinstance(pattern, str) else pattern
 
 
-def _element(kind: Any) -> Any:
+def element(hint: Any) -> Any:
     """Return the type of a list's elements or of an object's values; None if the type has none."""
+    return next((inner for each, _ in options(hint) if (inner := _element(each)) is not None), None)
+
+
+def _element(kind: Any) -> Any:
     args = typing.get_args(kind)
     if not args or typing.get_origin(kind) is Literal:
         return None
@@ -258,8 +279,7 @@ def _element(kind: Any) -> Any:
 
 def _field(hint: Any, key: str) -> Any:
     kind = _struct(hint)
-    fields = msgspec.structs.fields(kind) if kind else ()
-    return next((field.type for field in fields if field.encode_name == key), Any)
+    return types_of(kind).get(key, Any) if kind else Any
 
 
 def _keys(hint: Any) -> tuple[str, ...]:

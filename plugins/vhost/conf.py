@@ -63,7 +63,7 @@ _Vlan = Annotated[int, Meta(ge=0, le=4094), Words("an integer from 0 to 4094", "
 _of_ovs, _of_memif, _of_vhostuser, _of_a_switch = only(OVS), only(MEMIF), only(VHOSTUSER), only(OVS, VPP)
 
 
-class MemifKeys(msgspec.Struct, kw_only=True, frozen=True):
+class MemifKeys(msgspec.Struct, kw_only=True, frozen=True, rename="camel"):
     """The keys of `memif`."""
 
     role: Annotated[Literal["master", "slave", ""] | None, _of_memif] = None
@@ -73,9 +73,9 @@ class MemifKeys(msgspec.Struct, kw_only=True, frozen=True):
     """default `ethernet`"""
     socketfile: _File | None = None
     """the name of the socket in its directory"""
-    ring_size: Annotated[_RingSize | None, _of_memif] = msgspec.field(name="ringSize", default=None)
+    ring_size: Annotated[_RingSize | None, _of_memif] = None
     """entries of a ring, default 1024"""
-    buffer_size: Annotated[int, Meta(ge=64, le=65535)] | None = msgspec.field(name="bufferSize", default=None)
+    buffer_size: Annotated[int, Meta(ge=64, le=65535)] | None = None
     """bytes of a buffer, default 2048"""
     secret: Annotated[_Secret | None, _of_memif] = None
     """both sides must know it"""
@@ -93,7 +93,7 @@ class VhostKeys(msgspec.Struct, kw_only=True, frozen=True):
     """the name of the socket in its directory"""
 
 
-class BridgeKeys(msgspec.Struct, kw_only=True, frozen=True):
+class BridgeKeys(msgspec.Struct, kw_only=True, frozen=True, rename="camel"):
     """The keys of `bridge`."""
 
     name: Annotated[int | str | None, Words("a name or a number", "name (Open vSwitch), number (VPP)")] = (
@@ -110,7 +110,7 @@ class BridgeKeys(msgspec.Struct, kw_only=True, frozen=True):
     """VLANs that the port carries tagged; Open vSwitch"""
 
 
-class SideKeys(msgspec.Struct, kw_only=True, frozen=True):
+class SideKeys(msgspec.Struct, kw_only=True, frozen=True, rename="camel"):
     """The keys of `host` and `container`."""
 
     engine: Literal["ovs-dpdk", "vpp", "none"] | None = None
@@ -124,7 +124,7 @@ class SideKeys(msgspec.Struct, kw_only=True, frozen=True):
         Literal["bridge", "interface", ""] | None,
         _of_a_switch,
         Words('"bridge" or "interface"', "`bridge`, `interface` (vpp: routed)"),
-    ] = msgspec.field(name="netType", default=None)
+    ] = None
     """required with vpp"""
     memif: MemifKeys | None = None
     vhost: VhostKeys | None = None
@@ -145,15 +145,15 @@ class SocketKeys(msgspec.Struct, kw_only=True, frozen=True):
     label: _Label | None = msgspec.field(name="selinuxLabel", default=None)
 
 
-class BandwidthKeys(msgspec.Struct, kw_only=True, frozen=True):
+class BandwidthKeys(msgspec.Struct, kw_only=True, frozen=True, rename="camel"):
     """The keys of `bandwidth`, from the pod's point of view, as in the reference plugin "bandwidth"."""
 
-    ingress_rate: _Rate | None = msgspec.field(name="ingressRate", default=None)
+    ingress_rate: _Rate | None = None
     """what the pod receives"""
-    ingress_burst: _Burst | None = msgspec.field(name="ingressBurst", default=None)
-    egress_rate: _Rate | None = msgspec.field(name="egressRate", default=None)
+    ingress_burst: _Burst | None = None
+    egress_rate: _Rate | None = None
     """what the pod sends"""
-    egress_burst: _Burst | None = msgspec.field(name="egressBurst", default=None)
+    egress_burst: _Burst | None = None
 
 
 class MirrorKeys(msgspec.Struct, kw_only=True, frozen=True):
@@ -171,14 +171,14 @@ class MirrorKeys(msgspec.Struct, kw_only=True, frozen=True):
 
 
 @structs.prepared
-class Keys(msgspec.Struct, kw_only=True, frozen=True):
+class Keys(msgspec.Struct, kw_only=True, frozen=True, rename="camel"):
     """The keys of the configuration; null is the same as no key."""
 
     host: SideKeys | None = None
     """required: the switch's side"""
     container: dict[str, Any] | None = None
     """the application's side, if it is not the counterpart of the host's"""
-    shared_dir: _Folder | None = msgspec.field(name="sharedDir", default=None)
+    shared_dir: _Folder | None = None
     """each pod's sockets are in a directory of their own below this one; with engine `none` in this one itself,
     which both pods mount"""
     socket: SocketKeys | None = None
@@ -197,7 +197,7 @@ class Keys(msgspec.Struct, kw_only=True, frozen=True):
         Any, Words("any value", "id of a device of a [vhost-user pool](health-and-reload.md#vhost-user-pools)")
     ] = msgspec.field(name="deviceID", default=None)
     """the sockets are in this device's directory. The meta-plugin sets this key"""
-    runtime_config: dict[str, Any] | None = msgspec.field(name="runtimeConfig", default=None)
+    runtime_config: dict[str, Any] | None = None
     """`mac`, `ips`, `bandwidth`, `deviceID`, `CNIDeviceInfoFile`"""
 
 

@@ -287,8 +287,6 @@ def test_schemas_refuse_mistakes(kind: str, value: Any) -> None:
     ("details", "keys"),
     [
         (schemas._ELEMENT, selection.KEYS),
-        (schemas._SELECTOR, deviceplugin_config.SELECTOR_KEYS),
-        (schemas._POOL, deviceplugin_config.POOL_KEYS),
         (schemas._LEASES, hostlocal.KEYS),
         (schemas._STATIC, static.KEYS),
     ],

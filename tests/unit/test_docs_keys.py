@@ -11,7 +11,6 @@ import pytest
 
 from docsite import keys
 from wirespeed import declared
-from wirespeed.deviceplugin import config as deviceplugin_config
 from wirespeed.ipam import hostlocal, static
 from wirespeed.kube import dra
 from wirespeed.kube.cluster import NETWORK_STATUS
@@ -55,8 +54,6 @@ def test_every_declared_table_is_in_the_page() -> None:
         ("networks", selection.KEYS),
         ("host-local", hostlocal.KEYS),
         ("static", static.KEYS),
-        ("pool", deviceplugin_config.POOL_KEYS),
-        ("selectors", deviceplugin_config.SELECTOR_KEYS),
         ("dra", (dra.RESOURCE_NAME, dra.DEVICE_ID)),
         (
             "annotations",

@@ -13,7 +13,6 @@ import msgspec
 
 from wirespeed import declared, structs
 from wirespeed.deviceplugin import config as deviceplugin_config
-from wirespeed.deviceplugin import health
 from wirespeed.host import functions
 from wirespeed.ipam import hostlocal, ranges, static
 from wirespeed.node import NodeConfig
@@ -130,46 +129,6 @@ _ELEMENT: Mapping[str, Schema] = {
     "ipam-claim-reference": _text(),
 }
 
-_SOCKET = structs.keys_of(vhost_conf.SocketKeys)
-_POOL_NAMES = _list(_text())
-_SELECTOR: Mapping[str, Schema] = {
-    "vendors": _list(_text(rf"(?:0[xX])?{_HEX}{{4}}")),
-    "devices": _list(_text(rf"(?:0[xX])?{_HEX}{{4}}")),
-    "drivers": _list(_text(minLength=1)),
-    "pciAddresses": _list(_PCI),
-    "pfNames": _POOL_NAMES,
-    "rootDevices": _POOL_NAMES,
-    "linkTypes": _list({"enum": ["ether", "infiniband"]}),
-    "acpiIndexes": _list(_text("[0-9]{1,10}")),
-    "ddpProfiles": _list(_text(minLength=1)),
-    "pKeys": _list(_text(rf"(?:0[xX])?{_HEX}{{4}}")),
-    "auxTypes": _list({"const": "sf"}),
-    "isRdma": {"type": "boolean"},
-    "needVhostNet": {"type": "boolean"},
-    "vdpaType": {"enum": ["", "virtio", "vhost"]},
-}
-_SELECTORS = {"$ref": "#/$defs/selectors"}
-_POOL: Mapping[str, Schema] = {
-    "resourceName": _text("[a-zA-Z0-9_-]+"),
-    "resourcePrefix": _text(),
-    "deviceType": {"enum": ["", "netDevice", "accelerator", "auxNetDevice", "vhostUser"]},
-    "excludeTopology": {"type": "boolean"},
-    "cdi": {"type": "boolean"},
-    "selectors": {"anyOf": [_SELECTORS, _list(_SELECTORS, minItems=1)]},
-    "additionalInfo": {
-        "type": "object",
-        "additionalProperties": {"type": "object", "additionalProperties": {"type": "string"}},
-    },
-    "bind": {"anyOf": [{"type": "boolean"}, _text("[A-Za-z0-9][A-Za-z0-9_-]{0,63}|")]},
-    "count": _number(1, 1024),
-    "socket": _object(
-        structs.keys_of(vhost_conf.SocketKeys), {"mode": {"anyOf": [_text("0?[0-7]{3}"), {"type": "null"}]}}
-    ),
-    "health": _list({"enum": list(health.REASONS)}),
-    "allocation": {"enum": ["spread", "packed"]},
-    "hugepages": _text("[1-9][0-9]{0,5}(Ki|Mi|Gi)|"),
-}
-
 _RANGE: Mapping[str, Schema] = dict.fromkeys(ranges.RANGE_KEYS, _text())
 _LEASES: Mapping[str, Schema] = {
     **_RANGE,
@@ -210,12 +169,10 @@ def _networks() -> Schema:
 
 
 def _device_plugin() -> Schema:
-    pool = _object(deviceplugin_config.POOL_KEYS, _POOL)
-    selectors = _object(deviceplugin_config.SELECTOR_KEYS, _SELECTOR)
     return {
-        **_object(("resourceList",), {}),
-        "properties": {"resourceList": {"anyOf": [_list(pool), _NULL]}},
-        "$defs": {"selectors": selectors},
+        "type": "object",
+        "properties": {"resourceList": _or_null(_list({"$ref": "#/$defs/PoolKeys"}))},
+        "$defs": declared.schema(deviceplugin_config.PoolKeys),
     }
 
 
