@@ -17,6 +17,7 @@ import msgspec
 
 from wirespeed import declared
 from wirespeed.deviceplugin import config as deviceplugin
+from wirespeed.ipam import hostlocal, static
 from wirespeed.node import NodeConfig
 from wirespeed.plugins.meta.config import MetaConfig
 from wirespeed.plugins.sriov import conf as sriov
@@ -31,6 +32,8 @@ VALUES: dict[str, type[msgspec.Struct]] = {
     "sriov rss": Rss,
     "pool": deviceplugin.PoolKeys,
     "selectors": deviceplugin.SelectorKeys,
+    "host-local": hostlocal.Keys,
+    "static": static.Keys,
     "vhost": vhost.Keys,
     "vhost side": vhost.SideKeys,
     "vhost memif": vhost.MemifKeys,

@@ -87,7 +87,8 @@ def fault(error: msgspec.ValidationError, kind: Any, value: object, *, where: st
         return unknown_key(_joined(inner, match["key"]), [_joined(inner, key) for key in _keys(found.hint)])
     if match:
         return f'key "{_joined(inner, match["key"])}" is missing'
-    return f'key "{inner}": {_said(found)}' if inner else _said(found)
+    said = _said(expected(found.hint), found.value)
+    return f'key "{inner}": {said}' if inner else said
 
 
 def placed(error: msgspec.ValidationError, where: str, kind: Any, value: object) -> str:
@@ -99,12 +100,15 @@ def placed(error: msgspec.ValidationError, where: str, kind: Any, value: object)
     place = f"{where}{'' if found.path[:1] in {'', '['} else '.'}{found.path}"
     if match and match.re is _UNKNOWN:
         return f"{place}: {unknown_key(match['key'], _keys(found.hint))}"
-    return f"{place}: " + (f'key "{match["key"]}" is missing' if match else _said(found))
+    return f"{place}: " + (
+        f'key "{match["key"]}" is missing' if match else _said(expected(found.hint), found.value)
+    )
 
 
-def wrong(key: str, hint: Any, got: object) -> CniError:
-    """Return the error for a value of a key of this type that no annotation rules out: INVALID_CONFIG."""
-    return CniError(Code.INVALID_CONFIG, f'key "{key}": {_said(_Found(key, hint, got))}')
+def wrong(key: str, wanted: Any, got: object) -> CniError:
+    """Return the error for a wrong value of a key: INVALID_CONFIG. `wanted` is a type, or continues "expected "."""
+    said = wanted if isinstance(wanted, str) else expected(wanted)
+    return CniError(Code.INVALID_CONFIG, f'key "{key}": {_said(said, got)}')
 
 
 class _Found(NamedTuple):
@@ -115,9 +119,8 @@ class _Found(NamedTuple):
     value: object
 
 
-def _said(found: _Found) -> str:
-    """Return "expected ..., got ..."."""
-    said, got = expected(found.hint), found.value
+def _said(said: str, got: object) -> str:
+    """Return "expected ..., got ...", with the nearest of the expected values."""
     return f"expected {said}, got {shown(got)}{nearest_value(got, said)}"
 
 

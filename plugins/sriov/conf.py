@@ -44,7 +44,6 @@ _Driver = Annotated[
     Meta(pattern=whole("([A-Za-z0-9][A-Za-z0-9_-]{0,63})?")),
     Words(f'the name of a driver like "vfio-pci", or "{NETDEVICE}"', f"`vfio-pci`, another driver, `{NETDEVICE}`"),
 ]
-_Guid = Annotated[str, Words("an 8-byte GUID like 02:00:00:00:00:00:00:01")]
 _of_a_vf = only(VF)  # a scalable function has no settings on its PF, and no other driver or reset in sysfs
 _of_a_vf_or_port = only(VF, PORT)
 
@@ -347,7 +346,7 @@ def _guid(value: object) -> str | None:
         return None
     text = value.lower().replace("-", ":") if isinstance(value, str) else ""
     if not _GUID.fullmatch(text) or set(text) in ({"0", ":"}, {"f", ":"}):
-        raise structs.wrong("infinibandGUID", _Guid, value)
+        raise structs.wrong("infinibandGUID", "an 8-byte GUID like 02:00:00:00:00:00:00:01", value)
     return text
 
 
@@ -357,9 +356,9 @@ def _device_info_file(value: object, devinfo: Path) -> str:
     if value is None or value == "":
         return ""
     if not isinstance(value, str) or not value.isprintable() or ".." in value.split("/"):
-        raise structs.wrong(key, Annotated[str, Words("an absolute path")], value)
+        raise structs.wrong(key, "an absolute path", value)
     if devinfo not in Path(value).parents:
-        raise structs.wrong(key, Annotated[str, Words(f"a file in {devinfo}")], value)
+        raise structs.wrong(key, f"a file in {devinfo}", value)
     return value
 
 

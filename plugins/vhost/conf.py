@@ -358,9 +358,7 @@ class _Reader:
             given["mirror"] = None
         found = structs.read(given, Keys)
         if found.ipam and found.ipam.get("type") == "dhcp":
-            raise structs.wrong(
-                "ipam.type", Annotated[str, Words("an IPAM that needs no interface in the pod")], "dhcp"
-            )
+            raise structs.wrong("ipam.type", "an IPAM that needs no interface in the pod", "dhcp")
         return found
 
     def _canonical(self, where: str, raw: Mapping[str, Any], known: Sequence[str]) -> dict[str, Any]:
@@ -465,8 +463,8 @@ def _mirror(keys: MirrorKeys | None) -> Mirror | None:
         raise CniError(Code.INVALID_CONFIG, 'key "mirror": expected one of the keys "to" and "from"')
     direction = keys.direction or "both"
     if keys.source == "all" and direction != "both":
-        expected = Words('"both" with "from" as "all": Open vSwitch copies both then')
-        raise structs.wrong("mirror.direction", Annotated[str, expected], direction)
+        expected = '"both" with "from" as "all": Open vSwitch copies both then'
+        raise structs.wrong("mirror.direction", expected, direction)
     sources = ALL if keys.source == "all" else tuple(keys.source or ())
     return Mirror(to=keys.to or "", sources=sources, into=direction != "out", out=direction != "in")
 
@@ -536,8 +534,8 @@ def _domain(bridge: BridgeKeys) -> str:
     value = bridge.name or bridge.number
     text = "" if value is None else str(value)
     if not re.fullmatch(r"[0-9]{1,8}", text) or not 0 < int(text) < 1 << 24:
-        expected = Words("the number of a bridge domain, 1 to 16777215")
-        raise structs.wrong("host.bridge.bridgeName", Annotated[str, expected], value)
+        expected = "the number of a bridge domain, 1 to 16777215"
+        raise structs.wrong("host.bridge.bridgeName", expected, value)
     return str(int(text))
 
 
@@ -568,7 +566,7 @@ def _one_of(
         raise CniError(Code.INVALID_CONFIG, f'key "{where}{key}" is missing: expected {listed}{why}')
     if not isinstance(value, str) or value not in choices:
         expected = " or ".join(f'"{choice}"' for choice in choices) + why
-        raise structs.wrong(where + key, Annotated[str, Words(expected)], value)
+        raise structs.wrong(where + key, expected, value)
     return value
 
 
@@ -603,8 +601,8 @@ def _account(key: str, value: int | str | None, look_up: Callable[[str], int]) -
         try:
             return look_up(value)
         except KeyError:
-            expected = Words("a number, or a name that this node knows")
-            raise structs.wrong(key, Annotated[str, expected], value) from None
+            expected = "a number, or a name that this node knows"
+            raise structs.wrong(key, expected, value) from None
     if isinstance(value, int) and not 0 <= value < 2**32 - 1:
         raise structs.wrong(key, _Account, value)
     return int(value)
@@ -621,5 +619,5 @@ def _device(value: object) -> str:
 def _device_info(runtime: Mapping[str, Any]) -> str:
     value = runtime.get("CNIDeviceInfoFile") or ""
     if not isinstance(value, str):
-        raise structs.wrong("runtimeConfig.CNIDeviceInfoFile", Annotated[str, Words("a path")], value)
+        raise structs.wrong("runtimeConfig.CNIDeviceInfoFile", "a path", value)
     return value

@@ -287,8 +287,6 @@ def test_schemas_refuse_mistakes(kind: str, value: Any) -> None:
     ("details", "keys"),
     [
         (schemas._ELEMENT, selection.KEYS),
-        (schemas._LEASES, hostlocal.KEYS),
-        (schemas._STATIC, static.KEYS),
     ],
 )
 def test_no_schema_speaks_of_keys_that_are_gone(details: dict[str, Any], keys: tuple[str, ...]) -> None:

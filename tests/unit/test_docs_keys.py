@@ -11,7 +11,6 @@ import pytest
 
 from docsite import keys
 from wirespeed import declared
-from wirespeed.ipam import hostlocal, static
 from wirespeed.kube import dra
 from wirespeed.kube.cluster import NETWORK_STATUS
 from wirespeed.plugins.meta import networks, selection
@@ -52,8 +51,6 @@ def test_every_declared_table_is_in_the_page() -> None:
     ("name", "expected"),
     [
         ("networks", selection.KEYS),
-        ("host-local", hostlocal.KEYS),
-        ("static", static.KEYS),
         ("dra", (dra.RESOURCE_NAME, dra.DEVICE_ID)),
         (
             "annotations",

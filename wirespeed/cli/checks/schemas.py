@@ -14,7 +14,7 @@ import msgspec
 from wirespeed import declared, structs
 from wirespeed.deviceplugin import config as deviceplugin_config
 from wirespeed.host import functions
-from wirespeed.ipam import hostlocal, ranges, static
+from wirespeed.ipam import hostlocal, static
 from wirespeed.node import NodeConfig
 from wirespeed.plugins.meta import config as meta_config
 from wirespeed.plugins.meta import selection
@@ -129,20 +129,6 @@ _ELEMENT: Mapping[str, Schema] = {
     "ipam-claim-reference": _text(),
 }
 
-_RANGE: Mapping[str, Schema] = dict.fromkeys(ranges.RANGE_KEYS, _text())
-_LEASES: Mapping[str, Schema] = {
-    **_RANGE,
-    "ranges": _list(_list(_object(ranges.RANGE_KEYS, _RANGE))),
-    "routes": _list({"type": "object"}),
-    "resolvConf": _text("/.*|"),
-    "dataDir": _text("/.*|"),
-}
-_STATIC: Mapping[str, Schema] = {
-    "addresses": _list(_object(("address", "gateway"), {"address": _text()})),
-    "routes": _list({"type": "object"}),
-    "dns": {"type": "object"},
-}
-
 
 def _meta() -> Schema:
     found = declared.schema(MetaConfig)["MetaConfig"]
@@ -189,8 +175,8 @@ KINDS: Mapping[str, tuple[str, Callable[[], Schema]]] = {
         "The vhost-user plugin's CNI configuration",
         _vhost,
     ),
-    "host-local": ("The key ipam of type host-local", lambda: _object(hostlocal.KEYS, _LEASES)),
-    "static": ("The key ipam of type static", lambda: _object(static.KEYS, _STATIC)),
+    "host-local": ("The key ipam of type host-local", lambda: _ref(hostlocal.Keys)),
+    "static": ("The key ipam of type static", lambda: _ref(static.Keys)),
     "device-plugin": ("The device plugin's configuration", _device_plugin),
     "node-policy": (f"The spec of a {policy.KIND}", lambda: _ref(policy.Spec)),
 }
