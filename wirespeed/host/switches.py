@@ -21,7 +21,6 @@ Trunk = Annotated[
     list[Annotated[int, Meta(ge=1, le=4094)]],
     Words("a list of VLANs from 1 to 4094", "list of VLANs, 1 to 4094"),
 ]
-TRUNK = "a list of VLANs from 1 to 4094"
 
 ANSWER_AT_MOST = 20.0  # seconds that a switch may take for one call, less if the request's deadline is earlier
 
@@ -35,10 +34,3 @@ class SwitchDownError(CniError):
 
 class UnreachedError(SwitchDownError):
     """The switch could not be reached, so it has not received the request."""
-
-
-def is_trunk(value: object) -> bool:
-    """Whether the value is valid in a configuration as the tagged VLANs of a port (TRUNK)."""
-    return isinstance(value, list) and all(
-        isinstance(vlan, int) and not isinstance(vlan, bool) and 1 <= vlan <= 4094 for vlan in value
-    )
