@@ -91,6 +91,7 @@ class SelectorKeys(msgspec.Struct, kw_only=True, frozen=True, rename="camel"):
     """devices with a vdpa device of this type; not together with `isRdma`"""
 
 
+@structs.prepared
 class PoolKeys(msgspec.Struct, kw_only=True, frozen=True, rename="camel"):
     """The keys of an element of resourceList; null is the same as no key."""
 
@@ -144,6 +145,7 @@ class PoolKeys(msgspec.Struct, kw_only=True, frozen=True, rename="camel"):
     sockets](health-and-reload.md#vhost-user-pools)"""
 
 
+@structs.prepared
 class _File(msgspec.Struct):
     pools: list[Any] | None = msgspec.field(name="resourceList", default=None)
 

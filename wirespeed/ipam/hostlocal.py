@@ -18,6 +18,7 @@ from wirespeed.ipam.ranges import Range, RangeKeys, RangeSet
 from wirespeed.structs import Cell, Words
 
 
+@structs.prepared
 class Keys(RangeKeys, kw_only=True, frozen=True, rename="camel"):
     """The keys of `ipam` of type host-local, with those of a single range; null is the same as no key."""
 

@@ -22,6 +22,7 @@ class AddressKeys(msgspec.Struct, kw_only=True, frozen=True):
     gateway: Any = None
 
 
+@structs.prepared
 class Keys(msgspec.Struct, kw_only=True, frozen=True):
     """The keys of `ipam` of type static; null is the same as no key."""
 
