@@ -81,8 +81,9 @@ bench: $(READY) $(SHIM) node-packages  ## figures: on this machine, and in the l
 	$(PY) -m bench deviceplugin
 	$(LAB) run --add $(SHIM) --timeout 1200 -- python3 -m bench lab
 
-# MkDocs with every warning as an error; the theme's own warning about MkDocs 2 is not about this site.
-SITE := NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --quiet
+# MkDocs with every warning as an error (with --quiet it would ignore them); the theme's own warning about MkDocs 2 is
+# not about this site.
+SITE := NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build
 
 lint: $(READY)  ## ruff, mypy --strict, import-linter, the documentation site
 	@$(call in,lint,$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy && $(VENV)/bin/lint-imports && $(SITE))

@@ -63,7 +63,8 @@ class Bindings:
         """Bind the VF to the driver for a starting container and reset it; record its original state first.
 
         A VF that a CNI plugin has attached meanwhile stays as it is: it is on a user-space driver, or its netdev is
-        in the pod. Raises CniError: DEVICE, TRY_AGAIN_LATER while another request has its lock, IO_FAILURE.
+        in the pod. Raises CniError: DEVICE, TRY_AGAIN_LATER while another request has its lock, IO_FAILURE,
+        DECODING_FAILURE if its original state was recorded and cannot be read.
         """
         device = PciDevice(address, self._sysfs)
         with self._lock(address):
@@ -112,13 +113,15 @@ class Bindings:
         is_last = False
         while not is_last:
             is_last = bool(poller.poll(_EVERY))
-            for address in self._free(given):
+            for address in self._not_given(given):
                 try:
-                    self.give_back(address)
+                    if self._is_free(address):
+                        self.give_back(address)
                 except CniError as error:
                     log.error("%s", error.msg)  # noqa: TRY400 — it is retried
 
-    def _free(self, given: Callable[[], Iterable[str]]) -> list[str]:
+    def _not_given(self, given: Callable[[], Iterable[str]]) -> list[str]:
+        """Return the handed-over VFs that are not `given` to a pod; none if the kubelet does not answer."""
         handed_over = self.handed_over()
         if not handed_over:
             return []
@@ -127,13 +130,11 @@ class Bindings:
         except CniError as error:
             log.debug("%s", error.msg)
             return []
-        return [
-            address
-            for address in handed_over
-            if address not in kept
-            and not _other_kubelet(self._noted(address), self._kubelet)
-            and not self._user_of(address)
-        ]
+        return [address for address in handed_over if address not in kept]
+
+    def _is_free(self, address: str) -> bool:
+        """Whether no pod of another kubelet has the VF and no process has it open. Raises as `_noted`."""
+        return not _other_kubelet(self._noted(address), self._kubelet) and not self._user_of(address)
 
     def _user_of(self, address: str) -> str:
         """Return the process that has the VF's vfio group open (only one can), "" for none.
@@ -158,11 +159,19 @@ class Bindings:
         return device_lock(self._locks, address, deadline=time.monotonic() + _LOCKED)
 
     def _noted(self, address: str) -> _Note | None:
-        """Return the VF's note; None if it is not handed over."""
+        """Return the VF's note; None if it is not handed over. Raises CniError: DECODING_FAILURE, IO_FAILURE."""
+        file = self._folder / address
         try:
-            return msgspec.json.decode((self._folder / address).read_bytes(), type=_Note)
+            return msgspec.json.decode(file.read_bytes(), type=_Note)
         except FileNotFoundError:
             return None
+        except OSError as error:
+            raise CniError(Code.IO_FAILURE, f"device {address}: {file}: {error.strerror}") from error
+        except (msgspec.MsgspecError, RecursionError) as error:
+            raise CniError(
+                Code.DECODING_FAILURE,
+                f"device {address}: {file}: expected the state of the device before it was bound: {error}",
+            ) from error
 
     def _remember(self, device: PciDevice) -> None:
         note = _Note(device.driver, device.attribute("driver_override"), self._kubelet, _before(device))

@@ -18,7 +18,7 @@ from msgspec import Meta
 
 from wirespeed import structs
 from wirespeed.cni.errors import CniError, Code
-from wirespeed.cni.keys import nearest, nearest_value
+from wirespeed.cni.keys import known_in_any_case, nearest, nearest_value
 from wirespeed.deviceplugin import selectors
 from wirespeed.deviceplugin.health import REASONS, Reason
 from wirespeed.deviceplugin.selectors import Selectors
@@ -261,13 +261,11 @@ class _Object:
         if not isinstance(self.raw, dict):
             self.problem("", "an object", self.raw)
             return
-        known = {key.lower(): key for key in (*structs.keys_of(self.kind), *self.others)}
-        for key, value in self.raw.items():
-            if key.lower() in known:
-                self.values[known[key.lower()]] = value
-            else:
-                hint = nearest(key, known)
-                log.warning('device plugin configuration: unknown key "%s" is ignored%s', self.place(key), hint)
+        self.values = known_in_any_case(self.raw, (*structs.keys_of(self.kind), *self.others), self._warn)
+
+    def _warn(self, key: str) -> None:
+        hint = nearest(key, {known.lower(): known for known in (*structs.keys_of(self.kind), *self.others)})
+        log.warning('device plugin configuration: unknown key "%s" is ignored%s', self.place(key), hint)
 
     def place(self, key: str) -> str:
         return ".".join(part for part in (self.where, key) if part)

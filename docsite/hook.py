@@ -21,7 +21,9 @@ from mkdocs.structure.pages import Page
 
 # Pages outside docs/: their files in the repository, and their places in the site.
 PAGES = {
+    "CHANGELOG.md": "about/changelog.md",
     "CONTRIBUTING.md": "development/contributing.md",
+    "SECURITY.md": "about/security-policy.md",
     "deploy/chart/README.md": "chart.md",
     "examples/README.md": "examples.md",
 }

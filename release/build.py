@@ -40,6 +40,10 @@ def build(target: Path, progress: Progress) -> list[Path]:
             export(ROOT, tree)
             wheel = write_wheel(tree, new, epoch=epoch)
             write_sdist(tree, new / f"{tree.name}.tar.gz", wheel=wheel, epoch=epoch)
+        with progress.step("wirespeed-eal: sdist, wheel and bill of materials"):
+            wheel = write_eal(tree, new, work=work / "eal", epoch=epoch)
+            bill = new / f"wirespeed-eal-{number}.cdx.json"
+            sbom.write_library(bill, metadata(wheel).decode(), sha256=_sha256(wheel), epoch=epoch)
         with progress.step("chart"):
             write_chart(
                 tree / version.CHART, new / f"wirespeed-chart-{number}.tgz", work=work / "chart", epoch=epoch
@@ -79,16 +83,17 @@ def export(root: Path, target: Path, *, commit: str = "HEAD") -> None:
     archive.unlink()
 
 
-def write_wheel(tree: Path, target: Path, *, epoch: int) -> Path:
-    """Build the wheel of the source tree `tree` into the folder `target`; its path. The tree is left as it is."""
+def write_wheel(tree: Path, target: Path, *, epoch: int, project: str = ".") -> Path:
+    """Build the wheel of the folder `project` of the source tree `tree` into the folder `target`; its path.
+
+    The tree is left as it is. All of it is copied for the build: links of `project` may lead out of that folder.
+    """
     with tempfile.TemporaryDirectory(prefix="wirespeed-wheel-") as folder:
         copy = shutil.copytree(tree, Path(folder, "source"), symlinks=True)  # a build leaves folders in its sources
-        pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "wheel", "--quiet", "--no-index"]
         out = Path(folder, "wheel")
-        run(
-            [*pip, "--no-deps", "--no-build-isolation", "--no-cache-dir", f"--wheel-dir={out}", str(copy)],
-            environment={"SOURCE_DATE_EPOCH": str(epoch)},
-        )
+        pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "wheel", "--quiet", "--no-index"]
+        options = ["--no-deps", "--no-build-isolation", "--no-cache-dir", f"--wheel-dir={out}"]
+        run([*pip, *options, str(copy / project)], environment={"SOURCE_DATE_EPOCH": str(epoch)})
         (wheel,) = out.iterdir()
         return Path(shutil.copy(wheel, target))
 
@@ -96,13 +101,30 @@ def write_wheel(tree: Path, target: Path, *, epoch: int) -> Path:
 def write_sdist(tree: Path, target: Path, *, wheel: Path, epoch: int) -> None:
     """Pack the source tree `tree`, alone in its folder, as an sdist, with the metadata of its wheel as PKG-INFO.
 
-    setuptools' own sdist would lack the tests, and hold copies of plugins/ and deviceplugin/ in place of the links.
+    setuptools' own sdist would lack the tests, and hold copies of folders in place of the links to them.
     """
-    with zipfile.ZipFile(wheel) as content:
-        (metadata,) = [name for name in content.namelist() if name.endswith(".dist-info/METADATA")]
-        (tree / "PKG-INFO").write_bytes(content.read(metadata))
+    (tree / "PKG-INFO").write_bytes(metadata(wheel))
     (tree / "PKG-INFO").chmod(0o644)
     write_layer(tree.parent, target, epoch=epoch)
+
+
+def write_eal(tree: Path, target: Path, *, work: Path, epoch: int) -> Path:
+    """Build the wheel and the sdist of wirespeed-eal into the folder `target`; the wheel's path.
+
+    The sdist is eal/ of the source tree `tree`, with copies of the files that links in it lead to: they are outside
+    of eal/. `work` is a new folder.
+    """
+    wheel = write_wheel(tree, target, epoch=epoch, project="eal")
+    name = "-".join(wheel.name.split("-")[:2])  # sdists and wheels spell it wirespeed_eal
+    write_sdist(shutil.copytree(tree / "eal", work / name), target / f"{name}.tar.gz", wheel=wheel, epoch=epoch)
+    return wheel
+
+
+def metadata(wheel: Path) -> bytes:
+    """The core metadata of a wheel."""
+    with zipfile.ZipFile(wheel) as content:
+        (name,) = [name for name in content.namelist() if name.endswith(".dist-info/METADATA")]
+        return content.read(name)
 
 
 def write_chart(chart: Path, target: Path, *, work: Path, epoch: int) -> None:

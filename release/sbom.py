@@ -1,4 +1,7 @@
-"""The software bill of materials of an image, CycloneDX JSON: its Debian packages and its Python libraries."""
+"""Software bills of materials, CycloneDX JSON.
+
+That of an image has its Debian packages and its Python libraries. That of a library has the library alone.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +26,8 @@ from cyclonedx.output import make_outputter
 from cyclonedx.schema import OutputFormat, SchemaVersion
 from packageurl import PackageURL
 
+from lab.errors import LabError
+
 # Paths in a layer.
 _STATUS = "var/lib/dpkg/status"
 _SYSTEM = "usr/lib/os-release"
@@ -44,15 +49,34 @@ def write(target: Path, archive: Path, *, name: str, version: str, sha256: str, 
         bom_ref=str(purl),
         hashes=[HashType(alg=HashAlgorithm.SHA_256, content=sha256)],
     )
+    _write(target, image, components.values(), identity=str(purl), epoch=epoch)
+    return sum(each.type == ComponentType.LIBRARY for each in components.values())
+
+
+def write_library(target: Path, metadata: str, *, sha256: str, epoch: int) -> None:
+    """Write the bill of a Python library without dependencies.
+
+    `metadata` is the core metadata of its wheel, `sha256` the wheel's SHA-256, `epoch` (s) the time in the bill.
+    Raises LabError if the library has dependencies, because the bill would not list them.
+    """
+    fields = HeaderParser().parsestr(metadata)
+    if needed := fields.get_all("Requires-Dist"):
+        raise LabError(f"{fields['Name']}: expected no dependencies, got {', '.join(needed)}")
+    library = _python(fields)
+    library.hashes.add(HashType(alg=HashAlgorithm.SHA_256, content=sha256))
+    _write(target, library, [], identity=f"{library.purl}?checksum=sha256:{sha256}", epoch=epoch)
+
+
+def _write(target: Path, about: Component, needed: Iterable[Component], *, identity: str, epoch: int) -> None:
+    """Write the bill of `about`, which consists of `needed`. `identity` determines its serial number."""
     bom = Bom(
-        serial_number=uuid.uuid5(uuid.NAMESPACE_URL, str(purl)),
-        metadata=BomMetaData(component=image, timestamp=datetime.fromtimestamp(epoch, UTC)),
-        components=components.values(),
+        serial_number=uuid.uuid5(uuid.NAMESPACE_URL, identity),
+        metadata=BomMetaData(component=about, timestamp=datetime.fromtimestamp(epoch, UTC)),
+        components=needed,
     )
-    bom.register_dependency(image, components.values())
+    bom.register_dependency(about, needed)
     text = make_outputter(bom, OutputFormat.JSON, SchemaVersion.V1_6).output_as_string(indent=2)
     target.write_text(text + "\n")
-    return sum(each.type == ComponentType.LIBRARY for each in components.values())
 
 
 def _read(archive: Path) -> tuple[list[tuple[str, str]], str]:

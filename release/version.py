@@ -27,8 +27,9 @@ _OWN_PATTERNS = {
     SOURCE: rf'(?m)^__version__ = "{_NUMBER}"$',
     CHART / "Chart.yaml": rf'(?m)^(?:version|appVersion): "?{_NUMBER}"?$',
 }
-# Everywhere else: images (wirespeed:X.Y.Z), and files that are named after the version (wirespeed-X.Y.Z.tar).
-_PATTERN = rf"\bwirespeed(?:-[a-z]+)?[:-]{_NUMBER}"
+# Everywhere else: images (wirespeed:X.Y.Z), files that are named after the version (wirespeed-X.Y.Z.tar), and
+# requirements (wirespeed-eal==X.Y.Z). eal/version.py is a link to SOURCE.
+_PATTERN = rf"\bwirespeed(?:[-_][a-z]+)?(?:[:-]|==){_NUMBER}"
 # Old versions stay in the change log; tests compare with versions of their own.
 _SKIPPED_FILES = {"CHANGELOG.md"}
 _SKIPPED_FOLDERS = {"build", "out", "tests", "__pycache__"}

@@ -1,4 +1,4 @@
-"""Figures that the parts of the agent tell of themselves, whoever shows them."""
+"""Metrics that parts of the agent register, independent of the format in which they are exported."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 @dataclass(kw_only=True)
 class Family:
-    """One figure: `kind` is "gauge", "counter" or "unknown"; `text` is one line with its unit.
+    """One metric: `kind` is "gauge", "counter" or "unknown"; `text` is one line with its unit.
 
     `samples` are (values of the labels, value).
     """
@@ -24,5 +24,5 @@ class Family:
         self.samples.append((labels, value))
 
 
-# Called at each look, from any thread; it may raise CniError or OSError, and then is left out of that look.
+# Called at each scrape, from any thread. If it raises CniError or OSError, its metrics are missing in that scrape.
 Source = Callable[[], Iterable[Family]]

@@ -1,4 +1,4 @@
-"""Makes the program of `wirespeed.eal.inpod` one file, for images and for the containers of a play."""
+"""Packs `wirespeed.eal.inpod` into one executable file, for images and for the containers of `wirespeed play`."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ _MAIN = f"import sys\n\nfrom {_PACKAGE}.inpod import main\n\nsys.exit(main(sys.a
 
 
 def write(path: Path, interpreter: str) -> None:
-    """Write the file, which the Python at `interpreter` runs. The same sources make the same file."""
+    """Write the file, whose first line names `interpreter`. The same sources give the same bytes."""
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w") as archive:
         for source in sorted((Path(__file__).parent / "eal").glob("*.py")):
-            # An entry's time is the first that the format can tell.
+            # The earliest time that the format can store.
             archive.writestr(zipfile.ZipInfo(f"{_PACKAGE}/{source.name}"), source.read_bytes())
         archive.writestr(zipfile.ZipInfo("__main__.py"), _MAIN)
     path.write_bytes(f"#!{interpreter} -IS\n".encode() + content.getvalue())

@@ -60,9 +60,9 @@ def whole(pattern: str) -> str:
 
 
 def prepared(kind: type[T]) -> type[T]:
-    """The class, with what msgspec has to know of it for reading made now, by the one thread that imports it.
+    """Return the class after msgspec has collected its type information, in the one thread that imports it.
 
-    Otherwise it makes that at the first reading; where two threads are the first, the process ends (SIGSEGV).
+    Otherwise msgspec does so when it first decodes one; if two threads do that at once, the process ends (SIGSEGV).
     """
     msgspec.json.Decoder(kind)
     return kind

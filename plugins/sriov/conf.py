@@ -21,6 +21,7 @@ from wirespeed.host import functions
 from wirespeed.host.functions import DeviceId
 from wirespeed.host.rtnl import ETH_P_8021AD, ETH_P_8021Q, LINK_STATES, VLAN_PROTOCOLS, VfSettings
 from wirespeed.host.switches import BridgeName, Trunk
+from wirespeed.kube import deviceinfo
 from wirespeed.plugins.sriov import rss
 from wirespeed.plugins.sriov.rss import Rss
 from wirespeed.structs import Words, only, whole
@@ -255,7 +256,7 @@ def _parse(request: Request, conf: Mapping[str, Any], devinfo: Path) -> SriovCon
         rdma_isolation=_rdma_isolation(keys),
         driver=keys.driver or "",
         reset=_switch(keys.reset),
-        device_info_file=_device_info_file(runtime.get("CNIDeviceInfoFile"), devinfo),
+        device_info_file=deviceinfo.requested(runtime, devinfo),
     )
 
 
@@ -348,18 +349,6 @@ def _guid(value: object) -> str | None:
     if not _GUID.fullmatch(text) or set(text) in ({"0", ":"}, {"f", ":"}):
         raise structs.wrong("infinibandGUID", "an 8-byte GUID like 02:00:00:00:00:00:00:01", value)
     return text
-
-
-def _device_info_file(value: object, devinfo: Path) -> str:
-    """Return the path, which must be in the device-info folder: root writes it, and a network may choose it."""
-    key = "runtimeConfig.CNIDeviceInfoFile"
-    if value is None or value == "":
-        return ""
-    if not isinstance(value, str) or not value.isprintable() or ".." in value.split("/"):
-        raise structs.wrong(key, "an absolute path", value)
-    if devinfo not in Path(value).parents:
-        raise structs.wrong(key, f"a file in {devinfo}", value)
-    return value
 
 
 def _vlan(keys: Keys) -> dict[str, int]:

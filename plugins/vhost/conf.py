@@ -8,6 +8,7 @@ import pwd
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -16,9 +17,10 @@ from msgspec import Meta
 from wirespeed import structs
 from wirespeed.cni.address import UnicastMac, unicast_mac
 from wirespeed.cni.errors import CniError, Code
-from wirespeed.cni.keys import nearest, unknown_key
+from wirespeed.cni.keys import known_in_any_case, nearest, unknown_key
 from wirespeed.cni.request import Request
 from wirespeed.host.switches import BRIDGE, BridgeName, Trunk
+from wirespeed.kube import deviceinfo
 from wirespeed.structs import Words, only, whole
 
 log = logging.getLogger(__name__)
@@ -290,13 +292,13 @@ class VhostConf:
     peer: bool = False
 
 
-def parse(request: Request) -> VhostConf:
-    """Parse and check the request's configuration.
+def parse(request: Request, devinfo: Path) -> VhostConf:
+    """Parse and check the request's configuration; `devinfo` is the folder of device-info files.
 
     Raises CniError that names network and key: INVALID_CONFIG, or UNSUPPORTED_FIELD for a key without effect.
     """
     try:
-        return _Reader(request).read()
+        return _Reader(request, devinfo).read()
     except CniError as error:
         raise error.prefixed(f"network {request.name}") from None
 
@@ -304,8 +306,8 @@ def parse(request: Request) -> VhostConf:
 class _Reader:
     """Parser of one configuration; `where` in its methods is the path of an object, e.g. "host.memif."."""
 
-    def __init__(self, request: Request) -> None:
-        self._request = request
+    def __init__(self, request: Request, devinfo: Path) -> None:
+        self._request, self._devinfo = request, devinfo
         self._peer = request.config.get("type") == PEER
 
     def read(self) -> VhostConf:
@@ -341,7 +343,7 @@ class _Reader:
             shared_dir=_folder(keys.shared_dir),
             annotate=self._peer if keys.annotate is None else keys.annotate,
             container={**container},
-            device_info_file=_device_info(runtime),
+            device_info_file=deviceinfo.requested(runtime, self._devinfo),
             device=_device(runtime.get("deviceID") or keys.device),
             peer=self._peer,
         )
@@ -361,16 +363,10 @@ class _Reader:
             raise structs.wrong("ipam.type", "an IPAM that needs no interface in the pod", "dhcp")
         return found
 
-    def _canonical(self, where: str, raw: Mapping[str, Any], known: Sequence[str]) -> dict[str, Any]:
+    def _canonical(self, where: str, raw: Mapping[str, Any], known: tuple[str, ...]) -> dict[str, Any]:
         """Return the object with keys spelled as in `known`; as in userspace-CNI, any case matches."""
         names = {key.lower(): key for key in known}
-        found = {}
-        for key, value in raw.items():
-            if key.lower() in names:
-                found[names[key.lower()]] = value
-            else:
-                self._unknown(where, key, names)
-        return found
+        return known_in_any_case(raw, known, lambda key: self._unknown(where, key, names))
 
     def _unknown(self, where: str, key: str, names: Mapping[str, str]) -> None:
         if not self._peer:
@@ -614,10 +610,3 @@ def _device(value: object) -> str:
     userspace-CNI ignores PCI addresses too.
     """
     return value if isinstance(value, str) and _DEVICE.fullmatch(value) else ""
-
-
-def _device_info(runtime: Mapping[str, Any]) -> str:
-    value = runtime.get("CNIDeviceInfoFile") or ""
-    if not isinstance(value, str):
-        raise structs.wrong("runtimeConfig.CNIDeviceInfoFile", "a path", value)
-    return value

@@ -206,7 +206,10 @@ def clear(folder: Folder, files: list[str]) -> None:
         with suppress(OSError):  # it has files of other attachments, or no longer exists
             os.rmdir(folder.path)
     if folder.link:
-        Path(folder.link).unlink(missing_ok=True)
+        try:
+            Path(folder.link).unlink(missing_ok=True)
+        except OSError as error:
+            raise CniError(Code.IO_FAILURE, f"short path {folder.link}: {error.strerror}") from error
 
 
 def exists(folder: Folder, file: str) -> bool:

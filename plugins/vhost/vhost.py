@@ -3,7 +3,7 @@
 ADD checks the configuration, claims the port in the journal, then creates the folder, the port, and the data for
 the application. DEL undoes what the journal contains. If the switch is down, its port stays in the journal as a
 removal, and the next ADD or GC of that switch removes it. A switch that is down does not block the deletion of a
-pod.
+pod. After any other error DEL still undoes the rest, then fails; the claim stays until a DEL or GC has undone all.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import json
 import logging
 import time
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -67,6 +67,7 @@ class Vhost:
         self._node = node
         self._journal = node.journal
         self._ipam = Ipam(Path(node.config.leases))
+        self._devinfo = Path(node.config.devinfo)
         self._locks = Path(node.config.state).parent / "locks"
         self._made: dict[str, Engine] = {NONE: Direct()}
 
@@ -78,7 +79,7 @@ class Vhost:
         return frozenset({"mac", "CNIDeviceInfoFile"} | limits | ips)
 
     def add(self, request: Request) -> Result:
-        conf = configuration.parse(request)
+        conf = configuration.parse(request, self._devinfo)
         self._engine(conf.engine)  # refused here, before any change, if its extra is missing
         with netns.opened(request.netns) as ns:
             pod = self._pod(request)
@@ -114,7 +115,7 @@ class Vhost:
             raise combined(errors)
 
     def check(self, request: Request) -> None:
-        conf = configuration.parse(request)
+        conf = configuration.parse(request, self._devinfo)
         claim = self._journal.device_of(request.container_id, request.ifname)
         if claim is None and (kept := self._kept(request)) is not None:
             self._check_kept(request, conf, kept)
@@ -138,7 +139,7 @@ class Vhost:
 
     def gc(self, request: Request) -> None:
         valid, errors = request.valid_attachments, []
-        conf = configuration.parse(request)
+        conf = configuration.parse(request, self._devinfo)
         names = {port_name(container, ifname) for container, ifname in valid}
         try:
             self._finish_removals(conf.engine, deadline=request.deadline)
@@ -170,9 +171,9 @@ class Vhost:
         return errors
 
     def status(self, request: Request) -> None:
-        conf = configuration.parse(request)
+        conf = configuration.parse(request, self._devinfo)
         try:
-            self._journal.claims()
+            self._journal.check_usable()
             self._engine(conf.engine).status(deadline=request.deadline)
         except CniError as error:
             raise CniError(Code.UNAVAILABLE, error.msg) from error
@@ -347,14 +348,17 @@ class Vhost:
 
     def _undo(self, request: Request, claim: DeviceClaim, cause: BaseException) -> None:
         """Undo a failed ADD; what cannot be undone stays in the journal for DEL or GC."""
-        try:
-            deadline = max(request.deadline, time.monotonic() + _UNDO_TIME)
-            self._take_back(
-                claim, deadline=deadline, port=not isinstance(cause, (UnreachedError, SocketTakenError))
-            )
-            self._ipam.delete(request.derive(command="DEL"), attached=False)
-        except (CniError, OSError) as error:
-            log.error("undoing a failed ADD (%s): %s; DEL or GC will finish it", cause, error)  # noqa: TRY400
+        deadline = max(request.deadline, time.monotonic() + _UNDO_TIME)
+        port = not isinstance(cause, (UnreachedError, SocketTakenError))
+        steps: list[Callable[[], None]] = [
+            lambda: self._take_back(claim, deadline=deadline, port=port),
+            lambda: self._ipam.delete(request.derive(command="DEL"), attached=False),
+        ]
+        for step in steps:
+            try:
+                step()
+            except (CniError, OSError) as error:
+                log.error("undoing a failed ADD (%s): %s; DEL or GC will finish it", cause, error)  # noqa: TRY400
 
     def _give_back(self, claim: DeviceClaim, *, deadline: float, step: str = "") -> None:
         """Undo an attachment, unless it was replaced meanwhile; with `step`, only a claim at that step."""
@@ -366,31 +370,36 @@ class Vhost:
     def _take_back(self, claim: DeviceClaim, *, deadline: float, port: bool = True) -> None:
         """Remove the port (with `port`) from the switch, clear the folder, and release the claim.
 
-        If the switch is down, the claim stays in the journal at the step _REMOVING, and the call succeeds.
+        Each part is attempted even if an earlier one failed. If only the switch is down, the claim stays in the
+        journal at the step _REMOVING, and the call succeeds. After any other error, the claim stays as it is for
+        the next DEL or GC, and the CniError has the messages of all errors.
         """
         record = claim.record
-        down = None
-        try:
-            if port:
-                self._engine(record["engine"]).remove(_found(record), deadline=deadline)
-        except (SwitchDownError, MissingExtraError) as error:
-            down = error
-        if record["folder"]:
-            sockets.clear(Folder(**record["folder"]), record["files"])
-        if record["deviceInfo"]:
-            deviceinfo.remove(Path(record["deviceInfo"]))
-        if record.get("kept"):
-            takeover.forget(Path(record["kept"]), record["folder"]["path"] if record["folder"] else "")
-        if down is None:
+        steps: list[Callable[[], None]] = [
+            lambda: _clear_folder(record),
+            lambda: _remove_device_info(record),
+            lambda: _forget_kept(record),
+        ]
+        if port:
+            steps.insert(0, lambda: self._engine(record["engine"]).remove(_found(record), deadline=deadline))
+        errors: list[CniError] = []
+        for step in steps:
+            try:
+                step()
+            except CniError as error:
+                errors.append(error)
+        if not errors:
             self._journal.release(claim)
-        else:
-            log.warning("port %s is removed later: %s", record["port"], down.msg)
+        elif all(isinstance(error, (SwitchDownError, MissingExtraError)) for error in errors):
+            log.warning("port %s is removed later: %s", record["port"], errors[0].msg)
             self._journal.advance(claim, _REMOVING)
+        else:
+            raise combined(errors)
 
     def _remove_unknown(self, request: Request) -> None:
         """Remove the port of an attachment that is not in the journal: a switch may keep it longer."""
         try:
-            conf = configuration.parse(request)
+            conf = configuration.parse(request, self._devinfo)
         except CniError as error:
             log.info("%s of container %s was never attached: %s", request.ifname, request.container_id, error.msg)
             return
@@ -459,7 +468,7 @@ class Vhost:
         except (SwitchDownError, MissingExtraError) as error:
             log.warning("port %s: %s", kept.port, error.msg)
         try:
-            conf = configuration.parse(request)
+            conf = configuration.parse(request, self._devinfo)
             folder = self._folder(request, conf, self._pod(request))
         except CniError as error:
             log.warning("port %s: its socket stays where it is, if it is there: %s", kept.port, error.msg)
@@ -487,6 +496,22 @@ def _port(request: Request, conf: VhostConf, socket: str) -> Port:
 
 def _found(record: Mapping[str, Any]) -> Found:
     return Found(name=record["port"], socket=record["socket"], marked=not record.get("kept"))
+
+
+def _clear_folder(record: Mapping[str, Any]) -> None:
+    if record["folder"]:
+        sockets.clear(Folder(**record["folder"]), record["files"])
+
+
+def _remove_device_info(record: Mapping[str, Any]) -> None:
+    if path := record["deviceInfo"]:
+        with deviceinfo.named(path):
+            deviceinfo.remove(Path(path))
+
+
+def _forget_kept(record: Mapping[str, Any]) -> None:
+    if record.get("kept"):
+        takeover.forget(Path(record["kept"]), record["folder"]["path"] if record["folder"] else "")
 
 
 def _files(plan: _Plan, role: str) -> list[str]:

@@ -206,7 +206,7 @@ def test_plan_changes_the_mode_of_the_eswitch(netdevsim: Netdevsim, device: PciD
     assert eswitch.mode(device) == "legacy"
     made = plan.make({device.address: Wanted(num_vfs=0, eswitch="switchdev")}, [pf_of(device)])
     where = f"PF {device.own_netdev} ({device.address})"
-    assert [step.text for step in made.steps] == [f"{where}: eswitch mode switchdev (now legacy)"]
+    assert [change.what for change in made.changes] == [f"{where}: eswitch mode switchdev (now legacy)"]
     plan.carry_out(made, NodeConfig())
     assert devlink_mode(netdevsim) == eswitch.mode(device) == "switchdev"
     ports = json.loads(sh("devlink", "-j", "port", "show"))["port"].values()

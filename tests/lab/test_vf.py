@@ -241,7 +241,7 @@ def test_a_pf_that_somebody_else_provides_for_is_checked_and_only_its_vfs_are_ch
     group = Group(resource="", policy="", numbers=frozenset({0}), device_type="vfio-pci")
     wanted = Wanted(num_vfs=4, externally_managed=True, groups=(group,))
     made = plan.make({pf().address: wanted}, [pf()])
-    assert [step.text for step in made.steps] == [
+    assert [change.what for change in made.changes] == [
         f"PF ens2 (0000:02:00.0): VF 0 ({pf().vfs[0].address}): driver vfio-pci (now igbvf)"
     ]
     more = Wanted(num_vfs=5, mtu=9000, eswitch="switchdev", externally_managed=True)

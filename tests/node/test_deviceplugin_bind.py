@@ -194,6 +194,26 @@ def test_vf_of_another_kubelets_pod_is_left_alone_while_that_kubelet_lives(place
         assert driver(place, VFS[0]) == "iavf"
 
 
+def test_vf_whose_note_is_damaged_stays_bound_and_the_others_are_given_back(place: Place, kernel: Kernel) -> None:
+    with place.running(POOL, **more(place)):
+        place.kubelet.wait_ids("intel.com/one", VFS)
+        place.kubelet.allocate("default", "pod", "app", "intel.com/one", 2)
+        start(place, VFS[0], VFS[1])
+        note = place.folder / "run/bound" / VFS[0]
+        whole = note.read_bytes()
+        note.write_text("{")
+        place.kubelet.free("default", "pod")
+        until(lambda: bound(place) == [VFS[0]], "the other is given back")
+        with pytest.raises(grpc.RpcError) as caught:
+            allocate(place, VFS[0])
+        expected = f"device {VFS[0]}: {note}: expected the state of the device before it was bound: "
+        assert str(caught.value.details()).startswith(expected)
+        assert (driver(place, VFS[0]), driver(place, VFS[1])) == ("vfio-pci", "iavf")
+        note.write_bytes(whole)
+        until(lambda: bound(place) == [], "given back")
+    assert driver(place, VFS[0]) == "iavf"
+
+
 def test_vf_that_a_program_still_has_open_is_not_allocated(place: Place, kernel: Kernel) -> None:
     with place.running(POOL, **more(place)):
         place.kubelet.wait_ids("intel.com/one", VFS)

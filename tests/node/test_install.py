@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,8 +73,8 @@ class Place:
     def config(self) -> Path:
         return self.root / "etc/wirespeed/agent.yaml"
 
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
-        """Start a `wirespeed` command."""
+    def start(self, *arguments: str, without: Collection[str] = ()) -> subprocess.Popen[str]:
+        """Start a `wirespeed` command with this node's directories, except for the options in `without`."""
         places = {
             "--bin-dir": self.bin,
             "--config": self.config,
@@ -84,7 +84,7 @@ class Place:
         }
         if arguments[0] == "install":
             places |= {"--shim": self.shim, "--cni-config-dir": self.conf}
-        given = [part for option, path in places.items() for part in (option, str(path))]
+        given = [part for option, path in places.items() if option not in without for part in (option, str(path))]
         return self.command(arguments[0], *given, *arguments[1:])
 
     def command(self, *arguments: str) -> subprocess.Popen[str]:
@@ -105,16 +105,16 @@ class Place:
             text=True,
         )
 
-    def run(self, *arguments: str) -> list[str]:
+    def run(self, *arguments: str, without: Collection[str] = ()) -> list[str]:
         """Run a command, which must succeed. Return the lines it prints."""
-        process = self.start(*arguments)
+        process = self.start(*arguments, without=without)
         stdout, stderr = process.communicate(timeout=PATIENCE)
         assert process.returncode == 0, stderr
         return stdout.splitlines()
 
-    def refused(self, *arguments: str) -> str:
+    def refused(self, *arguments: str, without: Collection[str] = ()) -> str:
         """Run a command, which must fail. Return its error output."""
-        process = self.start(*arguments)
+        process = self.start(*arguments, without=without)
         _, stderr = process.communicate(timeout=PATIENCE)
         assert process.returncode == 1, stderr
         return stderr
@@ -568,6 +568,48 @@ def test_uninstall_leaves_the_node_as_it_was(place: Place) -> None:
     assert place.rows() == set()
     assert list(place.records.iterdir()) == []
     assert place.run("uninstall")[0] == "nothing to do"
+
+
+@pytest.mark.parametrize("how", ["option", "configuration"])
+def test_uninstall_finds_multus_directory_by_itself(place: Place, how: str) -> None:
+    options = {"--multus-dir"}
+    place.put("00-multus.conf", THICK if how == "option" else {**THICK, "cniDir": str(place.multus)})
+    multusfiles.write(place.multus, CID, [BRIDGED], netns="/run/netns/gone")
+    before = place.tree()
+    place.run("install", "--replace", "multus", without=() if how == "option" else options)
+    place.run("install", "--replace", "multus", without=options)
+    place.run("uninstall", without=options)
+    after = place.tree()
+    assert {path: after[path] for path in before if "/multus/" in path} == {
+        path: text for path, text in before.items() if "/multus/" in path
+    }
+    assert place.rows() == set()
+
+
+def test_install_and_uninstall_find_sriov_cnis_directory_by_themselves(place: Place) -> None:
+    options = {"--sriov-dir"}
+    place.run("install", "--replace", "sriov-cni")
+    kept = sriovfiles.kept("0000:ff:1f.7")
+    sriovfiles.write(place.sriov, CID, "net1", "/run/netns/gone", kept)
+    assert f"{place.sriov}/{CID}-net1: device" in place.refused(
+        "install", "--replace", "sriov-cni", without=options
+    )
+    (place.sriov / f"{CID}-net1").unlink()
+    aside = place.sriov.with_name("sriov.replaced")
+    sriovfiles.write(aside, CID, "net1", "/run/netns/gone", kept)  # of a pod that has ended since
+    place.run("install", "--replace", "sriov-cni", without=options)
+    place.run("uninstall", without=options)
+    assert [path for path in aside.rglob("*") if path.is_file()] == []
+
+
+def test_option_of_a_directory_decides_against_the_record(place: Place, tmp_path: Path) -> None:
+    multusfiles.write(place.multus, CID, [BRIDGED], netns="/run/netns/gone")
+    place.run("install", "--replace", "multus", "--multus-dir", str(tmp_path / "m"), "--sriov-dir", str(tmp_path))
+    assert place.rows() == set()
+    place.run("install", "--replace", "multus")
+    assert place.rows() == {(CID, "eth0", "added")}
+    recorded = json.loads((place.root / "run/records/replaced.json").read_text())
+    assert (recorded["multus"]["folder"], recorded["sriovDir"]) == (str(place.multus), str(place.sriov))
 
 
 def test_pods_that_ended_meanwhile_are_not_given_back(place: Place) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import multusfiles, sriovfiles
+from tests import multusfiles, openfiles, sriovfiles
 from tests.apiserver import ApiServer
 from tests.multusfiles import Attached
 from tests.node.calling import until
@@ -26,13 +26,15 @@ from tests.node.pods import PLUGINS
 from tests.node.test_metrics import look, served
 from wirespeed.agent import names
 from wirespeed.agent.install import binaries, content
-from wirespeed.agent.install.record import Record
+from wirespeed.cni.errors import CniError, Code
 from wirespeed.host.files import open_for_writing
 from wirespeed.host.netns import Identity
 from wirespeed.kube.cluster import NodeEvent
 from wirespeed.node import ClusterConfig, Node, NodeConfig
 from wirespeed.state.journal import Attachment, DeviceClaim
 from wirespeed.state.records import KeptJournal
+from wirespeed.steps import carry_out
+from wirespeed.takeover.record import PEERS, Record
 
 GO = PLUGINS / "bridge"  # a Go program, like the replaced plugins
 CID = "ab" * 32
@@ -406,6 +408,21 @@ def test_call_of_others_that_runs_is_waited_for_and_what_it_wrote_is_taken_over(
     agent.wait_log("INFO", f"take over container {CID}: eth0")
 
 
+def test_a_process_with_more_files_than_select_knows_waits_for_calls_of_others(tmp_path: Path) -> None:
+    shutil.copy(shutil.which("sleep") or "", tmp_path / "multus.replaced")
+    call = subprocess.Popen([tmp_path / "multus.replaced", "1000"])
+    try:
+        with openfiles.many():
+            with pytest.raises(CniError, match=f"process {call.pid} of it does not end") as refused:
+                carry_out([binaries.await_calls(tmp_path, ["multus"], 0.0)])
+            call.kill()
+            carry_out([binaries.await_calls(tmp_path, ["multus"], PATIENCE)])
+    finally:
+        call.kill()
+        call.wait(PATIENCE)
+    assert refused.value.code == Code.TRY_AGAIN_LATER
+
+
 def test_what_cannot_be_taken_over_is_told_once(place: Place) -> None:
     place.install("sriov-cni")
     agent = place.agent()
@@ -643,5 +660,5 @@ def test_events_of_a_node_are_no_pods(place: Place, caplog: pytest.LogCaptureFix
 
 def test_every_name_that_is_taken_is_one_that_an_agent_serves() -> None:
     node = Node(NodeConfig())
-    for name in binaries.names_of(binaries.PEERS):
+    for name in binaries.names_of(PEERS):
         assert name in node.plugins

@@ -1,8 +1,9 @@
-"""The sdist and the wheel of the last commit, as `make release` builds them."""
+"""The sdists and the wheels of the last commit, as `make release` builds them."""
 
 from __future__ import annotations
 
 import os
+import sys
 import tarfile
 import zipfile
 from pathlib import Path
@@ -24,6 +25,8 @@ class Built:
         self.wheel = build.write_wheel(self.tree, folder, epoch=self.epoch)
         self.sdist = folder / f"{self.tree.name}.tar.gz"
         build.write_sdist(self.tree, self.sdist, wheel=self.wheel, epoch=self.epoch)
+        self.eal_wheel = build.write_eal(self.tree, folder, work=folder / "eal", epoch=self.epoch)
+        self.eal_sdist = folder / f"wirespeed_eal-{version()}.tar.gz"
 
 
 @pytest.fixture(scope="module")
@@ -62,11 +65,57 @@ def test_wheel_has_every_module_and_what_they_read(built: Built, unpacked: Path)
         found = set(content.namelist())
     folders = os.walk(unpacked / "wirespeed", followlinks=True)
     files = [Path(folder, name).relative_to(unpacked) for folder, _, names in folders for name in names]
-    assert {str(path) for path in files if path.suffix in {".py", ".proto", ".h"}} <= found
-    assert {"wirespeed/py.typed", "wirespeed/plugins/meta/meta.py", "wirespeed/eal/c/wirespeed_eal.h"} <= found
+    assert {str(path) for path in files if path.suffix in {".py", ".proto"}} <= found
+    assert {"wirespeed/py.typed", "wirespeed/plugins/meta/meta.py", "wirespeed/eal/args.py"} <= found
 
 
-def test_sdist_built_again_is_the_same(built: Built, tmp_path: Path) -> None:
+def test_files_built_again_are_the_same(built: Built, tmp_path: Path) -> None:
     again = Built(tmp_path)
     assert again.sdist.read_bytes() == built.sdist.read_bytes()
     assert again.wheel.read_bytes() == built.wheel.read_bytes()
+    assert again.eal_sdist.read_bytes() == built.eal_sdist.read_bytes()
+    assert again.eal_wheel.read_bytes() == built.eal_wheel.read_bytes()
+
+
+# wirespeed-eal
+
+
+@pytest.fixture(scope="module")
+def unpacked_eal(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("unpacked-eal")
+    with tarfile.open(built.eal_sdist) as content:
+        content.extractall(folder, filter="data")
+    (only,) = folder.iterdir()
+    return only
+
+
+def test_sdist_of_the_application_library_has_its_files_without_links(unpacked_eal: Path) -> None:
+    assert unpacked_eal.name == f"wirespeed_eal-{version()}"
+    found = [path for path in unpacked_eal.rglob("*") if path.is_symlink() or not path.is_dir()]
+    listed = {name.removeprefix("eal/") for name in run(["git", "ls-files", "eal"], folder=ROOT).splitlines()}
+    assert {str(path.relative_to(unpacked_eal)) for path in found} == {*listed, "PKG-INFO"}
+    assert [path for path in found if path.is_symlink()] == []
+    assert (unpacked_eal / "version.py").read_bytes() == (ROOT / "wirespeed/__init__.py").read_bytes()
+    assert (unpacked_eal / "LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()
+    assert f"\nName: wirespeed-eal\nVersion: {version()}\n" in (unpacked_eal / "PKG-INFO").read_text()
+
+
+def test_wheel_of_the_application_librarys_sdist_is_that_of_the_tree(
+    built: Built, unpacked_eal: Path, tmp_path: Path
+) -> None:
+    again = build.write_wheel(unpacked_eal, tmp_path, epoch=built.epoch)
+    assert again.name == built.eal_wheel.name
+    assert again.read_bytes() == built.eal_wheel.read_bytes()
+
+
+def test_wheel_of_the_application_library_is_installed_without_a_network_and_its_commands_run(
+    built: Built, tmp_path: Path
+) -> None:
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--no-index"]
+    run([*pip, f"--prefix={tmp_path}", "--ignore-installed", str(built.eal_wheel)])
+    (package,) = tmp_path.glob("lib/python*/site-packages/wirespeed_eal")
+    assert (package / "c/wirespeed_eal.h").is_file()
+    alone = {"PYTHONPATH": str(package.parent)}
+    assert "--file-prefix" in run([str(tmp_path / "bin/wirespeed-eal"), "--help"], environment=alone)
+    ready = run([str(tmp_path / "bin/wirespeed-ready"), "--help"], environment=alone)
+    assert ready.startswith("Usage: wirespeed-ready\n")

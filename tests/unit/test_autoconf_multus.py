@@ -9,8 +9,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from wirespeed.agent import cniconf, multus
+from wirespeed.agent import cniconf
 from wirespeed.node import NodeConfig
+from wirespeed.takeover import multus
 
 # The behaviour of Multus: requests of pods are passed on, and none is rejected.
 EVERYTHING = ["ips", "mac", "infinibandGUID", "portMappings", "bandwidth"]

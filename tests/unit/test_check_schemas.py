@@ -129,7 +129,7 @@ READERS: dict[str, tuple[Any, Callable[[Any], object]]] = {
     ),
     "vhost": (
         {**HEAD, "type": "wirespeed-vhost", "host": {"engine": "ovs-dpdk", "iftype": "vhostuser"}},
-        lambda value: vhost_conf.parse(_request(value)),
+        lambda value: vhost_conf.parse(_request(value), Path("/devinfo")),
     ),
     "host-local": (
         {"type": "host-local", "subnet": "10.1.0.0/16"},

@@ -16,26 +16,33 @@ from tests import openfiles
 from wirespeed.cni.execute import STDIN_NAME
 from wirespeed.cni.orphans import end_orphans
 
-_EXECUTE = """
-from subprocess import DEVNULL, Popen
-print(Popen(["sleep", "1000"], start_new_session=True, stdout=DEVNULL, stderr=DEVNULL).pid)
+# The plugin prints its PID itself: when Popen returns, /proc/PID/environ may still be empty for some milliseconds.
+_PLUGIN = "import os, signal; print(os.getpid(), flush=True); signal.pause()"
+_EXECUTE = f"""
+import subprocess, sys
+subprocess.run([sys.executable, "-c", {_PLUGIN!r}], start_new_session=True)
 """
 
 
 @pytest.fixture
 def orphan() -> Iterator[int]:
-    """A pidfd of a plugin executed for an attachment, whose parent is gone."""
+    """A pidfd of a plugin that another process executed for an attachment.
+
+    That process stays its parent. If it ended while this process is PID 1 (in a container), this process would
+    become the parent, and the plugin would count as its own.
+    """
     stdin = os.memfd_create(STDIN_NAME)
     environ = {**os.environ, "CNI_CONTAINERID": "orphaned", "CNI_NETNS": "/run/netns/orphaned"}
-    told = subprocess.run(
-        [sys.executable, "-c", _EXECUTE], stdin=stdin, env=environ, check=True, capture_output=True
-    )
-    os.close(stdin)
-    ended = os.pidfd_open(int(told.stdout))
-    yield ended
-    if not has_ended(ended):
-        signal.pidfd_send_signal(ended, signal.SIGKILL)
-    os.close(ended)
+    with subprocess.Popen(
+        [sys.executable, "-c", _EXECUTE], stdin=stdin, stdout=subprocess.PIPE, env=environ
+    ) as executor:
+        os.close(stdin)
+        assert executor.stdout
+        ended = os.pidfd_open(int(executor.stdout.readline()))
+        yield ended
+        if not has_ended(ended):
+            signal.pidfd_send_signal(ended, signal.SIGKILL)
+        os.close(ended)
 
 
 def has_ended(process: int) -> bool:

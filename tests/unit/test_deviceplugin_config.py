@@ -101,7 +101,8 @@ def test_what_the_peers_operator_writes_is_taken_as_it_stands(caplog: pytest.Log
 
 
 def test_keys_count_in_any_case() -> None:
-    [pool] = parse({"RESOURCENAME": "a", "Selectors": {"VENDORS": ["8086"], "PfNames": ["ens0"]}})
+    wanted = {"VENDORS": ["8086"], "vendors": None, "PfNames": ["ens0"]}
+    [pool] = parse({"RESOURCENAME": "a", "Selectors": wanted})
     assert pool.selectors == (Selectors(vendors=frozenset({"8086"}), pf_names={"ens0": (EVERY,)}),)
 
 

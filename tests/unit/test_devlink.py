@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import socket
+import struct
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -12,6 +15,7 @@ from pyroute2.netlink.devlink import DEVLINK_NAMES, devlinkcmd
 
 from wirespeed.host import netlink
 from wirespeed.host.devlink import HealthReporters, Reporter, apply
+from wirespeed.host.rtnl import NetlinkError
 
 PF = "0000:18:00.0"
 FAMILY = 21
@@ -81,17 +85,34 @@ def test_other_notices_change_nothing(command: str) -> None:
     assert after(broken(FATAL), message(command, PORT_TX)) == {FATAL}
 
 
-class Kernel:
-    """The kernel's end of a listening socket, and its answers to a dump request."""
+class Listening(socket.socket):
+    """A listening socket that can lose notifications."""
 
-    def __init__(self, *answers: list[bytes]) -> None:
-        self.socket, self.listening = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    overflows = False
+
+    def recv(self, bufsize: int, flags: int = 0, /) -> bytes:
+        if self.overflows:
+            self.overflows = False
+            raise OSError(errno.ENOBUFS, os.strerror(errno.ENOBUFS))
+        return super().recv(bufsize, flags)
+
+
+class Kernel:
+    """The kernel's end of a listening socket, and its answers to dump requests, which may end with an error."""
+
+    def __init__(self, *answers: list[bytes | OSError]) -> None:
+        self.socket, listening = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.listening = Listening(fileno=listening.detach())
         self.answers = list(answers)
         self.answered, self.late = threading.Event(), threading.Event()
 
-    def answer(self) -> list[bytes]:
+    def answer(self) -> Iterator[bytes]:
         assert self.answered.wait(30)
-        return [payload for each in self.answers.pop(0) for _, payload in netlink.messages(each)]
+        for each in self.answers.pop(0):
+            if isinstance(each, OSError):
+                raise each
+            for _, payload in netlink.messages(each):
+                yield payload
 
     @contextmanager
     def reporters(self) -> Iterator[HealthReporters]:
@@ -122,6 +143,44 @@ def test_late_answer_does_not_undo_what_was_told_meanwhile(monkeypatch: pytest.M
         assert kernel.late.wait(30)
         assert reporters.in_error == {PORT_TX, other}
         assert not reporters.drain()
+
+
+FAILED = OSError(errno.EINTR, os.strerror(errno.EINTR))
+
+
+def test_reporter_that_a_failed_dump_does_not_mention_stays_in_error() -> None:
+    kernel = Kernel(
+        [message("HEALTH_REPORTER_GET", FATAL, 1)], [message("HEALTH_REPORTER_GET", PORT_TX, 1), FAILED]
+    )
+    kernel.answered.set()
+    with kernel.reporters() as reporters:
+        kernel.late.clear()
+        kernel.listening.overflows = True
+        reporters.drain()
+        assert kernel.late.wait(30)
+        assert reporters.in_error == {FATAL, PORT_TX}
+
+
+def test_failed_dump_is_tried_again(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr("wirespeed.host.devlink._PAUSE", 0)
+    kernel = Kernel([FAILED], [FAILED], [message("HEALTH_REPORTER_GET", FATAL, 1)])
+    kernel.answered.set()
+    with kernel.reporters() as reporters:
+        assert kernel.late.wait(30)
+        assert reporters.in_error == {FATAL}
+    assert caplog.messages == ["devlink does not tell all that is broken: Interrupted system call"]
+
+
+@pytest.mark.parametrize("kind", [2, 3])  # NLMSG_ERROR; NLMSG_DONE after a part of the answer
+def test_dump_that_the_kernel_ends_with_an_error_is_not_complete(kind: int) -> None:
+    ours, kernels = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, kernels:
+        kernels.send(message("HEALTH_REPORTER_GET", FATAL, 1))
+        kernels.send(struct.pack("=IHHIIi", 20, kind, 2, 1, 0, -errno.EINTR))
+        answer = netlink.request(ours, FAMILY, netlink.DUMP, b"")
+        assert next(answer)
+        with pytest.raises(NetlinkError, match="Interrupted system call"):
+            next(answer)
 
 
 def test_messages_of_other_families_are_passed_over() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -59,6 +61,33 @@ def test_drawing_of_the_rooms_has_the_layers_that_imports_are_held_to() -> None:
     ]
 
 
+# The site
+
+
+def test_make_fails_on_a_warning_and_shows_it(tmp_path: Path) -> None:
+    show = ["make", "--silent", "--eval", "show:; @echo '$(SITE)'", "show"]
+    command = subprocess.run(show, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    options = command[command.index("build") :]
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs/index.md").write_text("[link](nowhere.md)\n")
+    (tmp_path / "mkdocs.yml").write_text("site_name: test\nstrict: true\n")
+    build = [sys.executable, "-m", "mkdocs", *options, "--config-file", str(tmp_path / "mkdocs.yml")]
+    done = subprocess.run(build, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "contains a link 'nowhere.md'" in done.stderr
+
+
+def test_every_warning_is_an_error(config: MkDocsConfig) -> None:
+    assert config.strict
+
+
+def test_every_page_outside_of_docs_exists_and_is_in_the_navigation(config: MkDocsConfig) -> None:
+    listed = str(config.nav)
+    for path, place in hook.PAGES.items():
+        assert (ROOT / path).is_file()
+        assert f"'{place}'" in listed
+
+
 # The hook
 
 
@@ -87,6 +116,10 @@ def page_of(config: MkDocsConfig, place: str, markdown: str) -> tuple[Page, File
         ("development/x.md", "../../CONTRIBUTING.md", "contributing.md"),
         ("development/contributing.md", "docs/install.md#removing", "../install.md#removing"),
         ("examples.md", "../docs/install.md", "install.md"),
+        ("install.md", "../SECURITY.md#verifying-a-release", "about/security-policy.md#verifying-a-release"),
+        ("about/security-policy.md", "CHANGELOG.md", "changelog.md"),
+        ("chart.md", "../../docs/install.md", "install.md"),
+        ("chart.md", "values.yaml", "deploy/chart/values.yaml"),
         ("vf.md", "../examples/vfw/networks.yaml", "examples/vfw/networks.yaml"),
         ("vf.md", "https://example.org/a.md", "https://example.org/a.md"),
         ("vf.md", "../nowhere.md", "../nowhere.md"),

@@ -481,6 +481,20 @@ def test_of_two_files_for_an_interface_the_newer_counts(library: Library, tmp_pa
     assert [each.path for each in found] == [f"{tmp_path}/c"]
 
 
+def test_nothing_is_left_when_memory_runs_out(tmp_path: Path) -> None:
+    program = tmp_path / "no_memory"
+    flags = ("-std=c11", "-g", "-O1", "-Wall", "-Wextra", "-Werror", "-I", C)
+    files = (Path(__file__).with_name("no_memory.c"), C / "wirespeed_eal.c")
+    subprocess.run(["cc", *flags, "-o", program, *files], check=True)
+    for place in ("mapped", "run/vhost-user/vhost-0", "run/vhost-user/vhost-1"):
+        for number in range(2):
+            data_file(tmp_path / place, f"configData-{number}.json", userspace(f"net{number}", "server", "s"))
+    folder = podinfo(tmp_path / "podinfo", **{STATUS: [ETH0], MAPPED: str(tmp_path / "mapped")})
+    done = subprocess.run([program, folder, tmp_path], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    assert int(done.stdout) > 50
+
+
 def test_a_socket_that_a_killed_application_has_left_is_removed(library: Library, tmp_path: Path) -> None:
     remove: tuple[Callable[[eal.Sources], int], ...] = (
         lambda where: len(eal.remove_stale(eal.interfaces(where))),

@@ -1,4 +1,4 @@
-"""The examples document what a cluster needs to run them, and README shows one of them."""
+"""The examples document what a cluster needs to run them, and the quickstart shows one of them."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from image.recipe import IMAGES, version
+from wirespeed.cli.checks import files
 from wirespeed.play import limits, manifests, session
 from wirespeed.play.manifests import Container, Pod, extended
 from wirespeed.play.security import capabilities
@@ -111,10 +112,23 @@ def test_the_node_has_as_many_vfs_on_the_right_driver_as_the_pods_ask_for(folder
         assert drivers(loaded)[resource] == ["igbvf" if device_type == "netdevice" else device_type]
 
 
-def test_readme_shows_the_example_as_it_stands() -> None:
-    [shown] = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    network, pod = shown.split("---\n")
+def shown() -> list[str]:
+    """The manifests that the quickstart shows."""
+    return re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/quickstart.md").read_text(), re.DOTALL)
+
+
+def test_quickstart_shows_the_example_as_it_stands() -> None:
+    [example] = [text for text in shown() if "data-left" in text]
+    network, pod = example.split("---\n")
     assert network in (EXAMPLES / "vfw/networks.yaml").read_text()
     assert pod == (EXAMPLES / "vfw/pod-2-vfw.yaml").read_text()
     known: dict[str, Any] = yaml.safe_load(network)
     assert known["metadata"]["name"] == "data-left"
+
+
+def test_manifest_of_the_quickstart_can_be_checked_and_played(tmp_path: Path) -> None:
+    [first] = [text for text in shown() if "data-left" not in text]
+    (tmp_path / "first.yaml").write_text(first)
+    assert files.check([tmp_path], search=()).findings == []
+    loaded = manifests.load([tmp_path])
+    assert [pod.metadata.annotations for pod in loaded.pods] == [{"k8s.v1.cni.cncf.io/networks": "lan"}]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -22,6 +24,7 @@ from wirespeed.cni.request import Request
 from wirespeed.ipam import Ipam, ranges
 from wirespeed.ipam.leases import Leases
 
+ROOT = Path(__file__).parents[2]
 SUBNET = {"subnet": "10.1.2.0/24"}
 
 
@@ -382,6 +385,25 @@ def test_letting_go_of_leases_closes_their_watch(tmp_path: Path) -> None:
     assert len(watches() - before) == 1
     del leases
     assert watches() <= before
+
+
+USES = """
+import sys
+from pathlib import Path
+from wirespeed.ipam.leases import Leases
+
+leases = Leases(Path(sys.argv[1]))
+for use in range(2):
+    with leases.locked(float("inf")):
+        print("ctypes" in sys.modules)
+"""
+
+
+def test_ctypes_is_not_loaded_before_leases_are_used_again(tmp_path: Path) -> None:
+    told = subprocess.run(
+        [sys.executable, "-c", USES, tmp_path], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    assert told.split() == ["False", "True"]
 
 
 def watches() -> set[str]:

@@ -63,7 +63,8 @@ def test_addresses_of_the_runtime_replace_all_others(ipam: Ipam) -> None:
 
 
 def test_keys_are_read_in_any_case_as_the_reference_plugin_reads_them(ipam: Ipam) -> None:
-    call = request({"type": "static", "Addresses": [{"Address": "10.1.0.2/24", "GATEWAY": "10.1.0.1"}]})
+    address = {"Address": "10.1.0.2/24", "GATEWAY": "10.1.0.1", "gateway": None}
+    call = request({"type": "static", "Addresses": [address], "addresses": None})
     assert ipam.add(call)["ips"] == [{"address": "10.1.0.2/24", "gateway": "10.1.0.1"}]
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -138,16 +140,17 @@ def test_keys_of_a_record_are_changed_and_taken_away(journal: Journal) -> None:
     assert journal.attachments() == rows
 
 
-@pytest.mark.parametrize("folder_too", [False, True])
-def test_journal_whose_file_is_removed_is_written_anew(tmp_path: Path, folder_too: bool) -> None:
+@pytest.mark.parametrize("removed", ["the file", "its log too", "the folder"])
+def test_journal_whose_file_is_removed_is_written_anew(tmp_path: Path, removed: str) -> None:
     journal = Journal(tmp_path / "run/state.db")
     rows = [Attachment(container=c, ifname="eth0", position=0, netns="/n") for c in "xyz"]
     journal.claim(CLAIM)
     journal.plan(rows[:1])
     assert not journal.keep()
     for file in (tmp_path / "run").iterdir():
-        file.unlink()
-    if folder_too:
+        if removed != "the file" or file.name == "state.db":
+            file.unlink()
+    if removed == "the folder":
         (tmp_path / "run").rmdir()
     journal.plan(rows[1:2])  # before the loss is noticed
     assert journal.keep()
@@ -159,6 +162,25 @@ def test_journal_whose_file_is_removed_is_written_anew(tmp_path: Path, folder_to
     assert other.owner(CLAIM.device) == CLAIM
     journal.close()
     assert other.attachments() == rows
+
+
+@pytest.mark.parametrize("call", ["rename", "chmod"])  # of the copy, and of the file that is opened
+def test_journal_that_cannot_be_written_anew_at_once_is_so_later(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    rows = [Attachment(container=c, ifname="eth0", position=0, netns="/n") for c in "xy"]
+    journal.plan(rows[:1])
+    for file in journal.path.parent.iterdir():
+        file.unlink()
+    with monkeypatch.context() as failing:
+        failing.setattr(Path, call, Mock(side_effect=OSError(errno.EIO, "it fails")))
+        for _ in range(2):
+            with pytest.raises(CniError, match="it fails"):
+                journal.keep()
+    journal.plan(rows[1:])
+    assert journal.keep()
+    journal.check_usable()
+    assert Journal(journal.path).attachments() == rows
 
 
 def test_journal_that_another_file_has_replaced_is_left_and_told(tmp_path: Path) -> None:

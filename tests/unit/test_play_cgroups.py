@@ -11,7 +11,7 @@ import yaml
 from wirespeed.play import cgroups, limits, manifests
 from wirespeed.play.cgroups import Cgroups, Hierarchy
 from wirespeed.play.limits import Limits
-from wirespeed.play.undo import Undo
+from wirespeed.steps import Undo
 
 MIB = 1 << 20
 PAGES = (2 * MIB, 1 << 30)

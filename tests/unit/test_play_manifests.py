@@ -328,6 +328,10 @@ REFUSED: list[tuple[object, str]] = [
         "spec.volumes[0].downwardAPI.items[0].mode: expected permissions from 0 to 0777, got 0o1777",
     ),
     (
+        volume(projected={"sources": [], "defaultMode": 0o1777}),
+        "spec.volumes[0].projected.defaultMode: expected permissions from 0 to 0777, got 0o1777",
+    ),
+    (
         volume(projected={"sources": [{"secret": {"name": "s"}}]}),
         "spec.volumes[0].projected.sources[0]: expected one of configMap, downwardAPI, serviceAccountToken, got s",
     ),

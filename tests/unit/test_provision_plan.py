@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pyroute2.netlink.devlink import DEVLINK_NAMES, devlinkcmd
 
 from tests import pfs
 from tests.fakesysfs import FakeSysfs, vf_address
 from wirespeed.cni.errors import CniError, Code
+from wirespeed.host.pci import PciDevice
 from wirespeed.node import NodeConfig
-from wirespeed.provision import plan
+from wirespeed.provision import eswitch, plan
 from wirespeed.provision.facts import Pf
 from wirespeed.provision.policy import Group, Wanted
 
@@ -57,14 +60,14 @@ def test_there_is_a_step_for_what_is_not_so_and_none_for_the_rest(
     now: tuple[str, ...], wanted: Wanted, steps: list[str]
 ) -> None:
     made = plan.make({PF: wanted}, [pf(*now)])
-    assert [step.text for step in made.steps] == [WHERE + step for step in steps]
+    assert [change.what for change in made.changes] == [WHERE + step for step in steps]
     assert made.refused == []
 
 
 def test_pf_that_somebody_else_provides_for_gets_no_step_when_it_is_not_as_asked() -> None:
     wanted = Wanted(num_vfs=3, mtu=9000, externally_managed=True, groups=(group(0, device_type="vfio-pci"),))
     made = plan.make({PF: wanted}, [pf("iavf", "iavf")])
-    assert made.steps == []
+    assert made.changes == []
     with pytest.raises(
         CniError, match=r"it has 2 VFs, 3 are asked for; .*its MTU is 1500, 9000 is asked for"
     ) as caught:
@@ -93,3 +96,46 @@ def test_number_of_vfs_that_the_kernel_does_not_take_is_told(tmp_path: Path, fau
         plan.carry_out(plan.make({PF: Wanted(num_vfs=2)}, [pf()], sysfs.root), NodeConfig())
     assert caught.value.code == Code.DEVICE
     assert caught.value.msg.startswith(f"{WHERE}make 2 VFs: {told}; ")
+
+
+class Devlink:
+    """A kernel whose driver takes any eswitch mode, given by its number (uapi/linux/devlink.h)."""
+
+    prid = 0
+
+    def __init__(self, mode: int) -> None:
+        self.mode = mode
+
+    def __enter__(self) -> Devlink:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def nlm_request(self, message: Any, **_: object) -> list[Any]:
+        if message["cmd"] == DEVLINK_NAMES["DEVLINK_CMD_ESWITCH_SET"]:
+            self.mode = message.get_attr("DEVLINK_ATTR_ESWITCH_MODE")
+            return []
+        answer = devlinkcmd()
+        answer["attrs"] = [("DEVLINK_ATTR_ESWITCH_MODE", self.mode)]
+        return [answer]
+
+
+@pytest.mark.parametrize(("number", "name"), [(0, "legacy"), (1, "switchdev"), (2, "switchdev_inactive"), (3, "3")])
+def test_every_eswitch_mode_of_the_kernel_is_shown_and_taken_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, name: str
+) -> None:
+    devlink, device = Devlink(number), PciDevice(PF)
+    monkeypatch.setattr(eswitch, "DL", lambda: devlink)
+    assert eswitch.mode(device) == name
+    wanted = "legacy" if number else "switchdev"
+    now = replace(pf(), eswitch=eswitch.mode(device))
+    sysfs = FakeSysfs(tmp_path)
+    sysfs.pf(PF, "ens1f0")  # no VF appears when a number is written
+    made = plan.make({PF: Wanted(num_vfs=1, eswitch=wanted)}, [now], sysfs.root)
+    assert made.changes[0].what == f"{WHERE}eswitch mode {wanted} (now {name})"
+    modes: list[int] = []
+    with pytest.raises(CniError, match=r"make 1 VFs: .*; what was done before it is taken back"):
+        plan.carry_out(made, NodeConfig(), lambda _number, _step: modes.append(devlink.mode))
+    assert modes == [number, 0 if number else 1]
+    assert devlink.mode == number

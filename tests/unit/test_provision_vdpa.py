@@ -31,8 +31,8 @@ def vf(vdpa_type: str = "", *, user: str = "") -> Vf:
 
 
 def texts(made: plan.Plan) -> list[str]:
-    assert all(step.text.startswith(WHERE) for step in made.steps)
-    return [step.text.removeprefix(WHERE) for step in made.steps]
+    assert all(change.what.startswith(WHERE) for change in made.changes)
+    return [change.what.removeprefix(WHERE) for change in made.changes]
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_a_vf_that_goes_to_vfio_loses_its_vdpa_device_first() -> None:
 
 def test_a_vdpa_device_in_use_is_left_alone() -> None:
     made = planned(vf("vhost", user="process 10 (dpdk-testpmd)"), vdpa_type="virtio")
-    assert made.steps == []
+    assert made.changes == []
     assert made.refused == [
         f"PF ens1f0 ({PF}): VF 0 ({pfs.VF.address}) would be changed, and is in use: process 10 (dpdk-testpmd)"
     ]

@@ -1,10 +1,13 @@
-"""Releases: what they are refused for, their checksums, and what is in an image's bill of materials."""
+"""Releases: what they are refused for, their checksums, and what is in their bills of materials."""
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
+import re
 import subprocess
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,8 +16,10 @@ import pytest
 
 from image.layer import write_layer
 from image.oci import Variant, write_archive
+from image.recipe import ROOT
 from lab.errors import LabError
-from release import build, checks, sbom
+from lab.progress import Progress
+from release import build, checks, sbom, version
 
 EPOCH = 1_700_000_000
 CHANGELOG = "# Changelog\n\n## [Unreleased]\n\n## [1.2.3] - 2026-01-31\n\n### Added\n\n- All.\n"
@@ -172,6 +177,34 @@ def test_a_release_that_is_refused_writes_nothing(monkeypatch: pytest.MonkeyPatc
     assert list(tmp_path.iterdir()) == []
 
 
+def test_files_of_a_release_are_those_that_the_security_policy_lists(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    number = version.current()
+
+    def write_wheel(tree: Path, target: Path, *, epoch: int, project: str = ".") -> Path:
+        assert (tree / project).is_dir()
+        name = {".": "wirespeed", "eal": "wirespeed_eal"}[project]
+        wheel = target / f"{name}-{number}-py3-none-any.whl"
+        with zipfile.ZipFile(wheel, "w") as content:
+            content.writestr(f"{name}-{number}.dist-info/METADATA", f"Name: {name}\nVersion: {number}\n")
+        return wheel
+
+    monkeypatch.setattr(build, "check", lambda *_: "commit")
+    monkeypatch.setattr(build, "export", lambda _, tree: (tree / "eal").mkdir(parents=True))
+    monkeypatch.setattr(build, "write_wheel", write_wheel)
+    monkeypatch.setattr(build, "write_chart", lambda _, target, **__: target.touch())
+    monkeypatch.setattr(build, "build_image", lambda _, __, target, ___: target.touch())
+    monkeypatch.setattr(sbom, "write", lambda target, *_, **__: target.touch())
+    with Progress(stream=io.StringIO()) as progress:
+        found = {path.name for path in build.build(tmp_path / "release", progress)}
+    rows = re.findall(r"(?m)^\| (`.*?`) \|", (ROOT / "SECURITY.md").read_text())
+    listed = {name.replace("VERSION", number) for row in rows for name in re.findall("`(.*?)`", row)}
+    assert found == listed
+    sums = (tmp_path / "release/SHA256SUMS").read_text().splitlines()
+    assert {line.split("  ")[1] for line in sums} == listed - {"SHA256SUMS"}
+
+
 def test_checksums_are_checked_by_sha256sum(tmp_path: Path) -> None:
     for name in ("b.whl", "a.tar.gz"):
         (tmp_path / name).write_text(name)
@@ -288,3 +321,35 @@ def test_bill_has_licences_as_the_libraries_declare_them(archive: Any) -> None:
 def test_bill_of_the_same_image_is_the_same(archive: Any) -> None:
     assert bill(archive("amd64", "arm64")) == bill(archive("amd64", "arm64"))
     assert bill(archive("amd64"))["serialNumber"] != bill(archive("arm64"))["serialNumber"]
+
+
+LIBRARY = "Metadata-Version: 2.4\nName: wirespeed-eal\nVersion: 1.2.3\nLicense-Expression: Apache-2.0\n"
+
+
+def bill_of_library(target: Path, *, sha256: str = "cd" * 32) -> dict[str, Any]:
+    sbom.write_library(target, LIBRARY, sha256=sha256, epoch=EPOCH)
+    found: dict[str, Any] = json.loads(target.read_text())
+    return found
+
+
+def test_bill_of_the_application_library_describes_its_wheel_and_lists_no_dependencies(tmp_path: Path) -> None:
+    found = bill_of_library(tmp_path / "bill.json")
+    library = found["metadata"]["component"]
+    assert (library["type"], library["name"], library["version"]) == ("library", "wirespeed-eal", "1.2.3")
+    assert library["purl"] == "pkg:pypi/wirespeed-eal@1.2.3"
+    assert library["hashes"] == [{"alg": "SHA-256", "content": "cd" * 32}]
+    assert library["licenses"] == [{"license": {"id": "Apache-2.0", "acknowledgement": "declared"}}]
+    assert found.get("components", []) == []
+    assert found["dependencies"] == [{"ref": library["bom-ref"]}]
+
+
+def test_bill_of_the_same_wheel_is_the_same_and_another_wheel_has_another_serial_number(tmp_path: Path) -> None:
+    first, again = (bill_of_library(tmp_path / name) for name in ("first", "again"))
+    assert first == again
+    assert first["serialNumber"] != bill_of_library(tmp_path / "other", sha256="ef" * 32)["serialNumber"]
+
+
+def test_bill_of_a_library_with_dependencies_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(LabError, match="wirespeed-eal: expected no dependencies, got click>=8"):
+        sbom.write_library(tmp_path / "bill", LIBRARY + "Requires-Dist: click>=8\n", sha256="", epoch=EPOCH)
+    assert not (tmp_path / "bill").exists()

@@ -18,10 +18,10 @@ from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.request import Request
 from wirespeed.host.netns import Identity
 from wirespeed.node import Node, NodeConfig
-from wirespeed.plugins.meta import takeover
 from wirespeed.plugins.meta.delegate import NOWHERE, recorded, recorded_identity
 from wirespeed.plugins.meta.meta import Meta
 from wirespeed.state.journal import Attachment, Journal
+from wirespeed.takeover import multus_cache
 
 CID = "cid123456789abc"
 NETNS = "/run/netns/of-the-pod"
@@ -75,7 +75,7 @@ def rows(networks: list[Attached], **more: Any) -> list[Attachment]:
     """The journal's rows for a pod with these networks, from files as Multus writes them."""
     listed = json.dumps([each.listed() for each in networks]).encode()
     cached = [
-        takeover.read_cached(json.dumps(each.cached(CID, NETNS)).encode())
+        multus_cache.read_cached(json.dumps(each.cached(CID, NETNS)).encode())
         for each in reversed(networks)  # directory listings have no order
         if each.result is not None
     ]
@@ -88,7 +88,7 @@ def rows(networks: list[Attached], **more: Any) -> list[Attachment]:
         "identity": {NETNS: HERE}.get,
         **more,
     }
-    return takeover.attachments(CID, **known)
+    return multus_cache.attachments(CID, **known)
 
 
 # Rows in the journal
@@ -192,7 +192,7 @@ def test_network_that_could_not_be_run_is_told_by_name() -> None:
     | st.recursive(st.none() | st.text() | st.integers(), st.lists).map(lambda v: json.dumps(v).encode())
 )
 def test_whatever_is_in_a_file_is_read_or_refused(data: bytes) -> None:
-    for read in (takeover.read_cached, lambda data: rows([MASTER], listed=data, cached=[])):
+    for read in (multus_cache.read_cached, lambda data: rows([MASTER], listed=data, cached=[])):
         try:
             read(data)
         except CniError:
@@ -204,7 +204,7 @@ def test_rows_are_recorded_once_with_their_results(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "state.db")
     journal.plan(found)  # as left by a process that was killed in between
     for _ in range(2):
-        takeover.record(journal, found)
+        multus_cache.record(journal, found)
         known = journal.attachments()
         assert [(row.ifname, row.step, row.result) for row in known] == [
             (row.ifname, row.step, row.result) for row in found
@@ -249,7 +249,7 @@ def test_del_calls_all_networks_in_reverse_with_what_add_had_and_its_result(
         ),
         once=True,
     )
-    takeover.record(node.journal, rows([MASTER, MACVLAN, SRIOV], identity=lambda _: NOWHERE))
+    multus_cache.record(node.journal, rows([MASTER, MACVLAN, SRIOV], identity=lambda _: NOWHERE))
     Meta(node).delete(
         Request(
             command="DEL",
@@ -301,8 +301,8 @@ def test_inline_conflist_is_the_one_that_add_ran_not_the_lossy_copies_beside_it(
 def test_list_of_an_older_multus_has_the_whole_configuration() -> None:
     entry = replace(MASTER, inline=True).listed()
     del entry["CNINetworkConfigList"]
-    cached = takeover.read_cached(json.dumps(MASTER.cached(CID, NETNS)).encode())
-    (row,) = takeover.attachments(
+    cached = multus_cache.read_cached(json.dumps(MASTER.cached(CID, NETNS)).encode())
+    (row,) = multus_cache.attachments(
         CID,
         json.dumps([entry]).encode(),
         [cached],

@@ -16,9 +16,9 @@ from wirespeed.cni.errors import CniError, Code
 from wirespeed.host.netns import Identity
 from wirespeed.host.pci import PciDevice
 from wirespeed.host.rtnl import ETH_P_8021AD, ETH_P_8021Q, IFF_PROMISC, IFF_UP, Link, VfSettings
-from wirespeed.plugins.sriov import takeover
 from wirespeed.plugins.sriov.function import Vf
 from wirespeed.state.journal import DeviceClaim, Journal
+from wirespeed.takeover import sriov_cni
 
 VF = "0000:03:10.0"
 CID = "0f" * 32
@@ -53,10 +53,10 @@ NOW = Vf(
 
 
 def claimed(value: dict[str, Any], now: Vf = NOW) -> DeviceClaim:
-    return takeover.claim(
+    return sriov_cni.claim(
         CID,
         "net1",
-        takeover.read_kept(json.dumps(value).encode()),
+        sriov_cni.read_kept(json.dumps(value).encode()),
         now=now,
         netns="/run/netns/pod",
         identity=Identity(4, 77, 12),
@@ -173,7 +173,7 @@ def test_claim_goes_into_the_journal_and_comes_back_as_it_was(tmp_path: Path) ->
     ],
 )
 def test_files_name_tells_whose_it_is(name: str, owner: tuple[str, str] | None) -> None:
-    assert takeover.owner(name) == owner
+    assert sriov_cni.owner(name) == owner
 
 
 @pytest.mark.parametrize(
@@ -188,10 +188,10 @@ def test_files_name_tells_whose_it_is(name: str, owner: tuple[str, str] | None) 
 )
 def test_file_that_is_none_of_sriov_cnis_is_refused(value: dict[str, Any]) -> None:
     with pytest.raises(CniError):
-        takeover.read_kept(json.dumps(value).encode())
+        sriov_cni.read_kept(json.dumps(value).encode())
 
 
 @given(st.binary() | st.recursive(st.none() | st.text(), st.lists).map(lambda value: json.dumps(value).encode()))
 def test_whatever_is_in_a_file_is_read_or_refused(data: bytes) -> None:
     with pytest.raises(CniError):
-        takeover.read_kept(data)
+        sriov_cni.read_kept(data)

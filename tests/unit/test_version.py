@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import runpy
+import shutil
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -18,12 +21,13 @@ NEW = "98.7.6"
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
-    """A copy of the repository's files that have the version."""
+    """A copy of the repository's files that have the version, or read it."""
     root = tmp_path / "copy"
     chart = {path.relative_to(recipe.ROOT) for path in (recipe.ROOT / version.CHART).rglob("*") if path.is_file()}
-    for path in {place.path for place in version.places()} | chart | set(version.KUSTOMIZATIONS):
+    library = {Path("eal/pyproject.toml"), Path("eal/version.py")}
+    for path in {place.path for place in version.places()} | chart | library | set(version.KUSTOMIZATIONS):
         (root / path).parent.mkdir(parents=True, exist_ok=True)
-        (root / path).write_bytes((recipe.ROOT / path).read_bytes())
+        shutil.copy(recipe.ROOT / path, root / path, follow_symlinks=False)
     return root
 
 
@@ -49,6 +53,15 @@ def test_the_command_writes_the_version_to_every_place(copy: Path) -> None:
     assert f"wirespeed-{NEW}.tar docker://REGISTRY/wirespeed:{NEW}\n" in (copy / "README.md").read_text()
 
 
+def test_the_application_library_reads_the_version_through_a_link_to_the_source(copy: Path) -> None:
+    version.set_everywhere(NEW, copy)
+    assert (copy / "eal/version.py").is_symlink()
+    assert runpy.run_path(str(copy / "eal/version.py"))["__version__"] == NEW
+    project = tomllib.loads((copy / "eal/pyproject.toml").read_text())
+    assert project["project"]["dynamic"] == ["version"]
+    assert project["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "version.__version__"}
+
+
 def test_the_command_changes_nothing_but_the_version_and_the_charts_digest(copy: Path) -> None:
     before = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
     old = version.current(copy)
@@ -71,9 +84,17 @@ def test_manifests_that_are_older_than_the_chart_stay_recognizable(copy: Path) -
         assert chart_digest(copy / version.CHART) not in (copy / path).read_text()
 
 
-def test_a_place_that_differs_is_named_by_file_and_line(copy: Path) -> None:
+@pytest.mark.parametrize(
+    "line",
+    [
+        "ctr images import wirespeed-testpmd-0.0.7.tar",
+        "pip install ./wirespeed_eal-0.0.7-py3-none-any.whl",
+        "wirespeed-eal==0.0.7",
+    ],
+)
+def test_a_place_that_differs_is_named_by_file_and_line(copy: Path, line: str) -> None:
     (copy / "docs").mkdir(exist_ok=True)
-    (copy / "docs/new.md").write_text("# New\n\n```\nctr images import wirespeed-testpmd-0.0.7.tar\n```\n")
+    (copy / "docs/new.md").write_text(f"# New\n\n```\n{line}\n```\n")
     assert [str(place) for place in version.differing(copy)] == ["docs/new.md:4: 0.0.7"]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,16 +12,22 @@ from hypothesis import strategies as st
 
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.request import Request
-from wirespeed.plugins.vhost.conf import ALL, Access, Bandwidth, Mirror, VhostConf, parse
+from wirespeed.plugins.vhost import conf as configuration
+from wirespeed.plugins.vhost.conf import ALL, Access, Bandwidth, Mirror, VhostConf
 from wirespeed.plugins.vhost.engine import port_name, short_id
 
 OVS = {"engine": "ovs-dpdk", "iftype": "vhostuser"}
+INFO_FILE = 'key "runtimeConfig.CNIDeviceInfoFile": expected '
 MEMIF = {"engine": "vpp", "iftype": "memif", "netType": "bridge", "memif": {"role": "master"}}
 
 
 def request(host: Any = OVS, **keys: Any) -> Request:
     config = {"cniVersion": "1.0.0", "name": "net", "type": "wirespeed-vhost", "host": host} | keys
     return Request(command="ADD", container_id="c", netns="/n", ifname="net1", config=config)
+
+
+def parse(asked: Request) -> VhostConf:
+    return configuration.parse(asked, Path("/devinfo"))
 
 
 def refusal(host: Any = OVS, code: Code = Code.INVALID_CONFIG, **keys: Any) -> str:
@@ -55,7 +62,7 @@ def test_every_key_reaches_its_setting() -> None:
             mirror={"from": ["a", "b"], "direction": "out"},
             socket={"user": "0", "mode": "0660", "selinuxLabel": "system_u:object_r:container_file_t:s0:c1,c2"},
             annotate=True,
-            runtimeConfig={"CNIDeviceInfoFile": "/run/info"},
+            runtimeConfig={"CNIDeviceInfoFile": "/devinfo/cni/info"},
         )
     )
     assert (conf.role, conf.app_role, conf.socket_file) == ("server", "client", "s.sock")
@@ -64,7 +71,7 @@ def test_every_key_reaches_its_setting() -> None:
     assert conf.bandwidth == Bandwidth(ingress_rate=1000, ingress_burst=10, egress_rate=2000, egress_burst=20)
     assert conf.mirror == Mirror(sources=("a", "b"), into=False, out=True)
     assert conf.access == Access(user=0, group=7, mode=0o660, label="system_u:object_r:container_file_t:s0:c1,c2")
-    assert (conf.annotate, conf.device_info_file) == (True, "/run/info")
+    assert (conf.annotate, conf.device_info_file) == (True, "/devinfo/cni/info")
 
 
 def test_memif_has_keys_of_its_own() -> None:
@@ -75,7 +82,8 @@ def test_memif_has_keys_of_its_own() -> None:
 
 
 def test_keys_are_read_in_any_case_as_the_peer_does() -> None:
-    conf = parse(request({"Engine": "ovs-dpdk", "IFTYPE": "vhostuser", "Bridge": {"VLANID": 7}}))
+    bridge = {"VLANID": 7, "vlanId": None}
+    conf = parse(request({"Engine": "ovs-dpdk", "IFTYPE": "vhostuser", "Bridge": bridge}))
     assert conf.vlan == 7
 
 
@@ -158,7 +166,9 @@ def test_a_wrong_host_part_is_named(host: Any, text: str) -> None:
             'key "container.vhost.mode": the switch is the client already',
         ),
         ({"annotate": "yes"}, 'key "annotate": expected true or false'),
-        ({"runtimeConfig": {"CNIDeviceInfoFile": 1}}, 'key "runtimeConfig.CNIDeviceInfoFile": expected a path'),
+        ({"runtimeConfig": {"CNIDeviceInfoFile": 1}}, INFO_FILE + "an absolute path, got 1"),
+        ({"runtimeConfig": {"CNIDeviceInfoFile": "/etc/passwd"}}, INFO_FILE + "a file in /devinfo, got"),
+        ({"runtimeConfig": {"CNIDeviceInfoFile": "/devinfo/../etc/passwd"}}, INFO_FILE + "an absolute path, got"),
     ],
 )
 def test_a_wrong_key_is_named(keys: dict[str, Any], text: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,7 +24,7 @@ def data(
 ) -> dict[str, Any]:
     config = {"name": "net", "type": "userspace", "host": host, "container": container or {}, **more}
     request = Request(command="ADD", container_id="c" * 64, netns="/n", ifname="net1", config=config)
-    conf = configuration.parse(request)
+    conf = configuration.parse(request, Path("/devinfo"))
     addressing = {"ips": [{"address": "10.0.0.2/24", "gateway": "10.0.0.1"}]} if ips else {}
     return poddata.configuration_data(request, conf, role=conf.app_role, file="s", addressing=addressing)
 
@@ -89,7 +90,7 @@ def test_what_the_peer_cannot_say_stands_beside_it() -> None:
 
 def test_device_info_has_the_socket_as_the_container_finds_it() -> None:
     request = Request(command="ADD", config={"name": "net", "host": OVS})
-    conf = configuration.parse(request)
+    conf = configuration.parse(request, Path("/devinfo"))
     inside = poddata.device_info(conf, Folder(path="/host", inside="/pod"), role="server", file="s")
     assert inside["vhost-user"] == {"mode": "server", "path": "/pod/s"}
     unknown = poddata.device_info(conf, Folder(path="/host"), role="server", file="s")

@@ -156,6 +156,16 @@ def test_what_is_left_of_a_write_that_was_killed_is_cleared(
     assert os.listdir(tmp_path) == []
 
 
+def test_a_link_that_cannot_be_removed_is_named(tmp_path: Path) -> None:
+    (tmp_path / "link").mkdir()
+    with pytest.raises(CniError) as caught:
+        sockets.clear(Folder(path=str(tmp_path), link=str(tmp_path / "link")), [])
+    assert (caught.value.code, caught.value.msg) == (
+        Code.IO_FAILURE,
+        f"short path {tmp_path}/link: Is a directory",
+    )
+
+
 def test_a_folder_that_the_kubelet_has_removed_is_cleared(tmp_path: Path) -> None:
     sockets.clear(Folder(path=str(tmp_path / "gone/shared-dir"), kubelets=True), ["a"])
 

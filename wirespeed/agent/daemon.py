@@ -16,7 +16,6 @@ from types import FrameType
 
 from wirespeed import extras
 from wirespeed.agent.autoconf import Autoconf
-from wirespeed.agent.install import record
 from wirespeed.agent.listener import listening, only_agent
 from wirespeed.agent.log import to_stderr
 from wirespeed.agent.notify import notify
@@ -24,6 +23,7 @@ from wirespeed.agent.server import Observer, Server
 from wirespeed.cni.errors import CniError
 from wirespeed.node import Node, NodeConfig, load_config
 from wirespeed.plugins.meta.meta import Meta
+from wirespeed.takeover import record
 
 log = logging.getLogger(__name__)
 

@@ -21,9 +21,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from wirespeed.agent.install import binaries, caches, content
-from wirespeed.agent.install.record import Record
-from wirespeed.agent.install.steps import execute, kept
+from wirespeed.agent.install import binaries, content
 from wirespeed.agent.notices import CHANGED, LOOK_AGAIN, noticed, readable_once, wait
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.inotify import IN_ATTRIB
@@ -31,6 +29,9 @@ from wirespeed.host.files import open_for_writing
 from wirespeed.kube.cluster import NodeEvent
 from wirespeed.metrics import Family
 from wirespeed.node import Node
+from wirespeed.steps import carry_out, kept
+from wirespeed.takeover import caches
+from wirespeed.takeover.record import Record
 
 log = logging.getLogger(__name__)
 
@@ -161,11 +162,11 @@ class Names:
         """Take over the pods that other tools attached under these names; return whether it need not be retried."""
         config, problems = self._node.config, []
         try:
-            binaries.await_calls(self._folder, self._record.replaced, _CALLS_END).do()
+            carry_out([binaries.await_calls(self._folder, self._record.replaced, _CALLS_END)])
             for found in caches.find(self._record, config):
                 problems += found.problems
                 for step in caches.take_over(found, config):
-                    execute([step], log.info)
+                    carry_out([step], lambda _number, step: log.info("%s", step.what))
         except (CniError, OSError) as error:
             self._complain_of([error.msg if isinstance(error, CniError) else str(error)])
             return False

@@ -22,13 +22,16 @@ def _places(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--dry-run", is_flag=True, help="Show the plan without changing anything."),
         click.option("--force", is_flag=True, help="Leave behind pods that cannot be taken over or given back."),
         click.option(
-            "--sriov-dir", type=_FOLDER, default="/var/lib/cni/sriov", help="sriov-cni's state directory."
+            "--sriov-dir",
+            type=_FOLDER,
+            help="sriov-cni's state directory.  [default: as recorded by the last install, else "
+            "/var/lib/cni/sriov]",
         ),
         click.option(
             "--multus-dir",
             type=_FOLDER,
-            help="Multus' state directory.  [default: for install the cniDir of its configuration, else "
-            "/var/lib/cni/multus]",
+            help="Multus' state directory.  [default: as recorded by the last install, else the cniDir of "
+            "Multus' configuration (install only), else /var/lib/cni/multus]",
         ),
         click.option(
             "--unit-dir", type=_FOLDER, default="/etc/systemd/system", help="The directory of systemd units."
@@ -140,8 +143,8 @@ def _carry_out(planned: Callable[[Options], Plan], options: Options, *, dry_run:
     import os  # noqa: PLC0415
 
     from wirespeed.agent.install import plan as plans  # noqa: PLC0415
-    from wirespeed.agent.install.steps import execute  # noqa: PLC0415
     from wirespeed.cni.errors import CniError  # noqa: PLC0415
+    from wirespeed.steps import carry_out  # noqa: PLC0415
 
     if os.geteuid() != 0:
         raise click.ClickException("expected root: this changes what the node runs as root")
@@ -153,7 +156,7 @@ def _carry_out(planned: Callable[[Options], Plan], options: Options, *, dry_run:
             plan.notes += plan.outlook()
         elif plan.steps:
             with plans.no_agent(plan.config) if plan.alone else contextlib.nullcontext():
-                execute(plan.steps, click.echo)
+                carry_out(plan.steps, lambda _number, step: click.echo(step.what))
     except CniError as error:
         raise click.ClickException(error.msg) from error
     if not plan.steps:

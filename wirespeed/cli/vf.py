@@ -229,19 +229,19 @@ def _carry_out(plan: Plan, config: Path | None, *, dry_run: bool, yes: bool) -> 
     from wirespeed.node import load_config  # noqa: PLC0415
     from wirespeed.provision.plan import carry_out  # noqa: PLC0415 — see wirespeed.cli.main
 
-    for step in plan.steps if not plan.refused else ():
-        click.echo(step.text)
+    for change in plan.changes if not plan.refused else ():
+        click.echo(change.what)
     if plan.refused:
         raise click.ClickException("\n".join(["nothing is changed:", *plan.refused]))
-    if not plan.steps:
+    if not plan.changes:
         click.echo("nothing to do")
         return
     if dry_run:
         return
     if not yes:
-        click.confirm(f"{len(plan.steps)} steps: go on?", abort=True)
+        click.confirm(f"{len(plan.changes)} steps: go on?", abort=True)
     node = _told(lambda: load_config(config))
-    _told(lambda: _with_progress(lambda progress: carry_out(plan, node, progress), len(plan.steps)))
+    _told(lambda: _with_progress(lambda progress: carry_out(plan, node, progress), len(plan.changes)))
 
 
 def _with_progress(work: Callable[[Callable[[int, Any], None]], None], count: int) -> None:
@@ -249,7 +249,7 @@ def _with_progress(work: Callable[[Callable[[int, Any], None]], None], count: in
 
     with Progress(BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), transient=True) as shown:
         task = shown.add_task("", total=count)
-        work(lambda number, step: shown.update(task, completed=number, description=step.text))
+        work(lambda number, step: shown.update(task, completed=number, description=step.what))
         shown.update(task, completed=count)
     click.echo("done")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -19,6 +19,17 @@ def in_any_case(raw: Mapping[str, Any], known: tuple[str, ...] | frozenset[str])
         written = by_fold.get(key.casefold(), key)
         if value is not None or written not in found:
             found[written] = value
+    return found
+
+
+def known_in_any_case(
+    raw: Mapping[str, Any], known: tuple[str, ...] | frozenset[str], unknown: Callable[[str], None]
+) -> dict[str, Any]:
+    """Return the object like `in_any_case`, without the unknown keys; call `unknown` with each of them."""
+    found = in_any_case(raw, known)
+    for key in [key for key in found if key not in known]:
+        unknown(key)
+        del found[key]
     return found
 
 

@@ -23,6 +23,7 @@ _CONTROLLER, _GET_FAMILY = 16, 3  # linux/genetlink.h
 _FAMILY_ID, _FAMILY_NAME, _GROUPS, _GROUP_NAME, _GROUP_ID = 1, 2, 7, 1, 2
 _NETLINK_GENERIC, _SOL_NETLINK, _ADD_MEMBERSHIP = 16, 270, 1  # linux/netlink.h, linux/socket.h
 _PATIENCE = 1.0  # seconds to wait for the first dump
+_PAUSE = 10.0  # seconds after a failed dump until the next one
 
 
 @dataclass(frozen=True, order=True)
@@ -55,6 +56,8 @@ class HealthReporters:
         self._in_error: set[Reporter] = set()
         self._meanwhile: list[bytes] | None = None  # notifications since a dump was requested; None: none pending
         self._closed = False
+        self._problem = ""  # of the last dump
+        self._again: threading.Timer | None = None
         self._ask().join(_PATIENCE)
 
     def fileno(self) -> int:
@@ -63,6 +66,8 @@ class HealthReporters:
     def close(self) -> None:
         with self._lock:
             self._closed = True
+            if self._again:
+                self._again.cancel()
         self._socket.close()
 
     @property
@@ -107,15 +112,24 @@ class HealthReporters:
 
     def _take_answer(self, meanwhile: list[bytes]) -> None:
         answer: list[bytes] = []
+        problem = ""
         try:
             answer.extend(self._dump())
         except OSError as error:
-            log.warning("devlink does not tell all that is broken: %s", error.strerror)
+            problem = error.strerror or str(error)
         with self._lock:
             if self._closed or self._meanwhile is not meanwhile:  # a newer dump was requested after an overflow
                 return
+            if problem and problem != self._problem:
+                log.warning("devlink does not tell all that is broken: %s", problem)
+            self._problem = problem
             before = frozenset(self._in_error)
-            self._in_error.clear()
+            if problem:  # what is missing in the answer may still be in error
+                self._again = threading.Timer(_PAUSE, self._ask)
+                self._again.daemon = True
+                self._again.start()
+            else:
+                self._in_error.clear()
             for message in [*answer, *meanwhile]:  # the dump may be older than the notifications
                 apply(self._in_error, message)
             self._meanwhile = None

@@ -19,9 +19,9 @@ def request(asking: socket.socket, kind: int, flags: int, body: bytes) -> Iterat
     asking.send(_HEADER.pack(_HEADER.size + len(body), kind, flags | REQUEST, 1, 0) + body)
     while True:
         for answer, payload in messages(asking.recv(1 << 16)):
-            if answer == _ERROR and (number := -struct.unpack_from("i", payload)[0]):
-                raise NetlinkError(number, os.strerror(number))
-            if answer in {_ERROR, _DONE}:
+            if answer in {_ERROR, _DONE}:  # _DONE too has an error, if a dump ends before it is complete
+                if number := -struct.unpack_from("i", payload)[0]:
+                    raise NetlinkError(number, os.strerror(number))
                 return
             yield payload
         if not flags:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, TypeVar
 
 from msgspec import Meta
@@ -12,7 +12,7 @@ from wirespeed import structs
 from wirespeed.cni import result as results
 from wirespeed.cni.address import Ip, parse_ip, parse_prefix
 from wirespeed.cni.errors import CniError, Code
-from wirespeed.cni.keys import nearest
+from wirespeed.cni.keys import known_in_any_case, nearest
 from wirespeed.cni.request import Request
 
 log = logging.getLogger(__name__)
@@ -24,23 +24,17 @@ Routes = Annotated[list[dict[str, Any]], structs.Words("a list of routes", "list
 T = TypeVar("T")
 
 
-def canonical(raw: Mapping[str, Any], keys: Iterable[str], where: str) -> dict[str, Any]:
+def canonical(raw: Mapping[str, Any], keys: tuple[str, ...], where: str) -> dict[str, Any]:
     """Return the object with its keys in the spelling of `keys`; they are case-insensitive, as in Go.
 
     Unknown keys are dropped with a warning instead of an error, as the reference plugins ignore them.
     """
-    known = {key.lower(): key for key in keys}
-    found = {}
-    for key, value in raw.items():
-        if key.lower() in known:
-            found[known[key.lower()]] = value
-        else:
-            _warn(where, key, known)
-    return found
 
+    def warn(key: str) -> None:
+        hint = nearest(key, {known.lower(): known for known in keys})
+        log.warning('%s: unknown key "%s" is ignored%s', where, key, hint)
 
-def _warn(where: str, key: str, known: Mapping[str, str]) -> None:
-    log.warning('%s: unknown key "%s" is ignored%s', where, key, nearest(key, known))
+    return known_in_any_case(raw, keys, warn)
 
 
 def address(key: str, value: object) -> Ip:

@@ -156,10 +156,10 @@ class Leases:
     # What is in the folder
 
     def _refresh(self) -> None:
-        from wirespeed.cni import inotify  # noqa: PLC0415 — loads ctypes, which only host-local needs
-
         stat = os.stat(self._path)
         if self._watch is not None and self._identity == (stat.st_dev, stat.st_ino):
+            from wirespeed.cni import inotify  # noqa: PLC0415 — see _start_watch
+
             events = self._watch.events()
             if not any(event.mask & (inotify.IN_Q_OVERFLOW | inotify.IN_IGNORED) for event in events):
                 for name in {event.name for event in events}:
@@ -176,7 +176,7 @@ class Leases:
             self._note(name, self._content(name))
 
     def _start_watch(self) -> None:
-        from wirespeed.cni import inotify  # noqa: PLC0415
+        from wirespeed.cni import inotify  # noqa: PLC0415 — loads ctypes, which the first use does not need
 
         changes = inotify.IN_CLOSE_WRITE | inotify.IN_CREATE | inotify.IN_DELETE
         moves = inotify.IN_MOVED_FROM | inotify.IN_MOVED_TO

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,26 @@ def dp_file(base: Path, resource: str, device: str) -> Path:
 def cni_file(base: Path, network: str, container: str, ifname: str) -> Path:
     """Return the path of an attachment's device-info; `network` is "namespace/name". Cuts long names in front."""
     return base / "cni" / f"{network.replace('/', '-')}-{container}_{ifname}"[-_LONGEST:]
+
+
+def requested(runtime_config: Mapping[str, Any], base: Path) -> str:
+    """Return the path in CNIDeviceInfoFile of a `runtimeConfig`, "" if it is not given.
+
+    The path must be below `base`, the device-info folder: root writes the file, and a network may choose its path.
+    Raises CniError(INVALID_CONFIG).
+    """
+    value = runtime_config.get("CNIDeviceInfoFile")
+    if value is None or value == "":
+        return ""
+    if not isinstance(value, str) or not value.isprintable() or ".." in value.split("/"):
+        raise _wrong("an absolute path", value)
+    if base not in Path(value).parents:
+        raise _wrong(f"a file in {base}", value)
+    return value
+
+
+def _wrong(expected: str, got: object) -> CniError:
+    return CniError(Code.INVALID_CONFIG, f'key "runtimeConfig.CNIDeviceInfoFile": expected {expected}, got {got!r}')
 
 
 def write(path: Path, info: dict[str, Any]) -> None:

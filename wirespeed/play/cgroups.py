@@ -11,7 +11,7 @@ from pathlib import Path
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.play import quantity
 from wirespeed.play.limits import Limits
-from wirespeed.play.undo import Undo
+from wirespeed.steps import Undo
 
 CONTROLLERS = ("memory", "hugetlb")
 _PLACE = "/sys/fs/cgroup"  # where a container sees its own cgroup (v2), or one directory per hierarchy (v1)

@@ -29,8 +29,8 @@ from wirespeed.play.pod import Phase, PodRun, Stage
 from wirespeed.play.sandbox import Runtime
 from wirespeed.play.screen import Screen
 from wirespeed.play.session import Session, write
-from wirespeed.play.undo import Undo
 from wirespeed.state.journal import Journal
+from wirespeed.steps import Undo
 
 TIMED_OUT = 124  # as timeout(1) does
 _READY = 30.0  # seconds for the agent to be ready
@@ -270,7 +270,7 @@ class _Play:
             self._problems.append(self._agent.failure().msg)
         if self._options.out:
             write(self._options.out / "pods.json", report.pods(self._runs))
-        self._problems += self._undo.run()
+        self._problems += map(str, self._undo.run())
         self._problems += self._left()
 
     def _left(self) -> list[str]:

@@ -28,9 +28,9 @@ from wirespeed.play.manifests import Container, ExecAction, Pod, Probe
 from wirespeed.play.process import Mount, Plan, Process
 from wirespeed.play.sandbox import IFNAME, Runtime, Sandbox, pod_arguments
 from wirespeed.play.screen import PodRow, Screen
-from wirespeed.play.undo import Undo
 from wirespeed.play.volumes import Volumes
 from wirespeed.plugins.meta import status
+from wirespeed.steps import Undo
 
 log = logging.getLogger(__name__)
 
@@ -209,7 +209,7 @@ class PodRun:
     def tear_down(self) -> list[str]:
         """Detach the pod and remove everything created for it; return the failures."""
         self._leaving.set()
-        return [f"pod {self.pod.label}: {problem}" for problem in self._undo.run()]
+        return [f"pod {self.pod.label}: {failure}" for failure in self._undo.run()]
 
     # In the pod's threads
 

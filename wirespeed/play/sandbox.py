@@ -19,7 +19,8 @@ from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.plugin import Result
 from wirespeed.cni.request import Request
 from wirespeed.node import ALIASES, PLUGINS
-from wirespeed.play.undo import Undo, run
+from wirespeed.play.programs import run
+from wirespeed.steps import Undo
 
 IFNAME = "eth0"
 _SUFFIXES = (".conf", ".conflist", ".json")

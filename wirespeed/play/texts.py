@@ -98,7 +98,8 @@ def refusal(volume: Volume, containers: Iterable[Container]) -> str:
                 return f"{here}.mode: {problem}"
             if isinstance(item, DownwardItem) and (problem := _item_refusal(item, names)):
                 return f"{here}{problem}"
-    return _mode_refusal(volume.default_mode)
+    problem = _mode_refusal(volume.default_mode)  # a projected volume is not among its parts
+    return problem and f".defaultMode: {problem}"
 
 
 def _parts(volume: Volume) -> Iterator[tuple[str, ConfigMapVolume | DownwardVolume]]:

@@ -14,7 +14,8 @@ from wirespeed.play import quantity, texts
 from wirespeed.play.environment import ConfigMaps, Facts
 from wirespeed.play.manifests import Container, EmptyDir, HostPath, Pod, Volume, hugepages
 from wirespeed.play.process import Mount
-from wirespeed.play.undo import Undo, run
+from wirespeed.play.programs import run
+from wirespeed.steps import Undo
 
 _HOSTS = """\
 # Kubernetes-managed hosts file.

@@ -13,23 +13,26 @@ from pyroute2.netlink.exceptions import NetlinkError
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.host.device import Device
 
-_MODES = ("legacy", "switchdev")  # linux/devlink.h: DEVLINK_ESWITCH_MODE_LEGACY is 0
+_MODES = ("legacy", "switchdev", "switchdev_inactive")  # by number: linux/devlink.h, enum devlink_eswitch_mode
 
 
 def mode(device: Device) -> str:
-    """Return "legacy" or "switchdev"; "legacy" for a PF whose driver has no devlink eswitch."""
+    """Return the kernel's name of the mode; "legacy" for a PF whose driver has no devlink eswitch.
+
+    A mode of a newer kernel, whose name is not known here, is returned as its number.
+    """
     try:
         answers = _request("DEVLINK_CMD_ESWITCH_GET", device, NLM_F_REQUEST)
     except (NetlinkError, OSError):
         return _MODES[0]
-    number = answers[0].get_attr("DEVLINK_ATTR_ESWITCH_MODE") if answers else 0
-    return _MODES[number or 0]
+    number = (answers[0].get_attr("DEVLINK_ATTR_ESWITCH_MODE") if answers else 0) or 0
+    return _MODES[number] if number < len(_MODES) else str(number)
 
 
 def set_mode(device: Device, wanted: str) -> None:
-    """Set the mode. Raises CniError(DEVICE) with the driver's error."""
+    """Set the mode, which is as `mode` returns it. Raises CniError(DEVICE) with the driver's error."""
     where = f"PF {device.address}: eswitch mode {wanted}"
-    chosen = ("DEVLINK_ATTR_ESWITCH_MODE", _MODES.index(wanted))
+    chosen = ("DEVLINK_ATTR_ESWITCH_MODE", _MODES.index(wanted) if wanted in _MODES else int(wanted))
     try:
         _request("DEVLINK_CMD_ESWITCH_SET", device, NLM_F_REQUEST | NLM_F_ACK, chosen)
     except NetlinkError as error:

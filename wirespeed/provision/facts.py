@@ -46,7 +46,7 @@ class Pf:
     """A PF's current state.
 
     `model` is its name in the hardware database, `mtu` is in bytes; `link_type` is "ether", "infiniband" or "",
-    `eswitch` is "legacy" or "switchdev".
+    `eswitch` is as `eswitch.mode` returns it.
     """
 
     address: str

@@ -1,12 +1,14 @@
-"""Plans the steps from the current to the requested state of PFs, and runs them. Each step can be undone."""
+"""Plans the changes from the current to the requested state of PFs, and makes them, or none of them."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
+from wirespeed import steps
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.host import drivers, rtnl
 from wirespeed.host.pci import PciDevice
@@ -16,8 +18,7 @@ from wirespeed.node import NodeConfig
 from wirespeed.provision import eswitch, facts, hold, udev, vdpa
 from wirespeed.provision.facts import Pf, Vf
 from wirespeed.provision.policy import Group, Wanted
-
-log = logging.getLogger(__name__)
+from wirespeed.steps import Step, StepError, Undo
 
 # Seconds for a VF's interface to appear after its driver is bound: igbvf waits 2 s per VF for a PF in reset.
 NETDEV_TIMEOUT = 10.0
@@ -28,92 +29,95 @@ _KEPT = ("driver", "driver_override", "netdev", "up", "mac", "mtu")
 
 
 @dataclass(frozen=True)
-class Step:
+class Change:
     """One change: its description, the function that makes it, and the one that undoes it.
 
-    `undo` is None if undoing an earlier step undoes this one too. `vfs` returns the addresses of the VFs that it
+    `undo` is None if undoing an earlier change undoes this one too. `vfs` returns the addresses of the VFs that it
     changes, which must be unused then. The interfaces of `new` VFs may not have appeared yet.
     """
 
-    text: str
+    what: str
     do: Callable[[], None]
     undo: Callable[[], None] | None = None
     vfs: Callable[[], Collection[str]] = tuple
     new: bool = False
 
+    def step(self, config: NodeConfig) -> Step:
+        """Return the step that makes the change while its VFs are locked and unused."""
+
+        def do(undo: Undo) -> None:
+            with _of_device(), hold.unused(self.vfs(), config, arriving=self.new):
+                if self.undo is not None:
+                    undo.push(self.what, partial(back, self.undo))
+                self.do()
+
+        def back(undo: Callable[[], None]) -> None:
+            with _of_device(), hold.unused(self.vfs(), config, arriving=True):
+                undo()
+
+        return Step(self.what, do)
+
 
 @dataclass(frozen=True)
 class Plan:
-    """The steps in order, and the reasons against them. If `refused` is not empty, no step is run."""
+    """The changes in order, and the reasons against them. If `refused` is not empty, none is made."""
 
-    steps: Sequence[Step] = ()
+    changes: Sequence[Change] = ()
     refused: Sequence[str] = ()
 
 
 def make(wanted: Mapping[str, Wanted], pfs: Iterable[Pf], sysfs: Path = Path("/sys")) -> Plan:
     """Return the plan for the PFs in `wanted` (keys are addresses); other PFs are not changed."""
-    steps: list[Step] = []
+    changes: list[Change] = []
     refused: list[str] = []
     for pf in pfs:
         if pf.address in wanted:
             one = _Planner(pf, wanted[pf.address], sysfs)
-            steps += one.steps()
+            changes += one.changes()
             refused += one.refused
-    return Plan(steps, refused)
+    return Plan(changes, refused)
 
 
 def bind_plan(vfs: Iterable[tuple[Pf, Vf]], device_type: str, sysfs: Path = Path("/sys")) -> Plan:
     """Return the plan that binds VFs to a driver: "netdevice" for the kernel's, or a userspace driver's name."""
-    steps: list[Step] = []
+    changes: list[Change] = []
     refused: list[str] = []
     for pf, vf in vfs:
         planner = _Planner(pf, Wanted(num_vfs=len(pf.vfs)), sysfs)
         group = Group(resource="", policy="", numbers=frozenset({vf.index}), device_type=device_type)
-        steps += planner.of_vf(vf.index, group)
+        changes += planner.of_vf(vf.index, group)
         refused += planner.refused
-    return Plan(steps, refused)
+    return Plan(changes, refused)
 
 
 def carry_out(
     plan: Plan, config: NodeConfig, progress: Callable[[int, Step], None] = lambda _number, _step: None
 ) -> None:
-    """Run the steps; `progress` is called before each. If one fails, it and those before it are undone.
+    """Make the changes; `progress` is called before each. If one fails, it and those before it are undone.
 
-    The plan may be outdated. Before each step that changes VFs, and before its undo, their users are therefore
-    checked again with the VFs locked.
+    The plan may be outdated. Before each change of VFs, and before its undo, their users are therefore checked
+    again with the VFs locked.
     Raises CniError: POLICY for a refused plan, else the failed step's, which names what could not be undone.
     """
     if plan.refused:
         raise CniError(Code.POLICY, "; ".join(plan.refused))
-    begun: list[Step] = []
-    for number, step in enumerate(plan.steps):
-        progress(number, step)
-        try:
-            with hold.unused(step.vfs(), config, arriving=step.new):
-                begun.append(step)
-                step.do()
-        except (CniError, OSError) as error:
-            left = _take_back(reversed(begun), config)
-            also = f"; not taken back: {'; '.join(left)}" if left else "; what was done before it is taken back"
-            code = getattr(error, "code", Code.DEVICE)
-            raise CniError(code, f"{step.text}: {_told(error)}{also}") from error
+    try:
+        steps.carry_out([change.step(config) for change in plan.changes], progress)
+    except StepError as error:
+        also = "" if error.left else "; what was done before it is taken back"
+        raise CniError(error.code, f"{error.what}: {error.msg}{also}") from error
 
 
-def _take_back(steps: Iterable[Step], config: NodeConfig) -> list[str]:
-    """Undo the steps in the given order; return the failures."""
-    left = []
-    for step in steps:
-        if step.undo is None:
-            continue
-        try:
-            with hold.unused(step.vfs(), config, arriving=True):
-                step.undo()
-        except (CniError, OSError) as error:
-            left.append(f"{step.text} ({_told(error)})")
-    return left
+@contextmanager
+def _of_device() -> Iterator[None]:
+    """Turn an OSError, such as that of a write to sysfs, into a CniError(DEVICE)."""
+    try:
+        yield
+    except OSError as error:
+        raise CniError(Code.DEVICE, str(error)) from error
 
 
-def _told(error: CniError | OSError) -> str:
+def _reason(error: CniError | OSError) -> str:
     return error.msg if isinstance(error, CniError) else str(error)
 
 
@@ -130,7 +134,7 @@ class _Planner:
     def device(self) -> PciDevice:
         return PciDevice(self.pf.address, self.sysfs)
 
-    def steps(self) -> Iterator[Step]:
+    def changes(self) -> Iterator[Change]:
         made_anew = False
         if self.wanted.externally_managed:
             self._check_external()
@@ -159,22 +163,24 @@ class _Planner:
     def _refuse(self, why: str) -> None:
         self.refused.append(f"{self.pf.where}: {why}")
 
-    def _raise(self) -> Iterator[Step]:
+    def _raise(self) -> Iterator[Change]:
         """Set the PF up, since VFs of a PF that is down take seconds each to create. Raise its MTU if needed."""
         pf = self.pf
         if not pf.name:
             self._refuse("it has no interface on the host; expected its network driver to be bound")
             return
         if self.wanted.num_vfs and not pf.up:
-            yield Step(f"{pf.where}: up", lambda: _set_link(pf.name, up=True), lambda: _set_link(pf.name, up=False))
+            yield Change(
+                f"{pf.where}: up", lambda: _set_link(pf.name, up=True), lambda: _set_link(pf.name, up=False)
+            )
         if self.wanted.mtu > pf.mtu:
-            yield Step(
+            yield Change(
                 f"{pf.where}: MTU {self.wanted.mtu} (now {pf.mtu})",
                 lambda: _set_link(pf.name, mtu=self.wanted.mtu),
                 lambda: _set_link(pf.name, mtu=pf.mtu),
             )
 
-    def _make_vfs(self) -> Generator[Step, None, bool]:
+    def _make_vfs(self) -> Generator[Change, None, bool]:
         """Change the number of VFs and the eswitch mode; return whether the VFs are recreated.
 
         The kernel changes the number of VFs only via 0, and the mode only without bound VFs. All VFs are removed.
@@ -192,15 +198,15 @@ class _Planner:
         before = len(pf.vfs)
         if before:
             what = f"{pf.where}: remove its {before} VFs"
-            yield Step(what, lambda: self._set_number(0), self._restore_vfs, self._addresses)
+            yield Change(what, lambda: self._set_number(0), self._restore_vfs, self._addresses)
         if switches:
-            yield Step(
+            yield Change(
                 f"{pf.where}: eswitch mode {wanted.eswitch} (now {pf.eswitch})",
                 lambda: eswitch.set_mode(self.device, wanted.eswitch),
                 lambda: eswitch.set_mode(self.device, pf.eswitch),
             )
         if wanted.num_vfs:
-            yield Step(
+            yield Change(
                 f"{pf.where}: make {wanted.num_vfs} VFs",
                 lambda: self._set_number(wanted.num_vfs),
                 lambda: self._set_number(0),
@@ -231,7 +237,7 @@ class _Planner:
                 try:
                     restore(vf)
                 except (CniError, OSError) as error:
-                    left.append(_told(error))
+                    left.append(_reason(error))
         if left:
             raise CniError(Code.DEVICE, "; ".join(left))
 
@@ -242,7 +248,7 @@ class _Planner:
         that names the differences, without the vdpa device.
         """
         device = PciDevice(before.address, self.sysfs)
-        failed = [_told(error) for error in self._restore_settings(before)]
+        failed = [_reason(error) for error in self._restore_settings(before)]
         parts: list[Callable[[], None]] = [lambda: drivers.put_back(device, before.driver, before.driver_override)]
         if before.mac:  # it had an interface
             parts += [
@@ -255,7 +261,7 @@ class _Planner:
             try:
                 part()
             except (CniError, OSError) as error:
-                failed.append(_told(error))
+                failed.append(_reason(error))
         left = self._differences(before)
         if left:
             reasons = f" ({'; '.join(failed)})" if failed else ""
@@ -303,8 +309,8 @@ class _Planner:
 
     # One VF
 
-    def of_vf(self, index: int, group: Group, *, made_anew: bool = False) -> Iterator[Step]:
-        """Yield the steps that give VF number `index` the state that its group requests."""
+    def of_vf(self, index: int, group: Group, *, made_anew: bool = False) -> Iterator[Change]:
+        """Yield the changes that give VF number `index` the state that its group requests."""
         now = None if made_anew else next((vf for vf in self.pf.vfs if vf.index == index), None)
         what = f"{self.pf.where}: VF {index}" + (f" ({now.address})" if now else "")
         kernel = group.device_type == _KERNEL
@@ -319,15 +325,15 @@ class _Planner:
             self._refuse(f"VF {index} ({now.address}) would be changed, and is in use: {now.user}")
             return
         if now is not None and now.vdpa and not (right and vdpa_right):  # unbinding the VF would delete it anyway
-            yield self._no_vdpa_step(what, now)
+            yield self._no_vdpa_change(what, now)
         if not right and not (kernel and made_anew):  # the kernel binds new VFs to its own driver
-            yield self._bind_step(what, index, group.device_type, now)
+            yield self._bind_change(what, index, group.device_type, now)
         if not mtu_right:
-            yield self._mtu_step(what, index, group.mtu, now)
+            yield self._mtu_change(what, index, group.mtu, now)
         if group.vdpa and not (right and vdpa_right):
-            yield self._vdpa_step(what, index, group.vdpa, now)
+            yield self._vdpa_change(what, index, group.vdpa, now)
 
-    def _bind_step(self, what: str, index: int, device_type: str, now: Vf | None) -> Step:
+    def _bind_change(self, what: str, index: int, device_type: str, now: Vf | None) -> Change:
         driver = "" if device_type == _KERNEL else device_type
 
         def do() -> None:
@@ -340,11 +346,11 @@ class _Planner:
 
         told = f" (now {now.driver or 'none'})" if now else ""
         undo = (lambda: self._restore_vf(now)) if now else None
-        return self._step(index, f"{what}: driver {driver or 'its own'}{told}", do, undo, new=now is None)
+        return self._change(index, f"{what}: driver {driver or 'its own'}{told}", do, undo, new=now is None)
 
-    def _mtu_step(self, what: str, index: int, mtu: int, now: Vf | None) -> Step:
+    def _mtu_change(self, what: str, index: int, mtu: int, now: Vf | None) -> Change:
         told = f" (now {now.mtu})" if now and now.mtu else ""
-        return self._step(
+        return self._change(
             index,
             f"{what}: MTU {mtu}{told}",
             lambda: _set_link(_netdev(self._vf(index)).name, mtu=mtu),
@@ -352,7 +358,7 @@ class _Planner:
             new=now is None,
         )
 
-    def _vdpa_step(self, what: str, index: int, kind: str, now: Vf | None) -> Step:
+    def _vdpa_change(self, what: str, index: int, kind: str, now: Vf | None) -> Change:
         def do() -> None:
             address = self._vf(index).address
             vdpa.make(f"pci/{address}", f"vdpa:{address}", kind, self.sysfs)
@@ -360,17 +366,17 @@ class _Planner:
         def undo() -> None:
             vdpa.delete(f"vdpa:{self._vf(index).address}", self.sysfs)
 
-        return self._step(index, f"{what}: vdpa device of type {kind}", do, undo, new=now is None)
+        return self._change(index, f"{what}: vdpa device of type {kind}", do, undo, new=now is None)
 
-    def _no_vdpa_step(self, what: str, now: Vf) -> Step:
-        return self._step(
+    def _no_vdpa_change(self, what: str, now: Vf) -> Change:
+        return self._change(
             now.index,
             f"{what}: remove its vdpa device {now.vdpa} (type {now.vdpa_type})",
             lambda: vdpa.delete(now.vdpa, self.sysfs),
             lambda: self._restore_vdpa(now),
         )
 
-    def _step(
+    def _change(
         self,
         index: int,
         text: str,
@@ -378,9 +384,9 @@ class _Planner:
         undo: Callable[[], None] | None = None,
         *,
         new: bool = False,
-    ) -> Step:
-        """Return a step that changes one VF."""
-        return Step(text, do, undo, lambda: [self._vf(index).address], new)
+    ) -> Change:
+        """Return a change of one VF."""
+        return Change(text, do, undo, lambda: [self._vf(index).address], new)
 
     def _vf(self, index: int) -> PciDevice:
         for number, address in self.device.virtual_functions():

@@ -99,13 +99,18 @@ class Journal:
             raise CniError(Code.IO_FAILURE, f"journal {path}: {error}") from error
 
     def _open(self) -> None:
-        self._db = sqlite3.connect(self.path, timeout=10, isolation_level=None, check_same_thread=False)
-        self.path.chmod(0o600)
-        stat = self.path.stat()
-        self._file = stat.st_dev, stat.st_ino
-        # The file is on tmpfs: it survives a killed process anyway, and no sync would make it survive a reboot.
-        self._db.execute("PRAGMA journal_mode=WAL")
-        self._db.execute("PRAGMA synchronous=OFF")
+        """Open the file at `path`. If that fails, the connection that was used before stays in use."""
+        db = sqlite3.connect(self.path, timeout=10, isolation_level=None, check_same_thread=False)
+        try:
+            self.path.chmod(0o600)
+            stat = self.path.stat()
+            # The file is on tmpfs: it survives a killed process anyway; no sync would make it survive a reboot.
+            db.execute("PRAGMA journal_mode=WAL")
+            db.execute("PRAGMA synchronous=OFF")
+        except BaseException:
+            db.close()
+            raise
+        self._db, self._file = db, (stat.st_dev, stat.st_ino)
 
     def close(self) -> None:
         with self._lock:
@@ -125,23 +130,34 @@ class Journal:
         """Write the file again if another program removed it; return whether it was written.
 
         If another file has taken its place, that file is left alone: `check_usable` reports it.
-        Raises CniError(IO_FAILURE).
+        Raises CniError(IO_FAILURE); the next call tries again, with all that was written until then.
         """
         if self.path.exists():
             return False
-        new = self.path.with_name(f"{self.path.name}~")
         with self._lock:
+            removed = self._db  # it has all rows, and stays in use until the new file is open
             try:
-                self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-                new.unlink(missing_ok=True)
-                with closing(sqlite3.connect(new)) as copy:
-                    self._db.backup(copy)
-                self._db.close()  # before the rename, as this deletes the write-ahead log of that name
-                new.rename(self.path)
-                self._open()
+                self._replace_by_copy()
             except (OSError, sqlite3.Error) as error:
                 raise CniError(Code.IO_FAILURE, f"journal {self.path}: {error}") from error
+            removed.close()
         return True
+
+    def _replace_by_copy(self) -> None:
+        """Write a copy of the database to `path`, and open it. Raises OSError and sqlite3.Error."""
+        new = self.path.with_name(f"{self.path.name}~")
+        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        new.unlink(missing_ok=True)
+        with closing(sqlite3.connect(new)) as copy:
+            self._db.backup(copy)
+        for suffix in ("-wal", "-shm"):  # the removed file's, which the new one must not share
+            self.path.with_name(f"{self.path.name}{suffix}").unlink(missing_ok=True)
+        new.rename(self.path)
+        try:
+            self._open()
+        except BaseException:
+            self.path.unlink(missing_ok=True)  # so that the next call writes it again
+            raise
 
     def check_usable(self) -> None:
         """Raise CniError(IO_FAILURE) if changes cannot be written, or the open file is not the one at `path`."""

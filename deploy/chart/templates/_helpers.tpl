@@ -31,6 +31,16 @@ app.kubernetes.io/instance: {{ $root.Release.Name }}
 app.kubernetes.io/component: {{ index . 1 }}
 {{- end -}}
 
+{{/* The pod selector of all agents, for their metrics. Their component is different in each node group; the name and
+     the instance alone would also select the pods that uninstall. */}}
+{{- define "wirespeed.withMetrics" -}}
+app.kubernetes.io/name: {{ .Chart.Name }}
+{{- if not .Values.plain }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+wirespeed/metrics: "true"
+{{- end -}}
+
 {{- define "wirespeed.image" -}}
 {{- with .Values.image -}}
 {{- .repository }}:{{ default $.Chart.AppVersion .tag }}{{ if .digest }}@{{ .digest }}{{ end -}}

@@ -40,15 +40,25 @@ struct ws_eal {
 
 /* Memory that is freed with the pod */
 
-static void *grab(struct ws_eal *pod, size_t size)
+/* Returns zeroed memory, NULL if there is none: for callers that have something to release first. */
+static void *try_grab(struct ws_eal *pod, size_t size)
 {
 	struct block *block = calloc(1, sizeof(*block) + size);
 
 	if (!block)
-		longjmp(pod->no_memory, 1);
+		return NULL;
 	block->next = pod->blocks;
 	pod->blocks = block;
 	return block->data;
+}
+
+static void *grab(struct ws_eal *pod, size_t size)
+{
+	void *data = try_grab(pod, size);
+
+	if (!data)
+		longjmp(pod->no_memory, 1);
+	return data;
 }
 
 static char *copied(struct ws_eal *pod, const char *text, size_t length)
@@ -79,16 +89,20 @@ static char *formatted(struct ws_eal *pod, const char *format, ...)
 /* Returns the text of a file, "" if it cannot be read. */
 static char *read_file(struct ws_eal *pod, const char *path)
 {
-	FILE *file = fopen(path, "re");
 	char *text = grab(pod, 1);
+	FILE *file = fopen(path, "re");
 	char piece[4096];
 	size_t length = 0, got;
 
 	if (!file)
 		return text;
 	while ((got = fread(piece, 1, sizeof(piece), file)) > 0) {
-		char *longer = grab(pod, length + got + 1);
+		char *longer = try_grab(pod, length + got + 1);
 
+		if (!longer) {
+			fclose(file);
+			longjmp(pod->no_memory, 1);
+		}
 		memcpy(longer, text, length);
 		memcpy(longer + length, piece, got);
 		text = longer;
@@ -611,43 +625,49 @@ static int is_data_file(const struct dirent *entry)
 	return !strncmp(entry->d_name, "configData-", 11) && ends_with(entry->d_name, ".json");
 }
 
+/* Returns the sorted names of a folder's entries that `wanted` accepts; ends with NULL. */
+static const char **names_in(struct ws_eal *pod, const char *folder, int (*wanted)(const struct dirent *))
+{
+	struct dirent **entries = NULL;
+	int count = scandir(folder, &entries, wanted, by_name), complete;
+	const char **names = try_grab(pod, ((size_t)(count > 0 ? count : 0) + 1) * sizeof(*names));
+
+	complete = names != NULL;
+	for (int i = 0; i < count; i++) {
+		size_t size = strlen(entries[i]->d_name) + 1;
+		char *name = complete ? try_grab(pod, size) : NULL;
+
+		if (name)
+			names[i] = memcpy(name, entries[i]->d_name, size);
+		else
+			complete = 0;
+		free(entries[i]);
+	}
+	free(entries);
+	if (!complete)
+		longjmp(pod->no_memory, 1);
+	return names;
+}
+
 static void take_place(struct ws_eal *pod, struct data_file **files, const char *place)
 {
-	struct dirent **entries;
 	struct stat stat_of;
-	int count;
 
 	if (stat(place, &stat_of) || !S_ISDIR(stat_of.st_mode)) {
 		take_file(pod, files, place, 1);
 		return;
 	}
-	count = scandir(place, &entries, is_data_file, by_name);
-	for (int i = 0; i < count; i++) {
-		const char *end = ends_with(place, "/") ? "" : "/";
-		const char *path = formatted(pod, "%s%s%s", place, end, entries[i]->d_name);
-
-		free(entries[i]);
-		take_file(pod, files, path, 0);
-	}
-	if (count >= 0)
-		free(entries);
+	for (const char **name = names_in(pod, place, is_data_file); *name; name++)
+		take_file(pod, files, formatted(pod, "%s%s%s", place, ends_with(place, "/") ? "" : "/", *name), 0);
 }
 
 /* Reads the devices' directories of vhost-user pools. */
 static void take_pool(struct ws_eal *pod, struct data_file **files)
 {
 	const char *folder = formatted(pod, "%s/run/vhost-user", pod->sources.root);
-	struct dirent **entries;
-	int count = scandir(folder, &entries, is_entry, by_name);
 
-	for (int i = 0; i < count; i++) {
-		const char *path = formatted(pod, "%s/%s", folder, entries[i]->d_name);
-
-		free(entries[i]);
-		take_place(pod, files, path);
-	}
-	if (count >= 0)
-		free(entries);
+	for (const char **name = names_in(pod, folder, is_entry); *name; name++)
+		take_place(pod, files, formatted(pod, "%s/%s", folder, *name));
 }
 
 static void add_files(struct ws_eal *pod, const char *mapped)

@@ -152,6 +152,17 @@ def test_chart_of_a_release_is_the_same_whenever_it_is_packaged(
     assert helm.objects(chart=tmp_path / "one/chart.tgz") == helm.objects()
 
 
+def test_packaged_chart_is_installed_with_its_own_presets(helm: Helm, tmp_path: Path) -> None:
+    assert helm.run("package", str(CHART), f"--destination={tmp_path}").returncode == 0
+    (package,) = tmp_path.glob("*.tgz")
+    shutil.unpack_archive(package, tmp_path, filter="data")
+    chart = tmp_path / "wirespeed"
+    assert {path.name for path in (chart / "presets").iterdir()} == {path.name for path in PRESETS}
+    files = ("k3s", "flannel")
+    unpacked = helm.objects(*(f"--values={chart}/presets/{name}.yaml" for name in files), chart=chart)
+    assert unpacked == helm.objects(*(preset(name) for name in files))
+
+
 def test_every_value_is_documented_and_in_the_schema(helm: Helm) -> None:
     given = kubeyaml.load((CHART / "values.yaml").read_text())
     known = json.loads((CHART / "values.schema.json").read_text())["properties"]
@@ -267,6 +278,21 @@ def test_groups_of_nodes_have_agents_of_their_own_and_no_node_has_two(helm: Helm
         assert volume["configMap"]["name"] == each["metadata"]["name"]
 
 
+def test_probes_of_a_group_use_its_agents_socket(helm: Helm, tmp_path: Path) -> None:
+    groups = {"own": {"agent": {"socket": "/run/wirespeed/own.sock"}}, "same": {}}
+    for everywhere in ("", "/run/wirespeed/all.sock"):
+        agent = {"socket": everywhere} if everywhere else {}
+        given = {"agent": agent, "nodeGroups": {"label": "example.com/nic", "groups": groups}}
+        objects = helm.objects(values(tmp_path, given))
+        probed = {}
+        for name in ("wirespeed", "wirespeed-own", "wirespeed-same"):
+            (container,) = pod_of(objects, name)["containers"]
+            env = {each["name"]: each.get("value") for each in container["env"]}
+            probed[name] = env.get("WIRESPEED_SOCKET", NodeConfig().socket)
+            assert probed[name] == config_of(objects, name).socket
+        assert set(probed.values()) == {everywhere or NodeConfig().socket, "/run/wirespeed/own.sock"}
+
+
 def _runs_on(node: dict[str, str], pod: Object) -> bool:
     """Whether a pod's nodeSelector and node affinity (In, NotIn, Exists) match a node with these labels."""
 
@@ -376,6 +402,24 @@ def test_monitors_find_the_agents_port(helm: Helm) -> None:
     assert by_pod["selector"]["matchLabels"].items() <= labels.items()
     assert by_service["endpoints"][0]["port"] == service["spec"]["ports"][0]["name"] == "metrics"
     assert by_pod["podMetricsEndpoints"][0]["port"] == "metrics"
+
+
+def test_monitors_select_the_agents_of_all_groups_and_no_other_pods(helm: Helm, tmp_path: Path) -> None:
+    monitors = {"serviceMonitor": {"enabled": True}, "podMonitor": {"enabled": True}}
+    objects = helm.objects(values(tmp_path, {**ALL_VALUES, "metrics": {"enabled": True, **monitors}}))
+    selectors = [
+        named(objects, "Service")["spec"]["selector"],
+        named(objects, "PodMonitor")["spec"]["selector"]["matchLabels"],
+    ]
+    templates = {
+        (each["kind"], each["metadata"]["name"]): each["spec"]["template"]["metadata"]["labels"]
+        for each in objects
+        if each["kind"] in {"DaemonSet", "Job"}
+    }
+    assert len(templates) == 7  # three groups' agents and removers, and the Job
+    for selector in selectors:
+        selected = {each for each, labels in templates.items() if selector.items() <= labels.items()}
+        assert selected == {("DaemonSet", f"wirespeed{suffix}") for suffix in ("", "-e810", "-none")}
 
 
 def test_namespace_lets_privileged_pods_in_and_outlives_the_release(helm: Helm) -> None:

@@ -271,6 +271,7 @@ def _host(**vhost: str) -> Iterator[Host]:
         state=str(folder / "run/state.db"),
         leases=str(folder / "leases"),
         kubelet=str(folder / "kubelet"),
+        devinfo=str(folder / "devinfo"),
         cluster=ClusterConfig(manifests=str(folder / "manifests")),
         vhost=VhostConfig(sockets=str(folder / "sockets"), userspace_dir=str(folder / "usrspcni"), **vhost),
     )

@@ -14,6 +14,7 @@ from tests.node.calling import until
 from tests.node.conftest import Netns
 from tests.node.vhost.conftest import Host, Testpmd
 from wirespeed.cni.errors import CniError, Code
+from wirespeed.plugins.vhost.direct import Direct
 
 BURSTS = 3  # of 32 packets: less than a ring holds, so none is lost
 PACKETS = 32 * BURSTS
@@ -109,6 +110,88 @@ def test_a_third_pod_is_refused_and_a_freed_end_is_given_again(
     for pod in (second, third):
         lone_host.check(link, pod)
         lone_host.delete(link, pod)
+
+
+def test_del_that_cannot_remove_the_device_info_frees_the_address_and_is_finished_by_the_next(
+    lone_host: Host, link: dict[str, Any], netns: Pods
+) -> None:
+    pod, info = netns(), lone_host.folder / "devinfo/cni/link"
+    conf = link | {"runtimeConfig": {"CNIDeviceInfoFile": str(info)}}
+    lone_host.add(conf, pod)
+    info.unlink()
+    info.mkdir()
+    with pytest.raises(CniError, match=f"device-info file {info}: Is a directory"):
+        lone_host.delete(conf, pod)
+    assert lone_host.leases() == []
+    with pytest.raises(CniError, match=f"device-info file {info}: Is a directory"):
+        lone_host.gc(conf, [])
+    assert len(lone_host.node.journal.claims()) == 1
+    info.rmdir()
+    lone_host.delete(conf, pod)
+    assert lone_host.left() == []
+
+
+def refuse(*_: object, **__: object) -> None:
+    raise CniError(Code.DEVICE, "the switch refuses")
+
+
+def test_del_undoes_the_rest_if_the_switch_refuses_and_is_finished_by_the_next(
+    lone_host: Host, link: dict[str, Any], netns: Pods, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pod, info = netns(), lone_host.folder / "devinfo/cni/link"
+    conf = link | {"runtimeConfig": {"CNIDeviceInfoFile": str(info)}}
+    lone_host.add(conf, pod)
+    data = lone_host.data_file(conf, pod)
+    assert data.exists()
+    with monkeypatch.context() as refusing:
+        refusing.setattr(Direct, "remove", refuse)
+        with pytest.raises(CniError, match=r"^the switch refuses$"):
+            lone_host.delete(conf, pod)
+    assert not info.exists()
+    assert not data.exists()
+    assert lone_host.leases() == []
+    assert [claim.step for claim in lone_host.node.journal.claims()] == ["attached"]
+    lone_host.delete(conf, pod)
+    assert lone_host.left() == []
+
+
+def test_del_reports_every_part_that_failed(
+    lone_host: Host, link: dict[str, Any], netns: Pods, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pod, info = netns(), lone_host.folder / "devinfo/cni/link"
+    conf = link | {"runtimeConfig": {"CNIDeviceInfoFile": str(info)}}
+    lone_host.add(conf, pod)
+    info.unlink()
+    info.mkdir()
+    with monkeypatch.context() as refusing:
+        refusing.setattr(Direct, "remove", refuse)
+        with pytest.raises(CniError, match=r"^the switch refuses; also device-info file"):
+            lone_host.delete(conf, pod)
+    info.rmdir()
+    lone_host.delete(conf, pod)
+
+
+def test_failed_add_frees_its_address_if_the_switch_refuses_the_removal(
+    lone_host: Host, link: dict[str, Any], netns: Pods, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pod = netns()
+    with monkeypatch.context() as refusing:
+        refusing.setattr(Direct, "add", refuse)
+        refusing.setattr(Direct, "remove", refuse)
+        with pytest.raises(CniError, match=r"^the switch refuses$"):
+            lone_host.add(link, pod)
+    assert lone_host.leases() == []
+    lone_host.delete(link, pod)
+    assert lone_host.left() == []
+
+
+def test_status_reports_a_journal_whose_file_is_gone(lone_host: Host, link: dict[str, Any]) -> None:
+    journal = lone_host.node.journal.path
+    lone_host.status(link)
+    journal.rename(journal.with_suffix(".away"))
+    with pytest.raises(CniError, match=f"journal {journal}: No such file") as caught:
+        lone_host.status(link)
+    assert caught.value.code == Code.UNAVAILABLE
 
 
 def test_the_end_of_a_pod_that_is_gone_without_a_del_is_freed(

@@ -35,8 +35,8 @@ def socket_of(result: dict[str, Any]) -> Path:
     return Path(result["interfaces"][0]["socketPath"])
 
 
-def test_a_port_is_made_as_asked_and_removed(switch: Switch, host: Host, netns: Pods, tmp_path: Path) -> None:
-    pod, info = netns(), tmp_path / "info.json"
+def test_a_port_is_made_as_asked_and_removed(switch: Switch, host: Host, netns: Pods) -> None:
+    pod, info = netns(), host.folder / "devinfo/cni/info.json"
     conf = network(mtu=9000, queues=2) | {
         "mac": "02:00:00:00:00:07",
         "runtimeConfig": {"CNIDeviceInfoFile": str(info)},
@@ -297,12 +297,10 @@ def test_without_an_address_nothing_is_left(switch: Switch, host: Host, netns: P
     host.delete(conf, pods[0])
 
 
-def test_a_device_info_file_that_cannot_be_written_undoes_the_port(
-    switch: Switch, host: Host, netns: Pods, tmp_path: Path
-) -> None:
-    (tmp_path / "file").touch()
+def test_a_device_info_file_that_cannot_be_written_undoes_the_port(switch: Switch, host: Host, netns: Pods) -> None:
+    (host.folder / "devinfo").touch()
     conf = network(bridge={"bridgeName": "made", "create": True}) | {
-        "runtimeConfig": {"CNIDeviceInfoFile": str(tmp_path / "file/info.json")}
+        "runtimeConfig": {"CNIDeviceInfoFile": str(host.folder / "devinfo/info.json")}
     }
     with pytest.raises(CniError, match="device-info file"):
         host.add(conf, netns())

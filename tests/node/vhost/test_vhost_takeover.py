@@ -15,12 +15,12 @@ from tests import multusfiles, userspacefiles
 from tests.node.calling import DONE, Call
 from tests.node.conftest import Agent, Netns
 from tests.node.vhost.conftest import Host, Switch, network
-from wirespeed.agent.install import caches
-from wirespeed.agent.install.steps import execute
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.node import NodeConfig, VhostConfig, load_config
 from wirespeed.plugins.vhost import takeover
 from wirespeed.plugins.vhost.sockets import Folder
+from wirespeed.steps import carry_out
+from wirespeed.takeover import caches
 
 MakeNetns = Callable[[], Netns]
 UID = "0f3c2e1a-7b5d-4c1e-9f64-1c2d3e4f5a6b"
@@ -205,7 +205,7 @@ def test_port_goes_with_a_pod_that_multus_attached(
     where = NodeConfig(vhost=VhostConfig(userspace_dir=vhost["userspaceDir"]))
     found = caches.read_multus(base, where, configuration="multus", version="1.0.0", path=("/usr/lib/cni",))
     assert found.problems == []
-    execute(list(caches.take_over(found, load_config(agent.config))), lambda _: None)
+    carry_out(caches.take_over(found, load_config(agent.config)))
     agent = agent_process(folder=agent.config.parent, **more)
     environ = agent.environ(
         "DEL", attached.container, CNI_NETNS=pod.path, CNI_IFNAME="eth0", CNI_PATH="/usr/lib/cni"

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import os
 import select
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from wirespeed.agent.install import steps
-from wirespeed.agent.install.steps import Step, Undo, kept
+from wirespeed import steps
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.node import ALIASES
+from wirespeed.steps import Step, Undo, carry_out, kept
+from wirespeed.takeover.record import PEERS
 
 OWN_NAMES = sorted(name for name in ALIASES if name.startswith("wirespeed"))
-# The names that the shim takes, by the tool that is replaced.
-PEERS = {"multus": ("multus", "multus-shim"), "sriov-cni": ("sriov",), "userspace-cni": ("userspace",)}
-
 _MOST = 8 << 20  # bytes of a shim
 _MARK = b"wirespeed: a CNI plugin, called by a container runtime"  # a string in shim/wirespeed-cni.c
 
@@ -68,10 +67,11 @@ def names_of(peers: Iterable[str]) -> list[str]:
 def take_back(path: Path, shim: bytes) -> None:
     """Put the shim back at the path. The file that is there is kept, instead of the one kept before.
 
-    A process that still writes that file continues to write the kept one. Raises OSError.
+    A process that still writes that file continues to write the kept one. Raises CniError.
     """
     there = path.is_symlink() or path.exists()
-    (steps.replace if there else steps.write)(path, shim, 0o755, "").do()
+    change = steps.replace if there else steps.write
+    carry_out([change(path, shim, 0o755, f"put the shim at {path}")])
 
 
 def take_away(folder: Path) -> Iterator[Step]:
@@ -104,11 +104,10 @@ def is_shim(path: Path) -> bool:
 def await_calls(folder: Path, replace: Iterable[str], seconds: float) -> Step:
     """Wait until running calls of the replaced executables end: they still write state that is taken over next."""
 
-    def do() -> Undo:
+    def do(_undo: Undo) -> None:
         until = time.monotonic() + seconds
         for name in names_of(replace):
             _await_processes(kept(folder / name), until)
-        return lambda: None
 
     return Step("wait for calls of the replaced plugins to end", do)
 
@@ -126,8 +125,9 @@ def _await_processes(executable: Path, until: float) -> None:
         try:
             # Read after the pidfd was opened: if the process still exists then, the PID was not reused.
             if os.path.samestat(os.stat(f"/proc/{pid}/exe"), wanted):
-                left = max(0.0, until - time.monotonic())
-                if not select.select([process], [], [], left)[0]:
+                poller = select.poll()  # select(2) fails for descriptors above 1023
+                poller.register(process, select.POLLIN)
+                if not poller.poll(math.ceil(1000 * max(0.0, until - time.monotonic()))):
                     raise CniError(Code.TRY_AGAIN_LATER, f"{executable}: process {pid} of it does not end")
         except (FileNotFoundError, ProcessLookupError, PermissionError):
             continue  # it has ended, is a kernel thread, or cannot be inspected and so is none of a runtime's

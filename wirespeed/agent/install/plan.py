@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Callable, Iterable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -14,17 +13,19 @@ from typing import Any
 
 import msgspec
 
-from wirespeed.agent import cniconf, multus
-from wirespeed.agent.install import binaries, caches, demands, record, steps
-from wirespeed.agent.install.record import MultusFiles, Record
-from wirespeed.agent.install.steps import Step, Undo, execute, kept
+from wirespeed import steps
+from wirespeed.agent import cniconf
+from wirespeed.agent.install import binaries, demands
 from wirespeed.agent.listener import only_agent
 from wirespeed.cni import versions
-from wirespeed.cni.chain import canonical, load_network
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.kube import kubeyaml
 from wirespeed.node import NodeConfig, load_config
 from wirespeed.plugins.meta.config import OWN_TYPE
+from wirespeed.steps import Step, Undo, kept
+from wirespeed.takeover import caches, multus, record
+from wirespeed.takeover.multus import RuntimeConf
+from wirespeed.takeover.record import PEERS, MultusFiles, Record
 
 _CALL_TIME = 90.0  # seconds for calls of replaced plugins to end; runtimes give up on them earlier
 _SHOWN = 5  # pods that a message names; the others are only counted
@@ -35,7 +36,7 @@ _CNI_CONFIG_DIR = Path("/etc/cni/net.d")
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Paths on the node, and the tools of `binaries.PEERS` to replace."""
+    """Paths on the node, and the tools of `record.PEERS` to replace."""
 
     shim: Path
     bin_dir: Path = Path("/opt/cni/bin")
@@ -47,8 +48,8 @@ class Options:
     unit: Path | None = None  # template of the systemd unit; None writes none
     unit_dir: Path = Path("/etc/systemd/system")
     command: str = _COMMAND  # the command that the unit starts
-    multus_dir: Path | None = None  # Multus' state; default: as in its configuration, else Multus' default
-    sriov_dir: Path = Path("/var/lib/cni/sriov")  # sriov-cni's state
+    multus_dir: Path | None = None  # Multus' state; see _multus_dir
+    sriov_dir: Path | None = None  # sriov-cni's state; see _sriov_dir
     force: bool = False  # continue even if something cannot be taken over or given back
 
 
@@ -80,25 +81,13 @@ def no_agent(config: NodeConfig) -> Iterator[None]:
 # Installation
 
 
-@dataclass(frozen=True)
-class _MultusConf:
-    """The CNI configuration by which the runtime calls Multus."""
-
-    path: Path
-    raw: dict[str, Any]
-
-    @property
-    def name(self) -> str:
-        return str(self.raw.get("name") or multus.NETWORK_NAME)
-
-
 def installation(options: Options) -> Plan:
     """Plan the installation of wirespeed on the node; no steps if it is already installed like that.
 
     Raises CniError that says why it cannot be installed.
     """
     shim = binaries.read_shim(options.shim)
-    theirs = _multus_conf(options.cni_config_dir) if "multus" in options.replace else None
+    theirs = multus.find(options.cni_config_dir) if "multus" in options.replace else None
     translation = _translation(options, theirs)
     plan, text = _configuration(options, translation, theirs)
     if text is not None:
@@ -140,7 +129,7 @@ def _giving_back(plan: Plan, options: Options) -> list[str]:
                 f"({_first(sorted(held))}); run this again then, or use --force"
             )
             continue
-        plan.steps += binaries.give_back(Path(before.bin_dir), binaries.PEERS[peer])
+        plan.steps += binaries.give_back(Path(before.bin_dir), PEERS[peer])
         plan.alone = True
     return staying
 
@@ -149,45 +138,16 @@ def _first(names: list[str], between: str = ", ") -> str:
     return between.join([*names[:_SHOWN], *([f"and {len(names) - _SHOWN} more"] if len(names) > _SHOWN else [])])
 
 
-def _multus_conf(folder: Path) -> _MultusConf | None:
-    """Return the first configuration of Multus. Raises CniError if one named *multus* cannot be read."""
-    for path in sorted(folder.glob("*")) if folder.is_dir() else []:
-        if path.suffix not in {".conf", ".conflist", ".json"}:
-            continue
-        try:
-            raw = json.loads(path.read_bytes())
-            kinds = load_network(raw, name=path.stem, version=versions.LATEST).kinds
-        except (ValueError, RecursionError, CniError) as error:
-            if "multus" in path.name:
-                raise CniError(Code.INVALID_CONFIG, f"{path}: cannot be read: {error}") from error
-            continue
-        if kinds[0] in binaries.PEERS["multus"]:
-            return _MultusConf(path, canonical(raw))
-    return None
-
-
-def _translation(options: Options, theirs: _MultusConf | None) -> multus.Translation:
+def _translation(options: Options, theirs: RuntimeConf | None) -> multus.Translation:
     """Translate Multus' configurations. The daemon's takes precedence, except for the name of the network."""
     said = multus.said_by(theirs.raw) if theirs else {}
-    daemon = _daemon_config(options.daemon_config) if options.daemon_config else {}
+    daemon = multus.read_daemon(options.daemon_config) if options.daemon_config else {}
     name = {"name": theirs.name} if theirs else {}
     return multus.translate({**said, **daemon, **name})
 
 
-def _daemon_config(path: Path) -> dict[str, Any]:
-    try:
-        raw = json.loads(path.read_bytes())
-    except OSError as error:
-        raise CniError(Code.IO_FAILURE, f"{path}: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise CniError(Code.INVALID_CONFIG, f"{path}: not JSON: {error}") from error
-    if not isinstance(raw, dict):
-        raise CniError(Code.INVALID_CONFIG, f"{path}: expected a JSON object, got {type(raw).__name__}")
-    return raw
-
-
 def _configuration(
-    options: Options, translation: multus.Translation, theirs: _MultusConf | None
+    options: Options, translation: multus.Translation, theirs: RuntimeConf | None
 ) -> tuple[Plan, bytes | None]:
     """Return a plan with the agent's configuration only, and the text to write if there is no such file yet."""
     document = deepcopy(translation.document) if "multus" in options.replace else {"autoconf": {}}
@@ -225,7 +185,7 @@ def _converted(document: dict[str, Any], path: Path) -> NodeConfig:
     return config
 
 
-def _pinned(autoconf: dict[str, Any], theirs: _MultusConf) -> dict[str, str]:
+def _pinned(autoconf: dict[str, Any], theirs: RuntimeConf) -> dict[str, str]:
     """Return the key `primary` with the file that Multus uses, if autoconf would choose another one; else {}."""
     file = Path(str(multus.said_by(theirs.raw).get("clusterNetwork", ""))).name
     where = _converted({"autoconf": autoconf}, theirs.path).autoconf
@@ -254,10 +214,11 @@ def _taking_over(options: Options, noted: Record, config: NodeConfig, switched: 
             )
         return found
 
-    def take() -> Undo:
+    def take(undo: Undo) -> None:
         # Read again: calls that were running meanwhile have written more.
-        steps_of = [step for found in look() for step in caches.take_over(found, config)]
-        return execute(steps_of, lambda _: None)
+        for found in look():
+            for step in caches.take_over(found, config):
+                step.do(undo)
 
     there = [taken.what for found in look() for taken in found.taken]
     if not there and not switched:
@@ -272,34 +233,50 @@ def _noted(
     replaced: Iterable[str],
     config: NodeConfig,
     translation: multus.Translation,
-    theirs: _MultusConf | None,
+    theirs: RuntimeConf | None,
 ) -> Record:
     """Return the record of this installation."""
+    before = record.read(config) or Record()
     return Record(
         bin_dir=str(options.bin_dir.absolute()),
         replaced=tuple(sorted(replaced)),
-        sriov_dir=str(options.sriov_dir.absolute()),
-        multus=_multus_files(options, config, translation, theirs) if "multus" in replaced else None,
+        sriov_dir=str(_sriov_dir(options, before)),
+        multus=_multus_files(options, before, config, translation, theirs) if "multus" in replaced else None,
     )
 
 
 def _multus_files(
-    options: Options, config: NodeConfig, translation: multus.Translation, theirs: _MultusConf | None
+    options: Options,
+    before: Record,
+    config: NodeConfig,
+    translation: multus.Translation,
+    theirs: RuntimeConf | None,
 ) -> MultusFiles:
-    folder = options.multus_dir.absolute() if options.multus_dir else None
-    before = record.read(config)
-    if theirs is None and before is not None and before.multus is not None:  # we replaced its file already
-        return msgspec.structs.replace(before.multus, folder=str(folder or before.multus.folder))
+    folder = str(_multus_dir(options, before, translation.cni_dir))
+    if theirs is None and before.multus is not None:  # we replaced its file already
+        return msgspec.structs.replace(before.multus, folder=folder)
     version = multus.said_by(theirs.raw).get("cniVersion") if theirs else None
     return MultusFiles(
-        folder=str(folder or translation.cni_dir),
+        folder=folder,
         configuration=_network_name(config, theirs),
         version=version if version in versions.SUPPORTED else versions.IMPLIED,
         path=(translation.bin_dir or str(options.bin_dir),),
     )
 
 
-def _network_name(config: NodeConfig, theirs: _MultusConf | None) -> str:
+def _multus_dir(options: Options, before: Record, default: str) -> Path:
+    """Return Multus' state directory: as the option says, else as the last installation recorded it."""
+    if options.multus_dir:
+        return options.multus_dir.absolute()
+    return Path(before.multus.folder if before.multus else default)
+
+
+def _sriov_dir(options: Options, before: Record) -> Path:
+    """Return sriov-cni's state directory: as the option says, else as recorded, else sriov-cni's default."""
+    return options.sriov_dir.absolute() if options.sriov_dir else Path(before.sriov_dir)
+
+
+def _network_name(config: NodeConfig, theirs: RuntimeConf | None) -> str:
     """Return the name of the configuration with which the runtime will call us."""
     if config.autoconf is not None:
         if config.autoconf.network_name:
@@ -342,15 +319,16 @@ def removal(options: Options) -> Plan:
     """
     config = load_config(options.config) if options.config.exists() else NodeConfig()
     plan = Plan(config=config, alone=True)
-    cni_dir = options.multus_dir or Path(multus.CNI_DIR)
-    alone = caches.ours_alone(cni_dir, options.sriov_dir, config)
+    before = record.read(config) or Record()
+    multus_dir, sriov_dir = _multus_dir(options, before, multus.CNI_DIR), _sriov_dir(options, before)
+    alone = caches.ours_alone(multus_dir, sriov_dir, config)
     if alone:
         text = f"{len(alone)} containers were attached by wirespeed and would never be detached"
         if not options.force:
             names = ", ".join(sorted(alone)[:5])
             raise CniError(Code.POLICY, f"{text} ({names}): drain the node first, or use --force")
         plan.notes.append(text)
-    plan.steps += caches.give_back(cni_dir, options.sriov_dir, config)
+    plan.steps += caches.give_back(multus_dir, sriov_dir, config)
     if config.autoconf is not None:
         for name in config.autoconf.files:
             plan.steps += _conf_removal(Path(config.autoconf.cni_config_dir) / name)

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from wirespeed.agent import cniconf, multus
+from wirespeed.agent import cniconf
 from wirespeed.cli.checks import drivers
 from wirespeed.cli.checks.findings import Finding
 from wirespeed.cli.checks.networks import metadata_fault
@@ -18,6 +18,7 @@ from wirespeed.node import ALIASES, NodeConfig, to_config
 from wirespeed.play import manifests
 from wirespeed.plugins.meta.config import CAPABILITIES, OWN_TYPE
 from wirespeed.provision import policy
+from wirespeed.takeover import multus
 
 _POLICY = Mending(keys={"resourceName": "unknown", "numVfs": 1, "nicSelector": {}}, elements={})
 _WHERE = "policy file"  # the prefix of its messages

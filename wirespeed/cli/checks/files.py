@@ -9,7 +9,6 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from wirespeed.agent import multus
 from wirespeed.cli.checks import configs, made, networks, pods, vfio
 from wirespeed.cli.checks.findings import Finding
 from wirespeed.cli.checks.networks import NAD, Definitions, Executables, Given
@@ -29,6 +28,7 @@ from wirespeed.kube import documents
 from wirespeed.node import Node, NodeConfig
 from wirespeed.plugins.meta.config import CAPABILITIES, Capability
 from wirespeed.provision.policy import KIND as NODE_POLICY
+from wirespeed.takeover import multus
 
 _JSON = (".json", ".conf", ".conflist")
 SUFFIXES = (".yaml", ".yml", *_JSON)

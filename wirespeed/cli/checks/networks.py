@@ -126,7 +126,7 @@ def _request(config: dict[str, Any]) -> Request:
 # Readers of our plugins' configurations, and the keys that the meta-plugin adds.
 _READERS: Mapping[str, Callable[[dict[str, Any]], object]] = {
     "sriov": lambda config: sriov_conf.parse(_request(config), Path(NodeConfig().devinfo)),
-    "vhost": lambda config: vhost_conf.parse(_request(config)),
+    "vhost": lambda config: vhost_conf.parse(_request(config), Path(NodeConfig().devinfo)),
 }
 _INJECTED = {"sriov": {"deviceID": _DEVICE}}
 _IPAM: Mapping[str, Callable[[Request], object]] = {

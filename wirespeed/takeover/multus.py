@@ -1,15 +1,20 @@
-"""Translating Multus' configurations (its daemon's and its CNI configuration) to the keys of this agent."""
+"""Reading Multus' configurations (its daemon's and its CNI configuration), and translating them to our keys."""
 
 from __future__ import annotations
 
+import json
 import posixpath
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from wirespeed.cni import versions
+from wirespeed.cni.chain import canonical, load_network
+from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.keys import in_any_case, unknown_key
 from wirespeed.plugins.meta.config import CAPABILITIES
+from wirespeed.takeover.record import PEERS
 
 NETWORK_NAME = "multus-cni-network"  # the name of Multus' network
 CNI_DIR = "/var/lib/cni/multus"  # the default folder of its state
@@ -71,6 +76,48 @@ _READ = frozenset(
     | {"connectionLimit", "multusConfigFile", "delegates"}
 )
 KEYS = frozenset({*_META, *_AUTOCONF, *NEEDLESS, *_LOST, *_READ})
+
+
+@dataclass(frozen=True)
+class RuntimeConf:
+    """The CNI configuration by which the runtime calls Multus."""
+
+    path: Path
+    raw: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        return str(self.raw.get("name") or NETWORK_NAME)
+
+
+def find(folder: Path) -> RuntimeConf | None:
+    """Return the first configuration of Multus. Raises CniError if one named *multus* cannot be read."""
+    for path in sorted(folder.glob("*")) if folder.is_dir() else []:
+        if path.suffix not in {".conf", ".conflist", ".json"}:
+            continue
+        try:
+            raw = json.loads(path.read_bytes())
+            kinds = load_network(raw, name=path.stem, version=versions.LATEST).kinds
+        except (ValueError, RecursionError, CniError) as error:
+            if "multus" in path.name:
+                raise CniError(Code.INVALID_CONFIG, f"{path}: cannot be read: {error}") from error
+            continue
+        if kinds[0] in PEERS["multus"]:
+            return RuntimeConf(path, canonical(raw))
+    return None
+
+
+def read_daemon(path: Path) -> dict[str, Any]:
+    """Read the daemon's configuration. Raises CniError: IO_FAILURE, INVALID_CONFIG if it is not a JSON object."""
+    try:
+        raw = json.loads(path.read_bytes())
+    except OSError as error:
+        raise CniError(Code.IO_FAILURE, f"{path}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise CniError(Code.INVALID_CONFIG, f"{path}: not JSON: {error}") from error
+    if not isinstance(raw, dict):
+        raise CniError(Code.INVALID_CONFIG, f"{path}: expected a JSON object, got {type(raw).__name__}")
+    return raw
 
 
 def said_by(configuration: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,18 +9,18 @@ from pathlib import Path
 
 import msgspec
 
-from wirespeed import structs
-from wirespeed.agent.install import steps
-from wirespeed.agent.install.binaries import PEERS
-from wirespeed.agent.install.steps import Step
+from wirespeed import steps, structs
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.node import NodeConfig
+from wirespeed.steps import Step
 
+# The names that the shim takes, by the tool that is replaced.
+PEERS = {"multus": ("multus", "multus-shim"), "sriov-cni": ("sriov",), "userspace-cni": ("userspace",)}
 _AGAIN = "remove it, and run wirespeed install again"
 
 
 class MultusFiles(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """Where Multus keeps its state of pods (`folder`), and the arguments of `takeover.attachments` to read it."""
+    """Where Multus keeps its state of pods (`folder`), and how to read it (see `multus_cache.attachments`)."""
 
     folder: str
     configuration: str
@@ -30,7 +30,7 @@ class MultusFiles(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
 @structs.prepared
 class Record(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
-    """The replaced tools of `binaries.PEERS`, the folder of their plugins, and where they keep their state."""
+    """The replaced tools of PEERS, the folder of their plugins, and where they keep their state."""
 
     bin_dir: str = ""
     replaced: tuple[str, ...] = ()

@@ -12,12 +12,10 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
-from wirespeed.agent.install import steps
-from wirespeed.agent.install.binaries import PEERS
-from wirespeed.agent.install.record import Record
-from wirespeed.agent.install.steps import Step, Undo, kept
+from wirespeed import steps
 from wirespeed.cni.errors import CniError
 from wirespeed.cni.request import check_container_id
 from wirespeed.host import netns
@@ -25,13 +23,15 @@ from wirespeed.host.netns import Identity
 from wirespeed.host.pci import PciDevice
 from wirespeed.host.rtnl import NetlinkError
 from wirespeed.node import ALIASES, NodeConfig, open_journal
-from wirespeed.plugins.meta import takeover as multus
 from wirespeed.plugins.meta.delegate import NOWHERE, recorded
 from wirespeed.plugins.sriov import takeover as sriov
 from wirespeed.plugins.vhost import takeover as userspace
 from wirespeed.plugins.vhost.conf import PEER
 from wirespeed.state.journal import Attachment, DeviceClaim, Journal
 from wirespeed.state.records import Records
+from wirespeed.steps import Step, Undo, kept
+from wirespeed.takeover import multus_cache, sriov_cni
+from wirespeed.takeover.record import PEERS, Record
 
 Pairs = set[tuple[str, str]]  # container, interface
 
@@ -61,12 +61,12 @@ class Found:
 def read_multus(
     base: Path, config: NodeConfig, *, configuration: str, version: str, path: tuple[str, ...]
 ) -> Found:
-    """Read the state in Multus' cniDir `base`; the keyword arguments are those of `takeover.attachments`."""
+    """Read the state in Multus' cniDir `base`; the keyword arguments are those of `multus_cache.attachments`."""
     found = Found(base)
-    results: dict[str, list[tuple[multus.Cached, Path]]] = defaultdict(list)
+    results: dict[str, list[tuple[multus_cache.Cached, Path]]] = defaultdict(list)
     for file in _files(base / "results"):
         try:
-            cached = multus.read_cached(file.read_bytes())
+            cached = multus_cache.read_cached(file.read_bytes())
         except CniError as error:
             found.problems.append(f"{file}: {error.msg}")
         else:
@@ -76,7 +76,7 @@ def read_multus(
         listed = lists.get(container)
         own = results[container]
         try:
-            rows = multus.attachments(
+            rows = multus_cache.attachments(
                 container,
                 listed.read_bytes() if listed else None,
                 [cached for cached, _ in own],
@@ -136,11 +136,11 @@ def read_sriov(base: Path, config: NodeConfig, *, only: Pairs | None = None) -> 
     """Read the state of sriov-cni in `base`, of the attachments `only` or of all."""
     found = Found(base)
     for file in _files(base):
-        owner = sriov.owner(file.name)
+        owner = sriov_cni.owner(file.name)
         if owner is None or (only is not None and owner not in only):
             continue
         try:
-            kept_of = sriov.read_kept(file.read_bytes())
+            kept_of = sriov_cni.read_kept(file.read_bytes())
             place = base / "pci" / kept_of.device
             claim = _claim(*owner, kept_of, place, config)
         except (CniError, NetlinkError) as error:
@@ -152,13 +152,13 @@ def read_sriov(base: Path, config: NodeConfig, *, only: Pairs | None = None) -> 
     return found
 
 
-def _claim(container: str, ifname: str, kept_of: sriov.Kept, place: Path, config: NodeConfig) -> DeviceClaim:
+def _claim(container: str, ifname: str, kept_of: sriov_cni.Kept, place: Path, config: NodeConfig) -> DeviceClaim:
     path = place.read_text() if place.exists() else ""
     device = PciDevice(kept_of.device, Path(config.sysfs))
     identity = _identity(path)
     with netns.reopened(path, identity) as ns:
         now = sriov.look(device, ns)
-    return sriov.claim(
+    return sriov_cni.claim(
         container, ifname, kept_of, now=now, netns=path, identity=identity, devinfo=Path(config.devinfo)
     )
 
@@ -192,32 +192,31 @@ def _identity(path: str) -> Identity:
 def take_over(found: Found, config: NodeConfig) -> Iterator[Step]:
     """Yield the steps that write what was found to the node's journal, and move its files aside."""
     for taken in found.taken:
-        yield Step(f"take over {taken.what}", lambda taken=taken: _take(taken, found.base, config))  # type: ignore[misc]
+        yield Step(f"take over {taken.what}", partial(_take, taken, found.base, config))
 
 
-def _take(taken: Taken, base: Path, config: NodeConfig) -> Undo:
+def _take(taken: Taken, base: Path, config: NodeConfig, undo: Undo) -> None:
     moved: list[tuple[Path, Path]] = []
 
-    def undo() -> None:
+    def back() -> None:
         for here, aside in reversed(moved):
             _move(aside, here)
         with closing(open_journal(config)) as journal:
             _forget(journal, taken)
 
-    with steps.undone_on_failure(undo):
-        with closing(open_journal(config)) as journal:
-            _record(journal, taken)
-        for file in taken.files:
-            aside = kept(base) / file.relative_to(base)
-            _move(file, aside)
-            moved.append((file, aside))
-    return undo
+    undo.push(taken.what, back)
+    with closing(open_journal(config)) as journal:
+        _record(journal, taken)
+    for file in taken.files:
+        aside = kept(base) / file.relative_to(base)
+        _move(file, aside)
+        moved.append((file, aside))
 
 
 def _record(journal: Journal, taken: Taken) -> None:
     """Write the rows and claims, unless an installation that was killed has already done so."""
     if taken.rows:
-        multus.record(journal, taken.rows)
+        multus_cache.record(journal, taken.rows)
     for claim in taken.claims:
         if journal.device_of(claim.container, claim.ifname) is None:
             journal.claim(claim)
@@ -287,29 +286,28 @@ def _journaled(config: NodeConfig) -> tuple[list[Attachment], list[DeviceClaim]]
 
 def _back(taken: Taken, base: Path, config: NodeConfig, peer: str) -> Iterator[Step]:
     if taken.rows or taken.claims:
-        yield Step(f"give {taken.what} back to {peer}", lambda: _give(taken, base, config))
+        yield Step(f"give {taken.what} back to {peer}", partial(_give, taken, base, config))
     else:
         for file in taken.files:
             yield steps.remove(file, f"remove {file}: {taken.what} is gone")
 
 
-def _give(taken: Taken, base: Path, config: NodeConfig) -> Undo:
+def _give(taken: Taken, base: Path, config: NodeConfig, undo: Undo) -> None:
     moved: list[tuple[Path, Path]] = []
 
-    def undo() -> None:
+    def back() -> None:
         with closing(open_journal(config)) as journal:
             _record(journal, taken)
         for aside, there in reversed(moved):
             _move(there, aside)
 
-    with steps.undone_on_failure(undo):
-        for aside in taken.files:
-            there = base / aside.relative_to(kept(base))
-            _move(aside, there)
-            moved.append((aside, there))
-        with closing(open_journal(config)) as journal:
-            _forget(journal, taken)
-    return undo
+    undo.push(taken.what, back)
+    for aside in taken.files:
+        there = base / aside.relative_to(kept(base))
+        _move(aside, there)
+        moved.append((aside, there))
+    with closing(open_journal(config)) as journal:
+        _forget(journal, taken)
 
 
 def _aside_of_multus(base: Path) -> dict[str, list[Path]]:
@@ -318,7 +316,7 @@ def _aside_of_multus(base: Path) -> dict[str, list[Path]]:
     for file in _files(aside):
         found[file.name].append(file)
     for file in _files(aside / "results"):
-        found[multus.read_cached(file.read_bytes()).container].append(file)
+        found[multus_cache.read_cached(file.read_bytes()).container].append(file)
     return found
 
 
@@ -326,8 +324,8 @@ def _aside_of_sriov(base: Path) -> dict[tuple[str, str], list[Path]]:
     aside = kept(base)
     found: dict[tuple[str, str], list[Path]] = {}
     for file in _files(aside):
-        owner = sriov.owner(file.name)
+        owner = sriov_cni.owner(file.name)
         if owner is not None:
-            place = aside / "pci" / sriov.read_kept(file.read_bytes()).device
+            place = aside / "pci" / sriov_cni.read_kept(file.read_bytes()).device
             found[owner] = [file, *([place] if place.exists() else [])]
     return found

@@ -1,0 +1,101 @@
+"""Changes that are made together or not at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from wirespeed import steps
+from wirespeed.cni.errors import CniError, Code
+from wirespeed.steps import Failure, Step, StepError, Undo, carry_out
+
+
+class Log:
+    """Makes steps that write down when they are made and undone. Those in `fails` fail when they are undone."""
+
+    def __init__(self, *fails: str) -> None:
+        self.said: list[str] = []
+        self._fails = fails
+
+    def step(self, what: str, error: BaseException | None = None) -> Step:
+        """A step that pushes its undo, and then raises the error."""
+
+        def do(undo: Undo) -> None:
+            self.said.append(what)
+            undo.push(what, lambda: self._undo(what))
+            if error:
+                raise error
+
+        return Step(what, do)
+
+    def _undo(self, what: str) -> None:
+        self.said.append(f"no {what}")
+        if what in self._fails:
+            raise OSError(5, "Input/output error", what)
+
+
+def test_steps_are_made_in_order_and_shown_before() -> None:
+    log = Log()
+    carry_out(map(log.step, "abc"), lambda number, step: log.said.append(f"{number}: {step.what}"))
+    assert log.said == ["0: a", "a", "1: b", "b", "2: c", "c"]
+
+
+def test_failure_undoes_all_in_reverse_order_with_what_the_failed_step_has_begun() -> None:
+    log = Log()
+    with pytest.raises(StepError, match=r"^taken$") as failed:
+        carry_out([log.step("a"), log.step("b", CniError(Code.POLICY, "taken", "by c")), log.step("c")])
+    assert log.said == ["a", "b", "no b", "no a"]
+    assert (failed.value.code, failed.value.details, failed.value.what) == (Code.POLICY, "by c", "b")
+    assert failed.value.left == []
+
+
+def test_error_names_what_cannot_be_undone_and_the_rest_is_undone() -> None:
+    log = Log("b", "c")
+    with pytest.raises(StepError) as failed:
+        carry_out([*map(log.step, "abc"), log.step("d", OSError(28, "No space left on device"))])
+    assert log.said[4:] == ["no d", "no c", "no b", "no a"]
+    left = "c (c: Input/output error); b (b: Input/output error)"
+    assert failed.value.msg == f"system: No space left on device; not taken back: {left}"
+    assert failed.value.code == Code.IO_FAILURE
+
+
+def test_interrupted_steps_are_undone_too(caplog: pytest.LogCaptureFixture) -> None:
+    log = Log("a")
+    with pytest.raises(KeyboardInterrupt):
+        carry_out([log.step("a"), log.step("b", KeyboardInterrupt())])
+    assert log.said == ["a", "b", "no b", "no a"]
+    assert "not taken back: a: a: Input/output error" in caplog.text
+
+
+def test_mistake_in_an_undo_does_not_prevent_the_others() -> None:
+    log, undo = Log(), Undo()
+    log.step("a").do(undo)
+    undo.push("b", lambda: dict[str, str]()["b"])
+    assert undo.run() == [Failure("b", "KeyError('b')")]
+    assert log.said == ["a", "no a"]
+    assert undo.run() == []
+
+
+def test_files_are_what_they_were_after_a_failure(tmp_path: Path) -> None:
+    plugin, kept, new = (tmp_path / name for name in ("sriov", "sriov.replaced", "conf"))
+    plugin.write_text("theirs")
+    plugin.chmod(0o751)
+    kept.write_text("older")
+    changes = [
+        steps.replace(plugin, b"ours", 0o755, "replace"),
+        steps.write(new, b"{}", 0o600, "write"),
+        steps.put_back(plugin, "put back"),
+        steps.remove(plugin, "remove"),
+    ]
+
+    def files() -> dict[str, tuple[str, int]]:
+        return {path.name: (path.read_text(), path.stat().st_mode) for path in tmp_path.iterdir()}
+
+    before = files()
+    for count in range(1, 5):
+        with pytest.raises(StepError, match=r"^taken$"):
+            carry_out([*changes[:count], Log().step("fail", CniError(Code.POLICY, "taken"))])
+        assert files() == before
+    carry_out(changes[:2])
+    assert (plugin.read_text(), kept.read_text(), new.read_text()) == ("ours", "theirs", "{}")
