@@ -77,3 +77,16 @@ class Device:
             return sorted(os.listdir(self._file("net")))
         except OSError:
             return []
+
+    @property
+    def has_netdevs_elsewhere_only(self) -> bool:
+        """Whether it has network interfaces, but all of them are in other network namespaces.
+
+        The kernel creates the folder `net` with the first interface and removes it with the last one
+        (drivers/base/core.c, get_device_parent and cleanup_glue_dir). An interface in another namespace keeps the
+        folder, but is not listed in it.
+        """
+        try:
+            return not os.listdir(self._file("net"))
+        except OSError:
+            return False
