@@ -152,8 +152,9 @@ version: $(READY)  ## write VERSION=X.Y.Z to every file that has the version; wi
 release: $(READY) $(TOOLS) image-packages  ## the files of a release, in build/release (helm of PATH, or HELM=path)
 	$(PY) -m release
 
-docs: $(READY)  ## the documentation site, in build/site; the page of commands is written from the code first
+docs: $(READY)  ## the documentation site, in build/site; the pages of commands and keys are written from the code first
 	$(PY) -m docsite.commands
+	$(PY) -m docsite.keys
 	$(SITE)
 
 drawings: $(READY)  ## the SVGs of docs/drawings whose text has changed

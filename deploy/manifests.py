@@ -105,13 +105,11 @@ def _agent() -> dict[str, Any]:
 
 def _pools() -> dict[str, Any]:
     """Make unknown keys errors; the device plugin, like the SR-IOV network device plugin, only warns about them."""
-    found = schemas.schema("device-plugin")
-    pool = found["properties"]["resourceList"]["anyOf"][0]["items"]
-    selectors = found["$defs"]["selectors"]
-    for each in (pool, selectors):
+    found = schemas.schema("device-plugin")["$defs"]
+    for each in found.values():
         each["additionalProperties"] = False
-    pool["required"] = ["resourceName"]
-    texts_gone: dict[str, Any] = _without_texts({"Pool": pool, "selectors": selectors})
+    found["PoolKeys"]["required"] = ["resourceName"]
+    texts_gone: dict[str, Any] = _without_texts(found)
     return texts_gone
 
 

@@ -16,10 +16,11 @@ import msgspec
 
 from wirespeed import structs
 from wirespeed.cni.errors import CniError, Code
-from wirespeed.host import drivers, netns, vfio
+from wirespeed.host import drivers, netns, vdpa, vfio
 from wirespeed.host.files import unfinished
 from wirespeed.host.netlink.errors import as_device_error
 from wirespeed.host.netlink.rtnl import Rtnl
+from wirespeed.host.netlink.wait import wait_for
 from wirespeed.host.pci import ADDRESS, PciDevice
 from wirespeed.node import NodeConfig
 from wirespeed.plugins.sriov import vf as vfs
@@ -64,12 +65,13 @@ class Bindings:
         """Bind the VF to the driver for a starting container and reset it; record its original state first.
 
         A VF that a CNI plugin has attached meanwhile stays as it is: it is on a user-space driver, or its netdev is
-        in the pod. Raises CniError: DEVICE, TRY_AGAIN_LATER while another request has its lock, IO_FAILURE,
+        in the pod. If its driver has not created the netdev yet, wait for it. Raises CniError: DEVICE,
+        TRY_AGAIN_LATER while another request has its lock or if there is no netdev in time, IO_FAILURE,
         DECODING_FAILURE if its original state was recorded and cannot be read.
         """
         device = PciDevice(address, self._sysfs)
         with self._lock(address):
-            if device.is_in_user_space or (device.driver and not device.netdevs):
+            if device.is_in_user_space or (device.driver and not _has_netdev(device)):
                 return
             if self._noted(address) is None:
                 self._remember(device)
@@ -194,6 +196,24 @@ def _other_kubelet(note: _Note | None, own: str) -> str:
         except OSError:
             return ""
     return note.kubelet
+
+
+def _has_netdev(device: PciDevice) -> bool:
+    """Whether the device has a netdev on the host, after waiting for the one of a VF whose driver is still creating
+    it.
+
+    A VF with a vdpa device may have none of its own. Raises CniError(TRY_AGAIN_LATER).
+    """
+    is_awaited = device.physical_function is not None and not vdpa.made_of(device)
+    if device.netdevs or device.has_netdevs_elsewhere_only or not is_awaited:
+        return bool(device.netdevs)
+    if wait_for(lambda _: device.netdevs or None, vfs.RETURN_TIMEOUT) is None:
+        raise CniError(
+            Code.TRY_AGAIN_LATER,
+            f"device {device.address}: driver {device.driver} has created no network interface within "
+            f"{vfs.RETURN_TIMEOUT:.0f} s; expected one",
+        )
+    return True
 
 
 def _before(device: PciDevice) -> dict[str, Any] | None:

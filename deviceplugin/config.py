@@ -11,69 +11,149 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
+import msgspec
+from msgspec import Meta
+
+from wirespeed import structs
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.keys import known_in_any_case, nearest, nearest_value
 from wirespeed.deviceplugin import selectors
-from wirespeed.deviceplugin.health import REASONS
+from wirespeed.deviceplugin.health import REASONS, Reason
 from wirespeed.deviceplugin.selectors import Selectors
 from wirespeed.host import pci
 from wirespeed.host.inventory import ACCELERATOR, AUXILIARY, NETWORK
 from wirespeed.kube import resources
 from wirespeed.node import Node, NodeConfig
-from wirespeed.plugins.vhost.conf import SOCKET_KEYS, Access, access
+from wirespeed.plugins.vhost.conf import Access, SocketKeys, access
+from wirespeed.structs import Cell, Words, only, whole
 
 log = logging.getLogger(__name__)
 
-POOL_KEYS = (
-    "resourceName",  # required: letters, digits, - and _
-    "resourcePrefix",  # a DNS name; default: resourcePrefix of the agent's configuration
-    "deviceType",  # "netDevice" (default), "accelerator", "auxNetDevice", "vhostUser"
-    "excludeTopology",  # true: do not report the devices' NUMA nodes to the kubelet
-    "selectors",  # an object, or a list of them (a device must match one of them); none: all network devices
-    "additionalInfo",  # {"<PCI address>" or "*": {name: text}}, passed to the pod as `extra`
-    "cdi",  # true: containers get the devices by CDI; default: cdi of the agent's configuration
-    "health",  # which faults make a device Unhealthy, ["driver", "link"]; default: all (health.REASONS)
-    "allocation",  # "spread" (default) over the PFs, or "packed" on as few PFs as possible
-    "hugepages",  # "2Mi", "1Gi": NUMA nodes without free hugepages of this size are preferred last
-    "bind",  # driver for containers whose VF no CNI plugin attached, or true for "vfio-pci"; needs cdi
-    "count",  # required for vhostUser: number of devices, 1 to 1024
-    "socket",  # for vhostUser: owner, mode and label of the folders, keys as plugins.vhost.conf.SOCKET_KEYS
-)
-SELECTOR_KEYS = (
-    "vendors",  # ["8086"]
-    "devices",  # ["10ed"]
-    "drivers",  # ["vfio-pci"]
-    "pciAddresses",  # ["0000:03:02.0"]
-    "pfNames",  # ["ens1f0", "ens1f1#0,3-5"]: VFs of these PFs, numbered from 0
-    "rootDevices",  # ["0000:86:00.0", "0000:86:00.1#0-7"]: the same by the PFs' PCI addresses
-    "linkTypes",  # ["ether"], ["infiniband"]
-    "acpiIndexes",  # ["101"]: the firmware's index of the device (sysfs acpi_index)
-    "ddpProfiles",  # ["GTPv1-C/U IPv4/IPv6 payload"]: the DDP profile that is loaded into the NIC
-    "pKeys",  # ["0x8001"]: the first partition key of InfiniBand devices
-    "auxTypes",  # ["sf"], required for auxNetDevice
-    "isRdma",  # true: devices with RDMA; the container also gets the RDMA device nodes
-    "needVhostNet",  # true: the container also gets /dev/vhost-net and /dev/net/tun
-    "vdpaType",  # "virtio" or "vhost": devices with such a vdpa device; not together with isRdma
-)
 VHOST_USER = "vhostUser"  # deviceType whose devices are folders for the sockets of vhost-user interfaces
-# The selectors of each device type; other selectors have no effect for it.
-_SELECTORS_OF = {
-    NETWORK: frozenset(SELECTOR_KEYS) - {"auxTypes"},
-    ACCELERATOR: frozenset({"vendors", "devices", "drivers", "pciAddresses", "acpiIndexes"}),
-    VHOST_USER: frozenset(),
-    AUXILIARY: frozenset(SELECTOR_KEYS) - {"pciAddresses", "acpiIndexes", "ddpProfiles", "pKeys", "vdpaType"},
-}
+MOST_SOCKETS = 1024  # devices of a vhost-user pool
+_DEFAULT_DRIVER = "vfio-pci"
+
+_Hex4 = Annotated[str, Meta(pattern=whole("(0[xX])?[0-9a-fA-F]{4}")), Words("four hex digits")]
+_PKey = Annotated[str, Meta(pattern=whole("(0[xX])?[0-9a-fA-F]{4}")), Words("0x and four hex digits")]
+_DriverName = Annotated[str, Meta(min_length=1), Words("a driver's name")]
+_Address = Annotated[
+    str, Meta(pattern=whole(pci.ADDRESS.pattern.replace("a-f", "a-fA-F"))), Words("a PCI address like 0000:03:02.0")
+]
+_Pf = Annotated[str, Words("a PF")]
+_Index = Annotated[str, Meta(pattern=whole("[0-9]{1,10}")), Words("a number in quotes")]
+_Profile = Annotated[str, Meta(min_length=1), Words("a profile's name")]
+_Bind = Annotated[
+    bool | Annotated[str, Meta(pattern=whole("([A-Za-z0-9][A-Za-z0-9_-]{0,63})?"))],
+    Words(
+        f'true or the name of a driver like "{_DEFAULT_DRIVER}"',
+        f"`true` (`{_DEFAULT_DRIVER}`), or a driver's name",
+    ),
+]
+_PageSize = Annotated[
+    str,
+    Meta(pattern=whole("([1-9][0-9]{0,5}(Ki|Mi|Gi))?")),
+    Words('a page size like "2Mi" or "1Gi"', "page size, `2Mi`, `1Gi`"),
+]
+_of_devices = only(NETWORK, ACCELERATOR, AUXILIARY)
+_on_pci, _of_interfaces = only(NETWORK, ACCELERATOR), only(NETWORK, AUXILIARY)
+
+
+class SelectorKeys(msgspec.Struct, kw_only=True, frozen=True, rename="camel"):
+    """The keys of a selector; each has an effect only for some values of deviceType."""
+
+    vendors: Annotated[list[_Hex4] | None, _of_devices, Cell('`["8086"]`')] = None
+    devices: Annotated[list[_Hex4] | None, _of_devices, Cell('`["10ed"]`')] = None
+    drivers: Annotated[list[_DriverName] | None, _of_devices, Cell('`["vfio-pci"]`')] = None
+    """the driver that the device is bound to"""
+    pci_addresses: Annotated[list[_Address] | None, _on_pci, Cell('`["0000:03:02.0"]`')] = None
+    pf_names: Annotated[list[_Pf] | None, _of_interfaces, Cell('`["ens1f0", "ens1f1#0,3-5"]`')] = None
+    """VFs of these PFs, numbered from 0"""
+    root_devices: Annotated[list[_Pf] | None, _of_interfaces, Cell('`["0000:86:00.0", "0000:86:00.1#0-7"]`')] = None
+    """the same by the PFs' PCI addresses"""
+    link_types: Annotated[
+        list[Literal["ether", "infiniband"]] | None, _of_interfaces, Cell('`["ether"]`, `["infiniband"]`')
+    ] = None
+    acpi_indexes: Annotated[list[_Index] | None, _on_pci, Cell('`["101"]`')] = None
+    """the number that the firmware assigns to the device"""
+    ddp_profiles: Annotated[list[_Profile] | None, only(NETWORK), Cell('`["GTPv1-C/U IPv4/IPv6 payload"]`')] = None
+    """the loaded DDP profile, as devlink or ddptool reports it"""
+    p_keys: Annotated[list[_PKey] | None, only(NETWORK), Cell('`["0x8001"]`')] = None
+    """the first partition key of an InfiniBand device"""
+    aux_types: Annotated[list[Literal["sf"]] | None, only(AUXILIARY), Cell('`["sf"]`')] = None
+    """required for `auxNetDevice`"""
+    is_rdma: Annotated[bool | None, _of_interfaces] = None
+    """devices with RDMA; the container also gets the RDMA device nodes"""
+    need_vhost_net: Annotated[bool | None, _of_interfaces] = None
+    """the container also gets `/dev/vhost-net` and `/dev/net/tun`"""
+    vdpa_type: Annotated[Literal["virtio", "vhost", ""] | None, only(NETWORK)] = None
+    """devices with a vdpa device of this type; not together with `isRdma`"""
+
+
+@structs.prepared
+class PoolKeys(msgspec.Struct, kw_only=True, frozen=True, rename="camel"):
+    """The keys of an element of resourceList; null is the same as no key."""
+
+    resource_name: (
+        Annotated[
+            str,
+            Meta(pattern=whole("[a-zA-Z0-9_-]+")),
+            Words("letters, digits, - and _", "letters, digits, `-` and `_`"),
+        ]
+        | None
+    ) = None
+    """required"""
+    resource_prefix: Annotated[str, Words("a DNS name")] | None = None
+    """default: `resourcePrefix` of the agent"""
+    device_type: Literal["netDevice", "accelerator", "auxNetDevice", "vhostUser", ""] | None = None
+    """default: `netDevice`; `auxNetDevice` is scalable functions, `vhostUser` [directories for
+    sockets](health-and-reload.md#vhost-user-pools)"""
+    exclude_topology: bool | None = None
+    """do not report the devices' NUMA nodes to the kubelet"""
+    selectors: Annotated[
+        SelectorKeys | Annotated[list[SelectorKeys], Meta(min_length=1)] | None,
+        Words("an object or a list of at least one", "object, or list of objects whose devices add up"),
+    ] = None
+    """which devices the pool has; default: every network device"""
+    additional_info: Annotated[
+        dict[str, dict[str, str]] | None,
+        Words("an object by PCI address", '`{"<PCI address>" or "*": {name: text}}`'),
+    ] = None
+    """passed to the pod, in `PCIDEVICE_<RESOURCE>_INFO`"""
+    cdi: bool | None = None
+    """containers get the devices by CDI; default: `cdi` of the agent"""
+    health: list[Reason] | None = None
+    """which faults make a device Unhealthy, default: all: [Health](health-and-reload.md#health)"""
+    allocation: Literal["spread", "packed"] | None = None
+    """allocate devices from all PFs (default), or from few of them: [Preferred
+    devices](health-and-reload.md#preferred-devices)"""
+    hugepages: _PageSize | None = None
+    """NUMA nodes without free hugepages of this size are preferred last"""
+    bind: _Bind | None = None
+    """the driver of a VF that no CNI plugin attached, while a container has it. Requires CDI: [Mixed
+    pools](health-and-reload.md#mixed-pools)"""
+    count: (
+        Annotated[
+            int, Meta(ge=1, le=MOST_SOCKETS), Words(f"a number from 1 to {MOST_SOCKETS}", f"1 to {MOST_SOCKETS}")
+        ]
+        | None
+    ) = None
+    """required for `vhostUser`: how many devices the pool has"""
+    socket: Annotated[SocketKeys | None, Cell("object: `user`, `group`, `mode`, `selinuxLabel`")] = None
+    """for `vhostUser`: owner, mode and SELinux label of the [directories for
+    sockets](health-and-reload.md#vhost-user-pools)"""
+
+
+@structs.prepared
+class _File(msgspec.Struct):
+    pools: list[Any] | None = msgspec.field(name="resourceList", default=None)
+
+
+POOL_KEYS, SELECTOR_KEYS = structs.keys_of(PoolKeys), structs.keys_of(SelectorKeys)
 _WITHOUT_EFFECT = ("SelectorObj", "SelectorObjs")
-_NAME = re.compile(r"[a-zA-Z0-9_-]+")
-_MOST_SOCKETS = 1024  # devices of a vhost-user pool
 _LONGEST_ID = 63  # characters of a device id
-_DRIVER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
-_NUMBER = re.compile(r"[0-9]{1,10}")
-_KINDS = '"netDevice", "accelerator", "auxNetDevice" or "vhostUser"'
 _EMPTY: tuple[object, ...] = (None, False, "", [], {})
-_HEX = re.compile(r"[0-9a-f]{4}")
 _PAGE = re.compile(r"([1-9][0-9]{0,5})(Ki|Mi|Gi)")
 _HALF = re.compile(r"[\ud800-\udfff]")
 
@@ -139,12 +219,12 @@ def parse(text: bytes, prefix: str) -> list[PoolConfig]:
     except (ValueError, RecursionError) as error:
         raise CniError(Code.INVALID_CONFIG, f"not JSON: {error}") from error
     problems: list[str] = []
-    reader = _Object("", config, ("resourceList",), problems)
+    reader = _Object("", config, _File, problems)
     pools = []
     if isinstance(config, dict) and "resourceList" not in reader.values:
         reader.problem("resourceList", "a list of pools", None)
-    for place, raw in enumerate(reader.list("resourceList", "a list of pools")):
-        pools.append(_pool(_Object(f"resourceList[{place}]", raw, POOL_KEYS, problems, _WITHOUT_EFFECT), prefix))
+    for place, raw in enumerate(_listed(reader)):
+        pools.append(_pool(_Object(f"resourceList[{place}]", raw, PoolKeys, problems, _WITHOUT_EFFECT), prefix))
     names = [pool.resource for pool in pools]
     sockets = [pool.resource.rpartition("/")[2] for pool in pools if pool.kind == VHOST_USER]
     problems += [
@@ -158,13 +238,21 @@ def parse(text: bytes, prefix: str) -> list[PoolConfig]:
     return pools
 
 
+def _listed(reader: _Object) -> list[Any]:
+    value = reader.values.get("resourceList")
+    if value is not None and not isinstance(value, list):
+        reader.problem("resourceList", "a list of pools", value)
+        return []
+    return value or []
+
+
 @dataclass
 class _Object:
-    """A JSON object with case-insensitive keys; errors are appended to `problems`, prefixed with `where`."""
+    """A JSON object with the keys of `kind`, in any case; errors go to `problems`, prefixed with `where`."""
 
     where: str
     raw: object
-    keys: tuple[str, ...]
+    kind: type[msgspec.Struct]
     problems: list[str]
     others: tuple[str, ...] = ()
     values: dict[str, Any] = field(default_factory=dict)
@@ -173,10 +261,10 @@ class _Object:
         if not isinstance(self.raw, dict):
             self.problem("", "an object", self.raw)
             return
-        self.values = known_in_any_case(self.raw, (*self.keys, *self.others), self._warn)
+        self.values = known_in_any_case(self.raw, (*structs.keys_of(self.kind), *self.others), self._warn)
 
     def _warn(self, key: str) -> None:
-        hint = nearest(key, {known.lower(): known for known in (*self.keys, *self.others)})
+        hint = nearest(key, {known.lower(): known for known in (*structs.keys_of(self.kind), *self.others)})
         log.warning('device plugin configuration: unknown key "%s" is ignored%s', self.place(key), hint)
 
     def place(self, key: str) -> str:
@@ -187,47 +275,35 @@ class _Object:
         hint = nearest_value(got, expected)
         self.problems.append(f"{place}{': ' if place else ''}expected {expected}, got {_short(got)}{hint}")
 
-    def text(self, key: str, expected: str, default: str) -> str:
-        value = self.values.get(key)
+    def missing(self, key: str) -> None:
+        self.problem(key, structs.expected(structs.types_of(self.kind)[key]), None)
+
+    def read(self, key: str) -> Any:
+        """Return the value of a key, None if it is not given or not as declared, which is then a problem.
+
+        A list is returned without the elements that are not as declared; each of them is a problem.
+        """
+        value, hint = self.values.get(key), structs.types_of(self.kind)[key]
         if value is None:
-            return default
-        if not isinstance(value, str):
-            self.problem(key, expected, value)
-            return default
-        return value
+            return None
+        element = structs.element(hint) if isinstance(value, list) else None
+        if element is not None:
+            return [each for each in value if self._fits(key, each, element)]
+        return value if self._fits(key, value, hint) else None
 
-    def flag(self, key: str) -> bool:
-        value = self.values.get(key)
-        if value is not None and not isinstance(value, bool):
-            self.problem(key, "true or false", value)
-        return value is True
+    def _fits(self, key: str, value: object, hint: Any) -> bool:
+        if not structs.fits(value, hint):
+            self.problem(key, structs.expected(hint), value)
+            return False
+        return True
 
-    def list(self, key: str, expected: str) -> list[Any]:
-        value = self.values.get(key)
-        if value is None:
-            return []
-        if not isinstance(value, list):
-            self.problem(key, expected, value)
-            return []
-        return value
-
-    def texts(self, key: str, expected: str, canonical: Callable[[str], str | None]) -> frozenset[str]:
-        """Return the list's strings in canonical form; `canonical` returns None for an invalid one."""
-        found = set()
-        for value in self.list(key, f"a list, each {expected}"):
-            text = canonical(value) if isinstance(value, str) else None
-            if text is None:
-                self.problem(key, expected, value)
-            else:
-                found.add(text)
-        return frozenset(found)
+    def texts(self, key: str, canonical: Callable[[str], str] = str) -> frozenset[str]:
+        """Return the list's strings in canonical form."""
+        return frozenset(canonical(text) for text in self.read(key) or ())
 
     def functions(self, key: str, parser: Callable[[Iterable[str]], selectors.Functions]) -> selectors.Functions:
         found: dict[str, tuple[range, ...]] = {}
-        for value in self.list(key, "a list of PFs"):
-            if not isinstance(value, str):
-                self.problem(key, "a PF", value)
-                continue
+        for value in self.read(key) or ():
             try:
                 for pf, numbers in parser([value]).items():
                     found[pf] = found.get(pf, ()) + numbers
@@ -237,28 +313,24 @@ class _Object:
 
 
 def _pool(reader: _Object, default_prefix: str) -> PoolConfig:
-    name = reader.values.get("resourceName")
-    prefix = reader.text("resourcePrefix", "a DNS name", "") or default_prefix
-    resource = f"{prefix}/{name}"
+    resource = f"{reader.read('resourcePrefix') or default_prefix}/{reader.values.get('resourceName')}"
     if isinstance(reader.raw, dict):
-        if not isinstance(name, str) or not _NAME.fullmatch(name):
-            reader.problem("resourceName", "letters, digits, - and _", name)
-        elif problem := resources.refusal(resource):
+        if reader.values.get("resourceName") is None:
+            reader.missing("resourceName")
+        elif reader.read("resourceName") and (problem := resources.refusal(resource)):
             reader.problems.append(f"{reader.where}: resource {resource!r}: {problem}")
-    kind = reader.text("deviceType", _KINDS, "") or NETWORK
-    if kind not in _SELECTORS_OF:
-        reader.problem("deviceType", _KINDS, kind)
-        kind = NETWORK
+    kind = reader.read("deviceType") or NETWORK
+    health = reader.read("health")
     return PoolConfig(
         resource=resource,
         kind=kind,
         selectors=_selectors(reader, kind),
-        exclude_topology=reader.flag("excludeTopology"),
+        exclude_topology=reader.read("excludeTopology") is True,
         additional_info=_additional_info(reader),
-        cdi=reader.flag("cdi") if reader.values.get("cdi") is not None else None,
-        health=_health(reader),
-        packed=_packed(reader),
-        hugepages=_hugepages(reader),
+        cdi=reader.read("cdi"),
+        health=frozenset(REASONS if health is None else health),
+        packed=reader.read("allocation") == "packed",
+        hugepages=_hugepages(reader.read("hugepages") or ""),
         bind=_bind(reader, kind),
         count=_count(reader, kind),
         access=_access(reader),
@@ -267,33 +339,29 @@ def _pool(reader: _Object, default_prefix: str) -> PoolConfig:
 
 def _bind(reader: _Object, kind: str) -> str:
     """Return the name of the driver to bind, "" for none."""
-    value = reader.values.get("bind")
-    driver = "vfio-pci" if value is True else "" if value is None or value is False else value
-    if not isinstance(driver, str) or (driver and not _DRIVER.fullmatch(driver)):
-        reader.problem("bind", 'true or the name of a driver like "vfio-pci"', value)
-        return ""
+    value = reader.read("bind")
+    driver = _DEFAULT_DRIVER if value is True else str(value or "")
     if driver and kind != NETWORK:
         reader.problems.append(f"{reader.place('bind')}: only devices of deviceType {NETWORK} can be bound")
     return driver
 
 
 def _count(reader: _Object, kind: str) -> int:
-    value = reader.values.get("count")
-    is_count = isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= _MOST_SOCKETS
-    if (kind == VHOST_USER or value is not None) and not is_count:
-        reader.problem("count", f"a number from 1 to {_MOST_SOCKETS}", value)
+    count = reader.read("count")
+    if kind == VHOST_USER and reader.values.get("count") is None:
+        reader.missing("count")
     name = reader.values.get("resourceName")
-    longest = _LONGEST_ID - len(f"-{_MOST_SOCKETS - 1}")
+    longest = _LONGEST_ID - len(f"-{MOST_SOCKETS - 1}")
     if kind == VHOST_USER and isinstance(name, str) and len(name) > longest:
         reader.problem("resourceName", f"at most {longest} letters, for ids of devices are made of it", name)
-    return value if isinstance(value, int) and is_count else 0
+    return count or 0
 
 
 def _access(reader: _Object) -> Access:
     raw = reader.values.get("socket")
     if raw is None:
         return Access()
-    inner = _Object(reader.place("socket"), raw, SOCKET_KEYS, reader.problems)
+    inner = _Object(reader.place("socket"), raw, SocketKeys, reader.problems)
     try:
         return access(inner.values)
     except CniError as error:
@@ -301,27 +369,9 @@ def _access(reader: _Object) -> Access:
         return Access()
 
 
-def _health(reader: _Object) -> frozenset[str]:
-    if reader.values.get("health") is None:
-        return frozenset(REASONS)
-    expected = " or ".join(f'"{reason}"' for reason in REASONS)
-    return reader.texts("health", expected, lambda text: text if text in REASONS else None)
-
-
-def _packed(reader: _Object) -> bool:
-    policy = reader.text("allocation", '"spread" or "packed"', "spread")
-    if policy not in {"spread", "packed"}:
-        reader.problem("allocation", '"spread" or "packed"', policy)
-    return policy == "packed"
-
-
-def _hugepages(reader: _Object) -> int:
-    """Return the page size in KiB."""
-    expected = 'a page size like "2Mi" or "1Gi"'
-    text = reader.text("hugepages", expected, "")
+def _hugepages(text: str) -> int:
+    """Return a page size in KiB."""
     match = _PAGE.fullmatch(text)
-    if text and not match:
-        reader.problem("hugepages", expected, text)
     return int(match[1]) * {"Ki": 1, "Mi": 1 << 10, "Gi": 1 << 20}[match[2]] if match else 0
 
 
@@ -335,17 +385,18 @@ def _selectors(reader: _Object, kind: str) -> tuple[Selectors, ...]:
     if isinstance(value, dict):
         return (_selector(place, value, kind, reader.problems),)
     if not isinstance(value, list) or not value:
-        reader.problem("selectors", "an object or a list of at least one", value)
+        reader.problem("selectors", structs.expected(structs.types_of(PoolKeys)["selectors"]), value)
         return ()
     return tuple(_selector(f"{place}[{number}]", each, kind, reader.problems) for number, each in enumerate(value))
 
 
 def _selector(place: str, raw: object, kind: str, problems: list[str]) -> Selectors:
-    reader = _Object(place, raw, SELECTOR_KEYS, problems, _WITHOUT_EFFECT)
+    reader = _Object(place, raw, SelectorKeys, problems, _WITHOUT_EFFECT)
     read = _read_selector(reader)
     if kind == AUXILIARY and not reader.values.get("auxTypes") and isinstance(raw, dict):
         reader.problem("auxTypes", '["sf"]', reader.values.get("auxTypes"))
-    useless = reader.values.keys() - _SELECTORS_OF[kind]
+    limits = structs.limits(SelectorKeys)
+    useless = {key for key in reader.values if kind not in limits.get(key, ())}
     for key in sorted(useless):
         if reader.values.pop(key) not in _EMPTY and key not in _WITHOUT_EFFECT:
             log.warning("device plugin configuration: %s has no effect: deviceType is %s", reader.place(key), kind)
@@ -356,27 +407,23 @@ def _selector(place: str, raw: object, kind: str, problems: list[str]) -> Select
 
 
 def _read_selector(reader: _Object) -> Selectors:
-    reader.texts("auxTypes", '"sf"', lambda text: text if text == "sf" else None)
-    vdpa = reader.text("vdpaType", '"virtio" or "vhost"', "")
-    if vdpa not in {"", "virtio", "vhost"}:
-        reader.problem("vdpaType", '"virtio" or "vhost"', vdpa)
+    reader.read("auxTypes")
+    vdpa = reader.read("vdpaType") or ""
     if vdpa and reader.values.get("isRdma") is True:
         reader.problems.append(f"{reader.where}: isRdma and vdpaType exclude each other: expected one of them")
     return Selectors(
-        vendors=reader.texts("vendors", "four hex digits", _hex),
-        devices=reader.texts("devices", "four hex digits", _hex),
-        drivers=reader.texts("drivers", "a driver's name", _any),
-        pci_addresses=reader.texts("pciAddresses", "a PCI address like 0000:03:02.0", _address),
+        vendors=reader.texts("vendors", _hex),
+        devices=reader.texts("devices", _hex),
+        drivers=reader.texts("drivers"),
+        pci_addresses=reader.texts("pciAddresses", str.lower),
         pf_names=reader.functions("pfNames", selectors.pf_names),
         root_devices=reader.functions("rootDevices", selectors.root_devices),
-        link_types=reader.texts(
-            "linkTypes", '"ether" or "infiniband"', lambda text: text if text in {"ether", "infiniband"} else None
-        ),
-        acpi_indexes=reader.texts("acpiIndexes", "a number in quotes", _index),
-        ddp_profiles=reader.texts("ddpProfiles", "a profile's name", _any),
-        pkeys=reader.texts("pKeys", "0x and four hex digits", _pkey),
-        is_rdma=reader.flag("isRdma"),
-        need_vhost_net=reader.flag("needVhostNet"),
+        link_types=reader.texts("linkTypes"),
+        acpi_indexes=reader.texts("acpiIndexes", lambda text: str(int(text))),
+        ddp_profiles=reader.texts("ddpProfiles"),
+        pkeys=reader.texts("pKeys", lambda text: f"0x{_hex(text)}"),
+        is_rdma=reader.read("isRdma") is True,
+        need_vhost_net=reader.read("needVhostNet") is True,
         vdpa_type=vdpa,
     )
 
@@ -400,24 +447,9 @@ def _additional_info(reader: _Object) -> Mapping[str, Mapping[str, str]] | None:
     return found
 
 
-def _hex(text: str) -> str | None:
+def _hex(text: str) -> str:
     """Return four hex digits as in sysfs, without 0x."""
-    text = text.lower().removeprefix("0x")
-    return text if _HEX.fullmatch(text) else None
-
-
-def _index(text: str) -> str | None:
-    return str(int(text)) if _NUMBER.fullmatch(text) else None
-
-
-def _pkey(text: str) -> str | None:
-    """Return the partition key as in sysfs, with 0x."""
-    digits = _hex(text)
-    return f"0x{digits}" if digits else None
-
-
-def _any(text: str) -> str | None:
-    return text or None
+    return text.lower().removeprefix("0x")
 
 
 def _address(text: str) -> str | None:

@@ -7,20 +7,22 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, get_args
 
 from wirespeed.host.inventory import NETWORK, Inventory, NetDevice
 from wirespeed.host.pci import PciDevice
 from wirespeed.host.sysfs import entries
 
 # The faults that a pool can select, in the order of the checks; the first one found is the reported reason.
-REASONS = (
+Reason = Literal[
     "gone",  # the device or its PF is gone; not a VF that was removed by reducing its PF's number of VFs
     "driver",  # it lost the driver with which it was offered, and no other pool takes it as it is now
     "pcie",  # it or its PF had a fatal PCIe error within the last minute, or the PF does not respond at all
     "devlink",  # a devlink health reporter of it or its PF is in error (only reporters that can recover)
     "vfio",  # on vfio-pci, but its IOMMU group has no node in /dev/vfio, or has a device on a kernel driver
     "link",  # the PF of a VF is down, or has no carrier
-)
+]
+REASONS: tuple[Reason, ...] = get_args(Reason)
 
 _CALM = 60.0  # seconds without another fatal PCIe error until a responding device counts as recovered
 _IFF_UP = 1

@@ -31,65 +31,109 @@ DEFAULT_CONFIG = Path("/etc/wirespeed/agent.yaml")
 class ClusterConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True, rename="camel"):
     """Where pods and networks are read: kubeconfig or manifests; with neither, the in-cluster service account."""
 
-    kubeconfig: str = ""  # path of a kubeconfig file
-    manifests: str = ""  # folder of manifest files, used instead of an API server
-    # Seconds to wait for the API server's answer to a request before the first retry; retries wait longer.
+    kubeconfig: str = ""
+    """path of a kubeconfig file. Without it and `cluster.manifests`, the in-cluster service account is used"""
+    manifests: str = ""
+    """directory of manifest files that are read instead of an API server"""
     request_timeout: Annotated[float, msgspec.Meta(gt=0, le=60)] = 4.0
-    events: bool = True  # report attachments, and why a pod was refused one, as Kubernetes events
+    """seconds to wait for the API server's answer to the first attempt of a request. Each further attempt waits
+    twice as long, up to 30 s. `deadline` limits a CNI request as a whole, however slow the API server is"""
+    events: bool = True
+    """report attachments, and why a pod was refused them, as Kubernetes events"""
 
 
 class AutoconfConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True, rename="camel"):
     """The runtime's CNI configuration, which the agent writes from that of the primary (default network) plugin."""
 
-    # Names of the files to write in cniConfigDir: *.conflist for a list, *.conf for a single configuration.
     files: tuple[str, ...] = ("00-wirespeed.conflist",)
-    cni_config_dir: str = "/etc/cni/net.d"  # where the runtime reads its configuration
-    primary_dir: str = ""  # where the primary's configuration is; default: cniConfigDir
-    primary: str = ""  # the name of its file; default: the one that the runtime would use without ours
-    cni_version: str = ""  # one that the runtime supports; default: the primary's
-    network_name: str = ""  # default: the primary's
-    meta: dict[str, Any] = {}  # more keys for the meta-plugin: defaultNetworks, namespaceIsolation ...
+    """names of the files to write: `*.conflist` as a list of plugins, `*.conf` as a single plugin"""
+    cni_config_dir: str = "/etc/cni/net.d"
+    """the directory from which the runtime reads its configuration"""
+    primary_dir: str = ""
+    """the directory of the primary CNI plugin's configuration; default: `autoconf.cniConfigDir`"""
+    primary: str = ""
+    """the name of the primary CNI plugin's file; default: the file that the runtime would use without a
+    meta-plugin"""
+    cni_version: str = ""
+    """a version that the runtime supports; default: that of the primary CNI plugin's file"""
+    network_name: str = ""
+    """the `name` in the written file; default: that of the primary CNI plugin's file"""
+    meta: dict[str, Any] = {}
+    """more keys for the meta-plugin: `defaultNetworks`, `namespaceIsolation` ..."""
 
 
 class VhostConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True, rename="camel"):
     """Where the switches for vhost-user and memif interfaces are found, and where their sockets may be."""
 
-    ovsdb: str = "unix:/run/openvswitch/db.sock"  # Open vSwitch's database: unix:<path>, tcp:<ip>:<port>
-    ovs_rundir: str = "/run/openvswitch"  # where Open vSwitch creates the sockets that it listens on
-    vpp: str = "/run/vpp/api.sock"  # VPP's API socket
-    sockets: str = "/run/wirespeed/vhost"  # for pods that have no volume for them; also short links to long paths
-    userspace_dir: str = "/var/lib/cni/usrspcni"  # userspace-CNI's records of the ports that it created
+    ovsdb: str = "unix:/run/openvswitch/db.sock"
+    """the address of Open vSwitch's database: `unix:<path>` or `tcp:<ip>:<port>`"""
+    ovs_rundir: str = "/run/openvswitch"
+    """the directory in which Open vSwitch creates the sockets that it listens on"""
+    vpp: str = "/run/vpp/api.sock"
+    """VPP's API socket"""
+    sockets: str = "/run/wirespeed/vhost"
+    """the directory for the sockets of pods that have no volume for them, and for short symbolic links to
+    directories with long paths"""
+    userspace_dir: str = "/var/lib/cni/usrspcni"
+    """the directory in which userspace-CNI recorded the ports that it created before it was replaced"""
 
 
 @structs.prepared
 class NodeConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True, rename="camel"):
     """The agent's configuration file (YAML or JSON): $WIRESPEED_CONFIG, by default /etc/wirespeed/agent.yaml."""
 
-    socket: str = "/run/wirespeed/agent.sock"  # where the shim finds the agent
-    state: str = "/run/wirespeed/state.db"  # the journal, on tmpfs
-    attachments: str = "/var/lib/wirespeed/attachments"  # records of what containers hold, on disk
-    # The runtimes' CRI sockets: what is held by sandboxes that none of the runtimes knows any more is released.
+    socket: str = "/run/wirespeed/agent.sock"
+    """the socket on which the agent listens. The shim uses the default path unless `WIRESPEED_SOCKET` in the
+    runtime's environment sets another one. `WIRESPEED_WAIT_MS` sets how many milliseconds the shim waits for an
+    agent (default: 30000)"""
+    state: str = "/run/wirespeed/state.db"
+    """the journal. It must be on a tmpfs, because the settings of the VFs do not survive a reboot either"""
+    attachments: str = "/var/lib/wirespeed/attachments"
+    """the directory of the records, one file for each container. Keep it on a disk, as address leases are: a DEL
+    after a reboot releases what the records list"""
     runtimes: tuple[str, ...] = ("/run/containerd/containerd.sock", "/run/crio/crio.sock")
+    """CRI sockets of the node's runtimes. After its start, the agent releases what was held by sandboxes that no
+    longer exist and that none of these runtimes lists. With `[]`, the agent releases nothing on its own. Other
+    common sockets: `/run/k3s/containerd/containerd.sock`, `/run/k0s/containerd.sock`"""
     cluster: ClusterConfig = ClusterConfig()
-    node_name: str = ""  # this node's name; default: NODE_NAME of the environment, else the host name
+    node_name: str = ""
+    """this node's name; default: `NODE_NAME` of the environment, otherwise the host name"""
     sysfs: str = "/sys"
-    kubelet: str = "/var/lib/kubelet"  # the kubelet's folder: pod-resources, device-plugins
-    devinfo: str = "/var/run/k8s.cni.cncf.io/devinfo"  # device-info files (NPWG device-info spec)
-    leases: str = "/var/lib/cni/networks"  # host-local's default data folder
+    """where sysfs is mounted"""
+    kubelet: str = "/var/lib/kubelet"
+    """the kubelet's directory, which contains `pod-resources` and `device-plugins`"""
+    devinfo: str = "/var/run/k8s.cni.cncf.io/devinfo"
+    """the directory of device-info files"""
+    leases: str = "/var/lib/cni/networks"
+    """the directory of the addresses that host-local has leased, for networks that set no `dataDir`"""
     vhost: VhostConfig = VhostConfig()
-    device_plugin: str = ""  # the device plugin's configuration file, or a folder with one per node; "": no plugin
-    resource_prefix: str = "intel.com"  # for pools without a prefix of their own
-    cdi: bool = False  # containers get the pools' devices by CDI; can be overridden per pool
-    cdi_dir: str = "/var/run/cdi"  # where the runtime reads CDI specifications
-    cdi_annotations: bool = False  # name CDI devices in annotations, if kubelet or runtime lack cdi_devices
-    autoconf: AutoconfConfig | None = None  # {} writes the runtime's CNI configuration, with all defaults
-    readiness_indicator_file: str = ""  # the file that the primary plugin creates when ready; "" waits for none
-    follow_networks: bool = False  # attach and detach networks of running pods when their annotation changes
-    metrics: str = ""  # where metrics for Prometheus are served, "127.0.0.1:9808"; "" serves none
-    workers: Annotated[int, msgspec.Meta(ge=1, le=1024)] = (
-        32  # how many ADDs of one plugin run at once; its other calls have as many slots of their own
-    )
-    deadline: Annotated[float, msgspec.Meta(gt=0, le=3600)] = 90.0  # seconds after which a CNI request is undone
+    device_plugin: str = ""
+    """the device plugin's configuration file, or a [directory with one file for each
+    node](health-and-reload.md#reload). Without it, the agent runs no device plugin"""
+    resource_prefix: str = "intel.com"
+    """the prefix of the resource names of pools that set no `resourcePrefix`"""
+    cdi: bool = False
+    """containers get the pools' devices by CDI; the key `cdi` of a pool overrides this"""
+    cdi_dir: str = "/var/run/cdi"
+    """the directory from which the runtime reads CDI specifications"""
+    cdi_annotations: bool = False
+    """pass the names of CDI devices in annotations, for a kubelet or runtime without the field `cdi_devices`"""
+    autoconf: AutoconfConfig | None = None
+    """`{}` makes the agent write the runtime's CNI configuration, with the defaults below; without this key it
+    writes none"""
+    readiness_indicator_file: str = ""
+    """a file that the primary CNI plugin creates when it is ready. Until it exists, the agent writes no CNI
+    configuration and STATUS fails. Without this key, it waits for no file"""
+    follow_networks: bool = False
+    """attach and detach networks of running pods when their annotation changes. This requires an API server"""
+    metrics: str = ""
+    """the address and port at which [Prometheus metrics](metrics.md) are served, such as `127.0.0.1:9808`; without
+    it none are served"""
+    workers: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 32
+    """how many ADDs of one plugin run at the same time, 1 to 1024. Its DELs and other requests have the same number
+    of slots of their own, which ADDs never occupy"""
+    deadline: Annotated[float, msgspec.Meta(gt=0, le=3600)] = 90.0
+    """seconds after which a CNI request is cancelled and undone, up to 3600"""
 
 
 def load_config(path: Path | None = None) -> NodeConfig:
@@ -132,12 +176,7 @@ def parse_config(text: bytes | str) -> NodeConfig:
 
 def to_config(value: object) -> NodeConfig:
     """Convert the decoded value of a configuration file. Raises CniError(INVALID_CONFIG) that names the key."""
-    try:
-        return msgspec.convert(value, NodeConfig)
-    except msgspec.ValidationError as error:
-        from wirespeed.structs import fault  # noqa: PLC0415 — only for a mistake
-
-        raise CniError(Code.INVALID_CONFIG, fault(error, NodeConfig)) from error
+    return structs.read(value, NodeConfig)
 
 
 def open_journal(config: NodeConfig) -> KeptJournal:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
 from functools import lru_cache
 from typing import Annotated, Any, Literal, get_args
 
@@ -11,7 +10,7 @@ import msgspec
 
 from wirespeed import structs
 from wirespeed.cni.errors import CniError, Code
-from wirespeed.cni.keys import in_any_case
+from wirespeed.cni.keys import in_any_case, unknown_key
 from wirespeed.cni.request import check_network_name
 
 log = logging.getLogger(__name__)
@@ -27,43 +26,48 @@ class MetaConfig(msgspec.Struct, kw_only=True, frozen=True, rename="camel"):
     """The keys that the meta-plugin reads; those that the CNI specification has for every plugin come first."""
 
     type: str = OWN_TYPE
+    """the name of the shim's executable in the runtime's plugin directory"""
     name: str = ""
+    """the network's name: letters, digits, `_`, `.` and `-`"""
     cni_version: str = ""
-    capabilities: dict[str, bool] = {}  # what the runtime should pass in runtimeConfig
-    runtime_config: dict[str, Any] = {}  # from the runtime; passed to the master only
-
-    # The master creates the interface CNI_IFNAME, and its result is returned to the runtime. Either clusterNetwork
-    # names it: a NetworkAttachmentDefinition (in multusNamespace), a network in confDir, or the path of a file or
-    # folder.
+    """0.1.0 to 1.1.0; default: 0.1.0. Results are returned in this version"""
+    capabilities: dict[str, bool] = {}
+    """what the runtime is to pass in `runtimeConfig`: `{"portMappings": true}`"""
+    runtime_config: dict[str, Any] = {}
+    """what the runtime passed. Only the network of `eth0` receives it"""
     cluster_network: str = ""
-    # Or it is one of these inline configurations: the one with "masterplugin": true, else the first.
+    """the network of the primary CNI plugin: the name of a NetworkAttachmentDefinition in `multusNamespace`, the
+    name of a configuration in `confDir`, or the path of a file or directory. Either this key or `delegates` is
+    required"""
     delegates: list[dict[str, Any]] = []
-
-    # More networks for each pod, attached before those of its annotation; named like clusterNetwork.
+    """instead of `clusterNetwork`, a list of network configurations. The configuration with `"masterplugin": true`,
+    otherwise the first, is that of the primary CNI plugin"""
     default_networks: list[str] = []
-    # Namespaces whose pods get no defaultNetworks.
+    """additional networks for each pod, before those that the pod requests. They are named like `clusterNetwork`,
+    which is then required"""
     system_namespaces: list[str] = msgspec.field(default_factory=lambda: ["kube-system"])
-    # Where the NetworkAttachmentDefinitions of clusterNetwork and defaultNetworks are.
+    """namespaces whose pods get no `defaultNetworks`"""
     multus_namespace: str = "kube-system"
-
-    # A pod may use networks of its own namespace and of globalNamespaces only.
+    """the namespace of the NetworkAttachmentDefinitions that `clusterNetwork` and `defaultNetworks` name"""
     namespace_isolation: bool = False
-    # Comma-separated list; if set, it replaces the default list "default".
+    """a pod may use only networks of its own namespace and of `globalNamespaces`"""
     global_namespaces: str | None = None
-
-    # An additional plugin chain for each pod: all *.conf files in the folder of this name beside the file of
-    # clusterNetwork. It runs last, on the master's interface.
+    """namespaces whose networks every pod may use, separated by commas; default: `default`"""
     auxiliary_cni_chain_name: str = msgspec.field(name="auxiliaryCNIChainName", default="")
-    # The number of the first interface after the master's: 1 is net1.
+    """the name of a directory alongside the file of `clusterNetwork`, which must be a path. Its `*.conf` files form
+    an additional chain of plugins, which is run last, on the interface of the primary CNI plugin"""
     first_interface: Annotated[int, msgspec.Meta(ge=0, le=9999)] = 1
-    # Capabilities that pods may request even if no plugin of the network has them. Addresses and a MAC are then
-    # passed in CNI_ARGS; the others have no effect. The default in a Multus configuration is all of them, because
-    # Multus lets pods request anything.
+    """the number of the first interface after `eth0`: with 1 it is `net1`, with 0 it is `net0`"""
     lenient_capabilities: list[Capability] = []
-
-    conf_dir: str = "/etc/cni/multus/net.d"  # network configurations that are found by their name
-    bin_dir: str = "/opt/cni/bin"  # searched for plugins before CNI_PATH
-    kubeconfig: str = ""  # ignored with a warning: the agent has its own
+    """`ips`, `mac`, `infinibandGUID`, `portMappings`, `bandwidth`: what pods may request from a network without the
+    capability. An address or a MAC is then passed in `CNI_ARGS`; anything else has no effect. Default with `"type":
+    "multus"` or `multus-shim`: all of them"""
+    conf_dir: str = "/etc/cni/multus/net.d"
+    """the directory of configurations that are found by name"""
+    bin_dir: str = "/opt/cni/bin"
+    """the directory that is searched for plugins before those in `CNI_PATH`"""
+    kubeconfig: str = ""
+    """ignored, because the agent uses its own (`cluster.kubeconfig`)"""
 
     def for_later(self) -> dict[str, Any]:
         """The keys that hotplug needs later: what networks a pod may have, and where to find them."""
@@ -106,20 +110,17 @@ def load(raw: dict[str, Any]) -> MetaConfig:
     for key in raw:
         if key not in KNOWN:
             if own:
-                raise CniError(Code.INVALID_CONFIG, f"configuration {_name(raw)}: {unknown(key, KNOWN)}")
+                raise CniError(Code.INVALID_CONFIG, f"configuration {_name(raw)}: {unknown_key(key, KNOWN)}")
             if key not in _NEEDLESS:
-                warn(f"configuration {_name(raw)}: {unknown(key, KNOWN)}; it has no effect")
+                warn(f"configuration {_name(raw)}: {unknown_key(key, KNOWN)}; it has no effect")
     # Multus configurations contain null for keys that are not set.
     given = {key: value for key, value in raw.items() if value is not None}
     if not own:
         given.setdefault("lenientCapabilities", list(CAPABILITIES))
     try:
-        config = msgspec.convert(given, MetaConfig)
-    except msgspec.ValidationError as error:
-        from wirespeed.structs import fault  # noqa: PLC0415 — only for a mistake
-
-        text = f"configuration {_name(raw)}: {fault(error, MetaConfig)}"
-        raise CniError(Code.INVALID_CONFIG, text) from error
+        config = structs.read(given, MetaConfig)
+    except CniError as error:
+        raise error.prefixed(f"configuration {_name(raw)}") from error
     _check(config, own=own)
     return config
 
@@ -164,15 +165,6 @@ def _check_auxiliary(where: str, config: MetaConfig) -> None:
 
 def _name(raw: dict[str, Any]) -> str:
     return str(raw.get("name", ""))
-
-
-def unknown(key: object, known: Iterable[str]) -> str:
-    """Return the message for an unknown key: its name and the nearest known key."""
-    import difflib  # noqa: PLC0415 — only for a mistake
-
-    by_fold = {name.lower(): name for name in sorted(known)}
-    near = difflib.get_close_matches(str(key).lower(), by_fold, 1)
-    return f"unknown key {str(key)[:64]!r}" + (f"; the nearest known is {by_fold[near[0]]!r}" if near else "")
 
 
 @lru_cache(maxsize=256)

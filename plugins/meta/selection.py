@@ -17,9 +17,8 @@ import msgspec
 
 from wirespeed.cni.address import octets, unicast_mac
 from wirespeed.cni.errors import CniError, Code
-from wirespeed.cni.keys import in_any_case
+from wirespeed.cni.keys import in_any_case, unknown_key
 from wirespeed.host import functions
-from wirespeed.plugins.meta.config import unknown
 
 NETWORKS = "k8s.v1.cni.cncf.io/networks"
 DEFAULT_NETWORK = "v1.multus-cni.io/default-network"
@@ -207,9 +206,9 @@ def _ignored(element: dict[str, Any], where: str) -> list[str]:
 
 
 def _unknown(key: str, known: tuple[str, ...]) -> str:
-    plain = unknown(key, ())
+    plain = unknown_key(key, ())
     meant = _MEANT.get(key.casefold())
-    said = f"{plain}; the nearest known is {meant!r}" if meant in known else unknown(key, known)
+    said = f'{plain}; nearest known key: "{meant}"' if meant in known else unknown_key(key, known)
     if said == plain:
         said += f"; known are {', '.join(known)}"
     return f"{said}; it has no effect"

@@ -4,48 +4,109 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from wirespeed.cni.address import unicast_mac
+import msgspec
+from msgspec import Meta
+
+from wirespeed import structs
+from wirespeed.cni.address import UnicastMac, unicast_mac
 from wirespeed.cni.errors import CniError, Code
-from wirespeed.cni.keys import nearest, nearest_value
+from wirespeed.cni.keys import nearest, unknown_key
 from wirespeed.cni.request import Request
 from wirespeed.host import functions
+from wirespeed.host.functions import DeviceId
 from wirespeed.host.netlink.vf import ETH_P_8021AD, ETH_P_8021Q, LINK_STATES, VLAN_PROTOCOLS, VfSettings
-from wirespeed.host.switches import BRIDGE, TRUNK, is_trunk
+from wirespeed.host.switches import BridgeName, Trunk
 from wirespeed.kube import deviceinfo
 from wirespeed.plugins.sriov import rss
 from wirespeed.plugins.sriov.rss import Rss
+from wirespeed.structs import Words, only, whole
 
 log = logging.getLogger(__name__)
 
-KEYS = (
-    "deviceID",  # required: the VF's PCI address, "0000:03:02.0", or a scalable function, "mlx5_core.sf.4"
-    "vlan",  # 0-4094; 0 removes the VLAN; absent leaves the VF's VLAN as it is
-    "vlanQoS",  # priority 0-7, with a vlan
-    "vlanProto",  # "802.1Q" (default) or "802.1ad", with a vlan
-    "mac",  # unicast MAC address of the VF: admin MAC on the PF, and MAC of the netdev
-    "spoofchk",  # "on" or "off": drop frames that the VF sends with another source address
-    "trust",  # "on" or "off": let the VF change its addresses and go promiscuous
-    "link_state",  # "auto", "enable" or "disable"
-    "min_tx_rate",  # guaranteed rate in Mbit/s, 0 for none
-    "max_tx_rate",  # limit in Mbit/s, 0 for none
-    "mtu",  # of the VF's netdev, in bytes; not for a VF in user space, where the application sets it
-    "promisc",  # "on" or "off" for the VF's netdev; "on" needs trust
-    "all_multicast",  # "on" or "off" for the VF's netdev; "on" needs trust
-    "queues",  # number of channels (queues) of the VF's netdev
-    "rss",  # receive-side scaling of the VF's netdev: queues, weights, hash, key
-    "rdmaIsolation",  # true: move the VF's RDMA devices into the pod with its netdev
-    "driver",  # driver of the VF in the pod: "vfio-pci", another one, or "netdevice" for the kernel's default
-    "reset",  # "on" or "off": DEL resets (FLR) a VF in user space; absent: only if its driver is not vfio
-    "bridge",  # Open vSwitch bridge for the VF's representor; the PF must be in switchdev mode
-    "trunk",  # with "bridge": list of the port's tagged VLANs; "vlan" is then the untagged one
-    "ipam",
-    "runtimeConfig",  # mac, infinibandGUID, ips, deviceID, CNIDeviceInfoFile
-)
+NETDEVICE = "netdevice"  # value of "driver": the kernel's default driver
+VF, SCALABLE, PORT = "VF", "scalable function", "port"  # what a key may apply to; PORT is that of a representor
+
+_Switch = Literal["on", "off", ""]  # "" is the same as no key, as in sriov-cni
+_Vlan = Annotated[int, Meta(ge=0, le=4094)]
+_VlanQos = Annotated[int, Meta(ge=0, le=7)]
+_VlanProto = Annotated[
+    str, Meta(pattern=whole("802\\.1([qQ]|[aA][dD])")), Words('"802.1Q" or "802.1ad"', "`802.1Q`, `802.1ad`")
+]
+_Rate = Annotated[int, Meta(ge=0, le=2**32 - 2), Words(f"an integer from 0 to {2**32 - 2}", "Mbit/s")]
+_Mtu = Annotated[int, Meta(ge=68, le=65535)]
+_Queues = Annotated[int, Meta(ge=1, le=1024)]
+_Driver = Annotated[
+    str,
+    Meta(pattern=whole("([A-Za-z0-9][A-Za-z0-9_-]{0,63})?")),
+    Words(f'the name of a driver like "vfio-pci", or "{NETDEVICE}"', f"`vfio-pci`, another driver, `{NETDEVICE}`"),
+]
+_of_a_vf = only(VF)  # a scalable function has no settings on its PF, and no other driver or reset in sysfs
+_of_a_vf_or_port = only(VF, PORT)
+
+
+@structs.prepared
+class Keys(msgspec.Struct, kw_only=True, frozen=True):
+    """The keys of the configuration; null is the same as no key."""
+
+    device: DeviceId | None = msgspec.field(name="deviceID", default=None)
+    """required: the VF or [scalable function](sriov.md#scalable-functions). The meta-plugin sets this key for
+    networks with `k8s.v1.cni.cncf.io/resourceName`"""
+    vlan: Annotated[_Vlan | None, _of_a_vf_or_port] = None
+    """the VF's VLAN. 0 explicitly sets none; without this key, the VF's VLAN is left unchanged"""
+    vlan_qos: Annotated[_VlanQos | None, _of_a_vf] = msgspec.field(name="vlanQoS", default=None)
+    """the VLAN's priority; requires `vlan`"""
+    vlan_proto: Annotated[_VlanProto | None, _of_a_vf] = msgspec.field(name="vlanProto", default=None)
+    """the VLAN's protocol; requires `vlan`"""
+    mac: UnicastMac | None = None
+    """the VF's MAC address, set on both the PF's and the VF's side. Only [one pod](sriov.md#one-mac-for-two-vfs)
+    may have it on a PF and VLAN"""
+    spoofchk: Annotated[_Switch | None, _of_a_vf] = None
+    """drop frames that the VF sends from a source address that is not its own"""
+    trust: Annotated[_Switch | None, _of_a_vf] = None
+    """allow the VF to change its addresses and to enter promiscuous mode"""
+    link_state: Annotated[Literal["auto", "enable", "disable", ""] | None, _of_a_vf] = None
+    """the VF's link state, as in `ip link set ... vf ... state`"""
+    min_tx_rate: Annotated[_Rate | None, _of_a_vf] = None
+    """the guaranteed transmit rate, 0 for none"""
+    max_tx_rate: Annotated[_Rate | None, _of_a_vf_or_port] = None
+    """the limit of the transmit rate, 0 for none"""
+    mtu: _Mtu | None = None
+    """the MTU of the VF's interface"""
+    promisc: _Switch | None = None
+    """promiscuous mode of the VF's interface; `on` needs `"trust": "on"`"""
+    all_multicast: _Switch | None = None
+    """the all-multicast mode of the VF's interface; `on` needs `"trust": "on"`"""
+    queues: _Queues | None = None
+    """how many channels the VF's interface uses, if its driver lets them be set"""
+    rss: Rss | None = None
+    """how the packets that the VF's interface receives are distributed over its queues, if its driver lets that be
+    set"""
+    rdma_isolation: bool | None = msgspec.field(name="rdmaIsolation", default=None)
+    """move the VF's RDMA devices into the pod with its interface. On the node, each RDMA device must belong to one
+    namespace only (`rdma system set netns exclusive`)"""
+    driver: Annotated[_Driver | None, _of_a_vf] = None
+    """the VF's driver while the pod has it; `netdevice` is the kernel's network driver. Without this key, the
+    driver is left unchanged"""
+    reset: Annotated[_Switch | None, _of_a_vf] = None
+    """whether DEL does a function-level reset of a VF on a user-space driver. Default: it does unless the driver is
+    vfio, which resets the VF itself"""
+    bridge: BridgeName | None = None
+    """the VF's representor becomes a port of this bridge, and `vlan` and `max_tx_rate` apply to that port:
+    [switchdev](sriov.md#switchdev)"""
+    trunk: Trunk | None = None
+    """requires `bridge`: the VLANs that the port carries tagged, in addition to `vlan` untagged"""
+    ipam: dict[str, Any] | None = None
+    """addresses: see below"""
+    runtime_config: dict[str, Any] | None = msgspec.field(name="runtimeConfig", default=None)
+    """`mac`, `infinibandGUID`, `ips`, `deviceID`, `CNIDeviceInfoFile`"""
+
+
+KEYS = structs.keys_of(Keys)
 # Accepted without effect: keys of the CNI specification, of the meta-plugin, and sriov-cni's logging keys.
 OTHER_KEYS = (
     "cniVersion",
@@ -68,16 +129,8 @@ _IMPOSSIBLE = {
 }
 # Allowed CNI_ARGS: ours, host-local's and the runtime's.
 _ARGS = ("IgnoreUnknown", "MAC", "GUID", "IP", "GATEWAY")
-# Keys for VFs only: a scalable function has no settings on its PF, and no other driver or reset in sysfs.
-_OF_A_VF = (
-    *("vlan", "vlanQoS", "vlanProto", "spoofchk", "trust", "link_state", "min_tx_rate", "max_tx_rate"),
-    *("driver", "reset", "infinibandGUID"),
-)
-_OF_A_PORT = ("vlan", "max_tx_rate")  # those of _OF_A_VF that a representor's port supports too
 _CANONICAL = {key.lower(): key for key in (*KEYS, *OTHER_KEYS)}
 _GUID = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){7}")
-_DRIVER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
-NETDEVICE = "netdevice"  # value of "driver": the kernel's default driver
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,9 +207,9 @@ def _canonical(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _unknown(key: str, *, own: bool) -> None:
-    hint = nearest(key, _CANONICAL)
     if own:
-        raise CniError(Code.INVALID_CONFIG, f'unknown key "{key}"{hint}')
+        raise CniError(Code.INVALID_CONFIG, unknown_key(key, _CANONICAL.values()))
+    hint = nearest(key, _CANONICAL)
     log.warning('network configuration of type sriov: unknown key "%s" is ignored%s', key, hint)
 
 
@@ -171,8 +224,8 @@ def _check_args(request: Request) -> None:
 
 
 def _parse(request: Request, conf: Mapping[str, Any], devinfo: Path) -> SriovConf:
-    runtime = _object(conf, "runtimeConfig")
-    _object(conf, "ipam")
+    given = conf.get("runtimeConfig")
+    runtime: Mapping[str, Any] = given if isinstance(given, dict) else {}
     device = runtime.get("deviceID") or conf.get("deviceID") or conf.get("pciBusID")
     if device is None:
         raise CniError(
@@ -180,58 +233,55 @@ def _parse(request: Request, conf: Mapping[str, Any], devinfo: Path) -> SriovCon
             'key "deviceID" is missing: expected the PCI address of a VF '
             "(a network gets it from its annotation k8s.v1.cni.cncf.io/resourceName)",
         )
+    mac = runtime.get("mac") or request.args.get("MAC") or conf.get("mac")
+    guid = runtime.get("infinibandGUID") or request.args.get("GUID") or _guid_of_arguments(conf)
     name = functions.canonical(device)
-    if not name:
-        raise _wrong("deviceID", functions.EXPECTED, device)
-    mac = _mac(runtime.get("mac") or request.args.get("MAC") or conf.get("mac"))
-    guid = _guid(runtime.get("infinibandGUID") or request.args.get("GUID") or _guid_of_arguments(conf))
     scalable = functions.SCALABLE.fullmatch(name) is not None
-    port = _port(conf)
     if scalable:
-        _refuse_what_is_a_vfs({**conf, "infinibandGUID": guid}, but=_OF_A_PORT if port else ())
+        _refuse_what_is_a_vfs(conf, guid)
+    keys = structs.read({**conf, "deviceID": device, "mac": mac}, Keys)
+    if not name:
+        raise structs.wrong("deviceID", DeviceId, device)
+    port = _port(keys)
     return SriovConf(
         device=name,
-        settings=VfSettings() if scalable else _settings(conf, mac, guid, with_port=port is not None),
+        settings=VfSettings() if scalable else _settings(keys, _guid(guid), with_port=port is not None),
         port=port,
-        mac=mac,
-        mtu=_integer(conf, "mtu", 68, 65535),
-        promisc=_trusted_switch(conf, "promisc", trusted=scalable),
-        allmulti=_trusted_switch(conf, "all_multicast", trusted=scalable),
-        queues=_integer(conf, "queues", 1, 1024),
-        rss=rss.parse(conf.get("rss")),
-        rdma_isolation=_rdma_isolation(conf),
-        driver=_driver(conf.get("driver")),
-        reset=_switch(conf, "reset"),
+        mac=_mac(keys),
+        mtu=keys.mtu,
+        promisc=_trusted_switch("promisc", keys.promisc, trusted=scalable or keys.trust == "on"),
+        allmulti=_trusted_switch("all_multicast", keys.all_multicast, trusted=scalable or keys.trust == "on"),
+        queues=keys.queues,
+        rss=rss.check(keys.rss),
+        rdma_isolation=_rdma_isolation(keys),
+        driver=keys.driver or "",
+        reset=_switch(keys.reset),
         device_info_file=deviceinfo.requested(runtime, devinfo),
     )
 
 
-def _settings(conf: Mapping[str, Any], mac: str | None, guid: str | None, *, with_port: bool) -> VfSettings:
+def _settings(keys: Keys, guid: str | None, *, with_port: bool) -> VfSettings:
     """Return the VF's settings for the PF; with a port, VLAN and rates are set on the switch (switchdev mode)."""
     return VfSettings(
-        mac=mac,
-        **({} if with_port else _vlan(conf)),
-        **({} if with_port else _rates(conf)),
-        spoofchk=_switch(conf, "spoofchk"),
-        trust=_switch(conf, "trust"),
-        link_state=_link_state(conf.get("link_state")),
+        mac=_mac(keys),
+        **({} if with_port else _vlan(keys)),
+        **({} if with_port else _rates(keys)),
+        spoofchk=_switch(keys.spoofchk),
+        trust=_switch(keys.trust),
+        link_state=LINK_STATES[keys.link_state] if keys.link_state else None,
         node_guid=guid,
         port_guid=guid,
     )
 
 
-def _port(conf: Mapping[str, Any]) -> BridgePort | None:
+def _port(keys: Keys) -> BridgePort | None:
     """Return the configuration of the representor's port, None without "bridge"."""
-    bridge, trunk = conf.get("bridge"), [] if conf.get("trunk") is None else conf["trunk"]
-    if not is_trunk(trunk):
-        raise _wrong("trunk", TRUNK, trunk)
-    if bridge is None or bridge == "":
+    trunk = keys.trunk or []
+    if not keys.bridge:
         if trunk:
             raise CniError(Code.INVALID_CONFIG, 'key "trunk" needs the key "bridge"')
         return None
-    if not isinstance(bridge, str) or not BRIDGE.fullmatch(bridge):
-        raise _wrong("bridge", "the name of an Open vSwitch bridge like br-int", bridge)
-    vlan, rates = _vlan(conf), _rates(conf)
+    vlan, rates = _vlan(keys), _rates(keys)
     if vlan.get("vlan_qos") or vlan.get("vlan_proto", ETH_P_8021Q) != ETH_P_8021Q or rates["min_tx_rate"]:
         raise CniError(
             Code.INVALID_CONFIG,
@@ -240,13 +290,16 @@ def _port(conf: Mapping[str, Any]) -> BridgePort | None:
     if (tag := vlan.get("vlan")) in trunk:
         raise CniError(Code.INVALID_CONFIG, f'key "trunk": {tag} is the VLAN that is untagged (key "vlan")')
     return BridgePort(
-        bridge=bridge, vlan=tag or None, trunk=tuple(sorted(set(trunk))), rate=rates["max_tx_rate"] or 0
+        bridge=keys.bridge, vlan=tag or None, trunk=tuple(sorted(set(trunk))), rate=rates["max_tx_rate"] or 0
     )
 
 
-def _refuse_what_is_a_vfs(conf: Mapping[str, Any], *, but: Collection[str]) -> None:
-    for key in _OF_A_VF:
-        if key not in but and conf.get(key) not in (None, ""):
+def _refuse_what_is_a_vfs(conf: Mapping[str, Any], guid: object) -> None:
+    """Refuse keys that have no effect for a scalable function, or for its representor's port if it has one."""
+    kinds = {SCALABLE, PORT} if conf.get("bridge") else {SCALABLE}
+    given = {**conf, "infinibandGUID": guid}
+    for key, of in (structs.limits(Keys) | {"infinibandGUID": _of_a_vf.of}).items():
+        if not of & kinds and given.get(key) not in (None, ""):
             raise CniError(
                 Code.INVALID_CONFIG,
                 f'key "{key}": a scalable function has none, and no driver but its own; '
@@ -254,80 +307,31 @@ def _refuse_what_is_a_vfs(conf: Mapping[str, Any], *, but: Collection[str]) -> N
             )
 
 
-def _wrong(key: str, expected: str, got: object) -> CniError:
-    return CniError(
-        Code.INVALID_CONFIG, f'key "{key}": expected {expected}, got {got!r}{nearest_value(got, expected)}'
-    )
+def _switch(value: str | None) -> bool | None:
+    return value == "on" if value else None
 
 
-def _object(conf: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    value = conf.get(key)
-    if value is None:
-        return {}
-    if not isinstance(value, dict):
-        raise _wrong(key, "an object", value)
-    return value
-
-
-def _integer(conf: Mapping[str, Any], key: str, low: int, high: int) -> int | None:
-    value = conf.get(key)
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise _wrong(key, f"an integer from {low} to {high}", value)
-    return value
-
-
-def _switch(conf: Mapping[str, Any], key: str) -> bool | None:
-    value = conf.get(key)
-    if value is None or value == "":
-        return None
-    if value not in ("on", "off"):
-        raise _wrong(key, '"on" or "off"', value)
-    return bool(value == "on")
-
-
-def _trusted_switch(conf: Mapping[str, Any], key: str, *, trusted: bool) -> bool | None:
-    """Parse a switch that needs trust: on an untrusted VF it would be on without any effect."""
-    value = _switch(conf, key)
-    if value and not trusted and not _switch(conf, "trust"):
+def _trusted_switch(key: str, value: str | None, *, trusted: bool) -> bool | None:
+    """Read a switch that needs trust: on an untrusted VF it would be on without any effect."""
+    if value == "on" and not trusted:
         raise CniError(Code.INVALID_CONFIG, f'key "{key}": "on" needs "trust": "on"')
-    return value
+    return _switch(value)
 
 
-def _rdma_isolation(conf: Mapping[str, Any]) -> bool:
-    value = conf.get("rdmaIsolation")
-    if value is not None and not isinstance(value, bool):
-        raise _wrong("rdmaIsolation", "true or false", value)
-    if value and conf.get("driver"):
+def _rdma_isolation(keys: Keys) -> bool:
+    if keys.rdma_isolation and keys.driver:
         raise CniError(
             Code.INVALID_CONFIG, 'key "rdmaIsolation": expected no "driver": a VF has RDMA devices by its own'
         )
-    return bool(value)
+    return bool(keys.rdma_isolation)
 
 
-def _driver(value: object) -> str:
-    if value is None or value == "":
-        return ""
-    if not isinstance(value, str) or not _DRIVER.fullmatch(value):
-        raise _wrong("driver", f'the name of a driver like "vfio-pci", or "{NETDEVICE}"', value)
-    return value
-
-
-def _link_state(value: object) -> int | None:
-    if value is None or value == "":
+def _mac(keys: Keys) -> str | None:
+    if not keys.mac:
         return None
-    if not isinstance(value, str) or value not in LINK_STATES:
-        raise _wrong("link_state", '"auto", "enable" or "disable"', value)
-    return LINK_STATES[value]
-
-
-def _mac(value: object) -> str | None:
-    if value is None or value == "":
-        return None
-    text = unicast_mac(value)
+    text = unicast_mac(keys.mac)
     if not text:
-        raise _wrong("mac", "a unicast MAC address like 02:00:00:00:00:01", value)
+        raise structs.wrong("mac", UnicastMac, keys.mac)
     return text
 
 
@@ -343,16 +347,12 @@ def _guid(value: object) -> str | None:
         return None
     text = value.lower().replace("-", ":") if isinstance(value, str) else ""
     if not _GUID.fullmatch(text) or set(text) in ({"0", ":"}, {"f", ":"}):
-        raise _wrong("infinibandGUID", "an 8-byte GUID like 02:00:00:00:00:00:00:01", value)
+        raise structs.wrong("infinibandGUID", "an 8-byte GUID like 02:00:00:00:00:00:00:01", value)
     return text
 
 
-def _vlan(conf: Mapping[str, Any]) -> dict[str, int]:
-    vlan = _integer(conf, "vlan", 0, 4094)
-    qos = _integer(conf, "vlanQoS", 0, 7)
-    proto = conf.get("vlanProto")
-    if proto is not None and (not isinstance(proto, str) or proto.lower() not in VLAN_PROTOCOLS):
-        raise _wrong("vlanProto", '"802.1Q" or "802.1ad"', proto)
+def _vlan(keys: Keys) -> dict[str, int]:
+    vlan, qos, proto = keys.vlan, keys.vlan_qos, keys.vlan_proto
     number = VLAN_PROTOCOLS[proto.lower()] if proto else ETH_P_8021Q
     if vlan is None:
         for key, value in (("vlanQoS", qos), ("vlanProto", proto)):
@@ -366,9 +366,8 @@ def _vlan(conf: Mapping[str, Any]) -> dict[str, int]:
     return {"vlan": vlan, "vlan_qos": qos or 0, "vlan_proto": number}
 
 
-def _rates(conf: Mapping[str, Any]) -> dict[str, int | None]:
-    low = _integer(conf, "min_tx_rate", 0, 2**32 - 2)
-    high = _integer(conf, "max_tx_rate", 0, 2**32 - 2)
+def _rates(keys: Keys) -> dict[str, int | None]:
+    low, high = keys.min_tx_rate, keys.max_tx_rate
     if low and high and low > high:
         raise CniError(
             Code.INVALID_CONFIG, f'key "min_tx_rate": {low} Mbit/s is more than "max_tx_rate", {high} Mbit/s'

@@ -8,36 +8,36 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from wirespeed import structs
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.host import ethtool
 from wirespeed.host.ethtool import Spread
 from wirespeed.host.netlink.link import Link
 from wirespeed.plugins.sriov.function import Vf
+from wirespeed.structs import Words, whole
 
 _Weight = Annotated[int, Meta(ge=0, le=1 << 16)]
+_HashKey = Annotated[
+    str,
+    Meta(pattern=whole("[0-9a-fA-F]{2}(:[0-9a-fA-F]{2})*")),
+    Words("bytes in hex, with colons between them", "bytes in hex, with colons"),
+]
 
 
 class Rss(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     """The key "rss", with the values of `ethtool -X`; None leaves a part unchanged."""
 
-    queues: Annotated[int, Meta(ge=1, le=1024)] | None = None  # spread evenly over this many first queues
-    weights: Annotated[list[_Weight], Meta(min_length=1, max_length=1024)] | None = None  # one per queue
+    queues: Annotated[int, Meta(ge=1, le=1024)] | None = None
+    """distribute equally over this many queues, starting with the first (`equal`)"""
+    weights: Annotated[list[_Weight], Meta(min_length=1, max_length=1024)] | None = None
+    """the share of the indirection table for each queue (`weight`): `[6, 1]`"""
     hash: Literal["toeplitz", "xor", "crc32"] | None = None
-    key: Annotated[str, Meta(pattern="^[0-9a-fA-F]{2}(:[0-9a-fA-F]{2})*$")] | None = None  # hash key
+    """the hash function over a packet's headers (`hfunc`)"""
+    key: _HashKey | None = None
+    """the key of the hash (`hkey`), of the same length as the driver's"""
 
 
-@structs.prepared
-class _Conf(msgspec.Struct):
-    rss: Rss | None = None
-
-
-def parse(value: object) -> Rss | None:
-    """Parse the value of the key "rss". Raises CniError(INVALID_CONFIG) that names the nested key."""
-    try:
-        found = msgspec.convert({"rss": value}, _Conf).rss
-    except msgspec.ValidationError as error:
-        raise CniError(Code.INVALID_CONFIG, structs.fault(error, _Conf)) from error
+def check(found: Rss | None) -> Rss | None:
+    """Check what relates several keys. Raises CniError(INVALID_CONFIG) that names the nested key."""
     if found is None:
         return None
     if found == Rss():

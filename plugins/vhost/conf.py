@@ -6,77 +6,205 @@ import grp
 import logging
 import pwd
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from wirespeed.cni.address import unicast_mac
+import msgspec
+from msgspec import Meta
+
+from wirespeed import structs
+from wirespeed.cni.address import UnicastMac, unicast_mac
 from wirespeed.cni.errors import CniError, Code
-from wirespeed.cni.keys import known_in_any_case, nearest, nearest_value
+from wirespeed.cni.keys import known_in_any_case, nearest, unknown_key
 from wirespeed.cni.request import Request
-from wirespeed.host.switches import BRIDGE, TRUNK, is_trunk
+from wirespeed.host.switches import BRIDGE, BridgeName, Trunk
 from wirespeed.kube import deviceinfo
+from wirespeed.structs import Words, only, whole
 
 log = logging.getLogger(__name__)
 
 PEER = "userspace"  # type of a userspace-CNI configuration: unknown keys are logged as warnings, not refused
+OVS, VPP, NONE = "ovs-dpdk", "vpp", "none"
+VHOSTUSER, MEMIF = "vhostuser", "memif"
+_KINDS = {OVS: (VHOSTUSER,), VPP: (MEMIF, VHOSTUSER), NONE: (MEMIF,)}
+_OPPOSITE = {"client": "server", "server": "client", "master": "slave", "slave": "master"}
 
-KEYS = (
-    "host",  # required, HOST_KEYS: the switch's side
-    "container",  # HOST_KEYS: the application's side, if it is not the exact counterpart of "host"
-    "sharedDir",  # folder on the node: with engine "none" the shared folder, else it has a subfolder per container
-    "socket",  # SOCKET_KEYS: owner, mode and label of the folder and the socket
-    "mac",  # unicast MAC address that the application should use
-    "bandwidth",  # BANDWIDTH_KEYS, from the pod's point of view, as in the reference plugin "bandwidth"
-    "mirror",  # MIRROR_KEYS
-    "annotate",  # whether to set the annotations userspace/* of the pod; default: only for type "userspace"
-    "ipam",  # addresses are passed to the application: there is no netdev
-    "deviceID",  # a device of a vhost-user pool of the device plugin; its folder has the sockets
-    "runtimeConfig",  # mac, ips, bandwidth, deviceID, CNIDeviceInfoFile
-)
-HOST_KEYS = (
-    "engine",  # required: "ovs-dpdk", "vpp", or "none" for memif from pod to pod
-    "iftype",  # required: "vhostuser" (ovs-dpdk, vpp) or "memif" (vpp, none)
-    "netType",  # "bridge", or "interface" for a routed interface (vpp only); required with vpp
-    "memif",  # MEMIF_KEYS
-    "vhost",  # VHOST_KEYS
-    "bridge",  # BRIDGE_KEYS
-    "mtu",  # bytes
-    "queues",  # queue pairs of the interface, default 1
-)
-MEMIF_KEYS = (
-    "role",  # "master" listens, "slave" connects; required in "host" with vpp, only in "container" with "none"
-    "mode",  # "ethernet" (default), "ip" or "inject-punt"
-    "socketfile",  # name of the socket's file in its folder
-    "ringSize",  # entries of a ring, a power of 2, default 1024
-    "bufferSize",  # bytes of a buffer, default 2048
-    "secret",  # both sides must know it, at most 24 characters
-)
-VHOST_KEYS = (
-    "mode",  # "client" connects, and reconnects after a restart; "server" listens
-    "group",  # group of folder and socket, like socket.group
-    "socketfile",  # name of the socket's file in its folder
-)
-BRIDGE_KEYS = (
-    "bridgeName",  # Open vSwitch: name of the bridge, default "br0"; VPP: number of the bridge domain
-    "bridgeId",  # VPP: number of the bridge domain, if there is no bridgeName
-    "create",  # create a missing bridge; default: only for type "userspace"
-    "vlanId",  # untagged VLAN of the port, 1-4094; Open vSwitch only
-    "trunk",  # list of tagged VLANs of the port; Open vSwitch only
-)
-SOCKET_KEYS = (
-    "user",  # name or number
-    "group",  # name or number
-    "mode",  # mode of the socket, "0660"; the folder also gets an x for each r
-    "selinuxLabel",  # "system_u:object_r:container_file_t:s0"
-)
-BANDWIDTH_KEYS = ("ingressRate", "ingressBurst", "egressRate", "egressBurst")  # bit/s and bit
-MIRROR_KEYS = (
-    "to",  # copy this port's traffic to the port of this name in the bridge
-    "from",  # copy traffic to this port: "all", or a list of ports of the bridge
-    "direction",  # "in" (from the port into the switch), "out" or "both" (default)
-)
+_DEVICE = re.compile(r"[A-Za-z0-9_-]{1,63}")
+# A file's name. No comma: it separates arguments of DPDK's --vdev.
+_File = Annotated[
+    str,
+    Meta(pattern=whole("([A-Za-z0-9_][A-Za-z0-9_.-]{0,63})?")),
+    Words("a file name of at most 64 letters, digits, _ . -", "file name"),
+]
+_Folder = Annotated[
+    str,
+    Meta(pattern=whole("(/[A-Za-z0-9_.+@~/-]*)?")),
+    Words("an absolute path of letters, digits, _ . + @ ~ - and no ..", "absolute path"),
+]
+_Label = Annotated[
+    str,
+    Meta(pattern=whole("[A-Za-z0-9_.,:+-]{0,255}")),
+    Words("an SELinux label of letters, digits, _ . , : + -", "label"),
+]
+# It becomes part of a command-line argument of the application.
+_Secret = Annotated[
+    str,
+    Meta(pattern=whole(r"[!#-&(-+\--\[\]-~]{0,24}")),
+    Words(
+        "at most 24 printable ASCII characters without spaces, commas, quotes, backslashes", "up to 24 characters"
+    ),
+]
+_RingSize = Annotated[int, Meta(ge=2, le=1 << 14), Words("a power of 2 from 2 to 16384", "power of 2 up to 16384")]
+_Account = Annotated[int | str, Words("a name or a number", "name or number")]
+_Mode = Annotated[str, Meta(pattern=whole("0?[0-7]{3}")), Words('octal digits like "0660"', "`0660`")]
+_Rate = Annotated[int, Meta(ge=0, le=2**53), Words(f"an integer from 0 to {2**53}", "bit/s")]
+_Burst = Annotated[int, Meta(ge=0, le=2**53), Words(f"an integer from 0 to {2**53}", "bit")]
+_Vlan = Annotated[int, Meta(ge=0, le=4094), Words("an integer from 0 to 4094", "1 to 4094")]
+_of_ovs, _of_memif, _of_vhostuser, _of_a_switch = only(OVS), only(MEMIF), only(VHOSTUSER), only(OVS, VPP)
+
+
+class MemifKeys(msgspec.Struct, kw_only=True, frozen=True, rename="camel"):
+    """The keys of `memif`."""
+
+    role: Annotated[Literal["master", "slave", ""] | None, _of_memif] = None
+    """the master listens, the slave connects. Required for `host` with vpp. With `none`, set it in `container`; by
+    default the first pod is the master"""
+    mode: Literal["ethernet", "ip", "inject-punt", ""] | None = None
+    """default `ethernet`"""
+    socketfile: _File | None = None
+    """the name of the socket in its directory"""
+    ring_size: Annotated[_RingSize | None, _of_memif] = None
+    """entries of a ring, default 1024"""
+    buffer_size: Annotated[int, Meta(ge=64, le=65535)] | None = None
+    """bytes of a buffer, default 2048"""
+    secret: Annotated[_Secret | None, _of_memif] = None
+    """both sides must know it"""
+
+
+class VhostKeys(msgspec.Struct, kw_only=True, frozen=True):
+    """The keys of `vhost`."""
+
+    mode: Annotated[Literal["client", "server", ""] | None, _of_vhostuser] = None
+    """the client connects, and reconnects after a restart; the server listens. Default for `host`: `client`, for
+    type `userspace` `server`"""
+    group: _Account | None = None
+    """the same as `group` of `socket`"""
+    socketfile: _File | None = None
+    """the name of the socket in its directory"""
+
+
+class BridgeKeys(msgspec.Struct, kw_only=True, frozen=True, rename="camel"):
+    """The keys of `bridge`."""
+
+    name: Annotated[int | str | None, Words("a name or a number", "name (Open vSwitch), number (VPP)")] = (
+        msgspec.field(name="bridgeName", default=None)
+    )
+    """the bridge of Open vSwitch, default `br0`, or the bridge domain of VPP"""
+    number: Annotated[int | str | None, Words("a number", "number")] = msgspec.field(name="bridgeId", default=None)
+    """the bridge domain of VPP, if `bridgeName` is not given"""
+    create: bool | None = None
+    """create the bridge if it does not exist; default: for type `userspace` only"""
+    vlan: Annotated[_Vlan | None, _of_ovs] = msgspec.field(name="vlanId", default=None)
+    """the VLAN of the port, untagged; Open vSwitch. 0 is the same as no key"""
+    trunk: Annotated[Trunk | None, _of_ovs] = None
+    """VLANs that the port carries tagged; Open vSwitch"""
+
+
+class SideKeys(msgspec.Struct, kw_only=True, frozen=True, rename="camel"):
+    """The keys of `host` and `container`."""
+
+    engine: Literal["ovs-dpdk", "vpp", "none"] | None = None
+    """the switch; required for `host`. `none` is memif from pod to pod"""
+    iftype: Annotated[
+        Literal["vhostuser", "memif"] | None,
+        Words('"vhostuser" or "memif"', "`vhostuser` (ovs-dpdk, vpp), `memif` (vpp, none)"),
+    ] = None
+    """the kind of interface; required for `host`"""
+    net_type: Annotated[
+        Literal["bridge", "interface", ""] | None,
+        _of_a_switch,
+        Words('"bridge" or "interface"', "`bridge`, `interface` (vpp: routed)"),
+    ] = None
+    """required with vpp"""
+    memif: MemifKeys | None = None
+    vhost: VhostKeys | None = None
+    bridge: Annotated[BridgeKeys | None, _of_a_switch] = None
+    mtu: Annotated[int, Meta(ge=68, le=65535)] | None = None
+    """the MTU of the interface"""
+    queues: Annotated[int, Meta(ge=1, le=255)] | None = None
+    """queue pairs, default 1"""
+
+
+class SocketKeys(msgspec.Struct, kw_only=True, frozen=True):
+    """The keys of `socket`."""
+
+    user: _Account | None = None
+    group: _Account | None = None
+    mode: _Mode | None = None
+    """the permissions of the socket. The directory also gets an x for each r"""
+    label: _Label | None = msgspec.field(name="selinuxLabel", default=None)
+
+
+class BandwidthKeys(msgspec.Struct, kw_only=True, frozen=True, rename="camel"):
+    """The keys of `bandwidth`, from the pod's point of view, as in the reference plugin "bandwidth"."""
+
+    ingress_rate: _Rate | None = None
+    """what the pod receives"""
+    ingress_burst: _Burst | None = None
+    egress_rate: _Rate | None = None
+    """what the pod sends"""
+    egress_burst: _Burst | None = None
+
+
+class MirrorKeys(msgspec.Struct, kw_only=True, frozen=True):
+    """The keys of `mirror`."""
+
+    to: Annotated[str | None, Words("the name of a port", "name of a port")] = None
+    """that port gets a copy of this port's traffic"""
+    source: Annotated[
+        Literal["all", ""] | list[str] | None, Words('"all" or a list of ports', "`all`, or a list of ports")
+    ] = msgspec.field(name="from", default=None)
+    """this port gets a copy of those ports' traffic"""
+    direction: Literal["in", "out", "both", ""] | None = None
+    """`in` copies what goes from the port into the switch, `out` the opposite direction; default `both`, which is
+    the only value with `from` as `all`"""
+
+
+@structs.prepared
+class Keys(msgspec.Struct, kw_only=True, frozen=True, rename="camel"):
+    """The keys of the configuration; null is the same as no key."""
+
+    host: SideKeys | None = None
+    """required: the switch's side"""
+    container: dict[str, Any] | None = None
+    """the application's side, if it is not the counterpart of the host's"""
+    shared_dir: _Folder | None = None
+    """each pod's sockets are in a directory of their own below this one; with engine `none` in this one itself,
+    which both pods mount"""
+    socket: SocketKeys | None = None
+    """owner, mode and SELinux label of the directory and the socket"""
+    mac: UnicastMac | None = None
+    """the MAC address that the application is to use"""
+    bandwidth: Annotated[BandwidthKeys | None, _of_ovs] = None
+    """rate limits, as seen by the pod; Open vSwitch"""
+    mirror: Annotated[MirrorKeys | None, _of_ovs] = None
+    """a copy of traffic; Open vSwitch"""
+    annotate: bool | None = None
+    """whether the pod gets the annotations `userspace/*`; default: for type `userspace` only"""
+    ipam: dict[str, Any] | None = None
+    """addresses, which are only reported to the application: there is no interface to configure"""
+    device: Annotated[
+        Any, Words("any value", "id of a device of a [vhost-user pool](health-and-reload.md#vhost-user-pools)")
+    ] = msgspec.field(name="deviceID", default=None)
+    """the sockets are in this device's directory. The meta-plugin sets this key"""
+    runtime_config: dict[str, Any] | None = None
+    """`mac`, `ips`, `bandwidth`, `deviceID`, `CNIDeviceInfoFile`"""
+
+
+KEYS = structs.keys_of(Keys)
+PARTS: dict[str, type[msgspec.Struct]] = {"memif": MemifKeys, "vhost": VhostKeys, "bridge": BridgeKeys}
 # Accepted without effect: keys of the CNI specification, of the meta-plugin and of userspace-CNI.
 OTHER_KEYS = (
     "cniVersion",
@@ -93,16 +221,6 @@ OTHER_KEYS = (
     "cni.dev/valid-attachments",
     "cni.dev/attachments",
 )
-
-OVS, VPP, NONE = "ovs-dpdk", "vpp", "none"
-VHOSTUSER, MEMIF = "vhostuser", "memif"
-_KINDS = {OVS: (VHOSTUSER,), VPP: (MEMIF, VHOSTUSER), NONE: (MEMIF,)}
-_OPPOSITE = {"client": "server", "server": "client", "master": "slave", "slave": "master"}
-
-_FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")  # no comma: it separates arguments of DPDK's --vdev
-_DEVICE = re.compile(r"[A-Za-z0-9_-]{1,63}")
-_FOLDER = re.compile(r"/[A-Za-z0-9_.+@~/-]*")
-_LABEL = re.compile(r"[A-Za-z0-9_.,:+-]{1,255}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,37 +314,54 @@ class _Reader:
         conf = self._canonical("", request_keys(self._request.config), (*KEYS, *OTHER_KEYS))
         host = self._side(conf, "host")
         container = self._side(conf, "container")
-        runtime = _object("", conf, "runtimeConfig")
+        runtime = _object(conf, "runtimeConfig")
         engine = _one_of("host.", host, "engine", tuple(_KINDS), required=True)
         kind = _one_of("host.", host, "iftype", _KINDS[engine], required=True, why=f" with engine {engine}")
-        self._check_applies(conf, runtime, host, engine, kind)
-        self._check_ipam(conf)
+        self._drop_what_has_no_effect(conf, runtime, host, frozenset({engine, kind}))
+        routed = _routed(host, engine)
         role, app_role = _roles(host, container, engine, kind, peer=self._peer)
+        keys = self._keys(conf, runtime, host)
+        side = keys.host or SideKeys()
+        memif, vhost = side.memif or MemifKeys(), side.vhost or VhostKeys()
         made = VhostConf(
             engine=engine,
             kind=kind,
-            routed=_routed(host, engine),
+            routed=routed,
             role=role,
             app_role=app_role,
-            mode=_one_of("host.memif.", host["memif"], "mode", _MODES),
-            socket_file=_name(f"host.{_PART[kind]}.", host[_PART[kind]], "socketfile", _FILE),
-            ring_size=_power_of_two(host["memif"]) or 1024,
-            buffer_size=_integer("host.memif.", host["memif"], "bufferSize", 64, 65535) or 2048,
-            secret=_text("host.memif.", host["memif"], "secret", 24),
-            mtu=_integer("host.", host, "mtu", 68, 65535),
-            queues=_integer("host.", host, "queues", 1, 255) or 1,
-            mac=_mac(runtime.get("mac") or self._request.args.get("MAC") or conf.get("mac")),
-            bandwidth=self._bandwidth(conf, runtime),
-            mirror=self._mirror(conf),
-            access=self._access(conf, host),
-            shared_dir=_folder(conf.get("sharedDir")),
-            annotate=_flag("", conf, "annotate", default=self._peer),
+            mode=memif.mode or "",
+            socket_file=(memif if kind == MEMIF else vhost).socketfile or "",
+            ring_size=_power_of_two(memif.ring_size) or 1024,
+            buffer_size=memif.buffer_size or 2048,
+            secret=memif.secret or "",
+            mtu=side.mtu,
+            queues=side.queues or 1,
+            mac=_mac(keys.mac),
+            bandwidth=self._bandwidth(keys.bandwidth, runtime),
+            mirror=_mirror(keys.mirror),
+            access=_access(keys.socket or SocketKeys(), vhost.group),
+            shared_dir=_folder(keys.shared_dir),
+            annotate=self._peer if keys.annotate is None else keys.annotate,
             container={**container},
             device_info_file=deviceinfo.requested(runtime, self._devinfo),
-            device=_device(runtime.get("deviceID") or conf.get("deviceID")),
+            device=_device(runtime.get("deviceID") or keys.device),
             peer=self._peer,
         )
-        return self._on_bridge(made, host["bridge"])
+        return self._on_bridge(made, side.bridge or BridgeKeys())
+
+    def _keys(self, conf: Mapping[str, Any], runtime: Mapping[str, Any], host: Mapping[str, Any]) -> Keys:
+        """Read the configuration, with the values that the runtime sets instead of its own."""
+        mac = runtime.get("mac") or self._request.args.get("MAC") or conf.get("mac")
+        given = {**conf, "host": host, "mac": mac}
+        for key, kind in (("socket", SocketKeys), ("bandwidth", BandwidthKeys), ("mirror", MirrorKeys)):
+            if isinstance(given.get(key), dict):
+                given[key] = self._canonical(f"{key}.", given[key], structs.keys_of(kind))
+        if not given.get("mirror"):
+            given["mirror"] = None
+        found = structs.read(given, Keys)
+        if found.ipam and found.ipam.get("type") == "dhcp":
+            raise structs.wrong("ipam.type", "an IPAM that needs no interface in the pod", "dhcp")
+        return found
 
     def _canonical(self, where: str, raw: Mapping[str, Any], known: tuple[str, ...]) -> dict[str, Any]:
         """Return the object with keys spelled as in `known`; as in userspace-CNI, any case matches."""
@@ -234,117 +369,120 @@ class _Reader:
         return known_in_any_case(raw, known, lambda key: self._unknown(where, key, names))
 
     def _unknown(self, where: str, key: str, names: Mapping[str, str]) -> None:
-        hint = nearest(key, names, within=where)
         if not self._peer:
-            raise CniError(Code.INVALID_CONFIG, f'unknown key "{where}{key}"{hint}')
-        log.warning("network %s: unknown key %s%s is ignored%s", self._request.name, where, key, hint)
+            raise CniError(Code.INVALID_CONFIG, unknown_key(key, names.values(), within=where))
+        hint = nearest(key, names, within=where)
+        log.warning('network %s: unknown key "%s%s" is ignored%s', self._request.name, where, key, hint)
 
     def _side(self, conf: Mapping[str, Any], side: str) -> dict[str, Any]:
         """Return `host` or `container`; its parts are always objects."""
         if side == "host" and conf.get("host") is None:
             raise CniError(Code.INVALID_CONFIG, 'key "host" is missing: expected an object with "engine"')
-        found = self._canonical(f"{side}.", _object("", conf, side), HOST_KEYS)
-        for part, keys in (("memif", MEMIF_KEYS), ("vhost", VHOST_KEYS), ("bridge", BRIDGE_KEYS)):
-            found[part] = self._canonical(f"{side}.{part}.", _object(f"{side}.", found, part), keys)
+        found = self._canonical(f"{side}.", _object(conf, side), structs.keys_of(SideKeys))
+        for part, kind in PARTS.items():
+            keys = structs.keys_of(kind)
+            found[part] = self._canonical(f"{side}.{part}.", _object(found, part, f"{side}."), keys)
         return found
 
-    def _check_applies(
-        self, conf: Mapping[str, Any], runtime: Mapping[str, Any], host: Mapping[str, Any], engine: str, kind: str
+    def _drop_what_has_no_effect(
+        self, conf: dict[str, Any], runtime: Mapping[str, Any], host: dict[str, Any], chosen: frozenset[str]
     ) -> None:
-        """Refuse keys that the engine does not implement; for type "userspace" only log a warning."""
-        bridge = host["bridge"]
-        only_ovs = {
-            "host.bridge.vlanId": bridge.get("vlanId"),
-            "host.bridge.trunk": bridge.get("trunk"),
-            "bandwidth": conf.get("bandwidth"),
-            "runtimeConfig.bandwidth": runtime.get("bandwidth"),
-            "mirror": conf.get("mirror"),
-        }
-        asked = [key for key, value in only_ovs.items() if value] if engine != OVS else []
-        if kind == MEMIF and host["vhost"].get("mode"):
-            asked.append("host.vhost.mode")
-        if kind == VHOSTUSER:
-            asked += [f"host.memif.{key}" for key in ("role", "secret", "ringSize") if host["memif"].get(key)]
-        if engine == NONE:
-            asked += [f"host.{key}" for key in ("netType", "bridge") if host.get(key)]
-        for key in asked:
-            what = f'key "{key}" has no effect with engine {engine} and iftype {kind}'
+        """Refuse keys that the engine or the kind of interface does not have.
+
+        For type "userspace", log a warning and remove them instead.
+        """
+        places: list[tuple[str, dict[str, Any], type[msgspec.Struct]]] = [
+            *((f"host.{part}.", host[part], kind) for part, kind in PARTS.items()),
+            ("", conf, Keys),
+            ("host.", host, SideKeys),
+        ]
+        asked = [
+            (where + key, inner, key)
+            for where, inner, kind in places
+            for key, of in structs.limits(kind).items()
+            if not of & chosen and inner.get(key)
+        ]
+        if runtime.get("bandwidth") and OVS not in chosen:
+            asked.append(("runtimeConfig.bandwidth", {}, "bandwidth"))
+        for path, inner, key in asked:
+            engine, kind = host["engine"], host["iftype"]
+            what = f'key "{path}" has no effect with engine {engine} and iftype {kind}'
             if not self._peer:
                 raise CniError(Code.UNSUPPORTED_FIELD, what)
             log.warning("network %s: %s", self._request.name, what)
+            inner.pop(key, None)
 
-    def _check_ipam(self, conf: Mapping[str, Any]) -> None:
-        if _object("", conf, "ipam").get("type") == "dhcp":
-            raise _wrong("ipam.type", "an IPAM that needs no interface in the pod", "dhcp")
-
-    def _on_bridge(self, made: VhostConf, bridge: Mapping[str, Any]) -> VhostConf:
-        where = "host.bridge."
+    def _on_bridge(self, made: VhostConf, bridge: BridgeKeys) -> VhostConf:
         if made.engine == NONE or made.routed:
             return made
-        create = _flag(where, bridge, "create", default=self._peer)
+        create = self._peer if bridge.create is None else bridge.create
         if made.engine == VPP:
             return replace(made, bridge=_domain(bridge), create=create)
-        trunk = bridge.get("trunk") or []
-        if not is_trunk(trunk):
-            raise _wrong(f"{where}trunk", TRUNK, trunk)
+        if bridge.name and (not isinstance(bridge.name, str) or not BRIDGE.fullmatch(bridge.name)):
+            raise structs.wrong("host.bridge.bridgeName", BridgeName, bridge.name)
         return replace(
             made,
-            bridge=_name(where, bridge, "bridgeName", BRIDGE) or "br0",
+            bridge=str(bridge.name or "br0"),
             create=create,
-            vlan=_integer(where, bridge, "vlanId", 0, 4094) or None,
-            trunk=tuple(sorted(set(trunk))),
+            vlan=bridge.vlan or None,
+            trunk=tuple(sorted(set(bridge.trunk or []))),
         )
 
-    def _bandwidth(self, conf: Mapping[str, Any], runtime: Mapping[str, Any]) -> Bandwidth:
-        where, source = ("runtimeConfig.", runtime) if runtime.get("bandwidth") else ("", conf)
-        raw = self._canonical(f"{where}bandwidth.", _object(where, source, "bandwidth"), BANDWIDTH_KEYS)
-        read = [_integer(f"{where}bandwidth.", raw, key, 0, 2**53) or 0 for key in BANDWIDTH_KEYS]
-        for direction, rate, burst in (("ingress", read[0], read[1]), ("egress", read[2], read[3])):
+    def _bandwidth(self, configured: BandwidthKeys | None, runtime: Mapping[str, Any]) -> Bandwidth:
+        where, asked = "", configured or BandwidthKeys()
+        if runtime.get("bandwidth"):
+            where = "runtimeConfig."
+            raw = _object(runtime, "bandwidth", where)
+            raw = self._canonical(f"{where}bandwidth.", raw, structs.keys_of(BandwidthKeys))
+            asked = structs.read(raw, BandwidthKeys, where=f"{where}bandwidth")
+        rates = (
+            ("ingress", asked.ingress_rate, asked.ingress_burst),
+            ("egress", asked.egress_rate, asked.egress_burst),
+        )
+        for direction, rate, burst in rates:
             if burst and not rate:
                 raise CniError(
                     Code.INVALID_CONFIG, f'key "{where}bandwidth.{direction}Burst" needs "{direction}Rate"'
                 )
-        return Bandwidth(ingress_rate=read[0], ingress_burst=read[1], egress_rate=read[2], egress_burst=read[3])
-
-    def _mirror(self, conf: Mapping[str, Any]) -> Mirror | None:
-        if not conf.get("mirror"):
-            return None
-        raw = self._canonical("mirror.", _object("", conf, "mirror"), MIRROR_KEYS)
-        to, source = raw.get("to") or "", raw.get("from")
-        if bool(to) == bool(source):
-            raise CniError(Code.INVALID_CONFIG, 'key "mirror": expected one of the keys "to" and "from"')
-        listed = list(ALL) if source == "all" else source or []
-        if not isinstance(to, str) or not isinstance(listed, list) or not all(isinstance(p, str) for p in listed):
-            raise _wrong("mirror", '"to" as the name of a port, or "from" as "all" or a list of ports', raw)
-        direction = _one_of("mirror.", raw, "direction", ("in", "out", "both")) or "both"
-        if source == "all" and direction != "both":
-            raise _wrong(
-                "mirror.direction", '"both" with "from" as "all": Open vSwitch copies both then', direction
-            )
-        return Mirror(to=to, sources=tuple(listed), into=direction != "out", out=direction != "in")
-
-    def _access(self, conf: Mapping[str, Any], host: Mapping[str, Any]) -> Access:
-        raw = self._canonical("socket.", _object("", conf, "socket"), SOCKET_KEYS)
-        if raw.get("group") is None and host["vhost"].get("group"):
-            return access({**raw, "group": host["vhost"]["group"]}, group_key="host.vhost.group")
-        return access(raw)
+        return Bandwidth(
+            ingress_rate=asked.ingress_rate or 0,
+            ingress_burst=asked.ingress_burst or 0,
+            egress_rate=asked.egress_rate or 0,
+            egress_burst=asked.egress_burst or 0,
+        )
 
 
-def access(raw: Mapping[str, Any], *, group_key: str = "socket.group") -> Access:
-    """Parse an object of SOCKET_KEYS. Raises CniError(INVALID_CONFIG) that names the key."""
-    mode = raw.get("mode")
-    if mode is not None and (not isinstance(mode, str) or not re.fullmatch(r"0?[0-7]{3}", mode)):
-        raise _wrong("socket.mode", 'octal digits like "0660"', mode)
+def _mirror(keys: MirrorKeys | None) -> Mirror | None:
+    if keys is None:
+        return None
+    if bool(keys.to) == bool(keys.source):
+        raise CniError(Code.INVALID_CONFIG, 'key "mirror": expected one of the keys "to" and "from"')
+    direction = keys.direction or "both"
+    if keys.source == "all" and direction != "both":
+        expected = '"both" with "from" as "all": Open vSwitch copies both then'
+        raise structs.wrong("mirror.direction", expected, direction)
+    sources = ALL if keys.source == "all" else tuple(keys.source or ())
+    return Mirror(to=keys.to or "", sources=sources, into=direction != "out", out=direction != "in")
+
+
+def access(raw: Mapping[str, Any]) -> Access:
+    """Parse an object of SocketKeys. Raises CniError(INVALID_CONFIG) that names the key."""
+    return _access(structs.read(raw, SocketKeys, where="socket"), None)
+
+
+def _access(keys: SocketKeys, group: int | str | None) -> Access:
+    """Return the owner, mode and label; `group` is that of `host.vhost`, for a socket without one."""
+    group_key = "socket.group" if keys.group is not None or not group else "host.vhost.group"
     return Access(
-        user=_account("socket.user", raw.get("user"), lambda name: pwd.getpwnam(name).pw_uid),
-        group=_account(group_key, raw.get("group"), lambda name: grp.getgrnam(name).gr_gid),
-        mode=None if mode is None else int(mode, 8),
-        label=_name("socket.", raw, "selinuxLabel", _LABEL),
+        user=_account("socket.user", keys.user, lambda name: pwd.getpwnam(name).pw_uid),
+        group=_account(group_key, keys.group if keys.group is not None else group, _gid),
+        mode=None if keys.mode is None else int(keys.mode, 8),
+        label=keys.label or "",
     )
 
 
-_MODES = ("ethernet", "ip", "inject-punt")
-_PART = {VHOSTUSER: "vhost", MEMIF: "memif"}  # key of the interface's settings in "host" and "container"
+def _gid(name: str) -> int:
+    return grp.getgrnam(name).gr_gid
 
 
 def request_keys(config: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -387,29 +525,22 @@ def _routed(host: Mapping[str, Any], engine: str) -> bool:
     return _one_of("host.", host, "netType", choices, required=engine == VPP, why=why) == "interface"
 
 
-def _domain(bridge: Mapping[str, Any]) -> str:
+def _domain(bridge: BridgeKeys) -> str:
     """Return the number of VPP's bridge domain, which has 24 bits."""
-    value = bridge.get("bridgeName") or bridge.get("bridgeId")
-    text = str(value) if isinstance(value, (int, str)) and not isinstance(value, bool) else ""
+    value = bridge.name or bridge.number
+    text = "" if value is None else str(value)
     if not re.fullmatch(r"[0-9]{1,8}", text) or not 0 < int(text) < 1 << 24:
-        raise _wrong("host.bridge.bridgeName", "the number of a bridge domain, 1 to 16777215", value)
+        expected = "the number of a bridge domain, 1 to 16777215"
+        raise structs.wrong("host.bridge.bridgeName", expected, value)
     return str(int(text))
 
 
-def _wrong(key: str, expected: str, got: object) -> CniError:
-    shown = repr(got)
-    shown = shown if len(shown) <= 80 else shown[:77] + "..."
-    return CniError(
-        Code.INVALID_CONFIG, f'key "{key}": expected {expected}, got {shown}{nearest_value(got, expected)}'
-    )
-
-
-def _object(where: str, conf: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+def _object(conf: Mapping[str, Any], key: str, where: str = "") -> Mapping[str, Any]:
     value = conf.get(key)
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise _wrong(where + key, "an object", value)
+        raise structs.wrong(where + key, dict, value)
     return value
 
 
@@ -430,88 +561,47 @@ def _one_of(
         listed = " or ".join(f'"{choice}"' for choice in choices)
         raise CniError(Code.INVALID_CONFIG, f'key "{where}{key}" is missing: expected {listed}{why}')
     if not isinstance(value, str) or value not in choices:
-        raise _wrong(where + key, " or ".join(f'"{choice}"' for choice in choices) + why, value)
+        expected = " or ".join(f'"{choice}"' for choice in choices) + why
+        raise structs.wrong(where + key, expected, value)
     return value
 
 
-def _integer(where: str, conf: Mapping[str, Any], key: str, low: int, high: int) -> int | None:
-    value = conf.get(key)
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise _wrong(where + key, f"an integer from {low} to {high}", value)
-    return value
-
-
-def _power_of_two(memif: Mapping[str, Any]) -> int | None:
-    size = _integer("host.memif.", memif, "ringSize", 2, 1 << 14)
+def _power_of_two(size: int | None) -> int | None:
     if size is not None and size & (size - 1):
-        raise _wrong("host.memif.ringSize", "a power of 2", size)
+        raise structs.wrong("host.memif.ringSize", _RingSize, size)
     return size
 
 
-def _flag(where: str, conf: Mapping[str, Any], key: str, *, default: bool) -> bool:
-    value = conf.get(key)
-    if value is None:
-        return default
-    if not isinstance(value, bool):
-        raise _wrong(where + key, "true or false", value)
-    return value
-
-
-def _name(where: str, conf: Mapping[str, Any], key: str, pattern: re.Pattern[str]) -> str:
-    value = conf.get(key)
-    if value is None or value == "":
-        return ""
-    if not isinstance(value, str) or not pattern.fullmatch(value):
-        raise _wrong(where + key, f"a name that matches {pattern.pattern}", value)
-    return value
-
-
-def _text(where: str, conf: Mapping[str, Any], key: str, longest: int) -> str:
-    value = conf.get(key)
-    if value is None:
-        return ""
-    # It becomes part of a command-line argument of the application.
-    if not isinstance(value, str) or len(value) > longest or not re.fullmatch(r"[\x21-\x7e]*", value):
-        raise _wrong(where + key, f"at most {longest} printable ASCII characters without spaces", value)
-    if set(value) & set(",\"'\\"):
-        raise _wrong(where + key, "no comma, quote or backslash", value)
-    return value
-
-
-def _mac(value: object) -> str:
-    if value is None or value == "":
+def _mac(value: str | None) -> str:
+    if not value:
         return ""
     text = unicast_mac(value)
     if not text:
-        raise _wrong("mac", "a unicast MAC address like 02:00:00:00:00:01", value)
+        raise structs.wrong("mac", UnicastMac, value)
     return text
 
 
-def _folder(value: object) -> str:
-    if value is None or value == "":
+def _folder(value: str | None) -> str:
+    if not value:
         return ""
-    if not isinstance(value, str) or not _FOLDER.fullmatch(value) or ".." in value.split("/"):
-        raise _wrong("sharedDir", "an absolute path of letters, digits, _ . + @ ~ - and no ..", value)
+    if ".." in value.split("/"):
+        raise structs.wrong("sharedDir", _Folder, value)
     return value.rstrip("/") or "/"
 
 
-def _account(key: str, value: object, look_up: Any) -> int | None:
+def _account(key: str, value: int | str | None, look_up: Callable[[str], int]) -> int | None:
     """Return the uid or gid of a number or name."""
     if value is None or value == "":
         return None
-    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**32 - 1:
-        return value
-    if isinstance(value, str) and value.isdecimal():
-        return int(value)
-    if isinstance(value, str):
+    if isinstance(value, str) and not value.isdecimal():
         try:
-            number: int = look_up(value)
+            return look_up(value)
         except KeyError:
-            raise _wrong(key, "a number, or a name that this node knows", value) from None
-        return number
-    raise _wrong(key, "a name or a number", value)
+            expected = "a number, or a name that this node knows"
+            raise structs.wrong(key, expected, value) from None
+    if isinstance(value, int) and not 0 <= value < 2**32 - 1:
+        raise structs.wrong(key, _Account, value)
+    return int(value)
 
 
 def _device(value: object) -> str:

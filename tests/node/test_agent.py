@@ -364,8 +364,8 @@ def test_folder_in_which_others_may_replace_the_socket_is_refused(
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"workers": 0}, 'key "workers": expected int >= 1'),
-        ({"deadline": -1}, 'key "deadline": expected float > 0.0'),
+        ({"workers": 0}, 'key "workers": expected an integer from 1 to 1024, got 0'),
+        ({"deadline": -1}, 'key "deadline": expected a number greater than 0 and of at most 3600, got -1'),
         ({"sockets": "/x"}, 'unknown key "sockets"; nearest known key: "socket"'),
         ({"state": "/proc/nowhere/state.db"}, "journal /proc/nowhere/state.db: "),
         ({"socket": "/proc/nowhere/agent.sock"}, "socket /proc/nowhere/agent.sock: No such file or directory"),

@@ -6,9 +6,9 @@ import json
 import os
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 import pytest
@@ -20,6 +20,8 @@ from wirespeed.deviceplugin import binding
 from wirespeed.deviceplugin.plugin import Plugin
 from wirespeed.host.pci import PciDevice
 from wirespeed.kube.proto import deviceplugin_pb2 as dp
+
+T = TypeVar("T")
 
 POOL = {"resourceName": "one", "bind": True, "selectors": {"drivers": ["iavf"], "pfNames": ["ens1f0"]}}
 
@@ -66,6 +68,12 @@ def kernel(place: Place, monkeypatch: pytest.MonkeyPatch) -> Kernel:
 
 def more(place: Place) -> dict[str, Any]:
     return {"cdi": True, "cdi_dir": str(place.folder / "cdi"), "state": str(place.folder / "run/state.db")}
+
+
+def without_interface(place: Place, address: str, name: str) -> None:
+    """Leave the VF as it is before its driver has created its interface."""
+    place.sysfs.drop_interface(name)
+    (place.sysfs.path(address) / "net").rmdir()
 
 
 def start(place: Place, *ids: str) -> None:
@@ -118,6 +126,51 @@ def test_vf_whose_interface_is_in_the_pod_stays_as_it_is(place: Place, kernel: K
         place.sysfs.drop_interface("ens1f0v0")  # as the SR-IOV plugin's ADD does
         start(place, VFS[0])
         assert "deviceNodes" not in edits(place, VFS[0])
+    assert kernel.done == []
+
+
+def test_vf_whose_driver_has_no_interface_yet_is_bound_once_it_has_one(
+    place: Place, kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def made_after_a_look(look: Callable[[Any], T | None], timeout: float) -> T | None:
+        assert timeout > 0
+        assert look(None) is None
+        assert kernel.done == []
+        place.sysfs.interface(VFS[0], "ens1f0v0")
+        return look(None)
+
+    monkeypatch.setattr("wirespeed.deviceplugin.binding.wait_for", made_after_a_look)
+    with place.running(POOL, **more(place)):
+        place.kubelet.wait_ids("intel.com/one", VFS)
+        without_interface(place, VFS[0], "ens1f0v0")
+        place.kubelet.allocate("default", "pod", "app", "intel.com/one", 1)
+        start(place, VFS[0])
+        assert kernel.done == [f"bind {VFS[0]} vfio-pci", f"reset {VFS[0]}"]
+
+
+def test_vf_whose_driver_creates_no_interface_in_time_is_refused(
+    place: Place, kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wirespeed.deviceplugin.binding.wait_for", lambda *_: None)
+    with place.running(POOL, **more(place)):
+        place.kubelet.wait_ids("intel.com/one", VFS)
+        without_interface(place, VFS[0], "ens1f0v0")
+        place.kubelet.allocate("default", "pod", "app", "intel.com/one", 1)
+        with pytest.raises(grpc.RpcError) as caught:
+            start(place, VFS[0])
+        assert caught.value.details() == (
+            f"device {VFS[0]}: driver iavf has created no network interface within 10 s; expected one"
+        )
+    assert kernel.done == []
+
+
+def test_vf_that_is_used_by_its_vdpa_device_stays_as_it_is(place: Place, kernel: Kernel) -> None:
+    without_interface(place, VFS[0], "ens1f0v0")
+    place.sysfs.vdpa(place.sysfs.path(VFS[0]), "vdpa0", "virtio_vdpa", interface="eth5")
+    with place.running(POOL, **more(place)):
+        place.kubelet.wait_ids("intel.com/one", VFS)
+        place.kubelet.allocate("default", "pod", "app", "intel.com/one", 1)
+        start(place, VFS[0])
     assert kernel.done == []
 
 

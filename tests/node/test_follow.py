@@ -120,7 +120,7 @@ def test_key_that_is_not_known_is_told_of_with_the_network_that_comes_and_of_no_
     wait(api, pod, net1="default/bridged", later="default/ptp", net2="default/bridged")
     api.wait(lambda: ("AddedInterface", "Add net2 [10.2.0.3/24] from default/bridged") in events(api, pod))
     (text,) = [message for reason, message in events(api, pod) if reason == "RequestIgnored"]
-    assert "element 2 (default/ptp): unknown key 'gateway'; the nearest known is 'default-route'" in text
+    assert 'element 2 (default/ptp): unknown key "gateway"; nearest known key: "default-route"' in text
 
 
 def test_network_that_is_not_there_yet_is_attached_once_it_is(world: World, api: ApiServer) -> None:

@@ -133,8 +133,8 @@ def test_key_of_the_annotation_that_is_not_known_is_an_event_and_the_pod_runs(wo
     assert told(api)[-1] == (
         "Warning",
         "RequestIgnored",
-        "annotation k8s.v1.cni.cncf.io/networks: element 1 (default/bridged): unknown key 'gateway'; the nearest "
-        "known is 'default-route'; it has no effect",
+        'annotation k8s.v1.cni.cncf.io/networks: element 1 (default/bridged): unknown key "gateway"; nearest '
+        'known key: "default-route"; it has no effect',
     )
 
 

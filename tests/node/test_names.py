@@ -624,7 +624,7 @@ def test_record_that_cannot_be_read_is_told_and_the_agent_serves(place: Place) -
     place.install("sriov-cni")
     place.record.write_text('{"binDir": 3}')
     agent = place.agent()
-    said = agent.wait_log("ERROR", 'replaced.json: key "binDir": expected str, got int; remove it, and run ')
+    said = agent.wait_log("ERROR", 'replaced.json: key "binDir": expected a string, got 3; remove it, and run ')
     assert "names of plugins that others take are not taken back" in said
 
 

@@ -213,7 +213,7 @@ def test_what_is_composed_is_a_configuration_that_the_meta_plugin_takes(
         ({"primary": "/etc/cni/net.d/10-cbr0.conflist"}, 'key "primary"'),
         ({"primary": "00-wirespeed.conflist"}, 'key "primary"'),
         ({"meta": {"type": "multus"}}, 'key "type" may not be given here'),
-        ({"meta": {"defaultNetwork": ["a"]}}, "nearest known is 'defaultNetworks'"),
+        ({"meta": {"defaultNetwork": ["a"]}}, 'nearest known key: "defaultNetworks"'),
         ({"meta": {"binDir": "bin"}}, '"binDir": expected an absolute path'),
     ],
 )

@@ -112,7 +112,7 @@ def test_key_whose_effect_is_lost_is_warned_of_with_what_to_do(key: str) -> None
 
 def test_unknown_key_is_warned_of_with_the_nearest() -> None:
     (warning,) = multus.translate({"defaultNetwork": ["a"]}).warnings
-    assert warning == 'key "defaultNetwork" is not known, the nearest known is "defaultNetworks": it has no effect'
+    assert warning == 'unknown key "defaultNetwork"; nearest known key: "defaultNetworks"; it has no effect'
 
 
 def test_version_that_is_not_spoken_here_is_warned_of_and_left_to_the_primary() -> None:

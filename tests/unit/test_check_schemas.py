@@ -286,16 +286,7 @@ def test_schemas_refuse_mistakes(kind: str, value: Any) -> None:
 @pytest.mark.parametrize(
     ("details", "keys"),
     [
-        (schemas._SRIOV, sriov_conf.KEYS),
         (schemas._ELEMENT, selection.KEYS),
-        (schemas._VHOST, vhost_conf.KEYS),
-        (schemas._HOST, vhost_conf.HOST_KEYS),
-        (schemas._CONTAINER, vhost_conf.HOST_KEYS),
-        (schemas._MEMIF, vhost_conf.MEMIF_KEYS),
-        (schemas._SELECTOR, deviceplugin_config.SELECTOR_KEYS),
-        (schemas._POOL, deviceplugin_config.POOL_KEYS),
-        (schemas._LEASES, hostlocal.KEYS),
-        (schemas._STATIC, static.KEYS),
     ],
 )
 def test_no_schema_speaks_of_keys_that_are_gone(details: dict[str, Any], keys: tuple[str, ...]) -> None:

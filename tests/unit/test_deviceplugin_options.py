@@ -67,8 +67,7 @@ def test_vf_that_is_bound_does_not_go_to_a_pool_that_takes_its_new_driver() -> N
     [
         (
             {"health": ["links"]},
-            'resourceList[0].health: expected "gone" or "driver" or "pcie" or "devlink" or "vfio" or "link", '
-            'got "links"',
+            'resourceList[0].health: expected "gone", "driver", "pcie", "devlink", "vfio" or "link", got "links"',
         ),
         ({"health": "link"}, "resourceList[0].health: expected a list"),
         ({"allocation": "even"}, 'resourceList[0].allocation: expected "spread" or "packed", got "even"'),

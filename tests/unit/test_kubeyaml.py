@@ -251,7 +251,7 @@ def test_the_agents_configuration_is_read_so() -> None:
     assert config.follow_networks is True
     with pytest.raises(CniError, match="not YAML: expected one document, got 2"):
         parse_config("workers: 1\n---\nworkers: 2\n")
-    with pytest.raises(CniError, match='key "cluster": expected object, got null'):
+    with pytest.raises(CniError, match='key "cluster": expected an object, got None'):
         parse_config("cluster:\n")
 
 

@@ -79,7 +79,7 @@ def test_peers_configuration_is_taken_with_its_unknown_keys_warned_of_once(
         assert (loaded.kubeconfig, loaded.conf_dir) == (peer["kubeconfig"], "/x")
         load(peer)
     assert [record.getMessage() for record in caplog.records] == [
-        "configuration cluster: unknown key 'confdr'; the nearest known is 'confDir'; it has no effect",
+        'configuration cluster: unknown key "confdr"; nearest known key: "confDir"; it has no effect',
         'configuration cluster: key "kubeconfig": the agent reads the cluster by its own configuration',
     ]
 

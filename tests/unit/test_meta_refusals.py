@@ -121,7 +121,7 @@ DELEGATES = 'configuration cluster: one of the keys "clusterNetwork" and "delega
         (
             {"firstInterface": -1},
             7,
-            'configuration cluster: key "firstInterface": expected int >= 0',
+            'configuration cluster: key "firstInterface": expected an integer from 0 to 9999, got -1',
         ),
         (
             {"lenientCapabilities": ["ips", "aliases"]},
@@ -143,34 +143,34 @@ DELEGATES = 'configuration cluster: one of the keys "clusterNetwork" and "delega
         (
             {"delegate": [MASTER]},
             7,
-            "configuration cluster: unknown key 'delegate'; the nearest known is 'delegates'",
+            'configuration cluster: unknown key "delegate"; nearest known key: "delegates"',
         ),
         (
             {"NamespaceIsolation": True},
             7,
-            "configuration cluster: unknown key 'NamespaceIsolation'; the nearest known is 'namespaceIsolation'",
+            'configuration cluster: unknown key "NamespaceIsolation"; nearest known key: "namespaceIsolation"',
         ),
-        ({"zzz": 1}, 7, "configuration cluster: unknown key 'zzz'"),
+        ({"zzz": 1}, 7, 'configuration cluster: unknown key "zzz"'),
         (
             {"namespaceIsolation": "yes"},
             7,
-            'configuration cluster: key "namespaceIsolation": expected bool, got str',
+            "configuration cluster: key \"namespaceIsolation\": expected true or false, got 'yes'",
         ),
-        ({"delegates": {}}, 7, 'configuration cluster: key "delegates": expected array, got object'),
+        ({"delegates": {}}, 7, 'configuration cluster: key "delegates": expected a list, got {}'),
         (
             {"delegates": [MASTER, "x"]},
             7,
-            'configuration cluster: key "delegates[1]": expected object, got str',
+            "configuration cluster: key \"delegates[1]\": expected an object, got 'x'",
         ),
         (
             {"systemNamespaces": "kube-system"},
             7,
-            'configuration cluster: key "systemNamespaces": expected array, got str',
+            "configuration cluster: key \"systemNamespaces\": expected a list, got 'kube-system'",
         ),
         (
             {"runtimeConfig": []},
             7,
-            'configuration cluster: key "runtimeConfig": expected object, got array',
+            'configuration cluster: key "runtimeConfig": expected an object, got []',
         ),
         ({"binDir": "bin"}, 7, "configuration cluster: key \"binDir\": expected an absolute path, got 'bin'"),
         ({"confDir": "x/y"}, 7, "configuration cluster: key \"confDir\": expected an absolute path, got 'x/y'"),

@@ -281,8 +281,8 @@ def test_what_of_the_annotation_has_no_effect_is_told_of(plan: Callable[..., lis
     plan(asked, {"a": BRIDGE}, told=told)
     (line,) = told
     where = "annotation k8s.v1.cni.cncf.io/networks: element 1 (ns/a): unknown key"
-    assert line.startswith(f"ns/p: {where} 'gateway'; ")
-    assert f"; {where} 'x'; " in line
+    assert line.startswith(f'ns/p: {where} "gateway"; ')
+    assert f'; {where} "x"; ' in line
 
 
 def test_cni_args_of_the_pod_are_merged_over_those_of_each_plugin(plan: Callable[..., list[Delegate]]) -> None:

@@ -165,18 +165,18 @@ KNOWN = ", ".join(selection.KEYS)
     [
         (
             {"gateway": ["10.1.1.1"]},
-            ["unknown key 'gateway'; the nearest known is 'default-route'; it has no effect"],
+            ['unknown key "gateway"; nearest known key: "default-route"; it has no effect'],
         ),
-        ({"interfce": {}}, ["unknown key 'interfce'; the nearest known is 'interface'; it has no effect"]),
-        ({"zz": 1}, [f"unknown key 'zz'; known are {KNOWN}; it has no effect"]),
+        ({"interfce": {}}, ['unknown key "interfce"; nearest known key: "interface"; it has no effect']),
+        ({"zz": 1}, [f'unknown key "zz"; known are {KNOWN}; it has no effect']),
         (
             {"bandwidth": {"ingresRate": "x", "egressRate": 1}},
-            ["key \"bandwidth\": unknown key 'ingresRate'; the nearest known is 'ingressRate'; it has no effect"],
+            ['key "bandwidth": unknown key "ingresRate"; nearest known key: "ingressRate"; it has no effect'],
         ),
         (
             {"portMappings": [{"hostPort": n, "containerPort": n, "gateway": n} for n in (1, 2)]},
             [
-                f"key \"portMappings\", mapping {n}: unknown key 'gateway'; known are hostPort, containerPort, "
+                f'key "portMappings", mapping {n}: unknown key "gateway"; known are hostPort, containerPort, '
                 "protocol, hostIP; it has no effect"
                 for n in (1, 2)
             ],

@@ -130,7 +130,7 @@ def test_name_that_nothing_defines_is_refused_with_the_files_that_are_wrong(tmp_
     assert refused.value.code == Code.DEVICE
     assert refused.value.msg == (
         f"CDI device acme.io/net=two, acme.io/net=three: no specification in {tmp_path}/none or {tmp_path} "
-        f'defines it; {tmp_path}/bad.json: key "kind": expected str, got int'
+        f'defines it; {tmp_path}/bad.json: key "kind": expected a string, got 3'
     )
 
 

@@ -208,7 +208,7 @@ REFUSED = [
     ({"rdmaIsolation": 1}, 'key "rdmaIsolation": expected true or false, got 1'),
     ({"rdmaIsolation": True, "driver": "netdevice"}, 'key "rdmaIsolation": expected no "driver"'),
     ({"driver": 5}, 'key "driver": expected the name of a driver'),
-    ({"rss": {"queues": 0}}, 'key "rss.queues": expected int >= 1'),
+    ({"rss": {"queues": 0}}, 'key "rss.queues": expected an integer from 1 to 1024, got 0'),
     ({"reset": "yes"}, 'key "reset": expected "on" or "off", got \'yes\''),
     ({"vlanTrunk": "10-20"}, 'key "vlanTrunk": the kernel has no way to give a VF several VLANs'),
     ({"bridge": "br int"}, 'key "bridge": expected the name of an Open vSwitch bridge like br-int'),

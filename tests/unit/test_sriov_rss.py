@@ -9,12 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from wirespeed import structs
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.host import ethtool
 from wirespeed.host.ethtool import Spread
 from wirespeed.host.netlink.link import Link
 from wirespeed.host.pci import PciDevice
 from wirespeed.plugins.sriov import rss
+from wirespeed.plugins.sriov.conf import Keys
 from wirespeed.plugins.sriov.function import Vf
 from wirespeed.plugins.sriov.rss import Rss
 
@@ -23,31 +25,38 @@ VF = Vf(device=PciDevice("0000:18:01.0"), pf=PciDevice("0000:18:00.0"), index=0,
 KEY = ":".join(f"{byte:02x}" for byte in range(40))
 
 
+def read(value: object) -> Rss | None:
+    return rss.check(structs.read({"rss": value}, Keys).rss)
+
+
 @pytest.mark.parametrize(
     ("value", "told"),
     [
-        (4, 'key "rss": expected object | null, got int'),
+        (4, 'key "rss": expected an object, got 4'),
         ({}, 'key "rss": expected "queues", "weights", "hash" or "key" in it'),
         ({"queue": 4}, 'unknown key "rss.queue"; nearest known key: "rss.queues"'),
-        ({"queues": 0}, 'key "rss.queues": expected int >= 1'),
-        ({"queues": True}, 'key "rss.queues": expected int | null, got bool'),
-        ({"weights": []}, 'key "rss.weights": expected array of length >= 1'),
+        ({"queues": 0}, 'key "rss.queues": expected an integer from 1 to 1024, got 0'),
+        ({"queues": True}, 'key "rss.queues": expected an integer from 1 to 1024, got True'),
+        (
+            {"weights": []},
+            'key "rss.weights": expected a list of 1 to 1024 elements, got []',
+        ),
         ({"weights": [0, 0]}, 'key "rss.weights": expected one that is not 0'),
-        ({"weights": [1, -1]}, 'key "rss.weights[1]": expected int >= 0'),
+        ({"weights": [1, -1]}, 'key "rss.weights[1]": expected an integer from 0 to 65536, got -1'),
         ({"queues": 2, "weights": [1, 2]}, 'key "rss.weights": expected no "queues" beside it'),
         ({"hash": "md5"}, 'key "rss.hash": expected "toeplitz", "xor" or "crc32", got \'md5\''),
-        ({"key": "0g"}, 'key "rss.key": expected str matching regex'),
+        ({"key": "0g"}, "key \"rss.key\": expected bytes in hex, with colons between them, got '0g'"),
     ],
 )
 def test_refuses(value: object, told: str) -> None:
     with pytest.raises(CniError) as refused:
-        rss.parse(value)
+        read(value)
     assert told in refused.value.msg
     assert refused.value.code == Code.INVALID_CONFIG
 
 
 def test_nothing_asked_is_nothing() -> None:
-    assert rss.parse(None) is None
+    assert read(None) is None
 
 
 def by_ethtool(weights: Sequence[int], size: int) -> tuple[int, ...]:

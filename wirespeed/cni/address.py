@@ -8,10 +8,24 @@ from __future__ import annotations
 
 import re
 import socket
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
+
+from msgspec import Meta
+
+from wirespeed.structs import Words, whole
 
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 _DOTTED = re.compile(r"[0-9a-f]{4}(\.[0-9a-f]{4})+")  # a MAC address or GUID in the notation of switches
+# A MAC address in a configuration, in the notations that `unicast_mac` reads; "" is none.
+UnicastMac = Annotated[
+    str,
+    Meta(
+        pattern=whole(
+            r"[0-9a-fA-F][02468aAcCeE]([:-][0-9a-fA-F]{2}){5}|[0-9a-fA-F][02468aAcCeE][0-9a-fA-F]{2}(\.[0-9a-fA-F]{4}){2}|"
+        )
+    ),
+    Words("a unicast MAC address like 02:00:00:00:00:01", "unicast MAC address"),
+]
 
 
 class Ip(NamedTuple):

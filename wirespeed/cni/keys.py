@@ -38,12 +38,15 @@ def _by_fold(known: tuple[str, ...] | frozenset[str]) -> dict[str, str]:
     return {key.casefold(): key for key in known}
 
 
-def unknown_key(key: str, known: Iterable[str], *, within: str = "") -> str:
-    """Return 'unknown key "spec.vlam"; nearest known key: "spec.vlan"'; `within` ("spec.") prefixes both."""
-    import difflib  # noqa: PLC0415 — only for a mistake
+def unknown_key(key: object, known: Iterable[str], *, within: str = "") -> str:
+    """Return 'unknown key "spec.vlam"; nearest known key: "spec.vlan"'; `within` ("spec.") prefixes both.
 
-    near = difflib.get_close_matches(key, known, 1)
-    return f'unknown key "{within}{key}"' + (f'; nearest known key: "{within}{near[0]}"' if near else "")
+    Of a long key, only the beginning is shown. Characters that are not printable are escaped.
+    """
+    text = str(key)
+    shown = "".join(each if each.isprintable() else repr(each)[1:-1] for each in text[:64])
+    by_fold = {name.lower(): name for name in sorted(known)}
+    return f'unknown key "{within}{shown}"{nearest(text, by_fold, within=within)}'
 
 
 def nearest(key: str, known: Mapping[str, str], *, within: str = "") -> str:

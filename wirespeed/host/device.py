@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -68,3 +69,13 @@ class Device:
     def entries(self, folder: str) -> list[str]:
         """Return the entries of one of its folders, sorted; empty if there is no such folder."""
         return entries(self._file(folder))
+
+    @property
+    def has_netdevs_elsewhere_only(self) -> bool:
+        """Whether it has network interfaces, but all of them are in other network namespaces.
+
+        The kernel creates the folder `net` with the first interface and removes it with the last one
+        (drivers/base/core.c, get_device_parent and cleanup_glue_dir). An interface in another namespace keeps the
+        folder, but is not listed in it.
+        """
+        return os.path.isdir(self._file("net")) and not self.netdevs

@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Annotated
+
+from msgspec import Meta
 
 from wirespeed.host.device import Device
 from wirespeed.host.pci import ADDRESS, PciDevice
+from wirespeed.structs import Words, whole
 
 SCALABLE = re.compile(r"[A-Za-z0-9_-]{1,64}\.sf\.[0-9]{1,10}")  # linux/auxiliary_bus.h: <module>.<type>.<number>
 EXPECTED = "a PCI address like 0000:03:02.0, or a scalable function like mlx5_core.sf.4"
+# A device id in a configuration, in any case; "" is none.
+DeviceId = Annotated[
+    str,
+    Meta(pattern=whole(rf"{ADDRESS.pattern.replace('a-f', 'a-fA-F')}|{SCALABLE.pattern}|")),
+    Words(EXPECTED, "PCI address, or `mlx5_core.sf.4`"),
+]
 
 
 class ScalableFunction(Device):

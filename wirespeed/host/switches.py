@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 import re
+from typing import Annotated
+
+from msgspec import Meta
 
 from wirespeed.cni.errors import CniError, Code
+from wirespeed.structs import Words, whole
 
 BRIDGE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}")
-TRUNK = "a list of VLANs from 1 to 4094"
+# Keys of configurations: the name of an Open vSwitch bridge ("" is none), and the tagged VLANs of a port.
+BridgeName = Annotated[
+    str,
+    Meta(pattern=whole(f"{BRIDGE.pattern}|")),
+    Words("the name of an Open vSwitch bridge like br-int", "name of an Open vSwitch bridge"),
+]
+Trunk = Annotated[
+    list[Annotated[int, Meta(ge=1, le=4094)]],
+    Words("a list of VLANs from 1 to 4094", "list of VLANs, 1 to 4094"),
+]
 
 ANSWER_AT_MOST = 20.0  # seconds that a switch may take for one call, less if the request's deadline is earlier
 
@@ -21,10 +34,3 @@ class SwitchDownError(CniError):
 
 class UnreachedError(SwitchDownError):
     """The switch could not be reached, so it has not received the request."""
-
-
-def is_trunk(value: object) -> bool:
-    """Whether the value is valid in a configuration as the tagged VLANs of a port (TRUNK)."""
-    return isinstance(value, list) and all(
-        isinstance(vlan, int) and not isinstance(vlan, bool) and 1 <= vlan <= 4094 for vlan in value
-    )

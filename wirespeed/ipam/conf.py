@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
+from msgspec import Meta
+
+from wirespeed import structs
 from wirespeed.cni import result as results
 from wirespeed.cni.address import Ip, parse_ip, parse_prefix
 from wirespeed.cni.errors import CniError, Code
@@ -14,14 +17,11 @@ from wirespeed.cni.request import Request
 
 log = logging.getLogger(__name__)
 
+# A path in a configuration; "" is none.
+FilePath = Annotated[str, Meta(pattern=structs.whole("(/.*)?")), structs.Words("an absolute path", "absolute path")]
+Routes = Annotated[list[dict[str, Any]], structs.Words("a list of routes", "list of `dst`, `gw` ...")]
+
 T = TypeVar("T")
-
-
-def bad(key: str, expected: str, got: object) -> CniError:
-    """Return the error for an invalid value: INVALID_CONFIG that names the key."""
-    shown = repr(got)
-    shown = shown if len(shown) <= 80 else f"{shown[:77]}..."
-    return CniError(Code.INVALID_CONFIG, f'key "{key}": expected {expected}, got {shown}')
 
 
 def canonical(raw: Mapping[str, Any], keys: tuple[str, ...], where: str) -> dict[str, Any]:
@@ -41,7 +41,7 @@ def address(key: str, value: object) -> Ip:
     """Read an address. Raises CniError(INVALID_CONFIG)."""
     ip = parse_ip(value)
     if ip is None:
-        raise bad(key, "an IP address", value)
+        raise structs.wrong(key, "an IP address", value)
     return ip
 
 
@@ -50,10 +50,10 @@ def objects(key: str, value: object) -> list[dict[str, Any]]:
     if value is None:
         return []
     if not isinstance(value, list):
-        raise bad(key, "a list", value)
+        raise structs.wrong(key, "a list", value)
     for index, item in enumerate(value):
         if not isinstance(item, dict):
-            raise bad(f"{key}[{index}]", "an object", item)
+            raise structs.wrong(f"{key}[{index}]", "an object", item)
     return value
 
 
@@ -62,7 +62,7 @@ def absolute_path(key: str, value: object) -> str:
     if value is None or value == "":
         return ""
     if not isinstance(value, str) or not value.startswith("/") or not value.isprintable():
-        raise bad(key, "an absolute path", value)
+        raise structs.wrong(key, FilePath, value)
     return value
 
 
@@ -103,10 +103,10 @@ def requested(request: Request) -> dict[str, list[str]]:
         if value is None:
             continue
         if not isinstance(value, list):
-            raise bad(key, "a list of IP addresses", value)
+            raise structs.wrong(key, "a list of IP addresses", value)
         for index, text in enumerate(value):
             if parse_ip(text) is None and parse_prefix(text) is None:
-                raise bad(f"{key}[{index}]", "an IP address", text)
+                raise structs.wrong(f"{key}[{index}]", "an IP address", text)
         found[key] = value
     listed = [text.strip() for text in request.args.get("IP", "").split(",") if text.strip()]
     for text in listed:
@@ -122,5 +122,5 @@ def _within(outer: Mapping[str, Any], key: str, where: str = "") -> Mapping[str,
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise bad(where + key, "an object", value)
+        raise structs.wrong(where + key, "an object", value)
     return value

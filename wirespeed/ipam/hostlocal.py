@@ -5,24 +5,35 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from wirespeed import structs
 from wirespeed.cni.address import Ip, parse_ip, parse_prefix
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.plugin import Result
 from wirespeed.cni.request import Request
 from wirespeed.ipam import conf, ranges
 from wirespeed.ipam.leases import Leases
-from wirespeed.ipam.ranges import Range, RangeSet
+from wirespeed.ipam.ranges import Range, RangeKeys, RangeSet
+from wirespeed.structs import Cell, Words
 
-KEYS = (
-    "type",
-    *ranges.RANGE_KEYS,  # a single range
-    "ranges",  # a list of lists of ranges: one address is allocated from each list
-    "routes",  # returned with the addresses, unchanged
-    "resolvConf",  # path of a resolv.conf, whose content is returned as DNS
-    "dataDir",  # absolute path of the leases' folder; default: the node's
-)
+
+@structs.prepared
+class Keys(RangeKeys, kw_only=True, frozen=True, rename="camel"):
+    """The keys of `ipam` of type host-local, with those of a single range; null is the same as no key."""
+
+    type: Annotated[Any, Words("any value", "`host-local`")] = None
+    ranges: Annotated[list[list[RangeKeys]] | None, Cell("list of lists of ranges")] = None
+    """one address is allocated from each list"""
+    routes: conf.Routes | None = None
+    """returned with the addresses, unchanged"""
+    resolv_conf: Annotated[conf.FilePath | None, Cell("path")] = None
+    """a file in the format of resolv.conf, whose content is returned as DNS"""
+    data_dir: conf.FilePath | None = None
+    """the directory of the leases; default: `leases` of the agent"""
+
+
+KEYS = structs.keys_of(Keys)
 
 
 @dataclass(frozen=True, kw_only=True)

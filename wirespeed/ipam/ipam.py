@@ -9,12 +9,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from wirespeed import structs
 from wirespeed.cni.chain import read_output
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.execute import check_kind, find_plugin, run_plugin
 from wirespeed.cni.plugin import Result
 from wirespeed.cni.request import Request
-from wirespeed.ipam import conf, hostlocal, static
+from wirespeed.ipam import hostlocal, static
 from wirespeed.ipam.leases import Leases
 
 log = logging.getLogger(__name__)
@@ -129,10 +130,10 @@ def _kind(config: Mapping[str, Any]) -> str:
     """Return the IPAM type of a plugin's configuration, "" if it has none. Raises CniError(INVALID_CONFIG)."""
     ipam = config.get("ipam")
     if ipam is not None and not isinstance(ipam, dict):
-        raise conf.bad("ipam", "an object", ipam)
+        raise structs.wrong("ipam", "an object", ipam)
     kind = (ipam or {}).get("type") or ""
     if not isinstance(kind, str):
-        raise conf.bad("ipam.type", "the name of a plugin", kind)
+        raise structs.wrong("ipam.type", "the name of a plugin", kind)
     if kind:
         with _led_by(kind):
             check_kind(kind)

@@ -4,18 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
+
+from wirespeed import structs
 from wirespeed.cni.address import Ip, Prefix, parse_prefix
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.ipam import conf
 
-RANGE_KEYS = (
-    "subnet",  # required: the network, "10.1.0.0/16"
-    "rangeStart",  # the first address to allocate; default: the first after the network's own
-    "rangeEnd",  # the last one; default: the last of the subnet, for IPv4 the one before the broadcast address
-    "gateway",  # an address, which is never allocated; default: the first after the network's own
-)
+_Subnet = Annotated[str, structs.Words("a network with prefix length")]
+_Address = Annotated[str, structs.Words("an IP address", "address")]
+_Gateway = Annotated[str, structs.Words("an IP address", "address, may be outside the subnet")]
+
+
+class RangeKeys(msgspec.Struct, kw_only=True, frozen=True, rename="camel"):
+    """The keys of a range; null is the same as no key."""
+
+    subnet: _Subnet | None = None
+    """a single range; for several ranges use `ranges`"""
+    range_start: _Address | None = None
+    """the first address to allocate; default: the first after the network address"""
+    range_end: _Address | None = None
+    """the last address to allocate; default: the last of the subnet, for IPv4 the last before the broadcast
+    address"""
+    gateway: _Gateway | None = None
+    """never allocated; default: the first after the network address"""
+
+
+RANGE_KEYS = structs.keys_of(RangeKeys)
 
 
 @dataclass(frozen=True)
@@ -94,30 +111,30 @@ def _sets(key: str, value: object) -> Iterator[RangeSet]:
     if value is None:
         return
     if not isinstance(value, list):
-        raise conf.bad(key, "a list of lists of ranges", value)
+        raise structs.wrong(key, "a list of lists of ranges", value)
     for number, listed in enumerate(value):
         where = f"{key}[{number}]"
         if not isinstance(listed, list) or not listed:
-            raise conf.bad(where, "a list of ranges", listed)
+            raise structs.wrong(where, "a list of ranges", listed)
         ranges = tuple(
             _range(f"{where}[{index}]", conf.canonical(raw, RANGE_KEYS, f"{where}[{index}]"))
             for index, raw in enumerate(conf.objects(where, listed))
         )
         if len({each.subnet.ip.bits for each in ranges}) > 1:
-            raise conf.bad(where, "ranges of one family, IPv4 or IPv6", shown(ranges))
+            raise structs.wrong(where, "ranges of one family, IPv4 or IPv6", shown(ranges))
         yield ranges
 
 
 def _range(where: str, raw: Mapping[str, Any]) -> Range:
     subnet = parse_prefix(raw.get("subnet"))
     if subnet is None:
-        raise conf.bad(f"{where}.subnet", "a network with prefix length", raw.get("subnet"))
+        raise structs.wrong(f"{where}.subnet", "a network with prefix length", raw.get("subnet"))
     bits = subnet.ip.bits
     if subnet.ip.value != subnet.first:
         network = Prefix(Ip(bits, subnet.first), subnet.length)
-        raise conf.bad(f"{where}.subnet", f"the network's own address, {network}", raw["subnet"])
+        raise structs.wrong(f"{where}.subnet", f"the network's own address, {network}", raw["subnet"])
     if subnet.length > bits - 2:
-        raise conf.bad(
+        raise structs.wrong(
             f"{where}.subnet", f"a network of at most /{bits - 2}, to have addresses to give", raw["subnet"]
         )
     # Neither the network's own address (in IPv6 the subnet-router anycast address) nor IPv4's broadcast is usable.
@@ -125,7 +142,7 @@ def _range(where: str, raw: Mapping[str, Any]) -> Range:
     start = max(first, _inside(f"{where}.rangeStart", raw.get("rangeStart"), subnet, first))
     end = min(last, _inside(f"{where}.rangeEnd", raw.get("rangeEnd"), subnet, last))
     if start > end:
-        raise conf.bad(
+        raise structs.wrong(
             f"{where}.rangeEnd", f"an address from {Ip(bits, start)} to {Ip(bits, last)}", str(Ip(bits, end))
         )
     asked = raw.get("gateway")
@@ -138,7 +155,7 @@ def _inside(key: str, value: object, subnet: Prefix, default: int) -> int:
         return default
     ip = conf.address(key, value)
     if ip not in subnet:
-        raise conf.bad(key, f"an address of {subnet}", value)
+        raise structs.wrong(key, f"an address of {subnet}", value)
     return ip.value
 
 

@@ -2,20 +2,40 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
+
+from wirespeed import structs
 from wirespeed.cni.address import Prefix, parse_ip, parse_prefix
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.plugin import Result
 from wirespeed.cni.request import Request
 from wirespeed.ipam import conf
+from wirespeed.structs import Cell, Words
 
-KEYS = (
-    "type",
-    "addresses",  # a list of {"address": "10.1.2.3/24", "gateway": "10.1.2.1"}
-    "routes",  # returned with the addresses, unchanged
-    "dns",  # likewise
-)
+
+class AddressKeys(msgspec.Struct, kw_only=True, frozen=True):
+    """The keys of an element of `addresses`."""
+
+    address: str | None = None
+    gateway: Any = None
+
+
+@structs.prepared
+class Keys(msgspec.Struct, kw_only=True, frozen=True):
+    """The keys of `ipam` of type static; null is the same as no key."""
+
+    type: Annotated[Any, Words("any value", "`static`")] = None
+    addresses: Annotated[list[AddressKeys] | None, Cell("list of `address`, `gateway`")] = None
+    """the addresses; if the pod requests addresses (capability `ips`), those replace them"""
+    routes: conf.Routes | None = None
+    """returned with the addresses, unchanged"""
+    dns: dict[str, Any] | None = None
+    """the same"""
+
+
+KEYS = structs.keys_of(Keys)
 
 
 def add(request: Request) -> Result:
@@ -47,10 +67,10 @@ def _configured(value: object) -> list[dict[str, Any]]:
     ips = []
     for index, raw in enumerate(conf.objects("ipam.addresses", value)):
         where = f"ipam.addresses[{index}]"
-        fields = conf.canonical(raw, ("address", "gateway"), where)
+        fields = conf.canonical(raw, structs.keys_of(AddressKeys), where)
         prefix = parse_prefix(fields.get("address"))
         if prefix is None:
-            raise conf.bad(f"{where}.address", "an address with prefix length", fields.get("address"))
+            raise structs.wrong(f"{where}.address", "an address with prefix length", fields.get("address"))
         ip = {"address": str(prefix)}
         if fields.get("gateway"):
             ip["gateway"] = str(conf.address(f"{where}.gateway", fields["gateway"]))

@@ -164,10 +164,10 @@ def _load(file: Path) -> _Spec:
     if len(found) != 1:
         raise CniError(Code.INVALID_CONFIG, f"{file}: expected one document, got {len(found)}")
     try:
-        spec = msgspec.convert(found[0], _Spec)
+        spec = structs.read(found[0], _Spec)
         _check(spec)
-    except msgspec.ValidationError as error:
-        raise CniError(Code.INVALID_CONFIG, f"{file}: {structs.fault(error, _Spec)}") from None
+    except CniError as error:
+        raise error.prefixed(str(file)) from None
     except ValueError as error:
         raise CniError(Code.INVALID_CONFIG, f"{file}: {error}") from None
     return spec

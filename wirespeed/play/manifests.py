@@ -414,7 +414,7 @@ def _converted(value: object, kind: Any, where: str) -> Any:
     try:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
-        raise _refused(structs.placed(error, where, kind)) from None
+        raise _refused(structs.placed(error, where, kind, value)) from None
 
 
 def _check_network(raw: dict[str, Any], what: str, name: str) -> None:

@@ -14,6 +14,7 @@ from wirespeed import structs
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.host import pci
 from wirespeed.kube import documents
+from wirespeed.structs import Words, whole
 
 API_VERSION = "sriovnetwork.openshift.io/v1"
 KIND = "SriovNetworkNodePolicy"
@@ -22,7 +23,7 @@ _OPERATORS = "default"  # the name of the policy that older SR-IOV operators cre
 
 _RESOURCE = re.compile(r"[a-zA-Z0-9]([a-zA-Z0-9_-]{0,61}[a-zA-Z0-9])?")
 _NUMBERS = re.compile(r"(\d{1,3})(?:-(\d{1,3}))?")
-_Hex = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-fA-F]{4}$")]
+_Hex = Annotated[str, msgspec.Meta(pattern=whole("[0-9a-fA-F]{4}")), Words("four hex digits")]
 
 
 class _Part(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True, rename="camel"):
@@ -190,7 +191,7 @@ def _spec(raw: object, where: str) -> Spec:
     try:
         spec = msgspec.convert(raw, Spec)
     except msgspec.ValidationError as error:
-        raise CniError(Code.INVALID_CONFIG, structs.placed(error, f"{where}: spec", Spec)) from error
+        raise CniError(Code.INVALID_CONFIG, structs.placed(error, f"{where}: spec", Spec, raw)) from error
     _check(spec, where)
     return spec
 

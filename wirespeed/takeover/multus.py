@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import posixpath
 from collections.abc import Mapping
@@ -13,7 +12,7 @@ from typing import Any
 from wirespeed.cni import versions
 from wirespeed.cni.chain import canonical, load_network
 from wirespeed.cni.errors import CniError, Code
-from wirespeed.cni.keys import in_any_case
+from wirespeed.cni.keys import in_any_case, unknown_key
 from wirespeed.plugins.meta.config import CAPABILITIES
 from wirespeed.takeover.record import PEERS
 
@@ -144,9 +143,7 @@ def translate(raw: Mapping[str, Any]) -> Translation:
         if key in _LOST:
             found.warnings.append(f'key "{key}" has no effect here: {_LOST[key]}')
         elif key not in KEYS:
-            near = difflib.get_close_matches(key, sorted(KEYS), 1)
-            hint = f', the nearest known is "{near[0]}"' if near else ""
-            found.warnings.append(f'key "{key}" is not known{hint}: it has no effect')
+            found.warnings.append(f"{unknown_key(key, KEYS)}; it has no effect")
     _node_keys(given, found)
     if _written_by_multus(given, found):
         found.document["autoconf"] = _autoconf(given, found)

@@ -50,14 +50,15 @@ def read(config: NodeConfig) -> Record | None:
     """
     path = place(config)
     try:
-        noted = msgspec.json.decode(path.read_bytes(), type=Record)
+        decoded = msgspec.json.decode(path.read_bytes())
+        noted = structs.read(decoded, Record)
         return msgspec.structs.replace(noted, replaced=tuple(peer for peer in noted.replaced if peer in PEERS))
     except FileNotFoundError:
         return None
     except OSError as error:
         raise CniError(Code.IO_FAILURE, f"{path}: {error.strerror}") from error
-    except msgspec.ValidationError as error:
-        raise CniError(Code.DECODING_FAILURE, f"{path}: {structs.fault(error, Record)}; {_AGAIN}") from error
+    except CniError as error:
+        raise CniError(Code.DECODING_FAILURE, f"{path}: {error.msg}; {_AGAIN}") from error
     except msgspec.DecodeError as error:
         raise CniError(Code.DECODING_FAILURE, f"{path}: not JSON: {error}; {_AGAIN}") from error
 

@@ -19,7 +19,7 @@ _MOST = 100  # problems reported per value
 # How messages name the place of a problem.
 _WHERE = re.compile(
     r"""keys?\ "(?P<key>[^"]+)"
-      | unknown\ key\ (?:"(?P<double>[^"]+)"|'(?P<single>[^']+)'|(?P<bare>\S+)\ is\ ignored)
+      | unknown\ key\ "(?P<unknown>[^"]+)"
       | asks\ for\ "(?P<capability>[^"]+)"
       | ,\ "(?P<inner>\w+)":
       | (?:unknown|missing\ required)\ field\ `(?P<field>[^`]+)`
@@ -31,6 +31,7 @@ _WHERE = re.compile(
     re.VERBOSE,
 )
 _STEP = re.compile(r'\[(?P<index>\d+)\]|\["(?P<quoted>[^"]*)"\]|(?P<key>[^.\[\]]+)')
+_NEAREST = "; nearest known key: "  # what follows is a suggestion (wirespeed.cni.keys)
 _MENTIONED = re.compile(r'["`]([^"`\s]+)["`]')
 
 
@@ -133,7 +134,7 @@ def locate(value: Any, text: str) -> tuple[tuple[Step, ...], str]:
     steps: list[Step] = []
     for match in _WHERE.finditer(text):
         named = next(part for part in match.groups() if part)
-        literal = match.lastgroup in ("double", "single", "bare") and _step(value, named) is not None
+        literal = match.lastgroup == "unknown" and _step(value, named) is not None
         for wanted in [named] if literal else _split(named, number=match.lastgroup == "number"):
             step = _step(value, wanted)
             if step is None:
@@ -172,7 +173,7 @@ def _follows(text: str, steps: tuple[Step, ...], missing: str, mended: set[tuple
         return True
     if not missing and steps and isinstance(steps[-1], int) and any(path[:-1] == here for path in mended):
         return True  # about an element from which the wrong part was removed
-    for name in _MENTIONED.findall(text):
+    for name in _MENTIONED.findall(text.partition(_NEAREST)[0]):
         paths = [(*steps[:-1], name), (*steps, name), tuple(_split(name, number=False))]
         if any(_folded(path) in mended for path in paths):
             return True

@@ -11,16 +11,15 @@ from typing import Any
 
 import msgspec
 
+from wirespeed import declared, structs
 from wirespeed.deviceplugin import config as deviceplugin_config
-from wirespeed.deviceplugin import health
-from wirespeed.host import functions, switches
-from wirespeed.ipam import hostlocal, ranges, static
+from wirespeed.host import functions
+from wirespeed.ipam import hostlocal, static
 from wirespeed.node import NodeConfig
 from wirespeed.plugins.meta import config as meta_config
 from wirespeed.plugins.meta import selection
 from wirespeed.plugins.meta.config import MetaConfig
 from wirespeed.plugins.sriov import conf as sriov_conf
-from wirespeed.plugins.sriov.rss import Rss
 from wirespeed.plugins.vhost import conf as vhost_conf
 from wirespeed.provision import policy
 
@@ -61,15 +60,19 @@ def _or_null(found: Schema) -> Schema:
     return {"anyOf": [found, _NULL]} if found else {}
 
 
-def _own(
-    kind: str, keys: Iterable[str], others: Iterable[str], details: Mapping[str, Schema], *, unknown: Schema | bool
-) -> Schema:
-    """A plugin's configuration under our own type, with its keys in any case. `others` are keys it may have too."""
-    found = _object(keys, details)
+def _ref(kind: type[msgspec.Struct]) -> Schema:
+    return {"$ref": f"#/$defs/{kind.__name__}", "$defs": declared.schema(kind)}
+
+
+def _own(plugin: str, kind: type[msgspec.Struct], others: Iterable[str], *, unknown: Schema | bool) -> Schema:
+    """A plugin's configuration under our own type, declared by a Struct. `others` are keys it may have too."""
+    found = declared.schema(kind)
+    top = found.pop(kind.__name__)
     return {
-        **found,
-        "properties": {**found["properties"], "type": {"const": kind}},
-        **_no_others((*keys, *others), unknown=unknown),
+        "type": "object",
+        "properties": {**top["properties"], "type": {"const": plugin}},
+        **_no_others((*top["properties"], *others), unknown=unknown),
+        "$defs": found,
     }
 
 
@@ -89,32 +92,6 @@ _HEX = "[0-9a-fA-F]"
 _PCI = _text(rf"{_HEX}{{4,8}}:{_HEX}{{2}}:[01]{_HEX}\.[0-7]")
 _MAC = _text(rf"{_HEX}[02468aAcCeE](?:(?:[:-]{_HEX}{{2}}){{5}}|{_HEX}{{2}}(?:\.{_HEX}{{4}}){{2}})")
 _NO_TEXT = {"const": ""}
-_SWITCH = {"enum": ["on", "off", ""]}
-
-_SRIOV: Mapping[str, Schema] = {
-    "deviceID": {"anyOf": [_PCI, _text(functions.SCALABLE.pattern), _NO_TEXT]},
-    "vlan": _number(0, 4094),
-    "vlanQoS": _number(0, 7),
-    "vlanProto": _text("|".join(map(_any_case, ("802.1q", "802.1ad")))),
-    "mac": {"anyOf": [_MAC, _NO_TEXT]},
-    "spoofchk": _SWITCH,
-    "trust": _SWITCH,
-    "link_state": {"enum": ["auto", "enable", "disable", ""]},
-    "min_tx_rate": _number(0, 2**32 - 2),
-    "max_tx_rate": _number(0, 2**32 - 2),
-    "mtu": _number(68, 65535),
-    "promisc": _SWITCH,
-    "all_multicast": _SWITCH,
-    "queues": _number(1, 1024),
-    "rss": msgspec.json.schema(Rss)["$defs"]["Rss"],
-    "rdmaIsolation": {"type": "boolean"},
-    "driver": {"anyOf": [_text("[A-Za-z0-9][A-Za-z0-9_-]{0,63}"), _NO_TEXT]},
-    "reset": _SWITCH,
-    "bridge": {"anyOf": [_text(switches.BRIDGE.pattern), _NO_TEXT]},
-    "trunk": _list(_number(1, 4094)),
-    "ipam": {"type": "object"},
-    "runtimeConfig": {"type": "object"},
-}
 
 _ADDRESSES = _list(_text())
 _PORT = _object(
@@ -152,99 +129,23 @@ _ELEMENT: Mapping[str, Schema] = {
     "ipam-claim-reference": _text(),
 }
 
-_MEMIF: Mapping[str, Schema] = {
-    "role": {"enum": ["master", "slave", ""]},
-    "mode": {"enum": ["ethernet", "ip", "inject-punt", ""]},
-    "ringSize": _number(2, 1 << 14),
-    "bufferSize": _number(64, 65535),
-    "secret": _text(maxLength=24),
-}
-_HOST: Mapping[str, Schema] = {
-    "engine": {"enum": ["ovs-dpdk", "vpp", "none"]},
-    "iftype": {"enum": ["vhostuser", "memif"]},
-    "netType": {"enum": ["bridge", "interface", ""]},
-    "memif": _part(vhost_conf.MEMIF_KEYS, _MEMIF),
-    "vhost": _part(vhost_conf.VHOST_KEYS, {"mode": {"enum": ["client", "server", ""]}}),
-    "bridge": _part(vhost_conf.BRIDGE_KEYS),
-    "mtu": _number(68, 65535),
-    "queues": _number(1, 255),
-}
-_CONTAINER: Mapping[str, Schema] = {
-    "memif": _part(vhost_conf.MEMIF_KEYS),
-    "vhost": _part(vhost_conf.VHOST_KEYS),
-    "bridge": _part(vhost_conf.BRIDGE_KEYS),
-}
-_VHOST: Mapping[str, Schema] = {
-    "host": _part(vhost_conf.HOST_KEYS, _HOST),
-    "container": _part(vhost_conf.HOST_KEYS, _CONTAINER),
-    "sharedDir": _text(),
-    "socket": _part(vhost_conf.SOCKET_KEYS, {"mode": _text("0?[0-7]{3}")}),
-    "mac": {"anyOf": [_MAC, _NO_TEXT]},
-    "bandwidth": _part(vhost_conf.BANDWIDTH_KEYS, dict.fromkeys(vhost_conf.BANDWIDTH_KEYS, _number(0, 2**53))),
-    "mirror": {},
-    "annotate": {"type": "boolean"},
-    "ipam": {"type": "object"},
-    "runtimeConfig": {"type": "object"},
-}
-
-_POOL_NAMES = _list(_text())
-_SELECTOR: Mapping[str, Schema] = {
-    "vendors": _list(_text(rf"(?:0[xX])?{_HEX}{{4}}")),
-    "devices": _list(_text(rf"(?:0[xX])?{_HEX}{{4}}")),
-    "drivers": _list(_text(minLength=1)),
-    "pciAddresses": _list(_PCI),
-    "pfNames": _POOL_NAMES,
-    "rootDevices": _POOL_NAMES,
-    "linkTypes": _list({"enum": ["ether", "infiniband"]}),
-    "acpiIndexes": _list(_text("[0-9]{1,10}")),
-    "ddpProfiles": _list(_text(minLength=1)),
-    "pKeys": _list(_text(rf"(?:0[xX])?{_HEX}{{4}}")),
-    "auxTypes": _list({"const": "sf"}),
-    "isRdma": {"type": "boolean"},
-    "needVhostNet": {"type": "boolean"},
-    "vdpaType": {"enum": ["", "virtio", "vhost"]},
-}
-_SELECTORS = {"$ref": "#/$defs/selectors"}
-_POOL: Mapping[str, Schema] = {
-    "resourceName": _text("[a-zA-Z0-9_-]+"),
-    "resourcePrefix": _text(),
-    "deviceType": {"enum": ["", "netDevice", "accelerator", "auxNetDevice", "vhostUser"]},
-    "excludeTopology": {"type": "boolean"},
-    "cdi": {"type": "boolean"},
-    "selectors": {"anyOf": [_SELECTORS, _list(_SELECTORS, minItems=1)]},
-    "additionalInfo": {
-        "type": "object",
-        "additionalProperties": {"type": "object", "additionalProperties": {"type": "string"}},
-    },
-    "bind": {"anyOf": [{"type": "boolean"}, _text("[A-Za-z0-9][A-Za-z0-9_-]{0,63}|")]},
-    "count": _number(1, 1024),
-    "socket": _object(vhost_conf.SOCKET_KEYS, {"mode": {"anyOf": [_text("0?[0-7]{3}"), {"type": "null"}]}}),
-    "health": _list({"enum": list(health.REASONS)}),
-    "allocation": {"enum": ["spread", "packed"]},
-    "hugepages": _text("[1-9][0-9]{0,5}(Ki|Mi|Gi)|"),
-}
-
-_RANGE: Mapping[str, Schema] = dict.fromkeys(ranges.RANGE_KEYS, _text())
-_LEASES: Mapping[str, Schema] = {
-    **_RANGE,
-    "ranges": _list(_list(_object(ranges.RANGE_KEYS, _RANGE))),
-    "routes": _list({"type": "object"}),
-    "resolvConf": _text("/.*|"),
-    "dataDir": _text("/.*|"),
-}
-_STATIC: Mapping[str, Schema] = {
-    "addresses": _list(_object(("address", "gateway"), {"address": _text()})),
-    "routes": _list({"type": "object"}),
-    "dns": {"type": "object"},
-}
-
 
 def _meta() -> Schema:
-    found = msgspec.json.schema(MetaConfig)["$defs"]["MetaConfig"]
+    found = declared.schema(MetaConfig)["MetaConfig"]
     properties = {key: _or_null(value) for key, value in found["properties"].items()}
     others: dict[str, Schema] = {key: {} for key in sorted(meta_config.KNOWN - properties.keys())}
     type_ = {"type": {"const": meta_config.OWN_TYPE}}
     return {"type": "object", "properties": {**properties, **others, **type_}, "additionalProperties": False}
+
+
+def _vhost() -> Schema:
+    """Objects in it have no other keys either. In `container`, only keys are checked: most have no effect."""
+    found = _own("wirespeed-vhost", vhost_conf.Keys, vhost_conf.OTHER_KEYS, unknown=_NULL)
+    found["$defs"] = {name: {**part, **_no_others(part["properties"])} for name, part in found["$defs"].items()}
+    parts = {key: _part(structs.keys_of(kind)) for key, kind in vhost_conf.PARTS.items()}
+    container = _part(structs.keys_of(vhost_conf.SideKeys), parts)
+    found["properties"]["container"] = {**found["properties"]["container"], **_or_null(container)}
+    return found
 
 
 def _networks() -> Schema:
@@ -254,30 +155,28 @@ def _networks() -> Schema:
 
 
 def _device_plugin() -> Schema:
-    pool = _object(deviceplugin_config.POOL_KEYS, _POOL)
-    selectors = _object(deviceplugin_config.SELECTOR_KEYS, _SELECTOR)
     return {
-        **_object(("resourceList",), {}),
-        "properties": {"resourceList": {"anyOf": [_list(pool), _NULL]}},
-        "$defs": {"selectors": selectors},
+        "type": "object",
+        "properties": {"resourceList": _or_null(_list({"$ref": "#/$defs/PoolKeys"}))},
+        "$defs": declared.schema(deviceplugin_config.PoolKeys),
     }
 
 
 # For `wirespeed check --schema`: a title, and the function that creates the rest.
 KINDS: Mapping[str, tuple[str, Callable[[], Schema]]] = {
-    "agent": ("The agent's configuration", lambda: msgspec.json.schema(NodeConfig)),
+    "agent": ("The agent's configuration", lambda: _ref(NodeConfig)),
     "meta": ("The meta-plugin's CNI configuration", _meta),
     "networks": (f"The annotation {selection.NETWORKS} in JSON", _networks),
     "sriov": (
         "The SR-IOV plugin's CNI configuration",
-        lambda: _own("wirespeed-sriov", sriov_conf.KEYS, sriov_conf.OTHER_KEYS, _SRIOV, unknown=False),
+        lambda: _own("wirespeed-sriov", sriov_conf.Keys, sriov_conf.OTHER_KEYS, unknown=False),
     ),
     "vhost": (
         "The vhost-user plugin's CNI configuration",
-        lambda: _own("wirespeed-vhost", vhost_conf.KEYS, vhost_conf.OTHER_KEYS, _VHOST, unknown=_NULL),
+        _vhost,
     ),
-    "host-local": ("The key ipam of type host-local", lambda: _object(hostlocal.KEYS, _LEASES)),
-    "static": ("The key ipam of type static", lambda: _object(static.KEYS, _STATIC)),
+    "host-local": ("The key ipam of type host-local", lambda: _ref(hostlocal.Keys)),
+    "static": ("The key ipam of type static", lambda: _ref(static.Keys)),
     "device-plugin": ("The device plugin's configuration", _device_plugin),
-    "node-policy": (f"The spec of a {policy.KIND}", lambda: msgspec.json.schema(policy.Spec)),
+    "node-policy": (f"The spec of a {policy.KIND}", lambda: _ref(policy.Spec)),
 }

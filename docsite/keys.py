@@ -1,0 +1,93 @@
+"""The tables of docs/configuration.md: the keys of each configuration, from the Structs that declare them.
+
+python -m docsite.keys    # write them into the page: make docs
+
+A table stands between `<!-- keys: NAME -->` and `<!-- end -->`; the rest of the page is written by hand.
+"""
+
+from __future__ import annotations
+
+import re
+import typing
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from wirespeed import declared
+from wirespeed.deviceplugin import config as deviceplugin
+from wirespeed.ipam import hostlocal, static
+from wirespeed.node import NodeConfig
+from wirespeed.plugins.meta.config import MetaConfig
+from wirespeed.plugins.sriov import conf as sriov
+from wirespeed.plugins.sriov.rss import Rss
+from wirespeed.plugins.vhost import conf as vhost
+from wirespeed.structs import options
+
+PAGE = Path(__file__).parents[1] / "docs/configuration.md"
+# Tables with the columns key, value, what it is for.
+VALUES: dict[str, type[msgspec.Struct]] = {
+    "sriov": sriov.Keys,
+    "sriov rss": Rss,
+    "pool": deviceplugin.PoolKeys,
+    "selectors": deviceplugin.SelectorKeys,
+    "host-local": hostlocal.Keys,
+    "static": static.Keys,
+    "vhost": vhost.Keys,
+    "vhost side": vhost.SideKeys,
+    "vhost memif": vhost.MemifKeys,
+    "vhost vhost": vhost.VhostKeys,
+    "vhost bridge": vhost.BridgeKeys,
+    "vhost socket": vhost.SocketKeys,
+    "vhost bandwidth": vhost.BandwidthKeys,
+    "vhost mirror": vhost.MirrorKeys,
+}
+# Tables with the columns key, default, what it is for; the keys of a Struct in the Struct have its key before them.
+DEFAULTS: dict[str, type[msgspec.Struct]] = {"agent": NodeConfig, "meta": MetaConfig}
+_TABLE = re.compile(r"(?P<head><!-- keys: (?P<name>[^>]+) -->\n)(?:\|.*\n)*(?P<end>\n<!-- end -->\n)")
+
+
+def page(text: str) -> str:
+    """Return the text of the page with the tables as the code declares them."""
+    return _TABLE.sub(lambda match: match["head"] + _table(match["name"]) + match["end"], text)
+
+
+def _table(name: str) -> str:
+    if name in DEFAULTS:
+        head, rows = "default", list(_with_defaults(DEFAULTS[name]))
+    else:
+        head, rows = "value", list(_with_values(VALUES[name]))
+    lines = [f"| key | {head} | what it is for |", "|---|---|---|", *map(_row, rows)]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _row(cells: tuple[str, ...]) -> str:
+    return re.sub(" +", " ", f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
+
+
+def _with_values(kind: type[msgspec.Struct]) -> Iterator[tuple[str, ...]]:
+    texts = declared.texts(kind)
+    for field in msgspec.structs.fields(kind):
+        key = field.encode_name
+        yield f"`{key}`", declared.cell(field.type), texts[key]
+
+
+def _with_defaults(kind: type[msgspec.Struct], prefix: str = "") -> Iterator[tuple[str, ...]]:
+    texts = declared.texts(kind)
+    for field in msgspec.structs.fields(kind):
+        key = field.encode_name
+        inner = _struct(field.type)
+        if inner is None or field.default is None:
+            yield f"`{prefix}{key}`", declared.default(kind, key), texts[key]
+        if inner is not None:
+            yield from _with_defaults(inner, f"{prefix}{key}.")
+
+
+def _struct(hint: Any) -> type[msgspec.Struct] | None:
+    kinds = (kind for kind, _ in options(hint) if not typing.get_origin(kind))
+    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, msgspec.Struct)), None)
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(PAGE.read_text()))
