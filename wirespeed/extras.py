@@ -11,7 +11,7 @@ MODULES = {
     "metrics": ("prometheus_client",),
     "ovs": ("ovs",),
     "play": ("rich",),
-    "provision": ("pyudev", "rich"),
+    "provision": ("pyroute2", "pyudev", "rich"),
     "vpp": ("vpp_papi",),
 }
 

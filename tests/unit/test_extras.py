@@ -306,7 +306,7 @@ def test_play_without_its_extra_is_refused(hide: Callable[[str], None], tmp_path
     "arguments",
     [["list"], ["list", "--json"], ["create", "e", "4"], ["destroy", "e"], ["bind", "e#0", "--driver", "vfio-pci"]],
 )
-@pytest.mark.parametrize("module", ["pyudev", "rich"])
+@pytest.mark.parametrize("module", ["pyroute2", "pyudev", "rich"])
 def test_vf_commands_without_their_extra_are_refused(
     module: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
