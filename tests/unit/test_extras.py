@@ -38,7 +38,7 @@ NEEDY = {
     "metrics": {"wirespeed.agent.metrics"},
     "ovs": {"wirespeed.host.ovsdb", "wirespeed.plugins.sriov.bridge", "wirespeed.plugins.vhost.ovs"},
     "play": {f"wirespeed.play.{name}" for name in ("command", "play", "pod", "report", "screen")},
-    "provision": {f"wirespeed.provision.{name}" for name in ("facts", "hold", "plan", "udev")},
+    "provision": {f"wirespeed.provision.{name}" for name in ("eswitch", "facts", "hold", "plan", "udev", "vdpa")},
     "vpp": {"wirespeed.plugins.vhost.vpp"},
 }
 FAILED_IMPORTS = """

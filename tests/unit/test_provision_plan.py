@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
-from pyroute2.netlink.devlink import DEVLINK_NAMES
+from pyroute2.netlink.devlink import DEVLINK_NAMES, devlinkcmd
 
 from tests import pfs
 from tests.fakesysfs import FakeSysfs, vf_address
 from wirespeed.cni.errors import CniError, Code
-from wirespeed.host.netlink.codec import attributes, number, u16
-from wirespeed.host.netlink.devlink import Devlink
-from wirespeed.host.netlink.generic import GENLMSGHDR
 from wirespeed.host.pci import PciDevice
 from wirespeed.node import NodeConfig
 from wirespeed.provision import eswitch, plan
 from wirespeed.provision.facts import Pf
 from wirespeed.provision.policy import Group, Wanted
 
-ESWITCH_MODE = 25  # DEVLINK_ATTR_ESWITCH_MODE
 PF = pfs.ADDRESS
 WHERE = f"PF ens1f0 ({PF}): "
 
@@ -102,30 +98,37 @@ def test_number_of_vfs_that_the_kernel_does_not_take_is_told(tmp_path: Path, fau
     assert caught.value.msg.startswith(f"{WHERE}make 2 VFs: {told}; ")
 
 
-class AnyMode(Devlink):
+class Devlink:
     """A kernel whose driver takes any eswitch mode, given by its number (uapi/linux/devlink.h)."""
+
+    prid = 0
 
     def __init__(self, mode: int) -> None:
         self.mode = mode
 
-    def close(self) -> None:
-        """It has no socket to close."""
+    def __enter__(self) -> Devlink:
+        return self
 
-    def command(self, command: int, packed: bytes = b"", flags: int = 0) -> Iterator[bytes]:
-        if command == DEVLINK_NAMES["DEVLINK_CMD_ESWITCH_SET"]:
-            self.mode = number(attributes(packed)[ESWITCH_MODE])
-        else:
-            yield GENLMSGHDR.pack(command, 1, 0) + u16(ESWITCH_MODE, self.mode)
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def nlm_request(self, message: Any, **_: object) -> list[Any]:
+        if message["cmd"] == DEVLINK_NAMES["DEVLINK_CMD_ESWITCH_SET"]:
+            self.mode = message.get_attr("DEVLINK_ATTR_ESWITCH_MODE")
+            return []
+        answer = devlinkcmd()
+        answer["attrs"] = [("DEVLINK_ATTR_ESWITCH_MODE", self.mode)]
+        return [answer]
 
 
-@pytest.mark.parametrize(("mode", "name"), [(0, "legacy"), (1, "switchdev"), (2, "switchdev_inactive"), (3, "3")])
+@pytest.mark.parametrize(("number", "name"), [(0, "legacy"), (1, "switchdev"), (2, "switchdev_inactive"), (3, "3")])
 def test_every_eswitch_mode_of_the_kernel_is_shown_and_taken_back(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: int, name: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, name: str
 ) -> None:
-    devlink, device = AnyMode(mode), PciDevice(PF)
-    monkeypatch.setattr(eswitch, "Devlink", lambda: devlink)
+    devlink, device = Devlink(number), PciDevice(PF)
+    monkeypatch.setattr(eswitch, "DL", lambda: devlink)
     assert eswitch.mode(device) == name
-    wanted = "legacy" if mode else "switchdev"
+    wanted = "legacy" if number else "switchdev"
     now = replace(pf(), eswitch=eswitch.mode(device))
     sysfs = FakeSysfs(tmp_path)
     sysfs.pf(PF, "ens1f0")  # no VF appears when a number is written
@@ -134,5 +137,5 @@ def test_every_eswitch_mode_of_the_kernel_is_shown_and_taken_back(
     modes: list[int] = []
     with pytest.raises(CniError, match=r"make 1 VFs: .*; what was done before it is taken back"):
         plan.carry_out(made, NodeConfig(), lambda _number, _step: modes.append(devlink.mode))
-    assert modes == [mode, 0 if mode else 1]
-    assert devlink.mode == mode
+    assert modes == [number, 0 if number else 1]
+    assert devlink.mode == number

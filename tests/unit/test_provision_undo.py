@@ -22,7 +22,6 @@ from wirespeed.host.netlink.address import Address
 from wirespeed.host.netlink.errors import NetlinkError
 from wirespeed.host.netlink.link import Link
 from wirespeed.host.netlink.rtnl import Rtnl
-from wirespeed.host.netlink.vdpa import Vdpa
 from wirespeed.host.netlink.vf import VfSettings
 from wirespeed.host.netns import Identity
 from wirespeed.node import NodeConfig
@@ -68,7 +67,7 @@ class Kernel(Rtnl):
             return self.write(path, text, **how)
 
         monkeypatch.setattr(Path, "write_text", write_text)
-        monkeypatch.setattr(vdpa, "Vdpa", lambda: VdpaSocket(self))
+        monkeypatch.setattr(vdpa, "_request", self.request_vdpa)
         for module in (plan, facts, wait):
             monkeypatch.setattr(module, "Rtnl", lambda: self)
 
@@ -144,21 +143,14 @@ class Kernel(Rtnl):
             raise NetlinkError(errno.EOPNOTSUPP, "Operation not supported")
         self.held[vf] = replace(self.held[vf], **given)  # type: ignore[arg-type]
 
+    def request_vdpa(self, command: int, attributes: list[tuple[str, str | int]], _where: str) -> None:
+        told = dict(attributes)
+        name = str(told["VDPA_ATTR_DEV_NAME"])
+        assert command == vdpa._NEW
+        self.make_vdpa(str(told["VDPA_ATTR_MGMTDEV_DEV_NAME"]), name, "vhost_vdpa")
+
     def make_vdpa(self, address: str, name: str, driver: str) -> None:
         self.sysfs.vdpa(self.sysfs.path(address), name, driver)
-
-
-class VdpaSocket(Vdpa):
-    """Creates vdpa devices of a fake kernel, which binds them to vhost_vdpa."""
-
-    def __init__(self, kernel: Kernel) -> None:
-        self.kernel = kernel
-
-    def close(self) -> None:
-        """It has no socket to close."""
-
-    def create(self, name: str, bus: str, management_device: str, *, queue_pairs: int = 0) -> None:
-        self.kernel.make_vdpa(management_device, name, "vhost_vdpa")
 
 
 @pytest.fixture

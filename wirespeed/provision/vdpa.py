@@ -2,22 +2,42 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
-from wirespeed.cni.errors import CniError
+from pyroute2.netlink import NLM_F_ACK, NLM_F_REQUEST, genlmsg
+from pyroute2.netlink.exceptions import NetlinkError
+from pyroute2.netlink.generic import GenericNetlinkSocket
+
+from wirespeed.cni.errors import CniError, Code
 from wirespeed.host import drivers
-from wirespeed.host.netlink.errors import NetlinkError, as_device_error
-from wirespeed.host.netlink.vdpa import Vdpa
-from wirespeed.host.vdpa import VdpaDevice, devices
+from wirespeed.host.vdpa import VdpaDevice
 
 # Queue pairs of a vdpa device, if its management device lets them be chosen. The SR-IOV network operator's value.
-_QUEUE_PAIRS = 32
+_PAIRS = 32
+
+_Attribute = tuple[str, str | int]
+_NEW, _DELETE = 3, 4  # enum vdpa_command in linux/vdpa.h
+
+
+class _Message(genlmsg):  # type: ignore[misc]
+    """A message of the vdpa netlink family, with the attributes used here (enum vdpa_attr in linux/vdpa.h)."""
+
+    prefix = "VDPA_ATTR_"
+    nla_map = (
+        (1, "VDPA_ATTR_MGMTDEV_BUS_NAME", "asciiz"),
+        (2, "VDPA_ATTR_MGMTDEV_DEV_NAME", "asciiz"),
+        (4, "VDPA_ATTR_DEV_NAME", "asciiz"),
+        (12, "VDPA_ATTR_DEV_NET_CFG_MAX_VQP", "uint16"),
+    )
 
 
 def of_devices(sysfs: Path = Path("/sys")) -> dict[str, VdpaDevice]:
     """Return the first vdpa device of each parent device, by the parent's name: for a VF, its PCI address."""
+    folder = sysfs / "bus/vdpa/devices"
     found: dict[str, VdpaDevice] = {}
-    for made in devices(sysfs):
+    for name in sorted(os.listdir(folder)) if folder.exists() else []:
+        made = VdpaDevice(name, sysfs)
         found.setdefault(made.parent, made)
     return found
 
@@ -29,11 +49,12 @@ def make(maker: str, name: str, kind: str, sysfs: Path = Path("/sys")) -> None:
     """
     where = f"vdpa device {name} of {maker}"
     bus, _, device = maker.rpartition("/")
-    with as_device_error(where), Vdpa() as netlink:
-        try:
-            netlink.create(name, bus, device, queue_pairs=_QUEUE_PAIRS)
-        except NetlinkError:  # the management device supports fewer pairs or no choice
-            netlink.create(name, bus, device)
+    handle: list[_Attribute] = [("VDPA_ATTR_MGMTDEV_BUS_NAME", bus)] if bus else []
+    handle += [("VDPA_ATTR_MGMTDEV_DEV_NAME", device), ("VDPA_ATTR_DEV_NAME", name)]
+    try:
+        _request(_NEW, [*handle, ("VDPA_ATTR_DEV_NET_CFG_MAX_VQP", _PAIRS)], where)
+    except CniError:  # the management device supports fewer pairs or no choice
+        _request(_NEW, handle, where)
     try:
         # The kernel has bound it to whichever driver of the vdpa bus was registered first.
         drivers.bind(VdpaDevice(name, sysfs), f"{kind}_vdpa")
@@ -45,5 +66,15 @@ def make(maker: str, name: str, kind: str, sysfs: Path = Path("/sys")) -> None:
 def delete(name: str, sysfs: Path = Path("/sys")) -> None:
     """Delete a vdpa device, if it exists. Raises CniError(DEVICE)."""
     if VdpaDevice(name, sysfs).exists:
-        with as_device_error(f"vdpa device {name}"), Vdpa() as netlink:
-            netlink.delete(name)
+        _request(_DELETE, [("VDPA_ATTR_DEV_NAME", name)], f"vdpa device {name}")
+
+
+def _request(command: int, attributes: list[_Attribute], where: str) -> None:
+    message = _Message()
+    message["cmd"], message["version"], message["attrs"] = command, 1, attributes
+    try:
+        with GenericNetlinkSocket() as asking:
+            asking.bind("vdpa", _Message)
+            asking.nlm_request(message, msg_type=asking.prid, msg_flags=NLM_F_REQUEST | NLM_F_ACK)
+    except NetlinkError as error:
+        raise CniError(Code.DEVICE, f"{where}: {os.strerror(error.code)}") from error

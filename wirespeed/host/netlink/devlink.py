@@ -1,20 +1,18 @@
-"""devlink: the eswitch mode of NICs, and health reporters, by which drivers report faults (linux/devlink.h)."""
+"""devlink: health reporters, by which drivers report faults (linux/devlink.h)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from wirespeed.host.netlink.codec import NLM_F_DUMP, attributes, number, string, text, u16
+from wirespeed.host.netlink.codec import NLM_F_DUMP, attributes, number, string
 from wirespeed.host.netlink.generic import GENLMSGHDR, GenericSocket
 
 _CMD_DEL, _CMD_PORT_DEL, _CMD_HEALTH_REPORTER_GET, _CMD_HEALTH_REPORTER_RECOVER = 4, 8, 52, 54
-_CMD_ESWITCH_GET, _CMD_ESWITCH_SET = 29, 30
-_ATTR_BUS_NAME, _ATTR_DEV_NAME, _ATTR_PORT_INDEX, _ATTR_ESWITCH_MODE = 1, 2, 3, 25
+_ATTR_DEV_NAME, _ATTR_PORT_INDEX = 2, 3
 _ATTR_HEALTH_REPORTER, _ATTR_HEALTH_REPORTER_NAME, _ATTR_HEALTH_REPORTER_STATE = 114, 115, 116
 _ATTR_HEALTH_REPORTER_AUTO_RECOVER = 121
 _STATE_ERROR = 1  # DEVLINK_HEALTH_REPORTER_STATE_ERROR
-ESWITCH_MODES = ("legacy", "switchdev", "switchdev_inactive")  # by number: enum devlink_eswitch_mode
 
 
 @dataclass(frozen=True, order=True)
@@ -37,26 +35,9 @@ class Devlink(GenericSocket):
         """The multicast group for changes."""
         return self.groups["config"]
 
-    def eswitch_mode(self, bus: str, device: str) -> str:
-        """Return the eswitch mode of a device, one of ESWITCH_MODES, or the number of a mode of a newer kernel."""
-        answers = list(self.command(_CMD_ESWITCH_GET, _pack_device(bus, device)))
-        seen = attributes(answers[0], GENLMSGHDR.size) if answers else {}
-        mode = number(seen.get(_ATTR_ESWITCH_MODE))
-        return ESWITCH_MODES[mode] if mode < len(ESWITCH_MODES) else str(mode)
-
-    def set_eswitch_mode(self, bus: str, device: str, mode: str) -> None:
-        """Set the eswitch mode of a device, which is as `eswitch_mode` returns it."""
-        chosen = ESWITCH_MODES.index(mode) if mode in ESWITCH_MODES else int(mode)
-        packed = _pack_device(bus, device) + u16(_ATTR_ESWITCH_MODE, chosen)
-        self.do_command(_CMD_ESWITCH_SET, packed)
-
     def dump_reporters(self) -> Iterator[bytes]:
         """Yield a message for each health reporter. Waits while a driver has its device locked."""
         return self.command(_CMD_HEALTH_REPORTER_GET, flags=NLM_F_DUMP)
-
-
-def _pack_device(bus: str, device: str) -> bytes:
-    return text(_ATTR_BUS_NAME, bus) + text(_ATTR_DEV_NAME, device)
 
 
 def update_reporters(in_error: set[Reporter], message: bytes) -> None:
