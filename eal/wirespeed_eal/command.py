@@ -17,8 +17,8 @@ Print the arguments of DPDK's EAL for this pod's interfaces, CPUs and hugepages,
     dpdk-testpmd $({program}) -- --forward-mode=io --auto-start
 
 VFs come from PCIDEVICE_* and network-status, vhost-user and memif sockets from network-status, from the
-annotations userspace/*, and from the files beside the sockets. A socket that the application shall listen on,
-and that one which was killed has left there, is removed.
+annotations userspace/*, and from the files beside the sockets. If an application that was killed left behind the
+socket that this one is to listen on, the socket is removed.
 """
 
 

@@ -129,8 +129,11 @@ class SideKeys(msgspec.Struct, kw_only=True, frozen=True, rename="camel"):
     ] = None
     """required with vpp"""
     memif: MemifKeys | None = None
+    """the socket and the rings of a memif interface: see below"""
     vhost: VhostKeys | None = None
+    """the socket of a vhost-user interface: see below"""
     bridge: Annotated[BridgeKeys | None, _of_a_switch] = None
+    """the switch's bridge: see below"""
     mtu: Annotated[int, Meta(ge=68, le=65535)] | None = None
     """the MTU of the interface"""
     queues: Annotated[int, Meta(ge=1, le=255)] | None = None
@@ -141,7 +144,9 @@ class SocketKeys(msgspec.Struct, kw_only=True, frozen=True):
     """The keys of `socket`."""
 
     user: _Account | None = None
+    """the owner of the directory and of the socket"""
     group: _Account | None = None
+    """their group"""
     mode: _Mode | None = None
     """the permissions of the socket. The directory also gets an x for each r"""
     label: _Label | None = msgspec.field(name="selinuxLabel", default=None)

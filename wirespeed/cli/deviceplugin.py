@@ -41,7 +41,9 @@ def deviceplugin(
     dry_run: bool,
     log_level: str,
 ) -> None:
-    """Offer this node's devices to the kubelet, without the agent.
+    """Run the device plugin without the agent.
+
+    Offers this node's devices to the kubelet.
 
     Runs until SIGTERM or SIGINT. An agent whose configuration has `devicePlugin` does this itself.
     """

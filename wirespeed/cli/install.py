@@ -20,7 +20,11 @@ def _places(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options that both commands have."""
     for option in (
         click.option("--dry-run", is_flag=True, help="Show the plan without changing anything."),
-        click.option("--force", is_flag=True, help="Leave behind pods that cannot be taken over or given back."),
+        click.option(
+            "--force",
+            is_flag=True,
+            help="Continue although pods cannot be taken over or given back; nothing will detach them.",
+        ),
         click.option(
             "--sriov-dir",
             type=_FOLDER,
@@ -110,9 +114,9 @@ def uninstall_nodes(
 ) -> None:
     """Uninstall wirespeed from all nodes of a cluster, or none.
 
-    The Helm chart runs this before it deletes a release. The removers' first init container runs
-    `wirespeed uninstall --dry-run`. After it has succeeded on every node, the agents are stopped and the removers
-    run without --dry-run.
+    The Helm chart runs this before it deletes a release. On each node, the first init
+    container of a removers' pod runs `wirespeed uninstall --dry-run`. After that has succeeded on every node, the
+    agents are stopped, and the same DaemonSet runs `wirespeed uninstall`.
     """
     import signal  # noqa: PLC0415 — see wirespeed.cli.main
     from contextlib import closing  # noqa: PLC0415

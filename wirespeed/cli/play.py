@@ -49,8 +49,8 @@ import click
     default="",
     metavar="COMMAND",
     help="A shell command to run when every pod is ready or has ended with success. Its variable PODS is the path "
-    "of a file with the pods as `kubectl get pods -o json` prints them. When the command has ended, the pods are "
-    "stopped; if there are pods that end by themselves, when those have ended.",
+    "of a file with the pods as `kubectl get pods -o json` prints them. When the command, and all pods that "
+    "end by themselves, have ended, the other pods are stopped.",
 )
 @click.option(
     "--timeout",
@@ -83,9 +83,9 @@ def play(ctx: click.Context, /, files: tuple[Path, ...], cni_path: str, cdi_path
     users, memory and hugepages are as on a cluster. Images are not pulled; of their content, containers have only
     `wirespeed eal` and `wirespeed ready`.
 
-    FILES contain Pods, NetworkAttachmentDefinitions and ConfigMaps. Objects of kinds without effect here are listed
-    and ignored. In a directory, all *.yaml, *.yml and *.json files are read, sorted by name. A ConfigMap whose
-    config.json has a resourceList is the device plugin's configuration.
+    Each FILE is a file or a directory with Pods, NetworkAttachmentDefinitions and ConfigMaps. Objects of kinds
+    without effect here are listed and ignored. In a directory, all *.yaml, *.yml and *.json files are read, sorted
+    by name. A ConfigMap whose config.json has a resourceList is the device plugin's configuration.
 
     It runs until all pods with restartPolicy OnFailure or Never have ended, or until it is stopped. Then it
     removes everything that it created. The exit status is 0 only if all pods succeeded and nothing is left.

@@ -65,7 +65,7 @@ def create(
 ) -> None:
     """Create NUMBER VFs on PF (its interface or PCI address).
 
-    If PF has a different number of VFs, they are removed first.
+    If PF has another number of VFs already, all of these are removed first. VFs in use are never removed.
     """
     from wirespeed.provision.policy import Group, Wanted  # noqa: PLC0415 — see wirespeed.cli.main
 
