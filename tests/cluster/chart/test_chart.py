@@ -6,6 +6,7 @@ import itertools
 import json
 import re
 import shutil
+import tarfile
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 
 from deploy import manifests
+from image.archive import unpack
 from image.recipe import version
 from release.build import write_chart
 from tests.cluster.chart.conftest import CHART, Helm
@@ -155,7 +157,8 @@ def test_chart_of_a_release_is_the_same_whenever_it_is_packaged(
 def test_packaged_chart_is_installed_with_its_own_presets(helm: Helm, tmp_path: Path) -> None:
     assert helm.run("package", str(CHART), f"--destination={tmp_path}").returncode == 0
     (package,) = tmp_path.glob("*.tgz")
-    shutil.unpack_archive(package, tmp_path, filter="data")
+    with tarfile.open(package) as content:
+        unpack(content, tmp_path)
     chart = tmp_path / "wirespeed"
     assert {path.name for path in (chart / "presets").iterdir()} == {path.name for path in PRESETS}
     files = ("k3s", "flannel")
