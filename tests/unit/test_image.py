@@ -17,7 +17,7 @@ from image import agent, debian
 from image.archive import unpack
 from image.layer import Layer, write_layer
 from image.oci import Variant, write_archive
-from image.recipe import ARCHITECTURES, IMAGES, ROOT
+from image.recipe import ARCHITECTURES, IMAGES, ROOT, commit_time
 from image.run import run
 from lab.errors import LabError
 
@@ -230,3 +230,8 @@ def test_machine_code_of_another_architecture_is_refused(tmp_path: Path) -> None
         else:
             with pytest.raises(LabError, match=f"a.out: expected machine code of {name}"):
                 agent.check_machine(tmp_path, name)
+
+
+def test_images_have_a_fixed_time_without_the_program_git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert commit_time() == 1_735_689_600  # 2025-01-01
