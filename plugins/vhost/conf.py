@@ -421,10 +421,7 @@ class _Reader:
                 raise CniError(Code.UNSUPPORTED_FIELD, _no_effect(where + key, why))
 
     def _drop_what_is_not_read(self, host: Mapping[str, Any], engine: str, kind: str, *, routed: bool) -> None:
-        """Remove keys of type "userspace" that are valid, but have no effect with the other keys.
-
-        userspace-CNI does not read them either, so their values are not checked.
-        """
+        """For type "userspace", remove the other keys without effect too; our own type checks their values."""
         why = f"engine {engine} and iftype {kind}"
         if kind == MEMIF:
             self._drop("host.vhost.", host["vhost"], "socketfile", why)
