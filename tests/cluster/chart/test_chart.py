@@ -334,6 +334,14 @@ def test_replacing_is_an_option_of_the_installer_alone(helm: Helm, tmp_path: Pat
     assert remover["args"] == ["uninstall", "--multus-dir=/var/lib/multus/cni", "--force", "--dry-run"]
 
 
+def test_multus_default_directory_is_named_too_where_multus_is_replaced(helm: Helm) -> None:
+    for arguments, expected in (['--set-json=replace=["multus"]'], ["--multus-dir=/var/lib/cni/multus"]), ([], []):
+        objects = helm.objects(*arguments)
+        for name in ("wirespeed", "wirespeed-uninstall"):
+            given = pod_of(objects, name)["initContainers"][0]["args"]
+            assert [each for each in given if each.startswith("--multus-dir")] == expected
+
+
 def test_removers_have_the_installers_mounts_and_the_agents_nodes(helm: Helm, tmp_path: Path) -> None:
     for arguments in ([], [values(tmp_path, ALL_VALUES)], [preset("k3s")]):
         objects = helm.objects(*arguments)
