@@ -1117,8 +1117,8 @@ def test_pools_in_values_of_the_chart_are_told_of_by_path(tmp_path: Path) -> Non
         'v.yaml:7: warning: unknown key "pools[1].selector" is ignored; nearest known key: "selectors"',
         'v.yaml:14: warning: unknown key "nodeGroups.groups.e810.pools[0].deviceTyp" is ignored; nearest known '
         'key: "deviceType"',
-        "v.yaml:15: error: nodeGroups.groups.e810.pools[0].selectors: expected an object or a list of at least one, "
-        "got 7",
+        "v.yaml:15: error: nodeGroups.groups.e810.pools[0].selectors: expected an object or a list of at least "
+        "one, got 7",
     ]
 
 
