@@ -192,6 +192,10 @@ def _words(hint: Any) -> Words | None:
     return next((mark for _, marks in options(hint) for mark in marks if isinstance(mark, Words)), None)
 
 
+def _choices(hint: Any) -> bool:
+    return any(typing.get_origin(kind) is Literal for kind, _ in options(hint))
+
+
 @lru_cache(maxsize=64)
 def limits(kind: type[msgspec.Struct]) -> dict[str, frozenset[str]]:
     """Return the keys of a Struct that have an effect only for some (Only), each with those."""
@@ -234,7 +238,7 @@ def _expected(kind: Any, marks: tuple[Any, ...]) -> str:
     if _struct(kind) or typing.get_origin(kind) is dict or kind is dict:
         return "an object"
     inner = _element(kind)
-    if inner is not None and _words(inner):
+    if inner is not None and (_words(inner) or _choices(inner)):
         return f"a list, each {expected(inner)}"
     return "a list" + _range(metas, "elements")
 

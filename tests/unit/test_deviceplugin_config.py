@@ -213,6 +213,10 @@ def test_resource_name_that_is_refused(name: Any) -> None:
         ({"devices": [154]}, "resourceList[0].selectors.devices: expected four hex digits, got 154"),
         ({"drivers": [""]}, 'resourceList[0].selectors.drivers: expected a driver\'s name, got ""'),
         (
+            {"linkTypes": 7},
+            'resourceList[0].selectors.linkTypes: expected a list, each "ether" or "infiniband", got 7',
+        ),
+        (
             {"linkTypes": ["eth"]},
             'resourceList[0].selectors.linkTypes: expected "ether" or "infiniband", got "eth", '
             'the nearest is "ether"',

@@ -83,6 +83,7 @@ class Keys(msgspec.Struct, kw_only=True, rename="camel"):
     rate: Annotated[float, msgspec.Meta(gt=0, le=10)] = 1.5
     switch: Annotated[Literal["on", "off", ""] | None, only("vf")] = None
     names: Annotated[list[str], Cell('`["a"]`')] = []
+    modes: list[Literal["on", "off", "auto"]] | None = None
     inner: Inner | None = None
     """an object"""
 
@@ -97,6 +98,7 @@ class Keys(msgspec.Struct, kw_only=True, rename="camel"):
         ({"switch": "onn"}, 'key "x.switch": expected "on" or "off", got \'onn\', the nearest is "on"'),
         ({"switch": "x" * 100}, f'key "x.switch": expected "on" or "off", got \'{"x" * 76}...'),
         ({"names": 1}, 'key "x.names": expected a list, got 1'),
+        ({"modes": 1}, 'key "x.modes": expected a list, each "on", "off" or "auto", got 1'),
     ],
 )
 def test_a_wrong_value_is_refused_with_key_what_was_expected_and_what_was_found(value: Any, said: str) -> None:
@@ -123,6 +125,7 @@ def test_a_table_shows_what_a_key_takes_and_its_default() -> None:
         "rate": "number greater than 0 and of at most 10",
         "switch": "`on`, `off`",
         "names": '`["a"]`',
+        "modes": "list of `on`, `off`, `auto`",
         "inner": "object",
     }
     assert [declared.default(Keys, key) for key in ("driver", "vlans", "rate")] == ["`igb`", "", "`1.5`"]
