@@ -69,12 +69,16 @@ class PciDevice(Device):
     @property
     def own_netdev(self) -> str:
         """Its own interface, not a representor of a VF or SF; "" without one (`netdevs` says which are visible)."""
-        names = self.netdevs
-        if len(names) > 1:
-            ports = {name: self.attribute(f"net/{name}/phys_port_name") for name in names}
-            uplinks = [name for name in names if _UPLINK.fullmatch(ports[name]) and self._has_switch(name)]
-            names = uplinks or [name for name in names if not _REPRESENTOR.fullmatch(ports[name])]
-        return names[0] if names else ""
+        names, own = self.netdevs, ""
+        if len(names) == 1:
+            return names[0]
+        for name in names:  # a PF with 128 VFs has 128 representors: stop at the uplink
+            port = self.attribute(f"net/{name}/phys_port_name")
+            if _UPLINK.fullmatch(port) and self._has_switch(name):
+                return name
+            if not own and not _REPRESENTOR.fullmatch(port):
+                own = name
+        return own
 
     def _has_switch(self, name: str) -> bool:
         return bool(self.attribute(f"net/{name}/phys_switch_id"))
