@@ -102,7 +102,7 @@ class PciDevice(Device):
         if pf is None:
             return -1
         index = self._index_by_routing_id(pf)
-        if index >= 0 and pf._link(f"virtfn{index}") == self.address:
+        if index >= 0 and pf.virtual_function(index) == self.address:
             return index
         return next((n for n, vf in pf.virtual_functions() if vf == self.address), -1)
 
@@ -124,6 +124,10 @@ class PciDevice(Device):
     def num_vfs(self) -> int:
         """How many VFs there are now."""
         return self.number_attribute("sriov_numvfs", 0)
+
+    def virtual_function(self, index: int) -> str:
+        """Return the PCI address of the VF with that number, "" if there is none."""
+        return self._link(f"virtfn{index}")
 
     def virtual_functions(self) -> list[tuple[int, str]]:
         """Return (index, PCI address) of the existing VFs, by index."""
