@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
@@ -71,9 +71,40 @@ def prepared(kind: type[T]) -> type[T]:
 def read(value: object, kind: type[T], *, where: str = "") -> T:
     """Convert decoded JSON. Raises CniError(INVALID_CONFIG) that names the key. `where` is the value's path."""
     try:
-        return msgspec.convert(value, kind)
+        return convert(value, kind)
     except msgspec.ValidationError as error:
         raise CniError(Code.INVALID_CONFIG, fault(error, kind, value, where=where)) from error
+
+
+def convert(value: object, kind: type[T]) -> T:
+    """Convert decoded JSON. Raises msgspec.ValidationError, also for text that is not Unicode.
+
+    json.loads decodes "\\ud800" to a lone surrogate. Except where any string will do, msgspec.convert raises
+    UnicodeEncodeError for it, without the place.
+    """
+    try:
+        return msgspec.convert(value, kind)
+    except UnicodeEncodeError:
+        said = _surrogate(value, kind, "$") or "Expected Unicode text"
+        raise msgspec.ValidationError(said) from None
+
+
+def _surrogate(value: object, hint: Any, path: str) -> str:
+    """Return the error for the first lone surrogate that does not fit, in the words of msgspec; "" for none."""
+    if isinstance(value, str):
+        return "" if fits(value, hint) else f"Expected Unicode text - at `{path}`"
+    parts: Iterable[tuple[object, Any, str]] = ()
+    if isinstance(value, list):
+        parts = ((each, _inner(hint), f"{path}[{index}]") for index, each in enumerate(value))
+    elif isinstance(value, dict) and _struct(hint):
+        parts = ((each, _field(hint, key), f"{path}.{key}") for key, each in value.items())
+        for key in value:
+            written = key.encode(errors="backslashreplace").decode()
+            if written != key:
+                return f"Object contains unknown field `{written}` - at `{path}`"
+    elif isinstance(value, dict):
+        parts = ((each, _inner(hint), f"{path}[...]") for each in value.values())
+    return next((said for part in parts if (said := _surrogate(*part))), "")
 
 
 def fault(error: msgspec.ValidationError, kind: Any, value: object, *, where: str = "") -> str:
@@ -156,8 +187,7 @@ def _followed(kind: Any, value: Any, path: str) -> Iterator[_Found]:
         if key is not None:
             hint, value, taken = _field(hint, key), value[key], _joined(taken, key)
         else:
-            inner = element(hint)
-            hint = Any if inner is None else inner
+            hint = _inner(hint)
             if index == "...":
                 index, value = next((f'"{key}"', each) for key, each in value.items() if not fits(each, hint))
             else:
@@ -170,7 +200,7 @@ def fits(value: object, hint: Any) -> bool:
     """Whether a value is as declared."""
     try:
         msgspec.convert(value, hint)
-    except msgspec.ValidationError:
+    except (msgspec.ValidationError, UnicodeEncodeError):  # see `convert`
         return False
     return True
 
@@ -275,6 +305,11 @@ def plain(pattern: object) -> object:
 def element(hint: Any) -> Any:
     """Return the type of a list's elements or of an object's values; None if the type has none."""
     return next((inner for each, _ in options(hint) if (inner := _element(each)) is not None), None)
+
+
+def _inner(hint: Any) -> Any:
+    inner = element(hint)
+    return Any if inner is None else inner
 
 
 def _element(kind: Any) -> Any:

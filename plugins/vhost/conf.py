@@ -596,7 +596,7 @@ def _account(key: str, value: int | str | None, look_up: Callable[[str], int]) -
     if isinstance(value, str) and not value.isdecimal():
         try:
             return look_up(value)
-        except KeyError:
+        except (KeyError, ValueError):  # ValueError: a NUL, or a lone surrogate
             expected = "a number, or a name that this node knows"
             raise structs.wrong(key, expected, value) from None
     if isinstance(value, int) and not 0 <= value < 2**32 - 1:

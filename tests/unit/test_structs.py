@@ -48,11 +48,26 @@ class Outer(msgspec.Struct, forbid_unknown_fields=True, rename="camel"):
             'key "driver": expected "netdevice" or "vfio-pci", got \'vfio_pci\', the nearest is "vfio-pci"',
         ),
         ([], "expected an object, got []"),
+        ({"count": "\ud800"}, "key \"count\": expected an integer, got '\\ud800'"),
+        (
+            {"driver": "\ud800"},
+            'key "driver": expected "netdevice" or "vfio-pci", got \'\\ud800\'',
+        ),
+        (
+            {"listed": [{"firstName": "\ud800"}, {"firstName": "a", "size": "\ud800"}]},
+            "key \"listed[1].size\": expected an integer of at least 1, got '\\ud800'",
+        ),
+        (
+            {"byName": {"x": {"firstName": "a"}, "y": {"firstName": "a", "size": "\ud800"}}},
+            'key "byName["y"].size": expected an integer of at least 1, got \'\\ud800\'',
+        ),
+        ({"inner": "\ud800"}, "key \"inner\": expected an object, got '\\ud800'"),
+        ({"inner": {"\ud800": 1}}, 'unknown key "inner.\\ud800"'),
     ],
 )
 def test_a_fault_names_the_key_and_what_was_expected(value: Any, said: str) -> None:
     with pytest.raises(msgspec.ValidationError) as error:
-        msgspec.convert(value, Outer)
+        structs.convert(value, Outer)
     assert fault(error.value, Outer, value) == said
 
 
