@@ -27,11 +27,13 @@ class Words(NamedTuple):
     """An annotation of a key's type: what is expected, if the type does not say it by itself.
 
     `expected` continues "expected " in messages. `cell` is for the table in the documentation, in Markdown; "" is
-    `expected` without its article. A message about a part of the value is then about the whole value.
+    `expected` without its article. A message about a part of the value is then about the whole value. Messages do
+    not show the value of a `secret` key.
     """
 
     expected: str
     cell: str = ""
+    secret: bool = False
 
 
 class Cell(NamedTuple):
@@ -118,7 +120,7 @@ def fault(error: msgspec.ValidationError, kind: Any, value: object, *, where: st
         return unknown_key(_joined(inner, match["key"]), [_joined(inner, key) for key in _keys(found.hint)])
     if match:
         return f'key "{_joined(inner, match["key"])}" is missing'
-    said = _said(expected(found.hint), found.value)
+    said = _mismatch(found)
     return f'key "{inner}": {said}' if inner else said
 
 
@@ -131,15 +133,13 @@ def placed(error: msgspec.ValidationError, where: str, kind: Any, value: object)
     place = f"{where}{'' if found.path[:1] in {'', '['} else '.'}{found.path}"
     if match and match.re is _UNKNOWN:
         return f"{place}: {unknown_key(match['key'], _keys(found.hint))}"
-    return f"{place}: " + (
-        f'key "{match["key"]}" is missing' if match else _said(expected(found.hint), found.value)
-    )
+    return f"{place}: " + (f'key "{match["key"]}" is missing' if match else _mismatch(found))
 
 
 def wrong(key: str, wanted: Any, got: object) -> CniError:
     """Return the error for a wrong value of a key: INVALID_CONFIG. `wanted` is a type, or continues "expected "."""
-    said = wanted if isinstance(wanted, str) else expected(wanted)
-    return CniError(Code.INVALID_CONFIG, f'key "{key}": {_said(said, got)}')
+    said = _said(wanted, got) if isinstance(wanted, str) else _mismatch(_Found(key, wanted, got))
+    return CniError(Code.INVALID_CONFIG, f'key "{key}": {said}')
 
 
 class _Found(NamedTuple):
@@ -148,6 +148,13 @@ class _Found(NamedTuple):
     path: str
     hint: Any
     value: object
+
+
+def _mismatch(found: _Found) -> str:
+    words = _words(found.hint)
+    if words and words.secret:
+        return f"expected {words.expected}; what it has is not shown"
+    return _said(expected(found.hint), found.value)
 
 
 def _said(said: str, got: object) -> str:

@@ -53,7 +53,9 @@ _Secret = Annotated[
     str,
     Meta(pattern=whole(r"[!#-&(-+\--\[\]-~]{0,24}")),
     Words(
-        "at most 24 printable ASCII characters without spaces, commas, quotes, backslashes", "up to 24 characters"
+        "at most 24 printable ASCII characters without spaces, commas, quotes, backslashes",
+        "up to 24 characters",
+        secret=True,
     ),
 ]
 _RingSize = Annotated[int, Meta(ge=2, le=1 << 14), Words("a power of 2 from 2 to 16384", "power of 2 up to 16384")]
