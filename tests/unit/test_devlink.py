@@ -106,7 +106,7 @@ class Subscribed(NetlinkSocket):
     """A netlink socket that receives what a test sends to `receiving`."""
 
     def __init__(self, receiving: FromKernel) -> None:
-        self._socket, self._buffer = receiving, bytearray(1 << 16)
+        self._socket = receiving
         self._socket.setblocking(False)
 
 
