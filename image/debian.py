@@ -9,6 +9,7 @@ import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from image import archive
 from image.run import run
 from lab.carry import apt_settings, mirror
 
@@ -39,21 +40,21 @@ def unpack(packages: Sequence[str], root: Path, *, suite: str, architecture: str
 
     dpkg's database, /var/lib/dpkg/status, lists them with their versions, for scanners of images.
     """
-    archive = root.with_suffix(".tar")
+    packed = root.with_suffix(".tar")
     settings = root.with_suffix(".apt")
     settings.write_text(apt_settings())
     # base-files has the links of the merged /usr, on which all other packages rely.
     chosen = ["--include=" + ",".join(["base-files", *packages]), f"--architectures={architecture}"]
     program = ["mmdebstrap", "--quiet", "--variant=extract", f"--aptopt={settings}", *chosen]
     program.append(f"--extract-hook={_RECORD}")
-    run([*program, suite, str(archive), mirror({})], environment={"SOURCE_DATE_EPOCH": str(epoch)})
+    run([*program, suite, str(packed), mirror({})], environment={"SOURCE_DATE_EPOCH": str(epoch)})
     root.mkdir()
-    with tarfile.open(archive) as content:
+    with tarfile.open(packed) as content:
         # Device nodes are created by the runtime.
         members = [member for member in content if not member.isdev() and not member.name.startswith("./dev/")]
-        content.extractall(root, members=members, filter="fully_trusted")
+        archive.unpack(content, root, members=members, trusted=True)
     (root / _STATUS).write_text(installed((root / _STATUS).read_text()))
-    archive.unlink()
+    packed.unlink()
     settings.unlink()
 
 

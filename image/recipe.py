@@ -86,8 +86,11 @@ def version() -> str:
 
 
 def commit_time() -> int:
-    """Return the time of the last commit in seconds; 2025-01-01 without a git repository."""
-    shown = subprocess.run(
-        ["git", "log", "-1", "--format=%ct"], cwd=ROOT, capture_output=True, text=True, check=False
-    ).stdout.strip()
+    """Return the time of the last commit in seconds; 2025-01-01 without a git repository or without git."""
+    try:
+        shown = subprocess.run(
+            ["git", "log", "-1", "--format=%ct"], cwd=ROOT, capture_output=True, text=True, check=False
+        ).stdout.strip()
+    except FileNotFoundError:
+        shown = ""
     return int(shown) if shown.isdecimal() else 1_735_689_600

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from deploy import manifests
+from image.archive import unpack
 from image.build import build as build_image
 from image.layer import write_layer
 from image.recipe import ARCHITECTURES, IMAGES, ROOT, commit_time
@@ -79,7 +80,7 @@ def export(root: Path, target: Path, *, commit: str = "HEAD") -> None:
     archive = target.with_name(f".{target.name}.tar")
     run(["git", "-c", "tar.umask=0022", "archive", f"--output={archive}", commit], folder=root)
     with tarfile.open(archive) as content:
-        content.extractall(target, filter="fully_trusted")
+        unpack(content, target, trusted=True)
     archive.unlink()
 
 
@@ -133,7 +134,7 @@ def write_chart(chart: Path, target: Path, *, work: Path, epoch: int) -> None:
     run([manifests.helm(), "package", str(chart), f"--destination={packed}"])
     (package,) = packed.iterdir()
     with tarfile.open(package) as content:
-        content.extractall(unpacked, filter="data")
+        unpack(content, unpacked)
     write_layer(unpacked, target, epoch=epoch)
     run([manifests.helm(), "show", "chart", str(target)])  # it reads what was packed
 

@@ -111,9 +111,9 @@ def write(path: Path, data: bytes, mode: int, what: str) -> Step:
 
     def do(undo: Undo) -> None:
         path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        older = _content(path)
+        # Pushed first: an error may also come after the rename, when the folder is written to disk.
+        undo.push(str(path), partial(_restore, path, _content(path)))
         write_atomically(path, data, mode)
-        undo.push(str(path), partial(_restore, path, older))
 
     return Step(what, do)
 
@@ -145,13 +145,13 @@ def put_back(path: Path, what: str) -> Step:
     def do(undo: Undo) -> None:
         older = _content(path)
         os.replace(kept(path), path)
-        sync_folder(path.parent)
 
         def back() -> None:
             os.replace(path, kept(path))
             _restore(path, older)
 
         undo.push(str(path), back)
+        sync_folder(path.parent)
 
     return Step(what, do)
 
@@ -176,7 +176,8 @@ def _content(path: Path) -> tuple[bytes, int] | None:
 
 
 def _restore(path: Path, content: tuple[bytes, int] | None) -> None:
+    """Write the content that the path had; nothing if it still has it, as on a full disk."""
     if content is None:
         path.unlink(missing_ok=True)
-    else:
+    elif _content(path) != content:
         write_atomically(path, *content)

@@ -238,7 +238,7 @@ def _parse(request: Request, conf: Mapping[str, Any], devinfo: Path) -> SriovCon
     name = functions.canonical(device)
     scalable = functions.SCALABLE.fullmatch(name) is not None
     if scalable:
-        _refuse_what_is_a_vfs(conf, guid)
+        conf = _without_what_is_a_vfs(conf, guid)
     keys = structs.read({**conf, "deviceID": device, "mac": mac}, Keys)
     if not name:
         raise structs.wrong("deviceID", DeviceId, device)
@@ -294,17 +294,22 @@ def _port(keys: Keys) -> BridgePort | None:
     )
 
 
-def _refuse_what_is_a_vfs(conf: Mapping[str, Any], guid: object) -> None:
-    """Refuse keys that have no effect for a scalable function, or for its representor's port if it has one."""
+def _without_what_is_a_vfs(conf: Mapping[str, Any], guid: object) -> Mapping[str, Any]:
+    """Return the configuration without keys that have no effect for a scalable function, or for its port.
+
+    Raises CniError if one of them has a value; "" is the same as no key.
+    """
     kinds = {SCALABLE, PORT} if conf.get("bridge") else {SCALABLE}
+    useless = [key for key, of in structs.limits(Keys).items() if not of & kinds]
     given = {**conf, "infinibandGUID": guid}
-    for key, of in (structs.limits(Keys) | {"infinibandGUID": _of_a_vf.of}).items():
-        if not of & kinds and given.get(key) not in (None, ""):
+    for key in (*useless, "infinibandGUID"):
+        if given.get(key) not in (None, ""):
             raise CniError(
                 Code.INVALID_CONFIG,
                 f'key "{key}": a scalable function has none, and no driver but its own; '
                 "what concerns its port is set with devlink",
             )
+    return {key: value for key, value in conf.items() if key not in useless}
 
 
 def _switch(value: str | None) -> bool | None:

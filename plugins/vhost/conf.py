@@ -321,11 +321,13 @@ class _Reader:
         conf = self._canonical("", request_keys(self._request.config), (*KEYS, *OTHER_KEYS))
         host = self._side(conf, "host")
         container = self._side(conf, "container")
-        runtime = _object(conf, "runtimeConfig")
+        runtime = {**_object(conf, "runtimeConfig")}
         engine = _one_of("host.", host, "engine", tuple(_KINDS), required=True)
         kind = _one_of("host.", host, "iftype", _KINDS[engine], required=True, why=f" with engine {engine}")
         self._drop_what_has_no_effect(conf, runtime, host, frozenset({engine, kind}))
         routed = _routed(host, engine)
+        if self._peer:
+            self._drop_what_is_not_read(host, engine, kind, routed=routed)
         role, app_role = _roles(host, container, engine, kind, peer=self._peer)
         keys = self._keys(conf, runtime, host)
         side = keys.host or SideKeys()
@@ -360,6 +362,8 @@ class _Reader:
         """Read the configuration, with the values that the runtime sets instead of its own."""
         mac = runtime.get("mac") or self._request.args.get("MAC") or conf.get("mac")
         given = {**conf, "host": host, "mac": mac}
+        if runtime.get("bandwidth"):
+            given["bandwidth"] = None
         for key, kind in (("socket", SocketKeys), ("bandwidth", BandwidthKeys), ("mirror", MirrorKeys)):
             if isinstance(given.get(key), dict):
                 given[key] = self._canonical(f"{key}.", given[key], structs.keys_of(kind))
@@ -392,32 +396,46 @@ class _Reader:
         return found
 
     def _drop_what_has_no_effect(
-        self, conf: dict[str, Any], runtime: Mapping[str, Any], host: dict[str, Any], chosen: frozenset[str]
+        self, conf: dict[str, Any], runtime: dict[str, Any], host: dict[str, Any], chosen: frozenset[str]
     ) -> None:
         """Refuse keys that the engine or the kind of interface does not have.
 
-        For type "userspace", log a warning and remove them instead.
+        For type "userspace", log a warning and remove them instead, so that their values are not checked.
         """
         places: list[tuple[str, dict[str, Any], type[msgspec.Struct]]] = [
             *((f"host.{part}.", host[part], kind) for part, kind in PARTS.items()),
             ("", conf, Keys),
             ("host.", host, SideKeys),
         ]
-        asked = [
-            (where + key, inner, key)
+        found = [
+            (where, inner, key)
             for where, inner, kind in places
             for key, of in structs.limits(kind).items()
-            if not of & chosen and inner.get(key)
+            if not of & chosen
         ]
-        if runtime.get("bandwidth") and OVS not in chosen:
-            asked.append(("runtimeConfig.bandwidth", {}, "bandwidth"))
-        for path, inner, key in asked:
-            engine, kind = host["engine"], host["iftype"]
-            what = f'key "{path}" has no effect with engine {engine} and iftype {kind}'
-            if not self._peer:
-                raise CniError(Code.UNSUPPORTED_FIELD, what)
-            log.warning("network %s: %s", self._request.name, what)
-            inner.pop(key, None)
+        if OVS not in chosen:
+            found.append(("runtimeConfig.", runtime, "bandwidth"))
+        why = f"engine {host['engine']} and iftype {host['iftype']}"
+        for where, inner, key in found:
+            if self._peer:
+                self._drop(where, inner, key, why)
+            elif inner.get(key):
+                raise CniError(Code.UNSUPPORTED_FIELD, _no_effect(where + key, why))
+
+    def _drop_what_is_not_read(self, host: Mapping[str, Any], engine: str, kind: str, *, routed: bool) -> None:
+        """For type "userspace", remove the other keys without effect too; our own type checks their values."""
+        why = f"engine {engine} and iftype {kind}"
+        if kind == MEMIF:
+            self._drop("host.vhost.", host["vhost"], "socketfile", why)
+        else:
+            for key in structs.keys_of(MemifKeys):
+                self._drop("host.memif.", host["memif"], key, why)
+        for key in structs.keys_of(BridgeKeys) if routed else ("bridgeId",) if engine == OVS else ():
+            self._drop("host.bridge.", host["bridge"], key, "netType interface" if routed else why)
+
+    def _drop(self, where: str, inner: dict[str, Any], key: str, why: str) -> None:
+        if inner.pop(key, None):
+            log.warning("network %s: %s", self._request.name, _no_effect(where + key, why))
 
     def _on_bridge(self, made: VhostConf, bridge: BridgeKeys) -> VhostConf:
         if made.engine == NONE or made.routed:
@@ -457,6 +475,10 @@ class _Reader:
             egress_rate=asked.egress_rate or 0,
             egress_burst=asked.egress_burst or 0,
         )
+
+
+def _no_effect(path: str, why: str) -> str:
+    return f'key "{path}" has no effect with {why}'
 
 
 def _mirror(keys: MirrorKeys | None) -> Mirror | None:

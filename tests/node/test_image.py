@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from image.archive import unpack
 from image.build import build
 from image.recipe import ARCHITECTURES, IMAGES, PREFIX, ROOT, version
 from lab.progress import Progress
@@ -49,7 +50,7 @@ def roots(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     """The root file systems of the image, by architecture."""
     folder = tmp_path_factory.mktemp("roots")
     with tarfile.open(archive) as content:
-        content.extractall(folder / "oci", filter="data")
+        unpack(content, folder / "oci")
 
     def blob(digest: str) -> Path:
         return folder / "oci/blobs/sha256" / digest.removeprefix("sha256:")
@@ -61,7 +62,7 @@ def roots(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
         root.mkdir()
         for layer in json.loads(blob(each["digest"]).read_text())["layers"]:
             with tarfile.open(blob(layer["digest"])) as content:
-                content.extractall(root, filter="fully_trusted")
+                unpack(content, root, trusted=True)
         found[root.name] = root
     return found
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from image.archive import unpack
 from image.recipe import ROOT, commit_time, version
 from image.run import run
 from release import build
@@ -39,7 +40,7 @@ def unpacked(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The sdist, unpacked as pip does it."""
     folder = tmp_path_factory.mktemp("unpacked")
     with tarfile.open(built.sdist) as content:
-        content.extractall(folder, filter="data")
+        unpack(content, folder)
     return folder / f"wirespeed-{version()}"
 
 
@@ -84,7 +85,7 @@ def test_files_built_again_are_the_same(built: Built, tmp_path: Path) -> None:
 def unpacked_eal(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("unpacked-eal")
     with tarfile.open(built.eal_sdist) as content:
-        content.extractall(folder, filter="data")
+        unpack(content, folder)
     (only,) = folder.iterdir()
     return only
 

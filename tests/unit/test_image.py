@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 
 from image import agent, debian
+from image.archive import unpack
 from image.layer import Layer, write_layer
 from image.oci import Variant, write_archive
-from image.recipe import ARCHITECTURES, IMAGES, ROOT
+from image.recipe import ARCHITECTURES, IMAGES, ROOT, commit_time
 from image.run import run
 from lab.errors import LabError
 
@@ -71,6 +72,39 @@ def test_layer_lacks_what_nothing_in_a_container_reads(tmp_path: Path) -> None:
     layer = write_layer(root, tmp_path / "1", epoch=EPOCH, unused=("usr/share/doc/*", "etc/passwd"))
     with tarfile.open(layer.path) as archive:
         assert archive.getnames() == ["etc", "sh", "usr", "usr/bin", "usr/share", "usr/bin/dash", "usr/share/doc"]
+
+
+@pytest.fixture
+def old_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    """tarfile of Debian 12's Python 3.11.2, which has no filters."""
+    extract = tarfile.TarFile.extractall
+
+    def extractall(
+        self: tarfile.TarFile, path: Any = ".", members: Any = None, *, numeric_owner: bool = False
+    ) -> None:
+        extract(self, path, members, numeric_owner=numeric_owner)
+
+    monkeypatch.setattr(tarfile.TarFile, "extractall", extractall)
+    monkeypatch.delattr(tarfile, "data_filter", raising=False)
+
+
+@pytest.mark.parametrize("trusted", [False, True])
+def test_archive_is_unpacked_by_the_python_of_debian_12(tmp_path: Path, old_python: None, trusted: bool) -> None:
+    layer = write_layer(tree(tmp_path / "a", NAMES, mtime=EPOCH), tmp_path / "1", epoch=EPOCH)
+    with tarfile.open(layer.path) as archive:
+        unpack(archive, tmp_path / "out", members=[archive.getmember("sh")], trusted=trusted)
+        assert [path.name for path in (tmp_path / "out").iterdir()] == ["sh"]
+        unpack(archive, tmp_path / "all", trusted=trusted)
+    assert {str(path.relative_to(tmp_path / "all")) for path in (tmp_path / "all").rglob("*")} >= {*NAMES, "sh"}
+
+
+@pytest.mark.skipif(not hasattr(tarfile, "data_filter"), reason="this Python has no filters")
+def test_file_that_would_be_written_outside_of_the_folder_is_refused(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "tar", "w") as archive:
+        archive.addfile(tarfile.TarInfo("../outside"))
+    with tarfile.open(tmp_path / "tar") as archive, pytest.raises(tarfile.OutsideDestinationError):
+        unpack(archive, tmp_path / "out")
+    assert not (tmp_path / "outside").exists()
 
 
 def test_layer_of_a_folder_with_a_device_is_refused(tmp_path: Path) -> None:
@@ -196,3 +230,8 @@ def test_machine_code_of_another_architecture_is_refused(tmp_path: Path) -> None
         else:
             with pytest.raises(LabError, match=f"a.out: expected machine code of {name}"):
                 agent.check_machine(tmp_path, name)
+
+
+def test_images_have_a_fixed_time_without_the_program_git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert commit_time() == 1_735_689_600  # 2025-01-01

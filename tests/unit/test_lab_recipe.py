@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from image.archive import unpack
 from lab import carry, recipe, scratch, tree, vm, vmlinux
 from lab.build import Artefacts, cache_folder, finished
 from lab.errors import LabError, tail
@@ -306,7 +307,7 @@ def test_entry_points_are_found_as_if_installed(repo: Path, tmp_path: Path) -> N
     )
     tree.write_tree(tmp_path / "tree.tar", repo)
     with tarfile.open(tmp_path / "tree.tar") as archive:
-        archive.extractall(tmp_path / "guest", filter="data")
+        unpack(archive, tmp_path / "guest")
     script = "import importlib.metadata as m; print([e.value for e in m.entry_points(group='w.plugins')])"
     python_path = dict(os.environ, PYTHONPATH=str(tmp_path / "guest/work/wirespeed"))
     shown = subprocess.run(

@@ -295,6 +295,14 @@ def test_what_only_a_vf_has_is_refused_for_a_scalable_function(key: str, value: 
     assert refused.value.code == Code.INVALID_CONFIG
 
 
+@pytest.mark.parametrize(
+    "key", ["vlan", "vlanQoS", "vlanProto", "min_tx_rate", "max_tx_rate", "spoofchk", "link_state", "driver"]
+)
+def test_empty_key_that_only_a_vf_has_is_ignored_for_a_scalable_function(key: str) -> None:
+    asked = parse(request(deviceID=FUNCTION, **{key: ""}))
+    assert (asked.device, asked.settings) == (FUNCTION, VfSettings())
+
+
 def test_several_vlans_are_refused_in_the_peers_configuration_too() -> None:
     with pytest.raises(CniError, match='key "vlanTrunk": the kernel has no way'):
         parse(request(type="sriov", vlantrunk="10-20"))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -99,3 +102,40 @@ def test_files_are_what_they_were_after_a_failure(tmp_path: Path) -> None:
         assert files() == before
     carry_out(changes[:2])
     assert (plugin.read_text(), kept.read_text(), new.read_text()) == ("ours", "theirs", "{}")
+
+
+@pytest.mark.parametrize(
+    "make", [lambda path: steps.write(path, b"ours", 0o644, "write"), lambda path: steps.put_back(path, "put back")]
+)
+def test_change_of_a_file_whose_folder_cannot_be_written_to_disk_is_undone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[Path], Step]
+) -> None:
+    file = tmp_path / "file"
+    file.write_text("theirs")
+    (tmp_path / "file.replaced").write_text("kept")
+    fsync, failed = os.fsync, []
+
+    def fail_once(fd: int) -> None:
+        if stat.S_ISDIR(os.fstat(fd).st_mode) and not failed:
+            failed.append(file.read_text())
+            raise OSError(5, "Input/output error")
+        fsync(fd)
+
+    monkeypatch.setattr(os, "fsync", fail_once)
+    with pytest.raises(StepError, match=r"Input/output error$"):
+        carry_out([make(file)])
+    assert failed != ["theirs"]
+    assert (file.read_text(), (tmp_path / "file.replaced").read_text()) == ("theirs", "kept")
+
+
+def test_file_that_could_not_be_written_is_not_written_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("theirs")
+
+    def full(_path: Path, _data: bytes, _mode: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(steps, "write_atomically", full)
+    with pytest.raises(StepError, match=r"^system: No space left on device$"):
+        carry_out([steps.write(tmp_path / "file", b"ours", 0o644, "write")])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import runpy
 import shutil
 import tomllib
@@ -96,6 +97,12 @@ def test_a_place_that_differs_is_named_by_file_and_line(copy: Path, line: str) -
     (copy / "docs").mkdir(exist_ok=True)
     (copy / "docs/new.md").write_text(f"# New\n\n```\n{line}\n```\n")
     assert [str(place) for place in version.differing(copy)] == ["docs/new.md:4: 0.0.7"]
+
+
+def test_no_sentence_of_a_page_has_the_version_which_the_command_would_not_write() -> None:
+    said = re.compile(r"(?i)\b(?:this is|wirespeed(?: has)?) version \d")
+    pages = [*recipe.ROOT.glob("*.md"), *(recipe.ROOT / "docs").rglob("*.md")]
+    assert [page.name for page in pages if page.name != "CHANGELOG.md" and said.search(page.read_text())] == []
 
 
 @pytest.mark.parametrize(

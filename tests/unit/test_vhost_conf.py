@@ -237,6 +237,64 @@ def test_the_peers_container_keeps_a_mode_that_it_is_given(caplog: pytest.LogCap
     assert "nothing will connect them" in caplog.text
 
 
+SOCKET = "/var/run/a.sock"  # no file name
+
+
+@pytest.mark.parametrize(
+    ("host", "key"),
+    [
+        ({**MEMIF, "bridge": {"bridgeId": 4}, "vhost": {"socketfile": SOCKET}}, "host.vhost.socketfile"),
+        ({**MEMIF, "bridge": {"bridgeId": 4, "vlanId": "7"}}, "host.bridge.vlanId"),
+        ({**OVS, "memif": {"socketfile": SOCKET}}, "host.memif.socketfile"),
+        ({**OVS, "memif": {"bufferSize": "2k"}}, "host.memif.bufferSize"),
+        ({**OVS, "bridge": {"bridgeId": 4.5}}, "host.bridge.bridgeId"),
+        ({**MEMIF, "netType": "interface", "bridge": {"create": "yes"}}, "host.bridge.create"),
+        ({**MEMIF, "netType": "interface", "bridge": {"bridgeName": 4.5}}, "host.bridge.bridgeName"),
+        ({"engine": "none", "iftype": "memif", "bridge": {"create": "yes"}}, "host.bridge"),
+    ],
+)
+def test_the_peers_values_without_effect_are_warned_of_and_not_checked(
+    host: dict[str, Any], key: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    conf = peer(host)
+    assert (conf.socket_file, conf.buffer_size, conf.vlan) == ("", 2048, None)
+    (warning,) = [record.message for record in caplog.records]
+    assert warning.startswith(f'network net: key "{key}" has no effect with ')
+
+
+def test_the_peers_empty_values_without_effect_are_not_checked(caplog: pytest.LogCaptureFixture) -> None:
+    peer({**MEMIF, "bridge": {"bridgeId": 4, "vlanId": "", "trunk": ""}, "vhost": {"mode": [], "socketfile": 0}})
+    parse(request({**MEMIF, "bridge": {"bridgeId": 4}}, type="userspace", bandwidth="", mirror=0))
+    assert caplog.records == []
+
+
+def test_the_peers_limits_of_the_runtime_without_effect_are_not_checked(caplog: pytest.LogCaptureFixture) -> None:
+    runtime = {"bandwidth": {"ingressRate": "1G"}}
+    conf = parse(request({**MEMIF, "bridge": {"bridgeId": 4}}, type="userspace", runtimeConfig=runtime))
+    assert conf.bandwidth == Bandwidth()
+    assert 'key "runtimeConfig.bandwidth" has no effect with engine vpp and iftype memif' in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["userspace", "wirespeed-vhost"])
+def test_limits_that_the_runtime_replaces_are_not_checked(kind: str) -> None:
+    configured, runtime = {"ingressRate": "1G", "rate": 1}, {"bandwidth": {"egressRate": 1000}}
+    conf = parse(request(type=kind, bandwidth=configured, runtimeConfig=runtime))
+    assert conf.bandwidth == Bandwidth(egress_rate=1000)
+
+
+@pytest.mark.parametrize(
+    ("host", "text"),
+    [
+        ({**MEMIF, "vhost": {"socketfile": SOCKET}}, 'key "host.vhost.socketfile": expected a file name'),
+        ({**OVS, "memif": {"socketfile": SOCKET}}, 'key "host.memif.socketfile": expected a file name'),
+        ({**OVS, "bridge": {"bridgeId": 4.5}}, 'key "host.bridge.bridgeId": expected a number'),
+        ({**MEMIF, "netType": "interface", "bridge": {"create": "yes"}}, 'key "host.bridge.create": expected true'),
+    ],
+)
+def test_our_own_values_are_checked_without_effect_too(host: dict[str, Any], text: str) -> None:
+    assert refusal(host).startswith(text)
+
+
 @pytest.mark.parametrize(("role", "app_role"), [("master", "slave"), ("slave", "master")])
 def test_the_peers_memif_roles(role: str, app_role: str) -> None:
     conf = peer({**MEMIF, "memif": {"role": role}, "bridge": {"bridgeId": 4}})

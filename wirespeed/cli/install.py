@@ -34,8 +34,8 @@ def _places(command: Callable[..., None]) -> Callable[..., None]:
         click.option(
             "--multus-dir",
             type=_FOLDER,
-            help="Multus' state directory.  [default: as recorded by the last install, else the cniDir of "
-            "Multus' configuration (install only), else /var/lib/cni/multus]",
+            help="Multus' state directory.  [default: the cniDir of Multus' configuration (install only), else as "
+            "recorded by the last install, else /var/lib/cni/multus]",
         ),
         click.option(
             "--unit-dir", type=_FOLDER, default="/etc/systemd/system", help="The directory of systemd units."

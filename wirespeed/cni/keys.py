@@ -11,7 +11,8 @@ def in_any_case(raw: Mapping[str, Any], known: tuple[str, ...] | frozenset[str])
     """Return the object with its known keys in the spelling of `known`, and all others unchanged.
 
     Go's encoding/json, which libcni and other plugins use, matches keys case-insensitively. If a key appears in
-    two spellings, the last one counts, except that a null never replaces a value.
+    two spellings, the last one counts, except that a null never replaces a value. Go does the same for strings,
+    numbers, booleans and structs; of a slice, map or pointer, null would remove the value there.
     """
     by_fold = _by_fold(known)
     found: dict[str, Any] = {}

@@ -24,12 +24,13 @@ CNI_DIR = "/var/lib/cni/multus"  # the default folder of its state
 class Translation:
     """The agent's configuration as a document (`wirespeed.node.NodeConfig`), and warnings about what has no effect.
 
-    `cni_dir` is where Multus keeps its state, `bin_dir` where it looks for plugins first ("" for nowhere).
+    `cni_dir` is where Multus keeps its state ("": its default, CNI_DIR), `bin_dir` where it looks for plugins first
+    ("" for nowhere).
     """
 
     document: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
-    cni_dir: str = CNI_DIR
+    cni_dir: str = ""
     bin_dir: str = ""
 
 
@@ -138,7 +139,7 @@ def translate(raw: Mapping[str, Any]) -> Translation:
     """
     raw = in_any_case(raw, KEYS)
     given = {key: _on_node(key, value, raw) for key, value in raw.items() if value is not None}
-    found = Translation(cni_dir=str(given.get("cniDir") or CNI_DIR), bin_dir=str(given.get("binDir") or ""))
+    found = Translation(cni_dir=str(given.get("cniDir") or ""), bin_dir=str(given.get("binDir") or ""))
     for key in given:
         if key in _LOST:
             found.warnings.append(f'key "{key}" has no effect here: {_LOST[key]}')

@@ -16,7 +16,7 @@ from wirespeed.steps import Step
 
 # The names that the shim takes, by the tool that is replaced.
 PEERS = {"multus": ("multus", "multus-shim"), "sriov-cni": ("sriov",), "userspace-cni": ("userspace",)}
-_AGAIN = "remove it, and run wirespeed install again"
+_AGAIN = "; remove it, and run wirespeed install again"
 
 
 class MultusFiles(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -43,10 +43,10 @@ def place(config: NodeConfig) -> Path:
     return Path(config.attachments).with_name("replaced.json")
 
 
-def read(config: NodeConfig) -> Record | None:
+def read(config: NodeConfig, *, hint: str = _AGAIN) -> Record | None:
     """Read the record, without tools that this version does not know; None if there is none.
 
-    Raises CniError that names the file.
+    Raises CniError that names the file, and ends with the hint if its content is wrong.
     """
     path = place(config)
     try:
@@ -58,17 +58,16 @@ def read(config: NodeConfig) -> Record | None:
     except OSError as error:
         raise CniError(Code.IO_FAILURE, f"{path}: {error.strerror}") from error
     except CniError as error:
-        raise CniError(Code.DECODING_FAILURE, f"{path}: {error.msg}; {_AGAIN}") from error
+        raise CniError(Code.DECODING_FAILURE, f"{path}: {error.msg}{hint}") from error
     except msgspec.DecodeError as error:
-        raise CniError(Code.DECODING_FAILURE, f"{path}: not JSON: {error}; {_AGAIN}") from error
+        raise CniError(Code.DECODING_FAILURE, f"{path}: not JSON: {error}{hint}") from error
 
 
 def write(config: NodeConfig, record: Record) -> list[Step]:
     """Return the step that writes the record, or removes it if nothing is replaced; empty if it is up to date."""
     path, new = place(config), msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n"
-    there = path.read_bytes() if path.exists() else None
-    if record.replaced and there != new:
-        return [steps.write(path, new, 0o644, f"note in {path} whose names are taken")]
-    if not record.replaced and there is not None:
-        return [steps.remove(path, f"remove {path}")]
-    return []
+    if not record.replaced:
+        return [steps.remove(path, f"remove {path}")] if path.exists() else []
+    if path.exists() and path.read_bytes() == new:
+        return []
+    return [steps.write(path, new, 0o644, f"note in {path} whose names are taken")]

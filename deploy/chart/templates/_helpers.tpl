@@ -204,7 +204,7 @@ imagePullSecrets:
 {{- if ne .Values.node.cniBinDir "/opt/cni/bin" }}
 - --bin-dir={{ .Values.node.cniBinDir }}
 {{- end }}
-{{- if and (has "multus" .Values.replace) (ne .Values.multus.dir "/var/lib/cni/multus") }}
+{{- if has "multus" .Values.replace }}
 - --multus-dir={{ .Values.multus.dir }}
 {{- end }}
 {{- end -}}

@@ -6,6 +6,7 @@ import itertools
 import json
 import re
 import shutil
+import tarfile
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 
 from deploy import manifests
+from image.archive import unpack
 from image.recipe import version
 from release.build import write_chart
 from tests.cluster.chart.conftest import CHART, Helm
@@ -155,7 +157,8 @@ def test_chart_of_a_release_is_the_same_whenever_it_is_packaged(
 def test_packaged_chart_is_installed_with_its_own_presets(helm: Helm, tmp_path: Path) -> None:
     assert helm.run("package", str(CHART), f"--destination={tmp_path}").returncode == 0
     (package,) = tmp_path.glob("*.tgz")
-    shutil.unpack_archive(package, tmp_path, filter="data")
+    with tarfile.open(package) as content:
+        unpack(content, tmp_path)
     chart = tmp_path / "wirespeed"
     assert {path.name for path in (chart / "presets").iterdir()} == {path.name for path in PRESETS}
     files = ("k3s", "flannel")
@@ -329,6 +332,14 @@ def test_replacing_is_an_option_of_the_installer_alone(helm: Helm, tmp_path: Pat
     assert mounts_of(installer, pod)["/var/lib/multus"] == "/var/lib/multus"
     remover = pod_of(objects, "wirespeed-uninstall")["initContainers"][0]
     assert remover["args"] == ["uninstall", "--multus-dir=/var/lib/multus/cni", "--force", "--dry-run"]
+
+
+def test_multus_default_directory_is_named_too_where_multus_is_replaced(helm: Helm) -> None:
+    for arguments, expected in (['--set-json=replace=["multus"]'], ["--multus-dir=/var/lib/cni/multus"]), ([], []):
+        objects = helm.objects(*arguments)
+        for name in ("wirespeed", "wirespeed-uninstall"):
+            given = pod_of(objects, name)["initContainers"][0]["args"]
+            assert [each for each in given if each.startswith("--multus-dir")] == expected
 
 
 def test_removers_have_the_installers_mounts_and_the_agents_nodes(helm: Helm, tmp_path: Path) -> None:

@@ -264,11 +264,15 @@ def _multus_files(
     )
 
 
-def _multus_dir(options: Options, before: Record, default: str) -> Path:
-    """Return Multus' state directory: as the option says, else as the last installation recorded it."""
+def _multus_dir(options: Options, before: Record, said: str = "") -> Path:
+    """Return Multus' state directory.
+
+    The order is: the option, `said` by Multus' configuration ("": nothing), the last installation's record, Multus'
+    default.
+    """
     if options.multus_dir:
         return options.multus_dir.absolute()
-    return Path(before.multus.folder if before.multus else default)
+    return Path(said or (before.multus.folder if before.multus else multus.CNI_DIR))
 
 
 def _sriov_dir(options: Options, before: Record) -> Path:
@@ -319,8 +323,8 @@ def removal(options: Options) -> Plan:
     """
     config = load_config(options.config) if options.config.exists() else NodeConfig()
     plan = Plan(config=config, alone=True)
-    before = record.read(config) or Record()
-    multus_dir, sriov_dir = _multus_dir(options, before, multus.CNI_DIR), _sriov_dir(options, before)
+    before = _recorded(options, plan)
+    multus_dir, sriov_dir = _multus_dir(options, before), _sriov_dir(options, before)
     alone = caches.ours_alone(multus_dir, sriov_dir, config)
     if alone:
         text = f"{len(alone)} containers were attached by wirespeed and would never be detached"
@@ -340,6 +344,20 @@ def removal(options: Options) -> Plan:
     if options.config.exists():
         plan.notes.append(f"{options.config} stays")
     return plan
+
+
+def _recorded(options: Options, plan: Plan) -> Record:
+    """Read the record of the installation; with --force, one that cannot be read is empty, and noted."""
+    try:
+        return record.read(plan.config, hint="") or Record()
+    except CniError as error:
+        empty = Record()
+        folders = f"{_multus_dir(options, empty)} and {_sriov_dir(options, empty)}"
+        text = f"{error.msg}; without it, the state of Multus and of sriov-cni is expected in {folders}"
+        if not options.force:
+            raise CniError(error.code, f"{text}; use --force to go on like that") from error
+        plan.notes.append(text)
+        return empty
 
 
 def _conf_removal(path: Path) -> Iterator[Step]:
