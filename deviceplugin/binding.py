@@ -116,18 +116,24 @@ class Bindings:
             return []
 
     def follow(self, ended: int, given: Callable[[], Iterable[str]]) -> None:
-        """Restore VFs that are no longer `given` to a pod, until `ended` is readable, and once more then."""
+        """Restore VFs that are no longer `given` to a pod, until `ended` is readable, and once more then.
+
+        What prevents it is retried, and logged once for each VF until it changes.
+        """
         poller = select.poll()
         poller.register(ended, select.POLLIN)
-        is_last = False
+        is_last, problems = False, dict[str, str]()
         while not is_last:
             is_last = bool(poller.poll(_EVERY))
+            before, problems = problems, {}
             for address in self._not_given(given):
                 try:
                     if self._is_free(address):
                         self.give_back(address)
                 except CniError as error:
-                    log.error("%s", error.msg)  # noqa: TRY400 — it is retried
+                    problems[address] = error.msg
+                    if before.get(address) != error.msg:
+                        log.error("%s", error.msg)  # noqa: TRY400 — it is retried
 
     def _not_given(self, given: Callable[[], Iterable[str]]) -> list[str]:
         """Return the handed-over VFs that are not `given` to a pod; none if the kubelet does not answer."""

@@ -343,6 +343,29 @@ def test_vf_whose_note_is_damaged_stays_bound_and_the_others_are_given_back(plac
     assert driver(place, VFS[0]) == "iavf"
 
 
+def test_damaged_note_is_logged_once_until_it_is_damaged_otherwise(
+    place: Place, kernel: Kernel, caplog: pytest.LogCaptureFixture
+) -> None:
+    note = place.folder / "run/bound" / VFS[0]
+    note.parent.mkdir(parents=True)
+    note.write_text("{")
+    ended, ender = socket.socketpair()
+    asked: list[int] = []
+
+    def given() -> list[str]:
+        asked.append(len(caplog.records))
+        if len(asked) == 3:
+            note.write_text("[]")
+        if len(asked) == 5:
+            ender.close()
+        return []
+
+    with ended:
+        binding.bindings(place.config(POOL, **more(place))).follow(ended.fileno(), given)
+    assert asked == [0, 1, 1, 2, 2, 2]
+    assert all(str(note) in message for message in caplog.messages)
+
+
 def test_vf_that_a_program_still_has_open_is_not_allocated(place: Place, kernel: Kernel) -> None:
     with place.running(POOL, **more(place)):
         place.kubelet.wait_ids("intel.com/one", VFS)

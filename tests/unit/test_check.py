@@ -1090,6 +1090,44 @@ def test_multus_daemon_is_told_of_as_the_agent_takes_it_over(tmp_path: Path) -> 
     ]
 
 
+CHART_VALUES = """\
+namespaceIsolation: true
+replace: [multus]
+pools:
+  - resourceName: left
+    selectors: {drivers: [vfio_pci]}
+  - resourceName: right
+    selector: {}
+nodeGroups:
+  label: example.com/nic
+  groups:
+    e810:
+      pools:
+        - resourceName: left
+          deviceTyp: vhostUser
+          selectors: 7
+    none: {pools: null}
+"""
+
+
+def test_pools_in_values_of_the_chart_are_told_of_by_path(tmp_path: Path) -> None:
+    assert said(tmp_path, v__yaml=CHART_VALUES) == [
+        'v.yaml:5: warning: pools[0].selectors.drivers: no driver called "vfio_pci" is known here, the nearest is '
+        '"vfio-pci"',
+        'v.yaml:7: warning: unknown key "pools[1].selector" is ignored; nearest known key: "selectors"',
+        'v.yaml:14: warning: unknown key "nodeGroups.groups.e810.pools[0].deviceTyp" is ignored; nearest known key: '
+        '"deviceType"',
+        'v.yaml:15: error: key "nodeGroups.groups.e810.pools[0].selectors": expected',
+    ]
+
+
+def test_default_values_of_the_chart_are_without_findings_and_pools_of_others_unknown(tmp_path: Path) -> None:
+    values = Path(__file__).parents[2] / "deploy/chart/values.yaml"
+    report = files.check([values])
+    assert (report.findings, report.documents) == ([], 1)
+    assert "not known: expected" in run(tmp_path, a__yaml="pools: [{name: x}]\n").stdout
+
+
 def test_a_policy_for_vfs_is_told_of_by_key(tmp_path: Path) -> None:
     manifest = """\
         apiVersion: sriovnetwork.openshift.io/v1
@@ -1112,6 +1150,9 @@ VFIO_SOURCES = {
     "device plugin": """\
         {"resourceList": [{"resourceName": "dpdk", "selectors": [{"drivers": ["vfio-pci"]}]},
                           {"resourceName": "any", "selectors": {"drivers": ["vfio-pci", "iavf"]}}]}
+        """,
+    "chart values": """\
+        pools: [{resourceName: dpdk, selectors: {drivers: [vfio-pci]}}]
         """,
     "policy": """\
         apiVersion: sriovnetwork.openshift.io/v1
@@ -1248,9 +1289,7 @@ def test_bad_use_is_status_2(arguments: list[str]) -> None:
 
 def test_the_examples_are_without_findings() -> None:
     examples = Path(__file__).parents[2] / "examples"
-    # Values of the chart are not for `wirespeed check`, but for Helm and `wirespeed play --pools`.
-    found = sorted(path for path in examples.rglob("*.yaml") if path.name != "values.yaml")
-    report = files.check([*found, *examples.glob("*.conf")])
+    report = files.check([*sorted(examples.rglob("*.yaml")), *examples.glob("*.conf")])
     assert (report.findings, report.documents > 10) == ([], True)
 
 

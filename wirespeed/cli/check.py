@@ -67,9 +67,10 @@ def check(
     FILE is a file, or a directory whose *.yaml, *.yml, *.json, *.conf and *.conflist files are checked. The
     content of a document determines what it is: a CNI configuration or list, a Kubernetes manifest
     (NetworkAttachmentDefinitions, pods and workloads with a pod template, ConfigMaps, the SR-IOV operator's
-    policies and networks, KubeVirt's virtual machines), or the configuration of the agent, of the device plugin or
-    of Multus' daemon. Each is read by the code that reads it for a pod, for `wirespeed play` or for
-    `wirespeed vf apply`; what that code rejects is an error. Objects of other kinds are only counted, at the end.
+    policies and networks, KubeVirt's virtual machines), the configuration of the agent, of the device plugin or of
+    Multus' daemon, or values of the Helm chart, of which only the pools are checked. Each is read by the code that
+    reads it for a pod, for `wirespeed play` or for `wirespeed vf apply`; what that code rejects is an error.
+    Objects of other kinds are only counted, at the end.
 
     Nothing is changed. The exit status is 1 if there are errors.
     """

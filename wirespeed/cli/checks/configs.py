@@ -1,17 +1,18 @@
-"""Checks of the configurations of the agent, the device plugin and Multus' daemon, node policies and ConfigMaps."""
+"""Checks of configurations (agent, device plugin, Multus' daemon), chart values, node policies and ConfigMaps."""
 
 from __future__ import annotations
 
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from wirespeed.agent import cniconf
 from wirespeed.cli.checks import drivers
 from wirespeed.cli.checks.findings import Finding
 from wirespeed.cli.checks.networks import metadata_fault
-from wirespeed.cli.checks.places import Document
+from wirespeed.cli.checks.places import Document, Place, Step
 from wirespeed.cli.checks.problems import Mending, Problem, examine, locate, without
 from wirespeed.deviceplugin import config as deviceplugin_config
 from wirespeed.node import ALIASES, NodeConfig, to_config
@@ -70,6 +71,42 @@ def device_plugin(document: Document) -> Iterator[Finding]:
     for problem in outcome.problems:
         yield Finding.of(problem, document.place)
     yield from drivers.of_pools(document.value, document.place)
+
+
+def chart_values(document: Document) -> Iterator[Finding]:
+    """Check the pools in values of the chart. All other values are checked by helm, with the chart's schema."""
+    for path, pools in pools_of_chart(document):
+        for finding in device_plugin(pools):
+            yield replace(finding, text=finding.text.replace("resourceList", path))
+
+
+def pools_of_chart(document: Document) -> Iterator[tuple[str, Document]]:
+    """Yield each list of pools in values of the chart, with its path, as a configuration of the device plugin."""
+    for steps, pools in _pool_lists(document.value):
+        place = document.place.at(steps)
+        yield (
+            ".".join(map(str, steps)),
+            Document({"resourceList": pools}, Place(place.line, {"resourceList": place})),
+        )
+
+
+def has_pools_of_chart(values: dict[str, Any]) -> bool:
+    """Whether a document is values of the chart: there is a list of pools in one of the places for it."""
+    return any(
+        isinstance(pool, dict) and any(str(key).lower() == "resourcename" for key in pool)
+        for _, pools in _pool_lists(values)
+        for pool in (pools if isinstance(pools, list) else ())
+    )
+
+
+def _pool_lists(values: dict[str, Any]) -> Iterator[tuple[tuple[Step, ...], Any]]:
+    """Yield `pools`, and those of each node group, with the steps to them. For helm, null is the same as no key."""
+    groups = values.get("nodeGroups")
+    groups = groups.get("groups") if isinstance(groups, dict) else None
+    found: dict[tuple[Step, ...], Any] = {("pools",): values.get("pools")}
+    for name, group in groups.items() if isinstance(groups, dict) else ():
+        found["nodeGroups", "groups", name, "pools"] = group.get("pools") if isinstance(group, dict) else None
+    yield from ((steps, pools) for steps, pools in found.items() if pools is not None)
 
 
 def multus_daemon(document: Document) -> Iterator[Finding]:

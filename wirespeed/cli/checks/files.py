@@ -41,10 +41,12 @@ _KINDS: Mapping[str, frozenset[str]] = {
 }
 _OF_JSON = ("device plugin", "network", "multus")  # their readers accept JSON only
 _CONFIG_MAP = "ConfigMap"
+_CHART_VALUES = "chart values"
 _CHECKS: Mapping[str, Callable[[Document], Iterator[Finding]]] = {
     "device plugin": configs.device_plugin,
     "agent": configs.agent,
     "multus": configs.multus_daemon,
+    _CHART_VALUES: configs.chart_values,
     NODE_POLICY: configs.node_policy,
     _CONFIG_MAP: configs.config_map,
 }
@@ -122,7 +124,11 @@ def _on_vfio(known: Sequence[_Known], definitions: Definitions) -> vfio.Resource
     """Collect from all files the resources whose devices are on vfio-pci."""
     found = vfio.Resources()
     for each in known:
-        found.add(each.kind, each.document.value)
+        if each.kind == _CHART_VALUES:
+            for _, pools in configs.pools_of_chart(each.document):
+                found.add("device plugin", pools.value)
+        else:
+            found.add(each.kind, each.document.value)
     for raw in definitions.known.values():
         found.add_network(raw)
     return found
@@ -224,7 +230,7 @@ def _not_known(value: object) -> str:
         return f'{value["kind"]}: key "apiVersion" is missing'
     return (
         "not known: expected a Kubernetes object (kind), a CNI configuration (type or plugins), or a configuration "
-        "of the device plugin (resourceList), of the agent or of Multus' daemon"
+        "of the device plugin (resourceList, or the chart's values with pools), of the agent or of Multus' daemon"
     )
 
 
@@ -245,6 +251,8 @@ def _kind(value: object) -> str:
     for kind in ("device plugin", "network"):
         if folded & _KINDS[kind]:
             return kind
+    if configs.has_pools_of_chart(value):
+        return _CHART_VALUES
     counts = {kind: len(keys & _KINDS[kind]) for kind in ("agent", "multus")}
     best = max(counts, key=lambda kind: counts[kind])
     return best if counts[best] else ""
