@@ -151,10 +151,20 @@ class _Found(NamedTuple):
 
 
 def _mismatch(found: _Found) -> str:
-    words = _words(found.hint)
-    if words and words.secret:
-        return f"expected {words.expected}; what it has is not shown"
+    if _is_secret(found.hint) or (isinstance(found.value, str | list | dict) and _has_secret(found.hint)):
+        return f"expected {expected(found.hint)}; the value is not shown"
     return _said(expected(found.hint), found.value)
+
+
+def _is_secret(hint: Any) -> bool:
+    words = _words(hint)
+    return bool(words and words.secret)
+
+
+def _has_secret(hint: Any) -> bool:
+    """Whether a key in a value of the type is secret."""
+    kind = _struct(hint)
+    return kind is not None and any(_is_secret(each) or _has_secret(each) for each in types_of(kind).values())
 
 
 def _said(said: str, got: object) -> str:
@@ -171,6 +181,9 @@ def shown(value: object) -> str:
 def _parsed(error: msgspec.ValidationError, kind: Any, value: object) -> tuple[re.Match[str] | None, _Found]:
     """Return the match of _UNKNOWN or _MISSING, None for any other error, and what the error is about."""
     text = str(error)
+    whole_text = _UNKNOWN.fullmatch(text)
+    if whole_text and isinstance(value, dict) and whole_text["key"] in value:  # also one that looks like a place
+        return whole_text, _Found("", kind, value)
     place = _PLACE.search(text)
     path = place["path"] if place else ""
     text = text[: place.start()] if place else text

@@ -38,6 +38,7 @@ class Outer(msgspec.Struct, forbid_unknown_fields=True, rename="camel"):
         ),
         ({"byName": {"x": {"sise": 1}}}, 'unknown key "byName["x"].sise"; nearest known key: "byName["x"].size"'),
         ({"zzzzzzzz": 1}, 'unknown key "zzzzzzzz"'),
+        ({"zz` - at `$.x": 1}, 'unknown key "zz` - at `$.x"'),
         ({"inner": {}}, 'key "inner.firstName" is missing'),
         (
             {"byName": {7: {"firstName": "a"}}},
