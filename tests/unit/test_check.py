@@ -1115,9 +1115,10 @@ def test_pools_in_values_of_the_chart_are_told_of_by_path(tmp_path: Path) -> Non
         'v.yaml:5: warning: pools[0].selectors.drivers: no driver called "vfio_pci" is known here, the nearest is '
         '"vfio-pci"',
         'v.yaml:7: warning: unknown key "pools[1].selector" is ignored; nearest known key: "selectors"',
-        'v.yaml:14: warning: unknown key "nodeGroups.groups.e810.pools[0].deviceTyp" is ignored; nearest known key: '
-        '"deviceType"',
-        'v.yaml:15: error: key "nodeGroups.groups.e810.pools[0].selectors": expected',
+        'v.yaml:14: warning: unknown key "nodeGroups.groups.e810.pools[0].deviceTyp" is ignored; nearest known '
+        'key: "deviceType"',
+        "v.yaml:15: error: nodeGroups.groups.e810.pools[0].selectors: expected an object or a list of at least "
+        "one, got 7",
     ]
 
 

@@ -113,7 +113,8 @@ def test_change_of_a_file_whose_folder_cannot_be_written_to_disk_is_undone(
     file = tmp_path / "file"
     file.write_text("theirs")
     (tmp_path / "file.replaced").write_text("kept")
-    fsync, failed = os.fsync, []
+    fsync = os.fsync
+    failed: list[str] = []
 
     def fail_once(fd: int) -> None:
         if stat.S_ISDIR(os.fstat(fd).st_mode) and not failed:
