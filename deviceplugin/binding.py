@@ -8,7 +8,7 @@ import select
 import socket
 import time
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +24,16 @@ from wirespeed.host.netlink.wait import wait_for
 from wirespeed.host.pci import ADDRESS, PciDevice
 from wirespeed.node import NodeConfig
 from wirespeed.plugins.sriov import vf as vfs
+from wirespeed.state.journal import Journal
 from wirespeed.state.locks import device_lock
 
 log = logging.getLogger(__name__)
 
 _EVERY = 5000  # ms between checks whether pods still have the VFs; the kubelet sends no notification
 _NOWHERE = "", netns.Identity(0, 0, 0)  # the netdev of such a VF is in no pod
-_LOCKED = 20.0  # seconds to wait for the device's lock; the kubelet's timeout of PreStartContainer is 30
+_LOCKED = 20.0  # seconds to wait for the device's lock
+HAND_OVER = 20.0  # seconds to wait for locks and netdevs; the kubelet's timeout of PreStartContainer is 30
+_ENTRY_TIMEOUT = 0.5  # seconds between the kernel's creation of the folder `net` and of the netdev's entry in it
 
 
 @structs.prepared
@@ -46,7 +49,9 @@ class _Note(msgspec.Struct, frozen=True):
 def bindings(where: NodeConfig) -> Bindings:
     """Return the node's bindings; their folder is beside the journal."""
     state = Path(where.state).parent
-    return Bindings(Path(where.sysfs), state / "bound", state / "locks", kubelet=where.kubelet)
+    return Bindings(
+        Path(where.sysfs), state / "bound", state / "locks", journal=Path(where.state), kubelet=where.kubelet
+    )
 
 
 class Bindings:
@@ -54,24 +59,25 @@ class Bindings:
 
     The file contains the VF's original state, and the folder of the kubelet whose pod has the VF. An agent of
     another kubelet (as of `wirespeed play`) does not know this pod; it leaves the VF alone while that kubelet
-    answers. `folder` must be on tmpfs, because a reboot undoes the bindings. `locks` is the lock folder of the
-    CNI plugins.
+    answers. `folder` must be on tmpfs, because a reboot undoes the bindings. `locks` and `journal` are those of
+    the CNI plugins.
     """
 
-    def __init__(self, sysfs: Path, folder: Path, locks: Path, *, kubelet: str) -> None:
+    def __init__(self, sysfs: Path, folder: Path, locks: Path, *, journal: Path, kubelet: str) -> None:
         self._sysfs, self._folder, self._locks, self._kubelet = sysfs, folder, locks, kubelet
+        self._journal = journal
 
-    def hand_over(self, address: str, driver: str) -> None:
+    def hand_over(self, address: str, driver: str, *, deadline: float) -> None:
         """Bind the VF to the driver for a starting container and reset it; record its original state first.
 
         A VF that a CNI plugin has attached meanwhile stays as it is: it is on a user-space driver, or its netdev is
         in the pod. If its driver has not created the netdev yet, wait for it. Raises CniError: DEVICE,
-        TRY_AGAIN_LATER while another request has its lock or if there is no netdev in time, IO_FAILURE,
-        DECODING_FAILURE if its original state was recorded and cannot be read.
+        TRY_AGAIN_LATER if another request has its lock or there is no netdev until `deadline` (time.monotonic()),
+        IO_FAILURE, DECODING_FAILURE if its original state was recorded and cannot be read.
         """
         device = PciDevice(address, self._sysfs)
-        with self._lock(address):
-            if device.is_in_user_space or (device.driver and not _has_netdev(device)):
+        with device_lock(self._locks, address, deadline=deadline):
+            if device.is_in_user_space or (device.driver and not self._has_netdev(device, deadline)):
                 return
             if self._noted(address) is None:
                 self._remember(device)
@@ -88,7 +94,7 @@ class Bindings:
         if self._noted(address) is None:
             return
         device = PciDevice(address, self._sysfs)
-        with self._lock(address):
+        with device_lock(self._locks, address, deadline=time.monotonic() + _LOCKED):
             note = self._noted(address)
             if kubelet := _other_kubelet(note, self._kubelet):
                 raise CniError(Code.DEVICE, f"device {address}: a pod of the kubelet in {kubelet} has it")
@@ -110,18 +116,24 @@ class Bindings:
             return []
 
     def follow(self, ended: int, given: Callable[[], Iterable[str]]) -> None:
-        """Restore VFs that are no longer `given` to a pod, until `ended` is readable, and once more then."""
+        """Restore VFs that are no longer `given` to a pod, until `ended` is readable, and once more then.
+
+        What prevents it is retried, and logged once for each VF until it changes.
+        """
         poller = select.poll()
         poller.register(ended, select.POLLIN)
-        is_last = False
+        is_last, problems = False, dict[str, str]()
         while not is_last:
             is_last = bool(poller.poll(_EVERY))
+            before, problems = problems, {}
             for address in self._not_given(given):
                 try:
                     if self._is_free(address):
                         self.give_back(address)
                 except CniError as error:
-                    log.error("%s", error.msg)  # noqa: TRY400 — it is retried
+                    problems[address] = error.msg
+                    if before.get(address) != error.msg:
+                        log.error("%s", error.msg)  # noqa: TRY400 — it is retried
 
     def _not_given(self, given: Callable[[], Iterable[str]]) -> list[str]:
         """Return the handed-over VFs that are not `given` to a pod; none if the kubelet does not answer."""
@@ -157,8 +169,38 @@ class Bindings:
             return vfio.user_of(device) or "a process"
         return ""
 
-    def _lock(self, address: str) -> AbstractContextManager[None]:
-        return device_lock(self._locks, address, deadline=time.monotonic() + _LOCKED)
+    def _has_netdev(self, device: PciDevice, deadline: float) -> bool:
+        """Whether the device has a netdev on the host, after waiting for one that is still being created.
+
+        A VF with a vdpa device may have none of its own. Raises CniError(TRY_AGAIN_LATER).
+        """
+        is_folder_empty = device.has_netdevs_elsewhere_only
+        if device.netdevs:
+            return True
+        left = max(0.0, deadline - time.monotonic())
+        if is_folder_empty:
+            # Its netdev is in a pod, or the kernel has created the folder `net` and not yet the entry in it.
+            if self._is_attached(device.address):
+                return False
+            return wait_for(lambda _: device.netdevs or None, min(_ENTRY_TIMEOUT, left)) is not None
+        if device.physical_function is None or vdpa.made_of(device):
+            return False
+        timeout = min(vfs.RETURN_TIMEOUT, left)
+        if wait_for(lambda _: device.netdevs or None, timeout) is None:
+            raise CniError(
+                Code.TRY_AGAIN_LATER,
+                f"device {device.address}: driver {device.driver} has created no network interface within "
+                f"{timeout:.0f} s; expected one",
+            )
+        return True
+
+    def _is_attached(self, address: str) -> bool:
+        """Whether the journal has a claim of the device whose network namespace exists. Raises CniError."""
+        if not self._journal.exists():
+            return False
+        with closing(Journal(self._journal)) as journal:
+            owner = journal.owner(address)
+        return owner is not None and netns.alive(owner.netns, owner.identity)
 
     def _noted(self, address: str) -> _Note | None:
         """Return the VF's note; None if it is not handed over. Raises CniError: DECODING_FAILURE, IO_FAILURE."""
@@ -196,24 +238,6 @@ def _other_kubelet(note: _Note | None, own: str) -> str:
         except OSError:
             return ""
     return note.kubelet
-
-
-def _has_netdev(device: PciDevice) -> bool:
-    """Whether the device has a netdev on the host, after waiting for the one of a VF whose driver is still creating
-    it.
-
-    A VF with a vdpa device may have none of its own. Raises CniError(TRY_AGAIN_LATER).
-    """
-    is_awaited = device.physical_function is not None and not vdpa.made_of(device)
-    if device.netdevs or device.has_netdevs_elsewhere_only or not is_awaited:
-        return bool(device.netdevs)
-    if wait_for(lambda _: device.netdevs or None, vfs.RETURN_TIMEOUT) is None:
-        raise CniError(
-            Code.TRY_AGAIN_LATER,
-            f"device {device.address}: driver {device.driver} has created no network interface within "
-            f"{vfs.RETURN_TIMEOUT:.0f} s; expected one",
-        )
-    return True
 
 
 def _before(device: PciDevice) -> dict[str, Any] | None:

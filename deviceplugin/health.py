@@ -110,7 +110,7 @@ class Health:
             return f"gone with its PF {device.pf}"
         if not pf.driver:
             return f"gone, for its PF {device.pf} has no driver"
-        if device.kind == NETWORK and device.vf_index in dict(pf.virtual_functions()):
+        if device.kind == NETWORK and pf.virtual_function(device.vf_index):
             return f"gone, though its PF {device.pf} has it still"
         return ""  # the PF's number of VFs was changed on purpose
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +14,7 @@ import grpc
 
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.deviceplugin import allocation, pools, preference, vhostuser
-from wirespeed.deviceplugin.binding import Bindings
+from wirespeed.deviceplugin.binding import HAND_OVER, Bindings
 from wirespeed.deviceplugin.cdi import Specs
 from wirespeed.deviceplugin.config import VHOST_USER, PoolConfig
 from wirespeed.deviceplugin.health import Fault
@@ -180,10 +181,10 @@ class PoolService:
         The pod's networks are already attached at this point. The runtime reads the CDI specification afterwards,
         so it gets the device nodes of the drivers that the VFs have now.
         """
-        reader = pools.reader([self.pool], self._sysfs)
+        reader, deadline = pools.reader([self.pool], self._sysfs), time.monotonic() + HAND_OVER
         try:
             for key in request.devices_ids if self.pool.bind else ():
-                self._bindings.hand_over(key, self.pool.bind)
+                self._bindings.hand_over(key, self.pool.bind, deadline=deadline)
                 self._answer([self._allocatable(key, reader, context)])
         except CniError as error:
             self._refuse(context, error)

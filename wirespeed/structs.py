@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
@@ -27,11 +27,13 @@ class Words(NamedTuple):
     """An annotation of a key's type: what is expected, if the type does not say it by itself.
 
     `expected` continues "expected " in messages. `cell` is for the table in the documentation, in Markdown; "" is
-    `expected` without its article. A message about a part of the value is then about the whole value.
+    `expected` without its article. A message about a part of the value is then about the whole value. Messages do
+    not show the value of a `secret` key.
     """
 
     expected: str
     cell: str = ""
+    secret: bool = False
 
 
 class Cell(NamedTuple):
@@ -71,9 +73,40 @@ def prepared(kind: type[T]) -> type[T]:
 def read(value: object, kind: type[T], *, where: str = "") -> T:
     """Convert decoded JSON. Raises CniError(INVALID_CONFIG) that names the key. `where` is the value's path."""
     try:
-        return msgspec.convert(value, kind)
+        return convert(value, kind)
     except msgspec.ValidationError as error:
         raise CniError(Code.INVALID_CONFIG, fault(error, kind, value, where=where)) from error
+
+
+def convert(value: object, kind: type[T]) -> T:
+    """Convert decoded JSON. Raises msgspec.ValidationError, also for text that is not Unicode.
+
+    json.loads decodes "\\ud800" to a lone surrogate. Except where any string will do, msgspec.convert raises
+    UnicodeEncodeError for it, without the place.
+    """
+    try:
+        return msgspec.convert(value, kind)
+    except UnicodeEncodeError:
+        said = _surrogate(value, kind, "$") or "Expected Unicode text"
+        raise msgspec.ValidationError(said) from None
+
+
+def _surrogate(value: object, hint: Any, path: str) -> str:
+    """Return the error for the first lone surrogate that does not fit, in the words of msgspec; "" for none."""
+    if isinstance(value, str):
+        return "" if fits(value, hint) else f"Expected Unicode text - at `{path}`"
+    parts: Iterable[tuple[object, Any, str]] = ()
+    if isinstance(value, list):
+        parts = ((each, _inner(hint), f"{path}[{index}]") for index, each in enumerate(value))
+    elif isinstance(value, dict) and _struct(hint):
+        parts = ((each, _field(hint, key), f"{path}.{key}") for key, each in value.items())
+        for key in value:
+            written = key.encode(errors="backslashreplace").decode()
+            if written != key:
+                return f"Object contains unknown field `{written}` - at `{path}`"
+    elif isinstance(value, dict):
+        parts = ((each, _inner(hint), f"{path}[...]") for each in value.values())
+    return next((said for part in parts if (said := _surrogate(*part))), "")
 
 
 def fault(error: msgspec.ValidationError, kind: Any, value: object, *, where: str = "") -> str:
@@ -87,7 +120,7 @@ def fault(error: msgspec.ValidationError, kind: Any, value: object, *, where: st
         return unknown_key(_joined(inner, match["key"]), [_joined(inner, key) for key in _keys(found.hint)])
     if match:
         return f'key "{_joined(inner, match["key"])}" is missing'
-    said = _said(expected(found.hint), found.value)
+    said = _mismatch(found)
     return f'key "{inner}": {said}' if inner else said
 
 
@@ -100,15 +133,13 @@ def placed(error: msgspec.ValidationError, where: str, kind: Any, value: object)
     place = f"{where}{'' if found.path[:1] in {'', '['} else '.'}{found.path}"
     if match and match.re is _UNKNOWN:
         return f"{place}: {unknown_key(match['key'], _keys(found.hint))}"
-    return f"{place}: " + (
-        f'key "{match["key"]}" is missing' if match else _said(expected(found.hint), found.value)
-    )
+    return f"{place}: " + (f'key "{match["key"]}" is missing' if match else _mismatch(found))
 
 
 def wrong(key: str, wanted: Any, got: object) -> CniError:
     """Return the error for a wrong value of a key: INVALID_CONFIG. `wanted` is a type, or continues "expected "."""
-    said = wanted if isinstance(wanted, str) else expected(wanted)
-    return CniError(Code.INVALID_CONFIG, f'key "{key}": {_said(said, got)}')
+    said = _said(wanted, got) if isinstance(wanted, str) else _mismatch(_Found(key, wanted, got))
+    return CniError(Code.INVALID_CONFIG, f'key "{key}": {said}')
 
 
 class _Found(NamedTuple):
@@ -117,6 +148,23 @@ class _Found(NamedTuple):
     path: str
     hint: Any
     value: object
+
+
+def _mismatch(found: _Found) -> str:
+    if _is_secret(found.hint) or (isinstance(found.value, str | list | dict) and _has_secret(found.hint)):
+        return f"expected {expected(found.hint)}; the value is not shown"
+    return _said(expected(found.hint), found.value)
+
+
+def _is_secret(hint: Any) -> bool:
+    words = _words(hint)
+    return bool(words and words.secret)
+
+
+def _has_secret(hint: Any) -> bool:
+    """Whether a key in a value of the type is secret."""
+    kind = _struct(hint)
+    return kind is not None and any(_is_secret(each) or _has_secret(each) for each in types_of(kind).values())
 
 
 def _said(said: str, got: object) -> str:
@@ -133,6 +181,9 @@ def shown(value: object) -> str:
 def _parsed(error: msgspec.ValidationError, kind: Any, value: object) -> tuple[re.Match[str] | None, _Found]:
     """Return the match of _UNKNOWN or _MISSING, None for any other error, and what the error is about."""
     text = str(error)
+    whole_text = _UNKNOWN.fullmatch(text)
+    if whole_text and isinstance(value, dict) and whole_text["key"] in value:  # also one that looks like a place
+        return whole_text, _Found("", kind, value)
     place = _PLACE.search(text)
     path = place["path"] if place else ""
     text = text[: place.start()] if place else text
@@ -156,8 +207,7 @@ def _followed(kind: Any, value: Any, path: str) -> Iterator[_Found]:
         if key is not None:
             hint, value, taken = _field(hint, key), value[key], _joined(taken, key)
         else:
-            inner = element(hint)
-            hint = Any if inner is None else inner
+            hint = _inner(hint)
             if index == "...":
                 index, value = next((f'"{key}"', each) for key, each in value.items() if not fits(each, hint))
             else:
@@ -170,7 +220,7 @@ def fits(value: object, hint: Any) -> bool:
     """Whether a value is as declared."""
     try:
         msgspec.convert(value, hint)
-    except msgspec.ValidationError:
+    except (msgspec.ValidationError, UnicodeEncodeError):  # see `convert`
         return False
     return True
 
@@ -190,6 +240,10 @@ def options(hint: Any) -> Iterator[tuple[Any, tuple[Any, ...]]]:
 
 def _words(hint: Any) -> Words | None:
     return next((mark for _, marks in options(hint) for mark in marks if isinstance(mark, Words)), None)
+
+
+def _choices(hint: Any) -> bool:
+    return any(typing.get_origin(kind) is Literal for kind, _ in options(hint))
 
 
 @lru_cache(maxsize=64)
@@ -234,7 +288,7 @@ def _expected(kind: Any, marks: tuple[Any, ...]) -> str:
     if _struct(kind) or typing.get_origin(kind) is dict or kind is dict:
         return "an object"
     inner = _element(kind)
-    if inner is not None and _words(inner):
+    if inner is not None and (_words(inner) or _choices(inner)):
         return f"a list, each {expected(inner)}"
     return "a list" + _range(metas, "elements")
 
@@ -271,6 +325,11 @@ def plain(pattern: object) -> object:
 def element(hint: Any) -> Any:
     """Return the type of a list's elements or of an object's values; None if the type has none."""
     return next((inner for each, _ in options(hint) if (inner := _element(each)) is not None), None)
+
+
+def _inner(hint: Any) -> Any:
+    inner = element(hint)
+    return Any if inner is None else inner
 
 
 def _element(kind: Any) -> Any:

@@ -19,7 +19,8 @@ _Weight = Annotated[int, Meta(ge=0, le=1 << 16)]
 _HashKey = Annotated[
     str,
     Meta(pattern=whole("[0-9a-fA-F]{2}(:[0-9a-fA-F]{2})*")),
-    Words("bytes in hex, with colons between them", "bytes in hex, with colons"),
+    # Who knows the key can send all packets to one queue.
+    Words("bytes in hex, with colons between them", "bytes in hex, with colons", secret=True),
 ]
 
 

@@ -53,7 +53,9 @@ _Secret = Annotated[
     str,
     Meta(pattern=whole(r"[!#-&(-+\--\[\]-~]{0,24}")),
     Words(
-        "at most 24 printable ASCII characters without spaces, commas, quotes, backslashes", "up to 24 characters"
+        "at most 24 printable ASCII characters without spaces, commas, quotes, backslashes",
+        "up to 24 characters",
+        secret=True,
     ),
 ]
 _RingSize = Annotated[int, Meta(ge=2, le=1 << 14), Words("a power of 2 from 2 to 16384", "power of 2 up to 16384")]
@@ -623,7 +625,7 @@ def _account(key: str, value: int | str | None, look_up: Callable[[str], int]) -
     if isinstance(value, str) and not value.isdecimal():
         try:
             return look_up(value)
-        except KeyError:
+        except (KeyError, ValueError):  # ValueError: a NUL, or a lone surrogate
             expected = "a number, or a name that this node knows"
             raise structs.wrong(key, expected, value) from None
     if isinstance(value, int) and not 0 <= value < 2**32 - 1:

@@ -372,25 +372,19 @@ class Vhost:
 
         Each part is attempted even if an earlier one failed. If only the switch is down, the claim stays in the
         journal at the step _REMOVING, and the call succeeds. After any other error, the claim stays as it is for
-        the next DEL or GC, and the CniError has the messages of all errors.
+        the next DEL or GC, and the CniError has the messages of all errors; userspace-CNI's file of the port stays
+        too, because a reboot empties the journal.
         """
         record = claim.record
-        steps: list[Callable[[], None]] = [
-            lambda: _clear_folder(record),
-            lambda: _remove_device_info(record),
-            lambda: _forget_kept(record),
-        ]
+        steps: list[Callable[[], None]] = [lambda: _clear_folder(record), lambda: _remove_device_info(record)]
         if port:
             steps.insert(0, lambda: self._engine(record["engine"]).remove(_found(record), deadline=deadline))
-        errors: list[CniError] = []
-        for step in steps:
-            try:
-                step()
-            except CniError as error:
-                errors.append(error)
+        errors = _errors_of(steps)
+        if _is_later(errors):
+            errors += _errors_of([lambda: _forget_kept(record)])
         if not errors:
             self._journal.release(claim)
-        elif all(isinstance(error, (SwitchDownError, MissingExtraError)) for error in errors):
+        elif _is_later(errors):
             log.warning("port %s is removed later: %s", record["port"], errors[0].msg)
             self._journal.advance(claim, _REMOVING)
         else:
@@ -481,6 +475,22 @@ class Vhost:
         number = zlib.crc32(f"{container} {ifname}".encode()) % _LOCKS
         with device_lock(self._locks, f"vhost-{number}", deadline=deadline):
             yield
+
+
+def _errors_of(steps: list[Callable[[], None]]) -> list[CniError]:
+    """Call each, also after an error; return the errors."""
+    errors = []
+    for step in steps:
+        try:
+            step()
+        except CniError as error:
+            errors.append(error)
+    return errors
+
+
+def _is_later(errors: list[CniError]) -> bool:
+    """Whether nothing but a switch that cannot be reached now has kept the attachment from being undone."""
+    return all(isinstance(error, (SwitchDownError, MissingExtraError)) for error in errors)
 
 
 def _port(request: Request, conf: VhostConf, socket: str) -> Port:

@@ -17,7 +17,7 @@ from tests.lab.conftest import LabVfs, Runtime, conf, differences, sh, state_of_
 from wirespeed.agent import main
 from wirespeed.cni.errors import Code
 from wirespeed.host import ethtool
-from wirespeed.host.netlink.rtnl import Rtnl
+from wirespeed.host.netlink.socket import NetlinkSocket
 from wirespeed.host.ovsdb import Ovsdb
 from wirespeed.ipam.leases import Leases
 from wirespeed.kube import deviceinfo
@@ -99,7 +99,7 @@ def _tell_instants(verb: str, die_at: int | None, told: socket.socket) -> None:
     write = Journal._write
     Journal._write = counted_write  # type: ignore[method-assign]
     around(Journal, "_change")
-    around(Rtnl, "_do")
+    around(NetlinkSocket, "do")
     around(Ovsdb, "_call")
     around(Leases, "reserve")
     around(Leases, "set_last")

@@ -6,7 +6,9 @@ import json
 import os
 import socket
 import subprocess
+import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,8 +20,10 @@ from tests.node.deviceplugins import BY_PF, OTHER_VFS, PF, VFS, Place, allocate,
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.deviceplugin import binding
 from wirespeed.deviceplugin.plugin import Plugin
+from wirespeed.host import netns
 from wirespeed.host.pci import PciDevice
 from wirespeed.kube.proto import deviceplugin_pb2 as dp
+from wirespeed.state.journal import DeviceClaim, Journal
 
 T = TypeVar("T")
 
@@ -148,6 +152,78 @@ def test_vf_whose_driver_has_no_interface_yet_is_bound_once_it_has_one(
         assert kernel.done == [f"bind {VFS[0]} vfio-pci", f"reset {VFS[0]}"]
 
 
+def test_vf_whose_interface_appears_just_after_its_folder_is_bound(
+    place: Place, kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def made_after_a_look(look: Callable[[Any], T | None], timeout: float) -> T | None:
+        assert 0 < timeout < 1
+        assert look(None) is None
+        place.sysfs.interface(VFS[0], "ens1f0v0")
+        return look(None)
+
+    monkeypatch.setattr("wirespeed.deviceplugin.binding.wait_for", made_after_a_look)
+    with place.running(POOL, **more(place)):
+        place.kubelet.wait_ids("intel.com/one", VFS)
+        place.sysfs.drop_interface("ens1f0v0")  # the folder `net` stays, empty
+        place.kubelet.allocate("default", "pod", "app", "intel.com/one", 1)
+        start(place, VFS[0])
+        assert kernel.done == [f"bind {VFS[0]} vfio-pci", f"reset {VFS[0]}"]
+
+
+@pytest.mark.parametrize("alive", [True, False], ids=["netns there", "netns gone"])
+def test_claim_in_the_journal_says_that_a_vf_is_attached_while_its_pod_exists(
+    place: Place, kernel: Kernel, monkeypatch: pytest.MonkeyPatch, alive: bool
+) -> None:
+    waited: list[float] = []
+    monkeypatch.setattr("wirespeed.deviceplugin.binding.wait_for", lambda _, timeout: waited.append(timeout))
+    with netns.opened("/proc/self/ns/net") as ns:
+        identity = ns.identity if alive else netns.Identity(0, 0, 0)
+    claim = DeviceClaim(
+        device=VFS[0],
+        plugin="sriov",
+        container="pod",
+        ifname="net1",
+        netns="/proc/self/ns/net",
+        identity=identity,
+    )
+    with place.running(POOL, **more(place)):
+        place.kubelet.wait_ids("intel.com/one", VFS)
+        place.kubelet.allocate("default", "pod", "app", "intel.com/one", 1)
+        with closing(Journal(Path(more(place)["state"]))) as journal:
+            journal.claim(claim)
+        place.sysfs.drop_interface("ens1f0v0")
+        start(place, VFS[0])
+    assert len(waited) == (0 if alive else 1)
+    assert kernel.done == []
+
+
+def test_lock_and_interface_are_waited_for_until_one_deadline(
+    place: Place, kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited: list[float] = []
+    monkeypatch.setattr("wirespeed.deviceplugin.binding.wait_for", lambda _, timeout: waited.append(timeout))
+    without_interface(place, VFS[0], "ens1f0v0")
+    bindings = binding.bindings(place.config(POOL, **more(place)))
+    for left in (3.0, -1.0):
+        with pytest.raises(CniError):
+            bindings.hand_over(VFS[0], "vfio-pci", deadline=time.monotonic() + left)
+    assert 0 < waited[0] <= 3
+    assert waited[1] == 0
+
+
+def test_devices_of_one_container_are_bound_until_one_deadline(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deadlines: list[float] = []
+    monkeypatch.setattr(binding.Bindings, "hand_over", lambda *_, deadline: deadlines.append(deadline))
+    with place.running(POOL, **more(place)):
+        place.kubelet.wait_ids("intel.com/one", VFS)
+        place.kubelet.allocate("default", "pod", "app", "intel.com/one", 2)
+        start(place, *VFS[:2])
+    assert len(deadlines) == 2
+    assert deadlines[0] == deadlines[1] <= time.monotonic() + binding.HAND_OVER
+
+
 def test_vf_whose_driver_creates_no_interface_in_time_is_refused(
     place: Place, kernel: Kernel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -265,6 +341,29 @@ def test_vf_whose_note_is_damaged_stays_bound_and_the_others_are_given_back(plac
         note.write_bytes(whole)
         until(lambda: bound(place) == [], "given back")
     assert driver(place, VFS[0]) == "iavf"
+
+
+def test_damaged_note_is_logged_once_until_it_is_damaged_otherwise(
+    place: Place, kernel: Kernel, caplog: pytest.LogCaptureFixture
+) -> None:
+    note = place.folder / "run/bound" / VFS[0]
+    note.parent.mkdir(parents=True)
+    note.write_text("{")
+    ended, ender = socket.socketpair()
+    asked: list[int] = []
+
+    def given() -> list[str]:
+        asked.append(len(caplog.records))
+        if len(asked) == 3:
+            note.write_text("[]")
+        if len(asked) == 5:
+            ender.close()
+        return []
+
+    with ended:
+        binding.bindings(place.config(POOL, **more(place))).follow(ended.fileno(), given)
+    assert asked == [0, 1, 1, 2, 2, 2]
+    assert all(str(note) in message for message in caplog.messages)
 
 
 def test_vf_that_a_program_still_has_open_is_not_allocated(place: Place, kernel: Kernel) -> None:

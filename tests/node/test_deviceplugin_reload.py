@@ -100,7 +100,7 @@ def test_wrong_file_is_refused_with_all_that_is_wrong_and_the_old_one_stays(
         replace(file, text({"resourceName": "a.b", "health": "no"}))
         message = (
             f'{refused}: resourceList[0].resourceName: expected letters, digits, - and _, got "a.b"; '
-            'resourceList[0].health: expected a list, each "gone" or "driver" or "pcie" or "devlink" or "vfio" '
+            'resourceList[0].health: expected a list, each "gone", "driver", "pcie", "devlink", "vfio" '
             'or "link", got "no"'
         )
         until(lambda: message in texts(caplog), message)

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -24,7 +24,7 @@ from tests.node.calling import until
 from tests.node.conftest import PATIENCE, ROOT, Agent
 from tests.node.pods import PLUGINS
 from tests.node.test_metrics import look, served
-from wirespeed.agent import names
+from wirespeed.agent import names, notices
 from wirespeed.agent.install import binaries, content
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.host.files import open_for_writing
@@ -517,8 +517,16 @@ def test_who_writes_for_long_loses_the_name_and_goes_on_in_what_is_kept(
 ) -> None:
     place.install("sriov-cni")
     monkeypatch.setitem(names._GRACE, names._State.WRITTEN, 0.3)
+    waits = threading.Event()
+
+    def wait(descriptors: Sequence[int | None], seconds: float) -> None:
+        waits.set()
+        notices.wait(descriptors, seconds)
+
+    monkeypatch.setattr(names, "wait", wait)
     data = GO.read_bytes()
     with keeping(place, "sriov-cni"):
+        assert waits.wait(PATIENCE)  # it has seen its own file, so that only an event can make it look again soon
         with (place.bin / "sriov").open("wb") as file:
             file.write(data[:4096])
             file.flush()

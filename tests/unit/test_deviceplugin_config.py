@@ -192,6 +192,22 @@ def test_resource_name_that_is_fine(name: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("keys", "expected"),
+    [
+        ({"deviceType": "\ud800"}, 'resourceList[0].deviceType: expected "netDevice", "accelerator", '),
+        ({"health": ["gone", "\ud800"]}, 'resourceList[0].health: expected "gone", "driver", '),
+        ({"cdi": "\ud800"}, "resourceList[0].cdi: expected true or false, "),
+        ({"selectors": {"isRdma": "\ud800"}}, "resourceList[0].selectors.isRdma: expected true or false, "),
+        ({"socket": {"user": "\ud800"}}, 'resourceList[0]: key "socket.user": expected a number, or a name '),
+    ],
+)
+def test_text_that_is_not_unicode_is_refused(keys: dict[str, Any], expected: str) -> None:
+    [problem] = problems({"resourceName": "net", **keys})
+    assert problem.startswith(expected)
+    assert re.search(r"got .\\ud800.$", problem)
+
+
+@pytest.mark.parametrize(
     "name", ["junk.net.0", "invalid.name", "", "-x", "x-", "_", "a" * 64, "a b", "a/b", None, 7]
 )
 def test_resource_name_that_is_refused(name: Any) -> None:
@@ -212,6 +228,10 @@ def test_resource_name_that_is_refused(name: Any) -> None:
         ({"vendors": ["80866"]}, 'resourceList[0].selectors.vendors: expected four hex digits, got "80866"'),
         ({"devices": [154]}, "resourceList[0].selectors.devices: expected four hex digits, got 154"),
         ({"drivers": [""]}, 'resourceList[0].selectors.drivers: expected a driver\'s name, got ""'),
+        (
+            {"linkTypes": 7},
+            'resourceList[0].selectors.linkTypes: expected a list, each "ether" or "infiniband", got 7',
+        ),
         (
             {"linkTypes": ["eth"]},
             'resourceList[0].selectors.linkTypes: expected "ether" or "infiniband", got "eth", '

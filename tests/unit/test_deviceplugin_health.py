@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -214,6 +215,19 @@ LOSSES: list[tuple[Callable[[Lab], object], Fault | None]] = [
     (lambda lab: lab.sysfs.set_vfs(PF, 0), None),
     (lambda _: None, None),
 ]
+
+
+def test_lost_vfs_are_looked_up_without_listing_all_vfs_of_their_pf(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab.sysfs.remove(VF)
+    found = lab.read()
+
+    def refuse(path: str) -> list[str]:
+        raise AssertionError(path)
+
+    monkeypatch.setattr(os, "listdir", refuse)
+    assert lab.health.lost(lab.was, found, REASONS) == Fault("gone", f"gone, though its PF {PF} has it still")
 
 
 @pytest.mark.parametrize(("change", "expected"), LOSSES)

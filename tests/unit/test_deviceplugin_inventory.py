@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -205,6 +206,24 @@ def test_one_vf_is_found_however_the_pf_spaces_its_vfs(sysfs: FakeSysfs) -> None
         sysfs.write(PF, "sriov_offset", offset)
         sysfs.write(PF, "sriov_stride", stride)
         assert {address: reader.read_one(address) for address in found} == found
+
+
+def test_one_vf_is_read_without_its_pfs_representors(sysfs: FakeSysfs, monkeypatch: pytest.MonkeyPatch) -> None:
+    sysfs.pf(PF, "ens1f0", vfs=2, phys_switch_id="ab12", phys_port_name="p0")
+    for number in range(128):
+        sysfs.interface(PF, f"ens1f0r{number}", phys_switch_id="ab12", phys_port_name=f"pf0vf{number}")
+    opened = []
+
+    def counted_open(path: str, flags: int) -> int:
+        opened.append(path)
+        return os_open(path, flags)
+
+    os_open = os.open
+    monkeypatch.setattr(os, "open", counted_open)
+    device = Reader(str(sysfs.root)).read_one(VF0)
+    assert isinstance(device, NetDevice)
+    assert device.pf_name == "ens1f0"
+    assert len(opened) == 10
 
 
 def test_node_without_pci_has_no_devices(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import os
 import socket
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from typing import Any
 
@@ -106,7 +106,7 @@ class Subscribed(NetlinkSocket):
     """A netlink socket that receives what a test sends to `receiving`."""
 
     def __init__(self, receiving: FromKernel) -> None:
-        self._socket, self._buffer = receiving, bytearray(1 << 16)
+        self._socket = receiving
         self._socket.setblocking(False)
 
 
@@ -182,6 +182,52 @@ def test_failed_dump_is_tried_again(monkeypatch: pytest.MonkeyPatch, caplog: pyt
         assert kernel.late.wait(30)
         assert reporters.in_error == {FATAL}
     assert caplog.messages == ["devlink does not tell all that is broken: Interrupted system call"]
+
+
+class Timers:
+    """Timers that have not expired; `started` counts those that were started."""
+
+    def __init__(self) -> None:
+        self.pending: list[Timer] = []
+        self.started = threading.Semaphore(0)
+
+    def timer(self, _: float, function: Callable[[], object]) -> Timer:
+        return Timer(self, function)
+
+
+class Timer:
+    def __init__(self, timers: Timers, function: Callable[[], object]) -> None:
+        self.timers, self.function, self.daemon = timers, function, False
+
+    def start(self) -> None:
+        self.timers.pending.append(self)
+        self.timers.started.release()
+
+    def cancel(self) -> None:
+        if self in self.timers.pending:
+            self.timers.pending.remove(self)
+
+
+def test_one_retry_is_pending_however_often_dumps_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+    timers = Timers()
+    monkeypatch.setattr("wirespeed.host.reporters.threading.Timer", timers.timer)
+    failed: list[bytes | OSError] = [FAILED]
+    kernel = Kernel(failed, failed, failed, failed, failed)
+    kernel.answered.set()
+    with kernel.reporters() as reporters:
+        assert timers.started.acquire(timeout=30)
+        for _ in range(3):
+            kernel.listening.overflows = True
+            reporters.drain()
+            assert timers.started.acquire(timeout=30)
+            assert len(timers.pending) == 1
+        [retry] = timers.pending
+    assert timers.pending == []
+    retry.function()  # it had expired just before
+    for thread in threading.enumerate():
+        if thread.name == "devlink":
+            thread.join(30)
+    assert len(kernel.answers) == 1
 
 
 @pytest.mark.parametrize("kind", [2, 3])  # NLMSG_ERROR; NLMSG_DONE after a part of the answer

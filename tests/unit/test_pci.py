@@ -62,6 +62,15 @@ def test_a_pf_in_switchdev_mode_is_not_taken_for_its_representors(sysfs: Path) -
     assert PciDevice(PF, sysfs).own_netdev == "zz"
 
 
+def test_an_interface_that_is_no_representor_is_the_pfs_own_without_an_uplink(sysfs: Path) -> None:
+    for name, port_name in (("a0", "pf0vf0"), ("b0", "p0"), ("b1", ""), ("zz", "pf0vf1")):
+        interface(sysfs, name, port_name)
+    assert PciDevice(PF, sysfs).own_netdev == "b0"
+    (sysfs / "bus/pci/devices" / PF / "net/b1/phys_port_name").write_text("p1")
+    (sysfs / "bus/pci/devices" / PF / "net/b1/phys_switch_id").write_text("ab12")
+    assert PciDevice(PF, sysfs).own_netdev == "b1"
+
+
 def test_a_pf_without_an_interface_has_none(sysfs: Path) -> None:
     assert PciDevice(PF, sysfs).own_netdev == ""
     interface(sysfs, "ens1")

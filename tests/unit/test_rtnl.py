@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -164,6 +165,21 @@ def test_a_process_with_more_files_than_select_knows_waits_for_links() -> None:
 
     with openfiles.many():
         assert wait_for(second, 30, every=0.001) == 1
+
+
+def test_waiting_for_a_link_allocates_no_buffer_each_time() -> None:
+    def peak() -> int:
+        tracemalloc.reset_peak()
+        before, _ = tracemalloc.get_traced_memory()
+        assert wait_for(lambda rtnl: rtnl.link("lo"), 1)
+        return tracemalloc.get_traced_memory()[1] - before
+
+    tracemalloc.start()
+    try:
+        peak()  # the thread's first call
+        assert peak() < 1 << 16
+    finally:
+        tracemalloc.stop()
 
 
 def test_interface_that_is_gone_has_no_addresses() -> None:

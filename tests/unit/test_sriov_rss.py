@@ -45,7 +45,11 @@ def read(value: object) -> Rss | None:
         ({"weights": [1, -1]}, 'key "rss.weights[1]": expected an integer from 0 to 65536, got -1'),
         ({"queues": 2, "weights": [1, 2]}, 'key "rss.weights": expected no "queues" beside it'),
         ({"hash": "md5"}, 'key "rss.hash": expected "toeplitz", "xor" or "crc32", got \'md5\''),
-        ({"key": "0g"}, "key \"rss.key\": expected bytes in hex, with colons between them, got '0g'"),
+        (
+            {"key": "0g"},
+            'key "rss.key": expected bytes in hex, with colons between them; the value is not shown',
+        ),
+        ([{"key": "0a"}], 'key "rss": expected an object; the value is not shown'),
     ],
 )
 def test_refuses(value: object, told: str) -> None:

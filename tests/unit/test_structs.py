@@ -38,6 +38,7 @@ class Outer(msgspec.Struct, forbid_unknown_fields=True, rename="camel"):
         ),
         ({"byName": {"x": {"sise": 1}}}, 'unknown key "byName["x"].sise"; nearest known key: "byName["x"].size"'),
         ({"zzzzzzzz": 1}, 'unknown key "zzzzzzzz"'),
+        ({"zz` - at `$.x": 1}, 'unknown key "zz` - at `$.x"'),
         ({"inner": {}}, 'key "inner.firstName" is missing'),
         (
             {"byName": {7: {"firstName": "a"}}},
@@ -48,11 +49,26 @@ class Outer(msgspec.Struct, forbid_unknown_fields=True, rename="camel"):
             'key "driver": expected "netdevice" or "vfio-pci", got \'vfio_pci\', the nearest is "vfio-pci"',
         ),
         ([], "expected an object, got []"),
+        ({"count": "\ud800"}, "key \"count\": expected an integer, got '\\ud800'"),
+        (
+            {"driver": "\ud800"},
+            'key "driver": expected "netdevice" or "vfio-pci", got \'\\ud800\'',
+        ),
+        (
+            {"listed": [{"firstName": "\ud800"}, {"firstName": "a", "size": "\ud800"}]},
+            "key \"listed[1].size\": expected an integer of at least 1, got '\\ud800'",
+        ),
+        (
+            {"byName": {"x": {"firstName": "a"}, "y": {"firstName": "a", "size": "\ud800"}}},
+            'key "byName["y"].size": expected an integer of at least 1, got \'\\ud800\'',
+        ),
+        ({"inner": "\ud800"}, "key \"inner\": expected an object, got '\\ud800'"),
+        ({"inner": {"\ud800": 1}}, 'unknown key "inner.\\ud800"'),
     ],
 )
 def test_a_fault_names_the_key_and_what_was_expected(value: Any, said: str) -> None:
     with pytest.raises(msgspec.ValidationError) as error:
-        msgspec.convert(value, Outer)
+        structs.convert(value, Outer)
     assert fault(error.value, Outer, value) == said
 
 
@@ -83,6 +99,7 @@ class Keys(msgspec.Struct, kw_only=True, rename="camel"):
     rate: Annotated[float, msgspec.Meta(gt=0, le=10)] = 1.5
     switch: Annotated[Literal["on", "off", ""] | None, only("vf")] = None
     names: Annotated[list[str], Cell('`["a"]`')] = []
+    modes: list[Literal["on", "off", "auto"]] | None = None
     inner: Inner | None = None
     """an object"""
 
@@ -97,6 +114,7 @@ class Keys(msgspec.Struct, kw_only=True, rename="camel"):
         ({"switch": "onn"}, 'key "x.switch": expected "on" or "off", got \'onn\', the nearest is "on"'),
         ({"switch": "x" * 100}, f'key "x.switch": expected "on" or "off", got \'{"x" * 76}...'),
         ({"names": 1}, 'key "x.names": expected a list, got 1'),
+        ({"modes": 1}, 'key "x.modes": expected a list, each "on", "off" or "auto", got 1'),
     ],
 )
 def test_a_wrong_value_is_refused_with_key_what_was_expected_and_what_was_found(value: Any, said: str) -> None:
@@ -123,6 +141,7 @@ def test_a_table_shows_what_a_key_takes_and_its_default() -> None:
         "rate": "number greater than 0 and of at most 10",
         "switch": "`on`, `off`",
         "names": '`["a"]`',
+        "modes": "list of `on`, `off`, `auto`",
         "inner": "object",
     }
     assert [declared.default(Keys, key) for key in ("driver", "vlans", "rate")] == ["`igb`", "", "`1.5`"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,13 @@ def refusal(host: Any = OVS, code: Code = Code.INVALID_CONFIG, **keys: Any) -> s
     assert caught.value.code == code
     assert caught.value.msg.startswith("network net: ")
     return caught.value.msg.removeprefix("network net: ")
+
+
+@pytest.mark.parametrize("secret", ["pass word", 4711, ["pass word"], {"pass word": 4711}, "pass word" * 10])
+def test_wrong_secret_is_not_shown(secret: Any) -> None:
+    said = refusal({**MEMIF, "memif": {"role": "master", "secret": secret}})
+    assert said.startswith('key "host.memif.secret": expected at most 24 printable')
+    assert not re.search("pass|word|4711", said)
 
 
 def test_engine_and_type_alone_are_a_client_port_of_br0() -> None:

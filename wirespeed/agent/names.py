@@ -24,7 +24,7 @@ from pathlib import Path
 from wirespeed.agent.install import binaries, content
 from wirespeed.agent.notices import CHANGED, LOOK_AGAIN, noticed, readable_once, wait
 from wirespeed.cni.errors import CniError, Code
-from wirespeed.cni.inotify import IN_ATTRIB
+from wirespeed.cni.inotify import IN_ATTRIB, IN_MODIFY
 from wirespeed.host.files import open_for_writing
 from wirespeed.kube.cluster import NodeEvent
 from wirespeed.metrics import Family
@@ -89,8 +89,9 @@ class Names:
             self._read_shim()
         with readable_once(stop, name="plugin names end") as stopped:
             while not stop.is_set():
-                # Watch first, then check, so that no change in between is missed.
-                with noticed(self._folder, CHANGED | IN_ATTRIB) as notices:
+                # Watch first, then check, so that no change in between is missed. IN_MODIFY: who opens the file to
+                # write into it is noticed at once, not when it is closed.
+                with noticed(self._folder, CHANGED | IN_ATTRIB | IN_MODIFY) as notices:
                     wait([notices, stopped], self._look())
 
     def figures(self) -> Iterator[Family]:

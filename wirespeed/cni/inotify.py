@@ -9,6 +9,7 @@ import struct
 import weakref
 from typing import NamedTuple
 
+IN_MODIFY = 0x0002
 IN_ATTRIB = 0x0004
 IN_CLOSE_WRITE = 0x0008
 IN_MOVED_FROM = 0x0040

@@ -69,12 +69,16 @@ class PciDevice(Device):
     @property
     def own_netdev(self) -> str:
         """Its own interface, not a representor of a VF or SF; "" without one (`netdevs` says which are visible)."""
-        names = self.netdevs
-        if len(names) > 1:
-            ports = {name: self.attribute(f"net/{name}/phys_port_name") for name in names}
-            uplinks = [name for name in names if _UPLINK.fullmatch(ports[name]) and self._has_switch(name)]
-            names = uplinks or [name for name in names if not _REPRESENTOR.fullmatch(ports[name])]
-        return names[0] if names else ""
+        names, own = self.netdevs, ""
+        if len(names) == 1:
+            return names[0]
+        for name in names:  # a PF with 128 VFs has 128 representors: stop at the uplink
+            port = self.attribute(f"net/{name}/phys_port_name")
+            if _UPLINK.fullmatch(port) and self._has_switch(name):
+                return name
+            if not own and not _REPRESENTOR.fullmatch(port):
+                own = name
+        return own
 
     def _has_switch(self, name: str) -> bool:
         return bool(self.attribute(f"net/{name}/phys_switch_id"))
@@ -98,7 +102,7 @@ class PciDevice(Device):
         if pf is None:
             return -1
         index = self._index_by_routing_id(pf)
-        if index >= 0 and pf._link(f"virtfn{index}") == self.address:
+        if index >= 0 and pf.virtual_function(index) == self.address:
             return index
         return next((n for n, vf in pf.virtual_functions() if vf == self.address), -1)
 
@@ -120,6 +124,10 @@ class PciDevice(Device):
     def num_vfs(self) -> int:
         """How many VFs there are now."""
         return self.number_attribute("sriov_numvfs", 0)
+
+    def virtual_function(self, index: int) -> str:
+        """Return the PCI address of the VF with that number, "" if there is none."""
+        return self._link(f"virtfn{index}")
 
     def virtual_functions(self) -> list[tuple[int, str]]:
         """Return (index, PCI address) of the existing VFs, by index."""

@@ -40,7 +40,8 @@ class HealthReporters:
         self._closed = False
         self._problem = ""  # of the last dump
         self._retry: threading.Timer | None = None
-        self._start_dump().join(_DUMP_TIMEOUT)
+        if dump_thread := self._start_dump():
+            dump_thread.join(_DUMP_TIMEOUT)
 
     def fileno(self) -> int:
         return self._socket.fileno()
@@ -48,8 +49,7 @@ class HealthReporters:
     def close(self) -> None:
         with self._lock:
             self._closed = True
-            if self._retry:
-                self._retry.cancel()
+            self._cancel_retry()
         self._socket.close()
 
     @property
@@ -77,13 +77,22 @@ class HealthReporters:
             for message in notifications:
                 update_reporters(self._in_error, message)
 
-    def _start_dump(self) -> threading.Thread:
+    def _start_dump(self) -> threading.Thread | None:
+        """Request a dump, which replaces one that is pending or to be retried; None if closed."""
         meanwhile: list[bytes] = []
-        with self._lock:
-            self._meanwhile = meanwhile
         thread = threading.Thread(target=self._finish_dump, args=(meanwhile,), name="devlink", daemon=True)
+        with self._lock:
+            if self._closed:
+                return None
+            self._cancel_retry()
+            self._meanwhile = meanwhile
         thread.start()
         return thread
+
+    def _cancel_retry(self) -> None:
+        if self._retry:
+            self._retry.cancel()
+            self._retry = None
 
     def _finish_dump(self, meanwhile: list[bytes]) -> None:
         dumped: list[bytes] = []

@@ -288,6 +288,6 @@ def _find(slices: Iterable[_SliceSpec], result: _Result) -> _Device | None:
 
 def _converted(value: object, kind: type[T], what: str) -> T:
     try:
-        return msgspec.convert(value, kind)
+        return structs.convert(value, kind)
     except msgspec.ValidationError as error:
         raise CniError(Code.INVALID_CONFIG, f"{what}: {error}") from error

@@ -412,7 +412,7 @@ def _generated(begin: str) -> str:
 
 def _converted(value: object, kind: Any, where: str) -> Any:
     try:
-        return msgspec.convert(value, kind)
+        return structs.convert(value, kind)
     except msgspec.ValidationError as error:
         raise _refused(structs.placed(error, where, kind, value)) from None
 

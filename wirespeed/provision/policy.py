@@ -189,7 +189,7 @@ def read(raw: Mapping[str, Any], where: str, *, say: Callable[[str], None] = lam
 
 def _spec(raw: object, where: str) -> Spec:
     try:
-        spec = msgspec.convert(raw, Spec)
+        spec = structs.convert(raw, Spec)
     except msgspec.ValidationError as error:
         raise CniError(Code.INVALID_CONFIG, structs.placed(error, f"{where}: spec", Spec, raw)) from error
     _check(spec, where)

@@ -18,6 +18,7 @@ from tests.node.vhost.conftest import Host, Switch, network
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.node import NodeConfig, VhostConfig, load_config
 from wirespeed.plugins.vhost import takeover
+from wirespeed.plugins.vhost.ovs import Ovs
 from wirespeed.plugins.vhost.sockets import Folder
 from wirespeed.steps import carry_out
 from wirespeed.takeover import caches
@@ -214,6 +215,27 @@ def test_port_goes_with_a_pod_that_multus_attached(
     assert Call(shim, environ, config, name="multus").answer() == DONE
     assert attached.switch.vsctl("list-br") == "br0"
     assert (attached.kept, attached.host.leases(), list(attached.folder.iterdir())) == ([], [], [])
+
+
+def test_what_is_kept_of_a_port_that_could_not_be_removed_stays_for_the_next_del(
+    lone_host: Host, netns: MakeNetns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pod = netns()
+    file = userspacefiles.keep(
+        lone_host.folder / "usrspcni", lone_host.request("DEL", conf(), pod).container_id, "net1"
+    )
+
+    def refuse(*_: object, **__: object) -> None:
+        raise CniError(Code.DEVICE, "the switch refuses")
+
+    with monkeypatch.context() as refusing:
+        refusing.setattr(Ovs, "remove", refuse)
+        with pytest.raises(CniError, match=r"^the switch refuses$"):
+            lone_host.delete(conf(), pod)
+        assert file.exists()
+        refusing.setattr(Ovs, "remove", lambda *_, **__: None)
+        lone_host.delete(conf(), pod)
+    assert not file.exists()
 
 
 @pytest.mark.parametrize("settings", [["type=internal"], ["type=dpdkvhostuserclient"]])

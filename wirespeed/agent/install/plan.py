@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from wirespeed import steps
+from wirespeed import steps, structs
 from wirespeed.agent import cniconf
 from wirespeed.agent.install import binaries, demands
 from wirespeed.agent.listener import only_agent
@@ -177,7 +177,7 @@ def _says(document: Any, asked: Any) -> bool:
 
 def _converted(document: dict[str, Any], path: Path) -> NodeConfig:
     try:
-        config = msgspec.convert(document, NodeConfig)
+        config = structs.convert(document, NodeConfig)
     except msgspec.ValidationError as error:
         raise CniError(Code.INVALID_CONFIG, f"{path}, as it would be written: {error}") from error
     if config.autoconf is not None:

@@ -77,11 +77,6 @@ def nested(kind: int, value: bytes) -> bytes:
     return attribute(kind | NLA_F_NESTED, value)
 
 
-def u16(kind: int, value: int) -> bytes:
-    """Pack a 16-bit attribute."""
-    return attribute(kind, value.to_bytes(2, sys.byteorder))
-
-
 def u32(kind: int, value: int) -> bytes:
     """Pack a 32-bit attribute."""
     return attribute(kind, value.to_bytes(4, sys.byteorder))

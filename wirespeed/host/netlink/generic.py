@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 
-from wirespeed.host.netlink.codec import NLM_F_ACK, attributes, number, string, text
+from wirespeed.host.netlink.codec import attributes, number, string, text
 from wirespeed.host.netlink.socket import NETLINK_GENERIC, NetlinkSocket
 
 GENLMSGHDR = struct.Struct("BBH")  # struct genlmsghdr: command, version, reserved
@@ -38,8 +38,3 @@ class GenericSocket(NetlinkSocket):
         """Send a command with packed attributes; yield the answers from their genlmsghdr on, as `request` does."""
         for answer in self.request(self.family, flags, GENLMSGHDR.pack(command, 1, 0) + packed):
             yield answer.payload
-
-    def do_command(self, command: int, packed: bytes) -> None:
-        """Send a command with packed attributes, and wait for its acknowledgement."""
-        for _ in self.command(command, packed, NLM_F_ACK):
-            pass

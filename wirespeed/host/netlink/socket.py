@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import socket
+import threading
 from collections.abc import Collection, Iterator
 from types import TracebackType
 from typing import Self
@@ -26,6 +27,15 @@ NETLINK_ADD_MEMBERSHIP, NETLINK_CAP_ACK, NETLINK_EXT_ACK, NETLINK_GET_STRICT_CHK
 _SOL_NETLINK = 270  # linux/socket.h
 
 _LONGEST = 1 << 18  # bytes of an answer: that of a PF with 256 VFs takes a fifth of it
+_buffers = threading.local()
+
+
+def _buffer() -> memoryview:
+    """Return the calling thread's buffer for one datagram. Allocating one takes longer than most requests."""
+    found: memoryview | None = getattr(_buffers, "buffer", None)
+    if found is None:
+        found = _buffers.buffer = memoryview(bytearray(_LONGEST))
+    return found
 
 
 class NetlinkSocket:
@@ -44,7 +54,6 @@ class NetlinkSocket:
 
         self._socket = opened() if netns_fd is None else netns.inside(netns_fd, opened)
         self._sequence = 0
-        self._buffer = bytearray(_LONGEST)
 
     def fileno(self) -> int:
         return self._socket.fileno()
@@ -68,8 +77,9 @@ class NetlinkSocket:
         self._socket.send(pack_message(kind, flags, self._sequence, payload))
         multipart = flags & NLM_F_DUMP == NLM_F_DUMP or flags & NLM_F_ACK
         while True:
-            size = self._socket.recv_into(self._buffer)
-            for answer in messages(bytes(memoryview(self._buffer)[:size])):
+            buffer = _buffer()
+            size = self._socket.recv_into(buffer)
+            for answer in messages(bytes(buffer[:size])):
                 if answer.sequence != self._sequence:
                     continue  # the rest of an earlier answer that was not read to its end
                 if answer.kind in {NLMSG_ERROR, NLMSG_DONE}:
@@ -96,8 +106,9 @@ class NetlinkSocket:
     def notifications(self) -> Iterator[bytes | None]:
         """Yield the datagrams that have arrived, without waiting; None if some were lost as the buffer was full."""
         while True:
+            buffer = _buffer()
             try:
-                size, sender = self._socket.recvfrom_into(self._buffer)
+                size, sender = self._socket.recvfrom_into(buffer)
             except BlockingIOError:
                 return
             except OSError as error:
@@ -106,4 +117,4 @@ class NetlinkSocket:
                 yield None
             else:
                 if sender[0] == 0:  # port 0 is the kernel: a process cannot forge it
-                    yield bytes(memoryview(self._buffer)[:size])
+                    yield bytes(buffer[:size])
