@@ -8,10 +8,8 @@ A table stands between `<!-- keys: NAME -->` and `<!-- end -->`; the rest of the
 from __future__ import annotations
 
 import re
-import typing
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -23,7 +21,7 @@ from wirespeed.plugins.meta.config import MetaConfig
 from wirespeed.plugins.sriov import conf as sriov
 from wirespeed.plugins.sriov.rss import Rss
 from wirespeed.plugins.vhost import conf as vhost
-from wirespeed.structs import options
+from wirespeed.structs import struct_of
 
 PAGE = Path(__file__).parents[1] / "docs/configuration.md"
 # Tables with the columns key, value, what it is for.
@@ -77,16 +75,11 @@ def _with_defaults(kind: type[msgspec.Struct], prefix: str = "") -> Iterator[tup
     texts = declared.texts(kind)
     for field in msgspec.structs.fields(kind):
         key = field.encode_name
-        inner = _struct(field.type)
+        inner = struct_of(field.type)
         if inner is None or field.default is None:
             yield f"`{prefix}{key}`", declared.default(kind, key), texts[key]
         if inner is not None:
             yield from _with_defaults(inner, f"{prefix}{key}.")
-
-
-def _struct(hint: Any) -> type[msgspec.Struct] | None:
-    kinds = (kind for kind, _ in options(hint) if not typing.get_origin(kind))
-    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, msgspec.Struct)), None)
 
 
 if __name__ == "__main__":

@@ -98,7 +98,7 @@ def _surrogate(value: object, hint: Any, path: str) -> str:
     parts: Iterable[tuple[object, Any, str]] = ()
     if isinstance(value, list):
         parts = ((each, _inner(hint), f"{path}[{index}]") for index, each in enumerate(value))
-    elif isinstance(value, dict) and _struct(hint):
+    elif isinstance(value, dict) and struct_of(hint):
         parts = ((each, _field(hint, key), f"{path}.{key}") for key, each in value.items())
         for key in value:
             written = key.encode(errors="backslashreplace").decode()
@@ -163,7 +163,7 @@ def _is_secret(hint: Any) -> bool:
 
 def _has_secret(hint: Any) -> bool:
     """Whether a key in a value of the type is secret."""
-    kind = _struct(hint)
+    kind = struct_of(hint)
     return kind is not None and any(_is_secret(each) or _has_secret(each) for each in types_of(kind).values())
 
 
@@ -285,7 +285,7 @@ def _expected(kind: Any, marks: tuple[Any, ...]) -> str:
     for known, noun in _NOUNS.items():
         if kind is known:
             return noun + _range(metas, "characters")
-    if _struct(kind) or typing.get_origin(kind) is dict or kind is dict:
+    if struct_of(kind) or typing.get_origin(kind) is dict or kind is dict:
         return "an object"
     inner = _element(kind)
     if inner is not None and (_words(inner) or _choices(inner)):
@@ -340,16 +340,16 @@ def _element(kind: Any) -> Any:
 
 
 def _field(hint: Any, key: str) -> Any:
-    kind = _struct(hint)
+    kind = struct_of(hint)
     return types_of(kind).get(key, Any) if kind else Any
 
 
 def _keys(hint: Any) -> tuple[str, ...]:
-    kind = _struct(hint)
+    kind = struct_of(hint)
     return keys_of(kind) if kind else ()
 
 
-def _struct(hint: Any) -> type[msgspec.Struct] | None:
+def struct_of(hint: Any) -> type[msgspec.Struct] | None:
     """Return the Struct among the types of a union."""
     kinds = (kind for kind, _ in options(hint))
     return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, msgspec.Struct)), None)

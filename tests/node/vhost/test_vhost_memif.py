@@ -112,12 +112,19 @@ def test_a_third_pod_is_refused_and_a_freed_end_is_given_again(
         lone_host.delete(link, pod)
 
 
+def added_with_device_info(host: Host, link: dict[str, Any], pod: Netns) -> tuple[dict[str, Any], Path]:
+    """Add an attachment whose device-info the runtime requests; return its configuration and that file."""
+    info = host.folder / "devinfo/cni/link"
+    conf = link | {"runtimeConfig": {"CNIDeviceInfoFile": str(info)}}
+    host.add(conf, pod)
+    return conf, info
+
+
 def test_del_that_cannot_remove_the_device_info_frees_the_address_and_is_finished_by_the_next(
     lone_host: Host, link: dict[str, Any], netns: Pods
 ) -> None:
-    pod, info = netns(), lone_host.folder / "devinfo/cni/link"
-    conf = link | {"runtimeConfig": {"CNIDeviceInfoFile": str(info)}}
-    lone_host.add(conf, pod)
+    pod = netns()
+    conf, info = added_with_device_info(lone_host, link, pod)
     info.unlink()
     info.mkdir()
     with pytest.raises(CniError, match=f"device-info file {info}: Is a directory"):
@@ -138,9 +145,8 @@ def refuse(*_: object, **__: object) -> None:
 def test_del_undoes_the_rest_if_the_switch_refuses_and_is_finished_by_the_next(
     lone_host: Host, link: dict[str, Any], netns: Pods, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pod, info = netns(), lone_host.folder / "devinfo/cni/link"
-    conf = link | {"runtimeConfig": {"CNIDeviceInfoFile": str(info)}}
-    lone_host.add(conf, pod)
+    pod = netns()
+    conf, info = added_with_device_info(lone_host, link, pod)
     data = lone_host.data_file(conf, pod)
     assert data.exists()
     with monkeypatch.context() as refusing:
@@ -158,9 +164,8 @@ def test_del_undoes_the_rest_if_the_switch_refuses_and_is_finished_by_the_next(
 def test_del_reports_every_part_that_failed(
     lone_host: Host, link: dict[str, Any], netns: Pods, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pod, info = netns(), lone_host.folder / "devinfo/cni/link"
-    conf = link | {"runtimeConfig": {"CNIDeviceInfoFile": str(info)}}
-    lone_host.add(conf, pod)
+    pod = netns()
+    conf, info = added_with_device_info(lone_host, link, pod)
     info.unlink()
     info.mkdir()
     with monkeypatch.context() as refusing:
