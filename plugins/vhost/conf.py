@@ -367,7 +367,7 @@ class _Reader:
         for key, kind in (("socket", SocketKeys), ("bandwidth", BandwidthKeys), ("mirror", MirrorKeys)):
             if isinstance(given.get(key), dict):
                 given[key] = self._canonical(f"{key}.", given[key], structs.keys_of(kind))
-        if not given.get("mirror"):
+        if given.get("mirror") == {}:
             given["mirror"] = None
         found = structs.read(given, Keys)
         if found.ipam and found.ipam.get("type") == "dhcp":

@@ -164,6 +164,7 @@ def test_a_wrong_host_part_is_named(host: Any, text: str) -> None:
         ({"bandwidth": {"ingressBurst": 1}}, 'key "bandwidth.ingressBurst" needs "ingressRate"'),
         ({"bandwidth": {"egressRate": -1}}, 'key "bandwidth.egressRate": expected an integer'),
         ({"mirror": {}, "bandwidth": []}, 'key "bandwidth": expected an object'),
+        ({"mirror": []}, 'key "mirror": expected an object, got []'),
         ({"mirror": {"to": "a", "from": "all"}}, 'key "mirror": expected one of the keys "to" and "from"'),
         ({"mirror": {"from": "a"}}, 'key "mirror.from": expected "all" or a list of ports'),
         ({"mirror": {"from": "all", "direction": "in"}}, 'key "mirror.direction": expected "both" with "from"'),
