@@ -15,6 +15,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -151,24 +152,22 @@ class Vhost:
                     engine.remove(port, deadline=request.deadline)
         except CniError as error:
             errors.append(error)
-        try:
-            self._ipam.gc(request)
-        except CniError as error:
-            errors.append(error)
+        errors += _errors_of([lambda: self._ipam.gc(request)])
         if errors:
             raise combined(errors)
 
     def _give_back_all_but(self, valid: set[tuple[str, str]], request: Request) -> list[CniError]:
-        errors = []
-        for claim in self._journal.claims():
-            mine = claim.plugin == PLUGIN and claim.record["network"] == request.name
-            if mine and (claim.container, claim.ifname) not in valid:
-                log.info("GC of network %s: %s of container %s", request.name, claim.device, claim.container)
-                try:
-                    self._give_back(claim, deadline=request.deadline)
-                except CniError as error:
-                    errors.append(error)
-        return errors
+        def give_back(claim: DeviceClaim) -> None:
+            log.info("GC of network %s: %s of container %s", request.name, claim.device, claim.container)
+            self._give_back(claim, deadline=request.deadline)
+
+        mine = [
+            claim
+            for claim in self._journal.claims()
+            if claim.plugin == PLUGIN and claim.record["network"] == request.name
+        ]
+        gone = [claim for claim in mine if (claim.container, claim.ifname) not in valid]
+        return _errors_of([partial(give_back, claim) for claim in gone])
 
     def status(self, request: Request) -> None:
         conf = configuration.parse(request, self._devinfo)
