@@ -9,7 +9,8 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,17 @@ from wirespeed.agent import frame
 __all__ = ["events", "gate", "probe"]
 
 ANEW = "was removed or replaced by another program: it is made anew"
+
+
+@contextmanager
+def stopped(process: subprocess.Popen[str]) -> Iterator[None]:
+    """Stop it meanwhile: between two steps of the test the agent would create what it misses."""
+    process.send_signal(signal.SIGSTOP)
+    try:
+        os.waitid(os.P_PID, process.pid, os.WSTOPPED)
+        yield
+    finally:
+        process.send_signal(signal.SIGCONT)
 
 
 def remove(path: Path) -> None:
@@ -56,9 +68,12 @@ def replace_by_folder(path: Path) -> None:
 
 
 def replace_by_socket(path: Path) -> None:
-    path.unlink()
+    """In one step: between removal and creation the agent would create its own."""
+    made = path.with_name("other")
+    made.unlink(missing_ok=True)
     with socket.socket(socket.AF_UNIX) as other:
-        other.bind(str(path))
+        other.bind(str(made))
+    made.rename(path)
 
 
 WAYS = (remove, clean, remove_folder, replace_folder, replace_by_file, replace_by_folder, replace_by_socket)
@@ -67,7 +82,8 @@ WAYS = (remove, clean, remove_folder, replace_folder, replace_by_file, replace_b
 @pytest.mark.parametrize("take", WAYS, ids=lambda way: way.__name__)
 def test_agent_listens_anew(agent_process: StartAgent, probe: StartProbe, take: Callable[[Path], None]) -> None:
     agent = agent_process()
-    take(agent.socket)
+    with stopped(agent.process):
+        take(agent.socket)
     assert probe(agent, "DEL").answer() == DONE
     agent.wait_log("WARNING", f"socket {agent.socket} ", ANEW)
     assert agent.socket.stat().st_mode & 0o777 == 0o600
@@ -93,18 +109,14 @@ def test_calls_that_run_or_have_just_come_are_answered(
     agent, held = agent_process(), gate()
     running = probe(agent, "ADD", "c1", gate=held)
     assert events.next() == "begin ADD c1"
-    agent.process.send_signal(signal.SIGSTOP)
-    try:
-        with socket.socket(socket.AF_UNIX) as come:
-            come.settimeout(PATIENCE)
+    with socket.socket(socket.AF_UNIX) as come:
+        come.settimeout(PATIENCE)
+        with stopped(agent.process):
             come.connect(str(agent.socket))  # queued by the kernel on the old socket
             environ = {key: value for key, value in agent.environ("DEL", "c2").items() if key.startswith("CNI_")}
             come.sendall(frame.write_call(frame.Call("probe", environ, json.dumps(PROBE_CONFIG).encode())))
             clean(agent.socket)
-            agent.process.send_signal(signal.SIGCONT)
-            assert come.recv(8) == b"\0" * 8
-    finally:
-        agent.process.send_signal(signal.SIGCONT)
+        assert come.recv(8) == b"\0" * 8
     agent.wait_log(ANEW)
     held.open()
     assert running.answer().status == 0
@@ -113,7 +125,8 @@ def test_calls_that_run_or_have_just_come_are_answered(
 def test_journal_that_was_removed_with_it_keeps_what_it_had(world: World) -> None:
     before = world.pod("before", "bridged")
     world.add(before)
-    clean(world.agent.socket)
+    with stopped(world.agent.process):
+        clean(world.agent.socket)
     world.agent.wait_log(ANEW)
     after = world.pod("after", "bridged")
     world.add(after)
@@ -127,12 +140,9 @@ def test_journal_that_was_removed_with_it_keeps_what_it_had(world: World) -> Non
 
 def test_of_two_agents_the_one_that_has_the_lock_goes_on(agent_process: StartAgent, probe: StartProbe) -> None:
     first = agent_process()
-    first.process.send_signal(signal.SIGSTOP)
-    try:
+    with stopped(first.process):
         clean(first.socket)
         second = agent_process(socket=str(first.socket))
-    finally:
-        first.process.send_signal(signal.SIGCONT)
     first.wait_log("ERROR", f"another agent serves it, process {second.process.pid}: this agent ends")
     assert first.process.wait(PATIENCE) == 1
     assert probe(second, "DEL").answer() == DONE
@@ -178,11 +188,9 @@ def test_agent_whose_folder_is_not_to_be_reached_any_more_ends(agent_process: St
 def test_folder_that_cannot_be_used_is_told_once_and_tried_on(agent_process: StartAgent, probe: StartProbe) -> None:
     agent = agent_process()
     folder = agent.socket.parent
-    agent.process.send_signal(signal.SIGSTOP)  # stopped, or it would recreate the directory in between
-    os.waitid(os.P_PID, agent.process.pid, os.WSTOPPED)
-    folder.rename(folder.with_name("elsewhere"))
-    folder.write_text("no folder")
-    agent.process.send_signal(signal.SIGCONT)
+    with stopped(agent.process):
+        folder.rename(folder.with_name("elsewhere"))
+        folder.write_text("no folder")
     agent.wait_log("ERROR", f"socket {agent.socket}: ", "nobody can call the agent; trying on")
     folder.unlink()
     assert probe(agent, "DEL").answer() == DONE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -33,3 +34,25 @@ def test_what_takes_the_path_in_the_instant_it_is_there_is_noticed(
         assert listener.renewed() is None
         opened.__exit__(None, None, None)
     assert not path.exists()
+
+
+def test_path_that_another_program_takes_between_removal_and_creation_is_not_fought_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "run/agent.sock"
+    link = os.link
+
+    def taken(source: Path, target: Path) -> None:
+        target.write_text("another program's")
+        link(source, target)
+
+    with only_agent(path) as lock, listening(path, lock) as listener:
+        monkeypatch.setattr(os, "link", taken)
+        renewals = 0
+        for _ in range(5):
+            path.unlink()
+            if (old := listener.renewed()) is not None:
+                old.close()
+                renewals += 1
+        assert renewals == 1
+        assert path.read_text() == "another program's"

@@ -101,7 +101,7 @@ class Listener:
         self.path, self._lock = path, lock
         self.watch: FolderWatch | None = None
         self._look()
-        self.socket, self._identity = self._listening()
+        self.socket, self._identity = self._listening(replace=True)
         self._pause, self._next = _CONTESTED[0], 0.0
         self._complaint = ""
 
@@ -126,11 +126,16 @@ class Listener:
             self.watch.events()
         try:
             self._lock.keep()
-            there = _identity(self.path)
-            if there == self._identity or (there is not None and time.monotonic() < self._next):
-                return None
-            self._look()
-            made = self._listening()
+            while True:
+                there = _identity(self.path)
+                if there == self._identity or (there is not None and time.monotonic() < self._next):
+                    return None
+                self._look()
+                try:
+                    made = self._listening(replace=there is not None)
+                except FileExistsError:
+                    continue
+                break
         except CniError as error:
             if error.code == Code.TRY_AGAIN_LATER:
                 raise
@@ -159,7 +164,8 @@ class Listener:
         with contextlib.suppress(OSError):
             self.watch = FolderWatch(self.path.parent)
 
-    def _listening(self) -> tuple[socket.socket, _Identity]:
+    def _listening(self, *, replace: bool) -> tuple[socket.socket, _Identity]:
+        """Raise FileExistsError without `replace`, if another program made a file there meanwhile."""
         made = Path(f"{self.path}~")
         with contextlib.ExitStack() as opened:
             try:
@@ -171,9 +177,15 @@ class Listener:
                 listener.listen(_BACKLOG)
                 identity = _identity(made)  # before the rename: afterwards others may replace it
                 # A runtime that mounts a missing path into a container creates a folder there.
-                if self.path.is_dir() and not self.path.is_symlink():
+                if replace and self.path.is_dir() and not self.path.is_symlink():
                     self.path.rmdir()
-                made.rename(self.path)
+                if replace:
+                    made.rename(self.path)
+                else:
+                    os.link(made, self.path)
+                    made.unlink()
+            except FileExistsError:
+                raise
             except OSError as error:
                 raise CniError(Code.IO_FAILURE, f"socket {self.path}: {error.strerror or error}") from error
             opened.pop_all()
