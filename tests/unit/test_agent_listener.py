@@ -56,3 +56,4 @@ def test_path_that_another_program_takes_between_removal_and_creation_is_not_fou
                 renewals += 1
         assert renewals == 1
         assert path.read_text() == "another program's"
+        assert sorted(each.name for each in path.parent.iterdir()) == ["agent.sock", "agent.sock.lock"]

@@ -182,8 +182,10 @@ class Listener:
                 if replace:
                     made.rename(self.path)
                 else:
-                    os.link(made, self.path)
-                    made.unlink()
+                    try:
+                        os.link(made, self.path)
+                    finally:
+                        made.unlink()
             except FileExistsError:
                 raise
             except OSError as error:
