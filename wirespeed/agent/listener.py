@@ -126,16 +126,13 @@ class Listener:
             self.watch.events()
         try:
             self._lock.keep()
-            while True:
-                there = _identity(self.path)
-                if there == self._identity or (there is not None and time.monotonic() < self._next):
-                    return None
-                self._look()
-                try:
-                    made = self._listening(replace=there is not None)
-                except FileExistsError:
-                    continue
-                break
+            there = _identity(self.path)
+            if there == self._identity or (there is not None and time.monotonic() < self._next):
+                return None
+            self._look()
+            made = self._listening(replace=there is not None)
+        except FileExistsError:
+            return self.renewed()
         except CniError as error:
             if error.code == Code.TRY_AGAIN_LATER:
                 raise
@@ -165,7 +162,7 @@ class Listener:
             self.watch = FolderWatch(self.path.parent)
 
     def _listening(self, *, replace: bool) -> tuple[socket.socket, _Identity]:
-        """Raise FileExistsError without `replace`, if another program made a file there meanwhile."""
+        """Raises FileExistsError without `replace`, if another program has made a file there meanwhile."""
         made = Path(f"{self.path}~")
         with contextlib.ExitStack() as opened:
             try:
@@ -176,10 +173,10 @@ class Listener:
                 made.chmod(0o600)
                 listener.listen(_BACKLOG)
                 identity = _identity(made)  # before the rename: afterwards others may replace it
-                # A runtime that mounts a missing path into a container creates a folder there.
-                if replace and self.path.is_dir() and not self.path.is_symlink():
-                    self.path.rmdir()
                 if replace:
+                    # A runtime that mounts a missing path into a container creates a folder there.
+                    if self.path.is_dir() and not self.path.is_symlink():
+                        self.path.rmdir()
                     made.rename(self.path)
                 else:
                     try:
