@@ -11,6 +11,7 @@ import re
 import select
 import struct
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -275,26 +276,33 @@ def test_what_a_killed_application_left_in_a_vfio_vf_is_off(
         stderr=subprocess.STDOUT,
     ) as application:
         try:
-            _wait_for(application, r"testpmd> ")
-            assert application.stdin is not None
-            application.stdin.write(b"show port stats 0\n")
-            application.stdin.flush()
-            _wait_for(application, r"TX-packets: [1-9]")
+            _output(application, r"testpmd> ")
+            end = time.monotonic() + 60
+            while _packets_sent(application) == 0:  # the prompt may be there before the first packet
+                assert time.monotonic() < end, "it has sent nothing"
         finally:
             application.kill()
     assert agent.delete("killed", conf(device), netns).code == 0
     assert queues_that_are_on(device) == []
 
 
-def _wait_for(process: subprocess.Popen[bytes], pattern: str) -> None:
-    """Read a process's output until it matches the pattern."""
+def _packets_sent(testpmd: subprocess.Popen[bytes]) -> int:
+    assert testpmd.stdin is not None
+    testpmd.stdin.write(b"show port stats 0\n")
+    testpmd.stdin.flush()
+    return int(_output(testpmd, r"TX-packets: (\d+)(?s:.*)testpmd> ")[1])
+
+
+def _output(process: subprocess.Popen[bytes], pattern: str) -> re.Match[str]:
+    """Read a process's output until it matches the pattern; return the match."""
     assert process.stdout is not None
     said = ""
-    while not re.search(pattern, said):
+    while not (found := re.search(pattern, said)):
         assert select.select([process.stdout], [], [], 60)[0], said
         more = os.read(process.stdout.fileno(), 4096)
         assert more, said
         said += more.decode()
+    return found
 
 
 @pytest.mark.parametrize("keys", [{}, {"reset": "on"}, {"reset": "off"}], ids=str)
