@@ -7,6 +7,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from image.python import compile_sources
 from image.recipe import ARCHITECTURES, PREFIX, PYTHON, ROOT
 from image.run import run
 from lab.errors import LabError
@@ -48,7 +49,7 @@ def install(root: Path, *, architecture: str, interpreter: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
     for distribution in packages.glob("*.dist-info"):
         _forget_origin(distribution)
-    _compile(packages, interpreter, f"tmp/{architecture}")
+    compile_sources(packages, f"/{PREFIX}/lib/python{PYTHON}/site-packages", interpreter)
     check_machine(prefix, architecture)
 
 
@@ -92,18 +93,6 @@ def _shim(target: Path, architecture: str) -> None:
     flags = ("-std=c11", "-O2", "-static", "-Wall", "-Wextra", "-Werror")
     target.parent.mkdir(parents=True, exist_ok=True)
     run([ARCHITECTURES[architecture].compiler, *flags, "-o", str(target), str(ROOT / "shim/wirespeed-cni.c")])
-
-
-def _compile(packages: Path, interpreter: Path, place: str) -> None:
-    """Compile the sources reproducibly, so that a starting agent need not compile anything."""
-    inside = interpreter / place
-    # Copied into the interpreter's root and back, which needs no mount.
-    shutil.copytree(packages, inside, symlinks=True)
-    python = ["chroot", str(interpreter), "/usr/bin/python3", "-I", "-m", "compileall", "-q"]
-    path = f"/{PREFIX}/lib/python{PYTHON}/site-packages"
-    run([*python, "--invalidation-mode", "unchecked-hash", "-s", f"/{place}", "-p", path, f"/{place}"])
-    shutil.copytree(inside, packages, symlinks=True, dirs_exist_ok=True)
-    shutil.rmtree(inside)
 
 
 def check_machine(folder: Path, architecture: str) -> None:

@@ -8,10 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from image import agent, application, debian
+from image import agent, application, debian, python
 from image.layer import Layer, write_layer
 from image.oci import Variant, write_archive
-from image.recipe import ARCHITECTURES, PREFIX, SUITE, UNUSED, Image, commit_time, version
+from image.recipe import ARCHITECTURES, LIBRARY, PREFIX, SUITE, UNUSED, Image, commit_time, version
 from lab.progress import Progress
 
 _PATH = f"/{PREFIX}/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -26,7 +26,7 @@ def build(image: Image, architectures: Sequence[str], target: Path, progress: Pr
     epoch = commit_time()
     with tempfile.TemporaryDirectory(prefix="wirespeed-image-") as folder:
         made = _Build(image=image, work=Path(folder), epoch=epoch, progress=progress)
-        if image.agent:
+        if image.python:
             with progress.step("Python that compiles"):
                 debian.unpack(["python3"], made.interpreter, suite=SUITE, architecture="amd64", epoch=epoch)
         with ThreadPoolExecutor() as pool:
@@ -78,6 +78,8 @@ class _Build:
         root = self.work / f"system-{architecture}"
         debian.unpack(self.image.packages, root, suite=SUITE, architecture=architecture, epoch=self.epoch)
         debian.configure(root, busybox=self.image.busybox)
+        if self.image.python:
+            python.compile_sources(root / LIBRARY, f"/{LIBRARY}", self.interpreter)
         return self._layer(root, unused=(*UNUSED, *self.image.unused))
 
     def _agent(self, architecture: str) -> Layer:

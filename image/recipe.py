@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 DEPLOY = ROOT / "deploy" / "images"
 SUITE = "trixie"
 PYTHON = "3.13"  # the suite's Python, which runs the program in PREFIX
+LIBRARY = f"usr/lib/python{PYTHON}"  # Python's standard library
 PREFIX = "opt/wirespeed"
 
 
@@ -35,7 +36,7 @@ ARCHITECTURES = {  # by Debian's name
 UNUSED = (
     *("usr/share/doc/*", "usr/share/man/*", "usr/share/locale/*", "usr/share/info/*", "usr/share/lintian/*"),
     *("usr/share/zoneinfo/*", "usr/share/bash-completion/*", "usr/share/fish/*", "usr/share/zsh/*"),
-    *("usr/include/*", "usr/lib/*.a", "usr/lib/*/pkgconfig/*", "usr/lib/python3.13/*/__pycache__/*"),
+    *("usr/include/*", "usr/lib/*.a", "usr/lib/*/pkgconfig/*"),
     *("var/cache/*", "var/log/*", "var/lib/apt/*", "var/lib/dpkg/info/*", "etc/apt/*", "etc/cron.daily/*"),
     # Files of the building machine, or empty ones.
     *("etc/hostname", "etc/resolv.conf", "etc/machine-id", "dev/*"),
@@ -59,6 +60,11 @@ class Image:
         """The package names in the image's list in deploy/images."""
         lines = (DEPLOY / f"{self.name}.packages").read_text().splitlines()
         return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+
+    @property
+    def python(self) -> bool:
+        """Whether the image has Python."""
+        return "python3" in self.packages
 
 
 IMAGES = {

@@ -15,7 +15,7 @@ import pytest
 
 from image.archive import unpack
 from image.build import build
-from image.recipe import ARCHITECTURES, IMAGES, PREFIX, ROOT, version
+from image.recipe import ARCHITECTURES, IMAGES, LIBRARY, PREFIX, ROOT, version
 from lab.progress import Progress
 from tests.node import containerd
 from tests.node.conftest import Netns
@@ -29,6 +29,15 @@ for module in pkgutil.walk_packages(wirespeed.__path__, "wirespeed."):
     if not module.name.endswith("__main__") and not module.name.startswith("wirespeed.play"):
         importlib.import_module(module.name)
 print("all")
+"""
+
+# Fails if Python compiled an imported module, or compared one with its source.
+COMPILED = """
+import sys
+for name, module in sys.modules.items():
+    if type(module.__spec__ and module.__spec__.loader).__name__ == "SourceFileLoader":
+        with open(module.__cached__, "rb") as compiled:
+            assert compiled.read(8)[4] == 1, f"{name} is compared with its source"
 """
 
 
@@ -98,6 +107,14 @@ def test_runtime_imports_the_image_and_its_program_has_all_that_it_imports(
         (told,) = run("one", "wirespeed", "version")
         assert told.startswith(f"wirespeed {version()}, CNI ")
         assert run("two", "python3", "-c", IMPORT_ALL) == ["all"]
+
+
+def test_starting_agent_compiles_nothing(roots: dict[str, Path]) -> None:
+    start = f"import wirespeed.cli.agent, wirespeed.agent.server, wirespeed.agent.daemon\n{COMPILED}"
+    for name, root in roots.items():
+        if name == "amd64":
+            inside(root, f"/{PREFIX}/bin/python3", "-B", "-c", start)
+        assert list((root / LIBRARY).glob("asyncio/__pycache__/base_events.*.pyc"))
 
 
 def test_tools_that_executed_plugins_call_run(roots: dict[str, Path]) -> None:
