@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import importlib
 import os
+import pkgutil
 import signal
 import socket
 import threading
@@ -13,6 +16,7 @@ from typing import Any
 
 import pytest
 
+import wirespeed
 from tests.lab.conftest import LabVfs, Runtime, conf, differences, sh, state_of_everything
 from wirespeed.agent import main
 from wirespeed.cni.errors import Code
@@ -26,6 +30,18 @@ from wirespeed.state.journal import Journal
 
 MAC = "02:00:00:00:00:bb"
 Namespaces = Callable[[], str]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _ready_to_fork() -> Iterator[None]:
+    """Do once what every forked agent would do: import the agent's modules, collect this process's garbage."""
+    for module in pkgutil.walk_packages(wirespeed.__path__, "wirespeed."):
+        if module.name.split(".")[1] in {"agent", "deviceplugin", "kube", "plugins"}:
+            importlib.import_module(module.name)
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @contextmanager
