@@ -19,7 +19,8 @@ def compile_sources(sources: Path, path: str, interpreter: Path) -> None:
         place = f"/{inside.relative_to(interpreter)}"
         # Copied into the interpreter's root and back, which needs no mount.
         shutil.copytree(sources, inside, symlinks=True)
-        program = ["chroot", str(interpreter), "/usr/bin/python3", "-I", "-m", "compileall", "-q"]
+        # Without writing its own bytecode (-B): what it compiles would differ by whether it runs from bytecode itself.
+        program = ["chroot", str(interpreter), "/usr/bin/python3", "-IB", "-m", "compileall", "-q"]
         run([*program, "--invalidation-mode", "unchecked-hash", "-s", place, "-p", path, place])
         for compiled in inside.rglob("__pycache__"):
             shutil.copytree(compiled, sources / compiled.relative_to(inside))
