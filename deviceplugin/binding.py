@@ -16,16 +16,17 @@ import msgspec
 
 from wirespeed import structs
 from wirespeed.cni.errors import CniError, Code
-from wirespeed.host import drivers, netns, vdpa, vfio
-from wirespeed.host.files import unfinished
-from wirespeed.host.netlink.errors import as_device_error
-from wirespeed.host.netlink.rtnl import Rtnl
-from wirespeed.host.netlink.wait import wait_for
-from wirespeed.host.pci import ADDRESS, PciDevice
+from wirespeed.devices import drivers, vdpa, vfio
+from wirespeed.devices.pci import ADDRESS, PciDevice
+from wirespeed.kernel import netns
+from wirespeed.kernel.netlink.errors import as_device_error
+from wirespeed.kernel.netlink.rtnl import Rtnl
+from wirespeed.kernel.netlink.wait import wait_for
 from wirespeed.node import NodeConfig
 from wirespeed.plugins.sriov import vf as vfs
 from wirespeed.state.journal import Journal
 from wirespeed.state.locks import device_lock
+from wirespeed.system.files import unfinished
 
 log = logging.getLogger(__name__)
 

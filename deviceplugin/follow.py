@@ -14,12 +14,12 @@ from wirespeed.deviceplugin.config import VHOST_USER
 from wirespeed.deviceplugin.health import Fault, Health
 from wirespeed.deviceplugin.pools import Devices, assign, firmware, reader, some
 from wirespeed.deviceplugin.service import PoolService
-from wirespeed.host.inotify import GONE, FolderWatch
-from wirespeed.host.inventory import Inventory
-from wirespeed.host.netlink.devlink import Reporter
-from wirespeed.host.reporters import health_reporters
-from wirespeed.host.routes import DefaultRouteEvents, default_route_interfaces
-from wirespeed.host.uevents import DeviceEvents
+from wirespeed.devices.inventory import Inventory
+from wirespeed.devices.reporters import health_reporters
+from wirespeed.kernel.netlink.devlink import Reporter
+from wirespeed.kernel.routes import DefaultRouteEvents, default_route_interfaces
+from wirespeed.kernel.uevents import DeviceEvents
+from wirespeed.system.inotify import GONE, FolderWatch
 
 log = logging.getLogger(__name__)
 

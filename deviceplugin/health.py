@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from wirespeed.host.inventory import NETWORK, Inventory, NetDevice
-from wirespeed.host.pci import PciDevice
-from wirespeed.host.sysfs import entries
+from wirespeed.devices.inventory import NETWORK, Inventory, NetDevice
+from wirespeed.devices.pci import PciDevice
+from wirespeed.kernel.sysfs import entries
 
 # The faults that a pool can select, in the order of the checks; the first one found is the reported reason.
 Reason = Literal[

@@ -12,11 +12,11 @@ from typing import Any
 from wirespeed.cni.address import parse_prefix
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.plugin import Result
-from wirespeed.host import netns, routes
-from wirespeed.host.netlink.errors import NetlinkError
-from wirespeed.host.netlink.rtnl import Rtnl
-from wirespeed.host.netns import NetNs
-from wirespeed.host.routes import DefaultRoute
+from wirespeed.kernel import netns, routes
+from wirespeed.kernel.netlink.errors import NetlinkError
+from wirespeed.kernel.netlink.rtnl import Rtnl
+from wirespeed.kernel.netns import NetNs
+from wirespeed.kernel.routes import DefaultRoute
 
 _FAMILIES = (socket.AF_INET, socket.AF_INET6)
 _EVERYWHERE = {socket.AF_INET: "0.0.0.0/0", socket.AF_INET6: "::/0"}

@@ -17,9 +17,9 @@ import msgspec
 from wirespeed.cni.chain import Chain
 from wirespeed.cni.errors import CniError, Code, combined
 from wirespeed.cni.request import Request
-from wirespeed.host import netns
-from wirespeed.host.netlink.rtnl import Rtnl
-from wirespeed.host.netns import NetNs
+from wirespeed.kernel import netns
+from wirespeed.kernel.netlink.rtnl import Rtnl
+from wirespeed.kernel.netns import NetNs
 from wirespeed.kube.cluster import asked_until
 from wirespeed.node import Node
 from wirespeed.plugins.meta import budget, checks, selection

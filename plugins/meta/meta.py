@@ -22,12 +22,12 @@ from wirespeed.cni.errors import CniError, Code, NotUndoneError, combined
 from wirespeed.cni.orphans import end_orphans
 from wirespeed.cni.plugin import Result
 from wirespeed.cni.request import Request
-from wirespeed.host import netns, readiness
-from wirespeed.host.netns import NetNs
+from wirespeed.kernel import netns
+from wirespeed.kernel.netns import NetNs
 from wirespeed.kube import deviceinfo
 from wirespeed.kube.cluster import NotFoundError, PodEvent, asked_until
 from wirespeed.node import Node
-from wirespeed.plugins.meta import budget, checks, config, gateway, requests
+from wirespeed.plugins.meta import budget, checks, config, gateway, readiness, requests
 from wirespeed.plugins.meta.delegate import (
     Delegate,
     departed,

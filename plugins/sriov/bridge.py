@@ -9,9 +9,9 @@ import logging
 from collections.abc import Collection
 
 from wirespeed.cni.errors import CniError, Code
-from wirespeed.host import ovsdb
-from wirespeed.host.ovsdb import Operation, Ovsdb, Row, as_map, as_set, insert, mutate, named, one, rows
 from wirespeed.plugins.sriov.conf import BridgePort
+from wirespeed.switches import ovsdb
+from wirespeed.switches.ovsdb import Operation, Ovsdb, Row, as_map, as_set, insert, mutate, named, one, rows
 
 log = logging.getLogger(__name__)
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from wirespeed.host import switchdev
-from wirespeed.host.device import Device
-from wirespeed.host.ethtool import Spread
-from wirespeed.host.functions import Function
-from wirespeed.host.netlink.link import Link
-from wirespeed.host.netlink.vf import VfSettings
-from wirespeed.host.pci import PciDevice
-from wirespeed.host.vdpa import VdpaDevice
+from wirespeed.devices import switchdev
+from wirespeed.devices.device import Device
+from wirespeed.devices.functions import Function
+from wirespeed.devices.pci import PciDevice
+from wirespeed.devices.vdpa import VdpaDevice
+from wirespeed.kernel.ethtool import Spread
+from wirespeed.kernel.netlink.link import Link
+from wirespeed.kernel.netlink.vf import VfSettings
 
 VF, SCALABLE = "VF", "scalable function"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from wirespeed.cni.errors import CniError, Code
-from wirespeed.host.netlink.vf import VfSettings
+from wirespeed.kernel.netlink.vf import VfSettings
 from wirespeed.plugins.sriov.function import Vf
 
 # The GUID that a PF reports for a VF without one: zeros, which cannot be set; and the value that removes a GUID.

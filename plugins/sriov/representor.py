@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from wirespeed.cni.errors import CniError, Code
-from wirespeed.host.netlink.link import Link
-from wirespeed.host.netlink.rtnl import Rtnl
+from wirespeed.kernel.netlink.link import Link
+from wirespeed.kernel.netlink.rtnl import Rtnl
 from wirespeed.plugins.sriov.function import Vf
 
 _DATAPATH = "ovs-system"  # the master of every Open vSwitch port in the kernel

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from wirespeed.cni.errors import CniError, Code
-from wirespeed.host import netns
+from wirespeed.kernel import netns
 from wirespeed.plugins.sriov.conf import SriovConf
 from wirespeed.plugins.sriov.function import Vf
 from wirespeed.plugins.sriov.settings import NO_MAC

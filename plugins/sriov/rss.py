@@ -9,9 +9,9 @@ import msgspec
 from msgspec import Meta
 
 from wirespeed.cni.errors import CniError, Code
-from wirespeed.host import ethtool
-from wirespeed.host.ethtool import Spread
-from wirespeed.host.netlink.link import Link
+from wirespeed.kernel import ethtool
+from wirespeed.kernel.ethtool import Spread
+from wirespeed.kernel.netlink.link import Link
 from wirespeed.plugins.sriov.function import Vf
 from wirespeed.structs import Words, whole
 

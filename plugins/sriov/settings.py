@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from dataclasses import fields, replace
 
 from wirespeed.cni.errors import CniError, Code
-from wirespeed.host.netlink.errors import NetlinkError
-from wirespeed.host.netlink.rtnl import Rtnl
-from wirespeed.host.netlink.vf import VF_SETTING_GROUPS, VfSettings
+from wirespeed.kernel.netlink.errors import NetlinkError
+from wirespeed.kernel.netlink.rtnl import Rtnl
+from wirespeed.kernel.netlink.vf import VF_SETTING_GROUPS, VfSettings
 from wirespeed.plugins.sriov import infiniband
 from wirespeed.plugins.sriov.function import Vf
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from wirespeed.host.functions import ScalableFunction
-from wirespeed.host.pci import PciDevice
+from wirespeed.devices.functions import ScalableFunction
+from wirespeed.devices.pci import PciDevice
 from wirespeed.plugins.sriov.function import SCALABLE, Vf
 
 

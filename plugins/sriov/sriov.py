@@ -23,15 +23,15 @@ from wirespeed import extras
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.plugin import Result
 from wirespeed.cni.request import Request
+from wirespeed.devices import functions
+from wirespeed.devices.pci import USERSPACE_DRIVERS
 from wirespeed.extras import MissingExtraError
-from wirespeed.host import announce, ethtool, functions, netns
-from wirespeed.host.netlink.errors import as_device_error
-from wirespeed.host.netlink.link import Link
-from wirespeed.host.netlink.rtnl import Rtnl
-from wirespeed.host.netlink.vf import VfSettings
-from wirespeed.host.pci import USERSPACE_DRIVERS
-from wirespeed.host.switches import SwitchDownError, UnreachedError
 from wirespeed.ipam import Ipam
+from wirespeed.kernel import announce, ethtool, netns
+from wirespeed.kernel.netlink.errors import as_device_error
+from wirespeed.kernel.netlink.link import Link
+from wirespeed.kernel.netlink.rtnl import Rtnl
+from wirespeed.kernel.netlink.vf import VfSettings
 from wirespeed.kube import deviceinfo
 from wirespeed.node import Node
 from wirespeed.plugins.sriov import addressing, infiniband, representor, rivals, rss, settings
@@ -42,6 +42,7 @@ from wirespeed.plugins.sriov.function import Vf
 from wirespeed.plugins.sriov.rivals import REMOVING
 from wirespeed.state.journal import DeviceClaim, DeviceTakenError
 from wirespeed.state.locks import device_lock
+from wirespeed.switches.switch import SwitchDownError, UnreachedError
 
 if TYPE_CHECKING:
     from wirespeed.plugins.sriov.bridge import Bridges

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from wirespeed.cni.errors import CniError, Code
-from wirespeed.host.netlink.rtnl import Rtnl
-from wirespeed.host.netlink.vf import VfSettings
-from wirespeed.host.netns import Identity, NetNs
-from wirespeed.host.pci import PciDevice
+from wirespeed.devices.pci import PciDevice
+from wirespeed.kernel.netlink.rtnl import Rtnl
+from wirespeed.kernel.netlink.vf import VfSettings
+from wirespeed.kernel.netns import Identity, NetNs
 from wirespeed.plugins.sriov import vf as vfs
 from wirespeed.plugins.sriov.conf import SriovConf
 from wirespeed.plugins.sriov.function import Vf

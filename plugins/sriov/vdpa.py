@@ -10,8 +10,8 @@ from dataclasses import replace
 from typing import Any
 
 from wirespeed.cni.errors import CniError, Code
-from wirespeed.host import vdpa
-from wirespeed.host.vdpa import VHOST, VdpaDevice
+from wirespeed.devices import vdpa
+from wirespeed.devices.vdpa import VHOST, VdpaDevice
 from wirespeed.kube import deviceinfo
 from wirespeed.plugins.sriov.function import Vf
 

@@ -11,16 +11,17 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from wirespeed.cni.errors import CniError, Code
-from wirespeed.host import drivers, ethtool, netns, vfio
-from wirespeed.host.device import Device
-from wirespeed.host.functions import Function, ScalableFunction
-from wirespeed.host.netlink.errors import NetlinkError
-from wirespeed.host.netlink.link import Link
-from wirespeed.host.netlink.rdma import Rdma
-from wirespeed.host.netlink.rtnl import Rtnl
-from wirespeed.host.netlink.vf import VfSettings
-from wirespeed.host.netlink.wait import MAC_NOT_YET, MAC_TIMEOUT, set_mac, wait_for
-from wirespeed.host.pci import USERSPACE_DRIVERS, PciDevice
+from wirespeed.devices import drivers, vfio
+from wirespeed.devices.device import Device
+from wirespeed.devices.functions import Function, ScalableFunction
+from wirespeed.devices.pci import USERSPACE_DRIVERS, PciDevice
+from wirespeed.kernel import ethtool, netns
+from wirespeed.kernel.netlink.errors import NetlinkError
+from wirespeed.kernel.netlink.link import Link
+from wirespeed.kernel.netlink.rdma import Rdma
+from wirespeed.kernel.netlink.rtnl import Rtnl
+from wirespeed.kernel.netlink.vf import VfSettings
+from wirespeed.kernel.netlink.wait import MAC_NOT_YET, MAC_TIMEOUT, set_mac, wait_for
 from wirespeed.kube import deviceinfo
 from wirespeed.plugins.sriov import rss, settings, sf, vdpa
 from wirespeed.plugins.sriov.function import Vf

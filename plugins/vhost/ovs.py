@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from wirespeed.cni.errors import CniError, Code
-from wirespeed.host import ovsdb
-from wirespeed.host.ovsdb import (
+from wirespeed.plugins.vhost.conf import ALL, Bandwidth, Mirror, VhostConf
+from wirespeed.plugins.vhost.engine import Found, Port
+from wirespeed.switches import ovsdb
+from wirespeed.switches.ovsdb import (
     Operation,
     Ovsdb,
     as_map,
@@ -29,8 +31,6 @@ from wirespeed.host.ovsdb import (
     rows,
     vlan_columns,
 )
-from wirespeed.plugins.vhost.conf import ALL, Bandwidth, Mirror, VhostConf
-from wirespeed.plugins.vhost.engine import Found, Port
 
 _MARK = "wirespeed"  # external_ids:wirespeed=<network> of a port, QoS or mirror
 _MADE = {f"{_MARK}-made": "bridge"}  # external_ids of a bridge that we created

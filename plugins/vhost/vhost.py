@@ -24,9 +24,8 @@ from wirespeed.cni.errors import CniError, Code, combined
 from wirespeed.cni.plugin import Result
 from wirespeed.cni.request import Request
 from wirespeed.extras import MissingExtraError
-from wirespeed.host import netns
-from wirespeed.host.switches import SwitchDownError, UnreachedError
 from wirespeed.ipam import Ipam
+from wirespeed.kernel import netns
 from wirespeed.kube import deviceinfo
 from wirespeed.kube.cluster import SOCKETS_VOLUME
 from wirespeed.node import Node
@@ -39,6 +38,7 @@ from wirespeed.plugins.vhost.sockets import Folder
 from wirespeed.plugins.vhost.takeover import Kept
 from wirespeed.state.journal import DeviceClaim, DeviceTakenError
 from wirespeed.state.locks import device_lock
+from wirespeed.switches.switch import SwitchDownError, UnreachedError
 
 log = logging.getLogger(__name__)
 

@@ -17,10 +17,10 @@ import pytest
 from tests.fakesysfs import FakeSysfs
 from tests.lab.conftest import Netdevsim, sh
 from wirespeed.cni.errors import CniError, Code
-from wirespeed.host.netlink.rtnl import Rtnl
-from wirespeed.host.netlink.vf import ETH_P_8021AD, LINK_STATES, VfSettings
-from wirespeed.host.netns import Identity
-from wirespeed.host.pci import PciDevice
+from wirespeed.devices.pci import PciDevice
+from wirespeed.kernel.netlink.rtnl import Rtnl
+from wirespeed.kernel.netlink.vf import ETH_P_8021AD, LINK_STATES, VfSettings
+from wirespeed.kernel.netns import Identity
 from wirespeed.node import NodeConfig
 from wirespeed.plugins.sriov import settings
 from wirespeed.plugins.sriov import vf as vfs

@@ -14,11 +14,11 @@ from tests import xdp
 from tests.fakesysfs import FakeSysfs
 from tests.node.conftest import Netns
 from wirespeed.cni.errors import CniError, Code
-from wirespeed.host import netns as namespaces
-from wirespeed.host.netlink.link import Link
-from wirespeed.host.netlink.rtnl import Rtnl
-from wirespeed.host.netns import Identity
-from wirespeed.host.pci import PciDevice
+from wirespeed.devices.pci import PciDevice
+from wirespeed.kernel import netns as namespaces
+from wirespeed.kernel.netlink.link import Link
+from wirespeed.kernel.netlink.rtnl import Rtnl
+from wirespeed.kernel.netns import Identity
 from wirespeed.plugins.sriov import vf as vfs
 
 PF = "0000:18:00.0"

@@ -10,7 +10,7 @@ import pytest
 
 from tests.fakesysfs import FakeSysfs
 from wirespeed.deviceplugin.health import REASONS, Fault, Health
-from wirespeed.host.inventory import Inventory, NetDevice, Reader
+from wirespeed.devices.inventory import Inventory, NetDevice, Reader
 
 PF, VF, OTHER_VF = "0000:18:00.0", "0000:19:00.0", "0000:19:00.1"
 ERRORS = "Undefined 0\nDLP {0}\nTOTAL_ERR_FATAL {0}"

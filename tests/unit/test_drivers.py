@@ -8,8 +8,8 @@ import pytest
 
 from tests.fakesysfs import FakeSysfs
 from wirespeed.cni.errors import CniError, Code
-from wirespeed.host import drivers, vfio
-from wirespeed.host.pci import PciDevice
+from wirespeed.devices import drivers, vfio
+from wirespeed.devices.pci import PciDevice
 
 PF = "0000:18:00.0"
 

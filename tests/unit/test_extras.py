@@ -36,7 +36,7 @@ PATIENCE = 30.0
 # The modules that import what only an extra installs, by that extra. Nothing else may.
 NEEDY = {
     "metrics": {"wirespeed.agent.metrics"},
-    "ovs": {"wirespeed.host.ovsdb", "wirespeed.plugins.sriov.bridge", "wirespeed.plugins.vhost.ovs"},
+    "ovs": {"wirespeed.switches.ovsdb", "wirespeed.plugins.sriov.bridge", "wirespeed.plugins.vhost.ovs"},
     "play": {f"wirespeed.play.{name}" for name in ("command", "play", "pod", "report", "screen")},
     "provision": {f"wirespeed.provision.{name}" for name in ("eswitch", "facts", "hold", "plan", "udev", "vdpa")},
     "vpp": {"wirespeed.plugins.vhost.vpp"},
@@ -282,7 +282,7 @@ def test_vf_with_a_port_whose_extra_was_removed_is_restored_and_kept(
 
 
 def _claim(device: str, plugin: str, record: dict[str, Any]) -> DeviceClaim:
-    from wirespeed.host.netns import Identity
+    from wirespeed.kernel.netns import Identity
 
     return DeviceClaim(
         device=device,

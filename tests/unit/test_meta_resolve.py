@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from wirespeed.cni.chain import Chain, load_network
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.request import Request
-from wirespeed.host.netns import Identity
+from wirespeed.kernel.netns import Identity
 from wirespeed.kube.manifests import ManifestCluster
 from wirespeed.node import Node, NodeConfig
 from wirespeed.plugins.meta import config, gateway, resolve

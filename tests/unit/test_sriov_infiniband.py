@@ -15,13 +15,14 @@ from tests.fakesysfs import FakeSysfs
 from wirespeed.cni.chain import Chain, load_network
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.request import Request
-from wirespeed.host import drivers, ethtool
-from wirespeed.host.netlink.address import Address
-from wirespeed.host.netlink.link import Link
-from wirespeed.host.netlink.rtnl import Rtnl
-from wirespeed.host.netlink.vf import VfSettings, pack_infos, unpack_settings
-from wirespeed.host.netns import Identity
-from wirespeed.host.pci import PciDevice
+from wirespeed.devices import drivers
+from wirespeed.devices.pci import PciDevice
+from wirespeed.kernel import ethtool
+from wirespeed.kernel.netlink.address import Address
+from wirespeed.kernel.netlink.link import Link
+from wirespeed.kernel.netlink.rtnl import Rtnl
+from wirespeed.kernel.netlink.vf import VfSettings, pack_infos, unpack_settings
+from wirespeed.kernel.netns import Identity
 from wirespeed.node import Node, NodeConfig
 from wirespeed.plugins.sriov import addressing, settings, sriov
 from wirespeed.plugins.sriov import vf as vfs

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from wirespeed import structs
 from wirespeed.cni.errors import CniError, Code
-from wirespeed.host import ethtool
-from wirespeed.host.ethtool import Spread
-from wirespeed.host.netlink.link import Link
-from wirespeed.host.pci import PciDevice
+from wirespeed.devices.pci import PciDevice
+from wirespeed.kernel import ethtool
+from wirespeed.kernel.ethtool import Spread
+from wirespeed.kernel.netlink.link import Link
 from wirespeed.plugins.sriov import rss
 from wirespeed.plugins.sriov.conf import Keys
 from wirespeed.plugins.sriov.function import Vf

@@ -8,11 +8,11 @@ import pytest
 
 from tests.fakesysfs import FakeSysfs
 from wirespeed.cni.errors import CniError, Code
-from wirespeed.host import functions
-from wirespeed.host.netlink.link import Link
-from wirespeed.host.netlink.rtnl import Rtnl
-from wirespeed.host.netlink.vf import VfSettings
-from wirespeed.host.netns import Identity
+from wirespeed.devices import functions
+from wirespeed.kernel.netlink.link import Link
+from wirespeed.kernel.netlink.rtnl import Rtnl
+from wirespeed.kernel.netlink.vf import VfSettings
+from wirespeed.kernel.netns import Identity
 from wirespeed.plugins.sriov import settings
 from wirespeed.plugins.sriov import vf as vfs
 

@@ -11,12 +11,12 @@ import pytest
 from tests.fakesysfs import FakeSysfs
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.request import Request
-from wirespeed.host import functions
-from wirespeed.host.functions import Function
-from wirespeed.host.netlink.link import Link
-from wirespeed.host.netlink.rtnl import Rtnl
-from wirespeed.host.netlink.vf import VfSettings
-from wirespeed.host.netns import Identity
+from wirespeed.devices import functions
+from wirespeed.devices.functions import Function
+from wirespeed.kernel.netlink.link import Link
+from wirespeed.kernel.netlink.rtnl import Rtnl
+from wirespeed.kernel.netlink.vf import VfSettings
+from wirespeed.kernel.netns import Identity
 from wirespeed.node import Node, NodeConfig
 from wirespeed.plugins.sriov import sriov
 from wirespeed.plugins.sriov import vf as vfs

@@ -12,12 +12,14 @@ import pytest
 
 from tests.fakesysfs import FakeSysfs
 from wirespeed.cni.errors import CniError, Code
-from wirespeed.host import netns, vfio
-from wirespeed.host.netlink.errors import NetlinkError
-from wirespeed.host.netlink.link import Link
-from wirespeed.host.netlink.rdma import Rdma
-from wirespeed.host.netlink.rtnl import Rtnl
-from wirespeed.host.netlink.vf import (
+from wirespeed.devices import vfio
+from wirespeed.devices.pci import PciDevice
+from wirespeed.kernel import netns
+from wirespeed.kernel.netlink.errors import NetlinkError
+from wirespeed.kernel.netlink.link import Link
+from wirespeed.kernel.netlink.rdma import Rdma
+from wirespeed.kernel.netlink.rtnl import Rtnl
+from wirespeed.kernel.netlink.vf import (
     ETH_P_8021AD,
     ETH_P_8021Q,
     LINK_STATES,
@@ -25,8 +27,7 @@ from wirespeed.host.netlink.vf import (
     pack_settings,
     unpack_settings,
 )
-from wirespeed.host.netns import Identity
-from wirespeed.host.pci import PciDevice
+from wirespeed.kernel.netns import Identity
 from wirespeed.plugins.sriov import settings
 from wirespeed.plugins.sriov import vf as vfs
 from wirespeed.plugins.sriov.function import Vf

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from tests import sriovfiles
 from wirespeed.cni.errors import CniError, Code
-from wirespeed.host.netlink.link import IFF_PROMISC, IFF_UP, Link
-from wirespeed.host.netlink.vf import ETH_P_8021AD, ETH_P_8021Q, VfSettings
-from wirespeed.host.netns import Identity
-from wirespeed.host.pci import PciDevice
+from wirespeed.devices.pci import PciDevice
+from wirespeed.kernel.netlink.link import IFF_PROMISC, IFF_UP, Link
+from wirespeed.kernel.netlink.vf import ETH_P_8021AD, ETH_P_8021Q, VfSettings
+from wirespeed.kernel.netns import Identity
 from wirespeed.plugins.sriov.function import Vf
 from wirespeed.state.journal import DeviceClaim, Journal
 from wirespeed.takeover import sriov_cni

@@ -14,9 +14,9 @@ from pathlib import Path
 from wirespeed.agent import cniconf
 from wirespeed.agent.notices import LOOK_AGAIN, noticed, readable_once, wait
 from wirespeed.cni.errors import CniError, Code
-from wirespeed.host import readiness
-from wirespeed.host.files import write_atomically
 from wirespeed.node import AutoconfConfig, NodeConfig
+from wirespeed.plugins.meta import readiness
+from wirespeed.system.files import write_atomically
 
 log = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@ from wirespeed.cni.dispatch import Answer
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.request import check_container_id
 from wirespeed.cni.versions import LATEST
-from wirespeed.host import netns
+from wirespeed.kernel import netns
 from wirespeed.node import Node
 from wirespeed.plugins.meta.delegate import recorded, recorded_identity
 from wirespeed.plugins.meta.hotplug import Hotplug

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from wirespeed.cni.errors import CniError, Code
-from wirespeed.host.inotify import FolderWatch
+from wirespeed.system.inotify import FolderWatch
 
 log = logging.getLogger(__name__)
 

@@ -24,12 +24,12 @@ from pathlib import Path
 from wirespeed.agent.install import binaries, content
 from wirespeed.agent.notices import CHANGED, LOOK_AGAIN, noticed, readable_once, wait
 from wirespeed.cni.errors import CniError, Code
-from wirespeed.cni.inotify import IN_ATTRIB, IN_MODIFY
-from wirespeed.host.files import open_for_writing
 from wirespeed.kube.cluster import NodeEvent
 from wirespeed.metrics import Family
 from wirespeed.node import Node
 from wirespeed.steps import carry_out, kept
+from wirespeed.system.files import open_for_writing
+from wirespeed.system.inotify import IN_ATTRIB, IN_MODIFY
 from wirespeed.takeover import caches
 from wirespeed.takeover.record import Record
 

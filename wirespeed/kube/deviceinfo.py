@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from wirespeed.cni.errors import CniError, Code
-from wirespeed.host import files
+from wirespeed.system import files
 
 VERSION = "1.1.0"
 

@@ -17,11 +17,11 @@ from urllib.parse import quote
 import grpc
 
 from wirespeed.cni.errors import CniError, Code
-from wirespeed.host.inotify import FolderWatch
 from wirespeed.kube import resources, rpc
 from wirespeed.kube.proto import deviceplugin_pb2 as dp
 from wirespeed.kube.proto import pluginregistration_pb2 as registration
 from wirespeed.kube.proto import podresources_pb2 as pods
+from wirespeed.system.inotify import FolderWatch
 
 VERSION = "v1beta1"
 _DIAL = 10.0  # seconds to connect to a plugin, as in the kubelet
