@@ -1,18 +1,19 @@
-"""RSS of a pod's interface (the key "rss"): parses it, sets it, compares it for CHECK and restores it."""
+"""RSS of a pod's interface (the key "rss"): parses it, sets it and compares it for CHECK."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
 
 from wirespeed.cni.errors import CniError, Code
+from wirespeed.devices.queues import spread_changes
+from wirespeed.devices.vf import Vf
 from wirespeed.kernel import ethtool
 from wirespeed.kernel.ethtool import Spread
 from wirespeed.kernel.netlink.link import Link
-from wirespeed.plugins.sriov.function import Vf
 from wirespeed.structs import Words, whole
 
 _Weight = Annotated[int, Meta(ge=0, le=1 << 16)]
@@ -58,7 +59,7 @@ def apply(vf: Vf, link: Link, asked: Rss) -> None:
             Code.DEVICE, f'{vf.where}: key "rss": its driver lets nobody set how it spreads what it receives'
         )
     _check(vf, asked, now, there)
-    for key, change in _changes(now, _wanted(asked, now)):
+    for key, change in spread_changes(now, _wanted(asked, now)):
         try:
             ethtool.set_spread(link.name, **change)
         except OSError as error:
@@ -108,36 +109,6 @@ def _table(asked: Rss, size: int) -> tuple[int, ...]:
         passed += weight
         found += [queue] * (size * passed // whole - len(found))
     return tuple(found)
-
-
-def _changes(now: Spread, wanted: Spread) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the parts to change, as (part, arguments of set_spread), one by one: drivers may support only some."""
-    if now.table != wanted.table:
-        yield "table", {"table": wanted.table}
-    if now.hash != wanted.hash:
-        yield "hash", {"hash_name": wanted.hash}
-    if now.key != wanted.key:
-        yield "key", {"key": wanted.key}
-
-
-def restore(link: Link, before: Mapping[str, Any] | None) -> None:
-    """Restore the RSS configuration of a snapshot; the pod may have changed it too. Raises CniError(DEVICE)."""
-    if before is None or (now := ethtool.spread(link.name)) is None:
-        return
-    wanted = Spread(table=tuple(before["table"]), hash=before["hash"], key=before["key"])
-    for key, change in _changes(now, wanted):
-        # Set the default table by resetting it: the kernel then adapts it when the number of queues changes.
-        as_default = key == "table" and _is_default(link, wanted.table)
-        try:
-            ethtool.set_spread(link.name, **({"table": ()} if as_default else change))
-        except OSError as error:
-            raise CniError(Code.DEVICE, f"{link.name}: not restored: rss: its {key} ({error.strerror})") from error
-
-
-def _is_default(link: Link, table: tuple[int, ...]) -> bool:
-    """Whether it is the kernel's default table (ethtool_rxfh_indir_default)."""
-    count = ethtool.receive_queues(link.name)
-    return count > 0 and table == tuple(place % count for place in range(len(table)))
 
 
 def drift(name: str, wanted: Mapping[str, Any], now: Spread | None) -> list[str]:

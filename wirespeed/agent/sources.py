@@ -14,7 +14,7 @@ from wirespeed.kube.podresources import PodResources
 from wirespeed.metrics import Family, Source
 from wirespeed.node import Node
 from wirespeed.plugins.meta.delegate import of_earlier_boot
-from wirespeed.plugins.sriov.vf import netdev_parent
+from wirespeed.plugins.sriov.describe import netdev_parent
 from wirespeed.state.journal import DeviceClaim
 
 _VF = ("pf", "vf", "pciAddr", "numa_node")

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from wirespeed.cni.errors import CniError, Code
 from wirespeed.devices.pci import PciDevice
 
 _NODES = ("/dev/vfio/", "/dev/uio", "/dev/vhost-vdpa-")
@@ -49,3 +50,14 @@ def user_of(device: PciDevice, proc: Path = Path("/proc")) -> str:
 def user_among(opened: Mapping[str, str], device: PciDevice) -> str:
     """Return the process that has one of the device's nodes open, "" for none; `opened` is from `users`."""
     return next((opened[node] for node in nodes(device) if node in opened), "")
+
+
+def check_unused(device: PciDevice) -> None:
+    """Raise CniError(TRY_AGAIN_LATER) if a process has the device open.
+
+    Unbinding it from vfio would block in the kernel until its last user closes it.
+    """
+    if user := user_of(device):
+        raise CniError(
+            Code.TRY_AGAIN_LATER, f"device {device.address}: {user} has it open; expected nobody to use it"
+        )

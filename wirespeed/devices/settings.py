@@ -7,11 +7,11 @@ from collections.abc import Iterable
 from dataclasses import fields, replace
 
 from wirespeed.cni.errors import CniError, Code
+from wirespeed.devices import guids
+from wirespeed.devices.vf import Vf
 from wirespeed.kernel.netlink.errors import NetlinkError
 from wirespeed.kernel.netlink.rtnl import Rtnl
 from wirespeed.kernel.netlink.vf import VF_SETTING_GROUPS, VfSettings
-from wirespeed.plugins.sriov import infiniband
-from wirespeed.plugins.sriov.function import Vf
 
 log = logging.getLogger(__name__)
 
@@ -97,7 +97,7 @@ def put_back(host: Rtnl, vf: Vf, before: VfSettings) -> None:
 
     Raises CniError: DEVICE that names what was not restored, TRY_AGAIN_LATER while the driver does not report them.
     """
-    wanted = infiniband.to_put_back(before, vf.settings)
+    wanted = guids.to_put_back(before, vf.settings)
     if not wanted.items():
         return
     if vf.pf_fault:
