@@ -103,12 +103,12 @@ class Follower:
                 poller.register(watch, select.POLLIN)
         poller.poll(_LOOK)
         lost = any(service.has_lost_files for service in self._services)
-        return self._take() or self._health.stirred() or lost
+        return self._take() or self._health.needs_refresh() or lost
 
     def _faults(self, services: Sequence[PoolService], before: dict[str, Devices]) -> dict[str, Fault]:
         """Return the faults by address. A device that a pool lost by a fault stays in the pool."""
         members = {key for devices in self._found.values() for key in devices}
-        self._health.look({key: device for devices in self._found.values() for key, device in devices.items()})
+        self._health.refresh({key: device for devices in self._found.values() for key, device in devices.items()})
         faults: dict[str, Fault] = {}
         for service in services:
             found, wanted = self._found[service.pool.resource], service.pool.health

@@ -44,7 +44,7 @@ def give(ns: NetNs, ifname: str, gateways: Sequence[str], results: Mapping[str, 
     wrong = fault(ns, ifname, gateways)
     if wrong:
         raise CniError(Code.INTERFACE, f"default route: {wrong}")
-    return _told(ifname, wanted, families, results)
+    return _with_default_routes(ifname, wanted, families, results)
 
 
 def fault(ns: NetNs, ifname: str, gateways: Sequence[str]) -> str:
@@ -106,7 +106,7 @@ def _add(inside: Rtnl, index: int, family: socket.AddressFamily, gateway: str, i
         raise CniError(Code.INTERFACE, f"default route: via {gateway} on {ifname}: {error.strerror}") from error
 
 
-def _told(
+def _with_default_routes(
     ifname: str,
     wanted: Mapping[socket.AddressFamily, str],
     families: Sequence[socket.AddressFamily],

@@ -63,14 +63,14 @@ def apply(vf: Vf, link: Link, asked: Rss) -> None:
         try:
             ethtool.set_spread(link.name, **change)
         except OSError as error:
-            raise CniError(Code.DEVICE, f'{vf.where}: key "rss.{_named(asked, key)}": {error.strerror}') from error
+            raise CniError(Code.DEVICE, f'{vf.where}: key "rss.{_key_of(asked, key)}": {error.strerror}') from error
 
 
 def _check(vf: Vf, asked: Rss, now: Spread, there: int) -> None:
     """Refuse what exceeds the driver's limits (the kernel only returns EINVAL); `there` is its number of queues."""
     weights = asked.weights or ()
     expected = ""
-    if table := _named(asked, "table"):
+    if table := _key_of(asked, "table"):
         if not now.table:
             expected = "none, for its driver has no table of queues"
         elif (asked.queues or len(weights)) > there:
@@ -83,7 +83,7 @@ def _check(vf: Vf, asked: Rss, now: Spread, there: int) -> None:
         raise CniError(Code.DEVICE, f'{vf.where}: key "rss.{table}": expected {expected}')
 
 
-def _named(asked: Rss, part: str) -> str:
+def _key_of(asked: Rss, part: str) -> str:
     """Return the configuration's key of a part ("table", "hash", "key"); "" for a table that is not requested."""
     if part != "table":
         return part
@@ -122,5 +122,5 @@ def drift(name: str, wanted: Mapping[str, Any], now: Spread | None) -> list[str]
         wrong.append(f"rss.key of {name} is another one")
     otherwise = sum(there != should for there, should in zip(now.table, expected.table, strict=True))
     if otherwise:
-        wrong.append(f"rss.{_named(asked, 'table')} of {name}: {otherwise} of {len(now.table)} places are not so")
+        wrong.append(f"rss.{_key_of(asked, 'table')} of {name}: {otherwise} of {len(now.table)} places are not so")
     return wrong

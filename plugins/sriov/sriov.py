@@ -89,7 +89,7 @@ class Sriov:
     def _is_infiniband(self, device: object) -> bool:
         """Whether it is a VF of an InfiniBand PF."""
         name = functions.canonical(device)
-        pf = functions.named(name, self._sysfs).physical_function if name else None
+        pf = functions.of_id(name, self._sysfs).physical_function if name else None
         return pf is not None and pf.link_type == "infiniband"
 
     def add(self, request: Request) -> Result:
@@ -107,7 +107,7 @@ class Sriov:
                 Rtnl() as host,
             ):
                 self._free_from_dead_owner(request, conf.device)
-                vf = find(host, functions.named(conf.device, self._sysfs), rebinding=bool(conf.driver))
+                vf = find(host, functions.of_id(conf.device, self._sysfs), rebinding=bool(conf.driver))
                 _check_mode(request, conf, vf.where, has_netdev=_to_be_netdev(conf, vf))
                 infiniband.check(vf, conf.settings)
                 claim = self._claim(request, conf, vf, ns, host)
@@ -141,11 +141,11 @@ class Sriov:
         if claim is None or claim.device != conf.device:
             raise CniError(Code.UNKNOWN_CONTAINER, f"device {conf.device} does not belong to this attachment")
         with netns.opened(request.netns) as ns, as_device_error(f"device {conf.device}"), Rtnl() as host:
-            device = functions.named(conf.device, self._sysfs)
+            device = functions.of_id(conf.device, self._sysfs)
             before, given = snapshot.from_record(claim.record["before"]), claim.record.get("given") or {}
             wanted = VfSettings(**claim.record["wanted"]["settings"])
             previous = request.config.get("prevResult") or {}
-            if _told(previous, claim.ifname)[1].get("mac") not in {None, wanted.mac}:
+            if _result_interface(previous, claim.ifname)[1].get("mac") not in {None, wanted.mac}:
                 wanted = replace(wanted, mac=None)  # a later plugin set another; the PF may still have the old one
             wrong = drift(host, device, before, given.get("driver", before.driver), wanted)
             if given.get("netdev", before.link is not None):
@@ -214,7 +214,7 @@ class Sriov:
 
         Must be called before the lock of the own VF is taken: holding two VF locks could deadlock.
         """
-        address, pf = rivals.asked(conf), functions.named(conf.device, self._sysfs).physical_function
+        address, pf = rivals.asked(conf), functions.of_id(conf.device, self._sysfs).physical_function
         if not address or pf is None:
             return
         for owner in rivals.dead(self._journal, pf.address, address):
@@ -286,7 +286,7 @@ class Sriov:
             guids = VfSettings(node_guid=conf.settings.node_guid, port_guid=conf.settings.port_guid)
             settings.apply(host, vf, guids)
             with self._made_again(deadline=deadline):
-                vf = vfs.taken_again(host, vf, timeout=timeout)
+                vf = vfs.reprobed(host, vf, timeout=timeout)
             moved = rdma.devices(vf) if conf.rdma_isolation else {}
             claim = replace(claim, record={**claim.record, "rdma": moved})
             self._journal.advance(claim, "bound", claim.record)
@@ -340,7 +340,7 @@ class Sriov:
         """Write the requested device-info file; a scalable function has none unless it has a vdpa device."""
         if not conf.device_info_file or (described := describe.device_info(vf)) is None:
             return
-        with deviceinfo.named(conf.device_info_file):
+        with deviceinfo.io_errors(conf.device_info_file):
             deviceinfo.write(Path(conf.device_info_file), described)
 
     def _port_drift(self, claim: DeviceClaim, port: BridgePort, host: Rtnl, *, deadline: float) -> list[str]:
@@ -419,26 +419,26 @@ class Sriov:
 
     def _restore(self, claim: DeviceClaim, *, deadline: float) -> None:
         record = claim.record
-        again = record["wanted"]["settings"].get("port_guid") is not None
+        has_guid = record["wanted"]["settings"].get("port_guid") is not None
         with (
             as_device_error(f"device {claim.device}: restoring it"),
-            self._made_again(deadline=deadline) if again else nullcontext(),
+            self._made_again(deadline=deadline) if has_guid else nullcontext(),
         ):
             restore(
-                functions.named(claim.device, self._sysfs),
+                functions.of_id(claim.device, self._sysfs),
                 snapshot.from_record(record["before"]),
                 (claim.netns, claim.identity),
                 timeout=_left(deadline),
                 override=record.get("override"),
                 reset=record.get("reset", False),
-                again=again,
+                reprobe=has_guid,
                 rdma=record.get("rdma", {}),
             )
             if port := record.get("port"):
                 with Rtnl() as host:
                     representor.put_back(host, port["before"])
         if path := claim.record["deviceInfo"]:
-            with deviceinfo.named(path):
+            with deviceinfo.io_errors(path):
                 deviceinfo.remove(Path(path))
 
 
@@ -536,7 +536,7 @@ def _netdev_drift(claim: DeviceClaim, ns: netns.NetNs, previous: dict[str, Any])
     """Return how the VF's netdev in the pod differs from what ADD made, as messages."""
     wanted, name = claim.record["wanted"], claim.ifname
     parent = describe.netdev_parent(claim)
-    number, told = _told(previous, name)
+    number, told = _result_interface(previous, name)
     # A later plugin of the chain (tuning) may have set other values, which are then in the result.
     wanted = wanted | {key: told[key] for key in ("mac", "mtu") if wanted.get(key) is not None and told.get(key)}
     with Rtnl(netns_fd=ns.fd) as inside:
@@ -563,7 +563,7 @@ def _netdev_drift(claim: DeviceClaim, ns: netns.NetNs, previous: dict[str, Any])
         return wrong + addressing.missing(inside, link, previous, number)
 
 
-def _told(previous: Mapping[str, Any], ifname: str) -> tuple[int, Mapping[str, Any]]:
+def _result_interface(previous: Mapping[str, Any], ifname: str) -> tuple[int, Mapping[str, Any]]:
     """Return the index and the entry of an interface in a result; (0, {}) if it has none of that name."""
     interfaces = enumerate(previous.get("interfaces") or [])
     return next(((number, each) for number, each in interfaces if each.get("name") == ifname), (0, {}))

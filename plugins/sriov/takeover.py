@@ -14,7 +14,7 @@ from wirespeed.plugins.sriov.sriov import PLUGIN
 from wirespeed.state.journal import DeviceClaim
 
 
-def look(device: PciDevice, ns: NetNs | None) -> Vf:
+def current_state(device: PciDevice, ns: NetNs | None) -> Vf:
     """Read the current state of the VF; its netdev is in the pod's namespace or on the host.
 
     Raises NetlinkError, and CniError: DEVICE if the device is not a VF or its PF reports no VFs, TRY_AGAIN_LATER if

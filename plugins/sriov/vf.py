@@ -31,10 +31,10 @@ def rebound(host: Rtnl, vf: Vf, driver: str, *, timeout: float) -> Vf:
     return find(host, vf.device) if vf.device.is_in_user_space else with_netdev(host, vf, timeout=timeout)
 
 
-def taken_again(host: Rtnl, vf: Vf, *, timeout: float) -> Vf:
+def reprobed(host: Rtnl, vf: Vf, *, timeout: float) -> Vf:
     """Rebind the VF to its driver, so that it reads its GUIDs; return the new state. Raises CniError(DEVICE)."""
     assert isinstance(vf.device, PciDevice)  # "infinibandGUID" is refused for scalable functions
-    drivers.take_again(vf.device, vf.driver)
+    drivers.reprobe(vf.device, vf.driver)
     return with_netdev(host, vf, timeout=timeout)
 
 

@@ -332,7 +332,7 @@ class Vhost:
         sockets.write_file(folder, plan.data_file, json.dumps(data).encode(), conf.access)
         if conf.device_info_file:
             info = poddata.device_info(conf, folder, role=role, file=plan.file)
-            with deviceinfo.named(conf.device_info_file):
+            with deviceinfo.io_errors(conf.device_info_file):
                 deviceinfo.write(Path(conf.device_info_file), info)
         if conf.annotate and pod is not None:
             metadata = pod["metadata"]
@@ -514,7 +514,7 @@ def _clear_folder(record: Mapping[str, Any]) -> None:
 
 def _remove_device_info(record: Mapping[str, Any]) -> None:
     if path := record["deviceInfo"]:
-        with deviceinfo.named(path):
+        with deviceinfo.io_errors(path):
             deviceinfo.remove(Path(path))
 
 

@@ -99,7 +99,7 @@ class Card(Rtnl):
         self.up = changes.get("up", self.up)
         self.instant()
 
-    def take_again(self, device: PciDevice, driver: str) -> None:
+    def reprobe(self, device: PciDevice, driver: str) -> None:
         """Rebind the VF's driver, which creates another netdev with the GUID that the PF has now."""
         assert (device.address, driver) == (self.address, "mlx5_core")
         if device.driver:
@@ -134,7 +134,7 @@ def insert(sysfs: FakeSysfs, monkeypatch: pytest.MonkeyPatch) -> Callable[..., C
         card = Card(sysfs, **kind)
         monkeypatch.setattr("wirespeed.devices.restore.Rtnl", lambda **_: card)
         monkeypatch.setattr(sriov, "Rtnl", lambda **_: card)
-        monkeypatch.setattr(drivers, "take_again", card.take_again)
+        monkeypatch.setattr(drivers, "reprobe", card.reprobe)
         return card
 
     return put

@@ -52,7 +52,7 @@ def sysfs(tmp_path: Path) -> FakeSysfs:
 
 
 def vf_of(sysfs: FakeSysfs) -> Function:
-    return functions.named(VF, sysfs.root)
+    return functions.of_id(VF, sysfs.root)
 
 
 def test_a_vf_on_virtio_vdpa_is_given_by_the_interface_of_its_virtio_device(sysfs: FakeSysfs) -> None:
@@ -95,7 +95,7 @@ def test_a_vf_on_vhost_vdpa_is_given_by_its_node(sysfs: FakeSysfs) -> None:
 def test_a_scalable_functions_vdpa_device_is_told_without_an_address_of_its_own(sysfs: FakeSysfs) -> None:
     name = sysfs.function(PF, "mlx5_core.sf.4", 88, interface="eth4s88")
     sysfs.vdpa(sysfs.path(PF) / name, "vdpa1", "vhost_vdpa")
-    told = device_info(find(Host(), functions.named(name, sysfs.root)))
+    told = device_info(find(Host(), functions.of_id(name, sysfs.root)))
     assert told is not None
     assert told["vdpa"] == {
         "parent-device": "vdpa1",

@@ -44,7 +44,7 @@ def put_back(device: PciDevice, driver: str, override: str) -> None:
         _write(device, "driver_override", f"{override.replace('(null)', '')}\n")
 
 
-def take_again(device: PciDevice, driver: str) -> None:
+def reprobe(device: PciDevice, driver: str) -> None:
     """Unbind the device from `driver`, if it is bound, and bind it again.
 
     Some drivers read the PF's settings of a VF only when they probe it. Raises CniError(DEVICE).

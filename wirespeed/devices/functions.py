@@ -48,6 +48,6 @@ def canonical(name: object) -> str:
     return name.lower() if ADDRESS.fullmatch(name.lower()) else name if SCALABLE.fullmatch(name) else ""
 
 
-def named(name: str, sysfs: Path) -> Function:
+def of_id(name: str, sysfs: Path) -> Function:
     """Return the device with a canonical id."""
     return ScalableFunction(name, sysfs) if SCALABLE.fullmatch(name) else PciDevice(name, sysfs)

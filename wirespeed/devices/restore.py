@@ -14,7 +14,7 @@ from wirespeed.devices.functions import Function
 from wirespeed.devices.netdev import attempt
 from wirespeed.devices.pci import PciDevice
 from wirespeed.devices.snapshot import LinkState, Snapshot, VdpaState
-from wirespeed.devices.vf import Vf, look
+from wirespeed.devices.vf import Vf, without_netdev
 from wirespeed.kernel import netns
 from wirespeed.kernel.netlink.errors import NetlinkError
 from wirespeed.kernel.netlink.link import Link
@@ -33,7 +33,7 @@ def restore(
     timeout: float,
     override: str | None = None,
     reset: bool | None = False,
-    again: bool = False,
+    reprobe: bool = False,
     rdma: dict[str, int],
 ) -> None:
     """Restore the VF to the snapshot `before`, from any state.
@@ -41,7 +41,7 @@ def restore(
     `where` is the pod's namespace as `netns.reopened` takes it; `timeout` is in seconds, for a VF whose namespace
     was deleted. If ADD changed the driver, the original driver and its driver_override `override` are restored
     (None: the driver was not changed). `reset` resets a VF in user space; None resets it only if its driver is not
-    vfio. `again` rebinds the driver of a VF that got GUIDs. `rdma` are the RDMA devices that were moved into the
+    vfio. `reprobe` rebinds the driver of a VF that got GUIDs. `rdma` are the RDMA devices that were moved into the
     pod, as from `rdma_devices`. A device that is gone is skipped, and so is the netdev of one whose driver was
     unbound or changed. Raises NetlinkError, or CniError: TRY_AGAIN_LATER if the VF did not come back in time or is
     in use, DEVICE that names what could not be restored.
@@ -54,8 +54,8 @@ def restore(
         # A reset makes igb forget the VF's MAC, so reset only if the settings on the PF can be restored.
         _take_from_application(device, before.driver, override, reset=reset if pf.own_netdev else False)
     with Rtnl() as host:
-        vf = before.with_vdpa(look(host, device, pf))
-        if again and before.link is not None and vf.driver in {"", before.driver}:
+        vf = before.with_vdpa(without_netdev(host, device, pf))
+        if reprobe and before.link is not None and vf.driver in {"", before.driver}:
             vf = _without_guids(host, vf, before)
         if before.link is None or not vf.owner.driver or vf.is_in_user_space:
             settings.put_back(host, vf, before.settings)
@@ -70,8 +70,8 @@ def _without_guids(host: Rtnl, vf: Vf, before: Snapshot) -> Vf:
     """Restore the VF's GUIDs and rebind its driver, which recreates the netdev on the host; return the VF."""
     assert isinstance(vf.device, PciDevice)
     settings.put_back(host, vf, before.settings)
-    drivers.take_again(vf.device, before.driver)
-    return look(host, vf.device, vf.pf)
+    drivers.reprobe(vf.device, before.driver)
+    return without_netdev(host, vf.device, vf.pf)
 
 
 def _take_from_application(device: PciDevice, driver: str, override: str | None, *, reset: bool | None) -> None:
@@ -235,7 +235,7 @@ def drift(host: Rtnl, device: Function, before: Snapshot, driver: str, wanted: V
     pf = device.physical_function
     if pf is None or pf.address != before.pf:
         return [f"the PF {before.pf} has no such VF any more"]
-    vf = before.with_vdpa(look(host, device, pf))
+    vf = before.with_vdpa(without_netdev(host, device, pf))
     wrong = [] if vf.driver == driver else [f"driver is {vf.driver or 'none'}, was {driver}"]
     wrong += _vdpa_drift(vf, before.vdpa)
     return wrong + settings.drift(vf, wanted)

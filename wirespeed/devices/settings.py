@@ -43,7 +43,7 @@ def apply(host: Rtnl, vf: Vf, wanted: VfSettings) -> VfSettings:
     asked = wanted.differing(vf.settings)
     if vf.pf_fault:
         if asked.items():
-            raise CniError(Code.DEVICE, f"{vf.where}: {_named(dict(asked.items()))} cannot be set: {vf.pf_fault}")
+            raise CniError(Code.DEVICE, f"{vf.where}: {_keys_of(dict(asked.items()))} cannot be set: {vf.pf_fault}")
         return VfSettings()
     changes = _whole(asked, wanted, vf.settings)
     lent = vf.link is not None and wanted.mac not in {None, vf.link.mac} and vf.settings.trust is False
@@ -64,7 +64,7 @@ def _set_one(host: Rtnl, vf: Vf, part: VfSettings, asked: VfSettings) -> None:
         keys = [key for key, _ in part.items() if getattr(asked, key) is not None]
         if keys:
             raise CniError(
-                Code.DEVICE, f"{vf.where}: {_named(keys)}: the driver of the PF refuses it: {error.strerror}"
+                Code.DEVICE, f"{vf.where}: {_keys_of(keys)}: the driver of the PF refuses it: {error.strerror}"
             ) from error
 
 
@@ -76,7 +76,7 @@ def settle(host: Rtnl, vf: Vf, rest: VfSettings) -> None:
         raise CniError(Code.DEVICE, f"{vf.where}: trust cannot be set back: {error.strerror}") from error
 
 
-def _named(settings: Iterable[str]) -> str:
+def _keys_of(settings: Iterable[str]) -> str:
     """Format settings by their keys in the configuration: 'key "vlan", "vlanQoS"'."""
     return "key " + ", ".join(f'"{key}"' for key in dict.fromkeys(_KEYS[key] for key in settings))
 

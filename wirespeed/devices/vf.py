@@ -85,7 +85,7 @@ def find(host: Rtnl, device: Function, *, rebinding: bool = False) -> Vf:
         none = f"there is no such {device.BUS} device"
         fault = "expected an SR-IOV virtual function, it is none" if device.exists else none
         raise CniError(Code.DEVICE, f"device {device.address}: {fault}")
-    vf = _with_vdpa(look(host, device, pf))
+    vf = _with_vdpa(without_netdev(host, device, pf))
     if rebinding and vf.vdpa is not None:
         raise CniError(
             Code.INVALID_CONFIG,
@@ -117,7 +117,7 @@ def find(host: Rtnl, device: Function, *, rebinding: bool = False) -> Vf:
     )
 
 
-def look(host: Rtnl, device: Function, pf: PciDevice) -> Vf:
+def without_netdev(host: Rtnl, device: Function, pf: PciDevice) -> Vf:
     """Return the function, without its netdev."""
     return _scalable(device, pf) if isinstance(device, ScalableFunction) else _virtual(host, device, pf)
 

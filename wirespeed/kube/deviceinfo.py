@@ -106,7 +106,7 @@ def remove(path: Path) -> None:
 
 
 @contextmanager
-def named(path: Path | str) -> Iterator[None]:
+def io_errors(path: Path | str) -> Iterator[None]:
     """Turn an OSError raised inside into CniError(IO_FAILURE) with the path."""
     try:
         yield

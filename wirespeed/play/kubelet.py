@@ -421,13 +421,13 @@ class _PluginWatch:
 
     def _run(self) -> None:
         while True:
-            self._look()
+            self._connect_new()
             ready, _, _ = select.select([self._watch.fileno(), self._woken.fileno()], [], [])
             if self._woken.fileno() in ready:
                 return
             self._watch.events()  # only what exists now matters, not the events
 
-    def _look(self) -> None:
+    def _connect_new(self) -> None:
         there = _sockets(self._folder)
         for path, which in list(self._taken.items()):
             if there.get(path) != which:

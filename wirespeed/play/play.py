@@ -348,8 +348,8 @@ class _Play:
                 timer.cancel()
 
     def _on_signal(self, number: int) -> None:
-        again, self._stopped = bool(self._stopped), number
-        if again:
+        is_second, self._stopped = bool(self._stopped), number
+        if is_second:
             self._kill()
         else:
             self._tell()

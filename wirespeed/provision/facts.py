@@ -123,7 +123,7 @@ def in_use(
     return {address: user for address, user in found.items() if user}
 
 
-def again(pf: Pf, sysfs: Path = Path("/sys")) -> Pf:
+def reread(pf: Pf, sysfs: Path = Path("/sys")) -> Pf:
     """Read the PF again, without the users of its VFs. Raises OSError."""
     with Rtnl() as host:
         return _pf(PciDevice(pf.address, sysfs), host, Users(), vdpa.of_devices(sysfs))

@@ -287,7 +287,7 @@ class _Planner:
 
     def _differences(self, before: Vf) -> list[str]:
         """Return what differs from a VF's former state, such as "mtu is 1500, was 9000"."""
-        now = next((vf for vf in facts.again(self.pf, self.sysfs).vfs if vf.index == before.index), None)
+        now = next((vf for vf in facts.reread(self.pf, self.sysfs).vfs if vf.index == before.index), None)
         if now is None:
             return ["it is not there"]
         left = [

@@ -186,7 +186,7 @@ def rows(table: str, *where: Any, columns: list[str]) -> Operation:
 
 
 def insert(table: str, name: str, row: Row) -> Operation:
-    """Insert a row; other operations of the transaction refer to it by `named(name)`."""
+    """Insert a row; other operations of the transaction refer to it by `named_uuid(name)`."""
     return {"op": "insert", "table": table, "uuid-name": name, "row": row}
 
 
@@ -224,7 +224,7 @@ def changed() -> Operation:
     return mutate("Open_vSwitch", [], ["next_cfg", "+=", 1])
 
 
-def named(name: str) -> list[str]:
+def named_uuid(name: str) -> list[str]:
     return ["named-uuid", name]
 
 

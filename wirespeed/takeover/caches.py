@@ -157,7 +157,7 @@ def _claim(container: str, ifname: str, kept_of: sriov_cni.Kept, place: Path, co
     device = PciDevice(kept_of.device, Path(config.sysfs))
     identity = _identity(path)
     with netns.reopened(path, identity) as ns:
-        now = sriov.look(device, ns)
+        now = sriov.current_state(device, ns)
     return sriov_cni.claim(
         container, ifname, kept_of, now=now, netns=path, identity=identity, devinfo=Path(config.devinfo)
     )
