@@ -8,9 +8,10 @@ import struct
 import time
 
 from bench.systems import CallFailedError, sandbox
-from wirespeed.host import netns
-from wirespeed.host.netlink.address import RTM_NEWADDR, pack_address
-from wirespeed.host.netlink.codec import (
+from wirespeed.devices.pci import PciDevice
+from wirespeed.kernel import netns
+from wirespeed.kernel.netlink.address import RTM_NEWADDR, pack_address
+from wirespeed.kernel.netlink.codec import (
     NLM_F_ACK,
     NLM_F_CREATE,
     NLM_F_EXCL,
@@ -20,7 +21,7 @@ from wirespeed.host.netlink.codec import (
     text,
     u32,
 )
-from wirespeed.host.netlink.link import (
+from wirespeed.kernel.netlink.link import (
     IFF_UP,
     IFLA_ADDRESS,
     IFLA_IFNAME,
@@ -29,9 +30,8 @@ from wirespeed.host.netlink.link import (
     Link,
     pack_link,
 )
-from wirespeed.host.netlink.rtnl import Rtnl
-from wirespeed.host.netlink.vf import ETH_P_8021Q, VfSettings, pack_vf
-from wirespeed.host.pci import PciDevice
+from wirespeed.kernel.netlink.rtnl import Rtnl
+from wirespeed.kernel.netlink.vf import ETH_P_8021Q, VfSettings, pack_vf
 
 MAC = "02:00:00:00:00:f0"
 NO_MAC = "00:00:00:00:00:00"

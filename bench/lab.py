@@ -17,7 +17,7 @@ from bench.figures import Figures, interleaved, machine
 from bench.floor import Floor
 from bench.starts import start_callers, starts
 from bench.systems import Caller, CallFailedError, Peer, Suite, filled, suite
-from wirespeed.host.pci import PciDevice
+from wirespeed.devices.pci import PciDevice
 
 PFS = {"kernel": "ens1", "vfio": "ens2"}
 VFS = 7

@@ -9,7 +9,7 @@ from typing import Any
 from wirespeed.deviceplugin.cdi import Specs, annotation
 from wirespeed.deviceplugin.config import PoolConfig
 from wirespeed.deviceplugin.providers import parts
-from wirespeed.host.inventory import NetDevice
+from wirespeed.devices.inventory import NetDevice
 from wirespeed.kube.proto import deviceplugin_pb2 as dp
 
 

@@ -10,22 +10,23 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from wirespeed import structs
 from wirespeed.cni.errors import CniError, Code
-from wirespeed.host import drivers, netns, vdpa, vfio
-from wirespeed.host.files import unfinished
-from wirespeed.host.netlink.errors import as_device_error
-from wirespeed.host.netlink.rtnl import Rtnl
-from wirespeed.host.netlink.wait import wait_for
-from wirespeed.host.pci import ADDRESS, PciDevice
+from wirespeed.devices import drivers, netdev, snapshot, vdpa, vf, vfio
+from wirespeed.devices.pci import ADDRESS, PciDevice
+from wirespeed.devices.restore import restore
+from wirespeed.devices.snapshot import Snapshot
+from wirespeed.kernel import netns
+from wirespeed.kernel.netlink.errors import as_device_error
+from wirespeed.kernel.netlink.rtnl import Rtnl
+from wirespeed.kernel.netlink.wait import wait_for
 from wirespeed.node import NodeConfig
-from wirespeed.plugins.sriov import vf as vfs
 from wirespeed.state.journal import Journal
 from wirespeed.state.locks import device_lock
+from wirespeed.system.files import unfinished
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +44,7 @@ class _Note(msgspec.Struct, frozen=True):
     driver: str
     override: str
     kubelet: str
-    before: dict[str, Any] | None
+    before: Snapshot | None
 
 
 def bindings(where: NodeConfig) -> Bindings:
@@ -185,7 +186,7 @@ class Bindings:
             return wait_for(lambda _: device.netdevs or None, min(_ENTRY_TIMEOUT, left)) is not None
         if device.physical_function is None or vdpa.made_of(device):
             return False
-        timeout = min(vfs.RETURN_TIMEOUT, left)
+        timeout = min(netdev.RETURN_TIMEOUT, left)
         if wait_for(lambda _: device.netdevs or None, timeout) is None:
             raise CniError(
                 Code.TRY_AGAIN_LATER,
@@ -240,12 +241,12 @@ def _other_kubelet(note: _Note | None, own: str) -> str:
     return note.kubelet
 
 
-def _before(device: PciDevice) -> dict[str, Any] | None:
+def _before(device: PciDevice) -> Snapshot | None:
     """Return the snapshot of a VF; None for a device that is not a VF. Raises CniError."""
     if device.physical_function is None:
         return None
     with as_device_error(f"device {device.address}"), Rtnl() as host:
-        return vfs.snapshot(vfs.find(host, device, rebinding=True))
+        return snapshot.take(vf.find(host, device, rebinding=True))
 
 
 def _put_back(device: PciDevice, note: _Note) -> None:
@@ -255,11 +256,11 @@ def _put_back(device: PciDevice, note: _Note) -> None:
         drivers.put_back(device, note.driver, note.override)
         return
     with as_device_error(f"device {device.address}"):
-        vfs.restore(
+        restore(
             device,
             note.before,
             _NOWHERE,
-            timeout=vfs.RETURN_TIMEOUT,
+            timeout=netdev.RETURN_TIMEOUT,
             override=note.override,
             reset=None,
             rdma={},

@@ -14,10 +14,10 @@ from typing import Any
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.deviceplugin.config import PoolConfig
 from wirespeed.deviceplugin.providers import Part, parts
-from wirespeed.host import files
-from wirespeed.host.inventory import ACCELERATOR, AUXILIARY, NETWORK, NetDevice
+from wirespeed.devices.inventory import ACCELERATOR, AUXILIARY, NETWORK, NetDevice
 from wirespeed.kube import checkpoint
 from wirespeed.node import NodeConfig
+from wirespeed.system import files
 
 log = logging.getLogger(__name__)
 

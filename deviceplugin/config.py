@@ -22,8 +22,8 @@ from wirespeed.cni.keys import known_in_any_case, nearest, nearest_value
 from wirespeed.deviceplugin import selectors
 from wirespeed.deviceplugin.health import REASONS, Reason
 from wirespeed.deviceplugin.selectors import Selectors
-from wirespeed.host import pci
-from wirespeed.host.inventory import ACCELERATOR, AUXILIARY, NETWORK
+from wirespeed.devices import pci
+from wirespeed.devices.inventory import ACCELERATOR, AUXILIARY, NETWORK
 from wirespeed.kube import resources
 from wirespeed.node import Node, NodeConfig
 from wirespeed.plugins.vhost.conf import Access, SocketKeys, access

@@ -14,12 +14,12 @@ from wirespeed.deviceplugin.config import VHOST_USER
 from wirespeed.deviceplugin.health import Fault, Health
 from wirespeed.deviceplugin.pools import Devices, assign, firmware, reader, some
 from wirespeed.deviceplugin.service import PoolService
-from wirespeed.host.inotify import GONE, FolderWatch
-from wirespeed.host.inventory import Inventory
-from wirespeed.host.netlink.devlink import Reporter
-from wirespeed.host.reporters import health_reporters
-from wirespeed.host.routes import DefaultRouteEvents, default_route_interfaces
-from wirespeed.host.uevents import DeviceEvents
+from wirespeed.devices.inventory import Inventory
+from wirespeed.devices.reporters import health_reporters
+from wirespeed.kernel.netlink.devlink import Reporter
+from wirespeed.kernel.routes import DefaultRouteEvents, default_route_interfaces
+from wirespeed.kernel.uevents import DeviceEvents
+from wirespeed.system.inotify import GONE, FolderWatch
 
 log = logging.getLogger(__name__)
 
@@ -103,12 +103,12 @@ class Follower:
                 poller.register(watch, select.POLLIN)
         poller.poll(_LOOK)
         lost = any(service.has_lost_files for service in self._services)
-        return self._take() or self._health.stirred() or lost
+        return self._take() or self._health.needs_refresh() or lost
 
     def _faults(self, services: Sequence[PoolService], before: dict[str, Devices]) -> dict[str, Fault]:
         """Return the faults by address. A device that a pool lost by a fault stays in the pool."""
         members = {key for devices in self._found.values() for key in devices}
-        self._health.look({key: device for devices in self._found.values() for key, device in devices.items()})
+        self._health.refresh({key: device for devices in self._found.values() for key, device in devices.items()})
         faults: dict[str, Fault] = {}
         for service in services:
             found, wanted = self._found[service.pool.resource], service.pool.health

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from wirespeed.host.inventory import NETWORK, Inventory, NetDevice
-from wirespeed.host.pci import PciDevice
-from wirespeed.host.sysfs import entries
+from wirespeed.devices.inventory import NETWORK, Inventory, NetDevice
+from wirespeed.devices.pci import PciDevice
+from wirespeed.kernel.sysfs import entries
 
 # The faults that a pool can select, in the order of the checks; the first one found is the reported reason.
 Reason = Literal[
@@ -56,9 +56,9 @@ class Health:
         self._errors: dict[str, int] = {}  # number of fatal PCIe errors by device
         self._recent: dict[str, float] = {}  # time (`clock`) of the last one, if less than _CALM ago
         self._reported: Mapping[str, Sequence[str]] = {}
-        self._parents: dict[str, tuple[str, str]] = {}  # faults of PFs at the last `look`: (link, PCIe)
+        self._parents: dict[str, tuple[str, str]] = {}  # faults of PFs at the last `refresh`: (link, PCIe)
 
-    def look(self, devices: Mapping[str, NetDevice]) -> None:
+    def refresh(self, devices: Mapping[str, NetDevice]) -> None:
         """Check what devices have in common (PFs, health reporters, /dev); `fault` uses the outcome."""
         self._nodes_appear = self._nodes_appear_in_dev()
         self._reported = self._reporters()
@@ -67,8 +67,8 @@ class Health:
         self._recent = {key: last for key, last in self._recent.items() if key in self._errors}
         self._parents = {address: self._look_at_parent(address) for address in sorted(parents)}
 
-    def stirred(self) -> bool:
-        """Whether a new `look` is needed: a PF's faults changed, or the last PCIe error is now _CALM ago."""
+    def needs_refresh(self) -> bool:
+        """Whether a new `refresh` is needed: a PF's faults changed, or the last PCIe error is now _CALM ago."""
         now = self._clock()
         if any(now - last >= _CALM for last in self._recent.values()):
             return True
@@ -127,7 +127,7 @@ class Health:
         return f"PF {name} has no carrier" if state in {"down", "lowerlayerdown"} else ""
 
     def _fatal(self, address: str) -> str:
-        """Return a recent fatal PCIe error that came after the first `look`; AER counts them since boot."""
+        """Return a recent fatal PCIe error that came after the first `refresh`; AER counts them since boot."""
         text = PciDevice(address, self._sysfs).attribute("aer_dev_fatal")
         count = next((int(line.split()[1]) for line in text.splitlines() if line.startswith("TOTAL_ERR")), 0)
         now = self._clock()

@@ -8,10 +8,10 @@ from typing import Any
 from wirespeed.deviceplugin.config import PoolConfig
 from wirespeed.deviceplugin.pools import taken_by
 from wirespeed.deviceplugin.selectors import Selectors
-from wirespeed.host import switchdev
-from wirespeed.host.inventory import NETWORK, NetDevice
-from wirespeed.host.pci import PciDevice
-from wirespeed.host.vdpa import vhost_node
+from wirespeed.devices import switchdev
+from wirespeed.devices.inventory import NETWORK, NetDevice
+from wirespeed.devices.pci import PciDevice
+from wirespeed.devices.vdpa import vhost_node
 from wirespeed.kube import deviceinfo
 
 

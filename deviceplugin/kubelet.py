@@ -13,7 +13,7 @@ from wirespeed.cni.errors import CniError, Code
 from wirespeed.deviceplugin.registrar import Registrar
 from wirespeed.deviceplugin.service import PoolService
 from wirespeed.deviceplugin.sockets import Socket
-from wirespeed.host.inotify import GONE, FolderWatch
+from wirespeed.system.inotify import GONE, FolderWatch
 
 log = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ from wirespeed.deviceplugin.follow import Follower
 from wirespeed.deviceplugin.kubelet import Kubelet
 from wirespeed.deviceplugin.reload import Reloader, content
 from wirespeed.deviceplugin.service import PoolService
-from wirespeed.host import pci
+from wirespeed.devices import pci
 from wirespeed.kube import deviceinfo
 from wirespeed.kube.podresources import PodResources
 from wirespeed.metrics import Family

@@ -8,8 +8,8 @@ from dataclasses import replace
 from wirespeed.deviceplugin import vhostuser
 from wirespeed.deviceplugin.config import VHOST_USER, PoolConfig
 from wirespeed.deviceplugin.selectors import Selectors
-from wirespeed.host.firmware import Firmware
-from wirespeed.host.inventory import Inventory, NetDevice, Reader
+from wirespeed.devices.firmware import Firmware
+from wirespeed.devices.inventory import Inventory, NetDevice, Reader
 
 Devices = dict[str, NetDevice]  # by PCI address
 

@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 
 from wirespeed.cni.errors import CniError, Code
-from wirespeed.host.inventory import NetDevice
-from wirespeed.host.sysfs import attribute_text
+from wirespeed.devices.inventory import NetDevice
+from wirespeed.kernel.sysfs import attribute_text
 
 
 def preferred(

@@ -9,8 +9,8 @@ import select
 from collections.abc import Callable
 from pathlib import Path
 
-from wirespeed.cni import inotify
-from wirespeed.host.inotify import GONE
+from wirespeed.system import inotify
+from wirespeed.system.inotify import GONE
 
 log = logging.getLogger(__name__)
 

@@ -7,8 +7,8 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 
-from wirespeed.host import pci
-from wirespeed.host.inventory import NetDevice
+from wirespeed.devices import pci
+from wirespeed.devices.inventory import NetDevice
 
 # VF numbers by the PF's name or PCI address in lower case; a device that is not a VF has the number -1.
 Functions = Mapping[str, tuple[range, ...]]

@@ -20,7 +20,7 @@ from wirespeed.deviceplugin.config import VHOST_USER, PoolConfig
 from wirespeed.deviceplugin.health import Fault
 from wirespeed.deviceplugin.info import device_info
 from wirespeed.deviceplugin.pools import Devices, fits, some
-from wirespeed.host.inventory import NetDevice, Reader
+from wirespeed.devices.inventory import NetDevice, Reader
 from wirespeed.kube import deviceinfo
 from wirespeed.kube.proto import deviceplugin_pb2 as dp
 from wirespeed.kube.proto import pluginregistration_pb2 as registration

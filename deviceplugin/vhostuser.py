@@ -10,7 +10,7 @@ from typing import Any
 
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.deviceplugin.config import VHOST_USER, PoolConfig
-from wirespeed.host.inventory import NetDevice
+from wirespeed.devices.inventory import NetDevice
 from wirespeed.kube.proto import deviceplugin_pb2 as dp
 from wirespeed.plugins.vhost import sockets
 from wirespeed.plugins.vhost.sockets import Folder

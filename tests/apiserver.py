@@ -36,7 +36,7 @@ from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from tests.certificates import HAND_MADE, Authority, Profile
-from wirespeed.host import netns as namespaces
+from wirespeed.kernel import netns as namespaces
 
 PATIENCE = 30.0  # seconds; a wait that takes longer fails
 PODS = "/api/v1/pods"

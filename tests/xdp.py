@@ -6,10 +6,10 @@ import ctypes
 import os
 import struct
 
-from wirespeed.host import netns as namespaces
-from wirespeed.host.netlink.codec import attribute, nested, u32
-from wirespeed.host.netlink.link import IFLA_XDP, IFLA_XDP_FD, IFLA_XDP_FLAGS, RTM_SETLINK, pack_link
-from wirespeed.host.netlink.rtnl import Rtnl
+from wirespeed.kernel import netns as namespaces
+from wirespeed.kernel.netlink.codec import attribute, nested, u32
+from wirespeed.kernel.netlink.link import IFLA_XDP, IFLA_XDP_FD, IFLA_XDP_FLAGS, RTM_SETLINK, pack_link
+from wirespeed.kernel.netlink.rtnl import Rtnl
 
 
 def attach(netns: str, ifname: str, flags: int = 0) -> None:

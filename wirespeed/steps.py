@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from wirespeed.cni.errors import CniError, Code
-from wirespeed.host.files import sync_folder, unfinished, write_atomically
+from wirespeed.system.files import sync_folder, unfinished, write_atomically
 
 log = logging.getLogger(__name__)
 

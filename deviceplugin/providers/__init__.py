@@ -7,7 +7,7 @@ from wirespeed.deviceplugin.pools import taken_by
 from wirespeed.deviceplugin.providers import extra, rdma, uio, vdpa, vfio, vhostnet
 from wirespeed.deviceplugin.providers.part import Asked, Node, Part, Provider
 from wirespeed.deviceplugin.selectors import Selectors
-from wirespeed.host.inventory import NetDevice
+from wirespeed.devices.inventory import NetDevice
 
 __all__ = ["Node", "Part", "parts"]
 

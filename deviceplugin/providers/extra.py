@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from wirespeed.deviceplugin.providers.part import Asked, Part
-from wirespeed.host.inventory import AUXILIARY
+from wirespeed.devices.inventory import AUXILIARY
 
 
 def provide(asked: Asked) -> Part | None:

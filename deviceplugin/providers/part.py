@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from wirespeed.deviceplugin.config import PoolConfig
 from wirespeed.deviceplugin.selectors import Selectors
-from wirespeed.host.inventory import AUXILIARY, NetDevice
+from wirespeed.devices.inventory import AUXILIARY, NetDevice
 
 Node = tuple[str, str]  # its path in the container and on the host
 

@@ -6,7 +6,7 @@ import os
 
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.deviceplugin.providers.part import Asked, Node, Part, same
-from wirespeed.host.sysfs import attribute_text, entries
+from wirespeed.kernel.sysfs import attribute_text, entries
 
 _CLASSES = ("infiniband_cm", "infiniband_mad", "infiniband_verbs")
 _TOLD = ("issm", "umad", "uverbs")  # name prefixes that are keys of the info; ucm nodes are provided without one

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.deviceplugin.providers.part import Asked, Part, same
-from wirespeed.host.sysfs import entries
+from wirespeed.kernel.sysfs import entries
 
 _DRIVERS = frozenset({"uio", "igb_uio", "uio_pci_generic"})
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.deviceplugin.providers.part import Asked, Part, same
-from wirespeed.host.vdpa import vhost_node
+from wirespeed.devices.vdpa import vhost_node
 
 
 def provide(asked: Asked) -> Part | None:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.deviceplugin.providers.part import Asked, Node, Part, same
-from wirespeed.host.pci import PciDevice
-from wirespeed.host.sysfs import entries
+from wirespeed.devices.pci import PciDevice
+from wirespeed.kernel.sysfs import entries
 
 _CONTAINER = "/dev/vfio/vfio"
 

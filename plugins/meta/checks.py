@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from wirespeed.cni.chain import Chain, Network
 from wirespeed.cni.errors import CniError, Code
-from wirespeed.host.netlink.rtnl import Rtnl
-from wirespeed.host.netns import NetNs
 from wirespeed.ipam import check_usable
+from wirespeed.kernel.netlink.rtnl import Rtnl
+from wirespeed.kernel.netns import NetNs
 from wirespeed.node import ALIASES, PLUGINS
 from wirespeed.plugins.meta.delegate import Delegate
 

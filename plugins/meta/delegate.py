@@ -13,9 +13,9 @@ from wirespeed.cni import result as results
 from wirespeed.cni.chain import Network, load_network
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.request import Request
-from wirespeed.host import netns as namespaces
-from wirespeed.host.boot import boot_id
-from wirespeed.host.netns import Identity
+from wirespeed.kernel import netns as namespaces
+from wirespeed.kernel.boot import boot_id
+from wirespeed.kernel.netns import Identity
 from wirespeed.state.journal import Attachment
 
 NOWHERE = Identity(0, 0, 0)  # for a network namespace that is gone; no existing one has this identity

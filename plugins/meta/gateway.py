@@ -12,11 +12,11 @@ from typing import Any
 from wirespeed.cni.address import parse_prefix
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.plugin import Result
-from wirespeed.host import netns, routes
-from wirespeed.host.netlink.errors import NetlinkError
-from wirespeed.host.netlink.rtnl import Rtnl
-from wirespeed.host.netns import NetNs
-from wirespeed.host.routes import DefaultRoute
+from wirespeed.kernel import netns, routes
+from wirespeed.kernel.netlink.errors import NetlinkError
+from wirespeed.kernel.netlink.rtnl import Rtnl
+from wirespeed.kernel.netns import NetNs
+from wirespeed.kernel.routes import DefaultRoute
 
 _FAMILIES = (socket.AF_INET, socket.AF_INET6)
 _EVERYWHERE = {socket.AF_INET: "0.0.0.0/0", socket.AF_INET6: "::/0"}
@@ -44,7 +44,7 @@ def give(ns: NetNs, ifname: str, gateways: Sequence[str], results: Mapping[str, 
     wrong = fault(ns, ifname, gateways)
     if wrong:
         raise CniError(Code.INTERFACE, f"default route: {wrong}")
-    return _told(ifname, wanted, families, results)
+    return _with_default_routes(ifname, wanted, families, results)
 
 
 def fault(ns: NetNs, ifname: str, gateways: Sequence[str]) -> str:
@@ -106,7 +106,7 @@ def _add(inside: Rtnl, index: int, family: socket.AddressFamily, gateway: str, i
         raise CniError(Code.INTERFACE, f"default route: via {gateway} on {ifname}: {error.strerror}") from error
 
 
-def _told(
+def _with_default_routes(
     ifname: str,
     wanted: Mapping[socket.AddressFamily, str],
     families: Sequence[socket.AddressFamily],

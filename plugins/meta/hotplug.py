@@ -17,15 +17,15 @@ import msgspec
 from wirespeed.cni.chain import Chain
 from wirespeed.cni.errors import CniError, Code, combined
 from wirespeed.cni.request import Request
-from wirespeed.host import netns
-from wirespeed.host.netlink.rtnl import Rtnl
-from wirespeed.host.netns import NetNs
+from wirespeed.kernel import netns
+from wirespeed.kernel.netlink.rtnl import Rtnl
+from wirespeed.kernel.netns import NetNs
 from wirespeed.kube.cluster import asked_until
 from wirespeed.node import Node
 from wirespeed.plugins.meta import budget, checks, selection
 from wirespeed.plugins.meta.config import MetaConfig
 from wirespeed.plugins.meta.delegate import Delegate, planned, recorded, recorded_identity
-from wirespeed.plugins.meta.meta import Meta, named, refusal
+from wirespeed.plugins.meta.meta import Meta, errors_prefixed, refusal
 from wirespeed.plugins.meta.reporter import attached
 from wirespeed.plugins.meta.resolve import Pod, named_pod, read_pod
 from wirespeed.plugins.meta.selection import Selection
@@ -83,7 +83,7 @@ class Hotplug:
             if here.pod.found["metadata"].get("deletionTimestamp"):
                 return
             text = here.pod.annotation(selection.NETWORKS)
-            with self._told(here.pod):
+            with self._refusals_as_events(here.pod):
                 wanted = selection.parse(text, namespace=here.pod.namespace)
             missing, surplus = difference(wanted, self._rows(here))
             errors: list[CniError] = []
@@ -111,7 +111,7 @@ class Hotplug:
         if pod is None or not master.settings:
             why = "is no pod's" if pod is None else "was attached by another version"
             raise CniError(Code.POLICY, f"container {container}: it {why}: networks cannot be attached later")
-        with named(f"pod {pod.label}"), netns.reopened(row.netns, recorded_identity(row)) as ns:
+        with errors_prefixed(f"pod {pod.label}"), netns.reopened(row.netns, recorded_identity(row)) as ns:
             if ns is None:
                 raise CniError(Code.UNKNOWN_CONTAINER, f"network namespace {row.netns}: it is gone")
             request = Request(
@@ -154,7 +154,7 @@ class Hotplug:
 
     def _attach(self, here: _Container, asked: Selection, *, selected: bool) -> Attachment:
         request, ifname = here.request, asked.interface or self._free_name(here)
-        with self._told(here.pod):
+        with self._refusals_as_events(here.pod):
             delegate = self._resolved(here, asked, ifname=ifname, selected=selected)
             rows = self._rows(here)
             (row,) = planned(
@@ -162,7 +162,7 @@ class Hotplug:
             )
             self._journal.plan([replace(row, position=rows[-1].position + 1)])
             try:
-                with named(delegate.where):
+                with errors_prefixed(delegate.where):
                     result = self._meta.attach_one(request, delegate)
                 self._report(here)
             except BaseException as error:
@@ -210,11 +210,11 @@ class Hotplug:
         """Write network-status; return False if that was deferred because the API server did not answer."""
         rows = self._rows(here)
         made = attached(rows, rows[0], without=without)
-        with named("network-status"):
+        with errors_prefixed("network-status"):
             return self._meta.reporter.report(here.request, here.pod, made, until=here.times.report)
 
     @contextmanager
-    def _told(self, pod: Pod) -> Iterator[None]:
+    def _refusals_as_events(self, pod: Pod) -> Iterator[None]:
         """Create an event of the pod for a CniError raised inside."""
         try:
             yield

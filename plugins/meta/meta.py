@@ -22,12 +22,12 @@ from wirespeed.cni.errors import CniError, Code, NotUndoneError, combined
 from wirespeed.cni.orphans import end_orphans
 from wirespeed.cni.plugin import Result
 from wirespeed.cni.request import Request
-from wirespeed.host import netns, readiness
-from wirespeed.host.netns import NetNs
+from wirespeed.kernel import netns
+from wirespeed.kernel.netns import NetNs
 from wirespeed.kube import deviceinfo
 from wirespeed.kube.cluster import NotFoundError, PodEvent, asked_until
 from wirespeed.node import Node
-from wirespeed.plugins.meta import budget, checks, config, gateway, requests
+from wirespeed.plugins.meta import budget, checks, config, gateway, readiness, requests
 from wirespeed.plugins.meta.delegate import (
     Delegate,
     departed,
@@ -72,7 +72,7 @@ class Meta:
         settings = config.load(request.config)
         pod = named_pod(request.args)
         times = budget.of(request, at_most=self._node.config.deadline)
-        with named(f"container {request.container_id}" if pod is None else f"pod {pod.label}"):
+        with errors_prefixed(f"container {request.container_id}" if pod is None else f"pod {pod.label}"):
             if pod is not None:
                 with asked_until(times.read):
                     pod = read_pod(pod, self._node.cluster)
@@ -97,7 +97,7 @@ class Meta:
                 results = self._attach(request, delegates, ns)
                 if pod is not None:
                     made = [(delegate, results[delegate.ifname]) for delegate in delegates]
-                    with named("network-status"):
+                    with errors_prefixed("network-status"):
                         self.reporter.report(request, pod, made, until=times.report)
             except BaseException as error:
                 raise self.undone(request, error, self._rows(request)) from error
@@ -126,11 +126,11 @@ class Meta:
         """Attach the networks in order; return the results by interface."""
         results: dict[str, Result] = {}
         for delegate in delegates:
-            with named(delegate.where):
+            with errors_prefixed(delegate.where):
                 results[delegate.ifname] = self.attach_one(request, delegate)
         for delegate in delegates:
             if delegate.default_route is not None:
-                with named(delegate.where):
+                with errors_prefixed(delegate.where):
                     changed = gateway.give(ns, delegate.ifname, delegate.default_route, results)
                 for ifname, result in changed.items():
                     self._journal.mark(request.container_id, ifname, "added", result)
@@ -215,7 +215,7 @@ class Meta:
         for row in reversed(rows):
             delegate = recorded(row)
             try:
-                with named(delegate.where):
+                with errors_prefixed(delegate.where):
                     if row.step != "planned":
                         self._journal.mark(row.container, row.ifname, "deleting")
                         self._detach(row, delegate, request)
@@ -237,7 +237,7 @@ class Meta:
     def _forget(self, container: str, delegate: Delegate) -> None:
         """Remove an undone attachment's device-info file and its journal row."""
         if delegate.device_info_file:
-            with deviceinfo.named(delegate.device_info_file):
+            with deviceinfo.io_errors(delegate.device_info_file):
                 deviceinfo.remove(Path(delegate.device_info_file))
         self._journal.forget(container, delegate.ifname)
 
@@ -257,7 +257,7 @@ class Meta:
                 log.warning("container %s is not known, and cannot be detached: %s", request.container_id, error)
                 continue
             try:
-                with named(delegate.where):
+                with errors_prefixed(delegate.where):
                     detach(self._chain, delegate, request, netns="", same_boot=False)
             except CniError as error:
                 errors.append(error)
@@ -284,7 +284,7 @@ class Meta:
         rows = [row for row in self._journal.attachments(container) if departed(row)]
         if rows:
             log.info("container %s is gone, and nobody has detached it", container)
-            with named(f"container {container}"):
+            with errors_prefixed(f"container {container}"):
                 self.remove(rows, Request(command="DEL", container_id=container, deadline=deadline))
 
     # CHECK, STATUS, GC
@@ -299,7 +299,7 @@ class Meta:
         with netns.opened(request.netns) as ns:
             for row in rows:
                 try:
-                    with named(recorded(row).where):
+                    with errors_prefixed(recorded(row).where):
                         self._check_one(row, request, ns)
                 except CniError as error:
                     errors.append(error)
@@ -331,7 +331,7 @@ class Meta:
         except CniError as error:
             raise CniError(Code.UNAVAILABLE, error.msg, error.details) from error
         for delegate in delegates:
-            with named(delegate.where):
+            with errors_prefixed(delegate.where):
                 self._chain.status(delegate.network(), delegate.request(request, netns=""))
 
     def gc(self, request: Request) -> None:
@@ -347,7 +347,7 @@ class Meta:
         errors = []
         for container, group in groupby(dead, key=lambda row: row.container):
             try:
-                with named(f"container {container}"):
+                with errors_prefixed(f"container {container}"):
                     log.info("GC of %s: container %s is gone", request.name, container)
                     self.remove(list(group), request.derive(container_id=container))
             except CniError as error:
@@ -382,7 +382,7 @@ class Meta:
                 continue
             done.append(delegate.raw)
             try:
-                with named(f"network {delegate.label}"):
+                with errors_prefixed(f"network {delegate.label}"):
                     self._collect_one(delegate, valid, request)
             except CniError as error:
                 errors.append(error)
@@ -407,7 +407,7 @@ def addition(delegate: Delegate, result: Result) -> str:
 
 
 @contextmanager
-def named(where: str) -> Iterator[None]:
+def errors_prefixed(where: str) -> Iterator[None]:
     """Prefix CniErrors with `where`; log any other exception with its traceback and raise CniError(INTERNAL)."""
     try:
         yield

@@ -51,7 +51,7 @@ def definition(cluster: Cluster, namespace: str, name: str, *, conf_dir: str) ->
         raise error.prefixed(f"NetworkAttachmentDefinition {label}") from error
     # Not checked for a domain: the resource of a DRA driver may have none.
     resource = str((nad["metadata"].get("annotations") or {}).get(RESOURCE_NAME) or "")
-    return Source(label=label, raw=_named(raw, name), resource=resource)
+    return Source(label=label, raw=_with_name(raw, name), resource=resource)
 
 
 def _configuration(nad: dict[str, Any], name: str, conf_dir: str) -> dict[str, Any]:
@@ -220,6 +220,6 @@ def _decoded(text: str, where: str) -> dict[str, Any]:
     return canonical(raw)
 
 
-def _named(raw: dict[str, Any], name: str) -> dict[str, Any]:
+def _with_name(raw: dict[str, Any], name: str) -> dict[str, Any]:
     """Return the configuration with its name, by default `name` (multi-net-spec v1.3, 3.4.2)."""
     return raw if raw.get("name") else {**raw, "name": name}

@@ -20,7 +20,7 @@ from pathlib import Path
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.plugin import Result
 from wirespeed.cni.request import Request
-from wirespeed.host import netns
+from wirespeed.kernel import netns
 from wirespeed.kube import deviceinfo
 from wirespeed.kube.cluster import NotFoundError, UnavailableError, asked_until
 from wirespeed.node import Node

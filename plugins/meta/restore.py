@@ -8,7 +8,7 @@ from dataclasses import replace
 import msgspec
 
 from wirespeed.cni.errors import CniError
-from wirespeed.host.boot import boot_id
+from wirespeed.kernel.boot import boot_id
 from wirespeed.plugins.meta.delegate import NOWHERE, of_earlier_boot, recorded, recorded_identity
 from wirespeed.state.journal import Attachment
 from wirespeed.state.records import KeptJournal

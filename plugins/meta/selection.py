@@ -18,7 +18,7 @@ import msgspec
 from wirespeed.cni.address import octets, unicast_mac
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.keys import in_any_case, unknown_key
-from wirespeed.host import functions
+from wirespeed.devices import functions
 
 NETWORKS = "k8s.v1.cni.cncf.io/networks"
 DEFAULT_NETWORK = "v1.multus-cni.io/default-network"

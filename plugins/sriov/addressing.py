@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from wirespeed.cni.errors import CniError, Code
-from wirespeed.host import netns, routes
-from wirespeed.host.netlink.errors import NetlinkError
-from wirespeed.host.netlink.link import Link
-from wirespeed.host.netlink.route import RT_TABLE_MAIN
-from wirespeed.host.netlink.rtnl import Rtnl
-from wirespeed.host.routes import Route
+from wirespeed.kernel import netns, routes
+from wirespeed.kernel.netlink.errors import NetlinkError
+from wirespeed.kernel.netlink.link import Link
+from wirespeed.kernel.netlink.route import RT_TABLE_MAIN
+from wirespeed.kernel.netlink.rtnl import Rtnl
+from wirespeed.kernel.routes import Route
 
 
 def configure(inside: Rtnl, ns: netns.NetNs, index: int, ifname: str, addressing: Mapping[str, Any]) -> None:

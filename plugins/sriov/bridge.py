@@ -9,9 +9,9 @@ import logging
 from collections.abc import Collection
 
 from wirespeed.cni.errors import CniError, Code
-from wirespeed.host import ovsdb
-from wirespeed.host.ovsdb import Operation, Ovsdb, Row, as_map, as_set, insert, mutate, named, one, rows
 from wirespeed.plugins.sriov.conf import BridgePort
+from wirespeed.switches import ovsdb
+from wirespeed.switches.ovsdb import Operation, Ovsdb, Row, as_map, as_set, insert, mutate, named_uuid, one, rows
 
 log = logging.getLogger(__name__)
 
@@ -94,8 +94,8 @@ def _operations(db: Ovsdb, representor: str, port: BridgePort, marks: dict[str, 
         ovsdb.wait("Port", [by_name], there and {"_uuid": there["_uuid"]}),
         *([_out_of_bridge(there["_uuid"])] if there else []),
         insert("Interface", "interface", row | _interface_columns(port)),
-        insert("Port", "port", row | _port_columns(port) | {"interfaces": named("interface")}),
-        mutate("Bridge", [bridge], ["ports", "insert", as_set([named("port")])]),
+        insert("Port", "port", row | _port_columns(port) | {"interfaces": named_uuid("interface")}),
+        mutate("Bridge", [bridge], ["ports", "insert", as_set([named_uuid("port")])]),
     ]
 
 

@@ -17,14 +17,14 @@ from wirespeed.cni.address import UnicastMac, unicast_mac
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.keys import nearest, unknown_key
 from wirespeed.cni.request import Request
-from wirespeed.host import functions
-from wirespeed.host.functions import DeviceId
-from wirespeed.host.netlink.vf import ETH_P_8021AD, ETH_P_8021Q, LINK_STATES, VLAN_PROTOCOLS, VfSettings
-from wirespeed.host.switches import BridgeName, Trunk
+from wirespeed.devices import functions
+from wirespeed.devices.functions import DeviceId
+from wirespeed.kernel.netlink.vf import ETH_P_8021AD, ETH_P_8021Q, LINK_STATES, VLAN_PROTOCOLS, VfSettings
 from wirespeed.kube import deviceinfo
 from wirespeed.plugins.sriov import rss
 from wirespeed.plugins.sriov.rss import Rss
 from wirespeed.structs import Words, only, whole
+from wirespeed.switches.switch import BridgeName, Trunk
 
 log = logging.getLogger(__name__)
 

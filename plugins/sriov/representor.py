@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from wirespeed.cni.errors import CniError, Code
-from wirespeed.host.netlink.link import Link
-from wirespeed.host.netlink.rtnl import Rtnl
-from wirespeed.plugins.sriov.function import Vf
+from wirespeed.devices.vf import Vf
+from wirespeed.kernel.netlink.link import Link
+from wirespeed.kernel.netlink.rtnl import Rtnl
 
 _DATAPATH = "ovs-system"  # the master of every Open vSwitch port in the kernel
 

@@ -1,18 +1,19 @@
-"""RSS of a pod's interface (the key "rss"): parses it, sets it, compares it for CHECK and restores it."""
+"""RSS of a pod's interface (the key "rss"): parses it, sets it and compares it for CHECK."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
 
 from wirespeed.cni.errors import CniError, Code
-from wirespeed.host import ethtool
-from wirespeed.host.ethtool import Spread
-from wirespeed.host.netlink.link import Link
-from wirespeed.plugins.sriov.function import Vf
+from wirespeed.devices.queues import spread_changes
+from wirespeed.devices.vf import Vf
+from wirespeed.kernel import ethtool
+from wirespeed.kernel.ethtool import Spread
+from wirespeed.kernel.netlink.link import Link
 from wirespeed.structs import Words, whole
 
 _Weight = Annotated[int, Meta(ge=0, le=1 << 16)]
@@ -58,18 +59,18 @@ def apply(vf: Vf, link: Link, asked: Rss) -> None:
             Code.DEVICE, f'{vf.where}: key "rss": its driver lets nobody set how it spreads what it receives'
         )
     _check(vf, asked, now, there)
-    for key, change in _changes(now, _wanted(asked, now)):
+    for key, change in spread_changes(now, _wanted(asked, now)):
         try:
             ethtool.set_spread(link.name, **change)
         except OSError as error:
-            raise CniError(Code.DEVICE, f'{vf.where}: key "rss.{_named(asked, key)}": {error.strerror}') from error
+            raise CniError(Code.DEVICE, f'{vf.where}: key "rss.{_key_of(asked, key)}": {error.strerror}') from error
 
 
 def _check(vf: Vf, asked: Rss, now: Spread, there: int) -> None:
     """Refuse what exceeds the driver's limits (the kernel only returns EINVAL); `there` is its number of queues."""
     weights = asked.weights or ()
     expected = ""
-    if table := _named(asked, "table"):
+    if table := _key_of(asked, "table"):
         if not now.table:
             expected = "none, for its driver has no table of queues"
         elif (asked.queues or len(weights)) > there:
@@ -82,7 +83,7 @@ def _check(vf: Vf, asked: Rss, now: Spread, there: int) -> None:
         raise CniError(Code.DEVICE, f'{vf.where}: key "rss.{table}": expected {expected}')
 
 
-def _named(asked: Rss, part: str) -> str:
+def _key_of(asked: Rss, part: str) -> str:
     """Return the configuration's key of a part ("table", "hash", "key"); "" for a table that is not requested."""
     if part != "table":
         return part
@@ -110,36 +111,6 @@ def _table(asked: Rss, size: int) -> tuple[int, ...]:
     return tuple(found)
 
 
-def _changes(now: Spread, wanted: Spread) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the parts to change, as (part, arguments of set_spread), one by one: drivers may support only some."""
-    if now.table != wanted.table:
-        yield "table", {"table": wanted.table}
-    if now.hash != wanted.hash:
-        yield "hash", {"hash_name": wanted.hash}
-    if now.key != wanted.key:
-        yield "key", {"key": wanted.key}
-
-
-def restore(link: Link, before: Mapping[str, Any] | None) -> None:
-    """Restore the RSS configuration of a snapshot; the pod may have changed it too. Raises CniError(DEVICE)."""
-    if before is None or (now := ethtool.spread(link.name)) is None:
-        return
-    wanted = Spread(table=tuple(before["table"]), hash=before["hash"], key=before["key"])
-    for key, change in _changes(now, wanted):
-        # Set the default table by resetting it: the kernel then adapts it when the number of queues changes.
-        as_default = key == "table" and _is_default(link, wanted.table)
-        try:
-            ethtool.set_spread(link.name, **({"table": ()} if as_default else change))
-        except OSError as error:
-            raise CniError(Code.DEVICE, f"{link.name}: not restored: rss: its {key} ({error.strerror})") from error
-
-
-def _is_default(link: Link, table: tuple[int, ...]) -> bool:
-    """Whether it is the kernel's default table (ethtool_rxfh_indir_default)."""
-    count = ethtool.receive_queues(link.name)
-    return count > 0 and table == tuple(place % count for place in range(len(table)))
-
-
 def drift(name: str, wanted: Mapping[str, Any], now: Spread | None) -> list[str]:
     """Return how the interface's RSS configuration differs from the requested one, as messages."""
     if now is None:
@@ -151,5 +122,5 @@ def drift(name: str, wanted: Mapping[str, Any], now: Spread | None) -> list[str]
         wrong.append(f"rss.key of {name} is another one")
     otherwise = sum(there != should for there, should in zip(now.table, expected.table, strict=True))
     if otherwise:
-        wrong.append(f"rss.{_named(asked, 'table')} of {name}: {otherwise} of {len(now.table)} places are not so")
+        wrong.append(f"rss.{_key_of(asked, 'table')} of {name}: {otherwise} of {len(now.table)} places are not so")
     return wrong

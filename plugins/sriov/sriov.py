@@ -23,25 +23,27 @@ from wirespeed import extras
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.plugin import Result
 from wirespeed.cni.request import Request
+from wirespeed.devices import functions, guids, netdev, rdma, settings, snapshot
+from wirespeed.devices.pci import USERSPACE_DRIVERS
+from wirespeed.devices.restore import drift, restore
+from wirespeed.devices.vf import Vf, find
 from wirespeed.extras import MissingExtraError
-from wirespeed.host import announce, ethtool, functions, netns
-from wirespeed.host.netlink.errors import as_device_error
-from wirespeed.host.netlink.link import Link
-from wirespeed.host.netlink.rtnl import Rtnl
-from wirespeed.host.netlink.vf import VfSettings
-from wirespeed.host.pci import USERSPACE_DRIVERS
-from wirespeed.host.switches import SwitchDownError, UnreachedError
 from wirespeed.ipam import Ipam
+from wirespeed.kernel import announce, ethtool, netns
+from wirespeed.kernel.netlink.errors import as_device_error
+from wirespeed.kernel.netlink.link import Link
+from wirespeed.kernel.netlink.rtnl import Rtnl
+from wirespeed.kernel.netlink.vf import VfSettings
 from wirespeed.kube import deviceinfo
 from wirespeed.node import Node
-from wirespeed.plugins.sriov import addressing, infiniband, representor, rivals, rss, settings
+from wirespeed.plugins.sriov import addressing, describe, infiniband, representor, rivals, rss
 from wirespeed.plugins.sriov import conf as configuration
 from wirespeed.plugins.sriov import vf as vfs
 from wirespeed.plugins.sriov.conf import NETDEVICE, BridgePort, SriovConf
-from wirespeed.plugins.sriov.function import Vf
 from wirespeed.plugins.sriov.rivals import REMOVING
 from wirespeed.state.journal import DeviceClaim, DeviceTakenError
 from wirespeed.state.locks import device_lock
+from wirespeed.switches.switch import SwitchDownError, UnreachedError
 
 if TYPE_CHECKING:
     from wirespeed.plugins.sriov.bridge import Bridges
@@ -87,7 +89,7 @@ class Sriov:
     def _is_infiniband(self, device: object) -> bool:
         """Whether it is a VF of an InfiniBand PF."""
         name = functions.canonical(device)
-        pf = functions.named(name, self._sysfs).physical_function if name else None
+        pf = functions.of_id(name, self._sysfs).physical_function if name else None
         return pf is not None and pf.link_type == "infiniband"
 
     def add(self, request: Request) -> Result:
@@ -105,7 +107,7 @@ class Sriov:
                 Rtnl() as host,
             ):
                 self._free_from_dead_owner(request, conf.device)
-                vf = vfs.find(host, functions.named(conf.device, self._sysfs), rebinding=bool(conf.driver))
+                vf = find(host, functions.of_id(conf.device, self._sysfs), rebinding=bool(conf.driver))
                 _check_mode(request, conf, vf.where, has_netdev=_to_be_netdev(conf, vf))
                 infiniband.check(vf, conf.settings)
                 claim = self._claim(request, conf, vf, ns, host)
@@ -116,7 +118,7 @@ class Sriov:
                         claim, vf = self._as_infiniband(conf, vf, ns, host, claim, deadline=request.deadline)
                     result = self._attach(request, conf, vf, ns, host)
                     if not vf.infiniband:
-                        vfs.move_rdma(vf, claim.record["rdma"], ns)
+                        rdma.move(vf, claim.record["rdma"], ns)
                     self._journal.advance(claim, "attached")
             if vf.link is not None and not vf.infiniband:
                 announce.in_background(ns, request.ifname, [ip["address"] for ip in result.get("ips", [])])
@@ -139,14 +141,14 @@ class Sriov:
         if claim is None or claim.device != conf.device:
             raise CniError(Code.UNKNOWN_CONTAINER, f"device {conf.device} does not belong to this attachment")
         with netns.opened(request.netns) as ns, as_device_error(f"device {conf.device}"), Rtnl() as host:
-            device = functions.named(conf.device, self._sysfs)
-            before, given = claim.record["before"], claim.record.get("given") or {}
+            device = functions.of_id(conf.device, self._sysfs)
+            before, given = snapshot.from_record(claim.record["before"]), claim.record.get("given") or {}
             wanted = VfSettings(**claim.record["wanted"]["settings"])
             previous = request.config.get("prevResult") or {}
-            if _told(previous, claim.ifname)[1].get("mac") not in {None, wanted.mac}:
+            if _result_interface(previous, claim.ifname)[1].get("mac") not in {None, wanted.mac}:
                 wanted = replace(wanted, mac=None)  # a later plugin set another; the PF may still have the old one
-            wrong = vfs.drift(host, device, before, given.get("driver", before["driver"]), wanted)
-            if given.get("netdev", before["link"] is not None):
+            wrong = drift(host, device, before, given.get("driver", before.driver), wanted)
+            if given.get("netdev", before.link is not None):
                 wrong += _netdev_drift(claim, ns, previous)
             if conf.port is not None:
                 wrong += self._port_drift(claim, conf.port, host, deadline=request.deadline)
@@ -212,7 +214,7 @@ class Sriov:
 
         Must be called before the lock of the own VF is taken: holding two VF locks could deadlock.
         """
-        address, pf = rivals.asked(conf), functions.named(conf.device, self._sysfs).physical_function
+        address, pf = rivals.asked(conf), functions.of_id(conf.device, self._sysfs).physical_function
         if not address or pf is None:
             return
         for owner in rivals.dead(self._journal, pf.address, address):
@@ -236,7 +238,7 @@ class Sriov:
             identity=ns.identity,
             record={
                 "network": request.name,
-                "before": vfs.snapshot(vf if conf.settings.port_guid is None else infiniband.known(vf)),
+                "before": snapshot.take(vf if conf.settings.port_guid is None else guids.known(vf)).as_record(),
                 "wanted": {
                     "settings": dict(vars(conf.settings)),
                     **{key: getattr(conf, key) for key in _NETDEV_KEYS.values()},
@@ -245,7 +247,7 @@ class Sriov:
                 "deviceInfo": conf.device_info_file,
                 "port": _port_before(conf, vf, host),
                 "reset": conf.reset,
-                "rdma": vfs.rdma_devices(vf) if conf.rdma_isolation else {},
+                "rdma": rdma.devices(vf) if conf.rdma_isolation else {},
                 # The original driver_override if the VF gets another driver; None if it keeps its driver.
                 "override": vf.device.attribute("driver_override") if conf.driver else None,
                 "pod": rivals.pod_of(request.args),
@@ -284,12 +286,12 @@ class Sriov:
             guids = VfSettings(node_guid=conf.settings.node_guid, port_guid=conf.settings.port_guid)
             settings.apply(host, vf, guids)
             with self._made_again(deadline=deadline):
-                vf = vfs.taken_again(host, vf, timeout=timeout)
-            rdma = vfs.rdma_devices(vf) if conf.rdma_isolation else {}
-            claim = replace(claim, record={**claim.record, "rdma": rdma})
+                vf = vfs.reprobed(host, vf, timeout=timeout)
+            moved = rdma.devices(vf) if conf.rdma_isolation else {}
+            claim = replace(claim, record={**claim.record, "rdma": moved})
             self._journal.advance(claim, "bound", claim.record)
         if claim.record["rdma"]:
-            vfs.move_rdma(vf, claim.record["rdma"], ns)
+            rdma.move(vf, claim.record["rdma"], ns)
             vf = vfs.with_netdev(host, vf, timeout=timeout)
         return claim, vf
 
@@ -336,10 +338,10 @@ class Sriov:
 
     def _describe(self, conf: SriovConf, vf: Vf) -> None:
         """Write the requested device-info file; a scalable function has none unless it has a vdpa device."""
-        if not conf.device_info_file or (info := vfs.info(vf)) is None:
+        if not conf.device_info_file or (described := describe.device_info(vf)) is None:
             return
-        with deviceinfo.named(conf.device_info_file):
-            deviceinfo.write(Path(conf.device_info_file), info)
+        with deviceinfo.io_errors(conf.device_info_file):
+            deviceinfo.write(Path(conf.device_info_file), described)
 
     def _port_drift(self, claim: DeviceClaim, port: BridgePort, host: Rtnl, *, deadline: float) -> list[str]:
         """Return how the representor and its port differ from what ADD made, as messages."""
@@ -417,26 +419,26 @@ class Sriov:
 
     def _restore(self, claim: DeviceClaim, *, deadline: float) -> None:
         record = claim.record
-        again = record["wanted"]["settings"].get("port_guid") is not None
+        has_guid = record["wanted"]["settings"].get("port_guid") is not None
         with (
             as_device_error(f"device {claim.device}: restoring it"),
-            self._made_again(deadline=deadline) if again else nullcontext(),
+            self._made_again(deadline=deadline) if has_guid else nullcontext(),
         ):
-            vfs.restore(
-                functions.named(claim.device, self._sysfs),
-                record["before"],
+            restore(
+                functions.of_id(claim.device, self._sysfs),
+                snapshot.from_record(record["before"]),
                 (claim.netns, claim.identity),
                 timeout=_left(deadline),
                 override=record.get("override"),
                 reset=record.get("reset", False),
-                again=again,
+                reprobe=has_guid,
                 rdma=record.get("rdma", {}),
             )
             if port := record.get("port"):
                 with Rtnl() as host:
                     representor.put_back(host, port["before"])
         if path := claim.record["deviceInfo"]:
-            with deviceinfo.named(path):
+            with deviceinfo.io_errors(path):
                 deviceinfo.remove(Path(path))
 
 
@@ -457,7 +459,7 @@ def _all_of(steps: list[Callable[[], None]]) -> None:
 
 def _left(deadline: float) -> float:
     """Return the seconds to wait for an interface: until the deadline, at most RETURN_TIMEOUT."""
-    return max(0.0, min(deadline - time.monotonic(), vfs.RETURN_TIMEOUT))
+    return max(0.0, min(deadline - time.monotonic(), netdev.RETURN_TIMEOUT))
 
 
 def _ipam_type(request: Request) -> str:
@@ -533,8 +535,8 @@ def _result(interface: dict[str, Any], given: Result) -> Result:
 def _netdev_drift(claim: DeviceClaim, ns: netns.NetNs, previous: dict[str, Any]) -> list[str]:
     """Return how the VF's netdev in the pod differs from what ADD made, as messages."""
     wanted, name = claim.record["wanted"], claim.ifname
-    parent = vfs.netdev_parent(claim)
-    number, told = _told(previous, name)
+    parent = describe.netdev_parent(claim)
+    number, told = _result_interface(previous, name)
     # A later plugin of the chain (tuning) may have set other values, which are then in the result.
     wanted = wanted | {key: told[key] for key in ("mac", "mtu") if wanted.get(key) is not None and told.get(key)}
     with Rtnl(netns_fd=ns.fd) as inside:
@@ -557,11 +559,11 @@ def _netdev_drift(claim: DeviceClaim, ns: netns.NetNs, previous: dict[str, Any])
             wrong.append(f"infinibandGUID of {name} is not {guid}, its address is {link.mac}")
         if not link.up:
             wrong.append(f"{name} is down")
-        wrong += vfs.rdma_missing(claim.record.get("rdma", {}), ns)
+        wrong += rdma.missing(claim.record.get("rdma", {}), ns)
         return wrong + addressing.missing(inside, link, previous, number)
 
 
-def _told(previous: Mapping[str, Any], ifname: str) -> tuple[int, Mapping[str, Any]]:
+def _result_interface(previous: Mapping[str, Any], ifname: str) -> tuple[int, Mapping[str, Any]]:
     """Return the index and the entry of an interface in a result; (0, {}) if it has none of that name."""
     interfaces = enumerate(previous.get("interfaces") or [])
     return next(((number, each) for number, each in interfaces if each.get("name") == ifname), (0, {}))

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from wirespeed.cni.errors import CniError, Code
-from wirespeed.host.netlink.rtnl import Rtnl
-from wirespeed.host.netlink.vf import VfSettings
-from wirespeed.host.netns import Identity, NetNs
-from wirespeed.host.pci import PciDevice
-from wirespeed.plugins.sriov import vf as vfs
+from wirespeed.devices import snapshot
+from wirespeed.devices.pci import PciDevice
+from wirespeed.devices.vf import Vf
+from wirespeed.kernel.netlink.rtnl import Rtnl
+from wirespeed.kernel.netlink.vf import VfSettings
+from wirespeed.kernel.netns import Identity, NetNs
 from wirespeed.plugins.sriov.conf import SriovConf
-from wirespeed.plugins.sriov.function import Vf
 from wirespeed.plugins.sriov.sriov import PLUGIN
 from wirespeed.state.journal import DeviceClaim
 
 
-def look(device: PciDevice, ns: NetNs | None) -> Vf:
+def current_state(device: PciDevice, ns: NetNs | None) -> Vf:
     """Read the current state of the VF; its netdev is in the pod's namespace or on the host.
 
     Raises NetlinkError, and CniError: DEVICE if the device is not a VF or its PF reports no VFs, TRY_AGAIN_LATER if
@@ -59,7 +59,7 @@ def claim(
         step="attached",
         record={
             "network": network,
-            "before": vfs.snapshot(before),
+            "before": snapshot.take(before).as_record(),
             "wanted": {"settings": dict(vars(settings)), "mac": wanted.mac if wanted else None, "mtu": None},
             "deviceInfo": "",
         },

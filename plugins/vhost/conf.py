@@ -19,9 +19,9 @@ from wirespeed.cni.address import UnicastMac, unicast_mac
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.keys import known_in_any_case, nearest, unknown_key
 from wirespeed.cni.request import Request
-from wirespeed.host.switches import BRIDGE, BridgeName, Trunk
 from wirespeed.kube import deviceinfo
 from wirespeed.structs import Words, only, whole
+from wirespeed.switches.switch import BRIDGE, BridgeName, Trunk
 
 log = logging.getLogger(__name__)
 

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from wirespeed.cni.errors import CniError, Code
-from wirespeed.host import ovsdb
-from wirespeed.host.ovsdb import (
+from wirespeed.plugins.vhost.conf import ALL, Bandwidth, Mirror, VhostConf
+from wirespeed.plugins.vhost.engine import Found, Port
+from wirespeed.switches import ovsdb
+from wirespeed.switches.ovsdb import (
     Operation,
     Ovsdb,
     as_map,
@@ -24,13 +26,11 @@ from wirespeed.host.ovsdb import (
     items,
     mapping,
     mutate,
-    named,
+    named_uuid,
     one,
     rows,
     vlan_columns,
 )
-from wirespeed.plugins.vhost.conf import ALL, Bandwidth, Mirror, VhostConf
-from wirespeed.plugins.vhost.engine import Found, Port
 
 _MARK = "wirespeed"  # external_ids:wirespeed=<network> of a port, QoS or mirror
 _MADE = {f"{_MARK}-made": "bridge"}  # external_ids of a bridge that we created
@@ -169,37 +169,37 @@ def _bridge_operations(name: str, bridge: _Bridge | None) -> list[Operation]:
     They fail if the bridge changed meanwhile.
     """
     where = [["name", "==", name]]
-    into = mutate("Bridge", where, ["ports", "insert", as_set([named("port")])])
+    into = mutate("Bridge", where, ["ports", "insert", as_set([named_uuid("port")])])
     if bridge is not None:
         return [ovsdb.wait("Bridge", where, {"_uuid": one(bridge.uuid)}), into]
     return [
         ovsdb.wait("Bridge", where, None),
         insert("Interface", "local_interface", {"name": name, "type": "internal"}),
-        insert("Port", "local_port", {"name": name, "interfaces": named("local_interface")}),
+        insert("Port", "local_port", {"name": name, "interfaces": named_uuid("local_interface")}),
         insert(
             "Bridge",
             "bridge",
             {
                 "name": name,
                 "datapath_type": "netdev",
-                "ports": named("local_port"),
+                "ports": named_uuid("local_port"),
                 "external_ids": as_map(_MADE),
             },
         ),
-        mutate("Open_vSwitch", [], ["bridges", "insert", as_set([named("bridge")])]),
+        mutate("Open_vSwitch", [], ["bridges", "insert", as_set([named_uuid("bridge")])]),
         into,
     ]
 
 
 def _port_operations(port: Port) -> list[Operation]:
-    row: ovsdb.Row = {**_port_row(port), "interfaces": named("interface"), "external_ids": _ids(port)}
+    row: ovsdb.Row = {**_port_row(port), "interfaces": named_uuid("interface"), "external_ids": _ids(port)}
     operations = [
         insert("Interface", "interface", {**_interface_row(port), "external_ids": _ids(port)}),
         insert("Port", "port", row),
     ]
     limits = port.conf.bandwidth
     if limits.ingress_rate:
-        row["qos"] = named("qos")
+        row["qos"] = named_uuid("qos")
         policer = {"type": "egress-policer", "other_config": _policer(limits), "external_ids": _ids(port)}
         operations.append(insert("QoS", "qos", policer))
     return operations
@@ -267,11 +267,11 @@ def _mirror_ports(db: Ovsdb, port: Port, mirror: Mirror, bridge: _Bridge | None)
 def _mirror_operations(port: Port, mirror: Mirror, ports: list[str]) -> list[Operation]:
     row: ovsdb.Row = {"name": port.name, "external_ids": _ids(port)}
     if mirror.to:
-        sources: Any = named("port")
+        sources: Any = named_uuid("port")
         row["output_port"] = one(ports[0])
     else:
         sources = as_set([one(uuid) for uuid in ports])
-        row["output_port"] = named("port")
+        row["output_port"] = named_uuid("port")
     if mirror.sources == ALL:
         row["select_all"] = True
     else:
@@ -280,7 +280,7 @@ def _mirror_operations(port: Port, mirror: Mirror, ports: list[str]) -> list[Ope
     where = [["name", "==", port.conf.bridge]]
     return [
         insert("Mirror", "mirror", row),
-        mutate("Bridge", where, ["mirrors", "insert", as_set([named("mirror")])]),
+        mutate("Bridge", where, ["mirrors", "insert", as_set([named_uuid("mirror")])]),
     ]
 
 

@@ -17,10 +17,10 @@ from typing import Any
 
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.request import Request
-from wirespeed.host.files import unfinished
 from wirespeed.kube.cluster import SOCKETS_VOLUME as VOLUME
 from wirespeed.plugins.vhost.conf import Access
 from wirespeed.plugins.vhost.engine import short_id
+from wirespeed.system.files import unfinished
 
 LONGEST_PATH = 107  # bytes of a socket's path: sun_path has 108 with the terminating 0 (unix(7))
 _FOLDER_MODE = 0o750

@@ -24,9 +24,8 @@ from wirespeed.cni.errors import CniError, Code, combined
 from wirespeed.cni.plugin import Result
 from wirespeed.cni.request import Request
 from wirespeed.extras import MissingExtraError
-from wirespeed.host import netns
-from wirespeed.host.switches import SwitchDownError, UnreachedError
 from wirespeed.ipam import Ipam
+from wirespeed.kernel import netns
 from wirespeed.kube import deviceinfo
 from wirespeed.kube.cluster import SOCKETS_VOLUME
 from wirespeed.node import Node
@@ -39,6 +38,7 @@ from wirespeed.plugins.vhost.sockets import Folder
 from wirespeed.plugins.vhost.takeover import Kept
 from wirespeed.state.journal import DeviceClaim, DeviceTakenError
 from wirespeed.state.locks import device_lock
+from wirespeed.switches.switch import SwitchDownError, UnreachedError
 
 log = logging.getLogger(__name__)
 
@@ -332,7 +332,7 @@ class Vhost:
         sockets.write_file(folder, plan.data_file, json.dumps(data).encode(), conf.access)
         if conf.device_info_file:
             info = poddata.device_info(conf, folder, role=role, file=plan.file)
-            with deviceinfo.named(conf.device_info_file):
+            with deviceinfo.io_errors(conf.device_info_file):
                 deviceinfo.write(Path(conf.device_info_file), info)
         if conf.annotate and pod is not None:
             metadata = pod["metadata"]
@@ -514,7 +514,7 @@ def _clear_folder(record: Mapping[str, Any]) -> None:
 
 def _remove_device_info(record: Mapping[str, Any]) -> None:
     if path := record["deviceInfo"]:
-        with deviceinfo.named(path):
+        with deviceinfo.io_errors(path):
             deviceinfo.remove(Path(path))
 
 

@@ -20,10 +20,10 @@ from vpp_papi import VPPApiClient
 from vpp_papi.vpp_papi import VPPApiJSONFiles
 
 from wirespeed.cni.errors import CniError, Code
-from wirespeed.host.switches import ANSWER_AT_MOST, SwitchDownError, UnreachedError
 from wirespeed.plugins.vhost.conf import MEMIF
 from wirespeed.plugins.vhost.engine import Found, Port, SocketTakenError
 from wirespeed.plugins.vhost.vpp_messages import definitions
+from wirespeed.switches.switch import ANSWER_AT_MOST, SwitchDownError, UnreachedError
 
 _MARK = "wirespeed"
 _ANY = 0xFFFFFFFF  # as an index: all, or "VPP chooses"

@@ -17,8 +17,8 @@ from typing import Any
 
 import pytest
 
-from wirespeed.host import ethtool
-from wirespeed.host.pci import PciDevice
+from wirespeed.devices.pci import PciDevice
+from wirespeed.kernel import ethtool
 
 PFS = ("ens1", "ens2")
 VFS_PER_PF = 4

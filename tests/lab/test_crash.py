@@ -20,13 +20,13 @@ import wirespeed
 from tests.lab.conftest import LabVfs, Runtime, conf, differences, sh, state_of_everything
 from wirespeed.agent import main
 from wirespeed.cni.errors import Code
-from wirespeed.host import ethtool
-from wirespeed.host.netlink.socket import NetlinkSocket
-from wirespeed.host.ovsdb import Ovsdb
 from wirespeed.ipam.leases import Leases
+from wirespeed.kernel import ethtool
+from wirespeed.kernel.netlink.socket import NetlinkSocket
 from wirespeed.kube import deviceinfo
 from wirespeed.plugins.sriov.sriov import Sriov
 from wirespeed.state.journal import Journal
+from wirespeed.switches.ovsdb import Ovsdb
 
 MAC = "02:00:00:00:00:bb"
 Namespaces = Callable[[], str]

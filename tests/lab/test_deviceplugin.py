@@ -14,7 +14,7 @@ import pytest
 
 from tests.lab.conftest import PFS, VFS_PER_PF, LabVfs, bind, sh
 from wirespeed.deviceplugin.follow import Follower
-from wirespeed.host.pci import PciDevice
+from wirespeed.devices.pci import PciDevice
 from wirespeed.play.kubelet import Kubelet
 
 PATIENCE = 30.0

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.lab.conftest import LabVfs, sh
-from wirespeed.host.pci import PciDevice
+from wirespeed.devices.pci import PciDevice
 from wirespeed.kube import rpc
 from wirespeed.kube.proto import deviceplugin_pb2 as dp
 from wirespeed.play.kubelet import Kubelet

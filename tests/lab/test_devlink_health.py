@@ -16,8 +16,8 @@ from tests.fakesysfs import FakeSysfs
 from tests.lab.conftest import Netdevsim, sh
 from tests.node.calling import is_soon
 from tests.node.deviceplugins import Place, Recorder
-from wirespeed.host.netlink.devlink import Reporter
-from wirespeed.host.reporters import HealthReporters, health_reporters
+from wirespeed.devices.reporters import HealthReporters, health_reporters
+from wirespeed.kernel.netlink.devlink import Reporter
 
 PATIENCE = 10.0
 SOON = 1.0  # seconds from a fault to the kubelet's device list, as documented

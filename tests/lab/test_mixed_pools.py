@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from tests.lab.conftest import PFS, LabVfs, bind, differences, make_vfs, remove_vfs, sh, state_of_everything
-from wirespeed.host.pci import PciDevice
+from wirespeed.devices.pci import PciDevice
 from wirespeed.kube import rpc
 from wirespeed.kube.proto import deviceplugin_pb2 as dp
 from wirespeed.node import NodeConfig

@@ -17,13 +17,15 @@ import pytest
 from tests.fakesysfs import FakeSysfs
 from tests.lab.conftest import Netdevsim, sh
 from wirespeed.cni.errors import CniError, Code
-from wirespeed.host.netlink.rtnl import Rtnl
-from wirespeed.host.netlink.vf import ETH_P_8021AD, LINK_STATES, VfSettings
-from wirespeed.host.netns import Identity
-from wirespeed.host.pci import PciDevice
+from wirespeed.devices import settings, snapshot
+from wirespeed.devices.pci import PciDevice
+from wirespeed.devices.restore import drift, restore
+from wirespeed.devices.snapshot import Snapshot
+from wirespeed.devices.vf import find
+from wirespeed.kernel.netlink.rtnl import Rtnl
+from wirespeed.kernel.netlink.vf import ETH_P_8021AD, LINK_STATES, VfSettings
+from wirespeed.kernel.netns import Identity
 from wirespeed.node import NodeConfig
-from wirespeed.plugins.sriov import settings
-from wirespeed.plugins.sriov import vf as vfs
 from wirespeed.provision import eswitch, plan
 from wirespeed.provision.facts import Pf
 from wirespeed.provision.policy import Wanted
@@ -87,37 +89,37 @@ def card(netdevsim: Netdevsim, tmp_path: Path) -> Iterator[Card]:
         yield made
 
 
-def restore(card: Card, before: dict[str, Any]) -> None:
-    vfs.restore(card.vf, before, NOWHERE, timeout=0, rdma={})
+def put_back(card: Card, before: Snapshot) -> None:
+    restore(card.vf, before, NOWHERE, timeout=0, rdma={})
 
 
 def test_every_setting_goes_in_one_message_and_is_put_back(card: Card) -> None:
     everything = card.shown()
-    vf = vfs.find(card.host, card.vf)
-    before = vfs.snapshot(vf)
+    vf = find(card.host, card.vf)
+    before = snapshot.take(vf)
     settings.apply(card.host, vf, WANTED)
     assert card.host.sent == 1
     after = card.shown()
     assert {key: after[INDEX][key] for key in SHOWN} == SHOWN
     assert [after[other] for other in (0, 1, 3)] == [everything[other] for other in (0, 1, 3)]
-    assert vfs.find(card.host, card.vf).settings == WANTED
-    assert vfs.drift(card.host, card.vf, before, "vfio-pci", WANTED) == []
-    restore(card, before)
+    assert find(card.host, card.vf).settings == WANTED
+    assert drift(card.host, card.vf, before, "vfio-pci", WANTED) == []
+    put_back(card, before)
     assert card.shown() == everything
 
 
 def test_what_was_set_by_others_meanwhile_is_told_and_put_back(card: Card) -> None:
     everything = card.shown()
-    vf = vfs.find(card.host, card.vf)
-    before = vfs.snapshot(vf)
+    vf = find(card.host, card.vf)
+    before = snapshot.take(vf)
     settings.apply(card.host, vf, WANTED)
     sh("ip", "link", "set", card.device.port, "vf", str(INDEX), "state", "disable")
     sh("ip", "link", "set", card.device.port, "vf", str(INDEX), "min_tx_rate", "50", "max_tx_rate", "1000")
-    assert vfs.drift(card.host, card.vf, before, "vfio-pci", WANTED) == [
+    assert drift(card.host, card.vf, before, "vfio-pci", WANTED) == [
         "min_tx_rate is 50, expected 100",
         "link_state is 2, expected 1",
     ]
-    restore(card, before)
+    put_back(card, before)
     assert card.shown() == everything
 
 
@@ -126,12 +128,12 @@ def test_only_what_is_asked_for_is_changed(card: Card) -> None:
     sh("ip", "link", "set", port, "vf", number, "max_tx_rate", "2000", "min_tx_rate", "10")
     sh("ip", "link", "set", port, "vf", number, "vlan", "7", "qos", "5", "proto", "802.1ad")
     everything = card.shown()
-    vf = vfs.find(card.host, card.vf)
+    vf = find(card.host, card.vf)
     settings.apply(card.host, vf, VfSettings(min_tx_rate=20, vlan=8))
     # the other rate, the priority and the protocol are unchanged
     expected = replace(vf.settings, min_tx_rate=20, vlan=8)
-    assert vfs.find(card.host, card.vf).settings == expected
-    restore(card, vfs.snapshot(vf))
+    assert find(card.host, card.vf).settings == expected
+    put_back(card, snapshot.take(vf))
     assert card.shown() == everything
 
 
@@ -145,11 +147,11 @@ def test_only_what_is_asked_for_is_changed(card: Card) -> None:
 )
 def test_what_is_refused_is_named_and_what_was_taken_is_put_back(card: Card, asked: VfSettings, named: str) -> None:
     everything = card.shown()
-    vf = vfs.find(card.host, card.vf)
+    vf = find(card.host, card.vf)
     with pytest.raises(CniError, match=f"key {named}: the driver of the PF refuses it") as told:
         settings.apply(card.host, vf, asked)
     assert told.value.code == Code.DEVICE
-    restore(card, vfs.snapshot(vf))
+    put_back(card, snapshot.take(vf))
     assert card.shown() == everything
 
 
@@ -160,10 +162,10 @@ def test_rates_are_refused_in_switchdev_mode_and_the_rest_is_taken(
     eswitch.set_mode(PciDevice(card.device.name), "switchdev")
     monkeypatch.undo()
     everything = card.shown()
-    vf = vfs.find(card.host, card.vf)
+    vf = find(card.host, card.vf)
     with pytest.raises(CniError, match='key "min_tx_rate", "max_tx_rate": the driver of the PF refuses it'):
         settings.apply(card.host, vf, WANTED)
-    restore(card, vfs.snapshot(vf))
+    put_back(card, snapshot.take(vf))
     assert card.shown() == everything
     settings.apply(card.host, vf, replace(WANTED, min_tx_rate=None, max_tx_rate=None))
     assert card.shown()[INDEX]["link_state"] == "enable"

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.lab.conftest import PFS, sh
-from wirespeed.host import netns as host_netns
-from wirespeed.host.netlink.errors import NetlinkError
-from wirespeed.host.netlink.rdma import Rdma
+from wirespeed.kernel import netns as host_netns
+from wirespeed.kernel.netlink.errors import NetlinkError
+from wirespeed.kernel.netlink.rdma import Rdma
 
 Namespaces = Callable[[], str]
 

@@ -32,7 +32,7 @@ from tests.lab.conftest import (
     vf_of,
 )
 from wirespeed.cni.errors import Code
-from wirespeed.host.pci import PciDevice
+from wirespeed.devices.pci import PciDevice
 
 pytestmark = pytest.mark.usefixtures("unchanged")
 

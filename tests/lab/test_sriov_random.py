@@ -35,7 +35,7 @@ from tests.lab.conftest import (
 )
 from tests.lab.test_crash import forked_agent, left_behind
 from wirespeed.cni.errors import Code
-from wirespeed.host.pci import PciDevice
+from wirespeed.devices.pci import PciDevice
 
 SEQUENCES = int(os.environ.get("WIRESPEED_SEQUENCES", "10"))
 SEED = int(os.environ.get("WIRESPEED_SEED", "1"))

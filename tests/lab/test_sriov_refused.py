@@ -28,7 +28,7 @@ from tests.lab.conftest import (
     state_of_everything,
 )
 from wirespeed.cni.errors import Code
-from wirespeed.host.pci import PciDevice
+from wirespeed.devices.pci import PciDevice
 
 pytestmark = pytest.mark.usefixtures("unchanged")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.lab.conftest import LabVfs, Runtime, conf, differences, link_in, pf_of, sh, state_of_everything, vf_of
-from wirespeed.host.pci import PciDevice
+from wirespeed.devices.pci import PciDevice
 
 pytestmark = pytest.mark.usefixtures("unchanged")
 

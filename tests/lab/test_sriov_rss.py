@@ -26,8 +26,8 @@ from tests.lab.conftest import (
 )
 from tests.lab.test_crash import count_instants, delete_ends_clean, forked_agent
 from wirespeed.cni.errors import Code
-from wirespeed.host import ethtool, netns
-from wirespeed.host.ethtool import Queues, Spread
+from wirespeed.kernel import ethtool, netns
+from wirespeed.kernel.ethtool import Queues, Spread
 
 pytestmark = pytest.mark.usefixtures("unchanged")
 

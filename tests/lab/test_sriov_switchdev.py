@@ -31,7 +31,7 @@ from tests.lab.conftest import (
 from tests.lab.test_crash import count_instants, forked_agent, left_behind
 from tests.node.vhost.conftest import Switch
 from wirespeed.cni.errors import Code
-from wirespeed.host.pci import PciDevice
+from wirespeed.devices.pci import PciDevice
 
 pytestmark = pytest.mark.usefixtures("unchanged")
 

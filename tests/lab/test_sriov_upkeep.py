@@ -8,7 +8,7 @@ import pytest
 
 from tests.lab.conftest import LabVfs, Runtime, bind, conf, host_local, in_namespace, link_in, sh
 from wirespeed.cni.errors import Code
-from wirespeed.host.pci import PciDevice
+from wirespeed.devices.pci import PciDevice
 
 pytestmark = pytest.mark.usefixtures("unchanged")
 

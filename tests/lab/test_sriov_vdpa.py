@@ -28,8 +28,8 @@ from tests.lab.conftest import (
     vf_of,
 )
 from wirespeed.cni.errors import Code
-from wirespeed.host.netlink.wait import wait_for
-from wirespeed.host.pci import PciDevice
+from wirespeed.devices.pci import PciDevice
+from wirespeed.kernel.netlink.wait import wait_for
 
 pytestmark = pytest.mark.usefixtures("unchanged")
 

@@ -11,8 +11,8 @@ from typing import NamedTuple
 import pytest
 
 from tests.lab.conftest import PFS, LabVfs, Runtime, conf, host_local, in_namespace, sh
-from wirespeed.host import netns as host_netns
-from wirespeed.host.netlink.wait import wait_for_carrier
+from wirespeed.kernel import netns as host_netns
+from wirespeed.kernel.netlink.wait import wait_for_carrier
 
 pytestmark = pytest.mark.usefixtures("unchanged")
 

@@ -14,7 +14,7 @@ import pytest
 
 from tests import sriovfiles
 from tests.lab.conftest import LabVfs, Runtime, in_namespace, link_in, sh, vf_of
-from wirespeed.host.pci import PciDevice
+from wirespeed.devices.pci import PciDevice
 
 pytestmark = pytest.mark.usefixtures("unchanged")
 

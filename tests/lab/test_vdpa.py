@@ -10,8 +10,8 @@ import pytest
 
 from tests.lab.conftest import sh
 from wirespeed.cni.errors import CniError, Code
-from wirespeed.host.vdpa import VdpaDevice
-from wirespeed.host.vfio import users
+from wirespeed.devices.vdpa import VdpaDevice
+from wirespeed.devices.vfio import users
 from wirespeed.provision import vdpa
 
 MAKER, NAME = "vdpasim_net", "vdpa:test"

@@ -15,7 +15,7 @@ import pytest
 
 from tests.lab.conftest import VFS_PER_PF, LabVfs, bind, sh, state_of_everything
 from wirespeed.cni.errors import CniError, Code
-from wirespeed.host.pci import PciDevice
+from wirespeed.devices.pci import PciDevice
 from wirespeed.node import NodeConfig
 from wirespeed.provision import facts, plan
 from wirespeed.provision.policy import Group, Wanted
@@ -161,7 +161,7 @@ class Use:
 
 def claim(journal: Path, address: str) -> None:
     """Write a claim into a journal: the device is net1 of c1."""
-    from wirespeed.host.netns import Identity
+    from wirespeed.kernel.netns import Identity
     from wirespeed.state.journal import DeviceClaim, Journal
 
     held = Journal(journal)

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from tests.node.conftest import PATIENCE, Netns
-from wirespeed.host import announce
-from wirespeed.host import netns as host_netns
-from wirespeed.host.netlink.errors import NetlinkError
-from wirespeed.host.netlink.rtnl import Rtnl
-from wirespeed.host.netlink.wait import set_mac, wait_for_carrier
+from wirespeed.kernel import announce
+from wirespeed.kernel import netns as host_netns
+from wirespeed.kernel.netlink.errors import NetlinkError
+from wirespeed.kernel.netlink.rtnl import Rtnl
+from wirespeed.kernel.netlink.wait import set_mac, wait_for_carrier
 
 MAC = "02:00:00:00:00:01"
 ETH_P_ALL = 3

@@ -18,9 +18,9 @@ from tests.node.conftest import PATIENCE, Agent
 from tests.node.pods import World
 from wirespeed.agent import notices
 from wirespeed.agent.autoconf import Autoconf
-from wirespeed.cni import inotify
 from wirespeed.cni.errors import Code
 from wirespeed.node import AutoconfConfig, NodeConfig
+from wirespeed.system import inotify
 
 StartAgent = Callable[..., Agent]
 WRITTEN = "CNI configuration written"

@@ -18,7 +18,7 @@ from wirespeed.cni.chain import Chain, Network, load_network
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.plugin import Result
 from wirespeed.cni.request import Request
-from wirespeed.host import netns
+from wirespeed.kernel import netns
 
 PLUGINS = Path("/usr/lib/cni")
 T = TypeVar("T")

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.node.conftest import PATIENCE, Netns
-from wirespeed.host import netns as namespaces
-from wirespeed.host.routes import DefaultRouteEvents, default_route_interfaces
+from wirespeed.kernel import netns as namespaces
+from wirespeed.kernel.routes import DefaultRouteEvents, default_route_interfaces
 
 
 class Space:

@@ -40,7 +40,7 @@ from wirespeed.deviceplugin.health import Fault
 from wirespeed.deviceplugin.plugin import Plugin
 from wirespeed.deviceplugin.pools import Devices
 from wirespeed.deviceplugin.service import STREAMS, PoolService
-from wirespeed.host.inventory import Reader
+from wirespeed.devices.inventory import Reader
 from wirespeed.kube import rpc
 from wirespeed.kube.proto import deviceplugin_pb2 as dp
 

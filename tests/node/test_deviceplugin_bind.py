@@ -20,8 +20,8 @@ from tests.node.deviceplugins import BY_PF, OTHER_VFS, PF, VFS, Place, allocate,
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.deviceplugin import binding
 from wirespeed.deviceplugin.plugin import Plugin
-from wirespeed.host import netns
-from wirespeed.host.pci import PciDevice
+from wirespeed.devices.pci import PciDevice
+from wirespeed.kernel import netns
 from wirespeed.kube.proto import deviceplugin_pb2 as dp
 from wirespeed.state.journal import DeviceClaim, Journal
 
@@ -61,8 +61,8 @@ def place(tmp_path: Path) -> Iterator[Place]:
 @pytest.fixture
 def kernel(place: Place, monkeypatch: pytest.MonkeyPatch) -> Kernel:
     kernel = Kernel(place)
-    monkeypatch.setattr("wirespeed.host.drivers.bind", kernel.bind)
-    monkeypatch.setattr("wirespeed.host.drivers.reset", kernel.reset)
+    monkeypatch.setattr("wirespeed.devices.drivers.bind", kernel.bind)
+    monkeypatch.setattr("wirespeed.devices.drivers.reset", kernel.reset)
     monkeypatch.setattr(
         binding, "_before", lambda _: None
     )  # the VF's full state needs a real kernel: see tests/lab
@@ -441,7 +441,7 @@ def test_failure_to_bind_is_told_and_the_vf_is_given_back(
         if name == "vfio-pci":
             raise CniError(Code.DEVICE, f"device {device.address}: no")
 
-    monkeypatch.setattr("wirespeed.host.drivers.bind", fail)
+    monkeypatch.setattr("wirespeed.devices.drivers.bind", fail)
     with place.running(POOL, **more(place)):
         place.kubelet.wait_ids("intel.com/one", VFS)
         place.kubelet.allocate("default", "pod", "app", "intel.com/one", 1)

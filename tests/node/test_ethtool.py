@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from wirespeed.host import ethtool, netns
-from wirespeed.host.ethtool import Queues
+from wirespeed.kernel import ethtool, netns
+from wirespeed.kernel.ethtool import Queues
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ import pytest
 from tests.node.conftest import Netns
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.plugin import Result
-from wirespeed.host import netns as namespaces
-from wirespeed.host.netlink.rtnl import Rtnl
+from wirespeed.kernel import netns as namespaces
+from wirespeed.kernel.netlink.rtnl import Rtnl
 from wirespeed.plugins.meta import gateway
 
 NOTHING: Result = {"interfaces": [], "ips": [], "routes": [], "dns": {}}

@@ -27,13 +27,13 @@ from tests.node.test_metrics import look, served
 from wirespeed.agent import names, notices
 from wirespeed.agent.install import binaries, content
 from wirespeed.cni.errors import CniError, Code
-from wirespeed.host.files import open_for_writing
-from wirespeed.host.netns import Identity
+from wirespeed.kernel.netns import Identity
 from wirespeed.kube.cluster import NodeEvent
 from wirespeed.node import ClusterConfig, Node, NodeConfig
 from wirespeed.state.journal import Attachment, DeviceClaim
 from wirespeed.state.records import KeptJournal
 from wirespeed.steps import carry_out
+from wirespeed.system.files import open_for_writing
 from wirespeed.takeover.record import PEERS, Record
 
 GO = PLUGINS / "bridge"  # a Go program, like the replaced plugins

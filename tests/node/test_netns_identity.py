@@ -12,8 +12,8 @@ import pytest
 
 from tests.node.conftest import Netns
 from wirespeed.cni.errors import CniError, Code
-from wirespeed.host import netns as host_netns
-from wirespeed.host.netns import Identity
+from wirespeed.kernel import netns as host_netns
+from wirespeed.kernel.netns import Identity
 
 
 def identity(path: str) -> Identity:

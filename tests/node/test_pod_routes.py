@@ -24,10 +24,10 @@ from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.execute import run_plugin
 from wirespeed.cni.plugin import Result
 from wirespeed.cni.request import Request
-from wirespeed.host import netns as namespaces
-from wirespeed.host.netlink.rtnl import Rtnl
-from wirespeed.host.routes import by_interface
 from wirespeed.ipam import Ipam
+from wirespeed.kernel import netns as namespaces
+from wirespeed.kernel.netlink.rtnl import Rtnl
+from wirespeed.kernel.routes import by_interface
 from wirespeed.plugins.sriov import addressing
 
 REFERENCE = Path("/usr/lib/cni")

@@ -30,8 +30,8 @@ from tests.node.containerd import Containerd
 from tests.node.pods import PLUGINS, Config, Pod, World
 from wirespeed.cni import result as results
 from wirespeed.cni.errors import Code
-from wirespeed.host.boot import boot_id
-from wirespeed.host.netns import Identity
+from wirespeed.kernel.boot import boot_id
+from wirespeed.kernel.netns import Identity
 from wirespeed.kube import rpc
 from wirespeed.kube.proto import cri_pb2 as cri
 from wirespeed.plugins.meta.delegate import Delegate, planned

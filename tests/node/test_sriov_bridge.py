@@ -26,7 +26,7 @@ from tests.node.vhost.conftest import VSWITCHD, Switch, missing
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.plugin import Result
 from wirespeed.cni.request import Request
-from wirespeed.host import netns as namespaces
+from wirespeed.kernel import netns as namespaces
 from wirespeed.node import Node, NodeConfig, VhostConfig
 from wirespeed.plugins.sriov import sriov
 from wirespeed.state.locks import device_lock
@@ -271,7 +271,7 @@ def test_an_add_while_the_database_is_down_leaves_nothing(host: Host, netns: Pod
 def test_an_add_while_the_switch_is_down_is_undone(
     host: Host, netns: Pods, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("wirespeed.host.ovsdb.ANSWER_AT_MOST", 1.0)
+    monkeypatch.setattr("wirespeed.switches.ovsdb.ANSWER_AT_MOST", 1.0)
     host.switch.stop()
     try:
         with pytest.raises(CniError, match="ovs-vswitchd did not take up port rep0 in time"):

@@ -14,7 +14,7 @@ from tests.fakesysfs import FakeSysfs
 from tests.node.conftest import Netns
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.request import Request
-from wirespeed.host import netns as namespaces
+from wirespeed.kernel import netns as namespaces
 from wirespeed.node import Node, NodeConfig
 
 RESULT = {"cniVersion": "1.0.0", "ips": [{"address": "10.1.0.5/24", "gateway": "10.1.0.1"}]}

@@ -14,12 +14,12 @@ import pytest
 from tests.fakesysfs import FakeSysfs
 from tests.node.conftest import Netns
 from wirespeed.cni.request import Request
-from wirespeed.host import drivers
-from wirespeed.host import netns as namespaces
-from wirespeed.host.device import Device
-from wirespeed.host.netlink.rtnl import Rtnl
-from wirespeed.host.netlink.wait import wait_for
-from wirespeed.host.pci import PciDevice
+from wirespeed.devices import drivers
+from wirespeed.devices.device import Device
+from wirespeed.devices.pci import PciDevice
+from wirespeed.kernel import netns as namespaces
+from wirespeed.kernel.netlink.rtnl import Rtnl
+from wirespeed.kernel.netlink.wait import wait_for
 from wirespeed.node import Node, NodeConfig
 from wirespeed.plugins.sriov import vf as vf_module
 

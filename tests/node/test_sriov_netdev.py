@@ -14,12 +14,15 @@ from tests import xdp
 from tests.fakesysfs import FakeSysfs
 from tests.node.conftest import Netns
 from wirespeed.cni.errors import CniError, Code
-from wirespeed.host import netns as namespaces
-from wirespeed.host.netlink.link import Link
-from wirespeed.host.netlink.rtnl import Rtnl
-from wirespeed.host.netns import Identity
-from wirespeed.host.pci import PciDevice
-from wirespeed.plugins.sriov import vf as vfs
+from wirespeed.devices import snapshot
+from wirespeed.devices.pci import PciDevice
+from wirespeed.devices.restore import restore
+from wirespeed.devices.snapshot import Snapshot
+from wirespeed.devices.vf import find
+from wirespeed.kernel import netns as namespaces
+from wirespeed.kernel.netlink.link import Link
+from wirespeed.kernel.netlink.rtnl import Rtnl
+from wirespeed.kernel.netns import Identity
 
 PF = "0000:18:00.0"
 NOWHERE = ("/run/netns/none", Identity(0, 0, 0))
@@ -43,16 +46,16 @@ class Host:
         assert link is not None
         return link
 
-    def snapshot(self) -> dict[str, Any]:
-        def look() -> dict[str, Any]:
+    def snapshot(self) -> Snapshot:
+        def take() -> Snapshot:
             with Rtnl() as host:
-                return vfs.snapshot(vfs.find(host, self.vf))
+                return snapshot.take(find(host, self.vf))
 
-        noted: dict[str, Any] = self.inside(look)
-        return noted
+        taken: Snapshot = self.inside(take)
+        return taken
 
-    def restore(self, before: dict[str, Any]) -> None:
-        self.inside(lambda: vfs.restore(self.vf, before, NOWHERE, timeout=0, rdma={}))
+    def restore(self, before: Snapshot) -> None:
+        self.inside(lambda: restore(self.vf, before, NOWHERE, timeout=0, rdma={}))
 
 
 @pytest.fixture
@@ -111,9 +114,9 @@ def test_arp_and_multicast_that_were_off_before_are_off_again(host: Host) -> Non
 
 
 def test_a_journal_that_does_not_know_of_arp_leaves_it(host: Host) -> None:
-    before = host.snapshot()
+    record = host.snapshot().as_record()
     for key in ("arp", "multicast"):
-        del before["link"][key]
+        del record["link"][key]
     host.net.run("ip", "link", "set", "eth4v0", "arp", "off", "multicast", "off", "mtu", "1500")
-    host.restore(before)
+    host.restore(snapshot.from_record(record))
     assert (host.link().arp, host.link().multicast, host.link().mtu) == (False, False, 3000)

@@ -16,9 +16,9 @@ from tests.fakesysfs import FakeSysfs
 from tests.node.conftest import Netns
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.request import Request
-from wirespeed.host import netns as namespaces
-from wirespeed.host.netlink.link import Link
-from wirespeed.host.netlink.rtnl import Rtnl
+from wirespeed.kernel import netns as namespaces
+from wirespeed.kernel.netlink.link import Link
+from wirespeed.kernel.netlink.rtnl import Rtnl
 from wirespeed.node import Node, NodeConfig
 from wirespeed.plugins.sriov import rivals
 

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.node.conftest import Netns
-from wirespeed.host import netns as namespaces
-from wirespeed.host.uevents import Changes, DeviceEvents
+from wirespeed.kernel import netns as namespaces
+from wirespeed.kernel.uevents import Changes, DeviceEvents
 
 PCI = b"add@/devices/pci0000:00/0000:00:09.0\0ACTION=add\0DEVPATH=/devices/pci0000:00/0000:00:09.0\0SUBSYSTEM=pci\0"
 

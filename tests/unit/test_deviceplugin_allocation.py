@@ -15,7 +15,7 @@ from wirespeed.cni.errors import CniError, Code
 from wirespeed.deviceplugin.allocation import answer
 from wirespeed.deviceplugin.config import PoolConfig
 from wirespeed.deviceplugin.preference import preferred
-from wirespeed.host.inventory import NetDevice, Reader
+from wirespeed.devices.inventory import NetDevice, Reader
 
 
 def netdev(address: str, driver: str = "iavf", group: str = "", node: int = -1) -> NetDevice:

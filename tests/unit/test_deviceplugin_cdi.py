@@ -15,7 +15,7 @@ from wirespeed.deviceplugin import cdi
 from wirespeed.deviceplugin.allocation import answer
 from wirespeed.deviceplugin.cdi import Specs
 from wirespeed.deviceplugin.config import PoolConfig
-from wirespeed.host.inventory import NetDevice, Reader
+from wirespeed.devices.inventory import NetDevice, Reader
 from wirespeed.node import NodeConfig
 
 PF, VF0, VF1 = "0000:18:00.0", "0000:19:00.0", "0000:19:00.1"

@@ -10,7 +10,7 @@ import pytest
 
 from tests.fakesysfs import FakeSysfs
 from wirespeed.deviceplugin.health import REASONS, Fault, Health
-from wirespeed.host.inventory import Inventory, NetDevice, Reader
+from wirespeed.devices.inventory import Inventory, NetDevice, Reader
 
 PF, VF, OTHER_VF = "0000:18:00.0", "0000:19:00.0", "0000:19:00.1"
 ERRORS = "Undefined 0\nDLP {0}\nTOTAL_ERR_FATAL {0}"
@@ -45,7 +45,7 @@ class Lab:
 
     def fault(self, wanted: tuple[str, ...] = REASONS) -> Fault | None:
         devices = self.devices()
-        self.health.look(devices)
+        self.health.refresh(devices)
         return self.health.fault(devices[VF], wanted)
 
     def lost(self, wanted: tuple[str, ...] = REASONS) -> Fault | None:
@@ -59,7 +59,7 @@ def lab(tmp_path: Path) -> Lab:
 
 def test_device_whose_host_tells_nothing_is_healthy(lab: Lab) -> None:
     assert lab.fault() is None
-    assert not lab.health.stirred()
+    assert not lab.health.needs_refresh()
 
 
 @pytest.mark.parametrize(
@@ -76,9 +76,9 @@ def test_link_of_the_pf_counts(lab: Lab, flags: str, state: str, text: str) -> N
     assert lab.fault() is None
     lab.sysfs.set_interface("ens1f0", "flags", flags)
     lab.sysfs.set_interface("ens1f0", "operstate", state)
-    assert lab.health.stirred() == bool(text)
+    assert lab.health.needs_refresh() == bool(text)
     assert lab.fault() == (Fault("link", text) if text else None)
-    assert not lab.health.stirred()
+    assert not lab.health.needs_refresh()
     assert lab.fault(("pcie", "vfio")) is None
 
 
@@ -91,7 +91,7 @@ def test_pf_that_is_given_itself_may_be_down(lab: Lab) -> None:
     lab.sysfs.device("0000:3b:00.0", driver="ice", name="ens2f0")
     lab.sysfs.set_interface("ens2f0", "operstate", "down")
     devices = lab.devices()
-    lab.health.look(devices)
+    lab.health.refresh(devices)
     assert lab.health.fault(devices["0000:3b:00.0"], REASONS) is None
 
 
@@ -109,19 +109,19 @@ def test_fatal_pcie_error_counts_for_a_minute_after_the_last_one(lab: Lab, broke
     assert lab.fault() == told(5)
     lab.clock.now += 59
     assert lab.fault() == told(5)
-    assert not lab.health.stirred()
+    assert not lab.health.needs_refresh()
     lab.clock.now += 1
-    assert lab.health.stirred()
+    assert lab.health.needs_refresh()
     assert lab.fault() is None
-    assert not lab.health.stirred()
+    assert not lab.health.needs_refresh()
 
 
 def test_pfs_error_is_seen_without_a_notice(lab: Lab) -> None:
     lab.sysfs.write(PF, "aer_dev_fatal", ERRORS.format(0))
     assert lab.fault() is None
-    assert not lab.health.stirred()
+    assert not lab.health.needs_refresh()
     lab.sysfs.write(PF, "aer_dev_fatal", ERRORS.format(1))
-    assert lab.health.stirred()
+    assert lab.health.needs_refresh()
 
 
 def test_errors_of_a_device_that_left_are_forgotten(lab: Lab) -> None:
@@ -129,9 +129,9 @@ def test_errors_of_a_device_that_left_are_forgotten(lab: Lab) -> None:
     assert lab.fault() is None
     lab.sysfs.write(VF, "aer_dev_fatal", ERRORS.format(1))
     assert lab.fault() is not None
-    lab.health.look({})
+    lab.health.refresh({})
     lab.clock.now += 3600
-    assert not lab.health.stirred()
+    assert not lab.health.needs_refresh()
 
 
 def test_pf_whose_registers_are_all_ones_does_not_answer(lab: Lab) -> None:
@@ -139,7 +139,7 @@ def test_pf_whose_registers_are_all_ones_does_not_answer(lab: Lab) -> None:
     (lab.sysfs.path(PF) / "config").write_bytes(b"\x86\x80\x92\x15")
     assert lab.fault() is None
     (lab.sysfs.path(PF) / "config").write_bytes(b"\xff\xff\xff\xff")
-    assert lab.health.stirred()
+    assert lab.health.needs_refresh()
     assert lab.fault() == Fault("pcie", f"{PF} does not answer")
 
 
@@ -166,7 +166,7 @@ def test_health_reporter_of_a_scalable_function_or_its_pf_counts(lab: Lab) -> No
     for address in (name, "0000:3b:00.0"):
         lab.reporters = {address: ["rx"]}
         devices = lab.devices()
-        lab.health.look(devices)
+        lab.health.refresh(devices)
         expected = Fault("devlink", f"{address}: health reporter rx is in error")
         assert lab.health.fault(devices[name], REASONS) == expected
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.fakesysfs import FakeSysfs
-from wirespeed.host.inventory import Inventory, NetDevice, Reader
+from wirespeed.devices.inventory import Inventory, NetDevice, Reader
 
 PF = "0000:18:00.0"
 VF0, VF1, VF2 = (f"0000:19:00.{number}" for number in range(3))

@@ -13,7 +13,7 @@ from wirespeed.deviceplugin import selectors
 from wirespeed.deviceplugin.config import PoolConfig
 from wirespeed.deviceplugin.pools import assign, explain
 from wirespeed.deviceplugin.selectors import Selectors
-from wirespeed.host.inventory import Inventory, NetDevice, Reader
+from wirespeed.devices.inventory import Inventory, NetDevice, Reader
 
 PF, CARD = "0000:18:00.0", "0000:3b:00.0"
 VF0, VF1 = "0000:19:00.0", "0000:19:00.1"

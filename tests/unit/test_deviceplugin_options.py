@@ -12,7 +12,7 @@ from wirespeed.cni.errors import CniError
 from wirespeed.deviceplugin.config import PoolConfig, parse
 from wirespeed.deviceplugin.health import REASONS
 from wirespeed.deviceplugin.pools import assign, fits
-from wirespeed.host.inventory import Inventory, NetDevice
+from wirespeed.devices.inventory import Inventory, NetDevice
 
 
 def pool(**keys: Any) -> PoolConfig:

@@ -6,7 +6,7 @@ from wirespeed.deviceplugin import selectors
 from wirespeed.deviceplugin.config import PoolConfig
 from wirespeed.deviceplugin.pools import assign, explain, some
 from wirespeed.deviceplugin.selectors import Selectors
-from wirespeed.host.inventory import Inventory, NetDevice
+from wirespeed.devices.inventory import Inventory, NetDevice
 
 
 def vf(number: int, *, driver: str = "iavf", pf: str = "ens1f0") -> NetDevice:

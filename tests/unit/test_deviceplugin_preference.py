@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wirespeed.deviceplugin.preference import preferred, without_memory_or_cpus
-from wirespeed.host.inventory import NetDevice
+from wirespeed.devices.inventory import NetDevice
 
 
 def vf(pf: int, number: int, *, node: int = 0, group: str = "") -> NetDevice:

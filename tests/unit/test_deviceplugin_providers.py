@@ -16,7 +16,7 @@ from wirespeed.deviceplugin.allocation import answer
 from wirespeed.deviceplugin.config import PoolConfig
 from wirespeed.deviceplugin.info import device_info
 from wirespeed.deviceplugin.selectors import Selectors
-from wirespeed.host.inventory import Reader
+from wirespeed.devices.inventory import Reader
 
 PF, VF0, VF1 = "0000:18:00.0", "0000:19:00.0", "0000:19:00.1"
 SF = "mlx5_core.sf.4"

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from wirespeed.deviceplugin import selectors
 from wirespeed.deviceplugin.selectors import Selectors
-from wirespeed.host.inventory import NetDevice
+from wirespeed.devices.inventory import NetDevice
 
 VF = NetDevice(
     address="0000:03:02.1",

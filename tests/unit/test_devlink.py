@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 from pyroute2.netlink.devlink import DEVLINK_NAMES, devlinkcmd
 
-from wirespeed.host.netlink.codec import NLM_F_DUMP, messages
-from wirespeed.host.netlink.devlink import Reporter, update_reporters
-from wirespeed.host.netlink.errors import NetlinkError
-from wirespeed.host.netlink.socket import NETLINK_GENERIC, NetlinkSocket
-from wirespeed.host.reporters import HealthReporters
+from wirespeed.devices.reporters import HealthReporters
+from wirespeed.kernel.netlink.codec import NLM_F_DUMP, messages
+from wirespeed.kernel.netlink.devlink import Reporter, update_reporters
+from wirespeed.kernel.netlink.errors import NetlinkError
+from wirespeed.kernel.netlink.socket import NETLINK_GENERIC, NetlinkSocket
 
 PF = "0000:18:00.0"
 FAMILY = 21
@@ -142,7 +142,7 @@ def test_what_was_broken_before_is_known_at_once() -> None:
 
 
 def test_late_answer_does_not_undo_what_was_told_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wirespeed.host.reporters._DUMP_TIMEOUT", 0)
+    monkeypatch.setattr("wirespeed.devices.reporters._DUMP_TIMEOUT", 0)
     other = Reporter("0000:3b:00.0", -1, "fw_fatal")
     states = [(FATAL, 1), (PORT_TX, 0), (other, 1)]
     kernel = Kernel([message("HEALTH_REPORTER_GET", each, state) for each, state in states])
@@ -175,7 +175,7 @@ def test_reporter_that_a_failed_dump_does_not_mention_stays_in_error() -> None:
 
 
 def test_failed_dump_is_tried_again(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    monkeypatch.setattr("wirespeed.host.reporters._RETRY_DELAY", 0)
+    monkeypatch.setattr("wirespeed.devices.reporters._RETRY_DELAY", 0)
     kernel = Kernel([FAILED], [FAILED], [message("HEALTH_REPORTER_GET", FATAL, 1)])
     kernel.answered.set()
     with kernel.reporters() as reporters:
@@ -210,7 +210,7 @@ class Timer:
 
 def test_one_retry_is_pending_however_often_dumps_fail(monkeypatch: pytest.MonkeyPatch) -> None:
     timers = Timers()
-    monkeypatch.setattr("wirespeed.host.reporters.threading.Timer", timers.timer)
+    monkeypatch.setattr("wirespeed.devices.reporters.threading.Timer", timers.timer)
     failed: list[bytes | OSError] = [FAILED]
     kernel = Kernel(failed, failed, failed, failed, failed)
     kernel.answered.set()
@@ -235,7 +235,7 @@ def test_dump_that_the_kernel_ends_with_an_error_is_not_complete(
     monkeypatch: pytest.MonkeyPatch, kind: int
 ) -> None:
     ours, kernels = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    monkeypatch.setattr("wirespeed.host.netlink.socket.socket.socket", lambda *_: ours)
+    monkeypatch.setattr("wirespeed.kernel.netlink.socket.socket.socket", lambda *_: ours)
     with NetlinkSocket(NETLINK_GENERIC) as netlink, kernels:
         kernels.send(message("HEALTH_REPORTER_GET", FATAL, 1, sequence=1))
         kernels.send(struct.pack("=IHHIIi", 20, kind, 2, 1, 0, -errno.EINTR))

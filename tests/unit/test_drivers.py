@@ -8,8 +8,8 @@ import pytest
 
 from tests.fakesysfs import FakeSysfs
 from wirespeed.cni.errors import CniError, Code
-from wirespeed.host import drivers, vfio
-from wirespeed.host.pci import PciDevice
+from wirespeed.devices import drivers, vfio
+from wirespeed.devices.pci import PciDevice
 
 PF = "0000:18:00.0"
 
@@ -85,7 +85,7 @@ def test_a_device_that_had_no_driver_gets_none(sysfs: FakeSysfs) -> None:
 def test_a_driver_takes_a_device_again_also_when_it_had_given_it_up_before(sysfs: FakeSysfs, there: str) -> None:
     device = vf_on(sysfs, "mlx5_core")
     sysfs.bind(device.address, there)
-    drivers.take_again(device, "mlx5_core")
+    drivers.reprobe(device, "mlx5_core")
     folder = sysfs.root / "bus/pci/drivers/mlx5_core"
     assert (folder / "unbind").exists() == bool(there)
     assert (folder / "bind").read_text() == device.address
@@ -95,7 +95,7 @@ def test_a_driver_that_does_not_take_a_device_again_is_named(sysfs: FakeSysfs) -
     device = vf_on(sysfs, "mlx5_core")
     (sysfs.root / "bus/pci/drivers/mlx5_core/bind").mkdir()
     with pytest.raises(CniError, match=f"device {device.address}: binding it to mlx5_core again: Is a directory"):
-        drivers.take_again(device, "mlx5_core")
+        drivers.reprobe(device, "mlx5_core")
 
 
 def test_a_device_is_reset_where_it_offers_that(sysfs: FakeSysfs) -> None:

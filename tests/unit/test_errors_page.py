@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from wirespeed.cni.errors import Code
-from wirespeed.host.switches import SwitchDownError
 from wirespeed.kube.cluster import NotFoundError, UnavailableError
+from wirespeed.switches.switch import SwitchDownError
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs/errors.md").read_text()

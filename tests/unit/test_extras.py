@@ -24,19 +24,20 @@ from wirespeed.cli.play import play
 from wirespeed.cli.vf import vf
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.request import Request
+from wirespeed.devices.pci import PciDevice
 from wirespeed.node import Node, NodeConfig, VhostConfig
-from wirespeed.plugins.sriov import vf as vfs
 from wirespeed.state.journal import DeviceClaim
 
 ROOT = Path(__file__).parents[2]
 MODULES = sorted({module for modules in extras.MODULES.values() for module in modules})
 HIDE = f"import sys; sys.modules.update(dict.fromkeys({MODULES}))\n"
 PATIENCE = 30.0
+BEFORE = {"pf": "0000:03:00.0", "index": 0, "driver": "igbvf", "settings": {}}  # snapshot of a VF
 
 # The modules that import what only an extra installs, by that extra. Nothing else may.
 NEEDY = {
     "metrics": {"wirespeed.agent.metrics"},
-    "ovs": {"wirespeed.host.ovsdb", "wirespeed.plugins.sriov.bridge", "wirespeed.plugins.vhost.ovs"},
+    "ovs": {"wirespeed.switches.ovsdb", "wirespeed.plugins.sriov.bridge", "wirespeed.plugins.vhost.ovs"},
     "play": {f"wirespeed.play.{name}" for name in ("command", "play", "pod", "report", "screen")},
     "provision": {f"wirespeed.provision.{name}" for name in ("eswitch", "facts", "hold", "plan", "udev", "vdpa")},
     "vpp": {"wirespeed.plugins.vhost.vpp"},
@@ -271,9 +272,13 @@ def test_vf_with_a_port_whose_extra_was_removed_is_restored_and_kept(
     node: Node, hide: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     restored = []
-    monkeypatch.setattr(vfs, "restore", lambda device, *_, **__: restored.append(device.address))
+
+    def restore(device: PciDevice, *_: object, **__: object) -> None:
+        restored.append(device.address)
+
+    monkeypatch.setattr("wirespeed.plugins.sriov.sriov.restore", restore)
     monkeypatch.setattr("wirespeed.plugins.sriov.representor.put_back", lambda *_: None)
-    record = {"wanted": {"settings": {}}, "before": {}, "port": {"bridge": "b", "before": {}}}
+    record = {"wanted": {"settings": {}}, "before": BEFORE, "port": {"bridge": "b", "before": {}}}
     node.journal.claim(_claim("0000:03:02.1", "sriov", record))
     hide("ovs")
     node.plugin("sriov").delete(request("DEL", SWITCHED))
@@ -282,7 +287,7 @@ def test_vf_with_a_port_whose_extra_was_removed_is_restored_and_kept(
 
 
 def _claim(device: str, plugin: str, record: dict[str, Any]) -> DeviceClaim:
-    from wirespeed.host.netns import Identity
+    from wirespeed.kernel.netns import Identity
 
     return DeviceClaim(
         device=device,

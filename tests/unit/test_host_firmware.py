@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.fakesysfs import FakeSysfs
-from wirespeed.host.firmware import Firmware, profile_of_ddptool
-from wirespeed.host.inventory import Reader
+from wirespeed.devices.firmware import Firmware, profile_of_ddptool
+from wirespeed.devices.inventory import Reader
 
 PF, VF0, VF1 = "0000:18:00.0", "0000:19:00.0", "0000:19:00.1"
 COMMS = "ICE COMMS Package"

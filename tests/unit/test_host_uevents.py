@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wirespeed.host.uevents import Changes, _add
+from wirespeed.kernel.uevents import Changes, _add
 
 
 def notice(action: str, path: str, subsystem: str, **more: str) -> bytes:

@@ -17,12 +17,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wirespeed.cni import inotify
 from wirespeed.cni.address import parse_ip, parse_prefix
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.request import Request
 from wirespeed.ipam import Ipam, ranges
 from wirespeed.ipam.leases import Leases
+from wirespeed.system import inotify
 
 ROOT = Path(__file__).parents[2]
 SUBNET = {"subnet": "10.1.2.0/24"}

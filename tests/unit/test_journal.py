@@ -12,7 +12,7 @@ from unittest.mock import Mock
 import pytest
 
 from wirespeed.cni.errors import CniError, Code
-from wirespeed.host.netns import Identity
+from wirespeed.kernel.netns import Identity
 from wirespeed.state.journal import Attachment, DeviceClaim, DeviceTakenError, Journal
 
 CLAIM = DeviceClaim(

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from wirespeed.cni.chain import Chain
 from wirespeed.cni.errors import CniError
 from wirespeed.cni.request import Request, ifname_fault
-from wirespeed.host.netns import Identity
+from wirespeed.kernel.netns import Identity
 from wirespeed.kube.cluster import Cluster, NotFoundError
 from wirespeed.node import Node, NodeConfig
 from wirespeed.plugins.meta import checks, config

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from wirespeed.cli.hotplug import element
 from wirespeed.cni.errors import CniError
-from wirespeed.host.netns import Identity
+from wirespeed.kernel.netns import Identity
 from wirespeed.plugins.meta.delegate import Delegate, planned
 from wirespeed.plugins.meta.devices import Devices
 from wirespeed.plugins.meta.hotplug import difference

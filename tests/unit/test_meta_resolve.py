@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from wirespeed.cni.chain import Chain, load_network
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.request import Request
-from wirespeed.host.netns import Identity
+from wirespeed.kernel.netns import Identity
 from wirespeed.kube.manifests import ManifestCluster
 from wirespeed.node import Node, NodeConfig
 from wirespeed.plugins.meta import config, gateway, resolve
@@ -505,8 +505,8 @@ def test_results_tell_the_default_routes_that_there_are() -> None:
     tabled = {"dst": "0.0.0.0/0", "gw": "10.0.0.1", "table": 100}
     results = {"eth0": result(v4, other, v6, tabled), "net1": result(v4), "net2": result(other)}
     wanted = {gateway._FAMILIES[0]: "10.2.0.1"}
-    assert gateway._told("net1", wanted, list(wanted), results) == {
+    assert gateway._with_default_routes("net1", wanted, list(wanted), results) == {
         "eth0": result(other, v6, tabled),
         "net1": result({"dst": "0.0.0.0/0", "gw": "10.2.0.1"}),
     }
-    assert gateway._told("net1", {}, [gateway._FAMILIES[0]], results) == {"eth0": result(other, v6, tabled)}
+    assert gateway._with_default_routes("net1", {}, [gateway._FAMILIES[0]], results) == {"eth0": result(other, v6, tabled)}

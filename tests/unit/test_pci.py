@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from wirespeed.host.pci import PciDevice
+from wirespeed.devices.pci import PciDevice
 
 PF = "0000:af:00.1"
 

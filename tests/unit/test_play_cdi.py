@@ -15,7 +15,7 @@ from wirespeed.cni.errors import CniError, Code
 from wirespeed.deviceplugin.allocation import answer
 from wirespeed.deviceplugin.cdi import Specs
 from wirespeed.deviceplugin.config import PoolConfig
-from wirespeed.host.inventory import Reader
+from wirespeed.devices.inventory import Reader
 from wirespeed.play import cdi
 from wirespeed.play.cdi import Added
 from wirespeed.play.devices import Node

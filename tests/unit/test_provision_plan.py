@@ -12,7 +12,7 @@ from pyroute2.netlink.devlink import DEVLINK_NAMES, devlinkcmd
 from tests import pfs
 from tests.fakesysfs import FakeSysfs, vf_address
 from wirespeed.cni.errors import CniError, Code
-from wirespeed.host.pci import PciDevice
+from wirespeed.devices.pci import PciDevice
 from wirespeed.node import NodeConfig
 from wirespeed.provision import eswitch, plan
 from wirespeed.provision.facts import Pf

@@ -16,14 +16,14 @@ import pytest
 from tests import pfs
 from tests.fakesysfs import FakeSysfs, vf_address
 from wirespeed.cni.errors import CniError, Code
-from wirespeed.host import vfio
-from wirespeed.host.netlink import wait
-from wirespeed.host.netlink.address import Address
-from wirespeed.host.netlink.errors import NetlinkError
-from wirespeed.host.netlink.link import Link
-from wirespeed.host.netlink.rtnl import Rtnl
-from wirespeed.host.netlink.vf import VfSettings
-from wirespeed.host.netns import Identity
+from wirespeed.devices import vfio
+from wirespeed.kernel.netlink import wait
+from wirespeed.kernel.netlink.address import Address
+from wirespeed.kernel.netlink.errors import NetlinkError
+from wirespeed.kernel.netlink.link import Link
+from wirespeed.kernel.netlink.rtnl import Rtnl
+from wirespeed.kernel.netlink.vf import VfSettings
+from wirespeed.kernel.netns import Identity
 from wirespeed.node import NodeConfig
 from wirespeed.provision import facts, hold, plan, vdpa
 from wirespeed.provision.facts import Pf

@@ -9,7 +9,7 @@ import pytest
 
 from tests import pfs
 from tests.fakesysfs import FakeSysfs
-from wirespeed.host.vdpa import VdpaDevice
+from wirespeed.devices.vdpa import VdpaDevice
 from wirespeed.provision import plan, vdpa
 from wirespeed.provision.facts import Vf
 from wirespeed.provision.policy import Group, Wanted

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from wirespeed.host.netlink.errors import NetlinkError
-from wirespeed.host.netlink.rdma import Rdma
+from wirespeed.kernel.netlink.errors import NetlinkError
+from wirespeed.kernel.netlink.rdma import Rdma
 
 GET, SET, SYS_GET = 0x1401, 0x1402, 0x1406
 
@@ -35,7 +35,7 @@ def device(index: int, name: str) -> bytes:
 def kernel(monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
     """The kernel's end of the socket."""
     ours, kernels = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    monkeypatch.setattr("wirespeed.host.netlink.socket.socket.socket", lambda *_: ours)
+    monkeypatch.setattr("wirespeed.kernel.netlink.socket.socket.socket", lambda *_: ours)
     with kernels:
         yield kernels
 

@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wirespeed.cni.errors import CniError, Code
-from wirespeed.host.boot import boot_id
-from wirespeed.host.netns import Identity
+from wirespeed.kernel.boot import boot_id
+from wirespeed.kernel.netns import Identity
 from wirespeed.plugins.meta import restore
 from wirespeed.plugins.meta.delegate import NOWHERE, Delegate, departed, of_earlier_boot, planned, recorded_identity
 from wirespeed.state import records

@@ -13,7 +13,7 @@ from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 
 from tests import openfiles
 from wirespeed.cni.errors import CniError, Code
-from wirespeed.host.netlink.codec import (
+from wirespeed.kernel.netlink.codec import (
     NLMSG_DONE,
     NLMSG_ERROR,
     Message,
@@ -23,10 +23,10 @@ from wirespeed.host.netlink.codec import (
     pack_message,
     raise_for_error,
 )
-from wirespeed.host.netlink.errors import NetlinkError
-from wirespeed.host.netlink.link import IFINFOMSG, IFLA_ADDRESS, IFLA_XDP, RTM_SETLINK, pack_link, unpack_link
-from wirespeed.host.netlink.rtnl import Rtnl
-from wirespeed.host.netlink.vf import (
+from wirespeed.kernel.netlink.errors import NetlinkError
+from wirespeed.kernel.netlink.link import IFINFOMSG, IFLA_ADDRESS, IFLA_XDP, RTM_SETLINK, pack_link, unpack_link
+from wirespeed.kernel.netlink.rtnl import Rtnl
+from wirespeed.kernel.netlink.vf import (
     IFLA_VF_INFO,
     IFLA_VF_TRUST,
     IFLA_VFINFO_LIST,
@@ -35,7 +35,7 @@ from wirespeed.host.netlink.vf import (
     pack_settings,
     unpack_settings,
 )
-from wirespeed.host.netlink.wait import wait_for
+from wirespeed.kernel.netlink.wait import wait_for
 
 MACS = st.binary(min_size=6, max_size=6).map(lambda raw: raw.hex(":"))
 U32 = st.integers(0, 2**32 - 2)

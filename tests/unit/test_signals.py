@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 
-from wirespeed.host import signals
+from wirespeed.system import signals
 
 PATIENCE = 20.0
 

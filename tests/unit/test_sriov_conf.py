@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.request import Request
-from wirespeed.host.netlink.vf import VfSettings
+from wirespeed.kernel.netlink.vf import VfSettings
 from wirespeed.plugins.sriov import conf
 from wirespeed.plugins.sriov.conf import KEYS, BridgePort, SriovConf
 from wirespeed.plugins.sriov.rss import Rss

@@ -15,16 +15,16 @@ from tests.fakesysfs import FakeSysfs
 from wirespeed.cni.chain import Chain, load_network
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.request import Request
-from wirespeed.host import drivers, ethtool
-from wirespeed.host.netlink.address import Address
-from wirespeed.host.netlink.link import Link
-from wirespeed.host.netlink.rtnl import Rtnl
-from wirespeed.host.netlink.vf import VfSettings, pack_infos, unpack_settings
-from wirespeed.host.netns import Identity
-from wirespeed.host.pci import PciDevice
+from wirespeed.devices import drivers, rdma, settings
+from wirespeed.devices.pci import PciDevice
+from wirespeed.kernel import ethtool
+from wirespeed.kernel.netlink.address import Address
+from wirespeed.kernel.netlink.link import Link
+from wirespeed.kernel.netlink.rtnl import Rtnl
+from wirespeed.kernel.netlink.vf import VfSettings, pack_infos, unpack_settings
+from wirespeed.kernel.netns import Identity
 from wirespeed.node import Node, NodeConfig
-from wirespeed.plugins.sriov import addressing, settings, sriov
-from wirespeed.plugins.sriov import vf as vfs
+from wirespeed.plugins.sriov import addressing, sriov
 from wirespeed.plugins.sriov.sriov import Sriov
 
 PF = "0000:18:00.0"
@@ -99,7 +99,7 @@ class Card(Rtnl):
         self.up = changes.get("up", self.up)
         self.instant()
 
-    def take_again(self, device: PciDevice, driver: str) -> None:
+    def reprobe(self, device: PciDevice, driver: str) -> None:
         """Rebind the VF's driver, which creates another netdev with the GUID that the PF has now."""
         assert (device.address, driver) == (self.address, "mlx5_core")
         if device.driver:
@@ -132,9 +132,9 @@ def insert(sysfs: FakeSysfs, monkeypatch: pytest.MonkeyPatch) -> Callable[..., C
 
     def put(**kind: Any) -> Card:
         card = Card(sysfs, **kind)
-        monkeypatch.setattr(vfs, "Rtnl", lambda **_: card)
+        monkeypatch.setattr("wirespeed.devices.restore.Rtnl", lambda **_: card)
         monkeypatch.setattr(sriov, "Rtnl", lambda **_: card)
-        monkeypatch.setattr(drivers, "take_again", card.take_again)
+        monkeypatch.setattr(drivers, "reprobe", card.reprobe)
         return card
 
     return put
@@ -311,8 +311,8 @@ def test_rdma_devices_go_into_the_pod_before_the_netdev_and_as_the_driver_made_t
     node: Node, insert: Callable[..., Card], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     card = insert()
-    monkeypatch.setattr(vfs, "rdma_devices", lambda vf: {"mlx5_1": card.done.count("taken again")})
-    monkeypatch.setattr(vfs, "move_rdma", lambda vf, devices, ns: card.done.append(f"moved {devices} {card.name}"))
+    monkeypatch.setattr(rdma, "devices", lambda vf: {"mlx5_1": card.done.count("taken again")})
+    monkeypatch.setattr(rdma, "move", lambda vf, devices, ns: card.done.append(f"moved {devices} {card.name}"))
     Sriov(node).add(request(card, rdmaIsolation=True))
     assert card.done[2:] == ["taken again", "moved {'mlx5_1': 1} ib7"]
     assert [claim.record["rdma"] for claim in node.journal.claims()] == [{"mlx5_1": 1}]

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from wirespeed.cni.errors import CniError, Code
-from wirespeed.host import netns
-from wirespeed.host.netlink.vf import ETH_P_8021AD, ETH_P_8021Q, VfSettings
-from wirespeed.host.netns import Identity
-from wirespeed.host.pci import PciDevice
+from wirespeed.devices.pci import PciDevice
+from wirespeed.devices.vf import Vf
+from wirespeed.kernel import netns
+from wirespeed.kernel.netlink.vf import ETH_P_8021AD, ETH_P_8021Q, VfSettings
+from wirespeed.kernel.netns import Identity
 from wirespeed.plugins.sriov import rivals
-from wirespeed.plugins.sriov.function import Vf
 from wirespeed.state.journal import DeviceClaim, Journal
 
 PF, OTHER_PF = "0000:18:00.0", "0000:18:00.1"

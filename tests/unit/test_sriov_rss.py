@@ -11,13 +11,14 @@ from hypothesis import strategies as st
 
 from wirespeed import structs
 from wirespeed.cni.errors import CniError, Code
-from wirespeed.host import ethtool
-from wirespeed.host.ethtool import Spread
-from wirespeed.host.netlink.link import Link
-from wirespeed.host.pci import PciDevice
+from wirespeed.devices.pci import PciDevice
+from wirespeed.devices.queues import restore_spread
+from wirespeed.devices.vf import Vf
+from wirespeed.kernel import ethtool
+from wirespeed.kernel.ethtool import Spread
+from wirespeed.kernel.netlink.link import Link
 from wirespeed.plugins.sriov import rss
 from wirespeed.plugins.sriov.conf import Keys
-from wirespeed.plugins.sriov.function import Vf
 from wirespeed.plugins.sriov.rss import Rss
 
 LINK = Link(index=7, name="eth0", mac="02:00:00:00:00:01", mtu=1500, flags=0)
@@ -118,10 +119,6 @@ def driver(monkeypatch: pytest.MonkeyPatch, **keys: Any) -> Driver:
     return found
 
 
-def noted(spread: Spread) -> dict[str, Any]:
-    return {"table": list(spread.table), "hash": spread.hash, "key": spread.key}
-
-
 def test_all_of_it_is_set_found_and_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
     there = driver(monkeypatch)
     before, asked = there.now, Rss(weights=[3, 1], hash="xor", key=KEY[::-1].upper())
@@ -135,7 +132,7 @@ def test_all_of_it_is_set_found_and_put_back(monkeypatch: pytest.MonkeyPatch) ->
         "rss.key of net1 is another one",
         "rss.weights of net1: 4 of 16 places are not so",
     ]
-    rss.restore(LINK, noted(before))
+    restore_spread(LINK, before)
     assert there.now == before
     assert not there.is_somebodys
 
@@ -145,7 +142,7 @@ def test_an_administrators_table_is_put_back_as_one(monkeypatch: pytest.MonkeyPa
     there.set_spread("eth0", table=[3] * 16)
     before = there.now
     rss.apply(VF, LINK, Rss(queues=2))
-    rss.restore(LINK, noted(before))
+    restore_spread(LINK, before)
     assert (there.now, there.is_somebodys) == (before, True)
 
 
@@ -180,14 +177,14 @@ def test_a_driver_that_no_longer_tells_its_queues_gets_its_table_back_as_numbers
     before = there.now
     rss.apply(VF, LINK, Rss(queues=1))
     there.queues = 0
-    rss.restore(LINK, noted(before))
+    restore_spread(LINK, before)
     assert (there.now, there.is_somebodys) == (before, True)
 
 
 def test_what_cannot_be_put_back_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     there = driver(monkeypatch)
-    before = noted(there.now)
+    before = there.now
     rss.apply(VF, LINK, Rss(queues=1))
     there.refuses = "table"
     with pytest.raises(CniError, match=r"eth0: not restored: rss: its table \(Operation not supported\)"):
-        rss.restore(LINK, before)
+        restore_spread(LINK, before)

@@ -8,13 +8,13 @@ import pytest
 
 from tests.fakesysfs import FakeSysfs
 from wirespeed.cni.errors import CniError, Code
-from wirespeed.host import functions
-from wirespeed.host.netlink.link import Link
-from wirespeed.host.netlink.rtnl import Rtnl
-from wirespeed.host.netlink.vf import VfSettings
-from wirespeed.host.netns import Identity
-from wirespeed.plugins.sriov import settings
-from wirespeed.plugins.sriov import vf as vfs
+from wirespeed.devices import functions, settings, snapshot
+from wirespeed.devices.restore import restore
+from wirespeed.devices.vf import find
+from wirespeed.kernel.netlink.link import Link
+from wirespeed.kernel.netlink.rtnl import Rtnl
+from wirespeed.kernel.netlink.vf import VfSettings
+from wirespeed.kernel.netns import Identity
 
 PF, NAME = "0000:18:00.0", "mlx5_core.sf.4"
 LINK = Link(index=9, name="enp24s0f0s88", mac="02:00:00:00:00:01", mtu=1500, flags=0, parent=NAME)
@@ -39,7 +39,7 @@ def sysfs(tmp_path: Path) -> FakeSysfs:
 
 def test_a_scalable_function_is_found_with_its_interface(sysfs: FakeSysfs) -> None:
     sysfs.function(PF, NAME, 88, interface=LINK.name)
-    vf = vfs.find(Host(), functions.named(NAME, sysfs.root))
+    vf = find(Host(), functions.of_id(NAME, sysfs.root))
     assert (vf.link, vf.pf.address, vf.index, vf.settings) == (LINK, PF, 88, VfSettings())
     assert vf.where == (f"scalable function {NAME} (scalable function 88 of PF {PF}, driver mlx5_core.sf)")
     assert vf.pci_address == ""
@@ -49,18 +49,18 @@ def test_a_scalable_function_is_found_with_its_interface(sysfs: FakeSysfs) -> No
 def test_one_without_an_interface_on_the_host_is_refused(sysfs: FakeSysfs) -> None:
     sysfs.function(PF, NAME, 88)
     with pytest.raises(CniError, match=f"device {NAME}: driver mlx5_core.sf, no network interface on the host"):
-        vfs.find(Host(), functions.named(NAME, sysfs.root))
+        find(Host(), functions.of_id(NAME, sysfs.root))
 
 
 def test_one_that_is_not_there_is_refused(sysfs: FakeSysfs) -> None:
     with pytest.raises(CniError, match=f"device {NAME}: there is no such auxiliary device") as refused:
-        vfs.find(Host(), functions.named(NAME, sysfs.root))
+        find(Host(), functions.of_id(NAME, sysfs.root))
     assert refused.value.code == Code.DEVICE
 
 
 def test_one_that_was_removed_has_nothing_to_restore(sysfs: FakeSysfs) -> None:
     sysfs.function(PF, NAME, 88, interface=LINK.name)
-    before = vfs.snapshot(vfs.find(Host(), functions.named(NAME, sysfs.root)))
+    before = snapshot.take(find(Host(), functions.of_id(NAME, sysfs.root)))
     (sysfs.root / "bus/auxiliary/devices" / NAME).unlink()
     nowhere = ("/run/netns/none", Identity(0, 0, 0))
-    vfs.restore(functions.named(NAME, sysfs.root), before, nowhere, timeout=0, rdma={})
+    restore(functions.of_id(NAME, sysfs.root), before, nowhere, timeout=0, rdma={})

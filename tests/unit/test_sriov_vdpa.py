@@ -11,15 +11,17 @@ import pytest
 from tests.fakesysfs import FakeSysfs
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.request import Request
-from wirespeed.host import functions
-from wirespeed.host.functions import Function
-from wirespeed.host.netlink.link import Link
-from wirespeed.host.netlink.rtnl import Rtnl
-from wirespeed.host.netlink.vf import VfSettings
-from wirespeed.host.netns import Identity
+from wirespeed.devices import functions, snapshot
+from wirespeed.devices.functions import Function
+from wirespeed.devices.restore import drift, restore
+from wirespeed.devices.vf import find
+from wirespeed.kernel.netlink.link import Link
+from wirespeed.kernel.netlink.rtnl import Rtnl
+from wirespeed.kernel.netlink.vf import VfSettings
+from wirespeed.kernel.netns import Identity
 from wirespeed.node import Node, NodeConfig
 from wirespeed.plugins.sriov import sriov
-from wirespeed.plugins.sriov import vf as vfs
+from wirespeed.plugins.sriov.describe import device_info, netdev_parent
 from wirespeed.state.journal import DeviceClaim
 
 PF, VF = "0000:18:00.0", "0000:19:00.0"
@@ -50,15 +52,15 @@ def sysfs(tmp_path: Path) -> FakeSysfs:
 
 
 def vf_of(sysfs: FakeSysfs) -> Function:
-    return functions.named(VF, sysfs.root)
+    return functions.of_id(VF, sysfs.root)
 
 
 def test_a_vf_on_virtio_vdpa_is_given_by_the_interface_of_its_virtio_device(sysfs: FakeSysfs) -> None:
     sysfs.vdpa(sysfs.path(VF), "vdpa1", "virtio_vdpa", number=3, interface="eth9")
-    vf = vfs.find(Host(), vf_of(sysfs))
+    vf = find(Host(), vf_of(sysfs))
     assert (vf.link, vf.owner.address, vf.is_in_user_space) == (VIRTIO, "virtio3", False)
     assert vf.settings == VfSettings(trust=False)
-    assert vfs.info(vf) == {
+    assert device_info(vf) == {
         "type": "vdpa",
         "version": "1.1.0",
         "vdpa": {"parent-device": "vdpa1", "driver": "virtio", "pci-address": VF, "pf-pci-address": PF},
@@ -70,16 +72,16 @@ def test_in_its_pod_an_interface_is_known_by_the_device_that_it_belongs_to(sysfs
     claim = DeviceClaim(
         device=VF, plugin="sriov", container="c", ifname="net1", netns="/n", identity=NOWHERE[1], record={}
     )
-    before = vfs.snapshot(vfs.find(Host(), vf_of(sysfs)))
-    assert vfs.netdev_parent(replace(claim, record={"before": before})) == "virtio3"
-    assert vfs.netdev_parent(replace(claim, record={"before": {"link": None}})) == VF
+    before = snapshot.take(find(Host(), vf_of(sysfs)))
+    assert netdev_parent(replace(claim, record={"before": before.as_record()})) == "virtio3"
+    assert netdev_parent(replace(claim, record={"before": {"link": None}})) == VF
 
 
 def test_a_vf_on_vhost_vdpa_is_given_by_its_node(sysfs: FakeSysfs) -> None:
     sysfs.vdpa(sysfs.path(VF), "vdpa1", "vhost_vdpa", number=2)
-    vf = vfs.find(Host(), vf_of(sysfs))
+    vf = find(Host(), vf_of(sysfs))
     assert (vf.link, vf.is_in_user_space) == (None, True)
-    told = vfs.info(vf)
+    told = device_info(vf)
     assert told is not None
     assert told["vdpa"] == {
         "parent-device": "vdpa1",
@@ -93,7 +95,7 @@ def test_a_vf_on_vhost_vdpa_is_given_by_its_node(sysfs: FakeSysfs) -> None:
 def test_a_scalable_functions_vdpa_device_is_told_without_an_address_of_its_own(sysfs: FakeSysfs) -> None:
     name = sysfs.function(PF, "mlx5_core.sf.4", 88, interface="eth4s88")
     sysfs.vdpa(sysfs.path(PF) / name, "vdpa1", "vhost_vdpa")
-    told = vfs.info(vfs.find(Host(), functions.named(name, sysfs.root)))
+    told = device_info(find(Host(), functions.of_id(name, sysfs.root)))
     assert told is not None
     assert told["vdpa"] == {
         "parent-device": "vdpa1",
@@ -124,7 +126,7 @@ def test_a_mac_that_nobody_would_hold_is_refused_for_a_scalable_function_on_vhos
 def test_a_vdpa_device_without_a_driver_does_not_count_nor_does_anothers(sysfs: FakeSysfs) -> None:
     sysfs.vdpa(sysfs.path(VF), "vdpa1")
     sysfs.vdpa(sysfs.path(PF), "vdpa0", "vhost_vdpa")
-    vf = vfs.find(Host(), vf_of(sysfs))
+    vf = find(Host(), vf_of(sysfs))
     assert (vf.link, vf.owner.address, vf.vdpa) == (OWN, VF, None)
 
 
@@ -132,7 +134,7 @@ def test_one_on_vhost_vdpa_without_a_node_is_refused(sysfs: FakeSysfs) -> None:
     sysfs.vdpa(sysfs.path(VF), "vdpa1", "vhost_vdpa")
     (sysfs.path(VF) / "vdpa1/vhost-vdpa-0").rmdir()
     with pytest.raises(CniError, match="its vdpa device vdpa1 has no vhost-vdpa node") as refused:
-        vfs.find(Host(), vf_of(sysfs))
+        find(Host(), vf_of(sysfs))
     assert refused.value.code == Code.DEVICE
 
 
@@ -141,7 +143,7 @@ def test_a_driver_that_would_cost_the_vf_its_vdpa_device_is_refused(sysfs: FakeS
     with pytest.raises(
         CniError, match='key "driver": expected none: its vdpa device vdpa1 would be gone'
     ) as refused:
-        vfs.find(Host(), vf_of(sysfs), rebinding=True)
+        find(Host(), vf_of(sysfs), rebinding=True)
     assert refused.value.code == Code.INVALID_CONFIG
 
 
@@ -150,12 +152,12 @@ def test_what_became_of_a_vdpa_device_is_found(
     sysfs: FakeSysfs, driver: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sysfs.vdpa(sysfs.path(VF), "vdpa1", driver, number=3, interface="eth9")
-    before = vfs.snapshot(vfs.find(Host(), vf_of(sysfs)))
-    assert vfs.drift(Host(), vf_of(sysfs), before, "mlx5_core", VfSettings()) == []
+    before = snapshot.take(find(Host(), vf_of(sysfs)))
+    assert drift(Host(), vf_of(sysfs), before, "mlx5_core", VfSettings()) == []
     shutil.rmtree(sysfs.path(VF) / "vdpa1")
     (sysfs.root / "bus/vdpa/devices/vdpa1").unlink()
-    assert vfs.drift(Host(), vf_of(sysfs), before, "mlx5_core", VfSettings()) == [
+    assert drift(Host(), vf_of(sysfs), before, "mlx5_core", VfSettings()) == [
         f"its vdpa device vdpa1 is no longer on {driver}"
     ]
-    monkeypatch.setattr(vfs, "Rtnl", Host)
-    vfs.restore(vf_of(sysfs), before, NOWHERE, timeout=0, rdma={})  # with no interface to wait for
+    monkeypatch.setattr("wirespeed.devices.restore.Rtnl", Host)
+    restore(vf_of(sysfs), before, NOWHERE, timeout=0, rdma={})  # with no interface to wait for

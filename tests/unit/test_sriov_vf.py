@@ -12,12 +12,17 @@ import pytest
 
 from tests.fakesysfs import FakeSysfs
 from wirespeed.cni.errors import CniError, Code
-from wirespeed.host import netns, vfio
-from wirespeed.host.netlink.errors import NetlinkError
-from wirespeed.host.netlink.link import Link
-from wirespeed.host.netlink.rdma import Rdma
-from wirespeed.host.netlink.rtnl import Rtnl
-from wirespeed.host.netlink.vf import (
+from wirespeed.devices import rdma, settings, snapshot, vfio
+from wirespeed.devices.pci import PciDevice
+from wirespeed.devices.restore import drift, restore
+from wirespeed.devices.settings import NO_MAC
+from wirespeed.devices.vf import Vf, find
+from wirespeed.kernel import netns
+from wirespeed.kernel.netlink.errors import NetlinkError
+from wirespeed.kernel.netlink.link import Link
+from wirespeed.kernel.netlink.rdma import Rdma
+from wirespeed.kernel.netlink.rtnl import Rtnl
+from wirespeed.kernel.netlink.vf import (
     ETH_P_8021AD,
     ETH_P_8021Q,
     LINK_STATES,
@@ -25,12 +30,9 @@ from wirespeed.host.netlink.vf import (
     pack_settings,
     unpack_settings,
 )
-from wirespeed.host.netns import Identity
-from wirespeed.host.pci import PciDevice
-from wirespeed.plugins.sriov import settings
+from wirespeed.kernel.netns import Identity
 from wirespeed.plugins.sriov import vf as vfs
-from wirespeed.plugins.sriov.function import Vf
-from wirespeed.plugins.sriov.settings import NO_MAC
+from wirespeed.plugins.sriov.describe import device_info
 
 PF = "0000:18:00.0"
 NOWHERE = ("/run/netns/none", Identity(0, 0, 0))
@@ -91,25 +93,25 @@ def vf_of(sysfs: FakeSysfs, driver: str = "vfio-pci") -> PciDevice:
     return PciDevice(address, sysfs.root)
 
 
-def restore(driver: PfDriver, device: PciDevice, before: Vf, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vfs, "Rtnl", lambda: driver)
-    vfs.restore(device, vfs.snapshot(before), NOWHERE, timeout=0, rdma={})
+def put_back(driver: PfDriver, device: PciDevice, before: Vf, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wirespeed.devices.restore.Rtnl", lambda: driver)
+    restore(device, snapshot.take(before), NOWHERE, timeout=0, rdma={})
 
 
 def test_rates_link_state_and_8021ad_are_set_and_put_back(
     sysfs: FakeSysfs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     driver, device = PfDriver(), vf_of(sysfs)
-    vf = vfs.find(driver, device)
+    vf = find(driver, device)
     settings.apply(driver, vf, WANTED)
     assert driver.settings == replace(WANTED, max_tx_rate=1000)  # the other rate was set by the administrator
-    assert vfs.drift(driver, device, vfs.snapshot(vf), "vfio-pci", WANTED) == []
+    assert drift(driver, device, snapshot.take(vf), "vfio-pci", WANTED) == []
     driver.settings = replace(driver.settings, min_tx_rate=50, link_state=2)
-    assert vfs.drift(driver, device, vfs.snapshot(vf), "vfio-pci", WANTED) == [
+    assert drift(driver, device, snapshot.take(vf), "vfio-pci", WANTED) == [
         "min_tx_rate is 50, expected 100",
         "link_state is 2, expected 1",
     ]
-    restore(driver, device, vf, monkeypatch)
+    put_back(driver, device, vf, monkeypatch)
     assert driver.settings == BEFORE
 
 
@@ -121,7 +123,7 @@ def test_a_vf_that_an_application_drives_by_iommufd_is_not_taken_from_it(
     opened = {"/dev/vfio/devices/vfio3": "process 10 (dpdk-testpmd)"}
     monkeypatch.setattr(vfio, "users", lambda _proc: opened)
     with pytest.raises(CniError, match=r"process 10 \(dpdk-testpmd\) has it open") as refused:
-        vfs.rebound(driver, vfs.find(driver, device), "", timeout=0)
+        vfs.rebound(driver, find(driver, device), "", timeout=0)
     assert refused.value.code == Code.TRY_AGAIN_LATER
     assert device.driver == "vfio-pci"
 
@@ -139,13 +141,13 @@ def test_what_the_driver_refuses_is_named_and_what_it_took_is_put_back(
     sysfs: FakeSysfs, monkeypatch: pytest.MonkeyPatch, refused: str, named: str
 ) -> None:
     driver, device = PfDriver(refuses=[refused]), vf_of(sysfs)
-    vf = vfs.find(driver, device)
+    vf = find(driver, device)
     with pytest.raises(
         CniError, match=f"{named}: the driver of the PF refuses it: Operation not supported"
     ) as told:
         settings.apply(driver, vf, WANTED)
     assert told.value.code == Code.DEVICE
-    restore(driver, device, vf, monkeypatch)
+    put_back(driver, device, vf, monkeypatch)
     assert driver.settings == BEFORE
 
 
@@ -153,21 +155,21 @@ def test_a_driver_that_keeps_a_mac_does_not_keep_the_pod(
     sysfs: FakeSysfs, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     driver, device = PfDriver(keeps_mac=True), vf_of(sysfs)
-    vf = vfs.find(driver, device)
+    vf = find(driver, device)
     settings.apply(driver, vf, WANTED)
     with caplog.at_level(logging.WARNING):
-        restore(driver, device, vf, monkeypatch)
+        put_back(driver, device, vf, monkeypatch)
     assert driver.settings == replace(BEFORE, mac=WANTED.mac)
     assert f"the driver of the PF keeps the MAC {WANTED.mac} that was set" in caplog.text
 
 
 def test_what_cannot_be_put_back_is_told(sysfs: FakeSysfs, monkeypatch: pytest.MonkeyPatch) -> None:
     driver, device = PfDriver(), vf_of(sysfs)
-    vf = vfs.find(driver, device)
+    vf = find(driver, device)
     settings.apply(driver, vf, WANTED)
     driver.refuses = ["link_state"]
     with pytest.raises(CniError, match=r"not restored: link_state is 1, was 0 \(Operation not supported\)"):
-        restore(driver, device, vf, monkeypatch)
+        put_back(driver, device, vf, monkeypatch)
     assert driver.settings == replace(BEFORE, link_state=1)
 
 
@@ -183,12 +185,12 @@ def test_a_vf_that_its_pf_does_not_tell_of_now_is_not_taken_for_another(
     sysfs: FakeSysfs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     device = vf_of(sysfs)
-    before, driver = vfs.find(PfDriver(), device), Resetting()
-    monkeypatch.setattr(vfs, "Rtnl", lambda: driver)
+    before, driver = find(PfDriver(), device), Resetting()
+    monkeypatch.setattr("wirespeed.devices.restore.Rtnl", lambda: driver)
     for verb in (
-        lambda: vfs.find(driver, device),
-        lambda: vfs.restore(device, vfs.snapshot(before), NOWHERE, timeout=0, rdma={}),
-        lambda: vfs.drift(driver, device, vfs.snapshot(before), "vfio-pci", VfSettings()),
+        lambda: find(driver, device),
+        lambda: restore(device, snapshot.take(before), NOWHERE, timeout=0, rdma={}),
+        lambda: drift(driver, device, snapshot.take(before), "vfio-pci", VfSettings()),
         lambda: settings.put_back(driver, replace(before, settings=WANTED), BEFORE),
     ):
         with pytest.raises(CniError, match="PF eth4: its driver does not tell what it holds for VF 0") as untold:
@@ -203,19 +205,19 @@ def test_a_vf_of_a_pf_that_tells_of_none_goes_as_long_as_nothing_is_asked(
     told = driver.link("eth4")
     assert told is not None
     monkeypatch.setattr(driver, "link", lambda *_, **__: replace(told, vfs={}))
-    vf = vfs.find(driver, device)
+    vf = find(driver, device)
     assert settings.apply(driver, vf, VfSettings()) == VfSettings()
     with pytest.raises(CniError, match=r"the driver of PF .* \(eth4\) tells of none of its VFs") as refused:
         settings.apply(driver, vf, VfSettings(trust=True))
     assert refused.value.code == Code.DEVICE
-    restore(driver, device, vf, monkeypatch)
+    put_back(driver, device, vf, monkeypatch)
 
 
 def test_a_vendors_vfio_driver_is_a_user_space_one(sysfs: FakeSysfs) -> None:
     device = vf_of(sysfs, "mlx5_vfio_pci")
     sysfs.drop_interface("eth4v0")
     (device.path / "vfio-dev").mkdir()
-    assert vfs.find(PfDriver(), device).link is None
+    assert find(PfDriver(), device).link is None
 
 
 @pytest.mark.parametrize(
@@ -237,9 +239,9 @@ def test_a_vf_that_an_application_drove_is_reset_where_its_driver_does_not(
     sysfs.write(device.address, "reset", "")
     if driver == "mlx5_vfio_pci":
         (device.path / "vfio-dev").mkdir()
-    monkeypatch.setattr(vfs, "Rtnl", PfDriver)
-    before = vfs.snapshot(Vf(device=device, pf=PciDevice(PF, sysfs.root), index=0, driver=driver, settings=BEFORE))
-    vfs.restore(device, before, NOWHERE, timeout=0, reset=reset, rdma={})
+    monkeypatch.setattr("wirespeed.devices.restore.Rtnl", PfDriver)
+    before = snapshot.take(Vf(device=device, pf=PciDevice(PF, sysfs.root), index=0, driver=driver, settings=BEFORE))
+    restore(device, before, NOWHERE, timeout=0, reset=reset, rdma={})
     assert (device.attribute("reset") == "1") is expected
 
 
@@ -247,7 +249,7 @@ def test_a_vf_of_a_pf_without_an_interface_goes_as_long_as_nothing_is_asked(sysf
     device = vf_of(sysfs)
     sysfs.drop_interface("eth4")
     sysfs.bind(PF, "vfio-pci")
-    vf = vfs.find(PfDriver(), device)
+    vf = find(PfDriver(), device)
     assert settings.apply(PfDriver(), vf, VfSettings()) == VfSettings()
     with pytest.raises(
         CniError, match=rf'key "trust" cannot be set: PF {PF} \(driver vfio-pci\) has no network interface'
@@ -260,10 +262,10 @@ def test_a_vf_of_a_switchdev_pf_is_set_by_the_pfs_own_interface(sysfs: FakeSysfs
     (address,) = sysfs.pf(PF, "eth4", vfs=1, vf_driver="vfio-pci", phys_switch_id="ab12", phys_port_name="p0")
     sysfs.interface(PF, "aa_rep0", phys_switch_id="ab12", phys_port_name="pf0vf0")
     driver = PfDriver()
-    vf = vfs.find(driver, PciDevice(address, sysfs.root))
+    vf = find(driver, PciDevice(address, sysfs.root))
     settings.apply(driver, vf, VfSettings(trust=True))
     assert driver.settings.trust
-    told = vfs.info(vf)
+    told = device_info(vf)
     assert told is not None
     assert told["pci"] == {"pci-address": address, "pf-pci-address": PF, "representor-device": "aa_rep0"}
 
@@ -271,8 +273,8 @@ def test_a_vf_of_a_switchdev_pf_is_set_by_the_pfs_own_interface(sysfs: FakeSysfs
 def test_a_vf_without_a_driver_is_taken_only_when_it_is_to_get_one(sysfs: FakeSysfs) -> None:
     device = vf_of(sysfs, "")
     with pytest.raises(CniError, match="driver none, no network interface on the host"):
-        vfs.find(PfDriver(), device)
-    assert vfs.find(PfDriver(), device, rebinding=True).driver == ""
+        find(PfDriver(), device)
+    assert find(PfDriver(), device, rebinding=True).driver == ""
 
 
 class RdmaDevices:
@@ -310,36 +312,36 @@ class RdmaSocket(Rdma):
 def vf_with_rdma(sysfs: FakeSysfs) -> Vf:
     device = vf_of(sysfs)
     (device.path / "infiniband/mlx5_4").mkdir(parents=True)
-    return vfs.find(PfDriver(), device)
+    return find(PfDriver(), device)
 
 
 def test_the_vfs_rdma_devices_go_into_the_pod_and_come_back(
     sysfs: FakeSysfs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     devices = RdmaDevices()
-    monkeypatch.setattr(vfs, "Rdma", devices.open)
+    monkeypatch.setattr("wirespeed.devices.rdma.Rdma", devices.open)
     vf = vf_with_rdma(sysfs)
-    moved = vfs.rdma_devices(vf)
+    moved = rdma.devices(vf)
     assert moved == {"mlx5_4": 5}
     with netns.opened("/proc/self/ns/net") as pod:
-        assert vfs.rdma_missing(moved, pod) == [f"RDMA device mlx5_4 is not in {pod.path}"]
-        vfs.move_rdma(vf, moved, pod)
+        assert rdma.missing(moved, pod) == [f"RDMA device mlx5_4 is not in {pod.path}"]
+        rdma.move(vf, moved, pod)
         assert (devices.host, devices.pod) == ({"mlx5_0": 1}, {"mlx5_4": 5})
-        assert vfs.rdma_missing(moved, pod) == []
-        vfs._bring_rdma_home(moved, (pod.path, pod.identity))
+        assert rdma.missing(moved, pod) == []
+        rdma.bring_home(moved, (pod.path, pod.identity))
         assert (devices.host, devices.pod) == ({"mlx5_0": 1, "mlx5_4": 5}, {})
-        vfs._bring_rdma_home(moved, (pod.path, pod.identity))  # already on the host: a repeated DEL moves nothing
+        rdma.bring_home(moved, (pod.path, pod.identity))  # already on the host: a repeated DEL moves nothing
 
 
 def test_rdma_devices_that_all_namespaces_share_are_not_moved(
     sysfs: FakeSysfs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(vfs, "Rdma", RdmaDevices(exclusive=False).open)
+    monkeypatch.setattr("wirespeed.devices.rdma.Rdma", RdmaDevices(exclusive=False).open)
     with pytest.raises(CniError, match="all network namespaces share the RDMA devices of this node") as refused:
-        vfs.rdma_devices(vf_with_rdma(sysfs))
+        rdma.devices(vf_with_rdma(sysfs))
     assert refused.value.code == Code.DEVICE
 
 
 def test_a_vf_without_an_rdma_device_has_none_to_move(sysfs: FakeSysfs) -> None:
     with pytest.raises(CniError, match='key "rdmaIsolation": it has no RDMA device'):
-        vfs.rdma_devices(vfs.find(PfDriver(), vf_of(sysfs)))
+        rdma.devices(find(PfDriver(), vf_of(sysfs)))

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.fakesysfs import FakeSysfs
-from wirespeed.host.pci import PciDevice
-from wirespeed.host.switchdev import SF, VF, representor
+from wirespeed.devices.pci import PciDevice
+from wirespeed.devices.switchdev import SF, VF, representor
 
 PF = "0000:18:00.1"
 

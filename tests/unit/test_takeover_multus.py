@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tests.multusfiles import POD_ARGS, Attached
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.request import Request
-from wirespeed.host.netns import Identity
+from wirespeed.kernel.netns import Identity
 from wirespeed.node import Node, NodeConfig
 from wirespeed.plugins.meta.delegate import NOWHERE, recorded, recorded_identity
 from wirespeed.plugins.meta.meta import Meta

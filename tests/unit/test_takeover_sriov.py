@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 
 from tests import sriovfiles
 from wirespeed.cni.errors import CniError, Code
-from wirespeed.host.netlink.link import IFF_PROMISC, IFF_UP, Link
-from wirespeed.host.netlink.vf import ETH_P_8021AD, ETH_P_8021Q, VfSettings
-from wirespeed.host.netns import Identity
-from wirespeed.host.pci import PciDevice
-from wirespeed.plugins.sriov.function import Vf
+from wirespeed.devices.pci import PciDevice
+from wirespeed.devices.vf import Vf
+from wirespeed.kernel.netlink.link import IFF_PROMISC, IFF_UP, Link
+from wirespeed.kernel.netlink.vf import ETH_P_8021AD, ETH_P_8021Q, VfSettings
+from wirespeed.kernel.netns import Identity
 from wirespeed.state.journal import DeviceClaim, Journal
 from wirespeed.takeover import sriov_cni
 

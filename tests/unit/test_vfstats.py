@@ -6,12 +6,12 @@ import struct
 from pathlib import Path
 
 from tests.fakesysfs import FakeSysfs
-from wirespeed.host import vfstats
-from wirespeed.host.netlink.codec import attribute
-from wirespeed.host.netlink.link import Link
-from wirespeed.host.netlink.rtnl import Rtnl
-from wirespeed.host.netlink.vf import IFLA_VF_INFO, IFLA_VF_MAC, IFLA_VF_STATS, IFLA_VFINFO_LIST
-from wirespeed.host.pci import PciDevice
+from wirespeed.devices import vfstats
+from wirespeed.devices.pci import PciDevice
+from wirespeed.kernel.netlink.codec import attribute
+from wirespeed.kernel.netlink.link import Link
+from wirespeed.kernel.netlink.rtnl import Rtnl
+from wirespeed.kernel.netlink.vf import IFLA_VF_INFO, IFLA_VF_MAC, IFLA_VF_STATS, IFLA_VFINFO_LIST
 
 PF = "0000:18:00.0"
 

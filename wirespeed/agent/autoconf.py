@@ -14,9 +14,9 @@ from pathlib import Path
 from wirespeed.agent import cniconf
 from wirespeed.agent.notices import LOOK_AGAIN, noticed, readable_once, wait
 from wirespeed.cni.errors import CniError, Code
-from wirespeed.host import readiness
-from wirespeed.host.files import write_atomically
 from wirespeed.node import AutoconfConfig, NodeConfig
+from wirespeed.plugins.meta import readiness
+from wirespeed.system.files import write_atomically
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ class Autoconf:
                 # Watch first, then check, so that no change in between is missed.
                 with contextlib.ExitStack() as watched:
                     notices = [watched.enter_context(noticed(folder)) for folder in self._folders()]
-                    restored = self._look()
+                    restored = self._write_due()
                     if not restored:
                         wait([*notices, stopped], LOOK_AGAIN)
                 if restored:
@@ -60,7 +60,7 @@ class Autoconf:
             found.add(Path(self._indicator).parent)
         return found
 
-    def _look(self) -> bool:
+    def _write_due(self) -> bool:
         """Write what is due; return whether that was a file which another program had changed or removed."""
         try:
             readiness.check(self._indicator)

@@ -20,7 +20,7 @@ from wirespeed.cni.dispatch import Answer
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.request import check_container_id
 from wirespeed.cni.versions import LATEST
-from wirespeed.host import netns
+from wirespeed.kernel import netns
 from wirespeed.node import Node
 from wirespeed.plugins.meta.delegate import recorded, recorded_identity
 from wirespeed.plugins.meta.hotplug import Hotplug
@@ -72,10 +72,10 @@ def _serve(node: Node, verb: str, call: frame.Call, deadline: float) -> dict[str
     except msgspec.DecodeError as error:
         raise CniError(Code.DECODING_FAILURE, f"{verb}: {error}") from error
     change = hotplug.attach if verb == "ATTACH" else hotplug.detach
-    return _told(change(container, network, deadline=deadline))
+    return _answer(change(container, network, deadline=deadline))
 
 
-def _told(row: Attachment) -> dict[str, Any]:
+def _answer(row: Attachment) -> dict[str, Any]:
     """Return what the caller gets about an attachment."""
     addresses = [ip["address"] for ip in (row.result or {}).get("ips", ())]
     return {"network": recorded(row).label, "interface": row.ifname, "ips": addresses}

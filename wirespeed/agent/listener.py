@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from wirespeed.cni.errors import CniError, Code
-from wirespeed.host.inotify import FolderWatch
+from wirespeed.system.inotify import FolderWatch
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +100,7 @@ class Listener:
     def __init__(self, path: Path, lock: Lock) -> None:
         self.path, self._lock = path, lock
         self.watch: FolderWatch | None = None
-        self._look()
+        self._watch_folder()
         self.socket, self._identity = self._listening(replace=True)
         self._pause, self._next = _CONTESTED[0], 0.0
         self._complaint = ""
@@ -129,7 +129,7 @@ class Listener:
             there = _identity(self.path)
             if there == self._identity or (there is not None and time.monotonic() < self._next):
                 return None
-            self._look()
+            self._watch_folder()
             made = self._listening(replace=there is not None)
         except FileExistsError:
             return self.renewed()
@@ -153,7 +153,7 @@ class Listener:
         self._pause = min(most, self._pause * 2) if now < self._next + most else least
         self._next = now + self._pause / 2
 
-    def _look(self) -> None:
+    def _watch_folder(self) -> None:
         """Watch the folder that is at the path now."""
         if self.watch is not None:
             self.watch.close()

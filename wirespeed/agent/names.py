@@ -24,12 +24,12 @@ from pathlib import Path
 from wirespeed.agent.install import binaries, content
 from wirespeed.agent.notices import CHANGED, LOOK_AGAIN, noticed, readable_once, wait
 from wirespeed.cni.errors import CniError, Code
-from wirespeed.cni.inotify import IN_ATTRIB, IN_MODIFY
-from wirespeed.host.files import open_for_writing
 from wirespeed.kube.cluster import NodeEvent
 from wirespeed.metrics import Family
 from wirespeed.node import Node
 from wirespeed.steps import carry_out, kept
+from wirespeed.system.files import open_for_writing
+from wirespeed.system.inotify import IN_ATTRIB, IN_MODIFY
 from wirespeed.takeover import caches
 from wirespeed.takeover.record import Record
 
@@ -92,7 +92,7 @@ class Names:
                 # Watch first, then check, so that no change in between is missed. IN_MODIFY: who opens the file to
                 # write into it is noticed at once, not when it is closed.
                 with noticed(self._folder, CHANGED | IN_ATTRIB | IN_MODIFY) as notices:
-                    wait([notices, stopped], self._look())
+                    wait([notices, stopped], self._keep_all())
 
     def figures(self) -> Iterator[Family]:
         """Yield the metric that counts how often each name was taken back."""
@@ -106,7 +106,7 @@ class Names:
             family.add(name.path.name, value=float(name.taken_back))
         yield family
 
-    def _look(self) -> float:
+    def _keep_all(self) -> float:
         """Take back the names that are due; return the seconds until the next check without an event."""
         soonest = min([LOOK_AGAIN, *map(self._keep, self._names)])
         ours = all(name.state is _State.OURS for name in self._names)

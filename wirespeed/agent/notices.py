@@ -10,8 +10,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from wirespeed.cni import inotify
-from wirespeed.host import inotify as folders
+from wirespeed.system import inotify
 
 log = logging.getLogger(__name__)
 
@@ -20,7 +19,7 @@ log = logging.getLogger(__name__)
 LOOK_AGAIN = 30.0
 BLIND_LOOK = 1.0  # the same without inotify, whose usual limit is 128 instances per user
 
-CHANGED = folders.CAME | folders.WENT | inotify.IN_CLOSE_WRITE | inotify.IN_DELETE_SELF | inotify.IN_MOVE_SELF
+CHANGED = inotify.CAME | inotify.WENT | inotify.IN_CLOSE_WRITE | inotify.IN_DELETE_SELF | inotify.IN_MOVE_SELF
 
 
 @contextlib.contextmanager

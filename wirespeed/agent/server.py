@@ -24,9 +24,9 @@ from wirespeed.cni import dispatch
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.plugin import Plugin
 from wirespeed.cni.request import VERBS
-from wirespeed.host.inotify import FolderWatch
 from wirespeed.kube.cluster import asked_until
 from wirespeed.node import ALIASES, Node
+from wirespeed.system.inotify import FolderWatch
 
 log = logging.getLogger(__name__)
 

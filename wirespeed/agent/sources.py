@@ -6,14 +6,15 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from wirespeed.host import netns, pci, vfstats
-from wirespeed.host.netlink.rtnl import Rtnl
-from wirespeed.host.pci import PciDevice
+from wirespeed.devices import pci, vfstats
+from wirespeed.devices.pci import PciDevice
+from wirespeed.kernel import netns
+from wirespeed.kernel.netlink.rtnl import Rtnl
 from wirespeed.kube.podresources import PodResources
 from wirespeed.metrics import Family, Source
 from wirespeed.node import Node
 from wirespeed.plugins.meta.delegate import of_earlier_boot
-from wirespeed.plugins.sriov.vf import netdev_parent
+from wirespeed.plugins.sriov.describe import netdev_parent
 from wirespeed.state.journal import DeviceClaim
 
 _VF = ("pf", "vf", "pciAddr", "numa_node")

@@ -83,7 +83,7 @@ def _where(config: Path | None, pools: Path | None, prefix: str | None) -> NodeC
 def _table(where: NodeConfig) -> str:
     from wirespeed.deviceplugin.config import load_of  # noqa: PLC0415 — see wirespeed.cli.main
     from wirespeed.deviceplugin.pools import explain, reader  # noqa: PLC0415
-    from wirespeed.host.routes import default_route_interfaces  # noqa: PLC0415
+    from wirespeed.kernel.routes import default_route_interfaces  # noqa: PLC0415
 
     pools = load_of(where)
     return explain(pools, reader(pools, where.sysfs).read(default_route_interfaces()))
@@ -96,8 +96,8 @@ def _serve(where: NodeConfig) -> None:
     import threading  # noqa: PLC0415
 
     from wirespeed.deviceplugin import run  # noqa: PLC0415
-    from wirespeed.host import signals  # noqa: PLC0415
     from wirespeed.node import Node  # noqa: PLC0415
+    from wirespeed.system import signals  # noqa: PLC0415
 
     node, stop = Node(where), threading.Event()
 

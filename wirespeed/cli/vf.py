@@ -38,7 +38,7 @@ def vf() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def list_(*, config: Path | None, as_json: bool) -> None:
     """Show the PFs and their VFs."""
-    pfs = _told(lambda: _facts(config))
+    pfs = _reporting_errors(lambda: _facts(config))
     if as_json:
         click.echo(json.dumps([asdict(pf) for pf in pfs], indent=2))
     else:
@@ -78,7 +78,7 @@ def create(
         group = Group(resource="", policy="", numbers=numbers, device_type=driver, mtu=mtu or 0)
         return _planned({found.address: Wanted(num_vfs=number, mtu=mtu or 0, groups=(group,))}, pfs, config)
 
-    _carry_out(_told(plan), config, dry_run=dry_run, yes=yes)
+    _carry_out(_reporting_errors(plan), config, dry_run=dry_run, yes=yes)
 
 
 @vf.command()
@@ -94,7 +94,7 @@ def destroy(*, pf: str, config: Path | None, dry_run: bool, yes: bool) -> None:
         pfs = _facts(config)
         return _planned({_pf(pfs, pf).address: Wanted(num_vfs=0)}, pfs, config)
 
-    _carry_out(_told(plan), config, dry_run=dry_run, yes=yes)
+    _carry_out(_reporting_errors(plan), config, dry_run=dry_run, yes=yes)
 
 
 @vf.command()
@@ -116,7 +116,7 @@ def bind(*, vfs: Sequence[str], driver: str, config: Path | None, dry_run: bool,
         pfs = _facts(config)
         return bind_plan([each for name in vfs for each in _vfs(pfs, name)], driver, _sysfs(config))
 
-    _carry_out(_told(plan), config, dry_run=dry_run, yes=yes)
+    _carry_out(_reporting_errors(plan), config, dry_run=dry_run, yes=yes)
 
 
 @vf.command()
@@ -152,13 +152,13 @@ def apply(
         pfs = _facts(config)
         return _planned(policy.merge(mine, [pf.identity for pf in pfs]), pfs, config)
 
-    _carry_out(_told(plan), config, dry_run=dry_run, yes=yes)
+    _carry_out(_reporting_errors(plan), config, dry_run=dry_run, yes=yes)
 
 
 # The node
 
 
-def _told(function: Callable[[], Any]) -> Any:
+def _reporting_errors(function: Callable[[], Any]) -> Any:
     """Call the function; turn its CniError or OSError into a one-line error of the command."""
     from wirespeed import extras  # noqa: PLC0415 — see wirespeed.cli.main
     from wirespeed.cni.errors import CniError  # noqa: PLC0415
@@ -240,8 +240,8 @@ def _carry_out(plan: Plan, config: Path | None, *, dry_run: bool, yes: bool) -> 
         return
     if not yes:
         click.confirm(f"{len(plan.changes)} steps: go on?", abort=True)
-    node = _told(lambda: load_config(config))
-    _told(lambda: _with_progress(lambda progress: carry_out(plan, node, progress), len(plan.changes)))
+    node = _reporting_errors(lambda: load_config(config))
+    _reporting_errors(lambda: _with_progress(lambda progress: carry_out(plan, node, progress), len(plan.changes)))
 
 
 def _with_progress(work: Callable[[Callable[[int, Any], None]], None], count: int) -> None:

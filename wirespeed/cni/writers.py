@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from wirespeed.cni.inotify import IN_CLOSE_WRITE, IN_DELETE_SELF, IN_MOVE_SELF, Watch
+from wirespeed.system.inotify import IN_CLOSE_WRITE, IN_DELETE_SELF, IN_MOVE_SELF, Watch
 
 T = TypeVar("T")
 

@@ -46,7 +46,7 @@ class Ipam:
 
     def add(self, request: Request) -> Result:
         """Allocate addresses; return {"ips": [...], "routes": [...], "dns": {...}}, in the format of a result."""
-        with _named(request) as kind:
+        with _type_in_errors(request) as kind:
             match kind:
                 case "":
                     return {"ips": [], "routes": [], "dns": {}}
@@ -83,7 +83,7 @@ class Ipam:
         Many IPAM plugins have no CHECK, and answer with the same error code as for any failure: that is only
         logged.
         """
-        with _named(request) as kind:
+        with _type_in_errors(request) as kind:
             if kind == HOST_LOCAL:
                 hostlocal.check(request, self._of(request))
             elif kind == STATIC:
@@ -93,7 +93,7 @@ class Ipam:
 
     def gc(self, request: Request) -> None:
         """Release the addresses that belong to none of the request's valid attachments."""
-        with _named(request) as kind:
+        with _type_in_errors(request) as kind:
             if kind == HOST_LOCAL:
                 hostlocal.gc(request, self._of(request))
             elif kind not in {"", STATIC}:
@@ -101,7 +101,7 @@ class Ipam:
 
     def status(self, request: Request) -> None:
         """Check that addresses can be allocated."""
-        with _named(request) as kind:
+        with _type_in_errors(request) as kind:
             if kind == HOST_LOCAL:
                 hostlocal.status(request, self._of(request))
             elif kind == STATIC:
@@ -141,7 +141,7 @@ def _kind(config: Mapping[str, Any]) -> str:
 
 
 @contextmanager
-def _named(request: Request) -> Iterator[str]:
+def _type_in_errors(request: Request) -> Iterator[str]:
     """Yield the IPAM type of the request; errors raised inside begin with it."""
     kind = _kind(request.config)
     with _led_by(kind):

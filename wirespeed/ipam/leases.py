@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING
 
 from wirespeed.cni.address import Ip, parse_ip
 from wirespeed.cni.errors import CniError, Code
-from wirespeed.host.filelock import flock_before
+from wirespeed.system.filelock import flock_before
 
 if TYPE_CHECKING:
-    from wirespeed.cni.inotify import Watch
+    from wirespeed.system.inotify import Watch
 
 log = logging.getLogger(__name__)
 
@@ -158,7 +158,7 @@ class Leases:
     def _refresh(self) -> None:
         stat = os.stat(self._path)
         if self._watch is not None and self._identity == (stat.st_dev, stat.st_ino):
-            from wirespeed.cni import inotify  # noqa: PLC0415 — see _start_watch
+            from wirespeed.system import inotify  # noqa: PLC0415 — see _start_watch
 
             events = self._watch.events()
             if not any(event.mask & (inotify.IN_Q_OVERFLOW | inotify.IN_IGNORED) for event in events):
@@ -176,7 +176,7 @@ class Leases:
             self._note(name, self._content(name))
 
     def _start_watch(self) -> None:
-        from wirespeed.cni import inotify  # noqa: PLC0415 — loads ctypes, which the first use does not need
+        from wirespeed.system import inotify  # noqa: PLC0415 — loads ctypes, which the first use does not need
 
         changes = inotify.IN_CLOSE_WRITE | inotify.IN_CREATE | inotify.IN_DELETE
         moves = inotify.IN_MOVED_FROM | inotify.IN_MOVED_TO

@@ -108,12 +108,12 @@ def _read(kubeconfig: Path) -> dict[str, Any]:
 
 def _token_file(raw: dict[str, Any], folder: Path) -> str:
     """Return the tokenFile of the current context's user; it takes precedence over a token in the kubeconfig."""
-    context = _named(raw["contexts"], raw["current-context"])["context"]
-    user = _named(raw.get("users"), context.get("user")).get("user") or {}
+    context = _by_name(raw["contexts"], raw["current-context"])["context"]
+    user = _by_name(raw.get("users"), context.get("user")).get("user") or {}
     return os.path.join(folder, user["tokenFile"]) if user.get("tokenFile") else ""
 
 
-def _named(values: list[dict[str, Any]] | None, name: str) -> dict[str, Any]:
+def _by_name(values: list[dict[str, Any]] | None, name: str) -> dict[str, Any]:
     return next((value for value in values or () if value["name"] == name), {})
 
 

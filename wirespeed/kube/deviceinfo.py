@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from wirespeed.cni.errors import CniError, Code
-from wirespeed.host import files
+from wirespeed.system import files
 
 VERSION = "1.1.0"
 
@@ -106,7 +106,7 @@ def remove(path: Path) -> None:
 
 
 @contextmanager
-def named(path: Path | str) -> Iterator[None]:
+def io_errors(path: Path | str) -> Iterator[None]:
     """Turn an OSError raised inside into CniError(IO_FAILURE) with the path."""
     try:
         yield

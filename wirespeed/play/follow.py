@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from wirespeed.host.inotify import FolderWatch
+from wirespeed.system.inotify import FolderWatch
 
 
 @contextmanager

@@ -55,7 +55,7 @@ def of(container: Container) -> list[Hidden]:
     """Return the paths of this machine that the container uses or runs but does not see."""
     mounts = [mount.mount_path for mount in container.volume_mounts]
     found: dict[str, Hidden] = {}
-    for named in _named(container):
+    for named in _absolute_paths(container):
         for path in _leads(named):
             over = next((folder for folder in _OVER if _is_below(path, folder)), None)
             if (
@@ -72,7 +72,7 @@ def _containers(pods: Iterable[Pod]) -> Iterator[tuple[Pod, Container]]:
     return ((pod, each) for pod in pods for each in [*pod.spec.init_containers, *pod.spec.containers])
 
 
-def _named(container: Container) -> Iterator[str]:
+def _absolute_paths(container: Container) -> Iterator[str]:
     """Yield absolute paths in commands, probes, variables and the working directory, and the programs' paths."""
     probes = [each.exec for each in (container.startup_probe, container.readiness_probe) if each and each.exec]
     commands = [[*container.command, *container.args], *(probe.command for probe in probes)]

@@ -17,11 +17,11 @@ from urllib.parse import quote
 import grpc
 
 from wirespeed.cni.errors import CniError, Code
-from wirespeed.host.inotify import FolderWatch
 from wirespeed.kube import resources, rpc
 from wirespeed.kube.proto import deviceplugin_pb2 as dp
 from wirespeed.kube.proto import pluginregistration_pb2 as registration
 from wirespeed.kube.proto import podresources_pb2 as pods
+from wirespeed.system.inotify import FolderWatch
 
 VERSION = "v1beta1"
 _DIAL = 10.0  # seconds to connect to a plugin, as in the kubelet
@@ -421,13 +421,13 @@ class _PluginWatch:
 
     def _run(self) -> None:
         while True:
-            self._look()
+            self._connect_new()
             ready, _, _ = select.select([self._watch.fileno(), self._woken.fileno()], [], [])
             if self._woken.fileno() in ready:
                 return
             self._watch.events()  # only what exists now matters, not the events
 
-    def _look(self) -> None:
+    def _connect_new(self) -> None:
         there = _sockets(self._folder)
         for path, which in list(self._taken.items()):
             if there.get(path) != which:

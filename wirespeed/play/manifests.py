@@ -313,7 +313,7 @@ def load(files: Sequence[Path], *, pools: Path | None = None) -> Manifests:
             for where, document in documents.read(path):
                 for raw in documents.objects(document, where):
                     if raw["kind"] not in (*VERSIONS, *_OF_PODS):
-                        others[_named(raw)] = None
+                        others[_kind_and_name(raw)] = None
                         continue
                     try:
                         key = _take(manifests, raw, where)
@@ -396,7 +396,7 @@ def _take(manifests: Manifests, raw: dict[str, Any], where: str) -> tuple[str, s
     return (kind, *key)
 
 
-def _named(raw: Mapping[str, Any]) -> str:
+def _kind_and_name(raw: Mapping[str, Any]) -> str:
     """Return an object's kind and name for messages."""
     metadata = raw.get("metadata")
     name = metadata.get("name") if isinstance(metadata, dict) else None

@@ -15,7 +15,6 @@ from rich.console import Console
 
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.deviceplugin.binding import bindings
-from wirespeed.host import signals
 from wirespeed.kube.manifests import ManifestCluster
 from wirespeed.play import admission, hidden, manifests, notices, report, sandbox
 from wirespeed.play import session as sessions
@@ -31,6 +30,7 @@ from wirespeed.play.screen import Screen
 from wirespeed.play.session import Session, write
 from wirespeed.state.journal import Journal
 from wirespeed.steps import Undo
+from wirespeed.system import signals
 
 TIMED_OUT = 124  # as timeout(1) does
 _READY = 30.0  # seconds for the agent to be ready
@@ -348,8 +348,8 @@ class _Play:
                 timer.cancel()
 
     def _on_signal(self, number: int) -> None:
-        again, self._stopped = bool(self._stopped), number
-        if again:
+        is_second, self._stopped = bool(self._stopped), number
+        if is_second:
             self._kill()
         else:
             self._tell()

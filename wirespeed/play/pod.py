@@ -250,7 +250,9 @@ class PodRun:
     def _initialise(self, container: Container) -> bool:
         """Run an init container until it succeeds; return whether the pod continues."""
         state = self.init_states[container.name]
-        self._repeat(container, state, again=lambda code: code != 0 and self.pod.spec.restart_policy != "Never")
+        self._repeat(
+            container, state, must_restart=lambda code: code != 0 and self.pod.spec.restart_policy != "Never"
+        )
         if self._stop.is_set():
             self._change(phase=Phase.FAILED, reason="stopped")
             return False
@@ -262,12 +264,12 @@ class PodRun:
     def _run_containers(self) -> None:
         policy = self.pod.spec.restart_policy
 
-        def again(code: int) -> bool:
+        def must_restart(code: int) -> bool:
             return policy == "Always" or (policy == "OnFailure" and code != 0)
 
         self._change(phase=Phase.RUNNING)
         threads = [
-            threading.Thread(target=self._repeat, args=(container, self.states[container.name], again))
+            threading.Thread(target=self._repeat, args=(container, self.states[container.name], must_restart))
             for container in self.pod.spec.containers
         ]
         for thread in threads:
@@ -282,13 +284,13 @@ class PodRun:
         ]
         self._change(phase=Phase.FAILED if failed else Phase.SUCCEEDED, reason=", ".join(failed))
 
-    def _repeat(self, container: Container, state: State, again: Callable[[int], bool]) -> None:
-        """Run a container until `again` is false for its exit status."""
+    def _repeat(self, container: Container, state: State, must_restart: Callable[[int], bool]) -> None:
+        """Run a container until `must_restart` is false for its exit status."""
         crashes = 0
         while not self._stop.is_set():
             began = time.monotonic()
             code = self._run_once(container, state)
-            if self._stop.is_set() or not again(code):
+            if self._stop.is_set() or not must_restart(code):
                 return
             crashes = 1 if time.monotonic() - began > _CALM else crashes + 1
             delay = backoff(crashes)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from wirespeed.host.pci import PciDevice
+from wirespeed.devices.pci import PciDevice
 from wirespeed.play.pod import PodRun, State
 from wirespeed.play.screen import InterfaceRow
 

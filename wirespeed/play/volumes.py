@@ -49,7 +49,7 @@ class Volumes:
         """Create all volumes. Raises CniError that names the volume."""
         self._folder.mkdir(parents=True)
         for volume in self._pod.spec.volumes:
-            with _told(volume):
+            with _volume_in_errors(volume):
                 self._sources[volume.name] = self._make(volume)
         self._write_texts(facts)
 
@@ -111,7 +111,7 @@ class Volumes:
                     continue
                 found = texts.files(volume.texts, self._pod, facts, self._config_maps)
                 if self._written.get(volume.name) != found:
-                    with _told(volume):
+                    with _volume_in_errors(volume):
                         texts.write(self._folder / "volumes" / volume.name, found, group=self._group)
                     self._written[volume.name] = found
 
@@ -133,7 +133,7 @@ class Volumes:
 
 
 @contextlib.contextmanager
-def _told(volume: Volume) -> Iterator[None]:
+def _volume_in_errors(volume: Volume) -> Iterator[None]:
     """Prefix errors with the volume's name."""
     try:
         yield

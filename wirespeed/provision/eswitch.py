@@ -11,7 +11,7 @@ from pyroute2.netlink.devlink import DEVLINK_NAMES, devlinkcmd
 from pyroute2.netlink.exceptions import NetlinkError
 
 from wirespeed.cni.errors import CniError, Code
-from wirespeed.host.device import Device
+from wirespeed.devices.device import Device
 
 _MODES = ("legacy", "switchdev", "switchdev_inactive")  # by number: linux/devlink.h, enum devlink_eswitch_mode
 

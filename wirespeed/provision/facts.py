@@ -6,13 +6,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from wirespeed.host import pci, vfio
-from wirespeed.host.netlink.link import Link
-from wirespeed.host.netlink.rtnl import Rtnl
-from wirespeed.host.netlink.vf import VfSettings
-from wirespeed.host.pci import PciDevice
-from wirespeed.host.routes import default_route_interfaces
-from wirespeed.host.vdpa import VHOST, VIRTIO, VdpaDevice
+from wirespeed.devices import pci, vfio
+from wirespeed.devices.pci import PciDevice
+from wirespeed.devices.vdpa import VHOST, VIRTIO, VdpaDevice
+from wirespeed.kernel.netlink.link import Link
+from wirespeed.kernel.netlink.rtnl import Rtnl
+from wirespeed.kernel.netlink.vf import VfSettings
+from wirespeed.kernel.routes import default_route_interfaces
 from wirespeed.provision import eswitch, udev, vdpa
 from wirespeed.provision.policy import PfIdentity
 
@@ -123,7 +123,7 @@ def in_use(
     return {address: user for address, user in found.items() if user}
 
 
-def again(pf: Pf, sysfs: Path = Path("/sys")) -> Pf:
+def reread(pf: Pf, sysfs: Path = Path("/sys")) -> Pf:
     """Read the PF again, without the users of its VFs. Raises OSError."""
     with Rtnl() as host:
         return _pf(PciDevice(pf.address, sysfs), host, Users(), vdpa.of_devices(sysfs))

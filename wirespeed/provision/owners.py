@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from wirespeed.cni.errors import CniError
-from wirespeed.host.boot import is_of_earlier_boot
+from wirespeed.kernel.boot import is_of_earlier_boot
 from wirespeed.node import NodeConfig
 
 

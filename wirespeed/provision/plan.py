@@ -10,14 +10,14 @@ from pathlib import Path
 
 from wirespeed import steps
 from wirespeed.cni.errors import CniError, Code
-from wirespeed.host import drivers
-from wirespeed.host.netlink.errors import NetlinkError
-from wirespeed.host.netlink.link import Link
-from wirespeed.host.netlink.rtnl import Rtnl
-from wirespeed.host.netlink.vf import VfSettings
-from wirespeed.host.netlink.wait import MAC_NOT_YET, MAC_TIMEOUT, set_mac, wait_for
-from wirespeed.host.pci import PciDevice
-from wirespeed.host.vdpa import VdpaDevice
+from wirespeed.devices import drivers
+from wirespeed.devices.pci import PciDevice
+from wirespeed.devices.vdpa import VdpaDevice
+from wirespeed.kernel.netlink.errors import NetlinkError
+from wirespeed.kernel.netlink.link import Link
+from wirespeed.kernel.netlink.rtnl import Rtnl
+from wirespeed.kernel.netlink.vf import VfSettings
+from wirespeed.kernel.netlink.wait import MAC_NOT_YET, MAC_TIMEOUT, set_mac, wait_for
 from wirespeed.node import NodeConfig
 from wirespeed.provision import eswitch, facts, hold, udev, vdpa
 from wirespeed.provision.facts import Pf, Vf
@@ -287,7 +287,7 @@ class _Planner:
 
     def _differences(self, before: Vf) -> list[str]:
         """Return what differs from a VF's former state, such as "mtu is 1500, was 9000"."""
-        now = next((vf for vf in facts.again(self.pf, self.sysfs).vfs if vf.index == before.index), None)
+        now = next((vf for vf in facts.reread(self.pf, self.sysfs).vfs if vf.index == before.index), None)
         if now is None:
             return ["it is not there"]
         left = [

@@ -12,7 +12,7 @@ import msgspec
 
 from wirespeed import structs
 from wirespeed.cni.errors import CniError, Code
-from wirespeed.host import pci
+from wirespeed.devices import pci
 from wirespeed.kube import documents
 from wirespeed.structs import Words, whole
 

@@ -10,8 +10,8 @@ from pyroute2.netlink.exceptions import NetlinkError
 from pyroute2.netlink.generic import GenericNetlinkSocket
 
 from wirespeed.cni.errors import CniError, Code
-from wirespeed.host import drivers
-from wirespeed.host.vdpa import VdpaDevice
+from wirespeed.devices import drivers
+from wirespeed.devices.vdpa import VdpaDevice
 
 # Queue pairs of a vdpa device, if its management device lets them be chosen. The SR-IOV network operator's value.
 _PAIRS = 32

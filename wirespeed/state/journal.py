@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from wirespeed.cni.errors import CniError, Code
-from wirespeed.host.netns import Identity
+from wirespeed.kernel.netns import Identity
 
 _VERSION = 1  # of the schema, as the file's user_version
 _SCHEMA = """

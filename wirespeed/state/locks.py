@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from wirespeed.cni.errors import CniError, Code
-from wirespeed.host.filelock import flock_before
+from wirespeed.system.filelock import flock_before
 
 _FLAGS = os.O_CREAT | os.O_RDWR | os.O_CLOEXEC
 _threads: dict[str, threading.Lock] = {}

@@ -23,8 +23,8 @@ import msgspec
 from wirespeed import structs
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.request import check_container_id
-from wirespeed.host.files import unfinished
 from wirespeed.state.journal import Attachment, Journal
+from wirespeed.system.files import unfinished
 
 log = logging.getLogger(__name__)
 

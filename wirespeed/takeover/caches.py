@@ -18,10 +18,10 @@ from pathlib import Path
 from wirespeed import steps
 from wirespeed.cni.errors import CniError
 from wirespeed.cni.request import check_container_id
-from wirespeed.host import netns
-from wirespeed.host.netlink.errors import NetlinkError
-from wirespeed.host.netns import Identity
-from wirespeed.host.pci import PciDevice
+from wirespeed.devices.pci import PciDevice
+from wirespeed.kernel import netns
+from wirespeed.kernel.netlink.errors import NetlinkError
+from wirespeed.kernel.netns import Identity
 from wirespeed.node import ALIASES, NodeConfig, open_journal
 from wirespeed.plugins.meta.delegate import NOWHERE, recorded
 from wirespeed.plugins.sriov import takeover as sriov
@@ -157,7 +157,7 @@ def _claim(container: str, ifname: str, kept_of: sriov_cni.Kept, place: Path, co
     device = PciDevice(kept_of.device, Path(config.sysfs))
     identity = _identity(path)
     with netns.reopened(path, identity) as ns:
-        now = sriov.look(device, ns)
+        now = sriov.current_state(device, ns)
     return sriov_cni.claim(
         container, ifname, kept_of, now=now, netns=path, identity=identity, devinfo=Path(config.devinfo)
     )

@@ -17,7 +17,7 @@ from wirespeed import structs
 from wirespeed.cni import result as results
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.request import check_container_id, ifname_fault
-from wirespeed.host.netns import Identity
+from wirespeed.kernel.netns import Identity
 from wirespeed.plugins.meta.delegate import Delegate, planned
 from wirespeed.state.journal import Attachment, Journal
 

@@ -17,14 +17,14 @@ import msgspec
 from wirespeed import structs
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.request import Request, check_container_id, check_network_name, ifname_fault
-from wirespeed.host import pci
-from wirespeed.host.netlink.link import IFF_ALLMULTI, IFF_PROMISC, IFF_UP, Link
-from wirespeed.host.netlink.vf import VfSettings
-from wirespeed.host.netns import Identity
+from wirespeed.devices import pci
+from wirespeed.devices.vf import Vf
+from wirespeed.kernel.netlink.link import IFF_ALLMULTI, IFF_PROMISC, IFF_UP, Link
+from wirespeed.kernel.netlink.vf import VfSettings
+from wirespeed.kernel.netns import Identity
 from wirespeed.plugins.sriov import conf as configuration
 from wirespeed.plugins.sriov import takeover
 from wirespeed.plugins.sriov.conf import SriovConf
-from wirespeed.plugins.sriov.function import Vf
 from wirespeed.state.journal import DeviceClaim
 
 log = logging.getLogger(__name__)

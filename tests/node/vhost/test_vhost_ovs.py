@@ -482,7 +482,7 @@ def test_gc_makes_removals_good(switch: Switch, host: Host, netns: Pods) -> None
 def test_add_while_vswitchd_is_down_is_undone(
     switch: Switch, host: Host, netns: Pods, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("wirespeed.host.ovsdb.ANSWER_AT_MOST", 1.0)
+    monkeypatch.setattr("wirespeed.switches.ovsdb.ANSWER_AT_MOST", 1.0)
     switch.stop()
     try:
         with pytest.raises(CniError, match="ovs-vswitchd did not take up port") as caught:

@@ -205,7 +205,7 @@ def _taking_over(options: Options, noted: Record, config: NodeConfig, switched: 
     Empty if there are none, and no shim is installed now (`switched`), so that no running call can add one.
     """
 
-    def look() -> list[caches.Found]:
+    def find_pods() -> list[caches.Found]:
         found = caches.find(noted, config)
         problems = [problem for each in found for problem in each.problems]
         if problems and not options.force:
@@ -216,11 +216,11 @@ def _taking_over(options: Options, noted: Record, config: NodeConfig, switched: 
 
     def take(undo: Undo) -> None:
         # Read again: calls that were running meanwhile have written more.
-        for found in look():
+        for found in find_pods():
             for step in caches.take_over(found, config):
                 step.do(undo)
 
-    there = [taken.what for found in look() for taken in found.taken]
+    there = [taken.what for found in find_pods() for taken in found.taken]
     if not there and not switched:
         return []
     waiting = binaries.await_calls(options.bin_dir, options.replace, _CALL_TIME)

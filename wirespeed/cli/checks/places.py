@@ -97,17 +97,17 @@ def readable(text: str, *, json_only: bool = False) -> Iterator[Document | Unrea
     except UnreadableError as error:
         begins = [0, *(match.end() for match in _SEPARATOR.finditer(text))]
         if json_only or len(begins) == 1:
-            yield _told(error, text, 0, lines)
+            yield _or_template_error(error, text, 0, lines)
             return
         for begin, end in zip(begins, [*begins[1:], len(text)], strict=True):
             part = text[begin:end].removesuffix("---")
             try:
                 yield from read(part, lambda offset, begin=begin: lines(begin + offset))  # type: ignore[misc]
             except UnreadableError as problem:
-                yield _told(problem, part, begin, lines)
+                yield _or_template_error(problem, part, begin, lines)
 
 
-def _told(error: UnreadableError, text: str, begin: int, lines: Lines) -> UnreadableError:
+def _or_template_error(error: UnreadableError, text: str, begin: int, lines: Lines) -> UnreadableError:
     """Return a TemplateError instead of the error if the text contains a template expression."""
     action = _ACTION.search(text)
     if action is None:

@@ -13,7 +13,7 @@ import msgspec
 
 from wirespeed import declared, structs
 from wirespeed.deviceplugin import config as deviceplugin_config
-from wirespeed.host import functions
+from wirespeed.devices import functions
 from wirespeed.ipam import hostlocal, static
 from wirespeed.node import NodeConfig
 from wirespeed.plugins.meta import config as meta_config

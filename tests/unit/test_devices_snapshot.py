@@ -1,0 +1,85 @@
+"""Snapshots of network functions: what is written to the journal is what is read from it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from wirespeed.cni.errors import CniError, Code
+from wirespeed.devices.pci import PciDevice
+from wirespeed.devices.snapshot import KEPT, Snapshot, VdpaState, from_record, take
+from wirespeed.devices.vf import Vf
+from wirespeed.kernel.ethtool import Spread
+from wirespeed.kernel.netlink.link import IFF_UP, Link
+from wirespeed.kernel.netlink.vf import VfSettings
+
+LINK = Link(index=9, name="eth9", mac="02:00:00:00:00:01", mtu=1500, flags=IFF_UP, altnames=("alt",), parent="p")
+
+
+def function(tmp_path: Path, **more: Any) -> Vf:
+    device, pf = (PciDevice(address, tmp_path) for address in ("0000:03:02.0", "0000:03:00.0"))
+    settings = VfSettings(mac="02:00:00:00:00:02", vlan=5, trust=False)
+    return Vf(device=device, pf=pf, index=3, driver="iavf", settings=settings, **more)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"link": LINK},
+        {"link": LINK, "queues": 4, "spread": Spread(table=(0, 1, 0, 1), hash="toeplitz", key="6d:5a")},
+    ],
+)
+def test_snapshot_comes_back_from_its_json_as_it_was(tmp_path: Path, more: dict[str, Any]) -> None:
+    snapshot = take(function(tmp_path, **more))
+    record = snapshot.as_record()
+    assert from_record(record) == snapshot
+    assert json.loads(json.dumps(record)) == record
+
+
+def test_record_of_an_older_release_lacks_properties_which_then_stay_as_they_are(tmp_path: Path) -> None:
+    record = take(function(tmp_path, link=LINK)).as_record()
+    for key in KEPT:
+        del record["link"][key]
+    link = from_record(record).link
+    assert link is not None
+    assert link.changes(Link(index=9, name="eth9", mac="02:00:00:00:00:09", mtu=9000, flags=0)) == {}
+
+
+def test_infiniband_address_is_no_property_to_set(tmp_path: Path) -> None:
+    link = take(function(tmp_path, link=LINK)).link
+    assert link is not None
+    now = Link(index=9, name="eth9", mac=":".join(["00"] * 20), mtu=4096, flags=IFF_UP, infiniband=True)
+    assert link.changes(now)["mtu"] == 1500
+    assert "mac" not in link.changes(now)
+
+
+def test_vdpa_device_of_a_snapshot_is_that_of_the_function_even_if_it_is_gone(tmp_path: Path) -> None:
+    vf = function(tmp_path)
+    before = Snapshot(
+        pf="0000:03:00.0",
+        index=3,
+        driver="mlx5_core",
+        settings=VfSettings(),
+        vdpa=VdpaState(name="vdpa7", driver="virtio"),
+    )
+    made = before.with_vdpa(vf).vdpa
+    assert made is not None
+    assert (made.address, made.exists) == ("vdpa7", False)
+    assert take(vf).with_vdpa(vf).vdpa is None
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [("index", "3", r"\$\.index"), ("settings", {"vlan": "5"}, r"\$\.settings\.vlan"), ("pf", None, r"\$\.pf")],
+)
+def test_unreadable_record_is_an_error_that_names_the_key(
+    tmp_path: Path, key: str, value: object, told: str
+) -> None:
+    record = take(function(tmp_path)).as_record() | {key: value}
+    with pytest.raises(CniError, match=told) as refused:
+        from_record(record)
+    assert refused.value.code == Code.DECODING_FAILURE

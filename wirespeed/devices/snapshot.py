@@ -1,0 +1,122 @@
+"""A snapshot of all that a pod can change of a network function, for restoring it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+
+from wirespeed import structs
+from wirespeed.cni.errors import CniError, Code
+from wirespeed.devices.vdpa import VdpaDevice
+from wirespeed.devices.vf import Vf
+from wirespeed.kernel.ethtool import Spread
+from wirespeed.kernel.netlink.link import Link
+from wirespeed.kernel.netlink.vf import VfSettings
+
+
+class LinkState(msgspec.Struct, frozen=True, kw_only=True):
+    """The state of a function's netdev.
+
+    `parent` is the bus address of its device, `xdp` whether an XDP program was attached, `queues` the number of
+    queues and `rss` the RSS configuration (None if the driver does not report it). The last eight survive a move
+    between network namespaces; None is a property that the release which wrote the snapshot did not record.
+    """
+
+    name: str
+    parent: str
+    up: bool
+    permanent_mac: str
+    altnames: tuple[str, ...]
+    xdp: bool
+    queues: int | None = None
+    rss: Spread | None = None
+    mac: str | None = None
+    mtu: int | None = None
+    txqlen: int | None = None
+    alias: str | None = None
+    promisc: bool | None = None
+    allmulti: bool | None = None
+    arp: bool | None = None
+    multicast: bool | None = None
+
+    def changes(self, now: Link) -> dict[str, Any]:
+        """Return the properties to set, by keyword of Rtnl.set_link, to restore the netdev from its state `now`.
+
+        An InfiniBand address consists of queue pair number and port GUID and cannot be set.
+        """
+        return {
+            key: was
+            for key in KEPT
+            if (was := getattr(self, key)) not in {None, getattr(now, key)} and (key != "mac" or not now.infiniband)
+        }
+
+
+# Netdev properties that a pod may change and that survive a move between namespaces. The names are attributes of
+# LinkState and Link, and keywords of Rtnl.set_link.
+KEPT = ("mac", "mtu", "txqlen", "alias", "promisc", "allmulti", "arp", "multicast")
+
+
+class VdpaState(msgspec.Struct, frozen=True, kw_only=True):
+    """The vdpa device of a function: its name, and its kind (see `VdpaDevice.kind`)."""
+
+    name: str
+    driver: str
+
+
+@structs.prepared
+class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
+    """The state of a VF or scalable function: number `index` of the PF with the PCI address `pf`.
+
+    `settings` are those in the PF's driver, `link` is the state of its netdev (None for a function in user space).
+    """
+
+    pf: str
+    index: int
+    driver: str
+    settings: VfSettings
+    vdpa: VdpaState | None = None
+    link: LinkState | None = None
+
+    def as_record(self) -> dict[str, Any]:
+        """Return it as JSON values for `from_record`."""
+        return msgspec.json.decode(msgspec.json.encode(self))  # type: ignore[no-any-return]
+
+    def with_vdpa(self, vf: Vf) -> Vf:
+        """Return the function with the snapshot's vdpa device, even if that no longer exists."""
+        made = None if self.vdpa is None else VdpaDevice(self.vdpa.name, vf.device.sysfs)
+        return replace(vf, vdpa=made)
+
+
+def take(vf: Vf) -> Snapshot:
+    """Return a snapshot of the function."""
+    link = vf.link
+    return Snapshot(
+        pf=vf.pf.address,
+        index=vf.index,
+        driver=vf.driver,
+        settings=vf.settings,
+        vdpa=None if vf.vdpa is None else VdpaState(name=vf.vdpa.address, driver=vf.vdpa.kind),
+        link=None
+        if link is None
+        else LinkState(
+            name=link.name,
+            parent=link.parent,
+            up=link.up,
+            permanent_mac=link.permanent_mac,
+            altnames=link.altnames,
+            xdp=bool(link.xdp),
+            queues=vf.queues,
+            rss=vf.spread,
+            **{key: getattr(link, key) for key in KEPT},
+        ),
+    )
+
+
+def from_record(record: object) -> Snapshot:
+    """Return the snapshot of `as_record`. Raises CniError(DECODING_FAILURE) that names the key."""
+    try:
+        return msgspec.convert(record, Snapshot)
+    except msgspec.ValidationError as error:
+        raise CniError(Code.DECODING_FAILURE, f"snapshot of a network function: {error}") from error

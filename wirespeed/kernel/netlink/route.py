@@ -1,0 +1,140 @@
+"""Route messages: routes with their next hops, nexthop objects and policy rules (linux/rtnetlink.h)."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+import struct
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+
+from wirespeed.kernel.netlink.codec import attribute, attributes, number, string, u32
+
+RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE, RTM_GETRULE, RTM_GETNEXTHOP = 24, 25, 26, 34, 106
+RTMGRP_IPV4_IFADDR, RTMGRP_IPV4_ROUTE, RTMGRP_IPV6_ROUTE = 0x10, 0x40, 0x400
+RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_METRICS, RTA_MULTIPATH = 1, 4, 5, 6, 8, 9
+RTA_TABLE, RTA_VIA, RTA_ENCAP, RTA_NH_ID = 15, 18, 22, 30
+RTAX_MTU, RTAX_ADVMSS = 2, 8
+RT_SCOPE_UNIVERSE, RT_SCOPE_LINK, RT_TABLE_MAIN, RTN_UNICAST, RTPROT_STATIC = 0, 253, 254, 1, 4
+_NHA_ID, _NHA_GROUP, _NHA_OIF, _NHA_GATEWAY = 1, 2, 5, 6  # linux/nexthop.h
+_FRA_SRC, _FRA_IIFNAME, _FRA_TABLE, _FRA_OIFNAME = 2, 3, 15, 17  # linux/fib_rules.h
+_FR_ACT_TO_TBL, _FIB_RULE_INVERT = 1, 2
+
+_RTMSG = struct.Struct("BBBBBBBBI")  # struct rtmsg, and struct fib_rule_hdr
+_NHMSG = struct.Struct("BBBBI")  # struct nhmsg
+_NEXTHOP = struct.Struct("HBBi")  # struct rtnexthop
+_NEXTHOP_GROUP = struct.Struct("IBBH")  # struct nexthop_grp
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+@dataclass(frozen=True)
+class Hop:
+    """A next hop: the index of its interface, and its gateway, "" without one."""
+
+    index: int
+    gateway: str
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A policy rule (`ip rule`) that selects a table for packets of these interfaces (all if empty) and sources."""
+
+    table: int
+    interfaces: frozenset[str]
+    source: Network | None
+
+
+def pack_route_header(network: Network, *, table: int, scope: int) -> bytes:
+    """Pack a static unicast route to a network, without its next hop."""
+    family = socket.AF_INET6 if network.version == 6 else socket.AF_INET
+    # rtm_table is one byte: larger numbers are in RTA_TABLE alone.
+    short = table if table < 256 else 0
+    packed = _RTMSG.pack(family, network.prefixlen, 0, 0, short, RTPROT_STATIC, scope, RTN_UNICAST, 0)
+    if network.prefixlen:
+        packed += attribute(RTA_DST, network.network_address.packed)
+    return packed + u32(RTA_TABLE, table)
+
+
+def pack_routes_request(family: int, *, index: int = 0) -> bytes:
+    """Pack a request for the routes of a family, or only for those over the interface with this index."""
+    return _RTMSG.pack(family, *[0] * 8) + (u32(RTA_OIF, index) if index else b"")
+
+
+def pack_rules_request() -> bytes:
+    """Pack a request for the policy rules of both families."""
+    return _RTMSG.pack(*[0] * 9)
+
+
+def is_unicast(route: bytes) -> bool:
+    return bool(_RTMSG.unpack_from(route)[7] == RTN_UNICAST)
+
+
+def is_default_route(route: bytes) -> bool:
+    """Whether it is a unicast route to 0.0.0.0/0 or ::/0 in the main table."""
+    _, prefix, _, _, table, _, _, kind, _ = _RTMSG.unpack_from(route)
+    return bool(prefix == 0 and table == RT_TABLE_MAIN and kind == RTN_UNICAST)
+
+
+def route_attributes(route: bytes) -> dict[int, bytes]:
+    """Return the attributes (RTA_*) of a route by type."""
+    return attributes(route, _RTMSG.size)
+
+
+def unpack_route(route: bytes) -> tuple[Network, int]:
+    """Return the destination of a route and the number of its table."""
+    family, prefix, _, _, table, *_ = _RTMSG.unpack_from(route)
+    seen = route_attributes(route)
+    destination = seen.get(RTA_DST, bytes(16 if family == socket.AF_INET6 else 4))
+    return ipaddress.ip_network((destination, prefix)), number(seen.get(RTA_TABLE)) or table
+
+
+def unpack_hops(seen: Mapping[int, bytes]) -> Iterator[Hop]:
+    """Yield the next hops in the attributes of a route; those of a nexthop object may be missing."""
+    if RTA_OIF in seen:
+        yield Hop(number(seen[RTA_OIF]), _gateway(seen))
+    listed = seen.get(RTA_MULTIPATH, b"")
+    offset = 0
+    while offset + _NEXTHOP.size <= len(listed):
+        length, _, _, index = _NEXTHOP.unpack_from(listed, offset)
+        yield Hop(index, _gateway(attributes(listed[offset + _NEXTHOP.size : offset + length])))
+        offset += (length + 3) & ~3
+
+
+def _gateway(hop: Mapping[int, bytes]) -> str:
+    """Return RTA_GATEWAY, or RTA_VIA: a gateway of the other family, after two bytes for that family."""
+    return _address(hop.get(RTA_GATEWAY, b"") or hop.get(RTA_VIA, b"")[2:])
+
+
+def _address(packed: bytes) -> str:
+    return str(ipaddress.ip_address(packed)) if packed else ""
+
+
+def without_attributes(route: bytes, kinds: Collection[int]) -> bytes:
+    """Return a route's message without the attributes of these types."""
+    kept = (attribute(kind, value) for kind, value in route_attributes(route).items() if kind not in kinds)
+    return route[: _RTMSG.size] + b"".join(kept)
+
+
+def pack_nexthop_request(identity: int) -> bytes:
+    """Pack a request for a nexthop object (`ip nexthop`)."""
+    return _NHMSG.pack(0, 0, 0, 0, 0) + u32(_NHA_ID, identity)
+
+
+def unpack_nexthop(payload: bytes) -> tuple[list[int], list[Hop]]:
+    """Return the ids of the members of a nexthop object that is a group, and the next hop of one that is not."""
+    seen = attributes(payload, _NHMSG.size)
+    members = [member for member, *_ in _NEXTHOP_GROUP.iter_unpack(seen.get(_NHA_GROUP, b""))]
+    own = [Hop(number(seen[_NHA_OIF]), _address(seen.get(_NHA_GATEWAY, b"")))] if _NHA_OIF in seen else []
+    return members, own
+
+
+def unpack_rule(payload: bytes) -> Rule | None:
+    """Return a policy rule; None if it is inverted or does not select a table."""
+    _, _, length, _, table, _, _, action, flags = _RTMSG.unpack_from(payload)
+    if action != _FR_ACT_TO_TBL or flags & _FIB_RULE_INVERT:
+        return None
+    seen = attributes(payload, _RTMSG.size)
+    interfaces = frozenset(string(seen[kind]) for kind in (_FRA_IIFNAME, _FRA_OIFNAME) if kind in seen)
+    source = ipaddress.ip_network((seen[_FRA_SRC], length), strict=False) if _FRA_SRC in seen else None
+    return Rule(number(seen.get(_FRA_TABLE)) or table, interfaces, source)

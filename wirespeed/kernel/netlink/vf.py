@@ -1,0 +1,182 @@
+"""The settings of VFs in link messages: IFLA_VFINFO_LIST of linux/if_link.h."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+
+from wirespeed.kernel.netlink.codec import attribute, attributes, list_attributes, mac_bytes, nested
+
+IFLA_VFINFO_LIST = 22
+IFLA_VF_INFO = 1
+IFLA_VF_MAC, IFLA_VF_VLAN, IFLA_VF_SPOOFCHK, IFLA_VF_LINK_STATE = 1, 2, 4, 5
+IFLA_VF_RATE, IFLA_VF_STATS, IFLA_VF_TRUST, IFLA_VF_VLAN_LIST = 6, 8, 9, 12
+IFLA_VF_VLAN_INFO = 1
+IFLA_VF_IB_NODE_GUID, IFLA_VF_IB_PORT_GUID = 10, 11
+
+ETH_P_8021Q, ETH_P_8021AD = 0x8100, 0x88A8
+VLAN_PROTOCOLS = {"802.1q": ETH_P_8021Q, "802.1ad": ETH_P_8021AD}
+LINK_STATES = {"auto": 0, "enable": 1, "disable": 2}
+
+_U32 = struct.Struct("I")
+_GUID = struct.Struct("I4xQ")  # struct ifla_vf_guid
+_UNSUPPORTED = 0xFFFFFFFF  # what the kernel reports for a VF setting that the driver does not fill in
+
+# The settings that the kernel sets together.
+VF_SETTING_GROUPS = (
+    ("mac",),
+    ("vlan", "vlan_qos", "vlan_proto"),
+    ("min_tx_rate", "max_tx_rate"),
+    ("spoofchk",),
+    ("link_state",),
+    ("trust",),
+    ("node_guid",),
+    ("port_guid",),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VfSettings:
+    """A PF driver's settings of one VF. None means "not reported" when read, "leave unchanged" when set.
+
+    Rates are in Mbit/s, 0 for no limit; `vlan_proto` and `link_state` are the kernel's numbers; GUIDs are 8 bytes
+    in hex, with colons when read.
+    """
+
+    mac: str | None = None
+    vlan: int | None = None
+    vlan_qos: int | None = None
+    vlan_proto: int | None = None
+    min_tx_rate: int | None = None
+    max_tx_rate: int | None = None
+    spoofchk: bool | None = None
+    trust: bool | None = None
+    link_state: int | None = None
+    node_guid: str | None = None
+    port_guid: str | None = None
+
+    def differing(self, current: VfSettings) -> VfSettings:
+        """Return only the settings that differ from the current ones."""
+        return VfSettings(
+            **{
+                f.name: value
+                for f in fields(self)
+                if (value := getattr(self, f.name)) is not None and value != getattr(current, f.name)
+            }
+        )
+
+    def items(self) -> list[tuple[str, object]]:
+        """Return (name, value) of the settings that are not None."""
+        return [(f.name, value) for f in fields(self) if (value := getattr(self, f.name)) is not None]
+
+    def parts(self) -> Iterator[VfSettings]:
+        """Yield the settings that are not None, one of VF_SETTING_GROUPS at a time."""
+        given = dict(vars(self))
+        for group in VF_SETTING_GROUPS:
+            if part := {key: given[key] for key in group if given[key] is not None}:
+                yield VfSettings(**part)
+
+
+def pack_infos(vf: int, settings: VfSettings) -> list[bytes]:
+    """Pack the settings of a VF into IFLA_VF_INFOs: the kernel ignores what follows a GUID in the same one."""
+    packed = list(pack_settings(vf, settings))
+    first = len(packed) - sum(guid is not None for guid in (settings.node_guid, settings.port_guid))
+    return [info for info in (b"".join(packed[:first]), *packed[first:]) if info]
+
+
+def pack_settings(vf: int, settings: VfSettings) -> Iterator[bytes]:
+    """Yield the settings of a VF as netlink attributes, in the order in which the kernel applies them.
+
+    The kernel applies them in this order (do_setvfinfo), whatever the order in the message.
+    """
+    if settings.mac is not None:
+        yield attribute(IFLA_VF_MAC, _U32.pack(vf) + mac_bytes(settings.mac).ljust(32, b"\0"))
+    if settings.vlan is not None or settings.vlan_qos is not None or settings.vlan_proto is not None:
+        info = struct.pack("III", vf, settings.vlan or 0, settings.vlan_qos or 0)
+        info += struct.pack(">HH", settings.vlan_proto or ETH_P_8021Q, 0)
+        yield nested(IFLA_VF_VLAN_LIST, attribute(IFLA_VF_VLAN_INFO, info))
+    if settings.min_tx_rate is not None or settings.max_tx_rate is not None:
+        rates = struct.pack("III", vf, settings.min_tx_rate or 0, settings.max_tx_rate or 0)
+        yield attribute(IFLA_VF_RATE, rates)
+    if settings.spoofchk is not None:
+        yield attribute(IFLA_VF_SPOOFCHK, struct.pack("II", vf, settings.spoofchk))
+    if settings.link_state is not None:
+        yield attribute(IFLA_VF_LINK_STATE, struct.pack("II", vf, settings.link_state))
+    if settings.trust is not None:
+        yield attribute(IFLA_VF_TRUST, struct.pack("II", vf, settings.trust))
+    if settings.node_guid is not None:
+        yield attribute(IFLA_VF_IB_NODE_GUID, _GUID.pack(vf, int(settings.node_guid.replace(":", ""), 16)))
+    if settings.port_guid is not None:
+        yield attribute(IFLA_VF_IB_PORT_GUID, _GUID.pack(vf, int(settings.port_guid.replace(":", ""), 16)))
+
+
+def pack_vf(number: int, settings: VfSettings) -> bytes:
+    """Pack the settings of a VF into an IFLA_VFINFO_LIST; b"" if there are none."""
+    infos = b"".join(nested(IFLA_VF_INFO, info) for info in pack_infos(number, settings))
+    return nested(IFLA_VFINFO_LIST, infos) if infos else b""
+
+
+class Vfs(Mapping[int, VfSettings]):
+    """The VF settings that a PF's driver reports, decoded on access: mostly one of them is needed."""
+
+    def __init__(self, listed: bytes) -> None:
+        self._infos = infos_by_number(listed)
+
+    def __len__(self) -> int:
+        return len(self._infos)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._infos)
+
+    def __getitem__(self, number: int) -> VfSettings:
+        return unpack_settings(self._infos[number])
+
+
+def infos_by_number(listed: bytes) -> dict[int, bytes]:
+    """Return the infos of an IFLA_VFINFO_LIST by VF number; not by position, as VFs may be omitted.
+
+    The number is taken from the first attribute, IFLA_VF_MAC, whose value begins with it.
+    """
+    return {_U32.unpack_from(info, 4)[0]: info for _, info in list_attributes(listed)}
+
+
+def unpack_settings(info: bytes) -> VfSettings:
+    seen = attributes(info)
+
+    def second(kind: int) -> int | None:
+        value = _U32.unpack_from(seen[kind], 4)[0] if kind in seen else _UNSUPPORTED
+        return None if value == _UNSUPPORTED else value
+
+    def switch(kind: int) -> bool | None:
+        value = second(kind)
+        return None if value is None else bool(value)
+
+    def guid(kind: int) -> str | None:
+        return _GUID.unpack_from(seen[kind])[1].to_bytes(8, "big").hex(":") if kind in seen else None
+
+    vlan: tuple[int | None, int | None, int | None] = (None, None, None)
+    listed = attributes(seen.get(IFLA_VF_VLAN_LIST, b"")).get(IFLA_VF_VLAN_INFO)
+    if listed:
+        _, vid, qos = struct.unpack_from("III", listed)
+        vlan = (vid, qos, struct.unpack_from(">H", listed, 12)[0] or ETH_P_8021Q)
+    rates = struct.unpack_from("II", seen[IFLA_VF_RATE], 4) if IFLA_VF_RATE in seen else (None, None)
+    return VfSettings(
+        mac=seen[IFLA_VF_MAC][4:10].hex(":") if IFLA_VF_MAC in seen else None,
+        vlan=vlan[0],
+        vlan_qos=vlan[1],
+        vlan_proto=vlan[2],
+        min_tx_rate=rates[0],
+        max_tx_rate=rates[1],
+        spoofchk=switch(IFLA_VF_SPOOFCHK),
+        trust=switch(IFLA_VF_TRUST),
+        link_state=second(IFLA_VF_LINK_STATE),
+        node_guid=guid(IFLA_VF_IB_NODE_GUID),
+        port_guid=guid(IFLA_VF_IB_PORT_GUID),
+    )
+
+
+def unpack_stats(listed: bytes) -> dict[int, dict[int, bytes]]:
+    """Return the counters of an IFLA_VFINFO_LIST by VF number: IFLA_VF_STATS_* attributes, each a packed u64."""
+    infos = {number: attributes(info) for number, info in infos_by_number(listed).items()}
+    return {number: attributes(info.get(IFLA_VF_STATS, b"")) for number, info in infos.items()}

@@ -1,0 +1,1 @@
+"""Virtual switches on the node."""
