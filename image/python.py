@@ -19,7 +19,7 @@ def compile_sources(sources: Path, path: str, interpreter: Path) -> None:
         place = f"/{inside.relative_to(interpreter)}"
         # Copied into the interpreter's root and back, which needs no mount.
         shutil.copytree(sources, inside, symlinks=True)
-        # Without writing its own bytecode (-B): what it compiles would differ by whether it runs from bytecode itself.
+        # -B: what the compiler writes depends on whether it runs from bytecode itself, so it must not leave any.
         program = ["chroot", str(interpreter), "/usr/bin/python3", "-IB", "-m", "compileall", "-q"]
         run([*program, "--invalidation-mode", "unchecked-hash", "-s", place, "-p", path, place])
         for compiled in inside.rglob("__pycache__"):
