@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
+import importlib
 import json
 import os
+import pkgutil
 import select
 import socket
 import subprocess
@@ -17,6 +20,7 @@ from typing import Any
 
 import pytest
 
+import wirespeed
 from wirespeed.devices.pci import PciDevice
 from wirespeed.kernel import ethtool
 
@@ -282,6 +286,18 @@ def agent(runtime: Runtime) -> Iterator[Runtime]:
     """A running agent for the runtime's calls."""
     with serving(runtime):
         yield runtime
+
+
+@pytest.fixture(scope="session")
+def ready_to_fork() -> Iterator[None]:
+    """Do once what every forked agent would do: import the agent's modules, collect this process's garbage."""
+    for module in pkgutil.walk_packages(wirespeed.__path__, "wirespeed."):
+        if module.name.split(".")[1] in {"agent", "deviceplugin", "kube", "plugins"}:
+            importlib.import_module(module.name)
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 def conf(device: str, **keys: Any) -> dict[str, Any]:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import gc
-import importlib
 import os
-import pkgutil
 import signal
 import socket
 import threading
@@ -16,7 +13,6 @@ from typing import Any
 
 import pytest
 
-import wirespeed
 from tests.lab.conftest import LabVfs, Runtime, conf, differences, sh, state_of_everything
 from wirespeed.agent import main
 from wirespeed.cni.errors import Code
@@ -29,19 +25,9 @@ from wirespeed.state.journal import Journal
 from wirespeed.switches.ovsdb import Ovsdb
 
 MAC = "02:00:00:00:00:bb"
+
+pytestmark = pytest.mark.usefixtures("ready_to_fork")
 Namespaces = Callable[[], str]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _ready_to_fork() -> Iterator[None]:
-    """Do once what every forked agent would do: import the agent's modules, collect this process's garbage."""
-    for module in pkgutil.walk_packages(wirespeed.__path__, "wirespeed."):
-        if module.name.split(".")[1] in {"agent", "deviceplugin", "kube", "plugins"}:
-            importlib.import_module(module.name)
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @contextmanager

@@ -292,6 +292,7 @@ def all_vfs(vfs: LabVfs) -> Iterator[LabVfs]:
     assert make_vfs() == vfs
 
 
+@pytest.mark.usefixtures("ready_to_fork")
 @pytest.mark.parametrize("seed", range(SEED, SEED + SEQUENCES))
 def test_every_vf_is_what_it_was_whatever_happened(
     runtime: Runtime, all_vfs: LabVfs, namespaces: Namespaces, seed: int

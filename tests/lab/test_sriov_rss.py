@@ -29,7 +29,7 @@ from wirespeed.cni.errors import Code
 from wirespeed.kernel import ethtool, netns
 from wirespeed.kernel.ethtool import Queues, Spread
 
-pytestmark = pytest.mark.usefixtures("unchanged")
+pytestmark = pytest.mark.usefixtures("unchanged", "ready_to_fork")
 
 NAME = "ens2"
 DEVICE = Path(f"/sys/class/net/{NAME}/device").resolve().name

@@ -14,7 +14,7 @@ from tests.lab.conftest import PFS, Runtime, conf, host_local, in_namespace, lin
 from tests.lab.test_crash import count_instants, forked_agent, left_behind
 from wirespeed.cni.errors import Code
 
-pytestmark = pytest.mark.usefixtures("unchanged")
+pytestmark = pytest.mark.usefixtures("unchanged", "ready_to_fork")
 
 NAME, MAC = "wirespeed_sf.sf.4", "02:00:00:00:00:aa"
 Namespaces = Callable[[], str]

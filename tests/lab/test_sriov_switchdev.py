@@ -33,7 +33,7 @@ from tests.node.vhost.conftest import Switch
 from wirespeed.cni.errors import Code
 from wirespeed.devices.pci import PciDevice
 
-pytestmark = pytest.mark.usefixtures("unchanged")
+pytestmark = pytest.mark.usefixtures("unchanged", "ready_to_fork")
 
 PF, MAC = "0000:18:00.0", "02:00:00:00:00:aa"
 SIMULATOR = Path("/sys/bus/netdevsim")
