@@ -509,4 +509,6 @@ def test_results_tell_the_default_routes_that_there_are() -> None:
         "eth0": result(other, v6, tabled),
         "net1": result({"dst": "0.0.0.0/0", "gw": "10.2.0.1"}),
     }
-    assert gateway._with_default_routes("net1", {}, [gateway._FAMILIES[0]], results) == {"eth0": result(other, v6, tabled)}
+    assert gateway._with_default_routes("net1", {}, [gateway._FAMILIES[0]], results) == {
+        "eth0": result(other, v6, tabled)
+    }
