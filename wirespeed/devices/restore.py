@@ -42,7 +42,7 @@ def restore(
     was deleted. If ADD changed the driver, the original driver and its driver_override `override` are restored
     (None: the driver was not changed). `reset` resets a VF in user space; None resets it only if its driver is not
     vfio. `reprobe` rebinds the driver of a VF that got GUIDs. `rdma` are the RDMA devices that were moved into the
-    pod, as from `rdma_devices`. A device that is gone is skipped, and so is the netdev of one whose driver was
+    pod, as from `rdma.devices`. A device that is gone is skipped, and so is the netdev of one whose driver was
     unbound or changed. Raises NetlinkError, or CniError: TRY_AGAIN_LATER if the VF did not come back in time or is
     in use, DEVICE that names what could not be restored.
     """
