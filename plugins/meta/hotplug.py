@@ -29,7 +29,7 @@ from wirespeed.plugins.meta.meta import Meta, errors_prefixed, refusal
 from wirespeed.plugins.meta.reporter import attached
 from wirespeed.plugins.meta.resolve import Pod, named_pod, read_pod
 from wirespeed.plugins.meta.selection import Selection
-from wirespeed.state.journal import Attachment
+from wirespeed.state.journal import Attachment, AttachmentStep
 
 log = logging.getLogger(__name__)
 
@@ -106,7 +106,7 @@ class Hotplug:
             raise CniError(Code.UNKNOWN_CONTAINER, f"container {container}: not attached")
         master = recorded(row)
         pod = named_pod(master.args)
-        if row.step != "added":
+        if row.step != AttachmentStep.ADDED:
             raise CniError(Code.TRY_AGAIN_LATER, f"container {container}: its ADD or DEL has not finished")
         if pod is None or not master.settings:
             why = "is no pod's" if pod is None else "was attached by another version"
@@ -230,7 +230,7 @@ def difference(wanted: Sequence[Selection], rows: Sequence[Attachment]) -> tuple
     detach are rows from the annotation that no selection matches, and those whose ADD or DEL did not finish.
     """
     left = [row for row in rows if recorded(row).selected]
-    whole = [row for row in left if row.step == "added"]
+    whole = [row for row in left if row.step == AttachmentStep.ADDED]
     matched: set[int] = set()
     for number, asked in sorted(enumerate(wanted), key=lambda item: not item[1].interface):
         for row in whole:

@@ -40,7 +40,7 @@ from wirespeed.plugins.meta.detach import detach
 from wirespeed.plugins.meta.reporter import Reporter
 from wirespeed.plugins.meta.resolve import Pod, Resolver, named_pod, read_pod
 from wirespeed.plugins.meta.restore import record_all, restore
-from wirespeed.state.journal import Attachment
+from wirespeed.state.journal import Attachment, AttachmentStep
 
 log = logging.getLogger(__name__)
 
@@ -133,7 +133,7 @@ class Meta:
                 with errors_prefixed(delegate.where):
                     changed = gateway.give(ns, delegate.ifname, delegate.default_route, results)
                 for ifname, result in changed.items():
-                    self._journal.mark(request.container_id, ifname, "added", result)
+                    self._journal.mark(request.container_id, ifname, AttachmentStep.ADDED, result)
                 results |= changed
         return results
 
@@ -143,7 +143,7 @@ class Meta:
         Raises CniError; the row is then "planned" if nothing is left, else "adding" (see NotUndoneError).
         """
         container, ifname = request.container_id, delegate.ifname
-        self._journal.mark(container, ifname, "adding")
+        self._journal.mark(container, ifname, AttachmentStep.ADDING)
         try:
             result = self._chain.add(
                 delegate.network(), delegate.request(request, netns=request.netns), delegate.runtime_config
@@ -151,9 +151,9 @@ class Meta:
         except NotUndoneError:
             raise  # the row stays "adding": a DEL must finish the undo
         except CniError:
-            self._journal.mark(container, ifname, "planned")  # fully undone
+            self._journal.mark(container, ifname, AttachmentStep.PLANNED)  # fully undone
             raise
-        self._journal.mark(container, ifname, "added", result)
+        self._journal.mark(container, ifname, AttachmentStep.ADDED, result)
         return result
 
     def tell(self, pod: Pod | None, reason: str, message: str, *, warning: bool = False) -> None:
@@ -209,15 +209,16 @@ class Meta:
 
     def remove(self, rows: Sequence[Attachment], request: Request) -> None:
         """Undo attachments in reverse order. All are attempted; raises the first error with the others appended."""
-        if any(row.step in {"adding", "deleting"} for row in rows):  # an earlier call did not finish
+        interrupted = {AttachmentStep.ADDING, AttachmentStep.DELETING}  # an earlier call did not finish
+        if any(row.step in interrupted for row in rows):
             end_orphans(rows[0].container, rows[0].netns, deadline=request.deadline)
         errors = []
         for row in reversed(rows):
             delegate = recorded(row)
             try:
                 with errors_prefixed(delegate.where):
-                    if row.step != "planned":
-                        self._journal.mark(row.container, row.ifname, "deleting")
+                    if row.step != AttachmentStep.PLANNED:
+                        self._journal.mark(row.container, row.ifname, AttachmentStep.DELETING)
                         self._detach(row, delegate, request)
                     self._forget(row.container, delegate)
             except CniError as error:

@@ -27,7 +27,7 @@ from wirespeed.node import Node
 from wirespeed.plugins.meta import status
 from wirespeed.plugins.meta.delegate import Delegate, recorded, recorded_identity
 from wirespeed.plugins.meta.resolve import Pod, named_pod
-from wirespeed.state.journal import Attachment
+from wirespeed.state.journal import Attachment, AttachmentStep
 
 log = logging.getLogger(__name__)
 
@@ -167,7 +167,7 @@ class Reporter:
             if not netns.alive(master.netns, recorded_identity(master)):
                 self._forgive(debt)
                 return True
-            if master.step != "added":  # its DEL has begun
+            if master.step != AttachmentStep.ADDED:  # its DEL has begun
                 return False
             return self._pay_as(debt, master, rows)
 
@@ -250,7 +250,7 @@ def attached(rows: Sequence[Attachment], master: Attachment, *, without: str = "
     return [
         (delegate, row.result)
         for delegate, row in found
-        if delegate.request_ifname == call and row.step == "added" and row.result is not None
+        if delegate.request_ifname == call and row.step == AttachmentStep.ADDED and row.result is not None
     ]
 
 

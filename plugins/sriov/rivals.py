@@ -17,11 +17,10 @@ from wirespeed.devices.settings import NO_MAC
 from wirespeed.devices.vf import Vf
 from wirespeed.kernel import netns
 from wirespeed.plugins.sriov.conf import SriovConf
-from wirespeed.state.journal import DeviceClaim, Journal
+from wirespeed.state.journal import ClaimStep, DeviceClaim, Journal
 
 log = logging.getLogger(__name__)
 
-REMOVING = "removing"  # step of a claim whose VF is restored, but whose Open vSwitch port must still be removed
 
 Record = dict[str, Any]  # of a claim
 
@@ -79,7 +78,7 @@ def _of_pf(journal: Journal, pf: str, address: str) -> list[DeviceClaim]:
     return [
         claim
         for claim in journal.claims(mentioning=address)
-        if claim.record.get("before", {}).get("pf") == pf and claim.step != REMOVING
+        if claim.record.get("before", {}).get("pf") == pf and claim.step != ClaimStep.REMOVING
     ]
 
 

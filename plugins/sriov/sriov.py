@@ -40,8 +40,8 @@ from wirespeed.plugins.sriov import addressing, describe, infiniband, represento
 from wirespeed.plugins.sriov import conf as configuration
 from wirespeed.plugins.sriov import vf as vfs
 from wirespeed.plugins.sriov.conf import NETDEVICE, BridgePort, SriovConf
-from wirespeed.plugins.sriov.rivals import REMOVING
-from wirespeed.state.journal import DeviceClaim, DeviceTakenError
+from wirespeed.state.claims import Claims, all_of
+from wirespeed.state.journal import ClaimStep, DeviceClaim
 from wirespeed.state.locks import device_lock
 from wirespeed.switches.switch import SwitchDownError, UnreachedError
 
@@ -71,6 +71,10 @@ class Sriov:
         self._devinfo = Path(node.config.devinfo)
         self._locks = Path(node.config.state).parent / "locks"
         self._ovsdb = node.config.vhost.ovsdb
+        self._claims = Claims(node.journal, PLUGIN, lock=self._lock, undo=self._undo)
+
+    def _lock(self, claim: DeviceClaim, deadline: float) -> AbstractContextManager[None]:
+        return device_lock(self._locks, claim.device, deadline=deadline)
 
     @cached_property
     def _bridges(self) -> Bridges:
@@ -96,10 +100,10 @@ class Sriov:
         conf = configuration.parse(request, self._devinfo)
         if conf.port is not None:  # an ADD without a bridge must not wait for Open vSwitch
             _ = self._bridges  # fails here, before any change, if its extra is missing
-            self._finish_removals(deadline=request.deadline)
+            self._claims.finish_removals(deadline=request.deadline)
         with netns.opened(request.netns) as ns:
             # Fail early, before waiting for the lock: the VF's owner may hold it while waiting for a slow IPAM.
-            self._dead_owner(request, conf.device)
+            self._claims.of_dead_owner(conf.device, request.container_id, request.ifname)
             self._free_address(conf, deadline=request.deadline)
             with (
                 device_lock(self._locks, conf.device, deadline=request.deadline),
@@ -119,7 +123,7 @@ class Sriov:
                     result = self._attach(request, conf, vf, ns, host)
                     if not vf.infiniband:
                         rdma.move(vf, claim.record["rdma"], ns)
-                    self._journal.advance(claim, "attached")
+                    self._journal.advance(claim, ClaimStep.ATTACHED)
             if vf.link is not None and not vf.infiniband:
                 announce.in_background(ns, request.ifname, [ip["address"] for ip in result.get("ips", [])])
             return result
@@ -130,10 +134,10 @@ class Sriov:
         attached = claim is not None or "prevResult" in request.config
         steps: list[Callable[[], None]] = [lambda: self._ipam.delete(request, attached=attached)]
         if claim is not None and claim.plugin == PLUGIN:
-            steps.insert(0, lambda: self._give_back(claim, deadline=request.deadline))
+            steps.insert(0, lambda: self._claims.give_back(claim, deadline=request.deadline))
         elif claim is None and configuration.names_bridge(request.config):
             steps.insert(0, lambda: self._remove_unknown(request))
-        _all_of(steps)
+        all_of(steps)
 
     def check(self, request: Request) -> None:
         conf = configuration.parse(request, self._devinfo)
@@ -158,21 +162,15 @@ class Sriov:
 
     def gc(self, request: Request) -> None:
         valid = request.valid_attachments
-        lost = [
-            claim
-            for claim in self._journal.claims()
-            if claim.plugin == PLUGIN
-            and claim.record["network"] == request.name
-            and (claim.container, claim.ifname) not in valid
-        ]
+        lost = self._claims.of_network(request.name, but=valid)
         for claim in lost:
             log.info("GC of network %s: device %s of container %s", request.name, claim.device, claim.container)
         steps: list[Callable[[], None]] = [
-            partial(self._give_back, claim, deadline=request.deadline) for claim in lost
+            partial(self._claims.give_back, claim, deadline=request.deadline) for claim in lost
         ]
         if configuration.names_bridge(request.config):
             steps.append(lambda: self._bridges.sweep(request.name, valid, deadline=request.deadline))
-        _all_of([*steps, lambda: self._ipam.gc(request)])
+        all_of([*steps, lambda: self._ipam.gc(request)])
 
     def status(self, request: Request) -> None:
         try:
@@ -185,23 +183,13 @@ class Sriov:
 
     # ADD, step by step
 
-    def _dead_owner(self, request: Request, device: str) -> DeviceClaim | None:
-        """Return the claim of an owner whose pod is gone, None without one. Raises DeviceTakenError if it is alive.
-
-        A claim at the step REMOVING is returned too.
-        """
-        owner = self._journal.owner(device)
-        if owner is not None and owner.step != REMOVING and netns.alive(owner.netns, owner.identity):
-            raise DeviceTakenError(device, request.container_id, request.ifname, owner)
-        return owner
-
     def _free_from_dead_owner(self, request: Request, device: str) -> None:
         """Restore and release a VF whose pod is gone without a DEL: its network namespace no longer exists."""
-        owner = self._dead_owner(request, device)
+        owner = self._claims.of_dead_owner(device, request.container_id, request.ifname)
         if owner is None:
             return
         log.warning("device %s: container %s is gone without a DEL", device, owner.container)
-        self._take_back(owner, deadline=request.deadline)
+        self._claims.take_back(owner, deadline=request.deadline)
         if self._journal.owner(device) is not None:
             raise CniError(
                 Code.TRY_AGAIN_LATER,
@@ -223,7 +211,7 @@ class Sriov:
                     "device %s has %s: container %s is gone without a DEL", owner.device, address, owner.container
                 )
                 try:
-                    self._give_back(owner, deadline=deadline)
+                    self._claims.give_back(owner, deadline=deadline)
                 except CniError as error:
                     where = f"device {conf.device}: {address} is still that of a pod that is gone"
                     raise error.prefixed(where) from error
@@ -271,7 +259,7 @@ class Sriov:
         _check_mode(request, conf, vf.where, has_netdev=vf.link is not None)
         given = {"driver": vf.driver, "netdev": vf.link is not None}
         claim = replace(claim, record={**claim.record, "given": given})
-        self._journal.advance(claim, "bound", claim.record)
+        self._journal.advance(claim, ClaimStep.BOUND, claim.record)
         return claim, vf
 
     def _as_infiniband(
@@ -289,7 +277,7 @@ class Sriov:
                 vf = vfs.reprobed(host, vf, timeout=timeout)
             moved = rdma.devices(vf) if conf.rdma_isolation else {}
             claim = replace(claim, record={**claim.record, "rdma": moved})
-            self._journal.advance(claim, "bound", claim.record)
+            self._journal.advance(claim, ClaimStep.BOUND, claim.record)
         if claim.record["rdma"]:
             rdma.move(vf, claim.record["rdma"], ns)
             vf = vfs.with_netdev(host, vf, timeout=timeout)
@@ -363,52 +351,21 @@ class Sriov:
             undo = request.derive(command="DEL", deadline=deadline)
             try:
                 unreached = isinstance(cause, UnreachedError)  # Open vSwitch never got the request for the port
-                steps = [lambda: self._take_back(claim, deadline=deadline, port=not unreached)]
-                _all_of([*steps, lambda: self._ipam.delete(undo, attached=False)])
+                steps = [lambda: self._claims.take_back(claim, deadline=deadline, port=not unreached)]
+                all_of([*steps, lambda: self._ipam.delete(undo, attached=False)])
             except (CniError, OSError) as error:
                 log.error("undoing a failed ADD (%s): %s; DEL or GC will finish it", cause, error)  # noqa: TRY400
             raise
 
-    def _give_back(self, claim: DeviceClaim, *, deadline: float, step: str = "") -> None:
-        """Restore and release a VF, unless another call did so meanwhile; with `step`, only at that step."""
-        with device_lock(self._locks, claim.device, deadline=deadline):
-            now = self._journal.device_of(claim.container, claim.ifname)
-            if now is not None and now.device == claim.device and step in {"", now.step}:
-                self._take_back(now, deadline=deadline)
-
-    def _take_back(self, claim: DeviceClaim, *, deadline: float, port: bool = True) -> None:
-        """Remove the port (with `port`), restore the VF, and release the claim.
-
-        If Open vSwitch is down, the claim stays in the journal at the step REMOVING, and the call succeeds.
-        """
-        fault: CniError | None = None
-        try:
-            if port and claim.record.get("port"):
-                self._bridges.detach(claim.container, claim.ifname, deadline=deadline)
-        except CniError as error:
-            fault = error
-        if claim.step != REMOVING:
-            self._restore(claim, deadline=deadline)
-        if fault is None:
-            self._journal.release(claim)
-        elif isinstance(fault, (SwitchDownError, MissingExtraError)):
-            log.warning("device %s: its representor's port is removed later: %s", claim.device, fault.msg)
-            self._journal.advance(claim, REMOVING)
-        else:
-            raise fault
-
-    def _finish_removals(self, *, deadline: float) -> None:
-        """Remove the ports that could not be removed while Open vSwitch was down; stop at the first failure."""
-        for claim in self._journal.claims(step=REMOVING):
-            if claim.plugin == PLUGIN:
-                try:
-                    # Only at REMOVING: the same attachment may have been created again meanwhile.
-                    self._give_back(claim, deadline=deadline, step=REMOVING)
-                except CniError as error:
-                    log.warning("device %s: %s", claim.device, error.msg)
-                owner = self._journal.owner(claim.device)
-                if owner is not None and owner.step == REMOVING:
-                    return
+    def _undo(self, claim: DeviceClaim, *, deadline: float, port: bool) -> None:
+        """Remove the representor's port (with `port`), and restore the VF; see `wirespeed.state.claims.Undo`."""
+        steps: list[Callable[[], None]] = []
+        if claim.step != ClaimStep.REMOVING:
+            steps.append(lambda: self._restore(claim, deadline=deadline))
+        if port and claim.record.get("port"):
+            # First, while the representor is as the switch knows it.
+            steps.insert(0, lambda: self._bridges.detach(claim.container, claim.ifname, deadline=deadline))
+        all_of(steps)
 
     def _remove_unknown(self, request: Request) -> None:
         """Remove the port of an attachment that is not in the journal: Open vSwitch's ports survive a reboot."""
@@ -440,21 +397,6 @@ class Sriov:
         if path := claim.record["deviceInfo"]:
             with deviceinfo.io_errors(path):
                 deviceinfo.remove(Path(path))
-
-
-def _all_of(steps: list[Callable[[], None]]) -> None:
-    """Run every step even if earlier ones fail; log the later errors and raise the first CniError or OSError."""
-    errors: list[CniError | OSError] = []
-    for step in steps:
-        try:
-            step()
-        except (CniError, OSError) as error:
-            errors.append(error)
-    for later in errors[1:]:
-        fields = {"code": later.code} if isinstance(later, CniError) else {}
-        log.error("%s", later, extra={"fields": fields})
-    if errors:
-        raise errors[0]
 
 
 def _left(deadline: float) -> float:

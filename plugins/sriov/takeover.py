@@ -11,7 +11,7 @@ from wirespeed.kernel.netlink.vf import VfSettings
 from wirespeed.kernel.netns import Identity, NetNs
 from wirespeed.plugins.sriov.conf import SriovConf
 from wirespeed.plugins.sriov.sriov import PLUGIN
-from wirespeed.state.journal import DeviceClaim
+from wirespeed.state.journal import ClaimStep, DeviceClaim
 
 
 def current_state(device: PciDevice, ns: NetNs | None) -> Vf:
@@ -56,7 +56,7 @@ def claim(
         ifname=ifname,
         netns=netns,
         identity=identity,
-        step="attached",
+        step=ClaimStep.ATTACHED,
         record={
             "network": network,
             "before": snapshot.take(before).as_record(),

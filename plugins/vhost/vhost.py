@@ -13,14 +13,14 @@ import logging
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from wirespeed import extras
-from wirespeed.cni.errors import CniError, Code, combined
+from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.plugin import Result
 from wirespeed.cni.request import Request
 from wirespeed.extras import MissingExtraError
@@ -36,14 +36,14 @@ from wirespeed.plugins.vhost.direct import Direct, end_name
 from wirespeed.plugins.vhost.engine import Engine, Found, Port, SocketTakenError, port_name, short_id
 from wirespeed.plugins.vhost.sockets import Folder
 from wirespeed.plugins.vhost.takeover import Kept
-from wirespeed.state.journal import DeviceClaim, DeviceTakenError
+from wirespeed.state.claims import Claims, all_of, errors_of, only_port_left, raise_all
+from wirespeed.state.journal import ClaimStep, DeviceClaim, DeviceTakenError
 from wirespeed.state.locks import device_lock
 from wirespeed.switches.switch import SwitchDownError, UnreachedError
 
 log = logging.getLogger(__name__)
 
 PLUGIN = "vhost"
-_REMOVING = "removing"  # step of a claim whose port must still be removed from the switch
 _UNDO_TIME = 5.0  # seconds for undoing an ADD, even if its deadline has passed
 _LOCKS = 64  # number of lock files; attachments whose hash gives the same file wait for each other
 
@@ -71,6 +71,7 @@ class Vhost:
         self._devinfo = Path(node.config.devinfo)
         self._locks = Path(node.config.state).parent / "locks"
         self._made: dict[str, Engine] = {NONE: Direct()}
+        self._claims = Claims(node.journal, PLUGIN, lock=self._lock_of, undo=self._undo)
 
     def capabilities(self, config: Mapping[str, Any]) -> frozenset[str]:
         """See `wirespeed.cni.plugin.Capable`. "ips" needs an IPAM plugin that reads requested addresses."""
@@ -91,29 +92,27 @@ class Vhost:
                 try:
                     result = self._attach(request, plan, claim, pod)
                 except BaseException as error:
-                    self._undo(request, claim, error)
+                    self._undo_add(request, claim, error)
                     raise
                 return result
 
     def delete(self, request: Request) -> None:
-        errors = []
         claim = self._journal.device_of(request.container_id, request.ifname)
-        try:
+
+        def port() -> None:
+            nonlocal claim
             claim = claim or self._take_over(request)
             if claim is None:
                 self._remove_unknown(request)
             elif claim.plugin == PLUGIN:
-                self._give_back(claim, deadline=request.deadline)
-        except CniError as error:
-            errors.append(error)
-        try:
+                self._claims.give_back(claim, deadline=request.deadline)
+
+        def addresses() -> None:
             # After a reboot the claim is gone, but the restored record contains the result (prevResult).
             attached = claim is not None or "prevResult" in request.config
             self._ipam.delete(request, attached=attached)
-        except CniError as error:
-            errors.append(error)
-        if errors:
-            raise combined(errors)
+
+        all_of([port, addresses])
 
     def check(self, request: Request) -> None:
         conf = configuration.parse(request, self._devinfo)
@@ -121,7 +120,7 @@ class Vhost:
         if claim is None and (kept := self._kept(request)) is not None:
             self._check_kept(request, conf, kept)
             return
-        if claim is None or claim.plugin != PLUGIN or claim.step != "attached":
+        if claim is None or claim.plugin != PLUGIN or claim.step != ClaimStep.ATTACHED:
             raise CniError(
                 Code.UNKNOWN_CONTAINER, f"{request.ifname} of container {request.container_id} has no port here"
             )
@@ -139,35 +138,27 @@ class Vhost:
         self._ipam.check(request)
 
     def gc(self, request: Request) -> None:
-        valid, errors = request.valid_attachments, []
         conf = configuration.parse(request, self._devinfo)
-        names = {port_name(container, ifname) for container, ifname in valid}
-        try:
-            self._finish_removals(conf.engine, deadline=request.deadline)
-            errors += self._give_back_all_but(valid, request)
-            engine = self._engine(conf.engine)
-            for port in engine.ours(request.name, deadline=request.deadline):
-                if port.name not in names:
-                    log.info("GC of network %s: port %s, which no journal knows", request.name, port.name)
-                    engine.remove(port, deadline=request.deadline)
-        except CniError as error:
-            errors.append(error)
-        errors += _errors_of([lambda: self._ipam.gc(request)])
-        if errors:
-            raise combined(errors)
-
-    def _give_back_all_but(self, valid: set[tuple[str, str]], request: Request) -> list[CniError]:
-        def give_back(claim: DeviceClaim) -> None:
+        lost = self._claims.of_network(request.name, but=request.valid_attachments)
+        for claim in lost:
             log.info("GC of network %s: %s of container %s", request.name, claim.device, claim.container)
-            self._give_back(claim, deadline=request.deadline)
+        all_of(
+            [
+                lambda: self._finish_removals(conf.engine, deadline=request.deadline),
+                *[partial(self._claims.give_back, claim, deadline=request.deadline) for claim in lost],
+                lambda: self._remove_unclaimed(request, conf.engine),
+                lambda: self._ipam.gc(request),
+            ]
+        )
 
-        mine = [
-            claim
-            for claim in self._journal.claims()
-            if claim.plugin == PLUGIN and claim.record["network"] == request.name
-        ]
-        gone = [claim for claim in mine if (claim.container, claim.ifname) not in valid]
-        return _errors_of([partial(give_back, claim) for claim in gone])
+    def _remove_unclaimed(self, request: Request, engine_name: str) -> None:
+        """Remove the network's ports that no valid attachment has: no journal knows them."""
+        names = {port_name(container, ifname) for container, ifname in request.valid_attachments}
+        engine = self._engine(engine_name)
+        for port in engine.ours(request.name, deadline=request.deadline):
+            if port.name not in names:
+                log.info("GC of network %s: port %s, which no journal knows", request.name, port.name)
+                engine.remove(port, deadline=request.deadline)
 
     def status(self, request: Request) -> None:
         conf = configuration.parse(request, self._devinfo)
@@ -294,7 +285,7 @@ class Vhost:
                         continue
                     raise
                 log.warning("%s: container %s is gone without a DEL", claim.device, owner.container)
-                self._take_back(owner, deadline=request.deadline)
+                self._claims.take_back(owner, deadline=request.deadline)
                 self._journal.claim(claim)
             return claim
         raise AssertionError("the last role was claimed or refused")
@@ -320,7 +311,7 @@ class Vhost:
             sockets.set_access(folder, plan.file, conf.access)
         request.check_deadline()
         self._tell(request, plan, claim.record["role"], addressing, pod)
-        self._journal.advance(claim, "attached", {**claim.record, "made": made})
+        self._journal.advance(claim, ClaimStep.ATTACHED, {**claim.record, "made": made})
         return _result(request, plan, addressing)
 
     def _tell(
@@ -345,49 +336,31 @@ class Vhost:
 
     # Undoing
 
-    def _undo(self, request: Request, claim: DeviceClaim, cause: BaseException) -> None:
+    def _undo_add(self, request: Request, claim: DeviceClaim, cause: BaseException) -> None:
         """Undo a failed ADD; what cannot be undone stays in the journal for DEL or GC."""
         deadline = max(request.deadline, time.monotonic() + _UNDO_TIME)
         port = not isinstance(cause, (UnreachedError, SocketTakenError))
         steps: list[Callable[[], None]] = [
-            lambda: self._take_back(claim, deadline=deadline, port=port),
+            lambda: self._claims.take_back(claim, deadline=deadline, port=port),
             lambda: self._ipam.delete(request.derive(command="DEL"), attached=False),
         ]
-        for step in steps:
-            try:
-                step()
-            except (CniError, OSError) as error:
-                log.error("undoing a failed ADD (%s): %s; DEL or GC will finish it", cause, error)  # noqa: TRY400
+        for error in errors_of(steps):
+            log.error("undoing a failed ADD (%s): %s; DEL or GC will finish it", cause, error)
 
-    def _give_back(self, claim: DeviceClaim, *, deadline: float, step: str = "") -> None:
-        """Undo an attachment, unless it was replaced meanwhile; with `step`, only a claim at that step."""
-        with self._lock(claim.container, claim.ifname, deadline=deadline):
-            now = self._journal.device_of(claim.container, claim.ifname)
-            if now is not None and now.device == claim.device and step in {"", now.step}:
-                self._take_back(now, deadline=deadline)
+    def _undo(self, claim: DeviceClaim, *, deadline: float, port: bool) -> None:
+        """Remove the port (with `port`) and clear the folder; see `wirespeed.state.claims.Undo`.
 
-    def _take_back(self, claim: DeviceClaim, *, deadline: float, port: bool = True) -> None:
-        """Remove the port (with `port`) from the switch, clear the folder, and release the claim.
-
-        Each part is attempted even if an earlier one failed. If only the switch is down, the claim stays in the
-        journal at the step _REMOVING, and the call succeeds. After any other error, the claim stays as it is for
-        the next DEL or GC, and the CniError has the messages of all errors; userspace-CNI's file of the port stays
-        too, because a reboot empties the journal.
+        After an error other than that of a switch that is down, userspace-CNI's file of the port stays too, because
+        a reboot empties the journal.
         """
         record = claim.record
         steps: list[Callable[[], None]] = [lambda: _clear_folder(record), lambda: _remove_device_info(record)]
         if port:
             steps.insert(0, lambda: self._engine(record["engine"]).remove(_found(record), deadline=deadline))
-        errors = _errors_of(steps)
-        if _is_later(errors):
-            errors += _errors_of([lambda: _forget_kept(record)])
-        if not errors:
-            self._journal.release(claim)
-        elif _is_later(errors):
-            log.warning("port %s is removed later: %s", record["port"], errors[0].msg)
-            self._journal.advance(claim, _REMOVING)
-        else:
-            raise combined(errors)
+        errors = errors_of(steps)
+        if only_port_left(errors):
+            errors += errors_of([lambda: _forget_kept(record)])
+        raise_all(errors)
 
     def _remove_unknown(self, request: Request) -> None:
         """Remove the port of an attachment that is not in the journal: a switch may keep it longer."""
@@ -407,20 +380,8 @@ class Vhost:
                 log.warning("port %s is left to GC, if it is there: %s", name, error.msg)
 
     def _finish_removals(self, engine: str, *, deadline: float) -> None:
-        """Remove the ports of this engine that could not be removed while it was down; stop at the first failure.
-
-        Removals of other engines are skipped, so that this call does not wait for them.
-        """
-        for claim in self._journal.claims(step=_REMOVING):
-            if claim.plugin == PLUGIN and claim.record["engine"] == engine:
-                try:
-                    # Only at _REMOVING: the same attachment may have been created again meanwhile.
-                    self._give_back(claim, deadline=deadline, step=_REMOVING)
-                except CniError as error:
-                    log.warning("removing port %s: %s", claim.record["port"], error.msg)
-                owner = self._journal.owner(claim.device)
-                if owner is not None and owner.step == _REMOVING:
-                    return
+        """Remove the ports that were left because this engine was down; a call waits for no other engine."""
+        self._claims.finish_removals(deadline=deadline, wanted=lambda claim: claim.record["engine"] == engine)
 
     # Ports of userspace-CNI
 
@@ -469,27 +430,14 @@ class Vhost:
         file = conf.socket_file or (f"memif-{kept.port}.sock" if kept.engine == VPP else kept.port)
         return f"{takeover.as_switch_has_it(folder)}/{file}"
 
+    def _lock_of(self, claim: DeviceClaim, deadline: float) -> AbstractContextManager[None]:
+        return self._lock(claim.container, claim.ifname, deadline=deadline)
+
     @contextmanager
     def _lock(self, container: str, ifname: str, *, deadline: float) -> Iterator[None]:
         number = zlib.crc32(f"{container} {ifname}".encode()) % _LOCKS
         with device_lock(self._locks, f"vhost-{number}", deadline=deadline):
             yield
-
-
-def _errors_of(steps: list[Callable[[], None]]) -> list[CniError]:
-    """Call each, also after an error; return the errors."""
-    errors = []
-    for step in steps:
-        try:
-            step()
-        except CniError as error:
-            errors.append(error)
-    return errors
-
-
-def _is_later(errors: list[CniError]) -> bool:
-    """Whether nothing but a switch that cannot be reached now has kept the attachment from being undone."""
-    return all(isinstance(error, (SwitchDownError, MissingExtraError)) for error in errors)
 
 
 def _port(request: Request, conf: VhostConf, socket: str) -> Port:
@@ -545,7 +493,7 @@ def _removal(request: Request, engine: str, name: str) -> DeviceClaim:
         ifname=request.ifname,
         netns=request.netns,
         identity=netns.Identity(0, 0, 0),
-        step=_REMOVING,
+        step=ClaimStep.REMOVING,
         record={
             "network": request.name,
             "engine": engine,

@@ -26,7 +26,7 @@ from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.request import Request
 from wirespeed.devices.pci import PciDevice
 from wirespeed.node import Node, NodeConfig, VhostConfig
-from wirespeed.state.journal import DeviceClaim
+from wirespeed.state.journal import ClaimStep, DeviceClaim
 
 ROOT = Path(__file__).parents[2]
 MODULES = sorted({module for modules in extras.MODULES.values() for module in modules})
@@ -297,7 +297,7 @@ def _claim(device: str, plugin: str, record: dict[str, Any]) -> DeviceClaim:
         netns="/proc/self/ns/net",
         identity=Identity(0, 0, 0),
         record={"network": "net", "deviceInfo": "", "files": [], **record},
-        step="attached",
+        step=ClaimStep.ATTACHED,
     )
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.kernel.netns import Identity
-from wirespeed.state.journal import Attachment, DeviceClaim, DeviceTakenError, Journal
+from wirespeed.state.journal import Attachment, ClaimStep, DeviceClaim, DeviceTakenError, Journal
 
 CLAIM = DeviceClaim(
     device="0000:03:02.0",
@@ -34,8 +34,8 @@ def journal(tmp_path: Path) -> Journal:
 def test_a_claim_is_read_as_it_was_written_also_by_the_next_process(tmp_path: Path) -> None:
     first = Journal(tmp_path / "state.db")
     first.claim(CLAIM)
-    first.advance(CLAIM, "attached")
-    assert Journal(tmp_path / "state.db").owner(CLAIM.device) == replace(CLAIM, step="attached")
+    first.advance(CLAIM, ClaimStep.ATTACHED)
+    assert Journal(tmp_path / "state.db").owner(CLAIM.device) == replace(CLAIM, step=ClaimStep.ATTACHED)
 
 
 def test_a_device_belongs_to_one_attachment(journal: Journal) -> None:
@@ -73,7 +73,7 @@ def test_a_release_by_a_former_owner_leaves_the_new_one(journal: Journal) -> Non
     new = replace(CLAIM, container="b")
     journal.claim(new)
     journal.release(CLAIM)
-    journal.advance(CLAIM, "attached")
+    journal.advance(CLAIM, ClaimStep.ATTACHED)
     assert journal.owner(CLAIM.device) == new
 
 

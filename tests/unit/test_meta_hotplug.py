@@ -18,10 +18,10 @@ from wirespeed.plugins.meta.delegate import Delegate, planned
 from wirespeed.plugins.meta.devices import Devices
 from wirespeed.plugins.meta.hotplug import difference
 from wirespeed.plugins.meta.selection import Selection, parse
-from wirespeed.state.journal import Attachment
+from wirespeed.state.journal import Attachment, AttachmentStep
 
 
-def rows(*networks: str, selected: bool = True, step: str = "added") -> list[Attachment]:
+def rows(*networks: str, selected: bool = True, step: AttachmentStep = AttachmentStep.ADDED) -> list[Attachment]:
     """Attachments in namespace ns, each given as "<name>@<interface>"."""
     delegates = [
         Delegate(
@@ -67,8 +67,8 @@ def test_what_the_annotation_did_not_bring_is_not_its_to_take() -> None:
     assert compared("a", rows("a@net1", selected=False)) == (["a"], [])
 
 
-@pytest.mark.parametrize("step", ["adding", "planned", "deleting"])
-def test_what_is_half_attached_goes_and_is_attached_anew(step: str) -> None:
+@pytest.mark.parametrize("step", sorted({*AttachmentStep} - {AttachmentStep.ADDED}))
+def test_what_is_half_attached_goes_and_is_attached_anew(step: AttachmentStep) -> None:
     assert compared("a", rows("a@net1", step=step)) == (["a"], ["net1"])
 
 

@@ -20,7 +20,7 @@ from wirespeed.kernel.netns import Identity
 from wirespeed.plugins.meta import restore
 from wirespeed.plugins.meta.delegate import NOWHERE, Delegate, departed, of_earlier_boot, planned, recorded_identity
 from wirespeed.state import records
-from wirespeed.state.journal import Attachment, Journal
+from wirespeed.state.journal import Attachment, AttachmentStep, Journal
 from wirespeed.state.records import KeptJournal, Records
 
 RESULT = {"ips": [{"address": "10.1.0.2/24"}]}
@@ -46,12 +46,12 @@ def rows(container: str = "c", *ifnames: str) -> list[Attachment]:
 
 
 def made(row: Attachment) -> Attachment:
-    return replace(row, step="added", result=RESULT)
+    return replace(row, step=AttachmentStep.ADDED, result=RESULT)
 
 
 def begun(plan: Sequence[Attachment]) -> list[Attachment]:
     """Rows as they are restored if their ADD may not have finished."""
-    return [replace(row, step="adding") for row in plan]
+    return [replace(row, step=AttachmentStep.ADDING) for row in plan]
 
 
 @pytest.fixture
@@ -84,9 +84,9 @@ def test_what_is_planned_and_made_is_there_in_another_journal(
 ) -> None:
     plan = rows()
     journal.plan(plan)
-    journal.mark("c", "eth0", "adding")
-    journal.mark("c", "eth0", "added", RESULT)
-    assert afresh(tmp_path, folder).attachments() == [made(plan[0]), replace(plan[1], step="adding")]
+    journal.mark("c", "eth0", AttachmentStep.ADDING)
+    journal.mark("c", "eth0", AttachmentStep.ADDED, RESULT)
+    assert afresh(tmp_path, folder).attachments() == [made(plan[0]), replace(plan[1], step=AttachmentStep.ADDING)]
 
 
 def test_nothing_is_kept_of_what_is_undone(tmp_path: Path, journal: KeptJournal, folder: Path) -> None:
@@ -110,10 +110,10 @@ def test_network_that_comes_and_goes_keeps_the_record_short(
     monkeypatch.setattr(records, "_LONG", 4096)
     first, later = rows()
     journal.plan([first])
-    journal.mark("c", "eth0", "added", RESULT)
+    journal.mark("c", "eth0", AttachmentStep.ADDED, RESULT)
     for _ in range(100):
         journal.plan([later])
-        journal.mark("c", "net1", "added", RESULT)
+        journal.mark("c", "net1", AttachmentStep.ADDED, RESULT)
         journal.forget("c", "net1")
         assert (folder / "c").stat().st_size < 8192
     assert afresh(tmp_path, folder).attachments() == [made(first)]
@@ -133,13 +133,15 @@ def test_records_say_what_the_journal_says(changes: list[tuple[str, str]]) -> No
                 journal.plan([plan[ifname]])
                 there.add(ifname)
             elif change == "made":
-                journal.mark("c", ifname, "added", RESULT)
+                journal.mark("c", ifname, AttachmentStep.ADDED, RESULT)
             elif change == "gone":
                 journal.forget("c", ifname)
                 there.discard(ifname)
         known = journal.attachments("c")
         kept = journal.records.read("c")
-        assert [replace(row, step="") for row in kept] == [replace(row, step="") for row in known]
+        assert [replace(row, step=AttachmentStep.PLANNED) for row in kept] == [
+            replace(row, step=AttachmentStep.PLANNED) for row in known
+        ]
         journal.close()
 
 
@@ -175,7 +177,7 @@ def test_record_that_names_no_boot_is_of_an_earlier_one(tmp_path: Path, folder: 
 def test_what_the_journal_knows_better_stays(journal: KeptJournal) -> None:
     plan = rows()
     journal.plan(plan)
-    journal.mark("c", "eth0", "deleting")
+    journal.mark("c", "eth0", AttachmentStep.DELETING)
     journal.records.remove("c")
     journal.records.add([made(row) for row in plan])
     restore.restore(journal)
@@ -195,7 +197,7 @@ def test_rows_of_before_there_were_records_are_recorded_as_of_this_boot(tmp_path
     old = Journal(tmp_path / "state.db")
     plan = [replace(row, record={k: v for k, v in row.record.items() if k != "boot"}) for row in rows()]
     old.plan(plan)
-    old.mark("c", "eth0", "added", RESULT)
+    old.mark("c", "eth0", AttachmentStep.ADDED, RESULT)
     old.close()
     journal = KeptJournal(tmp_path / "state.db", folder)
     restore.record_all(journal)
@@ -270,7 +272,7 @@ def test_plan_that_the_journal_refuses_leaves_the_record_as_it_was(journal: Kept
 @pytest.mark.parametrize(
     "change",
     [
-        lambda journal: journal.mark("c", "eth0", "added", RESULT),
+        lambda journal: journal.mark("c", "eth0", AttachmentStep.ADDED, RESULT),
         lambda journal: journal.forget("c", "net1"),
         lambda journal: [journal.forget("c", name) for name in ("net1", "eth0")],
     ],

@@ -17,7 +17,7 @@ from wirespeed.kernel import netns
 from wirespeed.kernel.netlink.vf import ETH_P_8021AD, ETH_P_8021Q, VfSettings
 from wirespeed.kernel.netns import Identity
 from wirespeed.plugins.sriov import rivals
-from wirespeed.state.journal import DeviceClaim, Journal
+from wirespeed.state.journal import ClaimStep, DeviceClaim, Journal
 
 PF, OTHER_PF = "0000:18:00.0", "0000:18:00.1"
 MAC, GUID = "02:00:00:00:00:aa", "02:00:00:00:00:00:00:aa"
@@ -141,7 +141,7 @@ def test_one_pod_may_have_an_address_twice(journal: Journal, caplog: pytest.LogC
 
 
 def test_vf_that_is_given_back_has_no_address_any_more(journal: Journal) -> None:
-    journal.claim(replace(claim(0, "c0", mac=MAC, where=alive()), step=rivals.REMOVING))
+    journal.claim(replace(claim(0, "c0", mac=MAC, where=alive()), step=ClaimStep.REMOVING))
     check(journal, claim(1, "c1", mac=MAC))
 
 

@@ -15,7 +15,7 @@ from wirespeed.metrics import Family, Source
 from wirespeed.node import Node
 from wirespeed.plugins.meta.delegate import of_earlier_boot
 from wirespeed.plugins.sriov.describe import netdev_parent
-from wirespeed.state.journal import DeviceClaim
+from wirespeed.state.journal import AttachmentStep, DeviceClaim
 
 _VF = ("pf", "vf", "pciAddr", "numa_node")
 
@@ -35,7 +35,7 @@ def attachments(node: Node) -> Iterator[Family]:
     """Count the attachments by step; one that stays "adding" or "deleting" waits for a DEL or GC."""
     family = Family(name="wirespeed_attachments", kind="gauge", text="Attachments in the journal", labels=("step",))
     counted = Counter(row.step for row in node.journal.attachments())
-    for step in ("planned", "adding", "added", "deleting"):
+    for step in AttachmentStep:
         family.add(step, value=counted[step])
     yield family
     owned = Family(

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -35,19 +36,39 @@ CREATE TABLE IF NOT EXISTS device (
 """
 
 
+class AttachmentStep(StrEnum):
+    """How far an attachment is; a call that was interrupted leaves ADDING or DELETING."""
+
+    PLANNED = "planned"
+    ADDING = "adding"
+    ADDED = "added"
+    DELETING = "deleting"
+
+
+class ClaimStep(StrEnum):
+    """How far a plugin is with a device: it is claimed, has the requested driver, is in the pod, or is restored
+    and only its port must still be removed from a switch that is down.
+    """
+
+    CLAIMED = "claimed"
+    BOUND = "bound"
+    ATTACHED = "attached"
+    REMOVING = "removing"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Attachment:
     """One network of one container, as the meta-plugin planned it.
 
-    `record` is what ADD decided (everything that DEL and CHECK need). `step` is "planned", "adding", "added" or
-    "deleting". `result` is the plugin's CNI result, once there is one.
+    `record` is what ADD decided (everything that DEL and CHECK need). `result` is the plugin's CNI
+    result, once there is one.
     """
 
     container: str
     ifname: str
     position: int
     netns: str
-    step: str = "planned"
+    step: AttachmentStep = AttachmentStep.PLANNED
     record: dict[str, Any] = field(default_factory=dict)
     result: dict[str, Any] | None = None
 
@@ -66,7 +87,7 @@ class DeviceClaim:
     ifname: str
     netns: str
     identity: Identity
-    step: str = "claimed"
+    step: ClaimStep = ClaimStep.CLAIMED
     record: dict[str, Any] = field(default_factory=dict)
 
 
@@ -239,7 +260,7 @@ class Journal:
                 ifname=i,
                 position=p,
                 netns=n,
-                step=s,
+                step=AttachmentStep(s),
                 record=json.loads(r),
                 result=json.loads(res) if res else None,
             )
@@ -260,7 +281,7 @@ class Journal:
                 ],
             )
 
-    def mark(self, container: str, ifname: str, step: str, result: dict[str, Any] | None = None) -> None:
+    def mark(self, container: str, ifname: str, step: AttachmentStep, result: dict[str, Any] | None = None) -> None:
         """Note how far an attachment got, and its result once there is one."""
         self._change(
             "UPDATE attachment SET step = ?, result = coalesce(?, result) WHERE container = ? AND ifname = ?",
@@ -315,7 +336,7 @@ class Journal:
             return self.claim(claim)
         raise DeviceTakenError(claim.device, claim.container, claim.ifname, owner)
 
-    def advance(self, claim: DeviceClaim, step: str, record: dict[str, Any] | None = None) -> None:
+    def advance(self, claim: DeviceClaim, step: ClaimStep, record: dict[str, Any] | None = None) -> None:
         """Note the next step on an owned device, before it is done, and its record if that changed."""
         self._change(
             "UPDATE device SET step = ?, record = coalesce(?, record) "
@@ -344,7 +365,7 @@ class Journal:
         """Return the claim of a container's interface, None if it has no device."""
         return next(iter(self._claims("WHERE container = ? AND ifname = ?", container, ifname)), None)
 
-    def claims(self, *, step: str = "", mentioning: str = "") -> list[DeviceClaim]:
+    def claims(self, *, step: ClaimStep | None = None, mentioning: str = "") -> list[DeviceClaim]:
         """Return all claims, or those at a step, or those whose record contains the text `mentioning`."""
         if mentioning:
             return self._claims("WHERE instr(record, ?)", mentioning)
@@ -364,7 +385,7 @@ class Journal:
                 ifname=i,
                 netns=n,
                 identity=Identity(nd, ni, nc),
-                step=s,
+                step=ClaimStep(s),
                 record=json.loads(r),
             )
             for d, p, c, i, n, nd, ni, nc, s, r in rows

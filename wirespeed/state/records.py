@@ -23,7 +23,7 @@ import msgspec
 from wirespeed import structs
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.request import check_container_id
-from wirespeed.state.journal import Attachment, Journal
+from wirespeed.state.journal import Attachment, AttachmentStep, Journal
 from wirespeed.system.files import unfinished
 
 log = logging.getLogger(__name__)
@@ -179,7 +179,7 @@ class KeptJournal(Journal):
                 super().forget(each.container, each.ifname)
             raise
 
-    def mark(self, container: str, ifname: str, step: str, result: dict[str, Any] | None = None) -> None:
+    def mark(self, container: str, ifname: str, step: AttachmentStep, result: dict[str, Any] | None = None) -> None:
         super().mark(container, ifname, step, result)
         if result is not None:
             self.records.note_result(container, ifname, result)
@@ -227,12 +227,12 @@ def _apply(rows: dict[str, Attachment], text: bytes, where: str, container: str)
             ifname=line.ifname,
             position=line.position,
             netns=line.netns,
-            step="added" if line.result is not None else "adding",
+            step=AttachmentStep.ADDED if line.result is not None else AttachmentStep.ADDING,
             record=line.record,
             result=line.result,
         )
     elif line.ifname in rows and line.result is not None:
-        rows[line.ifname] = replace(rows[line.ifname], step="added", result=line.result)
+        rows[line.ifname] = replace(rows[line.ifname], step=AttachmentStep.ADDED, result=line.result)
 
 
 def _is_container(name: str) -> bool:

@@ -19,7 +19,7 @@ from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.request import check_container_id, ifname_fault
 from wirespeed.kernel.netns import Identity
 from wirespeed.plugins.meta.delegate import Delegate, planned
-from wirespeed.state.journal import Attachment, Journal
+from wirespeed.state.journal import Attachment, AttachmentStep, Journal
 
 MASTER_IFNAME = "eth0"  # CNI_IFNAME of every Kubernetes runtime; used if no file contains it
 
@@ -245,10 +245,10 @@ def _delegate(
 
 def _with_result(row: Attachment, cached: Cached | None, version: str) -> Attachment:
     if cached is None:
-        return replace(row, step="adding")
+        return replace(row, step=AttachmentStep.ADDING)
     if cached.result is None:
-        return replace(row, step="added")
+        return replace(row, step=AttachmentStep.ADDED)
     try:
-        return replace(row, step="added", result=results.read(cached.result, version))
+        return replace(row, step=AttachmentStep.ADDED, result=results.read(cached.result, version))
     except CniError as error:
         raise error.prefixed(f"cached result of network {cached.network} ({cached.ifname})") from error

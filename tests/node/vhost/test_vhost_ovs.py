@@ -23,6 +23,7 @@ from tests.node.vhost.conftest import Host, Switch, network
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.plugins.vhost.engine import Port, port_name
 from wirespeed.plugins.vhost.ovs import Ovs
+from wirespeed.state.journal import ClaimStep
 
 Pods = Callable[[], Netns]
 
@@ -449,7 +450,7 @@ def test_del_while_the_switch_is_down_succeeds_and_is_done_when_it_is_back(
     try:
         host.delete(conf, pods[0])
         host.delete(conf, pods[0])  # repeated
-        assert [claim.step for claim in host.node.journal.claims()].count("removing") == 1
+        assert [claim.step for claim in host.node.journal.claims()].count(ClaimStep.REMOVING) == 1
         assert len(host.leases()) == 2
         with pytest.raises(CniError) as caught:
             host.add(conf, netns())
