@@ -223,8 +223,9 @@ def test_an_error_of_the_system_keeps_no_step_of_a_del_from_being_done(
     assert list(tmp_path.rglob("10.1.0.2"))
     with monkeypatch.context() as broken:
         broken.setattr(ethtool, "queues", failing)
-        with pytest.raises(OSError, match="Input/output error"):
+        with pytest.raises(CniError, match="Input/output error") as failed:
             plugin.delete(asked)
+        assert failed.value.code == Code.IO_FAILURE
     assert not list(tmp_path.rglob("10.1.0.2"))
     assert len(node.journal.claims()) == 1
     plugin.delete(asked)

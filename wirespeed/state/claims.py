@@ -125,5 +125,6 @@ def errors_of(steps: Sequence[Callable[[], None]]) -> list[CniError]:
         except CniError as error:
             errors.append(error)
         except OSError as error:
+            log.warning("%s", error, exc_info=True)
             errors.append(CniError(Code.IO_FAILURE, str(error)))
     return errors

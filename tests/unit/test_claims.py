@@ -1,0 +1,173 @@
+"""Giving devices back: what is undone, what stays claimed, and what is finished later."""
+
+from __future__ import annotations
+
+import errno
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from wirespeed.cni.errors import CniError, Code
+from wirespeed.extras import MissingExtraError
+from wirespeed.kernel import netns
+from wirespeed.kernel.netns import Identity
+from wirespeed.state.claims import Claims, all_of, errors_of
+from wirespeed.state.journal import ClaimStep, DeviceClaim, DeviceTakenError, Journal
+from wirespeed.switches.switch import SwitchDownError
+
+DOWN = SwitchDownError("Open vSwitch does not answer")
+
+
+def claim(
+    device: str, container: str = "c1", *, plugin: str = "one", step: ClaimStep = ClaimStep.ATTACHED
+) -> DeviceClaim:
+    return DeviceClaim(
+        device=device,
+        plugin=plugin,
+        container=container,
+        ifname="net1",
+        netns="/run/netns/a",
+        identity=Identity(1, 2, 3),
+        step=step,
+        record={"network": "fast"},
+    )
+
+
+class World:
+    """Claims of a plugin that cannot undo the devices in `faults`. `done` are those that it was asked to undo."""
+
+    def __init__(self, folder: Path) -> None:
+        self.journal = Journal(folder / "state.db")
+        self.faults: dict[str, Exception] = {}
+        self.done: list[str] = []
+        self.locked = False
+        self.claims = Claims(self.journal, "one", lock=self.lock, undo=self.undo)
+        self.deadline = time.monotonic() + 10
+
+    def lock(self, _claim: DeviceClaim, _deadline: float) -> AbstractContextManager[None]:
+        @contextmanager
+        def held() -> Iterator[None]:
+            self.locked = True
+            yield
+            self.locked = False
+
+        return held()
+
+    def undo(self, claim: DeviceClaim, *, deadline: float, port: bool) -> None:
+        assert self.locked
+        self.done.append(claim.device)
+        if fault := self.faults.get(claim.device):
+            raise fault
+
+    def give_back(self, claim: DeviceClaim) -> None:
+        self.claims.give_back(claim, deadline=self.deadline)
+
+    def finish(self) -> None:
+        self.claims.finish_removals(deadline=self.deadline)
+
+    def steps(self) -> dict[str, ClaimStep]:
+        return {each.device: each.step for each in self.journal.claims()}
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+def test_what_is_undone_is_released(world: World) -> None:
+    world.journal.claim(claim("a"))
+    world.give_back(claim("a"))
+    assert (world.done, world.steps()) == (["a"], {})
+
+
+def test_claim_that_another_call_has_released_meanwhile_is_not_undone_again(world: World) -> None:
+    world.give_back(claim("a"))
+    world.journal.claim(claim("b"))
+    world.give_back(claim("a"))  # the attachment has another device now
+    assert (world.done, world.steps()) == ([], {"b": ClaimStep.ATTACHED})
+
+
+@pytest.mark.parametrize("fault", [DOWN, MissingExtraError(Code.UNAVAILABLE, "needs a package")])
+def test_port_of_a_switch_that_is_down_is_left_and_removed_later(world: World, fault: CniError) -> None:
+    world.journal.claim(claim("a"))
+    world.faults = {"a": fault}
+    world.give_back(claim("a"))
+    assert world.steps() == {"a": ClaimStep.REMOVING}
+    world.faults = {}
+    world.finish()
+    assert world.steps() == {}
+
+
+def test_any_other_error_leaves_the_claim_as_it_is(world: World) -> None:
+    world.journal.claim(claim("a"))
+    world.faults = {"a": CniError(Code.DEVICE, "not restored")}
+    with pytest.raises(CniError, match="not restored"):
+        world.give_back(claim("a"))
+    assert world.steps() == {"a": ClaimStep.ATTACHED}
+
+
+def test_removals_stop_at_the_first_that_fails_and_leave_those_of_other_plugins(world: World) -> None:
+    for device, container in (("a", "c1"), ("b", "c2"), ("c", "c3")):
+        world.journal.claim(claim(device, container, step=ClaimStep.REMOVING))
+    world.journal.claim(claim("0", "c4", plugin="two", step=ClaimStep.REMOVING))
+    world.faults = {"b": DOWN}
+    world.finish()
+    assert world.done == ["a", "b"]
+    assert set(world.steps()) == {"0", "b", "c"}
+
+
+def test_only_the_wanted_removals_are_finished(world: World) -> None:
+    for device, container in (("a", "c1"), ("b", "c2")):
+        world.journal.claim(claim(device, container, step=ClaimStep.REMOVING))
+    world.claims.finish_removals(deadline=world.deadline, wanted=lambda each: each.device == "b")
+    assert set(world.steps()) == {"a"}
+
+
+def test_owner_that_is_alive_is_an_error_and_a_dead_one_is_returned(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.journal.claim(claim("a"))
+    for alive in (True, False):
+        monkeypatch.setattr(netns, "alive", lambda *_, alive=alive: alive)
+        if alive:
+            with pytest.raises(DeviceTakenError):
+                world.claims.of_dead_owner("a", "c9", "net1")
+        else:
+            assert world.claims.of_dead_owner("a", "c9", "net1") == claim("a")
+    assert world.claims.of_dead_owner("b", "c9", "net1") is None
+
+
+def test_claims_of_a_network_are_those_of_the_plugin_that_are_not_valid(world: World) -> None:
+    there = [claim("a", "c1"), claim("b", "c2"), replace(claim("c", "c3"), record={"network": "slow"})]
+    for each in [*there, claim("d", "c4", plugin="two")]:
+        world.journal.claim(each)
+    assert world.claims.of_network("fast", but={("c2", "net1")}) == [there[0]]
+
+
+def test_every_step_runs_and_the_error_has_all_messages() -> None:
+    ran = []
+
+    def fails(error: Exception) -> None:
+        ran.append(str(error))
+        raise error
+
+    faults = [CniError(Code.DEVICE, "first"), OSError(errno.EIO, "broken"), DOWN]
+    with pytest.raises(CniError) as failed:
+        all_of([lambda fault=fault: fails(fault) for fault in faults])  # type: ignore[misc]
+    assert len(ran) == 3
+    assert failed.value.code == Code.DEVICE
+    assert failed.value.msg == "first; also [Errno 5] broken; Open vSwitch does not answer"
+    assert not isinstance(failed.value, SwitchDownError)
+
+
+def test_switches_that_are_down_are_one_error_of_their_kind() -> None:
+    def down() -> None:
+        raise DOWN
+
+    with pytest.raises(SwitchDownError):
+        all_of([down, down])
+    assert errors_of([down, lambda: None]) == [DOWN]
