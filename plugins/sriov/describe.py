@@ -6,6 +6,7 @@ from typing import Any
 
 from wirespeed.devices.vf import Vf
 from wirespeed.kube import deviceinfo
+from wirespeed.plugins.sriov.record import record_of
 from wirespeed.state.journal import DeviceClaim
 
 
@@ -27,5 +28,5 @@ def device_info(vf: Vf) -> dict[str, Any] | None:
 
 def netdev_parent(claim: DeviceClaim) -> str:
     """Return the bus address of the parent device of a claimed function's netdev."""
-    link = claim.record.get("before", {}).get("link") or {}
-    return str(link.get("parent", claim.device))
+    link = record_of(claim).before.link
+    return claim.device if link is None else link.parent

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+import msgspec
 
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.devices.vf import Vf
@@ -10,6 +10,14 @@ from wirespeed.kernel.netlink.link import Link
 from wirespeed.kernel.netlink.rtnl import Rtnl
 
 _DATAPATH = "ovs-system"  # the master of every Open vSwitch port in the kernel
+
+
+class RepresentorState(msgspec.Struct, frozen=True, kw_only=True):
+    """What ADD changes of a representor, which is identified by its index, because its name may change."""
+
+    index: int
+    up: bool
+    mtu: int
 
 
 def find(host: Rtnl, vf: Vf) -> Link:
@@ -29,13 +37,13 @@ def find(host: Rtnl, vf: Vf) -> Link:
     return link
 
 
-def snapshot(link: Link) -> dict[str, Any]:
-    """Return the state for `put_back`; it identifies the representor by index, because its name may change."""
-    return {"index": link.index, "up": link.up, "mtu": link.mtu}
+def state(link: Link) -> RepresentorState:
+    """Return the state for `put_back`."""
+    return RepresentorState(index=link.index, up=link.up, mtu=link.mtu)
 
 
-def put_back(host: Rtnl, before: dict[str, Any]) -> None:
-    """Restore the state of a `snapshot`, if the representor still exists. Raises NetlinkError."""
-    link = host.link(before["index"])
-    if link is not None and snapshot(link) != before:
-        host.set_link(link.index, mtu=before["mtu"], up=before["up"])
+def put_back(host: Rtnl, before: RepresentorState) -> None:
+    """Restore the state, if the representor still exists. Raises NetlinkError."""
+    link = host.link(before.index)
+    if link is not None and state(link) != before:
+        host.set_link(link.index, mtu=before.mtu, up=before.up)

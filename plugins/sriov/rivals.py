@@ -10,19 +10,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import Any
 
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.devices.settings import NO_MAC
 from wirespeed.devices.vf import Vf
 from wirespeed.kernel import netns
 from wirespeed.plugins.sriov.conf import SriovConf
+from wirespeed.plugins.sriov.record import PLUGIN, SriovRecord, record_of
 from wirespeed.state.journal import ClaimStep, DeviceClaim, Journal
 
 log = logging.getLogger(__name__)
-
-
-Record = dict[str, Any]  # of a claim
 
 
 def asked(conf: SriovConf) -> str:
@@ -35,7 +32,7 @@ def dead(journal: Journal, pf: str, address: str) -> list[DeviceClaim]:
     return [
         claim
         for claim in _of_pf(journal, pf, address)
-        if _wanted(claim.record) == address and not netns.alive(claim.netns, claim.identity)
+        if record_of(claim).wanted.address == address and not netns.alive(claim.netns, claim.identity)
     ]
 
 
@@ -45,23 +42,25 @@ def check(journal: Journal, vf: Vf, claim: DeviceClaim) -> None:
     Raises CniError(TRY_AGAIN_LATER) that names the pod and its VF, because that pod may end. An owner that is not
     in the journal (a virtual machine, or a free VF with a leftover address) is only logged: no DEL would free it.
     """
-    address = _wanted(claim.record)
+    new = record_of(claim)
+    address = new.wanted.address
     if not address:
         return
-    key = "infinibandGUID" if claim.record["wanted"]["settings"].get("port_guid") else "mac"
+    key = "infinibandGUID" if new.wanted.settings.port_guid else "mac"
     known = {vf.index}
     for other in _of_pf(journal, vf.pf.address, address):
-        if _held(other.record) != address or _network(other.record) != _network(claim.record):
+        record = record_of(other)
+        if _address(record) != address or _network(record) != _network(new):
             continue
         if other.container == claim.container:
-            known.add(other.record["before"]["index"])
-        elif _wanted(other.record) == address or netns.alive(other.netns, other.identity):
+            known.add(record.before.index)
+        elif record.wanted.address == address or netns.alive(other.netns, other.identity):
             raise CniError(
                 Code.TRY_AGAIN_LATER,
                 f'{vf.where}: key "{key}": {address} is that of device {other.device}, which is {other.ifname} of '
-                f"{_owner(other)}; expected one that no other pod has on this PF and VLAN",
+                f"{_owner(other, record)}; expected one that no other pod has on this PF and VLAN",
             )
-    vlan = _network(claim.record)[1]
+    vlan = _network(new)[1]
     for number, held in vf.held.items():
         if number not in known and held.mac == address and (held.vlan or 0) == vlan:
             log.warning("%s: its PF holds %s for VF %d too, which is no pod's here", vf.where, address, number)
@@ -78,33 +77,27 @@ def _of_pf(journal: Journal, pf: str, address: str) -> list[DeviceClaim]:
     return [
         claim
         for claim in journal.claims(mentioning=address)
-        if claim.record.get("before", {}).get("pf") == pf and claim.step != ClaimStep.REMOVING
+        if claim.plugin == PLUGIN and claim.step != ClaimStep.REMOVING and record_of(claim).before.pf == pf
     ]
 
 
-def _owner(claim: DeviceClaim) -> str:
-    pod = claim.record.get("pod")
-    return f"pod {pod} (container {claim.container})" if pod else f"container {claim.container}"
+def _owner(claim: DeviceClaim, record: SriovRecord) -> str:
+    return f"pod {record.pod} (container {claim.container})" if record.pod else f"container {claim.container}"
 
 
-def _wanted(record: Record) -> str:
-    """Return the address that was requested."""
-    return record["wanted"]["settings"].get("port_guid") or record["wanted"].get("mac") or ""
-
-
-def _held(record: Record) -> str:
+def _address(record: SriovRecord) -> str:
     """Return the function's address: the requested one, else the one that it had before."""
-    before = record["before"]
-    mac = before["settings"].get("mac") or NO_MAC
-    link = (before.get("link") or {}).get("mac", "")
-    return _wanted(record) or before["settings"].get("port_guid") or (mac if mac != NO_MAC else link)
+    before = record.before
+    mac = before.settings.mac or NO_MAC
+    link = (before.link and before.link.mac) or ""
+    return record.wanted.address or before.settings.port_guid or (mac if mac != NO_MAC else link)
 
 
-def _network(record: Record) -> tuple[str, int, int]:
+def _network(record: SriovRecord) -> tuple[str, int, int]:
     """Return the function's network: bridge of its representor, VLAN (0: untagged), VLAN protocol (0: none)."""
-    if port := record.get("port"):
-        return port["bridge"], port.get("vlan") or 0, 0
-    wanted, before = record["wanted"]["settings"], record["before"]["settings"]
-    chosen = before if wanted.get("vlan") is None else wanted
-    vlan = chosen.get("vlan") or 0
-    return "", vlan, (chosen.get("vlan_proto") or 0) if vlan else 0
+    if port := record.port:
+        return port.bridge, port.vlan or 0, 0
+    wanted, before = record.wanted.settings, record.before.settings
+    chosen = before if wanted.vlan is None else wanted
+    vlan = chosen.vlan or 0
+    return "", vlan, (chosen.vlan_proto or 0) if vlan else 0

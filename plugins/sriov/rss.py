@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
@@ -111,11 +110,10 @@ def _table(asked: Rss, size: int) -> tuple[int, ...]:
     return tuple(found)
 
 
-def drift(name: str, wanted: Mapping[str, Any], now: Spread | None) -> list[str]:
+def drift(name: str, asked: Rss, now: Spread | None) -> list[str]:
     """Return how the interface's RSS configuration differs from the requested one, as messages."""
     if now is None:
         return [f"rss of {name}: its driver tells nothing"]
-    asked = Rss(**wanted)
     expected = _wanted(asked, now)
     wrong = [f"rss.hash of {name} is {now.hash}, expected {expected.hash}"] if now.hash != expected.hash else []
     if now.key != expected.key:  # keys are not printed: with the key, an attacker can aim at one queue

@@ -17,7 +17,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import msgspec
+from msgspec import structs
 
 from wirespeed import extras
 from wirespeed.cni.errors import CniError, Code
@@ -40,6 +40,7 @@ from wirespeed.plugins.sriov import addressing, describe, infiniband, represento
 from wirespeed.plugins.sriov import conf as configuration
 from wirespeed.plugins.sriov import vf as vfs
 from wirespeed.plugins.sriov.conf import NETDEVICE, BridgePort, SriovConf
+from wirespeed.plugins.sriov.record import PLUGIN, Given, Port, SriovRecord, Wanted, record_of
 from wirespeed.state.claims import Claims, all_of
 from wirespeed.state.journal import ClaimStep, DeviceClaim
 from wirespeed.state.locks import device_lock
@@ -49,8 +50,6 @@ if TYPE_CHECKING:
     from wirespeed.plugins.sriov.bridge import Bridges
 
 log = logging.getLogger(__name__)
-
-PLUGIN = "sriov"
 
 # Settings of the netdev: key of the configuration -> field of SriovConf and of Link.
 _NETDEV_KEYS = {"mac": "mac", "mtu": "mtu", "promisc": "promisc", "all_multicast": "allmulti", "queues": "queues"}
@@ -122,7 +121,7 @@ class Sriov:
                         claim, vf = self._as_infiniband(conf, vf, ns, host, claim, deadline=request.deadline)
                     result = self._attach(request, conf, vf, ns, host)
                     if not vf.infiniband:
-                        rdma.move(vf, claim.record["rdma"], ns)
+                        rdma.move(vf, record_of(claim).rdma, ns)
                     self._journal.advance(claim, ClaimStep.ATTACHED)
             if vf.link is not None and not vf.infiniband:
                 announce.in_background(ns, request.ifname, [ip["address"] for ip in result.get("ips", [])])
@@ -146,14 +145,14 @@ class Sriov:
             raise CniError(Code.UNKNOWN_CONTAINER, f"device {conf.device} does not belong to this attachment")
         with netns.opened(request.netns) as ns, as_device_error(f"device {conf.device}"), Rtnl() as host:
             device = functions.of_id(conf.device, self._sysfs)
-            before, given = snapshot.from_record(claim.record["before"]), claim.record.get("given") or {}
-            wanted = VfSettings(**claim.record["wanted"]["settings"])
+            record = record_of(claim)
+            wanted = record.wanted.settings
             previous = request.config.get("prevResult") or {}
             if _result_interface(previous, claim.ifname)[1].get("mac") not in {None, wanted.mac}:
                 wanted = replace(wanted, mac=None)  # a later plugin set another; the PF may still have the old one
-            wrong = drift(host, device, before, given.get("driver", before.driver), wanted)
-            if given.get("netdev", before.link is not None):
-                wrong += _netdev_drift(claim, ns, previous)
+            wrong = drift(host, device, record.before, record.driver, wanted)
+            if record.has_netdev:
+                wrong += _netdev_drift(claim, record, ns, previous)
             if conf.port is not None:
                 wrong += self._port_drift(claim, conf.port, host, deadline=request.deadline)
         if wrong:
@@ -191,10 +190,11 @@ class Sriov:
         log.warning("device %s: container %s is gone without a DEL", device, owner.container)
         self._claims.take_back(owner, deadline=request.deadline)
         if self._journal.owner(device) is not None:
+            port = record_of(owner).port
             raise CniError(
                 Code.TRY_AGAIN_LATER,
-                f"device {device}: its representor is still a port of {owner.record['port']['bridge']}, and Open "
-                "vSwitch is down; expected it to run",
+                f"device {device}: its representor is still a port of {port.bridge if port else 'a bridge'}, and "
+                "Open vSwitch is down; expected it to run",
             )
 
     def _free_address(self, conf: SriovConf, *, deadline: float) -> None:
@@ -224,22 +224,21 @@ class Sriov:
             ifname=request.ifname,
             netns=request.netns,
             identity=ns.identity,
-            record={
-                "network": request.name,
-                "before": snapshot.take(vf if conf.settings.port_guid is None else guids.known(vf)).as_record(),
-                "wanted": {
-                    "settings": dict(vars(conf.settings)),
+            record=SriovRecord(
+                network=request.name,
+                before=snapshot.take(vf if conf.settings.port_guid is None else guids.known(vf)),
+                wanted=Wanted(
+                    settings=conf.settings,
+                    rss=conf.rss,
                     **{key: getattr(conf, key) for key in _NETDEV_KEYS.values()},
-                    "rss": conf.rss and msgspec.to_builtins(conf.rss),
-                },
-                "deviceInfo": conf.device_info_file,
-                "port": _port_before(conf, vf, host),
-                "reset": conf.reset,
-                "rdma": rdma.devices(vf) if conf.rdma_isolation else {},
-                # The original driver_override if the VF gets another driver; None if it keeps its driver.
-                "override": vf.device.attribute("driver_override") if conf.driver else None,
-                "pod": rivals.pod_of(request.args),
-            },
+                ),
+                device_info=conf.device_info_file,
+                port=_port_before(conf, vf, host),
+                reset=conf.reset,
+                rdma=rdma.devices(vf) if conf.rdma_isolation else {},
+                override=vf.device.attribute("driver_override") if conf.driver else None,
+                pod=rivals.pod_of(request.args),
+            ).to_json(),
         )
         with self._addresses_of(vf, deadline=request.deadline) if rivals.asked(conf) else nullcontext():
             rivals.check(self._journal, vf, claim)
@@ -257,10 +256,14 @@ class Sriov:
         driver = "" if conf.driver == NETDEVICE else conf.driver
         vf = vfs.rebound(host, vf, driver, timeout=_left(request.deadline))
         _check_mode(request, conf, vf.where, has_netdev=vf.link is not None)
-        given = {"driver": vf.driver, "netdev": vf.link is not None}
-        claim = replace(claim, record={**claim.record, "given": given})
+        given = Given(driver=vf.driver, netdev=vf.link is not None)
+        return self._bound(claim, given=given), vf
+
+    def _bound(self, claim: DeviceClaim, **changes: Any) -> DeviceClaim:
+        """Note the driver's binding with these changes of the record; return the updated claim."""
+        claim = replace(claim, record=structs.replace(record_of(claim), **changes).to_json())
         self._journal.advance(claim, ClaimStep.BOUND, claim.record)
-        return claim, vf
+        return claim
 
     def _as_infiniband(
         self, conf: SriovConf, vf: Vf, ns: netns.NetNs, host: Rtnl, claim: DeviceClaim, *, deadline: float
@@ -276,10 +279,9 @@ class Sriov:
             with self._made_again(deadline=deadline):
                 vf = vfs.reprobed(host, vf, timeout=timeout)
             moved = rdma.devices(vf) if conf.rdma_isolation else {}
-            claim = replace(claim, record={**claim.record, "rdma": moved})
-            self._journal.advance(claim, ClaimStep.BOUND, claim.record)
-        if claim.record["rdma"]:
-            rdma.move(vf, claim.record["rdma"], ns)
+            claim = self._bound(claim, rdma=moved)
+        if moved := record_of(claim).rdma:
+            rdma.move(vf, moved, ns)
             vf = vfs.with_netdev(host, vf, timeout=timeout)
         return claim, vf
 
@@ -333,7 +335,8 @@ class Sriov:
 
     def _port_drift(self, claim: DeviceClaim, port: BridgePort, host: Rtnl, *, deadline: float) -> list[str]:
         """Return how the representor and its port differ from what ADD made, as messages."""
-        link = host.link(claim.record["port"]["before"]["index"]) if claim.record.get("port") else None
+        made = record_of(claim).port
+        link = host.link(made.before.index) if made else None
         if link is None:
             return ["its representor is gone"]
         wrong = [] if link.up else [f"its representor {link.name} is down"]
@@ -362,7 +365,7 @@ class Sriov:
         steps: list[Callable[[], None]] = []
         if claim.step != ClaimStep.REMOVING:
             steps.append(lambda: self._restore(claim, deadline=deadline))
-        if port and claim.record.get("port"):
+        if port and record_of(claim).port is not None:
             # First, while the representor is as the switch knows it.
             steps.insert(0, lambda: self._bridges.detach(claim.container, claim.ifname, deadline=deadline))
         all_of(steps)
@@ -375,28 +378,28 @@ class Sriov:
             log.warning("a port of %s of %s is left to GC: %s", request.ifname, request.container_id, error.msg)
 
     def _restore(self, claim: DeviceClaim, *, deadline: float) -> None:
-        record = claim.record
-        has_guid = record["wanted"]["settings"].get("port_guid") is not None
+        record = record_of(claim)
+        has_guid = record.wanted.settings.port_guid is not None
         with (
             as_device_error(f"device {claim.device}: restoring it"),
             self._made_again(deadline=deadline) if has_guid else nullcontext(),
         ):
             restore(
                 functions.of_id(claim.device, self._sysfs),
-                snapshot.from_record(record["before"]),
+                record.before,
                 (claim.netns, claim.identity),
                 timeout=_left(deadline),
-                override=record.get("override"),
-                reset=record.get("reset", False),
+                override=record.override,
+                reset=record.reset,
                 reprobe=has_guid,
-                rdma=record.get("rdma", {}),
+                rdma=record.rdma,
             )
-            if port := record.get("port"):
+            if record.port is not None:
                 with Rtnl() as host:
-                    representor.put_back(host, port["before"])
-        if path := claim.record["deviceInfo"]:
-            with deviceinfo.io_errors(path):
-                deviceinfo.remove(Path(path))
+                    representor.put_back(host, record.port.before)
+        if record.device_info:
+            with deviceinfo.io_errors(record.device_info):
+                deviceinfo.remove(Path(record.device_info))
 
 
 def _left(deadline: float) -> float:
@@ -415,15 +418,12 @@ def _to_be_netdev(conf: SriovConf, vf: Vf) -> bool:
     return conf.driver not in USERSPACE_DRIVERS and "vfio" not in conf.driver
 
 
-def _port_before(conf: SriovConf, vf: Vf, host: Rtnl) -> dict[str, Any] | None:
-    """Return the port's record: its bridge and VLAN, and the representor's current state. None without a port."""
+def _port_before(conf: SriovConf, vf: Vf, host: Rtnl) -> Port | None:
+    """Return the port's record, with the representor's current state; None without a port."""
     if conf.port is None:
         return None
-    return {
-        "bridge": conf.port.bridge,
-        "vlan": conf.port.vlan,
-        "before": representor.snapshot(representor.find(host, vf)),
-    }
+    before = representor.state(representor.find(host, vf))
+    return Port(bridge=conf.port.bridge, vlan=conf.port.vlan, before=before)
 
 
 def _check_mode(request: Request, conf: SriovConf, where: str, *, has_netdev: bool) -> None:
@@ -474,34 +474,35 @@ def _result(interface: dict[str, Any], given: Result) -> Result:
     return result
 
 
-def _netdev_drift(claim: DeviceClaim, ns: netns.NetNs, previous: dict[str, Any]) -> list[str]:
+def _netdev_drift(claim: DeviceClaim, record: SriovRecord, ns: netns.NetNs, previous: dict[str, Any]) -> list[str]:
     """Return how the VF's netdev in the pod differs from what ADD made, as messages."""
-    wanted, name = claim.record["wanted"], claim.ifname
+    wanted, name = record.wanted, claim.ifname
     parent = describe.netdev_parent(claim)
     number, told = _result_interface(previous, name)
     # A later plugin of the chain (tuning) may have set other values, which are then in the result.
-    wanted = wanted | {key: told[key] for key in ("mac", "mtu") if wanted.get(key) is not None and told.get(key)}
+    set_later = {key: told[key] for key in ("mac", "mtu") if getattr(wanted, key) is not None and told.get(key)}
+    wanted = structs.replace(wanted, **set_later)
     with Rtnl(netns_fd=ns.fd) as inside:
         link = inside.link(name)
         if link is None or link.parent != parent:
             return [f"the namespace has no interface {name} of this device"]
         there = {**vars(link), "promisc": link.promisc, "allmulti": link.allmulti}
-        if wanted.get("queues") is not None:
+        if wanted.queues is not None:
             found = netns.inside(ns.fd, lambda: ethtool.queues(name))
             there["queues"] = found and found.count
         wrong = [
-            f"{key} of {name} is {there[known]}, expected {wanted[known]}"
+            f"{key} of {name} is {there[known]}, expected {expected}"
             for key, known in _NETDEV_KEYS.items()
-            if wanted.get(known) not in {None, there.get(known)}
+            if (expected := getattr(wanted, known)) not in {None, there.get(known)}
         ]
-        if wanted.get("rss"):
-            wrong += rss.drift(name, wanted["rss"], netns.inside(ns.fd, lambda: ethtool.spread(name)))
-        guid = wanted["settings"].get("port_guid")
+        if wanted.rss is not None:
+            wrong += rss.drift(name, wanted.rss, netns.inside(ns.fd, lambda: ethtool.spread(name)))
+        guid = wanted.settings.port_guid
         if guid is not None and not link.mac.endswith(guid):
             wrong.append(f"infinibandGUID of {name} is not {guid}, its address is {link.mac}")
         if not link.up:
             wrong.append(f"{name} is down")
-        wrong += rdma.missing(claim.record.get("rdma", {}), ns)
+        wrong += rdma.missing(record.rdma, ns)
         return wrong + addressing.missing(inside, link, previous, number)
 
 

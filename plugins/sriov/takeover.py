@@ -10,7 +10,7 @@ from wirespeed.kernel.netlink.rtnl import Rtnl
 from wirespeed.kernel.netlink.vf import VfSettings
 from wirespeed.kernel.netns import Identity, NetNs
 from wirespeed.plugins.sriov.conf import SriovConf
-from wirespeed.plugins.sriov.sriov import PLUGIN
+from wirespeed.plugins.sriov.record import PLUGIN, SriovRecord, Wanted
 from wirespeed.state.journal import ClaimStep, DeviceClaim
 
 
@@ -57,10 +57,9 @@ def claim(
         netns=netns,
         identity=identity,
         step=ClaimStep.ATTACHED,
-        record={
-            "network": network,
-            "before": snapshot.take(before).as_record(),
-            "wanted": {"settings": dict(vars(settings)), "mac": wanted.mac if wanted else None, "mtu": None},
-            "deviceInfo": "",
-        },
+        record=SriovRecord(
+            network=network,
+            before=snapshot.take(before),
+            wanted=Wanted(settings=settings, mac=wanted.mac if wanted else None),
+        ).to_json(),
     )

@@ -9,9 +9,9 @@ import errno
 import hashlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +41,6 @@ class Folder:
     ours: bool = False
     kubelets: bool = False
     link: str = ""
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
 
     def switch_path(self, file: str) -> str:
         """Return the path of a socket in the folder for programs on the node, through `link` if there is one."""
@@ -106,7 +103,7 @@ def with_short_path(folder: Folder, file: str, links: Path) -> Folder:
     if len(folder.switch_path(file).encode()) <= LONGEST_PATH:
         return folder
     digest = hashlib.blake2s(folder.switch_path(file).encode(), digest_size=8).hexdigest()
-    linked = Folder(**{**folder.to_json(), "link": str(links / digest)})
+    linked = replace(folder, link=str(links / digest))
     if len(linked.switch_path(file).encode()) > LONGEST_PATH:
         raise _too_long(linked.switch_path(file), "through a link; configure a shorter vhost.sockets")
     return linked
@@ -188,7 +185,7 @@ def write_file(folder: Folder, file: str, content: bytes, access: Access) -> Non
         raise CniError(Code.IO_FAILURE, f"file {folder.path}/{file}: {error.strerror}") from error
 
 
-def clear(folder: Folder, files: list[str]) -> None:
+def clear(folder: Folder, files: Sequence[str]) -> None:
     """Remove the files, the folder's link, and the folder if it is ours and empty.
 
     Also remove temporary files of a killed `write_file`. Idempotent. Raises CniError(IO_FAILURE).

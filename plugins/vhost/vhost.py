@@ -19,6 +19,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from wirespeed import extras
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.plugin import Result
@@ -34,6 +36,7 @@ from wirespeed.plugins.vhost import poddata, sockets, takeover
 from wirespeed.plugins.vhost.conf import MEMIF, NONE, OVS, VPP, Bandwidth, VhostConf
 from wirespeed.plugins.vhost.direct import Direct, end_name
 from wirespeed.plugins.vhost.engine import Engine, Found, Port, SocketTakenError, port_name, short_id
+from wirespeed.plugins.vhost.record import PLUGIN, VhostRecord, record_of
 from wirespeed.plugins.vhost.sockets import Folder
 from wirespeed.plugins.vhost.takeover import Kept
 from wirespeed.state.claims import Claims, all_of, errors_of, only_port_left, raise_all
@@ -43,7 +46,6 @@ from wirespeed.switches.switch import SwitchDownError, UnreachedError
 
 log = logging.getLogger(__name__)
 
-PLUGIN = "vhost"
 _UNDO_TIME = 5.0  # seconds for undoing an ADD, even if its deadline has passed
 _LOCKS = 64  # number of lock files; attachments whose hash gives the same file wait for each other
 
@@ -124,12 +126,12 @@ class Vhost:
             raise CniError(
                 Code.UNKNOWN_CONTAINER, f"{request.ifname} of container {request.container_id} has no port here"
             )
-        record = claim.record
+        record = record_of(claim)
         with netns.opened(request.netns):
-            port = _port(request, conf, record["socket"])
-            wrong = self._engine(record["engine"]).drift(port, deadline=request.deadline)
-        folder = Folder(**record["folder"])
-        told = (record["files"][-1], *([record["files"][0]] if _switch_listens(conf) else []))
+            port = _port(request, conf, record.socket)
+            wrong = self._engine(record.engine).drift(port, deadline=request.deadline)
+        folder = record.folder or Folder(path="")
+        told = (record.files[-1], *([record.files[0]] if _switch_listens(conf) else []))
         wrong += [f"{folder.path}/{file} is gone" for file in told if not sockets.exists(folder, file)]
         if folder.link and not Path(folder.link).exists():
             wrong.append(f"the short path {folder.link} is gone")
@@ -264,17 +266,17 @@ class Vhost:
                 ifname=request.ifname,
                 netns=request.netns,
                 identity=ns.identity,
-                record={
-                    "network": request.name,
-                    "engine": conf.engine,
-                    "bridge": conf.bridge,
-                    "port": port.name,
-                    "socket": port.socket,
-                    "role": role,
-                    "folder": plan.folder.to_json(),
-                    "files": _files(plan, role),
-                    "deviceInfo": conf.device_info_file,
-                },
+                record=VhostRecord(
+                    network=request.name,
+                    engine=conf.engine,
+                    bridge=conf.bridge,
+                    port=port.name,
+                    socket=port.socket,
+                    role=role,
+                    folder=plan.folder,
+                    files=_files(plan, role),
+                    device_info=conf.device_info_file,
+                ).to_json(),
             )
             try:
                 self._journal.claim(claim)
@@ -293,7 +295,7 @@ class Vhost:
     def _check_socket(self, plan: _Plan) -> None:
         """Refuse a configured socket file that another attachment uses."""
         for other in self._journal.claims():
-            if other.plugin == PLUGIN and other.record["socket"] == plan.port.socket:
+            if other.plugin == PLUGIN and record_of(other).socket == plan.port.socket:
                 raise CniError(
                     Code.INVALID_CONFIG,
                     f"socket {plan.folder.path}/{plan.file} is that of {other.ifname} of container "
@@ -310,8 +312,9 @@ class Vhost:
         if _switch_listens(conf):
             sockets.set_access(folder, plan.file, conf.access)
         request.check_deadline()
-        self._tell(request, plan, claim.record["role"], addressing, pod)
-        self._journal.advance(claim, ClaimStep.ATTACHED, {**claim.record, "made": made})
+        record = record_of(claim)
+        self._tell(request, plan, record.role, addressing, pod)
+        self._journal.advance(claim, ClaimStep.ATTACHED, msgspec.structs.replace(record, made=made).to_json())
         return _result(request, plan, addressing)
 
     def _tell(
@@ -353,10 +356,10 @@ class Vhost:
         After an error other than that of a switch that is down, userspace-CNI's file of the port stays too, because
         a reboot empties the journal.
         """
-        record = claim.record
+        record = record_of(claim)
         steps: list[Callable[[], None]] = [lambda: _clear_folder(record), lambda: _remove_device_info(record)]
         if port:
-            steps.insert(0, lambda: self._engine(record["engine"]).remove(_found(record), deadline=deadline))
+            steps.insert(0, lambda: self._engine(record.engine).remove(_found(record), deadline=deadline))
         errors = errors_of(steps)
         if only_port_left(errors):
             errors += errors_of([lambda: _forget_kept(record)])
@@ -375,13 +378,14 @@ class Vhost:
                 self._engine(conf.engine).remove(Found(name=name), deadline=request.deadline)
             except SwitchDownError as error:
                 log.warning("port %s is removed later, if it is there: %s", name, error.msg)
-                self._journal.claim(_removal(request, conf.engine, name))
+                record = VhostRecord(network=request.name, engine=conf.engine, port=name)
+                self._journal.claim(_removal(request, record))
             except MissingExtraError as error:  # most likely its ADD was refused for the same reason
                 log.warning("port %s is left to GC, if it is there: %s", name, error.msg)
 
     def _finish_removals(self, engine: str, *, deadline: float) -> None:
         """Remove the ports that were left because this engine was down; a call waits for no other engine."""
-        self._claims.finish_removals(deadline=deadline, wanted=lambda claim: claim.record["engine"] == engine)
+        self._claims.finish_removals(deadline=deadline, wanted=lambda claim: record_of(claim).engine == engine)
 
     # Ports of userspace-CNI
 
@@ -404,12 +408,12 @@ class Vhost:
             kept = self._kept(request)
             if kept is None:
                 return None
-            claim = _removal(request, kept.engine, kept.port)
-            claim.record["kept"] = str(kept.file)
+            record = VhostRecord(network=request.name, engine=kept.engine, port=kept.port, kept=str(kept.file))
             if socket := self._socket_of(kept, request):
                 path, _, file = socket.rpartition("/")
                 folder = Folder(path=path, ours=Path(path).name == short_id(request.container_id))
-                claim.record.update(socket=socket, folder=folder.to_json(), files=[file])
+                record = msgspec.structs.replace(record, socket=socket, folder=folder, files=(file,))
+            claim = _removal(request, record)
             self._journal.claim(claim)
         log.info("port %s of userspace-CNI is taken over", kept.port)
         return claim
@@ -451,59 +455,50 @@ def _port(request: Request, conf: VhostConf, socket: str) -> Port:
     )
 
 
-def _found(record: Mapping[str, Any]) -> Found:
-    return Found(name=record["port"], socket=record["socket"], marked=not record.get("kept"))
+def _found(record: VhostRecord) -> Found:
+    return Found(name=record.port, socket=record.socket, marked=not record.kept)
 
 
-def _clear_folder(record: Mapping[str, Any]) -> None:
-    if record["folder"]:
-        sockets.clear(Folder(**record["folder"]), record["files"])
+def _clear_folder(record: VhostRecord) -> None:
+    if record.folder is not None:
+        sockets.clear(record.folder, record.files)
 
 
-def _remove_device_info(record: Mapping[str, Any]) -> None:
-    if path := record["deviceInfo"]:
+def _remove_device_info(record: VhostRecord) -> None:
+    if path := record.device_info:
         with deviceinfo.io_errors(path):
             deviceinfo.remove(Path(path))
 
 
-def _forget_kept(record: Mapping[str, Any]) -> None:
-    if record.get("kept"):
-        takeover.forget(Path(record["kept"]), record["folder"]["path"] if record["folder"] else "")
+def _forget_kept(record: VhostRecord) -> None:
+    if record.kept:
+        takeover.forget(Path(record.kept), record.folder.path if record.folder else "")
 
 
-def _files(plan: _Plan, role: str) -> list[str]:
+def _files(plan: _Plan, role: str) -> tuple[str, ...]:
     """Return the attachment's files in the folder: first the socket, last the configuration data.
 
     On a link between pods, the socket belongs to the master, which listens on it.
     """
     shared = plan.port.conf.engine == NONE and role != "master"
-    return [plan.data_file] if shared else [plan.file, plan.data_file]
+    return (plan.data_file,) if shared else (plan.file, plan.data_file)
 
 
 def _switch_listens(conf: VhostConf) -> bool:
     return conf.role in {"server", "master"}
 
 
-def _removal(request: Request, engine: str, name: str) -> DeviceClaim:
+def _removal(request: Request, record: VhostRecord) -> DeviceClaim:
     """Return the claim of a pending removal, for an attachment of which only the port can be left."""
     return DeviceClaim(
-        device=f"{engine}:{name}",
+        device=f"{record.engine}:{record.port}",
         plugin=PLUGIN,
         container=request.container_id,
         ifname=request.ifname,
         netns=request.netns,
         identity=netns.Identity(0, 0, 0),
         step=ClaimStep.REMOVING,
-        record={
-            "network": request.name,
-            "engine": engine,
-            "port": name,
-            "socket": "",
-            "role": "",
-            "folder": None,
-            "files": [],
-            "deviceInfo": "",
-        },
+        record=record.to_json(),
     )
 
 

@@ -124,7 +124,7 @@ def test_all_of_it_is_set_found_and_put_back(monkeypatch: pytest.MonkeyPatch) ->
     before, asked = there.now, Rss(weights=[3, 1], hash="xor", key=KEY[::-1].upper())
     rss.apply(VF, LINK, asked)
     assert there.now == Spread(table=(0,) * 12 + (1,) * 4, hash="xor", key=KEY[::-1])
-    wanted = {"queues": None, "weights": [3, 1], "hash": "xor", "key": KEY[::-1].upper()}
+    wanted = Rss(weights=[3, 1], hash="xor", key=KEY[::-1].upper())
     assert rss.drift("net1", wanted, there.now) == []
     there.set_spread("net1", table=[0] * 16, hash_name="crc32", key=KEY)
     assert rss.drift("net1", wanted, there.now) == [

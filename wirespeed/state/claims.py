@@ -10,7 +10,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
-from typing import Protocol
+from typing import Any, ClassVar, Protocol, TypeVar
+
+import msgspec
 
 from wirespeed.cni.errors import CniError, Code, combined
 from wirespeed.extras import MissingExtraError
@@ -19,6 +21,42 @@ from wirespeed.state.journal import ClaimStep, DeviceClaim, DeviceTakenError, Jo
 from wirespeed.switches.switch import SwitchDownError
 
 log = logging.getLogger(__name__)
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True):
+    """What the journal has of a claim; each plugin adds its own fields.
+
+    `version` is that of the fields. Fields that are new have a default, so that a plugin reads older records.
+    """
+
+    VERSION: ClassVar[int] = 1
+
+    network: str = ""
+    version: int = VERSION
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON values for `read`."""
+        return msgspec.json.decode(msgspec.json.encode(self))  # type: ignore[no-any-return]
+
+
+R = TypeVar("R", bound=Record)
+
+
+def read(claim: DeviceClaim, kind: type[R]) -> R:
+    """Return the claim's record. Raises CniError(DECODING_FAILURE) that names the device and the field."""
+    try:
+        record = msgspec.convert(claim.record, kind)
+    except msgspec.ValidationError as error:
+        raise CniError(
+            Code.DECODING_FAILURE, f"device {claim.device}: its record in the journal: {error}"
+        ) from error
+    if record.version > kind.VERSION:
+        raise CniError(
+            Code.DECODING_FAILURE,
+            f"device {claim.device}: its record in the journal is of version {record.version}; expected at most "
+            f"{kind.VERSION} (is this an older release?)",
+        )
+    return record
 
 
 class Undo(Protocol):
@@ -51,7 +89,7 @@ class Claims:
             claim
             for claim in self._journal.claims()
             if claim.plugin == self._plugin
-            and claim.record["network"] == network
+            and claim.record.get("network") == network
             and (claim.container, claim.ifname) not in but
         ]
 
