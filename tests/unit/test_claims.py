@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -15,7 +16,7 @@ from wirespeed.cni.errors import CniError, Code
 from wirespeed.extras import MissingExtraError
 from wirespeed.kernel import netns
 from wirespeed.kernel.netns import Identity
-from wirespeed.state.claims import Claims, all_of, errors_of
+from wirespeed.state.claims import Claims, Record, all_of, errors_of, read
 from wirespeed.state.journal import ClaimStep, DeviceClaim, DeviceTakenError, Journal
 from wirespeed.switches.switch import SwitchDownError
 
@@ -146,6 +147,41 @@ def test_claims_of_a_network_are_those_of_the_plugin_that_are_not_valid(world: W
     for each in [*there, claim("d", "c4", plugin="two")]:
         world.journal.claim(each)
     assert world.claims.of_network("fast", but={("c2", "net1")}) == [there[0]]
+
+
+class Example(Record, frozen=True, kw_only=True):
+    """A record of version 2, whose field `more` version 1 did not have."""
+
+    VERSION: ClassVar[int] = 2
+
+    device: str
+    more: int = 7
+    version: int = VERSION
+
+
+def test_record_comes_back_from_the_journal(world: World) -> None:
+    record = Example(network="fast", device="a", more=8)
+    world.journal.claim(replace(claim("a"), record=record.to_json()))
+    (found,) = world.journal.claims()
+    assert read(found, Example) == record
+
+
+def test_record_of_an_older_release_is_read(world: World) -> None:
+    found = read(replace(claim("a"), record={"network": "fast", "device": "a", "left": "out"}), Example)
+    assert (found.device, found.more) == ("a", 7)
+
+
+@pytest.mark.parametrize(
+    ("record", "told"),
+    [
+        ({"device": 5}, r"device a: its record in the journal: Expected `str`, got `int` - at `\$\.device`"),
+        ({"device": "a", "version": 3}, "its record in the journal is of version 3; expected at most 2"),
+    ],
+)
+def test_unreadable_record_is_an_error_that_names_device_and_field(record: dict[str, object], told: str) -> None:
+    with pytest.raises(CniError, match=told) as refused:
+        read(replace(claim("a"), record=record), Example)
+    assert refused.value.code == Code.DECODING_FAILURE
 
 
 def test_every_step_runs_and_the_error_has_all_messages() -> None:

@@ -278,7 +278,11 @@ def test_vf_with_a_port_whose_extra_was_removed_is_restored_and_kept(
 
     monkeypatch.setattr("wirespeed.plugins.sriov.sriov.restore", restore)
     monkeypatch.setattr("wirespeed.plugins.sriov.representor.put_back", lambda *_: None)
-    record = {"wanted": {"settings": {}}, "before": BEFORE, "port": {"bridge": "b", "before": {}}}
+    record = {
+        "wanted": {"settings": {}},
+        "before": BEFORE,
+        "port": {"bridge": "b", "before": {"index": 1, "up": True, "mtu": 1500}},
+    }
     node.journal.claim(_claim("0000:03:02.1", "sriov", record))
     hide("ovs")
     node.plugin("sriov").delete(request("DEL", SWITCHED))

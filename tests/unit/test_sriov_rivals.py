@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,14 @@ import pytest
 
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.devices.pci import PciDevice
+from wirespeed.devices.snapshot import Snapshot
 from wirespeed.devices.vf import Vf
 from wirespeed.kernel import netns
 from wirespeed.kernel.netlink.vf import ETH_P_8021AD, ETH_P_8021Q, VfSettings
 from wirespeed.kernel.netns import Identity
 from wirespeed.plugins.sriov import rivals
+from wirespeed.plugins.sriov.record import Port, SriovRecord, Wanted
+from wirespeed.plugins.sriov.representor import RepresentorState
 from wirespeed.state.journal import ClaimStep, DeviceClaim, Journal
 
 PF, OTHER_PF = "0000:18:00.0", "0000:18:00.1"
@@ -30,6 +33,10 @@ def journal(tmp_path: Path) -> Iterator[Journal]:
     made = Journal(tmp_path / "state.db")
     yield made
     made.close()
+
+
+def port(bridge: str, vlan: int | None = None) -> Port:
+    return Port(bridge=bridge, vlan=vlan, before=RepresentorState(index=9, up=True, mtu=1500))
 
 
 def alive() -> tuple[str, Identity]:
@@ -56,16 +63,11 @@ def claim(
         ifname="net1",
         netns=path,
         identity=identity,
-        record={
-            "before": {
-                "pf": pf,
-                "index": number,
-                "settings": asdict(VfSettings(**(before or {}))),
-                "link": None,
-            },
-            "wanted": {"settings": asdict(VfSettings(mac=mac, **(wanted or {}))), "mac": mac},
+        record=SriovRecord(
+            before=Snapshot(pf=pf, index=number, driver="d", settings=VfSettings(**(before or {}))),
+            wanted=Wanted(settings=VfSettings(mac=mac, **(wanted or {})), mac=mac),
             **record,
-        },
+        ).to_json(),
     )
 
 
@@ -118,9 +120,9 @@ def test_address_that_a_living_pods_vf_had_before_is_its_own(journal: Journal) -
             {"wanted": {"vlan": 5, "vlan_proto": ETH_P_8021Q}},
             True,
         ),
-        ({"port": {"bridge": "br-a", "vlan": 5}}, {"port": {"bridge": "br-a", "vlan": 5}}, False),
-        ({"port": {"bridge": "br-a", "vlan": 5}}, {"port": {"bridge": "br-a", "vlan": None}}, True),
-        ({"port": {"bridge": "br-a"}}, {"port": {"bridge": "br-b", "vlan": None}}, True),
+        ({"port": port("br-a", 5)}, {"port": port("br-a", 5)}, False),
+        ({"port": port("br-a", 5)}, {"port": port("br-a", None)}, True),
+        ({"port": port("br-a")}, {"port": port("br-b", None)}, True),
         ({"pf": OTHER_PF}, {}, True),
     ],
 )

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from tests.fakesysfs import FakeSysfs
 from wirespeed.cni.errors import CniError, Code
@@ -14,6 +14,7 @@ from wirespeed.cni.request import Request
 from wirespeed.devices import functions, snapshot
 from wirespeed.devices.functions import Function
 from wirespeed.devices.restore import drift, restore
+from wirespeed.devices.snapshot import Snapshot
 from wirespeed.devices.vf import find
 from wirespeed.kernel.netlink.link import Link
 from wirespeed.kernel.netlink.rtnl import Rtnl
@@ -22,6 +23,7 @@ from wirespeed.kernel.netns import Identity
 from wirespeed.node import Node, NodeConfig
 from wirespeed.plugins.sriov import sriov
 from wirespeed.plugins.sriov.describe import device_info, netdev_parent
+from wirespeed.plugins.sriov.record import SriovRecord, Wanted
 from wirespeed.state.journal import DeviceClaim
 
 PF, VF = "0000:18:00.0", "0000:19:00.0"
@@ -69,12 +71,15 @@ def test_a_vf_on_virtio_vdpa_is_given_by_the_interface_of_its_virtio_device(sysf
 
 def test_in_its_pod_an_interface_is_known_by_the_device_that_it_belongs_to(sysfs: FakeSysfs) -> None:
     sysfs.vdpa(sysfs.path(VF), "vdpa1", "virtio_vdpa", number=3, interface="eth9")
-    claim = DeviceClaim(
-        device=VF, plugin="sriov", container="c", ifname="net1", netns="/n", identity=NOWHERE[1], record={}
-    )
     before = snapshot.take(find(Host(), vf_of(sysfs)))
-    assert netdev_parent(replace(claim, record={"before": before.as_record()})) == "virtio3"
-    assert netdev_parent(replace(claim, record={"before": {"link": None}})) == VF
+
+    def parent(before: Snapshot) -> str:
+        record = SriovRecord(before=before, wanted=Wanted(settings=VfSettings())).to_json()
+        where = {"container": "c", "ifname": "net1", "netns": "/n", "identity": NOWHERE[1]}
+        return netdev_parent(DeviceClaim(device=VF, plugin="sriov", record=record, **where))  # type: ignore[arg-type]
+
+    assert parent(before) == "virtio3"
+    assert parent(structs.replace(before, link=None)) == VF
 
 
 def test_a_vf_on_vhost_vdpa_is_given_by_its_node(sysfs: FakeSysfs) -> None:
