@@ -167,6 +167,13 @@ def link_in(path: str, name: str) -> dict[str, Any] | None:
     return next((link for link in links if link["ifname"] == name), None)
 
 
+def without_carrier(link: dict[str, Any] | None) -> dict[str, Any]:
+    """The link without what changes when its carrier comes, which may be after ADD has returned."""
+    assert link is not None
+    flags = sorted({*link["flags"]} - {"NO-CARRIER", "LOWER_UP"})
+    return {key: value for key, value in link.items() if key != "operstate"} | {"flags": flags}
+
+
 @dataclass(frozen=True)
 class Answer:
     """The result of a call of the shim: exit code and JSON from standard output."""
