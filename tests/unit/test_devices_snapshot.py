@@ -6,15 +6,19 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.devices.pci import PciDevice
-from wirespeed.devices.snapshot import KEPT, Snapshot, VdpaState, from_record, take
+from wirespeed.devices.snapshot import KEPT, Snapshot, VdpaState, take
 from wirespeed.devices.vf import Vf
 from wirespeed.kernel.ethtool import Spread
 from wirespeed.kernel.netlink.link import IFF_UP, Link
 from wirespeed.kernel.netlink.vf import VfSettings
+from wirespeed.kernel.netns import Identity
+from wirespeed.plugins.sriov.record import record_of
+from wirespeed.state.journal import DeviceClaim
 
 LINK = Link(index=9, name="eth9", mac="02:00:00:00:00:01", mtu=1500, flags=IFF_UP, altnames=("alt",), parent="p")
 
@@ -23,6 +27,11 @@ def function(tmp_path: Path, **more: Any) -> Vf:
     device, pf = (PciDevice(address, tmp_path) for address in ("0000:03:02.0", "0000:03:00.0"))
     settings = VfSettings(mac="02:00:00:00:00:02", vlan=5, trust=False)
     return Vf(device=device, pf=pf, index=3, driver="iavf", settings=settings, **more)
+
+
+def as_record(snapshot: Snapshot) -> dict[str, Any]:
+    record: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(snapshot))
+    return record
 
 
 @pytest.mark.parametrize(
@@ -35,16 +44,16 @@ def function(tmp_path: Path, **more: Any) -> Vf:
 )
 def test_snapshot_comes_back_from_its_json_as_it_was(tmp_path: Path, more: dict[str, Any]) -> None:
     snapshot = take(function(tmp_path, **more))
-    record = snapshot.as_record()
-    assert from_record(record) == snapshot
+    record = as_record(snapshot)
+    assert msgspec.convert(record, Snapshot) == snapshot
     assert json.loads(json.dumps(record)) == record
 
 
 def test_record_of_an_older_release_lacks_properties_which_then_stay_as_they_are(tmp_path: Path) -> None:
-    record = take(function(tmp_path, link=LINK)).as_record()
+    record = as_record(take(function(tmp_path, link=LINK)))
     for key in KEPT:
         del record["link"][key]
-    link = from_record(record).link
+    link = msgspec.convert(record, Snapshot).link
     assert link is not None
     assert link.changes(Link(index=9, name="eth9", mac="02:00:00:00:00:09", mtu=9000, flags=0)) == {}
 
@@ -74,12 +83,25 @@ def test_vdpa_device_of_a_snapshot_is_that_of_the_function_even_if_it_is_gone(tm
 
 @pytest.mark.parametrize(
     ("key", "value", "told"),
-    [("index", "3", r"\$\.index"), ("settings", {"vlan": "5"}, r"\$\.settings\.vlan"), ("pf", None, r"\$\.pf")],
+    [
+        ("index", "3", r"\$\.before\.index"),
+        ("settings", {"vlan": "5"}, r"\$\.before\.settings\.vlan"),
+        ("pf", None, r"\$\.before\.pf"),
+    ],
 )
 def test_unreadable_record_is_an_error_that_names_the_key(
     tmp_path: Path, key: str, value: object, told: str
 ) -> None:
-    record = take(function(tmp_path)).as_record() | {key: value}
+    before = as_record(take(function(tmp_path))) | {key: value}
+    claim = DeviceClaim(
+        device="0000:03:02.0",
+        plugin="sriov",
+        container="c",
+        ifname="net1",
+        netns="/n",
+        identity=Identity(1, 2, 3),
+        record={"before": before, "wanted": {"settings": {}}},
+    )
     with pytest.raises(CniError, match=told) as refused:
-        from_record(record)
+        record_of(claim)
     assert refused.value.code == Code.DECODING_FAILURE

@@ -8,7 +8,6 @@ from typing import Any
 import msgspec
 
 from wirespeed import structs
-from wirespeed.cni.errors import CniError, Code
 from wirespeed.devices.vdpa import VdpaDevice
 from wirespeed.devices.vf import Vf
 from wirespeed.kernel.ethtool import Spread
@@ -79,10 +78,6 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     vdpa: VdpaState | None = None
     link: LinkState | None = None
 
-    def as_record(self) -> dict[str, Any]:
-        """Return it as JSON values for `from_record`."""
-        return msgspec.json.decode(msgspec.json.encode(self))  # type: ignore[no-any-return]
-
     def with_vdpa(self, vf: Vf) -> Vf:
         """Return the function with the snapshot's vdpa device, even if that no longer exists."""
         made = None if self.vdpa is None else VdpaDevice(self.vdpa.name, vf.device.sysfs)
@@ -112,11 +107,3 @@ def take(vf: Vf) -> Snapshot:
             **{key: getattr(link, key) for key in KEPT},
         ),
     )
-
-
-def from_record(record: object) -> Snapshot:
-    """Return the snapshot of `as_record`. Raises CniError(DECODING_FAILURE) that names the key."""
-    try:
-        return msgspec.convert(record, Snapshot)
-    except msgspec.ValidationError as error:
-        raise CniError(Code.DECODING_FAILURE, f"snapshot of a network function: {error}") from error
