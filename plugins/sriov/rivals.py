@@ -31,8 +31,8 @@ def dead(journal: Journal, pf: str, address: str) -> list[DeviceClaim]:
     """Return the claims of functions of the PF that requested the address and whose pods are gone."""
     return [
         claim
-        for claim in _of_pf(journal, pf, address)
-        if record_of(claim).wanted.address == address and not netns.alive(claim.netns, claim.identity)
+        for claim, record in _of_pf(journal, pf, address)
+        if record.wanted.address == address and not netns.alive(claim.netns, claim.identity)
     ]
 
 
@@ -48,8 +48,7 @@ def check(journal: Journal, vf: Vf, claim: DeviceClaim) -> None:
         return
     key = "infinibandGUID" if new.wanted.settings.port_guid else "mac"
     known = {vf.index}
-    for other in _of_pf(journal, vf.pf.address, address):
-        record = record_of(other)
+    for other, record in _of_pf(journal, vf.pf.address, address):
         if _address(record) != address or _network(record) != _network(new):
             continue
         if other.container == claim.container:
@@ -72,13 +71,14 @@ def pod_of(args: Mapping[str, str]) -> str:
     return f"{args.get('K8S_POD_NAMESPACE', '')}/{name}" if name else ""
 
 
-def _of_pf(journal: Journal, pf: str, address: str) -> list[DeviceClaim]:
-    """Return the claims of the PF's functions whose record contains the address."""
-    return [
-        claim
+def _of_pf(journal: Journal, pf: str, address: str) -> list[tuple[DeviceClaim, SriovRecord]]:
+    """Return the claims of the PF's functions whose record contains the address, with their records."""
+    claims = [
+        (claim, record_of(claim))
         for claim in journal.claims(mentioning=address)
-        if claim.plugin == PLUGIN and claim.step != ClaimStep.REMOVING and record_of(claim).before.pf == pf
+        if claim.plugin == PLUGIN and claim.step != ClaimStep.REMOVING
     ]
+    return [(claim, record) for claim, record in claims if record.before.pf == pf]
 
 
 def _owner(claim: DeviceClaim, record: SriovRecord) -> str:
