@@ -17,6 +17,7 @@ from tests import pfs
 from tests.fakesysfs import FakeSysfs, vf_address
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.devices import vfio
+from wirespeed.devices.settings import NO_MAC
 from wirespeed.kernel.netlink import wait
 from wirespeed.kernel.netlink.address import Address
 from wirespeed.kernel.netlink.errors import NetlinkError
@@ -34,7 +35,7 @@ from wirespeed.state.locks import device_lock
 PF = pfs.ADDRESS
 VFS = [vf_address(PF, number) for number in range(8)]
 FRESH = VfSettings(
-    mac=plan.NO_MAC, vlan=0, vlan_qos=0, vlan_proto=0x8100, min_tx_rate=0, max_tx_rate=0, spoofchk=True, trust=False
+    mac=NO_MAC, vlan=0, vlan_qos=0, vlan_proto=0x8100, min_tx_rate=0, max_tx_rate=0, spoofchk=True, trust=False
 )
 
 
@@ -107,7 +108,7 @@ class Kernel(Rtnl):
             self.count += 1
             index = VFS.index(address)
             held = self.held[index].mac
-            mac = f"02:00:00:00:00:{self.count:02x}" if held == plan.NO_MAC else str(held)
+            mac = f"02:00:00:00:00:{self.count:02x}" if held == NO_MAC else str(held)
             self.netdevs[address] = Netdev(self.count, f"ens1f0v{index}", mac)
             self.sysfs.interface(address, f"ens1f0v{index}")
 

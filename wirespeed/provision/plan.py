@@ -12,6 +12,7 @@ from wirespeed import steps
 from wirespeed.cni.errors import CniError, Code
 from wirespeed.devices import drivers
 from wirespeed.devices.pci import PciDevice
+from wirespeed.devices.settings import NO_MAC
 from wirespeed.devices.vdpa import VdpaDevice
 from wirespeed.kernel.netlink.errors import NetlinkError
 from wirespeed.kernel.netlink.link import Link
@@ -27,7 +28,6 @@ from wirespeed.steps import Step, StepError, Undo
 # Seconds for a VF's interface to appear after its driver is bound: igbvf waits 2 s per VF for a PF in reset.
 NETDEV_TIMEOUT = 10.0
 _KERNEL = "netdevice"
-NO_MAC = "00:00:00:00:00:00"
 # Attributes of facts.Vf that are restored when a change is undone; the vdpa device is restored separately.
 _KEPT = ("driver", "driver_override", "netdev", "up", "mac", "mtu")
 
