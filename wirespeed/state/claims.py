@@ -114,7 +114,9 @@ class Claims:
         """Undo and release a claim whose lock is held; it stays at the step REMOVING if only its port is left."""
         try:
             self._undo(claim, deadline=deadline, port=port)
-        except (SwitchDownError, MissingExtraError) as error:
+        except CniError as error:
+            if not only_port_left([error]):
+                raise
             log.warning("%s: its port is removed from the switch later: %s", claim.device, error.msg)
             self._journal.advance(claim, ClaimStep.REMOVING)
         else:
