@@ -7,9 +7,9 @@ PY := $(VENV)/bin/python
 SHIM := build/wirespeed-cni
 READY := $(VENV)/ready-$(shell cat requirements.lock | sha256sum | cut -c1-12)
 PACKAGES := ca-certificates python3 python3-venv gcc libc6-dev iproute2 iputils-ping kmod procps containernetworking-plugins
-# What the node tests run beside: Open vSwitch with DPDK, dpdk-testpmd, and (unless another package has brought it)
-# containerd.
-NODE_PACKAGES := openvswitch-switch-dpdk dpdk-dev $(if $(shell command -v containerd),,containerd)
+# What the node tests run beside: Open vSwitch with DPDK, dpdk-testpmd, mandoc (which checks the man pages), Chromium
+# (which shows the web page) with a font, and (unless another package has brought it) containerd.
+NODE_PACKAGES := openvswitch-switch-dpdk dpdk-dev mandoc chromium-headless-shell fonts-dejavu-core $(if $(shell command -v containerd),,containerd)
 # What builds the container images, for both architectures, and runs arm64's.
 IMAGE_PACKAGES := $(if $(shell command -v busybox),,busybox-static) gcc-aarch64-linux-gnu libc6-dev-arm64-cross mmdebstrap qemu-user-static
 # A cluster's certificates, and commands on its nodes.
@@ -17,6 +17,7 @@ CLUSTER_PACKAGES := openssh-client openssl
 TOOLS_LOCK := deploy/images/tools.lock
 TOOLS := $(VENV)/tools-$(shell cat $(TOOLS_LOCK) | sha256sum | cut -c1-12)
 EAL := build/libwirespeed_eal.so
+PROMLINT := build/promlint
 LAB := $(PY) -m lab
 CLUSTER := $(PY) -m cluster run $(CLUSTER_OPTIONS) --images build/test-images
 
@@ -53,7 +54,7 @@ in = $(if $(LANES),set -o pipefail; ( $(2) ) 2>&1 | sed -u 's/^/$(1): /',$(2))
 test-unit: $(READY)  ## pure tests, seconds
 	@$(call in,unit,$(VENV)/bin/pytest tests/unit)
 
-test-node: $(READY) $(SHIM) $(TOOLS) node-packages test-images $(call after,lint test-unit)
+test-node: $(READY) $(SHIM) $(TOOLS) $(PROMLINT) node-packages test-images $(call after,lint test-unit)
 test-node:  ## on this kernel: namespaces, agent and shim, containerd, OVS-DPDK
 	@$(call in,node,$(VENV)/bin/pytest tests/node)
 
@@ -129,6 +130,9 @@ $(SHIM): shim/wirespeed-cni.c | $(READY)
 	mkdir -p build
 	gcc -std=c11 -O2 -static -Wall -Wextra -Werror -o $@ $<
 
+$(PROMLINT): $(wildcard tests/promlint/*) cluster/go.lock | $(READY)
+	sh tests/promlint/build.sh $@
+
 # uv, which installs for other architectures than this machine's, and writes the lock files.
 $(TOOLS): $(TOOLS_LOCK) $(READY)
 	$(VENV)/bin/pip install --quiet --require-hashes -r $(TOOLS_LOCK)
@@ -152,9 +156,11 @@ version: $(READY)  ## write VERSION=X.Y.Z to every file that has the version; wi
 release: $(READY) $(TOOLS) image-packages  ## the files of a release, in build/release (helm of PATH, or HELM=path)
 	$(PY) -m release
 
-docs: $(READY)  ## the documentation site, in build/site; the pages of commands and keys are written from the code first
+docs: $(READY)  ## the documentation site, in build/site; commands, keys, checks and man pages are written first
 	$(PY) -m docsite.commands
 	$(PY) -m docsite.keys
+	$(PY) -m docsite.doctor
+	$(PY) -m docsite.man
 	$(SITE)
 
 drawings: $(READY)  ## the SVGs of docs/drawings whose text has changed

@@ -28,44 +28,25 @@ class Where(NamedTuple):
 
     measure: Callable[[argparse.Namespace], Figures]
     text: str
-    rounds: int
-    read_peer: Callable[[str], Any]
-    peer: str
     peer_text: str
+    peer: str = systems.PEER
+    read_peer: Callable[[str], Any] = systems.read_peer
+    rounds: int = 40
 
 
 WHERES = {
-    "host": Where(
-        host.measure,
-        "this machine: pods with bridged networks",
-        40,
-        systems.read_peer,
-        systems.PEER,
-        systems.PEER_TEXT + host.PEER_TEXT,
-    ),
-    "lab": Where(
-        lab.measure,
-        "inside the lab VM: its SR-IOV VFs",
-        40,
-        systems.read_peer,
-        systems.PEER,
-        systems.PEER_TEXT + lab.PEER_TEXT,
-    ),
+    "host": Where(host.measure, "this machine: pods with bridged networks", systems.PEER_TEXT + host.PEER_TEXT),
+    "lab": Where(lab.measure, "inside the lab VM: its SR-IOV VFs", systems.PEER_TEXT + lab.PEER_TEXT),
     "vhost": Where(
         vhost.measure,
         "this machine: vhost-user ports of Open vSwitch with DPDK",
-        40,
-        vhost.read_peer,
-        vhost.PEER,
-        vhost.PEER_TEXT,
+        *(vhost.PEER_TEXT, vhost.PEER, vhost.read_peer),
     ),
     "deviceplugin": Where(
         deviceplugin.measure,
         "this machine: device plugins with 2,048 VFs",
-        5,
-        deviceplugin.read_peer,
-        deviceplugin.PEER,
-        deviceplugin.PEER_TEXT,
+        *(deviceplugin.PEER_TEXT, deviceplugin.PEER, deviceplugin.read_peer),
+        rounds=5,
     ),
 }
 
@@ -95,33 +76,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     wheres = parser.add_subparsers(dest="where", required=True, metavar="WHERE")
     for name, where in WHERES.items():
-        one = wheres.add_parser(name, help=where.text, description=f"Figures of {where.text}.")
-        one.add_argument(
-            "--rounds",
-            type=int,
-            default=where.rounds,
-            metavar="N",
-            help="number of rounds, with one turn per system (default: %(default)s)",
-        )
-        one.add_argument(
-            "--peer",
-            type=_reader(where.read_peer),
-            action="append",
-            default=[],
-            metavar=where.peer,
-            help=where.peer_text,
-        )
-        one.add_argument(
-            "--out", type=Path, metavar="DIR", help=f"write bench-{name}.md and bench-{name}.json to this directory"
-        )
+        option = wheres.add_parser(name, help=where.text, description=f"Figures of {where.text}.").add_argument
+        rounds = "number of rounds, with one turn per system (default: %(default)s)"
+        option("--rounds", type=int, default=where.rounds, metavar="N", help=rounds)
+        peer = _reader(where.read_peer)
+        option("--peer", type=peer, action="append", default=[], metavar=where.peer, help=where.peer_text)
+        out = f"write bench-{name}.md and bench-{name}.json to this directory"
+        option("--out", type=Path, metavar="DIR", help=out)
         if name == "host":
-            one.add_argument(
-                "--service",
-                action="append",
-                default=[],
-                metavar="COMMAND",
-                help="a shell command to run meanwhile, for a peer with a daemon",
-            )
+            service = "a shell command to run meanwhile, for a peer with a daemon"
+            option("--service", action="append", default=[], metavar="COMMAND", help=service)
     return parser
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
 import random
 import shlex
 import subprocess
@@ -18,15 +17,16 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 from bench.figures import Figures, interleaved, machine
 from bench.systems import ROOT, CallFailedError, executable, resident
+from lab.process import enter_namespaces
 from tests.fakesysfs import FakeSysfs
-from wirespeed.cni.errors import CniError
+from wirespeed.errors import Error
 from wirespeed.kube import rpc
 from wirespeed.kube.proto import deviceplugin_pb2 as dp
 from wirespeed.play.kubelet import Kubelet
@@ -40,7 +40,6 @@ READY = 300.0  # seconds for a plugin to announce its devices
 ANSWER = 30.0  # seconds for an answer, and for the process to end
 REST = 5.0  # seconds
 OURS = "wirespeed"
-NAMESPACE = "WIRESPEED_BENCH_NAMESPACE"  # set in the process that runs in the namespaces
 
 PEER = "NAME=COMMAND"
 PEER_TEXT = """\
@@ -50,8 +49,7 @@ stands for the configuration's file
 _SERVICE = dp.DESCRIPTOR.services_by_name["DevicePlugin"]
 
 
-@dataclass(frozen=True)
-class Peer:
+class Peer(NamedTuple):
     """Another device plugin and its command."""
 
     name: str
@@ -68,11 +66,7 @@ def read_peer(text: str) -> Peer:
 
 
 def measure(arguments: argparse.Namespace) -> Figures:
-    """Measure everything, after replacing this process by one in its own namespaces."""
-    if NAMESPACE not in os.environ:
-        os.environ[NAMESPACE] = "1"
-        own = ("unshare", "--net", "--mount", "--propagation", "private")
-        os.execvp(own[0], [*own, sys.executable, "-m", "bench", *sys.argv[1:]])
+    enter_namespaces("bench", "--net", "--mount", "--propagation", "private")
     figures = Figures(f"Device plugin with {len(PFS) * VFS:,} VFs")
     with tempfile.TemporaryDirectory(prefix="wirespeed-bench-") as name:
         folder = Path(name)
@@ -104,17 +98,13 @@ def _lay_out(folder: Path) -> dict[str, list[str]]:
     for address, name in PFS.items():
         vfs = sysfs.pf(address, name, vfs=VFS, vf_driver="vfio-pci", operstate="up", flags="0x1003")
         sysfs.write(address, "sriov_numvfs", str(VFS))
-        for device in (address, *vfs):
-            sysfs.write(device, "modalias", _modalias(sysfs.read(device, "device")))
+        for device in (address, *vfs):  # an Intel Ethernet device's, as drivers/pci/pci-sysfs.c writes it
+            number = int(sysfs.read(device, "device"), 16)
+            sysfs.write(device, "modalias", f"pci:v00008086d{number:08X}sv00008086sd00000000bc02sc00i00")
         for vf in vfs:
             (dev / "vfio" / (sysfs.path(vf) / "iommu_group").readlink().name).touch()
         found[name] = vfs
     return found
-
-
-def _modalias(device: str) -> str:
-    """Return modalias of an Intel Ethernet device as the kernel writes it (drivers/pci/pci-sysfs.c)."""
-    return f"pci:v00008086d{int(device, 16):08X}sv00008086sd00000000bc02sc00i00"
 
 
 def _pools() -> dict[str, Any]:
@@ -127,7 +117,7 @@ def _pools() -> dict[str, Any]:
 
 
 # Directories that are empty on a node that has just booted.
-_EMPTY = [(("-t", "tmpfs", "none"), place) for place in ("/run", "/var/lib")]
+_EMPTY = [("-t", "tmpfs", "none", place) for place in ("/run", "/var/lib")]
 _DEVICES = ("null", "zero", "random", "urandom")  # devices that programs need
 
 
@@ -137,22 +127,20 @@ def _node(folder: Path) -> Iterator[None]:
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     for name in PFS.values():  # plugins may query them by netlink; every kernel has bridges
         subprocess.run(["ip", "link", "add", name, "up", "type", "bridge"], check=True)
-    mounts: list[tuple[tuple[str, ...], str]] = [
-        (("--bind", f"/dev/{name}"), str(folder / "dev" / name)) for name in _DEVICES
-    ]
-    mounts.append((("--rbind", "/sys/devices/system"), str(folder / "sys/devices/system")))
-    mounts += [(("--rbind", str(folder / name)), f"/{name}") for name in ("sys", "dev")]
+    mounts = [("--bind", f"/dev/{name}", f"{folder}/dev/{name}") for name in _DEVICES]
+    mounts.append(("--rbind", "/sys/devices/system", f"{folder}/sys/devices/system"))
+    mounts += [("--rbind", f"{folder}/{name}", f"/{name}") for name in ("sys", "dev")]
     with _mounted(mounts):
         yield
 
 
 @contextlib.contextmanager
-def _mounted(mounts: Sequence[tuple[tuple[str, ...], str]]) -> Iterator[None]:
-    """Mount each (arguments of mount, mount point); unmount all at the end."""
+def _mounted(mounts: Iterable[tuple[str, ...]]) -> Iterator[None]:
+    """Mount each: the arguments of mount(8), the mount point last; unmount all at the end."""
     with contextlib.ExitStack() as mounted:
-        for source, place in mounts:
-            subprocess.run(["mount", *source, place], check=True)
-            mounted.callback(subprocess.run, ["umount", "--lazy", place], check=True)
+        for arguments in mounts:
+            subprocess.run(["mount", *arguments], check=True)
+            mounted.callback(subprocess.run, ["umount", "--lazy", arguments[-1]], check=True)
         yield
 
 
@@ -173,7 +161,10 @@ class _Life:
         """Start the process, call it, let it rest, and end it. Raises CallFailedError."""
         add = (self.figures if number else Figures("not counted")).add
         changed = threading.Condition()
-        with _mounted(_EMPTY), _kubelet(changed) as kubelet, self._log.open("w") as log:
+        kubelet = Kubelet(KUBELET, plugin_watch=True, changed=changed)
+        with _mounted(_EMPTY), contextlib.ExitStack() as stack, self._log.open("w") as log:
+            kubelet.start()
+            stack.callback(kubelet.stop)
             began = time.perf_counter()
             with _process(self.command, log, changed) as process:
                 self._await_all(kubelet, process)
@@ -203,7 +194,7 @@ class _Life:
 
         try:
             kubelet.wait_until(is_decided, READY, "announcement of all devices")
-        except CniError as error:
+        except Error as error:
             raise self._failed(error.msg) from error
         if process.poll() is not None:
             raise self._failed(f"ended with {process.returncode}")
@@ -211,17 +202,6 @@ class _Life:
     def _failed(self, what: str) -> CallFailedError:
         last = " ".join(self._log.read_text(errors="replace").splitlines()[-3:])
         return CallFailedError(f"{self.system}: {what}: {last[-500:]}")
-
-
-@contextlib.contextmanager
-def _kubelet(changed: threading.Condition) -> Iterator[Kubelet]:
-    """Run a kubelet that registers plugins in plugins_registry."""
-    kubelet = Kubelet(KUBELET, plugin_watch=True, changed=changed)
-    kubelet.start()
-    try:
-        yield kubelet
-    finally:
-        kubelet.stop()
 
 
 @contextlib.contextmanager

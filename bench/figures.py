@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -10,7 +11,6 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -20,10 +20,7 @@ HEADINGS = ("what", "system", "n", "p50", "p90", "p99", "ratio of p50")
 
 @dataclass
 class Figures:
-    """Values per measurement ("ADD of a kernel VF") and system, and notes.
-
-    Ratios are relative to the first system of a measurement.
-    """
+    """Values by measurement ("ADD of a kernel VF") and system, and notes. Ratios are to the first system."""
 
     title: str
     series: dict[str, dict[str, list[float]]] = field(default_factory=dict)
@@ -35,7 +32,6 @@ class Figures:
         self.units[what] = unit
 
     def ratio(self, what: str, system: str) -> float:
-        """Return the ratio of the system's median to that of the first system."""
         series = self.series[what]
         return percentile(series[system], 50) / percentile(next(iter(series.values())), 50)
 
@@ -50,14 +46,11 @@ class Figures:
         return found
 
     def show(self) -> None:
-        """Print the table and the notes."""
         table = Table(*HEADINGS, title=self.title)
-        last = ""
-        for row in self.rows():
-            if last and row[0] != last:
-                table.add_section()
-            table.add_row("" if row[0] == last else row[0], *row[1:])
-            last = row[0]
+        for what, rows in itertools.groupby(self.rows(), lambda row: row[0]):
+            for number, row in enumerate(rows):
+                table.add_row("" if number else what, *row[1:])
+            table.add_section()
         console = Console() if sys.stdout.isatty() else Console(width=120)
         console.print(table)
         for name, value in self.notes.items():
@@ -69,21 +62,12 @@ class Figures:
         lines += ["", *(f"- {name}: {value}" for name, value in self.notes.items())]
         return "\n".join(lines) + "\n"
 
-    def to_json(self) -> str:
-        """Return JSON, including every single value."""
-        value: dict[str, Any] = {
-            "title": self.title,
-            "notes": self.notes,
-            "units": self.units,
-            "series": self.series,
-        }
-        return json.dumps(value, indent=1) + "\n"
-
     def write(self, folder: Path, name: str) -> None:
-        """Write <folder>/<name>.md and <name>.json."""
+        """Write <folder>/<name>.md, and <name>.json with every single value."""
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{name}.md").write_text(self.markdown())
-        (folder / f"{name}.json").write_text(self.to_json())
+        values = {"title": self.title, "notes": self.notes, "units": self.units, "series": self.series}
+        (folder / f"{name}.json").write_text(json.dumps(values, indent=1) + "\n")
 
 
 def percentile(figures: Sequence[float], share: float) -> float:
@@ -102,7 +86,6 @@ def interleaved(rounds: int, turns: Sequence[Callable[[int], None]]) -> None:
 
 
 def machine() -> str:
-    """Describe this machine."""
     uname = platform.uname()
     return f"{os.cpu_count()} cores, {uname.machine}, Linux {uname.release}, Python {platform.python_version()}"
 

@@ -10,7 +10,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -21,13 +20,13 @@ from typing import Any
 from bench.api import take_puts
 from bench.figures import Figures, interleaved, machine
 from bench.starts import start_callers, starts
-from bench.systems import REFERENCE_PLUGINS, Caller, Peer, Suite, filled, sandbox, suite
+from bench.systems import REFERENCE_PLUGINS, Caller, Suite, sandbox, suite
+from lab.process import enter_namespaces
 from tests.apiserver import ApiServer
 
 NETWORKS = {"eth0": 1, "net1": 2, "net2": 3}
 POD, ALONE = "pod with three bridged networks", "the three bridge plugins alone"
 ARGS = "IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME=bench;K8S_POD_UID=bench"
-NAMESPACE = "WIRESPEED_BENCH_NAMESPACE"  # set in the process that runs in the namespace
 PEER_TEXT = """\
 Its configuration may say "@KUBECONFIG@", and a --service has KUBECONFIG in its environment: of the API server that
 all systems ask. It has the pod default/bench, whose annotation names the networks net1 and net2
@@ -35,10 +34,7 @@ all systems ask. It has the pod default/bench, whose annotation names the networ
 
 
 def measure(arguments: argparse.Namespace) -> Figures:
-    """Measure everything, after replacing this process by one in its own network namespace."""
-    if NAMESPACE not in os.environ:
-        os.environ[NAMESPACE] = "1"
-        os.execvp("unshare", ["unshare", "--net", sys.executable, "-m", "bench", *sys.argv[1:]])
+    enter_namespaces("bench", "--net")
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     figures = Figures("On this machine")
     with ExitStack() as stack:
@@ -53,7 +49,7 @@ def measure(arguments: argparse.Namespace) -> Figures:
             stack.enter_context(_service(command, kubeconfig))
         floor = {"static C program": (Caller(binary=_static_program(folder), config={}), "VERSION")}
         starts(figures, floor | start_callers(ours, arguments.peer), arguments.rounds)
-        peers = {peer.name: _caller(peer, kubeconfig) for peer in arguments.peer}
+        peers = {peer.name: peer.caller({"KUBECONFIG": kubeconfig}, args=ARGS) for peer in arguments.peer}
         _pods(figures, ours, api, peers, arguments.rounds)
         figures.notes["agent's resident memory"] = ours.memory()
     figures.notes["machine"] = machine()
@@ -123,11 +119,6 @@ def _alone(folder: Path) -> dict[str, float]:
     return took
 
 
-def _caller(peer: Peer, kubeconfig: str) -> Caller:
-    config = filled(peer.config, KUBECONFIG=kubeconfig)
-    return Caller(binary=peer.binary, config=config, path=peer.path, args=ARGS)
-
-
 def _bridge(folder: Path, ifname: str) -> dict[str, Any]:
     number = NETWORKS[ifname]
     ipam = {"type": "host-local", "subnet": f"10.{number}.0.0/16", "dataDir": str(folder / "leases")}
@@ -135,7 +126,6 @@ def _bridge(folder: Path, ifname: str) -> dict[str, Any]:
 
 
 def _cluster(folder: Path) -> Iterator[dict[str, Any]]:
-    """Yield the pod and its networks."""
     networks = [ifname for ifname in NETWORKS if ifname != "eth0"]
     for ifname in networks:
         yield {

@@ -16,7 +16,7 @@ from typing import Any
 from bench.figures import Figures, interleaved, machine
 from bench.floor import Floor
 from bench.starts import start_callers, starts
-from bench.systems import Caller, CallFailedError, Peer, Suite, filled, suite
+from bench.systems import Caller, CallFailedError, Peer, Suite, suite
 from wirespeed.devices.pci import PciDevice
 
 PFS = {"kernel": "ens1", "vfio": "ens2"}
@@ -30,7 +30,6 @@ Turn = Callable[[], dict[str, float]]
 
 
 def measure(arguments: argparse.Namespace) -> Figures:
-    """Measure everything."""
     figures = Figures("In the lab VM")
     with (
         tempfile.TemporaryDirectory(prefix="wirespeed-bench-") as name,
@@ -88,10 +87,8 @@ def _ours(ours: Suite, kind: str, device: str, **more: str) -> Caller:
 
 def _peers(figures: Figures, peer: Peer, kind: str, device: str) -> dict[str, float]:
     """Measure a peer's ADD and DEL. A failure is only noted, so that the others are still measured."""
-    config = filled(peer.config, **{kind.upper(): device})
-    caller = Caller(binary=peer.binary, config=config, path=peer.path, ifname="net1")
     try:
-        return caller.add_and_delete()
+        return peer.caller({kind.upper(): device}, ifname="net1").add_and_delete()
     except CallFailedError as error:
         figures.notes[f"{peer.name} failed"] = str(error)
         return {}

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 ROOT = Path(__file__).parents[1]
 SHIM = ROOT / "build/wirespeed-cni"
@@ -25,14 +25,20 @@ and the folders of the plugins that it calls (default: the folder of its executa
 """
 
 
-@dataclass(frozen=True, kw_only=True)
-class Peer:
+class Peer(NamedTuple):
     """Another system: its executable, its network configuration and CNI_PATH."""
 
     name: str
     binary: Path
     config: dict[str, Any]
     path: str
+
+    def caller(self, values: Mapping[str, str], **more: Any) -> Caller:
+        """Return a caller of it, with "@NAME@" in the configuration replaced by the value of that name."""
+        text = json.dumps(self.config)
+        for name, value in values.items():
+            text = text.replace(f"@{name}@", value)
+        return Caller(binary=self.binary, config=json.loads(text), path=self.path, **more)
 
 
 def read_peer(text: str) -> Peer:
@@ -58,15 +64,6 @@ def executable(name: str, path: str) -> Path:
     return found
 
 
-def filled(config: Mapping[str, Any], **values: str) -> dict[str, Any]:
-    """Return the configuration with "@NAME@" replaced in its strings."""
-    text = json.dumps(config)
-    for name, value in values.items():
-        text = text.replace(f"@{name}@", value)
-    found: dict[str, Any] = json.loads(text)
-    return found
-
-
 class CallFailedError(Exception):
     """A plugin failed in a call that was to be measured."""
 
@@ -83,10 +80,7 @@ class Caller:
     args: str = "IgnoreUnknown=1"
 
     def timed(self, verb: str, sandbox: Sandbox | None = None, previous: Any = None) -> tuple[float, Any]:
-        """Return the milliseconds from the start to the end of the process, and its result.
-
-        Raises CallFailedError with the plugin's output.
-        """
+        """Return the milliseconds that the process took, and its result. Raises CallFailedError with its output."""
         environ = {"PATH": os.environ["PATH"], "CNI_COMMAND": verb, "CNI_PATH": self.path, **self.environ}
         if sandbox is not None:
             environ |= {"CNI_CONTAINERID": sandbox.container, "CNI_NETNS": sandbox.path}
@@ -109,8 +103,7 @@ class Caller:
         return {"ADD": took_add, "DEL": took_del}
 
 
-@dataclass(frozen=True)
-class Sandbox:
+class Sandbox(NamedTuple):
     """A pod's network namespace, as a runtime creates it: its path, and the container id."""
 
     path: str
@@ -129,8 +122,7 @@ def sandbox() -> Iterator[Sandbox]:
         subprocess.run(["ip", "netns", "del", name], check=True)
 
 
-@dataclass(frozen=True)
-class Suite:
+class Suite(NamedTuple):
     """A running agent; `folder` has its files."""
 
     folder: Path
@@ -145,7 +137,6 @@ class Suite:
         return Caller(binary=link, config=config, environ=environ, **more)
 
     def memory(self) -> str:
-        """Return the agent's resident memory."""
         return f"{resident(self.process.pid) / 1024:.0f} MiB"
 
 
@@ -159,26 +150,12 @@ def resident(pid: int) -> int:
 @contextmanager
 def suite(folder: Path, cluster: Mapping[str, str], **more: Any) -> Iterator[Suite]:
     """Run an agent. `cluster` is that key of its configuration, `more` are further keys."""
-    places = {
-        "socket": "agent.sock",
-        "state": "state.db",
-        "attachments": "attachments",
-        "leases": "leases",
-        "devinfo": "devinfo",
-    }
-    config: dict[str, Any] = {key: str(folder / name) for key, name in places.items()}
-    config |= {"kubelet": str(folder / "kubelet"), "cluster": dict(cluster), "runtimes": [], **more}
-    (folder / "agent.json").write_text(json.dumps(config))
-    command = [
-        sys.executable,
-        "-m",
-        "wirespeed",
-        "agent",
-        "--config",
-        str(folder / "agent.json"),
-        "--log-level",
-        "error",
-    ]
+    config: dict[str, Any] = {name: str(folder / name) for name in ("attachments", "leases", "devinfo", "kubelet")}
+    config |= {"socket": str(folder / "agent.sock"), "state": str(folder / "state.db")}
+    config |= {"cluster": dict(cluster), "runtimes": [], **more}
+    file = folder / "agent.json"
+    file.write_text(json.dumps(config))
+    command = [sys.executable, "-m", "wirespeed", "agent", "--config", str(file), "--log-level", "error"]
     process = subprocess.Popen(command, cwd=ROOT)
     try:
         yield Suite(folder, process)  # the shim waits until the agent listens

@@ -7,16 +7,15 @@ API server stand-in, and the same Open vSwitch.
 from __future__ import annotations
 
 import argparse
-import shutil
 import subprocess
 import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from bench.api import take_puts
 from bench.figures import Figures, interleaved, machine
@@ -29,8 +28,7 @@ PEER = "NAME=BINARY"
 PEER_TEXT = "userspace-CNI, called in the same run as ours is: its executable"
 
 
-@dataclass(frozen=True)
-class Peer:
+class Peer(NamedTuple):
     """userspace-CNI: its name here, and its executable."""
 
     name: str
@@ -46,11 +44,9 @@ def read_peer(text: str) -> Peer:
 
 
 def measure(arguments: argparse.Namespace) -> Figures:
-    """Measure everything."""
     figures = Figures("OVS-DPDK")
     with ExitStack() as stack:
-        folder = Path(tempfile.mkdtemp(prefix="ws-bench-", dir="/tmp"))
-        stack.callback(shutil.rmtree, folder)
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ws-bench-", dir="/tmp")))
         switch = stack.enter_context(_switch(folder))
         take_puts()
         api = stack.enter_context(ApiServer(folder))

@@ -11,18 +11,19 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import cluster
 from cluster import network, remote
 from cluster.control import Control, is_ready
-from cluster.images import multus_archive, pause_archive, write_disk, write_store
-from cluster.network import Place
-from cluster.node import HereNode, Lab, Node, Plan, VmNode
+from cluster.images import STORE_SIZE, multus_archive, pause_archive, write_disk, write_store
+from cluster.network import Plan
+from cluster.node import HereNode, Lab, Node, VmNode
 from cluster.recipe import NEWEST, NODE_DISK, OLDEST, programs, recipe
 from image.build import build as build_image
 from image.recipe import IMAGES, version
-from lab.__main__ import FAILED, Stopped, stop_on_signals
+from lab.__main__ import exit_code
 from lab.accel import choose
 from lab.build import Artefacts, build
 from lab.errors import LabError, tail
@@ -31,6 +32,7 @@ from lab.progress import Progress
 from lab.recipe import REPO
 from lab.scratch import scratch
 from lab.tree import write_tree
+from lab.vm import Machine
 
 READY_TIMEOUT = 300.0
 EPILOG = """\
@@ -53,31 +55,24 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("action", choices=("build", "programs", "run", "shell"))
-    parser.add_argument(
-        "--kubernetes", default=NEWEST, metavar="VERSION", help=f"the control plane's (default: {NEWEST})"
-    )
-    parser.add_argument(
+    option = parser.add_argument
+    option("action", choices=("build", "programs", "run", "shell"))
+    option("--kubernetes", default=NEWEST, metavar="VERSION", help=f"the control plane's (default: {NEWEST})")
+    option(
         "--kubelets",
         default=f"{NEWEST},{OLDEST}",
         type=lambda text: tuple(text.split(",")),
         metavar="VERSION,...",
         help=f"kubelet versions, assigned to the nodes in turn (default: {NEWEST},{OLDEST})",
     )
-    parser.add_argument(
-        "--vms", type=int, default=1, choices=(0, 1, 2), help="number of nodes that are lab VMs (default: 1)"
-    )
-    parser.add_argument(
-        "--here", type=int, default=1, choices=(0, 1, 2), help="number of nodes that are processes (default: 1)"
-    )
-    parser.add_argument("--memory", default="4G", metavar="SIZE", help="memory of a VM (default: 4G)")
-    parser.add_argument(
+    option("--vms", type=int, default=1, choices=(0, 1, 2), help="number of nodes that are lab VMs (default: 1)")
+    option("--here", type=int, default=1, choices=(0, 1, 2), help="number of nodes that are processes (default: 1)")
+    option("--memory", default="4G", metavar="SIZE", help="memory of a VM (default: 4G)")
+    option(
         "--hugepages", type=int, default=512, metavar="N", help="number of 2 MiB hugepages of a VM (default: 512)"
     )
-    parser.add_argument(
-        "--images", type=Path, metavar="DIR", help="use the archives in DIR instead of building them"
-    )
-    parser.add_argument("--keep", type=Path, metavar="DIR", help="copy the logs to DIR at the end")
+    option("--images", type=Path, metavar="DIR", help="use the archives in DIR instead of building them")
+    option("--keep", type=Path, metavar="DIR", help="copy the logs to DIR at the end")
     result = parser.parse_args(ours)
     result.command = command or []
     if (result.action == "run") != bool(command):
@@ -94,14 +89,8 @@ class Cluster:
         self._stack = stack
         self._progress = progress
         self.plans = [
-            Plan(
-                name=f"node{number}",
-                place=Place(number=number),
-                kubelet=asked.kubelets[(number - 1) % len(asked.kubelets)],
-                memory=asked.memory,
-                hugepages=asked.hugepages,
-            )
-            for number in range(1, asked.vms + asked.here + 1)
+            Plan(number=number + 1, kubelet=asked.kubelets[number % len(asked.kubelets)])
+            for number in range(asked.vms + asked.here)
         ]
         self._programs = Path()
 
@@ -114,8 +103,8 @@ class Cluster:
         archives = self._archives()
         with progress.step("images"):
             store = write_store(self._programs, archives, self.folder)
-        network.make(plan.place for plan in self.plans)
-        addresses = {plan.name: plan.place.address for plan in vms}
+        network.make(self.plans)
+        addresses = {plan.name: plan.address for plan in vms}
         key = remote.prepare(self.folder, addresses, [plan.name for plan in here])
         control = Control(self._programs, asked.kubernetes, self.folder)
         self._stack.callback(control.stop)
@@ -142,18 +131,18 @@ class Cluster:
             self._await_ready(nodes)
 
     def _lab(self, artefacts: Artefacts, store: Path) -> Lab:
-        tree = self.folder / "tree.tar"
+        tree, asked = self.folder / "tree.tar", self.asked
         write_tree(tree, REPO)
+        accel = choose(artefacts, "auto", self._progress)
         return Lab(
             artefacts=artefacts,
-            accel=choose(artefacts, "auto", self._progress),
+            machine=Machine(accel=accel, memory=asked.memory, hugepages=asked.hugepages, resets=True),
             programs=self._programs / NODE_DISK,
-            store=write_disk(store, self.folder / "store.img"),
+            store=write_disk("store", store, self.folder / "store.img", STORE_SIZE),
             tree=tree,
         )
 
     def environment(self) -> dict[str, str]:
-        """Return the environment of the command."""
         kubernetes = self._programs / "bin" / self.asked.kubernetes
         path = [str(self.folder / "bin"), str(kubernetes), str(self._programs / "bin"), os.environ["PATH"]]
         description = {
@@ -194,20 +183,18 @@ class Cluster:
 
     def _await_ready(self, nodes: Sequence[Node]) -> None:
         deadline = time.monotonic() + READY_TIMEOUT
-        while True:
-            for node in nodes:
-                if node.failed is not None:
-                    raise node.failed
-            ready = self._ready()
-            if ready >= {plan.name for plan in self.plans}:
-                return
+        while late := {plan.name for plan in self.plans} - self._ready(nodes):
             if time.monotonic() > deadline:
                 logs = "".join(tail((node.folder / "node.log").read_text(), 15) for node in nodes)
-                late = ", ".join(sorted({plan.name for plan in self.plans} - ready))
-                raise LabError(f"{late} not Ready in {READY_TIMEOUT:.0f} s", detail=logs)
+                names = ", ".join(sorted(late))
+                raise LabError(f"{names} not Ready in {READY_TIMEOUT:.0f} s", detail=logs)
             time.sleep(1)
 
-    def _ready(self) -> set[str]:
+    def _ready(self, nodes: Sequence[Node]) -> set[str]:
+        """Return the names of the nodes that are Ready. Raises the error of one that has ended."""
+        for node in nodes:
+            if node.failed is not None:
+                raise node.failed
         kubectl = self._programs / "bin" / self.asked.kubernetes / "kubectl"
         config = self.folder / "admin.kubeconfig"
         done = subprocess.run(
@@ -219,13 +206,13 @@ class Cluster:
 
 
 def work(asked: argparse.Namespace, progress: Progress) -> int:
-    """Run the requested action; return the exit code."""
     if asked.action in {"build", "programs"}:
         if asked.action == "build":
             build(progress)
         place = programs(progress, recipe(asked.kubernetes, asked.kubelets))
         progress.say(f"built in {place}")
         return 0
+    network.own_namespace()
     with ExitStack() as stack:
         folder = stack.enter_context(scratch())
         running = Cluster(asked, folder, stack, progress)
@@ -238,29 +225,14 @@ def work(asked: argparse.Namespace, progress: Progress) -> int:
 
 
 def keep_logs(folder: Path, target: Path) -> None:
-    """Copy the logs of control plane and nodes."""
     target.mkdir(parents=True, exist_ok=True)
     for path in [*folder.glob("logs/*.log"), *folder.glob("node*/*.log")]:
         (target / f"{path.parent.name}-{path.name}").write_bytes(path.read_bytes())
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main() -> int:
     """Run the command line; return the command's exit code, 125 if the cluster failed, 2 for a usage error."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    asked = parse(given)
-    try:
-        if asked.action in {"run", "shell"}:
-            network.own_namespace(given)
-        stop_on_signals()
-        with Progress(label="cluster") as progress:
-            return work(asked, progress)
-    except LabError as error:
-        if error.detail:
-            print(error.detail, file=sys.stderr)
-        print(f"cluster: {error}", file=sys.stderr)
-        return FAILED
-    except Stopped as stopped:
-        return 128 + int(stopped.args[0])
+    return exit_code("cluster", partial(work, parse(sys.argv[1:])))
 
 
 if __name__ == "__main__":

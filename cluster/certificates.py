@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cluster.run import run
-
-DAYS = "3650"
+from image.run import run
 
 
 class Authority:
@@ -17,14 +15,11 @@ class Authority:
         folder.mkdir(parents=True)
         # Not the machine's own configuration, which adds extensions.
         (folder / "openssl.cnf").write_text("[req]\ndistinguished_name=subject\n[subject]\n")
-        usage = "keyUsage=critical,keyCertSign,cRLSign"
-        _openssl(
-            folder, "ca", "/CN=cluster", "basicConstraints=critical,CA:TRUE", "subjectKeyIdentifier=hash", usage
-        )
+        authority = ("basicConstraints=critical,CA:TRUE", "keyUsage=critical,keyCertSign,cRLSign")
+        _openssl(folder, "ca", "/CN=cluster", *authority, "subjectKeyIdentifier=hash")
 
     @property
     def certificate(self) -> Path:
-        """The authority's own certificate."""
         return self.folder / "ca.crt"
 
     def sign(self, name: str, subject: str, *extensions: str) -> tuple[Path, Path]:
@@ -34,32 +29,14 @@ class Authority:
         return self.folder / f"{name}.crt", self.folder / f"{name}.key"
 
 
-def key_pair(folder: Path, name: str) -> tuple[Path, Path]:
+def key_pair(folder: Path, name: str) -> None:
     """Create an RSA key and its public key, for the tokens of service accounts."""
-    private, public = folder / f"{name}.key", folder / f"{name}.pub"
-    run("openssl", "genrsa", "-out", str(private), "2048")
-    run("openssl", "rsa", "-in", str(private), "-pubout", "-out", str(public))
-    return private, public
+    run(["openssl", "genrsa", "-out", f"{name}.key", "2048"], folder=folder)
+    run(["openssl", "rsa", "-in", f"{name}.key", "-pubout", "-out", f"{name}.pub"], folder=folder)
 
 
 def _openssl(folder: Path, name: str, subject: str, *extensions: str, more: tuple[str, ...] = ()) -> None:
     added = [part for extension in extensions for part in ("-addext", extension)]
-    new = ("-x509", "-new", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", DAYS)
-    run(
-        *(
-            "openssl",
-            "req",
-            *new,
-            "-config",
-            "openssl.cnf",
-            "-subj",
-            subject,
-            "-keyout",
-            f"{name}.key",
-            "-out",
-            f"{name}.crt",
-            *more,
-            *added,
-        ),
-        folder=folder,
-    )
+    new = ("-x509", "-new", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "3650")
+    files = ("-config", "openssl.cnf", "-keyout", f"{name}.key", "-out", f"{name}.crt")
+    run(["openssl", "req", *new, *files, "-subj", subject, *more, *added], folder=folder)

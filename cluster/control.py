@@ -9,15 +9,16 @@ import ssl
 import subprocess
 import threading
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from cluster.certificates import Authority, key_pair
 from cluster.network import HERE, SERVICE, SERVICES
 from lab.errors import LabError, tail
+from lab.process import spawn
 
 API_SERVER = f"https://{HERE}:443"
 READY_TIMEOUT = 120.0
@@ -50,7 +51,6 @@ class Control:
         self._await_ready()
 
     def stop(self) -> None:
-        """Stop everything."""
         self._ended.set()
         for process in list(self._processes.values()):
             process.send_signal(signal.SIGCONT)
@@ -87,9 +87,8 @@ class Control:
         alternatives = ",".join([*(f"DNS:{name}" for name in names), f"IP:{HERE}", f"IP:{SERVICE}", "IP:127.0.0.1"])
         usage = "extendedKeyUsage=serverAuth"
         self.authority.sign("apiserver", "/CN=kube-apiserver", f"subjectAltName={alternatives}", usage)
-        self.authority.sign(
-            "kubelet-client", "/O=system:masters/CN=apiserver-kubelet", "extendedKeyUsage=clientAuth"
-        )
+        client = "/O=system:masters/CN=apiserver-kubelet"
+        self.authority.sign("kubelet-client", client, "extendedKeyUsage=clientAuth")
         key_pair(pki, "accounts")
         manager = self.write_kubeconfig("manager", "/CN=system:kube-controller-manager")
         scheduler = self.write_kubeconfig("scheduler", "/CN=system:kube-scheduler")
@@ -146,15 +145,7 @@ class Control:
                     self._ended.wait(0.1)
                     continue
                 started = time.monotonic()
-                process = subprocess.Popen(
-                    ["setpriv", "--pdeathsig", "KILL", *command],
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    # The terminal's signals must reach this process only.
-                    start_new_session=True,
-                    env=dict(os.environ, HOME=str(self.folder)),
-                )
+                process = spawn(command, log, environment=dict(os.environ, HOME=str(self.folder)))
                 self._processes[name] = process
                 (self.folder / f"{name}.pid").write_text(str(process.pid))
                 process.wait()
@@ -165,12 +156,9 @@ class Control:
         deadline = time.monotonic() + READY_TIMEOUT
         context = ssl.create_default_context(cafile=str(self.authority.certificate))
         while time.monotonic() < deadline:
-            try:
-                with urllib.request.urlopen(f"{API_SERVER}/readyz", timeout=5, context=context) as answer:
-                    if answer.status == 200:
-                        return
-            except (OSError, urllib.error.URLError):
-                pass
+            # URLError, and HTTPError for a status other than 200, are OSErrors.
+            with suppress(OSError), urllib.request.urlopen(f"{API_SERVER}/readyz", timeout=5, context=context):
+                return
             time.sleep(0.2)
         logs = "".join(
             f"{path.name}:\n{tail(path.read_text(errors='replace'), 12)}\n"

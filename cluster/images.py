@@ -7,10 +7,11 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from cluster.run import run
 from image.layer import write_layer
 from image.oci import Variant, write_archive
+from image.run import run
 from lab.errors import LabError, tail
+from lab.process import spawn
 
 MULTUS_PROGRAMS = ("multus-daemon", "multus-shim", "install_multus", "passthru")
 STORE_SIZE = "16G"
@@ -43,17 +44,12 @@ def multus_archive(programs: Path, target: Path) -> Path:
     files = {f"{place}/{name}": (programs / "bin" / name).read_bytes() for name in MULTUS_PROGRAMS}
     # The daemon needs its user's name, and /var/run, below which runtimes report network namespaces.
     files["etc/passwd"] = b"root:x:0:0:root:/:/bin/sh\n"
-    links = {"var/run": "/run"}
-    return _archive(files, target, reference=reference, entrypoint=f"/{place}/multus-daemon", links=links)
+    entrypoint, links = f"/{place}/multus-daemon", {"var/run": "/run"}
+    return _archive(files, target, reference=reference, entrypoint=entrypoint, links=links)
 
 
 def _archive(
-    files: Mapping[str, bytes],
-    target: Path,
-    *,
-    reference: str,
-    entrypoint: str,
-    links: Mapping[str, str] | None = None,
+    files: Mapping[str, bytes], target: Path, *, reference: str, entrypoint: str, links: Mapping[str, str] = {}
 ) -> Path:
     """Write an image with these files and links, given by their paths in it."""
     root = target.with_suffix("")
@@ -61,7 +57,7 @@ def _archive(
         (root / place).parent.mkdir(parents=True, exist_ok=True)
         (root / place).write_bytes(content)
         (root / place).chmod(0o755)
-    for place, leads_to in (links or {}).items():
+    for place, leads_to in links.items():
         (root / place).parent.mkdir(parents=True, exist_ok=True)
         (root / place).symlink_to(leads_to)
     layer = write_layer(root, target.with_suffix(".layer"), epoch=0)
@@ -86,22 +82,8 @@ def write_store(programs: Path, archives: Sequence[Path], folder: Path) -> Path:
     log = folder / "containerd.log"
     bin_folder = programs / "bin"
     with log.open("wb") as output:
-        process = subprocess.Popen(
-            # In a mount namespace, so that its mounts end with it.
-            [
-                "setpriv",
-                "--pdeathsig",
-                "KILL",
-                "unshare",
-                "--mount",
-                str(bin_folder / "containerd"),
-                f"--config={config}",
-            ],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-        )
+        # In a mount namespace, so that its mounts end with it.
+        process = spawn(["unshare", "--mount", str(bin_folder / "containerd"), f"--config={config}"], output)
     try:
         ctr = [str(bin_folder / "ctr"), f"--address={socket}", "--namespace=k8s.io"]
         deadline = time.monotonic() + START_TIMEOUT
@@ -110,14 +92,13 @@ def write_store(programs: Path, archives: Sequence[Path], folder: Path) -> Path:
                 raise LabError("containerd did not start here", detail=tail(log.read_text(), 12))
             time.sleep(0.1)
         for archive in archives:
-            run(*ctr, "images", "import", "--local", str(archive))
+            run([*ctr, "images", "import", "--local", str(archive)])
     finally:
         process.terminate()
         process.wait()
     return root
 
 
-def write_disk(store: Path, disk: Path) -> Path:
-    """Write a store to a disk image."""
-    run("mke2fs", "-q", "-t", "ext4", "-m", "0", "-L", "store", "-d", str(store), str(disk), STORE_SIZE)
+def write_disk(label: str, content: Path, disk: Path, size: str) -> Path:
+    run(["mke2fs", "-q", "-t", "ext4", "-m", "0", "-L", label, "-d", str(content), str(disk), size])
     return disk

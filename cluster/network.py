@@ -9,27 +9,30 @@ left, right        wires between the nodes' PFs ens1 and ens2
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
-from cluster.run import run
+from image.run import run
 from lab.errors import LabError
+from lab.process import enter_namespaces
 
 HERE = "10.30.0.1"
 SERVICE = "10.201.0.1"
 SERVICES = "10.201.0.0/24"
 MANAGEMENT = "mgmt"
 WIRES = ("left", "right")
-_INSIDE = "WIRESPEED_CLUSTER_NAMESPACE"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Place:
-    """A node's place on the network; its number counts from 1."""
+class Plan(NamedTuple):
+    """The properties of one node; its number counts from 1."""
 
     number: int
+    kubelet: str
+
+    @property
+    def name(self) -> str:
+        return f"node{self.number}"
 
     @property
     def address(self) -> str:
@@ -43,7 +46,6 @@ class Place:
 
     @property
     def pods(self) -> str:
-        """The subnet of the node's pods."""
         return f"10.244.{self.number}.0/24"
 
     def end(self, network: str) -> str:
@@ -67,20 +69,16 @@ class Place:
         )
 
 
-def own_namespace(arguments: list[str]) -> None:
+def own_namespace() -> None:
     """Restart this command line in its own network namespace; return if it already runs there."""
-    # exec keeps the PID, so the variable identifies this process and not its children.
-    if os.environ.get(_INSIDE) == str(os.getpid()):
-        return
     if os.geteuid() != 0:
         raise LabError("a cluster needs root: network namespace, bridges")
     if not Path("/dev/net/tun").exists():
         raise LabError("a cluster needs /dev/net/tun (modprobe tun; in a container: pass the device on)")
-    os.environ[_INSIDE] = str(os.getpid())
-    os.execvp("unshare", ["unshare", "--net", "--", sys.executable, "-m", "cluster", *arguments])
+    enter_namespaces("cluster", "--net")
 
 
-def make(places: Iterable[Place]) -> None:
+def make(plans: Iterable[Plan]) -> None:
     """Create bridges, addresses and routes to the nodes in this process's namespace."""
     _ip("link set lo up")
     for bridge in (MANAGEMENT, *WIRES):
@@ -89,24 +87,24 @@ def make(places: Iterable[Place]) -> None:
         _ip(f"link set {bridge} up")
     _ip(f"address add {HERE}/24 dev {MANAGEMENT}")
     _ip(f"address add {SERVICE}/32 dev {MANAGEMENT}")
-    for place in places:
-        _ip(f"route add {place.pods} via {place.address}")
+    for plan in plans:
+        _ip(f"route add {plan.pods} via {plan.address}")
 
 
-def lead_to_vm(place: Place) -> None:
+def lead_to_vm(plan: Plan) -> None:
     """Create the tap interfaces of a VM, before it starts."""
     for network in (MANAGEMENT, *WIRES):
-        _ip(f"tuntap add {place.end(network)} mode tap")
-        _ip(f"link set {place.end(network)} master {network} up")
+        _ip(f"tuntap add {plan.end(network)} mode tap")
+        _ip(f"link set {plan.end(network)} master {network} up")
 
 
-def lead_to_process(place: Place, process: int) -> None:
+def lead_to_process(plan: Plan, process: int) -> None:
     """Create the interfaces of a node that is a process in its own network namespace."""
     for network, name in ((MANAGEMENT, "mgmt0"), *zip(WIRES, ("ens1", "ens2"), strict=True)):
-        address = f"address {place.mac}" if network == MANAGEMENT else ""
-        _ip(f"link add {place.end(network)} type veth peer name {name} {address} netns {process}")
-        _ip(f"link set {place.end(network)} master {network} up")
+        address = f"address {plan.mac}" if network == MANAGEMENT else ""
+        _ip(f"link add {plan.end(network)} type veth peer name {name} {address} netns {process}")
+        _ip(f"link set {plan.end(network)} master {network} up")
 
 
 def _ip(command: str) -> None:
-    run("ip", *command.split())
+    run(["ip", *command.split()])

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import threading
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from cluster.control import Control
-from cluster.network import HERE, SERVICES, Place, lead_to_process, lead_to_vm
-from cluster.run import run
+from cluster.images import write_disk
+from cluster.network import HERE, SERVICES, Plan, lead_to_process, lead_to_vm
+from image.run import run
 from lab.build import Artefacts
 from lab.errors import LabError
+from lab.process import spawn
 from lab.session import Session
 from lab.tree import GUEST_TREE
 from lab.vm import Files, Machine, escaped, started
@@ -24,45 +29,13 @@ from lab.vm import Files, Machine, escaped, started
 GUEST = Path(__file__).resolve().parent / "guest"
 DISK_SIZE = "12G"
 REFERENCE_PLUGINS = Path("/usr/lib/cni")
-# The CNI configuration of a node's cluster network; other nodes' pods are reached by routes.
-PRIMARY = """\
-{
-  "cniVersion": "1.0.0",
-  "name": "default",
-  "plugins": [
-    {
-      "type": "bridge",
-      "bridge": "cni0",
-      "isGateway": true,
-      "hairpinMode": true,
-      "ipam": {
-        "type": "host-local",
-        "ranges": [[{"subnet": "%s"}]],
-        "routes": [{"dst": "0.0.0.0/0"}]
-      }
-    }
-  ]
-}
-"""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """The properties of one node."""
-
-    name: str
-    place: Place
-    kubelet: str
-    memory: str = "4G"
-    hugepages: int = 512
-
-
-@dataclass(frozen=True, kw_only=True)
-class Lab:
-    """What all VMs boot from: the lab's artefacts, accelerator, disks and the project's tree."""
+class Lab(NamedTuple):
+    """What all VMs have in common: the lab's artefacts, the machine, disks and the project's tree."""
 
     artefacts: Artefacts
-    accel: str
+    machine: Machine
     programs: Path
     store: Path
     tree: Path
@@ -77,8 +50,8 @@ class Node:
         self.failed: LabError | None = None
         folder.mkdir()
 
-    def write_data(self, control: Control, public_key: str) -> Path:
-        """Write the files of its disk: certificates and CNI configuration; return their directory."""
+    def write_data(self, control: Control, public_key: str) -> None:
+        """Write the files of its disk: certificates and CNI configuration."""
         tree = self.folder / "data"
         pki = tree / "etc/kubernetes"
         pki.mkdir(parents=True)
@@ -88,59 +61,52 @@ class Node:
         for name in ("ca.crt", f"{self.plan.name}.crt", f"{self.plan.name}.key"):
             (pki / name).write_bytes((control.authority.folder / name).read_bytes())
         (tree / "authorized_keys").write_text(public_key)
+        # The cluster network; other nodes' pods are reached by routes.
+        ipam = {"type": "host-local", "ranges": [[{"subnet": self.plan.pods}]], "routes": [{"dst": "0.0.0.0/0"}]}
+        plugin = {"type": "bridge", "bridge": "cni0", "isGateway": True, "hairpinMode": True, "ipam": ipam}
+        conflist = {"cniVersion": "1.0.0", "name": "default", "plugins": [plugin]}
         network = tree / "etc/cni/net.d"
         network.mkdir(parents=True)
-        (network / "10-default.conflist").write_text(PRIMARY % self.plan.place.pods)
-        plugins = tree / "opt/cni/bin"
-        plugins.mkdir(parents=True)
-        for plugin in sorted(REFERENCE_PLUGINS.iterdir()):
-            run("cp", str(plugin), str(plugins))
-        return tree
+        (network / "10-default.conflist").write_text(json.dumps(conflist, indent=2))
+        shutil.copytree(REFERENCE_PLUGINS, tree / "opt/cni/bin")
 
     def environment(self, plans: Sequence[Plan], control_version: str) -> dict[str, str]:
         """Return the environment of `node up`."""
-        place = self.plan.place
-        others = [plan.place for plan in plans if plan.place != place]
-        routes = [*(f"{other.pods}@{other.address}" for other in others), f"{SERVICES}@{HERE}"]
+        routes = [f"{other.pods}@{other.address}" for other in plans if other != self.plan]
         return {
             "NODE": self.plan.name,
-            "ADDRESS": place.address,
+            "ADDRESS": self.plan.address,
             "GATEWAY": HERE,
-            "MAC": place.mac,
+            "MAC": self.plan.mac,
             "KUBELET": self.plan.kubelet,
             "CONTROL": control_version,
-            "ROUTES": " ".join(routes),
+            "ROUTES": " ".join([*routes, f"{SERVICES}@{HERE}"]),
             "LANG": "C.UTF-8",
         }
 
 
 class VmNode(Node):
-    """A node that is a lab VM."""
-
     def start(self, stack: ExitStack, lab: Lab) -> None:
         """Start the VM until `stack` is closed. Call it in the main thread: a VM ends with its starting thread."""
-        lead_to_vm(self.plan.place)
+        lead_to_vm(self.plan)
         disk = self.folder / "data.img"
         tree = self.folder / "data"
-        run("mke2fs", "-q", "-t", "ext4", "-m", "0", "-L", "data", "-d", str(tree), str(disk), DISK_SIZE)
-        run("rm", "-rf", str(tree))
+        write_disk("data", tree, disk, DISK_SIZE)
+        shutil.rmtree(tree)
         out = self.folder / "out"
         out.mkdir()
         console = self.folder / "console.log"
         files = Files(artefacts=lab.artefacts, tree=lab.tree, out=out, console=console)
-        machine = Machine(
-            accel=lab.accel,
-            memory=self.plan.memory,
-            hugepages=self.plan.hugepages,
-            number=self.plan.place.number,
+        machine = replace(
+            lab.machine,
+            number=self.plan.number,
             devices=(
                 *_drive("data", disk, "cache=unsafe"),
                 *_drive("programs", lab.programs, "readonly=on"),
                 # Each node writes to its own overlay, which is lost with its VM.
                 *_drive("store", lab.store, "snapshot=on"),
-                *self.plan.place.devices(),
+                *self.plan.devices(),
             ),
-            resets=True,
         )
         log = stack.enter_context((self.folder / "node.log").open("ab"))
         vm = stack.enter_context(started(files, machine, self.folder))
@@ -155,8 +121,6 @@ class VmNode(Node):
             "command": [f"{GUEST_TREE}/cluster/guest/node", "up"],
             "environment": environment,
             "folder": "/",
-            "rows": 24,
-            "columns": 80,
         }
 
         def keep() -> None:
@@ -180,30 +144,18 @@ class HereNode(Node):
 
     def start(self, stack: ExitStack, programs: Path, store: Path, environment: dict[str, str]) -> None:
         """Start the node until `stack` is closed. It gets a copy of `store`, containerd's image directory."""
-        run("cp", "-a", str(store), str(self.folder / "store"))
+        run(["cp", "-a", str(store), str(self.folder / "store")])
         before = {name: Path("/proc/sys", *name.split(".")).read_text() for name in self.SYSCTLS}
-        group = f"/wirespeed-cluster-{os.getpid()}-{self.plan.name}"
+        group = f"wirespeed-cluster-{os.getpid()}-{self.plan.name}"
         log = stack.enter_context((self.folder / "node.log").open("ab"))
         namespaces = ("--net", "--mount", "--pid", "--uts", "--ipc", "--fork", "--kill-child", "--mount-proc")
-        process = subprocess.Popen(
-            # If this process is killed, the kernel kills the node with all of its processes.
-            ["setpriv", "--pdeathsig", "KILL", "unshare", *namespaces, "--", str(GUEST / "node"), "up"],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            env=environment
-            | {
-                "PATH": os.environ["PATH"],
-                "HERE": str(self.folder),
-                "PROGRAMS": str(programs / "bin"),
-                "CGROUP": group,
-            },
-            start_new_session=True,
-        )
+        environment |= {"PATH": os.environ["PATH"], "HERE": str(self.folder)}
+        environment |= {"PROGRAMS": str(programs / "bin"), "CGROUP": f"/{group}"}
+        process = spawn(["unshare", *namespaces, "--", str(GUEST / "node"), "up"], log, environment=environment)
         stack.callback(self._stop, process, before, group)
         first = _child_of(process)
         (self.folder / "pid").write_text(str(first))
-        lead_to_process(self.plan.place, first)
+        lead_to_process(self.plan, first)
 
     def _stop(self, process: subprocess.Popen[bytes], before: dict[str, str], group: str) -> None:
         """Kill the node and restore the machine's settings."""
@@ -211,7 +163,8 @@ class HereNode(Node):
         process.wait()
         for name, value in before.items():
             Path("/proc/sys", *name.split(".")).write_text(value)
-        for found in (*Path("/sys/fs/cgroup").glob(f"*{group}"), *Path("/sys/fs/cgroup").glob(group[1:])):
+        cgroups = Path("/sys/fs/cgroup")
+        for found in (*cgroups.glob(f"*/{group}"), cgroups / group):
             _remove_group(found)
 
 
@@ -229,14 +182,11 @@ def _child_of(process: subprocess.Popen[bytes]) -> int:
 def _remove_group(group: Path) -> None:
     """Remove a cgroup with its children, after their processes have ended."""
     deadline = time.monotonic() + 10
-    while group.exists():
-        for folder in sorted((path for path in group.rglob("*") if path.is_dir()), reverse=True):
+    while group.exists() and time.monotonic() < deadline:
+        folders = [group, *(path for path in group.rglob("*") if path.is_dir())]
+        for folder in sorted(folders, reverse=True):
             with suppress(OSError):
                 folder.rmdir()
-        with suppress(OSError):
-            group.rmdir()
-        if time.monotonic() > deadline:
-            return
         time.sleep(0.05)
 
 

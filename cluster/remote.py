@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from cluster.run import run
+from image.run import run
 
 PATH = "/run/node:/opt/venv/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _CONFIG = """\
@@ -43,22 +43,18 @@ def prepare(folder: Path, vms: dict[str, str], here: Iterable[str]) -> str:
     `vms` has the addresses of VMs by name, `here` the names of nodes that are processes (`folder`/NAME/pid).
     """
     key = folder / "id"
-    run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "cluster", "-f", str(key))
+    run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "cluster", "-f", str(key)])
     hosts = "".join(f"Host {name}\n  HostName {address}\n" for name, address in vms.items())
     (folder / "ssh.config").write_text(hosts + _CONFIG.format(folder=folder))
     (folder / "bin").mkdir()
-    for name in vms:
-        how = _BY_SSH.format(folder=folder, name=name)
-        _write(folder / "bin" / name, how, shell=f"{how} -t 'PATH={PATH} exec bash -i'")
-    for name in here:
-        how = _BY_PROCESS.format(folder=folder, name=name)
-        _write(folder / "bin" / name, how, shell=f"{how} 'PATH={PATH} exec bash -i'")
+    for name in [*vms, *here]:
+        by, terminal = (_BY_SSH, "-t ") if name in vms else (_BY_PROCESS, "")
+        how = by.format(folder=folder, name=name)
+        shell = f"{how} {terminal}'PATH={PATH} exec bash -i'"
+        program = folder / "bin" / name
+        program.write_text(_PROGRAM.format(name=name, how=how, shell=shell, path=PATH))
+        program.chmod(0o755)
     return key.with_suffix(".pub").read_text()
-
-
-def _write(program: Path, how: str, *, shell: str) -> None:
-    program.write_text(_PROGRAM.format(name=program.name, how=how, shell=shell, path=PATH))
-    program.chmod(0o755)
 
 
 class Remote:
@@ -86,10 +82,7 @@ class Remote:
 
     @contextmanager
     def beside(self, command: str) -> Iterator[subprocess.Popen[str]]:
-        """Run a shell command on the node during the context. It must end when its standard input is closed.
-
-        Raises AssertionError with its output if it fails.
-        """
+        """Run a command that ends when its standard input is closed. Raises AssertionError as `run` does."""
         pipe = subprocess.PIPE
         program = [str(self._folder / "bin" / self.name), command]
         with subprocess.Popen(program, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:

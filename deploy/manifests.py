@@ -30,7 +30,7 @@ UNINSTALL = "uninstall/uninstall.yaml"
 KUBERNETES = "1.32.0"
 _HEAD = "# Made from deploy/chart by `make manifests`.\n"
 # Keys of agent.yaml that the chart sets itself, or that differ between nodes.
-_OWN_KEYS = ("devicePlugin", "kubelet", "metrics", "nodeName", "readinessIndicatorFile", "runtimes")
+_OWN_KEYS = ("devicePlugin", "kubelet", "metrics", "nodeName", "readinessIndicatorFile", "runtimes", "web")
 
 
 def helm() -> str:
@@ -88,29 +88,28 @@ def chart_digest(chart: Path = CHART) -> str:
 def schema() -> dict[str, Any]:
     """values.schema.json, with the definitions generated from the readers of the configurations."""
     document: dict[str, Any] = json.loads(SCHEMA.read_bytes())
-    document["$defs"] |= _agent() | _pools()
+    document["$defs"] |= _without_texts(_agent() | _pools())
     return document
 
 
 def _agent() -> dict[str, Any]:
-    found = schemas.schema("agent")["$defs"]
+    found: dict[str, Any] = schemas.schema("agent")["$defs"]
     meta = schemas.schema("meta")
     found["AutoconfConfig"]["properties"]["meta"] = {"$ref": "#/$defs/MetaConfig"}
     found["MetaConfig"] = {key: value for key, value in meta.items() if key != "$schema"}
     for key in _OWN_KEYS:
         del found["NodeConfig"]["properties"][key]
-    texts_gone: dict[str, Any] = _without_texts(found)
-    return texts_gone
+    del found["WebConfig"]  # nothing refers to it any more
+    return found
 
 
 def _pools() -> dict[str, Any]:
     """Make unknown keys errors; the device plugin, like the SR-IOV network device plugin, only warns about them."""
-    found = schemas.schema("device-plugin")["$defs"]
+    found: dict[str, Any] = schemas.schema("device-plugin")["$defs"]
     for each in found.values():
         each["additionalProperties"] = False
     found["PoolKeys"]["required"] = ["resourceName"]
-    texts_gone: dict[str, Any] = _without_texts(found)
-    return texts_gone
+    return found
 
 
 def _without_texts(value: Any) -> Any:  # JSON, in and out

@@ -13,7 +13,7 @@ from wirespeed.devices.inventory import NetDevice
 from wirespeed.kube.proto import deviceplugin_pb2 as dp
 
 
-def answer(
+def container_response(
     pool: PoolConfig,
     devices: Sequence[NetDevice],
     sysfs: str,
@@ -23,26 +23,26 @@ def answer(
 ) -> Any:
     """Return the ContainerAllocateResponse for devices of the pool, in the given order.
 
-    With `specs` it has the devices' CDI names instead of nodes, with `annotate` in an annotation. Raises CniError:
-    DEVICE if a device lacks the node that its driver should have created, IO_FAILURE.
+    With `specs`, it contains the devices' CDI names instead of device nodes, with `annotate` in an annotation.
+    Raises Error: DEVICE if a device lacks the node that its driver should have created, IO.
     """
     provided = {device.address: parts(pool, device, sysfs) for device in devices}
     info = {address: {part.key: part.info for part in found} for address, found in provided.items()}
     variable = "PCIDEVICE_" + pool.resource.replace("/", "_").replace(".", "_").upper()
-    told = dp.ContainerAllocateResponse(
+    response = dp.ContainerAllocateResponse(
         envs={variable: ",".join(device.address for device in devices), f"{variable}_INFO": _json(info)}
     )
     if specs is None:
         nodes = {host: path for found in provided.values() for part in found for path, host in part.nodes}
         for host, path in nodes.items():
-            told.devices.add(container_path=path, host_path=host, permissions="rw")
-        return told
-    names = specs.give([(device, provided[device.address]) for device in devices])
+            response.devices.add(container_path=path, host_path=host, permissions="rw")
+        return response
+    names = specs.allocate([(device, provided[device.address]) for device in devices])
     if annotate:
-        told.annotations.update(annotation(names))
+        response.annotations.update(annotation(names))
     else:
-        told.cdi_devices.extend(dp.CDIDevice(name=name) for name in names)
-    return told
+        response.cdi_devices.extend(dp.CDIDevice(name=name) for name in names)
+    return response
 
 
 def _json(value: object) -> str:

@@ -1,4 +1,4 @@
-"""VFs of pools with `bind`: they keep their own driver while they are free, and get another one for a container."""
+"""VFs of pools with `bind`: while free they keep their driver; for a container they are bound to another."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from pathlib import Path
 
 import msgspec
 
-from wirespeed import structs
-from wirespeed.cni.errors import CniError, Code
+from wirespeed import errors, structs
 from wirespeed.devices import drivers, netdev, snapshot, vdpa, vf, vfio
 from wirespeed.devices.pci import ADDRESS, PciDevice
 from wirespeed.devices.restore import restore
 from wirespeed.devices.snapshot import Snapshot
+from wirespeed.errors import Error, Kind, Thing
 from wirespeed.kernel import netns
 from wirespeed.kernel.netlink.errors import as_device_error
 from wirespeed.kernel.netlink.rtnl import Rtnl
@@ -26,20 +26,19 @@ from wirespeed.kernel.netlink.wait import wait_for
 from wirespeed.node import NodeConfig
 from wirespeed.state.journal import Journal
 from wirespeed.state.locks import device_lock
-from wirespeed.system.files import unfinished
+from wirespeed.system.files import write_atomically
 
 log = logging.getLogger(__name__)
 
-_EVERY = 5000  # ms between checks whether pods still have the VFs; the kubelet sends no notification
-_NOWHERE = "", netns.Identity(0, 0, 0)  # the netdev of such a VF is in no pod
-_LOCKED = 20.0  # seconds to wait for the device's lock
-HAND_OVER = 20.0  # seconds to wait for locks and netdevs; the kubelet's timeout of PreStartContainer is 30
+_CHECK_INTERVAL = 5000  # ms between checks whether pods still have the VFs; the kubelet does not notify
+_LOCK_TIMEOUT = 20.0  # seconds to wait for the device's lock
+HAND_OVER_TIMEOUT = 20.0  # seconds to wait for locks and netdevs; the kubelet's timeout of PreStartContainer is 30
 _ENTRY_TIMEOUT = 0.5  # seconds between the kernel's creation of the folder `net` and of the netdev's entry in it
 
 
 @structs.prepared
-class _Note(msgspec.Struct, frozen=True):
-    """A device's original driver, driver_override and, for a VF, snapshot; and the folder of its pod's kubelet."""
+class _OriginalState(msgspec.Struct, frozen=True):
+    """A device's original driver, driver_override and snapshot (None: no VF); the folder of its pod's kubelet."""
 
     driver: str
     override: str
@@ -47,67 +46,58 @@ class _Note(msgspec.Struct, frozen=True):
     before: Snapshot | None
 
 
-def bindings(where: NodeConfig) -> Bindings:
-    """Return the node's bindings; their folder is beside the journal."""
-    state = Path(where.state).parent
-    return Bindings(
-        Path(where.sysfs), state / "bound", state / "locks", journal=Path(where.state), kubelet=where.kubelet
-    )
-
-
 class Bindings:
-    """The VFs that are bound to another driver for a container; each has a file in `folder`. Thread-safe.
+    """The VFs that are bound to another driver for a container; each has a file beside the journal. Thread-safe.
 
-    The file contains the VF's original state, and the folder of the kubelet whose pod has the VF. An agent of
-    another kubelet (as of `wirespeed play`) does not know this pod; it leaves the VF alone while that kubelet
-    answers. `folder` must be on tmpfs, because a reboot undoes the bindings. `locks` and `journal` are those of
-    the CNI plugins.
+    The file contains the VF's original state, and the folder of the kubelet whose pod has the VF. The agent of
+    another kubelet (such as that of `wirespeed play`) does not know this pod; it leaves the VF alone while that
+    kubelet answers. The files must be on tmpfs, because a reboot undoes the bindings.
     """
 
-    def __init__(self, sysfs: Path, folder: Path, locks: Path, *, journal: Path, kubelet: str) -> None:
-        self._sysfs, self._folder, self._locks, self._kubelet = sysfs, folder, locks, kubelet
-        self._journal = journal
+    def __init__(self, where: NodeConfig) -> None:
+        self._sysfs, self._journal, self._kubelet = Path(where.sysfs), Path(where.state), where.kubelet
+        self._folder, self._locks = self._journal.parent / "bound", self._journal.parent / "locks"
 
     def hand_over(self, address: str, driver: str, *, deadline: float) -> None:
         """Bind the VF to the driver for a starting container and reset it; record its original state first.
 
-        A VF that a CNI plugin has attached meanwhile stays as it is: it is on a user-space driver, or its netdev is
-        in the pod. If its driver has not created the netdev yet, wait for it. Raises CniError: DEVICE,
-        TRY_AGAIN_LATER if another request has its lock or there is no netdev until `deadline` (time.monotonic()),
-        IO_FAILURE, DECODING_FAILURE if its original state was recorded and cannot be read.
+        A VF that a CNI plugin has attached is not changed: it is on a user-space driver, or its netdev is in the
+        pod. If its driver has not created the netdev yet, wait for it. Raises Error: DEVICE, TRY_AGAIN if another
+        request has its lock or there is no netdev before `deadline` (time.monotonic()), IO, INVALID_DATA if its
+        recorded state cannot be read.
         """
         device = PciDevice(address, self._sysfs)
         with device_lock(self._locks, address, deadline=deadline):
             if device.is_in_user_space or (device.driver and not self._has_netdev(device, deadline)):
                 return
-            if self._noted(address) is None:
-                self._remember(device)
+            if self._read_original(address) is None:
+                self._record_original(device)
             drivers.bind(device, driver)
             drivers.reset(device)
         log.info("bound for a container", extra={"fields": {"device": address, "driver": driver}})
 
-    def give_back(self, address: str) -> None:
+    def take_back(self, address: str) -> None:
         """Reset the VF and restore its original state, if it was handed over.
 
-        Raises CniError as `hand_over`; also DEVICE if a pod of another kubelet has it, and TRY_AGAIN_LATER while a
+        Raises Error as `hand_over`; also DEVICE if a pod of another kubelet has it, and TRY_AGAIN while a
         process has it open: unbinding would block in the kernel until that process ends, beyond any deadline.
         """
-        if self._noted(address) is None:
+        if self._read_original(address) is None:
             return
-        device = PciDevice(address, self._sysfs)
-        with device_lock(self._locks, address, deadline=time.monotonic() + _LOCKED):
-            note = self._noted(address)
-            if kubelet := _other_kubelet(note, self._kubelet):
-                raise CniError(Code.DEVICE, f"device {address}: a pod of the kubelet in {kubelet} has it")
-            if note is not None and device.exists:
-                if user := self._user_of(address):
-                    raise CniError(
-                        Code.TRY_AGAIN_LATER,
-                        f"device {address}: {user} has its vfio group open; expected nobody to use it",
-                    )
-                _put_back(device, note)
+        device, where = PciDevice(address, self._sysfs), Thing("device", address)
+        with device_lock(self._locks, address, deadline=time.monotonic() + _LOCK_TIMEOUT):
+            original = self._read_original(address)
+            if kubelet := _other_kubelet(original, self._kubelet):
+                raise Error(Kind.DEVICE, f"a pod of the kubelet in {kubelet} has it", where=where)
+            if original is not None and device.exists:
+                if user := self._user_of(device):
+                    what = f"{user} has its vfio group open"
+                    raise Error(Kind.TRY_AGAIN, what, where=where, expected="nobody to use it")
+                _restore(device, original)
             (self._folder / address).unlink(missing_ok=True)
-        log.info("as before the container had it", extra={"fields": {"device": address, "driver": device.driver}})
+        log.info(
+            "restored after a container had it", extra={"fields": {"device": address, "driver": device.driver}}
+        )
 
     def handed_over(self) -> list[str]:
         """Return the addresses of the VFs that are bound to another driver for a container."""
@@ -116,55 +106,55 @@ class Bindings:
         except FileNotFoundError:
             return []
 
-    def follow(self, ended: int, given: Callable[[], Iterable[str]]) -> None:
-        """Restore VFs that are no longer `given` to a pod, until `ended` is readable, and once more then.
+    def follow(self, ended: int, allocated: Callable[[], Iterable[str]]) -> None:
+        """Restore VFs that are no longer `allocated` to a pod, until `ended` is readable, and a last time then.
 
-        What prevents it is retried, and logged once for each VF until it changes.
+        Failures are retried; each is logged once for its VF until it changes.
         """
         poller = select.poll()
         poller.register(ended, select.POLLIN)
         is_last, problems = False, dict[str, str]()
         while not is_last:
-            is_last = bool(poller.poll(_EVERY))
+            is_last = bool(poller.poll(_CHECK_INTERVAL))
             before, problems = problems, {}
-            for address in self._not_given(given):
+            for address in self._no_longer_allocated(allocated):
                 try:
                     if self._is_free(address):
-                        self.give_back(address)
-                except CniError as error:
+                        self.take_back(address)
+                except Error as error:
                     problems[address] = error.msg
                     if before.get(address) != error.msg:
                         log.error("%s", error.msg)  # noqa: TRY400 — it is retried
 
-    def _not_given(self, given: Callable[[], Iterable[str]]) -> list[str]:
-        """Return the handed-over VFs that are not `given` to a pod; none if the kubelet does not answer."""
+    def _no_longer_allocated(self, allocated: Callable[[], Iterable[str]]) -> list[str]:
+        """Return the handed-over VFs that are not `allocated` to a pod; none if the kubelet does not answer."""
         handed_over = self.handed_over()
         if not handed_over:
             return []
         try:
-            kept = set(given())
-        except CniError as error:
+            kept = set(allocated())
+        except Error as error:
             log.debug("%s", error.msg)
             return []
         return [address for address in handed_over if address not in kept]
 
     def _is_free(self, address: str) -> bool:
-        """Whether no pod of another kubelet has the VF and no process has it open. Raises as `_noted`."""
-        return not _other_kubelet(self._noted(address), self._kubelet) and not self._user_of(address)
+        """Whether no pod of another kubelet has the VF and no process has it open. Raises as `_read_original`."""
+        device = PciDevice(address, self._sysfs)
+        return not _other_kubelet(self._read_original(address), self._kubelet) and not self._user_of(device)
 
-    def _user_of(self, address: str) -> str:
+    def _user_of(self, device: PciDevice) -> str:
         """Return the process that has the VF's vfio group open (only one can), "" for none.
 
         The kubelet's list is not enough: just after its start, it contains no pods.
         """
-        device = PciDevice(address, self._sysfs)
         if not device.iommu_group:
             return ""
         node = self._sysfs.parent / f"dev/vfio/{'noiommu-' if device.is_noiommu else ''}{device.iommu_group}"
         try:
             os.close(os.open(node, os.O_RDWR | os.O_CLOEXEC))
         except FileNotFoundError:
-            # In a container, /dev has only the nodes that existed when the container was created.
+            # A container's /dev has only the nodes that existed when the container was created.
             return vfio.user_of(device)
         except OSError:
             return vfio.user_of(device) or "a process"
@@ -173,7 +163,7 @@ class Bindings:
     def _has_netdev(self, device: PciDevice, deadline: float) -> bool:
         """Whether the device has a netdev on the host, after waiting for one that is still being created.
 
-        A VF with a vdpa device may have none of its own. Raises CniError(TRY_AGAIN_LATER).
+        A VF with a vdpa device may have none of its own. Raises Error(TRY_AGAIN).
         """
         is_folder_empty = device.has_netdevs_elsewhere_only
         if device.netdevs:
@@ -184,84 +174,81 @@ class Bindings:
             if self._is_attached(device.address):
                 return False
             return wait_for(lambda _: device.netdevs or None, min(_ENTRY_TIMEOUT, left)) is not None
-        if device.physical_function is None or vdpa.made_of(device):
+        if device.physical_function is None or vdpa.find_on(device):
             return False
         timeout = min(netdev.RETURN_TIMEOUT, left)
         if wait_for(lambda _: device.netdevs or None, timeout) is None:
-            raise CniError(
-                Code.TRY_AGAIN_LATER,
-                f"device {device.address}: driver {device.driver} has created no network interface within "
-                f"{timeout:.0f} s; expected one",
-            )
+            what = f"driver {device.driver} has not created a network interface within {timeout:.0f} s"
+            raise Error(Kind.TRY_AGAIN, what, where=Thing("device", device.address))
         return True
 
     def _is_attached(self, address: str) -> bool:
-        """Whether the journal has a claim of the device whose network namespace exists. Raises CniError."""
+        """Whether the journal has a claim on the device by a pod that still runs. Raises Error."""
         if not self._journal.exists():
             return False
         with closing(Journal(self._journal)) as journal:
             owner = journal.owner(address)
         return owner is not None and netns.alive(owner.netns, owner.identity)
 
-    def _noted(self, address: str) -> _Note | None:
-        """Return the VF's note; None if it is not handed over. Raises CniError: DECODING_FAILURE, IO_FAILURE."""
+    def _read_original(self, address: str) -> _OriginalState | None:
+        """Return the VF's note; None if it is not handed over. Raises Error: INVALID_DATA, IO."""
         file = self._folder / address
+        where = (Thing("device", address), str(file))
         try:
-            return msgspec.json.decode(file.read_bytes(), type=_Note)
+            return msgspec.json.decode(file.read_bytes(), type=_OriginalState)
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise CniError(Code.IO_FAILURE, f"device {address}: {file}: {error.strerror}") from error
+            raise errors.as_error(error, file).within(where[0]) from error
         except (msgspec.MsgspecError, RecursionError) as error:
-            raise CniError(
-                Code.DECODING_FAILURE,
-                f"device {address}: {file}: expected the state of the device before it was bound: {error}",
-            ) from error
+            expected = f"the state of the device before it was bound: {error}"
+            raise Error(Kind.INVALID_DATA, where=where, expected=expected) from error
 
-    def _remember(self, device: PciDevice) -> None:
-        note = _Note(device.driver, device.attribute("driver_override"), self._kubelet, _before(device))
-        new = self._folder / unfinished(device.address)
+    def _record_original(self, device: PciDevice) -> None:
+        original = _OriginalState(
+            device.driver, device.attribute("driver_override"), self._kubelet, _snapshot(device)
+        )
+        file = self._folder / device.address
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            new.write_bytes(msgspec.json.encode(note))
-            new.replace(self._folder / device.address)
+            write_atomically(file, msgspec.json.encode(original), 0o644)
         except OSError as error:
-            raise CniError(Code.IO_FAILURE, f"device {device.address}: {new}: {error.strerror}") from error
+            raise errors.as_error(error, file).within(Thing("device", device.address)) from error
 
 
-def _other_kubelet(note: _Note | None, own: str) -> str:
+def _other_kubelet(original: _OriginalState | None, own: str) -> str:
     """Return the folder of another running kubelet whose pod has the VF, "" for none."""
-    if note is None or note.kubelet == own:
+    if original is None or original.kubelet == own:
         return ""
     with socket.socket(socket.AF_UNIX) as asking:
         try:
-            asking.connect(f"{note.kubelet}/pod-resources/kubelet.sock")
+            asking.connect(f"{original.kubelet}/pod-resources/kubelet.sock")
         except OSError:
             return ""
-    return note.kubelet
+    return original.kubelet
 
 
-def _before(device: PciDevice) -> Snapshot | None:
-    """Return the snapshot of a VF; None for a device that is not a VF. Raises CniError."""
+def _snapshot(device: PciDevice) -> Snapshot | None:
+    """Return the snapshot of a VF; None for a device that is not a VF. Raises Error."""
     if device.physical_function is None:
         return None
     with as_device_error(f"device {device.address}"), Rtnl() as host:
         return snapshot.take(vf.find(host, device, rebinding=True))
 
 
-def _put_back(device: PciDevice, note: _Note) -> None:
-    """Reset the device and restore its original state. Raises CniError."""
-    if note.before is None:
+def _restore(device: PciDevice, original: _OriginalState) -> None:
+    """Reset the device and restore its original state. Raises Error."""
+    if original.before is None:
         drivers.reset(device)
-        drivers.put_back(device, note.driver, note.override)
+        drivers.put_back(device, original.driver, original.override)
         return
     with as_device_error(f"device {device.address}"):
         restore(
             device,
-            note.before,
-            _NOWHERE,
+            original.before,
+            None,
             timeout=netdev.RETURN_TIMEOUT,
-            override=note.override,
+            override=original.override,
             reset=None,
             rdma={},
         )

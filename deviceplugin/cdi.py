@@ -11,10 +11,11 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from wirespeed.cni.errors import CniError, Code
+from wirespeed import errors
 from wirespeed.deviceplugin.config import PoolConfig
 from wirespeed.deviceplugin.providers import Part, parts
 from wirespeed.devices.inventory import ACCELERATOR, AUXILIARY, NETWORK, NetDevice
+from wirespeed.errors import Error, Kind, Thing
 from wirespeed.kube import checkpoint
 from wirespeed.node import NodeConfig
 from wirespeed.system import files
@@ -23,7 +24,7 @@ log = logging.getLogger(__name__)
 
 VERSION = "0.5.0"  # the oldest version with all that is used here: device names that begin with a digit
 _CLASSES = {NETWORK: "net-pci", ACCELERATOR: "net-accel", AUXILIARY: "net-sf"}
-_OURS = "wirespeed-dp-"  # prefix of our files' names
+_FILE_PREFIX = "wirespeed-dp-"  # prefix of our files' names
 _VENDOR = re.compile(r"[a-zA-Z][a-zA-Z0-9_.-]*[a-zA-Z0-9]")
 
 Edits = Mapping[str, Any]
@@ -32,13 +33,13 @@ Edits = Mapping[str, Any]
 class Specs:
     """The CDI specification of one pool's devices, a file in the folder `folder`. Thread-safe.
 
-    `used` are devices that containers already have. These, and those allocated later, stay in the file even if they
-    leave the pool, because a container of a running pod may be restarted.
+    `used` are devices that containers already have. These, and devices allocated later, stay in the file even if
+    they leave the pool, because a container of a running pod may be restarted.
     """
 
     def __init__(self, pool: PoolConfig, *, sysfs: str, folder: Path, used: Collection[str] = ()) -> None:
         self.kind = kind(pool)
-        self.file = folder / f"{_OURS}{self.kind.replace('/', '-')}.json"
+        self.file = _file(pool, folder)
         self._resource, self._sysfs = pool.resource, sysfs
         self._lock = threading.Lock()
         self._used = set(used)
@@ -46,31 +47,25 @@ class Specs:
         self._edits: dict[str, Edits] = {key: edits for key, edits in read(self.file).items() if key in self._used}
 
     @property
-    def lost(self) -> bool:
+    def is_file_removed(self) -> bool:
         """Whether the file was removed; the runtime reads it again when a container is restarted."""
         return bool(self._edits) and not self.file.exists()
 
     def offer(self, pool: PoolConfig, devices: Mapping[str, NetDevice]) -> None:
-        """Write these devices of the pool into the file; a device that lacks a node is left out.
-
-        Raises CniError(IO_FAILURE).
-        """
+        """Write these devices of the pool into the file, except those that lack a node. Raises Error(IO)."""
         with self._lock:
             if (pool, devices) == self._offered and self.file.exists():
                 return
             found = {key: edits for key, edits in self._edits.items() if key in self._used}
             for key, device in devices.items():
-                with contextlib.suppress(CniError):  # Allocate of the device reports the error
+                with contextlib.suppress(Error):  # Allocate of the device reports the error
                     found[key] = edits_of(device, parts(pool, device, self._sysfs))
             self._write(found)
             self._offered = pool, dict(devices)
 
-    def give(self, given: Iterable[tuple[NetDevice, Sequence[Part]]]) -> list[str]:
-        """Update the allocated devices in the file; return their CDI names.
-
-        Raises CniError(IO_FAILURE).
-        """
-        now = {device.address: edits_of(device, provided) for device, provided in given}
+    def allocate(self, allocated: Iterable[tuple[NetDevice, Sequence[Part]]]) -> list[str]:
+        """Update the allocated devices in the file; return their CDI names. Raises Error(IO)."""
+        now = {device.address: edits_of(device, provided) for device, provided in allocated}
         with self._lock:
             self._used.update(now)
             if any(self._edits.get(key) != edits for key, edits in now.items()) or not self.file.exists():
@@ -80,54 +75,56 @@ class Specs:
     def _write(self, found: dict[str, Edits]) -> None:
         try:
             if found:
+                devices = [{"name": key, "containerEdits": edits} for key, edits in sorted(found.items())]
+                spec = {"cdiVersion": VERSION, "kind": self.kind, "containerEdits": {}, "devices": devices}
                 self.file.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-                files.write_atomically(self.file, json.dumps(spec(self.kind, found)).encode(), 0o644)
-            else:  # a specification without devices is invalid
+                files.write_atomically(self.file, json.dumps(spec).encode(), 0o644)
+            else:  # CDI does not allow a specification without devices
                 self.file.unlink(missing_ok=True)
         except OSError as error:
-            where = f"resource {self._resource}: CDI specification {self.file}"
-            raise CniError(Code.IO_FAILURE, f"{where}: {error.strerror}") from error
+            where = f"CDI specification {self.file}"
+            raise errors.as_error(error, where).within(Thing("resource", self._resource)) from error
         self._edits = found
 
 
-def specs(pool: PoolConfig, where: NodeConfig) -> Specs | None:
-    """Return the pool's specification, None if its devices are not given by CDI.
+def specs_of(pool: PoolConfig, where: NodeConfig) -> Specs | None:
+    """Return the pool's specification, None if the pool does not use CDI.
 
-    Raises CniError(INVALID_CONFIG) if the resource prefix is no valid CDI vendor.
+    Raises Error(INVALID_CONFIG) if the resource prefix is no valid CDI vendor, or the pool needs CDI for `bind`.
     """
-    if not is_given_by_cdi(pool, where):
+    resource = Thing("resource", pool.resource)
+    if not uses_cdi(pool, where):
+        if pool.bind:
+            what = "the nodes of a VF's driver are known when its container starts, not when the VF is allocated"
+            raise Error(Kind.INVALID_CONFIG, f"bind needs cdi: {what}", where=resource)
         return None
     vendor = pool.resource.partition("/")[0]
     if not _VENDOR.fullmatch(vendor):
-        expected = "CDI expects a prefix that begins with a letter"
-        raise CniError(Code.INVALID_CONFIG, f"resource {pool.resource}: {expected}, got {vendor!r}")
-    used = _used(where)
-    return Specs(
-        pool,
-        sysfs=where.sysfs,
-        folder=Path(where.cdi_dir),
-        used=read(_file(pool, where)) if used is None else used.get(pool.resource, ()),
-    )
+        expected = "a prefix that begins with a letter, as CDI requires"
+        raise Error(Kind.INVALID_CONFIG, where=resource, expected=expected, got=vendor)
+    folder, in_use = Path(where.cdi_dir), _used(where)
+    used = read(_file(pool, folder)) if in_use is None else in_use.get(pool.resource, ())
+    return Specs(pool, sysfs=where.sysfs, folder=folder, used=used)
 
 
-def is_given_by_cdi(pool: PoolConfig, where: NodeConfig) -> bool:
+def uses_cdi(pool: PoolConfig, where: NodeConfig) -> bool:
     """Whether the pool uses CDI: its own setting, else that of the node; never for pools without hardware."""
     return pool.kind in _CLASSES and (where.cdi if pool.cdi is None else pool.cdi)
 
 
 def remove_stale(pools: Iterable[PoolConfig], where: NodeConfig) -> None:
-    """Remove the files of pools that no longer exist, except those with a device that a pod has.
-
-    Without the kubelet's checkpoint, remove nothing.
-    """
-    folder = Path(where.cdi_dir)
-    present = {_file(pool, where) for pool in pools if is_given_by_cdi(pool, where)}
+    """Remove the files of pools that no longer exist, except those with a device that a pod has."""
     used = _used(where)
-    in_use = {key for keys in (used or {}).values() for key in keys}
-    for file in sorted(folder.glob(f"{_OURS}*.json")):
-        if file not in present and used is not None and not in_use & read(file).keys():
+    if used is None:  # without the kubelet's checkpoint
+        return
+    folder, in_use = Path(where.cdi_dir), set().union(*used.values())
+    present = {_file(pool, folder) for pool in pools if uses_cdi(pool, where)}
+    for file in sorted(folder.glob(f"{_FILE_PREFIX}*.json")):
+        if file not in present and not in_use & read(file).keys():
             file.unlink(missing_ok=True)
-            log.info("removed the CDI specification of a pool that is no more", extra={"fields": {"file": file}})
+            log.info(
+                "removed the CDI specification of a pool that no longer exists", extra={"fields": {"file": file}}
+            )
 
 
 def kind(pool: PoolConfig) -> str:
@@ -142,22 +139,12 @@ def annotation(names: Sequence[str]) -> dict[str, str]:
 
 
 def edits_of(device: NetDevice, provided: Iterable[Part]) -> Edits:
-    """Return the device's container edits: its nodes, or without nodes a variable, as empty edits are invalid."""
+    """Return the device's container edits: its nodes; if it has none, a variable, as empty edits are invalid."""
     nodes = dict.fromkeys(node for part in provided for node in part.nodes)
     if nodes:
         return {"deviceNodes": [{"path": path, "hostPath": host, "permissions": "rw"} for path, host in nodes]}
     name = re.sub(r"[^A-Z0-9]", "_", device.address.upper())
     return {"env": [f"WIRESPEED_DEVICE_{name}={device.address}"]}
-
-
-def spec(name: str, devices: Mapping[str, Edits]) -> dict[str, Any]:
-    """Return the specification of a kind's devices."""
-    return {
-        "cdiVersion": VERSION,
-        "kind": name,
-        "containerEdits": {},
-        "devices": [{"name": key, "containerEdits": edits} for key, edits in sorted(devices.items())],
-    }
 
 
 def read(file: Path) -> dict[str, Edits]:
@@ -168,14 +155,14 @@ def read(file: Path) -> dict[str, Edits]:
         return {}
 
 
-def _file(pool: PoolConfig, where: NodeConfig) -> Path:
-    return Path(where.cdi_dir) / f"{_OURS}{kind(pool).replace('/', '-')}.json"
+def _file(pool: PoolConfig, folder: Path) -> Path:
+    return folder / f"{_FILE_PREFIX}{kind(pool).replace('/', '-')}.json"
 
 
 def _used(where: NodeConfig) -> dict[str, set[str]] | None:
     """Return the devices that the kubelet has allocated to pods, by resource; None if that is unknown."""
     try:
         return checkpoint.in_use(Path(where.kubelet) / "device-plugins" / checkpoint.NAME)
-    except CniError as error:
+    except Error as error:
         log.debug("%s", error.msg)
         return None

@@ -1,14 +1,11 @@
-"""The device plugin's configuration file, in the format of the SR-IOV network device plugin.
-
-All errors of a file are reported at once.
-"""
+"""Reads the device plugin's file, in the SR-IOV network device plugin's format; reports all its errors at once."""
 
 from __future__ import annotations
 
 import json
 import logging
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,14 +13,14 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from wirespeed import structs
-from wirespeed.cni.errors import CniError, Code
-from wirespeed.cni.keys import known_in_any_case, nearest, nearest_value
+from wirespeed import errors, structs
 from wirespeed.deviceplugin import selectors
 from wirespeed.deviceplugin.health import REASONS, Reason
 from wirespeed.deviceplugin.selectors import Selectors
 from wirespeed.devices import pci
 from wirespeed.devices.inventory import ACCELERATOR, AUXILIARY, NETWORK
+from wirespeed.errors import CombinedError, Error, Kind, PathStep, Thing
+from wirespeed.keys import drop_unknown, unknown_key
 from wirespeed.kube import resources
 from wirespeed.node import Node, NodeConfig
 from wirespeed.plugins.vhost.conf import Access, SocketKeys, access
@@ -31,7 +28,7 @@ from wirespeed.structs import Cell, Words, only, whole
 
 log = logging.getLogger(__name__)
 
-VHOST_USER = "vhostUser"  # deviceType whose devices are folders for the sockets of vhost-user interfaces
+VHOST_USER = "vhostUser"  # deviceType: each device is a folder for the sockets of vhost-user interfaces
 MOST_SOCKETS = 1024  # devices of a vhost-user pool
 _DEFAULT_DRIVER = "vfio-pci"
 
@@ -42,6 +39,12 @@ _Address = Annotated[
     str, Meta(pattern=whole(pci.ADDRESS.pattern.replace("a-f", "a-fA-F"))), Words("a PCI address like 0000:03:02.0")
 ]
 _Pf = Annotated[str, Words("a PF")]
+_Name = Annotated[
+    str, Meta(pattern=whole("[a-zA-Z0-9_-]+")), Words("letters, digits, - and _", "letters, digits, `-` and `_`")
+]
+_Count = Annotated[
+    int, Meta(ge=1, le=MOST_SOCKETS), Words(f"a number from 1 to {MOST_SOCKETS}", f"1 to {MOST_SOCKETS}")
+]
 _Index = Annotated[str, Meta(pattern=whole("[0-9]{1,10}")), Words("a number in quotes")]
 _Profile = Annotated[str, Meta(min_length=1), Words("a profile's name")]
 _Bind = Annotated[
@@ -64,17 +67,21 @@ class SelectorKeys(msgspec.Struct, kw_only=True, frozen=True, rename="camel"):
     """The keys of a selector; each has an effect only for some values of deviceType."""
 
     vendors: Annotated[list[_Hex4] | None, _of_devices, Cell('`["8086"]`')] = None
+    """the device's PCI vendor ID"""
     devices: Annotated[list[_Hex4] | None, _of_devices, Cell('`["10ed"]`')] = None
+    """its PCI device ID"""
     drivers: Annotated[list[_DriverName] | None, _of_devices, Cell('`["vfio-pci"]`')] = None
     """the driver that the device is bound to"""
     pci_addresses: Annotated[list[_Address] | None, _on_pci, Cell('`["0000:03:02.0"]`')] = None
+    """the device's own PCI address"""
     pf_names: Annotated[list[_Pf] | None, _of_interfaces, Cell('`["ens1f0", "ens1f1#0,3-5"]`')] = None
     """VFs of these PFs, numbered from 0"""
     root_devices: Annotated[list[_Pf] | None, _of_interfaces, Cell('`["0000:86:00.0", "0000:86:00.1#0-7"]`')] = None
-    """the same by the PFs' PCI addresses"""
+    """VFs of the PFs with these PCI addresses, numbered from 0"""
     link_types: Annotated[
         list[Literal["ether", "infiniband"]] | None, _of_interfaces, Cell('`["ether"]`, `["infiniband"]`')
     ] = None
+    """the link type of the PF's interface, or of the device's own"""
     acpi_indexes: Annotated[list[_Index] | None, _on_pci, Cell('`["101"]`')] = None
     """the number that the firmware assigns to the device"""
     ddp_profiles: Annotated[list[_Profile] | None, only(NETWORK), Cell('`["GTPv1-C/U IPv4/IPv6 payload"]`')] = None
@@ -95,14 +102,7 @@ class SelectorKeys(msgspec.Struct, kw_only=True, frozen=True, rename="camel"):
 class PoolKeys(msgspec.Struct, kw_only=True, frozen=True, rename="camel"):
     """The keys of an element of resourceList; null is the same as no key."""
 
-    resource_name: (
-        Annotated[
-            str,
-            Meta(pattern=whole("[a-zA-Z0-9_-]+")),
-            Words("letters, digits, - and _", "letters, digits, `-` and `_`"),
-        ]
-        | None
-    ) = None
+    resource_name: _Name | None = None
     """required"""
     resource_prefix: Annotated[str, Words("a DNS name")] | None = None
     """default: `resourcePrefix` of the agent"""
@@ -133,12 +133,7 @@ class PoolKeys(msgspec.Struct, kw_only=True, frozen=True, rename="camel"):
     bind: _Bind | None = None
     """the driver of a VF that no CNI plugin attached, while a container has it. Requires CDI: [Mixed
     pools](health-and-reload.md#mixed-pools)"""
-    count: (
-        Annotated[
-            int, Meta(ge=1, le=MOST_SOCKETS), Words(f"a number from 1 to {MOST_SOCKETS}", f"1 to {MOST_SOCKETS}")
-        ]
-        | None
-    ) = None
+    count: _Count | None = None
     """required for `vhostUser`: how many devices the pool has"""
     socket: Annotated[SocketKeys | None, Cell("object: `user`, `group`, `mode`, `selinuxLabel`")] = None
     """for `vhostUser`: owner, mode and SELinux label of the [directories for
@@ -147,29 +142,23 @@ class PoolKeys(msgspec.Struct, kw_only=True, frozen=True, rename="camel"):
 
 @structs.prepared
 class _File(msgspec.Struct):
-    pools: list[Any] | None = msgspec.field(name="resourceList", default=None)
+    pools: Annotated[list[Any] | None, Words("a list of pools")] = msgspec.field(name="resourceList", default=None)
 
 
-POOL_KEYS, SELECTOR_KEYS = structs.keys_of(PoolKeys), structs.keys_of(SelectorKeys)
-_WITHOUT_EFFECT = ("SelectorObj", "SelectorObjs")
+_IGNORED_KEYS = ("SelectorObj", "SelectorObjs")
 _LONGEST_ID = 63  # characters of a device id
-_EMPTY: tuple[object, ...] = (None, False, "", [], {})
-_PAGE = re.compile(r"([1-9][0-9]{0,5})(Ki|Mi|Gi)")
-_HALF = re.compile(r"[\ud800-\udfff]")
+_SURROGATE = re.compile(r"[\ud800-\udfff]")  # a lone one, which JSON can contain, cannot be encoded as UTF-8
 
 
 @dataclass(frozen=True, kw_only=True)
 class PoolConfig:
-    """One entry of resourceList: the pool takes devices that match one of its selectors; without selectors, all.
-
-    `additional_info` is the information for pods, by PCI address or "*"; None if the entry has none.
-    """
+    """One entry of resourceList: the pool takes devices that match one of its selectors; without selectors, all."""
 
     resource: str  # "prefix/name"
     kind: str = NETWORK  # the deviceType
     selectors: tuple[Selectors, ...] = ()
     exclude_topology: bool = False
-    additional_info: Mapping[str, Mapping[str, str]] | None = None
+    additional_info: Mapping[str, Mapping[str, str]] | None = None  # for pods, by PCI address or "*"
     cdi: bool | None = None  # None: the default of the agent's configuration
     health: frozenset[str] = frozenset(REASONS)
     packed: bool = False  # take a container's devices from few PFs instead of spreading them
@@ -179,15 +168,15 @@ class PoolConfig:
     access: Access = field(default_factory=Access)  # owner, mode and label of a vhost-user pool's folders
 
 
-def file_of(where: NodeConfig) -> Path:
+def config_file(where: NodeConfig) -> Path:
     """Return the node's file: `devicePlugin`, or if that is a folder, the file in it with the node's name."""
     path = Path(where.device_plugin)
     return path / Node(where).name if path.is_dir() else path
 
 
-def load_of(where: NodeConfig) -> list[PoolConfig]:
+def load_node_pools(where: NodeConfig) -> list[PoolConfig]:
     """Return the node's pools; [] if `devicePlugin` is a folder without a file for this node. Raises as `load`."""
-    path = file_of(where)
+    path = config_file(where)
     if path.parent == Path(where.device_plugin) and not path.exists():
         log.info("no pools: there is no file %s", path)
         return []
@@ -197,105 +186,104 @@ def load_of(where: NodeConfig) -> list[PoolConfig]:
 def load(path: Path, prefix: str) -> list[PoolConfig]:
     """Return the pools of a file, in its order; `prefix` is the default of resourcePrefix.
 
-    Raises CniError: IO_FAILURE if the file cannot be read, INVALID_CONFIG with all its errors.
+    Raises Error: IO if the file cannot be read, INVALID_CONFIG with all its errors.
     """
-    try:
+    where = f"device plugin configuration {path}"
+    with errors.os_errors(where):
         text = path.read_bytes()
-    except OSError as error:
-        raise CniError(Code.IO_FAILURE, f"device plugin configuration {path}: {error.strerror}") from error
-    try:
+    with errors.within(where):
         pools = parse(text, prefix)
-    except CniError as error:
-        raise error.prefixed(f"device plugin configuration {path}") from None
     if not pools:  # the SR-IOV operator writes such a file for a node without a policy
         log.info("no pools: %s lists none", path)
     return pools
 
 
 def parse(text: bytes, prefix: str) -> list[PoolConfig]:
-    """Parse the pools of a file. Raises CniError(INVALID_CONFIG) with all errors, joined by "; "."""
+    """Parse the pools of a file. Raises CombinedError(INVALID_CONFIG), with an error for each mistake."""
     try:
         config = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise CniError(Code.INVALID_CONFIG, f"not JSON: {error}") from error
-    problems: list[str] = []
-    reader = _Object("", config, _File, problems)
-    pools = []
+        raise Error(Kind.INVALID_CONFIG, f"not JSON: {error}") from error
+    faults: list[Error] = []
+    reader = _ObjectReader((), config, _File, faults)
     if isinstance(config, dict) and "resourceList" not in reader.values:
-        reader.problem("resourceList", "a list of pools", None)
-    for place, raw in enumerate(_listed(reader)):
-        pools.append(_pool(_Object(f"resourceList[{place}]", raw, PoolKeys, problems, _WITHOUT_EFFECT), prefix))
-    names = [pool.resource for pool in pools]
-    sockets = [pool.resource.rpartition("/")[2] for pool in pools if pool.kind == VHOST_USER]
-    problems += [
-        f"{sockets.count(name)} vhostUser pools have the resourceName {name}: expected one, for ids are made of it"
-        for name in sorted({name for name in sockets if sockets.count(name) > 1})
+        reader.missing("resourceList")
+    pools = [
+        _pool(_ObjectReader(("resourceList", place), raw, PoolKeys, faults, _IGNORED_KEYS), prefix)
+        for place, raw in enumerate(reader.read("resourceList") or ())
     ]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    problems += [f"resource {name} is there {names.count(name)} times: expected once" for name in twice]
-    if problems:
-        raise CniError(Code.INVALID_CONFIG, "; ".join(problems))
+    faults += _duplicate_errors(pools)
+    if faults:
+        raise CombinedError(faults, between="; ")
     return pools
 
 
-def _listed(reader: _Object) -> list[Any]:
-    value = reader.values.get("resourceList")
-    if value is not None and not isinstance(value, list):
-        reader.problem("resourceList", "a list of pools", value)
-        return []
-    return value or []
+def _duplicate_errors(pools: list[PoolConfig]) -> Iterator[Error]:
+    """Yield an error for each pool with the name of an earlier one."""
+    resources_seen: set[str] = set()
+    sockets_seen: set[str] = set()
+    for place, pool in enumerate(pools):
+        key, name = ("resourceList", place, "resourceName"), pool.resource.rpartition("/")[2]
+        if pool.resource in resources_seen:
+            thing = Thing("resource", pool.resource)
+            yield Error(Kind.INVALID_CONFIG, f"another pool has {thing} too", key=key, about=[thing])
+        elif pool.kind == VHOST_USER and name in sockets_seen:
+            what = f"another vhostUser pool has the name {name} too, and device ids are made of the name"
+            yield Error(Kind.INVALID_CONFIG, what, key=key)
+        resources_seen.add(pool.resource)
+        sockets_seen |= {name} if pool.kind == VHOST_USER else set()
 
 
 @dataclass
-class _Object:
-    """A JSON object with the keys of `kind`, in any case; errors go to `problems`, prefixed with `where`."""
+class _ObjectReader:
+    """Reads a JSON object at `path` with the case-insensitive keys of `kind`; errors are added to `faults`."""
 
-    where: str
+    path: tuple[PathStep, ...]
     raw: object
     kind: type[msgspec.Struct]
-    problems: list[str]
-    others: tuple[str, ...] = ()
+    faults: list[Error]
+    ignored_keys: tuple[str, ...] = ()
     values: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not isinstance(self.raw, dict):
-            self.problem("", "an object", self.raw)
+            self.wrong("an object", self.raw)
             return
-        self.values = known_in_any_case(self.raw, (*structs.keys_of(self.kind), *self.others), self._warn)
+        known = (*structs.keys_of(self.kind), *self.ignored_keys)
 
-    def _warn(self, key: str) -> None:
-        hint = nearest(key, {known.lower(): known for known in (*structs.keys_of(self.kind), *self.others)})
-        log.warning('device plugin configuration: unknown key "%s" is ignored%s', self.place(key), hint)
+        def warn(key: str) -> None:
+            ignored = unknown_key(key, known, within=self.path, what="it has no effect")
+            log.warning("%s", ignored.within("device plugin configuration"))
 
-    def place(self, key: str) -> str:
-        return ".".join(part for part in (self.where, key) if part)
+        self.values = drop_unknown(self.raw, known, warn)
 
-    def problem(self, key: str, expected: str, got: object) -> None:
-        place = self.place(key)
-        hint = nearest_value(got, expected)
-        self.problems.append(f"{place}{': ' if place else ''}expected {expected}, got {_short(got)}{hint}")
+    def refuse(self, what: str, *key: PathStep, about: Sequence[Thing] = ()) -> None:
+        self.faults.append(Error(Kind.INVALID_CONFIG, what, key=(*self.path, *key), about=about))
 
-    def missing(self, key: str) -> None:
-        self.problem(key, structs.expected(structs.types_of(self.kind)[key]), None)
+    def wrong(self, expected: str, got: object, *key: PathStep) -> None:
+        self.faults.append(structs.wrong((*self.path, *key), expected, got))
+
+    def missing(self, key: str, expected: str = "") -> None:
+        expected = expected or structs.expected(structs.types_of(self.kind)[key])
+        self.faults.append(Error(Kind.INVALID_CONFIG, key=(*self.path, key), missing=True, expected=expected))
 
     def read(self, key: str) -> Any:
-        """Return the value of a key, None if it is not given or not as declared, which is then a problem.
+        """Return the value of a key; None if it is missing, or invalid, which adds an error.
 
-        A list is returned without the elements that are not as declared; each of them is a problem.
+        A list is returned without its invalid elements; each of them adds an error.
         """
         value, hint = self.values.get(key), structs.types_of(self.kind)[key]
         if value is None:
             return None
-        element = structs.element(hint) if isinstance(value, list) else None
-        if element is not None:
-            return [each for each in value if self._fits(key, each, element)]
-        return value if self._fits(key, value, hint) else None
+        if isinstance(value, list) and (element := structs.element(hint)) is not None:
+            return [each for number, each in enumerate(value) if self._fits(each, element, key, number)]
+        return value if self._fits(value, hint, key) else None
 
-    def _fits(self, key: str, value: object, hint: Any) -> bool:
-        if not structs.fits(value, hint):
-            self.problem(key, structs.expected(hint), value)
-            return False
-        return True
+    def _fits(self, value: object, hint: Any, *key: PathStep) -> bool:
+        fits = structs.fits(value, hint)
+        if not fits:
+            self.wrong(structs.expected(hint), value, *key)
+        return fits
 
     def texts(self, key: str, canonical: Callable[[str], str] = str) -> frozenset[str]:
         """Return the list's strings in canonical form."""
@@ -307,18 +295,18 @@ class _Object:
             try:
                 for pf, numbers in parser([value]).items():
                     found[pf] = found.get(pf, ()) + numbers
-            except ValueError as error:
-                self.problems.append(f"{self.place(key)}: {error}")
+            except Error as error:
+                self.faults.append(error.under(*self.path, key, self.values[key].index(value)))
         return found
 
 
-def _pool(reader: _Object, default_prefix: str) -> PoolConfig:
+def _pool(reader: _ObjectReader, default_prefix: str) -> PoolConfig:
     resource = f"{reader.read('resourcePrefix') or default_prefix}/{reader.values.get('resourceName')}"
     if isinstance(reader.raw, dict):
         if reader.values.get("resourceName") is None:
             reader.missing("resourceName")
-        elif reader.read("resourceName") and (problem := resources.refusal(resource)):
-            reader.problems.append(f"{reader.where}: resource {resource!r}: {problem}")
+        elif reader.read("resourceName") and (problem := resources.name_problem(resource)):
+            reader.refuse(f"resource {resource!r}: {problem}")
     kind = reader.read("deviceType") or NETWORK
     health = reader.read("health")
     return PoolConfig(
@@ -330,87 +318,87 @@ def _pool(reader: _Object, default_prefix: str) -> PoolConfig:
         cdi=reader.read("cdi"),
         health=frozenset(REASONS if health is None else health),
         packed=reader.read("allocation") == "packed",
-        hugepages=_hugepages(reader.read("hugepages") or ""),
+        hugepages=_page_size(reader.read("hugepages") or "0Ki"),
         bind=_bind(reader, kind),
         count=_count(reader, kind),
         access=_access(reader),
     )
 
 
-def _bind(reader: _Object, kind: str) -> str:
+def _bind(reader: _ObjectReader, kind: str) -> str:
     """Return the name of the driver to bind, "" for none."""
     value = reader.read("bind")
     driver = _DEFAULT_DRIVER if value is True else str(value or "")
     if driver and kind != NETWORK:
-        reader.problems.append(f"{reader.place('bind')}: only devices of deviceType {NETWORK} can be bound")
+        reader.refuse(f"only devices of deviceType {NETWORK} can be bound", "bind")
     return driver
 
 
-def _count(reader: _Object, kind: str) -> int:
+def _count(reader: _ObjectReader, kind: str) -> int:
     count = reader.read("count")
     if kind == VHOST_USER and reader.values.get("count") is None:
         reader.missing("count")
     name = reader.values.get("resourceName")
     longest = _LONGEST_ID - len(f"-{MOST_SOCKETS - 1}")
     if kind == VHOST_USER and isinstance(name, str) and len(name) > longest:
-        reader.problem("resourceName", f"at most {longest} letters, for ids of devices are made of it", name)
+        reader.wrong(f"at most {longest} characters, because device ids are made of it", name, "resourceName")
     return count or 0
 
 
-def _access(reader: _Object) -> Access:
+def _access(reader: _ObjectReader) -> Access:
     raw = reader.values.get("socket")
     if raw is None:
         return Access()
-    inner = _Object(reader.place("socket"), raw, SocketKeys, reader.problems)
+    inner = _ObjectReader((*reader.path, "socket"), raw, SocketKeys, reader.faults)
     try:
         return access(inner.values)
-    except CniError as error:
-        reader.problems.append(f"{reader.where}: {error.msg}")
+    except Error as error:
+        reader.faults.append(error.under(*reader.path))
         return Access()
 
 
-def _hugepages(text: str) -> int:
-    """Return a page size in KiB."""
-    match = _PAGE.fullmatch(text)
-    return int(match[1]) * {"Ki": 1, "Mi": 1 << 10, "Gi": 1 << 20}[match[2]] if match else 0
+def _page_size(text: str) -> int:
+    """Return the page size in KiB."""
+    return int(text[:-2]) * {"Ki": 1, "Mi": 1 << 10, "Gi": 1 << 20}[text[-2:]]
 
 
-def _selectors(reader: _Object, kind: str) -> tuple[Selectors, ...]:
+def _selectors(reader: _ObjectReader, kind: str) -> tuple[Selectors, ...]:
     value = reader.values.get("selectors")
-    place = reader.place("selectors")
+    path = (*reader.path, "selectors")
     if value is None:
-        if kind == AUXILIARY and isinstance(reader.raw, dict):
-            reader.problem("selectors", 'an object with "auxTypes": ["sf"]', value)
+        if kind == AUXILIARY:
+            reader.missing("selectors", 'an object with "auxTypes": ["sf"]')
         return ()
     if isinstance(value, dict):
-        return (_selector(place, value, kind, reader.problems),)
+        return (_selector(path, value, kind, reader.faults),)
     if not isinstance(value, list) or not value:
-        reader.problem("selectors", structs.expected(structs.types_of(PoolKeys)["selectors"]), value)
+        reader.wrong(structs.expected(structs.types_of(PoolKeys)["selectors"]), value, "selectors")
         return ()
-    return tuple(_selector(f"{place}[{number}]", each, kind, reader.problems) for number, each in enumerate(value))
+    return tuple(_selector((*path, number), each, kind, reader.faults) for number, each in enumerate(value))
 
 
-def _selector(place: str, raw: object, kind: str, problems: list[str]) -> Selectors:
-    reader = _Object(place, raw, SelectorKeys, problems, _WITHOUT_EFFECT)
-    read = _read_selector(reader)
-    if kind == AUXILIARY and not reader.values.get("auxTypes") and isinstance(raw, dict):
-        reader.problem("auxTypes", '["sf"]', reader.values.get("auxTypes"))
-    limits = structs.limits(SelectorKeys)
-    useless = {key for key in reader.values if kind not in limits.get(key, ())}
-    for key in sorted(useless):
-        if reader.values.pop(key) not in _EMPTY and key not in _WITHOUT_EFFECT:
-            log.warning("device plugin configuration: %s has no effect: deviceType is %s", reader.place(key), kind)
-    if not useless:
-        return read
-    reader.problems = []  # the first pass has reported them
+def _selector(path: tuple[PathStep, ...], raw: object, kind: str, faults: list[Error]) -> Selectors:
+    reader = _ObjectReader(path, raw, SelectorKeys, faults, _IGNORED_KEYS)
+    _read_selector(reader)  # for the errors, also those of keys without effect
+    given = reader.values.get("auxTypes")
+    if kind == AUXILIARY and given is None and isinstance(raw, dict):
+        reader.missing("auxTypes", '["sf"]')
+    elif kind == AUXILIARY and not given and isinstance(raw, dict):
+        reader.wrong('["sf"]', given, "auxTypes")
+    limits = structs.restricted_keys(SelectorKeys)
+    for key in sorted(key for key in reader.values if kind not in limits.get(key, ())):
+        if reader.values.pop(key) and key not in _IGNORED_KEYS:
+            what, where = f"it has no effect with deviceType {kind}", "device plugin configuration"
+            log.warning("%s", Error(Kind.UNSUPPORTED, what, where=where, key=(*path, key)))
+    reader.faults = []
     return _read_selector(reader)
 
 
-def _read_selector(reader: _Object) -> Selectors:
+def _read_selector(reader: _ObjectReader) -> Selectors:
     reader.read("auxTypes")
     vdpa = reader.read("vdpaType") or ""
     if vdpa and reader.values.get("isRdma") is True:
-        reader.problems.append(f"{reader.where}: isRdma and vdpaType exclude each other: expected one of them")
+        reader.refuse('it must not be combined with "isRdma"', "vdpaType", about=[Thing("key", "isRdma")])
     return Selectors(
         vendors=reader.texts("vendors", _hex),
         devices=reader.texts("devices", _hex),
@@ -428,41 +416,24 @@ def _read_selector(reader: _Object) -> Selectors:
     )
 
 
-def _additional_info(reader: _Object) -> Mapping[str, Mapping[str, str]] | None:
+def _additional_info(reader: _ObjectReader) -> Mapping[str, Mapping[str, str]] | None:
     value = reader.values.get("additionalInfo")
     if value is None:
         return None
     if not isinstance(value, dict):
-        reader.problem("additionalInfo", "an object by PCI address", value)
+        reader.wrong("an object by PCI address", value, "additionalInfo")
         return None
     found = {}
     for key, info in value.items():
-        address = "*" if key == "*" else _address(key)
-        if address is None:
-            reader.problem("additionalInfo", 'a PCI address or "*" as key', key)
-        elif not isinstance(info, dict) or not all(_is_text(part) for pair in info.items() for part in pair):
-            reader.problem(f'additionalInfo["{key}"]', "an object of strings", info)
+        if key != "*" and not pci.ADDRESS.fullmatch(key.lower()):
+            reader.wrong('a PCI address or "*" as the key', key, "additionalInfo", key)
+        elif not structs.fits(info, dict[str, str]) or _SURROGATE.search("".join([*info, *info.values()])):
+            reader.wrong("an object of strings", info, "additionalInfo", key)
         else:
-            found[address] = info
+            found[key.lower()] = info
     return found
 
 
 def _hex(text: str) -> str:
     """Return four hex digits as in sysfs, without 0x."""
     return text.lower().removeprefix("0x")
-
-
-def _address(text: str) -> str | None:
-    return text.lower() if pci.ADDRESS.fullmatch(text.lower()) else None
-
-
-def _is_text(value: object) -> bool:
-    """Whether it is a string that can be encoded as UTF-8: JSON can contain lone surrogates."""
-    return isinstance(value, str) and not _HALF.search(value)
-
-
-def _short(value: object) -> str:
-    if value is None:
-        return "nothing"
-    text = json.dumps(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

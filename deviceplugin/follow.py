@@ -1,4 +1,4 @@
-"""Follows changes of the node's devices and updates the pools within a fraction of a second."""
+"""Updates the pools within a fraction of a second after a change of the node's devices."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from pathlib import Path
 
 from wirespeed.deviceplugin.config import VHOST_USER
 from wirespeed.deviceplugin.health import Fault, Health
-from wirespeed.deviceplugin.pools import Devices, assign, firmware, reader, some
+from wirespeed.deviceplugin.pools import Devices, abbreviate, assign, firmware, reader
 from wirespeed.deviceplugin.service import PoolService
 from wirespeed.devices.inventory import Inventory
 from wirespeed.devices.reporters import health_reporters
 from wirespeed.kernel.netlink.devlink import Reporter
 from wirespeed.kernel.routes import DefaultRouteEvents, default_route_interfaces
 from wirespeed.kernel.uevents import DeviceEvents
-from wirespeed.system.inotify import GONE, FolderWatch
+from wirespeed.system.inotify import WATCH_ENDED, FolderWatch
 
 log = logging.getLogger(__name__)
 
-_SETTLE = 100  # ms between the first notification and the read, because devices come and go in bursts
-# ms between checks of PFs without a notification: PCIe errors are only counted, and link changes reported late.
-_LOOK = 500
+_SETTLE = 100  # ms between the first notification and reading, because notifications come in bursts
+# ms between checks of PFs: no notification reports PCIe errors, and that of a link change comes late.
+_CHECK_INTERVAL = 500
 
 
 class Follower:
     """Reads the node's devices, and reads them again when the kernel reports changes.
 
-    `read` and `follow` need a single thread; `look_again` and `change` are thread-safe. Raises OSError.
+    `read` and `follow` need a single thread; `request_read` and `set_services` are thread-safe. Raises OSError.
     """
 
     def __init__(self, services: Sequence[PoolService], sysfs: str) -> None:
@@ -44,9 +44,9 @@ class Follower:
         with contextlib.ExitStack() as opened:
             self._changes = opened.enter_context(contextlib.closing(DeviceEvents()))
             self._routes = opened.enter_context(contextlib.closing(DefaultRouteEvents()))
-            self._asked = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-            opened.callback(os.close, self._asked)
-            self._reporters = health_reporters(self.look_again)
+            self._requested = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+            opened.callback(os.close, self._requested)
+            self._reporters = health_reporters(self.request_read)
             if self._reporters:
                 opened.callback(self._reporters.close)
             self.close = opened.pop_all().close
@@ -56,11 +56,11 @@ class Follower:
         """The devlink health reporters in error. Thread-safe."""
         return self._reporters.in_error if self._reporters else frozenset()
 
-    def change(self, services: Sequence[PoolService]) -> None:
-        """Use these pools from the next read on, which is triggered. Thread-safe."""
+    def set_services(self, services: Sequence[PoolService]) -> None:
+        """Use these pools from now on, and read all devices again. Thread-safe."""
         self._services = services
         self._reader.firmware = firmware(service.pool for service in services)
-        self.look_again()
+        self.request_read()
 
     def read(self) -> None:
         """Read all devices and assign them to their pools, with their faults."""
@@ -90,25 +90,23 @@ class Follower:
                 continue
             if end.poll(_SETTLE):
                 return
-            self._take()  # later notifications are for the next round
+            self._drain()  # later notifications are for the next round
             self.read()
 
     def _waits_for_change(self, ended: int) -> bool:
-        """Wait up to _LOOK ms for notifications; return whether a pool may have changed."""
+        """Wait up to _CHECK_INTERVAL ms for notifications; return whether a pool may have changed."""
         poller = select.poll()
-        for file in (ended, self._asked, self._changes.fileno(), self._routes.fileno()):
-            poller.register(file, select.POLLIN)
-        for watch in (self._vfio, self._reporters):
-            if watch:
-                poller.register(watch, select.POLLIN)
-        poller.poll(_LOOK)
-        lost = any(service.has_lost_files for service in self._services)
-        return self._take() or self._health.needs_refresh() or lost
+        for file in (ended, self._requested, self._changes, self._routes, self._vfio, self._reporters):
+            if file is not None:
+                poller.register(file, select.POLLIN)
+        poller.poll(_CHECK_INTERVAL)
+        files_removed = any(service.is_cdi_file_removed for service in self._services)
+        return self._drain() or self._health.needs_refresh() or files_removed
 
     def _faults(self, services: Sequence[PoolService], before: dict[str, Devices]) -> dict[str, Fault]:
         """Return the faults by address. A device that a pool lost by a fault stays in the pool."""
-        members = {key for devices in self._found.values() for key in devices}
-        self._health.refresh({key: device for devices in self._found.values() for key, device in devices.items()})
+        members = {key: device for devices in self._found.values() for key, device in devices.items()}
+        self._health.refresh(members)
         faults: dict[str, Fault] = {}
         for service in services:
             found, wanted = self._found[service.pool.resource], service.pool.health
@@ -132,41 +130,41 @@ class Follower:
 
     def _watch_vfio(self) -> None:
         """Watch the folder of the vfio nodes as soon as it exists."""
-        if self._vfio is None or any(event.mask & GONE for event in self._vfio.events()):
+        if self._vfio is None or any(event.mask & WATCH_ENDED for event in self._vfio.events()):
             with contextlib.suppress(FileNotFoundError):
                 self._vfio = FolderWatch(Path(self._health.vfio))
 
-    def look_again(self) -> None:
-        """Make `follow` read all devices again, as after a notification of the kernel."""
-        os.eventfd_write(self._asked, 1)
+    def request_read(self) -> None:
+        """Make `follow` read all devices again, as after a notification from the kernel."""
+        os.eventfd_write(self._requested, 1)
 
-    def _take(self) -> bool:
+    def _drain(self) -> bool:
         """Consume all notifications; return whether one of them may change a pool."""
-        asked = False
+        requested = False
         with contextlib.suppress(BlockingIOError):
-            asked = os.eventfd_read(self._asked) > 0
+            requested = os.eventfd_read(self._requested) > 0
         routes, changes = self._routes.drain(), self._changes.drain()
         nodes = self._vfio.events() if self._vfio else ()
         reported = self._reporters.drain() if self._reporters else False
-        if asked or routes or changes.lost or changes.devices or nodes or reported:
+        if requested or routes or changes.lost or changes.devices or nodes or reported:
             return True
-        return not all(self._is_as_read(address) for address in changes.interfaces)
+        return not all(self._is_unchanged(address) for address in changes.interfaces)
 
-    def _is_as_read(self, address: str) -> bool:
-        """Whether it is a VF without changes.
+    def _is_unchanged(self, address: str) -> bool:
+        """Whether it is a VF that is the same as when it was read last.
 
-        Each pod moves the netdev of its VF, which does not affect pools and must not cause a read of all devices. A
-        PF is never skipped: the name of its netdev is a property of all its VFs.
+        Each pod moves the netdev of its VF. This does not affect pools, and must not cause reading of all devices.
+        Always false for a PF: the name of its netdev is a property of all its VFs.
         """
         device = self._inventory.devices.get(address)
         return device is not None and bool(device.pf) and device == self._reader.read_one(address)
 
 
 def _log_left_out(before: dict[str, str], now: dict[str, str]) -> None:
-    """Log devices that are newly left out or have a new reason, one line per reason."""
+    """Log devices that are left out now, or for another reason than before, in one line per reason."""
     by_reason: dict[str, list[str]] = {}
     for address, reason in now.items():
         if before.get(address) != reason:
             by_reason.setdefault(reason, []).append(address)
     for reason, addresses in sorted(by_reason.items()):
-        log.info("left out: %s", reason, extra={"fields": {"devices": some(addresses)}})
+        log.info("left out: %s", reason, extra={"fields": {"devices": abbreviate(addresses)}})

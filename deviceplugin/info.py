@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from wirespeed.deviceplugin.config import PoolConfig
-from wirespeed.deviceplugin.pools import taken_by
+from wirespeed.deviceplugin.pools import matching_selectors
 from wirespeed.deviceplugin.selectors import Selectors
 from wirespeed.devices import switchdev
 from wirespeed.devices.inventory import NETWORK, NetDevice
@@ -22,7 +22,7 @@ def device_info(pool: PoolConfig, device: NetDevice, sysfs: str) -> dict[str, An
     """
     if device.kind != NETWORK:
         return None
-    selectors = taken_by(pool, device) or Selectors()
+    selectors = matching_selectors(pool, device) or Selectors()
     pf = {"pf_pci_address": device.pf, "representor_device": _representor(device, sysfs)}
     if selectors.vdpa_type:
         node = vhost_node(sysfs, device.vdpa) if selectors.vdpa_type == "vhost" else ""

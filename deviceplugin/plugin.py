@@ -1,11 +1,10 @@
-"""The device plugin: starts it from its configuration, reloads that, and stops it."""
+"""Starts the device plugin, reloads its configuration, and stops it."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 import os
-import re
 import socket
 import threading
 import time
@@ -13,15 +12,16 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from wirespeed.cni.errors import CniError, Code
+from wirespeed import live
 from wirespeed.deviceplugin import cdi, config
-from wirespeed.deviceplugin.binding import Bindings, bindings
+from wirespeed.deviceplugin.binding import Bindings
 from wirespeed.deviceplugin.config import PoolConfig
 from wirespeed.deviceplugin.follow import Follower
 from wirespeed.deviceplugin.kubelet import Kubelet
 from wirespeed.deviceplugin.reload import Reloader, content
 from wirespeed.deviceplugin.service import PoolService
 from wirespeed.devices import pci
+from wirespeed.errors import Error
 from wirespeed.kube import deviceinfo
 from wirespeed.kube.podresources import PodResources
 from wirespeed.metrics import Family
@@ -31,42 +31,40 @@ log = logging.getLogger(__name__)
 
 
 def run(node: Node, stop: threading.Event) -> None:
-    """Serve the node's pools to the kubelet until `stop` is set.
-
-    Raises CniError: INVALID_CONFIG with all errors of the configuration, IO_FAILURE.
-    """
+    """Serve the node's pools until `stop` is set. Raises Error: IO, INVALID_CONFIG with all errors of the file."""
     plugin = Plugin(node.config)
-    node.metrics.append(plugin.figures)
-    node.hangups.append(plugin.read_again)
+    node.metrics += [plugin.metrics, plugin.use]
+    node.live.pools = plugin.pools
+    node.reload_callbacks.append(plugin.request_reload)
     plugin.run(stop)
 
 
 class Plugin:
-    """The device plugin of a node with the configuration `where`. Raises CniError as `run`, and OSError."""
+    """The device plugin of a node with the configuration `where`. Raises Error as `run`, and OSError."""
 
     def __init__(self, where: NodeConfig) -> None:
         self._began = time.monotonic()
-        self._file = config.file_of(where)
+        self._file = config.config_file(where)
         text = content(self._file)
-        pools = config.load_of(where)
+        pools = config.load_node_pools(where)
         self._where = where
         _remove_stale_info(pools, where)
         cdi.remove_stale(pools, where)
-        self._bindings = bindings(where)
-        self._services = [_service(pool, where, self._bindings) for pool in pools]
+        self._bindings = Bindings(where)
+        self._services = [PoolService(pool, where, self._bindings) for pool in pools]
         self._follower = Follower(self._services, where.sysfs)
         self._reloader = Reloader(self._file, text, self._reload)
 
-    def look_again(self) -> None:
+    def request_read(self) -> None:
         """Read the node's devices again, as after a uevent. Thread-safe, while it runs."""
-        self._follower.look_again()
+        self._follower.request_read()
 
-    def read_again(self) -> None:
+    def request_reload(self) -> None:
         """Read the configuration file again. Safe in any thread and in signal handlers, while it runs."""
-        self._reloader.ask()
+        self._reloader.request()
 
-    def figures(self) -> Iterator[Family]:
-        """Yield the metrics of the pools: devices, allocations and faults (`wirespeed.metrics`)."""
+    def metrics(self) -> Iterator[Family]:
+        """Yield the pools' devices, allocations and faults (`wirespeed.metrics`)."""
         devices = Family(
             name="wirespeed_pool_devices", kind="gauge", text="Devices offered to the kubelet", labels=("resource",)
         )
@@ -77,6 +75,12 @@ class Plugin:
             labels=("resource",),
         )
         unhealthy = Family(
+            name="wirespeed_pool_devices_unhealthy",
+            kind="gauge",
+            text="Devices of a pool that the kubelet must not give to pods",
+            labels=("resource",),
+        )
+        faults = Family(
             name="wirespeed_device_unhealthy",
             kind="gauge",
             text="Devices that the kubelet must not give to pods: 1, with the reason",
@@ -85,18 +89,48 @@ class Plugin:
         reporters = Family(
             name="wirespeed_devlink_reporter_in_error",
             kind="gauge",
-            text="Health reporters of devlink, of which a NIC's driver says that it is broken: 1",
+            text="devlink health reporters in error, as reported by a NIC's driver: 1",
             labels=("device", "port", "reporter"),
         )
         for service in self._services:
-            devices.add(service.pool.resource, value=service.offered)
-            given.add(service.pool.resource, value=service.given)
-            for address, fault in service.faults.items():
-                unhealthy.add(service.pool.resource, address, fault.reason)
+            devices.add(service.pool.resource, value=service.offered_count)
+            given.add(service.pool.resource, value=service.allocated_count)
+            found = service.faults
+            unhealthy.add(service.pool.resource, value=len(found))
+            for address, fault in found.items():
+                faults.add(service.pool.resource, address, fault.reason)
         for reporter in sorted(self._follower.reporters_in_error):
             port = "" if reporter.port < 0 else str(reporter.port)
             reporters.add(reporter.device, port, reporter.name, value=1)
-        yield from (devices, given, unhealthy, reporters)
+        yield from (devices, given, unhealthy, faults, reporters)
+
+    def use(self) -> Iterator[Family]:
+        """Yield how many devices of the pools pods have, and how many are free, as the kubelet reports it."""
+        allocated = Family(
+            name="wirespeed_pool_devices_allocated",
+            kind="gauge",
+            text="Devices of a pool that pods have",
+            labels=("resource",),
+        )
+        free = Family(
+            name="wirespeed_pool_devices_free",
+            kind="gauge",
+            text="Healthy devices of a pool that no pod has",
+            labels=("resource",),
+        )
+        socket = Path(self._where.kubelet) / "pod-resources/kubelet.sock"
+        if socket.exists():
+            with contextlib.closing(PodResources(socket)) as resources:
+                given = resources.allocations()
+            for service in self._services:
+                taken = {each.device for each in given if each.resource == service.pool.resource}
+                allocated.add(service.pool.resource, value=len(taken))
+                free.add(service.pool.resource, value=len(service.healthy - taken))
+        yield from (allocated, free)
+
+    def pools(self) -> list[live.Pool]:
+        """Report the pools, their devices and those that are unhealthy."""
+        return [service.report() for service in self._services]
 
     def run(self, stop: threading.Event) -> None:
         """Serve the pools until `stop` is set. Can be called only once."""
@@ -126,24 +160,24 @@ class Plugin:
             waiter.join()
 
     def _follow_bindings(self, ended: int) -> None:
-        resources = PodResources(Path(self._where.kubelet) / "pod-resources/kubelet.sock")
-        try:
-            self._bindings.follow(ended, lambda: [given.device for given in resources.given()])
-        finally:
-            resources.close()
+        path = Path(self._where.kubelet) / "pod-resources/kubelet.sock"
+        with contextlib.closing(PodResources(path)) as resources:
+            self._bindings.follow(ended, lambda: [given.device for given in resources.allocations()])
 
     def _reload(self) -> None:
         """Read the configuration file and switch to its pools; an invalid file changes nothing."""
         served = {service.pool.resource: service for service in self._services}
         try:
-            pools = config.load_of(self._where)
+            pools = config.load_node_pools(self._where)
             services = [
-                _changed(served.get(pool.resource), pool) or _service(pool, self._where, self._bindings)
+                served[pool.resource]
+                if _can_serve(served.get(pool.resource), pool)
+                else PoolService(pool, self._where, self._bindings)
                 for pool in pools
             ]
             sockets = self._kubelet.sockets(services)
-        except CniError as error:
-            log.error("refused, the pools stay as they are: %s", error.msg)  # noqa: TRY400 — no traceback for it
+        except Error as error:
+            log.error("the new configuration is refused, the pools are unchanged: %s", error.msg)  # noqa: TRY400 — no traceback for it
             return
         for service, pool in zip(services, pools, strict=True):
             service.pool = pool
@@ -152,39 +186,14 @@ class Plugin:
                 service.update({}, {})
         self._services = services
         self._kubelet.change(sockets)
-        self._follower.change(services)
-        log.info("the configuration is read anew", extra={"fields": {"pools": len(pools), "file": self._file}})
+        self._follower.set_services(services)
+        log.info("the configuration is reloaded", extra={"fields": {"pools": len(pools), "file": self._file}})
 
 
-def _changed(service: PoolService | None, pool: PoolConfig) -> PoolService | None:
-    """Return the service if it can continue with the changed pool; None if a new one is needed."""
-    if service and _fixed(service.pool) == _fixed(pool):
-        return service
-    return None
-
-
-def _fixed(pool: PoolConfig) -> tuple[object, ...]:
-    """Return what a running service cannot change: device type, CDI, and the options that the kubelet has."""
-    return pool.kind, pool.cdi, bool(pool.bind)
-
-
-def _service(pool: PoolConfig, where: NodeConfig, bindings: Bindings) -> PoolService:
-    specs = cdi.specs(pool, where)
-    if pool.bind and specs is None:
-        raise CniError(
-            Code.INVALID_CONFIG,
-            f"resource {pool.resource}: bind needs cdi: the nodes of a VF's driver are known when its container "
-            "starts, not when the VF is allocated",
-        )
-    return PoolService(
-        pool,
-        sysfs=where.sysfs,
-        devinfo=Path(where.devinfo),
-        sockets=Path(where.vhost.sockets),
-        bindings=bindings,
-        specs=specs,
-        annotate=where.cdi_annotations,
-    )
+def _can_serve(service: PoolService | None, pool: PoolConfig) -> bool:
+    """Whether it has the pool's device type, CDI and options for the kubelet, which a running one cannot change."""
+    now = service.pool if service else None
+    return now is not None and (now.kind, now.cdi, bool(now.bind)) == (pool.kind, pool.cdi, bool(pool.bind))
 
 
 def _close_after(stop: threading.Event, ender: socket.socket) -> None:
@@ -198,13 +207,11 @@ def _remove_stale_info(pools: Sequence[PoolConfig], where: NodeConfig) -> None:
         present = set(os.listdir(f"{where.sysfs}/bus/pci/devices"))
     except OSError:  # without PCI in sysfs nothing is known
         return
-    folder = deviceinfo.dp_file(Path(where.devinfo), "", "").parent
-    for pool in pools:
-        name = re.compile(re.escape(deviceinfo.dp_file(folder, pool.resource, "@").name).replace("@", "(.+)"))
-        for file in folder.iterdir() if folder.is_dir() else ():
-            match = name.fullmatch(file.name)
-            if match and pci.ADDRESS.fullmatch(match[1]) and match[1] not in present:
-                file.unlink(missing_ok=True)
-                log.info(
-                    "removed the device-info file of a device that is no more", extra={"fields": {"file": file}}
-                )
+    base = Path(where.devinfo)
+    for file in deviceinfo.dp_file(base, "", "").parent.glob("*-device.json"):
+        address = file.name.split("-")[-2]
+        is_ours = any(file == deviceinfo.dp_file(base, pool.resource, address) for pool in pools)
+        if is_ours and pci.ADDRESS.fullmatch(address) and address not in present:
+            file.unlink(missing_ok=True)
+            what = "removed the device-info file of a device that no longer exists"
+            log.info(what, extra={"fields": {"file": file}})

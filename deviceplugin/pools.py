@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from wirespeed.deviceplugin import vhostuser
 from wirespeed.deviceplugin.config import VHOST_USER, PoolConfig
@@ -14,30 +14,26 @@ from wirespeed.devices.inventory import Inventory, NetDevice, Reader
 Devices = dict[str, NetDevice]  # by PCI address
 
 
-def fits(pool: PoolConfig, device: NetDevice) -> bool:
-    """Whether one of the pool's selectors matches the device."""
-    return taken_by(pool, device) is not None
-
-
-def taken_by(pool: PoolConfig, device: NetDevice) -> Selectors | None:
+def matching_selectors(pool: PoolConfig, device: NetDevice) -> Selectors | None:
     """Return the first of the pool's selectors that matches the device; it determines what the container gets."""
     if device.kind != pool.kind:
         return None
-    return next((each for each in pool.selectors or (Selectors(),) if not _refusal(pool, each, device)), None)
+    return next((each for each in pool.selectors or (Selectors(),) if not _mismatch(pool, each, device)), None)
 
 
-def refusal(pool: PoolConfig, device: NetDevice) -> str:
-    """Return why the pool does not take the device: for each of its selectors what does not match."""
+def mismatch(pool: PoolConfig, device: NetDevice) -> str:
+    """Return why the pool does not take the device: what of each selector does not match; "" if it takes it."""
     if device.kind != pool.kind:
         return f"deviceType: {device.kind} is not {pool.kind}"
-    return " and ".join(_refusal(pool, selectors, device) for selectors in pool.selectors)
+    reasons = [_mismatch(pool, selectors, device) for selectors in pool.selectors]
+    return " and ".join(reasons) if all(reasons) else ""
 
 
-def _refusal(pool: PoolConfig, selectors: Selectors, device: NetDevice) -> str:
+def _mismatch(pool: PoolConfig, selectors: Selectors, device: NetDevice) -> str:
     """Return the selectors' refusal, but ignore `drivers` for a VF that the pool has bound to its own driver."""
     if pool.bind and device.driver == pool.bind:
         selectors = replace(selectors, drivers=frozenset())
-    return selectors.refusal(device)
+    return selectors.mismatch(device)
 
 
 def firmware(pools: Iterable[PoolConfig]) -> Firmware:
@@ -57,43 +53,58 @@ def reader(pools: Iterable[PoolConfig], sysfs: str) -> Reader:
 def assign(pools: Sequence[PoolConfig], inventory: Inventory) -> dict[str, Devices]:
     """Return the devices of each pool, by resource; a device is in at most one pool.
 
-    Pools with `bind` come first: a VF that such a pool has bound must not move to a pool that selects the new
-    driver.
+    Pools with `bind` come first: a VF that one has bound must not move to a pool that selects the new driver.
     """
     ordered = sorted(pools, key=lambda pool: not pool.bind)
     found: dict[str, Devices] = {pool.resource: {} for pool in pools}
     for address, device in inventory.devices.items():
-        pool = next((pool for pool in ordered if fits(pool, device)), None)
+        pool = next((pool for pool in ordered if matching_selectors(pool, device)), None)
         if pool:
             found[pool.resource][address] = device
     return found | {pool.resource: vhostuser.devices(pool) for pool in pools if pool.kind == VHOST_USER}
 
 
-def explain(pools: Sequence[PoolConfig], inventory: Inventory) -> str:
-    """Return a table of all devices, each with its pool or with the reason why it has none."""
+@dataclass(frozen=True)
+class Explained:
+    """A device of the node, with its pool's resource, or with the reason why it is in no pool."""
+
+    device: str  # PCI address, or the name of a device on another bus
+    driver: str
+    function: str  # "ens1#0", the PF and the number of a VF; "" for another device
+    resource: str
+    reason: str
+
+
+def explain(pools: Sequence[PoolConfig], inventory: Inventory) -> list[Explained]:
+    """Return all devices, each with its pool or with the reason why it has none."""
     by_device = {address: resource for resource, devices in assign(pools, inventory).items() for address in devices}
-    rows = [("DEVICE", "DRIVER", "FUNCTION", "POOL")]
-    for address in sorted({*inventory.devices, *inventory.left_out}):
-        device = inventory.devices.get(address)
-        if device is None:
-            rows.append((address, "-", "-", f"left out: {inventory.left_out[address]}"))
+    found = []
+    for address in sorted({*inventory.devices, *inventory.left_out, *by_device}):
+        device, resource = inventory.devices.get(address), by_device.get(address, "")
+        if device is None:  # left out, or a vhost-user socket
+            reason = "" if resource else f"left out: {inventory.left_out[address]}"
+            found.append(Explained(address, "", "", resource, reason))
             continue
-        function = f"{device.pf_name or device.pf}#{device.vf_index}" if device.pf else "-"
-        pool = by_device.get(address) or f"in none: {_refusals(pools, device)}"
-        rows.append((address, device.driver, function, pool))
+        function = f"{device.pf_name or device.pf}#{device.vf_index}" if device.pf else ""
+        none = "; ".join(f"{pool.resource} {mismatch(pool, device)}" for pool in pools)
+        found.append(Explained(address, device.driver, function, resource, "" if resource else f"in none: {none}"))
+    return found
+
+
+def table(found: Sequence[Explained], pools: Sequence[PoolConfig]) -> str:
+    """Return what `explain` found as a table, and the number of each pool's devices."""
+    rows = [("DEVICE", "DRIVER", "FUNCTION", "POOL")]
+    for each in found:
+        rows.append((each.device, each.driver or "-", each.function or "-", each.resource or each.reason))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)][:-1]
     lines = [
         "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[-1]]) for row in rows
     ]
-    counts = [f"{pool.resource}: {list(by_device.values()).count(pool.resource)} devices" for pool in pools]
+    counts = [f"{pool.resource}: {sum(each.resource == pool.resource for each in found)} devices" for pool in pools]
     return "\n".join([*lines, "", *counts])
 
 
-def some(addresses: Iterable[str]) -> str:
+def abbreviate(addresses: Iterable[str]) -> str:
     """Format addresses for the log: the first eight, and the total number if there are more."""
     listed = sorted(addresses)
     return ",".join(listed[:8]) + (f",... ({len(listed)})" if len(listed) > 8 else "")
-
-
-def _refusals(pools: Sequence[PoolConfig], device: NetDevice) -> str:
-    return "; ".join(f"{pool.resource} {refusal(pool, device)}" for pool in pools)

@@ -1,4 +1,4 @@
-"""Chooses the devices that fit together best: the answer to GetPreferredAllocation."""
+"""Chooses the preferred devices for a container: the answer to GetPreferredAllocation."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import os
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 
-from wirespeed.cni.errors import CniError, Code
 from wirespeed.devices.inventory import NetDevice
+from wirespeed.errors import Error, Kind
 from wirespeed.kernel.sysfs import attribute_text
 
 
@@ -25,20 +25,17 @@ def preferred(
     others do not suffice. On a node, IOMMU groups are kept whole if possible, because a group can be used by one
     pod only. Then devices are spread over the PFs (those with most free devices first), or if `packed`
     concentrated on few PFs (those with fewest free devices first); then ordered by address. Raises
-    CniError(INVALID_CONFIG) if there is no such choice.
+    Error(INVALID_CONFIG) if there is no such choice.
     """
     chosen = {device.address: device for device in must}
     by_node: dict[int, list[NetDevice]] = {}
     for device in sorted(available, key=lambda device: device.address):
         if device.address not in chosen:
             by_node.setdefault(device.numa_node, []).append(device)
-    needed = size - len(chosen)
-    if needed < 0 or needed > sum(map(len, by_node.values())):
-        raise CniError(
-            Code.INVALID_CONFIG,
-            f"{size} devices asked for: {len(chosen)} must be among them and "
-            f"{sum(map(len, by_node.values()))} others are available",
-        )
+    needed, others = size - len(chosen), sum(map(len, by_node.values()))
+    if not 0 <= needed <= others:
+        what = f"{size} devices requested: {len(chosen)} must be among them and {others} others are available"
+        raise Error(Kind.INVALID_CONFIG, what)
     taken = Counter(device.numa_node for device in chosen.values())
 
     def order(node: int) -> tuple[int, bool, int, str]:

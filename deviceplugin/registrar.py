@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import socket
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +18,10 @@ from wirespeed.kube.proto import deviceplugin_pb2 as dp
 
 log = logging.getLogger(__name__)
 
-_ANSWER = 30.0  # seconds for the kubelet's reply; before it replies it calls us back, which may take it 10 s
+_ANSWER_TIMEOUT = 30.0  # seconds; before the kubelet replies, it connects to the pool's socket, for up to 10 s
 _PAUSE = 5.0  # seconds until a failed registration is retried
 _SERVICE = dp.DESCRIPTOR.services_by_name["Registration"]
-_NOBODY = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}
+_NO_ANSWER = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}
 _OPTIONS = (
     ("grpc.use_local_subchannel_pool", 1),  # connect to a new kubelet at once, without an old channel's backoff
     # The socket of a starting kubelet exists shortly before it listens.
@@ -34,75 +32,61 @@ _OPTIONS = (
 
 
 class Registrar:
-    """Registers sockets with the kubelet at `path`; each socket once, with at most one call in progress.
+    """Registers sockets with the kubelet at `path`: each once, with at most one call in progress. Not thread-safe.
 
-    Its descriptor (`fileno`) is readable if `update` has something to do. Not thread-safe.
+    `on_answer` is called in a thread of gRPC, even after `close`, when `update` has an answer to process.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, on_answer: Callable[[object], None]) -> None:
+        self._path, self._on_answer = path, on_answer
         self._kubelet: Identity | None = None
-        self._told = False  # whether it is logged that the kubelet is missing or does not answer
+        self._is_absence_logged = False  # whether it is logged that the kubelet is missing or does not answer
         self._channel: grpc.Channel | None = None
         self._calls: dict[Socket, Any] = {}
         self._registered: set[Socket] = set()
         self._failed: dict[Socket, float] = {}  # time.monotonic() of the next attempt
-        self._woken, self._waker = socket.socketpair()
-        self._woken.setblocking(False)
-        self._waker.setblocking(False)
-
-    def fileno(self) -> int:
-        return self._woken.fileno()
 
     def timeout(self) -> float | None:
         """Return the ms until `update` must retry a registration; None if there is none to retry."""
         wait = min(self._failed.values(), default=None)
         return None if wait is None else max(0.0, wait - time.monotonic()) * 1000
 
-    def close(self) -> None:
-        """Cancel running calls and release everything."""
-        self._forget()
-        self._waker.close()
-        self._woken.close()
-
-    def update(self, pools: Collection[Socket], anew: Iterable[Socket]) -> None:
-        """Register the pools that this kubelet does not know yet, and again those that are served `anew`.
-
-        Forget pools that are not in `pools`.
-        """
-        with contextlib.suppress(BlockingIOError):
-            self._woken.recv(1 << 16)
-        self._see_kubelet()
+    def update(self, pools: Collection[Socket], served_again: Iterable[Socket]) -> None:
+        """Register those of `pools` that this kubelet does not know yet or are in `served_again`; forget others."""
+        self._check_kubelet()
         known = self._registered | self._calls.keys() | self._failed.keys()
-        for pool in (*anew, *(pool for pool in known if pool not in pools)):
+        for pool in (*served_again, *(pool for pool in known if pool not in pools)):
             self._registered.discard(pool)
             self._failed.pop(pool, None)
             if call := self._calls.pop(pool, None):
                 call.cancel()
-        self._end_calls()
+        self._process_finished_calls()
         known = self._registered | self._calls.keys() | self._failed.keys()
         for pool in pools if self._kubelet else ():
             if pool not in known and pool.is_ours:
                 self._register(pool)
-        if self._channel and not self._calls:
-            self._channel.close()
-            self._channel = None
+        if not self._calls:
+            self._close_channel()
 
-    def _see_kubelet(self) -> None:
+    def _check_kubelet(self) -> None:
         """Forget all registrations if the kubelet's socket was replaced or removed."""
         kubelet = sockets.identity(self._path)
         if kubelet != self._kubelet:
-            self._forget()
-            self._kubelet, self._told = kubelet, False
-        if kubelet is None and not self._told:
-            log.info("waiting for the kubelet, for its socket %s", self._path)
-            self._told = True
+            self.close()
+            self._kubelet, self._is_absence_logged = kubelet, False
+        if kubelet is None and not self._is_absence_logged:
+            log.info("waiting for the kubelet's socket %s", self._path)
+            self._is_absence_logged = True
 
-    def _forget(self) -> None:
+    def close(self) -> None:
+        """Cancel running calls, forget all registrations and close the channel."""
         for call in self._calls.values():
             call.cancel()
         for known in (self._calls, self._registered, self._failed):
             known.clear()
+        self._close_channel()
+
+    def _close_channel(self) -> None:
         if self._channel:
             self._channel.close()
             self._channel = None
@@ -116,18 +100,12 @@ class Registrar:
             options=pool.service.options,
         )
         call = rpc.Client(self._channel, _SERVICE).Register.future(  # type: ignore[attr-defined]
-            request, timeout=_ANSWER, wait_for_ready=True
+            request, timeout=_ANSWER_TIMEOUT, wait_for_ready=True
         )
         self._calls[pool] = call
-        call.add_done_callback(self._wake)
+        call.add_done_callback(self._on_answer)
 
-    def _wake(self, _: object) -> None:
-        """Called in a thread of gRPC, even after `close`."""
-        with contextlib.suppress(OSError):
-            self._waker.send(b"\0")
-
-    def _end_calls(self) -> None:
-        """Process the calls that have finished."""
+    def _process_finished_calls(self) -> None:
         now = time.monotonic()
         self._failed = {pool: moment for pool, moment in self._failed.items() if moment > now}
         for pool, call in [(pool, call) for pool, call in self._calls.items() if call.done()]:
@@ -138,8 +116,8 @@ class Registrar:
                 log.info("resource %s is registered", resource)
                 continue
             self._failed[pool] = now + _PAUSE
-            if code not in _NOBODY:
+            if code not in _NO_ANSWER:
                 log.error("resource %s: the kubelet refuses: %s", resource, call.details())
-            elif not self._told:
-                log.warning("the kubelet does not answer on %s: %s; trying on", self._path, call.details())
-                self._told = True
+            elif not self._is_absence_logged:
+                log.warning("the kubelet does not answer on %s: %s; retrying", self._path, call.details())
+                self._is_absence_logged = True

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from wirespeed.system import inotify
-from wirespeed.system.inotify import GONE
+from wirespeed.system.inotify import WATCH_ENDED
 
 log = logging.getLogger(__name__)
 
@@ -24,17 +24,17 @@ class Reloader:
 
     It watches the folders of the file and of all symlinks that lead to it: a ConfigMap's file is a symlink to
     ..data/<file>, and ..data is a symlink that is replaced when the ConfigMap changes. `follow` runs in one thread;
-    `ask` is thread-safe. Raises OSError.
+    `request` is thread-safe. Raises OSError.
     """
 
     def __init__(self, file: Path, text: bytes | None, reload: Callable[[], None]) -> None:
         self._file, self._text, self._reload = file, text, reload
-        self._asked = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._requested = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._watches: dict[Path, inotify.Watch] = {}
 
-    def ask(self) -> None:
+    def request(self) -> None:
         """Request a reload even if the file has not changed; also allowed in a signal handler."""
-        os.eventfd_write(self._asked, 1)
+        os.eventfd_write(self._requested, 1)
 
     def follow(self, ended: int) -> None:
         """Reload on changes and requests until the descriptor `ended` is readable."""
@@ -42,11 +42,11 @@ class Reloader:
         while True:
             self._watch()
             text = content(self._file) if changed else self._text
-            if self._take_asked() or text != self._text:
+            if self._take_request() or text != self._text:
                 self._text = text
                 self._reload()
             poller = select.poll()
-            for file in (ended, self._asked, *(watch.fileno() for watch in self._watches.values())):
+            for file in (ended, self._requested, *(watch.fileno() for watch in self._watches.values())):
                 poller.register(file, select.POLLIN)
             if ended in dict(poller.poll()):
                 return
@@ -57,10 +57,10 @@ class Reloader:
         for watch in self._watches.values():
             watch.close()
         self._watches.clear()
-        os.close(self._asked)
+        os.close(self._requested)
 
     def _watch(self) -> None:
-        """Watch the folders that currently matter. A missing one is tried again after the next event."""
+        """Watch the folders on the current path of the file. A missing one is tried again after the next event."""
         wanted = _folders(self._file)
         for folder in self._watches.keys() - wanted:
             self._watches.pop(folder).close()
@@ -68,22 +68,24 @@ class Reloader:
             with contextlib.suppress(FileNotFoundError, NotADirectoryError):
                 self._watches[folder] = inotify.Watch(str(folder), _WATCHED)
 
-    def _take_asked(self) -> bool:
+    def _take_request(self) -> bool:
         with contextlib.suppress(BlockingIOError):
-            return os.eventfd_read(self._asked) > 0
+            return os.eventfd_read(self._requested) > 0
         return False
 
     def _take_events(self) -> bool:
-        """Return whether the content may have changed. A file just created is still empty; a symlink is not."""
+        """Return whether the content may have changed. A new file counts when it is closed, a symlink at once."""
         changed = False
         for folder, watch in list(self._watches.items()):
             events = watch.events()
             changed |= any(
                 event.mask & ~inotify.IN_CREATE or (folder / event.name).is_symlink() for event in events
             )
-            if any(event.mask & GONE for event in events):
+            if any(event.mask & WATCH_ENDED for event in events):
                 self._watches.pop(folder).close()
-                log.warning("folder %s has gone: SIGHUP has its configuration read again", folder)
+                log.warning(
+                    "folder %s was removed; send SIGHUP to reload the configuration when it is back", folder
+                )
         return changed
 
 

@@ -9,6 +9,7 @@ from itertools import islice
 
 from wirespeed.devices import pci
 from wirespeed.devices.inventory import NetDevice
+from wirespeed.errors import Error, Kind
 
 # VF numbers by the PF's name or PCI address in lower case; a device that is not a VF has the number -1.
 Functions = Mapping[str, tuple[range, ...]]
@@ -20,7 +21,7 @@ _PART = re.compile(r"(\d{1,5})(?:-(\d{1,5}))?")
 
 @dataclass(frozen=True, kw_only=True)
 class Selectors:
-    """Conditions: a device must have one of the values of each key that is set (except `need_vhost_net`)."""
+    """Conditions: a device must match one value of each key that is set (except `need_vhost_net`)."""
 
     vendors: frozenset[str] = frozenset()  # four lower-case hex digits
     devices: frozenset[str] = frozenset()  # four lower-case hex digits
@@ -36,7 +37,7 @@ class Selectors:
     need_vhost_net: bool = False  # the container also gets /dev/vhost-net and /dev/net/tun
     vdpa_type: str = ""  # "virtio", or "vhost": the container also gets the vdpa device's node
 
-    def refusal(self, device: NetDevice) -> str:
+    def mismatch(self, device: NetDevice) -> str:
         """Return the first key that does not match and why, "" if the device matches."""
         values = (
             ("vendors", self.vendors, device.vendor),
@@ -52,18 +53,18 @@ class Selectors:
         )
         for key, wanted, value in values:
             if wanted and value not in wanted:
-                return f"{key}: {value or 'none'} is not {_shown(wanted)}"
+                return f"{key}: {value or 'none'} is not {_format(wanted)}"
         functions = (("pfNames", self.pf_names, device.pf_name), ("rootDevices", self.root_devices, device.pf))
         for key, by_pf, pf in functions:
             if by_pf and not any(device.vf_index in numbers for numbers in by_pf.get(pf.lower(), ())):
-                return f"{key}: {_function(pf, device.vf_index)} is not {_shown(by_pf)}"
+                return f"{key}: {_function(pf, device.vf_index)} is not {_format(by_pf)}"
         return ""
 
 
 def pf_names(entries: Iterable[str]) -> Functions:
     """Parse entries like "ens1f0" and "ens1f0#0,3-5" (VF numbers); an entry without numbers includes the PF itself.
 
-    Entries of the same PF are merged. Raises ValueError that names the entry and what was expected.
+    Entries of the same PF are merged. Raises Error(INVALID_CONFIG).
     """
     return _functions(entries, _NAME, "an interface")
 
@@ -79,7 +80,8 @@ def _functions(entries: Iterable[str], name: re.Pattern[str], what: str) -> Func
         pf, hash_sign, numbers = entry.partition("#")
         pf = pf.lower()
         if not name.fullmatch(pf):
-            raise ValueError(f"expected {what}, or that with #0,2-5 behind it, got {entry!r}")
+            expected = f"{what}, or that with #0,2-5 behind it"
+            raise Error(Kind.INVALID_CONFIG, expected=expected, got=entry)
         found[pf] = found.get(pf, ()) + (_ranges(entry, numbers) if hash_sign else (_EVERY,))
     return found
 
@@ -90,7 +92,7 @@ def _ranges(entry: str, numbers: str) -> tuple[range, ...]:
         match = _PART.fullmatch(part)
         first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
         if first > last:
-            raise ValueError(f"expected VF numbers like #0,2-5 behind the PF, got {part!r} in {entry!r}")
+            raise Error(Kind.INVALID_CONFIG, expected="VF numbers like #0,2-5 behind the PF", got=entry)
         found.append(range(first, last + 1))
     return tuple(found)
 
@@ -99,6 +101,6 @@ def _function(pf: str, number: int) -> str:
     return f"{pf or 'none'}#{number}" if number >= 0 else pf or "none"
 
 
-def _shown(wanted: Collection[str]) -> str:
+def _format(wanted: Collection[str]) -> str:
     few = " or ".join(islice(sorted(wanted), 4))
     return f"{few} or {len(wanted) - 4} more" if len(wanted) > 4 else few

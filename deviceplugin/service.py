@@ -12,24 +12,26 @@ from typing import Any
 
 import grpc
 
-from wirespeed.cni.errors import CniError, Code
+from wirespeed import live
 from wirespeed.deviceplugin import allocation, pools, preference, vhostuser
-from wirespeed.deviceplugin.binding import HAND_OVER, Bindings
-from wirespeed.deviceplugin.cdi import Specs
+from wirespeed.deviceplugin.binding import HAND_OVER_TIMEOUT, Bindings
+from wirespeed.deviceplugin.cdi import specs_of
 from wirespeed.deviceplugin.config import VHOST_USER, PoolConfig
 from wirespeed.deviceplugin.health import Fault
 from wirespeed.deviceplugin.info import device_info
-from wirespeed.deviceplugin.pools import Devices, fits, some
+from wirespeed.deviceplugin.pools import Devices, abbreviate
 from wirespeed.devices.inventory import NetDevice, Reader
+from wirespeed.errors import Error, Kind, Thing, as_error, within
 from wirespeed.kube import deviceinfo
 from wirespeed.kube.proto import deviceplugin_pb2 as dp
 from wirespeed.kube.proto import pluginregistration_pb2 as registration
+from wirespeed.node import NodeConfig
 
 log = logging.getLogger(__name__)
 
 VERSION = "v1beta1"
 STREAMS = 4  # concurrent ListAndWatch calls of a pool; the kubelet has one, and two while it restarts
-_STATUS = {Code.DEVICE: grpc.StatusCode.FAILED_PRECONDITION, Code.INVALID_CONFIG: grpc.StatusCode.INVALID_ARGUMENT}
+_STATUS = {Kind.DEVICE: grpc.StatusCode.FAILED_PRECONDITION, Kind.INVALID_CONFIG: grpc.StatusCode.INVALID_ARGUMENT}
 
 
 class PoolService:
@@ -38,35 +40,22 @@ class PoolService:
     gRPC calls the methods that have the protocol's names.
     """
 
-    def __init__(
-        self,
-        pool: PoolConfig,
-        *,
-        sysfs: str,
-        devinfo: Path,
-        sockets: Path,
-        bindings: Bindings,
-        specs: Specs | None = None,
-        annotate: bool = False,
-    ) -> None:
-        """With `specs`, containers get the devices by CDI; with `annotate`, the CDI names are in annotations.
-
-        `sockets` is the node's folder for the sockets of vhost-user interfaces.
-        """
+    def __init__(self, pool: PoolConfig, where: NodeConfig, bindings: Bindings) -> None:
+        """Raises Error(INVALID_CONFIG) if the pool is to use CDI and cannot, or needs it and must not."""
         self.pool = pool
-        self._specs, self._annotate = specs, annotate
-        self._complaint = ""  # last logged error of the CDI specification
+        self._specs = specs_of(pool, where)
+        self._last_error = ""  # last logged error of the CDI specification
         self.endpoint = ""  # path of its socket, once it is served
-        self._sysfs, self._devinfo, self._sockets, self._bindings = sysfs, devinfo, sockets, bindings
+        self._sysfs, self._where, self._bindings = where.sysfs, where, bindings
         self._changed = threading.Condition()
         self._devices: Devices = {}
         self._faults: dict[str, Fault] = {}
-        self._listed: list[tuple[str, int, bool]] = []  # the list for the kubelet, see _shown
+        # The list for the kubelet, replaced by each change: (address, NUMA node or -1, healthy), sorted by address.
+        self._list: list[tuple[str, int, bool]] = []
         self._offered: set[str] = set()  # all addresses that were ever in the pool
-        self._version = 0  # of the list for the kubelet
         self._streams = 0
         self._ended = False
-        self.given = 0  # number of allocated devices, a counter
+        self.allocated_count = 0  # number of allocated devices, a counter
 
     @property
     def options(self) -> Any:
@@ -76,10 +65,15 @@ class PoolService:
         )
 
     @property
-    def offered(self) -> int:
-        """The number of devices offered to the kubelet."""
+    def offered_count(self) -> int:
         with self._changed:
             return len(self._devices)
+
+    @property
+    def healthy(self) -> set[str]:
+        """The addresses of the devices that the kubelet may allocate."""
+        with self._changed:
+            return self._devices.keys() - self._faults.keys()
 
     @property
     def faults(self) -> dict[str, Fault]:
@@ -87,13 +81,19 @@ class PoolService:
         with self._changed:
             return dict(self._faults)
 
+    def report(self) -> live.Pool:
+        """Report its devices, with the text of each fault."""
+        with self._changed:
+            faults = tuple(live.Fault(key, fault.text) for key, fault in sorted(self._faults.items()))
+            return live.Pool(resource=self.pool.resource, devices=tuple(sorted(self._devices)), unhealthy=faults)
+
     @property
-    def has_lost_files(self) -> bool:
+    def is_cdi_file_removed(self) -> bool:
         """Whether `update` must rewrite the CDI specification because its file was removed."""
-        return self._specs is not None and self._specs.lost
+        return self._specs is not None and self._specs.is_file_removed
 
     def update(self, devices: Devices, faults: Mapping[str, Fault]) -> None:
-        """Set the pool's devices, and those with a fault as Unhealthy; the kubelet gets the list if it changed."""
+        """Set the pool's devices; those with a fault are Unhealthy. If the list changed, the kubelet gets it."""
         faults = {key: fault for key, fault in faults.items() if key in devices}
         self._offer_by_cdi(devices)
         with self._changed:
@@ -101,17 +101,20 @@ class PoolService:
             before = self._faults
             self._devices, self._faults = devices, faults
             self._offered.update(devices)
-            if (shown := self._shown()) != self._listed:
-                self._listed = shown
-                self._version += 1
+            listed = [
+                (key, -1 if self.pool.exclude_topology else device.numa_node, key not in faults)
+                for key, device in sorted(devices.items())
+            ]
+            if listed != self._list:
+                self._list = listed
                 self._changed.notify_all()
         if came or went:
-            fields = {"devices": len(devices), "came": some(came), "went": some(went)}
+            fields = {"devices": len(devices), "came": abbreviate(came), "went": abbreviate(went)}
             log.info("pool %s", self.pool.resource, extra={"fields": fields})
         self._log_faults(before, faults)
 
     def end(self) -> None:
-        """End all ListAndWatch calls, for good."""
+        """End all ListAndWatch calls; new ones end at once."""
         with self._changed:
             self._ended = True
             self._changed.notify_all()
@@ -123,16 +126,16 @@ class PoolService:
 
     def ListAndWatch(self, request: Any, context: Any) -> Iterator[Any]:  # noqa: ARG002, N802
         with self._stream(context):
-            seen = -1
+            seen = None
             while True:
                 with self._changed:
                     self._changed.wait_for(
-                        lambda: self._ended or not context.is_active() or self._version != seen  # noqa: B023
+                        lambda: self._ended or not context.is_active() or self._list is not seen  # noqa: B023
                     )
                     if self._ended or not context.is_active():
                         return
-                    seen, shown = self._version, self._shown()
-                yield dp.ListAndWatchResponse(devices=[_device(*each) for each in shown])
+                    seen = self._list
+                yield dp.ListAndWatchResponse(devices=[_device(*each) for each in seen])
 
     def GetPreferredAllocation(self, request: Any, context: Any) -> Any:  # noqa: N802
         with self._changed:
@@ -141,12 +144,12 @@ class PoolService:
         last = preference.without_memory_or_cpus(nodes, pool.hugepages, self._sysfs)
         answers = []
         for asked in request.container_requests:
-            must = [_known(known, key) for key in asked.must_include_deviceIDs]
-            available = [_known(known, key) for key in asked.available_deviceIDs]
+            must = [_device_or_placeholder(known, key) for key in asked.must_include_deviceIDs]
+            available = [_device_or_placeholder(known, key) for key in asked.available_deviceIDs]
             try:
                 chosen = preference.preferred(available, must, asked.allocation_size, packed=pool.packed, last=last)
-            except CniError as error:
-                self._refuse(context, error)
+            except Error as error:
+                self._abort(context, error)
             answers.append(dp.ContainerPreferredAllocationResponse(deviceIDs=chosen))
         return dp.PreferredAllocationResponse(container_responses=answers)
 
@@ -156,23 +159,19 @@ class PoolService:
         try:
             for asked in request.container_requests:
                 for key in asked.devices_ids if self.pool.bind else ():
-                    self._bindings.give_back(key)  # for the kubelet, the pod that had it is gone
+                    self._bindings.take_back(key)  # the kubelet allocates it anew, so the pod that had it is gone
                 devices = [self._allocatable(key, reader, context) for key in asked.devices_ids]
-                answers.append(self._answer(devices))
+                answers.append(self._container_response(devices))
                 for device in devices:
                     self._write_info(device)
                 with self._changed:
-                    self.given += len(devices)
-                log.info(
-                    "allocated",
-                    extra={"fields": {"resource": self.pool.resource, "devices": some(d.address for d in devices)}},
-                )
-        except CniError as error:
-            self._refuse(context, error)
+                    self.allocated_count += len(devices)
+                fields = {"resource": self.pool.resource, "devices": abbreviate(d.address for d in devices)}
+                log.info("allocated", extra={"fields": fields})
+        except Error as error:
+            self._abort(context, error)
         except OSError as error:
-            text = f"resource {self.pool.resource}: device-info file {error.filename}: {error.strerror}"
-            log.error("%s", text)  # noqa: TRY400 — no traceback for a refusal
-            context.abort(grpc.StatusCode.INTERNAL, text)
+            self._abort(context, as_error(error).within(Thing("resource", self.pool.resource)))
         return dp.AllocateResponse(container_responses=answers)
 
     def PreStartContainer(self, request: Any, context: Any) -> Any:  # noqa: N802
@@ -181,13 +180,13 @@ class PoolService:
         The pod's networks are already attached at this point. The runtime reads the CDI specification afterwards,
         so it gets the device nodes of the drivers that the VFs have now.
         """
-        reader, deadline = pools.reader([self.pool], self._sysfs), time.monotonic() + HAND_OVER
+        reader, deadline = pools.reader([self.pool], self._sysfs), time.monotonic() + HAND_OVER_TIMEOUT
         try:
             for key in request.devices_ids if self.pool.bind else ():
                 self._bindings.hand_over(key, self.pool.bind, deadline=deadline)
-                self._answer([self._allocatable(key, reader, context)])
-        except CniError as error:
-            self._refuse(context, error)
+                self._container_response([self._allocatable(key, reader, context)])
+        except Error as error:
+            self._abort(context, error)
         return dp.PreStartContainerResponse()
 
     # pluginregistration.Registration
@@ -216,19 +215,12 @@ class PoolService:
             if before.get(key) != fault:
                 by_fault.setdefault(fault, []).append(key)
         for fault, keys in sorted(by_fault.items()):
-            fields = {"reason": fault.reason, "devices": some(keys)}
+            fields = {"reason": fault.reason, "devices": abbreviate(keys)}
             log.warning("pool %s: unhealthy: %s", self.pool.resource, fault.text, extra={"fields": fields})
         well = [key for key in before if key not in now and key in self._devices]
         if well:
-            fields = {"devices": some(well)}
+            fields = {"devices": abbreviate(well)}
             log.info("pool %s: healthy again", self.pool.resource, extra={"fields": fields})
-
-    def _shown(self) -> list[tuple[str, int, bool]]:
-        """Return the list for the kubelet: (address, NUMA node or -1, healthy), sorted by address."""
-        return [
-            (key, -1 if self.pool.exclude_topology else device.numa_node, key not in self._faults)
-            for key, device in sorted(self._devices.items())
-        ]
 
     @contextmanager
     def _stream(self, context: Any) -> Iterator[None]:
@@ -253,57 +245,60 @@ class PoolService:
             self._changed.notify_all()
 
     def _allocatable(self, key: str, reader: Reader, context: Any) -> NetDevice:
-        """Read the device's current state. Raises CniError(DEVICE) if it cannot be allocated any more."""
-        where = f"resource {self.pool.resource}: device {key}"
+        """Read the device's current state. Raises Error(DEVICE) if it cannot be allocated any more."""
+        where = (Thing("resource", self.pool.resource), Thing("device", key))
         with self._changed:
             if key not in self._offered:
-                context.abort(grpc.StatusCode.NOT_FOUND, f"{where}: not known in this pool")
+                unknown = Error(Kind.DEVICE, "not known in this pool", where=where)
+                context.abort(grpc.StatusCode.NOT_FOUND, unknown.msg)
             is_member = key in self._devices
             if is_member and self.pool.kind == VHOST_USER:
                 return self._devices[key]
         device = reader.read_one(key)
         if device is None:
-            raise CniError(Code.DEVICE, f"{where}: gone")
+            raise Error(Kind.DEVICE, "it is gone", where=where)
         if isinstance(device, str):
-            raise CniError(Code.DEVICE, f"{where}: not in this pool any more: {device}")
-        if not fits(self.pool, device):
-            reason = pools.refusal(self.pool, device)
-            raise CniError(Code.DEVICE, f"{where}: not in this pool any more: {reason}")
+            raise Error(Kind.DEVICE, f"not in this pool any more: {device}", where=where)
+        if reason := pools.mismatch(self.pool, device):
+            raise Error(Kind.DEVICE, f"not in this pool any more: {reason}", where=where)
         # A VF that is being bound may have left the pool, because it was read while it had no driver.
         if not is_member and not self.pool.bind:
-            raise CniError(Code.DEVICE, f"{where}: not in this pool any more")
+            raise Error(Kind.DEVICE, "not in this pool any more", where=where)
         return device
 
-    def _answer(self, devices: Sequence[NetDevice]) -> Any:
+    def _container_response(self, devices: Sequence[NetDevice]) -> Any:
         if self.pool.kind == VHOST_USER:
-            return vhostuser.answer(self.pool, [device.address for device in devices], self._sockets)
-        return allocation.answer(self.pool, devices, self._sysfs, self._specs, annotate=self._annotate)
+            sockets = Path(self._where.vhost.sockets)
+            return vhostuser.container_response(self.pool, [device.address for device in devices], sockets)
+        annotate = self._where.cdi_annotations
+        return allocation.container_response(self.pool, devices, self._sysfs, self._specs, annotate=annotate)
 
     def _write_info(self, device: NetDevice) -> None:
-        file = deviceinfo.dp_file(self._devinfo, self.pool.resource, device.address)
         info = device_info(self.pool, device, self._sysfs)
         if info is not None:
-            deviceinfo.write(file, info)
+            file = deviceinfo.dp_file(Path(self._where.devinfo), self.pool.resource, device.address)
+            with within(Thing("resource", self.pool.resource)):
+                deviceinfo.write(file, info)
 
     def _offer_by_cdi(self, devices: Devices) -> None:
         """Write the CDI specification, before the kubelet gets the list. Allocate retries a failed write."""
-        complaint = ""
+        message = ""
         try:
             if self._specs:
                 self._specs.offer(self.pool, devices)
-        except CniError as error:
-            complaint = error.msg
-        if complaint and complaint != self._complaint:
-            log.error("%s", complaint)
-        self._complaint = complaint
+        except Error as error:
+            message = error.msg
+        if message and message != self._last_error:
+            log.error("%s", message)
+        self._last_error = message
 
-    def _refuse(self, context: Any, error: CniError) -> None:
+    def _abort(self, context: Any, error: Error) -> None:
         log.error("%s", error.msg)
-        context.abort(_STATUS.get(Code(error.code), grpc.StatusCode.INTERNAL), error.msg)
+        context.abort(_STATUS.get(error.kind, grpc.StatusCode.INTERNAL), error.msg)
 
 
-def _known(devices: Devices, key: str) -> NetDevice:
-    """Return the device; one that has just left the pool has NUMA node -1 and is not preferred."""
+def _device_or_placeholder(devices: Devices, key: str) -> NetDevice:
+    """Return the device; for one that has just left the pool, a placeholder with NUMA node -1, to prefer others."""
     return devices.get(key) or NetDevice(address=key, vendor="", device="", driver="")
 
 

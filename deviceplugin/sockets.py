@@ -10,8 +10,8 @@ from typing import Any
 
 import grpc
 
-from wirespeed.cni.errors import CniError, Code
 from wirespeed.deviceplugin.service import STREAMS, PoolService
+from wirespeed.errors import Error, Kind, Thing
 from wirespeed.kube import rpc
 from wirespeed.kube.proto import deviceplugin_pb2 as dp
 from wirespeed.kube.proto import pluginregistration_pb2 as registration
@@ -26,7 +26,7 @@ Identity = tuple[int, int, int]
 
 
 def identity(path: Path) -> Identity | None:
-    """Return what distinguishes the socket at the path from earlier ones there; None without a socket."""
+    """Return what distinguishes this socket from earlier ones at the path; None if there is no socket."""
     try:
         status = path.lstat()
     except OSError:
@@ -41,8 +41,7 @@ class Socket:
 
     Each pool needs its own gRPC server: a call over a Unix socket contains neither the socket's path nor a host
     name (the peer is "unix:", the authority "localhost"), so a server with several sockets could not tell the
-    pools apart. A ListAndWatch call blocks a thread as long as the kubelet is connected. Threads are created on
-    demand.
+    pools apart. A ListAndWatch call blocks a thread as long as the kubelet is connected; threads start on demand.
     """
 
     def __init__(self, service: PoolService, folder: Path, *, asked_by_kubelet: bool) -> None:
@@ -53,23 +52,22 @@ class Socket:
         self._server: Any = None
         self._identity: Identity | None = None
         self._taken_by: Identity | None = None
-        if len(bytes(self.path)) > _LONGEST:
-            raise CniError(
-                Code.INVALID_CONFIG,
-                f"resource {service.pool.resource}: its socket {self.path} has {len(bytes(self.path))} bytes: "
-                f"expected at most {_LONGEST}, the most that a unix socket's path may have",
-            )
+        if (length := len(bytes(self.path))) > _LONGEST:
+            where = Thing("resource", service.pool.resource)
+            what = f"its socket {self.path} has a path of {length} bytes"
+            expected = f"at most {_LONGEST}, the limit for a unix socket"
+            raise Error(Kind.INVALID_CONFIG, what, where=where, expected=expected)
 
     @property
     def is_ours(self) -> bool:
-        """Whether it is served and no other process has replaced the socket."""
+        """Whether the socket is served and no other process has replaced it."""
         return self._identity is not None and identity(self.path) == self._identity
 
-    def keep(self) -> bool:
-        """Serve the socket if it is not served; return whether it was served anew.
+    def ensure_served(self) -> bool:
+        """Serve the socket if it is not served; return whether that was necessary.
 
         If another process has replaced the socket, leave it alone: two processes would otherwise replace each
-        other's socket forever. Raises CniError(IO_FAILURE).
+        other's socket forever. Raises Error(IO).
         """
         there = identity(self.path)
         if self._server and there is not None:
@@ -82,7 +80,7 @@ class Socket:
         return True
 
     def close(self, grace: float | None = _GRACE) -> Any:
-        """Remove the socket and end running calls after `grace` seconds; return the event that is set then."""
+        """Remove the socket, and end running calls after `grace` seconds; return the event that is set then."""
         server, self._server, self._identity = self._server, None, None
         return server.stop(grace) if server else None
 
@@ -100,6 +98,6 @@ class Socket:
         try:
             server.add_insecure_port(f"unix:{self.path}")  # replaces a socket that a dead process has left
         except RuntimeError as error:
-            raise CniError(Code.IO_FAILURE, f"socket {self.path}: it cannot be made") from error
+            raise Error(Kind.IO, "it cannot be created", where=f"socket {self.path}") from error
         server.start()
         self._server, self._identity, self._taken_by = server, identity(self.path), None

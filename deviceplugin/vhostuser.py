@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from wirespeed.cni.errors import CniError, Code
+from wirespeed import errors
 from wirespeed.deviceplugin.config import VHOST_USER, PoolConfig
 from wirespeed.devices.inventory import NetDevice
 from wirespeed.kube.proto import deviceplugin_pb2 as dp
@@ -25,28 +25,29 @@ def devices(pool: PoolConfig) -> dict[str, NetDevice]:
     }
 
 
-def answer(pool: PoolConfig, keys: Sequence[str], base: Path) -> Any:
-    """Return the ContainerAllocateResponse: a mount of each device's folder, which is emptied, and a variable.
+def container_response(pool: PoolConfig, keys: Sequence[str], base: Path) -> Any:
+    """Return the ContainerAllocateResponse: a mount of each device's folder, created anew, and a variable.
 
     The variable VHOSTUSER_<RESOURCE> has the folders' paths in the container, joined by commas. `base` is the
-    node's `vhost.sockets`. Raises CniError: IO_FAILURE, INVALID_CONFIG for an SELinux label that the node's
-    policy lacks.
+    node's `vhost.sockets`. Raises Error: IO, INVALID_CONFIG for an SELinux label that the node's policy lacks.
     """
     variable = "VHOSTUSER_" + re.sub(r"[^A-Z0-9]", "_", pool.resource.upper())
-    told = dp.ContainerAllocateResponse(envs={variable: ",".join(sockets.inside_of_device(key) for key in keys)})
+    response = dp.ContainerAllocateResponse(
+        envs={variable: ",".join(sockets.inside_of_device(key) for key in keys)}
+    )
     for key in keys:
         folder = sockets.of_device(base, key)
-        _make_anew(folder, pool)
-        told.mounts.add(container_path=folder.inside, host_path=folder.path, read_only=False)
-    return told
+        _recreate(folder, pool)
+        response.mounts.add(container_path=folder.inside, host_path=folder.path, read_only=False)
+    return response
 
 
-def _make_anew(folder: Folder, pool: PoolConfig) -> None:
-    """Create a new folder for this container, so that a pod that had the device before has no access to it."""
+def _recreate(folder: Folder, pool: PoolConfig) -> None:
+    """Create a new folder, so that a pod that had the device before has no access to the sockets."""
     try:
         shutil.rmtree(folder.path)
     except FileNotFoundError:
         pass
     except OSError as error:
-        raise CniError(Code.IO_FAILURE, f"folder for sockets {folder.path}: {error.strerror}") from error
+        raise errors.as_error(error, f"folder for sockets {folder.path}") from error
     sockets.prepare(Folder(path=folder.path, ours=True), pool.access)

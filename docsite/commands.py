@@ -18,6 +18,7 @@ from unittest.mock import patch
 import click
 
 from wirespeed.cli.main import main as program
+from wirespeed.cli.options import EXAMPLES
 from wirespeed.eal import command as eal
 
 PAGE = Path(__file__).parents[1] / "docs/commands.md"
@@ -27,8 +28,9 @@ _HEAD = """\
 
 # Commands
 
-`wirespeed COMMAND --help` shows the same texts. In an application's container, `wirespeed` has only the commands
-`eal` and `ready`.
+`wirespeed COMMAND --help` shows the same texts, and so do the man pages. [On the command line](cli.md) explains
+what is common to all commands: exit statuses, `--json`, completion. In an application's container, `wirespeed` has
+only the commands `eal` and `ready`.
 """
 # The default, the range and the like, which click appends to a help text.
 _EXTRA = re.compile(r"\s*\[(?P<extra>[^\[\]]+)\]$")
@@ -37,10 +39,9 @@ _CODE = re.compile(r"(`[^`]*`)")
 
 
 def page() -> str:
-    """The text of docs/commands.md."""
-    found = list(_commands(click.Context(program, info_name="wirespeed")))
+    found = list(walk(root()))
     rows = [
-        f"| [`{context.command_path}`](#{_anchor(context.command_path)}) "
+        f"| [`{context.command_path}`](#{context.command_path.replace(' ', '-')}) "
         f"| {_cell(context.command.get_short_help_str(limit=200))} |"
         for context in found
     ]
@@ -48,33 +49,51 @@ def page() -> str:
     return "\n".join([_HEAD, table, *map(_section, found)]) + "\n"
 
 
-def _commands(group: click.Context) -> Iterator[click.Context]:
+def root() -> click.Context:
+    return click.Context(program, info_name="wirespeed", **program.context_settings)
+
+
+def walk(group: click.Context) -> Iterator[click.Context]:
     """The commands of a group in the order of --help, each followed by its subcommands."""
-    assert isinstance(group.command, click.Group)
-    for name in group.command.list_commands(group):
-        command = group.command.get_command(group, name)
-        assert command is not None
-        context = click.Context(command, info_name=name, parent=group, **command.context_settings)
+    for context in children(group):
         yield context
-        if isinstance(command, click.Group):
-            yield from _commands(context)
+        yield from walk(context)
+
+
+def children(group: click.Context) -> Iterator[click.Context]:
+    """The commands of a group in the order of --help; none of a command that is no group."""
+    if isinstance(group.command, click.Group):
+        for name in group.command.list_commands(group):
+            command = group.command.get_command(group, name)
+            assert command is not None
+            yield click.Context(command, info_name=name, parent=group, **command.context_settings)
+
+
+def examples(command: click.Command) -> list[str]:
+    """The command lines of `wirespeed.cli.options.examples`."""
+    head, _, lines = (command.epilog or "").partition(EXAMPLES)
+    assert not head.strip("\b\n"), "an epilog consists of examples"
+    return inspect.cleandoc(lines).splitlines()
 
 
 def _section(context: click.Context) -> str:
     parts = [f"\n{'#' * (context.command_path.count(' ') + 1)} {context.command_path}"]
     if context.command_path == "wirespeed eal":
-        parts.append(_fenced(_help_of_eal()))
+        parts.append(_fenced(help_of_eal()))
     else:
         parts.append(_fenced(_one_line(context.command.get_usage(context).removeprefix("Usage: "))))
-        parts += _paragraphs(context.command.help or "")
-        parts += ["\n".join(_options(context))]
+        help_text = inspect.cleandoc(context.command.help or "")
+        parts += [_wrapped(_markdown(each)) for each in help_text.split("\n\n")]
+        parts.append("\n".join(_listed(context)))
+    if lines := examples(context.command):
+        parts += ["Examples:", _fenced("\n".join(lines))]
     return "\n\n".join(part for part in parts if part)
 
 
-def _help_of_eal() -> str:
+def help_of_eal(*, width: int = _WIDTH) -> str:
     """The help of `wirespeed eal`, which parses its options without click: it also runs where there is no click."""
     with (
-        patch.dict(os.environ, COLUMNS=str(_WIDTH), NO_COLOR="1"),
+        patch.dict(os.environ, COLUMNS=str(width + 2), NO_COLOR="1"),
         contextlib.redirect_stdout(io.StringIO()) as shown,
         contextlib.suppress(SystemExit),
     ):
@@ -82,22 +101,19 @@ def _help_of_eal() -> str:
     return shown.getvalue().rstrip()
 
 
-def _options(context: click.Context) -> Iterator[str]:
+def options(context: click.Context) -> Iterator[tuple[str, str]]:
+    """The options of a command without --help: names and value, and the text, with the default at its end."""
     for parameter in context.command.get_params(context):
         record = parameter.get_help_record(context)
         if record is not None and record[1] and "--help" not in parameter.opts:
-            yield _option(*record)
+            names, text = record
+            extra = _EXTRA.search(text)
+            yield names, _EXTRA.sub("", text) + (f" ({extra['extra']})" if extra else "")
 
 
-def _option(names: str, text: str) -> str:
-    """An item of the list of options."""
-    extra = _EXTRA.search(text)
-    told = _markdown(_EXTRA.sub("", text)) + (f" ({_markdown(extra['extra'])})" if extra else "")
-    return _wrapped(f"`{names}`: {told}", first="- ", others="  ")
-
-
-def _paragraphs(text: str) -> list[str]:
-    return [_wrapped(_markdown(each)) for each in inspect.cleandoc(text).split("\n\n")]
+def _listed(context: click.Context) -> Iterator[str]:
+    for names, text in options(context):
+        yield _wrapped(f"`{names}`: {_markdown(text)}", first="- ", others="  ")
 
 
 def _fenced(text: str) -> str:
@@ -130,10 +146,6 @@ def _escaped(text: str) -> str:
 
 def _cell(text: str) -> str:
     return _markdown(_one_line(text)).replace("|", "\\|")
-
-
-def _anchor(title: str) -> str:
-    return title.replace(" ", "-")
 
 
 if __name__ == "__main__":

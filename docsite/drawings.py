@@ -15,6 +15,7 @@ FOLDER = Path(__file__).parents[1] / "docs/drawings"
 # The program that draws a kind of text: the text on standard input, the SVG on standard output.
 PROGRAMS = {
     ".dot": ("dot", "-Tsvg"),
+    ".json": (sys.executable, "-m", "docsite.waterfall"),
     ".puml": ("plantuml", "-pipe", "-tsvg", "-nometadata", "-charset", "UTF-8"),
 }
 
@@ -30,10 +31,7 @@ def is_current(source: Path) -> bool:
 
 
 def _mark(source: Path) -> str:
-    """The comment in an SVG that identifies the text that it was drawn from.
-
-    The SVG itself cannot be compared: it depends on the version of the program.
-    """
+    """The comment in an SVG that identifies its text. The SVG itself depends on the version of the program."""
     return f"<!-- sha256 of {source.name}: {hashlib.sha256(source.read_bytes()).hexdigest()} -->"
 
 

@@ -31,8 +31,8 @@ PAGES = {
 _REPLACED = {"README.md": "index.md"}
 
 ROOT = Path(__file__).resolve().parents[1]
-# Code is matched too, so that a link in code stays as it is.
-_LINK = re.compile(r"^```.*?^```|`[^`\n]+`|\]\((?P<path>[^()\s#]+)", re.MULTILINE | re.DOTALL)
+# A link to a file of the repository. Code is matched too, so that a link in code stays as it is.
+_LINK = re.compile(r"^```.*?^```|`[^`\n]+`|\]\((?P<path>(?![a-z]+:|/)[^()\s#]+)", re.MULTILINE | re.DOTALL)
 _EXTERNAL = re.compile(r"<(?:script|link|img|iframe|source)\b[^>]*?\b(?:src|href)=\"?(?:https?:)?//[^>]*>")
 _BLOCKS = ("<li>", "<table>", "<pre>", "<blockquote>")
 
@@ -59,7 +59,7 @@ def on_page_markdown(markdown: str, page: Page, files: Files, **_: object) -> st
     source, here = _source(page.file), posixpath.dirname(page.file.src_uri)
 
     def changed(match: re.Match[str]) -> str:
-        if not _is_local(match["path"]):
+        if match["path"] is None:
             return match[0]
         place = _place(_resolved(source, match["path"]))
         found = files.get_file_from_path(place) is not None
@@ -102,12 +102,8 @@ def _count(html: str, block: str) -> int:
 def _linked(page: File) -> Iterator[str]:
     """The paths in the repository of the files that a page links to."""
     for match in _LINK.finditer(page.content_string):
-        if _is_local(match["path"]):
+        if match["path"] is not None:
             yield _resolved(_source(page), match["path"])
-
-
-def _is_local(link: str | None) -> bool:
-    return link is not None and not re.match(r"[a-z]+:|/", link)
 
 
 def _resolved(source: str, link: str) -> str:

@@ -25,16 +25,15 @@ def main() -> int:
     if unknown := set(arguments.names) - set(IMAGES):
         parser.error(f"unknown image {', '.join(sorted(unknown))}: expected {', '.join(IMAGES)}")
     os.umask(0o022)  # the modes of files are in the image
-    with Progress(label="image") as progress:
-        try:
+    try:
+        with Progress(label="image") as progress:
             for name in arguments.names or IMAGES:
                 target = arguments.out / f"{name}-{version()}.tar"
                 digest = build(IMAGES[name], arguments.arch or list(ARCHITECTURES), target, progress)
                 progress.say(f"{target}: {target.stat().st_size / 1e6:.0f} MB, {digest}")
-        except LabError as error:
-            progress.close()
-            print(f"image: {error}", *filter(None, [error.detail]), sep="\n", file=sys.stderr)
-            return 1
+    except LabError as error:
+        print(f"image: {error}", *filter(None, [error.detail]), sep="\n", file=sys.stderr)
+        return 1
     return 0
 
 

@@ -15,12 +15,17 @@ from lab.errors import LabError
 # The Kubernetes client's second API, for asyncio, and its dependencies. The agent does not use them.
 _ASYNC = ("kubernetes/aio", "aiohttp", "aiohttp_retry", "aiosignal", "frozenlist", "multidict", "propcache", "yarl")
 # Their metadata goes too: scanners would report what is not there.
-UNUSED = tuple(
-    f"{PREFIX}/lib/python{PYTHON}/site-packages/{name}{rest}" for name in _ASYNC for rest in ("/*", "-*.dist-info")
+_FOR_SHELLS = ("man", "bash-completion", "zsh", "fish")  # what the wheel has for people
+UNUSED = (
+    *(
+        f"{PREFIX}/lib/python{PYTHON}/site-packages/{name}{rest}"
+        for name in _ASYNC
+        for rest in ("/*", "-*.dist-info")
+    ),
+    *(f"{PREFIX}/share/{name}*" for name in _FOR_SHELLS),
 )
 LOCK = ROOT / "deploy" / "images" / "requirements.lock"
-_SHEBANG = f"#!/{PREFIX}/bin/python3"
-_SCRIPT = f"""{_SHEBANG}
+_SCRIPT = f"""#!/{PREFIX}/bin/python3
 import sys
 
 from wirespeed.cli.main import main
@@ -30,10 +35,7 @@ sys.exit(main())
 
 
 def install(root: Path, *, architecture: str, interpreter: Path) -> None:
-    """Install the agent in `root`/PREFIX. `interpreter` is a root with PYTHON that runs on this machine.
-
-    Raises LabError.
-    """
+    """Install the agent in a new root. `interpreter` is one with PYTHON for this machine. Raises LabError."""
     prefix = root / PREFIX
     packages = prefix / "lib" / f"python{PYTHON}" / "site-packages"
     packages.mkdir(parents=True)

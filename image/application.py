@@ -12,10 +12,7 @@ LIBRARY = "libwirespeed_eal.so"
 
 
 def install(root: Path, *, architecture: str) -> None:
-    """Install the program in `root`/PREFIX, and make the libraries available to C and Python.
-
-    Raises LabError.
-    """
+    """Install the program in a new root, and the libraries where C and Python find them. Raises LabError."""
     script = root / PREFIX / "bin/wirespeed"
     script.parent.mkdir(parents=True)
     program.write(script, "/usr/bin/python3")

@@ -84,13 +84,11 @@ class _Build:
 
     def _agent(self, architecture: str) -> Layer:
         root = self.work / f"agent-{architecture}"
-        root.mkdir()
         agent.install(root, architecture=architecture, interpreter=self.interpreter)
         return self._layer(root, unused=agent.UNUSED)
 
     def _application(self, architecture: str) -> Layer:
         root = self.work / f"application-{architecture}"
-        root.mkdir()
         application.install(root, architecture=architecture)
         return self._layer(root)
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
-import subprocess
 import tarfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -93,9 +91,7 @@ def _certificates(root: Path) -> None:
 
 def _busybox(root: Path) -> None:
     """Link to busybox the commands that the root does not have."""
-    listed = subprocess.run(  # this machine's busybox: same commands, and it runs for any architecture
-        [shutil.which("busybox") or "busybox", "--list"], capture_output=True, text=True, check=True
-    ).stdout.split()
-    for name in listed:
+    # This machine's busybox: same commands, and it runs for any architecture.
+    for name in run(["busybox", "--list"]).split():
         if not any((root / folder / name).exists() for folder in ("usr/bin", "usr/sbin")):
             (root / "usr/bin" / name).symlink_to("busybox")

@@ -9,15 +9,13 @@ import os
 import stat
 import tarfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from lab.errors import LabError
 
 
-@dataclass(frozen=True, kw_only=True)
-class Layer:
+class Layer(NamedTuple):
     """A compressed layer: file, SHA-256 and size in bytes; `diff_id` is the SHA-256 of the uncompressed tar."""
 
     path: Path

@@ -8,18 +8,17 @@ import json
 import os
 import tarfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from image.layer import Layer
 
 _TYPES = "application/vnd.oci.image"
+_INDEX = {"schemaVersion": 2, "mediaType": f"{_TYPES}.index.v1+json"}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Variant:
+class Variant(NamedTuple):
     """The image for one architecture (in OCI's naming): its layers, and how its containers are started."""
 
     architecture: str
@@ -47,16 +46,10 @@ def write_archive(
     try:
         manifests = [_manifest(variant, blobs, epoch=epoch, labels=labels) for variant in variants]
         names = {"org.opencontainers.image.ref.name": version, "io.containerd.image.name": reference}
-        inner = _blob(blobs, {"schemaVersion": 2, "mediaType": f"{_TYPES}.index.v1+json", "manifests": manifests})
-        # An image for several architectures is a separate index, which gets the name.
-        image = manifests[0] if len(manifests) == 1 else {"mediaType": f"{_TYPES}.index.v1+json", **inner}
-        index = {
-            "schemaVersion": 2,
-            "mediaType": f"{_TYPES}.index.v1+json",
-            "manifests": [{**image, "annotations": names}],
-        }
-        if len(manifests) == 1:
-            del blobs[inner["digest"].removeprefix("sha256:")]
+        image = manifests[0]
+        if len(manifests) > 1:  # an image for several architectures is a separate index, which gets the name
+            image = {"mediaType": _INDEX["mediaType"], **_blob(blobs, _INDEX | {"manifests": manifests})}
+        index = _INDEX | {"manifests": [{**image, "annotations": names}]}
         with tarfile.open(new, "w", format=tarfile.PAX_FORMAT) as archive:
             _file(archive, "oci-layout", _json({"imageLayoutVersion": "1.0.0"}), epoch)
             _file(archive, "index.json", _json(index), epoch)

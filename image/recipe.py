@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from image.run import run
+from lab.errors import LabError
 from wirespeed import __version__
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -63,7 +64,6 @@ class Image:
 
     @property
     def python(self) -> bool:
-        """Whether the image has Python."""
         return "python3" in self.packages
 
 
@@ -94,9 +94,6 @@ def version() -> str:
 def commit_time() -> int:
     """Return the time of the last commit in seconds; 2025-01-01 without a git repository or without git."""
     try:
-        shown = subprocess.run(
-            ["git", "log", "-1", "--format=%ct"], cwd=ROOT, capture_output=True, text=True, check=False
-        ).stdout.strip()
-    except FileNotFoundError:
-        shown = ""
-    return int(shown) if shown.isdecimal() else 1_735_689_600
+        return int(run(["git", "log", "-1", "--format=%ct"], folder=ROOT))
+    except LabError:
+        return 1_735_689_600

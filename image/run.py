@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ from lab.errors import LabError, tail
 
 
 def run(command: Sequence[str], *, environment: Mapping[str, str] | None = None, folder: Path | None = None) -> str:
-    """Run a program and return its standard output. Raises LabError if it fails."""
+    """Run a program and return its standard output. Raises LabError with the command and the end of its output."""
     try:
         done = subprocess.run(
             command,
@@ -25,6 +26,6 @@ def run(command: Sequence[str], *, environment: Mapping[str, str] | None = None,
     except FileNotFoundError as error:
         raise LabError(f"{command[0]}: no such program") from error
     if done.returncode:
-        said = tail(done.stderr or done.stdout, 20)
-        raise LabError(f"{command[0]} failed with exit code {done.returncode}", detail=said)
+        detail = f"{shlex.join(command)}\n{tail(done.stderr or done.stdout, 20)}"
+        raise LabError(f"{command[0]} failed with exit code {done.returncode}", detail=detail)
     return done.stdout

@@ -5,8 +5,9 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from typing import Any, NoReturn
 
 from lab.accel import choose
@@ -17,32 +18,32 @@ from lab.progress import Progress
 from lab.recipe import REPO
 from lab.scratch import scratch
 from lab.session import Session
-from lab.terminal import raw_terminal, resized
+from lab.terminal import shared_terminal
 from lab.tree import GUEST_TREE, write_tree
 from lab.vm import Files, Machine, started
 
 FAILED = 125
 PASSED_ON = ("TERM", "COLUMNS", "LINES", "FORCE_COLOR", "NO_COLOR", "COLORTERM")
-GUEST_PATH = "/opt/venv/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+GUEST_ENVIRONMENT = {
+    "PATH": "/opt/venv/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "PYTHONPATH": GUEST_TREE,
+    "HOME": "/root",
+    "USER": "root",
+    "SHELL": "/bin/bash",
+    "LANG": "C.UTF-8",
+    "VIRTUAL_ENV": "/opt/venv",
+    "WIRESPEED_LAB": "1",
+}
 
 
 def job(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Return the job for the guest's agent."""
     size = shutil.get_terminal_size()
     environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
     if arguments.action == "shell" or sys.stdout.isatty():
         environment |= {"TERM": os.environ.get("TERM", "dumb")}
     if arguments.action == "run" and sys.stdout.isatty():
         environment |= {"COLUMNS": str(size.columns), "LINES": str(size.lines)}
-    environment |= {
-        "PATH": GUEST_PATH,
-        "PYTHONPATH": GUEST_TREE,
-        "HOME": "/root",
-        "USER": "root",
-        "SHELL": "/bin/bash",
-    }
-    environment |= {"LANG": "C.UTF-8", "VIRTUAL_ENV": "/opt/venv", "WIRESPEED_LAB": "1"}
-    environment |= dict(arguments.env)
+    environment |= GUEST_ENVIRONMENT | dict(arguments.env)
     return {
         "do": arguments.action,
         "command": arguments.command if arguments.action == "run" else ["/bin/bash", "-i"],
@@ -82,56 +83,55 @@ def in_vm(arguments: argparse.Namespace, progress: Progress) -> int:
         progress.close()
         if arguments.action == "run":
             return session.run(job(arguments), arguments.timeout)
-        return interact(session, job(arguments))
-
-
-def interact(session: Session, shell: dict[str, Any]) -> int:
-    """Run a shell on this terminal; return its exit code."""
-    with raw_terminal(sys.stdin.fileno()), resized(session):
-        code = session.shell(shell, sys.stdin.fileno())
-    print("lab: left" if code is None else f"lab: the shell ended with {code}", file=sys.stderr)
-    return code or 0
+        with shared_terminal(session, sys.stdin.fileno()):
+            code = session.shell(job(arguments), sys.stdin.fileno())
+        print("lab: left" if code is None else f"lab: the shell ended with {code}", file=sys.stderr)
+        return code or 0
 
 
 class Stopped(BaseException):
     """SIGINT, SIGTERM or SIGHUP was received. Not an Exception, so that no handler of errors stops it."""
 
 
-def stop_on_signals() -> None:
-    """Raise Stopped on signals, so that no VM and no directory is left behind."""
+def exit_code(label: str, work: Callable[[Progress], int]) -> int:
+    """Do the work of a command line; return its exit code, or 125 if it failed."""
 
     def stop(number: int, _: object) -> NoReturn:
         raise Stopped(number)
 
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, stop)
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return the command's exit code, 125 if the lab failed, 2 for a usage error."""
-    asked = parse(sys.argv[1:] if arguments is None else arguments)
-    stop_on_signals()
+    # Signals are exceptions, so that no VM and no directory is left behind.
+    for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(each, stop)
     try:
-        with Progress() as progress:
-            if asked.action != "build":
-                return in_vm(asked, progress)
-            build(progress)
-            progress.say(f"built in {cache_folder()}")
-            return 0
+        with Progress(label=label) as progress:
+            return work(progress)
     except LabError as error:
         if error.detail:
             print(error.detail, file=sys.stderr)
-        print(f"lab: {error}", file=sys.stderr)
+        print(f"{label}: {error}", file=sys.stderr)
         return FAILED
     except BrokenPipeError:
         return 128 + signal.SIGPIPE
     except OSError as error:
-        print(f"lab: {error}", file=sys.stderr)
+        print(f"{label}: {error}", file=sys.stderr)
         return FAILED
     except Stopped as stopped:
         number = int(stopped.args[0])
-        print(f"lab: stopped by {signal.Signals(number).name}", file=sys.stderr)
+        print(f"{label}: stopped by {signal.Signals(number).name}", file=sys.stderr)
         return 128 + number
+
+
+def work(asked: argparse.Namespace, progress: Progress) -> int:
+    if asked.action != "build":
+        return in_vm(asked, progress)
+    build(progress)
+    progress.say(f"built in {cache_folder()}")
+    return 0
+
+
+def main() -> int:
+    """Run the command line; return the command's exit code, 125 if the lab failed, 2 for a usage error."""
+    return exit_code("lab", partial(work, parse(sys.argv[1:])))
 
 
 if __name__ == "__main__":

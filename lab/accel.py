@@ -9,6 +9,7 @@ from pathlib import Path
 
 from lab.build import Artefacts
 from lab.errors import LabError
+from lab.process import spawn
 from lab.progress import Progress
 from lab.scratch import scratch
 from lab.vm import Machine, base_arguments, qemu_program, stop
@@ -19,9 +20,7 @@ SIGN = "LAB-PROBE-OK"
 
 def choose(artefacts: Artefacts, wanted: str, progress: Progress) -> str:
     """Return "kvm" or "tcg". Raises LabError if kvm is requested and does not work."""
-    if wanted == "tcg":
-        return wanted
-    if kvm_works(artefacts, progress):
+    if wanted != "tcg" and kvm_works(artefacts, progress):
         return "kvm"
     if wanted == "kvm":
         raise LabError("the lab's kernel does not boot under kvm on this machine; leave out --accel kvm")
@@ -38,7 +37,7 @@ def kvm_works(artefacts: Artefacts, progress: Progress) -> bool:
         return answer.read_text() == "yes"
     with progress.step("trying kvm"):
         works = probe(artefacts)
-    partial = answer.with_name(f".{answer.name}.{os.getpid()}")
+    partial = answer.with_name(f".{answer.name}.{os.getpid()}")  # another run may be trying it too
     partial.write_text("yes" if works else "no")
     partial.rename(answer)
     progress.say("kvm works" if works else "kvm does not boot the guest's kernel here: using tcg")
@@ -46,7 +45,6 @@ def kvm_works(artefacts: Artefacts, progress: Progress) -> bool:
 
 
 def cpu_model() -> str:
-    """Return the model name of the first CPU."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     return next((line for line in lines if line.startswith("model name")), "")
 
@@ -57,22 +55,15 @@ def probe(artefacts: Artefacts) -> bool:
         console = folder / "console.log"
         machine = Machine(accel="kvm", extra_kernel="lab.probe")
         command = [*qemu_program(artefacts), *base_arguments(artefacts, machine, console)]
-        with subprocess.Popen(
-            ["setpriv", "--pdeathsig", "KILL", *command],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        ) as process:
-            try:
-                deadline = time.monotonic() + PROBE_TIMEOUT
-                while time.monotonic() < deadline and process.poll() is None and not answered(console):
-                    time.sleep(0.05)
-                return answered(console)
-            finally:
-                stop(process)
+        process = spawn(command, subprocess.DEVNULL)
+        try:
+            deadline = time.monotonic() + PROBE_TIMEOUT
+            while time.monotonic() < deadline and process.poll() is None and not answered(console):
+                time.sleep(0.05)
+            return answered(console)
+        finally:
+            stop(process)
 
 
 def answered(console: Path) -> bool:
-    """Return whether the initrd has printed SIGN."""
     return console.exists() and SIGN in console.read_text(errors="replace")

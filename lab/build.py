@@ -9,8 +9,8 @@ import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from lab.carry import carry
 from lab.errors import LabError, tail
@@ -19,8 +19,7 @@ from lab.recipe import HOST_TOOLS, LAB, LOCK, Recipe, Recipes, recipes
 from lab.scratch import scratch
 
 
-@dataclass(frozen=True, kw_only=True)
-class Artefacts:
+class Artefacts(NamedTuple):
     """Directories of a finished build."""
 
     cache: Path
@@ -37,18 +36,14 @@ def cache_folder(environment: Mapping[str, str] = os.environ) -> Path:
 
 def finished(cache: Path, wanted: Recipes) -> Artefacts | None:
     """Return the artefacts from which a VM boots, None if one is missing."""
-    result = Artefacts(
-        cache=cache,
-        qemu=cache / wanted.qemu.folder,
-        image=cache / wanted.image.folder,
-        boot=cache / wanted.boot.folder,
-    )
-    return result if all(path.is_dir() for path in (result.qemu, result.image, result.boot)) else None
+    qemu, image, boot = (cache / part.folder for part in (wanted.qemu, wanted.image, wanted.boot))
+    complete = all(path.is_dir() for path in (qemu, image, boot))
+    return Artefacts(cache=cache, qemu=qemu, image=image, boot=boot) if complete else None
 
 
-def build(progress: Progress, *, cache: Path | None = None) -> Artefacts:
+def build(progress: Progress) -> Artefacts:
     """Build what is missing. Raises LabError with the end of the log if a step fails."""
-    cache = cache or cache_folder()
+    cache = cache_folder()
     if not LOCK.is_file():
         raise LabError(f"{LOCK} is missing: the guest's Python packages are installed from it")
     wanted = recipes()
@@ -79,23 +74,19 @@ def build_one(recipe: Recipe, progress: Progress, *, cache: Path, environment: d
 
 @contextmanager
 def alone(cache: Path, progress: Progress) -> Iterator[None]:
-    """Hold the cache's lock, and remove what killed builds have left in the cache."""
+    """Hold the cache's lock, and remove what killed builds have left in the cache.
+
+    A second build waits for the first and then finds everything built.
+    """
     cache.mkdir(parents=True, exist_ok=True)
-    with locked(cache / "build.lock", progress):
-        for leftover in cache.glob(".building-*"):
-            shutil.rmtree(leftover)
-        yield
-
-
-@contextmanager
-def locked(path: Path, progress: Progress) -> Iterator[None]:
-    """Lock the build. A second build waits for the first and then finds everything built."""
-    with path.open("w") as file:
+    with (cache / "build.lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             with progress.step("waiting for another build"):
                 fcntl.flock(file, fcntl.LOCK_EX)
+        for leftover in cache.glob(".building-*"):
+            shutil.rmtree(leftover)
         yield
 
 
@@ -132,18 +123,16 @@ class Builder:
         self.make(wanted.image)
 
     def install_tools(self) -> None:
-        """Install missing tools on this host."""
         path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-        packages = {package for tool, package in HOST_TOOLS.items() if shutil.which(tool, path=path) is None}
+        packages = sorted({name for tool, name in HOST_TOOLS.items() if shutil.which(tool, path=path) is None})
         if not packages:
             return
-        with self._progress.step(f"installing {' '.join(sorted(packages))}"):
+        with self._progress.step(f"installing {' '.join(packages)}"):
             apt = ["apt-get", "-q", "-o", "DPkg::Lock::Timeout=600"]
-            environment = dict(os.environ, DEBIAN_FRONTEND="noninteractive")
+            environment, log = dict(os.environ, DEBIAN_FRONTEND="noninteractive"), self._logs / "host-tools.log"
             if not any(Path("/var/lib/apt/lists").glob("*_Packages*")):
-                self.execute([*apt, "update"], environment, self._logs / "host-tools.log")
-            install = [*apt, "-y", "--no-install-recommends", "install", *sorted(packages)]
-            self.execute(install, environment, self._logs / "host-tools.log")
+                self.execute([*apt, "update"], environment, log)
+            self.execute([*apt, "-y", "--no-install-recommends", "install", *packages], environment, log)
 
     def side_by_side(self, *rows: list[Recipe]) -> None:
         """Build the rows in parallel, the recipes of a row one after the other."""
@@ -157,7 +146,6 @@ class Builder:
                 raise
 
     def make_all(self, wanted: list[Recipe]) -> None:
-        """Builds one after the other."""
         for recipe in wanted:
             self.make(recipe)
 

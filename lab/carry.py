@@ -20,17 +20,13 @@ def mirror(environment: Mapping[str, str]) -> str:
     """Return this host's Debian mirror from apt's configuration. Raises LabError if apt has none."""
     if MIRROR_VARIABLE in environment:
         return environment[MIRROR_VARIABLE]
-    listing = subprocess.run(
-        ["apt-get", "indextargets", "--format", "$(REPO_URI) $(LABEL)", "Created-By: Packages"],
-        capture_output=True,
-        text=True,
-        check=False,
-    ).stdout
-    found = [line.rpartition(" ") for line in listing.splitlines()]
-    uris = [uri for uri, _, label in found if label == "Debian"]
-    if not uris:
-        raise LabError(f"apt on this host knows no Debian mirror; name one in {MIRROR_VARIABLE}")
-    return uris[0]
+    command = ["apt-get", "indextargets", "--format", "$(REPO_URI) $(LABEL)", "Created-By: Packages"]
+    listing = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    for line in listing.splitlines():
+        uri, _, label = line.rpartition(" ")
+        if label == "Debian":
+            return uri
+    raise LabError(f"apt on this host knows no Debian mirror; name one in {MIRROR_VARIABLE}")
 
 
 def apt_settings() -> str:
@@ -58,11 +54,7 @@ def pip_settings(environment: Mapping[str, str], home: Path, folder: Path) -> di
         target.parent.mkdir(parents=True, exist_ok=True)
         if source.is_file():
             shutil.copyfile(source, target)
-    result |= {
-        "HOME": f"{INSIDE}/home",
-        "XDG_CONFIG_DIRS": f"{INSIDE}/site",
-        "XDG_CONFIG_HOME": f"{INSIDE}/user",
-    }
+    result |= {"HOME": f"{INSIDE}/home", "XDG_CONFIG_DIRS": f"{INSIDE}/site", "XDG_CONFIG_HOME": f"{INSIDE}/user"}
     result["PIP_CONFIG_FILE"] = f"{INSIDE}/pip.conf"
     (folder / "pip.conf").touch()
     bundle = next((environment[name] for name in CERTIFICATES if name in environment), DEBIANS_BUNDLE)
@@ -71,9 +63,9 @@ def pip_settings(environment: Mapping[str, str], home: Path, folder: Path) -> di
         result |= {"PIP_CERT": f"{INSIDE}/certificates.pem", "SSL_CERT_FILE": f"{INSIDE}/certificates.pem"}
     links = environment.get("PIP_FIND_LINKS", "").split()
     folders = [link for link in links if Path(link).is_dir()]
-    (folder / "binds").write_text("".join(f"{link} /run/links/{n}\n" for n, link in enumerate(folders)))
+    places = {link: f"/run/links/{n}" for n, link in enumerate(folders)}
+    (folder / "binds").write_text("".join(f"{link} {place}\n" for link, place in places.items()))
     if links:
-        places = {link: f"/run/links/{n}" for n, link in enumerate(folders)}
         # Missing directories stay in the list: pip only warns about them.
         result["PIP_FIND_LINKS"] = " ".join(places.get(link, link) for link in links)
     return result

@@ -1,9 +1,9 @@
 """The options of the lab's command line."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import lab
 
@@ -30,11 +30,12 @@ class Parser(argparse.ArgumentParser):
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Parse the command line; the command follows the first --. Raises SystemExit(2) for a usage error."""
     ours, command = split(arguments)
-    result = parser().parse_args(ours)
+    options = parser()
+    result = options.parse_args(ours)
     if result.action == "run" and not command:
-        parser().error("run needs a command after --, such as: run -- pytest tests/lab")
+        options.error("run needs a command after --, such as: run -- pytest tests/lab")
     if result.action != "run" and command is not None:
-        parser().error(f"{result.action} takes no command; use: run -- COMMAND")
+        options.error(f"{result.action} takes no command; use: run -- COMMAND")
     result.command = command
     return result
 
@@ -49,7 +50,6 @@ def split(arguments: Sequence[str]) -> tuple[list[str], list[str] | None]:
 
 
 def parser() -> argparse.ArgumentParser:
-    """Return the parser of the command line."""
     result = Parser(
         prog="python3 -m lab",
         description=lab.__doc__,
@@ -64,57 +64,45 @@ def parser() -> argparse.ArgumentParser:
         usage="%(prog)s [OPTIONS] -- COMMAND...",
     )
     run.add_argument(
-        "--timeout",
-        type=seconds,
-        metavar="SECONDS",
-        help="kill the VM if the command takes longer (exit code 125)",
+        "--timeout", type=seconds, metavar="SECONDS", help="kill the VM if the command takes longer (exit code 125)"
     )
     shell = commands.add_parser("shell", help="a root shell in a fresh VM; leave with exit or Ctrl-]")
     for command in (run, shell):
-        add_machine_options(command)
+        add_machine_options(command.add_argument)
     return result
 
 
-def add_machine_options(command: argparse.ArgumentParser) -> None:
-    """Add the options of run and shell."""
-    command.add_argument(
-        "--out", type=Path, metavar="DIR", help="the guest's directory /out, shared with this host"
-    )
-    command.add_argument(
-        "--env", type=setting, action="append", default=[], metavar="K=V", help="set a variable in the guest"
-    )
-    command.add_argument(
+def add_machine_options(option: Callable[..., Any]) -> None:
+    """Add the options of run and shell; `option` is the parser's add_argument."""
+    option("--out", type=Path, metavar="DIR", help="the guest's directory /out, shared with this host")
+    option("--env", type=setting, action="append", default=[], metavar="K=V", help="set a variable in the guest")
+    option(
         "--add",
         action="append",
         default=[],
         metavar="PATH[:GUESTPATH]",
         help="copy a file or directory that git does not list, such as build/ or /tmp/bin:/opt/peers",
     )
-    command.add_argument(
+    option(
         "--hub",
         choices=("separate", "joined"),
         default="separate",
         help="whether the two PFs are on one wire (joined) or on two (default: separate)",
     )
-    command.add_argument(
-        "--udev", action="store_true", help="start udevd and wait until it has settled (default: no udevd)"
-    )
-    command.add_argument(
-        "--hugepages", type=count, default=512, metavar="N", help="number of 2 MiB hugepages (default: 512)"
-    )
-    command.add_argument("--memory", default="4G", metavar="SIZE", help="memory of the guest (default: 4G)")
-    command.add_argument(
+    option("--udev", action="store_true", help="start udevd and wait until it has settled (default: no udevd)")
+    option("--hugepages", type=count, default=512, metavar="N", help="number of 2 MiB hugepages (default: 512)")
+    option("--memory", default="4G", metavar="SIZE", help="memory of the guest (default: 4G)")
+    option(
         "--accel",
         choices=("auto", "kvm", "tcg"),
         default="auto",
         help="auto uses kvm if a probe boots with it (default: auto)",
     )
-    command.add_argument("--kernel", default="", metavar="ARGS", help="additional kernel command line arguments")
-    command.add_argument("--console", type=Path, metavar="FILE", help="write the guest's console log to this file")
+    option("--kernel", default="", metavar="ARGS", help="additional kernel command line arguments")
+    option("--console", type=Path, metavar="FILE", help="write the guest's console log to this file")
 
 
 def seconds(text: str) -> float:
-    """Parse a positive number of seconds."""
     try:
         value = float(text)
     except ValueError:
@@ -125,14 +113,12 @@ def seconds(text: str) -> float:
 
 
 def count(text: str) -> int:
-    """Parse a whole number from 0."""
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r} is not a number")
     return int(text)
 
 
 def setting(text: str) -> tuple[str, str]:
-    """Parse K=V."""
     name, equals, value = text.partition("=")
     if not name or not equals:
         raise argparse.ArgumentTypeError(f"{text!r} is not K=V")

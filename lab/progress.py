@@ -53,7 +53,6 @@ class Progress:
                 self._write(f"{self._label}: {name}: {outcome} in {time.monotonic() - started:.1f} s\n")
 
     def say(self, text: str) -> None:
-        """Print a line that stays."""
         with self._lock:
             self._write(f"{self._label}: {text}\n")
 

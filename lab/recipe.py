@@ -101,67 +101,32 @@ class Recipes:
     boot: Recipe
 
 
-def script(name: str) -> str:
-    """Return the shell script of a recipe, preceded by the shared functions."""
-    return (LAB / "recipes" / "chroot.sh").read_text() + (LAB / "recipes" / f"{name}.sh").read_text()
+def _recipe(
+    name: str, title: str, inputs: dict[str, Recipe], files: tuple[Path, ...] = (), **settings: str
+) -> Recipe:
+    """Return a recipe whose script is NAME.sh, preceded by the shared functions."""
+    script = "".join((LAB / "recipes" / f"{part}.sh").read_text() for part in ("chroot", name))
+    return Recipe(name=name, title=title, script=script, settings=settings, inputs=inputs, files=files)
 
 
 def recipes(*, lock: Path = LOCK) -> Recipes:
     """Return the recipes for this source tree and its lock file."""
-    base = Recipe(
-        name="base",
-        title="Debian base (debootstrap)",
-        script=script("base"),
-        settings={"SUITE": SUITE},
-        inputs={},
+    base = _recipe("base", "Debian base (debootstrap)", {}, SUITE=SUITE)
+    qemu = _recipe("qemu", "QEMU", {"BASE": base}, PACKAGES=" ".join(QEMU_PACKAGES), QEMU_AT_LEAST=QEMU_AT_LEAST)
+    packages, kernel_modules = " ".join(GUEST_PACKAGES), " ".join(GUEST_MODULES)
+    guest = _recipe("guest", "guest system", {"BASE": base}, PACKAGES=packages, MODULES=kernel_modules)
+    python = _recipe("python", "guest Python packages", {"GUEST": guest}, (lock,))
+    modules = _recipe(
+        "modules",
+        "the kernel's test drivers",
+        {"BASE": base, "GUEST": guest},
+        tuple(sorted((LAB / "drivers").glob("*.c"))),
+        PACKAGES=" ".join(COMPILER_PACKAGES),
+        DRIVERS=" ".join(TEST_DRIVERS),
+        OPTIONS=" ".join(TEST_DRIVER_OPTIONS),
     )
-    qemu = Recipe(
-        name="qemu",
-        title="QEMU",
-        script=script("qemu"),
-        settings={"PACKAGES": " ".join(QEMU_PACKAGES), "QEMU_AT_LEAST": QEMU_AT_LEAST},
-        inputs={"BASE": base},
-    )
-    guest = Recipe(
-        name="guest",
-        title="guest system",
-        script=script("guest"),
-        settings={"PACKAGES": " ".join(GUEST_PACKAGES), "MODULES": " ".join(GUEST_MODULES)},
-        inputs={"BASE": base},
-    )
-    python = Recipe(
-        name="python",
-        title="guest Python packages",
-        script=script("python"),
-        settings={},
-        inputs={"GUEST": guest},
-        files=(lock,),
-    )
-    modules = Recipe(
-        name="modules",
-        title="the kernel's test drivers",
-        script=script("modules"),
-        settings={
-            "PACKAGES": " ".join(COMPILER_PACKAGES),
-            "DRIVERS": " ".join(TEST_DRIVERS),
-            "OPTIONS": " ".join(TEST_DRIVER_OPTIONS),
-        },
-        inputs={"BASE": base, "GUEST": guest},
-        files=tuple(sorted((LAB / "drivers").glob("*.c"))),
-    )
-    image = Recipe(
-        name="image",
-        title="guest disk",
-        script=script("image"),
-        settings={"SIZE": IMAGE_SIZE},
-        inputs={"GUEST": guest, "VENV": python, "MODULES": modules},
-    )
-    boot = Recipe(
-        name="boot",
-        title="kernel and initrd",
-        script=script("boot"),
-        settings={"MODULES": " ".join(ROOT_DISK_MODULES)},
-        inputs={"GUEST": guest},
-        files=(LAB / "vmlinux.py", *(LAB / "guest" / name for name in ("init", "setup", "agent.py"))),
-    )
+    parts = {"GUEST": guest, "VENV": python, "MODULES": modules}
+    image = _recipe("image", "guest disk", parts, SIZE=IMAGE_SIZE)
+    files = (LAB / "vmlinux.py", *(LAB / "guest" / name for name in ("init", "setup", "agent.py")))
+    boot = _recipe("boot", "kernel and initrd", {"GUEST": guest}, files, MODULES=" ".join(ROOT_DISK_MODULES))
     return Recipes(base=base, qemu=qemu, guest=guest, python=python, modules=modules, image=image, boot=boot)

@@ -16,10 +16,6 @@ EXPLAIN_TIMEOUT = 3.0
 LEAVE = b"\x1d"  # Ctrl-]
 
 
-class TimedOutError(Exception):
-    """An expected event did not arrive in time."""
-
-
 class LeftError(Exception):
     """The user of the shell pressed Ctrl-]."""
 
@@ -44,11 +40,11 @@ class Session:
         for name, port in vm.ports.items():
             self._selector.register(port, selectors.EVENT_READ, name)
 
-    def boot(self) -> float:
-        """Wait for the guest's agent; return the guest's uptime in seconds."""
+    def boot(self) -> None:
+        """Wait for the guest's agent."""
         try:
-            return float(self._await("up", time.monotonic() + BOOT_TIMEOUT)["uptime"])
-        except TimedOutError:
+            self._await("up", time.monotonic() + BOOT_TIMEOUT)
+        except TimeoutError:
             raise LabError(f"the VM did not boot in {BOOT_TIMEOUT:.0f} s", detail=self._log()) from None
 
     def run(self, job: dict[str, Any], timeout: float | None) -> int:
@@ -56,7 +52,7 @@ class Session:
         self.send(**job)
         try:
             return self._finish(None if timeout is None else time.monotonic() + timeout)
-        except TimedOutError:
+        except TimeoutError:
             hint = self.explain()
             raise LabError(f"the command did not end in {timeout:g} s; the VM was killed", detail=hint) from None
 
@@ -82,15 +78,14 @@ class Session:
             return None
 
     def send(self, **message: Any) -> None:
-        """Send a message to the agent."""
-        self._to_guest("ctl", json.dumps(message).encode() + b"\n")
+        self._vm.ports["ctl"].sendall(json.dumps(message).encode() + b"\n")
 
     def explain(self) -> str:
         """Return what the guest's processes are waiting for; "" if the agent does not answer in time."""
         self.send(do="explain")
         try:
             return str(self._await("explained", time.monotonic() + EXPLAIN_TIMEOUT)["text"])
-        except TimedOutError:
+        except TimeoutError:
             return ""
 
     def _finish(self, deadline: float | None) -> int:
@@ -102,6 +97,7 @@ class Session:
         return int(ended["code"])
 
     def _await(self, event: str, deadline: float | None) -> dict[str, Any]:
+        """Return the next message of this kind. Raises TimeoutError."""
         while True:
             for message in self._messages:
                 if message["event"] == event:
@@ -110,10 +106,10 @@ class Session:
             self._step(deadline)
 
     def _step(self, deadline: float | None) -> None:
-        """Wait for input and process it."""
+        """Wait for input and process it. Raises TimeoutError after `deadline`."""
         wait = None if deadline is None else deadline - time.monotonic()
         if wait is not None and wait <= 0:
-            raise TimedOutError
+            raise TimeoutError
         for key, _ in self._selector.select(wait):
             if key.data == "terminal":
                 self._type(os.read(key.fd, CHUNK))
@@ -140,12 +136,9 @@ class Session:
 
     def _type(self, keys: bytes) -> None:
         before, leave, _ = keys.partition(LEAVE)
-        self._to_guest("out", before)
+        self._vm.ports["out"].sendall(before)
         if leave or not keys:
             raise LeftError
-
-    def _to_guest(self, name: str, data: bytes) -> None:
-        self._vm.ports[name].sendall(data)
 
     def _log(self) -> str:
         return tail(self._vm.log(), 40)

@@ -11,26 +11,17 @@ from lab.session import Session
 
 
 @contextmanager
-def raw_terminal(terminal: int) -> Iterator[None]:
-    """Set the terminal to raw mode, so that every key reaches the guest."""
-    before = termios.tcgetattr(terminal)
-    tty.setraw(terminal)
-    try:
-        yield
-    finally:
-        termios.tcsetattr(terminal, termios.TCSADRAIN, before)
+def shared_terminal(session: Session, terminal: int) -> Iterator[None]:
+    """Set the terminal to raw mode, so that every key reaches the guest, whose terminal always gets its size."""
 
-
-@contextmanager
-def resized(session: Session) -> Iterator[None]:
-    """Give the guest's terminal the size of ours, also after a change."""
-
-    def follow(*_: object) -> None:
+    def resize(*_: object) -> None:
         size = shutil.get_terminal_size()
         session.send(do="resize", rows=size.lines, columns=size.columns)
 
-    before = signal.signal(signal.SIGWINCH, follow)
+    attributes, handler = termios.tcgetattr(terminal), signal.signal(signal.SIGWINCH, resize)
     try:
+        tty.setraw(terminal)
         yield
     finally:
-        signal.signal(signal.SIGWINCH, before)
+        termios.tcsetattr(terminal, termios.TCSADRAIN, attributes)
+        signal.signal(signal.SIGWINCH, handler)

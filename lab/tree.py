@@ -16,21 +16,8 @@ GUEST_TREE = "/work/wirespeed"
 
 def project_files(repo: Path) -> list[Path]:
     """Return tracked files and untracked files that are not ignored, relative to `repo`."""
-    listing = subprocess.run(
-        [
-            "git",
-            "-C",
-            str(repo),
-            "ls-files",
-            "-z",
-            "--cached",
-            "--others",
-            "--exclude-standard",
-            "--deduplicate",
-        ],
-        capture_output=True,
-        check=False,
-    )
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--deduplicate"]
+    listing = subprocess.run(command, cwd=repo, capture_output=True, check=False)
     if listing.returncode:
         raise LabError(f"git cannot list the files of {repo}: {listing.stderr.decode(errors='replace').strip()}")
     return [Path(name.decode(errors="surrogateescape")) for name in listing.stdout.split(b"\0") if name]
@@ -99,14 +86,13 @@ def add_file(archive: tarfile.TarFile, path: Path, place: str) -> None:
     """Add one file in its current state; the tree may be edited meanwhile."""
     try:
         entry = archive.gettarinfo(path, place)
-        content = path.read_bytes() if entry is not None and entry.isreg() else b""
+        if entry is None or entry.isdir():  # a socket or a nested repository
+            return
+        if entry.islnk():  # a hard link by tarfile's guess from the inode; its target may not be in the archive
+            entry.type, entry.linkname = tarfile.REGTYPE, ""
+        content = path.read_bytes() if entry.isreg() else b""
     except (FileNotFoundError, NotADirectoryError):
         return
-    if entry is None or entry.isdir():  # a socket or a nested repository
-        return
-    if entry.islnk():  # a hard link by tarfile's guess from the inode; its target may not be in the archive
-        entry.type, entry.linkname = tarfile.REGTYPE, ""
-        content = path.read_bytes()
     entry.size = len(content)
     entry.uid = entry.gid = 0
     entry.uname = entry.gname = "root"

@@ -8,8 +8,10 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from lab.build import Artefacts
+from lab.process import spawn
 
 LIBRARIES = "usr/lib/x86_64-linux-gnu"
 PORTS = ("ctl", "out", "err")
@@ -18,6 +20,8 @@ NODE = "intel_iommu=on iommu=pt"
 # Linux divides CPU time between sessions first. A VM is one session with several busy threads, beside a test run
 # with many sessions: this priority (a nice value) gives it the share of three sessions.
 PRIORITY = -5
+# An older CPU model boots no faster under TCG.
+ACCELERATORS = {"kvm": ("-accel", "kvm", "-cpu", "host"), "tcg": ("-accel", "tcg,thread=multi", "-cpu", "max")}
 # The guest is never attacked, and each of these costs boot time under TCG (init_on_alloc: 2 s for the hugepages).
 FAST = "mitigations=off nokaslr audit=0 apparmor=0 nowatchdog init_on_alloc=0 tsc=reliable"
 
@@ -27,7 +31,6 @@ class Machine:
     """The configurable properties of a VM."""
 
     accel: str = "tcg"
-    cpus: int = 2
     memory: str = "4G"
     hugepages: int = 512
     hub: str = "separate"
@@ -51,10 +54,7 @@ class Files:
 
 
 def qemu_program(artefacts: Artefacts) -> list[str]:
-    """Return the command for the QEMU in its own root, with that root's loader and libraries.
-
-    This needs no chroot, no mount and no root privileges.
-    """
+    """Return the command for QEMU in its own root, by that root's loader: it needs no chroot and no privileges."""
     root = artefacts.qemu / "root"
     libraries = root / LIBRARIES
     return [
@@ -66,23 +66,15 @@ def qemu_program(artefacts: Artefacts) -> list[str]:
 
 
 def kernel_line(machine: Machine) -> str:
-    """Return the guest's kernel command line."""
     own = f"lab.hugepages={machine.hugepages} lab.udev={int(machine.udev)}"
     return " ".join(part for part in (QUIET, NODE, FAST, own, machine.extra_kernel) if part)
-
-
-def accelerator(name: str) -> list[str]:
-    """Return QEMU's arguments for "kvm" or "tcg". An older CPU model boots no faster under TCG."""
-    if name == "kvm":
-        return ["-accel", "kvm", "-cpu", "host"]
-    return ["-accel", "tcg,thread=multi", "-cpu", "max"]
 
 
 def base_arguments(artefacts: Artefacts, machine: Machine, console: Path) -> list[str]:
     """Return arguments for CPU, memory, kernel and serial console: enough to boot into the initrd."""
     return [
-        *("-M", "q35,kernel-irqchip=split", "-smp", str(machine.cpus), "-m", machine.memory),
-        *accelerator(machine.accel),
+        *("-M", "q35,kernel-irqchip=split", "-smp", "2", "-m", machine.memory),
+        *ACCELERATORS[machine.accel],
         *("-nodefaults", "-no-user-config", "-display", "none", *(() if machine.resets else ("-no-reboot",))),
         *("-kernel", str(artefacts.boot / "vmlinux"), "-initrd", str(artefacts.boot / "initrd.cpio")),
         *("-append", kernel_line(machine)),
@@ -99,10 +91,7 @@ def nic_arguments(machine: Machine) -> list[str]:
         result += [
             *("-netdev", f"hubport,hubid={network},id=net{number}"),
             *("-device", f"pcie-root-port,id=port{number},chassis={number},slot={number}"),
-            *(
-                "-device",
-                f"igb,netdev=net{number},bus=port{number},id=pf{number},mac={address},romfile=",
-            ),
+            *("-device", f"igb,netdev=net{number},bus=port{number},id=pf{number},mac={address},romfile="),
         ]
     return result
 
@@ -117,7 +106,9 @@ def qemu_arguments(files: Files, machine: Machine, descriptors: dict[str, int]) 
     return [
         *qemu_program(files.artefacts),
         *base_arguments(files.artefacts, machine, files.console),
-        *("-device", "intel-iommu,intremap=on,caching-mode=on"),
+        # eim: x2APIC, as on servers. With xAPIC on a busy machine, a boot under TCG rarely hangs: a CPU's APIC
+        # keeps a timer interrupt in service although the guest has handled it, so it delivers no others.
+        *("-device", "intel-iommu,intremap=on,eim=on,caching-mode=on"),
         # The image is not modified: writes go to an unlinked overlay in TMPDIR.
         *("-drive", f"if=none,id=disk,format=raw,snapshot=on,file={disk}"),
         *("-device", "virtio-blk-pci,drive=disk"),
@@ -135,8 +126,7 @@ def escaped(path: Path) -> str:
     return str(path).replace(",", ",,")
 
 
-@dataclass(kw_only=True)
-class Vm:
+class Vm(NamedTuple):
     """A running VM. `ports` are sockets to the guest's ports."""
 
     process: subprocess.Popen[bytes]
@@ -161,16 +151,10 @@ def started(files: Files, machine: Machine, folder: Path) -> Iterator[Vm]:
         descriptors = {name: end.fileno() for name, end in theirs.items()}
         messages = folder / "qemu.log"
         with messages.open("wb") as output:
-            process = subprocess.Popen(
-                # If this process is killed, the kernel kills QEMU.
-                ["setpriv", "--pdeathsig", "KILL", *qemu_arguments(files, machine, descriptors)],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                pass_fds=list(descriptors.values()),
-                env=dict(os.environ, QEMU_MODULE_DIR=str(files.artefacts.qemu / "root" / LIBRARIES / "qemu")),
-                start_new_session=True,
-            )
+            modules = files.artefacts.qemu / "root" / LIBRARIES / "qemu"
+            environment = dict(os.environ, QEMU_MODULE_DIR=str(modules))
+            command = qemu_arguments(files, machine, descriptors)
+            process = spawn(command, output, environment=environment, pass_fds=descriptors.values())
         stack.callback(stop, process)
         with suppress(OSError):  # without the privilege, or a kernel without autogroups
             Path(f"/proc/{process.pid}/autogroup").write_text(str(PRIORITY))

@@ -20,15 +20,14 @@ def main() -> int:
     description = f"Build the release of the last commit into {TARGET.relative_to(ROOT)}."
     argparse.ArgumentParser(prog="python3 -m release", description=description).parse_args()
     os.umask(0o022)  # the modes of files are in what is built
-    with Progress(label="release") as progress:
-        try:
+    try:
+        with Progress(label="release") as progress:
             manifests.helm()
             for path in build(TARGET, progress):
                 progress.say(f"{path.relative_to(ROOT)}: {path.stat().st_size / 1e3:,.0f} kB")
-        except LabError as error:
-            progress.close()
-            print(f"release: {error}", *filter(None, [error.detail]), sep="\n", file=sys.stderr)
-            return 1
+    except LabError as error:
+        print(f"release: {error}", *filter(None, [error.detail]), sep="\n", file=sys.stderr)
+        return 1
     return 0
 
 

@@ -122,7 +122,6 @@ def write_eal(tree: Path, target: Path, *, work: Path, epoch: int) -> Path:
 
 
 def metadata(wheel: Path) -> bytes:
-    """The core metadata of a wheel."""
     with zipfile.ZipFile(wheel) as content:
         (name,) = [name for name in content.namelist() if name.endswith(".dist-info/METADATA")]
         return content.read(name)

@@ -25,7 +25,8 @@ def check(root: Path, version: str) -> str:
             f"expected the version {version} everywhere: make version VERSION={version}",
             detail="\n".join(map(str, differing)),
         )
-    if not changelog_has(_text(root / CHANGELOG), version):
+    changelog = root / CHANGELOG
+    if not (changelog.is_file() and changelog_has(changelog.read_text(), version)):
         raise LabError(f'{CHANGELOG}: expected a heading "## [{version}] - YYYY-MM-DD"')
     tagged = git(root, "for-each-ref", "--format=%(objectname) %(*objectname)", f"refs/tags/v{version}").split()
     if tagged and tagged[-1] != head:  # the last one is the commit, also if the tag is an object of its own
@@ -47,7 +48,3 @@ def git(root: Path, *arguments: str) -> str:
     if done.returncode:
         raise LabError(f"{root}: git {arguments[0]}: {done.stderr.strip()}")
     return done.stdout
-
-
-def _text(path: Path) -> str:
-    return path.read_text() if path.is_file() else ""

@@ -34,23 +34,17 @@ _SYSTEM = "usr/lib/os-release"
 _METADATA = "*.dist-info/METADATA"
 
 
-def write(target: Path, archive: Path, *, name: str, version: str, sha256: str, epoch: int) -> int:
-    """Write the bill of the OCI archive `archive`, whose SHA-256 is `sha256`; the number of its packages.
+def write(target: Path, archive: Path, *, name: str, version: str, sha256: str, epoch: int) -> None:
+    """Write the bill of the OCI archive `archive`, whose SHA-256 is `sha256`.
 
     It has the packages of all architectures. The same archive gives the same bytes; `epoch` (s) is its time.
     """
     files, digest = _read(archive)
     components = {each.bom_ref.value: each for each in _components(files)}
-    image = Component(
-        type=ComponentType.CONTAINER,
-        name=name,
-        version=version,
-        purl=(purl := PackageURL("oci", None, name, digest, {"tag": version})),
-        bom_ref=str(purl),
-        hashes=[HashType(alg=HashAlgorithm.SHA_256, content=sha256)],
-    )
+    purl = PackageURL("oci", None, name, digest, {"tag": version})
+    hashes = [HashType(alg=HashAlgorithm.SHA_256, content=sha256)]
+    image = _component(ComponentType.CONTAINER, name, version, purl, hashes=hashes)
     _write(target, image, components.values(), identity=str(purl), epoch=epoch)
-    return sum(each.type == ComponentType.LIBRARY for each in components.values())
 
 
 def write_library(target: Path, metadata: str, *, sha256: str, epoch: int) -> None:
@@ -83,8 +77,8 @@ def _read(archive: Path) -> tuple[list[tuple[str, str]], str]:
     """What is read of the image, as pairs (path, text), and the image's digest."""
     with tarfile.open(archive) as content:
         (named,) = _json(content, "index.json")["manifests"]
-        image = _blob(content, named)
-        manifests = [_blob(content, each) for each in image["manifests"]] if "manifests" in image else [image]
+        image = _json(content, _path(named))
+        manifests = [_json(content, _path(each)) for each in image.get("manifests", [named])]
         files = [pair for each in manifests for layer in each["layers"] for pair in _layer(content, layer)]
     return files, str(named["digest"])
 
@@ -102,10 +96,6 @@ def _path(descriptor: Mapping[str, Any]) -> str:
     return "blobs/sha256/" + str(descriptor["digest"]).removeprefix("sha256:")
 
 
-def _blob(content: tarfile.TarFile, descriptor: Mapping[str, Any]) -> dict[str, Any]:
-    return _json(content, _path(descriptor))
-
-
 def _json(content: tarfile.TarFile, name: str) -> dict[str, Any]:
     file = content.extractfile(name)
     assert file is not None, name
@@ -117,18 +107,14 @@ def _components(files: Iterable[tuple[str, str]]) -> Iterator[Component]:
     """The operating system, its packages, and the Python libraries."""
     files = list(files)
     (system, *_) = [text for path, text in files if path == _SYSTEM]
-    release = dict(re.findall(r'(?m)^(ID|VERSION_ID)="?([^"\n]*)', system))
-    distribution, number = release["ID"], release["VERSION_ID"]
-    yield Component(
-        type=ComponentType.OPERATING_SYSTEM,
-        name=distribution,
-        version=number,
-        bom_ref=f"{distribution}-{number}",
-    )
+    fields = dict(re.findall(r'(?m)^(ID|VERSION_ID)="?([^"\n]*)', system))
+    distribution, number = fields["ID"], fields["VERSION_ID"]
+    release = f"{distribution}-{number}"
+    yield Component(type=ComponentType.OPERATING_SYSTEM, name=distribution, version=number, bom_ref=release)
     for path, text in files:
         if path == _STATUS:
             for stanza in filter(None, text.split("\n\n")):
-                yield _debian(HeaderParser().parsestr(stanza), distribution, f"{distribution}-{number}")
+                yield _debian(HeaderParser().parsestr(stanza), distribution, release)
         elif path != _SYSTEM:
             yield _python(HeaderParser().parsestr(text))
 
@@ -139,19 +125,18 @@ def _debian(fields: Message, distribution: str, release: str) -> Component:
     if source := fields["Source"]:  # "gcc-14", or "gcc-14 (14.2.0-19)" if its version is not the package's
         qualifiers["upstream"] = re.sub(r" \((.*)\)", r"@\1", source)
     purl = PackageURL("deb", distribution, fields["Package"], fields["Version"], qualifiers)
-    return _library(fields["Package"], fields["Version"], purl)
+    return _component(ComponentType.LIBRARY, fields["Package"], fields["Version"], purl)
 
 
 def _python(fields: Message) -> Component:
     """A distribution, from its core metadata (https://packaging.python.org/specifications/core-metadata)."""
     name, version = re.sub(r"[-_.]+", "-", fields["Name"]).lower(), fields["Version"]
-    return _library(name, version, PackageURL("pypi", None, name, version), licenses=list(_licenses(fields)))
+    purl = PackageURL("pypi", None, name, version)
+    return _component(ComponentType.LIBRARY, name, version, purl, licenses=list(_licenses(fields)))
 
 
-def _library(name: str, version: str, purl: PackageURL, licenses: Iterable[License] = ()) -> Component:
-    return Component(
-        type=ComponentType.LIBRARY, name=name, version=version, purl=purl, bom_ref=str(purl), licenses=licenses
-    )
+def _component(kind: ComponentType, name: str, version: str, purl: PackageURL, **more: Any) -> Component:
+    return Component(type=kind, name=name, version=version, purl=purl, bom_ref=str(purl), **more)
 
 
 def _licenses(fields: Message) -> Iterator[License]:

@@ -11,8 +11,9 @@ import os
 import re
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 from deploy import manifests
 from image.recipe import ROOT
@@ -36,8 +37,7 @@ _SKIPPED_FOLDERS = {"build", "out", "tests", "__pycache__"}
 KUSTOMIZATIONS = (Path("deploy/kustomization.yaml"), Path("deploy/uninstall/kustomization.yaml"))
 
 
-@dataclass(frozen=True, order=True)
-class Place:
+class Place(NamedTuple):
     """A version in a file: its path below the root, its line, and the version that stands there."""
 
     path: Path
@@ -77,16 +77,13 @@ def set_everywhere(version: str, root: Path = ROOT) -> list[Path]:
     old_digest = manifests.chart_digest(root / CHART)
     changed = []
     for path, text in list(_texts(root)):
-        new = re.sub(_OWN_PATTERNS.get(path, _PATTERN), lambda found: _replaced(found, version), text)
+        # What stands before the version in a match has no digits.
+        pattern = _OWN_PATTERNS.get(path, _PATTERN)
+        new = re.sub(pattern, lambda found: found[0].replace(found["version"], version), text)
         if new != text:
             (root / path).write_text(new)
             changed.append(path)
     return sorted({*changed, *_write_digest(root, old_digest)})
-
-
-def _replaced(found: re.Match[str], version: str) -> str:
-    start, end = (each - found.start() for each in found.span("version"))
-    return found[0][:start] + version + found[0][end:]
 
 
 def _write_digest(root: Path, old: str) -> Iterator[Path]:
@@ -109,12 +106,9 @@ def _texts(root: Path) -> Iterator[tuple[Path, str]]:
         )
         for name in sorted(set(files) - _SKIPPED_FILES):
             path = Path(folder, name)
-            if path.is_symlink() or path.suffix == ".lock":
-                continue
-            try:
-                yield path.relative_to(root), path.read_text()
-            except UnicodeDecodeError:
-                continue
+            if not path.is_symlink() and path.suffix != ".lock":
+                with suppress(UnicodeDecodeError):
+                    yield path.relative_to(root), path.read_text()
 
 
 def main() -> int:

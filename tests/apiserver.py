@@ -8,9 +8,9 @@
         assert api.counts() == {"PATCH /api/v1/namespaces/default/pods/web/status": 1}
 
 It serves the requests of a node's agent like the real API server: GET, LIST with limit and continue, WATCH with
-resourceVersion, bookmarks and 410, PATCH by merge patch, POST of events, field selectors on name, node and driver,
-bearer tokens and client certificates. Its threads run in the test's process; other processes connect with the
-kubeconfig.
+resourceVersion, bookmarks and 410, PATCH by merge patch, POST of events and access reviews, field selectors on
+name, node and driver, bearer tokens and client certificates. Its threads run in the test's process; other processes
+connect with the kubeconfig.
 """
 
 from __future__ import annotations
@@ -35,7 +35,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from tests import reviews
 from tests.certificates import HAND_MADE, Authority, Profile
+from tests.reviews import Reviews
 from wirespeed.kernel import netns as namespaces
 
 PATIENCE = 30.0  # seconds; a wait that takes longer fails
@@ -43,6 +45,8 @@ PODS = "/api/v1/pods"
 NETWORKS = "/apis/k8s.cni.cncf.io/v1/network-attachment-definitions"
 CLAIMS = "/apis/resource.k8s.io/v1/resourceclaims"
 SLICES = "/apis/resource.k8s.io/v1/resourceslices"
+
+_REVIEWS = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
 
 _KINDS = {
     "pods": "Pod",
@@ -133,10 +137,13 @@ class ApiServer:
 
     def __init__(self, folder: Path, *, netns: str = "", certificates: Profile = HAND_MADE) -> None:
         self.requests: list[Request] = []
+        self.forbidden: set[tuple[str, str]] = set()  # (verb, resource) that access reviews deny
+        self.served = [{"name": "network-attachment-definitions", "namespaced": True}]  # of the group of networks
         self.changed = threading.Condition()
         self.going = threading.Event()  # while it is cleared, the server pauses
         self.going.set()
         self.url = ""
+        self.reviews = Reviews()
         self._netns = netns or "/proc/thread-self/ns/net"
         self._folder = folder / "apiserver"
         self._folder.mkdir()
@@ -600,11 +607,24 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         try:
             self._meet_fault(sent=None)
             self._check_user(request)
-            self._answer(request, match, body)
+            if request.path in reviews.PATHS:
+                self._answer_review(request, body)
+            else:
+                self._answer(request, match, body)
         except _StatusError as error:
             self._send(error.status, _status(error.status, error.message), error.headers)
         except _GoneError:
             self.close_connection = True
+
+    def _answer_review(self, request: Request, body: bytes) -> None:
+        if request.verb != "POST":
+            raise _StatusError(405, "the server does not allow this method on the requested resource")
+        with self.server.api.changed:
+            try:
+                answer = self.server.api.reviews.answer(request.path, json.loads(body))
+            except reviews.InvalidError as error:
+                raise _StatusError(error.status, str(error)) from error
+        self._send(201, answer)
 
     def _check_user(self, request: Request) -> None:
         certificate: Any = self.connection.getpeercert()
@@ -614,11 +634,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             raise _StatusError(401, "Unauthorized")
 
     def _answer(self, request: Request, match: re.Match[str] | None, body: bytes) -> None:
-        if request.path == "/version":
-            self._send(200, {"major": "1", "minor": "35"})
-            return
         if match is None:
-            raise _StatusError(404, "the server could not find the requested resource")
+            self._answer_without_objects(request, body)
+            return
         api, resource = self.server.api, match["resource"]
         key = (resource, match["namespace"] or "", match["name"] or "")
         if request.verb == "PATCH":
@@ -638,12 +656,31 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             with api.watching(request, _selector(resource, match["namespace"], request.query)) as watch:
                 self._watch(watch)
 
+    def _answer_without_objects(self, request: Request, body: bytes) -> None:
+        if request.path == "/version":
+            self._send(200, {"major": "1", "minor": "35"})
+        elif request.path == _REVIEWS and request.verb == "POST":
+            self._review(json.loads(body))
+        elif request.path == NETWORKS.rpartition("/")[0] and self.server.api.served:
+            self._send(200, {"kind": "APIResourceList", "resources": self.server.api.served})
+        else:
+            raise _StatusError(404, "the server could not find the requested resource")
+
     def _create(self, key: Key, body: bytes) -> None:
         if self.headers.get("Content-Type") != "application/json":
             raise _StatusError(415, "expected application/json")
         if key[0] != "events" or key[2]:
             raise _StatusError(405, "the server does not allow this method on the requested resource")
         self._send(201, self.server.api.create(key[0], key[1], json.loads(body)))
+
+    def _review(self, review: Object) -> None:
+        """Answer a SelfSubjectAccessReview: everything is allowed but what is in `forbidden`."""
+        asked = review["spec"]["resourceAttributes"]
+        if set(asked) - {"namespace", "verb", "group", "version", "resource", "subresource", "name"}:
+            raise _StatusError(400, "strict decoding error: unknown field")
+        resource = "/".join(filter(None, (asked["resource"], asked.get("subresource"))))
+        allowed = (asked["verb"], resource) not in self.server.api.forbidden
+        self._send(201, {**review, "status": {"allowed": allowed}})
 
     def _watch(self, watch: _Watch) -> None:
         self.send_response(200)

@@ -1,21 +1,22 @@
-"""A PF and one of its VFs as in `wirespeed.provision.facts`. Tests replace the fields that they need."""
+"""A PF and its VFs as in `wirespeed.provision.facts`. Tests replace the fields that they need."""
 
 from __future__ import annotations
 
 from tests.fakesysfs import vf_address
-from wirespeed.provision.facts import Pf, Vf
+from wirespeed.devices.pci import PciDevice
+from wirespeed.devices.snapshot import Snapshot
+from wirespeed.kernel.netlink.vf import VfSettings
+from wirespeed.provision.facts import Pf, VfFacts
 
 ADDRESS = "0000:18:00.0"
-VF = Vf(
-    address=vf_address(ADDRESS, 0),
-    index=0,
-    driver="iavf",
-    netdev="ens1f0v0",
-    mac="",
-    mtu=1500,
-    numa_node=0,
-    iommu_group="0",
-)
+
+
+def vf(driver: str, index: int = 0) -> VfFacts:
+    """A VF of the PF."""
+    state = Snapshot(pf=ADDRESS, index=index, driver=driver, settings=VfSettings())
+    return VfFacts(device=PciDevice(vf_address(ADDRESS, index)), state=state)
+
+
 PF = Pf(
     address=ADDRESS,
     name="ens1f0",

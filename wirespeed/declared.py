@@ -1,6 +1,7 @@
-"""What the Structs of configurations declare, for JSON Schemas and documentation: texts, kinds of values, defaults.
+"""JSON Schemas and documentation of configurations, from the Structs that declare their keys.
 
-A key's documentation is the string literal below its field. Only the source has it, so it costs the agent nothing.
+A key's documentation is the string literal below its field. It is read from the source code, so the agent does not
+load it.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from wirespeed.structs import Cell, Words, expected, keys_of, options, plain
+from wirespeed.structs import Cell, Words, expected, keys_of, options, portable_pattern
 
 Schema = dict[str, Any]
 _Kind = type[msgspec.Struct]
@@ -42,7 +43,7 @@ def texts(kind: _Kind) -> dict[str, str]:
 
 
 def cell(hint: Any) -> str:
-    """Return what a type accepts as a cell of a table, in Markdown: "1 to 4094", "`on`, `off`"."""
+    """Describe what a type accepts, in Markdown, for a cell of a table: "1 to 4094", "`on`, `off`"."""
     example = next((mark.text for _, marks in options(hint) for mark in marks if isinstance(mark, Cell)), "")
     return example or ", or ".join(filter(None, dict.fromkeys(_cell(kind, marks) for kind, marks in options(hint))))
 
@@ -57,8 +58,8 @@ def _cell(kind: Any, marks: tuple[Any, ...]) -> str:
     if not words and typing.get_origin(kind) in {list, tuple, frozenset}:
         inside = cell(typing.get_args(kind)[0])
         return f"list of {inside}" if inside else "list"
-    said = expected(typing.Annotated[kind, *marks] if marks else kind)
-    return re.sub(r"^(?:an? |the )?(?:integer from |integer$|string$)?", "", said)
+    text = expected(typing.Annotated[kind, *marks] if marks else kind)
+    return re.sub(r"^(?:an? |the )?(?:integer from |integer$|string$)?", "", text)
 
 
 def default(kind: _Kind, key: str) -> str:
@@ -71,9 +72,9 @@ def default(kind: _Kind, key: str) -> str:
 
 
 def schema(*kinds: _Kind) -> dict[str, Schema]:
-    """Return the JSON Schemas of Structs and of those in them, by their names, with the documentation."""
+    """Return the JSON Schemas of Structs and of the Structs nested in them, by name, with documentation."""
     _, found = msgspec.json.schema_components(kinds)
-    for kind in _all(kinds):
+    for kind in _structs_in(kinds):
         properties = found[kind.__name__]["properties"]
         for key, text in texts(kind).items():
             if properties[key].get("default", "") is None:
@@ -84,19 +85,19 @@ def schema(*kinds: _Kind) -> dict[str, Schema]:
     return portable
 
 
-def _all(hints: Any) -> set[_Kind]:
-    """Return the Structs among types, and all those in them."""
+def _structs_in(hints: Any) -> set[_Kind]:
+    """Return the Structs among these types, and all Structs nested in them."""
     found: set[_Kind] = set()
     for hint in hints:
         if isinstance(hint, type) and issubclass(hint, msgspec.Struct):
-            found |= {hint} | _all(field.type for field in msgspec.structs.fields(hint))
+            found |= {hint} | _structs_in(field.type for field in msgspec.structs.fields(hint))
         else:
-            found |= _all(typing.get_args(hint))
+            found |= _structs_in(typing.get_args(hint))
     return found
 
 
 def _portable(value: Any) -> Any:  # JSON, in and out
-    """Replace what only Python's regular expressions have."""
+    """Remove from patterns what only Python's regular expressions support."""
     if isinstance(value, dict):
-        return {key: plain(each) if key == "pattern" else _portable(each) for key, each in value.items()}
+        return {key: portable_pattern(each) if key == "pattern" else _portable(each) for key, each in value.items()}
     return [_portable(each) for each in value] if isinstance(value, list) else value

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
-from wirespeed.cni.errors import CniError, Code
+from wirespeed.errors import Error, Kind
 
 # The modules of each extra's packages.
 MODULES = {
@@ -16,19 +16,19 @@ MODULES = {
 }
 
 
-class MissingExtraError(CniError):
-    """Packages of an extra are not installed."""
+class MissingExtraError(Error):
+    """Packages of an extra are missing."""
 
 
 def need(extra: str, user: str) -> None:
-    """Raise MissingExtraError (code UNAVAILABLE) if packages of the extra are missing; `user` names what needs it.
+    """Raise MissingExtraError (kind UNAVAILABLE) if packages of the extra are missing; `user` names what needs it.
 
     Imports nothing. Call it before the first change, and before importing a module that imports the packages.
     """
     missing = [name for name in MODULES[extra] if find_spec(name) is None]
     if missing:
         raise MissingExtraError(
-            Code.UNAVAILABLE,
-            f"{user} needs Python packages that are not installed ({', '.join(missing)}); "
-            f"expected the extra {extra}: pip install 'wirespeed[{extra}]'",
+            Kind.UNAVAILABLE,
+            f"{user} needs Python packages that are not installed ({', '.join(missing)})",
+            expected=f"the extra {extra}: pip install 'wirespeed[{extra}]'",
         )

@@ -13,9 +13,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 
 from wirespeed import structs
-from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.plugin import Plugin
-from wirespeed.state.records import KeptJournal
+from wirespeed.errors import Error, Kind, Thing, as_error, within
+from wirespeed.live import Live
+from wirespeed.metrics import Counts, Source
+from wirespeed.state.calls import Calls
+from wirespeed.state.records import RecordedJournal
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -23,8 +26,8 @@ if TYPE_CHECKING:
     from wirespeed.kube.cluster import Cluster
     from wirespeed.kube.devices import PodDevices
     from wirespeed.kube.podresources import PodResources
-    from wirespeed.metrics import Source
 
+_URL = structs.Words("a URL that begins with http:// or https://")
 DEFAULT_CONFIG = Path("/etc/wirespeed/agent.yaml")
 
 
@@ -62,6 +65,19 @@ class AutoconfConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True, re
     """more keys for the meta-plugin: `defaultNetworks`, `namespaceIsolation` ..."""
 
 
+class TracingConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True, rename="camel"):
+    """Where traces of the agent's calls are exported to: an OpenTelemetry collector."""
+
+    endpoint: Annotated[str, msgspec.Meta(pattern=structs.whole(r"https?://[^/\s]+(/\S*)?")), _URL] = (
+        "http://127.0.0.1:4318/v1/traces"
+    )
+    """the URL at which the collector receives traces by OTLP/HTTP"""
+    ratio: Annotated[float, msgspec.Meta(ge=0, le=1)] = 1.0
+    """the share of successful calls whose traces are exported, 0 to 1. Those of failed calls always are"""
+    attributes: dict[str, str] = {}
+    """more attributes of the resource (the agent), such as `k8s.cluster.name`"""
+
+
 class VhostConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True, rename="camel"):
     """Where the switches for vhost-user and memif interfaces are found, and where their sockets may be."""
 
@@ -76,6 +92,22 @@ class VhostConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True, renam
     directories with long paths"""
     userspace_dir: str = "/var/lib/cni/usrspcni"
     """the directory in which userspace-CNI recorded the ports that it created before it was replaced"""
+
+
+class WebConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True, rename="camel"):
+    """The node's web page, and the HTTP API that it uses."""
+
+    address: str = ""
+    """the IP address and port at which the [web page](web.md) and its API are served, such as `127.0.0.1:9809`;
+    without it they are not. An address that is not a loopback address requires `web.tlsCertificate`"""
+    tls_certificate: str = ""
+    """path of the server's certificate, in PEM, with the intermediate certificates after it. The file is read again
+    when it changes"""
+    tls_key: str = ""
+    """path of the private key of `web.tlsCertificate`, in PEM, without a password"""
+    anonymous: bool = False
+    """answer without a token. Only allowed on a loopback address: every user and process of the node, and every pod
+    with `hostNetwork`, may then read what the page shows"""
 
 
 @structs.prepared
@@ -129,6 +161,10 @@ class NodeConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True, rename
     metrics: str = ""
     """the address and port at which [Prometheus metrics](metrics.md) are served, such as `127.0.0.1:9808`; without
     it none are served"""
+    tracing: TracingConfig | None = None
+    """`{}` makes the agent [export traces](tracing.md) of its calls, with the defaults below; without this key it
+    exports none"""
+    web: WebConfig = WebConfig()
     workers: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 32
     """how many ADDs of one plugin run at the same time, 1 to 1024. Its DELs and other requests have the same number
     of slots of their own, which ADDs never occupy"""
@@ -139,21 +175,20 @@ class NodeConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True, rename
 def load_config(path: Path | None = None) -> NodeConfig:
     """Read the configuration file; a missing default file means all defaults.
 
-    Raises CniError(INVALID_CONFIG) that names the file and the key.
+    Raises Error(INVALID_CONFIG) that names the file and the key.
     """
     chosen = path or config_path()
+    where = Thing("configuration", str(chosen))
     try:
         text = chosen.read_bytes()
     except FileNotFoundError:
         if chosen == DEFAULT_CONFIG:
             return NodeConfig()
-        raise CniError(Code.INVALID_CONFIG, f"configuration {chosen}: no such file") from None
+        raise Error(Kind.INVALID_CONFIG, "no such file", where=where) from None
     except OSError as error:
-        raise CniError(Code.IO_FAILURE, f"configuration {chosen}: {error.strerror}") from error
-    try:
+        raise as_error(error, where) from error
+    with within(where):
         return parse_config(text)
-    except CniError as error:
-        raise error.prefixed(f"configuration {chosen}") from error
 
 
 def config_path() -> Path:
@@ -162,7 +197,7 @@ def config_path() -> Path:
 
 
 def parse_config(text: bytes | str) -> NodeConfig:
-    """Parse the text of a configuration file. Raises CniError(INVALID_CONFIG) that names the key."""
+    """Parse the text of a configuration file. Raises Error(INVALID_CONFIG) that names the key."""
     import yaml  # noqa: PLC0415 — not on the path of a plugin that runs with defaults
 
     from wirespeed.kube import kubeyaml  # noqa: PLC0415
@@ -170,18 +205,13 @@ def parse_config(text: bytes | str) -> NodeConfig:
     try:
         value = kubeyaml.load(text) or {}
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise CniError(Code.INVALID_CONFIG, f"not YAML: {' '.join(str(error).split())}") from error
-    return to_config(value)
-
-
-def to_config(value: object) -> NodeConfig:
-    """Convert the decoded value of a configuration file. Raises CniError(INVALID_CONFIG) that names the key."""
+        raise Error(Kind.INVALID_CONFIG, f"not YAML: {' '.join(str(error).split())}") from error
     return structs.read(value, NodeConfig)
 
 
-def open_journal(config: NodeConfig) -> KeptJournal:
-    """Open the node's journal. Raises CniError(IO_FAILURE)."""
-    return KeptJournal(Path(config.state), Path(config.attachments))
+def open_journal(config: NodeConfig) -> RecordedJournal:
+    """Open the node's journal. Raises Error(IO)."""
+    return RecordedJournal(Path(config.state), Path(config.attachments))
 
 
 class Node:
@@ -193,30 +223,58 @@ class Node:
     def __init__(self, config: NodeConfig, *, once: bool = False) -> None:
         self.config = config
         self.once = once
-        self.metrics: list[Source] = []  # the metrics of the parts of the agent
-        self.hangups: list[Callable[[], None]] = []  # what the parts do on SIGHUP, called in the signal handler
+        self.live = Live()  # what the parts of the agent report
+        self.undone = Counts(
+            "wirespeed_failed_adds_undone",
+            "ADDs that failed and were undone; outcome incomplete is left to a DEL or GC",
+            ("plugin", "outcome"),
+        )
+        self.metrics: list[Source] = [lambda: [self.undone.family()]]  # the metrics of the parts of the agent
+        self.reload_callbacks: list[Callable[[], None]] = []  # called on SIGHUP, in the signal handler
 
     @cached_property
     def name(self) -> str:
         return self.config.node_name or os.environ.get("NODE_NAME") or os.uname().nodename
 
     @cached_property
-    def journal(self) -> KeptJournal:
+    def journal(self) -> RecordedJournal:
         return open_journal(self.config)
+
+    def existing_journal(self) -> RecordedJournal | None:
+        """Return the journal, None if there is none: who only looks must not create one. Raises Error(IO)."""
+        if "journal" in self.__dict__:  # the agent's, which is open even if another program removed its file
+            return self.journal
+        path, hint = self.config.state, "run the command as root" if os.geteuid() else ""
+        try:
+            os.stat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise as_error(error, f"journal {path}").with_hint(hint) from error
+        if not os.access(path, os.R_OK | os.W_OK):
+            raise Error(Kind.IO, "Permission denied", where=f"journal {path}", hint=hint)
+        return self.journal
+
+    @cached_property
+    def calls(self) -> Calls:
+        """The history of the calls that the node's agents served."""
+        return Calls(Path(self.config.state).with_name("calls.jsonl"))
 
     @cached_property
     def cluster(self) -> Cluster:
-        """Pods and networks. Raises CniError when the configured source cannot be used."""
+        """Pods and networks. Raises Error when the configured source cannot be used."""
         where = self.config.cluster
         if where.manifests:
             from wirespeed.kube.manifests import ManifestCluster  # noqa: PLC0415 — one of the two is loaded
 
             return ManifestCluster(Path(where.manifests))
         from wirespeed.kube.apiserver import ApiCluster  # noqa: PLC0415 — the client takes 0.2 s to import
-        from wirespeed.kube.retry import Waits  # noqa: PLC0415
+        from wirespeed.kube.retry import RetryPolicy  # noqa: PLC0415
 
-        waits = Waits.of(where.request_timeout)
-        return ApiCluster(kubeconfig=where.kubeconfig, node_name=self.name, watch=not self.once, waits=waits)
+        policy = RetryPolicy.of(where.request_timeout)
+        cluster = ApiCluster(kubeconfig=where.kubeconfig, node_name=self.name, watch=not self.once, policy=policy)
+        self.metrics.append(cluster.metrics)
+        return cluster
 
     @cached_property
     def pod_resources(self) -> PodResources:
@@ -240,28 +298,27 @@ class Node:
         return _Plugins(self)
 
     def plugin(self, kind: str) -> Plugin:
-        """Return the plugin with that name or alias. Raises CniError(INVALID_CONFIG) that lists the known ones."""
+        """Return the plugin with that name or alias. Raises Error(INVALID_CONFIG) that lists the known ones."""
         if kind not in self.plugins:
             known = ", ".join(sorted({*self.plugins, *ALIASES}))
-            raise CniError(Code.INVALID_CONFIG, f"plugin {kind!r} is not known: expected one of {known}")
+            raise Error(Kind.INVALID_CONFIG, "unknown plugin", expected=f"one of {known}", got=kind)
         return self.plugins[kind]
 
-    def hang_up(self) -> None:
+    def reload(self) -> None:
         """Reload configurations, as on SIGHUP."""
-        for part in self.hangups:
+        for part in self.reload_callbacks:
             part()
 
-    def keep(self) -> bool:
-        """Recreate the journal if its file was removed; return whether it was. Raises CniError(IO_FAILURE)."""
-        return "journal" in self.__dict__ and self.journal.keep()
+    def recreate_journal(self) -> bool:
+        """Recreate the journal if its file was removed; return whether it was. Raises Error(IO)."""
+        return "journal" in self.__dict__ and self.journal.rewrite_if_removed()
 
-    def hasten(self) -> None:
-        """Make calls that wait for the API server give up, as the agent is about to end."""
+    def stop_retries(self) -> None:
+        """Stop retrying requests to the API server, as the agent is about to end."""
         if "cluster" in self.__dict__:
-            self.cluster.hasten()
+            self.cluster.stop_retries()
 
     def close(self) -> None:
-        """Close what was opened."""
         for part in ("cluster", "pod_resources", "journal"):
             if part in self.__dict__:
                 self.__dict__[part].close()
@@ -287,7 +344,7 @@ class _Plugins(Mapping[str, Plugin]):
     def __init__(self, node: Node) -> None:
         self._node = node
         self._lock = threading.Lock()
-        self._made: dict[str, Plugin] = {}
+        self._created: dict[str, Plugin] = {}
 
     @cached_property
     def _third_party(self) -> dict[str, EntryPoint]:
@@ -298,13 +355,13 @@ class _Plugins(Mapping[str, Plugin]):
     def __getitem__(self, kind: str) -> Plugin:
         name = ALIASES.get(kind, kind)
         with self._lock:
-            if name not in self._made:
+            if name not in self._created:
                 if name in PLUGINS:
                     create: Any = importlib.import_module(PLUGINS[name]).create
                 else:
                     create = self._third_party[name].load()
-                self._made[name] = create(self._node)
-            return self._made[name]
+                self._created[name] = create(self._node)
+            return self._created[name]
 
     def __contains__(self, kind: object) -> bool:
         name = ALIASES.get(str(kind), str(kind))

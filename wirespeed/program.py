@@ -6,12 +6,12 @@ import io
 import zipfile
 from pathlib import Path
 
-_PACKAGE = "wirespeed_eal"  # as the distribution wirespeed-eal calls the package, for programs that import it
+_PACKAGE = "wirespeed_eal"  # the package name in the distribution wirespeed-eal, so that programs can import it
 _MAIN = f"import sys\n\nfrom {_PACKAGE}.inpod import main\n\nsys.exit(main(sys.argv[1:]))\n"
 
 
 def write(path: Path, interpreter: str) -> None:
-    """Write the file, whose first line names `interpreter`. The same sources give the same bytes."""
+    """Write the program, with `interpreter` in its first line. The build is reproducible."""
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w") as archive:
         for source in sorted((Path(__file__).parent / "eal").glob("*.py")):

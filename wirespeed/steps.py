@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from wirespeed.cni.errors import CniError, Code
-from wirespeed.system.files import sync_folder, unfinished, write_atomically
+from wirespeed.errors import CombinedError, Error, as_error
+from wirespeed.system.files import sync_folder, temporary_name, write_atomically
 
 log = logging.getLogger(__name__)
 
-KEPT = ".replaced"  # suffix of the name under which a replaced file is kept
+BACKUP_SUFFIX = ".replaced"  # suffix of the name under which a replaced file is kept
 
 
 class Failure(NamedTuple):
-    """Something that could not be undone, and the reason."""
+    """A change that could not be undone, and the reason."""
 
     what: str
     why: str
@@ -35,7 +35,7 @@ class Undo:
         self._pushed: list[tuple[str, Callable[[], object]]] = []
 
     def push(self, what: str, undo: Callable[[], object]) -> None:
-        """Add a function; `what` names the change that it undoes, for the message if it fails."""
+        """Add a function; `what` describes the change that it undoes, for the message if that fails."""
         self._pushed.append((what, undo))
 
     def run(self) -> list[Failure]:
@@ -45,8 +45,8 @@ class Undo:
             what, undo = self._pushed.pop()
             try:
                 undo()
-            except (CniError, OSError) as error:
-                failures.append(Failure(what, _reason(error)))
+            except (Error, OSError) as error:
+                failures.append(Failure(what, as_error(error, fallback="system").msg))
             except Exception as error:
                 log.exception("%s", what)
                 failures.append(Failure(what, repr(error)))
@@ -57,27 +57,35 @@ class Undo:
 class Step:
     """One change: `what` describes it for the user, `do` makes it.
 
-    `do` pushes what undoes the change, at the latest when it has made it. If it fails, what it has pushed is run.
+    `do` pushes the undo functions, at the latest when it has made the change. If `do` fails, those already pushed
+    are run.
     """
 
     what: str
     do: Callable[[Undo], object]
 
 
-class StepError(CniError):
-    """The error of the step that failed. All changes are undone, except those in `left`, which it names."""
+@dataclass(frozen=True)
+class ShownPlan:
+    """Changes as a dry run prints them in JSON: what each step would do, and notes for the user."""
 
-    def __init__(self, what: str, error: CniError | OSError, left: list[Failure]) -> None:
-        code, details = (error.code, error.details) if isinstance(error, CniError) else (Code.IO_FAILURE, "")
-        also = f"; not taken back: {'; '.join(f'{each.what} ({each.why})' for each in left)}" if left else ""
-        super().__init__(code, _reason(error) + also, details)
-        self.what, self.left = what, left
+    steps: Sequence[str]
+    notes: Sequence[str] = ()
+
+
+class StepError(CombinedError):
+    """The error of a failed step. All changes were undone, except those in `left`, which the message lists."""
+
+    def __init__(self, step: str, error: Error | OSError, left: list[Failure]) -> None:
+        hint = f"not undone: {'; '.join(f'{what} ({why})' for what, why in left)}" if left else ""
+        super().__init__([as_error(error, fallback="system")], hint=hint)
+        self.step, self.left = step, left
 
 
 def carry_out(steps: Iterable[Step], progress: Callable[[int, Step], object] = lambda _number, _step: None) -> None:
-    """Make the changes in order; `progress` is called before each step. If one fails, all are undone.
+    """Make the changes in order; `progress` is called before each step. After any exception, undo all of them.
 
-    They are undone after any exception. Raises StepError for a CniError or OSError.
+    Raises StepError for an Error or OSError.
     """
     undo, what = Undo(), ""
     try:
@@ -87,27 +95,23 @@ def carry_out(steps: Iterable[Step], progress: Callable[[int, Step], object] = l
             step.do(undo)
     except BaseException as error:
         left = undo.run()
-        if isinstance(error, CniError | OSError):
+        if isinstance(error, Error | OSError):
             raise StepError(what, error, left) from error
         for failure in left:
-            log.error("not taken back: %s", failure)  # noqa: TRY400 — the first error is raised
+            log.error("not undone: %s", failure)  # noqa: TRY400 — the first error is raised
         raise
-
-
-def _reason(error: CniError | OSError) -> str:
-    return error.msg if isinstance(error, CniError) else f"{error.filename or 'system'}: {error.strerror}"
 
 
 # Steps that change files
 
 
-def kept(path: Path) -> Path:
-    """Return where the file that was replaced at the path is kept."""
-    return path.with_name(path.name + KEPT)
+def backup_path(path: Path) -> Path:
+    """Return the path where `replace` keeps the old file."""
+    return path.with_name(path.name + BACKUP_SUFFIX)
 
 
 def write(path: Path, data: bytes, mode: int, what: str) -> Step:
-    """Write the file; the undo restores its old content, or removes it."""
+    """Write the file; undo restores its old content, or removes it if it is new."""
 
     def do(undo: Undo) -> None:
         path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
@@ -119,10 +123,10 @@ def write(path: Path, data: bytes, mode: int, what: str) -> Step:
 
 
 def replace(path: Path, data: bytes, mode: int, what: str) -> Step:
-    """Write the file, and keep the one that it replaces; at every moment there is a file at the path."""
+    """Write the file, and keep the old one (see `backup_path`). The path always has a file."""
 
     def do(undo: Undo) -> None:
-        aside, new = kept(path), path.with_name(unfinished(path.name))
+        aside, new = backup_path(path), path.with_name(temporary_name(path.name))
         older = _content(aside)
         new.unlink(missing_ok=True)
         os.link(path, new, follow_symlinks=False)
@@ -139,15 +143,15 @@ def replace(path: Path, data: bytes, mode: int, what: str) -> Step:
     return Step(what, do)
 
 
-def put_back(path: Path, what: str) -> Step:
-    """Put the kept file back at the path."""
+def restore_backup(path: Path, what: str) -> Step:
+    """Restore the file that `replace` kept."""
 
     def do(undo: Undo) -> None:
         older = _content(path)
-        os.replace(kept(path), path)
+        os.replace(backup_path(path), path)
 
         def back() -> None:
-            os.replace(path, kept(path))
+            os.replace(path, backup_path(path))
             _restore(path, older)
 
         undo.push(str(path), back)
@@ -157,8 +161,6 @@ def put_back(path: Path, what: str) -> Step:
 
 
 def remove(path: Path, what: str) -> Step:
-    """Remove the file."""
-
     def do(undo: Undo) -> None:
         older = _content(path)
         path.unlink()
@@ -176,7 +178,7 @@ def _content(path: Path) -> tuple[bytes, int] | None:
 
 
 def _restore(path: Path, content: tuple[bytes, int] | None) -> None:
-    """Write the content that the path had; nothing if it still has it, as on a full disk."""
+    """Restore the file's content. Does not write if the content is unchanged: the disk may be full."""
     if content is None:
         path.unlink(missing_ok=True)
     elif _content(path) != content:

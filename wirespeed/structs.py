@@ -1,34 +1,35 @@
-"""Structs that declare configurations: reading a value as one, and messages about a value that does not match."""
+"""Structs that declare the keys of configurations: conversion of values to them, and errors for wrong values."""
 
 from __future__ import annotations
 
 import re
 import types
 import typing
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 import msgspec
 from msgspec import Meta
 
-from wirespeed.cni.errors import CniError, Code
-from wirespeed.cni.keys import nearest_value, unknown_key
+from wirespeed.errors import Error, Kind, PathStep, parse_path
+from wirespeed.keys import did_you_mean, similar, unknown_key
 
 T = TypeVar("T")
 
 _PLACE = re.compile(r" - at (?P<a_key>`key` in )?`\$\.?(?P<path>[^`]*)`$")
 _STEP = re.compile(r"\[(?P<index>[^\]]*)\]|(?P<key>[^.\[\]]+)")
 _UNKNOWN = re.compile(r"Object contains unknown field `(?P<key>.*)`")
+_QUOTED = re.compile(r'"([^"]+)"')
 _MISSING = re.compile(r"Object missing required field `(?P<key>.*)`")
 
 
 class Words(NamedTuple):
-    """An annotation of a key's type: what is expected, if the type does not say it by itself.
+    """An annotation of a key's type: a description of the expected value, instead of one derived from the type.
 
-    `expected` continues "expected " in messages. `cell` is for the table in the documentation, in Markdown; "" is
-    `expected` without its article. A message about a part of the value is then about the whole value. Messages do
-    not show the value of a `secret` key.
+    `expected` follows the word "expected" in messages. `cell` is the text for the tables of the documentation, in
+    Markdown; "": `expected` without its article. A message about a part of the value names the whole value.
+    Messages do not show the value of a `secret` key.
     """
 
     expected: str
@@ -43,18 +44,18 @@ class Cell(NamedTuple):
 
 
 class Only(NamedTuple):
-    """An annotation of a key's type: the key has an effect only for one of these: kinds of devices, engines ..."""
+    """An annotation of a key's type: the key has an effect only for these kinds of devices, engines etc."""
 
     of: frozenset[str]
 
 
 def only(*of: str) -> Only:
-    """Return the annotation of a key that has an effect only for one of `of`."""
+    """Return the annotation of a key that has an effect only for the kinds in `of`."""
     return Only(frozenset(of))
 
 
 def whole(pattern: str) -> str:
-    """Return a regular expression for msgspec.Meta that the whole text has to match.
+    """Return a regular expression for msgspec.Meta that must match the whole text.
 
     In Python, `$` also matches before a newline at the end, which `(?!\\n)` excludes. The JSON Schemas omit that.
     """
@@ -62,42 +63,42 @@ def whole(pattern: str) -> str:
 
 
 def prepared(kind: type[T]) -> type[T]:
-    """Return the class after msgspec has collected its type information, in the one thread that imports it.
+    """Make msgspec collect the type information of a class now, in the thread that imports the class.
 
-    Otherwise msgspec does so when it first decodes one; if two threads do that at once, the process ends (SIGSEGV).
+    Otherwise msgspec does this at the first decoding; if two threads do it at once, the process crashes (SIGSEGV).
     """
     msgspec.json.Decoder(kind)
     return kind
 
 
 def read(value: object, kind: type[T], *, where: str = "") -> T:
-    """Convert decoded JSON. Raises CniError(INVALID_CONFIG) that names the key. `where` is the value's path."""
+    """Convert decoded JSON to `kind`. `where` is the path of the value. Raises Error(INVALID_CONFIG)."""
     try:
         return convert(value, kind)
     except msgspec.ValidationError as error:
-        raise CniError(Code.INVALID_CONFIG, fault(error, kind, value, where=where)) from error
+        raise error_of(error, kind, value).under(*parse_path(where)) from error
 
 
 def convert(value: object, kind: type[T]) -> T:
-    """Convert decoded JSON. Raises msgspec.ValidationError, also for text that is not Unicode.
+    """Convert decoded JSON to `kind`. Raises msgspec.ValidationError, also for text that is not valid Unicode.
 
-    json.loads decodes "\\ud800" to a lone surrogate. Except where any string will do, msgspec.convert raises
-    UnicodeEncodeError for it, without the place.
+    json.loads decodes "\\ud800" to a lone surrogate. For types that restrict a string, msgspec.convert then raises
+    UnicodeEncodeError, which does not contain the path.
     """
     try:
         return msgspec.convert(value, kind)
     except UnicodeEncodeError:
-        said = _surrogate(value, kind, "$") or "Expected Unicode text"
+        said = _find_surrogate(value, kind, "$") or "Expected Unicode text"
         raise msgspec.ValidationError(said) from None
 
 
-def _surrogate(value: object, hint: Any, path: str) -> str:
-    """Return the error for the first lone surrogate that does not fit, in the words of msgspec; "" for none."""
+def _find_surrogate(value: object, hint: Any, path: str) -> str:
+    """Return the message, as msgspec would write it, for the first lone surrogate in the value; "" for none."""
     if isinstance(value, str):
         return "" if fits(value, hint) else f"Expected Unicode text - at `{path}`"
     parts: Iterable[tuple[object, Any, str]] = ()
     if isinstance(value, list):
-        parts = ((each, _inner(hint), f"{path}[{index}]") for index, each in enumerate(value))
+        parts = ((each, element(hint) or Any, f"{path}[{index}]") for index, each in enumerate(value))
     elif isinstance(value, dict) and struct_of(hint):
         parts = ((each, _field(hint, key), f"{path}.{key}") for key, each in value.items())
         for key in value:
@@ -105,55 +106,59 @@ def _surrogate(value: object, hint: Any, path: str) -> str:
             if written != key:
                 return f"Object contains unknown field `{written}` - at `{path}`"
     elif isinstance(value, dict):
-        parts = ((each, _inner(hint), f"{path}[...]") for each in value.values())
-    return next((said for part in parts if (said := _surrogate(*part))), "")
+        parts = ((each, element(hint) or Any, f"{path}[...]") for each in value.values())
+    return next((said for part in parts if (said := _find_surrogate(*part))), "")
 
 
-def fault(error: msgspec.ValidationError, kind: Any, value: object, *, where: str = "") -> str:
-    """Return 'key "a.b": expected true or false, got 1', or 'unknown key "a.c"; nearest known key: "a.b"'.
-
-    `value` is the one that was to be converted to `kind`, and `where` the path of its key.
-    """
-    match, found = _parsed(error, kind, value)
-    inner = _joined(where, found.path)
+def error_of(error: msgspec.ValidationError, kind: Any, value: object) -> Error:
+    """Return Error(INVALID_CONFIG), with the key's path, for an error of converting `value` to `kind`."""
+    match, found = _parse_error(error, kind, value)
     if match and match.re is _UNKNOWN:
-        return unknown_key(_joined(inner, match["key"]), [_joined(inner, key) for key in _keys(found.hint)])
+        struct = struct_of(found.hint)
+        return unknown_key(match["key"], keys_of(struct) if struct else (), within=found.path)
     if match:
-        return f'key "{_joined(inner, match["key"])}" is missing'
-    said = _mismatch(found)
-    return f'key "{inner}": {said}' if inner else said
+        return Error(Kind.INVALID_CONFIG, key=(*found.path, match["key"]), missing=True)
+    return _mismatch(found)
 
 
-def placed(error: msgspec.ValidationError, where: str, kind: Any, value: object) -> str:
-    """Return the message with the place before it: 'spec.containers[0].name: expected a string, got 1'.
+def wrong(key: str | Sequence[PathStep], wanted: Any, got: object) -> Error:
+    """Return Error(INVALID_CONFIG) for a key's wrong value. `wanted` is a type, or the text after "expected"."""
+    path = parse_path(key) if isinstance(key, str) else tuple(key)
+    return _value_error(path, wanted, got) if isinstance(wanted, str) else _mismatch(_Found(path, wanted, got))
 
-    `value` is the one that was to be converted to `kind`, and `where` its place.
+
+def object_in(outer: Mapping[str, Any], key: str, where: str = "") -> Mapping[str, Any]:
+    """Return the object of a key, an empty one if there is none; `where` is the path of `outer`, with a dot.
+
+    Raises Error(INVALID_CONFIG).
     """
-    match, found = _parsed(error, kind, value)
-    place = f"{where}{'' if found.path[:1] in {'', '['} else '.'}{found.path}"
-    if match and match.re is _UNKNOWN:
-        return f"{place}: {unknown_key(match['key'], _keys(found.hint))}"
-    return f"{place}: " + (f'key "{match["key"]}" is missing' if match else _mismatch(found))
-
-
-def wrong(key: str, wanted: Any, got: object) -> CniError:
-    """Return the error for a wrong value of a key: INVALID_CONFIG. `wanted` is a type, or continues "expected "."""
-    said = _said(wanted, got) if isinstance(wanted, str) else _mismatch(_Found(key, wanted, got))
-    return CniError(Code.INVALID_CONFIG, f'key "{key}": {said}')
+    value = outer.get(key)
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise wrong(where + key, dict, value)
+    return value
 
 
 class _Found(NamedTuple):
-    """A value that an error is about: its path, the type that was expected, and the value."""
+    """A value that an error concerns: its path, its expected type, and the value itself."""
 
-    path: str
+    path: tuple[PathStep, ...]
     hint: Any
     value: object
 
 
-def _mismatch(found: _Found) -> str:
+def _mismatch(found: _Found) -> Error:
+    wanted = expected(found.hint)
     if _is_secret(found.hint) or (isinstance(found.value, str | list | dict) and _has_secret(found.hint)):
-        return f"expected {expected(found.hint)}; the value is not shown"
-    return _said(expected(found.hint), found.value)
+        return Error(Kind.INVALID_CONFIG, key=found.path, expected=wanted, hint="the value is not shown")
+    return _value_error(found.path, wanted, found.value)
+
+
+def _value_error(path: tuple[PathStep, ...], wanted: str, got: object) -> Error:
+    """Return the error for a wrong value, with the most similar quoted value of `wanted` as a hint."""
+    hint = did_you_mean(similar(got, _QUOTED.findall(wanted)))
+    return Error(Kind.INVALID_CONFIG, key=path, expected=wanted, got=got, hint=hint)
 
 
 def _is_secret(hint: Any) -> bool:
@@ -162,32 +167,21 @@ def _is_secret(hint: Any) -> bool:
 
 
 def _has_secret(hint: Any) -> bool:
-    """Whether a key in a value of the type is secret."""
+    """Whether the type is a Struct that contains a secret key, at any depth."""
     kind = struct_of(hint)
     return kind is not None and any(_is_secret(each) or _has_secret(each) for each in types_of(kind).values())
 
 
-def _said(said: str, got: object) -> str:
-    """Return "expected ..., got ...", with the nearest of the expected values."""
-    return f"expected {said}, got {shown(got)}{nearest_value(got, said)}"
-
-
-def shown(value: object) -> str:
-    """Return a value for a message, at most 80 characters."""
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
-
-
-def _parsed(error: msgspec.ValidationError, kind: Any, value: object) -> tuple[re.Match[str] | None, _Found]:
-    """Return the match of _UNKNOWN or _MISSING, None for any other error, and what the error is about."""
+def _parse_error(error: msgspec.ValidationError, kind: Any, value: object) -> tuple[re.Match[str] | None, _Found]:
+    """Return the match of _UNKNOWN or _MISSING (None for any other error), and the value concerned."""
     text = str(error)
     whole_text = _UNKNOWN.fullmatch(text)
-    if whole_text and isinstance(value, dict) and whole_text["key"] in value:  # also one that looks like a place
-        return whole_text, _Found("", kind, value)
+    if whole_text and isinstance(value, dict) and whole_text["key"] in value:  # such a key may contain " - at `$"
+        return whole_text, _Found((), kind, value)
     place = _PLACE.search(text)
     path = place["path"] if place else ""
     text = text[: place.start()] if place else text
-    found = list(_followed(kind, value, path))
+    found = list(_values_along(kind, value, path))
     if match := _UNKNOWN.fullmatch(text) or _MISSING.fullmatch(text):
         return match, found[-1]
     if place and place["a_key"]:
@@ -195,29 +189,27 @@ def _parsed(error: msgspec.ValidationError, kind: Any, value: object) -> tuple[r
     return None, next((each for each in found if _words(each.hint)), found[-1])
 
 
-def _followed(kind: Any, value: Any, path: str) -> Iterator[_Found]:
-    """Yield the value, and each value on the way to a path like "cluster" or "pools[0].selector".
+def _values_along(kind: Any, value: Any, path: str) -> Iterator[_Found]:
+    """Yield the value, then each value along a path like "cluster" or "pools[0].selector".
 
-    The library writes `[...]` for any key of an object that is no Struct; the path has that key instead.
+    msgspec writes `[...]` for every key of an object that is not a Struct; the yielded paths have the real key.
     """
-    taken, hint = "", kind
+    taken: tuple[PathStep, ...] = ()
+    hint = kind
     yield _Found(taken, hint, value)
     for step in _STEP.finditer(path):
         key, index = step["key"], step["index"]
         if key is not None:
-            hint, value, taken = _field(hint, key), value[key], _joined(taken, key)
+            hint, value, taken = _field(hint, key), value[key], (*taken, key)
         else:
-            hint = _inner(hint)
-            if index == "...":
-                index, value = next((f'"{key}"', each) for key, each in value.items() if not fits(each, hint))
-            else:
-                value = value[int(index)]
-            taken = f"{taken}[{index}]"
+            hint = element(hint) or Any
+            at = next(key for key, each in value.items() if not fits(each, hint)) if index == "..." else int(index)
+            value, taken = value[at], (*taken, at)
         yield _Found(taken, hint, value)
 
 
 def fits(value: object, hint: Any) -> bool:
-    """Whether a value is as declared."""
+    """Whether a value matches a type."""
     try:
         msgspec.convert(value, hint)
     except (msgspec.ValidationError, UnicodeEncodeError):  # see `convert`
@@ -226,7 +218,7 @@ def fits(value: object, hint: Any) -> bool:
 
 
 def options(hint: Any) -> Iterator[tuple[Any, tuple[Any, ...]]]:
-    """Yield the types of a union without null, each with its annotations; any other type is the only one."""
+    """Yield the members of a union, except null, with their annotations; any other type is its only member."""
     marks: tuple[Any, ...] = ()
     while typing.get_origin(hint) is Annotated:
         marks, hint = (*marks, *hint.__metadata__), hint.__origin__
@@ -242,13 +234,13 @@ def _words(hint: Any) -> Words | None:
     return next((mark for _, marks in options(hint) for mark in marks if isinstance(mark, Words)), None)
 
 
-def _choices(hint: Any) -> bool:
+def _is_choice(hint: Any) -> bool:
     return any(typing.get_origin(kind) is Literal for kind, _ in options(hint))
 
 
 @lru_cache(maxsize=64)
-def limits(kind: type[msgspec.Struct]) -> dict[str, frozenset[str]]:
-    """Return the keys of a Struct that have an effect only for some (Only), each with those."""
+def restricted_keys(kind: type[msgspec.Struct]) -> dict[str, frozenset[str]]:
+    """Return the keys of a Struct that are annotated with Only, and for what they have an effect."""
     return {
         field.encode_name: mark.of
         for field in msgspec.structs.fields(kind)
@@ -260,17 +252,71 @@ def limits(kind: type[msgspec.Struct]) -> dict[str, frozenset[str]]:
 
 @lru_cache(maxsize=64)
 def types_of(kind: type[msgspec.Struct]) -> dict[str, Any]:
-    """Return the keys of a Struct with their types."""
     return {field.encode_name: field.type for field in msgspec.structs.fields(kind)}
 
 
 def keys_of(kind: type[msgspec.Struct]) -> tuple[str, ...]:
-    """Return the keys that a Struct declares."""
     return kind.__struct_encode_fields__
 
 
+KeyPath = tuple[PathStep, ...]
+# Called with the path of an unknown key, and the keys that are known there.
+OnUnknown = Callable[[KeyPath, tuple[str, ...]], object]
+
+
+def normalize_keys(
+    raw: Mapping[str, Any], kind: type[msgspec.Struct], on_unknown: OnUnknown, path: KeyPath = ()
+) -> dict[str, Any]:
+    """Return the object, and the objects in it, with keys spelled as the Struct declares them.
+
+    As in Go (see keys.normalize_case), keys are case-insensitive, and null is the same as no key. Unknown keys are
+    left out: see OnUnknown. `path` is the path of the object.
+    """
+    known, parts = _canonical_keys(kind)
+    found: dict[str, Any] = {}
+    for key, value in raw.items():
+        if value is None:
+            continue
+        name = known.get(key.casefold())
+        if name is None:
+            on_unknown((*path, key), keys_of(kind))
+        elif name in parts:
+            found[name] = _normalize_nested(value, *parts[name], on_unknown, (*path, name))
+        else:
+            found[name] = value
+    return found
+
+
+def _normalize_nested(
+    value: Any, kind: type[msgspec.Struct], depth: int, on_unknown: OnUnknown, path: KeyPath
+) -> Any:
+    """Normalize the keys of an object, or of the objects in lists that are nested `depth` times."""
+    if depth and isinstance(value, list):
+        return [
+            _normalize_nested(each, kind, depth - 1, on_unknown, (*path, index)) for index, each in enumerate(value)
+        ]
+    return normalize_keys(value, kind, on_unknown, path) if not depth and isinstance(value, dict) else value
+
+
+@lru_cache(maxsize=64)
+def _canonical_keys(
+    kind: type[msgspec.Struct],
+) -> tuple[dict[str, str], dict[str, tuple[type[msgspec.Struct], int]]]:
+    """Return the keys by their case-folded spelling, and `_struct_inside` of the keys that contain a Struct."""
+    inside = {key: _struct_inside(hint) for key, hint in types_of(kind).items()}
+    return {key.casefold(): key for key in inside}, {key: part for key, part in inside.items() if part is not None}
+
+
+def _struct_inside(hint: Any, depth: int = 0) -> tuple[type[msgspec.Struct], int] | None:
+    """Return the Struct in a type, possibly inside nested lists, and the number of those lists."""
+    if (found := struct_of(hint)) is not None:
+        return found, depth
+    inner = element(hint)
+    return None if inner is None else _struct_inside(inner, depth + 1)
+
+
 def expected(hint: Any) -> str:
-    """Return what a type accepts, as "an integer from 1 to 4094" or '"on" or "off"'."""
+    """Describe what a type accepts: "an integer from 1 to 4094", '"on" or "off"'."""
     return " or ".join(dict.fromkeys(_expected(kind, marks) for kind, marks in options(hint))) or "null"
 
 
@@ -287,8 +333,8 @@ def _expected(kind: Any, marks: tuple[Any, ...]) -> str:
             return noun + _range(metas, "characters")
     if struct_of(kind) or typing.get_origin(kind) is dict or kind is dict:
         return "an object"
-    inner = _element(kind)
-    if inner is not None and (_words(inner) or _choices(inner)):
+    inner = element(kind)
+    if inner is not None and (_words(inner) or _is_choice(inner)):
         return f"a list, each {expected(inner)}"
     return "a list" + _range(metas, "elements")
 
@@ -297,7 +343,7 @@ _NOUNS = {bool: "true or false", int: "an integer", float: "a number", str: "a s
 
 
 def _range(metas: list[Meta], counted: str) -> str:
-    """Return the limits of a value, as " from 1 to 4094"."""
+    """Describe the limits of a value: " from 1 to 4094"."""
     names = ("ge", "gt", "le", "lt", "min_length", "max_length", "pattern")
     found = {name: getattr(meta, name) for meta in metas for name in names if getattr(meta, name) is not None}
     if {"ge", "le"} <= found.keys():
@@ -313,30 +359,22 @@ def _range(metas: list[Meta], counted: str) -> str:
         "max_length": f"of at most {{}} {counted}",
         "pattern": "that matches {}",
     }
-    said = [phrase.format(plain(found[name])) for name, phrase in phrases.items() if name in found]
-    return f" {' and '.join(said)}" if said else ""
+    said = [phrase.format(portable_pattern(found[name])) for name, phrase in phrases.items() if name in found]
+    return f" {' and '.join(said)}".replace(" 1 elements", " 1 element") if said else ""
 
 
-def plain(pattern: object) -> object:
-    """Return the regular expression of a `whole` text as other languages have it; any other value unchanged."""
+def portable_pattern(pattern: object) -> object:
+    """Return a pattern made by `whole` without the part that only Python needs; any other value unchanged."""
     return pattern.removesuffix("(?!\\n)") if isinstance(pattern, str) else pattern
 
 
 def element(hint: Any) -> Any:
     """Return the type of a list's elements or of an object's values; None if the type has none."""
-    return next((inner for each, _ in options(hint) if (inner := _element(each)) is not None), None)
-
-
-def _inner(hint: Any) -> Any:
-    inner = element(hint)
-    return Any if inner is None else inner
-
-
-def _element(kind: Any) -> Any:
-    args = typing.get_args(kind)
-    if not args or typing.get_origin(kind) is Literal:
-        return None
-    return args[1] if typing.get_origin(kind) is dict else args[0]
+    for kind, _ in options(hint):
+        args = typing.get_args(kind)
+        if args and typing.get_origin(kind) is not Literal:
+            return args[1] if typing.get_origin(kind) is dict else args[0]
+    return None
 
 
 def _field(hint: Any, key: str) -> Any:
@@ -344,16 +382,7 @@ def _field(hint: Any, key: str) -> Any:
     return types_of(kind).get(key, Any) if kind else Any
 
 
-def _keys(hint: Any) -> tuple[str, ...]:
-    kind = struct_of(hint)
-    return keys_of(kind) if kind else ()
-
-
 def struct_of(hint: Any) -> type[msgspec.Struct] | None:
     """Return the Struct among the types of a union."""
     kinds = (kind for kind, _ in options(hint))
     return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, msgspec.Struct)), None)
-
-
-def _joined(path: str, key: str) -> str:
-    return f"{path}.{key}" if path else key

@@ -26,7 +26,8 @@ def arguments(
     """
     sources = sources or Sources()
     found = interfaces(sources)
-    devices, virtual = _devices(found), _virtual(found)
+    addresses = [each.pci for each in found if each.kind in {"sr-iov", "pci"} and each.pci]
+    virtual = _virtual(found)
     listed = cpus(sources)
     if cores > len(listed):
         raise EalError(f"{cores} CPUs are asked for, and the container has {len(listed)}")
@@ -36,7 +37,7 @@ def arguments(
     args.append(f"--file-prefix={file_prefix or _prefix(sources)}")
     if any(device.startswith("virtio_user") for device in virtual):
         args.append("--single-file-segments")  # vhost-user supports at most 8 memory regions
-    args += [part for address in devices for part in ("-a", address)] or ["--no-pci"]
+    args += [part for address in dict.fromkeys(addresses) for part in ("-a", address)] or ["--no-pci"]
     return [*args, *(f"--vdev={device}" for device in virtual)]
 
 
@@ -44,11 +45,6 @@ def _prefix(sources: Sources) -> str:
     """Return a prefix for hugepage files that is unique among the node's processes and the pod's containers."""
     parts = [sources.environ.get("POD_NAME") or sources.hostname, sources.environ.get("CONTAINER_NAME", "")]
     return "-".join(["ws", *(re.sub(r"[^A-Za-z0-9._-]", "-", part) for part in parts if part)])
-
-
-def _devices(found: list[Interface]) -> list[str]:
-    addresses = [interface.pci for interface in found if interface.kind in {"sr-iov", "pci"} and interface.pci]
-    return list(dict.fromkeys(addresses))
 
 
 def _virtual(found: list[Interface]) -> list[str]:

@@ -31,11 +31,11 @@ def main(arguments: Sequence[str], *, program: str = "wirespeed eal") -> int:
         return 0
     try:
         pod.remove_stale(pod.interfaces(sources))
-        told = args.arguments(sources, cores=options.cores, memory=options.memory, file_prefix=options.file_prefix)
+        line = args.arguments(sources, cores=options.cores, memory=options.memory, file_prefix=options.file_prefix)
     except (args.EalError, OSError) as error:
         sys.stderr.write(f"Error: {error}\n")
         return 1
-    sys.stdout.write(" ".join(told) + "\n")
+    sys.stdout.write(" ".join(line) + "\n")
     return 0
 
 

@@ -11,12 +11,8 @@ _SIMPLE = {"a": "\a", "b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v"
 
 def read(text: str) -> dict[str, str]:
     """Return the annotations by name; other lines are ignored."""
-    found = {}
-    for line in text.split("\n"):
-        match = _LINE.fullmatch(line)
-        if match:
-            found[match[1]] = unquote(match[2])
-    return found
+    matches = map(_LINE.fullmatch, text.split("\n"))
+    return {match[1]: unquote(match[2]) for match in matches if match}
 
 
 def unquote(text: str) -> str:

@@ -1,6 +1,6 @@
-"""The program `wirespeed` of an application's container: `eal` and `ready`. It needs Python alone.
+"""The program `wirespeed` in an application's container: `eal` and `ready`. It needs only Python.
 
-An installation of wirespeed-eal has the same two commands as wirespeed-eal and wirespeed-ready.
+An installation of wirespeed-eal has them as the commands wirespeed-eal and wirespeed-ready.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Exits with 0 if all ports of the container's DPDK application are up, else with 
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run a command; the exit status."""
+    """Run a command; return the exit status."""
     if arguments[:1] == ["eal"]:
         from .command import main as eal  # noqa: PLC0415 — a probe shall not load it
 
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def ready() -> int:
-    """0 if the container's DPDK application is ready; 1, and the reason on standard error, if not."""
+    """Return 0 if the container's DPDK application is ready; else 1, with the reason on standard error."""
     from .ready import problem, runtime_folder  # noqa: PLC0415
 
     if text := problem(runtime_folder()):
@@ -47,14 +47,14 @@ def ready() -> int:
 
 
 def eal_script() -> int:
-    """`wirespeed-eal`; the exit status."""
+    """Run `wirespeed-eal`; return the exit status."""
     from .command import main as eal  # noqa: PLC0415
 
     return eal(sys.argv[1:], program="wirespeed-eal")
 
 
 def ready_script() -> int:
-    """`wirespeed-ready`; the exit status."""
+    """Run `wirespeed-ready`; return the exit status."""
     arguments = sys.argv[1:]
     if not arguments:
         return ready()

@@ -4,7 +4,7 @@
     userspace/configuration-data, and the files configData-*.json    sockets, roles, queues
     PCIDEVICE_<RESOURCE>        the PCI addresses of the pod's devices
 
-Invalid text in a source is ignored.
+Invalid data in a source is ignored.
 """
 
 from __future__ import annotations
@@ -121,17 +121,15 @@ def _object(value: object) -> Object:
 
 
 def remove_stale(found: list[Interface]) -> list[str]:
-    """Remove sockets on which the application is to listen but nobody listens: a killed one left them.
+    """Remove sockets that a killed application left, and on which this one is to listen: it could not bind to them.
 
-    It could not bind to them again. Returns their paths. Raises OSError.
+    Return their paths. Raises OSError.
     """
-    removed = []
-    for interface in found:
-        if interface.role not in {"server", "master"} or not _is_stale(interface.path):
-            continue
-        os.unlink(interface.path)
-        removed.append(interface.path)
-    return removed
+    paths = dict.fromkeys(interface.path for interface in found if interface.role in {"server", "master"})
+    stale = [path for path in paths if _is_stale(path)]
+    for path in stale:
+        os.unlink(path)
+    return stale
 
 
 def _is_stale(path: str) -> bool:
@@ -201,8 +199,8 @@ def _files(sources: Sources, mapped: str) -> Iterator[tuple[str, Object]]:
 
 def _is_ours(data: Object, sources: Sources) -> bool:
     """Return whether podName is this pod's (POD_NAME, or else the hostname): pods may share a directory."""
-    said = _text(data.get("podName"))
-    return not said or said == (sources.environ.get("POD_NAME") or sources.hostname)
+    pod_name = _text(data.get("podName"))
+    return not pod_name or pod_name == (sources.environ.get("POD_NAME") or sources.hostname)
 
 
 def _add_data(found: list[Interface], data: Object, folder: str) -> None:
@@ -243,12 +241,9 @@ def _addresses(data: Object) -> list[str]:
 
 def _devices(environ: Mapping[str, str]) -> list[str]:
     """Return the PCI addresses in PCIDEVICE_<RESOURCE>, sorted by variable. PCIDEVICE_<RESOURCE>_INFO is JSON."""
-    found: dict[str, None] = {}
-    for name in sorted(environ):
-        if name.startswith("PCIDEVICE_") and not name.endswith("_INFO"):
-            listed = (value.strip().lower() for value in environ[name].split(","))
-            found |= dict.fromkeys(address for address in listed if _PCI.fullmatch(address))
-    return list(found)
+    names = [name for name in sorted(environ) if name.startswith("PCIDEVICE_") and not name.endswith("_INFO")]
+    values = [value.strip().lower() for name in names for value in environ[name].split(",")]
+    return list(dict.fromkeys(value for value in values if _PCI.fullmatch(value)))
 
 
 def _add_devices(found: list[Interface], devices: list[str]) -> None:

@@ -1,6 +1,6 @@
-"""Whether the DPDK application of a container is ready: its ports are up, as it tells by its telemetry socket.
+"""Checks by DPDK's telemetry socket whether the ports of the container's DPDK application are up.
 
-For a readiness probe, which takes a processor that forwards: nothing else of this program is loaded for it.
+This is for a readiness probe, which runs on the CPUs of the application; so it imports nothing else of the package.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ _LONGEST = 1 << 16  # bytes of an answer
 
 
 def problem(folder: str) -> str:
-    """Why no application whose folder is in `folder` is ready; "" where one is and none is not."""
-    told = False
+    """Return why an application in `folder` is not ready; "" if there is one and all are ready."""
+    found = False
     # A folder has the name of the application's --file-prefix.
     for prefix in sorted(os.listdir(folder)) if os.path.isdir(folder) else ():
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as telemetry:
             try:
                 telemetry.connect(f"{folder}/{prefix}/{_SOCKET}")
             except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError):
-                continue  # of an application without telemetry; of one that was killed
-            told = True
-            telemetry.recv(_LONGEST)  # who it is
+                continue  # an application without telemetry, or one that was killed
+            found = True
+            telemetry.recv(_LONGEST)  # the greeting
             if wrong := next(_wrong(telemetry), ""):
                 return wrong
-    return "" if told else f"no DPDK application runs here: expected one that listens on {folder}/*/{_SOCKET}"
+    return "" if found else f"no DPDK application runs here: expected one that listens on {folder}/*/{_SOCKET}"
 
 
 def _wrong(telemetry: socket.socket) -> Iterator[str]:
@@ -47,7 +47,7 @@ def _ask(telemetry: socket.socket, command: str, *parameters: str) -> Any:
 
 
 def runtime_folder() -> str:
-    """Where DPDK's applications of this user have their folders, by the EAL's own rule."""
+    """Return the folder with the runtime folders of this user's DPDK applications, by the EAL's own rule."""
     chosen = os.environ.get("RUNTIME_DIRECTORY")
     if not chosen:
         chosen = "/var/run" if os.getuid() == 0 else os.environ.get("XDG_RUNTIME_DIR") or "/tmp"  # noqa: S108

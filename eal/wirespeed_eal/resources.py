@@ -29,20 +29,19 @@ def cpus(sources: Sources | None = None) -> list[int]:
 
 
 def hugepages(sources: Sources | None = None) -> int:
-    """Return the MiB of hugepages that the container may use, of all sizes; 0 if no source tells.
+    """Return the MiB of hugepages that the container may use, of all sizes; 0 if unknown.
 
     The source is the cgroup's limit, or else Downward API files such as hugepages_1G_limit_<container>.
     """
     sources = sources or Sources()
-    return _cgroup_limit(sources) or _downward_limit(sources)
+    return _cgroup_limit(sources) or sum(next(_downward_values(sources, size), 0) for _, size in _SIZES)
 
 
 def parse_list(text: str) -> set[int]:
     """Return the numbers in a kernel list such as "0-3,8"; none if it is invalid."""
     found: set[int] = set()
     for piece in text.strip().split(","):
-        match = re.fullmatch(r"([0-9]{1,5})(?:-([0-9]{1,5}))?", piece)
-        if match:
+        if match := re.fullmatch(r"([0-9]{1,5})(?:-([0-9]{1,5}))?", piece):
             found |= set(range(int(match[1]), int(match[2] or match[1]) + 1))
     return found
 
@@ -56,10 +55,6 @@ def _cgroup_limit(sources: Sources) -> int:
                 total += int(text) // _MIB
                 break
     return total
-
-
-def _downward_limit(sources: Sources) -> int:
-    return sum(next(_downward_values(sources, size), 0) for _, size in _SIZES)
 
 
 def _downward_values(sources: Sources, size: str) -> Iterator[int]:

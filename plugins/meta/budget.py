@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 from wirespeed.cni.request import Request
 
-_FOR_ATTACHING = 1 / 3  # share of the time that stays for attaching after slow reads
-_FOR_THE_ANSWER = 2.0  # seconds before the deadline at which the call answers,
-_SHARE_OF_THE_ANSWER = 0.1  # or this share of the time, whichever is less
+_ATTACH_SHARE = 1 / 3  # share of the time that stays for attaching after slow reads
+_ANSWER_TIME = 2.0  # seconds before the deadline at which the call answers,
+_ANSWER_SHARE = 0.1  # or this share of the time, whichever is less
 
 
 class Budget(NamedTuple):
@@ -24,6 +24,6 @@ def of(request: Request, *, at_most: float) -> Budget:
     now = time.monotonic()
     left = max(0.0, min(request.deadline - now, at_most))
     return Budget(
-        read=now + left * (1 - _FOR_ATTACHING),
-        report=now + left - min(_FOR_THE_ANSWER, left * _SHARE_OF_THE_ANSWER),
+        read=now + left * (1 - _ATTACH_SHARE),
+        report=now + left - min(_ANSWER_TIME, left * _ANSWER_SHARE),
     )

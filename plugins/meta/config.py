@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import logging
-from functools import lru_cache
 from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 
-from wirespeed import structs
-from wirespeed.cni.errors import CniError, Code
-from wirespeed.cni.keys import in_any_case, unknown_key
+from wirespeed import errors, structs
 from wirespeed.cni.request import check_network_name
+from wirespeed.errors import Error, Kind, Thing
+from wirespeed.keys import normalize_case, unknown_key
 
 log = logging.getLogger(__name__)
 
@@ -69,9 +68,13 @@ class MetaConfig(msgspec.Struct, kw_only=True, frozen=True, rename="camel"):
     kubeconfig: str = ""
     """ignored, because the agent uses its own (`cluster.kubeconfig`)"""
 
-    def for_later(self) -> dict[str, Any]:
+    @property
+    def where(self) -> Thing:
+        return Thing("configuration", self.name)
+
+    def hotplug_settings(self) -> dict[str, Any]:
         """The keys that hotplug needs later: what networks a pod may have, and where to find them."""
-        return {key: value for key, value in msgspec.to_builtins(self).items() if key in _FOR_LATER}
+        return {key: value for key, value in msgspec.to_builtins(self).items() if key in _HOTPLUG_KEYS}
 
     @property
     def exempt_namespaces(self) -> frozenset[str]:
@@ -80,94 +83,97 @@ class MetaConfig(msgspec.Struct, kw_only=True, frozen=True, rename="camel"):
         return frozenset(part.strip() for part in listed.split(",") if part.strip())
 
 
-_FOR_LATER = frozenset(
+_HOTPLUG_KEYS = frozenset(
     {"name", "cniVersion", "namespaceIsolation", "globalNamespaces", "firstInterface", "lenientCapabilities"}
     | {"confDir", "binDir"}
 )
 # Keys of the CNI specification for other plugins or for the runtime; accepted without effect here.
-_SPECIFIED = frozenset(
+_SPECIFICATION_KEYS = frozenset(
     {"args", "ipam", "dns", "prevResult", "cni.dev/valid-attachments", "cni.dev/attachments"}
     | {"cniVersions", "disableCheck", "disableGC", "loadOnlyInlinedPlugins"}
 )
 # Keys of Multus that are not needed here: state is in the journal, the agent does the logging.
-_NEEDLESS = frozenset(
+_IGNORED_MULTUS_KEYS = frozenset(
     {"cniDir", "retryDeleteOnError", "logFile", "logLevel", "logToStderr", "logOptions", "socketDir"}
     | {"daemonSocketDir", "cniConf", "cniConfigDir", "multusConfigFile", "multusAutoconfigDir"}
 )
-KNOWN = frozenset(MetaConfig.__struct_encode_fields__) | _SPECIFIED
-_ANY_CASE = KNOWN | _NEEDLESS
+_warned: set[str] = set()
+_MAX_WARNED = 256
+forget_warned = _warned.clear  # lets `warn` log every warning again
+_CLUSTER_NETWORK = Thing("key", "clusterNetwork")
+KNOWN = frozenset(MetaConfig.__struct_encode_fields__) | _SPECIFICATION_KEYS
+_ANY_CASE = KNOWN | _IGNORED_MULTUS_KEYS
 
 
 def load(raw: dict[str, Any]) -> MetaConfig:
     """Check a configuration that was read from standard input.
 
-    Raises CniError(INVALID_CONFIG) that names the key. With type "wirespeed", an unknown key is an error. Any other
+    Raises Error(INVALID_CONFIG) that names the key. With type "wirespeed", an unknown key is an error. Any other
     type is a Multus configuration: its keys are case-insensitive, and unknown ones are only logged as a warning.
     """
-    folded = in_any_case(raw, _ANY_CASE)
+    folded = normalize_case(raw, _ANY_CASE)
     own = folded.get("type", OWN_TYPE) == OWN_TYPE
     raw = raw if own else folded
+    where = Thing("configuration", str(raw.get("name", "")))
     for key in raw:
         if key not in KNOWN:
             if own:
-                raise CniError(Code.INVALID_CONFIG, f"configuration {_name(raw)}: {unknown_key(key, KNOWN)}")
-            if key not in _NEEDLESS:
-                warn(f"configuration {_name(raw)}: {unknown_key(key, KNOWN)}; it has no effect")
+                raise unknown_key(key, KNOWN).within(where)
+            if key not in _IGNORED_MULTUS_KEYS:
+                warn(unknown_key(key, KNOWN, what="it has no effect").within(where))
     # Multus configurations contain null for keys that are not set.
     given = {key: value for key, value in raw.items() if value is not None}
     if not own:
         given.setdefault("lenientCapabilities", list(CAPABILITIES))
-    try:
+    with errors.within(where):
         config = structs.read(given, MetaConfig)
-    except CniError as error:
-        raise error.prefixed(f"configuration {_name(raw)}") from error
-    _check(config, own=own)
+        _check(config, own=own)
     return config
 
 
 def _check(config: MetaConfig, *, own: bool) -> None:
-    where = f"configuration {config.name}"
     if not config.cluster_network and not config.delegates:
-        raise CniError(
-            Code.INVALID_CONFIG, f'{where}: one of the keys "clusterNetwork" and "delegates" must name the master'
-        )
+        wanted = 'it, or the key "delegates", for the network of the primary CNI plugin'
+        raise Error(Kind.INVALID_CONFIG, key="clusterNetwork", missing=True, expected=wanted)
     if config.cluster_network and config.delegates:
-        text = f'{where}: of the keys "clusterNetwork" and "delegates" only one may be given'
-        if own:
-            raise CniError(Code.INVALID_CONFIG, text)
-        warn(f'{text}; "delegates" has no effect')
+        _refuse("delegates", 'it must not be combined with "clusterNetwork"', config, own=own)
     if config.default_networks and not config.cluster_network:
-        text = f'{where}: key "defaultNetworks" needs the key "clusterNetwork"'
-        if own:
-            raise CniError(Code.INVALID_CONFIG, text)
-        warn(f"{text}; it has no effect")
+        _refuse("defaultNetworks", 'it needs the key "clusterNetwork"', config, own=own)
     if config.auxiliary_cni_chain_name:
-        _check_auxiliary(where, config)
+        _check_auxiliary(config)
     if config.kubeconfig:
-        warn(f'{where}: key "kubeconfig": the agent reads the cluster by its own configuration')
+        what = "it has no effect: the agent accesses the cluster by its own configuration"
+        warn(Error(Kind.UNSUPPORTED, what, where=config.where, key="kubeconfig"))
     for key, folder in (("confDir", config.conf_dir), ("binDir", config.bin_dir)):
         if not folder.startswith("/"):
-            raise CniError(Code.INVALID_CONFIG, f'{where}: key "{key}": expected an absolute path, got {folder!r}')
+            raise Error(Kind.INVALID_CONFIG, key=key, expected="an absolute path", got=folder)
 
 
-def _check_auxiliary(where: str, config: MetaConfig) -> None:
-    where = f'{where}: key "auxiliaryCNIChainName"'
-    try:
+def _refuse(key: str, what: str, config: MetaConfig, *, own: bool) -> None:
+    """Refuse a key that depends on clusterNetwork; in a configuration of Multus, warn that it has no effect."""
+    fault = Error(Kind.INVALID_CONFIG, what, key=key, about=[_CLUSTER_NETWORK])
+    if own:
+        raise fault
+    warn(fault.within(config.where).with_hint("it has no effect"))
+
+
+def _check_auxiliary(config: MetaConfig) -> None:
+    with errors.within('key "auxiliaryCNIChainName"'):
         check_network_name(config.auxiliary_cni_chain_name)
-    except CniError as error:
-        raise error.prefixed(where) from None
     if "/" not in config.cluster_network:
-        raise CniError(
-            Code.INVALID_CONFIG,
-            f'{where}: needs a path in the key "clusterNetwork": the chain\'s folder lies beside that file',
+        raise Error(
+            Kind.INVALID_CONFIG,
+            "the directory of the chain lies beside the file of the cluster's network",
+            key="auxiliaryCNIChainName",
+            expected='a path in the key "clusterNetwork"',
+            about=[_CLUSTER_NETWORK],
         )
 
 
-def _name(raw: dict[str, Any]) -> str:
-    return str(raw.get("name", ""))
-
-
-@lru_cache(maxsize=256)
-def warn(text: str) -> None:
+def warn(fault: Error) -> None:
     """Log a warning only once per text: the same configuration comes with every request."""
-    log.warning("%s", text)
+    if str(fault) not in _warned:
+        if len(_warned) >= _MAX_WARNED:
+            _warned.clear()
+        _warned.add(str(fault))
+        log.warning("%s", fault)  # `wirespeed check` reads the Error from the record

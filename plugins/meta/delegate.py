@@ -11,22 +11,19 @@ import msgspec
 from wirespeed import structs
 from wirespeed.cni import result as results
 from wirespeed.cni.chain import Network, load_network
-from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.request import Request
+from wirespeed.errors import Thing
 from wirespeed.kernel import netns as namespaces
 from wirespeed.kernel.boot import boot_id
 from wirespeed.kernel.netns import Identity
 from wirespeed.state.journal import Attachment
 
-NOWHERE = Identity(0, 0, 0)  # for a network namespace that is gone; no existing one has this identity
+NO_NETNS = Identity(0, 0, 0)  # for a network namespace that is gone; no existing one has this identity
 
 
 @structs.prepared
 class Delegate(msgspec.Struct, kw_only=True, frozen=True, rename="camel"):
-    """The network's configuration and all further inputs of its plugins.
-
-    A later version of the agent reads these records: every new field needs a default.
-    """
+    """A network's configuration and its plugins' inputs. Older records are read too: new fields need defaults."""
 
     configuration: str  # name of the meta-plugin's configuration; GC selects by it
     request_ifname: str  # CNI_IFNAME of the runtime's call; DEL and CHECK select by it
@@ -50,10 +47,9 @@ class Delegate(msgspec.Struct, kw_only=True, frozen=True, rename="camel"):
     default_route: tuple[str, ...] | None = None  # gateways; (): keep the default routes that the plugins made
 
     @property
-    def where(self) -> str:
-        """The network's name in messages."""
-        named = self.ifname and not self.auxiliary
-        return f"network {self.label} ({self.ifname})" if named else f"network {self.label}"
+    def where(self) -> Thing:
+        """The network and its interface, as the place of errors."""
+        return Thing("network", self.label, "" if self.auxiliary else self.ifname)
 
     @property
     def cni_ifname(self) -> str:
@@ -61,12 +57,13 @@ class Delegate(msgspec.Struct, kw_only=True, frozen=True, rename="camel"):
         return self.request_ifname if self.auxiliary else self.ifname
 
     def network(self) -> Network:
-        """Load `raw` and fill in device and arguments. Raises CniError(INVALID_CONFIG, INCOMPATIBLE_VERSION)."""
+        """Load `raw` and fill in device and arguments. Raises Error(INVALID_CONFIG, INCOMPATIBLE_VERSION)."""
         network = load_network(self.raw, version=self.version)
         return replace(
             network,
-            plugins=[self._completed(plugin) for plugin in network.plugins],
+            plugins=[self._with_device_and_args(plugin) for plugin in network.plugins],
             begin=results.empty() if self.auxiliary else None,
+            runtime_config=self.runtime_config,
         )
 
     def request(self, call: Request, *, netns: str) -> Request:
@@ -74,7 +71,7 @@ class Delegate(msgspec.Struct, kw_only=True, frozen=True, rename="camel"):
         path = (*self.path, *(folder for folder in call.path if folder not in self.path))
         return call.derive(netns=netns, ifname=self.cni_ifname, args=self.args, path=path)
 
-    def _completed(self, plugin: dict[str, Any]) -> dict[str, Any]:
+    def _with_device_and_args(self, plugin: dict[str, Any]) -> dict[str, Any]:
         """Return the plugin's configuration with the device and the arguments filled in."""
         completed = dict(plugin)
         if self.device:
@@ -90,14 +87,12 @@ def _object(plugin: dict[str, Any], key: str, value: object) -> dict[str, Any]:
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise CniError(
-            Code.INVALID_CONFIG,
-            f'plugin {plugin["type"]}: key "{key}": expected an object, for the cni-args of the pod, got {value!r}',
-        )
+        fault = structs.wrong(key, "an object, for the cni-args of the pod", value)
+        raise fault.within(Thing("plugin", plugin["type"]))
     return value
 
 
-def planned(delegates: Sequence[Delegate], *, container: str, netns: str, identity: Identity) -> list[Attachment]:
+def planned_rows(delegates: Sequence[Delegate], container: str, netns: str, identity: Identity) -> list[Attachment]:
     """Return the journal rows of a plan, in order; `identity` is that of the network namespace at path `netns`."""
     return [
         Attachment(
@@ -115,8 +110,7 @@ def planned(delegates: Sequence[Delegate], *, container: str, netns: str, identi
     ]
 
 
-def recorded(row: Attachment) -> Delegate:
-    """Decode the delegate of a journal row."""
+def recorded_delegate(row: Attachment) -> Delegate:
     return msgspec.convert(row.record["delegate"], Delegate)
 
 
@@ -130,6 +124,5 @@ def of_earlier_boot(row: Attachment) -> bool:
     return bool(row.record.get("boot", boot_id()) != boot_id())
 
 
-def departed(row: Attachment) -> bool:
-    """Whether the network namespace that the attachment was made in is gone."""
+def netns_gone(row: Attachment) -> bool:
     return of_earlier_boot(row) or not namespaces.alive(row.netns, recorded_identity(row))

@@ -7,63 +7,67 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from wirespeed.cni.address import parse_prefix
-from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.plugin import Result
+from wirespeed.errors import Error, Kind
 from wirespeed.kernel import netns, routes
 from wirespeed.kernel.netlink.errors import NetlinkError
 from wirespeed.kernel.netlink.rtnl import Rtnl
 from wirespeed.kernel.netns import NetNs
 from wirespeed.kernel.routes import DefaultRoute
 
+WHERE = "default route"  # the place of errors
+
 _FAMILIES = (socket.AF_INET, socket.AF_INET6)
-_EVERYWHERE = {socket.AF_INET: "0.0.0.0/0", socket.AF_INET6: "::/0"}
+_DEFAULT_DESTINATION = {socket.AF_INET: "0.0.0.0/0", socket.AF_INET6: "::/0"}
 _NAMES = {socket.AF_INET: "IPv4", socket.AF_INET6: "IPv6"}
-_MAIN = 254
+_MAIN_TABLE = 254
 
 
-def give(ns: NetNs, ifname: str, gateways: Sequence[str], results: Mapping[str, Result]) -> dict[str, Result]:
+def replace_default_routes(
+    ns: NetNs, ifname: str, gateways: Sequence[str], results: Mapping[str, Result]
+) -> dict[str, Result]:
     """Replace the namespace's default routes by routes through `ifname`, for each address family of `gateways`.
 
     Without gateways, `ifname` keeps the default routes that its plugins made, and all others of these families are
     removed. `results` has the result of each attachment by interface; return those that changed, with their new
-    routes. Raises CniError(INTERFACE) if the kernel refuses.
+    routes. Raises Error(INTERFACE) if the kernel refuses.
     """
     with Rtnl(netns_fd=ns.fd) as inside:
         link = inside.link(ifname)
         if link is None:
-            raise CniError(Code.INTERFACE, f"default route: the pod has no network interface {ifname}")
+            raise Error(Kind.INTERFACE, f"the pod has no network interface {ifname}", where=WHERE)
         wanted = {_family(gateway): gateway for gateway in gateways}
         families = list(wanted) or _own_families(ns, link.index, ifname)
         for family in families:
             _clear(ns, family, keep=None if wanted else link.index)
             if family in wanted:
                 _add(inside, link.index, family, wanted[family], ifname)
-    wrong = fault(ns, ifname, gateways)
-    if wrong:
-        raise CniError(Code.INTERFACE, f"default route: {wrong}")
-    return _with_default_routes(ifname, wanted, families, results)
+    if wrong := fault(ns, ifname, gateways):
+        raise Error(Kind.INTERFACE, wrong, where=WHERE)
+    return _changed_results(ifname, wanted, families, results)
 
 
 def fault(ns: NetNs, ifname: str, gateways: Sequence[str]) -> str:
-    """Return how the namespace's default routes differ from what `give` makes, "" if they do not."""
+    """Return how the default routes differ from those of `replace_default_routes`, "" if they do not."""
     with Rtnl(netns_fd=ns.fd) as inside:
         link = inside.link(ifname)
     if link is None:
         return f"the pod has no network interface {ifname}"
     wanted = {_family(gateway): gateway for gateway in gateways}
-    own = 0
+    count = 0
     for family in wanted or _FAMILIES:
         found = _default_routes(ns, family)
-        mine = [route for route in found if route.indexes == {link.index}]
-        own += len(mine)
-        if family in wanted and [route.gateway for route in mine] != [wanted[family]]:
-            return f"expected the {_NAMES[family]} default route by {ifname} to go to {wanted[family]}"
-        if mine and len(mine) < len(found):
-            return f"expected the {_NAMES[family]} default route by {ifname} to be the only one"
-    return "" if own else f"expected a default route by {ifname}"
+        through_ifname = [route for route in found if route.indexes == {link.index}]
+        count += len(through_ifname)
+        if family in wanted and [route.gateway for route in through_ifname] != [wanted[family]]:
+            return f"expected the {_NAMES[family]} default route through {ifname} to go to {wanted[family]}"
+        if through_ifname and len(through_ifname) < len(found):
+            return f"expected the {_NAMES[family]} default route through {ifname} to be the only one"
+    return "" if count else f"expected a default route through {ifname}"
 
 
 def _family(gateway: str) -> socket.AddressFamily:
@@ -80,9 +84,11 @@ def _own_families(ns: NetNs, index: int, ifname: str) -> list[socket.AddressFami
         family for family in _FAMILIES if any(route.indexes == {index} for route in _default_routes(ns, family))
     ]
     if not found:
-        raise CniError(
-            Code.INTERFACE,
-            f'default route: the plugins made none by {ifname}: expected a gateway in the key "default-route"',
+        raise Error(
+            Kind.INTERFACE,
+            f"no plugin created a default route through {ifname}",
+            key="default-route",
+            expected="a gateway",
         )
     return found
 
@@ -92,21 +98,20 @@ def _clear(ns: NetNs, family: socket.AddressFamily, *, keep: int | None) -> None
     for route in _default_routes(ns, family):
         if keep is None or route.indexes != {keep}:
             try:
-                netns.inside(ns.fd, lambda route=route: routes.remove_route(route))  # type: ignore[misc]
+                netns.inside(ns.fd, partial(routes.remove_route, route))
             except OSError as error:
-                raise CniError(
-                    Code.INTERFACE, f"default route: removing the {_NAMES[family]} one: {error.strerror}"
-                ) from error
+                text = f"removing the {_NAMES[family]} one: {error.strerror}"
+                raise Error(Kind.INTERFACE, text, where=WHERE) from error
 
 
 def _add(inside: Rtnl, index: int, family: socket.AddressFamily, gateway: str, ifname: str) -> None:
     try:
-        inside.add_route(index, _EVERYWHERE[family], gateway=gateway)
+        inside.add_route(index, _DEFAULT_DESTINATION[family], gateway=gateway)
     except NetlinkError as error:
-        raise CniError(Code.INTERFACE, f"default route: via {gateway} on {ifname}: {error.strerror}") from error
+        raise Error(Kind.INTERFACE, f"via {gateway} on {ifname}: {error.strerror}", where=WHERE) from error
 
 
-def _with_default_routes(
+def _changed_results(
     ifname: str,
     wanted: Mapping[socket.AddressFamily, str],
     families: Sequence[socket.AddressFamily],
@@ -119,7 +124,7 @@ def _with_default_routes(
             route for route in result["routes"] if not (_is_default(route, families) and (name != ifname or wanted))
         ]
         if name == ifname:
-            kept += [{"dst": _EVERYWHERE[family], "gw": gateway} for family, gateway in wanted.items()]
+            kept += [{"dst": _DEFAULT_DESTINATION[family], "gw": gateway} for family, gateway in wanted.items()]
         if kept != result["routes"]:
             changed[name] = {**result, "routes": kept}
     return changed
@@ -132,5 +137,5 @@ def _is_default(route: Mapping[str, Any], families: Sequence[socket.AddressFamil
         prefix is not None
         and prefix.length == 0
         and _family(route["dst"]) in families
-        and route.get("table", _MAIN) in (0, _MAIN)
+        and route.get("table", _MAIN_TABLE) in (0, _MAIN_TABLE)
     )

@@ -7,29 +7,30 @@ the runtime's ADD are read from the journal. The caller must serialize the calls
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import count
 
 import msgspec
 
-from wirespeed.cni.chain import Chain
-from wirespeed.cni.errors import CniError, Code, combined
+from wirespeed import errors
 from wirespeed.cni.request import Request
+from wirespeed.errors import Error, Kind, Thing
 from wirespeed.kernel import netns
-from wirespeed.kernel.netlink.rtnl import Rtnl
 from wirespeed.kernel.netns import NetNs
-from wirespeed.kube.cluster import asked_until
+from wirespeed.kube.cluster import retry_until
 from wirespeed.node import Node
 from wirespeed.plugins.meta import budget, checks, selection
 from wirespeed.plugins.meta.config import MetaConfig
-from wirespeed.plugins.meta.delegate import Delegate, planned, recorded, recorded_identity
-from wirespeed.plugins.meta.meta import Meta, errors_prefixed, refusal
-from wirespeed.plugins.meta.reporter import attached
+from wirespeed.plugins.meta.delegate import Delegate, planned_rows, recorded_delegate, recorded_identity
+from wirespeed.plugins.meta.meta import Meta, error_context
+from wirespeed.plugins.meta.reporter import attached_networks
 from wirespeed.plugins.meta.resolve import Pod, named_pod, read_pod
 from wirespeed.plugins.meta.selection import Selection
 from wirespeed.state.journal import Attachment, AttachmentStep
+from wirespeed.trace import name_pod, step
 
 log = logging.getLogger(__name__)
 
@@ -50,70 +51,65 @@ class Hotplug:
 
     def __init__(self, node: Node, meta: Meta) -> None:
         self._node, self._meta, self._journal = node, meta, node.journal
-        self._chain = Chain(node.plugins)
 
     def attach(self, container: str, text: str, *, deadline: float) -> Attachment:
-        """Attach one network, given as in the networks annotation; return its journal row.
-
-        Raises CniError, with the attachment undone.
-        """
-        with self._opened(container, deadline) as here:
-            asked = selection.parse(text, namespace=here.pod.namespace)
+        """Attach a network, given as in the annotation; return its row. Raises Error, with everything undone."""
+        with self._open_container(container, deadline) as target:
+            asked = selection.parse(text, namespace=target.pod.namespace)
             if len(asked) != 1:
-                raise CniError(Code.INVALID_CONFIG, f"expected one network, got {len(asked)}")
-            return self._attach(here, asked[0], selected=False)
+                raise Error(Kind.INVALID_CONFIG, expected="one network", got=len(asked))
+            return self._attach(target, asked[0], selected=False)
 
     def detach(self, container: str, what: str, *, deadline: float) -> Attachment:
-        """Detach a network, given by interface or by [<namespace>/]<name>; return the journal row that it had.
-
-        Raises CniError; the row then stays in the journal.
-        """
-        with self._opened(container, deadline) as here:
-            row = self._named_row(here, what)
-            self._detach(here, row)
+        """Detach a network, given by interface or [<namespace>/]<name>; return its row, which an Error leaves."""
+        with self._open_container(container, deadline) as target:
+            row = self._named_row(target, what)
+            self._detach(target, row)
         return row
 
     def follow(self, container: str, *, deadline: float) -> None:
         """Attach the networks that were added to the pod's annotation, detach those that were removed from it.
 
-        All are attempted; raises the first error with the others appended. A change of an element's other keys
-        (ips, mac ...) has no effect. Networks attached by hand or by the configuration are left alone.
+        Continues after errors; raises the first with the others appended. A change of an element's other keys
+        (ips, mac ...) has no effect. Networks attached by hand or by the configuration are not detached.
         """
-        with self._opened(container, deadline) as here:
-            if here.pod.found["metadata"].get("deletionTimestamp"):
+        with self._open_container(container, deadline) as target:
+            if target.pod.found["metadata"].get("deletionTimestamp"):
                 return
-            text = here.pod.annotation(selection.NETWORKS)
-            with self._refusals_as_events(here.pod):
-                wanted = selection.parse(text, namespace=here.pod.namespace)
-            missing, surplus = difference(wanted, self._rows(here))
-            errors: list[CniError] = []
-            for row in reversed(surplus):
-                _attempt(lambda row=row: self._detach(here, row), errors)  # type: ignore[misc]
-            for asked in missing:
-                _attempt(lambda asked=asked: self._attach(here, asked, selected=True), errors)  # type: ignore[misc]
-        if errors:
-            raise combined(errors)
+            text = target.pod.annotation(selection.NETWORKS)
+            with self._meta.errors_as_events(target.pod):
+                wanted = selection.parse(text, namespace=target.pod.namespace)
+            to_attach, to_detach = difference(wanted, self._meta.rows(target.request))
+            found = errors.collect_errors(partial(self._detach, target, row) for row in reversed(to_detach))
+            found += errors.collect_errors(
+                partial(self._attach, target, asked, selected=True) for asked in to_attach
+            )
+        if found:
+            raise errors.combine(found)
 
     @contextmanager
-    def _opened(self, container: str, deadline: float) -> Iterator[_Container]:
+    def _open_container(self, container: str, deadline: float) -> Iterator[_Container]:
         """Open the container for hotplug; errors inside are prefixed with its pod.
 
-        Raises CniError: UNKNOWN_CONTAINER, TRY_AGAIN_LATER while its ADD or DEL is unfinished, POLICY if it belongs
-        to no pod or has no recorded settings.
+        Raises Error: NOT_ATTACHED; TRY_AGAIN while its ADD or DEL is unfinished; POLICY without a pod or settings.
         """
-        row = next((row for row in self._journal.attachments(container) if recorded(row).master), None)
+        where = Thing("container", container)
+        with step("find the attachments"):
+            rows = self._journal.attachments(container)
+            row = next((row for row in rows if recorded_delegate(row).master), None)
         if row is None:
-            raise CniError(Code.UNKNOWN_CONTAINER, f"container {container}: not attached")
-        master = recorded(row)
+            raise Error(Kind.NOT_ATTACHED, "not attached", where=where)
+        master = recorded_delegate(row)
         pod = named_pod(master.args)
         if row.step != AttachmentStep.ADDED:
-            raise CniError(Code.TRY_AGAIN_LATER, f"container {container}: its ADD or DEL has not finished")
+            raise Error(Kind.TRY_AGAIN, "its ADD or DEL has not finished", where=where)
         if pod is None or not master.settings:
-            why = "is no pod's" if pod is None else "was attached by another version"
-            raise CniError(Code.POLICY, f"container {container}: it {why}: networks cannot be attached later")
-        with errors_prefixed(f"pod {pod.label}"), netns.reopened(row.netns, recorded_identity(row)) as ns:
+            why = "belongs to no pod" if pod is None else "was attached by another version"
+            raise Error(Kind.POLICY, f"networks cannot be attached later: it {why}", where=where)
+        name_pod(pod.label, pod.uid)
+        with error_context(Thing("pod", pod.label)), netns.reopened(row.netns, recorded_identity(row)) as ns:
             if ns is None:
-                raise CniError(Code.UNKNOWN_CONTAINER, f"network namespace {row.netns}: it is gone")
+                raise Error(Kind.NOT_ATTACHED, "it is gone", where=Thing("network namespace", row.netns))
             request = Request(
                 command="ADD",
                 container_id=container,
@@ -125,102 +121,87 @@ class Hotplug:
                 deadline=deadline,
             )
             times = budget.of(request, at_most=self._node.config.deadline)
-            with asked_until(times.read):
+            with retry_until(times.read), step("read the pod"):
                 pod = read_pod(pod, self._node.cluster)
             settings = msgspec.convert(master.settings, MetaConfig)
             yield _Container(request=request, settings=settings, pod=pod, ns=ns, times=times)
 
-    def _rows(self, here: _Container) -> list[Attachment]:
-        """The container's attachments that belong to the same ADD call of the runtime."""
-        rows = self._journal.attachments(here.request.container_id)
-        return [row for row in rows if recorded(row).request_ifname == here.request.ifname]
-
-    def _named_row(self, here: _Container, what: str) -> Attachment:
-        """The row with that interface or network name. Raises CniError(INVALID_CONFIG, POLICY)."""
-        rows = self._rows(here)
-        labels = (what, f"{here.pod.namespace}/{what}")
+    def _named_row(self, target: _Container, what: str) -> Attachment:
+        """The row with that interface or network name. Raises Error(INVALID_CONFIG, POLICY)."""
+        rows = self._meta.rows(target.request)
+        labels = (what, f"{target.pod.namespace}/{what}")
         found = [row for row in rows if row.ifname == what] or [
-            row for row in rows if recorded(row).label in labels
+            row for row in rows if recorded_delegate(row).label in labels
         ]
         if not found:
-            raise CniError(Code.INVALID_CONFIG, f"it has neither an interface nor a network {what!r}")
+            raise Error(Kind.INVALID_CONFIG, f"it has neither an interface nor a network {what!r}")
         if len(found) > 1:
             names = " or ".join(row.ifname for row in found)
-            raise CniError(Code.INVALID_CONFIG, f"it has network {what!r} {len(found)} times: expected {names}")
-        delegate = recorded(found[0])
+            raise Error(Kind.INVALID_CONFIG, f"it has network {what!r} {len(found)} times", expected=names)
+        delegate = recorded_delegate(found[0])
         if delegate.master or delegate.auxiliary:
-            raise CniError(Code.POLICY, f"{delegate.where}: it goes with the pod, not before")
+            raise Error(Kind.POLICY, "it is detached only with the pod", where=delegate.where)
         return found[0]
 
-    def _attach(self, here: _Container, asked: Selection, *, selected: bool) -> Attachment:
-        request, ifname = here.request, asked.interface or self._free_name(here)
-        with self._refusals_as_events(here.pod):
-            delegate = self._resolved(here, asked, ifname=ifname, selected=selected)
-            rows = self._rows(here)
-            (row,) = planned(
-                [delegate], container=request.container_id, netns=rows[0].netns, identity=here.ns.identity
-            )
-            self._journal.plan([replace(row, position=rows[-1].position + 1)])
+    def _attach(self, target: _Container, asked: Selection, *, selected: bool) -> Attachment:
+        request, ifname = target.request, asked.interface or self._free_name(target)
+        with self._meta.errors_as_events(target.pod):
+            delegate = self._checked_delegate(target, asked, ifname=ifname, selected=selected)
+            with step("write the plan"):
+                rows = self._meta.rows(request)
+                (row,) = planned_rows([delegate], request.container_id, rows[0].netns, target.ns.identity)
+                self._journal.plan([replace(row, position=rows[-1].position + 1)])
             try:
-                with errors_prefixed(delegate.where):
+                with error_context(delegate.where):
                     result = self._meta.attach_one(request, delegate)
-                self._report(here)
+                self._report(target)
             except BaseException as error:
-                raise self._meta.undone(request, error, self._row(here, ifname)) from error
-        self._meta.tell_added(here.pod, delegate, result)
-        return self._row(here, ifname)[0]
+                raise self._meta.roll_back(request, error, self._rows_named(target, ifname)) from error
+        with step("send events"):
+            self._meta.send_added_event(target.pod, delegate, result)
+        return self._rows_named(target, ifname)[0]
 
-    def _resolved(self, here: _Container, asked: Selection, *, ifname: str, selected: bool) -> Delegate:
-        """The delegate of the network, after all checks that need no change of the node."""
+    def _checked_delegate(self, target: _Container, asked: Selection, *, ifname: str, selected: bool) -> Delegate:
+        """Resolve the network and run all checks that do not change the node."""
         if asked.default_route is not None:
-            raise CniError(
-                Code.POLICY,
-                f'network {asked.label}: key "default-route": a pod that runs keeps the default route that it has',
+            where = Thing("network", asked.label)
+            raise Error(Kind.POLICY, "a running pod keeps its default routes", where=where, key="default-route")
+        attached = map(recorded_delegate, self._meta.rows(target.request))
+        devices = [(each.resource, each.device) for each in attached if each.device]
+        with retry_until(target.times.read), step("resolve the network"):
+            delegate = self._meta.resolver.hotplug_delegate(
+                target.request, target.settings, target.pod, asked, ifname=ifname, taken=devices, selected=selected
             )
-        devices = [(each.resource, each.device) for each in map(recorded, self._rows(here)) if each.device]
-        with asked_until(here.times.read):
-            delegate = self._meta.resolver.later(
-                here.request, here.settings, here.pod, asked, ifname=ifname, taken=devices, selected=selected
-            )
-        checks.check([delegate], self._chain)
-        checks.check_interfaces([delegate], here.ns)
-        here.request.check_deadline()
+        with step("check the network"):
+            checks.check([delegate], self._meta.chain)
+            checks.check_interfaces([delegate], target.ns)
+        target.request.check_deadline()
         return delegate
 
-    def _free_name(self, here: _Container) -> str:
+    def _free_name(self, target: _Container) -> str:
         """The first free name of net1, net2 ... (from firstInterface), used by no attachment and no interface."""
-        with Rtnl(netns_fd=here.ns.fd) as inside:
-            taken = {name for link in inside.links() for name in (link.name, *link.altnames)}
-        taken |= {row.ifname for row in self._rows(here)}
-        return next(name for n in count(here.settings.first_interface) if (name := f"net{n}") not in taken)
+        taken = checks.interface_names(target.ns) | {row.ifname for row in self._meta.rows(target.request)}
+        return next(name for n in count(target.settings.first_interface) if (name := f"net{n}") not in taken)
 
-    def _row(self, here: _Container, ifname: str) -> list[Attachment]:
-        return [row for row in self._rows(here) if row.ifname == ifname]
+    def _rows_named(self, target: _Container, ifname: str) -> list[Attachment]:
+        return [row for row in self._meta.rows(target.request) if row.ifname == ifname]
 
-    def _detach(self, here: _Container, row: Attachment) -> None:
-        delegate = recorded(row)
+    def _detach(self, target: _Container, row: Attachment) -> None:
+        delegate = recorded_delegate(row)
         # Write network-status first: if that fails, the attachment is still there and detach can be repeated.
-        told = self._report(here, without=row.ifname)
-        self._meta.remove([row], here.request.derive(command="DEL"))
-        if not told:  # a write that was retried meanwhile still contained the attachment
-            self._meta.reporter.owe(here.request, here.pod, f"{delegate.where} was detached meanwhile")
-        self._meta.tell(here.pod, "RemovedInterface", f"Remove {row.ifname} from {delegate.label}")
+        written = self._report(target, without=row.ifname)
+        self._meta.remove([row], target.request.derive(command="DEL"))
+        if not written:  # a retry meanwhile may have written a status that still contains the attachment
+            self._meta.reporter.defer(target.request, target.pod, f"{delegate.where} was detached meanwhile")
+        with step("send events"):
+            self._meta.send_event(target.pod, "RemovedInterface", f"Remove {row.ifname} from {delegate.label}")
 
-    def _report(self, here: _Container, *, without: str = "") -> bool:
+    def _report(self, target: _Container, *, without: str = "") -> bool:
         """Write network-status; return False if that was deferred because the API server did not answer."""
-        rows = self._rows(here)
-        made = attached(rows, rows[0], without=without)
-        with errors_prefixed("network-status"):
-            return self._meta.reporter.report(here.request, here.pod, made, until=here.times.report)
-
-    @contextmanager
-    def _refusals_as_events(self, pod: Pod) -> Iterator[None]:
-        """Create an event of the pod for a CniError raised inside."""
-        try:
-            yield
-        except CniError as error:
-            self._meta.tell(pod, *refusal(error), warning=True)
-            raise
+        rows = self._meta.rows(target.request)
+        attached = attached_networks(rows, rows[0], without=without)
+        with error_context("network-status"), step("write network-status"):
+            return self._meta.reporter.report(target.request, target.pod, attached, until=target.times.report)
 
 
 def difference(wanted: Sequence[Selection], rows: Sequence[Attachment]) -> tuple[list[Selection], list[Attachment]]:
@@ -229,21 +210,14 @@ def difference(wanted: Sequence[Selection], rows: Sequence[Attachment]) -> tuple
     A selection matches a row if both name the same network and the selection names the row's interface or none. To
     detach are rows from the annotation that no selection matches, and those whose ADD or DEL did not finish.
     """
-    left = [row for row in rows if recorded(row).selected]
+    left = [row for row in rows if recorded_delegate(row).selected]
     whole = [row for row in left if row.step == AttachmentStep.ADDED]
-    matched: set[int] = set()
-    for number, asked in sorted(enumerate(wanted), key=lambda item: not item[1].interface):
+    new = list(wanted)
+    for asked in sorted(wanted, key=lambda each: not each.interface):
         for row in whole:
-            if recorded(row).label == asked.label and asked.interface in ("", row.ifname):
+            if recorded_delegate(row).label == asked.label and asked.interface in ("", row.ifname):
                 whole.remove(row)
                 left.remove(row)
-                matched.add(number)
+                new.remove(asked)
                 break
-    return [asked for number, asked in enumerate(wanted) if number not in matched], left
-
-
-def _attempt(change: Callable[[], object], errors: list[CniError]) -> None:
-    try:
-        change()
-    except CniError as error:
-        errors.append(error)
+    return new, left

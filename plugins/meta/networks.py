@@ -9,16 +9,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from wirespeed import errors
 from wirespeed.cni.chain import canonical, flag
-from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.request import check_network_name
 from wirespeed.cni.versions import SUPPORTED, check
+from wirespeed.errors import CombinedError, Error, Kind, Thing
 from wirespeed.kube.cluster import Cluster, NotFoundError
 from wirespeed.plugins.meta.config import MetaConfig
+from wirespeed.plugins.meta.selection import Selection
 
 RESOURCE_NAME = "k8s.v1.cni.cncf.io/resourceName"
 
 _SUFFIXES = (".conflist", ".conf", ".json")
+_NO_REQUESTS = Selection(namespace="", name="")  # for a network that the configuration names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,8 +29,8 @@ class Source:
     """A network: its conf or conflist `raw`, with the name filled in.
 
     `label` is its name in network-status: "namespace/name" of the NetworkAttachmentDefinition, else the
-    configuration's name. `resource` is the resource whose devices it attaches, "" for none. An `auxiliary` network
-    creates no interface.
+    configuration's name. It attaches devices of `resource`, "" for none. If `auxiliary`, it creates no interface.
+    `asked` are the pod's requests for it; the pod `selected` it by its networks annotation.
     """
 
     label: str
@@ -35,45 +38,53 @@ class Source:
     resource: str = ""
     master: bool = False
     auxiliary: bool = False
+    asked: Selection = _NO_REQUESTS
+    selected: bool = False
+
+    @property
+    def where(self) -> Thing:
+        return Thing("network", self.label)
 
 
 def definition(cluster: Cluster, namespace: str, name: str, *, conf_dir: str) -> Source:
     """Return the network of a NetworkAttachmentDefinition.
 
     Its configuration is spec.config, or if that is empty the configuration of that name in `conf_dir`
-    (multi-net-spec v1.3, 3.4.1). Raises NotFoundError, UnavailableError, CniError(INVALID_CONFIG).
+    (multi-net-spec v1.3, 3.4.1). Raises NotFoundError, UnavailableError, Error(INVALID_CONFIG).
     """
     nad = cluster.network(namespace, name)
     label = f"{namespace}/{name}"
-    try:
+    with errors.within(Thing("NetworkAttachmentDefinition", label)):
         raw = _configuration(nad, name, conf_dir)
-    except CniError as error:
-        raise error.prefixed(f"NetworkAttachmentDefinition {label}") from error
     # Not checked for a domain: the resource of a DRA driver may have none.
     resource = str((nad["metadata"].get("annotations") or {}).get(RESOURCE_NAME) or "")
-    return Source(label=label, raw=_with_name(raw, name), resource=resource)
+    named = raw if raw.get("name") else {**raw, "name": name}  # multi-net-spec v1.3, 3.4.2
+    return Source(label=label, raw=named, resource=resource)
 
 
 def _configuration(nad: dict[str, Any], name: str, conf_dir: str) -> dict[str, Any]:
     text = (nad.get("spec") or {}).get("config") or ""
     if not isinstance(text, str):
-        raise CniError(Code.INVALID_CONFIG, f"spec.config: expected a string, got {type(text).__name__}")
-    return _decoded(text, "spec.config") if text.strip() else by_name(conf_dir, name).raw
+        raise Error(Kind.INVALID_CONFIG, key="spec.config", expected="a string", got=text)
+    if not text.strip():
+        return by_name(conf_dir, name).raw
+    with errors.under("spec", "config"):
+        return _decode_json(text)
 
 
 def cluster_network(value: str, *, config: MetaConfig, cluster: Callable[[], Cluster]) -> Source:
     """Return the network named by clusterNetwork or by an entry of defaultNetworks.
 
     A value with a "/" is the path of a configuration file, or of a folder whose first file is used; a conflist file
-    is completed by `with_folder`. Any other value is a NetworkAttachmentDefinition in multusNamespace, else a
-    configuration of that name in confDir. Raises UnavailableError, CniError(INVALID_CONFIG).
+    is completed by `with_plugin_folder`. Any other value is a NetworkAttachmentDefinition in multusNamespace, else
+    a configuration of that name in confDir. Raises UnavailableError, Error(INVALID_CONFIG).
     """
     if "/" in value:
         return _by_path(Path(value))
-    problem: CniError
+    problem: Error
     try:
         known = cluster()
-    except CniError as error:  # no usable cluster, e.g. a runtime without Kubernetes
+    except Error as error:  # no usable cluster, e.g. a runtime without Kubernetes
         problem = error
     else:
         try:
@@ -82,31 +93,27 @@ def cluster_network(value: str, *, config: MetaConfig, cluster: Callable[[], Clu
             problem = error
     try:
         return by_name(config.conf_dir, value)
-    except CniError as error:
-        raise CniError(error.code, f"{problem.msg}; {error.msg}") from problem
+    except Error as error:
+        raise CombinedError([problem, error], between="; ").of_kind(error.kind) from problem
 
 
 def inline(delegates: list[dict[str, Any]]) -> list[Source]:
-    """Return the networks of the key "delegates". The master is the one with "masterplugin": true, else the first.
-
-    Raises CniError(INVALID_CONFIG).
-    """
-    marked = []
+    """Return the networks of the key "delegates", one marked as master. Raises Error(INVALID_CONFIG)."""
     delegates = [canonical(raw) for raw in delegates]
     for number, raw in enumerate(delegates):
         mark = raw.get("masterplugin", False)
         if not isinstance(mark, bool):
-            raise CniError(
-                Code.INVALID_CONFIG,
-                f'delegates[{number}]: key "masterplugin": expected true or false, got {mark!r}',
-            )
+            raise Error(Kind.INVALID_CONFIG, key=(number, "masterplugin"), expected="true or false", got=mark)
         if not isinstance(raw.get("name"), str) or not raw["name"]:
-            raise CniError(Code.INVALID_CONFIG, f'delegates[{number}]: key "name" is missing')
-        if mark:
-            marked.append(number)
+            raise Error(Kind.INVALID_CONFIG, key=(number, "name"), missing=True)
+    marked = [number for number, raw in enumerate(delegates) if raw.get("masterplugin")]
     if len(marked) > 1:
-        both = " and ".join(f"delegates[{number}]" for number in marked)
-        raise CniError(Code.INVALID_CONFIG, f'{both}: only one may have the key "masterplugin" true')
+        first, second, *_ = marked
+        raise Error(
+            Kind.INVALID_CONFIG,
+            f"only one may be true, and that of delegates[{first}] already is",
+            key=(second, "masterplugin"),
+        )
     master = marked[0] if marked else 0
     return [
         Source(
@@ -121,49 +128,47 @@ def inline(delegates: list[dict[str, Any]]) -> list[Source]:
 def by_name(folder: str, name: str) -> Source:
     """Return the configuration in `folder` whose key "name" is `name`; conflists are preferred over confs.
 
-    Raises CniError(INVALID_CONFIG) that also lists unreadable files, because the network may be in one of them.
+    Raises Error(INVALID_CONFIG) that also lists unreadable files, because the network may be in one of them.
     """
-    problems = []
+    problems: list[Error] = []
     for path in sorted(_files(Path(folder)), key=lambda p: (_SUFFIXES.index(p.suffix) > 0, p.name)):
         try:
             raw = _load(path)
-        except CniError as error:
-            problems.append(error.msg)
+        except Error as error:
+            problems.append(error)
             continue
         if raw.get("name") == name:
             return Source(label=name, raw=raw)
-    raise CniError(
-        Code.INVALID_CONFIG, "; ".join([f"no configuration in {folder} has the name {name!r}", *problems])
-    )
+    unknown = Error(Kind.INVALID_CONFIG, f"no configuration in {folder} has the name {name!r}")
+    raise CombinedError([unknown, *problems], between="; ")
 
 
 def _by_path(path: Path) -> Source:
     if path.is_dir():
         files = sorted(_files(path))
         if not files:
-            raise CniError(Code.INVALID_CONFIG, f"{path}: expected a file *{', *'.join(_SUFFIXES)} in that folder")
+            raise Error(
+                Kind.INVALID_CONFIG, where=str(path), expected=f"a file *{', *'.join(_SUFFIXES)} in that directory"
+            )
         path = files[0]
-    raw = with_folder(path, _load(path))
+    raw = with_plugin_folder(path, _load(path))
     if not isinstance(raw.get("name"), str) or not raw["name"]:
-        raise CniError(Code.INVALID_CONFIG, f'{path}: key "name" is missing')
+        raise Error(Kind.INVALID_CONFIG, where=str(path), key="name", missing=True)
     return Source(label=raw["name"], raw=raw)
 
 
-def with_folder(path: Path, raw: dict[str, Any]) -> dict[str, Any]:
+def with_plugin_folder(path: Path, raw: dict[str, Any]) -> dict[str, Any]:
     """Append to the conflist of the file `path` the plugins in the folder beside it that has the network's name.
 
     Each *.conf file there is one plugin, in the order of the file names. With "loadOnlyInlinedPlugins" the list
-    stays as it is (specification 1.1.0, "Configuration format"). Raises CniError(INVALID_CONFIG) that names the
-    file.
+    stays as it is (specification 1.1.0, "Configuration format"). Raises Error(INVALID_CONFIG), with the file.
     """
     if path.suffix != ".conflist" or not isinstance(raw.get("name"), str):
         return raw
-    try:
+    with errors.within(str(path)):
         if flag(raw, "loadOnlyInlinedPlugins"):
             return raw
         folder = path.parent / check_network_name(raw["name"])
-    except CniError as error:
-        raise error.prefixed(str(path)) from error
     appended, inline = _plugins_in(folder), raw.get("plugins") or []
     # An invalid list is left to `load_network`, which reports it.
     return {**raw, "plugins": [*inline, *appended]} if appended and isinstance(inline, list) else raw
@@ -173,15 +178,15 @@ def auxiliary(config: MetaConfig) -> Source | None:
     """Return the chain of the key auxiliaryCNIChainName; None if the key is not set or its folder is empty.
 
     Its cniVersion is the oldest one in its files and in `config`: a plugin that supports only an older version
-    would refuse the runtime's 1.1.0. Raises CniError(INVALID_CONFIG) that names the file.
+    would refuse the runtime's 1.1.0. Raises Error(INVALID_CONFIG) that names the file.
     """
     name, master = config.auxiliary_cni_chain_name, Path(config.cluster_network)
     if not name:
         return None
     plugins = _plugins_in((master if master.is_dir() else master.parent) / name)
     named = [plugin["cniVersion"] for plugin in plugins if plugin.get("cniVersion") in SUPPORTED]
-    spoken = min([check(config.cni_version), *named], key=SUPPORTED.index)
-    raw = {"cniVersion": spoken, "name": name, "plugins": plugins}
+    version = min([check(config.cni_version), *named], key=SUPPORTED.index)
+    raw = {"cniVersion": version, "name": name, "plugins": plugins}
     return Source(label=name, raw=raw, auxiliary=True) if plugins else None
 
 
@@ -190,7 +195,7 @@ def _plugins_in(folder: Path) -> list[dict[str, Any]]:
     for path in sorted(path for path in _files(folder) if path.suffix == ".conf"):
         plugin = _load(path)
         if not isinstance(plugin.get("type"), str) or not plugin["type"]:
-            raise CniError(Code.INVALID_CONFIG, f'{path}: key "type" is missing')
+            raise Error(Kind.INVALID_CONFIG, where=str(path), key="type", missing=True)
         plugins.append(plugin)
     return plugins
 
@@ -206,20 +211,16 @@ def _load(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text()
     except (OSError, UnicodeDecodeError) as error:
-        raise CniError(Code.INVALID_CONFIG, f"{path}: {getattr(error, 'strerror', None) or error}") from error
-    return _decoded(text, str(path))
+        raise Error(Kind.INVALID_CONFIG, getattr(error, "strerror", None) or str(error), where=str(path)) from error
+    with errors.within(str(path)):
+        return _decode_json(text)
 
 
-def _decoded(text: str, where: str) -> dict[str, Any]:
+def _decode_json(text: str) -> dict[str, Any]:
     try:
         raw = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise CniError(Code.INVALID_CONFIG, f"{where}: not JSON: {error}") from error
+        raise Error(Kind.INVALID_CONFIG, f"not JSON: {error}") from error
     if not isinstance(raw, dict):
-        raise CniError(Code.INVALID_CONFIG, f"{where}: expected a JSON object, got {type(raw).__name__}")
+        raise Error(Kind.INVALID_CONFIG, expected="a JSON object", got=raw)
     return canonical(raw)
-
-
-def _with_name(raw: dict[str, Any], name: str) -> dict[str, Any]:
-    """Return the configuration with its name, by default `name` (multi-net-spec v1.3, 3.4.2)."""
-    return raw if raw.get("name") else {**raw, "name": name}

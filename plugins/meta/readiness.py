@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 
-from wirespeed.cni.errors import CniError, Code
+from wirespeed.errors import Error, Kind
 
 
 def check(indicator: str) -> None:
-    """Raise CniError(UNAVAILABLE) if the file `indicator` does not exist; "" means that there is none to wait for.
+    """Raise Error(UNAVAILABLE) if the file `indicator` does not exist; "" means that none is configured.
 
-    With this code, STATUS keeps pods from the node (specification 1.1.0, "STATUS").
+    If STATUS returns this code, the runtime reports the node as not ready (specification 1.1.0, "STATUS").
     """
     if indicator and not os.path.exists(indicator):
-        raise CniError(
-            Code.UNAVAILABLE, f"the cluster's own network is not ready: it has not made the file {indicator} yet"
+        raise Error(
+            Kind.UNAVAILABLE, f"the cluster's own network is not ready: it has not created the file {indicator} yet"
         )

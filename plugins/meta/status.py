@@ -25,50 +25,23 @@ def entries(
         interface = inside[-1][1] if inside else {"name": ifname}
         groups = [(interface, ips)]
     else:
-        groups = [(interface, [ip for ip in ips if _owner(ip, inside) == index]) for index, interface in inside]
+        last = inside[-1][0]  # has the addresses without an interface
+        groups = [(each, [ip for ip in ips if ip.get("interface", last) == index]) for index, each in inside]
     default = next((n for n, (_, own) in enumerate(groups) if any(ip.get("gateway") for ip in own)), 0)
-    return [
-        _entry(
-            label=label,
-            interface={"name": ifname, **interface},
-            ips=own,
-            default=master and number == default,
-            result=result,
-            device_info=device_info,
-        )
-        for number, (interface, own) in enumerate(groups)
-    ]
-
-
-def _owner(ip: dict[str, Any], inside: list[tuple[int, dict[str, Any]]]) -> int:
-    """Return the index of the address's interface; an address without one belongs to the last interface."""
-    index = ip.get("interface")
-    return index if isinstance(index, int) else inside[-1][0]
-
-
-def _entry(
-    *,
-    label: str,
-    interface: dict[str, Any],
-    ips: list[dict[str, Any]],
-    default: bool,
-    result: dict[str, Any],
-    device_info: dict[str, Any] | None,
-) -> Entry:
-    entry: Entry = {"name": label, "interface": interface["name"]}
-    if ips:
-        entry["ips"] = [str(ip["address"]).partition("/")[0] for ip in ips]
-    for key in ("mac", "mtu"):
-        if interface.get(key):
-            entry[key] = interface[key]
-    if default:
-        entry["default"] = True
-    entry["dns"] = result.get("dns") or {}
-    if device_info:
-        entry["device-info"] = device_info
-    if gateways := _gateways(result):
-        entry["gateway"] = gateways
-    return entry
+    common = {"dns": result.get("dns") or {}, "device-info": device_info, "gateway": _gateways(result)}
+    found = []
+    for number, (interface, own) in enumerate(groups):
+        entry = {
+            "name": label,
+            "interface": interface.get("name", ifname),
+            "ips": [str(ip["address"]).partition("/")[0] for ip in own],
+            "mac": interface.get("mac"),
+            "mtu": interface.get("mtu"),
+            "default": master and number == default,
+            **common,
+        }
+        found.append({key: value for key, value in entry.items() if value or key == "dns"})
+    return found
 
 
 def _gateways(result: dict[str, Any]) -> list[str]:

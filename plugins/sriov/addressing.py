@@ -1,4 +1,4 @@
-"""Addresses and routes of a pod's interface: configures an IPAM result, and finds what is missing of it."""
+"""Addresses and routes of a pod's interface: configures those of an IPAM result, and lists missing ones."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from wirespeed.cni.errors import CniError, Code
+from wirespeed.errors import Error, Kind, as_error
 from wirespeed.kernel import netns, routes
 from wirespeed.kernel.netlink.errors import NetlinkError
 from wirespeed.kernel.netlink.link import Link
@@ -18,7 +18,7 @@ from wirespeed.kernel.routes import Route
 
 
 def configure(inside: Rtnl, ns: netns.NetNs, index: int, ifname: str, addressing: Mapping[str, Any]) -> None:
-    """Add the addresses and routes of an IPAM result to an interface of the pod. Raises CniError(ADDRESS)."""
+    """Add the addresses and routes of an IPAM result to an interface of the pod. Raises Error(ADDRESS)."""
     ips = addressing.get("ips") or []
     if any(":" in ip["address"] for ip in ips):
         _enable_ipv6(ns, ifname)
@@ -36,17 +36,17 @@ def missing(inside: Rtnl, link: Link, previous: Mapping[str, Any], number: int) 
     is therefore accepted in any table that routes packets of the interface.
     """
     ips = [ip for ip in previous.get("ips") or [] if ip.get("interface", number) == number]
-    there = {ipaddress.ip_interface(address.cidr) for address in inside.addresses(link.index)}
+    present = set(inside.addresses(link.index))
     wrong = [
         f"address {ip['address']} is missing on {link.name}"
         for ip in ips
-        if ipaddress.ip_interface(ip["address"]) not in there
+        if ipaddress.ip_interface(ip["address"]) not in present
     ]
     expected = previous.get("routes") or []
     if not expected:
         return wrong
     found = routes.by_interface(inside, link.index)
-    moved = routes.tables(inside, link, there)
+    moved = routes.tables(inside, link, present)
     for route in expected:
         gateway = _gateway(route, ips)
         network = ipaddress.ip_network(route["dst"], strict=False)
@@ -61,10 +61,9 @@ def _add_address(inside: Rtnl, index: int, ifname: str, address: str) -> None:
     try:
         inside.add_address(index, address)
     except NetlinkError as error:
-        # The kernel has added it itself (fe80::...), or the IPAM result contains it twice.
-        there = {ipaddress.ip_interface(each.cidr) for each in inside.addresses(index)}
-        if error.errno != errno.EEXIST or ipaddress.ip_interface(address) not in there:
-            raise CniError(Code.ADDRESS, f"address {address} on {ifname}: {error.strerror}") from error
+        # The kernel may have added it (fe80::...), or the IPAM result contains it twice.
+        if error.errno != errno.EEXIST or ipaddress.ip_interface(address) not in inside.addresses(index):
+            raise as_error(error, f"address {address} on {ifname}").of_kind(Kind.ADDRESS) from error
 
 
 def _add_route(
@@ -85,13 +84,12 @@ def _add_route(
     except NetlinkError as error:
         if error.errno == errno.EEXIST and not any(metrics.values()):
             return  # the same route exists: it is twice in the IPAM result, or the kernel has added it
-        hint = ""
+        expected = ""
         if gateway and error.errno in {errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EINVAL}:
             networks = ", ".join(str(ipaddress.ip_interface(ip["address"]).network) for ip in ips)
-            hint = f"; expected a gateway in a network of the interface ({networks or 'it has none'})"
-        raise CniError(
-            Code.ADDRESS, f"route {route['dst']} via {gateway or 'link'} on {ifname}: {error.strerror}{hint}"
-        ) from error
+            expected = f"a gateway in a network of the interface ({networks or 'it has none'})"
+        where = f"route {route['dst']} via {gateway or 'link'} on {ifname}"
+        raise Error(Kind.ADDRESS, str(error.strerror), where=where, expected=expected) from error
 
 
 def _gateway(route: Mapping[str, Any], ips: Sequence[Mapping[str, Any]]) -> str:
@@ -104,10 +102,7 @@ def _gateway(route: Mapping[str, Any], ips: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _enable_ipv6(ns: netns.NetNs, ifname: str) -> None:
-    """Enable IPv6 on the interface, because runtimes may create pods with IPv6 disabled.
-
-    Enable it on lo too: a pod reaches its own addresses through lo.
-    """
+    """Enable IPv6, which runtimes may disable in pods, on the interface and on lo, for a pod's own addresses."""
 
     def enable() -> None:
         for name in ("lo", ifname):
@@ -119,4 +114,4 @@ def _enable_ipv6(ns: netns.NetNs, ifname: str) -> None:
         netns.inside(ns.fd, enable)
     except OSError as error:
         reason = "this kernel has no IPv6" if error.errno == errno.ENOENT else error.strerror
-        raise CniError(Code.ADDRESS, f"IPv6 on {ifname}: {reason}") from error
+        raise Error(Kind.ADDRESS, str(reason), where=f"IPv6 on {ifname}") from error

@@ -13,13 +13,13 @@ import msgspec
 from msgspec import Meta
 
 from wirespeed import structs
-from wirespeed.cni.address import UnicastMac, unicast_mac
-from wirespeed.cni.errors import CniError, Code
-from wirespeed.cni.keys import nearest, unknown_key
+from wirespeed.cni.address import UnicastMac, read_mac
 from wirespeed.cni.request import Request
 from wirespeed.devices import functions
 from wirespeed.devices.functions import DeviceId
+from wirespeed.errors import Error, Kind, Thing, about_keys, within
 from wirespeed.kernel.netlink.vf import ETH_P_8021AD, ETH_P_8021Q, LINK_STATES, VLAN_PROTOCOLS, VfSettings
+from wirespeed.keys import unknown_key
 from wirespeed.kube import deviceinfo
 from wirespeed.plugins.sriov import rss
 from wirespeed.plugins.sriov.rss import Rss
@@ -29,7 +29,7 @@ from wirespeed.switches.switch import BridgeName, Trunk
 log = logging.getLogger(__name__)
 
 NETDEVICE = "netdevice"  # value of "driver": the kernel's default driver
-VF, SCALABLE, PORT = "VF", "scalable function", "port"  # what a key may apply to; PORT is that of a representor
+VF, SCALABLE, PORT = "VF", "scalable function", "port"  # what a key applies to; PORT: the representor's port
 
 _Switch = Literal["on", "off", ""]  # "" is the same as no key, as in sriov-cni
 _Vlan = Annotated[int, Meta(ge=0, le=4094)]
@@ -39,13 +39,14 @@ _VlanProto = Annotated[
 ]
 _Rate = Annotated[int, Meta(ge=0, le=2**32 - 2), Words(f"an integer from 0 to {2**32 - 2}", "Mbit/s")]
 _Mtu = Annotated[int, Meta(ge=68, le=65535)]
+_TxQueueLen = Annotated[int, Meta(ge=1, le=100_000)]
 _Queues = Annotated[int, Meta(ge=1, le=1024)]
 _Driver = Annotated[
     str,
     Meta(pattern=whole("([A-Za-z0-9][A-Za-z0-9_-]{0,63})?")),
     Words(f'the name of a driver like "vfio-pci", or "{NETDEVICE}"', f"`vfio-pci`, another driver, `{NETDEVICE}`"),
 ]
-_of_a_vf = only(VF)  # a scalable function has no settings on its PF, and no other driver or reset in sysfs
+_of_a_vf = only(VF)  # not for scalable functions: no settings on the PF, no other driver, no reset
 _of_a_vf_or_port = only(VF, PORT)
 
 
@@ -77,6 +78,9 @@ class Keys(msgspec.Struct, kw_only=True, frozen=True):
     """the limit of the transmit rate, 0 for none"""
     mtu: _Mtu | None = None
     """the MTU of the VF's interface"""
+    tx_queue_len: _TxQueueLen | None = msgspec.field(name="txQueueLen", default=None)
+    """the transmit queue length of the VF's interface in packets, as in `ip link set ... txqueuelen`:
+    [what it limits](sriov.md#transmit-queue-length)"""
     promisc: _Switch | None = None
     """promiscuous mode of the VF's interface; `on` needs `"trust": "on"`"""
     all_multicast: _Switch | None = None
@@ -122,11 +126,6 @@ OTHER_KEYS = (
     "cni.dev/valid-attachments",
     "cni.dev/attachments",
 )
-# Keys of other plugins that cannot be implemented: the kernel has no netlink attribute for them.
-_IMPOSSIBLE = {
-    "vlantrunk": 'key "vlanTrunk": the kernel has no way to give a VF several VLANs; expected "vlan" for one, '
-    'or none and "trust": "on", with the VLANs as interfaces in the pod, or "bridge" and "trunk"',
-}
 # Allowed CNI_ARGS: ours, host-local's and the runtime's.
 _ARGS = ("IgnoreUnknown", "MAC", "GUID", "IP", "GATEWAY")
 _CANONICAL = {key.lower(): key for key in (*KEYS, *OTHER_KEYS)}
@@ -146,23 +145,34 @@ class BridgePort:
     rate: int = 0
 
 
-@dataclass(frozen=True, kw_only=True)
-class SriovConf:
-    """The configuration of an attachment: `settings` are set on the PF, `mac` to `rss` on the netdev.
+class Wanted(msgspec.Struct, frozen=True, kw_only=True):
+    """The requested settings on the PF, and properties of the netdev (None: not requested), as in the journal."""
+
+    settings: VfSettings
+    mac: str | None = None
+    mtu: int | None = None
+    txqlen: int | None = None
+    promisc: bool | None = None
+    allmulti: bool | None = None
+    queues: int | None = None
+    rss: Rss | None = None
+
+    @property
+    def address(self) -> str:
+        """The requested GUID or MAC, "" for none."""
+        return self.settings.port_guid or self.mac or ""
+
+
+@structs.prepared
+class SriovConf(Wanted, frozen=True, kw_only=True):
+    """The configuration of an attachment: what it requests, and how ADD and DEL do it.
 
     `port` is the representor's port; it then has the VLAN and the rates instead of `settings`. `driver` is "" to
     keep the VF's driver. `reset` is whether DEL resets a VF in user space; None: only if its driver is not vfio.
     """
 
     device: str
-    settings: VfSettings
     port: BridgePort | None
-    mac: str | None
-    mtu: int | None
-    promisc: bool | None
-    allmulti: bool | None
-    queues: int | None
-    rss: Rss | None
     rdma_isolation: bool
     driver: str
     reset: bool | None
@@ -172,13 +182,11 @@ class SriovConf:
 def parse(request: Request, devinfo: Path) -> SriovConf:
     """Parse and check the request's configuration; `devinfo` is the folder of device-info files.
 
-    Raises CniError that names network and key: INVALID_CONFIG, or INVALID_ENVIRONMENT for CNI_ARGS.
+    Raises Error that names network and key: INVALID_CONFIG, or INVALID_REQUEST for CNI_ARGS.
     """
-    try:
+    with within(Thing("network", request.name)):
         _check_args(request)
-        return _parse(request, _canonical(request.config), devinfo)
-    except CniError as error:
-        raise error.prefixed(f"network {request.name}") from None
+        return _parse(request, _normalize_keys(request.config), devinfo)
 
 
 def names_bridge(config: Mapping[str, Any]) -> bool:
@@ -186,31 +194,29 @@ def names_bridge(config: Mapping[str, Any]) -> bool:
     return any(key.lower() == "bridge" and value for key, value in config.items())
 
 
-def _canonical(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the configuration with keys spelled as in KEYS. As in sriov-cni, any case matches.
+def _normalize_keys(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the configuration with keys spelled as in KEYS. As in sriov-cni, keys are case-insensitive.
 
     For type "sriov", the last of several spellings counts; for our own type, repeated and unknown keys are errors.
     """
     own = config.get("type") != "sriov"
     found: dict[str, Any] = {}
     for key, value in config.items():
-        if key.lower() in _IMPOSSIBLE:
-            raise CniError(Code.INVALID_CONFIG, _IMPOSSIBLE[key.lower()])
+        if key.lower() == "vlantrunk":  # a key of other plugins
+            what = "the kernel cannot give several VLANs to a VF"
+            hint = 'use "vlan" for one VLAN, "trust": "on" for VLANs set up in the pod, or "bridge" and "trunk"'
+            raise Error(Kind.INVALID_CONFIG, what, key="vlanTrunk", hint=hint)
         known = _CANONICAL.get(key.lower())
         if known is None:
-            _unknown(key, own=own)
+            if own:
+                raise unknown_key(key, _CANONICAL.values())
+            ignored = unknown_key(key, _CANONICAL.values(), what="it has no effect")
+            log.warning("%s", ignored.within("network configuration of type sriov"))
         elif known in found and own:
-            raise CniError(Code.INVALID_CONFIG, f'key "{known}" is given twice, as "{key}" too')
+            raise Error(Kind.INVALID_CONFIG, f'it is given twice, also as "{key}"', key=known)
         else:
             found[known] = value
     return found
-
-
-def _unknown(key: str, *, own: bool) -> None:
-    if own:
-        raise CniError(Code.INVALID_CONFIG, unknown_key(key, _CANONICAL.values()))
-    hint = nearest(key, _CANONICAL)
-    log.warning('network configuration of type sriov: unknown key "%s" is ignored%s', key, hint)
 
 
 def _check_args(request: Request) -> None:
@@ -219,8 +225,8 @@ def _check_args(request: Request) -> None:
         return
     unknown = [key for key in request.args if key not in _ARGS and not key.startswith("K8S_POD_")]
     if unknown:
-        expected = f"expected one of {', '.join(_ARGS)}, or IgnoreUnknown=1 as well"
-        raise CniError(Code.INVALID_ENVIRONMENT, f"CNI_ARGS: unknown {', '.join(unknown)}; {expected}")
+        expected = f"one of {', '.join(_ARGS)}, or IgnoreUnknown=1 as well"
+        raise Error(Kind.INVALID_REQUEST, f"unknown {', '.join(unknown)}", where="CNI_ARGS", expected=expected)
 
 
 def _parse(request: Request, conf: Mapping[str, Any], devinfo: Path) -> SriovConf:
@@ -228,17 +234,15 @@ def _parse(request: Request, conf: Mapping[str, Any], devinfo: Path) -> SriovCon
     runtime: Mapping[str, Any] = given if isinstance(given, dict) else {}
     device = runtime.get("deviceID") or conf.get("deviceID") or conf.get("pciBusID")
     if device is None:
-        raise CniError(
-            Code.INVALID_CONFIG,
-            'key "deviceID" is missing: expected the PCI address of a VF '
-            "(a network gets it from its annotation k8s.v1.cni.cncf.io/resourceName)",
-        )
+        expected = "the PCI address of a VF"
+        hint = "a network gets it from its annotation k8s.v1.cni.cncf.io/resourceName"
+        raise Error(Kind.INVALID_CONFIG, key="deviceID", missing=True, expected=expected, hint=hint)
     mac = runtime.get("mac") or request.args.get("MAC") or conf.get("mac")
     guid = runtime.get("infinibandGUID") or request.args.get("GUID") or _guid_of_arguments(conf)
     name = functions.canonical(device)
     scalable = functions.SCALABLE.fullmatch(name) is not None
     if scalable:
-        conf = _without_what_is_a_vfs(conf, guid)
+        conf = _without_vf_only_keys(conf, guid)
     keys = structs.read({**conf, "deviceID": device, "mac": mac}, Keys)
     if not name:
         raise structs.wrong("deviceID", DeviceId, device)
@@ -247,25 +251,25 @@ def _parse(request: Request, conf: Mapping[str, Any], devinfo: Path) -> SriovCon
         device=name,
         settings=VfSettings() if scalable else _settings(keys, _guid(guid), with_port=port is not None),
         port=port,
-        mac=_mac(keys),
+        mac=read_mac(keys.mac) or None,
         mtu=keys.mtu,
-        promisc=_trusted_switch("promisc", keys.promisc, trusted=scalable or keys.trust == "on"),
-        allmulti=_trusted_switch("all_multicast", keys.all_multicast, trusted=scalable or keys.trust == "on"),
+        txqlen=keys.tx_queue_len,
+        promisc=_switch_needing_trust("promisc", keys.promisc, trusted=scalable or keys.trust == "on"),
+        allmulti=_switch_needing_trust("all_multicast", keys.all_multicast, trusted=scalable or keys.trust == "on"),
         queues=keys.queues,
         rss=rss.check(keys.rss),
         rdma_isolation=_rdma_isolation(keys),
         driver=keys.driver or "",
         reset=_switch(keys.reset),
-        device_info_file=deviceinfo.requested(runtime, devinfo),
+        device_info_file=deviceinfo.requested_file(runtime, devinfo),
     )
 
 
 def _settings(keys: Keys, guid: str | None, *, with_port: bool) -> VfSettings:
-    """Return the VF's settings for the PF; with a port, VLAN and rates are set on the switch (switchdev mode)."""
+    """Return the VF's settings on the PF. With a port, VLAN and rates are set on that port instead."""
     return VfSettings(
-        mac=_mac(keys),
-        **({} if with_port else _vlan(keys)),
-        **({} if with_port else _rates(keys)),
+        mac=read_mac(keys.mac) or None,
+        **({} if with_port else {**_vlan(keys), **_rates(keys)}),
         spoofchk=_switch(keys.spoofchk),
         trust=_switch(keys.trust),
         link_state=LINK_STATES[keys.link_state] if keys.link_state else None,
@@ -279,36 +283,35 @@ def _port(keys: Keys) -> BridgePort | None:
     trunk = keys.trunk or []
     if not keys.bridge:
         if trunk:
-            raise CniError(Code.INVALID_CONFIG, 'key "trunk" needs the key "bridge"')
+            raise Error(Kind.INVALID_CONFIG, 'it needs the key "bridge"', key="trunk", about=about_keys("bridge"))
         return None
     vlan, rates = _vlan(keys), _rates(keys)
     if vlan.get("vlan_qos") or vlan.get("vlan_proto", ETH_P_8021Q) != ETH_P_8021Q or rates["min_tx_rate"]:
-        raise CniError(
-            Code.INVALID_CONFIG,
-            'key "bridge": a port of Open vSwitch has no "vlanQoS", "vlanProto" or "min_tx_rate"; expected none',
-        )
+        what = 'a port of Open vSwitch has no "vlanQoS", "vlanProto" or "min_tx_rate"'
+        others = about_keys("vlanQoS", "vlanProto", "min_tx_rate")
+        raise Error(Kind.INVALID_CONFIG, what, key="bridge", hint="remove these keys", about=others)
     if (tag := vlan.get("vlan")) in trunk:
-        raise CniError(Code.INVALID_CONFIG, f'key "trunk": {tag} is the VLAN that is untagged (key "vlan")')
+        what = f'VLAN {tag} is the untagged one (key "vlan")'
+        raise Error(Kind.INVALID_CONFIG, what, key="trunk", about=about_keys("vlan"))
     return BridgePort(
         bridge=keys.bridge, vlan=tag or None, trunk=tuple(sorted(set(trunk))), rate=rates["max_tx_rate"] or 0
     )
 
 
-def _without_what_is_a_vfs(conf: Mapping[str, Any], guid: object) -> Mapping[str, Any]:
+def _without_vf_only_keys(conf: Mapping[str, Any], guid: object) -> Mapping[str, Any]:
     """Return the configuration without keys that have no effect for a scalable function, or for its port.
 
-    Raises CniError if one of them has a value; "" is the same as no key.
+    Raises Error if one of them has a value; "" is the same as no key.
     """
     kinds = {SCALABLE, PORT} if conf.get("bridge") else {SCALABLE}
-    useless = [key for key, of in structs.limits(Keys).items() if not of & kinds]
+    useless = [key for key, of in structs.restricted_keys(Keys).items() if not of & kinds]
     given = {**conf, "infinibandGUID": guid}
     for key in (*useless, "infinibandGUID"):
         if given.get(key) not in (None, ""):
-            raise CniError(
-                Code.INVALID_CONFIG,
-                f'key "{key}": a scalable function has none, and no driver but its own; '
-                "what concerns its port is set with devlink",
+            what = (
+                "it has no effect on a scalable function, which has only its own driver and no settings on its PF"
             )
+            raise Error(Kind.INVALID_CONFIG, what, key=key, hint="use devlink for settings of its port")
     return {key: value for key, value in conf.items() if key not in useless}
 
 
@@ -316,28 +319,18 @@ def _switch(value: str | None) -> bool | None:
     return value == "on" if value else None
 
 
-def _trusted_switch(key: str, value: str | None, *, trusted: bool) -> bool | None:
-    """Read a switch that needs trust: on an untrusted VF it would be on without any effect."""
+def _switch_needing_trust(key: str, value: str | None, *, trusted: bool) -> bool | None:
+    """Read a switch that needs trust: on an untrusted VF it would have no effect."""
     if value == "on" and not trusted:
-        raise CniError(Code.INVALID_CONFIG, f'key "{key}": "on" needs "trust": "on"')
+        raise Error(Kind.INVALID_CONFIG, '"on" needs "trust": "on"', key=key, about=about_keys("trust"))
     return _switch(value)
 
 
 def _rdma_isolation(keys: Keys) -> bool:
     if keys.rdma_isolation and keys.driver:
-        raise CniError(
-            Code.INVALID_CONFIG, 'key "rdmaIsolation": expected no "driver": a VF has RDMA devices by its own'
-        )
+        what = 'it cannot be combined with "driver": only the VF\'s own driver creates its RDMA devices'
+        raise Error(Kind.INVALID_CONFIG, what, key="rdmaIsolation", about=about_keys("driver"))
     return bool(keys.rdma_isolation)
-
-
-def _mac(keys: Keys) -> str | None:
-    if not keys.mac:
-        return None
-    text = unicast_mac(keys.mac)
-    if not text:
-        raise structs.wrong("mac", UnicastMac, keys.mac)
-    return text
 
 
 def _guid_of_arguments(conf: Mapping[str, Any]) -> object:
@@ -362,19 +355,19 @@ def _vlan(keys: Keys) -> dict[str, int]:
     if vlan is None:
         for key, value in (("vlanQoS", qos), ("vlanProto", proto)):
             if value is not None:
-                raise CniError(Code.INVALID_CONFIG, f'key "{key}" needs the key "vlan"')
+                raise Error(Kind.INVALID_CONFIG, 'it needs the key "vlan"', key=key, about=about_keys("vlan"))
         return {}
-    if vlan == 0 and qos:
-        raise CniError(Code.INVALID_CONFIG, f'key "vlanQoS": {qos} needs a "vlan" that is not 0')
-    if vlan == 0 and number == ETH_P_8021AD:
-        raise CniError(Code.INVALID_CONFIG, 'key "vlanProto": 802.1ad needs a "vlan" that is not 0')
+    for key, value in (("vlanQoS", qos), ("vlanProto", "802.1ad" if number == ETH_P_8021AD else None)):
+        if vlan == 0 and value:
+            what = f'{value} needs a "vlan" that is not 0'
+            raise Error(Kind.INVALID_CONFIG, what, key=key, about=about_keys("vlan"))
     return {"vlan": vlan, "vlan_qos": qos or 0, "vlan_proto": number}
 
 
 def _rates(keys: Keys) -> dict[str, int | None]:
     low, high = keys.min_tx_rate, keys.max_tx_rate
     if low and high and low > high:
-        raise CniError(
-            Code.INVALID_CONFIG, f'key "min_tx_rate": {low} Mbit/s is more than "max_tx_rate", {high} Mbit/s'
-        )
+        expected = f'at most "max_tx_rate" ({high} Mbit/s)'
+        others = about_keys("max_tx_rate")
+        raise Error(Kind.INVALID_CONFIG, key="min_tx_rate", expected=expected, got=low, about=others)
     return {"min_tx_rate": low, "max_tx_rate": high}

@@ -1,4 +1,4 @@
-"""What the journal has of a function that a pod got: its state before ADD, and what ADD changes."""
+"""The record of an attached function in the journal: its state before ADD, and what ADD changes."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import msgspec
 
 from wirespeed import structs
 from wirespeed.devices.snapshot import Snapshot
-from wirespeed.kernel.netlink.vf import VfSettings
+from wirespeed.plugins.sriov.conf import Wanted
 from wirespeed.plugins.sriov.representor import RepresentorState
-from wirespeed.plugins.sriov.rss import Rss
 from wirespeed.state import claims
 from wirespeed.state.journal import DeviceClaim
 
@@ -16,28 +15,11 @@ PLUGIN = "sriov"
 
 
 class Port(msgspec.Struct, frozen=True, kw_only=True):
-    """The port of the function's representor: its bridge, its VLAN (None: untagged), the representor before ADD."""
+    """The representor's port: its bridge, its VLAN (None: untagged), and the representor's state before ADD."""
 
     bridge: str
     vlan: int | None = None
     before: RepresentorState
-
-
-class Wanted(msgspec.Struct, frozen=True, kw_only=True):
-    """What the configuration asked for: settings on the PF, and properties of the netdev (None: not asked for)."""
-
-    settings: VfSettings
-    mac: str | None = None
-    mtu: int | None = None
-    promisc: bool | None = None
-    allmulti: bool | None = None
-    queues: int | None = None
-    rss: Rss | None = None
-
-    @property
-    def address(self) -> str:
-        """The GUID or MAC that was asked for, "" for none."""
-        return self.settings.port_guid or self.mac or ""
 
 
 class Given(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,5 +60,11 @@ class SriovRecord(claims.Record, frozen=True, kw_only=True):
 
 
 def record_of(claim: DeviceClaim) -> SriovRecord:
-    """Return the record of a claim. Raises CniError(DECODING_FAILURE)."""
+    """Return the record of a claim. Raises Error(INVALID_DATA)."""
     return claims.read(claim, SriovRecord)
+
+
+def netdev_parent(claim: DeviceClaim) -> str:
+    """Return the bus address of the parent device of a claimed function's netdev."""
+    link = record_of(claim).before.link
+    return claim.device if link is None else link.parent

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from wirespeed.cni.errors import CniError, Code
 from wirespeed.devices.vf import Vf
+from wirespeed.errors import Error, Kind
 from wirespeed.kernel.netlink.link import Link
 from wirespeed.kernel.netlink.rtnl import Rtnl
 
@@ -13,7 +13,7 @@ _DATAPATH = "ovs-system"  # the master of every Open vSwitch port in the kernel
 
 
 class RepresentorState(msgspec.Struct, frozen=True, kw_only=True):
-    """What ADD changes of a representor, which is identified by its index, because its name may change."""
+    """The state of a representor that ADD changes. It is identified by its index, because its name may change."""
 
     index: int
     up: bool
@@ -21,19 +21,16 @@ class RepresentorState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def find(host: Rtnl, vf: Vf) -> Link:
-    """Return the VF's representor. Raises CniError(DEVICE) without one, or if a kernel bridge or bond uses it."""
+    """Return the VF's representor. Raises Error(DEVICE) without one, or if a kernel bridge or bond uses it."""
     link = host.link(name) if (name := vf.representor) else None
     if link is None:
-        raise CniError(
-            Code.DEVICE,
-            f'{vf.where}: key "bridge": it has no representor on the host; expected its PF in switchdev mode '
-            f"(devlink dev eswitch set pci/{vf.pf.address} mode switchdev)",
-        )
+        what = "it has no representor on the host"
+        expected = f"its PF in switchdev mode (devlink dev eswitch set pci/{vf.pf.address} mode switchdev)"
+        raise Error(Kind.DEVICE, what, where=vf.where, key="bridge", expected=expected)
     master = host.link(link.master) if link.master else None
     if master is not None and master.name != _DATAPATH:
-        raise CniError(
-            Code.DEVICE, f'{vf.where}: key "bridge": its representor {link.name} is a port of {master.name} already'
-        )
+        what = f"its representor {link.name} is already a port of {master.name}"
+        raise Error(Kind.DEVICE, what, where=vf.where, key="bridge")
     return link
 
 

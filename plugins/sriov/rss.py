@@ -1,4 +1,4 @@
-"""RSS of a pod's interface (the key "rss"): parses it, sets it and compares it for CHECK."""
+"""The key "rss": checks it, configures RSS of a pod's interface, and compares it for CHECK."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from wirespeed.cni.errors import CniError, Code
-from wirespeed.devices.queues import spread_changes
+from wirespeed.devices.queues import rss_changes
 from wirespeed.devices.vf import Vf
+from wirespeed.errors import Error, Kind, about_keys
 from wirespeed.kernel import ethtool
-from wirespeed.kernel.ethtool import Spread
+from wirespeed.kernel.ethtool import RssConfig
 from wirespeed.kernel.netlink.link import Link
 from wirespeed.structs import Words, whole
 
@@ -19,7 +19,7 @@ _Weight = Annotated[int, Meta(ge=0, le=1 << 16)]
 _HashKey = Annotated[
     str,
     Meta(pattern=whole("[0-9a-fA-F]{2}(:[0-9a-fA-F]{2})*")),
-    # Who knows the key can send all packets to one queue.
+    # Secret: an attacker who knows the key can direct all packets to one queue.
     Words("bytes in hex, with colons between them", "bytes in hex, with colons", secret=True),
 ]
 
@@ -38,48 +38,49 @@ class Rss(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True)
 
 
 def check(found: Rss | None) -> Rss | None:
-    """Check what relates several keys. Raises CniError(INVALID_CONFIG) that names the nested key."""
+    """Check the combination of keys. Raises Error(INVALID_CONFIG) that names the nested key."""
     if found is None:
         return None
     if found == Rss():
-        raise CniError(Code.INVALID_CONFIG, 'key "rss": expected "queues", "weights", "hash" or "key" in it')
+        raise Error(Kind.INVALID_CONFIG, key="rss", expected='"queues", "weights", "hash" or "key" in it')
     if found.weights is not None and found.queues is not None:
-        raise CniError(Code.INVALID_CONFIG, 'key "rss.weights": expected no "queues" beside it')
+        what = 'it cannot be combined with "queues"'
+        raise Error(Kind.INVALID_CONFIG, what, key="rss.weights", about=about_keys("queues"))
     if found.weights is not None and not any(found.weights):
-        raise CniError(Code.INVALID_CONFIG, 'key "rss.weights": expected one that is not 0')
+        raise Error(Kind.INVALID_CONFIG, key="rss.weights", expected="at least one that is not 0")
     return found
 
 
 def apply(vf: Vf, link: Link, asked: Rss) -> None:
-    """Set RSS of the VF's netdev, which is still on the host. Raises CniError(DEVICE) that names the key."""
-    now, there = ethtool.spread(link.name), ethtool.receive_queues(link.name)
+    """Set RSS of the VF's netdev, which is still on the host. Raises Error(DEVICE) that names the key."""
+    now, there = ethtool.read_rss(link.name), ethtool.rx_queue_count(link.name)
     if now is None or not there:
-        raise CniError(
-            Code.DEVICE, f'{vf.where}: key "rss": its driver lets nobody set how it spreads what it receives'
-        )
+        what = "its driver cannot change how received packets are distributed"
+        raise Error(Kind.DEVICE, what, where=vf.where, key="rss")
     _check(vf, asked, now, there)
-    for key, change in spread_changes(now, _wanted(asked, now)):
+    for part, value in rss_changes(now, _wanted(asked, now)).items():
         try:
-            ethtool.set_spread(link.name, **change)
+            ethtool.set_rss(link.name, **{part: value})
         except OSError as error:
-            raise CniError(Code.DEVICE, f'{vf.where}: key "rss.{_key_of(asked, key)}": {error.strerror}') from error
+            key = f"rss.{_key_of(asked, part)}"
+            raise Error(Kind.DEVICE, str(error.strerror), where=vf.where, key=key) from error
 
 
-def _check(vf: Vf, asked: Rss, now: Spread, there: int) -> None:
+def _check(vf: Vf, asked: Rss, now: RssConfig, there: int) -> None:
     """Refuse what exceeds the driver's limits (the kernel only returns EINVAL); `there` is its number of queues."""
     weights = asked.weights or ()
     expected = ""
-    if table := _key_of(asked, "table"):
+    if key := _key_of(asked, "table"):
         if not now.table:
-            expected = "none, for its driver has no table of queues"
+            expected = "none, because its driver has no indirection table"
         elif (asked.queues or len(weights)) > there:
-            expected = f"at most {there} queues, which it has"
+            expected = f"at most {there} queues, as many as it has"
         elif sum(weights) > len(now.table):
-            expected = f"a sum of at most {len(now.table)}, the size of its table"
+            expected = f"a sum of at most {len(now.table)}, the size of its indirection table"
     if asked.key is not None and len(asked.key) != len(now.key):
-        table, expected = "key", f"{(len(now.key) + 1) // 3} bytes, as long as its key is"
+        key, expected = "key", f"{(len(now.key) + 1) // 3} bytes, the length of its driver's key"
     if expected:
-        raise CniError(Code.DEVICE, f'{vf.where}: key "rss.{table}": expected {expected}')
+        raise Error(Kind.DEVICE, where=vf.where, key=f"rss.{key}", expected=expected)
 
 
 def _key_of(asked: Rss, part: str) -> str:
@@ -89,9 +90,9 @@ def _key_of(asked: Rss, part: str) -> str:
     return "queues" if asked.queues is not None else "weights" if asked.weights is not None else ""
 
 
-def _wanted(asked: Rss, now: Spread) -> Spread:
+def _wanted(asked: Rss, now: RssConfig) -> RssConfig:
     """Return the requested RSS configuration; parts that are not requested are taken from `now`."""
-    return Spread(
+    return RssConfig(
         table=_table(asked, len(now.table)) or now.table,
         hash=asked.hash or now.hash,
         key=(asked.key or now.key).lower(),
@@ -110,15 +111,16 @@ def _table(asked: Rss, size: int) -> tuple[int, ...]:
     return tuple(found)
 
 
-def drift(name: str, asked: Rss, now: Spread | None) -> list[str]:
+def drift(name: str, asked: Rss, now: RssConfig | None) -> list[str]:
     """Return how the interface's RSS configuration differs from the requested one, as messages."""
     if now is None:
-        return [f"rss of {name}: its driver tells nothing"]
+        return [f"rss of {name}: its driver does not report it"]
     expected = _wanted(asked, now)
     wrong = [f"rss.hash of {name} is {now.hash}, expected {expected.hash}"] if now.hash != expected.hash else []
-    if now.key != expected.key:  # keys are not printed: with the key, an attacker can aim at one queue
+    if now.key != expected.key:  # keys are secret
         wrong.append(f"rss.key of {name} is another one")
     otherwise = sum(there != should for there, should in zip(now.table, expected.table, strict=True))
     if otherwise:
-        wrong.append(f"rss.{_key_of(asked, 'table')} of {name}: {otherwise} of {len(now.table)} places are not so")
+        key = f"rss.{_key_of(asked, 'table')}"
+        wrong.append(f"{key} of {name}: {otherwise} of {len(now.table)} places of the table differ")
     return wrong

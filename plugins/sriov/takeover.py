@@ -1,37 +1,38 @@
-"""Claims of VFs that another plugin attached (`wirespeed.takeover` reads what it keeps of them)."""
+"""Claims of VFs that another plugin attached (`wirespeed.takeover` reads that plugin's files)."""
 
 from __future__ import annotations
 
-from wirespeed.cni.errors import CniError, Code
+from dataclasses import replace
+
 from wirespeed.devices import snapshot
+from wirespeed.devices.functions import pf_of
 from wirespeed.devices.pci import PciDevice
-from wirespeed.devices.vf import Vf
+from wirespeed.devices.vf import Vf, read_without_netdev
+from wirespeed.errors import Error, Kind, Thing
 from wirespeed.kernel.netlink.rtnl import Rtnl
 from wirespeed.kernel.netlink.vf import VfSettings
 from wirespeed.kernel.netns import Identity, NetNs
-from wirespeed.plugins.sriov.conf import SriovConf
-from wirespeed.plugins.sriov.record import PLUGIN, SriovRecord, Wanted
+from wirespeed.plugins.sriov.conf import SriovConf, Wanted
+from wirespeed.plugins.sriov.record import PLUGIN, SriovRecord
 from wirespeed.state.journal import ClaimStep, DeviceClaim
 
 
 def current_state(device: PciDevice, ns: NetNs | None) -> Vf:
     """Read the current state of the VF; its netdev is in the pod's namespace or on the host.
 
-    Raises NetlinkError, and CniError: DEVICE if the device is not a VF or its PF reports no VFs, TRY_AGAIN_LATER if
-    the PF reports others but not this one.
+    Raises NetlinkError, and Error: DEVICE if the device is not a VF or its PF reports no VFs, TRY_AGAIN if the
+    PF reports others but not this one.
     """
-    pf = device.physical_function
-    if pf is None:
-        raise CniError(Code.DEVICE, f"device {device.address}: expected an SR-IOV virtual function, it is none")
+    pf = pf_of(device)
     with Rtnl() as host:
-        index, link = device.vf_index, host.link_of_device(device.address)
-        seen = host.link(name, vfs=True) if (name := pf.own_netdev) else None
-        if seen is None or not seen.vfs:
-            raise CniError(Code.DEVICE, f"device {device.address}: PF {pf.address} tells of none of its VFs")
+        vf, link = read_without_netdev(host, device, pf), host.link_of_device(device.address)
+    if vf.pf_fault:
+        what = f"PF {pf.address} reports none of its VFs"
+        raise Error(Kind.DEVICE, what, where=Thing("device", device.address))
     if link is None and ns is not None:
         with Rtnl(netns_fd=ns.fd) as inside:
             link = inside.link_of_device(device.address)
-    return Vf(device=device, pf=pf, index=index, driver=device.driver, settings=seen.vf(index), link=link)
+    return replace(vf, link=link)
 
 
 def claim(
@@ -48,7 +49,6 @@ def claim(
 
     CHECK compares the VF with `wanted`, or nothing if it is None.
     """
-    settings = VfSettings() if wanted is None else wanted.settings
     return DeviceClaim(
         device=before.device.address,
         plugin=PLUGIN,
@@ -60,6 +60,6 @@ def claim(
         record=SriovRecord(
             network=network,
             before=snapshot.take(before),
-            wanted=Wanted(settings=settings, mac=wanted.mac if wanted else None),
+            wanted=Wanted(settings=wanted.settings, mac=wanted.mac) if wanted else Wanted(settings=VfSettings()),
         ).to_json(),
     )

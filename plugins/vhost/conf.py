@@ -7,7 +7,7 @@ import logging
 import pwd
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,17 +15,17 @@ import msgspec
 from msgspec import Meta
 
 from wirespeed import structs
-from wirespeed.cni.address import UnicastMac, unicast_mac
-from wirespeed.cni.errors import CniError, Code
-from wirespeed.cni.keys import known_in_any_case, nearest, unknown_key
+from wirespeed.cni.address import UnicastMac, read_mac
 from wirespeed.cni.request import Request
+from wirespeed.errors import Error, Kind, Thing, about_keys, within
+from wirespeed.keys import drop_unknown, unknown_key
 from wirespeed.kube import deviceinfo
 from wirespeed.structs import Words, only, whole
 from wirespeed.switches.switch import BRIDGE, BridgeName, Trunk
 
 log = logging.getLogger(__name__)
 
-PEER = "userspace"  # type of a userspace-CNI configuration: unknown keys are logged as warnings, not refused
+USERSPACE_CNI = "userspace"  # type of a configuration of userspace-CNI; its unknown keys are logged, not refused
 OVS, VPP, NONE = "ovs-dpdk", "vpp", "none"
 VHOSTUSER, MEMIF = "vhostuser", "memif"
 _KINDS = {OVS: (VHOSTUSER,), VPP: (MEMIF, VHOSTUSER), NONE: (MEMIF,)}
@@ -152,6 +152,7 @@ class SocketKeys(msgspec.Struct, kw_only=True, frozen=True):
     mode: _Mode | None = None
     """the permissions of the socket. The directory also gets an x for each r"""
     label: _Label | None = msgspec.field(name="selinuxLabel", default=None)
+    """their SELinux label"""
 
 
 class BandwidthKeys(msgspec.Struct, kw_only=True, frozen=True, rename="camel"):
@@ -160,9 +161,11 @@ class BandwidthKeys(msgspec.Struct, kw_only=True, frozen=True, rename="camel"):
     ingress_rate: _Rate | None = None
     """what the pod receives"""
     ingress_burst: _Burst | None = None
+    """how much it may receive at once above that rate; default: 0.1 s of the rate, at least 64 KiB"""
     egress_rate: _Rate | None = None
     """what the pod sends"""
     egress_burst: _Burst | None = None
+    """how much it may send at once above that rate; the same default"""
 
 
 class MirrorKeys(msgspec.Struct, kw_only=True, frozen=True):
@@ -231,29 +234,6 @@ OTHER_KEYS = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bandwidth:
-    """Limits from the pod's point of view: `ingress` is what it receives. In bit/s and bit, 0 for none."""
-
-    ingress_rate: int = 0
-    ingress_burst: int = 0
-    egress_rate: int = 0
-    egress_burst: int = 0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Mirror:
-    """Traffic to copy: of this port `to` another port, or from `sources` (ALL: all ports) to this port."""
-
-    to: str = ""
-    sources: tuple[str, ...] = ()
-    into: bool = True  # copy what a port sends into the switch
-    out: bool = True  # copy what the switch sends to a port
-
-
-ALL = ("*",)
-
-
-@dataclass(frozen=True, kw_only=True)
 class Access:
     """Owner, mode and SELinux label of folder and socket; None or "" if not configured."""
 
@@ -288,51 +268,53 @@ class VhostConf:
     mtu: int | None = None
     queues: int = 1
     mac: str = ""
-    bandwidth: Bandwidth = Bandwidth()
-    mirror: Mirror | None = None
+    bandwidth: BandwidthKeys
+    mirror: MirrorKeys | None = None
     access: Access = Access()
     shared_dir: str = ""
     device: str = ""  # device of a vhost-user pool, whose folder is used
     annotate: bool = False
     container: Mapping[str, Any]
     device_info_file: str = ""
-    peer: bool = False
+    userspace_cni: bool = False
 
 
 def parse(request: Request, devinfo: Path) -> VhostConf:
     """Parse and check the request's configuration; `devinfo` is the folder of device-info files.
 
-    Raises CniError that names network and key: INVALID_CONFIG, or UNSUPPORTED_FIELD for a key without effect.
+    Raises Error that names network and key: INVALID_CONFIG, or UNSUPPORTED for a key without effect.
     """
-    try:
+    with within(Thing("network", request.name)):
         return _Reader(request, devinfo).read()
-    except CniError as error:
-        raise error.prefixed(f"network {request.name}") from None
 
 
 class _Reader:
-    """Parser of one configuration; `where` in its methods is the path of an object, e.g. "host.memif."."""
+    """Parser of one configuration. `where` in its methods is the path of an object, such as "host.memif."."""
 
     def __init__(self, request: Request, devinfo: Path) -> None:
         self._request, self._devinfo = request, devinfo
-        self._peer = request.config.get("type") == PEER
+        self._is_userspace_cni = request.config.get("type") == USERSPACE_CNI
 
     def read(self) -> VhostConf:
-        conf = self._canonical("", request_keys(self._request.config), (*KEYS, *OTHER_KEYS))
+        given = {key: value for key, value in self._request.config.items() if value is not None}
+        conf = self._normalize_keys((), given, (*KEYS, *OTHER_KEYS))
         host = self._side(conf, "host")
         container = self._side(conf, "container")
-        runtime = {**_object(conf, "runtimeConfig")}
+        runtime = {**structs.object_in(conf, "runtimeConfig")}
         engine = _one_of("host.", host, "engine", tuple(_KINDS), required=True)
         kind = _one_of("host.", host, "iftype", _KINDS[engine], required=True, why=f" with engine {engine}")
-        self._drop_what_has_no_effect(conf, runtime, host, frozenset({engine, kind}))
-        routed = _routed(host, engine)
-        if self._peer:
-            self._drop_what_is_not_read(host, engine, kind, routed=routed)
-        role, app_role = _roles(host, container, engine, kind, peer=self._peer)
+        self._drop_ineffective_keys(conf, runtime, host, engine, kind)
+        why, choices = f" with engine {engine}", ("bridge", "interface") if engine == VPP else ("bridge",)
+        net_type = _one_of("host.", host, "netType", choices, required=engine == VPP, why=why)
+        routed = net_type == "interface"
+        role, app_role = _roles(host, container, engine, kind, userspace_cni=self._is_userspace_cni)
         keys = self._keys(conf, runtime, host)
         side = keys.host or SideKeys()
-        memif, vhost = side.memif or MemifKeys(), side.vhost or VhostKeys()
-        made = VhostConf(
+        memif, vhost, bridge = side.memif or MemifKeys(), side.vhost or VhostKeys(), side.bridge or BridgeKeys()
+        ring_size = memif.ring_size or 1024
+        if ring_size & (ring_size - 1):
+            raise structs.wrong("host.memif.ringSize", _RingSize, ring_size)
+        return VhostConf(
             engine=engine,
             kind=kind,
             routed=routed,
@@ -340,33 +322,36 @@ class _Reader:
             app_role=app_role,
             mode=memif.mode or "",
             socket_file=(memif if kind == MEMIF else vhost).socketfile or "",
-            ring_size=_power_of_two(memif.ring_size) or 1024,
+            ring_size=ring_size,
             buffer_size=memif.buffer_size or 2048,
             secret=memif.secret or "",
             mtu=side.mtu,
             queues=side.queues or 1,
-            mac=_mac(keys.mac),
+            mac=read_mac(keys.mac),
             bandwidth=self._bandwidth(keys.bandwidth, runtime),
             mirror=_mirror(keys.mirror),
             access=_access(keys.socket or SocketKeys(), vhost.group),
             shared_dir=_folder(keys.shared_dir),
-            annotate=self._peer if keys.annotate is None else keys.annotate,
+            annotate=self._is_userspace_cni if keys.annotate is None else keys.annotate,
             container={**container},
-            device_info_file=deviceinfo.requested(runtime, self._devinfo),
+            device_info_file=deviceinfo.requested_file(runtime, self._devinfo),
             device=_device(runtime.get("deviceID") or keys.device),
-            peer=self._peer,
+            userspace_cni=self._is_userspace_cni,
+            bridge=_bridge(bridge, engine, routed=routed),
+            create=self._is_userspace_cni if bridge.create is None else bridge.create,
+            vlan=bridge.vlan or None,
+            trunk=tuple(sorted(set(bridge.trunk or []))),
         )
-        return self._on_bridge(made, side.bridge or BridgeKeys())
 
     def _keys(self, conf: Mapping[str, Any], runtime: Mapping[str, Any], host: Mapping[str, Any]) -> Keys:
-        """Read the configuration, with the values that the runtime sets instead of its own."""
+        """Read the configuration; values from the runtime replace its own."""
         mac = runtime.get("mac") or self._request.args.get("MAC") or conf.get("mac")
         given = {**conf, "host": host, "mac": mac}
         if runtime.get("bandwidth"):
             given["bandwidth"] = None
         for key, kind in (("socket", SocketKeys), ("bandwidth", BandwidthKeys), ("mirror", MirrorKeys)):
             if isinstance(given.get(key), dict):
-                given[key] = self._canonical(f"{key}.", given[key], structs.keys_of(kind))
+                given[key] = self._normalize_keys((key,), given[key], structs.keys_of(kind))
         if given.get("mirror") == {}:
             given["mirror"] = None
         found = structs.read(given, Keys)
@@ -374,91 +359,73 @@ class _Reader:
             raise structs.wrong("ipam.type", "an IPAM that needs no interface in the pod", "dhcp")
         return found
 
-    def _canonical(self, where: str, raw: Mapping[str, Any], known: tuple[str, ...]) -> dict[str, Any]:
-        """Return the object with keys spelled as in `known`; as in userspace-CNI, any case matches."""
-        names = {key.lower(): key for key in known}
-        return known_in_any_case(raw, known, lambda key: self._unknown(where, key, names))
+    def _normalize_keys(
+        self, path: tuple[str, ...], raw: Mapping[str, Any], known: tuple[str, ...]
+    ) -> dict[str, Any]:
+        """Return the object with keys spelled as in `known`. As in userspace-CNI, keys are case-insensitive."""
 
-    def _unknown(self, where: str, key: str, names: Mapping[str, str]) -> None:
-        if not self._peer:
-            raise CniError(Code.INVALID_CONFIG, unknown_key(key, names.values(), within=where))
-        hint = nearest(key, names, within=where)
-        log.warning('network %s: unknown key "%s%s" is ignored%s', self._request.name, where, key, hint)
+        def on_unknown(key: str) -> None:
+            if not self._is_userspace_cni:
+                raise unknown_key(key, known, within=path)
+            self._warn(unknown_key(key, known, within=path, what="it has no effect"))
+
+        return drop_unknown(raw, known, on_unknown)
+
+    def _warn(self, error: Error) -> None:
+        log.warning("%s", error.within(Thing("network", self._request.name)))
 
     def _side(self, conf: Mapping[str, Any], side: str) -> dict[str, Any]:
-        """Return `host` or `container`; its parts are always objects."""
+        """Return `host` or `container`, with an object for each of its parts."""
         if side == "host" and conf.get("host") is None:
-            raise CniError(Code.INVALID_CONFIG, 'key "host" is missing: expected an object with "engine"')
-        found = self._canonical(f"{side}.", _object(conf, side), structs.keys_of(SideKeys))
+            raise Error(Kind.INVALID_CONFIG, key="host", missing=True, expected='an object with "engine"')
+        found = self._normalize_keys((side,), structs.object_in(conf, side), structs.keys_of(SideKeys))
         for part, kind in PARTS.items():
             keys = structs.keys_of(kind)
-            found[part] = self._canonical(f"{side}.{part}.", _object(found, part, f"{side}."), keys)
+            found[part] = self._normalize_keys((side, part), structs.object_in(found, part, f"{side}."), keys)
         return found
 
-    def _drop_what_has_no_effect(
-        self, conf: dict[str, Any], runtime: dict[str, Any], host: dict[str, Any], chosen: frozenset[str]
+    def _drop_ineffective_keys(
+        self, conf: dict[str, Any], runtime: dict[str, Any], host: dict[str, Any], engine: str, kind: str
     ) -> None:
-        """Refuse keys that the engine or the kind of interface does not have.
+        """Refuse keys that have no effect for the engine or the kind of interface.
 
-        For type "userspace", log a warning and remove them instead, so that their values are not checked.
+        For type "userspace", log a warning and remove them instead; their values are then not checked.
         """
         places: list[tuple[str, dict[str, Any], type[msgspec.Struct]]] = [
-            *((f"host.{part}.", host[part], kind) for part, kind in PARTS.items()),
+            *((f"host.{part}.", host[part], keys) for part, keys in PARTS.items()),
             ("", conf, Keys),
             ("host.", host, SideKeys),
         ]
-        found = [
-            (where, inner, key)
-            for where, inner, kind in places
-            for key, of in structs.limits(kind).items()
-            if not of & chosen
-        ]
-        if OVS not in chosen:
-            found.append(("runtimeConfig.", runtime, "bandwidth"))
-        why = f"engine {host['engine']} and iftype {host['iftype']}"
-        for where, inner, key in found:
-            if self._peer:
-                self._drop(where, inner, key, why)
-            elif inner.get(key):
-                raise CniError(Code.UNSUPPORTED_FIELD, _no_effect(where + key, why))
-
-    def _drop_what_is_not_read(self, host: Mapping[str, Any], engine: str, kind: str, *, routed: bool) -> None:
-        """For type "userspace", remove the other keys without effect too; our own type checks their values."""
         why = f"engine {engine} and iftype {kind}"
-        if kind == MEMIF:
-            self._drop("host.vhost.", host["vhost"], "socketfile", why)
-        else:
-            for key in structs.keys_of(MemifKeys):
-                self._drop("host.memif.", host["memif"], key, why)
-        for key in structs.keys_of(BridgeKeys) if routed else ("bridgeId",) if engine == OVS else ():
-            self._drop("host.bridge.", host["bridge"], key, "netType interface" if routed else why)
+        found = [
+            (where, inner, key, why)
+            for where, inner, keys in places
+            for key, of in structs.restricted_keys(keys).items()
+            if not of & {engine, kind}
+        ]
+        if engine != OVS:
+            found.append(("runtimeConfig.", runtime, "bandwidth", why))
+        if self._is_userspace_cni:  # for our own type, the values of these keys are checked
+            part, unused = ("vhost", ("socketfile",)) if kind == MEMIF else ("memif", structs.keys_of(MemifKeys))
+            found += [(f"host.{part}.", host[part], key, why) for key in unused]
+            if engine == OVS:
+                found.append(("host.bridge.", host["bridge"], "bridgeId", why))
+            elif engine == VPP and host.get("netType") == "interface":
+                unused = structs.keys_of(BridgeKeys)
+                found += [("host.bridge.", host["bridge"], key, "netType interface") for key in unused]
+        for where, inner, key, reason in found:
+            if inner.pop(key, None) if self._is_userspace_cni else inner.get(key):
+                error = Error(Kind.UNSUPPORTED, f"it has no effect with {reason}", key=where + key)
+                if not self._is_userspace_cni:
+                    raise error
+                self._warn(error)
 
-    def _drop(self, where: str, inner: dict[str, Any], key: str, why: str) -> None:
-        if inner.pop(key, None):
-            log.warning("network %s: %s", self._request.name, _no_effect(where + key, why))
-
-    def _on_bridge(self, made: VhostConf, bridge: BridgeKeys) -> VhostConf:
-        if made.engine == NONE or made.routed:
-            return made
-        create = self._peer if bridge.create is None else bridge.create
-        if made.engine == VPP:
-            return replace(made, bridge=_domain(bridge), create=create)
-        if bridge.name and (not isinstance(bridge.name, str) or not BRIDGE.fullmatch(bridge.name)):
-            raise structs.wrong("host.bridge.bridgeName", BridgeName, bridge.name)
-        return replace(
-            made,
-            bridge=str(bridge.name or "br0"),
-            create=create,
-            vlan=bridge.vlan or None,
-            trunk=tuple(sorted(set(bridge.trunk or []))),
-        )
-
-    def _bandwidth(self, configured: BandwidthKeys | None, runtime: Mapping[str, Any]) -> Bandwidth:
+    def _bandwidth(self, configured: BandwidthKeys | None, runtime: Mapping[str, Any]) -> BandwidthKeys:
         where, asked = "", configured or BandwidthKeys()
         if runtime.get("bandwidth"):
             where = "runtimeConfig."
-            raw = _object(runtime, "bandwidth", where)
-            raw = self._canonical(f"{where}bandwidth.", raw, structs.keys_of(BandwidthKeys))
+            raw = structs.object_in(runtime, "bandwidth", where)
+            raw = self._normalize_keys(("runtimeConfig", "bandwidth"), raw, structs.keys_of(BandwidthKeys))
             asked = structs.read(raw, BandwidthKeys, where=f"{where}bandwidth")
         rates = (
             ("ingress", asked.ingress_rate, asked.ingress_burst),
@@ -466,61 +433,41 @@ class _Reader:
         )
         for direction, rate, burst in rates:
             if burst and not rate:
-                raise CniError(
-                    Code.INVALID_CONFIG, f'key "{where}bandwidth.{direction}Burst" needs "{direction}Rate"'
-                )
-        return Bandwidth(
-            ingress_rate=asked.ingress_rate or 0,
-            ingress_burst=asked.ingress_burst or 0,
-            egress_rate=asked.egress_rate or 0,
-            egress_burst=asked.egress_burst or 0,
-        )
+                key = f"{where}bandwidth.{direction}Burst"
+                needed = f"{direction}Rate"
+                raise Error(Kind.INVALID_CONFIG, f'it needs "{needed}"', key=key, about=about_keys(needed))
+        return asked
 
 
-def _no_effect(path: str, why: str) -> str:
-    return f'key "{path}" has no effect with {why}'
-
-
-def _mirror(keys: MirrorKeys | None) -> Mirror | None:
-    if keys is None:
-        return None
-    if bool(keys.to) == bool(keys.source):
-        raise CniError(Code.INVALID_CONFIG, 'key "mirror": expected one of the keys "to" and "from"')
-    direction = keys.direction or "both"
-    if keys.source == "all" and direction != "both":
+def _mirror(keys: MirrorKeys | None) -> MirrorKeys | None:
+    if keys is not None and bool(keys.to) == bool(keys.source):
+        raise Error(Kind.INVALID_CONFIG, key="mirror", expected='either the key "to" or the key "from"')
+    if keys is not None and keys.source == "all" and keys.direction in {"in", "out"}:
         expected = '"both" with "from" as "all": Open vSwitch copies both then'
-        raise structs.wrong("mirror.direction", expected, direction)
-    sources = ALL if keys.source == "all" else tuple(keys.source or ())
-    return Mirror(to=keys.to or "", sources=sources, into=direction != "out", out=direction != "in")
+        raise structs.wrong("mirror.direction", expected, keys.direction)
+    return keys
 
 
 def access(raw: Mapping[str, Any]) -> Access:
-    """Parse an object of SocketKeys. Raises CniError(INVALID_CONFIG) that names the key."""
+    """Parse an object of SocketKeys. Raises Error(INVALID_CONFIG) that names the key."""
     return _access(structs.read(raw, SocketKeys, where="socket"), None)
 
 
 def _access(keys: SocketKeys, group: int | str | None) -> Access:
-    """Return the owner, mode and label; `group` is that of `host.vhost`, for a socket without one."""
+    """Return owner, mode and label; `group` is that of `host.vhost`, used if `socket` has no group."""
     group_key = "socket.group" if keys.group is not None or not group else "host.vhost.group"
     return Access(
         user=_account("socket.user", keys.user, lambda name: pwd.getpwnam(name).pw_uid),
-        group=_account(group_key, keys.group if keys.group is not None else group, _gid),
+        group=_account(
+            group_key, group if keys.group is None else keys.group, lambda name: grp.getgrnam(name).gr_gid
+        ),
         mode=None if keys.mode is None else int(keys.mode, 8),
         label=keys.label or "",
     )
 
 
-def _gid(name: str) -> int:
-    return grp.getgrnam(name).gr_gid
-
-
-def request_keys(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the configuration without keys that are null; null means "not given"."""
-    return {key: value for key, value in config.items() if value is not None}
-
-
 def _roles(
-    host: Mapping[str, Any], container: Mapping[str, Any], engine: str, kind: str, *, peer: bool
+    host: Mapping[str, Any], container: Mapping[str, Any], engine: str, kind: str, *, userspace_cni: bool
 ) -> tuple[str, str]:
     """Return the roles of the switch and of the application.
 
@@ -533,44 +480,36 @@ def _roles(
     app_role = _one_of(f"container.{part}.", container[part], key, choices)
     if engine == NONE:
         if role:
-            raise CniError(
-                Code.INVALID_CONFIG, 'key "host.memif.role": there is no switch; expected "container.memif.role"'
-            )
+            hint = 'use "container.memif.role"'
+            raise Error(Kind.INVALID_CONFIG, "engine none has no switch", key="host.memif.role", hint=hint)
         return "", app_role
     if kind == VHOSTUSER and not role:
-        role = "server" if peer else "client"  # in userspace-CNI everything except "client" means server
+        role = "server" if userspace_cni else "client"  # in userspace-CNI, every value except "client" means server
     app_role = app_role or _OPPOSITE[role]
     if app_role == role:
-        what = f'key "container.{part}.{key}": the switch is the {role} already'
-        if not peer:
-            raise CniError(Code.INVALID_CONFIG, f'{what}; expected "{_OPPOSITE[role]}"')
-        log.warning("%s: nothing will connect them", what)
+        path = f"container.{part}.{key}"
+        if not userspace_cni:
+            what, expected = f"the switch is already the {role}", f'"{_OPPOSITE[role]}"'
+            raise Error(Kind.INVALID_CONFIG, what, key=path, expected=expected)
+        what = f"the switch is already the {role}: nothing will connect them"
+        log.warning("%s", Error(Kind.INVALID_CONFIG, what, key=path))
     return role, app_role
 
 
-def _routed(host: Mapping[str, Any], engine: str) -> bool:
-    choices = ("bridge", "interface") if engine == VPP else ("bridge",)
-    why = f" with engine {engine}"
-    return _one_of("host.", host, "netType", choices, required=engine == VPP, why=why) == "interface"
-
-
-def _domain(bridge: BridgeKeys) -> str:
-    """Return the number of VPP's bridge domain, which has 24 bits."""
-    value = bridge.name or bridge.number
-    text = "" if value is None else str(value)
+def _bridge(keys: BridgeKeys, engine: str, *, routed: bool) -> str:
+    """Return the name of the bridge of Open vSwitch, or the number of VPP's bridge domain, which has 24 bits."""
+    if engine == NONE or routed:
+        return ""
+    if engine == OVS:
+        if keys.name and (not isinstance(keys.name, str) or not BRIDGE.fullmatch(keys.name)):
+            raise structs.wrong("host.bridge.bridgeName", BridgeName, keys.name)
+        return str(keys.name or "br0")
+    value = keys.name or keys.number
+    text = str(value)
     if not re.fullmatch(r"[0-9]{1,8}", text) or not 0 < int(text) < 1 << 24:
         expected = "the number of a bridge domain, 1 to 16777215"
         raise structs.wrong("host.bridge.bridgeName", expected, value)
     return str(int(text))
-
-
-def _object(conf: Mapping[str, Any], key: str, where: str = "") -> Mapping[str, Any]:
-    value = conf.get(key)
-    if value is None:
-        return {}
-    if not isinstance(value, dict):
-        raise structs.wrong(where + key, dict, value)
-    return value
 
 
 def _one_of(
@@ -584,38 +523,20 @@ def _one_of(
 ) -> str:
     """Return the value, "" if it is not given; an empty string means "not given", as in userspace-CNI."""
     value = conf.get(key)
+    expected = " or ".join(f'"{choice}"' for choice in choices) + why
     if value is None or value == "":
         if not required:
             return ""
-        listed = " or ".join(f'"{choice}"' for choice in choices)
-        raise CniError(Code.INVALID_CONFIG, f'key "{where}{key}" is missing: expected {listed}{why}')
+        raise Error(Kind.INVALID_CONFIG, key=where + key, missing=True, expected=expected)
     if not isinstance(value, str) or value not in choices:
-        expected = " or ".join(f'"{choice}"' for choice in choices) + why
         raise structs.wrong(where + key, expected, value)
     return value
 
 
-def _power_of_two(size: int | None) -> int | None:
-    if size is not None and size & (size - 1):
-        raise structs.wrong("host.memif.ringSize", _RingSize, size)
-    return size
-
-
-def _mac(value: str | None) -> str:
-    if not value:
-        return ""
-    text = unicast_mac(value)
-    if not text:
-        raise structs.wrong("mac", UnicastMac, value)
-    return text
-
-
 def _folder(value: str | None) -> str:
-    if not value:
-        return ""
-    if ".." in value.split("/"):
+    if value and ".." in value.split("/"):
         raise structs.wrong("sharedDir", _Folder, value)
-    return value.rstrip("/") or "/"
+    return (value.rstrip("/") or "/") if value else ""
 
 
 def _account(key: str, value: int | str | None, look_up: Callable[[str], int]) -> int | None:
@@ -627,7 +548,8 @@ def _account(key: str, value: int | str | None, look_up: Callable[[str], int]) -
             return look_up(value)
         except (KeyError, ValueError):  # ValueError: a NUL, or a lone surrogate
             expected = "a number, or a name that this node knows"
-            raise structs.wrong(key, expected, value) from None
+            account = Thing("account", value)
+            raise Error(Kind.INVALID_CONFIG, key=key, expected=expected, got=value, about=[account]) from None
     if isinstance(value, int) and not 0 <= value < 2**32 - 1:
         raise structs.wrong(key, _Account, value)
     return int(value)

@@ -1,8 +1,8 @@
-"""Data about the interface for the application in the pod: userspace-CNI's configuration data, and device-info.
+"""Data on the interface for the application in the pod: userspace-CNI's configuration data, and device-info.
 
 Both describe the application's side: its role, and the socket's path in the container. The configuration data has
-the keys of userspace-CNI, and additionally podName, config.mac, mtu, queues, memif.ringSize, bufferSize and secret,
-which its readers ignore.
+the keys of userspace-CNI, and in addition podName, config.mac, mtu, queues, memif.ringSize, bufferSize and secret,
+which readers of userspace-CNI's data ignore.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.plugin import Result
 from wirespeed.cni.request import Request
+from wirespeed.errors import Error, Kind
 from wirespeed.kube import deviceinfo
 from wirespeed.plugins.vhost.conf import MEMIF, VHOSTUSER, VhostConf
 from wirespeed.plugins.vhost.sockets import Folder
@@ -54,7 +54,7 @@ def configuration_data(request: Request, conf: VhostConf, *, role: str, file: st
         "config": config,
         "ipResult": _ip_result(request, addressing),
     }
-    # Pods may share a folder: a pod recognizes its own data by its name.
+    # Pods may share a folder; a pod recognizes its own data by podName.
     return data | ({"podName": request.args["K8S_POD_NAME"]} if request.args.get("K8S_POD_NAME") else {})
 
 
@@ -89,14 +89,13 @@ def device_info(conf: VhostConf, folder: Folder, *, role: str, file: str) -> dic
 def pod_annotations(present: Mapping[str, str], data: Data, mapped_dir: str) -> dict[str, str]:
     """Return the pod's annotations that change when the data of one interface is added.
 
-    Data of an earlier attachment with the same interface name is replaced. Raises CniError(INVALID_CONFIG) if the
+    Data of an earlier attachment with the same interface name is replaced. Raises Error(INVALID_CONFIG) if the
     pod's annotation userspace/mapped-dir names another folder.
     """
-    said = present.get(MAPPED_DIR, "").rstrip("/")
-    if said and mapped_dir and said != mapped_dir:
-        raise CniError(
-            Code.INVALID_CONFIG, f"annotation {MAPPED_DIR}: expected {mapped_dir}, where the volume is, got {said}"
-        )
+    mapped = present.get(MAPPED_DIR, "").rstrip("/")
+    if mapped and mapped_dir and mapped != mapped_dir:
+        expected = f"{mapped_dir}, the mount path of the volume"
+        raise Error(Kind.INVALID_CONFIG, where=f"annotation {MAPPED_DIR}", expected=expected, got=mapped)
     try:
         known = json.loads(present.get(CONFIGURATION_DATA) or "[]")
     except ValueError:
@@ -104,4 +103,4 @@ def pod_annotations(present: Mapping[str, str], data: Data, mapped_dir: str) -> 
     listed = known if isinstance(known, list) else []
     kept = [entry for entry in listed if isinstance(entry, dict) and entry.get("ifName") != data["ifName"]]
     changed = {CONFIGURATION_DATA: json.dumps([*kept, data], indent=4)}
-    return changed | ({MAPPED_DIR: f"{mapped_dir}/"} if mapped_dir and not said else {})
+    return changed | ({MAPPED_DIR: f"{mapped_dir}/"} if mapped_dir and not mapped else {})

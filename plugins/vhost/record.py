@@ -1,4 +1,4 @@
-"""What the journal has of a port that a pod got."""
+"""The record of an attached port in the journal."""
 
 from __future__ import annotations
 
@@ -35,5 +35,5 @@ class VhostRecord(claims.Record, frozen=True, kw_only=True):
 
 
 def record_of(claim: DeviceClaim) -> VhostRecord:
-    """Return the record of a claim. Raises CniError(DECODING_FAILURE)."""
+    """Return the record of a claim. Raises Error(INVALID_DATA)."""
     return claims.read(claim, VhostRecord)

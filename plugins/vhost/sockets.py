@@ -15,12 +15,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.request import Request
+from wirespeed.errors import Error, Kind, Thing, os_errors
 from wirespeed.kube.cluster import SOCKETS_VOLUME as VOLUME
 from wirespeed.plugins.vhost.conf import Access
 from wirespeed.plugins.vhost.engine import short_id
-from wirespeed.system.files import unfinished
+from wirespeed.system.files import temporary_name
 
 LONGEST_PATH = 107  # bytes of a socket's path: sun_path has 108 with the terminating 0 (unix(7))
 _FOLDER_MODE = 0o750
@@ -50,8 +50,8 @@ class Folder:
 def of_pod(pod: dict[str, Any], request: Request, kubelet: Path) -> Folder | None:
     """Return the folder of the pod's volume "shared-dir"; None if it has no such volume.
 
-    Raises CniError: INVALID_CONFIG for a volume that is neither hostPath nor emptyDir, INVALID_ENVIRONMENT for an
-    invalid pod UID.
+    Raises Error: INVALID_CONFIG for a volume that is neither hostPath nor emptyDir, INVALID_REQUEST for an invalid
+    pod UID.
     """
     volume = next((v for v in pod["spec"].get("volumes") or [] if v.get("name") == VOLUME), None)
     if volume is None:
@@ -59,19 +59,19 @@ def of_pod(pod: dict[str, Any], request: Request, kubelet: Path) -> Folder | Non
     inside = _mount_path(pod)
     if path := (volume.get("hostPath") or {}).get("path"):
         if not path.startswith("/") or ".." in path.split("/"):
-            raise CniError(
-                Code.INVALID_CONFIG,
-                f"volume {VOLUME}: expected a hostPath that is absolute and has no .., got {path}",
-            )
+            expected = "a hostPath that is absolute and has no .."
+            raise Error(Kind.INVALID_CONFIG, where=Thing("volume", VOLUME), expected=expected, got=path)
         return Folder(path=path.rstrip("/") or "/", inside=inside)
     if "emptyDir" in volume:
         uid = request.args.get("K8S_POD_UID") or pod["metadata"].get("uid") or ""
         if not _UID.fullmatch(uid):
-            raise CniError(Code.INVALID_ENVIRONMENT, f"UID of the pod: expected letters, digits and -, got {uid!r}")
+            expected = "letters, digits and -"
+            raise Error(Kind.INVALID_REQUEST, where="UID of the pod", expected=expected, got=uid)
         path = str(kubelet / "pods" / uid / "volumes/kubernetes.io~empty-dir" / VOLUME)
         return Folder(path=path, inside=inside, kubelets=True)
     kinds = ", ".join(sorted(key for key in volume if key != "name")) or "nothing"
-    raise CniError(Code.INVALID_CONFIG, f"volume {VOLUME}: expected a hostPath or an emptyDir, got {kinds}")
+    expected = "a hostPath or an emptyDir"
+    raise Error(Kind.INVALID_CONFIG, where=Thing("volume", VOLUME), expected=expected, got=kinds)
 
 
 def of_device(base: Path, device: str) -> Folder:
@@ -80,51 +80,46 @@ def of_device(base: Path, device: str) -> Folder:
 
 
 def inside_of_device(device: str) -> str:
-    """Return the path of that folder in containers."""
+    """Return the path in containers of the folder of a device of a vhost-user pool."""
     return f"/run/vhost-user/{device}"
 
 
-def below(base: Path, container: str) -> Folder:
-    """Return a folder below `base` for the container only."""
+def container_folder(base: Path, container: str) -> Folder:
+    """Return the container's own folder below `base`."""
     return Folder(path=str(base / short_id(container)), ours=True)
 
 
 def check_inside(folder: Folder, file: str) -> None:
-    """Raise CniError(INVALID_CONFIG) if the socket's path in the container is too long."""
-    if folder.inside and len(f"{folder.inside}/{file}".encode()) > LONGEST_PATH:
-        raise _too_long(f"{folder.inside}/{file}", "in the container; mount the volume at a shorter path")
+    """Raise Error(INVALID_CONFIG) if the socket's path in the container is too long."""
+    if folder.inside:
+        what, hint = "the path in the container is too long", "mount the volume at a shorter path"
+        _check_length(f"{folder.inside}/{file}", what, hint)
 
 
 def with_short_path(folder: Folder, file: str, links: Path) -> Folder:
     """Return the folder, with a link in `links` if the socket's path is too long without one.
 
-    Raises CniError(INVALID_CONFIG) if it is too long even with the link.
+    Raises Error(INVALID_CONFIG) if it is too long even with the link.
     """
-    if len(folder.switch_path(file).encode()) <= LONGEST_PATH:
+    path = folder.switch_path(file).encode()
+    if len(path) <= LONGEST_PATH:
         return folder
-    digest = hashlib.blake2s(folder.switch_path(file).encode(), digest_size=8).hexdigest()
-    linked = replace(folder, link=str(links / digest))
-    if len(linked.switch_path(file).encode()) > LONGEST_PATH:
-        raise _too_long(linked.switch_path(file), "through a link; configure a shorter vhost.sockets")
+    linked = replace(folder, link=str(links / hashlib.blake2s(path, digest_size=8).hexdigest()))
+    _check_length(linked.switch_path(file), "the path is too long", "configure a shorter vhost.sockets")
     return linked
 
 
-def _too_long(path: str, where: str) -> CniError:
-    return CniError(
-        Code.INVALID_CONFIG,
-        f"socket {path}: expected a path of at most {LONGEST_PATH} bytes, for the kernel keeps a socket's address "
-        f"in 108, got {len(path.encode())} {where}",
-    )
+def _check_length(path: str, what: str, hint: str) -> None:
+    if (length := len(path.encode())) > LONGEST_PATH:
+        where, expected = f"socket {path}", f"at most {LONGEST_PATH} bytes, the kernel's limit"
+        raise Error(Kind.INVALID_CONFIG, what, where=where, expected=expected, got=length, hint=hint)
 
 
 def _mount_path(pod: dict[str, Any]) -> str:
     """Return the mount path of the volume in the containers; of several the last one, as userspace-CNI does."""
-    found = ""
-    for container in pod["spec"].get("containers") or []:
-        for mount in container.get("volumeMounts") or []:
-            if mount.get("name") == VOLUME:
-                found = str(mount.get("mountPath") or "")
-    return found.rstrip("/")
+    mounts = [mount for each in pod["spec"].get("containers") or [] for mount in each.get("volumeMounts") or []]
+    found = [str(mount.get("mountPath") or "") for mount in mounts if mount.get("name") == VOLUME]
+    return found[-1].rstrip("/") if found else ""
 
 
 # Changes
@@ -134,9 +129,9 @@ def prepare(folder: Folder, access: Access) -> None:
     """Create the folder and its link if they are missing, and set the folder's owner, mode and label if it is not
     the administrator's.
 
-    Raises CniError(IO_FAILURE, INVALID_CONFIG).
+    Raises Error(IO, INVALID_CONFIG).
     """
-    try:
+    with os_errors(f"folder for sockets {folder.path}"):
         if not folder.kubelets:
             os.makedirs(Path(folder.path).parent, mode=0o755, exist_ok=True)
             with suppress(FileExistsError):
@@ -147,81 +142,63 @@ def prepare(folder: Folder, access: Access) -> None:
                 _set_access(at, folder.path, access, mode)
         if folder.link:
             _make_link(Path(folder.link), folder.path)
-    except OSError as error:
-        raise CniError(Code.IO_FAILURE, f"folder for sockets {folder.path}: {error.strerror}") from error
 
 
 def set_access(folder: Folder, file: str, access: Access) -> None:
-    """Set owner, mode and label of a socket that the switch created.
-
-    Raises CniError(IO_FAILURE, INVALID_CONFIG).
-    """
-    try:
-        with _opened(folder.path) as at:
-            # O_PATH, because a socket cannot be opened; the path in /proc then refers to exactly this socket.
-            fd = os.open(file, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at)
-            try:
-                _set_access(f"/proc/self/fd/{fd}", f"{folder.path}/{file}", access, access.mode)
-            finally:
-                os.close(fd)
-    except OSError as error:
-        raise CniError(Code.IO_FAILURE, f"socket {folder.path}/{file}: {error.strerror}") from error
+    """Set owner, mode and label of a socket that the switch created. Raises Error(IO, INVALID_CONFIG)."""
+    path = f"{folder.path}/{file}"
+    # O_PATH, because a socket cannot be opened; the path in /proc then refers to exactly this socket.
+    with (
+        os_errors(f"socket {path}"),
+        _opened(folder.path) as at,
+        _opened(file, os.O_PATH | os.O_NOFOLLOW, at=at) as fd,
+    ):
+        _set_access(f"/proc/self/fd/{fd}", path, access, access.mode)
 
 
 def write_file(folder: Folder, file: str, content: bytes, access: Access) -> None:
-    """Write a file into the folder atomically, with mode 0644. Raises CniError(IO_FAILURE)."""
-    new = unfinished(file)
-    try:
-        with _opened(folder.path) as at:
-            with suppress(FileNotFoundError):
-                os.unlink(new, dir_fd=at)
-            fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644, dir_fd=at)
-            with open(fd, "wb") as stream:
-                stream.write(content)
-                os.fchmod(fd, 0o644)
-                _label(f"/proc/self/fd/{fd}", access.label)
-            os.rename(new, file, src_dir_fd=at, dst_dir_fd=at)
-    except OSError as error:
-        raise CniError(Code.IO_FAILURE, f"file {folder.path}/{file}: {error.strerror}") from error
+    """Write a file into the folder atomically, with mode 0644. Raises Error(IO)."""
+    new = temporary_name(file)
+    with os_errors(f"file {folder.path}/{file}"), _opened(folder.path) as at:
+        with suppress(FileNotFoundError):
+            os.unlink(new, dir_fd=at)
+        fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644, dir_fd=at)
+        with open(fd, "wb") as stream:
+            stream.write(content)
+            os.fchmod(fd, 0o644)
+            _label(f"/proc/self/fd/{fd}", access.label)
+        os.rename(new, file, src_dir_fd=at, dst_dir_fd=at)
 
 
 def clear(folder: Folder, files: Sequence[str]) -> None:
     """Remove the files, the folder's link, and the folder if it is ours and empty.
 
-    Also remove temporary files of a killed `write_file`. Idempotent. Raises CniError(IO_FAILURE).
+    Also remove temporary files of a killed `write_file`. Idempotent. Raises Error(IO).
     """
-    try:
-        with _opened(folder.path) as at:
-            for file in files:
-                _unlink(file, at)
-                _unlink(unfinished(file), at)
-    except (FileNotFoundError, NotADirectoryError):
-        pass  # the kubelet has removed the pod's volumes
-    except OSError as error:
-        raise CniError(Code.IO_FAILURE, f"folder for sockets {folder.path}: {error.strerror}") from error
+    gone = suppress(FileNotFoundError, NotADirectoryError)  # the kubelet has removed the pod's volumes
+    with os_errors(f"folder for sockets {folder.path}"), gone, _opened(folder.path) as at:
+        for file in files:
+            _unlink(file, at)
+            _unlink(temporary_name(file), at)
     if folder.ours:
         with suppress(OSError):  # it has files of other attachments, or no longer exists
             os.rmdir(folder.path)
     if folder.link:
-        try:
+        with os_errors(f"short path {folder.link}"):
             Path(folder.link).unlink(missing_ok=True)
-        except OSError as error:
-            raise CniError(Code.IO_FAILURE, f"short path {folder.link}: {error.strerror}") from error
 
 
 def exists(folder: Folder, file: str) -> bool:
-    """Whether the folder has that file."""
-    try:
-        with _opened(folder.path) as at:
-            os.stat(file, dir_fd=at, follow_symlinks=False)
-    except OSError:
-        return False
-    return True
+    """Whether the folder contains the file."""
+    with suppress(OSError), _opened(folder.path) as at:
+        os.stat(file, dir_fd=at, follow_symlinks=False)
+        return True
+    return False
 
 
 @contextmanager
-def _opened(path: str) -> Iterator[int]:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def _opened(path: str, flags: int = os.O_RDONLY | os.O_DIRECTORY, *, at: int | None = None) -> Iterator[int]:
+    fd = os.open(path, flags | os.O_CLOEXEC, dir_fd=at)
     try:
         yield fd
     finally:
@@ -234,7 +211,7 @@ def _unlink(file: str, at: int) -> None:
     except FileNotFoundError:
         pass
     except OSError as error:
-        # A pod may have replaced its socket by a folder; leave that alone.
+        # A pod may have replaced its socket with a folder: leave that alone.
         if error.errno not in {errno.EISDIR, errno.EPERM}:
             raise
 
@@ -248,10 +225,11 @@ def _set_access(target: int | str, name: str, access: Access, mode: int | None) 
     try:
         _label(target, access.label)
     except OSError as error:
-        raise CniError(
-            Code.INVALID_CONFIG,
-            f'key "socket.selinuxLabel": {access.label} on {name}: {error.strerror}; expected a label that '
-            "this node's policy has",
+        raise Error(
+            Kind.INVALID_CONFIG,
+            f"{access.label} on {name}: {error.strerror}",
+            key="socket.selinuxLabel",
+            expected="a label that this node's policy has",
         ) from error
 
 

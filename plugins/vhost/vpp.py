@@ -12,18 +12,17 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from vpp_papi import VPPApiClient
 from vpp_papi.vpp_papi import VPPApiJSONFiles
 
-from wirespeed.cni.errors import CniError, Code
+from wirespeed.errors import Error, Kind
 from wirespeed.plugins.vhost.conf import MEMIF
-from wirespeed.plugins.vhost.engine import Found, Port, SocketTakenError
+from wirespeed.plugins.vhost.engine import Engine, ExistingPort, Port, SocketTakenError, no_bridge
 from wirespeed.plugins.vhost.vpp_messages import definitions
-from wirespeed.switches.switch import ANSWER_AT_MOST, SwitchDownError, UnreachedError
+from wirespeed.switches.switch import ANSWER_TIMEOUT, SwitchDownError, UnreachableError
 
 _MARK = "wirespeed"
 _ANY = 0xFFFFFFFF  # as an index: all, or "VPP chooses"
@@ -31,7 +30,7 @@ _UP = 1  # IF_STATUS_API_FLAG_ADMIN_UP
 _ROLES = {"master": 0, "slave": 1}
 _MODES = {"": 0, "ethernet": 0, "ip": 1, "inject-punt": 2}
 _NO_MAC = bytes(6)
-# Errors that an administrator can fix (vnet/error.h).
+# Descriptions of errors that an administrator can fix (vnet/error.h).
 _ERRORS = {
     -6: "no such entry",
     -7: "invalid value",
@@ -44,25 +43,19 @@ _ERRORS = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Interface:
-    """A memif or vhost-user interface of VPP; `file` is its socket, `role` and `mode` are for memif only."""
+class _Interface(NamedTuple):
+    """A memif or vhost-user interface: VPP's row of it, that of its memif if it is one, the path of its socket."""
 
-    index: int
-    kind: str
+    row: Any
+    memif: Any
     file: str
-    tag: str
-    up: bool
-    mtu: int
-    role: int
-    mode: int
 
 
-class Vpp:
-    """VPP with its API socket at `path`."""
+class Vpp(Engine):
+    """VPP with its API socket at `path`. It has no port names: `socket_of` finds nothing."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self._path, self._where = path, f"VPP at {path}"
         self._lock = threading.Lock()
         self._client: Any = None
 
@@ -70,11 +63,9 @@ class Vpp:
         conf = port.conf
         with self._session(deadline) as vpp:
             if any(each.file == port.socket for each in _interfaces(vpp)):
-                raise SocketTakenError(
-                    Code.DEVICE,
-                    f"VPP has an interface on {port.socket} already; expected another socketfile, or none",
-                )
-            index = _make_memif(vpp, port) if conf.kind == MEMIF else _make_vhost_user(vpp, port)
+                what = f"VPP already has an interface on {port.socket}"
+                raise SocketTakenError(Kind.DEVICE, what, expected="another socketfile, or none")
+            index = _create_memif(vpp, port) if conf.kind == MEMIF else _create_vhost_user(vpp, port)
             vpp.call("sw_interface_tag_add_del", is_add=True, sw_if_index=index, tag=_tag(port.network, port.name))
             if conf.mtu:
                 vpp.call("sw_interface_set_mtu", sw_if_index=index, mtu=[conf.mtu, 0, 0, 0])
@@ -82,22 +73,19 @@ class Vpp:
                 for address in port.addresses:
                     _add_address(vpp, index, address)
             else:
-                _have_bridge_domain(vpp, int(conf.bridge), create=conf.create)
-                _join(vpp, index, int(conf.bridge), enable=True)
+                _ensure_bridge_domain(vpp, int(conf.bridge), create=conf.create)
+                _set_bridge_domain(vpp, index, int(conf.bridge), enable=True)
             vpp.call("sw_interface_set_flags", sw_if_index=index, flags=_UP)
         return {"sw_if_index": index}
 
-    def remove(self, port: Found, *, deadline: float) -> None:
+    def remove(self, port: ExistingPort, *, deadline: float) -> None:
         with self._session(deadline) as vpp:
             for interface in _interfaces(vpp):
-                if _is(interface, port):
+                if _is_port(interface, port):
                     _remove(vpp, interface)
             if port.socket:
-                _forget_socket(vpp, port.socket)
-            _drop_empty_bridge_domains(vpp)
-
-    def socket_of(self, name: str, *, deadline: float) -> str:  # noqa: ARG002 — VPP has no port names
-        return ""
+                _remove_socket_ids(vpp, port.socket)
+            _remove_empty_bridge_domains(vpp)
 
     def drift(self, port: Port, *, deadline: float) -> list[str]:
         conf = port.conf
@@ -105,26 +93,28 @@ class Vpp:
             mine = [each for each in _interfaces(vpp) if each.file == port.socket]
             if not mine:
                 return [f"VPP has no interface on {port.socket}"]
-            domains = _domains_of(vpp, mine[0].index)
-        interface, wrong = mine[0], []
-        if not interface.up:
+            row, memif, _ = mine[0]
+            domains = _domains_of(vpp, row.sw_if_index)
+        wrong = []
+        if not row.flags & _UP:
             wrong.append("the interface is down")
-        if conf.mtu and interface.mtu != conf.mtu:
-            wrong.append(f"the mtu is {interface.mtu}, expected {conf.mtu}")
-        if conf.kind == MEMIF and (interface.role, interface.mode) != (_ROLES[conf.role], _MODES[conf.mode]):
+        if conf.mtu and row.mtu[0] != conf.mtu:
+            wrong.append(f"the mtu is {row.mtu[0]}, expected {conf.mtu}")
+        wanted = _ROLES.get(conf.role), _MODES[conf.mode]
+        if conf.kind == MEMIF and (memif is None or (memif.role, memif.mode) != wanted):
             wrong.append(f"role and mode of memif are not {conf.role} and {conf.mode or 'ethernet'}")
         if not conf.routed and int(conf.bridge) not in domains:
             wrong.append(f"the interface is not in bridge domain {conf.bridge}")
         return wrong
 
-    def ours(self, network: str, *, deadline: float) -> list[Found]:
+    def own_ports(self, network: str, *, deadline: float) -> list[ExistingPort]:
         prefix = _tag(network, "")
         with self._session(deadline) as vpp:
             found = _interfaces(vpp)
         return [
-            Found(name=each.tag.removeprefix(prefix), socket=each.file)
+            ExistingPort(name=each.row.tag.removeprefix(prefix), socket=each.file)
             for each in found
-            if each.tag.startswith(prefix)
+            if each.row.tag.startswith(prefix)
         ]
 
     def status(self, *, deadline: float) -> None:
@@ -133,14 +123,14 @@ class Vpp:
 
     @contextmanager
     def _session(self, deadline: float) -> Iterator[_Session]:
-        """Open a new connection for each call, because VPP may have been restarted; one connection at a time."""
-        deadline = min(deadline, time.monotonic() + ANSWER_AT_MOST)
+        """Open a connection for one call, because VPP may have been restarted; one connection at a time."""
+        deadline = min(deadline, time.monotonic() + ANSWER_TIMEOUT)
         if not self._lock.acquire(timeout=max(0.0, deadline - time.monotonic())):
-            raise SwitchDownError(f"VPP at {self._path}: calls before this one take too long")
+            raise SwitchDownError("earlier calls take too long", where=self._where)
         try:
             client = self._connected()
             try:
-                yield _Session(client, self._path, deadline)
+                yield _Session(client, self._where, deadline)
             finally:
                 client.disconnect()
         finally:
@@ -153,40 +143,39 @@ class Vpp:
             self._client.connect("wirespeed")
         except (OSError, ValueError) as error:
             self._client = None
-            raise UnreachedError(f"VPP at {self._path}: {getattr(error, 'strerror', None) or error}") from error
+            reason = getattr(error, "strerror", None) or str(error)
+            raise UnreachableError(reason, where=self._where) from error
         return self._client
 
 
 class _Session:
     """Calls of one connection."""
 
-    def __init__(self, client: Any, path: Path, deadline: float) -> None:
-        self._client, self._path, self._deadline = client, path, deadline
+    def __init__(self, client: Any, where: str, deadline: float) -> None:
+        self._client, self._where, self._deadline = client, where, deadline
 
     def call(self, message: str, **fields: Any) -> Any:
-        """Return the reply, for a dump the list of replies. Raises SwitchDownError, CniError if VPP refuses."""
+        """Return the reply, for a dump the list of replies. Raises SwitchDownError, Error if VPP refuses."""
         function = getattr(self._client.api, message, None)
         if function is None:
-            raise CniError(
-                Code.UNAVAILABLE,
-                f"VPP at {self._path} has no message {message} as 23.10 to 26.06 define it; "
-                "expected such a version with the plugins memif and vhost",
-            )
+            what = f"it has no message {message} as 23.10 to 26.06 define it"
+            expected = "such a version with the plugins memif and vhost"
+            raise Error(Kind.UNAVAILABLE, what, where=self._where, expected=expected)
         left = self._deadline - time.monotonic()
         try:
             reply = function(_timeout=max(0.001, left), **fields)
         except OSError as error:
-            raise SwitchDownError(f"VPP at {self._path}: {message}: no answer") from error
+            raise SwitchDownError(f"no answer to {message}", where=self._where) from error
         if not isinstance(reply, list) and reply.retval:
-            why = _ERRORS.get(reply.retval, "see vnet/error.h")
-            raise CniError(Code.DEVICE, f"VPP at {self._path} refuses {message}: {reply.retval}, {why}")
+            reason = _ERRORS.get(reply.retval, "see vnet/error.h")
+            raise Error(Kind.DEVICE, f"it refuses {message}: {reply.retval}, {reason}", where=self._where)
         return reply
 
 
 def _client(path: Path) -> Any:
     """Create the client library's object, with the definitions of only those messages that are used here."""
     client = VPPApiClient(bootstrapapi=True, server_address=str(path), async_thread=False, read_timeout=5)
-    client.bootstrapapi = False  # needed only to load the connection's messages; do not query VPP for all others
+    client.bootstrapapi = False  # needed only for the connection's own messages; do not query VPP for all others
     messages, services = VPPApiJSONFiles.process_json_str(definitions())
     client.messages.update(messages)
     client.services.update(services)
@@ -198,10 +187,11 @@ def _tag(network: str, name: str) -> str:
     return f"{_MARK}:{hashlib.blake2s(network.encode(), digest_size=8).hexdigest()}:{name}"
 
 
-def _is(interface: _Interface, port: Found) -> bool:
-    if port.socket and interface.file == port.socket and not interface.tag:
+def _is_port(interface: _Interface, port: ExistingPort) -> bool:
+    tag: str = interface.row.tag
+    if port.socket and interface.file == port.socket and not tag:
         return True  # an ADD was killed before it set the tag, or a restarted VPP restored it without tag
-    return interface.tag.startswith(f"{_MARK}:") and interface.tag.endswith(f":{port.name}")
+    return tag.startswith(f"{_MARK}:") and tag.endswith(f":{port.name}")
 
 
 def _interfaces(vpp: _Session) -> list[_Interface]:
@@ -211,42 +201,24 @@ def _interfaces(vpp: _Session) -> list[_Interface]:
     vhosts = {row.sw_if_index: row for row in vpp.call("sw_interface_vhost_user_dump", sw_if_index=_ANY)}
     found = []
     for row in vpp.call("sw_interface_dump", sw_if_index=_ANY, name_filter_valid=False, name_filter=""):
-        if row.sw_if_index in memifs:
-            memif = memifs[row.sw_if_index]
-            kind, file, role, mode = "memif", files.get(memif.socket_id, ""), memif.role, memif.mode
-        elif row.sw_if_index in vhosts:
-            kind, file, role, mode = "vhost", vhosts[row.sw_if_index].sock_filename, 0, 0
-        else:
-            continue
-        found.append(
-            _Interface(
-                index=row.sw_if_index,
-                kind=kind,
-                file=file,
-                tag=row.tag,
-                up=bool(row.flags & _UP),
-                mtu=row.mtu[0],
-                role=role,
-                mode=mode,
-            )
-        )
+        if memif := memifs.get(row.sw_if_index):
+            found.append(_Interface(row, memif, files.get(memif.socket_id, "")))
+        elif vhost := vhosts.get(row.sw_if_index):
+            found.append(_Interface(row, None, vhost.sock_filename))
     return found
 
 
 # ADD
 
 
-def _have_bridge_domain(vpp: _Session, number: int, *, create: bool) -> None:
+def _ensure_bridge_domain(vpp: _Session, number: int, *, create: bool) -> None:
     if _bridge_domain(vpp, number) is not None:
         return
     if not create:
-        raise CniError(
-            Code.DEVICE,
-            f'VPP has no bridge domain {number}; expected one, or the key "host.bridge.create" as true',
-        )
+        raise no_bridge(f"VPP has no bridge domain {number}")
     try:
         vpp.call("bridge_domain_add_del", **_domain_fields(number), is_add=True)
-    except CniError:
+    except Error:
         if _bridge_domain(vpp, number) is None:  # another process may have created it meanwhile
             raise
 
@@ -262,12 +234,12 @@ def _bridge_domain(vpp: _Session, number: int) -> Any:
     return next((row for row in rows if row.bd_id == number), None)
 
 
-def _make_memif(vpp: _Session, port: Port) -> int:
+def _create_memif(vpp: _Session, port: Port) -> int:
     conf = port.conf
     socket = vpp.call(
         "memif_socket_filename_add_del_v2", is_add=True, socket_id=_ANY, socket_filename=port.socket
     ).socket_id
-    made = vpp.call(
+    reply = vpp.call(
         "memif_create",
         role=_ROLES[conf.role],
         mode=_MODES[conf.mode],
@@ -281,11 +253,11 @@ def _make_memif(vpp: _Session, port: Port) -> int:
         hw_addr=_NO_MAC,
         secret=conf.secret,
     )
-    return int(made.sw_if_index)
+    return int(reply.sw_if_index)
 
 
-def _make_vhost_user(vpp: _Session, port: Port) -> int:
-    made = vpp.call(
+def _create_vhost_user(vpp: _Session, port: Port) -> int:
+    reply = vpp.call(
         "create_vhost_user_if_v2",
         is_server=port.conf.role == "server",
         sock_filename=port.socket,
@@ -300,7 +272,7 @@ def _make_vhost_user(vpp: _Session, port: Port) -> int:
         mac_address=_NO_MAC,
         tag=_tag(port.network, port.name),
     )
-    return int(made.sw_if_index)
+    return int(reply.sw_if_index)
 
 
 def _add_address(vpp: _Session, index: int, address: str) -> None:
@@ -316,7 +288,7 @@ def _add_address(vpp: _Session, index: int, address: str) -> None:
     )
 
 
-def _join(vpp: _Session, index: int, number: int, *, enable: bool) -> None:
+def _set_bridge_domain(vpp: _Session, index: int, number: int, *, enable: bool) -> None:
     vpp.call("sw_interface_set_l2_bridge", rx_sw_if_index=index, bd_id=number, port_type=0, shg=0, enable=enable)
 
 
@@ -329,23 +301,24 @@ def _domains_of(vpp: _Session, index: int) -> list[int]:
 
 
 def _remove(vpp: _Session, interface: _Interface) -> None:
-    for number in _domains_of(vpp, interface.index):
-        _join(vpp, interface.index, number, enable=False)
-    if interface.kind == "memif":
-        vpp.call("memif_delete", sw_if_index=interface.index)
-        _forget_socket(vpp, interface.file)
+    index = interface.row.sw_if_index
+    for number in _domains_of(vpp, index):
+        _set_bridge_domain(vpp, index, number, enable=False)
+    if interface.memif:
+        vpp.call("memif_delete", sw_if_index=index)
+        _remove_socket_ids(vpp, interface.file)
     else:
-        vpp.call("delete_vhost_user_if", sw_if_index=interface.index)
+        vpp.call("delete_vhost_user_if", sw_if_index=index)
 
 
-def _drop_empty_bridge_domains(vpp: _Session) -> None:
+def _remove_empty_bridge_domains(vpp: _Session) -> None:
     """Remove the bridge domains that we created and that are empty."""
     for domain in vpp.call("bridge_domain_dump", bd_id=_ANY, sw_if_index=_ANY):
         if domain.bd_tag == _MARK and not domain.n_sw_ifs:
             vpp.call("bridge_domain_add_del", **_domain_fields(domain.bd_id), is_add=False)
 
 
-def _forget_socket(vpp: _Session, file: str) -> None:
+def _remove_socket_ids(vpp: _Session, file: str) -> None:
     """Remove the ids of a memif socket that no interface uses any more."""
     used = {row.socket_id for row in vpp.call("memif_dump")}
     for row in vpp.call("memif_socket_filename_dump"):

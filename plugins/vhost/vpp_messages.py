@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-# Name, CRC, and fields after the header. Header of a request: client_index and context; of a reply: context.
+# Name, CRC, and fields after the header. The header is client_index and context; in a reply only context.
 _REQUESTS = {
     "memif_socket_filename_add_del_v2": ("34223bdf", "bool is_add, u32 socket_id, string socket_filename"),
     "memif_socket_filename_dump": ("51077d14", ""),
@@ -47,18 +47,17 @@ _REQUESTS = {
         "u32 rx_sw_if_index, u32 bd_id, u32 port_type, u8 shg, bool enable",
     ),
 }
-_ANSWERS = {
+_RETVAL = ("e8d4e804", "i32 retval")  # the reply of any other request that is no dump
+_REPLIES = {
     "memif_socket_filename_add_del_v2_reply": ("9f29bdb9", "i32 retval, u32 socket_id"),
     "memif_socket_filename_details": ("7ff326f7", "u32 socket_id, string[108] socket_filename"),
     "memif_create_reply": ("5383d31f", "i32 retval, u32 sw_if_index"),
-    "memif_delete_reply": ("e8d4e804", "i32 retval"),
     "memif_details": (
         "da34feb9",
         "u32 sw_if_index, u8[6] hw_addr, u32 id, u32 role, u32 mode, bool zero_copy, u32 socket_id, u32 ring_size, "
         "u16 buffer_size, u32 flags, string[64] if_name",
     ),
     "create_vhost_user_if_v2_reply": ("5383d31f", "i32 retval, u32 sw_if_index"),
-    "delete_vhost_user_if_reply": ("e8d4e804", "i32 retval"),
     "sw_interface_vhost_user_details": (
         "0cee1e53",
         "u32 sw_if_index, string[64] interface_name, u32 virtio_net_hdr_sz, u32 features_first_32, "
@@ -72,18 +71,12 @@ _ANSWERS = {
         "u16 outer_tag, u8[6] b_dmac, u8[6] b_smac, u16 b_vlanid, u32 i_sid, string[64] interface_name, "
         "string[64] interface_dev_type, string[64] tag",
     ),
-    "sw_interface_set_flags_reply": ("e8d4e804", "i32 retval"),
-    "sw_interface_set_mtu_reply": ("e8d4e804", "i32 retval"),
-    "sw_interface_add_del_address_reply": ("e8d4e804", "i32 retval"),
-    "sw_interface_tag_add_del_reply": ("e8d4e804", "i32 retval"),
-    "bridge_domain_add_del_reply": ("e8d4e804", "i32 retval"),
     "bridge_domain_details": (
         "0fa506fd",
         "u32 bd_id, bool flood, bool uu_flood, bool forward, bool learn, bool arp_term, bool arp_ufwd, u8 mac_age, "
         "string[64] bd_tag, u32 bvi_sw_if_index, u32 uu_fwd_sw_if_index, u32 n_sw_ifs, "
         "bridge_domain_sw_if[n_sw_ifs] sw_if_details",
     ),
-    "sw_interface_set_l2_bridge_reply": ("e8d4e804", "i32 retval"),
 }
 _TYPES = {"bridge_domain_sw_if": "u32 context, u32 sw_if_index, u8 shg"}
 
@@ -91,13 +84,14 @@ _TYPES = {"bridge_domain_sw_if": "u32 context, u32 sw_if_index, u8 shg"}
 def definitions() -> str:
     """Return the definitions in the format of VPP's tools (.api.json), for the client library."""
     messages = [_message(name, "u32 client_index, u32 context", *rest) for name, rest in _REQUESTS.items()]
-    messages += [_message(name, "u32 context", *rest) for name, rest in _ANSWERS.items()]
     services: dict[str, dict[str, Any]] = {}
     for name in _REQUESTS:
         if name.endswith("_dump"):
             services[name] = {"reply": f"{name.removesuffix('_dump')}_details", "stream": True}
         else:
             services[name] = {"reply": f"{name}_reply"}
+        reply = services[name]["reply"]
+        messages.append(_message(reply, "u32 context", *_REPLIES.get(reply, _RETVAL)))
     types = [[name, *_fields(fields)] for name, fields in _TYPES.items()]
     return json.dumps({"types": types, "messages": messages, "services": services})
 

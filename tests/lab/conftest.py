@@ -93,7 +93,7 @@ def state_of_everything() -> dict[str, Any]:
             link["is_up"] = "UP" in link["flags"]
             for info in link.get("vfinfo_list", []):
                 info.pop("stats", None)
-            link |= {"queues": ethtool.queues(link["ifname"]), "spread": ethtool.spread(link["ifname"])}
+            link |= {"queues": ethtool.queues(link["ifname"]), "spread": ethtool.read_rss(link["ifname"])}
             shown[link["ifname"]] = {key: value for key, value in link.items() if key not in VOLATILE}
     for pf in PFS:
         for _, address in PciDevice(Path(f"/sys/class/net/{pf}/device").resolve().name).virtual_functions():

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.lab.conftest import LabVfs, Runtime, conf, differences, sh, state_of_everything
-from wirespeed.agent import main
+from wirespeed.agent.daemon import main
 from wirespeed.cni.errors import Code
 from wirespeed.ipam.leases import Leases
 from wirespeed.kernel import ethtool
@@ -102,13 +102,13 @@ def _tell_instants(verb: str, die_at: int | None, told: socket.socket) -> None:
     Journal._write = counted_write  # type: ignore[method-assign]
     around(Journal, "_change")
     around(NetlinkSocket, "do")
-    around(Ovsdb, "_call")
+    around(Ovsdb, "call")
     around(Leases, "reserve")
     around(Leases, "set_last")
     around(Leases, "release")
     around(deviceinfo, "write")
     around(ethtool, "set_queues")
-    around(ethtool, "set_spread")
+    around(ethtool, "set_rss")
     around(Path, "unlink")
     around(Path, "write_text")
     name = {"ADD": "add", "DEL": "delete"}.get(verb)
@@ -135,7 +135,10 @@ def wanted(runtime: Runtime, device: str, kind: str) -> dict[str, Any]:
     ipam = {"type": "host-local", "ranges": [[{"subnet": "10.8.7.0/24"}], [{"subnet": "fd00:8:7::/64"}]]}
     info = {"CNIDeviceInfoFile": str(runtime.folder / "devinfo/cni/default-data-crash_net1")}
     asked = conf(device, mac=MAC, vlan=77, spoofchk="off", ipam=ipam, runtimeConfig=info)
-    more: dict[str, dict[str, Any]] = {"kernel": {"mtu": 1400}, "rebound": {"driver": "vfio-pci"}}
+    more: dict[str, dict[str, Any]] = {
+        "kernel": {"mtu": 1400, "txQueueLen": 500},
+        "rebound": {"driver": "vfio-pci"},
+    }
     return asked | more.get(kind, {})
 
 

@@ -165,7 +165,7 @@ def test_pods_that_ask_for_more_vfs_than_there_are_are_not_admitted(vfs: LabVfs,
     stdout, stderr = process.communicate(timeout=120)
     assert process.returncode == 1
     assert (
-        "pod default/pod2: not admitted: container main: resource intel.com/kernel: 1 asked for, 0 free" in stderr
+        "pod default/pod2: not admitted: container main: resource intel.com/kernel: 1 requested, 0 free" in stderr
     )
     assert "has 0000" not in stdout
 

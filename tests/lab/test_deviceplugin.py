@@ -194,14 +194,14 @@ def test_vf_whose_interface_goes_to_a_pod_stays_and_costs_no_look_at_all_devices
         follower.read()
         sh("ip", "link", "set", interface, "netns", netns)
         assert select.select([follower._changes], [], [], PATIENCE)[0]
-        assert not follower._take()
+        assert not follower._drain()
         sh("ip", "-n", netns, "link", "set", interface, "netns", "1")
         assert select.select([follower._changes], [], [], PATIENCE)[0]
-        assert not follower._take()
+        assert not follower._drain()
         assert follower._changes.drain().devices == set()
         with driver(vfs.kernel[0], "vfio-pci"):
             assert select.select([follower._changes], [], [], PATIENCE)[0]
-            assert follower._take()
+            assert follower._drain()
     assert PciDevice(vfs.kernel[1]).netdevs == [interface]
     expect(kubelet, ordinary(vfs))
 

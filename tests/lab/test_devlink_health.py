@@ -150,7 +150,7 @@ def test_vf_is_unhealthy_within_a_second_while_its_pfs_reporter_is_in_error(
     with place.running({"resourceName": "a"}) as plugin:
         wait_health("Unhealthy")  # from the first list on
         assert is_soon(recovers_and_breaks, SOON)
-        figures = {family.name: [labels for labels, _ in family.samples] for family in plugin.figures()}
+        figures = {family.name: [labels for labels, _ in family.samples] for family in plugin.metrics()}
         assert figures["wirespeed_device_unhealthy"] == [("intel.com/a", VF, "devlink")]
         assert figures["wirespeed_devlink_reporter_in_error"] == [(netdevsim.name, "", "dummy")]
         recover(netdevsim)

@@ -254,7 +254,7 @@ class Playing:
 
     def __init__(self, said: dict[str, list[str]], pools: Pools) -> None:
         self.said, self.pools = said, pools
-        self.given = given(said)
+        self.allocated_count = given(said)
 
 
 @pytest.fixture(scope="module")
@@ -291,7 +291,7 @@ def test_each_pod_has_vfs_of_its_own_from_the_pools_that_it_asked(
     playing: Playing, devices: dict[str, list[str]]
 ) -> None:
     of = {vf: name for name, vfs in devices.items() for vf in vfs}
-    assert {name: [of[vf] for vf in vfs] for name, vfs in playing.given.items()} == {
+    assert {name: [of[vf] for vf in vfs] for name, vfs in playing.allocated_count.items()} == {
         "bound": ["mixed"],
         "bound-by-network": ["mixed"],
         "dpdk-a": ["dpdk"],
@@ -300,12 +300,12 @@ def test_each_pod_has_vfs_of_its_own_from_the_pools_that_it_asked(
         "net-b": ["net"],
         "kernel": ["mixed", "mixed"],
     }
-    vfs = [vf for each in playing.given.values() for vf in each]
+    vfs = [vf for each in playing.allocated_count.values() for vf in each]
     assert len(set(vfs)) == len(vfs)
 
 
 def test_vfs_of_one_mixed_pool_have_the_driver_that_their_pod_wants(playing: Playing) -> None:
-    drivers = {name: {PciDevice(vf).driver for vf in vfs} for name, vfs in playing.given.items()}
+    drivers = {name: {PciDevice(vf).driver for vf in vfs} for name, vfs in playing.allocated_count.items()}
     kernel, dpdk = ("net-a", "net-b", "kernel"), ("bound", "bound-by-network", "dpdk-a", "dpdk-b")
     assert drivers == {**{name: {"igbvf"} for name in kernel}, **{name: {"vfio-pci"} for name in dpdk}}
     assert "vfio" not in playing.said["kernel"]
@@ -333,7 +333,7 @@ def test_link_of_a_pf_is_the_health_of_its_vfs_alone(
 
 
 def test_vf_that_is_unbound_and_bound_again_is_seen_live(playing: Playing, devices: dict[str, list[str]]) -> None:
-    taken = {vf for vfs in playing.given.values() for vf in vfs}
+    taken = {vf for vfs in playing.allocated_count.values() for vf in vfs}
     for vfs in devices.values():
         free = PciDevice(next(vf for vf in vfs if vf not in taken))
         driver, names = free.driver, free.netdevs

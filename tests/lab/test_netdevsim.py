@@ -16,12 +16,12 @@ import pytest
 
 from tests.fakesysfs import FakeSysfs
 from tests.lab.conftest import Netdevsim, sh
-from wirespeed.cni.errors import CniError, Code
 from wirespeed.devices import settings, snapshot
 from wirespeed.devices.pci import PciDevice
 from wirespeed.devices.restore import drift, restore
 from wirespeed.devices.snapshot import Snapshot
 from wirespeed.devices.vf import find
+from wirespeed.errors import Error, Kind
 from wirespeed.kernel.netlink.rtnl import Rtnl
 from wirespeed.kernel.netlink.vf import ETH_P_8021AD, LINK_STATES, VfSettings
 from wirespeed.kernel.netns import Identity
@@ -140,17 +140,17 @@ def test_only_what_is_asked_for_is_changed(card: Card) -> None:
 @pytest.mark.parametrize(
     ("asked", "named"),
     [
-        (replace(WANTED, min_tx_rate=2000), '"min_tx_rate", "max_tx_rate"'),  # above max_tx_rate
-        (replace(WANTED, mac="03:00:00:00:00:aa"), '"mac"'),  # multicast
-        (replace(WANTED, vlan_qos=9), '"vlan", "vlanQoS", "vlanProto"'),
+        (replace(WANTED, min_tx_rate=2000), '"min_tx_rate": it and "max_tx_rate"'),  # above max_tx_rate
+        (replace(WANTED, mac="03:00:00:00:00:aa"), '"mac": it'),  # multicast
+        (replace(WANTED, vlan_qos=9), '"vlan": it and "vlanQoS", "vlanProto"'),
     ],
 )
 def test_what_is_refused_is_named_and_what_was_taken_is_put_back(card: Card, asked: VfSettings, named: str) -> None:
     everything = card.shown()
     vf = find(card.host, card.vf)
-    with pytest.raises(CniError, match=f"key {named}: the driver of the PF refuses it") as told:
+    with pytest.raises(Error, match=f"key {named} cannot be set: the driver of the PF refuses it") as told:
         settings.apply(card.host, vf, asked)
-    assert told.value.code == Code.DEVICE
+    assert told.value.kind == Kind.DEVICE
     put_back(card, snapshot.take(vf))
     assert card.shown() == everything
 
@@ -163,7 +163,7 @@ def test_rates_are_refused_in_switchdev_mode_and_the_rest_is_taken(
     monkeypatch.undo()
     everything = card.shown()
     vf = find(card.host, card.vf)
-    with pytest.raises(CniError, match='key "min_tx_rate", "max_tx_rate": the driver of the PF refuses it'):
+    with pytest.raises(Error, match='key "min_tx_rate": it and "max_tx_rate" cannot be set: the driver'):
         settings.apply(card.host, vf, WANTED)
     put_back(card, snapshot.take(vf))
     assert card.shown() == everything
@@ -222,8 +222,8 @@ def test_plan_changes_the_mode_of_the_eswitch(netdevsim: Netdevsim, device: PciD
 def test_mode_is_taken_back_when_a_later_step_fails(netdevsim: Netdevsim, device: PciDevice) -> None:
     modes = []
     made = plan.make({device.address: Wanted(num_vfs=2, eswitch="switchdev")}, [pf_of(device)])
-    failed = "sriov_numvfs: 0 VFs are there after 2 was written; what was done before it is taken back"
-    with pytest.raises(CniError, match=failed):
+    failed = "sriov_numvfs: expected 2 VFs after it was written, got 0; the changes before it were undone"
+    with pytest.raises(Error, match=failed):
         plan.carry_out(made, NodeConfig(), lambda _number, _step: modes.append(devlink_mode(netdevsim)))
     assert modes == ["legacy", "switchdev"]  # the mode before each of the two steps
     assert devlink_mode(netdevsim) == "legacy"

@@ -275,7 +275,7 @@ def test_a_pf_without_an_interface_on_the_host_gives_its_vfs_without_settings(
         try:
             refused = agent.add("blind", asked | {"vlan": 9}, netns)
             assert refused.body["code"] == Code.DEVICE
-            assert 'key "vlan", "vlanQoS", "vlanProto" cannot be set: PF' in refused.body["msg"]
+            assert 'key "vlan": it and "vlanQoS", "vlanProto" cannot be set: PF' in refused.body["msg"]
             assert "has no network interface on the host" in refused.body["msg"]
             added = agent.add("blind", asked, netns)
             assert added.body["interfaces"] == [{"name": "net1", "sandbox": netns, "pciID": device}]

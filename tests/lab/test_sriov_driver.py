@@ -126,8 +126,8 @@ def test_a_vf_without_a_driver_gets_one_and_is_without_again(
 @pytest.mark.parametrize(
     ("driver", "told"),
     [
-        ("mlx5_vfio_pci", "driver mlx5_vfio_pci is not there"),
-        ("pci-stub", "driver pci-stub, no network interface on the host"),
+        ("mlx5_vfio_pci", "there is no driver mlx5_vfio_pci"),
+        ("pci-stub", "it has driver pci-stub and no network interface on the host"),
     ],
 )
 def test_a_driver_that_does_not_serve_is_refused_and_all_is_put_back(
@@ -144,6 +144,7 @@ def test_a_driver_that_does_not_serve_is_refused_and_all_is_put_back(
     "keys",
     [
         {"mtu": 1400},
+        {"txQueueLen": 500},
         {"promisc": "on", "trust": "on"},
         {"queues": 2},
         {"rss": {"queues": 2}},
@@ -156,7 +157,7 @@ def test_what_a_netdev_alone_has_is_refused_on_vfio_and_all_is_put_back(
     everything = state_of_everything()
     refused = agent.add("wrong", conf(vfs.kernel[0], driver="vfio-pci", **keys), namespaces())
     assert refused.body["code"] == Code.INVALID_CONFIG
-    assert f'key "{next(iter(keys))}"' in refused.body["msg"]
+    assert f'key "{next(iter(keys))}' in refused.body["msg"]
     assert differences(everything, state_of_everything()) == []
 
 
@@ -336,11 +337,31 @@ def test_a_trusted_vf_is_promiscuous_in_its_pod(agent: Runtime, vfs: LabVfs, nam
     assert agent.delete("promisc", asked, netns).code == 0
 
 
+def test_a_vfs_transmit_queue_is_as_long_as_asked_for_in_its_pod(
+    agent: Runtime, vfs: LabVfs, namespaces: Namespaces
+) -> None:
+    everything, netns = state_of_everything(), namespaces()
+    asked = conf(vfs.kernel[0], txQueueLen=500)
+    added = agent.add("queue", asked, netns)
+    assert added.code == 0, added.body
+    link = link_in(netns, "net1")
+    assert link is not None
+    assert link["txqlen"] == 500
+    asked["prevResult"] = added.body
+    assert agent.call("CHECK", "queue", asked, netns=netns).body == {}
+    in_namespace(netns, "ip", "link", "set", "net1", "txqueuelen", "77")
+    found = agent.call("CHECK", "queue", asked, netns=netns)
+    assert found.body["code"] == Code.DRIFT
+    assert "txQueueLen of net1 is 77, expected 500" in found.body["msg"]
+    assert agent.delete("queue", asked, netns).code == 0
+    assert differences(everything, state_of_everything()) == []
+
+
 @pytest.mark.parametrize(
     ("keys", "told"),
     [
-        ({"queues": 2}, 'key "queues": its driver lets nobody set how many'),
-        ({"rss": {"queues": 2}}, 'key "rss": its driver lets nobody set how it spreads'),
+        ({"queues": 2}, 'key "queues": its driver cannot change the number'),
+        ({"rss": {"queues": 2}}, 'key "rss": its driver cannot change how'),
     ],
 )
 def test_queues_of_a_driver_that_tells_none_are_refused(

@@ -64,7 +64,7 @@ def test_a_taken_interface_name_is_refused_and_left_alone(
     before, everything = link_in(netns, "net1"), state_of_everything()
     refused = agent.add("taken", conf(vfs.kernel[0], mac=MAC, vlan=5), netns)
     assert (refused.code, refused.body["code"]) == (1, Code.INTERFACE)
-    assert f"network namespace {netns} has an interface net1 already" in refused.body["msg"]
+    assert f"network namespace {netns} already has an interface net1" in refused.body["msg"]
     assert link_in(netns, "net1") == before
     assert state_of_everything() == everything
 
@@ -72,9 +72,9 @@ def test_a_taken_interface_name_is_refused_and_left_alone(
 @pytest.mark.parametrize(
     ("keys", "named"),
     [
-        ({"link_state": "disable"}, '"link_state"'),
-        ({"max_tx_rate": 100}, '"max_tx_rate"'),
-        ({"vlanProto": "802.1ad"}, '"vlan", "vlanProto"'),
+        ({"link_state": "disable"}, '"link_state": it'),
+        ({"max_tx_rate": 100}, '"max_tx_rate": it'),
+        ({"vlanProto": "802.1ad"}, '"vlan": it and "vlanProto"'),
     ],
 )
 @pytest.mark.parametrize("kind", ["kernel", "vfio"])
@@ -89,7 +89,7 @@ def test_a_setting_that_the_driver_refuses_is_named_and_all_is_put_back(
         asked = conf(device, mac=MAC, vlan=5, spoofchk="off", trust="on", **keys)
         refused = agent.add("refused", asked, namespaces())
         assert (refused.code, refused.body["code"]) == (1, Code.DEVICE)
-        assert f"key {named}: the driver of the PF refuses it" in refused.body["msg"]
+        assert f"key {named} cannot be set: the driver of the PF refuses it" in refused.body["msg"]
         assert state_of_everything() == everything
 
 
@@ -97,7 +97,7 @@ def test_a_pf_is_no_vf(agent: Runtime, namespaces: Namespaces) -> None:
     pf = Path("/sys/class/net/ens1/device").resolve().name
     refused = agent.add("pf", conf(pf), namespaces())
     assert refused.body["code"] == Code.DEVICE
-    assert "expected an SR-IOV virtual function" in refused.body["msg"]
+    assert "it is not an SR-IOV virtual function" in refused.body["msg"]
 
 
 def test_an_mtu_that_the_driver_refuses_is_named_and_all_is_put_back(
@@ -120,7 +120,7 @@ def test_an_mtu_for_a_vf_without_a_netdev_is_refused(agent: Runtime, vfs: LabVfs
 def test_dhcp_for_a_vf_without_a_netdev_is_refused(agent: Runtime, vfs: LabVfs, namespaces: Namespaces) -> None:
     refused = agent.add("dpdk", conf(vfs.vfio[0], ipam={"type": "dhcp"}), namespaces())
     assert refused.body["code"] == Code.INVALID_CONFIG
-    assert 'key "ipam"' in refused.body["msg"]
+    assert 'key "ipam.type"' in refused.body["msg"]
 
 
 @pytest.mark.parametrize("driver", ["", "pci-stub"])
@@ -139,7 +139,7 @@ def test_a_vf_that_no_known_driver_drives_is_refused(
     try:
         refused = agent.add("stub", conf(device, vlan=5), namespaces())
         assert refused.body["code"] == Code.DEVICE
-        assert f"driver {driver or 'none'}, no network interface on the host" in refused.body["msg"]
+        assert f"it has driver {driver or 'none'} and no network interface on the host" in refused.body["msg"]
     finally:
         bind(device, "igbvf")
 

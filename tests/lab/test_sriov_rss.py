@@ -27,7 +27,7 @@ from tests.lab.conftest import (
 from tests.lab.test_crash import count_instants, delete_ends_clean, forked_agent
 from wirespeed.cni.errors import Code
 from wirespeed.kernel import ethtool, netns
-from wirespeed.kernel.ethtool import Queues, Spread
+from wirespeed.kernel.ethtool import Queues, RssConfig
 
 pytestmark = pytest.mark.usefixtures("unchanged", "ready_to_fork")
 
@@ -55,20 +55,20 @@ def agent(apart: Runtime) -> Iterator[Runtime]:
         yield apart
 
 
-def in_pod(path: str) -> Spread:
+def in_pod(path: str) -> RssConfig:
     with netns.opened(path) as ns:
-        found = netns.inside(ns.fd, lambda: ethtool.spread("net1"))
+        found = netns.inside(ns.fd, lambda: ethtool.read_rss("net1"))
     assert found is not None
     return found
 
 
-def made_by_ethtool(*arguments: str) -> Spread:
+def made_by_ethtool(*arguments: str) -> RssConfig:
     """The settings that `ethtool -X` makes of its arguments. The earlier ones are restored."""
-    before = ethtool.spread(NAME)
+    before = ethtool.read_rss(NAME)
     assert before is not None
     sh("ethtool", "-X", NAME, *arguments)
-    made = ethtool.spread(NAME)
-    ethtool.set_spread(NAME, table=before.table)
+    made = ethtool.read_rss(NAME)
+    ethtool.set_rss(NAME, table=before.table)
     assert made is not None
     assert made != before
     return made
@@ -96,7 +96,7 @@ def test_what_the_pod_receives_is_spread_as_ethtool_spreads_it(
     assert agent.call("CHECK", "spread", config, netns=path).body == {}
     in_namespace(path, "ethtool", "-X", "net1", "equal", "1")
     drifted = agent.call("CHECK", "spread", config, netns=path).body["msg"]
-    assert f"rss.{next(iter(asked))} of net1: {sum(expected.table)} of 128 places are not so" in drifted
+    assert f"rss.{next(iter(asked))} of net1: {sum(expected.table)} of 128 places of the table differ" in drifted
     if netns_first:
         sh("ip", "netns", "del", Path(path).name)
     assert agent.delete("spread", config, path).code == 0
@@ -105,10 +105,10 @@ def test_what_the_pod_receives_is_spread_as_ethtool_spreads_it(
 def test_fewer_queues_than_an_administrator_spreads_to_and_both_back(
     agent: Runtime, namespaces: Namespaces
 ) -> None:
-    before = ethtool.spread(NAME)
+    before = ethtool.read_rss(NAME)
     assert before is not None
     sh("ethtool", "-X", NAME, "weight", "1", "6")
-    set_by_hand = ethtool.spread(NAME)
+    set_by_hand = ethtool.read_rss(NAME)
     try:
         path = namespaces()
         added = agent.add("fewer", conf(DEVICE, queues=1, rss={"queues": 1}), path)
@@ -116,13 +116,13 @@ def test_fewer_queues_than_an_administrator_spreads_to_and_both_back(
         assert set(in_pod(path).table) == {0}
         assert agent.delete("fewer", conf(DEVICE), path).code == 0
         assert ethtool.queues(NAME) == Queues(2, 2)
-        assert ethtool.spread(NAME) == set_by_hand
+        assert ethtool.read_rss(NAME) == set_by_hand
     finally:
-        ethtool.set_spread(NAME, table=before.table)
+        ethtool.set_rss(NAME, table=before.table)
 
 
 def test_the_table_of_nobody_in_particular_follows_the_queues_again(agent: Runtime, namespaces: Namespaces) -> None:
-    before = ethtool.spread(NAME)
+    before = ethtool.read_rss(NAME)
     assert before is not None
     sh("ethtool", "-X", NAME, "default")
     try:
@@ -132,17 +132,20 @@ def test_the_table_of_nobody_in_particular_follows_the_queues_again(agent: Runti
         ethtool.set_queues(NAME, 1)  # refused while a user-defined table is set
         ethtool.set_queues(NAME, 2)
     finally:
-        ethtool.set_spread(NAME, table=before.table)
+        ethtool.set_rss(NAME, table=before.table)
 
 
 @pytest.mark.parametrize(
     ("asked", "told"),
     [
-        ({"queues": 3}, 'key "rss.queues": expected at most 2 queues, which it has'),
-        ({"weights": [1, 1, 1]}, 'key "rss.weights": expected at most 2 queues, which it has'),
-        ({"weights": [100, 100]}, 'key "rss.weights": expected a sum of at most 128, the size of its table'),
+        ({"queues": 3}, 'key "rss.queues": expected at most 2 queues, as many as it has'),
+        ({"weights": [1, 1, 1]}, 'key "rss.weights": expected at most 2 queues, as many as it has'),
+        (
+            {"weights": [100, 100]},
+            'key "rss.weights": expected a sum of at most 128, the size of its indirection table',
+        ),
         ({"weights": [0, 1], "hash": "xor"}, 'key "rss.hash": Operation not supported'),
-        ({"key": "00:11"}, 'key "rss.key": expected 0 bytes, as long as its key is'),
+        ({"key": "00:11"}, 'key "rss.key": expected 0 bytes, the length of its driver\'s key'),
     ],
     ids=str,
 )

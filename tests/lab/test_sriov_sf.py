@@ -55,7 +55,7 @@ def agent(runtime: Runtime) -> Iterator[Runtime]:
 def wanted(runtime: Runtime) -> dict[str, Any]:
     """A configuration that changes everything that can be changed."""
     info = {"CNIDeviceInfoFile": str(runtime.folder / "devinfo/cni/default-data-crash_net1")}
-    return conf(NAME, mac=MAC, mtu=1400, promisc="on", ipam=host_local(), runtimeConfig=info)
+    return conf(NAME, mac=MAC, mtu=1400, txQueueLen=500, promisc="on", ipam=host_local(), runtimeConfig=info)
 
 
 def test_a_scalable_function_goes_into_its_pod_and_comes_back(
@@ -67,7 +67,7 @@ def test_a_scalable_function_goes_into_its_pod_and_comes_back(
     assert added.body["interfaces"] == [{"name": "net1", "sandbox": netns, "mac": MAC, "mtu": 1400}]
     link = link_in(netns, "net1")
     assert link is not None
-    assert (link["parentdev"], link["parentbus"], link["mtu"]) == (NAME, "auxiliary", 1400)
+    assert (link["parentdev"], link["parentbus"], link["mtu"], link["txqlen"]) == (NAME, "auxiliary", 1400, 500)
     assert {"UP", "PROMISC"} <= set(link["flags"])
     assert left_behind(agent) != []  # the lease; device-info files are only written for PCI devices
     assert not Path(asked["runtimeConfig"]["CNIDeviceInfoFile"]).exists()
@@ -110,10 +110,10 @@ def test_a_late_del_leaves_the_new_owners_function_alone(
 
 def test_what_only_a_vf_has_is_refused(agent: Runtime, namespaces: Namespaces, function: Function) -> None:
     refused = agent.add("refused", conf(NAME, vlan=5), namespaces())
-    assert 'key "vlan": a scalable function has none' in refused.body["msg"]
+    assert 'key "vlan": it has no effect on a scalable function' in refused.body["msg"]
     queues = agent.add("refused", conf(NAME, queues=2), namespaces())
     assert f"scalable function {NAME} (scalable function 88 of PF " in queues.body["msg"]
-    assert 'key "queues": its driver lets nobody set how many' in queues.body["msg"]
+    assert 'key "queues": its driver cannot change the number' in queues.body["msg"]
     assert function.state() == function.before
 
 

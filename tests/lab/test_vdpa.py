@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from tests.lab.conftest import sh
-from wirespeed.cni.errors import CniError, Code
-from wirespeed.devices.vdpa import VdpaDevice
+from wirespeed.devices.vdpa import VdpaDevice, devices
 from wirespeed.devices.vfio import users
+from wirespeed.errors import Error, Kind
 from wirespeed.provision import vdpa
 
 MAKER, NAME = "vdpasim_net", "vdpa:test"
@@ -28,9 +28,9 @@ def _simulator() -> Iterator[None]:
 def test_a_vdpa_device_is_made_on_the_driver_of_its_type(kind: str) -> None:
     for driver in ("virtio_vdpa", "vhost_vdpa"):  # both are loaded: the kernel binds a new device to the first
         sh("modprobe", driver)
-    vdpa.make(MAKER, NAME, kind)
+    vdpa.create(MAKER, NAME, kind)
     made = VdpaDevice(NAME)
-    assert (list(vdpa.of_devices().values()), made.kind) == ([made], kind)
+    assert (devices(), made.kind) == ([made], kind)
     assert (made.virtio is not None, Path(made.node).is_char_device()) == (kind == "virtio", kind == "vhost")
     vdpa.delete(NAME)
     assert not made.exists
@@ -38,7 +38,7 @@ def test_a_vdpa_device_is_made_on_the_driver_of_its_type(kind: str) -> None:
 
 
 def test_who_has_a_vdpa_device_open_is_told() -> None:
-    vdpa.make(MAKER, NAME, "vhost")
+    vdpa.create(MAKER, NAME, "vhost")
     node = VdpaDevice(NAME).node
     with Path(node).open("rb") as opened:
         user = subprocess.Popen(["sleep", "60"], stdin=opened)
@@ -50,7 +50,7 @@ def test_who_has_a_vdpa_device_open_is_told() -> None:
 
 
 def test_a_device_that_cannot_be_made_is_told_with_its_maker() -> None:
-    with pytest.raises(CniError, match=rf"vdpa device {NAME} of pci/0000:01:10.0: No such device") as refused:
-        vdpa.make("pci/0000:01:10.0", NAME, "vhost")
-    assert refused.value.code == Code.DEVICE
+    with pytest.raises(Error, match=rf"vdpa device {NAME} of pci/0000:01:10.0: No such device") as refused:
+        vdpa.create("pci/0000:01:10.0", NAME, "vhost")
+    assert refused.value.kind == Kind.DEVICE
     assert not VdpaDevice(NAME).exists

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tests.lab.conftest import LabVfs, Runtime, conf, host_local, in_namespace
 from wirespeed.agent import sources
+from wirespeed.observe.attached import Attached, PodInterface
 from wirespeed.state.journal import Journal
 
 Namespaces = Callable[[], str]
@@ -14,13 +15,16 @@ Namespaces = Callable[[], str]
 
 def counted(runtime: Runtime, address: str) -> dict[str, float]:
     """The VF's counters by name, from samples with the pod's labels."""
-    owners = {address: ("default", "counted")}
     journal = Journal(runtime.folder / "state.db")
     claims = {claim.device: claim for claim in journal.claims()}
     journal.close()
+    pods = {
+        (claim.container, claim.ifname): PodInterface(namespace="default", pod="counted")
+        for claim in claims.values()
+    }
     return {
         family.name: value
-        for family in sources.vfs(Path("/sys"), owners, claims)
+        for family in sources.vfs(Path("/sys"), Attached(claims, by_interface=pods))
         for labels, value in family.samples
         if labels[2] == address and labels[-2:] == ("default", "counted") and family.kind == "counter"
     }

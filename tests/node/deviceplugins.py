@@ -57,6 +57,25 @@ class Recorder(Kubelet):
         self.wait_until(lambda: self.ids(resource) == ids, PATIENCE, f"{ids} of {resource}")
 
 
+@contextlib.contextmanager
+def pool_of_vfs(folder: Path) -> Iterator[tuple[Kubelet, FakeSysfs, dict[str, str]]]:
+    """A kubelet, a PF with four VFs that the pool intel.com/vfs selects, and the agent's keys for both."""
+    sysfs = FakeSysfs(folder / "sys")
+    sysfs.pf(PF, name="ens1f0", vfs=4)
+    pools = folder / "pools.json"
+    pools.write_text(json.dumps({"resourceList": [{"resourceName": "vfs", "selectors": {"pfNames": ["ens1f0"]}}]}))
+    kubelet = Kubelet(folder / "kubelet")
+    kubelet.start()
+    try:
+        yield (
+            kubelet,
+            sysfs,
+            {"kubelet": str(folder / "kubelet"), "sysfs": str(sysfs.root), "devicePlugin": str(pools)},
+        )
+    finally:
+        kubelet.stop()
+
+
 @dataclass
 class Place:
     """A node's directories, a kubelet, and the device plugins that run on the node."""

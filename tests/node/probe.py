@@ -11,7 +11,7 @@ import os
 import socket
 from pathlib import Path
 
-from wirespeed.cni.errors import CniError
+from wirespeed.cni.errors import PluginError
 from wirespeed.cni.plugin import Plugin, Result
 from wirespeed.cni.request import Request
 from wirespeed.node import Node
@@ -37,7 +37,7 @@ def _call(request: Request) -> None:
         Path(config["gate"]).read_bytes()
     _tell(config.get("events"), "end", request)
     if "fail" in config:
-        raise CniError(config["fail"], "the probe was told to fail")
+        raise PluginError(config["fail"], "the probe was told to fail")
 
 
 def _tell(path: str | None, what: str, request: Request) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 import resource
 import signal
 import socket
@@ -101,7 +102,7 @@ def test_success_is_logged_in_one_line(agent_process: StartAgent, probe: StartPr
     agent = agent_process()
     assert probe(agent, "CHECK").answer() == DONE
     line = agent.wait_log(" INFO served ")
-    assert " verb=CHECK plugin=probe container=c1 ifname=net1 ms=" in line
+    assert re.search(" verb=CHECK plugin=probe container=c1 ifname=net1 trace=[0-9a-f]{32} ms=", line)
     assert line.endswith(" code=0\n")
 
 
@@ -110,14 +111,14 @@ def test_name_that_is_no_plugins_is_refused_with_the_known_ones(
 ) -> None:
     status, body = probe(agent_process(), "ADD", name="nobody").answer()
     assert (status, body["code"]) == (1, Code.INVALID_CONFIG)
-    assert body["msg"].startswith("plugin 'nobody' is not known: expected one of broken, inner, meta, ")
+    assert body["msg"].startswith("unknown plugin; expected one of broken, inner, meta, ")
 
 
 def test_plugin_that_cannot_be_made_is_logged_at_start_and_the_others_are_served(
     agent_process: StartAgent, probe: StartProbe
 ) -> None:
     agent = agent_process()
-    agent.wait_log("ERROR plugin broken cannot be made", "RuntimeError: this plugin cannot be made")
+    agent.wait_log("ERROR plugin broken cannot be created", "RuntimeError: this plugin cannot be made")
     status, body = probe(agent, "ADD", name="broken").answer()
     assert (status, body["code"]) == (1, Code.INTERNAL)
     assert body["msg"] == "ADD: RuntimeError: this plugin cannot be made"
@@ -135,7 +136,7 @@ def test_calls_of_a_container_run_one_after_another_as_they_came(
     assert events.next() == "begin ADD c1"
     for verb in ("DEL", "CHECK", "DEL"):
         calls.append(probe(agent, verb))
-        agent.wait_log("waits for its turn", f"verb={verb}")
+        agent.wait_log("queued", f"verb={verb}")
     held.open()
     assert [call.answer().status for call in calls] == [0, 0, 0, 0]
     told = [events.next() for _ in range(7)]
@@ -174,9 +175,9 @@ def test_gc_runs_beside_no_call_of_a_container(
     calls = [probe(agent, "ADD", "c1", gate=held)]
     assert events.next() == "begin ADD c1"
     calls.append(probe(agent, "GC", "", gate=collecting))
-    agent.wait_log("waits for its turn", "verb=GC")
+    agent.wait_log("queued", "verb=GC")
     calls.append(probe(agent, "ADD", "c2"))
-    agent.wait_log("waits for its turn", "verb=ADD")
+    agent.wait_log("queued", "verb=ADD")
     held.open()
     assert [events.next() for _ in range(2)] == ["end ADD c1", "begin GC"]
     assert probe(agent, "STATUS", "").answer() == DONE
@@ -193,7 +194,7 @@ def test_no_more_calls_run_at_once_than_there_are_workers(
     first = probe(agent, "ADD", "c1", gate=held)
     assert events.next() == "begin ADD c1"
     second = probe(agent, "ADD", "c2")
-    agent.wait_log("waits for its turn", "container=c2")
+    agent.wait_log("queued", "container=c2")
     held.open()
     assert [events.next() for _ in range(2)] == ["end ADD c1", "begin ADD c2"]
     assert (first.answer().status, second.answer().status) == (0, 0)
@@ -207,7 +208,7 @@ def test_call_whose_deadline_passes_while_it_waits_is_not_run(
     assert events.next() == "begin ADD c1"
     status, body = probe(agent, "DEL", cniVersion="0.4.0").answer()
     assert (status, body["code"], body["cniVersion"]) == (1, Code.TRY_AGAIN_LATER, "0.4.0")
-    assert body["msg"] == "DEL: calls before it took the 2 s that container c1 has"
+    assert body["msg"] == "DEL: container c1 waited 2 s for calls before it"
     held.open()
     assert first.answer().status == 0
     assert probe(agent, "CHECK").answer() == DONE
@@ -221,10 +222,10 @@ def test_call_whose_caller_is_gone_before_its_turn_is_not_run(
     first = probe(agent, "ADD", gate=held)
     assert events.next() == "begin ADD c1"
     second = probe(agent, "ADD", ifname="gone")
-    agent.wait_log("waits for its turn")
+    agent.wait_log("queued")
     second.process.kill()
     second.process.communicate()
-    agent.wait_log("its caller left while it waited")
+    agent.wait_log("its caller left while it was queued")
     held.open()
     assert first.answer().status == 0
     assert probe(agent, "CHECK").answer() == DONE
@@ -273,7 +274,7 @@ def test_other_users_are_refused_even_if_they_can_connect(open_agent: Agent, shi
     open_agent.socket.chmod(0o666)
     status, body = Call(shim, open_agent.environ("DEL"), PROBE_CONFIG, before=NOBODY).answer()
     assert (status, body["code"]) == (1, Code.POLICY)
-    assert body["msg"] == "the agent serves root, not user 65534"
+    assert body["msg"] == "only root may call the agent, not user 65534"
     assert Call(shim, open_agent.environ("DEL"), PROBE_CONFIG).answer() == DONE
 
 
@@ -292,7 +293,7 @@ def framed(payload: bytes) -> bytes:
         (framed(b""), "the end of the variables is missing"),
         (framed(b"probe\0PATH=/bin\0\0{}"), "expected a variable CNI_*=VALUE, got 'PATH=/bin'"),
         (framed(b"probe\0CNI_COMMAND\0\0{}"), "expected a variable CNI_*=VALUE, got 'CNI_COMMAND'"),
-        (framed(b"probe\0\0{}") + b"more", "expected 17 bytes, got more"),
+        (framed(b"probe\0\0{}") + b"more", "more data follows it; expected 17 bytes"),
     ],
 )
 def test_what_is_no_call_is_refused_and_the_next_call_served(
@@ -318,7 +319,7 @@ def test_caller_that_leaves_within_its_call_is_let_go(agent_process: StartAgent,
     with socket.socket(socket.AF_UNIX) as caller:
         caller.connect(str(agent.socket))
         caller.sendall(b"WSP1\0\0")
-    agent.wait_log("a caller left before its call was whole")
+    agent.wait_log("a caller closed its connection before its call was complete")
     assert probe(agent, "DEL").answer() == DONE
     until(lambda: descriptors(agent) == before, "without the caller's connection")
 
@@ -366,7 +367,7 @@ def test_folder_in_which_others_may_replace_the_socket_is_refused(
     [
         ({"workers": 0}, 'key "workers": expected an integer from 1 to 1024, got 0'),
         ({"deadline": -1}, 'key "deadline": expected a number greater than 0 and of at most 3600, got -1'),
-        ({"sockets": "/x"}, 'unknown key "sockets"; nearest known key: "socket"'),
+        ({"sockets": "/x"}, 'unknown key "sockets"; did you mean "socket"?'),
         ({"state": "/proc/nowhere/state.db"}, "journal /proc/nowhere/state.db: "),
         ({"socket": "/proc/nowhere/agent.sock"}, "socket /proc/nowhere/agent.sock: No such file or directory"),
         ({"socket": "/tmp/" + "x" * 200 + "/agent.sock"}, "AF_UNIX path too long"),
@@ -414,7 +415,7 @@ def test_waiting_call_is_served_by_the_agent_that_follows(
     running = probe(first, "ADD", gate=held)
     assert events.next() == "begin ADD c1"
     waiting = probe(first, "DEL")
-    first.wait_log("waits for its turn", "verb=DEL")
+    first.wait_log("queued", "verb=DEL")
     first.process.send_signal(signal.SIGTERM)
     first.wait_log("handed to the next agent", "verb=DEL")
     held.open()
@@ -446,7 +447,7 @@ def test_call_that_never_ends_does_not_keep_the_agent(
     running = probe(agent, "ADD", gate=gate())
     assert events.next() == "begin ADD c1"
     assert agent.stop() == 1
-    agent.wait_log("calls that run do not end")
+    agent.wait_log("running calls did not end in time")
     assert running.answer().body["code"] == Code.TRY_AGAIN_LATER
 
 
@@ -490,6 +491,7 @@ def test_agent_without_descriptors_left_serves_when_there_are_some_again(
 ) -> None:
     agent = agent_process()
     assert probe(agent, "DEL").answer() == DONE
+    agent.wait_log(" INFO served ")  # the call has no descriptor left
     _, most = resource.prlimit(agent.process.pid, resource.RLIMIT_NOFILE)
     used = max(fd for fd, _ in descriptors(agent)) + 1
     resource.prlimit(agent.process.pid, resource.RLIMIT_NOFILE, (used + 2, most))

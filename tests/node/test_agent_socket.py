@@ -23,7 +23,7 @@ from wirespeed.agent import frame
 
 __all__ = ["events", "gate", "probe"]
 
-ANEW = "was removed or replaced by another program: it is made anew"
+ANEW = "was removed or replaced by another program: recreated"
 
 
 @contextmanager
@@ -179,7 +179,7 @@ def test_agent_whose_folder_is_not_to_be_reached_any_more_ends(agent_process: St
     agent = agent_process(socket=str(folder / "agent.sock"))
     subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=0700", "none", folder], check=True)
     try:
-        agent.wait_log("ERROR", "its folder is not on the filesystem where it was: this agent ends")
+        agent.wait_log("ERROR", "its folder is now on another filesystem: this agent ends")
         assert agent.process.wait(PATIENCE) == 1
     finally:
         subprocess.run(["umount", folder], check=True)
@@ -191,7 +191,7 @@ def test_folder_that_cannot_be_used_is_told_once_and_tried_on(agent_process: Sta
     with stopped(agent.process):
         folder.rename(folder.with_name("elsewhere"))
         folder.write_text("no folder")
-    agent.wait_log("ERROR", f"socket {agent.socket}: ", "nobody can call the agent; trying on")
+    agent.wait_log("ERROR", f"socket {agent.socket}: ", "the agent cannot be called, and tries again")
     folder.unlink()
     assert probe(agent, "DEL").answer() == DONE
-    assert sum("nobody can call the agent" in line for line in agent.log) == 1
+    assert sum("the agent cannot be called" in line for line in agent.log) == 1

@@ -16,7 +16,7 @@ import pytest
 from tests.node.calling import DONE, until
 from tests.node.conftest import PATIENCE, Agent
 from tests.node.pods import World
-from wirespeed.agent import notices
+from wirespeed.agent import changes
 from wirespeed.agent.autoconf import Autoconf
 from wirespeed.cni.errors import Code
 from wirespeed.node import AutoconfConfig, NodeConfig
@@ -172,10 +172,10 @@ def test_file_that_somebody_removes_or_changes_is_restored(start: StartAgent, ru
     agent.wait_log(WRITTEN)
     good = runtime.ours.read_bytes()
     runtime.ours.unlink()
-    agent.wait_log("somebody else changed or removed it", str(runtime.ours))
+    agent.wait_log("another program changed or removed it", str(runtime.ours))
     assert runtime.ours.read_bytes() == good
     runtime.ours.write_text("")
-    agent.wait_log("somebody else changed or removed it")
+    agent.wait_log("another program changed or removed it")
     assert runtime.ours.read_bytes() == good
 
 
@@ -194,13 +194,13 @@ def test_nothing_is_written_before_the_primary_says_that_it_is_ready(
     indicator = tmp_path / "run/flannel/subnet.env"
     runtime.put()
     agent = start(indicator=indicator)
-    agent.wait_log(f"has not made the file {indicator} yet; none is written")
+    agent.wait_log(f"has not created the file {indicator} yet; none is written")
     assert not runtime.ours.exists()
     indicator.parent.mkdir(parents=True)
     indicator.touch()
     agent.wait_log(WRITTEN)
     indicator.unlink()
-    agent.wait_log(f"has not made the file {indicator} yet; {runtime.ours} stays")
+    agent.wait_log(f"has not created the file {indicator} yet; {runtime.ours} stays")
     assert runtime.ours.exists()
 
 
@@ -232,14 +232,14 @@ def test_status_says_at_once_that_the_primary_is_no_more_ready(world: World) -> 
     world.restart(readinessIndicatorFile=str(indicator))
     answer = world.runtime("STATUS")
     assert (answer.status, answer.body["code"]) == (1, Code.UNAVAILABLE)
-    assert f"has not made the file {indicator} yet" in answer.body["msg"]
+    assert f"has not created the file {indicator} yet" in answer.body["msg"]
     indicator.touch()
     assert world.runtime("STATUS") == DONE
 
 
 def test_file_that_the_runtime_would_not_take_is_warned_of(start: StartAgent, runtime: Runtime) -> None:
     runtime.put(name="00-cilium.conflist")
-    start().wait_log("00-wirespeed.conflist comes after", "00-cilium.conflist by name: the runtime takes that one")
+    start().wait_log("00-wirespeed.conflist comes after", "00-cilium.conflist by name: the runtime uses the latter")
 
 
 def test_reader_never_finds_half_a_file(start: StartAgent, runtime: Runtime) -> None:
@@ -270,7 +270,7 @@ def test_bad_configuration_ends_the_agent_with_what_was_expected(
     agent_process: StartAgent, runtime: Runtime
 ) -> None:
     agent = agent_process(ready=False, autoconf={"cniConfigDir": "net.d"})
-    agent.wait_log('autoconf: key "cniConfigDir": expected an absolute path')
+    agent.wait_log('key "autoconf.cniConfigDir": expected an absolute path')
     assert agent.process.wait(PATIENCE) == 1
 
 
@@ -281,7 +281,7 @@ def test_folder_that_cannot_be_watched_is_looked_at_all_the_same(
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
     monkeypatch.setattr(inotify, "Watch", refused)
-    monkeypatch.setattr(notices, "BLIND_LOOK", 0.01)
+    monkeypatch.setattr(changes, "POLL_INTERVAL", 0.01)
     writer = Autoconf(NodeConfig(autoconf=AutoconfConfig(cni_config_dir=str(runtime.folder))))
     stop = threading.Event()
     thread = threading.Thread(target=writer.run, args=(stop,))

@@ -7,7 +7,7 @@ import os
 import subprocess
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,9 +15,10 @@ import pytest
 
 from wirespeed.cni import result as results
 from wirespeed.cni.chain import Chain, Network, load_network
-from wirespeed.cni.errors import CniError, Code
+from wirespeed.cni.errors import code_of
 from wirespeed.cni.plugin import Result
 from wirespeed.cni.request import Request
+from wirespeed.errors import Error, Kind
 from wirespeed.kernel import netns
 
 PLUGINS = Path("/usr/lib/cni")
@@ -107,9 +108,10 @@ class Marker:
 def test_bridge_and_tuning_make_check_and_remove_an_interface(pair: Pair, version: str) -> None:
     tuning = {"type": "tuning", "mtu": 1400, "capabilities": {"mac": True}}
     network, chain = pair.conflist(tuning, version=version), Chain({})
-    runtime = {"mac": "02:00:00:00:00:77", "ips": ["10.77.0.9/24"]}  # only the mac has a capability
+    # Only the MAC has a capability.
+    network = replace(network, runtime_config={"mac": "02:00:00:00:00:77", "ips": ["10.77.0.9/24"]})
 
-    result = pair.on_node(lambda: chain.add(network, pair.request(), runtime))
+    result = pair.on_node(lambda: chain.add(network, pair.request()))
     assert result["ips"][0]["address"] == "10.77.0.2/24"
     made = result["interfaces"][result["ips"][0]["interface"]]
     assert (made["name"], made["mac"], made["sandbox"]) == (
@@ -122,8 +124,8 @@ def test_bridge_and_tuning_make_check_and_remove_an_interface(pair: Pair, versio
     assert "10.77.0.2" in {address["local"] for address in link["addr_info"]}
     assert pair.given() == {"10.77.0.2"}
 
-    pair.on_node(lambda: chain.check(network, pair.request(), runtime, result))
-    pair.on_node(lambda: chain.delete(network, pair.request(), runtime, result))
+    pair.on_node(lambda: chain.check(network, pair.request(), result))
+    pair.on_node(lambda: chain.delete(network, pair.request(), result))
     assert "net1" not in pair.links(pair.pod)
     assert pair.given() == set()
 
@@ -132,8 +134,8 @@ def test_check_of_an_executed_plugin_finds_the_drift(pair: Pair) -> None:
     network, chain = pair.conflist(), Chain({})
     result = pair.on_node(lambda: chain.add(network, pair.request()))
     ip("-n", pair.pod, "addr", "del", "10.77.0.2/24", "dev", "net1")
-    with pytest.raises(CniError, match=r"^plugin bridge: .*10\.77\.0\.2"):
-        pair.on_node(lambda: chain.check(network, pair.request(), None, result))
+    with pytest.raises(Error, match=r"^plugin bridge: .*10\.77\.0\.2"):
+        pair.on_node(lambda: chain.check(network, pair.request(), result))
 
 
 def test_plugin_of_this_process_stands_between_executed_ones(pair: Pair) -> None:
@@ -146,18 +148,18 @@ def test_plugin_of_this_process_stands_between_executed_ones(pair: Pair) -> None
     # tuning returns prevResult in its own version of the specification.
     assert result["ips"] == marker.seen[0][1]["ips"]
     assert pair.links(pair.pod)["net1"]["mtu"] == 1300
-    pair.on_node(lambda: chain.delete(network, pair.request(), None, result))
+    pair.on_node(lambda: chain.delete(network, pair.request(), result))
     assert [command for command, _ in marker.seen] == ["ADD", "DEL"]
     assert pair.given() == set()
 
 
 def test_failure_of_a_later_plugin_leaves_nothing_of_the_earlier_ones(pair: Pair) -> None:
-    marker = Marker(CniError(Code.POLICY, "not here"))
+    marker = Marker(Error(Kind.POLICY, "not here"))
     network, chain = pair.conflist({"type": "marker"}), Chain({"marker": marker})
     before = pair.links(pair.pod)
-    with pytest.raises(CniError) as failed:
+    with pytest.raises(Error) as failed:
         pair.on_node(lambda: chain.add(network, pair.request()))
-    assert (failed.value.code, failed.value.msg) == (Code.POLICY, "plugin marker: not here")
+    assert (failed.value.kind, failed.value.msg) == (Kind.POLICY, "plugin marker: not here")
     assert pair.links(pair.pod) == before
     assert pair.given() == set()
     assert [name for name in pair.links(pair.node) if name.startswith("veth")] == []
@@ -165,17 +167,17 @@ def test_failure_of_a_later_plugin_leaves_nothing_of_the_earlier_ones(pair: Pair
 
 def test_failure_of_an_executed_plugin_keeps_its_code_and_frees_its_address(pair: Pair) -> None:
     network, chain = pair.conflist({"type": "tuning", "sysctl": {"net.no_such_key": "1"}}), Chain({})
-    with pytest.raises(CniError, match=r"^plugin tuning: .*no_such_key") as failed:
+    with pytest.raises(Error, match=r"^plugin tuning: .*no_such_key") as failed:
         pair.on_node(lambda: chain.add(network, pair.request()))
-    assert failed.value.code == 999  # the code of libcni-based plugins for an error without a code
+    assert code_of(failed.value) == 999  # the code of libcni-based plugins for an error without a code
     assert "net1" not in pair.links(pair.pod)
     assert pair.given() == set()
 
 
 def test_version_that_a_plugin_does_not_speak_is_its_own_error(pair: Pair) -> None:
-    with pytest.raises(CniError, match="plugin bridge: incompatible CNI versions") as failed:
+    with pytest.raises(Error, match="plugin bridge: incompatible CNI versions") as failed:
         pair.on_node(lambda: Chain({}).add(pair.conflist(version="1.1.0"), pair.request()))
-    assert failed.value.code == Code.INCOMPATIBLE_VERSION
+    assert failed.value.kind == Kind.INCOMPATIBLE_VERSION
     assert "1.1.0" in failed.value.details
 
 
@@ -183,5 +185,5 @@ def test_delete_after_the_namespace_is_gone_frees_the_address(pair: Pair) -> Non
     network, chain = pair.conflist({"type": "tuning"}), Chain({})
     result = pair.on_node(lambda: chain.add(network, pair.request()))
     ip("netns", "del", pair.pod)
-    pair.on_node(lambda: chain.delete(network, pair.request().derive(netns=""), None, result))
+    pair.on_node(lambda: chain.delete(network, pair.request().derive(netns=""), result))
     assert pair.given() == set()

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from tests.node.conftest import PATIENCE, ROOT, Agent
-from wirespeed.agent import check, frame
-from wirespeed.cni.errors import CniError, Code
+from wirespeed.agent import client, frame
+from wirespeed.errors import Error, Kind
 
 
 def asked(config: Path) -> subprocess.CompletedProcess[str]:
@@ -84,7 +84,7 @@ def answer_once(listener: socket.socket, answer: bytes) -> None:
         received = b""
         while call is None:
             received += connection.recv(4096)
-            call = frame.take_call(received)
+            call = frame.parse_call(received)
         assert (call.name, call.environ) == ("meta", {"CNI_COMMAND": "VERSION"})
         connection.sendall(answer)
 
@@ -93,7 +93,7 @@ def answer_once(listener: socket.socket, answer: bytes) -> None:
 def test_agent_that_does_not_answer_is_not_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config, path = tmp_path / "agent.yaml", tmp_path / "agent.sock"
     config.write_text(f"socket: {path}\n")
-    monkeypatch.setattr(check, "_PATIENCE", 0.05)
-    with pytest.raises(CniError, match=f"agent at {path}: timed out") as refused:
-        check.check(config)
-    assert refused.value.code == Code.UNAVAILABLE
+    monkeypatch.setattr(client, "_CHECK_TIMEOUT", 0.05)
+    with pytest.raises(Error, match=f"agent at {path}: timed out") as refused:
+        client.check(config)
+    assert refused.value.kind == Kind.UNAVAILABLE

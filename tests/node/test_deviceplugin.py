@@ -35,12 +35,13 @@ from tests.node.deviceplugins import (
     wait_listed,
     watching,
 )
-from wirespeed.cni.errors import CniError, Code
 from wirespeed.deviceplugin.health import Fault
+from wirespeed.deviceplugin.kubelet import Kubelet
 from wirespeed.deviceplugin.plugin import Plugin
 from wirespeed.deviceplugin.pools import Devices
 from wirespeed.deviceplugin.service import STREAMS, PoolService
 from wirespeed.devices.inventory import Reader
+from wirespeed.errors import Error, Kind
 from wirespeed.kube import rpc
 from wirespeed.kube.proto import deviceplugin_pb2 as dp
 
@@ -84,7 +85,7 @@ def test_kubelet_that_comes_later_is_waited_for(place: Place, caplog: pytest.Log
         place.kubelet.start()
         wait_listed(place, BOTH)
     waited = [text for text in texts(caplog) if text.startswith("waiting for the kubelet")]
-    assert waited == [f"waiting for the kubelet, for its socket {place.sockets}/kubelet.sock"]
+    assert waited == [f"waiting for the kubelet's socket {place.sockets}/kubelet.sock"]
 
 
 def test_socket_that_a_dead_kubelet_left_is_waited_out(place: Place, caplog: pytest.LogCaptureFixture) -> None:
@@ -103,7 +104,7 @@ def test_kubelet_that_refuses_a_registration_is_told_in_the_log_and_asked_again(
 ) -> None:
     monkeypatch.setattr("wirespeed.deviceplugin.registrar._PAUSE", 0.01)
     accept = place.kubelet.connect
-    refusals = iter([CniError(Code.INVALID_CONFIG, "not today")])
+    refusals = iter([Error(Kind.INVALID_CONFIG, "not today")])
 
     def connect(*arguments: Any, **more: Any) -> None:
         for refusal in refusals:
@@ -131,25 +132,25 @@ def test_resource_prefix_is_the_nodes_unless_the_pool_has_its_own(place: Place) 
 
 
 def test_configuration_that_is_wrong_ends_the_plugin_before_it_has_done_anything(place: Place) -> None:
-    with pytest.raises(CniError, match=r"pools\.json: resourceList\[0\]\.resourceName") as caught:
+    with pytest.raises(Error, match=r'pools\.json: key "resourceList\[0\]\.resourceName"') as caught:
         Plugin(place.config({"resourceName": "a.b"}))
-    assert caught.value.code == Code.INVALID_CONFIG
+    assert caught.value.kind == Kind.INVALID_CONFIG
 
 
 def test_socket_whose_path_would_be_too_long_is_refused(place: Place) -> None:
     place.folder.joinpath("k" * 60).mkdir()
     config = place.config({"resourceName": "n" * 63})
-    with pytest.raises(CniError, match=r"resource intel\.com/n+: its socket .* expected at most 107") as caught:
+    with pytest.raises(Error, match=r"resource intel\.com/n+: its socket .* expected at most 107") as caught:
         Plugin(config).run(threading.Event())
-    assert caught.value.code == Code.INVALID_CONFIG
+    assert caught.value.kind == Kind.INVALID_CONFIG
     assert [path.name for path in place.sockets.iterdir()] == ["kubelet.sock"]
 
 
 def test_socket_that_cannot_be_made_is_refused(place: Place) -> None:
     (place.sockets / "intel.com_two.sock").mkdir()
-    with pytest.raises(CniError, match=r"socket .*intel\.com_two\.sock: it cannot be made") as caught:
+    with pytest.raises(Error, match=r"socket .*intel\.com_two\.sock: it cannot be created") as caught:
         Plugin(place.config(*BY_PF)).run(threading.Event())
-    assert caught.value.code == Code.IO_FAILURE
+    assert caught.value.kind == Kind.IO
     assert {path.name for path in place.sockets.iterdir()} == {"kubelet.sock", "intel.com_two.sock"}
 
 
@@ -163,7 +164,7 @@ def test_failure_while_it_follows_the_devices_ends_the_plugin(
             raise OSError("no more routes")
 
         monkeypatch.setattr("wirespeed.deviceplugin.follow.default_route_interfaces", fail)
-        plugin.look_again()
+        plugin.request_read()
         until(lambda: bool(place.errors), "the end")
         assert [str(error) for error in place.errors] == ["no more routes"]
         assert [path.name for path in place.sockets.iterdir()] == ["kubelet.sock"]
@@ -253,6 +254,27 @@ def test_folder_that_somebody_removes_is_made_anew(place: Place) -> None:
         wait_listed(place, BOTH)
 
 
+def test_folder_that_is_removed_before_its_sockets_are_looked_at_is_made_anew(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone, update = place.folder / "gone", Kubelet._update
+
+    def removed(self: Kubelet) -> None:
+        if not gone.exists():
+            place.sockets.rename(gone)
+        update(self)
+
+    with place.running(*BY_PF):
+        wait_listed(place, BOTH)
+        place.kubelet.stop()
+        monkeypatch.setattr(Kubelet, "_update", removed)
+        (place.sockets / "something").touch()
+        until(gone.exists, "removed")
+        until(place.sockets.exists, "made anew")
+        place.kubelet.start()
+        wait_listed(place, BOTH)
+
+
 def test_process_that_takes_a_pools_socket_is_left_alone(place: Place, caplog: pytest.LogCaptureFixture) -> None:
     path = place.sockets / "intel.com_one.sock"
     with place.running(*BY_PF), socket.socket(socket.AF_UNIX) as other:
@@ -318,7 +340,7 @@ def test_no_device_is_given_twice_and_a_freed_one_again(place: Place) -> None:
             for number in range(2)
         ]
         assert ",".join(given).split(",") == VFS
-        with pytest.raises(CniError, match="1 asked for, 0 free"):
+        with pytest.raises(Error, match="1 requested, 0 free"):
             place.kubelet.allocate("default", "pod2", "app", "intel.com/one", 1)
         place.kubelet.free("default", "pod0")
         again = place.kubelet.allocate("default", "pod2", "app", "intel.com/one", 2)
@@ -365,7 +387,7 @@ def test_choice_that_cannot_be_is_refused(place: Place) -> None:
         path = place.sockets / "intel.com_one.sock"
         code, text = refusal(lambda: call(path, "GetPreferredAllocation", request))
     assert code == grpc.StatusCode.INVALID_ARGUMENT
-    assert text == "3 devices asked for: 0 must be among them and 2 others are available"
+    assert text == "3 devices requested: 0 must be among them and 2 others are available"
 
 
 def refusal(asked: Callable[[], Any]) -> tuple[grpc.StatusCode, str]:
@@ -392,7 +414,7 @@ def test_device_that_changed_since_it_was_offered_is_refused_with_the_reason(pla
         changes: list[tuple[Callable[[], None], str]] = [
             (lambda: place.sysfs.bind(VFS[0], ""), "not in this pool any more: no driver is bound"),
             (lambda: place.sysfs.bind(VFS[0], "ice"), "not in this pool any more: drivers: ice is not iavf"),
-            (lambda: place.sysfs.remove(VFS[0]), "gone"),
+            (lambda: place.sysfs.remove(VFS[0]), "it is gone"),
         ]
         for change, reason in changes:
             change()
@@ -430,10 +452,10 @@ def test_vfs_that_are_made_and_removed_are_seen(place: Place) -> None:
     with place.running(*BY_PF) as plugin:
         wait_listed(place, BOTH)
         place.sysfs.set_vfs(PF, 0)
-        plugin.look_again()
+        plugin.request_read()
         wait_listed(place, {"intel.com/one": [], "intel.com/two": OTHER_VFS})
         more = place.sysfs.set_vfs(PF, 6)
-        plugin.look_again()
+        plugin.request_read()
         wait_listed(place, {"intel.com/one": more, "intel.com/two": OTHER_VFS})
 
 
@@ -455,7 +477,7 @@ def test_vf_on_another_driver_changes_its_pool_and_is_never_in_two(
         wait_listed(place, {"intel.com/net": kernel, "intel.com/dpdk": []})
         for driver in ("vfio-pci", "iavf"):
             place.sysfs.bind(VFS[2], driver)
-            plugin.look_again()
+            plugin.request_read()
             moved = [VFS[2]] if driver == "vfio-pci" else []
             rest = [key for key in kernel if key not in moved]
             wait_listed(place, {"intel.com/net": rest, "intel.com/dpdk": moved})
@@ -469,7 +491,7 @@ def test_many_changes_are_one_look_and_the_last_counts(place: Place, caplog: pyt
         before, began = texts(caplog).count("devices are read"), time.monotonic()
         for number in range(100):
             place.sysfs.bind(VFS[0], ("iavf", "vfio-pci")[number % 2])
-            plugin.look_again()
+            plugin.request_read()
         place.kubelet.wait_ids("intel.com/dpdk", [VFS[0]])
         looks, most = texts(caplog).count("devices are read") - before, (time.monotonic() - began) / 0.1 + 2
     assert looks <= min(most, 50)
@@ -480,7 +502,7 @@ def test_vf_whose_interface_is_in_a_pod_stays_in_its_pool(place: Place) -> None:
         place.kubelet.wait_ids("intel.com/a", [*VFS, *OTHER_VFS])
         place.sysfs.drop_interface("ens1f0v0")
         place.sysfs.bind(VFS[3], "")  # a visible change, to know that the devices were read
-        plugin.look_again()
+        plugin.request_read()
         place.kubelet.wait_ids("intel.com/a", [*VFS[:3], *OTHER_VFS])
 
 
@@ -507,7 +529,7 @@ def test_why_devices_are_left_out_is_logged_at_the_start_and_when_it_changes(
         caplog.clear()
         place.sysfs.bind(VFS[0], "iavf")
         place.sysfs.bind(VFS[2], "")
-        plugin.look_again()
+        plugin.request_read()
         place.kubelet.wait_ids("intel.com/one", [VFS[0], VFS[3]])
         assert left_out() == [("left out: no driver is bound", VFS[2])]
 

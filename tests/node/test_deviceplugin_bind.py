@@ -17,10 +17,10 @@ import pytest
 
 from tests.node.calling import until
 from tests.node.deviceplugins import BY_PF, OTHER_VFS, PF, VFS, Place, allocate, call, standing, wait_listed
-from wirespeed.cni.errors import CniError, Code
 from wirespeed.deviceplugin import binding
 from wirespeed.deviceplugin.plugin import Plugin
 from wirespeed.devices.pci import PciDevice
+from wirespeed.errors import Error, Kind
 from wirespeed.kernel import netns
 from wirespeed.kube.proto import deviceplugin_pb2 as dp
 from wirespeed.state.journal import DeviceClaim, Journal
@@ -63,10 +63,8 @@ def kernel(place: Place, monkeypatch: pytest.MonkeyPatch) -> Kernel:
     kernel = Kernel(place)
     monkeypatch.setattr("wirespeed.devices.drivers.bind", kernel.bind)
     monkeypatch.setattr("wirespeed.devices.drivers.reset", kernel.reset)
-    monkeypatch.setattr(
-        binding, "_before", lambda _: None
-    )  # the VF's full state needs a real kernel: see tests/lab
-    monkeypatch.setattr(binding, "_EVERY", 20)
+    monkeypatch.setattr(binding, "_snapshot", lambda _: None)  # the full state needs a real kernel: see tests/lab
+    monkeypatch.setattr(binding, "_CHECK_INTERVAL", 20)
     return kernel
 
 
@@ -113,7 +111,7 @@ def test_vf_without_a_network_is_bound_at_the_containers_start_and_its_own_again
             f"/dev/vfio/{group}",
         ]
         assert bound(place) == [VFS[0]]
-        plugin.look_again()
+        plugin.request_read()
         start(place, VFS[0])  # another container of the pod, or a restart of the same one
         assert kernel.done == [f"bind {VFS[0]} vfio-pci", f"reset {VFS[0]}"]
         assert place.kubelet.ids("intel.com/one") == VFS
@@ -203,9 +201,9 @@ def test_lock_and_interface_are_waited_for_until_one_deadline(
     waited: list[float] = []
     monkeypatch.setattr("wirespeed.deviceplugin.binding.wait_for", lambda _, timeout: waited.append(timeout))
     without_interface(place, VFS[0], "ens1f0v0")
-    bindings = binding.bindings(place.config(POOL, **more(place)))
+    bindings = binding.Bindings(place.config(POOL, **more(place)))
     for left in (3.0, -1.0):
-        with pytest.raises(CniError):
+        with pytest.raises(Error):
             bindings.hand_over(VFS[0], "vfio-pci", deadline=time.monotonic() + left)
     assert 0 < waited[0] <= 3
     assert waited[1] == 0
@@ -221,7 +219,7 @@ def test_devices_of_one_container_are_bound_until_one_deadline(
         place.kubelet.allocate("default", "pod", "app", "intel.com/one", 2)
         start(place, *VFS[:2])
     assert len(deadlines) == 2
-    assert deadlines[0] == deadlines[1] <= time.monotonic() + binding.HAND_OVER
+    assert deadlines[0] == deadlines[1] <= time.monotonic() + binding.HAND_OVER_TIMEOUT
 
 
 def test_vf_whose_driver_creates_no_interface_in_time_is_refused(
@@ -235,7 +233,7 @@ def test_vf_whose_driver_creates_no_interface_in_time_is_refused(
         with pytest.raises(grpc.RpcError) as caught:
             start(place, VFS[0])
         assert caught.value.details() == (
-            f"device {VFS[0]}: driver iavf has created no network interface within 10 s; expected one"
+            f"device {VFS[0]}: driver iavf has not created a network interface within 10 s"
         )
     assert kernel.done == []
 
@@ -266,7 +264,7 @@ def test_vf_that_the_network_has_bound_comes_with_its_nodes_and_is_the_networks_
 def test_vf_is_its_own_again_before_it_is_allocated_anew(
     place: Place, kernel: Kernel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(binding, "_EVERY", 3_600_000)
+    monkeypatch.setattr(binding, "_CHECK_INTERVAL", 3_600_000)
     with place.running(POOL, **more(place)):
         place.kubelet.wait_ids("intel.com/one", VFS)
         allocate(place, VFS[1])
@@ -294,27 +292,27 @@ def test_plugin_that_starts_again_gives_back_what_it_bound(place: Place, kernel:
 def test_plugin_that_ends_gives_back_what_is_free_by_then(
     place: Place, kernel: Kernel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(binding, "_EVERY", 3_600_000)
+    monkeypatch.setattr(binding, "_CHECK_INTERVAL", 3_600_000)
     with place.running(POOL, **more(place)):
         place.kubelet.wait_ids("intel.com/one", VFS)
         for pod in ("ends", "stays"):
             place.kubelet.allocate("default", pod, "app", "intel.com/one", 1)
             place.kubelet.pre_start("default", pod, "app")
-        [ended], [stayed] = (given.devices for given in place.kubelet.given())
+        [ended], [stayed] = (given.devices for given in place.kubelet.allocations())
         place.kubelet.free("default", "ends")
     assert (driver(place, ended), driver(place, stayed)) == ("iavf", "vfio-pci")
 
 
 def test_vf_of_another_kubelets_pod_is_left_alone_while_that_kubelet_lives(place: Place, kernel: Kernel) -> None:
-    other = binding.bindings(place.config(POOL, **more(place), kubelet=str(place.folder / "other")))
+    other = binding.Bindings(place.config(POOL, **more(place), kubelet=str(place.folder / "other")))
     ended, ender = socket.socketpair()
     ender.close()  # so that `follow` looks only once
     with ended, place.running(POOL, **more(place)):
         place.kubelet.wait_ids("intel.com/one", VFS)
         place.kubelet.allocate("default", "pod", "app", "intel.com/one", 1)
         place.kubelet.pre_start("default", "pod", "app")
-        with pytest.raises(CniError) as refused:
-            other.give_back(VFS[0])
+        with pytest.raises(Error) as refused:
+            other.take_back(VFS[0])
         assert refused.value.msg == f"device {VFS[0]}: a pod of the kubelet in {place.kubelet.folder} has it"
         other.follow(ended.fileno(), tuple)
         assert driver(place, VFS[0]) == "vfio-pci"
@@ -361,7 +359,7 @@ def test_damaged_note_is_logged_once_until_it_is_damaged_otherwise(
         return []
 
     with ended:
-        binding.bindings(place.config(POOL, **more(place))).follow(ended.fileno(), given)
+        binding.Bindings(place.config(POOL, **more(place))).follow(ended.fileno(), given)
     assert asked == [0, 1, 1, 2, 2, 2]
     assert all(str(note) in message for message in caplog.messages)
 
@@ -439,7 +437,7 @@ def test_failure_to_bind_is_told_and_the_vf_is_given_back(
 ) -> None:
     def fail(device: PciDevice, name: str) -> None:
         if name == "vfio-pci":
-            raise CniError(Code.DEVICE, f"device {device.address}: no")
+            raise Error(Kind.DEVICE, f"device {device.address}: no")
 
     monkeypatch.setattr("wirespeed.devices.drivers.bind", fail)
     with place.running(POOL, **more(place)):
@@ -453,7 +451,7 @@ def test_failure_to_bind_is_told_and_the_vf_is_given_back(
 
 
 def test_pool_that_binds_without_cdi_is_refused(place: Place) -> None:
-    with pytest.raises(CniError, match=r"resource intel\.com/one: bind needs cdi"):
+    with pytest.raises(Error, match=r"resource intel\.com/one: bind needs cdi"):
         Plugin(place.config(POOL))
 
 

@@ -35,7 +35,7 @@ def wait_unhealthy(place: Place, resource: str, expected: list[str], timeout: fl
 
 
 def figures(plugin: Plugin) -> set[tuple[str, ...]]:
-    [family] = [family for family in plugin.figures() if family.name == "wirespeed_device_unhealthy"]
+    [family] = [family for family in plugin.metrics() if family.name == "wirespeed_device_unhealthy"]
     return {labels for labels, value in family.samples if value == 1}
 
 
@@ -81,7 +81,7 @@ def test_lost_driver_and_lost_device_stay_in_the_list_as_unhealthy(place: Place)
         place.sysfs.bind(VFS[0], "")
         place.sysfs.bind(VFS[1], "vfio-pci")  # intended, because the device moves to the other pool
         place.sysfs.remove(VFS[2])
-        plugin.look_again()
+        plugin.request_read()
         wait_unhealthy(place, "intel.com/net", [VFS[0], VFS[2]])
         wait_listed(place, {"intel.com/net": [VFS[3], *OTHER_VFS], "intel.com/dpdk": [VFS[1]]})
         assert figures(plugin) == {
@@ -89,10 +89,10 @@ def test_lost_driver_and_lost_device_stay_in_the_list_as_unhealthy(place: Place)
             ("intel.com/net", VFS[2], "gone"),
         }
         place.sysfs.bind(VFS[0], "iavf")
-        plugin.look_again()
+        plugin.request_read()
         wait_unhealthy(place, "intel.com/net", [VFS[2]])
         place.sysfs.set_vfs(PF, 2)  # its removal is intended now
-        plugin.look_again()
+        plugin.request_read()
         wait_unhealthy(place, "intel.com/net", [])
         wait_listed(place, {"intel.com/net": [*VFS[:2], *OTHER_VFS], "intel.com/dpdk": []})
 
@@ -145,7 +145,7 @@ def test_vf_whose_interface_is_in_a_pod_stays_healthy(place: Place) -> None:
         place.sysfs.drop_interface("ens1f0v0")
         # a visible change, to know that the devices were read
         place.sysfs.set_interface("ens2f0", "operstate", "down")
-        plugin.look_again()
+        plugin.request_read()
         wait_unhealthy(place, "intel.com/two", OTHER_VFS)
         assert place.kubelet.ids("intel.com/one") == VFS
 
@@ -154,7 +154,7 @@ def test_unhealthy_device_is_not_given(place: Place) -> None:
     with place.running({**BY_PF[1]}) as plugin:
         place.kubelet.wait_ids("intel.com/two", OTHER_VFS)
         place.sysfs.bind(OTHER_VFS[0], "")
-        plugin.look_again()
+        plugin.request_read()
         wait_unhealthy(place, "intel.com/two", OTHER_VFS[:1])
         answer = place.kubelet.allocate("default", "pod", "app", "intel.com/two", 1)
         assert answer.envs["PCIDEVICE_INTEL_COM_TWO"] == OTHER_VFS[1]

@@ -14,7 +14,7 @@ from tests.fakesysfs import FakeSysfs
 from tests.node.calling import until
 from tests.node.conftest import PATIENCE
 from tests.node.deviceplugins import Place, Recorder, allocate
-from wirespeed.cni.errors import CniError
+from wirespeed.errors import Error
 
 PF, VFS, CARD, SF = "0000:18:00.0", ["0000:19:00.0", "0000:19:00.1"], "0000:3b:00.0", "mlx5_core.sf.4"
 NET = {"resourceName": "net", "selectors": {"pfNames": ["ens1f0"]}}
@@ -83,7 +83,7 @@ def test_device_that_comes_is_in_the_specification_before_the_kubelet_knows_it(p
         place.kubelet.wait_ids("intel.com/net", VFS)
         assert sorted(specification(place, "intel.com/net-pci-net")) == VFS
         more = place.sysfs.set_vfs(PF, 4)
-        plugin.look_again()
+        plugin.request_read()
         place.kubelet.wait_ids("intel.com/net", more)
         assert sorted(specification(place, "intel.com/net-pci-net")) == more
 
@@ -127,7 +127,7 @@ def test_folder_of_specifications_that_cannot_be_made_is_told_when_a_device_is_a
     (place.folder / "cdi").write_text("a file")
     with place.running(NET, cdi=True, cdi_dir=str(place.folder / "cdi")):
         place.kubelet.wait_ids("intel.com/net", VFS)
-        with pytest.raises(CniError, match=r"CDI specification .*: (Not a directory|File exists)"):
+        with pytest.raises(Error, match=r"CDI specification .*: (Not a directory|File exists)"):
             place.kubelet.allocate("default", "pod", "app", "intel.com/net", 1)
         (place.folder / "cdi").unlink()
         answer = place.kubelet.allocate("default", "pod", "app", "intel.com/net", 1)
@@ -140,7 +140,7 @@ def test_rdma_is_given_from_the_first_allocation_on(place: Place) -> None:
         place.kubelet.wait_ids("intel.com/rdma", [VFS[1]])
         answer = place.kubelet.allocate("default", "pod", "app", "intel.com/rdma", 1)
         place.sysfs.rdma(place.sysfs.path(VFS[0]), "mlx5_1", number=1)
-        plugin.look_again()
+        plugin.request_read()
         place.kubelet.wait_until(lambda: place.kubelet.ids("intel.com/rdma") == VFS, PATIENCE, "both")
     assert "/dev/infiniband/uverbs2" in [node.host_path for node in answer.devices]
     [file] = place.devinfo.iterdir()

@@ -93,7 +93,10 @@ def test_dry_run_takes_other_pools_and_another_prefix(config: Path, tmp_path: Pa
     shown = run("--dry-run", "--config", config, "--pools", other, "--resource-prefix", "new.org")
     assert shown.returncode == 0
     assert shown.stdout.endswith("\nnew.org/all: 3 devices\n")
-    assert 'WARNING device plugin configuration: unknown key "resourceList[0].vendor" is ignored' in shown.stderr
+    assert (
+        'WARNING device plugin configuration: unknown key "resourceList[0].vendor": it has no effect'
+        in shown.stderr
+    )
 
 
 def test_wrong_configuration_is_told_in_one_line(config: Path, places: dict[str, Any]) -> None:
@@ -103,9 +106,9 @@ def test_wrong_configuration_is_told_in_one_line(config: Path, places: dict[str,
         assert (answer.returncode, answer.stdout) == (1, "")
         assert answer.stderr.splitlines() == [
             f"Error: device plugin configuration {places['devicePlugin']}: "
-            'resourceList[0].resourceName: expected letters, digits, - and _, got "a.b"; '
-            "resourceList[1].resourceName: expected letters, digits, - and _, got nothing; "
-            "resourceList[1].selectors: expected an object or a list of at least one, got []"
+            "key \"resourceList[0].resourceName\": expected letters, digits, - and _, got 'a.b'; "
+            'key "resourceList[1].resourceName" is missing: expected letters, digits, - and _; '
+            'key "resourceList[1].selectors": expected an object or a list of at least one, got []'
         ]
 
 
@@ -114,7 +117,7 @@ def test_configuration_without_pools_is_told(tmp_path: Path) -> None:
     config.write_text("{}")
     answer = run("--config", config)
     assert answer.returncode == 1
-    assert answer.stderr == "Error: the configuration names no devicePlugin: expected that, or --pools FILE\n"
+    assert answer.stderr == 'Error: key "devicePlugin" is missing: expected a path there, or --pools FILE\n'
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -151,7 +154,7 @@ def test_sighup_has_the_pools_read_again(config: Path, kubelet: Kubelet) -> None
             kubelet.wait_for("example.org/net", 1, PATIENCE)
             process.send_signal(signal.SIGHUP)
             assert process.stderr is not None
-            assert any("INFO the configuration is read anew" in line for line in process.stderr)
+            assert any("INFO the configuration is reloaded" in line for line in process.stderr)
         finally:
             process.kill()
 
@@ -184,7 +187,7 @@ def test_sighup_has_the_agent_read_the_pools_again(
     agent = agent_process(**places)
     kubelet.wait_for("example.org/net", 1, PATIENCE)
     agent.process.send_signal(signal.SIGHUP)
-    agent.wait_log("INFO the configuration is read anew", "pools=2")
+    agent.wait_log("INFO the configuration is reloaded", "pools=2")
     assert agent.stop() == 0
 
 

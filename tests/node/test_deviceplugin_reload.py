@@ -68,7 +68,7 @@ def test_what_pods_were_given_stays_theirs(place: Place) -> None:
         wait_listed(place, {"intel.com/one": VFS, "intel.com/two": [], "intel.com/new": []})
         assert len(files) == 2
         assert {path.name for path in place.devinfo.iterdir()} == files
-        assert [given.devices for given in place.kubelet.given()] == [(VFS[0],), (OTHER_VFS[0],)]
+        assert [given.devices for given in place.kubelet.allocations()] == [(VFS[0],), (OTHER_VFS[0],)]
         answer = place.kubelet.allocate("default", "pod", "app", "intel.com/one", 1)
         assert answer.envs["PCIDEVICE_INTEL_COM_ONE"] == VFS[1]
 
@@ -96,12 +96,12 @@ def test_wrong_file_is_refused_with_all_that_is_wrong_and_the_old_one_stays(
     file = place.folder / "pools.json"
     with place.running(*BY_PF):
         wait_listed(place, BOTH)
-        refused = f"refused, the pools stay as they are: device plugin configuration {file}"
+        refused = f"the new configuration is refused, the pools are unchanged: device plugin configuration {file}"
         replace(file, text({"resourceName": "a.b", "health": "no"}))
         message = (
-            f'{refused}: resourceList[0].resourceName: expected letters, digits, - and _, got "a.b"; '
-            'resourceList[0].health: expected a list, each "gone", "driver", "pcie", "devlink", "vfio" '
-            'or "link", got "no"'
+            f"{refused}: key \"resourceList[0].resourceName\": expected letters, digits, - and _, got 'a.b'; "
+            'key "resourceList[0].health": expected a list, each "gone", "driver", "pcie", "devlink", "vfio" '
+            "or \"link\", got 'no'"
         )
         until(lambda: message in texts(caplog), message)
         file.unlink()
@@ -120,8 +120,8 @@ def test_file_is_read_again_when_asked_though_it_is_the_same(
     caplog.set_level(logging.INFO)
     with place.running(*BY_DRIVER) as plugin:
         place.kubelet.wait_ids("intel.com/net", [*VFS, *OTHER_VFS])
-        plugin.read_again()
-        until(lambda: "the configuration is read anew" in texts(caplog), "another reading")
+        plugin.request_reload()
+        until(lambda: "the configuration is reloaded" in texts(caplog), "another reading")
         assert place.kubelet.registered == {"intel.com/net": 1, "intel.com/dpdk": 1}
 
 

@@ -39,5 +39,5 @@ def test_more_queues_than_there_are_is_refused(inside: int) -> None:
 @pytest.mark.parametrize("name", ["lo", "absent"])
 def test_an_interface_that_tells_no_queues_has_none(inside: int, name: str) -> None:
     assert netns.inside(inside, lambda: ethtool.queues(name)) is None
-    assert netns.inside(inside, lambda: ethtool.spread(name)) is None
-    assert netns.inside(inside, lambda: ethtool.receive_queues(name)) == 0
+    assert netns.inside(inside, lambda: ethtool.read_rss(name)) is None
+    assert netns.inside(inside, lambda: ethtool.rx_queue_count(name)) == 0

@@ -120,7 +120,7 @@ def test_key_that_is_not_known_is_told_of_with_the_network_that_comes_and_of_no_
     wait(api, pod, net1="default/bridged", later="default/ptp", net2="default/bridged")
     api.wait(lambda: ("AddedInterface", "Add net2 [10.2.0.3/24] from default/bridged") in events(api, pod))
     (text,) = [message for reason, message in events(api, pod) if reason == "RequestIgnored"]
-    assert 'element 2 (default/ptp): unknown key "gateway"; nearest known key: "default-route"' in text
+    assert 'element 2 (default/ptp): unknown key "gateway": it has no effect; did you mean "default-route"?' in text
 
 
 def test_network_that_is_not_there_yet_is_attached_once_it_is(world: World, api: ApiServer) -> None:
@@ -194,7 +194,7 @@ def test_pod_as_it_was_attached_and_networks_of_the_configuration_are_left_alone
 def test_agent_with_a_folder_of_manifests_cannot_follow(world: World) -> None:
     assert world.agent.stop() == 0
     agent = world.start(folder=world.folder, node=world.node, followNetworks=True, ready=False)
-    agent.wait_log('key "followNetworks": needs an API server: a folder of manifests tells of no changes')
+    agent.wait_log('key "followNetworks": it needs an API server, as a folder of manifests does not report changes')
     assert agent.process.wait(30) == 1
 
 

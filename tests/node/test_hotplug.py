@@ -102,6 +102,13 @@ def test_what_is_asked_of_a_network_reaches_it(world: World, pod: Pod) -> None:
     assert world.nothing_left(pod)
 
 
+def test_answer_in_json_has_the_network_its_interface_and_its_addresses(world: World, pod: Pod) -> None:
+    attached = json.loads(run(world, "attach", "p", "ptp", "--json"))
+    assert attached == {"network": "default/ptp", "interface": "net2", "ips": ["10.3.0.2/24"]}
+    detached = json.loads(run(world, "detach", "p", "net2", "--json"))
+    assert (detached["network"], detached["interface"]) == ("default/ptp", "net2")
+
+
 def test_interface_has_the_first_name_that_is_free(world: World, pod: Pod) -> None:
     pod.netns.run("ip", "link", "add", "net2", "type", "bridge")
     assert run(world, "attach", "p", "ptp").split()[0] == "net3"
@@ -129,18 +136,18 @@ def test_what_cannot_be_done_is_refused_and_nothing_is_changed(world: World, pod
         ("attach", "p", "absent"): "pod default/p: NetworkAttachmentDefinition default/absent: no manifest in ",
         ("attach", "p", "ptp@net1"): "pod default/p: network default/ptp (net1): network namespace ",
         ("attach", "p", "ptp,bridged"): "pod default/p: expected one network, got 2",
-        ("attach", "p", "a b"): "pod default/p: annotation k8s.v1.cni.cncf.io/networks: element 1: name: expected ",
+        ("attach", "p", "a b"): 'pod default/p: annotation k8s.v1.cni.cncf.io/networks: element 1: key "name": ',
         (
             "attach",
             "p",
             '{"name": "ptp", "mac": "02:00:00:00:00:01"}',
         ): "pod default/p: network default/ptp (net2): "
-        'the pod asks for "mac", and no plugin of the network takes it',
+        'key "mac": no plugin of the network has the capability for it',
         ("attach", "p", '{"name": "ptp", "default-route": ["10.3.0.1"]}'): "pod default/p: network default/ptp: "
-        'key "default-route": a pod that runs keeps the default route that it has',
-        ("detach", "p", "eth0"): "pod default/p: network pods (eth0): it goes with the pod, not before",
+        'key "default-route": a running pod keeps its default routes',
+        ("detach", "p", "eth0"): "pod default/p: network pods (eth0): it is detached only with the pod",
         ("detach", "p", "absent"): "pod default/p: it has neither an interface nor a network 'absent'",
-        ("detach", "p", "bridged"): "pod default/p: it has network 'bridged' 2 times: expected net1 or again",
+        ("detach", "p", "bridged"): "pod default/p: it has network 'bridged' 2 times; expected net1 or again",
     }
     for arguments, message in refusals.items():
         assert refused(world, *arguments).startswith(message)
@@ -196,7 +203,7 @@ def test_calls_for_one_container_run_one_after_another(world: World, events: Eve
     attaching = begin(world, "attach", "p", "held")
     assert events.next() == "begin ADD c-p"
     deleting = world.begin("DEL", pod)
-    world.agent.wait_log("waits for its turn", "DEL", "c-p")
+    world.agent.wait_log("queued", "DEL", "c-p")
     gate.open()
     assert events.next() == "end ADD c-p"
     assert told(attaching) == "net2"

@@ -28,7 +28,7 @@ from wirespeed.agent.install import binaries
 from wirespeed.cli.install import install, uninstall
 from wirespeed.node import load_config
 from wirespeed.state.journal import Journal
-from wirespeed.state.records import KeptJournal
+from wirespeed.state.records import RecordedJournal
 
 CID = "ab" * 32
 PRIMARY = {"cniVersion": "1.0.0", "name": "cbr0", "plugins": [{"type": "bridge"}]}
@@ -143,8 +143,8 @@ class Place:
     def records(self) -> Path:
         return self.root / "run/records/attachments"
 
-    def journal(self) -> KeptJournal:
-        return KeptJournal(self.root / "run/wirespeed/state.db", self.records)
+    def journal(self) -> RecordedJournal:
+        return RecordedJournal(self.root / "run/wirespeed/state.db", self.records)
 
     def rows(self) -> set[tuple[str, str, str]]:
         with closing(self.journal()) as journal:
@@ -199,11 +199,20 @@ def test_dry_run_tells_all_and_changes_nothing(place: Place) -> None:
     multusfiles.write(place.multus, CID, [BRIDGED], netns="/run/netns/gone")
     before = place.tree()
     told = place.run("install", "--replace", "multus", "--systemd", "--dry-run")
-    assert told.pop().startswith("note: pods' requests were not held against their networks' capabilities: ")
+    assert told.pop().startswith("note: pods' requests were not compared with their networks' capabilities: ")
     assert place.tree() == before
     assert not (place.root / "run/wirespeed").exists()
     done = place.run("install", "--replace", "multus", "--systemd")
     assert [line.removeprefix("would ") for line in told] == done
+
+
+def test_dry_run_in_json_has_the_steps_and_the_notes_of_the_text(place: Place) -> None:
+    text = place.run("install", "--systemd", "--dry-run")
+    plan = json.loads("\n".join(place.run("install", "--systemd", "--dry-run", "--json")))
+    lines = [f"would {step}" for step in plan["steps"]] + [f"note: {note}" for note in plan["notes"]]
+    assert "\n".join(lines).splitlines() == text
+    place.run("install", "--systemd")
+    assert json.loads("\n".join(place.run("install", "--systemd", "--dry-run", "--json")))["steps"] == []
 
 
 def test_service_is_written_with_this_programs_path(place: Place) -> None:
@@ -232,7 +241,7 @@ def test_others_file_under_our_name_is_not_touched(place: Place) -> None:
 
 
 def test_what_is_no_shim_is_not_installed(place: Place) -> None:
-    assert "expected the executable that is built of wirespeed-cni.c" in place.refused(
+    assert "expected the executable that is built from wirespeed-cni.c" in place.refused(
         "install", "--shim", "/bin/true"
     )
 
@@ -311,7 +320,7 @@ def test_multus_configuration_becomes_the_agents_and_its_file_follows_the_primar
             "files": ["00-wirespeed.conflist", "00-multus.conf"],
         }
     }
-    assert any('note: key "metricsPort" has no effect here' in line for line in told)
+    assert any('note: key "metricsPort": it has no effect here' in line for line in told)
     assert json.loads((place.conf / "00-multus.conf.replaced").read_text()) == THICK
 
 
@@ -481,9 +490,7 @@ def test_agent_that_runs_must_be_stopped_before_a_peer_is_replaced(place: Place)
 def test_sriov_cnis_name_leads_to_the_agent_and_files_of_devices_that_are_none_are_told(place: Place) -> None:
     place.plugin("sriov")
     sriovfiles.write(place.sriov, CID, "net1", "/run/netns/gone", sriovfiles.kept("0000:ff:1f.7"))
-    assert "device 0000:ff:1f.7: expected an SR-IOV virtual function" in place.refused(
-        "install", "--replace", "sriov-cni"
-    )
+    assert "device 0000:ff:1f.7: there is no such pci device" in place.refused("install", "--replace", "sriov-cni")
     place.run("install", "--replace", "sriov-cni", "--force")
     assert (place.bin / "sriov").read_bytes() == place.shim.read_bytes()
     assert (place.sriov / f"{CID}-net1").exists()
@@ -515,7 +522,7 @@ def test_userspace_cnis_name_leads_to_the_agent_and_its_ports_stay_until_their_p
     place.config.write_text(json.dumps({"vhost": {"userspaceDir": str(base)}}))
     before = place.tree()
     told = place.run("install", "--replace", "userspace-cni")
-    assert "note: ports that userspace-CNI made are removed here when their pods go: 2" in told
+    assert "note: ports that userspace-CNI created are removed by wirespeed when their pods are deleted: 2" in told
     assert (place.bin / "userspace").read_bytes() == place.shim.read_bytes()
     assert (place.bin / "userspace.replaced").read_text() == "theirs"
     assert place.run("install", "--replace", "userspace-cni")[0] == "nothing to do"
@@ -539,10 +546,12 @@ def test_pod_of_multus_with_a_port_of_userspace_cni_is_taken_over_if_it_keeps_th
     place.config.parent.mkdir()
     place.config.write_text(json.dumps({"vhost": {"userspaceDir": str(base)}}))
     said = place.refused("install", "--replace", "multus")
-    assert f"was attached by userspace-CNI, and {base} has nothing of it" in said
+    assert f"attached by userspace-CNI: {base} has no files of it" in said
     file = userspacefiles.keep(base, CID, "net1")
     file.write_text("{")
-    assert f"{file}: expected what userspace-CNI keeps" in place.refused("install", "--replace", "multus")
+    said = place.refused("install", "--replace", "multus")
+    assert f"{file}: " in said
+    assert "expected the format of userspace-CNI" in said
     userspacefiles.keep(base, CID, "net1")
     place.run("install", "--replace", "multus")
     assert place.rows() == {(CID, "eth0", "added"), (CID, "net1", "added")}

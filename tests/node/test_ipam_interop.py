@@ -15,9 +15,9 @@ import pytest
 from hypothesis import HealthCheck, Phase, event, example, given, settings
 from hypothesis import strategies as st
 
-from wirespeed.cni.errors import CniError
 from wirespeed.cni.execute import run_plugin
 from wirespeed.cni.request import Request
+from wirespeed.errors import Error
 from wirespeed.ipam import Ipam
 
 REFERENCE = "/usr/lib/cni/host-local"
@@ -103,7 +103,7 @@ def test_each_frees_and_checks_what_the_other_gave(sides: Sides) -> None:
         sides.theirs_frees(f"ours{n}")
         sides.ours_frees(f"theirs{n}")
         for check, container in ((sides.theirs_checks, f"theirs{n}"), (sides.ours_checks, f"ours{n}")):
-            with pytest.raises(CniError):
+            with pytest.raises(Error):
                 check(container)
     assert sides.leases() == {}
 
@@ -111,11 +111,11 @@ def test_each_frees_and_checks_what_the_other_gave(sides: Sides) -> None:
 def test_address_requested_of_one_is_taken_for_the_other(sides: Sides) -> None:
     wanted = {"runtimeConfig": {"ips": ["10.1.0.77/24"]}}
     assert sides.theirs("c1", **wanted)[0] == "10.1.0.77/24"
-    with pytest.raises(CniError, match=r"requested address 10\.1\.0\.77 belongs to container c1 net1"):
+    with pytest.raises(Error, match=r"requested address 10\.1\.0\.77 belongs to container c1 net1"):
         sides.ours("c2", **wanted)
     sides.ours_frees("c1")
     assert sides.ours("c2", **wanted)[0] == "10.1.0.77/24"
-    with pytest.raises(CniError, match=r"10\.1\.0\.77"):
+    with pytest.raises(Error, match=r"10\.1\.0\.77"):
         sides.theirs("c3", **wanted)
 
 
@@ -125,7 +125,7 @@ def test_both_find_the_same_small_range_full(tmp_path: Path) -> None:
         [f"10.2.0.{n}/29"] for n in (2, 3, 4, 5, 6)
     ]
     for add in (sides.ours, sides.theirs):
-        with pytest.raises(CniError):
+        with pytest.raises(Error):
             add("f")
     sides.ours_frees("b")
     assert sides.theirs("f") == ["10.2.0.3/29"]
@@ -311,13 +311,13 @@ def test_what_the_reference_plugin_takes_is_taken_with_the_same_result(
     folder = tmp_path_factory.mktemp("leases")
 
     def call(side: str) -> Request:
-        with_folder = ipam | ({"dataDir": str(folder / side)} if ipam["type"] == "host-local" else {})
-        config = {"cniVersion": "1.0.0", "name": "net", "type": "probe", "ipam": with_folder}
+        with_plugin_folder = ipam | ({"dataDir": str(folder / side)} if ipam["type"] == "host-local" else {})
+        config = {"cniVersion": "1.0.0", "name": "net", "type": "probe", "ipam": with_plugin_folder}
         return Request(command="ADD", container_id="c1", netns="/n", ifname="net1", path=("/x",), config=config)
 
     try:
         raw = json.loads(run_plugin(f"/usr/lib/cni/{ipam['type']}", call("theirs")))
-    except CniError:
+    except Error:
         return  # the reference plugin may reject what works here
     event(f"{ipam['type']} takes it")
     theirs = {"ips": raw.get("ips", []), "routes": raw.get("routes") or [], "dns": raw.get("dns") or {}}

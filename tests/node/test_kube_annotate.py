@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.apiserver import ApiServer
-from wirespeed.cni.errors import CniError, Code
+from wirespeed.errors import Error, Kind
 from wirespeed.kube.apiserver import ApiCluster
 from wirespeed.kube.cluster import NotFoundError
 
@@ -92,8 +92,8 @@ def test_what_cannot_be_made_of_the_present_annotations_is_not_written(api: ApiS
     put_pod(api, a="1")
 
     def refuse(present: Mapping[str, str]) -> dict[str, str]:
-        raise CniError(Code.INVALID_CONFIG, "no")
+        raise Error(Kind.INVALID_CONFIG, "no")
 
-    with pytest.raises(CniError, match="no"):
+    with pytest.raises(Error, match="no"):
         cluster.annotate("default", "web", "u1", refuse)
     assert written(api) == {"a": "1"}

@@ -19,19 +19,20 @@ from typing import Any
 import pytest
 
 from tests.apiserver import NETWORKS, PATIENCE, PODS, ApiServer
-from wirespeed.cni.errors import CniError, Code
+from wirespeed.cni.errors import Code, code_of
+from wirespeed.errors import Error, Kind
 from wirespeed.kube import watch
-from wirespeed.kube.api import Patience
+from wirespeed.kube.api import Timeouts
 from wirespeed.kube.apiserver import ApiCluster
 from wirespeed.kube.cluster import MIRROR, NETWORK_STATUS, NotFoundError, UnavailableError
-from wirespeed.kube.retry import Waits
+from wirespeed.kube.retry import RetryPolicy
 
 WEB = "/api/v1/namespaces/default/pods/web"
 NET = "/apis/k8s.cni.cncf.io/v1/namespaces/default/network-attachment-definitions/net"
 STATUS = [{"name": "default/net", "interface": "net1"}]
 
-WAITS = Waits()
-HURRIED = Waits(first=Patience(connect=0.5, read=0.75, total=1.0), longest=1.5, pauses=(0.01, 0.1))
+POLICY = RetryPolicy()
+HURRIED = RetryPolicy(first=Timeouts(connect=0.5, read=0.75, total=1.0), longest=1.5, pauses=(0.01, 0.1))
 
 Factory = Callable[..., ApiCluster]
 
@@ -51,10 +52,10 @@ def cluster(api: ApiServer) -> Iterator[Factory]:
     made: list[ApiCluster] = []
 
     def make(
-        kubeconfig: Path | str | None = None, *, watch: bool = True, wait: bool = True, waits: Waits = WAITS
+        kubeconfig: Path | str | None = None, *, watch: bool = True, wait: bool = True, policy: RetryPolicy = POLICY
     ) -> ApiCluster:
         where = api.kubeconfig() if kubeconfig is None else kubeconfig
-        made.append(ApiCluster(str(where), "n1", watch=watch, waits=waits))
+        made.append(ApiCluster(str(where), "n1", watch=watch, policy=policy))
         if watch and wait:
             assert made[-1].wait_synced(PATIENCE)
             api.wait(lambda: len(api.watches) == 2 * len(made))
@@ -192,7 +193,7 @@ def test_a_cached_pod_of_another_uid_is_not_taken(api: ApiServer, cluster: Facto
     assert mine.pod("default", "web", "")["metadata"]["uid"] == "new"  # without a uid, the current pod is returned
     with pytest.raises(NotFoundError) as caught:
         mine.pod("default", "web", "third")
-    assert caught.value.code == Code.INVALID_CONFIG
+    assert caught.value.kind == Kind.INVALID_CONFIG
     assert caught.value.msg == "pod default/web: its UID in the API server is new, not third"
 
 
@@ -288,7 +289,7 @@ def test_a_conflict_with_another_writer_is_tried_again(api: ApiServer, cluster: 
 
 def test_conflicts_without_end_are_given_up(api: ApiServer, cluster: Factory) -> None:
     api.put(pod())
-    mine = cluster(waits=HURRIED)
+    mine = cluster(policy=HURRIED)
     api.fault("PATCH", "/status", status=409, message="it has been modified")
     with pytest.raises(UnavailableError) as caught:
         mine.set_network_status("default", "web", "u1", STATUS)
@@ -296,7 +297,7 @@ def test_conflicts_without_end_are_given_up(api: ApiServer, cluster: Factory) ->
     assert times > 5
     assert caught.value.msg == (
         "network-status of pod default/web: the API server cannot answer now: "
-        f"409 it has been modified (asked {times} times)"
+        f"409 it has been modified (after {times} attempts)"
     )
 
 
@@ -319,17 +320,17 @@ def test_refusals(api: ApiServer, cluster: Factory, status: int, code: Code, tex
     api.put(pod())
     mine = cluster(watch=False)
     api.fault("", "", status=status, message="because")
-    with pytest.raises(CniError) as caught:
+    with pytest.raises(Error) as caught:
         mine.pod("default", "web", "u1")
-    assert (caught.value.code, caught.value.msg) == (code, f"pod default/web: {text}")
-    with pytest.raises(CniError) as caught:
+    assert (code_of(caught.value), caught.value.msg) == (code, f"pod default/web: {text}")
+    with pytest.raises(Error) as caught:
         mine.network("default", "net")
-    assert (caught.value.code, caught.value.msg) == (code, f"NetworkAttachmentDefinition default/net: {text}")
+    assert (code_of(caught.value), caught.value.msg) == (code, f"NetworkAttachmentDefinition default/net: {text}")
     api.heal()
     api.fault("PATCH", "", status=status, message="because")
-    with pytest.raises(CniError) as caught:
+    with pytest.raises(Error) as caught:
         mine.set_network_status("default", "web", "u1", STATUS)
-    assert (caught.value.code, caught.value.msg) == (code, f"network-status of pod default/web: {text}")
+    assert (code_of(caught.value), caught.value.msg) == (code, f"network-status of pod default/web: {text}")
 
 
 def test_a_server_that_is_busy_is_asked_again_when_it_says(api: ApiServer, cluster: Factory) -> None:
@@ -381,7 +382,7 @@ def test_a_server_that_says_nothing_is_left_after_seconds(api: ApiServer, cluste
     with pytest.raises(UnavailableError) as caught:
         mine.set_network_status("default", "web", "u1", STATUS)
     assert 3.9 < time.monotonic() - began < 6.0
-    assert caught.value.code == Code.TRY_AGAIN_LATER
+    assert caught.value.kind == Kind.TRY_AGAIN
     assert caught.value.msg == (
         f"network-status of pod default/web: no answer from the API server: {api.url}: "
         "Read timed out. (read timeout=4.0)"
@@ -390,7 +391,7 @@ def test_a_server_that_says_nothing_is_left_after_seconds(api: ApiServer, cluste
 
 def test_an_answer_that_drips_is_left_after_seconds(api: ApiServer, cluster: Factory) -> None:
     api.put(pod(a="x" * 10000))
-    mine = cluster(watch=False, waits=HURRIED)
+    mine = cluster(watch=False, policy=HURRIED)
     api.fault("GET", "", after=0, drip=0.01)
     began = time.monotonic()
     with pytest.raises(UnavailableError, match="the answer takes too long"):
@@ -408,7 +409,7 @@ def test_a_host_that_does_not_take_connections_is_left_after_seconds(
     with socket.create_server(("127.0.0.1", 0), backlog=0) as full:
         config["clusters"][0]["cluster"]["server"] = f"https://127.0.0.1:{full.getsockname()[1]}"
         (tmp_path / "other").write_text(json.dumps(config))
-        mine = cluster(tmp_path / "other", watch=False, waits=HURRIED)
+        mine = cluster(tmp_path / "other", watch=False, policy=HURRIED)
         for _ in range(3):  # for the last ones, even TCP does not connect
             began = time.monotonic()
             with pytest.raises(UnavailableError, match="timed out"):
@@ -451,7 +452,7 @@ def test_while_the_server_is_down_what_is_known_is_given_and_status_is_refused(
     began = time.monotonic()
     with pytest.raises(UnavailableError) as caught:
         mine.set_network_status("default", "web", "u1", STATUS)
-    assert caught.value.code == Code.TRY_AGAIN_LATER
+    assert caught.value.kind == Kind.TRY_AGAIN
     assert caught.value.msg == (
         f"network-status of pod default/web: no answer from the API server: {api.url}: "
         "Failed to establish a new connection: [Errno 111] Connection refused"
@@ -589,7 +590,7 @@ def test_a_lasting_failure_is_told_once_and_its_end_too(
     api.put(pod(a="2"))
     until(mine, "web", "2")
     assert [record.message for record in caplog.records if PODS in record.message] == [
-        f"watch of {PODS}: 500 no etcd; going on with what is known",
+        f"watch of {PODS}: 500 no etcd; using the objects in the cache",
         f"watch of {PODS}: it works again",
     ]
 
@@ -612,7 +613,7 @@ def test_failures_in_a_row_are_further_and_further_apart(
     pauses: list[float] = []
 
     def jitter(seconds: float) -> float:
-        if threading.current_thread().name == f"watch {PODS}" and seconds != watch._LASTS:
+        if threading.current_thread().name == f"watch {PODS}" and seconds != watch._DURATION:
             pauses.append(round(seconds, 1))
         return 0.0
 
@@ -682,7 +683,7 @@ def test_a_cluster_whose_watch_fails_is_asked_until_it_works(
     api.wait(lambda: len(api.watches) == 2)
     api.put(network())
     assert mine._networks.wait_for(lambda networks: ("default", "net") in networks, PATIENCE)
-    assert mine._networks.at_work
+    assert mine._networks.is_healthy
 
 
 # Credentials that change at runtime
@@ -762,7 +763,7 @@ def test_a_kubeconfig_that_cannot_be_read_leaves_what_was_before(
         mine.set_network_status("default", "web", "u1", [{"name": str(number)}])
     assert len(caplog.records) == 1
     assert caplog.records[0].message.startswith(f"API server from the kubeconfig {kubeconfig}: ")
-    assert caplog.records[0].message.endswith("; going on with those from before")
+    assert caplog.records[0].message.endswith("; still using the previous credentials")
     kubeconfig.unlink()
     mine.set_network_status("default", "web", "u1", STATUS)
     api.revoke_all()
@@ -778,9 +779,9 @@ def test_a_token_that_expired_is_told(api: ApiServer, cluster: Factory) -> None:
     api.revoke_all()
     with pytest.raises(UnavailableError) as caught:
         mine.set_network_status("default", "web", "u1", STATUS)
-    assert caught.value.code == Code.TRY_AGAIN_LATER
+    assert caught.value.kind == Kind.TRY_AGAIN
     assert caught.value.msg == (
-        "network-status of pod default/web: the API server does not know us by the "
+        "network-status of pod default/web: the API server does not accept the credentials of the "
         f"kubeconfig {kubeconfig}: 401 Unauthorized"
     )
 
@@ -925,9 +926,9 @@ def test_a_kubeconfig_that_cannot_be_used_is_named(tmp_path: Path, text: str | N
     kubeconfig = tmp_path / "config"
     if text is not None:
         kubeconfig.write_text(text)
-    with pytest.raises(CniError) as caught:
+    with pytest.raises(Error) as caught:
         ApiCluster(str(kubeconfig))
-    assert caught.value.code == Code.INVALID_CONFIG
+    assert caught.value.kind == Kind.INVALID_CONFIG
     assert caught.value.msg.startswith(f"API server from the kubeconfig {kubeconfig}: ")
     assert reason in caught.value.msg.lower()
 
@@ -935,16 +936,16 @@ def test_a_kubeconfig_that_cannot_be_used_is_named(tmp_path: Path, text: str | N
 @pytest.mark.parametrize("token", ["", " \n", "a\nb", "tökén"])
 def test_a_token_that_cannot_be_one_is_refused(api: ApiServer, tmp_path: Path, token: str) -> None:
     (tmp_path / "token").write_text(token)
-    with pytest.raises(CniError, match="expected a token") as caught:
+    with pytest.raises(Error, match="expected a token") as caught:
         ApiCluster(str(api.kubeconfig(tokenFile=str(tmp_path / "token"))))
-    assert caught.value.code == Code.INVALID_CONFIG
+    assert caught.value.kind == Kind.INVALID_CONFIG
 
 
 def test_outside_of_a_cluster_the_configuration_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
-    with pytest.raises(CniError) as caught:
+    with pytest.raises(Error) as caught:
         ApiCluster()
-    assert caught.value.code == Code.INVALID_CONFIG
+    assert caught.value.kind == Kind.INVALID_CONFIG
     assert caught.value.msg == (
         "API server from the in-cluster service account: Service host/port is not set.; "
         "set cluster.kubeconfig or cluster.manifests in the configuration"

@@ -13,18 +13,16 @@ import pytest
 from tests.apiserver import ApiServer
 from tests.node.calling import until
 from wirespeed.kube import events
-from wirespeed.kube.api import Patience
+from wirespeed.kube.api import Timeouts
 from wirespeed.kube.apiserver import ApiCluster
-from wirespeed.kube.cluster import PodEvent
+from wirespeed.kube.cluster import Event
 from wirespeed.kube.manifests import ManifestCluster
 
 PATH = "/api/v1/namespaces/default/events"
 
 
-def event(message: str = "net1", *, name: str = "web", warning: bool = False) -> PodEvent:
-    return PodEvent(
-        namespace="default", name=name, uid=f"uid-{name}", reason="Told", message=message, warning=warning
-    )
+def event(message: str = "net1", *, name: str = "web", warning: bool = False) -> Event:
+    return Event(namespace="default", name=name, uid=f"uid-{name}", reason="Told", message=message, warning=warning)
 
 
 @pytest.fixture
@@ -108,7 +106,7 @@ def test_event_whose_answer_was_lost_is_there_once(api: ApiServer, cluster: ApiC
 def test_who_tells_does_not_wait_for_a_server_that_hangs_and_what_is_too_much_is_dropped(
     api: ApiServer, cluster: ApiCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(events, "_WAITING", 10)
+    monkeypatch.setattr(events, "_MAX_QUEUED", 10)
     held = api.fault("POST", hold=True)
     cluster.event(event("first"))
     api.wait(lambda: held.met == 1)
@@ -182,11 +180,11 @@ def test_long_names_and_messages_are_cut_to_what_the_server_takes(api: ApiServer
 
 
 def test_few_events_are_remembered(api: ApiServer, cluster: ApiCluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(events, "_KNOWN", 2)
-    monkeypatch.setattr(events, "_WAITS", Patience(connect=1.0, read=2.0, total=3.0))
+    monkeypatch.setattr(events, "_MAX_REMEMBERED", 2)
+    monkeypatch.setattr(events, "_TIMEOUTS", Timeouts(connect=1.0, read=2.0, total=3.0))
     for message in ("a", "b", "c", "a"):
         cluster.event(event(message))
-        api.wait(lambda: not cluster._events._waiting)
+        api.wait(lambda: not cluster._events._queue)
     cluster.close()
     assert len(cluster._events._written) == 2
     assert [each["message"] for each in api.objects("Event")].count("a") == 2  # the first one had been forgotten

@@ -20,7 +20,7 @@ import urllib3
 from tests.apiserver import ApiServer
 from tests.certificates import HAND_MADE, NOT_CRITICAL, WITHOUT_IDENTIFIERS, Profile
 from tests.node.test_kube_apiserver import Proxy
-from wirespeed.cni.errors import CniError, Code
+from wirespeed.errors import Error, Kind
 from wirespeed.kube.apiserver import ApiCluster
 from wirespeed.kube.cluster import UnavailableError
 
@@ -194,7 +194,7 @@ def test_files_that_hold_no_certificate_are_named(serving: Callable[[Profile], A
             f"client certificate {certificate}: ",
         ),
     ):
-        with pytest.raises(CniError) as caught:
+        with pytest.raises(Error) as caught:
             ask(kubeconfig)
-        assert caught.value.code == Code.INVALID_CONFIG
+        assert caught.value.kind == Kind.INVALID_CONFIG
         assert what in caught.value.msg

@@ -49,7 +49,7 @@ def test_mac_of_a_virtual_machine_reaches_plugins_without_the_capability_and_one
     got = links["pod16367aacb67"]["address"]
     assert got != MAC  # ptp ignores the requested MAC
     line = world.agent.wait_log("event of pod default/virt-launcher-vm1-x: RequestNotMet", "default/ptp")
-    assert f'network default/ptp (pod16367aacb67): key "mac": asked for {MAC}, got {got}' in line
+    assert f'network default/ptp (pod16367aacb67): key "mac": requested {MAC}, got {got}' in line
     assert len(requests_not_met(world)) == 1
     assert world.call("CHECK", pod, multus) == DONE
     assert world.call("DEL", pod, multus) == DONE
@@ -62,7 +62,7 @@ def test_network_that_is_attached_later_is_given_the_mac_too(world: World, multu
     run(world, "attach", "p", json.dumps({"name": "bridged", "mac": MAC, "interface": "pod37a8eec1ce1"}))
     run(world, "attach", "p", json.dumps({"name": "ptp", "mac": MAC}))
     assert pod.links()["pod37a8eec1ce1"]["address"] == MAC
-    world.agent.wait_log("event of pod default/p: RequestNotMet", f"asked for {MAC}")
+    world.agent.wait_log("event of pod default/p: RequestNotMet", f"requested {MAC}")
     assert len(requests_not_met(world)) == 1
     assert world.call("DEL", pod, multus) == DONE
     world.nothing_left(pod)

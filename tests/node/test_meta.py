@@ -101,7 +101,7 @@ def test_runtime_and_networks_of_the_oldest_versions_or_without_one_are_served(w
     del expected["net3"]  # its last plugin returns no address
     assert reported == {"net3": None} | {ifname: [address] for ifname, address in expected.items()}
     code, message = world.refused("CHECK", pod, config)
-    assert (code, message) == (1, f"CHECK needs cniVersion 0.4.0 or newer, got {spoken}")
+    assert (code, message) == (1, f'key "cniVersion": expected 0.4.0 or newer for CHECK, got {spoken!r}')
     # with a runtime that supports CHECK, the old networks have nothing to check
     assert world.call("CHECK", pod) == DONE
     assert world.call("DEL", pod, config) == DONE
@@ -320,7 +320,8 @@ def test_default_route_moves_to_the_network_that_asks_for_it(world: World) -> No
     code, message = world.refused("CHECK", pod)
     assert code == Code.DRIFT
     assert message == (
-        "network default/bridged (net1): default route: expected the IPv4 default route by net1 to go to 10.2.0.1"
+        "network default/bridged (net1): default route: expected the IPv4 default route through net1 to go to "
+        "10.2.0.1"
     )
     assert world.call("DEL", pod) == DONE
     world.nothing_left(pod)
@@ -366,8 +367,8 @@ def test_empty_default_route_leaves_the_networks_own_alone_in_the_pod(world: Wor
     code, message = world.refused("ADD", none)
     assert code == Code.INTERFACE
     assert message == (
-        "pod default/q: network default/bridged (net1): default route: the plugins made none by net1: "
-        'expected a gateway in the key "default-route"'
+        'pod default/q: network default/bridged (net1): key "default-route": no plugin created a default route '
+        "through net1; expected a gateway"
     )
     world.nothing_left(none)
 
@@ -399,8 +400,8 @@ def test_refused_add_changes_nothing(world: World) -> None:
     pod = world.pod("p", [{"name": "bridged", "interface": "net2"}, {"name": "ptp"}])
     assert world.refused("ADD", pod) == (
         Code.INTERFACE,
-        "pod default/p: interface net2 would be that of network default/bridged and of network default/ptp: "
-        "expected a name for one only",
+        'pod default/p: key "interface": network default/bridged and network default/ptp would both be interface '
+        "net2; expected another name for one of them",
     )
     world.nothing_left(pod)
     assert world.veths() == []
@@ -430,7 +431,7 @@ def test_second_add_is_refused_and_leaves_the_first_ones_interfaces(world: World
     pod.netns.run("ip", "link", "del", "net1")
     code, message = world.refused("ADD", pod)
     assert code == Code.INTERFACE
-    assert message == "pod default/p: container c-p is attached already (eth0, net1); DEL it first"
+    assert message == "pod default/p: container c-p is already attached (eth0, net1); DEL it first"
     assert world.rows() == {("c-p", "eth0"): "added", ("c-p", "net1"): "added"}
 
 
@@ -439,7 +440,7 @@ def test_plugin_of_the_agents_process_that_cannot_be_made_is_refused_before_the_
     pod = world.pod("p", "bridged,broken")
     assert world.refused("ADD", pod) == (
         Code.INTERNAL,
-        "pod default/p: network default/broken (net2): plugin broken: cannot be made: RuntimeError: this plugin "
+        "pod default/p: network default/broken (net2): plugin broken: cannot be created: RuntimeError: this plugin "
         "cannot be made",
     )
     assert (world.rows(), world.leases(), world.veths()) == ({}, {}, [])
@@ -454,7 +455,7 @@ def test_pod_that_the_cluster_does_not_know_is_to_be_tried_again(world: World) -
     other = world.pod("q")
     code, message = world.refused("ADD", other, CNI_ARGS=other.args.replace("uid-q", "uid-before"))
     assert code == Code.TRY_AGAIN_LATER
-    assert message.endswith("its UID is uid-q, not uid-before")
+    assert message.endswith("is uid-q, not uid-before")
     assert world.rows() == {}
 
 

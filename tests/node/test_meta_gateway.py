@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from tests.node.conftest import Netns
-from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.plugin import Result
+from wirespeed.errors import Error, Kind
 from wirespeed.kernel import netns as namespaces
 from wirespeed.kernel.netlink.rtnl import Rtnl
 from wirespeed.plugins.meta import gateway
@@ -31,9 +31,9 @@ def pod(netns: Callable[[], Netns]) -> Netns:
     return made
 
 
-def give(pod: Netns, *gateways: str) -> dict[str, Result]:
+def replace_default_routes(pod: Netns, *gateways: str) -> dict[str, Result]:
     with namespaces.opened(pod.path) as ns:
-        return gateway.give(ns, "net1", gateways, {"eth0": NOTHING, "net1": NOTHING})
+        return gateway.replace_default_routes(ns, "net1", gateways, {"eth0": NOTHING, "net1": NOTHING})
 
 
 def fault(pod: Netns, *gateways: str) -> str:
@@ -60,7 +60,9 @@ def test_default_route_of_any_make_goes_and_the_asked_one_comes(pod: Netns, befo
     pod.run("ip", *before.split())
     pod.run("ip", "-4", "route", "add", "default", "via", "10.1.0.3", "dev", "eth0", "metric", "200")
     assert fault(pod, "10.2.0.1")
-    assert give(pod, "10.2.0.1") == {"net1": {**NOTHING, "routes": [{"dst": "0.0.0.0/0", "gw": "10.2.0.1"}]}}
+    assert replace_default_routes(pod, "10.2.0.1") == {
+        "net1": {**NOTHING, "routes": [{"dst": "0.0.0.0/0", "gw": "10.2.0.1"}]}
+    }
     assert defaults(pod) == [("10.2.0.1", "net1")]
     assert fault(pod, "10.2.0.1") == ""
 
@@ -76,7 +78,7 @@ def test_default_route_of_any_make_goes_and_the_asked_one_comes(pod: Netns, befo
 def test_default_route_of_ipv6_goes_too(pod: Netns, before: str) -> None:
     pod.run("ip", "-4", "route", "add", "default", "via", "10.1.0.1", "dev", "eth0")
     pod.run("ip", *before.split())
-    give(pod, "fd00:2::1")
+    replace_default_routes(pod, "fd00:2::1")
     assert defaults(pod, "-6") == [("fd00:2::1", "net1")]
     assert defaults(pod) == [("10.1.0.1", "eth0")]
     assert fault(pod, "fd00:2::1") == ""
@@ -86,7 +88,7 @@ def test_routes_of_other_tables_and_of_other_kinds_stay(pod: Netns) -> None:
     pod.run("ip", "route", "add", "default", "via", "10.1.0.1", "dev", "eth0", "table", "100")
     pod.run("ip", "route", "add", "unreachable", "default", "metric", "9000")
     pod.run("ip", "route", "add", "10.9.0.0/16", "via", "10.1.0.1", "dev", "eth0")
-    give(pod, "10.2.0.1")
+    replace_default_routes(pod, "10.2.0.1")
     assert "default via 10.1.0.1 dev eth0" in pod.run("ip", "route", "show", "table", "100")
     shown = pod.run("ip", "route", "show")
     assert "unreachable default" in shown
@@ -100,20 +102,20 @@ def test_own_default_route_is_kept_alone_in_its_family(pod: Netns) -> None:
             pod.run(
                 "ip", family, "route", "add", "default", "via", address, "dev", dev, "metric", str(100 + metric)
             )
-    give(pod)
+    replace_default_routes(pod)
     assert defaults(pod) == [("10.2.0.1", "net1")]
     assert defaults(pod, "-6") == [("fd00:1::1", "eth0")]
     assert fault(pod) == ""
     pod.run("ip", "route", "add", "default", "via", "10.1.0.1", "dev", "eth0", "metric", "5")
-    assert fault(pod) == "expected the IPv4 default route by net1 to be the only one"
+    assert fault(pod) == "expected the IPv4 default route through net1 to be the only one"
 
 
 def test_own_default_route_of_ipv6_is_kept_of_one_that_the_kernel_made_of_two(pod: Netns) -> None:
     for address, dev in (("fd00:1::1", "eth0"), ("fd00:2::1", "net1"), ("fd00:1::3", "eth0")):
         pod.run("ip", "-6", "route", "append", "default", "via", address, "dev", dev, "mtu", "1400")
     assert len(json.loads(pod.run("ip", "-6", "-j", "route", "show", "default"))[0]["nexthops"]) == 3
-    assert fault(pod) == "expected the IPv6 default route by net1 to be the only one"
-    give(pod)
+    assert fault(pod) == "expected the IPv6 default route through net1 to be the only one"
+    replace_default_routes(pod)
     assert defaults(pod, "-6") == [("fd00:2::1", "net1")]
     assert fault(pod) == ""
 
@@ -128,7 +130,7 @@ def test_default_route_by_a_next_hop_object_goes_too(pod: Netns, compatible: str
         pod.run("ip", "nexthop", "add", "id", group, "group", f"{number}/{number + 1}")
         pod.run("ip", family, "route", "add", "default", "nhid", group)
         pod.run("ip", family, "route", "add", "default", "nhid", str(number), "metric", "77")
-    give(pod, "10.2.0.1", "fd00:2::1")
+    replace_default_routes(pod, "10.2.0.1", "fd00:2::1")
     assert defaults(pod) == [("10.2.0.1", "net1")]
     assert defaults(pod, "-6") == [("fd00:2::1", "net1")]
     assert fault(pod, "10.2.0.1", "fd00:2::1") == ""
@@ -138,14 +140,14 @@ def test_default_route_that_the_kernel_has_not_after_all_is_an_error(
     pod: Netns, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Rtnl, "add_route", lambda *_, **__: None)
-    with pytest.raises(CniError) as wrong:
-        give(pod, "10.2.0.1")
-    assert wrong.value.code == Code.INTERFACE
-    assert wrong.value.msg == "default route: expected the IPv4 default route by net1 to go to 10.2.0.1"
+    with pytest.raises(Error) as wrong:
+        replace_default_routes(pod, "10.2.0.1")
+    assert wrong.value.kind == Kind.INTERFACE
+    assert wrong.value.msg == "default route: expected the IPv4 default route through net1 to go to 10.2.0.1"
 
 
 def test_attachment_without_a_network_interface_cannot_have_it(pod: Netns) -> None:
     pod.run("ip", "link", "del", "net1")
-    with pytest.raises(CniError, match="default route: the pod has no network interface net1"):
-        give(pod, "10.2.0.1")
+    with pytest.raises(Error, match="default route: the pod has no network interface net1"):
+        replace_default_routes(pod, "10.2.0.1")
     assert fault(pod, "10.2.0.1") == "the pod has no network interface net1"

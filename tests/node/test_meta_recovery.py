@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -66,8 +67,8 @@ def test_delete_after_a_kill_within_an_add_leaves_nothing(world: World, events: 
     code, message = world.refused("CHECK", pod, CNI_IFNAME="eth0")
     assert code == Code.DRIFT
     assert message == (
-        "network default/held (net2): expected an attachment that was made, got one that is adding; also "
-        "network default/ptp (net3): expected an attachment that was made, got one that is planned"
+        "network default/held (net2): its ADD or DEL did not finish: it is adding; also "
+        "network default/ptp (net3): its ADD or DEL did not finish: it is planned"
     )
     deleting = world.begin("DEL", pod)
     assert events.next() == "begin DEL c-p"
@@ -97,7 +98,7 @@ def test_plugin_that_a_killed_agent_left_running_is_ended_before_its_work_is_und
     assert call.answer().body["code"] == Code.TRY_AGAIN_LATER
     world.restart()
     assert world.call("DEL", pod) == DONE
-    world.agent.wait_log("container c-p: a plugin of a killed agent still runs, process ", "ending it")
+    world.agent.wait_log("container c-p: process ", "a plugin executed by a killed agent, still runs: killing it")
     with pytest.raises(OSError, match=os.strerror(errno.ENXIO)):  # the plugin was killed, so nobody reads the fifo
         os.open(gate, os.O_WRONLY | os.O_NONBLOCK)
     world.nothing_left(pod)
@@ -258,7 +259,7 @@ def test_gc_tells_networks_nothing_while_a_container_of_before_the_journal_lives
     assert world.runtime("GC", [("c-before", "eth0")], config) == DONE
     assert world.calls("main", "GC") == []
     world.nothing_left(gone)
-    world.agent.wait_log("networks are left alone: 1 containers are not in the journal")
+    world.agent.wait_log("no GC of its networks, because 1 containers are not in the journal")
 
 
 def test_gc_that_fails_keeps_the_row_and_attempts_the_others(world: World) -> None:
@@ -397,13 +398,14 @@ def test_network_that_is_attached_later_gets_a_device_that_is_left(world: World,
             1,
             '[{"name":"bridged","deviceID":"0000:03:02.2"}]',
             Code.POLICY,
-            "network default/bridged: device 0000:03:02.2 was not given to pod default/p by the kubelet",
+            'network default/bridged: key "deviceID": device 0000:03:02.2 was not given to pod default/p by the '
+            "kubelet",
         ),
         (
             1,
             '[{"name":"vfs","deviceID":"0000:03:02.1"},{"name":"bridged","deviceID":"0000:03:02.1"}]',
             Code.POLICY,
-            "network default/bridged: device 0000:03:02.1 is asked for twice",
+            'network default/bridged: key "deviceID": device 0000:03:02.1 is requested twice',
         ),
     ],
 )
@@ -546,3 +548,24 @@ def test_twenty_pods_at_once_leave_nothing_behind(world: World) -> None:
     assert world.node.links().keys() == links
     until(lambda: descriptors(world) == files, "with the descriptors of before")
     assert threads(world) <= running + 20
+
+
+# A switch that is not there
+
+
+def test_attempts_on_a_node_without_its_switch_leave_nothing(world: World) -> None:
+    """Each attempt of the runtime has a new sandbox. The agent has no Open vSwitch to ask."""
+    switched = {"type": "wirespeed-vhost", "host": {"engine": "ovs-dpdk", "iftype": "vhostuser"}}
+    world.define("switched", world.conflist("switched", switched))
+    assert world.agent.stop() == 0
+    world.restart(vhost={"ovsdb": f"unix:{world.folder}/none.sock"})
+    pod = world.pod("p", "switched")
+    for number in range(3):
+        attempt = replace(pod, container=f"c-{number}")
+        code, message = world.refused("ADD", attempt)
+        assert code == Code.TRY_AGAIN_LATER
+        assert "Open vSwitch" in message
+        assert world.call("DEL", attempt) == DONE
+    with closing(sqlite3.connect(f"file:{world.agent.state}?mode=ro", uri=True)) as journal:
+        assert journal.execute("SELECT device, step FROM device").fetchall() == []
+    assert world.rows() == {}

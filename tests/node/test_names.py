@@ -24,14 +24,14 @@ from tests.node.calling import until
 from tests.node.conftest import PATIENCE, ROOT, Agent
 from tests.node.pods import PLUGINS
 from tests.node.test_metrics import look, served
-from wirespeed.agent import names, notices
+from wirespeed.agent import changes, names
 from wirespeed.agent.install import binaries, content
-from wirespeed.cni.errors import CniError, Code
+from wirespeed.errors import Error, Kind
 from wirespeed.kernel.netns import Identity
-from wirespeed.kube.cluster import NodeEvent
+from wirespeed.kube.cluster import Event
 from wirespeed.node import ClusterConfig, Node, NodeConfig
 from wirespeed.state.journal import Attachment, DeviceClaim
-from wirespeed.state.records import KeptJournal
+from wirespeed.state.records import RecordedJournal
 from wirespeed.steps import carry_out
 from wirespeed.system.files import open_for_writing
 from wirespeed.takeover.record import PEERS, Record
@@ -103,8 +103,8 @@ class Place:
         path = self.bin / name
         return path.exists() and path.read_bytes() == self.shim.read_bytes()
 
-    def journal(self) -> KeptJournal:
-        return KeptJournal(self.root / "run/state.db", self.root / "attachments")
+    def journal(self) -> RecordedJournal:
+        return RecordedJournal(self.root / "run/state.db", self.root / "attachments")
 
 
 @pytest.fixture
@@ -272,7 +272,7 @@ def test_uninstall_leaves_what_was_put_there_last(place: Place, how: str) -> Non
     place.install("sriov-cni")
     if how == "cp -f":  # no agent has kept it
         WRITERS["cp -f"](place.theirs, place.bin / "sriov")
-        assert "what is at" in place.command("uninstall")
+        assert "the file at" in place.command("uninstall")
         assert (place.bin / "sriov").read_bytes() == GO.read_bytes()
     else:  # a dangling link, which an agent has kept
         agent = place.agent()
@@ -309,15 +309,15 @@ def test_two_that_fight_over_a_name_are_told_once_and_by_what(place: Place) -> N
     other = threading.Thread(target=fight)
     other.start()
     try:
-        said = agent.wait_log("WARNING", "is fought over")
+        said = agent.wait_log("WARNING", "is contested")
         agent.wait_log("bin/sriov was replaced by ")  # the next time, 4 s later
     finally:
         stop.set()
         other.join()
-    assert f"bin/sriov is fought over: {names._FIGHT} times in a row it was replaced by github.com/" in said
-    assert len(told(agent, "is fought over")) == 1
+    assert f"bin/sriov is contested: {names._CONTESTED_TIMES} times in a row it was replaced by github.com/" in said
+    assert len(told(agent, "is contested")) == 1
     times = [datetime.fromisoformat(line.split()[0]) for line in told(agent, "bin/sriov was replaced by ")]
-    assert len(times) == names._FIGHT + 1
+    assert len(times) == names._CONTESTED_TIMES + 1
     # The third restoration waits 1 s, and each later one twice as long. Lines are logged slightly after the count.
     assert (times[-1] - times[1]).total_seconds() > 5
 
@@ -347,7 +347,7 @@ def test_nodes_event_and_figure_count_the_times(place: Place, tmp_path: Path) ->
 
 # Pods that others attached meanwhile
 
-LOOKED = "looked for pods of others to take over"
+LOOKED = "looked for pods of other tools to take over"
 BRIDGED = Attached(
     config={"cniVersion": "1.0.0", "name": "cbr0", "type": "rec-bridge"},
     ifname="eth0",
@@ -413,14 +413,14 @@ def test_a_process_with_more_files_than_select_knows_waits_for_calls_of_others(t
     call = subprocess.Popen([tmp_path / "multus.replaced", "1000"])
     try:
         with openfiles.many():
-            with pytest.raises(CniError, match=f"process {call.pid} of it does not end") as refused:
+            with pytest.raises(Error, match=f"process {call.pid}, which runs it, does not end") as refused:
                 carry_out([binaries.await_calls(tmp_path, ["multus"], 0.0)])
             call.kill()
             carry_out([binaries.await_calls(tmp_path, ["multus"], PATIENCE)])
     finally:
         call.kill()
         call.wait(PATIENCE)
-    assert refused.value.code == Code.TRY_AGAIN_LATER
+    assert refused.value.kind == Kind.TRY_AGAIN
 
 
 def test_what_cannot_be_taken_over_is_told_once(place: Place) -> None:
@@ -429,11 +429,11 @@ def test_what_cannot_be_taken_over_is_told_once(place: Place) -> None:
     agent.wait_log(LOOKED)
     sriovfiles.write(place.root / "sriov", CID, "net1", "/run/netns/gone", sriovfiles.kept("0000:ff:1f.7"))
     WRITERS["a rename"](place.theirs, place.bin / "sriov")
-    agent.wait_log("WARNING", "attached by others", "device 0000:ff:1f.7: expected an SR-IOV virtual function")
+    agent.wait_log("WARNING", "attached by other tools", "device 0000:ff:1f.7: there is no such pci device")
     WRITERS["a rename"](place.theirs, place.bin / "sriov")
     agent.wait_log("bin/sriov was replaced by ")
     agent.stop()
-    assert len(told(agent, "attached by others")) == 1
+    assert len(told(agent, "attached by other tools")) == 1
 
 
 # Restored names
@@ -521,7 +521,7 @@ def test_who_writes_for_long_loses_the_name_and_goes_on_in_what_is_kept(
 
     def wait(descriptors: Sequence[int | None], seconds: float) -> None:
         waits.set()
-        notices.wait(descriptors, seconds)
+        changes.wait(descriptors, seconds)
 
     monkeypatch.setattr(names, "wait", wait)
     data = GO.read_bytes()
@@ -534,7 +534,9 @@ def test_who_writes_for_long_loses_the_name_and_goes_on_in_what_is_kept(
             assert (place.bin / "sriov.replaced").read_bytes() == data[:4096]
             file.write(data[4096:])
         assert (place.bin / "sriov.replaced").read_bytes() == data
-    assert "bin/sriov is being written for long, which goes on in sriov.replaced" in caplog.text
+    assert (
+        "bin/sriov has been open for writing for too long; its writer now writes to sriov.replaced" in caplog.text
+    )
 
 
 def test_name_that_is_empty_for_a_moment_can_be_taken_by_who_wants_no_file_there(
@@ -542,7 +544,7 @@ def test_name_that_is_empty_for_a_moment_can_be_taken_by_who_wants_no_file_there
 ) -> None:
     """Like `install` and `cp --remove-destination`: they remove the file, then fail if it exists again."""
     place.install("sriov-cni", "userspace-cni")
-    monkeypatch.setitem(names._GRACE, names._State.NOBODY, PATIENCE)
+    monkeypatch.setitem(names._GRACE, names._State.MISSING, PATIENCE)
     with keeping(place, "sriov-cni", "userspace-cni"):
         (place.bin / "sriov").unlink()
         for _ in range(2):  # each time, all names are checked
@@ -573,7 +575,7 @@ def test_missing_shim_is_told_once_and_the_name_is_taken_back_when_it_is_there(
     place: Place, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     place.install("sriov-cni")
-    monkeypatch.setattr(names, "LOOK_AGAIN", 0.1)
+    monkeypatch.setattr(names, "RECHECK_INTERVAL", 0.1)
     shim = (place.bin / "wirespeed").rename(place.root / "shim")
     WRITERS["cp -f"](place.theirs, place.bin / "sriov")
     text = f"cannot be taken back: shim {place.bin}/wirespeed: No such file or directory"
@@ -590,9 +592,9 @@ def test_folder_that_is_gone_is_told_once_and_not_made(
 ) -> None:
     """A container without this mount would create a directory that no runtime reads."""
     place.install("sriov-cni")
-    monkeypatch.setattr(names, "LOOK_AGAIN", 0.1)
+    monkeypatch.setattr(names, "RECHECK_INTERVAL", 0.1)
     aside = place.bin.rename(place.root / "aside")
-    text = f"cannot be taken back: folder {place.bin}: expected the runtime's folder of plugins, there is none"
+    text = f"cannot be taken back: folder {place.bin}: the runtime's folder of plugins does not exist"
     with keeping(place, "sriov-cni"):
         eventually(lambda: text in caplog.text, "told")
         assert not place.bin.exists()
@@ -633,7 +635,7 @@ def test_record_that_cannot_be_read_is_told_and_the_agent_serves(place: Place) -
     place.record.write_text('{"binDir": 3}')
     agent = place.agent()
     said = agent.wait_log("ERROR", 'replaced.json: key "binDir": expected a string, got 3; remove it, and run ')
-    assert "names of plugins that others take are not taken back" in said
+    assert "plugin names that other programs replace are not taken back" in said
 
 
 # Helper functions
@@ -662,7 +664,7 @@ def test_what_a_program_is_stands_in_it_wherever_that_is(tmp_path: Path) -> None
 
 def test_events_of_a_node_are_no_pods(place: Place, caplog: pytest.LogCaptureFixture) -> None:
     with keeping(place) as node:
-        node.cluster.event(NodeEvent(name="n1", reason="Told", message="so", warning=True))
+        node.cluster.event(Event(kind="Node", name="n1", uid="n1", reason="Told", message="so", warning=True))
     assert "event of node n1: Told: so" in caplog.text
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.node.conftest import Netns
-from wirespeed.cni.errors import CniError, Code
+from wirespeed.errors import Error, Kind
 from wirespeed.kernel import netns as host_netns
 from wirespeed.kernel.netns import Identity
 
@@ -74,6 +74,6 @@ def test_a_namespace_with_the_inode_number_of_a_dead_one_is_not_taken_for_it(
 def test_what_is_no_namespace_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for path, message in ((tmp_path / "file", "not a network namespace"), (tmp_path / "none", "No such file")):
-        with pytest.raises(CniError, match=message) as refused, host_netns.opened(os.fspath(path)):
+        with pytest.raises(Error, match=message) as refused, host_netns.opened(os.fspath(path)):
             pass
-        assert refused.value.code == Code.UNKNOWN_CONTAINER
+        assert refused.value.kind == Kind.NOT_ATTACHED

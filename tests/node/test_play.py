@@ -284,7 +284,7 @@ def test_in_order_a_failed_pod_keeps_those_after_it_from_starting(stage: Stage) 
     bad = pod("bad", container(script="true"), initContainers=[container("first", "exit 1")])
     played = stage.play(bad, pod("next", container(script="echo ran")), options=("--in-order",))
     assert played.status == 1
-    assert "pod default/bad failed: those after it are not started" in played.stderr
+    assert "pod default/bad: it failed: those after it are not started" in played.stderr
     assert played.pod("next")["status"]["phase"] == "Pending"
     assert played.said("default/next/main") == []
 
@@ -340,7 +340,7 @@ def test_a_signal_while_a_pod_is_attached_undoes_the_attachment(stage: Stage) ->
     stage.write_plugin(f"echo $CNI_COMMAND >> {calls}; [ $CNI_COMMAND != ADD ] || {{ {waits}; }}")
     playing = stage.start(waiting("one"))
     begun.heard()
-    playing.signal(signal.SIGINT).said("SIGINT: all pods are told to end")
+    playing.signal(signal.SIGINT).said("SIGINT: stopping all pods")
     gate.tell()
     played = playing.ended()
     assert (played.status, played.stderr, played.said("default/one/main")) == (0, "", [])
@@ -457,11 +457,17 @@ def test_two_plays_at_once_do_not_meet(stage: Stage) -> None:
 @pytest.mark.parametrize(
     ("manifest", "told"),
     [
-        ({**pod("bad", container(script="true")), "kind": "Deployment"}, "kind Deployment is not played"),
-        (pod("bad", container(script="true"), hostNetwork=True), "spec.hostNetwork: is not done here"),
+        (
+            {**pod("bad", container(script="true")), "kind": "Deployment"},
+            'key "kind": expected Pod, NetworkAttachmentDefinition, ConfigMap or List',
+        ),
+        (
+            pod("bad", container(script="true"), hostNetwork=True),
+            'key "spec.hostNetwork": `wirespeed play` does not support it',
+        ),
         (
             pod("bad", container(script="true", resources={"limits": {"intel.com/vf": 1}})),
-            "pods ask for intel.com/vf",
+            "pods request intel.com/vf",
         ),
         (
             pod("bad", container(script="true", resources={"limits": {"hugepages-3Mi": "3Mi", "memory": "1Mi"}})),
@@ -511,7 +517,7 @@ def test_a_pod_whose_devices_are_not_there_is_not_admitted_and_none_is_started(s
     assert played.status == 1
     assert played.stderr == (
         "wirespeed play: pod default/wants: not admitted: container main: resource intel.com/none: "
-        "1 asked for, 0 free (0 devices, 0 healthy, 0 allocated)\n"
+        "1 requested, 0 free (0 devices, 0 healthy, 0 allocated)\n"
     )
     assert played.said("default/good/main") == []
 
@@ -549,7 +555,7 @@ def test_pools_of_a_file_are_offered(stage: Stage) -> None:
     wants = container(script="true", resources={"limits": {"intel.com/none": 1}})
     played = stage.play(pod("wants", wants), options=("--pools", str(values)))
     assert played.status == 1
-    assert "not admitted: container main: resource intel.com/none: 1 asked for, 0 free" in played.stderr
+    assert "not admitted: container main: resource intel.com/none: 1 requested, 0 free" in played.stderr
 
 
 def test_variables_and_nodes_of_containers_that_run_are_told(stage: Stage) -> None:

@@ -15,7 +15,7 @@ import grpc
 import pytest
 
 from tests.node.conftest import PATIENCE
-from wirespeed.cni.errors import CniError, Code
+from wirespeed.errors import Error, Kind
 from wirespeed.kube import rpc
 from wirespeed.kube.proto import deviceplugin_pb2 as dp
 from wirespeed.kube.proto import pluginregistration_pb2 as registration
@@ -159,7 +159,7 @@ def test_registered_plugin_is_watched(kubelet: Kubelet) -> None:
         assert health(kubelet) == {"acme.io/a": [("a1", "Healthy"), ("a2", "Healthy")]}
         plugin.offer("a3", health="Unhealthy")
         kubelet.wait_until(lambda: health(kubelet) == {"acme.io/a": [("a3", "Unhealthy")]}, PATIENCE, "the change")
-        with pytest.raises(CniError, match="1 asked for, 0 free"):
+        with pytest.raises(Error, match="1 requested, 0 free"):
             kubelet.allocate("default", "pod", "app", "acme.io/a", 1)
 
 
@@ -224,9 +224,9 @@ def test_restarted_kubelet_knows_what_was_given_and_no_plugin(kubelet: Kubelet) 
 def test_folder_that_cannot_be_used_is_an_error_that_leaves_no_thread(tmp_path: Path) -> None:
     (tmp_path / "device-plugins").write_text("")
     before = threading.active_count()
-    with pytest.raises(CniError, match="kubelet ") as caught:
+    with pytest.raises(Error, match="kubelet ") as caught:
         Kubelet(tmp_path).start()
-    assert caught.value.code == Code.IO_FAILURE
+    assert caught.value.kind == Kind.IO
     assert threading.active_count() == before
 
 
@@ -306,31 +306,31 @@ def test_preferred_devices_are_given(kubelet: Kubelet) -> None:
 @pytest.mark.parametrize("prefers", [[], ["a9"], ["a1", "a2"]])
 def test_plugin_that_prefers_what_cannot_be_is_refused(kubelet: Kubelet, prefers: list[str]) -> None:
     with registered(kubelet, Plugin(kubelet.folder, "acme.io/a", "a1", "a2", prefers=prefers)):
-        with pytest.raises(CniError, match="expected 1 of those available") as caught:
+        with pytest.raises(Error, match="expected 1 of those available") as caught:
             kubelet.allocate("default", "pod", "app", "acme.io/a", 1)
-        assert caught.value.code == Code.DEVICE
-        assert kubelet.given() == []
+        assert caught.value.kind == Kind.DEVICE
+        assert kubelet.allocations() == []
 
 
 @pytest.mark.parametrize(("key", "reason"), [("broken", "INTERNAL: it is broken"), ("odd", "got 0")])
 def test_plugin_that_fails_to_allocate_gives_nothing(kubelet: Kubelet, key: str, reason: str) -> None:
     with registered(kubelet, Plugin(kubelet.folder, "acme.io/a", key)):
-        with pytest.raises(CniError, match=reason):
+        with pytest.raises(Error, match=reason):
             kubelet.allocate("default", "pod", "app", "acme.io/a", 1)
-        assert kubelet.given() == []
+        assert kubelet.allocations() == []
 
 
 def test_more_than_there_are_and_unknown_resources_are_refused_with_what_there_is(kubelet: Kubelet) -> None:
     with registered(kubelet, Plugin(kubelet.folder, "acme.io/a", "a1")):
-        with pytest.raises(CniError, match=r"2 asked for, 1 free \(1 devices, 1 healthy, 0 allocated\)"):
+        with pytest.raises(Error, match=r"2 requested, 1 free \(1 devices, 1 healthy, 0 allocated\)"):
             kubelet.allocate("default", "pod", "app", "acme.io/a", 2)
-        with pytest.raises(CniError, match=r"acme\.io/b: not registered; registered: acme\.io/a"):
+        with pytest.raises(Error, match=r"acme\.io/b: not registered; registered: acme\.io/a"):
             kubelet.allocate("default", "pod", "app", "acme.io/b", 1)
 
 
 def test_waiting_in_vain_says_what_is_there(kubelet: Kubelet) -> None:
     message = r"no 2 healthy devices of acme\.io/a within 0 s; registered: acme\.io/a \(1 of 1 healthy\)"
-    with registered(kubelet, Plugin(kubelet.folder, "acme.io/a", "a1")), pytest.raises(CniError, match=message):
+    with registered(kubelet, Plugin(kubelet.folder, "acme.io/a", "a1")), pytest.raises(Error, match=message):
         kubelet.wait_for("acme.io/a", 2, 0)
 
 
@@ -370,16 +370,14 @@ def test_plugins_that_ask_for_it_are_told_that_a_container_with_their_devices_st
 def test_refusal_to_start_and_a_plugin_that_is_gone_are_told(kubelet: Kubelet) -> None:
     with registered(kubelet, Plugin(kubelet.folder, "acme.io/a", "lost", pre_start=True)):
         kubelet.allocate("default", "pod", "app", "acme.io/a", 1)
-        with pytest.raises(
-            CniError, match=r"acme\.io/a: the device plugin refuses: FAILED_PRECONDITION: it is lost"
-        ):
+        with pytest.raises(Error, match=r"acme\.io/a: the device plugin refuses: FAILED_PRECONDITION: it is lost"):
             kubelet.pre_start("default", "pod", "app")
-    with pytest.raises(CniError, match=r"acme\.io/a: the device plugin refuses: UNAVAILABLE") as caught:
+    with pytest.raises(Error, match=r"acme\.io/a: the device plugin refuses: UNAVAILABLE") as caught:
         kubelet.pre_start("default", "pod", "app")
-    assert caught.value.code == Code.DEVICE
+    assert caught.value.kind == Kind.DEVICE
     kubelet.stop()
     kubelet.start()
-    with pytest.raises(CniError, match=r"resource acme\.io/a: not registered any more"):
+    with pytest.raises(Error, match=r"resource acme\.io/a: not registered any more"):
         kubelet.pre_start("default", "pod", "app")
 
 

@@ -216,7 +216,7 @@ def test_what_has_no_effect_is_said_at_the_start(stage: Stage) -> None:
     images = "image (containers see this machine's file system)"
     assert lines[:2] == [
         f"not enforced here: {images}, cpu limits, seccompProfile",
-        "default/one/main: capability CAP_IPC_LOCK is not known and has no effect: the nearest is IPC_LOCK",
+        'default/one/main: capability CAP_IPC_LOCK is not known and has no effect; did you mean "IPC_LOCK"?',
     ]
 
 
@@ -233,6 +233,6 @@ def test_a_program_that_a_container_cannot_see_is_told_before_anything_is_made(s
         main["command"] = [str(program)]
     played = stage.play(pod("one", main))
     assert played.status == 1
-    hidden = f"Pod default/one: container main: {program} is hidden: a container has a /tmp of its own"
+    hidden = f"Pod default/one: container main: {program} is hidden: a container has its own /tmp"
     assert hidden in played.stderr
     assert not calls.exists()

@@ -14,7 +14,8 @@ import pytest
 from tests.apiserver import SLICES, ApiServer
 from tests.node.conftest import PATIENCE
 from tests.unit.test_kube_dra import DRIVER, claim, device, pod, published, result
-from wirespeed.cni.errors import CniError, Code
+from wirespeed.cni.errors import code_of
+from wirespeed.errors import Error, Kind
 from wirespeed.kube import rpc, slices
 from wirespeed.kube.apiserver import ApiCluster
 from wirespeed.kube.cluster import NotFoundError
@@ -185,14 +186,14 @@ def test_a_device_that_is_published_later_is_there_for_the_next_pod(
 def test_while_the_watches_cannot_begin_each_pod_asks(
     tmp_path: Path, api: ApiServer, cluster: Callable[..., ApiCluster], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(slices, "_FIRST", 0.01)
+    monkeypatch.setattr(slices, "_SYNC_TIMEOUT", 0.01)
     api.put(claim("web-nic", result("vf0")))
     api.put(published(device("vf0", "0000:02:00.4")))
     found = dra_only(tmp_path, cluster())
     api.fault("LIST", SLICES, status=503, message="no leader")
-    with pytest.raises(CniError, match=f"ResourceSlices of driver {DRIVER}: .*no leader") as error:
+    with pytest.raises(Error, match=f"ResourceSlices of driver {DRIVER}: .*no leader") as error:
         found.of(pod("web-nic"))
-    assert error.value.code == Code.TRY_AGAIN_LATER
+    assert error.value.kind == Kind.TRY_AGAIN
     assert f"LIST {SLICES} spec.nodeName=node1,spec.driver={DRIVER}" in asked(api)
     api.heal()
     assert found.of(pod("web-nic")) == {VF: ["0000:02:00.4"]}
@@ -221,18 +222,18 @@ def test_without_a_nodes_name_the_pods_own_counts(
 def test_what_the_cluster_does_not_say_is_an_error_with_its_reason(
     tmp_path: Path, api: ApiServer, cluster: Callable[..., ApiCluster], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(slices, "_FIRST", 0.01)
+    monkeypatch.setattr(slices, "_SYNC_TIMEOUT", 0.01)
     made = cluster()
     found = dra_only(tmp_path, made)
-    with pytest.raises(CniError, match="ResourceClaim default/web-nic: the API server has no such object") as error:
+    with pytest.raises(Error, match="ResourceClaim default/web-nic: the API server has no such object") as error:
         found.of(pod("web-nic"))
-    assert error.value.code == NotFoundError("").code
+    assert code_of(error.value) == code_of(NotFoundError(""))
     api.put(claim("web-nic", result("vf0")))
     api.fault("LIST", SLICES, status=403, message="no permission")
-    with pytest.raises(CniError, match=f"ResourceSlices of driver {DRIVER}: .*no permission") as error:
+    with pytest.raises(Error, match=f"ResourceSlices of driver {DRIVER}: .*no permission") as error:
         found.of(pod("web-nic"))
-    assert error.value.code == Code.POLICY
+    assert error.value.kind == Kind.POLICY
     api.fault("GET", "resourceclaims", status=503)
-    with pytest.raises(CniError, match="ResourceClaim default/web-nic") as error:
+    with pytest.raises(Error, match="ResourceClaim default/web-nic") as error:
         found.of(pod("web-nic"))
-    assert error.value.code == Code.TRY_AGAIN_LATER
+    assert error.value.kind == Kind.TRY_AGAIN

@@ -20,10 +20,10 @@ from hypothesis import strategies as st
 from tests.node.conftest import Netns
 from tests.node.sandboxes import settle
 from wirespeed.cni import result as results
-from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.execute import run_plugin
 from wirespeed.cni.plugin import Result
 from wirespeed.cni.request import Request
+from wirespeed.errors import Error, Kind
 from wirespeed.ipam import Ipam
 from wirespeed.kernel import netns as namespaces
 from wirespeed.kernel.netlink.rtnl import Rtnl
@@ -48,7 +48,7 @@ class Host:
             add_device(self.net, f"eth4v{number}", f"{MAC[:-1]}{number}")
 
     def add(self, pod: Netns, ipam: Config, *, number: int = 0, ifname: str = "net1") -> Result:
-        """Do what ADD does with a VF's interface and addresses. On failure, move it back and raise CniError."""
+        """Do what ADD does with a VF's interface and addresses. On failure, move it back and raise Error."""
         given = Ipam(Path("/nonexistent")).add(request(ipam, pod, "sriov", ifname))
         with namespaces.opened(pod.path) as ns, namespaces.opened(self.net.path) as home:
             with Rtnl(netns_fd=home.fd) as host:
@@ -60,7 +60,7 @@ class Host:
                 assert moved is not None
                 try:
                     addressing.configure(inside, ns, moved.index, ifname, given)
-                except CniError:
+                except Error:
                     self.delete(pod, number=number, ifname=ifname)
                     raise
         interface = {"name": ifname, "sandbox": pod.path}
@@ -148,7 +148,7 @@ def defaults(pod: Netns, family: str) -> list[tuple[str, str]]:
 
 
 def by_reference(net: Netns, pod: Netns, ipam: Config) -> None:
-    """ADD of host-device. Raises CniError if it fails."""
+    """ADD of host-device. Raises Error if it fails."""
     with namespaces.opened(net.path) as ns:
         call = request(ipam, pod, "host-device", device="eth4v0")
         namespaces.inside(ns.fd, lambda: run_plugin(str(REFERENCE / "host-device"), call))
@@ -230,9 +230,9 @@ def test_a_failed_add_leaves_the_pods_routes(host: Host, sandbox: Namespaces) ->
     outside = static(
         FOUR, SIX, routes=[{"dst": "::/0"}, {"dst": "0.0.0.0/0"}, {"dst": "10.9.0.0/16", "gw": "10.8.0.1"}]
     )
-    with pytest.raises(CniError) as refused:
+    with pytest.raises(Error) as refused:
         host.add(pod, outside)
-    assert refused.value.code == Code.ADDRESS
+    assert refused.value.kind == Kind.ADDRESS
     assert refused.value.msg == (
         "route 10.9.0.0/16 via 10.8.0.1 on net1: Network is unreachable (Nexthop has invalid gateway); "
         "expected a gateway in a network of the interface (10.57.0.0/24, fd00:57::/64)"
@@ -385,8 +385,8 @@ def test_the_kernel_has_what_it_has_after_the_reference_plugin(
     before = routes(ours)
     try:
         by_reference(reference, theirs, ipam)
-    except CniError:
-        with suppress(CniError):  # the reference plugin may reject what works here
+    except Error:
+        with suppress(Error):  # the reference plugin may reject what works here
             host.add(ours, ipam)
             host.delete(ours)
     else:

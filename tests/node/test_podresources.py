@@ -16,7 +16,7 @@ import pytest
 from tests.node.calling import until
 from tests.node.conftest import PATIENCE
 from tests.node.test_play_kubelet import Plugin, registered
-from wirespeed.cni.errors import CniError, Code
+from wirespeed.errors import Error, Kind
 from wirespeed.kube import rpc
 from wirespeed.kube.podresources import PodResources
 from wirespeed.kube.proto import podresources_pb2 as pb
@@ -66,9 +66,9 @@ def test_resources_are_those_with_healthy_devices_whoever_has_them(kubelet: Kube
         kubelet.allocate("default", "pod", "app", "acme.io/a", 1)
         assert client.allocatable() == {"acme.io/a"}
     kubelet.stop()
-    with pytest.raises(CniError, match="resources of device plugins: the kubelet does not answer") as caught:
+    with pytest.raises(Error, match="resources of device plugins: the kubelet does not answer") as caught:
         client.allocatable()
-    assert caught.value.code == Code.TRY_AGAIN_LATER
+    assert caught.value.kind == Kind.TRY_AGAIN
 
 
 @pytest.mark.parametrize(
@@ -112,11 +112,9 @@ def test_kubelet_that_was_restarted_answers_the_same_client(kubelet: Kubelet, cl
 def test_kubelet_that_is_not_there_is_named_and_found_when_it_comes(kubelet: Kubelet, client: PodResources) -> None:
     kubelet.stop()
     for ask in (lambda: client.devices("default", "pod"), client.check):
-        with pytest.raises(
-            CniError, match=f"the kubelet does not answer on {client.socket}: UNAVAILABLE"
-        ) as caught:
+        with pytest.raises(Error, match=f"the kubelet does not answer on {client.socket}: UNAVAILABLE") as caught:
             ask()
-        assert caught.value.code == Code.TRY_AGAIN_LATER
+        assert caught.value.kind == Kind.TRY_AGAIN
     kubelet.start()
     client.check()
     assert client.devices("default", "pod") == {}
@@ -127,7 +125,7 @@ def test_client_that_asks_in_vain_and_again_holds_no_more_and_more(kubelet: Kube
         return threading.active_count() + len(os.listdir("/proc/self/fd"))
 
     def ask_in_vain() -> None:
-        with pytest.raises(CniError):
+        with pytest.raises(Error):
             client.devices("default", "pod")
 
     client.check()
@@ -149,8 +147,8 @@ def test_many_threads_ask_one_client_while_the_kubelet_restarts(kubelet: Kubelet
         while not done.is_set():
             try:
                 answer = client.devices("default", "pod")
-            except CniError as error:
-                if error.code != Code.TRY_AGAIN_LATER:
+            except Error as error:
+                if error.kind != Kind.TRY_AGAIN:
                     wrong.append(error)
                 continue
             if answer != {"acme.io/a": ["a1"]}:

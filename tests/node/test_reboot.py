@@ -34,7 +34,7 @@ from wirespeed.kernel.boot import boot_id
 from wirespeed.kernel.netns import Identity
 from wirespeed.kube import rpc
 from wirespeed.kube.proto import cri_pb2 as cri
-from wirespeed.plugins.meta.delegate import Delegate, planned
+from wirespeed.plugins.meta.delegate import Delegate, planned_rows
 from wirespeed.state.records import Records
 
 VF = "0000:03:02.1"
@@ -243,7 +243,7 @@ def test_addresses_of_a_vf_of_before_a_reboot_are_given_back_by_their_plugin_or_
         path=(str(world.bin),),
     )
     pod = world.pod("p")
-    (row,) = planned([delegate], container=pod.container, netns=pod.netns.path, identity=Identity(4, 5, 6))
+    (row,) = planned_rows([delegate], container=pod.container, netns=pod.netns.path, identity=Identity(4, 5, 6))
     result = {**results.empty(), "ips": [{"address": "10.4.0.2/24"}]}
     Records(world.records).add([replace(row, result=result)])
     reboot(world, pod)
@@ -356,6 +356,9 @@ class Runtime:
     def __init__(self, *sandboxes: str) -> None:
         self.sandboxes = sandboxes
 
+    def Version(self, request: Any, context: grpc.ServicerContext) -> Any:
+        return cri.VersionResponse(runtime_name="made", runtime_version="1")
+
     def ListPodSandbox(self, request: Any, context: grpc.ServicerContext) -> Any:
         return cri.ListPodSandboxResponse(items=[cri.PodSandbox(id=each) for each in self.sandboxes])
 
@@ -413,7 +416,7 @@ def test_nothing_is_collected_before_every_runtime_answers(world: World, tmp_pat
     deaf.write_bytes(b"")  # nobody is listening
     with serving(tmp_path / "cri.sock", Runtime()):
         reboot(world, pod, runtimes=[str(tmp_path / "cri.sock"), str(deaf)])
-        world.agent.wait_log(f"the runtime does not answer on {deaf}: UNAVAILABLE", "1 containers")
+        world.agent.wait_log(f"the runtime does not answer on {deaf}: UNAVAILABLE", "1 removed containers")
         assert len(world.leases()) == 3
         deaf.unlink()
         collected(world, "c-p")
@@ -441,7 +444,7 @@ def test_what_fails_as_it_is_collected_is_tried_again(world: World, tmp_path: Pa
     world.fail("held", "DEL", {"code": 11, "msg": "locked"})
     with serving(tmp_path / "cri.sock", Runtime()):
         reboot(world, pod, runtimes=[str(tmp_path / "cri.sock")])
-        world.agent.wait_log("not all that it had is given back", "plugin held: locked")
+        world.agent.wait_log("not everything of it is released", "plugin held: locked")
         assert (world.leases(), world.rows()) == ({}, {("c-p", "net2"): "deleting"})
         world.fail("held", "DEL", None)
         collected(world, "c-p")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import tarfile
@@ -68,6 +69,13 @@ def test_wheel_has_every_module_and_what_they_read(built: Built, unpacked: Path)
     files = [Path(folder, name).relative_to(unpacked) for folder, _, names in folders for name in names]
     assert {str(path) for path in files if path.suffix in {".py", ".proto"}} <= found
     assert {"wirespeed/py.typed", "wirespeed/plugins/meta/meta.py", "wirespeed/eal/args.py"} <= found
+
+
+def test_installed_release_knows_its_commit(built: Built, tmp_path: Path) -> None:
+    with zipfile.ZipFile(built.wheel) as content:
+        content.extractall(tmp_path)
+    shown = run([sys.executable, "-m", "wirespeed", "version", "--json"], folder=tmp_path)
+    assert json.loads(shown)["commit"] == run(["git", "rev-parse", "HEAD"], folder=ROOT).strip()
 
 
 def test_files_built_again_are_the_same(built: Built, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ import pytest
 from tests.node.calling import Answer, Call, until
 from tests.node.conftest import PATIENCE
 from wirespeed.agent import frame
-from wirespeed.agent import listener as agent_listener
+from wirespeed.agent.listener import Listener, Lock
 from wirespeed.cni import dispatch
 from wirespeed.cni.errors import Code
 from wirespeed.cni.plugin import Plugin
@@ -35,7 +35,7 @@ def place(tmp_path: Path) -> Path:
 @contextlib.contextmanager
 def listening(path: Path) -> Iterator[socket.socket]:
     """An agent's listening socket that nobody serves."""
-    with agent_listener.only_agent(path) as lock, agent_listener.listening(path, lock) as listener:
+    with contextlib.closing(Lock(path)) as lock, contextlib.closing(Listener(path, lock)) as listener:
         yield listener.socket
 
 
@@ -61,7 +61,7 @@ class Peer:
             piece = self.socket.recv(1 << 20)
             assert piece, "the shim left"
             received += piece
-            call = frame.take_call(received)
+            call = frame.parse_call(received)
             if call is not None:
                 return call
 
@@ -166,7 +166,7 @@ def test_agent_that_ends_is_followed_by_the_next(shim: Path, place: Path) -> Non
         call = Call(shim, environ(place), CONFIG)
         first = Peer(listener)
         asked = first.read_call()
-        first.say(frame.write_answer(frame.AGAIN))
+        first.say(frame.write_answer(frame.TRY_NEXT_AGENT))
         second = Peer(listener)
         assert second.read_call() == asked
         second.say(frame.write_answer(0, b'{"a":1}'))

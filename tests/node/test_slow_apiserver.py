@@ -33,8 +33,8 @@ def counted(world: World) -> World:
     return world
 
 
-def owed(world: World) -> set[str]:
-    """The containers whose network-status is owed according to the journal."""
+def pending(world: World) -> set[str]:
+    """The containers whose network-status is pending according to the journal."""
     with closing(sqlite3.connect(f"file:{world.agent.state}?mode=ro", uri=True)) as journal:
         rows = journal.execute("SELECT container, record FROM attachment").fetchall()
     return {container for container, record in rows if json.loads(record).get("statusOwed") is not None}
@@ -83,7 +83,7 @@ def test_pods_of_a_server_that_is_paused_most_of_the_time_are_made_once(counted:
     [
         {"cut": True},  # reset after the request was read
         {"cut": True, "after": 0},  # executed, but the answer is lost
-        {"cut": True, "after": 20},  # executed, but the answer breaks off
+        {"cut": True, "after": 20},  # executed, but the answer is incomplete
         {"status": 429, "retry_after": 1},
         {"status": 503},
         {"status": 500},
@@ -105,7 +105,7 @@ def test_pods_of_a_server_that_fails_are_made_once(
     assert failing[1].met
     check_made_once(counted, pods)
     assert all_written(api, pods)
-    assert not owed(counted)
+    assert not pending(counted)
 
 
 def test_pods_of_a_server_that_hangs_are_attached_by_their_deadline_and_told_of_later(
@@ -116,41 +116,41 @@ def test_pods_of_a_server_that_hangs_are_attached_by_their_deadline_and_told_of_
     api.fault("PATCH", hold=True)
     add_all(counted, pods)
     check_made_once(counted, pods)
-    assert owed(counted) == {pod.container for pod in pods}
+    assert pending(counted) == {pod.container for pod in pods}
     assert sum("network-status is not written yet" in line for line in counted.agent.log) <= MANY
     api.heal()
     api.wait(lambda: all_written(api, pods))
     api.wait(lambda: sum(each["reason"] == "NetworkStatusDelayed" for each in api.objects("Event")) == MANY)
-    assert not owed(counted)
+    assert not pending(counted)
     check_made_once(counted, pods)
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_status_that_is_owed_is_written_by_the_next_agent(
+def test_status_that_is_pending_is_written_by_the_next_agent(
     counted: World, api: ApiServer, number: signal.Signals
 ) -> None:
     pod = made(api, counted)
     start(api, counted, timeout=0.5, deadline=2.0)
     api.fault("PATCH", hold=True)
     counted.add(pod)
-    assert owed(counted) == {pod.container}
+    assert pending(counted) == {pod.container}
     counted.agent.stop(number)
     api.heal()
     config = json.loads(counted.agent.config.read_text())
     counted.restart(cluster=config["cluster"], nodeName="n1")
     api.wait(lambda: all_written(api, [pod]))
     counted.agent.wait_log("pod default/p: network-status is written now")
-    assert not owed(counted)
+    assert not pending(counted)
 
 
-def test_status_that_is_owed_ends_with_the_pods_del(counted: World, api: ApiServer) -> None:
+def test_status_that_is_pending_ends_with_the_pods_del(counted: World, api: ApiServer) -> None:
     pod = made(api, counted)
     start(api, counted, timeout=0.5, deadline=2.0)
     held = api.fault("PATCH", hold=True)
     counted.add(pod)
     assert counted.call("DEL", pod) == DONE
     assert counted.nothing_left(pod)
-    counted.agent.wait_log("pod default/p: network-status is owed no more")
+    counted.agent.wait_log("pod default/p: network-status is no longer pending")
     before = held.met
     api.heal()
     other = made(api, counted, "other")
@@ -160,7 +160,7 @@ def test_status_that_is_owed_ends_with_the_pods_del(counted: World, api: ApiServ
     assert status(api, pod) is None
 
 
-def test_status_of_a_pod_that_is_gone_is_owed_no_more(counted: World, api: ApiServer) -> None:
+def test_status_of_a_pod_that_is_gone_is_no_longer_pending(counted: World, api: ApiServer) -> None:
     pod = made(api, counted)
     start(api, counted, timeout=0.5, deadline=2.0)
     api.fault("PATCH", hold=True)
@@ -168,7 +168,7 @@ def test_status_of_a_pod_that_is_gone_is_owed_no_more(counted: World, api: ApiSe
     api.delete("Pod", "default", "p")
     api.heal()
     counted.agent.wait_log("pod default/p is gone: its network-status is not written")
-    assert not owed(counted)
+    assert not pending(counted)
     assert counted.call("DEL", pod) == DONE
 
 
@@ -180,7 +180,7 @@ def test_status_that_is_refused_for_good_is_told_and_not_tried_for_ever(counted:
     api.fault("PATCH", "/pods", status=403, message="no")
     counted.agent.wait_log("pod default/p: network-status: ", "the API server forbids it: 403 no")
     api.wait(lambda: "NetworkStatusRefused" in [reason for _, reason, _ in told(api)])
-    assert not owed(counted)
+    assert not pending(counted)
     assert set(counted.rows().values()) == {"added"}
 
 
@@ -192,7 +192,7 @@ def test_agent_that_ends_does_not_wait_for_the_server(counted: World, api: ApiSe
     api.wait(lambda: held.met == 2)
     assert counted.agent.stop() == 0
     assert call.answer().status == 0
-    assert owed(counted) == {pod.container}
+    assert pending(counted) == {pod.container}
 
 
 def test_del_does_not_wait_for_adds_that_wait_for_the_server(counted: World, api: ApiServer) -> None:
@@ -239,11 +239,11 @@ def test_network_that_is_attached_later_stays_too(counted: World, api: ApiServer
     hung = api.fault("PATCH", hold=True)
     run(counted, "attach", "p", "more")
     assert set(counted.rows().values()) == {"added"}
-    assert owed(counted) == {pod.container}
+    assert pending(counted) == {pod.container}
     hung.times = 0
     api.heal()
     api.wait(lambda: [entry["interface"] for entry in status(api, pod)] == ["eth0", "net1", "net2"])
-    api.wait(lambda: not owed(counted))
+    api.wait(lambda: not pending(counted))
     hung = api.fault("PATCH", hold=True)
     run(counted, "detach", "p", "net2")
     assert (pod.container, "net2") not in counted.rows()

@@ -23,9 +23,9 @@ import pytest
 from tests.fakesysfs import FakeSysfs
 from tests.node.conftest import Netns
 from tests.node.vhost.conftest import VSWITCHD, Switch, missing
-from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.plugin import Result
 from wirespeed.cni.request import Request
+from wirespeed.errors import Error, Kind
 from wirespeed.kernel import netns as namespaces
 from wirespeed.node import Node, NodeConfig, VhostConfig
 from wirespeed.plugins.sriov import sriov
@@ -173,21 +173,21 @@ def test_a_port_carries_several_vlans_tagged_and_one_untagged(host: Host, netns:
 
 
 def test_a_bridge_that_is_not_there_is_refused(host: Host, netns: Pods) -> None:
-    with pytest.raises(CniError, match='key "bridge": Open vSwitch has no bridge br7') as refused:
+    with pytest.raises(Error, match='key "bridge": Open vSwitch has no bridge br7') as refused:
         host.add(host.conf(bridge="br7"), netns())
-    assert refused.value.code == Code.DEVICE
+    assert refused.value.kind == Kind.DEVICE
 
 
 def test_a_vf_without_a_representor_is_refused(host: Host, netns: Pods) -> None:
     host.net.run("ip", "link", "set", "rep0", "name", "other")
-    with pytest.raises(CniError, match='key "bridge": it has no representor on the host'):
+    with pytest.raises(Error, match='key "bridge": it has no representor on the host'):
         host.add(host.conf(), netns())
     host.net.run("ip", "link", "set", "other", "name", "rep0")
 
 
 def test_a_representor_in_a_bridge_of_the_kernel_is_refused(host: Host, netns: Pods) -> None:
     host.net.run("ip", "link", "set", "rep0", "master", "pf0")
-    with pytest.raises(CniError, match='key "bridge": its representor rep0 is a port of pf0 already'):
+    with pytest.raises(Error, match='key "bridge": its representor rep0 is already a port of pf0'):
         host.add(host.conf(), netns())
     host.net.run("ip", "link", "set", "rep0", "nomaster")
 
@@ -195,9 +195,9 @@ def test_a_representor_in_a_bridge_of_the_kernel_is_refused(host: Host, netns: P
 def test_a_port_that_somebody_else_made_is_left_alone(host: Host, netns: Pods) -> None:
     host.switch.vsctl("add-port", "br0", "rep0", "tag=9")
     pod = netns()
-    with pytest.raises(CniError, match="representor rep0 is a port of Open vSwitch already") as refused:
+    with pytest.raises(Error, match="representor rep0 is already a port of Open vSwitch") as refused:
         host.add(host.conf(), pod)
-    assert refused.value.code == Code.INTERFACE
+    assert refused.value.kind == Kind.INTERFACE
     host.delete(host.conf(), pod)
     assert host.port() == "9"
     host.switch.vsctl("del-port", "rep0")
@@ -242,13 +242,13 @@ def test_check_tells_what_became_of_the_port(host: Host, netns: Pods) -> None:
     added = host.add(conf, pod)
     host.switch.vsctl("set", "Port", "rep0", "tag=7")
     host.net.run("ip", "link", "set", "rep0", "down")
-    with pytest.raises(CniError) as found:
+    with pytest.raises(Error) as found:
         host.call("CHECK", conf | {"prevResult": added}, pod)
-    assert found.value.code == Code.DRIFT
+    assert found.value.kind == Kind.DRIFT
     for told in ("its representor rep0 is down", "port rep0: tag is 7, expected 5"):
         assert told in found.value.msg
     host.switch.vsctl("--no-wait", "del-port", "rep0")
-    with pytest.raises(CniError, match="Open vSwitch has no port rep0"):
+    with pytest.raises(Error, match="Open vSwitch has no port rep0"):
         host.call("CHECK", conf | {"prevResult": added}, pod)
     host.delete(conf, pod)
 
@@ -257,13 +257,13 @@ def test_an_add_while_the_database_is_down_leaves_nothing(host: Host, netns: Pod
     pod = netns()
     host.switch.stop_database()
     try:
-        with pytest.raises(CniError, match="Open vSwitch database") as refused:
+        with pytest.raises(Error, match="Open vSwitch database") as refused:
             host.add(host.conf(), pod)
-        assert refused.value.code == Code.TRY_AGAIN_LATER
+        assert refused.value.kind == Kind.TRY_AGAIN
         assert host.node.journal.claims() == []
-        with pytest.raises(CniError) as unwell:
+        with pytest.raises(Error) as unwell:
             host.call("STATUS", host.conf(), None)
-        assert unwell.value.code == Code.UNAVAILABLE
+        assert unwell.value.kind == Kind.UNAVAILABLE
     finally:
         host.switch.start_database()
 
@@ -271,10 +271,10 @@ def test_an_add_while_the_database_is_down_leaves_nothing(host: Host, netns: Pod
 def test_an_add_while_the_switch_is_down_is_undone(
     host: Host, netns: Pods, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("wirespeed.switches.ovsdb.ANSWER_AT_MOST", 1.0)
+    monkeypatch.setattr("wirespeed.switches.ovsdb.ANSWER_TIMEOUT", 1.0)
     host.switch.stop()
     try:
-        with pytest.raises(CniError, match="ovs-vswitchd did not take up port rep0 in time"):
+        with pytest.raises(Error, match="ovs-vswitchd did not create port rep0 in time"):
             host.add(host.conf(), netns())
         assert host.switch.ports() == []
         assert host.node.journal.claims() == []
@@ -290,9 +290,9 @@ def test_a_del_while_the_database_is_down_succeeds_and_its_port_goes_later(host:
         for _ in range(2):
             host.delete(host.conf(), pod)
             assert host.representors() == before
-        with pytest.raises(CniError, match="its representor is still a port of br0, and Open") as busy:
+        with pytest.raises(Error, match="its representor is still a port of br0, and Open") as busy:
             host.add(host.conf(bridge=None), netns())  # the VF would still be a port of the bridge
-        assert busy.value.code == Code.TRY_AGAIN_LATER
+        assert busy.value.kind == Kind.TRY_AGAIN
     finally:
         host.switch.start_database()
     assert host.switch.ports() == ["rep0"]

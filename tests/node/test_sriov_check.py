@@ -12,8 +12,9 @@ import pytest
 
 from tests.fakesysfs import FakeSysfs
 from tests.node.conftest import Netns
-from wirespeed.cni.errors import CniError, Code
+from wirespeed.cni.errors import code_of
 from wirespeed.cni.request import Request
+from wirespeed.errors import Error, Kind
 from wirespeed.kernel import netns as namespaces
 from wirespeed.node import Node, NodeConfig
 
@@ -51,8 +52,8 @@ class Attached:
         with namespaces.opened(self.net.path) as ns:
             namespaces.inside(ns.fd, lambda: function(request))
 
-    def refused(self) -> CniError:
-        with pytest.raises(CniError) as refused:
+    def refused(self) -> Error:
+        with pytest.raises(Error) as refused:
             self.call("CHECK")
         return refused.value
 
@@ -80,7 +81,7 @@ def test_an_ipam_without_check_does_not_fail_it(attached: Attached, caplog: pyte
 
 def test_an_ipam_that_has_lost_the_lease_fails_it(attached: Attached) -> None:
     attached.ipam({"code": 104, "msg": "the lease is gone"}, 1)
-    assert (attached.refused().code, attached.refused().msg) == (104, "ipam own-ipam: the lease is gone")
+    assert (code_of(attached.refused()), attached.refused().msg) == (104, "ipam own-ipam: the lease is gone")
 
 
 def test_the_vf_is_looked_at_before_the_ipam_is_asked(attached: Attached) -> None:
@@ -88,5 +89,5 @@ def test_the_vf_is_looked_at_before_the_ipam_is_asked(attached: Attached) -> Non
     attached.sysfs.bind(attached.vf, "iavf")
     refused = attached.refused()
     attached.sysfs.bind(attached.vf, "vfio-pci")
-    assert refused.code == Code.DRIFT
+    assert refused.kind == Kind.DRIFT
     assert "driver" in refused.msg

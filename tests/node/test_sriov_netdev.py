@@ -14,12 +14,12 @@ import pytest
 from tests import xdp
 from tests.fakesysfs import FakeSysfs
 from tests.node.conftest import Netns
-from wirespeed.cni.errors import CniError, Code
 from wirespeed.devices import snapshot
 from wirespeed.devices.pci import PciDevice
 from wirespeed.devices.restore import restore
 from wirespeed.devices.snapshot import Snapshot
 from wirespeed.devices.vf import find
+from wirespeed.errors import Error, Kind
 from wirespeed.kernel import netns as namespaces
 from wirespeed.kernel.netlink.link import Link
 from wirespeed.kernel.netlink.rtnl import Rtnl
@@ -89,9 +89,9 @@ def test_an_xdp_program_that_was_there_before_stays(host: Host) -> None:
 def test_an_xdp_program_that_a_process_holds_is_told_and_gone_with_it(host: Host) -> None:
     before = host.snapshot()
     held = xdp.hold(host.net.path, "eth4v0", MODES["generic"])
-    with pytest.raises(CniError, match=r"not restored: an XDP program is attached \(generic\)") as told:
+    with pytest.raises(Error, match=r"not restored: an XDP program is attached \(generic\)") as told:
         host.restore(before)
-    assert told.value.code == Code.DEVICE
+    assert told.value.kind == Kind.DEVICE
     os.close(held)
     host.restore(before)
     assert host.snapshot() == before

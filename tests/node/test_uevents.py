@@ -43,16 +43,16 @@ def test_nothing_has_changed_when_nothing_was_told(events: DeviceEvents) -> None
 
 def test_virtual_interfaces_are_told_and_do_not_count(space: Netns, events: DeviceEvents) -> None:
     space.run("ip", "link", "add", "v0", "type", "veth", "peer", "name", "v1")
-    assert events._socket._socket.recv(1 << 16, socket.MSG_PEEK).startswith(b"add@/devices/virtual/net/v")
+    assert events._socket.recv(1 << 16, socket.MSG_PEEK).startswith(b"add@/devices/virtual/net/v")
     assert events.drain() == Changes()
     with pytest.raises(BlockingIOError):
-        events._socket._socket.recv(1 << 16)
+        events._socket.recv(1 << 16)
 
 
 def test_notice_that_a_process_sends_does_not_count(space: Netns, events: DeviceEvents) -> None:
     with sender(space) as udevd:
         udevd.sendto(PCI, (0, 1))
-    assert events._socket._socket.recv(1 << 16, socket.MSG_PEEK) == PCI
+    assert events._socket.recv(1 << 16, socket.MSG_PEEK) == PCI
     assert events.drain() == Changes()
 
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wirespeed.agent.frame import MAX_CALL, Call, read_answer, take_call, write_answer, write_call
-from wirespeed.cni.errors import CniError, Code
+from wirespeed.agent.frame import MAX_CALL, Call, parse_call, read_answer, write_answer, write_call
+from wirespeed.errors import Error, Kind
 
 text = st.binary(max_size=20).map(lambda raw: os.fsdecode(raw.replace(b"\0", b"")))
 variables = st.dictionaries(text.filter(lambda name: "=" not in name).map("CNI_".__add__), text)
@@ -30,7 +30,7 @@ def written(call: Call) -> bytes:
 
 @given(calls)
 def test_call_is_taken_as_it_was_sent(call: Call) -> None:
-    assert take_call(written(call)) == call
+    assert parse_call(written(call)) == call
 
 
 @given(calls)
@@ -42,23 +42,23 @@ def test_call_is_written_as_the_shim_writes_it(call: Call) -> None:
 def test_part_of_a_call_is_none_yet(call: Call, data: st.DataObject) -> None:
     whole = written(call)
     length = data.draw(st.integers(0, len(whole) - 1))
-    assert take_call(whole[:length]) is None
+    assert parse_call(whole[:length]) is None
 
 
 @given(st.binary() | st.binary().map(framed) | st.binary().map(b"WSP1".__add__))
 def test_anything_else_is_refused_in_one_line(received: bytes) -> None:
     try:
-        take_call(received)
-    except CniError as error:
-        assert error.code == Code.DECODING_FAILURE
+        parse_call(received)
+    except Error as error:
+        assert error.kind == Kind.INVALID_DATA
         assert error.msg.startswith("call frame: ")
         assert error.msg.isprintable()
 
 
 def test_length_is_bounded_before_the_call_has_come() -> None:
-    assert take_call(b"WSP1" + struct.pack(">I", MAX_CALL)) is None
-    with pytest.raises(CniError, match=f"expected at most {MAX_CALL} bytes, got {MAX_CALL + 1}"):
-        take_call(b"WSP1" + struct.pack(">I", MAX_CALL + 1))
+    assert parse_call(b"WSP1" + struct.pack(">I", MAX_CALL)) is None
+    with pytest.raises(Error, match=f"expected at most {MAX_CALL} bytes, got {MAX_CALL + 1}"):
+        parse_call(b"WSP1" + struct.pack(">I", MAX_CALL + 1))
 
 
 def test_answer_is_status_length_and_output() -> None:

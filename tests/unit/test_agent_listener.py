@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
 import pytest
 
-from wirespeed.agent.listener import listening, only_agent
+from wirespeed.agent.listener import Listener, Lock
 
 
 def test_what_takes_the_path_in_the_instant_it_is_there_is_noticed(
@@ -22,17 +23,16 @@ def test_what_takes_the_path_in_the_instant_it_is_there_is_noticed(
         there.write_text("another program's")
         return there
 
-    with only_agent(path) as lock:
+    with contextlib.closing(Lock(path)) as lock:
         with monkeypatch.context() as patched:
             patched.setattr(Path, "rename", taken)
-            opened = listening(path, lock)
-            listener = opened.__enter__()
-        old = listener.renewed()
+            listener = Listener(path, lock)
+        old = listener.recreate_if_replaced()
         assert old is not None
         old.close()
         assert path.is_socket()
-        assert listener.renewed() is None
-        opened.__exit__(None, None, None)
+        assert listener.recreate_if_replaced() is None
+        listener.close()
     assert not path.exists()
 
 
@@ -46,12 +46,12 @@ def test_path_that_another_program_takes_between_removal_and_creation_is_not_fou
         target.write_text("another program's")
         link(source, target)
 
-    with only_agent(path) as lock, listening(path, lock) as listener:
+    with contextlib.closing(Lock(path)) as lock, contextlib.closing(Listener(path, lock)) as listener:
         monkeypatch.setattr(os, "link", taken)
         renewals = 0
         for _ in range(5):
             path.unlink()
-            if (old := listener.renewed()) is not None:
+            if (old := listener.recreate_if_replaced()) is not None:
                 old.close()
                 renewals += 1
         assert renewals == 1

@@ -14,7 +14,7 @@ from typing import cast
 import pytest
 
 from wirespeed.agent import server as server_module
-from wirespeed.agent.listener import listening, only_agent
+from wirespeed.agent.listener import Listener, Lock
 from wirespeed.agent.server import Server
 from wirespeed.cni.plugin import Plugin, Result
 from wirespeed.cni.request import Request
@@ -42,7 +42,7 @@ def serving(folder: Path) -> Iterator[Path]:
     node = Node(NodeConfig(workers=1))
     node.__dict__["plugins"] = {"meta": cast(Plugin, Talker())}
     path = folder / "agent.sock"
-    with only_agent(path) as lock, listening(path, lock) as listener:
+    with contextlib.closing(Lock(path)) as lock, contextlib.closing(Listener(path, lock)) as listener:
         server = Server(node, listener)
         thread = threading.Thread(target=server.run)
         thread.start()
@@ -86,7 +86,7 @@ def test_caller_that_sends_no_whole_call_in_time_is_refused(
 ) -> None:
     monkeypatch.setattr(server_module, "_RECEIVE_TIME", 0.05)
     with serving(tmp_path) as path, connected(path, b"WSP1") as caller:
-        assert b"no whole call within 0.05 s" in received(caller)
+        assert b"no complete call within 0.05 s" in received(caller)
 
 
 def test_caller_that_does_not_take_its_answer_keeps_no_worker(

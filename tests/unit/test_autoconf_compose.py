@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from wirespeed.agent import cniconf
 from wirespeed.cni import versions
 from wirespeed.cni.chain import load_network
-from wirespeed.cni.errors import CniError, Code
+from wirespeed.errors import Error, Kind
 from wirespeed.node import AutoconfConfig, NodeConfig
 from wirespeed.plugins.meta import config as meta_config
 
@@ -72,7 +72,7 @@ def test_the_loopback_interface_alone_is_no_clusters_network(tmp_path: Path) -> 
 def test_a_primary_that_cannot_be_read_is_told_of_and_none_takes_its_place(tmp_path: Path, text: str) -> None:
     broken = put(tmp_path, "10-cbr0.conflist", text)
     put(tmp_path, "87-podman.conflist")
-    with pytest.raises(CniError, match=str(broken)):
+    with pytest.raises(Error, match=str(broken)):
         cniconf.find_primary(where(tmp_path))
 
 
@@ -205,30 +205,30 @@ def test_what_is_composed_is_a_configuration_that_the_meta_plugin_takes(
 @pytest.mark.parametrize(
     ("keys", "says"),
     [
-        ({"files": []}, 'key "files": expected at least one'),
+        ({"files": []}, 'key "autoconf.files": expected at least one'),
         ({"files": ["00-wirespeed.json"]}, "00-wirespeed.json"),
         ({"files": ["../00-wirespeed.conf"]}, "../00-wirespeed.conf"),
-        ({"cniConfigDir": "net.d"}, 'key "cniConfigDir": expected an absolute path'),
-        ({"primaryDir": "net.d"}, 'key "primaryDir": expected an absolute path'),
-        ({"primary": "/etc/cni/net.d/10-cbr0.conflist"}, 'key "primary"'),
-        ({"primary": "00-wirespeed.conflist"}, 'key "primary"'),
-        ({"meta": {"type": "multus"}}, 'key "type" may not be given here'),
-        ({"meta": {"defaultNetwork": ["a"]}}, 'nearest known key: "defaultNetworks"'),
-        ({"meta": {"binDir": "bin"}}, '"binDir": expected an absolute path'),
+        ({"cniConfigDir": "net.d"}, 'key "autoconf.cniConfigDir": expected an absolute path'),
+        ({"primaryDir": "net.d"}, 'key "autoconf.primaryDir": expected an absolute path'),
+        ({"primary": "/etc/cni/net.d/10-cbr0.conflist"}, 'key "autoconf.primary"'),
+        ({"primary": "00-wirespeed.conflist"}, 'key "autoconf.primary"'),
+        ({"meta": {"type": "multus"}}, 'key "autoconf.meta.type": must not be set here'),
+        ({"meta": {"defaultNetwork": ["a"]}}, 'did you mean "defaultNetworks"?'),
+        ({"meta": {"binDir": "bin"}}, 'key "autoconf.meta.binDir": expected an absolute path'),
     ],
 )
 def test_configuration_by_which_nothing_could_be_written_is_refused(
     tmp_path: Path, keys: dict[str, Any], says: str
 ) -> None:
-    with pytest.raises(CniError) as refused:
+    with pytest.raises(Error) as refused:
         cniconf.check(where(tmp_path, **keys))
-    assert refused.value.code == Code.INVALID_CONFIG
-    assert "autoconf: key" in refused.value.msg
+    assert refused.value.kind == Kind.INVALID_CONFIG
+    assert 'key "autoconf.' in refused.value.msg
     assert says in refused.value.msg
 
 
 def test_version_that_nobody_speaks_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CniError, match="expected one of"):
+    with pytest.raises(Error, match="expected one of"):
         cniconf.check(where(tmp_path, cniVersion="2.0.0"))
 
 

@@ -107,12 +107,12 @@ def test_key_that_is_not_needed_here_changes_nothing_and_is_not_warned_of(key: s
 @pytest.mark.parametrize("key", ["perNodeCertificate", "metricsPort", "enablePprof"])
 def test_key_whose_effect_is_lost_is_warned_of_with_what_to_do(key: str) -> None:
     (warning,) = multus.translate({key: True}).warnings
-    assert warning.startswith(f'key "{key}" has no effect here: ')
+    assert warning.msg.startswith(f'key "{key}": it has no effect here: ')
 
 
 def test_unknown_key_is_warned_of_with_the_nearest() -> None:
     (warning,) = multus.translate({"defaultNetwork": ["a"]}).warnings
-    assert warning == 'unknown key "defaultNetwork"; nearest known key: "defaultNetworks"; it has no effect'
+    assert warning.msg == 'unknown key "defaultNetwork": it has no effect; did you mean "defaultNetworks"?'
 
 
 def test_version_that_is_not_spoken_here_is_warned_of_and_left_to_the_primary() -> None:
@@ -132,7 +132,7 @@ def test_keys_are_read_in_any_case() -> None:
 def test_configuration_of_the_users_own_is_not_written_over() -> None:
     found = multus.translate({"multusConfigFile": "/etc/multus/my.conf"})
     assert found.document == {}
-    assert "/etc/multus/my.conf" in found.warnings[0]
+    assert "/etc/multus/my.conf" in found.warnings[0].msg
 
 
 def test_master_that_is_no_file_is_kept() -> None:
@@ -148,7 +148,7 @@ def test_master_that_is_no_file_is_kept() -> None:
 
 
 def test_configuration_of_the_daemon_follows_the_primary_from_now_on() -> None:
-    said = multus.said_by(
+    said = multus.own_keys(
         {
             "binDir": "/opt/cni/bin",
             "capabilities": {"portMappings": True},
@@ -165,7 +165,7 @@ def test_configuration_of_the_daemon_follows_the_primary_from_now_on() -> None:
 
 
 def test_list_of_the_thin_plugin_is_read_as_one_object() -> None:
-    said = multus.said_by(
+    said = multus.own_keys(
         {
             "cniVersion": "1.0.0",
             "name": "node-net",
@@ -193,7 +193,7 @@ def test_list_of_the_thin_plugin_is_read_as_one_object() -> None:
 def test_configuration_with_more_networks_than_the_primary_is_taken_as_it_stands() -> None:
     found = multus.translate({"name": "n", "delegates": [{"type": "bridge"}, {"type": "macvlan"}]})
     assert "autoconf" not in found.document
-    assert "2 networks" in found.warnings[0]
+    assert "2 networks" in found.warnings[0].msg
 
 
 # Documentation
@@ -206,5 +206,6 @@ def test_every_key_is_in_the_documentation_and_no_other() -> None:
         told |= dict.fromkeys(re.findall(r"`([^`]+)`", row[1]), row[2])
     assert set(told) == multus.KEYS
     assert set(told.values()) == {"same", "better", "ignored"}
-    lost = {key for key in multus.KEYS if any("no effect" in each for each in multus.translate({key: 1}).warnings)}
+    warnings = {key: multus.translate({key: 1}).warnings for key in multus.KEYS}
+    lost = {key for key, about in warnings.items() if any("no effect" in each.msg for each in about)}
     assert {told[key] for key in lost} == {"ignored"}

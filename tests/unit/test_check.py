@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tests.unit.test_play_manifests import NOT_DONE, REFUSED
 from wirespeed.cli.checks import files, places
 from wirespeed.cli.main import main
-from wirespeed.cni.errors import CniError
+from wirespeed.errors import Error
 from wirespeed.play import manifests
 from wirespeed.provision import policy
 
@@ -61,7 +61,7 @@ def test_every_mistake_of_a_configuration_is_told_on_its_line(tmp_path: Path) ->
     assert said(tmp_path, net__conf=conf) == [
         'net.conf:6: error: key "vlan": expected an integer from 0 to 4094, got 5000',
         'net.conf:8: error: key "spoofchk": expected "on" or "off", got True',
-        'net.conf:9: error: unknown key "vlam"; nearest known key: "vlan"',
+        'net.conf:9: error: unknown key "vlam"; did you mean "vlan"?',
         "net.conf:13: error: key \"ipam.rangeStart\": expected an address of 10.1.0.0/16, got '10.2.0.1'",
         "net.conf:14: error: key \"ipam.dataDir\": expected an absolute path, got 'leases'",
     ]
@@ -72,8 +72,8 @@ def test_what_a_peer_ignores_is_a_warning_as_is_a_device_that_only_a_pod_has(tmp
     result = run(tmp_path, net__conf=conf)
     assert result.exit_code == 0
     assert [line.partition("warning: ")[2][:60] for line in result.stdout.splitlines()] == [
-        'key "deviceID" is missing: expected the PCI address of a VF ',
-        'network configuration of type sriov: unknown key "vlam" is i',
+        'key "deviceID" is missing: expected the PCI address of a VF;',
+        'network configuration of type sriov: unknown key "vlam": it ',
     ]
 
 
@@ -97,10 +97,10 @@ def test_a_list_is_told_of_by_plugin(tmp_path: Path) -> None:
         "net.conflist:3: error: key \"name\": expected letters, digits, _ . - after a letter or digit, got 'net/1'",
         'net.conflist:6: warning: key "ipam.addresses[0].address": expected an address with prefix length, '
         "got '10.0.0.1'",
-        'net.conflist:7: error: plugins[1]: key "type" is missing: expected the name of a plugin',
-        'net.conflist:8: error: plugins[2]: key "capabilities": expected an object of true and false, '
+        'net.conflist:7: error: key "plugins[1].type" is missing: expected the name of a plugin',
+        'net.conflist:8: error: key "plugins[2].capabilities": expected an object of true and false, '
         "got {'portMappings': 'yes'}",
-        "net.conflist:9: error: plugins[3]: expected an object, got 7",
+        'net.conflist:9: error: key "plugins[3]": expected an object, got 7',
     ]
 
 
@@ -119,8 +119,8 @@ def test_the_meta_plugins_configuration_is_told_of_with_the_networks_in_it(tmp_p
         """
     assert said(tmp_path, a__conf=conf) == [
         "a.conf:3: error: key \"namespaceIsolation\": expected true or false, got 'yes'",
-        'a.conf:4: error: unknown key "clusterNetwrk"; nearest known key: "clusterNetwork"',
-        'a.conf:6: error: delegates[0]: key "name" is missing',
+        'a.conf:4: error: unknown key "clusterNetwrk"; did you mean "clusterNetwork"?',
+        'a.conf:6: error: key "delegates[0].name" is missing',
         'a.conf:7: error: key "cniVersion": expected one of 0.1.0, 0.2.0, 0.3.0, 0.3.1, 0.4.0, '
         "1.0.0, 1.1.0, got '0.1.9'",
         "a.conf:9: error: key \"confDir\": expected an absolute path, got 'net.d'",
@@ -138,11 +138,10 @@ def test_a_delegate_has_a_name_also_where_it_is_a_list(tmp_path: Path, delegate:
         "type": "multus",
         "delegates": [{**delegate, "cniVersion": "1.0.0"}],
     }
-    assert said(tmp_path, a__conf=json.dumps(conf)) == ['a.conf:1: error: delegates[0]: key "name" is missing']
+    assert said(tmp_path, a__conf=json.dumps(conf)) == ['a.conf:1: error: key "delegates[0].name" is missing']
     found = said(tmp_path, a__conf=json.dumps({**conf, "clusterNetwork": "main"}))
     assert found == [
-        'a.conf:1: warning: of the keys "clusterNetwork" and "delegates" only one may be given; "delegates" has no '
-        "effect"
+        'a.conf:1: warning: key "delegates": it must not be combined with "clusterNetwork"; it has no effect'
     ]
 
 
@@ -156,7 +155,7 @@ def test_a_vhost_configuration_is_told_of_by_path(tmp_path: Path) -> None:
         """
     assert said(tmp_path, net__conf=conf) == [
         'net.conf:4: error: key "host.iftype": expected "vhostuser" with engine ovs-dpdk, got \'memif\'',
-        'net.conf:5: error: unknown key "host.queus"; nearest known key: "host.queues"',
+        'net.conf:5: error: unknown key "host.queus"; did you mean "queues"?',
     ]
 
 
@@ -248,15 +247,15 @@ def test_a_definition_that_no_pod_could_use_is_an_error(tmp_path: Path) -> None:
         metadata: {name: a}
         """
     assert said(tmp_path, a__yaml=manifest) == [
-        "a.yaml:10: error: NetworkAttachmentDefinition default/a: spec.config: not JSON: expecting value: the "
-        "[ of line 10 is not closed",
-        "a.yaml:15: error: NetworkAttachmentDefinition: metadata.name: expected an object's name (lower-case "
-        "letters, digits, - and ., at most 253), got 'A_b'",
-        "a.yaml:17: error: NetworkAttachmentDefinition: apiVersion: expected k8s.cni.cncf.io/v1, "
+        'a.yaml:10: error: NetworkAttachmentDefinition default/a: key "spec.config": not JSON: expecting value: '
+        "the [ of line 10 is not closed",
+        'a.yaml:15: error: NetworkAttachmentDefinition: key "metadata.name": expected an object\'s name '
+        "(lower-case letters, digits, - and ., at most 253), got 'A_b'",
+        'a.yaml:17: error: NetworkAttachmentDefinition: key "apiVersion": expected k8s.cni.cncf.io/v1, '
         "got 'k8s.cni.cncf.io/v1beta1'",
         "a.yaml:20: error: NetworkAttachmentDefinition default/a is there twice: a.yaml:1 has it too",
-        "a.yaml:20: warning: NetworkAttachmentDefinition default/a: spec.config: expected a CNI configuration: "
-        "without one the node's own of the name 'a' holds",
+        'a.yaml:20: warning: NetworkAttachmentDefinition default/a: key "spec.config": expected a CNI '
+        "configuration; without one, the configuration of the name 'a' on the node is used",
     ]
 
 
@@ -274,8 +273,8 @@ def test_the_short_form_is_told_of_by_item(tmp_path: Path) -> None:
     expected = "expected an interface name (1 to 15 letters, digits, _ . -, not lo)"
     where = "annotation k8s.v1.cni.cncf.io/networks"
     assert said(tmp_path, a__yaml=pod(annotation), n__yaml=NETWORKS) == [
-        f"a.yaml:7: error: {where}: element 2: interface: {expected}, got 'a/b'",
-        f"a.yaml:8: error: {where}: element 3: interface: {expected}, got 'net-with-a-long-name'",
+        f"a.yaml:7: error: {where}: element 2: key \"interface\": {expected}, got 'a/b'",
+        f"a.yaml:8: error: {where}: element 3: key \"interface\": {expected}, got 'net-with-a-long-name'",
         f"a.yaml:9: error: {where}: element 4: expected [<namespace>/]<name>[@<interface>], got 'default/tap/x'",
         f"a.yaml:9: error: {where}: element 5: expected [<namespace>/]<name>[@<interface>], got ''",
     ]
@@ -295,15 +294,15 @@ def test_the_json_form_is_told_of_by_element_and_key(tmp_path: Path) -> None:
     assert said(tmp_path, a__yaml=pod(annotation)) == [
         f'a.yaml:8: error: {where}: element 1 (default/tap): key "mac": expected a unicast MAC address like '
         "02:00:00:00:00:01, got 'zz'",
-        f'a.yaml:8: warning: {where}: element 1 (default/tap): unknown key "interfce"; nearest known key: '
-        '"interface"; it has no effect',
+        f'a.yaml:8: warning: {where}: element 1 (default/tap): unknown key "interfce": it has no effect; '
+        'did you mean "interface"?',
         "a.yaml:8: warning: network default/tap: none of the files has this NetworkAttachmentDefinition",
         "a.yaml:9: warning: network default/tap: none of the files has this NetworkAttachmentDefinition",
-        f'a.yaml:10: error: {where}: element 2 (default/tap): key "portMappings", mapping 2: key "hostPort": '
+        f'a.yaml:10: error: {where}: element 2 (default/tap): key "portMappings[1].hostPort": '
         "expected an integer from 1 to 65535, got 99999",
         f'a.yaml:11: error: {where}: element 3: key "name" is missing',
-        f'a.yaml:11: warning: {where}: element 3 (default/unknown): unknown key "nam"; nearest known key: '
-        '"name"; it has no effect',
+        f'a.yaml:11: warning: {where}: element 3 (default/unknown): unknown key "nam": it has no effect; '
+        'did you mean "name"?',
         f"a.yaml:12: error: {where}: element 4: expected an object, got 'tap'",
     ]
 
@@ -316,8 +315,8 @@ def test_keys_of_the_annotation_are_read_in_any_case(tmp_path: Path) -> None:
 """
     where = "annotation k8s.v1.cni.cncf.io/networks"
     assert said(tmp_path, a__yaml=pod(annotation, "intel.com/vf: 1"), n__yaml=NETWORKS) == [
-        f'a.yaml:8: warning: {where}: element 1 (default/vf): unknown key "gateway"; nearest known key: '
-        '"default-route"; it has no effect',
+        f'a.yaml:8: warning: {where}: element 1 (default/vf): unknown key "gateway": it has no effect; '
+        'did you mean "default-route"?',
         f'a.yaml:9: error: {where}: element 2 (default/tap): key "mac": expected a unicast MAC address like '
         "02:00:00:00:00:01, got 7",
     ]
@@ -336,7 +335,7 @@ def test_a_network_of_the_files_own_namespaces_must_be_there_another_may_be_in_t
     missing = "none of the files has this NetworkAttachmentDefinition"
     annotation = "tpa, kube-system/mgmt, tap"
     assert said(tmp_path, a__yaml=pod(annotation), n__yaml=NETWORKS) == [
-        f"a.yaml:6: error: network default/tpa: {missing}; the nearest is default/tap",
+        f'a.yaml:6: error: network default/tpa: {missing}; did you mean "default/tap"?',
         f"a.yaml:6: warning: network kube-system/mgmt: {missing}",
     ]
 
@@ -348,7 +347,7 @@ def test_what_no_plugin_of_the_network_takes_is_an_error(tmp_path: Path) -> None
        {"name": "vf", "mac": "02:00:00:00:00:02", "ips": ["10.0.0.2/24"]}]
 """
     found = said(tmp_path, a__yaml=pod(annotation, "intel.com/vf: 1"), n__yaml=NETWORKS)
-    text = 'network default/tap (net1): the pod asks for "{0}", and no plugin of the network takes it: expected '
+    text = 'network default/tap (net1): key "{0}": no plugin of the network has the capability for it; expected '
     text += '"capabilities": {{"{0}": true}} in the configuration of one, or "lenientCapabilities": ["{0}"] in the '
     text += "meta-plugin's (autoconf.meta of agent.yaml)"
     assert found == [f"a.yaml:7: error: {text.format('mac')}", f"a.yaml:8: error: {text.format('ips')}"]
@@ -394,9 +393,9 @@ def test_what_the_clusters_configuration_lets_pods_ask_for_is_no_error(tmp_path:
         ("vf, vf", "intel.com/vf: 1", ["all 1 are attached already"]),
         ("vf", "intel.com/vf: 0", ["it was given none"]),
         ("vf", 'intel.com/vf: "1", hugepages-1Gi: 2Gi, memory: 64Gi', []),
-        ("tap@net2, tap", "", ["interface net2 would be that of network default/tap and of network default/tap"]),
-        ("tap@a, tap@a", "", ["interface a would be that of network default/tap and of network default/tap"]),
-        ("tap@eth0", "", ["interface eth0 would be that of network primary and of network default/tap"]),
+        ("tap@net2, tap", "", ["network default/tap and network default/tap would both be interface net2"]),
+        ("tap@a, tap@a", "", ["network default/tap and network default/tap would both be interface a"]),
+        ("tap@eth0", "", ["network primary and network default/tap would both be interface eth0"]),
     ],
 )
 def test_networks_of_one_pod_must_get_on_with_each_other(
@@ -450,8 +449,9 @@ def test_only_one_network_has_the_default_route(tmp_path: Path) -> None:
         "default-route": []}]
 """
     assert said(tmp_path, a__yaml=pod(annotation), n__yaml=NETWORKS) == [
-        "a.yaml:9: error: network default/tap (net1) and network default/tap (net2): only one network may have the "
-        'key "default-route"'
+        "a.yaml:9: error: "
+        'key "default-route": only one network may have it, but network default/tap (net1) and '
+        "network default/tap (net2) have it"
     ]
 
 
@@ -460,8 +460,8 @@ def test_another_master_is_one_network_that_the_runtime_names(tmp_path: Path) ->
         "networks: tap", "networks: tap\n    v1.multus-cni.io/default-network: default/tap@x"
     )
     assert said(tmp_path, a__yaml=manifest, n__yaml=NETWORKS) == [
-        'a.yaml:7: error: network default/tap: key "interface": expected eth0, which is what the runtime calls the '
-        "pod's first interface, got 'x'"
+        "a.yaml:7: error: network default/tap: key \"interface\": expected eth0, the runtime's name for the pod's "
+        "first interface, got 'x'"
     ]
 
 
@@ -479,7 +479,7 @@ def test_what_makes_pods_is_told_of_like_a_pod(tmp_path: Path, kind: str) -> Non
     assert len(found) == 2
     assert "network default/other: none of the files has this" in found[0]
     assert "no device of resource intel.com/vf is left for pod default/web: it was given none" in found[1]
-    assert found[1].endswith(", unless a network resources injector adds it")
+    assert found[1].endswith("; ignore this if a network resources injector adds it")
     assert " warning: " in found[1]
 
 
@@ -488,7 +488,7 @@ def test_a_list_of_objects_is_its_items(tmp_path: Path) -> None:
     manifest = (
         f'{{"apiVersion": "k8s.cni.cncf.io/v1", "kind": "NetworkAttachmentDefinitionList",\n"items": [\n{item}]}}'
     )
-    assert said(tmp_path, a__json=manifest) == ['a.json:3: error: expected key "type" or key "plugins"']
+    assert said(tmp_path, a__json=manifest) == ['a.json:3: error: expected the key "type" or the key "plugins"']
 
 
 def test_a_file_is_read_as_kubernetes_reads_it(tmp_path: Path) -> None:
@@ -520,7 +520,9 @@ def test_a_file_is_read_as_kubernetes_reads_it(tmp_path: Path) -> None:
             spec: {containers: [{name: main, image: i}]}
         """
     found = said(tmp_path, a__yaml=manifest, n__yaml=NETWORKS)
-    assert found[0] == "a.yaml:17: error: policy mine: spec.priority: expected an integer from 0 to 99, got 200"
+    assert found[0] == (
+        'a.yaml:17: error: policy mine: key "spec.priority": expected an integer from 0 to 99, got 200'
+    )
     assert [line.partition(": ")[0] for line in found] == ["a.yaml:17", "a.yaml:23"]
 
 
@@ -561,7 +563,7 @@ def test_objects_that_have_no_networks_are_passed_over(tmp_path: Path) -> None:
 def test_a_device_that_a_webhook_would_ask_for_is_a_warning(tmp_path: Path) -> None:
     (found,) = said(tmp_path, a__yaml=pod("vf", "intel.com/other: 1"), n__yaml=NETWORKS)
     assert found.startswith("a.yaml:6: warning: ")
-    assert found.endswith(", unless a network resources injector adds it")
+    assert found.endswith("; ignore this if a network resources injector adds it")
 
 
 @pytest.mark.parametrize("kind", ["Deployment", "DaemonSet", "StatefulSet", "ReplicaSet", "Job", "CronJob"])
@@ -620,7 +622,7 @@ def test_networks_asked_of_what_makes_pods_are_not_its_pods(tmp_path: Path, kind
             "k8s.v1.cni.cncf.io/networks: a",
             "metadata.k8s.v1.cni.cncf.io/networks is not read: expected k8s.v1.cni.cncf",
         ),
-        ("annotation: {}", 'unknown key "metadata.annotation"; nearest known key: "metadata.annotations"'),
+        ("annotation: {}", 'unknown key "metadata.annotation"; did you mean "annotations"?'),
     ],
 )
 def test_a_slip_in_where_networks_are_asked_for_is_told(tmp_path: Path, metadata: str, found: str) -> None:
@@ -670,27 +672,27 @@ def test_a_pod_is_told_of_as_kubernetes_would_refuse_it(tmp_path: Path) -> None:
         """
     head = "apiVersion: v1\nkind: Pod\nmetadata:\n  name: web\n"
     expected = [
-        (2, 'restartPolicy: expected "Always", "OnFailure" or "Never", got \'always\', the nearest is "Always"'),
-        (5, 'containers[0]: unknown key "comand"; nearest known key: "command"'),
         (
-            6,
-            'containers[0].resources.limits[\'memory\']: expected a quantity like 2, "500m" or "128Mi", '
-            "got 'much'",
+            2,
+            'key "restartPolicy": expected "Always", "OnFailure" or "Never", got \'always\'; '
+            'did you mean "Always"?',
         ),
-        (7, "containers[0].volumeMounts[0].name: no volume 'w' in spec.volumes"),
-        (8, "containers[1].name: 'main' is there twice"),
-        (11, 'volumes[0]: unknown key "emptydir"; nearest known key: "emptyDir"'),
+        (5, 'unknown key "containers[0].comand"; did you mean "command"?'),
+        (6, 'key "containers[0].resources.limits.memory": expected a quantity like 2, "500m" or "128Mi"'),
+        (7, "key \"containers[0].volumeMounts[0].name\": no volume 'w' in spec.volumes"),
+        (8, "key \"containers[1].name\": 'main' is there twice"),
+        (11, 'unknown key "volumes[0].emptydir"; did you mean "emptyDir"?'),
     ]
     found = said(tmp_path, a__yaml=head + textwrap.dedent(spec))
     assert [line.split(", got 'much'")[0] for line in found] == [
-        f"a.yaml:{line + 4}: error: Pod default/web: spec{'.' if text else ''}{text}".split(", got 'much'")[0]
+        f"a.yaml:{line + 4}: error: Pod default/web: " + text.replace('key "', 'key "spec.')
         for line, text in expected
     ]
     workload = "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: web}\nspec:\n  template:\n"
     found = said(tmp_path, a__yaml=workload + textwrap.indent(textwrap.dedent(spec), "    "))
     assert found[0] == (
-        "a.yaml:7: error: Deployment default/web: spec.template.spec.restartPolicy: expected "
-        '"Always", "OnFailure" or "Never", got \'always\', the nearest is "Always"'
+        'a.yaml:7: error: Deployment default/web: key "spec.template.spec.restartPolicy": expected '
+        '"Always", "OnFailure" or "Never", got \'always\'; did you mean "Always"?'
     )
 
 
@@ -715,7 +717,7 @@ def test_what_makes_pods_needs_a_template_and_may_be_anothers(tmp_path: Path) ->
 def test_what_a_play_refuses_as_input_is_an_error(tmp_path: Path, document: Any, told: str) -> None:
     path = tmp_path / "a.yaml"
     path.write_text(json.dumps(document, indent=1))
-    with pytest.raises(CniError):
+    with pytest.raises(Error):
         manifests.load([path])
     report = files.check([path])
     assert any(finding.error for _, finding in report.findings), told
@@ -756,7 +758,7 @@ def test_what_a_play_refuses_as_input_is_an_error(tmp_path: Path, document: Any,
 def test_what_no_reader_takes_for_a_document_is_told(tmp_path: Path, text: str, read: Any) -> None:
     path = tmp_path / "a.yaml"
     path.write_text(text)
-    with pytest.raises(CniError):
+    with pytest.raises(Error):
         read([path])
     assert files.check([path]).findings
 
@@ -774,7 +776,7 @@ def test_two_of_one_name_are_told_as_a_play_refuses_them(tmp_path: Path) -> None
 def test_a_config_map_holds_strings(tmp_path: Path) -> None:
     manifest = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\ndata:\n  x: 7\n"
     assert said(tmp_path, a__yaml=manifest) == [
-        'a.yaml:1: error: ConfigMap default/a: data["x"]: expected a string, got 7'
+        'a.yaml:5: error: ConfigMap default/a: key "data.x": expected a string, got 7'
     ]
 
 
@@ -804,9 +806,9 @@ def test_the_operators_network_is_told_of_by_the_configuration_that_it_becomes(t
     assert [line.split("got")[0] for line in said(tmp_path, a__yaml=OPERATORS)] == [
         'a.yaml:7: error: key "vlan": expected an integer from 0 to 4094, ',
         'a.yaml:8: error: key "spoofchk": expected "on" or "off", ',
-        'a.yaml:9: error: SriovNetwork net: spec: unknown key "linkStat"; nearest known key: "linkState"',
+        'a.yaml:9: error: SriovNetwork net: unknown key "spec.linkStat"; did you mean "linkState"?',
         'a.yaml:12: error: key "ipam.subnet": expected a network with prefix length, ',
-        'a.yaml:15: error: plugins[2]: key "type" is missing: expected the name of a plugin',
+        'a.yaml:15: error: key "plugins[2].type" is missing: expected the name of a plugin',
         "a.yaml:16: error: spec.capabilities: not JSON: expecting ',' delimiter: the { of line 16 is not closed",
     ]
 
@@ -815,7 +817,7 @@ def test_pods_may_ask_for_the_operators_networks(tmp_path: Path) -> None:
     network = "\n".join(line for line in textwrap.dedent(OPERATORS).splitlines()[:6]) + "\n  vlan: 5\n"
     assert said(tmp_path, n__yaml=network, a__yaml=pod("net", "openshift.io/vf: 1")) == []
     (found,) = said(tmp_path, n__yaml=network, a__yaml=pod("nett"))
-    assert found.endswith("; the nearest is default/net")
+    assert found.endswith('; did you mean "default/net"?')
 
 
 MACHINE = """\
@@ -844,8 +846,8 @@ def test_a_virtual_machines_networks_are_its_pods(tmp_path: Path) -> None:
     found = said(tmp_path, a__yaml=MACHINE, n__yaml=NETWORKS)
     assert [line.split(" is not read")[0].split(": expected")[0] for line in found] == [
         "a.yaml:7: error: spec.template.metadata: annotation k8s.v1.cni.cncf.io/network",
-        "a.yaml:14: error: network default/tapp: none of the files has this NetworkAttachmentDefinition; the "
-        "nearest is default/tap",
+        "a.yaml:14: error: network default/tapp: none of the files has this NetworkAttachmentDefinition; "
+        'did you mean "default/tap"?',
         "a.yaml:16: error: multus.networkName",
     ]
     assert found[2].endswith(": expected [<namespace>/]<name>, got 'a/b/c'")
@@ -913,11 +915,11 @@ def test_one_document_that_cannot_be_read_does_not_hide_the_others(tmp_path: Pat
     )
     assert said(tmp_path, a__yaml=manifest, n__yaml=NETWORKS) == [
         "a.yaml:3: error: not YAML: did not find expected ',' or ']' while parsing a flow sequence of line 1",
-        "a.yaml:9: error: network default/tapp: none of the files has this NetworkAttachmentDefinition; the "
-        "nearest is default/tap",
+        "a.yaml:9: error: network default/tapp: none of the files has this NetworkAttachmentDefinition; "
+        'did you mean "default/tap"?',
         f"a.yaml:15: warning: {places.TEMPLATE}",
-        "a.yaml:22: error: network default/tappp: none of the files has this NetworkAttachmentDefinition; the "
-        "nearest is default/tap",
+        "a.yaml:22: error: network default/tappp: none of the files has this NetworkAttachmentDefinition; "
+        'did you mean "default/tap"?',
     ]
 
 
@@ -980,12 +982,11 @@ def test_the_agents_configuration_is_told_of_by_key(tmp_path: Path) -> None:
             namespaceIsolation: perhaps
         """
     assert said(tmp_path, agent__yaml=config) == [
-        'agent.yaml:2: error: unknown key "wokers"; nearest known key: "workers"',
-        'agent.yaml:4: error: unknown key "cluster.kubeconfg"; nearest known key: "cluster.kubeconfig"',
+        'agent.yaml:2: error: unknown key "wokers"; did you mean "workers"?',
+        'agent.yaml:4: error: unknown key "cluster.kubeconfg"; did you mean "kubeconfig"?',
         'agent.yaml:5: error: key "workers": expected an integer from 1 to 1024, got 0',
-        "agent.yaml:7: error: key \"autoconf.files\": expected names of files *.conflist or *.conf, got 'x'",
-        'agent.yaml:9: error: key "autoconf.meta": key "namespaceIsolation": expected true or false, '
-        "got 'perhaps'",
+        "agent.yaml:7: error: key \"autoconf.files[0]\": expected the name of a file *.conflist or *.conf, got 'x'",
+        "agent.yaml:9: error: key \"autoconf.meta.namespaceIsolation\": expected true or false, got 'perhaps'",
     ]
 
 
@@ -999,11 +1000,11 @@ DEVICES = """\
 }
 """
 OF_DEVICES = [
-    '3: error: resourceList[0].resourceName: expected letters, digits, - and _, got "a.b"',
-    '4: error: resourceList[0].selectors[0].vendors: expected four hex digits, got "80866"',
-    "4: error: resourceList[0].selectors[1].pfNames: expected VF numbers like #0,2-5 behind the PF, got '5-3' in "
+    "3: error: key \"resourceList[0].resourceName\": expected letters, digits, - and _, got 'a.b'",
+    "4: error: key \"resourceList[0].selectors[0].vendors[0]\": expected four hex digits, got '80866'",
+    '4: error: key "resourceList[0].selectors[1].pfNames[0]": expected VF numbers like #0,2-5 behind the PF, got '
     "'eth0#5-3'",
-    '5: warning: unknown key "resourceList[1].selector" is ignored; nearest known key: "selectors"',
+    '5: warning: unknown key "resourceList[1].selector": it has no effect; did you mean "selectors"?',
 ]
 
 
@@ -1029,7 +1030,7 @@ def test_a_drivers_name_that_is_nearly_anothers_is_a_warning(tmp_path: Path, nam
         f'{{"cniVersion": "1.0.0", "name": "a", "type": "sriov", "deviceID": "0000:01:00.0",\n "driver": "{name}"}}'
     )
     assert said(tmp_path, a__conf=conf) == [
-        f'a.conf:2: warning: key "driver": no driver called "{name}" is known here, the nearest is "{near}"'
+        f'a.conf:2: warning: key "driver": no driver called "{name}" is known here; did you mean "{near}"?'
     ]
 
 
@@ -1050,9 +1051,9 @@ def test_drivers_of_pools_may_be_misspelt_too(tmp_path: Path) -> None:
           {"resourceName": "b", "Selectors": [{}, {
             "Drivers": ["iavf", "vfio_pci"]}]}]}
         """
-    said_of = 'no driver called "{}" is known here, the nearest is "vfio-pci"'
+    said_of = 'no driver called "{}" is known here; did you mean "vfio-pci"?'
     assert said(tmp_path, a__json=pools) == [
-        f"a.json:{line}: warning: resourceList{where}: {said_of.format(name)}"
+        f'a.json:{line}: warning: key "resourceList{where}": {said_of.format(name)}'
         for line, where, name in (
             (2, "[0].bind", "vfio_pci"),
             (3, "[0].selectors.drivers", "vfiopci"),
@@ -1082,11 +1083,13 @@ def test_multus_daemon_is_told_of_as_the_agent_takes_it_over(tmp_path: Path) -> 
         """
     found = said(tmp_path, daemon_config__json=config)
     assert [line[: line.index('" ') + 1] if '" ' in line else line for line in found] == [
-        'daemon_config.json:4: warning: key "metricsPort"',
-        "daemon_config.json:5: warning: key \"cniVersion\": '0.5.0' is not spoken here: the primary's holds",
+        'daemon_config.json:4: warning: key "metricsPort": it has no effect here: the agent serves metrics at the '
+        "address and port of its own key metrics",
+        "daemon_config.json:5: warning: key \"cniVersion\": '0.5.0' is not supported: the version of the primary's "
+        "configuration is used",
         'daemon_config.json:6: error: key "cniConfigDir": expected a string, got 7',
         "daemon_config.json:7: error: key \"namespaceIsolation\": expected true or false, got 'yes'",
-        'daemon_config.json:8: warning: unknown key "confdr"; nearest known key: "confDir"; it has no effect',
+        'daemon_config.json:8: warning: unknown key "confdr": it has no effect; did you mean "confDir"?',
     ]
 
 
@@ -1112,12 +1115,13 @@ nodeGroups:
 
 def test_pools_in_values_of_the_chart_are_told_of_by_path(tmp_path: Path) -> None:
     assert said(tmp_path, v__yaml=CHART_VALUES) == [
-        'v.yaml:5: warning: pools[0].selectors.drivers: no driver called "vfio_pci" is known here, the nearest is '
-        '"vfio-pci"',
-        'v.yaml:7: warning: unknown key "pools[1].selector" is ignored; nearest known key: "selectors"',
-        'v.yaml:14: warning: unknown key "nodeGroups.groups.e810.pools[0].deviceTyp" is ignored; nearest known '
-        'key: "deviceType"',
-        "v.yaml:15: error: nodeGroups.groups.e810.pools[0].selectors: expected an object or a list of at least "
+        'v.yaml:5: warning: key "pools[0].selectors.drivers": no driver called "vfio_pci" is known here; '
+        'did you mean "vfio-pci"?',
+        'v.yaml:7: warning: unknown key "pools[1].selector": it has no effect; did you mean "selectors"?',
+        'v.yaml:14: warning: unknown key "nodeGroups.groups.e810.pools[0].deviceTyp": it has no effect; '
+        'did you mean "deviceType"?',
+        'v.yaml:15: error: key "nodeGroups.groups.e810.pools[0].selectors": expected an object or a list of at '
+        "least "
         "one, got 7",
     ]
 

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from docsite import commands
+from tests import pfs
+from tests.fakesysfs import FakeSysfs
+from wirespeed import __version__
+from wirespeed.cli.vf import _carry_out, _show
 from wirespeed.cni.errors import Code
+from wirespeed.provision.plan import Change, Plan
 
 ROOT = Path(__file__).parents[2]
 
@@ -55,6 +63,104 @@ def test_version_tells_the_spoken_cni_versions() -> None:
     assert run("version").stdout.endswith("CNI 0.1.0, 0.2.0, 0.3.0, 0.3.1, 0.4.0, 1.0.0, 1.1.0\n")
 
 
+def test_version_option_prints_what_the_command_prints() -> None:
+    assert run("--version").stdout == run("version").stdout != ""
+
+
+def test_version_in_json_has_the_parts() -> None:
+    found = json.loads(run("version", "--json").stdout)
+    assert set(found) == {"version", "commit", "python", "cni"}
+    assert (found["version"], found["python"]) == (__version__, platform.python_version())
+    assert found["cni"][-1] == "1.1.0"
+
+
+@pytest.mark.parametrize(
+    ("words", "near"), [(["chek"], "check"), (["unistall"], "uninstall"), (["vf", "lst"], "list"), (["xyz"], "")]
+)
+def test_unknown_command_is_a_wrong_command_line_and_answered_with_the_nearest(words: list[str], near: str) -> None:
+    done = run(*words)
+    assert done.returncode == 2
+    assert f"No such command '{words[-1]}'." in done.stderr
+    assert ("Did you mean" in done.stderr) == bool(near)
+    assert near in done.stderr
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["install", "--json"],
+        ["uninstall", "--json"],
+        ["deviceplugin", "--json"],
+    ],
+    ids=" ".join,
+)
+def test_json_of_a_plan_needs_a_dry_run(words: list[str]) -> None:
+    done = run(*words)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "Error: --json needs --dry-run" in done.stderr
+
+
+def test_dry_run_of_the_device_plugin_in_json_has_each_device(tmp_path: Path) -> None:
+    sysfs = FakeSysfs(tmp_path / "sys")
+    sysfs.pf("0000:18:00.0", "ens1", vfs=2, vf_driver="vfio-pci")
+    (tmp_path / "agent.yaml").write_text(f"sysfs: {tmp_path}/sys\n")
+    pools = {"resourceList": [{"resourceName": "dpdk", "selectors": [{"pfNames": ["ens1#1"]}]}]}
+    (tmp_path / "pools.json").write_text(json.dumps(pools))
+    files = ["--config", str(tmp_path / "agent.yaml"), "--pools", str(tmp_path / "pools.json")]
+    done = run("deviceplugin", *files, "--dry-run", "--json")
+    assert done.stderr == ""
+    pf, *vfs = json.loads(done.stdout)
+    assert pf["reason"] == "left out: a PF with 2 VFs"
+    assert [each["function"] for each in vfs] == ["ens1#0", "ens1#1"]
+    assert [each["resource"] for each in vfs] == ["", "intel.com/dpdk"]
+    assert vfs[0]["reason"] == "in none: intel.com/dpdk pfNames: ens1#0 is not ens1"
+
+
+def test_plan_for_vfs_in_json_has_the_steps_and_changes_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    def change() -> None:
+        raise AssertionError("a dry run changed something")
+
+    plan = Plan([Change("create 2 VFs", change), Change("bind", change)])
+    _carry_out(plan, None, dry_run=True, as_json=True, yes=True, notes=["policy a: skipped"])
+    assert json.loads(capsys.readouterr().out) == {
+        "steps": ["create 2 VFs", "bind"],
+        "notes": ["policy a: skipped"],
+    }
+
+
+def test_findings_in_json_are_asked_for_as_in_other_commands(tmp_path: Path) -> None:
+    (tmp_path / "x.conf").write_text("{")
+    found = run("check", str(tmp_path), "--json")
+    assert found.returncode == 1
+    assert found.stdout == run("check", str(tmp_path), "--format", "json").stdout
+    assert json.loads(found.stdout)[0]["level"] == "error"
+
+
+COMMANDS = [context.command_path.split()[1:] for context in commands.walk(commands.root())]
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_help_in_a_pipe_is_plain_text(words: list[str]) -> None:
+    done = run(*words, "--help", TERM="xterm-256color", COLUMNS="80")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "\x1b" not in done.stdout
+
+
+def test_table_of_vfs_in_a_pipe_has_whole_lines_without_colours(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "20")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    user = "pod default/" + "long-name-" * 20
+    _show([replace(pfs.PF, vfs=(replace(pfs.vf("vfio-pci"), user=user),))])
+    head, pf, vf = capsys.readouterr().out.splitlines()
+    assert head.split()[:3] == ["FUNCTION", "ADDRESS", "DRIVER"]
+    assert head.endswith("NUMA  IOMMU  USED BY")
+    assert "1 of 64 VFs, up, legacy" in pf
+    assert user in vf
+    assert "\x1b" not in head
+
+
 def test_plugin_answers_version_alone() -> None:
     answer = run("cni", "sriov", stdin='{"cniVersion":"1.0.0"}', CNI_COMMAND="VERSION")
     assert answer.returncode == 0
@@ -76,7 +182,8 @@ def test_unknown_plugin_is_refused_with_the_known_ones(name: str) -> None:
     answer = run("cni", name, stdin=CONFIG, **CALL)
     body = json.loads(answer.stdout)
     assert (answer.returncode, body["code"], body["cniVersion"]) == (1, Code.INVALID_CONFIG, "0.4.0")
-    assert body["msg"].startswith(f"plugin {name!r} is not known: expected one of ")
+    assert body["msg"].startswith("unknown plugin; expected one of ")
+    assert body["msg"].endswith(f", got {name!r}")
     assert "sriov" in body["msg"]
 
 

@@ -12,13 +12,13 @@ import pytest
 
 from cluster import __main__ as command
 from cluster.certificates import Authority
-from cluster.network import Place
-from cluster.node import Node, Plan
+from cluster.network import Plan
+from cluster.node import Node
 from cluster.recipe import CLUSTER, MODULES, NEWEST, OLDEST, recipe
 
 
 def plan(number: int, kubelet: str = NEWEST) -> Plan:
-    return Plan(name=f"node{number}", place=Place(number=number), kubelet=kubelet, memory="4G", hugepages=512)
+    return Plan(number=number, kubelet=kubelet)
 
 
 def test_the_recipe_does_not_depend_on_where_the_project_lies() -> None:
@@ -69,7 +69,7 @@ def test_a_node_reaches_the_other_nodes_pods_and_the_services(tmp_path: Path) ->
 
 
 def test_nodes_share_no_address_and_no_interface() -> None:
-    first, second = Place(number=1), Place(number=2)
+    first, second = plan(1), plan(2)
     assert {first.address, first.mac, first.pods}.isdisjoint({second.address, second.mac, second.pods})
     assert set(re.findall(r"ifname=([^,]+)", " ".join(first.devices()))).isdisjoint(
         re.findall(r"ifname=([^,]+)", " ".join(second.devices()))

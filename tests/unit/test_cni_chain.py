@@ -6,7 +6,7 @@ import json
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 
 from wirespeed.cni import result as results
 from wirespeed.cni.chain import Chain, load_network
-from wirespeed.cni.errors import CniError, Code, NotUndoneError
+from wirespeed.cni.errors import Code, NotUndoneError, code_of
 from wirespeed.cni.plugin import Result
 from wirespeed.cni.request import Request
+from wirespeed.errors import Error, Kind
 
 ATTACHMENT = Request(
     command="ADD", container_id="c1", netns="/run/netns/pod", ifname="net1", args={"K8S_POD_NAME": "p"}
@@ -134,8 +135,8 @@ keys = ["cniVersion", "cniVersions", "name", "type", "plugins", "disableCheck", 
 def test_only_cni_errors_come_out_of_loading(raw: object) -> None:
     try:
         network = load_network(raw)
-    except CniError as error:
-        assert error.code in {Code.INVALID_CONFIG, Code.INCOMPATIBLE_VERSION}
+    except Error as error:
+        assert error.kind in {Kind.INVALID_CONFIG, Kind.INCOMPATIBLE_VERSION}
     else:
         assert network.kinds
 
@@ -190,7 +191,8 @@ def test_runtime_config_reaches_the_plugins_with_the_capability() -> None:
     raw = conflist("a", "b", "c")
     raw["plugins"][0]["capabilities"] = {"mac": True, "ips": False}
     raw["plugins"][2]["capabilities"] = {"ips": True, "bandwidth": True}
-    chain_of(plugin).add(load_network(raw), ATTACHMENT, {"mac": "02::1", "ips": ["10.0.0.2/24"]})
+    asked = {"mac": "02::1", "ips": ["10.0.0.2/24"]}
+    chain_of(plugin).add(replace(load_network(raw), runtime_config=asked), ATTACHMENT)
     assert [config.get("runtimeConfig") for config in plugin.configs("ADD")] == [
         {"mac": "02::1"},
         None,
@@ -213,7 +215,7 @@ def test_plugin_of_this_process_gets_what_it_reads_of_the_runtime_config_unless_
     raw["plugins"][0]["capabilities"] = {"portMappings": True, "mac": False}
     raw["plugins"][1]["ipam"] = {"type": "static"}
     runtime = {"mac": "02::1", "ips": ["10.0.0.2/24"], "deviceID": "d", "portMappings": [], "bandwidth": {}}
-    chain_of(plugin).add(load_network(raw), ATTACHMENT, runtime)
+    chain_of(plugin).add(replace(load_network(raw), runtime_config=runtime), ATTACHMENT)
     assert [config["runtimeConfig"] for config in plugin.configs("ADD")] == [
         {"deviceID": "d", "portMappings": []},
         {"mac": "02::1", "ips": ["10.0.0.2/24"], "deviceID": "d"},
@@ -233,31 +235,35 @@ class Unmakable(dict[str, Any]):
 def test_delete_of_a_plugin_that_cannot_be_made_leaves_the_others_theirs() -> None:
     plugin = Recorder()
     chain = Chain(Unmakable(a=plugin, c=plugin))
-    with pytest.raises(CniError, match="plugin b: cannot be made: RuntimeError: not b") as failed:
-        chain.delete(load_network(conflist("a", "b", "c")), ATTACHMENT, {"mac": "02::1"})
-    assert failed.value.code == Code.INTERNAL
+    with pytest.raises(Error, match="plugin b: cannot be created: RuntimeError: not b") as failed:
+        chain.delete(replace(load_network(conflist("a", "b", "c")), runtime_config={"mac": "02::1"}), ATTACHMENT)
+    assert failed.value.kind == Kind.INTERNAL
     assert plugin.calls == ["DEL c", "DEL a"]
 
 
 def test_plugin_that_cannot_be_made_or_is_not_there_is_found_before_a_call(tmp_path: Path) -> None:
     network = load_network(conflist("a", "b"))
-    with pytest.raises(CniError, match=r"^plugin b: cannot be made: RuntimeError: not b$") as unmakable:
+    with pytest.raises(Error, match=r"^plugin b: cannot be created: RuntimeError: not b$") as unmakable:
         Chain(Unmakable(a=Recorder())).check_plugins(network, [])
-    assert unmakable.value.code == Code.INTERNAL
-    with pytest.raises(CniError, match=rf'^plugin b: no executable "b" in {tmp_path}$') as missing:
+    assert unmakable.value.kind == Kind.INTERNAL
+    with pytest.raises(Error, match=rf'^plugin b: no executable "b" in {tmp_path}$') as missing:
         Chain({"a": Recorder()}).check_plugins(network, [str(tmp_path)])
-    assert missing.value.code == Code.INVALID_CONFIG
+    assert missing.value.kind == Kind.INVALID_CONFIG
     (tmp_path / "b").write_text("")
     (tmp_path / "b").chmod(0o755)
     Chain({"a": Recorder()}).check_plugins(network, [str(tmp_path)])
 
 
 def test_failed_add_is_undone_from_the_failing_plugin_backwards() -> None:
-    plugin = Recorder(fails={"ADD b": CniError(Code.DEVICE, "no device", "details")})
-    with pytest.raises(CniError) as failed:
+    plugin = Recorder(fails={"ADD b": Error(Kind.DEVICE, "no device", details="details")})
+    with pytest.raises(Error) as failed:
         chain_of(plugin).add(load_network(conflist("a", "b", "c")), ATTACHMENT)
     assert not isinstance(failed.value, NotUndoneError)
-    assert (failed.value.code, failed.value.msg, failed.value.details) == (101, "plugin b: no device", "details")
+    assert (code_of(failed.value), failed.value.msg, failed.value.details) == (
+        101,
+        "plugin b: no device",
+        "details",
+    )
     assert plugin.calls == ["ADD a", "ADD b", "DEL b", "DEL a"]
     assert [names(config["prevResult"]) for config in plugin.configs("DEL")] == [["a"], ["a"]]
 
@@ -265,15 +271,15 @@ def test_failed_add_is_undone_from_the_failing_plugin_backwards() -> None:
 def test_failing_undo_keeps_the_first_error_and_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     plugin = Recorder(
         fails={
-            "ADD b": CniError(Code.DEVICE, "no device"),
-            "DEL b": CniError(Code.DEVICE, "still none"),
+            "ADD b": Error(Kind.DEVICE, "no device"),
+            "DEL b": Error(Kind.DEVICE, "still none"),
             "DEL a": ZeroDivisionError("oops"),
         }
     )
     with caplog.at_level(logging.WARNING), pytest.raises(NotUndoneError) as failed:
         chain_of(plugin).add(load_network(conflist("a", "b")), ATTACHMENT)
     left = "plugin b: still none; also plugin a: ZeroDivisionError: oops"
-    assert failed.value.code == Code.DEVICE
+    assert failed.value.kind == Kind.DEVICE
     assert failed.value.msg == f"plugin b: no device; undoing it failed: {left}"
     assert plugin.calls == ["ADD a", "ADD b", "DEL b", "DEL a"]
     assert left in caplog.text
@@ -293,17 +299,17 @@ def test_result_of_a_plugin_of_this_process_is_checked_too() -> None:
             return {"ips": [{"addr": "10.0.0.2/24"}]}
 
     plugin = Careless()
-    with pytest.raises(CniError, match=r"plugin a: result: ips\[0\]\.address: expected") as failed:
+    with pytest.raises(Error, match=r"plugin a: result: key .ips\[0\]\.address.: expected") as failed:
         chain_of(plugin).add(load_network(conflist("a")), ATTACHMENT)
-    assert failed.value.code == Code.DECODING_FAILURE
+    assert failed.value.kind == Kind.INVALID_DATA
     assert plugin.calls == ["ADD a", "DEL a"]
 
 
 def test_add_after_its_deadline_calls_no_plugin_and_undo_has_time_of_its_own() -> None:
     plugin = Recorder()
-    with pytest.raises(CniError) as late:
+    with pytest.raises(Error) as late:
         chain_of(plugin).add(load_network(conflist("a")), ATTACHMENT.derive(deadline=time.monotonic()))
-    assert late.value.code == Code.TRY_AGAIN_LATER
+    assert late.value.kind == Kind.TRY_AGAIN
     assert plugin.calls == ["DEL a"]
 
 
@@ -329,12 +335,12 @@ def test_delete_passes_no_result_before_0_4_0_or_where_there_is_none() -> None:
 
 def test_delete_attempts_every_plugin_and_raises_the_first_error_with_the_others_named() -> None:
     plugin = Recorder(
-        fails={"DEL c": CniError(Code.TRY_AGAIN_LATER, "busy", "soon"), "DEL a": CniError(Code.DEVICE, "gone")}
+        fails={"DEL c": Error(Kind.TRY_AGAIN, "busy", details="soon"), "DEL a": Error(Kind.DEVICE, "gone")}
     )
-    with pytest.raises(CniError) as failed:
+    with pytest.raises(Error) as failed:
         chain_of(plugin).delete(load_network(conflist("a", "b", "c")), ATTACHMENT)
     assert plugin.calls == ["DEL c", "DEL b", "DEL a"]
-    assert (failed.value.code, failed.value.msg) == (11, "plugin c: busy; also plugin a: gone")
+    assert (code_of(failed.value), failed.value.msg) == (11, "plugin c: busy; also plugin a: gone")
     assert failed.value.details == "soon"
 
 
@@ -342,15 +348,16 @@ def test_delete_gets_the_runtime_config_of_its_capabilities() -> None:
     plugin = Recorder()
     raw = conflist("a")
     raw["plugins"][0]["capabilities"] = {"mac": True}
-    chain_of(plugin).delete(load_network(raw), ATTACHMENT, {"mac": "02::1", "ips": []})
+    network = replace(load_network(raw), runtime_config={"mac": "02::1", "ips": []})
+    chain_of(plugin).delete(network, ATTACHMENT)
     assert plugin.configs("DEL")[0]["runtimeConfig"] == {"mac": "02::1"}
 
 
 def test_check_runs_forwards_with_the_result_of_add_up_to_the_first_drift() -> None:
-    plugin = Recorder(fails={"CHECK b": CniError(Code.DRIFT, "mtu is 1500")})
-    with pytest.raises(CniError, match="plugin b: mtu is 1500") as drifted:
+    plugin = Recorder(fails={"CHECK b": Error(Kind.DRIFT, "mtu is 1500")})
+    with pytest.raises(Error, match="plugin b: mtu is 1500") as drifted:
         chain_of(plugin).check(load_network(conflist("a", "b", "c")), ATTACHMENT, result=ADDED)
-    assert drifted.value.code == Code.DRIFT
+    assert drifted.value.kind == Kind.DRIFT
     assert plugin.calls == ["CHECK a", "CHECK b"]
     assert plugin.configs("CHECK")[0]["prevResult"] == results.write(ADDED, "1.1.0")
 
@@ -365,27 +372,27 @@ def test_check_is_not_made_where_it_is_disabled_or_unknown(raw: dict[str, Any]) 
 
 
 def test_status_asks_up_to_the_first_plugin_that_is_not_ready() -> None:
-    plugin = Recorder(fails={"STATUS b": CniError(Code.UNAVAILABLE, "no bridge")})
-    with pytest.raises(CniError, match="plugin b: no bridge") as refused:
+    plugin = Recorder(fails={"STATUS b": Error(Kind.UNAVAILABLE, "no bridge")})
+    with pytest.raises(Error, match="plugin b: no bridge") as refused:
         chain_of(plugin).status(load_network(conflist("a", "b", "c")), Request(command="STATUS"))
-    assert refused.value.code == Code.UNAVAILABLE
+    assert refused.value.kind == Kind.UNAVAILABLE
     assert plugin.calls == ["STATUS a", "STATUS b"]
 
 
 def test_status_of_a_missing_executable_is_unavailable() -> None:
-    with pytest.raises(CniError) as refused:
+    with pytest.raises(Error) as refused:
         Chain({}).status(load_network(conflist("absent")), Request(command="STATUS", path=("/nonexistent",)))
-    assert (refused.value.code, refused.value.msg) == (
+    assert (code_of(refused.value), refused.value.msg) == (
         Code.UNAVAILABLE,
         'plugin absent: no executable "absent" in /nonexistent',
     )
 
 
 def test_gc_tells_every_plugin_the_valid_attachments_under_both_names() -> None:
-    plugin = Recorder(fails={"GC a": CniError(Code.INTERNAL, "stuck")})
+    plugin = Recorder(fails={"GC a": Error(Kind.INTERNAL, "stuck")})
     valid = [{"containerID": "c1", "ifname": "net1"}]
     request = Request(command="GC", config={"cni.dev/valid-attachments": valid})
-    with pytest.raises(CniError, match="plugin a: stuck"):
+    with pytest.raises(Error, match="plugin a: stuck"):
         chain_of(plugin).gc(load_network(conflist("a", "b")), request)
     assert plugin.calls == ["GC a", "GC b"]
     for config in plugin.configs("GC"):
@@ -394,7 +401,7 @@ def test_gc_tells_every_plugin_the_valid_attachments_under_both_names() -> None:
 
 def test_gc_without_a_list_is_refused_for_it_would_drop_everything() -> None:
     plugin = Recorder()
-    with pytest.raises(CniError, match=r"cni\.dev/valid-attachments"):
+    with pytest.raises(Error, match=r"cni\.dev/valid-attachments"):
         chain_of(plugin).gc(load_network(conflist("a")), Request(command="GC"))
     assert plugin.calls == []
 
@@ -442,13 +449,13 @@ def test_executed_and_builtin_plugins_pass_results_to_each_other(tmp_path: Path)
         ("[]", "plugin odd: result: expected an object, got []"),
         (
             '{"ips":[{"address":"x"}]}',
-            "plugin odd: result: ips[0].address: expected an address with prefix length, got 'x'",
+            "plugin odd: result: key \"ips[0].address\": expected an address with prefix length, got 'x'",
         ),
     ],
 )
 def test_unreadable_result_is_refused_and_the_plugin_undone(said: str, message: str, tmp_path: Path) -> None:
     script(tmp_path, "odd", f"echo $CNI_COMMAND >> {tmp_path}/calls; [ -z '{said}' ] || echo '{said}'")
-    with pytest.raises(CniError) as failed:
+    with pytest.raises(Error) as failed:
         Chain({}).add(load_network(conflist("odd")), ATTACHMENT.derive(path=(str(tmp_path),)))
-    assert (failed.value.code, failed.value.msg) == (Code.DECODING_FAILURE, message)
+    assert (failed.value.kind, failed.value.msg) == (Kind.INVALID_DATA, message)
     assert (tmp_path / "calls").read_text().split() == ["ADD", "DEL"]

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from wirespeed.cni.dispatch import Answer, answer
-from wirespeed.cni.errors import CniError, Code
+from wirespeed.cni.errors import Code
 from wirespeed.cni.plugin import Plugin, Result
 from wirespeed.cni.request import Request
+from wirespeed.errors import Error, Kind
 
 ENVIRON = {
     "CNI_CONTAINERID": "c1",
@@ -110,7 +111,7 @@ def test_verbs_are_kept_from_versions_that_had_none(command: str, version: str) 
 
 
 def test_error_is_told_in_the_callers_version_with_code_and_details() -> None:
-    plugin = Recorder(CniError(Code.DEVICE, "device gone", "see dmesg"))
+    plugin = Recorder(Error(Kind.DEVICE, "device gone", details="see dmesg"))
     assert call(plugin, "ADD", "0.4.0").exit_code == 1
     assert json.loads(call(plugin, "ADD", "0.4.0").stdout) == {
         "cniVersion": "0.4.0",

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from wirespeed.cni.errors import CniError, Code
+from wirespeed.cni.errors import Code, code_of
 from wirespeed.cni.execute import find_plugin, run_plugin
 from wirespeed.cni.request import Request
+from wirespeed.errors import Error, Kind
 
 Write = Callable[..., str]
 
@@ -37,8 +38,8 @@ def request(**changes: object) -> Request:
     return Request(command="ADD", config={"name": "net", "cniVersion": "1.1.0"}).derive(**changes)
 
 
-def failure(binary: str, **changes: object) -> CniError:
-    with pytest.raises(CniError) as failed:
+def failure(binary: str, **changes: object) -> Error:
+    with pytest.raises(Error) as failed:
         run_plugin(binary, request(**changes))
     assert "\n" not in failed.value.msg
     return failed.value
@@ -61,9 +62,9 @@ def test_link_to_an_executable_is_one(script: Write, tmp_path: Path) -> None:
 
 
 def test_plugin_that_is_nowhere_is_refused_with_the_folders() -> None:
-    with pytest.raises(CniError) as refused:
+    with pytest.raises(Error) as refused:
         find_plugin("probe", ["/nonexistent/a", "/nonexistent/b"])
-    assert (refused.value.code, refused.value.msg) == (
+    assert (code_of(refused.value), refused.value.msg) == (
         Code.INVALID_CONFIG,
         'no executable "probe" in /nonexistent/a, /nonexistent/b',
     )
@@ -71,16 +72,16 @@ def test_plugin_that_is_nowhere_is_refused_with_the_folders() -> None:
 
 def test_file_that_cannot_be_run_is_named(tmp_path: Path) -> None:
     (tmp_path / "probe").write_text("")
-    with pytest.raises(CniError) as refused:
+    with pytest.raises(Error) as refused:
         find_plugin("probe", [str(tmp_path)])
     assert refused.value.msg == (f'no executable "probe" in {tmp_path}; {tmp_path}/probe is not an executable file')
 
 
 @pytest.mark.parametrize("kind", ["", ".", "..", "a/b", "/bin/sh", "a\0b"])
 def test_type_that_is_no_file_name_is_refused(kind: str) -> None:
-    with pytest.raises(CniError, match='key "type"') as refused:
+    with pytest.raises(Error, match='key "type"') as refused:
         find_plugin(kind, ["/bin"])
-    assert refused.value.code == Code.INVALID_CONFIG
+    assert refused.value.kind == Kind.INVALID_CONFIG
 
 
 def test_plugin_gets_its_configuration_and_the_cni_variables_alone(
@@ -137,12 +138,12 @@ def test_plugin_that_reads_nothing_is_well(script: Write) -> None:
 def test_error_of_the_plugin_keeps_code_and_details(script: Write) -> None:
     error = '{"cniVersion":"1.0.0","code":11,"msg":"not yet\\\\nready","details":"wait"}'
     failed = failure(script(f"echo noise >&2; echo '{error}'; exit 1"))
-    assert (failed.code, failed.msg, failed.details) == (11, "not yet\\nready", "wait")
+    assert (code_of(failed), failed.msg, failed.details) == (11, "not yet\\nready", "wait")
 
 
 def test_failure_without_an_error_object_says_the_last_line(script: Write) -> None:
     failed = failure(script("echo start; printf 'one\\ntwo \\033[1m\\n\\n' >&2; exit 3"))
-    assert (failed.code, failed.msg) == (Code.PLUGIN, "exit status 3: two \\x1b[1m")
+    assert (failed.kind, failed.msg) == (Kind.PLUGIN, "exit status 3: two \\x1b[1m")
 
 
 def test_failure_that_speaks_on_standard_output_alone_is_told(script: Write) -> None:
@@ -150,7 +151,7 @@ def test_failure_that_speaks_on_standard_output_alone_is_told(script: Write) -> 
 
 
 def test_silent_failure_says_so(script: Write) -> None:
-    assert failure(script("exit 1")).msg == "exit status 1, and it says nothing"
+    assert failure(script("exit 1")).msg == "exit status 1: it printed no message"
 
 
 def test_signal_that_ended_the_plugin_is_named(script: Write) -> None:
@@ -159,7 +160,7 @@ def test_signal_that_ended_the_plugin_is_named(script: Write) -> None:
 
 def test_endless_output_is_cut_short(script: Write) -> None:
     failed = failure(script("yes"))
-    assert (failed.code, failed.msg) == (Code.PLUGIN, "printed more than 1048576 bytes and was killed")
+    assert (failed.kind, failed.msg) == (Kind.PLUGIN, "it printed more than 1048576 bytes and was killed")
 
 
 def test_only_the_end_of_standard_error_is_kept(script: Write) -> None:
@@ -172,7 +173,7 @@ def test_deadline_ends_the_plugin_and_what_it_started(script: Write, tmp_path: P
     pid_file = tmp_path / "pid"
     binary = script(f"sleep 600 & echo $! > {pid_file}; wait")
     failed = failure(binary, deadline=time.monotonic() + 1.0)
-    assert (failed.code, failed.msg) == (
+    assert (code_of(failed), failed.msg) == (
         Code.TRY_AGAIN_LATER,
         "ADD took longer than its deadline and was killed",
     )
@@ -259,14 +260,14 @@ def test_executable_that_stays_busy_until_the_deadline_is_tried_again_later(tmp_
     binary.chmod(0o755)
     with open(binary, "ab"):
         failed = failure(str(binary), deadline=time.monotonic() + 0.05)
-    assert (failed.code, failed.msg) == (Code.TRY_AGAIN_LATER, f"{binary} is being written")
+    assert (failed.kind, failed.msg) == (Kind.TRY_AGAIN, f"{binary}: another program is writing this file")
 
 
 def test_file_that_is_no_program_is_told(tmp_path: Path) -> None:
     (tmp_path / "probe").write_bytes(b"\x7fELF nonsense")
     (tmp_path / "probe").chmod(0o755)
     failed = failure(str(tmp_path / "probe"))
-    assert (failed.code, failed.msg) == (Code.PLUGIN, f"{tmp_path}/probe cannot be run: Exec format error")
+    assert (failed.kind, failed.msg) == (Kind.PLUGIN, f"{tmp_path}/probe: cannot be run: Exec format error")
 
 
 def test_many_threads_run_plugins_at_once(script: Write) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from wirespeed.cni.keys import in_any_case, known_in_any_case
+from wirespeed.keys import drop_unknown, normalize_case
 
 KNOWN = ("deviceID", "mac", "skip")
 
@@ -27,11 +27,11 @@ KNOWN = ("deviceID", "mac", "skip")
 def test_known_keys_are_found_in_any_case_and_others_are_left_alone(
     raw: dict[str, Any], found: dict[str, Any]
 ) -> None:
-    assert in_any_case(raw, KNOWN) == found
+    assert normalize_case(raw, KNOWN) == found
 
 
 def test_unknown_keys_are_told_and_left_out() -> None:
     told: list[str] = []
     raw = {"other": 1, "MAC": 2, "Other": None, "mac": None}
-    assert known_in_any_case(raw, KNOWN, told.append) == {"mac": 2}
+    assert drop_unknown(raw, KNOWN, told.append) == {"mac": 2}
     assert told == ["other", "Other"]

@@ -10,9 +10,10 @@ import pytest
 
 from wirespeed.cni import chain
 from wirespeed.cni.dispatch import answer
-from wirespeed.cni.errors import CniError, Code
+from wirespeed.cni.errors import Code, code_of
 from wirespeed.cni.plugin import Result
 from wirespeed.cni.request import Request
+from wirespeed.errors import Error
 from wirespeed.ipam import Ipam
 
 ENVIRON = {
@@ -23,6 +24,7 @@ ENVIRON = {
     "CNI_PATH": "/opt/cni/bin",
 }
 CONFIG: dict[str, Any] = {"cniVersion": "1.1.0", "name": "net", "type": "probe"}
+VERSION = 'key "cniVersion"'
 VERSIONS = "0.1.0, 0.2.0, 0.3.0, 0.3.1, 0.4.0, 1.0.0, 1.1.0"
 NAME = "letters, digits, _ . - after a letter or digit"
 
@@ -106,7 +108,7 @@ def test_environment_is_refused(change: dict[str, str | None], code: int, messag
 @pytest.mark.parametrize(
     ("stdin", "code", "message"),
     [
-        (b"[]", NO_JSON, "standard input: expected a JSON object, got an array"),
+        (b"[]", NO_JSON, "standard input: expected a JSON object, got []"),
         (b"null", NO_JSON, "standard input: expected a JSON object, got None"),
         (b'"x"', NO_JSON, "standard input: expected a JSON object, got 'x'"),
         (b" " * (1 << 20) + b"{}", NO_JSON, "standard input: expected at most 1048576 bytes, got 1048578"),
@@ -120,7 +122,7 @@ def test_standard_input_is_refused(stdin: bytes, code: int, message: str) -> Non
 def test_what_is_no_json_is_refused_with_the_place_of_the_fault(stdin: bytes) -> None:
     code, message = refusal(ENVIRON, stdin)
     assert code == NO_JSON
-    assert message.startswith("standard input: expected a JSON object: ")
+    assert message.startswith("standard input: not JSON: ")
 
 
 @pytest.mark.parametrize(
@@ -144,10 +146,30 @@ def test_what_is_no_json_is_refused_with_the_place_of_the_fault(stdin: bytes) ->
             f"key \"cniVersion\": expected one of {VERSIONS}, got '2.0.0'",
         ),
         ("ADD", {"cniVersion": 1.0}, NO_VERSION, f'key "cniVersion": expected one of {VERSIONS}, got 1.0'),
-        ("CHECK", {"cniVersion": "0.3.1"}, NO_VERSION, "CHECK needs cniVersion 0.4.0 or newer, got 0.3.1"),
-        ("CHECK", {"cniVersion": None}, NO_VERSION, "CHECK needs cniVersion 0.4.0 or newer, got 0.1.0"),
-        ("STATUS", {"cniVersion": "1.0.0"}, NO_VERSION, "STATUS needs cniVersion 1.1.0 or newer, got 1.0.0"),
-        ("GC", {"cniVersion": "1.0.0"}, NO_VERSION, "GC needs cniVersion 1.1.0 or newer, got 1.0.0"),
+        (
+            "CHECK",
+            {"cniVersion": "0.3.1"},
+            NO_VERSION,
+            "key \"cniVersion\": expected 0.4.0 or newer for CHECK, got '0.3.1'",
+        ),
+        (
+            "CHECK",
+            {"cniVersion": None},
+            NO_VERSION,
+            "key \"cniVersion\": expected 0.4.0 or newer for CHECK, got '0.1.0'",
+        ),
+        (
+            "STATUS",
+            {"cniVersion": "1.0.0"},
+            NO_VERSION,
+            "key \"cniVersion\": expected 1.1.0 or newer for STATUS, got '1.0.0'",
+        ),
+        (
+            "GC",
+            {"cniVersion": "1.0.0"},
+            NO_VERSION,
+            "key \"cniVersion\": expected 1.1.0 or newer for GC, got '1.0.0'",
+        ),
         (
             "GC",
             {},
@@ -202,9 +224,9 @@ def network_without(*keys: str, **changes: object) -> dict[str, Any]:
         (
             network_without(cniVersion="9.0.0", cniVersions=["9.1.0"]),
             NO_VERSION,
-            f'network net: key "cniVersions": expected one of {VERSIONS}, got 9.1.0, 9.0.0',
+            f"network net: key \"cniVersions\": expected one of {VERSIONS}, got ['9.1.0', '9.0.0']",
         ),
-        (network_without("plugins"), NO_CONFIG, 'network net: expected key "type" or key "plugins"'),
+        (network_without("plugins"), NO_CONFIG, 'network net: expected the key "type" or the key "plugins"'),
         (
             network_without(plugins=[]),
             NO_CONFIG,
@@ -218,17 +240,17 @@ def network_without(*keys: str, **changes: object) -> dict[str, Any]:
         (
             network_without(plugins=["bridge"]),
             NO_CONFIG,
-            "network net: plugins[0]: expected an object, got 'bridge'",
+            "network net: key \"plugins[0]\": expected an object, got 'bridge'",
         ),
         (
             network_without(plugins=[{"type": "bridge"}, {}]),
             NO_CONFIG,
-            'network net: plugins[1]: key "type" is missing: expected the name of a plugin',
+            'network net: key "plugins[1].type" is missing: expected the name of a plugin',
         ),
         (
             network_without(plugins=[{"type": "../../bin/sh"}]),
             NO_CONFIG,
-            "network net: plugins[0]: key \"type\": expected the name of a plugin, no path, got '../../bin/sh'",
+            "network net: key \"plugins[0].type\": expected the name of a plugin, no path, got '../../bin/sh'",
         ),
         (
             {"cniVersion": "1.0.0", "name": "net", "type": ".."},
@@ -238,12 +260,12 @@ def network_without(*keys: str, **changes: object) -> dict[str, Any]:
         (
             network_without(plugins=[{"type": "bridge", "capabilities": ["mac"]}]),
             NO_CONFIG,
-            "network net: plugins[0]: key \"capabilities\": expected an object of true and false, got ['mac']",
+            "network net: key \"plugins[0].capabilities\": expected an object of true and false, got ['mac']",
         ),
         (
             network_without(plugins=[{"type": "bridge", "capabilities": {"mac": 1}}]),
             NO_CONFIG,
-            "network net: plugins[0]: key \"capabilities\": expected an object of true and false, got {'mac': 1}",
+            "network net: key \"plugins[0].capabilities\": expected an object of true and false, got {'mac': 1}",
         ),
         (
             network_without(disableCheck="yes"),
@@ -254,9 +276,9 @@ def network_without(*keys: str, **changes: object) -> dict[str, Any]:
     ],
 )
 def test_network_is_refused(raw: object, code: int, message: str) -> None:
-    with pytest.raises(CniError) as refused:
+    with pytest.raises(Error) as refused:
         chain.load_network(raw)
-    assert (refused.value.code, refused.value.msg) == (code, message)
+    assert (code_of(refused.value), refused.value.msg) == (code, message)
 
 
 SUBNET = {"subnet": "10.1.2.0/24"}
@@ -265,7 +287,7 @@ SUBNET = {"subnet": "10.1.2.0/24"}
 @pytest.mark.parametrize(
     ("ipam", "message"),
     [
-        ({}, 'expected key "ipam.subnet" or "ipam.ranges", got neither'),
+        ({}, 'key "ipam": expected the key "subnet" or "ranges"'),
         (
             {"subnet": "10.1.2.0"},
             "key \"ipam.subnet\": expected a network with prefix length, got '10.1.2.0'",
@@ -308,17 +330,17 @@ SUBNET = {"subnet": "10.1.2.0/24"}
         ),
         (
             {"ranges": [SUBNET]},
-            "key \"ipam.ranges[0]\": expected a list of ranges, got {'subnet': '10.1.2.0/24'}",
+            "key \"ipam.ranges[0]\": expected a list of at least 1 element, got {'subnet': '10.1.2.0/24'}",
         ),
-        ({"ranges": [[]]}, 'key "ipam.ranges[0]": expected a list of ranges, got []'),
+        ({"ranges": [[]]}, 'key "ipam.ranges[0]": expected a list of at least 1 element, got []'),
         (
             {"ranges": SUBNET},
-            "key \"ipam.ranges\": expected a list of lists of ranges, got {'subnet': '10.1.2.0/24'}",
+            "key \"ipam.ranges\": expected a list, got {'subnet': '10.1.2.0/24'}",
         ),
         ({"ranges": [["10.1.2.0/24"]]}, "key \"ipam.ranges[0][0]\": expected an object, got '10.1.2.0/24'"),
         (
             {"ranges": [[{"subnet": None}]]},
-            'key "ipam.ranges[0][0].subnet": expected a network with prefix length, got None',
+            'key "ipam.ranges[0][0].subnet" is missing: expected a network with prefix length',
         ),
         (
             {"ranges": [[SUBNET, {"subnet": "fd00::/64"}]]},
@@ -327,11 +349,11 @@ SUBNET = {"subnet": "10.1.2.0/24"}
         ),
         (
             {"ranges": [[SUBNET], [{"subnet": "10.1.2.128/25"}]]},
-            "ipam: range 10.1.2.1-10.1.2.254 overlaps with 10.1.2.129-10.1.2.254",
+            'key "ipam": range 10.1.2.1-10.1.2.254 overlaps with 10.1.2.129-10.1.2.254',
         ),
         (
             {"ranges": [[SUBNET, SUBNET]]},
-            "ipam: range 10.1.2.1-10.1.2.254 overlaps with 10.1.2.1-10.1.2.254",
+            'key "ipam": range 10.1.2.1-10.1.2.254 overlaps with 10.1.2.1-10.1.2.254',
         ),
         (SUBNET | {"routes": {}}, 'key "ipam.routes": expected a list, got {}'),
         (
@@ -353,9 +375,9 @@ def test_host_local_configuration_is_refused(ipam: dict[str, Any], message: str,
     request = Request(
         command="ADD", container_id="c1", ifname="eth0", config=CONFIG | {"ipam": {"type": "host-local", **ipam}}
     )
-    with pytest.raises(CniError) as refused:
+    with pytest.raises(Error) as refused:
         Ipam(tmp_path).add(request)
-    assert (refused.value.code, refused.value.msg) == (NO_CONFIG, f"ipam host-local: {message}")
+    assert (code_of(refused.value), refused.value.msg) == (NO_CONFIG, f"ipam host-local: {message}")
     assert not any(tmp_path.iterdir())
 
 
@@ -393,19 +415,20 @@ def test_host_local_configuration_is_refused(ipam: dict[str, Any], message: str,
             {"runtimeConfig": {"ips": ["10.1.2.1/24"]}},
             {},
             NO_CONFIG,
-            "runtimeConfig.ips: expected another address than the gateway's, got '10.1.2.1/24'",
+            "key \"runtimeConfig.ips[0]\": expected another address than the gateway's, got '10.1.2.1/24'",
         ),
         (
             {"runtimeConfig": {"ips": ["10.1.2.255"]}},
             {},
             NO_CONFIG,
-            "runtimeConfig.ips: expected an address of 10.1.2.1-10.1.2.254, got '10.1.2.255'",
+            "key \"runtimeConfig.ips[0]\": expected an address of 10.1.2.1-10.1.2.254, got '10.1.2.255'",
         ),
         (
             {"runtimeConfig": {"ips": ["10.1.2.5", "10.1.2.6"]}},
             {},
             NO_CONFIG,
-            "runtimeConfig.ips: expected one address of 10.1.2.1-10.1.2.254, got '10.1.2.6' besides '10.1.2.5'",
+            "key \"runtimeConfig.ips[1]\": expected one address of 10.1.2.1-10.1.2.254, got '10.1.2.6'; "
+            "'10.1.2.5' is requested too",
         ),
     ],
 )
@@ -414,9 +437,9 @@ def test_requested_address_is_refused(
 ) -> None:
     config = CONFIG | {"ipam": {"type": "host-local", **SUBNET}} | change
     request = Request(command="ADD", container_id="c1", ifname="eth0", args=args, config=config)
-    with pytest.raises(CniError) as refused:
+    with pytest.raises(Error) as refused:
         Ipam(tmp_path).add(request)
-    assert (refused.value.code, refused.value.msg) == (code, f"ipam host-local: {message}")
+    assert (code_of(refused.value), refused.value.msg) == (code, f"ipam host-local: {message}")
 
 
 @pytest.mark.parametrize(
@@ -473,16 +496,16 @@ def test_static_and_other_types_are_refused(
 ) -> None:
     config = CONFIG | {"ipam": {"type": "static"} | change}
     request = Request(command="ADD", container_id="c1", ifname="eth0", args=args, config=config)
-    with pytest.raises(CniError) as refused:
+    with pytest.raises(Error) as refused:
         Ipam(tmp_path).add(request)
-    assert (refused.value.code, refused.value.msg) == (code, message)
+    assert (code_of(refused.value), refused.value.msg) == (code, message)
 
 
 def test_ipam_that_is_no_object_is_refused(tmp_path: Path) -> None:
     request = Request(command="ADD", container_id="c1", ifname="eth0", config=CONFIG | {"ipam": "host-local"})
-    with pytest.raises(CniError) as refused:
+    with pytest.raises(Error) as refused:
         Ipam(tmp_path).add(request)
-    assert (refused.value.code, refused.value.msg) == (
+    assert (code_of(refused.value), refused.value.msg) == (
         NO_CONFIG,
         "key \"ipam\": expected an object, got 'host-local'",
     )

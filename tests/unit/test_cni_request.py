@@ -11,8 +11,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.request import Request, check_netns, ifname_fault, parse_args, parse_request
+from wirespeed.errors import Error, Kind
 
 ENVIRON = {
     "CNI_COMMAND": "ADD",
@@ -76,9 +76,9 @@ def test_null_attachments_are_an_empty_list_as_go_writes_it() -> None:
 def test_own_netns_is_refused_for_add(tmp_path: os.PathLike[str]) -> None:
     link = os.path.join(tmp_path, "pod")
     os.symlink("/proc/self/ns/net", link)
-    with pytest.raises(CniError, match="not the node's own") as refused:
+    with pytest.raises(Error, match="not the node's own") as refused:
         check_netns(Request(command="ADD", netns=link), {})
-    assert refused.value.code == Code.INVALID_ENVIRONMENT
+    assert refused.value.kind == Kind.INVALID_REQUEST
 
 
 @pytest.mark.parametrize("override", ["1", "true", "TRUE"])
@@ -101,9 +101,9 @@ def test_other_netns_is_taken(tmp_path: os.PathLike[str]) -> None:
 def test_passed_deadline_names_the_call() -> None:
     request = Request(command="ADD", container_id="c1", ifname="net1", deadline=time.monotonic())
     request.derive(deadline=math.inf).check_deadline()
-    with pytest.raises(CniError, match="ADD of container c1 net1") as late:
+    with pytest.raises(Error, match="ADD of container c1 net1") as late:
         request.check_deadline()
-    assert late.value.code == Code.TRY_AGAIN_LATER
+    assert late.value.kind == Kind.TRY_AGAIN
 
 
 text = st.text(max_size=40)
@@ -128,7 +128,7 @@ configs = st.dictionaries(
 def test_only_cni_errors_come_out_of_parsing(environ: dict[str, str], stdin: bytes) -> None:
     try:
         request = parse_request(environ, stdin)
-    except CniError as error:
+    except Error as error:
         assert error.msg.isprintable()
     else:
         assert request.command == environ["CNI_COMMAND"]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from wirespeed.cni import result as results
 from wirespeed.cni import versions
 from wirespeed.cni.address import parse_prefix
-from wirespeed.cni.errors import CniError, Code
+from wirespeed.errors import Error, Kind
 
 OLD = ("0.1.0", "0.2.0")
 FULL: dict[str, Any] = {
@@ -99,9 +99,9 @@ def test_routes_of_a_family_without_an_address_cannot_be_said_before_0_3_0() -> 
 
 
 def test_writing_another_version_is_refused() -> None:
-    with pytest.raises(CniError) as refused:
+    with pytest.raises(Error) as refused:
         results.write(FULL, "0.5.0")
-    assert refused.value.code == Code.INCOMPATIBLE_VERSION
+    assert refused.value.kind == Kind.INCOMPATIBLE_VERSION
 
 
 @pytest.mark.parametrize("declared", [{"cniVersion": "0.2.0"}, {"cniVersion": "0.1.0"}, {}])
@@ -168,61 +168,67 @@ def test_unknown_keys_are_left_out() -> None:
 @pytest.mark.parametrize(
     ("raw", "message"),
     [
-        ([], "result: expected an object, got []"),
-        (None, "result: expected an object, got None"),
+        ([], "expected an object, got []"),
+        (None, "expected an object, got None"),
         (
             {"cniVersion": "3.0.0"},
-            "result: cniVersion: expected one of 0.1.0, 0.2.0, 0.3.0, 0.3.1, 0.4.0, 1.0.0, 1.1.0, got '3.0.0'",
+            "key \"cniVersion\": expected one of 0.1.0, 0.2.0, 0.3.0, 0.3.1, 0.4.0, 1.0.0, 1.1.0, got '3.0.0'",
         ),
-        ({"interfaces": {}}, "result: interfaces: expected a list, got {}"),
-        ({"interfaces": ["eth0"]}, "result: interfaces[0]: expected an object, got 'eth0'"),
-        ({"interfaces": [{}]}, "result: interfaces[0].name: expected a string, got None"),
-        ({"interfaces": [{"name": "a", "mac": 1}]}, "result: interfaces[0].mac: expected a string, got 1"),
-        ({"interfaces": [{"name": "a", "mtu": "9"}]}, "result: interfaces[0].mtu: expected an integer, got '9'"),
-        ({"interfaces": [{"name": "a", "mtu": True}]}, "result: interfaces[0].mtu: expected an integer, got True"),
+        ({"interfaces": {}}, 'key "interfaces": expected a list, got {}'),
+        ({"interfaces": ["eth0"]}, "key \"interfaces[0]\": expected an object, got 'eth0'"),
+        ({"interfaces": [{}]}, 'key "interfaces[0].name": expected a string, got None'),
+        ({"interfaces": [{"name": "a", "mac": 1}]}, 'key "interfaces[0].mac": expected a string, got 1'),
+        (
+            {"interfaces": [{"name": "a", "mtu": "9"}]},
+            "key \"interfaces[0].mtu\": expected an integer, got '9'",
+        ),
+        (
+            {"interfaces": [{"name": "a", "mtu": True}]},
+            'key "interfaces[0].mtu": expected an integer, got True',
+        ),
         (
             {"ips": [{"address": "10.0.0.1"}]},
-            "result: ips[0].address: expected an address with prefix length, got '10.0.0.1'",
+            "key \"ips[0].address\": expected an address with prefix length, got '10.0.0.1'",
         ),
-        ({"ips": [{}]}, "result: ips[0].address: expected an address with prefix length, got None"),
+        ({"ips": [{}]}, 'key "ips[0].address": expected an address with prefix length, got None'),
         (
             {"ips": [{"address": "10.0.0.1/8", "gateway": "gw"}]},
-            "result: ips[0].gateway: expected an IP address, got 'gw'",
+            "key \"ips[0].gateway\": expected an IP address, got 'gw'",
         ),
         (
             {"ips": [{"address": "10.0.0.1/8", "interface": 0}]},
-            "result: ips[0].interface: expected an index into 0 interfaces, got 0",
+            'key "ips[0].interface": expected an index into 0 interfaces, got 0',
         ),
         (
             {"interfaces": [{"name": "a"}], "ips": [{"address": "10.0.0.1/8", "interface": -1}]},
-            "result: ips[0].interface: expected an index into 1 interfaces, got -1",
+            'key "ips[0].interface": expected an index into 1 interfaces, got -1',
         ),
-        ({"routes": [{}]}, "result: routes[0].dst: expected an address with prefix length, got None"),
+        ({"routes": [{}]}, 'key "routes[0].dst": expected an address with prefix length, got None'),
         (
             {"routes": [{"dst": "0.0.0.0/0", "priority": 1.5}]},
-            "result: routes[0].priority: expected an integer, got 1.5",
+            'key "routes[0].priority": expected an integer, got 1.5',
         ),
         (
             {"routes": [{"dst": "0.0.0.0/0", "table": 2**32}]},
-            "result: routes[0].table: expected an integer of 32 bits, got 4294967296",
+            'key "routes[0].table": expected an integer of 32 bits, got 4294967296',
         ),
         (
             {"routes": [{"dst": "0.0.0.0/0", "scope": -1}]},
-            "result: routes[0].scope: expected an integer from 0 to 255, got -1",
+            'key "routes[0].scope": expected an integer from 0 to 255, got -1',
         ),
-        ({"dns": []}, "result: dns: expected an object, got []"),
-        ({"dns": {"search": [1]}}, "result: dns.search: expected a list of strings, got [1]"),
-        ({"ip4": {}}, "result: ip4.ip: expected an address with prefix length, got None"),
+        ({"dns": []}, 'key "dns": expected an object, got []'),
+        ({"dns": {"search": [1]}}, 'key "dns.search": expected a list of strings, got [1]'),
+        ({"ip4": {}}, 'key "ip4.ip": expected an address with prefix length, got None'),
         (
             {"ip4": {"ip": "10.0.0.1/8", "routes": [{"dst": 1}]}},
-            "result: ip4.routes[0].dst: expected an address with prefix length, got 1",
+            'key "ip4.routes[0].dst": expected an address with prefix length, got 1',
         ),
     ],
 )
 def test_wrong_field_is_named(raw: object, message: str) -> None:
-    with pytest.raises(CniError) as refused:
+    with pytest.raises(Error) as refused:
         results.read(raw)
-    assert (refused.value.code, refused.value.msg) == (Code.DECODING_FAILURE, message)
+    assert (refused.value.kind, refused.value.msg) == (Kind.INVALID_DATA, f"result: {message}")
 
 
 words = st.text(min_size=1, max_size=8)
@@ -307,7 +313,7 @@ anything = st.recursive(
 def test_only_cni_errors_come_out_of_reading(raw: object) -> None:
     try:
         found = results.read(raw)
-    except CniError as error:
-        assert error.code == Code.DECODING_FAILURE
+    except Error as error:
+        assert error.kind == Kind.INVALID_DATA
     else:
         assert set(found) == {"interfaces", "ips", "routes", "dns"}

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from wirespeed.cni import versions
-from wirespeed.cni.errors import CniError, Code
+from wirespeed.errors import Error, Kind
 
 
 def test_versions_are_compared_in_their_order() -> None:
@@ -37,9 +37,9 @@ def test_highest_known_version_of_a_configuration_is_used(version: object, liste
 
 
 def test_no_known_version_is_incompatible() -> None:
-    with pytest.raises(CniError, match=r"got 2\.1\.0, 2\.0\.0") as refused:
+    with pytest.raises(Error, match=r"got \['2\.1\.0', '2\.0\.0'\]") as refused:
         versions.highest("2.0.0", ["2.1.0"])
-    assert refused.value.code == Code.INCOMPATIBLE_VERSION
+    assert refused.value.kind == Kind.INCOMPATIBLE_VERSION
 
 
 @pytest.mark.parametrize(

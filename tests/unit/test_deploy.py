@@ -24,7 +24,7 @@ from wirespeed.cli.install import uninstall as uninstall_command
 from wirespeed.cli.install import uninstall_nodes as uninstall_nodes_command
 from wirespeed.deviceplugin import config as pools
 from wirespeed.kube.apiserver import ApiCluster
-from wirespeed.kube.cluster import NETWORK_STATUS, PodEvent
+from wirespeed.kube.cluster import NETWORK_STATUS, Event
 from wirespeed.node import AutoconfConfig, NodeConfig
 from wirespeed.plugins.meta.config import MetaConfig
 from wirespeed.plugins.vhost.poddata import CONFIGURATION_DATA, MAPPED_DIR
@@ -125,7 +125,7 @@ def _every_request(cluster: ApiCluster, api: ApiServer) -> None:
     uid = cluster.pod("default", "web")["metadata"]["uid"]
     cluster.set_network_status("default", "web", uid, [])
     cluster.annotate("default", "web", uid, lambda _: {"a": "b"})
-    event = PodEvent(namespace="default", name="web", uid=uid, reason="AddedInterface", message="net1")
+    event = Event(namespace="default", name="web", uid=uid, reason="AddedInterface", message="net1")
     before = len(api.objects("Event"))
     cluster.event(event)
     api.wait(lambda: len(api.objects("Event")) == before + 1)

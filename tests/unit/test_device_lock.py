@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from wirespeed.cni.errors import CniError, Code
+from wirespeed.errors import Error, Kind
 from wirespeed.state.locks import device_lock
 
 DEVICE = "0000:03:02.0"
@@ -41,11 +41,11 @@ def held_by_another_process(folder: Path) -> Iterator[int]:
 def test_a_lock_held_by_another_process_is_given_up_at_the_deadline(tmp_path: Path) -> None:
     with (
         held_by_another_process(tmp_path),
-        pytest.raises(CniError, match=f"device {DEVICE}: another request still works on it") as refused,
+        pytest.raises(Error, match=f"device {DEVICE}: another request still works on it") as refused,
         device_lock(tmp_path, DEVICE, deadline=time.monotonic() + 0.05),
     ):
         pytest.fail("two have the lock")
-    assert refused.value.code == Code.TRY_AGAIN_LATER
+    assert refused.value.kind == Kind.TRY_AGAIN
 
 
 def test_the_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:
@@ -57,20 +57,20 @@ def test_the_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:
 
 
 def test_a_lock_held_by_another_thread_is_given_up_at_the_deadline(tmp_path: Path) -> None:
-    refused: list[CniError] = []
+    refused: list[Error] = []
 
     def ask() -> None:
         try:
             with device_lock(tmp_path, DEVICE, deadline=time.monotonic() + 0.05):
                 pass
-        except CniError as error:
+        except Error as error:
             refused.append(error)
 
     with device_lock(tmp_path, DEVICE, deadline=FOREVER):
         asking = threading.Thread(target=ask)
         asking.start()
         asking.join()
-    assert [error.code for error in refused] == [Code.TRY_AGAIN_LATER]
+    assert [error.kind for error in refused] == [Kind.TRY_AGAIN]
     with device_lock(tmp_path, DEVICE, deadline=time.monotonic()):
         pass
 
@@ -86,8 +86,8 @@ def test_other_devices_are_not_waited_for(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with (
-        pytest.raises(CniError, match=r"lock .*file/0000:03:02.0: Not a directory") as refused,
+        pytest.raises(Error, match=r"lock .*file/0000:03:02.0: Not a directory") as refused,
         device_lock(tmp_path / "file", DEVICE, deadline=FOREVER),
     ):
         pass
-    assert refused.value.code == Code.IO_FAILURE
+    assert refused.value.kind == Kind.IO

@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.fakesysfs import FakeSysfs
-from wirespeed.cni.errors import CniError, Code
-from wirespeed.deviceplugin.allocation import answer
+from wirespeed.deviceplugin.allocation import container_response
 from wirespeed.deviceplugin.config import PoolConfig
 from wirespeed.deviceplugin.preference import preferred
 from wirespeed.devices.inventory import NetDevice, Reader
+from wirespeed.errors import Error, Kind
 
 
 def netdev(address: str, driver: str = "iavf", group: str = "", node: int = -1) -> NetDevice:
@@ -34,7 +34,7 @@ def sysfs(tmp_path: Path) -> FakeSysfs:
 
 
 def test_kernel_vfs(sysfs: FakeSysfs) -> None:
-    told = answer(
+    told = container_response(
         PoolConfig(resource="intel.com/netdev"), [netdev("0000:03:02.0"), netdev("0000:03:02.1")], str(sysfs.root)
     )
     assert dict(told.envs) == {
@@ -56,7 +56,7 @@ def test_vfio_vfs_with_additional_info_and_a_group_without_iommu(sysfs: FakeSysf
         additional_info={"*": {"token": "a<b&c"}, "0000:03:02.3": {"token": "spec", "x": "y"}},
     )
     found = Reader(str(sysfs.root)).read().devices
-    told = answer(pool, list(found.values()), str(sysfs.root))
+    told = container_response(pool, list(found.values()), str(sysfs.root))
     assert dict(told.envs) == {
         "PCIDEVICE_ACME_IO_DPDK-A": "0000:03:02.2,0000:03:02.3",
         "PCIDEVICE_ACME_IO_DPDK-A_INFO": '{"0000:03:02.2":{"extra":{"token":"a\\u003cb\\u0026c"},'
@@ -77,7 +77,7 @@ def test_uio_vfs_have_their_nodes_at_the_first_allocation(sysfs: FakeSysfs) -> N
     sysfs.device("0000:03:02.5", driver="uio_pci_generic")
     sysfs.uio("0000:03:02.5", 8)
     devices = [netdev("0000:03:02.4", "igb_uio"), netdev("0000:03:02.5", "uio_pci_generic")]
-    told = answer(PoolConfig(resource="intel.com/uio"), devices, str(sysfs.root))
+    told = container_response(PoolConfig(resource="intel.com/uio"), devices, str(sysfs.root))
     assert told.envs["PCIDEVICE_INTEL_COM_UIO_INFO"] == (
         '{"0000:03:02.4":{"generic":{"deviceID":"0000:03:02.4"},"uio":{"mount":"/dev/uio7"}},'
         '"0000:03:02.5":{"generic":{"deviceID":"0000:03:02.5"},"uio":{"mount":"/dev/uio8"}}}'
@@ -86,19 +86,23 @@ def test_uio_vfs_have_their_nodes_at_the_first_allocation(sysfs: FakeSysfs) -> N
 
 
 def test_devices_are_named_in_the_order_of_the_request(sysfs: FakeSysfs) -> None:
-    told = answer(PoolConfig(resource="a.b/c"), [netdev("0000:03:02.1"), netdev("0000:03:02.0")], str(sysfs.root))
+    told = container_response(
+        PoolConfig(resource="a.b/c"), [netdev("0000:03:02.1"), netdev("0000:03:02.0")], str(sysfs.root)
+    )
     assert told.envs["PCIDEVICE_A_B_C"] == "0000:03:02.1,0000:03:02.0"
 
 
 def test_devices_of_one_iommu_group_share_its_node(sysfs: FakeSysfs) -> None:
     devices = [netdev(f"0000:03:02.{number}", "vfio-pci", "42") for number in range(2)]
-    told = answer(PoolConfig(resource="a.b/c"), devices, str(sysfs.root))
+    told = container_response(PoolConfig(resource="a.b/c"), devices, str(sysfs.root))
     assert [node.host_path for node in told.devices] == ["/dev/vfio/vfio", "/dev/vfio/42"]
 
 
 def test_additional_info_of_all_devices_counts_for_each_and_its_own_more(sysfs: FakeSysfs) -> None:
     info = {"*": {"test": "test", "bla": "bla"}, "0000:00:00.1": {"test": "test1"}}
-    told = answer(PoolConfig(resource="a.b/c", additional_info=info), [netdev("0000:00:00.1")], str(sysfs.root))
+    told = container_response(
+        PoolConfig(resource="a.b/c", additional_info=info), [netdev("0000:00:00.1")], str(sysfs.root)
+    )
     extra = json.loads(told.envs["PCIDEVICE_A_B_C_INFO"])["0000:00:00.1"]["extra"]
     assert extra == {"bla": "bla", "test": "test1"}
 
@@ -106,9 +110,9 @@ def test_additional_info_of_all_devices_counts_for_each_and_its_own_more(sysfs: 
 @pytest.mark.parametrize("driver", ["vfio-pci", "igb_uio", "uio", "uio_pci_generic"])
 def test_device_without_its_drivers_node_is_refused(sysfs: FakeSysfs, driver: str) -> None:
     sysfs.device("0000:03:02.4", driver=driver)
-    with pytest.raises(CniError, match=r"device 0000:03:02\.4: on ") as caught:
-        answer(PoolConfig(resource="a.b/c"), [netdev("0000:03:02.4", driver)], str(sysfs.root))
-    assert caught.value.code == Code.DEVICE
+    with pytest.raises(Error, match=r"device 0000:03:02\.4: on ") as caught:
+        container_response(PoolConfig(resource="a.b/c"), [netdev("0000:03:02.4", driver)], str(sysfs.root))
+    assert caught.value.kind == Kind.DEVICE
 
 
 # Preferred devices
@@ -142,9 +146,9 @@ def test_more_than_one_node_has_are_on_as_few_nodes_as_can_be() -> None:
 
 @pytest.mark.parametrize(("size", "must"), [(7, 0), (1, 2)])
 def test_choice_that_cannot_be_is_refused(size: int, must: int) -> None:
-    with pytest.raises(CniError, match=f"{size} devices asked for: {must} must be among them") as caught:
+    with pytest.raises(Error, match=f"{size} devices requested: {must} must be among them") as caught:
         choose(size, *SPREAD[:must])
-    assert caught.value.code == Code.INVALID_CONFIG
+    assert caught.value.kind == Kind.INVALID_CONFIG
 
 
 @given(
@@ -169,7 +173,9 @@ def test_choice_has_what_must_be_given_and_is_always_the_same(
 
 @given(st.dictionaries(st.text(max_size=8), st.text(max_size=8), max_size=3))
 def test_info_is_json_without_characters_of_html(info: dict[str, str]) -> None:
-    told = answer(PoolConfig(resource="a.b/c", additional_info={"*": info}), [netdev("0000:00:00.1")], "/none")
+    told = container_response(
+        PoolConfig(resource="a.b/c", additional_info={"*": info}), [netdev("0000:00:00.1")], "/none"
+    )
     text = told.envs["PCIDEVICE_A_B_C_INFO"]
     assert json.loads(text)["0000:00:00.1"]["extra"] == info
     assert not set(text) & set("<>&\u2028\u2029")

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from tests.fakesysfs import FakeSysfs
-from wirespeed.cni.errors import CniError, Code
 from wirespeed.deviceplugin import cdi
-from wirespeed.deviceplugin.allocation import answer
+from wirespeed.deviceplugin.allocation import container_response
 from wirespeed.deviceplugin.cdi import Specs
 from wirespeed.deviceplugin.config import PoolConfig
 from wirespeed.devices.inventory import NetDevice, Reader
+from wirespeed.errors import Error, Kind
 from wirespeed.node import NodeConfig
 
 PF, VF0, VF1 = "0000:18:00.0", "0000:19:00.0", "0000:19:00.1"
@@ -54,7 +54,7 @@ def devices(sysfs: FakeSysfs) -> dict[str, NetDevice]:
 
 
 def specs(where: NodeConfig, pool: PoolConfig = POOL) -> Specs:
-    made = cdi.specs(pool, where)
+    made = cdi.specs_of(pool, where)
     assert made is not None
     return made
 
@@ -64,7 +64,7 @@ def written(file: Path) -> Any:
 
 
 def allocate(sysfs: FakeSysfs, by: Specs, *keys: str, pool: PoolConfig = POOL, **more: bool) -> Any:
-    return answer(pool, [devices(sysfs)[key] for key in keys], str(sysfs.root), by, **more)
+    return container_response(pool, [devices(sysfs)[key] for key in keys], str(sysfs.root), by, **more)
 
 
 def test_specification_has_the_nodes_of_each_device(sysfs: FakeSysfs, where: NodeConfig) -> None:
@@ -99,7 +99,7 @@ def test_container_is_told_names_and_variables_and_no_nodes(sysfs: FakeSysfs, wh
     assert [device.name for device in told.cdi_devices] == [f"{KIND}={VF1}", f"{KIND}={VF0}"]
     assert not told.devices
     assert not told.annotations
-    assert told.envs == answer(POOL, [devices(sysfs)[key] for key in (VF1, VF0)], str(sysfs.root)).envs
+    assert told.envs == container_response(POOL, [devices(sysfs)[key] for key in (VF1, VF0)], str(sysfs.root)).envs
 
 
 def test_names_go_into_an_annotation_where_the_runtime_reads_no_others(sysfs: FakeSysfs, where: NodeConfig) -> None:
@@ -136,22 +136,24 @@ def test_kinds_of_devices_have_classes_of_their_own() -> None:
 
 
 def test_pool_says_whether_its_devices_are_given_by_cdi(where: NodeConfig) -> None:
-    assert cdi.specs(PoolConfig(resource="a.b/c", cdi=False), where) is None
+    assert cdi.specs_of(PoolConfig(resource="a.b/c", cdi=False), where) is None
     off = NodeConfig(kubelet=where.kubelet, cdi_dir=where.cdi_dir)
-    assert cdi.specs(POOL, off) is None
-    assert cdi.specs(PoolConfig(resource="a.b/c", cdi=True), off) is not None
+    assert cdi.specs_of(POOL, off) is None
+    assert cdi.specs_of(PoolConfig(resource="a.b/c", cdi=True), off) is not None
 
 
 def test_what_is_no_hardware_is_not_given_by_cdi(where: NodeConfig) -> None:
     folders = PoolConfig(resource="a.b/c", kind="vhostUser")
-    assert cdi.specs(folders, where) is None
+    assert cdi.specs_of(folders, where) is None
     cdi.remove_stale([folders], where)
 
 
 def test_prefix_that_cdi_could_not_name_is_refused(where: NodeConfig) -> None:
-    with pytest.raises(CniError, match=r"CDI expects a prefix that begins with a letter, got '1st\.io'") as caught:
-        cdi.specs(PoolConfig(resource="1st.io/net"), where)
-    assert caught.value.code == Code.INVALID_CONFIG
+    with pytest.raises(
+        Error, match=r"expected a prefix that begins with a letter, as CDI requires, got '1st\.io'"
+    ) as caught:
+        cdi.specs_of(PoolConfig(resource="1st.io/net"), where)
+    assert caught.value.kind == Kind.INVALID_CONFIG
 
 
 def test_device_is_in_the_file_as_it_is_when_it_is_given(sysfs: FakeSysfs, where: NodeConfig) -> None:
@@ -234,9 +236,9 @@ def test_files_of_pools_that_are_no_more_are_removed_but_for_those_of_running_po
 
 def test_file_that_cannot_be_written_is_told_with_the_pool(sysfs: FakeSysfs, where: NodeConfig) -> None:
     Path(where.cdi_dir).write_text("a file")
-    with pytest.raises(CniError, match=r"^resource intel\.com/dpdk: CDI specification .*\.json: ") as caught:
+    with pytest.raises(Error, match=r"^resource intel\.com/dpdk: CDI specification .*\.json: ") as caught:
         specs(where).offer(POOL, devices(sysfs))
-    assert caught.value.code == Code.IO_FAILURE
+    assert caught.value.kind == Kind.IO
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"devices": 7}', '{"devices": [{}]}'])

@@ -12,10 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wirespeed.cni.errors import CniError, Code
+from wirespeed import structs
 from wirespeed.deviceplugin import config
 from wirespeed.deviceplugin.config import PoolConfig
 from wirespeed.deviceplugin.selectors import Selectors
+from wirespeed.errors import Error, Kind, flatten
 
 PREFIX = "intel.com"
 EVERY = range(-1, 1 << 16)
@@ -30,10 +31,10 @@ def selectors(raw: Any) -> tuple[Selectors, ...]:
 
 
 def problems(*pools: Any) -> list[str]:
-    with pytest.raises(CniError) as caught:
+    with pytest.raises(Error) as caught:
         parse(*pools)
-    assert caught.value.code == Code.INVALID_CONFIG
-    return caught.value.msg.split("; ")
+    assert caught.value.kind == Kind.INVALID_CONFIG
+    return [each.msg for each in flatten(caught.value)]
 
 
 def test_pool_of_a_name_alone_takes_everything_under_the_default_prefix() -> None:
@@ -150,7 +151,7 @@ def test_accelerators_and_scalable_functions_are_pools_of_their_kind() -> None:
 )
 def test_scalable_functions_need_their_type_in_each_selector(raw: Any, place: str) -> None:
     found = problems({"resourceName": "a", "deviceType": "auxNetDevice", "selectors": raw})
-    assert all(problem.startswith(f"resourceList[0].{place}: expected ") for problem in found)
+    assert all(problem.startswith(f'key "resourceList[0].{place}') for problem in found)
     assert all('"sf"' in problem for problem in found)
 
 
@@ -161,12 +162,12 @@ def test_selector_without_effect_for_the_type_is_a_warning(caplog: pytest.LogCap
         )
     assert pool.selectors == (Selectors(),)
     [text] = [record.getMessage() for record in caplog.records]
-    assert "resourceList[0].selectors.pfNames has no effect: deviceType is accelerator" in text
+    assert 'key "resourceList[0].selectors.pfNames": it has no effect with deviceType accelerator' in text
 
 
 def test_wrong_value_of_a_selector_without_effect_is_a_mistake_once() -> None:
     [problem] = problems({"resourceName": "a", "selectors": {"auxTypes": {}}})
-    assert problem.startswith("resourceList[0].selectors.auxTypes: expected a list")
+    assert problem.startswith('key "resourceList[0].selectors.auxTypes": expected a list')
 
 
 @pytest.mark.parametrize(("raw", "cdi"), [({}, None), ({"cdi": True}, True), ({"cdi": False}, False)])
@@ -182,8 +183,8 @@ def test_unknown_key_is_a_warning_that_names_the_nearest(caplog: pytest.LogCaptu
     with caplog.at_level(logging.WARNING):
         parse({"resourceName": "a", "selectors": {"vendor": ["8086"]}, "comment": "x"})
     texts = [record.getMessage() for record in caplog.records]
-    assert 'unknown key "resourceList[0].comment" is ignored' in texts[0]
-    assert 'unknown key "resourceList[0].selectors.vendor" is ignored; nearest known key: "vendors"' in texts[1]
+    assert 'unknown key "resourceList[0].comment": it has no effect' in texts[0]
+    assert 'unknown key "resourceList[0].selectors.vendor": it has no effect; did you mean "vendors"?' in texts[1]
 
 
 @pytest.mark.parametrize("name", ["sriov-net_0", "a", "A1", "a" * 63])
@@ -194,11 +195,11 @@ def test_resource_name_that_is_fine(name: str) -> None:
 @pytest.mark.parametrize(
     ("keys", "expected"),
     [
-        ({"deviceType": "\ud800"}, 'resourceList[0].deviceType: expected "netDevice", "accelerator", '),
-        ({"health": ["gone", "\ud800"]}, 'resourceList[0].health: expected "gone", "driver", '),
-        ({"cdi": "\ud800"}, "resourceList[0].cdi: expected true or false, "),
-        ({"selectors": {"isRdma": "\ud800"}}, "resourceList[0].selectors.isRdma: expected true or false, "),
-        ({"socket": {"user": "\ud800"}}, 'resourceList[0]: key "socket.user": expected a number, or a name '),
+        ({"deviceType": "\ud800"}, 'key "resourceList[0].deviceType": expected "netDevice", "accelerator", '),
+        ({"health": ["gone", "\ud800"]}, 'key "resourceList[0].health[1]": expected "gone", "driver", '),
+        ({"cdi": "\ud800"}, 'key "resourceList[0].cdi": expected true or false, '),
+        ({"selectors": {"isRdma": "\ud800"}}, 'key "resourceList[0].selectors.isRdma": expected true or false, '),
+        ({"socket": {"user": "\ud800"}}, 'key "resourceList[0].socket.user": expected a number, or a name '),
     ],
 )
 def test_text_that_is_not_unicode_is_refused(keys: dict[str, Any], expected: str) -> None:
@@ -212,46 +213,56 @@ def test_text_that_is_not_unicode_is_refused(keys: dict[str, Any], expected: str
 )
 def test_resource_name_that_is_refused(name: Any) -> None:
     [problem] = problems({"resourceName": name})
-    assert problem.startswith("resourceList[0]")
+    assert problem.startswith('key "resourceList[0]')
 
 
 @pytest.mark.parametrize(
     ("raw", "expected"),
     [
-        ([], "resourceList[0].selectors: expected an object or a list of at least one, got []"),
-        ([None], "resourceList[0].selectors[0]: expected an object, got nothing"),
-        ("all", 'resourceList[0].selectors: expected an object or a list of at least one, got "all"'),
+        ([], 'key "resourceList[0].selectors": expected an object or a list of at least one, got []'),
+        ([None], 'key "resourceList[0].selectors[0]": expected an object, got None'),
+        ("all", "key \"resourceList[0].selectors\": expected an object or a list of at least one, got 'all'"),
         (
             {"vendors": "8086"},
-            'resourceList[0].selectors.vendors: expected a list, each four hex digits, got "8086"',
+            "key \"resourceList[0].selectors.vendors\": expected a list, each four hex digits, got '8086'",
         ),
-        ({"vendors": ["80866"]}, 'resourceList[0].selectors.vendors: expected four hex digits, got "80866"'),
-        ({"devices": [154]}, "resourceList[0].selectors.devices: expected four hex digits, got 154"),
-        ({"drivers": [""]}, 'resourceList[0].selectors.drivers: expected a driver\'s name, got ""'),
+        (
+            {"vendors": ["80866"]},
+            "key \"resourceList[0].selectors.vendors[0]\": expected four hex digits, got '80866'",
+        ),
+        ({"devices": [154]}, 'key "resourceList[0].selectors.devices[0]": expected four hex digits, got 154'),
+        ({"drivers": [""]}, "key \"resourceList[0].selectors.drivers[0]\": expected a driver's name, got ''"),
         (
             {"linkTypes": 7},
-            'resourceList[0].selectors.linkTypes: expected a list, each "ether" or "infiniband", got 7',
+            'key "resourceList[0].selectors.linkTypes": expected a list, each "ether" or "infiniband", got 7',
         ),
         (
             {"linkTypes": ["eth"]},
-            'resourceList[0].selectors.linkTypes: expected "ether" or "infiniband", got "eth", '
-            'the nearest is "ether"',
+            'key "resourceList[0].selectors.linkTypes[0]": expected "ether" or "infiniband", got \'eth\'; '
+            'did you mean "ether"?',
         ),
         (
             {"pciAddresses": ["03:02.0"]},
-            'resourceList[0].selectors.pciAddresses: expected a PCI address like 0000:03:02.0, got "03:02.0"',
+            'key "resourceList[0].selectors.pciAddresses[0]": expected a PCI address like 0000:03:02.0, '
+            "got '03:02.0'",
         ),
-        ({"isRdma": "yes"}, 'resourceList[0].selectors.isRdma: expected true or false, got "yes"'),
+        ({"isRdma": "yes"}, "key \"resourceList[0].selectors.isRdma\": expected true or false, got 'yes'"),
         (
             {"vdpaType": "both"},
-            'resourceList[0].selectors.vdpaType: expected "virtio" or "vhost", got "both"',
+            'key "resourceList[0].selectors.vdpaType": expected "virtio" or "vhost", got \'both\'',
         ),
         (
             [{"isRdma": True}, {"isRdma": True, "vdpaType": "vhost"}],
-            "resourceList[0].selectors[1]: isRdma and vdpaType exclude each other: expected one of them",
+            'key "resourceList[0].selectors[1].vdpaType": it must not be combined with "isRdma"',
         ),
-        ({"acpiIndexes": ["x"]}, 'resourceList[0].selectors.acpiIndexes: expected a number in quotes, got "x"'),
-        ({"pKeys": ["all"]}, 'resourceList[0].selectors.pKeys: expected 0x and four hex digits, got "all"'),
+        (
+            {"acpiIndexes": ["x"]},
+            "key \"resourceList[0].selectors.acpiIndexes[0]\": expected a number in quotes, got 'x'",
+        ),
+        (
+            {"pKeys": ["all"]},
+            "key \"resourceList[0].selectors.pKeys[0]\": expected 0x and four hex digits, got 'all'",
+        ),
     ],
 )
 def test_selectors_that_are_refused(raw: Any, expected: str) -> None:
@@ -263,7 +274,7 @@ def test_selectors_that_are_refused(raw: Any, expected: str) -> None:
 )
 def test_malformed_pf_name_is_refused_with_the_entry(entry: str) -> None:
     [problem] = problems({"resourceName": "a", "selectors": {"pfNames": [entry]}})
-    assert problem.startswith("resourceList[0].selectors.pfNames: expected ")
+    assert problem.startswith('key "resourceList[0].selectors.pfNames[0]": expected ')
     assert repr(entry) in problem
 
 
@@ -275,7 +286,7 @@ def test_root_device_has_to_be_an_address() -> None:
 @pytest.mark.parametrize("kind", ["accelerators", "gpu", 7])
 def test_unknown_device_type_is_refused(kind: Any) -> None:
     [problem] = problems({"resourceName": "a", "deviceType": kind})
-    assert problem.startswith("resourceList[0].deviceType: ")
+    assert problem.startswith('key "resourceList[0].deviceType": ')
 
 
 @pytest.mark.parametrize(
@@ -292,7 +303,7 @@ def test_unknown_device_type_is_refused(kind: Any) -> None:
 )
 def test_additional_info_that_is_refused(info: Any) -> None:
     [problem] = problems({"resourceName": "a", "additionalInfo": info})
-    assert problem.startswith("resourceList[0].additionalInfo")
+    assert problem.startswith('key "resourceList[0].additionalInfo')
 
 
 def test_address_of_additional_info_is_taken_in_either_case() -> None:
@@ -302,7 +313,7 @@ def test_address_of_additional_info_is_taken_in_either_case() -> None:
 
 def test_same_resource_twice_is_refused_but_not_under_another_prefix() -> None:
     assert problems({"resourceName": "a"}, {"resourceName": "a"}, {"resourceName": "b"}) == [
-        "resource intel.com/a is there 2 times: expected once"
+        'key "resourceList[1].resourceName": another pool has resource intel.com/a too'
     ]
     assert len(parse({"resourceName": "a"}, {"resourceName": "a", "resourcePrefix": "acme.io"})) == 2
 
@@ -314,11 +325,11 @@ def test_all_mistakes_are_told_at_once() -> None:
         {"resourceName": "ok2", "selectors": [{"isRdma": 1}, {"linkTypes": "ether"}], "additionalInfo": 1},
         7,
     )
-    places = [re.match(r"resourceList\[\d\][^:]*", problem)[0] for problem in found]  # type: ignore[index]
+    places = [re.match(r'key "([^"]*)', problem)[1] for problem in found]  # type: ignore[index]
     assert places == [
         "resourceList[0].resourceName",
-        "resourceList[0].selectors.vendors",
-        "resourceList[0].selectors.pfNames",
+        "resourceList[0].selectors.vendors[0]",
+        "resourceList[0].selectors.pfNames[0]",
         "resourceList[0].excludeTopology",
         "resourceList[1]",
         "resourceList[1].deviceType",
@@ -331,7 +342,7 @@ def test_all_mistakes_are_told_at_once() -> None:
 
 @pytest.mark.parametrize("text", [b"", b"{", b"\xff", b"[" * 100000])
 def test_what_is_no_json_is_refused(text: bytes) -> None:
-    with pytest.raises(CniError, match="not JSON"):
+    with pytest.raises(Error, match="not JSON"):
         config.parse(text, PREFIX)
 
 
@@ -343,21 +354,21 @@ def test_a_node_may_have_no_pools(text: bytes) -> None:
 
 @pytest.mark.parametrize("text", [b"[]", b"{}", b'{"resourcelists":[]}', b'{"resourceList":{}}', b"null"])
 def test_configuration_without_a_list_of_pools_is_refused(text: bytes) -> None:
-    with pytest.raises(CniError, match="expected"):
+    with pytest.raises(Error, match="expected"):
         config.parse(text, PREFIX)
 
 
 def test_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(CniError) as caught:
+    with pytest.raises(Error) as caught:
         config.load(tmp_path / "none.json", PREFIX)
-    assert caught.value.code == Code.IO_FAILURE
+    assert caught.value.kind == Kind.IO
     assert caught.value.msg == f"device plugin configuration {tmp_path}/none.json: No such file or directory"
 
 
 def test_mistake_is_told_with_the_files_name(tmp_path: Path) -> None:
     file = tmp_path / "config.json"
     file.write_text('{"resourceList":[{"resourceName":"a.b"}]}')
-    with pytest.raises(CniError, match=rf"^device plugin configuration {re.escape(str(file))}: resourceList"):
+    with pytest.raises(Error, match=rf"^device plugin configuration {re.escape(str(file))}: key .resourceList"):
         config.load(file, PREFIX)
 
 
@@ -366,10 +377,11 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=8,
 )
-KEYS = (*config.POOL_KEYS, *config.SELECTOR_KEYS, "isRdma")
+POOL_KEYS = structs.keys_of(config.PoolKeys)
+KEYS = (*POOL_KEYS, *structs.keys_of(config.SelectorKeys), "isRdma")
 NEARLY = st.fixed_dictionaries(
     {},
-    optional=dict.fromkeys(config.POOL_KEYS, JSON)
+    optional=dict.fromkeys(POOL_KEYS, JSON)
     | {"selectors": JSON | st.dictionaries(st.sampled_from(KEYS), JSON | st.lists(st.text()), max_size=4)},
 )
 
@@ -382,8 +394,8 @@ def raw_pools(raw: dict[str, Any]) -> list[Any]:
 def test_any_json_is_either_pools_or_refused(raw: Any) -> None:
     try:
         pools = config.parse(json.dumps(raw).encode(), PREFIX)
-    except CniError as error:
-        assert error.code == Code.INVALID_CONFIG
+    except Error as error:
+        assert error.kind == Kind.INVALID_CONFIG
         assert error.msg.isprintable()
     else:
         assert len(pools) == len({pool.resource for pool in pools}) == len(raw_pools(raw))
@@ -393,5 +405,5 @@ def test_any_json_is_either_pools_or_refused(raw: Any) -> None:
 def test_any_bytes_are_either_pools_or_refused(text: bytes) -> None:
     try:
         config.parse(text, PREFIX)
-    except CniError as error:
-        assert error.code == Code.INVALID_CONFIG
+    except Error as error:
+        assert error.kind == Kind.INVALID_CONFIG

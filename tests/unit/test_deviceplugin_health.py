@@ -98,7 +98,7 @@ def test_pf_that_is_given_itself_may_be_down(lab: Lab) -> None:
 @pytest.mark.parametrize("broken", [PF, VF])
 def test_fatal_pcie_error_counts_for_a_minute_after_the_last_one(lab: Lab, broken: str) -> None:
     def told(count: int) -> Fault:
-        return Fault("pcie", f"{broken}: a fatal PCIe error, the {count}. since the boot")
+        return Fault("pcie", f"{broken}: fatal PCIe error ({count} since boot)")
 
     lab.sysfs.write(broken, "aer_dev_fatal", ERRORS.format(3))
     assert lab.fault() is None  # older errors do not count
@@ -211,7 +211,7 @@ def test_group_with_a_neighbour_on_a_kernel_driver_is_not_viable(lab: Lab, drive
 LOSSES: list[tuple[Callable[[Lab], object], Fault | None]] = [
     (lambda lab: lab.sysfs.bind(VF, ""), Fault("driver", "no driver is bound; it had iavf")),
     (lambda lab: lab.sysfs.bind(VF, "ice"), Fault("driver", "driver ice is bound; it had iavf")),
-    (lambda lab: lab.sysfs.remove(VF), Fault("gone", f"gone, though its PF {PF} has it still")),
+    (lambda lab: lab.sysfs.remove(VF), Fault("gone", f"gone, although its PF {PF} still lists it")),
     (lambda lab: lab.sysfs.set_vfs(PF, 0), None),
     (lambda _: None, None),
 ]
@@ -227,7 +227,7 @@ def test_lost_vfs_are_looked_up_without_listing_all_vfs_of_their_pf(
         raise AssertionError(path)
 
     monkeypatch.setattr(os, "listdir", refuse)
-    assert lab.health.lost(lab.was, found, REASONS) == Fault("gone", f"gone, though its PF {PF} has it still")
+    assert lab.health.lost(lab.was, found, REASONS) == Fault("gone", f"gone, although its PF {PF} still lists it")
 
 
 @pytest.mark.parametrize(("change", "expected"), LOSSES)
@@ -242,6 +242,6 @@ def test_what_a_pool_has_lost_is_a_fault_unless_somebody_meant_it(
 def test_vf_that_goes_with_its_pf_or_the_pfs_driver_is_gone(lab: Lab) -> None:
     lab.sysfs.set_vfs(PF, 0)
     lab.sysfs.bind(PF, "")
-    assert lab.lost() == Fault("gone", f"gone, for its PF {PF} has no driver")
+    assert lab.lost() == Fault("gone", f"gone, because its PF {PF} has no driver")
     lab.sysfs.remove(PF)
     assert lab.lost() == Fault("gone", f"gone with its PF {PF}")

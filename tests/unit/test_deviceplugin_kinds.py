@@ -65,8 +65,8 @@ def test_accelerator_whose_vfs_are_given_is_left_out(sysfs: FakeSysfs) -> None:
 
 def test_table_says_that_a_device_is_of_another_kind(sysfs: FakeSysfs) -> None:
     sysfs.device(CARD, driver="vfio-pci", pci_class="0x120000")
-    table = explain([PoolConfig(resource="a.b/net")], read(sysfs))
-    assert "in none: a.b/net deviceType: accelerator is not netDevice" in table
+    (explained,) = explain([PoolConfig(resource="a.b/net")], read(sysfs))
+    assert explained.reason == "in none: a.b/net deviceType: accelerator is not netDevice"
 
 
 # Scalable functions

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from wirespeed.cni.errors import CniError
 from wirespeed.deviceplugin.config import PoolConfig, parse
 from wirespeed.deviceplugin.health import REASONS
-from wirespeed.deviceplugin.pools import assign, fits
+from wirespeed.deviceplugin.pools import assign, mismatch
 from wirespeed.devices.inventory import Inventory, NetDevice
+from wirespeed.errors import Error
 
 
 def pool(**keys: Any) -> PoolConfig:
@@ -49,9 +49,9 @@ def test_bind_names_a_driver_or_means_vfio_pci(value: object, driver: str) -> No
 
 def test_vf_on_the_driver_that_is_bound_stays_in_its_pool() -> None:
     on_vfio = NetDevice(address="0000:19:00.0", vendor="8086", device="154c", driver="vfio-pci")
-    assert fits(pool(bind=True, selectors={"drivers": ["iavf"]}), on_vfio)
-    assert not fits(pool(selectors={"drivers": ["iavf"]}), on_vfio)
-    assert not fits(pool(bind=True, selectors={"drivers": ["iavf"], "vendors": ["15b3"]}), on_vfio)
+    assert not mismatch(pool(bind=True, selectors={"drivers": ["iavf"]}), on_vfio)
+    assert mismatch(pool(selectors={"drivers": ["iavf"]}), on_vfio)
+    assert mismatch(pool(bind=True, selectors={"drivers": ["iavf"], "vendors": ["15b3"]}), on_vfio)
 
 
 def test_vf_that_is_bound_does_not_go_to_a_pool_that_takes_its_new_driver() -> None:
@@ -67,24 +67,28 @@ def test_vf_that_is_bound_does_not_go_to_a_pool_that_takes_its_new_driver() -> N
     [
         (
             {"health": ["links"]},
-            'resourceList[0].health: expected "gone", "driver", "pcie", "devlink", "vfio" or "link", got "links"',
+            'key "resourceList[0].health[0]": expected "gone", "driver", "pcie", "devlink", "vfio" or "link", got '
+            "'links'",
         ),
-        ({"health": "link"}, "resourceList[0].health: expected a list"),
-        ({"allocation": "even"}, 'resourceList[0].allocation: expected "spread" or "packed", got "even"'),
-        ({"allocation": True}, 'resourceList[0].allocation: expected "spread" or "packed", got true'),
-        ({"hugepages": "2M"}, 'resourceList[0].hugepages: expected a page size like "2Mi" or "1Gi", got "2M"'),
-        ({"bind": 1}, 'resourceList[0].bind: expected true or the name of a driver like "vfio-pci", got 1'),
-        ({"bind": 0}, "resourceList[0].bind: expected true or the name of a driver"),
-        ({"bind": "../x"}, "resourceList[0].bind: expected true or the name of a driver"),
-        ({"bind": [1]}, "resourceList[0].bind: expected true or the name of a driver"),
+        ({"health": "link"}, 'key "resourceList[0].health": expected a list'),
+        ({"allocation": "even"}, 'key "resourceList[0].allocation": expected "spread" or "packed", got \'even\''),
+        ({"allocation": True}, 'key "resourceList[0].allocation": expected "spread" or "packed", got True'),
+        (
+            {"hugepages": "2M"},
+            'key "resourceList[0].hugepages": expected a page size like "2Mi" or "1Gi", got \'2M\'',
+        ),
+        ({"bind": 1}, 'key "resourceList[0].bind": expected true or the name of a driver like "vfio-pci", got 1'),
+        ({"bind": 0}, 'key "resourceList[0].bind": expected true or the name of a driver'),
+        ({"bind": "../x"}, 'key "resourceList[0].bind": expected true or the name of a driver'),
+        ({"bind": [1]}, 'key "resourceList[0].bind": expected true or the name of a driver'),
         (
             {"bind": True, "deviceType": "accelerator"},
-            "resourceList[0].bind: only devices of deviceType netDevice can be bound",
+            'key "resourceList[0].bind": only devices of deviceType netDevice can be bound',
         ),
-        ({"hugepages": 2}, 'resourceList[0].hugepages: expected a page size like "2Mi" or "1Gi", got 2'),
+        ({"hugepages": 2}, 'key "resourceList[0].hugepages": expected a page size like "2Mi" or "1Gi", got 2'),
     ],
 )
 def test_wrong_value_is_refused_with_what_was_expected(keys: dict[str, Any], message: str) -> None:
-    with pytest.raises(CniError) as caught:
+    with pytest.raises(Error) as caught:
         pool(**keys)
     assert message in caught.value.msg

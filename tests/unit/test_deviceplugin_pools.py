@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
+
 from wirespeed.deviceplugin import selectors
-from wirespeed.deviceplugin.config import PoolConfig
-from wirespeed.deviceplugin.pools import assign, explain, some
+from wirespeed.deviceplugin.config import PoolConfig, parse
+from wirespeed.deviceplugin.pools import abbreviate, assign, explain, table
 from wirespeed.deviceplugin.selectors import Selectors
 from wirespeed.devices.inventory import Inventory, NetDevice
 
@@ -72,7 +74,8 @@ def test_table_says_where_each_device_went_and_why_not() -> None:
         NetDevice(address="0000:05:00.0", vendor="8086", device="1533", driver="igb"),
         **{"0000:03:00.0": "a PF with 3 VFs"},
     )
-    assert explain([DPDK, FIRST_TWO], found).splitlines() == [
+    pools = [DPDK, FIRST_TWO]
+    assert table(explain(pools, found), pools).splitlines() == [
         "DEVICE        DRIVER    FUNCTION  POOL",
         "0000:03:00.0  -         -         left out: a PF with 3 VFs",
         "0000:03:02.0  vfio-pci  ens1f0#0  intel.com/dpdk",
@@ -86,6 +89,14 @@ def test_table_says_where_each_device_went_and_why_not() -> None:
     ]
 
 
+def test_vhost_user_sockets_are_explained_with_their_pool() -> None:
+    raw = {"resourceList": [{"resourceName": "vhost", "deviceType": "vhostUser", "count": 2}]}
+    (sockets,) = parse(json.dumps(raw).encode(), "intel.com")
+    found = explain([sockets], inventory())
+    assert [each.resource for each in found] == ["intel.com/vhost"] * 2
+    assert table(found, [sockets]).endswith("intel.com/vhost: 2 devices")
+
+
 def test_log_line_names_eight_addresses_and_how_many_there_are() -> None:
-    assert some(["b", "a"]) == "a,b"
-    assert some(str(number) for number in range(9)) == "0,1,2,3,4,5,6,7,... (9)"
+    assert abbreviate(["b", "a"]) == "a,b"
+    assert abbreviate(str(number) for number in range(9)) == "0,1,2,3,4,5,6,7,... (9)"

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from tests.fakesysfs import FakeSysfs
-from wirespeed.cni.errors import CniError, Code
-from wirespeed.deviceplugin.allocation import answer
+from wirespeed.deviceplugin.allocation import container_response
 from wirespeed.deviceplugin.config import PoolConfig
 from wirespeed.deviceplugin.info import device_info
 from wirespeed.deviceplugin.selectors import Selectors
 from wirespeed.devices.inventory import Reader
+from wirespeed.errors import Error, Kind
 
 PF, VF0, VF1 = "0000:18:00.0", "0000:19:00.0", "0000:19:00.1"
 SF = "mlx5_core.sf.4"
@@ -36,7 +36,7 @@ def told(
     """The `_INFO` entry of the last device, and the device nodes of all ("container=host" if they differ)."""
     pool = PoolConfig(resource="a.b/c", selectors=taking, **more)
     found = Reader(str(sysfs.root)).read().devices
-    answered = answer(pool, [found[key] for key in keys], str(sysfs.root))
+    answered = container_response(pool, [found[key] for key in keys], str(sysfs.root))
     info = json.loads(answered.envs["PCIDEVICE_A_B_C_INFO"])[keys[-1]]
     nodes = [(node.container_path, node.host_path) for node in answered.devices]
     assert {node.permissions for node in answered.devices} <= {"rw"}
@@ -76,7 +76,7 @@ def test_device_on_vfio_without_a_group_is_refused(sysfs: FakeSysfs, as_folder: 
     (sysfs.path(VF0) / "iommu_group").unlink()
     if as_folder:
         (sysfs.path(VF0) / "iommu_group").mkdir()
-    with pytest.raises(CniError, match="on vfio-pci without an IOMMU group"):
+    with pytest.raises(Error, match="on vfio-pci without an IOMMU group"):
         told(sysfs)
 
 
@@ -112,7 +112,7 @@ def test_device_on_uio_has_its_node(sysfs: FakeSysfs, driver: str) -> None:
 def test_uio_that_is_no_folder_is_as_no_node(sysfs: FakeSysfs) -> None:
     sysfs.bind(VF0, "igb_uio")
     (sysfs.path(VF0) / "uio").write_text("")
-    with pytest.raises(CniError, match="on igb_uio without a uio device"):
+    with pytest.raises(Error, match="on igb_uio without a uio device"):
         told(sysfs)
 
 
@@ -156,9 +156,9 @@ def test_rdma_device_that_is_elsewhere_is_refused(sysfs: FakeSysfs) -> None:
     reader = Reader(str(sysfs.root))
     device = reader.read().devices[VF0]
     (sysfs.path(VF0) / "infiniband").rename(sysfs.root / "in a pod")
-    with pytest.raises(CniError, match=f"{VF0}: its RDMA device is not in this namespace") as caught:
-        answer(PoolConfig(resource="a.b/c", selectors=(RDMA,)), [device], str(sysfs.root))
-    assert caught.value.code == Code.DEVICE
+    with pytest.raises(Error, match=f"{VF0}: its RDMA device is not in this namespace") as caught:
+        container_response(PoolConfig(resource="a.b/c", selectors=(RDMA,)), [device], str(sysfs.root))
+    assert caught.value.kind == Kind.DEVICE
 
 
 def test_scalable_function_has_its_own_rdma_and_what_is_said_of_its_pf(sysfs: FakeSysfs) -> None:
@@ -194,13 +194,13 @@ def test_vdpa_type_takes_devices_with_such_a_vdpa_device(sysfs: FakeSysfs, drive
         sysfs.vdpa(sysfs.path(VF0), "vdpa1", driver)
     device = Reader(str(sysfs.root)).read().devices[VF0]
     for kind in ("vhost", "virtio"):
-        assert (Selectors(vdpa_type=kind).refusal(device) == "") == (kind == fits)
+        assert (Selectors(vdpa_type=kind).mismatch(device) == "") == (kind == fits)
 
 
 def test_vdpa_device_without_its_node_is_refused(sysfs: FakeSysfs) -> None:
     sysfs.vdpa(sysfs.path(VF0), "vdpa1", "vhost_vdpa")
     (sysfs.path(VF0) / "vdpa1/vhost-vdpa-0").rmdir()
-    with pytest.raises(CniError, match="vdpa device vdpa1 without a vhost-vdpa node"):
+    with pytest.raises(Error, match="vdpa device vdpa1 without a vhost-vdpa node"):
         told(sysfs, Selectors(vdpa_type="vhost"))
 
 

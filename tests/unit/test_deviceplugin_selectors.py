@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from wirespeed.deviceplugin import selectors
 from wirespeed.deviceplugin.selectors import Selectors
 from wirespeed.devices.inventory import NetDevice
+from wirespeed.errors import Error
 
 VF = NetDevice(
     address="0000:03:02.1",
@@ -64,21 +65,21 @@ def test_key_takes_what_has_one_of_its_values_and_nothing_else(key: str, fits: s
     def selecting(*values: str) -> Selectors:
         return Selectors(**{key: frozenset(values)})  # type: ignore[arg-type]
 
-    assert selecting(fits).refusal(VF) == ""
-    assert selecting(fits, "else").refusal(VF) == ""
-    assert selecting(fits).refusal(NIC) != ""
-    assert selecting(others).refusal(NIC) == ""
-    assert selecting(others).refusal(VF) != ""
+    assert selecting(fits).mismatch(VF) == ""
+    assert selecting(fits, "else").mismatch(VF) == ""
+    assert selecting(fits).mismatch(NIC) != ""
+    assert selecting(others).mismatch(NIC) == ""
+    assert selecting(others).mismatch(VF) != ""
 
 
 def test_keys_that_only_some_devices_have_anything_for() -> None:
     for key, value in (("pkeys", frozenset({"0x8001"})), ("is_rdma", True), ("vdpa_type", "vhost")):
         selecting = Selectors(**{key: value})  # type: ignore[arg-type]
-        assert selecting.refusal(NIC) == ""
-        assert " none is not " in selecting.refusal(VF)
-    assert Selectors(pkeys=frozenset({"0x8002"})).refusal(NIC) == "pKeys: 0x8001 is not 0x8002"
-    assert Selectors(vdpa_type="virtio").refusal(NIC) == "vdpaType: vhost is not virtio"
-    assert Selectors(need_vhost_net=True).refusal(VF) == ""
+        assert selecting.mismatch(NIC) == ""
+        assert " none is not " in selecting.mismatch(VF)
+    assert Selectors(pkeys=frozenset({"0x8002"})).mismatch(NIC) == "pKeys: 0x8001 is not 0x8002"
+    assert Selectors(vdpa_type="virtio").mismatch(NIC) == "vdpaType: vhost is not virtio"
+    assert Selectors(need_vhost_net=True).mismatch(VF) == ""
 
 
 def test_all_keys_have_to_fit() -> None:
@@ -91,21 +92,21 @@ def test_all_keys_have_to_fit() -> None:
         pf_names=selectors.pf_names(["ens1f0#1"]),
         root_devices=selectors.root_devices(["0000:03:00.0"]),
     )
-    assert fitting.refusal(VF) == ""
+    assert fitting.mismatch(VF) == ""
     for field in ("vendor", "device", "driver", "address", "link_type", "pf_name", "pf"):
         other: Any = {field: "other"}
-        assert fitting.refusal(dataclasses.replace(VF, **other)) != ""
-    assert fitting.refusal(dataclasses.replace(VF, vf_index=2)) != ""
+        assert fitting.mismatch(dataclasses.replace(VF, **other)) != ""
+    assert fitting.mismatch(dataclasses.replace(VF, vf_index=2)) != ""
 
 
 def test_refusal_says_which_key_and_what_the_device_has() -> None:
     assert (
-        Selectors(drivers=frozenset({"iavf", "ixgbevf"})).refusal(VF) == "drivers: vfio-pci is not iavf or ixgbevf"
+        Selectors(drivers=frozenset({"iavf", "ixgbevf"})).mismatch(VF) == "drivers: vfio-pci is not iavf or ixgbevf"
     )
-    assert Selectors(pf_names=selectors.pf_names(["ens1f1"])).refusal(VF) == "pfNames: ens1f0#1 is not ens1f1"
-    assert Selectors(pf_names=selectors.pf_names(["ens1f1"])).refusal(NIC) == "pfNames: none is not ens1f1"
+    assert Selectors(pf_names=selectors.pf_names(["ens1f1"])).mismatch(VF) == "pfNames: ens1f0#1 is not ens1f1"
+    assert Selectors(pf_names=selectors.pf_names(["ens1f1"])).mismatch(NIC) == "pfNames: none is not ens1f1"
     many = Selectors(pci_addresses=frozenset(f"0000:07:00.{number}" for number in range(7)))
-    assert many.refusal(VF).endswith(
+    assert many.mismatch(VF).endswith(
         "is not 0000:07:00.0 or 0000:07:00.1 or 0000:07:00.2 or 0000:07:00.3 or 3 more"
     )
 
@@ -113,7 +114,7 @@ def test_refusal_says_which_key_and_what_the_device_has() -> None:
 def test_pf_names_take_the_functions_that_they_name() -> None:
     taking = Selectors(pf_names=selectors.pf_names(["ens0", "ens2f0#1", "ens2f1#0,3-5,7"]))
     devices = [("ens0", -1), ("eth0", -1), ("ens2f0", 1), *[("ens2f1", number) for number in range(8)]]
-    taken = [each for each in devices if not taking.refusal(function(*each))]
+    taken = [each for each in devices if not taking.mismatch(function(*each))]
     assert taken == [("ens0", -1), ("ens2f0", 1), *[("ens2f1", number) for number in (0, 3, 4, 5, 7)]]
 
 
@@ -127,17 +128,17 @@ def test_root_devices_take_the_functions_that_they_name() -> None:
         ("0000:86:00.1", 1),
         *[("0000:86:00.2", number) for number in range(8)],
     ]
-    taken = [each for each in devices if not taking.refusal(function(*each))]
+    taken = [each for each in devices if not taking.mismatch(function(*each))]
     assert taken == [devices[0], devices[2], *[("0000:86:00.2", number) for number in (0, 1, 2, 5, 7)]]
 
 
 def test_pf_is_taken_in_any_case_and_its_entries_add_up() -> None:
     taking = Selectors(pf_names=selectors.pf_names(["eth0#0", "ETH0#3"]))
-    assert [number for number in range(5) if not taking.refusal(function("Eth0", number))] == [0, 3]
+    assert [number for number in range(5) if not taking.mismatch(function("Eth0", number))] == [0, 3]
 
 
 def test_pf_names_never_take_a_device_that_is_no_vf() -> None:
-    assert Selectors(pf_names=selectors.pf_names(["ens1f0"])).refusal(NIC) != ""
+    assert Selectors(pf_names=selectors.pf_names(["ens1f0"])).mismatch(NIC) != ""
 
 
 NAMES = st.text(st.characters(codec="utf-8", exclude_categories=["Z", "C"], exclude_characters="/#"), min_size=1)
@@ -162,7 +163,7 @@ def test_any_entries_are_either_functions_or_refused(entries: list[str]) -> None
     for parser in (selectors.pf_names, selectors.root_devices):
         try:
             found: Any = parser(entries)
-        except ValueError as error:
-            assert "expected" in str(error)
+        except Error as error:
+            assert error.expected
         else:
             assert all(each.start < each.stop for ranges in found.values() for each in ranges)

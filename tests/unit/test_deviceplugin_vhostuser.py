@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from wirespeed.cni.errors import CniError
 from wirespeed.deviceplugin import vhostuser
 from wirespeed.deviceplugin.config import PoolConfig, parse
+from wirespeed.errors import Error
 from wirespeed.plugins.vhost.conf import Access
 
 
@@ -33,23 +33,23 @@ def test_folders_have_an_owner_a_mode_and_a_label() -> None:
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
-        ({}, "resourceList[0].count: expected a number from 1 to 1024, got nothing"),
-        ({"count": 0}, "resourceList[0].count: expected a number from 1 to 1024, got 0"),
-        ({"count": True}, "resourceList[0].count: expected a number from 1 to 1024, got true"),
-        ({"count": 1, "socket": 5}, "resourceList[0].socket: expected an object, got 5"),
-        ({"count": 1, "socket": {"mode": "rw"}}, 'resourceList[0]: key "socket.mode": expected octal digits'),
+        ({}, 'key "resourceList[0].count" is missing: expected a number from 1 to 1024'),
+        ({"count": 0}, 'key "resourceList[0].count": expected a number from 1 to 1024, got 0'),
+        ({"count": True}, 'key "resourceList[0].count": expected a number from 1 to 1024, got True'),
+        ({"count": 1, "socket": 5}, 'key "resourceList[0].socket": expected an object, got 5'),
+        ({"count": 1, "socket": {"mode": "rw"}}, 'key "resourceList[0].socket.mode": expected octal digits'),
         (
             {"count": 1, "resourceName": "n" * 59},
-            "resourceList[0].resourceName: expected at most 58 letters, for ids of devices are made of it",
+            'key "resourceList[0].resourceName": expected at most 58 characters, because device ids are made of it',
         ),
     ],
 )
 def test_wrong_pool_is_refused_with_what_was_expected(entry: dict[str, Any], message: str) -> None:
-    with pytest.raises(CniError) as caught:
+    with pytest.raises(Error) as caught:
         pools(entry)
     assert message in caught.value.msg
 
 
 def test_pools_of_the_same_name_would_have_the_same_devices_and_are_refused() -> None:
-    with pytest.raises(CniError, match="2 vhostUser pools have the resourceName vhost: expected one"):
+    with pytest.raises(Error, match="another vhostUser pool has the name vhost too"):
         pools({"count": 1}, {"count": 1, "resourcePrefix": "acme.io"})

@@ -9,11 +9,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from wirespeed.cni.errors import CniError, Code
 from wirespeed.devices.pci import PciDevice
-from wirespeed.devices.snapshot import KEPT, Snapshot, VdpaState, take
+from wirespeed.devices.snapshot import NETDEV_PROPERTIES, Snapshot, VdpaState, take
 from wirespeed.devices.vf import Vf
-from wirespeed.kernel.ethtool import Spread
+from wirespeed.errors import Error, Kind
+from wirespeed.kernel.ethtool import RssConfig
 from wirespeed.kernel.netlink.link import IFF_UP, Link
 from wirespeed.kernel.netlink.vf import VfSettings
 from wirespeed.kernel.netns import Identity
@@ -39,7 +39,7 @@ def as_record(snapshot: Snapshot) -> dict[str, Any]:
     [
         {},
         {"link": LINK},
-        {"link": LINK, "queues": 4, "spread": Spread(table=(0, 1, 0, 1), hash="toeplitz", key="6d:5a")},
+        {"link": LINK, "queues": 4, "rss": RssConfig(table=(0, 1, 0, 1), hash="toeplitz", key="6d:5a")},
     ],
 )
 def test_snapshot_comes_back_from_its_json_as_it_was(tmp_path: Path, more: dict[str, Any]) -> None:
@@ -51,7 +51,7 @@ def test_snapshot_comes_back_from_its_json_as_it_was(tmp_path: Path, more: dict[
 
 def test_record_of_an_older_release_lacks_properties_which_then_stay_as_they_are(tmp_path: Path) -> None:
     record = as_record(take(function(tmp_path, link=LINK)))
-    for key in KEPT:
+    for key in NETDEV_PROPERTIES:
         del record["link"][key]
     link = msgspec.convert(record, Snapshot).link
     assert link is not None
@@ -102,6 +102,6 @@ def test_unreadable_record_is_an_error_that_names_the_key(
         identity=Identity(1, 2, 3),
         record={"before": before, "wanted": {"settings": {}}},
     )
-    with pytest.raises(CniError, match=told) as refused:
+    with pytest.raises(Error, match=told) as refused:
         record_of(claim)
-    assert refused.value.code == Code.DECODING_FAILURE
+    assert refused.value.kind == Kind.INVALID_DATA

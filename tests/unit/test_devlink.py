@@ -181,7 +181,7 @@ def test_failed_dump_is_tried_again(monkeypatch: pytest.MonkeyPatch, caplog: pyt
     with kernel.reporters() as reporters:
         assert kernel.late.wait(30)
         assert reporters.in_error == {FATAL}
-    assert caplog.messages == ["devlink does not tell all that is broken: Interrupted system call"]
+    assert caplog.messages == ["devlink does not report the state of all health reporters: Interrupted system call"]
 
 
 class Timers:

@@ -7,7 +7,8 @@ import re
 import pytest
 
 from tests.unit.test_docs_acceptance import PAGES_OF_CASES, TESTS, functions
-from wirespeed.deviceplugin.config import SELECTOR_KEYS
+from wirespeed import structs
+from wirespeed.deviceplugin.config import SelectorKeys
 
 TEXT = (TESTS.parent / "docs/deviceplugin.md").read_text()
 CASES = (PAGES_OF_CASES / "deviceplugin-acceptance.md").read_text()
@@ -45,4 +46,4 @@ def test_case_names_tests_that_exist_or_says_why_there_is_none(row: list[str]) -
 
 def test_every_selector_is_told_of() -> None:
     section = TEXT.partition("## Selectors")[2].partition("## What a container gets")[0]
-    assert [key for key in SELECTOR_KEYS if f"`{key}`" not in section] == []
+    assert [key for key in structs.keys_of(SelectorKeys) if f"`{key}`" not in section] == []

@@ -1,4 +1,4 @@
-"""docs/configuration.md: its tables list the keys that the code reads, with the code's defaults."""
+"""The documentation's tables list the keys that the code reads, with the code's defaults."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from wirespeed.kube.cluster import NETWORK_STATUS
 from wirespeed.plugins.meta import networks, selection
 from wirespeed.plugins.vhost import poddata
 
-DOCUMENT = Path(__file__).parents[2] / "docs/configuration.md"
 _TABLE = re.compile(r"<!-- keys: (?P<name>[^>]+) -->\n\|[^\n]*\n\|[-|]*\|\n(?P<rows>(?:\|[^\n]*\n)*)")
 
 
 def tables() -> dict[str, list[list[str]]]:
     """The rows of each table, by the table's name; cells are without backquotes."""
     found = {}
-    for match in _TABLE.finditer(DOCUMENT.read_text()):
+    for match in _TABLE.finditer("".join(path.read_text() for path in keys.PAGES)):
         rows = [row.strip("|").split("|") for row in match["rows"].splitlines()]
         found[match["name"]] = [[cell.strip() for cell in row] for row in rows]
     return found
 
 
-def test_tables_are_what_the_code_declares() -> None:
-    text = keys.PAGE.read_text()
+@pytest.mark.parametrize("path", keys.PAGES, ids=lambda path: path.name)
+def test_tables_are_what_the_code_declares(path: Path) -> None:
+    text = path.read_text()
     assert keys.page(text) == text, "make docs"
 
 
@@ -43,14 +43,13 @@ def test_every_declared_key_is_documented_or_says_what_it_takes(kind: type[msgsp
     ] == []
 
 
-def test_every_declared_table_is_in_the_page() -> None:
+def test_every_declared_table_is_in_a_page() -> None:
     assert {*keys.VALUES, *keys.DEFAULTS} <= set(tables())
 
 
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("networks", selection.KEYS),
         ("dra", (dra.RESOURCE_NAME, dra.DEVICE_ID)),
         (
             "annotations",

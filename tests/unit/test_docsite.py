@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from mkdocs.config import load_config
@@ -15,7 +16,7 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
-from docsite import commands, drawings, hook
+from docsite import capture, commands, drawings, hook
 
 ROOT = Path(__file__).parents[2]
 
@@ -59,6 +60,18 @@ def test_drawing_of_the_rooms_has_the_layers_that_imports_are_held_to() -> None:
     assert drawn == [
         [name.removeprefix("wirespeed.") for name in layer.split(" | ")] for layer in contract["layers"]
     ]
+
+
+# Terminals
+
+
+def test_terminals_text_is_drawn_as_it_is_without_anything_from_elsewhere() -> None:
+    drawn = capture.svg(["$ wirespeed why <pod>", "pod default/p: [bold]ADD[/bold] fails"], "why")
+    words = " ".join(ElementTree.fromstring(drawn).itertext()).replace("\xa0", " ")
+    assert "$ wirespeed why <pod>" in words
+    assert "pod default/p: [bold]ADD[/bold] fails" in words
+    assert "url(http" not in drawn
+    assert "@font-face" not in drawn
 
 
 # The site

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from tests.fakesysfs import FakeSysfs
-from wirespeed.cni.errors import CniError, Code
 from wirespeed.devices import drivers, vfio
 from wirespeed.devices.pci import PciDevice
+from wirespeed.errors import Error, Kind
 
 PF = "0000:18:00.0"
 
@@ -40,11 +40,9 @@ def test_a_device_that_is_on_the_driver_already_is_left_alone(sysfs: FakeSysfs) 
 def test_a_device_that_the_driver_does_not_take_keeps_its_own_and_no_override(sysfs: FakeSysfs) -> None:
     device = vf_on(sysfs, "iavf")
     (sysfs.root / "bus/pci/drivers/vfio-pci").mkdir()
-    with pytest.raises(
-        CniError, match=f"device {device.address}: binding it to vfio-pci: it has iavf now"
-    ) as failed:
+    with pytest.raises(Error, match=f"device {device.address}: binding it to vfio-pci: it has iavf now") as failed:
         drivers.bind(device, "vfio-pci")
-    assert failed.value.code == Code.DEVICE
+    assert failed.value.kind == Kind.DEVICE
     assert (device.path / "driver/unbind").read_text() == probed(sysfs) == device.address
     assert (device.driver, device.attribute("driver_override")) == ("iavf", "")
 
@@ -52,18 +50,16 @@ def test_a_device_that_the_driver_does_not_take_keeps_its_own_and_no_override(sy
 def test_a_device_without_a_driver_is_not_unbound_before_it_is_probed(sysfs: FakeSysfs) -> None:
     device = vf_on(sysfs, "")
     (sysfs.root / "bus/pci/drivers/vfio-pci").mkdir()
-    with pytest.raises(CniError, match="it has no driver now"):
+    with pytest.raises(Error, match="it has no driver now"):
         drivers.bind(device, "vfio-pci")
     assert probed(sysfs) == device.address
 
 
 def test_a_device_that_is_not_there_and_a_driver_that_is_not_are_named(sysfs: FakeSysfs) -> None:
     (sysfs.root / "bus/pci/drivers/vfio-pci").mkdir()
-    with pytest.raises(
-        CniError, match=r"device 0000:99:00.0: binding it to vfio-pci: driver_override: No such file"
-    ):
+    with pytest.raises(Error, match=r"device 0000:99:00.0: binding it to vfio-pci: driver_override: No such file"):
         drivers.bind(PciDevice("0000:99:00.0", sysfs.root), "vfio-pci")
-    with pytest.raises(CniError, match="driver wirespeed_none is not there: "):
+    with pytest.raises(Error, match="there is no driver wirespeed_none: "):
         drivers.bind(vf_on(sysfs, "iavf"), "wirespeed_none")
 
 
@@ -94,7 +90,7 @@ def test_a_driver_takes_a_device_again_also_when_it_had_given_it_up_before(sysfs
 def test_a_driver_that_does_not_take_a_device_again_is_named(sysfs: FakeSysfs) -> None:
     device = vf_on(sysfs, "mlx5_core")
     (sysfs.root / "bus/pci/drivers/mlx5_core/bind").mkdir()
-    with pytest.raises(CniError, match=f"device {device.address}: binding it to mlx5_core again: Is a directory"):
+    with pytest.raises(Error, match=f"device {device.address}: binding it to mlx5_core again: Is a directory"):
         drivers.reprobe(device, "mlx5_core")
 
 
@@ -110,9 +106,9 @@ def test_a_device_is_reset_where_it_offers_that(sysfs: FakeSysfs) -> None:
 def test_a_reset_that_fails_names_the_device(sysfs: FakeSysfs) -> None:
     device = vf_on(sysfs, "uio_pci_generic")
     (device.path / "reset").mkdir()
-    with pytest.raises(CniError, match=f"device {device.address}: reset: Is a directory") as failed:
+    with pytest.raises(Error, match=f"device {device.address}: reset: Is a directory") as failed:
         drivers.reset(device)
-    assert failed.value.code == Code.DEVICE
+    assert failed.value.kind == Kind.DEVICE
 
 
 def has_open(proc: Path, process: str, node: str) -> None:

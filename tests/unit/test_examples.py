@@ -14,7 +14,8 @@ import yaml
 from image.recipe import IMAGES, version
 from wirespeed.cli.checks import files
 from wirespeed.play import limits, manifests, session
-from wirespeed.play.manifests import Container, Pod, extended
+from wirespeed.play.manifests import extended_resources
+from wirespeed.play.objects import Container, Pod
 from wirespeed.play.security import capabilities
 from wirespeed.provision import policy
 
@@ -70,7 +71,7 @@ def test_a_container_with_a_vfio_device_may_lock_memory_and_has_hugepages(folder
     loaded = load(folder)
     on_vfio = {resource for resource, names in drivers(loaded).items() if "vfio-pci" in names}
     for container in (each for pod in loaded.pods for each in pod.spec.containers):
-        if on_vfio & extended(container).keys():
+        if on_vfio & extended_resources(container).keys():
             assert "IPC_LOCK" in may(container)
             assert limits.of(container).hugepages
 
@@ -97,14 +98,14 @@ def test_the_packets_of_testpmd_have_room_in_the_hugepages(folder: str) -> None:
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_the_node_has_as_many_vfs_on_the_right_driver_as_the_pods_ask_for(folder: str) -> None:
     made: dict[str, tuple[int, str]] = {}
-    for each in policy.load([EXAMPLES / "node/vfs.yaml"], say=lambda _: None):
+    for each in policy.load([EXAMPLES / "node/vfs.yaml"], on_skip=lambda _: None):
         [name] = each.spec.nic_selector.pf_names
         first, last = map(int, name.partition("#")[2].split("-"))
         made[f"intel.com/{each.spec.resource_name}"] = (last - first + 1, each.spec.device_type)
     loaded = load(folder)
     asked: Counter[str] = Counter()
     for container in (each for pod in loaded.pods for each in pod.spec.containers):
-        asked.update(extended(container))
+        asked.update(extended_resources(container))
     asked.pop("intel.com/vhost", None)  # not a VF
     for resource, count in asked.items():
         number, device_type = made[resource]

@@ -20,11 +20,11 @@ from click.testing import CliRunner
 
 from wirespeed import extras
 from wirespeed.agent import client, frame
-from wirespeed.cli.play import play
-from wirespeed.cli.vf import vf
-from wirespeed.cni.errors import CniError, Code
+from wirespeed.cli.main import main
+from wirespeed.cni.errors import Code
 from wirespeed.cni.request import Request
 from wirespeed.devices.pci import PciDevice
+from wirespeed.errors import Error, Kind
 from wirespeed.node import Node, NodeConfig, VhostConfig
 from wirespeed.state.journal import ClaimStep, DeviceClaim
 
@@ -37,9 +37,18 @@ BEFORE = {"pf": "0000:03:00.0", "index": 0, "driver": "igbvf", "settings": {}}  
 # The modules that import what only an extra installs, by that extra. Nothing else may.
 NEEDY = {
     "metrics": {"wirespeed.agent.metrics"},
-    "ovs": {"wirespeed.switches.ovsdb", "wirespeed.plugins.sriov.bridge", "wirespeed.plugins.vhost.ovs"},
-    "play": {f"wirespeed.play.{name}" for name in ("command", "play", "pod", "report", "screen")},
-    "provision": {f"wirespeed.provision.{name}" for name in ("eswitch", "facts", "hold", "plan", "udev", "vdpa")},
+    "ovs": {
+        "wirespeed.switches.appctl",
+        "wirespeed.switches.ovsdb",
+        "wirespeed.plugins.sriov.bridge",
+        "wirespeed.plugins.vhost.ovs",
+    },
+    "play": {f"wirespeed.play.{name}" for name in ("command", "play", "pod", "report", "screen")}
+    | {"wirespeed.measure.played"},
+    "provision": {
+        *(f"wirespeed.provision.{name}" for name in ("eswitch", "facts", "hold", "plan", "udev", "vdpa")),
+        *(f"wirespeed.observe.{name}" for name in ("drawing", "topology", "tree")),
+    },
     "vpp": {"wirespeed.plugins.vhost.vpp"},
 }
 FAILED_IMPORTS = """
@@ -168,7 +177,7 @@ def test_agent_attaches_vfs_without_any_extra(tmp_path: Path) -> None:
         while "ready" not in (line := process.stderr.readline()):
             assert line, "the agent has ended"
         call = frame.Call("wirespeed", variables, json.dumps(conf).encode())
-        status, answer = client.ask(str(tmp_path / "agent.sock"), call, patience=PATIENCE)
+        status, answer = client.call_agent(str(tmp_path / "agent.sock"), call, timeout=PATIENCE)
         process.send_signal(signal.SIGTERM)
         assert process.wait(PATIENCE) == 0
     body = json.loads(answer)
@@ -188,7 +197,10 @@ def test_commands_that_need_no_extra_run_without_any(tmp_path: Path) -> None:
         ["check", str(tmp_path / "network.json")],
         ["deviceplugin", "--dry-run", "--pools", str(pools)],
         ["eal", "--podinfo", str(tmp_path)],
+        ["measure", "--help"],
         ["play", "--help"],
+        ["top", "--once", "--interval", "100ms"],
+        ["topology", "--help"],
         ["vf", "list", "--help"],
     ):
         done = run(*arguments)
@@ -249,15 +261,15 @@ def test_add_without_the_extra_is_refused_and_changes_nothing(
     hide(extra)
     plugin = node.plugin(name)
     before = sorted(os.listdir(tmp_path))
-    with pytest.raises(CniError) as refused:
+    with pytest.raises(Error) as refused:
         plugin.add(request("ADD", config))
-    assert (refused.value.code, refused.value.msg) == (Code.UNAVAILABLE, error(extra, user))
+    assert (refused.value.kind, refused.value.msg) == (Kind.UNAVAILABLE, error(extra, user))
     plugin.delete(request("DEL", config))  # the runtime's answer to a refusal
     assert list(node.journal.claims()) == []
     assert set(os.listdir(tmp_path)) <= {*before, "locks"}
-    with pytest.raises(CniError) as unavailable:
+    with pytest.raises(Error) as unavailable:
         plugin.status(request("STATUS", config))
-    assert (unavailable.value.code, unavailable.value.msg) == (Code.UNAVAILABLE, error(extra, user))
+    assert (unavailable.value.kind, unavailable.value.msg) == (Kind.UNAVAILABLE, error(extra, user))
 
 
 def test_port_whose_extra_was_removed_is_kept_for_later(node: Node, hide: Callable[[str], None]) -> None:
@@ -307,8 +319,14 @@ def _claim(device: str, plugin: str, record: dict[str, Any]) -> DeviceClaim:
 
 def test_play_without_its_extra_is_refused(hide: Callable[[str], None], tmp_path: Path) -> None:
     hide("play")
-    told = CliRunner().invoke(play, ["--cni-conf", str(tmp_path), str(tmp_path)])
+    told = CliRunner().invoke(main, ["play", "--cni-conf", str(tmp_path), str(tmp_path)])
     assert (told.exit_code, told.output) == (1, f"Error: {error('play', 'wirespeed play')}\n")
+
+
+def test_measuring_between_pods_of_a_play_is_refused_without_its_extra(hide: Callable[[str], None]) -> None:
+    hide("play")
+    told = CliRunner().invoke(main, ["measure", "--network", "left"])
+    assert (told.exit_code, told.output) == (1, f"Error: {error('play', 'wirespeed measure --network')}\n")
 
 
 @pytest.mark.parametrize(
@@ -320,5 +338,5 @@ def test_vf_commands_without_their_extra_are_refused(
     module: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)
-    told = CliRunner().invoke(vf, arguments)
+    told = CliRunner().invoke(main, ["vf", *arguments])
     assert (told.exit_code, told.output) == (1, f"Error: {error('provision', 'wirespeed vf', module)}\n")

@@ -16,11 +16,11 @@ def test_a_pod_that_goes_and_comes_anew_while_it_is_taken_up_is_two_pods() -> No
     def found(uid: str) -> dict[str, Any]:
         return {"metadata": {"uid": uid, "annotations": {}}, "spec": {}}
 
-    follower._notice(key, found("old"))
-    taken = follower._next()
-    follower._notice(key, None)
-    follower._notice(key, found("new"))
-    anew = follower._next()
+    follower._on_pod_change(key, found("old"))
+    taken = follower._next_due()
+    follower._on_pod_change(key, None)
+    follower._on_pod_change(key, found("new"))
+    anew = follower._next_due()
     assert taken is not None
     assert anew is not None
     assert [(of, pod.wanted, pod.running) for of, pod in (taken, anew)] == [

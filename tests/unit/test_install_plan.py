@@ -10,7 +10,7 @@ import pytest
 
 from wirespeed.agent.install import plan as plans
 from wirespeed.agent.install.plan import Options, Plan
-from wirespeed.cni.errors import CniError
+from wirespeed.errors import Error
 from wirespeed.steps import carry_out
 from wirespeed.takeover import multus
 
@@ -77,7 +77,7 @@ def test_uninstall_goes_on_without_a_record_that_cannot_be_read_only_if_forced(
     node: Node, default: str, content: str
 ) -> None:
     node.record.write_text(content)
-    with pytest.raises(CniError) as refused:
+    with pytest.raises(Error) as refused:
         node.removal()
     text = f"; without it, the state of Multus and of sriov-cni is expected in {default} and {node.root}/sriov"
     assert refused.value.msg.startswith(f"{node.record}: ")
@@ -91,5 +91,5 @@ def test_uninstall_goes_on_without_a_record_that_cannot_be_read_only_if_forced(
 
 def test_install_says_what_to_do_about_a_record_that_cannot_be_read(node: Node) -> None:
     node.record.write_text("{")
-    with pytest.raises(CniError, match=r"; remove it, and run wirespeed install again$"):
+    with pytest.raises(Error, match=r"; remove it, and run wirespeed install again$"):
         node.install()

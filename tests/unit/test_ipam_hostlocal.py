@@ -17,11 +17,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from wirespeed import structs
 from wirespeed.cni.address import parse_ip, parse_prefix
-from wirespeed.cni.errors import CniError, Code
+from wirespeed.cni.errors import Code, code_of
 from wirespeed.cni.request import Request
+from wirespeed.errors import Error, Kind
 from wirespeed.ipam import Ipam, ranges
 from wirespeed.ipam.leases import Leases
+from wirespeed.ipam.ranges import RangeKeys
 from wirespeed.system import inotify
 
 ROOT = Path(__file__).parents[2]
@@ -43,8 +46,8 @@ def given_to(ipam: Ipam, call: Request) -> list[str]:
     return [ip["address"] for ip in ipam.add(call)["ips"]]
 
 
-def failure(ipam: Ipam, call: Request) -> CniError:
-    with pytest.raises(CniError) as failed:
+def failure(ipam: Ipam, call: Request) -> Error:
+    with pytest.raises(Error) as failed:
         ipam.add(call)
     return failed.value
 
@@ -107,7 +110,7 @@ def test_neither_gateway_nor_network_nor_broadcast_is_ever_given(ipam: Ipam) -> 
         f"10.1.2.{n}/29" for n in (1, 2, 3, 5, 6)
     ]
     failed = failure(ipam, request("c5", ipam=small))
-    assert (failed.code, failed.msg) == (
+    assert (code_of(failed), failed.msg) == (
         Code.ADDRESS,
         "ipam host-local: no address left in 10.1.2.1-10.1.2.6",
     )
@@ -125,7 +128,7 @@ def test_gateway_outside_the_subnet_is_told_and_keeps_no_address_back(ipam: Ipam
 def test_keys_of_a_route_are_read_in_any_case(ipam: Ipam, caplog: pytest.LogCaptureFixture) -> None:
     call = request(ipam=SUBNET | {"Routes": [{"Dst": "10.9.0.0/16", "GW": "10.1.2.9", "MTU": 1400, "metric": 5}]})
     assert ipam.add(call)["routes"] == [{"dst": "10.9.0.0/16", "gw": "10.1.2.9", "mtu": 1400}]
-    assert 'ipam.routes[0]: unknown key "metric" is ignored' in caplog.text
+    assert 'network net: unknown key "ipam.routes[0].metric": it has no effect' in caplog.text
 
 
 def test_ranges_of_a_set_are_used_one_after_the_other(ipam: Ipam) -> None:
@@ -180,7 +183,7 @@ def test_requested_addresses_are_matched_to_their_range_sets(ipam: Ipam) -> None
 def test_requested_address_that_is_taken_names_its_owner(ipam: Ipam) -> None:
     ipam.add(request("c1"))
     failed = failure(ipam, request("c2", env={"IP": "10.1.2.2"}))
-    assert (failed.code, failed.msg) == (
+    assert (code_of(failed), failed.msg) == (
         Code.ADDRESS,
         "ipam host-local: requested address 10.1.2.2 belongs to container c1 net1",
     )
@@ -189,9 +192,10 @@ def test_requested_address_that_is_taken_names_its_owner(ipam: Ipam) -> None:
 def test_interface_gets_no_second_address(ipam: Ipam) -> None:
     ipam.add(request("c1"))
     failed = failure(ipam, request("c1"))
-    assert (failed.code, failed.msg) == (
+    assert (code_of(failed), failed.msg) == (
         Code.ADDRESS,
-        "ipam host-local: container c1 net1 has address 10.1.2.2 of this network already; DEL it first",
+        "ipam host-local: container c1 net1: address 10.1.2.2 of this network is already allocated to it; "
+        "DEL it first",
     )
     assert given_to(ipam, request("c1", "net2")) == ["10.1.2.3/24"]
 
@@ -242,11 +246,11 @@ def test_check_finds_a_lease_for_each_range_set(ipam: Ipam, tmp_path: Path) -> N
     ipam.add(call)
     ipam.check(call)
     (tmp_path / "net/fd00::2").unlink()
-    with pytest.raises(CniError) as drifted:
+    with pytest.raises(Error) as drifted:
         ipam.check(call)
-    assert (drifted.value.code, drifted.value.msg) == (
+    assert (code_of(drifted.value), drifted.value.msg) == (
         Code.DRIFT,
-        f"ipam host-local: container c1 net1 has no lease of fd00::1-fd00::ffff:ffff:ffff:ffff in {tmp_path}/net",
+        f"ipam host-local: container c1 net1: no lease of fd00::1-fd00::ffff:ffff:ffff:ffff in {tmp_path}/net",
     )
 
 
@@ -271,9 +275,9 @@ def test_status_tells_what_keeps_addresses_from_being_given(ipam: Ipam, tmp_path
     ipam.status(request())
     (tmp_path / "file").write_text("")
     for call in (request(ipam={}), request(ipam=SUBNET | {"dataDir": str(tmp_path / "file")})):
-        with pytest.raises(CniError) as refused:
+        with pytest.raises(Error) as refused:
             ipam.status(call)
-        assert refused.value.code == Code.UNAVAILABLE
+        assert refused.value.kind == Kind.UNAVAILABLE
 
 
 # The directory and its lock
@@ -282,8 +286,9 @@ def test_status_tells_what_keeps_addresses_from_being_given(ipam: Ipam, tmp_path
 def test_folder_that_cannot_be_used_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     failed = failure(Ipam(tmp_path / "file"), request())
-    assert failed.code == Code.IO_FAILURE
-    assert failed.msg.startswith(f"ipam host-local: leases in {tmp_path}/file/net: Not a directory")
+    assert failed.kind == Kind.IO
+    assert failed.msg.startswith(f"ipam host-local: leases in {tmp_path}/file/net: {tmp_path}/file/net/")
+    assert failed.msg.endswith(": Not a directory")
 
 
 @pytest.fixture
@@ -317,7 +322,7 @@ def wait_until_blocked_in_flock() -> None:
 @pytest.mark.usefixtures("held")
 def test_lock_is_not_waited_for_after_the_deadline(ipam: Ipam, tmp_path: Path) -> None:
     failed = failure(ipam, request().derive(deadline=time.monotonic() + 0.05))
-    assert (failed.code, failed.msg) == (
+    assert (code_of(failed), failed.msg) == (
         Code.TRY_AGAIN_LATER,
         f"ipam host-local: leases in {tmp_path}/net: the lock was not free before the deadline",
     )
@@ -330,7 +335,7 @@ def test_changes_of_others_are_seen_by_a_process_that_comes_back(ipam: Ipam, tmp
     other.delete(request("c1"))
     ipam.add(request("c1"))  # its address was freed by the other process
     other.add(request("c9"))
-    with pytest.raises(CniError, match=r"belongs to container c9 net1"):
+    with pytest.raises(Error, match=r"belongs to container c9 net1"):
         ipam.add(request("d", env={"IP": "10.1.2.6"}))
     ipam.delete(request("c9"))
     assert not (tmp_path / "net/10.1.2.6").exists()
@@ -424,12 +429,12 @@ def test_walk_in_turn_gives_every_address_once(subnet: str, data: st.DataObject)
     assert prefix is not None
     hosts = st.integers(1, prefix.last - prefix.first - 1).map(lambda host: f"10.0.0.{host}")
     start, end = sorted([data.draw(hosts), data.draw(hosts)], key=lambda text: int(text.rpartition(".")[2]))
-    conf = {"subnet": subnet, "rangeStart": start, "rangeEnd": end, "gateway": data.draw(hosts)}
-    (ranged,) = ranges.read_sets(conf, {})
+    conf = RangeKeys(subnet=subnet, range_start=start, range_end=end, gateway=data.draw(hosts))
+    (ranged,) = ranges.read_sets(conf, None, None)
     last = data.draw(st.none() | hosts)
-    walked = [str(ip) for _, ip in ranges.in_turn(ranged, parse_ip(last))]
+    walked = [str(ip) for _, ip in ranges.allocation_order(ranged, parse_ip(last))]
     wanted = {f"10.0.0.{host}" for host in range(int(start.split(".")[3]), int(end.split(".")[3]) + 1)}
-    assert sorted(walked) == sorted(wanted - {conf["gateway"]})
+    assert sorted(walked) == sorted(wanted - {conf.gateway})
     if walked and last in walked:
         assert walked[-1] == last
 
@@ -441,13 +446,13 @@ values = st.recursive(
     st.none() | st.booleans() | st.integers() | texts,
     lambda inner: (
         st.lists(inner, max_size=3)
-        | st.dictionaries(st.sampled_from([*ranges.RANGE_KEYS, "dst", "gw"]), inner, max_size=4)
+        | st.dictionaries(st.sampled_from([*structs.keys_of(RangeKeys), "dst", "gw"]), inner, max_size=4)
     ),
     max_leaves=10,
 )
 
 
-config_keys = st.sampled_from([*ranges.RANGE_KEYS, "ranges", "routes", "addresses", "dns"])
+config_keys = st.sampled_from([*structs.keys_of(RangeKeys), "ranges", "routes", "addresses", "dns"])
 
 
 @given(
@@ -463,7 +468,7 @@ def test_only_cni_errors_come_out_of_any_configuration(
     call = request(ipam={**conf, "type": kind}, runtimeConfig=runtime, args={"cni": runtime}, env=env)
     try:
         ipam.add(call)
-    except CniError as error:
+    except Error as error:
         assert error.msg.isprintable()
     else:
         ipam.delete(call)

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from wirespeed.cni.errors import CniError, Code
+from wirespeed.cni.errors import code_of
 from wirespeed.cni.request import Request
+from wirespeed.errors import Error, Kind
 from wirespeed.ipam import Ipam
 
 ADDRESSES = [{"address": "10.1.0.2/24", "gateway": "10.1.0.1"}, {"address": "fd00::2/64"}]
@@ -70,7 +71,9 @@ def test_keys_are_read_in_any_case_as_the_reference_plugin_reads_them(ipam: Ipam
 
 def test_unknown_key_is_warned_of_with_the_nearest_known_one(ipam: Ipam, caplog: pytest.LogCaptureFixture) -> None:
     ipam.add(request({"type": "static", "adresses": []}))
-    assert 'network net: ipam: unknown key "adresses" is ignored; nearest known key: "addresses"' in caplog.messages
+    assert (
+        'network net: unknown key "ipam.adresses": it has no effect; did you mean "addresses"?' in caplog.messages
+    )
 
 
 def test_static_keeps_nothing(ipam: Ipam, tmp_path: Path) -> None:
@@ -108,9 +111,9 @@ def test_other_type_is_executed_with_the_configuration_of_the_caller(ipam: Ipam,
 def test_failure_of_an_executed_type_keeps_its_code(ipam: Ipam, tmp_path: Path) -> None:
     (tmp_path / "own-ipam").write_text('#!/bin/sh\necho \'{"code":11,"msg":"later"}\'; exit 1\n')
     (tmp_path / "own-ipam").chmod(0o755)
-    with pytest.raises(CniError) as failed:
+    with pytest.raises(Error) as failed:
         ipam.add(request({"type": "own-ipam"}).derive(path=(str(tmp_path),)))
-    assert (failed.value.code, failed.value.msg) == (11, "ipam own-ipam: later")
+    assert (code_of(failed.value), failed.value.msg) == (11, "ipam own-ipam: later")
 
 
 def answering(folder: Path, kind: str, answer: str, status: int = 1) -> Request:
@@ -151,13 +154,13 @@ def test_an_executed_type_without_check_is_logged(
 def test_an_executed_type_that_has_lost_the_address_fails_the_check(
     ipam: Ipam, tmp_path: Path, kind: str, code: int
 ) -> None:
-    with pytest.raises(CniError) as failed:
+    with pytest.raises(Error) as failed:
         ipam.check(answering(tmp_path, kind, f'{{"code":{code},"msg":"no such lease"}}'))
-    assert (failed.value.code, failed.value.msg) == (code, f"ipam {kind}: no such lease")
+    assert (code_of(failed.value), failed.value.msg) == (code, f"ipam {kind}: no such lease")
 
 
 def test_check_of_a_type_that_is_nowhere_fails(ipam: Ipam) -> None:
-    with pytest.raises(CniError, match='ipam own-ipam: no executable "own-ipam" in /nonexistent'):
+    with pytest.raises(Error, match='ipam own-ipam: no executable "own-ipam" in /nonexistent'):
         ipam.check(request({"type": "own-ipam"}).derive(path=("/nonexistent",)))
 
 
@@ -166,20 +169,20 @@ def test_check_of_a_type_that_is_nowhere_fails(ipam: Ipam) -> None:
 )
 def test_a_configuration_that_no_add_takes_keeps_nobody_from_del(ipam: Ipam, ipam_of_the_network: Any) -> None:
     call = request(ipam_of_the_network)
-    with pytest.raises(CniError) as refused:
+    with pytest.raises(Error) as refused:
         ipam.add(call)
-    assert refused.value.code == Code.INVALID_CONFIG
+    assert refused.value.kind == Kind.INVALID_CONFIG
     ipam.delete(call)
 
 
 def test_del_of_what_was_never_attached_needs_no_plugin(ipam: Ipam) -> None:
     call = request({"type": "own-ipam"}).derive(path=("/nonexistent",))
     ipam.delete(call, attached=False)
-    with pytest.raises(CniError, match='no executable "own-ipam" in /nonexistent'):
+    with pytest.raises(Error, match='no executable "own-ipam" in /nonexistent'):
         ipam.delete(call)  # an error, because its addresses would be lost
 
 
 def test_status_of_a_type_that_is_nowhere_is_unavailable(ipam: Ipam) -> None:
-    with pytest.raises(CniError) as refused:
+    with pytest.raises(Error) as refused:
         ipam.status(request({"type": "own-ipam"}).derive(path=("/nonexistent",)))
-    assert refused.value.code == Code.UNAVAILABLE
+    assert refused.value.kind == Kind.UNAVAILABLE

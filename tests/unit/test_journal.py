@@ -11,9 +11,9 @@ from unittest.mock import Mock
 
 import pytest
 
-from wirespeed.cni.errors import CniError, Code
+from wirespeed.errors import Error, Kind
 from wirespeed.kernel.netns import Identity
-from wirespeed.state.journal import Attachment, ClaimStep, DeviceClaim, DeviceTakenError, Journal
+from wirespeed.state.journal import Attachment, ClaimStep, DeviceClaim, DeviceTakenError, Journal, read_attachments
 
 CLAIM = DeviceClaim(
     device="0000:03:02.0",
@@ -38,13 +38,28 @@ def test_a_claim_is_read_as_it_was_written_also_by_the_next_process(tmp_path: Pa
     assert Journal(tmp_path / "state.db").owner(CLAIM.device) == replace(CLAIM, step=ClaimStep.ATTACHED)
 
 
+def test_attachments_are_read_beside_an_agent_that_has_the_journal_open(journal: Journal) -> None:
+    planned = Attachment(container="a", ifname="net1", position=0, netns="/run/netns/a", record={"x": 1})
+    journal.plan([planned])
+    assert read_attachments(journal.path) == [planned]
+    journal.forget("a", "net1")
+    assert read_attachments(journal.path) == []
+
+
+def test_reading_attachments_where_there_is_no_journal_creates_none(tmp_path: Path) -> None:
+    with pytest.raises(Error, match=r"^journal .*/state\.db: unable to open database file$") as refused:
+        read_attachments(tmp_path / "state.db")
+    assert refused.value.kind == Kind.IO
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_device_belongs_to_one_attachment(journal: Journal) -> None:
     journal.claim(CLAIM)
     with pytest.raises(
         DeviceTakenError, match=r"0000:03:02.0 belongs to container a net1 in /run/netns/a"
     ) as taken:
         journal.claim(replace(CLAIM, container="b"))
-    assert taken.value.code == Code.TRY_AGAIN_LATER
+    assert taken.value.kind == Kind.TRY_AGAIN
     assert taken.value.owner == CLAIM
 
 
@@ -82,9 +97,9 @@ def test_a_plan_is_written_whole_or_not_at_all(journal: Journal) -> None:
         Attachment(container="a", ifname=name, position=n, netns="/n") for n, name in enumerate(["eth0", "net1"])
     ]
     journal.plan(plan[1:])
-    with pytest.raises(CniError, match="container a is attached already") as refused:
+    with pytest.raises(Error, match="container a is already attached") as refused:
         journal.plan(plan)
-    assert refused.value.code == Code.INTERFACE
+    assert refused.value.kind == Kind.INTERFACE
     assert journal.attachments("a") == plan[1:]
 
 
@@ -93,17 +108,17 @@ def test_a_journal_of_another_version_is_refused(tmp_path: Path) -> None:
     Journal(path).close()
     with sqlite3.connect(path) as db:
         db.execute("PRAGMA user_version = 99")
-    with pytest.raises(CniError, match="is of version 99, expected version 1") as refused:
+    with pytest.raises(Error, match="expected version 1, got 99") as refused:
         Journal(path)
-    assert refused.value.code == Code.IO_FAILURE
+    assert refused.value.kind == Kind.IO
 
 
 def test_a_file_that_is_no_journal_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "state.db"
     path.write_bytes(b"not a database, however long it may be" * 100)
-    with pytest.raises(CniError, match=r"state.db") as refused:
+    with pytest.raises(Error, match=r"state.db") as refused:
         Journal(path)
-    assert refused.value.code == Code.IO_FAILURE
+    assert refused.value.kind == Kind.IO
 
 
 def test_a_journal_that_works_is_usable(journal: Journal) -> None:
@@ -115,7 +130,7 @@ def test_a_journal_whose_file_is_gone_is_not_usable(journal: Journal, put_anothe
     journal.path.rename(journal.path.with_suffix(".away"))
     if put_another:
         journal.path.touch()
-    with pytest.raises(CniError, match="another file has taken its place" if put_another else "No such file"):
+    with pytest.raises(Error, match="another file has taken its place" if put_another else "No such file"):
         journal.check_usable()
 
 
@@ -125,9 +140,9 @@ def test_a_journal_that_another_writer_never_leaves_is_not_usable(
     journal._db.execute("PRAGMA busy_timeout = 1")
     with sqlite3.connect(journal.path) as other:
         other.execute("BEGIN IMMEDIATE")
-        with pytest.raises(CniError, match="locked") as refused:
+        with pytest.raises(Error, match="locked") as refused:
             journal.check_usable()
-    assert refused.value.code == Code.IO_FAILURE
+    assert refused.value.kind == Kind.IO
 
 
 def test_keys_of_a_record_are_changed_and_taken_away(journal: Journal) -> None:
@@ -146,17 +161,17 @@ def test_journal_whose_file_is_removed_is_written_anew(tmp_path: Path, removed: 
     rows = [Attachment(container=c, ifname="eth0", position=0, netns="/n") for c in "xyz"]
     journal.claim(CLAIM)
     journal.plan(rows[:1])
-    assert not journal.keep()
+    assert not journal.rewrite_if_removed()
     for file in (tmp_path / "run").iterdir():
         if removed != "the file" or file.name == "state.db":
             file.unlink()
     if removed == "the folder":
         (tmp_path / "run").rmdir()
     journal.plan(rows[1:2])  # before the loss is noticed
-    assert journal.keep()
+    assert journal.rewrite_if_removed()
     journal.plan(rows[2:])
     journal.check_usable()
-    assert not journal.keep()
+    assert not journal.rewrite_if_removed()
     other = Journal(tmp_path / "run/state.db")
     assert other.attachments() == rows
     assert other.owner(CLAIM.device) == CLAIM
@@ -175,10 +190,10 @@ def test_journal_that_cannot_be_written_anew_at_once_is_so_later(
     with monkeypatch.context() as failing:
         failing.setattr(Path, call, Mock(side_effect=OSError(errno.EIO, "it fails")))
         for _ in range(2):
-            with pytest.raises(CniError, match="it fails"):
-                journal.keep()
+            with pytest.raises(Error, match="it fails"):
+                journal.rewrite_if_removed()
     journal.plan(rows[1:])
-    assert journal.keep()
+    assert journal.rewrite_if_removed()
     journal.check_usable()
     assert Journal(journal.path).attachments() == rows
 
@@ -188,6 +203,6 @@ def test_journal_that_another_file_has_replaced_is_left_and_told(tmp_path: Path)
     for file in tmp_path.iterdir():
         file.unlink()
     Journal(tmp_path / "state.db").claim(CLAIM)
-    assert not journal.keep()
-    with pytest.raises(CniError, match="another file has taken its place"):
+    assert not journal.rewrite_if_removed()
+    with pytest.raises(Error, match="another file has taken its place"):
         journal.check_usable()

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from wirespeed.cni.errors import CniError, Code
+from wirespeed.cni.errors import Code, code_of
+from wirespeed.errors import Error
 from wirespeed.kube import checkpoint
 
 UID = "970a395d-bb3b-11e8-89df-408d5c537d23"
@@ -51,9 +52,9 @@ def test_devices_come_sorted_by_resource_whatever_container_and_numa_node_they_a
 
 def test_resources_are_those_that_plugins_serve_and_those_that_pods_have(tmp_path: Path) -> None:
     path = written(tmp_path, entry("another", "a", "intel.com/net_B", node0=["0000:03:02.9"]))
-    assert checkpoint.registered(path) == {"intel.com/net_A", "intel.com/net_B"}
+    assert checkpoint.registered_resources(path) == {"intel.com/net_A", "intel.com/net_B"}
     path.write_text('{"Data": {"RegisteredDevices": null}}')
-    assert checkpoint.registered(path) == set()
+    assert checkpoint.registered_resources(path) == set()
 
 
 def test_a_pod_that_is_not_in_it_has_none(tmp_path: Path) -> None:
@@ -77,9 +78,9 @@ def test_what_cannot_be_read_is_an_error_that_names_the_file(
     path = tmp_path / checkpoint.NAME
     if text is not None:
         path.write_text(text)
-    with pytest.raises(CniError) as error:
+    with pytest.raises(Error) as error:
         checkpoint.devices(path, uid)
-    assert error.value.code == code
+    assert code_of(error.value) == code
     assert error.value.msg.startswith(f"{path}: ")
 
 
@@ -88,5 +89,5 @@ def test_what_cannot_be_read_is_an_error_that_names_the_file(
 def test_any_file_is_read_or_refused(tmp_path: Path, text: bytes) -> None:
     path = tmp_path / checkpoint.NAME
     path.write_bytes(text)
-    with pytest.raises(CniError, match="not a checkpoint"):
+    with pytest.raises(Error, match="not a checkpoint"):
         checkpoint.devices(path, UID)

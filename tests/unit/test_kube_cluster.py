@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from wirespeed.cni.errors import Code
+from wirespeed.cni.errors import Code, code_of
 from wirespeed.kube.cluster import MIRROR, NotFoundError, UnavailableError, is_pod
 
 
@@ -37,5 +37,5 @@ def test_a_pod_without_annotations_is_no_mirror() -> None:
 
 
 def test_what_is_not_there_is_the_configurations_mistake_and_an_outage_is_none() -> None:
-    assert NotFoundError("pod a/b").code == Code.INVALID_CONFIG
-    assert UnavailableError("pod a/b").code == Code.TRY_AGAIN_LATER
+    assert code_of(NotFoundError("pod a/b")) == Code.INVALID_CONFIG
+    assert code_of(UnavailableError("pod a/b")) == Code.TRY_AGAIN_LATER

@@ -11,7 +11,8 @@ import pytest
 
 from tests.unit.test_kube_checkpoint import entry
 from tests.unit.test_kube_dra import Cluster, claim, device, pod, published, result
-from wirespeed.cni.errors import CniError, Code
+from wirespeed.cni.errors import code_of
+from wirespeed.errors import Error, Kind
 from wirespeed.kube import checkpoint
 from wirespeed.kube.cluster import MIRROR, NotFoundError
 from wirespeed.kube.devices import PodDevices
@@ -77,9 +78,9 @@ def test_a_gpus_claim_leaves_what_the_kubelet_gave(tmp_path: Path) -> None:
 
 def test_a_claim_that_cannot_be_read_is_no_pod_without_devices(tmp_path: Path) -> None:
     kubelet(tmp_path, entry("u1", "c", VF, node0=["0000:01:00.4"]))
-    with pytest.raises(CniError) as error:
+    with pytest.raises(Error) as error:
         sources(tmp_path).of(pod("web-nic"))
-    assert error.value.code == NotFoundError("").code
+    assert code_of(error.value) == code_of(NotFoundError(""))
     assert error.value.msg.startswith("devices of pod default/web: ResourceClaim default/web-nic: ")
 
 
@@ -109,9 +110,9 @@ def test_a_kubelet_that_cannot_tell_may_serve_any_resource(tmp_path: Path) -> No
 
 
 def test_a_kubelet_with_neither_socket_nor_checkpoint_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(CniError) as error:
+    with pytest.raises(Error) as error:
         PodDevices(tmp_path, pod_resources=unused, cluster=unused).of(pod())
-    assert error.value.code == Code.IO_FAILURE
+    assert error.value.kind == Kind.IO
     assert error.value.msg.startswith(
         f"devices of pod default/web: neither {tmp_path}/pod-resources/kubelet.sock nor"
     )
@@ -126,9 +127,9 @@ def test_a_kubelet_that_is_there_and_does_not_answer_is_not_passed_over(tmp_path
     with socket.socket(socket.AF_UNIX) as left_behind:
         left_behind.bind(str(path))
     found = PodDevices(folder, pod_resources=lambda: PodResources(path), cluster=unused)
-    with pytest.raises(CniError) as error:
+    with pytest.raises(Error) as error:
         found.of(pod())
-    assert error.value.code == Code.TRY_AGAIN_LATER
+    assert error.value.kind == Kind.TRY_AGAIN
     assert str(path) in error.value.msg
 
 
@@ -136,7 +137,7 @@ def test_a_kubelet_that_is_there_and_does_not_answer_is_not_passed_over(tmp_path
 def test_a_pod_needs_namespace_and_name(tmp_path: Path, key: str) -> None:
     nameless = pod()
     nameless["metadata"][key] = ""
-    with pytest.raises(CniError, match="expected a namespace and a name"):
+    with pytest.raises(Error, match="expected a namespace and a name"):
         sources(tmp_path).of(nameless)
 
 
@@ -146,6 +147,6 @@ def test_networks_of_one_resource_get_different_devices_until_none_is_left(tmp_p
     found = sources(tmp_path, claim("web-nic", result("vf0")), slices)
     devices = Devices(lambda: found.of(pod("web-nic"), "u1"), "default/web")
     assert [devices.take(VF), devices.take(VF)] == ["0000:01:00.4", "0000:02:00.4"]
-    with pytest.raises(CniError, match="all 2 are attached already") as error:
+    with pytest.raises(Error, match="all 2 are attached already") as error:
         devices.take(VF)
-    assert error.value.code == Code.DEVICE
+    assert error.value.kind == Kind.DEVICE

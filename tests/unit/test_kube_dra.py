@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from wirespeed.cni.errors import CniError, Code
+from wirespeed.errors import Error, Kind
 from wirespeed.kube import dra
 from wirespeed.kube.cluster import NotFoundError, UnavailableError
 from wirespeed.kube.manifests import ManifestCluster
@@ -191,8 +191,8 @@ def test_a_device_that_the_cache_does_not_know_yet_is_asked_for(tmp_path: Path) 
     [
         ([], "no ResourceSlice of the pool's newest generation has it"),
         ([device("vf9", "0000:01:00.1")], "no ResourceSlice of the pool's newest generation has it"),
-        ([device("vf0", None)], f"attribute {dra.DEVICE_ID}: expected a device, got none"),
-        ([device("vf0", "0000:01:00.1", None)], f"attribute {dra.RESOURCE_NAME}: expected a resource, got none"),
+        ([device("vf0", None)], f"attribute {dra.DEVICE_ID}: expected a device, got None"),
+        ([device("vf0", "0000:01:00.1", None)], f"attribute {dra.RESOURCE_NAME}: expected a resource, got None"),
     ],
     ids=["no slice", "other device", "no deviceID", "no resourceName"],
 )
@@ -204,7 +204,7 @@ def test_what_is_no_network_device_is_passed_over(
     cluster = Cluster(tmp_path, claim("web-nic", result("vf0")), *slices)
     assert dra.devices(cluster, pod("web-nic")) == {}
     what = f"device vf0 of pool node1 of driver {DRIVER}"
-    assert caplog.messages == [f"ResourceClaim default/web-nic passes over {what}: {reason}"]
+    assert caplog.messages == [f"ResourceClaim default/web-nic: not a network device: {what}: {reason}"]
 
 
 def test_a_gpu_beside_a_network_device_changes_nothing(tmp_path: Path) -> None:
@@ -232,17 +232,18 @@ def test_a_missing_claim_is_an_error(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("status", [{}, {"allocation": None}, {"allocation": {"devices": {}}}, None])
 def test_a_claim_without_devices_is_an_error(tmp_path: Path, status: Any) -> None:
-    with pytest.raises(CniError) as error:
+    with pytest.raises(Error) as error:
         dra.devices(Cluster(tmp_path, claim("web-nic") | {"status": status}), pod("web-nic"))
-    assert error.value.code == Code.DEVICE
-    assert error.value.msg == "ResourceClaim default/web-nic: expected status.allocation with devices, got none"
+    assert error.value.kind == Kind.DEVICE
+    key = 'key "status.allocation.devices.results"'
+    assert error.value.msg == f"ResourceClaim default/web-nic: {key} is missing: expected the allocated devices"
 
 
 def test_a_claim_of_another_shape_is_an_error_that_names_the_place(tmp_path: Path) -> None:
     odd = claim("web-nic", result("vf0") | {"pool": 7})
-    with pytest.raises(CniError, match=r"ResourceClaim default/web-nic: .*results\[0\]\.pool") as error:
+    with pytest.raises(Error, match=r"ResourceClaim default/web-nic: .*results\[0\]\.pool") as error:
         dra.devices(Cluster(tmp_path, odd), pod("web-nic"))
-    assert error.value.code == Code.INVALID_CONFIG
+    assert error.value.kind == Kind.INVALID_CONFIG
 
 
 def extended(*mappings: tuple[str, str]) -> dict[str, Any]:
@@ -290,22 +291,22 @@ def test_claims_and_extended_resources_add_up(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("results", "devices", "message"),
     [
-        ([], [], f"expected devices of {PORT1}, got none"),
+        ([], [], f"no device of {PORT1} is allocated for it"),
         ([result("a", request="r0")], [], "no ResourceSlice of the pool's newest generation has it"),
         (
             [result("a", request="r0")],
             [device("a", "0000:01:00.1", PORT2)],
-            f"attribute {dra.RESOURCE_NAME}: expected {PORT1}, got {PORT2}",
+            f"attribute {dra.RESOURCE_NAME}: expected {PORT1}, got {PORT2!r}",
         ),
         (
             [result("a", request="r0")],
             [device("a", "0000:01:00.1", None)],
-            f"attribute {dra.RESOURCE_NAME}: expected {PORT1}, got none",
+            f"attribute {dra.RESOURCE_NAME}: expected {PORT1}, got None",
         ),
         (
             [result("a", request="r0")],
             [device("a", None, PORT1)],
-            f"attribute {dra.DEVICE_ID}: expected a device, got none",
+            f"attribute {dra.DEVICE_ID}: expected a device, got None",
         ),
     ],
     ids=["no request", "no slice", "other resource", "no resource", "no deviceID"],
@@ -314,10 +315,10 @@ def test_an_extended_resource_must_have_the_device_that_it_stands_for(
     tmp_path: Path, results: list[dict[str, Any]], devices: list[dict[str, Any]], message: str
 ) -> None:
     cluster = Cluster(tmp_path, claim("web-extended", *results), published(*devices))
-    with pytest.raises(CniError) as error:
+    with pytest.raises(Error) as error:
         dra.devices(cluster, pod(extended=extended((PORT1, "r0"))))
-    assert error.value.code == Code.DEVICE
-    assert error.value.msg.startswith("ResourceClaim default/web-extended, request r0: ")
+    assert error.value.kind == Kind.DEVICE
+    assert error.value.msg.startswith("ResourceClaim default/web-extended: request r0: ")
     assert error.value.msg.endswith(message)
 
 

@@ -13,7 +13,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from wirespeed.cni.errors import CniError, Code
+from wirespeed.errors import Error, Kind
 from wirespeed.kube import documents
 from wirespeed.kube.cluster import MIRROR, NotFoundError
 from wirespeed.kube.manifests import ManifestCluster
@@ -41,10 +41,10 @@ def write(path: Path, *values: Any) -> Path:
 
 def refusal(cluster: ManifestCluster, name: str = "web") -> str:
     """The error when a pod is looked up that may be in an unreadable file."""
-    with pytest.raises(CniError) as caught:
+    with pytest.raises(Error) as caught:
         cluster.pod("default", name)
     assert not isinstance(caught.value, NotFoundError)
-    assert caught.value.code == Code.INVALID_CONFIG
+    assert caught.value.kind == Kind.INVALID_CONFIG
     return caught.value.msg
 
 
@@ -140,13 +140,16 @@ def test_json_may_have_tabs(tmp_path: Path) -> None:
 # Unreadable files
 
 
+def unread(folder: Path) -> str:
+    """How the refusal of a pod begins that may be in a file which cannot be read."""
+    return f"Pod default/web: no manifest in {folder} defines it; not all can be read: "
+
+
 def test_a_file_that_is_no_yaml_is_told_with_document_and_line(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text(yaml.safe_dump(pod("first")) + "---\na: [\n")
     cluster = ManifestCluster(tmp_path)
     assert cluster.pod("default", "first")  # earlier documents are read
-    assert refusal(cluster).startswith(
-        f"Pod default/web not found; {tmp_path}/a.yaml, document 2 in line 8: not YAML: "
-    )
+    assert refusal(cluster).startswith(f"{unread(tmp_path)}{tmp_path}/a.yaml, document 2 in line 8: not YAML: ")
 
 
 def test_a_file_that_is_no_json_is_told(tmp_path: Path) -> None:
@@ -170,43 +173,52 @@ def test_a_broken_document_hides_nothing_in_the_others(tmp_path: Path) -> None:
     cluster = ManifestCluster(tmp_path)
     assert cluster.pod("default", "second")
     assert refusal(cluster) == (
-        f'Pod default/web not found; {tmp_path}/a.yaml, document 1: Pod default/web: key "metadata.uid": '
-        "expected a string"
+        f'{unread(tmp_path)}{tmp_path}/a.yaml, document 1: Pod default/web: key "metadata.uid": '
+        "expected a string, got 1"
     )
 
 
 @pytest.mark.parametrize(
     ("value", "text"),
     [
-        ("words", "expected an object with kind and metadata, got str"),
+        ("words", "expected an object with kind and metadata, got 'words'"),
         ({}, 'key "kind" is missing'),
         ({"kind": 1}, 'key "kind" is missing'),
-        ({"kind": "List", "items": {}}, 'key "items": expected a list'),
-        ({"kind": "List"}, 'key "items": expected a list'),
-        ({"kind": "List", "items": [{"metadata": {}}]}, 'key "kind" is missing'),
-        ({"kind": "List", "items": [1]}, "expected an object with kind and metadata, got int"),
+        ({"kind": "List", "items": {}}, 'key "items": expected a list, got {}'),
+        ({"kind": "List"}, 'key "items": expected a list, got None'),
+        ({"kind": "List", "items": [{"metadata": {}}]}, 'key "items[0].kind" is missing'),
+        (
+            {"kind": "List", "items": [1]},
+            'key "items[0]": expected an object with kind and metadata, got 1',
+        ),
         ({"kind": "Pod"}, 'Pod: key "apiVersion": expected v1, got None'),
-        ({"kind": "Pod", "apiVersion": "v1"}, 'Pod: key "metadata": expected an object'),
+        ({"kind": "Pod", "apiVersion": "v1"}, 'Pod: key "metadata": expected an object, got None'),
         (pod(None), 'Pod: key "metadata.name": expected lower-case letters, digits, - and ., got None'),  # type: ignore[arg-type]
         (pod("../x"), "Pod: key \"metadata.name\": expected lower-case letters, digits, - and ., got '../x'"),
         (
             pod(namespace="A"),
             "Pod: key \"metadata.namespace\": expected lower-case letters, digits, - and ., got 'A'",
         ),
-        (pod(annotations={"a": 1}), 'Pod default/web: key "metadata.annotations": expected strings'),
-        (pod(annotations=["a"]), 'Pod default/web: key "metadata.annotations": expected strings'),
-        ({**pod(), "spec": "x"}, 'Pod default/web: key "spec": expected an object'),
+        (
+            pod(annotations={"a": 1}),
+            "Pod default/web: key \"metadata.annotations\": expected an object of strings, got {'a': 1}",
+        ),
+        (
+            pod(annotations=["a"]),
+            "Pod default/web: key \"metadata.annotations\": expected an object of strings, got ['a']",
+        ),
+        ({**pod(), "spec": "x"}, "Pod default/web: key \"spec\": expected an object, got 'x'"),
     ],
 )
 def test_what_is_wrong_with_a_document_is_told(tmp_path: Path, value: Any, text: str) -> None:
     write(tmp_path / "a.yaml", value)
-    assert refusal(ManifestCluster(tmp_path)) == f"Pod default/web not found; {tmp_path}/a.yaml, document 1: {text}"
+    assert refusal(ManifestCluster(tmp_path)) == f"{unread(tmp_path)}{tmp_path}/a.yaml, document 1: {text}"
 
 
 def test_the_folder_that_is_not_there_is_told(tmp_path: Path) -> None:
-    with pytest.raises(CniError) as caught:
+    with pytest.raises(Error) as caught:
         ManifestCluster(tmp_path / "no").network("default", "net")
-    assert caught.value.code == Code.IO_FAILURE
+    assert caught.value.kind == Kind.IO
     assert caught.value.msg == f"manifests in {tmp_path}/no: No such file or directory"
 
 
@@ -220,7 +232,7 @@ def test_an_object_that_is_defined_twice_is_neither(tmp_path: Path, files: tuple
         write(tmp_path / files[1], pod(), pod("other"))
         places = [f"{tmp_path}/{file}, document 1" for file in files]
     cluster = ManifestCluster(tmp_path)
-    assert refusal(cluster) == f"Pod default/web is defined twice: {places[0]} and {places[1]}"
+    assert refusal(cluster) == f"Pod default/web: defined twice: {places[0]} and {places[1]}"
     assert cluster.pod("default", "other")
 
 
@@ -241,7 +253,7 @@ def test_an_object_that_is_defined_twice_is_neither(tmp_path: Path, files: tuple
 def test_no_document_is_more_than_a_refusal(tmp_path: Path, value: Any) -> None:
     (tmp_path / "a.json").write_text(json.dumps(value))
     cluster = ManifestCluster(tmp_path)
-    with pytest.raises(CniError):
+    with pytest.raises(Error):
         cluster.network("default", "no-such")
 
 
@@ -263,7 +275,7 @@ def test_a_file_that_changed_is_read_again(tmp_path: Path) -> None:
 
 def test_a_file_that_did_not_change_is_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = write(tmp_path / "a.yaml", pod())
-    monkeypatch.setattr("wirespeed.kube.manifests._SETTLED", 0)
+    monkeypatch.setattr("wirespeed.kube.manifests._MIN_AGE", 0)
     cluster = ManifestCluster(tmp_path)
     first = cluster.pod("default", "web")
     assert cluster.pod("default", "web") is first
@@ -302,7 +314,7 @@ def test_uids_are_those_of_the_manifest_where_it_has_one(tmp_path: Path) -> None
     assert cluster.pod("default", "static", "hash")
     with pytest.raises(NotFoundError) as caught:
         cluster.pod("default", "web", "u2")
-    assert caught.value.msg == f"pod default/web in {tmp_path}: its UID is u1, not u2"
+    assert caught.value.msg == f"pod default/web: its UID in {tmp_path} is u1, not u2"
 
 
 def test_status_is_a_file_beside_the_manifests(tmp_path: Path) -> None:
@@ -323,9 +335,9 @@ def test_status_is_a_file_beside_the_manifests(tmp_path: Path) -> None:
 def test_status_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     write(tmp_path / "a.yaml", pod())
     (tmp_path / ".status").write_text("in the way")
-    with pytest.raises(CniError) as caught:
+    with pytest.raises(Error) as caught:
         ManifestCluster(tmp_path).set_network_status("default", "web", "", STATUS)
-    assert caught.value.code == Code.IO_FAILURE
+    assert caught.value.kind == Kind.IO
     assert caught.value.msg == f"network-status {tmp_path}/.status/default_web.json: File exists"
 
 
@@ -365,14 +377,14 @@ def test_documents_before_a_mistake_are_given(tmp_path: Path) -> None:
     file.write_text("a: 1\n---\n}\n")
     found = documents.read(file)
     assert next(found) == (f"{file}, document 1", {"a": 1})
-    with pytest.raises(CniError) as caught:
+    with pytest.raises(Error) as caught:
         next(found)
-    assert caught.value.code == Code.INVALID_CONFIG
+    assert caught.value.kind == Kind.INVALID_CONFIG
     assert caught.value.msg.startswith(f"{file}, document 2 in line 3: not YAML: ")
 
 
 def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
-    with pytest.raises(CniError) as caught:
+    with pytest.raises(Error) as caught:
         list(documents.read(tmp_path / "no.yaml"))
     assert caught.value.msg == f"{tmp_path}/no.yaml: No such file or directory"
 
@@ -380,9 +392,9 @@ def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
 def test_nesting_without_end_is_refused(tmp_path: Path) -> None:
     for name, text in (("a.json", "[" * 100_000), ("a.yaml", "[" * 10_000)):
         (tmp_path / name).write_text(text)
-        with pytest.raises(CniError) as caught:
+        with pytest.raises(Error) as caught:
             list(documents.read(tmp_path / name))
-        assert caught.value.code == Code.INVALID_CONFIG
+        assert caught.value.kind == Kind.INVALID_CONFIG
 
 
 def test_annotations_are_made_of_the_present_ones_and_kept_beside_the_manifests(tmp_path: Path) -> None:

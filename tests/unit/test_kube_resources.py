@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wirespeed.kube.resources import refusal
+from wirespeed.kube.resources import name_problem
 
 
 @pytest.mark.parametrize(
@@ -14,7 +14,7 @@ from wirespeed.kube.resources import refusal
     ["intel.com/a", "a/b", "acme.io/net_device-1", "acme.io/a.b", f"{'a' * 244}/{'b' * 63}", "1.example/9"],
 )
 def test_name_that_is_fine(resource: str) -> None:
-    assert refusal(resource) == ""
+    assert name_problem(resource) == ""
 
 
 @pytest.mark.parametrize(
@@ -42,12 +42,12 @@ def test_name_that_is_fine(resource: str) -> None:
     ],
 )
 def test_name_that_is_refused_with_the_reason(resource: str, reason: str) -> None:
-    assert reason in refusal(resource)
+    assert reason in name_problem(resource)
 
 
 @given(st.text())
 def test_any_text_is_taken_or_refused(resource: str) -> None:
-    if not refusal(resource):
+    if not name_problem(resource):
         prefix, _, name = resource.partition("/")
         assert resource.isascii()
         assert prefix == prefix.lower()

@@ -9,48 +9,49 @@ from collections.abc import Callable
 
 import pytest
 
-from wirespeed.kube.api import Patience, RefusedError, UnreachableError, UntrustedError
-from wirespeed.kube.retry import Verdict, Waits, persist, verdict
+from wirespeed.kube.api import RefusedError, Timeouts, UnreachableError, UntrustedError
+from wirespeed.kube.retry import RetryPolicy, may_succeed_soon, with_retries
 
-WAITS = Waits(first=Patience(connect=0.01, read=0.02, total=0.03), longest=0.08, pauses=(0.001, 0.01))
+WAITS = RetryPolicy(first=Timeouts(connect=0.01, read=0.02, total=0.03), longest=0.08, pauses=(0.001, 0.01))
 
 
 @pytest.mark.parametrize(
     ("error", "expected"),
     [
-        (UnreachableError("timed out"), Verdict.AGAIN),
-        *[(RefusedError(status, ""), Verdict.AGAIN) for status in (408, 409, 429, 500, 502, 503, 504)],
-        (UntrustedError("another authority"), Verdict.LATER),
-        (RefusedError(401, ""), Verdict.LATER),
-        *[(RefusedError(status, ""), Verdict.NEVER) for status in (400, 403, 404, 405, 410, 413, 415, 422)],
+        (UnreachableError("timed out"), True),
+        *[(RefusedError(status, ""), True) for status in (408, 409, 425, 429, 500, 502, 503, 504)],
+        (UntrustedError("another authority"), False),
+        *[(RefusedError(status, ""), False) for status in (400, 401, 403, 404, 405, 410, 413, 415, 422)],
     ],
 )
-def test_table(error: RefusedError | UnreachableError, expected: Verdict) -> None:
-    assert verdict(error) is expected
+def test_table(error: RefusedError | UnreachableError, expected: bool) -> None:
+    assert may_succeed_soon(error) is expected
 
 
 class Server:
     """Fails with each of the errors in turn, then answers; `seen` are the timeouts of the attempts."""
 
     def __init__(self, *errors: Exception) -> None:
-        self.errors, self.seen = list(errors), list[Patience]()
+        self.errors, self.seen = list(errors), list[Timeouts]()
 
-    def ask(self, patience: Patience) -> str:
-        self.seen.append(patience)
+    def ask(self, timeouts: Timeouts) -> str:
+        self.seen.append(timeouts)
         if self.errors:
             raise self.errors.pop(0)
         return "answer"
 
 
-def asked(server: Server, seconds: float, *, ending: threading.Event | None = None, waits: Waits = WAITS) -> str:
+def asked(
+    server: Server, seconds: float, *, stopped: threading.Event | None = None, policy: RetryPolicy = WAITS
+) -> str:
     until = time.monotonic() + seconds
-    return persist(server.ask, what="it", until=until, waits=waits, ending=ending or threading.Event())
+    return with_retries(server.ask, what="it", until=until, policy=policy, stopped=stopped or threading.Event())
 
 
 def test_failure_is_asked_about_until_there_is_an_answer() -> None:
     server = Server(UnreachableError("a"), RefusedError(503, "b"), RefusedError(429, "c", 0.01))
     assert asked(server, 30.0) == "answer"
-    assert [patience.read for patience in server.seen] == [0.02, 0.04, 0.08, 0.08]  # doubled up to the maximum
+    assert [timeouts.read for timeouts in server.seen] == [0.02, 0.04, 0.08, 0.08]  # doubled up to the maximum
 
 
 def test_without_a_deadline_it_is_asked_once() -> None:
@@ -63,8 +64,8 @@ def test_without_a_deadline_it_is_asked_once() -> None:
 def test_conflicts_are_made_anew_without_a_deadline_too() -> None:
     server = Server(RefusedError(409, "a"), RefusedError(409, "b"))
     # Without a deadline, the request's own total applies: long enough for a busy machine.
-    waits = WAITS._replace(first=Patience(connect=10.0, read=20.0, total=30.0))
-    assert asked(server, -math.inf, waits=waits) == "answer"
+    policy = WAITS._replace(first=Timeouts(connect=10.0, read=20.0, total=30.0))
+    assert asked(server, -math.inf, policy=policy) == "answer"
 
 
 @pytest.mark.parametrize("error", [RefusedError(403, ""), RefusedError(401, ""), UntrustedError("")])
@@ -100,18 +101,18 @@ def test_what_the_server_asks_for_is_waited_for_and_spread() -> None:
             return False
 
     for _ in range(50):
-        asked(Server(RefusedError(429, "", 2.0)), 30.0, ending=Ending())
+        asked(Server(RefusedError(429, "", 2.0)), 30.0, stopped=Ending())
     assert min(waited) >= 2.0
     assert max(waited) <= 3.0
     assert len(set(waited)) > 40
 
 
 def test_agent_that_ends_gives_up() -> None:
-    ending = threading.Event()
-    ending.set()
+    stopped = threading.Event()
+    stopped.set()
     server = Server(UnreachableError("a"))
     with pytest.raises(UnreachableError):
-        asked(server, 30.0, ending=ending)
+        asked(server, 30.0, stopped=stopped)
 
 
 @pytest.mark.parametrize("make", [lambda: UnreachableError("a"), lambda: RefusedError(500, "b")])
@@ -124,7 +125,7 @@ def test_pauses_grow(make: Callable[[], Exception]) -> None:
             waited.append(timeout)
             return False
 
-    asked(Server(*[make() for _ in range(8)]), 30.0, ending=Ending())
+    asked(Server(*[make() for _ in range(8)]), 30.0, stopped=Ending())
     for number, pause in enumerate(waited):
         longest = min(0.01, 0.001 * 2**number)
         assert longest / 2 <= pause <= longest

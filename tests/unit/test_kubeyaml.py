@@ -16,7 +16,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wirespeed.cni.errors import CniError
+from wirespeed.errors import Error
 from wirespeed.kube import kubeyaml
 from wirespeed.kube.credentials import Credentials, authorization
 from wirespeed.node import parse_config
@@ -249,9 +249,9 @@ def test_the_agents_configuration_is_read_so() -> None:
     )
     assert (config.node_name, config.workers, config.cluster.kubeconfig) == ("10:20:30", 8, "2024-05-01")
     assert config.follow_networks is True
-    with pytest.raises(CniError, match="not YAML: expected one document, got 2"):
+    with pytest.raises(Error, match="not YAML: expected one document, got 2"):
         parse_config("workers: 1\n---\nworkers: 2\n")
-    with pytest.raises(CniError, match='key "cluster": expected an object, got None'):
+    with pytest.raises(Error, match='key "cluster": expected an object, got None'):
         parse_config("cluster:\n")
 
 

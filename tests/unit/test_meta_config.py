@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wirespeed.cni.errors import CniError
+from wirespeed.errors import Error
 from wirespeed.plugins.meta import config
 from wirespeed.plugins.meta.config import load
 
@@ -18,7 +18,7 @@ OWN: dict[str, Any] = {"cniVersion": "1.0.0", "name": "cluster", "type": "wiresp
 
 @pytest.fixture(autouse=True)
 def _every_warning_is_new() -> None:
-    config.warn.cache_clear()
+    config.forget_warned()
 
 
 def test_what_is_not_given_has_the_peers_defaults() -> None:
@@ -37,7 +37,7 @@ def test_peers_configuration_lets_pods_ask_for_anything_unless_it_says_otherwise
     assert load({**peer, "lenientCapabilities": None}).lenient_capabilities == everything
     assert load({**peer, "lenientCapabilities": []}).lenient_capabilities == []
     # The same for networks attached to its pods later.
-    assert load(load(peer).for_later() | {"delegates": [{}]}).lenient_capabilities == everything
+    assert load(load(peer).hotplug_settings() | {"delegates": [{}]}).lenient_capabilities == everything
 
 
 @pytest.mark.parametrize(
@@ -79,15 +79,16 @@ def test_peers_configuration_is_taken_with_its_unknown_keys_warned_of_once(
         assert (loaded.kubeconfig, loaded.conf_dir) == (peer["kubeconfig"], "/x")
         load(peer)
     assert [record.getMessage() for record in caplog.records] == [
-        'configuration cluster: unknown key "confdr"; nearest known key: "confDir"; it has no effect',
-        'configuration cluster: key "kubeconfig": the agent reads the cluster by its own configuration',
+        'configuration cluster: unknown key "confdr": it has no effect; did you mean "confDir"?',
+        'configuration cluster: key "kubeconfig": it has no effect: the agent accesses the cluster by its own '
+        "configuration",
     ]
 
 
 def test_peers_configuration_with_both_masters_uses_the_cluster_network(caplog: pytest.LogCaptureFixture) -> None:
     both = {**OWN, "type": "multus-shim", "clusterNetwork": "main"}
     assert load(both).cluster_network == "main"
-    assert 'only one may be given; "delegates" has no effect' in caplog.text
+    assert 'key "delegates": it must not be combined with "clusterNetwork"; it has no effect' in caplog.text
 
 
 def test_keys_of_the_specification_are_known() -> None:
@@ -110,5 +111,5 @@ keys = st.sampled_from([*config.MetaConfig.__struct_encode_fields__, "args", "zz
 def test_whatever_is_given_is_loaded_or_refused(raw: dict[str, Any], kind: str | None) -> None:
     try:
         load(raw if kind is None else {**raw, "type": kind})
-    except CniError as error:
+    except Error as error:
         assert error.msg.isprintable()

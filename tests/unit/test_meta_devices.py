@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from wirespeed.cni.chain import load_network
-from wirespeed.cni.errors import CniError, Code
+from wirespeed.errors import Error, Kind
 from wirespeed.plugins.meta.devices import Devices, DeviceUse, device_use
 
 
@@ -84,40 +84,40 @@ def test_no_device_left_is_refused_with_why(before: int, ids: list[str], message
     pool = devices(a=ids)
     for _ in range(before):
         pool.take("intel.com/a")
-    with pytest.raises(CniError, match=f"no device of resource intel.com/a is left for pod ns/p: {message};") as no:
+    with pytest.raises(Error, match=f"no device of resource intel.com/a is left for pod ns/p: {message};") as no:
         pool.take("intel.com/a")
-    assert no.value.code == Code.DEVICE
+    assert no.value.kind == Kind.DEVICE
 
 
 @pytest.mark.parametrize(
     ("device", "resource", "message"),
     [
-        ("9", "", "device 9 was not given to pod ns/p by the kubelet"),
-        ("2", "intel.com/a", "device 2 was not given to pod ns/p as resource intel.com/a"),
-        ("1", "", "device 1 is asked for twice"),
+        ("9", "", 'key "deviceID": device 9 was not given to pod ns/p by the kubelet'),
+        ("2", "intel.com/a", 'key "deviceID": device 2 was not given to pod ns/p as resource intel.com/a'),
+        ("1", "", 'key "deviceID": device 1 is requested twice'),
     ],
 )
 def test_device_of_another_or_asked_for_twice_is_refused(device: str, resource: str, message: str) -> None:
     pool = devices(a=["1"], b=["2"])
     pool.take("intel.com/a")
-    with pytest.raises(CniError) as refused:
+    with pytest.raises(Error) as refused:
         pool.take_id(device, resource)
-    assert (refused.value.code, refused.value.msg) == (Code.POLICY, message)
+    assert (refused.value.kind, refused.value.msg) == (Kind.POLICY, message)
 
 
 def test_what_asking_the_kubelet_raises_is_raised_and_it_is_asked_again() -> None:
-    answers: list[dict[str, list[str]] | CniError] = [
-        CniError(Code.TRY_AGAIN_LATER, "away"),
+    answers: list[dict[str, list[str]] | Error] = [
+        Error(Kind.TRY_AGAIN, "away"),
         {"intel.com/a": ["1"]},
     ]
 
     def lookup() -> dict[str, list[str]]:
         answer = answers.pop(0)
-        if isinstance(answer, CniError):
+        if isinstance(answer, Error):
             raise answer
         return answer
 
     pool = Devices(lookup, "ns/p")
-    with pytest.raises(CniError, match="away"):
+    with pytest.raises(Error, match="away"):
         pool.take("intel.com/a")
     assert pool.take("intel.com/a") == "1"

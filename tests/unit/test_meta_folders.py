@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from wirespeed.cni.chain import Chain
-from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.request import Request
+from wirespeed.errors import Error, Kind
 from wirespeed.plugins.meta import networks
 from wirespeed.plugins.meta.config import MetaConfig, load
 from wirespeed.plugins.meta.delegate import Delegate
@@ -53,7 +53,7 @@ def delegates(config: dict[str, Any]) -> list[Delegate]:
         chain=Chain({}),
         cluster=no_cluster,
         devices_of=lambda _: {},
-        served=lambda *_: True,
+        is_served=lambda *_: True,
         ignored=lambda *_: None,
         devinfo=Path("/devinfo"),
     )
@@ -104,7 +104,7 @@ def test_single_configuration_has_no_folder(files: Files) -> None:
     ("contents", "message"),
     [
         ({"pods/1.conf": "{"}, "$/pods/1.conf: not JSON"),
-        ({"pods/1.conf": []}, "$/pods/1.conf: expected a JSON object, got list"),
+        ({"pods/1.conf": []}, "$/pods/1.conf: expected a JSON object, got []"),
         ({"pods/1.conf": {"name": "x"}}, '$/pods/1.conf: key "type" is missing'),
         ({"pods/1.conf": {"type": 1}}, '$/pods/1.conf: key "type" is missing'),
         (
@@ -119,9 +119,9 @@ def test_single_configuration_has_no_folder(files: Files) -> None:
 )
 def test_file_that_cannot_be_appended_is_named(files: Files, contents: dict[str, Any], message: str) -> None:
     folder = files({"x.conflist": LIST, **contents})
-    with pytest.raises(CniError) as refused:
+    with pytest.raises(Error) as refused:
         found(folder / "x.conflist")
-    assert refused.value.code == Code.INVALID_CONFIG
+    assert refused.value.kind == Kind.INVALID_CONFIG
     assert refused.value.msg.replace(str(folder), "$").startswith(message)
 
 
@@ -178,7 +178,7 @@ def test_chain_without_plugins_is_none(files: Files) -> None:
 
 def test_chain_whose_file_cannot_be_read_is_refused(files: Files) -> None:
     folder = files({"x.conflist": LIST, "more/1.conf": "{"})
-    with pytest.raises(CniError) as refused:
+    with pytest.raises(Error) as refused:
         delegates({"clusterNetwork": str(folder), "auxiliaryCNIChainName": "more"})
     text = f'configuration c: key "auxiliaryCNIChainName": {folder}/more/1.conf: not JSON'
     assert refused.value.msg.startswith(text)
@@ -190,11 +190,13 @@ def test_chain_whose_file_cannot_be_read_is_refused(files: Files) -> None:
     [
         (
             {"clusterNetwork": "main", "auxiliaryCNIChainName": "more"},
-            'needs a path in the key "clusterNetwork": the chain\'s folder lies beside that file',
+            "the directory of the chain lies beside the file of the cluster's network; expected a path in the "
+            'key "clusterNetwork"',
         ),
         (
             {"delegates": [{"name": "a", "type": "b"}], "auxiliaryCNIChainName": "more"},
-            'needs a path in the key "clusterNetwork": the chain\'s folder lies beside that file',
+            "the directory of the chain lies beside the file of the cluster's network; expected a path in the "
+            'key "clusterNetwork"',
         ),
         (
             {"clusterNetwork": "/x/y.conflist", "auxiliaryCNIChainName": "../more"},
@@ -203,7 +205,7 @@ def test_chain_whose_file_cannot_be_read_is_refused(files: Files) -> None:
     ],
 )
 def test_chain_that_lies_nowhere_is_refused(config: dict[str, Any], message: str, kind: str) -> None:
-    with pytest.raises(CniError) as refused:
+    with pytest.raises(Error) as refused:
         load({"name": "c", "type": kind, **config})
-    assert refused.value.code == Code.INVALID_CONFIG
+    assert refused.value.kind == Kind.INVALID_CONFIG
     assert refused.value.msg == f'configuration c: key "auxiliaryCNIChainName": {message}'

@@ -12,13 +12,13 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from wirespeed.cni.chain import Chain
-from wirespeed.cni.errors import CniError
 from wirespeed.cni.request import Request, ifname_fault
+from wirespeed.errors import Error
 from wirespeed.kernel.netns import Identity
 from wirespeed.kube.cluster import Cluster, NotFoundError
 from wirespeed.node import Node, NodeConfig
 from wirespeed.plugins.meta import checks, config
-from wirespeed.plugins.meta.delegate import Delegate, planned, recorded
+from wirespeed.plugins.meta.delegate import Delegate, planned_rows, recorded_delegate
 from wirespeed.plugins.meta.resolve import Pod, Resolver
 from wirespeed.plugins.meta.selection import DEFAULT_NETWORK, NETWORKS
 
@@ -150,7 +150,7 @@ def test_whatever_a_pod_a_network_and_a_configuration_say_is_a_plan_or_a_refusal
     before = copy.deepcopy((found, given_config))
     try:
         plan = resolved(found, networks, default, given_config)
-    except CniError as error:
+    except Error as error:
         assert error.msg.isprintable()
         return
     finally:
@@ -165,7 +165,7 @@ def resolved(found: dict[str, Any], networks: str, default: str, given_config: d
         chain=chain,
         cluster=lambda: cast(Cluster, Definitions(found)),
         devices_of=lambda _: copy.deepcopy(DEVICES),
-        served=lambda *_: True,
+        is_served=lambda *_: True,
         ignored=lambda *_: None,
         devinfo=DEVINFO,
     )
@@ -178,7 +178,7 @@ def resolved(found: dict[str, Any], networks: str, default: str, given_config: d
     plan = resolver.delegates(request, config.load(given_config), pod)
     try:
         checks.check(plan, chain)
-    except CniError as error:
+    except Error as error:
         if "no executable" not in error.msg:  # expected, because there is none; everything else was checked
             raise
     return plan
@@ -194,6 +194,6 @@ def check_plan(plan: list[Delegate]) -> None:
     assert len(devices) == len(set(devices))
     for each in plan:
         assert not each.device_info_file or Path(each.device_info_file).parent.parent == DEVINFO
-    rows = planned(plan, container="c1", netns="/n", identity=Identity(1, 2, 3))
+    rows = planned_rows(plan, container="c1", netns="/n", identity=Identity(1, 2, 3))
     kept = [msgspec.convert(json.loads(json.dumps(row.record["delegate"])), Delegate) for row in rows]
-    assert kept == plan == [recorded(row) for row in rows]
+    assert kept == plan == [recorded_delegate(row) for row in rows]

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wirespeed.cli.hotplug import element
-from wirespeed.cni.errors import CniError
+from wirespeed.errors import Error
 from wirespeed.kernel.netns import Identity
-from wirespeed.plugins.meta.delegate import Delegate, planned
+from wirespeed.plugins.meta.delegate import Delegate, planned_rows
 from wirespeed.plugins.meta.devices import Devices
 from wirespeed.plugins.meta.hotplug import difference
 from wirespeed.plugins.meta.selection import Selection, parse
@@ -35,7 +35,7 @@ def rows(*networks: str, selected: bool = True, step: AttachmentStep = Attachmen
         )
         for name, _, interface in (network.partition("@") for network in networks)
     ]
-    made = planned(delegates, container="c1", netns="/n", identity=Identity(1, 2, 3))
+    made = planned_rows(delegates, container="c1", netns="/n", identity=Identity(1, 2, 3))
     return [replace(row, step=step) for row in made]
 
 
@@ -93,9 +93,9 @@ def test_afterwards_there_is_no_difference(wanted: list[tuple[str, str]], there:
 def test_device_that_is_attached_already_is_not_given_again() -> None:
     devices = Devices(lambda: {"x/vf": ["1", "2"], "y/all": ["1", "2"]}, "ns/p", taken=[("x/vf", "1")])
     assert devices.take("x/vf") == "2"
-    with pytest.raises(CniError, match="all 2 are attached already"):
+    with pytest.raises(Error, match="all 2 are attached already"):
         devices.take("x/vf")
-    with pytest.raises(CniError, match="is asked for twice"):
+    with pytest.raises(Error, match="is requested twice"):
         devices.take_id("1")
 
 

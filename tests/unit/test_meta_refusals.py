@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from wirespeed.cni.errors import CniError
+from wirespeed.cni.errors import code_of
 from wirespeed.cni.request import Request
+from wirespeed.errors import Error
 from wirespeed.node import ClusterConfig, Node, NodeConfig
 from wirespeed.plugins.meta.meta import Meta
 
@@ -77,12 +78,12 @@ def refusal(tmp_path: Path) -> Callable[..., Refusal]:
             path=(str(tmp_path / "bin"),),
             config={**CONFIG, **(config or {})},
         )
-        with pytest.raises(CniError) as refused:
+        with pytest.raises(Error) as refused:
             Meta(node).add(request)
         assert node.journal.attachments() == []
         assert not (tmp_path / "devinfo").exists()
         node.close()
-        return refused.value.code, refused.value.msg.replace(str(tmp_path), "$")
+        return code_of(refused.value), refused.value.msg.replace(str(tmp_path), "$")
 
     return refuse
 
@@ -111,7 +112,11 @@ def test_what_these_tests_change_is_accepted_unchanged(refusal: Callable[..., Re
     assert refusal(annotation="capable,default/plain@fast") == expected
 
 
-DELEGATES = 'configuration cluster: one of the keys "clusterNetwork" and "delegates" must name the master'
+DELEGATES = (
+    'configuration cluster: key "clusterNetwork" is missing: expected it, or the key "delegates", for the network '
+    "of "
+    "the primary CNI plugin"
+)
 
 
 @pytest.mark.parametrize(
@@ -133,22 +138,22 @@ DELEGATES = 'configuration cluster: one of the keys "clusterNetwork" and "delega
         (
             {"clusterNetwork": "x"},
             7,
-            'configuration cluster: of the keys "clusterNetwork" and "delegates" only one may be given',
+            'configuration cluster: key "delegates": it must not be combined with "clusterNetwork"',
         ),
         (
             {"defaultNetworks": ["x"]},
             7,
-            'configuration cluster: key "defaultNetworks" needs the key "clusterNetwork"',
+            'configuration cluster: key "defaultNetworks": it needs the key "clusterNetwork"',
         ),
         (
             {"delegate": [MASTER]},
             7,
-            'configuration cluster: unknown key "delegate"; nearest known key: "delegates"',
+            'configuration cluster: unknown key "delegate"; did you mean "delegates"?',
         ),
         (
             {"NamespaceIsolation": True},
             7,
-            'configuration cluster: unknown key "NamespaceIsolation"; nearest known key: "namespaceIsolation"',
+            'configuration cluster: unknown key "NamespaceIsolation"; did you mean "namespaceIsolation"?',
         ),
         ({"zzz": 1}, 7, 'configuration cluster: unknown key "zzz"'),
         (
@@ -174,16 +179,17 @@ DELEGATES = 'configuration cluster: one of the keys "clusterNetwork" and "delega
         ),
         ({"binDir": "bin"}, 7, "configuration cluster: key \"binDir\": expected an absolute path, got 'bin'"),
         ({"confDir": "x/y"}, 7, "configuration cluster: key \"confDir\": expected an absolute path, got 'x/y'"),
-        ({"delegates": [{"type": "main"}]}, 7, 'pod default/p: delegates[0]: key "name" is missing'),
+        ({"delegates": [{"type": "main"}]}, 7, 'pod default/p: key "delegates[0].name" is missing'),
         (
             {"delegates": [{**MASTER, "masterplugin": "yes"}]},
             7,
-            "pod default/p: delegates[0]: key \"masterplugin\": expected true or false, got 'yes'",
+            "pod default/p: key \"delegates[0].masterplugin\": expected true or false, got 'yes'",
         ),
         (
             {"delegates": [{**MASTER, "masterplugin": True}, MASTER, {**MASTER, "masterplugin": True}]},
             7,
-            'pod default/p: delegates[0] and delegates[2]: only one may have the key "masterplugin" true',
+            'pod default/p: key "delegates[2].masterplugin": only one may be true, and that of delegates[0] '
+            "already is",
         ),
         (
             {"delegates": [{**MASTER, "name": "a b"}]},
@@ -194,7 +200,7 @@ DELEGATES = 'configuration cluster: one of the keys "clusterNetwork" and "delega
         (
             {"delegates": [{"name": "pods", "cniVersion": "1.0.0"}]},
             7,
-            'pod default/p: network pods (eth0): network pods: expected key "type" or key "plugins"',
+            'pod default/p: network pods (eth0): network pods: expected the key "type" or the key "plugins"',
         ),
         (
             {"delegates": [{"name": "pods", "plugins": []}]},
@@ -228,12 +234,14 @@ DELEGATES = 'configuration cluster: one of the keys "clusterNetwork" and "delega
         (
             {"delegates": [{**MASTER, "type": "multus"}]},
             7,
-            "pod default/p: network pods (eth0): plugin multus: a network of the meta-plugin's own type never ends",
+            "pod default/p: network pods (eth0): plugin multus: a delegate must not be the meta-plugin itself: it "
+            "would recurse",
         ),
         (
             {"delegates": [MASTER, {"name": "x", "plugins": [{"type": "main"}, {"type": "wirespeed"}]}]},
             7,
-            "pod default/p: network x (net1): plugin wirespeed: a network of the meta-plugin's own type never ends",
+            "pod default/p: network x (net1): plugin wirespeed: a delegate must not be the meta-plugin itself: it "
+            "would recurse",
         ),
         (
             {"delegates": None, "clusterNetwork": "absent", "confDir": "/nowhere"},
@@ -269,7 +277,10 @@ def test_configuration_is_refused(refusal: Callable[..., Refusal], change: Confi
 ANNOTATION = "pod default/p: annotation k8s.v1.cni.cncf.io/networks: "
 SHORT = ANNOTATION + "element {}: expected [<namespace>/]<name>[@<interface>], got {!r}"
 NAME = "expected an object's name (lower-case letters, digits, - and ., at most 253)"
+TAKEN, OTHER = 'pod default/p: key "interface": ', "expected another name for one of them"
+HOST = "the IP address of a host, with or without a prefix length (10.0.0.2/24)"
 IFNAME = "expected an interface name (1 to 15 letters, digits, _ . -, not lo)"
+SHORT_INTERFACE = f'{ANNOTATION}element 1: key "interface": {IFNAME}'
 
 
 def element(key: str, value: Any, **more: Any) -> list[Config]:
@@ -287,17 +298,21 @@ def of(key: str) -> str:
         ("capable,", 7, SHORT.format(2, "")),
         ("a/b/c", 7, SHORT.format(1, "a/b/c")),
         ("a/b@c@d", 7, SHORT.format(1, "a/b@c@d")),
-        ("default/Capable", 7, f"{ANNOTATION}element 1: name: {NAME}, got 'Capable'"),
+        ("default/Capable", 7, f"{ANNOTATION}element 1: key \"name\": {NAME}, got 'Capable'"),
         (
             "de_fault/capable",
             7,
-            f"{ANNOTATION}element 1: namespace: expected a namespace (lower-case letters, digits, -, at most 63), "
-            "got 'de_fault'",
+            f'{ANNOTATION}element 1: key "namespace": expected a namespace (lower-case letters, digits, -, '
+            "at most 63), got 'de_fault'",
         ),
-        ("capable@my Ifc", 7, f"{ANNOTATION}element 1: interface: {IFNAME}, got 'my Ifc'"),
-        ("capable@sixteen-letters-", 7, f"{ANNOTATION}element 1: interface: {IFNAME}, got 'sixteen-letters-'"),
-        ("capable@lo", 7, f"{ANNOTATION}element 1: interface: {IFNAME}, got 'lo'"),
-        ("capable@net%d", 7, f"{ANNOTATION}element 1: interface: {IFNAME}, got 'net%d'"),
+        ("capable@my Ifc", 7, f"{SHORT_INTERFACE}, got 'my Ifc'"),
+        (
+            "capable@sixteen-letters-",
+            7,
+            f"{SHORT_INTERFACE}, got 'sixteen-letters-'",
+        ),
+        ("capable@lo", 7, f"{SHORT_INTERFACE}, got 'lo'"),
+        ("capable@net%d", 7, f"{SHORT_INTERFACE}, got 'net%d'"),
         # JSON
         ("[adsf]", 7, f"{ANNOTATION}not JSON: JSON is malformed: invalid character (byte 1)"),
         (
@@ -314,12 +329,11 @@ def of(key: str) -> str:
             f"{of('mac')}: expected a unicast MAC address like 02:00:00:00:00:01, got 5",
         ),
         (element("interface", "this/is bad"), 7, f"{of('interface')}: {IFNAME}, got 'this/is bad'"),
-        (element("ips", "10.0.0.1"), 7, f"{of('ips')}: expected a list, got '10.0.0.1'"),
+        (element("ips", "10.0.0.1"), 7, f"{of('ips')}: expected a list, each {HOST}, got '10.0.0.1'"),
         (
             element("ips", ["10.0.0.256"]),
             7,
-            f"{of('ips')}: expected IP addresses of hosts, each with or without a prefix length (10.0.0.2/24), "
-            "got '10.0.0.256'",
+            f"{of('ips[0]')}: expected {HOST}, got '10.0.0.256'",
         ),
         (element("ips", ["10.0.0.1/24", "10.0.0.1"]), 7, f"{of('ips')}: 10.0.0.1 is there twice"),
         (
@@ -341,17 +355,17 @@ def of(key: str) -> str:
         (
             element("portMappings", [{"hostPort": 70000, "containerPort": 80}]),
             7,
-            f'{of("portMappings")}, mapping 1: key "hostPort": expected an integer from 1 to 65535, got 70000',
+            f"{of('portMappings[0].hostPort')}: expected an integer from 1 to 65535, got 70000",
         ),
         (
             element("portMappings", [{"hostPort": 80, "containerPort": 80, "protocol": "XYZ"}]),
             7,
-            f"{of('portMappings')}, mapping 1: key \"protocol\": expected tcp, udp or sctp, got 'XYZ'",
+            f"{of('portMappings[0].protocol')}: expected tcp, udp or sctp, got 'XYZ'",
         ),
         (
             element("portMappings", [{"hostPort": 80}]),
             7,
-            f'{of("portMappings")}, mapping 1: key "containerPort" is missing',
+            f"{of('portMappings[0].containerPort')} is missing",
         ),
         (
             element("portMappings", [{"hostPort": 80, "containerPort": n} for n in (80, 81)]),
@@ -361,12 +375,12 @@ def of(key: str) -> str:
         (
             element("bandwidth", {"ingressrate": "1"}),
             7,
-            f"{of('bandwidth')}, \"ingressRate\": expected an integer from 0 to 9223372036854775807, got '1'",
+            f"{of('bandwidth.ingressRate')}: expected an integer from 0 to 9223372036854775807, got '1'",
         ),
         (
             element("bandwidth", {"egressRate": -1}),
             7,
-            f'{of("bandwidth")}, "egressRate": expected an integer from 0 to 9223372036854775807, got -1',
+            f"{of('bandwidth.egressRate')}: expected an integer from 0 to 9223372036854775807, got -1",
         ),
         (
             element("deviceID", "../../x"),
@@ -378,7 +392,8 @@ def of(key: str) -> str:
         (
             element("default-route", ["10.0.0.1/24"]),
             7,
-            f"{of('default-route')}: expected a list of IP addresses without prefix length, got '10.0.0.1/24'",
+            f"{of('default-route[0]')}: expected the IP address of a host, without a prefix length, "
+            "got '10.0.0.1/24'",
         ),
         (
             element("ipam-claim-reference", ["c"]),
@@ -390,31 +405,29 @@ def of(key: str) -> str:
             element("default-route", ["10.0.0.1", "10.0.0.2"]),
             7,
             'pod default/p: network default/capable (net1): key "default-route": expected one gateway of each '
-            "address family, got 10.0.0.1, 10.0.0.2",
+            "address family, got ['10.0.0.1', '10.0.0.2']",
         ),
         (
             [{"name": "capable", "default-route": ["10.0.0.1"]}, {"name": "plain", "default-route": []}],
             7,
-            "pod default/p: network default/capable (net1) and network default/plain (net2): only one network may "
-            'have the key "default-route"',
+            'pod default/p: key "default-route": only one network may have it, but network default/capable (net1) '
+            "and "
+            "network default/plain (net2) have it",
         ),
         (
             "capable@x,plain@x",
             102,
-            "pod default/p: interface x would be that of network default/capable and of network default/plain: "
-            "expected a name for one only",
+            f"{TAKEN}network default/capable and network default/plain would both be interface x; {OTHER}",
         ),
         (
             "capable@net2,plain",
             102,
-            "pod default/p: interface net2 would be that of network default/capable and of network default/plain: "
-            "expected a name for one only",
+            f"{TAKEN}network default/capable and network default/plain would both be interface net2; {OTHER}",
         ),
         (
             "capable@eth0",
             102,
-            "pod default/p: interface eth0 would be that of network pods and of network default/capable: expected "
-            "a name for one only",
+            f"{TAKEN}network pods and network default/capable would both be interface eth0; {OTHER}",
         ),
         (
             "absent",
@@ -427,10 +440,11 @@ def test_annotation_is_refused(refusal: Callable[..., Refusal], annotation: Any,
     assert refusal(annotation=annotation) == (code, message)
 
 
-def lacks(network: str, capability: str) -> str:
+def lacks(network: str, key: str, capability: str) -> str:
     return (
-        f'pod default/p: network default/{network} (net1): the pod asks for "{capability}", and no plugin of the '
-        f'network takes it: expected "capabilities": {{"{capability}": true}} in the configuration of one, or '
+        f'pod default/p: network default/{network} (net1): key "{key}": no plugin of the network has the '
+        "capability "
+        f'for it; expected "capabilities": {{"{capability}": true}} in the configuration of one, or '
         f'"lenientCapabilities": ["{capability}"] in the meta-plugin\'s (autoconf.meta of agent.yaml)'
     )
 
@@ -450,16 +464,16 @@ def lacks(network: str, capability: str) -> str:
 def test_request_that_no_plugin_of_the_network_takes_is_refused(
     refusal: Callable[..., Refusal], network: str, key: str, value: Any, capability: str
 ) -> None:
-    assert refusal(annotation=[{"name": network, key: value}]) == (106, lacks(network, capability))
+    assert refusal(annotation=[{"name": network, key: value}]) == (106, lacks(network, key, capability))
 
 
 def test_capability_that_is_declared_false_is_not_one(refusal: Callable[..., Refusal]) -> None:
     capabilities = {"mac": False}
     network = {"cniVersion": "1.0.0", "plugins": [{"type": "side", "capabilities": capabilities}, {"type": "main"}]}
     asked = [{"name": "x", "mac": "02:00:00:00:00:01"}]
-    assert refusal(annotation=asked, networks={"x": network}) == (106, lacks("x", "mac"))
+    assert refusal(annotation=asked, networks={"x": network}) == (106, lacks("x", "mac", "mac"))
     vf = {**NETWORKS["vf"], "capabilities": capabilities}
-    assert refusal(annotation=asked, networks={"x": vf}) == (106, lacks("x", "mac"))
+    assert refusal(annotation=asked, networks={"x": vf}) == (106, lacks("x", "mac", "mac"))
 
 
 OF_X = "pod default/p: NetworkAttachmentDefinition default/x: "
@@ -473,11 +487,12 @@ NOWHERE = 'no executable "wherabouts" in /opt/cni/bin, $/bin'
         (
             "{",
             7,
-            f"{OF_X}spec.config: not JSON: Expecting property name enclosed in double quotes: line 1 column 2 "
+            f'{OF_X}key "spec.config": not JSON: Expecting property name enclosed in double quotes: line 1 column '
+            "2 "
             "(char 1)",
         ),
-        ("[]", 7, f"{OF_X}spec.config: expected a JSON object, got list"),
-        ({"cniVersion": "1.0.0"}, 7, f'{X}network x: expected key "type" or key "plugins"'),
+        ("[]", 7, f'{OF_X}key "spec.config": expected a JSON object, got []'),
+        ({"cniVersion": "1.0.0"}, 7, f'{X}network x: expected the key "type" or the key "plugins"'),
         (
             {"cniVersion": "1.0.0", "type": ["side"]},
             7,
@@ -493,11 +508,10 @@ NOWHERE = 'no executable "wherabouts" in /opt/cni/bin, $/bin'
             7,
             f'{X}network x: key "plugins": expected a list of plugin configurations, got []',
         ),
-        ({"cniVersion": "1.0.0", "plugins": [1]}, 7, f"{X}network x: plugins[0]: expected an object, got 1"),
         (
             {"cniVersion": "1.0.0", "plugins": [{"type": "side"}, {}]},
             7,
-            f'{X}network x: plugins[1]: key "type" is missing: expected the name of a plugin',
+            f'{X}network x: key "plugins[1].type" is missing: expected the name of a plugin',
         ),
         (
             {"cniVersion": "2.0.0", "type": "side"},
@@ -536,12 +550,12 @@ NOWHERE = 'no executable "wherabouts" in /opt/cni/bin, $/bin'
         (
             {"cniVersion": "1.0.0", "type": "meta"},
             7,
-            f"{X}plugin meta: a network of the meta-plugin's own type never ends",
+            f"{X}plugin meta: a delegate must not be the meta-plugin itself: it would recurse",
         ),
         (
             {"cniVersion": "1.0.0", "plugins": [{"type": "side"}, {"type": "multus-shim"}]},
             7,
-            f"{X}plugin multus-shim: a network of the meta-plugin's own type never ends",
+            f"{X}plugin multus-shim: a delegate must not be the meta-plugin itself: it would recurse",
         ),
         (
             {"cniVersion": "1.0.0", "type": "side", "disableCheck": "maybe"},
@@ -576,7 +590,7 @@ def test_network_of_another_namespace_is_refused_where_namespaces_are_isolated(
 ) -> None:
     isolated = {"namespaceIsolation": True}
     theirs = {"other/x": NETWORKS["plain"]}
-    text = "pod default/p: network other/x: namespaces are isolated: expected a network of namespace default"
+    text = "pod default/p: network other/x: namespaces are isolated; expected a network of namespace default"
     assert refusal(config=isolated, annotation="other/x", networks=theirs) == (106, text)
     # The error does not reveal whether the network exists.
     assert refusal(config=isolated, annotation="other/y") == (106, text.replace("other/x", "other/y"))
@@ -600,14 +614,14 @@ DEFAULT = "v1.multus-cni.io/default-network"
             "default/capable@pri0",
             {},
             7,
-            'network default/capable: key "interface": expected eth0, which is what the runtime calls the pod\'s '
-            "first interface, got 'pri0'",
+            "network default/capable: key \"interface\": expected eth0, the runtime's name for the pod's first "
+            "interface, got 'pri0'",
         ),
         (
             "other/x",
             {"namespaceIsolation": True},
             106,
-            "network other/x: namespaces are isolated: expected a network of namespace default or kube-system",
+            "network other/x: namespaces are isolated; expected a network of namespace default or kube-system",
         ),
         ("absent", {}, 7, "NetworkAttachmentDefinition kube-system/absent: no manifest in $/manifests defines it"),
     ],
@@ -646,7 +660,7 @@ def test_runtime_that_names_no_pod_cannot_have_devices(refusal: Callable[..., Re
     assert refusal(config=config, args={}, resources={"plain": "intel.com/vfs"}) == (
         101,
         "container c1: network default/plain: no device of resource intel.com/vfs: devices are given to pods, and "
-        "CNI_ARGS name none",
+        "CNI_ARGS name no pod",
     )
     assert refusal(config=config, args={})[0] == 3
 
@@ -660,6 +674,5 @@ def test_default_networks_too_share_the_names(refusal: Callable[..., Refusal]) -
     }
     assert refusal(config=config, annotation="vf@net1") == (
         102,
-        "pod default/p: interface net1 would be that of network default/capable and of network default/vf: "
-        "expected a name for one only",
+        f"{TAKEN}network default/capable and network default/vf would both be interface net1; {OTHER}",
     )

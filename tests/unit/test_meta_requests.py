@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from wirespeed.plugins.meta.delegate import Delegate
-from wirespeed.plugins.meta.requests import unmet
+from wirespeed.plugins.meta.requests import unmet_requests
 
 MAC, OTHER = "02:00:00:00:00:01", "02:00:00:00:00:02"
 POD = {"name": "net1", "sandbox": "/run/netns/p"}
@@ -20,14 +20,14 @@ def delegate(**more: Any) -> Delegate:
 
 
 def told(found: Delegate, **result: Any) -> list[str]:
-    return list(unmet(found, {"interfaces": [], "ips": [], **result}))
+    return list(unmet_requests(found, {"interfaces": [], "ips": [], **result}))
 
 
 @pytest.mark.parametrize("why", [{"asked": ("mac",)}, {"lenient": ("mac",)}])
 def test_other_mac_than_the_one_asked_for_is_told(why: dict[str, Any]) -> None:
     found = delegate(runtime_config={"mac": MAC}, **why)
     host_end = {"name": "veth1", "mac": MAC}
-    expected = f'network ns/n (net1): key "mac": asked for {MAC}, got {OTHER}'
+    expected = f'network ns/n (net1): key "mac": requested {MAC}, got {OTHER}'
     if "lenient" in why:
         expected += ': no plugin of the network has the capability "mac"'
     assert told(found, interfaces=[host_end, {**POD, "mac": OTHER}]) == [expected]
@@ -44,15 +44,15 @@ def test_address_that_is_missing_is_told_however_it_is_written() -> None:
     why = 'no plugin of the network has the capability "ips"'
     assert told(found, ips=[{"address": "10.0.0.2/16"}, {"address": "2001:DB8:0::2/64"}]) == []
     assert told(found, ips=[{"address": "10.0.0.2/24"}, {"address": "10.0.0.9/24"}]) == [
-        f'network ns/n (net1): key "ips": asked for 2001:db8::2, got 10.0.0.2, 10.0.0.9: {why}'
+        f'network ns/n (net1): key "ips": requested 2001:db8::2, got 10.0.0.2, 10.0.0.9: {why}'
     ]
-    assert told(found) == [f'network ns/n (net1): key "ips": asked for 10.0.0.2, 2001:db8::2, got none: {why}']
+    assert told(found) == [f'network ns/n (net1): key "ips": requested 10.0.0.2, 2001:db8::2, got none: {why}']
 
 
 def test_what_nobody_takes_has_no_effect() -> None:
     found = delegate(runtime_config={"bandwidth": {"ingressRate": 1}}, lenient=("bandwidth",))
     assert told(found) == [
-        'network ns/n (net1): the pod asks for "bandwidth", which no plugin of the network takes: no effect'
+        'network ns/n (net1): the pod asks for "bandwidth", and no plugin of it has that capability: no effect'
     ]
 
 

@@ -13,15 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wirespeed.cni.chain import Chain, load_network
-from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.request import Request
+from wirespeed.errors import Error, Kind
 from wirespeed.kernel.netns import Identity
 from wirespeed.kube.manifests import ManifestCluster
 from wirespeed.node import Node, NodeConfig
 from wirespeed.plugins.meta import config, gateway, resolve
 from wirespeed.plugins.meta.checks import needs_ip_argument
 from wirespeed.plugins.meta.config import load
-from wirespeed.plugins.meta.delegate import Delegate, planned, recorded, recorded_identity
+from wirespeed.plugins.meta.delegate import Delegate, planned_rows, recorded_delegate, recorded_identity
 from wirespeed.plugins.meta.resolve import Pod, Resolver
 
 Config = dict[str, Any]
@@ -76,8 +76,10 @@ def plan(tmp_path: Path, chain: Chain) -> Callable[..., list[Delegate]]:
             chain=chain,
             cluster=lambda: ManifestCluster(folder),
             devices_of=lambda _: dict(devices or {}),
-            served=lambda _, resource: resource in served,
-            ignored=lambda pod, text: None if told is None else told.append(f"{pod.label}: {text}"),
+            is_served=lambda _, resource: resource in served,
+            ignored=lambda pod, faults: (
+                None if told is None else told.append(f"{pod.label}: {'; '.join(map(str, faults))}")
+            ),
             devinfo=Path("/devinfo"),
         )
         text = annotation if isinstance(annotation, str) else json.dumps(annotation)
@@ -224,9 +226,9 @@ VFS = {"type": "ovs"}  # the plugin works with or without a device
 def test_resource_may_have_any_name(plan: Callable[..., list[Delegate]], resource: str) -> None:
     found = plan("vf", {"vf": {"type": "sriov"}}, resources={"vf": resource}, devices={resource: ["d"]})[1]
     assert (found.resource, found.device) == (resource, "d")
-    with pytest.raises(CniError, match=f"no device of resource {resource} is left for pod ns/p") as none:
+    with pytest.raises(Error, match=f"no device of resource {resource} is left for pod ns/p") as none:
         plan("vf", {"vf": {"type": "sriov"}}, resources={"vf": resource}, devices={f"{resource}x": ["d"]})
-    assert none.value.code == Code.DEVICE
+    assert none.value.kind == Kind.DEVICE
 
 
 @pytest.mark.parametrize("network", [BRIDGE, VFS, {"plugins": [VFS, {"type": "tuning"}]}])
@@ -262,16 +264,16 @@ def test_network_that_needs_a_device_or_could_have_one_is_refused_without(
     plan: Callable[..., list[Delegate]], network: Config, served: bool
 ) -> None:
     more: Config = {"resources": {"vf": "intel.com/vfs"}, "served": ["intel.com/vfs"] if served else []}
-    with pytest.raises(CniError, match=r"network ns/vf: no device of resource .*: it was given none;"):
+    with pytest.raises(Error, match=r"network ns/vf: no device of resource .*: it was given none;"):
         plan("vf", {"vf": network}, **more)
-    with pytest.raises(CniError, match=r"network ns/vf: no device of resource .*: all 1 are attached already;"):
+    with pytest.raises(Error, match=r"network ns/vf: no device of resource .*: all 1 are attached already;"):
         plan("vf,vf", {"vf": network}, devices={"intel.com/vfs": ["d"]}, **more)
 
 
 def test_device_that_was_there_makes_a_resource_that_nobody_serves_any_more_no_counted_one(
     plan: Callable[..., list[Delegate]],
 ) -> None:
-    with pytest.raises(CniError, match="all 1 are attached already"):
+    with pytest.raises(Error, match="all 1 are attached already"):
         plan("vf,vf", {"vf": VFS}, resources={"vf": "intel.com/vfs"}, devices={"intel.com/vfs": ["d"]})
 
 
@@ -281,8 +283,8 @@ def test_what_of_the_annotation_has_no_effect_is_told_of(plan: Callable[..., lis
     plan(asked, {"a": BRIDGE}, told=told)
     (line,) = told
     where = "annotation k8s.v1.cni.cncf.io/networks: element 1 (ns/a): unknown key"
-    assert line.startswith(f'ns/p: {where} "gateway"; ')
-    assert f'; {where} "x"; ' in line
+    assert line.startswith(f'ns/p: {where} "gateway": ')
+    assert f'; {where} "x": ' in line
 
 
 def test_cni_args_of_the_pod_are_merged_over_those_of_each_plugin(plan: Callable[..., list[Delegate]]) -> None:
@@ -305,8 +307,8 @@ def test_what_a_configuration_has_beside_survives(plan: Callable[..., list[Deleg
         "x": [1],
     }
     found = plan([{"name": "n", "cni-args": {"a": 1}}], {"n": raw})[1]
-    (row,) = planned([found], container="c1", netns="/n", identity=Identity(1, 2, 3))
-    kept = recorded(replace(row, record=json.loads(json.dumps(row.record))))
+    (row,) = planned_rows([found], container="c1", netns="/n", identity=Identity(1, 2, 3))
+    kept = recorded_delegate(replace(row, record=json.loads(json.dumps(row.record))))
     assert kept == found
     assert kept.network().plugins == [{**raw["plugins"][0], "args": {"cni": {"a": 1}}}]  # type: ignore[index]
     assert kept.raw["x"] == [1]
@@ -360,11 +362,11 @@ def test_address_and_mac_go_by_cni_args_where_the_configuration_is_lenient(
 def test_request_that_has_no_effect_is_warned_of_where_the_configuration_is_lenient(
     plan: Callable[..., list[Delegate]], caplog: pytest.LogCaptureFixture
 ) -> None:
-    config.warn.cache_clear()
+    config.forget_warned()
     asked = [{"name": "n", "portMappings": [{"hostPort": 80, "containerPort": 80}]}]
     found = plan(asked, {"n": BRIDGE}, config={"lenientCapabilities": ["portMappings"]})[1]
     assert (found.asked, found.lenient) == ((), ("portMappings",))
-    assert 'network ns/n: pods ask for "portMappings", which no plugin of it takes: it has no effect' in caplog.text
+    assert 'network ns/n: pods ask for "portMappings", and no plugin of it has that capability: ' in caplog.text
 
 
 # KubeVirt and OVN-Kubernetes
@@ -426,9 +428,9 @@ def test_pod_keeps_the_uid_that_the_runtime_knows_it_by(tmp_path: Path) -> None:
     named = Pod(namespace="ns", name="p")
     assert resolve.read_pod(named, cluster).uid == "mirror"
     assert resolve.read_pod(Pod(namespace="ns", name="p", uid="hash"), cluster).uid == "hash"
-    with pytest.raises(CniError) as other:
+    with pytest.raises(Error) as other:
         resolve.read_pod(Pod(namespace="ns", name="p", uid="other"), cluster)
-    assert other.value.code == Code.TRY_AGAIN_LATER
+    assert other.value.kind == Kind.TRY_AGAIN
 
 
 def test_request_of_a_delegate_is_the_runtimes_with_its_own_interface_arguments_and_folders(
@@ -468,11 +470,11 @@ delegates = st.builds(
 
 @given(st.lists(delegates, max_size=3), st.builds(Identity, *[st.integers(0, 2**63 - 1)] * 3))
 def test_plan_is_read_back_from_the_journal_as_it_was_written(found: list[Delegate], identity: Identity) -> None:
-    rows = planned(found, container="c1", netns="/n", identity=identity)
+    rows = planned_rows(found, container="c1", netns="/n", identity=identity)
     assert [row.position for row in rows] == list(range(len(found)))
     for row, delegate in zip(rows, found, strict=True):
         json.dumps(row.record)
-        assert recorded(row) == delegate
+        assert recorded_delegate(row) == delegate
         assert recorded_identity(row) == identity
 
 
@@ -485,13 +487,13 @@ def test_record_of_an_earlier_version_is_read_with_the_defaults_of_what_came_sin
         "version": "",
         "ifname": "net1",
     }
-    (row,) = planned(
+    (row,) = planned_rows(
         [Delegate(configuration="c", request_ifname="eth0", label="l", raw={}, version="", ifname="net1")],
         container="c1",
         netns="/n",
         identity=Identity(1, 2, 3),
     )
-    assert recorded(replace(row, record={"delegate": least})) == recorded(row)
+    assert recorded_delegate(replace(row, record={"delegate": least})) == recorded_delegate(row)
 
 
 # Default routes in results
@@ -505,10 +507,10 @@ def test_results_tell_the_default_routes_that_there_are() -> None:
     tabled = {"dst": "0.0.0.0/0", "gw": "10.0.0.1", "table": 100}
     results = {"eth0": result(v4, other, v6, tabled), "net1": result(v4), "net2": result(other)}
     wanted = {gateway._FAMILIES[0]: "10.2.0.1"}
-    assert gateway._with_default_routes("net1", wanted, list(wanted), results) == {
+    assert gateway._changed_results("net1", wanted, list(wanted), results) == {
         "eth0": result(other, v6, tabled),
         "net1": result({"dst": "0.0.0.0/0", "gw": "10.2.0.1"}),
     }
-    assert gateway._with_default_routes("net1", {}, [gateway._FAMILIES[0]], results) == {
+    assert gateway._changed_results("net1", {}, [gateway._FAMILIES[0]], results) == {
         "eth0": result(other, v6, tabled)
     }

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
-from wirespeed.cni.errors import CniError, Code
+from wirespeed.errors import Error, Kind
 from wirespeed.plugins.meta import selection
 from wirespeed.plugins.meta.selection import Selection, parse, parse_default
 
@@ -84,7 +84,6 @@ def test_every_key_reaches_its_field() -> None:
         device_id="0000:af:06.1",
         cni_args={"a": {"b": 1}},
         default_route=("10.0.0.1", "fd00::1"),
-        ipam_claim="vm1.data",
     )
 
 
@@ -119,7 +118,7 @@ def test_old_name_of_the_interface_key_is_known() -> None:
 def test_interface_counts_before_its_old_name() -> None:
     both = one(interfaceRequest="if1", interface="if0")
     assert both.interface == "if0"
-    assert ignored(both) == ['key "interfaceRequest" has no effect beside "interface"']
+    assert ignored(both) == ['key "interfaceRequest": it has no effect beside "interface"']
     assert ignored(one(interfaceRequest="if0", interface="if0")) == []
 
 
@@ -153,8 +152,8 @@ def test_name_too_is_read_in_any_case() -> None:
 def ignored(found: Selection) -> list[str]:
     """The parts of the element without effect, without their location."""
     where = "annotation k8s.v1.cni.cncf.io/networks: element 1 (pod-ns/n): "
-    assert all(line.startswith(where) for line in found.ignored)
-    return [line.removeprefix(where) for line in found.ignored]
+    assert all(line.msg.startswith(where) for line in found.ignored)
+    return [line.msg.removeprefix(where) for line in found.ignored]
 
 
 KNOWN = ", ".join(selection.KEYS)
@@ -165,20 +164,20 @@ KNOWN = ", ".join(selection.KEYS)
     [
         (
             {"gateway": ["10.1.1.1"]},
-            ['unknown key "gateway"; nearest known key: "default-route"; it has no effect'],
+            ['unknown key "gateway": it has no effect; did you mean "default-route"?'],
         ),
-        ({"interfce": {}}, ['unknown key "interfce"; nearest known key: "interface"; it has no effect']),
-        ({"zz": 1}, [f'unknown key "zz"; known are {KNOWN}; it has no effect']),
+        ({"interfce": {}}, ['unknown key "interfce": it has no effect; did you mean "interface"?']),
+        ({"zz": 1}, [f'unknown key "zz": it has no effect; known are {KNOWN}']),
         (
             {"bandwidth": {"ingresRate": "x", "egressRate": 1}},
-            ['key "bandwidth": unknown key "ingresRate"; nearest known key: "ingressRate"; it has no effect'],
+            ['unknown key "bandwidth.ingresRate": it has no effect; did you mean "ingressRate"?'],
         ),
         (
             {"portMappings": [{"hostPort": n, "containerPort": n, "gateway": n} for n in (1, 2)]},
             [
-                f'key "portMappings", mapping {n}: unknown key "gateway"; known are hostPort, containerPort, '
-                "protocol, hostIP; it has no effect"
-                for n in (1, 2)
+                f'unknown key "portMappings[{n}].gateway": it has no effect; known are hostPort, containerPort, '
+                "protocol, hostIP"
+                for n in (0, 1)
             ],
         ),
         ({"Gateway": None}, []),
@@ -202,9 +201,9 @@ def test_key_that_is_not_known_has_no_effect_and_is_told_with_the_nearest(
     [("Mac", 5), ("IPS", "10.0.0.1"), ("Bandwidth", {"INGRESSRATE": "5"}), ("portmappings", {}), ("Name", 7)],
 )
 def test_values_of_a_wrong_type_are_refused_under_whatever_case_of_the_key(key: str, value: Any) -> None:
-    with pytest.raises(CniError) as refused:
+    with pytest.raises(Error) as refused:
         one(**{key: value})
-    assert refused.value.code == Code.INVALID_CONFIG
+    assert refused.value.kind == Kind.INVALID_CONFIG
 
 
 @pytest.mark.parametrize(
@@ -220,9 +219,35 @@ def test_octets_are_read_in_every_spelling_of_theirs(key: str, value: str, field
     assert getattr(one(**{key: value}), field) == spelled[field]
 
 
+def test_what_is_ignored_says_which_key_of_which_element() -> None:
+    text = '[{"name": "a"}, {"name": "b", "portMappings": [{"hostPort": 1, "containerPort": 2, "x": 3}]}]'
+    assert [each.path for found in parse(text, namespace="p") for each in found.ignored] == [
+        (1, "portMappings", 0, "x")
+    ]
+
+
 def test_empty_default_route_is_not_none() -> None:
     assert one(**{"default-route": []}).default_route == ()
     assert one().default_route is None
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "told"),
+    [
+        ('[{"name": "a"}, {"name": "b", "ips": ["x"]}]', "ips[0]", 'element 2 (p/b): key "ips[0]": '),
+        ('[{"name": "a", "Bandwidth": {"egressRate": -1}}]', "bandwidth.egressRate", "element 1 (p/a): key "),
+        ('[{"namespace": "x"}]', "name", 'element 1: key "name" is missing'),
+        ('[{"name": "a"}, 7]', "", "element 2: expected an object, got 7"),
+        ("a,b@c/d", "interface", 'element 2: key "interface": '),
+    ],
+)
+def test_a_refusal_says_which_key_of_which_element(text: str, path: str, told: str) -> None:
+    with pytest.raises(Error) as refused:
+        parse(text, namespace="p")
+    where = "annotation k8s.v1.cni.cncf.io/networks"
+    assert refused.value.msg.startswith(f"{where}: {told}")
+    assert refused.value.path[0] == int(told.split()[1].strip(":")) - 1
+    assert f'"{path}"' in refused.value.msg or not path
 
 
 # The default-network annotation
@@ -232,9 +257,11 @@ def test_other_master_is_one_network_of_the_administrators_namespace() -> None:
     found = parse_default("main", namespace="kube-system")
     assert found == Selection(namespace="kube-system", name="main")
     assert parse_default(" ", namespace="kube-system") is None
-    with pytest.raises(CniError, match=r"^annotation v1\.multus-cni\.io/default-network: element 1: name: ") as bad:
+    with pytest.raises(
+        Error, match=r"^annotation v1\.multus-cni\.io/default-network: element 1: key \"name\": "
+    ) as bad:
         parse_default("Main", namespace="kube-system")
-    assert bad.value.code == Code.INVALID_CONFIG
+    assert bad.value.kind == Kind.INVALID_CONFIG
 
 
 def test_other_master_is_taken_in_json_too_with_all_that_is_asked_of_it() -> None:
@@ -251,10 +278,9 @@ def test_other_master_is_taken_in_json_too_with_all_that_is_asked_of_it() -> Non
         name="default",
         ips=("192.168.1.10/16", "fd20:1234::200/64"),
         mac="02:03:04:05:06:07",
-        ipam_claim="vm1.podnet",
     )
     assert parse_default("[]", namespace="kube-system") is None
-    with pytest.raises(CniError, match=r"the JSON form: expected a list of objects, got \{'name'"):
+    with pytest.raises(Error, match=r"the JSON form: expected a list of objects, got \{'name'"):
         # Multus and others do not accept a single object either
         parse_default(json.dumps(element), namespace="kube-system")
 
@@ -279,7 +305,7 @@ def test_other_master_is_taken_in_json_too_with_all_that_is_asked_of_it() -> Non
         ),
         (
             '[{"name":"l2","namespace":"vms","ipam-claim-reference":"vm1.data","interface":"pod37a8eec1ce1"}]',
-            Selection(namespace="vms", name="l2", ipam_claim="vm1.data", interface="pod37a8eec1ce1"),
+            Selection(namespace="vms", name="l2", interface="pod37a8eec1ce1"),
         ),
     ],
 )
@@ -299,7 +325,7 @@ values = json_values | st.sampled_from(
     ["10.0.0.1", "10.0.0.1/24", "::1", "02:00:00:00:00:01", "0000:03:02.0", "a", ["10.0.0.1"], [{"hostPort": 1}]]
 )
 elements = st.dictionaries(
-    st.sampled_from([*selection._KEYS, "name", "namespace", "Name", "MAC", "portmappings", "\x00"]),
+    st.sampled_from([*selection.KEYS, "Name", "MAC", "portmappings", "\x00"]),
     values,
     max_size=5,
 )
@@ -313,9 +339,9 @@ def check(text: str) -> None:
             assert "/" not in found.interface
             assert ".." not in found.label
             json.dumps(found.runtime_config())
-            assert all(line.isprintable() for line in found.ignored)
-    except CniError as error:
-        assert error.code == Code.INVALID_CONFIG
+            assert all(line.msg.isprintable() for line in found.ignored)
+    except Error as error:
+        assert error.kind == Kind.INVALID_CONFIG
         assert error.msg.startswith("annotation k8s.v1.cni.cncf.io/networks: ")
         assert error.msg.isprintable()
 
@@ -337,5 +363,5 @@ def test_any_text_is_read_or_refused(text: str) -> None:
 @given(json_values)
 def test_annotation_that_is_no_text_is_refused(value: object) -> None:
     if not isinstance(value, str):
-        with pytest.raises(CniError, match="expected a string"):
+        with pytest.raises(Error, match="expected a string"):
             parse(value, namespace="p")

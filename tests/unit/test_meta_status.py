@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wirespeed.cni import result as results
-from wirespeed.cni.errors import CniError
 from wirespeed.cni.versions import SUPPORTED
+from wirespeed.errors import Error
 from wirespeed.kube import deviceinfo
 from wirespeed.plugins.meta import status
 
@@ -117,7 +117,7 @@ json_values = st.recursive(
 def test_any_result_that_can_be_read_has_a_status(raw: dict[str, Any], version: str, master: bool) -> None:
     try:
         result = results.read(raw, version)
-    except CniError:
+    except Error:
         return
     found = status.entries(label="ns/n", ifname="net1", master=master, result=result, device_info=None)
     assert found

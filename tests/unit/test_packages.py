@@ -54,6 +54,20 @@ def test_wheel_of_the_agent_has_every_package(wheels: dict[str, Path]) -> None:
         assert (ROOT / "wirespeed" / link).resolve() == ROOT / target
         sources |= {f"wirespeed/{link}/{path.relative_to(ROOT / target)}" for path in (ROOT / target).rglob("*.py")}
     assert {name for name in names(wheels["wirespeed"]) if name.endswith(".py")} == sources
+    page = {path.relative_to(ROOT).as_posix() for path in ROOT.joinpath("wirespeed/agent/page").iterdir()}
+    assert {name for name in names(wheels["wirespeed"]) if "/page/" in name} == page
+
+
+def test_wheel_of_the_agent_has_man_pages_and_completion_where_man_and_shells_look(wheels: dict[str, Path]) -> None:
+    shares = {name.partition(".data/data/share/")[2] for name in names(wheels["wirespeed"])}
+    pages = {path.name for path in (ROOT / "deploy/man").iterdir()}
+    assert {"wirespeed.1", "wirespeed-vf-create.1", "wirespeed-agent.yaml.5"} <= pages
+    assert {f"man/man{name[-1]}/{name}" for name in pages} <= shares
+    assert {
+        "bash-completion/completions/wirespeed.bash",
+        "zsh/site-functions/_wirespeed_completion",
+        "fish/vendor_completions.d/wirespeed.fish",
+    } <= shares
 
 
 def test_wheel_of_the_application_library_has_both_languages_and_needs_nothing(wheels: dict[str, Path]) -> None:

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import yaml
 
-from wirespeed.cni.errors import CniError, Code
+from wirespeed.errors import Error, Kind
 from wirespeed.kube.proto import deviceplugin_pb2 as dp
 from wirespeed.play import admission, manifests, session
-from wirespeed.play.admission import Given
+from wirespeed.play.admission import Allocated
 from wirespeed.play.manifests import Manifests
 from wirespeed.play.process import Mount
 
@@ -50,25 +50,25 @@ def test_hugepages_that_all_pods_ask_for_together_have_to_be_free(tmp_path: Path
     write_pages(tmp_path, "hugepages-2048kB", 64)
     pods = load(tmp_path, {"hugepages-2Mi": "64Mi"}, {"hugepages-2Mi": "64Mi"}).pods
     admission.check_hugepages(pods, tmp_path)
-    with pytest.raises(CniError) as refused:
+    with pytest.raises(Error) as refused:
         admission.check_hugepages([*pods, *pods], tmp_path)
-    assert refused.value.code == Code.UNAVAILABLE
-    assert "hugepages-2Mi: 256 MiB asked for, 128 MiB free: this node needs more in" in refused.value.msg
+    assert refused.value.kind == Kind.UNAVAILABLE
+    assert "hugepages-2Mi: 256 MiB requested, 128 MiB free; this node needs more in" in refused.value.msg
     assert refused.value.msg.endswith("hugepages-2048kB/nr_hugepages")
 
 
 def test_hugepages_of_a_size_that_the_node_has_not(tmp_path: Path) -> None:
-    with pytest.raises(CniError, match="hugepages-1Gi: this node has no pages of that size"):
+    with pytest.raises(Error, match="hugepages-1Gi: this node has no pages of that size"):
         admission.check_hugepages(load(tmp_path, {"hugepages-1Gi": "1Gi"}).pods, tmp_path)
 
 
 def test_resources_of_all_pods_are_added_up(tmp_path: Path) -> None:
     pods = load(tmp_path, {"intel.com/a": 1, "cpu": 2}, {"intel.com/a": 2, "intel.com/b": 1}).pods
-    assert admission.wanted(pods) == {"intel.com/a": 3, "intel.com/b": 1}
+    assert admission.requested_resources(pods) == {"intel.com/a": 3, "intel.com/b": 1}
 
 
 def test_a_container_is_given_what_its_resources_bring_together() -> None:
-    given = Given()
+    given = Allocated()
     shared = dp.DeviceSpec(container_path="/dev/vfio/vfio", host_path="/dev/vfio/vfio", permissions="rw")
     for number in "12":
         own = dp.DeviceSpec(container_path=f"/dev/vfio/{number}", host_path=f"/dev/vfio/noiommu-{number}")
@@ -85,7 +85,7 @@ def test_a_container_is_given_what_its_resources_bring_together() -> None:
 
 
 def test_a_container_is_given_the_names_of_its_cdi_devices() -> None:
-    given = Given()
+    given = Allocated()
     for name in ("intel.com/net=1", "intel.com/other=2"):
         given.add(dp.ContainerAllocateResponse(cdi_devices=[dp.CDIDevice(name=name)]))
     assert given.cdi == ["intel.com/net=1", "intel.com/other=2"]
@@ -116,7 +116,7 @@ def test_a_resource_that_no_pool_offers_is_counted_where_its_network_can_do_with
 ) -> None:
     networks = [network("a", BRIDGE, config), network("b", "", '{"type": "sriov"}')]
     loaded = load(tmp_path, {BRIDGE: 1, "intel.com/left": 1}, config=POOLS, networks=networks)
-    assert session.counted(loaded) == [BRIDGE]
+    assert session.unserved_resources(loaded) == [BRIDGE]
     assert session.device_plugin(loaded) == POOLS
 
 
@@ -126,14 +126,14 @@ def test_a_resource_without_a_network_or_of_one_that_needs_a_device_is_not_count
 ) -> None:
     networks = [network("a", BRIDGE if other else "", '{"type": "bridge"}'), *other]
     loaded = load(tmp_path, {BRIDGE: 1}, networks=networks)
-    assert session.counted(loaded) == []
-    with pytest.raises(CniError, match=f"pods ask for {BRIDGE}: "):
+    assert session.unserved_resources(loaded) == []
+    with pytest.raises(Error, match=f"pods request {BRIDGE}, "):
         session.device_plugin(loaded)
 
 
 def test_a_resource_that_a_pool_offers_is_not_counted(tmp_path: Path) -> None:
     networks = [network("a", "intel.com/left", '{"type": "bridge"}')]
-    assert session.counted(load(tmp_path, {"intel.com/left": 1}, config=POOLS, networks=networks)) == []
+    assert session.unserved_resources(load(tmp_path, {"intel.com/left": 1}, config=POOLS, networks=networks)) == []
 
 
 @pytest.mark.parametrize(
@@ -141,13 +141,16 @@ def test_a_resource_that_a_pool_offers_is_not_counted(tmp_path: Path) -> None:
     [
         (
             "",
-            "pods ask for intel.com/other: expected it in the resourceList of --pools, or of a ConfigMap's "
-            "config.json, got none",
+            "pods request intel.com/other, which no pool offers; the pools are none; add a pool to the "
+            "resourceList of --pools, or of a ConfigMap's config.json",
         ),
-        (POOLS, "pods ask for intel.com/other: .*, got intel.com/left, example.com/right"),
-        ('{"resourceList": [{"resourceName": 3}]}', r"config.json: resourceList\[0\]"),
+        (
+            POOLS,
+            "pods request intel.com/other, which no pool offers; the pools are intel.com/left, example.com/right;",
+        ),
+        ('{"resourceList": [{"resourceName": 3}]}', r'config.json: key "resourceList\[0\]'),
     ],
 )
 def test_what_no_pool_offers_is_refused(tmp_path: Path, config: str, told: str) -> None:
-    with pytest.raises(CniError, match=told):
+    with pytest.raises(Error, match=told):
         session.device_plugin(load(tmp_path, {"intel.com/other": 1}, config=config))

@@ -11,13 +11,13 @@ import pytest
 import yaml
 
 from tests.fakesysfs import FakeSysfs
-from wirespeed.cni.errors import CniError, Code
-from wirespeed.deviceplugin.allocation import answer
+from wirespeed.deviceplugin.allocation import container_response
 from wirespeed.deviceplugin.cdi import Specs
 from wirespeed.deviceplugin.config import PoolConfig
 from wirespeed.devices.inventory import Reader
+from wirespeed.errors import Error, Kind
 from wirespeed.play import cdi
-from wirespeed.play.cdi import Added
+from wirespeed.play.cdi import ContainerEdits
 from wirespeed.play.devices import Node
 from wirespeed.play.process import Mount
 
@@ -39,8 +39,8 @@ def written(file: Path, *documents: Any) -> Path:
     return file.parent
 
 
-def added(folder: Path, *names: str) -> Added:
-    return cdi.added([f"acme.io/net={name}" for name in names or ("one",)], [folder])
+def resolve_edits(folder: Path, *names: str) -> ContainerEdits:
+    return cdi.resolve_edits([f"acme.io/net={name}" for name in names or ("one",)], [folder])
 
 
 def node(path: str, number: int, mode: int = 0o666, uid: int = 0, gid: int = 0) -> Node:
@@ -62,14 +62,14 @@ def test_container_gets_what_is_said_of_the_devices_that_it_names(tmp_path: Path
             },
         ),
     )
-    found = added(folder, "one", "two", "one")
+    found = resolve_edits(folder, "one", "two", "one")
     assert found.environment == {"SHARED": "one", "FIRST": "1=one"}
     assert [*found.devices.values()] == [node("/dev/zero", ZERO), node("/dev/x/two", NULL)]
     assert [*found.mounts.values()] == [Mount("/etc", "/a", ("ro", "nosuid"))]
 
 
 def test_no_name_needs_no_specification(tmp_path: Path) -> None:
-    assert cdi.added([], [tmp_path / "none"]) == Added()
+    assert cdi.resolve_edits([], [tmp_path / "none"]) == ContainerEdits()
 
 
 def test_node_has_what_the_specification_says_and_the_rest_from_this_machine(tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ def test_node_has_what_the_specification_says_and_the_rest_from_this_machine(tmp
     other = {"path": "/dev/zero", "type": "u", "major": 1, "minor": 3}
     pipe = {"path": "/dev/pipe", "hostPath": "/etc/passwd", "type": "p", "fileMode": 0o600}
     folder = written(tmp_path / "a.json", spec(device(deviceNodes=[owned, whole, other, pipe])))
-    assert [*added(folder).devices.values()] == [
+    assert [*resolve_edits(folder).devices.values()] == [
         node("/dev/a", NULL, 0o640, 7, 8),
         Node("/dev/not/here", "b", 7, 3, 0o666),
         node("/dev/zero", NULL),
@@ -91,16 +91,16 @@ def test_node_has_what_the_specification_says_and_the_rest_from_this_machine(tmp
     [
         ({"path": "/dev/not/here"}, "device /dev/not/here: No such file or directory"),
         ({"path": "/dev/a", "hostPath": "/etc/passwd"}, "device /etc/passwd: expected a device node"),
-        ({"path": "/dev/null", "type": "b"}, "device /dev/null: expected a node of type b, got c"),
-        ({"path": "/dev/null", "type": "u"}, "device /dev/null: expected a node of type u, got c"),
+        ({"path": "/dev/null", "type": "b"}, "device /dev/null: expected a node of type b, got 'c'"),
+        ({"path": "/dev/null", "type": "u"}, "device /dev/null: expected a node of type u, got 'c'"),
     ],
 )
 def test_node_that_is_not_as_it_should_be_is_refused(tmp_path: Path, keys: dict[str, str], told: str) -> None:
     folder = written(tmp_path / "a.json", spec(device(deviceNodes=[keys])))
-    with pytest.raises(CniError) as refused:
-        added(folder)
+    with pytest.raises(Error) as refused:
+        resolve_edits(folder)
     assert refused.value.msg == f"CDI device acme.io/net=one: {tmp_path}/a.json: {told}"
-    assert refused.value.code == Code.DEVICE
+    assert refused.value.kind == Kind.DEVICE
 
 
 def test_later_folder_wins(tmp_path: Path) -> None:
@@ -109,25 +109,27 @@ def test_later_folder_wins(tmp_path: Path) -> None:
         for name in ("static", "dynamic")
     ]
     names = ["acme.io/net=one", "acme.io/net=static"]
-    assert cdi.added(names, folders).environment == {"FROM": "dynamic", "NAME": "static"}
-    assert cdi.added(names[:1], folders[::-1]).environment == {"FROM": "static"}
+    assert cdi.resolve_edits(names, folders).environment == {"FROM": "dynamic", "NAME": "static"}
+    assert cdi.resolve_edits(names[:1], folders[::-1]).environment == {"FROM": "static"}
 
 
 def test_device_that_two_files_of_a_folder_define_is_not_defined(tmp_path: Path) -> None:
     for name in "ab":
         written(tmp_path / f"{name}.json", spec(device(), device(name)))
-    assert added(tmp_path, "a", "b").environment == {"NAME": "b"}
-    with pytest.raises(CniError, match=rf"acme\.io/net=one: defined by {tmp_path}/a\.json and {tmp_path}/b\.json"):
-        added(tmp_path)
+    assert resolve_edits(tmp_path, "a", "b").environment == {"NAME": "b"}
+    with pytest.raises(Error, match=rf"acme\.io/net=one: defined by {tmp_path}/a\.json and {tmp_path}/b\.json"):
+        resolve_edits(tmp_path)
 
 
 def test_name_that_nothing_defines_is_refused_with_the_files_that_are_wrong(tmp_path: Path) -> None:
     written(tmp_path / "good.json", spec())
     written(tmp_path / "bad.json", {"kind": 3})
     written(tmp_path / "other.txt", {"kind": 3})
-    with pytest.raises(CniError) as refused:
-        cdi.added(["acme.io/net=two", "acme.io/net=one", "acme.io/net=three"], [tmp_path / "none", tmp_path])
-    assert refused.value.code == Code.DEVICE
+    with pytest.raises(Error) as refused:
+        cdi.resolve_edits(
+            ["acme.io/net=two", "acme.io/net=one", "acme.io/net=three"], [tmp_path / "none", tmp_path]
+        )
+    assert refused.value.kind == Kind.DEVICE
     assert refused.value.msg == (
         f"CDI device acme.io/net=two, acme.io/net=three: no specification in {tmp_path}/none or {tmp_path} "
         f'defines it; {tmp_path}/bad.json: key "kind": expected a string, got 3'
@@ -155,10 +157,13 @@ def test_edit_that_is_not_done_here_is_refused_by_its_name(
     tmp_path: Path, edits: dict[str, Any], told: str
 ) -> None:
     folder = written(tmp_path / "a.json", spec(device(**edits), device("other")))
-    with pytest.raises(CniError) as refused:
-        added(folder)
-    assert refused.value.msg == f"CDI device acme.io/net=one: {tmp_path}/a.json: {told}: not done here"
-    assert added(folder, "other").environment == {"NAME": "other"}
+    with pytest.raises(Error) as refused:
+        resolve_edits(folder)
+    assert (
+        refused.value.msg
+        == f"CDI device acme.io/net=one: {tmp_path}/a.json: `wirespeed play` does not support {told}"
+    )
+    assert resolve_edits(folder, "other").environment == {"NAME": "other"}
 
 
 @pytest.mark.parametrize(
@@ -169,44 +174,53 @@ def test_edit_that_is_not_done_here_is_refused_by_its_name(
         ({"kind": "7.io/net"}, "expected vendor/class"),
         ({"devices": []}, 'key "devices": expected at least one'),
         ({"devices": [device(), device()]}, 'key "devices": one is there twice'),
-        ({"devices": [device("a/b")]}, "device 'a/b': expected letters, digits"),
-        ({"devices": [{"name": "one"}]}, "device 'one': expected at least one edit"),
-        ({"devices": [device(env=["=x"])]}, "device 'one': env: expected NAME=VALUE, got '=x'"),
+        ({"devices": [device("a/b")]}, 'key "devices[0].name": expected letters, digits'),
+        ({"devices": [{"name": "one"}]}, 'key "devices[0].containerEdits": expected at least one edit'),
+        (
+            {"devices": [device(env=["=x"])]},
+            "key \"devices[0].containerEdits.env[0]\": expected NAME=VALUE, got '=x'",
+        ),
         ({"devices": [device(envs=["A=x"])]}, 'unknown key "devices[0].containerEdits.envs"'),
-        ({"devices": [device(deviceNodes=[{"path": ""}])]}, "device 'one': deviceNodes: a path is empty"),
+        ({"devices": [device(deviceNodes=[{"path": ""}])]}, 'containerEdits.deviceNodes[0].path": expected a path'),
         (
             {"devices": [device(deviceNodes=[{"path": "/a", "type": "x"}])]},
             'deviceNodes[0].type": expected "b", "c", "u" or "p", got \'x\'',
         ),
         (
             {"devices": [device(deviceNodes=[{"path": "/a", "permissions": "rwx"}])]},
-            "device node /a: expected permissions rwm, got 'rwx'",
+            "containerEdits.deviceNodes[0].permissions\": expected rwm or some of these, got 'rwx'",
         ),
-        ({"containerEdits": {"mounts": [{"hostPath": "/a", "containerPath": ""}]}}, "mounts: a path is empty"),
-        ({"cdiVersion": "0.5.0", "annotations": {"a": "b"}}, "what it uses needs 0.6.0, got 0.5.0"),
-        ({"cdiVersion": "0.5.0", "kind": "acme.io/a.b"}, "needs 0.6.0"),
-        ({"cdiVersion": "0.4.0", "devices": [device("1")]}, "needs 0.5.0"),
+        (
+            {"containerEdits": {"mounts": [{"hostPath": "/a", "containerPath": ""}]}},
+            'key "containerEdits.mounts[0].containerPath": expected a path',
+        ),
+        ({"cdiVersion": "0.5.0", "annotations": {"a": "b"}}, "at least 0.6.0, for what it uses, got '0.5.0'"),
+        ({"cdiVersion": "0.5.0", "kind": "acme.io/a.b"}, "expected at least 0.6.0"),
+        ({"cdiVersion": "0.4.0", "devices": [device("1")]}, "expected at least 0.5.0"),
         (
             {"cdiVersion": "v0.4.0", "devices": [device(deviceNodes=[{"path": "/a", "hostPath": "/b"}])]},
-            "needs 0.5.0",
+            "expected at least 0.5.0",
         ),
         (
             {
                 "cdiVersion": "0.3.0",
                 "containerEdits": {"mounts": [{"hostPath": "/a", "containerPath": "/b", "type": "bind"}]},
             },
-            "needs 0.4.0",
+            "expected at least 0.4.0",
         ),
-        ({"cdiVersion": "0.6.0", "containerEdits": {"additionalGids": [4]}}, "needs 0.7.0"),
-        ({"cdiVersion": "0.6.0", "containerEdits": {"intelRdt": {}}}, "needs 0.7.0"),
-        ({"cdiVersion": "1.0.0", "containerEdits": {"intelRdt": {"enableMonitoring": True}}}, "needs 1.1.0"),
-        ({"cdiVersion": "1.0.0", "containerEdits": {"netDevices": [{}]}}, "needs 1.1.0"),
+        ({"cdiVersion": "0.6.0", "containerEdits": {"additionalGids": [4]}}, "expected at least 0.7.0"),
+        ({"cdiVersion": "0.6.0", "containerEdits": {"intelRdt": {}}}, "expected at least 0.7.0"),
+        (
+            {"cdiVersion": "1.0.0", "containerEdits": {"intelRdt": {"enableMonitoring": True}}},
+            "expected at least 1.1.0",
+        ),
+        ({"cdiVersion": "1.0.0", "containerEdits": {"netDevices": [{}]}}, "expected at least 1.1.0"),
     ],
 )
 def test_specification_that_is_not_valid_defines_nothing(tmp_path: Path, keys: dict[str, Any], told: str) -> None:
     folder = written(tmp_path / "a.json", spec(**keys))
-    with pytest.raises(CniError) as refused:
-        added(folder)
+    with pytest.raises(Error) as refused:
+        resolve_edits(folder)
     assert told in refused.value.msg
 
 
@@ -215,12 +229,12 @@ def test_key_without_a_value_is_not_given(tmp_path: Path) -> None:
         "cdiVersion: 0.6.0\nkind: acme.io/net\nannotations:\ncontainerEdits:\n"
         "devices:\n- name: 52:54:00\n  annotations:\n  containerEdits: {env: [A=1], deviceNodes: , mounts: ~}\n"
     )
-    assert added(tmp_path, "52:54:00").environment == {"A": "1"}
+    assert resolve_edits(tmp_path, "52:54:00").environment == {"A": "1"}
 
 
 def test_file_of_several_documents_is_no_specification(tmp_path: Path) -> None:
-    with pytest.raises(CniError, match=r"a\.yaml: expected one document, got 2"):
-        added(written(tmp_path / "a.yaml", spec(), spec()))
+    with pytest.raises(Error, match=r"a\.yaml: expected one document, got 2"):
+        resolve_edits(written(tmp_path / "a.yaml", spec(), spec()))
 
 
 def test_what_the_device_plugin_writes_is_valid(tmp_path: Path) -> None:
@@ -229,8 +243,8 @@ def test_what_the_device_plugin_writes_is_valid(tmp_path: Path) -> None:
     sysfs.bind(vfio, "vfio-pci")
     pool, found = PoolConfig(resource="intel.com/dpdk"), Reader(str(sysfs.root)).read().devices
     specs = Specs(pool, sysfs=str(sysfs.root), folder=tmp_path / "cdi")
-    told = answer(pool, [found[kernel], found[vfio]], str(sysfs.root), specs)
+    told = container_response(pool, [found[kernel], found[vfio]], str(sysfs.root), specs)
     [first, second] = [each.name for each in told.cdi_devices]
-    assert cdi.added([first], [tmp_path / "cdi"]).environment == {"WIRESPEED_DEVICE_0000_19_00_0": kernel}
-    with pytest.raises(CniError, match=r"device /dev/vfio/.*: No such file or directory"):
-        cdi.added([second], [tmp_path / "cdi"])
+    assert cdi.resolve_edits([first], [tmp_path / "cdi"]).environment == {"WIRESPEED_DEVICE_0000_19_00_0": kernel}
+    with pytest.raises(Error, match=r"device /dev/vfio/.*: No such file or directory"):
+        cdi.resolve_edits([second], [tmp_path / "cdi"])

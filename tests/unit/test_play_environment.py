@@ -8,8 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wirespeed.play import environment, manifests
-from wirespeed.play.environment import Facts
-from wirespeed.play.manifests import Pod
+from wirespeed.play.objects import Facts, Pod
 
 FACTS = Facts(
     uid="u-1",

@@ -9,9 +9,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from wirespeed.cni.errors import CniError
-from wirespeed.play import hidden, manifests
-from wirespeed.play.manifests import Container
+from wirespeed.errors import Error
+from wirespeed.play import hidden, manifests, objects
+from wirespeed.play.objects import Container
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def test_links_and_interpreters_are_followed(program: Path, tmp_path_factory: py
     assert found(command=[str(elsewhere / "script")]) == [str(program)]
     text = str(hidden.of(msgspec.convert({"name": "m", "command": [f"{elsewhere}/link"]}, Container))[0])
     assert text == (
-        f"{program}, to which {elsewhere}/link leads, is hidden: a container has a {program.parents[1]} of its own"
+        f"{program}, to which {elsewhere}/link leads, is hidden: a container has its own {program.parents[1]}"
     )
 
 
@@ -61,20 +61,18 @@ def test_what_a_container_sees_is_not_told_of(program: Path) -> None:
 
 
 def test_a_program_is_refused_and_a_file_is_noted(program: Path, tmp_path: Path) -> None:
-    def load(path: Path) -> list[manifests.Pod]:
+    def load(path: Path) -> list[objects.Pod]:
         spec = f"{{containers: [{{name: main, command: [sh, -c, 'cat {path}']}}]}}"
         file = tmp_path / "pod.yaml"
         file.write_text(f"apiVersion: v1\nkind: Pod\nmetadata: {{name: p}}\nspec: {spec}\n")
         return manifests.load([file]).pods
 
-    with pytest.raises(CniError, match=f"Pod default/p: container main: {program} is hidden: .*: expected a path"):
+    with pytest.raises(Error, match=f"Pod default/p: container main: {program} is hidden: .*; expected a path"):
         hidden.refuse(load(program))
     data = tmp_path / "data"
     data.write_text("")
     hidden.refuse(load(data))
-    assert [*hidden.notes(load(data))] == [
-        f"default/p/main: {data} is hidden: a container has a {tmp_path} of its own"
-    ]
+    assert [*hidden.notes(load(data))] == [f"default/p/main: {data} is hidden: a container has its own {tmp_path}"]
 
 
 def test_this_python_is_found_where_it_is_hidden(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -72,7 +72,7 @@ def test_on_a_terminal_states_are_a_table(written: io.StringIO) -> None:
 def test_interfaces_are_a_table_that_is_not_cut_without_a_terminal(
     written: io.StringIO, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv("COLUMNS", raising=False)
+    monkeypatch.setenv("COLUMNS", "40")
     row = InterfaceRow(
         "default/vfw", "net1", "default/data-left", "", "02:00:00:00:01:02", "0000:01:11.0", "vfio-pci"
     )

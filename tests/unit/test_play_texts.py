@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 
 from wirespeed.eal import downward as reader
 from wirespeed.play import downward, environment, manifests, texts
-from wirespeed.play.environment import Facts
-from wirespeed.play.manifests import Pod
+from wirespeed.play.objects import Facts, Pod
 from wirespeed.play.texts import File
 
 FACTS = Facts(

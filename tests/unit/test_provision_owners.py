@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from wirespeed.cni.errors import CniError, Code
+from wirespeed.errors import Error, Kind
 from wirespeed.node import NodeConfig
 from wirespeed.provision.owners import owners
 
@@ -29,9 +29,9 @@ def config(folder: Path) -> NodeConfig:
 
 
 def test_kubelet_that_is_away_may_have_given_devices(left: Path, tmp_path: Path) -> None:
-    with pytest.raises(CniError) as raised:
+    with pytest.raises(Error) as raised:
         owners(config(tmp_path))
-    assert raised.value.code == Code.TRY_AGAIN_LATER
+    assert raised.value.kind == Kind.TRY_AGAIN
 
 
 def test_kubelet_that_has_not_run_since_the_boot_has_given_none(left: Path, tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ from pyroute2.netlink.devlink import DEVLINK_NAMES, devlinkcmd
 
 from tests import pfs
 from tests.fakesysfs import FakeSysfs, vf_address
-from wirespeed.cni.errors import CniError, Code
 from wirespeed.devices.pci import PciDevice
+from wirespeed.errors import Error, Kind
 from wirespeed.node import NodeConfig
 from wirespeed.provision import eswitch, plan
 from wirespeed.provision.facts import Pf
@@ -24,23 +24,11 @@ WHERE = f"PF ens1f0 ({PF}): "
 
 def pf(*drivers: str) -> Pf:
     """A PF with VFs bound to these drivers."""
-    vfs = [
-        replace(
-            pfs.VF,
-            address=vf_address(PF, index),
-            index=index,
-            driver=driver,
-            netdev=f"ens1f0v{index}" if driver == "iavf" else "",
-            iommu_group=str(index),
-            in_user_space=driver == "vfio-pci",
-        )
-        for index, driver in enumerate(drivers)
-    ]
-    return replace(pfs.PF, vfs=tuple(vfs))
+    return replace(pfs.PF, vfs=tuple(pfs.vf(driver, index) for index, driver in enumerate(drivers)))
 
 
 def group(*numbers: int, device_type: str = "netdevice") -> Group:
-    return Group(resource="r", policy="p", numbers=frozenset(numbers), device_type=device_type)
+    return Group(resource="r", numbers=frozenset(numbers), device_type=device_type)
 
 
 @pytest.mark.parametrize(
@@ -69,10 +57,10 @@ def test_pf_that_somebody_else_provides_for_gets_no_step_when_it_is_not_as_asked
     made = plan.make({PF: wanted}, [pf("iavf", "iavf")])
     assert made.changes == []
     with pytest.raises(
-        CniError, match=r"it has 2 VFs, 3 are asked for; .*its MTU is 1500, 9000 is asked for"
+        Error, match=r"expected at least 3 VFs, got 2; .*expected an MTU of at least 9000, got 1500"
     ) as caught:
         plan.carry_out(made, NodeConfig())
-    assert caught.value.code == Code.POLICY
+    assert caught.value.kind == Kind.POLICY
 
 
 @pytest.mark.parametrize(
@@ -80,7 +68,7 @@ def test_pf_that_somebody_else_provides_for_gets_no_step_when_it_is_not_as_asked
     [
         ("folder", "sriov_numvfs 2: Is a directory"),
         ("gone", "sriov_numvfs 2: No such file or directory"),
-        ("ignored", "sriov_numvfs: 0 VFs are there after 2 was written"),
+        ("ignored", "sriov_numvfs: expected 2 VFs after it was written, got 0"),
     ],
 )
 def test_number_of_vfs_that_the_kernel_does_not_take_is_told(tmp_path: Path, fault: str, told: str) -> None:
@@ -92,9 +80,9 @@ def test_number_of_vfs_that_the_kernel_does_not_take_is_told(tmp_path: Path, fau
         file.mkdir()
     if fault == "gone":
         sysfs.remove(PF)
-    with pytest.raises(CniError) as caught:
+    with pytest.raises(Error) as caught:
         plan.carry_out(plan.make({PF: Wanted(num_vfs=2)}, [pf()], sysfs.root), NodeConfig())
-    assert caught.value.code == Code.DEVICE
+    assert caught.value.kind == Kind.DEVICE
     assert caught.value.msg.startswith(f"{WHERE}make 2 VFs: {told}; ")
 
 
@@ -135,7 +123,7 @@ def test_every_eswitch_mode_of_the_kernel_is_shown_and_taken_back(
     made = plan.make({PF: Wanted(num_vfs=1, eswitch=wanted)}, [now], sysfs.root)
     assert made.changes[0].what == f"{WHERE}eswitch mode {wanted} (now {name})"
     modes: list[int] = []
-    with pytest.raises(CniError, match=r"make 1 VFs: .*; what was done before it is taken back"):
+    with pytest.raises(Error, match=r"make 1 VFs: .*; the changes before it were undone"):
         plan.carry_out(made, NodeConfig(), lambda _number, _step: modes.append(devlink.mode))
     assert modes == [number, 0 if number else 1]
     assert devlink.mode == number

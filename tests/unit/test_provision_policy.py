@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,13 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests import pfs
 from wirespeed.cli.main import main
-from wirespeed.cni.errors import CniError, Code
+from wirespeed.errors import Error, Kind
+from wirespeed.provision.facts import Pf
 from wirespeed.provision.policy import (
     API_VERSION,
     KIND,
-    PfIdentity,
     Policy,
     Wanted,
     for_node,
@@ -25,19 +27,10 @@ from wirespeed.provision.policy import (
     vf_numbers,
 )
 
-PF0 = PfIdentity(
-    address="0000:86:00.0",
-    vendor="8086",
-    device="158b",
-    names=("ens803f0", "enp134s0f0"),
-    link_type="ether",
-    total_vfs=64,
-)
-PF1 = PfIdentity(
-    address="0000:86:00.1", vendor="15b3", device="1017", names=("ens803f1",), link_type="ether", total_vfs=64
-)
+PF0 = replace(pfs.PF, address="0000:86:00.0", device="158b", name="ens803f0", altnames=("enp134s0f0",))
+PF1 = replace(pfs.PF, address="0000:86:00.1", vendor="15b3", device="1017", name="ens803f1")
 
-PF_NAMES = "spec.nicSelector.pfNames: 'ens803f0#"
+PF_NAMES = 'key "spec.nicSelector.pfNames[0]": '
 
 
 def written(folder: Path, *specs: dict[str, Any], **more: Any) -> list[Policy]:
@@ -64,48 +57,63 @@ def groups(wanted: Wanted) -> list[tuple[str, list[int], str]]:
 @pytest.mark.parametrize(
     ("spec", "told"),
     [
-        ({"numVfs": 0}, "spec.numVfs: expected an integer from 1 to 65535, got 0"),
-        ({"numVfs": "4"}, "spec.numVfs: expected an integer from 1 to 65535, got '4'"),
-        ({"priority": 100}, "spec.priority: expected an integer from 0 to 99, got 100"),
-        ({"numVFs": 4}, 'spec: unknown key "numVFs"; nearest known key: "numVfs"'),
+        ({"numVfs": 0}, 'key "spec.numVfs": expected an integer from 1 to 65535, got 0'),
+        ({"numVfs": "4"}, "key \"spec.numVfs\": expected an integer from 1 to 65535, got '4'"),
+        ({"priority": 100}, 'key "spec.priority": expected an integer from 0 to 99, got 100'),
+        ({"numVFs": 4}, 'unknown key "spec.numVFs"; did you mean "numVfs"?'),
         (
             {"nicSelector": {"pfName": ["e"]}},
-            'spec.nicSelector: unknown key "pfName"; nearest known key: "pfNames"',
+            'unknown key "spec.nicSelector.pfName"; did you mean "pfNames"?',
         ),
         (
             {"deviceType": "vfio_pci"},
-            'spec.deviceType: expected "netdevice" or "vfio-pci", got \'vfio_pci\', the nearest is "vfio-pci"',
+            'key "spec.deviceType": expected "netdevice" or "vfio-pci", got \'vfio_pci\'; did you mean "vfio-pci"?',
         ),
-        ({"nicSelector": {}}, "spec.nicSelector: expected vendor, deviceID, rootDevices or pfNames"),
-        ({"nicSelector": {"vendor": "0x8086"}}, "spec.nicSelector.vendor: expected four hex digits, got '0x8086'"),
-        ({"nicSelector": {"rootDevices": ["86:00.0"]}}, "spec.nicSelector.rootDevices: expected a PCI address"),
+        ({"nicSelector": {}}, 'key "spec.nicSelector": expected vendor, deviceID, rootDevices or pfNames'),
+        (
+            {"nicSelector": {"vendor": "0x8086"}},
+            "key \"spec.nicSelector.vendor\": expected four hex digits, got '0x8086'",
+        ),
+        (
+            {"nicSelector": {"rootDevices": ["86:00.0"]}},
+            'key "spec.nicSelector.rootDevices[0]": expected a PCI address',
+        ),
         (
             {"nicSelector": {"pfNames": ["ens803f0#a-c"]}},
-            PF_NAMES + "a-c': expected VF numbers like 0,2-5",
+            PF_NAMES + "expected VF numbers like 0,2-5 after the #, got 'ens803f0#a-c'",
         ),
         (
             {"nicSelector": {"pfNames": ["ens803f0#1-0"]}},
-            PF_NAMES + "1-0': expected VF numbers like 0,2-5",
+            PF_NAMES + "expected VF numbers like 0,2-5 after the #, got 'ens803f0#1-0'",
         ),
         (
             {"nicSelector": {"pfNames": ["ens803f0#0-2"]}},
-            PF_NAMES + "0-2': expected VF numbers from 0 to 1",
+            PF_NAMES + "expected VF numbers from 0 to 1, got 'ens803f0#0-2'; numVfs is 2",
         ),
-        ({"nicSelector": {"netFilter": "aws/NetworkID:x"}}, "spec.nicSelector.netFilter: not supported"),
-        ({"vdpaType": "vhost"}, "spec.vdpaType: expected deviceType netdevice and eSwitchMode switchdev with it"),
+        (
+            {"nicSelector": {"netFilter": "aws/NetworkID:x"}},
+            'key "spec.nicSelector.netFilter": expected none: it is not supported',
+        ),
+        (
+            {"vdpaType": "vhost"},
+            'key "spec.vdpaType": expected deviceType netdevice and eSwitchMode switchdev with it',
+        ),
         (
             {"vdpaType": "virtio", "eSwitchMode": "switchdev", "deviceType": "vfio-pci"},
-            "spec.vdpaType: expected deviceType netdevice and eSwitchMode switchdev with it",
+            'key "spec.vdpaType": expected deviceType netdevice and eSwitchMode switchdev with it',
         ),
-        ({"vdpaType": "net"}, 'spec.vdpaType: expected "virtio" or "vhost", got \'net\''),
-        ({"bridge": {"ovs": {}}}, "spec.bridge: not supported"),
-        ({"deviceType": "vfio-pci", "isRdma": True}, "spec.isRdma: expected false with deviceType vfio-pci"),
-        ({"eSwitchMode": "switchdev", "linkType": "IB"}, "spec.eSwitchMode: switchdev: expected linkType eth"),
-        ({"resourceName": "a.b"}, "spec.resourceName: expected up to 63 letters"),
-        ({"resourceName": "-x"}, "spec.resourceName: expected up to 63 letters"),
-        ({"resourceName": "x" * 64}, "spec.resourceName: expected up to 63 letters"),
+        ({"vdpaType": "net"}, 'key "spec.vdpaType": expected "virtio" or "vhost", got \'net\''),
+        ({"bridge": {"ovs": {}}}, 'key "spec.bridge": expected none: it is not supported'),
+        ({"deviceType": "vfio-pci", "isRdma": True}, 'key "spec.isRdma": expected false with deviceType vfio-pci'),
+        (
+            {"eSwitchMode": "switchdev", "linkType": "IB"},
+            'key "spec.eSwitchMode": expected linkType eth with switchdev',
+        ),
+        ({"resourceName": "a.b"}, 'key "spec.resourceName": expected up to 63 letters'),
+        ({"resourceName": "-x"}, 'key "spec.resourceName": expected up to 63 letters'),
+        ({"resourceName": "x" * 64}, 'key "spec.resourceName": expected up to 63 letters'),
         *(
-            ({"resourceName": name}, "spec.resourceName: expected up to 63 letters")
+            ({"resourceName": name}, 'key "spec.resourceName": expected up to 63 letters')
             for name in ("", "_", "-", "x-", "a b", "a/b")
         ),
     ],
@@ -113,9 +121,9 @@ def groups(wanted: Wanted) -> list[tuple[str, list[int], str]]:
 def test_a_wrong_policy_is_refused_by_file_document_and_key(
     tmp_path: Path, spec: dict[str, Any], told: str
 ) -> None:
-    with pytest.raises(CniError) as refused:
+    with pytest.raises(Error) as refused:
         written(tmp_path, {}, spec)
-    assert refused.value.code == Code.INVALID_CONFIG
+    assert refused.value.kind == Kind.INVALID_CONFIG
     assert refused.value.msg.startswith(f"{tmp_path}/policies.yaml, document 2: policy p1: {told}")
 
 
@@ -129,17 +137,17 @@ def test_a_resource_name_may_be(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("- 1", "document 1: expected an object with kind and metadata, got list"),
+        ("- 1", "document 1: expected an object with kind and metadata, got [1]"),
         (f"kind: {KIND}", 'document 1: key "apiVersion": expected sriovnetwork.openshift.io/v1, got None'),
-        ("kind: Pod", "expected objects of kind SriovNetworkNodePolicy, found none"),
+        ("kind: Pod", "expected objects of kind SriovNetworkNodePolicy; there are none"),
         ("a: [", "not YAML: "),
-        ("", "expected objects of kind SriovNetworkNodePolicy, found none"),
+        ("", "expected objects of kind SriovNetworkNodePolicy; there are none"),
     ],
 )
 def test_a_file_that_holds_no_policies(tmp_path: Path, text: str, told: str) -> None:
     path = tmp_path / "p.yaml"
     path.write_text(text)
-    with pytest.raises(CniError) as refused:
+    with pytest.raises(Error) as refused:
         load([path])
     assert told in refused.value.msg
 
@@ -148,7 +156,7 @@ def test_a_policy_that_is_there_twice_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     written(tmp_path / "a", {})
     written(tmp_path, {})
-    with pytest.raises(CniError, match=r"policy p0 is there twice, also in .*/a/policies.yaml, document 1"):
+    with pytest.raises(Error, match=r"policy p0: it is there twice, also in .*/a/policies.yaml, document 1"):
         load([tmp_path / "a/policies.yaml", tmp_path / "policies.yaml"])
 
 
@@ -204,20 +212,20 @@ def test_what_kubectl_writes_is_read(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "exported.yaml"
     path.write_text(EXPORTED.replace("kind: List", f"kind: {kind}"))
     said: list[str] = []
-    (policy,) = load([path], say=said.append)
+    (policy,) = load([path], on_skip=said.append)
     assert policy.name == "mine"
     assert policy.spec.nic_selector.root_devices == ["0000:18:00.0", "0000:18:00.1"]
     assert (policy.spec.num_vfs, policy.spec.priority, policy.spec.mtu) == (4, 10, 0)
     assert said == [
-        f"{path}, document 1: policy default: passed over, it is the operator's own and asks for nothing",
-        f"{path}, document 2: Namespace sriov-network-operator: passed over, it is no {KIND}",
+        f"{path}, document 1: policy default: skipped, it is the operator's own policy and requests nothing",
+        f"{path}, document 2: Namespace sriov-network-operator: skipped, it is not a {KIND}",
     ]
 
 
 def test_the_operators_own_policy_alone_asks_for_nothing(tmp_path: Path) -> None:
     nothing = {"resourceName": "", "nicSelector": {}, "numVfs": 0}
     assert written(tmp_path, nothing, metadata={"name": "default"}) == []
-    with pytest.raises(CniError, match=r"policy p0: spec\.numVfs"):
+    with pytest.raises(Error, match=r'policy p0: key "spec\.resourceName"'):
         written(tmp_path, nothing)
 
 
@@ -229,8 +237,8 @@ def test_the_command_says_what_it_passes_over(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, arguments, catch_exceptions=False)
     assert result.exit_code == 0
     assert result.stdout == (
-        f"{tmp_path}/policies.yaml, document 1: policy default: passed over, it is the operator's own and asks for "
-        "nothing\nnothing to do\n"
+        f"{tmp_path}/policies.yaml, document 1: policy default: skipped, it is the operator's own policy and "
+        "requests nothing\nnothing to do\n"
     )
 
 
@@ -255,9 +263,7 @@ def test_a_node_selector_is_met_by_equal_labels(tmp_path: Path) -> None:
         ({"pfNames": ["enp134s0f0", "ens803f1"], "vendor": "15b3"}, [PF1]),
     ],
 )
-def test_a_selector_selects_by_all_of_its_keys(
-    tmp_path: Path, selector: dict[str, Any], chosen: list[PfIdentity]
-) -> None:
+def test_a_selector_selects_by_all_of_its_keys(tmp_path: Path, selector: dict[str, Any], chosen: list[Pf]) -> None:
     wanted = merge(written(tmp_path, {"nicSelector": selector}), [PF0, PF1])
     assert sorted(wanted) == [pf.address for pf in chosen]
 
@@ -265,13 +271,13 @@ def test_a_selector_selects_by_all_of_its_keys(
 @pytest.mark.parametrize(
     ("spec", "told"),
     [
-        ({"nicSelector": {"vendor": "1234"}}, "spec.nicSelector: no PF of this node is selected"),
+        ({"nicSelector": {"vendor": "1234"}}, 'policy p0: key "spec.nicSelector": no PF of this node is selected'),
         ({"numVfs": 65}, "expected at most 64, what PF ens803f0 offers, got 65"),
-        ({"linkType": "ib"}, "PF 0000:86:00.0 is ether"),
+        ({"linkType": "ib"}, "expected the type of PF 0000:86:00.0, ether, got 'ib'"),
     ],
 )
 def test_a_policy_that_no_pf_of_the_node_can_meet(tmp_path: Path, spec: dict[str, Any], told: str) -> None:
-    with pytest.raises(CniError) as refused:
+    with pytest.raises(Error) as refused:
         merge(written(tmp_path, spec), [PF0])
     assert told in refused.value.msg
 

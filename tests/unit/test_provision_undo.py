@@ -6,27 +6,30 @@ A fake kernel reacts to writes to sysfs, and handles the rtnetlink and vdpa mess
 from __future__ import annotations
 
 import errno
+import json
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from tests import pfs
 from tests.fakesysfs import FakeSysfs, vf_address
-from wirespeed.cni.errors import CniError, Code
-from wirespeed.devices import vfio
+from wirespeed.cli import vf as cli
+from wirespeed.devices import restore, vfio
 from wirespeed.devices.settings import NO_MAC
+from wirespeed.errors import Error
 from wirespeed.kernel.netlink import wait
-from wirespeed.kernel.netlink.address import Address
+from wirespeed.kernel.netlink.address import Interface
 from wirespeed.kernel.netlink.errors import NetlinkError
 from wirespeed.kernel.netlink.link import Link
 from wirespeed.kernel.netlink.rtnl import Rtnl
 from wirespeed.kernel.netlink.vf import VfSettings
 from wirespeed.kernel.netns import Identity
 from wirespeed.node import NodeConfig
-from wirespeed.provision import facts, hold, plan, vdpa
+from wirespeed.provision import facts, hold, plan, udev, vdpa
 from wirespeed.provision.facts import Pf
 from wirespeed.provision.policy import Group, Wanted
 from wirespeed.state.journal import DeviceClaim, Journal
@@ -57,6 +60,7 @@ class Kernel(Rtnl):
         self.netdevs: dict[str, Netdev] = {}
         self.held: list[VfSettings] = []
         self.late: Collection[str] = ()  # VFs whose driver has not created their interface yet
+        self.in_reset = 0  # how often the VFs' driver still refuses a MAC
         self.count = 10
         self.written = Path.write_text
         sysfs.pf(PF, "ens1f0")
@@ -69,7 +73,7 @@ class Kernel(Rtnl):
 
         monkeypatch.setattr(Path, "write_text", write_text)
         monkeypatch.setattr(vdpa, "_request", self.request_vdpa)
-        for module in (plan, facts, wait):
+        for module in (plan, facts, restore, wait):
             monkeypatch.setattr(module, "Rtnl", lambda: self)
 
     def close(self) -> None:
@@ -126,11 +130,14 @@ class Kernel(Rtnl):
             for address, each in self.netdevs.items()
         ]
 
-    def addresses(self, index: int) -> list[Address]:
+    def addresses(self, index: int) -> list[Interface]:
         return []
 
     def set_link(self, index: int, **given: object) -> None:
         address, netdev = next(found for found in self.netdevs.items() if found[1].index == index)
+        if given.get("mac") and self.in_reset:
+            self.in_reset -= 1
+            raise NetlinkError(errno.EAGAIN, "Resource temporarily unavailable")
         if name := given.get("name"):
             self.sysfs.drop_interface(netdev.name)
             self.sysfs.interface(address, str(name))
@@ -142,7 +149,7 @@ class Kernel(Rtnl):
         given = dict(settings.items())
         if not given.keys().isdisjoint(self.refuses):
             raise NetlinkError(errno.EOPNOTSUPP, "Operation not supported")
-        self.held[vf] = replace(self.held[vf], **given)  # type: ignore[arg-type]
+        self.held[vf] = replace(self.held[vf], **given)
 
     def request_vdpa(self, command: int, attributes: list[tuple[str, str | int]], _where: str) -> None:
         told = dict(attributes)
@@ -170,7 +177,7 @@ def now(kernel: Kernel) -> Pf:
 
 
 def group(*numbers: int, device_type: str) -> Group:
-    return Group(resource="r", policy="p", numbers=frozenset(numbers), device_type=device_type)
+    return Group(resource="r", numbers=frozenset(numbers), device_type=device_type)
 
 
 def carry_out(
@@ -178,9 +185,9 @@ def carry_out(
 ) -> str:
     """The error of a plan that fails. `at` is called with the number of each step before the step."""
     made = plan.make({PF: wanted}, [now(kernel)], kernel.sysfs.root)
-    with pytest.raises(CniError) as failed:
+    with pytest.raises(Error) as failed:
         plan.carry_out(made, config, lambda number, _step: at(number))
-    return f"{failed.value.code}: {failed.value.msg}"
+    return f"{failed.value.kind.name}: {failed.value.msg}"
 
 
 def used_vfs(kernel: Kernel) -> Pf:
@@ -195,14 +202,66 @@ def used_vfs(kernel: Kernel) -> Pf:
     return now(kernel)
 
 
+def test_vfs_are_listed_as_json(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    pf = used_vfs(kernel)
+    monkeypatch.setattr(cli, "_facts", lambda _config: [pf])
+    (listed,) = json.loads(CliRunner().invoke(cli.vf, ["list", "--json"]).stdout)
+    assert (listed["name"], listed["total_vfs"], len(listed["vfs"])) == ("ens1f0", 256, 4)
+    assert listed["vfs"][0] == {
+        "address": VFS[0],
+        "index": 0,
+        "driver": "iavf",
+        "netdev": "storage",
+        "mac": "02:00:00:00:00:0b",
+        "mtu": 9000,
+        "numa_node": 0,
+        "iommu_group": str(0x19 << 8),
+        "up": True,
+        "driver_override": "",
+        "in_user_space": False,
+        "settings": vars(FRESH),
+        "vdpa": "",
+        "vdpa_type": "",
+        "user": "",
+    }
+    assert [(vf["driver_override"], vf["vdpa"], vf["vdpa_type"]) for vf in listed["vfs"][1:]] == [
+        ("vfio-pci", "", ""),
+        ("", "", ""),
+        ("", "vdpa0", "vhost"),
+    ]
+
+
 def test_vfs_that_were_removed_in_vain_are_what_they_were(kernel: Kernel, config: NodeConfig) -> None:
     before = used_vfs(kernel)
     kernel.refuses = (8,)
     told = carry_out(kernel, Wanted(num_vfs=8), config)
-    assert told.endswith(
-        "make 8 VFs: sriov_numvfs 8: No space left on device; what was done before it is taken back"
-    )
+    assert told.endswith("make 8 VFs: sriov_numvfs 8: No space left on device; the changes before it were undone")
     assert now(kernel) == before
+
+
+def test_a_vf_whose_driver_takes_no_mac_for_a_while_has_its_mac_in_the_end(
+    kernel: Kernel, config: NodeConfig
+) -> None:
+    before = used_vfs(kernel)
+    kernel.refuses, kernel.in_reset = (8,), 2
+    assert carry_out(kernel, Wanted(num_vfs=8), config).endswith("; the changes before it were undone")
+    assert (now(kernel), kernel.in_reset) == (before, 0)
+
+
+def test_a_new_interface_gets_its_name_after_udev_has_given_it_one(
+    kernel: Kernel, config: NodeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def settle(names: Iterable[str], **_: object) -> None:
+        for name in names:
+            link = kernel.link(name)
+            assert link is not None
+            kernel.set_link(link.index, name=f"udev{link.index}")
+
+    before = used_vfs(kernel)
+    kernel.refuses = (8,)
+    monkeypatch.setattr(udev, "settle", settle)
+    assert carry_out(kernel, Wanted(num_vfs=8), config).endswith("; the changes before it were undone")
+    assert now(kernel).vfs[0] == before.vfs[0]
 
 
 def test_what_removed_vfs_cannot_have_again_is_told(kernel: Kernel, config: NodeConfig) -> None:
@@ -210,11 +269,12 @@ def test_what_removed_vfs_cannot_have_again_is_told(kernel: Kernel, config: Node
     kernel.make_vdpa(VFS[0], "vdpa1", "")
     kernel.refuses = (8, "vlan", "trust")
     told = carry_out(kernel, Wanted(num_vfs=8), config)
-    assert told.partition("; not taken back: ")[2] == (
+    assert told.partition("; not undone: ")[2] == (
         f"PF ens1f0 ({PF}): remove its 4 VFs ("
-        f"VF 0 ({VFS[0]}): its vdpa device vdpa1 was on no driver, which nobody can have it made with; "
-        f"VF 1 ({VFS[1]}): the PF's vlan is 0, was 100, the PF's vlan_qos is 0, was 3, the PF's trust is False, "
-        "was True ([Errno 95] Operation not supported; [Errno 95] Operation not supported))"
+        f"VF 0 ({VFS[0]}): its vdpa device vdpa1 had no driver, and cannot be created again without one; also "
+        f"VF {VFS[1]} (VF 1 of PF {PF}, driver vfio-pci): not restored: vlan is 0, was 100 (Operation not "
+        "supported), vlanQoS is 0, was 3 (Operation not supported), trust is False, was True (Operation not "
+        "supported))"
     )
     # a rejected setting does not prevent the others
     assert [vf.max_tx_rate for vf in kernel.held] == [0, 1000, 0, 0]
@@ -232,8 +292,8 @@ def test_a_vf_that_was_bound_in_vain_is_what_it_was_on_its_pf_too(
     before, held = now(kernel), [*kernel.held]
     groups = (group(0, device_type="vfio-pci"), group(1, device_type="igb_uio"))
     told = carry_out(kernel, Wanted(num_vfs=2, groups=groups), config)
-    assert "driver igb_uio is not there" in told
-    assert told.endswith("; what was done before it is taken back")
+    assert "there is no driver igb_uio" in told
+    assert told.endswith("; the changes before it were undone")
     assert (now(kernel), kernel.held) == (before, held)
 
 
@@ -260,9 +320,9 @@ def test_a_vf_that_a_pod_got_after_the_plan_was_made_is_left_to_it(
     kernel.make_vfs(2)
     before = now(kernel)
     told = carry_out(kernel, wanted, config, lambda number: claim(config, VFS[1]) if number == 0 else None)
-    assert told.startswith(f"{Code.POLICY}: PF ens1f0 ({PF}): ")
+    assert told.startswith(f"POLICY: PF ens1f0 ({PF}): ")
     assert step in told
-    assert f"in use by now: {VFS[1]}: it is net1 of container c1; what was done before it is taken back" in told
+    assert f"in use now: {VFS[1]}: it is net1 of container c1; the changes before it were undone" in told
     assert now(kernel) == before
 
 
@@ -281,7 +341,7 @@ def test_a_vf_that_an_application_opened_after_the_plan_was_made_is_left_to_it(
         monkeypatch.setattr(vfio, "users", lambda: {node: "process 10 (dpdk-testpmd)"})
 
     told = carry_out(kernel, Wanted(num_vfs=0), config, opens)
-    assert f"in use by now: {VFS[0]}: process 10 (dpdk-testpmd)" in told
+    assert f"in use now: {VFS[0]}: process 10 (dpdk-testpmd)" in told
     assert kernel.sysfs.read(PF, "sriov_numvfs") == "1"
 
 
@@ -289,21 +349,21 @@ def test_new_vfs_that_a_pod_got_meanwhile_are_not_taken_back(kernel: Kernel, con
     wanted = Wanted(num_vfs=2, groups=(group(0, device_type="igb_uio"),))
     told = carry_out(kernel, wanted, config, lambda number: claim(config, VFS[1]) if number == 1 else None)
     assert told.endswith(
-        f"; not taken back: PF ens1f0 ({PF}): make 2 VFs (in use by now: {VFS[1]}: it is net1 of container c1)"
+        f"; not undone: PF ens1f0 ({PF}): make 2 VFs (in use now: {VFS[1]}: it is net1 of container c1)"
     )
-    assert [vf.address for vf in now(kernel).vfs] == VFS[:2]
+    assert [vf.device.address for vf in now(kernel).vfs] == VFS[:2]
 
 
 def test_a_vf_that_a_request_works_on_is_not_removed(
     kernel: Kernel, config: NodeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kernel.make_vfs(2)
-    monkeypatch.setattr(hold, "_LOCKED", 0.0)
+    monkeypatch.setattr(hold, "_LOCK_TIMEOUT", 0.0)
     with device_lock(tmp_path / "locks", VFS[1], deadline=time.monotonic()):
         told = carry_out(kernel, Wanted(num_vfs=0), config)
-    assert told.startswith(f"{Code.TRY_AGAIN_LATER}: ")
+    assert told.startswith("TRY_AGAIN: ")
     assert f"device {VFS[1]}: another request still works on it" in told
-    assert [vf.address for vf in now(kernel).vfs] == VFS[:2]
+    assert [vf.device.address for vf in now(kernel).vfs] == VFS[:2]
 
 
 def test_a_new_vf_whose_interface_is_still_to_come_is_not_taken_for_one_in_a_pod(
@@ -312,4 +372,4 @@ def test_a_new_vf_whose_interface_is_still_to_come_is_not_taken_for_one_in_a_pod
     kernel.late = VFS
     wanted = Wanted(num_vfs=1, groups=(group(0, device_type="vfio-pci"),))
     plan.carry_out(plan.make({PF: wanted}, [now(kernel)], kernel.sysfs.root), config)
-    assert now(kernel).vfs[0].driver == "vfio-pci"
+    assert now(kernel).vfs[0].state.driver == "vfio-pci"

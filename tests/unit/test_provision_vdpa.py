@@ -8,26 +8,29 @@ from pathlib import Path
 import pytest
 
 from tests import pfs
-from tests.fakesysfs import FakeSysfs
+from tests.fakesysfs import FakeSysfs, vf_address
+from wirespeed.devices import vdpa
+from wirespeed.devices.snapshot import VdpaState
 from wirespeed.devices.vdpa import VdpaDevice
-from wirespeed.provision import plan, vdpa
-from wirespeed.provision.facts import Vf
+from wirespeed.provision import plan
+from wirespeed.provision.facts import VfFacts
 from wirespeed.provision.policy import Group, Wanted
 
 PF = pfs.ADDRESS
-WHERE = f"PF ens1f0 ({PF}): VF 0 ({pfs.VF.address}): "
+VF = vf_address(PF, 0)
+WHERE = f"PF ens1f0 ({PF}): VF 0 ({VF}): "
 
 
-def planned(vf: Vf, *, device_type: str = "netdevice", vdpa_type: str | None) -> plan.Plan:
+def planned(vf: VfFacts, *, device_type: str = "netdevice", vdpa_type: str | None) -> plan.Plan:
     """The plan for a PF in switchdev mode with this VF, which is to have these types."""
     pf = replace(pfs.PF, driver="mlx5_core", eswitch="switchdev", vfs=(vf,))
-    group = Group(resource="r", policy="p", numbers=frozenset({0}), device_type=device_type, vdpa=vdpa_type)
+    group = Group(resource="r", numbers=frozenset({0}), device_type=device_type, vdpa=vdpa_type)
     return plan.make({PF: Wanted(num_vfs=1, eswitch="switchdev", groups=(group,))}, [pf])
 
 
-def vf(vdpa_type: str = "", *, user: str = "") -> Vf:
-    vdpa = "vdpa0" if vdpa_type else ""
-    return replace(pfs.VF, driver="mlx5_core", vdpa=vdpa, vdpa_type=vdpa_type, user=user)
+def vf(vdpa_type: str = "", *, user: str = "") -> VfFacts:
+    made = VdpaState(name="vdpa0", driver=vdpa_type.removesuffix("none")) if vdpa_type else None
+    return replace(pfs.vf("mlx5_core"), vdpa=made, user=user)
 
 
 def texts(made: plan.Plan) -> list[str]:
@@ -59,8 +62,8 @@ def test_a_vf_that_goes_to_vfio_loses_its_vdpa_device_first() -> None:
 def test_a_vdpa_device_in_use_is_left_alone() -> None:
     made = planned(vf("vhost", user="process 10 (dpdk-testpmd)"), vdpa_type="virtio")
     assert made.changes == []
-    assert made.refused == [
-        f"PF ens1f0 ({PF}): VF 0 ({pfs.VF.address}) would be changed, and is in use: process 10 (dpdk-testpmd)"
+    assert [error.msg for error in made.refused] == [
+        f"PF ens1f0 ({PF}): VF 0 ({VF}) would be changed, and is in use: process 10 (dpdk-testpmd)"
     ]
 
 
@@ -70,11 +73,11 @@ def test_vdpa_devices_are_known_by_what_they_were_made_of(tmp_path: Path) -> Non
     sysfs.vdpa(sysfs.path(first), "vdpa:a", "vhost_vdpa")
     sysfs.vdpa(sysfs.path(second), "vdpa:b", "virtio_vdpa")
     (sysfs.path(second) / "vdpa:b/driver").unlink()
-    assert vdpa.of_devices(tmp_path) == {
+    assert vdpa.by_parent(tmp_path) == {
         first: VdpaDevice("vdpa:a", tmp_path),
         second: VdpaDevice("vdpa:b", tmp_path),
     }
 
 
 def test_a_node_without_vdpa_has_none(tmp_path: Path) -> None:
-    assert vdpa.of_devices(tmp_path) == {}
+    assert vdpa.by_parent(tmp_path) == {}

@@ -14,14 +14,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wirespeed.cni.errors import CniError, Code
+from wirespeed.errors import Error, Kind
 from wirespeed.kernel.boot import boot_id
 from wirespeed.kernel.netns import Identity
 from wirespeed.plugins.meta import restore
-from wirespeed.plugins.meta.delegate import NOWHERE, Delegate, departed, of_earlier_boot, planned, recorded_identity
+from wirespeed.plugins.meta.delegate import (
+    NO_NETNS,
+    Delegate,
+    netns_gone,
+    of_earlier_boot,
+    planned_rows,
+    recorded_identity,
+)
 from wirespeed.state import records
 from wirespeed.state.journal import Attachment, AttachmentStep, Journal
-from wirespeed.state.records import KeptJournal, Records
+from wirespeed.state.records import RecordedJournal, Records
 
 RESULT = {"ips": [{"address": "10.1.0.2/24"}]}
 LAST = Identity(4, 4026532000, 77)
@@ -41,7 +48,7 @@ def rows(container: str = "c", *ifnames: str) -> list[Attachment]:
         )
         for name in ifnames or ("eth0", "net1")
     ]
-    plan = planned(delegates, container=container, netns="/run/netns/none", identity=LAST)
+    plan = planned_rows(delegates, container=container, netns="/run/netns/none", identity=LAST)
     return [replace(row, record=json.loads(json.dumps(row.record))) for row in plan]  # as after writing and reading
 
 
@@ -60,13 +67,13 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def journal(tmp_path: Path, folder: Path) -> KeptJournal:
-    return KeptJournal(tmp_path / "run/state.db", folder)
+def journal(tmp_path: Path, folder: Path) -> RecordedJournal:
+    return RecordedJournal(tmp_path / "run/state.db", folder)
 
 
-def afresh(tmp_path: Path, folder: Path) -> KeptJournal:
+def afresh(tmp_path: Path, folder: Path) -> RecordedJournal:
     """The journal after a reboot, restored from the earlier records."""
-    journal = KeptJournal(tmp_path / "run2/state.db", folder)
+    journal = RecordedJournal(tmp_path / "run2/state.db", folder)
     restore.restore(journal)
     return journal
 
@@ -80,7 +87,7 @@ def of_another_boot(folder: Path) -> None:
 
 
 def test_what_is_planned_and_made_is_there_in_another_journal(
-    tmp_path: Path, journal: KeptJournal, folder: Path
+    tmp_path: Path, journal: RecordedJournal, folder: Path
 ) -> None:
     plan = rows()
     journal.plan(plan)
@@ -89,7 +96,7 @@ def test_what_is_planned_and_made_is_there_in_another_journal(
     assert afresh(tmp_path, folder).attachments() == [made(plan[0]), replace(plan[1], step=AttachmentStep.ADDING)]
 
 
-def test_nothing_is_kept_of_what_is_undone(tmp_path: Path, journal: KeptJournal, folder: Path) -> None:
+def test_nothing_is_kept_of_what_is_undone(tmp_path: Path, journal: RecordedJournal, folder: Path) -> None:
     plan = rows()
     journal.plan(plan)
     journal.forget("c", "net1")
@@ -98,16 +105,16 @@ def test_nothing_is_kept_of_what_is_undone(tmp_path: Path, journal: KeptJournal,
     assert list(folder.iterdir()) == []
 
 
-def test_records_are_for_root_alone(journal: KeptJournal, folder: Path) -> None:
+def test_records_are_for_root_alone(journal: RecordedJournal, folder: Path) -> None:
     journal.plan(rows())
     modes = [stat.S_IMODE(path.stat().st_mode) for path in (folder, folder / "c")]
     assert modes == [0o700, 0o600]
 
 
 def test_network_that_comes_and_goes_keeps_the_record_short(
-    tmp_path: Path, journal: KeptJournal, folder: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, journal: RecordedJournal, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(records, "_LONG", 4096)
+    monkeypatch.setattr(records, "_MAX_SIZE", 4096)
     first, later = rows()
     journal.plan([first])
     journal.mark("c", "eth0", AttachmentStep.ADDED, RESULT)
@@ -125,7 +132,7 @@ def test_records_say_what_the_journal_says(changes: list[tuple[str, str]]) -> No
     import tempfile
 
     with tempfile.TemporaryDirectory() as made_folder:
-        journal = KeptJournal(Path(made_folder, "state.db"), Path(made_folder, "records"))
+        journal = RecordedJournal(Path(made_folder, "state.db"), Path(made_folder, "records"))
         plan = {row.ifname: row for row in rows("c", "eth0", "net1", "net2")}
         there: set[str] = set()
         for change, ifname in changes:
@@ -148,22 +155,26 @@ def test_records_say_what_the_journal_says(changes: list[tuple[str, str]]) -> No
 # After a reboot
 
 
-def test_row_of_this_boot_comes_back_with_its_namespace(tmp_path: Path, journal: KeptJournal, folder: Path) -> None:
+def test_row_of_this_boot_comes_back_with_its_namespace(
+    tmp_path: Path, journal: RecordedJournal, folder: Path
+) -> None:
     journal.plan(rows())
     (row, _) = afresh(tmp_path, folder).attachments()
     assert not of_earlier_boot(row)
     assert recorded_identity(row) == LAST
-    assert departed(row)  # the namespace does not exist
+    assert netns_gone(row)  # the namespace does not exist
 
 
-def test_row_of_an_earlier_boot_comes_back_without_one(tmp_path: Path, journal: KeptJournal, folder: Path) -> None:
+def test_row_of_an_earlier_boot_comes_back_without_one(
+    tmp_path: Path, journal: RecordedJournal, folder: Path
+) -> None:
     """The device and inode number of its namespace may belong to another one now."""
     journal.plan(rows())
     of_another_boot(folder)
     (row, _) = afresh(tmp_path, folder).attachments()
     assert of_earlier_boot(row)
-    assert recorded_identity(row) == NOWHERE
-    assert departed(row)
+    assert recorded_identity(row) == NO_NETNS
+    assert netns_gone(row)
 
 
 def test_record_that_names_no_boot_is_of_an_earlier_one(tmp_path: Path, folder: Path) -> None:
@@ -174,7 +185,7 @@ def test_record_that_names_no_boot_is_of_an_earlier_one(tmp_path: Path, folder: 
     assert of_earlier_boot(found)
 
 
-def test_what_the_journal_knows_better_stays(journal: KeptJournal) -> None:
+def test_what_the_journal_knows_better_stays(journal: RecordedJournal) -> None:
     plan = rows()
     journal.plan(plan)
     journal.mark("c", "eth0", AttachmentStep.DELETING)
@@ -184,10 +195,10 @@ def test_what_the_journal_knows_better_stays(journal: KeptJournal) -> None:
     assert [row.step for row in journal.attachments()] == ["deleting", "planned"]
 
 
-def test_one_container_can_come_back_alone(tmp_path: Path, journal: KeptJournal, folder: Path) -> None:
+def test_one_container_can_come_back_alone(tmp_path: Path, journal: RecordedJournal, folder: Path) -> None:
     for container in ("a", "b"):
         journal.plan(rows(container))
-    other = KeptJournal(tmp_path / "run2/state.db", folder)
+    other = RecordedJournal(tmp_path / "run2/state.db", folder)
     restore.restore(other, "b")
     assert {row.container for row in other.attachments()} == {"b"}
     restore.restore(other, "absent")
@@ -199,7 +210,7 @@ def test_rows_of_before_there_were_records_are_recorded_as_of_this_boot(tmp_path
     old.plan(plan)
     old.mark("c", "eth0", AttachmentStep.ADDED, RESULT)
     old.close()
-    journal = KeptJournal(tmp_path / "state.db", folder)
+    journal = RecordedJournal(tmp_path / "state.db", folder)
     restore.record_all(journal)
     kept = journal.records.read("c")
     assert [(row.step, row.record["boot"]) for row in kept] == [("added", boot_id()), ("adding", boot_id())]
@@ -209,10 +220,10 @@ def test_rows_of_before_there_were_records_are_recorded_as_of_this_boot(tmp_path
 
 
 def test_row_whose_record_another_process_removes_meanwhile_does_not_come_back(
-    tmp_path: Path, journal: KeptJournal, folder: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, journal: RecordedJournal, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     journal.plan(rows())
-    other = KeptJournal(tmp_path / "run2/state.db", folder)
+    other = RecordedJournal(tmp_path / "run2/state.db", folder)
     put_back = other.restore
 
     def late(found: Sequence[Attachment]) -> None:
@@ -225,11 +236,11 @@ def test_row_whose_record_another_process_removes_meanwhile_does_not_come_back(
 
 
 def test_row_that_another_process_undoes_meanwhile_gets_no_record(
-    tmp_path: Path, journal: KeptJournal, folder: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, journal: RecordedJournal, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     journal.plan(rows())
     journal.records.remove("c")
-    other = KeptJournal(journal.path, folder)
+    other = RecordedJournal(journal.path, folder)
     add = journal.records.add
 
     def late(found: Sequence[Attachment]) -> None:
@@ -246,25 +257,25 @@ def test_row_that_another_process_undoes_meanwhile_gets_no_record(
 
 
 @pytest.fixture
-def nowhere(tmp_path: Path) -> KeptJournal:
+def nowhere(tmp_path: Path) -> RecordedJournal:
     """A journal whose records cannot be written, because the parent of their directory is a file."""
     (tmp_path / "file").write_bytes(b"")
-    return KeptJournal(tmp_path / "run/state.db", tmp_path / "file/records")
+    return RecordedJournal(tmp_path / "run/state.db", tmp_path / "file/records")
 
 
-def test_plan_that_cannot_be_recorded_is_refused_and_is_in_no_journal(nowhere: KeptJournal) -> None:
-    with pytest.raises(CniError, match=r"record .*/file/records/c: Not a directory") as refused:
+def test_plan_that_cannot_be_recorded_is_refused_and_is_in_no_journal(nowhere: RecordedJournal) -> None:
+    with pytest.raises(Error, match=r"record .*/file/records/c: Not a directory") as refused:
         nowhere.plan(rows())
-    assert refused.value.code == Code.IO_FAILURE
+    assert refused.value.kind == Kind.IO
     assert nowhere.attachments() == []
-    with pytest.raises(CniError, match="Not a directory"):
+    with pytest.raises(Error, match="Not a directory"):
         nowhere.check_usable()
 
 
-def test_plan_that_the_journal_refuses_leaves_the_record_as_it_was(journal: KeptJournal) -> None:
+def test_plan_that_the_journal_refuses_leaves_the_record_as_it_was(journal: RecordedJournal) -> None:
     plan = rows()
     journal.plan(plan[:1])
-    with pytest.raises(CniError, match="is attached already"):
+    with pytest.raises(Error, match="is already attached"):
         journal.plan(plan)
     assert journal.records.read("c") == begun(plan[:1])
 
@@ -278,7 +289,7 @@ def test_plan_that_the_journal_refuses_leaves_the_record_as_it_was(journal: Kept
     ],
 )
 def test_change_that_cannot_be_recorded_is_in_the_journal_all_the_same(
-    nowhere: KeptJournal, change: Callable[[KeptJournal], Any]
+    nowhere: RecordedJournal, change: Callable[[RecordedJournal], Any]
 ) -> None:
     twin = Journal(nowhere.path.with_name("twin.db"))
     for each in (nowhere, twin):
@@ -297,7 +308,7 @@ def test_line_that_is_cut_off_takes_no_other_with_it(folder: Path, caplog: pytes
     kept.note_result("c", "net1", RESULT)
     with caplog.at_level(logging.WARNING):
         assert kept.read("c") == [made(later)]
-    assert f"record {path}, line 2: cannot be read, and is passed over" in caplog.text
+    assert f"record {path}, line 2: cannot be read, and is skipped" in caplog.text
 
 
 @given(st.binary(max_size=200), st.booleans())

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 
 from tests import openfiles
-from wirespeed.cni.errors import CniError, Code
+from wirespeed.errors import Error, Kind
 from wirespeed.kernel.netlink.codec import (
     NLMSG_DONE,
     NLMSG_ERROR,
@@ -129,9 +129,9 @@ def test_a_vf_that_the_driver_does_not_tell_of_does_not_shift_those_after_it() -
     for number, settings in told.items():
         found = link.vf(number)
         assert (found.mac, found.vlan, found.trust) == (settings.mac, settings.vlan, False)
-    with pytest.raises(CniError, match="does not tell what it holds for VF 2") as untold:
+    with pytest.raises(Error, match="does not report the settings of VF 2 now") as untold:
         link.vf(2)
-    assert untold.value.code == Code.TRY_AGAIN_LATER
+    assert untold.value.kind == Kind.TRY_AGAIN
 
 
 def vf_info(number: int, settings: VfSettings) -> bytes:

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.request import Request
+from wirespeed.errors import Error, Kind
 from wirespeed.kernel.netlink.vf import VfSettings
 from wirespeed.plugins.sriov import conf
 from wirespeed.plugins.sriov.conf import KEYS, BridgePort, SriovConf
@@ -32,7 +32,8 @@ def test_a_device_alone_changes_nothing_of_the_vf() -> None:
     asked = parse(request())
     assert asked.device == DEVICE
     assert asked.settings == VfSettings()
-    assert (asked.mac, asked.mtu, asked.promisc, asked.allmulti, asked.queues, asked.rss) == (*[None] * 6,)
+    assert (asked.mac, asked.mtu, asked.txqlen, asked.promisc, asked.allmulti) == (*[None] * 5,)
+    assert (asked.queues, asked.rss) == (None, None)
     assert (asked.reset, asked.driver) == (None, "")
 
 
@@ -54,6 +55,7 @@ def test_every_key_reaches_its_setting() -> None:
             min_tx_rate=10,
             max_tx_rate=200,
             mtu=9000,
+            txQueueLen=4000,
             promisc="on",
             all_multicast="off",
             queues=4,
@@ -74,7 +76,7 @@ def test_every_key_reaches_its_setting() -> None:
         min_tx_rate=10,
         max_tx_rate=200,
     )
-    assert (asked.mac, asked.mtu) == ("02:00:00:00:00:aa", 9000)
+    assert (asked.mac, asked.mtu, asked.txqlen) == ("02:00:00:00:00:aa", 9000, 4000)
     assert (asked.promisc, asked.allmulti, asked.queues) == (True, False, 4)
     assert asked.rss == Rss(weights=[3, 1], hash="xor")
     assert (asked.driver, asked.reset) == ("vfio-pci", False)
@@ -114,13 +116,13 @@ def test_the_runtimes_guid_wins_over_the_arguments_and_these_over_the_configurat
 
 @pytest.mark.parametrize("guid", [5, "02:00:00:00:00:01", ":".join(["00"] * 8), ":".join(["FF"] * 8), "x"])
 def test_what_is_no_guid_is_refused(guid: object) -> None:
-    with pytest.raises(CniError, match=r'key "infinibandGUID": expected an 8-byte GUID like .*, got') as refused:
+    with pytest.raises(Error, match=r'key "infinibandGUID": expected an 8-byte GUID like .*, got') as refused:
         parse(request(runtimeConfig={"infinibandGUID": guid}))
-    assert refused.value.code == Code.INVALID_CONFIG
+    assert refused.value.kind == Kind.INVALID_CONFIG
 
 
 def test_a_scalable_function_has_no_guid_to_set() -> None:
-    with pytest.raises(CniError, match='key "infinibandGUID": a scalable function has none'):
+    with pytest.raises(Error, match='key "infinibandGUID": it has no effect on a scalable function'):
         parse(request(deviceID="mlx5_core.sf.4", runtimeConfig={"infinibandGUID": GUID}))
 
 
@@ -131,9 +133,9 @@ def test_arguments_without_a_guid_ask_for_none(args: object) -> None:
 
 def test_an_unknown_argument_is_refused_unless_unknown_ones_may_be_ignored() -> None:
     asked = request().derive(args={"FOO": "1", "MAC": "02:00:00:00:00:02"})
-    with pytest.raises(CniError, match="network net: CNI_ARGS: unknown FOO; expected one of") as refused:
+    with pytest.raises(Error, match="network net: CNI_ARGS: unknown FOO; expected one of") as refused:
         parse(asked)
-    assert refused.value.code == Code.INVALID_ENVIRONMENT
+    assert refused.value.kind == Kind.INVALID_REQUEST
     assert parse(asked.derive(args={**asked.args, "IgnoreUnknown": "1"})).mac == "02:00:00:00:00:02"
 
 
@@ -181,9 +183,9 @@ REFUSED = [
     ({"vlan": "100"}, "key \"vlan\": expected an integer from 0 to 4094, got '100'"),
     ({"vlan": True}, 'key "vlan": expected an integer from 0 to 4094, got True'),
     ({"vlan": 1, "vlanQoS": 8}, 'key "vlanQoS": expected an integer from 0 to 7, got 8'),
-    ({"vlanQoS": 0}, 'key "vlanQoS" needs the key "vlan"'),
+    ({"vlanQoS": 0}, 'key "vlanQoS": it needs the key "vlan"'),
     ({"vlan": 0, "vlanQoS": 1}, 'key "vlanQoS": 1 needs a "vlan" that is not 0'),
-    ({"vlanProto": "802.1q"}, 'key "vlanProto" needs the key "vlan"'),
+    ({"vlanProto": "802.1q"}, 'key "vlanProto": it needs the key "vlan"'),
     ({"vlan": 5, "vlanProto": "802"}, 'key "vlanProto": expected "802.1Q" or "802.1ad", got \'802\''),
     ({"vlan": 0, "vlanProto": "802.1ad"}, 'key "vlanProto": 802.1ad needs a "vlan" that is not 0'),
     ({"mac": "zz"}, 'key "mac": expected a unicast MAC address'),
@@ -196,9 +198,16 @@ REFUSED = [
     ({"link_state": "ENABLE"}, 'key "link_state": expected "auto", "enable" or "disable", got \'ENABLE\''),
     ({"link_state": 1}, 'key "link_state": expected "auto", "enable" or "disable", got 1'),
     ({"min_tx_rate": -1}, 'key "min_tx_rate": expected an integer from 0'),
-    ({"min_tx_rate": 200, "max_tx_rate": 100}, 'key "min_tx_rate": 200 Mbit/s is more than "max_tx_rate"'),
+    (
+        {"min_tx_rate": 200, "max_tx_rate": 100},
+        'key "min_tx_rate": expected at most "max_tx_rate" (100 Mbit/s), got 200',
+    ),
     ({"max_tx_rate": "10"}, 'key "max_tx_rate": expected an integer from 0'),
     ({"mtu": 10}, 'key "mtu": expected an integer from 68 to 65535, got 10'),
+    ({"txQueueLen": 0}, 'key "txQueueLen": expected an integer from 1 to 100000, got 0'),
+    ({"txQueueLen": 100_001}, 'key "txQueueLen": expected an integer from 1 to 100000, got 100001'),
+    ({"txQueueLen": "500"}, "key \"txQueueLen\": expected an integer from 1 to 100000, got '500'"),
+    ({"txQLen": 500}, 'unknown key "txQLen"; did you mean "txQueueLen"?'),
     ({"promisc": "on"}, 'key "promisc": "on" needs "trust": "on"'),
     ({"all_multicast": "on", "trust": "off"}, 'key "all_multicast": "on" needs "trust": "on"'),
     ({"all_multicast": True}, 'key "all_multicast": expected "on" or "off", got True'),
@@ -206,24 +215,24 @@ REFUSED = [
     ({"driver": "../vfio-pci"}, 'key "driver": expected the name of a driver like "vfio-pci"'),
     ({"rdmaIsolation": "yes"}, "key \"rdmaIsolation\": expected true or false, got 'yes'"),
     ({"rdmaIsolation": 1}, 'key "rdmaIsolation": expected true or false, got 1'),
-    ({"rdmaIsolation": True, "driver": "netdevice"}, 'key "rdmaIsolation": expected no "driver"'),
+    ({"rdmaIsolation": True, "driver": "netdevice"}, 'key "rdmaIsolation": it cannot be combined with "driver"'),
     ({"driver": 5}, 'key "driver": expected the name of a driver'),
     ({"rss": {"queues": 0}}, 'key "rss.queues": expected an integer from 1 to 1024, got 0'),
     ({"reset": "yes"}, 'key "reset": expected "on" or "off", got \'yes\''),
-    ({"vlanTrunk": "10-20"}, 'key "vlanTrunk": the kernel has no way to give a VF several VLANs'),
+    ({"vlanTrunk": "10-20"}, 'key "vlanTrunk": the kernel cannot give several VLANs to a VF'),
     ({"bridge": "br int"}, 'key "bridge": expected the name of an Open vSwitch bridge like br-int'),
     ({"bridge": 5}, 'key "bridge": expected the name of an Open vSwitch bridge'),
-    ({"trunk": [5]}, 'key "trunk" needs the key "bridge"'),
+    ({"trunk": [5]}, 'key "trunk": it needs the key "bridge"'),
     ({"bridge": "br0", "trunk": [0]}, 'key "trunk": expected a list of VLANs from 1 to 4094, got [0]'),
     ({"bridge": "br0", "trunk": "5"}, 'key "trunk": expected a list of VLANs'),
-    ({"bridge": "br0", "trunk": [5], "vlan": 5}, 'key "trunk": 5 is the VLAN that is untagged'),
+    ({"bridge": "br0", "trunk": [5], "vlan": 5}, 'key "trunk": VLAN 5 is the untagged one'),
     ({"bridge": "br0", "vlan": 5, "vlanQoS": 3}, 'key "bridge": a port of Open vSwitch has no "vlanQoS"'),
     ({"bridge": "br0", "vlan": 5, "vlanProto": "802.1ad"}, 'key "bridge": a port of Open vSwitch has no'),
     ({"bridge": "br0", "min_tx_rate": 5}, 'key "bridge": a port of Open vSwitch has no'),
     ({"bridge": "br0", "vlan": 4095}, 'key "vlan": expected an integer from 0 to 4094'),
-    ({"vlann": 5}, 'unknown key "vlann"; nearest known key: "vlan"'),
-    ({"spoof_chk": "on"}, 'unknown key "spoof_chk"; nearest known key: "spoofchk"'),
-    ({"VLAN": 5, "vlan": 6}, 'key "vlan" is given twice, as "vlan" too'),
+    ({"vlann": 5}, 'unknown key "vlann"; did you mean "vlan"?'),
+    ({"spoof_chk": "on"}, 'unknown key "spoof_chk"; did you mean "spoofchk"?'),
+    ({"VLAN": 5, "vlan": 6}, 'key "vlan": it is given twice, also as "vlan"'),
     ({"runtimeConfig": {"CNIDeviceInfoFile": "/etc/passwd"}}, INFO_FILE + "a file in /devinfo, got '/etc/passwd'"),
     ({"runtimeConfig": {"CNIDeviceInfoFile": "/devinfo/../etc/passwd"}}, INFO_FILE + "an absolute path"),
     ({"runtimeConfig": {"CNIDeviceInfoFile": "devinfo/a"}}, INFO_FILE + "a file in /devinfo"),
@@ -236,9 +245,9 @@ REFUSED = [
 
 @pytest.mark.parametrize(("keys", "message"), REFUSED, ids=[str(keys) for keys, _ in REFUSED])
 def test_refuses(keys: dict[str, Any], message: str) -> None:
-    with pytest.raises(CniError) as refused:
+    with pytest.raises(Error) as refused:
         parse(request(**keys))
-    assert refused.value.code == Code.INVALID_CONFIG
+    assert refused.value.kind == Kind.INVALID_CONFIG
     assert refused.value.msg.startswith(f"network net: {message}")
 
 
@@ -255,7 +264,7 @@ def test_vlan_and_limit_are_the_ports_and_not_the_vfs_where_there_is_a_bridge() 
 def test_a_scalable_functions_port_has_a_vlan_and_a_limit() -> None:
     asked = parse(request(deviceID=FUNCTION, bridge="br-int", vlan=5, max_tx_rate=100))
     assert asked.port == BridgePort(bridge="br-int", vlan=5, rate=100)
-    with pytest.raises(CniError, match='key "trust": a scalable function has none'):
+    with pytest.raises(Error, match='key "trust": it has no effect on a scalable function'):
         parse(request(deviceID=FUNCTION, bridge="br-int", trust="on"))
 
 
@@ -263,13 +272,13 @@ FUNCTION = "mlx5_core.sf.4"
 
 
 def test_a_scalable_functions_interface_gets_what_an_interface_has() -> None:
-    keys = {"mac": "02:00:00:00:00:0a", "mtu": 9000, "promisc": "on", "all_multicast": "on", "queues": 2}
-    asked = parse(request(deviceID=FUNCTION, rdmaIsolation=True, **keys))
+    keys = {"mac": "02:00:00:00:00:0a", "mtu": 9000, "txQueueLen": 500, "promisc": "on", "all_multicast": "on"}
+    asked = parse(request(deviceID=FUNCTION, queues=2, rdmaIsolation=True, **keys))
     assert (asked.device, asked.settings) == (FUNCTION, VfSettings())
-    assert (asked.mac, asked.mtu, asked.promisc, asked.allmulti, asked.queues) == tuple(
+    assert (asked.mac, asked.mtu, asked.txqlen, asked.promisc, asked.allmulti) == tuple(
         True if value == "on" else value for value in keys.values()
     )
-    assert asked.rdma_isolation
+    assert (asked.queues, asked.rdma_isolation) == (2, True)
 
 
 @pytest.mark.parametrize(
@@ -290,9 +299,9 @@ def test_a_scalable_functions_interface_gets_what_an_interface_has() -> None:
     ],
 )
 def test_what_only_a_vf_has_is_refused_for_a_scalable_function(key: str, value: object) -> None:
-    with pytest.raises(CniError, match=f'key "{key}": a scalable function has none') as refused:
+    with pytest.raises(Error, match=f'key "{key}": it has no effect on a scalable function') as refused:
         parse(request(deviceID=FUNCTION, **{key: value}))
-    assert refused.value.code == Code.INVALID_CONFIG
+    assert refused.value.kind == Kind.INVALID_CONFIG
 
 
 @pytest.mark.parametrize(
@@ -304,13 +313,13 @@ def test_empty_key_that_only_a_vf_has_is_ignored_for_a_scalable_function(key: st
 
 
 def test_several_vlans_are_refused_in_the_peers_configuration_too() -> None:
-    with pytest.raises(CniError, match='key "vlanTrunk": the kernel has no way'):
+    with pytest.raises(Error, match='key "vlanTrunk": the kernel cannot give several VLANs'):
         parse(request(type="sriov", vlantrunk="10-20"))
 
 
 def test_an_unknown_key_of_the_peers_configuration_is_only_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     parse(request(type="sriov", vf=0))
-    assert 'unknown key "vf" is ignored' in caplog.text
+    assert 'unknown key "vf": it has no effect' in caplog.text
 
 
 JSON = st.recursive(
@@ -327,5 +336,5 @@ JSON = st.recursive(
 def test_whatever_is_configured_only_a_cni_error_comes_out(keys: dict[str, Any], device: str) -> None:
     try:
         parse(request(**{"deviceID": device, **keys}))
-    except CniError as error:
+    except Error as error:
         assert "\n" not in error.msg

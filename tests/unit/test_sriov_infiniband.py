@@ -13,12 +13,12 @@ import pytest
 
 from tests.fakesysfs import FakeSysfs
 from wirespeed.cni.chain import Chain, load_network
-from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.request import Request
 from wirespeed.devices import drivers, rdma, settings
 from wirespeed.devices.pci import PciDevice
+from wirespeed.errors import Error, Kind
 from wirespeed.kernel import ethtool
-from wirespeed.kernel.netlink.address import Address
+from wirespeed.kernel.netlink.address import Interface
 from wirespeed.kernel.netlink.link import Link
 from wirespeed.kernel.netlink.rtnl import Rtnl
 from wirespeed.kernel.netlink.vf import VfSettings, pack_infos, unpack_settings
@@ -49,7 +49,7 @@ class Card(Rtnl):
     def device(self) -> PciDevice:
         return PciDevice(self.address, self.sysfs.root)
 
-    def addresses(self, index: int) -> list[Address]:
+    def addresses(self, index: int) -> list[Interface]:
         return []
 
     def close(self) -> None:
@@ -85,7 +85,7 @@ class Card(Rtnl):
             assert NEVER_SET not in part.values()
             self.instant()
             self.done += [f"{key} {value}" for key, value in part.items()]
-            self.settings = replace(self.settings, **part)  # type: ignore[arg-type]
+            self.settings = replace(self.settings, **part)
             self.instant()
 
     def set_link(self, index: int, **changes: Any) -> None:
@@ -177,10 +177,10 @@ def test_check_finds_other_guids_on_either_side(node: Node, insert: Callable[...
     card, plugin = insert(), Sriov(node)
     plugin.add(request(card))
     card.settings = replace(card.settings, node_guid=OWN)
-    with pytest.raises(CniError, match=f"infinibandGUID is {OWN}, expected {GUID}"):
+    with pytest.raises(Error, match=f"infinibandGUID is {OWN}, expected {GUID}"):
         plugin.check(request(card))
     card.settings, card.read = replace(card.settings, node_guid=GUID), OWN
-    with pytest.raises(CniError, match=f"infinibandGUID of net1 is not {GUID}, its address is .*{OWN}"):
+    with pytest.raises(Error, match=f"infinibandGUID of net1 is not {GUID}, its address is .*{OWN}"):
         plugin.check(request(card))
 
 
@@ -191,7 +191,7 @@ class Killed(BaseException):
 def test_killed_at_every_instant_then_del(
     node: Node, insert: Callable[..., Card], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Sriov, "_undone_on_failure", lambda *_: nullcontext())
+    monkeypatch.setattr(Sriov, "_undo_on_failure", lambda *_: nullcontext())
     number, killed = 0, True
     card = insert()
     while killed:
@@ -223,9 +223,9 @@ def test_an_error_of_the_system_keeps_no_step_of_a_del_from_being_done(
     assert list(tmp_path.rglob("10.1.0.2"))
     with monkeypatch.context() as broken:
         broken.setattr(ethtool, "queues", failing)
-        with pytest.raises(CniError, match="Input/output error") as failed:
+        with pytest.raises(Error, match="Input/output error") as failed:
             plugin.delete(asked)
-        assert failed.value.code == Code.IO_FAILURE
+        assert failed.value.kind == Kind.IO
     assert not list(tmp_path.rglob("10.1.0.2"))
     assert len(node.journal.claims()) == 1
     plugin.delete(asked)
@@ -239,10 +239,10 @@ def test_an_add_that_cannot_be_undone_is_told_by_what_it_failed_by_and_keeps_no_
 
     def refuse(*_: object) -> None:
         monkeypatch.setattr(ethtool, "queues", failing)
-        raise CniError(Code.ADDRESS, "no such route")
+        raise Error(Kind.ADDRESS, "no such route")
 
     monkeypatch.setattr(addressing, "configure", refuse)
-    with pytest.raises(CniError, match="no such route"):
+    with pytest.raises(Error, match="no such route"):
         Sriov(node).add(asked)
     assert not list(tmp_path.rglob("10.1.0.2"))
     assert len(node.journal.claims()) == 1
@@ -265,10 +265,10 @@ def test_what_the_kind_of_vf_has_not_is_refused_with_nothing_changed(
     node: Node, insert: Callable[..., Card], kind: int, keys: dict[str, Any], told: str
 ) -> None:
     card = insert(kind=kind)
-    with pytest.raises(CniError) as refused:
+    with pytest.raises(Error) as refused:
         Sriov(node).add(request(card, **keys))
     assert told in refused.value.msg
-    assert refused.value.code == Code.INVALID_CONFIG
+    assert refused.value.kind == Kind.INVALID_CONFIG
     assert card.done == []
     assert node.journal.claims() == []
 
@@ -278,7 +278,7 @@ def test_a_vf_whose_pf_cannot_be_seen_gets_no_guid_and_stays_as_it_is(
 ) -> None:
     card = insert()
     sysfs.drop_interface("ib0")
-    with pytest.raises(CniError, match=f'key "infinibandGUID" cannot be set: PF {PF} .* has no network interface'):
+    with pytest.raises(Error, match=f'key "infinibandGUID": it cannot be set: PF {PF} .* has no network interface'):
         Sriov(node).add(request(card))
     assert card.done == []
     assert node.journal.claims() == []
@@ -334,5 +334,6 @@ def test_a_network_that_says_nothing_of_it_passes_the_pods_guid_to_its_vf(
     card = insert()
     asked = request(card)
     network = load_network({key: value for key, value in asked.config.items() if key != "runtimeConfig"})
-    Chain({"wirespeed-sriov": Sriov(node)}).add(network, asked, {"infinibandGUID": GUID})
+    network = replace(network, runtime_config={"infinibandGUID": GUID})
+    Chain({"wirespeed-sriov": Sriov(node)}).add(network, asked)
     assert card.read == GUID

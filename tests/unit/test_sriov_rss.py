@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wirespeed import structs
-from wirespeed.cni.errors import CniError, Code
 from wirespeed.devices.pci import PciDevice
-from wirespeed.devices.queues import restore_spread
+from wirespeed.devices.queues import restore_rss
 from wirespeed.devices.vf import Vf
+from wirespeed.errors import Error, Kind
 from wirespeed.kernel import ethtool
-from wirespeed.kernel.ethtool import Spread
+from wirespeed.kernel.ethtool import RssConfig
 from wirespeed.kernel.netlink.link import Link
 from wirespeed.plugins.sriov import rss
 from wirespeed.plugins.sriov.conf import Keys
@@ -35,16 +35,16 @@ def read(value: object) -> Rss | None:
     [
         (4, 'key "rss": expected an object, got 4'),
         ({}, 'key "rss": expected "queues", "weights", "hash" or "key" in it'),
-        ({"queue": 4}, 'unknown key "rss.queue"; nearest known key: "rss.queues"'),
+        ({"queue": 4}, 'unknown key "rss.queue"; did you mean "queues"?'),
         ({"queues": 0}, 'key "rss.queues": expected an integer from 1 to 1024, got 0'),
         ({"queues": True}, 'key "rss.queues": expected an integer from 1 to 1024, got True'),
         (
             {"weights": []},
             'key "rss.weights": expected a list of 1 to 1024 elements, got []',
         ),
-        ({"weights": [0, 0]}, 'key "rss.weights": expected one that is not 0'),
+        ({"weights": [0, 0]}, 'key "rss.weights": expected at least one that is not 0'),
         ({"weights": [1, -1]}, 'key "rss.weights[1]": expected an integer from 0 to 65536, got -1'),
-        ({"queues": 2, "weights": [1, 2]}, 'key "rss.weights": expected no "queues" beside it'),
+        ({"queues": 2, "weights": [1, 2]}, 'key "rss.weights": it cannot be combined with "queues"'),
         ({"hash": "md5"}, 'key "rss.hash": expected "toeplitz", "xor" or "crc32", got \'md5\''),
         (
             {"key": "0g"},
@@ -54,10 +54,10 @@ def read(value: object) -> Rss | None:
     ],
 )
 def test_refuses(value: object, told: str) -> None:
-    with pytest.raises(CniError) as refused:
+    with pytest.raises(Error) as refused:
         read(value)
     assert told in refused.value.msg
-    assert refused.value.code == Code.INVALID_CONFIG
+    assert refused.value.kind == Kind.INVALID_CONFIG
 
 
 def test_nothing_asked_is_nothing() -> None:
@@ -94,28 +94,26 @@ class Driver:
     def __init__(self, *, queues: int = 4, places: int = 16, refuses: str = "") -> None:
         self.queues, self.refuses = queues, refuses
         self.default = tuple(place % queues for place in range(places))
-        self.now = Spread(table=self.default, hash="toeplitz", key=KEY)
+        self.now = RssConfig(table=self.default, hash="toeplitz", key=KEY)
         self.is_somebodys = False
 
-    def set_spread(
-        self, name: str, *, table: Sequence[int] | None = None, hash_name: str = "", key: str = ""
-    ) -> None:
-        if (self.refuses == "hash" and hash_name) or (self.refuses == "table" and table is not None):
+    def set_rss(self, name: str, *, table: Sequence[int] | None = None, hash: str = "", key: str = "") -> None:  # noqa: A002 — as in RssConfig
+        if (self.refuses == "hash" and hash) or (self.refuses == "table" and table is not None):
             raise OSError(95, "Operation not supported")
         if table is not None:
             self.is_somebodys = bool(table)
-        self.now = Spread(
+        self.now = RssConfig(
             table=self.now.table if table is None else tuple(table) or self.default,
-            hash=hash_name or self.now.hash,
+            hash=hash or self.now.hash,
             key=key or self.now.key,
         )
 
 
 def driver(monkeypatch: pytest.MonkeyPatch, **keys: Any) -> Driver:
     found = Driver(**keys)
-    monkeypatch.setattr(ethtool, "spread", lambda name: found.now)
-    monkeypatch.setattr(ethtool, "receive_queues", lambda name: found.queues)
-    monkeypatch.setattr(ethtool, "set_spread", found.set_spread)
+    monkeypatch.setattr(ethtool, "read_rss", lambda name: found.now)
+    monkeypatch.setattr(ethtool, "rx_queue_count", lambda name: found.queues)
+    monkeypatch.setattr(ethtool, "set_rss", found.set_rss)
     return found
 
 
@@ -123,42 +121,42 @@ def test_all_of_it_is_set_found_and_put_back(monkeypatch: pytest.MonkeyPatch) ->
     there = driver(monkeypatch)
     before, asked = there.now, Rss(weights=[3, 1], hash="xor", key=KEY[::-1].upper())
     rss.apply(VF, LINK, asked)
-    assert there.now == Spread(table=(0,) * 12 + (1,) * 4, hash="xor", key=KEY[::-1])
+    assert there.now == RssConfig(table=(0,) * 12 + (1,) * 4, hash="xor", key=KEY[::-1])
     wanted = Rss(weights=[3, 1], hash="xor", key=KEY[::-1].upper())
     assert rss.drift("net1", wanted, there.now) == []
-    there.set_spread("net1", table=[0] * 16, hash_name="crc32", key=KEY)
+    there.set_rss("net1", table=[0] * 16, hash="crc32", key=KEY)
     assert rss.drift("net1", wanted, there.now) == [
         "rss.hash of net1 is crc32, expected xor",
         "rss.key of net1 is another one",
-        "rss.weights of net1: 4 of 16 places are not so",
+        "rss.weights of net1: 4 of 16 places of the table differ",
     ]
-    restore_spread(LINK, before)
+    restore_rss(LINK, before)
     assert there.now == before
     assert not there.is_somebodys
 
 
 def test_an_administrators_table_is_put_back_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
     there = driver(monkeypatch)
-    there.set_spread("eth0", table=[3] * 16)
+    there.set_rss("eth0", table=[3] * 16)
     before = there.now
     rss.apply(VF, LINK, Rss(queues=2))
-    restore_spread(LINK, before)
+    restore_rss(LINK, before)
     assert (there.now, there.is_somebodys) == (before, True)
 
 
 @pytest.mark.parametrize(
     ("asked", "told"),
     [
-        (Rss(queues=5), 'key "rss.queues": expected at most 4 queues, which it has'),
-        (Rss(weights=[9, 9]), 'key "rss.weights": expected a sum of at most 16, the size of its table'),
-        (Rss(key="00:11"), 'key "rss.key": expected 40 bytes, as long as its key is'),
+        (Rss(queues=5), 'key "rss.queues": expected at most 4 queues, as many as it has'),
+        (Rss(weights=[9, 9]), 'key "rss.weights": expected a sum of at most 16, the size of its indirection table'),
+        (Rss(key="00:11"), 'key "rss.key": expected 40 bytes, the length of its driver\'s key'),
         (Rss(hash="xor"), 'key "rss.hash": Operation not supported'),
     ],
 )
 def test_what_the_driver_does_not_do_is_named(monkeypatch: pytest.MonkeyPatch, asked: Rss, told: str) -> None:
     there = driver(monkeypatch, refuses="hash")
     before = there.now
-    with pytest.raises(CniError) as refused:
+    with pytest.raises(Error) as refused:
         rss.apply(VF, LINK, asked)
     assert refused.value.msg == f"{VF.where}: {told}"
     assert there.now == before
@@ -166,7 +164,9 @@ def test_what_the_driver_does_not_do_is_named(monkeypatch: pytest.MonkeyPatch, a
 
 def test_a_driver_without_a_table_spreads_to_no_queues(monkeypatch: pytest.MonkeyPatch) -> None:
     driver(monkeypatch, places=0)
-    with pytest.raises(CniError, match=r'key "rss.queues": expected none, for its driver has no table of queues'):
+    with pytest.raises(
+        Error, match=r'key "rss.queues": expected none, because its driver has no indirection table'
+    ):
         rss.apply(VF, LINK, Rss(queues=2))
 
 
@@ -177,7 +177,7 @@ def test_a_driver_that_no_longer_tells_its_queues_gets_its_table_back_as_numbers
     before = there.now
     rss.apply(VF, LINK, Rss(queues=1))
     there.queues = 0
-    restore_spread(LINK, before)
+    restore_rss(LINK, before)
     assert (there.now, there.is_somebodys) == (before, True)
 
 
@@ -186,5 +186,5 @@ def test_what_cannot_be_put_back_is_told(monkeypatch: pytest.MonkeyPatch) -> Non
     before = there.now
     rss.apply(VF, LINK, Rss(queues=1))
     there.refuses = "table"
-    with pytest.raises(CniError, match=r"eth0: not restored: rss: its table \(Operation not supported\)"):
-        restore_spread(LINK, before)
+    with pytest.raises(Error, match=r"eth0: not restored: the table of rss \(Operation not supported\)"):
+        restore_rss(LINK, before)

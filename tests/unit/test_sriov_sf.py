@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from tests.fakesysfs import FakeSysfs
-from wirespeed.cni.errors import CniError, Code
 from wirespeed.devices import functions, settings, snapshot
 from wirespeed.devices.restore import restore
 from wirespeed.devices.vf import find
+from wirespeed.errors import Error, Kind
 from wirespeed.kernel.netlink.link import Link
 from wirespeed.kernel.netlink.rtnl import Rtnl
 from wirespeed.kernel.netlink.vf import VfSettings
@@ -48,14 +48,16 @@ def test_a_scalable_function_is_found_with_its_interface(sysfs: FakeSysfs) -> No
 
 def test_one_without_an_interface_on_the_host_is_refused(sysfs: FakeSysfs) -> None:
     sysfs.function(PF, NAME, 88)
-    with pytest.raises(CniError, match=f"device {NAME}: driver mlx5_core.sf, no network interface on the host"):
+    with pytest.raises(
+        Error, match=f"device {NAME}: it has driver mlx5_core.sf and no network interface on the host"
+    ):
         find(Host(), functions.of_id(NAME, sysfs.root))
 
 
 def test_one_that_is_not_there_is_refused(sysfs: FakeSysfs) -> None:
-    with pytest.raises(CniError, match=f"device {NAME}: there is no such auxiliary device") as refused:
+    with pytest.raises(Error, match=f"device {NAME}: there is no such auxiliary device") as refused:
         find(Host(), functions.of_id(NAME, sysfs.root))
-    assert refused.value.code == Code.DEVICE
+    assert refused.value.kind == Kind.DEVICE
 
 
 def test_one_that_was_removed_has_nothing_to_restore(sysfs: FakeSysfs) -> None:

@@ -9,21 +9,22 @@ import pytest
 from msgspec import structs
 
 from tests.fakesysfs import FakeSysfs
-from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.request import Request
 from wirespeed.devices import functions, snapshot
 from wirespeed.devices.functions import Function
 from wirespeed.devices.restore import drift, restore
 from wirespeed.devices.snapshot import Snapshot
 from wirespeed.devices.vf import find
+from wirespeed.errors import Error, Kind
 from wirespeed.kernel.netlink.link import Link
 from wirespeed.kernel.netlink.rtnl import Rtnl
 from wirespeed.kernel.netlink.vf import VfSettings
 from wirespeed.kernel.netns import Identity
 from wirespeed.node import Node, NodeConfig
 from wirespeed.plugins.sriov import sriov
-from wirespeed.plugins.sriov.describe import device_info, netdev_parent
-from wirespeed.plugins.sriov.record import SriovRecord, Wanted
+from wirespeed.plugins.sriov.conf import Wanted
+from wirespeed.plugins.sriov.record import SriovRecord, netdev_parent
+from wirespeed.plugins.sriov.sriov import device_info
 from wirespeed.state.journal import DeviceClaim
 
 PF, VF = "0000:18:00.0", "0000:19:00.0"
@@ -60,7 +61,7 @@ def vf_of(sysfs: FakeSysfs) -> Function:
 def test_a_vf_on_virtio_vdpa_is_given_by_the_interface_of_its_virtio_device(sysfs: FakeSysfs) -> None:
     sysfs.vdpa(sysfs.path(VF), "vdpa1", "virtio_vdpa", number=3, interface="eth9")
     vf = find(Host(), vf_of(sysfs))
-    assert (vf.link, vf.owner.address, vf.is_in_user_space) == (VIRTIO, "virtio3", False)
+    assert (vf.link, vf.netdev_device.address, vf.is_in_user_space) == (VIRTIO, "virtio3", False)
     assert vf.settings == VfSettings(trust=False)
     assert device_info(vf) == {
         "type": "vdpa",
@@ -120,9 +121,11 @@ def test_a_mac_that_nobody_would_hold_is_refused_for_a_scalable_function_on_vhos
     config = {"cniVersion": "1.1.0", "name": "net", "type": "wirespeed-sriov", "deviceID": name}
     plain = Request(command="ADD", container_id="c", netns="/proc/self/ns/net", ifname="net1", config=config)
     asked = plain.derive(config=config | {"mac": "02:00:00:00:00:0a"})
-    with pytest.raises(CniError, match=r'key "mac": .* has no netdev, and its PF holds no MAC for it') as refused:
+    with pytest.raises(
+        Error, match='key "mac": it has no netdev; remove the key: its vdpa device keeps the MAC'
+    ) as refused:
         node.plugin("sriov").add(asked)
-    assert refused.value.code == Code.INVALID_CONFIG
+    assert refused.value.kind == Kind.INVALID_CONFIG
     assert node.journal.claims() == []
     assert "mac" not in node.plugin("sriov").add(plain)["interfaces"][0]
     node.close()
@@ -132,24 +135,22 @@ def test_a_vdpa_device_without_a_driver_does_not_count_nor_does_anothers(sysfs: 
     sysfs.vdpa(sysfs.path(VF), "vdpa1")
     sysfs.vdpa(sysfs.path(PF), "vdpa0", "vhost_vdpa")
     vf = find(Host(), vf_of(sysfs))
-    assert (vf.link, vf.owner.address, vf.vdpa) == (OWN, VF, None)
+    assert (vf.link, vf.netdev_device.address, vf.vdpa) == (OWN, VF, None)
 
 
 def test_one_on_vhost_vdpa_without_a_node_is_refused(sysfs: FakeSysfs) -> None:
     sysfs.vdpa(sysfs.path(VF), "vdpa1", "vhost_vdpa")
     (sysfs.path(VF) / "vdpa1/vhost-vdpa-0").rmdir()
-    with pytest.raises(CniError, match="its vdpa device vdpa1 has no vhost-vdpa node") as refused:
+    with pytest.raises(Error, match="its vdpa device vdpa1 has no vhost-vdpa node") as refused:
         find(Host(), vf_of(sysfs))
-    assert refused.value.code == Code.DEVICE
+    assert refused.value.kind == Kind.DEVICE
 
 
 def test_a_driver_that_would_cost_the_vf_its_vdpa_device_is_refused(sysfs: FakeSysfs) -> None:
     sysfs.vdpa(sysfs.path(VF), "vdpa1", "vhost_vdpa")
-    with pytest.raises(
-        CniError, match='key "driver": expected none: its vdpa device vdpa1 would be gone'
-    ) as refused:
+    with pytest.raises(Error, match='key "driver": another driver would remove its vdpa device vdpa1') as refused:
         find(Host(), vf_of(sysfs), rebinding=True)
-    assert refused.value.code == Code.INVALID_CONFIG
+    assert refused.value.kind == Kind.INVALID_CONFIG
 
 
 @pytest.mark.parametrize("driver", ["virtio_vdpa", "vhost_vdpa"])

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from tests.fakesysfs import FakeSysfs
-from wirespeed.cni.errors import CniError, Code
 from wirespeed.devices import rdma, settings, snapshot, vfio
 from wirespeed.devices.pci import PciDevice
 from wirespeed.devices.restore import drift, restore
 from wirespeed.devices.settings import NO_MAC
 from wirespeed.devices.vf import Vf, find
+from wirespeed.errors import Error, Kind
 from wirespeed.kernel import netns
 from wirespeed.kernel.netlink.errors import NetlinkError
 from wirespeed.kernel.netlink.link import Link
@@ -32,7 +32,7 @@ from wirespeed.kernel.netlink.vf import (
 )
 from wirespeed.kernel.netns import Identity
 from wirespeed.plugins.sriov import vf as vfs
-from wirespeed.plugins.sriov.describe import device_info
+from wirespeed.plugins.sriov.sriov import device_info
 
 PF = "0000:18:00.0"
 NOWHERE = ("/run/netns/none", Identity(0, 0, 0))
@@ -80,7 +80,7 @@ class PfDriver(Rtnl):
             if any(key in self.refuses for key in part):
                 raise NetlinkError(errno.EOPNOTSUPP, "Operation not supported")
             if not (self.keeps_mac and part.get("mac") == NO_MAC):
-                self.settings = replace(self.settings, **part)  # type: ignore[arg-type]
+                self.settings = replace(self.settings, **part)
 
 
 @pytest.fixture
@@ -122,19 +122,19 @@ def test_a_vf_that_an_application_drives_by_iommufd_is_not_taken_from_it(
     sysfs.vfio_device(device.address, 3)
     opened = {"/dev/vfio/devices/vfio3": "process 10 (dpdk-testpmd)"}
     monkeypatch.setattr(vfio, "users", lambda _proc: opened)
-    with pytest.raises(CniError, match=r"process 10 \(dpdk-testpmd\) has it open") as refused:
-        vfs.rebound(driver, find(driver, device), "", timeout=0)
-    assert refused.value.code == Code.TRY_AGAIN_LATER
+    with pytest.raises(Error, match=r"process 10 \(dpdk-testpmd\) has it open") as refused:
+        vfs.rebind(driver, find(driver, device), "", timeout=0)
+    assert refused.value.kind == Kind.TRY_AGAIN
     assert device.driver == "vfio-pci"
 
 
 @pytest.mark.parametrize(
     ("refused", "named"),
     [
-        ("link_state", 'key "link_state"'),
-        ("min_tx_rate", 'key "min_tx_rate"'),
-        ("vlan_proto", 'key "vlan", "vlanQoS", "vlanProto"'),
-        ("trust", 'key "trust"'),
+        ("link_state", 'key "link_state": it'),
+        ("min_tx_rate", 'key "min_tx_rate": it'),
+        ("vlan_proto", 'key "vlan": it and "vlanQoS", "vlanProto"'),
+        ("trust", 'key "trust": it'),
     ],
 )
 def test_what_the_driver_refuses_is_named_and_what_it_took_is_put_back(
@@ -142,11 +142,10 @@ def test_what_the_driver_refuses_is_named_and_what_it_took_is_put_back(
 ) -> None:
     driver, device = PfDriver(refuses=[refused]), vf_of(sysfs)
     vf = find(driver, device)
-    with pytest.raises(
-        CniError, match=f"{named}: the driver of the PF refuses it: Operation not supported"
-    ) as told:
+    text = f"{named} cannot be set: the driver of the PF refuses it: Operation not supported"
+    with pytest.raises(Error, match=text) as told:
         settings.apply(driver, vf, WANTED)
-    assert told.value.code == Code.DEVICE
+    assert told.value.kind == Kind.DEVICE
     put_back(driver, device, vf, monkeypatch)
     assert driver.settings == BEFORE
 
@@ -168,7 +167,7 @@ def test_what_cannot_be_put_back_is_told(sysfs: FakeSysfs, monkeypatch: pytest.M
     vf = find(driver, device)
     settings.apply(driver, vf, WANTED)
     driver.refuses = ["link_state"]
-    with pytest.raises(CniError, match=r"not restored: link_state is 1, was 0 \(Operation not supported\)"):
+    with pytest.raises(Error, match=r"not restored: link_state is 1, was 0 \(Operation not supported\)"):
         put_back(driver, device, vf, monkeypatch)
     assert driver.settings == replace(BEFORE, link_state=1)
 
@@ -193,9 +192,9 @@ def test_a_vf_that_its_pf_does_not_tell_of_now_is_not_taken_for_another(
         lambda: drift(driver, device, snapshot.take(before), "vfio-pci", VfSettings()),
         lambda: settings.put_back(driver, replace(before, settings=WANTED), BEFORE),
     ):
-        with pytest.raises(CniError, match="PF eth4: its driver does not tell what it holds for VF 0") as untold:
+        with pytest.raises(Error, match="PF eth4: its driver does not report the settings of VF 0 now") as untold:
             verb()
-        assert untold.value.code == Code.TRY_AGAIN_LATER
+        assert untold.value.kind == Kind.TRY_AGAIN
 
 
 def test_a_vf_of_a_pf_that_tells_of_none_goes_as_long_as_nothing_is_asked(
@@ -207,9 +206,9 @@ def test_a_vf_of_a_pf_that_tells_of_none_goes_as_long_as_nothing_is_asked(
     monkeypatch.setattr(driver, "link", lambda *_, **__: replace(told, vfs={}))
     vf = find(driver, device)
     assert settings.apply(driver, vf, VfSettings()) == VfSettings()
-    with pytest.raises(CniError, match=r"the driver of PF .* \(eth4\) tells of none of its VFs") as refused:
+    with pytest.raises(Error, match=r"the driver of PF .* \(eth4\) reports none of its VFs") as refused:
         settings.apply(driver, vf, VfSettings(trust=True))
-    assert refused.value.code == Code.DEVICE
+    assert refused.value.kind == Kind.DEVICE
     put_back(driver, device, vf, monkeypatch)
 
 
@@ -252,10 +251,10 @@ def test_a_vf_of_a_pf_without_an_interface_goes_as_long_as_nothing_is_asked(sysf
     vf = find(PfDriver(), device)
     assert settings.apply(PfDriver(), vf, VfSettings()) == VfSettings()
     with pytest.raises(
-        CniError, match=rf'key "trust" cannot be set: PF {PF} \(driver vfio-pci\) has no network interface'
+        Error, match=rf'key "trust": it cannot be set: PF {PF} \(driver vfio-pci\) has no network interface'
     ) as refused:
         settings.apply(PfDriver(), vf, VfSettings(trust=True))
-    assert refused.value.code == Code.DEVICE
+    assert refused.value.kind == Kind.DEVICE
 
 
 def test_a_vf_of_a_switchdev_pf_is_set_by_the_pfs_own_interface(sysfs: FakeSysfs) -> None:
@@ -272,7 +271,7 @@ def test_a_vf_of_a_switchdev_pf_is_set_by_the_pfs_own_interface(sysfs: FakeSysfs
 
 def test_a_vf_without_a_driver_is_taken_only_when_it_is_to_get_one(sysfs: FakeSysfs) -> None:
     device = vf_of(sysfs, "")
-    with pytest.raises(CniError, match="driver none, no network interface on the host"):
+    with pytest.raises(Error, match="it has driver none and no network interface on the host"):
         find(PfDriver(), device)
     assert find(PfDriver(), device, rebinding=True).driver == ""
 
@@ -328,20 +327,20 @@ def test_the_vfs_rdma_devices_go_into_the_pod_and_come_back(
         rdma.move(vf, moved, pod)
         assert (devices.host, devices.pod) == ({"mlx5_0": 1}, {"mlx5_4": 5})
         assert rdma.missing(moved, pod) == []
-        rdma.bring_home(moved, (pod.path, pod.identity))
+        rdma.move_to_host(moved, (pod.path, pod.identity))
         assert (devices.host, devices.pod) == ({"mlx5_0": 1, "mlx5_4": 5}, {})
-        rdma.bring_home(moved, (pod.path, pod.identity))  # already on the host: a repeated DEL moves nothing
+        rdma.move_to_host(moved, (pod.path, pod.identity))  # already on the host: a repeated DEL moves nothing
 
 
 def test_rdma_devices_that_all_namespaces_share_are_not_moved(
     sysfs: FakeSysfs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("wirespeed.devices.rdma.Rdma", RdmaDevices(exclusive=False).open)
-    with pytest.raises(CniError, match="all network namespaces share the RDMA devices of this node") as refused:
+    with pytest.raises(Error, match="all network namespaces share the RDMA devices of this node") as refused:
         rdma.devices(vf_with_rdma(sysfs))
-    assert refused.value.code == Code.DEVICE
+    assert refused.value.kind == Kind.DEVICE
 
 
 def test_a_vf_without_an_rdma_device_has_none_to_move(sysfs: FakeSysfs) -> None:
-    with pytest.raises(CniError, match='key "rdmaIsolation": it has no RDMA device'):
+    with pytest.raises(Error, match='key "rdmaIsolation": it has no RDMA device'):
         rdma.devices(find(PfDriver(), vf_of(sysfs)))

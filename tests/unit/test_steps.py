@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from wirespeed import steps
-from wirespeed.cni.errors import CniError, Code
+from wirespeed.errors import Error, Kind
 from wirespeed.steps import Failure, Step, StepError, Undo, carry_out
 
 
@@ -47,9 +47,9 @@ def test_steps_are_made_in_order_and_shown_before() -> None:
 def test_failure_undoes_all_in_reverse_order_with_what_the_failed_step_has_begun() -> None:
     log = Log()
     with pytest.raises(StepError, match=r"^taken$") as failed:
-        carry_out([log.step("a"), log.step("b", CniError(Code.POLICY, "taken", "by c")), log.step("c")])
+        carry_out([log.step("a"), log.step("b", Error(Kind.POLICY, "taken", details="by c")), log.step("c")])
     assert log.said == ["a", "b", "no b", "no a"]
-    assert (failed.value.code, failed.value.details, failed.value.what) == (Code.POLICY, "by c", "b")
+    assert (failed.value.kind, failed.value.details, failed.value.step) == (Kind.POLICY, "by c", "b")
     assert failed.value.left == []
 
 
@@ -59,8 +59,8 @@ def test_error_names_what_cannot_be_undone_and_the_rest_is_undone() -> None:
         carry_out([*map(log.step, "abc"), log.step("d", OSError(28, "No space left on device"))])
     assert log.said[4:] == ["no d", "no c", "no b", "no a"]
     left = "c (c: Input/output error); b (b: Input/output error)"
-    assert failed.value.msg == f"system: No space left on device; not taken back: {left}"
-    assert failed.value.code == Code.IO_FAILURE
+    assert failed.value.msg == f"system: No space left on device; not undone: {left}"
+    assert failed.value.kind == Kind.IO
 
 
 def test_interrupted_steps_are_undone_too(caplog: pytest.LogCaptureFixture) -> None:
@@ -68,7 +68,7 @@ def test_interrupted_steps_are_undone_too(caplog: pytest.LogCaptureFixture) -> N
     with pytest.raises(KeyboardInterrupt):
         carry_out([log.step("a"), log.step("b", KeyboardInterrupt())])
     assert log.said == ["a", "b", "no b", "no a"]
-    assert "not taken back: a: a: Input/output error" in caplog.text
+    assert "not undone: a: a: Input/output error" in caplog.text
 
 
 def test_mistake_in_an_undo_does_not_prevent_the_others() -> None:
@@ -88,7 +88,7 @@ def test_files_are_what_they_were_after_a_failure(tmp_path: Path) -> None:
     changes = [
         steps.replace(plugin, b"ours", 0o755, "replace"),
         steps.write(new, b"{}", 0o600, "write"),
-        steps.put_back(plugin, "put back"),
+        steps.restore_backup(plugin, "put back"),
         steps.remove(plugin, "remove"),
     ]
 
@@ -98,14 +98,15 @@ def test_files_are_what_they_were_after_a_failure(tmp_path: Path) -> None:
     before = files()
     for count in range(1, 5):
         with pytest.raises(StepError, match=r"^taken$"):
-            carry_out([*changes[:count], Log().step("fail", CniError(Code.POLICY, "taken"))])
+            carry_out([*changes[:count], Log().step("fail", Error(Kind.POLICY, "taken"))])
         assert files() == before
     carry_out(changes[:2])
     assert (plugin.read_text(), kept.read_text(), new.read_text()) == ("ours", "theirs", "{}")
 
 
 @pytest.mark.parametrize(
-    "make", [lambda path: steps.write(path, b"ours", 0o644, "write"), lambda path: steps.put_back(path, "put back")]
+    "make",
+    [lambda path: steps.write(path, b"ours", 0o644, "write"), lambda path: steps.restore_backup(path, "put back")],
 )
 def test_change_of_a_file_whose_folder_cannot_be_written_to_disk_is_undone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[Path], Step]

@@ -9,19 +9,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.multusfiles import POD_ARGS, Attached
-from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.request import Request
+from wirespeed.errors import Error, Kind
 from wirespeed.kernel.netns import Identity
 from wirespeed.node import Node, NodeConfig
-from wirespeed.plugins.meta.delegate import NOWHERE, recorded, recorded_identity
+from wirespeed.plugins.meta.delegate import NO_NETNS, recorded_delegate, recorded_identity
 from wirespeed.plugins.meta.meta import Meta
 from wirespeed.state.journal import Attachment, Journal
 from wirespeed.takeover import multus_cache
+from wirespeed.takeover.record import MultusFiles
 
 CID = "cid123456789abc"
 NETNS = "/run/netns/of-the-pod"
@@ -71,6 +73,9 @@ SRIOV = Attached(
 )
 
 
+MULTUS = MultusFiles(folder="", configuration="multus-cni-network", version="0.3.1", path=("/opt/cni/bin",))
+
+
 def rows(networks: list[Attached], **more: Any) -> list[Attachment]:
     """The journal's rows for a pod with these networks, from files as Multus writes them."""
     listed = json.dumps([each.listed() for each in networks]).encode()
@@ -82,9 +87,7 @@ def rows(networks: list[Attached], **more: Any) -> list[Attachment]:
     known: dict[str, Any] = {
         "listed": listed,
         "cached": cached,
-        "configuration": "multus-cni-network",
-        "version": "0.3.1",
-        "path": ("/opt/cni/bin",),
+        "multus": MULTUS,
         "identity": {NETNS: HERE}.get,
         **more,
     }
@@ -105,7 +108,7 @@ def test_networks_are_in_multus_order_under_their_interfaces() -> None:
 
 
 def test_each_network_has_what_its_add_had() -> None:
-    master, macvlan, sriov = map(recorded, rows([MASTER, MACVLAN, SRIOV]))
+    master, macvlan, sriov = map(recorded_delegate, rows([MASTER, MACVLAN, SRIOV]))
     assert [each.raw for each in (master, macvlan, sriov)] == [MASTER.config, MACVLAN.config, SRIOV.config]
     assert [each.label for each in (master, macvlan, sriov)] == ["cbr0", "test/data", "other/fast"]
     assert [each.master for each in (master, macvlan, sriov)] == [True, False, False]
@@ -128,34 +131,37 @@ def test_results_of_every_version_are_kept_in_one_shape() -> None:
 def test_master_has_the_interface_of_the_runtimes_call_or_the_one_that_the_pod_asked_for() -> None:
     asked = Attached(**{**vars(MASTER), "ifname": "pri0", "extra": {"ifnameRequest": "pri0"}})
     (row,) = rows([asked])
-    assert (row.ifname, recorded(row).request_ifname) == ("pri0", "eth0")
+    assert (row.ifname, recorded_delegate(row).request_ifname) == ("pri0", "eth0")
     other = Attached(**{**vars(MASTER), "ifname": "ens1"})
     (row,) = rows([other])
-    assert (row.ifname, recorded(row).request_ifname) == ("ens1", "ens1")
+    assert (row.ifname, recorded_delegate(row).request_ifname) == ("ens1", "ens1")
 
 
 def test_one_network_attached_twice_is_two_rows_with_their_own_results() -> None:
     second = Attached(**{**vars(MACVLAN), "ifname": "net2", "args": {}, "capability_args": {}})
     _, first, other = rows([MASTER, MACVLAN, second])
-    assert (recorded(first).runtime_config, recorded(other).runtime_config) == ({"mac": "02:00:00:00:00:01"}, {})
+    assert (recorded_delegate(first).runtime_config, recorded_delegate(other).runtime_config) == (
+        {"mac": "02:00:00:00:00:01"},
+        {},
+    )
 
 
 def test_network_whose_add_has_not_succeeded_may_have_been_begun() -> None:
     begun = Attached(**{**vars(MACVLAN), "result": None})
     _, row = rows([MASTER, begun])
     assert (row.ifname, row.step, row.result) == ("net1", "adding", None)
-    assert recorded(row).args == {**POD_ARGS, "K8S_POD_INFRA_CONTAINER_ID": CID}
+    assert recorded_delegate(row).args == {**POD_ARGS, "K8S_POD_INFRA_CONTAINER_ID": CID}
 
 
 def test_results_that_a_failed_del_has_left_behind_are_taken_without_the_list() -> None:
     found = rows([MASTER, MACVLAN], listed=None)
     assert {row.ifname for row in found} == {"eth0", "net1"}
-    assert {recorded(row).request_ifname for row in found} == {"eth0"}
+    assert {recorded_delegate(row).request_ifname for row in found} == {"eth0"}
 
 
 def test_namespace_that_is_gone_is_none() -> None:
-    (row,) = rows([MASTER], identity=lambda _: NOWHERE)
-    assert recorded_identity(row) == NOWHERE
+    (row,) = rows([MASTER], identity=lambda _: NO_NETNS)
+    assert recorded_identity(row) == NO_NETNS
 
 
 # Rejected files
@@ -163,9 +169,9 @@ def test_namespace_that_is_gone_is_none() -> None:
 
 @pytest.mark.parametrize("listed", [b"", b"[{", b"{}", b'[{"Name":"a"}]', b'[{"Bytes":"!"}]'])
 def test_list_that_cannot_be_read_is_told_with_its_container(listed: bytes) -> None:
-    with pytest.raises(CniError, match=f"^container {CID}: ") as refused:
+    with pytest.raises(Error, match=f"^container {CID}: ") as refused:
         rows([MASTER], listed=listed)
-    assert refused.value.code == Code.DECODING_FAILURE
+    assert refused.value.kind == Kind.INVALID_DATA
 
 
 @pytest.mark.parametrize("given", [{"cniVersion": "0.2.0"}, {"cniVersion": "0.1.0"}, {}])
@@ -174,8 +180,8 @@ def test_networks_of_the_oldest_versions_or_without_one_are_taken_over(given: di
     # If a plugin's result has no version, libcni stores it with the version of the call.
     result = {"cniVersion": given.get("cniVersion", "0.1.0"), **shape}
     old = Attached(config={"name": "data", "type": "rec-macvlan", **given}, ifname="net1", result=result)
-    _, row = rows([MASTER, old], version="0.1.0")
-    assert recorded(row).network().version == given.get("cniVersion", "0.1.0")
+    _, row = rows([MASTER, old], multus=msgspec.structs.replace(MULTUS, version="0.1.0"))
+    assert recorded_delegate(row).network().version == given.get("cniVersion", "0.1.0")
     assert row.result is not None
     assert row.result["ips"] == [{"address": "10.89.0.2/24"}]
     assert row.result["routes"] == [{"dst": "10.0.0.0/8"}]
@@ -183,7 +189,7 @@ def test_networks_of_the_oldest_versions_or_without_one_are_taken_over(given: di
 
 def test_network_that_could_not_be_run_is_told_by_name() -> None:
     old = Attached(**{**vars(MACVLAN), "config": {**MACVLAN.config, "cniVersion": "0.5.0"}})
-    with pytest.raises(CniError, match=rf"container {CID}: network test/data \(net1\): .*0.5.0"):
+    with pytest.raises(Error, match=rf"container {CID}: network test/data \(net1\): .*0.5.0"):
         rows([MASTER, old])
 
 
@@ -195,7 +201,7 @@ def test_whatever_is_in_a_file_is_read_or_refused(data: bytes) -> None:
     for read in (multus_cache.read_cached, lambda data: rows([MASTER], listed=data, cached=[])):
         try:
             read(data)
-        except CniError:
+        except Error:
             continue
 
 
@@ -209,7 +215,7 @@ def test_rows_are_recorded_once_with_their_results(tmp_path: Path) -> None:
         assert [(row.ifname, row.step, row.result) for row in known] == [
             (row.ifname, row.step, row.result) for row in found
         ]
-        assert [recorded(row) for row in known] == [recorded(row) for row in found]
+        assert [recorded_delegate(row) for row in known] == [recorded_delegate(row) for row in found]
     journal.close()
 
 
@@ -249,7 +255,7 @@ def test_del_calls_all_networks_in_reverse_with_what_add_had_and_its_result(
         ),
         once=True,
     )
-    multus_cache.record(node.journal, rows([MASTER, MACVLAN, SRIOV], identity=lambda _: NOWHERE))
+    multus_cache.record(node.journal, rows([MASTER, MACVLAN, SRIOV], identity=lambda _: NO_NETNS))
     Meta(node).delete(
         Request(
             command="DEL",
@@ -286,7 +292,7 @@ def test_conflist_of_a_file_is_the_one_that_add_ran_not_the_lossy_copies_beside_
     assert "isGateway" not in json.dumps(entry["ConfList"])
     assert "isGateway" not in base64.b64decode(entry["Bytes"]).decode()
     (row,) = rows([MASTER])
-    assert recorded(row).raw == MASTER.config
+    assert recorded_delegate(row).raw == MASTER.config
 
 
 def test_inline_conflist_is_the_one_that_add_ran_not_the_lossy_copies_beside_it() -> None:
@@ -295,7 +301,7 @@ def test_inline_conflist_is_the_one_that_add_ran_not_the_lossy_copies_beside_it(
     assert "isGateway" not in json.dumps(entry["ConfList"])
     assert "isGateway" in base64.b64decode(entry["Bytes"]).decode()
     (row,) = rows([inline])
-    assert recorded(row).raw == MASTER.config
+    assert recorded_delegate(row).raw == MASTER.config
 
 
 def test_list_of_an_older_multus_has_the_whole_configuration() -> None:
@@ -306,9 +312,7 @@ def test_list_of_an_older_multus_has_the_whole_configuration() -> None:
         CID,
         json.dumps([entry]).encode(),
         [cached],
-        configuration="multus-cni-network",
-        version="1.0.0",
-        path=(),
+        multus=MULTUS,
         identity=lambda _: HERE,
     )
-    assert recorded(row).raw == MASTER.config
+    assert recorded_delegate(row).raw == MASTER.config

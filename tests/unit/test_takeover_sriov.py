@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests import sriovfiles
-from wirespeed.cni.errors import CniError, Code
 from wirespeed.devices.pci import PciDevice
 from wirespeed.devices.vf import Vf
+from wirespeed.errors import Error, Kind
 from wirespeed.kernel.netlink.link import IFF_PROMISC, IFF_UP, Link
 from wirespeed.kernel.netlink.vf import ETH_P_8021AD, ETH_P_8021Q, VfSettings
 from wirespeed.kernel.netns import Identity
@@ -57,8 +57,8 @@ def claimed(value: dict[str, Any], now: Vf = NOW) -> DeviceClaim:
     return sriov_cni.claim(
         CID,
         "net1",
-        sriov_cni.read_kept(json.dumps(value).encode()),
-        now=now,
+        sriov_cni.read_saved(json.dumps(value).encode()),
+        current=now,
         netns="/run/netns/pod",
         identity=Identity(4, 77, 12),
         devinfo=Path("/var/run/k8s.cni.cncf.io/devinfo"),
@@ -118,9 +118,9 @@ def test_vf_that_is_on_its_way_home_is_known_by_what_was_noted() -> None:
 
 def test_vf_of_which_neither_is_known_is_refused() -> None:
     value = sriovfiles.kept(VF, original={"EffectiveMAC": ""})
-    with pytest.raises(CniError, match=f"device {VF}: neither its MAC and MTU are noted") as refused:
+    with pytest.raises(Error, match=f"device {VF}: sriov-cni has not recorded its MAC and MTU") as refused:
         claimed(value, replace(NOW, link=None))
-    assert refused.value.code == Code.DEVICE
+    assert refused.value.kind == Kind.DEVICE
 
 
 def test_check_knows_what_was_asked_for() -> None:
@@ -148,7 +148,7 @@ def test_runtimes_mac_goes_before_the_configurations() -> None:
 def test_values_that_are_refused_here_are_not_held_against_the_vf(caplog: pytest.LogCaptureFixture) -> None:
     wanted = claimed(sriovfiles.kept(VF, trust="yes")).record["wanted"]
     assert set(wanted["settings"].values()) == {None}
-    assert "CHECK compares nothing of it" in caplog.text
+    assert "CHECK does not compare it with its configuration" in caplog.text
 
 
 def test_claim_goes_into_the_journal_and_comes_back_as_it_was(tmp_path: Path) -> None:
@@ -188,11 +188,11 @@ def test_files_name_tells_whose_it_is(name: str, owner: tuple[str, str] | None) 
     ],
 )
 def test_file_that_is_none_of_sriov_cnis_is_refused(value: dict[str, Any]) -> None:
-    with pytest.raises(CniError):
-        sriov_cni.read_kept(json.dumps(value).encode())
+    with pytest.raises(Error):
+        sriov_cni.read_saved(json.dumps(value).encode())
 
 
 @given(st.binary() | st.recursive(st.none() | st.text(), st.lists).map(lambda value: json.dumps(value).encode()))
 def test_whatever_is_in_a_file_is_read_or_refused(data: bytes) -> None:
-    with pytest.raises(CniError):
-        sriov_cni.read_kept(data)
+    with pytest.raises(Error):
+        sriov_cni.read_saved(data)

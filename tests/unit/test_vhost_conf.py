@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wirespeed.cni.errors import CniError, Code
+from wirespeed.cni.errors import Code, code_of
 from wirespeed.cni.request import Request
+from wirespeed.errors import Error, Kind
 from wirespeed.plugins.vhost import conf as configuration
-from wirespeed.plugins.vhost.conf import ALL, Access, Bandwidth, Mirror, VhostConf
+from wirespeed.plugins.vhost.conf import Access, BandwidthKeys, MirrorKeys, VhostConf
 from wirespeed.plugins.vhost.engine import port_name, short_id
 
 OVS = {"engine": "ovs-dpdk", "iftype": "vhostuser"}
@@ -32,9 +33,9 @@ def parse(asked: Request) -> VhostConf:
 
 
 def refusal(host: Any = OVS, code: Code = Code.INVALID_CONFIG, **keys: Any) -> str:
-    with pytest.raises(CniError) as caught:
+    with pytest.raises(Error) as caught:
         parse(request(host, **keys))
-    assert caught.value.code == code
+    assert code_of(caught.value) == code
     assert caught.value.msg.startswith("network net: ")
     return caught.value.msg.removeprefix("network net: ")
 
@@ -50,7 +51,7 @@ def test_engine_and_type_alone_are_a_client_port_of_br0() -> None:
     conf = parse(request())
     assert (conf.engine, conf.kind, conf.role, conf.app_role) == ("ovs-dpdk", "vhostuser", "client", "server")
     assert (conf.bridge, conf.create, conf.vlan, conf.trunk) == ("br0", False, None, ())
-    assert (conf.annotate, conf.peer, conf.queues, conf.mtu) == (False, False, 1, None)
+    assert (conf.annotate, conf.userspace_cni, conf.queues, conf.mtu) == (False, False, 1, None)
 
 
 def test_every_key_reaches_its_setting() -> None:
@@ -76,8 +77,8 @@ def test_every_key_reaches_its_setting() -> None:
     assert (conf.role, conf.app_role, conf.socket_file) == ("server", "client", "s.sock")
     assert (conf.bridge, conf.create, conf.vlan, conf.trunk) == ("br-x", True, 3, (5, 9))
     assert (conf.mtu, conf.queues, conf.mac, conf.shared_dir) == (9000, 4, "02:00:00:00:00:0a", "/run/pods")
-    assert conf.bandwidth == Bandwidth(ingress_rate=1000, ingress_burst=10, egress_rate=2000, egress_burst=20)
-    assert conf.mirror == Mirror(sources=("a", "b"), into=False, out=True)
+    assert conf.bandwidth == BandwidthKeys(ingress_rate=1000, ingress_burst=10, egress_rate=2000, egress_burst=20)
+    assert conf.mirror == MirrorKeys(source=["a", "b"], direction="out")
     assert conf.access == Access(user=0, group=7, mode=0o660, label="system_u:object_r:container_file_t:s0:c1,c2")
     assert (conf.annotate, conf.device_info_file) == (True, "/devinfo/cni/info")
 
@@ -161,18 +162,18 @@ def test_a_wrong_host_part_is_named(host: Any, text: str) -> None:
         ({"socket": {"mode": "660x"}}, 'key "socket.mode": expected octal digits'),
         ({"socket": {"user": -1}}, 'key "socket.user": expected a name or a number'),
         ({"socket": {"selinuxLabel": "a b"}}, 'key "socket.selinuxLabel": expected an SELinux label'),
-        ({"bandwidth": {"ingressBurst": 1}}, 'key "bandwidth.ingressBurst" needs "ingressRate"'),
+        ({"bandwidth": {"ingressBurst": 1}}, 'key "bandwidth.ingressBurst": it needs "ingressRate"'),
         ({"bandwidth": {"egressRate": -1}}, 'key "bandwidth.egressRate": expected an integer'),
         ({"mirror": {}, "bandwidth": []}, 'key "bandwidth": expected an object'),
         ({"mirror": []}, 'key "mirror": expected an object, got []'),
-        ({"mirror": {"to": "a", "from": "all"}}, 'key "mirror": expected one of the keys "to" and "from"'),
+        ({"mirror": {"to": "a", "from": "all"}}, 'key "mirror": expected either the key "to" or the key "from"'),
         ({"mirror": {"from": "a"}}, 'key "mirror.from": expected "all" or a list of ports'),
         ({"mirror": {"from": "all", "direction": "in"}}, 'key "mirror.direction": expected "both" with "from"'),
         ({"mirror": {"to": "a", "direction": "x"}}, 'key "mirror.direction": expected "in", "out" or "both"'),
         ({"ipam": {"type": "dhcp"}}, 'key "ipam.type": expected an IPAM that needs no interface'),
         (
             {"container": {"vhost": {"mode": "client"}}},
-            'key "container.vhost.mode": the switch is the client already',
+            'key "container.vhost.mode": the switch is already the client',
         ),
         ({"annotate": "yes"}, 'key "annotate": expected true or false'),
         ({"runtimeConfig": {"CNIDeviceInfoFile": 1}}, INFO_FILE + "an absolute path, got 1"),
@@ -187,9 +188,9 @@ def test_a_wrong_key_is_named(keys: dict[str, Any], text: str) -> None:
 @pytest.mark.parametrize(
     ("keys", "text"),
     [
-        ({"hosts": {}}, 'unknown key "hosts"; nearest known key: "host"'),
-        ({"host": {**OVS, "ifType2": 1}}, 'unknown key "host.ifType2"; nearest known key: "host.iftype"'),
-        ({"host": {**OVS, "bridge": {"vlan": 1}}}, 'unknown key "host.bridge.vlan"; nearest known key: "host.'),
+        ({"hosts": {}}, 'unknown key "hosts"; did you mean "host"?'),
+        ({"host": {**OVS, "ifType2": 1}}, 'unknown key "host.ifType2"; did you mean "iftype"?'),
+        ({"host": {**OVS, "bridge": {"vlan": 1}}}, 'unknown key "host.bridge.vlan"; did you mean "vlanId"?'),
         ({"socket": {"owner": 1}}, 'unknown key "socket.owner"'),
     ],
 )
@@ -200,14 +201,14 @@ def test_an_unknown_key_is_refused_with_the_nearest_one(keys: dict[str, Any], te
 def test_unknown_keys_of_the_peers_configurations_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
     parse(request({**OVS, "bridge": {"vlan": 1}}, type="userspace", logLevel="debug", kubeconfig="/k"))
     assert [record.message for record in caplog.records if record.levelno == logging.WARNING] == [
-        'network net: unknown key "host.bridge.vlan" is ignored; nearest known key: "host.bridge.vlanId"'
+        'network net: unknown key "host.bridge.vlan": it has no effect; did you mean "vlanId"?'
     ]
 
 
 def test_what_an_engine_does_not_do_is_refused() -> None:
     bridge = {"bridgeName": "4", "vlanId": 3}
     text = refusal({**MEMIF, "bridge": bridge}, Code.UNSUPPORTED_FIELD)
-    assert text == 'key "host.bridge.vlanId" has no effect with engine vpp and iftype memif'
+    assert text == 'key "host.bridge.vlanId": it has no effect with engine vpp and iftype memif'
     assert "bandwidth" in refusal({**MEMIF}, Code.UNSUPPORTED_FIELD, bandwidth={"egressRate": 1})
     asked = {"bandwidth": {"egressRate": 1}}
     assert "runtimeConfig.bandwidth" in refusal({**MEMIF}, Code.UNSUPPORTED_FIELD, runtimeConfig=asked)
@@ -260,7 +261,7 @@ def test_the_peers_values_without_effect_are_warned_of_and_not_checked(
     conf = peer(host)
     assert (conf.socket_file, conf.buffer_size, conf.vlan) == ("", 2048, None)
     (warning,) = [record.message for record in caplog.records]
-    assert warning.startswith(f'network net: key "{key}" has no effect with ')
+    assert warning.startswith(f'network net: key "{key}": it has no effect with ')
 
 
 def test_the_peers_empty_values_without_effect_are_not_checked(caplog: pytest.LogCaptureFixture) -> None:
@@ -272,15 +273,15 @@ def test_the_peers_empty_values_without_effect_are_not_checked(caplog: pytest.Lo
 def test_the_peers_limits_of_the_runtime_without_effect_are_not_checked(caplog: pytest.LogCaptureFixture) -> None:
     runtime = {"bandwidth": {"ingressRate": "1G"}}
     conf = parse(request({**MEMIF, "bridge": {"bridgeId": 4}}, type="userspace", runtimeConfig=runtime))
-    assert conf.bandwidth == Bandwidth()
-    assert 'key "runtimeConfig.bandwidth" has no effect with engine vpp and iftype memif' in caplog.text
+    assert conf.bandwidth == BandwidthKeys()
+    assert 'key "runtimeConfig.bandwidth": it has no effect with engine vpp and iftype memif' in caplog.text
 
 
 @pytest.mark.parametrize("kind", ["userspace", "wirespeed-vhost"])
 def test_limits_that_the_runtime_replaces_are_not_checked(kind: str) -> None:
     configured, runtime = {"ingressRate": "1G", "rate": 1}, {"bandwidth": {"egressRate": 1000}}
     conf = parse(request(type=kind, bandwidth=configured, runtimeConfig=runtime))
-    assert conf.bandwidth == Bandwidth(egress_rate=1000)
+    assert conf.bandwidth == BandwidthKeys(egress_rate=1000)
 
 
 @pytest.mark.parametrize(
@@ -307,11 +308,11 @@ def test_without_a_switch_the_application_has_the_role_that_it_is_given_or_that_
     assert (parse(request(direct)).role, parse(request(direct)).app_role) == ("", "")
     given_role = parse(request(direct, container={"memif": {"role": "slave"}}))
     assert (given_role.role, given_role.app_role) == ("", "slave")
-    assert "there is no switch" in refusal({**direct, "memif": {"role": "master"}})
+    assert "engine none has no switch" in refusal({**direct, "memif": {"role": "master"}})
 
 
 def test_a_mirror_of_everything() -> None:
-    assert parse(request(mirror={"from": "all"})).mirror == Mirror(sources=ALL)
+    assert parse(request(mirror={"from": "all"})).mirror == MirrorKeys(source="all")
 
 
 def test_the_runtimes_mac_wins_over_the_arguments_and_these_over_the_configuration() -> None:
@@ -348,8 +349,8 @@ _HOST = st.dictionaries(
 def test_whatever_a_configuration_holds_it_is_read_or_refused(host: Any, keys: dict[str, Any], kind: str) -> None:
     try:
         parse(request(host, type=kind, **keys))
-    except CniError as error:
-        assert error.code in {Code.INVALID_CONFIG, Code.UNSUPPORTED_FIELD}
+    except Error as error:
+        assert error.kind in {Kind.INVALID_CONFIG, Kind.UNSUPPORTED}
 
 
 # Names

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from wirespeed.cni.errors import CniError
 from wirespeed.cni.request import Request
+from wirespeed.errors import Error
 from wirespeed.plugins.vhost import conf as configuration
 from wirespeed.plugins.vhost import poddata
 from wirespeed.plugins.vhost.sockets import Folder
@@ -123,7 +123,7 @@ def test_the_same_folder_is_left_as_it_is_written(said: str) -> None:
 
 
 def test_another_folder_is_refused() -> None:
-    with pytest.raises(CniError, match="expected /sockets, where the volume is, got /other"):
+    with pytest.raises(Error, match="expected /sockets, the mount path of the volume, got '/other'"):
         poddata.pod_annotations({poddata.MAPPED_DIR: "/other"}, entry("net1"), "/sockets")
 
 

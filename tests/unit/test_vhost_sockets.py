@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from wirespeed.cni.errors import CniError, Code
+from wirespeed.cni.errors import Code, code_of
 from wirespeed.cni.request import Request
+from wirespeed.errors import Error, Kind
 from wirespeed.plugins.vhost import sockets
 from wirespeed.plugins.vhost.conf import Access
 from wirespeed.plugins.vhost.sockets import LONGEST_PATH, Folder
@@ -56,24 +57,24 @@ def test_a_static_pods_empty_dir_is_under_the_uid_that_the_runtime_knows() -> No
 @pytest.mark.parametrize(
     ("volume", "text"),
     [
-        ({"persistentVolumeClaim": {}}, "expected a hostPath or an emptyDir, got persistentVolumeClaim"),
-        ({}, "expected a hostPath or an emptyDir, got nothing"),
-        ({"hostPath": {"path": "run"}}, "expected a hostPath that is absolute and has no .., got run"),
+        ({"persistentVolumeClaim": {}}, "expected a hostPath or an emptyDir, got 'persistentVolumeClaim'"),
+        ({}, "expected a hostPath or an emptyDir, got 'nothing'"),
+        ({"hostPath": {"path": "run"}}, "expected a hostPath that is absolute and has no .., got 'run'"),
         (
             {"hostPath": {"path": "/run/../etc"}},
-            "expected a hostPath that is absolute and has no .., got /run/../etc",
+            "expected a hostPath that is absolute and has no .., got '/run/../etc'",
         ),
     ],
 )
 def test_another_volume_is_refused(volume: dict[str, Any], text: str) -> None:
-    with pytest.raises(CniError) as caught:
+    with pytest.raises(Error) as caught:
         of_pod(pod(volume))
     assert caught.value.msg == f"volume shared-dir: {text}"
 
 
 @pytest.mark.parametrize("uid", ["", "../x", "a/b"])
 def test_a_uid_is_no_path(uid: str) -> None:
-    with pytest.raises(CniError, match="UID of the pod"):
+    with pytest.raises(Error, match="UID of the pod"):
         of_pod(pod({"emptyDir": {}}, uid=uid))
 
 
@@ -102,15 +103,17 @@ def test_a_longer_path_gets_a_link_of_its_own(tmp_path: Path) -> None:
 
 
 def test_a_path_that_is_too_long_all_the_same_is_explained() -> None:
-    with pytest.raises(CniError, match="keeps a socket's address in 108, got 212 through a link") as caught:
+    with pytest.raises(
+        Error, match=r"expected at most 107 bytes, the kernel's limit, got 212; configure a shorter vhost.sockets"
+    ) as caught:
         sockets.with_short_path(Folder(path="/" + "d" * 150), "s" * 30, Path("/" + "l" * 163))
-    assert caught.value.code == Code.INVALID_CONFIG
-    with pytest.raises(CniError, match="in the container; mount the volume at a shorter path"):
+    assert caught.value.kind == Kind.INVALID_CONFIG
+    with pytest.raises(Error, match=r"too long; .*; mount the volume at a shorter path"):
         sockets.check_inside(Folder(path="/run", inside="/" + "d" * 120), "s")
 
 
 def test_a_folder_of_ours_goes_when_nothing_else_is_in_it(tmp_path: Path) -> None:
-    folder = sockets.below(tmp_path / "base", "a" * 64)
+    folder = sockets.container_folder(tmp_path / "base", "a" * 64)
     assert folder.path == f"{tmp_path}/base/aaaaaaaaaaaa"
     sockets.prepare(folder, Access(mode=0o640))
     assert stat.S_IMODE(os.stat(folder.path).st_mode) == 0o750
@@ -139,7 +142,7 @@ def test_an_administrators_folder_keeps_its_mode_and_stays(tmp_path: Path) -> No
 def test_what_is_left_of_a_write_that_was_killed_is_cleared(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = sockets.below(tmp_path, "container")
+    folder = sockets.container_folder(tmp_path, "container")
     sockets.prepare(folder, Access())
 
     class Killed(BaseException):
@@ -158,9 +161,9 @@ def test_what_is_left_of_a_write_that_was_killed_is_cleared(
 
 def test_a_link_that_cannot_be_removed_is_named(tmp_path: Path) -> None:
     (tmp_path / "link").mkdir()
-    with pytest.raises(CniError) as caught:
+    with pytest.raises(Error) as caught:
         sockets.clear(Folder(path=str(tmp_path), link=str(tmp_path / "link")), [])
-    assert (caught.value.code, caught.value.msg) == (
+    assert (code_of(caught.value), caught.value.msg) == (
         Code.IO_FAILURE,
         f"short path {tmp_path}/link: Is a directory",
     )
@@ -171,9 +174,9 @@ def test_a_folder_that_the_kubelet_has_removed_is_cleared(tmp_path: Path) -> Non
 
 
 def test_a_folder_that_the_kubelet_has_not_made_is_not_made(tmp_path: Path) -> None:
-    with pytest.raises(CniError) as caught:
+    with pytest.raises(Error) as caught:
         sockets.prepare(Folder(path=str(tmp_path / "shared-dir"), kubelets=True), Access())
-    assert caught.value.code == Code.IO_FAILURE
+    assert caught.value.kind == Kind.IO
     assert not (tmp_path / "shared-dir").exists()
 
 
@@ -188,7 +191,7 @@ def test_what_a_pod_puts_in_the_folder_is_not_followed(tmp_path: Path) -> None:
     assert (outside.read_text(), (shared / "data.json").read_text()) == ("theirs", "ours")
     (shared / "socket").symlink_to(outside)
     mode = stat.S_IMODE(outside.stat().st_mode)
-    with pytest.raises(CniError):
+    with pytest.raises(Error):
         sockets.set_access(folder, "socket", Access(mode=0o666))
     assert stat.S_IMODE(outside.stat().st_mode) == mode
     (shared / "folder/inner").mkdir(parents=True)

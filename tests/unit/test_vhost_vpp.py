@@ -16,9 +16,9 @@ import pytest
 
 from tests import userspacefiles
 from tests.vpp import FakeVpp
-from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.plugin import Result
 from wirespeed.cni.request import Request
+from wirespeed.errors import Error, Kind
 from wirespeed.node import Node, NodeConfig, VhostConfig
 from wirespeed.plugins.vhost import vhost
 from wirespeed.plugins.vhost.engine import port_name
@@ -178,7 +178,7 @@ def test_a_routed_interface_without_a_gateway_is_refused(vpp: FakeVpp, node: Nod
         "ipam": {"type": "static", "addresses": [{"address": "10.8.0.2/30"}]}
     }
     before = vpp.state()
-    with pytest.raises(CniError, match=r"expected IPAM to give one for 10\.8\.0\.2/30"):
+    with pytest.raises(Error, match=r'key "ipam": it gives no gateway for 10\.8\.0\.2/30'):
         add(node, conf)
     assert (vpp.state(), left(node)) == (before, [])
 
@@ -197,7 +197,7 @@ def test_more_memifs_than_the_peer_could_number(vpp: FakeVpp, node: Node) -> Non
 
 
 def test_a_bridge_domain_is_removed_only_if_we_made_it_and_nothing_is_in_it(vpp: FakeVpp, node: Node) -> None:
-    with pytest.raises(CniError, match="VPP has no bridge domain 4"):
+    with pytest.raises(Error, match="VPP has no bridge domain 4"):
         add(node, network(bridge={"bridgeName": "4"}))
     vpp.domains[4] = "theirs"
     conf = network(bridge={"bridgeId": 4})
@@ -233,9 +233,9 @@ def test_whatever_vpp_refuses_nothing_is_left(vpp: FakeVpp, node: Node, message:
         return real(name, fields)
 
     vpp._answer = answer  # type: ignore[method-assign]
-    with pytest.raises(CniError) as caught:
+    with pytest.raises(Error) as caught:
         add(node, network(mtu=1400))
-    assert caught.value.code == Code.DEVICE
+    assert caught.value.kind == Kind.DEVICE
     assert f"refuses {message}: -73, invalid argument" in caught.value.msg
     assert (vpp.state(), left(node)) == (before, [])
 
@@ -246,7 +246,7 @@ def test_an_interface_of_others_on_the_socket_is_refused_and_stays(vpp: FakeVpp,
     vpp._memif_socket_filename_add_del_v2(is_add=True, socket_id=7, socket_filename=str(path))
     vpp._memif_create(role=1, mode=0, socket_id=7, ring_size=1024, buffer_size=2048)
     before = vpp.state()
-    with pytest.raises(CniError, match=rf"VPP has an interface on {path} already; expected another socketfile"):
+    with pytest.raises(Error, match=rf"VPP already has an interface on {path}; expected another socketfile"):
         add(node, conf)
     delete(node, conf)
     assert (vpp.state(), left(node)) == (before, [])
@@ -264,9 +264,9 @@ def test_interfaces_are_found_by_their_socket_not_by_numbers_that_vpp_gave_befor
         assert theirs == {"socket_id": 7}
         fields = {"role": 1, "mode": 0, "socket_id": 7, "ring_size": 1024, "buffer_size": 2048}
         assert again._memif_create(**fields) == {"sw_if_index": 1}  # the same number as ours had
-        with pytest.raises(CniError, match="VPP has no interface on") as caught:
+        with pytest.raises(Error, match="VPP has no interface on") as caught:
             check(node, conf)
-        assert caught.value.code == Code.DRIFT
+        assert caught.value.kind == Kind.DRIFT
         delete(node, conf)
         assert list(again.interfaces) == [1]
         assert again.sockets[7] == "/x"
@@ -279,7 +279,7 @@ def test_check_tells_what_is_not_as_it_was_made(vpp: FakeVpp, node: Node) -> Non
     add(node, conf)
     (interface,) = vpp.interfaces.values()
     interface.flags, interface.mtu, interface.domain, interface.mode = 0, 1500, 0, 1
-    with pytest.raises(CniError) as caught:
+    with pytest.raises(Error) as caught:
         check(node, conf)
     for fault in ("is down", "mtu is 1500, expected 1400", "role and mode", "not in bridge domain 4"):
         assert fault in caught.value.msg
@@ -340,9 +340,9 @@ def test_an_add_does_not_wait_for_another_switch_that_hangs(vpp: FakeVpp, node: 
 
 def test_add_without_a_vpp_is_to_be_tried_again_and_leaves_nothing(node: Node) -> None:
     conf = network() | {"ipam": {"type": "host-local", "subnet": "10.9.0.0/24"}}
-    with pytest.raises(CniError, match=f"VPP at {node.config.vhost.vpp}: No such file or directory") as caught:
+    with pytest.raises(Error, match=f"VPP at {node.config.vhost.vpp}: No such file or directory") as caught:
         add(node, conf)
-    assert caught.value.code == Code.TRY_AGAIN_LATER
+    assert caught.value.kind == Kind.TRY_AGAIN
     leases = Path(node.config.leases)
     assert (left(node), [path.name for path in leases.glob("*/10.9.*")]) == ([], [])
 
@@ -362,9 +362,9 @@ def test_gc_removes_what_has_no_attachment_and_no_journal(vpp: FakeVpp, node: No
 
 def test_status_says_what_is_missing(tmp_path: Path, node: Node) -> None:
     def refusal() -> str:
-        with pytest.raises(CniError) as caught:
+        with pytest.raises(Error) as caught:
             node.plugin("vhost").status(request("STATUS", network()))
-        assert caught.value.code == Code.UNAVAILABLE
+        assert caught.value.kind == Kind.UNAVAILABLE
         return caught.value.msg
 
     assert "No such file or directory" in refusal()
@@ -379,11 +379,11 @@ def test_status_says_what_is_missing(tmp_path: Path, node: Node) -> None:
 def test_a_vpp_that_says_nothing_is_waited_for_no_longer_than_the_deadline(
     vpp: FakeVpp, node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("wirespeed.plugins.vhost.vpp.ANSWER_AT_MOST", 0.3)
+    monkeypatch.setattr("wirespeed.plugins.vhost.vpp.ANSWER_TIMEOUT", 0.3)
     vpp.silent = True
-    with pytest.raises(CniError, match="no answer") as caught:
+    with pytest.raises(Error, match="no answer") as caught:
         add(node, network())
-    assert caught.value.code == Code.TRY_AGAIN_LATER
+    assert caught.value.kind == Kind.TRY_AGAIN
     vpp.silent = False
     delete(node, network())
     assert left(node) == []

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from wirespeed import structs
 from wirespeed.cni import versions
 from wirespeed.cni.chain import Network, canonical, load_network
-from wirespeed.cni.errors import CniError, Code
-from wirespeed.node import ALIASES, AutoconfConfig
+from wirespeed.errors import Error, Kind, as_error, under
+from wirespeed.node import ALIASES, AutoconfConfig, NodeConfig
 from wirespeed.plugins.meta import config as meta_config
 from wirespeed.plugins.meta import networks
 
@@ -28,43 +29,53 @@ class Primary:
     network: Network
 
 
+def read_config(document: object) -> NodeConfig:
+    """Convert the agent's configuration, and check `autoconf` in it. Raises Error(INVALID_CONFIG)."""
+    config = structs.read(document, NodeConfig)
+    if config.autoconf is not None:
+        check(config.autoconf)
+    return config
+
+
 def check(where: AutoconfConfig) -> None:
-    """Check the configuration `autoconf`. Raises CniError(INVALID_CONFIG)."""
-    if not where.files:
-        raise _wrong("files", "at least one file name", [])
-    for name in where.files:
-        if not name.endswith((".conf", ".conflist")) or "/" in name or name.startswith("."):
-            raise _wrong("files", "names of files *.conflist or *.conf", name)
-    for key, folder in (("cniConfigDir", where.cni_config_dir), ("primaryDir", where.primary_dir or "/")):
-        if not folder.startswith("/"):
-            raise _wrong(key, "an absolute path", folder)
-    if "/" in where.primary or where.primary in where.files:
-        raise _wrong("primary", "the name of a file in primaryDir that is not ours", where.primary)
-    if where.cni_version:
-        versions.check(where.cni_version)
-    _check_meta(where)
+    """Check the configuration `autoconf`. Raises Error(INVALID_CONFIG)."""
+    with under("autoconf"):
+        if not where.files:
+            raise _invalid("files", "at least one file name", [])
+        for index, name in enumerate(where.files):
+            if not name.endswith((".conf", ".conflist")) or "/" in name or name.startswith("."):
+                raise _invalid(f"files[{index}]", "the name of a file *.conflist or *.conf", name)
+        for key, folder in (("cniConfigDir", where.cni_config_dir), ("primaryDir", where.primary_dir or "/")):
+            if not folder.startswith("/"):
+                raise _invalid(key, "an absolute path", folder)
+        if "/" in where.primary or where.primary in where.files:
+            raise _invalid("primary", "the name of a file in primaryDir that is not in files", where.primary)
+        if where.cni_version:
+            versions.check(where.cni_version)
+        with under("meta"):
+            _check_meta(where)
 
 
 def _check_meta(where: AutoconfConfig) -> None:
     for key in _RESERVED:
         if key in where.meta:
-            raise CniError(Code.INVALID_CONFIG, f'autoconf: key "meta": key "{key}" may not be given here')
+            raise Error(Kind.INVALID_CONFIG, "must not be set here: it is generated", key=key)
     try:
         meta_config.load(_plugin(Path("/"), {}, where) | {"name": "primary"})
-    except CniError as error:
-        raise error.prefixed('autoconf: key "meta"') from error
+    except Error as error:
+        raise error.at(where=error.where[1:]) from error  # without the name, which is a placeholder
 
 
 def find_primary(where: AutoconfConfig) -> Primary | None:
     """Return the configured primary, else the network that the runtime would use without our files.
 
-    None if there is no such file yet. Raises CniError that names the file if it cannot be read, as it may be only
+    None if there is no such file yet. Raises Error that names the file if it cannot be read, as it may be only
     partly written. The next file is not used instead, as pods would then get another network.
     """
     folder = Path(where.primary_dir or where.cni_config_dir)
     for name in [where.primary] if where.primary else _candidates(folder, where):
         network = _read(folder / name)
-        if network is not None and (where.primary or not _is_none(network)):
+        if network is not None and (where.primary or not _cannot_be_primary(network)):
             return Primary(path=folder / name, network=network)
     return None
 
@@ -75,25 +86,25 @@ def _candidates(folder: Path, where: AutoconfConfig) -> list[str]:
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise CniError(Code.IO_FAILURE, f"{folder}: {error.strerror}") from error
+        raise as_error(error, folder) from error
     return [name for name in names if name.endswith(_SUFFIXES) and name not in where.files]
 
 
 def _read(path: Path) -> Network | None:
     try:
         raw = json.loads(path.read_bytes())
-        return load_network(networks.with_folder(path, canonical(raw)) if isinstance(raw, dict) else raw)
+        return load_network(networks.with_plugin_folder(path, canonical(raw)) if isinstance(raw, dict) else raw)
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise CniError(Code.IO_FAILURE, f"{path}: {error.strerror}") from error
+        raise as_error(error, path) from error
     except (ValueError, RecursionError) as error:
-        raise CniError(Code.INVALID_CONFIG, f"{path}: not JSON: {error}") from error
-    except CniError as error:
-        raise error.prefixed(str(path)) from error
+        raise Error(Kind.INVALID_CONFIG, f"not JSON: {error}", where=str(path)) from error
+    except Error as error:
+        raise error.within(str(path)) from error
 
 
-def _is_none(network: Network) -> bool:
+def _cannot_be_primary(network: Network) -> bool:
     """Whether it cannot be the primary's network: it is that of a meta-plugin (ours or Multus), or of loopback."""
     return ALIASES.get(network.kinds[0]) == "meta" or network.kinds == ["loopback"]
 
@@ -107,19 +118,19 @@ def compose(primary: Primary, where: AutoconfConfig, file: str) -> bytes:
     primary's version.
     """
     raw = primary.network.raw
-    spoken = _spoken(raw, where)
-    head: dict[str, Any] = {"cniVersion": spoken[0], "name": where.network_name or primary.network.name}
+    supported = _versions(raw, where)
+    head: dict[str, Any] = {"cniVersion": supported[0], "name": where.network_name or primary.network.name}
     plugin = _plugin(primary.path, _capabilities(primary.network), where)
     if file.endswith(".conflist"):
-        if len(spoken) > 1:
-            head["cniVersions"] = spoken
+        if len(supported) > 1:
+            head["cniVersions"] = supported
         document = {**head, "plugins": [plugin]}
     else:
         document = {**head, **plugin}
     return json.dumps(document, indent=2).encode() + b"\n"
 
 
-def _spoken(raw: dict[str, Any], where: AutoconfConfig) -> list[str]:
+def _versions(raw: dict[str, Any], where: AutoconfConfig) -> list[str]:
     """Return the version for a runtime that does not know "cniVersions", and all newer ones."""
     known = versions.SUPPORTED
     named, listed = where.cni_version or raw.get("cniVersion"), raw.get("cniVersions") or []
@@ -144,5 +155,5 @@ def _capabilities(network: Network) -> dict[str, bool]:
     return dict.fromkeys(sorted(wanted), True)
 
 
-def _wrong(key: str, expected: str, got: object) -> CniError:
-    return CniError(Code.INVALID_CONFIG, f'autoconf: key "{key}": expected {expected}, got {got!r}')
+def _invalid(key: str, expected: str, got: object) -> Error:
+    return Error(Kind.INVALID_CONFIG, key=key, expected=expected, got=got)

@@ -1,7 +1,7 @@
-"""Releases, after the start of the agent, what is held by sandboxes that the container runtime no longer knows.
+"""Releases, after the start of the agent, the resources of sandboxes that the container runtime no longer knows.
 
-After a reboot, a runtime calls DEL for the sandboxes that it had, or GC with those that it has. A runtime that lost
-its own state calls neither, and the addresses of its pods would be leased for ever.
+After a reboot, a runtime calls DEL for its old sandboxes, or GC with the list of its current ones. A runtime that
+lost its own state calls neither, so the addresses of its old pods would never be released.
 
 A sandbox that is running or being created must never be collected. The runtime's list is not enough to know this:
 during the ADD and for some time after it, a sandbox is not on the list, as containerd lists it only when its first
@@ -20,61 +20,52 @@ import threading
 from pathlib import Path
 
 from wirespeed.agent import hotplug
-from wirespeed.cni.errors import CniError
+from wirespeed.errors import Error
 from wirespeed.kube import cri
 from wirespeed.node import Node
-from wirespeed.plugins.meta.delegate import departed
+from wirespeed.plugins.meta.delegate import netns_gone
 
 log = logging.getLogger(__name__)
 
-_RETRY = (1.0, 60.0)  # seconds until the next attempt: the first time, and at most
+_BACKOFF = (1.0, 60.0)  # seconds until the next attempt: the first time, and at most
 
 
-class Collector:
-    """Collects once, by calls on the agent's own socket; retries only while the runtime or a plugin fails."""
+def run(node: Node, stop: threading.Event) -> None:
+    """Collect once, then wait until `stop` is set. Retries only while the runtime or a plugin fails."""
+    pause, most = _BACKOFF
+    logged = ""
+    while True:
+        done, problem = _collect(node)
+        if problem and problem != logged:
+            log.warning("%s", problem)
+            logged = problem
+        if done or stop.wait(pause):
+            break
+        pause = min(most, 2 * pause)
+    stop.wait()
 
-    def __init__(self, node: Node) -> None:
-        self._node = node
-        self._runtimes = [Path(socket) for socket in node.config.runtimes]
-        self._complaint = ""  # the last problem that was logged
 
-    def run(self, stop: threading.Event) -> None:
-        """Collect, then wait until `stop` is set."""
-        pause, most = _RETRY
-        while not self._collect() and not stop.wait(pause):
-            pause = min(most, 2 * pause)
-        stop.wait()
+def _collect(node: Node) -> tuple[bool, str]:
+    """Collect what is possible now, by calls on the agent's own socket.
 
-    def _collect(self) -> bool:
-        """Collect what is possible now; return whether nothing is left."""
-        gone = {row.container for row in self._node.journal.attachments() if departed(row)}
-        if not gone:
-            return True
+    Return whether nothing is left, and why nothing at all can be collected.
+    """
+    gone = {row.container for row in node.journal.attachments() if netns_gone(row)}
+    if not gone:
+        return True, ""
+    runtimes = [Path(socket) for socket in node.config.runtimes]
+    effect = f"nothing of {len(gone)} removed containers is released"
+    try:
+        known = cri.sandboxes(runtimes)
+    except Error as error:
+        return False, f"{error.msg}; until it does, {effect}"
+    if known is None:
+        return False, f"no runtime has a socket at {', '.join(map(str, runtimes))}: {effect} until a DEL or GC"
+    done = True
+    for container in sorted(gone - known):
         try:
-            known = cri.sandboxes(self._runtimes)
-        except CniError as error:
-            self._complain(f"{error.msg}; what {len(gone)} containers had that are gone is kept until it does")
-            return False
-        if known is None:
-            sockets = ", ".join(map(str, self._runtimes))
-            self._complain(
-                f"no runtime has a socket at {sockets}: what {len(gone)} containers had that are gone is kept "
-                "until a DEL or GC"
-            )
-            return False
-        done = [self._collect_one(container) for container in sorted(gone - known)]
-        return all(done)
-
-    def _collect_one(self, container: str) -> bool:
-        try:
-            hotplug.ask(self._node, "COLLECT", container)
-        except CniError as error:
-            log.warning("container %s is gone, and not all that it had is given back: %s", container, error.msg)
-            return False
-        return True
-
-    def _complain(self, text: str) -> None:
-        """Log why nothing is collected, once until the reason changes."""
-        if text != self._complaint:
-            log.warning("%s", text)
-            self._complaint = text
+            hotplug.call_agent(node, "COLLECT", container)
+        except Error as error:
+            log.warning("container %s was removed, but not everything of it is released: %s", container, error.msg)
+            done = False
+    return done, ""

@@ -9,25 +9,29 @@ import os
 import resource
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext, suppress
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
 from wirespeed import extras
 from wirespeed.agent.autoconf import Autoconf
-from wirespeed.agent.listener import listening, only_agent
+from wirespeed.agent.listener import Listener, Lock
 from wirespeed.agent.log import to_stderr
 from wirespeed.agent.notify import notify
-from wirespeed.agent.server import Observer, Server
-from wirespeed.cni.errors import CniError
+from wirespeed.agent.server import Export, Observer, Server
+from wirespeed.cni.errors import code_of
+from wirespeed.errors import Error
+from wirespeed.kernel import netns
 from wirespeed.node import Node, NodeConfig, load_config
 from wirespeed.plugins.meta.meta import Meta
 from wirespeed.takeover import record
 
 log = logging.getLogger(__name__)
 
-_PART_END = 10.0  # seconds to wait for the end of a part that runs beside the server
+_PART_TIMEOUT = 10.0  # seconds to wait for the end of a part that runs beside the server
 
 
 def main(config_path: Path | None, log_level: str) -> int:
@@ -39,8 +43,8 @@ def main(config_path: Path | None, log_level: str) -> int:
     to_stderr(log_level)
     try:
         return _serve(load_config(config_path))
-    except CniError as error:
-        log.error("%s", error.msg, extra={"fields": {"code": error.code}})  # noqa: TRY400 — no traceback needed
+    except Error as error:
+        log.error("%s", error.msg, extra={"fields": {"code": code_of(error)}})  # noqa: TRY400 — no traceback needed
         return 1
 
 
@@ -48,30 +52,30 @@ def _serve(config: NodeConfig) -> int:
     if config.metrics:
         extras.need("metrics", 'configuration: key "metrics"')
     path = Path(config.socket)
-    autoconf = Autoconf(config).run if config.autoconf else None
-    with only_agent(path) as lock, closing(Node(config)) as node:
+    autoconf = Autoconf(config) if config.autoconf else None
+    with closing(Lock(path)) as lock, closing(Node(config)) as node:
         _warm_up(node)
-        with listening(path, lock) as listener:
-            died = threading.Event()
+        with closing(Listener(path, lock)) as listener:
+            part_failed = threading.Event()
             with (
                 _metrics(node) as observe,
-                _signals(server := Server(node, listener, observe), node.hang_up),
-                _beside("device plugin", _device_plugin(node), died, server.stop),
-                _beside("writer of the CNI configuration", autoconf, died, server.stop),
-                _beside("keeper of the plugins' names", _names(node), died, server.stop),
-                _beside("follower of annotations", _follower(node), died, server.stop),
-                _beside("collector of what is left of sandboxes", _collector(node), died, server.stop),
-                _beside("writer of network-status", _reporter(node), died, server.stop),
+                _tracing(node) as export,
+                _web(node),
+                _signals(server := Server(node, listener, observe, export), node.reload),
+                ExitStack() as running,
             ):
+                for name, part in _parts(node, autoconf):
+                    running.enter_context(_running_part(name, part, part_failed, server.stop))
+                node.live.began = time.monotonic()
                 notify("READY=1")
                 log.info("ready", extra={"fields": {"socket": path, "node": node.name}})
                 finished = server.run()
                 notify("STOPPING=1")
         if not finished:
-            log.error("calls that run do not end: leaving them to DEL and the journal")
+            log.error("running calls did not end in time: a later DEL undoes what the journal has of them")
             os._exit(1)  # a thread cannot be stopped, and the interpreter would wait for it
         log.info("ended")
-        return 1 if died.is_set() or server.displaced else 0
+        return 1 if part_failed.is_set() or server.lost_socket else 0
 
 
 def _warm_up(node: Node) -> None:
@@ -79,13 +83,15 @@ def _warm_up(node: Node) -> None:
     _ = node.journal  # an error ends the agent, as nothing can be done without a journal
     try:
         _ = node.cluster
-    except CniError as error:
+    except Error as error:
         log.warning("%s; plugins that need no cluster are served", error.msg)
     for kind in node.plugins:
         try:
             _ = node.plugins[kind]
         except Exception:
-            log.exception("plugin %s cannot be made; the others are served", kind)
+            log.exception("plugin %s cannot be created; the others are served", kind)
+    with netns.current() as home:
+        netns.inside(home, lambda: None)  # Python 3.11 loads cffi for it
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     gc.collect()
@@ -93,7 +99,7 @@ def _warm_up(node: Node) -> None:
 
 
 @contextmanager
-def _signals(server: Server, hang_up: Callable[[], None]) -> Iterator[None]:
+def _signals(server: Server, reload_configuration: Callable[[], None]) -> Iterator[None]:
     """On SIGTERM or SIGINT, stop the server, on a second one the process. On SIGHUP, reload configurations."""
 
     def end(number: int, _: FrameType | None) -> None:
@@ -106,7 +112,7 @@ def _signals(server: Server, hang_up: Callable[[], None]) -> Iterator[None]:
     signal.set_wakeup_fd(server.waker.fileno(), warn_on_full_buffer=False)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, end)
-    signal.signal(signal.SIGHUP, lambda *_: hang_up())
+    signal.signal(signal.SIGHUP, lambda *_: reload_configuration())
     try:
         yield
     finally:
@@ -126,73 +132,79 @@ def _metrics(node: Node) -> Iterator[Observer]:
         yield metrics.observe
 
 
+@contextmanager
+def _tracing(node: Node) -> Iterator[Export]:
+    """Export the traces of calls, if configured; yield the function that gets each finished call."""
+    if node.config.tracing is None:
+        yield lambda _: None
+        return
+    from wirespeed.agent.otlp import Exporter  # noqa: PLC0415 — loaded only if traces are exported
+
+    with closing(Exporter(node, node.config.tracing)) as exporter:
+        yield exporter.export
+
+
+def _web(node: Node) -> AbstractContextManager[None]:
+    """Serve the node's web page, if configured."""
+    if not node.config.web.address:
+        return nullcontext()
+    from wirespeed.agent import web  # noqa: PLC0415 — loaded only if the page is served
+
+    return web.running(node)
+
+
 Part = Callable[[threading.Event], None]  # runs until the event is set
 
 
-def _device_plugin(node: Node) -> Part | None:
-    if not node.config.device_plugin:
-        return None
-    return lambda stop: importlib.import_module("wirespeed.deviceplugin").run(node, stop)
-
-
-def _names(node: Node) -> Part | None:
+def _parts(node: Node, autoconf: Autoconf | None) -> Iterator[tuple[str, Part]]:
+    """Yield the name and the function of each part that is configured; the modules of the others are not loaded."""
+    config = node.config
+    if config.device_plugin:
+        yield "device plugin", lambda stop: importlib.import_module("wirespeed.deviceplugin").run(node, stop)
+    if autoconf is not None:
+        yield "writer of the CNI configuration", autoconf.run
     try:
-        noted = record.read(node.config)
-    except CniError as error:
-        log.error("%s; names of plugins that others take are not taken back", error.msg)  # noqa: TRY400
-        return None
-    if noted is None or not noted.replaced:
-        return None
-    from wirespeed.agent.names import Names  # noqa: PLC0415 — loaded only if names of other tools were taken
+        installation = record.read(config) or record.Record()
+    except Error as error:
+        log.error("%s; plugin names that other programs replace are not taken back", error.msg)  # noqa: TRY400
+    else:
+        if installation.replaced:
+            from wirespeed.agent.names import Names  # noqa: PLC0415
 
-    return Names(node, noted).run
+            yield "keeper of plugin names", Names(node, installation).run
+    if config.follow_networks:
+        from wirespeed.agent.follow import Follower  # noqa: PLC0415
 
+        yield "follower of annotations", Follower(node).run
+    if config.runtimes:
+        from wirespeed.agent import collect  # noqa: PLC0415 — imports gRPC
 
-def _follower(node: Node) -> Part | None:
-    if not node.config.follow_networks:
-        return None
-    from wirespeed.agent.follow import Follower  # noqa: PLC0415 — loaded only if configured
-
-    return Follower(node).run
-
-
-def _collector(node: Node) -> Part | None:
-    if not node.config.runtimes:
-        return None
-    from wirespeed.agent.collect import Collector  # noqa: PLC0415 — gRPC, loaded only if a runtime is configured
-
-    return Collector(node).run
-
-
-def _reporter(node: Node) -> Part | None:
-    if node.config.cluster.manifests:
-        return None
-    try:
-        meta = node.plugin("meta")
-    except Exception:  # logged by _warm_up; without the meta-plugin there is no network-status to write
-        return None
-    assert isinstance(meta, Meta)
-    return meta.reporter.run
+        yield "collector of removed sandboxes", partial(collect.run, node)
+    if not config.cluster.manifests:
+        meta = None
+        with suppress(Exception):  # logged by _warm_up; without the meta-plugin there is no network-status to write
+            meta = node.plugin("meta")
+        if isinstance(meta, Meta):
+            yield "writer of network-status", meta.reporter.run
 
 
 @contextmanager
-def _beside(name: str, part: Part | None, died: threading.Event, end_agent: Callable[[], None]) -> Iterator[None]:
-    """Run a part of the agent, unless None, in a thread beside the server; set `died` if it ends by itself."""
-    if part is None:
-        yield
-        return
+def _running_part(
+    name: str, part: Part, part_failed: threading.Event, end_agent: Callable[[], None]
+) -> Iterator[None]:
+    """Run a part of the agent in its own thread; set `part_failed` if it ends by itself."""
     stop = threading.Event()
 
     def run() -> None:
         try:
             part(stop)
-        except CniError as error:
-            log.error("%s: %s", name, error.msg, extra={"fields": {"code": error.code}})  # noqa: TRY400
+        except Error as error:
+            log.error("%s: %s", name, error.msg, extra={"fields": {"code": code_of(error)}})  # noqa: TRY400
         except Exception:
             log.exception("%s failed", name)
         if not stop.is_set():
             log.error("the %s ended by itself: the agent ends", name)
-            died.set()
+            part_failed.set()
             end_agent()
 
     thread = threading.Thread(target=run, name=name, daemon=True)
@@ -201,4 +213,4 @@ def _beside(name: str, part: Part | None, died: threading.Event, end_agent: Call
         yield
     finally:
         stop.set()
-        thread.join(_PART_END)
+        thread.join(_PART_TIMEOUT)

@@ -10,16 +10,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from wirespeed.agent import hotplug
-from wirespeed.cni.errors import CniError, Code
-from wirespeed.kube.watch import Key
+from wirespeed.errors import Error, Kind
+from wirespeed.kube.cluster import Key
 from wirespeed.node import Node
-from wirespeed.plugins.meta.delegate import recorded
+from wirespeed.plugins.meta.delegate import recorded_delegate
 from wirespeed.plugins.meta.selection import NETWORKS
 
 log = logging.getLogger(__name__)
 
-_AT_ONCE = 4  # pods that are changed at once
-_RETRY = (1.0, 60.0)  # seconds until a retry after a failure: the first time, and at most
+_WORKERS = 4  # pods that are changed at once
+_BACKOFF = (1.0, 60.0)  # seconds until a retry after a failure: the first time, and at most
 _IDLE = 3600.0  # seconds to wait if there is nothing to do
 
 
@@ -38,15 +38,13 @@ class _Pod:
 class Follower:
     """Makes each pod's attachments match its annotation, by calls on the agent's own socket.
 
-    Raises CniError(INVALID_CONFIG) for a folder of manifests, which reports no changes.
+    Raises Error(INVALID_CONFIG) for a folder of manifests, which reports no changes.
     """
 
     def __init__(self, node: Node) -> None:
         if node.config.cluster.manifests:
-            raise CniError(
-                Code.INVALID_CONFIG,
-                'key "followNetworks": needs an API server: a folder of manifests tells of no changes',
-            )
+            text = "it needs an API server, as a folder of manifests does not report changes"
+            raise Error(Kind.INVALID_CONFIG, text, key="followNetworks")
         self._node = node
         self._changed = threading.Condition()
         self._pods: dict[Key, _Pod] = {}
@@ -54,21 +52,21 @@ class Follower:
 
     def run(self, stop: threading.Event) -> None:
         """Follow until `stop` is set."""
-        ender = threading.Thread(target=self._end_with, args=(stop,), name="follow end", daemon=True)
-        ender.start()
-        self._node.cluster.on_pod_change(self._notice)
-        with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="follow") as workers:
-            while (due := self._next()) is not None:
+        stopper = threading.Thread(target=self._await_stop, args=(stop,), name="follow end", daemon=True)
+        stopper.start()
+        self._node.cluster.on_pod_change(self._on_pod_change)
+        with ThreadPoolExecutor(_WORKERS, thread_name_prefix="follow") as workers:
+            while (due := self._next_due()) is not None:
                 workers.submit(self._serve, *due)
-        ender.join()
+        stopper.join()
 
-    def _end_with(self, stop: threading.Event) -> None:
+    def _await_stop(self, stop: threading.Event) -> None:
         stop.wait()
         with self._changed:
             self._stopping = True
             self._changed.notify()
 
-    def _notice(self, key: Key, found: dict[str, Any] | None) -> None:
+    def _on_pod_change(self, key: Key, found: dict[str, Any] | None) -> None:
         """Note that a pod was added, changed or deleted. Called by the watch, so it must be quick."""
         with self._changed:
             if found is None or found["spec"].get("hostNetwork"):
@@ -82,7 +80,7 @@ class Follower:
                 pod.pending, pod.due = True, 0.0
                 self._changed.notify()
 
-    def _next(self) -> tuple[Key, _Pod] | None:
+    def _next_due(self) -> tuple[Key, _Pod] | None:
         """Wait for the next pod that is due, and mark it as running; None at the end."""
         with self._changed:
             while not self._stopping:
@@ -97,37 +95,34 @@ class Follower:
             return None
 
     def _serve(self, key: Key, pod: _Pod) -> None:
-        wanted = pod.wanted
+        wanted, followed, failed = pod.wanted, False, True
         try:
             followed, failed = self._follow(*key), False
-        except CniError as error:
-            followed, failed = False, True
+        except Error as error:
             log.warning("pod %s/%s: networks of its annotation: %s", *key, error.msg)
         except Exception:
-            followed, failed = False, True
             log.exception("pod %s/%s: networks of its annotation", *key)
         with self._changed:
             pod.running = False
             pod.followed = wanted if followed else ""
             pod.failures = pod.failures + 1 if failed else 0
             if failed:
-                first, most = _RETRY
+                first, most = _BACKOFF
                 pod.pending, pod.due = True, time.monotonic() + min(most, first * 2.0 ** min(pod.failures - 1, 16))
             self._changed.notify()
 
     def _follow(self, namespace: str, name: str) -> bool:
         """Update a pod's attachments; return whether it is attached: before that, its ADD reads the annotation."""
         followed = False
-        for row in hotplug.masters(self._node.journal, namespace, name):
+        for row in hotplug.master_rows(self._node.journal, namespace, name):
             followed = True
-            if not recorded(row).settings:
-                log.info(
-                    "pod %s/%s was attached by another version: its annotation is not followed", namespace, name
-                )
+            if not recorded_delegate(row).settings:
+                text = "pod %s/%s was attached by another version: its annotation is not followed"
+                log.info(text, namespace, name)
                 continue
             try:
-                hotplug.ask(self._node, "FOLLOW", row.container)
-            except CniError as error:
-                if error.code != Code.UNKNOWN_CONTAINER:  # detached meanwhile
+                hotplug.call_agent(self._node, "FOLLOW", row.container)
+            except Error as error:
+                if error.kind != Kind.NOT_ATTACHED:  # detached meanwhile
                     raise
         return followed

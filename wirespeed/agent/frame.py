@@ -10,14 +10,16 @@ from __future__ import annotations
 import os
 import struct
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
-from wirespeed.cni.errors import CniError, Code
+from wirespeed.errors import Error, Kind
 
 MAX_CALL = 8 << 20  # bytes; the shim sends at most 4 MiB of standard input
 
-# The exit status that an ending agent returns for a call that it has not begun: the shim calls the next agent.
-AGAIN = 0xFFFFFFFF
+# The exit status with which an ending agent answers a call that it has not started: the shim calls the next agent.
+TRY_NEXT_AGENT = 0xFFFFFFFF
+
+VIEW = "VIEW"  # CNI_COMMAND of a call that asks the agent for a view of its node
 
 _MAGIC = b"WSP1"
 _HEAD = struct.Struct(">4sI")
@@ -33,21 +35,18 @@ class Call:
     stdin: bytes
 
 
-def take_call(received: bytes | bytearray) -> Call | None:
-    """Parse a received call; None while it is incomplete.
-
-    Raises CniError(DECODING_FAILURE) as soon as it cannot be a call.
-    """
+def parse_call(received: bytes | bytearray) -> Call | None:
+    """Parse a received call; None while it is incomplete. Raises Error(INVALID_DATA) once it cannot be a call."""
     if not _MAGIC.startswith(received[: len(_MAGIC)]):
-        raise _bad(f"expected the mark {_MAGIC.decode()}, got {bytes(received[: len(_MAGIC)])!r}")
+        raise _invalid(expected=f"the mark {_MAGIC.decode()}", got=bytes(received[: len(_MAGIC)]))
     if len(received) < _HEAD.size:
         return None
     _, length = _HEAD.unpack_from(received)
     if length > MAX_CALL:
-        raise _bad(f"expected at most {MAX_CALL} bytes, got {length}")
+        raise _invalid(expected=f"at most {MAX_CALL} bytes", got=length)
     whole = _HEAD.size + length
     if len(received) > whole:
-        raise _bad(f"expected {whole} bytes, got more")
+        raise _invalid("more data follows it", expected=f"{whole} bytes")
     return _parse(bytes(received[_HEAD.size :])) if len(received) == whole else None
 
 
@@ -55,19 +54,19 @@ def _parse(payload: bytes) -> Call:
     # Neither the name nor a variable is empty, so the first two NULs in a row end the variables.
     head, end, stdin = payload.partition(b"\0\0")
     if not end:
-        raise _bad("the end of the variables is missing")
+        raise _invalid("the end of the variables is missing")
     name, *entries = map(os.fsdecode, head.split(b"\0"))
     environ = {}
     for entry in entries:
         key, equals, value = entry.partition("=")
         if not equals or not key.startswith("CNI_"):
-            raise _bad(f"expected a variable CNI_*=VALUE, got {entry!r}")
+            raise _invalid(expected="a variable CNI_*=VALUE", got=entry)
         environ[key] = value
     return Call(name, environ, stdin)
 
 
-def _bad(what: str) -> CniError:
-    return CniError(Code.DECODING_FAILURE, f"call frame: {what}")
+def _invalid(what: str = "", **parts: Any) -> Error:
+    return Error(Kind.INVALID_DATA, what, where="call frame", **parts)
 
 
 def write_call(call: Call) -> bytes:
@@ -85,7 +84,7 @@ def read_answer(stream: BinaryIO) -> tuple[int, bytes]:
         stdout = stream.read(length)
         if len(stdout) == length:
             return exit_code, stdout
-    raise EOFError("the answer breaks off")
+    raise EOFError("the answer is incomplete")
 
 
 def write_answer(exit_code: int, stdout: bytes = b"") -> bytes:

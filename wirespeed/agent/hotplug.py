@@ -17,12 +17,13 @@ import msgspec
 from wirespeed import structs
 from wirespeed.agent import client, frame
 from wirespeed.cni.dispatch import Answer
-from wirespeed.cni.errors import CniError, Code
+from wirespeed.cni.errors import to_json
 from wirespeed.cni.request import check_container_id
 from wirespeed.cni.versions import LATEST
+from wirespeed.errors import Error, Kind, Thing
 from wirespeed.kernel import netns
 from wirespeed.node import Node
-from wirespeed.plugins.meta.delegate import recorded, recorded_identity
+from wirespeed.plugins.meta.delegate import recorded_delegate, recorded_identity
 from wirespeed.plugins.meta.hotplug import Hotplug
 from wirespeed.plugins.meta.meta import Meta
 from wirespeed.state.journal import Attachment, Journal
@@ -33,8 +34,17 @@ VERBS = frozenset({"ATTACH", "DETACH", "FOLLOW", "COLLECT"})
 
 
 @structs.prepared
-class _Order(msgspec.Struct, forbid_unknown_fields=True):
+class _NetworkBody(msgspec.Struct, forbid_unknown_fields=True):
     network: str
+
+
+@structs.prepared
+class Changed(msgspec.Struct, frozen=True):
+    """The answer to ATTACH and DETACH: the network, its interface in the pod, and the interface's addresses."""
+
+    network: str
+    interface: str
+    ips: list[str]
 
 
 def answer(node: Node, call: frame.Call, *, deadline: float) -> Answer:
@@ -42,22 +52,21 @@ def answer(node: Node, call: frame.Call, *, deadline: float) -> Answer:
     verb = call.environ["CNI_COMMAND"]
     try:
         return Answer(0, msgspec.json.encode(_serve(node, verb, call, deadline)))
-    except CniError as error:
-        return refused(error)
+    except Error as error:
+        return error_answer(error)
     except Exception as error:
         log.exception("%s of container %s failed", verb, call.environ.get("CNI_CONTAINERID", ""))
-        return refused(CniError(Code.INTERNAL, f"{verb}: {type(error).__name__}: {error}"))
+        return error_answer(Error(Kind.INTERNAL, f"{type(error).__name__}: {error}", where=verb))
 
 
-def refused(error: CniError) -> Answer:
-    """Return the answer for an error."""
-    return Answer(1, error.to_json(LATEST))
+def error_answer(error: Error) -> Answer:
+    return Answer(1, to_json(error, LATEST))
 
 
-def _serve(node: Node, verb: str, call: frame.Call, deadline: float) -> dict[str, Any]:
+def _serve(node: Node, verb: str, call: frame.Call, deadline: float) -> Changed | dict[str, Any]:
     container = check_container_id(call.environ.get("CNI_CONTAINERID", ""))
     if not container:
-        raise CniError(Code.INVALID_ENVIRONMENT, f"{verb}: CNI_CONTAINERID is missing")
+        raise Error(Kind.INVALID_REQUEST, "missing environment variable: CNI_CONTAINERID", where=verb)
     meta = node.plugin("meta")
     assert isinstance(meta, Meta)
     if verb == "COLLECT":
@@ -68,51 +77,42 @@ def _serve(node: Node, verb: str, call: frame.Call, deadline: float) -> dict[str
         hotplug.follow(container, deadline=deadline)
         return {}
     try:
-        network = msgspec.json.decode(call.stdin, type=_Order).network
+        network = msgspec.json.decode(call.stdin, type=_NetworkBody).network
     except msgspec.DecodeError as error:
-        raise CniError(Code.DECODING_FAILURE, f"{verb}: {error}") from error
+        raise Error(Kind.INVALID_DATA, str(error), where=(verb, "standard input")) from error
     change = hotplug.attach if verb == "ATTACH" else hotplug.detach
-    return _answer(change(container, network, deadline=deadline))
-
-
-def _answer(row: Attachment) -> dict[str, Any]:
-    """Return what the caller gets about an attachment."""
+    row = change(container, network, deadline=deadline)
     addresses = [ip["address"] for ip in (row.result or {}).get("ips", ())]
-    return {"network": recorded(row).label, "interface": row.ifname, "ips": addresses}
+    return Changed(recorded_delegate(row).label, row.ifname, addresses)
 
 
-def masters(journal: Journal, namespace: str, name: str) -> Iterator[Attachment]:
+def master_rows(journal: Journal, namespace: str, name: str) -> Iterator[Attachment]:
     """Yield the master's row for each container of a pod that is attached and whose network namespace exists."""
     for row in journal.attachments():
-        delegate = recorded(row)
-        args = delegate.args
-        if (
-            delegate.master
-            and (args.get("K8S_POD_NAMESPACE"), args.get("K8S_POD_NAME")) == (namespace, name)
-            and netns.alive(row.netns, recorded_identity(row))
-        ):
+        delegate = recorded_delegate(row)
+        pod = delegate.args.get("K8S_POD_NAMESPACE"), delegate.args.get("K8S_POD_NAME")
+        if delegate.master and pod == (namespace, name) and netns.alive(row.netns, recorded_identity(row)):
             yield row
 
 
-def order(node: Node, verb: str, pod: str, network: str) -> dict[str, Any]:
+def change_network(node: Node, verb: str, pod: str, network: str) -> Changed:
     """Call this node's agent to change a pod, "[namespace/]name"; return its answer.
 
-    Raises CniError: the agent's error, UNKNOWN_CONTAINER for a pod that is not attached here, or UNAVAILABLE.
+    Raises Error: the agent's error, NOT_ATTACHED for a pod that is not attached here, or UNAVAILABLE.
     """
     namespace, _, name = pod.rpartition("/")
-    found = list(masters(node.journal, namespace or "default", name))
+    namespace = namespace or "default"
+    found = list(master_rows(node.journal, namespace, name))
     if not found:
-        raise CniError(Code.UNKNOWN_CONTAINER, f"pod {namespace or 'default'}/{name}: not attached on this node")
-    return ask(node, verb, found[-1].container, msgspec.json.encode({"network": network}))
+        raise Error(Kind.NOT_ATTACHED, "not attached on this node", where=Thing("pod", f"{namespace}/{name}"))
+    answered = call_agent(node, verb, found[-1].container, msgspec.json.encode({"network": network}))
+    return msgspec.convert(answered, Changed)
 
 
-def ask(node: Node, verb: str, container: str, stdin: bytes = b"{}") -> dict[str, Any]:
-    """Make one call, and wait for its answer for up to twice the agent's deadline. Raises CniError."""
+def call_agent(node: Node, verb: str, container: str, stdin: bytes = b"{}") -> dict[str, Any]:
+    """Make one call, and wait for its answer for up to twice the agent's deadline. Raises Error."""
     call = frame.Call("meta", {"CNI_COMMAND": verb, "CNI_CONTAINERID": container}, stdin)
-    status, stdout = client.ask(node.config.socket, call, patience=2 * node.config.deadline)
-    if status == frame.AGAIN:
-        raise CniError(Code.TRY_AGAIN_LATER, "the agent is ending: try again")
-    made: dict[str, Any] = msgspec.json.decode(stdout)
-    if status:
-        raise CniError(made["code"], made["msg"], made.get("details", ""))
-    return made
+    answered: dict[str, Any] = msgspec.json.decode(
+        client.ask(node.config.socket, call, timeout=2 * node.config.deadline)
+    )
+    return answered

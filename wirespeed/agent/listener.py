@@ -9,17 +9,15 @@ import os
 import socket
 import stat
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-from wirespeed.cni.errors import CniError, Code
+from wirespeed.errors import Error, Kind, as_error
 from wirespeed.system.inotify import FolderWatch
 
 log = logging.getLogger(__name__)
 
 _BACKLOG = 1024  # connections that the kernel holds while the agent is busy
-_CONTESTED = (1.0, 60.0)  # seconds between recreations of the socket, if another program replaces it: min and max
+_RECREATE_PAUSES = (1.0, 60.0)  # seconds until the socket is recreated again, if another program replaces it
 
 _Identity = tuple[int, int] | None  # device and inode; None: no such file
 
@@ -27,45 +25,42 @@ _Identity = tuple[int, int] | None  # device and inode; None: no such file
 class Lock:
     """The lock of the socket at `path`: a file next to it, which the kernel unlocks if its holder dies.
 
-    Creates the folder, mode 0700. Raises CniError: TRY_AGAIN_LATER while another agent holds the lock, POLICY for
-    a folder in which other users can replace the socket, IO_FAILURE.
+    Creates the folder, mode 0700. Raises Error: TRY_AGAIN while another agent holds the lock, POLICY for a folder
+    in which other users can replace the socket, IO.
     """
 
     def __init__(self, path: Path) -> None:
         self._path, self._file = path, Path(f"{path}.lock")
-        self._fd = self._taken()
+        self._where = f"socket {path}"
+        self._fd = self._acquire()
         self._filesystem = path.parent.stat().st_dev
 
     def close(self) -> None:
         os.close(self._fd)
 
-    def keep(self) -> None:
+    def ensure_held(self) -> None:
         """Make sure that the lock is held, even if its file or the folder was removed.
 
-        Raises the constructor's errors, and TRY_AGAIN_LATER if the folder is now on another filesystem: an agent in
-        a container then no longer reaches the node's folder.
+        Raises the constructor's errors, and Error(TRY_AGAIN) if the folder is now on another filesystem: an agent
+        in a container then no longer reaches the node's folder.
         """
         with contextlib.suppress(OSError):
             held = os.fstat(self._fd)
             if _identity(self._file) == (held.st_dev, held.st_ino):
                 return
-        new = self._taken()
+        new = self._acquire()
         os.close(self._fd)
         self._fd = new
         if self._path.parent.stat().st_dev != self._filesystem:
-            raise CniError(
-                Code.TRY_AGAIN_LATER, f"socket {self._path}: its folder is not on the filesystem where it was"
-            )
+            raise Error(Kind.TRY_AGAIN, "its folder is now on another filesystem", where=self._where)
 
-    def _taken(self) -> int:
+    def _acquire(self) -> int:
         with contextlib.ExitStack() as opened:
             try:
                 self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
                 if stat.S_IMODE(self._path.parent.stat().st_mode) & 0o022:
-                    raise CniError(
-                        Code.POLICY,
-                        f"socket {self._path}: expected a folder that only its owner may write, mode 0700",
-                    )
+                    expected = "a folder that only its owner may write, mode 0700"
+                    raise Error(Kind.POLICY, where=self._where, expected=expected)
                 lock = os.open(self._file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
                 opened.callback(os.close, lock)
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -73,20 +68,12 @@ class Lock:
                 os.pwrite(lock, str(os.getpid()).encode(), 0)
             except BlockingIOError:
                 holder = os.pread(lock, 20, 0).decode(errors="replace") or "unknown"
-                raise CniError(
-                    Code.TRY_AGAIN_LATER, f"socket {self._path}: another agent serves it, process {holder}"
-                ) from None
+                text = f"another agent serves it, process {holder}"
+                raise Error(Kind.TRY_AGAIN, text, where=self._where) from None
             except OSError as error:
-                raise CniError(Code.IO_FAILURE, f"socket {self._path}: {error.strerror}") from error
+                raise as_error(error, self._where) from error
             opened.pop_all()
         return lock
-
-
-@contextmanager
-def only_agent(path: Path) -> Iterator[Lock]:
-    """Hold the lock of the socket at `path`. Raises the errors of `Lock`."""
-    with contextlib.closing(Lock(path)) as lock:
-        yield lock
 
 
 class Listener:
@@ -94,16 +81,16 @@ class Listener:
 
     A client that finds the path can always connect: the socket is moved there only once it listens, and removed
     from there before it is closed. `watch` is readable after a change in its folder, None if inotify fails.
-    Raises CniError(IO_FAILURE).
+    Raises Error(IO).
     """
 
     def __init__(self, path: Path, lock: Lock) -> None:
         self.path, self._lock = path, lock
         self.watch: FolderWatch | None = None
         self._watch_folder()
-        self.socket, self._identity = self._listening(replace=True)
-        self._pause, self._next = _CONTESTED[0], 0.0
-        self._complaint = ""
+        self.socket, self._identity = self._listen(replace=True)
+        self._pause, self._next = _RECREATE_PAUSES[0], 0.0
+        self._last_problem = ""
 
     def close(self) -> None:
         self.remove()
@@ -116,53 +103,52 @@ class Listener:
         if _identity(self.path) == self._identity:
             self.path.unlink(missing_ok=True)
 
-    def renewed(self) -> socket.socket | None:
+    def recreate_if_replaced(self) -> socket.socket | None:
         """Create a new socket if ours is no longer at its path; return the old one then, else None.
 
-        Clients that have connected to the old one can still be served. Raises CniError(TRY_AGAIN_LATER) if this
+        Clients that have connected to the old one can still be served. Raises Error(TRY_AGAIN) if this
         agent must end.
         """
         if self.watch is not None:
             self.watch.events()
         try:
-            self._lock.keep()
-            there = _identity(self.path)
-            if there == self._identity or (there is not None and time.monotonic() < self._next):
+            self._lock.ensure_held()
+            current = _identity(self.path)
+            if current == self._identity or (current is not None and time.monotonic() < self._next):
                 return None
             self._watch_folder()
-            made = self._listening(replace=there is not None)
+            made = self._listen(replace=current is not None)
         except FileExistsError:
-            return self.renewed()
-        except CniError as error:
-            if error.code == Code.TRY_AGAIN_LATER:
+            return self.recreate_if_replaced()
+        except Error as error:
+            if error.kind == Kind.TRY_AGAIN:
                 raise
-            if error.msg != self._complaint:
-                log.error("%s; nobody can call the agent; trying on", error.msg)  # noqa: TRY400 — a refusal
-            self._complaint = error.msg
+            if error.msg != self._last_problem:
+                log.error("%s; the agent cannot be called, and tries again", error.msg)  # noqa: TRY400 — a refusal
+            self._last_problem = error.msg
             return None
         old, (self.socket, self._identity) = self.socket, made
-        log.warning("socket %s was removed or replaced by another program: it is made anew", self.path)
-        self._complaint = ""
-        if there is not None:
-            self._contested()
+        log.warning("socket %s was removed or replaced by another program: recreated", self.path)
+        self._last_problem = ""
+        if current is not None:
+            self._delay_next()
         return old
 
-    def _contested(self) -> None:
+    def _delay_next(self) -> None:
         """Delay the next recreation, longer each time that another program replaces the socket in a row."""
-        now, (least, most) = time.monotonic(), _CONTESTED
+        now, (least, most) = time.monotonic(), _RECREATE_PAUSES
         self._pause = min(most, self._pause * 2) if now < self._next + most else least
         self._next = now + self._pause / 2
 
     def _watch_folder(self) -> None:
-        """Watch the folder that is at the path now."""
         if self.watch is not None:
             self.watch.close()
         self.watch = None
         with contextlib.suppress(OSError):
             self.watch = FolderWatch(self.path.parent)
 
-    def _listening(self, *, replace: bool) -> tuple[socket.socket, _Identity]:
-        """Raises FileExistsError without `replace`, if another program has made a file there meanwhile."""
+    def _listen(self, *, replace: bool) -> tuple[socket.socket, _Identity]:
+        """Create the socket at its path. Raises FileExistsError without `replace` if there is a file by now."""
         made = Path(f"{self.path}~")
         with contextlib.ExitStack() as opened:
             try:
@@ -186,16 +172,9 @@ class Listener:
             except FileExistsError:
                 raise
             except OSError as error:
-                raise CniError(Code.IO_FAILURE, f"socket {self.path}: {error.strerror or error}") from error
+                raise as_error(error, f"socket {self.path}") from error
             opened.pop_all()
         return listener, identity
-
-
-@contextmanager
-def listening(path: Path, lock: Lock) -> Iterator[Listener]:
-    """Listen on the socket at `path`, whose lock is held. Raises CniError(IO_FAILURE)."""
-    with contextlib.closing(Listener(path, lock)) as listener:
-        yield listener
 
 
 def _identity(path: Path) -> _Identity:

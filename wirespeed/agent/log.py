@@ -7,6 +7,8 @@ import logging
 import re
 import time
 
+from wirespeed.trace import trace_id
+
 _BARE = re.compile(r"[A-Za-z0-9_./:@%+,\-]+")
 
 
@@ -16,14 +18,16 @@ class LineFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
         fields = dict(getattr(record, "fields", {}))
+        if "trace" not in fields and (trace := trace_id()):
+            fields["trace"] = trace
         if record.exc_info:
             fields["traceback"] = self.formatException(record.exc_info)
-        pairs = "".join(f" {key}={_shown(value)}" for key, value in fields.items() if value != "")
+        pairs = "".join(f" {key}={_format_value(value)}" for key, value in fields.items() if value != "")
         message = "".join(c if c.isprintable() else repr(c)[1:-1] for c in record.getMessage())
         return f"{moment}.{int(record.msecs):03}Z {record.levelname} {message}{pairs}"
 
 
-def _shown(value: object) -> str:
+def _format_value(value: object) -> str:
     text = f"{value:.2f}" if isinstance(value, float) else str(value)
     return text if _BARE.fullmatch(text) else json.dumps(text)
 

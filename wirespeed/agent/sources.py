@@ -2,139 +2,141 @@
 
 from __future__ import annotations
 
+import platform
+import threading
+import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
-from wirespeed.devices import pci, vfstats
+from wirespeed import __version__
+from wirespeed.devices import pci
 from wirespeed.devices.pci import PciDevice
-from wirespeed.kernel import netns
-from wirespeed.kernel.netlink.rtnl import Rtnl
 from wirespeed.kube.podresources import PodResources
 from wirespeed.metrics import Family, Source
-from wirespeed.node import Node
-from wirespeed.plugins.meta.delegate import of_earlier_boot
-from wirespeed.plugins.sriov.describe import netdev_parent
-from wirespeed.state.journal import AttachmentStep, DeviceClaim
+from wirespeed.node import ALIASES, Node
+from wirespeed.observe import attached
+from wirespeed.observe.attached import Attached, PodInterface
+from wirespeed.observe.counters import of_vfs
+from wirespeed.state.journal import Attachment, AttachmentStep
 
-_VF = ("pf", "vf", "pciAddr", "numa_node")
+_VF = ("pf", "vf", "pci_address", "numa_node")
+_EXPORTER_VF = ("pf", "vf", "pciAddr", "numa_node")  # the labels of the SR-IOV metrics exporter
 
 
 def of(node: Node) -> list[Source]:
-    """Return the sources for this node."""
     return [
-        lambda: attachments(node),
-        lambda: vfs(
-            Path(node.config.sysfs), _owners(node), {claim.device: claim for claim in node.journal.claims()}
-        ),
+        build,
+        Attachments(node).metrics,
+        lambda: journal(node),
+        lambda: vfs(Path(node.config.sysfs), attached.read(node)),
         lambda: pod_devices(Path(node.config.kubelet) / "pod-resources/kubelet.sock"),
     ]
 
 
-def attachments(node: Node) -> Iterator[Family]:
-    """Count the attachments by step; one that stays "adding" or "deleting" waits for a DEL or GC."""
-    family = Family(name="wirespeed_attachments", kind="gauge", text="Attachments in the journal", labels=("step",))
-    counted = Counter(row.step for row in node.journal.attachments())
-    for step in AttachmentStep:
-        family.add(step, value=counted[step])
+def build() -> Iterator[Family]:
+    family = Family("wirespeed_build", "info", "Versions of the agent and of Python: 1", ("version", "python"))
+    family.add(__version__, platform.python_version())
     yield family
-    owned = Family(
-        name="wirespeed_devices_owned", kind="gauge", text="Devices that attachments own", labels=("plugin",)
-    )
+
+
+def journal(node: Node) -> Iterator[Family]:
+    """Yield the size of the journal's files and the devices in it."""
+    size = Family("wirespeed_journal_size_bytes", "gauge", "Size of the journal's files, which are in memory")
+    files = (Path(f"{node.config.state}{suffix}") for suffix in ("", "-wal", "-shm"))
+    size.add(value=sum(file.stat().st_size for file in files if file.exists()))
+    yield size
+    owned = Family("wirespeed_devices_owned", "gauge", "Devices that attachments own", labels=("plugin",))
     for plugin, count in sorted(Counter(claim.plugin for claim in node.journal.claims()).items()):
         owned.add(plugin, value=count)
     yield owned
 
 
-def vfs(sysfs: Path, owners: Mapping[str, tuple[str, str]], claims: Mapping[str, DeviceClaim]) -> Iterator[Family]:
-    """Yield the VFs and their counters, also under the names of the SR-IOV metrics exporter (sriov_vf_*).
+class Attachments:
+    """The attachments in the journal, and since when those that are not finished are seen there."""
 
-    `owners` has the (namespace, pod) of attached devices, `claims` the journal's claims, both by PCI address.
-    """
-    info = Family(
-        name="wirespeed_vf_info",
-        kind="gauge",
-        text="VFs: 1, with the driver and the pod that it is attached to",
-        labels=(*_VF, "driver", "namespace", "pod"),
-    )
-    counters: dict[str, Family] = {}
-    with Rtnl() as host:
-        for pf in pci.network_devices(sysfs):
-            if not pf.total_vfs:
-                continue
-            stats = vfstats.read(pf, host)
-            for index, address in pf.virtual_functions():
-                device = PciDevice(address, sysfs)
-                labels = (pf.own_netdev, str(index), address, _numa(device))
-                owner = owners.get(address, ("", ""))
-                info.add(*labels, device.driver, *owner)
-                for name, value in (stats.get(index) or _in_pod(claims.get(address))).items():
-                    _counter(counters, name, value, labels, owner)
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._lock = threading.Lock()
+        self._since: dict[tuple[str, str, str], float] = {}  # Unix time by container, interface and step
+
+    def metrics(self) -> Iterator[Family]:
+        """Count the attachments; one that stays "planned", "adding" or "deleting" waits for a DEL or GC."""
+        rows = self._node.journal.attachments()
+        labels = ("plugin", "step")
+        family = Family("wirespeed_attachments", "gauge", "Attachments in the journal", labels)
+        counted = Counter((_plugin(row), row.step) for row in rows)
+        for plugin in sorted({"sriov", "vhost"}.union(plugin for plugin, _ in counted)):
+            for step in AttachmentStep:
+                family.add(plugin, step, value=counted[plugin, step])
+        yield family
+        text = "When a scrape first saw the oldest attachment that has not finished its step, as Unix time"
+        pending = Family("wirespeed_oldest_pending_attachment_timestamp_seconds", "gauge", text, labels)
+        for group, since in sorted(self._oldest(rows).items()):
+            pending.add(*group, value=since)
+        yield pending
+
+    def _oldest(self, rows: list[Attachment]) -> dict[tuple[str, str], float]:
+        """Return when the oldest unfinished attachment was first seen, by plugin and step."""
+        now = time.time()
+        oldest: dict[tuple[str, str], float] = {}
+        with self._lock:
+            before, self._since = self._since, {}
+            for row in rows:
+                if row.step != AttachmentStep.ADDED:
+                    key = (row.container, row.ifname, str(row.step))
+                    since = self._since[key] = before.get(key, now)
+                    group = (_plugin(row), str(row.step))
+                    oldest[group] = min(since, oldest.get(group, since))
+        return oldest
+
+
+def _plugin(row: Attachment) -> str:
+    """Return the (first) plugin of the attachment's network."""
+    raw = (row.record.get("delegate") or {}).get("raw") or {}
+    kind = str(next(iter(raw.get("plugins") or [raw])).get("type", ""))
+    return ALIASES.get(kind, kind)
+
+
+def vfs(sysfs: Path, of_pods: Attached) -> Iterator[Family]:
+    """Yield the VFs and their counters, also under the names of the SR-IOV metrics exporter (sriov_vf_*)."""
+    text = "VFs: 1, with the driver and the pod that it is attached to"
+    info = Family("wirespeed_vf", "info", text, labels=(*_VF, "driver", "namespace", "pod"))
+    families: dict[str, tuple[Family, Family]] = {}
+    for pf, number, device, counters, _ in of_vfs(sysfs, of_pods.claims):
+        labels = (pf.own_netdev, str(number), device.address, _numa(device))
+        pod = of_pods.having(device.address) or PodInterface()
+        owner = (pod.namespace, pod.pod)
+        info.add(*labels, device.driver, *owner)
+        for name, value in counters.items():
+            ours, alias = families.setdefault(name, _counters(name))
+            ours.add(*labels, *owner, value=value)
+            alias.add(*labels, value=value)
     yield info
-    yield from counters.values()
+    for pair in families.values():
+        yield from pair
 
 
 def pod_devices(socket: Path) -> Iterator[Family]:
     """Yield which PCI device the kubelet allocated to which pod, under the name of the SR-IOV metrics exporter."""
-    family = Family(
-        name="sriov_kubepoddevice",
-        kind="gauge",
-        text="PCI devices of pods: 1",
-        labels=("pciAddr", "dev_type", "pod", "namespace", "container"),
-    )
+    labels = ("pciAddr", "dev_type", "pod", "namespace", "container")
+    family = Family("sriov_kubepoddevice", "gauge", "PCI devices of pods: 1", labels)
     if socket.exists():
-        service = PodResources(socket)
-        try:
-            for given in service.given():
+        with closing(PodResources(socket)) as service:
+            for given in service.allocations():
                 if pci.ADDRESS.fullmatch(given.device):
                     family.add(given.device, given.resource, given.pod, given.namespace, given.container)
-        finally:
-            service.close()
     yield family
 
 
-def _in_pod(claim: DeviceClaim | None) -> Mapping[str, int]:
-    """Return the counters of an attached VF's own interface, for a PF whose driver has none."""
-    if claim is None:
-        return {}
-    with netns.reopened(claim.netns, claim.identity) as ns:
-        if ns is None:
-            return {}
-        with Rtnl(netns_fd=ns.fd) as inside:
-            return vfstats.of_interface(netdev_parent(claim), inside)
-
-
-def _counter(
-    found: dict[str, Family], name: str, value: int, labels: tuple[str, ...], owner: tuple[str, str]
-) -> None:
-    ours = found.setdefault(
-        f"wirespeed_vf_{name}",
-        Family(
-            name=f"wirespeed_vf_{name}",
-            kind="counter",
-            text=f"{name} of VFs, as the PF's driver counts them",
-            labels=(*_VF, "namespace", "pod"),
-        ),
+def _counters(name: str) -> tuple[Family, Family]:
+    """Return our metric of a counter and the exporter's, whose name lacks the suffix that a counter must have."""
+    ours, text = f"wirespeed_vf_{name}", f"{name} of VFs, as the PF's driver counts them"
+    return (
+        Family(ours, "counter", text, labels=(*_VF, "namespace", "pod")),
+        Family(f"sriov_vf_{name}", "unknown", f"The same as {ours}_total", labels=_EXPORTER_VF),
     )
-    ours.add(*labels, *owner, value=value)
-    # The exporter's names lack the suffix _total, which a counter must have.
-    alias = found.setdefault(
-        f"sriov_vf_{name}",
-        Family(name=f"sriov_vf_{name}", kind="unknown", text=f"The same as wirespeed_vf_{name}_total", labels=_VF),
-    )
-    alias.add(*labels, value=value)
-
-
-def _owners(node: Node) -> dict[str, tuple[str, str]]:
-    """Return the (namespace, pod) of the attached devices, from the journal."""
-    found = {}
-    for row in node.journal.attachments():
-        delegate = row.record.get("delegate") or {}
-        args = delegate.get("args") or {}
-        # An attachment of an earlier boot no longer has its device.
-        if delegate.get("device") and not of_earlier_boot(row):
-            found[delegate["device"]] = (args.get("K8S_POD_NAMESPACE", ""), args.get("K8S_POD_NAME", ""))
-    return found
 
 
 def _numa(device: PciDevice) -> str:

@@ -2,41 +2,98 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+from wirespeed.cli import options
 
-@click.command()
-@click.option(
-    "--config",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="The configuration file.  [default: $WIRESPEED_CONFIG, or /etc/wirespeed/agent.yaml if it exists]",
+if TYPE_CHECKING:
+    from wirespeed.agent.loglevel import ModuleLevel
+
+
+@click.group(
+    invoke_without_command=True,
+    epilog=options.examples(
+        "wirespeed agent",
+        "wirespeed agent --config agent.yaml --log-level debug",
+        'wirespeed agent --check && echo "the agent responds"',
+    ),
 )
-@click.option(
-    "--log-level",
-    type=click.Choice(["debug", "info", "warning", "error"]),
-    default="info",
-    show_default=True,
-    help="The lowest level to log. The log goes to standard error.",
-)
+@options.config("The configuration file")
+@options.log_level()
 @click.option("--check", is_flag=True, help="Check that the running agent responds, then exit.")
 @click.pass_context
 def agent(ctx: click.Context, *, config: Path | None, log_level: str, check: bool) -> None:
     """Run the node agent: CNI calls and the device plugin."""
-    if check:
-        _check(config)
+    if ctx.invoked_subcommand is not None:
         return
-    from wirespeed.agent import main  # noqa: PLC0415 — see wirespeed.cli.main
+    if check:
+        from wirespeed.agent import client  # noqa: PLC0415 — see wirespeed.cli.main
 
-    ctx.exit(main(config, log_level))
+        client.check(config)
+    else:
+        from wirespeed.agent.daemon import main  # noqa: PLC0415 — see wirespeed.cli.main
+
+        ctx.exit(main(config, log_level))
 
 
-def _check(config: Path | None) -> None:
-    from wirespeed.agent.check import check  # noqa: PLC0415 — see wirespeed.cli.main
-    from wirespeed.cni.errors import CniError  # noqa: PLC0415
+def _seconds(ctx: click.Context, param: click.Parameter, value: str | None) -> float:
+    """Return a duration like 90s, 10m or 1h in seconds; 0 without one."""
+    if value is None:
+        return 0.0
+    match = re.fullmatch(r"([1-9][0-9]{0,5})([smh])", value)
+    if match is None:
+        raise click.BadParameter(f"expected a duration like 90s, 10m or 1h, got {value!r}", ctx, param)
+    return int(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]]
 
-    try:
-        check(config)
-    except CniError as error:
-        raise click.ClickException(error.msg) from error
+
+@agent.command(
+    "log-level",
+    epilog=options.examples(
+        "wirespeed agent log-level debug --module wirespeed.kube --for 10m", "wirespeed agent log-level default"
+    ),
+)
+@click.argument("level", required=False, type=click.Choice(["debug", "info", "warning", "error", "default"]))
+@click.option("--module", default="", help="Only this Python module and those in it, such as wirespeed.kube.")
+@click.option(
+    "--for",
+    "seconds",
+    callback=_seconds,
+    metavar="DURATION",
+    help="How long, such as 90s, 10m or 1h; then the level from before returns.  [default: until the agent ends]",
+)
+@options.config()
+@click.pass_context
+def log_level_(ctx: click.Context, *, level: str | None, module: str, seconds: float, config: Path | None) -> None:
+    """Change the log level of the running agent, or show it.
+
+    Prints the level before and the new one. A module without a level of its own has that of the module around it,
+    and at last that of all modules. With `default`, all modules log again from the level of the agent's start, and
+    --module has no level of its own anymore. Without LEVEL, all levels that are set are printed.
+    """
+    from typing import cast  # noqa: PLC0415 — see wirespeed.cli.main
+
+    from wirespeed.agent import loglevel  # noqa: PLC0415
+    from wirespeed.node import load_config  # noqa: PLC0415
+
+    if level is None and seconds:
+        raise click.UsageError("--for needs a LEVEL")
+    assert ctx.parent is not None
+    change = loglevel.Change(cast(loglevel.Level | None, level), module, seconds)
+    answer = loglevel.call_agent(load_config(config or ctx.parent.params["config"]), change)
+    if level is None and module:
+        click.echo(f"{module}: {answer.new}")
+    elif level is None:
+        for each in answer.given:
+            click.echo(_line(each))
+    else:
+        until = f" for {seconds:g} s" if seconds else ""
+        click.echo(f"{module or 'all modules'}: {answer.old} -> {answer.new}{until}")
+
+
+def _line(given: ModuleLevel) -> str:
+    then = f", then {given.then}" if given.then else ""
+    return f"{given.module or 'all modules'}: {given.level}{then}"

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from wirespeed.cli import completion, options
+
 if TYPE_CHECKING:
     from wirespeed.cli.checks.files import Report
 
@@ -24,8 +26,21 @@ SCHEMAS = (
 )
 
 
-@click.command()
-@click.argument("files", nargs=-1, metavar="FILE...", type=click.Path(exists=True, readable=True, path_type=Path))
+@click.command(
+    epilog=options.examples(
+        "wirespeed check /etc/cni/net.d /etc/wirespeed manifests/",
+        "wirespeed check --strict -R deploy/ --format json",
+        "helm template chart | wirespeed check /dev/stdin",
+        "wirespeed check --schema networks > networks.schema.json",
+    )
+)
+@click.argument(
+    "files",
+    nargs=-1,
+    metavar="FILE...",
+    type=click.Path(exists=True, readable=True, path_type=Path),
+    shell_complete=completion.files(".yaml", ".yml", ".json", ".conf", ".conflist"),
+)
 @click.option(
     "--format",
     "form",
@@ -34,6 +49,7 @@ SCHEMAS = (
     show_default=True,
     help="One line per finding, or a JSON list of objects.",
 )
+@click.option("--json", "form", flag_value="json", help="The same as --format json.")
 @click.option("--strict", is_flag=True, help="Treat warnings as errors.")
 @click.option("-R", "--recursive", is_flag=True, help="Read subdirectories too.")
 @click.option(
@@ -85,13 +101,27 @@ def check(
 
     report = checks.check(files, search=bin_dirs or _bin_dirs(node), recursive=recursive)
     errors = sum(finding.error or strict for _, finding in report.findings)
-    (_as_json if form == "json" else _as_text)(report, strict=strict)
+    shown = [
+        {
+            "file": str(path),
+            "line": finding.line,
+            "level": "error" if finding.error or strict else "warning",
+            "message": finding.text,
+        }
+        for path, finding in report.findings
+    ]
+    if form == "json":
+        click.echo(json.dumps(shown, indent=2))
+    else:
+        for each in shown:
+            click.echo("{file}:{line}: {level}: {message}".format_map(each))
+        click.echo(_summary(report, errors), err=True)
     ctx.exit(1 if errors else 0)
 
 
 def _bin_dirs(node: bool | None) -> tuple[str, ...]:
     """Return the directories to search for plugins' executables; none with --no-node, or if this is not a node."""
-    from wirespeed.cni.errors import CniError  # noqa: PLC0415
+    from wirespeed.errors import Error  # noqa: PLC0415
     from wirespeed.node import config_path, load_config  # noqa: PLC0415
     from wirespeed.plugins.meta.config import MetaConfig  # noqa: PLC0415 — see wirespeed.cli.main
 
@@ -99,44 +129,21 @@ def _bin_dirs(node: bool | None) -> tuple[str, ...]:
         return ()
     try:
         autoconf = load_config().autoconf
-    except CniError as error:
+    except Error:
         if node:
-            raise click.ClickException(error.msg) from error
+            raise
         return ()
     folder = (autoconf.meta.get("binDir") if autoconf else None) or MetaConfig().bin_dir
-    here = config_path().exists() and Path(folder).is_dir()
-    return (folder,) if node or here else ()
+    is_node = config_path().exists() and Path(folder).is_dir()
+    return (folder,) if node or is_node else ()
 
 
-def _as_text(report: Report, *, strict: bool) -> None:
-    for path, finding in report.findings:
-        click.echo(f"{path}:{finding.line}: {_level(finding.error or strict)}: {finding.text}")
-    errors = sum(finding.error or strict for _, finding in report.findings)
+def _summary(report: Report, errors: int) -> str:
     warnings = len(report.findings) - errors
     others = ", ".join(f"{number} {kind}" for kind, number in sorted(report.others.items()))
-    click.echo(
-        f"{_counted(report.documents, 'document')}: {_counted(errors, 'error')}, {_counted(warnings, 'warning')}"
-        + (f"; not read: {others}" if others else ""),
-        err=True,
-    )
+    counts = f"{_plural(report.documents, 'document')}: {_plural(errors, 'error')}, {_plural(warnings, 'warning')}"
+    return f"{counts}; not read: {others}" if others else counts
 
 
-def _as_json(report: Report, *, strict: bool) -> None:
-    findings = [
-        {
-            "file": str(path),
-            "line": finding.line,
-            "level": _level(finding.error or strict),
-            "message": finding.text,
-        }
-        for path, finding in report.findings
-    ]
-    click.echo(json.dumps(findings, indent=2))
-
-
-def _level(error: bool) -> str:
-    return "error" if error else "warning"
-
-
-def _counted(number: int, what: str) -> str:
+def _plural(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"

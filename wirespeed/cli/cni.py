@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import click
 
+from wirespeed.cli import options
 
-@click.command()
+
+@click.command(
+    epilog=options.examples(
+        'echo \'{"cniVersion": "1.1.0"}\' | CNI_COMMAND=VERSION wirespeed cni sriov',
+    )
+)
 @click.argument("name")
 @click.pass_context
 def cni(ctx: click.Context, name: str) -> None:
@@ -17,6 +23,7 @@ def cni(ctx: click.Context, name: str) -> None:
     """
     import os  # noqa: PLC0415 — see wirespeed.cli.main
     import sys  # noqa: PLC0415
+    from contextlib import ExitStack, closing  # noqa: PLC0415
 
     from wirespeed.cni import dispatch  # noqa: PLC0415
     from wirespeed.cni.plugin import Plugin  # noqa: PLC0415
@@ -25,15 +32,12 @@ def cni(ctx: click.Context, name: str) -> None:
     if "CNI_COMMAND" not in os.environ:  # run by hand: reading standard input would block
         known = ", ".join(Node(NodeConfig()).plugins)
         raise click.UsageError(f"CNI_COMMAND is not set: a runtime calls this. NAME is one of {known}.")
-    made: list[Node] = []
+    with ExitStack() as opened:
 
-    def plugin() -> Plugin:
-        made.append(Node(load_config(), once=True))
-        return made[0].plugin(name)
+        def plugin() -> Plugin:
+            return opened.enter_context(closing(Node(load_config(), once=True))).plugin(name)
 
-    answer = dispatch.answer(plugin, os.environ, sys.stdin.buffer.read() if sys.stdin else b"")
-    for node in made:
-        node.close()
+        answer = dispatch.answer(plugin, os.environ, sys.stdin.buffer.read() if sys.stdin else b"")
     try:
         with open(1, "wb", closefd=False) as stdout:
             stdout.write(answer.stdout)

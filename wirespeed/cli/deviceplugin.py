@@ -7,16 +7,19 @@ from typing import TYPE_CHECKING
 
 import click
 
+from wirespeed.cli import options
+
 if TYPE_CHECKING:
     from wirespeed.node import NodeConfig
 
 
-@click.command()
-@click.option(
-    "--config",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="The agent's configuration file.  [default: $WIRESPEED_CONFIG, or /etc/wirespeed/agent.yaml if it exists]",
+@click.command(
+    epilog=options.examples(
+        "wirespeed deviceplugin --pools pools.yaml --dry-run",
+        "wirespeed deviceplugin --dry-run --json | jq '.[] | select(.resource == \"\")'",
+    )
 )
+@options.config()
 @click.option(
     "--pools",
     type=click.Path(path_type=Path),
@@ -27,18 +30,15 @@ if TYPE_CHECKING:
     "--resource-prefix", help="Prefix for pools without one. Overrides resourcePrefix of the agent's configuration."
 )
 @click.option("--dry-run", is_flag=True, help="Show the pool of each device, or why it has none, then exit.")
-@click.option(
-    "--log-level",
-    type=click.Choice(["debug", "info", "warning", "error"]),
-    default="info",
-    show_default=True,
-    help="The lowest level to log. The log goes to standard error.",
-)
+@options.DRY_RUN_JSON
+@options.log_level()
 def deviceplugin(
+    *,
     config: Path | None,
     pools: Path | None,
     resource_prefix: str | None,
     dry_run: bool,
+    as_json: bool,
     log_level: str,
 ) -> None:
     """Run the device plugin without the agent.
@@ -47,46 +47,34 @@ def deviceplugin(
 
     Runs until SIGTERM or SIGINT. An agent whose configuration has `devicePlugin` does this itself.
     """
+    options.check_dry_run_json(as_json=as_json, dry_run=dry_run)
     from wirespeed.agent.log import to_stderr  # noqa: PLC0415 — see wirespeed.cli.main
-    from wirespeed.cni.errors import CniError  # noqa: PLC0415
 
     to_stderr("warning" if dry_run else log_level)
-    try:
-        where = _where(config, pools, resource_prefix)
-        if dry_run:
-            click.echo(_table(where))
-        else:
-            _serve(where)
-    except CniError as error:
-        raise click.ClickException(error.msg) from error
+    where = _where(config, pools, resource_prefix)
+    if dry_run:
+        from wirespeed.deviceplugin.config import load_node_pools  # noqa: PLC0415
+        from wirespeed.deviceplugin.pools import explain, reader, table  # noqa: PLC0415
+        from wirespeed.kernel.routes import default_route_interfaces  # noqa: PLC0415
+
+        loaded = load_node_pools(where)
+        found = explain(loaded, reader(loaded, where.sysfs).read(default_route_interfaces()))
+        click.echo(options.as_json(found) if as_json else table(found, loaded))
+    else:
+        _serve(where)
 
 
 def _where(config: Path | None, pools: Path | None, prefix: str | None) -> NodeConfig:
     import msgspec  # noqa: PLC0415 — see wirespeed.cli.main
 
-    from wirespeed.cni.errors import CniError, Code  # noqa: PLC0415
+    from wirespeed.errors import Error, Kind  # noqa: PLC0415
     from wirespeed.node import load_config  # noqa: PLC0415
 
-    where = load_config(config)
-    where = msgspec.structs.replace(
-        where,
-        device_plugin=str(pools or where.device_plugin),
-        resource_prefix=prefix or where.resource_prefix,
-    )
+    given = {"device_plugin": str(pools or ""), "resource_prefix": prefix}
+    where = msgspec.structs.replace(load_config(config), **{key: value for key, value in given.items() if value})
     if not where.device_plugin:
-        raise CniError(
-            Code.INVALID_CONFIG, "the configuration names no devicePlugin: expected that, or --pools FILE"
-        )
+        raise Error(Kind.INVALID_CONFIG, key="devicePlugin", missing=True, expected="a path there, or --pools FILE")
     return where
-
-
-def _table(where: NodeConfig) -> str:
-    from wirespeed.deviceplugin.config import load_of  # noqa: PLC0415 — see wirespeed.cli.main
-    from wirespeed.deviceplugin.pools import explain, reader  # noqa: PLC0415
-    from wirespeed.kernel.routes import default_route_interfaces  # noqa: PLC0415
-
-    pools = load_of(where)
-    return explain(pools, reader(pools, where.sysfs).read(default_route_interfaces()))
 
 
 def _serve(where: NodeConfig) -> None:
@@ -103,7 +91,7 @@ def _serve(where: NodeConfig) -> None:
 
     def handle(number: int) -> None:
         if number == signal.SIGHUP:
-            node.hang_up()
+            node.reload()
         elif stop.is_set():
             os._exit(128 + number)
         else:

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import click
 
+from wirespeed.cli import options
+
 
 @click.command(
     context_settings={"ignore_unknown_options": True, "help_option_names": []},
     options_metavar="[OPTIONS]",
+    epilog=options.examples(
+        "dpdk-testpmd $(wirespeed eal) -- --forward-mode=io --auto-start", "wirespeed eal --json"
+    ),
 )
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="")
 @click.pass_context
@@ -18,7 +23,7 @@ def eal(ctx: click.Context, arguments: tuple[str, ...]) -> None:
     ctx.exit(main(arguments))
 
 
-@click.command()
+@click.command(epilog=options.examples('wirespeed ready && echo "all ports are up"'))
 @click.pass_context
 def ready(ctx: click.Context) -> None:
     """Check that the DPDK application's ports are up.

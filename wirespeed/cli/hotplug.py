@@ -3,42 +3,50 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
-_CONFIG = click.option(
-    "--config",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="The agent's configuration file.  [default: $WIRESPEED_CONFIG, or /etc/wirespeed/agent.yaml if it exists]",
+from wirespeed.cli import completion, options
+
+if TYPE_CHECKING:
+    from wirespeed.agent.hotplug import Changed
+
+
+@click.command(
+    epilog=options.examples(
+        "wirespeed attach web-0 fast",
+        "wirespeed attach tenant-a/web-0 infra/fast --interface fast0",
+        """wirespeed attach web-0 '{"name": "fast", "ips": ["10.1.0.7/24"]}'""",
+    )
 )
-
-
-@click.command()
-@click.argument("pod")
-@click.argument("network")
+@click.argument("pod", shell_complete=completion.pods)
+@click.argument("network", shell_complete=completion.networks)
 @click.option("--interface", default="", help="The interface's name.  [default: the first free of net1, net2, ...]")
-@_CONFIG
-def attach(*, pod: str, network: str, interface: str, config: Path | None) -> None:
+@options.AS_JSON
+@options.config()
+def attach(*, pod: str, network: str, interface: str, as_json: bool, config: Path | None) -> None:
     """Attach NETWORK to POD, which runs on this node.
 
     POD is [<namespace>/]<name>. NETWORK is [<namespace>/]<name>, or an element of the annotation
     k8s.v1.cni.cncf.io/networks in JSON: '{"name": "fast", "ips": ["10.1.0.7/24"]}'. It is detached when the pod is
     deleted, or with `wirespeed detach`. Prints the interface and its addresses.
     """
-    made = _order(config, "ATTACH", pod, element(network, interface))
-    click.echo(" ".join([made["interface"], *made["ips"]]))
+    changed = _change_network(config, "ATTACH", pod, element(network, interface))
+    click.echo(options.as_json(changed) if as_json else " ".join([changed.interface, *changed.ips]))
 
 
-@click.command()
-@click.argument("pod")
-@click.argument("network")
-@_CONFIG
-def detach(*, pod: str, network: str, config: Path | None) -> None:
+@click.command(epilog=options.examples("wirespeed detach web-0 fast", "wirespeed detach tenant-a/web-0 net2"))
+@click.argument("pod", shell_complete=completion.pods)
+@click.argument("network", shell_complete=completion.networks_of_pod)
+@options.AS_JSON
+@options.config()
+def detach(*, pod: str, network: str, as_json: bool, config: Path | None) -> None:
     """Detach NETWORK from POD, which runs on this node. NETWORK is its name or its interface."""
-    made = _order(config, "DETACH", pod, network)
-    click.echo(made["interface"])
+    changed = _change_network(config, "DETACH", pod, network)
+    click.echo(options.as_json(changed) if as_json else changed.interface)
 
 
 def element(network: str, interface: str) -> str:
@@ -52,17 +60,9 @@ def element(network: str, interface: str) -> str:
     return json.dumps([{**value, "interface": interface} if interface else value])
 
 
-def _order(config: Path | None, verb: str, pod: str, network: str) -> dict[str, Any]:
-    from wirespeed.agent.hotplug import order  # noqa: PLC0415 — see wirespeed.cli.main
-    from wirespeed.cni.errors import CniError  # noqa: PLC0415
+def _change_network(config: Path | None, verb: str, pod: str, network: str) -> Changed:
+    from wirespeed.agent.hotplug import change_network  # noqa: PLC0415 — see wirespeed.cli.main
     from wirespeed.node import Node, load_config  # noqa: PLC0415
 
-    node = None
-    try:
-        node = Node(load_config(config), once=True)
-        return order(node, verb, pod, network)
-    except CniError as error:
-        raise click.ClickException(error.msg) from error
-    finally:
-        if node is not None:
-            node.close()
+    with closing(Node(load_config(config), once=True)) as node:
+        return change_network(node, verb, pod, network)

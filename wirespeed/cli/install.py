@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from wirespeed.cli import options as common
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -16,9 +18,9 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 _FOLDER = click.Path(file_okay=False, path_type=Path)
 
 
-def _places(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the options that both commands have."""
+def _common_options(command: Callable[..., None]) -> Callable[..., None]:
     for option in (
+        common.DRY_RUN_JSON,
         click.option("--dry-run", is_flag=True, help="Show the plan without changing anything."),
         click.option(
             "--force",
@@ -49,7 +51,14 @@ def _places(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-@click.command(context_settings={"show_default": True})
+@click.command(
+    context_settings={"show_default": True},
+    epilog=common.examples(
+        "wirespeed install --dry-run",
+        "wirespeed install --systemd --kubeconfig /etc/wirespeed/kubeconfig",
+        "wirespeed install --replace multus --replace sriov-cni",
+    ),
+)
 @click.option("--shim", type=_FILE, help="The shim's executable.  [default: the one beside this program]")
 @click.option(
     "--replace",
@@ -64,39 +73,50 @@ def _places(command: Callable[..., None]) -> Callable[..., None]:
 )
 @click.option("--kubeconfig", default="", help="The kubeconfig file of an agent that does not run in a pod.")
 @click.option("--systemd", is_flag=True, help="Write a systemd unit for the agent.")
-@_places
-def install(*, systemd: bool, shim: Path | None, dry_run: bool, **given: Any) -> None:
+@_common_options
+def install(*, systemd: bool, shim: Path | None, dry_run: bool, as_json: bool, **given: Any) -> None:
     """Install wirespeed on this node.
 
     Puts the shim into the runtime's plugin directory, and writes a configuration file for the agent if there is
     none. Each step is printed. If one fails, the steps before it are undone. Idempotent.
     """
+    common.check_dry_run_json(as_json=as_json, dry_run=dry_run)
     from wirespeed.agent.install import plan  # noqa: PLC0415 — see wirespeed.cli.main
 
     options = plan.Options(
-        shim=shim or _beside("wirespeed-cni"),
-        unit=_beside("wirespeed-agent.service") if systemd else None,
+        shim=shim or _bundled_file("wirespeed-cni"),
+        unit=_bundled_file("wirespeed-agent.service") if systemd else None,
         command=_command(),
         **given,
     )
-    _carry_out(plan.installation, options, dry_run=dry_run)
+    _carry_out(plan.installation, options, dry_run=dry_run, as_json=as_json)
 
 
-@click.command(context_settings={"show_default": True})
-@_places
-def uninstall(*, dry_run: bool, **given: Any) -> None:
+@click.command(
+    context_settings={"show_default": True},
+    epilog=common.examples("wirespeed uninstall --dry-run --json | jq -r '.steps[]'", "wirespeed uninstall"),
+)
+@_common_options
+def uninstall(*, dry_run: bool, as_json: bool, **given: Any) -> None:
     """Uninstall wirespeed from this node.
 
     Removes what install put there, except the agent's configuration file, and restores what it replaced. The agent
     must be stopped first.
     """
+    common.check_dry_run_json(as_json=as_json, dry_run=dry_run)
     from wirespeed.agent.install import plan  # noqa: PLC0415 — see wirespeed.cli.main
 
     options = plan.Options(shim=Path(), **given)
-    _carry_out(plan.removal, options, dry_run=dry_run)
+    _carry_out(plan.removal, options, dry_run=dry_run, as_json=as_json)
 
 
-@click.command(name="uninstall-nodes", context_settings={"show_default": True})
+@click.command(
+    name="uninstall-nodes",
+    context_settings={"show_default": True},
+    epilog=common.examples(
+        "wirespeed uninstall-nodes --namespace wirespeed --agents wirespeed-agent --removers wirespeed-uninstall"
+    ),
+)
 @click.option("--namespace", required=True, help="The namespace of the DaemonSets.")
 @click.option(
     "--agents", multiple=True, required=True, help="A DaemonSet that runs agents. May be given several times."
@@ -114,16 +134,15 @@ def uninstall_nodes(
 ) -> None:
     """Uninstall wirespeed from all nodes of a cluster, or none.
 
-    The Helm chart runs this before it deletes a release. On each node, the first init
-    container of a removers' pod runs `wirespeed uninstall --dry-run`. After that has succeeded on every node, the
-    agents are stopped, and the same DaemonSet runs `wirespeed uninstall`.
+    The Helm chart runs this before it deletes a release. On each node, a pod of a DaemonSet of --removers runs
+    `wirespeed uninstall --dry-run` in its first init container. After that has succeeded on every node, the agents
+    are stopped, and the same DaemonSets run `wirespeed uninstall`.
     """
     import signal  # noqa: PLC0415 — see wirespeed.cli.main
     from contextlib import closing  # noqa: PLC0415
     from types import FrameType  # noqa: PLC0415
 
     from wirespeed.agent.install.nodes import Nodes  # noqa: PLC0415
-    from wirespeed.cni.errors import CniError  # noqa: PLC0415
     from wirespeed.kube.api import Api  # noqa: PLC0415
 
     def end(number: int, _: FrameType | None) -> None:
@@ -134,42 +153,39 @@ def uninstall_nodes(
     try:
         with closing(Api(kubeconfig)) as api:
             nodes = Nodes(api, namespace, agents=agents, removers=removers, seconds=timeout)
-            nodes.give_back(click.echo)
-    except CniError as error:
-        raise click.ClickException(error.msg) from error
+            nodes.uninstall(click.echo)
     except KeyboardInterrupt as error:
         raise click.ClickException("stopped before all nodes were done") from error
 
 
-def _carry_out(planned: Callable[[Options], Plan], options: Options, *, dry_run: bool) -> None:
+def _carry_out(planned: Callable[[Options], Plan], options: Options, *, dry_run: bool, as_json: bool) -> None:
     """Show the plan; unless `dry_run`, carry it out."""
     import contextlib  # noqa: PLC0415 — see wirespeed.cli.main
     import os  # noqa: PLC0415
 
     from wirespeed.agent.install import plan as plans  # noqa: PLC0415
-    from wirespeed.cni.errors import CniError  # noqa: PLC0415
     from wirespeed.steps import carry_out  # noqa: PLC0415
 
     if os.geteuid() != 0:
         raise click.ClickException("expected root: this changes what the node runs as root")
-    try:
-        plan = planned(options)
-        if dry_run:
-            for step in plan.steps:
-                click.echo(f"would {step.what}")
-            plan.notes += plan.outlook()
-        elif plan.steps:
-            with plans.no_agent(plan.config) if plan.alone else contextlib.nullcontext():
-                carry_out(plan.steps, lambda _number, step: click.echo(step.what))
-    except CniError as error:
-        raise click.ClickException(error.msg) from error
+    plan = planned(options)
+    if dry_run:
+        plan.notes += plan.cluster_notes()
+        if as_json:
+            click.echo(common.as_json(plan.shown()))
+            return
+        for step in plan.steps:
+            click.echo(f"would {step.what}")
+    elif plan.steps:
+        with plans.no_agent(plan.config) if plan.without_agent else contextlib.nullcontext():
+            carry_out(plan.steps, lambda _number, step: click.echo(step.what))
     if not plan.steps:
         click.echo("nothing to do")
     for note in plan.notes:
         click.echo(f"note: {note}")
 
 
-def _beside(name: str) -> Path:
+def _bundled_file(name: str) -> Path:
     """Return a file that belongs to this program: installed with it, or in its source tree."""
     import sys  # noqa: PLC0415 — see wirespeed.cli.main
 

@@ -6,9 +6,24 @@ from pathlib import Path
 
 import click
 
+from wirespeed.cli import completion, options
 
-@click.command()
-@click.argument("files", nargs=-1, required=True, metavar="FILE…", type=click.Path(exists=True, path_type=Path))
+
+@click.command(
+    epilog=options.examples(
+        "wirespeed play pods.yaml networks.yaml",
+        "wirespeed play manifests/ --pools pools.yaml --out result --timeout 60",
+        """wirespeed play manifests/ --then 'jq ".items | length" "$PODS"'""",
+    )
+)
+@click.argument(
+    "files",
+    nargs=-1,
+    required=True,
+    metavar="FILE…",
+    type=click.Path(exists=True, path_type=Path),
+    shell_complete=completion.files(".yaml", ".yml", ".json"),
+)
 @click.option(
     "--cni-conf",
     type=click.Path(path_type=Path),
@@ -35,8 +50,8 @@ import click
 @click.option(
     "--pools",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="The device plugin's configuration, or values of the Helm chart with `pools`. Must not be combined with a "
-    "ConfigMap in FILES that has a device plugin configuration.",
+    help="The device plugin's configuration, or values of the Helm chart with `pools`. Not allowed if "
+    "a FILE has a ConfigMap with a device plugin configuration.",
 )
 @click.option(
     "--shim",
@@ -65,13 +80,7 @@ import click
     "(logs/<namespace>_<pod>_<container>.log).",
 )
 @click.option("--logs/--no-logs", default=True, show_default=True, help="Print the containers' output.")
-@click.option(
-    "--log-level",
-    type=click.Choice(["debug", "info", "warning", "error"]),
-    default="warning",
-    show_default=True,
-    help="The lowest level of the agent's log that is printed.",
-)
+@options.log_level("warning", "The lowest level of the agent's log that is printed.")
 @click.pass_context
 def play(ctx: click.Context, /, files: tuple[Path, ...], cni_path: str, cdi_path: str, **options: object) -> None:
     """Run Kubernetes pods on this machine, without a cluster.
@@ -91,21 +100,17 @@ def play(ctx: click.Context, /, files: tuple[Path, ...], cni_path: str, cdi_path
     removes everything that it created. The exit status is 0 only if all pods succeeded and nothing is left.
     """
     from wirespeed import extras  # noqa: PLC0415 — see wirespeed.cli.main
-    from wirespeed.cni.errors import CniError  # noqa: PLC0415
+
+    extras.need("play", "wirespeed play")
+    from rich.console import Console  # noqa: PLC0415
+
+    from wirespeed.play.play import Options  # noqa: PLC0415
+    from wirespeed.play.play import play as run  # noqa: PLC0415
+    from wirespeed.play.screen import Terminal  # noqa: PLC0415
 
     options |= {"files": files, "cni_path": _folders(cni_path), "cdi_path": _folders(cdi_path)}
-    try:
-        extras.need("play", "wirespeed play")
-        from rich.console import Console  # noqa: PLC0415
-
-        from wirespeed.play.play import Options  # noqa: PLC0415
-        from wirespeed.play.play import play as run  # noqa: PLC0415
-        from wirespeed.play.screen import Terminal  # noqa: PLC0415
-
-        asked = Options(**options)  # type: ignore[arg-type]
-        ctx.exit(run(asked, Terminal(highlight=False), Console(stderr=True)))
-    except CniError as error:
-        raise click.ClickException(error.msg) from error
+    asked = Options(**options)  # type: ignore[arg-type]
+    ctx.exit(run(asked, Terminal(highlight=False), Console(stderr=True)))
 
 
 def _folders(text: str) -> tuple[str, ...]:

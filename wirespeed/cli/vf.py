@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from wirespeed.cli import completion, options
+
 if TYPE_CHECKING:
-    from wirespeed.provision.facts import Pf, Vf
+    from wirespeed.provision.facts import Pf, VfFacts
     from wirespeed.provision.plan import Plan
 
-_CONFIG = click.option(
-    "--config",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="The agent's configuration file, for finding out which VFs are in use.  "
-    "[default: $WIRESPEED_CONFIG, or /etc/wirespeed/agent.yaml if it exists]",
-)
+_CONFIG = options.config("The agent's configuration file, for finding out which VFs are in use")
 _YES = click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 _DRY_RUN = click.option("--dry-run", is_flag=True, help="Show the plan, then exit.")
+_PF = click.argument("pf", shell_complete=completion.pfs)
 
 
 @click.group()
@@ -33,25 +31,38 @@ def vf() -> None:
     """
 
 
-@vf.command("list")
+@vf.command(
+    "list",
+    epilog=options.examples(
+        "wirespeed vf list", "wirespeed vf list --json | jq -r '.[].vfs[] | select(.user == \"\") | .address'"
+    ),
+)
 @_CONFIG
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@options.AS_JSON
 def list_(*, config: Path | None, as_json: bool) -> None:
     """Show the PFs and their VFs."""
-    pfs = _reporting_errors(lambda: _facts(config))
+    with _on_node():
+        pfs = _facts(config)
     if as_json:
-        click.echo(json.dumps([asdict(pf) for pf in pfs], indent=2))
+        click.echo(json.dumps([{**vars(pf), "vfs": [*map(_vf_as_dict, pf.vfs)]} for pf in pfs], indent=2))
     else:
         _show(pfs)
 
 
-@vf.command()
-@click.argument("pf")
+@vf.command(
+    epilog=options.examples(
+        "wirespeed vf create ens1 4",
+        "wirespeed vf create ens1 4 --driver vfio-pci --dry-run",
+        "wirespeed vf create 0000:18:00.0 8 --mtu 9000 --yes",
+    )
+)
+@_PF
 @click.argument("number", type=click.IntRange(min=1))
 @click.option(
     "--driver",
     default="netdevice",
     show_default=True,
+    shell_complete=completion.words("netdevice", "vfio-pci"),
     help="The VFs' driver: netdevice for the kernel's network driver, or vfio-pci.",
 )
 @click.option(
@@ -59,9 +70,18 @@ def list_(*, config: Path | None, as_json: bool) -> None:
 )
 @_CONFIG
 @_DRY_RUN
+@options.DRY_RUN_JSON
 @_YES
 def create(
-    *, pf: str, number: int, driver: str, mtu: int | None, config: Path | None, dry_run: bool, yes: bool
+    *,
+    pf: str,
+    number: int,
+    driver: str,
+    mtu: int | None,
+    config: Path | None,
+    dry_run: bool,
+    as_json: bool,
+    yes: bool,
 ) -> None:
     """Create NUMBER VFs on PF (its interface or PCI address).
 
@@ -69,58 +89,73 @@ def create(
     """
     from wirespeed.provision.policy import Group, Wanted  # noqa: PLC0415 — see wirespeed.cli.main
 
-    def plan() -> Plan:
+    with _on_node():
         pfs = _facts(config)
         found = _pf(pfs, pf)
         if number > found.total_vfs:
-            raise click.UsageError(f"{found.where} offers {found.total_vfs} VFs, {number} are asked for")
+            raise click.UsageError(f"{found.where}: expected at most {found.total_vfs} VFs, got {number}")
         numbers = frozenset(range(number))
-        group = Group(resource="", policy="", numbers=numbers, device_type=driver, mtu=mtu or 0)
-        return _planned({found.address: Wanted(num_vfs=number, mtu=mtu or 0, groups=(group,))}, pfs, config)
+        group = Group(resource="", numbers=numbers, device_type=driver, mtu=mtu or 0)
+        plan = _make_plan({found.address: Wanted(num_vfs=number, mtu=mtu or 0, groups=(group,))}, pfs, config)
+    _carry_out(plan, config, dry_run=dry_run, as_json=as_json, yes=yes)
 
-    _carry_out(_reporting_errors(plan), config, dry_run=dry_run, yes=yes)
 
-
-@vf.command()
-@click.argument("pf")
+@vf.command(epilog=options.examples("wirespeed vf destroy ens1"))
+@_PF
 @_CONFIG
 @_DRY_RUN
+@options.DRY_RUN_JSON
 @_YES
-def destroy(*, pf: str, config: Path | None, dry_run: bool, yes: bool) -> None:
+def destroy(*, pf: str, config: Path | None, dry_run: bool, as_json: bool, yes: bool) -> None:
     """Remove all VFs of PF (its interface or PCI address)."""
     from wirespeed.provision.policy import Wanted  # noqa: PLC0415 — see wirespeed.cli.main
 
-    def plan() -> Plan:
+    with _on_node():
         pfs = _facts(config)
-        return _planned({_pf(pfs, pf).address: Wanted(num_vfs=0)}, pfs, config)
+        plan = _make_plan({_pf(pfs, pf).address: Wanted(num_vfs=0)}, pfs, config)
+    _carry_out(plan, config, dry_run=dry_run, as_json=as_json, yes=yes)
 
-    _carry_out(_reporting_errors(plan), config, dry_run=dry_run, yes=yes)
 
-
-@vf.command()
-@click.argument("vfs", nargs=-1, required=True)
+@vf.command(
+    epilog=options.examples(
+        "wirespeed vf bind 'ens1#0,2-5' --driver vfio-pci",
+        "wirespeed vf bind 0000:19:00.1 --driver netdevice --yes",
+    )
+)
+@click.argument("vfs", nargs=-1, required=True, shell_complete=completion.vfs)
 @click.option(
     "--driver",
     required=True,
+    shell_complete=completion.words("netdevice", "vfio-pci"),
     help="netdevice for the kernel's network driver, or a userspace driver: vfio-pci, uio_pci_generic, ...",
 )
 @_CONFIG
 @_DRY_RUN
+@options.DRY_RUN_JSON
 @_YES
-def bind(*, vfs: Sequence[str], driver: str, config: Path | None, dry_run: bool, yes: bool) -> None:
+def bind(*, vfs: Sequence[str], driver: str, config: Path | None, dry_run: bool, as_json: bool, yes: bool) -> None:
     """Bind VFS to a driver. Each is a PCI address, or a PF with VF numbers, such as ens1#0,2-5."""
-
-    def plan() -> Plan:
+    with _on_node():
         from wirespeed.provision.plan import bind_plan  # noqa: PLC0415 — see wirespeed.cli.main
 
         pfs = _facts(config)
-        return bind_plan([each for name in vfs for each in _vfs(pfs, name)], driver, _sysfs(config))
+        plan = bind_plan([each for name in vfs for each in _vfs(pfs, name)], driver, _sysfs(config))
+    _carry_out(plan, config, dry_run=dry_run, as_json=as_json, yes=yes)
 
-    _carry_out(_reporting_errors(plan), config, dry_run=dry_run, yes=yes)
 
-
-@vf.command()
-@click.argument("policies", nargs=-1, required=True, type=click.Path(dir_okay=False, path_type=Path))
+@vf.command(
+    epilog=options.examples(
+        "wirespeed vf apply policies.yaml --dry-run",
+        "wirespeed vf apply policies.yaml --label feature.node.kubernetes.io/network-sriov.capable=true --yes",
+    )
+)
+@click.argument(
+    "policies",
+    nargs=-1,
+    required=True,
+    type=click.Path(dir_okay=False, path_type=Path),
+    shell_complete=completion.files(".yaml", ".yml", ".json"),
+)
 @click.option(
     "--label",
     "labels",
@@ -130,9 +165,10 @@ def bind(*, vfs: Sequence[str], driver: str, config: Path | None, dry_run: bool,
 )
 @_CONFIG
 @_DRY_RUN
+@options.DRY_RUN_JSON
 @_YES
 def apply(
-    *, policies: Sequence[Path], labels: Sequence[str], config: Path | None, dry_run: bool, yes: bool
+    *, policies: Sequence[Path], labels: Sequence[str], config: Path | None, dry_run: bool, as_json: bool, yes: bool
 ) -> None:
     """Create the VFs that node policies request.
 
@@ -141,35 +177,32 @@ def apply(
     """
     from wirespeed.provision import policy  # noqa: PLC0415 — see wirespeed.cli.main
 
+    notes: list[str] = []
+    say = notes.append if as_json else click.echo
     given = dict(label.partition("=")[::2] for label in labels)
-
-    def plan() -> Plan:
-        loaded = policy.load(policies, say=click.echo)
+    with _on_node():
+        loaded = policy.load(policies, on_skip=say)
         mine = policy.for_node(loaded, given)
         for other in loaded:
             if other not in mine:
-                click.echo(f"policy {other.name}: its nodeSelector {other.spec.node_selector} is another node's")
+                say(f"policy {other.name}: its nodeSelector {other.spec.node_selector} is another node's")
         pfs = _facts(config)
-        return _planned(policy.merge(mine, [pf.identity for pf in pfs]), pfs, config)
-
-    _carry_out(_reporting_errors(plan), config, dry_run=dry_run, yes=yes)
+        plan = _make_plan(policy.merge(mine, pfs), pfs, config)
+    _carry_out(plan, config, dry_run=dry_run, as_json=as_json, yes=yes, notes=notes)
 
 
 # The node
 
 
-def _reporting_errors(function: Callable[[], Any]) -> Any:
-    """Call the function; turn its CniError or OSError into a one-line error of the command."""
+@contextmanager
+def _on_node() -> Iterator[None]:
+    """For what needs the packages of the extra. Raises Error, also instead of an OSError."""
     from wirespeed import extras  # noqa: PLC0415 — see wirespeed.cli.main
-    from wirespeed.cni.errors import CniError  # noqa: PLC0415
+    from wirespeed.errors import os_errors  # noqa: PLC0415
 
-    try:
-        extras.need("provision", "wirespeed vf")
-        return function()
-    except CniError as error:
-        raise click.ClickException(error.msg) from error
-    except OSError as error:
-        raise click.ClickException(str(error)) from error
+    extras.need("provision", "wirespeed vf")
+    with os_errors():
+        yield
 
 
 def _sysfs(config: Path | None) -> Path:
@@ -186,7 +219,7 @@ def _facts(config: Path | None) -> list[Pf]:
     return facts.read(Path(loaded.sysfs), owners=owners.owners(loaded))
 
 
-def _planned(wanted: dict[str, Any], pfs: Sequence[Pf], config: Path | None) -> Plan:
+def _make_plan(wanted: dict[str, Any], pfs: Sequence[Pf], config: Path | None) -> Plan:
     from wirespeed.provision import plan  # noqa: PLC0415 — see wirespeed.cli.main
 
     return plan.make(wanted, pfs, _sysfs(config))
@@ -202,10 +235,10 @@ def _pf(pfs: Sequence[Pf], name: str) -> Pf:
     return found
 
 
-def _vfs(pfs: Sequence[Pf], name: str) -> list[tuple[Pf, Vf]]:
+def _vfs(pfs: Sequence[Pf], name: str) -> list[tuple[Pf, VfFacts]]:
     from wirespeed.provision.policy import vf_numbers  # noqa: PLC0415 — see wirespeed.cli.main
 
-    of_address = [(pf, each) for pf in pfs for each in pf.vfs if each.address == name]
+    of_address = [(pf, each) for pf in pfs for each in pf.vfs if each.device.address == name]
     if of_address:
         return of_address
     pf_name, hash_sign, numbers = name.partition("#")
@@ -216,23 +249,28 @@ def _vfs(pfs: Sequence[Pf], name: str) -> list[tuple[Pf, Vf]]:
         wanted = vf_numbers(numbers)
     except ValueError as error:
         raise click.UsageError(f"{name!r}: {error}") from error
-    if missing := wanted - {each.index for each in pf.vfs}:
+    if missing := wanted - {each.state.index for each in pf.vfs}:
         raise click.UsageError(f"{pf.where} has {len(pf.vfs)} VFs: there is no VF {min(missing)}")
-    return [(pf, each) for each in pf.vfs if each.index in wanted]
+    return [(pf, each) for each in pf.vfs if each.state.index in wanted]
 
 
 # Output
 
 
-def _carry_out(plan: Plan, config: Path | None, *, dry_run: bool, yes: bool) -> None:
+def _carry_out(
+    plan: Plan, config: Path | None, *, dry_run: bool, as_json: bool, yes: bool, notes: Sequence[str] = ()
+) -> None:
     """Show the plan, ask for confirmation, and carry it out."""
-    from wirespeed.node import load_config  # noqa: PLC0415
-    from wirespeed.provision.plan import carry_out  # noqa: PLC0415 — see wirespeed.cli.main
-
-    for change in plan.changes if not plan.refused else ():
-        click.echo(change.what)
+    options.check_dry_run_json(as_json=as_json, dry_run=dry_run)
     if plan.refused:
-        raise click.ClickException("\n".join(["nothing is changed:", *plan.refused]))
+        raise click.ClickException("\n".join(["nothing is changed:", *(error.msg for error in plan.refused)]))
+    if as_json:
+        from wirespeed.steps import ShownPlan  # noqa: PLC0415 — see wirespeed.cli.main
+
+        click.echo(options.as_json(ShownPlan([change.what for change in plan.changes], notes)))
+        return
+    for change in plan.changes:
+        click.echo(change.what)
     if not plan.changes:
         click.echo("nothing to do")
         return
@@ -240,23 +278,27 @@ def _carry_out(plan: Plan, config: Path | None, *, dry_run: bool, yes: bool) -> 
         return
     if not yes:
         click.confirm(f"{len(plan.changes)} steps: go on?", abort=True)
-    node = _reporting_errors(lambda: load_config(config))
-    _reporting_errors(lambda: _with_progress(lambda progress: carry_out(plan, node, progress), len(plan.changes)))
-
-
-def _with_progress(work: Callable[[Callable[[int, Any], None]], None], count: int) -> None:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn  # noqa: PLC0415 — see wirespeed.cli.main
 
-    with Progress(BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), transient=True) as shown:
-        task = shown.add_task("", total=count)
-        work(lambda number, step: shown.update(task, completed=number, description=step.what))
-        shown.update(task, completed=count)
+    from wirespeed.node import load_config  # noqa: PLC0415
+    from wirespeed.provision.plan import carry_out  # noqa: PLC0415
+
+    shown = Progress(BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), transient=True)
+    with _on_node(), shown:
+        task = shown.add_task("", total=len(plan.changes))
+        carry_out(
+            plan,
+            load_config(config),
+            lambda number, step: shown.update(task, completed=number, description=step.what),
+        )
+        shown.update(task, completed=len(plan.changes))
     click.echo("done")
 
 
 def _show(pfs: Sequence[Pf]) -> None:
-    from rich.console import Console  # noqa: PLC0415 — see wirespeed.cli.main
-    from rich.table import Table  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415 — see wirespeed.cli.main
+
+    from wirespeed.cli.output import show_table  # noqa: PLC0415
 
     if not pfs:
         click.echo("this node has no PF with SR-IOV")
@@ -269,25 +311,43 @@ def _show(pfs: Sequence[Pf]) -> None:
         state = f"{len(pf.vfs)} of {pf.total_vfs} VFs, {'up' if pf.up else 'down'}, {pf.eswitch}"
         state += f", {pf.model}" if pf.model else ""
         table.add_row(
-            f"PF {pf.name}", pf.address, pf.driver, pf.name, "", _number(pf.mtu), _numa(pf.numa_node), "", state
+            f"PF {pf.name}", pf.address, pf.driver, pf.name, "", str(pf.mtu or ""), _numa(pf.numa_node), "", state
         )
-        for each in pf.vfs:
+        for each in map(_vf_as_dict, pf.vfs):
             table.add_row(
-                f"  VF {each.index}",
-                each.address,
-                each.driver or "none",
-                each.netdev,
-                each.mac,
-                _number(each.mtu),
-                _numa(each.numa_node),
-                each.iommu_group,
-                each.user,
+                f"  VF {each['index']}",
+                each["address"],
+                each["driver"] or "none",
+                each["netdev"],
+                each["mac"],
+                str(each["mtu"] or ""),
+                _numa(each["numa_node"]),
+                each["iommu_group"],
+                each["user"],
             )
-    Console().print(table)
+    show_table(table)
 
 
-def _number(value: int) -> str:
-    return str(value) if value else ""
+def _vf_as_dict(vf: VfFacts) -> dict[str, Any]:
+    """Return what is shown of a VF, by its key in JSON."""
+    device, state, link = vf.device, vf.state, vf.state.link
+    return {
+        "address": device.address,
+        "index": state.index,
+        "driver": state.driver,
+        "netdev": link.name if link else "",
+        "mac": link.mac if link else "",
+        "mtu": link.mtu if link else 0,
+        "numa_node": device.numa_node,
+        "iommu_group": device.iommu_group,
+        "up": link.up if link else False,
+        "driver_override": vf.driver_override,
+        "in_user_space": device.is_in_user_space,
+        "settings": vars(state.settings),
+        "vdpa": vf.vdpa.name if vf.vdpa else "",
+        "vdpa_type": vf.vdpa_type,
+        "user": vf.user,
+    }
 
 
 def _numa(node: int) -> str:

@@ -12,11 +12,11 @@ from typing import Annotated, NamedTuple
 
 from msgspec import Meta
 
-from wirespeed.structs import Words, whole
+from wirespeed.structs import Words, whole, wrong
 
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 _DOTTED = re.compile(r"[0-9a-f]{4}(\.[0-9a-f]{4})+")  # a MAC address or GUID in the notation of switches
-# A MAC address in a configuration, in the notations that `unicast_mac` reads; "" is none.
+# A MAC address in a configuration, in the notations that `read_mac` reads; "" is none.
 UnicastMac = Annotated[
     str,
     Meta(
@@ -99,8 +99,7 @@ def parse_prefix(text: object) -> Prefix | None:
 def octets(value: object) -> str:
     """Return a MAC address or GUID as the kernel writes it, 02:00:00:00:00:01; "" if `value` is not a string.
 
-    Accepts the notations of Go's net.ParseMAC, as other CNI plugins do: also 02-00-00-00-00-01 and
-    0200.0000.0001. Does not validate the address.
+    Accepts the notations of Go's net.ParseMAC: also 02-00-00-00-00-01, 0200.0000.0001. Does not validate it.
     """
     text = value.lower().replace("-", ":") if isinstance(value, str) else ""
     if _DOTTED.fullmatch(text):
@@ -109,9 +108,9 @@ def octets(value: object) -> str:
     return text
 
 
-def unicast_mac(text: object) -> str:
-    """Return the MAC address as `octets` does; "" if it is invalid, multicast or all zeros."""
+def read_mac(text: str | None) -> str:
+    """Return the unicast MAC address of a key "mac" as `octets` does, "" for none. Raises Error(INVALID_CONFIG)."""
     found = octets(text)
-    if not _MAC.fullmatch(found) or int(found[:2], 16) & 1 or found == "00:00:00:00:00:00":
-        return ""
+    if found and (not _MAC.fullmatch(found) or int(found[:2], 16) & 1 or found == "00:00:00:00:00:00"):
+        raise wrong("mac", UnicastMac, text)
     return found

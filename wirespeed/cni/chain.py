@@ -6,17 +6,20 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import msgspec
 
 from wirespeed.cni import result as results
 from wirespeed.cni import versions
-from wirespeed.cni.errors import CniError, Code, NotUndoneError, combined
+from wirespeed.cni.errors import NotUndoneError
 from wirespeed.cni.execute import check_kind, find_plugin, run_plugin
-from wirespeed.cni.keys import in_any_case
-from wirespeed.cni.plugin import Capable, Plugin, Result
+from wirespeed.cni.plugin import Capable, Plugin, Result, call
 from wirespeed.cni.request import Request, check_network_name
+from wirespeed.errors import Error, Kind, Thing, about_keys, as_kind, run_all, under, within
+from wirespeed.keys import normalize_case
+from wirespeed.trace import step
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +29,7 @@ _KEYS = frozenset(
     | {"type", "capabilities", "ipam", "args", "prevResult", "runtimeConfig", "deviceID", "pciBusID"}
 )
 _IPAM_KEYS = frozenset({"type"})
-_METHODS = {"DEL": "delete", "CHECK": "check", "GC": "gc", "STATUS": "status"}
+Config = dict[str, Any]  # of one plugin
 UNDO_TIME = 30.0  # seconds that undoing a failed ADD may take beyond the request's deadline
 
 
@@ -34,7 +37,8 @@ UNDO_TIME = 30.0  # seconds that undoing a failed ADD may take beyond the reques
 class Network:
     """A network: `plugins` are the raw configurations, in the order of ADD. `raw` is what was loaded.
 
-    `begin` is the prevResult of its first plugin, for a chain that creates no interface of its own.
+    `begin` is the prevResult of its first plugin, for a chain that itself creates no interface. From
+    `runtime_config`, each plugin gets the values of its capabilities, except for STATUS.
     """
 
     name: str
@@ -44,6 +48,7 @@ class Network:
     disable_gc: bool = False
     raw: dict[str, Any] = field(default_factory=dict)
     begin: Result | None = None
+    runtime_config: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def kinds(self) -> list[str]:
@@ -54,16 +59,14 @@ class Network:
 def load_network(raw: object, *, name: str = "", version: str = "") -> Network:
     """Load a network from a conf (it has `type`) or a conflist (it has `plugins`), decoded from JSON.
 
-    `name` and `version` are the defaults if it has none of its own. Raises CniError: INVALID_CONFIG that names the
+    `name` and `version` are the defaults if it has none of its own. Raises Error: INVALID_CONFIG that names the
     key, INCOMPATIBLE_VERSION for an unknown version.
     """
     if not isinstance(raw, dict):
-        raise CniError(
-            Code.INVALID_CONFIG, f"network {name or 'without a name'}: expected an object, got {_short(raw)}"
-        )
+        raise Error(Kind.INVALID_CONFIG, where=_network_thing(name), expected="an object", got=raw)
     conf = canonical(raw)
     given = conf.get("name") or name
-    try:
+    with within(_network_thing(given)):
         return Network(
             name=check_network_name(given),
             version=versions.highest(conf.get("cniVersion") or version, conf.get("cniVersions")),
@@ -72,16 +75,18 @@ def load_network(raw: object, *, name: str = "", version: str = "") -> Network:
             disable_gc=flag(conf, "disableGC"),
             raw=raw,
         )
-    except CniError as error:
-        raise error.prefixed(f"network {given}" if given else "network without a name") from None
+
+
+def _network_thing(name: object) -> Thing | str:
+    return Thing("network", str(name)) if name else "network without a name"
 
 
 def canonical(raw: dict[str, Any]) -> dict[str, Any]:
     """Return a conf or conflist with the specification's keys in its spelling; they are case-insensitive."""
-    conf = in_any_case(raw, _KEYS)
+    conf = normalize_case(raw, _KEYS)
     ipam = conf.get("ipam")
     if isinstance(ipam, dict):
-        conf["ipam"] = in_any_case(ipam, _IPAM_KEYS)
+        conf["ipam"] = normalize_case(ipam, _IPAM_KEYS)
     if isinstance(conf.get("plugins"), list):
         conf["plugins"] = [canonical(each) if isinstance(each, dict) else each for each in conf["plugins"]]
     return conf
@@ -91,7 +96,7 @@ class Chain:
     """Runs networks: `plugins`, by `type`, are called in this process, all others are executed from CNI_PATH.
 
     Of a request, container, interface, arguments, path and deadline are used; the configuration of each plugin is
-    derived from the network. Every error keeps its code and names the plugin.
+    derived from the network. Every error names the plugin.
     """
 
     def __init__(self, plugins: Mapping[str, Plugin]) -> None:
@@ -101,123 +106,93 @@ class Chain:
         """Return the keys of a runtimeConfig that the plugin with this configuration gets.
 
         These are the capabilities that it declares, and those that a plugin in this process reads anyway, unless
-        they are declared as false. Raises CniError(INTERNAL) if a plugin in this process cannot be created.
+        they are declared as false. Raises Error(INTERNAL) if a plugin in this process cannot be created.
         """
         declared = plugin.get("capabilities") or {}
         wanted = frozenset(key for key, flag in declared.items() if flag is True)
         if plugin["type"] in self._builtin:
-            try:
+            with within(Thing("plugin", plugin["type"])):
                 builtin = self._make(plugin["type"])
-            except CniError as error:
-                raise _of_plugin(error, plugin) from error
             if isinstance(builtin, Capable):
                 wanted |= builtin.capabilities(plugin) - declared.keys()
         return wanted
 
     def executes(self, plugin: Mapping[str, Any]) -> bool:
-        """Whether the plugin with this configuration is executed as a process of its own."""
+        """Whether the plugin with this configuration is executed as a separate process."""
         return plugin["type"] not in self._builtin
 
     def check_plugins(self, network: Network, path: Sequence[str]) -> None:
-        """Check that each plugin of a network is in this process or in one of the folders of `path`.
+        """Check that each plugin is in this process or in one of the folders of `path`.
 
-        Raises CniError that names the plugin: INVALID_CONFIG if it is in neither, INTERNAL if a plugin in this
-        process cannot be created.
+        Raises Error that names it: INVALID_CONFIG, or INTERNAL if one in this process cannot be created.
         """
         for plugin in network.plugins:
-            try:
+            with within(Thing("plugin", plugin["type"])):
                 if plugin["type"] in self._builtin:
                     self._make(plugin["type"])
                 else:
                     find_plugin(plugin["type"], path)
-            except CniError as error:
-                raise _of_plugin(error, plugin) from error
 
     def _make(self, kind: str) -> Plugin:
         try:
             return self._builtin[kind]
         except Exception as error:
             log.exception("plugin %s", kind)
-            raise CniError(Code.INTERNAL, f"cannot be made: {type(error).__name__}: {error}") from error
+            raise Error(Kind.INTERNAL, f"cannot be created: {type(error).__name__}: {error}") from error
 
-    def add(self, network: Network, request: Request, runtime_config: Mapping[str, Any] | None = None) -> Result:
+    def add(self, network: Network, request: Request) -> Result:
         """Attach the container; return the last plugin's result.
 
-        If a plugin fails, it and those before it are undone before the error is raised. Raises NotUndoneError if
-        that fails too.
+        If a plugin fails, it and those before it are undone. Raises NotUndoneError if that fails too.
         """
         request = request.derive(command="ADD")
         result = network.begin
         for index, plugin in enumerate(network.plugins):
             try:
                 request.check_deadline()
-                config = self._config(network, plugin, runtime_config, result)
-                result = self._add(request.derive(config=config), network.version)
+                config = self._config(network, plugin, result)
+                with step(f"plugin {plugin['type']}"):
+                    result = self._add(request.derive(config=config), network.version)
             except BaseException as error:
-                failure = self._undo(network, index, request, runtime_config, result)
-                if not isinstance(error, CniError):
+                begun = replace(network, plugins=network.plugins[: index + 1])
+                failure = self._undo(begun, request, result)
+                if not isinstance(error, Error):
                     raise
-                named = _of_plugin(error, plugin)
+                named = error.within(Thing("plugin", plugin["type"]))
                 if failure is None:
                     raise named from error
-                text = f"{named.msg}; undoing it failed: {failure.msg}"
-                raise NotUndoneError(named.code, text, named.details) from error
+                raise NotUndoneError(named, failure) from error
         return result or results.empty()
 
-    def delete(
-        self,
-        network: Network,
-        request: Request,
-        runtime_config: Mapping[str, Any] | None = None,
-        result: Result | None = None,
-    ) -> None:
-        """Detach the container, in reverse order; `result` is what ADD returned. All plugins are called.
-
-        Raises the first error, with the messages of the others.
-        """
+    def delete(self, network: Network, request: Request, result: Result | None = None) -> None:
+        """Detach the container by all plugins, in reverse order; `result` is ADD's. Raises all errors as one."""
         if not versions.at_least(network.version, "0.4.0"):
             result = None
-        self._call_all(
-            list(reversed(network.plugins)),
-            lambda plugin: self._config(network, plugin, runtime_config, result),
-            request.derive(command="DEL"),
-        )
+        configure = partial(self._config, network, previous=result)
+        self._call_all(network.plugins[::-1], configure, request.derive(command="DEL"))
 
-    def check(
-        self,
-        network: Network,
-        request: Request,
-        runtime_config: Mapping[str, Any] | None = None,
-        result: Result | None = None,
-    ) -> None:
-        """Check the attachment that `result` describes; raises the first plugin's error.
-
-        Does nothing for a network with disableCheck, or of a version without CHECK.
-        """
+    def check(self, network: Network, request: Request, result: Result | None = None) -> None:
+        """Check the attachment of `result`, unless disableCheck is set or the version lacks CHECK. Raises Error."""
         if network.disable_check or not versions.at_least(network.version, "0.4.0"):
             return
         for plugin in network.plugins:
-            self._call(self._config(network, plugin, runtime_config, result), request.derive(command="CHECK"))
+            self._call(self._config(network, plugin, result), request.derive(command="CHECK"))
 
     def status(self, network: Network, request: Request) -> None:
         """Check that the network could serve an ADD; raises the error of the first plugin that could not.
 
-        Does nothing for a network of a version without STATUS. A missing plugin is an error with code UNAVAILABLE.
+        Does nothing for a network of a version without STATUS. A missing plugin is an error of kind UNAVAILABLE.
         """
         if not versions.at_least(network.version, "1.1.0"):
             return
-        try:
+        with as_kind(Kind.UNAVAILABLE):
             self.check_plugins(network, request.path)
-        except CniError as error:
-            raise CniError(Code.UNAVAILABLE, error.msg) from error
+        network = replace(network, runtime_config={})
         for plugin in network.plugins:
             self._call(self._config(network, plugin), request.derive(command="STATUS"))
 
     def gc(self, network: Network, request: Request) -> None:
-        """Let every plugin release what belongs to none of the request's valid attachments. All are called.
-
-        Does nothing for a network with disableGC, or of a version without GC.
-        """
+        """Let all plugins release what is no valid attachment, unless disableGC is set or the version has no GC."""
         if network.disable_gc or not versions.at_least(network.version, "1.1.0"):
             return
         valid = [{"containerID": c, "ifname": i} for c, i in sorted(request.valid_attachments)]
@@ -233,133 +208,99 @@ class Chain:
             return results.read(self._builtin[kind].add(request), versions.LATEST)
         return read_output(run_plugin(find_plugin(kind, request.path), request), version)
 
-    def _undo(
-        self,
-        network: Network,
-        failed: int,
-        request: Request,
-        runtime_config: Mapping[str, Any] | None,
-        result: Result | None,
-    ) -> CniError | None:
-        """Call DEL of the failed plugin and of those before it; log and return the error of that."""
-        begun = replace(network, plugins=network.plugins[: failed + 1])
+    def _undo(self, network: Network, request: Request, result: Result | None) -> Error | None:
+        """Call DEL of the plugins that were begun; log and return the error of that."""
         deadline = max(request.deadline, time.monotonic() + UNDO_TIME)
         try:
-            self.delete(begun, request.derive(deadline=deadline), runtime_config, result)
-        except CniError as error:
+            with step("undo"):
+                self.delete(network, request.derive(deadline=deadline, undo=True), result)
+        except Error as error:
             log.warning("network %s of container %s: undoing ADD: %s", network.name, request.container_id, error)
             return error
         return None
 
-    def _call_all(
-        self,
-        plugins: Sequence[dict[str, Any]],
-        configure: Callable[[dict[str, Any]], dict[str, Any]],
-        request: Request,
-    ) -> None:
+    def _call_all(self, plugins: Sequence[Config], configure: Callable[[Config], Config], request: Request) -> None:
         """Call every plugin, even after errors of others; raise the first error, with the messages of the rest."""
-        errors = []
-        for plugin in plugins:
+
+        def call_one(plugin: Config) -> None:
             try:
                 self._call(configure(plugin), request)
-            except CniError as error:
-                errors.append(error)
+            except Error:
+                raise
             except Exception as error:
                 log.exception("%s of plugin %s", request.command, plugin["type"])
-                errors.append(_of_plugin(CniError(Code.INTERNAL, f"{type(error).__name__}: {error}"), plugin))
-        if errors:
-            raise combined(errors)
+                text = f"{type(error).__name__}: {error}"
+                raise Error(Kind.INTERNAL, text, where=Thing("plugin", plugin["type"])) from error
 
-    def _call(self, config: dict[str, Any], request: Request) -> None:
+        run_all(partial(call_one, plugin) for plugin in plugins)
+
+    def _call(self, config: Config, request: Request) -> None:
         """Call any verb but ADD of one plugin."""
         kind = config["type"]
         request = request.derive(config=config)
-        try:
+        with within(Thing("plugin", kind)), step(f"plugin {kind}", verb=request.command):
             request.check_deadline()
             if kind in self._builtin:
-                getattr(self._builtin[kind], _METHODS[request.command])(request)
+                call(self._builtin[kind], request)
             else:
                 run_plugin(find_plugin(kind, request.path), request)
-        except CniError as error:
-            raise _of_plugin(error, config) from error
 
-    def _config(
-        self,
-        network: Network,
-        plugin: Mapping[str, Any],
-        runtime_config: Mapping[str, Any] | None = None,
-        previous: Result | None = None,
-    ) -> dict[str, Any]:
+    def _config(self, network: Network, plugin: Config, previous: Result | None = None) -> Config:
         """Return what one plugin reads on standard input (specification, "Deriving request configuration")."""
         config = {**plugin, "name": network.name, "cniVersion": network.version}
         if previous is not None:
             config["prevResult"] = results.write(previous, network.version)
-        if runtime_config:
+        if network.runtime_config:
             wanted = self.capabilities(plugin)
-            passed = {key: value for key, value in runtime_config.items() if key in wanted}
+            passed = {key: value for key, value in network.runtime_config.items() if key in wanted}
             if passed:
                 config["runtimeConfig"] = passed
         return config
 
 
 def read_output(stdout: bytes, version: str) -> Result:
-    """Parse the result that an executed plugin printed. Raises CniError(DECODING_FAILURE)."""
+    """Parse the result that an executed plugin printed. Raises Error(INVALID_DATA)."""
     try:
         raw = msgspec.json.decode(stdout)
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
-        raise CniError(
-            Code.DECODING_FAILURE, f"result: expected a JSON object, got {_short(stdout.decode(errors='replace'))}"
-        ) from error
+        printed = stdout.decode(errors="replace")
+        raise Error(Kind.INVALID_DATA, where="result", expected="a JSON object", got=printed) from error
     return results.read(raw, version)
 
 
 def _plugins(raw: dict[str, Any]) -> list[dict[str, Any]]:
     if raw.get("type"):
-        return [_plugin("", raw)]
+        return [_plugin(raw)]
     plugins = raw.get("plugins")
     if plugins is None:
-        raise CniError(Code.INVALID_CONFIG, 'expected key "type" or key "plugins"')
+        keys = about_keys("type", "plugins")
+        raise Error(Kind.INVALID_CONFIG, expected='the key "type" or the key "plugins"', about=keys)
     if not isinstance(plugins, list) or not plugins:
-        raise CniError(
-            Code.INVALID_CONFIG, f'key "plugins": expected a list of plugin configurations, got {_short(plugins)}'
-        )
-    return [_plugin(f"plugins[{index}]: ", plugin) for index, plugin in enumerate(plugins)]
+        raise Error(Kind.INVALID_CONFIG, key="plugins", expected="a list of plugin configurations", got=plugins)
+    for index, plugin in enumerate(plugins):
+        with under("plugins", index):
+            _plugin(plugin)
+    return plugins
 
 
-def _plugin(where: str, plugin: object) -> dict[str, Any]:
+def _plugin(plugin: object) -> dict[str, Any]:
+    """Return the configuration of a plugin if it is valid."""
     if not isinstance(plugin, dict):
-        raise CniError(Code.INVALID_CONFIG, f"{where}expected an object, got {_short(plugin)}")
-    try:
-        check_kind(plugin.get("type"))
-    except CniError as error:
-        raise CniError(error.code, f"{where}{error.msg}") from None
+        raise Error(Kind.INVALID_CONFIG, expected="an object", got=plugin)
+    check_kind(plugin.get("type"))
     capabilities = plugin.get("capabilities")
-    flags = capabilities.values() if isinstance(capabilities, dict) else [capabilities]
+    flags = capabilities.values() if isinstance(capabilities, dict) else [None]
     if capabilities is not None and not all(isinstance(flag, bool) for flag in flags):
-        raise CniError(
-            Code.INVALID_CONFIG,
-            f'{where}key "capabilities": expected an object of true and false, got {_short(capabilities)}',
-        )
+        expected = "an object of true and false"
+        raise Error(Kind.INVALID_CONFIG, key="capabilities", expected=expected, got=capabilities)
     return plugin
 
 
 def flag(raw: Mapping[str, Any], key: str) -> bool:
-    """Return a boolean of a list, false if missing; it may be a string, as early runtimes accepted.
-
-    Raises CniError(INVALID_CONFIG).
-    """
+    """Return a boolean of a list, false if missing; early runtimes accepted text. Raises Error(INVALID_CONFIG)."""
     value = raw.get(key, False)
     if isinstance(value, str) and value.lower() in {"true", "false"}:
         return value.lower() == "true"
     if not isinstance(value, bool):
-        raise CniError(Code.INVALID_CONFIG, f'key "{key}": expected true or false, got {value!r}')
+        raise Error(Kind.INVALID_CONFIG, key=key, expected="true or false", got=value)
     return value
-
-
-def _of_plugin(error: CniError, config: Mapping[str, Any]) -> CniError:
-    return error.prefixed(f"plugin {config['type']}")
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -11,9 +11,11 @@ from typing import NamedTuple
 import msgspec
 
 from wirespeed.cni import result, versions
-from wirespeed.cni.errors import CniError, Code
-from wirespeed.cni.plugin import Plugin
+from wirespeed.cni.errors import to_json
+from wirespeed.cni.plugin import Plugin, call
 from wirespeed.cni.request import Request, check_netns, parse_request
+from wirespeed.errors import Error, Kind
+from wirespeed.trace import step
 
 log = logging.getLogger(__name__)
 
@@ -30,43 +32,36 @@ def answer(
 ) -> Answer:
     """Serve one call; never raises.
 
-    `plugin_for` returns the plugin; it is called only after the request has been validated, and not for VERSION.
-    An error is returned as the specification's error object, in the caller's version. Any exception but CniError
-    is returned in one line with code INTERNAL, and logged with its traceback.
+    `plugin_for` returns the plugin; it is called only for a valid request, and not for VERSION. An error is
+    returned as the specification's error object, in the caller's version; any exception but Error has code
+    INTERNAL, and its traceback is logged.
     """
     try:
-        request = parse_request(environ, stdin, deadline=deadline)
-        check_netns(request, environ)
+        with step("read the request"):
+            request = parse_request(environ, stdin, deadline=deadline)
+            check_netns(request, environ)
         return Answer(0, _call(plugin_for, request))
-    except CniError as error:
-        return Answer(1, error.to_json(_version_of(stdin)))
+    except Error as error:
+        return Answer(1, to_json(error, _error_version(stdin)))
     except Exception as error:
         command = environ.get("CNI_COMMAND", "")
         log.exception("%s of container %s failed", command, environ.get("CNI_CONTAINERID", ""))
-        internal = CniError(Code.INTERNAL, f"{command}: {type(error).__name__}: {error}")
-        return Answer(1, internal.to_json(_version_of(stdin)))
+        internal = Error(Kind.INTERNAL, f"{type(error).__name__}: {error}", where=command)
+        return Answer(1, to_json(internal, _error_version(stdin)))
 
 
 def _call(plugin_for: Callable[[], Plugin], request: Request) -> bytes:
-    match request.command:
-        case "VERSION":
-            return versions.answer(request.config)
-        case "ADD":
-            return msgspec.json.encode(result.write(plugin_for().add(request), request.version))
-        case "DEL":
-            plugin_for().delete(request)
-        case "CHECK":
-            plugin_for().check(request)
-        case "GC":
-            plugin_for().gc(request)
-        case "STATUS":
-            plugin_for().status(request)
+    if request.command == "VERSION":
+        return versions.answer(request.config)
+    if request.command == "ADD":
+        return msgspec.json.encode(result.write(plugin_for().add(request), request.version))
+    call(plugin_for(), request)
     return b""
 
 
-def _version_of(stdin: bytes) -> str:
+def _error_version(stdin: bytes) -> str:
     """Return the version for an error object, whatever is wrong with the configuration."""
     try:
-        return versions.of_error(json.loads(stdin))
-    except (ValueError, RecursionError):
+        return versions.check(json.loads(stdin).get("cniVersion"))
+    except (Error, AttributeError, ValueError, RecursionError):
         return versions.LATEST

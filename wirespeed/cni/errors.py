@@ -1,11 +1,12 @@
-"""CNI errors: the codes of the specification, and our own."""
+"""Errors as CNI has them: the codes of the specification and our own, and the error object."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from enum import IntEnum
 from typing import Any
+
+from wirespeed.errors import CombinedError, Error, Kind
 
 
 class Code(IntEnum):
@@ -22,42 +23,54 @@ class Code(IntEnum):
     UNAVAILABLE = 50
     LIMITED_CONNECTIVITY = 51
     INTERNAL = 100
-    DEVICE = 101  # the device is not there, or its driver refuses
-    INTERFACE = 102  # the interface name is taken, or the interface is not there
-    ADDRESS = 103  # no address left, or the address is taken
-    DRIFT = 104  # CHECK found something else than ADD set up
-    PLUGIN = 105  # an executed plugin failed without a CNI error of its own
-    POLICY = 106  # namespace isolation, capabilities
+    DEVICE = 101
+    INTERFACE = 102
+    ADDRESS = 103
+    DRIFT = 104
+    PLUGIN = 105
+    POLICY = 106
 
 
-class CniError(Exception):
-    """A refusal or failure, as reported to the runtime: `code`, one line `msg`, and optional `details`."""
+# The codes whose names in the specification are not those of the kinds.
+_RENAMED = {
+    Kind.UNSUPPORTED: Code.UNSUPPORTED_FIELD,
+    Kind.NOT_ATTACHED: Code.UNKNOWN_CONTAINER,
+    Kind.INVALID_REQUEST: Code.INVALID_ENVIRONMENT,
+    Kind.IO: Code.IO_FAILURE,
+    Kind.INVALID_DATA: Code.DECODING_FAILURE,
+    Kind.TRY_AGAIN: Code.TRY_AGAIN_LATER,
+}
+_CODES = {kind: _RENAMED.get(kind) or Code[kind.name] for kind in Kind}
+_KINDS = {int(code): kind for kind, code in _CODES.items()} | {int(Code.LIMITED_CONNECTIVITY): Kind.UNAVAILABLE}
+
+
+class PluginError(Error):
+    """The error object that an executed plugin printed. Its code goes to the runtime as it is."""
 
     def __init__(self, code: int, msg: str, details: str = "") -> None:
-        if not msg.isprintable():  # keep it to one line, whatever characters a name contains
-            msg = "".join(c if c.isprintable() else repr(c)[1:-1] for c in msg)
-        super().__init__(msg)
-        self.code = int(code)
-        self.msg = msg
-        self.details = details
-
-    def prefixed(self, where: str) -> CniError:
-        """Return the same error with the message prefixed by where it happened."""
-        return CniError(self.code, f"{where}: {self.msg}", self.details)
-
-    def to_json(self, version: str) -> bytes:
-        """Return the specification's error object, as a plugin prints it on standard output."""
-        body: dict[str, Any] = {"cniVersion": version, "code": self.code, "msg": self.msg}
-        if self.details:
-            body["details"] = self.details
-        return json.dumps(body, separators=(",", ":")).encode()
+        super().__init__(_KINDS.get(code, Kind.PLUGIN), msg, details=details)
+        self.code = code
 
 
-class NotUndoneError(CniError):
+class NotUndoneError(CombinedError):
     """An ADD that failed and could not be undone either; a DEL has to complete the undo."""
 
+    def __init__(self, error: Error, failure: Error) -> None:
+        super().__init__([error, failure], between="; undoing it failed: ")
 
-def combined(errors: Sequence[CniError]) -> CniError:
-    """Return the first error, with the messages of the others appended."""
-    first, rest = errors[0], "; ".join(error.msg for error in errors[1:])
-    return CniError(first.code, f"{first.msg}; also {rest}" if rest else first.msg, first.details)
+
+def code_of(error: Error) -> int:
+    """Return the CNI code: of the error's kind, of the plugin that printed it, or of the first of several."""
+    if isinstance(error, CombinedError) and error.errors[0].kind is error.kind:
+        return code_of(error.errors[0])
+    if isinstance(error, PluginError) and _KINDS.get(error.code, Kind.PLUGIN) is error.kind:
+        return error.code
+    return _CODES[error.kind]
+
+
+def to_json(error: Error, version: str) -> bytes:
+    """Return the specification's error object, as a plugin prints it on standard output."""
+    body: dict[str, Any] = {"cniVersion": version, "code": int(code_of(error)), "msg": error.msg}
+    if error.details:
+        body["details"] = error.details
+    return json.dumps(body, separators=(",", ":")).encode()

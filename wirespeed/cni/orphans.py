@@ -11,33 +11,60 @@ import signal
 import time
 from collections.abc import Iterator
 
-from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.execute import STDIN_NAME
+from wirespeed.errors import Error, Kind
 
 log = logging.getLogger(__name__)
 
 _STDIN = f"/memfd:{STDIN_NAME} (deleted)"
 
 
-def end_orphans(container: str, netns: str, *, deadline: float) -> None:
+def kill_orphans(container: str, netns: str, *, deadline: float) -> None:
     """Kill each plugin that another process executed for the container, and wait for its end.
 
     `netns` is the CNI_NETNS that it was executed with. Such a plugin would continue to create what a DEL is
-    removing. Raises CniError(TRY_AGAIN_LATER) if one does not end before `deadline` (time.monotonic()).
+    removing, and so would the processes that it started, such as an IPAM plugin: a killed process still completes
+    the system call that it is in. Raises Error(TRY_AGAIN) if one does not end before `deadline` (time.monotonic()).
     """
     for pid, ended in _running(container, netns):
-        try:
-            log.warning(
-                "container %s: a plugin of a killed agent still runs, process %d: ending it", container, pid
-            )
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(pid, signal.SIGKILL)  # it leads a process group, with the processes that it started
-            poller = select.poll()  # select(2) fails for descriptors above 1023
-            poller.register(ended, select.POLLIN)
-            if not poller.poll(math.ceil(1000 * max(0.0, min(deadline - time.monotonic(), 3600.0)))):
-                raise CniError(Code.TRY_AGAIN_LATER, f"a plugin of a killed agent does not end, process {pid}")
-        finally:
-            os.close(ended)
+        log.warning(
+            "container %s: process %d, a plugin executed by a killed agent, still runs: killing it", container, pid
+        )
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(pid, signal.SIGKILL)  # it leads a process group, with the processes that it started
+        _wait_for_end(pid, ended, deadline)
+        while members := _members(pid):
+            for member in members:
+                with contextlib.suppress(ProcessLookupError):
+                    _wait_for_end(member, os.pidfd_open(member), deadline)
+
+
+def _wait_for_end(pid: int, ended: int, deadline: float) -> None:
+    """Wait until the process of a pidfd has ended; close the pidfd."""
+    try:
+        poller = select.poll()  # select(2) fails for descriptors above 1023
+        poller.register(ended, select.POLLIN)
+        if not poller.poll(math.ceil(1000 * max(0.0, min(deadline - time.monotonic(), 3600.0)))):
+            raise Error(Kind.TRY_AGAIN, f"process {pid}, a plugin of a killed agent, does not end")
+    finally:
+        os.close(ended)
+
+
+def _members(group: int) -> list[int]:
+    """Return the processes of a process group that have not ended."""
+    found = []
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError):  # it has ended
+            state, _, process_group = _stat(name)[:3]
+            if int(process_group) == group and state not in "ZX":
+                found.append(int(name))
+    return found
+
+
+def _stat(pid: str) -> list[str]:
+    """Return the fields of /proc/PID/stat from the state on: state, parent, process group (proc_pid_stat(5))."""
+    with open(f"/proc/{pid}/stat", "rb") as file:
+        return file.read().rpartition(b")")[2].decode().split()
 
 
 def _running(container: str, netns: str) -> Iterator[tuple[int, int]]:
@@ -62,8 +89,7 @@ def _is_plugin(pid: str, container: str, netns: str) -> bool:
             return False
         with open(f"/proc/{pid}/environ", "rb") as file:
             environ = set(file.read().split(b"\0"))
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            parent = int(file.read().rpartition(b")")[2].split()[1])
+        parent = int(_stat(pid)[1])
     except OSError:  # it has ended
         return False
     wanted = {f"CNI_CONTAINERID={container}".encode(), f"CNI_NETNS={netns}".encode()}

@@ -13,7 +13,7 @@ Result = dict[str, Any]
 
 
 class Plugin(Protocol):
-    """The verbs of the CNI specification. Each raises CniError, after undoing what it began.
+    """The verbs of the CNI specification. Each raises Error, after undoing what it began.
 
     Requests are validated before a plugin gets them (see `wirespeed.cni.request`). A plugin calls
     `request.check_deadline()` between its steps.
@@ -28,6 +28,11 @@ class Plugin(Protocol):
     def gc(self, request: Request) -> None: ...
 
     def status(self, request: Request) -> None: ...
+
+
+def call(plugin: Plugin, request: Request) -> None:
+    """Call the verb of the request, any but ADD."""
+    getattr(plugin, {"DEL": "delete", "CHECK": "check", "GC": "gc", "STATUS": "status"}[request.command])(request)
 
 
 @runtime_checkable

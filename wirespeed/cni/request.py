@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from wirespeed.cni import versions
-from wirespeed.cni.errors import CniError, Code
+from wirespeed.errors import Error, Kind
 
 MAX_CONFIG = 1 << 20  # bytes of standard input; a network's configuration has a few thousand
 
@@ -28,18 +28,18 @@ _REQUIRED = {
 }
 VERBS = tuple(_REQUIRED)
 _SINCE = {"CHECK": "0.4.0", "GC": "1.1.0", "STATUS": "1.1.0"}  # the version that introduced the verb
-_CONTAINER_ID = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.\-]*")
-_NETWORK_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.\-]*")
+_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.\-]*")  # of a container or a network
+_NAME_FORM = "letters, digits, _ . - after a letter or digit"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
     """One call of a plugin.
 
-    `command` is ADD, DEL, CHECK, GC, STATUS or VERSION. `container_id`, `netns` (a path) and `ifname`
-    are "" if the command does not have them. `args` is CNI_ARGS in order, `path` the folders of
-    CNI_PATH, `config` the unchanged JSON object of standard input, `deadline` a time.monotonic() value
-    at which the work is cancelled and undone.
+    `command` is ADD, DEL, CHECK, GC, STATUS or VERSION; `container_id`, `netns` (a path) and `ifname` are "" if it
+    does not have them. `args` is CNI_ARGS in order, `path` the folders of CNI_PATH, `config` the JSON object of
+    standard input. At `deadline`, a time.monotonic() value, the work is cancelled and undone. `undo` is set for the
+    DEL with which an ADD that failed is undone: what the journal does not have then has never been made.
     """
 
     command: str
@@ -50,6 +50,7 @@ class Request:
     path: tuple[str, ...] = ()
     config: dict[str, Any] = field(default_factory=dict)
     deadline: float = math.inf
+    undo: bool = False
 
     @property
     def version(self) -> str:
@@ -75,45 +76,46 @@ class Request:
         return {key: value for key, value in variables.items() if value}
 
     def check_deadline(self) -> None:
-        """Raise TRY_AGAIN_LATER when the deadline has passed."""
+        """Raise Error(TRY_AGAIN) when the deadline has passed."""
         if time.monotonic() > self.deadline:
-            raise CniError(
-                Code.TRY_AGAIN_LATER,
-                f"{self.command} of container {self.container_id} {self.ifname}: took longer than its deadline",
-            )
+            where = f"{self.command} of container {self.container_id} {self.ifname}"
+            raise Error(Kind.TRY_AGAIN, "took longer than its deadline", where=where)
 
     @property
     def valid_attachments(self) -> set[tuple[str, str]]:
         """For GC: the (container id, ifname) pairs that still exist; everything else may be released.
 
-        Raises CniError(INVALID_CONFIG) if the configuration has no such list: a missing list is not an empty one.
+        Raises Error(INVALID_CONFIG) if the configuration has no such list: a missing list is not an empty one.
         """
         # Specification 1.1.0 uses both names for the key.
         for key in ("cni.dev/valid-attachments", "cni.dev/attachments"):
             if key in self.config:
                 return _attachments(key, self.config[key])
-        raise CniError(
-            Code.INVALID_CONFIG,
-            'key "cni.dev/valid-attachments" is missing: expected the list of attachments to keep',
-        )
+        wanted = "the list of attachments to keep"
+        raise Error(Kind.INVALID_CONFIG, key=("cni.dev/valid-attachments",), missing=True, expected=wanted)
 
     def derive(self, **changes: Any) -> Request:
-        """Return the same request with some fields changed."""
         return replace(self, **changes)
+
+
+def pod_of(args: Mapping[str, str]) -> str:
+    """Return the pod that CNI_ARGS name as "namespace/name", "" if they name none."""
+    name = args.get("K8S_POD_NAME", "")
+    return f"{args.get('K8S_POD_NAMESPACE', '')}/{name}" if name else ""
 
 
 def parse_request(environ: Mapping[str, str], stdin: bytes, *, deadline: float = math.inf) -> Request:
     """Parse and validate a plugin's environment and standard input.
 
-    Raises CniError: INVALID_ENVIRONMENT, DECODING_FAILURE, INVALID_CONFIG or INCOMPATIBLE_VERSION as the
-    specification assigns them. The state of the machine is not checked.
+    Raises Error: INVALID_REQUEST, INVALID_DATA, INVALID_CONFIG or INCOMPATIBLE_VERSION, as the specification
+    assigns its codes. The state of the machine is not checked.
     """
     command = environ.get("CNI_COMMAND", "")
     if command not in _REQUIRED:
-        raise _bad("CNI_COMMAND", f"one of {', '.join(_REQUIRED)}", command)
+        raise _invalid("CNI_COMMAND", f"one of {', '.join(_REQUIRED)}", command)
     missing = [key for key in _REQUIRED[command] if not environ.get(key)]
     if missing:
-        raise CniError(Code.INVALID_ENVIRONMENT, f"{command}: missing environment variables: {', '.join(missing)}")
+        raise Error(Kind.INVALID_REQUEST, f"missing environment variables: {', '.join(missing)}", where=command)
     request = Request(
         command=command,
         container_id=check_container_id(environ.get("CNI_CONTAINERID", "")),
@@ -130,55 +132,47 @@ def parse_request(environ: Mapping[str, str], stdin: bytes, *, deadline: float =
 
 
 def parse_args(text: str) -> dict[str, str]:
-    """Parse CNI_ARGS, "KEY=VALUE;KEY=VALUE", keeping the order; a value may contain "=".
-
-    Raises CniError(INVALID_ENVIRONMENT) that names the invalid part.
-    """
+    """Parse CNI_ARGS, "KEY=VALUE;KEY=VALUE", in order; a value may contain "=". Raises Error(INVALID_REQUEST)."""
     args: dict[str, str] = {}
     if not text:
         return args
     for piece in _text("CNI_ARGS", text).removesuffix(";").split(";"):
         key, equals, value = piece.partition("=")
         if not equals or not key:
-            raise _bad("CNI_ARGS", "KEY=VALUE pairs separated by ;", piece)
+            raise _invalid("CNI_ARGS", "KEY=VALUE pairs separated by ;", piece)
         if key in args:
-            raise CniError(Code.INVALID_ENVIRONMENT, f"CNI_ARGS: {key!r} is given twice")
+            raise Error(Kind.INVALID_REQUEST, f"{key!r} is given twice", where="CNI_ARGS")
         args[key] = value
     return args
 
 
 def parse_config(stdin: bytes) -> dict[str, Any]:
-    """Parse the JSON object of standard input. Raises CniError(DECODING_FAILURE)."""
+    """Parse the JSON object of standard input. Raises Error(INVALID_DATA)."""
+    where = "standard input"
     if len(stdin) > MAX_CONFIG:
-        raise CniError(
-            Code.DECODING_FAILURE, f"standard input: expected at most {MAX_CONFIG} bytes, got {len(stdin)}"
-        )
+        raise Error(Kind.INVALID_DATA, where=where, expected=f"at most {MAX_CONFIG} bytes", got=len(stdin))
     try:
         config = msgspec.json.decode(stdin)
     except (msgspec.DecodeError, RecursionError, ValueError) as error:
-        raise CniError(Code.DECODING_FAILURE, f"standard input: expected a JSON object: {error}") from error
+        raise Error(Kind.INVALID_DATA, f"not JSON: {error}", where=where) from error
     if not isinstance(config, dict):
-        kind = "an array" if isinstance(config, list) else repr(config)[:40]
-        raise CniError(Code.DECODING_FAILURE, f"standard input: expected a JSON object, got {kind}")
+        raise Error(Kind.INVALID_DATA, where=where, expected="a JSON object", got=config)
     return config
 
 
 def check_container_id(text: str) -> str:
-    """Return the container id if it is valid or "". Raises CniError(INVALID_ENVIRONMENT)."""
-    if text and not _CONTAINER_ID.fullmatch(text):
-        raise _bad("CNI_CONTAINERID", "letters, digits, _ . - after a letter or digit", text)
+    """Return the container id if it is valid or "". Raises Error(INVALID_REQUEST)."""
+    if text and not _NAME.fullmatch(text):
+        raise _invalid("CNI_CONTAINERID", _NAME_FORM, text)
     return text
 
 
 def check_network_name(name: object) -> str:
-    """Return the network's name if it is valid; it is used in paths. Raises CniError(INVALID_CONFIG)."""
+    """Return the network's name if it is valid; it is used in paths. Raises Error(INVALID_CONFIG)."""
     if name is None or name == "":
-        raise CniError(Code.INVALID_CONFIG, 'key "name" is missing: expected the name of the network')
-    if not isinstance(name, str) or not _NETWORK_NAME.fullmatch(name):
-        raise CniError(
-            Code.INVALID_CONFIG,
-            f'key "name": expected letters, digits, _ . - after a letter or digit, got {name!r}',
-        )
+        raise Error(Kind.INVALID_CONFIG, key="name", missing=True, expected="the name of the network")
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise Error(Kind.INVALID_CONFIG, key="name", expected=_NAME_FORM, got=name)
     return name
 
 
@@ -198,7 +192,7 @@ def check_netns(request: Request, environ: Mapping[str, str], *, own: str = "/pr
     """Refuse an ADD into the network namespace of this process: it would change the node instead of a pod.
 
     CNI_NETNS_OVERRIDE=1 (or true) in the environment allows it, as for plugins built on libcni. A path that
-    does not exist is not checked here but by the plugin. Raises CniError(INVALID_ENVIRONMENT).
+    does not exist is not checked here but by the plugin. Raises Error(INVALID_REQUEST).
     """
     if request.command != "ADD" or environ.get("CNI_NETNS_OVERRIDE", "").lower() in {"1", "true"}:
         return
@@ -207,7 +201,7 @@ def check_netns(request: Request, environ: Mapping[str, str], *, own: str = "/pr
     except OSError:
         return
     if (theirs.st_dev, theirs.st_ino) == (ours.st_dev, ours.st_ino):
-        raise _bad("CNI_NETNS", "the container's network namespace, not the node's own", request.netns)
+        raise _invalid("CNI_NETNS", "the container's network namespace, not the node's own", request.netns)
 
 
 def _check_config(request: Request) -> None:
@@ -217,9 +211,8 @@ def _check_config(request: Request) -> None:
     version = versions.check(config.get("cniVersion"))
     since = _SINCE.get(request.command)
     if since and not versions.at_least(version, since):
-        raise CniError(
-            Code.INCOMPATIBLE_VERSION, f"{request.command} needs cniVersion {since} or newer, got {version}"
-        )
+        expected = f"{since} or newer for {request.command}"
+        raise Error(Kind.INCOMPATIBLE_VERSION, key="cniVersion", expected=expected, got=version)
     if request.command == "GC":
         _ = request.valid_attachments
 
@@ -228,15 +221,13 @@ def _attachments(key: str, value: object) -> set[tuple[str, str]]:
     if value is None:  # Go encodes a nil slice as null
         return set()
     if not isinstance(value, list):
-        raise CniError(Code.INVALID_CONFIG, f'key "{key}": expected a list, got {value!r}')
+        raise Error(Kind.INVALID_CONFIG, key=(key,), expected="a list", got=value)
     found = set()
     for index, entry in enumerate(value):
         pair = (entry.get("containerID"), entry.get("ifname")) if isinstance(entry, dict) else (None, None)
         if not isinstance(pair[0], str) or not isinstance(pair[1], str):
-            raise CniError(
-                Code.INVALID_CONFIG,
-                f'key "{key}[{index}]": expected an object with containerID and ifname, got {entry!r}',
-            )
+            expected = "an object with containerID and ifname"
+            raise Error(Kind.INVALID_CONFIG, key=(key, index), expected=expected, got=entry)
         found.add((pair[0], pair[1]))
     return found
 
@@ -245,21 +236,20 @@ def _version_config(stdin: bytes) -> dict[str, Any]:
     """Parse the standard input of VERSION, {"cniVersion": ...}; {} if it is empty or invalid."""
     try:
         return parse_config(stdin)
-    except CniError:
+    except Error:
         return {}
 
 
 def _ifname(name: str) -> str:
-    fault = ifname_fault(name) if name else ""
-    if fault:
-        raise CniError(Code.INVALID_ENVIRONMENT, f"CNI_IFNAME: {fault}")
+    if name and (fault := ifname_fault(name)):
+        raise Error(Kind.INVALID_REQUEST, fault, where="CNI_IFNAME")
     return name
 
 
 def _netns(command: str, path: str) -> str:
     # A DEL releases what it can, even if the path of its namespace is wrong.
     if not _text("CNI_NETNS", path).startswith("/") and command in {"ADD", "CHECK"}:
-        raise _bad("CNI_NETNS", "an absolute path", path)
+        raise _invalid("CNI_NETNS", "an absolute path", path)
     return path
 
 
@@ -267,16 +257,16 @@ def _path(text: str) -> tuple[str, ...]:
     folders = tuple(folder for folder in _text("CNI_PATH", text).split(":") if folder)
     for folder in folders:
         if not folder.startswith("/"):  # it would be relative to the agent's working directory
-            raise _bad("CNI_PATH", "absolute paths separated by :", folder)
+            raise _invalid("CNI_PATH", "absolute paths separated by :", folder)
     return folders
 
 
-def _text(key: str, value: str) -> str:
+def _text(variable: str, value: str) -> str:
     """Return the value if it is printable: no control characters, no invalid UTF-8."""
     if not value.isprintable():
-        raise _bad(key, "printable text", value)
+        raise _invalid(variable, "printable text", value)
     return value
 
 
-def _bad(key: str, expected: str, got: str) -> CniError:
-    return CniError(Code.INVALID_ENVIRONMENT, f"{key}: expected {expected}, got {got!r}")
+def _invalid(variable: str, expected: str, got: str) -> Error:
+    return Error(Kind.INVALID_REQUEST, where=variable, expected=expected, got=got)

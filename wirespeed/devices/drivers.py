@@ -5,17 +5,17 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-from wirespeed.cni.errors import CniError, Code
 from wirespeed.devices.device import Device
 from wirespeed.devices.pci import PciDevice
+from wirespeed.errors import Error, Kind, Thing
 
 
 def bind(device: Device, driver: str) -> None:
     """Bind the device to `driver`; with "", the kernel chooses one.
 
     Does nothing if that driver is already bound, or with "" any driver that is not for user space. If the new
-    driver does not accept the device, the old one is bound again. Raises CniError(DEVICE) with the kernel's answer
-    and, for vfio-pci on a device without an IOMMU group, a hint at that.
+    driver does not accept the device, the old one is bound again. Raises Error(DEVICE) with the kernel's error
+    and, for vfio-pci on a device without an IOMMU group, a hint about that.
     """
     before = device.driver
     if before and (before == driver or (not driver and not device.is_in_user_space)):
@@ -24,43 +24,37 @@ def bind(device: Device, driver: str) -> None:
         _load(device, driver)
     try:
         _rebind(device, driver)
-    except CniError:
+    except Error:
         if before:
             _rebind(device, before)
         raise
 
 
 def put_back(device: PciDevice, driver: str, override: str) -> None:
-    """Restore the driver ("" for none) and the driver_override of the device.
-
-    Works from any state that an interrupted `bind` left. Raises CniError(DEVICE).
-    """
+    """Restore driver ("" for none) and driver_override, also after an interrupted `bind`. Raises Error(DEVICE)."""
     if driver:
         bind(device, driver)
     elif device.driver:
         _write(device, "driver/unbind", device.address)
-    now = device.attribute("driver_override")
-    if now != override:
+    if device.attribute("driver_override") != override:
         _write(device, "driver_override", f"{override.replace('(null)', '')}\n")
 
 
 def reprobe(device: PciDevice, driver: str) -> None:
     """Unbind the device from `driver`, if it is bound, and bind it again.
 
-    Some drivers read the PF's settings of a VF only when they probe it. Raises CniError(DEVICE).
+    Some drivers read the PF's settings of a VF only when they probe it. Raises Error(DEVICE).
     """
     if device.driver:
         _write(device, "driver/unbind", device.address)
     try:
         (device.sysfs / "bus/pci/drivers" / driver / "bind").write_text(device.address)
     except OSError as error:
-        raise CniError(
-            Code.DEVICE, f"device {device.address}: binding it to {driver} again: {error.strerror}"
-        ) from error
+        raise _error(device, f"binding it to {driver} again: {error.strerror}") from error
 
 
 def reset(device: PciDevice) -> None:
-    """Reset the function, if the device supports it, to clear what its last user left. Raises CniError(DEVICE)."""
+    """Reset the function, to clear what its last user left, if the device supports that. Raises Error(DEVICE)."""
     if (device.path / "reset").exists():
         _write(device, "reset", "1")
 
@@ -69,7 +63,11 @@ def _write(device: Device, name: str, text: str) -> None:
     try:
         (device.path / name).write_text(text)
     except OSError as error:
-        raise CniError(Code.DEVICE, f"device {device.address}: {name}: {error.strerror}") from error
+        raise _error(device, f"{name}: {error.strerror}") from error
+
+
+def _error(device: Device, what: str, *, hint: str = "") -> Error:
+    return Error(Kind.DEVICE, what, where=Thing("device", device.address), hint=hint)
 
 
 def _load(device: Device, driver: str) -> None:
@@ -79,13 +77,13 @@ def _load(device: Device, driver: str) -> None:
         return
     done = subprocess.run(["modprobe", "--", driver], capture_output=True, text=True, check=False)
     if not folder.exists():
-        said = done.stderr.strip() or f"its module loaded, and there is no such driver of the bus {device.BUS}"
-        raise CniError(Code.DEVICE, f"device {device.address}: driver {driver} is not there: {said}")
+        reason = done.stderr.strip() or f"its module was loaded, but the bus {device.BUS} has no such driver"
+        raise _error(device, f"there is no driver {driver}: {reason}")
 
 
 def _rebind(device: Device, driver: str) -> None:
     """Bind the device to another driver: set driver_override, unbind, and probe this device alone."""
-    where = f"device {device.address}: binding it to {driver or 'its own driver'}"
+    what = f"binding it to {driver or 'its own driver'}"
     try:
         (device.path / "driver_override").write_text(f"{driver}\n")
         try:
@@ -96,10 +94,10 @@ def _rebind(device: Device, driver: str) -> None:
             # The kernel keeps an override until an empty line clears it.
             (device.path / "driver_override").write_text("\n")
     except OSError as error:
-        raise CniError(Code.DEVICE, f"{where}: {Path(error.filename or '').name}: {error.strerror}") from error
+        raise _error(device, f"{what}: {Path(error.filename or '').name}: {error.strerror}") from error
     now = device.driver
     if not now or (driver and now != driver):
         hint = ""
         if driver == "vfio-pci" and isinstance(device, PciDevice) and not device.iommu_group:
-            hint = "; it has no IOMMU group: is the IOMMU on (intel_iommu=on) in firmware and kernel?"
-        raise CniError(Code.DEVICE, f"{where}: it has {now or 'no driver'} now{hint}")
+            hint = "it has no IOMMU group: is the IOMMU on (intel_iommu=on) in firmware and kernel?"
+        raise _error(device, f"{what}: it has {now or 'no driver'} now", hint=hint)

@@ -1,4 +1,4 @@
-"""What devlink and ddptool report of NICs beyond sysfs: DDP profiles, and whether RDMA is enabled."""
+"""What devlink and ddptool report about NICs and sysfs does not: DDP profiles, and whether RDMA is enabled."""
 
 from __future__ import annotations
 
@@ -19,39 +19,32 @@ _TIMEOUT = 30.0  # seconds: a NIC whose firmware does not answer must not block 
 
 @dataclass
 class Firmware:
-    """Queries only what is wanted and caches the answers, as NICs answer slowly.
-
-    Each distinct failure is logged once, as a warning.
-    """
+    """Queries only what is wanted and caches the answers, as NICs answer slowly. Each failure is logged once."""
 
     wants_profiles: bool = False
     wants_rdma: bool = False
-    _of_ddptool: dict[str, str] = field(default_factory=dict)
-    _told: set[str] = field(default_factory=set)
+    _ddptool_profiles: dict[str, str] = field(default_factory=dict)
+    _logged: set[str] = field(default_factory=set)
 
     def profile(self, address: str, pf: str) -> str:
-        """Return the DDP profile that devlink reports for a device or its PF, else that of ddptool.
-
-        "" if there is none, or profiles are not wanted.
-        """
+        """Return the DDP profile that devlink reports for a device or its PF, else ddptool's; "" if not wanted."""
         if not self.wants_profiles:
             return ""
-        found = self._profiles.get(address) or self._profiles.get(pf)
-        if found:
+        if found := self._profiles.get(address) or self._profiles.get(pf):
             return found
-        if address not in self._of_ddptool:
-            self._of_ddptool[address] = self._by_ddptool(address)
-        return self._of_ddptool[address]
+        if address not in self._ddptool_profiles:
+            self._ddptool_profiles[address] = self._ask_ddptool(address)
+        return self._ddptool_profiles[address]
 
     def has_rdma(self, address: str) -> bool:
         """Whether RDMA is enabled on the device, even if its RDMA device is in a pod and not visible in sysfs."""
         return self.wants_rdma and address in self._rdma
 
-    def forget(self) -> None:
+    def clear_cache(self) -> None:
         """Drop the cached answers."""
         self.__dict__.pop("_profiles", None)
         self.__dict__.pop("_rdma", None)
-        self._of_ddptool.clear()
+        self._ddptool_profiles.clear()
 
     @cached_property
     def _profiles(self) -> Mapping[str, str]:
@@ -61,7 +54,7 @@ class Firmware:
     def _rdma(self) -> frozenset[str]:
         return rdma_enabled(self._devlink("dev", "param", "show").get("param", {}))
 
-    def _by_ddptool(self, address: str) -> str:
+    def _ask_ddptool(self, address: str) -> str:
         try:
             done = _run("ddptool", "-l", "-a", "-j", "-s", address)
             return profile_of_ddptool(done.returncode, done.stdout)
@@ -85,19 +78,15 @@ class Firmware:
         return answer if isinstance(answer, dict) else {}
 
     def _warn(self, text: str) -> None:
-        if text not in self._told:
-            self._told.add(text)
+        if text not in self._logged:
+            self._logged.add(text)
             log.warning("%s", text)
 
 
 def profiles(info: Mapping[str, Any]) -> dict[str, str]:
     """Return the DDP profiles by PCI address; `info` is that key of the output of `devlink -j dev info`."""
     running = {handle: device.get("versions", {}).get("running", {}) for handle, device in info.items()}
-    return {
-        handle.removeprefix("pci/"): versions[_PROFILE]
-        for handle, versions in running.items()
-        if _PROFILE in versions
-    }
+    return {handle.removeprefix("pci/"): each[_PROFILE] for handle, each in running.items() if _PROFILE in each}
 
 
 def rdma_enabled(params: Mapping[str, Any]) -> frozenset[str]:

@@ -10,6 +10,7 @@ from msgspec import Meta
 
 from wirespeed.devices.device import Device
 from wirespeed.devices.pci import ADDRESS, PciDevice
+from wirespeed.errors import Error, Kind, Thing
 from wirespeed.structs import Words, whole
 
 SCALABLE = re.compile(r"[A-Za-z0-9_-]{1,64}\.sf\.[0-9]{1,10}")  # linux/auxiliary_bus.h: <module>.<type>.<number>
@@ -51,3 +52,11 @@ def canonical(name: object) -> str:
 def of_id(name: str, sysfs: Path) -> Function:
     """Return the device with a canonical id."""
     return ScalableFunction(name, sysfs) if SCALABLE.fullmatch(name) else PciDevice(name, sysfs)
+
+
+def pf_of(device: Function) -> PciDevice:
+    """Return the PF of a VF or scalable function. Raises Error(DEVICE) if it is neither, or not there."""
+    if (pf := device.physical_function) is not None:
+        return pf
+    what = "it is not an SR-IOV virtual function" if device.exists else f"there is no such {device.BUS} device"
+    raise Error(Kind.DEVICE, what, where=Thing("device", device.address))

@@ -1,4 +1,4 @@
-"""The node's network devices and accelerators: what each is, and why some must not be allocated to pods.
+"""The node's network devices and accelerators, and why some of them must not be allocated to pods.
 
 Reads sysfs in one pass, with few system calls per device: 2,048 VFs take 0.1 s.
 """
@@ -8,21 +8,21 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from sys import intern
+from typing import NamedTuple
 
 from wirespeed.devices.firmware import Firmware
-from wirespeed.devices.pci import LINK_TYPES, PciDevice
-from wirespeed.devices.vdpa import devices as vdpa_devices
+from wirespeed.devices.functions import SCALABLE
+from wirespeed.devices.pci import ADDRESS, LINK_TYPES, PciDevice
+from wirespeed.devices.vdpa import VdpaDevice, by_parent
 from wirespeed.kernel.sysfs import attribute_number, attribute_text, entries, link_name, parent_name
 
-_PCI = re.compile(r"[0-9a-f]{4,}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]")
-_AUXILIARY = re.compile(r"\S+\.(\S+)\.\d+")  # linux/auxiliary_bus.h: <module>.<type>.<number>
+_AUXILIARY = re.compile(r"\S+\.\S+\.\d+")  # linux/auxiliary_bus.h: <module>.<type>.<number>
 NETWORK, ACCELERATOR, AUXILIARY = "netDevice", "accelerator", "auxNetDevice"
-_KINDS = {0x02: NETWORK, 0x12: ACCELERATOR}  # by the class of the PCI device
-_SCALABLE_FUNCTION = "sf"
+_KINDS = {"0x02": NETWORK, "0x12": ACCELERATOR}  # by the class of the PCI device
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,19 +71,21 @@ class Inventory:
     left_out: dict[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class _Pf:
+class _Pf(NamedTuple):
     name: str
     link_type: str
-    vfs: dict[str, int]  # the VFs' numbers by address
+    vfs: Mapping[str, int]  # the VFs' numbers by address
+
+
+_NO_PF = _Pf("", "", {})
 
 
 @dataclass
-class _Seen:
-    """What is read once for the whole node, before its devices; `alone` if only one device is read."""
+class _NodeFacts:
+    """What is read once for the whole node, before its devices; `alone`: only one device is read."""
 
-    routes: dict[str, str]  # why a device that carries a default route is left out
-    vdpa: dict[str, tuple[str, str]]
+    routes: dict[str, str]  # the reason to leave out each device that carries a default route
+    vdpa: dict[str, VdpaDevice]
     functions: dict[str, str]
     alone: bool = False
     pfs: dict[str, _Pf] = field(default_factory=dict)
@@ -96,7 +98,7 @@ class _Seen:
 class Reader:
     """Reads the inventory from a mount of sysfs, which shows the interfaces of the namespace it was mounted in.
 
-    The reader remembers what is no longer visible of a device whose interface has moved into a pod. DDP profiles,
+    The reader remembers what is no longer visible after a device's interface has moved into a pod. DDP profiles,
     and RDMA devices in other namespaces, are known only if `firmware` wants them.
     """
 
@@ -110,8 +112,8 @@ class Reader:
 
     def read(self, default_routes: Iterable[str] = ()) -> Inventory:
         """Read all devices, by address; `default_routes` are the interfaces with a default route."""
-        self.firmware.forget()
-        seen = _Seen(self._carriers(default_routes), self._vdpa_devices(), self._functions())
+        self.firmware.clear_cache()
+        seen = _NodeFacts(self._default_route_reasons(default_routes), by_parent(self._sysfs), self._functions())
         found = Inventory()
         for address in [*entries(self._pci), *sorted(seen.functions)]:
             device = self._read(address, seen)
@@ -123,48 +125,41 @@ class Reader:
         return found
 
     def read_one(self, address: str) -> NetDevice | str | None:
-        """Read one device: None if there is no such device, a string with the reason if it must be left out.
+        """Read one device, whatever its routes; return why if it must be left out, None if there is none."""
+        return self._read(address, _NodeFacts({}, by_parent(self._sysfs), self._functions(), alone=True))
 
-        Default routes are not considered.
-        """
-        return self._read(address, _Seen({}, self._vdpa_devices(), self._functions(), alone=True))
-
-    def _read(self, address: str, seen: _Seen) -> NetDevice | str | None:
+    def _read(self, address: str, seen: _NodeFacts) -> NetDevice | str | None:
         if address in seen.functions:
             return self._read_function(address, seen.functions[address], seen)
         path = f"{self._pci}/{address}"
-        kind = self._kind(address)
-        if not kind:
+        if not (kind := self._kind(address)):
             return None
         pf_address = link_name(f"{path}/physfn")
         driver = link_name(f"{path}/driver")
-        if reason := self._reason(address, driver, is_vf=bool(pf_address), seen=seen):
+        if reason := self._exclusion(address, driver, is_vf=bool(pf_address), seen=seen):
             return reason
-        pf = self._pf_of(pf_address, address, seen) if pf_address else None
-        return self._with_others(
-            NetDevice(
-                address=address,
-                vendor=intern(_hex(f"{path}/vendor")),
-                device=intern(_hex(f"{path}/device")),
-                driver=intern(driver),
-                numa_node=attribute_number(f"{path}/numa_node"),
-                iommu_group=link_name(f"{path}/iommu_group"),
-                pf=intern(pf_address),
-                pf_name=pf.name if pf else "",
-                vf_index=pf.vfs.get(address, -1) if pf else -1,
-                # A VF has the link type of its PF, which is visible even if the VF is on vfio-pci or in a pod.
-                link_type=(pf.link_type if pf else "")
-                or self._link_type(self._interfaces(address))
-                or self._before(address).link_type,
-                kind=kind,
-                acpi_index=attribute_text(f"{path}/acpi_index"),
-                ddp_profile=self.firmware.profile(address, pf_address),
-            ),
-            path,
-            seen,
+        pf = self._pf_of(pf_address, address, seen) if pf_address else _NO_PF
+        device = NetDevice(
+            address=address,
+            vendor=intern(_hex(f"{path}/vendor")),
+            device=intern(_hex(f"{path}/device")),
+            driver=intern(driver),
+            numa_node=attribute_number(f"{path}/numa_node"),
+            iommu_group=link_name(f"{path}/iommu_group"),
+            pf=intern(pf_address),
+            pf_name=pf.name,
+            vf_index=pf.vfs.get(address, -1),
+            # A VF has the link type of its PF, which is visible even if the VF is on vfio-pci or in a pod.
+            link_type=pf.link_type
+            or self._link_type(self._interfaces(address))
+            or self._known.get(address, _UNKNOWN).link_type,
+            kind=kind,
+            acpi_index=attribute_text(f"{path}/acpi_index"),
+            ddp_profile=self.firmware.profile(address, pf_address),
         )
+        return self._with_rdma_and_vdpa(device, path, seen)
 
-    def _read_function(self, name: str, pf_address: str, seen: _Seen) -> NetDevice | str | None:
+    def _read_function(self, name: str, pf_address: str, seen: _NodeFacts) -> NetDevice | str | None:
         """Read a scalable function, a child of its PF on the auxiliary bus."""
         path = f"{self._pci}/{pf_address}"
         if self._kind(pf_address) != NETWORK:
@@ -174,31 +169,25 @@ class Reader:
         if not (driver := link_name(f"{path}/driver")):
             return "no driver is bound to its PF"
         pf = self._pf_of(pf_address, "", seen)
-        return self._with_others(
-            NetDevice(
-                address=name,
-                vendor=_hex(f"{path}/vendor"),
-                device=_hex(f"{path}/device"),
-                driver=driver,
-                numa_node=attribute_number(f"{path}/numa_node"),
-                pf=pf_address,
-                pf_name=pf.name,
-                vf_index=attribute_number(f"{self._auxiliary}/{name}/sfnum"),
-                link_type=self._link_type(entries(f"{self._auxiliary}/{name}/net")) or pf.link_type,
-                kind=AUXILIARY,
-            ),
-            f"{self._auxiliary}/{name}",
-            seen,
+        device = NetDevice(
+            address=name,
+            vendor=_hex(f"{path}/vendor"),
+            device=_hex(f"{path}/device"),
+            driver=driver,
+            numa_node=attribute_number(f"{path}/numa_node"),
+            pf=pf_address,
+            pf_name=pf.name,
+            vf_index=attribute_number(f"{self._auxiliary}/{name}/sfnum"),
+            link_type=self._link_type(entries(f"{self._auxiliary}/{name}/net")) or pf.link_type,
+            kind=AUXILIARY,
         )
+        return self._with_rdma_and_vdpa(device, f"{self._auxiliary}/{name}", seen)
 
     def _kind(self, address: str) -> str:
         """Return the kind of a PCI device, "" for other classes, or if its class cannot be read."""
-        try:
-            return _KINDS.get(int(attribute_text(f"{self._pci}/{address}/class"), 16) >> 16, "")
-        except ValueError:
-            return ""
+        return _KINDS.get(attribute_text(f"{self._pci}/{address}/class")[:-4], "")  # without subclass and interface
 
-    def _reason(self, address: str, driver: str, *, is_vf: bool, seen: _Seen) -> str:
+    def _exclusion(self, address: str, driver: str, *, is_vf: bool, seen: _NodeFacts) -> str:
         """Return why a PCI device must be left out, "" if it need not be."""
         if address in seen.routes:
             return seen.routes[address]
@@ -208,41 +197,28 @@ class Reader:
             return f"a PF with {count} scalable functions"
         return "" if driver else "no driver is bound"
 
-    def _with_others(self, device: NetDevice, path: str, seen: _Seen) -> NetDevice:
+    def _with_rdma_and_vdpa(self, device: NetDevice, path: str, seen: _NodeFacts) -> NetDevice:
         """Return the device with its RDMA devices and its vdpa device filled in."""
         names = tuple(entries(f"{path}/infiniband"))
         pkey = ""
         if names and device.link_type == "infiniband":
             pkey = attribute_text(f"{path}/infiniband/{names[0]}/ports/1/pkeys/0")
-        before = self._before(device.address)
+        before = self._known.get(device.address, _UNKNOWN)
         if not names and before.rdma and before.driver == device.driver and not entries(f"{path}/net"):
             names, pkey = before.rdma, before.pkey  # its RDMA device has moved into a pod with the interface
         has_rdma = bool(names) or self.firmware.has_rdma(device.address)
-        vdpa, driver = seen.vdpa.get(device.address, ("", ""))
-        if not has_rdma and not vdpa:
+        vdpa = seen.vdpa.get(device.address)
+        if not has_rdma and vdpa is None:
             return device
-        return replace(device, rdma=names, pkey=pkey, has_rdma=has_rdma, vdpa=vdpa, vdpa_driver=driver)
-
-    def _before(self, address: str) -> NetDevice:
-        return self._known.get(address, _UNKNOWN)
+        name, driver = (vdpa.address, vdpa.kind) if vdpa else ("", "")
+        return replace(device, rdma=names, pkey=pkey, has_rdma=has_rdma, vdpa=name, vdpa_driver=driver)
 
     def _functions(self) -> dict[str, str]:
         """Return the PF of each scalable function, by the name of the function."""
-        found = {}
-        for name in entries(self._auxiliary):
-            match = _AUXILIARY.fullmatch(name)
-            if match and match[1] == _SCALABLE_FUNCTION:
-                found[name] = parent_name(f"{self._auxiliary}/{name}")
-        return found
+        names = filter(SCALABLE.fullmatch, entries(self._auxiliary))
+        return {name: parent_name(f"{self._auxiliary}/{name}") for name in names}
 
-    def _vdpa_devices(self) -> dict[str, tuple[str, str]]:
-        """Return the first vdpa device of each device that has one, and the vdpa driver: ("vdpa0", "vhost")."""
-        found: dict[str, tuple[str, str]] = {}
-        for device in vdpa_devices(self._sysfs):
-            found.setdefault(device.parent, (device.address, device.kind))
-        return found
-
-    def _pf_of(self, pf: str, vf: str, seen: _Seen) -> _Pf:
+    def _pf_of(self, pf: str, vf: str, seen: _NodeFacts) -> _Pf:
         """Return a PF, read only once for all its VFs and SFs; for a device read alone, with just that VF."""
         if seen.alone:
             return self._pf(pf, {vf: PciDevice(vf, self._sysfs).vf_index} if vf else {})
@@ -253,10 +229,7 @@ class Reader:
         return _Pf(name, self._link_type([name] if name else []), vfs)
 
     def _vfs(self, address: str) -> dict[str, int]:
-        """Return the numbers of a PF's VFs by address.
-
-        They are read from the virtfn links, as reading sriov_numvfs blocks while VFs are being created.
-        """
+        """Return the numbers of a PF's VFs by address. Reading sriov_numvfs would block while VFs are created."""
         return {vf: number for number, vf in PciDevice(address, self._sysfs).virtual_functions()}
 
     def _interfaces(self, address: str) -> list[str]:
@@ -269,8 +242,8 @@ class Reader:
     def _link_type(self, names: list[str]) -> str:
         return LINK_TYPES.get(attribute_text(f"{self._net}/{names[0]}/type"), "") if names else ""
 
-    def _carriers(self, default_routes: Iterable[str]) -> dict[str, str]:
-        """Return by address why a device carries a default route, also by a bond, bridge or VLAN on top of it."""
+    def _default_route_reasons(self, default_routes: Iterable[str]) -> dict[str, str]:
+        """Return why to leave out each device that carries a default route, itself or by a bond, bridge or VLAN."""
         found: dict[str, str] = {}
         seen: set[str] = set()
         for top in sorted(default_routes):
@@ -283,7 +256,7 @@ class Reader:
                 pending += self._lower(name)
                 device = os.path.realpath(f"{self._net}/{name}/device")
                 last = device.rpartition("/")[2]
-                if addresses := [last] if _AUXILIARY.fullmatch(last) else _PCI.findall(device):
+                if addresses := [last] if _AUXILIARY.fullmatch(last) else ADDRESS.findall(device):
                     what = "a default route" if name == top else f"the default route of {top}"
                     found[addresses[-1]] = f"its interface {name} carries {what}"
         return found

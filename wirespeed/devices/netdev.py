@@ -1,4 +1,4 @@
-"""The network interface of a network function: finding it, waiting for it, resetting its function."""
+"""The network interface of a network function: finds it on the host, and resets the function through it."""
 
 from __future__ import annotations
 

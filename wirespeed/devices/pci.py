@@ -62,11 +62,6 @@ class PciDevice(Device):
         return self.number_attribute("numa_node", -1)
 
     @property
-    def is_network(self) -> bool:
-        """Whether the class is 0x02xxxx, a network controller."""
-        return self.attribute("class").startswith("0x02")
-
-    @property
     def own_netdev(self) -> str:
         """Its own interface, not a representor of a VF or SF; "" without one (`netdevs` says which are visible)."""
         names, own = self.netdevs, ""
@@ -74,14 +69,11 @@ class PciDevice(Device):
             return names[0]
         for name in names:  # a PF with 128 VFs has 128 representors: stop at the uplink
             port = self.attribute(f"net/{name}/phys_port_name")
-            if _UPLINK.fullmatch(port) and self._has_switch(name):
+            if _UPLINK.fullmatch(port) and self.attribute(f"net/{name}/phys_switch_id"):
                 return name
             if not own and not _REPRESENTOR.fullmatch(port):
                 own = name
         return own
-
-    def _has_switch(self, name: str) -> bool:
-        return bool(self.attribute(f"net/{name}/phys_switch_id"))
 
     @property
     def link_type(self) -> str:
@@ -131,11 +123,8 @@ class PciDevice(Device):
 
     def virtual_functions(self) -> list[tuple[int, str]]:
         """Return (index, PCI address) of the existing VFs, by index."""
-        found = []
-        for name in self.entries(""):
-            if name.startswith("virtfn") and (address := self._link(name)):
-                found.append((int(name.removeprefix("virtfn")), address))
-        return sorted(found)
+        links = {name: self._link(name) for name in self.entries("") if name.startswith("virtfn")}
+        return sorted((int(name.removeprefix("virtfn")), address) for name, address in links.items() if address)
 
 
 def _routing_id(address: str) -> int:
@@ -146,6 +135,6 @@ def _routing_id(address: str) -> int:
 
 
 def network_devices(sysfs: Path = Path("/sys")) -> list[PciDevice]:
-    """Return all PCI network controllers, sorted by address."""
-    addresses = entries(f"{sysfs}/bus/pci/devices")
-    return [device for address in addresses if (device := PciDevice(address, sysfs)).is_network]
+    """Return all PCI network controllers (class 0x02xxxx), sorted by address."""
+    devices = (PciDevice(address, sysfs) for address in entries(f"{sysfs}/bus/pci/devices"))
+    return [device for device in devices if device.attribute("class").startswith("0x02")]

@@ -2,60 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
-from wirespeed.cni.errors import CniError, Code
+from wirespeed.errors import Error, Kind
 from wirespeed.kernel import ethtool
-from wirespeed.kernel.ethtool import Spread
+from wirespeed.kernel.ethtool import RssConfig
 from wirespeed.kernel.netlink.link import Link
 
 
-def set_number(link: Link, count: int) -> None:
+def set_count(link: Link, count: int) -> None:
     """Set the number of queues. Raises OSError."""
-    spread = ethtool.spread(link.name)
-    if spread is not None and max(spread.table, default=0) >= count:
+    rss = ethtool.read_rss(link.name)
+    if rss is not None and max(rss.table, default=0) >= count:
         # The kernel refuses to remove a queue that the RSS table uses: reset the table to the default first.
-        ethtool.set_spread(link.name, table=())
+        ethtool.set_rss(link.name, table=())
     ethtool.set_queues(link.name, count)
 
 
-def restore_number(link: Link, wanted: int | None) -> None:
-    """Restore the number of queues; the pod may have changed it too. Raises CniError(DEVICE)."""
+def restore_count(link: Link, wanted: int | None) -> None:
+    """Restore the number of queues; the pod may have changed it too. Raises Error(DEVICE)."""
     now = ethtool.queues(link.name)
     if wanted is not None and now is not None and now.count != wanted:
         try:
-            set_number(link, wanted)
+            set_count(link, wanted)
         except OSError as error:
-            raise CniError(
-                Code.DEVICE, f"{link.name}: not restored: queues is {now.count}, was {wanted} ({error.strerror})"
-            ) from error
+            what = f"not restored: queues is {now.count}, was {wanted} ({error.strerror})"
+            raise Error(Kind.DEVICE, what, where=link.name) from error
 
 
-def spread_changes(now: Spread, wanted: Spread) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the parts to change, as (part, arguments of set_spread), one by one: drivers may support only some."""
-    if now.table != wanted.table:
-        yield "table", {"table": wanted.table}
-    if now.hash != wanted.hash:
-        yield "hash", {"hash_name": wanted.hash}
-    if now.key != wanted.key:
-        yield "key", {"key": wanted.key}
+def rss_changes(now: RssConfig, wanted: RssConfig) -> dict[str, Any]:
+    """Return the parts to change, to be set one by one: drivers may support only some."""
+    return {part: value for part, value in vars(wanted).items() if value != getattr(now, part)}
 
 
-def restore_spread(link: Link, wanted: Spread | None) -> None:
-    """Restore the RSS configuration of a snapshot; the pod may have changed it too. Raises CniError(DEVICE)."""
-    if wanted is None or (now := ethtool.spread(link.name)) is None:
+def restore_rss(link: Link, wanted: RssConfig | None) -> None:
+    """Restore the RSS configuration of a snapshot; the pod may have changed it too. Raises Error(DEVICE)."""
+    if wanted is None or (now := ethtool.read_rss(link.name)) is None:
         return
-    for key, change in spread_changes(now, wanted):
+    for part, value in rss_changes(now, wanted).items():
         # Set the default table by resetting it: the kernel then adapts it when the number of queues changes.
-        as_default = key == "table" and _is_default(link, wanted.table)
+        change: Any = () if part == "table" and _is_default(link, wanted.table) else value
         try:
-            ethtool.set_spread(link.name, **({"table": ()} if as_default else change))
+            ethtool.set_rss(link.name, **{part: change})
         except OSError as error:
-            raise CniError(Code.DEVICE, f"{link.name}: not restored: rss: its {key} ({error.strerror})") from error
+            what = f"not restored: the {part} of rss ({error.strerror})"
+            raise Error(Kind.DEVICE, what, where=link.name) from error
 
 
 def _is_default(link: Link, table: tuple[int, ...]) -> bool:
     """Whether it is the kernel's default table (ethtool_rxfh_indir_default)."""
-    count = ethtool.receive_queues(link.name)
+    count = ethtool.rx_queue_count(link.name)
     return count > 0 and table == tuple(place % count for place in range(len(table)))

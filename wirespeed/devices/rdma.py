@@ -1,11 +1,9 @@
-"""The RDMA devices of a network function: into a network namespace and back."""
+"""Moves the RDMA devices of a network function into a network namespace and back."""
 
 from __future__ import annotations
 
-import os
-
-from wirespeed.cni.errors import CniError, Code
 from wirespeed.devices.vf import Vf
+from wirespeed.errors import Error, Kind
 from wirespeed.kernel import netns
 from wirespeed.kernel.netlink.errors import NetlinkError
 from wirespeed.kernel.netlink.rdma import Rdma
@@ -14,26 +12,19 @@ from wirespeed.kernel.netlink.rdma import Rdma
 def devices(vf: Vf) -> dict[str, int]:
     """Return the index of each of the VF's RDMA devices on the host, by name.
 
-    Raises CniError(DEVICE) if there is none, or if RDMA devices are shared by all network namespaces.
+    Raises Error(DEVICE) if there is none, or if RDMA devices are shared by all network namespaces.
     """
-    try:
-        names = set(os.listdir(vf.device.path / "infiniband"))
-    except OSError:
-        names = set()
-    if not names:
-        raise CniError(Code.DEVICE, f'{vf.where}: key "rdmaIsolation": it has no RDMA device on the host')
+    if not (names := vf.device.entries("infiniband")):
+        raise _refusal(vf, "it has no RDMA device on the host")
     with Rdma() as host:
         if not host.exclusive():
-            raise CniError(
-                Code.DEVICE,
-                f'{vf.where}: key "rdmaIsolation": all network namespaces share the RDMA devices of this node; '
-                'expected that each has its own ("rdma system set netns exclusive")',
-            )
+            what = "all network namespaces share the RDMA devices of this node"
+            raise _refusal(vf, what, hint='give each its own with "rdma system set netns exclusive"')
         return {name: number for name, number in host.devices().items() if name in names}
 
 
 def move(vf: Vf, devices: dict[str, int], ns: netns.NetNs) -> None:
-    """Move RDMA devices from the host into the pod. Raises CniError(DEVICE)."""
+    """Move RDMA devices from the host into the pod. Raises Error(DEVICE)."""
     if not devices:
         return
     with Rdma() as host:
@@ -41,9 +32,11 @@ def move(vf: Vf, devices: dict[str, int], ns: netns.NetNs) -> None:
             try:
                 host.move(number, ns.fd)
             except NetlinkError as error:
-                raise CniError(
-                    Code.DEVICE, f'{vf.where}: key "rdmaIsolation": moving {name} to {ns.path}: {error.strerror}'
-                ) from error
+                raise _refusal(vf, f"moving {name} to {ns.path}: {error.strerror}") from error
+
+
+def _refusal(vf: Vf, what: str, *, hint: str = "") -> Error:
+    return Error(Kind.DEVICE, what, where=vf.where, key="rdmaIsolation", hint=hint)
 
 
 def missing(devices: dict[str, int], ns: netns.NetNs) -> list[str]:
@@ -55,8 +48,8 @@ def missing(devices: dict[str, int], ns: netns.NetNs) -> list[str]:
     return [f"RDMA device {name} is not in {ns.path}" for name, number in devices.items() if number not in there]
 
 
-def bring_home(devices: dict[str, int], where: tuple[str, netns.Identity]) -> None:
-    """Move RDMA devices from the pod back to the host; if the namespace is gone, the kernel has done so."""
+def move_to_host(devices: dict[str, int], where: tuple[str, netns.Identity]) -> None:
+    """Move RDMA devices from the pod back to the host; if the namespace is gone, the kernel has done it."""
     if not devices:
         return
     with netns.reopened(*where) as ns, netns.opened("/proc/self/ns/net") as home:

@@ -1,4 +1,4 @@
-"""Tracking of devlink health reporters: what the drivers of NICs report as broken."""
+"""Tracking of devlink health reporters: faults that the drivers of NICs report."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import threading
 from collections.abc import Callable, Iterable
 
 from wirespeed.kernel.netlink.codec import messages
-from wirespeed.kernel.netlink.devlink import Devlink, Reporter, update_reporters
+from wirespeed.kernel.netlink.devlink import Reporter, dump_reporters, update_reporters
 from wirespeed.kernel.netlink.errors import NetlinkError
+from wirespeed.kernel.netlink.generic import GenericSocket
 from wirespeed.kernel.netlink.socket import NETLINK_GENERIC, NetlinkSocket
 
 log = logging.getLogger(__name__)
@@ -22,7 +23,7 @@ class HealthReporters:
     """Tracks which health reporters are in error. One thread calls `drain`, any thread may read `in_error`.
 
     The kernel notifies of every change, but dumps the current state only while no driver has its device locked:
-    during a reset that recovers a NIC, a dump takes minutes. So a separate thread waits for it.
+    while a NIC is reset to recover it, a dump takes minutes. So a separate thread waits for it.
     """
 
     def __init__(
@@ -30,13 +31,14 @@ class HealthReporters:
         subscribed: NetlinkSocket,
         family: int,
         dump: Callable[[], Iterable[bytes]],
-        late: Callable[[], None],
+        on_late_change: Callable[[], None],
     ) -> None:
-        """`dump` returns the messages of all reporters; another thread calls `late` if it brings changes."""
-        self._socket, self._family, self._dump, self._late = subscribed, family, dump, late
+        """`on_late_change` is called in another thread if the messages that `dump` returns change `in_error`."""
+        self._socket, self._family, self._dump, self._on_late_change = subscribed, family, dump, on_late_change
         self._lock = threading.Lock()
         self._in_error: set[Reporter] = set()
-        self._meanwhile: list[bytes] | None = None  # notifications since a dump was requested; None: none pending
+        # Notifications since a dump was requested; None: no dump is pending.
+        self._since_request: list[bytes] | None = None
         self._closed = False
         self._problem = ""  # of the last dump
         self._retry: threading.Timer | None = None
@@ -72,20 +74,20 @@ class HealthReporters:
 
     def _process(self, notifications: list[bytes]) -> None:
         with self._lock:
-            if self._meanwhile is not None:
-                self._meanwhile += notifications
+            if self._since_request is not None:
+                self._since_request += notifications
             for message in notifications:
                 update_reporters(self._in_error, message)
 
     def _start_dump(self) -> threading.Thread | None:
         """Request a dump, which replaces one that is pending or to be retried; None if closed."""
-        meanwhile: list[bytes] = []
-        thread = threading.Thread(target=self._finish_dump, args=(meanwhile,), name="devlink", daemon=True)
+        since_request: list[bytes] = []
+        thread = threading.Thread(target=self._finish_dump, args=(since_request,), name="devlink", daemon=True)
         with self._lock:
             if self._closed:
                 return None
             self._cancel_retry()
-            self._meanwhile = meanwhile
+            self._since_request = since_request
         thread.start()
         return thread
 
@@ -94,7 +96,7 @@ class HealthReporters:
             self._retry.cancel()
             self._retry = None
 
-    def _finish_dump(self, meanwhile: list[bytes]) -> None:
+    def _finish_dump(self, since_request: list[bytes]) -> None:
         dumped: list[bytes] = []
         problem = ""
         try:
@@ -102,42 +104,37 @@ class HealthReporters:
         except OSError as error:
             problem = error.strerror or str(error)
         with self._lock:
-            if self._closed or self._meanwhile is not meanwhile:  # a newer dump was requested after an overflow
-                return
+            if self._closed or self._since_request is not since_request:
+                return  # a newer dump was requested after an overflow
             if problem and problem != self._problem:
-                log.warning("devlink does not tell all that is broken: %s", problem)
+                log.warning("devlink does not report the state of all health reporters: %s", problem)
             self._problem = problem
             before = frozenset(self._in_error)
-            if problem:  # what is missing in the dump may still be in error
+            if problem:  # a reporter that is missing in the dump may still be in error
                 self._retry = threading.Timer(_RETRY_DELAY, self._start_dump)
                 self._retry.daemon = True
                 self._retry.start()
             else:
                 self._in_error.clear()
-            for message in [*dumped, *meanwhile]:  # the dump may be older than the notifications
+            for message in [*dumped, *since_request]:  # the dump may be older than the notifications
                 update_reporters(self._in_error, message)
-            self._meanwhile = None
+            self._since_request = None
             if self._in_error != before:
-                self._late()
+                self._on_late_change()
 
 
-def health_reporters(late: Callable[[], None]) -> HealthReporters | None:
-    """Watch the health reporters of the calling thread's network namespace; `late` as in HealthReporters.
+def health_reporters(on_late_change: Callable[[], None]) -> HealthReporters | None:
+    """Watch the health reporters of the calling thread's network namespace; `on_late_change` as in HealthReporters.
 
     None if the kernel has no devlink. Raises OSError.
     """
     try:
-        with Devlink() as devlink:
-            family, group = devlink.family, devlink.group
+        with GenericSocket("devlink") as devlink:
+            family, group = devlink.family, devlink.groups["config"]
     except NetlinkError as error:
         if error.errno == errno.ENOENT:
             return None
         raise
-
-    def dump() -> Iterable[bytes]:
-        with Devlink() as devlink:
-            yield from devlink.dump_reporters()
-
     subscribed = NetlinkSocket(NETLINK_GENERIC)
     subscribed.subscribe(group=group)
-    return HealthReporters(subscribed, family, dump, late)
+    return HealthReporters(subscribed, family, dump_reporters, on_late_change)

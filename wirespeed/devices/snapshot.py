@@ -1,4 +1,4 @@
-"""A snapshot of all that a pod can change of a network function, for restoring it."""
+"""Snapshots of network functions: everything that a pod can change, for restoring it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import msgspec
 from wirespeed import structs
 from wirespeed.devices.vdpa import VdpaDevice
 from wirespeed.devices.vf import Vf
-from wirespeed.kernel.ethtool import Spread
+from wirespeed.kernel.ethtool import RssConfig
 from wirespeed.kernel.netlink.link import Link
 from wirespeed.kernel.netlink.vf import VfSettings
 
@@ -19,8 +19,8 @@ class LinkState(msgspec.Struct, frozen=True, kw_only=True):
     """The state of a function's netdev.
 
     `parent` is the bus address of its device, `xdp` whether an XDP program was attached, `queues` the number of
-    queues and `rss` the RSS configuration (None if the driver does not report it). The last eight survive a move
-    between network namespaces; None is a property that the release which wrote the snapshot did not record.
+    queues and `rss` the RSS configuration (None if the driver does not report it). The last eight are
+    kept when the netdev moves between namespaces; None: not recorded by the release that wrote the snapshot.
     """
 
     name: str
@@ -30,7 +30,7 @@ class LinkState(msgspec.Struct, frozen=True, kw_only=True):
     altnames: tuple[str, ...]
     xdp: bool
     queues: int | None = None
-    rss: Spread | None = None
+    rss: RssConfig | None = None
     mac: str | None = None
     mtu: int | None = None
     txqlen: int | None = None
@@ -47,14 +47,14 @@ class LinkState(msgspec.Struct, frozen=True, kw_only=True):
         """
         return {
             key: was
-            for key in KEPT
+            for key in NETDEV_PROPERTIES
             if (was := getattr(self, key)) not in {None, getattr(now, key)} and (key != "mac" or not now.infiniband)
         }
 
 
-# Netdev properties that a pod may change and that survive a move between namespaces. The names are attributes of
-# LinkState and Link, and keywords of Rtnl.set_link.
-KEPT = ("mac", "mtu", "txqlen", "alias", "promisc", "allmulti", "arp", "multicast")
+# Netdev properties that a pod may change and that are kept when it moves between namespaces. The names are
+# attributes of LinkState and Link, and keywords of Rtnl.set_link.
+NETDEV_PROPERTIES = ("mac", "mtu", "txqlen", "alias", "promisc", "allmulti", "arp", "multicast")
 
 
 class VdpaState(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,30 +80,21 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
 
     def with_vdpa(self, vf: Vf) -> Vf:
         """Return the function with the snapshot's vdpa device, even if that no longer exists."""
-        made = None if self.vdpa is None else VdpaDevice(self.vdpa.name, vf.device.sysfs)
-        return replace(vf, vdpa=made)
+        return replace(vf, vdpa=VdpaDevice(self.vdpa.name, vf.device.sysfs) if self.vdpa else None)
 
 
 def take(vf: Vf) -> Snapshot:
     """Return a snapshot of the function."""
-    link = vf.link
+    link = None
+    if vf.link is not None:
+        keys = ("name", "parent", "up", "permanent_mac", "altnames", *NETDEV_PROPERTIES)
+        same: dict[str, Any] = {key: getattr(vf.link, key) for key in keys}
+        link = LinkState(**same, xdp=bool(vf.link.xdp), queues=vf.queues, rss=vf.rss)
     return Snapshot(
         pf=vf.pf.address,
         index=vf.index,
         driver=vf.driver,
         settings=vf.settings,
         vdpa=None if vf.vdpa is None else VdpaState(name=vf.vdpa.address, driver=vf.vdpa.kind),
-        link=None
-        if link is None
-        else LinkState(
-            name=link.name,
-            parent=link.parent,
-            up=link.up,
-            permanent_mac=link.permanent_mac,
-            altnames=link.altnames,
-            xdp=bool(link.xdp),
-            queues=vf.queues,
-            rss=vf.spread,
-            **{key: getattr(link, key) for key in KEPT},
-        ),
+        link=link,
     )

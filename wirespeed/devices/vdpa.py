@@ -23,7 +23,7 @@ class VdpaDevice(Device):
 
     @property
     def kind(self) -> str:
-        """VHOST if an application uses it by its device node, VIRTIO if the kernel does, "" without a driver."""
+        """VHOST if applications use it by its device node, VIRTIO if the kernel uses it, "" without a driver."""
         return self.driver.removesuffix("_vdpa")
 
     @property
@@ -45,7 +45,12 @@ def devices(sysfs: Path = Path("/sys")) -> list[VdpaDevice]:
     return [VdpaDevice(name, sysfs) for name in entries(f"{sysfs}/bus/{VdpaDevice.BUS}/devices")]
 
 
-def made_of(device: Device) -> VdpaDevice | None:
+def by_parent(sysfs: Path) -> dict[str, VdpaDevice]:
+    """Return the first vdpa device of each device that has one, by the device's name: for a VF, its PCI address."""
+    return {vdpa.parent: vdpa for vdpa in reversed(devices(sysfs))}
+
+
+def find_on(device: Device) -> VdpaDevice | None:
     """Return the first vdpa device on top of `device` that has a driver."""
     return next((vdpa for vdpa in devices(device.sysfs) if vdpa.parent == device.address and vdpa.driver), None)
 

@@ -6,14 +6,14 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from wirespeed.cni.errors import CniError, Code
 from wirespeed.devices.pci import PciDevice
+from wirespeed.errors import Error, Kind, Thing
 
 _NODES = ("/dev/vfio/", "/dev/uio", "/dev/vhost-vdpa-")
 
 
 def users(proc: Path = Path("/proc")) -> dict[str, str]:
-    """Return the process that has each device node open: {"/dev/vfio/42": "process 4711 (dpdk-testpmd)"}."""
+    """Return which process has each device node open: {"/dev/vfio/42": "process 4711 (dpdk-testpmd)"}."""
     found: dict[str, str] = {}
     for folder in proc.glob("[0-9]*"):
         try:
@@ -35,16 +35,13 @@ def nodes(device: PciDevice) -> list[str]:
     group = device.iommu_group
     found = [f"/dev/vfio/{group}", f"/dev/vfio/noiommu-{group}"] if group else []
     for folder, prefix in (("vfio-dev", "/dev/vfio/devices"), ("uio", "/dev")):
-        there = device.path / folder
-        found += [f"{prefix}/{name}" for name in (sorted(os.listdir(there)) if there.exists() else ())]
+        found += [f"{prefix}/{name}" for name in device.entries(folder)]
     return found
 
 
 def user_of(device: PciDevice, proc: Path = Path("/proc")) -> str:
     """Return the process that drives a device from user space, "" for none."""
-    if not device.is_in_user_space:
-        return ""
-    return user_among(users(proc), device)
+    return user_among(users(proc), device) if device.is_in_user_space else ""
 
 
 def user_among(opened: Mapping[str, str], device: PciDevice) -> str:
@@ -53,11 +50,7 @@ def user_among(opened: Mapping[str, str], device: PciDevice) -> str:
 
 
 def check_unused(device: PciDevice) -> None:
-    """Raise CniError(TRY_AGAIN_LATER) if a process has the device open.
-
-    Unbinding it from vfio would block in the kernel until its last user closes it.
-    """
+    """Raise Error(TRY_AGAIN) if a process has the device open: unbinding it from vfio would block until then."""
     if user := user_of(device):
-        raise CniError(
-            Code.TRY_AGAIN_LATER, f"device {device.address}: {user} has it open; expected nobody to use it"
-        )
+        where = Thing("device", device.address)
+        raise Error(Kind.TRY_AGAIN, f"{user} has it open", where=where, expected="nobody to use it")

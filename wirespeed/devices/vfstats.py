@@ -9,26 +9,17 @@ from pathlib import Path
 from wirespeed.devices.pci import PciDevice
 from wirespeed.kernel.netlink.rtnl import Rtnl
 
-# Counters from netlink: IFLA_VF_STATS_* of linux/if_link.h, in that order; 6 is padding.
-_NETLINK = {
-    0: "rx_packets",
-    1: "tx_packets",
-    2: "rx_bytes",
-    3: "tx_bytes",
-    4: "rx_broadcast",
-    5: "rx_multicast",
-    7: "rx_dropped",
-    8: "tx_dropped",
-}
 # Counters of the VF's own interface: the first fields of struct rtnl_link_stats64.
 _LINK = ("rx_packets", "tx_packets", "rx_bytes", "tx_bytes", "rx_errors", "tx_errors", "rx_dropped", "tx_dropped")
+# Counters from netlink: IFLA_VF_STATS_* of linux/if_link.h, in that order; 6 is padding.
+_NETLINK = (*_LINK[:4], "rx_broadcast", "rx_multicast", "", "rx_dropped", "tx_dropped")
 
 
 def read(pf: PciDevice, host: Rtnl) -> Mapping[int, Mapping[str, int]]:
-    """Return counters by VF number: those that the driver has in sysfs (there are more), else those of netlink.
+    """Return counters by VF number: those of sysfs if the driver has them there (they are more), else of netlink.
 
-    Names are those of sysfs: rx_bytes, tx_packets, rx_dropped, ... Empty for a driver that does not count for its
-    VFs (igb), for which the kernel reports only zeros. Raises NetlinkError, OSError.
+    Names are those of sysfs: rx_bytes, tx_packets, rx_dropped, ... Empty for a driver that does not count traffic
+    of VFs (igb): the kernel then reports only zeros. Raises NetlinkError, OSError.
     """
     name = pf.own_netdev
     folder = pf.path / "sriov"
@@ -44,8 +35,7 @@ def of_interface(address: str, rtnl: Rtnl) -> dict[str, int]:
     """Return the counters of the VF's own interface in that namespace, {} without one. Raises NetlinkError."""
     link = rtnl.link_of_device(address)
     counters = rtnl.link_stats(link.index) if link else b""
-    size = 8 * len(_LINK)
-    return dict(zip(_LINK, struct.unpack(f"{len(_LINK)}Q", counters[:size]), strict=True)) if counters else {}
+    return dict(zip(_LINK, struct.unpack_from(f"{len(_LINK)}Q", counters), strict=True)) if counters else {}
 
 
 def _of_sysfs(folder: Path) -> dict[str, int]:
@@ -60,6 +50,6 @@ def _of_sysfs(folder: Path) -> dict[str, int]:
 def _of_netlink(counters: Mapping[int, bytes]) -> dict[str, int]:
     return {
         name: struct.unpack("Q", counters[kind])[0]
-        for kind, name in _NETLINK.items()
-        if len(counters.get(kind, b"")) == 8
+        for kind, name in enumerate(_NETLINK)
+        if name and len(counters.get(kind, b"")) == 8
     }

@@ -1,126 +1,157 @@
-"""What the IPAM configurations have in common: reading keys, requested addresses, routes."""
+"""Common parts of the IPAM configurations: reading keys, requested addresses, routes."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
-from typing import Annotated, Any, TypeVar
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from typing import Annotated, Any, NamedTuple, TypeVar
 
+import msgspec
 from msgspec import Meta
 
 from wirespeed import structs
-from wirespeed.cni import result as results
-from wirespeed.cni.address import Ip, parse_ip, parse_prefix
-from wirespeed.cni.errors import CniError, Code
-from wirespeed.cni.keys import known_in_any_case, nearest
+from wirespeed.cni.address import Ip, Prefix, parse_ip, parse_prefix
 from wirespeed.cni.request import Request
+from wirespeed.errors import Error, Kind, PathStep, Thing
+from wirespeed.keys import unknown_key
+from wirespeed.structs import Cell, Words, whole
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T", bound=msgspec.Struct)
+
+# These are parsed by wirespeed.cni.address. For an optional address, "" means none.
+PrefixText = Annotated[str, Words("an address with prefix length", "address with prefix length")]
+AddressText = Annotated[str, Words("an IP address", "address")]
 # A path in a configuration; "" is none.
-FilePath = Annotated[str, Meta(pattern=structs.whole("(/.*)?")), structs.Words("an absolute path", "absolute path")]
-Routes = Annotated[list[dict[str, Any]], structs.Words("a list of routes", "list of `dst`, `gw` ...")]
+FilePath = Annotated[str, Meta(pattern=whole("(/.*)?")), Words("an absolute path", "absolute path")]
+_U32 = Annotated[int, Meta(le=2**32 - 1), Words("an integer of 32 bits", "number")]
+_Texts = Annotated[list[str], Words("a list of strings", "list of strings")]
 
-T = TypeVar("T")
+
+class RouteKeys(msgspec.Struct, kw_only=True, frozen=True):
+    """The keys of a route; null is the same as no key. As in the reference plugins, negative numbers count as 0."""
+
+    dst: PrefixText
+    """required: the destination"""
+    gw: AddressText | None = None
+    """the next hop; default: the gateway of the address"""
+    mtu: _U32 | None = None
+    """the MTU of the route"""
+    advmss: _U32 | None = None
+    """the MSS to advertise"""
+    priority: _U32 | None = None
+    """the metric"""
+    table: _U32 | None = None
+    """the routing table"""
+    scope: Annotated[int, Meta(ge=0, le=255)] | None = None
+    """as in `ip route`: 0 is global, 253 link, 254 host"""
 
 
-def canonical(raw: Mapping[str, Any], keys: tuple[str, ...], where: str) -> dict[str, Any]:
-    """Return the object with its keys in the spelling of `keys`; they are case-insensitive, as in Go.
+class DnsKeys(msgspec.Struct, kw_only=True, frozen=True):
+    """The keys of `dns`; null is the same as no key."""
 
-    Unknown keys are dropped with a warning instead of an error, as the reference plugins ignore them.
+    nameservers: _Texts | None = None
+    """addresses of name servers"""
+    domain: str | None = None
+    """the local domain"""
+    search: _Texts | None = None
+    """domains to search for short names"""
+    options: _Texts | None = None
+    """options of resolv.conf"""
+
+
+Routes = Annotated[list[RouteKeys], Cell("list of objects, see below")]
+
+
+def read(request: Request, raw: Mapping[str, Any], kind: type[T], where: str) -> T:
+    """Read an object of the request's configuration, whose key is `where`. Raises Error(INVALID_CONFIG).
+
+    Keys are case-insensitive, as in Go. Unknown keys are only logged, as the reference plugins ignore them.
     """
 
-    def warn(key: str) -> None:
-        hint = nearest(key, {known.lower(): known for known in keys})
-        log.warning('%s: unknown key "%s" is ignored%s', where, key, hint)
+    def warn(path: Sequence[PathStep], known: tuple[str, ...]) -> None:
+        error = unknown_key(path[-1], known, within=path[:-1], what="it has no effect")
+        log.warning("%s", error.within(Thing("network", request.name)))
 
-    return known_in_any_case(raw, keys, warn)
+    return structs.read(structs.normalize_keys(raw, kind, warn, (where,)), kind, where=where)
 
 
-def address(key: str, value: object) -> Ip:
-    """Read an address. Raises CniError(INVALID_CONFIG)."""
-    ip = parse_ip(value)
+def address(key: str, text: str) -> Ip:
+    """Parse the address of a key. Raises Error(INVALID_CONFIG)."""
+    ip = parse_ip(text)
     if ip is None:
-        raise structs.wrong(key, "an IP address", value)
+        raise structs.wrong(key, AddressText, text)
     return ip
 
 
-def objects(key: str, value: object) -> list[dict[str, Any]]:
-    """Read a list of objects; None is an empty one. Raises CniError(INVALID_CONFIG)."""
-    if value is None:
-        return []
-    if not isinstance(value, list):
-        raise structs.wrong(key, "a list", value)
-    for index, item in enumerate(value):
-        if not isinstance(item, dict):
-            raise structs.wrong(f"{key}[{index}]", "an object", item)
-    return value
+def prefix(key: str, text: str) -> Prefix:
+    """Parse the address with prefix length of a key. Raises Error(INVALID_CONFIG)."""
+    found = parse_prefix(text)
+    if found is None:
+        raise structs.wrong(key, PrefixText, text)
+    return found
 
 
-def absolute_path(key: str, value: object) -> str:
-    """Read a path, "" if there is none. Raises CniError(INVALID_CONFIG)."""
-    if value is None or value == "":
-        return ""
-    if not isinstance(value, str) or not value.startswith("/") or not value.isprintable():
-        raise structs.wrong(key, FilePath, value)
-    return value
+def path(key: str, text: str | None) -> str:
+    """Check the path of a key; return "" if there is none. Raises Error(INVALID_CONFIG)."""
+    if text and not text.isprintable():
+        raise structs.wrong(key, FilePath, text)
+    return text or ""
 
 
-def of_result(read: Callable[[object], T], value: object) -> T:
-    """Read a part that has the same format in results and configurations. Raises CniError(INVALID_CONFIG)."""
-    try:
-        return read(value)
-    except CniError as error:
-        where, _, fault = error.msg.partition(": ")
-        raise CniError(Code.INVALID_CONFIG, f'key "ipam.{where}": {fault}') from None
+def routes(listed: list[RouteKeys] | None) -> list[dict[str, Any]]:
+    """Return the routes of `ipam` in the format of a result. Raises Error(INVALID_CONFIG)."""
+    found = []
+    for index, keys in enumerate(listed or ()):
+        where = f"ipam.routes[{index}]"
+        route: dict[str, Any] = {"dst": str(prefix(f"{where}.dst", keys.dst))}
+        if keys.gw:
+            route["gw"] = str(address(f"{where}.gw", keys.gw))
+        for key in ("mtu", "advmss", "priority", "table", "scope"):
+            if (number := getattr(keys, key)) is not None:
+                route[key] = max(0, number)
+        found.append(route)
+    return found
 
 
-def routes(ipam: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Read the routes of the configuration. Raises CniError(INVALID_CONFIG)."""
-    listed = objects("ipam.routes", ipam.get("routes"))
-    keyed = [canonical(raw, results.ROUTE_KEYS, f"ipam.routes[{index}]") for index, raw in enumerate(listed)]
-    return of_result(results.read_routes, keyed)
+def dns(keys: DnsKeys | None) -> dict[str, Any]:
+    """Return the DNS of `ipam` in the format of a result."""
+    return {key: value for key, value in msgspec.to_builtins(keys or DnsKeys()).items() if value}
 
 
-def dns(ipam: Mapping[str, Any]) -> dict[str, Any]:
-    """Read the DNS of the configuration. Raises CniError(INVALID_CONFIG)."""
-    value = ipam.get("dns")
-    return of_result(
-        results.read_dns, canonical(value, results.DNS_KEYS, "ipam.dns") if isinstance(value, dict) else value
-    )
+class Requested(NamedTuple):
+    """A requested address, with or without prefix length, and its key; "" for one from CNI_ARGS."""
+
+    text: str
+    key: str = ""
+
+    def wrong(self, expected: str, hint: str = "") -> Error:
+        """Return the error for an address that cannot be allocated: INVALID_CONFIG or INVALID_REQUEST."""
+        if self.key:
+            return Error(Kind.INVALID_CONFIG, key=self.key, expected=expected, got=self.text, hint=hint)
+        return Error(Kind.INVALID_REQUEST, where="CNI_ARGS IP", expected=expected, got=self.text, hint=hint)
 
 
-def requested(request: Request) -> dict[str, list[str]]:
+def requested(request: Request) -> dict[str, list[Requested]]:
     """Return the requested addresses by source: "runtimeConfig.ips", "args.cni.ips", "CNI_ARGS IP".
 
-    They may have a prefix length. Raises CniError(INVALID_CONFIG or INVALID_ENVIRONMENT).
+    Raises Error(INVALID_CONFIG or INVALID_REQUEST).
     """
-    found: dict[str, list[str]] = {}
-    for key, value in (
-        ("runtimeConfig.ips", _within(request.config, "runtimeConfig").get("ips")),
-        ("args.cni.ips", _within(_within(request.config, "args"), "cni", "args.").get("ips")),
-    ):
+    found: dict[str, list[Requested]] = {}
+    runtime, args = (structs.object_in(request.config, key) for key in ("runtimeConfig", "args"))
+    cni = structs.object_in(args, "cni", "args.")
+    for key, value in (("runtimeConfig.ips", runtime.get("ips")), ("args.cni.ips", cni.get("ips"))):
         if value is None:
             continue
         if not isinstance(value, list):
             raise structs.wrong(key, "a list of IP addresses", value)
-        for index, text in enumerate(value):
-            if parse_ip(text) is None and parse_prefix(text) is None:
-                raise structs.wrong(f"{key}[{index}]", "an IP address", text)
-        found[key] = value
-    listed = [text.strip() for text in request.args.get("IP", "").split(",") if text.strip()]
-    for text in listed:
-        if parse_ip(text) is None and parse_prefix(text) is None:
-            raise CniError(Code.INVALID_ENVIRONMENT, f"CNI_ARGS IP: expected an IP address, got {text!r}")
+        found[key] = [Requested(text, f"{key}[{index}]") for index, text in enumerate(value)]
+    listed = [Requested(text.strip()) for text in request.args.get("IP", "").split(",") if text.strip()]
     if listed:
         found["CNI_ARGS IP"] = listed
+    for each in chain.from_iterable(found.values()):
+        if parse_ip(each.text) is None and parse_prefix(each.text) is None:
+            raise each.wrong("an IP address")
     return found
-
-
-def _within(outer: Mapping[str, Any], key: str, where: str = "") -> Mapping[str, Any]:
-    value = outer.get(key)
-    if value is None:
-        return {}
-    if not isinstance(value, dict):
-        raise structs.wrong(where + key, "an object", value)
-    return value

@@ -10,22 +10,22 @@ from __future__ import annotations
 import logging
 import os
 import threading
-import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wirespeed.cni.address import Ip, parse_ip
-from wirespeed.cni.errors import CniError, Code
-from wirespeed.system.filelock import flock_before
+from wirespeed.errors import Error, Kind, as_error
+from wirespeed.system.filelock import locked
+from wirespeed.system.files import open_in_folder
 
 if TYPE_CHECKING:
     from wirespeed.system.inotify import Watch
 
 log = logging.getLogger(__name__)
 
-_NEW = ".new"  # the name of a lease while it is written; as it is no address, nobody reads it as a lease
+_NEW = ".new"  # the name of a lease while it is written: it is no address, so it is not read as a lease
 
 
 class Leases:
@@ -49,21 +49,22 @@ class Leases:
     def locked(self, deadline: float) -> Iterator[None]:
         """Hold the lock, and read the leases.
 
-        Creates the folder if it is missing. Raises CniError: TRY_AGAIN_LATER if the lock is not free before
-        `deadline` (time.monotonic()), IO_FAILURE if the folder cannot be used.
+        Creates the folder if it is missing. Raises Error: TRY_AGAIN if the lock is not free before `deadline`
+        (time.monotonic()), IO if the folder cannot be used.
         """
-        timeout = max(0.0, min(deadline - time.monotonic(), threading.TIMEOUT_MAX))
-        if not self._thread.acquire(timeout=timeout):
-            raise self._busy()
         try:
-            with self._flocked(deadline):
+            with locked(self._thread, self._open_lock, deadline=deadline, busy=self._busy):
                 self._refresh()
                 yield
         except OSError as error:
-            where = f": {error.filename}" if error.filename else ""
-            raise CniError(Code.IO_FAILURE, f"leases in {self.folder}: {error.strerror}{where}") from error
-        finally:
-            self._thread.release()
+            raise as_error(error).within(f"leases in {self.folder}") from error
+
+    def _open_lock(self) -> int:
+        flags = os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC
+        return open_in_folder(f"{self._path}/lock", flags, 0o640, folder_mode=0o755)
+
+    def _busy(self) -> Error:
+        return Error(Kind.TRY_AGAIN, "the lock was not free before the deadline", where=f"leases in {self.folder}")
 
     def exists(self) -> bool:
         """Whether there is anything to release; needs no lock."""
@@ -77,7 +78,7 @@ class Leases:
         content = self._owners.get(str(ip))
         return None if content is None else _split(content)
 
-    def of(self, container: str, ifname: str) -> list[Ip]:
+    def addresses_of(self, container: str, ifname: str) -> list[Ip]:
         """Return the addresses of a container's interface; if there are none, those of leases without an ifname."""
         names = self._names.get(f"{container}\r\n{ifname}") or self._names.get(container) or ()
         return sorted(ip for name in names if (ip := parse_ip(name)) is not None)
@@ -92,14 +93,14 @@ class Leases:
         new = f"{self._path}/{_NEW}"
         self._write(new, content)
         os.rename(new, f"{self._path}/{ip}")
-        self._note(str(ip), content)
+        self._cache(str(ip), content)
 
     def release(self, ips: Iterable[Ip]) -> None:
         """Delete the leases of addresses."""
         for ip in ips:
             with suppress(FileNotFoundError):
                 os.unlink(f"{self._path}/{ip}")
-            self._note(str(ip), None)
+            self._cache(str(ip), None)
 
     def last(self, number: int) -> Ip | None:
         """Return the address that was last allocated from the range set with that number."""
@@ -109,7 +110,7 @@ class Leases:
         self._write(f"{self._path}/last_reserved_ip.{number}", str(ip))
 
     def _write(self, path: str, content: str) -> None:
-        """Replace the file's content. Not by O_TRUNC: ext4 would wait for the disk at close (auto_da_alloc)."""
+        """Replace the file's content without O_TRUNC, with which ext4 waits for the disk (auto_da_alloc)."""
         data = content.encode()
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
@@ -130,29 +131,6 @@ class Leases:
         finally:
             os.close(file)
 
-    # The lock
-
-    @contextmanager
-    def _flocked(self, deadline: float) -> Iterator[None]:
-        file = self._open_lock()
-        try:
-            if not flock_before(file, deadline):
-                raise self._busy()
-            yield
-        finally:
-            os.close(file)
-
-    def _open_lock(self) -> int:
-        flags = os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC
-        try:
-            return os.open(f"{self._path}/lock", flags, 0o640)
-        except FileNotFoundError:
-            self.folder.mkdir(mode=0o755, parents=True, exist_ok=True)
-            return os.open(f"{self._path}/lock", flags, 0o640)
-
-    def _busy(self) -> CniError:
-        return CniError(Code.TRY_AGAIN_LATER, f"leases in {self.folder}: the lock was not free before the deadline")
-
     # What is in the folder
 
     def _refresh(self) -> None:
@@ -163,9 +141,11 @@ class Leases:
             events = self._watch.events()
             if not any(event.mask & (inotify.IN_Q_OVERFLOW | inotify.IN_IGNORED) for event in events):
                 for name in {event.name for event in events}:
-                    self._note(name, self._content(name))
+                    self._read_lease(name)
                 return
-        self._forget_watch()
+        if self._watch is not None:
+            self._watch.close()
+            self._watch = None
         self._uses += 1
         if self._uses > 1:
             self._identity = (stat.st_dev, stat.st_ino)
@@ -173,7 +153,7 @@ class Leases:
         self._owners.clear()
         self._names.clear()
         for name in os.listdir(self._path):
-            self._note(name, self._content(name))
+            self._read_lease(name)
 
     def _start_watch(self) -> None:
         from wirespeed.system import inotify  # noqa: PLC0415 — loads ctypes, which the first use does not need
@@ -185,17 +165,12 @@ class Leases:
         except OSError as error:  # the limit fs.inotify.max_user_instances: then every call reads the folder
             log.debug("leases in %s: no watch: %s", self.folder, error)
 
-    def _forget_watch(self) -> None:
-        if self._watch is not None:
-            self._watch.close()
-            self._watch = None
+    def _read_lease(self, name: str) -> None:
+        """Update the cache for a file, which may be no lease or be gone."""
+        self._cache(name, None if parse_ip(name) is None else self._read(name))
 
-    def _content(self, name: str) -> str | None:
-        """Return the content of a lease file, None if the file is no lease or is gone."""
-        return None if parse_ip(name) is None else self._read(name)
-
-    def _note(self, name: str, content: str | None) -> None:
-        """Update the cache with what was read or written: the file's content, None for no lease."""
+    def _cache(self, name: str, content: str | None) -> None:
+        """Update the cache for a file: its content, None if it is no lease."""
         before = self._owners.pop(name, None)
         if before is not None:
             self._names[before].discard(name)

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from itertools import chain, combinations
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 
 from wirespeed import structs
 from wirespeed.cni.address import Ip, Prefix, parse_prefix
-from wirespeed.cni.errors import CniError, Code
+from wirespeed.errors import Error, Kind, about_keys
 from wirespeed.ipam import conf
+from wirespeed.structs import Words
 
-_Subnet = Annotated[str, structs.Words("a network with prefix length")]
-_Address = Annotated[str, structs.Words("an IP address", "address")]
-_Gateway = Annotated[str, structs.Words("an IP address", "address, may be outside the subnet")]
+_Subnet = Annotated[str, Words("a network with prefix length")]
+_Gateway = Annotated[str, Words("an IP address", "address, may be outside the subnet")]
 
 
 class RangeKeys(msgspec.Struct, kw_only=True, frozen=True, rename="camel"):
@@ -23,16 +25,16 @@ class RangeKeys(msgspec.Struct, kw_only=True, frozen=True, rename="camel"):
 
     subnet: _Subnet | None = None
     """a single range; for several ranges use `ranges`"""
-    range_start: _Address | None = None
+    range_start: conf.AddressText | None = None
     """the first address to allocate; default: the first after the network address"""
-    range_end: _Address | None = None
+    range_end: conf.AddressText | None = None
     """the last address to allocate; default: the last of the subnet, for IPv4 the last before the broadcast
     address"""
     gateway: _Gateway | None = None
     """never allocated; default: the first after the network address"""
 
 
-RANGE_KEYS = structs.keys_of(RangeKeys)
+Ranges = list[Annotated[list[RangeKeys], Meta(min_length=1)]]
 
 
 @dataclass(frozen=True)
@@ -72,95 +74,79 @@ def find(ranges: Sequence[Range], ip: Ip) -> Range | None:
     return next((each for each in ranges if ip in each), None)
 
 
-def shown(ranges: Sequence[Range]) -> str:
+def format_ranges(ranges: Sequence[Range]) -> str:
     """Return the ranges as text for a message."""
     return ", ".join(map(str, ranges))
 
 
-def in_turn(ranges: Sequence[Range], last: Ip | None) -> Iterator[tuple[Range, Ip]]:
-    """Yield every address once, in the order to try them: starting after `last`, to reuse addresses late."""
-    at = next((index for index, each in enumerate(ranges) if last is not None and last in each), None)
-    if at is None or last is None:
-        for each in ranges:
-            yield from ((each, ip) for ip in each.walk(each.start, each.end))
-        return
+def allocation_order(ranges: Sequence[Range], last: Ip | None) -> Iterator[tuple[Range, Ip]]:
+    """Yield every address once, starting after `last`: a released address is reused as late as possible."""
+    at = next((index for index, each in enumerate(ranges) if last in each), 0)
     here = ranges[at]
-    yield from ((here, ip) for ip in here.walk(last.value + 1, here.end))
-    for each in (*ranges[at + 1 :], *ranges[:at]):
-        yield from ((each, ip) for ip in each.walk(each.start, each.end))
-    yield from ((here, ip) for ip in here.walk(here.start, last.value))
+    done = last.value if last is not None and last in here else here.start - 1
+    parts = [(here, done + 1, here.end)]
+    parts += [(each, each.start, each.end) for each in (*ranges[at + 1 :], *ranges[:at])]
+    for each, start, end in (*parts, (here, here.start, done)):
+        yield from ((each, ip) for ip in each.walk(start, end))
 
 
-def read_sets(ipam: Mapping[str, Any], runtime: Mapping[str, Any]) -> list[RangeSet]:
-    """Read the range sets of a configuration; one address is allocated from each.
+def read_sets(ipam: RangeKeys, listed: Ranges | None, runtime: Ranges | None) -> list[RangeSet]:
+    """Check the range sets of a configuration; one address is allocated from each.
 
-    Their order, by which the last_reserved_ip files are numbered: runtimeConfig.ipRanges, the single range,
-    `ranges`. Raises CniError(INVALID_CONFIG).
+    The order, by which the last_reserved_ip files are numbered, is `runtime` (runtimeConfig.ipRanges), the single
+    range of `ipam`, `listed` (ipam.ranges). Raises Error(INVALID_CONFIG).
     """
-    sets = [*_sets("runtimeConfig.ipRanges", runtime.get("ipRanges"))]
-    if ipam.get("subnet") is not None:
-        sets.append((_range("ipam", {key: ipam.get(key) for key in RANGE_KEYS}),))
-    sets += _sets("ipam.ranges", ipam.get("ranges"))
+    sets = [*_sets("runtimeConfig.ipRanges", runtime)]
+    if ipam.subnet is not None:
+        sets.append((_range("ipam", ipam),))
+    sets += _sets("ipam.ranges", listed)
     if not sets:
-        raise CniError(Code.INVALID_CONFIG, 'expected key "ipam.subnet" or "ipam.ranges", got neither')
-    _check_overlaps([each for ranges in sets for each in ranges])
+        keys = about_keys("subnet", "ranges")
+        raise Error(Kind.INVALID_CONFIG, key="ipam", expected='the key "subnet" or "ranges"', about=keys)
+    for one, other in combinations(chain.from_iterable(sets), 2):
+        if one.overlaps(other):
+            raise Error(Kind.INVALID_CONFIG, f"range {one} overlaps with {other}", key="ipam")
     return sets
 
 
-def _sets(key: str, value: object) -> Iterator[RangeSet]:
-    if value is None:
-        return
-    if not isinstance(value, list):
-        raise structs.wrong(key, "a list of lists of ranges", value)
-    for number, listed in enumerate(value):
+def _sets(key: str, listed: Ranges | None) -> Iterator[RangeSet]:
+    for number, each in enumerate(listed or ()):
         where = f"{key}[{number}]"
-        if not isinstance(listed, list) or not listed:
-            raise structs.wrong(where, "a list of ranges", listed)
-        ranges = tuple(
-            _range(f"{where}[{index}]", conf.canonical(raw, RANGE_KEYS, f"{where}[{index}]"))
-            for index, raw in enumerate(conf.objects(where, listed))
-        )
+        ranges = tuple(_range(f"{where}[{index}]", keys) for index, keys in enumerate(each))
         if len({each.subnet.ip.bits for each in ranges}) > 1:
-            raise structs.wrong(where, "ranges of one family, IPv4 or IPv6", shown(ranges))
+            raise structs.wrong(where, "ranges of one family, IPv4 or IPv6", format_ranges(ranges))
         yield ranges
 
 
-def _range(where: str, raw: Mapping[str, Any]) -> Range:
-    subnet = parse_prefix(raw.get("subnet"))
+def _range(where: str, keys: RangeKeys) -> Range:
+    key = f"{where}.subnet"
+    if keys.subnet is None:
+        raise Error(Kind.INVALID_CONFIG, key=key, missing=True, expected=structs.expected(_Subnet))
+    subnet = parse_prefix(keys.subnet)
     if subnet is None:
-        raise structs.wrong(f"{where}.subnet", "a network with prefix length", raw.get("subnet"))
+        raise structs.wrong(key, _Subnet, keys.subnet)
     bits = subnet.ip.bits
     if subnet.ip.value != subnet.first:
         network = Prefix(Ip(bits, subnet.first), subnet.length)
-        raise structs.wrong(f"{where}.subnet", f"the network's own address, {network}", raw["subnet"])
+        raise structs.wrong(key, f"the network's own address, {network}", keys.subnet)
     if subnet.length > bits - 2:
-        raise structs.wrong(
-            f"{where}.subnet", f"a network of at most /{bits - 2}, to have addresses to give", raw["subnet"]
-        )
+        raise structs.wrong(key, f"a network of at most /{bits - 2}, to have addresses to give", keys.subnet)
     # Neither the network's own address (in IPv6 the subnet-router anycast address) nor IPv4's broadcast is usable.
     first, last = subnet.first + 1, subnet.last - (bits == 32)
-    start = max(first, _inside(f"{where}.rangeStart", raw.get("rangeStart"), subnet, first))
-    end = min(last, _inside(f"{where}.rangeEnd", raw.get("rangeEnd"), subnet, last))
+    start = max(first, _inside(f"{where}.rangeStart", keys.range_start, subnet, first))
+    end = min(last, _inside(f"{where}.rangeEnd", keys.range_end, subnet, last))
     if start > end:
         raise structs.wrong(
             f"{where}.rangeEnd", f"an address from {Ip(bits, start)} to {Ip(bits, last)}", str(Ip(bits, end))
         )
-    asked = raw.get("gateway")
-    gateway = Ip(bits, first) if asked is None or asked == "" else conf.address(f"{where}.gateway", asked)
+    gateway = conf.address(f"{where}.gateway", keys.gateway) if keys.gateway else Ip(bits, first)
     return Range(subnet, start, end, gateway)
 
 
-def _inside(key: str, value: object, subnet: Prefix, default: int) -> int:
-    if value is None or value == "":
+def _inside(key: str, text: str | None, subnet: Prefix, default: int) -> int:
+    if not text:
         return default
-    ip = conf.address(key, value)
+    ip = conf.address(key, text)
     if ip not in subnet:
-        raise structs.wrong(key, f"an address of {subnet}", value)
+        raise structs.wrong(key, f"an address of {subnet}", text)
     return ip.value
-
-
-def _check_overlaps(ranges: Sequence[Range]) -> None:
-    for index, one in enumerate(ranges):
-        for other in ranges[index + 1 :]:
-            if one.overlaps(other):
-                raise CniError(Code.INVALID_CONFIG, f"ipam: range {one} overlaps with {other}")

@@ -1,1 +1,1 @@
-"""The kernel's network objects: interfaces, network namespaces, routes; and what sysfs and uevents tell."""
+"""The kernel's network objects: interfaces, network namespaces, routes, sysfs and uevents."""

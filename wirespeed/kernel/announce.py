@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from wirespeed.kernel import netns
+from wirespeed.kernel.netlink.codec import mac_bytes
 from wirespeed.kernel.netlink.wait import wait_for_carrier
 
 log = logging.getLogger(__name__)
@@ -65,7 +66,7 @@ def _announce(name: str, ips: Sequence[str]) -> None:
     link = wait_for_carrier(index, timeout=CARRIER_TIMEOUT)
     if link is None:
         return
-    mac = bytes.fromhex(link.mac.replace(":", ""))
+    mac = mac_bytes(link.mac)
     for ip in (ipaddress.ip_interface(text).ip for text in ips):
         if ip.version == 4:
             _announce_arp(link.name, mac, ip.packed)

@@ -10,11 +10,12 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from itertools import chain
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from wirespeed import structs
-from wirespeed.cni.errors import CniError, Code
+from wirespeed.errors import Error, Kind, as_error
 
 T = TypeVar("T")
 
@@ -37,8 +38,7 @@ class Identity:
     cookie: int
 
 
-@dataclass(frozen=True)
-class NetNs:
+class NetNs(NamedTuple):
     """An open network namespace; `fd` is valid inside the `with` block that opened it."""
 
     fd: int
@@ -50,16 +50,17 @@ class NetNs:
 def opened(path: str) -> Iterator[NetNs]:
     """Open the network namespace at `path`.
 
-    Raises CniError(UNKNOWN_CONTAINER) if there is none: that code means that the runtime need not call DEL
+    Raises Error(NOT_ATTACHED) if there is none: its CNI error code means that the runtime need not call DEL
     (specification, "Error").
     """
+    where = f"network namespace {path}"
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
-        raise CniError(Code.UNKNOWN_CONTAINER, f"network namespace {path}: {error.strerror}") from error
+        raise as_error(error, where).of_kind(Kind.NOT_ATTACHED) from error
     try:
         if not _is_netns(fd):
-            raise CniError(Code.UNKNOWN_CONTAINER, f"network namespace {path}: not a network namespace")
+            raise Error(Kind.NOT_ATTACHED, "it is not a network namespace", where=where)
         yield NetNs(fd, path, _identity(fd))
     finally:
         os.close(fd)
@@ -140,17 +141,20 @@ def inside(fd: int, function: Callable[[], T]) -> T:
     Sockets that it opens stay in that namespace, whatever thread uses them later.
     """
     with current() as home:
-        _setns(fd)
+        setns = _setns()
+        setns(fd)
         try:
             return function()
         finally:
             try:
-                _setns(home)
+                setns(home)
             except OSError:
                 os.abort()  # a thread stuck in a pod's namespace must not serve other requests
 
 
-def _load_setns() -> Callable[[int], None]:
+@cache
+def _setns() -> Callable[[int], None]:
+    """Return setns(2) for network namespaces."""
     native: Callable[[int, int], None] | None = getattr(os, "setns", None)
     if native is not None:
         return lambda fd: native(fd, CLONE_NEWNET)
@@ -165,13 +169,3 @@ def _load_setns() -> Callable[[int], None]:
             raise OSError(ffi.errno, os.strerror(ffi.errno))
 
     return setns
-
-
-_loaded: Callable[[int], None] | None = None
-
-
-def _setns(fd: int) -> None:
-    global _loaded  # noqa: PLW0603 — loaded once, when first needed
-    if _loaded is None:
-        _loaded = _load_setns()
-    _loaded(fd)

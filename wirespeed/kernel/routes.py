@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import ipaddress
 import socket
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
 from typing import NamedTuple
 
-from wirespeed.kernel.netlink.address import IFADDRMSG, RTM_DELADDR
+from wirespeed.kernel.netlink import route
+from wirespeed.kernel.netlink.address import IFADDRMSG, RTM_DELADDR, Interface
 from wirespeed.kernel.netlink.codec import attribute, attributes, messages, number, u32
 from wirespeed.kernel.netlink.errors import NetlinkError
 from wirespeed.kernel.netlink.link import (
@@ -23,42 +22,12 @@ from wirespeed.kernel.netlink.link import (
     RTMGRP_LINK,
     Link,
 )
-from wirespeed.kernel.netlink.route import (
-    RTA_ENCAP,
-    RTA_GATEWAY,
-    RTA_MULTIPATH,
-    RTA_NH_ID,
-    RTA_OIF,
-    RTA_VIA,
-    RTM_DELROUTE,
-    RTM_GETNEXTHOP,
-    RTM_GETROUTE,
-    RTM_GETRULE,
-    RTM_NEWROUTE,
-    RTMGRP_IPV4_IFADDR,
-    RTMGRP_IPV4_ROUTE,
-    RTMGRP_IPV6_ROUTE,
-    Hop,
-    Network,
-    is_default_route,
-    is_unicast,
-    pack_nexthop_request,
-    pack_routes_request,
-    pack_rules_request,
-    route_attributes,
-    unpack_hops,
-    unpack_nexthop,
-    unpack_route,
-    unpack_rule,
-    without_attributes,
-)
+from wirespeed.kernel.netlink.route import Hop, Network
 from wirespeed.kernel.netlink.rtnl import Rtnl
 from wirespeed.kernel.netlink.socket import NETLINK_ROUTE, NetlinkSocket
 
 _FAMILIES = (socket.AF_INET, socket.AF_INET6)
-_GROUPS = RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV4_ROUTE | RTMGRP_IPV6_ROUTE
-
-Interface = ipaddress.IPv4Interface | ipaddress.IPv6Interface
+_GROUPS = RTMGRP_LINK | route.RTMGRP_IPV4_IFADDR | route.RTMGRP_IPV4_ROUTE | route.RTMGRP_IPV6_ROUTE
 
 
 class Route(NamedTuple):
@@ -69,13 +38,13 @@ class Route(NamedTuple):
     table: int
 
 
-@dataclass(frozen=True)
-class DefaultRoute:
+class DefaultRoute(NamedTuple):
     """A unicast default route of the main table.
 
     `indexes` are the interfaces of its next hops. `gateway` is that of a route with one next hop, else "".
     `message` is the body of the RTM_DELROUTE request that removes it. The kernel merges IPv6 routes to the same
-    destination into one multipath route; here, each next hop of it is a route, which can be removed by itself.
+    destination into one multipath route; here, each of its next hops is a separate DefaultRoute, which can be
+    removed alone.
     """
 
     indexes: frozenset[int]
@@ -87,21 +56,21 @@ def by_interface(rtnl: Rtnl, index: int) -> set[Route]:
     """Return the unicast routes with a next hop over an interface, of both families and all tables."""
     found: set[Route] = set()
     for family in _FAMILIES:
-        for message in filter(is_unicast, _dump(rtnl, family, index=index)):
-            destination, table = unpack_route(message)
-            hops = _hops(rtnl, route_attributes(message))
+        for message in filter(route.is_unicast, _dump(rtnl, family, index=index)):
+            destination, table = route.unpack_route(message)
+            hops = _hops(rtnl, route.route_attributes(message))
             found.update(Route(destination, hop.gateway, table) for hop in hops if hop.index == index)
     return found
 
 
 def tables(rtnl: Rtnl, link: Link, sources: Collection[Interface]) -> set[int]:
-    """Return the routing tables that packets of an interface with these addresses may be routed by.
+    """Return the routing tables that may apply to packets of an interface with these source addresses.
 
     These are the table of its VRF and the tables of the policy rules (`ip rule`). Rules for other interfaces or
     other source addresses are skipped, and so are inverted rules.
     """
     found = {rtnl.vrf_table(link.master)} if link.master else set()
-    for rule in map(unpack_rule, rtnl.dump(RTM_GETRULE, pack_rules_request())):
+    for rule in map(route.unpack_rule, rtnl.dump(route.RTM_GETRULE, route.pack_request())):
         if rule is None or (rule.interfaces and link.name not in rule.interfaces):
             continue
         if rule.source is None or any(source.ip in rule.source for source in sources):
@@ -112,21 +81,18 @@ def tables(rtnl: Rtnl, link: Link, sources: Collection[Interface]) -> set[int]:
 def default_routes(family: int) -> list[DefaultRoute]:
     """Return the default routes of AF_INET or AF_INET6 in the calling thread's namespace. Raises OSError."""
     with Rtnl() as rtnl:
-        found = filter(is_default_route, _dump(rtnl, family))
-        return [route for message in found for route in _default_routes(rtnl, message)]
+        found = filter(route.is_default_route, _dump(rtnl, family))
+        return [each for message in found for each in _default_routes(rtnl, message)]
 
 
-def remove_route(route: DefaultRoute) -> None:
+def remove_route(found: DefaultRoute) -> None:
     """Remove a route that `default_routes` returned, in the same namespace. Raises OSError."""
     with Rtnl() as rtnl:
-        rtnl.do(RTM_DELROUTE, route.message)
+        rtnl.do(route.RTM_DELROUTE, found.message)
 
 
 def default_route_interfaces() -> set[str]:
-    """Return the names of the interfaces of all default routes in the main table, IPv4 and IPv6, all next hops.
-
-    Reads the calling thread's network namespace. Raises OSError.
-    """
+    """Return the names of the interfaces of all default routes in this thread's namespace. Raises OSError."""
     names = set()
     for index in _default_route_indexes():
         with contextlib.suppress(OSError):  # it was removed meanwhile, and its routes with it
@@ -134,7 +100,7 @@ def default_route_interfaces() -> set[str]:
     return names
 
 
-class DefaultRouteEvents:
+class DefaultRouteEvents(NetlinkSocket):
     """Notifies that the interfaces with a default route may have changed, in this thread's network namespace.
 
     That is the case when such a route is added or removed, or an interface joins or leaves a bond or bridge.
@@ -142,42 +108,34 @@ class DefaultRouteEvents:
     """
 
     def __init__(self) -> None:
-        self._socket = NetlinkSocket(NETLINK_ROUTE)
-        self._socket.subscribe(groups=_GROUPS)
-        self._carriers = _default_route_indexes()  # of interfaces that have or had a default route
+        super().__init__(NETLINK_ROUTE)
+        self.subscribe(groups=_GROUPS)
+        self._seen_indexes = _default_route_indexes()  # of interfaces that have or had a default route
         self._masters: dict[int, int] = {}
-
-    def fileno(self) -> int:
-        return self._socket.fileno()
 
     def drain(self) -> bool:
         """Process all notifications; return whether the interfaces with a default route may have changed."""
         changed = False
-        for datagram in self._socket.notifications():
-            if datagram is None:
-                changed = True
-                continue
-            for message in messages(datagram):
+        for datagram in self.notifications():
+            for message in messages(datagram or b""):
                 changed = self._is_change(message.kind, message.payload) or changed
+            changed = changed or datagram is None
         return changed
 
-    def close(self) -> None:
-        self._socket.close()
-
     def _is_change(self, kind: int, payload: bytes) -> bool:
-        if kind in {RTM_NEWROUTE, RTM_DELROUTE}:
-            if not is_default_route(payload):
+        if kind in {route.RTM_NEWROUTE, route.RTM_DELROUTE}:
+            if not route.is_default_route(payload):
                 return False
-            self._carriers.update(hop.index for hop in unpack_hops(route_attributes(payload)))
+            self._seen_indexes.update(hop.index for hop in route.unpack_hops(route.route_attributes(payload)))
             return True
-        # The kernel does not notify of IPv4 routes that go with the address or link that they need.
+        # The kernel does not notify of IPv4 routes that it removes together with an address or link.
         if kind == RTM_DELADDR:
-            return IFADDRMSG.unpack_from(payload)[4] in self._carriers
+            return IFADDRMSG.unpack_from(payload)[4] in self._seen_indexes
         if kind in {RTM_NEWLINK, RTM_DELLINK}:
             family, _, index, flags, _ = IFINFOMSG.unpack_from(payload)
             is_down = kind == RTM_DELLINK or not flags & IFF_UP
             moved = family == socket.AF_UNSPEC and self._has_moved(index, attributes(payload, IFINFOMSG.size))
-            return moved or (is_down and index in self._carriers)
+            return moved or (is_down and index in self._seen_indexes)
         return False
 
     def _has_moved(self, index: int, seen: Mapping[int, bytes]) -> bool:
@@ -192,7 +150,7 @@ class DefaultRouteEvents:
 def _dump(rtnl: Rtnl, family: int, *, index: int = 0) -> list[bytes]:
     """Return all routes of a family, or those over an interface, each starting at its struct rtmsg."""
     try:
-        return rtnl.dump(RTM_GETROUTE, pack_routes_request(family, index=index))
+        return rtnl.dump(route.RTM_GETROUTE, route.pack_request(family, index=index))
     except NetlinkError as error:
         if error.errno == errno.EOPNOTSUPP:  # a kernel without IPv6
             return []
@@ -200,24 +158,24 @@ def _dump(rtnl: Rtnl, family: int, *, index: int = 0) -> list[bytes]:
 
 
 def _default_route_indexes() -> set[int]:
-    return {index for family in _FAMILIES for route in default_routes(family) for index in route.indexes}
+    return {index for family in _FAMILIES for each in default_routes(family) for index in each.indexes}
 
 
 def _default_routes(rtnl: Rtnl, message: bytes) -> Iterator[DefaultRoute]:
     """Yield the route of a kernel message; of an IPv6 multipath route, one route per next hop."""
-    seen = route_attributes(message)
+    seen = route.route_attributes(message)
     hops = _hops(rtnl, seen)
     indexes = frozenset(hop.index for hop in hops)
     gateway = hops[0].gateway if len(hops) == 1 else ""
     # The kernel lists the next hops of a nexthop object beside its id; RTM_DELROUTE accepts the id only.
-    if RTA_NH_ID in seen:
-        listed = (RTA_OIF, RTA_GATEWAY, RTA_VIA, RTA_MULTIPATH, RTA_ENCAP)
-        yield DefaultRoute(indexes, gateway, without_attributes(message, listed))
-    elif RTA_MULTIPATH in seen and message[0] == socket.AF_INET6:
+    if route.RTA_NH_ID in seen:
+        listed = (route.RTA_OIF, route.RTA_GATEWAY, route.RTA_VIA, route.RTA_MULTIPATH, route.RTA_ENCAP)
+        yield DefaultRoute(indexes, gateway, route.without_attributes(message, listed))
+    elif route.RTA_MULTIPATH in seen and message[0] == socket.AF_INET6:
         for hop in hops:
-            one = without_attributes(message, (RTA_MULTIPATH,)) + u32(RTA_OIF, hop.index)
+            one = route.without_attributes(message, (route.RTA_MULTIPATH,)) + u32(route.RTA_OIF, hop.index)
             if hop.gateway:
-                one += attribute(RTA_GATEWAY, socket.inet_pton(socket.AF_INET6, hop.gateway))
+                one += attribute(route.RTA_GATEWAY, socket.inet_pton(socket.AF_INET6, hop.gateway))
             yield DefaultRoute(frozenset({hop.index}), hop.gateway, one)
     else:
         yield DefaultRoute(indexes, gateway, message)
@@ -229,20 +187,20 @@ def _hops(rtnl: Rtnl, seen: Mapping[int, bytes]) -> list[Hop]:
     The kernel omits those of a nexthop object (`ip nexthop`) if the sysctl nexthop_compat_mode is off: then the
     object is looked up.
     """
-    found = list(unpack_hops(seen))
-    if found or RTA_NH_ID not in seen:
+    found = list(route.unpack_hops(seen))
+    if found or route.RTA_NH_ID not in seen:
         return found
-    return list(_hops_of_object(rtnl, number(seen[RTA_NH_ID])))
+    return list(_hops_of_object(rtnl, number(seen[route.RTA_NH_ID])))
 
 
 def _hops_of_object(rtnl: Rtnl, identity: int) -> Iterator[Hop]:
     try:
-        answer = rtnl.get(RTM_GETNEXTHOP, pack_nexthop_request(identity))
+        answer = rtnl.get(route.RTM_GETNEXTHOP, route.pack_nexthop_request(identity))
     except NetlinkError as error:
         if error.errno != errno.ENOENT:  # it was removed meanwhile, and its routes with it
             raise
         return
-    members, own = unpack_nexthop(answer)
+    members, own = route.unpack_nexthop(answer)
     for member in members:
         yield from _hops_of_object(rtnl, member)
     yield from own

@@ -15,11 +15,10 @@ _ADDRESS = re.compile(r"/([0-9a-f]{4,}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7])(?=/)")
 
 @dataclass
 class Changes:
-    """PCI addresses of devices that were added, removed or changed, and of those whose interfaces were.
+    """PCI addresses of devices that were added, removed or changed, and of devices whose interfaces were.
 
-    A scalable function or vdpa device counts as the PCI device below it, an RDMA device as an interface.
-
-    `lost` means that the socket buffer overflowed: any device may have changed.
+    A scalable function or vdpa device counts as its PCI device, an RDMA device as an interface. `lost` means that
+    the socket buffer overflowed: any device may have changed.
     """
 
     devices: set[str] = field(default_factory=set)
@@ -27,31 +26,25 @@ class Changes:
     lost: bool = False
 
 
-class DeviceEvents:
+class DeviceEvents(NetlinkSocket):
     """Uevents of PCI devices (added, removed, bound or unbound) and their interfaces (also renamed).
 
     Events of interfaces are those of this thread's network namespace. No udevd is needed. Raises OSError.
     """
 
     def __init__(self) -> None:
-        self._socket = NetlinkSocket(NETLINK_KOBJECT_UEVENT)
-        self._socket.subscribe(groups=_FROM_KERNEL)
-
-    def fileno(self) -> int:
-        return self._socket.fileno()
+        super().__init__(NETLINK_KOBJECT_UEVENT)
+        self.subscribe(groups=_FROM_KERNEL)
 
     def drain(self) -> Changes:
         """Process all pending events."""
         changes = Changes()
-        for event in self._socket.notifications():
+        for event in self.notifications():
             if event is None:
                 changes.lost = True
             else:
                 _add(changes, event)
         return changes
-
-    def close(self) -> None:
-        self._socket.close()
 
 
 def _add(changes: Changes, data: bytes) -> None:

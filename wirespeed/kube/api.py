@@ -12,6 +12,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Generator, Iterator, Mapping
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlencode
 
@@ -22,8 +23,9 @@ from urllib3.connection import HTTPConnection
 from urllib3.exceptions import HTTPError, ProtocolError
 
 from wirespeed import structs
-from wirespeed.cni.errors import CniError
+from wirespeed.errors import Error
 from wirespeed.kube.credentials import Credentials, Loaded, authorization
+from wirespeed.metrics import Durations
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +37,7 @@ _PREFIX = re.compile(r"^HTTPS?Connection(Pool)?\(.*?\): ")
 T = TypeVar("T")
 
 
-class Patience(NamedTuple):
+class Timeouts(NamedTuple):
     """Timeouts in seconds: to connect (to one address), between two reads, and for the answer with all attempts."""
 
     connect: float
@@ -73,52 +75,48 @@ class UntrustedError(UnreachableError):
 class Api:
     """The API server of `kubeconfig` ("": the in-cluster service account), for any thread, until `close`.
 
-    The client library reads the configuration and sets up TLS and proxies; urllib3 makes the requests, msgspec
-    decodes JSON. The constructor raises CniError(INVALID_CONFIG); all calls raise RefusedError and
-    UnreachableError.
+    The client library reads the configuration and sets up TLS and proxies; urllib3 makes the requests. The
+    constructor raises Error(INVALID_CONFIG); all calls raise RefusedError and UnreachableError.
     """
 
     def __init__(self, kubeconfig: str) -> None:
         self.closed = threading.Event()
-        self.ending = threading.Event()  # once set, failed requests are not retried
+        self.retries_stopped = threading.Event()  # once set, failed requests are not retried
         self.credentials = Credentials(kubeconfig)
         self._lock = threading.Lock()
         self._problem = ""
         self._open: weakref.WeakSet[HTTPConnection] = weakref.WeakSet()
         self._client = _Client(self.credentials.load(), self._track)
+        self.durations = Durations(
+            "wirespeed_kube_request_duration_seconds",
+            "Time of a request to the API server until its answer begins; code error is no answer",
+            ("method", "code"),
+        )
 
-    def get(self, path: str, *, patience: Patience) -> dict[str, Any]:
-        """Return the object at `path`."""
-        end = time.monotonic() + patience.total
-        return self._decode(self._respond("GET", path, patience, end), end, dict[str, Any])
+    def get(self, path: str, *, timeouts: Timeouts) -> dict[str, Any]:
+        return self._request("GET", path, dict[str, Any], timeouts)
 
     def page(
-        self, path: str, query: Mapping[str, str], *, patience: Patience
+        self, path: str, query: Mapping[str, str], *, timeouts: Timeouts
     ) -> tuple[Iterator[dict[str, Any]], dict[str, Any]]:
-        """Return a list, or one page of it: an iterator over its objects, and its metadata.
-
-        Each object is decoded only when it is reached: all at once would take many times the memory of the answer.
-        """
-        end = time.monotonic() + patience.total
-        page = self._decode(self._respond("GET", path, patience, end, query=query), end, _Page)
+        """Return a list or one page of it: its objects, decoded when reached to save memory, and its metadata."""
+        page = self._request("GET", path, _Page, timeouts, query=query)
         return map(msgspec.json.decode, page.items or ()), page.metadata
 
-    def patch(self, path: str, body: dict[str, Any], *, patience: Patience) -> None:
+    def patch(self, path: str, body: dict[str, Any], *, timeouts: Timeouts) -> None:
         """Send a JSON merge patch (RFC 7386)."""
-        end = time.monotonic() + patience.total
-        self._decode(self._respond("PATCH", path, patience, end, body=json.dumps(body)), end, dict[str, Any])
+        self._request("PATCH", path, dict[str, Any], timeouts, body=json.dumps(body))
 
-    def post(self, path: str, body: dict[str, Any], *, patience: Patience) -> None:
-        """Create an object. As the body has its name, a repeated request fails with 409."""
-        end = time.monotonic() + patience.total
-        self._decode(self._respond("POST", path, patience, end, body=json.dumps(body)), end, dict[str, Any])
+    def post(self, path: str, body: dict[str, Any], *, timeouts: Timeouts) -> dict[str, Any]:
+        """Create an object; return it. If the body has its name, a repeated request fails with 409."""
+        return self._request("POST", path, dict[str, Any], timeouts, body=json.dumps(body))
 
-    def lines(self, path: str, query: Mapping[str, str], *, patience: Patience, silence: float) -> Generator[bytes]:
+    def lines(self, path: str, query: Mapping[str, str], *, timeouts: Timeouts, silence: float) -> Generator[bytes]:
         """Yield the lines of a watch as they arrive, until the server ends it; the caller closes the generator.
 
-        `patience` applies to its start; `silence` is how many seconds it may stay silent.
+        `timeouts` applies to its start; `silence` is how many seconds it may stay silent.
         """
-        response = self._respond("GET", path, patience, time.monotonic() + patience.total, query=query)
+        response = self._send("GET", path, timeouts, time.monotonic() + timeouts.total, query=query)
         try:
             if response.connection is not None and response.connection.sock is not None:
                 response.connection.sock.settimeout(silence)
@@ -134,7 +132,7 @@ class Api:
     def close(self) -> None:
         """Abort the running requests of all threads, and close all connections."""
         self.closed.set()
-        self.ending.set()
+        self.retries_stopped.set()
         with self._lock:
             self._client.retire()
             connections = list(self._open)
@@ -151,11 +149,20 @@ class Api:
         if self.closed.is_set():
             raise ConnectionAbortedError("the cluster is being closed")
 
-    def _respond(
+    def _request(self, method: str, path: str, kind: type[T], timeouts: Timeouts, **more: Any) -> T:
+        """Make a request, with the `query` and `body` in `more`; return its decoded answer."""
+        end = time.monotonic() + timeouts.total
+        response = self._send(method, path, timeouts, end, **more)
+        try:
+            return msgspec.json.decode(self._body(response, end), type=kind)
+        except (HTTPError, OSError, msgspec.DecodeError) as error:
+            raise self._unreachable(error) from error
+
+    def _send(
         self,
         method: str,
         path: str,
-        patience: Patience,
+        timeouts: Timeouts,
         end: float,
         *,
         query: Mapping[str, str] | None = None,
@@ -163,39 +170,46 @@ class Api:
     ) -> Any:
         """Return a successful response, its body unread; retry where that may help, if there is time."""
         url = f"{path}?{urlencode(query)}" if query else path
-        resent = renewed = False
+        resent = reloaded = False
         while True:
             client = self._current()
             try:
-                response = client.request(method, url, body, patience, end)
+                response = self._measured(method, partial(client.request, method, url, body, timeouts, end))
                 if 200 <= response.status < 300:
                     return response
-                refused = _refused(response, self._body(response, end))
+                refused = _refused_error(response, self._body(response, end))
             except (ProtocolError, ConnectionError) as error:
                 # The server closed an idle connection just as we used it: all our requests may be repeated.
                 if resent or self.closed.is_set():
                     raise self._unreachable(error) from error
                 resent = True
                 continue
-            except (HTTPError, OSError, CniError) as error:
+            except (HTTPError, OSError, Error) as error:
                 raise self._unreachable(error) from error
-            if refused.status == 401 and not renewed:
-                renewed = True
-                if self._renew(client):
+            if refused.status == 401 and not reloaded:
+                reloaded = True
+                if self._reload_credentials(client):
                     continue
-            elif self._may_wait(refused.retry_after, end):
+            elif self._wait_to_retry(refused.retry_after, end):
                 continue
             raise refused
 
-    def _may_wait(self, seconds: float | None, end: float) -> bool:
-        """Wait a little longer than Retry-After requests (429, 503); return whether to retry.
+    def _measured(self, method: str, request: Callable[[], Any]) -> Any:
+        """Make one request, and measure the time until its answer begins; return the response."""
+        began, code = time.monotonic(), "error"
+        try:
+            response = request()
+            code = str(response.status)
+            return response
+        finally:
+            self.durations.observe(method, code, seconds=time.monotonic() - began)
 
-        False if the server sent none, there is not enough time, or retries have been stopped.
-        """
+    def _wait_to_retry(self, seconds: float | None, end: float) -> bool:
+        """Wait a little longer than Retry-After, if that was sent and there is time; return whether to retry."""
         if seconds is None:
             return False
         seconds *= random.uniform(1.0, 1.5)  # noqa: S311 — spreads requests, guards nothing
-        return time.monotonic() + seconds < end and not self.ending.wait(seconds)
+        return time.monotonic() + seconds < end and not self.retries_stopped.wait(seconds)
 
     def _body(self, response: Any, end: float) -> bytes:
         """Read the body to its end, after which the connection can be reused."""
@@ -206,12 +220,6 @@ class Api:
                 if time.monotonic() > end:
                     raise UnreachableError(f"{self._client.host}: the answer takes too long")
         return b"".join(pieces)
-
-    def _decode(self, response: Any, end: float, kind: type[T]) -> T:
-        try:
-            return msgspec.json.decode(self._body(response, end), type=kind)
-        except (HTTPError, OSError, msgspec.DecodeError) as error:
-            raise self._unreachable(error) from error
 
     def _unreachable(self, error: Exception) -> UnreachableError:
         if isinstance(error, ProtocolError) and len(error.args) == 2:
@@ -227,7 +235,7 @@ class Api:
                 self._load()
             return self._client
 
-    def _renew(self, refused: _Client) -> bool:
+    def _reload_credentials(self, refused: _Client) -> bool:
         """Reload the credentials after the server rejected them; return whether there is a new client."""
         with self._lock:
             return self._client is not refused or self._load()
@@ -236,9 +244,9 @@ class Api:
         """Switch to the current credentials; return whether they could be read."""
         try:
             client = _Client(self.credentials.load(), self._track)
-        except CniError as error:
+        except Error as error:
             if error.msg != self._problem:
-                log.warning("%s; going on with those from before", error.msg)
+                log.warning("%s; still using the previous credentials", error.msg)
             self._problem = error.msg
             return False
         self._problem = ""
@@ -251,12 +259,11 @@ class _Client:
     """The connections with one set of credentials; `track` is called with each."""
 
     def __init__(self, loaded: Loaded, track: Callable[[HTTPConnection], None]) -> None:
-        configuration = loaded.configuration
+        self._configuration = configuration = loaded.configuration
         configuration.retries = False  # we retry ourselves
         configuration.keep_alive = True  # so that a watch notices a dead network path
         configuration.connection_pool_maxsize = _CONNECTIONS
         self.host: str = configuration.host
-        self._configuration = configuration
         configuration.proxy_ssl_context = loaded.tls
         self._pool: urllib3.PoolManager = RESTClientObject(configuration).pool_manager
         if loaded.tls is not None:
@@ -265,10 +272,10 @@ class _Client:
                 self._pool.connection_pool_kw.pop(key, None)
             self._pool.connection_pool_kw["ssl_context"] = loaded.tls
         self._pool.pool_classes_by_scheme = {
-            scheme: _tracked(pool, track) for scheme, pool in self._pool.pool_classes_by_scheme.items()
+            scheme: _tracking_pool(pool, track) for scheme, pool in self._pool.pool_classes_by_scheme.items()
         }
 
-    def request(self, method: str, url: str, body: str | None, patience: Patience, end: float) -> Any:
+    def request(self, method: str, url: str, body: str | None, timeouts: Timeouts, end: float) -> Any:
         """Make one request; return the urllib3 response, its body unread."""
         headers = {"Accept": "application/json", "User-Agent": "wirespeed"}
         if header := authorization(self._configuration):
@@ -276,7 +283,7 @@ class _Client:
         if body is not None:
             headers["Content-Type"] = "application/merge-patch+json" if method == "PATCH" else "application/json"
         left = max(0.001, end - time.monotonic())
-        timeout = urllib3.Timeout(connect=patience.connect, read=patience.read, total=left)
+        timeout = urllib3.Timeout(connect=timeouts.connect, read=timeouts.read, total=left)
         return self._pool.request(
             method, self.host + url, body=body, headers=headers, timeout=timeout, preload_content=False
         )
@@ -286,7 +293,7 @@ class _Client:
         self._pool.clear()
 
 
-def _tracked(pool: Any, track: Callable[[HTTPConnection], None]) -> Any:
+def _tracking_pool(pool: Any, track: Callable[[HTTPConnection], None]) -> Any:
     """Derive a pool class whose connections call `track` before and after they connect."""
     base = pool.ConnectionCls
 
@@ -298,13 +305,12 @@ def _tracked(pool: Any, track: Callable[[HTTPConnection], None]) -> Any:
     return type(pool.__name__, (pool,), {"ConnectionCls": type(base.__name__, (base,), {"connect": connect})})
 
 
-def _refused(response: Any, body: bytes) -> RefusedError:
+def _refused_error(response: Any, body: bytes) -> RefusedError:
     """Build the error from a response with a Status object, its message in one line."""
     try:
         message = str(msgspec.json.decode(body)["message"])
     except (msgspec.DecodeError, LookupError, TypeError):
         message = str(response.reason or "")
     after = response.headers.get("Retry-After", "")
-    return RefusedError(
-        int(response.status), " ".join(message.split())[:500], float(after) if after.isdecimal() else None
-    )
+    retry_after = float(after) if after.isdecimal() else None
+    return RefusedError(int(response.status), " ".join(message.split())[:500], retry_after)

@@ -4,52 +4,71 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import NamedTuple, TypeVar
 from urllib.parse import quote
 
-from wirespeed.cni.errors import CniError, Code
-from wirespeed.kube.api import Api, Patience, RefusedError, UnreachableError
+from wirespeed.errors import Error, Kind, Thing
+from wirespeed.kube.api import Api, RefusedError, Timeouts, UnreachableError
 from wirespeed.kube.cluster import (
     NETWORK_STATUS,
+    RETRY_UNTIL,
     SOCKETS_VOLUME,
+    Change,
     Event,
+    Listener,
     NotFoundError,
+    Object,
     UnavailableError,
-    asking_ends,
     is_pod,
 )
 from wirespeed.kube.events import Events
-from wirespeed.kube.retry import Verdict, Waits, persist, verdict
+from wirespeed.kube.retry import RetryPolicy, may_succeed_soon, with_retries
 from wirespeed.kube.slices import Slices
-from wirespeed.kube.watch import Listener, WatchCache, listed
+from wirespeed.kube.watch import WatchCache, list_all, pick
+from wirespeed.metrics import Durations
+from wirespeed.trace import step
 
 _PODS = "/api/v1/pods"
 _POD = "/api/v1/namespaces/{namespace}/pods/{name}"
 _NADS = "/apis/k8s.cni.cncf.io/v1/network-attachment-definitions"
 _NAD = "/apis/k8s.cni.cncf.io/v1/namespaces/{namespace}/network-attachment-definitions/{name}"
+_NADS_GROUP = "/apis/k8s.cni.cncf.io/v1"
+_REVIEWS = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
 _CLAIM = "/apis/resource.k8s.io/v1/namespaces/{namespace}/resourceclaims/{name}"
 
-_LIST_WAITS = Patience(connect=2.0, read=10.0, total=30.0)
+_LIST_TIMEOUTS = Timeouts(connect=2.0, read=10.0, total=30.0)
 T = TypeVar("T")
 
-_WAITS = Waits()
+_POLICY = RetryPolicy()
+
+
+class Access(NamedTuple):
+    """A verb on a resource of an API group ("": the core group), as in a rule of a ClusterRole."""
+
+    verb: str
+    group: str
+    resource: str
+    subresource: str = ""
+
+    def __str__(self) -> str:
+        name = f"{self.resource}/{self.subresource}" if self.subresource else self.resource
+        return f"{self.verb} {name}.{self.group}" if self.group else f"{self.verb} {name}"
 
 
 class ApiCluster:
     """Pods and networks from the API server in `kubeconfig`; "" is the in-cluster service account.
 
     With `watch`, the pods of `node_name` ("" for all) and all NetworkAttachmentDefinitions are cached in memory,
-    trimmed to what networking reads; without it, each lookup is a request. `waits` has the timeouts of requests,
-    which are retried until the moment of `asked_until`. Raises CniError(INVALID_CONFIG) without a usable
-    configuration.
+    trimmed to what networking reads; without it, each lookup is a request. `policy` has the timeouts of requests,
+    which are retried until the moment of `retry_until`. Raises Error(INVALID_CONFIG).
     """
 
     def __init__(
-        self, kubeconfig: str = "", node_name: str = "", *, watch: bool = True, waits: Waits = _WAITS
+        self, kubeconfig: str = "", node_name: str = "", *, watch: bool = True, policy: RetryPolicy = _POLICY
     ) -> None:
-        self._waits = waits
+        self._policy = policy
         self._api = Api(kubeconfig)
         node = {"fieldSelector": f"spec.nodeName={node_name}"} if node_name else {}
         self._pods = WatchCache(self._api, _PODS, node, trim_pod)
@@ -60,90 +79,118 @@ class ApiCluster:
         for cache in self._caches:
             cache.start()
 
-    def pod(self, namespace: str, name: str, uid: str = "") -> dict[str, Any]:
+    def metrics(self) -> list[Durations]:
+        """Return the durations of its requests (`wirespeed.metrics`)."""
+        return [self._api.durations]
+
+    def pod(self, namespace: str, name: str, uid: str = "") -> Object:
         cached = self._pods.get(namespace, name)
         if cached is not None and uid and is_pod(cached, uid):
             return cached
         # The runtime may be ahead of the watch, and this a new pod with the name of an earlier one.
-        return self._asked_pod(namespace, name, uid)
+        return _checked_uid(self._get(_POD, namespace, name, "pod"), uid)
 
-    def pods(self) -> list[dict[str, Any]]:
-        """Return the pods of all nodes, as they are now. Raises UnavailableError, or CniError if it is refused."""
-        with self._asking("pods"):
-            return listed(self._api, _PODS, {}, trim_pod, patience=_LIST_WAITS)[0]
+    def whole_pod(self, namespace: str, name: str) -> Object:
+        return self._get(_POD, namespace, name, "pod")
 
-    def network(self, namespace: str, name: str) -> dict[str, Any]:
+    def pods(self) -> list[Object]:
+        """Return the pods of all nodes, as they are now. Raises UnavailableError, or Error if it is refused."""
+        with self._request_errors("pods"):
+            return list_all(self._api, _PODS, {}, trim_pod, timeouts=_LIST_TIMEOUTS)[0]
+
+    def network(self, namespace: str, name: str) -> Object:
         cached = self._networks.get(namespace, name)
         if cached is not None:
             return cached
-        return trim_network(self._get(_NAD, namespace, name, f"NetworkAttachmentDefinition {namespace}/{name}"))
+        return trim_network(self._get(_NAD, namespace, name, "NetworkAttachmentDefinition"))
 
-    def claim(self, namespace: str, name: str) -> dict[str, Any]:
-        return self._get(_CLAIM, namespace, name, f"ResourceClaim {namespace}/{name}")
+    def claim(self, namespace: str, name: str) -> Object:
+        return self._get(_CLAIM, namespace, name, "ResourceClaim")
 
-    def slices(self, driver: str, *, fresh: bool = False) -> list[dict[str, Any]]:
+    def slices(self, driver: str, *, fresh: bool = False) -> list[Object]:
         what = f"ResourceSlices of driver {driver}"
-        return self._asked(what, lambda patience: self._slices.of(driver, fresh=fresh, patience=patience))
+        return self._with_retries(what, lambda timeouts: self._slices.of(driver, fresh=fresh, timeouts=timeouts))
 
-    def set_network_status(self, namespace: str, name: str, uid: str, status: list[dict[str, Any]]) -> None:
+    def set_network_status(self, namespace: str, name: str, uid: str, status: list[Object]) -> None:
         annotations = {NETWORK_STATUS: json.dumps(status, indent=4)}
         self._patch(self.pod(namespace, name, uid), uid, "network-status", lambda _: {"annotations": annotations})
 
-    def annotate(
-        self, namespace: str, name: str, uid: str, change: Callable[[Mapping[str, str]], Mapping[str, str]]
-    ) -> None:
-        def changed(pod: dict[str, Any]) -> dict[str, Any]:
+    def annotate(self, namespace: str, name: str, uid: str, change: Change) -> None:
+        def changed(pod: Object) -> Object:
             metadata = pod["metadata"]  # its version is a precondition: the change is based on that version
             return {"resourceVersion": metadata["resourceVersion"], "annotations": change(metadata["annotations"])}
 
         self._patch(self.pod(namespace, name, uid), uid, "annotations", changed)
 
     def event(self, event: Event) -> None:
-        self._events.tell(event)
+        self._events.send(event)
 
     def on_pod_change(self, listener: Listener) -> None:
         self._pods.listen(listener)
 
-    def _patch(
-        self, pod: dict[str, Any], uid: str, what: str, metadata: Callable[[dict[str, Any]], dict[str, Any]]
-    ) -> None:
+    def _patch(self, pod: Object, uid: str, what: str, metadata: Callable[[Object], Object]) -> None:
         """Patch the metadata of a pod with what `metadata` returns for it; repeat that after a conflict.
 
         A patch whose answer was lost may have been applied. It is idempotent, so it is sent again.
         """
         namespace, name = pod["metadata"]["namespace"], pod["metadata"]["name"]
         path = _path(_POD, namespace, name)
-        now: dict[str, Any] | None = pod
+        current: Object | None = pod
 
-        def patch(patience: Patience) -> None:
-            nonlocal now
-            now = now or self._is(trim_pod(self._api.get(path, patience=patience)), uid)
+        def patch(timeouts: Timeouts) -> None:
+            nonlocal current
+            current = current or _checked_uid(self._api.get(path, timeouts=timeouts), uid)
             # The UID is a precondition. It is that of the API: the runtime knows a static pod by another one.
-            mine = now["metadata"]["uid"]
+            api_uid = current["metadata"]["uid"]
             try:
-                self._api.patch(path + "/status", {"metadata": {"uid": mine, **metadata(now)}}, patience=patience)
+                self._api.patch(
+                    path + "/status", {"metadata": {"uid": api_uid, **metadata(current)}}, timeouts=timeouts
+                )
             except RefusedError as error:
-                now = None
+                current = None
                 if error.status == 422:
-                    now = self._is(trim_pod(self._api.get(path, patience=patience)), uid)
-                    if now["metadata"]["uid"] != mine:  # the mirror pod was created anew
+                    current = _checked_uid(self._api.get(path, timeouts=timeouts), uid)
+                    if current["metadata"]["uid"] != api_uid:  # the mirror pod was created anew
                         raise RefusedError(409, str(error)) from error
                 raise
 
-        self._asked(f"{what} of pod {namespace}/{name}", patch)
+        self._with_retries(f"{what} of pod {namespace}/{name}", patch)
 
-    def hasten(self) -> None:
-        self._api.ending.set()
+    def stop_retries(self) -> None:
+        self._api.retries_stopped.set()
 
     def check(self) -> None:
-        """Raise UnavailableError or CniError(POLICY) if the API server does not answer, or refuses.
+        """Raise UnavailableError or Error(POLICY) if the API server does not answer, or refuses.
 
         No request is made while the watches work, as runtimes call STATUS every few seconds.
         """
-        if self._caches and all(cache.at_work for cache in self._caches):
+        if self._caches and all(cache.is_healthy for cache in self._caches):
             return
-        with self._asking("pods and networks"):
-            self._api.get("/version", patience=self._waits.first)
+        with self._request_errors("pods and networks"):
+            self._api.get("/version", timeouts=self._policy.first)
+
+    def may(self, access: Access) -> bool:
+        """Whether the API server allows that to this account, as a SelfSubjectAccessReview tells.
+
+        Raises UnavailableError, or Error(POLICY) if the review itself is refused.
+        """
+        review = {
+            "apiVersion": "authorization.k8s.io/v1",
+            "kind": "SelfSubjectAccessReview",
+            "spec": {"resourceAttributes": access._asdict()},
+        }
+        with self._request_errors(str(access)):
+            answer = self._api.post(_REVIEWS, review, timeouts=self._policy.first)
+        return bool((answer.get("status") or {}).get("allowed"))
+
+    def serves_networks(self) -> bool:
+        """Whether the cluster has the resource NetworkAttachmentDefinition. Raises as `may` does."""
+        try:
+            with self._request_errors("NetworkAttachmentDefinitions"):
+                found = self._api.get(_NADS_GROUP, timeouts=self._policy.first)
+        except NotFoundError:
+            return False
+        return any(each.get("name") == _NADS.rpartition("/")[2] for each in found.get("resources") or ())
 
     def wait_synced(self, timeout: float) -> bool:
         """Wait up to `timeout` seconds until both caches have their first list; return whether they do."""
@@ -158,98 +205,89 @@ class ApiCluster:
             cache.join()
         self._slices.join()
 
-    def _asked_pod(self, namespace: str, name: str, uid: str) -> dict[str, Any]:
-        return self._is(trim_pod(self._get(_POD, namespace, name, f"pod {namespace}/{name}")), uid)
+    def _get(self, path: str, namespace: str, name: str, kind: str) -> Object:
+        url = _path(path, namespace, name)
+        what = Thing(kind, f"{namespace}/{name}")
+        return self._with_retries(what, lambda timeouts: self._api.get(url, timeouts=timeouts))
 
-    def _is(self, pod: dict[str, Any], uid: str) -> dict[str, Any]:
-        """Return the pod if `uid` is its UID. Raises NotFoundError."""
-        if is_pod(pod, uid):
-            return pod
-        metadata = pod["metadata"]
-        what = f"pod {metadata['namespace']}/{metadata['name']}"
-        raise NotFoundError(f"{what}: its UID in the API server is {metadata.get('uid')}, not {uid}")
-
-    def _get(self, path: str, namespace: str, name: str, what: str) -> dict[str, Any]:
-        return self._asked(what, lambda patience: self._api.get(_path(path, namespace, name), patience=patience))
-
-    def _asked(self, what: str, ask: Callable[[Patience], T]) -> T:
-        """Call `ask`, retry it until `asked_until`, return its result. Raises CniError that begins with `what`."""
-        until, ending = asking_ends(), self._api.ending
-        with self._asking(what):
-            return persist(ask, what=what, until=until, waits=self._waits, ending=ending)
+    def _with_retries(self, what: str | Thing, request: Callable[[Timeouts], T]) -> T:
+        """Call `request`, retry it until `retry_until`, return its result. Raises Error about `what`."""
+        until, stopped = RETRY_UNTIL.get(), self._api.retries_stopped
+        with self._request_errors(what), step("ask the API server", what=str(what)):
+            return with_retries(request, what=str(what), until=until, policy=self._policy, stopped=stopped)
 
     @contextmanager
-    def _asking(self, what: str) -> Iterator[None]:
-        """Turn errors raised inside into CniErrors that begin with `what`."""
+    def _request_errors(self, what: str | Thing) -> Iterator[None]:
+        """Turn errors of requests that are made inside into Errors about `what`."""
         try:
             yield
         except RefusedError as error:
-            raise self._explained(what, error) from error
+            raise self._to_error(error).within(what) from error
         except UnreachableError as error:
-            raise _unreachable(what, error) from error
+            raise UnavailableError(
+                f"no answer from the API server: {error}{_attempts(error)}", where=what
+            ) from error
 
-    def _explained(self, what: str, error: RefusedError) -> CniError:
+    def _to_error(self, error: RefusedError) -> Error:
         if error.status == 404:
-            return NotFoundError(f"{what}: the API server has no such object")
+            return NotFoundError("the API server has no such object")
         if error.status == 401:  # may be temporary: credentials are replaced at run time
             who = self._api.credentials.label
-            return UnavailableError(f"{what}: the API server does not know us by the {who}: {error}")
+            return UnavailableError(f"the API server does not accept the credentials of the {who}: {error}")
         if error.status == 403:
-            return CniError(Code.POLICY, f"{what}: the API server forbids it: {error}")
-        if verdict(error) is Verdict.AGAIN:
-            return UnavailableError(f"{what}: the API server cannot answer now: {error}{_often(error)}")
-        return CniError(Code.POLICY, f"{what}: the API server refuses: {error}")
+            return Error(Kind.POLICY, f"the API server forbids it: {error}")
+        if may_succeed_soon(error):
+            return UnavailableError(f"the API server cannot answer now: {error}{_attempts(error)}")
+        return Error(Kind.POLICY, f"the API server refuses: {error}")
 
 
-def _unreachable(what: str, error: UnreachableError) -> CniError:
-    return UnavailableError(f"{what}: no answer from the API server: {error}{_often(error)}")
+def _attempts(error: RefusedError | UnreachableError) -> str:
+    return f" (after {error.attempts} attempts)" if error.attempts > 1 else ""
 
 
-def _often(error: RefusedError | UnreachableError) -> str:
-    return f" (asked {error.attempts} times)" if error.attempts > 1 else ""
+def _checked_uid(pod: Object, uid: str) -> Object:
+    """Return the pod, trimmed, if `uid` is its UID. Raises NotFoundError."""
+    metadata = pod["metadata"]
+    if not is_pod(pod, uid):
+        text = f"its UID in the API server is {metadata.get('uid')}, not {uid}"
+        raise NotFoundError(text, where=Thing("pod", f"{metadata['namespace']}/{metadata['name']}"))
+    return trim_pod(pod)
 
 
 def _path(path: str, namespace: str, name: str) -> str:
     return path.format(namespace=quote(namespace, safe=""), name=quote(name, safe=""))
 
 
-def _picked(value: Mapping[str, Any] | None, *keys: str) -> dict[str, Any]:
-    return {key: value[key] for key in keys if key in value} if value else {}
-
-
-def trim_pod(pod: dict[str, Any]) -> dict[str, Any]:
-    """Return what networking reads of a pod: no managed fields, environments, probes, conditions, and of its
-    volumes only the one for sockets.
-    """
-    metadata = _picked(
-        pod["metadata"], "name", "namespace", "uid", "resourceVersion", "deletionTimestamp", "labels"
-    )
-    annotations = dict(pod["metadata"].get("annotations") or {})
-    annotations.pop("kubectl.kubernetes.io/last-applied-configuration", None)
-    spec = _picked(pod.get("spec"), "nodeName", "hostNetwork", "resourceClaims")
+def trim_pod(pod: Object) -> Object:
+    """Return what networking reads of a pod; of its volumes only the one for sockets."""
+    spec = pick(pod.get("spec"), "nodeName", "hostNetwork", "resourceClaims")
     spec["containers"] = [_container(container) for container in (pod.get("spec") or {}).get("containers") or ()]
     if volumes := _for_sockets((pod.get("spec") or {}).get("volumes")):
         spec["volumes"] = volumes
     return {
-        "metadata": {**metadata, "annotations": annotations},
+        "metadata": _metadata(pod, "deletionTimestamp", "labels"),
         "spec": spec,
-        "status": _picked(pod.get("status"), "phase", "resourceClaimStatuses", "extendedResourceClaimStatus"),
+        "status": pick(pod.get("status"), "phase", "resourceClaimStatuses", "extendedResourceClaimStatus"),
     }
 
 
-def _container(container: dict[str, Any]) -> dict[str, Any]:
-    trimmed = _picked(container, "name", "resources")
+def _container(container: Object) -> Object:
+    trimmed = pick(container, "name", "resources")
     mounts = _for_sockets(container.get("volumeMounts"))
     return {**trimmed, "volumeMounts": mounts} if mounts else trimmed
 
 
-def _for_sockets(volumes: list[dict[str, Any]] | None) -> list[dict[str, Any]]:
+def _for_sockets(volumes: list[Object] | None) -> list[Object]:
     return [volume for volume in volumes or () if volume.get("name") == SOCKETS_VOLUME]
 
 
-def trim_network(network: dict[str, Any]) -> dict[str, Any]:
+def trim_network(network: Object) -> Object:
     """Return what is read of a NetworkAttachmentDefinition: names, annotations and spec."""
-    metadata = _picked(network["metadata"], "name", "namespace", "uid", "resourceVersion")
-    annotations = dict(network["metadata"].get("annotations") or {})
+    return {"metadata": _metadata(network), "spec": network.get("spec") or {}}
+
+
+def _metadata(value: Object, *more: str) -> Object:
+    kept = pick(value["metadata"], "name", "namespace", "uid", "resourceVersion", *more)
+    annotations = dict(value["metadata"].get("annotations") or {})
     annotations.pop("kubectl.kubernetes.io/last-applied-configuration", None)
-    return {"metadata": {**metadata, "annotations": annotations}, "spec": network.get("spec") or {}}
+    return {**kept, "annotations": annotations}

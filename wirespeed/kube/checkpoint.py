@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from wirespeed import structs
-from wirespeed.cni.errors import CniError, Code
+from wirespeed.errors import Error, Kind, os_errors
 
 NAME = "kubelet_internal_checkpoint"
 
@@ -23,7 +23,7 @@ class _Entry(msgspec.Struct):
 
 class _Data(msgspec.Struct):
     entries: list[_Entry] | None = msgspec.field(name="PodDeviceEntries", default=None)
-    registered: dict[str, Any] | None = msgspec.field(name="RegisteredDevices", default=None)
+    registered_resources: dict[str, Any] | None = msgspec.field(name="RegisteredDevices", default=None)
 
 
 @structs.prepared
@@ -32,46 +32,31 @@ class _File(msgspec.Struct):
 
 
 def devices(path: Path, uid: str) -> dict[str, list[str]]:
-    """Return the sorted device ids of the pod by resource name, of all its containers together.
-
-    Empty for a pod without devices. Raises CniError: INVALID_CONFIG without a UID, IO_FAILURE if the file cannot be
-    read, DECODING_FAILURE if it is no checkpoint.
-    """
+    """Return a pod's sorted device ids by resource. Raises Error: INVALID_CONFIG (no UID), IO, INVALID_DATA."""
     if not uid:
-        raise CniError(
-            Code.INVALID_CONFIG, f"{path}: expected the pod's UID, got none: it is what devices go by here"
-        )
+        raise Error(Kind.INVALID_CONFIG, "it lists devices by the UID of the pod, which has none", where=str(path))
+    return {resource: sorted(ids) for resource, ids in in_use(path, uid).items()}
+
+
+def in_use(path: Path, uid: str = "") -> dict[str, set[str]]:
+    """Return the ids of the devices of one pod, or of all, by resource name. Raises Error: IO, INVALID_DATA."""
     found: dict[str, set[str]] = {}
-    for entry in _entries(path):
-        if entry.uid == uid:
+    for entry in _data(path).entries or ():
+        if uid in ("", entry.uid):
             found.setdefault(entry.resource, set()).update(*entry.devices.values())
-    return {resource: sorted(ids) for resource, ids in found.items()}
-
-
-def in_use(path: Path) -> dict[str, set[str]]:
-    """Return the ids of all pods' devices, by resource name. Raises CniError: IO_FAILURE, DECODING_FAILURE."""
-    found: dict[str, set[str]] = {}
-    for entry in _entries(path):
-        found.setdefault(entry.resource, set()).update(*entry.devices.values())
     return found
 
 
-def registered(path: Path) -> set[str]:
-    """Return the names of device plugins' resources. Raises CniError: IO_FAILURE, DECODING_FAILURE."""
+def registered_resources(path: Path) -> set[str]:
+    """Return the names of device plugins' resources. Raises Error: IO, INVALID_DATA."""
     data = _data(path)
-    return {*(data.registered or ()), *(entry.resource for entry in data.entries or ())}
-
-
-def _entries(path: Path) -> list[_Entry]:
-    return _data(path).entries or []
+    return {*(data.registered_resources or ()), *(entry.resource for entry in data.entries or ())}
 
 
 def _data(path: Path) -> _Data:
-    try:
+    with os_errors(path):
         text = path.read_bytes()
-    except OSError as error:
-        raise CniError(Code.IO_FAILURE, f"{path}: {error.strerror}") from error
     try:
         return msgspec.json.decode(text, type=_File).data
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
-        raise CniError(Code.DECODING_FAILURE, f"{path}: not a checkpoint of the kubelet: {error}") from error
+        raise Error(Kind.INVALID_DATA, f"not a checkpoint of the kubelet: {error}", where=str(path)) from error

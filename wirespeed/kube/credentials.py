@@ -11,10 +11,9 @@ import yaml
 from kubernetes import client, config
 from kubernetes.config import incluster_config, kube_config
 
-from wirespeed.cni.errors import CniError, Code
+from wirespeed.errors import Error, Kind
 from wirespeed.kube import documents, kubeyaml, tls
-
-_Seen = tuple[int, int, int] | None  # mtime in ns, inode, size; None: no such file
+from wirespeed.system.files import FileState, file_state
 
 _PROBLEMS = (config.ConfigException, yaml.YAMLError, OSError, ValueError, LookupError, TypeError, AttributeError)
 
@@ -35,10 +34,10 @@ class Credentials:
     def __init__(self, kubeconfig: str) -> None:
         self.label = f"kubeconfig {kubeconfig}" if kubeconfig else "in-cluster service account"
         self._kubeconfig = os.path.expanduser(kubeconfig)  # as the library does
-        self._files: dict[str, _Seen] = {}
+        self._files: dict[str, FileState] = {}
 
     def load(self) -> Loaded:
-        """Read the files as they are now. Raises CniError(INVALID_CONFIG)."""
+        """Read the files as they are now. Raises Error(INVALID_CONFIG)."""
         configuration = client.Configuration()
         try:
             token_file = self._fill(configuration)
@@ -48,28 +47,22 @@ class Credentials:
                 configuration.refresh_api_key_hook = None  # it would restore the library's own token
             _header(configuration)
             urls = (configuration.host, configuration.proxy or "")
-            secure = tls.context(configuration) if any(map(_is_https, urls)) else None
+            encrypted = any(url.lower().startswith("https:") for url in urls)
+            secure = tls.context(configuration) if encrypted else None
         except _PROBLEMS as error:
-            hint = "" if self._kubeconfig else "; set cluster.kubeconfig or cluster.manifests in the configuration"
-            raise CniError(
-                Code.INVALID_CONFIG, f"API server from the {self.label}: {_line(error)}{hint}"
-            ) from error
-        files = (
-            self._kubeconfig,
-            token_file,
-            configuration.ssl_ca_cert,
-            configuration.cert_file,
-            configuration.key_file,
-        )
-        self._files = {file: _seen(file) for file in files if file}
+            hint = "" if self._kubeconfig else "set cluster.kubeconfig or cluster.manifests in the configuration"
+            where = f"API server from the {self.label}"
+            raise Error(Kind.INVALID_CONFIG, _one_line(error), where=where, hint=hint) from error
+        certificates = (configuration.ssl_ca_cert, configuration.cert_file, configuration.key_file)
+        self._files = {file: file_state(file) for file in (self._kubeconfig, token_file, *certificates) if file}
         return Loaded(configuration, secure)
 
     def changed(self) -> bool:
         """Whether one of the files has changed since it was loaded."""
-        return any(_seen(file) != seen for file, seen in self._files.items())
+        return any(file_state(file) != seen for file, seen in self._files.items())
 
     def _fill(self, configuration: Any) -> str:
-        """Fill the configuration; return the file with the token, "" if the token is in no file of its own."""
+        """Fill the configuration; return the file with the token, "" if it has no separate file."""
         if not self._kubeconfig:
             config.load_incluster_config(configuration, try_refresh_token=False)
             return str(incluster_config.SERVICE_TOKEN_FILENAME)
@@ -80,14 +73,11 @@ class Credentials:
 
 
 def authorization(configuration: Any) -> str:
-    """Return the Authorization header, "" for none; expired credentials of an exec plugin are renewed.
-
-    Raises CniError(TRY_AGAIN_LATER).
-    """
+    """Return the Authorization header, "" for none, renewed if it is of an exec plugin. Raises Error(TRY_AGAIN)."""
     try:
         return _header(configuration)
     except _PROBLEMS as error:
-        raise CniError(Code.TRY_AGAIN_LATER, f"credentials: {_line(error)}") from error
+        raise Error(Kind.TRY_AGAIN, _one_line(error), where="credentials") from error
 
 
 def _header(configuration: Any) -> str:
@@ -102,8 +92,7 @@ def _read(kubeconfig: Path) -> dict[str, Any]:
     raw = next(kubeyaml.load_all(kubeconfig.read_text()), None)
     if not isinstance(raw, dict):
         raise config.ConfigException(f"expected an object, got {'nothing' if raw is None else type(raw).__name__}")
-    given: dict[str, Any] = documents.given(raw)
-    return given
+    return dict(documents.without_nulls(raw))
 
 
 def _token_file(raw: dict[str, Any], folder: Path) -> str:
@@ -124,19 +113,7 @@ def _token(file: str) -> str:
     return token
 
 
-def _seen(file: str) -> _Seen:
-    try:
-        stat = os.stat(file)
-    except OSError:
-        return None
-    return stat.st_mtime_ns, stat.st_ino, stat.st_size
-
-
-def _line(error: BaseException) -> str:
+def _one_line(error: BaseException) -> str:
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename}: {error.strerror}"
     return " ".join(str(error).split()) or type(error).__name__
-
-
-def _is_https(url: str) -> bool:
-    return url.lower().startswith("https:")

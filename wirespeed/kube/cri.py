@@ -1,22 +1,35 @@
-"""Listing the sandboxes of a container runtime (CRI v1, RuntimeService)."""
+"""The version and the sandboxes of a container runtime (CRI v1, RuntimeService)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import grpc
 
-from wirespeed.cni.errors import CniError, Code
 from wirespeed.kube import rpc
 from wirespeed.kube.proto import cri_pb2 as pb
 
 _TIMEOUT = 10.0  # seconds; runtimes answer from memory
-_OPTIONS = (
-    ("grpc.max_receive_message_length", 16 << 20),  # as in the kubelet: the answer has all pods' annotations
-    ("grpc.use_local_subchannel_pool", 1),  # a new channel connects at once, despite the backoff of an old one
-)
 _SERVICE = pb.DESCRIPTOR.services_by_name["RuntimeService"]
+
+
+class Version(NamedTuple):
+    """What a runtime is: "containerd" or "cri-o", and "v2.1.4" or "1.33.2"."""
+
+    name: str
+    version: str
+
+
+def version(socket: Path, *, timeout: float = _TIMEOUT) -> Version:
+    """Return what the runtime behind a socket is. Raises Error(TRY_AGAIN) if it does not answer."""
+    with rpc.channel(str(socket), options=rpc.OPTIONS) as channel:
+        try:
+            answer = rpc.Client(channel, _SERVICE).Version(pb.VersionRequest(), timeout=timeout)
+        except grpc.RpcError as error:
+            raise rpc.failed(f"the runtime does not answer on {socket}", error, where="version") from error
+    return Version(answer.runtime_name, answer.runtime_version)
 
 
 def sandboxes(sockets: Sequence[Path]) -> set[str] | None:
@@ -26,24 +39,19 @@ def sandboxes(sockets: Sequence[Path]) -> set[str] | None:
     sandbox only after its networks exist and its first process runs. A socket that does not exist, or whose server
     does not implement CRI v1 and so cannot be a kubelet's runtime, is skipped.
 
-    Raises CniError(TRY_AGAIN_LATER) if one of them does not answer, as its sandboxes are then unknown.
+    Raises Error(TRY_AGAIN) if one of them does not answer, as its sandboxes are then unknown.
     """
-    listed = [_listed(socket) for socket in sockets if socket.exists()]
+    listed = [_list_sandboxes(socket) for socket in sockets if socket.exists()]
     found = [ids for ids in listed if ids is not None]
     return set().union(*found) if found else None
 
 
-def _listed(socket: Path) -> set[str] | None:
-    channel = rpc.channel(str(socket), options=_OPTIONS)
-    try:
-        answer = rpc.Client(channel, _SERVICE).ListPodSandbox(pb.ListPodSandboxRequest(), timeout=_TIMEOUT)
-        return {sandbox.id for sandbox in answer.items}
-    except grpc.RpcError as error:
-        if error.code() is grpc.StatusCode.UNIMPLEMENTED:
-            return None
-        reason = f"{error.code().name}: {error.details()}"
-        raise CniError(
-            Code.TRY_AGAIN_LATER, f"sandboxes: the runtime does not answer on {socket}: {reason}"
-        ) from error
-    finally:
-        channel.close()
+def _list_sandboxes(socket: Path) -> set[str] | None:
+    with rpc.channel(str(socket), options=rpc.OPTIONS) as channel:
+        try:
+            answer = rpc.Client(channel, _SERVICE).ListPodSandbox(pb.ListPodSandboxRequest(), timeout=_TIMEOUT)
+        except grpc.RpcError as error:
+            if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+                return None
+            raise rpc.failed(f"the runtime does not answer on {socket}", error, where="sandboxes") from error
+    return {sandbox.id for sandbox in answer.items}

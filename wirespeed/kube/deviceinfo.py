@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from wirespeed.cni.errors import CniError, Code
+from wirespeed import structs
+from wirespeed.errors import os_errors
 from wirespeed.system import files
 
 VERSION = "1.1.0"
@@ -57,41 +58,37 @@ def cni_file(base: Path, network: str, container: str, ifname: str) -> Path:
     return base / "cni" / f"{network.replace('/', '-')}-{container}_{ifname}"[-_LONGEST:]
 
 
-def requested(runtime_config: Mapping[str, Any], base: Path) -> str:
-    """Return the path in CNIDeviceInfoFile of a `runtimeConfig`, "" if it is not given.
+def requested_file(runtime_config: Mapping[str, Any], base: Path) -> str:
+    """Return the path CNIDeviceInfoFile of a `runtimeConfig`, "" without it. Raises Error(INVALID_CONFIG).
 
-    The path must be below `base`, the device-info folder: root writes the file, and a network may choose its path.
-    Raises CniError(INVALID_CONFIG).
+    It must be below `base`, the device-info folder: root writes the file, and a network may choose its path.
     """
     value = runtime_config.get("CNIDeviceInfoFile")
     if value is None or value == "":
         return ""
     if not isinstance(value, str) or not value.isprintable() or ".." in value.split("/"):
-        raise _wrong("an absolute path", value)
+        raise structs.wrong("runtimeConfig.CNIDeviceInfoFile", "an absolute path", value)
     if base not in Path(value).parents:
-        raise _wrong(f"a file in {base}", value)
+        raise structs.wrong("runtimeConfig.CNIDeviceInfoFile", f"a file in {base}", value)
     return value
 
 
-def _wrong(expected: str, got: object) -> CniError:
-    return CniError(Code.INVALID_CONFIG, f'key "runtimeConfig.CNIDeviceInfoFile": expected {expected}, got {got!r}')
-
-
 def write(path: Path, info: dict[str, Any]) -> None:
-    """Write the file atomically, mode 0444, its folder 0755. Raises OSError."""
-    new = _unfinished(path)
-    try:
-        file = _create(new)
-    except FileNotFoundError:
-        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        file = _create(new)
-    except FileExistsError:  # left by a `write` that was killed
-        new.unlink()
-        file = _create(new)
-    with open(file, "wb") as unfinished:
-        os.fchmod(file, 0o444)
-        unfinished.write(json.dumps(info, separators=(",", ":")).encode())
-    os.replace(new, path)
+    """Write the file atomically, mode 0444, its folder 0755. Raises Error(IO)."""
+    new = _temporary_path(path)
+    with os_errors(f"device-info file {path}"):
+        try:
+            file = _create(new)
+        except FileNotFoundError:
+            path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+            file = _create(new)
+        except FileExistsError:  # left by a `write` that was killed
+            new.unlink()
+            file = _create(new)
+        with open(file, "wb") as unfinished:
+            os.fchmod(file, 0o444)
+            unfinished.write(json.dumps(info, separators=(",", ":")).encode())
+        os.replace(new, path)
 
 
 def _create(path: Path) -> int:
@@ -99,23 +96,15 @@ def _create(path: Path) -> int:
 
 
 def remove(path: Path) -> None:
-    """Remove the file, if it exists, and the temporary file of a `write` that was killed. Raises OSError."""
-    for name in (path, _unfinished(path)):
-        with suppress(FileNotFoundError, NotADirectoryError):
-            name.unlink()
+    """Remove the file, if it exists, and the temporary file of a `write` that was killed. Raises Error(IO)."""
+    with os_errors(f"device-info file {path}"):
+        for name in (path, _temporary_path(path)):
+            with suppress(FileNotFoundError, NotADirectoryError):
+                name.unlink()
 
 
-@contextmanager
-def io_errors(path: Path | str) -> Iterator[None]:
-    """Turn an OSError raised inside into CniError(IO_FAILURE) with the path."""
-    try:
-        yield
-    except OSError as error:
-        raise CniError(Code.IO_FAILURE, f"device-info file {path}: {error.strerror}") from error
-
-
-def _unfinished(path: Path) -> Path:
-    return path.with_name(files.unfinished(path.name))
+def _temporary_path(path: Path) -> Path:
+    return path.with_name(files.temporary_name(path.name))
 
 
 def read(path: Path) -> dict[str, Any] | None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wirespeed.cni.errors import CniError, Code
+from wirespeed.errors import Error, Kind, within
 from wirespeed.kube import checkpoint, dra
 from wirespeed.kube.cluster import MIRROR, Cluster
 
@@ -15,11 +15,7 @@ if TYPE_CHECKING:
 
 
 class PodDevices:
-    """All devices of a pod; safe from any thread.
-
-    `kubelet` is the kubelet's folder. `pod_resources` and `cluster` are called only when needed, as they are slow
-    to load.
-    """
+    """All devices of a pod, for any thread. `pod_resources` and `cluster`, slow to load, are called if needed."""
 
     def __init__(
         self, kubelet: Path, *, pod_resources: Callable[[], PodResources], cluster: Callable[[], Cluster]
@@ -30,29 +26,27 @@ class PodDevices:
         self._cluster = cluster
 
     def of(self, pod: dict[str, Any], uid: str = "") -> dict[str, list[str]]:
-        """Return the sorted device ids by resource name; `pod` is the API object, `uid` the runtime's UID of it.
+        """Return the sorted device ids by resource name; `uid` is the runtime's UID of the pod.
 
-        Raises CniError that begins with the pod: what the sources raise, and IO_FAILURE if the kubelet has neither
-        its socket nor its checkpoint.
+        Raises Error that names the pod, of kind IO if the kubelet has neither its socket nor its checkpoint.
         """
         metadata = pod["metadata"]
         namespace, name = metadata.get("namespace") or "", metadata.get("name") or ""
         where = f"devices of pod {namespace}/{name}"
         if not namespace or not name:
-            raise CniError(Code.INVALID_CONFIG, f"{where}: expected a namespace and a name")
+            raise Error(Kind.INVALID_CONFIG, where=where, expected="a namespace and a name")
         if self._socket.exists():
             found = self._pod_resources().devices(namespace, name)  # its errors name the pod already
         else:
-            try:
-                found = self._from_checkpoint(_known_by(metadata, uid))
-            except CniError as error:
-                raise error.prefixed(where) from error
+            with within(where):
+                self._check_checkpoint()
+                # The kubelet's UID of a static pod is the hash of its file, not the UID of its mirror pod.
+                mirrored = (metadata.get("annotations") or {}).get(MIRROR)
+                found = checkpoint.devices(self._checkpoint, mirrored or uid or metadata.get("uid") or "")
         if not dra.has_claims(pod):
             return found
-        try:
+        with within(where):
             claimed = dra.devices(self._cluster(), pod)
-        except CniError as error:
-            raise error.prefixed(where) from error
         return {
             resource: sorted({*found.get(resource, ()), *claimed.get(resource, ())}) for resource in found | claimed
         }
@@ -60,48 +54,38 @@ class PodDevices:
     def serves(self, pod: dict[str, Any], resource: str) -> bool:
         """Whether a device plugin of this node, or a driver of the pod's claims, has devices of the resource.
 
-        True if the kubelet does not report it. Raises CniError that begins with resource and pod: TRY_AGAIN_LATER
-        if the kubelet does not answer, and what the cluster raises.
+        True if the kubelet does not report it. Raises Error that names resource and pod: TRY_AGAIN if the kubelet
+        does not answer, and what the cluster raises.
         """
         metadata = pod["metadata"]
-        where = f"resource {resource} of pod {metadata.get('namespace')}/{metadata.get('name')}"
-        try:
-            if self._registered(resource):
-                return True
-            return dra.has_claims(pod) and dra.publishes(self._cluster(), pod, resource)
-        except CniError as error:
-            raise error.prefixed(where) from error
+        with within(f"resource {resource} of pod {metadata.get('namespace')}/{metadata.get('name')}"):
+            return self._is_registered(resource) or (
+                dra.has_claims(pod) and dra.publishes(self._cluster(), pod, resource)
+            )
 
-    def _registered(self, resource: str) -> bool:
+    def _is_registered(self, resource: str) -> bool:
         """Whether a device plugin has registered the resource with the kubelet.
 
         Either source counts: pod-resources lists only resources with healthy devices, and the checkpoint file,
         which survives restarts of kubelet and device plugin, need not be mounted.
         """
-        told = self._pod_resources().allocatable() if self._socket.exists() else None
-        kept = checkpoint.registered(self._checkpoint) if self._checkpoint.exists() else None
-        return (told is None and kept is None) or resource in (told or set()) | (kept or set())
+        allocatable = self._pod_resources().allocatable() if self._socket.exists() else None
+        checkpointed = checkpoint.registered_resources(self._checkpoint) if self._checkpoint.exists() else None
+        return (allocatable is None and checkpointed is None) or resource in (allocatable or set()) | (
+            checkpointed or set()
+        )
 
     def check(self) -> None:
-        """Raise CniError if no source for the devices of pods is available now."""
+        """Raise Error if no source for the devices of pods is available now."""
         if self._socket.exists():
             self._pod_resources().check()
         else:
             self._check_checkpoint()
 
-    def _from_checkpoint(self, uid: str) -> dict[str, list[str]]:
-        self._check_checkpoint()
-        return checkpoint.devices(self._checkpoint, uid)
-
     def _check_checkpoint(self) -> None:
         if not self._checkpoint.exists():
-            raise CniError(
-                Code.IO_FAILURE,
-                f"neither {self._socket} nor {self._checkpoint} is there: expected the kubelet's folder "
-                "under the key kubelet of the agent's configuration, and a kubelet that runs",
+            raise Error(
+                Kind.IO,
+                f"neither {self._socket} nor {self._checkpoint} is there",
+                expected="a running kubelet, and its folder as the key kubelet of the agent's configuration",
             )
-
-
-def _known_by(metadata: dict[str, Any], uid: str) -> str:
-    """Return the kubelet's UID of the pod: for a static pod the hash of its file, not the UID of its mirror pod."""
-    return (metadata.get("annotations") or {}).get(MIRROR) or uid or metadata.get("uid") or ""

@@ -15,8 +15,8 @@ from typing import Any, TypeVar
 import msgspec
 
 from wirespeed import structs
-from wirespeed.cni.errors import CniError, Code
-from wirespeed.kube.cluster import Cluster, UnavailableError, asking_ends
+from wirespeed.errors import Error, Kind, Thing, within
+from wirespeed.kube.cluster import RETRY_UNTIL, Cluster, UnavailableError
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 RESOURCE_NAME = "k8s.cni.cncf.io/resourceName"
 DEVICE_ID = "k8s.cni.cncf.io/deviceID"
 
-_PATIENCE = 20.0  # seconds after which no further claim or slice of a pod is requested
+_MAX_SECONDS = 20.0  # seconds after which no further claim or slice of a pod is requested
 
 T = TypeVar("T")
 
@@ -144,8 +144,8 @@ def devices(cluster: Cluster, pod: dict[str, Any]) -> dict[str, list[str]]:
     A device that lacks one of the two attributes, or is no longer published, is skipped, as a claim may be for
     another kind of device; if the claim stands for extended resources, that is an error. Claims are requested each
     time, as their names may be reused; slices may come from the cluster's cache.
-    Raises NotFoundError for a claim; UnavailableError; CniError(DEVICE) for a claim without devices, or with
-    others than the pod requested; CniError(INVALID_CONFIG) for an object that does not have the API's types.
+    Raises NotFoundError for a claim; UnavailableError; Error(DEVICE) for a claim without devices, or with
+    others than the pod requested; Error(INVALID_CONFIG) for an object that does not have the API's types.
     """
     found: dict[str, set[str]] = {}
     for resource, device in _Lookup(cluster, pod).found():
@@ -158,8 +158,8 @@ def publishes(cluster: Cluster, pod: dict[str, Any], resource: str) -> bool:
     return _Lookup(cluster, pod).publishes(resource)
 
 
-class _OtherDeviceError(Exception):
-    """The device is not usable as a network device; the text says why."""
+class _OtherDeviceError(Error):
+    """The device is not usable as a network device."""
 
 
 class _Lookup:
@@ -167,25 +167,24 @@ class _Lookup:
 
     def __init__(self, cluster: Cluster, pod: dict[str, Any]) -> None:
         self._cluster = cluster
-        self._pod = _converted(pod, _Pod, "pod")
+        self._pod = _convert(pod, _Pod, where="pod")
+        self._extended = self._pod.status.extended_resource_claim_status if self._pod.status else None
         began = time.monotonic()
-        self._end = max(began + _PATIENCE, asking_ends())
+        self._end = max(began + _MAX_SECONDS, RETRY_UNTIL.get())
         self._seconds = self._end - began
         self._slices: dict[str, list[_SliceSpec]] = {}
-        self._asked_again: set[str] = set()
+        self._refreshed: set[str] = set()
 
     def found(self) -> Iterator[tuple[str, str]]:
         """Yield the resource and the id of each device."""
         for name in self._names():
-            yield from self._claimed(name)
-        extended = (self._pod.status or _PodStatus()).extended_resource_claim_status
-        if extended:
-            yield from self._extended(extended)
+            yield from self._claim_devices(name)
+        if self._extended:
+            yield from self._extended_devices(self._extended)
 
     def publishes(self, resource: str) -> bool:
         """Whether one of the drivers of the claims' devices has devices of the resource."""
-        extended = (self._pod.status or _PodStatus()).extended_resource_claim_status
-        names = [*self._names(), *([extended.resource_claim_name] if extended else ())]
+        names = [*self._names(), *([self._extended.resource_claim_name] if self._extended else ())]
         drivers = dict.fromkeys(result.driver for name in names for result in self._results(name))
         return any(
             device.text(RESOURCE_NAME) == resource
@@ -201,55 +200,51 @@ class _Lookup:
         names = dict.fromkeys(entry.resource_claim_name for entry in entries)
         return [name for name in names if name]  # there need not be a claim for a template
 
-    def _claimed(self, name: str) -> Iterator[tuple[str, str]]:
+    def _claim_devices(self, name: str) -> Iterator[tuple[str, str]]:
         for result in self._results(name):
             try:
                 network = self._network(result)
             except _OtherDeviceError as error:
-                log.info("%s passes over %s", self._label(name), error)
+                log.info("%s: not a network device: %s", self._claim(name), error)
                 continue
             yield network
 
-    def _extended(self, extended: _Extended) -> Iterator[tuple[str, str]]:
-        label = self._label(extended.resource_claim_name)
+    def _extended_devices(self, extended: _Extended) -> Iterator[tuple[str, str]]:
         results = self._results(extended.resource_claim_name)
         for mapping in extended.request_mappings:
-            where = f"{label}, request {mapping.request_name}"
             asked = [result for result in results if result.request == mapping.request_name]
-            if not asked:
-                raise CniError(Code.DEVICE, f"{where}: expected devices of {mapping.resource_name}, got none")
-            for result in asked:
-                try:
-                    network = self._network(result, mapping.resource_name)
-                except _OtherDeviceError as error:
-                    raise CniError(Code.DEVICE, f"{where}: {error}") from error
-                yield network
+            with within(self._claim(extended.resource_claim_name), Thing("request", mapping.request_name)):
+                if not asked:
+                    raise Error(Kind.DEVICE, f"no device of {mapping.resource_name} is allocated for it")
+                networks = [self._network(result, mapping.resource_name) for result in asked]
+            yield from networks
 
-    def _label(self, claim: str) -> str:
-        return f"ResourceClaim {self._pod.metadata.namespace}/{claim}"
+    def _claim(self, name: str) -> Thing:
+        return Thing("ResourceClaim", f"{self._pod.metadata.namespace}/{name}")
 
     def _results(self, name: str) -> list[_Result]:
         """Return the devices of a claim, without those for admin access, which other pods may own."""
-        label = self._label(name)
-        self._check_time(label)
-        claim = _converted(self._cluster.claim(self._pod.metadata.namespace, name), _Claim, label)
+        where = self._claim(name)
+        self._check_time(where)
+        claim = _convert(self._cluster.claim(self._pod.metadata.namespace, name), _Claim, where=where)
         allocation = claim.status.allocation if claim.status else None
         results = allocation.devices.results if allocation and allocation.devices else None
         if results is None:
-            raise CniError(Code.DEVICE, f"{label}: expected status.allocation with devices, got none")
+            key = ("status", "allocation", "devices", "results")
+            raise Error(Kind.DEVICE, where=where, key=key, missing=True, expected="the allocated devices")
         return [result for result in results if not result.admin_access]
 
     def _network(self, result: _Result, expected: str = "") -> tuple[str, str]:
         """Return the resource and the id of a device. Raises _OtherDeviceError, also for an unexpected resource."""
         device = self._device(result)
         if device is None:
-            raise _OtherDeviceError(f"{result}: no ResourceSlice of the pool's newest generation has it")
+            text = "no ResourceSlice of the pool's newest generation has it"
+            raise _OtherDeviceError(Kind.DEVICE, text, where=str(result))
         resource, identity = device.text(RESOURCE_NAME), device.text(DEVICE_ID)
         if not resource or expected not in ("", resource):
-            wanted, got = expected or "a resource", resource or "none"
-            raise _OtherDeviceError(f"{result}: attribute {RESOURCE_NAME}: expected {wanted}, got {got}")
+            raise _mismatch(result, RESOURCE_NAME, expected or "a resource", resource)
         if not identity:
-            raise _OtherDeviceError(f"{result}: attribute {DEVICE_ID}: expected a device, got none")
+            raise _mismatch(result, DEVICE_ID, "a device", identity)
         return resource, identity
 
     def _device(self, result: _Result) -> _Device | None:
@@ -258,24 +253,30 @@ class _Lookup:
         if driver not in self._slices:
             self._slices[driver] = self._read(driver, fresh=False)
         device = _find(self._slices[driver], result)
-        if device is None and driver not in self._asked_again:
+        if device is None and driver not in self._refreshed:
             # The scheduler knew the device, so the cluster's cache may be outdated.
-            self._asked_again.add(driver)
+            self._refreshed.add(driver)
             self._slices[driver] = self._read(driver, fresh=True)
             device = _find(self._slices[driver], result)
         return device
 
     def _read(self, driver: str, *, fresh: bool) -> list[_SliceSpec]:
         """Return the driver's slices, without those of other nodes."""
-        label = f"ResourceSlices of driver {driver}"
-        self._check_time(label)
-        specs = [_converted(value, _Slice, label).spec for value in self._cluster.slices(driver, fresh=fresh)]
+        where = f"ResourceSlices of driver {driver}"
+        self._check_time(where)
+        listed = self._cluster.slices(driver, fresh=fresh)
+        specs = [_convert(value, _Slice, where=where).spec for value in listed]
         here = self._pod.spec.node_name if self._pod.spec else None
         return [spec for spec in specs if not here or not spec.node_name or spec.node_name == here]
 
-    def _check_time(self, what: str) -> None:
+    def _check_time(self, where: str | Thing) -> None:
         if time.monotonic() > self._end:
-            raise UnavailableError(f"{what}: the pod's claims took longer than {self._seconds:.3g} s")
+            raise UnavailableError(f"the pod's claims took longer than {self._seconds:.3g} s", where=where)
+
+
+def _mismatch(result: _Result, attribute: str, expected: str, got: str) -> _OtherDeviceError:
+    where = (str(result), Thing("attribute", attribute))
+    return _OtherDeviceError(Kind.DEVICE, where=where, expected=expected, got=got or None)
 
 
 def _find(slices: Iterable[_SliceSpec], result: _Result) -> _Device | None:
@@ -286,8 +287,6 @@ def _find(slices: Iterable[_SliceSpec], result: _Result) -> _Device | None:
     return next((device for device in current if device.name == result.device), None)
 
 
-def _converted(value: object, kind: type[T], what: str) -> T:
-    try:
-        return structs.convert(value, kind)
-    except msgspec.ValidationError as error:
-        raise CniError(Code.INVALID_CONFIG, f"{what}: {error}") from error
+def _convert(value: object, kind: type[T], *, where: str | Thing) -> T:
+    with within(where):
+        return structs.read(value, kind)

@@ -11,15 +11,15 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
 
-from wirespeed.kube.api import Api, Patience, RefusedError, UnreachableError
+from wirespeed.kube.api import Api, RefusedError, Timeouts, UnreachableError
 from wirespeed.kube.cluster import Event
 
 log = logging.getLogger(__name__)
 
 _EVENTS = "/api/v1/namespaces/{namespace}/events"
-_WAITS = Patience(connect=2.0, read=4.0, total=6.0)
-_WAITING = 1000  # the longest queue of events to be written; further events are dropped
-_KNOWN = 4096  # events that are remembered, so that a repetition is counted instead of written as a new event
+_TIMEOUTS = Timeouts(connect=2.0, read=4.0, total=6.0)
+_MAX_QUEUED = 1000  # the longest queue of events to be written; further events are dropped
+_MAX_REMEMBERED = 4096  # events that are remembered, so that repetitions are counted, not written as new events
 _REPEATED_WITHIN = 1800.0  # seconds; the API server keeps an event for an hour
 _FLUSH = 1.0  # seconds that closing waits for events that are still queued
 _MESSAGE = 1024  # longest message that the API server accepts, in characters
@@ -46,20 +46,19 @@ class Events:
     def __init__(self, api: Api, host: str) -> None:
         self._api, self._host = api, host
         self._changed = threading.Condition()
-        self._waiting: OrderedDict[Event, int] = OrderedDict()  # the queue, with how often each happened
+        self._queue: OrderedDict[Event, int] = OrderedDict()  # the queue, with how often each happened
         self._written: OrderedDict[Event, _Written] = OrderedDict()  # the one written last is at the end
         self._thread: threading.Thread | None = None
         self._closing = False
         self._failing = ""  # why the last one could not be written
         self.dropped = 0
 
-    def tell(self, event: Event) -> None:
-        """Queue the event."""
+    def send(self, event: Event) -> None:
         with self._changed:
-            if self._closing or (event not in self._waiting and len(self._waiting) >= _WAITING):
+            if self._closing or (event not in self._queue and len(self._queue) >= _MAX_QUEUED):
                 self.dropped += 1
                 return
-            self._waiting[event] = self._waiting.get(event, 0) + 1
+            self._queue[event] = self._queue.get(event, 0) + 1
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="events", daemon=True)
                 self._thread.start()
@@ -84,25 +83,27 @@ class Events:
             try:
                 self._write(event, times)
             except UnreachableError as error:
-                self._failed(times, error)
+                self._log_failure(times, error)
             except RefusedError as error:
                 if error.status in (403, 404):  # 404: its namespace is being deleted, together with the pod
-                    self._failed(times, error)
+                    self._log_failure(times, error)
                 else:
                     log.debug("event of %s %s: %s", event.kind, event.name, error)
                     self._drop(times)
             else:
-                self._works()
+                if self._failing:
+                    log.info("events: they are written again; %d were dropped until now", self.dropped)
+                self._failing = ""
 
     def _next(self) -> tuple[Event, int] | None:
         """Wait for the next event in the queue; None at the end."""
         with self._changed:
-            self._changed.wait_for(lambda: self._waiting or self._closing)
-            if not self._waiting or self._api.closed.is_set():
-                self.dropped += sum(self._waiting.values())
-                self._waiting.clear()
+            self._changed.wait_for(lambda: self._queue or self._closing)
+            if not self._queue or self._api.closed.is_set():
+                self.dropped += sum(self._queue.values())
+                self._queue.clear()
                 return None
-            return self._waiting.popitem(last=False)
+            return self._queue.popitem(last=False)
 
     def _write(self, event: Event, times: int) -> None:
         written = self._written.pop(event, None)
@@ -112,14 +113,14 @@ class Events:
                 self._written[event] = written
                 return
         self._written[event] = self._post(event, times)
-        while len(self._written) > _KNOWN:
+        while len(self._written) > _MAX_REMEMBERED:
             self._written.popitem(last=False)
 
     def _count(self, event: Event, written: _Written) -> bool:
         """Write the count of a repeated event; return whether the event still exists."""
         path = f"{_path(event)}/{quote(written.name, safe='')}"
         try:
-            self._api.patch(path, {"count": written.count, "lastTimestamp": _now()}, patience=_WAITS)
+            self._api.patch(path, {"count": written.count, "lastTimestamp": _now()}, timeouts=_TIMEOUTS)
         except RefusedError as error:
             if error.status == 404:
                 return False
@@ -130,7 +131,7 @@ class Events:
         mark = f".{time.time_ns():x}"
         written = _Written(event.name[: _NAME - len(mark)] + mark, times, time.monotonic())
         try:
-            self._api.post(_path(event), self._object(event, written), patience=_WAITS)
+            self._api.post(_path(event), self._object(event, written), timeouts=_TIMEOUTS)
         except RefusedError as error:
             if error.status != 409:  # 409: it exists, as the answer to the first attempt was lost
                 raise
@@ -160,17 +161,12 @@ class Events:
             "count": written.count,
         }
 
-    def _failed(self, times: int, error: Exception) -> None:
+    def _log_failure(self, times: int, error: Exception) -> None:
         """Count the dropped events; log the failure once until writing works again."""
         self._drop(times)
         if not self._failing and not self._api.closed.is_set():
             log.warning("events: %s; they are dropped", error)
         self._failing = str(error)
-
-    def _works(self) -> None:
-        if self._failing:
-            log.info("events: they are written again; %d were dropped until now", self.dropped)
-        self._failing = ""
 
     def _drop(self, times: int) -> None:
         with self._changed:

@@ -39,7 +39,7 @@ _LONGEST = 66  # characters of a 64-bit number
 _DIGITS = "[0-9](?:_?[0-9])*"
 _FLOAT = re.compile(rf"[-+]?(?:\.{_DIGITS}|{_DIGITS}(?:\.(?:{_DIGITS})?)?)(?:[eE][-+]?{_DIGITS})?")
 _LEAST, _MOST, _MOST_UNSIGNED = -(1 << 63), (1 << 63) - 1, (1 << 64) - 1  # Go's int64 and uint64
-_MAKING = object()  # placeholder for the value of a node that is being constructed
+_IN_PROGRESS = object()  # placeholder for the value of a node that is being constructed
 
 _CLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _CDumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
@@ -83,14 +83,12 @@ def load(text: str | bytes) -> Any:
 
 def load_all(text: str | bytes) -> Iterator[Any]:
     """Parse the documents of a text. Raises yaml.YAMLError, RecursionError."""
-    found: Iterator[Any] = yaml.load_all(text, Loader=Loader)
-    return found
+    return yaml.load_all(text, Loader=Loader)
 
 
 def dump(value: Any) -> str:
     """Serialize a value so that this module and readers of YAML 1.1 read the same value back."""
-    text: str = yaml.dump(value, Dumper=_Dumper, sort_keys=False)
-    return text
+    return str(yaml.dump(value, Dumper=_Dumper, sort_keys=False))
 
 
 def key(node: yaml.Node) -> str:
@@ -104,7 +102,7 @@ def key(node: yaml.Node) -> str:
         return str(value)
     if isinstance(value, float):
         return _float_key(value)
-    raise _wrong(node, f"expected a string as a key, got {_shown(node)}")
+    raise _wrong(node, f"expected a string as a key, got {_describe(node)}")
 
 
 def is_merge(node: yaml.Node) -> bool:
@@ -112,12 +110,12 @@ def is_merge(node: yaml.Node) -> bool:
     return bool(node.tag == _MERGE)
 
 
-def merged(node: yaml.Node) -> list[yaml.Node]:
+def merge_sources(node: yaml.Node) -> list[yaml.Node]:
     """Return the mappings under a merge key, in ascending precedence."""
     sources = node.value[::-1] if isinstance(node, yaml.SequenceNode) else [node]
     for source in sources:
         if not isinstance(source, yaml.MappingNode):
-            raise _wrong(source, f"expected a mapping or a list of mappings to merge, got {_shown(source)}")
+            raise _wrong(source, f"expected a mapping or a list of mappings to merge, got {_describe(source)}")
     return sources
 
 
@@ -129,11 +127,11 @@ def _value(node: yaml.Node, made: dict[int, Any]) -> Any:
     if isinstance(node, yaml.ScalarNode):
         return _json(_scalar(node), node)
     known = made.get(id(node))
-    if known is _MAKING:
+    if known is _IN_PROGRESS:
         raise _wrong(node, "expected a value, got one that contains itself")
     if known is not None:
         return known
-    made[id(node)] = _MAKING
+    made[id(node)] = _IN_PROGRESS
     if isinstance(node, yaml.SequenceNode):
         value: Any = [_value(item, made) for item in node.value]
     else:
@@ -147,7 +145,7 @@ def _fill(value: dict[str, Any], node: yaml.Node, made: dict[int, Any]) -> None:
     """Add the node's keys to the value, in order: of duplicate keys the last one counts, merged or not."""
     for key_node, value_node in node.value:
         if is_merge(key_node):
-            for source in merged(value_node):
+            for source in merge_sources(value_node):
                 value |= _value(source, made)
         else:
             value[key(key_node)] = _value(value_node, made)
@@ -174,7 +172,7 @@ def _scalar(node: yaml.ScalarNode) -> bool | int | float | str | None:
             pass
     else:
         return text
-    raise _wrong(node, f"expected a text that is !!{kind}, got {_shown(node)}")
+    raise _wrong(node, f"expected a text that is !!{kind}, got {_describe(node)}")
 
 
 def _number(text: str) -> int | float | None:
@@ -197,7 +195,7 @@ def _json(value: bool | int | float | str | None, node: yaml.Node) -> bool | int
     """Return the value as it is after conversion to JSON and back: 1.0 becomes the integer 1."""
     if isinstance(value, float):
         if not math.isfinite(value):
-            raise _wrong(node, f"expected a number that JSON has, got {_shown(node)}")
+            raise _wrong(node, f"expected a number that JSON has, got {_describe(node)}")
         if value.is_integer() and abs(value) <= _MOST:
             return int(value)
     return value
@@ -214,7 +212,7 @@ def _float_key(value: float) -> str:
     return text if exponent < -4 or exponent > 5 else f"{float(text):.{max(digits - exponent, 0)}f}"
 
 
-def _shown(node: yaml.Node) -> str:
+def _describe(node: yaml.Node) -> str:
     if isinstance(node, yaml.ScalarNode):
         return repr(node.value) if node.value else "null"
     return "a mapping" if isinstance(node, yaml.MappingNode) else "a list"

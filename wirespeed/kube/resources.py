@@ -9,7 +9,7 @@ _PREFIX = re.compile(rf"{_LABEL}(\.{_LABEL})*")
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?")
 
 
-def refusal(resource: str) -> str:
+def name_problem(resource: str) -> str:
     """Return why a name is no valid extended resource name, "prefix/name"; "" if it is one.
 
     Source: the API's rules for qualified names and extended resources, which the kubelet applies to device plugins.

@@ -7,24 +7,19 @@ from typing import Any
 
 import grpc
 from google.protobuf import message_factory
-from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+from google.protobuf.descriptor import ServiceDescriptor
 
-
-def _path(method: MethodDescriptor) -> str:
-    return f"/{method.containing_service.full_name}/{method.name}"
+from wirespeed.errors import Error, Kind
 
 
 class Client:
-    """The methods of one service as callables: `client.Register(request, timeout=5)`.
-
-    The calls raise grpc.RpcError.
-    """
+    """A service's methods as callables that raise grpc.RpcError: `client.Register(request, timeout=5)`."""
 
     def __init__(self, channel: grpc.Channel, service: ServiceDescriptor) -> None:
         for method in service.methods:
             kind = channel.unary_stream if method.server_streaming else channel.unary_unary
             call = kind(
-                _path(method),
+                f"/{service.full_name}/{method.name}",
                 request_serializer=message_factory.GetMessageClass(method.input_type).SerializeToString,
                 response_deserializer=message_factory.GetMessageClass(method.output_type).FromString,
             )
@@ -34,9 +29,21 @@ class Client:
         raise AttributeError(f"the service has no method {name}")
 
 
+# For the kubelet and runtimes.
+OPTIONS = (
+    ("grpc.max_receive_message_length", 16 << 20),  # as in the kubelet: an answer may be about all pods
+    ("grpc.use_local_subchannel_pool", 1),  # a new channel connects at once, despite the backoff of an old one
+)
+
+
 def channel(socket: str, *, options: Sequence[tuple[str, Any]] = ()) -> grpc.Channel:
     """Create a channel to a unix socket; the authority is "localhost", as in the kubelet's own clients."""
     return grpc.insecure_channel(f"unix:{socket}", options=[("grpc.default_authority", "localhost"), *options])
+
+
+def failed(what: str, error: grpc.RpcError, *, where: str) -> Error:
+    """Return Error(TRY_AGAIN) for a failed call: what happened, and gRPC's reason."""
+    return Error(Kind.TRY_AGAIN, f"{what}: {error.code().name}: {error.details()}", where=where)
 
 
 def handler(service: ServiceDescriptor, implementation: object) -> grpc.GenericRpcHandler:

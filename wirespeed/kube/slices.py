@@ -7,11 +7,11 @@ import time
 from typing import Any
 
 from wirespeed.kube import dra
-from wirespeed.kube.api import Api, Patience
-from wirespeed.kube.watch import WatchCache, listed
+from wirespeed.kube.api import Api, Timeouts
+from wirespeed.kube.watch import WatchCache, list_all, pick
 
 _SLICES = "/apis/resource.k8s.io/v1/resourceslices"
-_FIRST = 2.0  # seconds that a call waits for the first lists of the watches before it lists the slices itself
+_SYNC_TIMEOUT = 2.0  # seconds to wait for the first lists of the watches before listing the slices directly
 
 
 class Slices:
@@ -23,29 +23,26 @@ class Slices:
 
     def __init__(self, api: Api, node_name: str, *, watch: bool) -> None:
         self._api = api
-        selectors = [f"spec.nodeName={node_name}", "spec.nodeName="] if node_name else [""]
-        self._selectors = selectors
+        self._selectors = [f"spec.nodeName={node_name}", "spec.nodeName="] if node_name else [""]
         self._caches = [
             WatchCache(api, _SLICES, {"fieldSelector": selector} if selector else {}, trim_slice)
-            for selector in (selectors if watch else ())
+            for selector in (self._selectors if watch else ())
         ]
         self._lock = threading.Lock()
         self._started = False
 
-    def of(self, driver: str, *, fresh: bool, patience: Patience) -> list[dict[str, Any]]:
+    def of(self, driver: str, *, fresh: bool, timeouts: Timeouts) -> list[dict[str, Any]]:
         """Return the driver's slices, trimmed; with `fresh`, list them in the API server even if they are cached.
 
-        `patience` applies to each page of a list.
-
-        Raises RefusedError, UnreachableError.
+        `timeouts` applies to each page of a list. Raises RefusedError, UnreachableError.
         """
-        if self._caches and not fresh and self._synced():
+        if self._caches and not fresh and self._await_sync():
             values = [value for cache in self._caches for value in cache.values()]
             return [value for value in values if value["spec"]["driver"] == driver]
         found: list[dict[str, Any]] = []
         for selector in self._selectors:
             query = {"fieldSelector": ",".join(filter(None, (selector, f"spec.driver={driver}")))}
-            found += listed(self._api, _SLICES, query, trim_slice, patience=patience)[0]
+            found += list_all(self._api, _SLICES, query, trim_slice, timeouts=timeouts)[0]
         return found
 
     def join(self) -> None:
@@ -55,28 +52,23 @@ class Slices:
         for cache in self._caches if started else ():
             cache.join()
 
-    def _synced(self) -> bool:
+    def _await_sync(self) -> bool:
         """Start the watches, if they do not run yet; return whether they have their first lists."""
         with self._lock:
             if not self._started:
                 self._started = True
                 for cache in self._caches:
                     cache.start()
-        end = time.monotonic() + _FIRST
+        end = time.monotonic() + _SYNC_TIMEOUT
         return all(cache.synced.wait(max(0.0, end - time.monotonic())) for cache in self._caches)
 
 
 def trim_slice(value: dict[str, Any]) -> dict[str, Any]:
-    """Return what is read of a ResourceSlice: its driver, pool and node, and its devices' names and attributes.
-
-    Of the attributes, only the two for networks are kept.
-    """
+    """Return what is read of a ResourceSlice; of its devices' attributes, only the two for networks."""
     metadata, spec = value["metadata"], value["spec"]
-    kept = {key: spec[key] for key in ("driver", "pool", "nodeName") if key in spec}
-    devices = [{"name": device["name"], "attributes": _networks(device)} for device in spec.get("devices") or ()]
+    devices = [
+        {"name": device["name"], "attributes": pick(device.get("attributes"), dra.RESOURCE_NAME, dra.DEVICE_ID)}
+        for device in spec.get("devices") or ()
+    ]
+    kept = pick(spec, "driver", "pool", "nodeName")
     return {"metadata": {"name": metadata["name"]}, "spec": {**kept, "devices": devices}}
-
-
-def _networks(device: dict[str, Any]) -> dict[str, Any]:
-    attributes = device.get("attributes") or {}
-    return {key: attributes[key] for key in (dra.RESOURCE_NAME, dra.DEVICE_ID) if key in attributes}

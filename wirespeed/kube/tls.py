@@ -17,29 +17,25 @@ def context(configuration: Any) -> ssl.SSLContext:
     is looked for in subjectAltName only.
     Raises OSError (ssl.SSLError is one) and ValueError for certificates or keys that cannot be read.
     """
-    verified = create_urllib3_context(
+    made = create_urllib3_context(
         cert_reqs=ssl.CERT_REQUIRED if configuration.verify_ssl else ssl.CERT_NONE,
         verify_flags=ssl.VERIFY_X509_PARTIAL_CHAIN,
     )
-    verified.verify_flags &= ~ssl.VERIFY_X509_STRICT
-    _load_authorities(verified, configuration)
+    made.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    file, data = configuration.ssl_ca_cert, configuration.ca_cert_data
+    if file or data:
+        try:
+            made.load_verify_locations(cafile=file, cadata=data)
+        except ssl.SSLError as error:
+            raise ValueError(f"certificate authority {file or 'data'}: {error}") from error
+    else:
+        made.load_default_certs()
     if configuration.cert_file:
         try:
-            verified.load_cert_chain(configuration.cert_file, configuration.key_file, _no_password)
+            made.load_cert_chain(configuration.cert_file, configuration.key_file, _no_password)
         except ssl.SSLError as error:
             raise ValueError(f"client certificate {configuration.cert_file}: {error}") from error
-    return verified
-
-
-def _load_authorities(verified: ssl.SSLContext, configuration: Any) -> None:
-    file, data = configuration.ssl_ca_cert, configuration.ca_cert_data
-    if not file and not data:
-        verified.load_default_certs()
-        return
-    try:
-        verified.load_verify_locations(cafile=file, cadata=data)
-    except ssl.SSLError as error:
-        raise ValueError(f"certificate authority {file or 'data'}: {error}") from error
+    return made
 
 
 def _no_password() -> str:

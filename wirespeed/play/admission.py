@@ -8,15 +8,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from wirespeed.cni.errors import CniError, Code
+from wirespeed import errors
+from wirespeed.errors import Error, Kind, Thing
 from wirespeed.play import quantity
 from wirespeed.play.kubelet import Kubelet
-from wirespeed.play.manifests import Pod, extended, hugepages
+from wirespeed.play.manifests import extended_resources, hugepages
+from wirespeed.play.objects import Pod
 from wirespeed.play.process import Mount
 
 
 @dataclass
-class Given:
+class Allocated:
     """What device plugins give a container. `devices` maps paths in the container to paths on this machine.
 
     `cdi` has the names of CDI devices; their specifications are read when the container starts.
@@ -38,49 +40,45 @@ class Given:
         self.cdi += [device.name for device in response.cdi_devices]
 
 
-def wanted(pods: Iterable[Pod]) -> dict[str, int]:
+def requested_resources(pods: Iterable[Pod]) -> dict[str, int]:
     """Return how many of each extended resource all pods request together."""
     total: Counter[str] = Counter()
     for pod in pods:
         for container in pod.spec.containers:
-            total.update(extended(container))
+            total.update(extended_resources(container))
     return dict(total)
 
 
 def check_hugepages(pods: Sequence[Pod], sysfs: Path = Path("/sys")) -> None:
-    """Raise CniError(UNAVAILABLE) if fewer hugepages are free than the pods request together."""
+    """Raise Error(UNAVAILABLE) if fewer hugepages are free than the pods request together."""
     total: Counter[str] = Counter()
     for pod in pods:
         total.update(hugepages(pod))
     for size, amount in total.items():
-        page = quantity.whole(size)
+        page, where = quantity.whole_number(size), f"hugepages-{size}"
         file = sysfs / f"kernel/mm/hugepages/hugepages-{page // 1024}kB/free_hugepages"
         try:
             free = int(file.read_text()) * page
         except OSError:
-            raise CniError(Code.UNAVAILABLE, f"hugepages-{size}: this node has no pages of that size") from None
+            raise Error(Kind.UNAVAILABLE, "this node has no pages of that size", where=where) from None
         if free < amount:
-            raise CniError(
-                Code.UNAVAILABLE,
-                f"hugepages-{size}: {amount >> 20} MiB asked for, {free >> 20} MiB free: "
-                f"this node needs more in {file.with_name('nr_hugepages')}",
-            )
+            what = f"{amount >> 20} MiB requested, {free >> 20} MiB free"
+            hint = f"this node needs more in {file.with_name('nr_hugepages')}"
+            raise Error(Kind.UNAVAILABLE, what, where=where, hint=hint)
 
 
-def allocate(kubelet: Kubelet, pod: Pod, *, counted: Collection[str] = ()) -> dict[str, Given]:
+def allocate(kubelet: Kubelet, pod: Pod, *, unserved: Collection[str] = ()) -> dict[str, Allocated]:
     """Allocate the pod's devices; return what each container gets, by its name.
 
-    Nothing is allocated for resources in `counted`. Raises CniError(DEVICE) that names the container, if there are
+    Nothing is allocated for resources in `unserved`. Raises Error(DEVICE) that names the container, if there are
     too few devices or the device plugin rejects the request.
     """
     found = {}
     for container in pod.spec.containers:
-        given = found[container.name] = Given()
-        for resource, count in extended(container).items():
-            if resource in counted:
+        allocated = found[container.name] = Allocated()
+        for resource, count in extended_resources(container).items():
+            if resource in unserved:
                 continue
-            try:
-                given.add(kubelet.allocate(pod.namespace, pod.name, container.name, resource, count))
-            except CniError as error:
-                raise error.prefixed(f"container {container.name}") from None
+            with errors.within(Thing("container", container.name)):
+                allocated.add(kubelet.allocate(pod.namespace, pod.name, container.name, resource, count))
     return found

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from wirespeed.cni.errors import CniError, Code
+from wirespeed.errors import Error, Kind
 
 _END = 120.0  # seconds for the agent to finish its calls
 
@@ -65,13 +65,13 @@ class Agent:
         """Whether the agent was started and has ended."""
         return self._process is not None and self._process.poll() is not None
 
-    def failure(self) -> CniError:
+    def failure(self) -> Error:
         """Return the error for an agent that ended by itself, with its last line of output."""
         status = self._process.returncode if self._process else None
-        return CniError(Code.UNAVAILABLE, f"the agent ended with {status}: {self._last or 'it says nothing'}")
+        return Error(Kind.UNAVAILABLE, f"the agent ended with {status}: {self._last or 'it printed nothing'}")
 
     def stop(self) -> None:
-        """Stop the agent if it runs, and wait for its calls to finish. Raises CniError(UNAVAILABLE)."""
+        """Stop the agent if it runs, and wait for its calls to finish. Raises Error(UNAVAILABLE)."""
         process = self._process
         if process is None or self.ended:
             return
@@ -81,7 +81,7 @@ class Agent:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-            raise CniError(Code.UNAVAILABLE, f"the agent did not end within {_END:g} s and was killed") from None
+            raise Error(Kind.UNAVAILABLE, f"the agent did not end within {_END:g} s and was killed") from None
         if status:
             raise self.failure()
 

@@ -13,8 +13,8 @@ from typing import Any, Literal
 
 import msgspec
 
-from wirespeed import structs
-from wirespeed.cni.errors import CniError, Code
+from wirespeed import errors, structs
+from wirespeed.errors import CombinedError, Error, Kind, Thing
 from wirespeed.kube import documents
 from wirespeed.play.devices import Node, node
 from wirespeed.play.process import Mount
@@ -88,7 +88,7 @@ class _Defined:
 
 
 @dataclass(frozen=True)
-class Added:
+class ContainerEdits:
     """What a container gets for its CDI devices: variables; device nodes and mounts by path in the container."""
 
     environment: dict[str, str] = field(default_factory=dict)
@@ -96,62 +96,62 @@ class Added:
     mounts: dict[str, Mount] = field(default_factory=dict)
 
     def add(self, edits: _Edits) -> None:
-        """Add edits; an edit replaces an earlier one of the same name or path. Raises CniError if unsupported."""
-        if undone := _not_done(edits):
-            raise CniError(Code.UNSUPPORTED_FIELD, f"{', '.join(undone)}: not done here")
+        """Add edits; an edit replaces an earlier one of the same name or path. Raises Error if unsupported."""
+        if unsupported := _unsupported(edits):
+            raise Error(Kind.UNSUPPORTED, f"`wirespeed play` does not support {', '.join(unsupported)}")
         for name, _, value in (variable.partition("=") for variable in edits.env):
             self.environment[name] = value
         self.devices.update((each.path, _node(each)) for each in edits.device_nodes)
         self.mounts.update((each.container_path, _mount(each)) for each in edits.mounts)
 
 
-def added(names: Iterable[str], folders: Sequence[Path]) -> Added:
+def resolve_edits(names: Iterable[str], folders: Sequence[Path]) -> ContainerEdits:
     """Return the edits for the named devices. A specification in a later directory of `folders` takes precedence.
 
-    Raises CniError: DEVICE for an undefined name (the message lists invalid specifications) and for a missing
+    Raises Error: DEVICE for an undefined name (the message lists invalid specifications) and for a missing
     device node; UNSUPPORTED_FIELD that names the unsupported edits.
     """
     asked = list(dict.fromkeys(names))
     if not asked:
-        return Added()
+        return ContainerEdits()
     defined, problems = _read(folders)
     if unknown := [name for name in asked if name not in defined]:
-        where = " or ".join(map(str, folders)) or "no folder"
-        text = f"CDI device {', '.join(unknown)}: no specification in {where} defines it"
-        raise CniError(Code.DEVICE, "; ".join([text, *problems]))
-    result = Added()
+        places = " or ".join(map(str, folders)) or "no directory"
+        what = f"no specification in {places} defines it"
+        undefined = Error(Kind.DEVICE, what, where=Thing("CDI device", ", ".join(unknown)))
+        raise CombinedError([undefined, *problems], between="; ")
+    result = ContainerEdits()
     files: set[Path] = set()
     for name in asked:
         found = defined[name]
-        try:
+        with errors.within(Thing("CDI device", name), str(found.file)):
             if found.file not in files:  # a specification's own edits are applied once, before those of its devices
                 result.add(found.spec.container_edits)
             result.add(found.device.container_edits)
-        except CniError as error:
-            raise error.prefixed(f"CDI device {name}: {found.file}") from None
         files.add(found.file)
     return result
 
 
-def _read(folders: Sequence[Path]) -> tuple[dict[str, _Defined], list[str]]:
+def _read(folders: Sequence[Path]) -> tuple[dict[str, _Defined], list[Error]]:
     """Return the devices by their qualified names, and the problems with specifications."""
     defined: dict[str, _Defined] = {}
-    conflicts: dict[str, str] = {}
-    problems = []
+    conflicts: dict[str, Error] = {}
+    problems: list[Error] = []
     for priority, folder in enumerate(folders):
         for file in sorted(folder.iterdir()) if folder.is_dir() else ():
             if file.suffix not in _SUFFIXES or file.is_dir():
                 continue
             try:
                 spec = _load(file)
-            except CniError as error:
-                problems.append(error.msg)
+            except Error as error:
+                problems.append(error)
                 continue
             for device in spec.devices:
                 name = f"{spec.kind}={device.name}"
                 other = defined.get(name)
                 if other and other.priority == priority:
-                    conflicts[name] = f"{name}: defined by {other.file} and {file}"
+                    what = f"defined by {other.file} and {file}"
+                    conflicts[name] = Error(Kind.INVALID_CONFIG, what, where=name)
                 else:
                     defined[name] = _Defined(device, spec, file, priority)
     kept = {name: each for name, each in defined.items() if name not in conflicts}
@@ -159,56 +159,55 @@ def _read(folders: Sequence[Path]) -> tuple[dict[str, _Defined], list[str]]:
 
 
 def _load(file: Path) -> _Spec:
-    """Read a file with one specification. Raises CniError(INVALID_CONFIG) that names the file."""
-    found = [documents.given(value) for _, value in documents.read(file)]
-    if len(found) != 1:
-        raise CniError(Code.INVALID_CONFIG, f"{file}: expected one document, got {len(found)}")
-    try:
+    """Read a file with one specification. Raises Error(INVALID_CONFIG) that names the file."""
+    found = [documents.without_nulls(value) for _, value in documents.read(file)]
+    with errors.within(str(file)):
+        if len(found) != 1:
+            raise Error(Kind.INVALID_CONFIG, expected="one document", got=len(found))
         spec = structs.read(found[0], _Spec)
         _check(spec)
-    except CniError as error:
-        raise error.prefixed(str(file)) from None
-    except ValueError as error:
-        raise CniError(Code.INVALID_CONFIG, f"{file}: {error}") from None
     return spec
 
 
 def _check(spec: _Spec) -> None:
-    """Raise ValueError for violations of the specification that the types do not express."""
+    """Raise Error(INVALID_CONFIG) for violations of the specification that the types do not express."""
     if spec.cdi_version.removeprefix("v") not in _VERSIONS:
-        raise ValueError(f'key "cdiVersion": expected one of {", ".join(_VERSIONS)}, got {spec.cdi_version!r}')
+        raise structs.wrong(("cdiVersion",), f"one of {', '.join(_VERSIONS)}", spec.cdi_version)
     if not _KIND.fullmatch(spec.kind):
-        raise ValueError(f'key "kind": expected vendor/class, got {spec.kind!r}')
+        raise structs.wrong(("kind",), "vendor/class", spec.kind)
     if not spec.devices:
-        raise ValueError('key "devices": expected at least one')
+        raise structs.wrong(("devices",), "at least one", [])
     names = [device.name for device in spec.devices]
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(f'key "devices": {", ".join(twice)} is there twice')
-    _check_edits(spec.container_edits, "containerEdits")
-    for device in spec.devices:
-        where = f"device {device.name!r}"
-        if not _NAME.fullmatch(device.name):
-            raise ValueError(f"{where}: expected letters, digits and _.:- between a letter or digit at each end")
-        if device.container_edits == _Edits():
-            raise ValueError(f"{where}: expected at least one edit")
-        _check_edits(device.container_edits, where)
+        raise Error(Kind.INVALID_CONFIG, f"{', '.join(twice)} is there twice", key="devices")
+    with errors.under("containerEdits"):
+        _check_edits(spec.container_edits)
+    for number, device in enumerate(spec.devices):
+        with errors.under("devices", number):
+            if not _NAME.fullmatch(device.name):
+                expected = "letters, digits and _.:- between a letter or digit at each end"
+                raise structs.wrong(("name",), expected, device.name)
+            with errors.under("containerEdits"):
+                if device.container_edits == _Edits():
+                    raise Error(Kind.INVALID_CONFIG, expected="at least one edit")
+                _check_edits(device.container_edits)
     if _VERSIONS.index(spec.cdi_version.removeprefix("v")) < _VERSIONS.index(needed := _needed(spec)):
-        raise ValueError(f'key "cdiVersion": what it uses needs {needed}, got {spec.cdi_version}')
+        raise structs.wrong(("cdiVersion",), f"at least {needed}, for what it uses", spec.cdi_version)
 
 
-def _check_edits(edits: _Edits, where: str) -> None:
-    for variable in edits.env:
+def _check_edits(edits: _Edits) -> None:
+    for number, variable in enumerate(edits.env):
         if variable.find("=") < 1:
-            raise ValueError(f"{where}: env: expected NAME=VALUE, got {variable!r}")
-    for each in edits.device_nodes:
+            raise structs.wrong(("env", number), "NAME=VALUE", variable)
+    for number, each in enumerate(edits.device_nodes):
         if not each.path:
-            raise ValueError(f"{where}: deviceNodes: a path is empty")
+            raise structs.wrong(("deviceNodes", number, "path"), "a path", each.path)
         if not _PERMISSIONS.fullmatch(each.permissions):
-            raise ValueError(
-                f"{where}: device node {each.path}: expected permissions rwm, got {each.permissions!r}"
-            )
-    if not all(each.host_path and each.container_path for each in edits.mounts):
-        raise ValueError(f"{where}: mounts: a path is empty")
+            raise structs.wrong(("deviceNodes", number, "permissions"), "rwm or some of these", each.permissions)
+    for number, mount in enumerate(edits.mounts):
+        for key, path in (("hostPath", mount.host_path), ("containerPath", mount.container_path)):
+            if not path:
+                raise structs.wrong(("mounts", number, key), "a path", path)
 
 
 def _needed(spec: _Spec) -> str:
@@ -228,7 +227,7 @@ def _needed(spec: _Spec) -> str:
     return "0.4.0" if any(each.type for part in edits for each in part.mounts) else "0.3.0"
 
 
-def _not_done(edits: _Edits) -> list[str]:
+def _unsupported(edits: _Edits) -> list[str]:
     """Name the edits that are not supported here."""
     found = [f"hook {hook.get('hookName', '')} {hook.get('path', '')}" for hook in edits.hooks]
     found += [f"netDevice {device.get('hostInterfaceName', '')}" for device in edits.net_devices]
@@ -244,17 +243,18 @@ def _not_done(edits: _Edits) -> list[str]:
 
 
 def _node(each: _DeviceNode) -> Node:
-    """Return the device node; what the specification omits is copied from this machine. Raises CniError(DEVICE)."""
+    """Return the device node; what the specification omits is copied from this machine. Raises Error(DEVICE)."""
     host_path = each.host_path or each.path
     is_whole = each.type == "p" or (each.type != "" and each.major != 0)
     try:
         host = node(each.path, host_path)
-    except CniError:
+    except Error:
         if not is_whole:
             raise
         host = Node(each.path, each.type, each.major, each.minor, 0o666)
     if not is_whole and each.type not in {"", host.kind}:
-        raise CniError(Code.DEVICE, f"device {host_path}: expected a node of type {each.type}, got {host.kind}")
+        where, expected = Thing("device", host_path), f"a node of type {each.type}"
+        raise Error(Kind.DEVICE, where=where, expected=expected, got=host.kind)
     kind = (each.type or host.kind).replace("u", "c")  # mknod(1): "u" is the same as "c"
     major, minor = (each.major, each.minor) if each.major or kind == "p" else (host.major, host.minor)
     mode = host.mode if each.file_mode is None else each.file_mode

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from wirespeed.cni.errors import CniError, Code
+from wirespeed.errors import as_error
 from wirespeed.play import quantity
 from wirespeed.play.limits import Limits
 from wirespeed.steps import Undo
@@ -51,11 +51,8 @@ class Cgroups:
     def __init__(self, name: str, hierarchies: Iterable[Hierarchy] | None = None) -> None:
         self._name = name
         self._hierarchies = list(find() if hierarchies is None else hierarchies)
-        self.missing: dict[str, str] = {}
         have = {controller for each in self._hierarchies for controller in each.controllers}
-        for controller in CONTROLLERS:
-            if controller not in have:
-                self.missing[controller] = f"no cgroup controller {controller}"
+        self.missing = {each: f"no cgroup controller {each}" for each in CONTROLLERS if each not in have}
 
     def make(self, undo: Undo) -> None:
         """Create the play's cgroup in each hierarchy that allows it."""
@@ -72,12 +69,13 @@ class Cgroups:
                     self.missing[controller] = f"cgroup controller {controller}: {error.filename}: {error.strerror}"
 
     def pod(self, name: str, limits: Limits, undo: Undo) -> PodGroups:
-        """Create a pod's cgroups. Raises CniError(IO_FAILURE)."""
-        made = PodGroups({each: each.base / self._name / name for each in self._hierarchies}, undo)
-        made.make(limits)
-        return made
+        """Create a pod's cgroups. Raises Error(IO)."""
+        folders = {each: each.base / self._name / name for each in self._hierarchies}
+        for hierarchy, folder in folders.items():
+            _make(hierarchy, folder, limits, undo, inner=True)
+        return PodGroups(folders, undo)
 
-    def left(self) -> list[str]:
+    def leftovers(self) -> list[str]:
         """Return the play's cgroups that still exist."""
         folders = [each.base / self._name for each in self._hierarchies]
         return [str(folder) for folder in folders if folder.exists()]
@@ -90,12 +88,8 @@ class PodGroups:
         self._folders, self._undo = folders, undo
         self._made: dict[str, list[Group]] = {}
 
-    def make(self, limits: Limits) -> None:
-        for hierarchy, folder in self._folders.items():
-            _make(hierarchy, folder, limits, self._undo, inner=True)
-
     def container(self, name: str, limits: Limits) -> list[Group]:
-        """Return a container's cgroups; create them on its first start. Raises CniError(IO_FAILURE)."""
+        """Return a container's cgroups; create them on its first start. Raises Error(IO)."""
         if name not in self._made:
             self._made[name] = []
             for hierarchy, folder in self._folders.items():
@@ -111,7 +105,7 @@ def find(process: Path = Path("/proc/self")) -> list[Hierarchy]:
     In cgroup v1, the play's cgroups are created below this process's own cgroup. In v2, a cgroup that has processes
     cannot have children with limits, except the root cgroup, so they are created there, as the kubelet does.
     """
-    mine = dict(line.split(":", 2)[1:] for line in (process / "cgroup").read_text().splitlines())
+    own_cgroups = dict(line.split(":", 2)[1:] for line in (process / "cgroup").read_text().splitlines())
     found: list[Hierarchy] = []
     for line in (process / "mountinfo").read_text().splitlines():
         first, _, second = line.partition(" - ")
@@ -121,7 +115,9 @@ def find(process: Path = Path("/proc/self")) -> list[Hierarchy]:
             listed, base = _read(mount / "cgroup.controllers").split(), mount
         elif kind == "cgroup":
             listed = options.split(",")
-            base = mount / _own(mine, listed).removeprefix(root).lstrip("/")
+            wanted = {*listed} & {*CONTROLLERS}
+            own = next((path for names, path in own_cgroups.items() if wanted & {*names.split(",")}), "/")
+            base = mount / own.removeprefix(root).lstrip("/")
             base = base if base.is_dir() else mount
         else:
             continue
@@ -131,12 +127,6 @@ def find(process: Path = Path("/proc/self")) -> list[Hierarchy]:
             inside = _PLACE if place == _PLACE else f"{_PLACE}/{mount.name}"
             found.append(Hierarchy(base=base, controllers=controllers, unified=kind == "cgroup2", place=inside))
     return found
-
-
-def _own(mine: Mapping[str, str], listed: Iterable[str]) -> str:
-    """Return this process's cgroup in the hierarchy with the listed controllers."""
-    wanted = {*listed} & {*CONTROLLERS}
-    return next((path for names, path in mine.items() if wanted & {*names.split(",")}), "/")
 
 
 def settings(hierarchy: Hierarchy, limits: Limits, pages: Iterable[int]) -> dict[str, tuple[int, bool]]:
@@ -150,7 +140,7 @@ def settings(hierarchy: Hierarchy, limits: Limits, pages: Iterable[int]) -> dict
             found |= {"memory.memsw.limit_in_bytes": (limits.memory, False)}
     if "hugetlb" in hierarchy.controllers:
         name = "max" if hierarchy.unified else "limit_in_bytes"
-        asked = {quantity.whole(size): amount for size, amount in limits.hugepages.items()}
+        asked = {quantity.whole_number(size): amount for size, amount in limits.hugepages.items()}
         for page in pages:
             amount = asked.get(page, 0)
             found[f"hugetlb.{_size(page)}.{name}"] = (amount, True)
@@ -180,7 +170,7 @@ def _make(hierarchy: Hierarchy, folder: Path, limits: Limits, undo: Undo, *, inn
         if inner:
             _enable(hierarchy, folder)
     except OSError as error:
-        raise CniError(Code.IO_FAILURE, f"cgroup {error.filename or folder}: {error.strerror}") from error
+        raise as_error(error, f"cgroup {error.filename or folder}") from error
 
 
 def _enable(hierarchy: Hierarchy, folder: Path) -> None:

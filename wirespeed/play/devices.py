@@ -6,7 +6,7 @@ import os
 import stat
 from typing import NamedTuple
 
-from wirespeed.cni.errors import CniError, Code
+from wirespeed.errors import Error, Kind, Thing, as_error
 
 _KINDS = {stat.S_IFCHR: "c", stat.S_IFBLK: "b", stat.S_IFIFO: "p"}
 
@@ -24,12 +24,12 @@ class Node(NamedTuple):
 
 
 def node(path: str, host: str) -> Node:
-    """Return a copy of this machine's node `host` at `path`, owned by root. Raises CniError(DEVICE)."""
+    """Return a copy of this machine's node `host` at `path`, owned by root. Raises Error(DEVICE)."""
     try:
         found = os.lstat(host)
     except OSError as error:
-        raise CniError(Code.DEVICE, f"device {host}: {error.strerror}") from error
+        raise as_error(error, Thing("device", host)).of_kind(Kind.DEVICE) from error
     kind = _KINDS.get(stat.S_IFMT(found.st_mode))
     if kind is None:
-        raise CniError(Code.DEVICE, f"device {host}: expected a device node")
+        raise Error(Kind.DEVICE, where=Thing("device", host), expected="a device node")
     return Node(path, kind, os.major(found.st_rdev), os.minor(found.st_rdev), mode=stat.S_IMODE(found.st_mode))

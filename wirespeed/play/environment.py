@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
 
 from wirespeed.play import downward
-
-if TYPE_CHECKING:
-    from wirespeed.play.manifests import Container, EnvVar, Pod
+from wirespeed.play.objects import ConfigMaps, Container, Facts, Pod, ValueFrom
 
 # Set by the runtime if the image sets nothing.
 BASE = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
@@ -20,29 +16,19 @@ PROGRAM = "/usr/local/bin/wirespeed"
 
 _REFERENCE = re.compile(r"\$(?:\(([^)]*)\)|(.))", re.DOTALL)
 
-ConfigMaps = Mapping[tuple[str, str], Mapping[str, str]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Facts:
-    """What is known about a pod once it has its network; `annotations` include network-status."""
-
-    uid: str
-    hostname: str
-    node: str
-    home: str = "/root"  # of the container's user
-    ips: Sequence[str] = ()
-    annotations: Mapping[str, str]
-
 
 def variables(
-    pod: Pod, container: Container, *, facts: Facts, config_maps: ConfigMaps, given: Mapping[str, str]
+    pod: Pod, container: Container, facts: Facts, config_maps: ConfigMaps, given: Mapping[str, str]
 ) -> dict[str, str]:
-    """Return a container's variables. `given` are those of its devices; the container's own override them."""
+    """Return a container's variables. `given` are those of its devices; the container's own override them.
+
+    A value can refer to the container's earlier variables.
+    """
     own: dict[str, str] = {}
     for variable in container.env:
-        value = _value(pod, container, variable, facts=facts, config_maps=config_maps, known=own)
-        if value is not None:
+        if variable.value_from is None:
+            own[variable.name] = expand(variable.value or "", own)
+        elif (value := _value_from(pod, container, variable.value_from, facts, config_maps)) is not None:
             own[variable.name] = value
     return {**BASE, "HOME": facts.home, "HOSTNAME": facts.hostname, **given, **own}
 
@@ -64,24 +50,14 @@ def command(container: Container, known: Mapping[str, str]) -> list[str]:
     return [expand(part, known) for part in (*container.command, *container.args)]
 
 
-def _value(
-    pod: Pod,
-    container: Container,
-    variable: EnvVar,
-    *,
-    facts: Facts,
-    config_maps: ConfigMaps,
-    known: Mapping[str, str],
+def _value_from(
+    pod: Pod, container: Container, source: ValueFrom, facts: Facts, config_maps: ConfigMaps
 ) -> str | None:
-    """Return a variable's value; None if an optional key is missing. References are to earlier variables only."""
-    source = variable.value_from
-    if source is None:
-        return expand(variable.value or "", known)
+    """Return a variable's value; None if an optional key is missing."""
     if source.field_ref:
         return downward.field(pod, source.field_ref.field_path, facts)
     if source.resource_field_ref:
-        containers = [*pod.spec.init_containers, *pod.spec.containers]
-        return downward.resource(source.resource_field_ref, containers, container.name)
+        return downward.resource(source.resource_field_ref, pod.spec.all_containers, container.name)
     assert source.config_map_key_ref is not None  # one of the three, see play.manifests
     key = source.config_map_key_ref
     return config_maps.get((pod.namespace, key.name), {}).get(key.key)

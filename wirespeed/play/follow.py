@@ -1,4 +1,4 @@
-"""Watches the files in which the agent writes running pods' network-status and annotations."""
+"""Calls a function whenever the entries of a directory change."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from wirespeed.system.inotify import FolderWatch
 
 
 @contextmanager
-def followed(folder: Path, changed: Callable[[], None]) -> Iterator[None]:
-    """Call `changed` in a separate thread when files in the directory change, until the context ends."""
-    folder.mkdir(exist_ok=True)
+def watching(folder: Path, changed: Callable[[], None], name: str) -> Iterator[None]:
+    """Call `changed` in a thread `name`: now, and when entries of the directory change, until the context ends."""
+    folder.mkdir(mode=0o750, parents=True, exist_ok=True)
     watch, end = FolderWatch(folder), os.eventfd(0)
-    thread = threading.Thread(target=_follow, args=(watch, end, changed), name="annotations")
+    thread = threading.Thread(target=_follow, args=(watch, end, changed), name=name)
     thread.start()
     try:
         yield
@@ -33,7 +33,7 @@ def _follow(watch: FolderWatch, end: int, changed: Callable[[], None]) -> None:
     for file in (watch.fileno(), end):
         poll.register(file, select.POLLIN)
     while True:
+        changed()
         if end in {file for file, _ in poll.poll()}:
             return
-        if watch.events():
-            changed()
+        watch.events()  # only what exists now matters, not the events

@@ -8,19 +8,19 @@ import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from wirespeed.cni.errors import CniError, Code
+from wirespeed.errors import Error, Kind, Thing
 from wirespeed.play.environment import BASE, PROGRAM
-from wirespeed.play.launcher import OWN
-from wirespeed.play.manifests import Container, Pod
+from wirespeed.play.launcher import OWN_FOLDERS
+from wirespeed.play.objects import Container, Pod, containers
 
 # Not /proc and /sys, which show the same kernel, and not /dev, which has what the container was given.
-_OVER = tuple(folder for folder in OWN if folder not in {"/proc", "/sys", "/dev"})
+_OVER = tuple(folder for folder in OWN_FOLDERS if folder not in {"/proc", "/sys", "/dev"})
 _PATH = re.compile(r"(?<![\w./-])/[^\s'\"`$;|&<>(){}\[\],:=*?!\\]+")
 
 
 @dataclass(frozen=True)
 class Hidden:
-    """A path that exists on this machine. The path `named` leads to it, `over` is the mount that hides it."""
+    """A hidden path of this machine: `named` is the path in the manifest, `over` the mount that hides `path`."""
 
     named: str
     path: str
@@ -28,24 +28,22 @@ class Hidden:
 
     def __str__(self) -> str:
         to = "" if self.named == self.path else f", to which {self.named} leads,"
-        return f"{self.path}{to} is hidden: a container has a {self.over} of its own"
+        return f"{self.path}{to} is hidden: a container has its own {self.over}"
 
 
 def refuse(pods: Iterable[Pod]) -> None:
-    """Raise CniError(INVALID_CONFIG) for a program that a container uses but would not find."""
-    for pod, container in _containers(pods):
+    """Raise Error(INVALID_CONFIG) for a program that a container uses but would not find."""
+    for pod, container in containers(pods):
         for each in of(container):
             if _is_program(each.path):
-                raise CniError(
-                    Code.INVALID_CONFIG,
-                    f"{pod.where}: Pod {pod.label}: container {container.name}: {each}: expected a path elsewhere, "
-                    "or a volume mounted above it",
-                )
+                where = (*pod.places, Thing("container", container.name))
+                expected = "a path elsewhere, or a volume mounted above it"
+                raise Error(Kind.INVALID_CONFIG, str(each), where=where, expected=expected)
 
 
 def notes(pods: Iterable[Pod]) -> Iterator[str]:
     """Yield the other hidden paths that containers use. Some may be files that the containers create."""
-    for pod, container in _containers(pods):
+    for pod, container in containers(pods):
         for each in of(container):
             if not _is_program(each.path):
                 yield f"{pod.label}/{container.name}: {each}"
@@ -56,7 +54,7 @@ def of(container: Container) -> list[Hidden]:
     mounts = [mount.mount_path for mount in container.volume_mounts]
     found: dict[str, Hidden] = {}
     for named in _absolute_paths(container):
-        for path in _leads(named):
+        for path in _resolved_paths(named):
             over = next((folder for folder in _OVER if _is_below(path, folder)), None)
             if (
                 over
@@ -66,10 +64,6 @@ def of(container: Container) -> list[Hidden]:
             ):
                 found.setdefault(path, Hidden(named, path, over))
     return list(found.values())
-
-
-def _containers(pods: Iterable[Pod]) -> Iterator[tuple[Pod, Container]]:
-    return ((pod, each) for pod in pods for each in [*pod.spec.init_containers, *pod.spec.containers])
 
 
 def _absolute_paths(container: Container) -> Iterator[str]:
@@ -89,7 +83,7 @@ def _absolute_paths(container: Container) -> Iterator[str]:
         yield from (os.path.normpath(path) for path in _PATH.findall(text))
 
 
-def _leads(path: str) -> Iterator[str]:
+def _resolved_paths(path: str) -> Iterator[str]:
     """Yield the path, the targets of its symbolic links, and a script's interpreter."""
     places = [os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path)), os.path.realpath(path)]
     yield from dict.fromkeys(places)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import select
-import socket as sockets
 import stat
 import threading
 from collections.abc import Callable, Iterable
@@ -16,12 +14,13 @@ from urllib.parse import quote
 
 import grpc
 
-from wirespeed.cni.errors import CniError, Code
+from wirespeed import errors
+from wirespeed.errors import Error, Kind, Thing
 from wirespeed.kube import resources, rpc
 from wirespeed.kube.proto import deviceplugin_pb2 as dp
 from wirespeed.kube.proto import pluginregistration_pb2 as registration
 from wirespeed.kube.proto import podresources_pb2 as pods
-from wirespeed.system.inotify import FolderWatch
+from wirespeed.play.follow import watching
 
 VERSION = "v1beta1"
 _DIAL = 10.0  # seconds to connect to a plugin, as in the kubelet
@@ -100,12 +99,9 @@ class Kubelet:
         self._end = contextlib.ExitStack()
 
     def start(self) -> None:
-        """Remove all sockets in device-plugins, as a starting kubelet does, and listen.
-
-        Raises CniError(IO_FAILURE) if a socket cannot be created.
-        """
+        """Remove all sockets in device-plugins, as a starting kubelet does, and listen. Raises Error(IO)."""
         plugins = self.folder / "device-plugins"
-        try:
+        with errors.os_errors(f"kubelet {self.folder}"):
             for folder in (plugins, self.folder / "pod-resources"):
                 folder.mkdir(mode=0o750, parents=True, exist_ok=True)
             for path in plugins.iterdir():
@@ -116,10 +112,9 @@ class Kubelet:
                 self._listen(made, self.folder / "pod-resources/kubelet.sock", "PodResourcesLister", _Pods(self))
                 self._listen(made, plugins / "kubelet.sock", "Registration", _Registration(self))
                 if self._plugin_watch:
-                    made.enter_context(_PluginWatch(self, self.folder / "plugins_registry"))
+                    watch = _PluginWatch(self, self.folder / "plugins_registry")
+                    made.enter_context(watching(watch.folder, watch.connect_new, "kubelet plugin watch"))
                 self._end = made.pop_all()
-        except OSError as error:
-            raise CniError(Code.IO_FAILURE, f"kubelet {self.folder}: {error.strerror}") from error
 
     def stop(self) -> None:
         """Stop listening and disconnect the plugins; allocations stay."""
@@ -134,10 +129,7 @@ class Kubelet:
             }
 
     def wait_for(self, resource: str, count: int, timeout: float) -> None:
-        """Wait up to `timeout` seconds until the resource has at least `count` healthy devices.
-
-        Raises CniError(TRY_AGAIN_LATER) that lists what is registered.
-        """
+        """Wait until the resource has at least `count` healthy devices, as `wait_until` does."""
         self.wait_until(
             lambda: resource in self._endpoints and len(self._healthy(resource)) >= count,
             timeout,
@@ -152,7 +144,7 @@ class Kubelet:
     def wait_until(self, condition: Callable[[], bool], timeout: float, what: str) -> None:
         """Wait up to `timeout` seconds for the condition, which is evaluated after each change of devices.
 
-        Raises CniError(TRY_AGAIN_LATER) that names `what` and lists what is registered.
+        Raises Error(TRY_AGAIN) that names `what` and lists what is registered.
         """
         with self._changed:
             if self._changed.wait_for(condition, timeout):
@@ -161,34 +153,30 @@ class Kubelet:
                 f"{name} ({len(self._healthy(name))} of {len(self._endpoints[name].devices)} healthy)"
                 for name in sorted(self._endpoints)
             )
-        raise CniError(
-            Code.TRY_AGAIN_LATER,
-            f"kubelet: no {what} within {timeout:g} s; registered: {known or 'nothing'}",
-        )
+        what = f"no {what} within {timeout:g} s; registered: {known or 'nothing'}"
+        raise Error(Kind.TRY_AGAIN, what, where="kubelet")
 
     def allocate(self, namespace: str, pod: str, container: str, resource: str, count: int) -> Any:
         """Allocate `count` devices of the resource to the container; return the plugin's ContainerAllocateResponse.
 
         The plugin's preferred allocation is used if it supports that, else the devices with the lowest ids. Devices
-        that are allocated or Unhealthy are never chosen. Raises CniError(DEVICE) if there are too few or the plugin
+        that are allocated or Unhealthy are never chosen. Raises Error(DEVICE) if there are too few or the plugin
         fails.
         """
-        with self._allocating:
+        with self._allocating, errors.within(Thing("resource", resource)):
             endpoint, free = self._free(resource, count)
             try:
                 chosen = (
-                    self._preferred(endpoint, free, count)
+                    self._preferred_devices(endpoint, free, count)
                     if endpoint.options.get_preferred_allocation_available
                     else free[:count]
                 )
                 request = dp.AllocateRequest(container_requests=[dp.ContainerAllocateRequest(devices_ids=chosen)])
                 answers = endpoint.client.Allocate(request, timeout=_ANSWER).container_responses
             except grpc.RpcError as error:
-                raise _failure(resource, error) from error
+                raise _failure(error) from error
             if len(answers) != 1:
-                raise CniError(
-                    Code.DEVICE, f"resource {resource}: expected 1 container response, got {len(answers)}"
-                )
+                raise Error(Kind.DEVICE, expected="1 container response", got=len(answers))
             with self._changed:
                 self._allocations.append(_Allocation(namespace, pod, container, resource, tuple(chosen)))
             return answers[0]
@@ -196,25 +184,25 @@ class Kubelet:
     def pre_start(self, namespace: str, pod: str, container: str) -> None:
         """Call PreStartContainer of the plugins that require it. The container's networks are attached by then.
 
-        Raises CniError(DEVICE) if a plugin rejects it or is no longer registered.
+        Raises Error(DEVICE) if a plugin rejects it or is no longer registered.
         """
         of = namespace, pod, container
         with self._changed:
             given = [a for a in self._allocations if (a.namespace, a.pod, a.container) == of]
             endpoints = dict(self._endpoints)
         for each in given:
-            endpoint = endpoints.get(each.resource)
-            if endpoint is None:
-                raise CniError(Code.DEVICE, f"resource {each.resource}: not registered any more")
-            if endpoint.options.pre_start_required:
-                try:
-                    request = dp.PreStartContainerRequest(devices_ids=each.devices)
-                    endpoint.client.PreStartContainer(request, timeout=_ANSWER)
-                except grpc.RpcError as error:
-                    raise _failure(each.resource, error) from error
+            with errors.within(Thing("resource", each.resource)):
+                endpoint = endpoints.get(each.resource)
+                if endpoint is None:
+                    raise Error(Kind.DEVICE, "not registered any more")
+                if endpoint.options.pre_start_required:
+                    try:
+                        request = dp.PreStartContainerRequest(devices_ids=each.devices)
+                        endpoint.client.PreStartContainer(request, timeout=_ANSWER)
+                    except grpc.RpcError as error:
+                        raise _failure(error) from error
 
     def free(self, namespace: str, pod: str) -> None:
-        """Release all devices of the pod."""
         with self._changed:
             self._allocations = [a for a in self._allocations if (a.namespace, a.pod) != (namespace, pod)]
 
@@ -223,19 +211,19 @@ class Kubelet:
     def connect(self, resource: str, socket: Path, *, options: Any = None) -> None:
         """Connect to the plugin at `socket` for the resource; without `options`, use those that it returns itself.
 
-        Raises CniError(INVALID_CONFIG) for an invalid resource name, grpc.RpcError if the plugin cannot be reached.
+        Raises Error(INVALID_CONFIG) for an invalid resource name, grpc.RpcError if the plugin cannot be reached.
         """
-        if problem := resources.refusal(resource):
-            raise CniError(Code.INVALID_CONFIG, f"resource {resource!r}: {problem}")
+        if problem := resources.name_problem(resource):
+            raise Error(Kind.INVALID_CONFIG, f"resource {resource!r}: {problem}")
         channel = rpc.channel(str(socket), options=_OPTIONS)
         endpoint = _Endpoint(resource, socket, channel, options)
         try:
-            told = endpoint.client.GetDevicePluginOptions(dp.Empty(), timeout=_DIAL, wait_for_ready=True)
+            default_options = endpoint.client.GetDevicePluginOptions(dp.Empty(), timeout=_DIAL, wait_for_ready=True)
         except grpc.RpcError:
             channel.close()
             raise
         if options is None:
-            endpoint.options = told
+            endpoint.options = default_options
         endpoint.stream = endpoint.client.ListAndWatch(dp.Empty())
         endpoint.reader = threading.Thread(target=self._read, args=(endpoint,), name=f"kubelet {resource}")
         with self._changed:
@@ -252,8 +240,7 @@ class Kubelet:
         for endpoint in gone:
             endpoint.stream.cancel()
 
-    def given(self) -> list[_Allocation]:
-        """Return all current allocations."""
+    def allocations(self) -> list[_Allocation]:
         with self._changed:
             return list(self._allocations)
 
@@ -291,29 +278,24 @@ class Kubelet:
             endpoint = self._endpoints.get(resource)
             if endpoint is None:
                 known = ", ".join(sorted(self._endpoints)) or "nothing"
-                raise CniError(Code.DEVICE, f"resource {resource}: not registered; registered: {known}")
+                raise Error(Kind.DEVICE, f"not registered; registered: {known}")
             taken = {key for a in self._allocations if a.resource == resource for key in a.devices}
             healthy = self._healthy(resource)
         free = [key for key in healthy if key not in taken]
         if count < 1 or len(free) < count:
-            raise CniError(
-                Code.DEVICE,
-                f"resource {resource}: {count} asked for, {len(free)} free "
-                f"({len(endpoint.devices)} devices, {len(healthy)} healthy, {len(taken)} allocated)",
-            )
+            have = f"{len(endpoint.devices)} devices, {len(healthy)} healthy, {len(taken)} allocated"
+            raise Error(Kind.DEVICE, f"{count} requested, {len(free)} free ({have})")
         return endpoint, free
 
-    def _preferred(self, endpoint: _Endpoint, free: list[str], count: int) -> list[str]:
+    def _preferred_devices(self, endpoint: _Endpoint, free: list[str], count: int) -> list[str]:
         request = dp.ContainerPreferredAllocationRequest(available_deviceIDs=free, allocation_size=count)
         answer = endpoint.client.GetPreferredAllocation(
             dp.PreferredAllocationRequest(container_requests=[request]), timeout=_ANSWER
         )
         chosen = [key for response in answer.container_responses for key in response.deviceIDs]
         if len(chosen) != count or len(set(chosen)) != count or not set(chosen) <= set(free):
-            raise CniError(
-                Code.DEVICE,
-                f"resource {endpoint.resource}: the plugin prefers {chosen}: expected {count} of those available",
-            )
+            expected = f"{count} of those available"
+            raise Error(Kind.DEVICE, f"the plugin prefers {chosen}", expected=expected)
         return chosen
 
     # Sockets
@@ -345,7 +327,7 @@ class _Registration:
         socket = self._kubelet.folder / "device-plugins" / request.endpoint
         try:
             self._kubelet.connect(request.resource_name, socket, options=request.options)
-        except CniError as error:
+        except Error as error:
             context.abort(grpc.StatusCode.UNKNOWN, error.msg)
         except grpc.RpcError as error:
             context.abort(grpc.StatusCode.UNKNOWN, f"plugin at {socket}: {error.code().name}: {error.details()}")
@@ -386,7 +368,7 @@ class _Pods:
             (name, device.ID): device for name, devices in self._kubelet.resources().items() for device in devices
         }
         found: dict[tuple[str, str], dict[str, Any]] = {}
-        for given in self._kubelet.given():
+        for given in self._kubelet.allocations():
             containers = found.setdefault((given.namespace, given.pod), {})
             container = containers.setdefault(given.container, pods.ContainerResources(name=given.container))
             for key in given.devices:
@@ -402,39 +384,17 @@ class _PluginWatch:
     """Connects the plugins whose sockets appear in the directory, and disconnects those whose sockets disappear."""
 
     def __init__(self, kubelet: Kubelet, folder: Path) -> None:
-        self._kubelet = kubelet
-        self._folder = folder
+        self._kubelet, self.folder = kubelet, folder
         self._taken: dict[Path, tuple[int, int]] = {}  # inode and mtime, to recognise a new socket of the same name
 
-    def __enter__(self) -> None:
-        self._folder.mkdir(mode=0o750, parents=True, exist_ok=True)
-        self._watch = FolderWatch(self._folder)
-        self._woken, self._waker = sockets.socketpair()
-        self._thread = threading.Thread(target=self._run, name="kubelet plugin watch")
-        self._thread.start()
-
-    def __exit__(self, *_: object) -> None:
-        self._waker.close()
-        self._thread.join()
-        self._woken.close()
-        self._watch.close()
-
-    def _run(self) -> None:
-        while True:
-            self._connect_new()
-            ready, _, _ = select.select([self._watch.fileno(), self._woken.fileno()], [], [])
-            if self._woken.fileno() in ready:
-                return
-            self._watch.events()  # only what exists now matters, not the events
-
-    def _connect_new(self) -> None:
-        there = _sockets(self._folder)
+    def connect_new(self) -> None:
+        current = _sockets(self.folder)
         for path, which in list(self._taken.items()):
-            if there.get(path) != which:
+            if current.get(path) != which:
                 del self._taken[path]
                 self._kubelet.disconnect(path)
-        for path in sorted(there.keys() - self._taken.keys()):
-            self._taken[path] = there[path]
+        for path in sorted(current.keys() - self._taken.keys()):
+            self._taken[path] = current[path]
             self._take(path)
 
     def _take(self, path: Path) -> None:
@@ -459,7 +419,7 @@ class _PluginWatch:
             return f"plugin {info.name} of type {info.type} speaks {versions}: expected DevicePlugin {VERSION}"
         try:
             self._kubelet.connect(info.name, Path(info.endpoint))
-        except CniError as error:
+        except Error as error:
             return error.msg
         return ""
 
@@ -482,7 +442,5 @@ def _container_devices(resource: str, device: Any) -> Any:
     return entry
 
 
-def _failure(resource: str, error: grpc.RpcError) -> CniError:
-    return CniError(
-        Code.DEVICE, f"resource {resource}: the device plugin refuses: {error.code().name}: {error.details()}"
-    )
+def _failure(error: grpc.RpcError) -> Error:
+    return Error(Kind.DEVICE, f"the device plugin refuses: {error.code().name}: {error.details()}")

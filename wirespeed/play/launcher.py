@@ -14,9 +14,8 @@ It runs as `python3 -I -S` with two file descriptors as arguments. The first is 
     groups       [[cgroup directory on this machine, mount point in the container]]
     rights       {"user", "group", "groups", "capabilities": numbers, "noNewPrivileges", "privileged",
                  "readOnlyRoot", "memlock": bytes}
-
-A plan with "join", the PID of a container's first process, runs another command in that container. Such a plan has
-only command, environment, folder, groups and rights besides.
+    join         0, or the PID of the first process of a container, in which the command is run as another one;
+                 only command, environment, folder, groups and rights matter then
 
 The second is a socket. Once the command runs, {"pid": PID on this machine} is written to it; if it cannot run,
 {"error": text}. Each byte read from it is a signal number for the command; end of file kills the command. The exit
@@ -34,6 +33,7 @@ import socket
 import stat
 import subprocess
 import sys
+from collections.abc import Iterator
 from typing import Any, NoReturn
 
 CLONE_NEWNS = 0x00020000
@@ -52,12 +52,12 @@ AT_FDCWD, AT_RECURSIVE = -100, 0x8000
 
 CANNOT_RUN = 128  # the exit status of a command that cannot be started, as from a runtime
 OLD = "/.old"  # mount point of this machine's root while mounts are made from it
-OWN = ("/proc", "/sys", "/dev", "/run", "/tmp")  # noqa: S108 — directories that every container has for itself
+OWN_FOLDERS = ("/proc", "/sys", "/dev", "/run", "/tmp")  # noqa: S108 — directories that every container has for itself
 KINDS = {"c": stat.S_IFCHR, "b": stat.S_IFBLK, "p": stat.S_IFIFO}
 RESTRICTIONS = {"ro": MS_RDONLY, "nosuid": MS_NOSUID, "nodev": MS_NODEV, "noexec": MS_NOEXEC}
 NODES = ("null", "zero", "full", "random", "urandom", "tty")
 # Entries of this machine's /dev that containers never get: they have their own, or none.
-NOT_GIVEN = ("pts", "shm", "mqueue", "hugepages", "fd", "stdin", "stdout", "stderr", "ptmx", "console")
+EXCLUDED_DEVICES = ("pts", "shm", "mqueue", "hugepages", "fd", "stdin", "stdout", "stderr", "ptmx", "console")
 CGROUPS = "/sys/fs/cgroup"
 # Paths that an unprivileged container cannot see (MASKED) or write (READ_ONLY), from procMount Default.
 MASKED = (
@@ -89,15 +89,14 @@ class StartError(Exception):
 
 
 def main() -> NoReturn:
-    """Run as described at the top of this module."""
     with open(int(sys.argv[1]), encoding="utf-8") as file:
         plan = json.load(file)
     control = socket.socket(fileno=int(sys.argv[2]))
     control.set_inheritable(False)
     child, problem = start(plan)
-    said = {"error": problem} if problem else {"pid": child}
+    answer = {"error": problem} if problem else {"pid": child}
     try:
-        control.sendall(json.dumps(said).encode() + b"\n")
+        control.sendall(json.dumps(answer).encode() + b"\n")
     except OSError:  # the caller is gone
         os.kill(child, signal.SIGKILL)
     os._exit(watch(child, control))
@@ -106,14 +105,14 @@ def main() -> NoReturn:
 def start(plan: dict[str, Any]) -> tuple[int, str]:
     """Start the command; return its PID, and why it could not be run ("" if it runs)."""
     groups = [os.open(f"{folder}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC) for folder, _ in plan["groups"]]
-    if "join" in plan:
+    if plan["join"]:
         join(plan["join"])
     else:
         call("unshare", CLONE_NEWPID)
     reader, writer = os.pipe2(os.O_CLOEXEC)
     child = os.fork()
     if not child:
-        become(plan, groups, writer)
+        run_child(plan, groups, writer)
     os.close(writer)
     with open(reader, encoding="utf-8", errors="replace") as file:
         return child, file.read()
@@ -145,16 +144,16 @@ def join(process: int) -> None:
         os.close(file)
 
 
-def become(plan: dict[str, Any], groups: list[int], failure: int) -> NoReturn:
+def run_child(plan: dict[str, Any], groups: list[int], failure: int) -> NoReturn:
     """Run in the child: set up the container if this is its first process, then exec the command."""
     try:
         call("prctl", PR_SET_PDEATHSIG, signal.SIGKILL)
         os.umask(0o022)
-        if "join" not in plan:
+        if not plan["join"]:
             prepare(plan)
         os.chdir(plan["folder"])
         enter_groups(groups, plan)
-        confine(plan["rights"])
+        apply_rights(plan["rights"])
         call("prctl", PR_SET_PDEATHSIG, signal.SIGKILL)  # cleared when the user changed, see prctl(2)
         for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores these signals
             signal.signal(number, signal.SIG_DFL)
@@ -168,7 +167,6 @@ def become(plan: dict[str, Any], groups: list[int], failure: int) -> NoReturn:
 
 
 def run(command: list[str], environment: dict[str, str]) -> NoReturn:
-    """Exec the command."""
     try:
         os.execvpe(command[0], command, environment)  # noqa: S606 — what the manifest says
     except OSError as error:
@@ -182,19 +180,19 @@ def enter_groups(groups: list[int], plan: dict[str, Any]) -> None:
             os.write(file, b"0")
         except OSError as error:
             raise StartError(f"control group {folder}: {error.strerror}") from error
-    if "join" not in plan and [place for _, place in plan["groups"]] == [CGROUPS]:
+    if not plan["join"] and [place for _, place in plan["groups"]] == [CGROUPS]:
         call("unshare", CLONE_NEWCGROUP)
 
 
-def confine(rights: dict[str, Any]) -> None:
+def apply_rights(rights: dict[str, Any]) -> None:
     """Set the container's user, capabilities and limits for this process, as runc does before the command runs."""
     _, hard = resource.getrlimit(resource.RLIMIT_MEMLOCK)
     limit = rights["memlock"] if hard == resource.RLIM_INFINITY else min(rights["memlock"], hard)
     resource.setrlimit(resource.RLIMIT_MEMLOCK, (limit, limit))
     kept = {*rights["capabilities"]}
     number = 0
-    while (held := _libc.prctl(PR_CAPBSET_READ, number, 0, 0, 0)) >= 0:  # an unknown number is an error
-        if held and number not in kept:
+    while (present := _libc.prctl(PR_CAPBSET_READ, number, 0, 0, 0)) >= 0:  # an unknown number is an error
+        if present and number not in kept:
             call("prctl", PR_CAPBSET_DROP, number, 0, 0, 0)
         number += 1
     if rights["user"]:
@@ -227,9 +225,9 @@ def prepare(plan: dict[str, Any]) -> None:
     enter(plan["netns"], CLONE_NEWNET)
     call("unshare", CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC)
     move_to(make_root(plan["root"]))
-    make_own()
-    show_groups(plan["groups"])
-    give_devices([*(every_device() if rights["privileged"] else ()), *plan["devices"]])
+    mount_own()
+    mount_groups(plan["groups"])
+    create_devices([*(every_device() if rights["privileged"] else ()), *plan["devices"]])
     if not rights["privileged"]:
         hide_kernel()
     mount_volumes(plan["mounts"])
@@ -244,7 +242,6 @@ def prepare(plan: dict[str, Any]) -> None:
 
 
 def enter(path: str, kind: int) -> None:
-    """Enter the namespace at `path`."""
     try:
         with open(path, "rb") as file:
             call("setns", file.fileno(), kind)
@@ -272,7 +269,7 @@ def other_mounts() -> list[str]:
         places = {re.sub(r"\\(\d{3})", lambda code: chr(int(code[1], 8)), line.split()[4]) for line in file}
     found: list[str] = []
     for place in sorted(places - {"/"}):
-        if not any(f"{place}/".startswith(f"{upper}/") for upper in (*found, *OWN)):
+        if not any(f"{place}/".startswith(f"{upper}/") for upper in (*found, *OWN_FOLDERS)):
             found.append(place)
     return found
 
@@ -286,7 +283,7 @@ def move_to(root: str) -> None:
     os.chdir("/")
 
 
-def make_own() -> None:
+def mount_own() -> None:
     """Mount the directories that every container has for itself, with the standard devices in /dev."""
     mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
     mount("sysfs", "/sys", "sysfs", MS_NOSUID | MS_NODEV | MS_NOEXEC | MS_RDONLY)
@@ -303,7 +300,7 @@ def make_own() -> None:
         os.symlink(target, f"/dev/{name}")
 
 
-def show_groups(groups: list[list[str]]) -> None:
+def mount_groups(groups: list[list[str]]) -> None:
     """Mount the container's own cgroups, read-only; it sees no others."""
     if groups and groups[0][1] != CGROUPS:
         mount("tmpfs", CGROUPS, "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=755")
@@ -326,40 +323,26 @@ def hide_kernel() -> None:
             restrict(path, "ro")
 
 
-def every_device() -> list[list[Any]]:
-    """Return all devices of this machine, which a privileged container gets."""
-    found: list[list[Any]] = []
+def every_device() -> Iterator[list[Any]]:
+    """Yield all devices of this machine, which a privileged container gets."""
     top = f"{OLD}/dev"
     for folder, folders, names in os.walk(top):
-        left_out = NOT_GIVEN if folder == top else ()
+        left_out = EXCLUDED_DEVICES if folder == top else ()
         folders[:] = [name for name in folders if name not in left_out]
         for name in (name for name in names if name not in left_out):
             node = os.lstat(f"{folder}/{name}")
-            kind = {stat.S_IFCHR: "c", stat.S_IFBLK: "b"}.get(stat.S_IFMT(node.st_mode))
-            if kind:
-                path, number = f"{folder}/{name}".removeprefix(OLD), node.st_rdev
-                found.append(
-                    [
-                        path,
-                        kind,
-                        os.major(number),
-                        os.minor(number),
-                        stat.S_IMODE(node.st_mode),
-                        node.st_uid,
-                        node.st_gid,
-                    ]
-                )
-    return found
+            if kind := {stat.S_IFCHR: "c", stat.S_IFBLK: "b"}.get(stat.S_IFMT(node.st_mode)):
+                path, number, mode = f"{folder}/{name}".removeprefix(OLD), node.st_rdev, stat.S_IMODE(node.st_mode)
+                yield [path, kind, os.major(number), os.minor(number), mode, node.st_uid, node.st_gid]
 
 
 def make_node(path: str, kind: int, number: int, mode: int) -> None:
-    """Create a device node."""
     os.makedirs(os.path.dirname(path), exist_ok=True)
     os.mknod(path, kind | mode, number)
     os.chmod(path, mode)  # mknod applies the umask
 
 
-def give_devices(devices: list[list[Any]]) -> None:
+def create_devices(devices: list[list[Any]]) -> None:
     """Create the container's devices; nodes that already exist stay."""
     for path, kind, major, minor, mode, owner, group in devices:
         if not os.path.lexists(path):
@@ -384,7 +367,6 @@ def mount_volumes(mounts: list[list[Any]]) -> None:
 
 
 def mount(source: str, target: str, kind: str = "", flags: int = 0, options: str = "") -> None:
-    """Call mount(2)."""
     try:
         call("mount", source, target, kind or None, ctypes.c_ulong(flags), options or None)
     except OSError as error:
@@ -401,9 +383,9 @@ def restrict(target: str, *options: str) -> None:
     """Set mount options (keys of RESTRICTIONS) for a mount and its submounts; ignore other options."""
     to_set = sum(RESTRICTIONS[option] for option in {*options} & RESTRICTIONS.keys())
     attributes = (ctypes.c_uint64 * 4)(to_set, 0, 0, 0)  # struct mount_attr: set, clr, propagation, userns_fd
-    number, here, flags, size = map(ctypes.c_long, (SYS_MOUNT_SETATTR, AT_FDCWD, AT_RECURSIVE, 32))
+    number, cwd, flags, size = map(ctypes.c_long, (SYS_MOUNT_SETATTR, AT_FDCWD, AT_RECURSIVE, 32))
     try:
-        call("syscall", number, here, target, flags, attributes, size)
+        call("syscall", number, cwd, target, flags, attributes, size)
     except OSError as error:
         raise StartError(f"mount on {target} with {' '.join(options)}: {error.strerror}") from error
 

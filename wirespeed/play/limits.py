@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from wirespeed.errors import Error, Kind
 from wirespeed.play import quantity
-
-if TYPE_CHECKING:
-    from wirespeed.play.manifests import Container, Pod
+from wirespeed.play.objects import Container, Pod
 
 _HUGEPAGES = "hugepages-"
 
@@ -23,7 +22,6 @@ class Limits:
 
 
 def of(container: Container) -> Limits:
-    """Return a container's limits."""
     given = container.resources.limits
     return Limits(
         memory=int(quantity.parse(given["memory"])) if "memory" in given else None,
@@ -57,14 +55,14 @@ def _hugepages(limits: Iterable[Limits], size: str) -> list[int]:
     return [each.hugepages.get(size, 0) for each in limits]
 
 
-def refusal(limits: Mapping[str, Any], requests: Mapping[str, Any]) -> str:
-    """Return why the API server rejects a container's hugepages; "" if it does not."""
+def check(limits: Mapping[str, Any], requests: Mapping[str, Any]) -> None:
+    """Check a container's hugepages as the API server does. Raises Error(INVALID_CONFIG)."""
     asked = [name for name in [*limits, *requests] if name.startswith(_HUGEPAGES)]
     for name in asked:
         if name not in limits or (
             name in requests and quantity.parse(requests[name]) != quantity.parse(limits[name])
         ):
-            return f"{name}: expected it in limits, and the same in requests or none there"
+            expected = f"{name} in limits, and the same or nothing in requests"
+            raise Error(Kind.INVALID_CONFIG, expected=expected)
     if asked and not any(name in each for name in ("cpu", "memory") for each in (limits, requests)):
-        return f"{asked[0]}: expected cpu or memory beside it"
-    return ""
+        raise Error(Kind.INVALID_CONFIG, expected=f"cpu or memory beside {asked[0]}")

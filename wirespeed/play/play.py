@@ -9,19 +9,20 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 
-from wirespeed.cni.errors import CniError, Code
-from wirespeed.deviceplugin.binding import bindings
+from wirespeed.deviceplugin.binding import Bindings
+from wirespeed.errors import Error, Kind, Thing
 from wirespeed.kube.manifests import ManifestCluster
 from wirespeed.play import admission, hidden, manifests, notices, report, sandbox
 from wirespeed.play import session as sessions
 from wirespeed.play.agent import Agent
 from wirespeed.play.cgroups import Cgroups
 from wirespeed.play.command import Command
-from wirespeed.play.follow import followed
+from wirespeed.play.follow import watching
 from wirespeed.play.kubelet import Kubelet
 from wirespeed.play.manifests import Manifests
 from wirespeed.play.pod import Phase, PodRun, Stage
@@ -63,62 +64,54 @@ class _StoppedError(Exception):
 def play(options: Options, console: Console, errors: Console) -> int:
     """Play the manifests; return the exit status.
 
-    It is 0 if every pod that ends by itself and the command `then` succeeded, the other pods were ready when they
-    were stopped, and nothing is left. Raises CniError for errors found before anything is started.
+    It is 0 if every pod that ends by itself and the command `then` succeeded, all other pods were ready when they
+    were stopped, and everything was removed. Raises Error for errors found before anything is started.
     """
     if os.geteuid() != 0:
-        raise CniError(Code.UNAVAILABLE, "it needs root: for network namespaces, mounts and devices")
+        raise Error(Kind.UNAVAILABLE, "`wirespeed play` needs root: for network namespaces, mounts and devices")
     if missing := [program for program in _PROGRAMS if not shutil.which(program)]:
-        raise CniError(Code.UNAVAILABLE, f"programs are missing: {', '.join(missing)} (util-linux, iproute2)")
+        raise Error(Kind.UNAVAILABLE, f"programs are missing: {', '.join(missing)} (util-linux, iproute2)")
     loaded = manifests.load(options.files, pools=options.pools)
     if not loaded.pods:
-        raise CniError(Code.INVALID_CONFIG, "the files hold no Pod")
+        raise Error(Kind.INVALID_CONFIG, "the files contain no Pod")
     network = sandbox.load_conf(options.cni_conf)
     shim = sessions.find_shim(options.shim, options.cni_path)
     hidden.refuse(loaded.pods)
-    notices.refuse_lacking(loaded.pods)
-    device_plugin, counted = sessions.device_plugin(loaded), sessions.counted(loaded)
+    notices.check_capabilities(loaded.pods)
+    device_plugin, unserved = sessions.device_plugin(loaded), sessions.unserved_resources(loaded)
     admission.check_hugepages(loaded.pods)
-    with sessions.opened() as session:
+    with sessions.session_folder() as session:
         session.write(loaded, device_plugin)
-        runtime = Runtime(
-            network=network,
-            path=options.cni_path,
-            shim=shim,
-            links=session.links,
-            socket=Path(session.config.socket),
-        )
+        chain = sandbox.own_plugins(network, shim=shim, links=session.links, socket=session.config.socket)
         screen = Screen(console, logs=options.logs)
         for note in loaded.notes:
             screen.note(note)
-        for resource in counted:
-            _complain(
-                errors, f"warning: resource {resource}: no device plugin serves it, so pods are given no device"
-            )
+        for resource in unserved:
+            what = "no device plugin serves it, so pods are given no device"
+            _print_problem(errors, f"warning: resource {resource}: {what}")
+        runtime = Runtime(network, options.cni_path, chain)
         return _Play(
-            options, loaded, counted=counted, session=session, runtime=runtime, screen=screen, errors=errors
+            options, loaded, unserved=unserved, session=session, runtime=runtime, screen=screen, errors=errors
         ).run()
 
 
-def _complain(errors: Console, text: str) -> None:
+def _print_problem(errors: Console, text: str) -> None:
     errors.print(f"wirespeed play: {text}", style="red", markup=False, highlight=False, soft_wrap=True)
 
 
 class _Play:
-    """One play."""
-
     def __init__(
         self,
         options: Options,
         loaded: Manifests,
         *,
-        counted: Sequence[str],
+        unserved: Sequence[str],
         session: Session,
         runtime: Runtime,
         screen: Screen,
         errors: Console,
     ) -> None:
-        self._options, self._manifests, self._counted, self._session = options, loaded, counted, session
+        self._options, self._manifests, self._unserved, self._session = options, loaded, unserved, session
         self._screen, self._errors = screen, errors
         self._changed = threading.Condition()
         self._stopped = 0  # the signal received, 0 for none
@@ -126,12 +119,9 @@ class _Play:
         self._problems: list[str] = []
         self._undo = Undo()
         self._kubelet = Kubelet(session.kubelet, plugin_watch=True, changed=self._changed)
+        log = partial(screen.line, "agent")
         self._agent = Agent(
-            session.agent,
-            session.folder,
-            log_level=options.log_level,
-            changed=self._changed,
-            write=lambda line: screen.line("agent", line),
+            session.agent, session.folder, log_level=options.log_level, changed=self._changed, write=log
         )
         self._cgroups = Cgroups(session.name)
         self._runs: list[PodRun] = []
@@ -145,33 +135,29 @@ class _Play:
             runtime=runtime,
             cgroups=self._cgroups,
             cdi=[*map(Path, options.cdi_path), session.cdi],
-            session=session.name,
-            folder=session.pods,
-            root=session.root,
-            program=session.program,
+            session=session,
+            cluster=self._cluster,
             config_maps=loaded.config_maps,
-            node=os.uname().nodename,
-            status_file=self._cluster.status_file,
-            annotations_file=self._cluster.annotations_file,
-            logs=_logs_folder(options.out),
+            logs=options.out / "logs" if options.out else None,
         )
+        if self._stage.logs:
+            self._stage.logs.mkdir(parents=True, exist_ok=True)
 
     def run(self) -> int:
-        """Run the play; return the exit status."""
         with (
             self._signals(),
             self._screen.showing(lambda: [run.row for run in self._runs]),
-            followed(self._cluster.status_folder, self._refresh),
+            watching(self._cluster.status_folder, self._refresh, "annotations"),
         ):
             try:
                 self._set_up()
-                self._perform()
+                self._run_pods()
             except _StoppedError:
                 pass
-            except CniError as error:
+            except Error as error:
                 self._problems.append(error.msg)
             finally:
-                self._judge()
+                self._record_problems()
                 self._tear_down()
         return self._status()
 
@@ -180,15 +166,17 @@ class _Play:
     def _set_up(self) -> None:
         """Start kubelet and agent, and allocate devices. All pods are admitted before any is set up."""
         self._cgroups.make(self._undo)
-        for line in notices.lines(self._manifests.pods, self._cgroups.missing):
+        for line in notices.notes(self._manifests.pods, self._cgroups.missing):
             self._screen.note(line)
         self._kubelet.start()
         self._undo.push("kubelet", self._kubelet.stop)
         self._agent.start()
         self._undo.push("agent", self._agent.stop)
         if not self._await(lambda: self._agent.ready, _READY):
-            raise CniError(Code.UNAVAILABLE, f"the agent is not ready within {_READY:g} s")
-        served = [each for each in admission.wanted(self._manifests.pods) if each not in self._counted]
+            raise Error(Kind.UNAVAILABLE, f"the agent was not ready within {_READY:g} s")
+        served = [
+            each for each in admission.requested_resources(self._manifests.pods) if each not in self._unserved
+        ]
         for resource in served:
             self._kubelet.wait_until(
                 lambda: self._interrupted() or self._kubelet.is_listed(resource),  # noqa: B023
@@ -198,15 +186,15 @@ class _Play:
             self._check()
         for number, pod in enumerate(self._manifests.pods, start=1):
             try:
-                given = admission.allocate(self._kubelet, pod, counted=self._counted)
-            except CniError as error:
-                raise error.prefixed(f"pod {pod.label}: not admitted") from None
+                given = admission.allocate(self._kubelet, pod, unserved=self._unserved)
+            except Error as error:
+                raise error.within(f"pod {pod.label}: not admitted") from None
             self._runs.append(PodRun(pod, number=number, stage=self._stage, given=given))
-        self._devices = {device for given in self._kubelet.given() for device in given.devices}
+        self._devices = {device for given in self._kubelet.allocations() for device in given.devices}
         for run in self._runs:
             self._session.add_pod(run.pod, run.uid)
 
-    def _perform(self) -> None:
+    def _run_pods(self) -> None:
         """Start the pods, and wait until the play is over."""
         for run in self._runs:
             self._check()
@@ -214,7 +202,8 @@ class _Play:
             if self._options.in_order:
                 self._await(lambda: run.ready or run.ended)  # noqa: B023
                 if run.phase is Phase.FAILED:
-                    raise CniError(Code.UNAVAILABLE, f"pod {run.pod.label} failed: those after it are not started")
+                    what = "it failed: those after it are not started"
+                    raise Error(Kind.UNAVAILABLE, what, where=Thing("pod", run.pod.label))
         self._await(lambda: all(run.attachment or run.ended for run in self._runs))
         self._screen.interfaces(report.interfaces(self._runs))
         if self._then:
@@ -228,15 +217,15 @@ class _Play:
     def _run_then(self, command: Command) -> None:
         self._await(lambda: all(run.ready or run.ended for run in self._runs))
         if failed := [run.pod.label for run in self._runs if run.phase is Phase.FAILED]:
-            raise CniError(Code.UNAVAILABLE, f"pod {', '.join(failed)} failed: the command is not run")
+            raise Error(Kind.UNAVAILABLE, f"pod {', '.join(failed)} failed: the command is not run")
         write(self._session.state, report.pods(self._runs))
         command.start({"PODS": str(self._session.state)})
         self._await(lambda: command.ended)
         if command.exit_code:
-            raise CniError(Code.UNAVAILABLE, f"the command ended with {command.exit_code}: {self._options.then}")
+            raise Error(Kind.UNAVAILABLE, f"the command ended with {command.exit_code}: {self._options.then}")
 
-    def _judge(self) -> None:
-        """Record problems, before the pods are stopped."""
+    def _record_problems(self) -> None:
+        """Record failed, unfinished and unready pods, before all are stopped."""
         for run in self._runs:
             where = f"pod {run.pod.label}"
             if run.phase is Phase.FAILED:
@@ -252,13 +241,13 @@ class _Play:
                 )
 
     def _tear_down(self) -> None:
-        """Remove everything, no matter what has failed before."""
+        """Remove everything that was created, even after failures."""
         if self._then:
             self._then.stop()
         for run in reversed(self._runs):
             run.stop()
         if self._stopped:
-            self._screen.note(f"{signal.Signals(self._stopped).name}: all pods are told to end")
+            self._screen.note(f"{signal.Signals(self._stopped).name}: stopping all pods")
         for run in self._runs:
             run.join()
         if self._agent.ended and any(run.started for run in self._runs):  # the agent is needed to detach them
@@ -271,21 +260,18 @@ class _Play:
         if self._options.out:
             write(self._options.out / "pods.json", report.pods(self._runs))
         self._problems += map(str, self._undo.run())
-        self._problems += self._left()
+        self._problems += self._leftovers()
 
-    def _left(self) -> list[str]:
+    def _leftovers(self) -> list[str]:
         """Return what is left of the pods' namespaces, mounts, cgroups, driver bindings and journal entries."""
-        found = [
-            f"network namespace {run.sandbox.name} is left"
-            for run in self._runs
-            if Path(run.sandbox.netns).exists()
-        ]
+        names = [run.sandbox.name for run in self._runs if Path(run.sandbox.netns).exists()]
+        found = [f"network namespace {name} is left" for name in names]
         with open("/proc/self/mounts", encoding="utf-8", errors="surrogateescape") as file:
             places = [line.split()[1] for line in file]
         found += [f"a mount is left: {place}" for place in places if place.startswith(f"{self._session.folder}/")]
-        found += [f"a control group is left: {folder}" for folder in self._cgroups.left()]
-        bound = bindings(self._session.config).handed_over()
-        found += [f"device {device} has not its own driver again" for device in bound if device in self._devices]
+        found += [f"a control group is left: {folder}" for folder in self._cgroups.leftovers()]
+        bound = [each for each in Bindings(self._session.config).handed_over() if each in self._devices]
+        found += [f"device {device} is not bound to its original driver" for device in bound]
         if self._runs:
             with contextlib.closing(Journal(Path(self._session.config.state))) as journal:
                 kept = [(entry.container, entry.ifname) for entry in journal.attachments()]
@@ -296,7 +282,7 @@ class _Play:
 
     def _status(self) -> int:
         for problem in dict.fromkeys(self._problems):
-            _complain(self._errors, problem)
+            _print_problem(self._errors, problem)
         if self._timed_out:
             return TIMED_OUT
         # If no pod ends by itself, a signal is the normal end of a play.
@@ -314,7 +300,7 @@ class _Play:
     def _await(self, condition: Callable[[], bool], timeout: float | None = None) -> bool:
         """Wait for the condition; return whether it was met within `timeout` seconds.
 
-        Raises _StoppedError, and CniError if the agent has ended or a pod could not be set up.
+        Raises _StoppedError, and Error if the agent has ended or a pod could not be set up.
         """
         with self._changed:
             self._changed.wait_for(lambda: self._interrupted() or condition(), timeout)
@@ -331,7 +317,7 @@ class _Play:
         if self._agent.ended:
             raise self._agent.failure()
         if any(run.broken for run in self._runs):
-            raise CniError(Code.UNAVAILABLE, "a pod could not be set up")
+            raise Error(Kind.UNAVAILABLE, "a pod could not be set up")
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
@@ -350,26 +336,15 @@ class _Play:
     def _on_signal(self, number: int) -> None:
         is_second, self._stopped = bool(self._stopped), number
         if is_second:
-            self._kill()
+            for run in self._runs:
+                run.kill()
         else:
-            self._tell()
+            self._notify()
 
     def _on_timeout(self) -> None:
         self._timed_out = True
-        self._tell()
+        self._notify()
 
-    def _tell(self) -> None:
+    def _notify(self) -> None:
         with self._changed:
             self._changed.notify_all()
-
-    def _kill(self) -> None:
-        for run in self._runs:
-            run.kill()
-
-
-def _logs_folder(out: Path | None) -> Path | None:
-    if out is None:
-        return None
-    folder = out / "logs"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder

@@ -9,25 +9,25 @@ import signal
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import IO, Any, cast
 
-from wirespeed.cni.errors import CniError
-from wirespeed.cni.plugin import Result
+from wirespeed.errors import Error
 from wirespeed.kube.cluster import NETWORK_STATUS
+from wirespeed.kube.manifests import ManifestCluster
 from wirespeed.play import cdi, devices, environment, limits, security
-from wirespeed.play.admission import Given
+from wirespeed.play.admission import Allocated
 from wirespeed.play.cgroups import Cgroups, Group, PodGroups
-from wirespeed.play.environment import ConfigMaps, Facts
 from wirespeed.play.kubelet import Kubelet
 from wirespeed.play.launcher import CANNOT_RUN
-from wirespeed.play.manifests import Container, ExecAction, Pod, Probe
+from wirespeed.play.objects import ConfigMaps, Container, ExecAction, Facts, Pod, Probe
 from wirespeed.play.process import Mount, Plan, Process
-from wirespeed.play.sandbox import IFNAME, Runtime, Sandbox, pod_arguments
+from wirespeed.play.sandbox import IFNAME, Runtime, Sandbox
 from wirespeed.play.screen import PodRow, Screen
+from wirespeed.play.session import Session
 from wirespeed.play.volumes import Volumes
 from wirespeed.plugins.meta import status
 from wirespeed.steps import Undo
@@ -36,12 +36,10 @@ log = logging.getLogger(__name__)
 
 # As in the kubelet: the first restart is immediate, the second after _BACKOFF seconds, then the delay doubles.
 _BACKOFF, _MOST_BACKOFF = 10.0, 300.0
-_CALM = 600.0  # seconds of running after which a container's earlier crashes are ignored
+_CRASH_RESET = 600.0  # seconds of running after which a container's earlier crashes are ignored
 
 
 class Phase(StrEnum):
-    """The pod phases of Kubernetes."""
-
     PENDING = "Pending"
     RUNNING = "Running"
     SUCCEEDED = "Succeeded"
@@ -58,14 +56,9 @@ class Stage:
     runtime: Runtime
     cgroups: Cgroups
     cdi: Sequence[Path]  # directories of CDI specifications; later ones take precedence
-    session: str  # the play's name, a prefix of the names of what is created
-    folder: Path  # parent of the pods' directories
-    root: Path  # an empty directory, in which containers' roots are created
-    program: Path  # this program as it is mounted into containers
+    session: Session
+    cluster: ManifestCluster  # what the agent has instead of an API server
     config_maps: ConfigMaps
-    node: str
-    status_file: Callable[[str, str], Path]  # by a pod's namespace and name
-    annotations_file: Callable[[str, str], Path]
     logs: Path | None  # directory of the containers' output
 
 
@@ -83,17 +76,16 @@ class State:
 
 @dataclass
 class _Attachment:
-    """The pod's network: its addresses, and its network-status."""
+    """What is known of a pod's networks."""
 
-    ips: list[str] = field(default_factory=list)
-    status: list[dict[str, Any]] = field(default_factory=list)
+    status: list[dict[str, Any]]  # network-status
     annotations: dict[str, str] = field(default_factory=dict)  # those that the agent has written
 
 
 class PodRun:
     """A pod that is played, in its own threads once it is started. `given` is by container name."""
 
-    def __init__(self, pod: Pod, *, number: int, stage: Stage, given: Mapping[str, Given]) -> None:
+    def __init__(self, pod: Pod, *, number: int, stage: Stage, given: Mapping[str, Allocated]) -> None:
         self.pod, self.given = pod, given
         self.uid = pod.metadata.uid or str(uuid.uuid4())
         self.hostname = (pod.spec.hostname or pod.name)[:63].rstrip("-.")
@@ -106,17 +98,17 @@ class PodRun:
         self._undo = Undo()
         self.sandbox = Sandbox(
             stage.runtime,
-            name=f"{stage.session}-{number}-{pod.name}"[:200],
-            arguments=pod_arguments(pod.namespace, pod.name, self.uid),
+            name=f"{stage.session.name}-{number}-{pod.name}"[:200],
+            arguments={"K8S_POD_NAMESPACE": pod.namespace, "K8S_POD_NAME": pod.name, "K8S_POD_UID": self.uid},
             undo=self._undo,
         )
         self._groups: PodGroups | None = None
-        self._volumes = Volumes(pod, stage.folder / self.uid, stage.config_maps, self._undo)
+        self._volumes = Volumes(pod, stage.session.pods / self.uid, stage.config_maps, self._undo)
         self._lock = threading.Lock()  # for _processes and _ending
         self._processes: set[Process] = set()
         self._ending = 0  # the signal for processes that are started from now on
         self._stop = threading.Event()
-        self._leaving = threading.Event()  # set at tear-down
+        self._tearing_down = threading.Event()  # set at tear-down
         self._logs: set[Path] = set()  # log files that this play has created
         self._thread = threading.Thread(target=self._run, name=f"pod {pod.label}")
         self._killer: threading.Timer | None = None
@@ -160,7 +152,7 @@ class PodRun:
         return Facts(
             uid=self.uid,
             hostname=self.hostname,
-            node=self._stage.node,
+            node=os.uname().nodename,
             ips=self.sandbox.ips,
             annotations=self.annotations,
         )
@@ -178,7 +170,6 @@ class PodRun:
         self._killer.start()
 
     def kill(self) -> None:
-        """Kill the containers."""
         self._end(signal.SIGKILL)
 
     def _end(self, number: int) -> None:
@@ -191,12 +182,12 @@ class PodRun:
 
     def refresh(self) -> None:
         """Read what the agent has written about the pod, and update its volumes."""
-        if self.attachment is None or self._leaving.is_set():
+        if self.attachment is None or self._tearing_down.is_set():
             return
-        self._change(attachment=self._written(self.attachment))
+        self._change(attachment=self._update(self.attachment))
         try:
             self._volumes.refresh(self._facts)
-        except CniError as error:
+        except Error as error:
             self._stage.screen.note(f"pod {self.pod.label}: {error.msg}")
 
     def join(self) -> None:
@@ -208,7 +199,7 @@ class PodRun:
 
     def tear_down(self) -> list[str]:
         """Detach the pod and remove everything created for it; return the failures."""
-        self._leaving.set()
+        self._tearing_down.set()
         return [f"pod {self.pod.label}: {failure}" for failure in self._undo.run()]
 
     # In the pod's threads
@@ -216,9 +207,9 @@ class PodRun:
     def _run(self) -> None:
         try:
             self._attach()
-            if all(self._initialise(container) for container in self.pod.spec.init_containers):
+            if all(self._run_init(container) for container in self.pod.spec.init_containers):
                 self._run_containers()
-        except CniError as error:
+        except Error as error:
             self._change(phase=Phase.FAILED, reason=error.msg, broken=True)
         except Exception as error:
             log.exception("pod %s", self.pod.label)
@@ -230,29 +221,24 @@ class PodRun:
         self.sandbox.make()
         result = self.sandbox.attach()
         self._volumes.write_names(self.hostname, self.sandbox.ips)
-        self._change(attachment=self._written(_Attachment(self.sandbox.ips, self._network_status(result))))
+        # For a CNI configuration whose plugin does not write network-status.
+        network = self._stage.runtime.network.name
+        entries = status.entries(label=network, ifname=IFNAME, master=True, result=result, device_info=None)
+        self._change(attachment=self._update(_Attachment(entries)))
         self._volumes.refresh(self._facts)
 
-    def _network_status(self, result: Result) -> list[dict[str, Any]]:
-        """Return network-status from the CNI result, for a CNI configuration whose plugin does not write it."""
-        network = self._stage.runtime.network.name
-        return status.entries(label=network, ifname=IFNAME, master=True, result=result, device_info=None)
-
-    def _written(self, known: _Attachment) -> _Attachment:
+    def _update(self, known: _Attachment) -> _Attachment:
         """Return the attachment updated with what the agent has written."""
-        names = (self.pod.namespace, self.pod.name)
+        names, cluster = (self.pod.namespace, self.pod.name), self._stage.cluster
         return _Attachment(
-            known.ips,
-            _read(self._stage.status_file(*names), known.status),
-            _read(self._stage.annotations_file(*names), known.annotations),
+            _read(cluster.status_file(*names), known.status),
+            _read(cluster.annotations_file(*names), known.annotations),
         )
 
-    def _initialise(self, container: Container) -> bool:
+    def _run_init(self, container: Container) -> bool:
         """Run an init container until it succeeds; return whether the pod continues."""
         state = self.init_states[container.name]
-        self._repeat(
-            container, state, must_restart=lambda code: code != 0 and self.pod.spec.restart_policy != "Never"
-        )
+        self._repeat(container, state, "Never" if self.pod.spec.restart_policy == "Never" else "OnFailure")
         if self._stop.is_set():
             self._change(phase=Phase.FAILED, reason="stopped")
             return False
@@ -263,13 +249,9 @@ class PodRun:
 
     def _run_containers(self) -> None:
         policy = self.pod.spec.restart_policy
-
-        def must_restart(code: int) -> bool:
-            return policy == "Always" or (policy == "OnFailure" and code != 0)
-
         self._change(phase=Phase.RUNNING)
         threads = [
-            threading.Thread(target=self._repeat, args=(container, self.states[container.name], must_restart))
+            threading.Thread(target=self._repeat, args=(container, self.states[container.name], policy))
             for container in self.pod.spec.containers
         ]
         for thread in threads:
@@ -277,22 +259,22 @@ class PodRun:
         for thread in threads:
             thread.join()
         if self._stop.is_set() and policy == "Always":
-            self._change(phase=Phase.SUCCEEDED)  # being stopped is its only normal end
+            self._change(phase=Phase.SUCCEEDED)  # such a pod ends only by being stopped
             return
         failed = [
             f"container {state.name}: {_reason(state)}" for state in self.states.values() if state.exit_code != 0
         ]
         self._change(phase=Phase.FAILED if failed else Phase.SUCCEEDED, reason=", ".join(failed))
 
-    def _repeat(self, container: Container, state: State, must_restart: Callable[[int], bool]) -> None:
-        """Run a container until `must_restart` is false for its exit status."""
+    def _repeat(self, container: Container, state: State, policy: str) -> None:
+        """Run a container until its restart policy and its exit status say that it has ended."""
         crashes = 0
         while not self._stop.is_set():
             began = time.monotonic()
             code = self._run_once(container, state)
-            if self._stop.is_set() or not must_restart(code):
+            if self._stop.is_set() or policy == "Never" or (policy == "OnFailure" and code == 0):
                 return
-            crashes = 1 if time.monotonic() - began > _CALM else crashes + 1
+            crashes = 1 if time.monotonic() - began > _CRASH_RESET else crashes + 1
             delay = backoff(crashes)
             self._change(state, restarts=state.restarts + 1, reason=f"{_reason(state)}, again in {delay:g} s")
             self._stop.wait(delay)
@@ -301,10 +283,11 @@ class PodRun:
         """Run a container once; return the exit status."""
         with self._log_file(container) as file:
             try:
-                groups = self._groups_of(container)
+                assert self._groups is not None  # created before the pod's network
+                groups = self._groups.container(container.name, limits.of(container))
                 killed = sum(group.oom_kills() for group in groups)
                 process = Process(self._plan(container, groups), lambda line: self._write(container, line, file))
-            except CniError as error:
+            except Error as error:
                 self._stage.screen.note(f"pod {self.pod.label}: container {container.name}: {error.msg}")
                 self._change(state, exit_code=CANNOT_RUN, reason=error.msg)
                 return CANNOT_RUN
@@ -323,15 +306,12 @@ class PodRun:
             code = process.wait()
         with self._lock:
             self._processes.discard(process)
-        out_of_memory = sum(group.oom_kills() for group in groups) > killed
-        reason = f"exit status {code}, out of memory (limit {_memory_limit(container)})" if out_of_memory else ""
+        reason = ""
+        if sum(group.oom_kills() for group in groups) > killed:
+            limit = container.resources.limits.get("memory", "of the pod")
+            reason = f"exit status {code}, out of memory (limit {limit})"
         self._change(state, running=False, ready=False, exit_code=code, reason=reason)
         return code
-
-    def _groups_of(self, container: Container) -> list[Group]:
-        """Return the container's cgroups. Raises CniError(IO_FAILURE)."""
-        assert self._groups is not None  # created before the pod's network
-        return self._groups.container(container.name, limits.of(container))
 
     def _probe(self, process: Process, container: Container, state: State) -> None:
         """Run the startup probe, then the readiness probe, as long as the container runs."""
@@ -373,36 +353,27 @@ class PodRun:
             process.signal(signal.SIGKILL)
 
     def _plan(self, container: Container, groups: Sequence[Group]) -> Plan:
-        """Call PreStartContainer, and return the plan of the container's process. Raises CniError(DEVICE)."""
-        given = self.given.get(container.name, Given())
+        """Call PreStartContainer, and return the plan of the container's process. Raises Error(DEVICE)."""
+        given = self.given.get(container.name, Allocated())
         self._stage.kubelet.pre_start(self.pod.namespace, self.pod.name, container.name)
-        added = cdi.added(given.cdi, self._stage.cdi)
+        edits = cdi.resolve_edits(given.cdi, self._stage.cdi)
         rights = security.rights(self.pod.spec.security_context, container.security_context)
-        facts = Facts(
-            uid=self.uid,
-            hostname=self.hostname,
-            node=self._stage.node,
-            home=rights.home,
-            ips=self.sandbox.ips,
-            annotations=self.annotations,
-        )
-        variables = environment.variables(
-            self.pod, container, facts=facts, config_maps=self._stage.config_maps, given=given.environment
-        )
+        facts = replace(self._facts, home=rights.home)
+        variables = environment.variables(self.pod, container, facts, self._stage.config_maps, given.environment)
         nodes = {path: devices.node(path, os.path.realpath(host)) for path, host in given.devices.items()}
         own = [*self._volumes.mounts(container), *given.mounts]
-        mounts = {mount.target: mount for mount in (*with_program(own, self._stage.program), *own)}
+        mounts = {mount.target: mount for mount in (*with_program(own, self._stage.session.program), *own)}
         return Plan(
             netns=self.sandbox.netns,
-            root=str(self._stage.root),
+            root=str(self._stage.session.root),
             hostname=self.hostname,
             command=environment.command(container, variables),
-            environment={**variables, **added.environment},
+            environment={**variables, **edits.environment},
             rights=rights,
             groups=[(str(group.folder), group.hierarchy.place) for group in groups],
             folder=container.working_dir,
-            devices=[*{**nodes, **added.devices}.values()],
-            mounts=[*{**mounts, **added.mounts}.values()],
+            devices=[*{**nodes, **edits.devices}.values()],
+            mounts=[*{**mounts, **edits.mounts}.values()],
             stdin=container.stdin,
         )
 
@@ -451,10 +422,6 @@ def _read(file: Path, otherwise: Any) -> Any:
         return json.loads(file.read_text())
     except FileNotFoundError:
         return otherwise
-
-
-def _memory_limit(container: Container) -> str:
-    return str(container.resources.limits.get("memory", "of the pod"))
 
 
 def _reason(state: State) -> str:

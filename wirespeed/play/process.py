@@ -10,12 +10,14 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from wirespeed.cni.errors import CniError, Code
+import msgspec
+
+from wirespeed import structs
+from wirespeed.errors import Error, Kind
 from wirespeed.play.devices import Node
 from wirespeed.play.security import Rights
 
@@ -31,9 +33,9 @@ class Mount(NamedTuple):
     options: Sequence[str] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """A container's process; see the plan in `wirespeed.play.launcher`."""
+@structs.prepared
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """A container's process; as JSON, the plan of `wirespeed.play.launcher`."""
 
     netns: str
     root: str
@@ -46,39 +48,13 @@ class Plan:
     mounts: Sequence[Mount] = ()
     groups: Sequence[tuple[str, str]] = ()  # its cgroups' directories, and their mount points in it
     stdin: bool = False  # whether standard input stays open, with nothing to read
-
-    def to_json(self) -> bytes:
-        parts = {
-            "netns": self.netns,
-            "root": self.root,
-            "hostname": self.hostname,
-            "command": list(self.command),
-            "environment": dict(self.environment),
-            "folder": self.folder,
-            "devices": self.devices,
-            "mounts": self.mounts,
-            "groups": self.groups,
-            "rights": self.rights.to_json(),
-        }
-        return json.dumps(parts).encode()
-
-    def beside(self, pid: int, command: Sequence[str]) -> bytes:
-        """Return the launcher's plan for another command in the container whose first process is `pid`."""
-        parts = {
-            "join": pid,
-            "command": list(command),
-            "environment": dict(self.environment),
-            "folder": self.folder,
-            "groups": self.groups,
-            "rights": self.rights.to_json(),
-        }
-        return json.dumps(parts).encode()
+    join: int = 0  # the first process of the container in which the command is another one
 
 
 class Process:
     """The first process of a container.
 
-    `write` is called with each line of output, without its newline, in a separate thread. Raises CniError(INTERNAL)
+    `write` is called with each line of output, without its newline, in a separate thread. Raises Error(INTERNAL)
     if the process cannot be started. It is killed when this process ends.
     """
 
@@ -86,21 +62,16 @@ class Process:
         self._plan, self._write = plan, write
         self.ended = threading.Event()
         self._control, theirs = socket.socketpair()
+        stdin = subprocess.PIPE if plan.stdin else subprocess.DEVNULL
         with theirs:
-            self._launcher = _launch(
-                plan.to_json(),
-                theirs,
-                stdin=subprocess.PIPE if plan.stdin else subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-            )
+            self._launcher = _launch(plan, theirs, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         self._reader = threading.Thread(target=self._read, name="output", daemon=True)
         self._reader.start()
-        with self._control.makefile("rb") as said:
-            answer = json.loads(said.readline() or b'{"error": "the launcher failed"}')
+        with self._control.makefile("rb") as answers:
+            answer = json.loads(answers.readline() or b'{"error": "the launcher failed"}')
         if problem := answer.get("error"):
             self.wait()
-            raise CniError(Code.INTERNAL, problem)
+            raise Error(Kind.INTERNAL, problem)
         self.pid: int = answer["pid"]
 
     def wait(self) -> int:
@@ -119,17 +90,19 @@ class Process:
             self._control.send(bytes([number]))
 
     def execute(self, command: Sequence[str], timeout: float) -> int | None:
-        """Run another command in the container, with the container's rights.
-
-        Returns the exit status, or None if it was killed after `timeout` seconds.
-        """
+        """Run another command with the container's rights; return its exit status, None if killed at `timeout`."""
         control, theirs = socket.socketpair()
         with control:
             with theirs:
                 nothing = subprocess.DEVNULL
-                plan = self._plan.beside(self.pid, command)
+                plan = msgspec.structs.replace(self._plan, join=self.pid, command=command)
                 process = _launch(plan, theirs, stdin=nothing, stdout=nothing, stderr=nothing)
-            return _end_of(process, timeout)
+            try:
+                return process.wait(timeout)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)  # the launcher and its child, in the same process group
+                process.wait()
+                return None
 
     def _read(self) -> None:
         assert self._launcher.stdout is not None
@@ -138,37 +111,17 @@ class Process:
                 self._write(line.rstrip(b"\r\n"))
 
 
-def _launch(
-    plan: bytes, control: socket.socket, *, stdin: int, stdout: int, stderr: int
-) -> subprocess.Popen[bytes]:
+def _launch(plan: Plan, control: socket.socket, *, stdin: int, stdout: int, stderr: int) -> subprocess.Popen[bytes]:
     """Start the launcher with its plan and its end of the control socket."""
-    with _memory(plan) as file:
+    with open(os.memfd_create("plan"), "wb") as file:
+        file.write(json.dumps(msgspec.to_builtins(plan)).encode())
+        file.seek(0)
         return subprocess.Popen(
-            [sys.executable, "-I", "-S", str(LAUNCHER), str(file), str(control.fileno())],
+            [sys.executable, "-I", "-S", str(LAUNCHER), str(file.fileno()), str(control.fileno())],
             stdin=stdin,
             stdout=stdout,
             stderr=stderr,
-            pass_fds=(file, control.fileno()),
+            pass_fds=(file.fileno(), control.fileno()),
             env={"PATH": os.environ.get("PATH", os.defpath)},
             start_new_session=True,  # Ctrl-C in the terminal must reach this process only
         )
-
-
-def _end_of(process: subprocess.Popen[bytes], timeout: float) -> int | None:
-    try:
-        return process.wait(timeout)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)  # the launcher and its child, which is in the process group too
-        process.wait()
-        return None
-
-
-@contextlib.contextmanager
-def _memory(content: bytes) -> Iterator[int]:
-    file = os.memfd_create("plan", os.MFD_CLOEXEC)
-    try:
-        os.write(file, content)
-        os.lseek(file, 0, os.SEEK_SET)
-        yield file
-    finally:
-        os.close(file)

@@ -7,9 +7,8 @@ from typing import Any
 
 from wirespeed.devices.pci import PciDevice
 from wirespeed.play.pod import PodRun, State
+from wirespeed.play.sandbox import NETNS
 from wirespeed.play.screen import InterfaceRow
-
-NETNS = "wirespeed.play/netns"  # the annotation with the path of a pod's network namespace
 
 
 def interfaces(runs: Iterable[PodRun]) -> list[InterfaceRow]:
@@ -38,7 +37,6 @@ def pods(runs: Iterable[PodRun]) -> dict[str, Any]:
 
 
 def _pod(run: PodRun) -> dict[str, Any]:
-    ips = run.attachment.ips if run.attachment else []
     status: dict[str, Any] = {
         "phase": str(run.phase),
         "conditions": [{"type": "Ready", "status": "True" if run.ready else "False"}],
@@ -47,7 +45,7 @@ def _pod(run: PodRun) -> dict[str, Any]:
     }
     if run.reason:
         status["message"] = run.reason
-    if ips:
+    if ips := run.sandbox.ips:
         status |= {"podIP": ips[0], "podIPs": [{"ip": ip} for ip in ips]}
     metadata = {
         **run.pod.raw["metadata"],

@@ -3,80 +3,66 @@
 from __future__ import annotations
 
 import json
-import os
 import secrets
-import signal
-import subprocess
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
-
+from wirespeed import errors
 from wirespeed.cni.chain import Chain, Network, load_network, read_output
-from wirespeed.cni.errors import CniError, Code
+from wirespeed.cni.execute import run_plugin
 from wirespeed.cni.plugin import Result
 from wirespeed.cni.request import Request
+from wirespeed.errors import Error, Kind
 from wirespeed.node import ALIASES, PLUGINS
 from wirespeed.play.programs import run
 from wirespeed.steps import Undo
 
 IFNAME = "eth0"
+NETNS = "wirespeed.play/netns"  # the annotation of a played pod with the path of its network namespace
 _SUFFIXES = (".conf", ".conflist", ".json")
 _DEADLINE = 120.0  # seconds for an ADD or a DEL; the agent's own limit is lower
 
 
 def load_conf(path: Path) -> Network:
-    """Load the network of a CNI configuration file, or of the first such file by name in a directory.
-
-    Raises CniError(INVALID_CONFIG).
-    """
+    """Load a CNI configuration file, or the first one by name in a directory. Raises Error(INVALID_CONFIG)."""
+    where = f"CNI conf {path}"
     try:
-        file = _first(path) if path.is_dir() else path
-        return load_network(json.loads(file.read_text()))
+        with errors.within(where):
+            files = sorted(each for each in path.iterdir() if each.suffix in _SUFFIXES) if path.is_dir() else [path]
+            if not files:
+                raise Error(Kind.INVALID_CONFIG, expected=f"a file *{', *'.join(_SUFFIXES)} in that directory")
+            return load_network(json.loads(files[0].read_text()))
     except OSError as error:
-        raise CniError(Code.INVALID_CONFIG, f"CNI conf {path}: {error.strerror}") from error
+        raise errors.as_error(error, where).of_kind(Kind.INVALID_CONFIG) from error
     except (ValueError, RecursionError) as error:
-        raise CniError(Code.INVALID_CONFIG, f"CNI conf {path}: not JSON: {error}") from error
-    except CniError as error:
-        raise error.prefixed(f"CNI conf {path}") from None
+        raise Error(Kind.INVALID_CONFIG, f"not JSON: {error}", where=where) from error
 
 
-def _first(folder: Path) -> Path:
-    files = sorted(each for each in folder.iterdir() if each.suffix in _SUFFIXES)
-    if not files:
-        raise CniError(Code.INVALID_CONFIG, f"expected a file *{', *'.join(_SUFFIXES)} in that folder")
-    return files[0]
-
-
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Runtime:
-    """How pods are attached: the network, the plugin directories, and the agent.
-
-    Our own plugins are called at the agent's `socket` with the executable `shim`: each plugin's name is a link to
-    it in the directory `links`.
-    """
+    """How pods are attached: the network, the directories of executed plugins, and the other plugins."""
 
     network: Network
     path: tuple[str, ...]
-    shim: Path
-    links: Path
-    socket: Path
-
-    def chain(self) -> Chain:
-        ours = {kind for kind in self.network.kinds if kind in {**PLUGINS, **ALIASES}}
-        return Chain({kind: _Shim(self, kind) for kind in ours})
+    chain: Chain
 
 
+def own_plugins(network: Network, *, shim: Path, links: Path, socket: str) -> Chain:
+    """Return the chain that calls our own plugins at the agent's socket, each as a link to the shim in `links`."""
+    ours = {kind: links / kind for kind in network.kinds if kind in {**PLUGINS, **ALIASES}}
+    for link in ours.values():
+        link.symlink_to(shim)
+    return Chain({kind: _Shim(str(link), socket) for kind, link in ours.items()})
+
+
+@dataclass(frozen=True)
 class _Shim:
-    """A plugin that the shim forwards to the agent, called with the environment of a runtime."""
+    """A plugin that the shim forwards to the agent."""
 
-    def __init__(self, runtime: Runtime, kind: str) -> None:
-        self._socket = runtime.socket
-        self._binary = runtime.links / kind
-        if not self._binary.is_symlink():
-            self._binary.symlink_to(runtime.shim)
+    binary: str
+    socket: str
 
     def add(self, request: Request) -> Result:
         return read_output(self._call(request), request.version)
@@ -87,32 +73,7 @@ class _Shim:
     check = gc = status = delete
 
     def _call(self, request: Request) -> bytes:
-        process = subprocess.Popen(
-            [self._binary],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=request.environ | {"WIRESPEED_SOCKET": str(self._socket)},
-            start_new_session=True,  # Ctrl-C in the terminal must not interrupt a call
-        )
-        try:
-            stdin, left = msgspec.json.encode(request.config), request.deadline - time.monotonic()
-            stdout, _ = process.communicate(stdin, left)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
-            raise CniError(Code.TRY_AGAIN_LATER, f"{request.command} took longer than {_DEADLINE:g} s") from None
-        if process.returncode:
-            raise _error(process.returncode, stdout)
-        return stdout
-
-
-def _error(status: int, stdout: bytes) -> CniError:
-    try:
-        said = msgspec.json.decode(stdout)
-        return CniError(said["code"], said["msg"], said.get("details", ""))
-    except (msgspec.DecodeError, KeyError, TypeError):
-        text = stdout.decode(errors="replace").strip()
-        return CniError(Code.PLUGIN, f"the shim ended with {status}: {text or 'it says nothing'}")
+        return run_plugin(self.binary, request, {"WIRESPEED_SOCKET": self.socket})
 
 
 class Sandbox:
@@ -123,26 +84,26 @@ class Sandbox:
         self.name = name
         self.netns = f"/run/netns/{name}"
         self.ips: list[str] = []
-        self._runtime, self._chain, self._undo = runtime, runtime.chain(), undo
+        self._runtime, self._undo = runtime, undo
         # As containerd does.
         self._arguments = {"IgnoreUnknown": "1", **arguments, "K8S_POD_INFRA_CONTAINER_ID": self.id}
         self._result: Result | None = None
 
     def make(self) -> None:
-        """Create the namespace, with its loopback up. Raises CniError(IO_FAILURE)."""
+        """Create the namespace, with its loopback up. Raises Error(IO)."""
         run("ip", "netns", "add", self.name)
         self._undo.push(f"network namespace {self.name}", lambda: run("ip", "netns", "delete", self.name))
         run("ip", "-n", self.name, "link", "set", "lo", "up")
 
     def attach(self) -> Result:
-        """Call ADD; return the result in the format of CNI 1.1.0. Raises the plugin's CniError."""
+        """Call ADD; return the result in the format of CNI 1.1.0. Raises the plugin's Error."""
         self._undo.push("DEL", self._detach)
-        self._result = self._chain.add(self._runtime.network, self._request("ADD"))
+        self._result = self._runtime.chain.add(self._runtime.network, self._request("ADD"))
         self.ips = [ip["address"].partition("/")[0] for ip in self._result["ips"]]
         return self._result
 
     def _detach(self) -> None:
-        self._chain.delete(self._runtime.network, self._request("DEL"), result=self._result)
+        self._runtime.chain.delete(self._runtime.network, self._request("DEL"), result=self._result)
 
     def _request(self, command: str) -> Request:
         return Request(
@@ -154,8 +115,3 @@ class Sandbox:
             path=self._runtime.path,
             deadline=time.monotonic() + _DEADLINE,
         )
-
-
-def pod_arguments(namespace: str, name: str, uid: str) -> dict[str, str]:
-    """Return a pod's CNI_ARGS."""
-    return {"K8S_POD_NAMESPACE": namespace, "K8S_POD_NAME": name, "K8S_POD_UID": uid}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,7 +16,7 @@ from rich.text import Text
 # Escape sequences that move the cursor or colour text. They are removed from containers' output.
 _ESCAPES = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|[@-Z\\-_])")
 _COLOURS = ("cyan", "magenta", "green", "yellow", "blue", "bright_red")
-_PLAIN_WIDTH = 160  # width of tables if the output is not a terminal
+_UNLIMITED = 10_000  # width of tables if the output is not a terminal: their rows are not broken
 
 
 class PodRow(NamedTuple):
@@ -43,7 +42,7 @@ class InterfaceRow(NamedTuple):
 
 
 class Terminal(Console):
-    """A console that ignores a broken pipe: if nobody reads the output, the play continues without it."""
+    """A console that ignores a broken pipe: if the reader of the output is gone, the play continues without it."""
 
     def on_broken_pipe(self) -> None:
         with suppress(SystemExit):
@@ -59,8 +58,8 @@ class Screen:
         self._lock = threading.Lock()
         self._colours: dict[str, str] = {}
         self._shown: dict[str, PodRow] = {}
-        if not console.is_terminal and "COLUMNS" not in os.environ:
-            console.width = _PLAIN_WIDTH
+        if not console.is_terminal:
+            console.width = _UNLIMITED
 
     @contextmanager
     def showing(self, pods: Callable[[], Iterable[PodRow]]) -> Iterator[None]:
@@ -108,7 +107,6 @@ class Screen:
             self._print(Text(f"pod {row.pod}: {row.phase}, ready {row.ready}{restarts}{reason}"))
 
     def interfaces(self, rows: Sequence[InterfaceRow]) -> None:
-        """Print the table of the pods' interfaces."""
         table = _table("Pod", "Interface", "Network", "Addresses", "MAC", "Device", "Driver", title="Interfaces")
         for number, row in enumerate(rows):
             last = number + 1 == len(rows) or rows[number + 1].pod != row.pod

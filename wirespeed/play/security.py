@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import difflib
 import grp
 import pwd
 import resource
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import msgspec
+
+from wirespeed import structs
+from wirespeed.errors import Error, Kind
+from wirespeed.keys import did_you_mean, similar
+from wirespeed.play.objects import Capabilities, PodSecurityContext, SecurityContext
 
 # In the order of their numbers in linux/capability.h.
 CAPABILITIES = (
@@ -24,21 +26,10 @@ CAPABILITIES = (
 )
 # containerd's default capabilities (defaultUnixCaps in its package oci).
 DEFAULT = frozenset(
-    {
-        *(
-            "CHOWN",
-            "DAC_OVERRIDE",
-            "FSETID",
-            "FOWNER",
-            "MKNOD",
-            "NET_RAW",
-            "SETGID",
-            "SETUID",
-            "SETFCAP",
-            "SETPCAP",
-        ),
-        *("NET_BIND_SERVICE", "SYS_CHROOT", "KILL", "AUDIT_WRITE"),
-    }
+    (
+        *("CHOWN", "DAC_OVERRIDE", "FSETID", "FOWNER", "MKNOD", "NET_RAW", "SETGID", "SETUID", "SETFCAP"),
+        *("SETPCAP", "NET_BIND_SERVICE", "SYS_CHROOT", "KILL", "AUDIT_WRITE"),
+    )
 )
 # Bytes. containerd and its unit set no limit, so a container gets the kernel's default since Linux 5.16.
 _MEMLOCK = 8 << 20
@@ -46,99 +37,39 @@ _ALL = "ALL"
 _HIGHEST_ID = (1 << 31) - 1
 
 
-class _Part(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, rename="camel"):
-    """A part of a pod. An unknown key is an error, as in Kubernetes."""
-
-
-class Capabilities(_Part):
-    add: list[str] | None = None
-    drop: list[str] | None = None
-
-
-class _Unenforced(_Part):
-    """Keys of pods and containers that have no effect here."""
-
-    app_armor_profile: Any = None
-    se_linux_options: Any = None
-    seccomp_profile: Any = None
-    windows_options: Any = None
-
-
-class SecurityContext(_Unenforced):
-    """A container's securityContext."""
-
-    capabilities: Capabilities | None = None
-    privileged: bool | None = None
-    allow_privilege_escalation: bool | None = None
-    read_only_root_filesystem: bool | None = None
-    run_as_user: int | None = None
-    run_as_group: int | None = None
-    run_as_non_root: bool | None = None
-    proc_mount: str | None = None  # without effect
-
-
-class PodSecurityContext(_Unenforced):
-    """A pod's securityContext."""
-
-    run_as_user: int | None = None
-    run_as_group: int | None = None
-    run_as_non_root: bool | None = None
-    supplemental_groups: list[int] | None = None
-    supplemental_groups_policy: str | None = None
-    fs_group: int | None = None
-    # Without effect.
-    fs_group_change_policy: str | None = None  # without effect because volumes are created anew for each pod
-    se_linux_change_policy: str | None = None
-    sysctls: Any = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Rights:
+@structs.prepared
+class Rights(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """The rights of a container's processes.
 
-    `capabilities` are the bounding, permitted and effective set; the kernel clears the latter two for a user other
-    than root. `memlock` is in bytes.
+    `capabilities` are the bounding, permitted and effective set, as numbers; the kernel clears the latter two for a
+    user other than root. `memlock` is in bytes.
     """
 
     user: int
     group: int
     groups: tuple[int, ...]
     home: str
-    capabilities: frozenset[str]
+    capabilities: list[int]
     no_new_privileges: bool
     privileged: bool
     read_only_root: bool
     memlock: int
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the rights in the format of `wirespeed.play.launcher`."""
-        return {
-            "user": self.user,
-            "group": self.group,
-            "groups": list(self.groups),
-            "capabilities": sorted(CAPABILITIES.index(name) for name in self.capabilities),
-            "noNewPrivileges": self.no_new_privileges,
-            "privileged": self.privileged,
-            "readOnlyRoot": self.read_only_root,
-            "memlock": self.memlock,
-        }
 
 
 def rights(pod: PodSecurityContext | None, container: SecurityContext | None) -> Rights:
     """Return a container's rights. The defaults of its groups and home are from this machine's user database."""
     pod, container = pod or PodSecurityContext(), container or SecurityContext()
     user = next((each for each in (container.run_as_user, pod.run_as_user) if each is not None), 0)
-    group = next((each for each in (container.run_as_group, pod.run_as_group) if each is not None), None)
-    listed, home = _account(user)
-    group = listed if group is None else group
+    listed, memberships, home = _account(user)
+    group = next((each for each in (container.run_as_group, pod.run_as_group) if each is not None), listed)
     extra = [*(pod.supplemental_groups or ()), *([] if pod.fs_group is None else [pod.fs_group])]
-    merged = [] if pod.supplemental_groups_policy == "Strict" else _memberships(user)
+    merged = [] if pod.supplemental_groups_policy == "Strict" else memberships
     return Rights(
         user=user,
         group=group,
         groups=tuple(dict.fromkeys([group, *merged, *extra])),
         home=home,
-        capabilities=capabilities(container, own()),
+        capabilities=sorted(map(CAPABILITIES.index, capabilities(container, own_capabilities()))),
         no_new_privileges=container.allow_privilege_escalation is False,
         privileged=bool(container.privileged),
         read_only_root=bool(container.read_only_root_filesystem),
@@ -162,36 +93,36 @@ def capabilities(context: SecurityContext, every: frozenset[str]) -> frozenset[s
     return (found | {name for name in add if name in CAPABILITIES}) - {*drop}
 
 
-def own() -> frozenset[str]:
-    """Return the capabilities of this process."""
+def own_capabilities() -> frozenset[str]:
     lines = Path("/proc/self/status").read_text().splitlines()
     mask = int(next(line.split()[1] for line in lines if line.startswith("CapEff:")), 16)
     return frozenset(name for number, name in enumerate(CAPABILITIES) if mask >> number & 1)
 
 
-def refusal(pod: PodSecurityContext | None, container: SecurityContext | None) -> str:
-    """Return why the API server or the kubelet would reject the container; "" if they would not."""
+def check(pod: PodSecurityContext | None, container: SecurityContext | None) -> None:
+    """Raise Error(INVALID_CONFIG) if the API server or the kubelet would reject the container."""
     pod, container = pod or PodSecurityContext(), container or SecurityContext()
-    for context in (pod, container):
-        for key, number in (("runAsUser", context.run_as_user), ("runAsGroup", context.run_as_group)):
-            if problem := _id_refusal(number):
-                return f"{key}: {problem}"
-    for number in (pod.fs_group, *(pod.supplemental_groups or ())):
-        if problem := _id_refusal(number):
-            return f"fsGroup and supplementalGroups: {problem}"
+    users = [("runAsUser", each.run_as_user) for each in (pod, container)]
+    groups = [("runAsGroup", each.run_as_group) for each in (pod, container)]
+    groups += [("fsGroup", pod.fs_group), *(("supplementalGroups", each) for each in pod.supplemental_groups or ())]
+    for key, number in (*users, *groups):
+        if number is not None and not 0 <= number <= _HIGHEST_ID:
+            raise Error(Kind.INVALID_CONFIG, key=key, expected=f"0 to {_HIGHEST_ID}", got=number)
     if container.allow_privilege_escalation is False:
         if container.privileged:
-            return "allowPrivilegeEscalation: expected true or none beside privileged: true"
+            raise _wrong("allowPrivilegeEscalation", "true or nothing beside privileged: true")
         if "CAP_SYS_ADMIN" in ((container.capabilities or Capabilities()).add or ()):
-            return "allowPrivilegeEscalation: expected true or none beside the capability CAP_SYS_ADMIN"
+            raise _wrong("allowPrivilegeEscalation", "true or nothing beside the capability CAP_SYS_ADMIN")
     wanted, user = _non_root(pod, container)
-    return "runAsNonRoot: expected a runAsUser other than 0, got 0" if wanted and user == 0 else ""
+    if wanted and user == 0:
+        raise _wrong("runAsNonRoot", "a runAsUser other than 0")
 
 
-def image_refusal(pod: PodSecurityContext | None, container: SecurityContext | None) -> str:
-    """Return why the container cannot run without an image, whose user would be used; "" if it can."""
+def check_without_image(pod: PodSecurityContext | None, container: SecurityContext | None) -> None:
+    """Raise Error(INVALID_CONFIG) if the container's user would be that of its image, which is not pulled here."""
     wanted, user = _non_root(pod or PodSecurityContext(), container or SecurityContext())
-    return "runAsNonRoot: expected a runAsUser other than 0, got none" if wanted and user is None else ""
+    if wanted and user is None:
+        raise _wrong("runAsNonRoot", "a runAsUser beside it, because images are not pulled")
 
 
 def _non_root(pod: PodSecurityContext, container: SecurityContext) -> tuple[bool | None, int | None]:
@@ -202,8 +133,8 @@ def _non_root(pod: PodSecurityContext, container: SecurityContext) -> tuple[bool
     )
 
 
-def _id_refusal(number: int | None) -> str:
-    return "" if number is None or 0 <= number <= _HIGHEST_ID else f"expected 0 to {_HIGHEST_ID}, got {number}"
+def _wrong(key: str, expected: str) -> Error:
+    return Error(Kind.INVALID_CONFIG, key=key, expected=expected)
 
 
 def unenforced(context: PodSecurityContext | SecurityContext | None) -> Iterator[str]:
@@ -225,14 +156,14 @@ def unknown_capabilities(context: SecurityContext | None) -> Iterator[str]:
         if name.upper() in (*CAPABILITIES, _ALL):
             continue
         bare = name.upper().removeprefix("CAP_")
-        near = [bare] if bare in CAPABILITIES else difflib.get_close_matches(bare, CAPABILITIES, 1)
-        yield f"capability {name} is not known and has no effect" + (f": the nearest is {near[0]}" if near else "")
+        hint = did_you_mean(bare if bare in CAPABILITIES else similar(bare, CAPABILITIES))
+        yield f"capability {name} is not known and has no effect" + (f"; {hint}" if hint else "")
 
 
-def lacking(context: SecurityContext | None) -> Sequence[str]:
+def missing_capabilities(context: SecurityContext | None) -> Sequence[str]:
     """Return the capabilities that a container adds but this process does not have."""
-    wanted = capabilities(context or SecurityContext(), own()) - DEFAULT
-    return sorted(wanted - own())
+    wanted = capabilities(context or SecurityContext(), own_capabilities()) - DEFAULT
+    return sorted(wanted - own_capabilities())
 
 
 def _memlock() -> int:
@@ -241,19 +172,11 @@ def _memlock() -> int:
     return _MEMLOCK if hard == resource.RLIM_INFINITY else min(_MEMLOCK, hard)
 
 
-def _account(user: int) -> tuple[int, str]:
-    """Return a user's group and home directory from /etc/passwd."""
+def _account(user: int) -> tuple[int, list[int], str]:
+    """Return a user's group and supplementary groups, and the home directory, from this machine's user database."""
     try:
         found = pwd.getpwuid(user)
     except KeyError:
-        return 0, "/"
-    return found.pw_gid, found.pw_dir or "/"
-
-
-def _memberships(user: int) -> list[int]:
-    """Return a user's supplementary groups from /etc/group."""
-    try:
-        name = pwd.getpwuid(user).pw_name
-    except KeyError:
-        return []
-    return sorted(each.gr_gid for each in grp.getgrall() if name in each.gr_mem)
+        return 0, [], "/"
+    groups = sorted(each.gr_gid for each in grp.getgrall() if found.pw_name in each.gr_mem)
+    return found.pw_gid, groups, found.pw_dir or "/"

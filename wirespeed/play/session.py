@@ -12,14 +12,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from wirespeed import program
+from wirespeed import errors, program
 from wirespeed.cni.chain import load_network
-from wirespeed.cni.errors import CniError, Code
 from wirespeed.deviceplugin import config
+from wirespeed.errors import Error, Kind, Thing
 from wirespeed.node import NodeConfig, load_config
 from wirespeed.play import admission
 from wirespeed.play.environment import BASE
-from wirespeed.play.manifests import Manifests, Pod
+from wirespeed.play.manifests import Manifests
+from wirespeed.play.objects import Pod
 from wirespeed.plugins.meta.devices import DeviceUse, device_use
 from wirespeed.plugins.meta.networks import RESOURCE_NAME
 
@@ -47,7 +48,6 @@ class Session:
 
     @property
     def config(self) -> NodeConfig:
-        """The agent's configuration."""
         return load_config(self.agent)
 
     def write(self, manifests: Manifests, device_plugin: str) -> None:
@@ -60,9 +60,9 @@ class Session:
             write(self.manifests / f"network_{namespace}_{name}.json", raw)
         if device_plugin:
             (self.folder / "config.json").write_text(device_plugin)
-        # VFs and addresses in use are facts about this machine, whatever is played on it. The journal, its records
-        # and the leases therefore keep their default paths. What the node's own runtime has released is left to the
-        # node's own agent to collect ("runtimes" is empty).
+        # VFs and addresses are shared with everything else on this machine, so the journal, its records and the
+        # leases keep their default paths. Sandboxes removed by the node's own runtime are left to the node's own
+        # agent to collect ("runtimes" is empty).
         keys = {
             "socket": str(self.folder / "agent.sock"),
             "cluster": {"manifests": str(self.manifests)},
@@ -81,8 +81,8 @@ class Session:
 
 
 @contextlib.contextmanager
-def opened() -> Iterator[Session]:
-    """Create a play's directory; remove it at the end. Raises CniError(IO_FAILURE) if it cannot be removed."""
+def session_folder() -> Iterator[Session]:
+    """Create a play's directory; remove it at the end. Raises Error(IO) if it cannot be removed."""
     folder = Path(tempfile.mkdtemp(prefix="wirespeed-play-", dir=SESSIONS))
     try:
         yield Session(folder)
@@ -90,52 +90,49 @@ def opened() -> Iterator[Session]:
         try:
             shutil.rmtree(folder)
         except OSError as error:
-            text = f"folder {folder} cannot be removed: {error.filename}: {error.strerror}"
-            raise CniError(Code.IO_FAILURE, text) from error
+            raise errors.as_error(error).within(f"directory {folder} cannot be removed") from error
 
 
 def write(path: Path, value: Any) -> None:
-    """Write JSON."""
     path.write_text(json.dumps(value))
 
 
 def find_shim(asked: Path | None, folders: Sequence[str]) -> Path:
-    """Return the shim's executable: `asked`, else the one built in this checkout, else the installed one.
-
-    Raises CniError(INVALID_CONFIG).
-    """
+    """Return the shim: `asked`, else this checkout's, else the installed one. Raises Error(INVALID_CONFIG)."""
     built = Path(__file__).parents[2] / "build/wirespeed-cni"
     places = [asked] if asked else [built, *(Path(folder, "wirespeed") for folder in folders)]
     for place in places:
         if place.is_file() and os.access(place, os.X_OK):
             return place.resolve()
     listed = ", ".join(map(str, places))
-    raise CniError(Code.INVALID_CONFIG, f"the shim is not there: expected an executable {listed}")
+    raise Error(Kind.INVALID_CONFIG, "the shim is not there", expected=f"an executable {listed}")
 
 
 def device_plugin(manifests: Manifests) -> str:
     """Return the device plugin's configuration, "" for none.
 
-    Raises CniError(INVALID_CONFIG) if it is invalid, or if pods request a resource that it does not offer and that
-    is not in `counted`.
+    Raises Error(INVALID_CONFIG) if it is invalid, or if pods request a resource that it does not offer and that
+    is not in `unserved_resources`.
     """
-    text, offered = manifests.device_plugin(), _offered(manifests)
-    known = {*offered, *counted(manifests)}
-    if unknown := [resource for resource in admission.wanted(manifests.pods) if resource not in known]:
-        raise CniError(
-            Code.INVALID_CONFIG,
-            f"pods ask for {', '.join(unknown)}: expected it in the resourceList of --pools, or of a ConfigMap's "
-            f"config.json, got {', '.join(offered) or 'none'}",
+    text, offered = manifests.device_plugin(), _offered_resources(manifests)
+    known = {*offered, *unserved_resources(manifests)}
+    if unknown := [resource for resource in admission.requested_resources(manifests.pods) if resource not in known]:
+        pools = ", ".join(offered) or "none"
+        raise Error(
+            Kind.INVALID_CONFIG,
+            f"pods request {', '.join(unknown)}, which no pool offers; the pools are {pools}",
+            hint="add a pool to the resourceList of --pools, or of a ConfigMap's config.json",
+            about=[Thing("resource", each) for each in unknown],
         )
     return text
 
 
-def counted(manifests: Manifests) -> list[str]:
+def unserved_resources(manifests: Manifests) -> list[str]:
     """Return requested resources that no device plugin serves and whose networks can do without a device.
 
     In a cluster, such a resource is set in the node status, so that pods are scheduled to a node with a certain
     bridge. A resource that no network uses is not included: its container would lack a device. Raises
-    CniError(INVALID_CONFIG).
+    Error(INVALID_CONFIG).
     """
     uses: dict[str, set[DeviceUse]] = {}
     for (_, name), raw in manifests.networks.items():
@@ -143,18 +140,16 @@ def counted(manifests: Manifests) -> list[str]:
         text = (raw.get("spec") or {}).get("config") or ""
         use = device_use(load_network(json.loads(text), name=name)) if text.strip() else DeviceUse.POSSIBLE
         uses.setdefault(resource, set()).add(use)
-    offered = _offered(manifests)
+    offered = _offered_resources(manifests)
     return [
         resource
-        for resource in admission.wanted(manifests.pods)
+        for resource in admission.requested_resources(manifests.pods)
         if resource not in offered and resource in uses and DeviceUse.NEEDED not in uses[resource]
     ]
 
 
-def _offered(manifests: Manifests) -> list[str]:
-    """Return the device plugin's resources. Raises CniError(INVALID_CONFIG) if its configuration is invalid."""
+def _offered_resources(manifests: Manifests) -> list[str]:
+    """Return the device plugin's resources. Raises Error(INVALID_CONFIG) if its configuration is invalid."""
     text = manifests.device_plugin()
-    try:
+    with errors.within("--pools" if manifests.pools else "config.json"):
         return [pool.resource for pool in config.parse(text.encode(), NodeConfig().resource_prefix)] if text else []
-    except CniError as error:
-        raise error.prefixed("--pools" if manifests.pools else "config.json") from None

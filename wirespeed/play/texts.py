@@ -9,68 +9,27 @@ import stat
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import NamedTuple
 
-import msgspec
-
+from wirespeed import errors
+from wirespeed.errors import Error, Kind, PathStep
 from wirespeed.play import downward
-from wirespeed.play.downward import FieldRef, ResourceFieldRef
-
-if TYPE_CHECKING:
-    from wirespeed.play.environment import ConfigMaps, Facts
-    from wirespeed.play.manifests import Container, Pod
+from wirespeed.play.objects import (
+    ConfigMaps,
+    ConfigMapVolume,
+    Container,
+    DownwardItem,
+    DownwardVolume,
+    Facts,
+    Item,
+    KeyItem,
+    Pod,
+    ProjectedVolume,
+    TextVolume,
+)
 
 ROOT_CA = "kube-root-ca.crt"  # a ConfigMap that a cluster has in each namespace
 _MODE = 0o644
-
-
-class _Part(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, rename="camel"):
-    """A part of a volume. An unknown key is an error, as in Kubernetes."""
-
-
-class _Item(_Part, kw_only=True):
-    """A file of a volume: its path in the volume, and its permissions."""
-
-    path: str
-    mode: int | None = None
-
-
-class DownwardItem(_Item):
-    field_ref: FieldRef | None = None
-    resource_field_ref: ResourceFieldRef | None = None
-
-
-class DownwardVolume(_Part):
-    items: list[DownwardItem] = []
-    default_mode: int | None = None
-
-
-class KeyItem(_Item, kw_only=True):
-    key: str
-
-
-class ConfigMapVolume(_Part):
-    name: str = ""
-    items: list[KeyItem] = []
-    default_mode: int | None = None
-    default_user: Any = None  # rejected
-    optional: bool = False
-
-
-class Source(_Part, forbid_unknown_fields=False):
-    """A source of a projected volume. Keys of other kinds are rejected in play.manifests."""
-
-    config_map: ConfigMapVolume | None = None
-    downward_api: DownwardVolume | None = msgspec.field(name="downwardAPI", default=None)
-    service_account_token: Any = None  # without effect: there is no API server to accept the token
-
-
-class ProjectedVolume(_Part):
-    sources: list[Source] = []
-    default_mode: int | None = None
-
-
-Volume = ConfigMapVolume | DownwardVolume | ProjectedVolume
 
 
 class File(NamedTuple):
@@ -83,76 +42,70 @@ class File(NamedTuple):
 # Checks
 
 
-def refusal(volume: Volume, containers: Iterable[Container]) -> str:
-    """Return what is wrong with a volume, starting with the key; "" if nothing is."""
+def check(volume: TextVolume, containers: Iterable[Container]) -> None:
+    """Check a volume. Raises Error(INVALID_CONFIG) about a key in it."""
     names = {container.name for container in containers}
-    for where, part in _parts(volume):
-        if problem := _mode_refusal(part.default_mode):
-            return f"{where}.defaultMode: {problem}"
-        items: Sequence[_Item] = part.items
-        for number, item in enumerate(items):
-            here = f"{where}.items[{number}]"
-            if problem := _path_refusal(item.path):
-                return f"{here}.path: {problem}"
-            if problem := _mode_refusal(item.mode):
-                return f"{here}.mode: {problem}"
-            if isinstance(item, DownwardItem) and (problem := _item_refusal(item, names)):
-                return f"{here}{problem}"
-    problem = _mode_refusal(volume.default_mode)  # a projected volume is not among its parts
-    return problem and f".defaultMode: {problem}"
+    for path, part in _parts(volume):
+        with errors.under(*path):
+            _check_mode(part.default_mode, "defaultMode")
+            items: Sequence[Item] = part.items
+            for number, item in enumerate(items):
+                with errors.under("items", number):
+                    _check_item(item, names)
+    _check_mode(volume.default_mode, "defaultMode")  # a projected volume is not among its parts
 
 
-def _parts(volume: Volume) -> Iterator[tuple[str, ConfigMapVolume | DownwardVolume]]:
-    """Yield the volume, or the sources of a projected one, each with its path of keys in the volume."""
+def _parts(volume: TextVolume) -> Iterator[tuple[tuple[PathStep, ...], ConfigMapVolume | DownwardVolume]]:
+    """Yield the volume, or the sources of a projected one, each with the path to it in the volume."""
     if not isinstance(volume, ProjectedVolume):
-        yield "", volume
+        yield (), volume
         return
     for number, source in enumerate(volume.sources):
         if source.config_map:
-            yield f".sources[{number}].configMap", source.config_map
+            yield ("sources", number, "configMap"), source.config_map
         if source.downward_api:
-            yield f".sources[{number}].downwardAPI", source.downward_api
+            yield ("sources", number, "downwardAPI"), source.downward_api
 
 
-def config_maps(volume: Volume) -> list[ConfigMapVolume]:
-    """Return the ConfigMaps that the volume uses."""
+def config_maps(volume: TextVolume) -> list[ConfigMapVolume]:
     return [part for _, part in _parts(volume) if isinstance(part, ConfigMapVolume)]
 
 
-def has_token(volume: Volume) -> bool:
-    """Return whether the volume has a service account token."""
+def has_token(volume: TextVolume) -> bool:
     sources = volume.sources if isinstance(volume, ProjectedVolume) else ()
     return any(source.service_account_token is not None for source in sources)
 
 
-def _mode_refusal(mode: int | None) -> str:
-    return "" if mode is None or 0 <= mode <= 0o777 else f"expected permissions from 0 to 0777, got {mode:#o}"
+def _check_mode(mode: int | None, key: str) -> None:
+    if mode is not None and not 0 <= mode <= 0o777:
+        what = f"expected permissions from 0 to 0777, got {mode:#o}"
+        raise Error(Kind.INVALID_CONFIG, what, key=key)
 
 
-def _path_refusal(path: str) -> str:
-    wrong = not path or path.startswith(("/", "..")) or ".." in path.split("/") or "\0" in path
-    return f"expected a path in the volume, got {path!r}" if wrong else ""
-
-
-def _item_refusal(item: DownwardItem, containers: set[str]) -> str:
+def _check_item(item: Item, containers: set[str]) -> None:
+    path = item.path
+    if not path or path.startswith(("/", "..")) or ".." in path.split("/") or "\0" in path:
+        raise Error(Kind.INVALID_CONFIG, key="path", expected="a path in the volume", got=path)
+    _check_mode(item.mode, "mode")
+    if not isinstance(item, DownwardItem):
+        return
     if (item.field_ref is None) == (item.resource_field_ref is None):
-        return ": expected one of fieldRef and resourceFieldRef"
+        raise Error(Kind.INVALID_CONFIG, expected="one of fieldRef and resourceFieldRef")
     if item.field_ref:
-        path = item.field_ref.field_path
-        problem = downward.field_refusal(path, volume=True)
-        return problem and f".fieldRef.fieldPath: {problem}"
-    assert item.resource_field_ref is not None
-    if item.resource_field_ref.container_name not in containers:
-        got = item.resource_field_ref.container_name
-        return f".resourceFieldRef.containerName: expected one of {', '.join(sorted(containers))}, got {got!r}"
-    problem = downward.resource_refusal(item.resource_field_ref)
-    return problem and f".resourceFieldRef{problem}"
+        with errors.under("fieldRef"):
+            downward.check_field(item.field_ref, volume=True)
+    if item.resource_field_ref:
+        with errors.under("resourceFieldRef"):
+            if (name := item.resource_field_ref.container_name) not in containers:
+                expected = f"one of {', '.join(sorted(containers))}"
+                raise Error(Kind.INVALID_CONFIG, key="containerName", expected=expected, got=name)
+            downward.check_resource(item.resource_field_ref)
 
 
 # Content
 
 
-def files(volume: Volume, pod: Pod, facts: Facts, known: ConfigMaps) -> dict[str, File]:
+def files(volume: TextVolume, pod: Pod, facts: Facts, known: ConfigMaps) -> dict[str, File]:
     """Return the volume's files by path in the volume. A later source replaces files of an earlier one."""
     found: dict[str, File] = {}
     for _, part in _parts(volume):
@@ -173,7 +126,7 @@ def _first(*modes: int | None) -> int:
 
 def _text(item: DownwardItem, pod: Pod, facts: Facts) -> str:
     if item.resource_field_ref:
-        return downward.resource(item.resource_field_ref, [*pod.spec.init_containers, *pod.spec.containers])
+        return downward.resource(item.resource_field_ref, pod.spec.all_containers)
     assert item.field_ref is not None
     return downward.field(pod, item.field_ref.field_path, facts)
 
@@ -194,7 +147,7 @@ def write(place: Path, found: Mapping[str, File], *, group: int | None = None) -
         target.write_text(file.text)
         target.chmod(file.mode)
     if group is not None:
-        give_to(new, group)
+        set_group(new, group)
     data = place / "..data"
     old = data.resolve() if data.is_symlink() else None
     (place / "..new").symlink_to(new.name)
@@ -210,7 +163,7 @@ def write(place: Path, found: Mapping[str, File], *, group: int | None = None) -
         shutil.rmtree(old)
 
 
-def give_to(place: Path, group: int) -> None:
+def set_group(place: Path, group: int) -> None:
     """Give a group access to a volume, as the kubelet does for fsGroup."""
     for path in (place, *place.rglob("*")):
         mode = path.stat().st_mode

@@ -9,10 +9,11 @@ import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from wirespeed.cni.errors import CniError, Code
+from wirespeed import errors
+from wirespeed.errors import Error, Kind, Thing
 from wirespeed.play import quantity, texts
-from wirespeed.play.environment import ConfigMaps, Facts
-from wirespeed.play.manifests import Container, EmptyDir, HostPath, Pod, Volume, hugepages
+from wirespeed.play.manifests import hugepages
+from wirespeed.play.objects import ConfigMaps, Container, EmptyDir, Facts, HostPath, Pod, Volume
 from wirespeed.play.process import Mount
 from wirespeed.play.programs import run
 from wirespeed.steps import Undo
@@ -26,7 +27,7 @@ fe00::0\tip6-mcastprefix
 fe00::1\tip6-allnodes
 fe00::2\tip6-allrouters
 """
-_IS = {
+_TYPE_CHECKS = {
     "Directory": stat.S_ISDIR,
     "File": stat.S_ISREG,
     "Socket": stat.S_ISSOCK,
@@ -41,20 +42,22 @@ class Volumes:
     def __init__(self, pod: Pod, folder: Path, config_maps: ConfigMaps, undo: Undo) -> None:
         self._pod, self._folder, self._undo = pod, folder, undo
         self._config_maps = config_maps
+        context = pod.spec.security_context
+        self._group = context.fs_group if context else None
         self._sources: dict[str, str] = {}
         self._lock = threading.Lock()  # for _written and the files
         self._written: dict[str, dict[str, texts.File]] = {}  # the written files, by volume
 
     def make(self, facts: Facts) -> None:
-        """Create all volumes. Raises CniError that names the volume."""
+        """Create all volumes. Raises Error that names the volume."""
         self._folder.mkdir(parents=True)
         for volume in self._pod.spec.volumes:
             with _volume_in_errors(volume):
-                self._sources[volume.name] = self._make(volume)
+                self._sources[volume.name] = self._create(volume)
         self._write_texts(facts)
 
     def refresh(self, facts: Facts) -> None:
-        """Rewrite the text volumes whose content has changed. Raises CniError that names the volume."""
+        """Rewrite the text volumes whose content has changed. Raises Error that names the volume."""
         if self._written:
             self._write_texts(facts)
 
@@ -70,23 +73,18 @@ class Volumes:
         (self._folder / "resolv.conf").write_text(node.read_text() if node.exists() else "")
 
     def mounts(self, container: Container) -> list[Mount]:
-        """Return a container's mounts."""
         read_only = {volume.name for volume in self._pod.spec.volumes if volume.texts}
-        found = [
-            Mount(
-                self._sources[mount.name],
-                mount.mount_path,
-                ("ro",) if mount.read_only or mount.name in read_only else (),
-            )
-            for mount in container.volume_mounts
-        ]
+        found = []
+        for mount in container.volume_mounts:
+            options = ("ro",) if mount.read_only or mount.name in read_only else ()
+            found.append(Mount(self._sources[mount.name], mount.mount_path, options))
         taken = {mount.target.rstrip("/") for mount in found}
         for name in ("hosts", "hostname", "resolv.conf"):
             if f"/etc/{name}" not in taken:
                 found.append(Mount(str(self._folder / name), f"/etc/{name}"))
         return found
 
-    def _make(self, volume: Volume) -> str:
+    def _create(self, volume: Volume) -> str:
         if volume.host_path:
             return _host_path(volume.host_path)
         place = self._folder / "volumes" / volume.name
@@ -95,14 +93,8 @@ class Volumes:
             self._mount(place, volume.empty_dir)
             place.chmod(0o777)
         if self._group is not None:
-            texts.give_to(place, self._group)
+            texts.set_group(place, self._group)
         return str(place)
-
-    @property
-    def _group(self) -> int | None:
-        """The pod's fsGroup."""
-        context = self._pod.spec.security_context
-        return context.fs_group if context else None
 
     def _write_texts(self, facts: Facts) -> None:
         with self._lock:
@@ -118,7 +110,7 @@ class Volumes:
     def _mount(self, place: Path, volume: EmptyDir) -> None:
         """Mount an emptyDir's medium on this machine, so that the pod's containers share it."""
         if volume.medium == "Memory":
-            size = ["-o", f"size={quantity.whole(volume.size_limit)}"] if volume.size_limit else []
+            size = ["-o", f"size={quantity.whole_number(volume.size_limit)}"] if volume.size_limit else []
             run("mount", "-t", "tmpfs", *size, "tmpfs", str(place))
         elif volume.medium:
             run("mount", "-t", "hugetlbfs", "-o", f"pagesize={self._page_size(volume)}", "hugetlbfs", str(place))
@@ -135,12 +127,8 @@ class Volumes:
 @contextlib.contextmanager
 def _volume_in_errors(volume: Volume) -> Iterator[None]:
     """Prefix errors with the volume's name."""
-    try:
+    with errors.within(Thing("volume", volume.name)), errors.os_errors():
         yield
-    except CniError as error:
-        raise error.prefixed(f"volume {volume.name}") from None
-    except OSError as error:
-        raise CniError(Code.IO_FAILURE, f"volume {volume.name}: {error.filename}: {error.strerror}") from error
 
 
 def _host_path(volume: HostPath) -> str:
@@ -151,6 +139,6 @@ def _host_path(volume: HostPath) -> str:
         path.touch(mode=0o644)
     kind = volume.type.removesuffix("OrCreate")
     mode = os.stat(path).st_mode
-    if kind and not _IS[kind](mode):
-        raise CniError(Code.INVALID_CONFIG, f"hostPath {path}: expected a {kind}")
+    if kind and not _TYPE_CHECKS[kind](mode):
+        raise Error(Kind.INVALID_CONFIG, where=f"hostPath {path}", expected=f"a {kind}")
     return os.path.realpath(path)

@@ -1,1 +1,1 @@
-"""Creates the virtual functions that an administrator or a node policy requests."""
+"""Creates the VFs that an administrator or a node policy requests."""

@@ -1,4 +1,4 @@
-"""Read and set the eswitch mode of a PF with devlink."""
+"""Reads and sets the eswitch mode of a PF by devlink."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from pyroute2.netlink import NLM_F_ACK, NLM_F_REQUEST
 from pyroute2.netlink.devlink import DEVLINK_NAMES, devlinkcmd
 from pyroute2.netlink.exceptions import NetlinkError
 
-from wirespeed.cni.errors import CniError, Code
+from wirespeed import errors
 from wirespeed.devices.device import Device
+from wirespeed.errors import Error, Kind
 
 _MODES = ("legacy", "switchdev", "switchdev_inactive")  # by number: linux/devlink.h, enum devlink_eswitch_mode
 
@@ -30,15 +31,15 @@ def mode(device: Device) -> str:
 
 
 def set_mode(device: Device, wanted: str) -> None:
-    """Set the mode, which is as `mode` returns it. Raises CniError(DEVICE) with the driver's error."""
+    """Set the mode, which is as `mode` returns it. Raises Error(DEVICE) with the driver's error."""
     where = f"PF {device.address}: eswitch mode {wanted}"
     chosen = ("DEVLINK_ATTR_ESWITCH_MODE", _MODES.index(wanted) if wanted in _MODES else int(wanted))
     try:
         _request("DEVLINK_CMD_ESWITCH_SET", device, NLM_F_REQUEST | NLM_F_ACK, chosen)
     except NetlinkError as error:
-        raise CniError(Code.DEVICE, f"{where}: {os.strerror(error.code)}") from error
+        raise Error(Kind.DEVICE, os.strerror(error.code), where=where) from error
     except OSError as error:
-        raise CniError(Code.DEVICE, f"{where}: {error.strerror}") from error
+        raise errors.as_error(error, where).of_kind(Kind.DEVICE) from error
 
 
 def _request(command: str, device: Device, flags: int, *more: tuple[str, int]) -> list[Any]:

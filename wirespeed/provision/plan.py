@@ -1,43 +1,42 @@
-"""Plans the changes from the current to the requested state of PFs, and makes them, or none of them."""
+"""Plans the changes from the current to the requested state of PFs, and makes all or none of them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-from wirespeed import steps
-from wirespeed.cni.errors import CniError, Code
-from wirespeed.devices import drivers
+from wirespeed import errors, steps
+from wirespeed.devices import drivers, netdev, settings
+from wirespeed.devices.netdev import RETURN_TIMEOUT
 from wirespeed.devices.pci import PciDevice
+from wirespeed.devices.restore import restore
 from wirespeed.devices.settings import NO_MAC
 from wirespeed.devices.vdpa import VdpaDevice
-from wirespeed.kernel.netlink.errors import NetlinkError
+from wirespeed.devices.vf import read_without_netdev
+from wirespeed.errors import CombinedError, Error, Kind
 from wirespeed.kernel.netlink.link import Link
 from wirespeed.kernel.netlink.rtnl import Rtnl
 from wirespeed.kernel.netlink.vf import VfSettings
-from wirespeed.kernel.netlink.wait import MAC_NOT_YET, MAC_TIMEOUT, set_mac, wait_for
+from wirespeed.kernel.netlink.wait import wait_for
 from wirespeed.node import NodeConfig
-from wirespeed.provision import eswitch, facts, hold, udev, vdpa
-from wirespeed.provision.facts import Pf, Vf
+from wirespeed.provision import eswitch, hold, udev, vdpa
+from wirespeed.provision.facts import Pf, VfFacts
 from wirespeed.provision.policy import Group, Wanted
 from wirespeed.steps import Step, StepError, Undo
 
-# Seconds for a VF's interface to appear after its driver is bound: igbvf waits 2 s per VF for a PF in reset.
-NETDEV_TIMEOUT = 10.0
-_KERNEL = "netdevice"
-# Attributes of facts.Vf that are restored when a change is undone; the vdpa device is restored separately.
-_KEPT = ("driver", "driver_override", "netdev", "up", "mac", "mtu")
+_NETDEVICE = "netdevice"
 
 
 @dataclass(frozen=True)
 class Change:
     """One change: its description, the function that makes it, and the one that undoes it.
 
-    `undo` is None if undoing an earlier change undoes this one too. `vfs` returns the addresses of the VFs that it
-    changes, which must be unused then. The interfaces of `new` VFs may not have appeared yet.
+    `undo` is None if undoing an earlier change undoes this one too. `vfs` returns the addresses of the VFs to
+    change; nobody may use them then. The interfaces of `new` VFs may not exist yet.
     """
 
     what: str
@@ -50,13 +49,13 @@ class Change:
         """Return the step that makes the change while its VFs are locked and unused."""
 
         def do(undo: Undo) -> None:
-            with _of_device(), hold.unused(self.vfs(), config, arriving=self.new):
+            with _as_device_error(), hold.lock_unused(self.vfs(), config, netdevs_pending=self.new):
                 if self.undo is not None:
                     undo.push(self.what, partial(back, self.undo))
                 self.do()
 
         def back(undo: Callable[[], None]) -> None:
-            with _of_device(), hold.unused(self.vfs(), config, arriving=True):
+            with _as_device_error(), hold.lock_unused(self.vfs(), config, netdevs_pending=True):
                 undo()
 
         return Step(self.what, do)
@@ -64,32 +63,28 @@ class Change:
 
 @dataclass(frozen=True)
 class Plan:
-    """The changes in order, and the reasons against them. If `refused` is not empty, none is made."""
+    """The changes in order, and the errors that prevent them. If `refused` is not empty, no change is made."""
 
     changes: Sequence[Change] = ()
-    refused: Sequence[str] = ()
+    refused: Sequence[Error] = ()
 
 
 def make(wanted: Mapping[str, Wanted], pfs: Iterable[Pf], sysfs: Path = Path("/sys")) -> Plan:
     """Return the plan for the PFs in `wanted` (keys are addresses); other PFs are not changed."""
-    changes: list[Change] = []
-    refused: list[str] = []
-    for pf in pfs:
-        if pf.address in wanted:
-            one = _Planner(pf, wanted[pf.address], sysfs)
-            changes += one.changes()
-            refused += one.refused
-    return Plan(changes, refused)
+    planners = [_Planner(pf, wanted[pf.address], sysfs) for pf in pfs if pf.address in wanted]
+    changes = [change for planner in planners for change in planner.changes()]
+    return Plan(changes, [error for planner in planners for error in planner.refused])
 
 
-def bind_plan(vfs: Iterable[tuple[Pf, Vf]], device_type: str, sysfs: Path = Path("/sys")) -> Plan:
+def bind_plan(vfs: Iterable[tuple[Pf, VfFacts]], device_type: str, sysfs: Path = Path("/sys")) -> Plan:
     """Return the plan that binds VFs to a driver: "netdevice" for the kernel's, or a userspace driver's name."""
     changes: list[Change] = []
-    refused: list[str] = []
+    refused: list[Error] = []
     for pf, vf in vfs:
         planner = _Planner(pf, Wanted(num_vfs=len(pf.vfs)), sysfs)
-        group = Group(resource="", policy="", numbers=frozenset({vf.index}), device_type=device_type)
-        changes += planner.of_vf(vf.index, group)
+        index = vf.state.index
+        group = Group(resource="", numbers=frozenset({index}), device_type=device_type)
+        changes += planner.vf_changes(index, group)
         refused += planner.refused
     return Plan(changes, refused)
 
@@ -99,30 +94,25 @@ def carry_out(
 ) -> None:
     """Make the changes; `progress` is called before each. If one fails, it and those before it are undone.
 
-    The plan may be outdated. Before each change of VFs, and before its undo, their users are therefore checked
-    again with the VFs locked.
-    Raises CniError: POLICY for a refused plan, else the failed step's, which names what could not be undone.
+    The plan may be outdated: before each change of VFs or its undo, they are locked and their users checked again.
+    Raises Error: POLICY for a refused plan, else the error of the failed step, with what could not be undone.
     """
     if plan.refused:
-        raise CniError(Code.POLICY, "; ".join(plan.refused))
+        raise CombinedError(plan.refused, between="; ")
     try:
         steps.carry_out([change.step(config) for change in plan.changes], progress)
     except StepError as error:
-        also = "" if error.left else "; what was done before it is taken back"
-        raise CniError(error.code, f"{error.what}: {error.msg}{also}") from error
+        failure = error if error.left else error.with_hint("the changes before it were undone")
+        raise failure.within(error.step) from error
 
 
 @contextmanager
-def _of_device() -> Iterator[None]:
-    """Turn an OSError, such as that of a write to sysfs, into a CniError(DEVICE)."""
+def _as_device_error() -> Iterator[None]:
+    """Turn an OSError, such as that of a write to sysfs, into an Error(DEVICE)."""
     try:
         yield
     except OSError as error:
-        raise CniError(Code.DEVICE, str(error)) from error
-
-
-def _reason(error: CniError | OSError) -> str:
-    return error.msg if isinstance(error, CniError) else str(error)
+        raise errors.as_error(error).of_kind(Kind.DEVICE) from error
 
 
 @dataclass
@@ -132,46 +122,47 @@ class _Planner:
     pf: Pf
     wanted: Wanted
     sysfs: Path
-    refused: list[str] = field(default_factory=list)
+    refused: list[Error] = field(default_factory=list)
 
     @property
     def device(self) -> PciDevice:
         return PciDevice(self.pf.address, self.sysfs)
 
     def changes(self) -> Iterator[Change]:
-        made_anew = False
+        recreated = False
         if self.wanted.externally_managed:
             self._check_external()
         else:
-            yield from self._raise()
-            made_anew = yield from self._make_vfs()
+            yield from self._pf_changes()
+            recreated = yield from self._vf_number_changes()
         if self.refused:
             return
         for index in range(self.wanted.num_vfs):
             for group in self.wanted.groups:
                 if index in group.numbers:
-                    yield from self.of_vf(index, group, made_anew=made_anew)
+                    yield from self.vf_changes(index, group, recreated=recreated)
 
     # The PF
 
     def _check_external(self) -> None:
         """Refuse an externally managed PF unless it already has what is requested."""
         pf, wanted = self.pf, self.wanted
+        why = "it is externally managed"
         if wanted.num_vfs > len(pf.vfs):
-            self._refuse(f"externallyManaged: it has {len(pf.vfs)} VFs, {wanted.num_vfs} are asked for")
+            self._refuse(why, expected=f"at least {wanted.num_vfs} VFs", got=len(pf.vfs))
         if wanted.mtu > pf.mtu:
-            self._refuse(f"externallyManaged: its MTU is {pf.mtu}, {wanted.mtu} is asked for")
+            self._refuse(why, expected=f"an MTU of at least {wanted.mtu}", got=pf.mtu)
         if wanted.eswitch and wanted.eswitch != pf.eswitch:
-            self._refuse(f"externallyManaged: its eswitch mode is {pf.eswitch}, {wanted.eswitch} is asked for")
+            self._refuse(why, expected=f"eswitch mode {wanted.eswitch}", got=pf.eswitch)
 
-    def _refuse(self, why: str) -> None:
-        self.refused.append(f"{self.pf.where}: {why}")
+    def _refuse(self, why: str, **more: Any) -> None:
+        self.refused.append(Error(Kind.POLICY, why, where=self.pf.where, **more))
 
-    def _raise(self) -> Iterator[Change]:
+    def _pf_changes(self) -> Iterator[Change]:
         """Set the PF up, since VFs of a PF that is down take seconds each to create. Raise its MTU if needed."""
         pf = self.pf
         if not pf.name:
-            self._refuse("it has no interface on the host; expected its network driver to be bound")
+            self._refuse("it has no interface on the host", expected="its network driver to be bound")
             return
         if self.wanted.num_vfs and not pf.up:
             yield Change(
@@ -184,22 +175,22 @@ class _Planner:
                 lambda: _set_link(pf.name, mtu=pf.mtu),
             )
 
-    def _make_vfs(self) -> Generator[Change, None, bool]:
+    def _vf_number_changes(self) -> Generator[Change, None, bool]:
         """Change the number of VFs and the eswitch mode; return whether the VFs are recreated.
 
-        The kernel changes the number of VFs only via 0, and the mode only without bound VFs. All VFs are removed.
+        The kernel changes the number only from or to 0, and the mode only without bound VFs: all are removed first.
         """
         pf, wanted = self.pf, self.wanted
         switches = wanted.eswitch not in ("", pf.eswitch)
         if wanted.num_vfs == len(pf.vfs) and not switches:
             return False
-        used = [f"VF {vf.index} ({vf.address}): {vf.user}" for vf in pf.vfs if vf.user]
+        before = len(pf.vfs)
+        used = [f"{vf.where}: {vf.user}" for vf in pf.vfs if vf.user]
         if used:
             self._refuse(
-                f"{len(pf.vfs)} VFs would be made anew as {wanted.num_vfs}, and are in use: {', '.join(used)}"
+                f"all its {before} VFs would be removed to create {wanted.num_vfs}; in use: {', '.join(used)}"
             )
             return False
-        before = len(pf.vfs)
         if before:
             what = f"{pf.where}: remove its {before} VFs"
             yield Change(what, lambda: self._set_number(0), self._restore_vfs, self._addresses)
@@ -226,233 +217,136 @@ class _Planner:
         try:
             path.write_text(str(number))
         except OSError as error:
-            raise CniError(Code.DEVICE, f"{path.name} {number}: {error.strerror}") from error
-        made = [PciDevice(address, self.sysfs) for address in self._addresses()]
-        if len(made) != number:
-            raise CniError(Code.DEVICE, f"{path.name}: {len(made)} VFs are there after {number} was written")
-        udev.settle([name for vf in made for name in vf.netdevs], timeout=NETDEV_TIMEOUT)
+            raise Error(Kind.DEVICE, str(error.strerror), where=f"{path.name} {number}") from error
+        vfs = [PciDevice(address, self.sysfs) for address in self._addresses()]
+        if len(vfs) != number:
+            raise Error(Kind.DEVICE, where=path.name, expected=f"{number} VFs after it was written", got=len(vfs))
+        udev.settle([name for vf in vfs for name in vf.netdevs], timeout=RETURN_TIMEOUT)
 
     def _restore_vfs(self) -> None:
-        """Create as many VFs as before, each with its former state. Raises CniError that names what differs."""
+        """Create as many VFs as before, each with its former state. Raises Error that names what differs."""
         self._set_number(len(self.pf.vfs))
-        left = []
-        for vf in self.pf.vfs:
-            for restore in (self._restore_vf, self._restore_vdpa):
-                try:
-                    restore(vf)
-                except (CniError, OSError) as error:
-                    left.append(_reason(error))
-        if left:
-            raise CniError(Code.DEVICE, "; ".join(left))
+        parts = (self._restore_vf, self._restore_vdpa)
+        errors.run_all([partial(restore_part, vf) for vf in self.pf.vfs for restore_part in parts])
 
-    def _restore_vf(self, before: Vf) -> None:
-        """Restore a VF's state. Its parts are independent: if one fails, the others are still restored.
+    def _restore_vf(self, before: VfFacts) -> None:
+        """Restore a VF, without its vdpa device. Raises NetlinkError, or Error that names what is not restored.
 
-        The PF's settings are restored first, because drivers read them when they bind to the VF. Raises CniError
-        that names the differences, without the vdpa device.
+        Its settings on the PF are restored first, because drivers read them when they bind to the VF.
         """
-        device = PciDevice(before.address, self.sysfs)
-        failed = [_reason(error) for error in self._restore_settings(before)]
-        parts: list[Callable[[], None]] = [lambda: drivers.put_back(device, before.driver, before.driver_override)]
-        if before.mac:  # it had an interface
-            parts += [
-                lambda: _restore_link(device, name=before.netdev),
-                lambda: _restore_link(device, mtu=before.mtu),
-                lambda: _restore_link(device, mac=before.mac),
-                lambda: _restore_link(device, up=before.up),
-            ]
-        for part in parts:
-            try:
-                part()
-            except (CniError, OSError) as error:
-                failed.append(_reason(error))
-        left = self._differences(before)
-        if left:
-            reasons = f" ({'; '.join(failed)})" if failed else ""
-            raise CniError(Code.DEVICE, f"VF {before.index} ({before.address}): {', '.join(left)}{reasons}")
+        with suppress(Error, OSError), Rtnl() as host:  # `restore` tries again and reports what is refused
+            settings.put_back(host, read_without_netdev(host, before.device, self.device), before.state.settings)
+        restore(
+            before.device,
+            before.state,
+            None,
+            timeout=RETURN_TIMEOUT,
+            override=before.driver_override,
+            on_host_netdev=lambda link: udev.settle([link.name], timeout=RETURN_TIMEOUT),
+            rdma={},
+        )
 
-    def _restore_settings(self, before: Vf) -> Iterator[OSError]:
-        """Restore the PF's settings of the VF; yield the errors of the PF's driver."""
-        with Rtnl() as host:
-            pf = host.link(self.pf.name, vfs=True)
-            if pf is None:
-                return
-            now = pf.vfs.get(before.index, VfSettings())
-            for part in before.settings.parts():
-                if part.differing(now).items():
-                    try:
-                        host.set_vf(pf.index, before.index, part)
-                    except NetlinkError as error:
-                        yield error
-
-    def _differences(self, before: Vf) -> list[str]:
-        """Return what differs from a VF's former state, such as "mtu is 1500, was 9000"."""
-        now = next((vf for vf in facts.reread(self.pf, self.sysfs).vfs if vf.index == before.index), None)
-        if now is None:
-            return ["it is not there"]
-        left = [
-            f"{key} is {getattr(now, key) or 'none'}, was {getattr(before, key) or 'none'}"
-            for key in _KEPT
-            if getattr(now, key) != getattr(before, key)
-        ]
-        settings = before.settings.differing(now.settings)
-        return left + [
-            f"the PF's {key} is {getattr(now.settings, key)}, was {old}" for key, old in settings.items()
-        ]
-
-    def _restore_vdpa(self, before: Vf) -> None:
-        """Create the VF's vdpa device if it no longer exists."""
-        if not before.vdpa or VdpaDevice(before.vdpa, self.sysfs).exists:
+    def _restore_vdpa(self, before: VfFacts) -> None:
+        """Create the VF's vdpa device if it no longer exists. Raises Error(DEVICE)."""
+        vdpa_device = before.vdpa
+        if vdpa_device is None or VdpaDevice(vdpa_device.name, self.sysfs).exists:
             return
-        if before.vdpa_type == "none":
-            told = "was on no driver, which nobody can have it made with"
-            raise CniError(
-                Code.DEVICE, f"VF {before.index} ({before.address}): its vdpa device {before.vdpa} {told}"
-            )
-        vdpa.make(f"pci/{before.address}", before.vdpa, before.vdpa_type, self.sysfs)
+        if not vdpa_device.driver:
+            lost = f"its vdpa device {vdpa_device.name} had no driver, and cannot be created again without one"
+            raise Error(Kind.DEVICE, lost, where=before.where)
+        vdpa.create(f"pci/{before.device.address}", vdpa_device.name, vdpa_device.driver, self.sysfs)
 
     # One VF
 
-    def of_vf(self, index: int, group: Group, *, made_anew: bool = False) -> Iterator[Change]:
+    def vf_changes(self, index: int, group: Group, *, recreated: bool = False) -> Iterator[Change]:
         """Yield the changes that give VF number `index` the state that its group requests."""
-        now = None if made_anew else next((vf for vf in self.pf.vfs if vf.index == index), None)
-        what = f"{self.pf.where}: VF {index}" + (f" ({now.address})" if now else "")
-        kernel = group.device_type == _KERNEL
+        now = None if recreated else next((vf for vf in self.pf.vfs if vf.state.index == index), None)
+        driver, link = (now.state.driver, now.state.link) if now else ("", None)
+        kernel = group.device_type == _NETDEVICE
         right = now is not None and (
-            bool(now.driver) and not now.in_user_space if kernel else now.driver == group.device_type
+            driver != "" and not now.device.is_in_user_space if kernel else driver == group.device_type
         )
-        mtu_right = not kernel or not group.mtu or (now is not None and now.mtu == group.mtu)
-        vdpa_right = group.vdpa is None or (now.vdpa_type if now is not None else "") == group.vdpa
+        mtu_right = not kernel or group.mtu in (0, link and link.mtu)
+        vdpa_right = group.vdpa is None or (now.vdpa_type if now else "") == group.vdpa
         if right and mtu_right and vdpa_right:
             return
-        if now is not None and now.user:
-            self._refuse(f"VF {index} ({now.address}) would be changed, and is in use: {now.user}")
+        if now and now.user:
+            self._refuse(f"{now.where} would be changed, and is in use: {now.user}")
             return
-        if now is not None and now.vdpa and not (right and vdpa_right):  # unbinding the VF would delete it anyway
-            yield self._no_vdpa_change(what, now)
-        if not right and not (kernel and made_anew):  # the kernel binds new VFs to its own driver
-            yield self._bind_change(what, index, group.device_type, now)
+        what = f"{self.pf.where}: {now.where if now else f'VF {index}'}"
+        change = partial(Change, vfs=lambda: [self._vf(index).address], new=now is None)
+        if now and now.vdpa and not (right and vdpa_right):  # unbinding the VF would delete it anyway
+            text = f"{what}: remove its vdpa device {now.vdpa.name} (type {now.vdpa_type})"
+            yield change(text, partial(vdpa.delete, now.vdpa.name, self.sysfs), partial(self._restore_vdpa, now))
+        if not right and not (kernel and recreated):  # the kernel binds new VFs to its network driver
+            text = f"{what}: driver {'its own' if kernel else group.device_type}"
+            text += f" (now {driver or 'none'})" if now else ""
+            undo = partial(self._restore_vf, now) if now else None
+            yield change(text, lambda: self._bind(index, group.device_type), undo)
         if not mtu_right:
-            yield self._mtu_change(what, index, group.mtu, now)
-        if group.vdpa and not (right and vdpa_right):
-            yield self._vdpa_change(what, index, group.vdpa, now)
-
-    def _bind_change(self, what: str, index: int, device_type: str, now: Vf | None) -> Change:
-        driver = "" if device_type == _KERNEL else device_type
-
-        def do() -> None:
-            device = self._vf(index)
-            if driver:
-                self._keep_mac(index, device)
-            drivers.bind(device, driver)
-            if not driver:
-                self._take_mac(index, _netdev(device))
-
-        told = f" (now {now.driver or 'none'})" if now else ""
-        undo = (lambda: self._restore_vf(now)) if now else None
-        return self._change(index, f"{what}: driver {driver or 'its own'}{told}", do, undo, new=now is None)
-
-    def _mtu_change(self, what: str, index: int, mtu: int, now: Vf | None) -> Change:
-        told = f" (now {now.mtu})" if now and now.mtu else ""
-        return self._change(
-            index,
-            f"{what}: MTU {mtu}{told}",
-            lambda: _set_link(_netdev(self._vf(index)).name, mtu=mtu),
-            (lambda: _set_link(_netdev(self._vf(index)).name, mtu=now.mtu)) if now and now.mtu else None,
-            new=now is None,
-        )
-
-    def _vdpa_change(self, what: str, index: int, kind: str, now: Vf | None) -> Change:
-        def do() -> None:
-            address = self._vf(index).address
-            vdpa.make(f"pci/{address}", f"vdpa:{address}", kind, self.sysfs)
-
-        def undo() -> None:
-            vdpa.delete(f"vdpa:{self._vf(index).address}", self.sysfs)
-
-        return self._change(index, f"{what}: vdpa device of type {kind}", do, undo, new=now is None)
-
-    def _no_vdpa_change(self, what: str, now: Vf) -> Change:
-        return self._change(
-            now.index,
-            f"{what}: remove its vdpa device {now.vdpa} (type {now.vdpa_type})",
-            lambda: vdpa.delete(now.vdpa, self.sysfs),
-            lambda: self._restore_vdpa(now),
-        )
-
-    def _change(
-        self,
-        index: int,
-        text: str,
-        do: Callable[[], None],
-        undo: Callable[[], None] | None = None,
-        *,
-        new: bool = False,
-    ) -> Change:
-        """Return a change of one VF."""
-        return Change(text, do, undo, lambda: [self._vf(index).address], new)
+            text = f"{what}: MTU {group.mtu}" + (f" (now {link.mtu})" if link else "")
+            undo_mtu = partial(self._set_mtu, index, link.mtu) if link else None
+            yield change(text, lambda: self._set_mtu(index, group.mtu), undo_mtu)
+        if (kind := group.vdpa) and not (right and vdpa_right):
+            text = f"{what}: vdpa device of type {kind}"
+            yield change(text, lambda: self._create_vdpa(index, kind), lambda: self._delete_vdpa(index))
 
     def _vf(self, index: int) -> PciDevice:
-        for number, address in self.device.virtual_functions():
-            if number == index:
-                return PciDevice(address, self.sysfs)
-        raise CniError(Code.DEVICE, f"{self.pf.where}: there is no VF {index}")
+        if address := self.device.virtual_function(index):
+            return PciDevice(address, self.sysfs)
+        raise Error(Kind.DEVICE, f"there is no VF {index}", where=self.pf.where)
 
-    def _keep_mac(self, index: int, device: PciDevice) -> None:
+    def _bind(self, index: int, device_type: str) -> None:
+        device = self._vf(index)
+        if device_type == _NETDEVICE:
+            drivers.bind(device, "")
+            self._adopt_admin_mac(device)
+        else:
+            self._set_admin_mac(device)
+            drivers.bind(device, device_type)
+
+    def _set_mtu(self, index: int, mtu: int | None) -> None:
+        _set_link(_netdev(self._vf(index)).name, mtu=mtu)
+
+    def _create_vdpa(self, index: int, kind: str) -> None:
+        address = self._vf(index).address
+        vdpa.create(f"pci/{address}", f"vdpa:{address}", kind, self.sysfs)
+
+    def _delete_vdpa(self, index: int) -> None:
+        vdpa.delete(f"vdpa:{self._vf(index).address}", self.sysfs)
+
+    def _set_admin_mac(self, device: PciDevice) -> None:
         """Set the VF's MAC as its admin MAC in the PF, so that an application which gets the VF finds that MAC."""
-        name = device.own_netdev
         with Rtnl() as host:
-            link = host.link(name) if name else None
-            pf = host.link(self.pf.name, vfs=True)
-            if link is None or pf is None or not pf.vfs:
-                return
+            link, vf = netdev.on_host(host, device), read_without_netdev(host, device, self.device)
             # Some drivers (igb) report the VF's own MAC as its admin MAC.
-            if pf.vf(index).mac in (NO_MAC, link.mac):
-                host.set_vf(pf.index, index, VfSettings(mac=link.mac))
+            if link is not None and vf.settings.mac in (NO_MAC, link.mac):
+                host.set_vf(vf.pf_index, vf.index, VfSettings(mac=link.mac))
 
-    def _take_mac(self, index: int, link: Link) -> None:
+    def _adopt_admin_mac(self, device: PciDevice) -> None:
         """Set the MAC of the VF's interface to its admin MAC, the only one that the PF lets it use.
 
         A driver that finds the VF still in reset generates a MAC (igbvf).
         """
+        link = _netdev(device)
         with Rtnl() as host:
-            pf = host.link(self.pf.name, vfs=True)
-            mac = pf.vf(index).mac if pf is not None and pf.vfs else None
+            mac = read_without_netdev(host, device, self.device).settings.mac
             if mac not in (None, NO_MAC, link.mac):
                 host.set_link(link.index, mac=mac)
 
 
 def _netdev(device: PciDevice) -> Link:
-    link = wait_for(lambda rtnl: rtnl.link_of_device(device.address), NETDEV_TIMEOUT)
+    """Wait until the VF has an interface on the host, and return it. Raises Error(DEVICE)."""
+    link = wait_for(lambda host: netdev.on_host(host, device), RETURN_TIMEOUT)
     if link is None:
-        raise CniError(
-            Code.DEVICE,
-            f"VF {device.address}: driver {device.driver or 'none'}, no interface within {NETDEV_TIMEOUT:.0f} s",
-        )
+        fault = f"driver {device.driver or 'none'}, no interface within {RETURN_TIMEOUT:.0f} s"
+        raise Error(Kind.DEVICE, fault, where=f"VF {device.address}")
     return link
-
-
-def _restore_link(
-    device: PciDevice,
-    *,
-    name: str | None = None,
-    mac: str | None = None,
-    mtu: int | None = None,
-    up: bool | None = None,
-) -> None:
-    """Restore attributes of a VF's interface. A driver that finds the VF in reset generates a MAC."""
-    udev.settle([_netdev(device).name], timeout=NETDEV_TIMEOUT)
-    link = _netdev(device)
-    if mac is not None:
-        set_mac(link.index, mac, retry_on=MAC_NOT_YET, timeout=MAC_TIMEOUT)
-    elif name not in {None, link.name} or mtu not in {None, link.mtu} or up not in {None, link.up}:
-        with Rtnl() as host:
-            host.set_link(link.index, name=name, mtu=mtu, up=up)
 
 
 def _set_link(name: str, *, up: bool | None = None, mtu: int | None = None) -> None:
     with Rtnl() as host:
         link = host.link(name)
         if link is None:
-            raise CniError(Code.INTERFACE, f"interface {name} is gone")
+            raise Error(Kind.INTERFACE, f"interface {name} is gone")
         host.set_link(link.index, up=up, mtu=mtu)

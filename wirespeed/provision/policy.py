@@ -1,4 +1,4 @@
-"""Read and check node policies (SriovNetworkNodePolicy objects in YAML files), and merge their requests per PF."""
+"""Reads and checks node policies (SriovNetworkNodePolicy objects in YAML files), and merges them for each PF."""
 
 from __future__ import annotations
 
@@ -6,24 +6,41 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
+from msgspec import Meta
 
-from wirespeed import structs
-from wirespeed.cni.errors import CniError, Code
+from wirespeed import errors, structs
 from wirespeed.devices import pci
+from wirespeed.errors import NOTHING, Error, Kind, Thing
 from wirespeed.kube import documents
-from wirespeed.structs import Words, whole
+from wirespeed.structs import Cell, Words, whole
+
+if TYPE_CHECKING:
+    from wirespeed.provision.facts import Pf
 
 API_VERSION = "sriovnetwork.openshift.io/v1"
 KIND = "SriovNetworkNodePolicy"
-LOWEST = 99
-_OPERATORS = "default"  # the name of the policy that older SR-IOV operators create
+LOWEST_PRIORITY = 99
+_OPERATOR_POLICY = "default"  # the name of the policy that older SR-IOV operators create
 
-_RESOURCE = re.compile(r"[a-zA-Z0-9]([a-zA-Z0-9_-]{0,61}[a-zA-Z0-9])?")
 _NUMBERS = re.compile(r"(\d{1,3})(?:-(\d{1,3}))?")
-_Hex = Annotated[str, msgspec.Meta(pattern=whole("[0-9a-fA-F]{4}")), Words("four hex digits")]
+_EXPECTED = "VF numbers like 0,2-5"
+
+_Resource = Annotated[
+    str,
+    Meta(pattern=whole("[a-zA-Z0-9]([a-zA-Z0-9_-]{0,61}[a-zA-Z0-9])?")),
+    Words(
+        "up to 63 letters, digits, - and _, the first and last no - or _", "up to 63 letters, digits, `-` and `_`"
+    ),
+]
+_Hex = Annotated[str, Meta(pattern=whole("[0-9a-fA-F]{4}")), Words("four hex digits")]
+_Pci = Annotated[str, Meta(pattern=whole(pci.ADDRESS.pattern)), Words("a PCI address", "PCI addresses")]
+_PfName = Annotated[str, Words("the name of a PF, with or without VF numbers", "names, `ens1f0#0-3,7`")]
+_Unsupported = Words("none: it is not supported", "refused: not supported")
+_Mtu = Annotated[int, Meta(ge=0, le=65535)]
+_LinkType = Annotated[Literal["", "eth", "ETH", "ib", "IB"], Cell("`eth`, `ib`")]
 
 
 class _Part(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True, rename="camel"):
@@ -33,57 +50,78 @@ class _Part(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=Tru
 class NicSelector(_Part, frozen=True, kw_only=True):
     """Selects the PFs that match all keys given."""
 
-    vendor: _Hex = ""  # four hex digits
-    device_id: _Hex = msgspec.field(name="deviceID", default="")  # of the PF, four hex digits
-    root_devices: list[str] = []  # PCI addresses of PFs
-    pf_names: list[str] = []  # "ens1" or "ens1#0-3,7": a PF's name or alternative name, with or without VF numbers
-    net_filter: str = ""  # rejected: for virtual platforms only
+    vendor: _Hex = ""
+    """the PF's vendor"""
+    device_id: _Hex = msgspec.field(name="deviceID", default="")
+    """the PF's device"""
+    root_devices: list[_Pci] = []
+    """PFs"""
+    pf_names: list[_PfName] = []
+    """names or alternative names of PFs, optionally with VF numbers (several ranges; the operator allows one)"""
+    net_filter: Annotated[Literal[""], _Unsupported] = ""
+    """for virtual platforms only"""
 
 
 @structs.prepared
 class Spec(_Part, frozen=True, kw_only=True):
     """The spec of a policy, with the keys of the SR-IOV network operator."""
 
-    resource_name: str
-    node_selector: dict[str, str] = {}
-    nic_selector: NicSelector
-    num_vfs: Annotated[int, msgspec.Meta(ge=1, le=65535)]
-    priority: Annotated[int, msgspec.Meta(ge=0, le=LOWEST)] = LOWEST  # 0 is the highest
-    mtu: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 0  # bytes; 0: unchanged; the PF's is never lowered
+    resource_name: _Resource
+    """required: names the group of VFs"""
+    node_selector: Annotated[dict[str, str], Cell("object of labels")] = {}
+    """the policy applies to nodes that have these labels (`--label KEY=VALUE`); without it, to every node"""
+    nic_selector: Annotated[NicSelector, Cell("object, see below")]
+    """required: which PFs the policy is for"""
+    num_vfs: Annotated[int, Meta(ge=1, le=65535)]
+    """required: the number of VFs that the PF is to have"""
+    priority: Annotated[int, Meta(ge=0, le=LOWEST_PRIORITY)] = LOWEST_PRIORITY
+    """0 is the highest priority; default: the lowest"""
+    mtu: _Mtu = 0
+    """the MTU of the VFs; the PF's MTU is raised if it is smaller, and never lowered. 0 is the same as no key"""
     device_type: Literal["netdevice", "vfio-pci"] = "netdevice"
-    link_type: Literal["", "eth", "ETH", "ib", "IB"] = ""  # must match the PF, whose type is not changed
+    """the driver of the VFs; `netdevice` is the VF's own one, the default"""
+    link_type: _LinkType = ""
+    """must be the PF's own type; it is not changed"""
     e_switch_mode: Literal["", "legacy", "switchdev"] = ""
-    externally_managed: bool = False  # change only the VFs, not the PF
-    # For the operator's device plugin; they do not change the VFs.
+    """set by devlink; `switchdev` is refused with `linkType: ib`"""
+    externally_managed: bool = False
+    """the PF is not changed and must already have what the policy asks for; only its VFs are changed"""
     is_rdma: bool = False
+    """for the device plugin: it does not affect how VFs are created. `true` is refused with `vfio-pci`, because a
+    VF on vfio-pci has no RDMA device"""
     need_vhost_net: bool = False
+    """for the device plugin"""
     exclude_topology: bool = False
-    vdpa_type: Literal["", "virtio", "vhost"] = ""  # type of the vdpa device to create for each VF
-    bridge: Any = None  # rejected
+    """for the device plugin"""
+    vdpa_type: Literal["", "virtio", "vhost"] = ""
+    """each VF gets a vdpa device of that type, named `vdpa:<PCI address>`; only with `netdevice` and `switchdev`.
+    Without it, a VF's vdpa device is removed"""
+    bridge: Annotated[dict[str, Any], Meta(max_length=0), _Unsupported] = {}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Policy:
-    """A policy; `where` is its file and document."""
+    """A policy; `document` is its file and document."""
 
     name: str
-    where: str
+    document: str
     spec: Spec
+
+    @property
+    def where(self) -> tuple[str, Thing]:
+        """The places for errors about this policy."""
+        return self.document, Thing("policy", self.name)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """Some VFs of a PF, by their numbers, and their requested state.
-
-    `mtu` 0 does not change it. `vdpa` is the type of their vdpa devices; "" means none, None does not change them.
-    """
+    """Some VFs of a PF, by their numbers, and their requested state."""
 
     resource: str
-    policy: str
     numbers: frozenset[int]
     device_type: str
-    mtu: int = 0
-    vdpa: str | None = None
+    mtu: int = 0  # 0: it is not changed
+    vdpa: str | None = None  # type of their vdpa devices; "": they have none; None: they are not changed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,22 +135,10 @@ class Wanted:
     groups: tuple[Group, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
-class PfIdentity:
-    """The attributes by which a policy selects a PF. `names` are its interface's name and alternative names."""
+def load(files: Sequence[Path], *, on_skip: Callable[[str], None] = lambda _: None) -> list[Policy]:
+    """Return the policies in the files; `on_skip` is called with a message for each object that is skipped.
 
-    address: str
-    vendor: str
-    device: str
-    names: tuple[str, ...]
-    link_type: str  # "ether", "infiniband" or ""
-    total_vfs: int
-
-
-def load(files: Sequence[Path], *, say: Callable[[str], None] = lambda _: None) -> list[Policy]:
-    """Return the policies in the files; `say` is called with a message for each object that is skipped.
-
-    Raises CniError(INVALID_CONFIG) that names file, document and key.
+    Raises Error(INVALID_CONFIG) that names file, document and key.
     """
     found: dict[str, Policy] = {}
     kinds: set[str] = set()
@@ -120,14 +146,16 @@ def load(files: Sequence[Path], *, say: Callable[[str], None] = lambda _: None) 
         for where, document in documents.read(path):
             for raw in documents.objects(document, where):
                 kinds.add(raw["kind"])
-                policy = read(raw, where, say=say)
+                policy = read(raw, where, on_skip=on_skip)
                 if policy is None:
                     continue
                 if policy.name in found:
-                    raise _wrong(where, f"policy {policy.name} is there twice, also in {found[policy.name].where}")
+                    what = f"it is there twice, also in {found[policy.name].document}"
+                    raise Error(Kind.INVALID_CONFIG, what, where=policy.where)
                 found[policy.name] = policy
     if KIND not in kinds:
-        raise _wrong(", ".join(map(str, files)), f"expected objects of kind {KIND}, found none")
+        where = ", ".join(map(str, files))
+        raise Error(Kind.INVALID_CONFIG, where=where, expected=f"objects of kind {KIND}", hint="there are none")
     return list(found.values())
 
 
@@ -136,101 +164,78 @@ def for_node(policies: Iterable[Policy], labels: Mapping[str, str]) -> list[Poli
     return [policy for policy in policies if policy.spec.node_selector.items() <= labels.items()]
 
 
-def merge(policies: Iterable[Policy], pfs: Sequence[PfIdentity]) -> dict[str, Wanted]:
+def merge(policies: Iterable[Policy], pfs: Sequence[Pf]) -> dict[str, Wanted]:
     """Return what the policies request for each PF, by its PCI address.
 
     Policies are applied from the lowest priority (the highest number) to the highest. A group of VFs is dropped if
-    a later group has the same resource or shares a VF with it. If a group of an earlier policy remains, or the
-    priorities are equal, the larger numVfs and mtu are used, else those of the later policy.
-    Raises CniError(INVALID_CONFIG) for a request that a PF cannot satisfy, or a policy that selects no PF.
+    a group of a later policy has the same resource or shares a VF with it. If a group of an earlier policy remains,
+    or the priorities are equal, the larger numVfs and mtu are used, else those of the later policy.
+    Raises Error(INVALID_CONFIG) for a request that a PF cannot satisfy, or a policy that selects no PF.
     """
     found: dict[str, tuple[int, Wanted]] = {}
     for policy in sorted(policies, key=lambda policy: (-policy.spec.priority, policy.name)):
         chosen = [pf for pf in pfs if _selects(policy.spec.nic_selector, pf)]
         if not chosen:
-            raise _wrong(policy.where, f"policy {policy.name}: spec.nicSelector: no PF of this node is selected")
+            what = "no PF of this node is selected"
+            raise Error(Kind.INVALID_CONFIG, what, where=policy.where, key="spec.nicSelector")
+        priority = policy.spec.priority
         for pf in chosen:
-            group = _group(policy, pf)
-            before = found.get(pf.address)
-            priority = policy.spec.priority
-            found[pf.address] = (priority, _over(before, priority, _alone(policy.spec, group), group))
+            alone = _request(policy, pf)
+            found[pf.address] = priority, _merge_into(found.get(pf.address), priority, alone)
     return {address: wanted for address, (_, wanted) in sorted(found.items())}
 
 
 # Reading
 
 
-def _wrong(where: str, text: str) -> CniError:
-    return CniError(Code.INVALID_CONFIG, f"{where}: {text}")
-
-
-def read(raw: Mapping[str, Any], where: str, *, say: Callable[[str], None] = lambda _: None) -> Policy | None:
-    """Return an object's policy; None, after a call of `say`, if it creates no VFs.
+def read(raw: Mapping[str, Any], where: str, *, on_skip: Callable[[str], None] = lambda _: None) -> Policy | None:
+    """Return an object's policy; None, after a call of `on_skip`, if it creates no VFs.
 
     That is an object of another kind, or the empty policy that older releases of the operator create.
-    Raises CniError(INVALID_CONFIG) that starts with `where`.
+    Raises Error(INVALID_CONFIG) at `where`.
     """
     metadata = raw.get("metadata")
     name = metadata.get("name") if isinstance(metadata, dict) else None
     if raw["kind"] != KIND:
-        say(f"{where}: {raw['kind']} {name or ''}: passed over, it is no {KIND}")
+        on_skip(f"{where}: {raw['kind']} {name or ''}: skipped, it is not a {KIND}")
         return None
-    if raw.get("apiVersion") != API_VERSION:
-        raise _wrong(where, f'key "apiVersion": expected {API_VERSION}, got {raw.get("apiVersion")!r}')
+    if (version := raw.get("apiVersion")) != API_VERSION:
+        raise Error(Kind.INVALID_CONFIG, where=where, key="apiVersion", expected=API_VERSION, got=version)
     if not isinstance(name, str) or not name:
-        raise _wrong(where, 'key "metadata.name" is missing')
-    where = f"{where}: policy {name}"
+        raise Error(Kind.INVALID_CONFIG, where=where, key="metadata.name", missing=True)
     spec = raw.get("spec")
-    if name == _OPERATORS and isinstance(spec, dict) and not spec.get("numVfs"):
-        say(f"{where}: passed over, it is the operator's own and asks for nothing")
+    if name == _OPERATOR_POLICY and isinstance(spec, dict) and not spec.get("numVfs"):
+        on_skip(f"{where}: policy {name}: skipped, it is the operator's own policy and requests nothing")
         return None
-    return Policy(name=name, where=where, spec=_spec(spec, where))
+    with errors.within(where, Thing("policy", name)):
+        found = structs.read(spec, Spec, where="spec")
+        _check(found)
+    return Policy(name=name, document=where, spec=found)
 
 
-def _spec(raw: object, where: str) -> Spec:
-    try:
-        spec = structs.convert(raw, Spec)
-    except msgspec.ValidationError as error:
-        raise CniError(Code.INVALID_CONFIG, structs.placed(error, f"{where}: spec", Spec, raw)) from error
-    _check(spec, where)
-    return spec
-
-
-def _check(spec: Spec, where: str) -> None:
-    if not _RESOURCE.fullmatch(spec.resource_name):
-        raise _wrong(
-            f"{where}: spec.resourceName",
-            f"expected up to 63 letters, digits, - and _, the first and last no - or _, got {spec.resource_name!r}",
-        )
-    for key, value in {"nicSelector.netFilter": spec.nic_selector.net_filter, "bridge": spec.bridge}.items():
-        if value:
-            raise _wrong(f"{where}: spec.{key}", f"not supported: expected none, got {value!r}")
+def _check(spec: Spec) -> None:
     if spec.device_type == "vfio-pci" and spec.is_rdma:
-        raise _wrong(f"{where}: spec.isRdma", "expected false with deviceType vfio-pci: it has no RDMA device")
+        raise _wrong("isRdma", "false with deviceType vfio-pci", "a VF on vfio-pci has no RDMA device")
     if spec.vdpa_type and (spec.device_type != "netdevice" or spec.e_switch_mode != "switchdev"):
-        raise _wrong(f"{where}: spec.vdpaType", "expected deviceType netdevice and eSwitchMode switchdev with it")
+        raise _wrong("vdpaType", "deviceType netdevice and eSwitchMode switchdev with it")
     if spec.e_switch_mode == "switchdev" and spec.link_type.lower() == "ib":
-        raise _wrong(f"{where}: spec.eSwitchMode", "switchdev: expected linkType eth")
-    _check_selector(spec, f"{where}: spec.nicSelector")
-
-
-def _check_selector(spec: Spec, where: str) -> None:
+        raise _wrong("eSwitchMode", "linkType eth with switchdev")
     selector = spec.nic_selector
     if not (selector.vendor or selector.device_id or selector.root_devices or selector.pf_names):
-        raise _wrong(where, "expected vendor, deviceID, rootDevices or pfNames")
-    for address in selector.root_devices:
-        if not pci.ADDRESS.fullmatch(address):
-            raise _wrong(f"{where}.rootDevices", f"expected a PCI address, got {address!r}")
-    for entry in selector.pf_names:
+        raise _wrong("nicSelector", "vendor, deviceID, rootDevices or pfNames")
+    for index, entry in enumerate(selector.pf_names):
+        key = f"nicSelector.pfNames[{index}]"
         try:
             numbers = vf_numbers(entry.partition("#")[2]) if "#" in entry else frozenset({0})
-        except ValueError as error:
-            raise _wrong(f"{where}.pfNames", f"{entry!r}: {error}") from None
+        except ValueError:
+            raise _wrong(key, f"{_EXPECTED} after the #", got=entry) from None
         if max(numbers) >= spec.num_vfs:
-            raise _wrong(
-                f"{where}.pfNames",
-                f"{entry!r}: expected VF numbers from 0 to {spec.num_vfs - 1} (numVfs is {spec.num_vfs})",
-            )
+            hint = f"numVfs is {spec.num_vfs}"
+            raise _wrong(key, f"VF numbers from 0 to {spec.num_vfs - 1}", hint, got=entry)
+
+
+def _wrong(key: str, expected: str, hint: str = "", *, got: object = NOTHING) -> Error:
+    return Error(Kind.INVALID_CONFIG, key=f"spec.{key}", expected=expected, got=got, hint=hint)
 
 
 def vf_numbers(text: str) -> frozenset[int]:
@@ -240,7 +245,7 @@ def vf_numbers(text: str) -> frozenset[int]:
         match = _NUMBERS.fullmatch(part)
         first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
         if first > last:
-            raise ValueError(f"expected VF numbers like 0,2-5, got {part!r}")
+            raise ValueError(f"expected {_EXPECTED}, got {part!r}")
         found.update(range(first, last + 1))
     return frozenset(found)
 
@@ -248,7 +253,7 @@ def vf_numbers(text: str) -> frozenset[int]:
 # Merging
 
 
-def _selects(selector: NicSelector, pf: PfIdentity) -> bool:
+def _selects(selector: NicSelector, pf: Pf) -> bool:
     named = {entry.partition("#")[0] for entry in selector.pf_names}
     return (
         (not selector.vendor or selector.vendor.lower() == pf.vendor)
@@ -258,35 +263,29 @@ def _selects(selector: NicSelector, pf: PfIdentity) -> bool:
     )
 
 
-def _group(policy: Policy, pf: PfIdentity) -> Group:
-    """Return the VFs of the PF that the policy selects: those given with its name, or else all."""
+def _request(policy: Policy, pf: Pf) -> Wanted:
+    """Return what the policy alone requests, for a group of VFs: those given with the PF's name, or else all."""
     spec = policy.spec
     if spec.num_vfs > pf.total_vfs:
-        raise _wrong(
-            f"{policy.where}: spec.numVfs",
-            f"expected at most {pf.total_vfs}, what PF {pf.names[0] if pf.names else pf.address} offers, "
-            f"got {spec.num_vfs}",
-        )
+        expected = f"at most {pf.total_vfs}, what PF {pf.names[0] if pf.names else pf.address} offers"
+        raise _wrong("numVfs", expected, got=spec.num_vfs).within(*policy.where)
     asked = {"eth": "ether", "ib": "infiniband"}.get(spec.link_type.lower())
     if asked and pf.link_type and asked != pf.link_type:
-        raise _wrong(f"{policy.where}: spec.linkType", f"PF {pf.address} is {pf.link_type}: expected its own type")
+        expected = f"the type of PF {pf.address}, {pf.link_type}"
+        raise _wrong("linkType", expected, got=spec.link_type).within(*policy.where)
     entries = [entry.partition("#") for entry in spec.nic_selector.pf_names]
     mine = [numbers for name, _, numbers in entries if name in pf.names]
     if not mine or "" in mine:
         numbers = frozenset(range(spec.num_vfs))
     else:
         numbers = frozenset().union(*map(vf_numbers, mine))
-    return Group(
+    group = Group(
         resource=spec.resource_name,
-        policy=policy.name,
         numbers=numbers,
         device_type=spec.device_type,
         mtu=spec.mtu,
         vdpa=spec.vdpa_type,
     )
-
-
-def _alone(spec: Spec, group: Group) -> Wanted:
     return Wanted(
         num_vfs=spec.num_vfs,
         mtu=spec.mtu,
@@ -296,11 +295,12 @@ def _alone(spec: Spec, group: Group) -> Wanted:
     )
 
 
-def _over(before: tuple[int, Wanted] | None, priority: int, alone: Wanted, group: Group) -> Wanted:
-    """Merge what a policy alone would request of a PF into the result of the policies before it."""
+def _merge_into(before: tuple[int, Wanted] | None, priority: int, alone: Wanted) -> Wanted:
+    """Merge the request of one policy for a PF into the result of the policies before it."""
     if before is None:
         return alone
     earlier, wanted = before
+    [group] = alone.groups
     kept = tuple(
         old for old in wanted.groups if old.resource != group.resource and old.numbers.isdisjoint(group.numbers)
     )

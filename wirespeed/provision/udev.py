@@ -19,10 +19,7 @@ def model(address: str) -> str:
 
 
 def settle(names: Iterable[str], *, timeout: float, run: Path = Path("/run/udev/control")) -> None:
-    """Wait up to `timeout` seconds until udev has processed these interfaces, because it may rename them.
-
-    Returns at once if udev does not run.
-    """
+    """Wait up to `timeout` seconds until udev, if it runs, has processed these interfaces: it may rename them."""
     if not run.exists():
         return
     context = pyudev.Context()

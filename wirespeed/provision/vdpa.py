@@ -1,4 +1,4 @@
-"""vdpa devices of VFs: found in sysfs; created and deleted by netlink; bound to a driver of the vdpa bus."""
+"""vdpa devices of VFs: created and deleted by netlink, and bound to a driver of the vdpa bus."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pyroute2.netlink import NLM_F_ACK, NLM_F_REQUEST, genlmsg
 from pyroute2.netlink.exceptions import NetlinkError
 from pyroute2.netlink.generic import GenericNetlinkSocket
 
-from wirespeed.cni.errors import CniError, Code
 from wirespeed.devices import drivers
 from wirespeed.devices.vdpa import VdpaDevice
+from wirespeed.errors import Error, Kind
 
-# Queue pairs of a vdpa device, if its management device lets them be chosen. The SR-IOV network operator's value.
+# Queue pairs of a vdpa device, if the management device supports a choice; as in the SR-IOV network operator.
 _PAIRS = 32
 
 _Attribute = tuple[str, str | int]
@@ -32,39 +32,29 @@ class _Message(genlmsg):  # type: ignore[misc]
     )
 
 
-def of_devices(sysfs: Path = Path("/sys")) -> dict[str, VdpaDevice]:
-    """Return the first vdpa device of each parent device, by the parent's name: for a VF, its PCI address."""
-    folder = sysfs / "bus/vdpa/devices"
-    found: dict[str, VdpaDevice] = {}
-    for name in sorted(os.listdir(folder)) if folder.exists() else []:
-        made = VdpaDevice(name, sysfs)
-        found.setdefault(made.parent, made)
-    return found
+def create(mgmtdev: str, name: str, kind: str, sysfs: Path = Path("/sys")) -> None:
+    """Create a vdpa device from the management device `mgmtdev` ("pci/0000:03:00.2", or a name without a bus).
 
-
-def make(maker: str, name: str, kind: str, sysfs: Path = Path("/sys")) -> None:
-    """Create a vdpa device from the management device `maker` ("pci/0000:03:00.2", or a name without a bus).
-
-    It is bound to the driver for `kind`, and deleted if that fails. Raises CniError(DEVICE).
+    It is bound to the driver for `kind`, and deleted if that fails. Raises Error(DEVICE).
     """
-    where = f"vdpa device {name} of {maker}"
-    bus, _, device = maker.rpartition("/")
+    where = f"vdpa device {name} of {mgmtdev}"
+    bus, _, device = mgmtdev.rpartition("/")
     handle: list[_Attribute] = [("VDPA_ATTR_MGMTDEV_BUS_NAME", bus)] if bus else []
     handle += [("VDPA_ATTR_MGMTDEV_DEV_NAME", device), ("VDPA_ATTR_DEV_NAME", name)]
     try:
         _request(_NEW, [*handle, ("VDPA_ATTR_DEV_NET_CFG_MAX_VQP", _PAIRS)], where)
-    except CniError:  # the management device supports fewer pairs or no choice
+    except Error:  # the management device supports fewer queue pairs, or no choice
         _request(_NEW, handle, where)
     try:
         # The kernel has bound it to whichever driver of the vdpa bus was registered first.
         drivers.bind(VdpaDevice(name, sysfs), f"{kind}_vdpa")
-    except CniError:
+    except Error:
         delete(name, sysfs)
         raise
 
 
 def delete(name: str, sysfs: Path = Path("/sys")) -> None:
-    """Delete a vdpa device, if it exists. Raises CniError(DEVICE)."""
+    """Delete a vdpa device, if it exists. Raises Error(DEVICE)."""
     if VdpaDevice(name, sysfs).exists:
         _request(_DELETE, [("VDPA_ATTR_DEV_NAME", name)], f"vdpa device {name}")
 
@@ -77,4 +67,4 @@ def _request(command: int, attributes: list[_Attribute], where: str) -> None:
             asking.bind("vdpa", _Message)
             asking.nlm_request(message, msg_type=asking.prid, msg_flags=NLM_F_REQUEST | NLM_F_ACK)
     except NetlinkError as error:
-        raise CniError(Code.DEVICE, f"{where}: {os.strerror(error.code)}") from error
+        raise Error(Kind.DEVICE, os.strerror(error.code), where=where) from error

@@ -1,8 +1,8 @@
-"""The journal (SQLite): what was planned and done for each attachment, and who owns which device.
+"""The journal (SQLite): what was planned and done for each attachment, and which attachment owns which device.
 
-It is on tmpfs, so it exists exactly as long as the settings that it can undo. Every change of the node is written
-here before it is made; DEL, CHECK, GC and rollback read nothing else. What must survive a reboot is also kept by
-`wirespeed.state.records`.
+It is on tmpfs, so a reboot removes it together with the settings that it serves to undo. Every change of the node
+is written here before it is made; DEL, CHECK, GC and rollback read nothing else. What must survive a reboot is also
+written by `wirespeed.state.records`.
 """
 
 from __future__ import annotations
@@ -10,15 +10,17 @@ from __future__ import annotations
 import json
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from wirespeed.cni.errors import CniError, Code
+from wirespeed.errors import Error, Kind
 from wirespeed.kernel.netns import Identity
+
+T = TypeVar("T")
 
 _VERSION = 1  # of the schema, as the file's user_version
 _SCHEMA = """
@@ -37,7 +39,7 @@ CREATE TABLE IF NOT EXISTS device (
 
 
 class AttachmentStep(StrEnum):
-    """How far an attachment is; a call that was interrupted leaves ADDING or DELETING."""
+    """The progress of an attachment. An interrupted call leaves ADDING or DELETING."""
 
     PLANNED = "planned"
     ADDING = "adding"
@@ -46,8 +48,8 @@ class AttachmentStep(StrEnum):
 
 
 class ClaimStep(StrEnum):
-    """How far a plugin is with a device: it is claimed, has the requested driver, is in the pod, or is restored
-    and only its port must still be removed from a switch that is down.
+    """The progress of a claim: the device is claimed, has the requested driver, is in the pod, or is restored and
+    only its port must still be removed from a switch that is down.
     """
 
     CLAIMED = "claimed"
@@ -60,8 +62,7 @@ class ClaimStep(StrEnum):
 class Attachment:
     """One network of one container, as the meta-plugin planned it.
 
-    `record` is what ADD decided (everything that DEL and CHECK need). `result` is the plugin's CNI
-    result, once there is one.
+    `record` is what ADD decided, for DEL and CHECK. `result` is the plugin's CNI result, once there is one.
     """
 
     container: str
@@ -91,22 +92,51 @@ class DeviceClaim:
     record: dict[str, Any] = field(default_factory=dict)
 
 
-class DeviceTakenError(CniError):
+class DeviceTakenError(Error):
     """The device belongs to another attachment, or the attachment has a device already."""
 
     def __init__(self, device: str, container: str, ifname: str, owner: DeviceClaim) -> None:
         super().__init__(
-            Code.TRY_AGAIN_LATER,
-            f"device {device} for container {container} {ifname}: "
+            Kind.TRY_AGAIN,
             f"{owner.device} belongs to container {owner.container} {owner.ifname} in {owner.netns}",
+            where=f"device {device} for container {container} {ifname}",
         )
         self.owner = owner
+
+
+_COLUMNS = "container, ifname, position, netns, step, record, result"
+_ATTACHMENTS = f"SELECT {_COLUMNS} FROM attachment {{}} ORDER BY container, position"  # noqa: S608
+
+
+def _attachment(row: tuple[Any, ...]) -> Attachment:
+    container, ifname, position, netns, step, record, result = row
+    return Attachment(
+        container=container,
+        ifname=ifname,
+        position=position,
+        netns=netns,
+        step=AttachmentStep(step),
+        record=json.loads(record),
+        result=json.loads(result) if result else None,
+    )
+
+
+def read_attachments(path: Path) -> list[Attachment]:
+    """Return the attachments of all containers, and change nothing: neither a journal nor another file at `path`.
+
+    Raises Error(IO), also if there is no journal.
+    """
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as db:
+            return [_attachment(row) for row in db.execute(_ATTACHMENTS.format(""))]
+    except sqlite3.Error as error:
+        raise Error(Kind.IO, str(error), where=f"journal {path}") from error
 
 
 class Journal:
     """The node's journal at `path` (its folder is created, mode 0700), for several threads and processes.
 
-    Raises CniError(IO_FAILURE) if the file cannot be used.
+    Raises Error(IO) if the file cannot be used.
     """
 
     def __init__(self, path: Path) -> None:
@@ -115,9 +145,12 @@ class Journal:
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._open()
-            self._make()
+            self._create_tables()
         except (OSError, sqlite3.Error) as error:
-            raise CniError(Code.IO_FAILURE, f"journal {path}: {error}") from error
+            raise self._unusable(error) from error
+
+    def _unusable(self, reason: object) -> Error:
+        return Error(Kind.IO, str(reason), where=f"journal {self.path}")
 
     def _open(self) -> None:
         """Open the file at `path`. If that fails, the connection that was used before stays in use."""
@@ -125,7 +158,8 @@ class Journal:
         try:
             self.path.chmod(0o600)
             stat = self.path.stat()
-            # The file is on tmpfs: it survives a killed process anyway; no sync would make it survive a reboot.
+            # The file is on tmpfs: it survives a killed process without sync, and no sync makes it survive a
+            # reboot.
             db.execute("PRAGMA journal_mode=WAL")
             db.execute("PRAGMA synchronous=OFF")
         except BaseException:
@@ -137,30 +171,25 @@ class Journal:
         with self._lock:
             self._db.close()
 
-    def _make(self) -> None:
-        """Create the tables of a new file. Raises CniError(IO_FAILURE) for a file with another version."""
+    def _create_tables(self) -> None:
+        """Create the tables of a new file. Raises Error(IO) for a file with another version."""
         (found,) = self._db.execute("PRAGMA user_version").fetchone()
         if found not in {0, _VERSION}:
-            raise CniError(
-                Code.IO_FAILURE, f"journal {self.path}: is of version {found}, expected version {_VERSION}"
-            )
+            expected = f"version {_VERSION}"
+            raise Error(Kind.IO, where=f"journal {self.path}", expected=expected, got=found)
         if not found:
             self._db.executescript(f"{_SCHEMA} PRAGMA user_version = {_VERSION};")
 
-    def keep(self) -> bool:
+    def rewrite_if_removed(self) -> bool:
         """Write the file again if another program removed it; return whether it was written.
 
         If another file has taken its place, that file is left alone: `check_usable` reports it.
-        Raises CniError(IO_FAILURE); the next call tries again, with all that was written until then.
+        Raises Error(IO); the next call tries again, with all that was written until then.
         """
         if self.path.exists():
             return False
-        with self._lock:
-            removed = self._db  # it has all rows, and stays in use until the new file is open
-            try:
-                self._replace_by_copy()
-            except (OSError, sqlite3.Error) as error:
-                raise CniError(Code.IO_FAILURE, f"journal {self.path}: {error}") from error
+        with self._locked() as removed:  # this connection has all rows, and stays in use until the new file is open
+            self._replace_by_copy()
             removed.close()
         return True
 
@@ -181,130 +210,97 @@ class Journal:
             raise
 
     def check_usable(self) -> None:
-        """Raise CniError(IO_FAILURE) if changes cannot be written, or the open file is not the one at `path`."""
+        """Raise Error(IO) if changes cannot be written, or the open file is not the one at `path`."""
         with self._write() as db:
             db.execute(f"PRAGMA user_version = {_VERSION}")
         try:
             stat = self.path.stat()
         except OSError as error:
-            raise CniError(Code.IO_FAILURE, f"journal {self.path}: {error.strerror}") from error
+            raise self._unusable(error.strerror) from error
         if (stat.st_dev, stat.st_ino) != self._file:
-            raise CniError(Code.IO_FAILURE, f"journal {self.path}: another file has taken its place")
+            raise self._unusable("another file has taken its place")
+
+    @contextmanager
+    def _locked(self) -> Iterator[sqlite3.Connection]:
+        with self._lock:
+            try:
+                yield self._db
+            except (OSError, sqlite3.Error) as error:
+                raise self._unusable(error) from error
 
     @contextmanager
     def _write(self) -> Iterator[sqlite3.Connection]:
         """Run several statements that write in one transaction."""
-        with self._lock:
+        with self._locked() as db:
+            db.execute("BEGIN IMMEDIATE")
             try:
-                self._db.execute("BEGIN IMMEDIATE")
-                try:
-                    yield self._db
-                except BaseException:
-                    self._db.execute("ROLLBACK")
-                    raise
-                self._db.execute("COMMIT")
-            except sqlite3.Error as error:
-                raise CniError(Code.IO_FAILURE, f"journal {self.path}: {error}") from error
+                yield db
+            except BaseException:
+                db.execute("ROLLBACK")
+                raise
+            db.execute("COMMIT")
 
     def _change(self, query: str, *values: object) -> int:
         """Run one statement that writes, as a transaction; return how many rows it changed."""
-        with self._lock:
-            try:
-                return self._db.execute(query, values).rowcount
-            except sqlite3.Error as error:
-                raise CniError(Code.IO_FAILURE, f"journal {self.path}: {error}") from error
+        return self._execute(query, values, lambda cursor: cursor.rowcount)
 
     def _read(self, query: str, *values: object) -> list[tuple[Any, ...]]:
+        return self._execute(query, values, sqlite3.Cursor.fetchall)
+
+    def _execute(self, query: str, values: Sequence[object], result: Callable[[sqlite3.Cursor], T]) -> T:
         with self._lock:
             try:
-                return self._db.execute(query, values).fetchall()
+                return result(self._db.execute(query, values))
             except sqlite3.Error as error:
-                raise CniError(Code.IO_FAILURE, f"journal {self.path}: {error}") from error
+                raise self._unusable(error) from error
 
     # Attachments: the meta-plugin's plan
 
     def plan(self, attachments: Sequence[Attachment]) -> None:
         """Write the whole plan of a container, before the first change.
 
-        Raises CniError(INTERFACE) if the container has one of these interfaces already.
+        Raises Error(INTERFACE) if the container has one of these interfaces already.
         """
+        rows = [(a.container, a.ifname, a.position, a.netns, a.step, json.dumps(a.record)) for a in attachments]
         try:
             with self._write() as db:
-                db.executemany(
-                    "INSERT INTO attachment VALUES (?,?,?,?,?,?,NULL)",
-                    [
-                        (a.container, a.ifname, a.position, a.netns, a.step, json.dumps(a.record))
-                        for a in attachments
-                    ],
-                )
-        except CniError as error:
+                db.executemany("INSERT INTO attachment VALUES (?,?,?,?,?,?,NULL)", rows)
+        except Error as error:
             if isinstance(error.__cause__, sqlite3.IntegrityError):
                 known = ", ".join(a.ifname for a in self.attachments(attachments[0].container))
-                raise CniError(
-                    Code.INTERFACE,
-                    f"container {attachments[0].container} is attached already ({known}); DEL it first",
-                ) from error
+                what = f"container {attachments[0].container} is already attached ({known})"
+                raise Error(Kind.INTERFACE, what, hint="DEL it first") from error
             raise
 
     def attachments(self, container: str | None = None) -> list[Attachment]:
         """Return the attachments of a container (or of all), in the order in which ADD makes them."""
         where, values = ("WHERE container = ?", (container,)) if container is not None else ("", ())
-        rows = self._read(
-            f"SELECT container, ifname, position, netns, step, record, result FROM attachment {where} "  # noqa: S608
-            "ORDER BY container, position",
-            *values,
-        )
-        return [
-            Attachment(
-                container=c,
-                ifname=i,
-                position=p,
-                netns=n,
-                step=AttachmentStep(s),
-                record=json.loads(r),
-                result=json.loads(res) if res else None,
-            )
-            for c, i, p, n, s, r, res in rows
-        ]
+        return [_attachment(row) for row in self._read(_ATTACHMENTS.format(where), *values)]
 
     def restore(self, rows: Sequence[Attachment]) -> None:
-        """Write rows that another journal or a record had; existing rows stay unchanged."""
+        """Write rows from another journal or from a record; existing rows stay unchanged."""
+        values = [
+            (a.container, a.ifname, a.position, a.netns, a.step, json.dumps(a.record), _json(a.result))
+            for a in rows
+        ]
         with self._write() as db:
-            db.executemany(
-                "INSERT OR IGNORE INTO attachment VALUES (?,?,?,?,?,?,?)",
-                [
-                    (
-                        *(a.container, a.ifname, a.position, a.netns, a.step, json.dumps(a.record)),
-                        None if a.result is None else json.dumps(a.result),
-                    )
-                    for a in rows
-                ],
-            )
+            db.executemany("INSERT OR IGNORE INTO attachment VALUES (?,?,?,?,?,?,?)", values)
 
     def mark(self, container: str, ifname: str, step: AttachmentStep, result: dict[str, Any] | None = None) -> None:
-        """Note how far an attachment got, and its result once there is one."""
-        self._change(
-            "UPDATE attachment SET step = ?, result = coalesce(?, result) WHERE container = ? AND ifname = ?",
-            step,
-            None if result is None else json.dumps(result),
-            container,
-            ifname,
-        )
+        """Set the step of an attachment, and its result if there is one."""
+        query = "UPDATE attachment SET step = ?, result = coalesce(?, result) WHERE container = ? AND ifname = ?"
+        self._change(query, step, _json(result), container, ifname)
 
     def amend(self, container: str, ifname: str, changes: dict[str, Any]) -> None:
         """Change keys of an attachment's record; None removes a key."""
-        self._change(
-            "UPDATE attachment SET record = json_patch(record, ?) WHERE container = ? AND ifname = ?",
-            json.dumps(changes),
-            container,
-            ifname,
-        )
+        query = "UPDATE attachment SET record = json_patch(record, ?) WHERE container = ? AND ifname = ?"
+        self._change(query, json.dumps(changes), container, ifname)
 
     def forget(self, container: str, ifname: str) -> None:
         """Delete an attachment that has been undone."""
         self._change("DELETE FROM attachment WHERE container = ? AND ifname = ?", container, ifname)
 
-    def _has_others(self, container: str, ifname: str) -> bool:
+    def _has_other_attachments(self, container: str, ifname: str) -> bool:
         """Whether the container has other attachments than that one."""
         query = "SELECT 1 FROM attachment WHERE container = ? AND ifname != ? LIMIT 1"
         return bool(self._read(query, container, ifname))
@@ -316,46 +312,34 @@ class Journal:
 
         Raises DeviceTakenError if it has another owner, or the interface has a device already.
         """
-        claimed = self._change(
-            "INSERT INTO device VALUES (?,?,?,?,?,?,?,?,?,?) ON CONFLICT DO NOTHING",
+        query = "INSERT INTO device VALUES (?,?,?,?,?,?,?,?,?,?) ON CONFLICT DO NOTHING"
+        netns = (claim.netns, claim.identity.dev, claim.identity.ino, claim.identity.cookie)
+        row = (
             claim.device,
             claim.plugin,
             claim.container,
             claim.ifname,
-            claim.netns,
-            claim.identity.dev,
-            claim.identity.ino,
-            claim.identity.cookie,
+            *netns,
             claim.step,
             json.dumps(claim.record),
         )
-        if claimed:
-            return None
-        owner = self.owner(claim.device) or self.device_of(claim.container, claim.ifname)
-        if owner is None:  # released meanwhile: retry at once
-            return self.claim(claim)
-        raise DeviceTakenError(claim.device, claim.container, claim.ifname, owner)
+        while not self._change(query, *row):
+            owner = self.owner(claim.device) or self.device_of(claim.container, claim.ifname)
+            if owner is not None:  # else it was released meanwhile: retry at once
+                raise DeviceTakenError(claim.device, claim.container, claim.ifname, owner)
 
     def advance(self, claim: DeviceClaim, step: ClaimStep, record: dict[str, Any] | None = None) -> None:
-        """Note the next step on an owned device, before it is done, and its record if that changed."""
-        self._change(
+        """Set the step of a claim, before the step is made, and its record if that changed."""
+        query = (
             "UPDATE device SET step = ?, record = coalesce(?, record) "
-            "WHERE device = ? AND container = ? AND ifname = ?",
-            step,
-            None if record is None else json.dumps(record),
-            claim.device,
-            claim.container,
-            claim.ifname,
+            "WHERE device = ? AND container = ? AND ifname = ?"
         )
+        self._change(query, step, _json(record), claim.device, claim.container, claim.ifname)
 
     def release(self, claim: DeviceClaim) -> None:
         """Release the device, if this claim still owns it."""
-        self._change(
-            "DELETE FROM device WHERE device = ? AND container = ? AND ifname = ?",
-            claim.device,
-            claim.container,
-            claim.ifname,
-        )
+        query = "DELETE FROM device WHERE device = ? AND container = ? AND ifname = ?"
+        self._change(query, claim.device, claim.container, claim.ifname)
 
     def owner(self, device: str) -> DeviceClaim | None:
         """Return the claim on the device, None if it has no owner."""
@@ -390,3 +374,7 @@ class Journal:
             )
             for d, p, c, i, n, nd, ni, nc, s, r in rows
         ]
+
+
+def _json(value: dict[str, Any] | None) -> str | None:
+    return None if value is None else json.dumps(value)

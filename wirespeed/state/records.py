@@ -1,4 +1,4 @@
-"""Records on disk of each container's networks, from which a DEL after a reboot releases what they hold.
+"""Records of each container's networks on disk: after a reboot, a DEL uses them to release e.g. addresses.
 
 After a reboot, the journal and the interfaces are gone, but leases of addresses are not: host-local and other IPAM
 plugins keep them on disk. So the rows of each container are also in a file of its own, named by the container's
@@ -15,20 +15,22 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from wirespeed import structs
-from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.request import check_container_id
+from wirespeed.errors import Error, as_error, os_errors
 from wirespeed.state.journal import Attachment, AttachmentStep, Journal
-from wirespeed.system.files import unfinished
+from wirespeed.system.files import open_in_folder, temporary_name
 
 log = logging.getLogger(__name__)
 
-_LONG = 1 << 16  # bytes above which a record is rewritten without obsolete lines, when an interface is dropped
+# Bytes of a record. A larger one is rewritten without obsolete lines when an interface is detached.
+_MAX_SIZE = 1 << 16
 
 
 @structs.prepared
@@ -44,7 +46,7 @@ class _Line(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 
 class Records:
-    """The records in `folder`, which is created when first needed (mode 0700)."""
+    """The records in `folder`, which is created when first needed (mode 0700): a file for each container's id."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -52,23 +54,21 @@ class Records:
     def containers(self) -> list[str]:
         """Return the ids of the containers that have a record."""
         try:
-            names = sorted(os.listdir(self.folder))
+            return [name for name in sorted(os.listdir(self.folder)) if _is_container_id(name)]
         except FileNotFoundError:
-            return []
+            pass
         except OSError as error:
             log.warning("records %s: %s", self.folder, error.strerror)
-            return []
-        return [name for name in names if _is_container(name)]
+        return []
 
     def has(self, container: str) -> bool:
-        """Whether the container has a record."""
         return self._path(container).exists()
 
     def read(self, container: str) -> list[Attachment]:
         """Return the rows of a container in the order of its ADD; empty without a record.
 
-        The step of a row with a result is "added"; without one it is "adding", as its ADD may have begun. What
-        cannot be read is logged and skipped.
+        Rows with a result have the step "added", rows without one "adding", because their ADD may have begun.
+        Unreadable lines are logged and skipped.
         """
         path = self._path(container)
         try:
@@ -85,51 +85,42 @@ class Records:
         return sorted(rows.values(), key=lambda row: row.position)
 
     def add(self, rows: Sequence[Attachment]) -> None:
-        """Record rows of one container. Raises CniError(IO_FAILURE), after removing a record that was new."""
+        """Record rows of one container. Raises Error(IO), after removing a record that was new."""
         path = self._path(rows[0].container)
         new = not path.exists()
-        lines = [
-            _Line(ifname=row.ifname, position=row.position, netns=row.netns, record=row.record, result=row.result)
-            for row in rows
-        ]
         try:
-            self._append(path, lines)
+            self._append(path, _lines(rows))
         except OSError as error:
             if new:
                 with suppress(OSError):
                     path.unlink()
-            raise CniError(Code.IO_FAILURE, f"record {path}: {error.strerror}") from error
+            raise as_error(error, f"record {path}") from error
 
     def note_result(self, container: str, ifname: str, result: dict[str, Any]) -> None:
-        """Record the result of an ADD. A failure is only logged, as DEL works without the result, too."""
-        path = self._path(container)
-        with _logged(path):
+        """Record the result of an ADD. A failure is only logged, because DEL works without the result."""
+        with _logged(self._path(container)) as path:
             self._append(path, [_Line(ifname=ifname, result=result)])
 
     def drop(self, container: str, ifname: str) -> None:
-        """Record that an interface is detached. A failure is only logged, as undoing it twice does no harm."""
-        path = self._path(container)
-        with _logged(path):
+        """Record that an interface is detached. A failure is only logged, because a second DEL does no harm."""
+        with _logged(self._path(container)) as path:
             if not path.exists():
                 return
             self._append(path, [_Line(ifname=ifname, gone=True)])
-            if path.stat().st_size > _LONG:
-                self._shorten(container, path)
+            if path.stat().st_size > _MAX_SIZE:
+                self._compact(container, path)
 
     def remove(self, container: str) -> None:
         """Remove a container's record, if there is one."""
-        path = self._path(container)
-        with _logged(path):
+        with _logged(self._path(container)) as path:
             path.unlink(missing_ok=True)
 
     def check_usable(self) -> None:
-        """Raise CniError(IO_FAILURE) if records cannot be written."""
+        """Raise Error(IO) if records cannot be written."""
         path = self.folder / ".check"
-        try:
+        with os_errors(f"records {self.folder}"):
             self._append(path, [_Line(ifname="")])
             path.unlink()
-        except OSError as error:
-            raise CniError(Code.IO_FAILURE, f"records {self.folder}: {error.strerror}") from error
 
     def _path(self, container: str) -> Path:
         return self.folder / container
@@ -138,31 +129,20 @@ class Records:
         # Begin with a newline: if the last line in the file is incomplete, this one must not be joined to it.
         data = b"\n" + b"\n".join(map(msgspec.json.encode, lines)) + b"\n"
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
-        try:
-            file = os.open(path, flags, 0o600)
-        except FileNotFoundError:
-            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            file = os.open(path, flags, 0o600)
-        with open(file, "wb", buffering=0) as record:
+        with open(open_in_folder(path, flags, 0o600, folder_mode=0o700), "wb", buffering=0) as record:
             left = memoryview(data)
-            while left:  # on a disk that gets full, a write is partial before the next one fails
+            while left:  # on a full disk, a write may be partial before the next one fails
                 left = left[record.write(left) :]
 
-    def _shorten(self, container: str, path: Path) -> None:
+    def _compact(self, container: str, path: Path) -> None:
         """Rewrite the record without obsolete lines: a running pod's networks may be attached many times."""
-        new = self.folder / unfinished(container)
-        with suppress(FileNotFoundError):  # left by a process that was killed
-            new.unlink()
-        rows = self.read(container)
-        lines = [
-            _Line(ifname=r.ifname, position=r.position, netns=r.netns, record=r.record, result=r.result)
-            for r in rows
-        ]
-        self._append(new, lines)
+        new = self.folder / temporary_name(container)
+        new.unlink(missing_ok=True)  # left by a process that was killed
+        self._append(new, _lines(self.read(container)))
         os.replace(new, path)
 
 
-class KeptJournal(Journal):
+class RecordedJournal(Journal):
     """The node's journal at `path`, with records of its attachments in `folder`."""
 
     def __init__(self, path: Path, folder: Path) -> None:
@@ -170,11 +150,11 @@ class KeptJournal(Journal):
         self.records = Records(folder)
 
     def plan(self, attachments: Sequence[Attachment]) -> None:
-        """Like `Journal.plan`, and record it before the first address is leased; withdraw it if that fails."""
+        """Like `Journal.plan`, and record the plan on disk before an address is leased; undo both if that fails."""
         super().plan(attachments)
         try:
             self.records.add(attachments)
-        except CniError:
+        except Error:
             for each in attachments:
                 super().forget(each.container, each.ifname)
             raise
@@ -185,8 +165,8 @@ class KeptJournal(Journal):
             self.records.note_result(container, ifname, result)
 
     def forget(self, container: str, ifname: str) -> None:
-        # The record first: if this process is killed in between, a DEL still finds the row in the journal.
-        if self._has_others(container, ifname):
+        # First the record: if this process is killed in between, a DEL still finds the row in the journal.
+        if self._has_other_attachments(container, ifname):
             self.records.drop(container, ifname)
         else:
             self.records.remove(container)
@@ -196,28 +176,33 @@ class KeptJournal(Journal):
         super().check_usable()
         self.records.check_usable()
 
-    def lost(self, container: str | None = None) -> Iterator[Attachment]:
-        """Yield the recorded rows of one container, or of all, of which the journal has no row."""
+    def rows_only_in_records(self, container: str | None = None) -> Iterator[Attachment]:
+        """Yield the recorded rows of containers (of one, or of all) that the journal has no row of."""
         known = {row.container for row in self.attachments(container)}
         for each in self.records.containers() if container is None else [container]:
             if each not in known:
                 yield from self.records.read(each)
 
-    def unrecorded(self) -> Iterator[list[Attachment]]:
+    def rows_without_record(self) -> Iterator[list[Attachment]]:
         """Yield the rows of each container without a record: attached by an agent without records, or by Multus."""
         there = set(self.records.containers())
-        rows: dict[str, list[Attachment]] = {}
-        for row in self.attachments():
-            if row.container not in there:
-                rows.setdefault(row.container, []).append(row)
-        yield from rows.values()
+        for container, rows in groupby(self.attachments(), key=lambda row: row.container):
+            if container not in there:
+                yield list(rows)
+
+
+def _lines(rows: Sequence[Attachment]) -> list[_Line]:
+    return [
+        _Line(ifname=row.ifname, position=row.position, netns=row.netns, record=row.record, result=row.result)
+        for row in rows
+    ]
 
 
 def _apply(rows: dict[str, Attachment], text: bytes, where: str, container: str) -> None:
     try:
         line = msgspec.json.decode(text, type=_Line)
     except (msgspec.DecodeError, RecursionError) as error:
-        log.warning("%s: cannot be read, and is passed over: %s", where, error)
+        log.warning("%s: cannot be read, and is skipped: %s", where, error)
         return
     if line.gone:
         rows.pop(line.ifname, None)
@@ -235,16 +220,16 @@ def _apply(rows: dict[str, Attachment], text: bytes, where: str, container: str)
         rows[line.ifname] = replace(rows[line.ifname], step=AttachmentStep.ADDED, result=line.result)
 
 
-def _is_container(name: str) -> bool:
+def _is_container_id(name: str) -> bool:
     try:
         return bool(check_container_id(name))
-    except CniError:
+    except Error:
         return False
 
 
 @contextmanager
-def _logged(path: Path) -> Iterator[None]:
+def _logged(path: Path) -> Iterator[Path]:
     try:
-        yield
+        yield path
     except OSError as error:
         log.warning("record %s: %s", path, error.strerror)

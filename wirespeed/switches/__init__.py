@@ -1,1 +1,1 @@
-"""Virtual switches on the node."""
+"""Clients of the virtual switches on the node."""

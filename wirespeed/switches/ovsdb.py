@@ -7,14 +7,14 @@ import os
 import select
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import ovs.jsonrpc
 import ovs.stream
 
-from wirespeed.cni.errors import CniError, Code
-from wirespeed.switches.switch import ANSWER_AT_MOST, SwitchDownError, UnreachedError
+from wirespeed.errors import Error, Kind
+from wirespeed.switches.switch import ANSWER_TIMEOUT, SwitchDownError, UnreachableError
 
 DATABASE = "Open_vSwitch"
 _TIMED_OUT = "timed out"  # the error of a "wait" operation whose condition is not met (RFC 7047, 5.2.6)
@@ -24,12 +24,12 @@ Operation = dict[str, Any]
 Row = dict[str, Any]
 
 
-class WaitedInVainError(CniError):
-    """The condition of a `wait` operation was not met in time, so the transaction was not made."""
+class WaitFailedError(Error):
+    """The condition of a `wait` operation was not met in time, so the transaction was not executed."""
 
 
-class TakenError(CniError):
-    """A row that must be unique exists already."""
+class DuplicateRowError(Error):
+    """The transaction violates a uniqueness constraint: a row with that name already exists."""
 
 
 class Ovsdb:
@@ -41,9 +41,9 @@ class Ovsdb:
     def transact(self, *operations: Operation) -> list[Row]:
         """Run a transaction and return the result of each operation; if one fails, none takes effect.
 
-        Raises WaitedInVainError, TakenError, SwitchDownError, or CniError if the database refuses it otherwise.
+        Raises WaitFailedError, DuplicateRowError, SwitchDownError, or Error if the database refuses it otherwise.
         """
-        results = self._call("transact", [DATABASE, *operations])
+        results = self.call("transact", [DATABASE, *operations])
         for result in results:
             if result and result.get("error"):
                 raise _refusal(self._remote, result)
@@ -51,67 +51,63 @@ class Ovsdb:
 
     def switch_runs(self) -> bool:
         """Whether ovs-vswitchd is connected to the database: while it is, it holds the lock "ovs_vswitchd"."""
-        mine = self._call("lock", ["ovs_vswitchd"])["locked"]
-        self._call("unlock", ["ovs_vswitchd"])
+        mine = self.call("lock", ["ovs_vswitchd"])["locked"]
+        self.call("unlock", ["ovs_vswitchd"])
         return not mine
 
     def check_switch_runs(self) -> None:
         """Raise SwitchDownError if ovs-vswitchd does not run."""
         if not self.switch_runs():
-            raise SwitchDownError(f"Open vSwitch at {self._remote}: ovs-vswitchd does not run")
+            raise SwitchDownError("ovs-vswitchd does not run", where=f"Open vSwitch at {self._remote}")
 
     def change(self, *operations: Operation) -> int:
-        """Change the configuration of ovs-vswitchd; return its new number (next_cfg), which `wait_done` takes.
-
-        Raises the same errors as `transact`.
-        """
-        results = self.transact(*operations, changed(), rows("Open_vSwitch", columns=["next_cfg"]))
+        """Change the configuration of ovs-vswitchd; return its number (next_cfg) for `wait_until_applied`."""
+        results = self.transact(
+            *operations, increment_next_cfg(), select_rows("Open_vSwitch", columns=["next_cfg"])
+        )
         return int(results[-1]["rows"][0]["next_cfg"])
 
-    def change_as_found(self, look: Callable[[], Sequence[Operation]]) -> int:
+    def change_with_retry(self, look: Callable[[], Sequence[Operation]]) -> int:
         """Like `change`, but with operations that depend on what `look` finds in the database.
 
-        `look` returns the operations, including `wait` operations that check that what it found is unchanged. If
-        another client changed it in between, `look` is called anew. Of competing clients one always succeeds; the
-        deadline of the connection ends the retries.
+        `look` returns the operations, including `wait` operations that fail if the rows that it read have changed.
+        Then `look` is called again. Of several competing clients, one always succeeds; the connection's deadline
+        ends the retries.
         """
         while True:
-            try:
+            with suppress(WaitFailedError):
                 return self.change(*look())
-            except WaitedInVainError:
-                continue
 
-    def wait_done(self, configuration: int, what: str, *then: Operation) -> list[Row]:
+    def wait_until_applied(self, configuration: int, what: str, *then: Operation) -> list[Row]:
         """Wait until ovs-vswitchd has applied a configuration; return the results of the operations `then`.
 
-        `what` describes the change, for the error message. Raises SwitchDownError if it is not applied in time.
+        Raises SwitchDownError, which says `what` was not done in time.
         """
-        patience = self.left() * 9 // 10  # so that the database reports the timeout before our own deadline
+        # Less than our own deadline, so that the database reports the timeout.
+        patience = _ms_until(self._deadline) * 9 // 10
         done = wait("Open_vSwitch", [["cur_cfg", "<", configuration]], None, timeout=patience)
         try:
             return self.transact(done, *then)[1:]
-        except WaitedInVainError as error:
-            raise SwitchDownError(f"Open vSwitch at {self._remote}: ovs-vswitchd did not {what} in time") from error
+        except WaitFailedError as error:
+            where = f"Open vSwitch at {self._remote}"
+            raise SwitchDownError(f"ovs-vswitchd did not {what} in time", where=where) from error
 
-    def taken_up(self, port: str, configuration: int) -> int:
-        """Wait until ovs-vswitchd has applied a configuration; return the OpenFlow number of a port in it.
+    def wait_for_port(self, port: str, configuration: int) -> int:
+        """Wait until ovs-vswitchd has applied a configuration; return the OpenFlow port number of `port`.
 
-        Raises SwitchDownError if it is not applied in time, CniError(DEVICE) with the error of the port.
+        Raises SwitchDownError if it is not applied in time, Error(DEVICE) with the error of the port.
         """
-        interface = rows("Interface", ["name", "==", port], columns=["ofport", "error"])
-        (found,) = self.wait_done(configuration, f"take up port {port}", interface)
+        interface = select_rows("Interface", ["name", "==", port], columns=["ofport", "error"])
+        (found,) = self.wait_until_applied(configuration, f"create port {port}", interface)
         row = found["rows"][0]
         ofport = next(iter(items(row["ofport"])), -1)
         if ofport < 0:
-            why = next(iter(items(row["error"])), "the log of ovs-vswitchd says why")
-            raise CniError(Code.DEVICE, f"Open vSwitch cannot make port {port}: {why}")
+            reason = next(iter(items(row["error"])), "see the log of ovs-vswitchd")
+            raise Error(Kind.DEVICE, f"Open vSwitch cannot create port {port}: {reason}")
         return int(ofport)
 
-    def left(self) -> int:
-        """Milliseconds until the deadline."""
-        return _until(self._deadline)
-
-    def _call(self, method: str, params: list[Any]) -> Any:
+    def call(self, method: str, params: list[Any]) -> Any:
+        """Return the result of a JSON-RPC method (RFC 7047, 4.1). Raises SwitchDownError, Error."""
         request = ovs.jsonrpc.Message.create_request(method, params)
         self._check(self._connection.send(request))
         while True:
@@ -123,37 +119,37 @@ class Ovsdb:
             if message.type == ovs.jsonrpc.Message.T_REQUEST and message.method == "echo":
                 self._check(self._connection.send(ovs.jsonrpc.Message.create_reply(message.params, message.id)))
             elif message.id == request.id and message.type == ovs.jsonrpc.Message.T_ERROR:
-                raise CniError(Code.INTERNAL, f"Open vSwitch database {self._remote}: {message.error}")
+                raise Error(Kind.INTERNAL, str(message.error), where=_place(self._remote))
             elif message.id == request.id:
                 return message.result
 
     def _wait(self) -> None:
         """Wait until the connection is ready. Raises SwitchDownError at the deadline."""
-        if not self.left():
-            raise SwitchDownError(f"Open vSwitch database {self._remote}: no answer in time")
+        if not (left := _ms_until(self._deadline)):
+            raise SwitchDownError("no answer in time", where=_place(self._remote))
         self._connection.run()
         # Not the library's own poller: it uses select(2), which fails for descriptors above 1023.
         poller = select.poll()
         backlog = select.POLLOUT if self._connection.get_backlog() else 0
         poller.register(self._connection.stream.socket, select.POLLIN | backlog)
-        poller.poll(self.left())
+        poller.poll(left)
 
     def _check(self, error: int) -> None:
         if error:
-            raise SwitchDownError(f"Open vSwitch database {self._remote}: {_text(error)}")
+            raise SwitchDownError(_text(error), where=_place(self._remote))
 
 
 @contextmanager
 def connected(remote: str, *, deadline: float) -> Iterator[Ovsdb]:
     """Connect to the database at `remote` ("unix:/run/openvswitch/db.sock", "tcp:127.0.0.1:6640").
 
-    The connection may last until `deadline` (time.monotonic()), at most ANSWER_AT_MOST seconds. Raises
-    UnreachedError if the database cannot be reached.
+    The connection may last until `deadline` (time.monotonic()), at most ANSWER_TIMEOUT seconds. Raises
+    UnreachableError if the database cannot be reached.
     """
-    deadline = min(deadline, time.monotonic() + ANSWER_AT_MOST)
-    error, stream = ovs.stream.Stream.open_block(ovs.stream.Stream.open(remote), _until(deadline))
+    deadline = min(deadline, time.monotonic() + ANSWER_TIMEOUT)
+    error, stream = ovs.stream.Stream.open_block(ovs.stream.Stream.open(remote), _ms_until(deadline))
     if error:
-        raise UnreachedError(f"Open vSwitch database {remote}: {_text(error)}")
+        raise UnreachableError(_text(error), where=_place(remote))
     connection = ovs.jsonrpc.Connection(stream)
     try:
         yield Ovsdb(connection, remote, deadline)
@@ -161,17 +157,21 @@ def connected(remote: str, *, deadline: float) -> Iterator[Ovsdb]:
         connection.close()
 
 
-def _until(deadline: float) -> int:
+def _ms_until(deadline: float) -> int:
     return max(0, int((deadline - time.monotonic()) * 1000))
 
 
-def _refusal(remote: str, result: Row) -> CniError:
-    what = f"Open vSwitch database {remote}: {result['error']}: {result.get('details') or 'no details'}"
+def _refusal(remote: str, result: Row) -> Error:
+    what, where = f"{result['error']}: {result.get('details') or 'no details'}", _place(remote)
     if result["error"] == _TIMED_OUT:
-        return WaitedInVainError(Code.TRY_AGAIN_LATER, what)
+        return WaitFailedError(Kind.TRY_AGAIN, what, where=where)
     if result["error"] == _CONSTRAINT:
-        return TakenError(Code.TRY_AGAIN_LATER, what)
-    return CniError(Code.INTERNAL, what)
+        return DuplicateRowError(Kind.TRY_AGAIN, what, where=where)
+    return Error(Kind.INTERNAL, what, where=where)
+
+
+def _place(remote: str) -> str:
+    return f"Open vSwitch database {remote}"
 
 
 def _text(error: int) -> str:
@@ -181,7 +181,7 @@ def _text(error: int) -> str:
 # Operations (RFC 7047, 5.2) and their notation of values (5.1)
 
 
-def rows(table: str, *where: Any, columns: list[str]) -> Operation:
+def select_rows(table: str, *where: Any, columns: list[str]) -> Operation:
     return {"op": "select", "table": table, "where": list(where), "columns": columns}
 
 
@@ -219,17 +219,13 @@ def wait(table: str, where: list[Any], row: Row | None, *, timeout: int = 0) -> 
     }
 
 
-def changed() -> Operation:
+def increment_next_cfg() -> Operation:
     """Increment next_cfg: ovs-vswitchd sets cur_cfg to the same number when it has applied the transaction."""
     return mutate("Open_vSwitch", [], ["next_cfg", "+=", 1])
 
 
 def named_uuid(name: str) -> list[str]:
     return ["named-uuid", name]
-
-
-def one(uuid: str) -> list[str]:
-    return ["uuid", uuid]
 
 
 def as_set(values: list[Any]) -> list[Any]:
@@ -247,11 +243,6 @@ def items(value: Any) -> list[Any]:
     return [value]
 
 
-def uuids(value: Any) -> list[str]:
-    """Return the UUIDs of a column of references."""
-    return [each[1] for each in items(value)]
-
-
 def mapping(value: Any) -> dict[str, str]:
     """Return the value of a map column."""
     return dict(value[1])
@@ -266,19 +257,19 @@ def vlan_columns(vlan: int | None, trunk: Sequence[int]) -> Row:
     return row
 
 
-# Comparing a row with what it should be
+# Comparing a row with the wanted one
 
 
 def differences(row: Row, wanted: Row) -> list[str]:
     """List the columns that differ from the wanted ones: "tag is 5, expected 100"."""
     return [
-        f"{column} is {_shown(row[column])}, expected {_shown(value)}"
+        f"{column} is {_format_value(row[column])}, expected {_format_value(value)}"
         for column, value in wanted.items()
-        if _plain(row[column]) != _plain(value)
+        if _comparable(row[column]) != _comparable(value)
     ]
 
 
-def _plain(value: Any) -> Any:
+def _comparable(value: Any) -> Any:
     """Return a value in a comparable form, independent of the order of sets and maps."""
     if isinstance(value, list) and value and value[0] in {"set", "map"}:
         plain = sorted(map(str, value[1]))
@@ -286,7 +277,7 @@ def _plain(value: Any) -> Any:
     return str(value)
 
 
-def _shown(value: Any) -> str:
+def _format_value(value: Any) -> str:
     if isinstance(value, list) and value and value[0] == "map":
         return " ".join(f"{key}={entry}" for key, entry in value[1]) or "empty"
     return ", ".join(map(str, items(value))) or "empty"

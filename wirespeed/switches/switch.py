@@ -7,7 +7,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from wirespeed.cni.errors import CniError, Code
+from wirespeed.errors import Error, Kind
 from wirespeed.structs import Words, whole
 
 BRIDGE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}")
@@ -22,15 +22,15 @@ Trunk = Annotated[
     Words("a list of VLANs from 1 to 4094", "list of VLANs, 1 to 4094"),
 ]
 
-ANSWER_AT_MOST = 20.0  # seconds that a switch may take for one call, less if the request's deadline is earlier
+ANSWER_TIMEOUT = 20.0  # seconds that a switch may take for one call; the request's deadline may be earlier
 
 
-class SwitchDownError(CniError):
-    """The switch does not answer; what was to be removed from it can be removed later."""
+class SwitchDownError(Error):
+    """The switch does not answer. A port that was to be removed can be removed later."""
 
-    def __init__(self, what: str) -> None:
-        super().__init__(Code.TRY_AGAIN_LATER, what)
+    def __init__(self, what: str, *, where: str = "") -> None:
+        super().__init__(Kind.TRY_AGAIN, what, where=where)
 
 
-class UnreachedError(SwitchDownError):
+class UnreachableError(SwitchDownError):
     """The switch could not be reached, so it has not received the request."""

@@ -1,4 +1,4 @@
-"""Writing files that others may read meanwhile, and recognizing files that others are writing."""
+"""Atomic writing of files, and detection of files that changed or that another process is writing."""
 
 from __future__ import annotations
 
@@ -8,8 +8,19 @@ import os
 import signal
 from pathlib import Path
 
+FileState = tuple[int, int, int] | None  # mtime in ns, inode, size; None: no such file
 
-def unfinished(name: str) -> str:
+
+def file_state(file: str) -> FileState:
+    """Return what differs after the file was written or replaced; of a symbolic link, that of its target."""
+    try:
+        stat = os.stat(file)
+    except OSError:
+        return None
+    return stat.st_mtime_ns, stat.st_ino, stat.st_size
+
+
+def temporary_name(name: str) -> str:
     """Return the temporary name of a file that is written atomically, also for removing an interrupted write."""
     return f".{name}.new"
 
@@ -20,7 +31,7 @@ def write_atomically(path: Path, data: bytes, mode: int) -> None:
     The folder must exist. The file is written under a hidden name ending in ".new", which no runtime reads as a
     CNI configuration, and then renamed. Raises OSError.
     """
-    new = path.with_name(unfinished(path.name))
+    new = path.with_name(temporary_name(path.name))
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
         with open(os.open(new, flags, 0o600), "wb") as file:
@@ -33,6 +44,15 @@ def write_atomically(path: Path, data: bytes, mode: int) -> None:
         new.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def open_in_folder(path: str | Path, flags: int, mode: int, *, folder_mode: int) -> int:
+    """Return a file descriptor like os.open; create the folder if it is missing. Raises OSError."""
+    try:
+        return os.open(path, flags, mode)
+    except FileNotFoundError:
+        Path(path).parent.mkdir(mode=folder_mode, parents=True, exist_ok=True)
+        return os.open(path, flags, mode)
 
 
 def sync_folder(folder: Path) -> None:

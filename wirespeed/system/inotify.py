@@ -23,16 +23,16 @@ IN_Q_OVERFLOW = 0x4000
 IN_IGNORED = 0x8000
 IN_ONLYDIR = 0x01000000
 
-CAME = IN_CREATE | IN_MOVED_TO
-WENT = IN_DELETE | IN_MOVED_FROM
-GONE = IN_DELETE_SELF | IN_MOVE_SELF | IN_IGNORED  # the watched folder itself
+ENTRY_ADDED = IN_CREATE | IN_MOVED_TO
+ENTRY_REMOVED = IN_DELETE | IN_MOVED_FROM
+WATCH_ENDED = IN_DELETE_SELF | IN_MOVE_SELF | IN_IGNORED  # the watched folder itself is gone
 
 _HEADER = struct.Struct("iIII")  # struct inotify_event: wd, mask, cookie, len
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Event(NamedTuple):
-    """What happened (`mask`), and to which file of a watched folder; "" is the watched file or folder itself."""
+    """What happened (`mask`), and to which entry of the watched folder; "" is the watched file or folder itself."""
 
     mask: int
     name: str
@@ -52,7 +52,6 @@ class Watch:
             raise error
 
     def fileno(self) -> int:
-        """The descriptor that is readable when there are events."""
         return self._fd
 
     def wait(self, seconds: float) -> bool:
@@ -84,7 +83,7 @@ class FolderWatch(Watch):
     """A watch of one folder, which can be polled with other descriptors. Raises OSError if there is no folder."""
 
     def __init__(self, folder: Path) -> None:
-        wanted = CAME | WENT | IN_DELETE_SELF | IN_MOVE_SELF
+        wanted = ENTRY_ADDED | ENTRY_REMOVED | IN_DELETE_SELF | IN_MOVE_SELF
         super().__init__(str(folder), wanted | IN_ONLYDIR)
 
 

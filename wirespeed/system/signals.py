@@ -1,4 +1,4 @@
-"""Handling signals at once, whatever the main thread does."""
+"""Immediate handling of signals, even while the main thread is blocked."""
 
 from __future__ import annotations
 

@@ -11,8 +11,8 @@ from typing import Any
 
 from wirespeed.cni import versions
 from wirespeed.cni.chain import canonical, load_network
-from wirespeed.cni.errors import CniError, Code
-from wirespeed.cni.keys import in_any_case, unknown_key
+from wirespeed.errors import Error, Kind, as_error
+from wirespeed.keys import normalize_case, unknown_key
 from wirespeed.plugins.meta.config import CAPABILITIES
 from wirespeed.takeover.record import PEERS
 
@@ -29,9 +29,12 @@ class Translation:
     """
 
     document: dict[str, Any] = field(default_factory=dict)
-    warnings: list[str] = field(default_factory=list)
+    warnings: list[Error] = field(default_factory=list)
     cni_dir: str = ""
     bin_dir: str = ""
+
+    def warn(self, key: str, text: str, *, hint: str = "") -> None:
+        self.warnings.append(Error(Kind.UNSUPPORTED, text, key=(key,), hint=hint))
 
 
 # Keys that the meta-plugin has with the same name and meaning.
@@ -39,44 +42,40 @@ _META = (
     *("clusterNetwork", "defaultNetworks", "systemNamespaces", "multusNamespace", "namespaceIsolation"),
     *("globalNamespaces", "confDir", "binDir", "capabilities", "auxiliaryCNIChainName"),
 )
-# Keys of the daemon about where its configuration is written, and the keys of `autoconf` for them.
+# The daemon's keys for the paths of configurations, and the keys of `autoconf` that correspond to them.
 _AUTOCONF = {"cniConfigDir": "cniConfigDir", "multusAutoconfigDir": "primaryDir", "multusMasterCNI": "primary"}
 _PATHS = frozenset(
     {"confDir", "binDir", "cniDir", "cniConfigDir", "multusAutoconfigDir", "readinessindicatorfile", "kubeconfig"}
 )
 # Keys without a counterpart here, and why they need none.
 NEEDLESS = {
-    "type": "the name by which the shim is called says which plugin it is",
-    "socketDir": "the agent's socket is its own key, and the shim knows it",
-    "daemonSocketDir": "the agent's socket is its own key, and the shim knows it",
+    "type": "the name under which the shim is called selects the plugin",
+    **dict.fromkeys(("socketDir", "daemonSocketDir"), "the agent's socket is its own key, and the shim knows it"),
     "chrootDir": "plugins run where the agent runs, with the node's folders mounted under their own paths",
-    "logFile": "the agent logs to standard error",
-    "logToStderr": "the agent logs to standard error",
-    "logOptions": "the agent logs to standard error",
+    **dict.fromkeys(("logFile", "logToStderr", "logOptions"), "the agent logs to standard error"),
     "logLevel": "the agent's option --log-level",
     "retryDeleteOnError": "always so: what a DEL could not undo is kept until one can",
-    "forceCNIVersion": "results are converted between versions, so the primary's file is left alone",
-    "prevResult": "it comes with each request",
-    "runtimeConfig": "it comes with each request",
-    "cni.dev/valid-attachments": "it comes with each request",
-    "ipam": "no meaning for a meta-plugin",
-    "dns": "no meaning for a meta-plugin",
-    "defaultnetworkfile": "of an early version of Multus, which does not read it any more",
-    "defaultnetworkwaitseconds": "of an early version of Multus, which does not read it any more",
-    "cniConf": "written by Multus' entry point, read by nobody",
+    "forceCNIVersion": "results are converted between versions, so the primary's file is not changed",
+    **dict.fromkeys(("prevResult", "runtimeConfig", "cni.dev/valid-attachments"), "it comes with each request"),
+    **dict.fromkeys(("ipam", "dns"), "no meaning for a meta-plugin"),
+    **dict.fromkeys(
+        ("defaultnetworkfile", "defaultnetworkwaitseconds"),
+        "of an early version of Multus, which does not read it any more",
+    ),
+    "cniConf": "written by Multus' entry point, never read",
 }
 # Keys whose effect is lost, and what to do instead.
-_LOST = {
+_UNSUPPORTED = {
     "perNodeCertificate": "give the agent a kubeconfig, or the service account of its DaemonSet",
-    "metricsPort": "the agent's key metrics, an address and a port, has its figures",
+    "metricsPort": "the agent serves metrics at the address and port of its own key metrics",
     "enablePprof": "a Python process has no pprof",
 }
 # Keys that the functions below read.
-_READ = frozenset(
+_READ_HERE = frozenset(
     {"name", "overrideNetworkName", "cniVersion", "cniDir", "kubeconfig", "readinessindicatorfile"}
     | {"connectionLimit", "multusConfigFile", "delegates"}
 )
-KEYS = frozenset({*_META, *_AUTOCONF, *NEEDLESS, *_LOST, *_READ})
+KEYS = frozenset({*_META, *_AUTOCONF, *NEEDLESS, *_UNSUPPORTED, *_READ_HERE})
 
 
 @dataclass(frozen=True)
@@ -92,66 +91,64 @@ class RuntimeConf:
 
 
 def find(folder: Path) -> RuntimeConf | None:
-    """Return the first configuration of Multus. Raises CniError if one named *multus* cannot be read."""
+    """Return the first configuration of Multus. Raises Error if one named *multus* cannot be read."""
     for path in sorted(folder.glob("*")) if folder.is_dir() else []:
         if path.suffix not in {".conf", ".conflist", ".json"}:
             continue
         try:
             raw = json.loads(path.read_bytes())
             kinds = load_network(raw, name=path.stem, version=versions.LATEST).kinds
-        except (ValueError, RecursionError, CniError) as error:
-            if "multus" in path.name:
-                raise CniError(Code.INVALID_CONFIG, f"{path}: cannot be read: {error}") from error
-            continue
+        except (ValueError, RecursionError, Error) as error:
+            if "multus" not in path.name:
+                continue
+            fault = error if isinstance(error, Error) else Error(Kind.INVALID_CONFIG, f"not JSON: {error}")
+            raise fault.within(str(path)) from error
         if kinds[0] in PEERS["multus"]:
             return RuntimeConf(path, canonical(raw))
     return None
 
 
 def read_daemon(path: Path) -> dict[str, Any]:
-    """Read the daemon's configuration. Raises CniError: IO_FAILURE, INVALID_CONFIG if it is not a JSON object."""
+    """Read the daemon's configuration. Raises Error: IO, INVALID_CONFIG if it is not a JSON object."""
     try:
         raw = json.loads(path.read_bytes())
     except OSError as error:
-        raise CniError(Code.IO_FAILURE, f"{path}: {error.strerror}") from error
+        raise as_error(error, path) from error
     except (ValueError, RecursionError) as error:
-        raise CniError(Code.INVALID_CONFIG, f"{path}: not JSON: {error}") from error
+        raise Error(Kind.INVALID_CONFIG, f"not JSON: {error}", where=str(path)) from error
     if not isinstance(raw, dict):
-        raise CniError(Code.INVALID_CONFIG, f"{path}: expected a JSON object, got {type(raw).__name__}")
+        raise Error(Kind.INVALID_CONFIG, where=str(path), expected="a JSON object", got=raw)
     return raw
 
 
-def said_by(configuration: Mapping[str, Any]) -> dict[str, Any]:
-    """Return Multus' part of a CNI configuration (conf or conflist) as one object.
-
-    Without its capabilities, as Multus copied them from the primary.
-    """
+def own_keys(configuration: Mapping[str, Any]) -> dict[str, Any]:
+    """Return Multus' part of a conf or conflist as one object, without capabilities: those are the primary's."""
     plugins = configuration.get("plugins") or [configuration]
     head = {key: configuration[key] for key in ("name", "cniVersion") if key in configuration}
     return {key: value for key, value in {**plugins[0], **head}.items() if key != "capabilities"}
 
 
 def translate(raw: Mapping[str, Any]) -> Translation:
-    """Translate the daemon's configuration, Multus' part of a CNI configuration (`said_by`), or both merged.
+    """Translate the daemon's configuration, Multus' part of a CNI configuration (`own_keys`), or both merged.
 
     Keys are case-insensitive, as in Multus. Paths below /host, or below the daemon's chrootDir, become paths on the
     node. There is a warning for each key whose effect is lost, and for each unknown key.
     """
-    raw = in_any_case(raw, KEYS)
-    given = {key: _on_node(key, value, raw) for key, value in raw.items() if value is not None}
+    raw = normalize_case(raw, KEYS)
+    given = {key: _node_path(key, value, raw) for key, value in raw.items() if value is not None}
     found = Translation(cni_dir=str(given.get("cniDir") or ""), bin_dir=str(given.get("binDir") or ""))
     for key in given:
-        if key in _LOST:
-            found.warnings.append(f'key "{key}" has no effect here: {_LOST[key]}')
+        if key in _UNSUPPORTED:
+            found.warn(key, f"it has no effect here: {_UNSUPPORTED[key]}")
         elif key not in KEYS:
-            found.warnings.append(f"{unknown_key(key, KEYS)}; it has no effect")
+            found.warnings.append(unknown_key(key, KEYS, what="it has no effect"))
     _node_keys(given, found)
-    if _written_by_multus(given, found):
+    if _is_generated(given, found):
         found.document["autoconf"] = _autoconf(given, found)
     return found
 
 
-def _on_node(key: str, value: Any, raw: Mapping[str, Any]) -> Any:
+def _node_path(key: str, value: Any, raw: Mapping[str, Any]) -> Any:
     """Convert a path in Multus' container to one on the node; return any other value unchanged."""
     if key not in _PATHS or not isinstance(value, str):
         return value
@@ -172,20 +169,17 @@ def _node_keys(given: Mapping[str, Any], found: Translation) -> None:
         found.document["workers"] = min(limit, 1024)
 
 
-def _written_by_multus(given: Mapping[str, Any], found: Translation) -> bool:
-    """Whether Multus generates the runtime's configuration from the primary's; if a person wrote it, it stays."""
+def _is_generated(given: Mapping[str, Any], found: Translation) -> bool:
+    """Whether Multus generates the runtime's configuration from the primary's; a handwritten one stays."""
     file = given.get("multusConfigFile") or "auto"
     if file != "auto":
-        found.warnings.append(
-            f'key "multusConfigFile": the configuration is not written here: put {file} in its place'
-        )
+        text = f"the agent then does not write the runtime's configuration: put {file} in its place"
+        found.warn("multusConfigFile", text)
         return False
     delegates = given.get("delegates") or []
     if isinstance(delegates, list) and len(delegates) > 1 and not given.get("clusterNetwork"):
-        found.warnings.append(
-            f'key "delegates": it has {len(delegates)} networks, so the configuration is taken as it stands and '
-            "does not follow the primary's: make the others defaultNetworks for that"
-        )
+        text = f"it has {len(delegates)} networks, so this configuration stays and does not follow the primary's"
+        found.warn("delegates", text, hint="name the others in defaultNetworks if it should")
         return False
     return True
 
@@ -200,7 +194,9 @@ def _autoconf(given: Mapping[str, Any], found: Translation) -> dict[str, Any]:
     if version in versions.SUPPORTED:
         autoconf["cniVersion"] = version
     elif version:
-        found.warnings.append(f'key "cniVersion": {version!r} is not spoken here: the primary\'s holds')
+        found.warn(
+            "cniVersion", f"{version!r} is not supported: the version of the primary's configuration is used"
+        )
     meta = {key: given[key] for key in _META if key in given}
     # Multus refuses no request of a pod for lack of a capability: it also passes address and MAC in CNI_ARGS.
     meta["lenientCapabilities"] = list(CAPABILITIES)

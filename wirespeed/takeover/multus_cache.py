@@ -15,11 +15,12 @@ import msgspec
 
 from wirespeed import structs
 from wirespeed.cni import result as results
-from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.request import check_container_id, ifname_fault
+from wirespeed.errors import Error, Kind, Thing, within
 from wirespeed.kernel.netns import Identity
-from wirespeed.plugins.meta.delegate import Delegate, planned
+from wirespeed.plugins.meta.delegate import Delegate, planned_rows
 from wirespeed.state.journal import Attachment, AttachmentStep, Journal
+from wirespeed.takeover.record import MultusFiles
 
 MASTER_IFNAME = "eth0"  # CNI_IFNAME of every Kubernetes runtime; used if no file contains it
 
@@ -70,17 +71,15 @@ class _Listed(msgspec.Struct, kw_only=True):
 
 
 def read_cached(data: bytes) -> Cached:
-    """Decode a file of libcni's cache. Raises CniError(DECODING_FAILURE)."""
+    """Decode a file of libcni's cache. Raises Error(INVALID_DATA)."""
     try:
         cached = msgspec.json.decode(data, type=Cached)
     except (msgspec.DecodeError, RecursionError) as error:
-        raise CniError(Code.DECODING_FAILURE, f"expected a result in libcni's cache: {error}") from error
-    fault = ifname_fault(cached.ifname)
-    if cached.kind != "cniCacheV1" or fault:
-        raise CniError(
-            Code.DECODING_FAILURE,
-            f"expected a result in libcni's cache of kind cniCacheV1: {fault or f'kind is {cached.kind!r}'}",
-        )
+        raise Error(Kind.INVALID_DATA, f"not a result in libcni's cache: {error}") from error
+    if cached.kind != "cniCacheV1":
+        raise Error(Kind.INVALID_DATA, key="kind", expected="cniCacheV1", got=cached.kind)
+    if fault := ifname_fault(cached.ifname):
+        raise Error(Kind.INVALID_DATA, fault, key="ifName")
     check_container_id(cached.container)
     return cached
 
@@ -98,46 +97,28 @@ def attachments(
     listed: bytes | None,
     cached: Sequence[Cached],
     *,
-    configuration: str,
-    version: str,
-    path: tuple[str, ...],
+    multus: MultusFiles,
     identity: Callable[[str], Identity],
 ) -> list[Attachment]:
     """Return the journal rows of one container, in the order in which Multus attached its networks.
 
     `listed` is the content of Multus' list (None if it is lost, e.g. after a failed DEL), `cached` are the cache
-    entries; the ADD of a network without one did not succeed. `configuration` is the name of the CNI configuration
-    with which the runtime calls the meta-plugin, `version` the cniVersion of networks that have none, `path`
-    Multus' binDir. `identity` returns the identity of the network namespace at a path. Raises CniError that names
-    what cannot be read.
+    entries; the ADD of a network without one did not succeed. `identity` returns the identity of the network
+    namespace at a path. Raises Error that names what cannot be read.
     """
-    try:
-        networks = _matched([] if listed is None else _read_list(listed), cached)
-        first = next(iter(networks), None)
-        delegates = [
-            _delegate(
-                each,
-                configuration=configuration,
-                request_ifname=MASTER_IFNAME if first is None or first.listed.ifname else first.ifname,
-                version=version,
-                path=path,
-                args=_common_args(cached),
-                master=each is first,
-            )
-            for each in networks
-        ]
+    with within(Thing("container", container)):
+        networks = _match_results([] if listed is None else _read_list(listed), cached)
+        master = networks[0] if networks else None
+        ifname = MASTER_IFNAME if master is None or master.listed.ifname else master.ifname
+        args = _common_args(cached)
+        delegates = [_delegate(each, multus, ifname, args, master=each is master) for each in networks]
         netns = next((each.netns for each in cached if each.netns), "")
-        rows = planned(delegates, container=container, netns=netns, identity=identity(netns))
-        return [_with_result(row, each.cached, version) for row, each in zip(rows, networks, strict=True)]
-    except CniError as error:
-        raise error.prefixed(f"container {container}") from error
+        rows = planned_rows(delegates, container=container, netns=netns, identity=identity(netns))
+        return [_with_result(row, each.cached, multus.version) for row, each in zip(rows, networks, strict=True)]
 
 
 def record(journal: Journal, rows: Sequence[Attachment]) -> None:
-    """Write the rows of one container into the journal; existing rows only get their step and result updated.
-
-    Raises CniError(INTERFACE, IO_FAILURE).
-    """
+    """Write a container's rows to the journal; of existing ones, step and result. Raises Error(INTERFACE, IO)."""
     if not journal.attachments(rows[0].container):
         journal.plan(rows)
     for row in rows:
@@ -148,33 +129,30 @@ def _read_list(data: bytes) -> list[_Listed]:
     try:
         listed = msgspec.json.decode(data, type=list[_Listed])
     except (msgspec.DecodeError, RecursionError) as error:
-        raise CniError(Code.DECODING_FAILURE, f"expected Multus' list of its networks: {error}") from error
+        raise Error(Kind.INVALID_DATA, f"not a list of networks as Multus writes it: {error}") from error
     for entry in listed:
         if entry.file is not None and entry.file.plugins:
-            entry.config = msgspec.json.encode(_of_file(entry.file, entry.file.plugins))
+            entry.config = msgspec.json.encode(_conflist(entry.file, entry.file.plugins))
     return listed
 
 
-def _of_file(file: _FileList, plugins: Sequence[_Plugin]) -> dict[str, Any]:
-    """Build the conflist that ADD ran."""
-    said = {
+def _conflist(file: _FileList, plugins: Sequence[_Plugin]) -> dict[str, Any]:
+    keys = {
         "cniVersion": file.version,
         "name": file.name,
         "disableCheck": file.disable_check,
         "disableGC": file.disable_gc,
+        "plugins": [_decode(plugin.config) for plugin in plugins],
     }
-    return {
-        **{key: value for key, value in said.items() if value},
-        "plugins": [_decoded(plugin.config) for plugin in plugins],
-    }
+    return {key: value for key, value in keys.items() if value}
 
 
-def _matched(listed: Sequence[_Listed], cached: Sequence[Cached]) -> list[_Found]:
+def _match_results(listed: Sequence[_Listed], cached: Sequence[Cached]) -> list[_Found]:
     """Return the listed networks with their cache entries, then the cache entries that belong to none of them."""
     left = list(cached)
     found = []
     for entry, ifname in zip(listed, _ifnames(listed, cached), strict=True):
-        network = _decoded(entry.config).get("name")
+        network = _decode(entry.config).get("name")
         result = next((each for each in left if (each.network, each.ifname) == (network, ifname)), None)
         if result is not None:
             left.remove(result)
@@ -190,16 +168,16 @@ def _ifnames(listed: Sequence[_Listed], cached: Sequence[Cached]) -> list[str]:
     if not listed:
         return []
     others = [entry.ifname or f"net{position}" for position, entry in enumerate(listed)][1:]
-    master = _decoded(listed[0].config).get("name")
+    master = _decode(listed[0].config).get("name")
     made = [each.ifname for each in cached if each.network == master and each.ifname not in others]
     return [listed[0].ifname or (made[0] if made else MASTER_IFNAME), *others]
 
 
-def _decoded(config: bytes) -> dict[str, Any]:
+def _decode(config: bytes) -> dict[str, Any]:
     try:
         return msgspec.json.decode(config, type=dict[str, Any])
     except (msgspec.DecodeError, RecursionError) as error:
-        raise CniError(Code.DECODING_FAILURE, f"expected a network's configuration: {error}") from error
+        raise Error(Kind.INVALID_DATA, f"not the configuration of a network: {error}") from error
 
 
 def _common_args(cached: Sequence[Cached]) -> dict[str, str]:
@@ -209,46 +187,34 @@ def _common_args(cached: Sequence[Cached]) -> dict[str, str]:
 
 
 def _delegate(
-    found: _Found,
-    *,
-    configuration: str,
-    request_ifname: str,
-    version: str,
-    path: tuple[str, ...],
-    args: dict[str, str],
-    master: bool,
+    found: _Found, multus: MultusFiles, request_ifname: str, args: dict[str, str], *, master: bool
 ) -> Delegate:
     entry, ifname, cached = found
-    raw = _decoded(entry.config)
+    raw = _decode(entry.config)
     runtime_config = (cached.capability_args if cached else None) or {}
     delegate = Delegate(
-        configuration=configuration,
+        configuration=multus.configuration,
         request_ifname=request_ifname,
         label=entry.label or str(raw.get("name")),
         raw=raw,
-        version=version,
+        version=multus.version,
         ifname=ifname,
         master=master,
         args=dict(cached.args) if cached and cached.args else args,  # dict: Multus repeats some keys
-        path=path,
+        path=multus.path,
         runtime_config=runtime_config,
         resource=entry.resource,
         device=entry.device if entry.resource else "",  # Multus passed the device to plugins only in that case
         device_info_file=str(runtime_config.get("CNIDeviceInfoFile") or ""),
     )
-    try:
+    with within(delegate.where):
         delegate.network()
-    except CniError as error:
-        raise error.prefixed(delegate.where) from error
     return delegate
 
 
 def _with_result(row: Attachment, cached: Cached | None, version: str) -> Attachment:
     if cached is None:
         return replace(row, step=AttachmentStep.ADDING)
-    if cached.result is None:
-        return replace(row, step=AttachmentStep.ADDED)
-    try:
-        return replace(row, step=AttachmentStep.ADDED, result=results.read(cached.result, version))
-    except CniError as error:
-        raise error.prefixed(f"cached result of network {cached.network} ({cached.ifname})") from error
+    with within(f"cached result of network {cached.network} ({cached.ifname})"):
+        result = None if cached.result is None else results.read(cached.result, version)
+    return replace(row, step=AttachmentStep.ADDED, result=result)

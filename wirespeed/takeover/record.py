@@ -10,22 +10,22 @@ from pathlib import Path
 import msgspec
 
 from wirespeed import steps, structs
-from wirespeed.cni.errors import CniError, Code
+from wirespeed.errors import Error, Kind, as_error
 from wirespeed.node import NodeConfig
 from wirespeed.steps import Step
 
 # The names that the shim takes, by the tool that is replaced.
 PEERS = {"multus": ("multus", "multus-shim"), "sriov-cni": ("sriov",), "userspace-cni": ("userspace",)}
-_AGAIN = "; remove it, and run wirespeed install again"
+_AGAIN = "remove it, and run wirespeed install again"
 
 
 class MultusFiles(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """Where Multus keeps its state of pods (`folder`), and how to read it (see `multus_cache.attachments`)."""
+    """Where Multus keeps its state of pods, and how to read it."""
 
     folder: str
-    configuration: str
-    version: str
-    path: tuple[str, ...]
+    configuration: str  # the name of the CNI configuration with which the runtime calls the meta-plugin
+    version: str  # the cniVersion of networks that have none
+    path: tuple[str, ...]  # Multus' binDir
 
 
 @structs.prepared
@@ -46,21 +46,21 @@ def place(config: NodeConfig) -> Path:
 def read(config: NodeConfig, *, hint: str = _AGAIN) -> Record | None:
     """Read the record, without tools that this version does not know; None if there is none.
 
-    Raises CniError that names the file, and ends with the hint if its content is wrong.
+    Raises Error that names the file, and ends with the hint if its content is wrong.
     """
     path = place(config)
     try:
         decoded = msgspec.json.decode(path.read_bytes())
-        noted = structs.read(decoded, Record)
-        return msgspec.structs.replace(noted, replaced=tuple(peer for peer in noted.replaced if peer in PEERS))
+        record = structs.read(decoded, Record)
+        return msgspec.structs.replace(record, replaced=tuple(peer for peer in record.replaced if peer in PEERS))
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise CniError(Code.IO_FAILURE, f"{path}: {error.strerror}") from error
-    except CniError as error:
-        raise CniError(Code.DECODING_FAILURE, f"{path}: {error.msg}{hint}") from error
+        raise as_error(error, path) from error
+    except Error as error:
+        raise error.of_kind(Kind.INVALID_DATA).within(str(path)).with_hint(hint) from error
     except msgspec.DecodeError as error:
-        raise CniError(Code.DECODING_FAILURE, f"{path}: not JSON: {error}{hint}") from error
+        raise Error(Kind.INVALID_DATA, f"not JSON: {error}", where=str(path), hint=hint) from error
 
 
 def write(config: NodeConfig, record: Record) -> list[Step]:
@@ -70,4 +70,4 @@ def write(config: NodeConfig, record: Record) -> list[Step]:
         return [steps.remove(path, f"remove {path}")] if path.exists() else []
     if path.exists() and path.read_bytes() == new:
         return []
-    return [steps.write(path, new, 0o644, f"note in {path} whose names are taken")]
+    return [steps.write(path, new, 0o644, f"record in {path} which tools are replaced")]

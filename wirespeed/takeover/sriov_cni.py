@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import logging
 import re
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from wirespeed import structs
-from wirespeed.cni.errors import CniError, Code
 from wirespeed.cni.request import Request, check_container_id, check_network_name, ifname_fault
 from wirespeed.devices import pci
 from wirespeed.devices.vf import Vf
+from wirespeed.errors import Error, Kind, Thing
 from wirespeed.kernel.netlink.link import IFF_ALLMULTI, IFF_PROMISC, IFF_UP, Link
 from wirespeed.kernel.netlink.vf import VfSettings
 from wirespeed.kernel.netns import Identity
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 _FILE_NAME = re.compile(r"([0-9a-f]{64})-(.+)")  # a runtime's container id; the interface name may contain "-"
 # Keys of the stored configuration that the user wrote; sriov-cni added all others, including "MTU".
-_WRITTEN = (
+_USER_KEYS = (
     *("name", "type", "cniVersion", "deviceID", "vlan", "vlanQoS", "vlanProto", "min_tx_rate", "max_tx_rate"),
     *("spoofchk", "trust", "link_state"),
 )
@@ -43,7 +43,7 @@ class _State(msgspec.Struct, kw_only=True, rename="pascal"):
     host_name: str = msgspec.field(name="HostIFName", default="")  # "" if the VF had no netdev
     admin_mac: str = msgspec.field(name="AdminMAC", default="")
     effective_mac: str = msgspec.field(name="EffectiveMAC", default="")
-    spoof_chk: bool = False
+    spoofchk: bool = msgspec.field(name="SpoofChk", default=False)
     trust: bool = False
     vlan: int = 0
     vlan_qos: int = msgspec.field(name="VlanQoS", default=0)
@@ -64,7 +64,7 @@ class _File(msgspec.Struct, kw_only=True):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Kept:
+class SavedVf:
     """sriov-cni's file of one attachment: the VF, its original state, and `raw`, the whole configuration."""
 
     device: str
@@ -79,71 +79,60 @@ def owner(file_name: str) -> tuple[str, str] | None:
     container, ifname = match.groups() if match else file_name.rpartition("-")[::2]
     try:
         check_container_id(container)
-    except CniError:
+    except Error:
         return None
     return (container, ifname) if container and not ifname_fault(ifname) else None
 
 
-def read_kept(data: bytes) -> Kept:
-    """Decode a file of sriov-cni. Raises CniError(DECODING_FAILURE), INVALID_CONFIG for its network name."""
+def read_saved(data: bytes) -> SavedVf:
+    """Decode a file of sriov-cni. Raises Error(INVALID_DATA), INVALID_CONFIG for its network name."""
     try:
         raw = msgspec.json.decode(data, type=dict[str, Any])
         file = msgspec.convert(raw, _File)
     except (msgspec.MsgspecError, RecursionError) as error:
-        raise CniError(Code.DECODING_FAILURE, f"expected what sriov-cni keeps of a VF: {error}") from error
+        raise Error(Kind.INVALID_DATA, f"not a file that sriov-cni writes about a VF: {error}") from error
     if not pci.ADDRESS.fullmatch(file.device.lower()):
-        raise CniError(
-            Code.DECODING_FAILURE, f'key "deviceID": expected a PCI address like 0000:03:02.0, got {file.device!r}'
-        )
-    return Kept(device=file.device.lower(), network=check_network_name(file.network), state=file.state, raw=raw)
+        expected = "a PCI address like 0000:03:02.0"
+        raise Error(Kind.INVALID_DATA, key="deviceID", expected=expected, got=file.device)
+    return SavedVf(device=file.device.lower(), network=check_network_name(file.network), state=file.state, raw=raw)
 
 
 def claim(
-    container: str, ifname: str, kept: Kept, *, now: Vf, netns: str, identity: Identity, devinfo: Path
+    container: str, ifname: str, saved: SavedVf, *, current: Vf, netns: str, identity: Identity, devinfo: Path
 ) -> DeviceClaim:
-    """Return the claim of a VF whose state is `now`, in the network namespace `netns`; DEL will restore `kept`.
+    """Return the claim of a VF in the network namespace `netns`, whose state is `current`; DEL restores `saved`.
 
-    What sriov-cni does not store (altnames, txqlen) is taken from `now`. Raises CniError(DEVICE) if MAC or MTU are
+    What sriov-cni does not store (altnames, txqlen) is taken from `current`. Raises Error(DEVICE) if MAC or MTU are
     neither in the file nor readable from the netdev.
     """
     return takeover.claim(
         container,
         ifname,
-        network=kept.network,
-        before=replace(now, settings=_settings(kept.state, now), link=_link(kept.state, now)),
-        wanted=_wanted(kept, devinfo),
+        network=saved.network,
+        before=replace(current, settings=_settings(saved.state, current), link=_link(saved.state, current)),
+        wanted=_expected_conf(saved, devinfo),
         netns=netns,
         identity=identity,
     )
 
 
-def _settings(state: _State, now: Vf) -> VfSettings:
+def _settings(state: _State, current: Vf) -> VfSettings:
     """Return the VF's original settings on the PF; None for those that the driver does not report."""
-    noted = VfSettings(
-        mac=state.admin_mac.lower() or now.settings.mac,
-        vlan=state.vlan,
-        vlan_qos=state.vlan_qos,
-        vlan_proto=state.vlan_proto or now.settings.vlan_proto,
-        min_tx_rate=state.min_tx_rate,
-        max_tx_rate=state.max_tx_rate,
-        spoofchk=state.spoof_chk,
-        trust=state.trust,
-        link_state=state.link_state,
-    )
-    unknown = {f.name: None for f in fields(VfSettings) if getattr(now.settings, f.name) is None}
-    return replace(noted, **unknown)
+    same = ("vlan", "vlan_qos", "min_tx_rate", "max_tx_rate", "spoofchk", "trust", "link_state")
+    saved = {name: getattr(state, name) for name in same}
+    saved["mac"] = state.admin_mac.lower() or current.settings.mac
+    saved["vlan_proto"] = state.vlan_proto or current.settings.vlan_proto
+    return VfSettings(**{key: value for key, value in saved.items() if getattr(current.settings, key) is not None})
 
 
-def _link(state: _State, now: Vf) -> Link | None:
+def _link(state: _State, current: Vf) -> Link | None:
     """Return the original netdev, but down: sriov-cni returns a VF's netdev down."""
     if not state.host_name:
         return None
-    link = now.link or Link(index=0, name=state.host_name, mac="", mtu=0, flags=0)
+    link = current.link or Link(index=0, name=state.host_name, mac="", mtu=0, flags=0)
     if not (state.effective_mac or link.mac) or not (state.mtu or link.mtu):
-        raise CniError(
-            Code.DEVICE,
-            f"device {now.device.address}: neither its MAC and MTU are noted nor is its interface there",
-        )
+        text = "sriov-cni has not recorded its MAC and MTU, and it has no interface to read them from"
+        raise Error(Kind.DEVICE, text, where=Thing("device", current.device.address))
     return replace(
         link,
         name=state.host_name,
@@ -153,12 +142,12 @@ def _link(state: _State, now: Vf) -> Link | None:
     )
 
 
-def _wanted(kept: Kept, devinfo: Path) -> SriovConf | None:
+def _expected_conf(saved: SavedVf, devinfo: Path) -> SriovConf | None:
     """Return the configuration that CHECK compares the VF with; None if it has values that are invalid here."""
-    config = {key: kept.raw[key] for key in _WRITTEN if key in kept.raw}
-    config["mac"] = (kept.raw.get("runtimeConfig") or {}).get("mac") or kept.raw.get("MAC")
+    config = {key: saved.raw[key] for key in _USER_KEYS if key in saved.raw}
+    config["mac"] = (saved.raw.get("runtimeConfig") or {}).get("mac") or saved.raw.get("MAC")
     try:
         return configuration.parse(Request(command="CHECK", config=config), devinfo)
-    except CniError as error:
-        log.warning("device %s: %s; CHECK compares nothing of it", kept.device, error.msg)
+    except Error as error:
+        log.warning("device %s: %s; CHECK does not compare it with its configuration", saved.device, error.msg)
         return None

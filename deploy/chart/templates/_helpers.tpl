@@ -100,6 +100,19 @@ wirespeed/metrics: "true"
 {{- $_ := set $agent "runtimes" .node.runtimes -}}
 {{- end -}}
 {{- if .metrics.enabled }}{{ $_ := set $agent "metrics" (printf "%s:%v" .metrics.address .metrics.port) }}{{ end -}}
+{{- with .web -}}
+{{- if .enabled -}}
+{{- if not (or .tlsSecret (hasPrefix "127." .address) (eq .address "[::1]")) -}}
+{{- fail (printf "web.tlsSecret: tokens would be sent unencrypted to %s; expected the name of a Secret" .address) -}}
+{{- end -}}
+{{- $web := dict "address" (printf "%s:%v" .address .port) -}}
+{{- if .tlsSecret -}}
+{{- $_ := set $web "tlsCertificate" "/etc/wirespeed-web/tls.crt" -}}
+{{- $_ := set $web "tlsKey" "/etc/wirespeed-web/tls.key" -}}
+{{- end -}}
+{{- $_ := set $agent "web" $web -}}
+{{- end -}}
+{{- end -}}
 {{- $_ := set $agent "devicePlugin" "/etc/wirespeed/device-plugin.json" -}}
 {{- $agent = mergeOverwrite $agent (deepCopy .agent) (deepCopy $group.agent) -}}
 {{- end -}}

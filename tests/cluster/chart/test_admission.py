@@ -14,14 +14,14 @@ import pytest
 
 from tests.cluster.chart.conftest import Helm, kubeconfig, own_namespace
 from tests.cluster.kube import PATIENCE, Kube, Object
-from wirespeed.cni.errors import CniError
-from wirespeed.kube.api import Api, Patience, RefusedError
+from wirespeed.errors import Error
+from wirespeed.kube.api import Api, RefusedError, Timeouts
 from wirespeed.kube.apiserver import ApiCluster
-from wirespeed.kube.cluster import NodeEvent, PodEvent
+from wirespeed.kube.cluster import Event
 
 STATUS = "k8s.v1.cni.cncf.io/network-status"
 NEAR, FAR = "near.example", "far.example"  # nodes without a kubelet
-_WAITS = Patience(connect=10.0, read=PATIENCE, total=PATIENCE)
+_WAITS = Timeouts(connect=10.0, read=PATIENCE, total=PATIENCE)
 
 
 def pod(namespace: str, name: str, node: str, account: str = "default") -> Object:
@@ -48,18 +48,18 @@ class Writer:
     namespace: str
 
     def patch_pod(self, name: str, body: Object) -> str:
-        return self._said(lambda: self.api.patch(f"{self._path('pods', name)}/status", body, patience=_WAITS))
+        return self._said(lambda: self.api.patch(f"{self._path('pods', name)}/status", body, timeouts=_WAITS))
 
     def make_event(self, made: Object) -> str:
-        return self._said(lambda: self.api.post(self._path("events"), made, patience=_WAITS))
+        return self._said(lambda: self.api.post(self._path("events"), made, timeouts=_WAITS))
 
     def patch_event(self, name: str, body: Object) -> str:
-        return self._said(lambda: self.api.patch(self._path("events", name), body, patience=_WAITS))
+        return self._said(lambda: self.api.patch(self._path("events", name), body, timeouts=_WAITS))
 
     def _path(self, *parts: str) -> str:
         return "/".join(["/api/v1/namespaces", self.namespace, *parts])
 
-    def _said(self, ask: Callable[[], None]) -> str:
+    def _said(self, ask: Callable[[], object]) -> str:
         try:
             ask()
         except RefusedError as error:
@@ -170,13 +170,15 @@ def test_agent_writes_all_that_it_writes(nameless: Writer, kubectl: Kube, namesp
         agent.set_network_status(namespace, "busy", uid, [])
         agent.annotate(namespace, "busy", uid, lambda _: {"userspace/mapped-dir": "/x"})
         agent.annotate(namespace, "busy", uid, lambda _: {"userspace/configuration-data": "[]"})
-        told = PodEvent(namespace=namespace, name="busy", uid=uid, reason="AddedInterface", message="net1")
+        told = Event(namespace=namespace, name="busy", uid=uid, reason="AddedInterface", message="net1")
         agent.event(told)
         _await(lambda: _events(kubectl, namespace, "busy") == [1])
         agent.event(told)
         _await(lambda: _events(kubectl, namespace, "busy") == [2])
         message = f"of {namespace}"
-        agent.event(NodeEvent(name=NEAR, reason="PluginTakenBack", message=message, warning=True))
+        agent.event(
+            Event(kind="Node", name=NEAR, uid=NEAR, reason="PluginTakenBack", message=message, warning=True)
+        )
         of_nodes = ("-n", "default", "events", "--field-selector=involvedObject.kind=Node,reason=PluginTakenBack")
         _await(lambda: message in [each["message"] for each in kubectl.get(*of_nodes)["items"]])
     found = kubectl.get("-n", namespace, "pod", "busy")["metadata"]
@@ -189,7 +191,7 @@ def test_agent_of_another_node_is_refused_by_the_policy(
     uid = _uid(kubectl.get("-n", namespace, "pod", "far"))
     with (
         closing(cluster(kubectl, token_of(kubectl, namespace, "agent-near"), tmp_path)) as agent,
-        pytest.raises(CniError, match=f"forbids it.*expected a pod of node {NEAR}.*it is on {FAR}"),
+        pytest.raises(Error, match=f"forbids it.*expected a pod of node {NEAR}.*it is on {FAR}"),
     ):
         agent.set_network_status(namespace, "far", uid, [])
 

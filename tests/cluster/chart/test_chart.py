@@ -97,6 +97,7 @@ ALL_VALUES: Object = {
     "replace": ["multus", "sriov-cni", "userspace-cni"],
     "multus": {"daemonConfigMap": "multus-daemon-config", "dir": "/var/lib/multus/cni"},
     "metrics": {"enabled": True, "address": "[::]"},
+    "web": {"enabled": True, "address": "[::]", "tlsSecret": "page"},
     "serviceAccount": {"name": "agent", "annotations": {"a": "b"}},
     "openshift": {"scc": True},
     "nodeSelector": {"role": "edge"},
@@ -415,6 +416,75 @@ def test_monitors_find_the_agents_port(helm: Helm) -> None:
     assert by_pod["podMetricsEndpoints"][0]["port"] == "metrics"
 
 
+REVIEWS = {("authentication.k8s.io", "tokenreviews"), ("authorization.k8s.io", "subjectaccessreviews")}
+
+
+def reviews_of(objects: list[Object]) -> set[tuple[str, str]]:
+    """The reviews that the agent's role permits."""
+    rules = named(objects, "ClusterRole", "wirespeed")["rules"]
+    return {(rule["apiGroups"][0], rule["resources"][0]) for rule in rules if rule["verbs"] == ["create"]}
+
+
+def test_web_page_has_the_rights_and_the_certificate_that_it_needs(helm: Helm) -> None:
+    objects = helm.objects("--set=web.enabled=true", "--set=web.address=10.0.0.1", "--set=web.tlsSecret=page")
+    pod = pod_of(objects)
+    (agent,) = pod["containers"]
+    assert agent["ports"] == [{"name": "web", "containerPort": 9809, "hostPort": 9809}]
+    web = config_of(objects).web
+    assert (web.address, web.anonymous) == ("10.0.0.1:9809", False)
+    (mount,) = [each for each in agent["volumeMounts"] if each["name"] == "web-tls"]
+    assert (web.tls_certificate, web.tls_key) == tuple(
+        f"{mount['mountPath']}/tls.{kind}" for kind in ("crt", "key")
+    )
+    assert {"name": "web-tls", "secret": {"secretName": "page"}} in pod["volumes"]
+    assert reviews_of(objects) >= REVIEWS
+
+
+def test_without_the_web_page_there_is_neither_its_port_nor_its_rights(helm: Helm) -> None:
+    objects = helm.objects()
+    (agent,) = pod_of(objects)["containers"]
+    assert "ports" not in agent
+    assert config_of(objects).web.address == ""
+    assert not reviews_of(objects) & REVIEWS
+
+
+def test_web_page_on_a_loopback_address_needs_no_certificate(helm: Helm) -> None:
+    objects = helm.objects("--set=web.enabled=true")
+    assert config_of(objects).web.address == "127.0.0.1:9809"
+    assert not [each for each in pod_of(objects)["volumes"] if each["name"] == "web-tls"]
+
+
+def test_monitors_label_by_node_and_leave_the_labels_of_the_pods_of_vfs(helm: Helm) -> None:
+    on = [f"--set=metrics.{key}=true" for key in ("enabled", "serviceMonitor.enabled", "podMonitor.enabled")]
+    objects = helm.objects(*on)
+    (by_service,) = named(objects, "ServiceMonitor")["spec"]["endpoints"]
+    (by_pod,) = named(objects, "PodMonitor")["spec"]["podMetricsEndpoints"]
+    for each in (by_service, by_pod):
+        label, drop = each["relabelings"]
+        assert label == {"sourceLabels": ["__meta_kubernetes_pod_node_name"], "targetLabel": "node"}
+        assert drop == {"action": "labeldrop", "regex": "namespace|pod|container"}
+
+
+def test_alerts_and_the_dashboard_are_those_of_the_files(helm: Helm) -> None:
+    """What they ask for is compared with the agent's metrics in tests/node/test_metrics_conventions.py."""
+    own = ["--set=metrics.rules.labels.release=kps", "--set=metrics.dashboard.labels.folder=net"]
+    objects = helm.objects(
+        "--set=metrics.enabled=true",
+        "--set=metrics.rules.enabled=true",
+        "--set=metrics.dashboard.enabled=true",
+        *own,
+    )
+    rule, dashboard = named(objects, "PrometheusRule"), named(objects, "ConfigMap", "wirespeed-dashboard")
+    files = CHART / "monitoring"
+    assert rule["spec"] == kubeyaml.load((files / "rules.yaml").read_text())
+    assert rule["metadata"]["labels"]["release"] == "kps"
+    assert json.loads(dashboard["data"]["wirespeed.json"]) == json.loads((files / "dashboard.json").read_text())
+    assert {"grafana_dashboard": "1", "folder": "net"}.items() <= dashboard["metadata"]["labels"].items()
+    without = helm.objects("--set=metrics.enabled=true")
+    assert "PrometheusRule" not in {each["kind"] for each in without}
+    assert "wirespeed-dashboard" not in {each["metadata"]["name"] for each in without}
+
+
 def test_monitors_select_the_agents_of_all_groups_and_no_other_pods(helm: Helm, tmp_path: Path) -> None:
     monitors = {"serviceMonitor": {"enabled": True}, "podMonitor": {"enabled": True}}
     objects = helm.objects(values(tmp_path, {**ALL_VALUES, "metrics": {"enabled": True, **monitors}}))
@@ -473,8 +543,13 @@ def test_namespace_lets_privileged_pods_in_and_outlives_the_release(helm: Helm) 
         ({"replace": ["calico"]}, "replace"),
         ({"admissionPolicy": "yes"}, "admissionPolicy"),
         ({"metrics": {"port": 0}}, "port"),
+        ({"agent": {"web": {"address": "127.0.0.1:1"}}}, "web"),
+        ({"web": {"enabled": True, "address": "0.0.0.0"}}, "web.tlsSecret: tokens would be sent unencrypted"),
+        ({"web": {"enabled": True, "address": "localhost"}}, "address"),
         ({"metrics": {"address": "localhost"}}, "address"),
         ({"metrics": {"podMonitor": {"enabled": True}}}, "expected metrics.enabled: true"),
+        ({"metrics": {"rules": {"enabled": True}}}, "expected metrics.enabled: true"),
+        ({"metrics": {"dashboard": {"enabled": True, "folder": "x"}}}, "folder"),
         ({"updateStrategy": {"rollingUpdate": {"maxSurge": 1}}}, "maxSurge"),
         ({"tolerations": [{"operators": "Exists"}]}, "operators"),
         ({"namespace": {"create": True}}, "kube-system is a namespace of the cluster itself"),

@@ -19,9 +19,9 @@ import pytest
 
 from tests.cluster.chart.conftest import ROOT, Helm, kubeconfig
 from tests.cluster.kube import PATIENCE, Kube, Object
-from wirespeed.kube.api import Api, Patience, RefusedError
+from wirespeed.kube.api import Api, RefusedError, Timeouts
 
-_WAITS = Patience(connect=10.0, read=PATIENCE, total=PATIENCE)
+_WAITS = Timeouts(connect=10.0, read=PATIENCE, total=PATIENCE)
 LABEL = "example.com/chart"
 AGENTS, REMOVERS = "wirespeed", "wirespeed-uninstall"
 Ending = Callable[[Object], tuple[int, str] | None]  # how a pod's init container ends: exit status and message
@@ -37,22 +37,24 @@ class Place:
     nodes: tuple[str, str]
     kubeconfig: str  # of the hook's service account
     ending: Ending = lambda _: (0, "")
+    started: bool = False  # removers run only then: before, the test has not said how they end
     # removers that ran: the node, and whether with --dry-run
     seen: list[tuple[str, bool]] = field(default_factory=list)
     agents_then: list[int] = field(default_factory=list)  # number of agents left when each remover uninstalled
     stop: threading.Event = field(default_factory=threading.Event)
 
     def daemonset(self, name: str) -> Object:
-        return self.api.get(f"/apis/apps/v1/namespaces/{self.namespace}/daemonsets/{name}", patience=_WAITS)
+        return self.api.get(f"/apis/apps/v1/namespaces/{self.namespace}/daemonsets/{name}", timeouts=_WAITS)
 
     def pods(self, component: str) -> list[Object]:
         query = {"labelSelector": f"app.kubernetes.io/component={component}"}
-        found, _ = self.api.page(f"/api/v1/namespaces/{self.namespace}/pods", query, patience=_WAITS)
+        found, _ = self.api.page(f"/api/v1/namespaces/{self.namespace}/pods", query, timeouts=_WAITS)
         return list(found)
 
     def start(self, *, seconds: float = PATIENCE) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "wirespeed", "uninstall-nodes", f"--namespace={self.namespace}"]
         options = [f"--agents={AGENTS}", f"--removers={REMOVERS}", f"--timeout={seconds}"]
+        self.started = True
         return subprocess.Popen(
             [*command, *options, f"--kubeconfig={self.kubeconfig}"],
             cwd=ROOT,
@@ -104,6 +106,8 @@ class Place:
             return
         (init,) = pod["spec"]["initContainers"]
         name = init["name"]
+        if name == "uninstall" and not self.started:
+            return
         if name == "uninstall":
             look = "--dry-run" in init["args"]
             if not look:
@@ -116,7 +120,7 @@ class Place:
             state = {"terminated": {"exitCode": ended[0], "message": ended[1], "startedAt": now, "finishedAt": now}}
         status = {"name": name, "image": "x", "imageID": "", "ready": True, "restartCount": 0, "state": state}
         body = {"metadata": {"uid": pod["metadata"]["uid"]}, "status": {"initContainerStatuses": [status]}}
-        self.api.patch(f"{path}/status", body, patience=_WAITS)
+        self.api.patch(f"{path}/status", body, timeouts=_WAITS)
 
 
 def _goes(pod: Object) -> bool:
@@ -161,7 +165,7 @@ def place(helm: Helm, kubectl: Kube, namespace: str, nodes: tuple[str, str], tmp
         for name in nodes:
             room = {"cpu": "4", "memory": "8Gi", "pods": "110"}
             body: Object = {"status": {"capacity": room, "allocatable": room}}
-            api.patch(f"/api/v1/nodes/{name}/status", body, patience=_WAITS)
+            api.patch(f"/api/v1/nodes/{name}/status", body, timeouts=_WAITS)
         made = Place(kubectl, api, namespace, nodes, kubeconfig(kubectl, token, tmp_path))
         player = threading.Thread(target=made.play)
         player.start()
@@ -191,10 +195,10 @@ def test_nodes_are_given_back_when_all_have_agreed_and_no_agent_runs(place: Plac
     stdout, stderr = process.communicate(timeout=2 * PATIENCE)
     assert (process.returncode, stderr) == (0, "")
     assert stdout.splitlines() == [
-        "asking the nodes",
+        "checking the nodes",
         "stopping the agents",
         "uninstalling",
-        "all nodes are as they were",
+        "wirespeed is removed from all nodes",
     ]
     assert sorted(place.seen) == sorted((node, look) for node in place.nodes for look in (True, False))
     assert place.agents_then == [0, 0]
@@ -229,7 +233,7 @@ def test_what_was_begun_is_undone_when_it_is_stopped(place: Place) -> None:
     place.ending = _of(place, 1, look=True, ended=None)
     process = place.start()
     assert process.stdout is not None
-    assert process.stdout.readline() == "asking the nodes\n"
+    assert process.stdout.readline() == "checking the nodes\n"
     process.send_signal(signal.SIGTERM)
     _, stderr = process.communicate(timeout=PATIENCE)
     assert (process.returncode, stderr) == (1, "Error: stopped before all nodes were done\n")
@@ -241,12 +245,12 @@ def test_second_attempt_after_one_that_was_killed_goes_on(place: Place) -> None:
     for name in (AGENTS, REMOVERS):
         selector = {"nodeSelector": {"kubernetes.io/os": "none"}}
         path = f"/apis/apps/v1/namespaces/{place.namespace}/daemonsets/{name}"
-        place.api.patch(path, {"spec": {"template": {"spec": selector}}}, patience=_WAITS)
+        place.api.patch(path, {"spec": {"template": {"spec": selector}}}, timeouts=_WAITS)
     place.await_(lambda: not place.pods("agent"))
     place.kubectl.run("-n", place.namespace, "delete", "daemonset", AGENTS)
     selector = {"nodeSelector": {"kubernetes.io/os": "linux"}}  # as Helm recreates the hook's objects
     path = f"/apis/apps/v1/namespaces/{place.namespace}/daemonsets/{REMOVERS}"
-    place.api.patch(path, {"spec": {"template": {"spec": selector}}}, patience=_WAITS)
+    place.api.patch(path, {"spec": {"template": {"spec": selector}}}, timeouts=_WAITS)
     process = place.start()
     _, stderr = process.communicate(timeout=2 * PATIENCE)
     assert (process.returncode, stderr) == (0, "")

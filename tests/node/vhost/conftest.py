@@ -385,9 +385,10 @@ class Testpmd:
             file.unlink()
 
     def _to_prompt(self) -> str:
+        """Read to the next prompt, and what is there after it: a change of the link is reported at any time."""
         assert self._process.stdout is not None
         said, patience = "", time.monotonic() + PATIENCE
-        while not said.endswith("testpmd> "):
+        while "testpmd> " not in said:
             ready, _, _ = select.select([self._process.stdout], [], [], max(0.0, patience - time.monotonic()))
             assert ready, f"no prompt after:\n{self.output}{said}"
             piece = os.read(self._process.stdout.fileno(), 65536)

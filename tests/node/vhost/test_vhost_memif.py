@@ -13,8 +13,8 @@ import pytest
 from tests.node.calling import until
 from tests.node.conftest import Netns
 from tests.node.vhost.conftest import Host, Testpmd
-from wirespeed.cni.errors import CniError, Code
-from wirespeed.plugins.vhost.direct import Direct
+from wirespeed.errors import Error, Kind
+from wirespeed.plugins.vhost.engine import Engine
 
 BURSTS = 3  # of 32 packets: less than a ring holds, so none is lost
 PACKETS = 32 * BURSTS
@@ -101,9 +101,9 @@ def test_a_third_pod_is_refused_and_a_freed_end_is_given_again(
     first, second, third = netns(), netns(), netns()
     assert role_of(lone_host.add(link, first)) == "master"
     assert role_of(lone_host.add(link, second)) == "slave"
-    with pytest.raises(CniError) as caught:
+    with pytest.raises(Error) as caught:
         lone_host.add(link, third)
-    assert caught.value.code == Code.TRY_AGAIN_LATER
+    assert caught.value.kind == Kind.TRY_AGAIN
     assert len(lone_host.leases()) == 2
     lone_host.delete(link, first)
     assert role_of(lone_host.add(link, third)) == "master"
@@ -127,10 +127,10 @@ def test_del_that_cannot_remove_the_device_info_frees_the_address_and_is_finishe
     conf, info = added_with_device_info(lone_host, link, pod)
     info.unlink()
     info.mkdir()
-    with pytest.raises(CniError, match=f"device-info file {info}: Is a directory"):
+    with pytest.raises(Error, match=f"device-info file {info}: Is a directory"):
         lone_host.delete(conf, pod)
     assert lone_host.leases() == []
-    with pytest.raises(CniError, match=f"device-info file {info}: Is a directory"):
+    with pytest.raises(Error, match=f"device-info file {info}: Is a directory"):
         lone_host.gc(conf, [])
     assert len(lone_host.node.journal.claims()) == 1
     info.rmdir()
@@ -139,7 +139,7 @@ def test_del_that_cannot_remove_the_device_info_frees_the_address_and_is_finishe
 
 
 def refuse(*_: object, **__: object) -> None:
-    raise CniError(Code.DEVICE, "the switch refuses")
+    raise Error(Kind.DEVICE, "the switch refuses")
 
 
 def test_del_undoes_the_rest_if_the_switch_refuses_and_is_finished_by_the_next(
@@ -150,8 +150,8 @@ def test_del_undoes_the_rest_if_the_switch_refuses_and_is_finished_by_the_next(
     data = lone_host.data_file(conf, pod)
     assert data.exists()
     with monkeypatch.context() as refusing:
-        refusing.setattr(Direct, "remove", refuse)
-        with pytest.raises(CniError, match=r"^the switch refuses$"):
+        refusing.setattr(Engine, "remove", refuse)
+        with pytest.raises(Error, match=r"^the switch refuses$"):
             lone_host.delete(conf, pod)
     assert not info.exists()
     assert not data.exists()
@@ -169,8 +169,8 @@ def test_del_reports_every_part_that_failed(
     info.unlink()
     info.mkdir()
     with monkeypatch.context() as refusing:
-        refusing.setattr(Direct, "remove", refuse)
-        with pytest.raises(CniError, match=r"^the switch refuses; also device-info file"):
+        refusing.setattr(Engine, "remove", refuse)
+        with pytest.raises(Error, match=r"^the switch refuses; also device-info file"):
             lone_host.delete(conf, pod)
     info.rmdir()
     lone_host.delete(conf, pod)
@@ -181,9 +181,9 @@ def test_failed_add_frees_its_address_if_the_switch_refuses_the_removal(
 ) -> None:
     pod = netns()
     with monkeypatch.context() as refusing:
-        refusing.setattr(Direct, "add", refuse)
-        refusing.setattr(Direct, "remove", refuse)
-        with pytest.raises(CniError, match=r"^the switch refuses$"):
+        refusing.setattr(Engine, "add", refuse)
+        refusing.setattr(Engine, "remove", refuse)
+        with pytest.raises(Error, match=r"^the switch refuses$"):
             lone_host.add(link, pod)
     assert lone_host.leases() == []
     lone_host.delete(link, pod)
@@ -194,9 +194,9 @@ def test_status_reports_a_journal_whose_file_is_gone(lone_host: Host, link: dict
     journal = lone_host.node.journal.path
     lone_host.status(link)
     journal.rename(journal.with_suffix(".away"))
-    with pytest.raises(CniError, match=f"journal {journal}: No such file") as caught:
+    with pytest.raises(Error, match=f"journal {journal}: No such file") as caught:
         lone_host.status(link)
-    assert caught.value.code == Code.UNAVAILABLE
+    assert caught.value.kind == Kind.UNAVAILABLE
 
 
 def test_the_end_of_a_pod_that_is_gone_without_a_del_is_freed(
@@ -205,7 +205,7 @@ def test_the_end_of_a_pod_that_is_gone_without_a_del_is_freed(
     conf = link | {"container": {"memif": {"role": "master"}}}
     gone, new = netns(), netns()
     lone_host.add(conf, gone)
-    with pytest.raises(CniError):
+    with pytest.raises(Error):
         lone_host.add(conf, new)
     subprocess.run(["ip", "netns", "delete", gone.name], check=True)
     assert role_of(lone_host.add(conf, new)) == "master"
@@ -227,10 +227,10 @@ def test_check_looks_at_the_port_whatever_an_executed_ipam_says(
     ipam_answers({"code": 999, "msg": "CNI CHECK method is not implemented"}, 1)
     lone_host.check(conf, pod, path=path)
     ipam_answers({"code": 104, "msg": "the lease is gone"}, 1)
-    with pytest.raises(CniError, match="the lease is gone"):
+    with pytest.raises(Error, match="the lease is gone"):
         lone_host.check(conf, pod, path=path)
     lone_host.data_file(conf, pod).unlink()
-    with pytest.raises(CniError, match=r"configData-.*\.json is gone"):
+    with pytest.raises(Error, match=r"configData-.*\.json is gone"):
         lone_host.check(conf, pod, path=path)
     ipam_answers({}, 0)
     lone_host.delete(conf, pod, path=path)
@@ -248,5 +248,5 @@ def test_the_socket_stays_while_its_master_does(lone_host: Host, link: dict[str,
 
 
 def test_a_folder_that_two_pods_share_must_be_named(lone_host: Host, link: dict[str, Any], netns: Pods) -> None:
-    with pytest.raises(CniError, match="two pods share a folder; expected the key sharedDir"):
+    with pytest.raises(Error, match=r'both pods need the same folder.*; expected the key "sharedDir"'):
         lone_host.add({key: value for key, value in link.items() if key != "sharedDir"}, netns())

@@ -17,7 +17,7 @@ import pytest
 from tests.node.calling import Call
 from tests.node.conftest import PATIENCE, ROOT, Agent, Netns
 from tests.node.vhost.conftest import Host, Switch, Testpmd, network
-from wirespeed.cni.errors import CniError, Code
+from wirespeed.errors import Error, Kind
 from wirespeed.plugins.vhost.poddata import CONFIGURATION_DATA, MAPPED_DIR
 
 UID = "3d9a4e2c-1111-2222-3333-444444444444"
@@ -123,9 +123,9 @@ def test_an_empty_dir_that_is_not_there_yet_is_an_error_that_leaves_nothing(
     switch: Switch, host: Host, netns: Pods
 ) -> None:
     put_pod(host.folder, {"emptyDir": {}})
-    with pytest.raises(CniError) as caught:
+    with pytest.raises(Error) as caught:
         host.add(network(), netns(), args=ARGS)
-    assert caught.value.code == Code.IO_FAILURE
+    assert caught.value.kind == Kind.IO
 
 
 def test_a_pod_that_says_another_folder_is_refused_and_nothing_is_left(
@@ -137,7 +137,7 @@ def test_a_pod_that_says_another_folder_is_refused_and_nothing_is_left(
     manifest = json.loads((host.folder / "manifests/app.json").read_text())
     manifest["metadata"]["annotations"][MAPPED_DIR] = "/elsewhere"
     (host.folder / "manifests/app.json").write_text(json.dumps(manifest))
-    with pytest.raises(CniError, match="expected /sockets, where the volume is, got /elsewhere"):
+    with pytest.raises(Error, match="expected /sockets, the mount path of the volume, got '/elsewhere'"):
         host.add(peers_network(), netns(), args=ARGS)
     assert list(shared.iterdir()) == []
     assert switch.vsctl("list-br").split() == ["br0"]

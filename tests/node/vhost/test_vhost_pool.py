@@ -11,9 +11,9 @@ import pytest
 
 from tests.node.conftest import Netns
 from tests.node.vhost.conftest import Host, Switch, network
-from wirespeed.cni.errors import CniError, Code
 from wirespeed.deviceplugin import vhostuser
 from wirespeed.deviceplugin.config import VHOST_USER, PoolConfig
+from wirespeed.errors import Error, Kind
 from wirespeed.plugins.vhost.conf import Access
 
 Pods = Callable[[], Netns]
@@ -31,7 +31,7 @@ def devices(host: Host) -> Iterator[Path]:
 def test_add_makes_its_socket_in_the_folder_of_the_given_device(
     switch: Switch, host: Host, netns: Pods, devices: Path
 ) -> None:
-    told = vhostuser.answer(POOL, ["vhost-1"], devices.parent)
+    told = vhostuser.container_response(POOL, ["vhost-1"], devices.parent)
     [mount] = told.mounts
     pod, conf = netns(), {**network(), "runtimeConfig": {"deviceID": "vhost-1"}}
     result = host.add(conf, pod)
@@ -48,8 +48,8 @@ def test_add_makes_its_socket_in_the_folder_of_the_given_device(
 def test_device_that_was_not_given_is_refused_and_nothing_is_left(
     switch: Switch, host: Host, netns: Pods, devices: Path
 ) -> None:
-    with pytest.raises(CniError, match=r"device vhost-0: no folder .*/devices/vhost-0") as caught:
+    with pytest.raises(Error, match=r"device vhost-0: there is no folder .*/devices/vhost-0") as caught:
         host.add({**network(), "runtimeConfig": {"deviceID": "vhost-0"}}, netns())
-    assert caught.value.code == Code.DEVICE
+    assert caught.value.kind == Kind.DEVICE
     assert host.left() == []
     assert not devices.exists()

@@ -15,13 +15,14 @@ from tests import multusfiles, userspacefiles
 from tests.node.calling import DONE, Call
 from tests.node.conftest import Agent, Netns
 from tests.node.vhost.conftest import Host, Switch, network
-from wirespeed.cni.errors import CniError, Code
+from wirespeed.errors import Error, Kind
 from wirespeed.node import NodeConfig, VhostConfig, load_config
 from wirespeed.plugins.vhost import takeover
 from wirespeed.plugins.vhost.ovs import Ovs
 from wirespeed.plugins.vhost.sockets import Folder
 from wirespeed.steps import carry_out
 from wirespeed.takeover import caches
+from wirespeed.takeover.record import MultusFiles
 
 MakeNetns = Callable[[], Netns]
 UID = "0f3c2e1a-7b5d-4c1e-9f64-1c2d3e4f5a6b"
@@ -155,9 +156,9 @@ def test_check_holds_the_port_against_what_userspace_cni_makes_of_the_configurat
     asked["host"]["bridge"] = {"bridgeName": "br4", "vlanId": 5}
     attached.host.check(asked, attached.pod)
     attached.switch.vsctl("del-port", "br4", attached.port())
-    with pytest.raises(CniError, match=f"Open vSwitch has no port {attached.port()}") as caught:
+    with pytest.raises(Error, match=f"Open vSwitch has no port {attached.port()}") as caught:
         attached.host.check(asked, attached.pod)
-    assert caught.value.code == Code.DRIFT
+    assert caught.value.kind == Kind.DRIFT
     attached.delete()
     attached.switch.vsctl("--if-exists", "del-br", "br4")
     (attached.folder / attached.port()).unlink(missing_ok=True)
@@ -204,7 +205,8 @@ def test_port_goes_with_a_pod_that_multus_attached(
     vhost = {"ovsdb": attached.switch.remote, "userspaceDir": str(attached.host.folder / "usrspcni")}
     more = {"leases": attached.host.node.config.leases, "vhost": vhost}
     where = NodeConfig(vhost=VhostConfig(userspace_dir=vhost["userspaceDir"]))
-    found = caches.read_multus(base, where, configuration="multus", version="1.0.0", path=("/usr/lib/cni",))
+    files = MultusFiles(folder=str(base), configuration="multus", version="1.0.0", path=("/usr/lib/cni",))
+    found = caches.read_multus(files, where)
     assert found.problems == []
     carry_out(caches.take_over(found, load_config(agent.config)))
     agent = agent_process(folder=agent.config.parent, **more)
@@ -226,11 +228,11 @@ def test_what_is_kept_of_a_port_that_could_not_be_removed_stays_for_the_next_del
     )
 
     def refuse(*_: object, **__: object) -> None:
-        raise CniError(Code.DEVICE, "the switch refuses")
+        raise Error(Kind.DEVICE, "the switch refuses")
 
     with monkeypatch.context() as refusing:
         refusing.setattr(Ovs, "remove", refuse)
-        with pytest.raises(CniError, match=r"^the switch refuses$"):
+        with pytest.raises(Error, match=r"^the switch refuses$"):
             lone_host.delete(conf(), pod)
         assert file.exists()
         refusing.setattr(Ovs, "remove", lambda *_, **__: None)
@@ -255,9 +257,9 @@ def test_port_that_is_not_userspace_cnis_is_left_alone(attached: Attached, setti
 def test_file_that_cannot_be_read_is_told(attached: Attached, text: str) -> None:
     file = userspacefiles.keep(attached.host.folder / "usrspcni", attached.container, "net1")
     file.write_text(text)
-    with pytest.raises(CniError, match=rf"{file.name}.*expected") as caught:
+    with pytest.raises(Error, match=rf"{file.name}.*expected") as caught:
         attached.delete()
-    assert caught.value.code == Code.DECODING_FAILURE
+    assert caught.value.kind == Kind.INVALID_DATA
 
 
 @pytest.mark.parametrize(
@@ -269,15 +271,15 @@ def test_file_that_cannot_be_read_is_told(attached: Attached, text: str) -> None
     ],
 )
 def test_long_folders_of_the_kubelets_are_the_mounts_of_userspace_cni(folder: Folder, expected: str) -> None:
-    assert takeover.as_switch_has_it(folder) == expected
+    assert takeover.path_on_switch(folder) == expected
 
 
 def test_what_is_kept_is_read_as_it_was_found(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     file = tmp_path / "data/local-aaaaaaaaaaaa-net1.json"
     file.write_text(userspacefiles.KEPT)
-    assert takeover.kept(tmp_path, "aa" * 32, "net1") == takeover.Kept(
+    assert takeover.read_local_file(tmp_path, "aa" * 32, "net1") == takeover.LocalFile(
         file=file, engine="ovs-dpdk", port="aaaaaaaaaaaa-net1"
     )
-    assert takeover.kept(tmp_path, "aa" * 32, "net2") is None
+    assert takeover.read_local_file(tmp_path, "aa" * 32, "net2") is None
     assert json.loads(userspacefiles.KEPT)["vhostmac"] == ""

@@ -10,50 +10,48 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from wirespeed import steps
-from wirespeed.cni.errors import CniError, Code
+from wirespeed.errors import Error, Kind, os_errors
 from wirespeed.node import ALIASES
-from wirespeed.steps import Step, Undo, carry_out, kept
+from wirespeed.steps import Step, Undo, backup_path, carry_out
 from wirespeed.takeover.record import PEERS
 
 OWN_NAMES = sorted(name for name in ALIASES if name.startswith("wirespeed"))
-_MOST = 8 << 20  # bytes of a shim
+_MAX_SIZE = 8 << 20  # bytes of a shim
 _MARK = b"wirespeed: a CNI plugin, called by a container runtime"  # a string in shim/wirespeed-cni.c
 
 
 def read_shim(path: Path) -> bytes:
-    """Read the shim. Raises CniError if it cannot be read, or the file is not the shim."""
-    try:
+    """Read the shim. Raises Error if it cannot be read, or the file is not the shim."""
+    with os_errors(f"shim {path}"):
         data = path.read_bytes()
-    except OSError as error:
-        raise CniError(Code.IO_FAILURE, f"shim {path}: {error.strerror}") from error
     if _MARK not in data:
-        raise CniError(
-            Code.INVALID_CONFIG, f"shim {path}: expected the executable that is built of wirespeed-cni.c"
-        )
+        expected = "the executable that is built from wirespeed-cni.c"
+        raise Error(Kind.INVALID_CONFIG, where=f"shim {path}", expected=expected)
     return data
 
 
-def place(shim: bytes, folder: Path, replace: Iterable[str]) -> Iterator[Step]:
+def install_steps(shim: bytes, folder: Path, replace: Iterable[str]) -> Iterator[Step]:
     """Return the steps that install the shim under its own names, and under those of the tools in `replace`.
 
-    The executables of those tools are kept as <name>.replaced. Raises CniError(POLICY) if a file with one of our
+    The executables of those tools are kept as <name>.replaced. Raises Error(POLICY) if a file with one of our
     own names is not the shim.
     """
     for name in OWN_NAMES:
         path = folder / name
         if path.exists() and not is_shim(path):
-            raise CniError(Code.POLICY, f"{path}: expected wirespeed's shim or no file; move this one away")
-        yield from _place_one(shim, path)
+            expected = "wirespeed's shim or no file"
+            raise Error(Kind.POLICY, where=str(path), expected=expected, hint="move this one away")
+        yield from _install_one(shim, path)
     for name in names_of(replace):
         path = folder / name
         if path.exists() and not is_shim(path):
-            what = f"put the shim at {path}, what is there is kept as {kept(path).name}"
+            what = f"put the shim at {path}, the file there is kept as {backup_path(path).name}"
             yield steps.replace(path, shim, 0o755, what)
         else:
-            yield from _place_one(shim, path)
+            yield from _install_one(shim, path)
 
 
-def _place_one(shim: bytes, path: Path) -> Iterator[Step]:
+def _install_one(shim: bytes, path: Path) -> Iterator[Step]:
     # Copies, not links: an installer that overwrites one name in place would change the shim under all names.
     if path.is_symlink() or not path.exists() or path.read_bytes() != shim or path.stat().st_mode & 0o777 != 0o755:
         yield steps.write(path, shim, 0o755, f"put the shim at {path}")
@@ -64,41 +62,35 @@ def names_of(peers: Iterable[str]) -> list[str]:
     return [name for peer in peers for name in PEERS[peer]]
 
 
-def take_back(path: Path, shim: bytes) -> None:
-    """Put the shim back at the path. The file that is there is kept, instead of the one kept before.
+def reinstall(path: Path, shim: bytes) -> None:
+    """Reinstall the shim at the path. The file that is there is saved, in place of the one saved before.
 
-    A process that still writes that file continues to write the kept one. Raises CniError.
+    A process that still writes that file continues to write to the saved one. Raises Error.
     """
-    there = path.is_symlink() or path.exists()
-    change = steps.replace if there else steps.write
+    exists = path.is_symlink() or path.exists()
+    change = steps.replace if exists else steps.write
     carry_out([change(path, shim, 0o755, f"put the shim at {path}")])
 
 
-def take_away(folder: Path) -> Iterator[Step]:
-    """Return the steps that remove the shim from all its names, and put back what was there before."""
-    yield from give_back(folder, OWN_NAMES)
-    yield from give_back(folder, names_of(PEERS))
+def restore_names(folder: Path, names: Iterable[str]) -> Iterator[Step]:
+    """Return the steps that remove the shim from these names and restore the files that it replaced.
 
-
-def give_back(folder: Path, names: Iterable[str]) -> Iterator[Step]:
-    """Return the steps that remove the shim from these names, and put back what was there before.
-
-    If another program has replaced the shim, its file is newer than the kept one, and stays.
+    If another program has replaced the shim since, that program's file stays, as it is newer than the saved one.
     """
     for name in names:
         path = folder / name
-        ours, aside = path.exists() and is_shim(path), os.path.lexists(kept(path))
+        ours, aside = path.exists() and is_shim(path), os.path.lexists(backup_path(path))
         if aside and (ours or not os.path.lexists(path)):
-            yield steps.put_back(path, f"put {kept(path).name} back at {path}")
+            yield steps.restore_backup(path, f"put {backup_path(path).name} back at {path}")
         elif aside:
-            yield steps.remove(kept(path), f"remove {kept(path)}: what is at {path} is newer")
+            yield steps.remove(backup_path(path), f"remove {backup_path(path)}: the file at {path} is newer")
         elif ours:
             yield steps.remove(path, f"remove the shim at {path}")
 
 
 def is_shim(path: Path) -> bool:
     """Whether the file is the shim, in any version; larger files are not read, as Go plugins are much larger."""
-    return path.is_file() and path.stat().st_size <= _MOST and _MARK in path.read_bytes()
+    return path.is_file() and path.stat().st_size <= _MAX_SIZE and _MARK in path.read_bytes()
 
 
 def await_calls(folder: Path, replace: Iterable[str], seconds: float) -> Step:
@@ -107,7 +99,7 @@ def await_calls(folder: Path, replace: Iterable[str], seconds: float) -> Step:
     def do(_undo: Undo) -> None:
         until = time.monotonic() + seconds
         for name in names_of(replace):
-            _await_processes(kept(folder / name), until)
+            _await_processes(backup_path(folder / name), until)
 
     return Step("wait for calls of the replaced plugins to end", do)
 
@@ -128,7 +120,8 @@ def _await_processes(executable: Path, until: float) -> None:
                 poller = select.poll()  # select(2) fails for descriptors above 1023
                 poller.register(process, select.POLLIN)
                 if not poller.poll(math.ceil(1000 * max(0.0, until - time.monotonic()))):
-                    raise CniError(Code.TRY_AGAIN_LATER, f"{executable}: process {pid} of it does not end")
+                    text = f"process {pid}, which runs it, does not end"
+                    raise Error(Kind.TRY_AGAIN, text, where=str(executable))
         except (FileNotFoundError, ProcessLookupError, PermissionError):
             continue  # it has ended, is a kernel thread, or cannot be inspected and so is none of a runtime's
         finally:

@@ -31,5 +31,5 @@ def describe(path: Path) -> str:
 
 
 def _program(data: bytes) -> str:
-    noted = _PROGRAM.search(data)
-    return b" ".join(part for part in noted.groups() if part).decode("ascii") if noted else ""
+    match = _PROGRAM.search(data)
+    return b" ".join(part for part in match.groups() if part).decode("ascii") if match else ""

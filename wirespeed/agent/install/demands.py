@@ -1,21 +1,20 @@
-"""Networks of the cluster whose pods request something that needs a capability which none of their plugins has."""
+"""Finds networks of the cluster from which pods request capabilities that none of the network's plugins has."""
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import closing
-from itertools import chain as chained
 
 from wirespeed.cni import versions
 from wirespeed.cni.chain import Chain, load_network
-from wirespeed.cni.errors import CniError
+from wirespeed.errors import Error
 from wirespeed.kube.apiserver import ApiCluster
 from wirespeed.kube.cluster import Cluster, UnavailableError
 from wirespeed.node import ALIASES, Node, NodeConfig
 from wirespeed.plugins.meta import config as meta_config
 from wirespeed.plugins.meta import networks, selection
-from wirespeed.plugins.meta.checks import needs_ip_argument, takes
+from wirespeed.plugins.meta.checks import has_capability, needs_ip_argument
 from wirespeed.plugins.meta.config import MetaConfig
 from wirespeed.plugins.meta.resolve import Pod
 
@@ -29,8 +28,8 @@ def notes(config: NodeConfig) -> Iterator[str]:
     if config.cluster.manifests:
         return  # there is no API server
     # Without autoconf the runtime keeps Multus' own configuration.
-    said = {"type": "multus"} if config.autoconf is None else config.autoconf.meta
-    meta = meta_config.load({"name": "cluster", "clusterNetwork": "primary", **said})
+    settings = {"type": "multus"} if config.autoconf is None else config.autoconf.meta
+    meta = meta_config.load({"name": "cluster", "clusterNetwork": "primary", **settings})
     try:
         with closing(ApiCluster(config.cluster.kubeconfig, watch=False)) as cluster:
             pods = [
@@ -38,8 +37,8 @@ def notes(config: NodeConfig) -> Iterator[str]:
                 for each in cluster.pods()
             ]
             found = demands(pods, cluster, meta)
-    except CniError as error:
-        yield f"pods' requests were not held against their networks' capabilities: {error.msg}"
+    except Error as error:
+        yield f"pods' requests were not compared with their networks' capabilities: {error.msg}"
         return
     for (label, capability), asking in sorted(found.items()):
         rest = f" and {len(asking) - _SHOWN} more" if len(asking) > _SHOWN else ""
@@ -58,10 +57,9 @@ def _effect(capability: str, *, lenient: Collection[str]) -> str:
 
 
 def demands(pods: Iterable[Pod], cluster: Cluster, meta: MetaConfig) -> Demands:
-    """Return what pods request of networks that lack the capability for it.
+    """Return the capabilities that pods request from networks that lack them.
 
-    A pod whose annotation cannot be read requests nothing, a network that cannot be read lacks nothing. Raises
-    UnavailableError.
+    Pods whose annotation and networks whose definition cannot be read are skipped. Raises UnavailableError.
     """
     lacking: dict[str, frozenset[str]] = {}
     found: dict[tuple[str, str], dict[str, None]] = {}
@@ -70,7 +68,7 @@ def demands(pods: Iterable[Pod], cluster: Cluster, meta: MetaConfig) -> Demands:
         closing(Node(NodeConfig(state=f"{folder}/state.db"), once=True)) as node,
     ):
         for pod in pods:
-            for asked in _asked(pod, meta.multus_namespace):
+            for asked in _selections(pod, meta.multus_namespace):
                 if asked.label not in lacking:
                     lacking[asked.label] = _lacking(Chain(node.plugins), cluster, asked, meta.conf_dir)
                 for capability in asked.runtime_config().keys() & lacking[asked.label]:
@@ -78,19 +76,15 @@ def demands(pods: Iterable[Pod], cluster: Cluster, meta: MetaConfig) -> Demands:
     return {what: sorted(asking) for what, asking in found.items()}
 
 
-def _asked(pod: Pod, multus_namespace: str) -> list[selection.Selection]:
-    annotations = (
-        (selection.DEFAULT_NETWORK, multus_namespace),
-        (selection.NETWORKS, pod.namespace),
-    )
+def _selections(pod: Pod, multus_namespace: str) -> list[selection.Selection]:
+    annotations = ((selection.DEFAULT_NETWORK, multus_namespace), (selection.NETWORKS, pod.namespace))
     try:
-        return list(
-            chained.from_iterable(
-                selection.parse(pod.annotation(key), namespace=namespace, annotation=key)
-                for key, namespace in annotations
-            )
-        )
-    except CniError:
+        return [
+            asked
+            for key, namespace in annotations
+            for asked in selection.parse(pod.annotation(key), namespace=namespace, annotation=key)
+        ]
+    except Error:
         return []
 
 
@@ -101,11 +95,11 @@ def _lacking(chain: Chain, cluster: Cluster, asked: selection.Selection, conf_di
         network = load_network(source.raw, version=versions.LATEST)
     except UnavailableError:
         raise
-    except CniError:
+    except Error:
         return frozenset()
-    had = {key for key in meta_config.CAPABILITIES if takes(chain, network, key)}
+    available = {key for key in meta_config.CAPABILITIES if has_capability(chain, network, key)}
     if needs_ip_argument(chain, network):
-        had.add("ips")
+        available.add("ips")
     if any(ALIASES.get(kind, kind) == "sriov" for kind in network.kinds):
-        had.add("infinibandGUID")  # which VF it will get is not known yet; one of an InfiniBand PF supports this
-    return frozenset(meta_config.CAPABILITIES) - had
+        available.add("infinibandGUID")  # a VF of an InfiniBand PF has it; which VF it gets is not known yet
+    return frozenset(meta_config.CAPABILITIES) - available

@@ -13,15 +13,15 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 from urllib.parse import quote
 
-from wirespeed.cni.errors import CniError, Code
-from wirespeed.kube.api import Api, Patience, RefusedError, UnreachableError
-from wirespeed.kube.retry import Waits, persist
-from wirespeed.kube.watch import listed
+from wirespeed.errors import Error, Kind, Thing
+from wirespeed.kube.api import Api, RefusedError, Timeouts, UnreachableError
+from wirespeed.kube.retry import RetryPolicy, with_retries
+from wirespeed.kube.watch import list_all
 
 _DAEMONSET = "/apis/apps/v1/namespaces/{namespace}/daemonsets/{name}"
 _PODS = "/api/v1/namespaces/{namespace}/pods"
-_LOOK_AGAIN = 1.0  # seconds between two checks of the pods
-_LOOK = "--dry-run"
+_CHECK_INTERVAL = 1.0  # seconds between two checks of the pods
+_DRY_RUN = "--dry-run"
 # A nodeSelector that matches every node with our pods. With the other value, it matches no node; an upgrade of the
 # release restores it.
 _OS, _ANY, _NONE = "kubernetes.io/os", "linux", "none"
@@ -44,48 +44,42 @@ class Nodes:
         self._agents, self._removers = agents, removers
         self._until = time.monotonic() + seconds
 
-    def give_back(self, told: Callable[[str], None]) -> None:
-        """Uninstall on all nodes, or on none; `told` is called with the progress.
+    def uninstall(self, report: Callable[[str], None]) -> None:
+        """Uninstall on all nodes, or on none; `report` is called with the progress.
 
-        Raises CniError that names a node, and the reason why it refuses.
+        Raises Error that names a node, and the reason why it refuses.
         """
-        with self._removers_gone_on_failure():
-            told("asking the nodes")
-            self._await(self._looked, "has not answered")
-            with self._agents_back_on_failure(told):
-                told("stopping the agents")
-                for name in self._agents:
-                    self._place(name, _NONE)
-                self._await(self._stopped, "still runs its agent")
-                told("uninstalling")
+        with _on_failure(lambda: self._set_node_selector(self._removers, _NONE)):
+            report("checking the nodes")
+            self._wait(lambda: self._unfinished(dry_run=True), "has not answered")
+            with _on_failure(lambda: self._restart_agents(report)):
+                report("stopping the agents")
+                self._set_node_selector(self._agents, _NONE)
+                self._wait(self._still_running, "still runs its agent")
+                report("uninstalling")
                 for name in self._removers:
-                    self._let_go(name)
-                self._await(self._gone, "has not uninstalled")
-        told("all nodes are as they were")
+                    self._start_removal(name)
+                self._wait(lambda: self._unfinished(dry_run=False), "has not uninstalled")
+        report("wirespeed is removed from all nodes")
 
     # Conditions to wait for: each returns the nodes that do not meet it yet
 
-    def _looked(self) -> list[str]:
-        return self._unfinished(look=True)
-
-    def _gone(self) -> list[str]:
-        return self._unfinished(look=False)
-
-    def _stopped(self) -> list[str]:
+    def _still_running(self) -> list[str]:
         return [_node(pod) for name in self._agents for pod in self._pods_of(self._get(name))]
 
-    def _unfinished(self, *, look: bool) -> list[str]:
-        """Return the nodes whose remover has not finished. Raises CniError(POLICY) for one that failed."""
+    def _unfinished(self, *, dry_run: bool) -> list[str]:
+        """Return the nodes whose remover has not finished. Raises Error(POLICY) for one that failed."""
         waiting = []
         for name in self._removers:
             daemonset = self._get(name)
             if daemonset is None:
-                raise CniError(Code.POLICY, f"DaemonSet {self._namespace}/{name}: expected that it is there")
+                raise Error(Kind.POLICY, "it does not exist", where=self._daemonset(name))
             # Without pods that are being deleted, and without those of the other stage (dry run or removal).
             pods = [
                 pod
                 for pod in self._pods_of(daemonset)
-                if (_LOOK in _init(pod["spec"])["args"]) is look and "deletionTimestamp" not in pod["metadata"]
+                if (_DRY_RUN in pod["spec"]["initContainers"][0]["args"]) is dry_run
+                and "deletionTimestamp" not in pod["metadata"]
             ]
             done = [pod for pod in pods if self._has_ended(pod)]
             waiting += [f"{_node(pod)}{_waits_for(pod)}" for pod in pods if pod not in done]
@@ -98,7 +92,7 @@ class Nodes:
         return waiting
 
     def _has_ended(self, pod: Object) -> bool:
-        """Whether the pod's init container has succeeded. Raises CniError(POLICY) if it has failed."""
+        """Whether the pod's init container has succeeded. Raises Error(POLICY) if it has failed."""
         for status in pod.get("status", {}).get("initContainerStatuses") or ():
             for state in (status.get("state") or {}, status.get("lastState") or {}):
                 ended = state.get("terminated")
@@ -106,101 +100,91 @@ class Nodes:
                     return True
                 if ended:
                     text = " ".join((ended.get("message") or f"exit status {ended['exitCode']}").split())
-                    raise CniError(Code.POLICY, f"node {_node(pod)}: {text.removeprefix('Error: ')}")
+                    raise Error(Kind.POLICY, text.removeprefix("Error: "), where=Thing("node", _node(pod)))
         return False
 
-    def _await(self, unfinished: Callable[[], list[str]], what: str) -> None:
+    def _wait(self, unfinished: Callable[[], list[str]], what: str) -> None:
         while waiting := unfinished():
             if time.monotonic() > self._until:
                 more = f" and {len(waiting) - _SHOWN} more" if len(waiting) > _SHOWN else ""
-                raise CniError(Code.TRY_AGAIN_LATER, f"{what}: {', '.join(sorted(waiting)[:_SHOWN])}{more}")
-            time.sleep(_LOOK_AGAIN)
+                raise Error(Kind.TRY_AGAIN, f"{what}: {', '.join(sorted(waiting)[:_SHOWN])}{more}")
+            time.sleep(_CHECK_INTERVAL)
 
     # Actions
 
-    def _place(self, name: str, system: str) -> None:
-        self._patch(name, {"nodeSelector": {_OS: system}})
+    def _set_node_selector(self, names: Sequence[str], system: str) -> None:
+        for name in names:
+            self._patch(name, {"nodeSelector": {_OS: system}})
 
-    def _let_go(self, name: str) -> None:
-        """Let the removers of a DaemonSet uninstall, by removing --dry-run from their arguments."""
+    def _start_removal(self, name: str) -> None:
+        """Make the removers of a DaemonSet uninstall, by removing --dry-run from their arguments."""
         daemonset = self._get(name)
         assert daemonset is not None
         first, *others = daemonset["spec"]["template"]["spec"]["initContainers"]
-        first = {**first, "args": [argument for argument in first["args"] if argument != _LOOK]}
+        first = {**first, "args": [argument for argument in first["args"] if argument != _DRY_RUN]}
         self._patch(name, {"initContainers": [first, *others]})
 
-    @contextmanager
-    def _removers_gone_on_failure(self) -> Iterator[None]:
-        try:
-            yield
-        except BaseException:
-            for name in self._removers:
-                self._place(name, _NONE)
-            raise
-
-    @contextmanager
-    def _agents_back_on_failure(self, told: Callable[[str], None]) -> Iterator[None]:
-        try:
-            yield
-        except BaseException:
-            told("starting the agents again")
-            for name in self._removers:  # first, as a remover and an agent must not run at the same time
-                self._place(name, _NONE)
-            for name in self._agents:
-                self._place(name, _ANY)
-            raise
+    def _restart_agents(self, report: Callable[[str], None]) -> None:
+        report("starting the agents again")
+        self._set_node_selector(self._removers, _NONE)  # first: a remover and an agent must not run at once
+        self._set_node_selector(self._agents, _ANY)
 
     # Requests
 
     def _get(self, name: str) -> Object | None:
-        path = _DAEMONSET.format(namespace=quote(self._namespace, safe=""), name=quote(name, safe=""))
-        try:
-            return self._asked(f"DaemonSet {name}", lambda patience: self._api.get(path, patience=patience))
-        except RefusedError as error:
-            if error.status == 404:  # the DaemonSet of an agent may have been deleted
-                return None
-            raise CniError(Code.POLICY, f"DaemonSet {name}: {error}") from error
+        """Return the DaemonSet; None if there is none: that of an agent may have been deleted."""
+        path = self._path(_DAEMONSET, name)
+        return self._request(self._daemonset(name), lambda timeouts: self._api.get(path, timeouts=timeouts))
+
+    def _patch(self, name: str, spec: Object) -> None:
+        path, body = self._path(_DAEMONSET, name), {"spec": {"template": {"spec": spec}}}
+        self._request(self._daemonset(name), lambda timeouts: self._api.patch(path, body, timeouts=timeouts))
 
     def _pods_of(self, daemonset: Object | None) -> list[Object]:
         if daemonset is None:
             return []
         labels = daemonset["spec"]["selector"]["matchLabels"]
         query = {"labelSelector": ",".join(f"{key}={value}" for key, value in sorted(labels.items()))}
-        path = _PODS.format(namespace=quote(self._namespace, safe=""))
-        try:
-            return self._asked(
-                "pods", lambda patience: listed(self._api, path, query, _as_is, patience=patience)[0]
-            )
-        except RefusedError as error:
-            raise CniError(Code.POLICY, f"pods: {error}") from error
+        path = self._path(_PODS)
+        listed = self._request(
+            "pods", lambda timeouts: list_all(self._api, path, query, lambda pod: pod, timeouts=timeouts)[0]
+        )
+        assert listed is not None  # without pods, the list is empty
+        return listed
 
-    def _patch(self, name: str, spec: Object) -> None:
-        path = _DAEMONSET.format(namespace=quote(self._namespace, safe=""), name=quote(name, safe=""))
-        body = {"spec": {"template": {"spec": spec}}}
-        try:
-            self._asked(f"DaemonSet {name}", lambda patience: self._api.patch(path, body, patience=patience))
-        except RefusedError as error:
-            if error.status != 404:
-                raise CniError(Code.POLICY, f"DaemonSet {name}: {error}") from error
+    def _request(self, where: str | Thing, request: Callable[[Timeouts], T]) -> T | None:
+        """Make a request, with retries; return its result, None if there is no such object.
 
-    def _asked(self, what: str, ask: Callable[[Patience], T]) -> T:
+        Raises Error: POLICY if it is refused, TRY_AGAIN without an answer.
+        """
+        stopped = self._api.retries_stopped
         try:
-            return persist(ask, what=what, until=self._until, waits=Waits(), ending=self._api.ending)
+            return with_retries(request, what=str(where), until=self._until, policy=RetryPolicy(), stopped=stopped)
+        except RefusedError as error:
+            if error.status == 404:
+                return None
+            raise Error(Kind.POLICY, str(error), where=where) from error
         except UnreachableError as error:
-            raise CniError(Code.TRY_AGAIN_LATER, f"{what}: no answer from the API server: {error}") from error
+            raise Error(Kind.TRY_AGAIN, f"no answer from the API server: {error}", where=where) from error
+
+    def _path(self, template: str, name: str = "") -> str:
+        return template.format(namespace=quote(self._namespace, safe=""), name=quote(name, safe=""))
+
+    def _daemonset(self, name: str) -> Thing:
+        return Thing("DaemonSet", f"{self._namespace}/{name}")
 
 
-def _as_is(value: Object) -> Object:
-    return value
+@contextmanager
+def _on_failure(undo: Callable[[], None]) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        undo()
+        raise
 
 
 def _node(pod: Object) -> str:
     return str(pod["spec"].get("nodeName") or "(none yet)")
-
-
-def _init(spec: Object) -> Object:
-    container: Object = spec["initContainers"][0]
-    return container
 
 
 def _waits_for(pod: Object) -> str:

@@ -6,12 +6,12 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from wirespeed.cli.checks import configs, made, networks, pods, vfio
+from wirespeed.cli.checks import configs, networks, operators, pods, vfio
 from wirespeed.cli.checks.findings import Finding
-from wirespeed.cli.checks.networks import NAD, Definitions, Executables, Given
+from wirespeed.cli.checks.networks import NAD, Context, Definitions, Executables
 from wirespeed.cli.checks.places import (
     TEMPLATE,
     Document,
@@ -19,9 +19,12 @@ from wirespeed.cli.checks.places import (
     TemplateError,
     UnreadableError,
     lines_of,
+    list_at,
+    object_at,
     read,
     read_json,
-    readable,
+    readable_documents,
+    value_at,
 )
 from wirespeed.cli.checks.pods import TEMPLATES, Pods
 from wirespeed.kube import documents
@@ -39,7 +42,7 @@ _KINDS: Mapping[str, frozenset[str]] = {
     "agent": frozenset(NodeConfig.__struct_encode_fields__),
     "multus": frozenset(multus.KEYS),
 }
-_OF_JSON = ("device plugin", "network", "multus")  # their readers accept JSON only
+_JSON_ONLY = ("device plugin", "network", "multus")  # their readers accept JSON only
 _CONFIG_MAP = "ConfigMap"
 _CHART_VALUES = "chart values"
 _CHECKS: Mapping[str, Callable[[Document], Iterator[Finding]]] = {
@@ -51,13 +54,13 @@ _CHECKS: Mapping[str, Callable[[Document], Iterator[Finding]]] = {
     _CONFIG_MAP: configs.config_map,
 }
 # Documents that contain plugins, whose executables can be searched for.
-_NETWORKS: Mapping[str, Callable[[Document, Given], Iterator[Finding]]] = {
+_NETWORKS: Mapping[str, Callable[[Document, Context], Iterator[Finding]]] = {
     "network": networks.configuration,
     NAD: networks.definition,
-    **dict.fromkeys(made.NETWORKS, made.network),
+    **dict.fromkeys(operators.NETWORKS, operators.network),
 }
-_OF_SCHEMAS = frozenset({"$schema", "properties", "items"})  # keys of a JSON Schema
-_ONCE = frozenset({NAD, NODE_POLICY, _CONFIG_MAP, "Pod"})  # two of the same name are an error
+_SCHEMA_KEYS = frozenset({"$schema", "properties", "items"})  # keys of a JSON Schema
+_UNIQUE = frozenset({NAD, NODE_POLICY, _CONFIG_MAP, "Pod"})  # two of the same name are an error
 _KUSTOMIZE = ("kustomization.yaml", "kustomization.yml")  # such a file may omit kind
 
 
@@ -79,24 +82,16 @@ class _Known:
     document: Document
 
 
-@dataclass(kw_only=True)
-class _Files:
-    """The files to read (the value: whether the file was named itself), and findings about directories."""
-
-    found: dict[Path, bool] = field(default_factory=dict)
-    problems: list[tuple[Path, Finding]] = field(default_factory=list)
-
-
 def check(paths: Sequence[Path], *, search: Sequence[str] = (), recursive: bool = False) -> Report:
     """Check the files; in a directory, those with known suffixes. Pods may use definitions of any of the files.
 
     Plugins' executables are searched for in the directories `search`; without any they are not checked.
     """
-    files = _expanded(paths, recursive=recursive)
-    found = list(files.problems)
+    named_files, problems = _expand(paths, recursive=recursive)
+    found = list(problems)
     known: list[_Known] = []
     others: Counter[str] = Counter()
-    for path, named in files.found.items():
+    for path, named in named_files.items():
         for each in _contents(path, named=named):
             if isinstance(each, Finding):
                 found.append((path, each))
@@ -104,18 +99,18 @@ def check(paths: Sequence[Path], *, search: Sequence[str] = (), recursive: bool 
                 known.append(each)
             else:
                 others[each] += 1
-    definitions, twice = _definitions(known)
-    found += twice
+    definitions, duplicates = _definitions(known)
+    found += duplicates
     with tempfile.TemporaryDirectory(prefix="wirespeed-check-") as folder:
         config = NodeConfig(
             state=f"{folder}/state.db", attachments=folder, kubelet=folder, devinfo=folder, leases=folder
         )
         with closing(Node(config, once=True)) as node:
-            given = Given(executables=Executables(path=tuple(search), builtin=node.plugins) if search else None)
+            context = Context(executables=Executables(path=tuple(search), builtin=node.plugins) if search else None)
             pods_of = Pods(definitions, node, _on_vfio(known, definitions), lenient=_lenient(known))
             for each in known:
-                found += [(each.path, finding) for finding in _findings(each, pods_of, given)]
-    order = {path: number for number, path in enumerate([*(path for path, _ in files.problems), *files.found])}
+                found += [(each.path, finding) for finding in _findings(each, pods_of, context)]
+    order = {path: number for number, path in enumerate([*(path for path, _ in problems), *named_files])}
     found = sorted(set(found), key=lambda item: (order[item[0]], item[1].line, not item[1].error, item[1].text))
     return Report(findings=found, documents=len(known), others=others)
 
@@ -134,21 +129,23 @@ def _on_vfio(known: Sequence[_Known], definitions: Definitions) -> vfio.Resource
     return found
 
 
-def _expanded(paths: Sequence[Path], *, recursive: bool) -> _Files:
-    files = _Files()
+def _expand(paths: Sequence[Path], *, recursive: bool) -> tuple[dict[Path, bool], list[tuple[Path, Finding]]]:
+    """Return the files to read (the value: whether the file was named itself), and findings about directories."""
+    files: dict[Path, bool] = {}
+    problems = []
     for path in paths:
         if not path.is_dir():
-            files.found[path] = True
+            files[path] = True
             continue
         inside, below = _inside(path), [each for folder in _folders(path) for each in _inside(folder)]
         for each in [*inside, *(below if recursive else ())]:
-            files.found.setdefault(each, False)
+            files.setdefault(each, False)
         if not inside and not (recursive and below):
             text = f"expected files *{', *'.join(SUFFIXES)} in this folder"
             if below:
                 text += f"; there are {len(below)} in the folders below it, which --recursive reads"
-            files.problems.append((path, Finding(1, error=True, text=text)))
-    return files
+            problems.append((path, Finding(1, error=True, text=text)))
+    return files, problems
 
 
 def _inside(folder: Path) -> list[Path]:
@@ -173,21 +170,21 @@ def _contents(path: Path, *, named: bool) -> Iterator[_Known | Finding | str]:
     except UnicodeDecodeError as error:
         yield Finding(1, error=True, text=f"expected text in UTF-8, got byte {error.object[error.start]:#04x}")
         return
-    for document in readable(text, json_only=path.suffix in _JSON):
+    for document in readable_documents(text, json_only=path.suffix in _JSON):
         if isinstance(document, UnreadableError):
             yield Finding(document.line, error=not isinstance(document, TemplateError), text=str(document))
             continue
-        yield from networks.repeated(document)
+        yield from networks.repeated_key_findings(document)
         for part in _parts(document):
-            yield from _recognised(path, part, text, lines_of(text), named=named)
+            yield from _recognise(path, part, text, lines_of(text), named=named)
 
 
 def _parts(document: Document) -> Iterator[Document]:
     """Yield the document, or the items of a Kubernetes list. Null values are dropped, as Kubernetes does."""
     value = document.value
-    kind = value.get("kind") if isinstance(value, dict) else None
+    kind = value_at(value, "kind")
     if kind is not None:
-        value = documents.given(value)
+        value = documents.without_nulls(value)
         document = replace(document, value=value)
     items = value.get("items") if isinstance(kind, str) and kind.endswith("List") else None
     if not isinstance(items, list):
@@ -199,19 +196,19 @@ def _parts(document: Document) -> Iterator[Document]:
         yield from _parts(Document(item, document.place.at(("items", number))))
 
 
-def _recognised(
+def _recognise(
     path: Path, document: Document, text: str, lines: Lines, *, named: bool
 ) -> Iterator[_Known | Finding | str]:
     value = document.value
     if value is None:  # nothing between two "---"
         return
     kind = _kind(value)
-    if kind in _OF_JSON and not document.is_json:
+    if kind in _JSON_ONLY and not document.is_json:
         try:
             read_json(text, lines)
         except UnreadableError as error:
             yield Finding(error.line, error=True, text=f"{kind} configuration: {error}")
-    elif kind in _CHECKS or kind in _NETWORKS or kind in TEMPLATES or kind in made.MACHINES:
+    elif kind in _CHECKS or kind in _NETWORKS or kind in TEMPLATES or kind in operators.MACHINES:
         yield _Known(path=path, kind=kind, document=document)
         if kind == _CONFIG_MAP:
             yield from _inside_config_map(path, document)
@@ -240,11 +237,11 @@ def _kind(value: object) -> str:
         return ""
     if isinstance(value.get("kind"), str) and "apiVersion" in value:
         kind = str(value["kind"])
-        theirs = (kind in TEMPLATES and not pods.is_read(value)) or (
-            kind in (*made.NETWORKS, *made.MACHINES) and not made.is_read(value)
+        of_other_group = (kind in TEMPLATES and not pods.is_read(value)) or (
+            kind in (*operators.NETWORKS, *operators.MACHINES) and not operators.is_read(value)
         )
-        return f"/{kind}" if theirs else kind
-    if value.keys() & _OF_SCHEMAS and value.get("type") in ("object", "array", None):  # a schema has "type" too
+        return f"/{kind}" if of_other_group else kind
+    if value.keys() & _SCHEMA_KEYS and value.get("type") in ("object", "array", None):  # a schema has "type" too
         return ""
     keys = {str(key) for key in value}
     folded = {key.lower() for key in keys}
@@ -260,8 +257,7 @@ def _kind(value: object) -> str:
 
 def _inside_config_map(path: Path, document: Document) -> Iterator[_Known | Finding | str]:
     """Yield the configurations in a ConfigMap. Unknown content is no error: a ConfigMap may hold anything."""
-    data = document.value.get("data")
-    for key, text in data.items() if isinstance(data, dict) else ():
+    for key, text in object_at(document.value, "data").items():
         if not isinstance(text, str):
             continue
         place = document.place.at(("data", str(key)))
@@ -273,21 +269,21 @@ def _inside_config_map(path: Path, document: Document) -> Iterator[_Known | Find
             continue
         for each in inside:
             if _kind(each.value) in _KINDS:
-                yield from networks.repeated(each)
-                yield from _recognised(path, each, text, place.lines, named=True)
+                yield from networks.repeated_key_findings(each)
+                yield from _recognise(path, each, text, place.lines, named=True)
 
 
 def _definitions(known: Sequence[_Known]) -> tuple[Definitions, list[tuple[Path, Finding]]]:
     """Return the definitions of all files, and findings for two objects of the same name."""
     definitions = Definitions()
     seen: dict[tuple[str, ...], str] = {}
-    twice = []
+    duplicates = []
     for each in known:
-        raw, kind = each.document.value, NAD if each.kind in made.NETWORKS else each.kind
-        if kind not in _ONCE or networks.metadata_fault(raw, kind) is not None:
+        raw, kind = each.document.value, NAD if each.kind in operators.NETWORKS else each.kind
+        if kind not in _UNIQUE or networks.metadata_fault(raw, kind) is not None:
             continue
-        if each.kind in made.NETWORKS:
-            raw = made.definition(raw)
+        if each.kind in operators.NETWORKS:
+            raw = operators.definition(raw)
         elif kind == NAD and networks.definition_fault(raw) is not None:
             continue
         # Except for NADs, files of different directories may define the same object: each may be used on its own.
@@ -295,12 +291,12 @@ def _definitions(known: Sequence[_Known]) -> tuple[Definitions, list[tuple[Path,
         line = each.document.place.line
         if key in seen:
             text = f"{kind} {'/'.join(key[1:3])} is there twice: {seen[key]} has it too"
-            twice.append((each.path, Finding(line, error=True, text=text)))
+            duplicates.append((each.path, Finding(line, error=True, text=text)))
         else:
             seen[key] = f"{each.path}:{line}"
             if kind == NAD:
                 definitions.known[networks.key(raw)] = raw
-    return definitions, twice
+    return definitions, duplicates
 
 
 def _lenient(known: Sequence[_Known]) -> list[Capability]:
@@ -311,33 +307,32 @@ def _lenient(known: Sequence[_Known]) -> list[Capability]:
         if each.kind == "multus":  # its translation allows all of them
             return list(CAPABILITIES)
         if each.kind == "agent":
-            autoconf = value.get("autoconf")
-            meta = autoconf.get("meta") if isinstance(autoconf, dict) else None
+            meta = value_at(value, "autoconf", "meta")
         elif each.kind == "network":
-            plugins = value.get("plugins")
-            meta = plugins[0] if isinstance(plugins, list) and plugins else value
+            meta = next(iter(list_at(value, "plugins")), value)
         else:
             continue
-        found |= configs.lenient(meta) if isinstance(meta, dict) else set()
+        if isinstance(meta, dict):
+            found |= configs.lenient_capabilities(meta)
     return [capability for capability in CAPABILITIES if capability in found]
 
 
-def _findings(each: _Known, pods_of: Pods, given: Given) -> list[Finding]:
+def _findings(each: _Known, pods_of: Pods, context: Context) -> list[Finding]:
     place = each.document.place
     try:
         if each.kind in TEMPLATES:
             found = list(pods_of.check(each.document.value, place))
-        elif each.kind in made.MACHINES:
+        elif each.kind in operators.MACHINES:
             found = list(pods_of.machine(each.document))
         elif each.kind in _NETWORKS:
-            found = list(_NETWORKS[each.kind](each.document, given))
+            found = list(_NETWORKS[each.kind](each.document, context))
         else:
             found = list(_CHECKS[each.kind](each.document))
     except RecursionError:
         return [Finding(place.line, error=True, text="nested too deeply to be read")]
-    return [_of_template(finding) for finding in found]
+    return [_as_template_finding(finding) for finding in found]
 
 
-def _of_template(finding: Finding) -> Finding:
+def _as_template_finding(finding: Finding) -> Finding:
     """Replace findings about template expressions: in a template that parses as YAML, values are not known yet."""
     return replace(finding, error=False, text=TEMPLATE) if "{{" in finding.text else finding

@@ -6,20 +6,22 @@ import json
 import re
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import yaml
 
+from wirespeed.errors import PathStep
 from wirespeed.kube import kubeyaml
 
-Step = str | int  # a key, or an index from 0
 Lines = Callable[[int], int]  # offset in a text to line number of the file, from 1
 
 _SPACE = re.compile(r"[ \t\n\r]*")
 _SEPARATOR = re.compile(r"^---(?=\s|$)", re.MULTILINE)  # in YAML, no other line begins with it
 _ACTION = re.compile(r"\{\{|\{%")  # template expression of Helm, Go or Jinja
-TEMPLATE = "a template is not read: check what is made of it, such as the output of `helm template`"
+TEMPLATE = "a template is not read: check what is rendered from it, such as the output of `helm template`"
 _BRACKET = re.compile(r'"(?:[^"\\]|\\.)*"|[][{}]', re.DOTALL)  # strings are matched too, to skip brackets in them
 _DECODER = json.JSONDecoder()
 
@@ -41,10 +43,10 @@ class Place:
     """A value's position: the line of its key, or else of its beginning. `lines` maps offsets inside a string."""
 
     line: int
-    parts: dict[Step, Place] = field(default_factory=dict)
+    parts: dict[PathStep, Place] = field(default_factory=dict)
     lines: Lines = lambda _: 1
 
-    def at(self, steps: tuple[Step, ...]) -> Place:
+    def at(self, steps: tuple[PathStep, ...]) -> Place:
         """Return the place that the steps lead to, or the deepest one on the way that exists."""
         place = self
         for step in steps:
@@ -56,12 +58,31 @@ class Place:
 
 @dataclass
 class Document:
-    """A value and its place. `twice` has the repeated keys of objects, with their lines."""
+    """A value and its place. `repeated_keys` has the repeated keys of objects, with their lines."""
 
     value: Any
     place: Place
-    twice: list[tuple[int, str]] = field(default_factory=list)
+    repeated_keys: list[tuple[int, str]] = field(default_factory=list)
     is_json: bool = False
+
+
+def value_at(value: Any, *keys: PathStep) -> Any:
+    """Return the value at nested keys of a document of any form; None if it has no such keys."""
+    for key in keys:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
+
+
+def object_at(value: Any, *keys: str) -> dict[str, Any]:
+    """Return the object at nested keys, as `value_at`; an empty one if there is none."""
+    found = value_at(value, *keys)
+    return found if isinstance(found, dict) else {}
+
+
+def list_at(value: Any, *keys: str) -> list[Any]:
+    """Return the list at nested keys, as `value_at`; an empty one if there is none."""
+    found = value_at(value, *keys)
+    return found if isinstance(found, list) else []
 
 
 def lines_of(text: str) -> Lines:
@@ -80,16 +101,14 @@ def read(text: str, lines: Lines | None = None, *, json_only: bool = False) -> l
         return _yaml(text, lines)
     try:
         return [read_json(text, lines)]
-    except UnreadableError as error:
+    except UnreadableError:
         if not json_only:
-            try:
+            with suppress(UnreadableError):
                 return _yaml(text, lines)
-            except UnreadableError:
-                pass
-        raise error from None
+        raise
 
 
-def readable(text: str, *, json_only: bool = False) -> Iterator[Document | UnreadableError]:
+def readable_documents(text: str, *, json_only: bool = False) -> Iterator[Document | UnreadableError]:
     """Yield the documents of a file. In a YAML stream, an unreadable document does not hide the others."""
     lines = lines_of(text)
     try:
@@ -120,16 +139,16 @@ def read_json(text: str, lines: Lines) -> Document:
     try:
         value = json.loads(text)
         document = Document(value, Place(lines(0)), is_json=True)
-        document.place, _ = _scan(text, _skip(text, 0), lines, document.twice)
+        document.place, _ = _scan(text, _skip(text, 0), lines, document.repeated_keys)
     except json.JSONDecodeError as error:
-        reason = f"{error.msg[:1].lower()}{error.msg[1:]}{_unclosed(text, error.pos, lines)}"
+        reason = f"{error.msg[:1].lower()}{error.msg[1:]}{_unclosed_bracket(text, error.pos, lines)}"
         raise UnreadableError(lines(error.pos), f"not JSON: {reason}") from error
     except (ValueError, RecursionError) as error:  # numbers of thousands of digits, deep nesting
         raise UnreadableError(lines(0), f"not JSON: {_line(error)}") from error
     return document
 
 
-def _unclosed(text: str, end: int, lines: Lines) -> str:
+def _unclosed_bracket(text: str, end: int, lines: Lines) -> str:
     """Describe the open bracket if parsing failed at the end of the text or at a wrong bracket; else return ""."""
     opened: list[int] = []
     for match in _BRACKET.finditer(text, 0, end):
@@ -148,7 +167,7 @@ def _skip(text: str, at: int) -> int:
     return match.end() if match else at
 
 
-def _scan(text: str, at: int, lines: Lines, twice: list[tuple[int, str]]) -> tuple[Place, int]:
+def _scan(text: str, at: int, lines: Lines, repeated_keys: list[tuple[int, str]]) -> tuple[Place, int]:
     """Return the place of the value at an offset of a valid JSON text, and the offset of the value's end."""
     place = Place(lines(at))
     if text[at] not in "{[":
@@ -157,14 +176,14 @@ def _scan(text: str, at: int, lines: Lines, twice: list[tuple[int, str]]) -> tup
         return place, end
     begin, at = at, _skip(text, at + 1)
     while text[at] not in "}]":
-        step: Step = len(place.parts)
+        step: PathStep = len(place.parts)
         where = at
         if text[begin] == "{":
             step, at = _DECODER.raw_decode(text, at)
             at = _skip(text, _skip(text, at) + 1)  # the colon
             if step in place.parts:
-                twice.append((lines(where), str(step)))
-        part, at = _scan(text, at, lines, twice)
+                repeated_keys.append((lines(where), str(step)))
+        part, at = _scan(text, at, lines, repeated_keys)
         part.line = lines(where)
         place.parts[step] = part
         at = _skip(text, at)
@@ -184,11 +203,9 @@ def _documents(text: str, lines: Lines) -> Iterator[Document]:
     loader = kubeyaml.Loader(text)
     try:
         while loader.check_node():
-            node = loader.get_node()
-            twice: list[tuple[int, str]] = []
-            _repeated(node, lines, twice, set())
-            value = loader.construct_document(node)
-            yield Document(value, _Placed(text, lines).place(node), twice)
+            node, places = loader.get_node(), _YamlPlaces(text, lines)
+            place = places.place(node)
+            yield Document(loader.construct_document(node), place, places.repeated_keys)
     finally:
         loader.dispose()
 
@@ -208,32 +225,17 @@ def _line(error: object) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _repeated(node: yaml.Node, lines: Lines, twice: list[tuple[int, str]], seen: set[int]) -> None:
-    """Collect repeated keys of mappings; merge keys (<<) may repeat."""
-    if id(node) in seen:
-        return
-    seen.add(id(node))
-    if isinstance(node, yaml.MappingNode):
-        keys: set[str] = set()
-        for key, value in node.value:
-            if not kubeyaml.is_merge(key):
-                name = kubeyaml.key(key)
-                if name in keys:
-                    twice.append((lines(key.start_mark.index), name))
-                keys.add(name)
-            _repeated(value, lines, twice, seen)
-    elif isinstance(node, yaml.SequenceNode):
-        for item in node.value:
-            _repeated(item, lines, twice, seen)
+class _YamlPlaces:
+    """Places of the nodes of one YAML document, and the repeated keys of its mappings; merge keys (<<) may repeat.
 
-
-class _Placed:
-    """Places of the nodes of one YAML document. An anchored node has a single place for all its aliases."""
+    An anchored node has a single place for all its aliases.
+    """
 
     def __init__(self, text: str, lines: Lines) -> None:
         self._text = text
         self._lines = lines
         self._known: dict[int, Place] = {}
+        self.repeated_keys: list[tuple[int, str]] = []
 
     def place(self, node: yaml.Node, line: int = 0) -> Place:
         """Return the node's place; `line` is that of its key, 0 for a node without one."""
@@ -241,12 +243,17 @@ class _Placed:
             return self._known[id(node)]
         place = self._known[id(node)] = Place(line or self._lines(node.start_mark.index))
         if isinstance(node, yaml.MappingNode):
+            names: set[str] = set()
             for key, value in node.value:
                 if kubeyaml.is_merge(key):
-                    for source in kubeyaml.merged(value):
+                    for source in kubeyaml.merge_sources(value):
                         place.parts |= self.place(source).parts
-                else:
-                    place.parts[kubeyaml.key(key)] = self.place(value, self._lines(key.start_mark.index))
+                    continue
+                name, key_line = kubeyaml.key(key), self._lines(key.start_mark.index)
+                if name in names:
+                    self.repeated_keys.append((key_line, name))
+                names.add(name)
+                place.parts[name] = self.place(value, key_line)
         elif isinstance(node, yaml.SequenceNode):
             for index, item in enumerate(node.value):
                 place.parts[index] = self.place(item)
@@ -256,14 +263,8 @@ class _Placed:
 
     def _lines_inside(self, node: yaml.ScalarNode) -> Lines:
         """Return the map from offsets in a string to line numbers."""
-        offsets: list[int] = []
-
-        def line(offset: int) -> int:
-            if not offsets:
-                offsets.extend(_offsets(self._text, node))
-            return self._lines(offsets[min(offset, len(offsets) - 1)])
-
-        return line
+        offsets = cache(lambda: _offsets(self._text, node))
+        return lambda offset: self._lines(offsets()[min(offset, len(offsets()) - 1)])
 
 
 def _offsets(source: str, node: yaml.ScalarNode) -> list[int]:

@@ -1,52 +1,41 @@
-"""Find all problems of a value with code that stops at the first: repair that one in a copy, and run it again."""
+"""Find all problems of a value with a reader that stops at the first one: repair a copy, and read it again."""
 
 from __future__ import annotations
 
 import copy
 import logging
-import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import reduce
+from operator import getitem
 from typing import Any
 
-from wirespeed.cli.checks.places import Step
-from wirespeed.cni.errors import CniError
+from wirespeed.errors import Error, Kind, PathStep, flatten, parse_path
 from wirespeed.plugins.meta import config as meta_config
 
-_MOST = 100  # problems reported per value
+Path = tuple[PathStep, ...]
 
-# How messages name the place of a problem.
-_WHERE = re.compile(
-    r"""keys?\ "(?P<key>[^"]+)"
-      | unknown\ key\ "(?P<unknown>[^"]+)"
-      | asks\ for\ "(?P<capability>[^"]+)"
-      | ,\ "(?P<inner>\w+)":
-      | (?:unknown|missing\ required)\ field\ `(?P<field>[^`]+)`
-      | at\ `\$\.?(?P<place>[^`]+)`
-      | \b(?:element|mapping)\ (?P<number>\d+)
-      | \b(?P<path>ipam(?:\[\d+\]|\.\w+)*(?=:)
-          | (?:plugins|delegates|resourceList)\[\d+\](?:\[\d+\]|\.\w+|\["[^"]*"\])*
-          | spec(?:(?:\.\w+|\[\d+\])+|(?=:)))""",
-    re.VERBOSE,
-)
-_STEP = re.compile(r'\[(?P<index>\d+)\]|\["(?P<quoted>[^"]*)"\]|(?P<key>[^.\[\]]+)')
-_NEAREST = "; nearest known key: "  # what follows is a suggestion (wirespeed.cni.keys)
-_MENTIONED = re.compile(r'["`]([^"`\s]+)["`]')
+_MOST = 100  # problems reported per value
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What is wrong with the value that `steps` lead to. With `error` false it is a warning."""
+    """What is wrong with a value, and the steps to it as far as it exists. With `error` false it is a warning."""
 
-    text: str
-    steps: tuple[Step, ...] = ()
+    fault: Error
+    steps: tuple[PathStep, ...]
     error: bool = True
+
+    @classmethod
+    def of(cls, fault: Error, value: Any, *, error: bool = True) -> Problem:
+        """Return the problem of a value that an error is about."""
+        return cls(fault, locate(value, fault.path)[0], error=error)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mending:
-    """How a problem is repaired so that the next one shows.
+class Repairs:
+    """How a problem is repaired, so that the reader gets to the next one.
 
     A key gets its value from `keys`, or else is removed. A list element is replaced by the value in `elements` for
     the list's key ("" if the whole value is the list), or else the list is removed.
@@ -56,7 +45,7 @@ class Mending:
     elements: Mapping[str, Any]
 
 
-NOTHING = Mending(keys={}, elements={})
+NOTHING = Repairs(keys={}, elements={})
 
 
 @dataclass(frozen=True)
@@ -68,58 +57,49 @@ class Outcome:
 
 
 def examine(
-    run: Callable[[Any], object],
-    value: Any,
-    *,
-    mending: Mending = NOTHING,
-    reword: Callable[[str], str] = lambda text: text,
-    split: Callable[[str], list[str]] | None = None,
+    run: Callable[[Any], object], value: Any, *, repairs: Repairs = NOTHING, leave_out: Collection[str] = ()
 ) -> Outcome:
-    """Collect the CniErrors that `run` raises for the value and the warnings it logs; `reword` edits the messages.
+    """Collect the Errors that `run` raises for the value and the warnings it logs, without places in `leave_out`:
+    the finding's line already shows them.
 
-    Messages that only follow from an earlier problem are left out. With `split`, which takes a message apart, `run`
-    reports everything in one message, so nothing is repaired.
+    Problems that are only a consequence of an earlier one are left out. If `run` reports several errors at once, it
+    has found all of them, so nothing is repaired.
     """
     value = copy.deepcopy(value)
     found: list[Problem] = []
-    mended: set[tuple[Step, ...]] = set()
+    repaired: set[Path] = set()
     for _ in range(_MOST):
-        error, warnings = _outcome(run, value)
-        errors = [] if error is None else [error] if split is None else split(error)
-        steps: tuple[Step, ...] = ()
-        missing = ""
-        for text, is_error in [(reword(text), text in errors) for text in (*warnings, *errors)]:
-            steps, missing = locate(value, text)
-            if not _follows(text, steps, missing, mended) and not any(problem.text == text for problem in found):
-                found.append(Problem(text, steps, error=is_error))
-        if error is None or split or not _mend(value, steps, missing, mending, mended):
+        errors: list[Error] = []
+        meta_config.forget_warned()  # warn() reports each text once per process
+        with _warnings() as warnings:
+            try:
+                run(value)
+            except Error as error:
+                errors = list(flatten(error))
+        steps: Path = ()
+        missing: PathStep | None = None
+        for each in (*warnings, *errors):
+            fault = each.at(where=[place for place in each.where if str(place) not in leave_out])
+            steps, missing = locate(value, fault.path)
+            is_known = any(fault.msg == other.fault.msg for other in found)
+            if not is_known and not _is_consequence(fault, steps, missing, repaired):
+                found.append(Problem(fault, steps, error=each in errors))
+        if len(errors) != 1 or not _repair(value, steps, missing, repairs, repaired):
             break
     return Outcome(found, value)
 
 
-def without(*prefixes: str) -> Callable[[str], str]:
-    """Return a function that removes these prefixes from messages: the finding's line already shows the place."""
-    return lambda text: text[max((len(each) for each in prefixes if text.startswith(each)), default=0) :]
-
-
-def _outcome(run: Callable[[Any], object], value: Any) -> tuple[str | None, list[str]]:
-    meta_config.warn.cache_clear()  # warn() reports each text once per process
-    with _warnings() as warnings:
-        try:
-            run(value)
-        except CniError as error:
-            return error.msg, warnings
-    return None, warnings
-
-
 @contextmanager
-def _warnings() -> Iterator[list[str]]:
+def _warnings() -> Iterator[list[Error]]:
     """Capture the warnings logged meanwhile, instead of their normal output."""
-    found: list[str] = []
+    found: list[Error] = []
 
     class Handler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            found.append(record.getMessage())
+            argument = record.args[0] if isinstance(record.args, tuple) and record.args else None
+            found.append(
+                argument if isinstance(argument, Error) else Error(Kind.INVALID_CONFIG, record.getMessage())
+            )
 
     root = logging.getLogger()
     before, root.handlers = root.handlers, [Handler(logging.WARNING)]
@@ -129,31 +109,19 @@ def _warnings() -> Iterator[list[str]]:
         root.handlers = before
 
 
-def locate(value: Any, text: str) -> tuple[tuple[Step, ...], str]:
-    """Return the steps to what the message names, as far as it exists, and the first key that does not, or ""."""
-    steps: list[Step] = []
-    for match in _WHERE.finditer(text):
-        named = next(part for part in match.groups() if part)
-        literal = match.lastgroup == "unknown" and _step(value, named) is not None
-        for wanted in [named] if literal else _split(named, number=match.lastgroup == "number"):
-            step = _step(value, wanted)
-            if step is None:
-                return tuple(steps), str(wanted)
-            value = value[step]
-            steps.append(step)
-    return tuple(steps), ""
+def locate(value: Any, path: Path) -> tuple[Path, PathStep | None]:
+    """Return the steps of the path as far as it exists, spelled as there, and the first step that does not."""
+    steps: list[PathStep] = []
+    for wanted in path:
+        step = _step(value, wanted)
+        if step is None:
+            return tuple(steps), wanted
+        value = value[step]
+        steps.append(step)
+    return tuple(steps), None
 
 
-def _split(named: str, *, number: bool) -> list[Step]:
-    if number:
-        return [int(named) - 1]
-    return [
-        int(match["index"]) if match["index"] else match["quoted"] or match["key"]
-        for match in _STEP.finditer(named)
-    ]
-
-
-def _step(value: Any, wanted: Step) -> Step | None:
+def _step(value: Any, wanted: PathStep) -> PathStep | None:
     """Return the matching key or index of the value. Keys may differ in case and hyphens, as for some readers."""
     if isinstance(value, list):
         return wanted if isinstance(wanted, int) and wanted < len(value) else None
@@ -166,70 +134,62 @@ def _plain(key: object) -> str:
     return str(key).lower().replace("-", "")
 
 
-def _follows(text: str, steps: tuple[Step, ...], missing: str, mended: set[tuple[Step, ...]]) -> bool:
-    """Return whether the message is about, or mentions, something that has been repaired."""
-    here = _folded(steps)
-    if here in mended or (missing and _folded((*steps, missing)) in mended):
+def _is_consequence(fault: Error, steps: Path, missing: PathStep | None, repaired: set[Path]) -> bool:
+    """Return whether the error is about something that has been repaired, or about a key that depends on that."""
+    here = _fold(steps)
+    if here in repaired or (missing is not None and _fold((*steps, missing)) in repaired):
         return True
-    if not missing and steps and isinstance(steps[-1], int) and any(path[:-1] == here for path in mended):
+    if missing is None and steps and isinstance(steps[-1], int) and any(path[:-1] == here for path in repaired):
         return True  # about an element from which the wrong part was removed
-    for name in _MENTIONED.findall(text.partition(_NEAREST)[0]):
-        paths = [(*steps[:-1], name), (*steps, name), tuple(_split(name, number=False))]
-        if any(_folded(path) in mended for path in paths):
+    for name in map(parse_path, fault.things("key")):
+        if any(_fold(path) in repaired for path in ((*steps[:-1], *name), (*steps, *name), name)):
             return True
     return False
 
 
-def _folded(steps: tuple[Step, ...]) -> tuple[Step, ...]:
+def _fold(steps: Path) -> Path:
     return tuple(step if isinstance(step, int) else step.lower() for step in steps)
 
 
-def _mend(
-    value: Any, steps: tuple[Step, ...], missing: str, mending: Mending, mended: set[tuple[Step, ...]]
-) -> bool:
+def _repair(value: Any, steps: Path, missing: PathStep | None, repairs: Repairs, repaired: set[Path]) -> bool:
     """Repair the value at `steps`, or add the missing key. Return whether that was possible."""
-    if _folded((*steps, missing) if missing else steps) in mended:  # that did not help: remove the list around it
-        missing, steps = "", _list_around(steps)
-    holder = _follow(value, steps)
-    if missing in mending.keys and isinstance(holder, dict):
-        holder[missing] = copy.deepcopy(mending.keys[missing])
-        mended.add(_folded((*steps, missing)))
+    # If it was repaired already, that did not help: remove the list around it.
+    if _fold(steps if missing is None else (*steps, missing)) in repaired:
+        missing, steps = None, _list_around(steps)
+    holder = reduce(getitem, steps, value)
+    if isinstance(missing, str) and missing in repairs.keys and isinstance(holder, dict):
+        holder[missing] = copy.deepcopy(repairs.keys[missing])
+        repaired.add(_fold((*steps, missing)))
         return True
     while steps and isinstance(steps[-1], int):
         owner = str(steps[-2]) if len(steps) > 1 else ""
-        holder = _follow(value, steps[:-1])
-        instead = _element(holder[steps[-1]], mending.elements.get(owner))
-        if instead is not None and holder[steps[-1]] != instead:
-            holder[steps[-1]] = instead
+        holder = reduce(getitem, steps[:-1], value)
+        replacement = _element(holder[steps[-1]], repairs.elements.get(owner))
+        if replacement is not None and holder[steps[-1]] != replacement:
+            holder[steps[-1]] = replacement
             return True
         steps = steps[:-1]
     if not steps:
         return False
     key = steps[-1]
-    holder = _follow(value, steps[:-1])
-    mended.add(_folded(steps))
-    instead = mending.keys.get(str(key))
-    if instead is not None and holder[key] != instead:
-        holder[key] = copy.deepcopy(instead)
+    holder = reduce(getitem, steps[:-1], value)
+    repaired.add(_fold(steps))
+    replacement = repairs.keys.get(str(key))
+    if replacement is not None and holder[key] != replacement:
+        holder[key] = copy.deepcopy(replacement)
     else:
         del holder[key]
     return True
 
 
-def _list_around(steps: tuple[Step, ...]) -> tuple[Step, ...]:
+def _list_around(steps: Path) -> Path:
     """Return the steps to the innermost list on the way; empty if there is none."""
     last = max((index for index, step in enumerate(steps) if isinstance(step, int)), default=0)
     return steps[:last]
 
 
-def _element(value: Any, instead: Any) -> Any:
+def _element(value: Any, replacement: Any) -> Any:
     """Return the replacement of a wrong element. It keeps its name, since others may refer to it."""
-    if isinstance(value, dict) and isinstance(value.get("name"), str) and isinstance(instead, dict):
-        return {"name": value["name"], **copy.deepcopy(instead)}
-    return copy.deepcopy(instead)
-
-
-def _follow(value: Any, steps: tuple[Step, ...]) -> Any:
-    for step in steps:
-        value = value[step]
-    return value
+    if isinstance(value, dict) and isinstance(value.get("name"), str) and isinstance(replacement, dict):
+        return {"name": value["name"], **copy.deepcopy(replacement)}
+    return copy.deepcopy(replacement)

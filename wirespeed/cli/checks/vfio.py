@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from wirespeed.cli.checks.findings import Finding
-from wirespeed.cli.checks.places import Place
+from wirespeed.cli.checks.places import Place, list_at, object_at, value_at
 from wirespeed.node import NodeConfig
 from wirespeed.plugins.meta.networks import RESOURCE_NAME
 from wirespeed.provision.policy import KIND as NODE_POLICY
@@ -25,16 +25,16 @@ class Resources:
     def add(self, kind: str, value: Any) -> None:
         """Add the resources of a document."""
         if kind == "device plugin":
-            self._names |= set(_of_pools(_object(value)))
+            self._names |= set(_of_pools(object_at(value)))
         elif kind == NODE_POLICY:
-            spec = _object(_object(value).get("spec"))
+            spec = object_at(value, "spec")
             if spec.get("deviceType") == _DRIVER:
                 self._names.add(f"{_ANY_PREFIX}/{spec.get('resourceName')}")
 
-    def add_network(self, raw: Mapping[str, Any]) -> None:
+    def add_network(self, raw: dict[str, Any]) -> None:
         """Add the resource of a NetworkAttachmentDefinition whose network binds vfio-pci."""
-        resource = _object(_object(raw.get("metadata")).get("annotations")).get(RESOURCE_NAME)
-        if isinstance(resource, str) and _DRIVER in _drivers(_object(raw.get("spec")).get("config")):
+        resource = value_at(raw, "metadata", "annotations", RESOURCE_NAME)
+        if isinstance(resource, str) and _DRIVER in _drivers(value_at(raw, "spec", "config")):
             self._names.add(resource)
 
     def among(self, names: Iterable[str]) -> list[str]:
@@ -42,17 +42,16 @@ class Resources:
         return [each for each in names if {each, f"{_ANY_PREFIX}/{each.partition('/')[2]}"} & self._names]
 
 
-def findings(spec: Mapping[str, Any], place: Place, resources: Resources) -> Iterator[Finding]:
+def findings(spec: dict[str, Any], place: Place, resources: Resources) -> Iterator[Finding]:
     """Find what a pod's containers lack. All are warnings, since a program may not need it."""
-    containers = spec.get("containers")
-    for number, container in enumerate(containers if isinstance(containers, list) else ()):
-        limits = _object(_object(_object(container).get("resources")).get("limits"))
+    for number, container in enumerate(list_at(spec, "containers")):
+        limits = object_at(container, "resources", "limits")
         found = resources.among(map(str, limits))
         if not found:
             continue
         line = place.at(("containers", number)).line
-        where = f"container {_object(container).get('name')}: {', '.join(found)} is on {_DRIVER}"
-        if reason := _cannot_lock(_object(_object(container).get("securityContext"))):
+        where = f"container {value_at(container, 'name')}: {', '.join(found)} is on {_DRIVER}"
+        if reason := _cannot_lock(object_at(container, "securityContext")):
             yield Finding(line, error=False, text=f"{where}: {reason}")
         if not any(str(name).startswith("hugepages-") for name in limits):
             yield Finding(
@@ -60,12 +59,11 @@ def findings(spec: Mapping[str, Any], place: Place, resources: Resources) -> Ite
             )
 
 
-def _cannot_lock(context: Mapping[str, Any]) -> str:
+def _cannot_lock(context: dict[str, Any]) -> str:
     """Return why a container cannot lock the memory that its device accesses; "" if it can."""
     if context.get("privileged") is True:
         return ""
-    asked = _object(context.get("capabilities"))
-    add, drop = ([str(each).upper() for each in _list(asked.get(key))] for key in ("add", "drop"))
+    add, drop = ([str(each).upper() for each in list_at(context, "capabilities", key)] for key in ("add", "drop"))
     if {"ALL", "IPC_LOCK"} & {*add} and "IPC_LOCK" not in drop:
         return ""
     if "CAP_IPC_LOCK" in add:
@@ -76,13 +74,13 @@ def _cannot_lock(context: Mapping[str, Any]) -> str:
     )
 
 
-def _of_pools(config: Mapping[str, Any]) -> Iterator[str]:
+def _of_pools(config: dict[str, Any]) -> Iterator[str]:
     """Yield the resources of a device plugin's configuration whose selectors all choose vfio-pci alone."""
     pools = next((value for key, value in config.items() if key.lower() == "resourcelist"), ())
-    for pool in map(_lowered, _list(pools)):
+    for pool in map(_lowered, list_at(pools)):
         chosen = pool.get("selectors")
         selectors = [_lowered(each) for each in (chosen if isinstance(chosen, list) else [chosen])]
-        if selectors and all(_list(each.get("drivers")) == [_DRIVER] for each in selectors):
+        if selectors and all(list_at(each, "drivers") == [_DRIVER] for each in selectors):
             prefix = pool.get("resourceprefix") or NodeConfig().resource_prefix
             yield f"{prefix}/{pool.get('resourcename')}"
 
@@ -93,18 +91,9 @@ def _drivers(config: Any) -> list[Any]:
         network = json.loads(config) if isinstance(config, str) else {}
     except (ValueError, RecursionError):
         return []
-    plugins = [network, *_list(_object(network).get("plugins"))]
-    return [_object(each).get("driver") for each in plugins]
+    return [value_at(each, "driver") for each in (network, *list_at(network, "plugins"))]
 
 
 def _lowered(value: Any) -> dict[str, Any]:
     """Return the object with lower-case keys: they are read in any case, as the SR-IOV device plugin reads them."""
-    return {str(key).lower(): each for key, each in _object(value).items()}
-
-
-def _object(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def _list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []
+    return {str(key).lower(): each for key, each in object_at(value).items()}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ipaddress
 import socket
 import struct
-from dataclasses import dataclass
 
 from wirespeed.kernel.netlink.codec import attribute, attributes
 
@@ -16,17 +15,7 @@ IFA_F_NODAD = 2
 IFADDRMSG = struct.Struct("BBBBI")  # struct ifaddrmsg: family, prefix length, flags, scope, index
 
 
-@dataclass(frozen=True, kw_only=True)
-class Address:
-    """An address of an interface, as "10.0.0.1/24"."""
-
-    index: int
-    cidr: str
-
-
-def pack_interface(index: int) -> bytes:
-    """Pack the request for the addresses of an interface, both families."""
-    return IFADDRMSG.pack(0, 0, 0, 0, index)
+Interface = ipaddress.IPv4Interface | ipaddress.IPv6Interface  # an address with the length of its network's prefix
 
 
 def pack_address(index: int, cidr: str) -> bytes:
@@ -42,8 +31,7 @@ def pack_address(index: int, cidr: str) -> bytes:
     return packed
 
 
-def unpack_address(payload: bytes) -> Address:
-    _, prefix, _, _, index = IFADDRMSG.unpack_from(payload)
+def unpack_address(payload: bytes) -> Interface:
     seen = attributes(payload, IFADDRMSG.size)
     packed = seen.get(IFA_LOCAL) or seen[IFA_ADDRESS]  # IPv6 has IFA_ADDRESS alone
-    return Address(index=index, cidr=f"{ipaddress.ip_address(packed)}/{prefix}")
+    return ipaddress.ip_interface((packed, payload[1]))  # ifa_prefixlen is the second byte

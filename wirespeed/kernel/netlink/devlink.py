@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from wirespeed.kernel.netlink.codec import NLM_F_DUMP, attributes, number, string
 from wirespeed.kernel.netlink.generic import GENLMSGHDR, GenericSocket
@@ -15,8 +15,7 @@ _ATTR_HEALTH_REPORTER_AUTO_RECOVER = 121
 _STATE_ERROR = 1  # DEVLINK_HEALTH_REPORTER_STATE_ERROR
 
 
-@dataclass(frozen=True, order=True)
-class Reporter:
+class Reporter(NamedTuple):
     """A health reporter of a device, given by its name on its bus, or of one of its ports (-1: of no port)."""
 
     device: str
@@ -24,24 +23,14 @@ class Reporter:
     name: str
 
 
-class Devlink(GenericSocket):
-    """A devlink socket in the calling thread's network namespace; raises NetlinkError as GenericSocket does."""
-
-    def __init__(self) -> None:
-        super().__init__("devlink")
-
-    @property
-    def group(self) -> int:
-        """The multicast group for changes."""
-        return self.groups["config"]
-
-    def dump_reporters(self) -> Iterator[bytes]:
-        """Yield a message for each health reporter. Waits while a driver has its device locked."""
-        return self.command(_CMD_HEALTH_REPORTER_GET, flags=NLM_F_DUMP)
+def dump_reporters() -> Iterator[bytes]:
+    """Yield a message for each health reporter. Waits while a driver has its device locked. Raises OSError."""
+    with GenericSocket("devlink") as devlink:
+        yield from devlink.command(_CMD_HEALTH_REPORTER_GET, flags=NLM_F_DUMP)
 
 
 def update_reporters(in_error: set[Reporter], message: bytes) -> None:
-    """Update the set by a devlink message (starting at its genlmsghdr); unrelated messages change nothing."""
+    """Update the set from a devlink message (starting at its genlmsghdr); other messages change nothing."""
     command, *_ = GENLMSGHDR.unpack_from(message)
     seen = attributes(message, GENLMSGHDR.size)
     if _ATTR_DEV_NAME not in seen:
@@ -57,6 +46,6 @@ def update_reporters(in_error: set[Reporter], message: bytes) -> None:
             in_error.add(reporter)
         else:
             in_error.discard(reporter)
-    elif command in {_CMD_DEL, _CMD_PORT_DEL}:  # the kernel does not notify of the reporters that go with it
+    elif command in {_CMD_DEL, _CMD_PORT_DEL}:  # the kernel sends no messages for the removed reporters
         gone = {each for each in in_error if each.device == device and (command == _CMD_DEL or each.port == port)}
         in_error -= gone

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from wirespeed.cni.errors import CniError, Code
+from wirespeed.errors import Kind, Thing, as_error
 
 
 class NetlinkError(OSError):
@@ -13,9 +13,9 @@ class NetlinkError(OSError):
 
 
 @contextmanager
-def as_device_error(where: str) -> Iterator[None]:
-    """Turn a NetlinkError raised inside into a CniError(DEVICE) that begins with `where`."""
+def as_device_error(*where: str | Thing) -> Iterator[None]:
+    """Turn a NetlinkError raised inside into an Error(DEVICE) at these places."""
     try:
         yield
     except NetlinkError as error:
-        raise CniError(Code.DEVICE, f"{where}: {error.strerror}") from error
+        raise as_error(error).of_kind(Kind.DEVICE).within(*where) from error

@@ -6,7 +6,7 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from wirespeed.cni.errors import CniError, Code
+from wirespeed.errors import Error, Kind
 from wirespeed.kernel.netlink.codec import (
     attribute,
     attributes,
@@ -91,16 +91,14 @@ class Link:
         return bool(self.flags & IFF_MULTICAST)
 
     def vf(self, number: int) -> VfSettings:
-        """Return the driver's settings of one VF. Raises CniError(TRY_AGAIN_LATER) if they are not reported now.
+        """Return the driver's settings of one VF. Raises Error(TRY_AGAIN) if they are not reported now.
 
         The kernel omits a VF if the driver fails to return its settings, as some drivers do while they reset the
         VF (rtnl_fill_vfinfo).
         """
         if (found := self.vfs.get(number)) is None:
-            raise CniError(
-                Code.TRY_AGAIN_LATER,
-                f"PF {self.name}: its driver does not tell what it holds for VF {number}, as while it resets it",
-            )
+            what = f"its driver does not report the settings of VF {number} now (it may be resetting that VF)"
+            raise Error(Kind.TRY_AGAIN, what, where=f"PF {self.name}")
         return found
 
 

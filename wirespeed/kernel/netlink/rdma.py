@@ -12,10 +12,7 @@ _INDEX, _NAME, _NETNS_MODE, _NET_NS_FD = 1, 2, 66, 68
 
 
 class Rdma(NetlinkSocket):
-    """An RDMA netlink socket in the calling thread's network namespace, or in the one open at `netns_fd`.
-
-    It sees the RDMA devices of that namespace. Every request raises NetlinkError when the kernel refuses.
-    """
+    """An RDMA netlink socket (see NetlinkSocket), which sees the RDMA devices of its namespace."""
 
     def __init__(self, *, netns_fd: int | None = None) -> None:
         try:
@@ -25,9 +22,8 @@ class Rdma(NetlinkSocket):
 
     def exclusive(self) -> bool:
         """Whether each RDMA device belongs to one network namespace; otherwise all namespaces share all devices."""
-        for answer in self.request(_SYS_GET, 0, b""):
-            return attributes(answer.payload).get(_NETNS_MODE) == b"\0"
-        return False
+        answers = self.request(_SYS_GET, 0, b"")
+        return any(attributes(answer.payload).get(_NETNS_MODE) == b"\0" for answer in answers)
 
     def devices(self) -> dict[str, int]:
         """Return the RDMA devices of the namespace: index by name. A device keeps its index when it moves."""

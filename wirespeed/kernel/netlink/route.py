@@ -7,6 +7,7 @@ import socket
 import struct
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from wirespeed.kernel.netlink.codec import attribute, attributes, number, string, u32
 
@@ -36,8 +37,7 @@ class Hop:
     gateway: str
 
 
-@dataclass(frozen=True)
-class Rule:
+class Rule(NamedTuple):
     """A policy rule (`ip rule`) that selects a table for packets of these interfaces (all if empty) and sources."""
 
     table: int
@@ -56,14 +56,9 @@ def pack_route_header(network: Network, *, table: int, scope: int) -> bytes:
     return packed + u32(RTA_TABLE, table)
 
 
-def pack_routes_request(family: int, *, index: int = 0) -> bytes:
-    """Pack a request for the routes of a family, or only for those over the interface with this index."""
+def pack_request(family: int = socket.AF_UNSPEC, *, index: int = 0) -> bytes:
+    """Pack a request for routes or policy rules, or only for the routes over the interface with this index."""
     return _RTMSG.pack(family, *[0] * 8) + (u32(RTA_OIF, index) if index else b"")
-
-
-def pack_rules_request() -> bytes:
-    """Pack a request for the policy rules of both families."""
-    return _RTMSG.pack(*[0] * 9)
 
 
 def is_unicast(route: bytes) -> bool:

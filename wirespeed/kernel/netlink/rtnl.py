@@ -5,14 +5,8 @@ from __future__ import annotations
 import errno
 import ipaddress
 
-from wirespeed.kernel.netlink.address import (
-    RTM_GETADDR,
-    RTM_NEWADDR,
-    Address,
-    pack_address,
-    pack_interface,
-    unpack_address,
-)
+from wirespeed.kernel.netlink import address, link, route
+from wirespeed.kernel.netlink.address import Interface
 from wirespeed.kernel.netlink.codec import (
     NLM_F_CREATE,
     NLM_F_DUMP,
@@ -25,49 +19,7 @@ from wirespeed.kernel.netlink.codec import (
     u32,
 )
 from wirespeed.kernel.netlink.errors import NetlinkError
-from wirespeed.kernel.netlink.link import (
-    IFF_ALLMULTI,
-    IFF_MULTICAST,
-    IFF_NOARP,
-    IFF_PROMISC,
-    IFF_UP,
-    IFINFOMSG,
-    IFLA_ADDRESS,
-    IFLA_ALT_IFNAME,
-    IFLA_EXT_MASK,
-    IFLA_IFALIAS,
-    IFLA_IFNAME,
-    IFLA_MTU,
-    IFLA_NET_NS_FD,
-    IFLA_PROP_LIST,
-    IFLA_STATS64,
-    IFLA_TXQLEN,
-    RTEXT_FILTER_SKIP_STATS,
-    RTEXT_FILTER_VF,
-    RTM_DELLINKPROP,
-    RTM_GETLINK,
-    RTM_NEWLINKPROP,
-    RTM_SETLINK,
-    Link,
-    pack_link,
-    pack_name,
-    pack_xdp_detachment,
-    unpack_link,
-    unpack_vrf_table,
-)
-from wirespeed.kernel.netlink.route import (
-    RT_SCOPE_LINK,
-    RT_SCOPE_UNIVERSE,
-    RT_TABLE_MAIN,
-    RTA_GATEWAY,
-    RTA_METRICS,
-    RTA_OIF,
-    RTA_PRIORITY,
-    RTAX_ADVMSS,
-    RTAX_MTU,
-    RTM_NEWROUTE,
-    pack_route_header,
-)
+from wirespeed.kernel.netlink.link import Link
 from wirespeed.kernel.netlink.socket import (
     NETLINK_CAP_ACK,
     NETLINK_EXT_ACK,
@@ -85,10 +37,7 @@ _OPTIONS = (
 
 
 class Rtnl(NetlinkSocket):
-    """A route netlink socket in the calling thread's network namespace, or in the one open at `netns_fd`.
-
-    Not shared between threads. Every request raises NetlinkError if the kernel refuses.
-    """
+    """A route netlink socket (see NetlinkSocket)."""
 
     def __init__(self, *, netns_fd: int | None = None) -> None:
         super().__init__(NETLINK_ROUTE, netns_fd=netns_fd, options=_OPTIONS)
@@ -97,10 +46,11 @@ class Rtnl(NetlinkSocket):
 
     def link(self, name: str | int, *, vfs: bool = False) -> Link | None:
         """Return the interface with that name, alternative name or index; with its VFs' settings if `vfs`."""
-        index, packed = (name, b"") if isinstance(name, int) else (0, pack_name(name))
-        mask = RTEXT_FILTER_SKIP_STATS | (RTEXT_FILTER_VF if vfs else 0)
+        index, packed = (name, b"") if isinstance(name, int) else (0, link.pack_name(name))
+        mask = link.RTEXT_FILTER_SKIP_STATS | (link.RTEXT_FILTER_VF if vfs else 0)
+        request = link.pack_link(index) + packed + u32(link.IFLA_EXT_MASK, mask)
         try:
-            return unpack_link(self.get(RTM_GETLINK, pack_link(index) + packed + u32(IFLA_EXT_MASK, mask)))
+            return link.unpack_link(self.get(link.RTM_GETLINK, request))
         except NetlinkError as error:
             if error.errno != errno.ENODEV:
                 raise
@@ -108,12 +58,12 @@ class Rtnl(NetlinkSocket):
 
     def links(self) -> list[Link]:
         """Return all interfaces of the namespace."""
-        request = pack_link() + u32(IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS)
-        return [unpack_link(payload) for payload in self.dump(RTM_GETLINK, request)]
+        request = link.pack_link() + u32(link.IFLA_EXT_MASK, link.RTEXT_FILTER_SKIP_STATS)
+        return [link.unpack_link(payload) for payload in self.dump(link.RTM_GETLINK, request)]
 
     def link_of_device(self, parent: str) -> Link | None:
         """Return the interface of the device with this bus address (IFLA_PARENT_DEV_NAME, kernel 5.14)."""
-        return next((link for link in self.links() if link.parent == parent), None)
+        return next((each for each in self.links() if each.parent == parent), None)
 
     def set_link(
         self,
@@ -134,35 +84,34 @@ class Rtnl(NetlinkSocket):
         """Change an interface in one message: move and rename it, set its MAC, MTU and flags, bring it up or down.
 
         Moving takes the interface down; `up` then sets its state in the new namespace. `mtu` is in bytes; an
-        `alias` of "" removes it. Not atomic: if the kernel refuses a change, those that it made before stay. It
-        makes the move first.
+        `alias` of "" removes it. Not atomic: if the kernel refuses a change, those before it stay. The move is
+        the first.
         """
-        packed = b"" if netns_fd is None else u32(IFLA_NET_NS_FD, netns_fd)
+        packed = b"" if netns_fd is None else u32(link.IFLA_NET_NS_FD, netns_fd)
         if name is not None:
-            packed += text(IFLA_IFNAME, name)
+            packed += text(link.IFLA_IFNAME, name)
         if mac is not None:
-            packed += attribute(IFLA_ADDRESS, mac_bytes(mac))
+            packed += attribute(link.IFLA_ADDRESS, mac_bytes(mac))
         if mtu is not None:
-            packed += u32(IFLA_MTU, mtu)
+            packed += u32(link.IFLA_MTU, mtu)
         if txqlen is not None:
-            packed += u32(IFLA_TXQLEN, txqlen)
+            packed += u32(link.IFLA_TXQLEN, txqlen)
         if alias is not None:
-            packed += attribute(IFLA_IFALIAS, alias.encode())
-        noarp = None if arp is None else not arp
+            packed += attribute(link.IFLA_IFALIAS, alias.encode())
         flags = {
-            IFF_UP: up,
-            IFF_NOARP: noarp,
-            IFF_PROMISC: promisc,
-            IFF_ALLMULTI: allmulti,
-            IFF_MULTICAST: multicast,
+            link.IFF_UP: up,
+            link.IFF_NOARP: None if arp is None else not arp,
+            link.IFF_PROMISC: promisc,
+            link.IFF_ALLMULTI: allmulti,
+            link.IFF_MULTICAST: multicast,
         }
         change = sum(flag for flag, on in flags.items() if on is not None)
         value = sum(flag for flag, on in flags.items() if on)
-        self.do(RTM_SETLINK, pack_link(index, flags=value, change=change) + packed)
+        self.do(link.RTM_SETLINK, link.pack_link(index, flags=value, change=change) + packed)
 
     def detach_xdp(self, index: int, mode: str) -> None:
         """Detach the XDP program that is attached in that mode (XDP_MODES)."""
-        self.do(RTM_SETLINK, pack_link(index) + pack_xdp_detachment(mode))
+        self.do(link.RTM_SETLINK, link.pack_link(index) + link.pack_xdp_detachment(mode))
 
     def set_vf(self, pf_index: int, vf: int, settings: VfSettings) -> None:
         """Set the given settings of VF number `vf` of a PF, in one message.
@@ -172,48 +121,47 @@ class Rtnl(NetlinkSocket):
         given, all are set, the others to 0 (the protocol to 802.1Q).
         """
         if packed := pack_vf(vf, settings):
-            self.do(RTM_SETLINK, pack_link(pf_index) + packed)
+            self.do(link.RTM_SETLINK, link.pack_link(pf_index) + packed)
 
     def vf_stats(self, pf_index: int) -> dict[int, dict[int, bytes]]:
-        """Return the counters of the VFs of a PF that its driver reports, by VF number.
-
-        The counters of a VF are IFLA_VF_STATS_* attributes, each a packed u64.
-        """
-        listed = self._link_attribute(pf_index, IFLA_VFINFO_LIST, u32(IFLA_EXT_MASK, RTEXT_FILTER_VF))
+        """Return the counters of a PF's VFs by VF number: IFLA_VF_STATS_* attributes, each a packed u64."""
+        listed = self._link_attribute(pf_index, IFLA_VFINFO_LIST, u32(link.IFLA_EXT_MASK, link.RTEXT_FILTER_VF))
         return unpack_stats(listed)
 
     def link_stats(self, index: int) -> bytes:
         """Return the counters of an interface: a struct rtnl_link_stats64 (linux/if_link.h)."""
-        return self._link_attribute(index, IFLA_STATS64)
+        return self._link_attribute(index, link.IFLA_STATS64)
 
     def _link_attribute(self, index: int, wanted: int, packed: bytes = b"") -> bytes:
         """Return one attribute of an interface, b"" if it has none; `packed` are attributes of the request."""
-        return attributes(self.get(RTM_GETLINK, pack_link(index) + packed), IFINFOMSG.size).get(wanted, b"")
+        answer = self.get(link.RTM_GETLINK, link.pack_link(index) + packed)
+        return attributes(answer, link.IFINFOMSG.size).get(wanted, b"")
 
     def vrf_table(self, index: int) -> int:
         """Return the routing table of a VRF, 0 for any other interface."""
-        return unpack_vrf_table(self.get(RTM_GETLINK, pack_link(index)))
+        return link.unpack_vrf_table(self.get(link.RTM_GETLINK, link.pack_link(index)))
 
     def add_altname(self, index: int, name: str) -> None:
         """Give the interface an alternative name."""
-        self._change_altname(RTM_NEWLINKPROP, index, name, NLM_F_CREATE | NLM_F_EXCL)
+        self._change_altname(link.RTM_NEWLINKPROP, index, name, NLM_F_CREATE | NLM_F_EXCL)
 
     def remove_altname(self, index: int, name: str) -> None:
         """Remove an alternative name from the interface."""
-        self._change_altname(RTM_DELLINKPROP, index, name)
+        self._change_altname(link.RTM_DELLINKPROP, index, name)
 
     def _change_altname(self, kind: int, index: int, name: str, flags: int = 0) -> None:
-        self.do(kind, pack_link(index) + nested(IFLA_PROP_LIST, text(IFLA_ALT_IFNAME, name)), flags)
+        self.do(kind, link.pack_link(index) + nested(link.IFLA_PROP_LIST, text(link.IFLA_ALT_IFNAME, name)), flags)
 
     # Addresses and routes
 
-    def addresses(self, index: int) -> list[Address]:
+    def addresses(self, index: int) -> list[Interface]:
         """Return the addresses of an interface, both families."""
-        return [unpack_address(payload) for payload in self.dump(RTM_GETADDR, pack_interface(index))]
+        listed = self.dump(address.RTM_GETADDR, address.IFADDRMSG.pack(0, 0, 0, 0, index))
+        return [address.unpack_address(payload) for payload in listed]
 
     def add_address(self, index: int, cidr: str) -> None:
         """Add an address, "10.0.0.1/24" or "2001:db8::1/64"; IPv6 without duplicate address detection."""
-        self.do(RTM_NEWADDR, pack_address(index, cidr), NLM_F_CREATE | NLM_F_EXCL)
+        self.do(address.RTM_NEWADDR, address.pack_address(index, cidr), NLM_F_CREATE | NLM_F_EXCL)
 
     def add_route(
         self,
@@ -235,24 +183,23 @@ class Rtnl(NetlinkSocket):
         """
         network = ipaddress.ip_network(destination, strict=False)
         if scope is None:
-            scope = RT_SCOPE_UNIVERSE if gateway or network.version == 6 else RT_SCOPE_LINK
-        packed = pack_route_header(network, table=table or RT_TABLE_MAIN, scope=scope)
-        packed += u32(RTA_OIF, index)
+            scope = route.RT_SCOPE_UNIVERSE if gateway or network.version == 6 else route.RT_SCOPE_LINK
+        packed = route.pack_route_header(network, table=table or route.RT_TABLE_MAIN, scope=scope)
+        packed += u32(route.RTA_OIF, index)
         if gateway:
-            packed += attribute(RTA_GATEWAY, ipaddress.ip_address(gateway).packed)
+            packed += attribute(route.RTA_GATEWAY, ipaddress.ip_address(gateway).packed)
         if priority:
-            packed += u32(RTA_PRIORITY, priority)
-        if metrics := (u32(RTAX_MTU, mtu) if mtu else b"") + (u32(RTAX_ADVMSS, advmss) if advmss else b""):
-            packed += nested(RTA_METRICS, metrics)
-        self.do(RTM_NEWROUTE, packed, NLM_F_CREATE)
+            packed += u32(route.RTA_PRIORITY, priority)
+        metrics = u32(route.RTAX_MTU, mtu) if mtu else b""
+        metrics += u32(route.RTAX_ADVMSS, advmss) if advmss else b""
+        if metrics:
+            packed += nested(route.RTA_METRICS, metrics)
+        self.do(route.RTM_NEWROUTE, packed, NLM_F_CREATE)
 
     # Requests
 
     def dump(self, kind: int, payload: bytes) -> list[bytes]:
-        """Return all objects that an RTM_GET* request lists, each starting at its header (struct rtmsg, ...).
-
-        An interface that is gone has none.
-        """
+        """Return what an RTM_GET* request lists, each from its header on; nothing for an interface that is gone."""
         try:
             return [answer.payload for answer in self.request(kind, NLM_F_DUMP, payload) if answer.kind == kind - 2]
         except NetlinkError as error:

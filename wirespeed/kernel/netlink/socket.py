@@ -6,7 +6,6 @@ import errno
 import socket
 import threading
 from collections.abc import Collection, Iterator
-from types import TracebackType
 from typing import Self
 
 from wirespeed.kernel import netns
@@ -27,15 +26,16 @@ NETLINK_ADD_MEMBERSHIP, NETLINK_CAP_ACK, NETLINK_EXT_ACK, NETLINK_GET_STRICT_CHK
 _SOL_NETLINK = 270  # linux/socket.h
 
 _LONGEST = 1 << 18  # bytes of an answer: that of a PF with 256 VFs takes a fifth of it
-_buffers = threading.local()
 
 
-def _buffer() -> memoryview:
-    """Return the calling thread's buffer for one datagram. Allocating one takes longer than most requests."""
-    found: memoryview | None = getattr(_buffers, "buffer", None)
-    if found is None:
-        found = _buffers.buffer = memoryview(bytearray(_LONGEST))
-    return found
+class _Local(threading.local):
+    """A buffer for one datagram in each thread. Allocating one takes longer than most requests."""
+
+    def __init__(self) -> None:
+        self.buffer = memoryview(bytearray(_LONGEST))
+
+
+_local = _Local()
 
 
 class NetlinkSocket:
@@ -47,10 +47,10 @@ class NetlinkSocket:
 
     def __init__(self, protocol: int, *, netns_fd: int | None = None, options: Collection[int] = ()) -> None:
         def opened() -> socket.socket:
-            made = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
+            created = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
             for option in options:
-                made.setsockopt(_SOL_NETLINK, option, 1)
-            return made
+                created.setsockopt(_SOL_NETLINK, option, 1)
+            return created
 
         self._socket = opened() if netns_fd is None else netns.inside(netns_fd, opened)
         self._sequence = 0
@@ -64,9 +64,7 @@ class NetlinkSocket:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     # Requests
@@ -77,7 +75,7 @@ class NetlinkSocket:
         self._socket.send(pack_message(kind, flags, self._sequence, payload))
         multipart = flags & NLM_F_DUMP == NLM_F_DUMP or flags & NLM_F_ACK
         while True:
-            buffer = _buffer()
+            buffer = _local.buffer
             size = self._socket.recv_into(buffer)
             for answer in messages(bytes(buffer[:size])):
                 if answer.sequence != self._sequence:
@@ -106,7 +104,7 @@ class NetlinkSocket:
     def notifications(self) -> Iterator[bytes | None]:
         """Yield the datagrams that have arrived, without waiting; None if some were lost as the buffer was full."""
         while True:
-            buffer = _buffer()
+            buffer = _local.buffer
             try:
                 size, sender = self._socket.recvfrom_into(buffer)
             except BlockingIOError:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from typing import Any
 
 from wirespeed.kernel.netlink.codec import attribute, attributes, list_attributes, mac_bytes, nested
 
 IFLA_VFINFO_LIST = 22
 IFLA_VF_INFO = 1
-IFLA_VF_MAC, IFLA_VF_VLAN, IFLA_VF_SPOOFCHK, IFLA_VF_LINK_STATE = 1, 2, 4, 5
+IFLA_VF_MAC, IFLA_VF_SPOOFCHK, IFLA_VF_LINK_STATE = 1, 4, 5
 IFLA_VF_RATE, IFLA_VF_STATS, IFLA_VF_TRUST, IFLA_VF_VLAN_LIST = 6, 8, 9, 12
 IFLA_VF_VLAN_INFO = 1
 IFLA_VF_IB_NODE_GUID, IFLA_VF_IB_PORT_GUID = 10, 11
@@ -23,6 +24,13 @@ _U32 = struct.Struct("I")
 _GUID = struct.Struct("I4xQ")  # struct ifla_vf_guid
 _UNSUPPORTED = 0xFFFFFFFF  # what the kernel reports for a VF setting that the driver does not fill in
 
+# Settings that are one number, in the order in which the kernel applies them; and GUIDs.
+_NUMBERS = {
+    "spoofchk": (IFLA_VF_SPOOFCHK, bool),
+    "link_state": (IFLA_VF_LINK_STATE, int),
+    "trust": (IFLA_VF_TRUST, bool),
+}
+_GUIDS = {"node_guid": IFLA_VF_IB_NODE_GUID, "port_guid": IFLA_VF_IB_PORT_GUID}
 # The settings that the kernel sets together.
 VF_SETTING_GROUPS = (
     ("mac",),
@@ -58,23 +66,17 @@ class VfSettings:
 
     def differing(self, current: VfSettings) -> VfSettings:
         """Return only the settings that differ from the current ones."""
-        return VfSettings(
-            **{
-                f.name: value
-                for f in fields(self)
-                if (value := getattr(self, f.name)) is not None and value != getattr(current, f.name)
-            }
-        )
+        return VfSettings(**{key: value for key, value in self.items() if value != getattr(current, key)})
 
-    def items(self) -> list[tuple[str, object]]:
+    def items(self) -> list[tuple[str, Any]]:
         """Return (name, value) of the settings that are not None."""
-        return [(f.name, value) for f in fields(self) if (value := getattr(self, f.name)) is not None]
+        return [(key, value) for key, value in vars(self).items() if value is not None]
 
     def parts(self) -> Iterator[VfSettings]:
         """Yield the settings that are not None, one of VF_SETTING_GROUPS at a time."""
-        given = dict(vars(self))
+        given = dict(self.items())
         for group in VF_SETTING_GROUPS:
-            if part := {key: given[key] for key in group if given[key] is not None}:
+            if part := {key: given[key] for key in group if key in given}:
                 yield VfSettings(**part)
 
 
@@ -86,10 +88,7 @@ def pack_infos(vf: int, settings: VfSettings) -> list[bytes]:
 
 
 def pack_settings(vf: int, settings: VfSettings) -> Iterator[bytes]:
-    """Yield the settings of a VF as netlink attributes, in the order in which the kernel applies them.
-
-    The kernel applies them in this order (do_setvfinfo), whatever the order in the message.
-    """
+    """Yield the settings of a VF as attributes, in the order in which the kernel applies any (do_setvfinfo)."""
     if settings.mac is not None:
         yield attribute(IFLA_VF_MAC, _U32.pack(vf) + mac_bytes(settings.mac).ljust(32, b"\0"))
     if settings.vlan is not None or settings.vlan_qos is not None or settings.vlan_proto is not None:
@@ -99,16 +98,12 @@ def pack_settings(vf: int, settings: VfSettings) -> Iterator[bytes]:
     if settings.min_tx_rate is not None or settings.max_tx_rate is not None:
         rates = struct.pack("III", vf, settings.min_tx_rate or 0, settings.max_tx_rate or 0)
         yield attribute(IFLA_VF_RATE, rates)
-    if settings.spoofchk is not None:
-        yield attribute(IFLA_VF_SPOOFCHK, struct.pack("II", vf, settings.spoofchk))
-    if settings.link_state is not None:
-        yield attribute(IFLA_VF_LINK_STATE, struct.pack("II", vf, settings.link_state))
-    if settings.trust is not None:
-        yield attribute(IFLA_VF_TRUST, struct.pack("II", vf, settings.trust))
-    if settings.node_guid is not None:
-        yield attribute(IFLA_VF_IB_NODE_GUID, _GUID.pack(vf, int(settings.node_guid.replace(":", ""), 16)))
-    if settings.port_guid is not None:
-        yield attribute(IFLA_VF_IB_PORT_GUID, _GUID.pack(vf, int(settings.port_guid.replace(":", ""), 16)))
+    for key, (kind, _) in _NUMBERS.items():
+        if (value := getattr(settings, key)) is not None:
+            yield attribute(kind, struct.pack("II", vf, value))
+    for key, kind in _GUIDS.items():
+        if (guid := getattr(settings, key)) is not None:
+            yield attribute(kind, _GUID.pack(vf, int(guid.replace(":", ""), 16)))
 
 
 def pack_vf(number: int, settings: VfSettings) -> bytes:
@@ -134,49 +129,30 @@ class Vfs(Mapping[int, VfSettings]):
 
 
 def infos_by_number(listed: bytes) -> dict[int, bytes]:
-    """Return the infos of an IFLA_VFINFO_LIST by VF number; not by position, as VFs may be omitted.
-
-    The number is taken from the first attribute, IFLA_VF_MAC, whose value begins with it.
-    """
+    """Return the infos by VF number, from their first attribute, IFLA_VF_MAC, as VFs may be omitted."""
     return {_U32.unpack_from(info, 4)[0]: info for _, info in list_attributes(listed)}
 
 
 def unpack_settings(info: bytes) -> VfSettings:
     seen = attributes(info)
-
-    def second(kind: int) -> int | None:
-        value = _U32.unpack_from(seen[kind], 4)[0] if kind in seen else _UNSUPPORTED
-        return None if value == _UNSUPPORTED else value
-
-    def switch(kind: int) -> bool | None:
-        value = second(kind)
-        return None if value is None else bool(value)
-
-    def guid(kind: int) -> str | None:
-        return _GUID.unpack_from(seen[kind])[1].to_bytes(8, "big").hex(":") if kind in seen else None
-
-    vlan: tuple[int | None, int | None, int | None] = (None, None, None)
-    listed = attributes(seen.get(IFLA_VF_VLAN_LIST, b"")).get(IFLA_VF_VLAN_INFO)
-    if listed:
-        _, vid, qos = struct.unpack_from("III", listed)
-        vlan = (vid, qos, struct.unpack_from(">H", listed, 12)[0] or ETH_P_8021Q)
-    rates = struct.unpack_from("II", seen[IFLA_VF_RATE], 4) if IFLA_VF_RATE in seen else (None, None)
-    return VfSettings(
-        mac=seen[IFLA_VF_MAC][4:10].hex(":") if IFLA_VF_MAC in seen else None,
-        vlan=vlan[0],
-        vlan_qos=vlan[1],
-        vlan_proto=vlan[2],
-        min_tx_rate=rates[0],
-        max_tx_rate=rates[1],
-        spoofchk=switch(IFLA_VF_SPOOFCHK),
-        trust=switch(IFLA_VF_TRUST),
-        link_state=second(IFLA_VF_LINK_STATE),
-        node_guid=guid(IFLA_VF_IB_NODE_GUID),
-        port_guid=guid(IFLA_VF_IB_PORT_GUID),
-    )
+    found: dict[str, Any] = {}
+    if IFLA_VF_MAC in seen:
+        found["mac"] = seen[IFLA_VF_MAC][4:10].hex(":")
+    if listed := attributes(seen.get(IFLA_VF_VLAN_LIST, b"")).get(IFLA_VF_VLAN_INFO):
+        found["vlan"], found["vlan_qos"] = struct.unpack_from("II", listed, 4)
+        found["vlan_proto"] = struct.unpack_from(">H", listed, 12)[0] or ETH_P_8021Q
+    if IFLA_VF_RATE in seen:
+        found["min_tx_rate"], found["max_tx_rate"] = struct.unpack_from("II", seen[IFLA_VF_RATE], 4)
+    for key, (kind, convert) in _NUMBERS.items():
+        if kind in seen and (value := _U32.unpack_from(seen[kind], 4)[0]) != _UNSUPPORTED:
+            found[key] = convert(value)
+    for key, kind in _GUIDS.items():
+        if kind in seen:
+            found[key] = _GUID.unpack_from(seen[kind])[1].to_bytes(8, "big").hex(":")
+    return VfSettings(**found)
 
 
 def unpack_stats(listed: bytes) -> dict[int, dict[int, bytes]]:
-    """Return the counters of an IFLA_VFINFO_LIST by VF number: IFLA_VF_STATS_* attributes, each a packed u64."""
+    """Return the counters (see `Rtnl.vf_stats`) in an IFLA_VFINFO_LIST."""
     infos = {number: attributes(info) for number, info in infos_by_number(listed).items()}
     return {number: attributes(info.get(IFLA_VF_STATS, b"")) for number, info in infos.items()}

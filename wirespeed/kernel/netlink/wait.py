@@ -1,4 +1,4 @@
-"""Waiting for changes of links, which the kernel notifies of."""
+"""Waiting for changes of links, by the kernel's notifications."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from wirespeed.kernel.netlink.link import RTMGRP_LINK, Link
 from wirespeed.kernel.netlink.rtnl import Rtnl
 from wirespeed.kernel.netlink.socket import NETLINK_ROUTE, NetlinkSocket
 
-# How long a VF's driver may take to learn of a MAC that was set on the PF, in seconds, and the errors that it
-# returns meanwhile: i40e and ice reset the VF for a new MAC, and iavf then answers "try again".
+# Seconds that a VF's driver may need to learn of a MAC that was set on the PF, and the errors that it returns
+# until then: i40e and ice reset the VF for a new MAC, and iavf then answers "try again".
 MAC_TIMEOUT = 2.0
 MAC_NOT_YET = frozenset({errno.EAGAIN, errno.EBUSY, errno.EACCES})
 
@@ -23,10 +23,7 @@ T = TypeVar("T")
 
 
 def wait_for_carrier(index: int, *, timeout: float) -> Link | None:
-    """Wait up to `timeout` seconds until the interface in this thread's namespace is up with a carrier.
-
-    Return the interface as it is then, or None if it is gone.
-    """
+    """Wait up to `timeout` s for the carrier of an interface in this thread's namespace; None if it is gone."""
 
     def link_if_settled(rtnl: Rtnl) -> tuple[Link | None] | None:
         link = rtnl.link(index)
@@ -38,7 +35,7 @@ def wait_for_carrier(index: int, *, timeout: float) -> Link | None:
         return rtnl.link(index)
 
 
-def set_mac(index: int, mac: str, *, retry_on: Collection[int], timeout: float) -> None:
+def set_mac(index: int, mac: str, *, retry_on: Collection[int] = MAC_NOT_YET, timeout: float = MAC_TIMEOUT) -> None:
     """Set the MAC of an interface in this thread's namespace; retry while the kernel returns one of `retry_on`.
 
     Retries at each change of a link and ten times a second (not every driver notifies), for up to `timeout`

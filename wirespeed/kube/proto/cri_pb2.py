@@ -24,19 +24,23 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ewirespeed/kube/proto/cri.proto\x12\nruntime.v1\"\x17\n\x15ListPodSandboxRequest\"?\n\x16ListPodSandboxResponse\x12%\n\x05items\x18\x01 \x03(\x0b\x32\x16.runtime.v1.PodSandbox\"\x18\n\nPodSandbox\x12\n\n\x02id\x18\x01 \x01(\t2i\n\x0eRuntimeService\x12W\n\x0eListPodSandbox\x12!.runtime.v1.ListPodSandboxRequest\x1a\".runtime.v1.ListPodSandboxResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ewirespeed/kube/proto/cri.proto\x12\nruntime.v1\"\x10\n\x0eVersionRequest\"@\n\x0fVersionResponse\x12\x14\n\x0cruntime_name\x18\x02 \x01(\t\x12\x17\n\x0fruntime_version\x18\x03 \x01(\t\"\x17\n\x15ListPodSandboxRequest\"?\n\x16ListPodSandboxResponse\x12%\n\x05items\x18\x01 \x03(\x0b\x32\x16.runtime.v1.PodSandbox\"\x18\n\nPodSandbox\x12\n\n\x02id\x18\x01 \x01(\t2\xad\x01\n\x0eRuntimeService\x12\x42\n\x07Version\x12\x1a.runtime.v1.VersionRequest\x1a\x1b.runtime.v1.VersionResponse\x12W\n\x0eListPodSandbox\x12!.runtime.v1.ListPodSandboxRequest\x1a\".runtime.v1.ListPodSandboxResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'wirespeed.kube.proto.cri_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_LISTPODSANDBOXREQUEST']._serialized_start=46
-  _globals['_LISTPODSANDBOXREQUEST']._serialized_end=69
-  _globals['_LISTPODSANDBOXRESPONSE']._serialized_start=71
-  _globals['_LISTPODSANDBOXRESPONSE']._serialized_end=134
-  _globals['_PODSANDBOX']._serialized_start=136
-  _globals['_PODSANDBOX']._serialized_end=160
-  _globals['_RUNTIMESERVICE']._serialized_start=162
-  _globals['_RUNTIMESERVICE']._serialized_end=267
+  _globals['_VERSIONREQUEST']._serialized_start=46
+  _globals['_VERSIONREQUEST']._serialized_end=62
+  _globals['_VERSIONRESPONSE']._serialized_start=64
+  _globals['_VERSIONRESPONSE']._serialized_end=128
+  _globals['_LISTPODSANDBOXREQUEST']._serialized_start=130
+  _globals['_LISTPODSANDBOXREQUEST']._serialized_end=153
+  _globals['_LISTPODSANDBOXRESPONSE']._serialized_start=155
+  _globals['_LISTPODSANDBOXRESPONSE']._serialized_end=218
+  _globals['_PODSANDBOX']._serialized_start=220
+  _globals['_PODSANDBOX']._serialized_end=244
+  _globals['_RUNTIMESERVICE']._serialized_start=247
+  _globals['_RUNTIMESERVICE']._serialized_end=420
 # @@protoc_insertion_point(module_scope)

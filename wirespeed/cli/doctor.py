@@ -1,0 +1,118 @@
+"""`wirespeed doctor`: is this node fit for pods with line-rate interfaces, and is this pod fast?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from wirespeed.cli import options
+
+if TYPE_CHECKING:
+    from wirespeed.doctor import Finding
+
+
+@click.command(
+    epilog=options.examples(
+        "wirespeed doctor", "wirespeed doctor --pod shop/firewall", "wirespeed doctor --json > node.json"
+    )
+)
+@click.option("--pod", metavar="[NAMESPACE/]NAME", help="Check this pod of the node too, through its own eyes.")
+@click.option("--all", "everything", is_flag=True, help="Show what holds, too.")
+@click.option("--json", "as_json", is_flag=True, help="Print all findings as a JSON list.")
+@options.config()
+@click.pass_context
+def doctor(ctx: click.Context, *, pod: str | None, everything: bool, as_json: bool, config: Path | None) -> None:
+    """Check whether this node is fit for pods with line-rate interfaces.
+
+    Shows what is not as it should be, why it matters, and the command that mends it: kernel and IOMMU, network
+    cards and their slots, CPUs, hugepages, kubelet, CNI configuration, container runtime, virtual switches,
+    permissions. What cannot be seen from here is unknown, with the reason. Nothing is changed. Run it on the node
+    as root, or in the agent's container.
+
+    The exit status is 1 if there is a finding of severity error.
+    """
+    from contextlib import closing  # noqa: PLC0415 — see wirespeed.cli.main
+
+    import msgspec  # noqa: PLC0415
+
+    from wirespeed.doctor import Severity, applicable, examine  # noqa: PLC0415
+    from wirespeed.node import Node, load_config  # noqa: PLC0415
+
+    with closing(Node(load_config(config), once=True)) as node:
+        findings = examine(node, pod)
+    if as_json:
+        click.echo(msgspec.json.format(msgspec.json.encode(findings), indent=2).decode())
+    else:
+        show([each for each in findings if everything or each.severity is not Severity.OK])
+        click.echo(summary(findings, len(applicable(pod=pod is not None))))
+    ctx.exit(1 if any(each.severity is Severity.ERROR for each in findings) else 0)
+
+
+_COLOURS = {"error": "red", "warning": "yellow", "unknown": "magenta", "info": "cyan", "ok": "green"}
+_INDENT = " " * 10
+
+
+def show(findings: Sequence[Finding]) -> None:
+    """Print findings by subject, the worst first; on a terminal with colours, and in lines of its width."""
+    from wirespeed.doctor import Severity, Subject  # noqa: PLC0415 — see wirespeed.cli.main
+
+    order = list(Severity)
+    for subject in Subject:
+        mine = [each for each in findings if each.subject is subject]
+        if not mine:
+            continue
+        click.secho(subject.value, bold=True)
+        for finding in sorted(mine, key=lambda each: order.index(each.severity)):
+            _show_one(finding)
+        click.echo()
+
+
+def _show_one(finding: Finding) -> None:
+    mark = click.style(f"{finding.severity.value:8}", fg=_COLOURS[finding.severity])
+    where = f" {finding.thing}:" if finding.thing else ""
+    _echo(f"  {mark}{click.style(finding.id, bold=True)}:{where} {finding.found}")
+    if finding.severity == "ok":
+        return
+    _echo(f"{_INDENT}expected: {finding.expected}")
+    _echo(f"{_INDENT}why: {finding.why} [{finding.source}]")
+    if finding.fix:
+        _echo(f"{_INDENT}fix: {finding.fix}")
+
+
+def _echo(line: str) -> None:
+    """Print a line, on a terminal as several lines; a command in a pipe keeps its line."""
+    import shutil  # noqa: PLC0415 — see wirespeed.cli.main
+    import sys  # noqa: PLC0415
+    import textwrap  # noqa: PLC0415
+
+    if sys.stdout.isatty():
+        width = max(40, shutil.get_terminal_size().columns)
+        line = textwrap.fill(
+            line, width, subsequent_indent=f"{_INDENT}  ", break_long_words=False, break_on_hyphens=False
+        )
+    click.echo(line)
+
+
+def summary(findings: Sequence[Finding], checks: int) -> str:
+    """Count checks by their worst finding: "58 checks: 50 hold, 1 error, 3 warnings, 4 do not apply"."""
+    from wirespeed.doctor import Severity  # noqa: PLC0415 — see wirespeed.cli.main
+
+    order = list(Severity)
+    worst: dict[str, int] = {}
+    for finding in findings:
+        rank = order.index(finding.severity)
+        worst[finding.id] = min(rank, worst.get(finding.id, rank))
+    errors, warnings, unknown, infos, held = (list(worst.values()).count(rank) for rank in range(len(order)))
+    counts = {
+        "hold": held,
+        "error" if errors == 1 else "errors": errors,
+        "warning" if warnings == 1 else "warnings": warnings,
+        "info": infos,
+        "unknown": unknown,
+        "do not apply": checks - len(worst),
+    }
+    told = (f"{number} {name}" for name, number in counts.items() if number or name == "hold")
+    return f"{checks} checks: {', '.join(told)}"
