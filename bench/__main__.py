@@ -44,7 +44,7 @@ WHERES = {
     ),
     "deviceplugin": Where(
         deviceplugin.measure,
-        "this machine: device plugins with 2,048 VFs",
+        "this machine: device plugins on 8 PFs with VFs",
         *(deviceplugin.PEER_TEXT, deviceplugin.PEER, deviceplugin.read_peer),
         rounds=5,
     ),
@@ -83,6 +83,9 @@ def _parser() -> argparse.ArgumentParser:
         option("--peer", type=peer, action="append", default=[], metavar=where.peer, help=where.peer_text)
         out = f"write bench-{name}.md and bench-{name}.json to this directory"
         option("--out", type=Path, metavar="DIR", help=out)
+        if name == "deviceplugin":
+            vfs = "number of VFs of each PF (default: %(default)s)"
+            option("--vfs", type=int, default=deviceplugin.VFS, metavar="N", help=vfs)
         if name == "host":
             service = "a shell command to run meanwhile, for a peer with a daemon"
             option("--service", action="append", default=[], metavar="COMMAND", help=service)

@@ -32,7 +32,7 @@ from wirespeed.kube.proto import deviceplugin_pb2 as dp
 from wirespeed.play.kubelet import Kubelet
 
 PFS = {f"0000:{2 * number + 16:02x}:00.0": f"ens{number}f0" for number in range(8)}  # interface name by address
-VFS = 256  # per PF
+VFS = 256  # per PF, unless told otherwise
 PREFIX = "intel.com"  # default prefix of resource names
 KUBELET = Path("/var/lib/kubelet")
 CALLS = {1: 300, 4: 100}  # number of calls per turn, by the number of VFs requested
@@ -67,10 +67,10 @@ def read_peer(text: str) -> Peer:
 
 def measure(arguments: argparse.Namespace) -> Figures:
     enter_namespaces("bench", "--net", "--mount", "--propagation", "private")
-    figures = Figures(f"Device plugin with {len(PFS) * VFS:,} VFs")
+    figures = Figures(f"Device plugin with {len(PFS) * arguments.vfs:,} VFs")
     with tempfile.TemporaryDirectory(prefix="wirespeed-bench-") as name:
         folder = Path(name)
-        vfs = _lay_out(folder)
+        vfs = _lay_out(folder, arguments.vfs)
         pools, config = folder / "pools.json", folder / "agent.json"
         pools.write_text(json.dumps(_pools()))
         config.write_text(json.dumps({"devicePlugin": str(pools)}))
@@ -87,7 +87,7 @@ def measure(arguments: argparse.Namespace) -> Figures:
 # The node
 
 
-def _lay_out(folder: Path) -> dict[str, list[str]]:
+def _lay_out(folder: Path, count: int) -> dict[str, list[str]]:
     """Create sysfs and /dev in the directory; return the VFs' addresses by pool name."""
     sysfs, dev = FakeSysfs(folder / "sys"), folder / "dev"
     (sysfs.root / "devices/system").mkdir(parents=True)
@@ -96,8 +96,8 @@ def _lay_out(folder: Path) -> dict[str, list[str]]:
         (dev / name).touch()
     found = {}
     for address, name in PFS.items():
-        vfs = sysfs.pf(address, name, vfs=VFS, vf_driver="vfio-pci", operstate="up", flags="0x1003")
-        sysfs.write(address, "sriov_numvfs", str(VFS))
+        vfs = sysfs.pf(address, name, vfs=count, vf_driver="vfio-pci", operstate="up", flags="0x1003")
+        sysfs.write(address, "sriov_numvfs", str(count))
         for device in (address, *vfs):  # an Intel Ethernet device's, as drivers/pci/pci-sysfs.c writes it
             number = int(sysfs.read(device, "device"), 16)
             sysfs.write(device, "modalias", f"pci:v00008086d{number:08X}sv00008086sd00000000bc02sc00i00")

@@ -16,12 +16,16 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pytest
 
+from tests.node.forks import Forked, Forks, forks
+
 if TYPE_CHECKING:
     from tests.node.pods import World
+
+Process: TypeAlias = "Forked | subprocess.Popen[str]"
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 30.0  # seconds; a wait that takes longer fails
@@ -119,7 +123,7 @@ def sandbox(netns: Callable[[], Netns]) -> Callable[[], Netns]:
 class Agent:
     """A running `wirespeed agent` and its paths. `log` has the lines logged so far."""
 
-    process: subprocess.Popen[str]
+    process: Process
     config: Path
     socket: Path
     state: Path
@@ -167,13 +171,20 @@ class Agent:
         self._lines.put(None)
 
 
+@pytest.fixture(scope="session")
+def agent_forks() -> Iterator[Forks]:
+    with forks(ROOT) as started:
+        yield started
+
+
 @pytest.fixture
-def agent_process(tmp_path: Path) -> Iterator[Callable[..., Agent]]:
-    """Start agents, each a process with its own configuration, socket and journal.
+def agent_process(tmp_path: Path, agent_forks: Forks) -> Iterator[Callable[..., Agent]]:
+    """Start agents, each a process (tests/node/forks.py) with its own configuration, socket and journal.
 
     `agent = agent_process(workers=2)`: keyword arguments are keys of the agent's configuration file. `environ` adds
-    to its environment. With `ready=False`, the call does not wait until it is ready. `folder` is the directory for
-    its files (default: a new one); give two agents the same one if the second takes over from the first. `node` is
+    to its environment; with `forked=False`, the agent is an interpreter of its own, which reads its settings there.
+    With `ready=False`, the call does not wait until it is ready. `folder` is the directory for its files (default:
+    a new one); give two agents the same one if the second takes over from the first. `node` is
     the network namespace to run in, for plugins that create interfaces on the host. The cluster is the directory of
     manifests `folder/manifests`, unless `cluster` is given. In addition to the real plugins there are `probe` and
     `inner` (tests/node/probe.py), and `broken`, which cannot be created. Agents are killed after the test.
@@ -183,14 +194,15 @@ def agent_process(tmp_path: Path) -> Iterator[Callable[..., Agent]]:
     def start(
         *,
         environ: Mapping[str, str] | None = None,
+        forked: bool = True,
         ready: bool = True,
         folder: Path | None = None,
         node: Netns | None = None,
         **config: Any,
     ) -> Agent:
         place = folder or tmp_path / f"agent{len(agents)}"
-        before = () if node is None else ("nsenter", f"--net={node.path}")
-        agent = _start_agent(place, {} if environ is None else environ, config, ready=ready, before=before)
+        agents_of = agent_forks if forked else None
+        agent = _start_agent(agents_of, place, environ or {}, config, ready=ready, node=node)
         agents.append(agent)
         return agent
 
@@ -203,12 +215,13 @@ def agent_process(tmp_path: Path) -> Iterator[Callable[..., Agent]]:
 
 
 def _start_agent(
+    agents: Forks | None,
     folder: Path,
     environ: Mapping[str, str],
     config: Mapping[str, Any],
     *,
     ready: bool,
-    before: tuple[str, ...] = (),
+    node: Netns | None,
 ) -> Agent:
     for made in (folder / "manifests", folder / "kubelet", folder / "site"):
         made.mkdir(parents=True, exist_ok=True)
@@ -230,23 +243,30 @@ def _start_agent(
     notified.unlink(missing_ok=True)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
         notify.bind(str(notified))
-        process = subprocess.Popen(
-            [*before, sys.executable, "-m", "wirespeed", "agent", "--config", str(file), "--log-level", "debug"],
-            cwd=ROOT,
-            env={
-                **os.environ,
-                "PYTHONPATH": f"{ROOT}:{folder / 'site'}",
-                "NOTIFY_SOCKET": str(notified),
-                **environ,
-            },
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        arguments = ["agent", "--config", str(file), "--log-level", "debug"]
+        environ = {**os.environ, "NOTIFY_SOCKET": str(notified), **environ}
+        process = _start_process(agents, arguments, environ, folder / "site", node)
         agent = Agent(process, file, Path(places["socket"]), Path(places["state"]))
         agent.reader.start()
         if ready:
             _wait_ready(agent, notify)
     return agent
+
+
+def _start_process(
+    agents: Forks | None, arguments: list[str], environ: dict[str, str], site: Path, node: Netns | None
+) -> Process:
+    if agents is not None:
+        netns = None if node is None else node.path
+        return agents.start(arguments, folder=ROOT, environ=environ, path=str(site), netns=netns)
+    before = () if node is None else ("nsenter", f"--net={node.path}")
+    return subprocess.Popen(
+        [*before, sys.executable, "-m", "wirespeed", *arguments],
+        cwd=ROOT,
+        env={**environ, "PYTHONPATH": f"{ROOT}:{site}"},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def _wait_ready(agent: Agent, notify: socket.socket) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import socket
@@ -16,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.node.calling import DONE, PROBE_CONFIG, Events, Gate, is_soon, until
-from tests.node.conftest import PATIENCE
+from tests.node.conftest import PATIENCE, Process
 from tests.node.pods import World
 from tests.node.test_agent import StartAgent, StartProbe, events, gate, probe
 from wirespeed.agent import frame
@@ -26,12 +25,21 @@ __all__ = ["events", "gate", "probe"]
 ANEW = "was removed or replaced by another program: recreated"
 
 
+def tasks(process: Process) -> list[Path]:
+    return [*Path(f"/proc/{process.pid}/task").iterdir()]
+
+
+def state(task: Path) -> str:
+    """The state of a thread, as in proc_pid_stat(5)."""
+    return (task / "stat").read_text().rpartition(")")[2].split()[0]
+
+
 @contextmanager
-def stopped(process: subprocess.Popen[str]) -> Iterator[None]:
+def stopped(process: Process) -> Iterator[None]:
     """Stop it meanwhile: between two steps of the test the agent would create what it misses."""
     process.send_signal(signal.SIGSTOP)
     try:
-        os.waitid(os.P_PID, process.pid, os.WSTOPPED)
+        until(lambda: all(state(task) == "T" for task in tasks(process)), "all threads stopped")
         yield
     finally:
         process.send_signal(signal.SIGCONT)

@@ -20,7 +20,7 @@ def built() -> None:
 
 
 def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "bench", "deviceplugin", "--rounds", "1", *arguments]
+    command = [sys.executable, "-m", "bench", "deviceplugin", "--rounds", "1", "--vfs", "16", *arguments]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=4 * PATIENCE)
 
 

@@ -121,8 +121,10 @@ def test_sample_without_any_successful_call_has_the_failed_ones(
 def test_without_the_key_there_is_neither_a_thread_nor_the_exporters_module(
     agent_process: Callable[..., Agent], call: Callable[..., Call], collector: Collector
 ) -> None:
-    agent = agent_process(environ={"PYTHONVERBOSE": "1"})
-    exporting = agent_process(environ={"PYTHONVERBOSE": "1"}, tracing={"endpoint": collector.endpoint})
+    agent = agent_process(forked=False, environ={"PYTHONVERBOSE": "1"})
+    exporting = agent_process(
+        forked=False, environ={"PYTHONVERBOSE": "1"}, tracing={"endpoint": collector.endpoint}
+    )
     for each in (agent, exporting):
         assert call(each, "DEL").answer() == DONE
     assert len(threads(exporting)) == len(threads(agent)) + 1

@@ -272,7 +272,7 @@ def test_anonymous_page_is_refused_on_other_addresses(agent_process: StartAgent,
 
 
 def test_agent_without_a_page_imports_nothing_of_it(agent_process: StartAgent) -> None:
-    agent = agent_process(environ={"PYTHONVERBOSE": "1"})
+    agent = agent_process(forked=False, environ={"PYTHONVERBOSE": "1"})
     agent.stop()
     agent.reader.join(PATIENCE)
     log = "".join(agent.log)

@@ -158,10 +158,8 @@ def _setns() -> Callable[[int], None]:
     native: Callable[[int, int], None] | None = getattr(os, "setns", None)
     if native is not None:
         return lambda fd: native(fd, CLONE_NEWNET)
-    import cffi  # noqa: PLC0415 — Python 3.11 has no os.setns
+    from wirespeed.kernel.libc import ffi  # noqa: PLC0415 — Python 3.11 has no os.setns
 
-    ffi = cffi.FFI()
-    ffi.cdef("int setns(int fd, int nstype);")
     libc = ffi.dlopen(None)
 
     def setns(fd: int) -> None:
