@@ -25,7 +25,7 @@ from wirespeed.state.journal import Attachment, AttachmentStep
 LAST_ERRORS = 10  # the most that are shown
 
 
-class PoolStatus(msgspec.Struct, frozen=True, kw_only=True):
+class PoolStatus(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """A pool: its devices by what they are used for. `given` are those that the kubelet allocated to containers."""
 
     resource: str
@@ -36,7 +36,7 @@ class PoolStatus(msgspec.Struct, frozen=True, kw_only=True):
     unhealthy: tuple[Fault, ...] = ()
 
 
-class AttachmentStatus(msgspec.Struct, frozen=True, kw_only=True):
+class AttachmentStatus(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """An interface of a pod, and what is wrong with it ("" if nothing is)."""
 
     pod: str
@@ -51,7 +51,7 @@ class AttachmentStatus(msgspec.Struct, frozen=True, kw_only=True):
     problem: str = ""
 
 
-class LastError(msgspec.Struct, frozen=True, kw_only=True):
+class LastError(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """An error of calls for one pod, with the time of the last such call (seconds since 1970) and their number."""
 
     at: float
@@ -64,7 +64,7 @@ class LastError(msgspec.Struct, frozen=True, kw_only=True):
     trace: str
 
 
-class AgentStatus(msgspec.Struct, frozen=True, kw_only=True):
+class AgentStatus(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """The running agent; `seconds` is since its start."""
 
     version: str
@@ -73,7 +73,7 @@ class AgentStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @structs.prepared
-class Status(msgspec.Struct, frozen=True, kw_only=True):
+class Status(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """A node. Without `agent`, no agent answers: pools are then unknown, and the rest is what is on the disk."""
 
     node: str

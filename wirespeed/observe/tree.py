@@ -10,8 +10,9 @@ from itertools import groupby
 from wirespeed.observe.attached import PodInterface
 from wirespeed.observe.switches import Switch, SwitchPort
 from wirespeed.observe.text import printable
-from wirespeed.observe.topology import Function, Interface, Pf, Settings, Topology
+from wirespeed.observe.topology import Function, Interface, Pf, Topology
 from wirespeed.plugins.vhost.conf import NONE, OVS, VPP
+from wirespeed.provision.listing import Settings
 
 _NARROWEST = 40  # columns of text, however deep and however narrow the terminal
 

@@ -21,7 +21,7 @@ from wirespeed.state.calls import Call
 from wirespeed.state.journal import AttachmentStep
 
 
-class Asked(msgspec.Struct, frozen=True, kw_only=True):
+class Asked(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """A network that the pod's annotation asks for, and the interface that it has for it ("" if none)."""
 
     network: str
@@ -30,14 +30,14 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     """attached, not attached, or what its row of the journal says"""
 
 
-class Given(msgspec.Struct, frozen=True, kw_only=True):
+class Given(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """Devices of one resource that the kubelet allocated to the pod."""
 
     resource: str
     devices: tuple[str, ...]
 
 
-class Failure(msgspec.Struct, frozen=True, kw_only=True):
+class Failure(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """The last failure of the pod: `path` are the steps that it ended, from the outermost to the innermost."""
 
     verb: str
@@ -53,7 +53,7 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @structs.prepared
-class Why(msgspec.Struct, frozen=True, kw_only=True):
+class Why(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """What happened to a pod on this node. `answer` says it in one sentence, `advice` what to do next."""
 
     pod: str
