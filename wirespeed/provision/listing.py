@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import msgspec
 
 from wirespeed.kernel.netlink.vf import LINK_STATES, VLAN_PROTOCOLS, VfSettings
-from wirespeed.provision.facts import Pf, VfFacts
+
+if TYPE_CHECKING:
+    from wirespeed.provision.facts import Pf, VfFacts
 
 _PROTOCOLS = {number: name for name, number in VLAN_PROTOCOLS.items()}
 _STATES = {number: name for name, number in LINK_STATES.items()}
