@@ -175,7 +175,7 @@ def measure(
     if plot:
         with os_errors():
             plot.write_text(plots.svg(found), encoding="utf-8")
-    click.echo(report.to_json(found) if as_json else report.text(found), nl=False)
+    click.echo(f"{options.as_json(found)}\n" if as_json else report.text(found), nl=False)
 
 
 def _between(source: str, destination: str, settings: Settings, config: Path | None) -> Report:

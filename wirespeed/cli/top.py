@@ -71,11 +71,9 @@ def top(*, config: Path | None, once: bool, as_json: bool, interval: float, sort
 
 
 def _print_json(node: Node, every: float, *, once: bool) -> None:
-    import msgspec  # noqa: PLC0415 — see wirespeed.cli.main
-
     with suppress(KeyboardInterrupt):  # its end, unless it is to show one interval
         for interval in _intervals(node, every):
-            click.echo(msgspec.json.encode(interval))
+            click.echo(options.as_json(interval, indent=False))
             if once:
                 return
 

@@ -9,7 +9,8 @@ from wirespeed.live import RunningCall
 from wirespeed.observe.status import AgentStatus, AttachmentStatus, LastError, PoolStatus, Status
 from wirespeed.observe.why import Why
 from wirespeed.state.calls import Call
-from wirespeed.trace import ROOT, Step
+from wirespeed.text import table
+from wirespeed.trace import Step, depth
 
 _UNKNOWN = "?"
 
@@ -113,31 +114,12 @@ def call_lines(call: Call) -> Iterator[str]:
     yield f"{_clock(call.at)}  {call.verb} {call.ifname}: {outcome}  trace {call.trace}"
     for index, step in enumerate(call.steps):
         mark = "  FAILED" if step.error and not any(_failed_inside(call.steps, index)) else ""
-        indent = "  " * _depth(call.steps, step)
+        indent = "  " * depth(call.steps, step)
         yield f"  {step.began * 1000:9.1f} {step.seconds * 1000:9.1f} ms  {indent}{step.title}{mark}"
 
 
 def _failed_inside(steps: Sequence[Step], index: int) -> Iterator[bool]:
     return (bool(step.error) for step in steps if step.parent == index)
-
-
-def _depth(steps: Sequence[Step], step: Step) -> int:
-    depth = 0
-    while step.parent != ROOT:
-        step = steps[step.parent]
-        depth += 1
-    return depth
-
-
-def table(rows: Sequence[Sequence[str]], *, right: frozenset[int] | set[int] = frozenset()) -> Iterator[str]:
-    """Yield aligned lines; the columns whose numbers are in `right` are aligned to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = [
-            cell.rjust(width) if number in right else cell.ljust(width)
-            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        yield "  ".join(cells).rstrip()
 
 
 def duration(seconds: float) -> str:

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
 from itertools import groupby
 from operator import attrgetter
-from pathlib import Path
 
 import msgspec
 
 from wirespeed import __version__, structs
 from wirespeed.cni.request import pod_of
 from wirespeed.errors import Error
-from wirespeed.kube.podresources import PodResources
 from wirespeed.live import Fault, Pool, RunningCall
 from wirespeed.node import Node
 from wirespeed.plugins.meta.delegate import netns_gone, of_earlier_boot, recorded_delegate
@@ -130,12 +127,11 @@ def _pools(node: Node, pools: Sequence[Pool], faults: list[str]) -> Iterator[Poo
 
 def _given_devices(node: Node, faults: list[str]) -> Mapping[str, str] | None:
     """Return the pod, namespace/name, of each device that the kubelet allocated; None if it does not answer."""
-    with closing(PodResources(Path(node.config.kubelet) / "pod-resources/kubelet.sock")) as kubelet:
-        try:
-            return {each.device: f"{each.namespace}/{each.pod}" for each in kubelet.allocations()}
-        except Error as error:
-            faults.append(error.msg)
-            return None
+    try:
+        return {each.device: f"{each.namespace}/{each.pod}" for each in node.pod_resources.allocations()}
+    except Error as error:
+        faults.append(error.msg)
+        return None
 
 
 def attachments_of(node: Node, calls: Sequence[RunningCall], faults: list[str]) -> tuple[AttachmentStatus, ...]:

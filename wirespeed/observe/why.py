@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
-from pathlib import Path
 
 import msgspec
 
@@ -12,7 +10,6 @@ from wirespeed import structs
 from wirespeed.cni.errors import Code
 from wirespeed.errors import Error, Kind, Thing
 from wirespeed.kube.cluster import NotFoundError, Object
-from wirespeed.kube.podresources import PodResources
 from wirespeed.live import RunningCall
 from wirespeed.node import Node
 from wirespeed.observe.status import AttachmentStatus, attachments_of
@@ -150,12 +147,11 @@ def _calls_of(node: Node, pod: str, whole: Object | None, faults: list[str]) -> 
 
 
 def _given(node: Node, pod: str, faults: list[str]) -> tuple[Given, ...]:
-    with closing(PodResources(Path(node.config.kubelet) / "pod-resources/kubelet.sock")) as kubelet:
-        try:
-            devices = kubelet.devices(*pod.split("/", 1))
-        except Error as error:
-            faults.append(error.msg)
-            return ()
+    try:
+        devices = node.pod_resources.devices(*pod.split("/", 1))
+    except Error as error:
+        faults.append(error.msg)
+        return ()
     return tuple(Given(resource=resource, devices=tuple(ids)) for resource, ids in sorted(devices.items()))
 
 
