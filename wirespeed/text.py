@@ -1,7 +1,8 @@
-"""Text for terminals and files: tables, and names that cannot change the terminal."""
+"""Text for terminals and files: tables, times, and names that cannot change the terminal."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Container, Iterator, Sequence
 
 
@@ -27,3 +28,8 @@ def aligned(rows: Sequence[Sequence[str]], *, right: Container[int] = ()) -> Ite
 def table(rows: Sequence[Sequence[str]], *, right: Container[int] = ()) -> Iterator[str]:
     """Yield the lines of a table, as `aligned` does, without spaces at their ends."""
     return (line.rstrip() for line in aligned(rows, right=right))
+
+
+def clock(at: float) -> str:
+    """Return a time in seconds since 1970 as all commands show it: RFC 3339 in UTC, "2026-12-01T21:16:31Z"."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(at))

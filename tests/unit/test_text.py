@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from wirespeed.kube.reviews import Right
-from wirespeed.text import aligned, printable, table
+from wirespeed.text import aligned, clock, printable, table
 from wirespeed.trace import Step, depth
 
 
@@ -29,6 +31,16 @@ def test_a_table_without_rows_has_no_lines() -> None:
 def test_what_could_change_the_terminal_is_replaced() -> None:
     assert printable("a\x1b[2Jb\n") == "a?[2Jb?"
     assert printable("é", ascii_only=True) == "?"
+
+
+def test_times_are_in_utc_and_say_so_wherever_the_node_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "Asia/Kolkata-5:30")
+    time.tzset()
+    try:
+        assert clock(1_796_159_791.9) == "2026-12-01T21:16:31Z"
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 def test_depth_of_a_step_is_the_number_of_steps_around_it() -> None:
