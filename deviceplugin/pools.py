@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from wirespeed import text
 from wirespeed.deviceplugin import vhostuser
 from wirespeed.deviceplugin.config import VHOST_USER, PoolConfig
 from wirespeed.deviceplugin.selectors import Selectors
@@ -96,12 +97,8 @@ def table(found: Sequence[Explained], pools: Sequence[PoolConfig]) -> str:
     rows = [("DEVICE", "DRIVER", "FUNCTION", "POOL")]
     for each in found:
         rows.append((each.device, each.driver or "-", each.function or "-", each.resource or each.reason))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)][:-1]
-    lines = [
-        "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[-1]]) for row in rows
-    ]
     counts = [f"{pool.resource}: {sum(each.resource == pool.resource for each in found)} devices" for pool in pools]
-    return "\n".join([*lines, "", *counts])
+    return "\n".join([*text.table(rows), "", *counts])
 
 
 def abbreviate(addresses: Iterable[str]) -> str:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import msgspec
 
 from wirespeed.state.calls import Call
-from wirespeed.trace import ROOT, Step
+from wirespeed.trace import depth
 
 _ROW, _LEFT, _WIDTH, _RIGHT = 22, 330, 560, 80  # pixels
 _COLOURS = ("#00897b", "#4db6ac", "#b2dfdb")  # of a step, by how deep it is in others
@@ -53,11 +53,7 @@ def _rows(call: Call) -> Iterator[_Row]:
     yield _Row(0, f"{call.verb} {call.plugin}", call.pod, 0.0, call.seconds, bool(call.code))
     for step in call.steps:
         about = step.about.get("network", "")
-        yield _Row(1 + _depth(call.steps, step), step.name, about, step.began, step.seconds, bool(step.error))
-
-
-def _depth(steps: list[Step], step: Step) -> int:
-    return 0 if step.parent == ROOT else 1 + _depth(steps, steps[step.parent])
+        yield _Row(1 + depth(call.steps, step), step.name, about, step.began, step.seconds, bool(step.error))
 
 
 def _drawn(row: _Row, y: int, scale: float) -> Iterator[str]:

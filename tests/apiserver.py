@@ -46,7 +46,6 @@ NETWORKS = "/apis/k8s.cni.cncf.io/v1/network-attachment-definitions"
 CLAIMS = "/apis/resource.k8s.io/v1/resourceclaims"
 SLICES = "/apis/resource.k8s.io/v1/resourceslices"
 
-_REVIEWS = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
 
 _KINDS = {
     "pods": "Pod",
@@ -137,7 +136,6 @@ class ApiServer:
 
     def __init__(self, folder: Path, *, netns: str = "", certificates: Profile = HAND_MADE) -> None:
         self.requests: list[Request] = []
-        self.forbidden: set[tuple[str, str]] = set()  # (verb, resource) that access reviews deny
         self.served = [{"name": "network-attachment-definitions", "namespaced": True}]  # of the group of networks
         self.changed = threading.Condition()
         self.going = threading.Event()  # while it is cleared, the server pauses
@@ -659,8 +657,6 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def _answer_without_objects(self, request: Request, body: bytes) -> None:
         if request.path == "/version":
             self._send(200, {"major": "1", "minor": "35"})
-        elif request.path == _REVIEWS and request.verb == "POST":
-            self._review(json.loads(body))
         elif request.path == NETWORKS.rpartition("/")[0] and self.server.api.served:
             self._send(200, {"kind": "APIResourceList", "resources": self.server.api.served})
         else:
@@ -672,15 +668,6 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if key[0] != "events" or key[2]:
             raise _StatusError(405, "the server does not allow this method on the requested resource")
         self._send(201, self.server.api.create(key[0], key[1], json.loads(body)))
-
-    def _review(self, review: Object) -> None:
-        """Answer a SelfSubjectAccessReview: everything is allowed but what is in `forbidden`."""
-        asked = review["spec"]["resourceAttributes"]
-        if set(asked) - {"namespace", "verb", "group", "version", "resource", "subresource", "name"}:
-            raise _StatusError(400, "strict decoding error: unknown field")
-        resource = "/".join(filter(None, (asked["resource"], asked.get("subresource"))))
-        allowed = (asked["verb"], resource) not in self.server.api.forbidden
-        self._send(201, {**review, "status": {"allowed": allowed}})
 
     def _watch(self, watch: _Watch) -> None:
         self.send_response(200)

@@ -1,4 +1,4 @@
-"""TokenReview and SubjectAccessReview of the API server for tests: who has a token, and what that user may get."""
+"""The reviews of the API server for tests: who has a token, and what that user, or the one who asks, may do."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ Right = tuple[str, str, str]  # resource, namespace ("" for an object of the clu
 API_AUDIENCE = "https://kubernetes.default.svc"
 TOKEN_REVIEWS = "/apis/authentication.k8s.io/v1/tokenreviews"
 ACCESS_REVIEWS = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
-PATHS = (TOKEN_REVIEWS, ACCESS_REVIEWS)
+SELF_REVIEWS = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
+PATHS = (TOKEN_REVIEWS, ACCESS_REVIEWS, SELF_REVIEWS)
+_ATTRIBUTES = frozenset({"namespace", "verb", "group", "version", "resource", "subresource", "name"})
 
 
 class InvalidError(Exception):
@@ -40,9 +42,13 @@ class User:
 
 
 class Reviews:
-    """Users, their tokens with the audiences of each, and the answers to reviews."""
+    """Users, their tokens with the audiences of each, and the answers to reviews.
+
+    `forbidden` are verbs and resources ("pods/status") that the caller of the API server may not use itself.
+    """
 
     def __init__(self) -> None:
+        self.forbidden: set[tuple[str, str]] = set()
         self._users: dict[str, User] = {}
         self._tokens: dict[str, tuple[User, frozenset[str]]] = {}
 
@@ -64,6 +70,7 @@ class Reviews:
         kind, group, answer = {
             TOKEN_REVIEWS: ("TokenReview", "authentication.k8s.io/v1", self._authenticate),
             ACCESS_REVIEWS: ("SubjectAccessReview", "authorization.k8s.io/v1", self._authorize),
+            SELF_REVIEWS: ("SelfSubjectAccessReview", "authorization.k8s.io/v1", self._authorize_caller),
         }[path]
         if (body.get("kind"), body.get("apiVersion")) != (kind, group):
             raise InvalidError(400, f"the kind in the data ({body.get('kind')}) does not match {kind} of {group}")
@@ -78,10 +85,13 @@ class Reviews:
             return {"user": {}, "error": "[invalid bearer token, Token has been invalidated]"}
         return {"authenticated": True, "user": user.described(), "audiences": sorted(meant)}
 
+    def _authorize_caller(self, spec: Object) -> Object:
+        wanted = _wanted(spec)
+        resource = "/".join(filter(None, (wanted.get("resource"), wanted.get("subresource"))))
+        return {"allowed": (wanted.get("verb"), resource) not in self.forbidden}
+
     def _authorize(self, spec: Object) -> Object:
-        wanted = spec.get("resourceAttributes")
-        if (wanted is None) == (spec.get("nonResourceAttributes") is None):
-            raise InvalidError(422, "exactly one of nonResourceAttributes or resourceAttributes must be specified")
+        wanted = _wanted(spec)
         if not spec.get("user") and not spec.get("groups"):
             raise InvalidError(422, "spec.user: at least one of user or group must be specified")
         user = self._users.get(spec.get("user", ""))
@@ -90,7 +100,16 @@ class Reviews:
         described.pop("username", None)
         if user is None or asked != described:  # rights may be bound to a group, so all of it has to be passed on
             return {"allowed": False, "reason": "no such user"}
-        assert wanted is not None
         right = (wanted.get("resource"), wanted.get("namespace", ""), wanted.get("name", ""))
         core = wanted.get("group", "") == "" and wanted.get("subresource", "") == ""
         return {"allowed": core and wanted.get("verb") == "get" and right in user.rights}
+
+
+def _wanted(spec: Object) -> Object:
+    """Return what a review of access asks about. Raises InvalidError."""
+    wanted: Object | None = spec.get("resourceAttributes")
+    if wanted is None or spec.get("nonResourceAttributes") is not None:
+        raise InvalidError(422, "exactly one of nonResourceAttributes or resourceAttributes must be specified")
+    if unknown := wanted.keys() - _ATTRIBUTES:
+        raise InvalidError(400, f'strict decoding error: unknown field "spec.resourceAttributes.{min(unknown)}"')
+    return wanted

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from types import TracebackType
@@ -42,6 +42,15 @@ class Step(msgspec.Struct, omit_defaults=True):
     def title(self) -> str:
         """Its name and what it is about: "attach network=default/left device=0000:18:02.1"."""
         return " ".join([self.name, *(f"{key}={value}" for key, value in self.about.items() if value)])
+
+
+def depth(steps: Sequence[Step], step: Step) -> int:
+    """Return in how many others of the steps a step is."""
+    found = 0
+    while step.parent != ROOT:
+        step = steps[step.parent]
+        found += 1
+    return found
 
 
 class Trace:

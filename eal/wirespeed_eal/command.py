@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -27,7 +27,7 @@ def main(arguments: Sequence[str], *, program: str = "wirespeed eal") -> int:
     options = _parser(program).parse_args(arguments)
     sources = pod.Sources(podinfo=options.podinfo, sockets=tuple(options.sockets))
     if options.json:
-        sys.stdout.write(json.dumps([asdict(interface) for interface in pod.interfaces(sources)], indent=2) + "\n")
+        sys.stdout.write(json.dumps(listed(pod.interfaces(sources)), indent=2) + "\n")
         return 0
     try:
         pod.remove_stale(pod.interfaces(sources))
@@ -37,6 +37,16 @@ def main(arguments: Sequence[str], *, program: str = "wirespeed eal") -> int:
         return 1
     sys.stdout.write(" ".join(line) + "\n")
     return 0
+
+
+def listed(interfaces: Iterable[pod.Interface]) -> list[dict[str, object]]:
+    """Return interfaces for JSON, with keys in camelCase as in what other commands print."""
+    return [{_camel_case(name): value for name, value in asdict(each).items()} for each in interfaces]
+
+
+def _camel_case(name: str) -> str:
+    first, *others = name.split("_")
+    return first + "".join(map(str.title, others))
 
 
 def _parser(program: str) -> argparse.ArgumentParser:

@@ -204,7 +204,7 @@ def test_a_step_that_fails_takes_back_those_before_it() -> None:
 def as_they_are() -> list[dict[str, Any]]:
     """The VFs without their IOMMU groups, because the kernel assigns new numbers to recreated VFs."""
     (shown,) = [each for each in json.loads(wirespeed("list", "--json").stdout) if each["name"] == PF]
-    return [vf | {"iommu_group": ""} for vf in shown["vfs"]]
+    return [vf | {"iommuGroup": ""} for vf in shown["vfs"]]
 
 
 def test_a_vf_that_was_bound_in_vain_is_what_it_was() -> None:

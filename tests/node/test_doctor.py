@@ -250,7 +250,7 @@ def test_all_that_the_agent_needs_is_asked_of_the_api_server(api: ApiServer) -> 
 
 
 def test_what_the_api_server_forbids_is_named(api: ApiServer) -> None:
-    api.forbidden = {("patch", "pods/status"), ("watch", "network-attachment-definitions")}
+    api.reviews.forbidden = {("patch", "pods/status"), ("watch", "network-attachment-definitions")}
     api.served = []
     found = permissions(api.kubeconfig())
     assert found == Permissions(

@@ -12,11 +12,12 @@ from tests.apiserver import ApiServer
 from tests.reviews import ACCESS_REVIEWS, TOKEN_REVIEWS
 from wirespeed.errors import Error, Kind
 from wirespeed.kube import access
-from wirespeed.kube.access import Access, ForbiddenError, Resource, UnauthenticatedError
+from wirespeed.kube.access import Access, ForbiddenError, UnauthenticatedError
 from wirespeed.kube.api import Api
+from wirespeed.kube.reviews import Right
 
-NODE = Resource("nodes", "n1")
-POD = Resource("pods", "web", "default")
+NODE = Right("get", "nodes", name="n1")
+POD = Right("get", "pods", namespace="default", name="web")
 
 
 @pytest.fixture
@@ -37,8 +38,8 @@ def test_user_may_see_what_the_role_names_and_nothing_else(api: ApiServer, clien
     checked = Access(client)
     token = api.reviews.token(user)
     assert checked.check(token, [NODE]).username == "ann"
-    for other in (POD, Resource("nodes", "n2"), Resource("pods", "n1")):
-        with pytest.raises(ForbiddenError, match=f"^user ann may not get {other}$"):
+    for other in (POD, NODE._replace(name="n2"), NODE._replace(resource="pods"), NODE._replace(verb="list")):
+        with pytest.raises(ForbiddenError, match=f"^user ann may not {other}$"):
             checked.check(token, [NODE, other])
 
 

@@ -44,13 +44,13 @@ TOPOLOGY = {
             "name": "ens1f0",
             "driver": "ice",
             "model": "Ethernet Controller E810-C for QSFP",
-            "numa_node": 0,
+            "numaNode": 0,
             "up": True,
             "carrier": True,
             "speed": 100_000,
             "mtu": 1500,
             "eswitch": "switchdev",
-            "total_vfs": 64,
+            "totalVfs": 64,
             "rdma": [],
             "functions": [
                 {
@@ -212,15 +212,15 @@ class Rates:
     def __call__(self, node: Node | None) -> dict[str, Any]:
         self.asked += 1
         rates = {
-            "rx_bits": 1e9 * self.asked,
-            "tx_bits": 2.5e6,
-            "rx_packets": 1000.0,
-            "tx_packets": 10.0,
-            "rx_drops": 3.0,
+            "rxBits": 1e9 * self.asked,
+            "txBits": 2.5e6,
+            "rxPackets": 1000.0,
+            "txPackets": 10.0,
+            "rxDrops": 3.0,
         }
         ports = [
             {"kind": "VF", "name": "ens1f0#0", "address": "0000:18:01.0", "pod": POD, "rates": rates},
-            {"kind": "VF", "name": "ens1f0#1", "address": "0000:18:01.1", "pod": None, "rates": {"rx_bits": None}},
+            {"kind": "VF", "name": "ens1f0#1", "address": "0000:18:01.1", "pod": None, "rates": {"rxBits": None}},
         ]
         return {"time": 1.0, "seconds": 1.0, "ports": ports, "faults": []}
 

@@ -18,6 +18,7 @@ from tests.fakesysfs import FakeSysfs
 from wirespeed import __version__
 from wirespeed.cli.vf import _carry_out, _show
 from wirespeed.cni.errors import Code
+from wirespeed.provision.listing import listed
 from wirespeed.provision.plan import Change, Plan
 
 ROOT = Path(__file__).parents[2]
@@ -152,7 +153,7 @@ def test_table_of_vfs_in_a_pipe_has_whole_lines_without_colours(
     monkeypatch.setenv("COLUMNS", "20")
     monkeypatch.setenv("TERM", "xterm-256color")
     user = "pod default/" + "long-name-" * 20
-    _show([replace(pfs.PF, vfs=(replace(pfs.vf("vfio-pci"), user=user),))])
+    _show([listed(replace(pfs.PF, vfs=(replace(pfs.vf("vfio-pci"), user=user),)))])
     head, pf, vf = capsys.readouterr().out.splitlines()
     assert head.split()[:3] == ["FUNCTION", "ADDRESS", "DRIVER"]
     assert head.endswith("NUMA  IOMMU  USED BY")

@@ -231,7 +231,7 @@ def test_the_command_prints_arguments_or_interfaces(tmp_path: Path) -> None:
     ]
     assert not (tmp_path / "s").exists()  # removed, because nothing was listening on it
     listed = json.loads(run(command, ["--podinfo", str(folder), "--json"]).output)
-    assert [(each["name"], each["kind"]) for each in listed] == [("net1", "vhost-user")]
+    assert [(each["name"], each["kind"], each["ringSize"]) for each in listed] == [("net1", "vhost-user", 0)]
     failed = run(command, ["--podinfo", str(folder), "--cores", "8000"])
     assert (failed.exit_code, failed.output.startswith("Error: 8000 CPUs are asked for")) == (1, True)
 

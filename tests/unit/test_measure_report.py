@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from tests.measuring import LATENCY, Simulated
+from wirespeed.cli.options import as_json
 from wirespeed.errors import Error, Kind
 from wirespeed.measure import plots, report
 from wirespeed.measure.procedure import measure
@@ -133,7 +134,7 @@ def test_every_trial_is_told_with_what_it_shows() -> None:
 
 def test_the_json_has_all_that_the_report_has() -> None:
     found = measured(Simulated(knee=20_000, speed=1000), trial=1.0).report
-    assert msgspec.json.decode(report.to_json(found), type=Report) == found
+    assert msgspec.json.decode(as_json(found), type=Report) == found
 
 
 def test_the_text_names_every_departure_from_the_rfc() -> None:

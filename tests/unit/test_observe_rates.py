@@ -218,9 +218,9 @@ def test_screen_is_never_higher_than_the_terminal_and_shows_all_that_fit(
 
 
 def test_screen_says_that_it_is_paused_and_which_rows_it_shows() -> None:
-    shown = Interval(time=0, seconds=1, ports=tuple(port(f"ens1#{n}") for n in range(9)))
+    shown = Interval(time=1, seconds=1, ports=tuple(port(f"ens1#{n}") for n in range(9)))
     status = frame(View(sort="port", paused=True, first=2), shown, node="worker", rows=7)[0]
-    assert status.endswith("9 ports, per second over 1.0 s, 3 to 6  PAUSED")
+    assert status == "node worker  1970-01-01T00:00:01Z  9 ports, per second over 1.0 s, 3 to 6  PAUSED"
 
 
 @given(st.text(alphabet="\x1b[OABHFq56~x", max_size=12), st.integers(0, 12))

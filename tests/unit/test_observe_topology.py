@@ -24,11 +24,12 @@ from wirespeed.node import Node, NodeConfig, VhostConfig, open_journal
 from wirespeed.observe import attached, drawing, tree
 from wirespeed.observe.attached import PodInterface
 from wirespeed.observe.switches import Switch, SwitchPort
-from wirespeed.observe.topology import Function, Interface, Pf, Settings, Topology, topology
+from wirespeed.observe.topology import Function, Interface, Pf, Topology, topology
 from wirespeed.plugins.meta.delegate import Delegate, planned_rows
 from wirespeed.plugins.sriov.conf import Wanted
 from wirespeed.plugins.sriov.record import SriovRecord
 from wirespeed.plugins.vhost.record import VhostRecord
+from wirespeed.provision.listing import Settings
 from wirespeed.state.journal import ClaimStep, DeviceClaim
 
 GONE = Identity(1, 2, 3)  # no namespace has it

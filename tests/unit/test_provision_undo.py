@@ -40,6 +40,19 @@ VFS = [vf_address(PF, number) for number in range(8)]
 FRESH = VfSettings(
     mac=NO_MAC, vlan=0, vlan_qos=0, vlan_proto=0x8100, min_tx_rate=0, max_tx_rate=0, spoofchk=True, trust=False
 )
+SETTINGS = {  # FRESH in JSON
+    "mac": NO_MAC,
+    "vlan": 0,
+    "vlanPriority": 0,
+    "vlanProtocol": "802.1q",
+    "minRate": 0,
+    "maxRate": 0,
+    "spoofchk": True,
+    "trust": False,
+    "linkState": None,
+    "nodeGuid": None,
+    "portGuid": None,
+}
 
 
 @dataclass
@@ -206,7 +219,7 @@ def test_vfs_are_listed_as_json(kernel: Kernel, monkeypatch: pytest.MonkeyPatch)
     pf = used_vfs(kernel)
     monkeypatch.setattr(cli, "_facts", lambda _config: [pf])
     (listed,) = json.loads(CliRunner().invoke(cli.vf, ["list", "--json"]).stdout)
-    assert (listed["name"], listed["total_vfs"], len(listed["vfs"])) == ("ens1f0", 256, 4)
+    assert (listed["name"], listed["totalVfs"], len(listed["vfs"])) == ("ens1f0", 256, 4)
     assert listed["vfs"][0] == {
         "address": VFS[0],
         "index": 0,
@@ -214,21 +227,28 @@ def test_vfs_are_listed_as_json(kernel: Kernel, monkeypatch: pytest.MonkeyPatch)
         "netdev": "storage",
         "mac": "02:00:00:00:00:0b",
         "mtu": 9000,
-        "numa_node": 0,
-        "iommu_group": str(0x19 << 8),
+        "numaNode": 0,
+        "iommuGroup": str(0x19 << 8),
         "up": True,
-        "driver_override": "",
-        "in_user_space": False,
-        "settings": vars(FRESH),
+        "driverOverride": "",
+        "inUserSpace": False,
+        "settings": SETTINGS,
         "vdpa": "",
-        "vdpa_type": "",
+        "vdpaType": "",
         "user": "",
     }
-    assert [(vf["driver_override"], vf["vdpa"], vf["vdpa_type"]) for vf in listed["vfs"][1:]] == [
+    assert [(vf["driverOverride"], vf["vdpa"], vf["vdpaType"]) for vf in listed["vfs"][1:]] == [
         ("vfio-pci", "", ""),
         ("", "", ""),
         ("", "vdpa0", "vhost"),
     ]
+    assert listed["vfs"][1]["settings"] == SETTINGS | {
+        "mac": "02:00:00:00:01:01",
+        "vlan": 100,
+        "vlanPriority": 3,
+        "maxRate": 1000,
+        "trust": True,
+    }
 
 
 def test_vfs_that_were_removed_in_vain_are_what_they_were(kernel: Kernel, config: NodeConfig) -> None:

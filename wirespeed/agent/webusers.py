@@ -8,8 +8,9 @@ from contextlib import closing, contextmanager
 
 from wirespeed.agent.web import POD, Guard
 from wirespeed.agent.webserver import Answer, Request, problem
-from wirespeed.kube.access import Access, ForbiddenError, Resource, UnauthenticatedError
+from wirespeed.kube.access import Access, ForbiddenError, UnauthenticatedError
 from wirespeed.kube.api import Api
+from wirespeed.kube.reviews import Right
 from wirespeed.node import Node
 
 _OF_POD = frozenset({"why"})  # views that show a single pod; all others show the node
@@ -39,8 +40,8 @@ def users(node: Node) -> Iterator[Guard]:
         yield refuse
 
 
-def needed(node: str, view: str, arguments: Mapping[str, str]) -> list[Resource]:
-    """Return what a user must be allowed to `get` to see a view; "" is the list of views."""
+def needed(node: str, view: str, arguments: Mapping[str, str]) -> list[Right]:
+    """Return the rights that a user must have to see a view; "" is the list of views."""
     pod = POD.fullmatch(arguments.get("pod", ""))
-    of_pod = [Resource("pods", pod["name"], pod["namespace"])] if pod else []
-    return of_pod if pod and view in _OF_POD else [*of_pod, Resource("nodes", node)]
+    of_pod = [Right("get", "pods", namespace=pod["namespace"], name=pod["name"])] if pod else []
+    return of_pod if pod and view in _OF_POD else [*of_pod, Right("get", "nodes", name=node)]

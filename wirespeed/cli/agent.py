@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from wirespeed.cli import options
+from wirespeed.cli.durations import Duration, text_of
 
 if TYPE_CHECKING:
     from wirespeed.agent.loglevel import ModuleLevel
@@ -40,16 +40,6 @@ def agent(ctx: click.Context, *, config: Path | None, log_level: str, check: boo
         ctx.exit(main(config, log_level))
 
 
-def _seconds(ctx: click.Context, param: click.Parameter, value: str | None) -> float:
-    """Return a duration like 90s, 10m or 1h in seconds; 0 without one."""
-    if value is None:
-        return 0.0
-    match = re.fullmatch(r"([1-9][0-9]{0,5})([smh])", value)
-    if match is None:
-        raise click.BadParameter(f"expected a duration like 90s, 10m or 1h, got {value!r}", ctx, param)
-    return int(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]]
-
-
 @agent.command(
     "log-level",
     epilog=options.examples(
@@ -61,13 +51,14 @@ def _seconds(ctx: click.Context, param: click.Parameter, value: str | None) -> f
 @click.option(
     "--for",
     "seconds",
-    callback=_seconds,
-    metavar="DURATION",
+    type=Duration(highest=7 * 24 * 3600),
     help="How long, such as 90s, 10m or 1h; then the level from before returns.  [default: until the agent ends]",
 )
 @options.config()
 @click.pass_context
-def log_level_(ctx: click.Context, *, level: str | None, module: str, seconds: float, config: Path | None) -> None:
+def log_level_(
+    ctx: click.Context, *, level: str | None, module: str, seconds: float | None, config: Path | None
+) -> None:
     """Change the log level of the running agent, or show it.
 
     Prints the level before and the new one. A module without a level of its own has that of the module around it,
@@ -82,7 +73,7 @@ def log_level_(ctx: click.Context, *, level: str | None, module: str, seconds: f
     if level is None and seconds:
         raise click.UsageError("--for needs a LEVEL")
     assert ctx.parent is not None
-    change = loglevel.Change(cast(loglevel.Level | None, level), module, seconds)
+    change = loglevel.Change(cast(loglevel.Level | None, level), module, seconds or 0.0)
     answer = loglevel.call_agent(load_config(config or ctx.parent.params["config"]), change)
     if level is None and module:
         click.echo(f"{module}: {answer.new}")
@@ -90,7 +81,7 @@ def log_level_(ctx: click.Context, *, level: str | None, module: str, seconds: f
         for each in answer.given:
             click.echo(_line(each))
     else:
-        until = f" for {seconds:g} s" if seconds else ""
+        until = f" for {text_of(seconds)}" if seconds else ""
         click.echo(f"{module or 'all modules'}: {answer.old} -> {answer.new}{until}")
 
 

@@ -36,15 +36,13 @@ def doctor(ctx: click.Context, *, pod: str | None, everything: bool, as_json: bo
     """
     from contextlib import closing  # noqa: PLC0415 — see wirespeed.cli.main
 
-    import msgspec  # noqa: PLC0415
-
     from wirespeed.doctor import Severity, applicable, examine  # noqa: PLC0415
     from wirespeed.node import Node, load_config  # noqa: PLC0415
 
     with closing(Node(load_config(config), once=True)) as node:
         findings = examine(node, pod)
     if as_json:
-        click.echo(msgspec.json.format(msgspec.json.encode(findings), indent=2).decode())
+        click.echo(options.as_json(findings))
     else:
         show([each for each in findings if everything or each.severity is not Severity.OK])
         click.echo(summary(findings, len(applicable(pod=pod is not None))))

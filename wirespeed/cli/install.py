@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from wirespeed.cli import options as common
+from wirespeed.cli.durations import Duration
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -127,7 +128,7 @@ def uninstall(*, dry_run: bool, as_json: bool, **given: Any) -> None:
     required=True,
     help="A DaemonSet that runs `wirespeed uninstall`. May be given several times.",
 )
-@click.option("--timeout", type=click.FloatRange(1), default=240, help="Seconds for the whole command.")
+@click.option("--timeout", type=Duration(1), default="4m", help="The time for the whole command.")
 @click.option("--kubeconfig", default="", help="The kubeconfig file, if this does not run in a pod.")
 def uninstall_nodes(
     *, namespace: str, agents: tuple[str, ...], removers: tuple[str, ...], timeout: float, kubeconfig: str

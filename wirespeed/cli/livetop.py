@@ -11,6 +11,7 @@ from wirespeed.cli.terminal import DOWN, END, HOME, PAGE_DOWN, PAGE_UP, UP
 from wirespeed.observe import rates, ratetable
 from wirespeed.observe.rates import Interval, Sample
 from wirespeed.observe.ratetable import SORT_KEYS
+from wirespeed.text import clock
 
 HELP = "q quit  s or < > sort  r reverse  space pause  arrows scroll"
 _AROUND = 3  # lines around the rows: status, headings, help
@@ -50,8 +51,7 @@ def frame(view: View, interval: Interval | None, *, node: str, rows: int) -> lis
     room = max(1, rows - _AROUND - len(interval.faults))
     first = max(0, min(view.first, len(ports) - room))
     shown = ports[first : first + room]
-    when = time.strftime("%H:%M:%S", time.localtime(interval.time))
-    status = f"node {node}  {when}  {len(ports)} ports, per second over {interval.seconds:.1f} s"
+    status = f"node {node}  {clock(interval.time)}  {len(ports)} ports, per second over {interval.seconds:.1f} s"
     status += f", {first + 1} to {first + len(shown)}" if len(shown) < len(ports) else ""
     status += "  PAUSED" if view.paused else ""
     table = [ratetable.header(view.sort, ports), *ratetable.rows(ports)[first : first + room]]

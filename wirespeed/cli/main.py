@@ -9,8 +9,8 @@ from typing import Any
 import click
 
 # The subcommands, as "module:function". At its top, such a module imports only click and, of wirespeed.cli,
-# completion, options and watch; what the command needs is imported inside it. A plugin call therefore loads only
-# its own plugin, and --help none.
+# completion, durations, options and watch; what the command needs is imported inside it. A plugin call therefore
+# loads only its own plugin, and --help none.
 COMMANDS = {
     "agent": "wirespeed.cli.agent:agent",
     "attach": "wirespeed.cli.hotplug:attach",

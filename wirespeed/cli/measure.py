@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from wirespeed.cli import options
+from wirespeed.cli.durations import Duration
 
 if TYPE_CHECKING:
     from wirespeed.measure.report import Report, Settings
@@ -77,18 +78,16 @@ _SIZES = (64, 128, 256, 512, 1024, 1280, 1518)  # RFC 2544, section 9.1
 )
 @click.option(
     "--trial",
-    type=click.FloatRange(min=0.1),
-    default=60.0,
+    type=Duration(0.1),
+    default="60s",
     show_default=True,
-    metavar="SECONDS",
     help="How long a trial sends.",
 )
 @click.option(
     "--pause",
-    type=click.FloatRange(min=0),
-    default=5.0,
+    type=Duration(0),
+    default="5s",
     show_default=True,
-    metavar="SECONDS",
     help="The time between two trials.",
 )
 @click.option(
@@ -176,7 +175,7 @@ def measure(
     if plot:
         with os_errors():
             plot.write_text(plots.svg(found), encoding="utf-8")
-    click.echo(report.to_json(found) if as_json else report.text(found), nl=False)
+    click.echo(f"{options.as_json(found)}\n" if as_json else report.text(found), nl=False)
 
 
 def _between(source: str, destination: str, settings: Settings, config: Path | None) -> Report:

@@ -61,16 +61,14 @@ def _show(
     as_json: bool,
     watch: bool,
 ) -> None:
-    import msgspec  # noqa: PLC0415 — see wirespeed.cli.main
-
-    from wirespeed.agent import views  # noqa: PLC0415
+    from wirespeed.agent import views  # noqa: PLC0415 — see wirespeed.cli.main
     from wirespeed.node import Node, load_config  # noqa: PLC0415
 
     def text() -> str:
         found = views.ask(Node(load_config(config), once=True), view, **arguments)
         if not as_json:
             return "\n".join(lines(found))
-        return msgspec.json.encode(found).decode() if watch else options.as_json(found)
+        return options.as_json(found, indent=not watch)
 
     if watch:
         repeat(text, as_json=as_json)

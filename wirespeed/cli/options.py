@@ -41,8 +41,9 @@ def examples(*lines: str) -> str:
 EXAMPLES = "Examples:"  # the first line of an epilog
 
 
-def as_json(value: object) -> str:
-    """Return a Struct, or a list of them, as indented JSON."""
+def as_json(value: object, *, indent: bool = True) -> str:
+    """Return a Struct, or a list of them, as JSON: indented, or as one line."""
     import msgspec  # noqa: PLC0415 — see wirespeed.cli.main
 
-    return msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
+    document = msgspec.json.encode(value)
+    return (msgspec.json.format(document, indent=2) if indent else document).decode()

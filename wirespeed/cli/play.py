@@ -7,12 +7,13 @@ from pathlib import Path
 import click
 
 from wirespeed.cli import completion, options
+from wirespeed.cli.durations import Duration
 
 
 @click.command(
     epilog=options.examples(
         "wirespeed play pods.yaml networks.yaml",
-        "wirespeed play manifests/ --pools pools.yaml --out result --timeout 60",
+        "wirespeed play manifests/ --pools pools.yaml --out result --timeout 60s",
         """wirespeed play manifests/ --then 'jq ".items | length" "$PODS"'""",
     )
 )
@@ -69,8 +70,7 @@ from wirespeed.cli import completion, options
 )
 @click.option(
     "--timeout",
-    type=click.FloatRange(min=0, min_open=True),
-    metavar="SECONDS",
+    type=Duration(),
     help="Stop everything after this time, with exit status 124.",
 )
 @click.option(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from wirespeed.cli import options
-from wirespeed.cli.watch import Seconds
+from wirespeed.cli.durations import Duration
 
 if TYPE_CHECKING:
     from wirespeed.node import Node
@@ -35,7 +35,13 @@ _SORT_KEYS = (
 @options.config("The agent's configuration file, which says where the journal and the switches are")
 @click.option("--once", is_flag=True, help="Print the rates of one interval, then exit; the default in a pipe.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line for each interval.")
-@click.option("--interval", type=Seconds(), default="1s", show_default=True, help="How often rates are computed.")
+@click.option(
+    "--interval",
+    type=Duration(0.1, 3600),
+    default="1s",
+    show_default=True,
+    help="How often rates are computed, up to 1h.",
+)
 @click.option(
     "--sort", type=click.Choice(_SORT_KEYS), default="port", show_default=True, help="The column to sort by."
 )
@@ -65,11 +71,9 @@ def top(*, config: Path | None, once: bool, as_json: bool, interval: float, sort
 
 
 def _print_json(node: Node, every: float, *, once: bool) -> None:
-    import msgspec  # noqa: PLC0415 — see wirespeed.cli.main
-
     with suppress(KeyboardInterrupt):  # its end, unless it is to show one interval
         for interval in _intervals(node, every):
-            click.echo(msgspec.json.encode(interval))
+            click.echo(options.as_json(interval, indent=False))
             if once:
                 return
 

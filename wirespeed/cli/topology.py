@@ -59,14 +59,11 @@ def _text(node: Node, *, as_json: bool, indent: bool) -> str:
     import shutil  # noqa: PLC0415 — see wirespeed.cli.main
     import sys  # noqa: PLC0415
 
-    import msgspec  # noqa: PLC0415
-
     from wirespeed.observe import topology, tree  # noqa: PLC0415
 
     found = topology.topology(node)
     if as_json:
-        document = msgspec.json.encode(found)
-        return (msgspec.json.format(document, indent=2) if indent else document).decode()
+        return options.as_json(found, indent=indent)
     utf8 = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
     return "\n".join(tree.lines(found, width=shutil.get_terminal_size((80, 24)).columns, utf8=utf8))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +13,7 @@ from wirespeed.cli import completion, options
 
 if TYPE_CHECKING:
     from wirespeed.provision.facts import Pf, VfFacts
+    from wirespeed.provision.listing import ListedPf
     from wirespeed.provision.plan import Plan
 
 _CONFIG = options.config("The agent's configuration file, for finding out which VFs are in use")
@@ -42,9 +42,11 @@ def vf() -> None:
 def list_(*, config: Path | None, as_json: bool) -> None:
     """Show the PFs and their VFs."""
     with _on_node():
-        pfs = _facts(config)
+        from wirespeed.provision.listing import listed  # noqa: PLC0415 — see wirespeed.cli.main
+
+        pfs = [*map(listed, _facts(config))]
     if as_json:
-        click.echo(json.dumps([{**vars(pf), "vfs": [*map(_vf_as_dict, pf.vfs)]} for pf in pfs], indent=2))
+        click.echo(options.as_json(pfs))
     else:
         _show(pfs)
 
@@ -295,7 +297,7 @@ def _carry_out(
     click.echo("done")
 
 
-def _show(pfs: Sequence[Pf]) -> None:
+def _show(pfs: Sequence[ListedPf]) -> None:
     from rich.table import Table  # noqa: PLC0415 — see wirespeed.cli.main
 
     from wirespeed.cli.output import show_table  # noqa: PLC0415
@@ -313,41 +315,19 @@ def _show(pfs: Sequence[Pf]) -> None:
         table.add_row(
             f"PF {pf.name}", pf.address, pf.driver, pf.name, "", str(pf.mtu or ""), _numa(pf.numa_node), "", state
         )
-        for each in map(_vf_as_dict, pf.vfs):
+        for each in pf.vfs:
             table.add_row(
-                f"  VF {each['index']}",
-                each["address"],
-                each["driver"] or "none",
-                each["netdev"],
-                each["mac"],
-                str(each["mtu"] or ""),
-                _numa(each["numa_node"]),
-                each["iommu_group"],
-                each["user"],
+                f"  VF {each.index}",
+                each.address,
+                each.driver or "none",
+                each.netdev,
+                each.mac,
+                str(each.mtu or ""),
+                _numa(each.numa_node),
+                each.iommu_group,
+                each.user,
             )
     show_table(table)
-
-
-def _vf_as_dict(vf: VfFacts) -> dict[str, Any]:
-    """Return what is shown of a VF, by its key in JSON."""
-    device, state, link = vf.device, vf.state, vf.state.link
-    return {
-        "address": device.address,
-        "index": state.index,
-        "driver": state.driver,
-        "netdev": link.name if link else "",
-        "mac": link.mac if link else "",
-        "mtu": link.mtu if link else 0,
-        "numa_node": device.numa_node,
-        "iommu_group": device.iommu_group,
-        "up": link.up if link else False,
-        "driver_override": vf.driver_override,
-        "in_user_space": device.is_in_user_space,
-        "settings": vars(state.settings),
-        "vdpa": vf.vdpa.name if vf.vdpa else "",
-        "vdpa_type": vf.vdpa_type,
-        "user": vf.user,
-    }
 
 
 def _numa(node: int) -> str:

@@ -1,4 +1,4 @@
-"""`--watch` and `--interval` of the commands that show the node: show it again until Ctrl-C."""
+"""`--watch` of the commands that show the node: show it again until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -12,25 +12,6 @@ import click
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 _CLEAR = "\x1b[H\x1b[J"  # the cursor to the top, and erase what is below
-
-
-class Seconds(click.ParamType[float]):
-    """A duration as on other tools' command lines: "1s", "500ms", "2"."""
-
-    name = "duration"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        if isinstance(value, float):
-            return value
-        text = str(value)
-        number, scale = (text[:-2], 0.001) if text.endswith("ms") else (text.removesuffix("s"), 1.0)
-        try:
-            seconds = float(number) * scale
-        except ValueError:
-            seconds = 0.0
-        if not 0.1 <= seconds <= 3600:
-            self.fail(f"expected a duration from 100ms to 3600s, such as 1s or 500ms, got {text!r}", param, ctx)
-        return seconds
 
 
 def watch_option(command: Command) -> Command:

@@ -39,13 +39,14 @@ def read_permissions(node: Node) -> Permissions | None:
     if not where.kubeconfig and "KUBERNETES_SERVICE_HOST" not in os.environ:
         what = "no kubeconfig is configured, and this process is not in a pod"
         raise Error(Kind.UNAVAILABLE, what, hint="run it in the agent's container, or set cluster.kubeconfig")
-    from wirespeed.kube.apiserver import Access, ApiCluster  # noqa: PLC0415 — the client takes 0.2 s to import
+    from wirespeed.kube.apiserver import ApiCluster  # noqa: PLC0415 — the client takes 0.2 s to import
     from wirespeed.kube.retry import RetryPolicy  # noqa: PLC0415
+    from wirespeed.kube.reviews import Right  # noqa: PLC0415
 
     policy = RetryPolicy.of(_PATIENCE)
     with closing(ApiCluster(where.kubeconfig, watch=False, policy=policy)) as cluster:
-        wanted = [Access(verb, group, name, sub) for group, name, sub, verbs in NEEDED for verb in verbs]
-        forbidden = tuple(str(access) for access in wanted if not cluster.may(access))
+        wanted = [Right(verb, name, group, sub) for group, name, sub, verbs in NEEDED for verb in verbs]
+        forbidden = tuple(str(right) for right in wanted if not cluster.may(right))
         return Permissions(forbidden, cluster.serves_networks())
 
 

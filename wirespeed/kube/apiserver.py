@@ -6,10 +6,11 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 from urllib.parse import quote
 
 from wirespeed.errors import Error, Kind, Thing
+from wirespeed.kube import reviews
 from wirespeed.kube.api import Api, RefusedError, Timeouts, UnreachableError
 from wirespeed.kube.cluster import (
     NETWORK_STATUS,
@@ -25,6 +26,7 @@ from wirespeed.kube.cluster import (
 )
 from wirespeed.kube.events import Events
 from wirespeed.kube.retry import RetryPolicy, may_succeed_soon, with_retries
+from wirespeed.kube.reviews import Right
 from wirespeed.kube.slices import Slices
 from wirespeed.kube.watch import WatchCache, list_all, pick
 from wirespeed.metrics import Durations
@@ -35,26 +37,12 @@ _POD = "/api/v1/namespaces/{namespace}/pods/{name}"
 _NADS = "/apis/k8s.cni.cncf.io/v1/network-attachment-definitions"
 _NAD = "/apis/k8s.cni.cncf.io/v1/namespaces/{namespace}/network-attachment-definitions/{name}"
 _NADS_GROUP = "/apis/k8s.cni.cncf.io/v1"
-_REVIEWS = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
 _CLAIM = "/apis/resource.k8s.io/v1/namespaces/{namespace}/resourceclaims/{name}"
 
 _LIST_TIMEOUTS = Timeouts(connect=2.0, read=10.0, total=30.0)
 T = TypeVar("T")
 
 _POLICY = RetryPolicy()
-
-
-class Access(NamedTuple):
-    """A verb on a resource of an API group ("": the core group), as in a rule of a ClusterRole."""
-
-    verb: str
-    group: str
-    resource: str
-    subresource: str = ""
-
-    def __str__(self) -> str:
-        name = f"{self.resource}/{self.subresource}" if self.subresource else self.resource
-        return f"{self.verb} {name}.{self.group}" if self.group else f"{self.verb} {name}"
 
 
 class ApiCluster:
@@ -169,19 +157,13 @@ class ApiCluster:
         with self._request_errors("pods and networks"):
             self._api.get("/version", timeouts=self._policy.first)
 
-    def may(self, access: Access) -> bool:
-        """Whether the API server allows that to this account, as a SelfSubjectAccessReview tells.
+    def may(self, right: Right) -> bool:
+        """Whether the API server allows that to this account.
 
         Raises UnavailableError, or Error(POLICY) if the review itself is refused.
         """
-        review = {
-            "apiVersion": "authorization.k8s.io/v1",
-            "kind": "SelfSubjectAccessReview",
-            "spec": {"resourceAttributes": access._asdict()},
-        }
-        with self._request_errors(str(access)):
-            answer = self._api.post(_REVIEWS, review, timeouts=self._policy.first)
-        return bool((answer.get("status") or {}).get("allowed"))
+        with self._request_errors(str(right)):
+            return reviews.may(self._api, right, timeouts=self._policy.first)
 
     def serves_networks(self) -> bool:
         """Whether the cluster has the resource NetworkAttachmentDefinition. Raises as `may` does."""

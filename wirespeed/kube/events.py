@@ -7,12 +7,12 @@ import threading
 import time
 from collections import OrderedDict
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
 
 from wirespeed.kube.api import Api, RefusedError, Timeouts, UnreachableError
 from wirespeed.kube.cluster import Event
+from wirespeed.text import clock
 
 log = logging.getLogger(__name__)
 
@@ -120,7 +120,7 @@ class Events:
         """Write the count of a repeated event; return whether the event still exists."""
         path = f"{_path(event)}/{quote(written.name, safe='')}"
         try:
-            self._api.patch(path, {"count": written.count, "lastTimestamp": _now()}, timeouts=_TIMEOUTS)
+            self._api.patch(path, {"count": written.count, "lastTimestamp": clock(time.time())}, timeouts=_TIMEOUTS)
         except RefusedError as error:
             if error.status == 404:
                 return False
@@ -138,7 +138,7 @@ class Events:
         return written
 
     def _object(self, event: Event, written: _Written) -> dict[str, Any]:
-        now = _now()
+        now = clock(time.time())
         return {
             "apiVersion": "v1",
             "kind": "Event",
@@ -175,7 +175,3 @@ class Events:
 
 def _path(event: Event) -> str:
     return _EVENTS.format(namespace=quote(event.namespace, safe=""))
-
-
-def _now() -> str:
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

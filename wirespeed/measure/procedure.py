@@ -6,7 +6,6 @@ import os
 import platform
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import Protocol
 
 import wirespeed
@@ -15,6 +14,7 @@ from wirespeed.measure.path import Interface
 from wirespeed.measure.report import Report, Settings, SizeReport, departures
 from wirespeed.measure.search import Throughput, loss_rates, throughput
 from wirespeed.measure.trial import Load, Outcome, Trial
+from wirespeed.text import clock
 
 _UNPACED = 1e9  # frames/s: more than any sender reaches, so it never waits
 _FIRST_GUESS = 20_000  # frames of the first trial on the loopback interface
@@ -45,7 +45,7 @@ def measure(
     if too_large := [size for size in settings.sizes if size > path.largest()]:
         expected = f"at most {path.largest()} bytes, by the MTU of both interfaces"
         raise Error(Kind.INVALID_REQUEST, "frames are too large", expected=expected, got=max(too_large))
-    started = datetime.now(UTC).isoformat(timespec="seconds")
+    started = clock(time.time())
     measuring = _Measuring(path, alone, settings, note, sleep)
     return Report(
         version=wirespeed.__version__,

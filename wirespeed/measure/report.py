@@ -11,6 +11,7 @@ from wirespeed import structs
 from wirespeed.measure.path import Interface
 from wirespeed.measure.search import Limit, Throughput
 from wirespeed.measure.trial import Latency, Trial, mbits
+from wirespeed.text import table
 
 Test = Literal["throughput", "latency", "loss"]
 
@@ -89,11 +90,6 @@ def departures(settings: Settings) -> tuple[str, ...]:
     if "latency" in settings.tests and settings.latency_load != 100:
         found.append(f"The latency is that at {settings.latency_load:g} % of the throughput.")
     return tuple(found)
-
-
-def to_json(report: Report) -> bytes:
-    """Return the report as JSON, with every trial."""
-    return msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n"
 
 
 # Tables
@@ -178,6 +174,4 @@ def _loss_row(size: SizeReport, trial: Trial) -> tuple[str, ...]:
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-    for row in (head, *rows):
-        yield "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
+    return table([head, *rows], right=range(len(head)))

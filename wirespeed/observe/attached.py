@@ -12,7 +12,7 @@ from wirespeed.plugins.meta.delegate import of_earlier_boot, recorded_delegate
 from wirespeed.state.journal import Attachment, DeviceClaim
 
 
-class PodInterface(msgspec.Struct, frozen=True, kw_only=True):
+class PodInterface(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """An interface of a pod. `namespace` and `pod` are "" if the runtime's call named no pod.
 
     `network` is the network's name, `resource` the resource of its devices ("" if the network names none).

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 
 from wirespeed.live import RunningCall
 from wirespeed.observe.status import AgentStatus, AttachmentStatus, LastError, PoolStatus, Status
 from wirespeed.observe.why import Why
 from wirespeed.state.calls import Call
-from wirespeed.trace import ROOT, Step
+from wirespeed.text import clock, table
+from wirespeed.trace import Step, depth
 
 _UNKNOWN = "?"
 
@@ -33,7 +33,7 @@ def status_lines(status: Status) -> Iterator[str]:
         for error in status.errors:
             times = f" ({error.count} times)" if error.count > 1 else ""
             text = _without_pod(error.error, error.pod)
-            yield f"  {_clock(error.at)}  {error.verb} {_owner(error)}{times}: {text}"
+            yield f"  {clock(error.at)}  {error.verb} {_owner(error)}{times}: {text}"
 
 
 def _agent(agent: AgentStatus | None) -> str:
@@ -82,7 +82,7 @@ def why_lines(why: Why) -> Iterator[str]:
         if failure.details:
             yield f"  detail: {failure.details}"
         if failure.count > 1:
-            yield f"  since:  {_clock(failure.first)}, {failure.count} times, the last at {_clock(failure.last)}"
+            yield f"  since:  {clock(failure.first)}, {failure.count} times, the last at {clock(failure.last)}"
     for advice in why.advice:
         yield f"  do:     {advice}"
     if why.asked:
@@ -110,34 +110,15 @@ def call_lines(call: Call) -> Iterator[str]:
     """Yield a call, and a line for each of its steps: its begin and its length in milliseconds, and its name."""
     outcome = f"failed with code {call.code}" if call.code else "succeeded"
     outcome += f" after {duration(call.seconds)}"
-    yield f"{_clock(call.at)}  {call.verb} {call.ifname}: {outcome}  trace {call.trace}"
+    yield f"{clock(call.at)}  {call.verb} {call.ifname}: {outcome}  trace {call.trace}"
     for index, step in enumerate(call.steps):
         mark = "  FAILED" if step.error and not any(_failed_inside(call.steps, index)) else ""
-        indent = "  " * _depth(call.steps, step)
+        indent = "  " * depth(call.steps, step)
         yield f"  {step.began * 1000:9.1f} {step.seconds * 1000:9.1f} ms  {indent}{step.title}{mark}"
 
 
 def _failed_inside(steps: Sequence[Step], index: int) -> Iterator[bool]:
     return (bool(step.error) for step in steps if step.parent == index)
-
-
-def _depth(steps: Sequence[Step], step: Step) -> int:
-    depth = 0
-    while step.parent != ROOT:
-        step = steps[step.parent]
-        depth += 1
-    return depth
-
-
-def table(rows: Sequence[Sequence[str]], *, right: frozenset[int] | set[int] = frozenset()) -> Iterator[str]:
-    """Yield aligned lines; the columns whose numbers are in `right` are aligned to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = [
-            cell.rjust(width) if number in right else cell.ljust(width)
-            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        yield "  ".join(cells).rstrip()
 
 
 def duration(seconds: float) -> str:
@@ -156,9 +137,3 @@ def duration(seconds: float) -> str:
 def _without_pod(error: str, pod: str) -> str:
     """Return an error without the pod that it begins with, where the line names the pod already."""
     return error.removeprefix(f"pod {pod}: ")
-
-
-def _clock(at: float) -> str:
-    """Return a time of today as a clock shows it, an older one with its date; UTC, as in the agent's log."""
-    today = time.gmtime().tm_yday == time.gmtime(at).tm_yday and time.time() - at < 86400
-    return time.strftime("%H:%M:%S" if today else "%Y-%m-%d %H:%M:%S", time.gmtime(at))

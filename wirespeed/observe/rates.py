@@ -34,7 +34,7 @@ _RATES = {
 }
 
 
-class Rates(msgspec.Struct, frozen=True, kw_only=True):
+class Rates(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """Rates per second as the pod sees them: it receives rx and sends tx. None: not known, or not counted."""
 
     rx_packets: float | None = None
@@ -47,7 +47,7 @@ class Rates(msgspec.Struct, frozen=True, kw_only=True):
     tx_errors: float | None = None
 
 
-class Measured(msgspec.Struct, frozen=True, kw_only=True):
+class Measured(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """A VF ("ens2#0"), a scalable function or a vhost-user port, `kind` "VF", "SF" or "vhost-user", and its rates.
 
     `address` is the device's, or the bridge of a port.
@@ -61,7 +61,7 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @structs.prepared
-class Interval(msgspec.Struct, frozen=True, kw_only=True):
+class Interval(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """The rates between two samples. `time` is the end, in seconds since 1970, and `seconds` how long it was.
 
     `faults` are the messages about what could not be read.

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from wirespeed.observe.rates import Interval, Measured
-from wirespeed.observe.text import printable
+from wirespeed.text import printable
 
 # The columns with rates: heading, and field of Rates; all are per second.
 _RATES = {

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
 from itertools import groupby
 from operator import attrgetter
-from pathlib import Path
 
 import msgspec
 
 from wirespeed import __version__, structs
 from wirespeed.cni.request import pod_of
 from wirespeed.errors import Error
-from wirespeed.kube.podresources import PodResources
 from wirespeed.live import Fault, Pool, RunningCall
 from wirespeed.node import Node
 from wirespeed.plugins.meta.delegate import netns_gone, of_earlier_boot, recorded_delegate
@@ -25,7 +22,7 @@ from wirespeed.state.journal import Attachment, AttachmentStep
 LAST_ERRORS = 10  # the most that are shown
 
 
-class PoolStatus(msgspec.Struct, frozen=True, kw_only=True):
+class PoolStatus(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """A pool: its devices by what they are used for. `given` are those that the kubelet allocated to containers."""
 
     resource: str
@@ -36,7 +33,7 @@ class PoolStatus(msgspec.Struct, frozen=True, kw_only=True):
     unhealthy: tuple[Fault, ...] = ()
 
 
-class AttachmentStatus(msgspec.Struct, frozen=True, kw_only=True):
+class AttachmentStatus(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """An interface of a pod, and what is wrong with it ("" if nothing is)."""
 
     pod: str
@@ -51,7 +48,7 @@ class AttachmentStatus(msgspec.Struct, frozen=True, kw_only=True):
     problem: str = ""
 
 
-class LastError(msgspec.Struct, frozen=True, kw_only=True):
+class LastError(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """An error of calls for one pod, with the time of the last such call (seconds since 1970) and their number."""
 
     at: float
@@ -64,7 +61,7 @@ class LastError(msgspec.Struct, frozen=True, kw_only=True):
     trace: str
 
 
-class AgentStatus(msgspec.Struct, frozen=True, kw_only=True):
+class AgentStatus(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """The running agent; `seconds` is since its start."""
 
     version: str
@@ -73,7 +70,7 @@ class AgentStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @structs.prepared
-class Status(msgspec.Struct, frozen=True, kw_only=True):
+class Status(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """A node. Without `agent`, no agent answers: pools are then unknown, and the rest is what is on the disk."""
 
     node: str
@@ -130,12 +127,11 @@ def _pools(node: Node, pools: Sequence[Pool], faults: list[str]) -> Iterator[Poo
 
 def _given_devices(node: Node, faults: list[str]) -> Mapping[str, str] | None:
     """Return the pod, namespace/name, of each device that the kubelet allocated; None if it does not answer."""
-    with closing(PodResources(Path(node.config.kubelet) / "pod-resources/kubelet.sock")) as kubelet:
-        try:
-            return {each.device: f"{each.namespace}/{each.pod}" for each in kubelet.allocations()}
-        except Error as error:
-            faults.append(error.msg)
-            return None
+    try:
+        return {each.device: f"{each.namespace}/{each.pod}" for each in node.pod_resources.allocations()}
+    except Error as error:
+        faults.append(error.msg)
+        return None
 
 
 def attachments_of(node: Node, calls: Sequence[RunningCall], faults: list[str]) -> tuple[AttachmentStatus, ...]:

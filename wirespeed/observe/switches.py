@@ -22,7 +22,7 @@ _VHOST_TYPES = ("dpdkvhostuserclient", "dpdkvhostuser")
 MISSING = "missing"
 
 
-class SwitchPort(msgspec.Struct, frozen=True, kw_only=True):
+class SwitchPort(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """A port of a pod. `kind` is "vhostuser" or "memif", `role` the pod's.
 
     `state` is "up", "down", "missing" (the switch does not have it), the switch's error, or "" if it is unknown.
@@ -41,7 +41,7 @@ class SwitchPort(msgspec.Struct, frozen=True, kw_only=True):
     pod: PodInterface | None = None
 
 
-class Switch(msgspec.Struct, frozen=True, kw_only=True):
+class Switch(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """A bridge of a switch with the pods' ports. `kind` is "ovs-dpdk", "vpp", or "none" for memif between pods.
 
     `bridge` is Open vSwitch's bridge, VPP's bridge domain ("" for routed ports) or the socket of a memif link;

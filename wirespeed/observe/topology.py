@@ -18,7 +18,6 @@ from wirespeed.devices.pci import PciDevice
 from wirespeed.errors import collect_errors
 from wirespeed.kernel import netns
 from wirespeed.kernel.netlink.rtnl import Rtnl
-from wirespeed.kernel.netlink.vf import LINK_STATES, VLAN_PROTOCOLS, VfSettings
 from wirespeed.kernel.routes import default_route_interfaces
 from wirespeed.kernel.sysfs import entries
 from wirespeed.node import Node
@@ -28,12 +27,13 @@ from wirespeed.observe.switches import Switch
 from wirespeed.plugins.sriov.record import PLUGIN, SriovRecord, netdev_parent, record_of
 from wirespeed.provision import facts, owners
 from wirespeed.provision.facts import VfFacts
+from wirespeed.provision.listing import Settings, shown_settings
 from wirespeed.state.journal import DeviceClaim
 
 VF, SCALABLE_FUNCTION = "VF", "SF"
 
 
-class Interface(msgspec.Struct, frozen=True, kw_only=True):
+class Interface(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """The network interface of a function, on the host or in the pod that has the function. `mtu` is in bytes."""
 
     name: str
@@ -44,25 +44,7 @@ class Interface(msgspec.Struct, frozen=True, kw_only=True):
     in_pod: bool = False
 
 
-class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """The settings of a VF in the PF's driver; None for those that it does not report.
-
-    `vlan` is 0 without a VLAN, `vlan_protocol` "802.1q" or "802.1ad" (QinQ). Rates are in Mbit/s, 0 for no limit.
-    `link_state` is "auto", "enable" or "disable".
-    """
-
-    mac: str | None = None
-    vlan: int | None = None
-    vlan_priority: int | None = None
-    vlan_protocol: str | None = None
-    min_rate: int | None = None
-    max_rate: int | None = None
-    spoofchk: bool | None = None
-    trust: bool | None = None
-    link_state: str | None = None
-
-
-class Function(msgspec.Struct, frozen=True, kw_only=True):
+class Function(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """A VF or a scalable function (`kind`: "VF", "SF"), number `index` of its PF.
 
     `representor` is its interface on the PF's embedded switch, `bridge` the bridge that it is a
@@ -87,7 +69,7 @@ class Function(msgspec.Struct, frozen=True, kw_only=True):
     user: str = ""
 
 
-class Pf(msgspec.Struct, frozen=True, kw_only=True):
+class Pf(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """A PF. `speed` is in Mbit/s, 0 if unknown (no link); `eswitch` is "legacy" or "switchdev"."""
 
     address: str
@@ -107,7 +89,7 @@ class Pf(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @structs.prepared
-class Topology(msgspec.Struct, frozen=True, kw_only=True):
+class Topology(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """What the node has, and who has it. `faults` are the messages about what could not be read."""
 
     node: str
@@ -210,7 +192,7 @@ def _vf(vf: VfFacts, pf: PciDevice, seen: _Seen) -> Function:
         numa_node=device.numa_node,
         iommu_group=device.iommu_group,
         interface=on_host or _interface_in_pod(claim),
-        settings=_settings(state.settings),
+        settings=shown_settings(state.settings),
         representor=switchdev.representor(pf, switchdev.VF, state.index),
         bridge=record.port.bridge if record and record.port else "",
         rdma=_rdma(device, record),
@@ -289,19 +271,3 @@ def _carrier(device: Device, interface: str) -> bool:
 def _speed(device: Device, interface: str) -> int:
     """Return Mbit/s, 0 if unknown: without a link, the kernel reports -1 or an error."""
     return max(0, device.number_attribute(f"net/{interface}/speed", 0))
-
-
-def _settings(reported: VfSettings) -> Settings:
-    protocols = {number: name for name, number in VLAN_PROTOCOLS.items()}
-    states = {number: name for name, number in LINK_STATES.items()}
-    return Settings(
-        mac=reported.mac,
-        vlan=reported.vlan,
-        vlan_priority=reported.vlan_qos,
-        vlan_protocol=None if reported.vlan_proto is None else protocols.get(reported.vlan_proto),
-        min_rate=reported.min_tx_rate,
-        max_rate=reported.max_tx_rate,
-        spoofchk=reported.spoofchk,
-        trust=reported.trust,
-        link_state=None if reported.link_state is None else states.get(reported.link_state),
-    )

@@ -9,9 +9,10 @@ from itertools import groupby
 
 from wirespeed.observe.attached import PodInterface
 from wirespeed.observe.switches import Switch, SwitchPort
-from wirespeed.observe.text import printable
-from wirespeed.observe.topology import Function, Interface, Pf, Settings, Topology
+from wirespeed.observe.topology import Function, Interface, Pf, Topology
 from wirespeed.plugins.vhost.conf import NONE, OVS, VPP
+from wirespeed.provision.listing import Settings
+from wirespeed.text import aligned, printable
 
 _NARROWEST = 40  # columns of text, however deep and however narrow the terminal
 
@@ -56,18 +57,15 @@ def lines(topology: Topology, *, width: int = 80, utf8: bool = True) -> list[str
 
 
 def _below(items: Sequence[_Item], marks: _Marks, indent: str, width: int) -> Iterator[str]:
-    columns = max((len(item.cells) for item in items), default=0)
-    widths = [max((len(item.cells[n]) for item in items if n < len(item.cells)), default=0) for n in range(columns)]
-    for number, item in enumerate(items):
+    lines = aligned([item.cells for item in items])
+    for number, (item, line) in enumerate(zip(items, lines, strict=True)):
         last = number + 1 == len(items)
         below = indent + (marks.below_last if last else marks.below)
         deeper = below + (marks.below if item.children else marks.below_last)
-        head = "  ".join(cell.ljust(wide) for cell, wide in zip(item.cells, widths, strict=False)).rstrip()
-        aligned = "  ".join(cell.ljust(wide) for cell, wide in zip(item.cells, widths, strict=False))
         owner = f"{marks.arrow} {item.owner}" if item.owner else ""
-        first = indent + (marks.last if last else marks.item) + (f"{aligned}  {owner}" if owner else head)
+        first = indent + (marks.last if last else marks.item) + (f"{line}  {owner}" if owner else line.rstrip())
         if owner and len(first) > width:
-            yield indent + (marks.last if last else marks.item) + head
+            yield indent + (marks.last if last else marks.item) + line.rstrip()
             yield from _wrapped([owner], deeper, width)
         else:
             yield first.rstrip()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
-from pathlib import Path
 
 import msgspec
 
@@ -12,7 +10,6 @@ from wirespeed import structs
 from wirespeed.cni.errors import Code
 from wirespeed.errors import Error, Kind, Thing
 from wirespeed.kube.cluster import NotFoundError, Object
-from wirespeed.kube.podresources import PodResources
 from wirespeed.live import RunningCall
 from wirespeed.node import Node
 from wirespeed.observe.status import AttachmentStatus, attachments_of
@@ -21,7 +18,7 @@ from wirespeed.state.calls import Call
 from wirespeed.state.journal import AttachmentStep
 
 
-class Asked(msgspec.Struct, frozen=True, kw_only=True):
+class Asked(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """A network that the pod's annotation asks for, and the interface that it has for it ("" if none)."""
 
     network: str
@@ -30,14 +27,14 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     """attached, not attached, or what its row of the journal says"""
 
 
-class Given(msgspec.Struct, frozen=True, kw_only=True):
+class Given(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """Devices of one resource that the kubelet allocated to the pod."""
 
     resource: str
     devices: tuple[str, ...]
 
 
-class Failure(msgspec.Struct, frozen=True, kw_only=True):
+class Failure(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """The last failure of the pod: `path` are the steps that it ended, from the outermost to the innermost."""
 
     verb: str
@@ -53,7 +50,7 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @structs.prepared
-class Why(msgspec.Struct, frozen=True, kw_only=True):
+class Why(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """What happened to a pod on this node. `answer` says it in one sentence, `advice` what to do next."""
 
     pod: str
@@ -150,12 +147,11 @@ def _calls_of(node: Node, pod: str, whole: Object | None, faults: list[str]) -> 
 
 
 def _given(node: Node, pod: str, faults: list[str]) -> tuple[Given, ...]:
-    with closing(PodResources(Path(node.config.kubelet) / "pod-resources/kubelet.sock")) as kubelet:
-        try:
-            devices = kubelet.devices(*pod.split("/", 1))
-        except Error as error:
-            faults.append(error.msg)
-            return ()
+    try:
+        devices = node.pod_resources.devices(*pod.split("/", 1))
+    except Error as error:
+        faults.append(error.msg)
+        return ()
     return tuple(Given(resource=resource, devices=tuple(ids)) for resource, ids in sorted(devices.items()))
 
 

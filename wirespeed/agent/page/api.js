@@ -16,7 +16,7 @@ export function setToken(token) {
   else sessionStorage.removeItem(TOKEN);
 }
 
-/** Return a view; throws a Refusal. Its keys are in camelCase. */
+/** Return a view; throws a Refusal. */
 export async function get(view, query = {}) {
   const token = sessionStorage.getItem(TOKEN);
   const search = new URLSearchParams(query).toString();
@@ -33,12 +33,5 @@ export async function get(view, query = {}) {
     throw new Refusal(0, `no answer from the agent (${error.name})`);
   }
   if (!answer.ok) throw new Refusal(answer.status, value.error);
-  return camel(value);
-}
-
-function camel(value) {
-  if (Array.isArray(value)) return value.map(camel);
-  if (value === null || typeof value !== "object") return value;
-  const name = (key) => key.replace(/_([a-z0-9])/g, (_, letter) => letter.toUpperCase());
-  return Object.fromEntries(Object.entries(value).map(([key, each]) => [name(key), camel(each)]));
+  return value;
 }

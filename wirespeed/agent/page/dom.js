@@ -77,7 +77,7 @@ export function duration(seconds) {
   return `${Math.floor(seconds / bigSize)} ${big} ${Math.floor((seconds % bigSize) / smallSize)} ${small}`;
 }
 
-/** A time in seconds since 1970, in UTC as in the agent's log. */
+/** A time in seconds since 1970, in UTC as the commands and the agent's log show it. */
 export function clock(at) {
-  return `${new Date(at * 1000).toISOString().slice(0, 19).replace("T", " ")} UTC`;
+  return `${new Date(at * 1000).toISOString().slice(0, 19)}Z`;
 }
