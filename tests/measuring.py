@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from wirespeed.measure.forwarder import Forwarder
 from wirespeed.measure.path import Interface
 from wirespeed.measure.trial import Latency, Load, Trial, line_rate
 
@@ -26,6 +27,7 @@ class Simulated:
     loads: list[tuple[Load, bool]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        self.forwarder: Forwarder | None = None
         self.source, self.destination = interface("left", self.speed), interface("right", self.speed)
 
     def run(self, load: Load, *, latency: bool = False) -> Trial:
