@@ -18,10 +18,13 @@ import yaml
 from tests.node.conftest import ROOT, Netns
 from tests.node.plays import Manifest, Stage, standing
 from tests.node.vhost.conftest import Switch
+from wirespeed.measure.forwarder import Forwarded
 from wirespeed.measure.report import Report
+from wirespeed.measure.trial import Losses, Trial
 
-SHORT = ("--size", "128", "--trial", "0.5", "--pause", "0", "--max-rate", "400")
-FRAMES = 200
+SIZE = 128  # bytes
+SHORT = ("--size", str(SIZE), "--trial", "0.5", "--pause", "0", "--max-rate", "400")
+THROUGH = ("--through", "lab/left", "--through", "lab/right", "--test", "loss")
 LEFT, RIGHT = 10, 20  # VLANs
 
 
@@ -91,10 +94,61 @@ def run_in_switch(switch: Switch, *command: str) -> None:
     subprocess.run(["ip", "netns", "exec", switch.netns, *command], check=True)
 
 
+def losses(done: subprocess.CompletedProcess[str]) -> tuple[Trial, ...]:
+    """The trials of the frame loss test."""
+    assert done.returncode == 0, done.stdout + done.stderr
+    (size,) = msgspec.json.decode(done.stdout, type=Report).sizes
+    return size.loss
+
+
 def test_every_frame_of_a_low_rate_goes_through_testpmd_and_is_counted_there(bench: Bench) -> None:
     options = bench.write(network("left", LEFT), network("right", RIGHT))
-    through = ("--through", "lab/left", "--through", "lab/right", "--test", "throughput", "--test", "latency")
-    done = bench.measure(*options, *through, "--json")
+    done = bench.measure(*options, *THROUGH, "--json")
+    for trial in losses(done):
+        assert trial.lost == 0
+        assert trial.forwarded == Forwarded(received=trial.sent, missed=0, sent=trial.sent, dropped=0)
+    forwarder = msgspec.json.decode(done.stdout, type=Report).forwarder
+    assert forwarder
+    assert re.fullmatch(
+        r"testpmd, mac forwarding, from net1, port 0 \(virtio_user0, net_virtio_user, \S+\) to "
+        r"net2, port 1 \(virtio_user1, net_virtio_user, \S+\)",
+        str(forwarder),
+    )
+    assert bench.switch.ports() == ["end0", "end1"]
+
+
+def test_what_a_policer_behind_testpmd_drops_is_lost_after_it(bench: Bench) -> None:
+    cir = str(SIZE * 20)  # bytes/s: 20 of 400 frames/s, and as many in a burst
+    qos = ("--id=@q", "create", "qos", "type=egress-policer", f"other-config:cir={cir}", f"other-config:cbs={cir}")
+    bench.switch.vsctl("set", "port", "end1", "qos=@q", "--", *qos)
+    options = bench.write(network("left", LEFT), network("right", RIGHT))
+    done = bench.measure(*options, *THROUGH, "--json")
+    bench.switch.vsctl("--", "destroy", "qos", "end1", "--", "clear", "port", "end1", "qos")
+    first = losses(done)[0]
+    assert first.received < first.sent / 2
+    assert first.losses == Losses(before=0, missed=0, dropped=0, after=first.lost)
+    assert "400 frames/s: " in done.stderr
+    assert re.search(r"0 before the forwarder, 0 RX-missed and 0 TX-dropped in it, \d+ after it", done.stderr)
+
+
+def test_the_same_path_is_measured_without_testpmd_first(bench: Bench) -> None:
+    for number in range(2):
+        bench.switch.vsctl("set", "port", f"end{number}", f"tag={LEFT}")
+    options = bench.write(network("left", LEFT), network("right", LEFT))
+    done = bench.measure(*options, *THROUGH, "--direct", "--plot", "-")
     assert done.returncode == 0, done.stderr
-    report = msgspec.json.decode(done.stdout, type=Report)
-    print(done.stderr, done.stdout)
+    texts = [each.text for each in ElementTree.fromstring(done.stdout).iter()]
+    assert "net1 to net1 through testpmd, mac forwarding" in texts
+    assert "128 bytes, direct" in texts
+    assert re.search(r"without it: 128 bytes, loss: 400 frames/s: no loss", done.stderr)
+
+
+def test_a_network_of_kernel_interfaces_is_refused_before_a_pod_is_made(bench: Bench) -> None:
+    wrong = network("right", RIGHT)
+    wrong["spec"]["config"] = json.dumps({"cniVersion": "1.0.0", "type": "bridge", "bridge": "br9"})
+    done = bench.measure(*bench.write(network("left", LEFT), wrong), *THROUGH)
+    assert done.returncode == 1
+    assert done.stderr == (
+        "Error: network lab/right: its plugins make interfaces of the kernel, which testpmd does not use; "
+        "expected a network of VFs on vfio-pci, vhost-user or memif ports, got 'the plugins bridge'\n"
+    )
