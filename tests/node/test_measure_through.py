@@ -160,6 +160,6 @@ def test_if_no_frame_arrives_it_is_said_what_the_forwarder_must_do(chain: Chain)
     entry, receiver = chain.mac(chain.middle, "entry"), chain.mac(chain.right, "net1")
     assert done.stderr == (
         f"Error: interface net1 ({chain.right.path}): none of 100 frames arrived; the frames are for {entry}, and "
-        f"the forwarder must send them on to {receiver} (testpmd: --forward-mode=mac --eth-peer=PORT,{receiver}), as "
-        "frames of layer 2\n"
+        f"the forwarder must send them on to {receiver} (testpmd: --forward-mode=mac --eth-peer=PORT,{receiver}), "
+        "as frames of layer 2\n"
     )
