@@ -162,7 +162,7 @@ class _Networks:
 
 def _end(name: str, network: _Network) -> dict[str, Any]:
     """Return a pod that waits."""
-    probe = {"exec": {"command": ["/bin/sh", "-c", _CARRIER]}, "periodSeconds": 1}
+    probe = {"exec": {"command": ["/bin/sh", "-c", _CARRIER]}, "periodSeconds": 1, "timeoutSeconds": 30}
     container: dict[str, Any] = {"name": "waits", "command": ["sleep", "infinity"], "readinessProbe": probe}
     return _pod(name, container, {_END: network})
 
