@@ -2,49 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
 from xml.etree import ElementTree
 
 import msgspec
 import pytest
 
-from tests.measuring import LATENCY, Simulated
+from tests.measuring import LATENCY, Simulated, measured
 from wirespeed.cli.options import as_json
 from wirespeed.errors import Error, Kind
 from wirespeed.measure import plots, report
-from wirespeed.measure.procedure import measure
-from wirespeed.measure.report import Report, Settings, Test
+from wirespeed.measure.report import Report
 from wirespeed.measure.search import Limit
 from wirespeed.measure.trial import line_rate
-
-ALL: tuple[Test, ...] = ("throughput", "latency", "loss")
-RFC = Settings(
-    tests=ALL,
-    sizes=(64, 1518),
-    trial=60,
-    pause=5,
-    resolution=1,
-    accepted_loss=0,
-    latency_load=100,
-    max_rate=None,
-)
-
-
-@dataclass
-class Measured:
-    report: Report
-    path: Simulated
-    notes: list[str]
-    slept: list[float]
-
-
-def measured(path: Simulated, alone: Simulated | None = None, **changes: Any) -> Measured:
-    notes: list[str] = []
-    slept: list[float] = []
-    settings = msgspec.structs.replace(RFC, **changes)
-    found = measure(path, alone or Simulated(reach=300_000), settings, note=notes.append, sleep=slept.append)
-    return Measured(found, path, notes, slept)
 
 
 def test_a_measurement_by_the_rfc_makes_trials_of_60_s_with_pauses_of_5_s() -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -22,41 +23,57 @@ _SIZES = (64, 128, 256, 512, 1024, 1280, 1518)  # RFC 2544, section 9.1
 @click.option("--to", "destination", metavar="[PLACE:]INTERFACE", help="The interface that receives.")
 @click.option(
     "--network",
+    "networks",
+    multiple=True,
     metavar="[NAMESPACE/]NAME",
     help="Instead of --from and --to: make two pods on this network with `wirespeed play`, measure from one to the "
-    "other, and remove them.",
+    "other, and remove them. Given twice: the network of the pod that sends, and that of the one that receives.",
 )
+@click.option(
+    "--through",
+    multiple=True,
+    metavar="PORT",
+    help="Measure through a forwarder; given twice, for the port where the frames enter and the one where they "
+    "leave. Two networks of DPDK ports, [NAMESPACE/]NAME: make a pod with testpmd on them by `wirespeed play`, and "
+    "remove it. Otherwise the ports of a forwarder that runs: pod/[NAMESPACE/]NAME:INTERFACE, or a MAC address.",
+)
+@click.option(
+    "--direct",
+    is_flag=True,
+    help="With --through: first measure without the forwarder. Switches must connect the two interfaces directly.",
+)
+@click.option("--testpmd", hidden=True, type=click.Path(path_type=Path), help="For a play: testpmd's directory.")
 @click.option(
     "--play",
     "files",
     multiple=True,
     metavar="FILE",
     type=click.Path(exists=True, path_type=Path),
-    help="With --network: a file or directory of manifests that defines the network; may be given several times.",
+    help="To make pods: a file or directory of manifests that defines the network; may be given several times.",
 )
 @click.option(
     "--pools",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="With --network: the pools of devices, as for `wirespeed play`.",
+    help="To make pods: the pools of devices, as for `wirespeed play`.",
 )
 @click.option(
     "--cni-conf",
     type=click.Path(path_type=Path),
     default="/etc/cni/net.d",
     show_default=True,
-    help="With --network: the runtime's CNI configuration, as for `wirespeed play`.",
+    help="To make pods: the runtime's CNI configuration, as for `wirespeed play`.",
 )
 @click.option(
     "--cni-path",
     default="/opt/cni/bin:/usr/lib/cni",
     show_default=True,
     metavar="FOLDERS",
-    help="With --network: the directories of executable plugins.",
+    help="To make pods: the directories of executable plugins.",
 )
 @click.option(
     "--shim",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="With --network: the shim's executable, as for `wirespeed play`.",
+    help="To make pods: the shim's executable, as for `wirespeed play`.",
 )
 @click.option(
     "--test",
@@ -121,82 +138,177 @@ _SIZES = (64, 128, 256, 512, 1024, 1280, 1518)  # RFC 2544, section 9.1
     metavar="FRAMES/S",
     help="The highest rate.  [default: the line rate, or what the generator can send]",
 )
+@click.option(
+    "--real-time/--no-real-time",
+    default=None,
+    help="Give the measurement a real-time priority, so that other programs do not hold it up. It may hold up "
+    "them.  [default: yes with 4 CPUs or more and without --through]",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, with every trial.")
 @click.option(
     "--plot",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="Write a picture of the results to this SVG file.",
+    type=click.Path(dir_okay=False, allow_dash=True, path_type=Path),
+    help="Write a picture of the results to this SVG file; -: to standard output, instead of the report.",
 )
 @options.config("The agent's configuration file, for finding the pods of this node")
 def measure(
     *,
     source: str | None,
     destination: str | None,
-    network: str | None,
-    files: tuple[Path, ...],
-    pools: Path | None,
-    cni_conf: Path,
-    cni_path: str,
-    shim: Path | None,
+    networks: tuple[str, ...],
+    through: tuple[str, ...],
+    direct: bool,
+    testpmd: Path | None,
+    real_time: bool | None,
     as_json: bool,
     plot: Path | None,
     config: Path | None,
-    **settings: object,
+    **others: object,
 ) -> None:
     """Measure throughput, latency and frame loss from one interface to another.
 
     The procedures are those of RFC 2544, sections 26.1 to 26.3. Both interfaces are on this machine, and the kernel
     drives them. It needs root. The interfaces are not changed, but the path between them is loaded as far as it
-    will go.
+    will go. With --through, a forwarder is in the middle of the path, such as a DPDK application in a pod.
 
     PLACE is where an interface is: pod/[<namespace>/]<name> for a pod that runs on this node, a name of `ip netns`,
     or the path of a network namespace; without PLACE, it is on the host. In the command of `wirespeed play --then`,
     the pods are those of the play.
 
     The report also shows what the generator itself can do on this machine. A figure that is limited by it says
-    nothing about the path, except that the path is at least that fast. The command gives itself a real-time
-    priority, so that other programs do not hold it up; it takes one CPU, and part of another.
+    nothing about the path, except that the path is at least that fast. The generator takes one CPU, and part of
+    another.
     """
-    from wirespeed.errors import os_errors  # noqa: PLC0415 — see wirespeed.cli.main
-    from wirespeed.measure import plots, report  # noqa: PLC0415
+    from wirespeed.measure import report  # noqa: PLC0415 — see wirespeed.cli.main
 
-    asked = report.Settings(**settings)  # type: ignore[arg-type]
-    if network:
-        if source or destination:
-            raise click.UsageError("--network makes the pods itself: it is not allowed with --from and --to")
-        folders = tuple(folder for folder in cni_path.split(":") if folder)
-        found = _between_played_pods(
-            network, asked, files=files, pools=pools, cni_conf=cni_conf, cni_path=folders, shim=shim
-        )
-    elif source and destination:
-        found = _between(source, destination, asked, config)
-    else:
+    if plot == _STANDARD_OUTPUT and as_json:
+        raise click.UsageError("--plot - and --json both print to standard output")
+    play_options = {name: others.pop(name) for name in _OF_PLAY}
+    asked = _Asked(
+        source=source,
+        destination=destination,
+        networks=networks,
+        through=through,
+        direct=direct,
+        testpmd=testpmd,
+        real_time=real_time,
+        config=config,
+    )
+    _check(asked)
+    settings = report.Settings(**others)  # type: ignore[arg-type]
+    found = _in_play(asked, settings, play_options) if asked.needs_play else _between(asked, settings)
+    _put_out(found, plot=plot, as_json=as_json)
+
+
+_OF_PLAY = ("files", "pools", "cni_conf", "cni_path", "shim")
+_STANDARD_OUTPUT = Path("-")
+# With fewer CPUs, a sender with a real-time priority may take the one that a poll mode driver or a neighbour needs.
+_REAL_TIME_CPUS = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Asked:
+    """The options that say what to measure."""
+
+    source: str | None
+    destination: str | None
+    networks: tuple[str, ...]
+    through: tuple[str, ...]
+    direct: bool
+    testpmd: Path | None
+    real_time: bool | None
+    config: Path | None
+
+    @property
+    def makes_forwarder(self) -> bool:
+        from wirespeed.measure import pods  # noqa: PLC0415 — see wirespeed.cli.main
+
+        return any(pods.is_made(each) for each in self.through)
+
+    @property
+    def needs_play(self) -> bool:
+        return bool(self.networks) or self.makes_forwarder
+
+
+def _check(asked: _Asked) -> None:
+    """Raises click.UsageError."""
+    from wirespeed.measure import pods  # noqa: PLC0415 — see wirespeed.cli.main
+
+    if asked.networks and (asked.source or asked.destination):
+        raise click.UsageError("--network makes the pods itself: it is not allowed with --from and --to")
+    if not asked.networks and not (asked.source and asked.destination):
         raise click.UsageError("expected --from and --to, or --network")
-    if plot:
-        with os_errors():
-            plot.write_text(plots.svg(found), encoding="utf-8")
-    click.echo(f"{options.as_json(found)}\n" if as_json else report.text(found), nl=False)
+    if len(asked.networks) > 2:
+        raise click.UsageError(f"expected --network once or twice, got {len(asked.networks)} times")
+    if len(asked.through) not in {0, 2}:
+        raise click.UsageError(f"expected --through twice, for two ports, got {len(asked.through)} times")
+    if len({pods.is_made(each) for each in asked.through}) > 1:
+        raise click.UsageError("expected --through with two networks, or with two ports of a forwarder that runs")
+    if asked.direct and not asked.through:
+        raise click.UsageError("--direct needs --through: without it, the path is direct already")
 
 
-def _between(source: str, destination: str, settings: Settings, config: Path | None) -> Report:
+def _between(asked: _Asked, settings: Settings) -> Report:
+    from wirespeed.measure import pods, run  # noqa: PLC0415 — see wirespeed.cli.main
+
+    assert asked.source
+    assert asked.destination
+    wanted = run.Wanted(
+        source=pods.endpoint(asked.source, asked.config),
+        destination=pods.endpoint(asked.destination, asked.config),
+        through=asked.through,
+        testpmd=asked.testpmd,
+        direct=asked.direct,
+        config=asked.config,
+    )
+    _set_priority(asked)
+    return run.measure(wanted, settings, note=lambda line: click.echo(line, err=True))
+
+
+def _set_priority(asked: _Asked) -> None:
+    """Give this process a real-time priority, if that is asked for or does no harm."""
     import os  # noqa: PLC0415 — see wirespeed.cli.main
 
-    from wirespeed.measure import path, pods, procedure  # noqa: PLC0415
-
-    ends = pods.endpoint(source, config), pods.endpoint(destination, config)
+    wanted = asked.real_time
+    if wanted is None:
+        wanted = not asked.through and len(os.sched_getaffinity(0)) >= _REAL_TIME_CPUS
+    if not wanted:
+        return
     try:
         os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
     except PermissionError:  # without CAP_SYS_NICE, or in a control group without real-time budget
         click.echo("warning: no real-time priority: other programs may hold the measurement up", err=True)
-    with path.loopback() as alone, path.opened(*ends) as measured:
-        return procedure.measure(measured, alone, settings, note=lambda line: click.echo(line, err=True))
 
 
-def _between_played_pods(network: str, settings: Settings, **options: object) -> Report:
+def _in_play(asked: _Asked, settings: Settings, options: dict[str, Any]) -> Report:
     from wirespeed import extras  # noqa: PLC0415 — see wirespeed.cli.main
 
-    extras.need("play", "wirespeed measure --network")
-    from wirespeed.measure import played  # noqa: PLC0415
+    extras.need("play", "wirespeed measure --network" if asked.networks else "wirespeed measure --through NETWORK")
+    from wirespeed.measure import played, pods  # noqa: PLC0415
     from wirespeed.play.play import Options  # noqa: PLC0415
 
-    return played.measure(Options(**options), network, settings)  # type: ignore[arg-type]
+    options["cni_path"] = tuple(folder for folder in options["cni_path"].split(":") if folder)
+    ends = [each for each in (asked.source, asked.destination) if each]
+    running = () if asked.makes_forwarder else asked.through
+    priority = {None: (), True: ("--real-time",), False: ("--no-real-time",)}
+    wanted = played.Wanted(
+        networks=asked.networks * 2 if len(asked.networks) == 1 else asked.networks,
+        ends=tuple(pods.endpoint(each, asked.config) for each in ends),
+        through=asked.through if asked.makes_forwarder else (),
+        running=tuple(pods.port(each, asked.config).mac for each in running),
+        flags=(*priority[asked.real_time], *(["--direct"] if asked.direct else [])),
+    )
+    return played.measure(Options(**options), wanted, settings)
+
+
+def _put_out(found: Report, *, plot: Path | None, as_json: bool) -> None:
+    from wirespeed.errors import os_errors  # noqa: PLC0415 — see wirespeed.cli.main
+    from wirespeed.measure import plots, report  # noqa: PLC0415
+
+    if plot == _STANDARD_OUTPUT:
+        click.echo(plots.svg(found), nl=False)
+        return
+    if plot:
+        with os_errors():
+            plot.write_text(plots.svg(found), encoding="utf-8")
+    click.echo(f"{options.as_json(found)}\n" if as_json else report.text(found), nl=False)

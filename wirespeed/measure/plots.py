@@ -58,12 +58,17 @@ def svg(report: Report) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" width="{_WIDTH}" '
         f'height="{height}" font-family="DejaVu Sans, sans-serif" font-size="12" fill="#263238">',
         f'<rect width="{_WIDTH}" height="{height}" fill="white"/>',
-        _text(16, 24, f"{report.source.name} to {report.destination.name}", size=15, bold=True),
+        _text(16, 24, _title(report), size=15, bold=True),
         _text(16, 44, _subtitle(report), colour="#546e7a"),
     ]
     for number, graph in enumerate(graphs):
         parts += _drawn(graph, _HEAD + number * (_TOP + _HEIGHT + _BOTTOM) + _TOP, number)
     return "\n".join([*parts, "</svg>"]) + "\n"
+
+
+def _title(report: Report) -> str:
+    ends = f"{report.source.name} to {report.destination.name}"
+    return f"{ends} through {report.forwarder.program or 'a forwarder'}" if report.forwarder else ends
 
 
 def _subtitle(report: Report) -> str:
@@ -78,22 +83,34 @@ def _graphs(report: Report) -> Iterator[_Graph]:
         "frame size in bytes", [(index, str(each.size)) for index, each in enumerate(sizes)], -0.3, len(sizes) - 0.7
     )
     if "throughput" in report.settings.tests:
-        yield _throughput(sizes, x)
-    latencies = [(index, each.latency.latency) for index, each in enumerate(sizes) if each.latency]
-    if found := [(index, latency) for index, latency in latencies if latency]:
+        yield _throughput(sizes, report.direct, x)
+    if found := _latencies(sizes):
         title = f"Latency at {report.settings.latency_load:g} % of the throughput (RFC 2544, 26.2)"
-        yield _latency(title, found, x)
+        yield _latency(title, found, _latencies(report.direct), x)
     if any(each.loss for each in sizes):
-        yield _loss(sizes)
+        yield _loss(sizes, report.direct)
 
 
-def _throughput(sizes: Sequence[SizeReport], x: _Axis) -> _Graph:
-    rates = [(i, each.throughput.rate) for i, each in enumerate(sizes) if each.throughput]
-    top = 1.1 * min(max(each.maximum for each in sizes), 4 * max(1.0, *(rate for _, rate in rates)))
+def _latencies(sizes: Sequence[SizeReport]) -> list[tuple[int, Latency]]:
+    """Return the latencies that were measured, each with the index of its frame size."""
+    found = ((index, each.latency and each.latency.latency) for index, each in enumerate(sizes))
+    return [(index, latency) for index, latency in found if latency]
+
+
+def _rates(sizes: Sequence[SizeReport]) -> list[Point]:
+    return [(index, each.throughput.rate) for index, each in enumerate(sizes) if each.throughput]
+
+
+def _throughput(sizes: Sequence[SizeReport], direct: Sequence[SizeReport], x: _Axis) -> _Graph:
+    rates, without = _rates(sizes), _rates(direct)
+    top = 1.1 * min(
+        max(each.maximum for each in (*sizes, *direct)), 4 * max(1.0, *(rate for _, rate in (*rates, *without)))
+    )
     lines = [
         _Line("line rate", [(i, each.line_rate) for i, each in enumerate(sizes) if each.line_rate], _GREY, True),
         _Line("generator alone", [(i, each.generator) for i, each in enumerate(sizes)], _COLOURS[1], True),
         _Line("throughput", rates, _COLOURS[0]),
+        _Line("throughput, direct", without, _COLOURS[3]),
     ]
     ticks = _ticks(top)
     y = _Axis("frames/s", [(tick, f"{tick:,.0f}") for tick in ticks], 0, ticks[-1])
@@ -105,12 +122,19 @@ def _throughput(sizes: Sequence[SizeReport], x: _Axis) -> _Graph:
     return _Graph("Throughput (RFC 2544, 26.1)", x, y, shown)
 
 
-def _latency(title: str, found: Sequence[tuple[int, Latency]], x: _Axis) -> _Graph:
+def _latency(
+    title: str, found: Sequence[tuple[int, Latency]], direct: Sequence[tuple[int, Latency]], x: _Axis
+) -> _Graph:
     names = {"p50": "p50", "p99": "p99", "p999": "p99.9", "maximum": "maximum"}
     lines = [
         _Line(text, [(index, getattr(each, name)) for index, each in found], colour)
         for (name, text), colour in zip(names.items(), _COLOURS, strict=False)
     ]
+    if direct:
+        lines += [
+            _Line(f"{text}, direct", [(index, getattr(each, name)) for index, each in direct], colour, True)
+            for (name, text), colour in zip(names.items(), _COLOURS, strict=False)
+        ]
     low = math.floor(math.log10(min(value for line in lines for _, value in line.points)))
     high = math.ceil(math.log10(max(value for line in lines for _, value in line.points)))
     high = max(high, low + 1)
@@ -118,14 +142,16 @@ def _latency(title: str, found: Sequence[tuple[int, Latency]], x: _Axis) -> _Gra
     return _Graph(title, x, y, lines)
 
 
-def _loss(sizes: Sequence[SizeReport]) -> _Graph:
+def _loss(sizes: Sequence[SizeReport], direct: Sequence[SizeReport]) -> _Graph:
     lines = [
         _Line(
-            f"{each.size} bytes",
+            f"{each.size} bytes{', direct' if is_direct else ''}",
             sorted((100 * trial.offered / each.maximum, trial.loss) for trial in each.loss),
             _COLOURS[index % len(_COLOURS)],
+            is_direct,
         )
-        for index, each in enumerate(sizes)
+        for group, is_direct in ((sizes, False), (direct, True))
+        for index, each in enumerate(group)
         if each.loss
     ]
     x = _Axis("sent, in percent of the maximum rate", [(each, str(each)) for each in range(0, 101, 10)], 0, 100)

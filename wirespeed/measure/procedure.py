@@ -10,6 +10,7 @@ from typing import Protocol
 
 import wirespeed
 from wirespeed.errors import Error, Kind
+from wirespeed.measure.forwarder import Forwarder
 from wirespeed.measure.path import Interface
 from wirespeed.measure.report import Report, Settings, SizeReport, departures
 from wirespeed.measure.search import Throughput, loss_rates, throughput
@@ -29,6 +30,7 @@ class Runs(Protocol):
 
     source: Interface
     destination: Interface
+    forwarder: Forwarder | None
 
     def run(self, load: Load, *, latency: bool = False) -> Trial: ...
     def line_rate(self, size: int) -> float | None: ...
@@ -53,6 +55,7 @@ def measure(
         machine=_machine(),
         source=path.source,
         destination=path.destination,
+        forwarder=path.forwarder,
         settings=settings,
         departures=departures(settings),
         sizes=tuple(measuring.size(each) for each in settings.sizes),
@@ -130,7 +133,7 @@ class _Measuring:
 def _told(trial: Trial) -> str:
     match trial.outcome():
         case Outcome.LOST:
-            return f"{trial.lost} of {trial.sent} frames lost ({trial.loss:.3f} %)"
+            return f"{trial.lost} of {trial.sent} frames lost ({trial.loss:.3f} %){_places(trial)}"
         case Outcome.NOT_READ:
             return f"no loss, but {trial.unread} frames were not read in time"
         case Outcome.NOT_SENT:
@@ -138,6 +141,14 @@ def _told(trial: Trial) -> str:
             return f"no loss, but only {trial.offered:.0f} frames/s were sent{starved}"
         case Outcome.PASSED:
             return "no loss"
+
+
+def _places(trial: Trial) -> str:
+    """Return where frames were lost, as the forwarder in the path counted them."""
+    if not (found := trial.losses):
+        return ""
+    places = f"{found.before} before the forwarder, {found.missed} RX-missed and {found.dropped} TX-dropped in it"
+    return f": {places}, {found.after} after it"
 
 
 def _machine() -> str:

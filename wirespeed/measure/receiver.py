@@ -34,12 +34,15 @@ _STEP = 1_000_000  # ns; a larger difference between two clocks is a step, not t
 
 @structs.prepared
 class Begin(msgspec.Struct, frozen=True, tag=True):
-    """Receive a trial of `frames` frames on an interface. `sender` and `own` are MACs as hex."""
+    """Receive a trial of `frames` frames on an interface.
+
+    `own` is its MAC, and `towards` the one to which it sends learning frames, both as hex.
+    """
 
     netns: str
     interface: str
     own: str
-    sender: str
+    towards: str
     trial: int
     frames: int
     latency: bool
@@ -154,16 +157,20 @@ def serve(channel: Channel) -> None:
             ring.close()
 
 
+def introduce(interface: str, own: bytes, towards: bytes) -> None:
+    """Send learning frames from an interface of this namespace to a MAC. Raises OSError."""
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0) as out:
+        out.bind((interface, 0))
+        for _ in range(_LEARNING):  # of no trial
+            out.send(frames.template(towards, own, 0, frames.MINIMUM - FCS))
+
+
 def _open(request: Begin) -> Ring:
     """Open the ring in the namespace, and send learning frames. Raises Error and OSError."""
 
     def create() -> Ring:
         ring = Ring(request.interface, request.trial)
-        with socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0) as out:
-            out.bind((request.interface, 0))
-            sender, own = bytes.fromhex(request.sender), bytes.fromhex(request.own)
-            for _ in range(_LEARNING):  # of no trial
-                out.send(frames.template(sender, own, 0, frames.MINIMUM - FCS))
+        introduce(request.interface, bytes.fromhex(request.own), bytes.fromhex(request.towards))
         return ring
 
     if not request.netns:

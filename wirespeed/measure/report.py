@@ -8,6 +8,7 @@ from typing import Literal
 import msgspec
 
 from wirespeed import structs
+from wirespeed.measure.forwarder import Forwarder
 from wirespeed.measure.path import Interface
 from wirespeed.measure.search import Limit, Throughput
 from wirespeed.measure.trial import Latency, Trial, mbits
@@ -58,7 +59,11 @@ class SizeReport(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
 @structs.prepared
 class Report(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """A measurement. `departures` are the points in which it differs from RFC 2544, each as a sentence."""
+    """A measurement. `departures` are the points in which it differs from RFC 2544, each as a sentence.
+
+    `forwarder` is what is in the middle of the path, if it is addressed. `direct` has the figures of the same path
+    without it, if they were measured.
+    """
 
     version: str
     started: str
@@ -68,6 +73,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     settings: Settings
     departures: tuple[str, ...]
     sizes: tuple[SizeReport, ...]
+    forwarder: Forwarder | None = None
+    direct: tuple[SizeReport, ...] = ()
 
 
 def departures(settings: Settings) -> tuple[str, ...]:
@@ -100,6 +107,7 @@ _LIMITS = {
     Limit.GENERATOR: "generator",
     Limit.MAXIMUM: "maximum rate",
 }
+_PLACES = ("before", "RX-missed", "TX-dropped", "after")  # the forwarder; as in Losses
 
 
 def text(report: Report) -> str:
@@ -108,34 +116,54 @@ def text(report: Report) -> str:
 
 
 def _lines(report: Report) -> Iterator[str]:
-    yield f"from {_shown(report.source)}"
-    yield f"to   {_shown(report.destination)}"
+    path = {"from": _shown(report.source), "to": _shown(report.destination)}
+    if report.forwarder:
+        path = {"from": path["from"], "through": str(report.forwarder), "to": path["to"]}
+    width = max(map(len, path))
+    yield from (f"{word.ljust(width)} {what}" for word, what in path.items())
     yield f"{report.started}, {report.machine}, wirespeed {report.version}"
-    if "throughput" in report.settings.tests:
+    yield from _tables(report.sizes, report.settings)
+    if report.direct:
+        yield from ("", "Without the forwarder, from interface to interface:")
+        yield from _tables(report.direct, report.settings)
+    yield ""
+    yield "Differences from RFC 2544:"
+    yield from (f"- {each}" for each in report.departures)
+
+
+def _tables(sizes: Sequence[SizeReport], settings: Settings) -> Iterator[str]:
+    if "throughput" in settings.tests:
         yield from ("", "Throughput (RFC 2544, 26.1)")
         yield from _table(
             ("size", "frames/s", "Mbit/s", "of maximum", "limited by", "generator", "trials"),
-            [_throughput_row(each, each.throughput) for each in report.sizes if each.throughput],
+            [_throughput_row(each, each.throughput) for each in sizes if each.throughput],
         )
-    if "latency" in report.settings.tests:
-        yield from ("", f"Latency in µs, at {report.settings.latency_load:g} % of the throughput (RFC 2544, 26.2)")
+    if "latency" in settings.tests:
+        yield from ("", f"Latency in µs, at {settings.latency_load:g} % of the throughput (RFC 2544, 26.2)")
         yield from _table(
             ("size", "frames/s", "min", "p50", "p90", "p99", "p99.9", "max", "mean", "burst"),
             [
                 _latency_row(each.latency, each.latency.latency)
-                for each in report.sizes
+                for each in sizes
                 if each.latency and each.latency.latency
             ],
         )
-    if "loss" in report.settings.tests:
+    if "loss" in settings.tests:
         yield from ("", "Frame loss rate (RFC 2544, 26.3)")
+        counted = any(trial.forwarded for each in sizes for trial in each.loss)
         yield from _table(
-            ("size", "of maximum", "frames/s", "offered", "lost", "loss", "reordered"),
-            [_loss_row(each, trial) for each in report.sizes for trial in each.loss],
+            (
+                "size",
+                "of maximum",
+                "frames/s",
+                "offered",
+                "lost",
+                "loss",
+                "reordered",
+                *(_PLACES if counted else ()),
+            ),
+            [_loss_row(each, trial) for each in sizes for trial in each.loss],
         )
-    yield ""
-    yield "Differences from RFC 2544:"
-    yield from (f"- {each}" for each in report.departures)
 
 
 def _shown(end: Interface) -> str:
@@ -170,6 +198,7 @@ def _loss_row(size: SizeReport, trial: Trial) -> tuple[str, ...]:
         str(trial.lost),
         f"{trial.loss:.3f} %",
         str(trial.reordered),
+        *map(str, trial.losses or ()),
     )
 
 

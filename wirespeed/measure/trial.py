@@ -6,8 +6,11 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from enum import Enum
+from typing import NamedTuple
 
 import msgspec
+
+from wirespeed.measure.forwarder import Forwarded
 
 FCS = 4  # bytes; frame sizes include the frame check sequence, which sockets neither send nor receive
 GAP = 20  # bytes of preamble, start of frame and interframe gap: what a frame takes on the wire beyond its size
@@ -52,6 +55,15 @@ class Outcome(Enum):
     NOT_READ = "notRead"  # the path lost none, but the receiving program was too slow to read all
 
 
+class Losses(NamedTuple):
+    """How many frames were lost before a forwarder, in it (as RX-missed and TX-dropped) and after it."""
+
+    before: int
+    missed: int
+    dropped: int
+    after: int
+
+
 class Trial(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """The result of a trial.
 
@@ -59,7 +71,8 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     `duplicates` and `reordered` further copies and frames after one with a higher number. `unread` are the frames
     that arrived when the buffer of the receiving socket was full: the measurement lost them, not the path.
     `burst` is the largest number of frames that were sent without a gap. `starved` are the seconds in which the
-    sender waited for a CPU (0 if the kernel does not tell).
+    sender waited for a CPU (0 if the kernel does not tell). `forwarded` is what a forwarder in the path counted, if
+    that is known.
     """
 
     load: Load
@@ -72,6 +85,7 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     burst: int = 1
     starved: float = 0.0
     latency: Latency | None = None
+    forwarded: Forwarded | None = None
 
     @property
     def offered(self) -> float:
@@ -86,6 +100,18 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     def loss(self) -> float:
         """The frame loss rate in percent: (input - output) * 100 / input (RFC 2544, section 26.3)."""
         return 100 * self.lost / self.sent
+
+    @property
+    def losses(self) -> Losses | None:
+        """Where frames were lost, if a forwarder in the path counted them."""
+        if (counted := self.forwarded) is None:
+            return None
+        return Losses(
+            before=max(0, self.sent - counted.received - counted.missed),
+            missed=counted.missed,
+            dropped=counted.dropped,
+            after=max(0, counted.sent - self.received - self.unread),
+        )
 
     @property
     def was_starved(self) -> bool:

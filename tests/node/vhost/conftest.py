@@ -28,6 +28,7 @@ from wirespeed.cni.request import Request
 from wirespeed.node import ClusterConfig, Node, NodeConfig, VhostConfig
 
 VSWITCHD = Path("/usr/lib/openvswitch-switch-dpdk/ovs-vswitchd-dpdk")
+RUNDIR = Path("/run/openvswitch")  # where agents with the default configuration expect the node's switch
 SCHEMA = Path("/usr/share/openvswitch/vswitch.ovsschema")
 # hugepages of 2 MiB: for the switch (as needed for its ports' MTU) and three applications with 128 MiB
 MEMORY = 768
@@ -147,6 +148,11 @@ class Switch:
         }
         return {table: sorted(map(json.dumps, rows)) for table, rows in shown.items()}
 
+    def as_the_nodes(self, rundir: Path, node: Netns) -> list[str]:
+        """The prefix of a command that runs in the namespace `node`, and finds this switch in `rundir`."""
+        mount = ["sh", "-c", f'mount --bind {self.rundir} {rundir} && exec "$@"', "sh"]
+        return ["unshare", "--mount", "ip", "netns", "exec", node.name, *mount]
+
     def close(self) -> None:
         for name in ("ovs-vswitchd", "ovsdb-server"):
             if self._pidfile(name).exists():
@@ -205,6 +211,16 @@ def running_switch(hugepages: Path) -> Iterator[Switch]:
         finally:
             switch.close()
             shutil.rmtree(folder)
+
+
+@pytest.fixture
+def rundir() -> Iterator[Path]:
+    """The directory of a node's Open vSwitch, created if it does not exist."""
+    there = RUNDIR.exists()
+    RUNDIR.mkdir(exist_ok=True)
+    yield RUNDIR
+    if not there:
+        RUNDIR.rmdir()
 
 
 @pytest.fixture

@@ -6,28 +6,15 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 from tests import examples
 from tests.node.conftest import ROOT, Netns
 from tests.node.vhost.conftest import Switch, missing
 
 EXAMPLES = ROOT / "examples"
-RUNDIR = Path("/run/openvswitch")  # where the examples expect the node's switch
-
-
-@pytest.fixture
-def rundir() -> Iterator[Path]:
-    """The directory of a node's Open vSwitch, created if it does not exist."""
-    there = RUNDIR.exists()
-    RUNDIR.mkdir(exist_ok=True)
-    yield RUNDIR
-    if not there:
-        RUNDIR.rmdir()
 
 
 def device_info(pods: Path, name: str) -> dict[str, Any]:
@@ -55,10 +42,8 @@ def test_packets_arrive_through_the_switch_and_over_the_link(
     play += ["--then", f"{sys.executable} -m tests.inside {out}/seen"]
     play += ["--cni-conf", str(EXAMPLES / "00-wirespeed.conf"), "--timeout", "120", str(manifests)]
     play += ["--pools", str(EXAMPLES / "node/values.yaml")]
-    # A private mount namespace, in which the test's switch is in the place of the node's.
-    inside = ["sh", "-c", f'mount --bind {switch.rundir} {rundir} && exec "$@"', "sh"]
     done = subprocess.run(
-        ["unshare", "--mount", "ip", "netns", "exec", netns().name, *inside, *play],
+        [*switch.as_the_nodes(rundir, netns()), *play],
         check=False,
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
