@@ -11,9 +11,9 @@ from html import escape
 from itertools import groupby
 
 from wirespeed.observe import tree
+from wirespeed.observe.layout import Function, Pf, Topology
 from wirespeed.observe.switches import Switch, SwitchPort
 from wirespeed.observe.text import printable
-from wirespeed.observe.topology import Function, Pf, Topology
 from wirespeed.plugins.vhost.conf import NONE
 
 _CHARACTER = 7.4  # px: width of a character of a monospace font of 12 px, with a reserve

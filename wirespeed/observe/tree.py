@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from itertools import groupby
 
 from wirespeed.observe.attached import PodInterface
+from wirespeed.observe.layout import Function, Interface, Pf, Settings, Topology
 from wirespeed.observe.switches import Switch, SwitchPort
 from wirespeed.observe.text import printable
-from wirespeed.observe.topology import Function, Interface, Pf, Settings, Topology
 from wirespeed.plugins.vhost.conf import NONE, OVS, VPP
 
 _NARROWEST = 40  # columns of text, however deep and however narrow the terminal
