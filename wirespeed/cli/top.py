@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from wirespeed.node import Node
     from wirespeed.observe.rates import Interval
 
-_SORT_KEYS = (
+SORT_KEYS = (
     "port",
     "rx-packets",
     "rx-bits",
@@ -37,7 +37,7 @@ _SORT_KEYS = (
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line for each interval.")
 @click.option("--interval", type=Seconds(), default="1s", show_default=True, help="How often rates are computed.")
 @click.option(
-    "--sort", type=click.Choice(_SORT_KEYS), default="port", show_default=True, help="The column to sort by."
+    "--sort", type=click.Choice(SORT_KEYS), default="port", show_default=True, help="The column to sort by."
 )
 def top(*, config: Path | None, once: bool, as_json: bool, interval: float, sort: str) -> None:
     """Show the rates of VFs and vhost-user ports, and their pods.

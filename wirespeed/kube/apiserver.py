@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 from urllib.parse import quote
 
-from wirespeed.errors import Error, Kind, Thing
+from wirespeed.errors import Thing
 from wirespeed.kube.api import Api, RefusedError, Timeouts
 from wirespeed.kube.cluster import (
     NETWORK_STATUS,
@@ -19,7 +19,6 @@ from wirespeed.kube.cluster import (
     Listener,
     NotFoundError,
     Object,
-    UnavailableError,
     is_pod,
 )
 from wirespeed.kube.events import Events

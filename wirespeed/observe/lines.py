@@ -33,7 +33,7 @@ def status_lines(status: Status) -> Iterator[str]:
         for error in status.errors:
             times = f" ({error.count} times)" if error.count > 1 else ""
             text = _without_pod(error.error, error.pod)
-            yield f"  {_clock(error.at)}  {error.verb} {_owner(error)}{times}: {text}"
+            yield f"  {clock(error.at)}  {error.verb} {_owner(error)}{times}: {text}"
 
 
 def _agent(agent: AgentStatus | None) -> str:
@@ -75,14 +75,15 @@ def _owner(each: AttachmentStatus | RunningCall | LastError) -> str:
 
 def why_lines(why: Why) -> Iterator[str]:
     """Yield the lines of what happened to a pod: the answer first, then what it is based on."""
-    yield f"pod {why.pod} on {why.node}: {why.answer}"
+    on = f" on {why.node}" if why.node else ""
+    yield f"pod {why.pod}{on}: {why.answer}"
     if why.failure:
         failure = why.failure
         yield f"  error:  {_without_pod(failure.error, why.pod)}"
         if failure.details:
             yield f"  detail: {failure.details}"
         if failure.count > 1:
-            yield f"  since:  {_clock(failure.first)}, {failure.count} times, the last at {_clock(failure.last)}"
+            yield f"  since:  {clock(failure.first)}, {failure.count} times, the last at {clock(failure.last)}"
     for advice in why.advice:
         yield f"  do:     {advice}"
     if why.asked:
@@ -110,7 +111,7 @@ def call_lines(call: Call) -> Iterator[str]:
     """Yield a call, and a line for each of its steps: its begin and its length in milliseconds, and its name."""
     outcome = f"failed with code {call.code}" if call.code else "succeeded"
     outcome += f" after {duration(call.seconds)}"
-    yield f"{_clock(call.at)}  {call.verb} {call.ifname}: {outcome}  trace {call.trace}"
+    yield f"{clock(call.at)}  {call.verb} {call.ifname}: {outcome}  trace {call.trace}"
     for index, step in enumerate(call.steps):
         mark = "  FAILED" if step.error and not any(_failed_inside(call.steps, index)) else ""
         indent = "  " * _depth(call.steps, step)
@@ -158,7 +159,7 @@ def _without_pod(error: str, pod: str) -> str:
     return error.removeprefix(f"pod {pod}: ")
 
 
-def _clock(at: float) -> str:
+def clock(at: float) -> str:
     """Return a time of today as a clock shows it, an older one with its date; UTC, as in the agent's log."""
     today = time.gmtime().tm_yday == time.gmtime(at).tm_yday and time.time() - at < 86400
     return time.strftime("%H:%M:%S" if today else "%Y-%m-%d %H:%M:%S", time.gmtime(at))
