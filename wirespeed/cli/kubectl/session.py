@@ -147,10 +147,8 @@ class Session:
 
     def _no_agent(self, node: str) -> NoAgentError:
         space = self._caller.agent_namespace
-        what = f"no pod with the label {LABEL} is on it in namespace {space}"
-        return NoAgentError(
-            node, what, hint="--agent-namespace names the namespace of the agents, --help explains it"
-        )
+        what = f"no agent: namespace {space} has no pod with the label {LABEL}{' on it' if node else ''}"
+        return NoAgentError(node, what, hint="--agent-namespace names the namespace of the agents")
 
     # Views
 
