@@ -25,7 +25,7 @@ CHART = DEPLOY / "chart"
 SCHEMA = CHART / "values.schema.json"
 # The manifests in the order in which they are applied. Each is generated from the template of the same name.
 FILES = ("crd.yaml", "rbac.yaml", "admission.yaml", "config.yaml", "daemonset.yaml")
-# The rights for the web page, and a component of kustomize that adds them and the port. The key `web` of agent.yaml is
+# The rights for the web page. A component of kustomize adds them and the port; the key `web` of agent.yaml is
 # written by hand, as all others there.
 WEB = "web/web.yaml"
 UNINSTALL = "uninstall/uninstall.yaml"
