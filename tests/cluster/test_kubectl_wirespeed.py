@@ -1,4 +1,4 @@
-"""`kubectl wirespeed` on a real cluster: as users with different rights, and what the doctor finds on a real node."""
+"""`kubectl wirespeed` on a real cluster: as users with different rights; what the doctor finds on a real node."""
 
 from __future__ import annotations
 
@@ -46,16 +46,16 @@ def web(wirespeed: Kube) -> Iterator[Kube]:
 
 @pytest.fixture(scope="module")
 def ask(web: Kube, tmp_path_factory: pytest.TempPathFactory) -> Ask:
-    """Run `kubectl wirespeed` with the kubeconfig of a user, "" for the administrator."""
+    """Run kubectl with the plugin and the kubeconfig of a user, "" for the administrator."""
     folder = tmp_path_factory.mktemp("bin")
     for name, module in (("kubectl-wirespeed", "commands"), ("kubectl_complete-wirespeed", "completion")):
         (folder / name).write_text(_SCRIPT.format(python=sys.executable, root=str(ROOT), module=module))
         (folder / name).chmod(0o755)
     environment = {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}"}
 
-    def run(user: str, *arguments: str, plugin: str = "wirespeed") -> Told:
+    def run(user: str, *arguments: str, first: tuple[str, ...] = ("wirespeed",)) -> Told:
         done = subprocess.run(
-            [web.program, plugin, *arguments],
+            [web.program, *first, *arguments],
             env={**environment, **({"KUBECONFIG": user} if user else {})},
             capture_output=True,
             text=True,
@@ -133,10 +133,8 @@ def test_users_see_what_their_rights_allow(
     certificate = ask("", "status", node)
     assert "it has no token for the agent, which cannot check a client certificate" in certificate.error
     assert ask("", "status", node, "--as-service-account", f"{space}/viewer").out.startswith(f"node {node}: agent ")
-    suggested = (
-        ask(viewer, "__complete", "wirespeed", "why", "-n", space, "att", plugin="__complete") if False else None
-    )
-    assert suggested is None
+    suggested = ask(viewer, "why", "-n", space, "att", first=("__complete", "wirespeed"))
+    assert suggested.out.splitlines() == ["attached", ":4"]
 
 
 def test_findings_of_a_real_node_are_about_what_is_wrong_there(
