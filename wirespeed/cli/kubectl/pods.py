@@ -174,17 +174,17 @@ def _what_it_takes(pod: Object) -> Object:
 def requests_of(spec: Object) -> dict[str, int]:
     """Return the extended resources that a pod asks for, as the scheduler counts them.
 
-    Those of its containers and sidecars together, or of one init container if that is more.
+    Those of its containers and sidecars together; or of an init container and the sidecars before it, if that is more.
     """
-    init = spec.get("initContainers") or ()
-    sidecars = [each for each in init if each.get("restartPolicy") == "Always"]
-    together: Counter[str] = Counter()
-    for container in (*(spec.get("containers") or ()), *sidecars):
-        together.update(_extended(container))
-    for container in init:
-        if container not in sidecars:
-            together |= Counter(_extended(container))
-    return {resource: number for resource, number in together.items() if number}
+    sidecars: Counter[str] = Counter()
+    most: Counter[str] = Counter()
+    for container in spec.get("initContainers") or ():
+        wanted = Counter(_extended(container))
+        most |= sidecars + wanted
+        if container.get("restartPolicy") == "Always":
+            sidecars += wanted
+    together = sum((Counter(_extended(each)) for each in spec.get("containers") or ()), sidecars)
+    return dict(most | together)
 
 
 def _extended(container: Object) -> dict[str, int]:
