@@ -174,7 +174,8 @@ def _what_it_takes(pod: Object) -> Object:
 def requests_of(spec: Object) -> dict[str, int]:
     """Return the extended resources that a pod asks for, as the scheduler counts them.
 
-    Those of its containers and sidecars together; or of an init container and the sidecars before it, if that is more.
+    Those of its containers and sidecars together; or of an init container and the sidecars before it, if those are
+    more.
     """
     sidecars: Counter[str] = Counter()
     most: Counter[str] = Counter()
