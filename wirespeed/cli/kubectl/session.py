@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
-from functools import cached_property
 from typing import NamedTuple, TypeVar
 from urllib.parse import quote, urlencode
 
@@ -78,6 +79,8 @@ class Session:
         self._caller = caller
         self.api = Api(*kubeconfig.find(caller.kubeconfig, os.environ), context=caller.context)
         self.namespace = caller.namespace or self.api.credentials.namespace
+        self._lock = threading.Lock()
+        self._made, self._made_until = "", 0.0  # the token of the service account, and until when it is used
 
     def close(self) -> None:
         self.api.close()
@@ -176,7 +179,7 @@ class Session:
             raise Error(Kind.UNSUPPORTED, what, hint="upgrade the chart")
 
     def _ask(self, agent: AgentPod, path: str) -> Answer:
-        token = self._token
+        token = self._token()
         try:
             with request_errors(self.api, "port-forward to it"):
                 return ask(self.api, Place(agent.namespace, agent.name, agent.port), path, token)
@@ -191,10 +194,15 @@ class Session:
 
     # The token
 
-    @cached_property
     def _token(self) -> str:
-        """The token that agents get: of the service account, or the caller's own."""
-        return self._account_token() if self._caller.account else self._own_token()
+        """Return the token that agents get: of the service account, or the caller's own."""
+        if not self._caller.account:
+            return self._own_token()
+        with self._lock:
+            if time.monotonic() >= self._made_until:
+                self._made = self._account_token()
+                self._made_until = time.monotonic() + _TOKEN_SECONDS / 2
+            return self._made
 
     def _own_token(self) -> str:
         configuration = self.api.loaded().configuration
