@@ -25,6 +25,9 @@ CHART = DEPLOY / "chart"
 SCHEMA = CHART / "values.schema.json"
 # The manifests in the order in which they are applied. Each is generated from the template of the same name.
 FILES = ("crd.yaml", "rbac.yaml", "admission.yaml", "config.yaml", "daemonset.yaml")
+# The rights for the web page. A component of kustomize adds them and the port; the key `web` of agent.yaml is
+# written by hand, as all others there.
+WEB = "web/web.yaml"
 UNINSTALL = "uninstall/uninstall.yaml"
 # The oldest Kubernetes that supports all of their objects. By default, helm assumes its own build's version.
 KUBERNETES = "1.32.0"
@@ -45,10 +48,28 @@ def helm() -> str:
 def rendered() -> dict[str, str]:
     """The generated files, by name relative to this directory."""
     files = {name: _template(name) for name in FILES}
+    files[WEB] = _template("web.yaml", "--set=web.enabled=true")
+    files["web/kustomization.yaml"] = _web_kustomization()
     files[UNINSTALL] = _template("uninstall.yaml")
     files["uninstall/kustomization.yaml"] = _kustomization(["uninstall.yaml"])
     files["kustomization.yaml"] = _kustomization(list(FILES))
     return {name: _HEAD + text for name, text in files.items()}
+
+
+def _web_kustomization() -> str:
+    return f"""\
+# sha256 of the chart: {chart_digest()}
+apiVersion: kustomize.config.k8s.io/v1alpha1
+kind: Component
+resources:
+  - web.yaml
+patches:
+  - target: {{kind: DaemonSet, name: wirespeed}}
+    patch: |-
+      - op: add
+        path: /spec/template/spec/containers/0/ports
+        value: [{{name: web, containerPort: 9809, hostPort: 9809}}]
+"""
 
 
 def _kustomization(resources: list[str]) -> str:
@@ -59,8 +80,8 @@ def _kustomization(resources: list[str]) -> str:
     )
 
 
-def _template(name: str) -> str:
-    command = [helm(), "template", "wirespeed", str(CHART), "--namespace=kube-system", "--set=plain=true"]
+def _template(name: str, *values: str) -> str:
+    command = [helm(), "template", "wirespeed", str(CHART), "--namespace=kube-system", "--set=plain=true", *values]
     command.append(f"--kube-version={KUBERNETES}")
     run = subprocess.run([*command, f"--show-only=templates/{name}"], capture_output=True, text=True, check=False)
     if run.returncode:

@@ -1,4 +1,4 @@
-"""docs/commands.md: every command of `wirespeed` with its arguments and options, from the code.
+"""docs/commands.md: every command of the programs with its arguments and options, from the code.
 
 python -m docsite.commands    # write it: make docs
 """
@@ -17,6 +17,7 @@ from unittest.mock import patch
 
 import click
 
+from wirespeed.cli.kubectl.commands import program as kubectl
 from wirespeed.cli.main import main as program
 from wirespeed.cli.options import EXAMPLES
 from wirespeed.eal import command as eal
@@ -30,7 +31,7 @@ _HEAD = """\
 
 `wirespeed COMMAND --help` shows the same texts, and so do the man pages. [On the command line](cli.md) explains
 what is common to all commands: exit statuses, `--json`, completion. In an application's container, `wirespeed` has
-only the commands `eal` and `ready`.
+only the commands `eal` and `ready`. The commands of [`kubectl wirespeed`](cli.md#kubectl-wirespeed) are at the end.
 """
 # The default, the range and the like, which click appends to a help text.
 _EXTRA = re.compile(r"\s*\[(?P<extra>[^\[\]]+)\]$")
@@ -39,7 +40,7 @@ _CODE = re.compile(r"(`[^`]*`)")
 
 
 def page() -> str:
-    found = list(walk(root()))
+    found = [*walk(root()), kubectl_root(), *walk(kubectl_root())]
     rows = [
         f"| [`{context.command_path}`](#{context.command_path.replace(' ', '-')}) "
         f"| {_cell(context.command.get_short_help_str(limit=200))} |"
@@ -51,6 +52,15 @@ def page() -> str:
 
 def root() -> click.Context:
     return click.Context(program, info_name="wirespeed", **program.context_settings)
+
+
+def kubectl_root() -> click.Context:
+    return click.Context(kubectl, info_name="kubectl wirespeed", **kubectl.context_settings)
+
+
+def all_contexts() -> list[click.Context]:
+    """The programs, each followed by its commands."""
+    return [each for top in (root(), kubectl_root()) for each in (top, *walk(top))]
 
 
 def walk(group: click.Context) -> Iterator[click.Context]:
@@ -77,7 +87,7 @@ def examples(command: click.Command) -> list[str]:
 
 
 def _section(context: click.Context) -> str:
-    parts = [f"\n{'#' * (context.command_path.count(' ') + 1)} {context.command_path}"]
+    parts = [f"\n{'#' * max(2, _depth(context))} {context.command_path}"]
     if context.command_path == "wirespeed eal":
         parts.append(_fenced(help_of_eal()))
     else:
@@ -88,6 +98,11 @@ def _section(context: click.Context) -> str:
     if lines := examples(context.command):
         parts += ["Examples:", _fenced("\n".join(lines))]
     return "\n\n".join(part for part in parts if part)
+
+
+def _depth(context: click.Context) -> int:
+    """1 for a program, 2 for its commands."""
+    return 1 + (_depth(context.parent) if context.parent else 0)
 
 
 def help_of_eal(*, width: int = _WIDTH) -> str:

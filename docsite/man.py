@@ -43,7 +43,7 @@ def files() -> dict[Path, str]:
     """Return the content of every generated file, by its path."""
     man, scripts = FOLDERS
     found = {man / "wirespeed-agent.yaml.5": _configuration()}
-    for context in (commands.root(), *commands.walk(commands.root())):
+    for context in commands.all_contexts():
         found[man / f"{_dashed(context)}.1"] = _command(context)
     return found | {scripts / name: completion.script(shell) for shell, name in _SCRIPTS.items()}
 
@@ -129,7 +129,7 @@ def _configured_file(key: str) -> dict[str, str]:
 def _reads_configuration(context: click.Context) -> bool:
     """Whether the command says that it reads the agent's configuration file; `wirespeed` stands for all of them."""
     options = " ".join(text for _, text in commands.options(context))
-    return context.parent is None or "WIRESPEED_CONFIG" in options + (context.command.help or "")
+    return context.command_path == "wirespeed" or "WIRESPEED_CONFIG" in options + (context.command.help or "")
 
 
 def _examples(command: click.Command) -> Iterator[str]:

@@ -16,6 +16,7 @@ COMMAND_STATUS = {
     "wirespeed check": {"1": "There are errors, or with `--strict` warnings; or the files could not be checked."},
     "wirespeed cni": {"1": "The call failed. Standard output is the error object of the CNI specification."},
     "wirespeed doctor": {"1": "There is a finding of severity error, or the node could not be checked."},
+    "kubectl wirespeed doctor": {"1": "There is a finding of severity error, or a node could not be checked."},
     "wirespeed deviceplugin": {"130, 143": "A second SIGINT or SIGTERM ended it before it was done."},
     "wirespeed ready": {"1": "A port is not up. The reason is on standard error."},
     "wirespeed play": {
@@ -36,6 +37,8 @@ ENVIRONMENT = {
     "never has.",
     "TERM": "With the value `dumb`, nothing is drawn that moves the cursor.",
     "COLUMNS": "The width of tables, if the output is on a terminal.",
+    "KUBECONFIG": "The kubeconfig files, separated by colons, if no option `--kubeconfig` names one. Without both, "
+    "it is ~/.kube/config.",
     "PCIDEVICE_*": "The PCI addresses that the kubelet allocated to the container, by resource.",
     "POD_NAME, CONTAINER_NAME": "The names of the pod and of the container, from the Downward API: for the prefix "
     "of hugepage files.",
@@ -50,6 +53,10 @@ COMMAND_ENVIRONMENT = {
     "wirespeed play": _SCREEN,
     "wirespeed ready": ("RUNTIME_DIRECTORY, XDG_RUNTIME_DIR",),
     "wirespeed vf list": _SCREEN,
+    **{
+        f"kubectl wirespeed{command}": ("KUBECONFIG",)
+        for command in ("", " status", " topology", " top", " doctor", " why")
+    },
 }
 SHIM_ENVIRONMENT = {
     "WIRESPEED_SOCKET": "In the runtime's environment: the agent's socket, if it is not the default.",
@@ -92,6 +99,10 @@ SEE_ALSO = {
     "wirespeed uninstall": ("wirespeed install", "wirespeed uninstall-nodes"),
     "wirespeed uninstall-nodes": ("wirespeed uninstall",),
     "wirespeed vf apply": ("wirespeed check",),
+    **{
+        f"kubectl wirespeed {command}": (f"wirespeed {command}",)
+        for command in ("status", "topology", "top", "doctor", "why")
+    },
 }
 
 

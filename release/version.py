@@ -34,7 +34,7 @@ _PATTERN = rf"\bwirespeed(?:[-_][a-z]+)?(?:[:-]|==){_NUMBER}"
 # Old versions stay in the change log; tests compare with versions of their own.
 _SKIPPED_FILES = {"CHANGELOG.md"}
 _SKIPPED_FOLDERS = {"build", "out", "tests", "__pycache__"}
-KUSTOMIZATIONS = (Path("deploy/kustomization.yaml"), Path("deploy/uninstall/kustomization.yaml"))
+KUSTOMIZATIONS = tuple(Path("deploy", folder, "kustomization.yaml") for folder in ("", "uninstall", "web"))
 
 
 class Place(NamedTuple):

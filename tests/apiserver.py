@@ -8,9 +8,9 @@
         assert api.counts() == {"PATCH /api/v1/namespaces/default/pods/web/status": 1}
 
 It serves the requests of a node's agent like the real API server: GET, LIST with limit and continue, WATCH with
-resourceVersion, bookmarks and 410, PATCH by merge patch, POST of events and access reviews, field selectors on
-name, node and driver, bearer tokens and client certificates. Its threads run in the test's process; other processes
-connect with the kubeconfig.
+resourceVersion, bookmarks and 410, PATCH by merge patch, POST of events, access reviews and TokenRequests, label
+selectors and some field selectors, bearer tokens and client certificates; and connections to ports of pods. Its
+threads run in the test's process; other processes connect with the kubeconfig.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from tests import reviews
+from tests import portforward, reviews
 from tests.certificates import HAND_MADE, Authority, Profile
-from tests.reviews import Reviews
+from tests.reviews import Reviews, User
 from wirespeed.kernel import netns as namespaces
 
 PATIENCE = 30.0  # seconds; a wait that takes longer fails
@@ -52,8 +52,10 @@ _KINDS = {
     "events": "Event",
     "network-attachment-definitions": "NetworkAttachmentDefinition",
     "resourceclaims": "ResourceClaim",
-    "resourceslices": "ResourceSlice",  # cluster-scoped
+    "resourceslices": "ResourceSlice",
+    "nodes": "Node",
 }
+_OF_THE_CLUSTER = frozenset({"resourceslices", "nodes"})  # they have no namespace
 _VERSIONS = {  # of resources outside the core API group
     "network-attachment-definitions": "k8s.cni.cncf.io/v1",
     "resourceclaims": "resource.k8s.io/v1",
@@ -64,7 +66,11 @@ _PATH = re.compile(
     r"(/api/v1|/apis/k8s\.cni\.cncf\.io/v1|/apis/resource\.k8s\.io/v1)(?:/namespaces/(?P<namespace>[^/]+))?"
     rf"/(?P<resource>{'|'.join(_KINDS)})(?:/(?P<name>[^/]+)(?P<status>/status)?)?"
 )
-_FIELDS = {"pods": ("spec.nodeName",), "resourceslices": ("spec.nodeName", "spec.driver")}
+_FIELDS = {
+    "pods": ("spec.nodeName",),
+    "resourceslices": ("spec.nodeName", "spec.driver"),
+    "events": ("involvedObject.kind", "involvedObject.name", "involvedObject.uid", "type", "reason"),
+}
 _REASONS = {
     400: "BadRequest",
     401: "Unauthorized",
@@ -186,7 +192,7 @@ class ApiServer:
     def put(self, value: Mapping[str, Any]) -> Object:
         """Create or replace an object. Return it as stored, with uid and resourceVersion."""
         new = copy.deepcopy(dict(value))
-        space = {} if new["kind"] == "ResourceSlice" else {"namespace": "default"}
+        space = {} if _RESOURCES[new["kind"]] in _OF_THE_CLUSTER else {"namespace": "default"}
         metadata = new["metadata"] = {**space, **new["metadata"]}
         key = (_RESOURCES[new["kind"]], metadata.get("namespace", ""), metadata["name"])
         with self.changed:
@@ -250,6 +256,13 @@ class ApiServer:
     def token(self) -> str:
         """Return a new token, which is accepted."""
         made = uuid.uuid4().hex
+        with self.changed:
+            self._credentials.add(f"bearer {made}")
+        return made
+
+    def login(self, user: User) -> str:
+        """Return a new token of a user of `reviews`, which is accepted here, too."""
+        made = self.reviews.token(user)
         with self.changed:
             self._credentials.add(f"bearer {made}")
         return made
@@ -379,7 +392,7 @@ class ApiServer:
                 self._pages[metadata["continue"]] = rest
             page = copy.deepcopy(found[:limit])
         for value in page:
-            if resource == "pods":  # items of built-in lists have neither kind nor apiVersion
+            if resource in {"pods", "nodes", "events"}:  # items of built-in lists have neither kind nor apiVersion
                 value.pop("kind", None)
                 value.pop("apiVersion", None)
         version = _VERSIONS.get(resource, "v1")
@@ -540,7 +553,8 @@ def _status(status: int, message: str) -> Object:
 
 
 def _selector(resource: str, namespace: str | None, query: Mapping[str, str]) -> Callable[[Key, Object], bool]:
-    wanted = dict(part.split("=", 1) for part in query.get("fieldSelector", "").split(",") if part)
+    wanted = _equalities(query.get("fieldSelector", ""))
+    labels = _equalities(query.get("labelSelector", ""))
     if unknown := wanted.keys() - {"metadata.name", *_FIELDS.get(resource, ())}:
         raise _StatusError(400, f"field label not supported: {', '.join(unknown)}")
     name = wanted.pop("metadata.name", None)
@@ -550,12 +564,25 @@ def _selector(resource: str, namespace: str | None, query: Mapping[str, str]) ->
             key[0] == resource
             and namespace in (None, key[1])
             and name in (None, key[2])
-            and all(
-                (value["spec"].get(field.removeprefix("spec.")) or "") == text for field, text in wanted.items()
-            )
+            and all((_at(value, field) or "") == text for field, text in wanted.items())
+            and labels.items() <= (value["metadata"].get("labels") or {}).items()
         )
 
     return matches
+
+
+def _equalities(selector: str) -> dict[str, str]:
+    """The keys and values of a selector; of its operators, only = is known here."""
+    parts = [part.split("=", 1) for part in selector.split(",") if part]
+    if any(len(part) != 2 or part[0].endswith("!") or " " in part[0] for part in parts):
+        raise _StatusError(400, f"unable to parse requirement: {selector}")
+    return dict(parts)
+
+
+def _at(value: Object, field: str) -> Any:
+    for step in field.split("."):
+        value = value.get(step) or {}
+    return value
 
 
 def _merged(target: Any, patch: Any) -> Any:
@@ -596,6 +623,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         match = _PATH.fullmatch(unquote(url.path))
         query = dict(parse_qsl(url.query))
         verb = self.command
+        self._forward = portforward.PATH.fullmatch(unquote(url.path))
         if verb == "GET" and match and not match["name"]:
             verb = "WATCH" if query.get("watch") == "true" else "LIST"
         request = Request(verb, unquote(url.path), query, self.headers.get("Authorization") or "")
@@ -605,8 +633,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         try:
             self._meet_fault(sent=None)
             self._check_user(request)
-            if request.path in reviews.PATHS:
+            if request.path in reviews.PATHS or reviews.ACCOUNT_TOKEN.fullmatch(request.path):
                 self._answer_review(request, body)
+            elif self._forward:
+                self._port_forward(request, self._forward)
             else:
                 self._answer(request, match, body)
         except _StatusError as error:
@@ -623,6 +653,21 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             except reviews.InvalidError as error:
                 raise _StatusError(error.status, str(error)) from error
         self._send(201, answer)
+
+    def _port_forward(self, request: Request, match: re.Match[str]) -> None:
+        pod = self.server.api.find(("pods", match["namespace"], match["name"]))
+        try:
+            port, headers = portforward.check(pod, dict(self.headers.items()), request.query)
+        except portforward.RefusedError as error:
+            raise _StatusError(error.status, error.message) from error
+        self.send_response(101)
+        for name, text in headers.items():
+            self.send_header(name, text)
+        self.end_headers()
+        self.wfile.flush()
+        self.close_connection = True
+        with contextlib.suppress(ConnectionError):  # a client that is gone
+            portforward.serve(self.connection, port, uid=pod["metadata"]["uid"])
 
     def _check_user(self, request: Request) -> None:
         certificate: Any = self.connection.getpeercert()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ ACCESS_REVIEWS = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
 SELF_REVIEWS = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
 PATHS = (TOKEN_REVIEWS, ACCESS_REVIEWS, SELF_REVIEWS)
 _ATTRIBUTES = frozenset({"namespace", "verb", "group", "version", "resource", "subresource", "name"})
+ACCOUNT_TOKEN = re.compile(r"/api/v1/namespaces/(?P<namespace>[^/]+)/serviceaccounts/(?P<name>[^/]+)/token")
 
 
 class InvalidError(Exception):
@@ -65,8 +67,14 @@ class Reviews:
     def revoke(self, token: str) -> None:
         del self._tokens[token]
 
+    def account(self, namespace: str, name: str, rights: Iterable[Right] = ()) -> User:
+        """Create a service account; whoever may create its tokens may be it."""
+        return self.user(f"system:serviceaccount:{namespace}:{name}", rights)
+
     def answer(self, path: str, body: Object) -> Object:
         """Return the review with its status. Raises InvalidError."""
+        if match := ACCOUNT_TOKEN.fullmatch(path):
+            return self._account_token(body, **match.groupdict())
         kind, group, answer = {
             TOKEN_REVIEWS: ("TokenReview", "authentication.k8s.io/v1", self._authenticate),
             ACCESS_REVIEWS: ("SubjectAccessReview", "authorization.k8s.io/v1", self._authorize),
@@ -75,6 +83,19 @@ class Reviews:
         if (body.get("kind"), body.get("apiVersion")) != (kind, group):
             raise InvalidError(400, f"the kind in the data ({body.get('kind')}) does not match {kind} of {group}")
         return {**body, "status": answer(body.get("spec") or {})}
+
+    def _account_token(self, body: Object, *, namespace: str, name: str) -> Object:
+        """Answer a TokenRequest."""
+        user = self._users.get(f"system:serviceaccount:{namespace}:{name}")
+        if (body.get("kind"), body.get("apiVersion")) != ("TokenRequest", "authentication.k8s.io/v1"):
+            raise InvalidError(400, "the kind in the data does not match TokenRequest of authentication.k8s.io/v1")
+        if user is None:
+            raise InvalidError(404, f'serviceaccounts "{name}" not found')
+        spec = body.get("spec") or {}
+        if spec.get("expirationSeconds", 3600) < 600:
+            raise InvalidError(422, "spec.expirationSeconds: may not specify a duration less than 10 minutes")
+        (audience,) = spec.get("audiences") or [API_AUDIENCE]
+        return {**body, "status": {"token": self.token(user, audience)}}
 
     def _authenticate(self, spec: Object) -> Object:
         if not spec.get("token"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import time
 from collections.abc import Callable, Sequence
@@ -119,3 +120,15 @@ class Kube:
 def network_status(pod: Object) -> list[Object]:
     """The pod's network-status annotation, parsed."""
     return json.loads(pod["metadata"].get("annotations", {}).get(STATUS, "[]"))  # type: ignore[no-any-return]
+
+
+def kubeconfig(kubectl: Kube, token: str, folder: Path) -> str:
+    """The path of a kubeconfig with this token; with an empty token, the administrator's."""
+    if not token:
+        return os.environ["KUBECONFIG"]
+    config = json.loads(kubectl.run("config", "view", "--raw", "--flatten", "--minify", "-o", "json"))
+    config["users"] = [{"name": "agent", "user": {"token": token}}]
+    config["contexts"][0]["context"]["user"] = "agent"
+    path = folder / f"kubeconfig{len(list(folder.iterdir()))}"
+    path.write_text(json.dumps(config))
+    return str(path)

@@ -17,8 +17,8 @@ import yaml
 
 from tests.lab.conftest import LabVfs, Runtime, conf, host_local, in_namespace, link_in, make_runtime, serving
 from wirespeed.devices.pci import PciDevice
+from wirespeed.observe.layout import Function, Topology
 from wirespeed.observe.rates import Interval
-from wirespeed.observe.topology import Function, Topology
 
 Namespaces = Callable[[], str]
 META = {

@@ -22,8 +22,8 @@ import pytest
 
 from tests.fakesysfs import FakeSysfs
 from tests.node.conftest import PATIENCE, ROOT
+from wirespeed.observe.layout import Topology
 from wirespeed.observe.rates import Interval
-from wirespeed.observe.topology import Topology
 
 PF = "0000:18:00.0"
 ENTER, LEAVE = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l"

@@ -26,8 +26,8 @@ from wirespeed.agent.views import View
 from wirespeed.doctor.finding import Finding
 from wirespeed.kernel import netns as namespaces
 from wirespeed.node import ClusterConfig, Node, NodeConfig, open_journal
+from wirespeed.observe.layout import Topology
 from wirespeed.observe.rates import Interval
-from wirespeed.observe.topology import Topology
 from wirespeed.plugins.meta.delegate import Delegate, planned_rows
 from wirespeed.state.calls import Call
 from wirespeed.state.journal import AttachmentStep

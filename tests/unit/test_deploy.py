@@ -66,12 +66,31 @@ def test_every_manifest_belongs_to_the_whole() -> None:
 
 
 def test_manifests_are_made_from_the_chart_that_is_here() -> None:
-    for name in ("kustomization.yaml", "uninstall/kustomization.yaml"):
+    for name in ("kustomization.yaml", "uninstall/kustomization.yaml", "web/kustomization.yaml"):
         assert f"# sha256 of the chart: {made.chart_digest()}\n" in (DEPLOY / name).read_text(), "make manifests"
 
 
 def test_values_are_checked_by_what_the_readers_know() -> None:
     assert made.SCHEMA.read_text() == made.schema_text(), "make manifests"
+
+
+def test_manifests_of_the_web_page_add_the_rights_that_the_page_needs_and_the_port(pod: dict[str, Any]) -> None:
+    """The page asks for these reviews: wirespeed.kube.access."""
+    whole = yaml.safe_load((DEPLOY / "web/kustomization.yaml").read_text())
+    assert (whole["kind"], whole["resources"]) == ("Component", ["web.yaml"])
+    documents = list(yaml.safe_load_all((DEPLOY / "web/web.yaml").read_text()))
+    roles = {each["metadata"]["name"]: each for each in documents if "rules" in each}
+    assert granted(roles["wirespeed-web"]) == {
+        ("authentication.k8s.io", "tokenreviews", "create"),
+        ("authorization.k8s.io", "subjectaccessreviews", "create"),
+    }
+    assert ("", "nodes", "get") in granted(roles["wirespeed-viewer"])
+    (binding,) = [each for each in documents if each["kind"] == "ClusterRoleBinding"]
+    assert binding["subjects"] == [{"kind": "ServiceAccount", "name": "wirespeed", "namespace": "kube-system"}]
+    (patch,) = yaml.safe_load(whole["patches"][0]["patch"])
+    assert patch["path"] == "/spec/template/spec/containers/0/ports"
+    assert "ports" not in pod["containers"][0]
+    assert patch["value"] == [{"name": "web", "containerPort": 9809, "hostPort": 9809}]
 
 
 # Permissions

@@ -14,7 +14,7 @@ from docsite import commands, man, manual, roff
 from wirespeed.eal import command as eal
 from wirespeed.node import parse_config
 
-CONTEXTS = [commands.root(), *commands.walk(commands.root())]
+CONTEXTS = commands.all_contexts()
 
 
 def test_generated_files_are_what_the_code_says() -> None:
@@ -70,7 +70,7 @@ def arguments(line: str) -> list[str]:
 @pytest.mark.parametrize("line", example_lines())
 def test_example_is_a_command_line_that_its_command_accepts(line: str) -> None:
     words = arguments(line)
-    context = commands.root()
+    context = commands.kubectl_root() if line.startswith("kubectl ") else commands.root()
     while isinstance(context.command, click.Group):
         if context.command.invoke_without_command and (not words or words[0].startswith("-")):
             break

@@ -8,11 +8,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import click
 import msgspec
-import pytest
 from click.testing import CliRunner
 
-from wirespeed.cli.doctor import doctor, show, summary
+from wirespeed.cli.doctor import doctor, lines, summary
 from wirespeed.doctor import CHECKS, Finding, Severity, Subject
 
 ROOT = Path(__file__).parents[2]
@@ -43,10 +43,13 @@ FINDINGS = [
 ]
 
 
-def test_findings_are_grouped_by_subject_the_worst_first(capsys: pytest.CaptureFixture[str]) -> None:
-    show([each for each in FINDINGS if each.severity is not Severity.OK])
+def shown(findings: list[Finding]) -> str:
+    return click.unstyle("".join(f"{line}\n" for line in lines(findings)))
+
+
+def test_findings_are_grouped_by_subject_the_worst_first() -> None:
     assert (
-        capsys.readouterr().out
+        shown([each for each in FINDINGS if each.severity is not Severity.OK])
         == """\
 Network cards and PCIe
   unknown d: is so
@@ -71,9 +74,8 @@ CPUs
     )
 
 
-def test_what_holds_takes_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    show([finding("a", Severity.OK, thing="ens1f0")])
-    assert capsys.readouterr().out == "CPUs\n  ok      a: ens1f0: is so\n\n"
+def test_what_holds_takes_one_line() -> None:
+    assert shown([finding("a", Severity.OK, thing="ens1f0")]) == "CPUs\n  ok      a: ens1f0: is so\n\n"
 
 
 def test_summary_counts_each_check_once_by_its_worst_finding() -> None:

@@ -47,7 +47,7 @@ NEEDY = {
     | {"wirespeed.measure.played"},
     "provision": {
         *(f"wirespeed.provision.{name}" for name in ("eswitch", "facts", "hold", "plan", "udev", "vdpa")),
-        *(f"wirespeed.observe.{name}" for name in ("drawing", "topology", "tree")),
+        "wirespeed.observe.topology",
     },
     "vpp": {"wirespeed.plugins.vhost.vpp"},
 }

@@ -16,9 +16,9 @@ from wirespeed.cli.version import Version
 from wirespeed.deviceplugin.pools import Explained
 from wirespeed.doctor import Finding
 from wirespeed.measure.report import Report
+from wirespeed.observe.layout import Topology
 from wirespeed.observe.rates import Interval
 from wirespeed.observe.status import Status
-from wirespeed.observe.topology import Topology
 from wirespeed.observe.why import Why
 from wirespeed.provision.listing import ListedPf
 from wirespeed.steps import ShownPlan

@@ -13,6 +13,7 @@ from click.testing import CliRunner
 
 from tests.measuring import Simulated, measured
 from wirespeed.cli.measure import measure
+from wirespeed.cli.options import as_json
 from wirespeed.errors import Error, Kind
 from wirespeed.measure import pods, report, run, testpmd
 from wirespeed.measure.forwarder import Forwarded, Forwarder, Port
@@ -112,7 +113,7 @@ def test_the_report_describes_the_forwarder_and_where_frames_were_lost(found: Re
     row = lines[lines.index(head) + 1].split()
     assert head.split()[-4:] == ["before", "RX-missed", "TX-dropped", "after"]
     assert row[-4:] == ["0", "0", "280000", "0"]
-    assert msgspec.json.decode(report.to_json(found), type=Report) == found
+    assert msgspec.json.decode(as_json(found), type=Report) == found
 
 
 def test_the_figures_without_the_forwarder_follow_those_with_it(found: Report) -> None:

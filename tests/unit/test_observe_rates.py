@@ -165,7 +165,7 @@ def test_table_is_aligned_and_marks_the_column_that_it_is_sorted_by() -> None:
 
 
 def test_every_column_is_a_choice_of_the_option() -> None:
-    assert ratetable.SORT_KEYS == top._SORT_KEYS
+    assert ratetable.SORT_KEYS == top.SORT_KEYS
     for key in ratetable.SORT_KEYS:
         assert ratetable.header(key, PORTS).count("*") == 1
         assert len(ratetable.ordered(PORTS, key)) == len(PORTS)

@@ -23,8 +23,9 @@ from wirespeed.kernel.netns import Identity
 from wirespeed.node import Node, NodeConfig, VhostConfig, open_journal
 from wirespeed.observe import attached, drawing, tree
 from wirespeed.observe.attached import PodInterface
+from wirespeed.observe.layout import Function, Interface, Pf, Topology
 from wirespeed.observe.switches import Switch, SwitchPort
-from wirespeed.observe.topology import Function, Interface, Pf, Topology, topology
+from wirespeed.observe.topology import topology
 from wirespeed.plugins.meta.delegate import Delegate, planned_rows
 from wirespeed.plugins.sriov.conf import Wanted
 from wirespeed.plugins.sriov.record import SriovRecord

@@ -90,7 +90,7 @@ def test_wheels_share_no_file_and_no_command(wheels: dict[str, Path]) -> None:
         lines = text(wheel, "entry_points.txt").splitlines()
         return {line.split(" = ")[0] for line in lines if " = " in line}
 
-    assert commands(agent) == {"wirespeed"}
+    assert commands(agent) == {"wirespeed", "kubectl-wirespeed", "kubectl_complete-wirespeed"}
     assert commands(library) == {"wirespeed-eal", "wirespeed-ready"}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,25 +36,36 @@ def doctor(ctx: click.Context, *, pod: str | None, everything: bool, as_json: bo
     """
     from contextlib import closing  # noqa: PLC0415 — see wirespeed.cli.main
 
-    from wirespeed.doctor import Severity, applicable, examine  # noqa: PLC0415
+    from wirespeed.doctor import examine  # noqa: PLC0415
     from wirespeed.node import Node, load_config  # noqa: PLC0415
 
     with closing(Node(load_config(config), once=True)) as node:
         findings = examine(node, pod)
-    if as_json:
-        click.echo(options.as_json(findings))
-    else:
-        show([each for each in findings if everything or each.severity is not Severity.OK])
-        click.echo(summary(findings, len(applicable(pod=pod is not None))))
-    ctx.exit(1 if any(each.severity is Severity.ERROR for each in findings) else 0)
+    click.echo(options.as_json(findings) if as_json else text(findings, everything=everything, pod=pod is not None))
+    ctx.exit(1 if has_error(findings) else 0)
+
+
+def has_error(findings: Sequence[Finding]) -> bool:
+    """Whether the exit status is to be 1."""
+    return any(each.severity == "error" for each in findings)
+
+
+def text(findings: Sequence[Finding], *, everything: bool, pod: bool) -> str:
+    """Return the findings as text, with what holds if `everything`; `pod`: a pod was checked, too."""
+    from wirespeed.doctor import Severity, applicable  # noqa: PLC0415 — see wirespeed.cli.main
+
+    shown = [each for each in findings if everything or each.severity is not Severity.OK]
+    # Those of another version, which an agent elsewhere may have, are counted as well.
+    checks = {each.id for each in applicable(pod=pod)} | {each.id for each in findings}
+    return "\n".join([*lines(shown), summary(findings, len(checks))])
 
 
 _COLOURS = {"error": "red", "warning": "yellow", "unknown": "magenta", "info": "cyan", "ok": "green"}
 _INDENT = " " * 10
 
 
-def show(findings: Sequence[Finding]) -> None:
-    """Print findings by subject, the worst first; on a terminal with colours, and in lines of its width."""
+def lines(findings: Sequence[Finding]) -> Iterator[str]:
+    """Yield findings by subject, the worst first, with colours, and on a terminal in lines of its width."""
     from wirespeed.doctor import Severity, Subject  # noqa: PLC0415 — see wirespeed.cli.main
 
     order = list(Severity)
@@ -62,36 +73,36 @@ def show(findings: Sequence[Finding]) -> None:
         mine = [each for each in findings if each.subject is subject]
         if not mine:
             continue
-        click.secho(subject.value, bold=True)
+        yield click.style(subject.value, bold=True)
         for finding in sorted(mine, key=lambda each: order.index(each.severity)):
-            _show_one(finding)
-        click.echo()
+            yield from map(_wrapped, _lines_of(finding))
+        yield ""
 
 
-def _show_one(finding: Finding) -> None:
+def _lines_of(finding: Finding) -> Iterator[str]:
     mark = click.style(f"{finding.severity.value:8}", fg=_COLOURS[finding.severity])
     where = f" {finding.thing}:" if finding.thing else ""
-    _echo(f"  {mark}{click.style(finding.id, bold=True)}:{where} {finding.found}")
+    yield f"  {mark}{click.style(finding.id, bold=True)}:{where} {finding.found}"
     if finding.severity == "ok":
         return
-    _echo(f"{_INDENT}expected: {finding.expected}")
-    _echo(f"{_INDENT}why: {finding.why} [{finding.source}]")
+    yield f"{_INDENT}expected: {finding.expected}"
+    yield f"{_INDENT}why: {finding.why} [{finding.source}]"
     if finding.fix:
-        _echo(f"{_INDENT}fix: {finding.fix}")
+        yield f"{_INDENT}fix: {finding.fix}"
 
 
-def _echo(line: str) -> None:
-    """Print a line, on a terminal as several lines; a command in a pipe keeps its line."""
+def _wrapped(line: str) -> str:
+    """Return a line, for a terminal as several lines; a command in a pipe keeps its line."""
     import shutil  # noqa: PLC0415 — see wirespeed.cli.main
     import sys  # noqa: PLC0415
     import textwrap  # noqa: PLC0415
 
-    if sys.stdout.isatty():
-        width = max(40, shutil.get_terminal_size().columns)
-        line = textwrap.fill(
-            line, width, subsequent_indent=f"{_INDENT}  ", break_long_words=False, break_on_hyphens=False
-        )
-    click.echo(line)
+    if not sys.stdout.isatty():
+        return line
+    width = max(40, shutil.get_terminal_size().columns)
+    return textwrap.fill(
+        line, width, subsequent_indent=f"{_INDENT}  ", break_long_words=False, break_on_hyphens=False
+    )
 
 
 def summary(findings: Sequence[Finding], checks: int) -> str:

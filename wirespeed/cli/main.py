@@ -36,8 +36,8 @@ COMMANDS = {
 }
 
 
-class LazyGroup(click.Group):
-    """A group whose commands are imported when they are called or listed by --help. It reports their Errors."""
+class Program(click.Group):
+    """A program of several commands. It reports their Errors."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -48,6 +48,10 @@ class LazyGroup(click.Group):
             if isinstance(error, Error):
                 raise click.ClickException(error.msg) from error  # exit status 1
             raise
+
+
+class LazyGroup(Program):
+    """A program whose commands are imported when they are called or listed by --help."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 — click's signature
         return list(COMMANDS)
@@ -68,7 +72,7 @@ class LazyGroup(click.Group):
         return command
 
 
-def _show_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+def show_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
     if value and not ctx.resilient_parsing:
         from wirespeed.cli.version import show  # noqa: PLC0415 — as COMMANDS
 
@@ -82,7 +86,7 @@ def _show_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
     is_flag=True,
     is_eager=True,
     expose_value=False,
-    callback=_show_version,
+    callback=show_version,
     help="Show the version and the supported CNI versions, then exit.",
 )
 def main() -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from wirespeed.node import Node
     from wirespeed.observe.rates import Interval
 
-_SORT_KEYS = (
+SORT_KEYS = (
     "port",
     "rx-packets",
     "rx-bits",
@@ -43,7 +43,7 @@ _SORT_KEYS = (
     help="How often rates are computed, up to 1h.",
 )
 @click.option(
-    "--sort", type=click.Choice(_SORT_KEYS), default="port", show_default=True, help="The column to sort by."
+    "--sort", type=click.Choice(SORT_KEYS), default="port", show_default=True, help="The column to sort by."
 )
 def top(*, config: Path | None, once: bool, as_json: bool, interval: float, sort: str) -> None:
     """Show the rates of VFs and vhost-user ports, and their pods.

@@ -12,6 +12,7 @@ from wirespeed.cli.watch import repeat, watch_option
 
 if TYPE_CHECKING:
     from wirespeed.node import Node
+    from wirespeed.observe.layout import Topology
 
 
 @click.command(epilog=options.examples("wirespeed topology", "wirespeed topology --svg node.svg"))
@@ -56,14 +57,22 @@ def topology(*, config: Path | None, as_json: bool, drawing: Path | None, watch:
 
 
 def _text(node: Node, *, as_json: bool, indent: bool) -> str:
-    import shutil  # noqa: PLC0415 — see wirespeed.cli.main
-    import sys  # noqa: PLC0415
 
-    from wirespeed.observe import topology, tree  # noqa: PLC0415
+    from wirespeed.observe import topology  # noqa: PLC0415
 
     found = topology.topology(node)
     if as_json:
         return options.as_json(found, indent=indent)
+    return text(found)
+
+
+def text(found: Topology) -> str:
+    """Return a node's topology as text, for the width and the characters of standard output."""
+    import shutil  # noqa: PLC0415 — see wirespeed.cli.main
+    import sys  # noqa: PLC0415
+
+    from wirespeed.observe import tree  # noqa: PLC0415
+
     utf8 = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
     return "\n".join(tree.lines(found, width=shutil.get_terminal_size((80, 24)).columns, utf8=utf8))
 

@@ -73,16 +73,18 @@ class UntrustedError(UnreachableError):
 
 
 class Api:
-    """The API server of `kubeconfig` ("": the in-cluster service account), for any thread, until `close`.
+    """The API server of the files `kubeconfigs`, or of one of their contexts, for any thread, until `close`.
+
+    "" or no file is the in-cluster service account.
 
     The client library reads the configuration and sets up TLS and proxies; urllib3 makes the requests. The
     constructor raises Error(INVALID_CONFIG); all calls raise RefusedError and UnreachableError.
     """
 
-    def __init__(self, kubeconfig: str) -> None:
+    def __init__(self, *kubeconfigs: str, context: str = "") -> None:
         self.closed = threading.Event()
         self.retries_stopped = threading.Event()  # once set, failed requests are not retried
-        self.credentials = Credentials(kubeconfig)
+        self.credentials = Credentials(*kubeconfigs, context=context)
         self._lock = threading.Lock()
         self._problem = ""
         self._open: weakref.WeakSet[HTTPConnection] = weakref.WeakSet()
@@ -128,6 +130,10 @@ class Api:
             raise self._unreachable(error) from error
         finally:
             response.close()
+
+    def loaded(self) -> Loaded:
+        """Return the current configuration and TLS context, for a connection that is not a plain request."""
+        return self._current().loaded
 
     def close(self) -> None:
         """Abort the running requests of all threads, and close all connections."""
@@ -259,6 +265,7 @@ class _Client:
     """The connections with one set of credentials; `track` is called with each."""
 
     def __init__(self, loaded: Loaded, track: Callable[[HTTPConnection], None]) -> None:
+        self.loaded = loaded
         self._configuration = configuration = loaded.configuration
         configuration.retries = False  # we retry ourselves
         configuration.keep_alive = True  # so that a watch notices a dead network path

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import TypeVar
 from urllib.parse import quote
 
-from wirespeed.errors import Error, Kind, Thing
+from wirespeed.errors import Thing
 from wirespeed.kube import reviews
-from wirespeed.kube.api import Api, RefusedError, Timeouts, UnreachableError
+from wirespeed.kube.api import Api, RefusedError, Timeouts
 from wirespeed.kube.cluster import (
     NETWORK_STATUS,
     RETRY_UNTIL,
@@ -21,11 +20,11 @@ from wirespeed.kube.cluster import (
     Listener,
     NotFoundError,
     Object,
-    UnavailableError,
     is_pod,
 )
 from wirespeed.kube.events import Events
-from wirespeed.kube.retry import RetryPolicy, may_succeed_soon, with_retries
+from wirespeed.kube.refusals import request_errors
+from wirespeed.kube.retry import RetryPolicy, with_retries
 from wirespeed.kube.reviews import Right
 from wirespeed.kube.slices import Slices
 from wirespeed.kube.watch import WatchCache, list_all, pick
@@ -83,7 +82,7 @@ class ApiCluster:
 
     def pods(self) -> list[Object]:
         """Return the pods of all nodes, as they are now. Raises UnavailableError, or Error if it is refused."""
-        with self._request_errors("pods"):
+        with request_errors(self._api, "pods"):
             return list_all(self._api, _PODS, {}, trim_pod, timeouts=_LIST_TIMEOUTS)[0]
 
     def network(self, namespace: str, name: str) -> Object:
@@ -154,7 +153,7 @@ class ApiCluster:
         """
         if self._caches and all(cache.is_healthy for cache in self._caches):
             return
-        with self._request_errors("pods and networks"):
+        with request_errors(self._api, "pods and networks"):
             self._api.get("/version", timeouts=self._policy.first)
 
     def may(self, right: Right) -> bool:
@@ -162,13 +161,13 @@ class ApiCluster:
 
         Raises UnavailableError, or Error(POLICY) if the review itself is refused.
         """
-        with self._request_errors(str(right)):
+        with request_errors(self._api, str(right)):
             return reviews.may(self._api, right, timeouts=self._policy.first)
 
     def serves_networks(self) -> bool:
         """Whether the cluster has the resource NetworkAttachmentDefinition. Raises as `may` does."""
         try:
-            with self._request_errors("NetworkAttachmentDefinitions"):
+            with request_errors(self._api, "NetworkAttachmentDefinitions"):
                 found = self._api.get(_NADS_GROUP, timeouts=self._policy.first)
         except NotFoundError:
             return False
@@ -195,36 +194,8 @@ class ApiCluster:
     def _with_retries(self, what: str | Thing, request: Callable[[Timeouts], T]) -> T:
         """Call `request`, retry it until `retry_until`, return its result. Raises Error about `what`."""
         until, stopped = RETRY_UNTIL.get(), self._api.retries_stopped
-        with self._request_errors(what), step("ask the API server", what=str(what)):
+        with request_errors(self._api, what), step("ask the API server", what=str(what)):
             return with_retries(request, what=str(what), until=until, policy=self._policy, stopped=stopped)
-
-    @contextmanager
-    def _request_errors(self, what: str | Thing) -> Iterator[None]:
-        """Turn errors of requests that are made inside into Errors about `what`."""
-        try:
-            yield
-        except RefusedError as error:
-            raise self._to_error(error).within(what) from error
-        except UnreachableError as error:
-            raise UnavailableError(
-                f"no answer from the API server: {error}{_attempts(error)}", where=what
-            ) from error
-
-    def _to_error(self, error: RefusedError) -> Error:
-        if error.status == 404:
-            return NotFoundError("the API server has no such object")
-        if error.status == 401:  # may be temporary: credentials are replaced at run time
-            who = self._api.credentials.label
-            return UnavailableError(f"the API server does not accept the credentials of the {who}: {error}")
-        if error.status == 403:
-            return Error(Kind.POLICY, f"the API server forbids it: {error}")
-        if may_succeed_soon(error):
-            return UnavailableError(f"the API server cannot answer now: {error}{_attempts(error)}")
-        return Error(Kind.POLICY, f"the API server refuses: {error}")
-
-
-def _attempts(error: RefusedError | UnreachableError) -> str:
-    return f" (after {error.attempts} attempts)" if error.attempts > 1 else ""
 
 
 def _checked_uid(pod: Object, uid: str) -> Object:

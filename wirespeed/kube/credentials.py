@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import ssl
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +13,7 @@ from kubernetes import client, config
 from kubernetes.config import incluster_config, kube_config
 
 from wirespeed.errors import Error, Kind
-from wirespeed.kube import documents, kubeyaml, tls
+from wirespeed.kube import kubeconfig, tls
 from wirespeed.system.files import FileState, file_state
 
 _PROBLEMS = (config.ConfigException, yaml.YAMLError, OSError, ValueError, LookupError, TypeError, AttributeError)
@@ -26,14 +27,19 @@ class Loaded(NamedTuple):
 
 
 class Credentials:
-    """The credentials in the file `kubeconfig`; "" is the in-cluster service account.
+    """The credentials in the files `kubeconfigs`, of their `context` ("": the current one); "" or no file is the
+    in-cluster service account. `namespace` is the context's.
 
     Tokens and certificates are replaced at run time, by the kubelet, a certificate manager or an operator.
     """
 
-    def __init__(self, kubeconfig: str) -> None:
-        self.label = f"kubeconfig {kubeconfig}" if kubeconfig else "in-cluster service account"
-        self._kubeconfig = os.path.expanduser(kubeconfig)  # as the library does
+    def __init__(self, *kubeconfigs: str, context: str = "") -> None:
+        # as the library does
+        self._kubeconfigs = tuple(os.path.expanduser(each) for each in kubeconfigs if each)
+        self._context = context
+        named = ", ".join(filter(None, kubeconfigs))
+        self.label = f"kubeconfig {named}" if named else "in-cluster service account"
+        self.namespace = "default"
         self._files: dict[str, FileState] = {}
 
     def load(self) -> Loaded:
@@ -50,11 +56,11 @@ class Credentials:
             encrypted = any(url.lower().startswith("https:") for url in urls)
             secure = tls.context(configuration) if encrypted else None
         except _PROBLEMS as error:
-            hint = "" if self._kubeconfig else "set cluster.kubeconfig or cluster.manifests in the configuration"
+            hint = "" if self._kubeconfigs else "set cluster.kubeconfig or cluster.manifests in the configuration"
             where = f"API server from the {self.label}"
             raise Error(Kind.INVALID_CONFIG, _one_line(error), where=where, hint=hint) from error
         certificates = (configuration.ssl_ca_cert, configuration.cert_file, configuration.key_file)
-        self._files = {file: file_state(file) for file in (self._kubeconfig, token_file, *certificates) if file}
+        self._files = {file: file_state(file) for file in (*self._kubeconfigs, token_file, *certificates) if file}
         return Loaded(configuration, secure)
 
     def changed(self) -> bool:
@@ -63,13 +69,16 @@ class Credentials:
 
     def _fill(self, configuration: Any) -> str:
         """Fill the configuration; return the file with the token, "" if it has no separate file."""
-        if not self._kubeconfig:
+        if not self._kubeconfigs:
             config.load_incluster_config(configuration, try_refresh_token=False)
             return str(incluster_config.SERVICE_TOKEN_FILENAME)
-        raw = _read(Path(self._kubeconfig))
-        node = kube_config.ConfigNode(self._kubeconfig, raw, self._kubeconfig)
-        kube_config.KubeConfigLoader(node, config_base_path=None).load_and_set(configuration)
-        return _token_file(raw, Path(self._kubeconfig).parent)
+        raw = kubeconfig.read(self._kubeconfigs)
+        node = kube_config.ConfigNode(self._kubeconfigs[0], raw, self._kubeconfigs[0])
+        loader = kube_config.KubeConfigLoader(node, self._context or None, config_base_path=None)
+        loader.load_and_set(configuration)
+        context = kubeconfig.by_name(raw["contexts"], self._context or raw["current-context"])["context"]
+        self.namespace = context.get("namespace") or "default"
+        return _token_file(raw, context)
 
 
 def authorization(configuration: Any) -> str:
@@ -87,23 +96,10 @@ def _header(configuration: Any) -> str:
     return str(header)
 
 
-def _read(kubeconfig: Path) -> dict[str, Any]:
-    """Return the file's first document, read as kubectl reads it; the client library would read YAML 1.1."""
-    raw = next(kubeyaml.load_all(kubeconfig.read_text()), None)
-    if not isinstance(raw, dict):
-        raise config.ConfigException(f"expected an object, got {'nothing' if raw is None else type(raw).__name__}")
-    return dict(documents.without_nulls(raw))
-
-
-def _token_file(raw: dict[str, Any], folder: Path) -> str:
-    """Return the tokenFile of the current context's user; it takes precedence over a token in the kubeconfig."""
-    context = _by_name(raw["contexts"], raw["current-context"])["context"]
-    user = _by_name(raw.get("users"), context.get("user")).get("user") or {}
-    return os.path.join(folder, user["tokenFile"]) if user.get("tokenFile") else ""
-
-
-def _by_name(values: list[dict[str, Any]] | None, name: str) -> dict[str, Any]:
-    return next((value for value in values or () if value["name"] == name), {})
+def _token_file(raw: Mapping[str, Any], context: Mapping[str, Any]) -> str:
+    """Return the tokenFile of the context's user; it takes precedence over a token in the kubeconfig."""
+    user = kubeconfig.by_name(raw.get("users"), context.get("user", "")).get("user") or {}
+    return str(user.get("tokenFile") or "")
 
 
 def _token(file: str) -> str:

@@ -11,8 +11,8 @@ from html import escape
 from itertools import groupby
 
 from wirespeed.observe import tree
+from wirespeed.observe.layout import Function, Pf, Topology
 from wirespeed.observe.switches import Switch, SwitchPort
-from wirespeed.observe.topology import Function, Pf, Topology
 from wirespeed.plugins.vhost.conf import NONE
 from wirespeed.text import printable
 

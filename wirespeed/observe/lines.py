@@ -75,7 +75,8 @@ def _owner(each: AttachmentStatus | RunningCall | LastError) -> str:
 
 def why_lines(why: Why) -> Iterator[str]:
     """Yield the lines of what happened to a pod: the answer first, then what it is based on."""
-    yield f"pod {why.pod} on {why.node}: {why.answer}"
+    on = f" on {why.node}" if why.node else ""
+    yield f"pod {why.pod}{on}: {why.answer}"
     if why.failure:
         failure = why.failure
         yield f"  error:  {_without_pod(failure.error, why.pod)}"

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from itertools import groupby
 
 from wirespeed.observe.attached import PodInterface
+from wirespeed.observe.layout import Function, Interface, Pf, Topology
 from wirespeed.observe.switches import Switch, SwitchPort
-from wirespeed.observe.topology import Function, Interface, Pf, Topology
 from wirespeed.plugins.vhost.conf import NONE, OVS, VPP
 from wirespeed.provision.listing import Settings
 from wirespeed.text import aligned, printable

@@ -227,30 +227,38 @@ def _answer(
 
 def _after_attachment(whole: Object | None) -> list[str]:
     """Return what else keeps a pod whose networks are attached from running."""
-    found = [f"container {name}: {what}" for name, what in _waiting(whole)]
+    found = [f"container {name}: {what}" for name, what in waiting_containers(whole)]
     return [*found, "its network is not the reason: see `kubectl describe pod`"] if found else []
 
 
 def _before_first_call(node: Node, whole: Object | None) -> tuple[str, list[str]]:
     """Return why no call for the pod was made on this node."""
-    spec, now = (whole or {}).get("spec") or {}, (whole or {}).get("status") or {}
-    bound = spec.get("nodeName")
-    found: tuple[str, list[str]] = "nothing is attached", []
     if whole is None:
-        pass
-    elif spec.get("hostNetwork"):
-        found = "it uses the node's network (hostNetwork): no network is attached", []
-    elif now.get("phase") == "Failed":
+        return "nothing is attached", []
+    if (found := before_its_node(whole)) is not None:
+        return found
+    bound = whole["spec"]["nodeName"]
+    if bound != node.name:
+        return f"it belongs to node {bound}, this is {node.name}", [f"ask on node {bound}"]
+    what = "the runtime has not called the agent for it: it waits for the kubelet, its volumes or the runtime"
+    return what, [_UNCALLED]
+
+
+def before_its_node(whole: Object) -> tuple[str, list[str]] | None:
+    """Return why a pod needs nothing of a node's agent, as its object tells, and what to do; None if it may."""
+    spec, now = whole.get("spec") or {}, whole.get("status") or {}
+    if spec.get("hostNetwork"):
+        return "it uses the node's network (hostNetwork): no network is attached", []
+    if now.get("phase") == "Failed":
         reason = ": ".join(filter(None, (now.get("reason"), now.get("message"))))
-        found = f"the kubelet refused it: {reason or 'no reason is given'}", ["delete the pod; mend what it names"]
-    elif not bound:
-        found = _unscheduled(now)
-    elif bound != node.name:
-        found = f"it belongs to node {bound}, this is {node.name}", [f"ask on node {bound}"]
-    else:
-        what = "the runtime has not called the agent for it: it waits for the kubelet, its volumes or the runtime"
-        found = what, [_UNCALLED]
-    return found
+        if reason or not now.get("containerStatuses"):
+            return f"the kubelet refused it: {reason or 'no reason is given'}", [
+                "delete the pod; mend what it names"
+            ]
+        return "it has failed: a container of it ended with an error", ["`kubectl logs` shows what it wrote"]
+    if not spec.get("nodeName"):
+        return _unscheduled(now)
+    return None
 
 
 def _unscheduled(now: Object) -> tuple[str, list[str]]:
@@ -260,7 +268,7 @@ def _unscheduled(now: Object) -> tuple[str, list[str]]:
     return "it is not scheduled yet", []
 
 
-def _waiting(whole: Object | None) -> Iterator[tuple[str, str]]:
+def waiting_containers(whole: Object | None) -> Iterator[tuple[str, str]]:
     """Yield each container that waits, with the reason."""
     for container in ((whole or {}).get("status") or {}).get("containerStatuses") or ():
         waiting = (container.get("state") or {}).get("waiting") or {}

@@ -6,7 +6,6 @@ the test fails with a message.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
@@ -88,15 +87,3 @@ def namespace(kubectl: Kube) -> Iterator[str]:
     """A namespace for one test, which allows privileged pods."""
     with own_namespace(kubectl) as name:
         yield name
-
-
-def kubeconfig(kubectl: Kube, token: str, folder: Path) -> str:
-    """The path of a kubeconfig with this token; with an empty token, the administrator's."""
-    if not token:
-        return os.environ["KUBECONFIG"]
-    config = json.loads(kubectl.run("config", "view", "--raw", "--flatten", "--minify", "-o", "json"))
-    config["users"] = [{"name": "agent", "user": {"token": token}}]
-    config["contexts"][0]["context"]["user"] = "agent"
-    path = folder / f"kubeconfig{len(list(folder.iterdir()))}"
-    path.write_text(json.dumps(config))
-    return str(path)

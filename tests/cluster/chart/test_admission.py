@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.chart.conftest import Helm, kubeconfig, own_namespace
-from tests.cluster.kube import PATIENCE, Kube, Object
+from tests.cluster.chart.conftest import Helm, own_namespace
+from tests.cluster.kube import PATIENCE, Kube, Object, kubeconfig
 from wirespeed.errors import Error
 from wirespeed.kube.api import Api, RefusedError, Timeouts
 from wirespeed.kube.apiserver import ApiCluster

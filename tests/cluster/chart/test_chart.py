@@ -192,11 +192,23 @@ def test_api_server_takes_what_all_values_make(helm: Helm, kubectl: Kube, namesp
 
 
 def test_api_server_takes_the_definition_and_the_plain_manifests(kubectl: Kube) -> None:
-    for path in [*manifests.DEPLOY.glob("*.yaml"), manifests.DEPLOY / "uninstall/uninstall.yaml"]:
+    others = [manifests.DEPLOY / name for name in (manifests.UNINSTALL, manifests.WEB)]
+    for path in [*manifests.DEPLOY.glob("*.yaml"), *others]:
         if path.name != "kustomization.yaml":
             kubectl.run("apply", "--dry-run=server", "--validate=strict", "-f", str(path))
     for folder in (manifests.DEPLOY, manifests.DEPLOY / "uninstall"):
         kubectl.run("apply", "--dry-run=server", "--validate=strict", "-k", str(folder))
+
+
+def test_component_adds_the_web_page_to_the_plain_manifests(kubectl: Kube, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(manifests.DEPLOY, tmp_path / "deploy"))
+    with (folder / "kustomization.yaml").open("a") as file:
+        file.write("components:\n  - web\n")
+    text = kubectl.run("kustomize", str(folder))
+    objects = [each for each in kubeyaml.load_all(text) if each]
+    assert pod_of(objects)["containers"][0]["ports"][0]["name"] == "web"
+    assert reviews_of(objects) >= REVIEWS
+    kubectl.run("apply", "--dry-run=server", "--validate=strict", "-k", str(folder))
 
 
 # Rendered objects
@@ -420,8 +432,10 @@ REVIEWS = {("authentication.k8s.io", "tokenreviews"), ("authorization.k8s.io", "
 
 
 def reviews_of(objects: list[Object]) -> set[tuple[str, str]]:
-    """The reviews that the agent's role permits."""
-    rules = named(objects, "ClusterRole", "wirespeed")["rules"]
+    """The reviews that the agent's roles permit."""
+    bound = {each["roleRef"]["name"] for each in objects if each["kind"] == "ClusterRoleBinding"}
+    roles = [each for each in objects if each["kind"] == "ClusterRole" and each["metadata"]["name"] in bound]
+    rules = [rule for role in roles for rule in role["rules"]]
     return {(rule["apiGroups"][0], rule["resources"][0]) for rule in rules if rule["verbs"] == ["create"]}
 
 
@@ -446,6 +460,24 @@ def test_without_the_web_page_there_is_neither_its_port_nor_its_rights(helm: Hel
     assert "ports" not in agent
     assert config_of(objects).web.address == ""
     assert not reviews_of(objects) & REVIEWS
+
+
+def test_roles_for_those_who_see_the_page_have_what_the_agent_and_kubectl_wirespeed_ask_for(helm: Helm) -> None:
+    objects = helm.objects("--set=web.enabled=true")
+    viewer = named(objects, "ClusterRole", "wirespeed-viewer")["rules"]
+    assert {(resource, verb) for rule in viewer for resource in rule["resources"] for verb in rule["verbs"]} == {
+        ("nodes", "get"),
+        ("nodes", "list"),
+        ("pods", "get"),
+        ("pods", "list"),
+        ("events", "list"),
+    }
+    connect = named(objects, "Role", "wirespeed-connect")
+    assert connect["metadata"]["namespace"] == "kube-system"
+    assert [rule["resources"] for rule in connect["rules"]] == [["pods"], ["pods/portforward"]]
+    # Nobody has them by the chart: an administrator binds them.
+    bound = {each["roleRef"]["name"] for each in objects if each["kind"].endswith("RoleBinding")}
+    assert bound == {"wirespeed", "wirespeed-web"}
 
 
 def test_web_page_on_a_loopback_address_needs_no_certificate(helm: Helm) -> None:

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.chart.conftest import ROOT, Helm, kubeconfig
-from tests.cluster.kube import PATIENCE, Kube, Object
+from tests.cluster.chart.conftest import ROOT, Helm
+from tests.cluster.kube import PATIENCE, Kube, Object, kubeconfig
 from wirespeed.kube.api import Api, RefusedError, Timeouts
 
 _WAITS = Timeouts(connect=10.0, read=PATIENCE, total=PATIENCE)

@@ -1,0 +1,155 @@
+"""`kubectl wirespeed` on a real cluster: as users with different rights; what the doctor finds on a real node."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from cluster.remote import Remote
+from tests.cluster import release
+from tests.cluster.kube import Kube, kubeconfig
+from tests.cluster.manifests import pod
+
+ROOT = Path(__file__).parents[2]
+_SCRIPT = """\
+#!{python}
+import sys
+sys.path.insert(0, {root!r})
+from wirespeed.cli.kubectl.{module} import main
+main()
+"""
+
+
+class Told(NamedTuple):
+    status: int
+    out: str
+    error: str
+
+
+Ask = Callable[..., Told]
+
+
+@pytest.fixture(scope="module")
+def web(wirespeed: Kube) -> Iterator[Kube]:
+    """The agents serve their API."""
+    release.upgrade(wirespeed, {"web": {"enabled": True}})
+    yield wirespeed
+    release.rollback(wirespeed)
+
+
+@pytest.fixture(scope="module")
+def ask(web: Kube, tmp_path_factory: pytest.TempPathFactory) -> Ask:
+    """Run kubectl with the plugin and the kubeconfig of a user, "" for the administrator."""
+    folder = tmp_path_factory.mktemp("bin")
+    for name, module in (("kubectl-wirespeed", "commands"), ("kubectl_complete-wirespeed", "completion")):
+        (folder / name).write_text(_SCRIPT.format(python=sys.executable, root=str(ROOT), module=module))
+        (folder / name).chmod(0o755)
+    environment = {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}"}
+
+    def run(user: str, *arguments: str, first: tuple[str, ...] = ("wirespeed",)) -> Told:
+        done = subprocess.run(
+            [web.program, *first, *arguments],
+            env={**environment, **({"KUBECONFIG": user} if user else {})},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=180,
+        )
+        return Told(done.returncode, done.stdout, done.stderr)
+
+    return run
+
+
+@pytest.fixture
+def users(web: Kube, kube: Kube, tmp_path: Path) -> Iterator[dict[str, str]]:
+    """Kubeconfigs: who may see everything, who may connect and see nothing, and who may do nothing."""
+    system = web.inside(release.NAMESPACE)
+    found = {}
+    for name in ("viewer", "connected", "nobody"):
+        kube.run("create", "serviceaccount", name)
+        found[name] = kubeconfig(kube, kube.run("create", "token", name).strip(), tmp_path)
+    subjects = {name: f"--serviceaccount={kube.namespace}:{name}" for name in found}
+    bindings = f"{kube.namespace}-see", f"{kube.namespace}-connect"
+    web.run("create", "clusterrolebinding", bindings[0], "--clusterrole=wirespeed-viewer", subjects["viewer"])
+    connect = ("--role=wirespeed-connect", subjects["viewer"], subjects["connected"])
+    system.run("create", "rolebinding", bindings[1], *connect)
+    yield found
+    web.delete("clusterrolebinding", bindings[0])
+    system.delete("rolebinding", bindings[1])
+
+
+def test_users_see_what_their_rights_allow(
+    users: dict[str, str], ask: Ask, networks: Kube, nodes: list[Remote], administrator: Kube
+) -> None:
+    node, space = nodes[0].name, networks.namespace
+    networks.apply(pod("attached", ["one"], node=node), pod("no-network", ["missing"], node=node))
+    networks.apply(pod("no-device", ["one"], resources={"example.com/none": 1}))
+    networks.pods_ready("attached")
+    viewer = users["viewer"]
+    networks.until("the roles are in force", lambda: ask(viewer, "status", node).status == 0)
+
+    status = ask(viewer, "status", node)
+    assert status.out.startswith(f"node {node}: agent ")
+    assert f"{space}/attached" in status.out
+    assert f"node {node}: agent " in ask(viewer, "status").out  # of all nodes
+    assert json.loads(ask(viewer, "topology", node, "--json").out)["node"] == node
+    assert json.loads(ask(viewer, "top", node, "--json").out)["seconds"] > 0
+
+    (agent,) = (each for each in release.agents(administrator) if each["spec"]["nodeName"] == node)
+    inside = ("exec", agent["metadata"]["name"], "--container=agent", "--", "wirespeed")
+    system = administrator.inside(release.NAMESPACE)
+    assert ask(viewer, "why", "-n", space, "attached").out == system.run(*inside, "why", f"{space}/attached")
+    stuck = networks.until(
+        "the failed ADD is known",
+        lambda: next(
+            (told.out for told in [ask(viewer, "why", f"{space}/no-network")] if "ADD fails at" in told.out), ""
+        ),
+    )
+    assert f"pod {space}/no-network on {node}: ADD fails at: resolve the networks" in stuck
+
+    unscheduled = networks.until(
+        "the scheduler has given its reason",
+        lambda: next(
+            (told.out for told in [ask(viewer, "why", f"{space}/no-device")] if "Insufficient" in told.out), ""
+        ),
+    )
+    assert "from the API server alone: the pod is on no node, so no agent knows of it" in unscheduled
+    assert "no node offers it" in unscheduled
+    assert "FailedScheduling" in unscheduled
+
+    connected = ask(users["connected"], "status", node)
+    assert connected.status == 1
+    assert f"user system:serviceaccount:{space}:connected may not get nodes {node}; " in connected.error
+    nobody = ask(users["nobody"], "status", node)
+    assert nobody.status == 1
+    assert 'cannot list resource "pods" in API group "" in the namespace "kube-system"' in nobody.error
+    certificate = ask("", "status", node)
+    assert "it has no token for the agent, which cannot check a client certificate" in certificate.error
+    assert ask("", "status", node, "--as-service-account", f"{space}/viewer").out.startswith(f"node {node}: agent ")
+    suggested = ask(viewer, "why", "-n", space, "att", first=("__complete", "wirespeed"))
+    assert suggested.out.splitlines() == ["attached", ":4"]
+
+
+def test_findings_of_a_real_node_are_about_what_is_wrong_there(
+    users: dict[str, str], ask: Ask, networks: Kube, nodes: list[Remote]
+) -> None:
+    node = nodes[0].name
+    networks.apply(pod("checked", ["one"], node=node))
+    networks.pods_ready("checked")
+    viewer = users["viewer"]
+    networks.until("the roles are in force", lambda: ask(viewer, "status", node).status == 0)
+    told = ask(viewer, "doctor", "--pod", f"{networks.namespace}/checked", "--json")
+    findings: dict[str, list[Any]] = {}
+    for each in json.loads(told.out):
+        findings.setdefault(each["id"], []).append(each)
+    if keep := os.environ.get("WIRESPEED_FINDINGS"):
+        Path(keep).write_text(told.out)
+    for name in ("kubelet-runs", "agent-answers", "permissions"):
+        assert {each["severity"] for each in findings[name]} == {"ok"}, findings[name]
