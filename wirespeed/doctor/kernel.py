@@ -147,7 +147,7 @@ def kernel_watchdog(facts: Facts) -> Answer:
 @check(
     "mitigations",
     _SUBJECT,
-    expected="known: leave them on where pods of others run",
+    expected="your choice: leave them on where pods of others run",
     otherwise=Severity.INFO,
     why="mitigations of CPU vulnerabilities make each entry into the kernel slower: traffic over kernel interfaces "
     "pays for it, a DPDK application that polls hardly does",
@@ -157,7 +157,7 @@ def mitigations(facts: Facts) -> Answer:
     folder = "/sys/devices/system/cpu/vulnerabilities"
     names = facts.files.entries(folder)
     if not names:
-        raise Error(Kind.IO, "this kernel tells of no vulnerability", where=folder)
+        raise Error(Kind.IO, "this kernel reports no CPU vulnerabilities", where=folder)
     active = [name for name in names if "Mitigation:" in facts.files.text(f"{folder}/{name}")]
     if active:
         return Fails(f"{len(active)} mitigations are active: {some(active)}")
