@@ -35,7 +35,7 @@ _MEMORY = frozenset({"tmpfs", "ramfs"})
 @check(
     "cni-first",
     _SUBJECT,
-    expected="a configuration of wirespeed as the first by name",
+    expected="the first configuration by name is one of wirespeed",
     otherwise=Severity.ERROR,
     why="the runtime uses the first file in its directory: if that is another plugin's, pods get no additional "
     "networks",

@@ -74,8 +74,8 @@ def iommu_passthrough(facts: Facts) -> Answer:
     _SUBJECT,
     expected="the driver vfio-pci, loaded or as a module of this kernel",
     otherwise=Severity.ERROR,
-    why="DPDK applications drive VFs by vfio-pci, except those of cards that it drives beside the kernel's driver "
-    "(mlx5)",
+    why="DPDK applications use VFs through vfio-pci, except those of cards whose DPDK driver works together with "
+    "the kernel's driver (mlx5)",
     source='DPDK Getting Started Guide for Linux, "Linux Drivers"',
     fix="install the kernel's package of modules, then `modprobe vfio-pci`",
 )
