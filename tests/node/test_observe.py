@@ -155,7 +155,7 @@ def test_pools_are_told_with_what_the_kubelet_gave_and_why_a_device_is_unhealthy
             0,
             4,
         )
-        assert "intel.com/vfs        4      0     4          0\n" in told(agent.config, "status")
+        assert "intel.com/vfs        4          0     4          0\n" in told(agent.config, "status")
         kubelet.allocate("default", "vfw", "testpmd", "intel.com/vfs", 1)
         assert (pool(agent)["allocated"], pool(agent)["free"]) == (1, 3)
         sysfs.set_interface("ens1f0", "operstate", "down")
