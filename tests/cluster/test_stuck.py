@@ -37,7 +37,7 @@ STUCK = {
         r"ADD fails at: attach network=\S+/switched ifname=net1 > plugin wirespeed-vhost",
         "Open vSwitch",
     ),
-    "no-device": ("no node takes it: .*Insufficient intel.com/right_dpdk", ""),
+    "no-device": ("the scheduler finds no node for it: .*Insufficient intel.com/right_dpdk", ""),
 }
 
 

@@ -109,13 +109,14 @@ CASES = [
         "cni-first",
         first_of_multus,
         ERROR,
-        f"{NET}/00-multus.conf is of multus-shim, before {NET}/00-wirespeed.conflist, {NET}/10-flannel.conflist",
+        f"{NET}/00-multus.conf is a configuration of multus-shim, "
+        f"before {NET}/00-wirespeed.conflist, {NET}/10-flannel.conflist",
     ),
     Case(
         "cni-first",
         removes(f"{NET}/00-wirespeed.conflist"),
         ERROR,
-        f"{NET}/10-flannel.conflist is of flannel, portmap",
+        f"{NET}/10-flannel.conflist is a configuration of flannel, portmap",
     ),
     Case("cni-first", removes(NET), ERROR, f"no configuration in {NET}"),
     Case(
@@ -137,7 +138,7 @@ CASES = [
         ERROR,
         "wirespeed: not in /opt/cni/bin",
     ),
-    Case("other-meta-plugins", first_of_multus, WARNING, f"{NET}/00-multus.conf is of Multus"),
+    Case("other-meta-plugins", first_of_multus, WARNING, f"{NET}/00-multus.conf is a configuration of Multus"),
     Case(
         "other-meta-plugins",
         lambda node: node.process(960, "multus-daemon"),

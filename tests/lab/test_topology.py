@@ -1,8 +1,12 @@
-"""`wirespeed topology` and `wirespeed top` with igb's PFs and VFs, and pods that the meta-plugin attached."""
+"""`wirespeed topology` and `wirespeed top` with igb's PFs and VFs, and pods that the meta-plugin attached.
+
+With WIRESPEED_TRANSCRIPT, the tree and the drawing are written to that directory; docs/observe.md shows them.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
@@ -134,6 +138,9 @@ def test_pods_their_vfs_and_settings_are_shown_while_they_are_attached(
         assert text.count("default/web net") == 2
         drawing = wirespeed(node, "topology", "--svg", "-")
         assert {*shown} <= {word for each in ET.fromstring(drawing).itertext() for word in each.split()}
+        if folder := os.environ.get("WIRESPEED_TRANSCRIPT"):
+            Path(folder, "topology.txt").write_text(text)
+            Path(folder, "topology.svg").write_text(drawing)
     assert functions(node) == free
 
 

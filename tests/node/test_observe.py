@@ -45,7 +45,7 @@ def test_pod_that_is_attached_is_told_with_the_steps_of_its_add(world: World) ->
     world.add(pod)
     found = as_json(world.agent.config, "why", "p")
     assert found["answer"] == "attached: eth0 (pods), net1 (default/left)"
-    assert found["asked"] == [{"network": "default/left", "interface": "net1", "state": "attached"}]
+    assert found["networks"] == [{"network": "default/left", "interface": "net1", "state": "attached"}]
     (call,) = found["calls"]
     steps = {each["name"]: each for each in call["steps"]}
     assert steps["plugin bridge"]["seconds"] > 0
@@ -71,7 +71,7 @@ def test_pod_whose_network_fails_is_told_with_the_step_the_error_and_the_number_
     assert "no IP addresses available" in failure["error"]
     assert failure["count"] == 3
     assert failure["first"] < failure["last"]
-    assert found["asked"] == [{"network": "default/left", "interface": "", "state": "not attached"}]
+    assert found["networks"] == [{"network": "default/left", "interface": "", "state": "not attached"}]
     text = told(world.agent.config, "why", "second")
     assert "  error:  " in text
     assert "3 times" in text
@@ -149,15 +149,15 @@ def test_pools_are_told_with_what_the_kubelet_gave_and_why_a_device_is_unhealthy
         agent = agent_process(**keys)
         kubelet.wait_for("intel.com/vfs", 4, 60)
         before = pool(agent)
-        assert (before["resource"], before["devices"], before["given"], before["free"]) == (
+        assert (before["resource"], before["devices"], before["allocated"], before["free"]) == (
             "intel.com/vfs",
             4,
             0,
             4,
         )
-        assert "intel.com/vfs        4      0     4          0\n" in told(agent.config, "status")
+        assert "intel.com/vfs        4          0     4          0\n" in told(agent.config, "status")
         kubelet.allocate("default", "vfw", "testpmd", "intel.com/vfs", 1)
-        assert (pool(agent)["given"], pool(agent)["free"]) == (1, 3)
+        assert (pool(agent)["allocated"], pool(agent)["free"]) == (1, 3)
         sysfs.set_interface("ens1f0", "operstate", "down")
         until(lambda: len(pool(agent)["unhealthy"]) == 4, "the VFs are unhealthy")
         assert pool(agent)["free"] == 0

@@ -34,6 +34,7 @@ from wirespeed.state.journal import AttachmentStep
 from wirespeed.trace import Step
 
 HOSTILE = "</td><img src=x onerror=globalThis.owned=1><script>globalThis.owned=1</script>"
+ANSWERED = "(name) => performance.getEntriesByName(`${location.origin}/v1/${name}`).some((one) => one.responseEnd)"
 LIVE = "document.getElementById('state').textContent === 'live'"
 POD = {"namespace": "default", "pod": "vfw", "container": "c0ffee", "ifname": "net1", "network": "default/left"}
 TOPOLOGY = {
@@ -363,6 +364,7 @@ def test_what_is_old_is_shown_as_old_and_fresh_again_later(
     agent = agent_process(**config)
     _, host, port = served(agent)
     page = browser.open(f"http://{host}:{port}/")
+    page.wait(f"{list(views.VIEWS)}.filter((name) => name !== 'why').every({ANSWERED})")
     page.wait(LIVE)
     agent.stop()
     page.wait("document.body.classList.contains('stale')")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import yaml
 
 from tests.doctorcases import hardware, software
 from tests.doctorcases.case import Case
-from tests.madenode import MadeNode
+from tests.madenode import MadeNode, SharedNode
 from wirespeed.doctor import CHECKS, Severity, judge
 from wirespeed.doctor.cluster import NEEDED
 
@@ -18,11 +19,15 @@ ROOT = Path(__file__).parents[2]
 CASES = [*hardware.CASES, *software.CASES]
 
 
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedNode]:
+    with contextlib.closing(SharedNode(tmp_path_factory.mktemp("made"))) as nodes:
+        yield nodes
+
+
 @pytest.fixture
-def node(tmp_path: Path) -> Iterator[MadeNode]:
-    made = MadeNode(tmp_path)
-    yield made
-    made.close()
+def node(shared: SharedNode) -> MadeNode:
+    return shared.fresh()
 
 
 def test_every_check_holds_on_a_node_that_is_as_it_should_be(node: MadeNode) -> None:

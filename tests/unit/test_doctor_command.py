@@ -79,9 +79,9 @@ def test_what_holds_takes_one_line() -> None:
 
 
 def test_summary_counts_each_check_once_by_its_worst_finding() -> None:
-    assert summary(FINDINGS, 9) == "9 checks: 1 hold, 1 error, 1 warning, 1 info, 1 unknown, 4 do not apply"
-    assert summary([finding("a", Severity.OK)], 1) == "1 checks: 1 hold"
-    assert summary([finding("a", Severity.ERROR), finding("b", Severity.ERROR)], 2) == "2 checks: 0 hold, 2 errors"
+    assert summary(FINDINGS, 9) == "9 checks: 1 ok, 1 error, 1 warning, 1 info, 1 unknown, 4 do not apply"
+    assert summary([finding("a", Severity.OK)], 1) == "1 checks: 1 ok"
+    assert summary([finding("a", Severity.ERROR), finding("b", Severity.ERROR)], 2) == "2 checks: 0 ok, 2 errors"
 
 
 def run(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

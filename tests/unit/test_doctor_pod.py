@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from contextlib import closing
@@ -10,7 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from tests.madenode import APPLICATION, CGROUP, UID, VF, MadeNode
+from tests.madenode import APPLICATION, CGROUP, UID, VF, MadeNode, SharedNode
 from wirespeed.doctor.files import Files
 from wirespeed.doctor.podview import Container, find
 from wirespeed.errors import Error, Kind
@@ -27,14 +28,19 @@ spec: {{containers: [{{name: fw, image: x}}]}}
 """
 
 
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedNode]:
+    with contextlib.closing(SharedNode(tmp_path_factory.mktemp("made"))) as nodes:
+        yield nodes
+
+
 @pytest.fixture
-def made(tmp_path: Path) -> Iterator[MadeNode]:
-    node = MadeNode(tmp_path / "node")
+def made(shared: SharedNode) -> MadeNode:
+    node = shared.fresh()
     for pid in (APPLICATION, 4700, 1):
         node.write(f"/proc/{pid}/ns/net", "")
     node.process(4700, "pause", cgroup="0::" + CGROUP.replace("cri-containerd-c1", "cri-containerd-s1"))
-    yield node
-    node.close()
+    return node
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Iterator
@@ -9,7 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.madenode import KUBELET, KUBELET_CONFIG, PAYLOAD_128, PAYLOAD_512, PF, MadeNode, config_space
+from tests.madenode import (
+    KUBELET,
+    KUBELET_CONFIG,
+    PAYLOAD_128,
+    PAYLOAD_512,
+    PF,
+    VF,
+    MadeNode,
+    SharedNode,
+    config_space,
+)
 from wirespeed.doctor import CHECKS, Severity, Subject, cpulists, judge, kubeletconfig, pciconfig
 from wirespeed.doctor.facts import Facts
 from wirespeed.doctor.files import Files
@@ -18,11 +29,61 @@ from wirespeed.kernel.netlink import dcb
 from wirespeed.kernel.netlink.codec import attribute, nested
 
 
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedNode]:
+    with contextlib.closing(SharedNode(tmp_path_factory.mktemp("made"))) as nodes:
+        yield nodes
+
+
 @pytest.fixture
-def node(tmp_path: Path) -> Iterator[MadeNode]:
-    made = MadeNode(tmp_path)
-    yield made
-    made.close()
+def node(shared: SharedNode) -> MadeNode:
+    return shared.fresh()
+
+
+# The node that tests share
+
+
+def tree(root: Path) -> dict[str, tuple[int, str | bytes]]:
+    """All that is below a folder: type and permissions, and content or target."""
+    found: dict[str, tuple[int, str | bytes]] = {}
+    for folder, folders, files in os.walk(root):
+        for path in (Path(folder, name) for name in (*folders, *files)):
+            content: str | bytes = os.readlink(path) if path.is_symlink() else b""
+            if path.is_file() and not path.is_symlink():
+                content = path.read_bytes()
+            found[str(path.relative_to(root))] = path.lstat().st_mode, content
+    return found
+
+
+def test_a_node_that_tests_share_is_made_what_it_was(shared: SharedNode) -> None:
+    node = shared.fresh()
+    before = tree(node.root)
+    node.write("/proc/swaps", "of the same length" * 3)
+    node.write("/proc/sys/kernel/nmi_watchdog", "1")
+    node.write("/new/folder/file", "new")
+    node.remove("/sys/class/infiniband")
+    node.place("/opt/cni/bin/loopback").chmod(0o644)
+    node.place("/proc/self/ns/pid").unlink()
+    node.place("/proc/self/ns/pid").symlink_to("pid:[1]")
+    node.place("/dev/kmsg").unlink()
+    node.place("/dev/kmsg").mkdir()
+    node.sysfs.remove(VF)
+    node.configure(cdi=False)
+    node.answers.rdma_exclusive = False
+    node.pod = None
+    assert tree(node.root) != before
+    again = shared.fresh()
+    assert again is node
+    assert tree(again.root) == before
+    assert (again.config.cdi, again.answers.rdma_exclusive, again.pod is None) == (True, True, False)
+
+
+@pytest.mark.parametrize("change", ["abandon", "remove"])
+def test_a_node_whose_sockets_were_changed_is_made_anew(shared: SharedNode, change: str) -> None:
+    node = shared.fresh()
+    getattr(node, change)("/run/wirespeed/agent.sock")
+    assert shared.fresh() is not node
+    assert [each.id for each in judge(shared.fresh().facts()) if each.severity is not Severity.OK] == []
 
 
 # Nothing ends it
@@ -65,12 +126,11 @@ def test_configuration_space_that_only_root_can_read_is_unknown(node: MadeNode) 
     assert found.found == f"/sys/bus/pci/devices/{PF}: only root can read its configuration space"
 
 
-def test_a_machine_of_which_nothing_can_be_read_has_no_check_that_holds_by_chance(tmp_path: Path) -> None:
+def test_a_machine_of_which_nothing_can_be_read_has_no_check_that_holds_by_chance(
+    node: MadeNode, tmp_path: Path
+) -> None:
     (tmp_path / "proc").mkdir()
-    made = MadeNode(tmp_path / "made")
-    sources = made.facts().sources
-    made.close()
-    findings = judge(Facts(made.config, Files.below(tmp_path), sources))
+    findings = judge(Facts(node.config, Files.below(tmp_path), node.facts().sources))
     held = {each.id for each in findings if each.severity is Severity.OK}
     # What is not there is as it should be, or what answers is not a file.
     assert held == {

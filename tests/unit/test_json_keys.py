@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -38,6 +39,7 @@ PRINTED = [
     ShownPlan,
     Changed,
 ]
+PAGE = Path(__file__).parents[2] / "docs/observe.md"
 _CAMEL_CASE = re.compile(r"[a-z][a-z0-9]*([A-Z][a-z0-9]*)*")
 
 
@@ -57,3 +59,9 @@ def test_keys_of_printed_json_are_in_camel_case(kind: type) -> None:
     found = set(keys(msgspec.json.schema(kind)))
     assert found
     assert {key for key in found if not _CAMEL_CASE.fullmatch(key)} == set()
+
+
+@pytest.mark.parametrize("kind", [Status, Why, Topology, Interval], ids=lambda kind: str(kind.__name__))
+def test_page_has_every_key_of_the_views(kind: type) -> None:
+    named = set(re.findall(r"`([A-Za-z]+)`", PAGE.read_text()))
+    assert set(keys(msgspec.json.schema(kind))) - named == set()

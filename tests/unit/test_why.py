@@ -64,7 +64,7 @@ def test_pod_that_no_node_takes_is_answered_with_the_schedulers_reason(node: Nod
     message = "0/1 nodes are available: 1 Insufficient intel.com/left_dpdk."
     pod(status={"conditions": [{"type": "PodScheduled", "status": "False", "message": message}]})
     found = why(node, "p")
-    assert found.answer == f"no node takes it: {message}"
+    assert found.answer == f"the scheduler finds no node for it: {message}"
     assert "kubectl describe node" in found.advice[0]
 
 
@@ -90,14 +90,15 @@ def test_pod_that_the_kubelet_refused_is_answered_with_its_reason(node: Node, po
 def test_pod_of_another_node_names_that_node(node: Node, pod: Pod) -> None:
     pod({"nodeName": "n2"})
     found = why(node, "p")
-    assert (found.answer, found.advice) == ("it belongs to node n2, this is n1", ("ask on node n2",))
+    assert found.answer == "it is on node n2; this is node n1"
+    assert found.advice == ("run `wirespeed why` on node n2",)
 
 
 def test_pod_that_the_runtime_has_not_called_for(node: Node, pod: Pod) -> None:
     pod({"nodeName": "n1"}, networks="left")
     found = why(node, "p")
     assert found.answer.startswith("the runtime has not called the agent for it")
-    assert [(each.network, each.state) for each in found.asked] == [("default/left", "not attached")]
+    assert [(each.network, each.state) for each in found.networks] == [("default/left", "not attached")]
 
 
 def test_unknown_pod_is_an_error_that_says_where_to_look(node: Node) -> None:
@@ -108,7 +109,7 @@ def test_unknown_pod_is_an_error_that_says_where_to_look(node: Node) -> None:
 def test_wrong_annotation_is_said_and_does_not_hide_the_rest(node: Node, pod: Pod) -> None:
     pod({"nodeName": "n1"}, networks='[{"name": ')
     found = why(node, "p")
-    assert found.asked == ()
+    assert found.networks == ()
     assert any("k8s.v1.cni.cncf.io/networks" in fault for fault in found.faults)
 
 

@@ -19,18 +19,20 @@ if TYPE_CHECKING:
         "wirespeed doctor", "wirespeed doctor --pod shop/firewall", "wirespeed doctor --json > node.json"
     )
 )
-@click.option("--pod", metavar="[NAMESPACE/]NAME", help="Check this pod of the node too, through its own eyes.")
-@click.option("--all", "everything", is_flag=True, help="Show what holds, too.")
+@click.option(
+    "--pod", metavar="[NAMESPACE/]NAME", help="Check this pod of the node, too: its CPUs, memory and devices."
+)
+@click.option("--all", "everything", is_flag=True, help="Show the findings that are ok, too.")
 @click.option("--json", "as_json", is_flag=True, help="Print all findings as a JSON list.")
 @options.config()
 @click.pass_context
 def doctor(ctx: click.Context, *, pod: str | None, everything: bool, as_json: bool, config: Path | None) -> None:
     """Check whether this node is fit for pods with line-rate interfaces.
 
-    Shows what is not as it should be, why it matters, and the command that mends it: kernel and IOMMU, network
-    cards and their slots, CPUs, hugepages, kubelet, CNI configuration, container runtime, virtual switches,
-    permissions. What cannot be seen from here is unknown, with the reason. Nothing is changed. Run it on the node
-    as root, or in the agent's container.
+    Shows what is not as it should be, why it matters, and how to fix it: kernel and IOMMU, network cards and their
+    slots, CPUs, hugepages, kubelet, CNI configuration, container runtime, virtual switches, permissions. What
+    cannot be determined is shown as unknown, with the reason. Nothing is changed. Run it on the node as root, or in
+    the agent's container.
 
     The exit status is 1 if there is a finding of severity error.
     """
@@ -106,7 +108,7 @@ def _wrapped(line: str) -> str:
 
 
 def summary(findings: Sequence[Finding], checks: int) -> str:
-    """Count checks by their worst finding: "58 checks: 50 hold, 1 error, 3 warnings, 4 do not apply"."""
+    """Count checks by their worst finding: "58 checks: 50 ok, 1 error, 3 warnings, 4 do not apply"."""
     from wirespeed.doctor import Severity  # noqa: PLC0415 — see wirespeed.cli.main
 
     order = list(Severity)
@@ -114,14 +116,14 @@ def summary(findings: Sequence[Finding], checks: int) -> str:
     for finding in findings:
         rank = order.index(finding.severity)
         worst[finding.id] = min(rank, worst.get(finding.id, rank))
-    errors, warnings, unknown, infos, held = (list(worst.values()).count(rank) for rank in range(len(order)))
+    errors, warnings, unknown, infos, fine = (list(worst.values()).count(rank) for rank in range(len(order)))
     counts = {
-        "hold": held,
+        "ok": fine,
         "error" if errors == 1 else "errors": errors,
         "warning" if warnings == 1 else "warnings": warnings,
         "info": infos,
         "unknown": unknown,
         "do not apply": checks - len(worst),
     }
-    told = (f"{number} {name}" for name, number in counts.items() if number or name == "hold")
+    told = (f"{number} {name}" for name, number in counts.items() if number or name == "ok")
     return f"{checks} checks: {', '.join(told)}"

@@ -25,9 +25,9 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON; with -
 def status(*, config: Path | None, as_json: bool, watch: bool) -> None:
     """Show the state of this node.
 
-    The agent and its running calls; the pools with their free, given and unhealthy devices; the pods' interfaces
-    and what is wrong with them; the last errors. Without an agent, it shows what the journal says. Times are in
-    UTC.
+    The agent and its running calls; the pools with their allocated, free and unhealthy devices; the pods'
+    interfaces and what is wrong with them; the last errors. Without an agent, it shows what the journal has.
+    Times are in UTC.
     """
     from wirespeed.observe.lines import status_lines  # noqa: PLC0415 — see wirespeed.cli.main
 
@@ -44,8 +44,8 @@ def status(*, config: Path | None, as_json: bool, watch: bool) -> None:
 def why(*, pod: str, config: Path | None, as_json: bool, watch: bool) -> None:
     """Show what happened to POD on this node: why it is stuck, or how it was attached.
 
-    POD is [<namespace>/]<name>. Shows the error and what to do about it, the networks that the pod asks for, and
-    each step of its last call with its begin and its length. Times are in UTC.
+    POD is [<namespace>/]<name>. Shows the error and what to do about it, the networks that the pod requests, and
+    each step of its last call, with the time when it began and how long it took. Times are in UTC.
     """
     from wirespeed.observe.lines import why_lines  # noqa: PLC0415 — see wirespeed.cli.main
 

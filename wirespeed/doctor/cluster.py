@@ -57,7 +57,8 @@ def read_permissions(node: Node) -> Permissions | None:
     otherwise=Severity.ERROR,
     why="the agent reads pods and networks there; without it, an ADD waits until its deadline",
     source="docs/configuration.md, keys cluster.*",
-    fix="look at the node's way to the API server, and at `cluster.kubeconfig` of the agent's configuration",
+    fix="check the network between the node and the API server, and `cluster.kubeconfig` of the agent's "
+    "configuration",
 )
 def api_server(facts: Facts) -> Answer:
     try:
@@ -94,7 +95,7 @@ def permissions(facts: Facts) -> Answer:
     _SUBJECT,
     expected="the resource NetworkAttachmentDefinition in the cluster",
     otherwise=Severity.ERROR,
-    why="networks of pods are such objects",
+    why="the networks of pods are objects of this kind",
     source="Network Plumbing Working Group: NetworkAttachmentDefinition; deploy/crd.yaml",
     fix="`kubectl apply -f deploy/crd.yaml`",
 )

@@ -35,7 +35,7 @@ _MEMORY = frozenset({"tmpfs", "ramfs"})
 @check(
     "cni-first",
     _SUBJECT,
-    expected="a configuration of wirespeed as the first by name",
+    expected="the first configuration by name is one of wirespeed",
     otherwise=Severity.ERROR,
     why="the runtime uses the first file in its directory: if that is another plugin's, pods get no additional "
     "networks",
@@ -50,7 +50,7 @@ def cni_first(facts: Facts) -> Answer:
     others = f", before {some(facts.cni_files[1:])}" if facts.cni_files[1:] else ""
     if kinds and _is_ours(facts, kinds[0]):
         return Holds(f"{first} ({kinds[0]}){others}")
-    return Fails(f"{first} is of {', '.join(kinds) or 'no plugin'}{others}")
+    return Fails(f"{first} is a configuration of {', '.join(kinds) or 'no plugin'}{others}")
 
 
 @check(
@@ -105,7 +105,7 @@ def other_meta_plugins(facts: Facts) -> Answer:
     for path in facts.cni_files:
         for kind in _kinds_or_none(facts, path):
             if kind in _METAS and not _is_ours(facts, kind):
-                found[path] = f"{path} is of {_METAS[kind]}"
+                found[path] = f"{path} is a configuration of {_METAS[kind]}"
     if found:
         return Fails(some(found.values()))
     binaries = [
@@ -141,8 +141,8 @@ def agent_answers(facts: Facts) -> Answer:
     "journal-in-memory",
     _SUBJECT,
     expected="the journal on a tmpfs, and the records on a disk",
-    why="the settings of VFs do not survive a reboot: a journal that does describes devices that are changed no "
-    "more; records that do not survive lose addresses",
+    why="after a reboot, VFs have their original settings again: a journal that survived would describe changes "
+    "that no longer exist; without the records, nothing releases the addresses of pods from before the reboot",
     source="docs/configuration.md, keys state and attachments",
     fix="set the keys `state` and `attachments` of the agent's configuration",
 )

@@ -122,7 +122,7 @@ def irqbalance(facts: Facts) -> Answer:
     "cpu-frequency",
     _SUBJECT,
     expected="the governor performance on all CPUs",
-    why="other governors lower the clock, and raise it only after the load has come",
+    why="other governors lower the clock, and raise it only after the load has risen",
     source='kernel: admin-guide/pm/cpufreq.rst; DPDK Getting Started Guide, "How to get best performance"',
     fix="`cpupower frequency-set -g performance`; keep it with a service, or tuned's profile cpu-partitioning",
 )

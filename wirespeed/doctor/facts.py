@@ -115,6 +115,7 @@ class Facts:
         self.kubelet_config: Once[KubeletConfig] = Once(lambda: read_config(files, self._kubelet_arguments))
         self.cpu_state: Once[CpuState] = Once(lambda: read_cpu_state(files, config.kubelet))
         self.memory_policy: Once[str] = Once(lambda: read_memory_policy(files, config.kubelet))
+        self._vfs: dict[str, list[PciDevice]] = {}  # by the address of the PF
 
     # The kernel
 
@@ -201,8 +202,12 @@ class Facts:
         return sorted({nic.device.numa_node for nic in self.cards if nic.device.numa_node >= 0})
 
     def vfs(self, nic: Nic) -> list[PciDevice]:
-        """Return the VFs of a port, by number."""
-        return [PciDevice(address, Path(self.files.sys)) for _, address in nic.device.virtual_functions()]
+        """Return the VFs of a port, by number. They are read once, as there may be hundreds."""
+        if (found := self._vfs.get(nic.device.address)) is None:
+            sysfs = Path(self.files.sys)
+            found = [PciDevice(address, sysfs) for _, address in nic.device.virtual_functions()]
+            self._vfs[nic.device.address] = found
+        return found
 
     def upstream(self, nic: Nic) -> str:
         """Return the folder of the PCI port that a card is plugged into, as a path of Files."""

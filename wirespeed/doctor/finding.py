@@ -48,7 +48,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     """What one check found about one thing.
 
     `thing` is what the finding is about, "" for the node as a whole. `found` is what is, `expected` what should be,
-    `why` the reason, `source` where that is written. `fix` is the command that mends it, "" if nothing has to be.
+    `why` the reason, `source` where that is written. `fix` is how to fix it, "" if nothing has to be.
     """
 
     id: str

@@ -74,8 +74,8 @@ def iommu_passthrough(facts: Facts) -> Answer:
     _SUBJECT,
     expected="the driver vfio-pci, loaded or as a module of this kernel",
     otherwise=Severity.ERROR,
-    why="DPDK applications drive VFs by vfio-pci, except those of cards that it drives beside the kernel's driver "
-    "(mlx5)",
+    why="DPDK applications use VFs through vfio-pci, except those of cards whose DPDK driver works together with "
+    "the kernel's driver (mlx5)",
     source='DPDK Getting Started Guide for Linux, "Linux Drivers"',
     fix="install the kernel's package of modules, then `modprobe vfio-pci`",
 )
@@ -147,7 +147,7 @@ def kernel_watchdog(facts: Facts) -> Answer:
 @check(
     "mitigations",
     _SUBJECT,
-    expected="known: leave them on where pods of others run",
+    expected="your choice: leave them on where pods of others run",
     otherwise=Severity.INFO,
     why="mitigations of CPU vulnerabilities make each entry into the kernel slower: traffic over kernel interfaces "
     "pays for it, a DPDK application that polls hardly does",
@@ -157,7 +157,7 @@ def mitigations(facts: Facts) -> Answer:
     folder = "/sys/devices/system/cpu/vulnerabilities"
     names = facts.files.entries(folder)
     if not names:
-        raise Error(Kind.IO, "this kernel tells of no vulnerability", where=folder)
+        raise Error(Kind.IO, "this kernel reports no CPU vulnerabilities", where=folder)
     active = [name for name in names if "Mitigation:" in facts.files.text(f"{folder}/{name}")]
     if active:
         return Fails(f"{len(active)} mitigations are active: {some(active)}")

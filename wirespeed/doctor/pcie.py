@@ -73,9 +73,9 @@ def pcie_link(facts: Facts, nic: Nic) -> Answer:
     _cards,
     "pcie-slot",
     _SUBJECT,
-    expected="a slot that can what the card can",
+    expected="a slot with at least the lanes and the speed of the card",
     otherwise=Severity.INFO,
-    why="the card has the lanes and the speed of its slot",
+    why="a card has no more lanes, and is no faster, than its slot",
     source='DPDK Getting Started Guide, "How to get best performance"',
     fix="put the card into a slot with more lanes, or of a newer generation",
 )

@@ -1,4 +1,4 @@
-"""Checks of one pod, through its own eyes: its CPUs, memory, hugepages, rights and devices."""
+"""Checks of one pod, as its processes see it: its CPUs, memory, hugepages, rights and devices."""
 
 from __future__ import annotations
 

@@ -43,10 +43,10 @@ def _agent(agent: AgentStatus | None) -> str:
 
 
 def _pools(pools: Sequence[PoolStatus]) -> Iterator[str]:
-    rows = [("POOL", "DEVICES", "GIVEN", "FREE", "UNHEALTHY")]
+    rows = [("POOL", "DEVICES", "ALLOCATED", "FREE", "UNHEALTHY")]
     for pool in pools:
-        given, free = (_UNKNOWN if value is None else str(value) for value in (pool.given, pool.free))
-        rows.append((pool.resource, str(pool.devices), given, free, str(len(pool.unhealthy))))
+        allocated, free = (_UNKNOWN if value is None else str(value) for value in (pool.allocated, pool.free))
+        rows.append((pool.resource, str(pool.devices), allocated, free, str(len(pool.unhealthy))))
     yield from table(rows, right={1, 2, 3, 4})
     for pool in pools:
         for fault in pool.unhealthy:
@@ -86,13 +86,13 @@ def why_lines(why: Why) -> Iterator[str]:
             yield f"  since:  {clock(failure.first)}, {failure.count} times, the last at {clock(failure.last)}"
     for advice in why.advice:
         yield f"  do:     {advice}"
-    if why.asked:
+    if why.networks:
         yield ""
         rows = [("NETWORK", "INTERFACE", "STATE")]
-        rows += [(each.network, each.interface or "-", each.state) for each in why.asked]
+        rows += [(each.network, each.interface or "-", each.state) for each in why.networks]
         yield from table(rows)
-    for given in why.given:
-        yield f"  from the kubelet: {given.resource}: {', '.join(given.devices)}"
+    for each in why.devices:
+        yield f"  allocated by the kubelet: {each.resource}: {', '.join(each.devices)}"
     for call in _shown(why.calls):
         yield ""
         yield from call_lines(call)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from operator import attrgetter
 
@@ -23,11 +23,11 @@ LAST_ERRORS = 10  # the most that are shown
 
 
 class PoolStatus(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """A pool: its devices by what they are used for. `given` are those that the kubelet allocated to containers."""
+    """A pool: its devices by what they are used for. `allocated` to containers by the kubelet, or free."""
 
     resource: str
     devices: int
-    given: int | None
+    allocated: int | None
     """None if the kubelet does not answer"""
     free: int | None
     unhealthy: tuple[Fault, ...] = ()
@@ -112,23 +112,23 @@ def status(node: Node) -> Status:
 
 
 def _pools(node: Node, pools: Sequence[Pool], faults: list[str]) -> Iterator[PoolStatus]:
-    given = _given_devices(node, faults) if pools else {}
+    allocated = _allocated_devices(node, faults) if pools else set()
     for pool in pools:
         bad = {fault.device for fault in pool.unhealthy}
-        taken = None if given is None else given.keys() & set(pool.devices)
+        taken = None if allocated is None else allocated & set(pool.devices)
         yield PoolStatus(
             resource=pool.resource,
             devices=len(pool.devices),
-            given=None if taken is None else len(taken),
+            allocated=None if taken is None else len(taken),
             free=None if taken is None else len(set(pool.devices) - bad - taken),
             unhealthy=pool.unhealthy,
         )
 
 
-def _given_devices(node: Node, faults: list[str]) -> Mapping[str, str] | None:
-    """Return the pod, namespace/name, of each device that the kubelet allocated; None if it does not answer."""
+def _allocated_devices(node: Node, faults: list[str]) -> set[str] | None:
+    """Return the devices that the kubelet allocated to pods; None if it does not answer."""
     try:
-        return {each.device: f"{each.namespace}/{each.pod}" for each in node.pod_resources.allocations()}
+        return {each.device for each in node.pod_resources.allocations()}
     except Error as error:
         faults.append(error.msg)
         return None

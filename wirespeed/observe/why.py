@@ -1,4 +1,4 @@
-"""The way of one pod: what it asked for, what each call did step by step, where it failed, and what to do next."""
+"""What happened to a pod: what it requested, the steps of each call, where one failed, and what to do next."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from wirespeed.state.calls import Call
 from wirespeed.state.journal import AttachmentStep
 
 
-class Asked(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """A network that the pod's annotation asks for, and the interface that it has for it ("" if none)."""
+class RequestedNetwork(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """A network that the pod's annotation requests, and the interface that it has for it ("" if none)."""
 
     network: str
     interface: str = ""
@@ -27,7 +27,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """attached, not attached, or what its row of the journal says"""
 
 
-class Given(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+class AllocatedDevices(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """Devices of one resource that the kubelet allocated to the pod."""
 
     resource: str
@@ -58,8 +58,8 @@ class Why(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     answer: str
     advice: tuple[str, ...] = ()
     failure: Failure | None = None
-    asked: tuple[Asked, ...] = ()
-    given: tuple[Given, ...] = ()
+    networks: tuple[RequestedNetwork, ...] = ()
+    devices: tuple[AllocatedDevices, ...] = ()
     attachments: tuple[AttachmentStatus, ...] = ()
     running: tuple[RunningCall, ...] = ()
     calls: tuple[Call, ...] = ()
@@ -72,12 +72,12 @@ class Why(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 _ADVICE: Mapping[int, str] = {
     Code.INCOMPATIBLE_VERSION: "give the network a cniVersion that its plugins and the runtime support",
     Code.UNSUPPORTED_FIELD: "remove what the error names from the network or the pod's annotation",
-    Code.DECODING_FAILURE: "mend or remove the file that the error names",
+    Code.DECODING_FAILURE: "correct or remove the file that the error names",
     Code.INVALID_CONFIG: "correct the network or the pod's annotation, then delete the pod; "
     "`wirespeed check FILE` checks both before they are applied",
-    Code.TRY_AGAIN_LATER: "the runtime repeats the call by itself; if the error stays, mend what it names",
-    Code.UNAVAILABLE: "mend what the error names; `wirespeed doctor` checks the node",
-    Code.IO_FAILURE: "mend the file or socket that the error names",
+    Code.TRY_AGAIN_LATER: "the runtime repeats the call by itself; if the error stays, fix what it names",
+    Code.UNAVAILABLE: "fix what the error names; `wirespeed doctor` checks the node",
+    Code.IO_FAILURE: "check the file or socket that the error names: that it exists, and that root may use it",
     Code.INTERNAL: "this is a defect of wirespeed: please report it, with this trace's lines of the agent's log",
     Code.DEVICE: "`wirespeed doctor` checks the node's devices, `wirespeed topology` shows who has them",
     Code.INTERFACE: "give the interfaces of the pod different names; `wirespeed status` lists what is left over",
@@ -116,8 +116,8 @@ def why(node: Node, pod: str) -> Why:
         answer=answer,
         advice=tuple(advice),
         failure=failure,
-        asked=tuple(_asked(whole, attachments, faults)),
-        given=_given(node, label, faults),
+        networks=tuple(_networks(whole, attachments, faults)),
+        devices=_devices(node, label, faults),
         attachments=attachments,
         running=running,
         calls=tuple(calls),
@@ -146,16 +146,18 @@ def _calls_of(node: Node, pod: str, whole: Object | None, faults: list[str]) -> 
     return [call for call in calls if not uid or not call.uid or call.uid == uid]
 
 
-def _given(node: Node, pod: str, faults: list[str]) -> tuple[Given, ...]:
+def _devices(node: Node, pod: str, faults: list[str]) -> tuple[AllocatedDevices, ...]:
     try:
         devices = node.pod_resources.devices(*pod.split("/", 1))
     except Error as error:
         faults.append(error.msg)
         return ()
-    return tuple(Given(resource=resource, devices=tuple(ids)) for resource, ids in sorted(devices.items()))
+    return tuple(AllocatedDevices(resource=name, devices=tuple(ids)) for name, ids in sorted(devices.items()))
 
 
-def _asked(whole: Object | None, attachments: Sequence[AttachmentStatus], faults: list[str]) -> Iterator[Asked]:
+def _networks(
+    whole: Object | None, attachments: Sequence[AttachmentStatus], faults: list[str]
+) -> Iterator[RequestedNetwork]:
     """Yield each network of the annotation with its state."""
     if whole is None:
         return
@@ -171,7 +173,7 @@ def _asked(whole: Object | None, attachments: Sequence[AttachmentStatus], faults
         found = next((row for row in left if row.network == each.label), None)
         if found is not None:
             left.remove(found)
-        yield Asked(
+        yield RequestedNetwork(
             network=each.label,
             interface=found.interface if found else each.interface,
             state="not attached" if found is None else _state(found),
@@ -239,8 +241,8 @@ def _before_first_call(node: Node, whole: Object | None) -> tuple[str, list[str]
         return found
     bound = whole["spec"]["nodeName"]
     if bound != node.name:
-        return f"it belongs to node {bound}, this is {node.name}", [f"ask on node {bound}"]
-    what = "the runtime has not called the agent for it: it waits for the kubelet, its volumes or the runtime"
+        return f"it is on node {bound}; this is node {node.name}", [f"run `wirespeed why` on node {bound}"]
+    what = "the runtime has not called the agent for it: the pod waits for the kubelet, a volume or the runtime"
     return what, [_UNCALLED]
 
 
@@ -252,9 +254,8 @@ def before_its_node(whole: Object) -> tuple[str, list[str]] | None:
     if now.get("phase") == "Failed":
         reason = ": ".join(filter(None, (now.get("reason"), now.get("message"))))
         if reason or not now.get("containerStatuses"):
-            return f"the kubelet refused it: {reason or 'no reason is given'}", [
-                "delete the pod; mend what it names"
-            ]
+            advice = ["fix what the message names, then delete the pod"]
+            return f"the kubelet refused it: {reason or 'no reason is given'}", advice
         return "it has failed: a container of it ended with an error", ["`kubectl logs` shows what it wrote"]
     if not spec.get("nodeName"):
         return _unscheduled(now)
@@ -264,7 +265,7 @@ def before_its_node(whole: Object) -> tuple[str, list[str]] | None:
 def _unscheduled(now: Object) -> tuple[str, list[str]]:
     for condition in now.get("conditions") or ():
         if condition.get("type") == "PodScheduled" and condition.get("status") == "False":
-            return f"no node takes it: {condition.get('message', '')}", [_UNSCHEDULED]
+            return f"the scheduler finds no node for it: {condition.get('message', '')}", [_UNSCHEDULED]
     return "it is not scheduled yet", []
 
 

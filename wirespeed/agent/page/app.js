@@ -151,11 +151,11 @@ function showAttachments(attachments) {
 function showPools(pools) {
   const rows = pools.map((pool) => {
     const unhealthy = pool.unhealthy.map((fault) => el("div", {}, `${fault.device}: ${fault.reason}`));
-    const meter = el("meter", { min: 0, max: Math.max(1, pool.devices), value: pool.given ?? 0 });
-    meter.setAttribute("aria-label", `${pool.given ?? "?"} of ${pool.devices} given`);
-    return [pool.resource, pool.devices, el("span", {}, pool.given ?? "?", " ", meter), pool.free ?? "?", [unhealthy]];
+    const meter = el("meter", { min: 0, max: Math.max(1, pool.devices), value: pool.allocated ?? 0 });
+    meter.setAttribute("aria-label", `${pool.allocated ?? "?"} of ${pool.devices} allocated`);
+    return [pool.resource, pool.devices, el("span", {}, pool.allocated ?? "?", " ", meter), pool.free ?? "?", [unhealthy]];
   });
-  show($("pools"), ...(rows.length ? [table(["Pool", "Devices", "Given", "Free", "Unhealthy"], rows)] : []));
+  show($("pools"), ...(rows.length ? [table(["Pool", "Devices", "Allocated", "Free", "Unhealthy"], rows)] : []));
 }
 
 function showErrors(errors) {
@@ -239,7 +239,7 @@ function finding(each) {
     "details",
     { class: `finding ${SEVERITIES.includes(each.severity) ? each.severity : ""}` },
     el("summary", { "data-key": `finding ${each.id} ${each.thing}` }, el("span", { class: "kind" }, each.severity), ` ${each.subject}: ${what}`),
-    el("dl", {}, line("Expected", each.expected), line("Why", each.why), line("To mend it", each.fix), line("Source", each.source), line("Check", each.id)),
+    el("dl", {}, line("Expected", each.expected), line("Why", each.why), line("Fix", each.fix), line("Source", each.source), line("Check", each.id)),
   );
 }
 

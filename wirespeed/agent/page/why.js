@@ -11,13 +11,13 @@ export function showWhy(why) {
     if (count > 1) shown.push(el("p", {}, `${count} times, from ${clock(first)} to ${clock(last)}`));
   }
   if (why.advice.length) shown.push(el("h3", {}, "What to do"), el("ul", {}, why.advice.map((each) => el("li", {}, each))));
-  if (why.asked.length) {
-    const rows = why.asked.map((each) => [each.network, each.interface || "–", each.state]);
-    shown.push(el("h3", {}, "Networks that it asks for"), table(["Network", "Interface", "State"], rows));
+  if (why.networks.length) {
+    const rows = why.networks.map((each) => [each.network, each.interface || "–", each.state]);
+    shown.push(el("h3", {}, "Requested networks"), table(["Network", "Interface", "State"], rows));
   }
-  if (why.given.length) {
-    const rows = why.given.map((each) => [each.resource, each.devices.join(" ")]);
-    shown.push(el("h3", {}, "Devices from the kubelet"), table(["Resource", "Devices"], rows));
+  if (why.devices.length) {
+    const rows = why.devices.map((each) => [each.resource, each.devices.join(" ")]);
+    shown.push(el("h3", {}, "Devices that the kubelet allocated"), table(["Resource", "Devices"], rows));
   }
   shown.push(...why.faults.map((fault) => el("p", {}, `not known: ${fault}`)));
   const calls = [...why.calls].reverse();
