@@ -169,7 +169,7 @@ def test_who_may_not_get_the_node_is_told_which_right_is_missing(agent: Agent, e
     assert told.exit_code == 1
     assert told.output == (
         "Error: node n1: agent kube-system/wirespeed-n1: user eve may not get nodes n1; "
-        "the ClusterRole wirespeed-viewer of the chart has it\n"
+        "the ClusterRole wirespeed-viewer of the chart has this right\n"
     )
 
 
@@ -179,7 +179,7 @@ def test_who_may_not_connect_to_the_pod_is_told_so(api: ApiServer, agent: Agent,
     told = ask(ann, "status", "n1")
     assert told.output == (
         "Error: node n1: agent kube-system/wirespeed-n1: port-forward to it: the API server forbids it: "
-        f"403 {message}\n"
+        f"403 {message}; the Role wirespeed-connect of the chart has this right\n"
     )
 
 

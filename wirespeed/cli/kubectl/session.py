@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import NamedTuple, TypeVar
 from urllib.parse import quote, urlencode
 
@@ -16,7 +17,7 @@ from wirespeed.cli.kubectl.request import Answer, Place, ask
 from wirespeed.errors import Error, Kind, Thing, within
 from wirespeed.kube import kubeconfig
 from wirespeed.kube.access import AUDIENCE
-from wirespeed.kube.api import Api, Timeouts
+from wirespeed.kube.api import Api, RefusedError, Timeouts
 from wirespeed.kube.cluster import NotFoundError, Object
 from wirespeed.kube.credentials import authorization
 from wirespeed.kube.portforward import ForwardError
@@ -31,7 +32,8 @@ _PORT = "web"
 _TIMEOUTS = Timeouts(connect=10.0, read=20.0, total=30.0)
 _TOKEN_SECONDS = 600  # the shortest time for which the API server makes a token
 _KINDS = {401: Kind.POLICY, 403: Kind.POLICY, 404: Kind.NOT_ATTACHED}
-_VIEWER = "the ClusterRole wirespeed-viewer of the chart has it"
+_VIEWER = "the ClusterRole wirespeed-viewer of the chart has this right"
+_CONNECT = "the Role wirespeed-connect of the chart has this right"
 _ENABLE = "the chart's value web.enabled=true makes the agents serve it"
 
 
@@ -140,7 +142,7 @@ class Session:
         """
         space = self._caller.agent_namespace
         path = f"/api/v1/namespaces/{quote(space, safe='')}/pods"
-        with within(f"agents in namespace {space}"):
+        with within(f"agents in namespace {space}"), _hint_at(_CONNECT):
             pods = self.objects(path, "pods", query={"labelSelector": LABEL, **more})
         pods.sort(key=lambda pod: (not pod["metadata"].get("deletionTimestamp"), _is_ready(pod)))
         for pod in pods:
@@ -181,7 +183,7 @@ class Session:
     def _ask(self, agent: AgentPod, path: str) -> Answer:
         token = self._token()
         try:
-            with request_errors(self.api, "port-forward to it"):
+            with _hint_at(_CONNECT), request_errors(self.api, "port-forward to it"):
                 return ask(self.api, Place(agent.namespace, agent.name, agent.port), path, token)
         except ForwardError as error:
             ready = "" if agent.ready else "; the pod is not Ready"
@@ -229,6 +231,18 @@ class Session:
         with request_errors(self.api, Thing("service account", label)):
             made = self.api.post(path, body, timeouts=_TIMEOUTS)
         return str(made["status"]["token"])
+
+
+@contextmanager
+def _hint_at(role: str) -> Iterator[None]:
+    """Add a hint to an error about a missing right."""
+    try:
+        yield
+    except Error as error:
+        refused = error.__cause__
+        if isinstance(refused, RefusedError) and refused.status == 403:
+            raise error.with_hint(role) from refused
+        raise
 
 
 def _refusal(answer: Answer) -> Error:
