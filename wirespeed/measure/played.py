@@ -188,7 +188,8 @@ def _forwarder(networks: Sequence[_Network], shared: Path) -> dict[str, Any]:
     ]
     if not all(each.resource for each in networks):  # sockets that are in no device's folder
         container["volumeMounts"].append({"name": "shared-dir", "mountPath": "/var/lib/cni/usrspcni"})
-        volumes.append({"name": "shared-dir", "emptyDir": {}})
+        sockets = {"path": str(shared.with_name("sockets")), "type": "DirectoryOrCreate"}
+        volumes.append({"name": "shared-dir", "hostPath": sockets})
     pod["spec"] |= {"volumes": volumes, "restartPolicy": "Never"}
     return pod
 
