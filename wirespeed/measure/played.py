@@ -161,9 +161,10 @@ class _Networks:
 
 
 def _end(name: str, network: _Network) -> dict[str, Any]:
-    """Return a pod that waits."""
+    """Return a pod that waits. It is not probed any more once it is ready: that would disturb the measurement."""
     probe = {"exec": {"command": ["/bin/sh", "-c", _CARRIER]}, "periodSeconds": 1, "timeoutSeconds": 30}
-    container: dict[str, Any] = {"name": "waits", "command": ["sleep", "infinity"], "readinessProbe": probe}
+    probe["failureThreshold"] = 120
+    container: dict[str, Any] = {"name": "waits", "command": ["sleep", "infinity"], "startupProbe": probe}
     return _pod(name, container, {_END: network})
 
 
@@ -187,7 +188,8 @@ def _forwarder(networks: Sequence[_Network], shared: Path) -> dict[str, Any]:
     ]
     if not all(each.resource for each in networks):  # sockets that are in no device's folder
         container["volumeMounts"].append({"name": "shared-dir", "mountPath": "/var/lib/cni/usrspcni"})
-        volumes.append({"name": "shared-dir", "emptyDir": {}})
+        sockets = {"path": str(shared.with_name("sockets")), "type": "DirectoryOrCreate"}
+        volumes.append({"name": "shared-dir", "hostPath": sockets})
     pod["spec"] |= {"volumes": volumes, "restartPolicy": "Never"}
     return pod
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import time
@@ -20,6 +21,7 @@ from wirespeed.text import clock
 _UNPACED = 1e9  # frames/s: more than any sender reaches, so it never waits
 _FIRST_GUESS = 20_000  # frames of the first trial on the loopback interface
 _LIMIT_TRIAL = 1.0  # seconds
+_FAR = 10  # times the highest rate that is asked for: then the generator's limit need not be known exactly
 _REPEATS = 2  # of a trial that shows nothing about the path
 
 Note = Callable[[str], None]
@@ -103,10 +105,12 @@ class _Measuring:
     def _generator(self, size: int) -> float:
         """Return the frames/s that sender and receiver manage on the loopback interface, for _LIMIT_TRIAL seconds.
 
-        The first trial is short, and tells how many frames the second one needs.
+        The first trial is short, and tells how many frames the second one needs. If it shows that no trial of the
+        path comes near the limit, it is enough.
         """
-        guess = self._unpaced(size, _FIRST_GUESS)
-        found = self._unpaced(size, max(_FIRST_GUESS, round(guess * _LIMIT_TRIAL)))
+        found = self._unpaced(size, _FIRST_GUESS)
+        if found < _FAR * (self._settings.max_rate or math.inf):
+            found = self._unpaced(size, max(_FIRST_GUESS, round(found * _LIMIT_TRIAL)))
         self._note(f"{size} bytes: the generator alone reaches {found:.0f} frames/s")
         return found
 

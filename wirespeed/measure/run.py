@@ -42,19 +42,20 @@ def measure(wanted: Wanted, settings: Settings, *, note: Note) -> Report:
                 bare.check_arrival()
                 told = procedure.measure(bare, alone, settings, note=lambda line: note(f"without it: {line}"))
                 direct = told.sizes
-        with _opened(wanted) as measured:
+        with _opened(wanted, note) as measured:
             found = procedure.measure(measured, alone, settings, note=note)
     return msgspec.structs.replace(found, direct=direct)
 
 
 @contextmanager
-def _opened(wanted: Wanted) -> Iterator[MeasuredPath]:
+def _opened(wanted: Wanted, note: Note) -> Iterator[MeasuredPath]:
     """Open the path with its forwarder. Raises Error."""
     if not wanted.through:
         with path.opened(wanted.source, wanted.destination) as plain:
             yield plain
     elif wanted.testpmd:
         with _through_testpmd(wanted, wanted.testpmd) as measured:
+            note(f"through {measured.forwarder}")
             measured.check_arrival()
             yield measured
     else:
