@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from wirespeed import structs
 from wirespeed.kernel.netlink.vf import LINK_STATES, VLAN_PROTOCOLS, VfSettings
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     port_guid: str | None = None
 
 
+@structs.prepared
 class ListedVf(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """A VF. `netdev`, `mac`, `mtu` (bytes) and `up` are its interface's on the host, "" and 0 without one.
 
@@ -59,6 +61,7 @@ class ListedVf(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     user: str
 
 
+@structs.prepared
 class ListedPf(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """A PF with its VFs. `altnames` are the alternative names of its interface, `model` is the card's name."""
 

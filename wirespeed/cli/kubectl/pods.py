@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 import msgspec
 
+from wirespeed import structs
 from wirespeed.cli.kubectl.session import NoAgentError, Session
 from wirespeed.errors import Error
 from wirespeed.kube.cluster import Object
@@ -20,6 +21,7 @@ from wirespeed.text import clock, printable, table
 _EVENTS = 5  # the most that are shown
 
 
+@structs.prepared
 class Offer(msgspec.Struct, frozen=True, kw_only=True):
     """What a node offers of a resource; `requested` is what pods have of it, None if that is not known."""
 
@@ -28,6 +30,7 @@ class Offer(msgspec.Struct, frozen=True, kw_only=True):
     requested: int | None = None
 
 
+@structs.prepared
 class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     """An extended resource that a pod asks for, such as VFs, and the nodes that offer it."""
 
@@ -36,6 +39,7 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     nodes: tuple[Offer, ...] = ()
 
 
+@structs.prepared
 class Warned(msgspec.Struct, frozen=True, kw_only=True):
     """A warning about the pod among the cluster's events. `at` is the last time, in seconds since 1970."""
 
@@ -45,6 +49,7 @@ class Warned(msgspec.Struct, frozen=True, kw_only=True):
     count: int = 1
 
 
+@structs.prepared
 class FromApi(Why, frozen=True, kw_only=True):
     """What the API server alone tells of a pod. `unasked` is why no agent was asked."""
 

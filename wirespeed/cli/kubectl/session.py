@@ -12,6 +12,7 @@ from urllib.parse import quote, urlencode
 
 import msgspec
 
+from wirespeed import structs
 from wirespeed.agent.web import Index
 from wirespeed.cli.kubectl.request import Answer, Place, ask
 from wirespeed.errors import Error, Kind, Thing, within
@@ -62,6 +63,7 @@ class AgentPod(NamedTuple):
         return f"{self.namespace}/{self.name}"
 
 
+@structs.prepared
 class _Problem(msgspec.Struct):
     error: str
 
