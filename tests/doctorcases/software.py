@@ -294,6 +294,12 @@ CASES = [
         WARNING,
         "throttled 31 times",
     ),
+    Case(  # cgroup v1 has a hierarchy of its own for CPUs
+        "pod-throttling",
+        writes(f"/sys/fs/cgroup/cpu{CGROUP}/cpu.stat", "nr_periods 40\nnr_throttled 7\nthrottled_time 5"),
+        WARNING,
+        "throttled 7 times",
+    ),
     Case("pod-hugepages", writes(f"/sys/fs/cgroup{CGROUP}/hugetlb.1GB.max", "0"), ERROR, "its limits have none"),
     Case(
         "pod-locked-memory",

@@ -179,7 +179,8 @@ def pod_threads(facts: Facts, container: Container) -> Answer:
     "(DisableCPUQuotaWithExclusiveCPUs), or raise its limit",
 )
 def pod_throttling(facts: Facts, container: Container) -> Answer:
-    text = facts.files.text(f"{_CGROUPS}{container.cgroup}/cpu.stat")
+    unified, of_version_1 = (f"{_CGROUPS}{place}{container.cgroup}/cpu.stat" for place in ("", "/cpu"))
+    text = facts.files.text(of_version_1 if facts.files.exists(of_version_1) else unified)
     match = re.search(r"^nr_throttled (\d+)$", text, re.MULTILINE)
     count = int(match[1]) if match else 0
     return Fails(f"throttled {count} times") if count else Holds("0 times")
