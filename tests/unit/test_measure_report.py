@@ -68,6 +68,16 @@ def test_no_trial_exceeds_the_highest_rate_that_was_asked_for() -> None:
     assert max(load.rate for load, _ in done.path.loads) == 1234
 
 
+def test_the_generator_is_measured_for_a_second_unless_no_trial_comes_near_its_limit() -> None:
+    def frames(max_rate: float | None) -> list[int]:
+        alone = Simulated(reach=300_000)
+        measured(Simulated(), alone, sizes=(64,), tests=("loss",), max_rate=max_rate)
+        return [load.frames for load, _ in alone.loads]
+
+    assert frames(None) == frames(30_001) == [20_000, 300_000]
+    assert frames(30_000) == [20_000]
+
+
 def test_a_frame_that_does_not_fit_the_mtu_is_refused_before_the_first_trial() -> None:
     path = Simulated()
     with pytest.raises(
