@@ -218,8 +218,9 @@ def test_options_that_exclude_each_other_are_refused(options: tuple[str, ...], t
 
 @pytest.fixture
 def priorities(monkeypatch: pytest.MonkeyPatch, found: Report) -> list[int]:
-    """The priorities that measurements take, which measure nothing."""
+    """The scheduling policies and nice values that measurements take, which measure nothing."""
     taken: list[int] = []
+    monkeypatch.setattr(os, "setpriority", lambda _which, _pid, nice: taken.append(nice))
     monkeypatch.setattr(os, "sched_setscheduler", lambda _pid, policy, _parameters: taken.append(policy))
     monkeypatch.setattr(run, "measure", lambda *_, **__: found)
     return taken
@@ -229,11 +230,11 @@ def priorities(monkeypatch: pytest.MonkeyPatch, found: Report) -> list[int]:
     ("cpus", "options", "taken"),
     [
         (4, (), [os.SCHED_FIFO]),
-        (3, (), []),
+        (3, (), [-10]),
         (64, MACS, []),
         (2, ("--real-time",), [os.SCHED_FIFO]),
         (64, (*MACS, "--real-time"), [os.SCHED_FIFO]),
-        (64, ("--no-real-time",), []),
+        (64, ("--no-real-time",), [-10]),
     ],
 )
 def test_a_real_time_priority_needs_four_cpus_and_no_forwarder_unless_it_is_asked_for(
