@@ -164,7 +164,9 @@ def test_findings_of_a_real_node_are_about_what_is_wrong_there(
     findings: dict[str, set[str]] = {}
     for each in json.loads(told.out):
         findings.setdefault(each["id"], set()).add(each["severity"])
-    assert told.status == 0, [name for name, found in findings.items() if "error" in found]
+    wrong = {name for name, found in findings.items() if "error" in found}
+    assert wrong <= {"hugepages-reserved"}  # the machine has some, or has none
+    assert told.status == (1 if wrong else 0)
     assert {name: findings[name] for name in IN_ORDER} == {name: {"ok"} for name in IN_ORDER}
     assert findings["pod-devices"] == {"info"}  # it has none
     assert "  warning sriov-card: no physical network card\n" in ask(viewer, "doctor", node).out
