@@ -39,8 +39,14 @@ def told(agent: Agent, *arguments: str) -> list[str]:
     return run.stdout.splitlines()
 
 
+def await_logged(agent: Agent, shim: Path, container: str) -> None:
+    """Make a call, and wait for the line that tells of it ("served", of the level info)."""
+    assert Call(shim, agent.environ("DEL", container), PROBE_CONFIG).answer().status == 0
+    agent.wait_log("served", f"container={container} ")
+
+
 def is_logged(agent: Agent, shim: Path, container: str) -> bool:
-    """Whether a call is logged ("served" has the level info), before a later one that fails."""
+    """Whether a call is logged before a later one that fails, which every level shows."""
     assert Call(shim, agent.environ("DEL", container), PROBE_CONFIG).answer().status == 0
     later = f"{container}-later"
     assert Call(shim, agent.environ("DEL", later), {**PROBE_CONFIG, "fail": 7}).answer().status == 1
@@ -51,11 +57,11 @@ def is_logged(agent: Agent, shim: Path, container: str) -> bool:
 def test_level_of_all_modules_is_changed_and_returns_with_default(agent_process: StartAgent, shim: Path) -> None:
     agent = agent_process()
     assert told(agent) == ["all modules: debug"]
-    assert is_logged(agent, shim, "c1")
+    await_logged(agent, shim, "c1")
     assert told(agent, "error") == ["all modules: debug -> error"]
     assert not is_logged(agent, shim, "c2")
     assert told(agent, "default") == ["all modules: error -> debug"]
-    assert is_logged(agent, shim, "c3")
+    await_logged(agent, shim, "c3")
 
 
 def test_level_of_one_module_leaves_the_others(agent_process: StartAgent, shim: Path) -> None:
@@ -65,7 +71,7 @@ def test_level_of_one_module_leaves_the_others(agent_process: StartAgent, shim: 
     assert told(agent) == ["all modules: error", "wirespeed.agent: info"]
     assert told(agent, "--module", "wirespeed.agent.server") == ["wirespeed.agent.server: info"]
     assert told(agent, "--module", "wirespeed.kube") == ["wirespeed.kube: error"]
-    assert is_logged(agent, shim, "c1")
+    await_logged(agent, shim, "c1")
     assert told(agent, "default", "--module", "wirespeed.agent") == ["wirespeed.agent: info -> error"]
     assert not is_logged(agent, shim, "c2")
 
@@ -89,7 +95,7 @@ def test_level_for_some_time_returns_by_itself_to_the_lasting_one(agent_process:
     assert told(agent, "warning", "--for", "1s") == ["all modules: error -> warning for 1s"]
     agent.wait_log("the log level returned")
     assert told(agent) == ["all modules: info"]
-    assert is_logged(agent, shim, "c2")
+    await_logged(agent, shim, "c2")
 
 
 def test_a_lasting_level_ends_the_one_for_some_time(agent_process: StartAgent) -> None:
