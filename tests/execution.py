@@ -7,6 +7,7 @@ outlives its client; only its standard input ends.
 from __future__ import annotations
 
 import json
+import os
 import re
 import select
 import socket
@@ -82,7 +83,7 @@ def _copy(client: socket.socket, process: subprocess.Popen[bytes]) -> bool:
             if each is client:
                 if not _from_client(client):
                     return False
-            elif data := each.read1(_PIECE):
+            elif data := os.read(each.fileno(), _PIECE):
                 client.sendall(_message(channels[each], data))
             else:
                 del channels[each]

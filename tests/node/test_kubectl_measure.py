@@ -75,6 +75,10 @@ def on_node(api: ApiServer, world: World) -> None:
     in_agent(api, start)
 
 
+def pods_made(api: ApiServer) -> int:
+    return api.counts()["POST /api/v1/namespaces/default/pods"]
+
+
 def measured_pods(api: ApiServer) -> list[Object]:
     return [pod for pod in api.objects("Pod") if LABEL in (pod["metadata"].get("labels") or {})]
 
@@ -166,7 +170,8 @@ def test_running_pods_are_measured_and_no_pod_is_made(api: ApiServer, world: Wor
     assert done.stdout.startswith("from net1 in ")
     assert "\nThroughput (RFC 2544, 26.1)\n" in done.stdout
     assert picture.read_text().startswith("<svg ")
-    assert not [request for request in api.requests if request.verb in {"POST", "DELETE"}]
+    assert pods_made(api) == 0
+    assert not [request for request in api.requests if request.verb == "DELETE"]
 
 
 def test_ctrl_c_removes_the_pods_and_ends_the_command_on_the_node(
@@ -201,9 +206,8 @@ def test_ctrl_c_removes_the_pods_and_ends_the_command_on_the_node(
 def test_pod_that_no_node_takes_is_told_with_the_reason_and_both_are_removed(api: ApiServer) -> None:
     done = ask(api, "--network=fast", "--network=bridged", "--node=n1", "--timeout=1")
     assert done.exit_code == 1
-    created = [request.path for request in api.requests if request.verb == "POST"]
     deleted = [request.path.rpartition("/")[2] for request in api.requests if request.verb == "DELETE"]
-    assert created == ["/api/v1/namespaces/default/pods"] * 2
+    assert pods_made(api) == 2
     assert [name.split("-")[2] for name in deleted] == ["receiver", "sender"]
     assert not measured_pods(api)
     assert "\nfrom the API server alone: the pod is on no node, so no agent knows of it\n" in done.stderr
@@ -246,9 +250,17 @@ def test_who_may_not_execute_in_the_agents_pod_is_told_what_that_right_means(api
     done = ask(api, *ENDS)
     assert done.stderr == (
         "Error: node n1: agent kube-system/wirespeed-n1: execute a command in it: the API server forbids it: "
-        f"403 {message}; this needs get and create on pods/exec there, with which one is as good as root on the "
-        "node\n"
+        f"403 {message}; it takes the rights get and create on pods/exec, which are as good as root on the node\n"
     )
+
+
+def test_without_the_right_to_execute_no_pod_is_made(api: ApiServer) -> None:
+    api.reviews.forbidden.add(("get", "pods/exec"))
+    assert ask(api, *NETWORK).stderr == (
+        "Error: node n1: agent kube-system/wirespeed-n1: you may not execute commands in it; "
+        "it takes the rights get and create on pods/exec, which are as good as root on the node\n"
+    )
+    assert pods_made(api) == 0
 
 
 @pytest.mark.parametrize(
@@ -276,7 +288,7 @@ def test_what_cannot_be_measured_is_refused_before_pods_are_made(
     done = ask(api, *arguments)
     assert done.exit_code != 0
     assert error in done.stderr
-    assert not [request for request in api.requests if request.verb == "POST"]
+    assert pods_made(api) == 0
 
 
 @pytest.mark.parametrize(

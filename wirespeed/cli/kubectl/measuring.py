@@ -25,9 +25,11 @@ from wirespeed.cli.kubectl.session import (
     path_of,
 )
 from wirespeed.errors import Error, Kind, Thing, within
+from wirespeed.kube import reviews
 from wirespeed.kube.cluster import NotFoundError, Object
 from wirespeed.kube.execute import Container, ExecuteError, execute
 from wirespeed.kube.refusals import request_errors
+from wirespeed.kube.reviews import Right
 from wirespeed.measure.pods import is_made
 from wirespeed.measure.report import Report, Settings, arguments
 from wirespeed.observe.lines import why_lines
@@ -42,7 +44,7 @@ _PLACE = re.compile(r"pod/(?:(?P<namespace>[^/:]+)/)?(?P<name>[^/:]+):(?P<interf
 _WAIT = "import signal, sys; signal.signal(signal.SIGTERM, lambda *_: sys.exit()); signal.pause()"
 _PYTHON = "/opt/wirespeed/bin/python3"
 _NOBODY = 65534
-_MAY_EXECUTE = "this needs get and create on pods/exec there, with which one is as good as root on the node"
+_MAY_EXECUTE = "it takes the rights get and create on pods/exec, which are as good as root on the node"
 _SAME_VERSION = "use the version of this program that the agent has"
 
 Note = Callable[[str], None]
@@ -80,6 +82,7 @@ def measure(session: Session, wanted: Wanted, settings: Settings, *, note: Note)
     node = _node_of(session, wanted.node, there)
     agent = session.agent(node)
     check_runs(agent)
+    _check_may_execute(session, agent)
     networks = [_network(session, each) for each in wanted.networks]
     names = networks * 2 if len(networks) == 1 else networks
     with ExitStack() as made:
@@ -292,6 +295,19 @@ def _check_there(session: Session, labels: Sequence[str]) -> None:
 
 
 # The command on the node
+
+
+def _check_may_execute(session: Session, agent: AgentPod) -> None:
+    """Raise Error(POLICY) before pods are made, if the caller may not run the command afterwards."""
+    right = Right("get", "pods", subresource="exec", namespace=agent.namespace, name=agent.name)
+    try:
+        with request_errors(session.api, str(right)):
+            allowed = reviews.may(session.api, right, timeouts=TIMEOUTS)
+    except Error:  # no review for this caller: the request itself will tell
+        return
+    if not allowed:
+        where = (Thing("node", agent.node), Thing("agent", str(agent)))
+        raise Error(Kind.POLICY, "you may not execute commands in it", where=where, hint=_MAY_EXECUTE)
 
 
 class _Told:
