@@ -200,6 +200,23 @@ def test_ctrl_c_removes_the_pods_and_ends_the_command_on_the_node(
     assert len(kubelet.seen) == 2
 
 
+def test_forwarder_and_settings_are_passed_on(api: ApiServer) -> None:
+    api.put(user_pod("firewall", nodeName="n1"))
+    commands: list[list[str]] = []
+
+    def start(command: list[str]) -> subprocess.Popen[bytes]:
+        commands.append(command)
+        return started(["false"])
+
+    in_agent(api, start)
+    through = ("--through=pod/firewall:net1", "--through=02:00:00:00:03:02", "--direct")
+    assert ask(api, *ENDS, *through, *SHORT, "--no-real-time").exit_code == 1
+    path = ["--from=pod/default/left:net1", "--to=pod/default/right:net1", "--through=pod/default/firewall:net1"]
+    flags = ["--through=02:00:00:00:03:02", "--no-real-time", "--direct", "--test=throughput", "--size=128"]
+    assert commands[0][:12] == ["wirespeed", "measure", "--json", "--until-eof", *path, *flags]
+    assert commands[0][-1] == "--max-rate=1000.0"
+
+
 # Pods that do not get ready
 
 
@@ -213,6 +230,20 @@ def test_pod_that_no_node_takes_is_told_with_the_reason_and_both_are_removed(api
     assert "\nfrom the API server alone: the pod is on no node, so no agent knows of it\n" in done.stderr
     assert "example.com/none      1  no node offers it" in done.stderr
     assert f"Error: pod default/{deleted[1]}: it is not Ready after 1 s: " in done.stderr
+
+
+def test_pod_that_is_deleted_before_it_is_ready_is_told(api: ApiServer) -> None:
+    def delete() -> None:
+        api.wait(lambda: len(measured_pods(api)) == 2)
+        for pod in measured_pods(api):
+            api.delete("Pod", "default", pod["metadata"]["name"])
+
+    thread = threading.Thread(target=delete)
+    thread.start()
+    done = ask(api, *NETWORK)
+    thread.join()
+    assert done.exit_code == 1
+    assert done.stderr.endswith(": it was deleted\n")
 
 
 def test_pod_that_the_node_evicts_is_told_with_the_reason(api: ApiServer) -> None:

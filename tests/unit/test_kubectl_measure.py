@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import signal
 from collections import deque
 from typing import Any, cast
 
 import pytest
 from websocket import ABNF, WebSocketTimeoutException
 
+from image.recipe import PREFIX
 from tests import podrules
+from wirespeed.cli.kubectl import measuring
 from wirespeed.cli.kubectl.measuring import Network, pod
 from wirespeed.cli.kubectl.session import AgentPod
 from wirespeed.kube import execute
@@ -58,6 +61,18 @@ def test_image_of_the_agent_waits_with_its_own_interpreter_and_another_one_with_
     assert (own["image"], own["command"][0]) == (AGENT.image, "/opt/wirespeed/bin/python3")
     other = container(pod("measure-1", "1a2b", Network("shop/fast", ""), AGENT, "busybox"))
     assert (other["image"], other["command"]) == ("busybox", ["sleep", "infinity"])
+
+
+def test_interpreter_is_where_the_image_of_the_agent_has_it() -> None:
+    assert f"/{PREFIX}/bin/python3" == measuring._PYTHON
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_signal_that_ends_the_program_ends_it_as_ctrl_c_does(number: signal.Signals) -> None:
+    before = signal.getsignal(number)
+    with pytest.raises(KeyboardInterrupt), measuring.interruptible():
+        signal.raise_signal(number)
+    assert signal.getsignal(number) is before
 
 
 class Socket:

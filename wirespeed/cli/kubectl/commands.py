@@ -43,6 +43,7 @@ def program() -> None:
     The agents answer as `wirespeed` does on their nodes. A connection to them goes through the API server, as that
     of `kubectl port-forward`. They check the caller's token: who may get a node sees what is on it, who may get a
     pod sees what happened to it. The chart's value web.enabled=true makes the agents answer.
+    `measure` needs no such answers: it runs a command in the agent's container.
 
     The exit status is 0 for success, 1 for an error, 2 for a wrong command line.
     """

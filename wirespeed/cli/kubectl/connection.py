@@ -20,7 +20,8 @@ _CONNECTION = (
         "--namespace",
         default="",
         metavar="NAME",
-        help="The namespace of POD and of the service account.  [default: the context's]",
+        help="The namespace of pods, networks and the service account that are given without one.  [default: the "
+        "context's]",
     ),
     click.option(
         "--agent-namespace",

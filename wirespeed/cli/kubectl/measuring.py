@@ -45,6 +45,7 @@ _WAIT = "import signal, sys; signal.signal(signal.SIGTERM, lambda *_: sys.exit()
 _PYTHON = "/opt/wirespeed/bin/python3"
 _NOBODY = 65534
 _MAY_EXECUTE = "it takes the rights get and create on pods/exec, which are as good as root on the node"
+_DELETED = "it was deleted"
 _SAME_VERSION = "use the version of this program that the agent has"
 
 Note = Callable[[str], None]
@@ -250,13 +251,21 @@ def _wait_ready(session: Session, labels: Sequence[str], timeout: float, note: N
     """Wait until the pods are Ready. Raises Error, with the reason, if one does not get ready in time."""
     until = time.monotonic() + timeout
     for label in labels:
-        while not is_ready(whole := session.pod(label)):
+        while not is_ready(whole := _made_pod(session, label)):
             if ended := _ended(whole):
                 raise _not_ready(session, whole, ended, note)
             if time.monotonic() >= until:
                 raise _not_ready(session, whole, f"it is not Ready after {timeout:g} s", note)
             time.sleep(_EVERY)
         note(f"pod {label} is Ready")
+
+
+def _made_pod(session: Session, label: str) -> Object:
+    """Return a pod that was made. Raises Error."""
+    try:
+        return session.pod(label)
+    except NotFoundError as error:
+        raise Error(Kind.UNAVAILABLE, _DELETED, where=Thing("pod", label)) from error
 
 
 def _not_ready(session: Session, whole: Object, what: str, note: Note) -> Error:
@@ -287,7 +296,7 @@ def _check_there(session: Session, labels: Sequence[str]) -> None:
             try:
                 ended = _ended(session.pod(label))
             except NotFoundError:
-                ended = "it was deleted"
+                ended = _DELETED
             except Error:  # what failed first is more important
                 ended = ""
             if ended:
