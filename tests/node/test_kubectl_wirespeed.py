@@ -320,7 +320,7 @@ def test_pod_on_no_node_is_answered_from_the_api_server_with_who_offers_its_devi
     assert (
         told.output
         == f"""\
-pod default/web: no node takes it: {reason}
+pod default/web: the scheduler finds no node for it: {reason}
   do:     `wirespeed status` on a node shows its pools, and `kubectl describe node NODE` what is allocated
 
 from the API server alone: the pod is on no node, so no agent knows of it
