@@ -330,7 +330,7 @@ intel.com/left_dpdk      2  n1              2          2
 intel.com/left_dpdk      2  n2              0          0
 
 LAST WARNINGS
-  2026-01-02 03:04:05  FailedScheduling (3 times): {reason}
+  2026-01-02T03:04:05Z  FailedScheduling (3 times): {reason}
 """
     )
     found = json.loads(ask(ann, "why", "web", "--json").output)
