@@ -55,7 +55,7 @@ COMMAND_ENVIRONMENT = {
     "wirespeed vf list": _SCREEN,
     **{
         f"kubectl wirespeed{command}": ("KUBECONFIG",)
-        for command in ("", " status", " topology", " top", " doctor", " why")
+        for command in ("", " status", " topology", " top", " doctor", " why", " measure")
     },
 }
 SHIM_ENVIRONMENT = {
@@ -91,7 +91,7 @@ SEE_ALSO = {
     "wirespeed topology": ("wirespeed top", "wirespeed vf list"),
     "wirespeed top": ("wirespeed topology", "wirespeed measure"),
     "wirespeed doctor": ("wirespeed status", "wirespeed why", "wirespeed measure"),
-    "wirespeed measure": ("wirespeed top", "wirespeed doctor"),
+    "wirespeed measure": ("wirespeed top", "wirespeed doctor", "kubectl wirespeed measure"),
     "wirespeed eal": ("wirespeed ready",),
     "wirespeed ready": ("wirespeed eal",),
     "wirespeed install": ("wirespeed uninstall", "wirespeed agent"),
@@ -101,7 +101,7 @@ SEE_ALSO = {
     "wirespeed vf apply": ("wirespeed check",),
     **{
         f"kubectl wirespeed {command}": (f"wirespeed {command}",)
-        for command in ("status", "topology", "top", "doctor", "why")
+        for command in ("status", "topology", "top", "doctor", "why", "measure")
     },
 }
 

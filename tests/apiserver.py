@@ -9,8 +9,9 @@
 
 It serves the requests of a node's agent like the real API server: GET, LIST with limit and continue, WATCH with
 resourceVersion, bookmarks and 410, PATCH by merge patch, POST of events, access reviews and TokenRequests, label
-selectors and some field selectors, bearer tokens and client certificates; and connections to ports of pods. Its
-threads run in the test's process; other processes connect with the kubeconfig.
+selectors and some field selectors, bearer tokens and client certificates. For clients of the agents, it also has
+POST and DELETE of pods, and connections to ports of pods and to commands in their containers. Its threads run in
+the test's process; other processes connect with the kubeconfig.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from tests import portforward, reviews
+from tests import execution, podrules, portforward, reviews, websockets
 from tests.certificates import HAND_MADE, Authority, Profile
 from tests.reviews import Reviews, User
 from wirespeed.kernel import netns as namespaces
@@ -92,7 +93,7 @@ Key = tuple[str, str, str]  # resource, namespace, name
 
 
 class Request(NamedTuple):
-    """A request; `verb` is GET, LIST, WATCH, PATCH or POST."""
+    """A request; `verb` is GET, LIST, WATCH, PATCH, POST or DELETE."""
 
     verb: str
     path: str
@@ -148,6 +149,7 @@ class ApiServer:
         self.going.set()
         self.url = ""
         self.reviews = Reviews()
+        self.commands: dict[tuple[str, str], execution.Start] = {}  # by pod (name) and container
         self._netns = netns or "/proc/thread-self/ns/net"
         self._folder = folder / "apiserver"
         self._folder.mkdir()
@@ -405,7 +407,12 @@ class ApiServer:
             raise _StatusError(
                 400, "the namespace of the provided object does not match the namespace sent on the request"
             )
-        if (value.get("involvedObject") or {}).get("namespace", "default") != namespace:
+        if resource == "pods":
+            if found := list(podrules.problems(value)):
+                raise _StatusError(422, f'Pod "{key[2]}" is invalid: {"; ".join(found)}')
+            value = {**value, "metadata": {**metadata, "namespace": namespace}, "status": {"phase": "Pending"}}
+            metadata = value["metadata"]
+        elif (value.get("involvedObject") or {}).get("namespace", "default") != namespace:
             text = "involvedObject.namespace: Invalid value: does not match event.namespace"
             raise _StatusError(422, f'Event "{key[2]}" is invalid: {text}')
         with self.changed:
@@ -414,6 +421,15 @@ class ApiServer:
             return copy.deepcopy(
                 self._store(key, None, {**value, "metadata": {**metadata, "uid": str(uuid.uuid4())}})
             )
+
+    def end(self, key: Key) -> Object:
+        """Delete a pod: at once if it is on no node; else its kubelet does, after its containers have ended."""
+        with self.changed:
+            old = self.find(key)
+            if not old["spec"].get("nodeName"):
+                return copy.deepcopy(self._store(key, old, None))
+            going = {**old, "metadata": {**old["metadata"], "deletionTimestamp": "2026-01-02T03:04:05Z"}}
+            return copy.deepcopy(self._store(key, old, going))
 
     def patch(self, key: Key, patch: Object, *, status: bool) -> Object:
         with self.changed:
@@ -615,6 +631,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         self._serve()
 
+    def do_DELETE(self) -> None:
+        self._serve()
+
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 — its name in the base class
         """Log nothing: tests read `requests` instead."""
 
@@ -624,6 +643,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         query = dict(parse_qsl(url.query))
         verb = self.command
         self._forward = portforward.PATH.fullmatch(unquote(url.path))
+        execute = execution.PATH.fullmatch(unquote(url.path))
         if verb == "GET" and match and not match["name"]:
             verb = "WATCH" if query.get("watch") == "true" else "LIST"
         request = Request(verb, unquote(url.path), query, self.headers.get("Authorization") or "")
@@ -637,6 +657,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 self._answer_review(request, body)
             elif self._forward:
                 self._port_forward(request, self._forward)
+            elif execute:
+                self._execute(execute, parse_qsl(url.query))
             else:
                 self._answer(request, match, body)
         except _StatusError as error:
@@ -658,16 +680,33 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         pod = self.server.api.find(("pods", match["namespace"], match["name"]))
         try:
             port, headers = portforward.check(pod, dict(self.headers.items()), request.query)
-        except portforward.RefusedError as error:
+        except websockets.RefusedError as error:
             raise _StatusError(error.status, error.message) from error
+        self._upgrade(headers)
+        with contextlib.suppress(ConnectionError):  # a client that is gone
+            portforward.serve(self.connection, port, uid=pod["metadata"]["uid"])
+
+    def _execute(self, match: re.Match[str], query: list[tuple[str, str]]) -> None:
+        api = self.server.api
+        pod = api.find(("pods", match["namespace"], match["name"]))
+        try:
+            container, command, headers = execution.check(pod, dict(self.headers.items()), query)
+        except websockets.RefusedError as error:
+            raise _StatusError(error.status, error.message) from error
+        if (start := api.commands.get((match["name"], container))) is None:
+            raise _StatusError(500, f'container not found ("{container}")')
+        self._upgrade(headers)
+        with contextlib.suppress(ConnectionError):  # a client that is gone
+            execution.serve(self.connection, command, start)
+
+    def _upgrade(self, headers: Mapping[str, str]) -> None:
+        """Answer the handshake of a connection that is no HTTP any more."""
         self.send_response(101)
         for name, text in headers.items():
             self.send_header(name, text)
         self.end_headers()
         self.wfile.flush()
         self.close_connection = True
-        with contextlib.suppress(ConnectionError):  # a client that is gone
-            portforward.serve(self.connection, port, uid=pod["metadata"]["uid"])
 
     def _check_user(self, request: Request) -> None:
         certificate: Any = self.connection.getpeercert()
@@ -691,6 +730,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self._send(200, api.patch(key, patch, status=bool(match["status"])))
         elif request.verb == "POST":
             self._create(key, body)
+        elif request.verb == "DELETE":
+            if resource != "pods" or not key[2]:
+                raise _StatusError(405, "the server does not allow this method on the requested resource")
+            self._send(200, api.end(key))
         elif request.verb == "GET":
             self._send(200, api.find(key))
         elif request.verb == "LIST":
@@ -710,7 +753,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def _create(self, key: Key, body: bytes) -> None:
         if self.headers.get("Content-Type") != "application/json":
             raise _StatusError(415, "expected application/json")
-        if key[0] != "events" or key[2]:
+        if key[0] not in {"events", "pods"} or key[2]:
             raise _StatusError(405, "the server does not allow this method on the requested resource")
         self._send(201, self.server.api.create(key[0], key[1], json.loads(body)))
 

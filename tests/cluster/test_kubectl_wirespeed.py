@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
 from cluster.remote import Remote
-from tests.cluster import release
+from tests.cluster import plugin, release
 from tests.cluster.kube import Kube, kubeconfig
 from tests.cluster.manifests import pod
+from tests.cluster.plugin import Ask
 
-ROOT = Path(__file__).parents[2]
 # Checks of what the node of a running pod must have. Its processes are hidden from the agent: the node is in a PID
 # namespace of its own, so the checks that look for processes are unknown.
 IN_ORDER = (
@@ -33,22 +29,6 @@ IN_ORDER = (
     "permissions",
     "networks-resource",
 )
-_SCRIPT = """\
-#!{python}
-import sys
-sys.path.insert(0, {root!r})
-from wirespeed.cli.kubectl.{module} import main
-main()
-"""
-
-
-class Told(NamedTuple):
-    status: int
-    out: str
-    error: str
-
-
-Ask = Callable[..., Told]
 
 
 @pytest.fixture(scope="module")
@@ -62,24 +42,7 @@ def web(wirespeed: Kube) -> Iterator[Kube]:
 @pytest.fixture(scope="module")
 def ask(web: Kube, tmp_path_factory: pytest.TempPathFactory) -> Ask:
     """Run kubectl with the plugin and the kubeconfig of a user, "" for the administrator."""
-    folder = tmp_path_factory.mktemp("bin")
-    for name, module in (("kubectl-wirespeed", "commands"), ("kubectl_complete-wirespeed", "completion")):
-        (folder / name).write_text(_SCRIPT.format(python=sys.executable, root=str(ROOT), module=module))
-        (folder / name).chmod(0o755)
-    environment = {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}"}
-
-    def run(user: str, *arguments: str, first: tuple[str, ...] = ("wirespeed",)) -> Told:
-        done = subprocess.run(
-            [web.program, *first, *arguments],
-            env={**environment, **({"KUBECONFIG": user} if user else {})},
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=180,
-        )
-        return Told(done.returncode, done.stdout, done.stderr)
-
-    return run
+    return plugin.installed(web, tmp_path_factory.mktemp("bin"))
 
 
 @pytest.fixture

@@ -320,7 +320,7 @@ def test_pod_on_no_node_is_answered_from_the_api_server_with_who_offers_its_devi
     assert (
         told.output
         == f"""\
-pod default/web: no node takes it: {reason}
+pod default/web: the scheduler finds no node for it: {reason}
   do:     `wirespeed status` on a node shows its pools, and `kubectl describe node NODE` what is allocated
 
 from the API server alone: the pod is on no node, so no agent knows of it
@@ -330,7 +330,7 @@ intel.com/left_dpdk      2  n1              2          2
 intel.com/left_dpdk      2  n2              0          0
 
 LAST WARNINGS
-  2026-01-02 03:04:05  FailedScheduling (3 times): {reason}
+  2026-01-02T03:04:05Z  FailedScheduling (3 times): {reason}
 """
     )
     found = json.loads(ask(ann, "why", "web", "--json").output)

@@ -10,12 +10,100 @@ import click
 
 from wirespeed.cli import options
 from wirespeed.cli.durations import Duration
+from wirespeed.cli.options import Command
 
 if TYPE_CHECKING:
     from wirespeed.measure.report import Report, Settings
 
 _TESTS = ("throughput", "latency", "loss")
 _SIZES = (64, 128, 256, 512, 1024, 1280, 1518)  # RFC 2544, section 9.1
+
+
+_SETTINGS = (
+    click.option(
+        "--test",
+        "tests",
+        multiple=True,
+        type=click.Choice(_TESTS),
+        default=_TESTS,
+        show_default=True,
+        help="What to measure; may be given several times. A latency needs the throughput, which is then searched "
+        "too.",
+    ),
+    click.option(
+        "--size",
+        "sizes",
+        multiple=True,
+        type=click.IntRange(min=64, max=9216),
+        default=_SIZES,
+        show_default=True,
+        help="The size of the frames in bytes, with FCS; may be given several times.",
+    ),
+    click.option(
+        "--trial",
+        type=Duration(0.1),
+        default="60s",
+        show_default=True,
+        help="How long a trial sends.",
+    ),
+    click.option(
+        "--pause",
+        type=Duration(0),
+        default="5s",
+        show_default=True,
+        help="The time between two trials.",
+    ),
+    click.option(
+        "--resolution",
+        type=click.FloatRange(min=0.01, max=50),
+        default=1.0,
+        show_default=True,
+        metavar="PERCENT",
+        help="The throughput is found with this precision, in percent.",
+    ),
+    click.option(
+        "--accept-loss",
+        "accepted_loss",
+        type=click.FloatRange(min=0, max=50),
+        default=0.0,
+        show_default=True,
+        metavar="PERCENT",
+        help="The throughput is the highest rate at which no more than this is lost.",
+    ),
+    click.option(
+        "--latency-load",
+        type=click.FloatRange(min=0, min_open=True, max=100),
+        default=100.0,
+        show_default=True,
+        metavar="PERCENT",
+        help="The rate at which the latency is measured, in percent of the throughput.",
+    ),
+    click.option(
+        "--max-rate",
+        type=click.FloatRange(min=1),
+        metavar="FRAMES/S",
+        help="The highest rate.  [default: the line rate, or what the generator can send]",
+    ),
+    click.option(
+        "--real-time/--no-real-time",
+        default=None,
+        help="Give the measurement a real-time priority, so that other programs do not hold it up. It may hold up "
+        "them.  [default: yes with 4 CPUs or more and without --through]",
+    ),
+    click.option("--json", "as_json", is_flag=True, help="Print JSON, with every trial."),
+    click.option(
+        "--plot",
+        type=click.Path(dir_okay=False, allow_dash=True, path_type=Path),
+        help="Write a picture of the results to this SVG file; -: to standard output, instead of the report.",
+    ),
+)
+
+
+def settings_options(command: Command) -> Command:
+    """Add the options that say how to measure and what to print; `put_out` prints it."""
+    for option in reversed(_SETTINGS):
+        command = option(command)
+    return command
 
 
 @click.command()
@@ -75,82 +163,9 @@ _SIZES = (64, 128, 256, 512, 1024, 1280, 1518)  # RFC 2544, section 9.1
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="To make pods: the shim's executable, as for `wirespeed play`.",
 )
-@click.option(
-    "--test",
-    "tests",
-    multiple=True,
-    type=click.Choice(_TESTS),
-    default=_TESTS,
-    show_default=True,
-    help="What to measure; may be given several times. A latency needs the throughput, which is then searched too.",
-)
-@click.option(
-    "--size",
-    "sizes",
-    multiple=True,
-    type=click.IntRange(min=64, max=9216),
-    default=_SIZES,
-    show_default=True,
-    help="The size of the frames in bytes, with FCS; may be given several times.",
-)
-@click.option(
-    "--trial",
-    type=Duration(0.1),
-    default="60s",
-    show_default=True,
-    help="How long a trial sends.",
-)
-@click.option(
-    "--pause",
-    type=Duration(0),
-    default="5s",
-    show_default=True,
-    help="The time between two trials.",
-)
-@click.option(
-    "--resolution",
-    type=click.FloatRange(min=0.01, max=50),
-    default=1.0,
-    show_default=True,
-    metavar="PERCENT",
-    help="The throughput is found with this precision, in percent.",
-)
-@click.option(
-    "--accept-loss",
-    "accepted_loss",
-    type=click.FloatRange(min=0, max=50),
-    default=0.0,
-    show_default=True,
-    metavar="PERCENT",
-    help="The throughput is the highest rate at which no more than this is lost.",
-)
-@click.option(
-    "--latency-load",
-    type=click.FloatRange(min=0, min_open=True, max=100),
-    default=100.0,
-    show_default=True,
-    metavar="PERCENT",
-    help="The rate at which the latency is measured, in percent of the throughput.",
-)
-@click.option(
-    "--max-rate",
-    type=click.FloatRange(min=1),
-    metavar="FRAMES/S",
-    help="The highest rate.  [default: the line rate, or what the generator can send]",
-)
-@click.option(
-    "--real-time/--no-real-time",
-    default=None,
-    help="Give the measurement a real-time priority, so that other programs do not hold it up. It may hold up "
-    "them.  [default: yes with 4 CPUs or more and without --through]",
-)
-@click.option("--json", "as_json", is_flag=True, help="Print JSON, with every trial.")
-@click.option(
-    "--plot",
-    type=click.Path(dir_okay=False, allow_dash=True, path_type=Path),
-    help="Write a picture of the results to this SVG file; -: to standard output, instead of the report.",
-)
+@settings_options
 @options.config("The agent's configuration file, for finding the pods of this node")
+@click.option("--until-eof", is_flag=True, hidden=True, help="End when standard input ends, as by Ctrl-C.")
 def measure(
     *,
     source: str | None,
@@ -163,6 +178,7 @@ def measure(
     as_json: bool,
     plot: Path | None,
     config: Path | None,
+    until_eof: bool,
     **others: object,
 ) -> None:
     """Measure throughput, latency and frame loss from one interface to another.
@@ -181,8 +197,9 @@ def measure(
     """
     from wirespeed.measure import report  # noqa: PLC0415 — see wirespeed.cli.main
 
-    if plot == _STANDARD_OUTPUT and as_json:
-        raise click.UsageError("--plot - and --json both print to standard output")
+    check_output(plot, as_json=as_json)
+    if until_eof:
+        _end_with_input()
     play_options = {name: others.pop(name) for name in _OF_PLAY}
     asked = _Asked(
         source=source,
@@ -194,10 +211,11 @@ def measure(
         real_time=real_time,
         config=config,
     )
-    _check(asked)
+    check_path(networks, source, destination)
+    check_through(through, direct=direct)
     settings = report.Settings(**others)  # type: ignore[arg-type]
     found = _in_play(asked, settings, play_options) if asked.needs_play else _between(asked, settings)
-    _put_out(found, plot=plot, as_json=as_json)
+    put_out(found, plot=plot, as_json=as_json)
 
 
 _OF_PLAY = ("files", "pools", "cni_conf", "cni_path", "shim")
@@ -231,21 +249,25 @@ class _Asked:
         return bool(self.networks) or self.makes_forwarder
 
 
-def _check(asked: _Asked) -> None:
-    """Raises click.UsageError."""
+def check_path(networks: tuple[str, ...], source: str | None, destination: str | None) -> None:
+    """Check the options that say what the ends are. Raises click.UsageError."""
+    if networks and (source or destination):
+        raise click.UsageError("--network makes the pods itself: it is not allowed with --from and --to")
+    if not networks and not (source and destination):
+        raise click.UsageError("expected --from and --to, or --network")
+    if len(networks) > 2:
+        raise click.UsageError(f"expected --network once or twice, got {len(networks)} times")
+
+
+def check_through(through: tuple[str, ...], *, direct: bool) -> None:
+    """Check the options that say what is between the ends. Raises click.UsageError."""
     from wirespeed.measure import pods  # noqa: PLC0415 — see wirespeed.cli.main
 
-    if asked.networks and (asked.source or asked.destination):
-        raise click.UsageError("--network makes the pods itself: it is not allowed with --from and --to")
-    if not asked.networks and not (asked.source and asked.destination):
-        raise click.UsageError("expected --from and --to, or --network")
-    if len(asked.networks) > 2:
-        raise click.UsageError(f"expected --network once or twice, got {len(asked.networks)} times")
-    if len(asked.through) not in {0, 2}:
-        raise click.UsageError(f"expected --through twice, for two ports, got {len(asked.through)} times")
-    if len({pods.is_made(each) for each in asked.through}) > 1:
+    if len(through) not in {0, 2}:
+        raise click.UsageError(f"expected --through twice, for two ports, got {len(through)} times")
+    if len({pods.is_made(each) for each in through}) > 1:
         raise click.UsageError("expected --through with two networks, or with two ports of a forwarder that runs")
-    if asked.direct and not asked.through:
+    if direct and not through:
         raise click.UsageError("--direct needs --through: without it, the path is direct already")
 
 
@@ -290,18 +312,51 @@ def _in_play(asked: _Asked, settings: Settings, options: dict[str, Any]) -> Repo
     options["cni_path"] = tuple(folder for folder in options["cni_path"].split(":") if folder)
     ends = [each for each in (asked.source, asked.destination) if each]
     running = () if asked.makes_forwarder else asked.through
-    priority = {None: (), True: ("--real-time",), False: ("--no-real-time",)}
     wanted = played.Wanted(
         networks=asked.networks * 2 if len(asked.networks) == 1 else asked.networks,
         ends=tuple(pods.endpoint(each, asked.config) for each in ends),
         through=asked.through if asked.makes_forwarder else (),
         running=tuple(pods.port(each, asked.config).mac for each in running),
-        flags=(*priority[asked.real_time], *(["--direct"] if asked.direct else [])),
+        flags=flags(direct=asked.direct, real_time=asked.real_time),
     )
     return played.measure(Options(**options), wanted, settings)
 
 
-def _put_out(found: Report, *, plot: Path | None, as_json: bool) -> None:
+def flags(*, direct: bool, real_time: bool | None) -> tuple[str, ...]:
+    """Return these options as another `wirespeed measure` is given them."""
+    priority = {None: (), True: ("--real-time",), False: ("--no-real-time",)}
+    return (*priority[real_time], *(["--direct"] if direct else []))
+
+
+def _end_with_input() -> None:
+    """Interrupt this process when its standard input ends: whoever asked for the measurement has left.
+
+    A container's runtime ends the input of a command, not the command, when its client disconnects.
+    """
+    import os  # noqa: PLC0415 — see wirespeed.cli.main
+    import signal  # noqa: PLC0415
+    import threading  # noqa: PLC0415
+
+    main = threading.main_thread().ident
+    assert main
+
+    def wait() -> None:
+        while os.read(0, 4096):
+            pass
+        signal.pthread_kill(main, signal.SIGINT)
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have ignored it for this process
+    threading.Thread(target=wait, name="input", daemon=True).start()
+
+
+def check_output(plot: Path | None, *, as_json: bool) -> None:
+    """Raises click.UsageError if standard output is to have both."""
+    if plot == _STANDARD_OUTPUT and as_json:
+        raise click.UsageError("--plot - and --json both print to standard output")
+
+
+def put_out(found: Report, *, plot: Path | None, as_json: bool) -> None:
+    """Print the report as `settings_options` ask. Raises Error(IO)."""
     from wirespeed.errors import os_errors  # noqa: PLC0415 — see wirespeed.cli.main
     from wirespeed.measure import plots, report  # noqa: PLC0415
 

@@ -113,6 +113,10 @@ class Api:
         """Create an object; return it. If the body has its name, a repeated request fails with 409."""
         return self._request("POST", path, dict[str, Any], timeouts, body=json.dumps(body))
 
+    def delete(self, path: str, *, timeouts: Timeouts) -> None:
+        """Delete an object; what has to end first, such as a pod's containers, ends later."""
+        self._request("DELETE", path, dict[str, Any], timeouts)
+
     def lines(self, path: str, query: Mapping[str, str], *, timeouts: Timeouts, silence: float) -> Generator[bytes]:
         """Yield the lines of a watch as they arrive, until the server ends it; the caller closes the generator.
 

@@ -9,24 +9,18 @@ from __future__ import annotations
 import io
 import ssl
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from http.client import responses
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
-import msgspec
-from kubernetes.stream import ws_client
-from websocket import ABNF, WebSocket, WebSocketBadStatusException, WebSocketException
+from websocket import ABNF
 
-from wirespeed.kube.api import Api, RefusedError, UnreachableError
-from wirespeed.kube.credentials import Loaded, authorization
+from wirespeed.kube import websockets
+from wirespeed.kube.api import Api
 
 T = TypeVar("T")
 
-_PROTOCOL = "v4.channel.k8s.io"
 _PATH = "/api/v1/namespaces/{namespace}/pods/{pod}/portforward"
 _DATA, _ERROR = 0, 1
-_CONNECT = 10.0  # seconds to connect, and for each answer until the connection is open
-_CLOSE = 1.0  # seconds to wait for the other side when the connection is closed
 _PIECE = 1 << 16
 
 
@@ -50,7 +44,7 @@ class Tunnel(io.RawIOBase):
         return True
 
     def write(self, data: Any) -> int:
-        with _lost():
+        with websockets.lost():
             self._websocket.send_binary(bytes((_DATA,)) + bytes(data))
         return len(data)
 
@@ -63,7 +57,7 @@ class Tunnel(io.RawIOBase):
 
     def _take_message(self) -> None:
         """Wait for a message. Raises ForwardError, UnreachableError."""
-        with _lost():
+        with websockets.lost():
             kind, frame = self._websocket.recv_data_frame(True)
         if kind == ABNF.OPCODE_CLOSE:
             self._ended = True
@@ -132,49 +126,6 @@ def tunnel(api: Api, namespace: str, pod: str, port: int, *, timeout: float) -> 
     UnreachableError; the tunnel also raises ForwardError.
     """
     path = _PATH.format(namespace=namespace, pod=pod)
-    with _lost():
-        websocket = _open(api.loaded(), f"{path}?ports={port}")
-    websocket.settimeout(timeout)
-    try:
+    with websockets.opened(api, f"{path}?ports={port}") as websocket:
+        websocket.settimeout(timeout)
         yield Tunnel(websocket)
-    finally:
-        with suppress(WebSocketException, OSError):  # the other side has closed it
-            websocket.close(timeout=_CLOSE)
-
-
-def _open(loaded: Loaded, path: str) -> Any:
-    """Open a WebSocket at the API server, with its TLS context: the library's own is stricter than kubectl's."""
-    configuration = loaded.configuration
-    tls = {"context": loaded.tls, "server_hostname": configuration.tls_server_name}
-    header = authorization(configuration)
-    options: dict[str, Any] = {
-        "header": [f"Authorization: {header}"] if header else [],
-        "subprotocols": [_PROTOCOL],
-        "suppress_origin": True,
-    }
-    url = ws_client.get_websocket_url(configuration.host + path)
-    if configuration.proxy:
-        options = ws_client.websocket_proxycare(options, configuration, url, {})
-    websocket: Any = WebSocket(sslopt=tls, skip_utf8_validation=True)
-    websocket.settimeout(_CONNECT)
-    websocket.connect(url, **options)
-    return websocket
-
-
-@contextmanager
-def _lost() -> Iterator[None]:
-    """Raise errors of the WebSocket as those of other requests to the API server."""
-    try:
-        yield
-    except WebSocketBadStatusException as error:
-        raise RefusedError(error.status_code, _message(error)) from error
-    except (WebSocketException, OSError) as error:
-        raise UnreachableError(" ".join(str(error).split()) or type(error).__name__) from error
-
-
-def _message(error: WebSocketBadStatusException) -> str:
-    """Return the message of the Status object with which the API server refuses."""
-    try:
-        return " ".join(str(msgspec.json.decode(error.resp_body or b"")["message"]).split())
-    except (msgspec.DecodeError, LookupError, TypeError):
-        return responses.get(error.status_code, "")

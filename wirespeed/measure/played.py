@@ -20,7 +20,7 @@ from wirespeed.cni.chain import load_network
 from wirespeed.errors import Error, Kind, Thing
 from wirespeed.measure import testpmd
 from wirespeed.measure.path import Endpoint
-from wirespeed.measure.report import Report, Settings
+from wirespeed.measure.report import Report, Settings, arguments
 from wirespeed.play import manifests, play
 from wirespeed.plugins.meta.devices import DeviceUse, device_use
 from wirespeed.plugins.meta.networks import RESOURCE_NAME
@@ -68,7 +68,7 @@ def measure(options: play.Options, wanted: Wanted, settings: Settings) -> Report
         pods.write_text(json.dumps({"apiVersion": "v1", "kind": "List", "items": items}))
         path = [*_ends(wanted, ends), *_through(wanted, through, shared), *wanted.flags]
         command = (sys.executable, "-m", "wirespeed", "measure", "--json", *path)
-        then = f"exec {shlex.join((*command, *_arguments(settings)))} > {shlex.quote(str(found))}"
+        then = f"exec {shlex.join((*command, *arguments(settings)))} > {shlex.quote(str(found))}"
         asked = dataclasses.replace(options, files=(*options.files, pods), then=then)
         console = Console(stderr=True, highlight=False)
         if status := play.play(asked, console, console):
@@ -100,14 +100,6 @@ def _through(wanted: Wanted, networks: Sequence[_Network], shared: Path) -> list
         return [f"--through={each}" for each in wanted.running]
     pod = f"pod/{networks[0].namespace}/{FORWARDER}"
     return [*(f"--through={pod}:{each}" for each in (_ENTRY, _EXIT)), f"--testpmd={shared}"]
-
-
-def _arguments(settings: Settings) -> list[str]:
-    """Return the options of `wirespeed measure` for these settings."""
-    found = [*(f"--test={each}" for each in settings.tests), *(f"--size={each}" for each in settings.sizes)]
-    found += [f"--trial={settings.trial}", f"--pause={settings.pause}", f"--resolution={settings.resolution}"]
-    found += [f"--accept-loss={settings.accepted_loss}", f"--latency-load={settings.latency_load}"]
-    return found if settings.max_rate is None else [*found, f"--max-rate={settings.max_rate}"]
 
 
 @dataclass(frozen=True)

@@ -77,6 +77,14 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     direct: tuple[SizeReport, ...] = ()
 
 
+def arguments(settings: Settings) -> list[str]:
+    """Return the options of `wirespeed measure` for these settings."""
+    found = [*(f"--test={each}" for each in settings.tests), *(f"--size={each}" for each in settings.sizes)]
+    found += [f"--trial={settings.trial}", f"--pause={settings.pause}", f"--resolution={settings.resolution}"]
+    found += [f"--accept-loss={settings.accepted_loss}", f"--latency-load={settings.latency_load}"]
+    return found if settings.max_rate is None else [*found, f"--max-rate={settings.max_rate}"]
+
+
 def departures(settings: Settings) -> tuple[str, ...]:
     """Return in which points a measurement differs from RFC 2544."""
     found = [

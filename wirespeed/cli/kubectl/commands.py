@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
-from functools import wraps
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
 from wirespeed.cli import options
 from wirespeed.cli.kubectl import completion
+from wirespeed.cli.kubectl.connection import connected, connected_session
+from wirespeed.cli.kubectl.measure import measure
 from wirespeed.cli.main import Program, show_version
 from wirespeed.cli.top import SORT_KEYS
 from wirespeed.cli.watch import repeat, watch_option
@@ -26,47 +26,6 @@ _JSON_OF_NODES = click.option(
     "--json", "as_json", is_flag=True, help="Print JSON; without NODE or with --watch, one document a line."
 )
 _NODE = click.argument("node", required=False, shell_complete=completion.nodes)
-_CONNECTION = (
-    click.option("--kubeconfig", default="", metavar="FILE", help="The kubeconfig file.  [default: as kubectl]"),
-    click.option("--context", default="", metavar="NAME", help="The context.  [default: the current one]"),
-    click.option(
-        "-n",
-        "--namespace",
-        default="",
-        metavar="NAME",
-        help="The namespace of POD and of the service account.  [default: the context's]",
-    ),
-    click.option(
-        "--agent-namespace",
-        default="kube-system",
-        metavar="NAME",
-        show_default=True,
-        help="The namespace into which the chart was installed. No token is sent to a pod of another one.",
-    ),
-    click.option(
-        "--as-service-account",
-        "account",
-        default="",
-        metavar="[NAMESPACE/]NAME",
-        help="Ask the agents as this service account, with a token that only they accept.",
-    ),
-)
-
-
-def _connected(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options that say which cluster is asked, and as whom; the command gets them as `caller`."""
-
-    @wraps(command)
-    def called(
-        *, kubeconfig: str, context: str, namespace: str, agent_namespace: str, account: str, **others: Any
-    ) -> Any:
-        from wirespeed.cli.kubectl.session import Caller  # noqa: PLC0415 — see wirespeed.cli.main
-
-        return command(caller=Caller(kubeconfig, context, namespace, agent_namespace, account), **others)
-
-    for option in reversed(_CONNECTION):
-        called = option(called)
-    return called
 
 
 @click.group(cls=Program, name="kubectl wirespeed", context_settings={"help_option_names": ["-h", "--help"]})
@@ -84,9 +43,13 @@ def program() -> None:
     The agents answer as `wirespeed` does on their nodes. A connection to them goes through the API server, as that
     of `kubectl port-forward`. They check the caller's token: who may get a node sees what is on it, who may get a
     pod sees what happened to it. The chart's value web.enabled=true makes the agents answer.
+    `measure` needs no such answers: it runs a command in the agent's container.
 
     The exit status is 0 for success, 1 for an error, 2 for a wrong command line.
     """
+
+
+program.add_command(measure)
 
 
 def main() -> None:
@@ -97,7 +60,7 @@ def main() -> None:
 @_NODE
 @_JSON_OF_NODES
 @watch_option
-@_connected
+@connected
 @click.pass_context
 def status(ctx: click.Context, *, caller: Caller, node: str | None, as_json: bool, watch: bool) -> None:
     """Show the state of NODE, or of all nodes with an agent.
@@ -116,7 +79,7 @@ def status(ctx: click.Context, *, caller: Caller, node: str | None, as_json: boo
 @_NODE
 @_JSON_OF_NODES
 @watch_option
-@_connected
+@connected
 @click.pass_context
 def topology(ctx: click.Context, *, caller: Caller, node: str | None, as_json: bool, watch: bool) -> None:
     """Show which pod has which device of NODE, or of all nodes with an agent.
@@ -137,7 +100,7 @@ def topology(ctx: click.Context, *, caller: Caller, node: str | None, as_json: b
 )
 @_JSON_OF_NODES
 @watch_option
-@_connected
+@connected
 @click.pass_context
 def top(ctx: click.Context, *, caller: Caller, node: str | None, sort: str, as_json: bool, watch: bool) -> None:
     """Show the rates of VFs and vhost-user ports of NODE, or of all nodes with an agent.
@@ -161,7 +124,7 @@ def top(ctx: click.Context, *, caller: Caller, node: str | None, sort: str, as_j
 )
 @click.option("--all", "everything", is_flag=True, help="Show what holds, too.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON; without NODE or --pod, one document a line.")
-@_connected
+@connected
 @click.pass_context
 def doctor(
     ctx: click.Context, *, caller: Caller, node: str | None, pod: str | None, everything: bool, as_json: bool
@@ -183,7 +146,7 @@ def doctor(
         failed=has_error,
     )
     if pod is not None:
-        with _session(caller) as session:
+        with connected_session(caller) as session:
             label = session.label(pod)
             bound = _node_of(session, label)
         if node not in {None, bound}:
@@ -198,7 +161,7 @@ def doctor(
 @click.argument("pod", shell_complete=completion.pods)
 @_JSON_OF_POD
 @watch_option
-@_connected
+@connected
 def why(*, caller: Caller, pod: str, as_json: bool, watch: bool) -> None:
     """Show what happened to POD: why it is stuck, or how it was attached.
 
@@ -210,7 +173,7 @@ def why(*, caller: Caller, pod: str, as_json: bool, watch: bool) -> None:
     from wirespeed.cli.kubectl import pods  # noqa: PLC0415 — see wirespeed.cli.main
     from wirespeed.observe.lines import why_lines  # noqa: PLC0415
 
-    with _session(caller) as session:
+    with connected_session(caller) as session:
         label = session.label(pod)
 
         def show() -> str:
@@ -245,14 +208,6 @@ class _Answer(NamedTuple):
     error: str = ""
 
 
-@contextmanager
-def _session(caller: Caller) -> Iterator[Session]:
-    from wirespeed.cli.kubectl.session import Session  # noqa: PLC0415 — see wirespeed.cli.main
-
-    with closing(Session(caller)) as session:
-        yield session
-
-
 def _node_of(session: Session, label: str) -> str:
     """Return the node of a pod. Raises Error if it is on none."""
     from wirespeed.errors import Error, Kind, Thing  # noqa: PLC0415 — see wirespeed.cli.main
@@ -269,7 +224,7 @@ def _show(
 ) -> None:
     """Show a view of one node, or of all; end with status 1 if one of them failed."""
     failed = False
-    with _session(caller) as session:
+    with connected_session(caller) as session:
 
         def show() -> str:
             nonlocal failed

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote, urlencode
 
 import msgspec
@@ -28,9 +28,9 @@ from wirespeed.kube.watch import list_all
 T = TypeVar("T")
 
 LABEL = "app.kubernetes.io/name=wirespeed"  # of the chart's pods
-_CONTAINER = "agent"  # the chart's other pods, which uninstall, have no container of this name
+CONTAINER = "agent"  # the chart's other pods, which uninstall, have no container of this name
 _PORT = "web"
-_TIMEOUTS = Timeouts(connect=10.0, read=20.0, total=30.0)
+TIMEOUTS = Timeouts(connect=10.0, read=20.0, total=30.0)
 _TOKEN_SECONDS = 600  # the shortest time for which the API server makes a token
 _KINDS = {401: Kind.POLICY, 403: Kind.POLICY, 404: Kind.NOT_ATTACHED}
 _VIEWER = "the ClusterRole wirespeed-viewer of the chart has this right"
@@ -58,6 +58,8 @@ class AgentPod(NamedTuple):
     port: int
     waits: str
     ready: bool
+    image: str
+    tolerations: tuple[dict[str, Any], ...]
 
     def __str__(self) -> str:
         return f"{self.namespace}/{self.name}"
@@ -93,11 +95,9 @@ class Session:
 
     def pod(self, label: str) -> Object:
         """Return a pod, namespace/name."""
-        namespace, _, name = label.partition("/")
-        path = f"/api/v1/namespaces/{quote(namespace, safe='')}/pods/{quote(name, safe='')}"
         try:
             with request_errors(self.api, Thing("pod", label)):
-                return self.api.get(path, timeouts=_TIMEOUTS)
+                return self.api.get(path_of(label), timeouts=TIMEOUTS)
         except NotFoundError as error:
             raise error.with_hint("-n names its namespace") from error
 
@@ -116,7 +116,7 @@ class Session:
     ) -> list[Object]:
         """Return all objects at `path` that `query` selects, trimmed."""
         with request_errors(self.api, what):
-            return list_all(self.api, path, query or {}, trim, timeouts=_TIMEOUTS)[0]
+            return list_all(self.api, path, query or {}, trim, timeouts=TIMEOUTS)[0]
 
     def names_of_pods(self, namespace: str) -> list[str]:
         path = f"/api/v1/namespaces/{quote(namespace, safe='')}/pods"
@@ -133,8 +133,8 @@ class Session:
 
     def agent(self, node: str) -> AgentPod:
         """Return the agent of a node. Raises NoAgentError."""
-        for found in reversed(list(self._agent_pods(fieldSelector=f"spec.nodeName={node}"))):
-            return found
+        if found := list(self._agent_pods(fieldSelector=f"spec.nodeName={node}")):
+            return found[-1]
         raise self._no_agent(node)
 
     def _agent_pods(self, **more: str) -> Iterator[AgentPod]:
@@ -144,12 +144,12 @@ class Session:
         """
         space = self._caller.agent_namespace
         path = f"/api/v1/namespaces/{quote(space, safe='')}/pods"
-        with within(f"agents in namespace {space}"), _hint_at(_CONNECT):
+        with within(f"agents in namespace {space}"), hint_at(_CONNECT):
             pods = self.objects(path, "pods", query={"labelSelector": LABEL, **more})
-        pods.sort(key=lambda pod: (not pod["metadata"].get("deletionTimestamp"), _is_ready(pod)))
+        pods.sort(key=lambda pod: (not pod["metadata"].get("deletionTimestamp"), is_ready(pod)))
         for pod in pods:
             for container in pod["spec"].get("containers") or ():
-                if container["name"] == _CONTAINER and pod["spec"].get("nodeName"):
+                if container["name"] == CONTAINER and pod["spec"].get("nodeName"):
                     yield _agent_pod(pod, container)
 
     def _no_agent(self, node: str) -> NoAgentError:
@@ -185,7 +185,7 @@ class Session:
     def _ask(self, agent: AgentPod, path: str) -> Answer:
         token = self._token()
         try:
-            with _hint_at(_CONNECT), request_errors(self.api, "port-forward to it"):
+            with hint_at(_CONNECT), request_errors(self.api, "port-forward to it"):
                 return ask(self.api, Place(agent.namespace, agent.name, agent.port), path, token)
         except ForwardError as error:
             ready = "" if agent.ready else "; the pod is not Ready"
@@ -223,20 +223,25 @@ class Session:
     def _account_token(self) -> str:
         """Ask the API server for a token of the service account that only agents accept."""
         label = self.label(self._caller.account)
-        namespace, _, name = label.partition("/")
-        path = f"/api/v1/namespaces/{quote(namespace, safe='')}/serviceaccounts/{quote(name, safe='')}/token"
+        path = f"{path_of(label, resource='serviceaccounts')}/token"
         body = {
             "apiVersion": "authentication.k8s.io/v1",
             "kind": "TokenRequest",
             "spec": {"audiences": [AUDIENCE], "expirationSeconds": _TOKEN_SECONDS},
         }
         with request_errors(self.api, Thing("service account", label)):
-            made = self.api.post(path, body, timeouts=_TIMEOUTS)
+            made = self.api.post(path, body, timeouts=TIMEOUTS)
         return str(made["status"]["token"])
 
 
+def path_of(label: str, *, api: str = "/api/v1", resource: str = "pods") -> str:
+    """Return the path of an object, namespace/name."""
+    namespace, _, name = label.partition("/")
+    return f"{api}/namespaces/{quote(namespace, safe='')}/{resource}/{quote(name, safe='')}"
+
+
 @contextmanager
-def _hint_at(role: str) -> Iterator[None]:
+def hint_at(role: str) -> Iterator[None]:
     """Add a hint to an error about a missing right."""
     try:
         yield
@@ -265,11 +270,13 @@ def _agent_pod(pod: Object, container: Object) -> AgentPod:
         name=pod["metadata"]["name"],
         port=ports.get(_PORT, 0),
         waits=_waits(pod),
-        ready=_is_ready(pod),
+        ready=is_ready(pod),
+        image=container.get("image", ""),
+        tolerations=tuple(pod["spec"].get("tolerations") or ()),
     )
 
 
-def _is_ready(pod: Object) -> bool:
+def is_ready(pod: Object) -> bool:
     conditions = (pod.get("status") or {}).get("conditions") or ()
     return any(each.get("type") == "Ready" and each.get("status") == "True" for each in conditions)
 
@@ -278,7 +285,7 @@ def _waits(pod: Object) -> str:
     """Return why the agent's container does not run; "" if it does."""
     status = pod.get("status") or {}
     for each in status.get("containerStatuses") or ():
-        if each.get("name") == _CONTAINER:
+        if each.get("name") == CONTAINER:
             state = each.get("state") or {}
             if "running" in state:
                 return ""
@@ -287,10 +294,15 @@ def _waits(pod: Object) -> str:
     return f"its phase is {status.get('phase') or 'unknown'}"
 
 
-def _check_serves(agent: AgentPod) -> None:
+def check_runs(agent: AgentPod) -> None:
+    """Raises NoAgentError."""
     if agent.waits:
         hint = f"`kubectl describe pod -n {agent.namespace} {agent.name}` says more"
         raise NoAgentError(agent.node, f"its container does not run: {agent.waits}", hint=hint, pod=agent)
+
+
+def _check_serves(agent: AgentPod) -> None:
+    check_runs(agent)
     if not agent.port:
         raise NoAgentError(
             agent.node, f"its pod has no port {_PORT}: it does not serve the API", hint=_ENABLE, pod=agent
