@@ -23,7 +23,7 @@ from wirespeed.state.journal import AttachmentStep, DeviceClaim, Journal
 COUNTERS = ("rx_bytes", "rx_packets", "rx_dropped", "tx_bytes", "tx_packets", "tx_dropped")
 POD = {"K8S_POD_NAMESPACE": "default", "K8S_POD_NAME": "vfw"}
 _GONE = "K8S_POD_NAMESPACE=default;K8S_POD_NAME=gone;K8S_POD_UID=7"
-_PFS = {"ens1f0": "0000:18:00.0", "ens2f0": "0000:3b:00.0"}
+PFS = {"ens1f0": "0000:18:00.0", "ens2f0": "0000:3b:00.0"}
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,11 @@ class Metered:
     address: str
     _shim: Path
     _netns: str
+    _sysfs: Path
+
+    def set_counter(self, pf: str, vf: str, counter: str, value: int) -> None:
+        """Let the driver of a PF have counted that for a VF."""
+        _counter(self._sysfs, pf, vf, counter).write_text(f"{value}\n")
 
     def call(self) -> None:
         """Calls of several verbs, of which some fail; one asks the API server for a pod that it does not have."""
@@ -68,7 +73,7 @@ def metered(start: Callable[..., Agent], shim: Path, netns: Netns, folder: Path)
     _write_journal(files)
     _take_names(files, shim)
     sysfs = _sysfs(folder / "sys")
-    pools = [{"resourceName": name, "selectors": {"pfNames": [name]}} for name in _PFS]
+    pools = [{"resourceName": name, "selectors": {"pfNames": [name]}} for name in PFS]
     (folder / "pools.json").write_text(json.dumps({"resourceList": pools}))
     kubelet = Kubelet(folder / "kubelet")
     kubelet.start()
@@ -82,8 +87,8 @@ def metered(start: Callable[..., Agent], shim: Path, netns: Netns, folder: Path)
                 sysfs=str(sysfs.root),
                 devicePlugin=str(folder / "pools.json"),
             )
-            made = Metered(agent, served(agent), shim, netns.path)
-            for name in _PFS:
+            made = Metered(agent, served(agent), shim, netns.path, sysfs.root)
+            for name in PFS:
                 kubelet.wait_for(f"intel.com/{name}", 2, PATIENCE)
             kubelet.allocate("default", "vfw", "testpmd", "intel.com/ens1f0", 1)
             sysfs.set_interface("ens2f0", "operstate", "down")
@@ -97,15 +102,19 @@ def metered(start: Callable[..., Agent], shim: Path, netns: Netns, folder: Path)
 def _sysfs(root: Path) -> FakeSysfs:
     """Two PFs that are up, whose drivers count for their VFs."""
     sysfs = FakeSysfs(root)
-    for name, pf in _PFS.items():
+    for name, pf in PFS.items():
         sysfs.pf(pf, name=name, vfs=2)
         sysfs.set_interface(name, "operstate", "up")
         for vf in ("0", "1"):
-            stats = sysfs.root / f"bus/pci/devices/{pf}/sriov/{vf}/stats"
-            stats.mkdir(parents=True)
             for counter in COUNTERS:
-                (stats / counter).write_text("5\n")
+                file = _counter(root, name, vf, counter)
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_text("5\n")
     return sysfs
+
+
+def _counter(sysfs: Path, pf: str, vf: str, counter: str) -> Path:
+    return sysfs / f"bus/pci/devices/{PFS[pf]}/sriov/{vf}/stats/{counter}"
 
 
 def _write_journal(folder: Path) -> None:
