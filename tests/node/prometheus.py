@@ -104,15 +104,15 @@ def scraping(folder: Path, address: str) -> Iterator[Prometheus]:
     environ = {**os.environ, "GOMAXPROCS": "1"}
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environ) as process:
         assert process.stderr is not None
+        reader = threading.Thread(target=process.stderr.read, daemon=True)  # a full pipe would stop the server
         try:
             url = _wait_ready(process.stderr)
-            reader = threading.Thread(target=process.stderr.read, daemon=True)
             reader.start()
             yield Prometheus(url)
-            process.terminate()
-            reader.join(PATIENCE)
         finally:
             process.kill()
+            if reader.is_alive():
+                reader.join(PATIENCE)
 
 
 def _config(address: str) -> dict[str, Any]:
