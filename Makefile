@@ -8,8 +8,9 @@ SHIM := build/wirespeed-cni
 READY := $(VENV)/ready-$(shell cat requirements.lock | sha256sum | cut -c1-12)
 PACKAGES := ca-certificates python3 python3-venv gcc libc6-dev iproute2 iputils-ping kmod procps containernetworking-plugins
 # What the node tests run beside: Open vSwitch with DPDK, dpdk-testpmd, mandoc (which checks the man pages), Chromium
-# (which shows the web page) with a font, and (unless another package has brought it) containerd.
-NODE_PACKAGES := openvswitch-switch-dpdk dpdk-dev mandoc chromium-headless-shell fonts-dejavu-core $(if $(shell command -v containerd),,containerd)
+# (which shows the web page) with a font, Prometheus with promtool (which scrape and check the metrics), and (unless
+# another package has brought it) containerd.
+NODE_PACKAGES := openvswitch-switch-dpdk dpdk-dev mandoc chromium-headless-shell fonts-dejavu-core prometheus $(if $(shell command -v containerd),,containerd)
 # What builds the container images, for both architectures, and runs arm64's.
 IMAGE_PACKAGES := $(if $(shell command -v busybox),,busybox-static) gcc-aarch64-linux-gnu libc6-dev-arm64-cross mmdebstrap qemu-user-static
 # A cluster's certificates, and commands on its nodes.
@@ -17,7 +18,6 @@ CLUSTER_PACKAGES := openssh-client openssl
 TOOLS_LOCK := deploy/images/tools.lock
 TOOLS := $(VENV)/tools-$(shell cat $(TOOLS_LOCK) | sha256sum | cut -c1-12)
 EAL := build/libwirespeed_eal.so
-PROMLINT := build/promlint
 LAB := $(PY) -m lab
 CLUSTER := $(PY) -m cluster run $(CLUSTER_OPTIONS) --images build/test-images
 
@@ -54,7 +54,7 @@ in = $(if $(LANES),set -o pipefail; ( $(2) ) 2>&1 | sed -u 's/^/$(1): /',$(2))
 test-unit: $(READY)  ## pure tests, seconds
 	@$(call in,unit,$(VENV)/bin/pytest tests/unit)
 
-test-node: $(READY) $(SHIM) $(TOOLS) $(PROMLINT) node-packages test-images $(call after,lint test-unit)
+test-node: $(READY) $(SHIM) $(TOOLS) node-packages test-images $(call after,lint test-unit)
 test-node:  ## on this kernel: namespaces, agent and shim, containerd, OVS-DPDK
 	@$(call in,node,$(VENV)/bin/pytest tests/node)
 
@@ -129,9 +129,6 @@ $(EAL): eal/wirespeed_eal/c/wirespeed_eal.c eal/wirespeed_eal/c/wirespeed_eal.h 
 $(SHIM): shim/wirespeed-cni.c | $(READY)
 	mkdir -p build
 	gcc -std=c11 -O2 -static -Wall -Wextra -Werror -o $@ $<
-
-$(PROMLINT): $(wildcard tests/promlint/*) cluster/go.lock | $(READY)
-	sh tests/promlint/build.sh $@
 
 # uv, which installs for other architectures than this machine's, and writes the lock files.
 $(TOOLS): $(TOOLS_LOCK) $(READY)

@@ -14,6 +14,7 @@ from pathlib import Path
 FOLDER = Path(__file__).parents[1] / "docs/drawings"
 # The program that draws a kind of text: the text on standard input, the SVG on standard output.
 PROGRAMS = {
+    ".answers": (sys.executable, "-m", "docsite.dashboard"),
     ".dot": ("dot", "-Tsvg"),
     ".json": (sys.executable, "-m", "docsite.waterfall"),
     ".puml": ("plantuml", "-pipe", "-tsvg", "-nometadata", "-charset", "UTF-8"),
