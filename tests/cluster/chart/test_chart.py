@@ -376,7 +376,7 @@ def test_job_names_all_daemonsets_and_may_change_no_other(helm: Helm, tmp_path: 
     job = named(objects, "Job")["spec"]["template"]["spec"]["containers"][0]
     given = [argument.split("=")[1] for argument in job["args"] if re.match("--(agents|removers)=", argument)]
     assert sorted(given) == sorted(sets)
-    rules = named(objects, "Role")["rules"]
+    rules = named(objects, "Role", "wirespeed-uninstall")["rules"]
     assert set(rules[0]["resourceNames"]) == sets
 
 
