@@ -138,7 +138,7 @@ def test_frames_that_the_queue_of_the_sender_drops_are_lost(ends: tuple[Netns, N
     with path.opened(Endpoint(left.path, "net1"), Endpoint(right.path, "net1")) as made:
         trial = made.run(Load(size=SIZE, rate=3 * KNEE, seconds=1))
     assert trial.sent == round(3 * KNEE)
-    # All but what the limit lets pass in that time is lost, and lost there: what the sender is told of it sends again.
+    # All but what the limit lets pass in that time is lost, and lost there; of some drops the sender is told.
     assert trial.lost >= trial.sent - KNEE * trial.elapsed - 100
     shown = left.run("tc", "-s", "-j", "qdisc", "show", "dev", "net1")
     assert trial.lost <= next(each["drops"] for each in json.loads(shown) if each["kind"] == "tbf")
