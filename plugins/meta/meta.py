@@ -24,6 +24,7 @@ from wirespeed.cni.orphans import kill_orphans
 from wirespeed.cni.plugin import Result
 from wirespeed.cni.request import Request
 from wirespeed.errors import Error, Kind, Thing
+from wirespeed.ipam.leases import release_lost
 from wirespeed.kernel import netns
 from wirespeed.kernel.netns import NetNs
 from wirespeed.kube import deviceinfo
@@ -47,6 +48,8 @@ from wirespeed.trace import name_pod, step
 
 log = logging.getLogger(__name__)
 
+_PATIENCE = 1.0  # seconds to wait, at the start, for another process that has the lock of a network's leases
+
 
 class Meta:
     """The meta-plugin (`wirespeed.cni.plugin.Plugin`): attaches and detaches all networks of a container."""
@@ -54,6 +57,7 @@ class Meta:
     def __init__(self, node: Node) -> None:
         self._node = node
         self._journal = node.journal
+        self._leases = Path(node.config.leases)
         self.chain = Chain(node.plugins)
         self.reporter = Reporter(node, self.send_event)
         self.resolver = Resolver(
@@ -67,6 +71,10 @@ class Meta:
         if not node.once:
             restore(self._journal)
             record_all(self._journal)
+            try:
+                release_lost(self._leases, deadline=time.monotonic() + _PATIENCE)
+            except Error as error:
+                log.warning("%s; addresses whose lease has no content are not released", error.msg)
             _ = node.devices, node.pod_resources  # import now: it would slow down the first call
 
     # ADD
@@ -217,6 +225,7 @@ class Meta:
             self.remove(rows, request)
         else:
             self._delete_unrecorded(request)
+            self._release_unrecorded(request.container_id, request.deadline)
 
     def rows(self, request: Request) -> list[Attachment]:
         """The attachments made or begun by the runtime's ADD for this interface."""
@@ -275,6 +284,14 @@ class Meta:
         with error_context(delegate.where), _step("detach", delegate):
             detach(self.chain, delegate, request, netns="", same_boot=False)
 
+    def _release_unrecorded(self, container: str, deadline: float) -> None:
+        """Release the addresses of a container whose record is damaged, from all of host-local's networks."""
+        if self._journal.has_only_damaged_record(container):
+            log.warning("container %s: its record is damaged; releasing its addresses of host-local", container)
+            with step("release addresses"):
+                release_lost(self._leases, container=container, deadline=deadline)
+            self._journal.records.remove(container)
+
     def _configured_delegates(self, request: Request) -> list[Delegate]:
         """The networks of every container, none if the configuration is invalid. Raises Error(TRY_AGAIN)."""
         try:
@@ -288,12 +305,14 @@ class Meta:
             return []
 
     def collect(self, container: str, *, deadline: float) -> None:
-        """Undo the container's attachments whose network namespace no longer exists. Raises Error."""
+        """Undo the attachments whose network namespace no longer exists, of a removed container. Raises Error."""
         rows = [row for row in self._journal.attachments(container) if netns_gone(row)]
         if rows:
             log.info("container %s is gone without a DEL: undoing its attachments", container)
             with error_context(Thing("container", container)):
                 self.remove(rows, Request(command="DEL", container_id=container, deadline=deadline))
+        else:
+            self._release_unrecorded(container, deadline)
 
     # CHECK, STATUS, GC
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -100,6 +101,21 @@ def test_call_that_hangs_is_told_with_the_step_that_it_is_in(world: World, tmp_p
     assert ": ADD has been running for " in text
     assert text.splitlines()[0].endswith(": attach > plugin slow")
     assert "running: ADD of default/p for " in told(world.agent.config, "status")
+    gate.open()
+    call.answer()
+
+
+def test_failure_stays_the_answer_while_the_call_is_repeated(world: World, tmp_path: Path) -> None:
+    world.script("slow")
+    world.define("slow", world.conflist("slow", {"type": "slow"}))
+    world.fail("slow", "ADD", {"code": 7, "msg": "no card"})
+    assert world.refused("ADD", world.pod("p", "slow"))[0] == 7
+    world.fail("slow", "ADD", None)
+    _, call, gate = hanging_add(world, tmp_path)
+    answer, *rest = told(world.agent.config, "why", "p").splitlines()
+    assert re.search(r": ADD fails at: .*plugin slow; ADD has been running for .*: attach > plugin slow$", answer)
+    assert rest[0].endswith("plugin slow: no card")
+    assert any(line.startswith("  do:  ") for line in rest)
     gate.open()
     call.answer()
 

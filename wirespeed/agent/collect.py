@@ -11,6 +11,9 @@ runtime, asked after that, does not list the sandbox; if it does, its DEL is sti
 were in the journal before the runtime was asked can be collected, and each namespace is checked once more when the
 container has its turn among the runtime's own calls. If a namespace exists, its attachment stays, even if no
 runtime lists the sandbox: it may be another runtime's.
+
+A container whose record on disk is damaged has no attachment in the journal. Its record is of an earlier boot, so for
+this container only the second condition must hold.
 """
 
 from __future__ import annotations
@@ -50,7 +53,7 @@ def _collect(node: Node) -> tuple[bool, str]:
 
     Return whether nothing is left, and why nothing at all can be collected.
     """
-    gone = {row.container for row in node.journal.attachments() if netns_gone(row)}
+    gone = node.journal.damaged_records() | {row.container for row in node.journal.attachments() if netns_gone(row)}
     if not gone:
         return True, ""
     runtimes = [Path(socket) for socket in node.config.runtimes]

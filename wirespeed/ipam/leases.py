@@ -3,6 +3,9 @@
 The folder <dataDir>/<network> contains: a file per address, named like the address, with the content
 "<container id>CRLF<ifname>" (old versions: the container id only); last_reserved_ip.<number of the range set>; and
 `lock`, which every reader and writer locks with flock(2).
+
+A file without content belongs to no container, and is removed: its writer was killed, or the node lost its power
+before the content was on the disk (ext4 commits the names of new files after 5 s, their content after up to 30 s).
 """
 
 from __future__ import annotations
@@ -12,9 +15,11 @@ import os
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from wirespeed import errors
 from wirespeed.cni.address import Ip, parse_ip
 from wirespeed.errors import Error, Kind, as_error
 from wirespeed.system.filelock import locked
@@ -127,7 +132,8 @@ class Leases:
         except FileNotFoundError:
             return None
         try:
-            return os.read(file, 4096).decode(errors="replace").strip()
+            # A power failure may leave NULs in place of the content.
+            return os.read(file, 4096).decode(errors="replace").strip().strip("\0")
         finally:
             os.close(file)
 
@@ -167,7 +173,13 @@ class Leases:
 
     def _read_lease(self, name: str) -> None:
         """Update the cache for a file, which may be no lease or be gone."""
-        self._cache(name, None if parse_ip(name) is None else self._read(name))
+        content = None if parse_ip(name) is None else self._read(name)
+        if content == "":
+            log.warning("leases in %s: %s has no content, and is released", self.folder, name)
+            with suppress(FileNotFoundError):
+                os.unlink(f"{self._path}/{name}")
+            content = None
+        self._cache(name, content)
 
     def _cache(self, name: str, content: str | None) -> None:
         """Update the cache for a file: its content, None if it is no lease."""
@@ -179,6 +191,21 @@ class Leases:
         if content is not None:
             self._owners[name] = content
             self._names.setdefault(content, set()).add(name)
+
+
+def release_lost(data: Path, *, container: str = "", deadline: float) -> None:
+    """Remove the leases without content of all networks in `data`, and release those of a container, if given.
+
+    Raises Error(TRY_AGAIN, IO) for the first folder that fails, after all others.
+    """
+    errors.run_all(partial(_release_lost, lock.parent, container, deadline) for lock in sorted(data.glob("*/lock")))
+
+
+def _release_lost(folder: Path, container: str, deadline: float) -> None:
+    leases = Leases(folder)
+    with leases.locked(deadline):
+        if container:
+            leases.release([ip for ip, (owner, _) in leases.owners().items() if owner == container])
 
 
 def _split(content: str) -> tuple[str, str]:

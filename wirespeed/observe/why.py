@@ -211,13 +211,17 @@ def _answer(
     failure: Failure | None,
 ) -> tuple[str, list[str]]:
     """Return the answer in one sentence, and what to do next."""
+    now = ""
     if running:
         call = running[0]
         doing = call.step or "waits for other calls"
-        return f"{call.verb} has been running for {call.seconds:.1f} s: {doing}", []
+        now = f"{call.verb} has been running for {call.seconds:.1f} s: {doing}"
     if failure is not None:
         where = f" at: {' > '.join(failure.path)}" if failure.path else ""
-        return f"{failure.verb} fails{where}", [_ADVICE.get(failure.code, _OF_OTHERS)]
+        again = f"; {now}" if now else ""
+        return f"{failure.verb} fails{where}{again}", [_ADVICE.get(failure.code, _OF_OTHERS)]
+    if now:
+        return now, []
     wrong = [row for row in attachments if row.problem]
     if wrong:
         return f"{wrong[0].interface} ({wrong[0].network}): {wrong[0].problem}", []

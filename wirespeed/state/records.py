@@ -4,8 +4,9 @@ After a reboot, the journal and the interfaces are gone, but leases of addresses
 plugins keep them on disk. So the rows of each container are also in a file of its own, named by the container's
 id. Each change appends a line; nothing is read or rewritten for that. A damaged file affects only one container.
 
-No call waits for the disk. A power failure may lose the last changes of a record (of up to 30 s, for which the
-kernel may delay writes), but it loses host-local's leases of that time, too. An orderly reboot loses nothing.
+No call waits for the disk. A power failure may lose the last changes of a record, of up to 30 s, for which the
+kernel may delay writes. What it leaves then is an empty file: of the record, and of each of host-local's leases of
+that time. The agent removes both. An orderly reboot loses nothing.
 """
 
 from __future__ import annotations
@@ -182,6 +183,15 @@ class RecordedJournal(Journal):
         for each in self.records.containers() if container is None else [container]:
             if each not in known:
                 yield from self.records.read(each)
+
+    def has_only_damaged_record(self, container: str) -> bool:
+        """Whether the container has a record of which no row could be restored."""
+        return self.records.has(container) and not self.attachments(container)
+
+    def damaged_records(self) -> set[str]:
+        """Return the containers that have a record of which no row could be restored."""
+        recorded = self.records.containers()  # read first: a row is written before its record
+        return set(recorded) - {row.container for row in self.attachments()}
 
     def rows_without_record(self) -> Iterator[list[Attachment]]:
         """Yield the rows of each container without a record: attached by an agent without records, or by Multus."""
