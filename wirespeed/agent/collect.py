@@ -12,8 +12,8 @@ were in the journal before the runtime was asked can be collected, and each name
 container has its turn among the runtime's own calls. If a namespace exists, its attachment stays, even if no
 runtime lists the sandbox: it may be another runtime's.
 
-A container whose record on disk is damaged has no attachment in the journal. Its record is of an earlier boot, so for
-this container only the second condition must hold.
+A container whose record on disk is damaged has no attachment in the journal. Its record is of an earlier boot, so
+for this container only the second condition must hold.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ def container(of: Object) -> str:
 
 
 def test_node_reset(networks: Kube, vms: list[Remote], wirespeed: Kube) -> None:
-    """One pod's files are complete on the disk. The other's have only their names there, which ext4 commits first."""
+    """One pod's files are complete on the disk. Of the other's, only the names are, which ext4 commits first."""
     node = vms[0]
     names = start_some(networks, "earlier", [node], vf=True)
     assert_attached(networks, names)
