@@ -12,11 +12,11 @@ from typing import NamedTuple
 from wirespeed.kernel.netlink.codec import attribute, attributes, number, string, u32
 
 RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE, RTM_GETRULE, RTM_GETNEXTHOP = 24, 25, 26, 34, 106
-RTMGRP_IPV4_IFADDR, RTMGRP_IPV4_ROUTE, RTMGRP_IPV6_ROUTE = 0x10, 0x40, 0x400
-RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_METRICS, RTA_MULTIPATH = 1, 4, 5, 6, 8, 9
+RTMGRP_IPV4_IFADDR, RTMGRP_IPV4_ROUTE, RTMGRP_IPV6_IFADDR, RTMGRP_IPV6_ROUTE = 0x10, 0x40, 0x100, 0x400
+RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_PREFSRC, RTA_METRICS, RTA_MULTIPATH = 1, 4, 5, 6, 7, 8, 9
 RTA_TABLE, RTA_VIA, RTA_ENCAP, RTA_NH_ID = 15, 18, 22, 30
 RTAX_MTU, RTAX_ADVMSS = 2, 8
-RT_SCOPE_UNIVERSE, RT_SCOPE_LINK, RT_TABLE_MAIN, RTN_UNICAST, RTPROT_STATIC = 0, 253, 254, 1, 4
+RT_SCOPE_UNIVERSE, RT_SCOPE_LINK, RT_TABLE_MAIN, RTN_UNICAST, RTPROT_BOOT, RTPROT_STATIC = 0, 253, 254, 1, 3, 4
 _NHA_ID, _NHA_GROUP, _NHA_OIF, _NHA_GATEWAY = 1, 2, 5, 6  # linux/nexthop.h
 _FRA_SRC, _FRA_IIFNAME, _FRA_TABLE, _FRA_OIFNAME = 2, 3, 15, 17  # linux/fib_rules.h
 _FR_ACT_TO_TBL, _FIB_RULE_INVERT = 1, 2
@@ -45,12 +45,12 @@ class Rule(NamedTuple):
     source: Network | None
 
 
-def pack_route_header(network: Network, *, table: int, scope: int) -> bytes:
-    """Pack a static unicast route to a network, without its next hop."""
+def pack_route_header(network: Network, *, table: int, scope: int, protocol: int = RTPROT_STATIC) -> bytes:
+    """Pack a unicast route to a network, without its next hop."""
     family = socket.AF_INET6 if network.version == 6 else socket.AF_INET
     # rtm_table is one byte: larger numbers are in RTA_TABLE alone.
     short = table if table < 256 else 0
-    packed = _RTMSG.pack(family, network.prefixlen, 0, 0, short, RTPROT_STATIC, scope, RTN_UNICAST, 0)
+    packed = _RTMSG.pack(family, network.prefixlen, 0, 0, short, protocol, scope, RTN_UNICAST, 0)
     if network.prefixlen:
         packed += attribute(RTA_DST, network.network_address.packed)
     return packed + u32(RTA_TABLE, table)
