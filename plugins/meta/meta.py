@@ -58,7 +58,7 @@ class Meta:
         self._node = node
         self._journal = node.journal
         self._leases = Path(node.config.leases)
-        self.chain = Chain(node.plugins)
+        self.chain = Chain(node.plugins, node.reference_plugin)
         self.reporter = Reporter(node, self.send_event)
         self.resolver = Resolver(
             chain=self.chain,

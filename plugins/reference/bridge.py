@@ -170,7 +170,7 @@ def _ensure_bridge(host: Rtnl, keys: Keys) -> Link:
 
 
 def _create_veth(request: Request, sides: Sides, bridge: Link, keys: Keys, mac: str) -> Link:
-    """Create the pod's interface, and its peer as a port of the bridge; return the peer. Raises Error(INTERFACE)."""
+    """Create the pod's interface, and its peer as the bridge's port; return the peer. Raises Error(INTERFACE)."""
     with pods.interface_errors(f"interface {request.ifname}"), pods.node_fd() as node:
         port = pods.create_veth(sides, request.ifname, node, mtu=keys.mtu, mac=mac)
     try:

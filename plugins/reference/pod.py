@@ -14,7 +14,7 @@ from wirespeed.cni.plugin import Result
 from wirespeed.cni.request import Request
 from wirespeed.errors import Error, Kind, as_error, os_errors
 from wirespeed.ipam import addressing
-from wirespeed.kernel import netns
+from wirespeed.kernel import netns, routes
 from wirespeed.kernel.netlink import address, virtual
 from wirespeed.kernel.netlink.errors import NetlinkError
 from wirespeed.kernel.netlink.link import IF_OPER_UP, Link
@@ -23,6 +23,7 @@ from wirespeed.kernel.netlink.rtnl import Rtnl
 from wirespeed.kernel.netlink.wait import wait_for
 from wirespeed.kernel.netns import NetNs
 
+_DEFAULT = {"0.0.0.0/0": socket.AF_INET, "::/0": socket.AF_INET6}
 _DAD_TIMEOUT = 5.0  # seconds for the kernel to detect that nobody else has an address
 
 
@@ -248,7 +249,12 @@ def drift(request: Request, pod: Rtnl, kind: str) -> list[str]:
     wrong = [] if link.kind == kind else [f"{link.name} is of kind {link.kind or 'physical'}, not {kind}"]
     if expected.get("mac") not in {None, "", link.mac}:
         wrong.append(f"the MAC of {link.name} is {link.mac}, not {expected['mac']}")
-    return wrong + addressing.missing(pod, link, previous, number)
+    default = [route for route in previous["routes"] if route["dst"] in _DEFAULT]
+    routes_left = [route for route in previous["routes"] if route not in default]
+    wrong += addressing.missing(pod, link, {**previous, "routes": routes_left}, number)
+    # Another network of the pod may have taken the default route.
+    lost = [route["dst"] for route in default if not routes.has_default_route(pod, _DEFAULT[route["dst"]])]
+    return wrong + [f"there is no route to {destination}" for destination in lost]
 
 
 def raise_drift(wrong: Sequence[str]) -> None:

@@ -234,6 +234,7 @@ def _start_agent(
         "kubelet": str(folder / "kubelet"),
         "devinfo": str(folder / "devinfo"),
         "leases": str(folder / "leases"),
+        "referencePlugins": os.environ.get("TRY_REFERENCE", "execute"),
         **config,
     }
     file = folder / "agent.yaml"

@@ -85,6 +85,11 @@ def default_routes(family: int) -> list[DefaultRoute]:
         return [each for message in found for each in _default_routes(rtnl, message)]
 
 
+def has_default_route(rtnl: Rtnl, family: int) -> bool:
+    """Whether the namespace of the socket has a unicast default route of AF_INET or AF_INET6."""
+    return any(map(route.is_default_route, _dump(rtnl, family)))
+
+
 def remove_route(found: DefaultRoute) -> None:
     """Remove a route that `default_routes` returned, in the same namespace. Raises OSError."""
     with Rtnl() as rtnl:

@@ -1,4 +1,4 @@
-"""The same calls of a plugin in this process and as an executable, each on a node of its own, and what they leave."""
+"""The same calls of a plugin in this process and as an executable, each on its own node, and what they leave."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Side:
         )
 
     def state(self) -> dict[str, Any]:
-        """What the kernel has on the node and in the pod, and the leases; names and numbers by chance are masked."""
+        """What the kernel has on both sides, and the leases; random names and numbers are masked."""
         leased = sorted(path.name for path in self.leases.glob("*/*") if path.name[0].isdigit())
         return {"node": _kernel_state(self.node), "pod": _kernel_state(self.pod), "leases": leased}
 
@@ -249,7 +249,6 @@ def _assert_same(sides: tuple[Side, Side], when: str) -> None:
         if time.monotonic() > deadline:
             break
         time.sleep(0.1)
-    lines = (json.dumps(state, indent=1, sort_keys=True).splitlines() for state in (executed, own))
-    raise AssertionError(
-        f"{when}\n" + "\n".join(difflib.unified_diff(*lines, "executed", "in process", lineterm=""))
-    )
+    before, after = (json.dumps(state, indent=1, sort_keys=True).splitlines() for state in (executed, own))
+    lines = difflib.unified_diff(before, after, "executed", "in process", lineterm="")
+    raise AssertionError("\n".join((when, *lines)))

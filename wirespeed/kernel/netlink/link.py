@@ -45,13 +45,13 @@ IFINFOMSG = struct.Struct("BxHiII")  # struct ifinfomsg: family, type, index, fl
 class Link:
     """A network interface.
 
-    `mtu` is in bytes. `permanent_mac` is the hardware's MAC, as its driver reports it. `master` is the index of the
-    bridge or bond that it is a port of (0: none). `kind` is that of a virtual interface ("veth", "bridge" ...), `data`
-    are its kind's attributes. `lower` is the index of the interface below it, or of a veth's peer, which may be in
-    another namespace. `operstate` is an IF_OPER_* number. `xdp` are the modes (XDP_MODES) in which an XDP program is
-    attached. `parent` is the bus address of its device ("" for a virtual interface). An `infiniband` interface has
-    a 20-byte address as `mac`, whose last 8 bytes are the GUID of its port. `vfs` are the VFs that its driver
-    reports, by number.
+    `mtu` is in bytes. `permanent_mac` is the hardware's MAC, as its driver reports it. `master` is the index of
+    the bridge or bond that it is a port of (0: none). `kind` is that of a virtual interface ("veth", "bridge"
+    ...), `data` are its kind's attributes. `lower` is the index of the interface below it, or of a veth's peer,
+    which may be in another namespace. `operstate` is an IF_OPER_* number. `xdp` are the modes (XDP_MODES) in
+    which an XDP program is attached. `parent` is the bus address of its device ("" for a virtual interface). An
+    `infiniband` interface has a 20-byte address as `mac`, whose last 8 bytes are the GUID of its port. `vfs`
+    are the VFs that its driver reports, by number.
     """
 
     index: int

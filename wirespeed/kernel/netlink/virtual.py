@@ -44,8 +44,8 @@ def pack_virtual(
 ) -> bytes:
     """Pack a new interface of a kind. `data` are the kind's own attributes.
 
-    `lower` is the index of the interface below it (0: none). `mtu` (bytes) 0 and `mac` "" are the kernel's defaults.
-    The interface is created in the namespace `netns_fd`, else in that of the socket.
+    `lower` is the index of the interface below it (0: none). `mtu` is in bytes; 0, and `mac` "", are the kernel's
+    defaults. The interface is created in the namespace `netns_fd`, else in that of the socket.
     """
     flags = IFF_UP if up else 0
     packed = IFINFOMSG.pack(0, 0, 0, flags, flags) + text(IFLA_IFNAME, name)
