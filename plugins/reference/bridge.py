@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import ipaddress
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -76,6 +76,8 @@ def executed(config: Mapping[str, Any]) -> bool:
 
 class Bridge:
     """The plugin (`wirespeed.cni.plugin.Plugin`)."""
+
+    deletes_interface: Literal[True] = True  # see `wirespeed.cni.plugin.DeletesInterface`
 
     def __init__(self, ipam: Ipam) -> None:
         self._ipam = ipam

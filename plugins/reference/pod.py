@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import socket
 from collections.abc import Iterator, Mapping, Sequence
@@ -122,7 +123,7 @@ def write_sysctls(ns: NetNs | None, values: Mapping[str, str]) -> None:
 
     def write() -> None:
         for name, value in values.items():
-            _try_write(Path("/proc/sys") / name, value)
+            _try_write(f"/proc/sys/{name}", value)
 
     if ns is None:
         write()
@@ -130,11 +131,17 @@ def write_sysctls(ns: NetNs | None, values: Mapping[str, str]) -> None:
         netns.inside(ns.fd, write)
 
 
-def _try_write(path: Path, value: str) -> None:
+def _try_write(path: str, value: str) -> None:
     try:
-        path.write_text(value)
+        file = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     except OSError:
         return
+    try:
+        os.write(file, value.encode())
+    except OSError:
+        return
+    finally:
+        os.close(file)
 
 
 def configure(sides: Sides, link: Link, result: Result, sysctls: Mapping[str, str] | None = None) -> None:

@@ -15,7 +15,7 @@ from wirespeed.cni import result as results
 from wirespeed.cni import versions
 from wirespeed.cni.errors import NotUndoneError
 from wirespeed.cni.execute import check_kind, find_plugin, run_plugin
-from wirespeed.cni.plugin import Capable, Plugin, Result, call
+from wirespeed.cni.plugin import Capable, DeletesInterface, Plugin, Result, call
 from wirespeed.cni.request import Request, check_network_name
 from wirespeed.errors import Error, Kind, Thing, about_keys, as_kind, run_all, under, within
 from wirespeed.keys import normalize_case
@@ -132,6 +132,12 @@ class Chain:
         if config["type"] in self._builtin:
             return self._make(config["type"])
         return self._in_process(config, path)
+
+    def begins_by_deleting(self, network: Network, path: Sequence[str]) -> bool:
+        """Whether DEL of the network deletes the pod's interface before anything else, in this process."""
+        if len(network.plugins) != 1:
+            return False  # another plugin of the chain may need the interface
+        return isinstance(self._plugin(network.plugins[0], path), DeletesInterface)
 
     def check_plugins(self, network: Network, path: Sequence[str]) -> None:
         """Check that each plugin is in this process or in one of the folders of `path`.
