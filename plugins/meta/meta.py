@@ -13,7 +13,6 @@ import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import replace
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -243,21 +242,23 @@ class Meta:
         if any(row.step in interrupted for row in rows):
             with step("end plugins that are still running"):
                 kill_orphans(rows[0].container, rows[0].netns, deadline=request.deadline)
-        rows = self._delete_interfaces(rows, request)
-        errors.run_all(partial(self._remove_one, row, request) for row in reversed(rows))
+        deleted = self._delete_interfaces(rows, request)
+        errors.run_all(
+            partial(self._remove_one, row, request, is_deleted=row.ifname in deleted) for row in reversed(rows)
+        )
 
-    def _delete_interfaces(self, rows: Sequence[Attachment], request: Request) -> Sequence[Attachment]:
-        """Delete at once the interfaces of the networks whose DEL begins with that; return the rows' new steps.
+    def _delete_interfaces(self, rows: Sequence[Attachment], request: Request) -> set[str]:
+        """Delete at once the interfaces of the networks whose DEL begins with that; return the rows' interfaces.
 
         Most of a DEL's time, the kernel waits until no CPU uses an interface, and for several as long as for one.
         After a failure, each network's DEL deletes its own.
         """
         chosen = [row for row in rows if self._begins_by_deleting(row, request)]
         if len(chosen) < 2:
-            return rows
+            return set()
         with step("delete the interfaces"), netns.reopened(chosen[0].netns, recorded_identity(chosen[0])) as ns:
             if ns is None:
-                return rows
+                return set()
             for row in chosen:
                 self._journal.mark(row.container, row.ifname, AttachmentStep.DELETING)
             try:
@@ -266,7 +267,8 @@ class Meta:
                     pod.delete_links([link.index for link in links if link is not None])
             except OSError as error:
                 log.info("container %s: deleting its interfaces at once: %s", rows[0].container, error)
-        return [replace(row, step=AttachmentStep.DELETING) if row in chosen else row for row in rows]
+                return set()
+        return {row.ifname for row in chosen}
 
     def _begins_by_deleting(self, row: Attachment, request: Request) -> bool:
         if row.step == AttachmentStep.PLANNED or of_earlier_boot(row):
@@ -276,12 +278,13 @@ class Meta:
             return self.chain.begins_by_deleting(delegate.network(), delegate.request(request, netns="").path)
         return False
 
-    def _remove_one(self, row: Attachment, request: Request) -> None:
+    def _remove_one(self, row: Attachment, request: Request, *, is_deleted: bool) -> None:
         delegate = recorded_delegate(row)
         with error_context(delegate.where), _step("detach", delegate):
-            if row.step != AttachmentStep.PLANNED:
-                if row.step != AttachmentStep.DELETING:
-                    self._journal.mark(row.container, row.ifname, AttachmentStep.DELETING)
+            if is_deleted:
+                detach(self.chain, delegate, request, netns="", result=row.result)  # what else the network holds
+            elif row.step != AttachmentStep.PLANNED:
+                self._journal.mark(row.container, row.ifname, AttachmentStep.DELETING)
                 self._detach(row, delegate, request)
             if delegate.device_info_file:
                 deviceinfo.remove(Path(delegate.device_info_file))

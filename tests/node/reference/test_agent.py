@@ -54,3 +54,29 @@ def test_wrong_key_is_named(world: World) -> None:
     assert code == 7
     assert 'plugin bridge: key "vlan": expected an integer from 0 to 4094, got 5000' in message
     assert (world.leases(), world.rows()) == ({}, {})
+
+
+def test_interface_that_is_gone_already_keeps_no_other(world: World) -> None:
+    pod = begin(world, "inProcess")
+    pod.netns.run("ip", "link", "del", "net1")
+    assert world.call("DEL", pod) == DONE
+    world.nothing_left(pod)
+
+
+def test_chain_with_an_executed_plugin_is_removed_beside_others(world: World) -> None:
+    world.define("tuned", world.conflist("tuned", world.bridge("10.9.0.0/24"), {"type": "tuning", "mtu": 1400}))
+    world.agent.stop()
+    world.restart(referencePlugins="inProcess")
+    pod = world.pod("p", "bridged,tuned,ptp")
+    world.add(pod)
+    assert pod.links()["net2"]["mtu"] == 1400
+    assert world.call("CHECK", pod) == DONE
+    assert world.call("DEL", pod) == DONE
+    world.nothing_left(pod)
+
+
+def test_network_namespace_that_is_gone_keeps_no_address(world: World) -> None:
+    pod = begin(world, "inProcess")
+    pod.netns.delete()
+    assert world.call("DEL", pod) == DONE
+    assert (world.leases(), world.rows()) == ({}, {})
