@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +13,7 @@ from wirespeed.cni import result as results
 from wirespeed.cni.plugin import Result
 from wirespeed.cni.request import Request
 from wirespeed.errors import Error, Kind, as_error, os_errors
-from wirespeed.ipam import addressing
+from wirespeed.ipam import Ipam, addressing
 from wirespeed.kernel import netns
 from wirespeed.kernel.netlink import address, virtual
 from wirespeed.kernel.netlink.errors import NetlinkError
@@ -159,6 +159,14 @@ def configure(sides: Sides, link: Link, result: Result, sysctls: Mapping[str, st
         _add_route(sides.pod, link, route, ips)
 
 
+def allocate(request: Request, ipam: Ipam) -> Result:
+    """Return addresses of the request's IPAM plugin. Raises Error(ADDRESS) if it gives none."""
+    result = ipam.add(request)
+    if not result["ips"]:
+        raise Error(Kind.ADDRESS, "it gave no address", where=f"ipam {request.config['ipam']['type']}")
+    return result
+
+
 def _is_ipv6(text: str) -> bool:
     return ":" in text
 
@@ -234,8 +242,13 @@ def _wait_until_usable(ns: NetNs, link: Link) -> None:
         raise Error(Kind.ADDRESS, "a neighbour already has one of its IPv6 addresses", where=where)
 
 
-def drift(request: Request, pod: Rtnl, kind: str) -> list[str]:
-    """Return how the pod's interface differs from prevResult, as messages; it must be of that kind ("veth" ...)."""
+def drift(
+    request: Request, pod: Rtnl, kind: str | None, more: Callable[[Link], Iterable[str]] = lambda _: ()
+) -> list[str]:
+    """Return how the pod's interface differs from prevResult, as messages.
+
+    It must be of that kind ("veth" ...; None: any). `more` returns messages about an interface of that kind.
+    """
     previous = results.read(request.config.get("prevResult"))
     listed = enumerate(previous["interfaces"])
     found = ((n, each) for n, each in listed if each["name"] == request.ifname and each.get("sandbox"))
@@ -245,7 +258,10 @@ def drift(request: Request, pod: Rtnl, kind: str) -> list[str]:
     link = pod.link(request.ifname)
     if link is None:
         return [f"the pod has no interface {request.ifname}"]
-    wrong = [] if link.kind == kind else [f"{link.name} is of kind {link.kind or 'physical'}, not {kind}"]
+    if kind is None or link.kind == kind:
+        wrong = list(more(link))
+    else:
+        wrong = [f"{link.name} is of kind {link.kind or 'physical'}, not {kind}"]
     if expected.get("mac") not in {None, "", link.mac}:
         wrong.append(f"the MAC of {link.name} is {link.mac}, not {expected['mac']}")
     return wrong + addressing.missing(pod, link, previous, number)
