@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import secrets
 import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -99,9 +100,14 @@ def find(rtnl: Rtnl, name: str, what: str = "interface") -> Link:
 def delete_interface(request: Request) -> None:
     """Delete the pod's interface, if the pod and the interface exist. Raises Error(INTERFACE)."""
     with opened_pod(request) as pod:
-        if pod is not None and (link := pod.link(request.ifname)) is not None:
-            with interface_errors(f"interface {request.ifname}"):
-                pod.delete_link(link.index)
+        if pod is None:
+            return
+        with interface_errors(f"interface {request.ifname}"):
+            try:
+                pod.delete_link(request.ifname)
+            except NetlinkError as error:
+                if error.errno != errno.ENODEV:
+                    raise
 
 
 @contextmanager

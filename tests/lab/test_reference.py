@@ -62,8 +62,8 @@ def test_vf_is_moved_and_put_back_as_the_executable_does(
     found = []
     for swapped in (False, True):
         side = node(namespaces(), tmp_path)
-        callers: list[Executed | InProcess] = [Executed("host-device", side), InProcess(HostDevice(Ipam(tmp_path)), side)]
-        adds, deletes = reversed(callers) if swapped else callers
+        executed, own = Executed("host-device", side), InProcess(HostDevice(Ipam(tmp_path)), side)
+        adds, deletes = (own, executed) if swapped else (executed, own)
         result = adds.call(side.request("ADD", config, {}))
         link = link_in(f"/run/netns/{side.pod}", "net1")
         assert link is not None

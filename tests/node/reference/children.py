@@ -19,7 +19,7 @@ from wirespeed.plugins.reference.vlan import Vlan
 Commands = tuple[tuple[str, ...], ...]
 
 _MAC = "02:11:00:00:00:0{}"
-_MASTERS: Commands = (
+MASTERS: Commands = (
     ("-n", "NODE", "link", "add", "m0", "address", _MAC.format(1), "type", "veth", "peer", "name", "m1"),
     ("-n", "NODE", "link", "set", "m1", "up"),
     ("-n", "NODE", "link", "set", "m0", "up"),
@@ -59,7 +59,7 @@ def _shared(chance: random.Random) -> tuple[Config, Commands]:
     """The keys that all have, and what there is before: mostly valid together."""
     inside = chance.random() < 0.25
     keys: Config = {"linkInContainer": True} if inside else {}
-    prepare = _MASTERS
+    prepare = MASTERS
     way = chance.random()
     if way < 0.7:
         keys["master"] = "p0" if inside else "m0"

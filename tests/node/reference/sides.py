@@ -244,7 +244,7 @@ def compare(trial: Trial, plugin: Callable[[Side], Plugin], folder: Path, binari
             assert own is not None
             results_of = [executed, own]
             assert masked_result(own, other) == masked_result(executed, one), about
-            _assert_same(both, f"after ADD of {about}")
+            assert_same(both, f"after ADD of {about}")
         version = str(trial.config["cniVersion"])
         after = [{**trial.config, "prevResult": results.write(each, version)} for each in results_of]
         refusals = []
@@ -260,7 +260,7 @@ def compare(trial: Trial, plugin: Callable[[Side], Plugin], folder: Path, binari
         if isinstance(released, Error):  # some executables refuse in a DEL what they refuse in an ADD
             assert not results_of, f"DEL by the executable of {about}: {released}"
             callers[other.node][1].call(other.request("DEL", configs[1], trial.args))
-        _assert_same(both, f"after DEL of {about}")
+        assert_same(both, f"after DEL of {about}")
         for each, config in zip(both, configs, strict=True):
             for gone in (False, True):
                 again = each.request("DEL", config, trial.args, gone=gone)
@@ -269,7 +269,7 @@ def compare(trial: Trial, plugin: Callable[[Side], Plugin], folder: Path, binari
                 callers[each.node][1].call(again)
 
 
-def _assert_same(sides: tuple[Side, Side], when: str) -> None:
+def assert_same(sides: tuple[Side, Side], when: str) -> None:
     """Wait until both nodes have the same state: the kernel checks IPv6 addresses and carriers for a while."""
     deadline = time.monotonic() + _PATIENCE
     while True:
