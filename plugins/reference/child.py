@@ -65,6 +65,7 @@ class ChildPlugin:
         Error(INVALID_CONFIG, INTERFACE, ADDRESS).
         """
         addressed = given is not None or bool(keys.ipam.get("type"))
+        dns = conf.dns(request)
         with pods.opened(request) as sides:
             master = self._master(sides, keys)
             attributes: dict[str, Any] = {
@@ -83,7 +84,7 @@ class ChildPlugin:
                 errors.run_all([lambda: sides.pod.delete_link(link.index), *release])
                 raise
         result["interfaces"] = [{"name": link.name, "mac": link.mac, "sandbox": request.netns}]
-        result["dns"] = conf.dns(request)
+        result["dns"] = dns
         return result
 
     def _addressed(self, request: Request, sides: Sides, link: Link, given: Result | None) -> Result:

@@ -17,7 +17,7 @@ from wirespeed.cni.request import Request
 from wirespeed.devices.pci import USERSPACE_DRIVERS
 from wirespeed.errors import Error, Kind
 from wirespeed.ipam import Ipam
-from wirespeed.kernel import sysfs
+from wirespeed.kernel import netns, sysfs
 from wirespeed.kernel.netlink.errors import NetlinkError
 from wirespeed.kernel.netlink.link import Link
 from wirespeed.kernel.netlink.rtnl import Rtnl
@@ -60,14 +60,17 @@ class HostDevice:
 
     def add(self, request: Request) -> Result:
         wanted = _read(request)
+        dns = conf.dns(request)
         if wanted.in_user_space:
-            result, mac = self._allocate(request, wanted.keys), {}
+            with netns.opened(request.netns):
+                result, mac = self._allocate(request, wanted.keys), {}
         else:
             with pods.opened(request) as sides:
                 device = _find(sides.host, wanted)
                 mac = {"mac": device.mac}
                 result = self._attach(request, sides, wanted.keys, device)
         result["interfaces"] = [{"name": request.ifname, **mac, "sandbox": request.netns}]
+        result["dns"] = dns if result["ips"] else {}  # as the reference plugin, none without IPAM
         return result
 
     def _attach(self, request: Request, sides: Sides, keys: Keys, device: Link) -> Result:
@@ -83,12 +86,12 @@ class HostDevice:
         return result
 
     def _allocate(self, request: Request, keys: Keys) -> Result:
-        """Return a result without interfaces; without IPAM, it has no DNS either."""
+        """Return the addresses and routes of IPAM, if there is one, as a result."""
         if not keys.ipam.get("type"):
             return results.empty()
         found = pods.allocate(request, self._ipam)
         ips = [{**ip, "interface": 0} for ip in found["ips"]]
-        return {**results.empty(), "ips": ips, "routes": found["routes"], "dns": conf.dns(request)}
+        return {**results.empty(), "ips": ips, "routes": found["routes"]}
 
     def delete(self, request: Request) -> None:
         errors.run_all([lambda: _put_back(request), lambda: self._ipam.delete(request)])
@@ -97,7 +100,8 @@ class HostDevice:
         wanted = _read(request)
         self._ipam.check(request)
         if wanted.in_user_space:
-            results.read(request.config.get("prevResult"))
+            with netns.opened(request.netns):
+                results.read(request.config.get("prevResult"))
             return
         with pods.opened(request) as sides:
             pods.raise_drift(pods.drift(request, sides.pod, None))

@@ -81,6 +81,7 @@ def _wrong(chance: random.Random, **values: list[Any]) -> Config:
     """Seldom, one key with a wrong value."""
     if chance.random() > 0.12:
         return {}
+    values["dns"] = [{"nameservers": "10.1.2.3"}]
     key = chance.choice(sorted(values))
     return {key: chance.choice(values[key])}
 

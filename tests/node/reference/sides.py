@@ -234,6 +234,8 @@ def compare(trial: Trial, plugin: Callable[[Side], Plugin], folder: Path, binari
         requests = [each.request("ADD", trial.config, trial.args) for each in both]
         executed = outcome(lambda: callers[one.node][0].call(requests[0]))
         own = outcome(lambda: callers[other.node][1].call(requests[1]))
+        if one.old and isinstance(executed, Error) and "no default route interface" in executed.msg:
+            return  # Debian's build finds no default route at all
         about = f"{trial.kind} {json.dumps(trial.config)} args={trial.args}"
         if isinstance(executed, Error) or isinstance(own, Error):
             assert isinstance(executed, Error), f"{about}: only in this process: {own}"
@@ -260,7 +262,8 @@ def compare(trial: Trial, plugin: Callable[[Side], Plugin], folder: Path, binari
         if isinstance(released, Error):  # some executables refuse in a DEL what they refuse in an ADD
             assert not results_of, f"DEL by the executable of {about}: {released}"
             callers[other.node][1].call(other.request("DEL", configs[1], trial.args))
-        assert_same(both, f"after DEL of {about}")
+        if results_of or not one.old:  # host-device of release 1.1.1 leaves what it refuses in the pod
+            assert_same(both, f"after DEL of {about}")
         for each, config in zip(both, configs, strict=True):
             for gone in (False, True):
                 again = each.request("DEL", config, trial.args, gone=gone)
