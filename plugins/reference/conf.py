@@ -29,16 +29,16 @@ def read(request: Request, kind: type[T]) -> T:
     return structs.read({key: found[key] for key in known if found.get(key) is not None}, kind)
 
 
-def requested_mac(request: Request, own: str = "") -> str:
+def requested_mac(request: Request, own: str = "", *, in_args: bool = True) -> str:
     """Return the MAC for the interface: runtimeConfig.mac, args.cni.mac, CNI_ARGS MAC, or `own`, in this order.
 
-    Raises Error(INVALID_CONFIG, INVALID_REQUEST).
+    Not all plugins look into args.cni: only with `in_args`. Raises Error(INVALID_CONFIG, INVALID_REQUEST).
     """
     runtime = structs.object_in(request.config, "runtimeConfig")
     if given := runtime.get("mac"):
         with under("runtimeConfig"):
             return read_mac(given)
-    cni = structs.object_in(structs.object_in(request.config, "args"), "cni", "args.")
+    cni = structs.object_in(structs.object_in(request.config, "args"), "cni", "args.") if in_args else {}
     if given := cni.get("mac"):
         with under("args", "cni"):
             return read_mac(given)

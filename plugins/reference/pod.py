@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +15,7 @@ from wirespeed.cni import result as results
 from wirespeed.cni.plugin import Result
 from wirespeed.cni.request import Request
 from wirespeed.errors import Error, Kind, as_error, os_errors
-from wirespeed.ipam import addressing
+from wirespeed.ipam import Ipam, addressing
 from wirespeed.kernel import netns, routes
 from wirespeed.kernel.netlink import address, virtual
 from wirespeed.kernel.netlink.errors import NetlinkError
@@ -101,9 +102,14 @@ def find(rtnl: Rtnl, name: str, what: str = "interface") -> Link:
 def delete_interface(request: Request) -> None:
     """Delete the pod's interface, if the pod and the interface exist. Raises Error(INTERFACE)."""
     with opened_pod(request) as pod:
-        if pod is not None and (link := pod.link(request.ifname)) is not None:
-            with interface_errors(f"interface {request.ifname}"):
-                pod.delete_link(link.index)
+        if pod is None:
+            return
+        with interface_errors(f"interface {request.ifname}"):
+            try:
+                pod.delete_link(request.ifname)
+            except NetlinkError as error:
+                if error.errno != errno.ENODEV:
+                    raise
 
 
 @contextmanager
@@ -165,6 +171,14 @@ def configure(sides: Sides, link: Link, result: Result, sysctls: Mapping[str, st
         _wait_until_usable(sides.ns, link)
     for route in result["routes"]:
         _add_route(sides.pod, link, route, ips)
+
+
+def allocate(request: Request, ipam: Ipam) -> Result:
+    """Return addresses of the request's IPAM plugin. Raises Error(ADDRESS) if it gives none."""
+    result = ipam.add(request)
+    if not result["ips"]:
+        raise Error(Kind.ADDRESS, "it gave no address", where=f"ipam {request.config['ipam']['type']}")
+    return result
 
 
 def _is_ipv6(text: str) -> bool:
@@ -242,8 +256,13 @@ def _wait_until_usable(ns: NetNs, link: Link) -> None:
         raise Error(Kind.ADDRESS, "a neighbour already has one of its IPv6 addresses", where=where)
 
 
-def drift(request: Request, pod: Rtnl, kind: str) -> list[str]:
-    """Return how the pod's interface differs from prevResult, as messages; it must be of that kind ("veth" ...)."""
+def drift(
+    request: Request, pod: Rtnl, kind: str | None, more: Callable[[Link], Iterable[str]] = lambda _: ()
+) -> list[str]:
+    """Return how the pod's interface differs from prevResult, as messages.
+
+    It must be of that kind ("veth" ...; None: any). `more` returns messages about an interface of that kind.
+    """
     previous = results.read(request.config.get("prevResult"))
     listed = enumerate(previous["interfaces"])
     found = ((n, each) for n, each in listed if each["name"] == request.ifname and each.get("sandbox"))
@@ -253,7 +272,10 @@ def drift(request: Request, pod: Rtnl, kind: str) -> list[str]:
     link = pod.link(request.ifname)
     if link is None:
         return [f"the pod has no interface {request.ifname}"]
-    wrong = [] if link.kind == kind else [f"{link.name} is of kind {link.kind or 'physical'}, not {kind}"]
+    if kind is None or link.kind == kind:
+        wrong = list(more(link))
+    else:
+        wrong = [f"{link.name} is of kind {link.kind or 'physical'}, not {kind}"]
     if expected.get("mac") not in {None, "", link.mac}:
         wrong.append(f"the MAC of {link.name} is {link.mac}, not {expected['mac']}")
     default = [route for route in previous["routes"] if route["dst"] in _DEFAULT]

@@ -90,6 +90,18 @@ def has_default_route(rtnl: Rtnl, family: int) -> bool:
     return any(map(route.is_default_route, _dump(rtnl, family)))
 
 
+def default_route_index(rtnl: Rtnl) -> int | None:
+    """Return the index of the interface of the first default route, IPv4 before IPv6, in the socket's namespace.
+
+    None if there is none, or if it has several next hops. Raises OSError.
+    """
+    for family in _FAMILIES:
+        for message in filter(route.is_default_route, _dump(rtnl, family)):
+            hops = _hops(rtnl, route.route_attributes(message))
+            return hops[0].index if len(hops) == 1 else None
+    return None
+
+
 def remove_route(found: DefaultRoute) -> None:
     """Remove a route that `default_routes` returned, in the same namespace. Raises OSError."""
     with Rtnl() as rtnl:

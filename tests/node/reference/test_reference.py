@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.node.reference.sides import Config, Side, Trial, compare
-from wirespeed.cni.plugin import Plugin
+from tests.node.reference import children, devices
+from tests.node.reference.making import Maker, ipam, maybe, network
+from tests.node.reference.sides import Trial, compare
 from wirespeed.ipam import Ipam
 from wirespeed.plugins.reference.bridge import Bridge
 from wirespeed.plugins.reference.loopback import Loopback
@@ -19,26 +19,6 @@ from wirespeed.plugins.reference.loopback import Loopback
 # Executables of containernetworking/plugins to compare with.
 BINARIES = Path(os.environ.get("REFERENCE_PLUGINS", "/usr/lib/cni"))
 TRIALS = int(os.environ.get("REFERENCE_TRIALS", "6"))  # of each plugin
-
-
-def ipam(chance: random.Random, *, always: bool = False) -> Config:
-    """host-local or static with some addresses and routes, or none."""
-    if not always and chance.random() < 0.25:
-        return {}
-    families = chance.choice([("10.9.0.0/24",), ("10.9.0.0/24", "fd00:9::/64"), ("fd00:9::/64",)])
-    routes = [{"dst": chance.choice(["0.0.0.0/0", "10.77.0.0/16"])}] if "10.9.0.0/24" in families else []
-    routes += [{"dst": "fd77::/64"}] if "fd00:9::/64" in families and chance.random() < 0.5 else []
-    ranges = [[{"subnet": subnet}] for subnet in families]
-    return {"ipam": {"type": "host-local", "dataDir": "@LEASES@", "ranges": ranges, "routes": routes}}
-
-
-def maybe(chance: random.Random, **keys: Any) -> Config:
-    """Some of the keys, each with one of its values."""
-    return {key: chance.choice(values) for key, values in keys.items() if chance.random() < 0.3}
-
-
-def network(kind: str, **keys: Any) -> Config:
-    return {"cniVersion": "1.0.0", "name": "net", "type": kind, **keys}
 
 
 def bridge(chance: random.Random) -> Trial:
@@ -61,9 +41,11 @@ def loopback(chance: random.Random) -> Trial:
     return Trial("loopback", network("loopback"))
 
 
-MAKERS: dict[str, tuple[Callable[[random.Random], Trial], Callable[[Side], Plugin]]] = {
+MAKERS: dict[str, Maker] = {
     "bridge": (bridge, lambda side: Bridge(Ipam(side.leases))),
     "loopback": (loopback, lambda _: Loopback()),
+    **children.MAKERS,
+    **devices.MAKERS,
 }
 
 
@@ -77,5 +59,7 @@ def trials() -> list[Any]:
 
 @pytest.mark.parametrize(("kind", "seed"), trials())
 def test_same_result_and_state_as_the_executable(kind: str, seed: int, tmp_path: Path) -> None:
+    if kind in children.MAKERS and not children.kernel_has(kind):
+        pytest.skip(f"this kernel has no {kind}")
     make, plugin = MAKERS[kind]
     compare(make(random.Random(f"{kind} {seed}")), plugin, tmp_path, BINARIES)

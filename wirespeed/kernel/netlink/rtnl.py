@@ -166,9 +166,10 @@ class Rtnl(NetlinkSocket):
         """Create a virtual interface; see `virtual.pack_virtual`. Raises NetlinkError with EEXIST."""
         self.do(link.RTM_NEWLINK, virtual.pack_virtual(name, kind, **options), NLM_F_CREATE | NLM_F_EXCL)
 
-    def delete_link(self, index: int) -> None:
-        """Delete a virtual interface, and with it the peer of a veth."""
-        self.do(link.RTM_DELLINK, link.pack_link(index))
+    def delete_link(self, name: str | int) -> None:
+        """Delete a virtual interface by name or index, and with it the peer of a veth."""
+        index, packed = (name, b"") if isinstance(name, int) else (0, link.pack_name(name))
+        self.do(link.RTM_DELLINK, link.pack_link(index) + packed)
 
     def delete_links(self, indexes: Sequence[int]) -> None:
         """Delete virtual interfaces in one step: the kernel waits until no CPU uses them, once for all of them.

@@ -25,7 +25,7 @@ _VETH_INFO_PEER = 1
 _IFLA_BR_VLAN_FILTERING = 7
 IFLA_MACVLAN_MODE, IFLA_MACVLAN_BC_QUEUE_LEN = 1, 7
 MACVLAN_MODES = {"private": 1, "vepa": 2, "bridge": 4, "passthru": 8}
-IFLA_IPVLAN_MODE = 1
+IFLA_IPVLAN_MODE, _IFLA_IPVLAN_FLAGS = 1, 2
 IPVLAN_MODES = {"l2": 0, "l3": 1, "l3s": 2}
 IFLA_VLAN_ID = 1
 _IFLA_VRF_TABLE = 1
@@ -88,8 +88,12 @@ def macvlan_data(mode: str, *, broadcast_queue: int = 0) -> bytes:
 
 
 def ipvlan_data(mode: str) -> bytes:
-    """Return the attributes of an ipvlan (IPVLAN_MODES)."""
-    return attribute(IFLA_IPVLAN_MODE, struct.pack("H", IPVLAN_MODES[mode]))
+    """Return the attributes of an ipvlan (IPVLAN_MODES), which apply to all ipvlans of its master.
+
+    They are neither private nor vepa.
+    """
+    flags = attribute(_IFLA_IPVLAN_FLAGS, struct.pack("H", 0))
+    return attribute(IFLA_IPVLAN_MODE, struct.pack("H", IPVLAN_MODES[mode])) + flags
 
 
 def vlan_data(identifier: int) -> bytes:
