@@ -41,6 +41,7 @@ _SYSCTLS = (
     "net/ipv6/conf/*/keep_addr_on_down",
     "net/ipv6/conf/*/ndisc_notify",
 )
+_NEEDS_NETNS = frozenset({"sbr"})  # executables whose DEL fails without CNI_NETNS, against the specification
 
 
 @dataclass
@@ -64,7 +65,9 @@ class Side:
             ifname="net1",
             args=dict(args),
             path=self.path,
-            config=json.loads(json.dumps(config).replace("@LEASES@", str(self.leases))),
+            config=json.loads(
+                json.dumps(config).replace("@LEASES@", str(self.leases)).replace("@POD@", f"/run/netns/{self.pod}")
+            ),
         )
 
     def state(self) -> dict[str, Any]:
@@ -126,7 +129,13 @@ def _kernel_state(name: str) -> dict[str, Any]:
             for family in ("-4", "-6")
         ),
         "rules": _sorted(
-            _masked(json.loads(ip("-n", name, family, "-j", "rule", "show"))) for family in ("-4", "-6")
+            # The kernel adds one for all VRFs with the first, for good.
+            [
+                each
+                for each in _masked(json.loads(ip("-n", name, family, "-j", "rule", "show")))
+                if "l3mdev" not in each
+            ]
+            for family in ("-4", "-6")
         ),
         "vlans": _sorted([_masked(json.loads(_run("bridge", "-n", name, "-j", "vlan", "show") or "[]"))]),
         "sysctls": _sysctls(name),
@@ -135,6 +144,23 @@ def _kernel_state(name: str) -> dict[str, Any]:
 
 def _sorted(lists: Any) -> list[Any]:
     return sorted((each for listed in lists for each in listed), key=lambda each: json.dumps(each, sort_keys=True))
+
+
+def is_old(kind: str, binaries: Path) -> bool:
+    """Whether the executable knows nothing of CNI 1.1: it is older than 1.7."""
+    return "1.1.0" not in _run("env", "CNI_COMMAND=VERSION", str(binaries / kind))
+
+
+def kernel_has(kind: str) -> bool:
+    """Whether the kernel has this kind of virtual interface; the lab's has them all."""
+    name = f"wskind-{uuid.uuid4().hex[:8]}"
+    ip("netns", "add", name)
+    try:
+        more = {"vrf": ("table", "1")}.get(kind, ())
+        command = ("ip", "-n", name, "link", "add", "one", "type", kind, *more)
+        return subprocess.run(command, check=False, capture_output=True).returncode == 0
+    finally:
+        ip("netns", "del", name)
 
 
 def _run(*command: str) -> str:
@@ -182,10 +208,19 @@ class Trial:
     config: Config
     args: dict[str, str] = field(default_factory=dict)
     prepare: tuple[tuple[str, ...], ...] = ()  # `ip` commands on the node; NODE and POD are replaced
+    finish: tuple[tuple[str, ...], ...] = ()  # after the DEL that follows a refusal: the earlier plugins' DEL
+    newer: str = ""  # what Debian's executable, 1.1.1, does differently
 
     def begin(self, side: Side) -> None:
-        for command in self.prepare:
-            ip(*(each.replace("NODE", side.node).replace("POD", side.pod) for each in command))
+        _commands(side, self.prepare)
+
+    def end(self, side: Side) -> None:
+        _commands(side, self.finish)
+
+
+def _commands(side: Side, commands: tuple[tuple[str, ...], ...]) -> None:
+    for command in commands:
+        ip(*(each.replace("NODE", side.node).replace("POD", side.pod) for each in command))
 
 
 def outcome(call: Callable[[], T]) -> T | Error:
@@ -205,6 +240,9 @@ def compare(trial: Trial, plugin: Callable[[Side], Plugin], folder: Path, binari
         both = (one, other)
         for each in both:
             trial.begin(each)
+        if trial.prepare:
+            _assert_same(both, "before")
+        before = other.state() if trial.finish else None
         callers = {each.node: (Executed(trial.kind, each), InProcess(plugin(each), each)) for each in both}
         requests = [each.request("ADD", trial.config, trial.args) for each in both]
         executed = outcome(lambda: callers[one.node][0].call(requests[0]))
@@ -213,6 +251,8 @@ def compare(trial: Trial, plugin: Callable[[Side], Plugin], folder: Path, binari
         if isinstance(executed, Error) or isinstance(own, Error):
             assert isinstance(executed, Error), f"{about}: only in this process: {own}"
             assert isinstance(own, Error), f"{about}: only the executable: {executed}"
+            if before is not None:
+                assert_equal(lambda: (before, other.state()), f"after refusal of {about}", "before", "after")
             results_of: list[Config] = []
         else:
             assert executed is not None
@@ -231,25 +271,40 @@ def compare(trial: Trial, plugin: Callable[[Side], Plugin], folder: Path, binari
         assert len({isinstance(each, Error) for each in refusals}) <= 1, f"CHECK of {about}: {refusals}"
         configs = after or [trial.config] * 2
         callers[one.node][1].call(one.request("DEL", configs[0], trial.args))
-        callers[other.node][0].call(other.request("DEL", configs[1], trial.args))
+        _delete(callers[other.node][0], other.request("DEL", configs[1], trial.args), refused=not results_of)
+        for each in both if not results_of else ():
+            trial.end(each)
         _assert_same(both, f"after DEL of {about}")
         for each, config in zip(both, configs, strict=True):
             for caller in callers[each.node]:
-                caller.call(each.request("DEL", config, trial.args))
-                caller.call(each.request("DEL", config, trial.args, gone=True))
+                _delete(caller, each.request("DEL", config, trial.args), refused=not results_of)
+                if isinstance(caller, InProcess) or trial.kind not in _NEEDS_NETNS:
+                    gone = each.request("DEL", config, trial.args, gone=True)
+                    _delete(caller, gone, refused=not results_of)
+
+
+def _delete(caller: Executed | InProcess, request: Request, *, refused: bool) -> None:
+    """Call DEL; that of an executable may fail, too, after an ADD that was refused for its configuration."""
+    try:
+        caller.call(request)
+    except Error:
+        if not refused or isinstance(caller, InProcess):
+            raise
 
 
 def _assert_same(sides: tuple[Side, Side], when: str) -> None:
-    """Wait until both nodes have the same state: the kernel checks IPv6 addresses and carriers for a while."""
+    assert_equal(lambda: (sides[0].state(), sides[1].state()), when, "executed", "in process")
+
+
+def assert_equal(states: Callable[[], tuple[Any, Any]], when: str, one: str, other: str) -> None:
+    """Wait until two states are the same: the kernel checks IPv6 addresses and carriers for a while."""
     deadline = time.monotonic() + _PATIENCE
     while True:
-        executed, own = (each.state() for each in sides)
-        if executed == own and "tentative" not in json.dumps(own):
+        first, second = states()
+        if first == second and "tentative" not in json.dumps(second):
             return
         if time.monotonic() > deadline:
             break
         time.sleep(0.1)
-    lines = (json.dumps(state, indent=1, sort_keys=True).splitlines() for state in (executed, own))
-    raise AssertionError(
-        f"{when}\n" + "\n".join(difflib.unified_diff(*lines, "executed", "in process", lineterm=""))
-    )
+    a, b = (json.dumps(state, indent=1, sort_keys=True).splitlines() for state in (first, second))
+    raise AssertionError(f"{when}\n" + "\n".join(difflib.unified_diff(a, b, one, other, lineterm="")))
