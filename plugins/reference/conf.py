@@ -10,6 +10,7 @@ from msgspec import Meta
 from wirespeed import structs
 from wirespeed.cni import result as results
 from wirespeed.cni.address import read_mac
+from wirespeed.cni.plugin import Result
 from wirespeed.cni.request import Request
 from wirespeed.errors import Error, Kind, under
 from wirespeed.keys import normalize_case
@@ -19,6 +20,7 @@ T = TypeVar("T", bound=msgspec.Struct)
 
 Mtu = Annotated[int, Meta(ge=0, le=2**31 - 1), Words("an integer from 0 to 2147483647", "bytes")]
 VlanId = Annotated[int, Meta(ge=1, le=4094), Words("an integer from 1 to 4094", "1 to 4094")]
+Table = Annotated[int, Meta(ge=0, le=2**32 - 1), Words("an integer from 0 to 4294967295", "the number of a table")]
 Vlan = Annotated[int, Meta(ge=0, le=4094), Words("an integer from 0 to 4094", "0 to 4094")]
 
 
@@ -48,6 +50,16 @@ def requested_mac(request: Request, own: str = "", *, in_args: bool = True) -> s
         except Error as error:
             raise error.of_kind(Kind.INVALID_REQUEST).at(where=("CNI_ARGS MAC",), key=()) from error
     return read_mac(own)
+
+
+def previous(request: Request) -> Result:
+    """Return the result of the earlier plugins of the chain. Raises Error(INVALID_CONFIG, INVALID_DATA)."""
+    given = request.config.get("prevResult")
+    if given is None:
+        expected = "the result of an earlier plugin of the chain"
+        raise Error(Kind.INVALID_CONFIG, key="prevResult", missing=True, expected=expected)
+    with under("prevResult"):
+        return results.read(given, request.version)
 
 
 def dns(request: Request) -> dict[str, Any]:

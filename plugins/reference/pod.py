@@ -163,7 +163,7 @@ def configure(sides: Sides, link: Link, result: Result, sysctls: Mapping[str, st
     if prepared:
         write_sysctls(sides.ns, prepared)
     for ip in ips:
-        with _address_errors(f"address {ip['address']} on {link.name}"):
+        with address_errors(f"address {ip['address']} on {link.name}"):
             sides.pod.add_address(link.index, ip["address"], detect_duplicates=True)
     with interface_errors(f"interface {link.name}"):
         sides.pod.set_link(link.index, up=True)
@@ -186,7 +186,7 @@ def _is_ipv6(text: str) -> bool:
 
 
 @contextmanager
-def _address_errors(where: str) -> Iterator[None]:
+def address_errors(where: str) -> Iterator[None]:
     try:
         yield
     except NetlinkError as error:
@@ -198,7 +198,7 @@ def _add_route(pod: Rtnl, link: Link, route: Mapping[str, Any], ips: Sequence[Ma
     gateway = route.get("gw") or next(
         (ip["gateway"] for ip in ips if ip.get("gateway") and _is_ipv6(ip["gateway"]) == six), ""
     )
-    with _address_errors(f"route {route['dst']} via {gateway or 'link'} on {link.name}"):
+    with address_errors(f"route {route['dst']} via {gateway or 'link'} on {link.name}"):
         pod.add_route(
             link.index,
             route["dst"],

@@ -11,21 +11,24 @@ from typing import Any
 import pytest
 
 from tests.lab.conftest import LabVfs, in_namespace, link_in, sh
-from tests.node.reference import children, devices
+from tests.node.reference import chained, children, devices
 from tests.node.reference.sides import Executed, InProcess, Side, compare, masked_result
 from wirespeed.devices.pci import PciDevice
 from wirespeed.ipam import Ipam
 from wirespeed.plugins.reference.host_device import HostDevice
 
 BINARIES = Path("/usr/lib/cni")
-MAKERS = {**children.MAKERS, **devices.MAKERS}
+MAKERS = {**children.MAKERS, **devices.MAKERS, **chained.MAKERS}
 Namespaces = Callable[[], str]
 
 
 @pytest.mark.parametrize(("kind", "seed"), [(kind, seed) for kind in MAKERS for seed in range(100, 104)])
 def test_same_result_and_state_as_the_executable(kind: str, seed: int, tmp_path: Path) -> None:
     make, plugin = MAKERS[kind]
-    compare(make(random.Random(f"{kind} {seed}")), plugin, tmp_path, BINARIES)
+    trial = make(random.Random(f"{kind} {seed}"))
+    if trial.newer:
+        pytest.skip(trial.newer)
+    compare(trial, plugin, tmp_path, BINARIES)
 
 
 class Node(Side):

@@ -63,6 +63,17 @@ def by_interface(rtnl: Rtnl, index: int) -> set[Route]:
     return found
 
 
+def of_main_table(rtnl: Rtnl, index: int) -> list[bytes]:
+    """Return the main table's routes whose one next hop is over an interface, of both families, as messages."""
+    listed = (message for family in _FAMILIES for message in _dump(rtnl, family, index=index))
+    return [
+        message
+        for message in listed
+        if route.unpack_route(message)[1] == route.RT_TABLE_MAIN
+        and number(route.route_attributes(message).get(route.RTA_OIF)) == index
+    ]
+
+
 def tables(rtnl: Rtnl, link: Link, sources: Collection[Interface]) -> set[int]:
     """Return the routing tables that may apply to packets of an interface with these source addresses.
 

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import errno
 import random
-from functools import cache
 from typing import Any
 
 from tests.node.reference.making import Maker, ipam, maybe, network
 from tests.node.reference.sides import Config, Trial
 from wirespeed.ipam import Ipam
-from wirespeed.kernel.netlink.errors import NetlinkError
-from wirespeed.kernel.netlink.rtnl import Rtnl
 from wirespeed.plugins.reference.ipvlan import Ipvlan
 from wirespeed.plugins.reference.macvlan import Macvlan
 from wirespeed.plugins.reference.vlan import Vlan
@@ -42,17 +38,6 @@ _DEFAULT_ROUTES: tuple[Commands, ...] = (
     ),
 )
 _DNS = {"nameservers": ["10.1.2.3"], "search": ["example.org"]}
-
-
-@cache
-def kernel_has(kind: str) -> bool:
-    """Whether the kernel knows these interfaces: it refuses one without a master, with another error."""
-    with Rtnl() as rtnl:
-        try:
-            rtnl.create_link("probe0", kind)
-        except NetlinkError as error:
-            return error.errno != errno.EOPNOTSUPP
-    raise AssertionError(kind)
 
 
 def _shared(chance: random.Random) -> tuple[Config, Commands]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import json
 import re
 import subprocess
@@ -11,7 +12,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,6 +22,8 @@ from wirespeed.cni.plugin import Plugin
 from wirespeed.cni.request import Request
 from wirespeed.errors import Error
 from wirespeed.kernel import netns
+from wirespeed.kernel.netlink.errors import NetlinkError
+from wirespeed.kernel.netlink.rtnl import Rtnl
 
 T = TypeVar("T")
 _PATIENCE = 10.0  # seconds
@@ -72,8 +75,12 @@ class Side:
             ifname="net1",
             args=dict(args),
             path=self.path,
-            config=json.loads(json.dumps(known).replace("@LEASES@", str(self.leases))),
+            config=json.loads(_replaced(json.dumps(known), self._values)),
         )
+
+    @property
+    def _values(self) -> dict[str, str]:
+        return {"@LEASES@": str(self.leases), "@POD@": f"/run/netns/{self.pod}"}
 
     def state(self) -> dict[str, Any]:
         """What the kernel has on both sides, and the leases; random names and numbers are masked."""
@@ -90,7 +97,7 @@ class Side:
 @contextmanager
 def side(folder: Path, path: Path) -> Iterator[Side]:
     mark = uuid.uuid4().hex[:8]
-    made = Side(f"wsnode-{mark}", f"wspod-{mark}", folder / mark, (str(path),), _is_old(path))
+    made = Side(f"wsnode-{mark}", f"wspod-{mark}", folder / mark, (str(path),), is_old(path))
     names = (made.node, made.pod)
     for name in names:
         ip("netns", "add", name)
@@ -103,7 +110,7 @@ def side(folder: Path, path: Path) -> Iterator[Side]:
 
 
 @cache
-def _is_old(path: Path) -> bool:
+def is_old(path: Path) -> bool:
     """Whether the executables are Debian's, which do not tell their version."""
     told = subprocess.run(
         [path / "loopback"], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
@@ -140,6 +147,12 @@ class InProcess:
         return results.read(answer, "1.1.0") if request.command == "ADD" else None
 
 
+def _replaced(text: str, values: Mapping[str, str]) -> str:
+    for name, value in values.items():
+        text = text.replace(name, value)
+    return text
+
+
 def _kernel_state(name: str) -> dict[str, Any]:
     links = _masked(json.loads(ip("-n", name, "-d", "-j", "address", "show")))
     return {
@@ -149,7 +162,13 @@ def _kernel_state(name: str) -> dict[str, Any]:
             for family in ("-4", "-6")
         ),
         "rules": _sorted(
-            _masked(json.loads(ip("-n", name, family, "-j", "rule", "show"))) for family in ("-4", "-6")
+            # The kernel adds one for all VRFs with the first, for good.
+            [
+                each
+                for each in _masked(json.loads(ip("-n", name, family, "-j", "rule", "show")))
+                if "l3mdev" not in each
+            ]
+            for family in ("-4", "-6")
         ),
         "vlans": _sorted([_masked(json.loads(_run("bridge", "-n", name, "-j", "vlan", "show") or "[]"))]),
         "sysctls": _sysctls(name),
@@ -158,6 +177,17 @@ def _kernel_state(name: str) -> dict[str, Any]:
 
 def _sorted(lists: Any) -> list[Any]:
     return sorted((each for listed in lists for each in listed), key=lambda each: json.dumps(each, sort_keys=True))
+
+
+@cache
+def kernel_has(kind: str) -> bool:
+    """Whether the kernel knows these interfaces: it refuses one without more, with another error."""
+    with Rtnl() as rtnl:
+        try:
+            rtnl.create_link("probe0", kind)
+        except NetlinkError as error:
+            return bool(error.errno != errno.EOPNOTSUPP)
+    raise AssertionError(kind)
 
 
 def _run(*command: str) -> str:
@@ -207,10 +237,19 @@ class Trial:
     config: Config
     args: dict[str, str] = field(default_factory=dict)
     prepare: tuple[tuple[str, ...], ...] = ()  # `ip` commands on the node; NODE and POD are replaced
+    finish: tuple[tuple[str, ...], ...] = ()  # after the DEL that follows a refusal: the earlier plugins' DEL
+    newer: str = ""  # what Debian's executable, 1.1.1, does differently
 
     def begin(self, side: Side) -> None:
-        for command in self.prepare:
-            ip(*(each.replace("NODE", side.node).replace("POD", side.pod) for each in command))
+        _commands(side, self.prepare)
+
+    def end(self, side: Side) -> None:
+        _commands(side, self.finish)
+
+
+def _commands(side: Side, commands: tuple[tuple[str, ...], ...]) -> None:
+    for command in commands:
+        ip(*(each.replace("NODE", side.node).replace("POD", side.pod) for each in command))
 
 
 def outcome(call: Callable[[], T]) -> T | Error:
@@ -227,61 +266,111 @@ def compare(trial: Trial, plugin: Callable[[Side], Plugin], folder: Path, binari
     refuses the ADD, so must the plugin in this process; the executable may leave an interface until the DEL.
     """
     with side(folder, binaries) as one, side(folder, binaries) as other:
-        both = (one, other)
-        for each in both:
+        callers = [(Executed(trial.kind, each), InProcess(plugin(each), each)) for each in (one, other)]
+        pair = _Pair(trial, one, other, callers)
+        for each in pair.sides:
             trial.begin(each)
-        callers = {each.node: (Executed(trial.kind, each), InProcess(plugin(each), each)) for each in both}
-        requests = [each.request("ADD", trial.config, trial.args) for each in both]
-        executed = outcome(lambda: callers[one.node][0].call(requests[0]))
-        own = outcome(lambda: callers[other.node][1].call(requests[1]))
-        if one.old and isinstance(executed, Error) and "no default route interface" in executed.msg:
-            return  # Debian's build finds no default route at all
-        about = f"{trial.kind} {json.dumps(trial.config)} args={trial.args}"
+        if trial.prepare:
+            assert_same(pair.sides, "before")
+        attached = pair.add()
+        if attached is not None:
+            pair.check(attached)
+            pair.delete(attached or [trial.config] * 2, refused=not attached)
+
+
+@dataclass
+class _Pair:
+    """A trial on two nodes: the executable attaches on the first, the plugin in this process on the other."""
+
+    trial: Trial
+    one: Side
+    other: Side
+    callers: list[tuple[Executed, InProcess]]
+
+    @property
+    def sides(self) -> tuple[Side, Side]:
+        return self.one, self.other
+
+    @property
+    def about(self) -> str:
+        return f"{self.trial.kind} {json.dumps(self.trial.config)} args={self.trial.args}"
+
+    def request(self, side: Side, command: str, config: Config, *, gone: bool = False) -> Request:
+        return side.request(command, config, self.trial.args, gone=gone)
+
+    def add(self) -> list[Config] | None:
+        """Return both configurations with prevResult, none after a refusal; None if they cannot be compared."""
+        before = self.other.state() if self.trial.finish else None
+        requests = [self.request(each, "ADD", self.trial.config) for each in self.sides]
+        executed = outcome(lambda: self.callers[0][0].call(requests[0]))
+        own = outcome(lambda: self.callers[1][1].call(requests[1]))
+        if self.one.old and isinstance(executed, Error) and "no default route interface" in executed.msg:
+            return None  # Debian's build finds no default route at all
         if isinstance(executed, Error) or isinstance(own, Error):
-            assert isinstance(executed, Error), f"{about}: only in this process: {own}"
-            assert isinstance(own, Error), f"{about}: only the executable: {executed}"
-            results_of: list[Config] = []
-        else:
-            assert executed is not None
-            assert own is not None
-            results_of = [executed, own]
-            assert masked_result(own, other) == masked_result(executed, one), about
-            assert_same(both, f"after ADD of {about}")
-        version = str(trial.config["cniVersion"])
-        after = [{**trial.config, "prevResult": results.write(each, version)} for each in results_of]
+            assert isinstance(executed, Error), f"{self.about}: only in this process: {own}"
+            assert isinstance(own, Error), f"{self.about}: only the executable: {executed}"
+            if before is not None:
+                now = self.other.state
+                assert_equal(lambda: (before, now()), f"after refusal of {self.about}", "before", "after")
+            return []
+        assert executed is not None
+        assert own is not None
+        assert masked_result(own, self.other) == masked_result(executed, self.one), self.about
+        assert_same(self.sides, f"after ADD of {self.about}")
+        version = str(self.trial.config["cniVersion"])
+        return [{**self.trial.config, "prevResult": results.write(each, version)} for each in (executed, own)]
+
+    def check(self, configs: list[Config]) -> None:
+        """CHECK by this process must succeed on both sides, and by the executable on both or none."""
         refusals = []
-        for each, config in zip(both, after, strict=False):
-            check = each.request("CHECK", config, trial.args)
-            callers[each.node][1].call(check)
-            refusals.append(outcome(lambda each=each, check=check: callers[each.node][0].call(check)))  # type: ignore[misc]
+        for each, (executed, own), config in zip(self.sides, self.callers, configs, strict=False):
+            check = self.request(each, "CHECK", config)
+            own.call(check)
+            refusals.append(outcome(partial(executed.call, check)))
         # Some executables fail in every CHECK without IPAM: then of both attachments.
-        assert len({isinstance(each, Error) for each in refusals}) <= 1, f"CHECK of {about}: {refusals}"
-        configs = after or [trial.config] * 2
-        callers[one.node][1].call(one.request("DEL", configs[0], trial.args))
-        released = outcome(lambda: callers[other.node][0].call(other.request("DEL", configs[1], trial.args)))
-        if isinstance(released, Error):  # some executables refuse in a DEL what they refuse in an ADD
-            assert not results_of, f"DEL by the executable of {about}: {released}"
-            callers[other.node][1].call(other.request("DEL", configs[1], trial.args))
-        if results_of or not one.old:  # host-device of release 1.1.1 leaves what it refuses in the pod
-            assert_same(both, f"after DEL of {about}")
-        for each, config in zip(both, configs, strict=True):
+        assert len({isinstance(each, Error) for each in refusals}) <= 1, f"CHECK of {self.about}: {refusals}"
+
+    def delete(self, configs: list[Config], *, refused: bool) -> None:
+        """DEL by the other one than made it, and again by both, also without a network namespace."""
+        self.callers[0][1].call(self.request(self.one, "DEL", configs[0]))
+        _delete(self.callers[1][0], self.request(self.other, "DEL", configs[1]), refused=refused)
+        if refused:  # some executables refuse in a DEL what they refuse in an ADD
+            self.callers[1][1].call(self.request(self.other, "DEL", configs[1]))
+            for each in self.sides:
+                self.trial.end(each)
+        if not (refused and self.one.old):  # host-device of release 1.1.1 leaves what it refuses in the pod
+            assert_same(self.sides, f"after DEL of {self.about}")
+        for each, (executed, own), config in zip(self.sides, self.callers, configs, strict=True):
             for gone in (False, True):
-                again = each.request("DEL", config, trial.args, gone=gone)
-                # Some executables refuse a DEL of what is gone.
-                outcome(lambda each=each, again=again: callers[each.node][0].call(again))  # type: ignore[misc]
-                callers[each.node][1].call(again)
+                again = self.request(each, "DEL", config, gone=gone)
+                # Some executables refuse a DEL of what is gone, or one without CNI_NETNS.
+                outcome(partial(executed.call, again))
+                own.call(again)
+
+
+def _delete(executed: Executed, request: Request, *, refused: bool) -> None:
+    """Call DEL, which may fail, too, after an ADD that was refused for its configuration."""
+    try:
+        executed.call(request)
+    except Error:
+        if not refused:
+            raise
 
 
 def assert_same(sides: tuple[Side, Side], when: str) -> None:
-    """Wait until both nodes have the same state: the kernel checks IPv6 addresses and carriers for a while."""
+    assert_equal(lambda: (sides[0].state(), sides[1].state()), when, "executed", "in process")
+
+
+def assert_equal(states: Callable[[], tuple[Any, Any]], when: str, one: str, other: str) -> None:
+    """Wait until two states are the same: the kernel checks IPv6 addresses and carriers for a while."""
     deadline = time.monotonic() + _PATIENCE
     while True:
-        executed, own = (each.state() for each in sides)
-        if executed == own and "tentative" not in json.dumps(own):
+        first, second = states()
+        if first == second and "tentative" not in json.dumps(second):
             return
         if time.monotonic() > deadline:
             break
         time.sleep(0.1)
-    before, after = (json.dumps(state, indent=1, sort_keys=True).splitlines() for state in (executed, own))
-    lines = difflib.unified_diff(before, after, "executed", "in process", lineterm="")
+    before, after = (json.dumps(state, indent=1, sort_keys=True).splitlines() for state in (first, second))
+    lines = difflib.unified_diff(before, after, one, other, lineterm="")
     raise AssertionError("\n".join((when, *lines)))

@@ -9,7 +9,8 @@ import struct
 from wirespeed.kernel.netlink.codec import attribute, attributes, number
 
 RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
-IFA_ADDRESS, IFA_LOCAL, IFA_BROADCAST, IFA_FLAGS = 1, 2, 4, 8
+IFA_ADDRESS, IFA_LOCAL, IFA_BROADCAST, IFA_CACHEINFO, IFA_FLAGS = 1, 2, 4, 6, 8
+_RT_SCOPE_UNIVERSE = 0  # linux/rtnetlink.h
 IFA_F_NODAD, IFA_F_DADFAILED, IFA_F_TENTATIVE = 0x02, 0x08, 0x40
 
 IFADDRMSG = struct.Struct("BBBBI")  # struct ifaddrmsg: family, prefix length, flags, scope, index
@@ -29,6 +30,18 @@ def pack_address(index: int, cidr: str, *, detect_duplicates: bool = False) -> b
     if not six and prefix < 31:
         packed += attribute(IFA_BROADCAST, interface.network.broadcast_address.packed)
     return packed
+
+
+def pack_again(payload: bytes) -> bytes:
+    """Pack an address as the kernel lists it, with its flags and lifetimes, to add it again."""
+    seen = attributes(payload, IFADDRMSG.size)
+    kept = (IFA_ADDRESS, IFA_LOCAL, IFA_CACHEINFO, IFA_FLAGS)
+    return payload[: IFADDRMSG.size] + b"".join(attribute(kind, seen[kind]) for kind in kept if kind in seen)
+
+
+def is_global(payload: bytes) -> bool:
+    """Whether the address is not limited to the link or the host."""
+    return payload[3] == _RT_SCOPE_UNIVERSE  # ifa_scope is the fourth byte
 
 
 def unpack_flags(payload: bytes) -> int:
