@@ -15,7 +15,14 @@ from wirespeed.cni.execute import find_plugin
 from wirespeed.cni.plugin import Plugin
 from wirespeed.errors import Error
 from wirespeed.ipam import Ipam
-from wirespeed.plugins.reference import bridge, loopback
+from wirespeed.plugins.reference import bridge
+from wirespeed.plugins.reference.host_device import HostDevice
+from wirespeed.plugins.reference.ipvlan import Ipvlan
+from wirespeed.plugins.reference.loopback import Loopback
+from wirespeed.plugins.reference.macvlan import Macvlan
+from wirespeed.plugins.reference.sbr import Sbr
+from wirespeed.plugins.reference.vlan import Vlan
+from wirespeed.plugins.reference.vrf import Vrf
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +44,13 @@ class _Entry(NamedTuple):
 
 _ENTRIES = {
     "bridge": _Entry(bridge.Bridge, bridge.executed),
-    "loopback": _Entry(lambda _: loopback.Loopback()),
+    "host-device": _Entry(HostDevice),
+    "ipvlan": _Entry(Ipvlan),
+    "loopback": _Entry(lambda _: Loopback()),
+    "macvlan": _Entry(Macvlan),
+    "sbr": _Entry(lambda _: Sbr()),
+    "vlan": _Entry(Vlan),
+    "vrf": _Entry(lambda _: Vrf()),
 }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import msgspec
 
@@ -43,6 +43,7 @@ class ChildPlugin:
     kind: ClassVar[str]
     announces = True  # whether the pod tells the neighbours of the master its addresses
     limits_mtu = True  # whether an MTU above the master's is refused
+    deletes_interface: Literal[True] = True  # see `wirespeed.cni.plugin.DeletesInterface`
 
     def __init__(self, ipam: Ipam) -> None:
         self._ipam = ipam
