@@ -15,12 +15,13 @@ import pytest
 from tests.node.calling import DONE
 from tests.node.pods import Pod, World
 
-# A pod with three bridge networks, whose plugins run in the agent.
+# Of a pod with three bridge networks, whose plugins run in the agent. Most ADDs have 35 netlink messages: a port of
+# a bridge that is slow to come up is looked at again.
 LIMITS = {
-    "ADD": {"netlink": 38, "transactions": 10, "opens": 45, "programs": 0},
-    "DEL": {"netlink": 9, "transactions": 8, "opens": 20, "programs": 0},
+    "ADD": {"netlink": 44, "transactions": 7, "opens": 50, "programs": 0},
+    "DEL": {"netlink": 7, "transactions": 6, "opens": 12, "programs": 0},
 }
-_CALL = re.compile(r"^\d+ (?P<name>\w+)\((?P<arguments>.*)")
+_CALL = re.compile(r"^\d+ +(?P<name>\w+)\((?P<arguments>.*)")
 _WAL_WRITE_LOCK = "l_type=F_WRLCK, l_whence=SEEK_SET, l_start=120,"  # https://sqlite.org/walformat.html#locks
 
 
@@ -68,5 +69,6 @@ def test_calls_cost_what_they_did(world: World, pod: Pod, tmp_path: Path) -> Non
         return {key: found[key] for key in LIMITS[verb]}
 
     costs = {verb: measure(verb) for verb in ("ADD", "DEL")}
+    assert costs["ADD"]["netlink"] > 20  # it does count
     above = {verb: {key: n for key, n in costs[verb].items() if n > LIMITS[verb][key]} for verb in costs}
     assert not any(above.values()), f"above the limits: {above}, of {costs}"
