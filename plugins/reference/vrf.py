@@ -9,10 +9,10 @@ from __future__ import annotations
 import errno
 import ipaddress
 import socket
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import count
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 from msgspec import Meta
@@ -142,7 +142,7 @@ def _create_vrf(pod: Rtnl, keys: Keys, undo: ExitStack) -> Link:
             raise
         return pods.find(pod, keys.name, "VRF")
     vrf = pods.find(pod, keys.name, "VRF")
-    undo.callback(pod.delete_link, vrf.index)
+    undo.callback(_try, pod.delete_link, vrf.index)
     return vrf
 
 
@@ -174,24 +174,34 @@ def _enslave(ns: NetNs, pod: Rtnl, link: Link, vrf: Link, undo: ExitStack) -> No
         )
     with pods.interface_errors(where):
         pod.set_link(link.index, master=vrf.index)
-    undo.callback(_release, ns, pod, link, saved)
-    _restore(ns, pod, link, saved, _table(vrf))
+    undo.callback(_try, _release, ns, pod, link, saved)
+    _restore(ns, pod, link, saved, table=_table(vrf), local=_table(vrf))
 
 
 def _release(ns: NetNs, pod: Rtnl, link: Link, saved: _Saved) -> None:
     pod.set_link(link.index, master=0)
-    _restore(ns, pod, link, saved, route.RT_TABLE_MAIN)
+    saved = saved._replace(addresses=saved.addresses[::-1])  # the kernel lists the last one that was added first
+    _restore(ns, pod, link, saved, table=route.RT_TABLE_MAIN, local=route.RT_TABLE_LOCAL)
 
 
-def _restore(ns: NetNs, pod: Rtnl, link: Link, saved: _Saved, table: int) -> None:
-    """Add again what the kernel has removed, the routes in the given table. Raises Error(ADDRESS)."""
+def _try(function: Callable[..., None], *arguments: Any) -> None:
+    """Call a function of an undo: the error that made it necessary is the one to report."""
+    with suppress(Error, OSError):
+        function(*arguments)
+
+
+def _restore(ns: NetNs, pod: Rtnl, link: Link, saved: _Saved, *, table: int, local: int) -> None:
+    """Add again what the kernel has removed, the routes in the given table. Raises Error(ADDRESS).
+
+    `local` is the table in which the kernel has the interface's addresses.
+    """
     if saved.addresses:
         left = {address.unpack_address(each) for each in _ipv6_addresses(pod, link)}
         lost = [each for each in saved.addresses if address.unpack_address(each) not in left]
         for each in lost:
             with pods.address_errors(f"address {address.unpack_address(each)} on {link.name}"):
                 pod.do(address.RTM_NEWADDR, address.pack_again(each), NLM_F_CREATE | NLM_F_EXCL)
-        _wait_until_local(ns, link, lost, route.RT_TABLE_LOCAL if table == route.RT_TABLE_MAIN else table)
+        _wait_until_local(ns, link, lost, local)
     for each in saved.routes:
         with pods.address_errors(f"route {route.unpack_route(each)[0]} in table {table}"):
             packed = route.pack_copy(each, table, keep_onlink=True)

@@ -338,6 +338,7 @@ class _Pair:
             self.callers[1][1].call(self.request(self.other, "DEL", configs[1]))
             for each in self.sides:
                 self.trial.end(each)
+            _delete_leftovers(self.one)
         if not (refused and self.one.old):  # host-device of release 1.1.1 leaves what it refuses in the pod
             assert_same(self.sides, f"after DEL of {self.about}")
         for each, (executed, own), config in zip(self.sides, self.callers, configs, strict=True):
@@ -355,6 +356,13 @@ def _delete(executed: Executed, request: Request, *, refused: bool) -> None:
     except Error:
         if not refused:
             raise
+
+
+def _delete_leftovers(side: Side) -> None:
+    """Delete what ipvlan and vlan leave in the pod if their interface's name is taken, and no DEL finds."""
+    for link in json.loads(ip("-n", side.pod, "-j", "link", "show")):
+        if _VETH.fullmatch(link["ifname"]):
+            ip("-n", side.pod, "link", "delete", link["ifname"])
 
 
 def assert_same(sides: tuple[Side, Side], when: str) -> None:

@@ -12,7 +12,7 @@ from tests.node.reference.sides import Side, Trial, assert_equal, kernel_has, si
 from tests.node.reference.test_reference import BINARIES
 from wirespeed.cni.plugin import Plugin
 from wirespeed.errors import Error, Kind
-from wirespeed.kernel.netlink.route import RT_TABLE_MAIN, unpack_route
+from wirespeed.kernel.netlink.route import RT_TABLE_LOCAL, unpack_route
 from wirespeed.plugins.reference import sbr, vrf
 from wirespeed.plugins.reference.sbr import Sbr
 from wirespeed.plugins.reference.vrf import Vrf
@@ -20,6 +20,7 @@ from wirespeed.plugins.reference.vrf import Vrf
 _SETUP = (
     "address add 10.9.0.2/24 dev net1",
     "address add fd00:9::2/64 dev net1 nodad",
+    "address add fd00:a::2/64 dev net1 nodad",
     "route add default via 10.9.0.1 metric 7 proto static",
     "route add 10.77.0.0/16 via 10.9.0.1 src 10.9.0.2",
     "-6 route add default via fd00:9::1",
@@ -64,7 +65,7 @@ def test_failed_add_of_vrf_gives_back_addresses_and_routes(tmp_path: Path, monke
     wait = vrf._wait_until_local
 
     def fail_in_the_vrf(ns: Any, link: Any, added: Any, table: int) -> None:
-        if table < RT_TABLE_MAIN:
+        if table != RT_TABLE_LOCAL:
             raise Error(Kind.ADDRESS, "the test")
         wait(ns, link, added, table)
 
