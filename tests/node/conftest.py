@@ -234,7 +234,6 @@ def _start_agent(
         "kubelet": str(folder / "kubelet"),
         "devinfo": str(folder / "devinfo"),
         "leases": str(folder / "leases"),
-        "referencePlugins": os.environ.get("TRY_REFERENCE", "execute"),
         **config,
     }
     file = folder / "agent.yaml"
