@@ -8,9 +8,9 @@ SHIM := build/wirespeed-cni
 READY := $(VENV)/ready-$(shell cat requirements.lock | sha256sum | cut -c1-12)
 PACKAGES := ca-certificates python3 python3-venv gcc libc6-dev iproute2 iputils-ping kmod procps containernetworking-plugins
 # What the node tests run beside: Open vSwitch with DPDK, dpdk-testpmd, mandoc (which checks the man pages), Chromium
-# (which shows the web page) with a font, Prometheus with promtool (which scrape and check the metrics), and (unless
-# another package has brought it) containerd.
-NODE_PACKAGES := openvswitch-switch-dpdk dpdk-dev mandoc chromium-headless-shell fonts-dejavu-core prometheus $(if $(shell command -v containerd),,containerd)
+# (which shows the web page) with a font, Prometheus with promtool (which scrape and check the metrics), strace (which
+# counts what a call costs), and (unless another package has brought it) containerd.
+NODE_PACKAGES := openvswitch-switch-dpdk dpdk-dev mandoc chromium-headless-shell fonts-dejavu-core prometheus strace $(if $(shell command -v containerd),,containerd)
 # What builds the container images, for both architectures, and runs arm64's.
 IMAGE_PACKAGES := $(if $(shell command -v busybox),,busybox-static) gcc-aarch64-linux-gnu libc6-dev-arm64-cross mmdebstrap qemu-user-static
 # A cluster's certificates, and commands on its nodes.

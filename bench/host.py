@@ -26,6 +26,7 @@ from tests.apiserver import ApiServer
 
 NETWORKS = {"eth0": 1, "net1": 2, "net2": 3}
 POD, ALONE = "pod with three bridged networks", "the three bridge plugins alone"
+IN_PROCESS = "wirespeed, plugins in the agent"
 ARGS = "IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME=bench;K8S_POD_UID=bench"
 PEER_TEXT = """\
 Its configuration may say "@KUBECONFIG@", and a --service has KUBECONFIG in its environment: of the API server that
@@ -45,13 +46,17 @@ def measure(arguments: argparse.Namespace) -> Figures:
             api.put(thing)
         kubeconfig = str(api.kubeconfig())
         ours = stack.enter_context(suite(folder, {"kubeconfig": kubeconfig}))
+        (folder / "in-process").mkdir()
+        inside = stack.enter_context(
+            suite(folder / "in-process", {"kubeconfig": kubeconfig}, referencePlugins="inProcess")
+        )
         for command in arguments.service:
             stack.enter_context(_service(command, kubeconfig))
         floor = {"static C program": (Caller(binary=_static_program(folder), config={}), "VERSION")}
         starts(figures, floor | start_callers(ours, arguments.peer), arguments.rounds)
         peers = {peer.name: peer.caller({"KUBECONFIG": kubeconfig}, args=ARGS) for peer in arguments.peer}
-        _pods(figures, ours, api, peers, arguments.rounds)
-        figures.notes["agent's resident memory"] = ours.memory()
+        _pods(figures, {"wirespeed": ours, IN_PROCESS: inside}, api, peers, arguments.rounds)
+        figures.notes["agent's resident memory"] = f"{ours.memory()}; {IN_PROCESS}: {inside.memory()}"
     figures.notes["machine"] = machine()
     return figures
 
@@ -78,13 +83,15 @@ def _static_program(folder: Path) -> Path:
     return program
 
 
-def _pods(figures: Figures, ours: Suite, api: ApiServer, peers: Mapping[str, Caller], rounds: int) -> None:
-    """Measure ADD and DEL of whole pods: by the plugins alone, by the agent that calls them, and by the peers."""
-    folder = ours.folder
+def _pods(
+    figures: Figures, ours: Mapping[str, Suite], api: ApiServer, peers: Mapping[str, Caller], rounds: int
+) -> None:
+    """Measure ADD and DEL of whole pods: by the plugins alone, by agents that call them, and by the peers."""
+    folder = next(iter(ours.values())).folder
     meta = {"cniVersion": "1.0.0", "name": "pods", "type": "wirespeed", "delegates": [_bridge(folder, "eth0")]}
     turns: dict[str, Callable[[], dict[str, float]]] = {
         ALONE: partial(_alone, folder),
-        "wirespeed": ours.caller("wirespeed", meta, args=ARGS).add_and_delete,
+        **{name: each.caller("wirespeed", meta, args=ARGS).add_and_delete for name, each in ours.items()},
         **{name: caller.add_and_delete for name, caller in peers.items()},
     }
     asked = dict.fromkeys(turns, 0)

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 
@@ -23,6 +23,7 @@ from wirespeed.state.records import RecordedJournal
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
+    from wirespeed.cni.chain import InProcess
     from wirespeed.kube.cluster import Cluster
     from wirespeed.kube.devices import PodDevices
     from wirespeed.kube.podresources import PodResources
@@ -153,6 +154,9 @@ class NodeConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True, rename
     autoconf: AutoconfConfig | None = None
     """`{}` makes the agent write the runtime's CNI configuration, with the defaults below; without this key it
     writes none"""
+    reference_plugins: Literal["execute", "inProcess"] = "execute"
+    """how [plugins of the CNI reference set](reference-plugins.md) run: as programs, or, with `inProcess`, in the
+    agent"""
     readiness_indicator_file: str = ""
     """a file that the primary CNI plugin creates when it is ready. Until it exists, the agent writes no CNI
     configuration and STATUS fails. Without this key, it waits for no file"""
@@ -275,6 +279,15 @@ class Node:
         cluster = ApiCluster(kubeconfig=where.kubeconfig, node_name=self.name, watch=not self.once, policy=policy)
         self.metrics.append(cluster.metrics)
         return cluster
+
+    @cached_property
+    def reference_plugin(self) -> InProcess:
+        """Returns, for a configuration, the plugin of the reference set that runs in this process, if one does."""
+        if self.config.reference_plugins == "execute":
+            return lambda _config, _path: None
+        from wirespeed.plugins.reference.catalogue import Reference  # noqa: PLC0415 — only if configured
+
+        return Reference(Path(self.config.leases)).plugin
 
     @cached_property
     def pod_resources(self) -> PodResources:

@@ -90,7 +90,7 @@ def _check(delegate: Delegate, chain: Chain, *, offline: bool) -> None:
             )
     if not offline:
         chain.check_plugins(network, delegate.path)
-        _check_ipam(network, delegate.path)
+        _check_ipam(network, chain, delegate.path)
     for capability in delegate.asked:
         if not has_capability(chain, network, capability) and not (
             capability == "ips" and needs_ip_argument(chain, network)
@@ -104,14 +104,13 @@ def _check(delegate: Delegate, chain: Chain, *, offline: bool) -> None:
             )
 
 
-def _check_ipam(network: Network, path: Sequence[str]) -> None:
+def _check_ipam(network: Network, chain: Chain, path: Sequence[str]) -> None:
     """Refuse an IPAM plugin that is not installed: DEL needs it too, so a failed ADD could not be undone."""
     for plugin in network.plugins:
         kind = plugin["type"]
-        executed = kind in DELEGATES_TO_IPAM
-        if executed or ALIASES.get(kind, kind) in PLUGINS:
+        if kind in DELEGATES_TO_IPAM or ALIASES.get(kind, kind) in PLUGINS:
             with errors.within(Thing("plugin", kind)):
-                check_usable(plugin, path, executed=executed)
+                check_usable(plugin, path, executed=chain.executes(plugin, path))
 
 
 def _check_default_route(delegates: Sequence[Delegate]) -> None:

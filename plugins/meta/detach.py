@@ -35,11 +35,12 @@ def detach(
     errors; raises the first, with the others appended.
     """
     network, request = delegate.network(), delegate.request(call, netns=netns)
-    skipped = [] if same_boot else [p for p in network.plugins[:1] if _has_device(p) and chain.executes(p)]
+    first = [] if same_boot else network.plugins[:1]
+    skipped = [plugin for plugin in first if _has_device(plugin) and chain.executes(plugin, request.path)]
     parts = [replace(network, plugins=[plugin for plugin in network.plugins if plugin not in skipped])]
     for plugin in network.plugins:
         skips = plugin in skipped or (not netns and plugin["type"] == _NEEDS_NETNS)
-        if skips and chain.executes(plugin) and (ipam := _ipam(plugin)):
+        if skips and chain.executes(plugin, request.path) and (ipam := _ipam(plugin)):
             # An IPAM plugin gets the whole configuration of the plugin that calls it.
             parts.append(replace(network, plugins=[{**plugin, "type": ipam}]))
     errors.run_all(partial(chain.delete, part, request, result) for part in parts)

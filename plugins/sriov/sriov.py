@@ -28,7 +28,7 @@ from wirespeed.devices.restore import drift, restore
 from wirespeed.devices.vf import Vf, find
 from wirespeed.errors import Error, Kind, Thing, as_kind, run_all, within
 from wirespeed.extras import MissingExtraError
-from wirespeed.ipam import Ipam
+from wirespeed.ipam import Ipam, addressing
 from wirespeed.kernel import announce, ethtool, netns
 from wirespeed.kernel.netlink.errors import as_device_error
 from wirespeed.kernel.netlink.link import Link
@@ -36,7 +36,7 @@ from wirespeed.kernel.netlink.rtnl import Rtnl
 from wirespeed.kernel.netlink.vf import VfSettings
 from wirespeed.kube import deviceinfo
 from wirespeed.node import Node
-from wirespeed.plugins.sriov import address_conflicts, addressing, infiniband, representor, rss
+from wirespeed.plugins.sriov import address_conflicts, infiniband, representor, rss
 from wirespeed.plugins.sriov import conf as configuration
 from wirespeed.plugins.sriov import vf as vfs
 from wirespeed.plugins.sriov.conf import NETDEVICE, BridgePort, SriovConf, Wanted

@@ -24,11 +24,10 @@ from wirespeed.cni.execute import run_plugin
 from wirespeed.cni.plugin import Result
 from wirespeed.cni.request import Request
 from wirespeed.errors import Error, Kind
-from wirespeed.ipam import Ipam
+from wirespeed.ipam import Ipam, addressing
 from wirespeed.kernel import netns as namespaces
 from wirespeed.kernel.netlink.rtnl import Rtnl
 from wirespeed.kernel.routes import by_interface
-from wirespeed.plugins.sriov import addressing
 
 REFERENCE = Path("/usr/lib/cni")
 VERSION = "1.0.0"

@@ -17,6 +17,7 @@ from wirespeed.cni.request import Request
 from wirespeed.devices import drivers, rdma, settings
 from wirespeed.devices.pci import PciDevice
 from wirespeed.errors import Error, Kind
+from wirespeed.ipam import addressing
 from wirespeed.kernel import ethtool
 from wirespeed.kernel.netlink.address import Interface
 from wirespeed.kernel.netlink.link import Link
@@ -24,7 +25,7 @@ from wirespeed.kernel.netlink.rtnl import Rtnl
 from wirespeed.kernel.netlink.vf import VfSettings, pack_infos, unpack_settings
 from wirespeed.kernel.netns import Identity
 from wirespeed.node import Node, NodeConfig
-from wirespeed.plugins.sriov import addressing, sriov
+from wirespeed.plugins.sriov import sriov
 from wirespeed.plugins.sriov.sriov import Sriov
 
 PF = "0000:18:00.0"

@@ -15,7 +15,7 @@ from wirespeed.cni import result as results
 from wirespeed.cni import versions
 from wirespeed.cni.errors import NotUndoneError
 from wirespeed.cni.execute import check_kind, find_plugin, run_plugin
-from wirespeed.cni.plugin import Capable, Plugin, Result, call
+from wirespeed.cni.plugin import Capable, DeletesInterface, Plugin, Result, call
 from wirespeed.cni.request import Request, check_network_name
 from wirespeed.errors import Error, Kind, Thing, about_keys, as_kind, run_all, under, within
 from wirespeed.keys import normalize_case
@@ -92,15 +92,21 @@ def canonical(raw: dict[str, Any]) -> dict[str, Any]:
     return conf
 
 
-class Chain:
-    """Runs networks: `plugins`, by `type`, are called in this process, all others are executed from CNI_PATH.
+# Returns the plugin in this process that does the same as the executable for a configuration, given the folders of
+# CNI_PATH; None if there is none.
+InProcess = Callable[[Mapping[str, Any], Sequence[str]], Plugin | None]
 
-    Of a request, container, interface, arguments, path and deadline are used; the configuration of each plugin is
-    derived from the network. Every error names the plugin.
+
+class Chain:
+    """Runs networks: `plugins`, by `type`, are called in this process, and so are those that `in_process` returns.
+
+    All others are executed from CNI_PATH. Of a request, container, interface, arguments, path and deadline are
+    used; the configuration of each plugin is derived from the network. Every error names the plugin.
     """
 
-    def __init__(self, plugins: Mapping[str, Plugin]) -> None:
+    def __init__(self, plugins: Mapping[str, Plugin], in_process: InProcess = lambda _config, _path: None) -> None:
         self._builtin = plugins
+        self._in_process = in_process
 
     def capabilities(self, plugin: Mapping[str, Any]) -> frozenset[str]:
         """Return the keys of a runtimeConfig that the plugin with this configuration gets.
@@ -117,9 +123,21 @@ class Chain:
                 wanted |= builtin.capabilities(plugin) - declared.keys()
         return wanted
 
-    def executes(self, plugin: Mapping[str, Any]) -> bool:
-        """Whether the plugin with this configuration is executed as a separate process."""
-        return plugin["type"] not in self._builtin
+    def executes(self, plugin: Mapping[str, Any], path: Sequence[str]) -> bool:
+        """Whether the plugin with this configuration is executed as a separate process, from a folder of `path`."""
+        return self._plugin(plugin, path) is None
+
+    def _plugin(self, config: Mapping[str, Any], path: Sequence[str]) -> Plugin | None:
+        """Return the plugin in this process; None if it is executed. Raises Error(INTERNAL)."""
+        if config["type"] in self._builtin:
+            return self._make(config["type"])
+        return self._in_process(config, path)
+
+    def begins_by_deleting(self, network: Network, path: Sequence[str]) -> bool:
+        """Whether DEL of the network deletes the pod's interface before anything else, in this process."""
+        if len(network.plugins) != 1:
+            return False  # another plugin of the chain may need the interface
+        return isinstance(self._plugin(network.plugins[0], path), DeletesInterface)
 
     def check_plugins(self, network: Network, path: Sequence[str]) -> None:
         """Check that each plugin is in this process or in one of the folders of `path`.
@@ -128,9 +146,7 @@ class Chain:
         """
         for plugin in network.plugins:
             with within(Thing("plugin", plugin["type"])):
-                if plugin["type"] in self._builtin:
-                    self._make(plugin["type"])
-                else:
+                if self._plugin(plugin, path) is None:
                     find_plugin(plugin["type"], path)
 
     def _make(self, kind: str) -> Plugin:
@@ -203,10 +219,10 @@ class Chain:
         )
 
     def _add(self, request: Request, version: str) -> Result:
-        kind = request.config["type"]
-        if kind in self._builtin:
-            return results.read(self._builtin[kind].add(request), versions.LATEST)
-        return read_output(run_plugin(find_plugin(kind, request.path), request), version)
+        plugin = self._plugin(request.config, request.path)
+        if plugin is not None:
+            return results.read(plugin.add(request), versions.LATEST)
+        return read_output(run_plugin(find_plugin(request.config["type"], request.path), request), version)
 
     def _undo(self, network: Network, request: Request, result: Result | None) -> Error | None:
         """Call DEL of the plugins that were begun; log and return the error of that."""
@@ -240,8 +256,9 @@ class Chain:
         request = request.derive(config=config)
         with within(Thing("plugin", kind)), step(f"plugin {kind}", verb=request.command):
             request.check_deadline()
-            if kind in self._builtin:
-                call(self._builtin[kind], request)
+            plugin = self._plugin(config, request.path)
+            if plugin is not None:
+                call(plugin, request)
             else:
                 run_plugin(find_plugin(kind, request.path), request)
 

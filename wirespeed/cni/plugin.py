@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from wirespeed.cni.request import Request
 
@@ -41,3 +41,13 @@ class Capable(Protocol):
 
     def capabilities(self, config: Mapping[str, Any]) -> frozenset[str]:
         """Return the keys of runtimeConfig that it reads, given its configuration."""
+
+
+@runtime_checkable
+class DeletesInterface(Protocol):
+    """A plugin whose DEL deletes the pod's interface before anything else.
+
+    Its caller may delete that interface beforehand, together with those of other networks.
+    """
+
+    deletes_interface: Literal[True]

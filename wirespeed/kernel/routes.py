@@ -63,6 +63,17 @@ def by_interface(rtnl: Rtnl, index: int) -> set[Route]:
     return found
 
 
+def of_main_table(rtnl: Rtnl, index: int) -> list[bytes]:
+    """Return the main table's routes whose one next hop is over an interface, of both families, as messages."""
+    listed = (message for family in _FAMILIES for message in _dump(rtnl, family, index=index))
+    return [
+        message
+        for message in listed
+        if route.unpack_route(message)[1] == route.RT_TABLE_MAIN
+        and number(route.route_attributes(message).get(route.RTA_OIF)) == index
+    ]
+
+
 def tables(rtnl: Rtnl, link: Link, sources: Collection[Interface]) -> set[int]:
     """Return the routing tables that may apply to packets of an interface with these source addresses.
 
@@ -83,6 +94,23 @@ def default_routes(family: int) -> list[DefaultRoute]:
     with Rtnl() as rtnl:
         found = filter(route.is_default_route, _dump(rtnl, family))
         return [each for message in found for each in _default_routes(rtnl, message)]
+
+
+def has_default_route(rtnl: Rtnl, family: int) -> bool:
+    """Whether the namespace of the socket has a unicast default route of AF_INET or AF_INET6."""
+    return any(map(route.is_default_route, _dump(rtnl, family)))
+
+
+def default_route_index(rtnl: Rtnl) -> int | None:
+    """Return the index of the interface of the first default route, IPv4 before IPv6, in the socket's namespace.
+
+    None if there is none, or if it has several next hops. Raises OSError.
+    """
+    for family in _FAMILIES:
+        for message in filter(route.is_default_route, _dump(rtnl, family)):
+            hops = _hops(rtnl, route.route_attributes(message))
+            return hops[0].index if len(hops) == 1 else None
+    return None
 
 
 def remove_route(found: DefaultRoute) -> None:

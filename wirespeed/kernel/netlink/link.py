@@ -24,8 +24,9 @@ RTM_NEWLINKPROP, RTM_DELLINKPROP = 108, 109
 RTMGRP_LINK = 1
 IFF_UP, IFF_RUNNING, IFF_NOARP, IFF_PROMISC, IFF_ALLMULTI, IFF_MULTICAST = 0x1, 0x40, 0x80, 0x100, 0x200, 0x1000
 
-IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_MASTER, IFLA_TXQLEN, IFLA_LINKINFO, IFLA_IFALIAS = 1, 3, 4, 10, 13, 18, 20
-IFLA_STATS64, IFLA_NET_NS_FD, IFLA_EXT_MASK, IFLA_XDP = 23, 28, 29, 43
+IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_MASTER, IFLA_TXQLEN = 1, 3, 4, 5, 10, 13
+IFLA_OPERSTATE, IFLA_LINKINFO, IFLA_IFALIAS = 16, 18, 20
+IFLA_STATS64, IFLA_GROUP, IFLA_NET_NS_FD, IFLA_EXT_MASK, IFLA_XDP = 23, 27, 28, 29, 43
 IFLA_PROP_LIST, IFLA_ALT_IFNAME, IFLA_PERM_ADDRESS, IFLA_PARENT_DEV_NAME = 52, 53, 54, 56
 RTEXT_FILTER_VF, RTEXT_FILTER_SKIP_STATS = 1, 8
 IFLA_INFO_KIND, IFLA_INFO_DATA, IFLA_VRF_TABLE = 1, 2, 1
@@ -34,6 +35,7 @@ IFLA_XDP_FD, IFLA_XDP_FLAGS = 1, 3
 # How an XDP program is attached: (IFLA_XDP_*_PROG_ID, present if one is; XDP_FLAGS_*_MODE).
 XDP_MODES = {"native": (5, 4), "generic": (6, 2), "offloaded": (7, 8)}
 
+IF_OPER_UP = 6  # linux/if.h
 ARPHRD_INFINIBAND = 32  # linux/if_arp.h
 
 IFINFOMSG = struct.Struct("BxHiII")  # struct ifinfomsg: family, type, index, flags, change
@@ -43,11 +45,13 @@ IFINFOMSG = struct.Struct("BxHiII")  # struct ifinfomsg: family, type, index, fl
 class Link:
     """A network interface.
 
-    `mtu` is in bytes. `permanent_mac` is the hardware's MAC, as its driver reports it. `master` is the index of the
-    bridge or bond that it is a port of (0: none). `xdp` are the modes (XDP_MODES) in which an XDP program is
-    attached. `parent` is the bus address of its device ("" for a virtual interface). An `infiniband` interface has
-    a 20-byte address as `mac`, whose last 8 bytes are the GUID of its port. `vfs` are the VFs that its driver
-    reports, by number.
+    `mtu` is in bytes. `permanent_mac` is the hardware's MAC, as its driver reports it. `master` is the index of
+    the bridge or bond that it is a port of (0: none). `kind` is that of a virtual interface ("veth", "bridge"
+    ...), `data` are its kind's attributes. `lower` is the index of the interface below it, or of a veth's peer,
+    which may be in another namespace. `operstate` is an IF_OPER_* number. `xdp` are the modes (XDP_MODES) in
+    which an XDP program is attached. `parent` is the bus address of its device ("" for a virtual interface). An
+    `infiniband` interface has a 20-byte address as `mac`, whose last 8 bytes are the GUID of its port. `vfs`
+    are the VFs that its driver reports, by number.
     """
 
     index: int
@@ -62,6 +66,10 @@ class Link:
     xdp: tuple[str, ...] = ()
     parent: str = ""
     infiniband: bool = False
+    kind: str = ""
+    data: Mapping[int, bytes] = field(default_factory=dict)
+    lower: int = 0
+    operstate: int = 0
     altnames: tuple[str, ...] = ()
     vfs: Mapping[int, VfSettings] = field(default_factory=dict)
 
@@ -127,6 +135,7 @@ def unpack_link(payload: bytes) -> Link:
     seen = attributes(payload, IFINFOMSG.size)
     properties = list_attributes(seen.get(IFLA_PROP_LIST, b""))
     attached = attributes(seen.get(IFLA_XDP, b""))
+    info = attributes(seen.get(IFLA_LINKINFO, b""))
     return Link(
         index=index,
         name=string(seen.get(IFLA_IFNAME)),
@@ -140,6 +149,10 @@ def unpack_link(payload: bytes) -> Link:
         xdp=tuple(mode for mode, (program, _) in XDP_MODES.items() if program in attached),
         parent=string(seen.get(IFLA_PARENT_DEV_NAME)),
         infiniband=kind == ARPHRD_INFINIBAND,
+        kind=string(info.get(IFLA_INFO_KIND)),
+        data=attributes(info.get(IFLA_INFO_DATA, b"")),
+        lower=number(seen.get(IFLA_LINK)),
+        operstate=number(seen.get(IFLA_OPERSTATE)),
         altnames=tuple(string(value) for kind, value in properties if kind == IFLA_ALT_IFNAME),
         vfs=Vfs(seen.get(IFLA_VFINFO_LIST, b"")),
     )

@@ -12,14 +12,21 @@ from typing import NamedTuple
 from wirespeed.kernel.netlink.codec import attribute, attributes, number, string, u32
 
 RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE, RTM_GETRULE, RTM_GETNEXTHOP = 24, 25, 26, 34, 106
-RTMGRP_IPV4_IFADDR, RTMGRP_IPV4_ROUTE, RTMGRP_IPV6_ROUTE = 0x10, 0x40, 0x400
-RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_METRICS, RTA_MULTIPATH = 1, 4, 5, 6, 8, 9
-RTA_TABLE, RTA_VIA, RTA_ENCAP, RTA_NH_ID = 15, 18, 22, 30
+RTMGRP_IPV4_IFADDR, RTMGRP_IPV4_ROUTE, RTMGRP_IPV6_IFADDR, RTMGRP_IPV6_ROUTE = 0x10, 0x40, 0x100, 0x400
+RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_PREFSRC, RTA_METRICS, RTA_MULTIPATH = 1, 4, 5, 6, 7, 8, 9
+RTA_FLOW, RTA_TABLE, RTA_VIA, RTA_ENCAP_TYPE, RTA_ENCAP, RTA_NH_ID = 11, 15, 18, 21, 22, 30
 RTAX_MTU, RTAX_ADVMSS = 2, 8
-RT_SCOPE_UNIVERSE, RT_SCOPE_LINK, RT_TABLE_MAIN, RTN_UNICAST, RTPROT_STATIC = 0, 253, 254, 1, 4
+RT_SCOPE_UNIVERSE, RT_SCOPE_LINK, RTN_UNICAST, RTPROT_BOOT, RTPROT_STATIC = 0, 253, 1, 3, 4
+RT_TABLE_MAIN, RT_TABLE_LOCAL = 254, 255
 _NHA_ID, _NHA_GROUP, _NHA_OIF, _NHA_GATEWAY = 1, 2, 5, 6  # linux/nexthop.h
 _FRA_SRC, _FRA_IIFNAME, _FRA_TABLE, _FRA_OIFNAME = 2, 3, 15, 17  # linux/fib_rules.h
 _FR_ACT_TO_TBL, _FIB_RULE_INVERT = 1, 2
+_RTNH_F_ONLINK = 4
+# What makes up a route: without its state (as RTA_CACHEINFO), its table, and a reference to a nexthop object.
+_COPIED = (
+    *(RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_VIA, RTA_PREFSRC, RTA_PRIORITY, RTA_FLOW, RTA_METRICS),
+    *(RTA_ENCAP_TYPE, RTA_ENCAP),
+)
 
 _RTMSG = struct.Struct("BBBBBBBBI")  # struct rtmsg, and struct fib_rule_hdr
 _NHMSG = struct.Struct("BBBBI")  # struct nhmsg
@@ -45,12 +52,10 @@ class Rule(NamedTuple):
     source: Network | None
 
 
-def pack_route_header(network: Network, *, table: int, scope: int) -> bytes:
-    """Pack a static unicast route to a network, without its next hop."""
+def pack_route_header(network: Network, *, table: int, scope: int, protocol: int = RTPROT_STATIC) -> bytes:
+    """Pack a unicast route to a network, without its next hop."""
     family = socket.AF_INET6 if network.version == 6 else socket.AF_INET
-    # rtm_table is one byte: larger numbers are in RTA_TABLE alone.
-    short = table if table < 256 else 0
-    packed = _RTMSG.pack(family, network.prefixlen, 0, 0, short, RTPROT_STATIC, scope, RTN_UNICAST, 0)
+    packed = _RTMSG.pack(family, network.prefixlen, 0, 0, _short(table), protocol, scope, RTN_UNICAST, 0)
     if network.prefixlen:
         packed += attribute(RTA_DST, network.network_address.packed)
     return packed + u32(RTA_TABLE, table)
@@ -109,6 +114,28 @@ def without_attributes(route: bytes, kinds: Collection[int]) -> bytes:
     """Return a route's message without the attributes of these types."""
     kept = (attribute(kind, value) for kind, value in route_attributes(route).items() if kind not in kinds)
     return route[: _RTMSG.size] + b"".join(kept)
+
+
+def pack_copy(route: bytes, table: int, *, keep_onlink: bool = False) -> bytes:
+    """Pack the same route for another table; also one that the kernel made, as that to an address's network.
+
+    With `keep_onlink`, the gateway of an "onlink" route still need not be in a network of the interface.
+    """
+    family, prefix, _, tos, _, protocol, scope, kind, flags = _RTMSG.unpack_from(route)
+    flags = flags & _RTNH_F_ONLINK if keep_onlink else 0
+    header = _RTMSG.pack(family, prefix, 0, tos, _short(table), protocol, scope, kind, flags)
+    kept = (attribute(each, value) for each, value in route_attributes(route).items() if each in _COPIED)
+    return header + b"".join(kept) + u32(RTA_TABLE, table)
+
+
+def _short(table: int) -> int:
+    """Return rtm_table, which is one byte: larger numbers are in RTA_TABLE alone."""
+    return table if table < 256 else 0
+
+
+def scope_of(route: bytes) -> int:
+    """Return the scope (RT_SCOPE_*) of a route; those of IPv6 all have the same."""
+    return int(_RTMSG.unpack_from(route)[6])
 
 
 def pack_nexthop_request(identity: int) -> bytes:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import errno
 import ipaddress
+import random
+from collections.abc import Sequence
+from typing import Any
 
-from wirespeed.kernel.netlink import address, link, route
+from wirespeed.kernel.netlink import address, bridgeport, link, route, virtual
 from wirespeed.kernel.netlink.address import Interface
 from wirespeed.kernel.netlink.codec import (
     NLM_F_CREATE,
@@ -71,6 +74,7 @@ class Rtnl(NetlinkSocket):
         *,
         netns_fd: int | None = None,
         name: str | None = None,
+        master: int | None = None,
         mac: str | None = None,
         mtu: int | None = None,
         txqlen: int | None = None,
@@ -83,6 +87,8 @@ class Rtnl(NetlinkSocket):
     ) -> None:
         """Change an interface in one message: move and rename it, set its MAC, MTU and flags, bring it up or down.
 
+        `master` is the index of the bridge, bond or VRF that it becomes a port of, 0 for none.
+
         Moving takes the interface down; `up` then sets its state in the new namespace. `mtu` is in bytes; an
         `alias` of "" removes it. Not atomic: if the kernel refuses a change, those before it stay. The move is
         the first.
@@ -90,6 +96,8 @@ class Rtnl(NetlinkSocket):
         packed = b"" if netns_fd is None else u32(link.IFLA_NET_NS_FD, netns_fd)
         if name is not None:
             packed += text(link.IFLA_IFNAME, name)
+        if master is not None:
+            packed += u32(link.IFLA_MASTER, master)
         if mac is not None:
             packed += attribute(link.IFLA_ADDRESS, mac_bytes(mac))
         if mtu is not None:
@@ -152,6 +160,44 @@ class Rtnl(NetlinkSocket):
     def _change_altname(self, kind: int, index: int, name: str, flags: int = 0) -> None:
         self.do(kind, link.pack_link(index) + nested(link.IFLA_PROP_LIST, text(link.IFLA_ALT_IFNAME, name)), flags)
 
+    # Virtual interfaces
+
+    def create_link(self, name: str, kind: str, **options: Any) -> None:
+        """Create a virtual interface; see `virtual.pack_virtual`. Raises NetlinkError with EEXIST."""
+        self.do(link.RTM_NEWLINK, virtual.pack_virtual(name, kind, **options), NLM_F_CREATE | NLM_F_EXCL)
+
+    def delete_link(self, name: str | int) -> None:
+        """Delete a virtual interface by name or index, and with it the peer of a veth."""
+        index, packed = (name, b"") if isinstance(name, int) else (0, link.pack_name(name))
+        self.do(link.RTM_DELLINK, link.pack_link(index) + packed)
+
+    def delete_links(self, indexes: Sequence[int]) -> None:
+        """Delete virtual interfaces in one step: the kernel waits until no CPU uses them, once for all of them.
+
+        They become members of a new group of interfaces, which is then deleted. Fails if one cannot be deleted.
+        """
+        group = u32(link.IFLA_GROUP, random.getrandbits(31) | 1 << 16)  # `ip link set group` uses small numbers
+        for index in indexes:
+            self.do(link.RTM_SETLINK, link.pack_link(index) + group)
+        self.do(link.RTM_DELLINK, link.pack_link() + group)
+
+    def set_bridge_port(self, index: int, *, hairpin: bool, isolated: bool) -> None:
+        """Set the flags of a port of a bridge."""
+        self.do(link.RTM_SETLINK, bridgeport.pack_port(index, hairpin=hairpin, isolated=isolated))
+
+    def add_bridge_vlan(self, index: int, vlan: int, *, native: bool = False) -> None:
+        """Add a VLAN to a port of a bridge; `native` makes it the port's untagged one."""
+        self.do(link.RTM_SETLINK, bridgeport.pack_vlan(index, vlan, native=native))
+
+    def delete_bridge_vlan(self, index: int, vlan: int) -> None:
+        """Delete a VLAN of a port of a bridge."""
+        self.do(link.RTM_DELLINK, bridgeport.pack_vlan(index, vlan))
+
+    def bridge_vlans(self, index: int) -> list[int]:
+        """Return the VLANs of a port of a bridge."""
+        listed = map(bridgeport.unpack_vlans, self.dump(link.RTM_GETLINK, bridgeport.pack_vlan_request()))
+        return next((vlans for port, vlans in listed if port == index), [])
+
     # Addresses and routes
 
     def addresses(self, index: int) -> list[Interface]:
@@ -159,9 +205,18 @@ class Rtnl(NetlinkSocket):
         listed = self.dump(address.RTM_GETADDR, address.IFADDRMSG.pack(0, 0, 0, 0, index))
         return [address.unpack_address(payload) for payload in listed]
 
-    def add_address(self, index: int, cidr: str) -> None:
-        """Add an address, "10.0.0.1/24" or "2001:db8::1/64"; IPv6 without duplicate address detection."""
-        self.do(address.RTM_NEWADDR, address.pack_address(index, cidr), NLM_F_CREATE | NLM_F_EXCL)
+    def add_address(self, index: int, cidr: str, *, detect_duplicates: bool = False) -> None:
+        """Add an address, "10.0.0.1/24" or "2001:db8::1/64".
+
+        With `detect_duplicates`, IPv6 addresses are tentative until the kernel has asked the neighbours, unless the
+        interface's sysctl accept_dad is 0.
+        """
+        packed = address.pack_address(index, cidr, detect_duplicates=detect_duplicates)
+        self.do(address.RTM_NEWADDR, packed, NLM_F_CREATE | NLM_F_EXCL)
+
+    def delete_address(self, index: int, cidr: str) -> None:
+        """Delete an address."""
+        self.do(address.RTM_DELADDR, address.pack_address(index, cidr))
 
     def add_route(
         self,
@@ -174,8 +229,14 @@ class Rtnl(NetlinkSocket):
         priority: int = 0,
         table: int = 0,
         scope: int | None = None,
+        source: str = "",
+        protocol: int = route.RTPROT_STATIC,
+        exclusive: bool = False,
     ) -> None:
         """Add a unicast route over the interface; an IPv4 route without gateway gets link scope by default.
+
+        `source` is the address that packets without one get. With `exclusive`, any route to the same destination
+        with the same metric is an error (EEXIST).
 
         `table` 0 is the main table (254); `mtu` and `advmss` are in bytes, 0 for the kernel's default. Routes to
         the same destination by other next hops stay: of IPv4 routes the newest is used, and IPv6 routes with
@@ -184,17 +245,21 @@ class Rtnl(NetlinkSocket):
         network = ipaddress.ip_network(destination, strict=False)
         if scope is None:
             scope = route.RT_SCOPE_UNIVERSE if gateway or network.version == 6 else route.RT_SCOPE_LINK
-        packed = route.pack_route_header(network, table=table or route.RT_TABLE_MAIN, scope=scope)
+        packed = route.pack_route_header(
+            network, table=table or route.RT_TABLE_MAIN, scope=scope, protocol=protocol
+        )
         packed += u32(route.RTA_OIF, index)
         if gateway:
             packed += attribute(route.RTA_GATEWAY, ipaddress.ip_address(gateway).packed)
+        if source:
+            packed += attribute(route.RTA_PREFSRC, ipaddress.ip_address(source).packed)
         if priority:
             packed += u32(route.RTA_PRIORITY, priority)
         metrics = u32(route.RTAX_MTU, mtu) if mtu else b""
         metrics += u32(route.RTAX_ADVMSS, advmss) if advmss else b""
         if metrics:
             packed += nested(route.RTA_METRICS, metrics)
-        self.do(route.RTM_NEWROUTE, packed, NLM_F_CREATE)
+        self.do(route.RTM_NEWROUTE, packed, NLM_F_CREATE | (NLM_F_EXCL if exclusive else 0))
 
     # Requests
 

@@ -60,14 +60,17 @@ def set_mac(index: int, mac: str, *, retry_on: Collection[int] = MAC_NOT_YET, ti
         raise refusals[-1]
 
 
-def wait_for(look: Callable[[Rtnl], T | None], timeout: float, *, every: float = math.inf) -> T | None:
+def wait_for(
+    look: Callable[[Rtnl], T | None], timeout: float, *, every: float = math.inf, groups: int = RTMGRP_LINK
+) -> T | None:
     """Call `look` until it returns something, and return that; None after `timeout` seconds.
 
-    It is called in this thread's namespace: at once, at each change of a link, and every `every` seconds.
+    It is called in this thread's namespace: at once, at each change of a link (or of what the groups RTMGRP_* of
+    notifications are about), and every `every` seconds.
     """
     deadline = time.monotonic() + timeout
     with NetlinkSocket(NETLINK_ROUTE) as events, Rtnl() as rtnl:
-        events.subscribe(groups=RTMGRP_LINK)  # before the first look, so that no change after it is missed
+        events.subscribe(groups=groups)  # before the first look, so that no change after it is missed
         poller = select.poll()  # select(2) fails for descriptors above 1023
         poller.register(events, select.POLLIN)
         while True:
