@@ -237,7 +237,6 @@ def _make_gateway(host: Rtnl, keys: Keys, ips: Sequence[Mapping[str, Any]]) -> l
     Return the interface of the VLAN, if there is one.
     """
     more: dict[str, Link] = {}
-    families = set()
     for ip in sorted(ips, key=lambda ip: ":" in ip["address"]):
         with pods.interface_errors(f"bridge {keys.bridge}"):
             bridge = pods.find(host, keys.bridge, "bridge")
@@ -245,9 +244,7 @@ def _make_gateway(host: Rtnl, keys: Keys, ips: Sequence[Mapping[str, Any]]) -> l
                 bridge = more.setdefault("vlan", _ensure_vlan_interface(host, bridge, keys))
             length = ip["address"].partition("/")[2]
             _ensure_address(host, bridge, f"{ip['gateway']}/{length}", force=keys.force_address)
-        families.add(6 if ":" in ip["address"] else 4)
-    for name in [{4: "ipv4/ip_forward", 6: "ipv6/conf/all/forwarding"}[each] for each in sorted(families)]:
-        pods.enable_forwarding(name)
+    pods.enable_forwarding_of(ips)
     return list(more.values())
 
 

@@ -15,7 +15,7 @@ from wirespeed.cni.execute import find_plugin
 from wirespeed.cni.plugin import Plugin
 from wirespeed.errors import Error
 from wirespeed.ipam import Ipam
-from wirespeed.plugins.reference import bridge
+from wirespeed.plugins.reference import bridge, ptp, tuning
 from wirespeed.plugins.reference.host_device import HostDevice
 from wirespeed.plugins.reference.ipvlan import Ipvlan
 from wirespeed.plugins.reference.loopback import Loopback
@@ -48,7 +48,9 @@ _ENTRIES = {
     "ipvlan": _Entry(Ipvlan),
     "loopback": _Entry(lambda _: Loopback()),
     "macvlan": _Entry(Macvlan),
+    "ptp": _Entry(ptp.Ptp, ptp.executed),
     "sbr": _Entry(lambda _: Sbr()),
+    "tuning": _Entry(lambda _: tuning.Tuning(), tuning.executed),
     "vlan": _Entry(Vlan),
     "vrf": _Entry(lambda _: Vrf()),
 }

@@ -91,6 +91,12 @@ def enable_forwarding(name: str) -> None:
             path.write_text("1")
 
 
+def enable_forwarding_of(ips: Sequence[Mapping[str, Any]]) -> None:
+    """Switch on forwarding on the node, for the families of a result's addresses. Raises Error(IO)."""
+    for six in sorted({_is_ipv6(ip["address"]) for ip in ips}):
+        enable_forwarding("ipv6/conf/all/forwarding" if six else "ipv4/ip_forward")
+
+
 def find(rtnl: Rtnl, name: str, what: str = "interface") -> Link:
     """Return an interface by name. Raises Error(INTERFACE)."""
     found = rtnl.link(name)
@@ -187,6 +193,7 @@ def _is_ipv6(text: str) -> bool:
 
 @contextmanager
 def address_errors(where: str) -> Iterator[None]:
+    """Raise the kernel's errors in the block as Error(ADDRESS)."""
     try:
         yield
     except NetlinkError as error:

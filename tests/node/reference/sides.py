@@ -9,7 +9,7 @@ import re
 import subprocess
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache, partial
@@ -44,7 +44,12 @@ _SYSCTLS = (
     "net/ipv6/conf/*/enhanced_dad",
     "net/ipv6/conf/*/keep_addr_on_down",
     "net/ipv6/conf/*/ndisc_notify",
+    "net/ipv4/conf/*/rp_filter",  # what the trials of tuning set
+    "net/ipv4/neigh/*/gc_stale_time",
+    "net/core/somaxconn",
+    "net/ipv4/ip_local_port_range",
 )
+_LEFT_BY_REFUSED = ("net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding")  # ptp's executable: before its checks
 # What Debian's executables, of release 1.1.1, do not know: keys (left out of all configurations) and sysctls. They
 # create interfaces with a txqlen of 0, and host-device leaves its alias on the node.
 _NEW_KEYS = frozenset({"linkInContainer", "bcqueuelen", "DPDKMode"})
@@ -83,7 +88,10 @@ class Side:
         return {"@LEASES@": str(self.leases), "@POD@": f"/run/netns/{self.pod}"}
 
     def state(self) -> dict[str, Any]:
-        """What the kernel has on both sides, and the leases; random names and numbers are masked."""
+        """What the kernel has on both sides, the leases, and what DEL of tuning restores.
+
+        Random names and numbers are masked.
+        """
         leased = sorted(path.name for path in self.leases.glob("*/*") if path.name[0].isdigit())
         kernel = {"node": _kernel_state(self.node), "pod": _kernel_state(self.pod)}
         for each in kernel.values() if self.old else ():
@@ -91,7 +99,8 @@ class Side:
                 for name in _NEW_PROPERTIES:
                     link.pop(name, None)
             each["sysctls"] = {key: on for key, on in each["sysctls"].items() if not key.endswith(_NEW_SYSCTLS)}
-        return {**kernel, "leases": leased}
+        backups = {path.name: _mask_text(path.read_text()) for path in self.leases.glob("tuning/*")}
+        return {**kernel, "leases": leased, "backups": backups}
 
 
 @contextmanager
@@ -333,29 +342,24 @@ class _Pair:
     def delete(self, configs: list[Config], *, refused: bool) -> None:
         """DEL by the other one than made it, and again by both, also without a network namespace."""
         self.callers[0][1].call(self.request(self.one, "DEL", configs[0]))
-        _delete(self.callers[1][0], self.request(self.other, "DEL", configs[1]), refused=refused)
-        if refused:  # some executables refuse in a DEL what they refuse in an ADD
+        deleted = outcome(partial(self.callers[1][0].call, self.request(self.other, "DEL", configs[1])))
+        if refused:
             self.callers[1][1].call(self.request(self.other, "DEL", configs[1]))
             for each in self.sides:
                 self.trial.end(each)
             _delete_leftovers(self.one)
-        if not (refused and self.one.old):  # host-device of release 1.1.1 leaves what it refuses in the pod
-            assert_same(self.sides, f"after DEL of {self.about}")
+        elif isinstance(deleted, Error):
+            raise deleted
+        # Some executables refuse in a DEL what they refuse in an ADD, and leave what there was in the pod before.
+        # host-device of release 1.1.1 leaves what it refuses in the pod.
+        if not refused or not (self.one.old or isinstance(deleted, Error)):
+            assert_same(self.sides, f"after DEL of {self.about}", but=_LEFT_BY_REFUSED if refused else ())
         for each, (executed, own), config in zip(self.sides, self.callers, configs, strict=True):
             for gone in (False, True):
                 again = self.request(each, "DEL", config, gone=gone)
                 # Some executables refuse a DEL of what is gone, or one without CNI_NETNS.
                 outcome(partial(executed.call, again))
                 own.call(again)
-
-
-def _delete(executed: Executed, request: Request, *, refused: bool) -> None:
-    """Call DEL, which may fail, too, after an ADD that was refused for its configuration."""
-    try:
-        executed.call(request)
-    except Error:
-        if not refused:
-            raise
 
 
 def _delete_leftovers(side: Side) -> None:
@@ -365,8 +369,16 @@ def _delete_leftovers(side: Side) -> None:
             ip("-n", side.pod, "link", "delete", link["ifname"])
 
 
-def assert_same(sides: tuple[Side, Side], when: str) -> None:
-    assert_equal(lambda: (sides[0].state(), sides[1].state()), when, "executed", "in process")
+def assert_same(sides: tuple[Side, Side], when: str, *, but: Sequence[str] = ()) -> None:
+    """Wait until both sides have the same state. `but` are sysctls of the node that are not compared."""
+
+    def state(side: Side) -> dict[str, Any]:
+        found = side.state()
+        for name in but:
+            found["node"]["sysctls"].pop(name)
+        return found
+
+    assert_equal(lambda: (state(sides[0]), state(sides[1])), when, "executed", "in process")
 
 
 def assert_equal(states: Callable[[], tuple[Any, Any]], when: str, one: str, other: str) -> None:

@@ -63,7 +63,7 @@ def test_interface_that_is_gone_already_keeps_no_other(world: World) -> None:
     world.nothing_left(pod)
 
 
-def test_chain_with_an_executed_plugin_is_removed_beside_others(world: World) -> None:
+def test_chain_of_several_plugins_is_removed_beside_others(world: World) -> None:
     world.define("tuned", world.conflist("tuned", world.bridge("10.9.0.0/24"), {"type": "tuning", "mtu": 1400}))
     world.agent.stop()
     world.restart(referencePlugins="inProcess")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.node.reference import chained, children, devices
+from tests.node.reference import chained, children, devices, ptp_tuning
 from tests.node.reference.making import Maker, ipam, maybe, network
 from tests.node.reference.sides import Trial, compare, is_old, kernel_has
 from wirespeed.ipam import Ipam
@@ -47,6 +47,7 @@ MAKERS: dict[str, Maker] = {
     **children.MAKERS,
     **devices.MAKERS,
     **chained.MAKERS,
+    **ptp_tuning.MAKERS,
 }
 
 

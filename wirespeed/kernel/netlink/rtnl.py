@@ -261,6 +261,17 @@ class Rtnl(NetlinkSocket):
             packed += nested(route.RTA_METRICS, metrics)
         self.do(route.RTM_NEWROUTE, packed, NLM_F_CREATE | (NLM_F_EXCL if exclusive else 0))
 
+    def delete_route(self, index: int, destination: str) -> None:
+        """Delete the first unicast route to a network over the interface, of the main table. Raises NetlinkError.
+
+        RT_SCOPE_NOWHERE and RTPROT_UNSPEC stand for any scope and any protocol here.
+        """
+        network = ipaddress.ip_network(destination, strict=False)
+        packed = route.pack_route_header(
+            network, table=route.RT_TABLE_MAIN, scope=route.RT_SCOPE_NOWHERE, protocol=route.RTPROT_UNSPEC
+        )
+        self.do(route.RTM_DELROUTE, packed + u32(route.RTA_OIF, index))
+
     # Requests
 
     def dump(self, kind: int, payload: bytes) -> list[bytes]:
