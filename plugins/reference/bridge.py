@@ -20,10 +20,12 @@ from wirespeed.kernel.netlink.errors import NetlinkError
 from wirespeed.kernel.netlink.link import IF_OPER_UP, Link
 from wirespeed.kernel.netlink.rtnl import Rtnl
 from wirespeed.kernel.netlink.wait import wait_for
+from wirespeed.keys import normalize_case
 from wirespeed.plugins.reference import conf
 from wirespeed.plugins.reference import pod as pods
 from wirespeed.plugins.reference.pod import Sides
 
+_FIREWALL = ("ipMasq", "macspoofchk")
 _PORT_TIMEOUT = 2.5  # seconds for a port of the bridge to come up
 
 
@@ -71,7 +73,7 @@ class Keys(msgspec.Struct, kw_only=True, frozen=True, rename="camel"):
 
 def executed(config: Mapping[str, Any]) -> bool:
     """Whether a configuration has keys whose work is done with iptables or nftables, which the executable does."""
-    return bool(config.get("ipMasq") or config.get("macspoofchk"))
+    return any(normalize_case(config, _FIREWALL).get(key) for key in _FIREWALL)
 
 
 class Bridge:

@@ -6,7 +6,7 @@ import errno
 import ipaddress
 from collections.abc import Mapping
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -42,6 +42,8 @@ def executed(config: Mapping[str, Any]) -> bool:
 
 class Ptp:
     """The plugin (`wirespeed.cni.plugin.Plugin`)."""
+
+    deletes_interface: Literal[True] = True  # see `wirespeed.cni.plugin.DeletesInterface`
 
     def __init__(self, ipam: Ipam) -> None:
         self._ipam = ipam

@@ -83,7 +83,7 @@ def test_version_is_asked_for_without_a_command(reference: Reference, tmp_path: 
     assert reference.plugin({"type": "bridge"}, path) is not None
 
 
-@pytest.mark.parametrize("key", ["ipMasq", "macspoofchk"])
+@pytest.mark.parametrize("key", ["ipMasq", "IPMASQ", "macspoofchk", "macSpoofChk"])
 def test_what_needs_a_firewall_is_executed(reference: Reference, tmp_path: Path, key: str) -> None:
     assert reference.plugin({"type": "bridge", key: True}, [str(tmp_path)]) is None
     assert reference.plugin({"type": "bridge", key: False}, [str(tmp_path)]) is not None
