@@ -253,6 +253,8 @@ class Meta:
         Most of a DEL's time, the kernel waits until no CPU uses an interface, and for several as long as for one.
         After a failure, each network's DEL deletes its own.
         """
+        if len(rows) < 2:
+            return set()
         chosen = [row for row in rows if self._begins_by_deleting(row, request)]
         if len(chosen) < 2:
             return set()

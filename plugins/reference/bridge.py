@@ -15,6 +15,7 @@ from wirespeed.cni.plugin import Result
 from wirespeed.cni.request import Request
 from wirespeed.errors import Error, Kind
 from wirespeed.ipam import Ipam
+from wirespeed.kernel import netns
 from wirespeed.kernel.netlink import virtual
 from wirespeed.kernel.netlink.errors import NetlinkError
 from wirespeed.kernel.netlink.link import IF_OPER_UP, Link
@@ -100,11 +101,9 @@ class Bridge:
         result = results.empty()
         more: list[Link] = []
         if keys.ipam.get("type"):
-            result |= self._ipam.add(request)
-            if not result["ips"]:
-                raise Error(Kind.ADDRESS, "it gave no address", where=f"ipam {keys.ipam['type']}")
+            result |= pods.allocate(request, self._ipam)
             _complete_gateways(result, keys)
-            pods.configure(sides, inside, {**result, "interfaces": [None] * 3}, _sysctls(request.ifname, keys))
+            pods.configure(sides, inside, result, _sysctls(request.ifname, keys))
             if keys.is_gateway or keys.is_default_gateway:
                 more = _make_gateway(sides.host, keys, result["ips"])
         elif not keys.disable_container_interface:
@@ -175,7 +174,7 @@ def _ensure_bridge(host: Rtnl, keys: Keys) -> Link:
 
 def _create_veth(request: Request, sides: Sides, bridge: Link, keys: Keys, mac: str) -> Link:
     """Create the pod's interface, and its peer as the bridge's port; return the peer. Raises Error(INTERFACE)."""
-    with pods.interface_errors(f"interface {request.ifname}"), pods.node_fd() as node:
+    with pods.interface_errors(f"interface {request.ifname}"), netns.current() as node:
         port = pods.create_veth(sides, request.ifname, node, mtu=keys.mtu, mac=mac)
     try:
         with pods.interface_errors(f"port {port.name} of bridge {bridge.name}"):
@@ -256,7 +255,7 @@ def _ensure_vlan_interface(host: Rtnl, bridge: Link, keys: Keys) -> Link:
     found = host.link(name)
     if found is not None:
         return found
-    with pods.node_fd() as node:
+    with netns.current() as node:
         peer = pods.random_name()
         data = virtual.veth_data(peer, mtu=bridge.mtu, netns_fd=node, txqlen=0)
         host.create_link(name, virtual.VETH, data=data, mtu=bridge.mtu, up=True)

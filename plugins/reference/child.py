@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
@@ -16,6 +16,7 @@ from wirespeed.cni.request import Request
 from wirespeed.errors import Error, Kind
 from wirespeed.ipam import Ipam
 from wirespeed.kernel import routes
+from wirespeed.kernel.netlink.codec import number
 from wirespeed.kernel.netlink.errors import NetlinkError
 from wirespeed.kernel.netlink.link import Link
 from wirespeed.plugins.reference import conf
@@ -106,6 +107,17 @@ class ChildPlugin:
             if keys.master:
                 self._master(sides, keys)
             pods.raise_drift(pods.drift(request, sides.pod, self.kind, differences))
+
+    def compare_mode(
+        self, request: Request, keys: Keys, mode: str, number_of: Mapping[str, int], kind: int
+    ) -> None:
+        """Like `compare`, for a child whose attribute `kind` (IFLA_*) is the number of its mode."""
+
+        def differences(link: Link) -> list[str]:
+            found = number(link.data.get(kind))
+            return [] if found == number_of[mode] else [f"{link.name} is not in mode {mode}"]
+
+        self.compare(request, keys, differences)
 
     def _master(self, sides: Sides, keys: Keys) -> Link:
         """Return the interface `master`, by default that of the default route, on the node or in the pod."""

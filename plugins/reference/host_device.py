@@ -237,7 +237,7 @@ def _move_out(pod: Rtnl, link: Link, name: str, *, alias: str, up: bool | None) 
     It is renamed before: udev would otherwise see two names of a new interface on the node in quick succession, and
     might rename it in between. It can only be renamed after the move if another one in the pod has that name.
     """
-    with pods.interface_errors(f"interface {name}"), pods.node_fd() as node:
+    with pods.interface_errors(f"interface {name}"), netns.current() as node:
         try:
             _rename(pod, link, name)
         except NetlinkError as error:

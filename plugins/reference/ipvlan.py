@@ -16,8 +16,6 @@ from wirespeed.cni.plugin import Result
 from wirespeed.cni.request import Request
 from wirespeed.errors import Error, Kind
 from wirespeed.kernel.netlink import virtual
-from wirespeed.kernel.netlink.codec import number
-from wirespeed.kernel.netlink.link import Link
 from wirespeed.plugins.reference import child, conf
 
 
@@ -48,13 +46,8 @@ class Ipvlan(child.ChildPlugin):
 
     def check(self, request: Request) -> None:
         keys = conf.read(request, Keys)
-        expected = virtual.IPVLAN_MODES[keys.mode or "l2"]
-
-        def differences(link: Link) -> list[str]:
-            found = number(link.data.get(virtual.IFLA_IPVLAN_MODE))
-            return [] if found == expected else [f"{link.name} is not in mode {keys.mode or 'l2'}"]
-
-        self.compare(request, keys, differences)
+        mode = keys.mode or "l2"
+        self.compare_mode(request, keys, mode, virtual.IPVLAN_MODES, virtual.IFLA_IPVLAN_MODE)
 
 
 def _only_interface(previous: Result) -> str:

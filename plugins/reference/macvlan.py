@@ -11,8 +11,6 @@ from wirespeed import structs
 from wirespeed.cni.plugin import Result
 from wirespeed.cni.request import Request
 from wirespeed.kernel.netlink import virtual
-from wirespeed.kernel.netlink.codec import number
-from wirespeed.kernel.netlink.link import Link
 from wirespeed.plugins.reference import child, conf
 from wirespeed.structs import Words
 
@@ -41,10 +39,5 @@ class Macvlan(child.ChildPlugin):
 
     def check(self, request: Request) -> None:
         keys = conf.read(request, Keys)
-        expected = virtual.MACVLAN_MODES[keys.mode or "bridge"]
-
-        def differences(link: Link) -> list[str]:
-            found = number(link.data.get(virtual.IFLA_MACVLAN_MODE))
-            return [] if found == expected else [f"{link.name} is not in mode {keys.mode or 'bridge'}"]
-
-        self.compare(request, keys, differences)
+        mode = keys.mode or "bridge"
+        self.compare_mode(request, keys, mode, virtual.MACVLAN_MODES, virtual.IFLA_MACVLAN_MODE)

@@ -65,13 +65,6 @@ def random_name() -> str:
     return f"veth{secrets.token_hex(4)}"
 
 
-@contextmanager
-def node_fd() -> Iterator[int]:
-    """Open the node's network namespace, which this thread is in."""
-    with netns.current() as fd:
-        yield fd
-
-
 def create_veth(sides: Sides, ifname: str, node: int, *, mtu: int = 0, mac: str = "") -> Link:
     """Create the pod's interface as a veth, whose peer is on the node; return the peer. Raises NetlinkError.
 
@@ -164,7 +157,7 @@ def configure(sides: Sides, link: Link, result: Result, sysctls: Mapping[str, st
     ips = result["ips"]
     prepared = dict(sysctls or {})
     if any(_is_ipv6(ip["address"]) for ip in ips):
-        _enable_ipv6(sides.ns, link.name)
+        addressing.enable_ipv6(sides.ns, link.name)
         prepared[f"net/ipv6/conf/{link.name}/keep_addr_on_down"] = "1"
     if prepared:
         write_sysctls(sides.ns, prepared)
@@ -215,25 +208,6 @@ def _add_route(pod: Rtnl, link: Link, route: Mapping[str, Any], ips: Sequence[Ma
             scope=route.get("scope", RT_SCOPE_UNIVERSE),
             protocol=RTPROT_BOOT,
         )
-
-
-def _enable_ipv6(ns: NetNs, ifname: str) -> None:
-    """Enable IPv6, which runtimes may disable in pods, on the interface and on lo. Raises Error(ADDRESS)."""
-
-    def enable() -> None:
-        for name in ("lo", ifname):
-            sysctl = Path(f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6")
-            try:
-                value = sysctl.read_text().strip()
-            except OSError:  # no IPv6 in this kernel: adding the address fails
-                continue
-            if value != "0":
-                sysctl.write_text("0")
-
-    try:
-        netns.inside(ns.fd, enable)
-    except OSError as error:
-        raise Error(Kind.ADDRESS, str(error.strerror), where=f"IPv6 on {ifname}") from error
 
 
 def _wait_until_usable(ns: NetNs, link: Link) -> None:

@@ -16,6 +16,7 @@ from wirespeed.cni.plugin import Result
 from wirespeed.cni.request import Request
 from wirespeed.errors import Error, Kind, run_all
 from wirespeed.ipam import Ipam
+from wirespeed.kernel import netns
 from wirespeed.kernel.netlink import virtual
 from wirespeed.kernel.netlink.errors import NetlinkError
 from wirespeed.kernel.netlink.link import Link
@@ -56,10 +57,8 @@ class Ptp:
         with pods.opened(request) as sides, ExitStack() as undo:
             port = _create_veth(request, sides, keys)
             undo.callback(pods.delete_interface, request)
-            result = results.empty() | self._ipam.add(request)
             undo.callback(self._ipam.delete, request, attached=False)
-            if not result["ips"]:
-                raise Error(Kind.ADDRESS, "it gave no address", where=f"ipam {keys.ipam['type']}")
+            result = results.empty() | pods.allocate(request, self._ipam)
             _configure(request, sides, port, result)
             undo.pop_all()
         return result
@@ -84,7 +83,7 @@ def _create_veth(request: Request, sides: Sides, keys: Keys) -> Link:
 
     Raises Error(INTERFACE).
     """
-    with pods.interface_errors(f"interface {request.ifname}"), pods.node_fd() as node:
+    with pods.interface_errors(f"interface {request.ifname}"), netns.current() as node:
         port = pods.create_veth(sides, request.ifname, node, mtu=keys.mtu)
     try:
         pods.write_sysctls(None, {f"net/ipv6/conf/{port.name}/accept_ra": "0"})

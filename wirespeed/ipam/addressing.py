@@ -21,7 +21,7 @@ def configure(inside: Rtnl, ns: netns.NetNs, index: int, ifname: str, addressing
     """Add the addresses and routes of an IPAM result to an interface of the pod. Raises Error(ADDRESS)."""
     ips = addressing.get("ips") or []
     if any(":" in ip["address"] for ip in ips):
-        _enable_ipv6(ns, ifname)
+        enable_ipv6(ns, ifname)
     for ip in ips:
         _add_address(inside, index, ifname, ip["address"])
     for route in addressing.get("routes") or []:
@@ -101,7 +101,7 @@ def _gateway(route: Mapping[str, Any], ips: Sequence[Mapping[str, Any]]) -> str:
     return str(ipaddress.ip_address(given)) if given else ""
 
 
-def _enable_ipv6(ns: netns.NetNs, ifname: str) -> None:
+def enable_ipv6(ns: netns.NetNs, ifname: str) -> None:
     """Enable IPv6, which runtimes may disable in pods, on the interface and on lo, for a pod's own addresses."""
 
     def enable() -> None:

@@ -24,6 +24,7 @@ from wirespeed.kernel.netlink.link import (
 )
 from wirespeed.kernel.netlink.route import Hop, Network
 from wirespeed.kernel.netlink.rtnl import Rtnl
+from wirespeed.kernel.netlink.rule import RTM_GETRULE, pack_rules_request, unpack_table_rule
 from wirespeed.kernel.netlink.socket import NETLINK_ROUTE, NetlinkSocket
 
 _FAMILIES = (socket.AF_INET, socket.AF_INET6)
@@ -81,7 +82,7 @@ def tables(rtnl: Rtnl, link: Link, sources: Collection[Interface]) -> set[int]:
     other source addresses are skipped, and so are inverted rules.
     """
     found = {rtnl.vrf_table(link.master)} if link.master else set()
-    for rule in map(route.unpack_rule, rtnl.dump(route.RTM_GETRULE, route.pack_request())):
+    for rule in map(unpack_table_rule, rtnl.dump(RTM_GETRULE, pack_rules_request())):
         if rule is None or (rule.interfaces and link.name not in rule.interfaces):
             continue
         if rule.source is None or any(source.ip in rule.source for source in sources):

@@ -1,4 +1,4 @@
-"""Route messages: routes with their next hops, nexthop objects and policy rules (linux/rtnetlink.h)."""
+"""Route messages: routes with their next hops, and nexthop objects (linux/rtnetlink.h)."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ import socket
 import struct
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
 
-from wirespeed.kernel.netlink.codec import attribute, attributes, number, string, u32
+from wirespeed.kernel.netlink.codec import attribute, attributes, number, u32
 
-RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE, RTM_GETRULE, RTM_GETNEXTHOP = 24, 25, 26, 34, 106
+RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE, RTM_GETNEXTHOP = 24, 25, 26, 106
 RTMGRP_IPV4_IFADDR, RTMGRP_IPV4_ROUTE, RTMGRP_IPV6_IFADDR, RTMGRP_IPV6_ROUTE = 0x10, 0x40, 0x100, 0x400
 RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_PREFSRC, RTA_METRICS, RTA_MULTIPATH = 1, 4, 5, 6, 7, 8, 9
 RTA_FLOW, RTA_TABLE, RTA_VIA, RTA_ENCAP_TYPE, RTA_ENCAP, RTA_NH_ID = 11, 15, 18, 21, 22, 30
@@ -20,8 +19,6 @@ RT_SCOPE_UNIVERSE, RT_SCOPE_LINK, RT_SCOPE_HOST, RT_SCOPE_NOWHERE = 0, 253, 254,
 RTN_UNICAST, RTPROT_UNSPEC, RTPROT_BOOT, RTPROT_STATIC = 1, 0, 3, 4
 RT_TABLE_MAIN, RT_TABLE_LOCAL = 254, 255
 _NHA_ID, _NHA_GROUP, _NHA_OIF, _NHA_GATEWAY = 1, 2, 5, 6  # linux/nexthop.h
-_FRA_SRC, _FRA_IIFNAME, _FRA_TABLE, _FRA_OIFNAME = 2, 3, 15, 17  # linux/fib_rules.h
-_FR_ACT_TO_TBL, _FIB_RULE_INVERT = 1, 2
 _RTNH_F_ONLINK = 4
 # What makes up a route: without its state (as RTA_CACHEINFO), its table, and a reference to a nexthop object.
 _COPIED = (
@@ -43,14 +40,6 @@ class Hop:
 
     index: int
     gateway: str
-
-
-class Rule(NamedTuple):
-    """A policy rule (`ip rule`) that selects a table for packets of these interfaces (all if empty) and sources."""
-
-    table: int
-    interfaces: frozenset[str]
-    source: Network | None
 
 
 def pack_route_header(network: Network, *, table: int, scope: int, protocol: int = RTPROT_STATIC) -> bytes:
@@ -150,14 +139,3 @@ def unpack_nexthop(payload: bytes) -> tuple[list[int], list[Hop]]:
     members = [member for member, *_ in _NEXTHOP_GROUP.iter_unpack(seen.get(_NHA_GROUP, b""))]
     own = [Hop(number(seen[_NHA_OIF]), _address(seen.get(_NHA_GATEWAY, b"")))] if _NHA_OIF in seen else []
     return members, own
-
-
-def unpack_rule(payload: bytes) -> Rule | None:
-    """Return a policy rule; None if it is inverted or does not select a table."""
-    _, _, length, _, table, _, _, action, flags = _RTMSG.unpack_from(payload)
-    if action != _FR_ACT_TO_TBL or flags & _FIB_RULE_INVERT:
-        return None
-    seen = attributes(payload, _RTMSG.size)
-    interfaces = frozenset(string(seen[kind]) for kind in (_FRA_IIFNAME, _FRA_OIFNAME) if kind in seen)
-    source = ipaddress.ip_network((seen[_FRA_SRC], length), strict=False) if _FRA_SRC in seen else None
-    return Rule(number(seen.get(_FRA_TABLE)) or table, interfaces, source)

@@ -1,4 +1,4 @@
-"""Rule messages: policy rules (`ip rule`) that select a routing table by a packet's source (linux/fib_rules.h)."""
+"""Rule messages: policy rules (`ip rule`), which select a routing table (linux/fib_rules.h)."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import socket
 import struct
 from typing import NamedTuple
 
-from wirespeed.kernel.netlink.codec import attribute, attributes, number, u32
+from wirespeed.kernel.netlink.codec import attribute, attributes, number, string, u32
 
 RTM_NEWRULE, RTM_DELRULE, RTM_GETRULE = 32, 33, 34
-_FRA_SRC, _FRA_TABLE = 2, 15
-_FR_ACT_TO_TBL = 1
+_FRA_SRC, _FRA_IIFNAME, _FRA_TABLE, _FRA_OIFNAME = 2, 3, 15, 17
+_FR_ACT_TO_TBL, _FIB_RULE_INVERT = 1, 2
 
 _HEADER = struct.Struct("BBBBBxxBI")  # struct fib_rule_hdr: family, dst_len, src_len, tos, table, action, flags
 
@@ -27,6 +27,14 @@ class PolicyRule(NamedTuple):
     table: int
     source: Address | None
     message: bytes
+
+
+class TableRule(NamedTuple):
+    """A policy rule (`ip rule`) that selects a table for packets of these interfaces (all if empty) and sources."""
+
+    table: int
+    interfaces: frozenset[str]
+    source: ipaddress.IPv4Network | ipaddress.IPv6Network | None
 
 
 def pack_rule(source: Address, table: int) -> bytes:
@@ -49,3 +57,14 @@ def unpack_rule(payload: bytes) -> PolicyRule:
     seen = attributes(payload, _HEADER.size)
     source = ipaddress.ip_address(seen[_FRA_SRC]) if _FRA_SRC in seen else None
     return PolicyRule(number(seen.get(_FRA_TABLE)) or payload[4], source, payload)
+
+
+def unpack_table_rule(payload: bytes) -> TableRule | None:
+    """Return a policy rule; None if it is inverted or does not select a table."""
+    _, _, length, _, table, action, flags = _HEADER.unpack_from(payload)
+    if action != _FR_ACT_TO_TBL or flags & _FIB_RULE_INVERT:
+        return None
+    seen = attributes(payload, _HEADER.size)
+    interfaces = frozenset(string(seen[kind]) for kind in (_FRA_IIFNAME, _FRA_OIFNAME) if kind in seen)
+    source = ipaddress.ip_network((seen[_FRA_SRC], length), strict=False) if _FRA_SRC in seen else None
+    return TableRule(number(seen.get(_FRA_TABLE)) or table, interfaces, source)
